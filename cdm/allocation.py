@@ -1,0 +1,142 @@
+"""Where instances go, and which ones go first: pure functions, called by reconciliation.
+
+Spreading is water-filling: the nodes with the fewest instances of the artifact are raised together, level by level;
+within a level those with the fewest slices in all come first, and then the order in which the hosts are given, which
+the caller rotates (round robin). One pass costs what the number of hosts costs, not what the number of instances
+does.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from cdm.model.artifact import NodeId
+from cdm.model.keys import SliceKey
+
+
+class Host(NamedTuple):
+    """A node that takes new slices, as one artifact's allocation sees it."""
+
+    node: NodeId
+    mine: int
+    """Live instances of the artifact on it."""
+    total: int
+    """Slices of all artifacts on it."""
+    free: int | None = None
+    """How many more slices it takes; None: no limit."""
+
+
+class Allocation(NamedTuple):
+    """Who gets how many."""
+
+    counts: dict[NodeId, int]
+    """New instances by node; hosts that get none are left out."""
+    last: NodeId | None
+    """The host that was served last."""
+
+
+class _Level(list[int]):
+    """A host while it is filled: [total, position, given, free]; compares by total, then position."""
+
+
+def allocate(count: int, hosts: Sequence[Host]) -> Allocation:
+    """Spread ``count`` new instances over the hosts; fewer are placed only when every host is full."""
+    waiting = sorted(range(len(hosts)), key=lambda i: hosts[i].mine, reverse=True)
+    unlimited = count
+    pool: list[_Level] = []
+    level = 0
+    given = [0] * len(hosts)
+    last: int | None = None
+    while count > 0:
+        if not pool:
+            if not waiting:
+                break
+            level = hosts[waiting[-1]].mine
+        joined = False
+        while waiting and hosts[waiting[-1]].mine <= level:
+            position = waiting.pop()
+            host = hosts[position]
+            free = unlimited if host.free is None else host.free
+            if free > 0:
+                pool.append(_Level((host.total, position, 0, free)))
+                joined = True
+        if not pool:
+            continue
+        if joined:
+            pool.sort()
+        rounds = min(count // len(pool), min(entry[3] for entry in pool))
+        if waiting:
+            rounds = min(rounds, hosts[waiting[-1]].mine - level)
+        if rounds == 0:
+            for entry in pool[:count]:
+                given[entry[1]] += 1
+            last = pool[count - 1][1]
+            break
+        for entry in pool:
+            entry[0] += rounds
+            entry[3] -= rounds
+            given[entry[1]] += rounds
+        last = pool[-1][1]
+        count -= rounds * len(pool)
+        level += rounds
+        pool = [entry for entry in pool if entry[3] > 0]
+    counts = {hosts[i].node: n for i, n in enumerate(given) if n}
+    return Allocation(counts, None if last is None else hosts[last].node)
+
+
+def free_ordinals(count: int, taken: Iterable[int]) -> list[int]:
+    """The ``count`` lowest ordinals that are not taken."""
+    used = set(taken)
+    if not used:
+        return list(range(count))
+    found: list[int] = []
+    ordinal = 0
+    while len(found) < count:
+        if ordinal not in used:
+            found.append(ordinal)
+        ordinal += 1
+    return found
+
+
+def choose_removals(
+    count: int,
+    ranked: Sequence[Sequence[SliceKey]],
+    totals: Callable[[NodeId], int],
+) -> list[SliceKey]:
+    """Pick ``count`` slices of one artifact to remove.
+
+    Args:
+        count: how many.
+        ranked: all live slices of the artifact in classes; an earlier class goes before a later one.
+        totals: how many slices of all artifacts are on a node.
+
+    Within a class the fullest node gives first (most instances of the artifact, then most slices in all, then the
+    last in name order), and on a node the highest ordinal.
+    """
+    mine: dict[NodeId, int] = {}
+    for group in ranked:
+        for key in group:
+            mine[key.node] = mine.get(key.node, 0) + 1
+    order = {node: rank for rank, node in enumerate(sorted(mine, reverse=True))}
+    chosen: list[SliceKey] = []
+    for group in ranked:
+        if len(chosen) == count:
+            break
+        on_node: dict[NodeId, list[SliceKey]] = {}
+        for key in group:
+            on_node.setdefault(key.node, []).append(key)
+        for keys in on_node.values():
+            keys.sort(key=lambda key: key.ordinal)
+        heap = [(-mine[node], -totals(node), order[node], node) for node in on_node]
+        heapq.heapify(heap)
+        while heap and len(chosen) < count:
+            fullness, total, rank, node = heap[0]
+            chosen.append(on_node[node].pop())
+            mine[node] -= 1
+            if on_node[node]:
+                heapq.heapreplace(heap, (fullness + 1, total + 1, rank, node))
+            else:
+                heapq.heappop(heap)
+    return chosen

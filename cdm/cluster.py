@@ -1,0 +1,179 @@
+"""What is known of the cluster's blueprints and slices, indexed by artifact and by node.
+
+The one place where desired and actual state live in a process, on every node, leader or not, so that a new leader
+starts warm. It only records; what to do about it is decided in `cdm.reconciliation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from cdm.messages import ValuePut
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.blueprint import Blueprint
+from cdm.model.keys import SliceKey
+from cdm.model.slice import SliceState, SliceValue
+from cdm.model.status import Status
+
+SlicePut = ValuePut[SliceKey, SliceValue]
+
+STABLE_AFTER = 300.0
+"""Seconds of being ACTIVE after which a slice's earlier failures are forgiven."""
+
+OWED = frozenset({SliceState.LOADED, SliceState.FAILED})
+"""States that rest until the leader answers them."""
+
+
+class Desired(Struct, frozen=True):
+    """What is known of one artifact's blueprint.
+
+    ``problem`` is None where the newest revision is valid; else that revision is refused for this reason, and
+    ``blueprint``, the last valid one, stays in force (None: there never was one).
+    """
+
+    blueprint: Blueprint | None
+    in_force: int
+    observed: int
+    problem: str | None = None
+
+
+class Group:
+    """All slices of one artifact, with what can be counted kept counted."""
+
+    __slots__ = ("counts", "owed", "slices")
+
+    def __init__(self) -> None:
+        self.slices: dict[SliceKey, SlicePut] = {}
+        self.counts: dict[SliceState, int] = dict.fromkeys(SliceState, 0)
+        self.owed: set[SliceKey] = set()
+
+    @property
+    def live(self) -> int:
+        """Slices in a live state, wherever they are."""
+        counts = self.counts
+        idle = counts[SliceState.FAILED] + counts[SliceState.UNLOAD] + counts[SliceState.UNLOADING]
+        return len(self.slices) - idle
+
+    @property
+    def moving(self) -> bool:
+        """Whether any slice is in a state that has a deadline."""
+        counts = self.counts
+        return len(self.slices) > counts[SliceState.ACTIVE] + counts[SliceState.LOADED] + counts[SliceState.FAILED]
+
+    @property
+    def active(self) -> int:
+        """Slices that are ACTIVE."""
+        return self.counts[SliceState.ACTIVE]
+
+    @property
+    def failed(self) -> int:
+        """Slices that are FAILED."""
+        return self.counts[SliceState.FAILED]
+
+
+EMPTY = Group()
+"""What is known of an artifact without slices; never changed."""
+
+
+class Cluster:
+    """Blueprints, slices and statuses, as the mirrors have them."""
+
+    def __init__(self) -> None:
+        self.desired: dict[Artifact, Desired] = {}
+        self.groups: dict[Artifact, Group] = {}
+        self.on_node: dict[NodeId, set[SliceKey]] = {}
+        self.statuses: dict[str, Status] = {}
+        self.refused: dict[str, tuple[str, int]] = {}
+        """Blueprint keys that do not parse: why, and the revision."""
+        self.failed_unloading: set[SliceKey] = set()
+        """FAILED slices that failed while they were being unloaded."""
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """All artifacts that have a blueprint or a slice."""
+        yield from self.desired
+        for artifact in self.groups:
+            if artifact not in self.desired:
+                yield artifact
+
+    def group(self, artifact: Artifact) -> Group:
+        """The artifact's slices; an empty group where there are none."""
+        return self.groups.get(artifact, EMPTY)
+
+    def accept_blueprint(self, artifact: Artifact, blueprint: Blueprint, revision: int) -> None:
+        """A valid blueprint is in force from now on."""
+        self.desired[artifact] = Desired(blueprint, revision, revision)
+
+    def refuse_blueprint(self, artifact: Artifact, problem: str, revision: int) -> None:
+        """The newest blueprint is refused; the last valid one stays in force."""
+        old = self.desired.get(artifact) or Desired(None, 0, 0)
+        self.desired[artifact] = replace(old, observed=revision, problem=problem)
+
+    def recover_blueprint(self, artifact: Artifact, blueprint: Blueprint, revision: int) -> None:
+        """The newest blueprint stays refused, and this older one turns out to be the last valid one."""
+        self.desired[artifact] = replace(self.desired[artifact], blueprint=blueprint, in_force=revision)
+
+    def remove_blueprint(self, artifact: Artifact) -> None:
+        """There is no blueprint of this artifact any more."""
+        self.desired.pop(artifact, None)
+
+    def put_slice(self, put: SlicePut) -> None:
+        """Record a slice's newest value.
+
+        An agent that reports a state without copying ``failures`` and ``blueprint`` from the command does not make
+        them forgotten: they are taken over from the value before.
+        """
+        key = put.key
+        group = self.groups.get(key.artifact)
+        if group is None:
+            group = self.groups[key.artifact] = Group()
+        value, state = put.value, put.value.state
+        old = group.slices.get(key)
+        if old is None:
+            self.on_node.setdefault(key.node, set()).add(key)
+        else:
+            before = old.value
+            group.counts[before.state] -= 1
+            if (value.failures is None and before.failures is not None) or (
+                value.blueprint is None and before.blueprint is not None
+            ):
+                value = replace(
+                    value,
+                    failures=before.failures if value.failures is None else value.failures,
+                    blueprint=before.blueprint if value.blueprint is None else value.blueprint,
+                )
+                put = replace(put, value=value)
+            if state is SliceState.FAILED and before.state is SliceState.ACTIVE and put.at - old.at >= STABLE_AFTER:
+                put = replace(put, value=replace(value, failures=0))
+            if state is SliceState.FAILED and before.state in (SliceState.UNLOADING, SliceState.UNLOAD):
+                self.failed_unloading.add(key)
+            elif before.state is SliceState.FAILED and state is not SliceState.FAILED:
+                self.failed_unloading.discard(key)
+        group.slices[key] = put
+        group.counts[state] += 1
+        if state in OWED:
+            group.owed.add(key)
+        elif group.owed:
+            group.owed.discard(key)
+
+    def remove_slice(self, key: SliceKey) -> None:
+        """The slice's key is gone."""
+        group = self.groups.get(key.artifact)
+        old = group.slices.pop(key, None) if group else None
+        if group is None or old is None:
+            return
+        group.counts[old.value.state] -= 1
+        group.owed.discard(key)
+        self.failed_unloading.discard(key)
+        if not group.slices:
+            del self.groups[key.artifact]
+        on_node = self.on_node[key.node]
+        on_node.discard(key)
+        if not on_node:
+            del self.on_node[key.node]
+
+    def artifacts_on(self, node: NodeId) -> set[Artifact]:
+        """The artifacts that have slices on the node."""
+        return {key.artifact for key in self.on_node.get(node, ())}

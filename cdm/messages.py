@@ -1,0 +1,186 @@
+"""What travels over the router. Every message is a frozen value that names its topic.
+
+A topic is the pair of the message's class and, for messages about a key, the key's class; it is all that dispatch
+looks at.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum, unique
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
+
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.keys import Key
+from cdm.model.node import Intent, Registration
+
+K = TypeVar("K", bound=Key, covariant=True)
+V = TypeVar("V", covariant=True)
+
+Topic = tuple[type[Any], type[Any] | None]
+
+
+class Message(Struct, frozen=True, gc=False):
+    """Base of all messages. One whose topic is its class alone needs nothing more."""
+
+    @property
+    def topic(self) -> Topic:
+        """What dispatch looks at."""
+        return (type(self), None)
+
+
+class KeyedMessage(Message, Generic[K], frozen=True, gc=False):
+    """Base of messages about one key of a bucket."""
+
+    key: K
+
+    @property
+    def topic(self) -> Topic:
+        """The message's class and its key's."""
+        return (type(self), type(self.key))
+
+
+class ValuePut(KeyedMessage[K], Generic[K, V], frozen=True, gc=False):
+    """A key was given a value."""
+
+    value: V
+    revision: int
+    """Sequence of the write in its bucket."""
+    at: float = 0.0
+    """When the server stored it, in seconds on this node's clock (`cdm.clock`)."""
+
+
+@unique
+class Cause(StrEnum):
+    """Why a key is gone."""
+
+    DELETED = "deleted"
+    """Somebody deleted or purged it."""
+    EXPIRED = "expired"
+    """Its TTL ended."""
+    MISSING = "missing"
+    """It was not there any more when the bucket was listed again."""
+
+
+class ValueRemove(KeyedMessage[K], Generic[K, V], frozen=True, gc=False):
+    """A key is gone."""
+
+    revision: int
+    """Sequence of the delete or expiry marker; where none was seen, the last sequence known of the bucket."""
+    cause: Cause = Cause.DELETED
+    at: float = 0.0
+
+
+class ValueRejected(KeyedMessage[K], Generic[K, V], frozen=True, gc=False):
+    """A key was given a value that does not decode."""
+
+    reason: str
+    revision: int
+    at: float = 0.0
+
+
+class KeyRejected(Message, Generic[K], frozen=True, gc=False):
+    """A bucket holds a key that does not decode. ``kind`` is the kind of key that belongs there."""
+
+    kind: type[K]
+    name: str
+    """The key's string, as it is in the bucket."""
+    reason: str
+    revision: int
+
+    @property
+    def topic(self) -> Topic:
+        """The message's class and the kind of key that the bucket is for."""
+        return (type(self), self.kind)
+
+
+class RejectedKeyRemoved(Message, Generic[K], frozen=True, gc=False):
+    """A key that did not decode is gone."""
+
+    kind: type[K]
+    name: str
+
+    @property
+    def topic(self) -> Topic:
+        """The message's class and the kind of key that the bucket is for."""
+        return (type(self), self.kind)
+
+
+class LeaderChange(Message, frozen=True, gc=False):
+    """Somebody else leads, or nobody does, or this node does.
+
+    For this node's own leadership it is routed only after the read barrier: all mirrors are complete by then.
+    """
+
+    leader: NodeId | None
+    term: int
+    local_node_is_leader: bool
+
+
+class Connected(Message, frozen=True, gc=False):
+    """The connection to NATS is up and every mirror is complete (again)."""
+
+    at: float
+
+
+class Disconnected(Message, frozen=True, gc=False):
+    """The connection to NATS is down: nothing can be heard."""
+
+    at: float
+
+
+class Tick(Message, frozen=True, gc=False):
+    """Time has passed, or there is work: whoever asked to be woken looks at the clock."""
+
+    at: float
+
+
+class NodeJoined(Message, frozen=True):
+    """A node has registered, or registered anew with another description or incarnation."""
+
+    node: NodeId
+    registration: Registration
+
+
+class NodeLeft(Message, frozen=True, gc=False):
+    """A node took its registration back: it stopped in good order."""
+
+    node: NodeId
+
+
+class NodeMissing(Message, frozen=True, gc=False):
+    """A node's registration is gone, but it is too early to call the node dead."""
+
+    node: NodeId
+
+
+class NodeDied(Message, frozen=True, gc=False):
+    """A node has not been heard of for its whole TTL while this process could have heard it."""
+
+    node: NodeId
+
+
+class IntentChanged(Message, frozen=True, gc=False):
+    """An operator cordoned, drained or freed a node."""
+
+    node: NodeId
+    intent: Intent
+
+
+class Written(Message, frozen=True, gc=False):
+    """All commands of one order are stored; ``revision`` is the last one's sequence."""
+
+    artifact: Artifact
+    term: int
+    revision: int
+
+
+class WriteFailed(Message, frozen=True, gc=False):
+    """An order's commands are not stored, or nobody knows whether they are."""
+
+    artifact: Artifact
+    term: int
+    revision: int
+    """The stream's last sequence after the failure: a mirror that has come this far shows what became of it."""
+    reason: str

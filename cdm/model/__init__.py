@@ -1,0 +1,1 @@
+"""Pure values: what there is in a cluster and how it is written down. Imports nothing of NATS."""

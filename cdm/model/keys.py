@@ -1,0 +1,238 @@
+"""Typed keys, each naming the type of its value, and the one codec between them and KV key strings.
+
+The codec is total (every valid key has a string) and reversible (a string that decodes at all is exactly the string
+that the key encodes to), so that one thing never has two names. What NATS forbids in a key is written ``=XX`` per
+UTF-8 byte. A dot is kept where it separates, and escaped where it would leave an empty subject token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, ClassVar, NamedTuple
+
+from msgspec import Struct
+
+from cdm.errors import InvalidKey, ModelError
+from cdm.model.artifact import Artifact, NodeId, node_id
+from cdm.model.blueprint import Blueprint
+from cdm.model.node import Fence, Intent, Lease, Registration
+from cdm.model.slice import SliceValue
+from cdm.model.status import Status
+
+
+class Key(Struct, frozen=True, order=True, cache_hash=True, gc=False):
+    """Base of all typed keys."""
+
+    value_type: ClassVar[type[Any]]
+    """The type of the value that a bucket holds under this key."""
+
+
+class BlueprintKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
+    """``blueprints/{group}/{name}/{version}``."""
+
+    value_type = Blueprint
+    artifact: Artifact
+
+    def __str__(self) -> str:
+        return f"blueprints/{self.artifact}"
+
+
+class SliceKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
+    """``slices/{node}.{group}/{name}/{version}[/{ordinal}]``; ordinal 0 is the first instance on its node."""
+
+    value_type = SliceValue
+    node: NodeId
+    artifact: Artifact
+    ordinal: int = 0
+
+    def __str__(self) -> str:
+        text = f"slices/{self.node}/{self.artifact}"
+        return f"{text}#{self.ordinal}" if self.ordinal else text
+
+
+class LeaseKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
+    """``slices/_leader``: the lease."""
+
+    value_type = Lease
+
+    def __str__(self) -> str:
+        return "slices/_leader"
+
+
+class FenceKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
+    """``slices/_term``: the fence."""
+
+    value_type = Fence
+
+    def __str__(self) -> str:
+        return "slices/_term"
+
+
+class NodeKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
+    """``nodes/{node}``: a node's registration."""
+
+    value_type = Registration
+    node: NodeId
+
+    def __str__(self) -> str:
+        return f"nodes/{self.node}"
+
+
+class IntentKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
+    """``nodes/{node}.intent``: what an operator wants of a node."""
+
+    value_type = Intent
+    node: NodeId
+
+    def __str__(self) -> str:
+        return f"nodes/{self.node}.intent"
+
+
+class StatusKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
+    """``status/{name}``, where ``name`` is a key of ``blueprints`` to the letter.
+
+    Not decoded further: a blueprint whose key does not parse has a status too, which says so.
+    """
+
+    value_type = Status
+    name: str
+
+    def __str__(self) -> str:
+        return f"status/{self.name}"
+
+
+LEASE = LeaseKey()
+FENCE = FenceKey()
+_LEASE_NAME = "_leader"
+_FENCE_NAME = "_term"
+_INTENT_SUFFIX = ".intent"
+
+_UNSAFE = re.compile(r"[^-_.a-zA-Z0-9]|^\.|\.$|(?<=\.)\.")
+_UNSAFE_NODE = re.compile(r"[^-_a-zA-Z0-9]")
+_ESCAPED = re.compile(r"(?:=[0-9A-F]{2})+")
+
+
+def _hex(match: re.Match[str]) -> str:
+    return "".join(f"={byte:02X}" for byte in match[0].encode())
+
+
+def _unhex(match: re.Match[str]) -> str:
+    return bytes.fromhex(match[0].replace("=", "")).decode()
+
+
+@lru_cache(maxsize=65_536)
+def encode_artifact(artifact: Artifact) -> str:
+    """``{group}/{name}/{version}``, escaped."""
+    return "/".join(_UNSAFE.sub(_hex, part) for part in (artifact.group, artifact.name, artifact.version))
+
+
+@lru_cache(maxsize=16_384)
+def encode_node(node: NodeId) -> str:
+    """A node id as one subject token."""
+    return _UNSAFE_NODE.sub(_hex, node)
+
+
+def _unescape(text: str) -> str:
+    try:
+        return _ESCAPED.sub(_unhex, text)
+    except UnicodeDecodeError as error:
+        raise InvalidKey(f"{text!r} holds an escape that is not UTF-8: {error}") from None
+
+
+@lru_cache(maxsize=65_536)
+def decode_artifact(path: str) -> Artifact:
+    """Read ``{group}/{name}/{version}``; raises `InvalidKey`."""
+    parts = path.split("/")
+    if len(parts) != 3:
+        raise InvalidKey(f"{path!r} is not of the form group/name/version")
+    try:
+        artifact = Artifact(*map(_unescape, parts))
+    except ModelError as error:
+        raise InvalidKey(str(error)) from None
+    if encode_artifact(artifact) != path:
+        raise InvalidKey(f"{path!r} is not how {artifact} is written ({encode_artifact(artifact)!r} is)")
+    return artifact
+
+
+@lru_cache(maxsize=16_384)
+def decode_node(token: str) -> NodeId:
+    """Read a node id from its subject token; raises `InvalidKey`."""
+    try:
+        node = node_id(_unescape(token))
+    except ModelError as error:
+        raise InvalidKey(str(error)) from None
+    if encode_node(node) != token:
+        raise InvalidKey(f"{token!r} is not how node {node!r} is written ({encode_node(node)!r} is)")
+    return node
+
+
+def _decode_blueprint(name: str) -> Key:
+    return BlueprintKey(decode_artifact(name))
+
+
+def _decode_slice(name: str) -> Key:
+    token, dot, path = name.partition(".")
+    if not dot:
+        if name == _LEASE_NAME:
+            return LEASE
+        if name == _FENCE_NAME:
+            return FENCE
+        raise InvalidKey(f"{name!r} is not of the form node.group/name/version")
+    if path.count("/") == 3:
+        path, _, last = path.rpartition("/")
+        if not (last.isascii() and last.isdigit()) or last[0] == "0" or len(last) > 6:
+            raise InvalidKey(f"{name!r} ends with {last!r}, which is no ordinal (1, 2, …)")
+        return SliceKey(decode_node(token), decode_artifact(path), int(last))
+    return SliceKey(decode_node(token), decode_artifact(path))
+
+
+def _decode_node(name: str) -> Key:
+    token = name.removesuffix(_INTENT_SUFFIX)
+    node = decode_node(token)
+    return NodeKey(node) if token == name else IntentKey(node)
+
+
+def encode(key: Key) -> str:
+    """The KV key string of a typed key, without the bucket."""
+    match key:
+        case SliceKey(node, artifact, 0):
+            return f"{encode_node(node)}.{encode_artifact(artifact)}"
+        case SliceKey(node, artifact, ordinal):
+            return f"{encode_node(node)}.{encode_artifact(artifact)}/{ordinal}"
+        case BlueprintKey(artifact):
+            return encode_artifact(artifact)
+        case StatusKey(name):
+            return name
+        case NodeKey(node):
+            return encode_node(node)
+        case IntentKey(node):
+            return encode_node(node) + _INTENT_SUFFIX
+        case LeaseKey():
+            return _LEASE_NAME
+        case FenceKey():
+            return _FENCE_NAME
+    raise TypeError(f"no bucket holds {type(key).__name__}")
+
+
+class Layout(NamedTuple):
+    """What a bucket holds: its name without prefix, its kinds of keys, and how their strings are read."""
+
+    name: str
+    kinds: tuple[type[Key], ...]
+    decode: Callable[[str], Key]
+    """KV key string to typed key; raises `InvalidKey`."""
+    history: int = 1
+    """Revisions kept a key."""
+    expires: bool = False
+    """Whether values may carry a TTL, whose end the server then marks."""
+    batches: bool = False
+    """Whether atomic batches are written to it."""
+
+
+BLUEPRINTS = Layout("blueprints", (BlueprintKey,), _decode_blueprint, history=10)
+SLICES = Layout("slices", (SliceKey, LeaseKey, FenceKey), _decode_slice, expires=True, batches=True)
+NODES = Layout("nodes", (NodeKey, IntentKey), _decode_node, expires=True)
+STATUS = Layout("status", (StatusKey,), StatusKey, batches=True)
+LAYOUTS = (BLUEPRINTS, SLICES, NODES, STATUS)

@@ -1,0 +1,57 @@
+"""Nodes as they describe themselves, what operators want of them, and the leadership records."""
+
+from __future__ import annotations
+
+from enum import StrEnum, unique
+
+from msgspec import Struct, field
+
+from cdm.model.artifact import NodeId
+
+
+class Registration(Struct, frozen=True, omit_defaults=True):
+    """What a node says of itself under ``nodes/{node}``; put again as its heartbeat."""
+
+    labels: dict[str, str] = field(default_factory=dict)
+    capacity: int | None = None
+    """Most slices that the node takes; None: no limit."""
+    runtime: str = "external"
+    version: str = ""
+    started: str = ""
+    """When the process started, RFC 3339."""
+    incarnation: str = ""
+    """Nonce of the process: tells a restarted process from its predecessor."""
+    ttl: float | None = None
+    """Seconds after which the registration expires without a heartbeat; None: not said."""
+
+
+@unique
+class Schedule(StrEnum):
+    """What an operator wants of a node."""
+
+    NORMAL = "normal"
+    CORDON = "cordon"
+    """Place nothing new here; what runs stays."""
+    DRAIN = "drain"
+    """Place nothing new here, and move what runs elsewhere."""
+
+
+class Intent(Struct, frozen=True):
+    """The value under ``nodes/{node}.intent``."""
+
+    schedule: Schedule = Schedule.NORMAL
+
+
+class Lease(Struct, frozen=True):
+    """The value under ``slices/_leader``: who leads. It expires unless it is renewed."""
+
+    node: NodeId
+    term: int
+    incarnation: str = ""
+
+
+class Fence(Struct, frozen=True):
+    """The value under ``slices/_term``: its revision is what every leader's write is checked against."""
+
+    term: int
+    leader: str = ""

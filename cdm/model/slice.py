@@ -1,0 +1,111 @@
+"""One instance on one node: its states, and the one table of legal transitions.
+
+Nothing else in cdm decides what may follow what; `TRANSITIONS` is PROTOCOL's table, row by row.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum, unique
+from typing import NamedTuple
+
+from msgspec import Struct
+
+
+@unique
+class SliceState(StrEnum):
+    """What a slice key holds: a command of the leader or a state reported by the node."""
+
+    LOAD = "LOAD"
+    LOADING = "LOADING"
+    LOADED = "LOADED"
+    ACTIVATE = "ACTIVATE"
+    ACTIVATING = "ACTIVATING"
+    ACTIVE = "ACTIVE"
+    DEACTIVATE = "DEACTIVATE"
+    DEACTIVATING = "DEACTIVATING"
+    FAILED = "FAILED"
+    UNLOAD = "UNLOAD"
+    UNLOADING = "UNLOADING"
+
+    # Enum hashes its name in Python code; the members are strings, and dictionaries of them are on the hot path.
+    __hash__ = str.__hash__
+
+    @property
+    def live(self) -> bool:
+        """Whether a slice in this state counts towards ``instances``."""
+        return self not in _NOT_LIVE
+
+    @property
+    def kind(self) -> Kind:
+        """Whether this is a command, a state in transition, or one at rest."""
+        return TRANSITIONS[self].kind
+
+
+@unique
+class Kind(StrEnum):
+    """What sort of state it is; it decides which deadline applies."""
+
+    COMMAND = "command"
+    TRANSITION = "in transition"
+    REST = "at rest"
+
+
+@unique
+class Writer(StrEnum):
+    """Who alone may write a state."""
+
+    LEADER = "leader"
+    NODE = "node"
+
+
+class Row(NamedTuple):
+    """One row of the transition table."""
+
+    kind: Kind
+    writer: Writer
+    next: frozenset[SliceState | None]
+    """States that may follow; None stands for the deleted key."""
+
+
+def _row(kind: Kind, writer: Writer, *following: SliceState | None) -> Row:
+    return Row(kind, writer, frozenset(following))
+
+
+_S = SliceState
+TRANSITIONS: dict[SliceState, Row] = {
+    _S.LOAD: _row(Kind.COMMAND, Writer.LEADER, _S.LOADING, _S.UNLOAD),
+    _S.LOADING: _row(Kind.TRANSITION, Writer.NODE, _S.LOADED, _S.FAILED, _S.UNLOAD),
+    _S.LOADED: _row(Kind.REST, Writer.NODE, _S.ACTIVATE, _S.UNLOAD),
+    _S.ACTIVATE: _row(Kind.COMMAND, Writer.LEADER, _S.ACTIVATING, _S.UNLOAD),
+    _S.ACTIVATING: _row(Kind.TRANSITION, Writer.NODE, _S.ACTIVE, _S.FAILED, _S.UNLOAD),
+    _S.ACTIVE: _row(Kind.REST, Writer.NODE, _S.DEACTIVATE, _S.UNLOAD, _S.FAILED),
+    _S.DEACTIVATE: _row(Kind.COMMAND, Writer.LEADER, _S.DEACTIVATING, _S.UNLOAD),
+    _S.DEACTIVATING: _row(Kind.TRANSITION, Writer.NODE, _S.LOADED, _S.FAILED, _S.UNLOAD),
+    _S.FAILED: _row(Kind.REST, Writer.NODE, _S.UNLOAD, _S.LOAD),
+    _S.UNLOAD: _row(Kind.COMMAND, Writer.LEADER, _S.UNLOADING),
+    _S.UNLOADING: _row(Kind.TRANSITION, Writer.NODE, None, _S.FAILED),
+}
+_NOT_LIVE = frozenset({_S.FAILED, _S.UNLOAD, _S.UNLOADING})
+
+
+def legal(current: SliceState | None, following: SliceState | None) -> bool:
+    """Whether a slice may go from one state to the next; None is a key that does not exist."""
+    if current is None:
+        return following is SliceState.LOAD
+    return following in TRANSITIONS[current].next
+
+
+class SliceValue(Struct, frozen=True, omit_defaults=True, gc=False):
+    """The value under a slice key. Fields that a reader does not know are ignored."""
+
+    state: SliceState
+    term: int = 0
+    """Term of the leader whose command this is or answers."""
+    reason: str | None = None
+    """Why it FAILED."""
+    fatal: bool = False
+    """FAILED in a way that trying again soon cannot mend."""
+    failures: int | None = None
+    """How often this instance failed before, wherever it ran; agents copy it from the command. None: not said."""
+    blueprint: int | None = None
+    """Revision of the blueprint that the command serves; agents copy it from the command."""

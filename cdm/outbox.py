@@ -1,0 +1,77 @@
+"""What the manager wants written, until the store's workers take it. The only seam between deciding and writing."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from cdm.model.artifact import Artifact
+from cdm.model.status import Status
+from cdm.reconciliation import Command
+
+HIGH_WATER = 20_000
+"""Queued commands above which no further decisions are made, so that a slow store slows the manager down."""
+
+
+class Order(Struct, frozen=True):
+    """All commands of one decision on one artifact; they are acknowledged together."""
+
+    artifact: Artifact
+    term: int
+    commands: Sequence[Command]
+
+
+class Outbox:
+    """Orders and statuses waiting to be written.
+
+    Args:
+        on_orders: called when there are orders.
+        on_statuses: called when there are statuses.
+    """
+
+    def __init__(self, on_orders: Callable[[], None], on_statuses: Callable[[], None]) -> None:
+        self._on_orders = on_orders
+        self._on_statuses = on_statuses
+        self.orders: deque[Order] = deque()
+        self.statuses: dict[str, Status | None] = {}
+        """By blueprint key; None deletes. A later one replaces an earlier one that was not yet taken."""
+        self._queued = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether the store has enough to do for now."""
+        return self._queued >= HIGH_WATER
+
+    def order(self, order: Order) -> None:
+        """Queue an order."""
+        self.orders.append(order)
+        self._queued += len(order.commands)
+        self._on_orders()
+
+    def take_order(self) -> Order | None:
+        """The next order, or None where there is none."""
+        if not self.orders:
+            return None
+        order = self.orders.popleft()
+        self._queued -= len(order.commands)
+        return order
+
+    def status(self, name: str, status: Status | None) -> None:
+        """Queue a status."""
+        self.statuses[name] = status
+        self._on_statuses()
+
+    def take_statuses(self, limit: int) -> dict[str, Status | None]:
+        """Up to ``limit`` statuses, the oldest first."""
+        taken = dict(list(self.statuses.items())[:limit]) if len(self.statuses) > limit else dict(self.statuses)
+        for name in taken:
+            del self.statuses[name]
+        return taken
+
+    def clear(self) -> None:
+        """Drop everything: the leadership that wanted it is over."""
+        self.orders.clear()
+        self.statuses.clear()
+        self._queued = 0

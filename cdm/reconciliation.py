@@ -1,0 +1,345 @@
+"""Desired plus actual plus nodes gives commands, each with its reason. Pure; knows no term and writes nothing.
+
+`reconcile` looks at one artifact. It is called whenever something about the artifact changed, and its answer depends
+only on what it is given: asked again about the same facts, it says the same, and asked about a settled artifact, it
+says nothing (I5).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec import Struct
+
+from cdm.allocation import Host, allocate, choose_removals, free_ordinals
+from cdm.cluster import Desired, Group, SlicePut
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.keys import SliceKey
+from cdm.model.slice import Kind, SliceState
+from cdm.model.status import Condition, Status
+
+
+class Policy(Struct, frozen=True):
+    """Times that decisions depend on, all in seconds."""
+
+    command_timeout: float = 60.0
+    """How long a node may take to answer a command."""
+    transition_timeout: float = 120.0
+    """How long a slice may stay in a state of transition."""
+    retry_base: float = 1.0
+    """Wait before the first retry of a failed slice; doubled with each further failure."""
+    retry_limit: float = 300.0
+    """Longest wait between retries; fatal failures wait this long at once."""
+
+    def deadline(self, put: SlicePut) -> float | None:
+        """When the slice is stuck, in seconds on the clock of ``put.at``; None for states at rest."""
+        kind = put.value.state.kind
+        if kind is Kind.REST:
+            return None
+        return put.at + (self.command_timeout if kind is Kind.COMMAND else self.transition_timeout)
+
+    def retry_at(self, put: SlicePut) -> float:
+        """When a FAILED slice is to be tried again (capped exponential backoff on the failures before this one)."""
+        if put.value.fatal:
+            return put.at + self.retry_limit
+        exponent = min(put.value.failures or 0, 32)
+        return put.at + min(self.retry_base * 2.0**exponent, self.retry_limit)
+
+
+class Place(Struct, frozen=True):
+    """A node that is not dead, as reconciliation sees it."""
+
+    node: NodeId
+    open: bool
+    """Takes new slices."""
+    draining: bool
+    """Is to be emptied."""
+    capacity: int | None = None
+    """Most slices that it takes; None: no limit."""
+
+
+class Command(Struct, frozen=True):
+    """One write to a slice key. ``state`` None deletes the key."""
+
+    key: SliceKey
+    state: SliceState | None
+    reason: str
+    failures: int = 0
+    blueprint: int = 0
+
+
+class Plan(Struct, frozen=True):
+    """What to do about one artifact now, and when to look again."""
+
+    commands: Sequence[Command] = ()
+    wake_at: float | None = None
+    """When something becomes due without any further message, in seconds."""
+    unplaced: int = 0
+    """Instances for which no node is open."""
+    cursor: NodeId | None = None
+    """The node that was served last, where any was: the next round robin goes on behind it."""
+
+
+def settled(desired: Desired | None, group: Group) -> bool:
+    """Whether the counts alone show that nothing is to be done.
+
+    They do unless a slice waits for an answer, sits on a node that is dead or draining, or has missed a deadline:
+    the caller knows of the latter two.
+    """
+    if group.owed:
+        return False
+    if desired is None:
+        return group.live == 0
+    return desired.blueprint is None or group.live == desired.blueprint.instances
+
+
+def reconcile(
+    artifact: Artifact,
+    desired: Desired | None,
+    group: Group,
+    places: Mapping[NodeId, Place],
+    totals: Callable[[NodeId], int],
+    now: float,
+    policy: Policy,
+    failed_unloading: frozenset[SliceKey] | set[SliceKey] = frozenset(),
+    cursor: NodeId | None = None,
+) -> Plan:
+    """Decide what to do about one artifact.
+
+    Args:
+        artifact: which one.
+        desired: its blueprint; None where there is none, which means no instances.
+        group: its slices.
+        places: every node that is not dead.
+        totals: how many slices of all artifacts are on a node, commanded ones included.
+        now: seconds on the clock that the slices' ``at`` are on.
+        policy: deadlines and backoff.
+        failed_unloading: slices whose last failure was one to unload; they are asked again only after a backoff.
+        cursor: the node that was served last; among equals the next one in name order comes first.
+    """
+    if desired is not None and desired.blueprint is None:
+        return Plan()  # refused, and never a valid one before: it changes nothing
+    decision = _Decision(artifact, desired, totals, policy, now, cursor)
+    wanted = desired.blueprint.instances if desired and desired.blueprint else 0
+    decision.sort_out(group, places, failed_unloading)
+    surplus = len(decision.live) - wanted
+    if surplus >= 0:
+        decision.shrink(surplus, wanted)
+    else:
+        decision.grow(-surplus, group, places)
+    decision.empty_draining(wanted)
+    decision.activate()
+    return Plan(decision.commands, decision.wake_at, decision.unplaced, decision.cursor)
+
+
+class _Decision:
+    """The artifact's slices sorted by what they mean, and the commands found so far."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        desired: Desired | None,
+        totals: Callable[[NodeId], int],
+        policy: Policy,
+        now: float,
+        cursor: NodeId | None,
+    ) -> None:
+        self.artifact = artifact
+        self.revision = desired.in_force if desired else 0
+        self.totals = totals
+        self.policy = policy
+        self.now = now
+        self.cursor = cursor
+        self.commands: list[Command] = []
+        self.wake_at: float | None = None
+        self.unplaced = 0
+        self.live: list[SlicePut] = []
+        self.draining: list[SlicePut] = []
+        self.failed: list[SlicePut] = []
+        self.stuck: list[SlicePut] = []
+        self.leaving: set[SliceKey] = set()
+
+    def sort_out(
+        self, group: Group, places: Mapping[NodeId, Place], failed_unloading: frozenset[SliceKey] | set[SliceKey]
+    ) -> None:
+        """Sort the slices; what can be decided one by one is decided here."""
+        for put in group.slices.values():
+            key, state = put.key, put.value.state
+            place = places.get(key.node)
+            if place is None:
+                self.commands.append(Command(key, None, f"node {key.node} is gone"))
+                continue
+            if state is SliceState.FAILED:
+                if key in failed_unloading:
+                    self._unload_again(put)
+                else:
+                    self.failed.append(put)
+                continue
+            deadline = self.policy.deadline(put)
+            overdue = deadline is not None and deadline <= self.now
+            if deadline is not None and not overdue:
+                self._wake(deadline)
+            if not state.live:
+                if overdue:
+                    # The node answers no UNLOAD. It gives up what is not its own when it looks at its keys again.
+                    self.commands.append(Command(key, None, f"{state} was not answered in time"))
+            elif overdue:
+                self.stuck.append(put)
+                self._unload(put, f"stuck in {state}", (put.value.failures or 0) + 1)
+            elif place.draining:
+                self.draining.append(put)
+            else:
+                self.live.append(put)
+
+    def shrink(self, surplus: int, wanted: int) -> None:
+        """There are enough instances: remove those that are too many, and every failed one."""
+        for put in self.failed:
+            self._unload(put, "failed, and not needed any more")
+        if surplus == 0:
+            return
+        waiting = [put.key for put in self.live if put.value.state is not SliceState.ACTIVE]
+        active = [put.key for put in self.live if put.value.state is SliceState.ACTIVE]
+        puts = {put.key: put for put in self.live}
+        for key in choose_removals(surplus, (waiting, active), self.totals):
+            self._unload(puts[key], f"{surplus + wanted} instances, {wanted} wanted")
+
+    def grow(self, missing: int, group: Group, places: Mapping[NodeId, Place]) -> None:
+        """There are too few instances: retry the failed ones that are due, and place what they do not cover."""
+        self.failed.sort(key=self._retry_at)
+        retried, superfluous = self.failed[:missing], self.failed[missing:]
+        for put in superfluous:
+            self._unload(put, "failed, and not needed any more")
+        fresh = missing - len(retried)
+        due = [put for put in retried if self._retry_at(put) <= self.now]
+        for put in retried[len(due) :]:
+            self._wake(self._retry_at(put))
+        if fresh + len(due) == 0:
+            return
+        hosts, shunned = self._hosts(places, {put.key.node for put in (*self.failed, *self.stuck)})
+        nodes = self._place(fresh + len(due), hosts, shunned)
+        self.unplaced = fresh + len(due) - sum(nodes.values())
+        self._load(nodes, due, group)
+
+    def empty_draining(self, wanted: int) -> None:
+        """Unload what sits on draining nodes as far as its replacement already serves."""
+        serving = sum(1 for put in self.live if put.value.state is SliceState.ACTIVE and put.key not in self.leaving)
+        keep = wanted - serving
+        for put in sorted(self.draining, key=lambda put: put.key):
+            if put.value.state is SliceState.ACTIVE and keep > 0:
+                keep -= 1
+            else:
+                self._unload(put, f"node {put.key.node} is draining")
+
+    def activate(self) -> None:
+        """Answer LOADED with ACTIVATE."""
+        for put in self.live:
+            if put.value.state is SliceState.LOADED and put.key not in self.leaving:
+                self._command(put.key, SliceState.ACTIVATE, "loaded", put.value.failures or 0)
+
+    def _hosts(self, places: Mapping[NodeId, Place], shun: set[NodeId]) -> tuple[list[Host], list[Host]]:
+        """Nodes that take new slices: those to be preferred, and those where this artifact failed."""
+        mine: dict[NodeId, int] = {}
+        for put in self.live:
+            mine[put.key.node] = mine.get(put.key.node, 0) + 1
+        good: list[Host] = []
+        bad: list[Host] = []
+        names = sorted(places)
+        start = bisect_right(names, self.cursor) if self.cursor else 0
+        for node in names[start:] + names[:start]:
+            place = places[node]
+            if place.open:
+                total = self.totals(node)
+                free = None if place.capacity is None else max(place.capacity - total, 0)
+                (bad if node in shun else good).append(Host(node, mine.get(node, 0), total, free))
+        return good, bad
+
+    def _place(self, count: int, hosts: list[Host], shunned: list[Host]) -> dict[NodeId, int]:
+        chosen = allocate(count, hosts)
+        nodes = chosen.counts
+        left = count - sum(nodes.values())
+        if left and shunned:
+            chosen = allocate(left, shunned)
+            nodes |= chosen.counts
+        self.cursor = chosen.last or self.cursor
+        return nodes
+
+    def _load(self, nodes: dict[NodeId, int], due: list[SlicePut], group: Group) -> None:
+        """Write LOADs to the chosen nodes; the failures of those retried and replaced go with them."""
+        history = sorted(((put.value.failures or 0) + 1 for put in (*due, *self.stuck)), reverse=True)
+        retry_in_place: dict[NodeId, list[SlicePut]] = {}
+        for put in due:
+            if put.key.node in nodes:
+                retry_in_place.setdefault(put.key.node, []).append(put)
+        taken: dict[NodeId, list[int]] = {}
+        for key in group.slices:
+            if key.node in nodes:
+                taken.setdefault(key.node, []).append(key.ordinal)
+        reused: set[SliceKey] = set()
+        for node, count in nodes.items():
+            again = retry_in_place.get(node, [])[:count]
+            for put in again:
+                reused.add(put.key)
+                self._command(put.key, SliceState.LOAD, "retry", (put.value.failures or 0) + 1)
+                history.remove((put.value.failures or 0) + 1)
+            for ordinal in free_ordinals(count - len(again), taken.get(node, ())):
+                failures = history.pop(0) if history else 0
+                reason = "replaces a failed instance" if failures else "instance missing"
+                self._command(SliceKey(node, self.artifact, ordinal), SliceState.LOAD, reason, failures)
+        elsewhere = [put for put in due if put.key not in reused]
+        for put in elsewhere[: sum(nodes.values()) - len(reused)]:
+            self._unload(put, "failed, and replaced")
+
+    def _unload(self, put: SlicePut, reason: str, failures: int | None = None) -> None:
+        self.leaving.add(put.key)
+        self._command(put.key, SliceState.UNLOAD, reason, (put.value.failures or 0) if failures is None else failures)
+
+    def _unload_again(self, put: SlicePut) -> None:
+        if (due := self._retry_at(put)) <= self.now:
+            self._unload(put, "unloading failed", (put.value.failures or 0) + 1)
+        else:
+            self._wake(due)
+
+    def _command(self, key: SliceKey, state: SliceState, reason: str, failures: int) -> None:
+        self.commands.append(Command(key, state, reason, failures, self.revision))
+
+    def _retry_at(self, put: SlicePut) -> float:
+        # Somebody who writes the blueprint again wants to see it tried again.
+        if put.value.blueprint is not None and put.value.blueprint < self.revision:
+            return put.at
+        return self.policy.retry_at(put)
+
+    def _wake(self, at: float) -> None:
+        if self.wake_at is None or at < self.wake_at:
+            self.wake_at = at
+
+
+def status_of(desired: Desired, group: Group, unplaced: int, open_nodes: int, term: int) -> Status:
+    """What to tell users of a blueprint."""
+    wanted = desired.blueprint.instances if desired.blueprint else 0
+    active, failed = group.active, group.failed
+    pending = group.live - active
+    if desired.problem is not None:
+        condition, reason = Condition.INVALID, desired.problem
+    elif unplaced:
+        condition = Condition.UNSCHEDULABLE
+        what = "no node takes new slices" if open_nodes == 0 else "no node that takes new slices has room"
+        reason = f"{unplaced} of {wanted} instances cannot be placed: {what}"
+    elif failed:
+        reasons = sorted({put.value.reason or "no reason given" for put in _failed(group)})
+        condition = Condition.DEGRADED
+        reason = f"{failed} failed: {'; '.join(reasons[:3])}"[:500]
+    elif active == wanted and pending == 0:
+        condition, reason = Condition.READY, ""
+    else:
+        condition, reason = Condition.PROGRESSING, f"{active} of {wanted} active"
+    return Status(condition, reason, desired.observed, desired.in_force, wanted, active, pending, failed, term)
+
+
+def refused_status(problem: str, revision: int, term: int) -> Status:
+    """The status of a blueprint whose key does not parse."""
+    return Status(Condition.INVALID, problem, observed_revision=revision, term=term)
+
+
+def _failed(group: Group) -> list[SlicePut]:
+    return [group.slices[key] for key in group.owed if group.slices[key].value.state is SliceState.FAILED]

@@ -1,0 +1,239 @@
+"""Buckets as streams: their configuration, reading one key, and compare-and-set writes, single and in batches."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from cdm.errors import BucketMissing, Busy, NoResponders, Refused, Unsuitable
+from cdm.model.keys import LAYOUTS, Key, Layout, encode
+from cdm.store.connection import Connection, checked, no_message
+
+log = structlog.get_logger("cdm.store")
+
+MARKER_TTL = 900
+"""Seconds that the markers of expired keys, and of keys that cdm deletes, are kept."""
+MAX_BATCH = 1000
+"""Most messages in an atomic batch."""
+
+EXPECT = "Nats-Expected-Last-Subject-Sequence"
+EXPECT_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+OPERATION = "KV-Operation"
+MARKER = "Nats-Marker-Reason"
+TTL = "Nats-TTL"
+ROLLUP = "Nats-Rollup"
+
+DELETE = {OPERATION: "DEL", TTL: str(MARKER_TTL)}
+"""Headers of a delete."""
+
+_encoder = msgspec.json.Encoder()
+
+
+def dump(value: Struct) -> bytes:
+    """A value's bytes in a bucket."""
+    return _encoder.encode(value)
+
+
+class Write(Struct, frozen=True):
+    """One message of a batch. ``expect`` is the revision that the key must have (0: never written)."""
+
+    name: str
+    payload: bytes
+    headers: dict[str, str] = {}
+
+
+class Stored(Struct, frozen=True):
+    """What a bucket holds under a key. ``payload`` is None for a delete or expiry marker."""
+
+    payload: bytes | None
+    revision: int
+
+
+class State(Struct, frozen=True):
+    """A bucket's stream at one moment."""
+
+    created: str
+    last: int
+    """Its last sequence."""
+    clock: float
+    """The server's time, in seconds since 1970."""
+
+
+class Bucket:
+    """One KV bucket, used through its stream."""
+
+    def __init__(self, connection: Connection, layout: Layout) -> None:
+        self.connection = connection
+        self.layout = layout
+        self.name = connection.bucket(layout.name)
+        self.stream = f"KV_{self.name}"
+        self._subjects = f"$KV.{self.name}."
+
+    @property
+    def all_subjects(self) -> str:
+        """The subjects of all keys."""
+        return self._subjects + ">"
+
+    def subject(self, name: str) -> str:
+        """The subject of a key string."""
+        return self._subjects + name
+
+    def key_name(self, subject: str) -> str:
+        """The key string behind a subject."""
+        return subject[len(self._subjects) :]
+
+    async def state(self) -> State:
+        """Ask the server about the stream."""
+        sent = await self.connection.api(f"STREAM.INFO.{self.stream}")
+        return State(sent["created"], sent["state"]["last_seq"], _seconds(sent["ts"]))
+
+    async def read(self, key: Key, timeout: float | None = None) -> Stored | None:
+        """What the stream's leader holds under the key; None where nothing was ever written or all trace expired."""
+        try:
+            answer = await self.connection.api(
+                f"STREAM.MSG.GET.{self.stream}", {"last_by_subj": self.subject(encode(key))}, timeout=timeout
+            )
+        except Refused as error:
+            if no_message(error):
+                return None
+            raise
+        message = answer["message"]
+        headers = base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace")
+        gone = f"{OPERATION}:" in headers or f"{MARKER}:" in headers
+        payload = None if gone else base64.b64decode(message.get("data", ""))
+        return Stored(payload, message["seq"])
+
+    async def put(
+        self,
+        key: Key,
+        payload: bytes,
+        *,
+        expect: int | None = None,
+        ttl: float | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Write one key and return its new revision.
+
+        Args:
+            key: which.
+            payload: its value's bytes.
+            expect: the revision that it must have now (0: never written); None writes whatever is there.
+            ttl: seconds after which the server removes it again; None: never.
+            timeout: seconds to wait for the answer.
+
+        Raises:
+            Conflict: it has another revision.
+            Busy: not now; nothing was stored.
+            Uncertain: no answer.
+        """
+        headers: dict[str, str] = {}
+        if expect is not None:
+            headers[EXPECT] = str(expect)
+        if ttl is not None:
+            headers[TTL] = ttl_header(ttl)
+        return await self._publish(self.subject(encode(key)), payload, headers, timeout)
+
+    async def delete(self, key: Key, *, expect: int | None = None, timeout: float | None = None) -> int:
+        """Delete one key; arguments and errors as in `put`."""
+        headers = dict(DELETE)
+        if expect is not None:
+            headers[EXPECT] = str(expect)
+        return await self._publish(self.subject(encode(key)), b"", headers, timeout)
+
+    async def batch(self, writes: list[Write], timeout: float | None = None) -> int:
+        """Write all or nothing; returns the last message's revision. Errors as in `put`.
+
+        At most `MAX_BATCH` messages. Only the last one asks for an answer: it is about all of them.
+        """
+        publish, identity = self.connection.publish, secrets.token_hex(11)
+        last = len(writes)
+        for position, write in enumerate(writes, 1):
+            headers = {**write.headers, "Nats-Batch-Id": identity, "Nats-Batch-Sequence": str(position)}
+            if position < last:
+                await publish(self.subject(write.name), write.payload, headers)
+            else:
+                headers["Nats-Batch-Commit"] = "1"
+                return await self._publish(self.subject(write.name), write.payload, headers, timeout)
+        raise ValueError("a batch holds at least one message")
+
+    async def _publish(self, subject: str, payload: bytes, headers: dict[str, str], timeout: float | None) -> int:
+        try:
+            answer = await self.connection.request(subject, payload, headers or None, timeout)
+        except NoResponders:
+            # JetStream is not up (yet, or again), or the bucket is gone: either way nothing was stored.
+            raise Busy(f"bucket {self.name} does not answer") from None
+        return int(checked(answer)["seq"])
+
+    async def ensure(self, *, create: bool, replicas: int | None = None) -> bool:
+        """See to it that the bucket is there and can do what its layout needs. Returns whether it was created.
+
+        Raises:
+            BucketMissing: it is not there and ``create`` is false.
+            Unsuitable: it is there, and cannot be made fit.
+        """
+        try:
+            info = await self.connection.api(f"STREAM.INFO.{self.stream}")
+        except BucketMissing:
+            if not create:
+                raise BucketMissing(f"bucket {self.name} does not exist; run `cdm init` first") from None
+            await self.connection.api(f"STREAM.CREATE.{self.stream}", self._config(replicas or 1))
+            log.info("bucket created", bucket=self.name, replicas=replicas or 1)
+            return True
+        await self._upgrade(info["config"], replicas if create else None)
+        return False
+
+    def _config(self, replicas: int) -> dict[str, Any]:
+        return {
+            "name": self.stream,
+            "subjects": [self.all_subjects],
+            "max_msgs_per_subject": self.layout.history,
+            "storage": "file",
+            "num_replicas": replicas,
+            "discard": "new",
+            "allow_rollup_hdrs": True,
+            "deny_delete": True,
+            "allow_direct": True,
+            "duplicate_window": 120 * 10**9,
+            **self._features(),
+        }
+
+    def _features(self) -> dict[str, Any]:
+        # Every bucket takes TTLs: cdm's own deletes leave markers that expire.
+        return {"allow_msg_ttl": True, "subject_delete_marker_ttl": MARKER_TTL * 10**9, "allow_atomic": True}
+
+    async def _upgrade(self, config: dict[str, Any], replicas: int | None) -> None:
+        missing = {name: value for name, value in self._features().items() if not config.get(name)}
+        if config.get("max_msgs_per_subject", -1) not in (-1, *range(self.layout.history, 65)):
+            missing["max_msgs_per_subject"] = self.layout.history
+        if replicas is not None and config.get("num_replicas") != replicas:
+            missing["num_replicas"] = replicas
+        if not missing:
+            return
+        try:
+            await self.connection.api(f"STREAM.UPDATE.{self.stream}", {**config, **missing})
+        except Refused as error:
+            wanted = ", ".join(missing)
+            raise Unsuitable(f"bucket {self.name} lacks {wanted}, and cannot be changed: {error}") from None
+        log.info("bucket adapted", bucket=self.name, changed=", ".join(missing))
+
+
+def ttl_header(seconds: float) -> str:
+    """A TTL as the server reads it; it takes no less than a second."""
+    return f"{max(round(seconds * 1000), 1000)}ms"
+
+
+def buckets(connection: Connection) -> dict[str, Bucket]:
+    """All buckets of the protocol, by their names without prefix."""
+    return {layout.name: Bucket(connection, layout) for layout in LAYOUTS}
+
+
+def _seconds(timestamp: str) -> float:
+    # The server writes nanoseconds; Python 3.11 reads at most six digits.
+    head, dot, fraction = timestamp.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{head}+00:00").timestamp() + (float(f"0.{fraction}") if dot else 0.0)

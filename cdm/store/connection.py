@@ -1,0 +1,402 @@
+"""One connection to NATS: the only module that touches the client, and where its errors become cdm's.
+
+The client reconnects for ever. What it would have sent while it is disconnected is refused at once instead of being
+kept for later: a command that arrives minutes late is worth less than one decided anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import nats
+import nats.errors
+import structlog
+from msgspec import Struct
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from cdm import clock
+from cdm.errors import (
+    AccessDenied,
+    BucketMissing,
+    Busy,
+    Conflict,
+    NoResponders,
+    Refused,
+    StoreError,
+    Uncertain,
+    Unreachable,
+    Unsuitable,
+)
+
+log = structlog.get_logger("cdm.nats")
+
+MINIMUM_SERVER = (2, 12, 0)
+REQUEST_TIMEOUT = 5.0
+"""Seconds that an ordinary request may take."""
+PING_INTERVAL = 1
+"""Seconds between pings; two without an answer end the connection, so that a hung server is left."""
+RECONNECT_PAUSE = 0.2
+"""Seconds between two attempts at the same server."""
+RETRY_LOG_INTERVAL = 5.0
+
+_CONFLICT = 10071
+_AGAIN = 10164
+_NO_STREAM = 10059
+_NO_MESSAGE = 10037
+_JETSTREAM_OFF = (10039, 10076)
+_UNAVAILABLE = (10008, 10009)
+
+Handler = Callable[[Msg], Awaitable[None]]
+
+
+class Access(Struct, frozen=True):
+    """How to reach NATS and who to be there."""
+
+    servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    creds: Path | None = None
+    nkey: Path | None = None
+    user: str | None = None
+    password: str | None = None
+    token: str | None = None
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    inbox_prefix: str = "_INBOX"
+
+    def __repr__(self) -> str:
+        return f"Access({self.shown})"
+
+    @property
+    def shown(self) -> str:
+        """The servers, without anything secret."""
+        return ", ".join(_without_secrets(server) for server in self.servers)
+
+
+class Connection:
+    """A connection that lasts until it is closed. Made by `connect`."""
+
+    def __init__(self, access: Access, prefix: str = "") -> None:
+        self.access = access
+        self.prefix = prefix
+        self.up_since: float | None = None
+        """When it was last (re)connected, in seconds on this node's clock; None while it is down."""
+        self._client = Client()
+        self._listeners: list[Callable[[bool], None]] = []
+        self._closing = False
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._logged_at = float("-inf")
+        self._last_problem = "no answer"
+
+    # Names
+
+    def subject(self, *tokens: str | int) -> str:
+        """A core subject, under the prefix where there is one."""
+        return ".".join(map(str, (self.prefix, *tokens) if self.prefix else tokens))
+
+    def bucket(self, name: str) -> str:
+        """A bucket's full name."""
+        return f"{self.prefix}_{name}" if self.prefix else name
+
+    # Life
+
+    async def open(self, name: str, timeout: float | None) -> None:
+        """Connect; ``timeout`` in seconds, None to go on trying.
+
+        Raises:
+            Unreachable: no server answered in time.
+            AccessDenied: a server refused the credentials.
+        """
+        attempt = asyncio.ensure_future(self._connect(name))
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.wait((attempt, self._fatal), return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            raise Unreachable(
+                f"no NATS server answered at {self.access.shown} within {timeout:g} s ({self._last_problem}); "
+                "is it running, and is the address right? (--server, NATS_URL)"
+            ) from None
+        finally:
+            if not attempt.done():
+                attempt.cancel()
+        if self._fatal.done():
+            await self._fatal
+        await attempt
+        self._set_up(True)
+
+    async def _connect(self, name: str) -> None:
+        access = self.access
+        with _translated():
+            await self._client.connect(
+                servers=list(access.servers),
+                name=name,
+                user_credentials=str(access.creds) if access.creds else None,
+                nkeys_seed=str(access.nkey) if access.nkey else None,
+                user=access.user,
+                password=access.password,
+                token=access.token,
+                tls=self._tls(),
+                inbox_prefix=access.inbox_prefix,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=RECONNECT_PAUSE,  # type: ignore[arg-type]  # seconds; fractions are fine
+                ping_interval=PING_INTERVAL,
+                max_outstanding_pings=2,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnected,
+                reconnected_cb=self._on_reconnected,
+                closed_cb=self._on_closed,
+            )
+
+    def _tls(self) -> Any:
+        access = self.access
+        if not (access.ca or access.cert):
+            return None
+        import ssl
+
+        context = ssl.create_default_context(cafile=str(access.ca) if access.ca else None)
+        if access.cert:
+            context.load_cert_chain(str(access.cert), str(access.key) if access.key else None)
+        return context
+
+    async def close(self) -> None:
+        """Close the connection; never raises."""
+        self._closing = True
+        try:
+            await self._client.close()
+        except Exception as error:  # the client may be half connected; there is nothing left to save
+            log.debug("closing failed", error=str(error))
+        if self._client._reconnection_task is not None:  # its close() leaves the task of a failed attempt behind
+            self._client._reconnection_task.cancel()
+
+    async def lost(self) -> None:
+        """Wait until the connection is lost for good.
+
+        Raises:
+            AccessDenied: the server will not have this client any more.
+            Unreachable: the client gave up for another reason.
+        """
+        await self._lost
+
+    def listen(self, listener: Callable[[bool], None]) -> None:
+        """Call the listener with True when the connection comes up, with False when it goes down."""
+        self._listeners.append(listener)
+
+    def unlisten(self, listener: Callable[[bool], None]) -> None:
+        """Call the listener no more."""
+        self._listeners.remove(listener)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a connection at this moment."""
+        return self.up_since is not None
+
+    def _set_up(self, up: bool) -> None:
+        if up == self.is_up:
+            return
+        self.up_since = clock.now() if up else None
+        for listener in list(self._listeners):
+            listener(up)
+
+    async def _on_disconnected(self) -> None:
+        if self.is_up and not self._closing:
+            log.warning("connection to NATS lost; reconnecting", servers=self.access.shown)
+        self._set_up(False)
+
+    async def _on_reconnected(self) -> None:
+        log.info("connected to NATS again", server=self.server_name)
+        self._set_up(True)
+
+    async def _on_closed(self) -> None:
+        self._set_up(False)
+        if not self._closing and not self._lost.done():
+            self._lost.set_exception(Unreachable(f"the connection to NATS was closed: {self._last_problem}"))
+
+    async def _on_error(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        self._last_problem = text.removeprefix("nats: ")
+        if re.search("authorization|authentication", text, re.IGNORECASE):
+            if not self._fatal.done() and self._client.stats["reconnects"] == 0 and not self.is_up:
+                self._fatal.set_exception(
+                    AccessDenied(
+                        f"{self.access.shown} refused the credentials ({self._last_problem}); "
+                        "see --creds, --context, NATS_CREDS"
+                    )
+                )
+        if "permissions violation" in text:
+            log.error("NATS refused a subject; a permission is missing", error=self._last_problem)
+        elif isinstance(error, nats.errors.SlowConsumerError):
+            log.debug("slow consumer")  # the watch notices the gap and lists again
+        elif clock.now() - self._logged_at >= RETRY_LOG_INTERVAL and not self._closing:
+            self._logged_at = clock.now()
+            log.warning("NATS", servers=self.access.shown, problem=self._last_problem)
+
+    # What the server is
+
+    @property
+    def server_name(self) -> str:
+        """The server's own name."""
+        return str(self._client._server_info.get("server_name", ""))
+
+    @property
+    def max_payload(self) -> int:
+        """Longest message that the server takes, in bytes."""
+        return self._client.max_payload
+
+    async def check_server(self) -> None:
+        """Ask whether the server can do what the protocol needs.
+
+        Raises:
+            Unsuitable: says in one line why not.
+        """
+        info = self._client._server_info
+        version = str(info.get("version", "0"))
+        numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:3])
+        if numbers < MINIMUM_SERVER:
+            wanted = ".".join(map(str, MINIMUM_SERVER))
+            raise Unsuitable(
+                f"nats-server {version} at {self.access.shown} is too old; cdm needs {wanted} or later "
+                "(atomic batches, per-message TTL)"
+            )
+        if not info.get("jetstream"):
+            # A server without JetStream may be a leaf or a cluster member whose peers have it: the API tells.
+            log.debug("the server itself runs no JetStream")
+        try:
+            await self.api("INFO")
+        except NoResponders:
+            raise Unsuitable(
+                f"nats-server {version} at {self.access.shown} has no JetStream; start it with -js, "
+                "or enable JetStream for this account"
+            ) from None
+
+    # Talk
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, reply: str = ""
+    ) -> None:
+        """Send a message. Raises `Unreachable` while disconnected."""
+        if self.up_since is None:
+            raise Unreachable("not connected to NATS")
+        with _translated():
+            await self._client.publish(subject, payload, reply=reply, headers=headers)
+
+    async def request(
+        self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, timeout: float | None = None
+    ) -> bytes:
+        """Send a message and wait for the answer.
+
+        Raises:
+            Unreachable: there is no connection; nothing was sent.
+            NoResponders: nobody listens there.
+            Uncertain: no answer within ``timeout`` seconds.
+        """
+        if self.up_since is None:
+            raise Unreachable("not connected to NATS")
+        with _translated():
+            answer = await self._client.request(
+                subject, payload, timeout=REQUEST_TIMEOUT if timeout is None else timeout, headers=headers
+            )
+        return answer.data
+
+    async def api(self, call: str, body: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
+        """Call the JetStream API, e.g. ``STREAM.INFO.KV_slices``, and return its decoded answer.
+
+        Raises:
+            StoreError: the error of the answer, or that there was none.
+        """
+        answer = await self.request(f"$JS.API.{call}", json.dumps(body).encode() if body else b"", timeout=timeout)
+        return checked(answer)
+
+    async def subscribe(self, subject: str, handler: Handler, *, pending: int = 512 * 1024) -> Subscription:
+        """Call the handler for each message; at most ``pending`` messages wait for it."""
+        with _translated():
+            return await self._client.subscribe(
+                subject, cb=handler, pending_msgs_limit=pending, pending_bytes_limit=256 * 1024 * 1024
+            )
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription; never raises."""
+        try:
+            await subscription.unsubscribe()
+        except (nats.errors.Error, OSError) as error:
+            log.debug("unsubscribing failed", error=str(error))
+
+    async def flush(self) -> None:
+        """Wait until the server has seen everything sent so far."""
+        with _translated():
+            await self._client.flush(timeout=int(REQUEST_TIMEOUT))
+
+    def new_inbox(self) -> str:
+        """A subject of one's own."""
+        return self._client.new_inbox()
+
+
+@asynccontextmanager
+async def connect(
+    access: Access, *, name: str, prefix: str = "", timeout: float | None = 5.0
+) -> AsyncIterator[Connection]:
+    """Connect for the time of the ``with`` block; see `Connection.open`."""
+    connection = Connection(access, prefix)
+    try:
+        await connection.open(name, timeout)
+        yield connection
+    finally:
+        await connection.close()
+
+
+def checked(answer: bytes) -> Any:
+    """Decode a JetStream answer; raises the `StoreError` that its error means."""
+    try:
+        body = json.loads(answer)
+    except ValueError:
+        raise Refused(f"the server's answer is not JSON: {answer[:80]!r}") from None
+    error = body.get("error")
+    if not error:
+        return body
+    code, text = int(error.get("err_code", 0)), str(error.get("description", error))
+    raise error_of(code, text)
+
+
+def error_of(code: int, text: str) -> StoreError:
+    """The error that a JetStream error code means."""
+    if code == _CONFLICT:
+        return Conflict(text)
+    if code == _AGAIN or code in _UNAVAILABLE:
+        return Busy(text)
+    if code == _NO_STREAM:
+        return BucketMissing(text)
+    if code in _JETSTREAM_OFF:
+        return Unsuitable(f"JetStream: {text}")
+    return Refused(text, code)
+
+
+def no_message(error: Refused) -> bool:
+    """Whether a refusal says that there is no such message."""
+    return error.code == _NO_MESSAGE
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except nats.errors.NoRespondersError:
+        raise NoResponders("nobody listens there") from None
+    except (nats.errors.TimeoutError, TimeoutError):
+        raise Uncertain("no answer in time") from None
+    except nats.errors.AuthorizationError as error:
+        raise AccessDenied(str(error)) from None
+    except (nats.errors.Error, OSError) as error:
+        raise Unreachable(str(error) or type(error).__name__) from error
+
+
+def _without_secrets(url: str) -> str:
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

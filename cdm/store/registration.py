@@ -1,0 +1,164 @@
+"""This node's own entry in ``nodes``: made by compare-and-set, kept alive by heartbeats, taken back at the end.
+
+A node answers on ``cdm.node.{node}``. A process that starts under an id that is registered asks there first: an
+answer means that the id is taken, 'no responders' that its holder died and the id is free at once.
+"""
+
+from __future__ import annotations
+
+import anyio
+import msgspec
+import structlog
+
+from cdm.errors import Busy, Conflict, NodeIdTaken, NoResponders, StoreError, Uncertain
+from cdm.model.artifact import NodeId
+from cdm.model.keys import NodeKey, encode
+from cdm.model.node import Registration
+from cdm.store.bucket import Bucket, Stored, dump
+from cdm.store.signal import Signal
+from cdm.store.voice import Identity, Voice
+
+log = structlog.get_logger("cdm.registration")
+
+ASK_TIMEOUT = 1.0
+RETRY_PAUSE = 0.2
+HEARTBEATS_PER_TTL = 4
+"""A registration survives the loss of this many heartbeats less one."""
+
+
+class Presence:
+    """Keeps one node registered.
+
+    Args:
+        nodes: the bucket.
+        node: this node's id.
+        registration: what it says of itself; ``ttl`` and ``incarnation`` must be set.
+    """
+
+    def __init__(self, nodes: Bucket, node: NodeId, registration: Registration) -> None:
+        self._nodes = nodes
+        self._connection = nodes.connection
+        self._key = NodeKey(node)
+        self._node = node
+        self._subject = nodes.connection.subject("cdm", "node", encode(self._key))
+        self._registration = registration
+        self._payload = dump(registration)
+        assert registration.ttl is not None
+        self._ttl = registration.ttl
+        self._revision = 0
+        self._voice: Voice | None = None
+        self._signal = Signal()
+        self._connection.listen(self._on_connection)
+
+    async def register(self) -> None:
+        """Enter the node.
+
+        Raises:
+            NodeIdTaken: a living process is registered under this id.
+        """
+        while True:
+            try:
+                stored = await self._nodes.read(self._key)
+                if stored is not None and stored.payload is not None and not self._is_ours(stored):
+                    await self._refuse_if_alive(stored.payload)
+                await self._raise_voice()
+                await self._put(stored.revision if stored else 0)
+                return
+            except Conflict:
+                # Somebody registered in between: find out who, without hearing one's own answer.
+                await self._drop_voice()
+            except StoreError as error:
+                log.debug("not registered yet", reason=str(error))
+                await anyio.sleep(RETRY_PAUSE)
+
+    async def run(self) -> None:
+        """Heartbeat until cancelled.
+
+        Raises:
+            NodeIdTaken: another process took the id while this one could not be heard.
+        """
+        while True:
+            with anyio.move_on_after(self._ttl / HEARTBEATS_PER_TTL):
+                await self._signal.wait()
+            if self._connection.is_up:
+                await self._beat()
+
+    async def leave(self) -> None:
+        """Take the registration back, if it is this process's; never raises a `StoreError`."""
+        try:
+            await self._nodes.delete(self._key, expect=self._revision, timeout=ASK_TIMEOUT)
+        except StoreError as error:
+            log.warning("registration not taken back; it expires", reason=str(error))
+        await self._drop_voice()
+
+    async def _beat(self) -> None:
+        try:
+            await self._put(self._revision)
+        except (Conflict, Uncertain):
+            await self._find_out()
+        except StoreError as error:
+            log.debug("no heartbeat", reason=str(error))
+            self._retry()
+
+    async def _find_out(self) -> None:
+        """The registration is not as it was left: expired, deleted, or somebody else's."""
+        try:
+            stored = await self._nodes.read(self._key)
+            if stored is None or stored.payload is None or self._is_ours(stored):
+                await self._put(stored.revision if stored else 0)
+                return
+        except StoreError as error:
+            log.debug("no heartbeat", reason=str(error))
+            self._retry()
+            return
+        raise NodeIdTaken(f"another process has registered as node {self._node!r} while this one was not heard")
+
+    def _retry(self) -> None:
+        self._signal.set()
+
+    async def _put(self, expect: int) -> None:
+        self._revision = await self._nodes.put(
+            self._key, self._payload, expect=expect, ttl=self._ttl, timeout=max(self._ttl / HEARTBEATS_PER_TTL, 0.5)
+        )
+
+    def _is_ours(self, stored: Stored) -> bool:
+        return stored.payload is not None and _incarnation(stored.payload) == self._registration.incarnation
+
+    async def _refuse_if_alive(self, payload: bytes) -> None:
+        try:
+            answer = await self._connection.request(self._subject, timeout=ASK_TIMEOUT)
+        except NoResponders:
+            log.info("taking the place of a process that died", node=self._node)
+            return
+        except Uncertain:
+            raise NodeIdTaken(
+                f"node id {self._node!r} is registered to a process that does not answer but is connected; "
+                f"stop it, choose another --id, or wait {self._ttl:g} s for its registration to expire"
+            ) from None
+        raise NodeIdTaken(
+            f"node id {self._node!r} is taken by a living process "
+            f"(incarnation {_incarnation(answer) or _incarnation(payload) or 'unknown'}); choose another --id"
+        )
+
+    async def _raise_voice(self) -> None:
+        if self._voice is None:
+            identity = Identity(self._node, self._registration.incarnation)
+            self._voice = await Voice.raised(self._connection, self._subject, identity)
+
+    async def _drop_voice(self) -> None:
+        if self._voice is not None:
+            await self._voice.drop()
+            self._voice = None
+
+    def _on_connection(self, up: bool) -> None:
+        # TTLs ran on while the connection was down: be heard at once.
+        if up:
+            self._signal.set()
+
+
+def _incarnation(raw: bytes) -> str:
+    """Which process a registration or an answer is of; empty where it does not say."""
+    try:
+        return msgspec.json.decode(raw, type=Identity).incarnation
+    except msgspec.DecodeError:
+        return ""

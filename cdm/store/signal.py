@@ -1,0 +1,21 @@
+"""A wake-up call from synchronous code to one waiting task."""
+
+from __future__ import annotations
+
+import anyio
+
+
+class Signal:
+    """Wakes one waiting task; set while nobody waits, it wakes the next one at once."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def set(self) -> None:
+        """Wake."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Wait to be woken, and forget it."""
+        await self._event.wait()
+        self._event = anyio.Event()

@@ -1,0 +1,435 @@
+"""Follows one bucket and never loses its place.
+
+The client's own watcher goes silent for good when its consumer is lost. This one owns its consumer: it numbers the
+deliveries, hears heartbeats, and replaces the consumer when a number is skipped, a heartbeat is overdue, or the
+connection was down. It goes on behind the last sequence it saw where that can be trusted, which is while every marker
+of a delete is still kept; otherwise it lists the bucket again and works out the difference. Either way every receiver
+ends with what the bucket holds, and hears of no change that did not happen (PROTOCOL I8).
+
+Each update is emitted as a typed message. Keys and values that do not decode are messages too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from enum import Enum, auto
+from typing import Any
+
+import anyio
+import msgspec
+import structlog
+from nats.aio.msg import Msg
+
+from cdm import clock
+from cdm.errors import BucketMissing, InvalidBlueprint, InvalidKey, StoreError
+from cdm.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
+from cdm.model.blueprint import Blueprint
+from cdm.model.keys import Key
+from cdm.store.bucket import MARKER, MARKER_TTL, OPERATION, Bucket, State
+
+log = structlog.get_logger("cdm.watch")
+
+HEARTBEAT = 2.0
+"""Seconds between the server's heartbeats on a silent consumer."""
+OVERDUE = 2.5
+"""Heartbeats after which a silent consumer counts as lost."""
+RELIST_INTERVAL = 300.0
+"""Seconds between two full comparisons with the bucket."""
+TRUSTED_GAP = MARKER_TTL / 3
+"""Longest silence, in seconds, after which the watch goes on behind its last sequence without listing."""
+BARRIER_PATIENCE = 0.05
+"""Seconds after which a barrier asks the consumer how far it is."""
+RETRY_PAUSE = 0.25
+
+Known = ValuePut[Any, Any] | ValueRejected[Any, Any] | KeyRejected[Any]
+
+
+async def _nothing() -> None:
+    return None
+
+
+class Phase(Enum):
+    """What a watch is doing."""
+
+    SEEKING = auto()
+    """There is no consumer."""
+    LISTING = auto()
+    """The consumer brings what the bucket held when it was made."""
+    LIVE = auto()
+    """All of that was brought; updates follow."""
+
+
+class Watch:
+    """One bucket's updates, as messages.
+
+    Args:
+        bucket: which bucket.
+        emit: takes each message. An exception that it raises ends `run`.
+        on_live: called with True when the mirror is complete, with False when it may fall behind.
+        on_reset: called with a reason when the stream is not the one that it was.
+        on_missing: called when the bucket is found missing; it may create it.
+        relist_interval: seconds between two full comparisons with the bucket.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        emit: Callable[[Message], None],
+        *,
+        on_live: Callable[[bool], None] = lambda live: None,
+        on_reset: Callable[[str], None] = lambda reason: None,
+        on_missing: Callable[[], Awaitable[object]] = _nothing,
+        relist_interval: float = RELIST_INTERVAL,
+    ) -> None:
+        self.bucket = bucket
+        self.phase = Phase.SEEKING
+        self.reached = 0
+        """Everything up to this sequence of the stream was emitted."""
+        self._emit = emit
+        self._on_live = on_live
+        self._on_reset = on_reset
+        self._on_missing = on_missing
+        self._relist_interval = relist_interval
+        self._known: dict[str, Known] = {}
+        self._listed: set[str] | None = None
+        self._decoders = _decoders(bucket)
+        self._created: str | None = None
+        self._heard = float("-inf")
+        self._full_list_at = float("-inf")
+        self._live = False
+        self._expected = 1
+        self._consumer = ""
+        self._list_end = 0
+        self._offset = 0.0
+        self._relist_all = False
+        self._progress: anyio.Event | None = None
+        self._history: dict[str, _Net] | None = None
+        self._session_over: asyncio.Future[str] | None = None
+
+    async def run(self) -> None:
+        """Follow the bucket until cancelled; ends only with an exception of a receiver."""
+        while True:
+            try:
+                reason = await self._session()
+                log.debug("watch renewed", bucket=self.bucket.name, reason=reason)
+                continue
+            except BucketMissing as error:
+                log.warning("bucket is missing", bucket=self.bucket.name)
+                await self._recreate(error)
+            except StoreError as error:
+                log.debug("watch waits", bucket=self.bucket.name, reason=str(error))
+            await anyio.sleep(RETRY_PAUSE)
+
+    async def caught_up(self) -> None:
+        """Wait until everything that the bucket holds at the time of the call has been emitted (read barrier).
+
+        Raises:
+            StoreError: the server did not say how far the bucket is.
+        """
+        target = (await self.bucket.state()).last
+        while self.reached < target or self.phase is not Phase.LIVE:
+            self._progress = self._progress or anyio.Event()
+            with anyio.move_on_after(BARRIER_PATIENCE):
+                await self._progress.wait()
+                continue
+            # Nothing more comes where the last messages were removed again: the consumer knows.
+            if self.phase is Phase.LIVE and await self._drained():
+                self._advance(target)
+
+    def relist(self) -> None:
+        """List the whole bucket again, now."""
+        self._full_list_at = float("-inf")
+        self._end("to be listed again")
+
+    async def _recreate(self, missing: BucketMissing) -> None:
+        try:
+            await self._on_missing()
+        except StoreError as error:
+            log.debug("bucket not created", bucket=self.bucket.name, reason=str(error), cause=str(missing))
+
+    # A session: the life of one consumer
+
+    async def _session(self) -> str:
+        connection = self.bucket.connection
+        if not connection.is_up:
+            self._set_live(False)
+            await self._until_up()
+        before = clock.now()
+        state = await self.bucket.state()
+        self._offset = state.clock - (before + clock.now()) / 2
+        resume = self._check_identity(state)
+        self._expected = 1
+        self._consumer = f"cdm-{secrets.token_hex(8)}"
+        self._session_over = asyncio.get_running_loop().create_future()
+        inbox = connection.new_inbox()
+        self._heard = clock.now()
+        self._list_end = state.last
+        self._listed = None if resume else set()
+        self._history = {} if self._lists_history and not resume else None
+        self.phase = Phase.LISTING
+        connection.listen(self._on_connection)
+        subscription = await connection.subscribe(inbox, self._on_message)
+        try:
+            info = await connection.api(
+                f"CONSUMER.CREATE.{self.bucket.stream}.{self._consumer}", self._config(inbox, resume)
+            )
+            if info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == 0:
+                self._finish_list()
+            return await self._watch_over()
+        finally:
+            self._session_over = None
+            self.phase = Phase.SEEKING
+            connection.unlisten(self._on_connection)
+            await connection.unsubscribe(subscription)
+            await self._delete_consumer()
+
+    async def _until_up(self) -> None:
+        up = anyio.Event()
+
+        def listener(is_up: bool) -> None:
+            if is_up:
+                up.set()
+
+        connection = self.bucket.connection
+        connection.listen(listener)
+        try:
+            if not connection.is_up:
+                await up.wait()
+        finally:
+            connection.unlisten(listener)
+
+    def _check_identity(self, state: State) -> bool:
+        """Compare the stream with the one seen before; returns whether to go on behind the last sequence."""
+        if self._created is not None and (state.created != self._created or state.last < self.reached):
+            reason = "was created anew" if state.created != self._created else "went back"
+            log.warning("stream is not the one that it was", bucket=self.bucket.name, reason=reason)
+            self.reached = 0
+            self._relist_all = True
+            self._full_list_at = float("-inf")
+            self._set_live(False)
+            self._on_reset(f"the stream of {self.bucket.name} {reason}")
+        self._created = state.created
+        now = clock.now()
+        return self.reached > 0 and now - self._heard < TRUSTED_GAP and now - self._full_list_at < self._relist_interval
+
+    @property
+    def _lists_history(self) -> bool:
+        return self.bucket.layout.history > 1
+
+    def _config(self, inbox: str, resume: bool) -> dict[str, Any]:
+        if resume:
+            start: dict[str, Any] = {"deliver_policy": "by_start_sequence", "opt_start_seq": self.reached + 1}
+        else:
+            # The last valid blueprint may lie behind refused ones: those buckets are listed with their history.
+            start = {"deliver_policy": "all" if self._lists_history else "last_per_subject"}
+        return {
+            "stream_name": self.bucket.stream,
+            "config": {
+                "name": self._consumer,
+                "deliver_subject": inbox,
+                "filter_subject": self.bucket.all_subjects,
+                "ack_policy": "none",
+                "max_deliver": 1,
+                "mem_storage": True,
+                "num_replicas": 1,
+                "idle_heartbeat": int(HEARTBEAT * 1e9),
+                "flow_control": True,
+                "inactive_threshold": int(10e9),
+                **start,
+            },
+        }
+
+    async def _watch_over(self) -> str:
+        """Wait for the session to end; returns why."""
+        over = self._session_over
+        assert over is not None
+        while not over.done():
+            overdue = self._heard + HEARTBEAT * OVERDUE
+            relist = self._full_list_at + self._relist_interval if self.phase is Phase.LIVE else overdue
+            now = clock.now()
+            if now >= overdue:
+                self._set_live(False)
+                return "the consumer is silent"
+            if now >= relist:
+                return "time to compare everything"
+            await asyncio.wait((over,), timeout=min(overdue, relist) - now)
+        return over.result()
+
+    async def _delete_consumer(self) -> None:
+        # Without this the server would keep it for its inactivity threshold.
+        with anyio.CancelScope(shield=True), anyio.move_on_after(0.5):
+            try:
+                await self.bucket.connection.api(f"CONSUMER.DELETE.{self.bucket.stream}.{self._consumer}", timeout=0.5)
+            except StoreError as error:
+                log.debug("consumer not deleted", bucket=self.bucket.name, reason=str(error))
+
+    def _end(self, reason: str) -> None:
+        if self._session_over is not None and not self._session_over.done():
+            self._session_over.set_result(reason)
+
+    def _on_connection(self, up: bool) -> None:
+        self._set_live(False)
+        self._end("the connection was interrupted")
+
+    def _set_live(self, live: bool) -> None:
+        if live != self._live:
+            self._live = live
+            self._on_live(live)
+
+    async def _drained(self) -> bool:
+        info = await self.bucket.connection.api(f"CONSUMER.INFO.{self.bucket.stream}.{self._consumer}")
+        delivered: int = info["delivered"]["consumer_seq"]
+        return info["num_pending"] == 0 and delivered == self._expected - 1
+
+    # Messages
+
+    async def _on_message(self, message: Msg) -> None:
+        over = self._session_over
+        if over is None or over.done():
+            return
+        try:
+            if message.reply.startswith("$JS.ACK."):
+                self._on_delivery(message)
+            else:
+                await self._on_control(message)
+        except Exception as error:  # a receiver's: it ends `run`, and with it the process
+            if not over.done():
+                over.set_exception(error)
+
+    def _on_delivery(self, message: Msg) -> None:
+        tokens = message.reply.split(".")
+        # $JS.ACK[.<domain>.<account>].<stream>.<consumer>.<deliveries>.<sequence>.<number>.<time>.<pending>[.<token>]
+        base = 2 if len(tokens) == 9 else 4
+        if int(tokens[base + 4]) != self._expected or tokens[base + 1] != self._consumer:
+            if tokens[base + 1] == self._consumer:
+                self._end(f"delivery {tokens[base + 4]} came instead of {self._expected}")
+            return
+        self._expected += 1
+        self._heard = clock.now()
+        sequence = int(tokens[base + 3])
+        self._update(message, sequence, int(tokens[base + 5]) / 1e9 - self._offset)
+        if self.phase is Phase.LISTING:
+            if tokens[base + 6] == "0":
+                self._finish_list()
+        else:
+            self._advance(sequence)
+
+    async def _on_control(self, message: Msg) -> None:
+        headers = message.headers or {}
+        self._heard = clock.now()
+        if message.reply:  # flow control
+            await self.bucket.connection.publish(message.reply)
+        elif stalled := headers.get("Nats-Consumer-Stalled"):
+            await self.bucket.connection.publish(stalled)
+        elif last := headers.get("Nats-Last-Consumer"):
+            if int(last) > self._expected - 1:
+                self._end(f"deliveries up to {last} were made, {self._expected - 1} came")
+
+    def _update(self, message: Msg, sequence: int, at: float) -> None:
+        name = self.bucket.key_name(message.subject)
+        known = self._known.get(name)
+        headers = message.headers
+        gone = headers is not None and (OPERATION in headers or MARKER in headers)
+        if self._history is not None:
+            net = self._history.setdefault(name, _Net())
+            if gone:
+                net.updates.clear()
+            else:
+                net.add(self._decode(name, message.data, sequence, at, known))
+            return
+        if self._listed is not None and not gone:
+            self._listed.add(name)
+            if not self._is_news(known, sequence):
+                return
+        if not gone:
+            update = self._decode(name, message.data, sequence, at, known)
+            self._known[name] = update
+            self._emit(update)
+        elif known is not None:
+            assert headers is not None
+            cause = Cause.EXPIRED if headers.get(MARKER) == "MaxAge" else Cause.DELETED
+            self._remove(name, known, sequence, cause, at)
+
+    def _is_news(self, known: Known | None, sequence: int) -> bool:
+        return known is None or sequence > known.revision or self._relist_all
+
+    def _decode(self, name: str, data: bytes, sequence: int, at: float, known: Known | None) -> Known:
+        if isinstance(known, (ValuePut, ValueRejected)):
+            key: Key = known.key
+        else:
+            try:
+                key = self.bucket.layout.decode(name)
+            except InvalidKey as error:
+                return KeyRejected(self.bucket.layout.kinds[0], name, str(error), sequence)
+        try:
+            return ValuePut(key, self._decoders[type(key)](data), sequence, at)
+        except InvalidBlueprint as error:
+            return ValueRejected(key, str(error), sequence, at)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return ValueRejected(key, str(error), sequence, at)
+        except RecursionError:
+            return ValueRejected(key, "is nested too deeply", sequence, at)
+
+    def _remove(self, name: str, known: Known, sequence: int, cause: Cause, at: float) -> None:
+        del self._known[name]
+        if isinstance(known, KeyRejected):
+            self._emit(RejectedKeyRemoved(known.kind, name))
+        else:
+            self._emit(ValueRemove(known.key, sequence, cause, at))
+
+    def _finish_list(self) -> None:
+        """Everything that the bucket held was brought: what was known and is not there is gone."""
+        if self._history is not None:
+            self._emit_net(self._history)
+            self._history = None
+        if self._listed is not None:
+            now = clock.now()
+            for name in [name for name in self._known if name not in self._listed]:
+                self._remove(name, self._known[name], self._list_end, Cause.MISSING, now)
+            self._listed = None
+            self._relist_all = False
+            self._full_list_at = now
+        self.phase = Phase.LIVE
+        self._advance(self._list_end)
+        self._set_live(True)
+
+    def _emit_net(self, history: dict[str, _Net]) -> None:
+        """Emit what the listed history comes to: no value that was deleted or replaced since."""
+        assert self._listed is not None
+        for name, net in history.items():
+            for update in net.updates:
+                self._listed.add(name)
+                if self._is_news(self._known.get(name), update.revision):
+                    self._known[name] = update
+                    self._emit(update)
+
+    def _advance(self, sequence: int) -> None:
+        self.reached = max(self.reached, sequence)
+        if self._progress is not None:
+            self._progress.set()
+            self._progress = None
+
+
+class _Net:
+    """What one key's listed history comes to: its last valid value since it was last deleted, and a refused one
+    after that."""
+
+    __slots__ = ("updates",)
+
+    def __init__(self) -> None:
+        self.updates: list[Known] = []
+
+    def add(self, update: Known) -> None:
+        if isinstance(update, ValuePut):
+            self.updates = [update]
+        else:
+            self.updates = [*(each for each in self.updates if isinstance(each, ValuePut)), update]
+
+
+def _decoders(bucket: Bucket) -> dict[type[Key], Callable[[bytes], Any]]:
+    return {
+        kind: Blueprint.parse if kind.value_type is Blueprint else msgspec.json.Decoder(kind.value_type).decode
+        for kind in bucket.layout.kinds
+    }

@@ -1,0 +1,204 @@
+"""Which nodes there are, and when one is dead. Pure: time comes with the messages.
+
+An expired registration alone proves little: after an outage every registration expires at once, before anybody could
+renew it. A node is called dead only when this process could have heard it for one whole TTL and did not (PROTOCOL
+I10). When more than half of the known nodes are missing at the same time, the fault is more likely on this side:
+then they are given up one by one, at `MASS_LOSS_PACE` of a TTL apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+from msgspec import Struct
+
+from cdm.messages import (
+    Cause,
+    Connected,
+    Disconnected,
+    IntentChanged,
+    KeyRejected,
+    Message,
+    NodeDied,
+    NodeJoined,
+    NodeLeft,
+    NodeMissing,
+    RejectedKeyRemoved,
+    Tick,
+    ValuePut,
+    ValueRejected,
+    ValueRemove,
+)
+from cdm.model.artifact import NodeId
+from cdm.model.keys import IntentKey, NodeKey
+from cdm.model.node import Intent, Registration, Schedule
+from cdm.router import receiver
+
+log = structlog.get_logger("cdm.topology")
+
+MASS_LOSS_PACE = 0.5
+"""Pause between two evictions while most nodes are missing, as a fraction of the heartbeat TTL."""
+
+NEVER = float("-inf")
+
+
+class Registered(Struct, frozen=True):
+    """The node's registration is in the bucket."""
+
+    registration: Registration
+    heard: float
+    """When its last heartbeat was stored, in seconds on this node's clock."""
+
+
+class Missing(Struct, frozen=True):
+    """The registration is gone, but the node is not yet dead."""
+
+    heard: float
+    ttl: float
+
+
+class Topology:
+    """Follows the ``nodes`` bucket and tells who joins, leaves, goes missing and dies.
+
+    Args:
+        emit: takes the messages that it sends.
+        node_ttl: heartbeat TTL in seconds, for nodes that do not say their own.
+    """
+
+    def __init__(self, emit: Callable[[Message], None], node_ttl: float) -> None:
+        self._emit = emit
+        self._node_ttl = node_ttl
+        self._nodes: dict[NodeId, Registered | Missing] = {}
+        self._intents: dict[NodeId, Intent] = {}
+        self._missing: dict[NodeId, Missing] = {}
+        self._hearing_since: float | None = None
+        self._mass_loss = False
+        self._next_eviction = NEVER
+
+    @property
+    def nodes(self) -> Mapping[NodeId, Registered | Missing]:
+        """All nodes that are not dead."""
+        return self._nodes
+
+    def schedule(self, node: NodeId) -> Schedule:
+        """What the operator wants of the node."""
+        intent = self._intents.get(node)
+        return intent.schedule if intent else Schedule.NORMAL
+
+    def notice(self, node: NodeId) -> None:
+        """A slice was seen on a node that never registered: it is missing, and has its TTL to turn up."""
+        if node not in self._nodes:
+            self._lose(node, NEVER, self._node_ttl)
+
+    def wake_at(self) -> float | None:
+        """When the next node may have to be given up, in seconds on this node's clock."""
+        if not self._missing or self._hearing_since is None:
+            return None
+        due = min(map(self._due, self._missing.values()))
+        return max(due, self._next_eviction) if self._mass_loss else due
+
+    @receiver
+    def on_registration(self, put: ValuePut[NodeKey, Registration]) -> None:
+        """A node registered, or its heart beat."""
+        node, new = put.key.node, put.value
+        old = self._nodes.get(node)
+        self._nodes[node] = Registered(new, put.at)
+        if isinstance(old, Registered) and old.registration == new:
+            return
+        if self._missing.pop(node, None) and not self._missing:
+            self._mass_loss = False
+        log.info("node joined", node=node, runtime=new.runtime, capacity=new.capacity, labels=new.labels or None)
+        self._emit(NodeJoined(node, new))
+
+    @receiver
+    def on_deregistration(self, remove: ValueRemove[NodeKey, Registration]) -> None:
+        """A node left, or its registration expired."""
+        node = remove.key.node
+        old = self._nodes.get(node)
+        if old is None:
+            return
+        if remove.cause is Cause.DELETED:
+            self._forget(node)
+            log.info("node left", node=node)
+            self._emit(NodeLeft(node))
+        elif isinstance(old, Registered):
+            log.warning("node is missing", node=node, cause=str(remove.cause))
+            self._lose(node, old.heard, old.registration.ttl or self._node_ttl)
+
+    @receiver
+    def on_intent(self, put: ValuePut[IntentKey, Intent]) -> None:
+        """An operator cordoned, drained or freed a node."""
+        self._intend(put.key.node, put.value)
+
+    @receiver
+    def on_intent_removed(self, remove: ValueRemove[IntentKey, Intent]) -> None:
+        """An operator took an intent back."""
+        self._intend(remove.key.node, Intent())
+
+    @receiver
+    def on_rejected(self, rejected: ValueRejected[NodeKey | IntentKey, Any]) -> None:
+        """A value in ``nodes`` does not decode: what was known before stays."""
+        log.warning("unreadable value is ignored", key=str(rejected.key), reason=rejected.reason)
+
+    @receiver
+    def on_key_rejected(self, rejected: KeyRejected[NodeKey]) -> None:
+        """A key in ``nodes`` does not decode: it is left alone."""
+        log.warning("unreadable key is left alone", bucket="nodes", key=rejected.name, reason=rejected.reason)
+
+    @receiver
+    def on_rejected_key_removed(self, removed: RejectedKeyRemoved[NodeKey]) -> None:
+        """Nothing was made of it, so nothing is to be undone."""
+        log.info("unreadable key is gone", bucket="nodes", key=removed.name)
+
+    @receiver
+    def on_connected(self, connected: Connected) -> None:
+        """Nodes can be heard from now on."""
+        self._hearing_since = connected.at
+
+    @receiver
+    def on_disconnected(self, disconnected: Disconnected) -> None:
+        """Silence means nothing until the connection is back."""
+        self._hearing_since = None
+
+    @receiver
+    def on_tick(self, tick: Tick) -> None:
+        """Give up the nodes whose time is over."""
+        if self._hearing_since is None:
+            return
+        overdue = [node for node, missing in self._missing.items() if self._due(missing) <= tick.at]
+        if overdue and 2 * len(self._missing) > len(self._nodes) and len(self._missing) > 1 and not self._mass_loss:
+            self._mass_loss = True
+            log.warning("most nodes are missing; evictions are paced", missing=len(self._missing))
+        for node in sorted(overdue):
+            if self._mass_loss:
+                if tick.at < self._next_eviction:
+                    return
+                self._next_eviction = tick.at + MASS_LOSS_PACE * self._node_ttl
+            log.warning("node is dead", node=node)
+            self._forget(node)
+            self._emit(NodeDied(node))
+
+    def _due(self, missing: Missing) -> float:
+        assert self._hearing_since is not None
+        return max(self._hearing_since, missing.heard) + missing.ttl
+
+    def _lose(self, node: NodeId, heard: float, ttl: float) -> None:
+        self._nodes[node] = self._missing[node] = Missing(heard, ttl)
+        self._emit(NodeMissing(node))
+
+    def _forget(self, node: NodeId) -> None:
+        self._nodes.pop(node, None)
+        if self._missing.pop(node, None) and not self._missing:
+            self._mass_loss = False
+
+    def _intend(self, node: NodeId, intent: Intent) -> None:
+        if self._intents.get(node, Intent()) == intent:
+            return
+        if intent.schedule is Schedule.NORMAL:
+            self._intents.pop(node, None)
+        else:
+            self._intents[node] = intent
+        log.info("node intent changed", node=node, schedule=str(intent.schedule))
+        self._emit(IntentChanged(node, intent))
