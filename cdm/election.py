@@ -12,12 +12,15 @@ its TTL is over) costs at worst a hand-over.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import log1p
 
 from msgspec import Struct
 
 from cdm.model.artifact import NodeId
 from cdm.model.node import Lease
+
+
+PROBE_JITTER = 0.2
+"""How much the pause between two probes varies, as a fraction of it; enough to break up a common rhythm."""
 
 
 class Vacant(Struct, frozen=True):
@@ -375,15 +378,16 @@ class Election:
         if term != known:
             self._term_since = now
             self._silent_since = None
-            self._plan_probe(now)
+            # Every follower learns of a term at the same moment; from here on their probes are out of step.
+            self._next_probe = now + self.timing.acquaintance + self._random() * self._pause
+
+    @property
+    def _pause(self) -> float:
+        """Mean pause between two probes of this follower."""
+        return self.timing.probe_pause * self.followers
 
     def _plan_probe(self, now: float) -> None:
-        # Exponential pauses make the followers' probes one Poisson stream, whatever their number.
-        self._next_probe = now + _exponential(self.timing.probe_pause * self.followers, self._random())
+        self._next_probe = now + self._pause * (1 + PROBE_JITTER * (2 * self._random() - 1))
 
     def _deadline(self, tenure: Tenure) -> float:
         return tenure.renewed + self.timing.ttl - self.timing.margin
-
-
-def _exponential(mean: float, uniform: float) -> float:
-    return -mean * log1p(-uniform)

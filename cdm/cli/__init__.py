@@ -1,0 +1,87 @@
+"""The command line: ``cdm node``, ``init``, ``status``, ``demo``.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the cluster is unhealthy, 4 conflict (the node id is taken).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+from cyclopts import App, CycloptsError
+from rich.console import Console
+from rich.markup import escape
+
+from cdm.errors import CdmError, Conflict, ModelError, NodeIdTaken, UsageError
+from cdm.version import VERSION
+
+
+class Exit(IntEnum):
+    """What the process's exit code says."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNHEALTHY = 3
+    CONFLICT = 4
+
+
+app = App(
+    name="cdm",
+    help="ClusterDeploymentManager for NATS: publish a blueprint, and its instances run, spread over the nodes.",
+    version=VERSION,
+    version_flags=["--version"],
+    help_epilogue="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 cluster unhealthy, 4 conflict (node id is taken).",
+)
+# By name, so that a command's own imports are paid for only when it runs.
+app.command("cdm.cli.node:node", name="node", help="Run this machine's node until SIGTERM or SIGINT.")
+app.command("cdm.cli.init:init", name="init", help="Create the buckets.")
+app.command("cdm.cli.status:status", name="status", help="Show leader, nodes, blueprints and slices.")
+app.command("cdm.cli.demo:demo", name="demo", help="Play a whole cluster's life on this machine, in half a minute.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        result: Any = app(arguments, exit_on_error=False, result_action="return_value")
+    except CycloptsError:
+        return Exit.USAGE  # cyclopts has said what is wrong
+    except KeyboardInterrupt:
+        return 130
+    except BaseExceptionGroup as group:
+        error = _first(group)
+        if error is None:
+            raise
+        return _failed(error)
+    except CdmError as error:
+        return _failed(error)
+    return result if isinstance(result, int) else Exit.OK
+
+
+def _failed(error: CdmError) -> int:
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]cdm:[/] {escape(str(error))}", highlight=False)
+    match error:
+        case NodeIdTaken() | Conflict():
+            return Exit.CONFLICT
+        case UsageError() | ModelError():
+            return Exit.USAGE
+        case _:
+            return Exit.FAILED
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> CdmError | None:
+    """The one error of ours in a task group's bundle, if there is nothing else in it."""
+    ours, others = group.split(CdmError)
+    if others is not None or ours is None:
+        return None
+    error: BaseException = ours
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, CdmError) else None

@@ -1,0 +1,117 @@
+"""``cdm node``: the process that runs on every machine."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from typing import Annotated, Literal
+
+import anyio
+import anyio.abc
+import structlog
+from cyclopts import Parameter
+from cyclopts.types import NonNegativeInt
+
+from cdm.cli.options import ConnectionOptions, duration, labels_of
+from cdm.model.artifact import node_id
+from cdm.reconciliation import Policy
+from cdm.runtime import NodeSettings
+from cdm.runtime import node as make_node
+from cdm.telemetry import LogFormat, LogLevel, configure_logs
+
+log = structlog.get_logger("cdm.node")
+
+
+def node(
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    *,
+    id: Annotated[str | None, Parameter(name="--id", env_var="CDM_ID")] = None,  # noqa: A002
+    replicas: Annotated[Literal[1, 2, 3, 4, 5], Parameter(env_var="CDM_REPLICAS")] = 1,
+    create: Annotated[bool, Parameter(env_var="CDM_CREATE")] = True,
+    label: Annotated[tuple[str, ...], Parameter(name="--label", env_var="CDM_LABEL", negative="")] = (),
+    capacity: Annotated[NonNegativeInt | None, Parameter(env_var="CDM_CAPACITY")] = None,
+    lease_ttl: Annotated[float, duration("CDM_LEASE_TTL", ttl=True)] = 10.0,
+    node_ttl: Annotated[float, duration("CDM_NODE_TTL", ttl=True)] = 10.0,
+    reconcile_interval: Annotated[float, duration("CDM_RECONCILE_INTERVAL")] = 30.0,
+    command_timeout: Annotated[float, duration("CDM_COMMAND_TIMEOUT")] = 60.0,
+    runtime: Annotated[Literal["external"], Parameter(env_var="CDM_RUNTIME")] = "external",
+    log_format: Annotated[LogFormat, Parameter(env_var="CDM_LOG_FORMAT")] = LogFormat.CONSOLE,
+    log_level: Annotated[LogLevel, Parameter(env_var="CDM_LOG_LEVEL")] = LogLevel.INFO,
+) -> int:
+    """Run this machine's node until SIGTERM or SIGINT.
+
+    It registers the node and takes part in the election; the elected leader serves the blueprints. Exit codes: 0
+    stopped in good order, 1 failed, 2 wrong usage, 4 a living process has this node id.
+
+    Parameters
+    ----------
+    id
+        The node's name. [default: the host name]
+    replicas
+        Replicas of the buckets that it creates.
+    create
+        Create buckets that are missing.
+    label
+        A name=value to register with; may be repeated.
+    capacity
+        Most slices that this node takes. [default: no limit]
+    lease_ttl
+        How long a leader that stops answering is waited for.
+    node_ttl
+        How long this node may be silent before it counts as dead.
+    reconcile_interval
+        Time between two rounds over everything.
+    command_timeout
+        How long a node may take to answer a command; a state in transition may take twice as long.
+    runtime
+        Who runs this node's slices: "external" leaves them to somebody else's agent.
+    log_format
+        How log lines look.
+    log_level
+        The least grave event that is logged.
+    """
+    name = node_id(id or socket.gethostname())
+    settings = NodeSettings(
+        node=name,
+        access=connection.access(),
+        prefix=connection.prefix,
+        create=create,
+        replicas=replicas,
+        labels=labels_of(label),
+        capacity=capacity,
+        runtime=runtime,
+        lease_ttl=lease_ttl,
+        node_ttl=node_ttl,
+        reconcile_interval=reconcile_interval,
+        policy=Policy(command_timeout=command_timeout, transition_timeout=2 * command_timeout),
+    )
+    configure_logs(log_format, log_level, id=name)
+    anyio.run(_run, settings)
+    return 0
+
+
+async def _run(settings: NodeSettings) -> None:
+    stop = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        with anyio.CancelScope() as starting:
+            await tasks.start(_stop_on_signal, stop, starting)
+            async with make_node(settings) as node:
+                starting.shield = True
+                await node.run(stop)
+        tasks.cancel_scope.cancel()
+
+
+async def _stop_on_signal(
+    stop: anyio.Event, starting: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]
+) -> None:
+    """Ask a running node to leave in good order; one that still waits for NATS just ends."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            if stop.is_set():
+                log.warning("stopping at once", signal=signal.Signals(number).name)
+                starting.shield = False
+                starting.cancel()
+            stop.set()
+            if not starting.shield:
+                starting.cancel()

@@ -1,0 +1,104 @@
+"""``cdm status``: who leads, which nodes there are, and how the blueprints fare."""
+
+from __future__ import annotations
+
+import anyio
+import msgspec
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from cdm.cli.options import ConnectionOptions
+from cdm.model.slice import SliceState
+from cdm.model.status import Condition
+from cdm.report import Report, report
+from cdm.store.connection import Access, connect
+from cdm.store.snapshot import snapshot
+from cdm.telemetry import LogFormat, LogLevel, configure_logs
+
+SHOWN_SLICES = 200
+"""Longest table of slices for people; ``--json`` has them all."""
+
+_CONDITION_STYLE = {
+    Condition.READY: "green",
+    Condition.PROGRESSING: "cyan",
+    Condition.DEGRADED: "yellow",
+    Condition.UNSCHEDULABLE: "yellow",
+    Condition.INVALID: "red",
+}
+_STATE_STYLE = {SliceState.ACTIVE: "green", SliceState.FAILED: "red", SliceState.UNLOAD: "dim"}
+
+
+def status(
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    *,
+    json: bool = False,
+) -> int:
+    """Show leader and term, nodes, blueprints and slices. Exits with 3 where nobody leads.
+
+    Parameters
+    ----------
+    json
+        Print JSON.
+    """
+    configure_logs(LogFormat.CONSOLE, LogLevel.ERROR)
+    found = anyio.run(_look, connection.access(), connection.prefix)
+    if json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        Console(highlight=False).print(render(found))
+    return 0 if found.healthy else 3
+
+
+async def _look(access: Access, prefix: str) -> Report:
+    async with connect(access, name="cdm status", prefix=prefix) as connection:
+        return report(await snapshot(connection))
+
+
+def render(found: Report) -> Group:
+    """The report as tables."""
+    leader = Text.assemble(
+        ("leader ", "bold"), (found.leader or "none", "green" if found.leader else "red"), f"   term {found.term}"
+    )
+    parts: list[Text | Table] = [leader, _nodes(found), _blueprints(found), _slices(found)]
+    if len(found.slices) > SHOWN_SLICES:
+        parts.append(Text(f"… and {len(found.slices) - SHOWN_SLICES} more slices; --json shows all", "dim"))
+    parts += [Text(f"unreadable: {each}", "yellow") for each in found.unreadable]
+    return Group(*parts)
+
+
+def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        whole = column in ("node", "artifact", "condition", "state")
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=whole)
+    return table
+
+
+def _nodes(found: Report) -> Table:
+    table = _table("nodes", "node", "schedule", "slices", "capacity", "runtime", "labels", right=("slices", "capacity"))
+    for node in found.nodes:
+        labels = " ".join(f"{name}={value}" for name, value in node.labels.items())
+        capacity = "" if node.capacity is None else str(node.capacity)
+        table.add_row(node.node, node.schedule, str(node.slices), capacity, node.runtime, labels)
+    return table
+
+
+def _blueprints(found: Report) -> Table:
+    numbers = ("desired", "active", "pending", "failed")
+    table = _table("blueprints", "artifact", "condition", *numbers, "reason", right=numbers)
+    for each in found.blueprints:
+        style = _CONDITION_STYLE.get(Condition(each.condition), "") if each.condition in list(Condition) else ""
+        counts = (str(getattr(each, number)) for number in numbers)
+        table.add_row(each.artifact, Text(each.condition, style), *counts, Text(each.reason))
+    return table
+
+
+def _slices(found: Report) -> Table:
+    table = _table("slices", "node", "artifact", "state", "term", "reason", right=("term",))
+    for each in found.slices[:SHOWN_SLICES]:
+        artifact = f"{each.artifact}#{each.ordinal}" if each.ordinal else each.artifact
+        state = Text(each.state, _STATE_STYLE.get(SliceState(each.state), ""))
+        table.add_row(each.node, artifact, state, str(each.term), Text(each.reason or ""))
+    return table

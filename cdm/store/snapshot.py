@@ -1,0 +1,51 @@
+"""One look at all buckets, for commands that show and leave."""
+
+from __future__ import annotations
+
+import anyio
+
+from cdm.errors import BucketMissing, Uncertain
+from cdm.messages import Message
+from cdm.store.bucket import Bucket, buckets
+from cdm.store.connection import Connection
+from cdm.store.watch import Watch
+
+
+async def snapshot(connection: Connection, timeout: float = 30.0) -> list[Message]:
+    """What all buckets hold, as messages.
+
+    Raises:
+        BucketMissing: the cluster was never initialised.
+        Uncertain: the buckets could not be listed within ``timeout`` seconds.
+    """
+    messages: list[Message] = []
+    everything = buckets(connection)
+    for bucket in everything.values():
+        try:
+            await bucket.state()
+        except BucketMissing:
+            raise BucketMissing(
+                f"bucket {bucket.name} does not exist; run `cdm init`, or start a node (is --prefix right?)"
+            ) from None
+    with anyio.move_on_after(timeout) as scope:
+        for bucket in everything.values():
+            messages += await _list(bucket)
+    if scope.cancelled_caught:
+        raise Uncertain(f"the buckets could not be listed within {timeout:g} s")
+    return messages
+
+
+async def _list(bucket: Bucket) -> list[Message]:
+    messages: list[Message] = []
+    complete = anyio.Event()
+
+    def on_live(live: bool) -> None:
+        if live:
+            complete.set()
+
+    watch = Watch(bucket, messages.append, on_live=on_live)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch.run)
+        await complete.wait()
+        tasks.cancel_scope.cancel()
+    return messages

@@ -1,0 +1,22 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.server import NatsServer, running_server
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The client library is asyncio's."""
+    return "asyncio"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[NatsServer]:
+    """A fresh server of the test's own: it may be killed."""
+    async with running_server() as fresh:
+        yield fresh

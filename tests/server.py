@@ -1,0 +1,227 @@
+"""Real nats-servers for tests: started, killed, frozen and restarted at will; always cleaned up."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import nats
+import pytest
+from nats.aio.client import Client
+
+STARTUP = 15.0
+"""Seconds within which a server is up."""
+
+T = TypeVar("T")
+
+
+async def eventually(predicate: Callable[[], T | Awaitable[T]], within: float = 10.0, what: str = "") -> T:
+    """Wait until the predicate is truthy and return its value; fail with its last value otherwise."""
+    deadline = time.monotonic() + within
+    while True:
+        outcome = predicate()
+        value: T = await outcome if isinstance(outcome, Awaitable) else outcome
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            pytest.fail(f"not within {within:g} s: {what or 'the condition'} (last value: {value!r})")
+        await anyio.sleep(0.02)
+
+
+def binary() -> str:
+    """Where nats-server is: on the PATH, or beside this interpreter."""
+    beside = Path(sys.executable).with_name("nats-server")
+    found = shutil.which("nats-server") or (str(beside) if beside.exists() else None)
+    if found is None:
+        pytest.skip("there is no nats-server")
+    return found
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class NatsServer:
+    """One nats-server on a port of its own, with a store of its own. Made by `running_server`.
+
+    Args:
+        folder: where it keeps its files.
+        jetstream: whether it has JetStream.
+        arguments: more of the command line.
+        port: a fixed port; None for any.
+    """
+
+    def __init__(
+        self, folder: Path, *, jetstream: bool = True, arguments: Sequence[str] = (), port: int | None = None
+    ) -> None:
+        self.folder = folder
+        self._arguments = [*arguments]
+        if jetstream:
+            self._arguments += ["-js", "-sd", str(folder / "store")]
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        assert self._port is not None
+        return f"nats://127.0.0.1:{self._port}"
+
+    @property
+    def log(self) -> str:
+        """What it wrote."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    async def start(self) -> None:
+        """Start, on the same port as before where there was one, and wait until clients are answered."""
+        assert self._process is None
+        ports = self.folder / "ports"
+        shutil.rmtree(ports, ignore_errors=True)
+        ports.mkdir(parents=True)
+        port = -1 if self._port is None else self._port
+        command = [binary(), "-a", "127.0.0.1", "-p", str(port), "--ports_file_dir", str(ports), *self._arguments]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + STARTUP
+        while not self._up(ports):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"nats-server did not start:\n{self.log[-3000:]}")
+            await anyio.sleep(0.01)
+
+    def _up(self, ports: Path) -> bool:
+        if self._port is None:
+            for file in ports.glob("*.ports"):
+                try:
+                    self._port = int(json.loads(file.read_text())["nats"][0].rpartition(":")[2])
+                except (ValueError, LookupError):
+                    return False  # half written
+        if self._port is None:
+            return False
+        with socket.socket() as probe:
+            probe.settimeout(0.5)
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
+
+    def _end(self, number: int) -> None:
+        if self._process is not None:
+            process, self._process = self._process, None
+            if process.poll() is None:
+                process.send_signal(number)
+                process.send_signal(signal.SIGCONT)
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait(10)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it in good order."""
+        self._end(signal.SIGTERM)
+
+    async def restart(self) -> None:
+        """Kill it, and start it again on the same port and store."""
+        self.kill()
+        await self.start()
+
+    def pause(self) -> None:
+        """Freeze it."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="cdm-test-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def running_server(*, jetstream: bool = True, arguments: Sequence[str] = ()) -> AsyncIterator[NatsServer]:
+    """A fresh server for the time of the ``with`` block."""
+    with temporary_folder() as folder:
+        server = NatsServer(folder, jetstream=jetstream, arguments=arguments)
+        try:
+            await server.start()
+            yield server
+        finally:
+            server.kill()
+
+
+@asynccontextmanager
+async def running_cluster(size: int = 3) -> AsyncIterator[list[NatsServer]]:
+    """Several servers as one JetStream cluster, for the time of the ``with`` block."""
+    with temporary_folder() as folder, ExitStack() as stack:
+        routes = [free_port() for _ in range(size)]
+        urls = ",".join(f"nats://127.0.0.1:{route}" for route in routes)
+        servers = []
+        for number, route in enumerate(routes, 1):
+            own = folder / f"s{number}"
+            own.mkdir()
+            arguments = ["-n", f"s{number}", "--cluster_name", "test", "--cluster", f"nats://127.0.0.1:{route}"]
+            server = NatsServer(own, arguments=[*arguments, "--routes", urls])
+            stack.callback(server.kill)
+            servers.append(server)
+            await server.start()
+        async with raw_client(*(server.url for server in servers)) as client:
+
+            async def ready() -> bool:
+                try:
+                    answer = await client.request("$JS.API.INFO", b"", timeout=1)
+                except (nats.errors.TimeoutError, nats.errors.NoRespondersError):
+                    return False
+                return b'"error"' not in answer.data
+
+            await eventually(ready, 30, "the cluster has a meta leader")
+        yield servers
+
+
+async def _quiet(error: Exception) -> None:
+    """Tests kill servers; the client's complaints are no news."""
+
+
+@asynccontextmanager
+async def raw_client(*urls: str) -> AsyncIterator[Client]:
+    """A plain client of nats-py, as users and agents have it; it reconnects for ever."""
+    client = await nats.connect(
+        servers=list(urls),
+        error_cb=_quiet,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=0.1,  # type: ignore[arg-type]  # seconds; fractions are fine
+        ping_interval=1,
+    )
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def environment() -> dict[str, str]:
+    """The environment for processes that tests start: nothing of the developer's own NATS."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "CDM_"))}
