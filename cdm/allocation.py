@@ -66,7 +66,7 @@ def allocate(count: int, hosts: Sequence[Host]) -> Allocation:
             continue
         if joined:
             pool.sort()
-        rounds = min(count // len(pool), min(entry[3] for entry in pool))
+        rounds = min(count // len(pool), *(entry[3] for entry in pool))
         if waiting:
             rounds = min(rounds, hosts[waiting[-1]].mine - level)
         if rounds == 0:

@@ -18,7 +18,6 @@ from msgspec import Struct
 from cdm.model.artifact import NodeId
 from cdm.model.node import Lease
 
-
 PROBE_JITTER = 0.2
 """How much the pause between two probes varies, as a fraction of it; enough to break up a common rhythm."""
 

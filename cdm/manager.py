@@ -241,7 +241,7 @@ class Active:
         self._update_status(artifact, desired)
 
     def _send(self, artifact: Artifact, commands: Sequence[Command]) -> None:
-        _log_commands(artifact, commands, self.term)
+        _log_commands(artifact, commands)
         self._awaited[artifact] = math.inf
         loads = [command.key.node for command in commands if command.state is SliceState.LOAD]
         if loads:
@@ -487,7 +487,7 @@ class ClusterDeploymentManager:
         self.state.reached(revision)
 
 
-def _log_commands(artifact: Artifact, commands: Sequence[Command], term: int) -> None:
+def _log_commands(artifact: Artifact, commands: Sequence[Command]) -> None:
     if len(commands) > LOGGED_ONE_BY_ONE:
         kinds = Counter((command.state, command.reason) for command in commands)
         for (state, reason), count in kinds.items():

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import structlog
 from msgspec import Struct
 
@@ -41,7 +42,7 @@ from cdm.messages import (
     Written,
 )
 from cdm.model.artifact import NodeId
-from cdm.model.keys import LAYOUTS
+from cdm.model.keys import LAYOUTS, NODES, SLICES
 from cdm.model.node import Registration
 from cdm.outbox import Outbox
 from cdm.reconciliation import Policy
@@ -110,7 +111,7 @@ class Node:
         self.watches = {name: self._watch(bucket) for name, bucket in self.buckets.items()}
         slices = self.buckets["slices"]
         self._commands = CommandWriter(
-            slices, self.outbox, self._orders, self.election, lambda: self.leadership.wake(), self._route
+            slices, self.outbox, self._orders, self.election, self._wake_leadership, self._route
         )
         self._status_writer = StatusWriter(self.buckets["status"], self.outbox, self._statuses, self.election)
         self.leadership = Leadership(
@@ -170,6 +171,9 @@ class Node:
     def _route(self, message: Message) -> None:
         self.router.route(message)
 
+    def _wake_leadership(self) -> None:
+        self.leadership.wake()
+
     def _watch(self, bucket: Bucket) -> Watch:
         async def recreate() -> None:
             if self.settings.create:
@@ -178,8 +182,8 @@ class Node:
         return Watch(
             bucket,
             self._route,
-            on_live=self._on_hearing if bucket.layout.name == "nodes" else lambda live: None,
-            on_reset=self._on_reset if bucket.layout.name == "slices" else lambda reason: None,
+            on_live=self._on_hearing if bucket.layout is NODES else None,
+            on_reset=self._on_reset if bucket.layout is SLICES else None,
             on_missing=recreate,
             relist_interval=self.settings.relist_interval,
         )
@@ -218,7 +222,7 @@ class Node:
             with anyio.move_on_after(pause):
                 await self._work.wait()
             self._route(Tick(clock.now()))
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
 
 
 SENT = (

@@ -1,5 +1,6 @@
 """A whole cluster on this machine for the demo: an embedded nats-server, real ``cdm node`` processes, and a loop that
-stands in for the agents. All of it ends with the ``with`` block."""
+stands in for the agents. All of it ends with the ``with`` block.
+"""
 
 from __future__ import annotations
 
@@ -223,10 +224,16 @@ async def _address(server: subprocess.Popen[bytes], folder: Path) -> str:
     """The address that the server chose; it writes it to a file once it listens."""
     with anyio.move_on_after(START_PATIENCE):
         while server.poll() is None:
-            for ports in folder.glob("*.ports"):
-                try:
-                    return str(json.loads(ports.read_text())["nats"][0])
-                except (ValueError, LookupError):
-                    pass  # half written
+            if address := _written_address(folder):
+                return address
             await anyio.sleep(0.02)
     raise CdmError(f"nats-server did not start: {(folder / 'nats-server.log').read_text()[-500:]}")
+
+
+def _written_address(folder: Path) -> str | None:
+    for ports in folder.glob("*.ports"):
+        try:
+            return str(json.loads(ports.read_text())["nats"][0])
+        except (ValueError, LookupError):
+            return None  # half written
+    return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -91,6 +92,7 @@ class Connection:
         """When it was last (re)connected, in seconds on this node's clock; None while it is down."""
         self._client = Client()
         self._listeners: list[Callable[[bool], None]] = []
+        self._opened = False
         self._closing = False
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -131,6 +133,7 @@ class Connection:
         if self._fatal.done():
             await self._fatal
         await attempt
+        self._opened = True
         self._set_up(True)
 
     async def _connect(self, name: str) -> None:
@@ -156,12 +159,10 @@ class Connection:
                 closed_cb=self._on_closed,
             )
 
-    def _tls(self) -> Any:
+    def _tls(self) -> ssl.SSLContext | None:
         access = self.access
         if not (access.ca or access.cert):
             return None
-        import ssl
-
         context = ssl.create_default_context(cafile=str(access.ca) if access.ca else None)
         if access.cert:
             context.load_cert_chain(str(access.cert), str(access.key) if access.key else None)
@@ -172,10 +173,8 @@ class Connection:
         self._closing = True
         try:
             await self._client.close()
-        except Exception as error:  # the client may be half connected; there is nothing left to save
+        except Exception as error:  # noqa: BLE001  # the client may be half connected; there is nothing left to save
             log.debug("closing failed", error=str(error))
-        if self._client._reconnection_task is not None:  # its close() leaves the task of a failed attempt behind
-            self._client._reconnection_task.cancel()
 
     async def lost(self) -> None:
         """Wait until the connection is lost for good.
@@ -223,14 +222,14 @@ class Connection:
     async def _on_error(self, error: Exception) -> None:
         text = str(error) or type(error).__name__
         self._last_problem = text.removeprefix("nats: ")
-        if re.search("authorization|authentication", text, re.IGNORECASE):
-            if not self._fatal.done() and self._client.stats["reconnects"] == 0 and not self.is_up:
-                self._fatal.set_exception(
-                    AccessDenied(
-                        f"{self.access.shown} refused the credentials ({self._last_problem}); "
-                        "see --creds, --context, NATS_CREDS"
-                    )
+        refused = re.search("authorization|authentication", text, re.IGNORECASE)
+        if refused and not self._opened and not self._fatal.done():
+            self._fatal.set_exception(
+                AccessDenied(
+                    f"{self.access.shown} refused the credentials ({self._last_problem}); "
+                    "see --creds, --context, NATS_CREDS"
                 )
+            )
         if "permissions violation" in text:
             log.error("NATS refused a subject; a permission is missing", error=self._last_problem)
         elif isinstance(error, nats.errors.SlowConsumerError):
@@ -244,7 +243,11 @@ class Connection:
     @property
     def server_name(self) -> str:
         """The server's own name."""
-        return str(self._client._server_info.get("server_name", ""))
+        return str(self._info.get("server_name", ""))
+
+    @property
+    def _info(self) -> dict[str, Any]:
+        return self._client._server_info  # noqa: SLF001  # the client shows only the version of it
 
     @property
     def max_payload(self) -> int:
@@ -257,7 +260,7 @@ class Connection:
         Raises:
             Unsuitable: says in one line why not.
         """
-        info = self._client._server_info
+        info = self._info
         version = str(info.get("version", "0"))
         numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:3])
         if numbers < MINIMUM_SERVER:

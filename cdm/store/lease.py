@@ -1,4 +1,4 @@
-"""Carries out what `cdm.election` decides: reads, take-overs, renewals, probes, and the read barrier of a new leader."""
+"""Carries out what `cdm.election` decides: reads, take-overs, renewals, probes, a new leader's read barrier."""
 
 from __future__ import annotations
 

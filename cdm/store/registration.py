@@ -10,7 +10,7 @@ import anyio
 import msgspec
 import structlog
 
-from cdm.errors import Busy, Conflict, NodeIdTaken, NoResponders, StoreError, Uncertain
+from cdm.errors import Conflict, NodeIdTaken, NoResponders, StoreError, Uncertain
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NodeKey, encode
 from cdm.model.node import Registration

@@ -46,10 +46,6 @@ RETRY_PAUSE = 0.25
 Known = ValuePut[Any, Any] | ValueRejected[Any, Any] | KeyRejected[Any]
 
 
-async def _nothing() -> None:
-    return None
-
-
 class Phase(Enum):
     """What a watch is doing."""
 
@@ -78,9 +74,9 @@ class Watch:
         bucket: Bucket,
         emit: Callable[[Message], None],
         *,
-        on_live: Callable[[bool], None] = lambda live: None,
-        on_reset: Callable[[str], None] = lambda reason: None,
-        on_missing: Callable[[], Awaitable[object]] = _nothing,
+        on_live: Callable[[bool], None] | None = None,
+        on_reset: Callable[[str], None] | None = None,
+        on_missing: Callable[[], Awaitable[object]] | None = None,
         relist_interval: float = RELIST_INTERVAL,
     ) -> None:
         self.bucket = bucket
@@ -144,6 +140,8 @@ class Watch:
         self._end("to be listed again")
 
     async def _recreate(self, missing: BucketMissing) -> None:
+        if self._on_missing is None:
+            return
         try:
             await self._on_missing()
         except StoreError as error:
@@ -209,7 +207,8 @@ class Watch:
             self._relist_all = True
             self._full_list_at = float("-inf")
             self._set_live(False)
-            self._on_reset(f"the stream of {self.bucket.name} {reason}")
+            if self._on_reset is not None:
+                self._on_reset(f"the stream of {self.bucket.name} {reason}")
         self._created = state.created
         now = clock.now()
         return self.reached > 0 and now - self._heard < TRUSTED_GAP and now - self._full_list_at < self._relist_interval
@@ -276,7 +275,8 @@ class Watch:
     def _set_live(self, live: bool) -> None:
         if live != self._live:
             self._live = live
-            self._on_live(live)
+            if self._on_live is not None:
+                self._on_live(live)
 
     async def _drained(self) -> bool:
         info = await self.bucket.connection.api(f"CONSUMER.INFO.{self.bucket.stream}.{self._consumer}")
@@ -294,7 +294,7 @@ class Watch:
                 self._on_delivery(message)
             else:
                 await self._on_control(message)
-        except Exception as error:  # a receiver's: it ends `run`, and with it the process
+        except Exception as error:  # noqa: BLE001  # a receiver's: it ends `run`, and with it the process
             if not over.done():
                 over.set_exception(error)
 
@@ -323,9 +323,8 @@ class Watch:
             await self.bucket.connection.publish(message.reply)
         elif stalled := headers.get("Nats-Consumer-Stalled"):
             await self.bucket.connection.publish(stalled)
-        elif last := headers.get("Nats-Last-Consumer"):
-            if int(last) > self._expected - 1:
-                self._end(f"deliveries up to {last} were made, {self._expected - 1} came")
+        elif (last := headers.get("Nats-Last-Consumer")) and int(last) > self._expected - 1:
+            self._end(f"deliveries up to {last} were made, {self._expected - 1} came")
 
     def _update(self, message: Msg, sequence: int, at: float) -> None:
         name = self.bucket.key_name(message.subject)
@@ -414,7 +413,8 @@ class Watch:
 
 class _Net:
     """What one key's listed history comes to: its last valid value since it was last deleted, and a refused one
-    after that."""
+    after that.
+    """
 
     __slots__ = ("updates",)
 
