@@ -1,0 +1,614 @@
+"""The watch follows a real bucket and never loses its place (PROTOCOL I8)."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import anyio
+import nats.errors
+import pytest
+
+from cdm.messages import (
+    Cause,
+    KeyRejected,
+    Message,
+    RejectedKeyRemoved,
+    ValuePut,
+    ValueRejected,
+    ValueRemove,
+)
+from cdm.model.blueprint import Blueprint
+from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS
+from cdm.store.bucket import Bucket
+from cdm.store.watch import Phase, Watch
+from tests.integration.tools import Mirror, Raw, Rejection, connected, raw, watching
+from tests.server import NatsServer, eventually
+
+pytestmark = pytest.mark.anyio
+
+KEY = "org.example/one/1.0.0"
+
+
+def slice_value(term: int = 1, state: str = "LOAD") -> dict[str, Any]:
+    return {"state": state, "term": term}
+
+
+async def test_snapshot_then_live(server: NatsServer) -> None:
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, SLICES).ensure(create=True)
+        await user.put("slices", f"n1.{KEY}", slice_value())
+        await user.put("slices", f"n2.{KEY}", slice_value())
+        await user.put("slices", f"n2.{KEY}", slice_value(2))
+        await user.delete("slices", f"n1.{KEY}")
+        async with watching(server, SLICES) as watched:
+            assert watched.mirror.names(ValuePut) == [f"n2.{KEY}"]
+            assert watched.mirror.live == [True]
+            revision = await user.put("slices", f"n3.{KEY}/1", slice_value(3))
+            await watched.watch.caught_up()
+            assert watched.mirror.values[f"n3.{KEY}/1"] == ("good", revision)
+            await user.delete("slices", f"n2.{KEY}")
+            await watched.watch.caught_up()
+            last = watched.mirror.heard[-1]
+            assert isinstance(last, ValueRemove)
+            assert last.cause is Cause.DELETED
+            assert await watched.equals(user)
+
+
+async def test_an_empty_bucket_is_complete_at_once(server: NatsServer) -> None:
+    async with watching(server, SLICES) as watched:
+        assert watched.watch.phase is Phase.LIVE
+        assert watched.mirror.live == [True]
+        assert not watched.mirror.heard
+        with anyio.fail_after(2):
+            await watched.watch.caught_up()
+
+
+async def test_a_bucket_of_nothing_but_tombstones_is_complete(server: NatsServer) -> None:
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, SLICES).ensure(create=True)
+        for number in range(5):
+            await user.put("slices", f"n{number}.{KEY}", slice_value())
+            await user.delete("slices", f"n{number}.{KEY}")
+        async with watching(server, SLICES) as watched:
+            assert watched.mirror.live == [True]
+            assert not watched.mirror.heard
+
+
+async def test_what_does_not_decode_is_told_and_so_is_its_end(server: NatsServer) -> None:
+    async with raw(server) as user, watching(server, BLUEPRINTS) as watched:
+        await user.put("blueprints", "no-artifact", b"3")
+        await user.put("blueprints", KEY, b"many")
+        await user.put("blueprints", "org.example/two/1", b"\xff\xfe")
+        await user.put("blueprints", "org.example/=C3/1", b"1")
+        await watched.watch.caught_up()
+        assert {name: kind for name, (kind, _) in watched.mirror.values.items()} == {
+            "no-artifact": "key",
+            KEY: "value",
+            "org.example/two/1": "value",
+            "org.example/=C3/1": "key",
+        }
+        rejected = [message for message in watched.mirror.heard if isinstance(message, (KeyRejected, ValueRejected))]
+        assert all(message.reason for message in rejected)
+        for name in list(watched.mirror.values):
+            await user.delete("blueprints", name)
+        await watched.watch.caught_up()
+        assert not watched.mirror.values
+        kinds = [type(message) for message in watched.mirror.heard[4:]]
+        assert kinds.count(RejectedKeyRemoved) == 2
+        assert kinds.count(ValueRemove) == 2
+
+
+async def test_expiry_is_told_as_such(server: NatsServer) -> None:
+    async with raw(server) as user, watching(server, NODES) as watched:
+        await user.put("nodes", "n1", {"ttl": 1}, {"Nats-TTL": "1s"})
+        await eventually(lambda: "n1" in watched.mirror.values)
+        await eventually(lambda: "n1" not in watched.mirror.values, 5)
+        last = watched.mirror.heard[-1]
+        assert isinstance(last, ValueRemove)
+        assert last.cause is Cause.EXPIRED
+        await watched.watch.caught_up()
+
+
+async def test_a_purged_key_is_deleted(server: NatsServer) -> None:
+    """``nats kv purge`` rolls a key up into its marker."""
+    async with raw(server) as user, watching(server, SLICES) as watched:
+        await user.put("slices", f"n1.{KEY}", slice_value())
+        await user.put("slices", f"n1.{KEY}", b"", {"KV-Operation": "PURGE", "Nats-Rollup": "sub"})
+        await watched.watch.caught_up()
+        last = watched.mirror.heard[-1]
+        assert isinstance(last, ValueRemove)
+        assert last.cause is Cause.DELETED
+
+
+async def test_a_lost_consumer_is_replaced(server: NatsServer) -> None:
+    async with raw(server) as user, watching(server, SLICES) as watched:
+        await user.put("slices", f"n1.{KEY}", slice_value())
+        await watched.watch.caught_up()
+        await user.api(f"CONSUMER.DELETE.KV_slices.{watched.watch._consumer}")
+        await user.put("slices", f"n2.{KEY}", slice_value())
+        await user.delete("slices", f"n1.{KEY}")
+        await eventually(lambda: set(watched.mirror.values) == {f"n2.{KEY}"}, 10)
+        assert watched.mirror.names(ValuePut) == [f"n1.{KEY}", f"n2.{KEY}"], "nothing is told twice"
+
+
+async def test_consumers_do_not_pile_up(server: NatsServer) -> None:
+    async with raw(server) as user, watching(server, SLICES) as watched:
+        seen = set()
+        for _ in range(30):
+            seen.add(watched.watch._consumer)
+            watched.watch.relist()
+            before = watched.watch._consumer
+            await eventually(lambda: watched.watch._consumer != before and watched.watch.phase is Phase.LIVE)
+        assert len(seen) == 30
+        await eventually(lambda: _is(user, 1), 3, "one consumer is left")
+    async with raw(server) as user:
+        await eventually(lambda: _is(user, 0), 3, "none is left after the watch")
+
+
+async def _is(user: Raw, count: int) -> bool:
+    return await user.consumers("slices") == count
+
+
+async def test_consumers_do_not_pile_up_over_reconnects(server: NatsServer) -> None:
+    async with raw(server) as user, watching(server, SLICES) as watched:
+        for _ in range(3):
+            before = watched.watch._consumer
+            watched.connection._client._transport.close()  # type: ignore[union-attr]
+            await eventually(lambda: watched.watch._consumer != before and watched.watch.phase is Phase.LIVE)
+        await eventually(lambda: _is(user, 1), 15, "only the last consumer is left")
+
+
+async def test_a_relist_tells_nothing_again(server: NatsServer) -> None:
+    for layout in (SLICES, BLUEPRINTS):
+        async with raw(server) as user, watching(server, layout) as watched:
+            for number in range(20):
+                value = b"many" if number % 5 == 4 else b'{"state":"LOAD"}' if layout is SLICES else b"3"
+                name = f"n1.{KEY}/{number + 1}" if layout is SLICES else f"g/n/{number}"
+                await user.put(layout.name, name, b"0" if layout is BLUEPRINTS else value)
+                await user.put(layout.name, name, value)
+            await user.put(layout.name, "what", b"?")
+            await user.delete(layout.name, "n1.org.example/one/1.0.0/1" if layout is SLICES else "g/n/0")
+            await watched.watch.caught_up()
+            told = len(watched.mirror.heard)
+            before = watched.watch._consumer
+            watched.watch.relist()
+            await eventually(lambda: watched.watch._consumer != before and watched.watch.phase is Phase.LIVE)
+            await watched.watch.caught_up()
+            assert watched.mirror.heard[told:] == []
+            assert await watched.equals(user)
+
+
+async def test_a_timed_relist_happens_and_tells_nothing(server: NatsServer) -> None:
+    async with raw(server) as user, watching(server, SLICES, relist_interval=0.3) as watched:
+        await user.put("slices", f"n1.{KEY}", slice_value())
+        before = watched.watch._consumer
+        await eventually(lambda: watched.watch._consumer != before, 5)
+        await watched.watch.caught_up()
+        assert watched.mirror.names(ValuePut) == [f"n1.{KEY}"]
+
+
+async def test_updates_during_relists_are_told_once(server: NatsServer) -> None:
+    async with raw(server) as user, watching(server, BLUEPRINTS, relist_interval=0.05) as watched:
+        for number in range(600):
+            name = f"g/n/{random.randrange(20)}"
+            if number % 7 == 0:
+                await user.delete("blueprints", name)
+            else:
+                await user.put("blueprints", name, b"x" if number % 5 == 0 else str(number).encode())
+        await watched.watch.caught_up()
+        assert await watched.equals(user)
+        revisions = [m.revision for m in watched.mirror.heard if isinstance(m, (ValuePut, ValueRejected))]
+        assert len(revisions) == len(set(revisions))
+
+
+# Blueprint history
+
+
+async def _fresh(server: NatsServer) -> Mirror:
+    """What a watch that starts now would tell."""
+    async with watching(server, BLUEPRINTS) as watched:
+        return watched.mirror
+
+
+async def test_the_last_valid_blueprint_is_found_behind_refused_ones(server: NatsServer) -> None:
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, BLUEPRINTS).ensure(create=True)
+        await user.put("blueprints", KEY, b"1")
+        await user.put("blueprints", KEY, b"3")
+        for text in (b"x", b"-1", b'{"instance": 4}'):
+            await user.put("blueprints", KEY, text)
+        mirror = await _fresh(server)
+        first, second = mirror.heard
+        assert isinstance(first, ValuePut)
+        assert first.value == Blueprint(3)
+        assert isinstance(second, ValueRejected)
+        assert "instance" in second.reason
+
+
+async def test_deleted_blueprints_do_not_flash_up(server: NatsServer) -> None:
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, BLUEPRINTS).ensure(create=True)
+        await user.put("blueprints", KEY, b"1")
+        await user.delete("blueprints", KEY)
+        await user.put("blueprints", "g/n/1", b"1")
+        await user.delete("blueprints", "g/n/1")
+        await user.put("blueprints", "g/n/1", b"oops")
+        mirror = await _fresh(server)
+        assert [type(message) for message in mirror.heard] == [ValueRejected]
+        async with watching(server, BLUEPRINTS) as watched:
+            told = len(watched.mirror.heard)
+            before = watched.watch._consumer
+            watched.watch.relist()
+            await eventually(lambda: watched.watch._consumer != before and watched.watch.phase is Phase.LIVE)
+            assert len(watched.mirror.heard) == told
+
+
+@pytest.mark.parametrize("anew", [b"oops", b"5"])
+async def test_a_deletion_missed_before_a_relist_is_not_forgotten(server: NatsServer, anew: bytes) -> None:
+    """Deleted and put again while nobody watched: a refused one afterwards must not keep the deleted one in force."""
+    async with raw(server) as user, connected(server) as connection:
+        bucket, mirror = Bucket(connection, BLUEPRINTS), Mirror()
+        await bucket.ensure(create=True)
+        await user.put("blueprints", KEY, b"3")
+        watch = Watch(bucket, mirror)
+        await _run_until_caught_up(watch)
+        await user.delete("blueprints", KEY)
+        await user.put("blueprints", KEY, anew)
+        watch.relist()
+        await _run_until_caught_up(watch)
+        kinds = [type(message) for message in mirror.heard]
+        if anew == b"oops":
+            assert kinds == [ValuePut, ValueRemove, ValueRejected]
+        else:
+            assert kinds in ([ValuePut, ValuePut], [ValuePut, ValueRemove, ValuePut])
+
+
+async def _run_until_caught_up(watch: Watch) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watch.run)
+        with anyio.fail_after(10):
+            await watch.caught_up()
+        tasks.cancel_scope.cancel()
+
+
+# The read barrier
+
+
+async def test_the_barrier_waits_for_what_was_written_before(server: NatsServer) -> None:
+    async with raw(server) as user, watching(server, SLICES) as watched:
+        for number in range(50):
+            revision = await user.put("slices", f"n1.{KEY}/{number + 1}", slice_value())
+            await watched.watch.caught_up()
+            assert watched.mirror.revisions[f"n1.{KEY}/{number + 1}"] == revision
+
+
+async def test_the_barrier_passes_where_the_last_message_vanished(server: NatsServer) -> None:
+    """Without markers a TTL's end leaves no trace, and the stream's last sequence is never delivered."""
+    async with raw(server) as user, connected(server) as connection:
+        bucket = Bucket(connection, NODES)
+        await bucket.ensure(create=True)
+        await user.put("nodes", "n1", {})
+        await user.put("nodes", "n2", b"", {"KV-Operation": "DEL", "Nats-TTL": "1s"})
+        await eventually(lambda: _has(user, 1), 5, "the marker is gone")
+        async with watching(server, NODES) as watched:
+            with anyio.fail_after(5):
+                await watched.watch.caught_up()
+            assert set(watched.mirror.values) == {"n1"}
+
+
+async def test_the_barrier_passes_where_the_last_message_was_erased_behind_a_live_watch(server: NatsServer) -> None:
+    async with raw(server) as user, watching(server, NODES) as watched:
+        await user.put("nodes", "n1", {})
+        await watched.watch.caught_up()
+        await user.api(f"CONSUMER.DELETE.KV_nodes.{watched.watch._consumer}")
+        await user.put("nodes", "n2", b"", {"KV-Operation": "DEL", "Nats-TTL": "1s"})
+        await eventually(lambda: _has(user, 1), 5, "the marker is gone")
+        with anyio.fail_after(15):
+            await _patiently(watched.watch)
+        assert await watched.equals(user)
+
+
+async def _patiently(watch: Watch) -> None:
+    """The barrier, as a new leader waits for it."""
+    from cdm.errors import StoreError
+
+    while True:
+        try:
+            await watch.caught_up()
+            return
+        except StoreError:
+            await anyio.sleep(0.1)
+
+
+async def _has(user: Raw, count: int) -> bool:
+    info = await user.api("STREAM.INFO.KV_nodes")
+    return int(info["state"]["messages"]) == count
+
+
+# Harder times
+
+
+@pytest.mark.parametrize("layout_name", ["slices", "blueprints"])
+async def test_a_server_killed_under_load(server: NatsServer, layout_name: str) -> None:
+    layout = SLICES if layout_name == "slices" else BLUEPRINTS
+    chance = random.Random(7)
+    async with raw(server) as user, watching(server, layout) as watched:
+
+        async def load(worker: int) -> None:
+            for number in range(120):
+                which = chance.randrange(40)
+                name = f"n{worker}.{KEY}/{which + 1}" if layout is SLICES else f"g{worker}/n/{which}"
+                good = slice_value(number) if layout is SLICES else number
+                kind = chance.random()
+                if kind < 0.3:
+                    await user.stubborn(layout_name, name, b"", {"KV-Operation": "DEL"})
+                else:
+                    await user.stubborn(layout_name, name, b"rubbish" if kind > 0.9 else good)
+
+        async with anyio.create_task_group() as tasks:
+            for worker in range(4):
+                tasks.start_soon(load, worker)
+            for _ in range(2):
+                await anyio.sleep(0.15)  # in the middle of the load, wherever that is
+                await server.restart()
+        with anyio.fail_after(15):
+            await _patiently(watched.watch)
+        assert await watched.equals(user)
+        assert not watched.mirror.resets, "a restart is no other stream"
+        told = [m.revision for m in watched.mirror.heard if isinstance(m, (ValuePut, ValueRejected))]
+        assert len(told) == len(set(told)), "no update is told twice"
+        stored = {record.sequence for record in await user.records(layout_name, "all") if not record.gone}
+        last = {name: revision for name, revision in watched.mirror.revisions.items()}
+        assert set(last.values()) <= stored, "no update was invented"
+
+
+async def test_a_bucket_deleted_and_created_anew(server: NatsServer) -> None:
+    async with raw(server) as user, watching(server, SLICES) as watched:
+        for number in range(10):
+            await user.put("slices", f"n1.{KEY}/{number + 1}", slice_value())
+        await watched.watch.caught_up()
+        await user.api("STREAM.DELETE.KV_slices")
+        await watched.bucket.ensure(create=True)
+        await user.put("slices", f"n1.{KEY}/3", slice_value(9))
+        await user.put("slices", f"n2.{KEY}", slice_value(9))
+        await eventually(lambda: watched.equals(user), 10, "the mirror equals the new bucket")
+        assert len(watched.mirror.resets) == 1
+        removed = {name for name in watched.mirror.names(ValueRemove)}
+        assert removed == {f"n1.{KEY}/{number + 1}" for number in range(10) if number != 2}
+
+
+async def test_a_bucket_deleted_is_made_again(server: NatsServer) -> None:
+    async with raw(server) as user, watching(server, SLICES) as watched:
+        await user.put("slices", f"n1.{KEY}", slice_value())
+        await watched.watch.caught_up()
+        await user.api("STREAM.DELETE.KV_slices")
+        await eventually(lambda: not watched.mirror.values, 15, "nothing is there any more")
+        await eventually(lambda: watched.equals(user), 5)
+        assert watched.mirror.resets
+
+
+async def test_a_bucket_restored_with_a_lower_sequence(server: NatsServer) -> None:
+    """The same stream, as far as its name and age tell, that has gone back in time: an old store was put in place."""
+    async with raw(server) as user, watching(server, SLICES) as watched:
+        for number in range(5):
+            await user.put("slices", f"n1.{KEY}/{number + 1}", slice_value())
+        await watched.watch.caught_up()
+        server.stop()
+        store = server.folder / "store"
+        backup = server.folder / "backup"
+        await anyio.run_process(["cp", "-a", str(store), str(backup)])
+        await server.start()
+        for number in range(5):
+            await user.stubborn("slices", f"n2.{KEY}/{number + 1}", slice_value())
+            await user.stubborn("slices", f"n1.{KEY}/{number + 1}", b"", {"KV-Operation": "DEL"})
+        await _patiently(watched.watch)
+        assert await watched.equals(user)
+        server.stop()
+        await anyio.run_process(["rm", "-r", str(store)])
+        await anyio.run_process(["mv", str(backup), str(store)])
+        await server.start()
+        await user.stubborn("slices", f"n3.{KEY}", slice_value())
+        await eventually(lambda: watched.equals(user), 10, "the mirror equals what was restored")
+        assert watched.mirror.resets
+
+
+async def test_a_purged_stream(server: NatsServer) -> None:
+    """``nats stream purge`` leaves no markers: only the missing keys tell of it."""
+    async with raw(server) as user, watching(server, SLICES) as watched:
+        for number in range(5):
+            await user.put("slices", f"n1.{KEY}/{number + 1}", slice_value())
+        await watched.watch.caught_up()
+        await user.api("STREAM.PURGE.KV_slices", {})
+        await user.put("slices", f"n2.{KEY}", slice_value())
+        await eventually(lambda: watched.equals(user), 15, "the mirror equals the purged bucket")
+
+
+async def test_a_stream_purged_while_it_is_listed(server: NatsServer) -> None:
+    """Nothing more is delivered then, and yet the list must come to an end."""
+    async with raw(server) as user, connected(server) as connection:
+        bucket, mirror = Bucket(connection, STATUS), Mirror()
+        await bucket.ensure(create=True)
+        await _fill(user, 30_000)
+        watch = Watch(bucket, mirror)
+        purged = False
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch.run)
+            await eventually(lambda: len(mirror.heard) > 500)
+            if watch.phase is Phase.LISTING:
+                purged = True
+                await user.api("STREAM.PURGE.KV_status", {})
+            await eventually(lambda: watch.phase is Phase.LIVE, 15, "the list is complete")
+            tasks.cancel_scope.cancel()
+        assert purged, "the list was too fast for this test"
+
+
+async def _fill(user: Raw, count: int) -> None:
+    """Publish many statuses; only the last one is acknowledged."""
+    payload = b'{"condition":"Ready"}'
+    for number in range(count - 1):
+        await user.client.publish(f"$KV.status.g/n/{number}", payload)
+        if number % 2000 == 0:
+            await user.client.flush()
+    await user.client.flush()
+    last = await user.put("status", f"g/n/{count - 1}", payload, timeout=20)
+    assert last >= count
+
+
+async def test_fifty_thousand_messages_to_a_slow_receiver(server: NatsServer) -> None:
+    import time
+
+    async with raw(server) as user, connected(server) as connection:
+        bucket, mirror = Bucket(connection, STATUS), Mirror()
+        await bucket.ensure(create=True)
+        watch = Watch(bucket, slow)
+        count = 50_000
+
+        def slow(message: Message) -> None:
+            mirror(message)
+            if len(mirror.heard) % 5000 == 0:
+                time.sleep(0.3)  # a loop that is busy elsewhere
+
+        watch._emit = slow
+        await _fill(user, count // 2)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch.run)
+            await _fill_on(user, count // 2, count)
+            with anyio.fail_after(40):
+                await _patiently(watch)
+            tasks.cancel_scope.cancel()
+        assert len(mirror.values) == count
+        assert len(mirror.heard) == count, "each one is told once"
+
+
+async def _fill_on(user: Raw, start: int, stop: int) -> None:
+    for number in range(start, stop):
+        await user.client.publish(f"$KV.status.g/n/{number}", b'{"condition":"Ready"}')
+        if number % 2000 == 0:
+            await user.client.flush()
+    await user.put("status", f"g/n/{stop - 1}", b'{"condition":"Ready"}', timeout=20)
+
+
+async def test_a_list_that_is_overwritten_while_it_is_read(server: NatsServer) -> None:
+    """Keys that change while the list is under way are delivered later or not at all; the list ends all the same."""
+    async with raw(server) as user, connected(server) as connection:
+        bucket, mirror = Bucket(connection, STATUS), Mirror()
+        await bucket.ensure(create=True)
+        await _fill(user, 5_000)
+        watch = Watch(bucket, mirror)
+        async with anyio.create_task_group() as tasks:
+            stop = anyio.Event()
+
+            async def overwrite() -> None:
+                number = 0
+                while not stop.is_set():
+                    for _ in range(200):
+                        await user.client.publish(f"$KV.status.g/n/{number * 7 % 5000}", b'{"condition":"Invalid"}')
+                        number += 1
+                    await user.client.flush()
+
+            tasks.start_soon(overwrite)
+            tasks.start_soon(watch.run)
+            await eventually(lambda: watch.phase is Phase.LIVE, 15, "the list is complete")
+            stop.set()
+            await _patiently(watch)
+            contents = await user.contents("status")
+            assert mirror.revisions == {key: record.sequence for key, record in contents.items()}
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_receiver_that_raises_ends_the_watch(server: NatsServer) -> None:
+    class Broken(Exception):
+        pass
+
+    def receiver(message: Message) -> None:
+        raise Broken
+
+    async with raw(server) as user, connected(server) as connection:
+        bucket = Bucket(connection, SLICES)
+        await bucket.ensure(create=True)
+        watch = Watch(bucket, receiver)
+        with anyio.fail_after(5):
+            with pytest.raises(ExceptionGroup) as caught:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(watch.run)
+                    await eventually(lambda: watch.phase is Phase.LIVE)
+                    await user.put("slices", f"n1.{KEY}", slice_value())
+                    await anyio.sleep_forever()
+        assert caught.group_contains(Broken)
+        await eventually(lambda: _is(user, 0), 3, "its consumer is gone")
+
+
+async def test_a_receiver_that_raises_at_the_end_of_a_list_ends_the_watch(server: NatsServer) -> None:
+    """Removals found by comparison are told when a list ends, outside any delivery."""
+
+    class Broken(Exception):
+        pass
+
+    def receiver(message: Message) -> None:
+        if isinstance(message, ValueRemove):
+            raise Broken
+
+    async with raw(server) as user, connected(server) as connection:
+        bucket = Bucket(connection, SLICES)
+        await bucket.ensure(create=True)
+        await user.put("slices", f"n1.{KEY}", slice_value())
+        watch = Watch(bucket, receiver)
+        with anyio.fail_after(15):
+            with pytest.raises(ExceptionGroup) as caught:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(watch.run)
+                    await eventually(lambda: watch.phase is Phase.LIVE)
+                    await user.api("STREAM.PURGE.KV_slices", {})
+                    watch.relist()
+                    await anyio.sleep_forever()
+        assert caught.group_contains(Broken)
+
+
+async def test_a_frozen_server_is_survived(server: NatsServer) -> None:
+    async with raw(server) as user, watching(server, SLICES) as watched:
+        await user.put("slices", f"n1.{KEY}", slice_value())
+        await watched.watch.caught_up()
+        server.pause()
+        await eventually(lambda: not watched.connection.is_up, 10, "a hung server is left")
+        assert watched.mirror.live[-1] is False
+        server.resume()
+        await user.stubborn("slices", f"n2.{KEY}", slice_value())
+        with anyio.fail_after(15):
+            await _patiently(watched.watch)
+        assert await watched.equals(user)
+        assert watched.mirror.live[-1] is True
+        assert watched.mirror.names(ValuePut) == [f"n1.{KEY}", f"n2.{KEY}"]
+
+
+async def test_a_stale_barrier_does_not_outlive_its_stream(server: NatsServer) -> None:
+    """A barrier asked for on the old stream must not make a shorter new one look complete, or reset again."""
+    async with raw(server) as user, watching(server, SLICES) as watched:
+        for _ in range(40):
+            await user.put("slices", f"n1.{KEY}", slice_value())
+        await watched.watch.caught_up()
+        # A consumer that is gone keeps the watch behind, and the barrier waiting, while the stream is replaced.
+        await user.api(f"CONSUMER.DELETE.KV_slices.{watched.watch._consumer}")
+        await user.put("slices", f"n1.{KEY}", slice_value())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_patiently, watched.watch)
+            await anyio.sleep(0.02)  # the barrier has its target
+            await user.api("STREAM.DELETE.KV_slices")
+            await watched.bucket.ensure(create=True)
+            await user.put("slices", f"n2.{KEY}", slice_value())
+            await eventually(lambda: watched.equals(user), 15)
+        last = (await watched.bucket.state()).last
+        assert watched.watch.reached <= last
+        assert len(watched.mirror.resets) == 1
+
+
+async def test_raw_puts_are_refused_for_what_they_are(server: NatsServer) -> None:
+    """The tests' own tool tells refusals from time-outs."""
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, SLICES).ensure(create=True)
+        await user.put("slices", "x", b"1")
+        with pytest.raises(Rejection):
+            await user.put("slices", "x", b"1", {"Nats-Expected-Last-Subject-Sequence": "99"})
+        with pytest.raises(nats.errors.NoRespondersError):
+            await user.put("nodes", "x", b"1")

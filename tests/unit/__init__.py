@@ -1,0 +1,1 @@
+"""Pure tests: no network, no NATS, no sleeping; time is a number."""

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import sys
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdm.errors import InvalidBlueprint
+from cdm.model.blueprint import MAX_BYTES, MAX_INSTANCES, Blueprint
+
+MALFORMED: list[tuple[bytes, str]] = [
+    (b"", ""),
+    (b" \n\t", ""),
+    (b"three", ""),
+    (b"3 4", ""),
+    (b"3,", ""),
+    (b"+3", ""),
+    (b"03", ""),
+    (b"0x3", ""),
+    (b"3\x00", ""),
+    (b"\xef\xbb\xbf3", ""),
+    (b"NaN", ""),
+    (b"Infinity", ""),
+    (b"-Infinity", ""),
+    (b"{instances: 3}", ""),
+    (b"{'instances': 3}", ""),
+    (b'{"instances": 3', ""),
+    (b'{"instances": 3,}', ""),
+    (b'{"instances": }', ""),
+    (b'{"instances": NaN}', ""),
+    (b'{"instances": Infinity}', ""),
+    (b"\xff\xfe3\x00", ""),
+    (b'{"instances": "\xff"}', ""),
+    (b'{"\xff": 3}', ""),
+    (b'"\\ud800"', ""),
+    (b"1e400", ""),
+    (b"9" * 5_000, ""),
+    (b"1" + b" " * (1024 * 1024), ""),
+    (b'{"instances": 3, "x": "' + b"y" * (1024 * 1024) + b'"}', ""),
+    (b"[" * 20_000, ""),
+    (b"[" * 20_000 + b"]" * 20_000, ""),
+    (b'{"instances":' * 4_000 + b"1" + b"}" * 4_000, ""),
+    (b"null", "instances"),
+    (b"true", "instances"),
+    (b"false", "instances"),
+    (b'"3"', "instances"),
+    (b'""', "instances"),
+    (b"[]", "instances"),
+    (b"[3]", "instances"),
+    (b"3.0", "instances"),
+    (b"3.5", "instances"),
+    (b"3e0", "instances"),
+    (b"-1", "instances"),
+    (b"100001", "instances"),
+    (b"18446744073709551616", "instances"),
+    (b"-9223372036854775809", "instances"),
+    (b"9" * 4_000, "instances"),
+    (b"{}", "instances"),
+    (b'{"instances": null}', "instances"),
+    (b'{"instances": true}', "instances"),
+    (b'{"instances": "3"}', "instances"),
+    (b'{"instances": 3.0}', "instances"),
+    (b'{"instances": -1}', "instances"),
+    (b'{"instances": 100001}', "instances"),
+    (b'{"instances": [3]}', "instances"),
+    (b'{"instances": {"instances": 3}}', "instances"),
+    (b'{"instence": 3}', "instence"),
+    (b'{"Instances": 3}', "Instances"),
+    (b'{"instances": 3, "instence": 3}', "instence"),
+    (b'{"instances": 3, "replicas": 3}', "replicas"),
+    (b'{"instances": 3, "a`b": 1}', "a`b"),
+]
+
+
+@pytest.mark.parametrize(("raw", "field"), MALFORMED, ids=lambda value: repr(value[:32]))
+def test_a_malformed_blueprint_is_refused_and_its_field_named(raw: bytes, field: str) -> None:
+    with pytest.raises(InvalidBlueprint) as caught:
+        Blueprint.parse(raw)
+    assert caught.value.field == field
+    assert caught.value.problem
+    assert str(caught.value) == (f"{field}: {caught.value.problem}" if field else caught.value.problem)
+
+
+@pytest.mark.parametrize(("raw", "field"), MALFORMED, ids=lambda value: repr(value[:32]))
+def test_what_is_said_of_a_malformed_blueprint_stays_readable(raw: bytes, field: str) -> None:
+    with pytest.raises(InvalidBlueprint) as caught:
+        Blueprint.parse(raw)
+    assert len(str(caught.value)) <= 300
+
+
+def test_a_field_that_is_given_twice_is_an_error_and_not_a_silent_choice() -> None:
+    with pytest.raises(InvalidBlueprint) as caught:
+        Blueprint.parse(b'{"instances": 1, "instances": 2}')
+    assert caught.value.field == "instances"
+
+
+@pytest.mark.parametrize("field", ["[", '{"a":', '{"instances":'])
+def test_no_depth_of_nesting_escapes_as_another_error(field: str) -> None:
+    # Decoding and showing a value have their own limits: between them lies the trap.
+    limit = sys.getrecursionlimit()
+    close = "]" if field == "[" else "}"
+    for depth in range(limit - 150, limit + 20):
+        with pytest.raises(InvalidBlueprint):
+            Blueprint.parse((field * depth + "1" + close * depth).encode())
+
+
+@pytest.mark.parametrize("raw", [b"3", b" 3 ", b"3\n", b'{"instances": 3}', b'\n{ "instances" : 3 }\n'])
+def test_a_blueprint_is_a_number_or_an_object(raw: bytes) -> None:
+    assert Blueprint.parse(raw) == Blueprint(3)
+
+
+@given(st.integers(0, MAX_INSTANCES))
+def test_every_allowed_number_of_instances_is_read_either_way(instances: int) -> None:
+    assert Blueprint.parse(str(instances).encode()) == Blueprint(instances)
+    assert Blueprint.parse(msgspec.json.encode(Blueprint(instances))) == Blueprint(instances)
+
+
+@given(st.integers().filter(lambda i: not 0 <= i <= MAX_INSTANCES))
+def test_no_other_number_of_instances_can_exist(instances: int) -> None:
+    with pytest.raises(InvalidBlueprint) as caught:
+        Blueprint(instances)
+    assert caught.value.field == "instances"
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["instances", "instence", "", "`", "x`y"]) | st.text(max_size=4), inner),
+    max_leaves=6,
+)
+
+
+@given(
+    st.binary(max_size=64)
+    | st.text(st.sampled_from('0123456789{}[]":,.-+eE instancesNaIfy\\u'), max_size=40).map(str.encode)
+    | _json.map(msgspec.json.encode)
+)
+def test_any_bytes_are_a_valid_blueprint_or_refused_and_nothing_else(raw: bytes) -> None:
+    try:
+        blueprint = Blueprint.parse(raw)
+    except InvalidBlueprint as refused:
+        assert refused.problem
+    else:
+        assert type(blueprint.instances) is int
+        assert 0 <= blueprint.instances <= MAX_INSTANCES
+
+
+def test_a_blueprint_of_the_greatest_length_is_still_read() -> None:
+    assert Blueprint.parse(b"3".ljust(MAX_BYTES)) == Blueprint(3)
+    with pytest.raises(InvalidBlueprint):
+        Blueprint.parse(b"3".ljust(MAX_BYTES + 1))
