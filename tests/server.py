@@ -36,7 +36,8 @@ async def eventually(predicate: Callable[[], T | Awaitable[T]], within: float = 
         if value:
             return value
         if time.monotonic() >= deadline:
-            pytest.fail(f"not within {within:g} s: {what or 'the condition'} (last value: {value!r})")
+            # No pytest.fail: its exception is no Exception, and task groups bundle those badly.
+            raise AssertionError(f"not within {within:g} s: {what or 'the condition'} (last value: {value!r})")
         await anyio.sleep(0.02)
 
 
@@ -100,7 +101,7 @@ class NatsServer:
         deadline = time.monotonic() + STARTUP
         while not self._up(ports):
             if self._process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"nats-server did not start:\n{self.log[-3000:]}")
+                raise AssertionError(f"nats-server did not start:\n{self.log[-3000:]}")
             await anyio.sleep(0.01)
 
     def _up(self, ports: Path) -> bool:
