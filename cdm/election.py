@@ -153,6 +153,8 @@ class Election:
         self._candidate = True
         self._not_before = 0.0
         self._attempted = 0.0
+        self._attempt: TakeOver | None = None
+        """A take-over of which nobody knows yet whether it is stored."""
 
     @property
     def tenure(self) -> Tenure | None:
@@ -206,10 +208,16 @@ class Election:
                 # A renewal whose answer was lost may have been stored: go on from its revision.
                 assert isinstance(seen.lease, Held)
                 self._tenure = Tenure(tenure.term, seen.lease.revision, tenure.fence, tenure.renewed)
-        elif held is not None and self._mine(held, held.term) and seen.fence_term == held.term:
+        elif (
+            self._attempt is not None
+            and held is not None
+            and self._mine(held, self._attempt.term)
+            and seen.fence_term == held.term
+        ):
             # A take-over whose answer was lost was won all the same.
             assert isinstance(seen.lease, Held)
             self._win(held.term, seen.lease.revision, seen.fence, self._attempted)
+        self._attempt = None
 
     def watched_lease(self, lease: Vacant | Held, now: float) -> None:
         """The watcher brought a new state of the lease."""
@@ -259,10 +267,11 @@ class Election:
         """A compare-and-set lost: look before doing anything else."""
         self._doubt = True
 
-    def uncertain(self, sent: float) -> None:
+    def uncertain(self, sent: float, attempt: TakeOver | None = None) -> None:
         """No answer came: the write, sent then, may be stored. Look before doing anything else."""
         self._doubt = True
         self._renew_at = self._attempted = sent
+        self._attempt = attempt
 
     def fenced(self, reason: str) -> None:
         """The server rejected a write of this leader: it leads no more."""
@@ -327,6 +336,9 @@ class Election:
         return Wait(min(self._renew_at, deadline))
 
     def _follow(self, seen: Seen, lease: Held, now: float) -> Action:
+        if self._mine(lease.lease, lease.lease.term):
+            # This process gave the term up without giving the lease back: nobody else can be meant by it.
+            return self._take_over(seen)
         assert self._connected_since is not None
         known = max(self._term_since, self._connected_since) + self.timing.acquaintance
         if now < known:

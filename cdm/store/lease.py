@@ -249,7 +249,7 @@ class Leadership:
             election.refused()
             await anyio.sleep(0.01)
         except Uncertain:
-            election.uncertain(sent)
+            election.uncertain(sent, action)
         except StoreError as error:
             log.debug("no take-over", reason=str(error))
             election.refused()

@@ -126,8 +126,10 @@ def test_no_other_number_of_instances_can_exist(instances: int) -> None:
 
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["instances", "instence", "", "`", "x`y"]) | st.text(max_size=4), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["instances", "instence", "", "`", "x`y"]) | st.text(max_size=4), inner)
+    ),
     max_leaves=6,
 )
 

@@ -105,7 +105,9 @@ def test_only_the_state_is_required() -> None:
     assert msgspec.json.encode(SliceValue(SliceState.LOAD, 7)) == b'{"state":"LOAD","term":7}'
 
 
-@pytest.mark.parametrize("raw", [b"{}", b'{"state":"load"}', b'{"state":null}', b'"LOAD"', b'{"state":"LOAD","term":"7"}'])
+@pytest.mark.parametrize(
+    "raw", [b"{}", b'{"state":"load"}', b'{"state":null}', b'"LOAD"', b'{"state":"LOAD","term":"7"}']
+)
 def test_what_is_no_slice_value_is_refused(raw: bytes) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(raw, type=SliceValue)
