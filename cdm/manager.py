@@ -114,6 +114,7 @@ class Active:
         self._statuses: dict[str, Status | None] = {}
         """The last status asked to be written, by blueprint key."""
         self._places: dict[NodeId, Place] | None = None
+        self._draining: list[NodeId] = []
         self._cursor: NodeId | None = None
         self._next_round = now
         self._unfinished = False
@@ -270,13 +271,14 @@ class Active:
                     self._places[node] = Place(node, normal, schedule is Schedule.DRAIN, capacity)
                 else:
                     self._places[node] = Place(node, open=False, draining=False)
+            self._draining = [node for node, place in self._places.items() if place.draining]
         return self._places
 
     def _drains(self, artifact: Artifact) -> bool:
         """Whether the artifact has slices on a draining node."""
+        self._current_places()
         on_node = self._cluster.on_node
-        draining = (node for node, place in self._current_places().items() if place.draining)
-        return any(key.artifact == artifact for node in draining for key in on_node.get(node, ()))
+        return any(key.artifact == artifact for node in self._draining for key in on_node.get(node, ()))
 
     def _set_timer(self, artifact: Artifact, at: float) -> None:
         known = self._timer_of.get(artifact)

@@ -143,10 +143,9 @@ class Node:
             NodeIdTaken: the id belongs to a living process.
             Unreachable: the connection is lost for good.
         """
-        await self.presence.register()
-        log.info(
-            "node is up", node=self.settings.node, servers=self.connection.access.shown, incarnation=self.incarnation
-        )
+        if not await self._enter(stop):
+            return
+        log.info("node is up", servers=self.connection.access.shown, incarnation=self.incarnation)
         async with anyio.create_task_group() as tasks:
             for watch in self.watches.values():
                 tasks.start_soon(watch.run)
@@ -160,13 +159,26 @@ class Node:
             ):
                 tasks.start_soon(work)
             await stop.wait()
-            log.info("stopping", node=self.settings.node)
+            log.info("stopping")
             await self.leadership.resign()
             if self.connection.is_up:
                 await self.presence.leave()
                 await self.leadership.give_back()
             tasks.cancel_scope.cancel()
-        log.info("stopped", node=self.settings.node)
+        log.info("stopped")
+
+    async def _enter(self, stop: anyio.Event) -> bool:
+        """Register, however long it takes; returns False when told to stop before."""
+        async with anyio.create_task_group() as tasks:
+
+            async def give_up() -> None:
+                await stop.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(give_up)
+            await self.presence.register()
+            tasks.cancel_scope.cancel()
+        return not stop.is_set()
 
     def _route(self, message: Message) -> None:
         self.router.route(message)

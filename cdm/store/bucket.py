@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -104,9 +105,7 @@ class Bucket:
                 return None
             raise
         message = answer["message"]
-        headers = base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace")
-        gone = f"{OPERATION}:" in headers or f"{MARKER}:" in headers
-        payload = None if gone else base64.b64decode(message.get("data", ""))
+        payload = None if is_removal(_headers(message)) else base64.b64decode(message.get("data", ""))
         return Stored(payload, message["seq"])
 
     async def put(
@@ -228,9 +227,21 @@ def ttl_header(seconds: float) -> str:
     return f"{max(round(seconds * 1000), 1000)}ms"
 
 
+def is_removal(headers: Mapping[str, str]) -> bool:
+    """Whether a message's headers make it the end of its key rather than a value."""
+    return MARKER in headers or headers.get(OPERATION) in ("DEL", "PURGE")
+
+
 def buckets(connection: Connection) -> dict[str, Bucket]:
     """All buckets of the protocol, by their names without prefix."""
     return {layout.name: Bucket(connection, layout) for layout in LAYOUTS}
+
+
+def _headers(message: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a message as the API shows it: base64 of ``NATS/1.0``, then a ``name: value`` a line."""
+    lines = base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace").splitlines()
+    pairs = (line.partition(":") for line in lines[1:])
+    return {name.strip(): value.strip() for name, colon, value in pairs if colon}
 
 
 def _seconds(timestamp: str) -> float:

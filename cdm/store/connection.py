@@ -95,6 +95,7 @@ class Connection:
         self._opened = False
         self._closing = False
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._down: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._logged_at = float("-inf")
         self._last_problem = "no answer"
@@ -202,6 +203,10 @@ class Connection:
         if up == self.is_up:
             return
         self.up_since = clock.now() if up else None
+        if up:
+            self._down = asyncio.get_running_loop().create_future()
+        elif not self._down.done():
+            self._down.set_result(None)
         for listener in list(self._listeners):
             listener(up)
 
@@ -299,15 +304,24 @@ class Connection:
         Raises:
             Unreachable: there is no connection; nothing was sent.
             NoResponders: nobody listens there.
-            Uncertain: no answer within ``timeout`` seconds.
+            Uncertain: no answer within ``timeout`` seconds, or before the connection was lost.
         """
         if self.up_since is None:
             raise Unreachable("not connected to NATS")
-        with _translated():
-            answer = await self._client.request(
+        asked = asyncio.ensure_future(
+            self._client.request(
                 subject, payload, timeout=REQUEST_TIMEOUT if timeout is None else timeout, headers=headers
             )
-        return answer.data
+        )
+        try:
+            await asyncio.wait((asked, self._down), return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                # The client would wait for the time-out, but an answer can only come on the connection that is gone.
+                raise Uncertain("the connection was lost before the answer came")
+            with _translated():
+                return asked.result().data
+        finally:
+            asked.cancel()
 
     async def api(self, call: str, body: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
         """Call the JetStream API, e.g. ``STREAM.INFO.KV_slices``, and return its decoded answer.

@@ -97,8 +97,7 @@ class Presence:
         except (Conflict, Uncertain):
             await self._find_out()
         except StoreError as error:
-            log.debug("no heartbeat", reason=str(error))
-            self._retry()
+            await self._again_soon(error)
 
     async def _find_out(self) -> None:
         """The registration is not as it was left: expired, deleted, or somebody else's."""
@@ -108,12 +107,13 @@ class Presence:
                 await self._put(stored.revision if stored else 0)
                 return
         except StoreError as error:
-            log.debug("no heartbeat", reason=str(error))
-            self._retry()
+            await self._again_soon(error)
             return
         raise NodeIdTaken(f"another process has registered as node {self._node!r} while this one was not heard")
 
-    def _retry(self) -> None:
+    async def _again_soon(self, error: StoreError) -> None:
+        log.debug("no heartbeat", reason=str(error))
+        await anyio.sleep(RETRY_PAUSE)
         self._signal.set()
 
     async def _put(self, expect: int) -> None:

@@ -27,7 +27,7 @@ from cdm.errors import BucketMissing, InvalidBlueprint, InvalidKey, StoreError
 from cdm.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import Key
-from cdm.store.bucket import MARKER, MARKER_TTL, OPERATION, Bucket, State
+from cdm.store.bucket import MARKER, MARKER_TTL, Bucket, State, is_removal
 
 log = structlog.get_logger("cdm.watch")
 
@@ -330,7 +330,7 @@ class Watch:
         name = self.bucket.key_name(message.subject)
         known = self._known.get(name)
         headers = message.headers
-        gone = headers is not None and (OPERATION in headers or MARKER in headers)
+        gone = headers is not None and is_removal(headers)
         if self._history is not None:
             net = self._history.setdefault(name, _Net())
             if gone:

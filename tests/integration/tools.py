@@ -132,6 +132,7 @@ class Raw:
         subscription = await self.client.subscribe(inbox, cb=take)
         try:
             config = {"name": name, "deliver_subject": inbox, "ack_policy": "none", "deliver_policy": deliver}
+            config["filter_subject"] = f"$KV.{self.bucket(bucket)}.>"
             body = {"stream_name": stream, "config": {**config, "mem_storage": True, "num_replicas": 1}}
             info = await self.api(f"CONSUMER.CREATE.{stream}.{name}", body)
             if info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == 0:
