@@ -4,12 +4,17 @@ Spreading is water-filling: the nodes with the fewest instances of the artifact 
 within a level those with the fewest slices in all come first, and then the order in which the hosts are given, which
 the caller rotates (round robin). One pass costs what the number of hosts costs, not what the number of instances
 does.
+
+Most placements are small and find enough nodes without an instance of the artifact. For these `Ranking` keeps the
+nodes in order, so that the cost is that of the placement and not of the cluster; the answer is the same.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from cdm.model.artifact import NodeId
@@ -84,6 +89,48 @@ def allocate(count: int, hosts: Sequence[Host]) -> Allocation:
         pool = [entry for entry in pool if entry[3] > 0]
     counts = {hosts[i].node: n for i, n in enumerate(given) if n}
     return Allocation(counts, None if last is None else hosts[last].node)
+
+
+class Ranking:
+    """Open nodes by the number of their slices, kept in order while that number changes."""
+
+    def __init__(self) -> None:
+        self._levels: dict[int, list[NodeId]] = {}
+        self._total: dict[NodeId, int] = {}
+
+    def put(self, node: NodeId, total: int) -> None:
+        """The node is open and has so many slices in all."""
+        if self._total.get(node) != total:
+            self.drop(node)
+            self._total[node] = total
+            insort(self._levels.setdefault(total, []), node)
+
+    def drop(self, node: NodeId) -> None:
+        """The node takes nothing any more."""
+        total = self._total.pop(node, None)
+        if total is not None:
+            level = self._levels[total]
+            del level[bisect_left(level, node)]
+            if not level:
+                del self._levels[total]
+
+    def pick(self, count: int, occupied: Container[NodeId], cursor: NodeId | None) -> list[NodeId] | None:
+        """The first ``count`` nodes that are not occupied; None where there are fewer.
+
+        They are what `allocate` would choose for an artifact whose instances, and failures, are on the occupied nodes.
+        """
+        if count > len(self._total):
+            return None
+        free = (node for node in self._in_order(cursor) if node not in occupied)
+        found = list(islice(free, count))
+        return found if len(found) == count else None
+
+    def _in_order(self, cursor: NodeId | None) -> Iterator[NodeId]:
+        for total in sorted(self._levels):
+            level = self._levels[total]
+            start = bisect_right(level, cursor) if cursor is not None else 0
+            yield from islice(level, start, None)
+            yield from islice(level, start)
 
 
 def free_ordinals(count: int, taken: Iterable[int]) -> list[int]:

@@ -152,6 +152,7 @@ class Election:
         self._renew_at = 0.0
         self._candidate = True
         self._not_before = 0.0
+        self._fence_known = False
         self._attempted = 0.0
         self._attempt: TakeOver | None = None
         """A take-over of which nobody knows yet whether it is stored."""
@@ -193,8 +194,10 @@ class Election:
         self._connected_since = None
         self._silent_since = None
 
-    def seen(self, seen: Seen, now: float) -> None:
-        """A look at the server is complete."""
+    def seen(self, seen: Seen, now: float) -> bool:
+        """A look at the server is complete. Returns whether it shows that the fence was lost."""
+        fence_lost = self._fence_known and seen.fence_term == 0
+        self._fence_known = seen.fence_term > 0
         self._doubt = False
         self._note_lease(seen.lease, now)
         self._highest = max(self._highest, seen.fence_term)
@@ -218,6 +221,7 @@ class Election:
             assert isinstance(seen.lease, Held)
             self._win(held.term, seen.lease.revision, seen.fence, self._attempted)
         self._attempt = None
+        return fence_lost
 
     def watched_lease(self, lease: Vacant | Held, now: float) -> None:
         """The watcher brought a new state of the lease."""
@@ -238,6 +242,7 @@ class Election:
     def watched_fence(self, revision: int, term: int) -> None:
         """The watcher brought a new fence; revision 0: it is gone."""
         self._highest = max(self._highest, term)
+        self._fence_known = self._fence_known or term > 0
         if self._seen is None or (0 < revision <= self._seen.fence):
             return
         if self._tenure is not None:
@@ -373,6 +378,7 @@ class Election:
     def _win(self, term: int, lease: int, fence: int, sent: float) -> None:
         self._tenure = Tenure(term, lease, fence, sent)
         self._fenced = ""
+        self._fence_known = True
         self._highest = max(self._highest, term)
         self._renew_at = sent + self.timing.renew_every
         self._doubt = False

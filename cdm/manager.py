@@ -18,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from cdm.allocation import Ranking
 from cdm.cluster import Cluster, Desired
 from cdm.messages import (
     IntentChanged,
@@ -66,8 +67,8 @@ log = structlog.get_logger("cdm.manager")
 
 WORK_BUDGET = 0.02
 """Seconds of deciding after which other tasks get their turn."""
-LOGGED_ONE_BY_ONE = 20
-"""Longest plan whose commands are logged one by one at level info; longer ones are summed up."""
+LOGGED_KEYS = 20
+"""Most slices that a line in the log names; it counts them all."""
 
 
 class Dormant:
@@ -75,6 +76,9 @@ class Dormant:
 
     def touch(self, artifact: Artifact, now_due: bool = False) -> None:
         """The artifact changed."""
+
+    def recount(self, node: NodeId) -> None:
+        """The node may have another number of slices now."""
 
     def reached(self, revision: int) -> None:
         """The mirror of ``slices`` has come this far."""
@@ -115,6 +119,9 @@ class Active:
         """The last status asked to be written, by blueprint key."""
         self._places: dict[NodeId, Place] | None = None
         self._draining: list[NodeId] = []
+        self._ranking = Ranking()
+        self._recount: set[NodeId] = set()
+        """Nodes whose number of slices is another one than the ranking has."""
         self._cursor: NodeId | None = None
         self._next_round = now
         self._unfinished = False
@@ -128,6 +135,10 @@ class Active:
         else:
             self._dirty[artifact] = now_due or self._dirty.get(artifact, False)
             self._manager.wake()
+
+    def recount(self, node: NodeId) -> None:
+        """The node may have another number of slices now."""
+        self._recount.add(node)
 
     def reached(self, revision: int) -> None:
         """The mirror of ``slices`` has come this far: what waited for it is decided next."""
@@ -230,6 +241,7 @@ class Active:
                 manager.policy,
                 cluster.failed_unloading,
                 self._cursor,
+                self._current_ranking(places),
             )
             self._cursor = plan.cursor
             self._unplaced.pop(artifact, None)
@@ -248,12 +260,14 @@ class Active:
         if loads:
             self._commanded[artifact] = loads
             self._extra.update(loads)
+            self._recount.update(loads)
         self._manager.outbox.order(Order(artifact, self.term, commands))
 
     def _release(self, artifact: Artifact) -> None:
         del self._awaited[artifact]
         if loads := self._commanded.pop(artifact, None):
             self._extra.subtract(loads)
+            self._recount.update(loads)
         if artifact in self._held:
             self.touch(artifact, self._held.pop(artifact))
 
@@ -272,7 +286,20 @@ class Active:
                 else:
                     self._places[node] = Place(node, open=False, draining=False)
             self._draining = [node for node, place in self._places.items() if place.draining]
+            self._ranking = Ranking()
+            self._recount.update(self._places)
         return self._places
+
+    def _current_ranking(self, places: dict[NodeId, Place]) -> Ranking:
+        for node in self._recount:
+            place = places.get(node)
+            total = self._total(node)
+            if place is not None and place.open and (place.capacity is None or total < place.capacity):
+                self._ranking.put(node, total)
+            else:
+                self._ranking.drop(node)
+        self._recount.clear()
+        return self._ranking
 
     def _drains(self, artifact: Artifact) -> bool:
         """Whether the artifact has slices on a draining node."""
@@ -377,6 +404,7 @@ class ClusterDeploymentManager:
         key = remove.key
         if isinstance(key, SliceKey):
             self.cluster.remove_slice(key)
+            self.state.recount(key.node)
             self.state.touch(key.artifact)
             self._reached(remove.revision)
         else:
@@ -474,6 +502,7 @@ class ClusterDeploymentManager:
         node = key.node
         if node not in self.topology.nodes:
             self.topology.notice(node)
+        self.state.recount(node)
         self.state.touch(key.artifact)
         self._reached(put.revision)
 
@@ -490,10 +519,9 @@ class ClusterDeploymentManager:
 
 
 def _log_commands(artifact: Artifact, commands: Sequence[Command]) -> None:
-    if len(commands) > LOGGED_ONE_BY_ONE:
-        kinds = Counter((command.state, command.reason) for command in commands)
-        for (state, reason), count in kinds.items():
-            log.info("commands", artifact=str(artifact), command=state or "delete", count=count, reason=reason)
-        return
+    alike: dict[tuple[str, str], list[SliceKey]] = {}
     for command in commands:
-        log.info("command", slice=str(command.key), command=command.state or "delete", reason=command.reason)
+        alike.setdefault((command.state or "delete", command.reason), []).append(command.key)
+    for (state, reason), keys in alike.items():
+        shown = [str(key).removeprefix("slices/") for key in keys[:LOGGED_KEYS]]
+        log.info(state, artifact=str(artifact), count=len(keys), reason=reason, slices=shown)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from cdm.allocation import Host, allocate, choose_removals, free_ordinals
+from cdm.allocation import Host, Ranking, allocate, choose_removals, free_ordinals
 from cdm.cluster import Desired, Group, SlicePut
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
@@ -104,6 +104,7 @@ def reconcile(
     policy: Policy,
     failed_unloading: frozenset[SliceKey] | set[SliceKey] = frozenset(),
     cursor: NodeId | None = None,
+    ranking: Ranking | None = None,
 ) -> Plan:
     """Decide what to do about one artifact.
 
@@ -117,10 +118,12 @@ def reconcile(
         policy: deadlines and backoff.
         failed_unloading: slices whose last failure was one to unload; they are asked again only after a backoff.
         cursor: the node that was served last; among equals the next one in name order comes first.
+        ranking: the open places that have room, in order; without it they are put in order here.
     """
     if desired is not None and desired.blueprint is None:
         return Plan()  # refused, and never a valid one before: it changes nothing
     decision = _Decision(artifact, desired, totals, policy, now, cursor)
+    decision.ranking = ranking
     wanted = desired.blueprint.instances if desired and desired.blueprint else 0
     decision.sort_out(group, places, failed_unloading)
     surplus = len(decision.live) - wanted
@@ -151,6 +154,7 @@ class _Decision:
         self.policy = policy
         self.now = now
         self.cursor = cursor
+        self.ranking: Ranking | None = None
         self.commands: list[Command] = []
         self.wake_at: float | None = None
         self.unplaced = 0
@@ -216,8 +220,7 @@ class _Decision:
             self._wake(self._retry_at(put))
         if fresh + len(due) == 0:
             return
-        hosts, shunned = self._hosts(places, {put.key.node for put in (*self.failed, *self.stuck)})
-        nodes = self._place(fresh + len(due), hosts, shunned)
+        nodes = self._place(fresh + len(due), places)
         self.unplaced = fresh + len(due) - sum(nodes.values())
         self._load(nodes, due, group)
 
@@ -254,7 +257,14 @@ class _Decision:
                 (bad if node in shun else good).append(Host(node, mine.get(node, 0), total, free))
         return good, bad
 
-    def _place(self, count: int, hosts: list[Host], shunned: list[Host]) -> dict[NodeId, int]:
+    def _place(self, count: int, places: Mapping[NodeId, Place]) -> dict[NodeId, int]:
+        shun = {put.key.node for put in (*self.failed, *self.stuck)}
+        if self.ranking is not None:
+            occupied = shun.union(put.key.node for put in self.live)
+            if picked := self.ranking.pick(count, occupied, self.cursor):
+                self.cursor = picked[-1]
+                return dict.fromkeys(picked, 1)
+        hosts, shunned = self._hosts(places, shun)
         chosen = allocate(count, hosts)
         nodes = chosen.counts
         left = count - sum(nodes.values())

@@ -120,6 +120,7 @@ class Node:
             barrier=self._barrier,
             route=self._route,
             drained=self._commands.drained,
+            on_fence_lost=self._list_anew,
             nodes=self._registered,
         )
         self.presence = Presence(self.buckets["nodes"], settings.node, self._registration())
@@ -206,6 +207,10 @@ class Node:
 
     def _on_reset(self, reason: str) -> None:
         self.leadership.reset(reason)
+
+    def _list_anew(self) -> None:
+        for watch in self.watches.values():
+            watch.relist()
 
     def _registered(self) -> int:
         return sum(isinstance(presence, Registered) for presence in self.topology.nodes.values())

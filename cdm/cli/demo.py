@@ -11,6 +11,7 @@ import anyio
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -73,9 +74,8 @@ async def _demo(console: Console) -> int:
                     _show_logs(ground, live.console)
                     return 1
                 done.append(Done(title, proof, clock.now() - began))
-                live.console.print(
-                    Text.assemble(("✓ ", "bold green"), (title, "bold"), f"  {done[-1].took:.1f} s\n  {proof}")
-                )
+                live.console.print(Text.assemble(("✓ ", "bold green"), (title, "bold"), f"  {done[-1].took:.1f} s"))
+                live.console.print(Padding(Text(proof), (0, 0, 0, 2)))
     console.print(f"\nAll {len(done)} steps held, in {clock.now() - started:.0f} s. Nothing is left behind.")
     return 0
 

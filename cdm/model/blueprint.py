@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import json
 
-import msgspec
 from msgspec import Struct
 
 from cdm.errors import InvalidBlueprint
@@ -25,7 +24,9 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not 0 <= self.instances <= MAX_INSTANCES:
-            raise InvalidBlueprint("instances", f"must be from 0 to {MAX_INSTANCES:,}, not {self.instances}")
+            raise InvalidBlueprint(
+                "instances", f"must be from 0 to {MAX_INSTANCES:,}, not {_short(str(self.instances))}"
+            )
 
     @classmethod
     def parse(cls, raw: bytes) -> Blueprint:
@@ -39,42 +40,46 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True):
         if len(raw) > MAX_BYTES:
             raise InvalidBlueprint("", f"is {len(raw):,} bytes long; at most {MAX_BYTES:,} are read")
         try:
-            loose = msgspec.json.decode(raw)
+            loose = json.loads(raw.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
         except RecursionError:
             raise InvalidBlueprint("", "is nested too deeply") from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidBlueprint("", f"is not JSON: {error}") from None
-        if isinstance(loose, dict):
-            return cls._from_fields(loose)
-        return cls(_whole_number(loose))
-
-    @classmethod
-    def _from_fields(cls, fields: dict[str, object]) -> Blueprint:
-        if "instances" in fields:
-            _whole_number(fields["instances"])
-        try:
-            return msgspec.convert(fields, cls)
         except InvalidBlueprint:
             raise
-        except msgspec.ValidationError as error:
-            # __post_init__'s own error arrives as the cause of msgspec's; ours already names the field.
-            if isinstance(error.__cause__, InvalidBlueprint):
-                raise error.__cause__ from None
-            field = re.search(r"field `([^`]*)`", str(error))
-            problem = str(error)
-            if field and "unknown" in problem:
+        except ValueError as error:
+            raise InvalidBlueprint("", f"is not JSON: {error}") from None
+        if not isinstance(loose, dict):
+            return cls(_whole_number(loose))
+        for field in loose:
+            if field not in cls.__struct_fields__:
                 known = ", ".join(cls.__struct_fields__)
-                raise InvalidBlueprint(field[1][:64], f"is not a field of a blueprint (fields: {known})") from None
-            if field:
-                raise InvalidBlueprint(field[1], "is required") from None
-            raise InvalidBlueprint("", problem) from None
+                raise InvalidBlueprint(_short(field), f"is not a field of a blueprint (fields: {known})")
+        if "instances" not in loose:
+            raise InvalidBlueprint("instances", "is required")
+        return cls(_whole_number(loose["instances"]))
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidBlueprint(_short(twice), "is given twice")
+    return fields
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no number")
 
 
 def _whole_number(value: object) -> int:
     # bool is an int in Python, and 3.0 equals 3: neither is what somebody meant to type here.
     if type(value) is not int:
-        shown = repr(value)
-        raise InvalidBlueprint(
-            "instances", f"must be a whole number, not {shown if len(shown) <= 40 else type(value).__name__}"
-        )
+        shown = {dict: "an object", list: "a list", type(None): "null"}.get(type(value)) or json.dumps(value)
+        raise InvalidBlueprint("instances", f"must be a whole number, not {_short(shown)}")
     return value
+
+
+def _short(text: str) -> str:
+    """What was typed, fit to be shown: not long, and without the lone surrogates that JSON can express."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= 40 else f"{text[:37]}…"

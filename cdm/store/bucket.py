@@ -208,8 +208,10 @@ class Bucket:
 
     async def _upgrade(self, config: dict[str, Any], replicas: int | None) -> None:
         missing = {name: value for name, value in self._features().items() if not config.get(name)}
-        if config.get("max_msgs_per_subject", -1) not in (-1, *range(self.layout.history, 65)):
-            missing["max_msgs_per_subject"] = self.layout.history
+        # A value that expires must leave a marker and not an older value to come to light again.
+        history, kept = self.layout.history, config.get("max_msgs_per_subject", -1)
+        if kept != history and (self.layout.expires or 0 < kept < history):
+            missing["max_msgs_per_subject"] = history
         if replicas is not None and config.get("num_replicas") != replicas:
             missing["num_replicas"] = replicas
         if not missing:

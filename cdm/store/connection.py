@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 import nats
 import nats.errors
 import structlog
@@ -47,6 +48,7 @@ PING_INTERVAL = 1
 """Seconds between pings; two without an answer end the connection, so that a hung server is left."""
 RECONNECT_PAUSE = 0.2
 """Seconds between two attempts at the same server."""
+CLOSE_PATIENCE = 2.0
 RETRY_LOG_INTERVAL = 5.0
 
 _CONFLICT = 10071
@@ -57,6 +59,22 @@ _JETSTREAM_OFF = (10039, 10076)
 _UNAVAILABLE = (10008, 10009)
 
 Handler = Callable[[Msg], Awaitable[None]]
+
+
+class _Client(Client):
+    """The client, proof against subjects that are not UTF-8: with its own decoding, one such key ends its reading."""
+
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg:
+        return Msg(
+            _client=self,
+            subject=subject.decode("utf-8", "backslashreplace"),
+            reply=reply.decode("utf-8", "backslashreplace"),
+            data=data,
+            headers=headers,
+            _sid=sid,
+        )
 
 
 class Access(Struct, frozen=True):
@@ -90,7 +108,7 @@ class Connection:
         self.prefix = prefix
         self.up_since: float | None = None
         """When it was last (re)connected, in seconds on this node's clock; None while it is down."""
-        self._client = Client()
+        self._client = _Client()
         self._listeners: list[Callable[[bool], None]] = []
         self._opened = False
         self._closing = False
@@ -172,10 +190,12 @@ class Connection:
     async def close(self) -> None:
         """Close the connection; never raises."""
         self._closing = True
-        try:
-            await self._client.close()
-        except Exception as error:  # noqa: BLE001  # the client may be half connected; there is nothing left to save
-            log.debug("closing failed", error=str(error))
+        # Also when cancelled: a client left half open goes on answering for a process that has left.
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_PATIENCE):
+            try:
+                await self._client.close()
+            except Exception as error:  # noqa: BLE001  # it may be half connected; there is nothing left to save
+                log.debug("closing failed", error=str(error))
 
     async def lost(self) -> None:
         """Wait until the connection is lost for good.

@@ -48,6 +48,7 @@ class Leadership:
         barrier: waits until all mirrors are complete as of now.
         route: takes `LeaderChange`.
         drained: waits until no write of this leader is in flight.
+        on_fence_lost: called when the fence is found gone: the stream was purged, or worse.
         nodes: how many nodes are registered.
     """
 
@@ -59,6 +60,7 @@ class Leadership:
         barrier: Callable[[], Awaitable[None]],
         route: Callable[[Message], None],
         drained: Callable[[], Awaitable[None]],
+        on_fence_lost: Callable[[], None],
         nodes: Callable[[], int],
     ) -> None:
         self._slices = slices
@@ -67,6 +69,7 @@ class Leadership:
         self._barrier = barrier
         self._route = route
         self._drained = drained
+        self._on_fence_lost = on_fence_lost
         self._nodes = nodes
         self._signal = Signal()
         self._told: tuple[NodeId | None, int] = (None, 0)
@@ -205,7 +208,9 @@ class Leadership:
             log.debug("lease not read", reason=str(error))
             await anyio.sleep(RETRY_PAUSE)
             return
-        self._election.seen(seen, clock.now())
+        if self._election.seen(seen, clock.now()):
+            log.error("the fence is gone: everything is listed anew", highest_term=self._election.highest_term)
+            self._on_fence_lost()
 
     async def _read(self) -> Seen:
         # The fence first: a take-over in between shows a newer lease, and the next compare-and-set tells.
@@ -230,7 +235,13 @@ class Leadership:
         election = self._election
         try:
             await self._raise_voice(action.term)
-            sent = clock.now()
+        except StoreError as error:
+            log.debug("no take-over", reason=str(error))
+            election.refused()
+            await anyio.sleep(RETRY_PAUSE)
+            return
+        sent = clock.now()
+        try:
             lease = Lease(election.node, action.term, election.incarnation)
             revision = await self._slices.batch(
                 [

@@ -34,7 +34,11 @@ class Voice:
                 await connection.publish(message.reply, answer)
 
         voice = cls(connection, await connection.subscribe(subject, say))
-        await connection.flush()
+        try:
+            await connection.flush()
+        except BaseException:
+            await voice.drop()
+            raise
         return voice
 
     async def drop(self) -> None:

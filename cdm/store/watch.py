@@ -135,8 +135,9 @@ class Watch:
                 self._advance(target)
 
     def relist(self) -> None:
-        """List the whole bucket again, now."""
+        """List the whole bucket again, now; `caught_up` waits for it."""
         self._full_list_at = float("-inf")
+        self.phase = Phase.SEEKING
         self._end("to be listed again")
 
     async def _recreate(self, missing: BucketMissing) -> None:
@@ -253,8 +254,17 @@ class Watch:
                 return "the consumer is silent"
             if now >= relist:
                 return "time to compare everything"
-            await asyncio.wait((over,), timeout=min(overdue, relist) - now)
+            if self.phase is Phase.LISTING:
+                await asyncio.wait((over,), timeout=HEARTBEAT / 2)
+                await self._end_list_if_drained()
+            else:
+                await asyncio.wait((over,), timeout=min(overdue, relist) - now)
         return over.result()
+
+    async def _end_list_if_drained(self) -> None:
+        # What was still to be listed may be purged or expired meanwhile: then no delivery says that it was the last.
+        if self.phase is Phase.LISTING and await self._drained() and self.phase is Phase.LISTING:
+            self._finish_list()
 
     async def _delete_consumer(self) -> None:
         # Without this the server would keep it for its inactivity threshold.
@@ -334,7 +344,7 @@ class Watch:
         if self._history is not None:
             net = self._history.setdefault(name, _Net())
             if gone:
-                net.updates.clear()
+                net.remove(sequence, at)
             else:
                 net.add(self._decode(name, message.data, sequence, at, known))
             return
@@ -398,6 +408,9 @@ class Watch:
         """Emit what the listed history comes to: no value that was deleted or replaced since."""
         assert self._listed is not None
         for name, net in history.items():
+            known = self._known.get(name)
+            if known is not None and net.removed > known.revision:
+                self._remove(name, known, net.removed, Cause.DELETED, net.removed_at)
             for update in net.updates:
                 self._listed.add(name)
                 if self._is_news(self._known.get(name), update.revision):
@@ -416,10 +429,16 @@ class _Net:
     after that.
     """
 
-    __slots__ = ("updates",)
+    __slots__ = ("removed", "removed_at", "updates")
 
     def __init__(self) -> None:
         self.updates: list[Known] = []
+        self.removed = 0
+        self.removed_at = 0.0
+
+    def remove(self, sequence: int, at: float) -> None:
+        self.updates = []
+        self.removed, self.removed_at = sequence, at
 
     def add(self, update: Known) -> None:
         if isinstance(update, ValuePut):
