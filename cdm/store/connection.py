@@ -21,7 +21,7 @@ import nats
 import nats.errors
 import structlog
 from msgspec import Struct
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -62,7 +62,16 @@ Handler = Callable[[Msg], Awaitable[None]]
 
 
 class _Client(Client):
-    """The client, proof against subjects that are not UTF-8: with its own decoding, one such key ends its reading."""
+    """The client, mended in two places.
+
+    A subject that is not UTF-8 would end its reading for good. An attempt at a server that accepts and then says
+    nothing would leave its socket open.
+    """
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        if self._transport is not None:
+            self._transport.close()  # type: ignore[no-untyped-call]
+        await super()._connect_to_server(s)
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None

@@ -113,9 +113,10 @@ class Raw:
                 except (nats.errors.Error, OSError, Rejection):
                     await anyio.sleep(0.05)
 
-    async def records(self, bucket: str, deliver: str = "last_per_subject") -> list[Record]:
+    async def records(self, bucket: str, deliver: str = "last_per_subject", stream: str = "") -> list[Record]:
         """The bucket's messages, read with a consumer of its own; ``deliver``: ``all`` or ``last_per_subject``."""
-        stream, inbox, name = f"KV_{self.bucket(bucket)}", self.client.new_inbox(), f"test-{secrets.token_hex(6)}"
+        stream = stream or f"KV_{self.bucket(bucket)}"
+        inbox, name = self.client.new_inbox(), f"test-{secrets.token_hex(6)}"
         start = len(f"$KV.{self.bucket(bucket)}.")
         found: list[Record] = []
         pending = 1
@@ -173,13 +174,16 @@ class Raw:
         info = await self.api(f"STREAM.INFO.KV_{self.bucket(bucket)}")
         return int(info["state"]["consumer_count"])
 
-    async def keep_all(self, bucket: str = "slices") -> None:
-        """Make the bucket keep every revision, so that what was stored can be read afterwards."""
+    async def record(self, bucket: str = "slices") -> None:
+        """Make the bucket, and a stream beside it that keeps what goes through it (see `recorded`).
+
+        The bucket itself cannot keep more: with a history the server lifts TTLs to that of its markers.
+        """
         stream = f"KV_{self.bucket(bucket)}"
         config = {
             "name": stream,
             "subjects": [f"$KV.{self.bucket(bucket)}.>"],
-            "max_msgs_per_subject": -1,
+            "max_msgs_per_subject": 1,
             "storage": "file",
             "discard": "new",
             "allow_rollup_hdrs": True,
@@ -190,6 +194,28 @@ class Raw:
             "subject_delete_marker_ttl": 900 * 10**9,
         }
         await self.api(f"STREAM.CREATE.{stream}", config)
+        record = {
+            "name": f"RECORD_{self.bucket(bucket)}",
+            "storage": "file",
+            "allow_msg_ttl": True,
+            "subject_delete_marker_ttl": 900 * 10**9,
+            "max_msgs_per_subject": -1,
+            "sources": [{"name": stream}],
+        }
+        await self.api(f"STREAM.CREATE.{record['name']}", record)
+
+    async def recorded(self, bucket: str = "slices") -> list[Record]:
+        """Everything that the bucket's stream brought since `record`, in its order."""
+        stream = f"RECORD_{self.bucket(bucket)}"
+        last = (await self.api(f"STREAM.INFO.KV_{self.bucket(bucket)}"))["state"]["last_seq"]
+
+        async def complete() -> list[Record]:
+            found = await self.records(bucket, "all", stream)
+            origins = [int(record.headers["Nats-Stream-Source"].split()[1]) for record in found]
+            assert origins == sorted(origins)
+            return found if origins and origins[-1] >= last else []
+
+        return await eventually(complete, 10, "all is recorded")
 
 
 @asynccontextmanager
@@ -355,10 +381,10 @@ class Running:
     async def run(self, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Run the node to its end and keep the error that ended it."""
         try:
-            with self._scope:
-                async with runtime.node(self.settings) as node:
-                    self._node = node
-                    task_status.started()
+            async with runtime.node(self.settings) as node:
+                self._node = node
+                task_status.started()
+                with self._scope:
                     await node.run(self._stop)
         except Exception as error:  # noqa: BLE001  # whatever it is, the test judges it
             self.error = error
@@ -379,8 +405,12 @@ class Running:
         self.node.connection._client.options["allow_reconnect"] = False
         if transport is not None:
             transport.close()
+        await self.cancel()
+
+    async def cancel(self) -> None:
+        """End it without a farewell; its connection is closed last."""
         self._scope.cancel()
-        with anyio.fail_after(10):
+        with anyio.fail_after(10, shield=True):
             await self.ended.wait()
 
 
@@ -435,7 +465,11 @@ async def nodes_on(server: NatsServer, **settings: Any) -> AsyncIterator[Nodes]:
     """Nodes in this process, ended with the ``with`` block."""
     async with anyio.create_task_group() as tasks:
         nodes = Nodes(server, tasks, settings)
-        yield nodes
+        try:
+            yield nodes
+        finally:
+            for running in nodes.all.values():
+                await running.cancel()
         tasks.cancel_scope.cancel()
 
 
