@@ -166,6 +166,7 @@ def choose_removals(
     for group in ranked:
         for key in group:
             mine[key.node] = mine.get(key.node, 0) + 1
+    total = {node: totals(node) for node in mine}
     order = {node: rank for rank, node in enumerate(sorted(mine, reverse=True))}
     chosen: list[SliceKey] = []
     for group in ranked:
@@ -176,14 +177,15 @@ def choose_removals(
             on_node.setdefault(key.node, []).append(key)
         for keys in on_node.values():
             keys.sort(key=lambda key: key.ordinal)
-        heap = [(-mine[node], -totals(node), order[node], node) for node in on_node]
+        heap = [(-mine[node], -total[node], order[node], node) for node in on_node]
         heapq.heapify(heap)
         while heap and len(chosen) < count:
-            fullness, total, rank, node = heap[0]
+            node = heap[0][3]
             chosen.append(on_node[node].pop())
             mine[node] -= 1
+            total[node] -= 1
             if on_node[node]:
-                heapq.heapreplace(heap, (fullness + 1, total + 1, rank, node))
+                heapq.heapreplace(heap, (-mine[node], -total[node], order[node], node))
             else:
                 heapq.heappop(heap)
     return chosen

@@ -8,7 +8,8 @@ says nothing (I5).
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
@@ -72,7 +73,7 @@ class Command(Struct, frozen=True):
 class Plan(Struct, frozen=True):
     """What to do about one artifact now, and when to look again."""
 
-    commands: Sequence[Command] = ()
+    commands: list[Command] = []
     wake_at: float | None = None
     """When something becomes due without any further message, in seconds."""
     unplaced: int = 0
@@ -121,7 +122,7 @@ def reconcile(
         ranking: the open places that have room, in order; without it they are put in order here.
     """
     if desired is not None and desired.blueprint is None:
-        return Plan()  # refused, and never a valid one before: it changes nothing
+        return Plan(cursor=cursor)  # refused, and never a valid one before: it changes nothing
     decision = _Decision(artifact, desired, totals, policy, now, cursor)
     decision.ranking = ranking
     wanted = desired.blueprint.instances if desired and desired.blueprint else 0
@@ -205,7 +206,8 @@ class _Decision:
         waiting = [put.key for put in self.live if put.value.state is not SliceState.ACTIVE]
         active = [put.key for put in self.live if put.value.state is SliceState.ACTIVE]
         puts = {put.key: put for put in self.live}
-        for key in choose_removals(surplus, (waiting, active), self.totals):
+        leaving = Counter(key.node for key in self.leaving)
+        for key in choose_removals(surplus, (waiting, active), lambda node: self.totals(node) - leaving[node]):
             self._unload(puts[key], f"{surplus + wanted} instances, {wanted} wanted")
 
     def grow(self, missing: int, group: Group, places: Mapping[NodeId, Place]) -> None:
@@ -220,7 +222,7 @@ class _Decision:
             self._wake(self._retry_at(put))
         if fresh + len(due) == 0:
             return
-        nodes = self._place(fresh + len(due), places)
+        nodes = self._place(fresh + len(due), due, places)
         self.unplaced = fresh + len(due) - sum(nodes.values())
         self._load(nodes, due, group)
 
@@ -240,8 +242,13 @@ class _Decision:
             if put.value.state is SliceState.LOADED and put.key not in self.leaving:
                 self._command(put.key, SliceState.ACTIVATE, "loaded", put.value.failures or 0)
 
-    def _hosts(self, places: Mapping[NodeId, Place], shun: set[NodeId]) -> tuple[list[Host], list[Host]]:
-        """Nodes that take new slices: those to be preferred, and those where this artifact failed."""
+    def _hosts(
+        self, places: Mapping[NodeId, Place], shun: set[NodeId], retried: Mapping[NodeId, int]
+    ) -> tuple[list[Host], list[Host]]:
+        """Nodes that take new slices: those to be preferred, and those where this artifact failed.
+
+        A slice that is tried again where it failed takes no other place there.
+        """
         mine: dict[NodeId, int] = {}
         for put in self.live:
             mine[put.key.node] = mine.get(put.key.node, 0) + 1
@@ -253,51 +260,51 @@ class _Decision:
             place = places[node]
             if place.open:
                 total = self.totals(node)
-                free = None if place.capacity is None else max(place.capacity - total, 0)
+                free = None if place.capacity is None else max(place.capacity - total + retried.get(node, 0), 0)
                 (bad if node in shun else good).append(Host(node, mine.get(node, 0), total, free))
         return good, bad
 
-    def _place(self, count: int, places: Mapping[NodeId, Place]) -> dict[NodeId, int]:
+    def _place(self, count: int, due: list[SlicePut], places: Mapping[NodeId, Place]) -> dict[NodeId, int]:
         shun = {put.key.node for put in (*self.failed, *self.stuck)}
         if self.ranking is not None:
             occupied = shun.union(put.key.node for put in self.live)
             if picked := self.ranking.pick(count, occupied, self.cursor):
                 self.cursor = picked[-1]
                 return dict.fromkeys(picked, 1)
-        hosts, shunned = self._hosts(places, shun)
+        hosts, shunned = self._hosts(places, shun, Counter(put.key.node for put in due))
         chosen = allocate(count, hosts)
+        self.cursor = chosen.last or self.cursor
         nodes = chosen.counts
         left = count - sum(nodes.values())
         if left and shunned:
             chosen = allocate(left, shunned)
             nodes |= chosen.counts
-        self.cursor = chosen.last or self.cursor
+            self.cursor = chosen.last or self.cursor
         return nodes
 
     def _load(self, nodes: dict[NodeId, int], due: list[SlicePut], group: Group) -> None:
         """Write LOADs to the chosen nodes; the failures of those retried and replaced go with them."""
-        history = sorted(((put.value.failures or 0) + 1 for put in (*due, *self.stuck)), reverse=True)
-        retry_in_place: dict[NodeId, list[SlicePut]] = {}
+        left = dict(nodes)
+        elsewhere: list[SlicePut] = []
         for put in due:
-            if put.key.node in nodes:
-                retry_in_place.setdefault(put.key.node, []).append(put)
+            node = put.key.node
+            if left.get(node):
+                left[node] -= 1
+                self._command(put.key, SliceState.LOAD, "retry", (put.value.failures or 0) + 1)
+            else:
+                elsewhere.append(put)
+        elsewhere = elsewhere[: sum(left.values())]
+        history = sorted((put.value.failures or 0) + 1 for put in (*elsewhere, *self.stuck))
         taken: dict[NodeId, list[int]] = {}
         for key in group.slices:
-            if key.node in nodes:
+            if key.node in left:
                 taken.setdefault(key.node, []).append(key.ordinal)
-        reused: set[SliceKey] = set()
-        for node, count in nodes.items():
-            again = retry_in_place.get(node, [])[:count]
-            for put in again:
-                reused.add(put.key)
-                self._command(put.key, SliceState.LOAD, "retry", (put.value.failures or 0) + 1)
-                history.remove((put.value.failures or 0) + 1)
-            for ordinal in free_ordinals(count - len(again), taken.get(node, ())):
-                failures = history.pop(0) if history else 0
+        for node in sorted(left):
+            for ordinal in free_ordinals(left[node], taken.get(node, ())):
+                failures = history.pop() if history else 0
                 reason = "replaces a failed instance" if failures else "instance missing"
                 self._command(SliceKey(node, self.artifact, ordinal), SliceState.LOAD, reason, failures)
-        elsewhere = [put for put in due if put.key not in reused]
-        for put in elsewhere[: sum(nodes.values()) - len(reused)]:
+        for put in elsewhere:
             self._unload(put, "failed, and replaced")
 
     def _unload(self, put: SlicePut, reason: str, failures: int | None = None) -> None:

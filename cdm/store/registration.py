@@ -21,6 +21,7 @@ from cdm.store.voice import Identity, Voice
 log = structlog.get_logger("cdm.registration")
 
 ASK_TIMEOUT = 1.0
+LEAVE_ATTEMPTS = 3
 RETRY_PAUSE = 0.2
 HEARTBEATS_PER_TTL = 4
 """A registration survives the loss of this many heartbeats less one."""
@@ -46,6 +47,7 @@ class Presence:
         assert registration.ttl is not None
         self._ttl = registration.ttl
         self._revision = 0
+        self._leaving = False
         self._voice: Voice | None = None
         self._signal = Signal()
         self._connection.listen(self._on_connection)
@@ -80,16 +82,29 @@ class Presence:
         while True:
             with anyio.move_on_after(self._ttl / HEARTBEATS_PER_TTL):
                 await self._signal.wait()
-            if self._connection.is_up:
+            if self._connection.is_up and not self._leaving:
                 await self._beat()
 
     async def leave(self) -> None:
-        """Take the registration back, if it is this process's; never raises a `StoreError`."""
+        """Take the registration back, if it is this process's, for good; never raises a `StoreError`."""
+        self._leaving = True
         try:
-            await self._nodes.delete(self._key, expect=self._revision, timeout=ASK_TIMEOUT)
+            await self._take_back()
         except StoreError as error:
             log.warning("registration not taken back; it expires", reason=str(error))
         await self._drop_voice()
+
+    async def _take_back(self) -> None:
+        for _ in range(LEAVE_ATTEMPTS):
+            try:
+                await self._nodes.delete(self._key, expect=self._revision, timeout=ASK_TIMEOUT)
+                return
+            except Conflict:
+                # A heartbeat was on its way: delete what it wrote, if it is still ours.
+                stored = await self._nodes.read(self._key, timeout=ASK_TIMEOUT)
+                if stored is None or not self._is_ours(stored):
+                    return
+                self._revision = stored.revision
 
     async def _beat(self) -> None:
         try:
@@ -103,7 +118,11 @@ class Presence:
         """The registration is not as it was left: expired, deleted, or somebody else's."""
         try:
             stored = await self._nodes.read(self._key)
-            if stored is None or stored.payload is None or self._is_ours(stored):
+            if self._leaving:
+                return
+            # A value that names no process is somebody's slip of the hand, to be written over.
+            holder = _incarnation(stored.payload) if stored and stored.payload else ""
+            if holder in ("", self._registration.incarnation):
                 await self._put(stored.revision if stored else 0)
                 return
         except StoreError as error:
