@@ -201,6 +201,12 @@ class Active:
         self._places = None
         for artifact in self._cluster.artifacts():
             self.touch(artifact)
+        # A node may have left or died while this one was dormant; the counts do not show whose slices are whose.
+        places = self._current_places()
+        for node in self._cluster.on_node:
+            if node not in places:
+                for artifact in self._cluster.artifacts_on(node):
+                    self.touch(artifact, now_due=True)
         # What somebody else wrote to `status`, or left behind there, is found out here.
         self._statuses.clear()
         for name in self._cluster.statuses:

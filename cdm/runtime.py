@@ -265,12 +265,12 @@ SENT = (
 """Every message that a node routes, as receivers annotate them. Keys of ``status`` always decode."""
 
 
-async def ensure(bucket: Bucket, *, create: bool, replicas: int | None) -> bool:
+async def ensure(bucket: Bucket, *, create: bool, replicas: int, change_replicas: bool = False) -> bool:
     """`Bucket.ensure`, patient with a JetStream that is still coming up."""
     deadline = clock.now() + BUCKET_PATIENCE
     while True:
         try:
-            return await bucket.ensure(create=create, replicas=replicas)
+            return await bucket.ensure(create=create, replicas=replicas, change_replicas=change_replicas)
         except StoreError as error:
             if clock.now() >= deadline or isinstance(error, (Unsuitable, BucketMissing, AccessDenied)):
                 raise

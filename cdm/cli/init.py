@@ -19,7 +19,7 @@ from cdm.telemetry import LogFormat, LogLevel, configure_logs
 def init(
     connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
     *,
-    replicas: Annotated[Literal[1, 2, 3, 4, 5], Parameter(env_var="CDM_REPLICAS")] = 1,
+    replicas: Annotated[Literal[1, 2, 3, 4, 5] | None, Parameter(env_var="CDM_REPLICAS")] = None,
     json: bool = False,
 ) -> int:
     """Create the buckets that are missing, and bring those that are there up to date.
@@ -29,7 +29,8 @@ def init(
     Parameters
     ----------
     replicas
-        Replicas of every bucket: 3 on a NATS cluster of three or more servers.
+        Replicas of every bucket, also of those that are there: 3 on a NATS cluster of three or more servers.
+        [default: 1 for new buckets]
     json
         Print JSON.
     """
@@ -40,13 +41,14 @@ def init(
         return 0
     console = Console(highlight=False)
     for name, new in created.items():
-        console.print(f"{name}: {'created' if new else 'was there'}, {replicas} replica{'s' * (replicas > 1)}")
+        console.print(f"{name}: {'created' if new else 'was there'}")
     return 0
 
 
-async def _init(access: Access, prefix: str, replicas: int) -> dict[str, bool]:
+async def _init(access: Access, prefix: str, replicas: int | None) -> dict[str, bool]:
     async with connect(access, name="cdm init", prefix=prefix) as connection:
         await connection.check_server()
         return {
-            bucket.name: await ensure(bucket, create=True, replicas=replicas) for bucket in buckets(connection).values()
+            bucket.name: await ensure(bucket, create=True, replicas=replicas or 1, change_replicas=replicas is not None)
+            for bucket in buckets(connection).values()
         }

@@ -169,8 +169,13 @@ class Bucket:
             raise Busy(f"bucket {self.name} does not answer") from None
         return int(checked(answer)["seq"])
 
-    async def ensure(self, *, create: bool, replicas: int | None = None) -> bool:
+    async def ensure(self, *, create: bool, replicas: int = 1, change_replicas: bool = False) -> bool:
         """See to it that the bucket is there and can do what its layout needs. Returns whether it was created.
+
+        Args:
+            create: create it where it is missing.
+            replicas: how many a new bucket gets.
+            change_replicas: also bring a bucket that is there to that number.
 
         Raises:
             BucketMissing: it is not there and ``create`` is false.
@@ -181,10 +186,10 @@ class Bucket:
         except BucketMissing:
             if not create:
                 raise BucketMissing(f"bucket {self.name} does not exist; run `cdm init` first") from None
-            await self.connection.api(f"STREAM.CREATE.{self.stream}", self._config(replicas or 1))
-            log.info("bucket created", bucket=self.name, replicas=replicas or 1)
+            await self.connection.api(f"STREAM.CREATE.{self.stream}", self._config(replicas))
+            log.info("bucket created", bucket=self.name, replicas=replicas)
             return True
-        await self._upgrade(info["config"], replicas if create else None)
+        await self._upgrade(info["config"], replicas if change_replicas else None)
         return False
 
     def _config(self, replicas: int) -> dict[str, Any]:

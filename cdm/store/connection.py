@@ -55,6 +55,7 @@ _CONFLICT = 10071
 _AGAIN = 10164
 _NO_STREAM = 10059
 _NO_MESSAGE = 10037
+_NO_REPLICAS = 10074
 _JETSTREAM_OFF = (10039, 10076)
 _UNAVAILABLE = (10008, 10009)
 
@@ -419,6 +420,8 @@ def error_of(code: int, text: str) -> StoreError:
         return Busy(text)
     if code == _NO_STREAM:
         return BucketMissing(text)
+    if code == _NO_REPLICAS:
+        return Unsuitable(f"{text}: a single server keeps one replica (--replicas 1)")
     if code in _JETSTREAM_OFF:
         return Unsuitable(f"JetStream: {text}")
     return Refused(text, code)
