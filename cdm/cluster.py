@@ -85,6 +85,8 @@ class Cluster:
         self.desired: dict[Artifact, Desired] = {}
         self.groups: dict[Artifact, Group] = {}
         self.on_node: dict[NodeId, set[SliceKey]] = {}
+        self.removed: dict[Artifact, int] = {}
+        """Revision at which an artifact's blueprint was last removed."""
         self.statuses: dict[str, Status] = {}
         self.refused: dict[str, tuple[str, int]] = {}
         """Blueprint keys that do not parse: why, and the revision."""
@@ -115,8 +117,9 @@ class Cluster:
         """The newest blueprint stays refused, and this older one turns out to be the last valid one."""
         self.desired[artifact] = replace(self.desired[artifact], blueprint=blueprint, in_force=revision)
 
-    def remove_blueprint(self, artifact: Artifact) -> None:
+    def remove_blueprint(self, artifact: Artifact, revision: int) -> None:
         """There is no blueprint of this artifact any more."""
+        self.removed[artifact] = revision
         self.desired.pop(artifact, None)
 
     def put_slice(self, put: SlicePut) -> None:

@@ -37,7 +37,7 @@ from cdm.messages import (
     Written,
 )
 from cdm.model.artifact import Artifact, NodeId
-from cdm.model.blueprint import Blueprint
+from cdm.model.blueprint import MAX_INSTANCES, Blueprint
 from cdm.model.keys import (
     BlueprintKey,
     FenceKey,
@@ -77,8 +77,8 @@ class Dormant:
     def touch(self, artifact: Artifact, now_due: bool = False) -> None:
         """The artifact changed."""
 
-    def recount(self, node: NodeId) -> None:
-        """The node may have another number of slices now."""
+    def seen(self, key: SliceKey) -> None:
+        """The mirror shows the slice, or shows it no more."""
 
     def reached(self, revision: int) -> None:
         """The mirror of ``slices`` has come this far."""
@@ -108,8 +108,8 @@ class Active:
         self._held: dict[Artifact, bool] = {}
         """Artifacts that changed while they were awaited."""
         self._acked: deque[tuple[int, Artifact]] = deque()
-        self._commanded: dict[Artifact, list[NodeId]] = {}
-        """Where slices were commanded that the mirror does not show yet."""
+        self._commanded: dict[Artifact, set[SliceKey]] = {}
+        """New slices that were commanded and that the mirror does not show yet."""
         self._extra: Counter[NodeId] = Counter()
         """The same, counted by node."""
         self._timers: list[tuple[float, Artifact]] = []
@@ -136,9 +136,13 @@ class Active:
             self._dirty[artifact] = now_due or self._dirty.get(artifact, False)
             self._manager.wake()
 
-    def recount(self, node: NodeId) -> None:
-        """The node may have another number of slices now."""
-        self._recount.add(node)
+    def seen(self, key: SliceKey) -> None:
+        """The mirror shows the slice, or shows it no more."""
+        self._recount.add(key.node)
+        commanded = self._commanded.get(key.artifact)
+        if commanded is not None and key in commanded:
+            commanded.remove(key)
+            self._extra[key.node] -= 1
 
     def reached(self, revision: int) -> None:
         """The mirror of ``slices`` has come this far: what waited for it is decided next."""
@@ -200,7 +204,8 @@ class Active:
     def _begin_round(self) -> None:
         self._places = None
         for artifact in self._cluster.artifacts():
-            self.touch(artifact)
+            # A deadline may have passed while nobody counted.
+            self.touch(artifact, now_due=self._cluster.group(artifact).moving)
         # A node may have left or died while this one was dormant; the counts do not show whose slices are whose.
         places = self._current_places()
         for node in self._cluster.on_node:
@@ -262,18 +267,19 @@ class Active:
     def _send(self, artifact: Artifact, commands: Sequence[Command]) -> None:
         _log_commands(artifact, commands)
         self._awaited[artifact] = math.inf
-        loads = [command.key.node for command in commands if command.state is SliceState.LOAD]
-        if loads:
-            self._commanded[artifact] = loads
-            self._extra.update(loads)
-            self._recount.update(loads)
+        known = self._cluster.group(artifact).slices
+        new = {each.key for each in commands if each.state is SliceState.LOAD and each.key not in known}
+        if new:
+            self._commanded[artifact] = new
+            self._extra.update(key.node for key in new)
+            self._recount.update(key.node for key in new)
         self._manager.outbox.order(Order(artifact, self.term, commands))
 
     def _release(self, artifact: Artifact) -> None:
         del self._awaited[artifact]
-        if loads := self._commanded.pop(artifact, None):
-            self._extra.subtract(loads)
-            self._recount.update(loads)
+        for key in self._commanded.pop(artifact, ()):
+            self._extra[key.node] -= 1
+            self._recount.add(key.node)
         if artifact in self._held:
             self.touch(artifact, self._held.pop(artifact))
 
@@ -410,11 +416,11 @@ class ClusterDeploymentManager:
         key = remove.key
         if isinstance(key, SliceKey):
             self.cluster.remove_slice(key)
-            self.state.recount(key.node)
+            self.state.seen(key)
             self.state.touch(key.artifact)
             self._reached(remove.revision)
         else:
-            self.cluster.remove_blueprint(key.artifact)
+            self.cluster.remove_blueprint(key.artifact, remove.revision)
             log.debug("blueprint removed", artifact=str(key.artifact), revision=remove.revision)
             self.state.touch(key.artifact)
 
@@ -508,7 +514,7 @@ class ClusterDeploymentManager:
         node = key.node
         if node not in self.topology.nodes:
             self.topology.notice(node)
-        self.state.recount(node)
+        self.state.seen(key)
         self.state.touch(key.artifact)
         self._reached(put.revision)
 
@@ -516,8 +522,11 @@ class ClusterDeploymentManager:
         """Where refused blueprints have pushed the valid one out of the history, the status still has it."""
         for artifact, desired in self.cluster.desired.items():
             status = self.cluster.statuses.get(encode_artifact(artifact))
-            if desired.blueprint is None and status is not None and status.in_force_revision:
-                self.cluster.recover_blueprint(artifact, Blueprint(status.desired), status.in_force_revision)
+            if desired.blueprint is not None or status is None:
+                continue
+            revision = status.in_force_revision
+            if revision > self.cluster.removed.get(artifact, 0) and 0 <= status.desired <= MAX_INSTANCES:
+                self.cluster.recover_blueprint(artifact, Blueprint(status.desired), revision)
 
     def _reached(self, revision: int) -> None:
         self.revision = revision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 from msgspec import Struct
 
@@ -61,8 +62,7 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True):
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise InvalidBlueprint(_short(twice), "is given twice")
     return fields
 

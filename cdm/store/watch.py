@@ -411,6 +411,9 @@ class Watch:
             known = self._known.get(name)
             if known is not None and net.removed > known.revision:
                 self._remove(name, known, net.removed, Cause.DELETED, net.removed_at)
+            elif known is None and net.removed and net.updates and isinstance(net.updates[0], ValueRejected):
+                # That nothing valid is in force is news where only a refused value is left.
+                self._emit(ValueRemove(net.updates[0].key, net.removed, Cause.DELETED, net.removed_at))
             for update in net.updates:
                 self._listed.add(name)
                 if self._is_news(self._known.get(name), update.revision):
