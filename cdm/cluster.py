@@ -43,12 +43,14 @@ class Desired(Struct, frozen=True):
 class Group:
     """All slices of one artifact, with what can be counted kept counted."""
 
-    __slots__ = ("counts", "owed", "slices")
+    __slots__ = ("counts", "failed_on", "owed", "slices")
 
     def __init__(self) -> None:
         self.slices: dict[SliceKey, SlicePut] = {}
         self.counts: dict[SliceState, int] = dict.fromkeys(SliceState, 0)
         self.owed: set[SliceKey] = set()
+        self.failed_on: dict[NodeId, float] = {}
+        """Nodes on which the artifact failed and was not ACTIVE since, and when."""
 
     @property
     def live(self) -> int:
@@ -107,9 +109,12 @@ class Cluster:
     def accept_blueprint(self, artifact: Artifact, blueprint: Blueprint, revision: int) -> None:
         """A valid blueprint is in force from now on."""
         self.desired[artifact] = Desired(blueprint, revision, revision)
+        self.group(artifact).failed_on.clear()
 
-    def refuse_blueprint(self, artifact: Artifact, problem: str, revision: int) -> None:
-        """The newest blueprint is refused; the last valid one stays in force."""
+    def refuse_blueprint(self, artifact: Artifact, problem: str, revision: int, removed: int = 0) -> None:
+        """The newest blueprint is refused; the last valid one since ``removed`` stays in force."""
+        if removed:
+            self.removed[artifact] = removed
         old = self.desired.get(artifact) or Desired(None, 0, 0)
         self.desired[artifact] = replace(old, observed=revision, problem=problem)
 
@@ -154,6 +159,10 @@ class Cluster:
                 self.failed_unloading.add(key)
             elif before.state is SliceState.FAILED and state is not SliceState.FAILED:
                 self.failed_unloading.discard(key)
+        if state is SliceState.FAILED:
+            group.failed_on[key.node] = put.at
+        elif state is SliceState.ACTIVE and group.failed_on:
+            group.failed_on.pop(key.node, None)
         group.slices[key] = put
         group.counts[state] += 1
         if state in OWED:

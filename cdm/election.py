@@ -275,7 +275,10 @@ class Election:
     def uncertain(self, sent: float, attempt: TakeOver | None = None) -> None:
         """No answer came: the write, sent then, may be stored. Look before doing anything else."""
         self._doubt = True
-        self._renew_at = self._attempted = sent
+        if self._attempt is None or attempt is None or attempt.term != self._attempt.term:
+            # Of two attempts at one term either may be the stored one: the lease counts from the earlier.
+            self._attempted = sent
+        self._renew_at = sent
         self._attempt = attempt
 
     def fenced(self, reason: str) -> None:

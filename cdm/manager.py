@@ -432,7 +432,7 @@ class ClusterDeploymentManager:
             log.warning(
                 "blueprint refused", artifact=str(key.artifact), reason=rejected.reason, revision=rejected.revision
             )
-            self.cluster.refuse_blueprint(key.artifact, rejected.reason, rejected.revision)
+            self.cluster.refuse_blueprint(key.artifact, rejected.reason, rejected.revision, rejected.removed)
             self.state.touch(key.artifact)
         else:
             # As good as failed: it is replaced, and asked to unload.

@@ -78,6 +78,8 @@ class ValueRejected(KeyedMessage[K], Generic[K, V], frozen=True, gc=False):
     reason: str
     revision: int
     at: float = 0.0
+    removed: int = 0
+    """Revision at which the key was last deleted before this, where that is known; 0: it is not."""
 
 
 class KeyRejected(Message, Generic[K], frozen=True, gc=False):

@@ -122,9 +122,11 @@ def reconcile(
         ranking: the open places that have room, in order; without it they are put in order here.
     """
     if desired is not None and desired.blueprint is None:
-        return Plan(cursor=cursor)  # refused, and never a valid one before: it changes nothing
+        # Refused, and never a valid one before: it changes nothing.
+        gone = [_delete(key, f"node {key.node} is gone") for key in group.slices if key.node not in places]
+        return Plan(gone, cursor=cursor)
     decision = _Decision(artifact, desired, totals, policy, now, cursor)
-    decision.ranking = ranking
+    decision.ranking, decision.failed_on = ranking, group.failed_on
     wanted = desired.blueprint.instances if desired and desired.blueprint else 0
     decision.sort_out(group, places, failed_unloading)
     surplus = len(decision.live) - wanted
@@ -135,6 +137,10 @@ def reconcile(
     decision.empty_draining(wanted)
     decision.activate()
     return Plan(decision.commands, decision.wake_at, decision.unplaced, decision.cursor)
+
+
+def _delete(key: SliceKey, reason: str) -> Command:
+    return Command(key, None, reason)
 
 
 class _Decision:
@@ -156,6 +162,7 @@ class _Decision:
         self.now = now
         self.cursor = cursor
         self.ranking: Ranking | None = None
+        self.failed_on: Mapping[NodeId, float] = {}
         self.commands: list[Command] = []
         self.wake_at: float | None = None
         self.unplaced = 0
@@ -173,7 +180,7 @@ class _Decision:
             key, state = put.key, put.value.state
             place = places.get(key.node)
             if place is None:
-                self.commands.append(Command(key, None, f"node {key.node} is gone"))
+                self.commands.append(_delete(key, f"node {key.node} is gone"))
                 continue
             if state is SliceState.FAILED:
                 if key in failed_unloading:
@@ -188,7 +195,7 @@ class _Decision:
             if not state.live:
                 if overdue:
                     # The node answers no UNLOAD. It gives up what is not its own when it looks at its keys again.
-                    self.commands.append(Command(key, None, f"{state} was not answered in time"))
+                    self.commands.append(_delete(key, f"{state} was not answered in time"))
             elif overdue:
                 self.stuck.append(put)
                 self._unload(put, f"stuck in {state}", (put.value.failures or 0) + 1)
@@ -265,7 +272,7 @@ class _Decision:
         return good, bad
 
     def _place(self, count: int, due: list[SlicePut], places: Mapping[NodeId, Place]) -> dict[NodeId, int]:
-        shun = {put.key.node for put in (*self.failed, *self.stuck)}
+        shun = {put.key.node for put in (*self.failed, *self.stuck)}.union(self.failed_on)
         if self.ranking is not None:
             occupied = shun.union(put.key.node for put in self.live)
             if picked := self.ranking.pick(count, occupied, self.cursor):
@@ -277,6 +284,7 @@ class _Decision:
         nodes = chosen.counts
         left = count - sum(nodes.values())
         if left and shunned:
+            shunned.sort(key=lambda host: self.failed_on.get(host.node, 0.0))
             chosen = allocate(left, shunned)
             nodes |= chosen.counts
             self.cursor = chosen.last or self.cursor
@@ -349,8 +357,16 @@ def status_of(desired: Desired, group: Group, unplaced: int, open_nodes: int, te
     elif active == wanted and pending == 0:
         condition, reason = Condition.READY, ""
     else:
-        condition, reason = Condition.PROGRESSING, f"{active} of {wanted} active"
+        condition, reason = Condition.PROGRESSING, _progress(wanted, active, pending)
     return Status(condition, reason, desired.observed, desired.in_force, wanted, active, pending, failed, term)
+
+
+def _progress(wanted: int, active: int, pending: int) -> str:
+    if active > wanted:
+        return f"{active - wanted} more than {wanted} active; unloading"
+    if active == wanted:
+        return f"{active} of {wanted} active; replacing {pending}"
+    return f"{active} of {wanted} active"
 
 
 def refused_status(problem: str, revision: int, term: int) -> Status:

@@ -15,6 +15,7 @@ from cdm.model.keys import (
     BlueprintKey,
     FenceKey,
     IntentKey,
+    Key,
     LeaseKey,
     NodeKey,
     SliceKey,
@@ -22,8 +23,7 @@ from cdm.model.keys import (
     encode,
     encode_artifact,
 )
-from cdm.model.node import Fence, Intent, Lease, Registration, Schedule
-from cdm.model.status import Status
+from cdm.model.node import NO_INTENT, UNREADABLE_INTENT, Fence, Intent, Lease, Registration, Schedule
 
 
 class NodeReport(Struct, frozen=True):
@@ -74,8 +74,8 @@ class Report(Struct, frozen=True):
     nodes: list[NodeReport]
     blueprints: list[BlueprintReport]
     slices: list[SliceReport]
-    unreadable: list[str]
-    """Keys and values that do not decode, and why."""
+    notes: list[str]
+    """Keys and values that do not decode, and why; intents for nodes that are not there."""
 
     @property
     def healthy(self) -> bool:
@@ -85,45 +85,74 @@ class Report(Struct, frozen=True):
 
 def report(messages: Iterable[Message]) -> Report:
     """Put together what the buckets hold."""
-    cluster = Cluster()
-    registrations: dict[NodeId, Registration] = {}
-    intents: dict[NodeId, Intent] = {}
-    lease: Lease | None = None
-    fence = Fence(0)
-    unreadable: list[str] = []
+    reader = _Reader()
     for message in messages:
+        reader.read(message)
+    return reader.report()
+
+
+class _Reader:
+    """Takes the messages in."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster()
+        self.registrations: dict[NodeId, Registration] = {}
+        self.intents: dict[NodeId, Intent] = {}
+        self.lease: Lease | None = None
+        self.fence = Fence(0)
+        self.unreadable: list[str] = []
+
+    def read(self, message: Message) -> None:
+        """Take note of one message."""
         match message:
-            case ValuePut(key=SliceKey()):
-                cluster.put_slice(message)
-            case ValuePut(key=BlueprintKey(artifact), value=blueprint, revision=revision):
-                cluster.accept_blueprint(artifact, blueprint, revision)
+            case ValuePut():
+                self._value(message)
             case ValueRejected(key=BlueprintKey(artifact), reason=reason, revision=revision):
-                cluster.refuse_blueprint(artifact, reason, revision)
-            case ValuePut(key=StatusKey(name), value=Status() as status):
-                cluster.statuses[name] = status
-            case ValuePut(key=NodeKey(node), value=Registration() as registration):
-                registrations[node] = registration
-            case ValuePut(key=IntentKey(node), value=Intent() as intent):
-                intents[node] = intent
-            case ValuePut(key=LeaseKey(), value=Lease() as value):
-                lease = value
-            case ValuePut(key=FenceKey(), value=Fence() as value):
-                fence = value
-            case KeyRejected(kind=kind, name=name, reason=reason):
-                unreadable.append(f"{_bucket(kind)}/{name}: {reason}")
+                self.cluster.refuse_blueprint(artifact, reason, revision)
+            case ValueRejected(key=IntentKey(node), reason=reason):
+                self.intents[node] = UNREADABLE_INTENT
+                self.unreadable.append(f"nodes/{node}.intent (counts as cordon): {reason}")
             case ValueRejected(key=key, reason=reason):
-                unreadable.append(f"{key}: {reason}")
-    return Report(
-        leader=lease.node if lease else None,
-        term=max(fence.term, lease.term if lease else 0),
-        nodes=[
-            _node(node, registrations[node], intents.get(node, Intent()), len(cluster.on_node.get(node, ())))
-            for node in sorted(registrations)
-        ],
-        blueprints=_blueprints(cluster),
-        slices=_slices(cluster),
-        unreadable=unreadable,
-    )
+                self.unreadable.append(f"{key}: {reason}")
+            case KeyRejected(kind=kind, name=name, reason=reason):
+                self.unreadable.append(f"{_bucket(kind)}/{name}: {reason}")
+
+    def _value(self, put: ValuePut[Key, Any]) -> None:
+        match put.key:
+            case SliceKey():
+                self.cluster.put_slice(put)  # type: ignore[arg-type]  # the key says which value it is
+            case BlueprintKey(artifact):
+                self.cluster.accept_blueprint(artifact, put.value, put.revision)
+            case StatusKey(name):
+                self.cluster.statuses[name] = put.value
+            case NodeKey(node):
+                self.registrations[node] = put.value
+            case IntentKey(node):
+                self.intents[node] = put.value
+            case LeaseKey():
+                self.lease = put.value
+            case FenceKey():
+                self.fence = put.value
+
+    def report(self) -> Report:
+        """What it comes to."""
+        lease, cluster = self.lease, self.cluster
+        orphans = (
+            f"nodes/{node}.intent: {intent.schedule}, but no such node is registered"
+            for node, intent in sorted(self.intents.items())
+            if node not in self.registrations
+        )
+        return Report(
+            leader=lease.node if lease else None,
+            term=max(self.fence.term, lease.term if lease else 0),
+            nodes=[
+                _node(node, registration, self.intents.get(node, NO_INTENT), len(cluster.on_node.get(node, ())))
+                for node, registration in sorted(self.registrations.items())
+            ],
+            blueprints=_blueprints(cluster),
+            slices=_slices(cluster),
+            notes=[*self.unreadable, *orphans],
+        )
 
 
 def _bucket(kind: type[Any]) -> str:

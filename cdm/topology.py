@@ -9,7 +9,6 @@ then they are given up one by one, at `MASS_LOSS_PACE` of a TTL apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import structlog
 from msgspec import Struct
@@ -33,7 +32,7 @@ from cdm.messages import (
 )
 from cdm.model.artifact import NodeId
 from cdm.model.keys import IntentKey, NodeKey
-from cdm.model.node import Intent, Registration, Schedule
+from cdm.model.node import NO_INTENT, UNREADABLE_INTENT, Intent, Registration, Schedule
 from cdm.router import receiver
 
 log = structlog.get_logger("cdm.topology")
@@ -135,12 +134,18 @@ class Topology:
     @receiver
     def on_intent_removed(self, remove: ValueRemove[IntentKey, Intent]) -> None:
         """An operator took an intent back."""
-        self._intend(remove.key.node, Intent())
+        self._intend(remove.key.node, NO_INTENT)
 
     @receiver
-    def on_rejected(self, rejected: ValueRejected[NodeKey | IntentKey, Any]) -> None:
-        """A value in ``nodes`` does not decode: what was known before stays."""
-        log.warning("unreadable value is ignored", key=str(rejected.key), reason=rejected.reason)
+    def on_registration_rejected(self, rejected: ValueRejected[NodeKey, Registration]) -> None:
+        """A registration does not decode: what was known before stays."""
+        log.warning("unreadable registration is ignored", key=str(rejected.key), reason=rejected.reason)
+
+    @receiver
+    def on_intent_rejected(self, rejected: ValueRejected[IntentKey, Intent]) -> None:
+        """Nobody can read what an operator wants: nothing new is placed there until it is put right."""
+        log.warning("unreadable intent counts as cordon", key=str(rejected.key), reason=rejected.reason)
+        self._intend(rejected.key.node, UNREADABLE_INTENT)
 
     @receiver
     def on_key_rejected(self, rejected: KeyRejected[NodeKey]) -> None:
@@ -194,7 +199,7 @@ class Topology:
             self._mass_loss = False
 
     def _intend(self, node: NodeId, intent: Intent) -> None:
-        if self._intents.get(node, Intent()) == intent:
+        if self._intents.get(node, NO_INTENT) == intent:
             return
         if intent.schedule is Schedule.NORMAL:
             self._intents.pop(node, None)

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the cluster is unhealthy, 4 confl
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from enum import IntEnum
@@ -39,7 +40,7 @@ app = App(
 app.command("cdm.cli.node:node", name="node", help="Run this machine's node until SIGTERM or SIGINT.")
 app.command("cdm.cli.init:init", name="init", help="Create the buckets.")
 app.command("cdm.cli.status:status", name="status", help="Show leader, nodes, blueprints and slices.")
-app.command("cdm.cli.demo:demo", name="demo", help="Play a whole cluster's life on this machine, in half a minute.")
+app.command("cdm.cli.demo:demo", name="demo", help="Play a whole cluster's life on this machine, in ten seconds.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,15 +52,22 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     try:
         result: Any = app(arguments, exit_on_error=False, result_action="return_value")
+        sys.stdout.flush()
     except CycloptsError:
         return Exit.USAGE  # cyclopts has said what is wrong
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # The reader has seen enough. What is left in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    except OSError as problem:
+        return _failed(CdmError(str(problem)))
     except BaseExceptionGroup as group:
-        error = _first(group)
-        if error is None:
+        ours = _first(group)
+        if ours is None:
             raise
-        return _failed(error)
+        return _failed(ours)
     except CdmError as error:
         return _failed(error)
     return result if isinstance(result, int) else Exit.OK

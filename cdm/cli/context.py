@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,12 @@ class NatsContext(Struct, frozen=True):
 def config_home() -> Path:
     """Where the ``nats`` tool keeps its configuration."""
     base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "nats"
+    if base:
+        return Path(base) / "nats"
+    # That tool asks the password database for the home folder; cdm takes $HOME where there is something.
+    homes = [Path.home(), Path(pwd.getpwuid(os.getuid()).pw_dir)]
+    folders = [home / ".config" / "nats" for home in homes]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def selected_context() -> str | None:
@@ -51,7 +57,9 @@ def access_of(context: str | None) -> Access:
     """
     if context is None:
         return Access()
-    path = Path(context) if "/" in context else config_home() / "context" / f"{context}.json"
+    if "/" in context:
+        raise UsageError(f"nats context {context!r}: give its name, not a path")
+    path = config_home() / "context" / f"{context}.json"
     try:
         loaded = msgspec.json.decode(path.read_bytes(), type=NatsContext)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""``cdm demo``: a cluster's life in half a minute, on a real nats-server, each step checked."""
+"""``cdm demo``: a cluster's life in ten seconds, on a real nats-server, each step checked."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Script:
             ("Kill the leader (SIGKILL)", self.kill_leader),
             ("What ran on the dead node runs elsewhere", self.replace_dead),
             ("Somebody deletes one slice's key and adds another", self.correct_drift),
-            ("nats kv del blueprints org.example/slice/1.0.0", self.remove),
+            ("nats kv del -f blueprints org.example/slice/1.0.0", self.remove),
         ]
 
     async def elect(self) -> str:

@@ -20,7 +20,7 @@ def init(
     connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
     *,
     replicas: Annotated[Literal[1, 2, 3, 4, 5] | None, Parameter(env_var="CDM_REPLICAS")] = None,
-    json: bool = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Create the buckets that are missing, and bring those that are there up to date.
 
@@ -34,21 +34,22 @@ def init(
     json
         Print JSON.
     """
-    configure_logs(LogFormat.CONSOLE, LogLevel.ERROR)
-    created = anyio.run(_init, connection.access(), connection.prefix, replicas)
+    configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
+    found = anyio.run(_init, connection.access(), connection.prefix, replicas)
     if json:
-        print(msgspec.json.encode({"buckets": created}).decode())
+        print(msgspec.json.encode({"buckets": found}).decode())
         return 0
     console = Console(highlight=False)
-    for name, new in created.items():
-        console.print(f"{name}: {'created' if new else 'was there'}")
+    for name, what in found.items():
+        console.print(f"{name}: {what}", markup=False)
     return 0
 
 
-async def _init(access: Access, prefix: str, replicas: int | None) -> dict[str, bool]:
+async def _init(access: Access, prefix: str, replicas: int | None) -> dict[str, str]:
+    found: dict[str, str] = {}
     async with connect(access, name="cdm init", prefix=prefix) as connection:
         await connection.check_server()
-        return {
-            bucket.name: await ensure(bucket, create=True, replicas=replicas or 1, change_replicas=replicas is not None)
-            for bucket in buckets(connection).values()
-        }
+        for bucket in buckets(connection).values():
+            new = await ensure(bucket, create=True, replicas=replicas or 1, change_replicas=replicas is not None)
+            found[bucket.name] = "created" if new else "existed"
+    return found

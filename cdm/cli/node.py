@@ -28,7 +28,9 @@ def node(
     id: Annotated[str | None, Parameter(name="--id", env_var="CDM_ID")] = None,  # noqa: A002
     replicas: Annotated[Literal[1, 2, 3, 4, 5], Parameter(env_var="CDM_REPLICAS")] = 1,
     create: Annotated[bool, Parameter(env_var="CDM_CREATE")] = True,
-    label: Annotated[tuple[str, ...], Parameter(name="--label", env_var="CDM_LABEL", negative="")] = (),
+    label: Annotated[
+        tuple[str, ...], Parameter(name="--label", env_var="CDM_LABEL", negative="", show_default=False)
+    ] = (),
     capacity: Annotated[NonNegativeInt | None, Parameter(env_var="CDM_CAPACITY")] = None,
     lease_ttl: Annotated[float, duration("CDM_LEASE_TTL", ttl=True)] = 10.0,
     node_ttl: Annotated[float, duration("CDM_NODE_TTL", ttl=True)] = 10.0,
@@ -105,7 +107,7 @@ async def _stop_on_signal(
     stop: anyio.Event, starting: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]
 ) -> None:
     """Ask a running node to leave in good order; one that still waits for NATS just ends."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:
             if stop.is_set():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import anyio
 import msgspec
+from cyclopts import Parameter
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
@@ -33,7 +36,7 @@ _STATE_STYLE = {SliceState.ACTIVE: "green", SliceState.FAILED: "red", SliceState
 def status(
     connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
     *,
-    json: bool = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Show leader and term, nodes, blueprints and slices. Exits with 3 where nobody leads.
 
@@ -53,6 +56,7 @@ def status(
 
 async def _look(access: Access, prefix: str) -> Report:
     async with connect(access, name="cdm status", prefix=prefix) as connection:
+        await connection.check_server()
         return report(await snapshot(connection))
 
 
@@ -61,17 +65,20 @@ def render(found: Report) -> Group:
     leader = Text.assemble(
         ("leader ", "bold"), (found.leader or "none", "green" if found.leader else "red"), f"   term {found.term}"
     )
-    parts: list[Text | Table] = [leader, _nodes(found), _blueprints(found), _slices(found)]
+    parts: list[Text | Table] = [leader]
+    if not found.healthy:
+        parts.append(Text("nobody leads: what follows is as the last leader left it", "red"))
+    parts += [_nodes(found), _blueprints(found), _slices(found)]
     if len(found.slices) > SHOWN_SLICES:
         parts.append(Text(f"… and {len(found.slices) - SHOWN_SLICES} more slices; --json shows all", "dim"))
-    parts += [Text(f"unreadable: {each}", "yellow") for each in found.unreadable]
+    parts += [Text(f"note: {each}", "yellow") for each in found.notes]
     return Group(*parts)
 
 
 def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        whole = column in ("node", "artifact", "condition", "state")
+        whole = column not in ("reason", "labels")
         table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=whole)
     return table
 
@@ -81,7 +88,7 @@ def _nodes(found: Report) -> Table:
     for node in found.nodes:
         labels = " ".join(f"{name}={value}" for name, value in node.labels.items())
         capacity = "" if node.capacity is None else str(node.capacity)
-        table.add_row(node.node, node.schedule, str(node.slices), capacity, node.runtime, labels)
+        table.add_row(*map(Text, (node.node, node.schedule, str(node.slices), capacity, node.runtime, labels)))
     return table
 
 
@@ -91,7 +98,7 @@ def _blueprints(found: Report) -> Table:
     for each in found.blueprints:
         style = _CONDITION_STYLE.get(Condition(each.condition), "") if each.condition in list(Condition) else ""
         counts = (str(getattr(each, number)) for number in numbers)
-        table.add_row(each.artifact, Text(each.condition, style), *counts, Text(each.reason))
+        table.add_row(Text(each.artifact), Text(each.condition, style), *counts, Text(each.reason))
     return table
 
 
@@ -100,5 +107,5 @@ def _slices(found: Report) -> Table:
     for each in found.slices[:SHOWN_SLICES]:
         artifact = f"{each.artifact}#{each.ordinal}" if each.ordinal else each.artifact
         state = Text(each.state, _STATE_STYLE.get(SliceState(each.state), ""))
-        table.add_row(each.node, artifact, state, str(each.term), Text(each.reason or ""))
+        table.add_row(Text(each.node), Text(artifact), state, str(each.term), Text(each.reason or ""))
     return table

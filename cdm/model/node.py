@@ -36,10 +36,16 @@ class Schedule(StrEnum):
     """Place nothing new here, and move what runs elsewhere."""
 
 
-class Intent(Struct, frozen=True):
-    """The value under ``nodes/{node}.intent``."""
+class Intent(Struct, frozen=True, forbid_unknown_fields=True):
+    """The value under ``nodes/{node}.intent``. Typed by people: a misspelt field is an error."""
 
-    schedule: Schedule = Schedule.NORMAL
+    schedule: Schedule
+
+
+NO_INTENT = Intent(Schedule.NORMAL)
+"""What holds where no operator said anything."""
+UNREADABLE_INTENT = Intent(Schedule.CORDON)
+"""What holds where an operator said something that nobody can read: every process takes it for the careful reading."""
 
 
 class Lease(Struct, frozen=True):

@@ -30,6 +30,8 @@ MARKER = "Nats-Marker-Reason"
 TTL = "Nats-TTL"
 ROLLUP = "Nats-Rollup"
 
+_NO_LIMITS = {"max_age": 0, "max_msgs": -1, "max_bytes": -1}
+
 DELETE = {OPERATION: "DEL", TTL: str(MARKER_TTL)}
 """Headers of a delete."""
 
@@ -217,6 +219,8 @@ class Bucket:
         history, kept = self.layout.history, config.get("max_msgs_per_subject", -1)
         if kept != history and (self.layout.expires or 0 < kept < history):
             missing["max_msgs_per_subject"] = history
+        # Limits that make values vanish: a blueprint is in force, and the fence holds, until somebody removes it.
+        missing |= {name: none for name, none in _NO_LIMITS.items() if config.get(name, none) != none}
         if replicas is not None and config.get("num_replicas") != replicas:
             missing["num_replicas"] = replicas
         if not missing:
@@ -225,8 +229,8 @@ class Bucket:
             await self.connection.api(f"STREAM.UPDATE.{self.stream}", {**config, **missing})
         except Refused as error:
             wanted = ", ".join(missing)
-            raise Unsuitable(f"bucket {self.name} lacks {wanted}, and cannot be changed: {error}") from None
-        log.info("bucket adapted", bucket=self.name, changed=", ".join(missing))
+            raise Unsuitable(f"bucket {self.name} needs another {wanted}, and cannot be changed: {error}") from None
+        log.warning("bucket adapted", bucket=self.name, changed=", ".join(missing))
 
 
 def ttl_header(seconds: float) -> str:

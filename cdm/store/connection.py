@@ -107,7 +107,7 @@ class Access(Struct, frozen=True):
     @property
     def shown(self) -> str:
         """The servers, without anything secret."""
-        return ", ".join(_without_secrets(server) for server in self.servers)
+        return ", ".join(without_secrets(server) for server in self.servers)
 
 
 class Connection:
@@ -167,7 +167,7 @@ class Connection:
 
     async def _connect(self, name: str) -> None:
         access = self.access
-        with _translated():
+        with _translated(), _readable(access):
             await self._client.connect(
                 servers=list(access.servers),
                 name=name,
@@ -246,7 +246,7 @@ class Connection:
         self._set_up(False)
 
     async def _on_reconnected(self) -> None:
-        log.info("connected to NATS again", server=self.server_name)
+        log.info("connected to NATS again", servers=self.access.shown)
         self._set_up(True)
 
     async def _on_closed(self) -> None:
@@ -265,20 +265,18 @@ class Connection:
                     "see --creds, --context, NATS_CREDS"
                 )
             )
+        if self._fatal.done():
+            return
         if "permissions violation" in text:
             log.error("NATS refused a subject; a permission is missing", error=self._last_problem)
         elif isinstance(error, nats.errors.SlowConsumerError):
             log.debug("slow consumer")  # the watch notices the gap and lists again
         elif clock.now() - self._logged_at >= RETRY_LOG_INTERVAL and not self._closing:
             self._logged_at = clock.now()
-            log.warning("NATS", servers=self.access.shown, problem=self._last_problem)
+            what = "NATS reports a problem" if self.is_up else "cannot connect to NATS; trying again"
+            log.warning(what, servers=self.access.shown, problem=self._last_problem)
 
     # What the server is
-
-    @property
-    def server_name(self) -> str:
-        """The server's own name."""
-        return str(self._info.get("server_name", ""))
 
     @property
     def _info(self) -> dict[str, Any]:
@@ -421,7 +419,7 @@ def error_of(code: int, text: str) -> StoreError:
     if code == _NO_STREAM:
         return BucketMissing(text)
     if code == _NO_REPLICAS:
-        return Unsuitable(f"{text}: a single server keeps one replica (--replicas 1)")
+        return Unsuitable(f"the NATS server cannot keep so many replicas; see --replicas ({text})")
     if code in _JETSTREAM_OFF:
         return Unsuitable(f"JetStream: {text}")
     return Refused(text, code)
@@ -446,6 +444,17 @@ def _translated() -> Iterator[None]:
         raise Unreachable(str(error) or type(error).__name__) from error
 
 
-def _without_secrets(url: str) -> str:
+@contextmanager
+def _readable(access: Access) -> Iterator[None]:
+    """The client reads credential files while it connects, and trips over what is in them."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError) as error:
+        file = access.creds or access.nkey
+        raise AccessDenied(f"{file or 'the credentials'} cannot be used: {error}") from error
+
+
+def without_secrets(url: str) -> str:
+    """A server's address without user and password."""
     parts = urlsplit(url if "://" in url else f"nats://{url}")
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -37,6 +37,7 @@ PROBE_TIMEOUT = 0.15
 """Seconds that a leader has to answer a probe. Silence beyond it proves nothing."""
 LOOK_TIMEOUT = 2.0
 RETRY_PAUSE = 0.1
+RESIGNED = "this node stops"
 
 
 class Leadership:
@@ -154,7 +155,7 @@ class Leadership:
         """Be no candidate any more; where this process leads, stop writing and say so. The lease is kept for now."""
         self._election.withdraw()
         if self._election.tenure is not None:
-            self._deactivate("resigned")
+            self._deactivate(RESIGNED)
             await self._drained()
         self._signal.set()
 
@@ -350,7 +351,8 @@ class Leadership:
             self._activation.cancel()
             self._activation = None
         tenure = self._election.tenure
-        log.warning("leadership is over", term=tenure.term if tenure else None, reason=reason)
+        say = log.info if reason == RESIGNED else log.warning
+        say("leadership is over", term=tenure.term if tenure else None, reason=reason)
         if self._leading:
             self._leading = False
             self._told = (None, self._election.highest_term)

@@ -20,6 +20,7 @@ from typing import Any
 import anyio
 import msgspec
 import structlog
+from msgspec.structs import replace
 from nats.aio.msg import Msg
 
 from cdm import clock
@@ -411,9 +412,6 @@ class Watch:
             known = self._known.get(name)
             if known is not None and net.removed > known.revision:
                 self._remove(name, known, net.removed, Cause.DELETED, net.removed_at)
-            elif known is None and net.removed and net.updates and isinstance(net.updates[0], ValueRejected):
-                # That nothing valid is in force is news where only a refused value is left.
-                self._emit(ValueRemove(net.updates[0].key, net.removed, Cause.DELETED, net.removed_at))
             for update in net.updates:
                 self._listed.add(name)
                 if self._is_news(self._known.get(name), update.revision):
@@ -447,6 +445,8 @@ class _Net:
         if isinstance(update, ValuePut):
             self.updates = [update]
         else:
+            if isinstance(update, ValueRejected):
+                update = replace(update, removed=self.removed)
             self.updates = [*(each for each in self.updates if isinstance(each, ValuePut)), update]
 
 

@@ -131,20 +131,25 @@ class CommandWriter:
             for artifact in finished:
                 self._route(Written(artifact, tenure.term, revision))
             return
+        self._give_up(tenure.term, touched, 0, "the lease ended")
 
     async def _failed(self, term: int, touched: list[Artifact], reason: str) -> None:
         """Find out how far the stream is by now: a mirror that has come so far shows what was stored."""
-        if self._order is not None and self._order.artifact in touched:
-            self._order = None
         while self._election.valid(clock.now()):
             try:
                 revision = (await self._slices.state()).last
             except StoreError:
                 await anyio.sleep(RETRY_PAUSE)
                 continue
-            for artifact in touched:
-                self._route(WriteFailed(artifact, term, revision, reason))
+            self._give_up(term, touched, revision, reason)
             return
+        self._give_up(term, touched, 0, reason)
+
+    def _give_up(self, term: int, touched: list[Artifact], revision: int, reason: str) -> None:
+        if self._order is not None and self._order.artifact in touched:
+            self._order = None
+        for artifact in touched:
+            self._route(WriteFailed(artifact, term, revision, reason))
 
 
 class StatusWriter:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 import pytest
 from hypothesis import example, given
@@ -99,18 +100,15 @@ raw = st.one_of(
 def test_a_string_that_decodes_at_all_is_the_one_that_its_key_encodes_to(layout: Layout, text: str) -> None:
     try:
         key = layout.decode(text)
-    except InvalidKey as refused:
-        assert str(refused)
-    else:
-        assert encode(key) == text
+    except InvalidKey:
+        return
+    assert encode(key) == text
 
 
 @given(st.sampled_from(LAYOUTS), st.text(st.characters()))
 def test_a_key_that_does_not_decode_is_an_invalid_key_and_nothing_else(layout: Layout, text: str) -> None:
-    try:
+    with suppress(InvalidKey):
         layout.decode(text)
-    except InvalidKey as refused:
-        assert str(refused)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,612 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdm.election import (
+    Election,
+    Held,
+    Look,
+    Probe,
+    Renew,
+    Seen,
+    StepDown,
+    TakeOver,
+    Tenure,
+    Timing,
+    Vacant,
+    Wait,
+)
+from cdm.model.artifact import NodeId
+from cdm.model.node import Lease
+from tests.unit.support import n
+
+ME, OTHER = n(1), n(2)
+TIMING = Timing()
+DEADLINE = TIMING.ttl - TIMING.margin
+
+
+def election(random: Callable[[], float] = lambda: 0.5, incarnation: str = "me") -> Election:
+    return Election(ME, incarnation, TIMING, random)
+
+
+def connected(at: float = 0.0) -> Election:
+    each = election()
+    each.connected(at)
+    return each
+
+
+def held(node: NodeId = OTHER, term: int = 7, revision: int = 100, incarnation: str = "x") -> Held:
+    return Held(Lease(node, term, incarnation), revision)
+
+
+def follower(now: float = 0.0, random: Callable[[], float] = lambda: 0.5) -> Election:
+    """Knows that somebody else leads term 7."""
+    each = election(random)
+    each.connected(now)
+    each.seen(Seen(held(), 90, 7), now)
+    return each
+
+
+def leader(sent: float = 0.0) -> Election:
+    """Leads term 1: lease 1, fence 2."""
+    each = connected(sent)
+    each.seen(Seen(Vacant(0), 0, 0), sent)
+    action = each.next(sent)
+    assert isinstance(action, TakeOver)
+    each.won(action, 2, sent)
+    return each
+
+
+def silent_follower(now: float = 5.0) -> Election:
+    """Has heard 'no responders' for term 7 once, at ``now``."""
+    each = follower(0.0)
+    assert each.next(now) == Probe(7)
+    each.nobody(7, now)
+    return each
+
+
+# Taking over
+
+
+def test_nothing_is_done_before_there_is_a_connection() -> None:
+    assert election().next(0.0) == Wait(None)
+
+
+def test_the_first_thing_is_to_look() -> None:
+    assert connected().next(0.0) == Look()
+
+
+def test_a_lease_that_was_never_written_is_taken_by_compare_and_set_on_nothing() -> None:
+    each = connected()
+    each.seen(Seen(Vacant(0), 0, 0), 0.0)
+    assert each.next(0.0) == TakeOver(1, 0, 0)
+
+
+def test_a_lease_that_ended_is_taken_by_compare_and_set_on_its_marker_with_the_next_term() -> None:
+    each = connected()
+    each.seen(Seen(Vacant(30), 12, 6), 0.0)
+    assert each.next(0.0) == TakeOver(7, 30, 12)
+
+
+def test_the_next_term_is_above_the_highest_ever_seen_in_the_bucket_or_in_memory() -> None:
+    each = follower()
+    each.watched_fence(200, 41)
+    each.watched_lease(held(term=44, revision=201), 1.0)
+    each.seen(Seen(Vacant(300), 12, 6), 2.0)
+    assert each.next(3.0) == TakeOver(45, 300, 12)
+    assert each.highest_term == 44
+
+
+def test_after_a_refusal_both_are_read_again_before_anything_else() -> None:
+    each = connected()
+    each.seen(Seen(Vacant(0), 0, 0), 0.0)
+    each.refused()
+    assert each.in_doubt
+    assert each.next(0.1) == Look()
+    each.seen(Seen(held(), 101, 7), 0.2)
+    assert isinstance(each.next(0.2), Wait)
+
+
+def test_a_marker_that_expired_itself_counts_as_never_written() -> None:
+    each = connected()
+    each.seen(Seen(Vacant(30), 12, 6), 0.0)
+    each.refused()
+    each.seen(Seen(Vacant(0), 12, 6), 0.1)
+    assert each.next(0.1) == TakeOver(7, 0, 12)
+
+
+def test_a_won_take_over_is_held_from_the_moment_at_which_it_was_sent() -> None:
+    each = leader(sent=5.0)
+    assert each.tenure == Tenure(1, 1, 2, 5.0)
+    assert each.leader == Lease(ME, 1, "me")
+    assert each.valid(5.0 + DEADLINE - 0.001)
+    assert not each.valid(5.0 + DEADLINE)
+
+
+def test_a_take_over_whose_ack_was_lost_is_adopted() -> None:
+    each = connected()
+    each.seen(Seen(Vacant(0), 0, 0), 0.0)
+    each.uncertain(0.0, TakeOver(1, 0, 0))
+    assert each.next(2.0) == Look()
+    each.seen(Seen(held(ME, 1, 1, "me"), 2, 1), 2.0)
+    assert each.tenure == Tenure(1, 1, 2, 0.0)
+    assert each.valid(DEADLINE - 0.001)
+    assert not each.valid(DEADLINE)
+
+
+def test_a_take_over_whose_ack_was_lost_and_that_was_not_stored_is_tried_again() -> None:
+    each = connected()
+    each.seen(Seen(Vacant(0), 0, 0), 0.0)
+    each.uncertain(0.0, TakeOver(1, 0, 0))
+    each.seen(Seen(Vacant(0), 0, 0), 2.0)
+    assert each.tenure is None
+    assert each.next(2.0) == TakeOver(1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        Seen(held(ME, 7, 100, "predecessor"), 101, 7),
+        Seen(held(ME, 7, 100, ""), 101, 7),
+        Seen(held(OTHER, 7, 100, "me"), 101, 7),
+        Seen(held(ME, 7, 100, "me"), 99, 6),
+    ],
+)
+def test_a_lease_that_is_not_wholly_ones_own_is_never_adopted(seen: Seen) -> None:
+    each = connected()
+    each.seen(Seen(Vacant(0), 0, 0), 0.0)
+    each.uncertain(0.0, TakeOver(7, 0, 0))
+    each.seen(seen, 0.5)
+    assert each.tenure is None
+    assert not each.valid(0.5)
+
+
+def test_a_disconnected_candidate_waits() -> None:
+    each = connected()
+    each.seen(Seen(Vacant(0), 0, 0), 0.0)
+    each.disconnected()
+    assert each.next(1.0) == Wait(None)
+    each.connected(2.0)
+    assert each.next(2.0) == Look()
+
+
+# Leading
+
+
+def test_the_lease_is_renewed_every_fifth_of_its_ttl_from_its_own_revision() -> None:
+    each = leader()
+    assert each.next(0.0) == Wait(2.0)
+    assert each.next(2.0) == Renew(Tenure(1, 1, 2, 0.0), DEADLINE)
+    each.renewed(9, 2.0)
+    assert each.next(2.1) == Wait(4.0)
+    assert each.next(4.0) == Renew(Tenure(1, 9, 2, 2.0), 2.0 + DEADLINE)
+
+
+def test_a_refused_renewal_whose_lease_is_somebody_elses_is_loss_of_leadership_at_once() -> None:
+    each = leader()
+    each.refused()
+    assert each.next(2.0) == Look()
+    each.seen(Seen(held(OTHER, 2, 10), 11, 2), 2.1)
+    assert not each.valid(2.1)
+    assert isinstance(each.next(2.1), StepDown)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        Seen(Vacant(10), 2, 1),
+        Seen(Vacant(0), 0, 0),
+        Seen(held(ME, 1, 1, "me"), 11, 2),
+        Seen(held(ME, 1, 1, "me"), 0, 0),
+        Seen(held(ME, 2, 10, "me"), 2, 1),
+        Seen(held(ME, 1, 10, "other"), 2, 1),
+    ],
+)
+def test_a_leader_that_finds_its_lease_or_fence_changed_steps_down(seen: Seen) -> None:
+    each = leader()
+    each.refused()
+    each.seen(seen, 2.1)
+    assert not each.valid(2.1)
+    action = each.next(2.1)
+    assert isinstance(action, StepDown)
+    assert action.term == 1
+
+
+def test_a_refused_renewal_whose_lease_is_still_its_own_goes_on_from_that_revision() -> None:
+    each = leader()
+    each.uncertain(2.0)
+    assert each.next(3.0) == Look()
+    each.seen(Seen(held(ME, 1, 9, "me"), 2, 1), 3.0)
+    assert each.next(3.0) == Renew(Tenure(1, 9, 2, 0.0), DEADLINE)
+
+
+def test_an_unacked_renewal_does_not_prolong_the_tenure() -> None:
+    each = leader()
+    for sent in (2.0, 4.0, 6.0, 8.0):
+        each.uncertain(sent)
+        each.seen(Seen(held(ME, 1, int(sent) * 10, "me"), 2, 1), sent + 0.5)
+    assert each.valid(DEADLINE - 0.001)
+    assert not each.valid(DEADLINE)
+    assert isinstance(each.next(DEADLINE), StepDown)
+
+
+def test_a_leader_steps_down_by_its_own_clock_before_its_lease_can_end() -> None:
+    each = leader(sent=100.0)
+    each.renewed(5, 102.0)
+    each.disconnected()
+    assert each.next(103.0) == Wait(102.0 + DEADLINE)
+    assert isinstance(each.next(102.0 + DEADLINE), StepDown)
+    assert TIMING.margin > 0
+
+
+def test_a_leader_that_was_suspended_steps_down_before_it_does_anything_else() -> None:
+    each = leader()
+    each.connected(500.0)
+    assert not each.valid(500.0)
+    assert isinstance(each.next(500.0), StepDown)
+
+
+def test_being_fenced_is_loss_of_leadership_at_once() -> None:
+    each = leader()
+    each.fenced("the server refused a write")
+    assert not each.valid(0.1)
+    assert each.next(0.1) == StepDown(1, "the server refused a write")
+
+
+def test_a_late_ack_of_a_renewal_does_not_undo_a_fencing() -> None:
+    each = leader()
+    each.fenced("fenced")
+    each.renewed(9, 2.0)
+    assert not each.valid(2.0)
+    assert isinstance(each.next(2.0), StepDown)
+
+
+def test_an_own_lease_seen_after_a_fencing_does_not_undo_it() -> None:
+    each = leader()
+    each.fenced("fenced")
+    each.seen(Seen(held(ME, 1, 1, "me"), 2, 1), 0.5)
+    assert isinstance(each.next(0.5), StepDown)
+
+
+def test_after_stepping_down_the_server_is_looked_at_first() -> None:
+    each = leader()
+    each.fenced("fenced")
+    each.stepped_down()
+    assert each.tenure is None
+    assert not each.valid(0.1)
+    assert each.next(0.1) == Look()
+
+
+def test_a_term_that_was_given_up_is_never_resumed_though_its_lease_has_not_ended() -> None:
+    # Everybody was told that it is over; nobody would be told that it is on again.
+    each = leader()
+    each.disconnected()
+    assert isinstance(each.next(DEADLINE), StepDown)
+    each.stepped_down()
+    each.connected(DEADLINE + 0.1)
+    each.seen(Seen(held(ME, 1, 1, "me"), 2, 1), DEADLINE + 0.2)
+    assert each.tenure is None
+    assert not isinstance(each.next(DEADLINE + 0.2), (Renew, StepDown))
+
+
+def test_a_renewal_without_an_ack_does_not_make_an_ended_tenure_valid_again() -> None:
+    each = leader()
+    each.uncertain(DEADLINE - 0.5)
+    assert isinstance(each.next(DEADLINE), StepDown)
+    each.stepped_down()
+    # The renewal was never stored: the lease is that of the take-over and ends at 10 s.
+    each.seen(Seen(held(ME, 1, 1, "me"), 2, 1), DEADLINE + 0.1)
+    assert not each.valid(TIMING.ttl + 1.0)
+
+
+def test_a_fenced_term_is_never_resumed() -> None:
+    each = leader()
+    each.uncertain(0.5)
+    each.seen(Seen(held(ME, 1, 1, "me"), 2, 1), 0.6)
+    each.reset("the stream was created anew")
+    assert isinstance(each.next(1.0), StepDown)
+    each.stepped_down()
+    each.seen(Seen(held(ME, 1, 1, "me"), 2, 1), 1.1)
+    assert each.tenure is None
+
+
+def test_a_lease_of_ones_own_past_is_taken_over_with_a_higher_term() -> None:
+    each = leader()
+    assert isinstance(each.next(DEADLINE), StepDown)
+    each.stepped_down()
+    each.seen(Seen(held(ME, 1, 1, "me"), 2, 1), DEADLINE)
+    assert each.next(DEADLINE) == TakeOver(2, 1, 2)
+    each.refused()
+    each.seen(Seen(Vacant(50), 2, 1), DEADLINE + 2.0)
+    assert each.next(DEADLINE + 2.1) == TakeOver(2, 50, 2)
+
+
+def test_a_process_that_withdrew_does_not_take_its_own_past_lease_over() -> None:
+    each = leader()
+    each.withdraw()
+    assert isinstance(each.next(DEADLINE), StepDown)
+    each.stepped_down()
+    each.seen(Seen(held(ME, 1, 1, "me"), 2, 1), DEADLINE)
+    assert each.next(DEADLINE) == Wait(None)
+
+
+def test_a_leader_that_hears_of_another_lease_asks_the_server() -> None:
+    for news in (Vacant(50), held(OTHER, 2, 50), held(ME, 1, 50, "another me")):
+        each = leader()
+        each.watched_lease(news, 1.0)
+        assert each.next(1.0) == Look()
+
+
+def test_a_leader_that_hears_of_another_fence_asks_the_server() -> None:
+    for revision, term in ((50, 2), (0, 0)):
+        each = leader()
+        each.watched_fence(revision, term)
+        assert each.next(1.0) == Look()
+
+
+def test_a_leader_is_not_disturbed_by_its_own_renewals_and_by_old_news() -> None:
+    each = leader()
+    each.renewed(9, 2.0)
+    each.watched_lease(held(ME, 1, 9, "me"), 2.1)
+    each.watched_lease(Vacant(0), 2.1)
+    each.watched_fence(2, 1)
+    assert each.next(2.2) == Wait(4.0)
+
+
+# Following
+
+
+def test_a_term_that_was_seen_for_less_than_a_second_is_not_judged() -> None:
+    each = follower(0.0, random=lambda: 0.0)
+    assert each.next(0.0) == Wait(TIMING.acquaintance)
+    assert each.next(0.99) == Wait(TIMING.acquaintance)
+    assert each.next(1.0) == Probe(7)
+
+
+def test_a_new_term_begins_the_acquaintance_anew() -> None:
+    each = follower(0.0)
+    each.watched_lease(held(n(3), 8, 200), 5.0)
+    assert each.next(5.5) == Wait(6.0)
+
+
+def test_a_renewal_does_not_begin_the_acquaintance_anew() -> None:
+    each = follower(0.0)
+    each.watched_lease(held(revision=200), 5.0)
+    assert each.next(5.0) == Probe(7)
+
+
+def test_a_connection_that_is_up_for_less_than_a_second_judges_nobody() -> None:
+    each = follower(0.0)
+    each.disconnected()
+    each.connected(20.0)
+    each.seen(Seen(held(), 90, 7), 20.0)
+    assert each.next(20.9) == Wait(21.0)
+    assert each.next(21.0) == Probe(7)
+
+
+def test_no_responders_confirmed_once_takes_the_lease_by_its_current_revision() -> None:
+    each = silent_follower(5.0)
+    assert each.next(5.0) == Wait(5.0 + TIMING.confirm_after)
+    each.watched_lease(held(revision=130), 5.01)
+    assert each.next(5.05) == Probe(7)
+    assert each.confirmed(5.05) == TakeOver(8, 130, 90)
+
+
+def test_a_first_silence_is_not_believed() -> None:
+    each = follower(0.0)
+    assert each.next(5.0) == Probe(7)
+    assert each.confirmed(5.0) is None
+
+
+def test_a_confirmation_comes_not_before_its_time() -> None:
+    each = silent_follower(5.0)
+    assert each.confirmed(5.04) is None
+
+
+@pytest.mark.parametrize("ending", ["answered", "unanswered"])
+def test_an_answer_or_a_time_out_between_proves_that_nothing_is_proved(ending: str) -> None:
+    each = silent_follower(5.0)
+    getattr(each, ending)(5.05)
+    assert each.confirmed(5.2) is None
+    assert isinstance(each.next(5.05), Wait)
+
+
+@pytest.mark.parametrize("many", range(20))
+def test_time_outs_alone_never_lead_to_a_take_over(many: int) -> None:
+    each = follower(0.0)
+    now = 1.0
+    for _ in range(many):
+        action = each.next(now)
+        if isinstance(action, Wait):
+            assert action.until is not None
+            now = action.until
+        else:
+            assert isinstance(action, Probe)
+            each.unanswered(now)
+
+
+def test_silence_of_another_term_than_the_current_one_counts_for_nothing() -> None:
+    each = follower(0.0)
+    each.watched_lease(held(n(3), 8, 200), 5.0)
+    each.nobody(7, 6.5)
+    assert each.confirmed(7.0) is None
+
+
+def test_a_new_lease_between_two_silences_begins_anew() -> None:
+    each = silent_follower(5.0)
+    each.watched_lease(held(n(3), 8, 200), 5.01)
+    assert each.confirmed(5.06) is None
+
+
+def test_a_disconnection_between_two_silences_begins_anew() -> None:
+    each = silent_follower(5.0)
+    each.disconnected()
+    each.connected(5.02)
+    each.seen(Seen(held(), 90, 7), 5.03)
+    assert each.confirmed(5.1) is None
+
+
+def test_a_silence_is_used_once() -> None:
+    each = silent_follower(5.0)
+    assert each.confirmed(5.1) is not None
+    assert each.confirmed(5.2) is None
+
+
+def test_a_lease_that_nobody_can_read_is_taken_over_because_nobody_answers_for_it() -> None:
+    each = connected()
+    each.seen(Seen(Held(Lease(NodeId("?"), 0), 40), 39, 6), 0.0)
+    assert each.next(1.5) == Probe(0)
+    each.nobody(0, 1.5)
+    assert each.confirmed(1.6) == TakeOver(7, 40, 39)
+
+
+def test_a_follower_takes_over_when_the_lease_is_given_back() -> None:
+    each = follower(0.0)
+    each.watched_lease(Vacant(150), 3.0)
+    assert each.next(3.0) == TakeOver(8, 150, 90)
+
+
+def test_many_followers_spread_out_when_they_see_a_vacancy() -> None:
+    each = follower(0.0, random=lambda: 0.999)
+    each.followers = 1_000
+    each.watched_lease(Vacant(150), 3.0)
+    action = each.next(3.0)
+    assert isinstance(action, Wait)
+    assert action.until is not None
+    assert 3.0 < action.until <= 3.5
+    assert each.next(action.until) == TakeOver(8, 150, 90)
+
+
+def test_all_followers_together_probe_about_ten_times_a_second() -> None:
+    random = Random(1)
+    for followers in (1, 10, 100):
+        probes = 0
+        for _ in range(followers):
+            each = follower(0.0, random=random.random)
+            each.followers = followers
+            now = TIMING.acquaintance
+            while now < 100.0:
+                action = each.next(now)
+                if isinstance(action, Probe):
+                    probes += 1
+                    each.answered(now)
+                else:
+                    assert isinstance(action, Wait)
+                    assert action.until is not None
+                    now = action.until
+        assert 9.0 < probes / 99.0 < 11.5, followers
+
+
+def test_old_news_of_the_watcher_changes_nothing() -> None:
+    each = follower(0.0)
+    each.watched_lease(Vacant(100), 2.0)
+    each.watched_lease(held(n(3), 6, 50), 2.0)
+    each.watched_fence(90, 99)
+    assert each.leader == Lease(OTHER, 7, "x")
+    assert each.next(2.0) == Probe(7)
+
+
+def test_the_watcher_is_not_believed_before_the_first_look() -> None:
+    each = connected()
+    each.watched_lease(Vacant(5), 0.0)
+    each.watched_fence(6, 3)
+    assert each.next(0.0) == Look()
+    each.seen(Seen(Vacant(0), 0, 0), 0.1)
+    assert each.next(0.1) == TakeOver(4, 0, 0)
+
+
+# Ends
+
+
+def test_who_has_withdrawn_takes_over_nothing() -> None:
+    each = follower(0.0)
+    each.withdraw()
+    each.watched_lease(Vacant(150), 3.0)
+    assert each.next(3.0) == Wait(None)
+    silent = silent_follower(5.0)
+    silent.withdraw()
+    assert silent.confirmed(5.1) is None
+    assert silent.next(9.0) == Wait(None)
+
+
+def test_a_leader_that_has_withdrawn_keeps_its_lease_until_it_is_given_back() -> None:
+    each = leader()
+    each.withdraw()
+    assert isinstance(each.next(2.0), Renew)
+
+
+def test_when_the_stream_is_another_one_the_leader_steps_down_and_the_next_term_is_higher() -> None:
+    each = leader()
+    each.watched_fence(3, 17)
+    each.reset("the stream was created anew")
+    assert not each.valid(1.0)
+    assert each.next(1.0) == StepDown(1, "the stream was created anew")
+    each.stepped_down()
+    assert each.next(1.0) == Look()
+    each.seen(Seen(Vacant(0), 0, 0), 1.1)
+    assert each.next(1.1) == TakeOver(18, 0, 0)
+
+
+def test_a_follower_of_another_stream_looks_anew_and_goes_above_the_highest_term() -> None:
+    each = follower(0.0)
+    each.reset("went back")
+    assert each.leader is None
+    assert each.next(1.0) == Look()
+    each.seen(Seen(Vacant(1), 0, 0), 1.0)
+    assert each.next(1.0) == TakeOver(8, 1, 0)
+
+
+def test_a_lost_fence_makes_the_leader_step_down_and_the_next_term_higher() -> None:
+    each = leader()
+    each.watched_fence(0, 0)
+    assert each.next(1.0) == Look()
+    each.seen(Seen(held(ME, 1, 1, "me"), 77, 0), 1.0)
+    assert isinstance(each.next(1.0), StepDown)
+    each.stepped_down()
+    each.seen(Seen(Vacant(78), 77, 0), 12.0)
+    assert each.next(12.0) == TakeOver(2, 78, 77)
+
+
+def test_a_lost_fence_is_noticed_once_and_then_again_only_when_there_was_one_in_between() -> None:
+    each = follower(0.0)
+    assert each.seen(Seen(held(revision=101), 200, 0), 1.0)
+    assert not each.seen(Seen(held(revision=102), 200, 0), 2.0)
+    assert not each.seen(Seen(held(n(3), 8, 300), 301, 8), 3.0)
+    assert each.seen(Seen(held(n(3), 8, 302), 303, 0), 4.0)
+
+
+def test_there_is_no_loss_where_there_never_was_a_fence() -> None:
+    each = connected()
+    assert not each.seen(Seen(Vacant(0), 0, 0), 0.0)
+    assert not each.seen(Seen(Vacant(0), 0, 0), 1.0)
+
+
+def test_the_first_leader_of_all_notices_the_loss_of_the_fence_that_it_wrote_itself() -> None:
+    each = leader()
+    each.watched_fence(0, 0)
+    assert each.next(1.0) == Look()
+    assert each.seen(Seen(held(ME, 1, 1, "me"), 77, 0), 1.0)
+
+
+def test_a_follower_from_the_very_beginning_notices_the_loss_of_the_first_fence() -> None:
+    each = connected()
+    each.seen(Seen(Vacant(0), 0, 0), 0.0)
+    each.watched_lease(held(term=1, revision=1), 0.1)
+    each.watched_fence(2, 1)
+    each.watched_fence(0, 0)
+    each.refused()
+    assert each.seen(Seen(held(term=1, revision=1), 77, 0), 1.0)
+
+
+@given(st.floats(0.1, 3600.0))
+def test_renewals_and_the_margin_fit_into_any_ttl(ttl: float) -> None:
+    timing = Timing(ttl=ttl)
+    assert 0 < timing.renew_every < ttl
+    assert timing.margin > 0
+    if ttl >= 1.0:
+        assert ttl - timing.margin > 2 * timing.renew_every

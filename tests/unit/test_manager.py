@@ -1,0 +1,760 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from cdm.manager import Active, Dormant
+from cdm.messages import (
+    Cause,
+    KeyRejected,
+    LeaderChange,
+    RejectedKeyRemoved,
+    ValuePut,
+    ValueRejected,
+    ValueRemove,
+    WriteFailed,
+    Written,
+)
+from cdm.model.artifact import Artifact
+from cdm.model.blueprint import Blueprint
+from cdm.model.keys import BlueprintKey, SliceKey, StatusKey, encode
+from cdm.model.node import Registration, Schedule
+from cdm.model.slice import SliceValue
+from cdm.model.status import Condition, Status
+from cdm.outbox import HIGH_WATER, Order, Outbox
+from cdm.reconciliation import Command
+from tests.unit.support import APP, OTHER, S, n
+from tests.unit.world import ME, World
+
+NAME = encode(BlueprintKey(APP))
+
+
+def world(nodes: int = 3, *, lead: bool = True) -> World:
+    each = World()
+    for number in range(1, nodes + 1):
+        each.join(n(number))
+    if lead:
+        each.lead()
+        each.settle()
+    return each
+
+
+def running(instances: int = 3, nodes: int = 3) -> World:
+    """A leader whose blueprint is Ready."""
+    each = world(nodes)
+    each.want(APP, instances)
+    each.run_down()
+    assert each.statuses[NAME].condition is Condition.READY
+    each.decided.clear()
+    each.told.clear()
+    return each
+
+
+def states(each: World, artifact: Artifact = APP) -> Counter[str]:
+    return Counter(str(state) for state in each.states(artifact).values())
+
+
+# Dormant and Active
+
+
+def test_dormant_records_and_does_nothing_else() -> None:
+    each = world(lead=False)
+    each.want(APP, 3)
+    each.tick(1_000.0)
+    assert isinstance(each.manager.state, Dormant)
+    assert each.manager.wake_at() is None
+    assert each.decided == []
+    assert each.outbox.statuses == {}
+    assert each.manager.cluster.desired[APP].blueprint == Blueprint(3)
+
+
+def test_a_new_leader_starts_from_what_it_recorded() -> None:
+    each = world(lead=False)
+    each.want(APP, 3)
+    each.lead()
+    assert isinstance(each.manager.state, Active)
+    each.tick()
+    assert [order.term for order in each.decided] == [1]
+    assert len(each.decided[0].commands) == 3
+
+
+def test_another_nodes_leadership_makes_nobody_active_here() -> None:
+    each = world(lead=False)
+    each.want(APP, 3)
+    each.route(LeaderChange(n(2), 4, local_node_is_leader=False))
+    each.tick(100.0)
+    assert isinstance(each.manager.state, Dormant)
+    assert each.decided == []
+
+
+def test_a_leader_that_is_none_any_more_drops_what_it_had_ordered() -> None:
+    each = world()
+    each.want(APP, 3)
+    each.tick()
+    assert each.outbox.orders
+    each.route(LeaderChange(n(2), 4, local_node_is_leader=False))
+    assert not each.outbox.orders
+    assert not each.outbox.statuses
+    each.tick(100.0)
+    assert len(each.decided) == 1
+
+
+def test_every_command_carries_the_term_of_its_leadership() -> None:
+    each = running()
+    each.step_down()
+    each.lead()
+    each.want(APP, 4)
+    each.run_down()
+    assert {order.term for order in each.decided} == {2}
+    assert Counter(put.value.term for put in each.slices.values()) == {1: 3, 2: 1}
+
+
+def test_a_blueprint_goes_all_the_way_to_ready() -> None:
+    each = running(5)
+    assert states(each) == {"ACTIVE": 5}
+    assert sorted(Counter(key.node for key in each.slices).values()) == [1, 2, 2]
+    status = each.statuses[NAME]
+    assert (status.desired, status.active, status.pending, status.failed) == (5, 5, 0, 0)
+    assert status.observed_revision == status.in_force_revision > 0
+
+
+def test_removing_a_blueprint_unloads_everything_and_deletes_the_status() -> None:
+    each = running()
+    each.drop(APP)
+    each.run_down()
+    assert each.slices == {}
+    assert each.statuses == {}
+    assert each.manager.cluster.groups == {}
+
+
+def test_a_further_round_writes_nothing() -> None:
+    each = running()
+    for _ in range(5):
+        each.tick(30.0)
+        each.settle()
+    assert each.decided == []
+    assert each.told == []
+
+
+def test_a_new_leader_of_a_settled_cluster_writes_nothing() -> None:
+    each = running()
+    each.boot()
+    each.lead()
+    each.settle()
+    assert each.decided == []
+    assert each.told == []
+
+
+# Read your writes
+
+
+def test_nothing_is_decided_twice_before_the_mirror_shows_what_was_written() -> None:
+    each = world()
+    each.want(APP, 3)
+    each.tick()
+    each.write()
+    for _ in range(3):
+        each.want(APP, 3)
+        each.tick(1.0)
+        each.deliver(1)
+    assert len(each.decided) == 1
+    each.acknowledge()
+    each.tick(1.0)
+    each.settle()
+    assert len(each.decided) == 1
+    assert states(each) == {"LOAD": 3}
+
+
+def test_what_changed_meanwhile_is_decided_once_the_mirror_is_there() -> None:
+    each = world()
+    each.want(APP, 1)
+    each.tick()
+    each.write()
+    each.acknowledge()
+    each.want(APP, 4)
+    each.tick()
+    assert len(each.decided) == 1
+    each.deliver()
+    each.tick()
+    assert [len(order.commands) for order in each.decided] == [1, 3]
+
+
+@pytest.mark.parametrize("acked_first", [True, False])
+def test_acks_and_the_mirror_may_come_in_either_order(acked_first: bool) -> None:
+    each = world()
+    each.want(APP, 2)
+    each.tick()
+    each.write()
+    for step in (each.acknowledge, each.deliver) if acked_first else (each.deliver, each.acknowledge):
+        step()
+    each.want(APP, 3)
+    each.tick()
+    assert [len(order.commands) for order in each.decided] == [2, 1]
+
+
+def test_other_artifacts_do_not_wait() -> None:
+    each = world()
+    each.want(APP, 2)
+    each.tick()
+    each.want(OTHER, 2)
+    each.tick()
+    assert [order.artifact for order in each.decided] == [APP, OTHER]
+
+
+def test_acks_of_another_term_are_not_listened_to() -> None:
+    each = world()
+    each.want(APP, 2)
+    each.tick()
+    each.route(Written(APP, 99, 0))
+    each.route(WriteFailed(APP, 99, 0, "late"))
+    each.want(APP, 3)
+    each.tick()
+    assert len(each.decided) == 1
+
+
+@pytest.mark.parametrize("stored", [0, 1, 3])
+def test_an_order_of_which_nobody_knows_whether_it_is_stored_is_decided_again_from_what_is(stored: int) -> None:
+    each = world()
+    each.want(APP, 3)
+    each.tick()
+    each.write(stored=stored, acked=False)
+    each.acknowledge()
+    each.tick()
+    if stored:
+        assert len(each.decided) == 1, "the mirror has yet to show what was stored"
+    each.settle()
+    assert states(each) == {"LOAD": 3}
+    assert sum(len(order.commands) for order in each.decided) == 6 - stored
+
+
+def test_slices_that_are_ordered_count_as_slices_before_the_mirror_shows_them() -> None:
+    each = world(0)
+    each.join(n(1), Registration(capacity=2))
+    each.want(APP, 2)
+    each.tick()
+    each.want(OTHER, 1)
+    each.tick()
+    each.settle()
+    assert states(each) == {"LOAD": 2}
+    assert each.statuses[encode(BlueprintKey(OTHER))].condition is Condition.UNSCHEDULABLE
+
+
+def test_slices_that_the_mirror_shows_already_are_not_counted_twice() -> None:
+    each = world(0)
+    each.join(n(1), Registration(capacity=2))
+    each.want(APP, 1)
+    each.tick()
+    each.write()
+    each.deliver()  # the mirror is faster than the acknowledgement
+    each.want(OTHER, 1)
+    each.tick()
+    each.settle()
+    assert states(each, OTHER) == {"LOAD": 1}
+
+
+# Status
+
+
+def test_a_status_is_written_on_change_only() -> None:
+    each = running()
+    each.want(APP, 3)
+    each.settle()
+    changed = [told[NAME] for told in each.told]
+    assert [status.observed_revision for status in changed if status] == [each.blueprints[APP][1]]
+
+
+def test_a_refused_blueprint_changes_nothing_but_its_status() -> None:
+    each = running()
+    each.refuse(APP, "instances: must be from 0 to 100,000, not -1")
+    each.run_down()
+    assert each.decided == []
+    status = each.statuses[NAME]
+    assert status.condition is Condition.INVALID
+    assert "not -1" in status.reason
+    assert status.in_force_revision < status.observed_revision
+    assert (status.desired, status.active) == (3, 3)
+
+
+def test_a_refused_blueprint_goes_on_being_served() -> None:
+    each = running()
+    each.refuse(APP)
+    each.expire(n(1))
+    each.tick(11.0)
+    each.run_down()
+    assert states(each) == {"ACTIVE": 3}
+    assert each.statuses[NAME].condition is Condition.INVALID
+
+
+def test_a_blueprint_that_is_mended_is_served() -> None:
+    each = running()
+    each.refuse(APP)
+    each.run_down()
+    each.want(APP, 4)
+    each.run_down()
+    assert states(each) == {"ACTIVE": 4}
+    assert each.statuses[NAME].condition is Condition.READY
+
+
+def test_a_blueprint_that_was_never_valid_is_refused_and_nothing_else() -> None:
+    each = world()
+    each.refuse(APP, "is empty")
+    revision = each.sequence
+    each.run_down()
+    assert each.decided == []
+    assert each.statuses[NAME] == Status(Condition.INVALID, "is empty", observed_revision=revision, term=1)
+
+
+def test_a_blueprint_that_was_deleted_is_not_recovered_from_a_status_that_is_older() -> None:
+    each = running()
+    each.step_down()
+    each.drop(APP)
+    each.refuse(APP)
+    each.lead()
+    each.run_down()
+    assert each.manager.cluster.desired[APP].blueprint is None
+    assert each.statuses[NAME].in_force_revision == 0
+
+
+def test_a_blueprint_under_a_bad_key_is_refused_in_its_status() -> None:
+    each = world()
+    each.route(KeyRejected(BlueprintKey, "a/b", "not of the form", 7))
+    each.settle()
+    assert each.statuses["a/b"] == Status(Condition.INVALID, "not of the form", observed_revision=7, term=1)
+    each.tick(31.0)
+    each.settle()
+    assert len(each.told) == 1
+    each.route(RejectedKeyRemoved(BlueprintKey, "a/b"))
+    each.settle()
+    assert each.statuses == {}
+
+
+def test_a_new_leader_tells_of_bad_keys_too() -> None:
+    each = world(lead=False)
+    each.route(KeyRejected(BlueprintKey, "a/b", "not of the form", 7))
+    each.lead()
+    each.settle()
+    assert set(each.statuses) == {"a/b"}
+
+
+def test_bad_slice_keys_are_left_alone() -> None:
+    each = running()
+    each.route(KeyRejected(SliceKey, "n1", "bad", 900))
+    each.route(RejectedKeyRemoved(SliceKey, "n1"))
+    each.settle()
+    assert each.decided == []
+    assert each.told == []
+
+
+def test_a_status_that_somebody_else_left_behind_is_deleted() -> None:
+    each = world()
+    for name in ("org.example/gone/1", "not a key"):
+        each.statuses[name] = Status(Condition.READY)
+        each.route(ValuePut(StatusKey(name), each.statuses[name], 1))
+    each.tick(31.0)
+    each.settle()
+    assert each.statuses == {}
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_status_that_somebody_else_changed_is_mended_by_the_next_round(gone: bool) -> None:
+    each = running()
+    good = each.statuses[NAME]
+    if gone:
+        del each.statuses[NAME]
+        removed: ValueRemove[StatusKey, Status] = ValueRemove(StatusKey(NAME), 1)
+        each.route(removed)
+    else:
+        each.route(ValuePut(StatusKey(NAME), Status(Condition.DEGRADED), 1))
+    each.tick(31.0)
+    each.settle()
+    assert each.statuses[NAME] == good
+
+
+def test_the_last_valid_blueprint_is_recovered_from_the_status() -> None:
+    each = running()
+    each.refuse(APP)
+    each.run_down()
+    in_force = each.blueprints[APP][1]
+    # Refused ones have pushed the valid one out of the bucket's history.
+    each.blueprints[APP] = (None, 0, each.blueprints[APP][2])
+    each.boot()
+    each.lead()
+    each.settle()
+    assert each.decided == []
+    assert each.statuses[NAME].in_force_revision == in_force
+    each.expire(n(2))
+    each.tick(11.0)
+    each.run_down()
+    assert states(each) == {"ACTIVE": 3}
+
+
+@pytest.mark.parametrize("desired", [-1, 100_001])
+def test_a_status_that_cannot_be_does_not_stop_a_leader(desired: int) -> None:
+    each = world(lead=False)
+    each.refuse(APP)
+    each.route(ValuePut(StatusKey(NAME), Status(Condition.INVALID, in_force_revision=3, desired=desired), 1))
+    each.lead()
+    each.settle()
+    assert each.decided == []
+    assert each.statuses[NAME].condition is Condition.INVALID
+
+
+def test_what_is_unschedulable_says_so_and_is_placed_as_soon_as_a_node_joins() -> None:
+    each = world(0)
+    each.want(APP, 2)
+    each.settle()
+    assert each.statuses[NAME].condition is Condition.UNSCHEDULABLE
+    each.join(n(1))
+    each.run_down()
+    assert states(each) == {"ACTIVE": 2}
+    assert each.statuses[NAME].condition is Condition.READY
+
+
+def test_room_that_another_artifact_leaves_is_used_by_the_next_round_at_the_latest() -> None:
+    each = world(0)
+    each.join(n(1), Registration(capacity=2))
+    each.want(APP, 2)
+    each.run_down()
+    each.want(OTHER, 1)
+    each.run_down()
+    each.want(APP, 1)
+    each.run_down()
+    each.tick(31.0)
+    each.run_down()
+    assert states(each, OTHER) == {"ACTIVE": 1}
+
+
+# Nodes
+
+
+def test_a_dead_nodes_slices_are_replaced_and_its_keys_deleted() -> None:
+    each = running()
+    each.expire(n(2))
+    each.tick(0.0)
+    each.settle()
+    assert each.decided == [], "missing is not dead"
+    each.tick(10.0)
+    each.run_down()
+    assert states(each) == {"ACTIVE": 3}
+    assert n(2) not in {key.node for key in each.slices}
+
+
+def test_a_node_that_died_while_nobody_led_is_replaced_by_the_next_leader() -> None:
+    each = running()
+    each.step_down()
+    each.expire(n(2))
+    each.tick(15.0)
+    assert n(2) not in each.topology.nodes
+    each.lead()
+    each.run_down()
+    assert states(each) == {"ACTIVE": 3}
+    assert n(2) not in {key.node for key in each.slices}
+
+
+def test_a_node_that_died_while_no_process_ran_is_replaced_by_the_next_leader() -> None:
+    each = running()
+    each.step_down()
+    del each.nodes[n(2)]
+    each.now += 100.0
+    each.boot()
+    each.tick(11.0)
+    each.lead()
+    each.run_down()
+    assert states(each) == {"ACTIVE": 3}
+    assert n(2) not in {key.node for key in each.slices}
+
+
+def test_a_node_that_left_while_nobody_led_is_replaced_by_the_next_leader() -> None:
+    each = running()
+    each.step_down()
+    each.expire(n(2), Cause.DELETED)
+    each.lead()
+    each.run_down()
+    assert states(each) == {"ACTIVE": 3}
+    assert n(2) not in {key.node for key in each.slices}
+
+
+def test_a_slice_that_got_stuck_while_nobody_led_is_replaced_at_once() -> None:
+    each = world()
+    each.want(APP, 1)
+    each.settle()
+    each.step_down()
+    each.now += 500.0
+    each.lead()
+    each.settle()
+    assert states(each) == {"UNLOAD": 1, "LOAD": 1}
+
+
+def test_a_drain_ordered_while_nobody_led_is_carried_out() -> None:
+    each = running()
+    each.step_down()
+    each.intend(n(2), Schedule.DRAIN)
+    each.lead()
+    each.run_down()
+    assert states(each) == {"ACTIVE": 3}
+    assert n(2) not in {key.node for key in each.slices}
+
+
+def test_a_drain_never_lets_fewer_serve() -> None:
+    each = running(6)
+    each.intend(n(1), Schedule.DRAIN)
+    for _ in range(20):
+        each.settle()
+        assert states(each)["ACTIVE"] >= 6
+        each.answer()
+    each.run_down()
+    assert Counter(key.node for key in each.slices) == {n(2): 3, n(3): 3}
+    assert each.statuses[NAME].condition is Condition.READY
+
+
+def test_a_cordoned_node_gets_nothing_new() -> None:
+    each = running()
+    each.intend(n(1), Schedule.CORDON)
+    each.want(APP, 6)
+    each.run_down()
+    assert Counter(key.node for key in each.slices)[n(1)] == 1
+    each.intend(n(1), Schedule.NORMAL)
+    each.want(APP, 7)
+    each.run_down()
+    assert Counter(key.node for key in each.slices)[n(1)] == 2
+
+
+def test_a_dead_node_that_returns_is_used_again() -> None:
+    each = running()
+    each.expire(n(2))
+    each.tick(11.0)
+    each.run_down()
+    each.join(n(2))
+    each.want(APP, 4)
+    each.run_down()
+    assert n(2) in {key.node for key in each.slices}
+
+
+def test_slices_of_a_node_that_nobody_knows_are_replaced_after_its_time() -> None:
+    each = running()
+    key = SliceKey(n(9), APP)
+    each.store(key, SliceValue(S.ACTIVE))
+    each.settle()
+    each.tick(11.0)
+    each.run_down()
+    assert states(each) == {"ACTIVE": 3}
+    assert key not in each.slices
+
+
+# Failures and deadlines
+
+
+def failed_once(each: World) -> SliceKey:
+    key = next(key for key, put in each.slices.items() if put.value.state is S.ACTIVE)
+    each.report(key, S.FAILED)
+    each.settle()
+    return key
+
+
+def test_a_failed_slice_is_degraded_until_it_is_replaced() -> None:
+    each = running(1)
+    failed_once(each)
+    assert each.statuses[NAME].condition is Condition.DEGRADED
+    assert "it broke" in each.statuses[NAME].reason
+    each.tick(1.0)
+    each.run_down()
+    assert each.statuses[NAME].condition is Condition.READY
+
+
+def test_the_manager_wakes_itself_for_retries() -> None:
+    each = running(1)
+    failed_once(each)
+    due = each.manager.wake_at()
+    assert due == each.now + 1.0
+    each.tick(1.0)
+    assert each.decided
+
+
+def test_failures_are_counted_up_though_the_agent_drops_them() -> None:
+    each = world(1)
+    each.want(APP, 1)
+    each.settle()
+    pauses: list[float] = []
+    for _ in range(6):
+        (key,) = each.slices
+        each.report(key, S.LOADING, copy=False)
+        each.report(key, S.FAILED, copy=False)
+        failed_at = each.now
+        each.settle()
+        while each.slices[key].value.state is S.FAILED:
+            due = each.manager.wake_at()
+            assert due is not None
+            each.tick(max(due - each.now, 0.0))
+            each.settle()
+        pauses.append(each.now - failed_at)
+    assert each.slices[key].value.failures == 6
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+
+
+def test_the_backoff_survives_a_change_of_leaders() -> None:
+    each = world(1)
+    each.want(APP, 1)
+    each.settle()
+    (key,) = each.slices
+    for _ in range(4):
+        each.report(key, S.LOADING)
+        each.report(key, S.FAILED)
+        each.settle()
+        each.tick(20.0)
+        each.settle()
+    each.report(key, S.LOADING)
+    each.report(key, S.FAILED)
+    each.boot()
+    each.lead()
+    each.settle()
+    assert each.manager.wake_at() == each.now + 16.0
+
+
+def test_a_command_that_is_not_answered_is_given_up_after_its_deadline() -> None:
+    each = world()
+    each.want(APP, 1)
+    each.settle()
+    (key,) = each.slices
+    began = each.now
+    while each.slices[key].value.state is S.LOAD:
+        due = each.manager.wake_at()
+        assert due is not None
+        each.tick(max(due - each.now, 0.0))
+        each.settle()
+    assert each.now == began + 60.0
+    assert states(each) == {"UNLOAD": 1, "LOAD": 1}
+
+
+def test_an_unreadable_slice_is_replaced() -> None:
+    each = running(1)
+    (key,) = each.slices
+    each.sequence += 1
+    each.route(ValueRejected(key, "not JSON", each.sequence, each.now))
+    each.settle()
+    assert each.statuses[NAME].condition is Condition.DEGRADED
+    each.tick(1.0)
+    assert each.decided
+
+
+def test_a_slice_on_a_full_node_that_failed_is_tried_again() -> None:
+    each = world(0)
+    each.join(n(1), Registration(capacity=3))
+    each.want(APP, 3)
+    each.run_down()
+    failed_once(each)
+    for _ in range(20):
+        each.tick(31.0)
+        each.run_down()
+    assert states(each) == {"ACTIVE": 3}
+    assert each.statuses[NAME].condition is Condition.READY
+
+
+# Time and pressure
+
+
+def test_the_timer_of_rounds_is_told_and_kept() -> None:
+    each = running()
+    due = each.manager.wake_at()
+    assert due is not None
+    assert each.now < due <= each.now + 30.0
+    each.tick(due - each.now)
+    assert each.manager.wake_at() == due + 30.0
+
+
+def test_a_full_outbox_stops_deciding_until_something_is_written() -> None:
+    each = world(1)
+    artifacts = [Artifact("g", f"a{number}", "1") for number in range(4)]
+    for artifact in artifacts:
+        each.want(artifact, HIGH_WATER // 2)
+    each.tick()
+    assert each.outbox.full
+    assert len(each.decided) == 2
+    assert each.manager.wake_at() != float("-inf"), "no spinning on a full outbox"
+    each.tick()
+    assert len(each.decided) == 2
+    each.wakes = 0
+    order = each.outbox.take_order()
+    assert order is not None
+    each.route(Written(order.artifact, order.term, 1))
+    assert each.wakes > 0, "room in the outbox wakes the manager"
+    each.tick()
+    assert len(each.decided) == 3
+
+
+def test_a_long_list_is_worked_off_in_turns() -> None:
+    each = world()
+    clock = iter(range(1_000_000))
+    each.manager.clock = lambda: float(next(clock))  # every look at the clock is a second later
+    for number in range(5):
+        each.want(Artifact("g", f"a{number}", "1"), 1)
+    each.tick()
+    assert len(each.decided) == 1
+    assert each.manager.wake_at() == float("-inf")
+    for _ in range(4):
+        each.tick()
+    assert len(each.decided) == 5
+    assert each.manager.wake_at() != float("-inf")
+
+
+CHANGES: dict[str, Callable[[World], None]] = {
+    "applied": lambda each: each.want(APP, 4),
+    "refused": lambda each: each.refuse(APP),
+    "deleted": lambda each: each.drop(APP),
+    "joined": lambda each: each.join(n(8)),
+    "gone": lambda each: each.expire(n(1)),
+    "cordoned": lambda each: each.intend(n(1), Schedule.CORDON),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_wakes_the_manager(change: str) -> None:
+    each = running()
+    each.wakes = 0
+    CHANGES[change](each)
+    assert each.wakes > 0
+
+
+# The outbox
+
+
+def test_the_outbox_keeps_the_order_and_counts_commands() -> None:
+    heard: list[str] = []
+    outbox = Outbox(lambda: heard.append("order"), lambda: heard.append("status"))
+    command = Command(SliceKey(n(1), APP), S.LOAD, "because")
+    many, one = Order(APP, 1, [command] * (HIGH_WATER - 1)), Order(OTHER, 1, [command])
+    full: list[bool] = []
+    for order in (many, one):
+        outbox.order(order)
+        full.append(outbox.full)
+    assert full == [False, True]
+    assert heard == ["order", "order"]
+    assert [outbox.take_order() for _ in range(3)] == [many, one, None]
+    full.append(outbox.full)
+    assert full[-1] is False
+
+
+def test_a_later_status_replaces_an_earlier_one() -> None:
+    outbox = Outbox(lambda: None, lambda: None)
+    for condition in (Condition.PROGRESSING, Condition.READY):
+        outbox.status("a", Status(condition))
+    outbox.status("b", None)
+    outbox.status("c", None)
+    assert outbox.take_statuses(2) == {"a": Status(Condition.READY), "b": None}
+    assert outbox.take_statuses(2) == {"c": None}
+    assert outbox.take_statuses(2) == {}
+
+
+def test_a_cleared_outbox_is_empty_and_has_room() -> None:
+    outbox = Outbox(lambda: None, lambda: None)
+    outbox.order(Order(APP, 1, [Command(SliceKey(n(1), APP), S.LOAD, "because")] * HIGH_WATER))
+    outbox.status("a", None)
+    outbox.clear()
+    assert not outbox.full
+    assert outbox.take_order() is None
+    assert outbox.take_statuses(9) == {}
+
+
+def test_this_nodes_id_is_known() -> None:
+    assert world().manager.node == ME

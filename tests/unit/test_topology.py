@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdm.messages import (
+    Cause,
+    Connected,
+    Disconnected,
+    IntentChanged,
+    KeyRejected,
+    Message,
+    NodeDied,
+    NodeJoined,
+    NodeLeft,
+    NodeMissing,
+    RejectedKeyRemoved,
+    Tick,
+    ValuePut,
+    ValueRejected,
+    ValueRemove,
+)
+from cdm.model.artifact import NodeId
+from cdm.model.keys import IntentKey, NodeKey
+from cdm.model.node import NO_INTENT, Intent, Registration, Schedule
+from cdm.router import Router
+from cdm.topology import MASS_LOSS_PACE, Missing, Registered, Topology
+from tests.unit.support import n
+
+TTL = 10.0
+SENT: tuple[Any, ...] = (
+    ValuePut[NodeKey, Registration],
+    ValueRemove[NodeKey, Registration],
+    ValuePut[IntentKey, Intent],
+    ValueRemove[IntentKey, Intent],
+    ValueRejected[NodeKey | IntentKey, Any],
+    KeyRejected[NodeKey],
+    RejectedKeyRemoved[NodeKey],
+    Connected,
+    Disconnected,
+    Tick,
+)
+
+
+class World:
+    """A topology in virtual time."""
+
+    def __init__(self, connected: float | None = 0.0) -> None:
+        self.said: list[Message] = []
+        self.topology = Topology(self.said.append, TTL)
+        self.router = Router([self.topology], SENT)
+        self.revision = 0
+        if connected is not None:
+            self.router.route(Connected(connected))
+
+    def beat(self, node: NodeId, at: float, registration: Registration | None = None) -> None:
+        self.revision += 1
+        self.router.route(ValuePut(NodeKey(node), registration or Registration(), self.revision, at))
+
+    def gone(self, node: NodeId, cause: Cause = Cause.EXPIRED, at: float = 0.0) -> None:
+        self.revision += 1
+        gone: ValueRemove[NodeKey, Registration] = ValueRemove(NodeKey(node), self.revision, cause, at)
+        self.router.route(gone)
+
+    def tick(self, at: float) -> list[Message]:
+        self.said.clear()
+        self.router.route(Tick(at))
+        return list(self.said)
+
+    def intend(self, node: NodeId, schedule: Schedule) -> None:
+        self.router.route(ValuePut(IntentKey(node), Intent(schedule), 1))
+
+
+def test_a_first_registration_is_a_join() -> None:
+    world = World()
+    registration = Registration(labels={"zone": "a"}, capacity=3)
+    world.beat(n(1), 1.0, registration)
+    assert world.said == [NodeJoined(n(1), registration)]
+    assert world.topology.nodes == {n(1): Registered(registration, 1.0)}
+
+
+def test_a_heartbeat_is_no_join() -> None:
+    world = World()
+    for at in range(5):
+        world.beat(n(1), float(at))
+    assert len(world.said) == 1
+
+
+@pytest.mark.parametrize("other", [Registration(capacity=1), Registration(incarnation="b"), Registration(version="2")])
+def test_another_description_or_incarnation_is_a_join(other: Registration) -> None:
+    world = World()
+    world.beat(n(1), 1.0)
+    world.beat(n(1), 2.0, other)
+    assert world.said[1:] == [NodeJoined(n(1), other)]
+
+
+def test_a_node_that_leaves_in_good_order_is_gone_at_once() -> None:
+    world = World()
+    world.beat(n(1), 1.0)
+    world.gone(n(1), Cause.DELETED)
+    assert world.said[1:] == [NodeLeft(n(1))]
+    assert n(1) not in world.topology.nodes
+    assert world.tick(100.0) == []
+
+
+def test_a_missing_node_that_is_deleted_has_left() -> None:
+    world = World()
+    world.beat(n(1), 1.0)
+    world.gone(n(1))
+    world.gone(n(1), Cause.DELETED)
+    assert world.said[1:] == [NodeMissing(n(1)), NodeLeft(n(1))]
+    assert world.topology.wake_at() is None
+
+
+def test_the_end_of_an_unknown_registration_is_no_news() -> None:
+    world = World()
+    for cause in Cause:
+        world.gone(n(9), cause)
+    assert world.said == []
+
+
+def test_an_expiry_that_was_heard_while_connected_for_long_is_a_death() -> None:
+    world = World(connected=0.0)
+    world.beat(n(1), 100.0)
+    world.beat(n(2), 100.0)
+    world.beat(n(3), 108.0)
+    world.gone(n(1), at=110.0)
+    assert world.said[-1] == NodeMissing(n(1))
+    assert world.topology.wake_at() == 110.0
+    assert world.tick(110.0) == [NodeDied(n(1))]
+    assert n(1) not in world.topology.nodes
+
+
+def test_an_expiry_just_after_connecting_again_is_no_death_for_a_whole_ttl() -> None:
+    world = World(connected=0.0)
+    for number in (1, 2, 3):
+        world.beat(n(number), 50.0)
+    world.router.route(Disconnected(51.0))
+    assert world.tick(75.0) == []
+    world.router.route(Connected(80.0))
+    world.gone(n(1), at=60.0)
+    assert world.tick(80.0) == []
+    assert world.tick(89.99) == []
+    assert world.topology.wake_at() == 90.0
+    assert world.tick(90.0) == [NodeDied(n(1))]
+
+
+def test_nobody_dies_while_disconnected() -> None:
+    world = World(connected=None)
+    world.beat(n(1), 0.0)
+    world.gone(n(1))
+    assert world.topology.wake_at() is None
+    assert world.tick(1e9) == []
+    world.router.route(Connected(1e9))
+    world.router.route(Disconnected(1e9 + 1))
+    assert world.topology.wake_at() is None
+    assert world.tick(2e9) == []
+
+
+@pytest.mark.parametrize("cause", [Cause.EXPIRED, Cause.MISSING])
+def test_an_outage_in_which_all_expire_at_once_kills_nobody_who_comes_back(cause: Cause) -> None:
+    world = World(connected=0.0)
+    for number in range(10):
+        world.beat(n(number), 5.0)
+    world.router.route(Disconnected(6.0))
+    world.router.route(Connected(60.0))
+    for number in range(10):
+        world.gone(n(number), cause, 60.0)
+    died: list[Message] = []
+    for number in range(10):
+        world.beat(n(number), 60.5 + number * 0.9)
+        died += [each for each in world.tick(60.5 + number * 0.9) if isinstance(each, NodeDied)]
+    died += world.tick(1_000.0)
+    assert died == []
+    assert all(isinstance(each, Registered) for each in world.topology.nodes.values())
+
+
+def test_a_missing_node_that_comes_back_joins() -> None:
+    world = World()
+    world.beat(n(1), 1.0)
+    world.gone(n(1))
+    world.beat(n(1), 2.0)
+    assert world.said == [NodeJoined(n(1), Registration()), NodeMissing(n(1)), NodeJoined(n(1), Registration())]
+    assert world.tick(500.0) == []
+
+
+def test_a_node_that_says_its_own_ttl_is_judged_by_it() -> None:
+    world = World(connected=0.0)
+    for number in (1, 2, 3):
+        world.beat(n(number), 100.0, Registration(ttl=30.0) if number == 1 else None)
+    world.gone(n(1), Cause.MISSING)
+    assert world.topology.wake_at() == 130.0
+    assert world.tick(129.0) == []
+    assert world.tick(130.0) == [NodeDied(n(1))]
+
+
+def test_a_second_expiry_of_a_missing_node_does_not_renew_its_time() -> None:
+    world = World(connected=0.0)
+    for number in (1, 2, 3):
+        world.beat(n(number), 100.0)
+    world.gone(n(1), Cause.MISSING)
+    world.gone(n(1), Cause.MISSING)
+    assert world.said[3:] == [NodeMissing(n(1))]
+    assert world.topology.wake_at() == 110.0
+
+
+def test_a_dead_node_that_returns_joins() -> None:
+    world = World()
+    for number in (1, 2, 3):
+        world.beat(n(number), 100.0)
+    world.gone(n(1))
+    assert world.tick(110.0) == [NodeDied(n(1))]
+    world.beat(n(1), 120.0)
+    assert world.said[-1] == NodeJoined(n(1), Registration())
+
+
+def test_the_loss_of_most_nodes_is_paced() -> None:
+    world = World(connected=0.0)
+    for number in range(10):
+        world.beat(n(number), 100.0)
+    for number in range(6):
+        world.gone(n(number))
+    died: list[tuple[float, int]] = []
+    at = 110.0
+    while at < 200.0:
+        dead = [each for each in world.tick(at) if isinstance(each, NodeDied)]
+        if dead:
+            died.append((at, len(dead)))
+        at += 0.25
+    assert [count for _, count in died] == [1] * 6
+    pauses = [late - early for (early, _), (late, _) in pairwise(died)]
+    assert all(pause >= MASS_LOSS_PACE * TTL for pause in pauses)
+    assert max(pauses) <= MASS_LOSS_PACE * TTL + 0.5
+
+
+def test_wake_at_tells_when_the_next_paced_eviction_is_due() -> None:
+    world = World(connected=0.0)
+    for number in range(4):
+        world.beat(n(number), 100.0)
+    for number in range(3):
+        world.gone(n(number))
+    deaths: list[float] = []
+    while (at := world.topology.wake_at()) is not None:
+        assert len(deaths) < 5
+        dead = world.tick(at)
+        assert len(dead) == 1, "woken for nothing"
+        deaths.append(at)
+    assert deaths == [110.0, 115.0, 120.0]
+
+
+def test_the_loss_of_no_more_than_half_is_not_paced() -> None:
+    world = World(connected=0.0)
+    for number in range(10):
+        world.beat(n(number), 100.0)
+    for number in range(5):
+        world.gone(n(number))
+    assert world.tick(110.0) == [NodeDied(n(number)) for number in range(5)]
+
+
+def test_a_lone_node_among_two_is_given_up_at_once() -> None:
+    world = World(connected=0.0)
+    world.beat(n(1), 100.0)
+    world.beat(n(2), 100.0)
+    world.gone(n(1))
+    assert world.tick(110.0) == [NodeDied(n(1))]
+
+
+def test_pacing_ends_when_the_lost_ones_are_back() -> None:
+    world = World(connected=0.0)
+    for number in range(4):
+        world.beat(n(number), 100.0)
+    for number in range(3):
+        world.gone(n(number))
+    assert world.tick(110.0) == [NodeDied(n(0))]
+    for number in range(4):
+        world.beat(n(number), 111.0)
+    world.gone(n(0))
+    assert world.tick(121.0) == [NodeDied(n(0))]
+
+
+def test_most_nodes_lost_in_one_outage_and_back_again_are_not_evicted_in_between() -> None:
+    world = World(connected=0.0)
+    for number in range(4):
+        world.beat(n(number), 100.0)
+    for number in range(4):
+        world.gone(n(number))
+    assert world.tick(110.0) == [NodeDied(n(0))]
+    for number in range(1, 4):
+        world.beat(n(number), 112.0)
+    assert world.tick(500.0) == []
+
+
+def test_a_slice_on_a_node_that_never_registered_makes_it_missing() -> None:
+    world = World(connected=95.0)
+    world.beat(n(1), 100.0)
+    world.beat(n(2), 100.0)
+    world.topology.notice(n(9))
+    assert world.said[-1] == NodeMissing(n(9))
+    assert isinstance(world.topology.nodes[n(9)], Missing)
+    world.topology.notice(n(9))
+    assert world.said.count(NodeMissing(n(9))) == 1
+    assert world.tick(104.9) == []
+    assert world.tick(105.0) == [NodeDied(n(9))]
+
+
+def test_a_noticed_node_that_registers_is_a_member_like_others() -> None:
+    world = World()
+    world.topology.notice(n(9))
+    world.beat(n(9), 1.0)
+    assert world.said == [NodeMissing(n(9)), NodeJoined(n(9), Registration())]
+    world.topology.notice(n(9))
+    assert len(world.said) == 2
+    assert world.tick(100.0) == []
+
+
+def test_intents_are_told_once_each() -> None:
+    world = World()
+    assert world.topology.schedule(n(1)) is Schedule.NORMAL
+    for schedule in (Schedule.NORMAL, Schedule.CORDON, Schedule.CORDON, Schedule.DRAIN):
+        world.intend(n(1), schedule)
+        assert world.topology.schedule(n(1)) is schedule
+    gone: ValueRemove[IntentKey, Intent] = ValueRemove(IntentKey(n(1)), 9)
+    world.router.route(gone)
+    world.router.route(gone)
+    assert world.topology.schedule(n(1)) is Schedule.NORMAL
+    assert world.said == [
+        IntentChanged(n(1), Intent(Schedule.CORDON)),
+        IntentChanged(n(1), Intent(Schedule.DRAIN)),
+        IntentChanged(n(1), NO_INTENT),
+    ]
+
+
+def test_an_intent_outlives_its_nodes_death() -> None:
+    world = World()
+    world.beat(n(1), 1.0)
+    world.intend(n(1), Schedule.CORDON)
+    world.gone(n(1), Cause.DELETED)
+    world.beat(n(1), 2.0)
+    assert world.topology.schedule(n(1)) is Schedule.CORDON
+
+
+def test_a_malformed_intent_counts_as_cordon() -> None:
+    world = World()
+    world.intend(n(1), Schedule.DRAIN)
+    world.said.clear()
+    world.router.route(ValueRejected(IntentKey(n(1)), "Invalid enum value", 2))
+    assert world.topology.schedule(n(1)) is Schedule.CORDON
+    assert world.said == [IntentChanged(n(1), Intent(Schedule.CORDON))]
+
+
+def test_a_malformed_registration_keeps_the_previous_one() -> None:
+    world = World()
+    world.beat(n(1), 1.0)
+    world.said.clear()
+    world.router.route(ValueRejected(NodeKey(n(1)), "nonsense", 2))
+    assert isinstance(world.topology.nodes[n(1)], Registered)
+    assert world.said == []
+
+
+def test_keys_that_do_not_parse_are_left_alone() -> None:
+    world = World()
+    world.router.route(KeyRejected(NodeKey, "a.b", "bad", 2))
+    world.router.route(RejectedKeyRemoved(NodeKey, "a.b"))
+    assert world.topology.nodes == {}
+    assert world.said == []
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["beat", "expire", "leave", "list", "up", "down", "tick"]),
+        st.integers(0, 4),
+        st.floats(0.0, 8.0),
+    ),
+    max_size=60,
+)
+
+
+@given(steps)
+def test_a_death_is_told_only_after_a_whole_ttl_of_hearing_nothing(script: list[tuple[str, int, float]]) -> None:
+    world = World(connected=None)
+    now, up_since = 0.0, None
+    heard: dict[NodeId, float] = {}
+    dead: set[NodeId] = set()
+    for what, number, pause in script:
+        now += pause
+        node = n(number)
+        world.said.clear()
+        match what:
+            case "beat":
+                world.beat(node, now)
+                heard[node] = now
+                dead.discard(node)
+            case "expire":
+                world.gone(node)
+            case "list":
+                world.gone(node, Cause.MISSING)
+            case "leave":
+                world.gone(node, Cause.DELETED)
+            case "up":
+                world.router.route(Connected(now))
+                up_since = now
+            case "down":
+                world.router.route(Disconnected(now))
+                up_since = None
+            case _:
+                world.router.route(Tick(now))
+        for said in world.said:
+            if isinstance(said, NodeDied):
+                assert up_since is not None
+                assert now - max(up_since, heard[said.node]) >= TTL
+                assert said.node not in dead, "nobody dies twice"
+                dead.add(said.node)
+        due = world.topology.wake_at()
+        assert (due is None) == (
+            up_since is None or not any(isinstance(each, Missing) for each in world.topology.nodes.values())
+        )
+    # I9: whoever stays away is dead in the end, and nobody else.
+    world.router.route(Connected(now))
+    missing = {node for node, each in world.topology.nodes.items() if isinstance(each, Missing)}
+    present = set(world.topology.nodes) - missing
+    for _ in range(20):
+        now += TTL
+        world.router.route(Tick(now))
+    assert set(world.topology.nodes) == present

@@ -1,0 +1,336 @@
+"""The buckets as dictionaries, and one manager in front of them, in virtual time.
+
+What the manager orders is written, and comes back through the mirror, only when a test says so: late, unacknowledged,
+in part, or not at all.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cdm.manager import Active, ClusterDeploymentManager
+from cdm.messages import (
+    Cause,
+    Connected,
+    Disconnected,
+    IntentChanged,
+    KeyRejected,
+    LeaderChange,
+    Message,
+    NodeDied,
+    NodeJoined,
+    NodeLeft,
+    NodeMissing,
+    RejectedKeyRemoved,
+    Tick,
+    ValuePut,
+    ValueRejected,
+    ValueRemove,
+    WriteFailed,
+    Written,
+)
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.blueprint import Blueprint
+from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, LeaseKey, NodeKey, SliceKey, StatusKey
+from cdm.model.node import Fence, Intent, Lease, Registration, Schedule
+from cdm.model.slice import SliceState, SliceValue, legal
+from cdm.model.status import Status
+from cdm.outbox import Order, Outbox
+from cdm.reconciliation import Policy
+from cdm.router import Router
+from cdm.topology import Topology
+from tests.unit.support import S
+
+ME = NodeId("me")
+TTL = 10.0
+NEXT: dict[SliceState, SliceState | None] = {
+    S.LOAD: S.LOADING,
+    S.LOADING: S.LOADED,
+    S.ACTIVATE: S.ACTIVATING,
+    S.ACTIVATING: S.ACTIVE,
+    S.DEACTIVATE: S.DEACTIVATING,
+    S.DEACTIVATING: S.LOADED,
+    S.UNLOAD: S.UNLOADING,
+    S.UNLOADING: None,
+}
+"""What an agent that meets no trouble reports next."""
+SENT: tuple[Any, ...] = (
+    *(message[SliceKey, SliceValue] for message in (ValuePut, ValueRemove, ValueRejected)),
+    *(message[BlueprintKey, Blueprint] for message in (ValuePut, ValueRemove, ValueRejected)),
+    *(message[StatusKey, Status] for message in (ValuePut, ValueRemove, ValueRejected)),
+    *(message[NodeKey, Registration] for message in (ValuePut, ValueRemove, ValueRejected)),
+    *(message[IntentKey, Intent] for message in (ValuePut, ValueRemove, ValueRejected)),
+    *(message[LeaseKey, Lease] for message in (ValuePut, ValueRemove)),
+    *(message[FenceKey, Fence] for message in (ValuePut, ValueRemove)),
+    *(message[kind] for message in (KeyRejected, RejectedKeyRemoved) for kind in (SliceKey, BlueprintKey, NodeKey)),
+    LeaderChange,
+    Connected,
+    Disconnected,
+    Tick,
+    NodeJoined,
+    NodeLeft,
+    NodeMissing,
+    NodeDied,
+    IntentChanged,
+    Written,
+    WriteFailed,
+)
+
+
+class World:
+    """A cluster of one manager.
+
+    ``slices``, ``blueprints``, ``nodes``, ``intents`` and ``statuses`` are the buckets.
+    """
+
+    def __init__(self, *, interval: float = 30.0, policy: Policy | None = None) -> None:
+        self.now = 1_000.0
+        self.interval = interval
+        self.policy = policy
+        self.sequence = 0
+        self.term = 0
+        self.slices: dict[SliceKey, ValuePut[SliceKey, SliceValue]] = {}
+        self.blueprints: dict[Artifact, tuple[Blueprint | None, int, tuple[str, int] | None]] = {}
+        """The last valid one and its revision, and the refused one after it."""
+        self.nodes: dict[NodeId, tuple[Registration, float]] = {}
+        self.intents: dict[NodeId, Schedule] = {}
+        self.statuses: dict[str, Status] = {}
+        self.mirror: deque[Message] = deque()
+        """What the mirror of ``slices`` has yet to bring."""
+        self.acks: deque[Message] = deque()
+        self.decided: list[Order] = []
+        """Every order so far."""
+        self.told: list[dict[str, Status | None]] = []
+        """Every batch of statuses so far."""
+        self.wakes = 0
+        self.boot()
+
+    # The process
+
+    def boot(self, order: Iterable[str] = ("nodes", "blueprints", "slices", "statuses")) -> None:
+        """Start a process that knows nothing; its mirrors fill bucket by bucket."""
+        self.mirror.clear()
+        self.acks.clear()
+        self.topology = Topology(self._emit, TTL)
+        self.outbox = Outbox(self._on_order, lambda: None)
+        self.manager = ClusterDeploymentManager(
+            ME, self.topology, self.outbox, lambda: self.now, self._wake, self.policy, self.interval
+        )
+        self.router = Router([self.topology, self.manager], SENT)
+        for bucket in order:
+            getattr(self, f"_list_{bucket}")()
+        self.route(Connected(self.now))
+
+    def _list_nodes(self) -> None:
+        for node, (registration, heard) in self.nodes.items():
+            self.route(ValuePut(NodeKey(node), registration, 1, heard))
+        for node, schedule in self.intents.items():
+            self.route(ValuePut(IntentKey(node), Intent(schedule), 1))
+
+    def _list_blueprints(self) -> None:
+        for artifact, (valid, revision, refused) in self.blueprints.items():
+            if valid is not None:
+                self.route(ValuePut(BlueprintKey(artifact), valid, revision))
+            if refused is not None:
+                self.route(ValueRejected(BlueprintKey(artifact), *refused))
+
+    def _list_slices(self) -> None:
+        for put in sorted(self.slices.values(), key=lambda put: put.revision):
+            self.route(put)
+
+    def _list_statuses(self) -> None:
+        for name, status in self.statuses.items():
+            self.route(ValuePut(StatusKey(name), status, 1))
+
+    def _emit(self, message: Message) -> None:
+        self.route(message)
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    def route(self, message: Message) -> None:
+        self.router.route(message)
+
+    @property
+    def active(self) -> bool:
+        return isinstance(self.manager.state, Active)
+
+    def lead(self) -> None:
+        """A new term of this process, behind its read barrier."""
+        self.deliver()
+        self.acks.clear()
+        self.outbox.clear()
+        self.term += 1
+        self.sequence += 2
+        self.route(ValuePut(LeaseKey(), Lease(ME, self.term), self.sequence - 1))
+        self.route(ValuePut(FenceKey(), Fence(self.term, ME), self.sequence))
+        self.route(LeaderChange(ME, self.term, local_node_is_leader=True))
+
+    def step_down(self) -> None:
+        self.acks.clear()
+        self.route(LeaderChange(None, self.term, local_node_is_leader=False))
+
+    def tick(self, seconds: float = 0.0) -> None:
+        self.now += seconds
+        self.route(Tick(self.now))
+
+    # What others write
+
+    def join(self, node: NodeId, registration: Registration | None = None) -> None:
+        registration = registration or Registration()
+        self.nodes[node] = (registration, self.now)
+        self.route(ValuePut(NodeKey(node), registration, 1, self.now))
+
+    def expire(self, node: NodeId, cause: Cause = Cause.EXPIRED) -> None:
+        del self.nodes[node]
+        gone: ValueRemove[NodeKey, Registration] = ValueRemove(NodeKey(node), 1, cause, self.now)
+        self.route(gone)
+
+    def intend(self, node: NodeId, schedule: Schedule) -> None:
+        self.intents[node] = schedule
+        self.route(ValuePut(IntentKey(node), Intent(schedule), 1))
+
+    def want(self, artifact: Artifact, instances: int) -> None:
+        self.sequence += 1
+        self.blueprints[artifact] = (Blueprint(instances), self.sequence, None)
+        self.route(ValuePut(BlueprintKey(artifact), Blueprint(instances), self.sequence))
+
+    def refuse(self, artifact: Artifact, reason: str = "instances: must be a whole number") -> None:
+        self.sequence += 1
+        valid, revision, _ = self.blueprints.get(artifact, (None, 0, None))
+        self.blueprints[artifact] = (valid, revision, (reason, self.sequence))
+        self.route(ValueRejected(BlueprintKey(artifact), reason, self.sequence))
+
+    def drop(self, artifact: Artifact) -> None:
+        self.sequence += 1
+        del self.blueprints[artifact]
+        gone: ValueRemove[BlueprintKey, Blueprint] = ValueRemove(BlueprintKey(artifact), self.sequence)
+        self.route(gone)
+
+    def store(self, key: SliceKey, value: SliceValue | None) -> int:
+        """Write a slice; the mirror brings it later."""
+        self.sequence += 1
+        if value is not None:
+            self.slices[key] = ValuePut(key, value, self.sequence, self.now)
+            self.mirror.append(self.slices[key])
+        elif self.slices.pop(key, None) is not None:
+            gone: ValueRemove[SliceKey, SliceValue] = ValueRemove(key, self.sequence, at=self.now)
+            self.mirror.append(gone)
+        return self.sequence
+
+    def report(self, key: SliceKey, state: SliceState | None, *, copy: bool = True, fatal: bool = False) -> None:
+        """An agent writes a slice's next state."""
+        before = self.slices[key].value
+        assert legal(before.state, state), "the test's agent obeys the table"
+        if state is None:
+            self.store(key, None)
+            return
+        reason = "it broke" if state is S.FAILED else None
+        failures, blueprint = (before.failures, before.blueprint) if copy else (None, None)
+        self.store(key, SliceValue(state, before.term, reason, fatal, failures, blueprint))
+
+    # What the manager writes
+
+    def _on_order(self) -> None:
+        order = self.outbox.orders[-1]
+        self.decided.append(order)
+        slices = self.manager.cluster.group(order.artifact).slices
+        for command in order.commands:
+            known = slices.get(command.key)
+            state = known.value.state if known else None
+            if command.state is not None:
+                assert legal(state, command.state), f"{state} -> {command}"
+            else:
+                gone = command.key.node not in self.topology.nodes
+                assert known is not None
+                assert gone or state in (S.UNLOAD, S.UNLOADING), f"{state} -> {command}"
+
+    def write(self, *, stored: int | None = None, acked: bool = True) -> Order | None:
+        """Carry out one order: ``stored`` of its commands, all if None."""
+        order = self.outbox.take_order()
+        if order is None:
+            return None
+        commands: Sequence[Any] = order.commands if stored is None else order.commands[:stored]
+        revision = self.sequence
+        for command in commands:
+            before = self.slices.get(command.key)
+            state = before.value.state if before else None
+            if command.state is None:
+                revision = self.store(command.key, None)
+                continue
+            assert legal(state, command.state), f"{state} -> {command} in the bucket"
+            value = SliceValue(
+                command.state, order.term, failures=command.failures or None, blueprint=command.blueprint or None
+            )
+            revision = self.store(command.key, value)
+        if acked and len(commands) == len(order.commands):
+            self.acks.append(Written(order.artifact, order.term, revision))
+        else:
+            self.acks.append(WriteFailed(order.artifact, order.term, self.sequence, "no answer"))
+        return order
+
+    def deliver(self, count: int | None = None) -> None:
+        """Let the mirror of ``slices`` come on."""
+        while self.mirror and (count is None or count > 0):
+            self.route(self.mirror.popleft())
+            count = None if count is None else count - 1
+        if not self.mirror:
+            # The renewed lease tells how far the stream has come.
+            self.sequence += 1
+            self.route(ValuePut(LeaseKey(), Lease(ME, self.term), self.sequence))
+
+    def acknowledge(self) -> None:
+        while self.acks:
+            self.route(self.acks.popleft())
+
+    def tell(self) -> None:
+        """Carry out all statuses."""
+        taken = self.outbox.take_statuses(10_000)
+        if taken:
+            self.told.append(taken)
+        for name, status in taken.items():
+            if status is None:
+                if self.statuses.pop(name, None) is not None:
+                    gone: ValueRemove[StatusKey, Status] = ValueRemove(StatusKey(name), 1)
+                    self.route(gone)
+            else:
+                self.statuses[name] = status
+                self.route(ValuePut(StatusKey(name), status, 1))
+
+    def settle(self) -> int:
+        """Write, deliver and decide until nothing is left to do now; returns how many orders that took."""
+        before = len(self.decided)
+        for _ in range(200):
+            self.deliver()
+            self.acknowledge()
+            self.tick()
+            if not self.outbox.orders and not self.mirror and not self.acks:
+                self.tell()
+                return len(self.decided) - before
+            while self.write():
+                pass
+        raise AssertionError("it never comes to rest")
+
+    # Agents
+
+    def answer(self) -> bool:
+        """All agents go one step on; returns whether any did."""
+        moved = False
+        for key, put in list(self.slices.items()):
+            if key.node in self.nodes and put.value.state in NEXT:
+                self.report(key, NEXT[put.value.state])
+                moved = True
+        return moved
+
+    def run_down(self) -> None:
+        """Agents and manager go on until nobody has anything to do at this moment."""
+        for _ in range(100):
+            self.settle()
+            if not self.answer():
+                return
+        raise AssertionError("it never comes to rest")
+
+    def states(self, artifact: Artifact) -> dict[SliceKey, SliceState]:
+        return {key: put.value.state for key, put in self.slices.items() if key.artifact == artifact}
