@@ -63,10 +63,11 @@ Handler = Callable[[Msg], Awaitable[None]]
 
 
 class _Client(Client):
-    """The client, mended in two places.
+    """The client, mended in three places.
 
     A subject that is not UTF-8 would end its reading for good. An attempt at a server that accepts and then says
-    nothing would leave its socket open.
+    nothing would leave its socket open. And a pong may wait behind megabytes of messages: these show as well that the
+    connection is alive.
     """
 
     async def _connect_to_server(self, s: Srv) -> None:
@@ -77,6 +78,7 @@ class _Client(Client):
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg:
+        self._pings_outstanding = 0
         return Msg(
             _client=self,
             subject=subject.decode("utf-8", "backslashreplace"),

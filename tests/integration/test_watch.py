@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 import anyio
 import nats.errors
 import pytest
 
+from cdm.errors import StoreError
 from cdm.messages import (
     Cause,
     KeyRejected,
@@ -20,18 +22,37 @@ from cdm.messages import (
 )
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS
+from cdm.store import watch as watch_module
 from cdm.store.bucket import Bucket
 from cdm.store.watch import Phase, Watch
 from tests.integration.tools import Mirror, Raw, Rejection, connected, raw, watching
-from tests.server import NatsServer, eventually
+from tests.server import FORGIVEN, NatsServer, eventually
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 KEY = "org.example/one/1.0.0"
 
 
 def slice_value(term: int = 1, state: str = "LOAD") -> dict[str, Any]:
     return {"state": state, "term": term}
+
+
+@pytest.fixture
+def quick_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Consumers that are lost are missed sooner."""
+    monkeypatch.setattr(watch_module, "HEARTBEAT", 0.5)
+
+
+async def renewed(watch: Watch, before: str) -> None:
+    """Wait until the watch has another consumer than the one before."""
+    await eventually(lambda: watch._consumer != before and watch.phase is Phase.LIVE)
+
+
+async def listed_again(watch: Watch) -> None:
+    """Let the watch list everything again."""
+    before = watch._consumer
+    watch.relist()
+    await renewed(watch, before)
 
 
 async def test_snapshot_then_live(server: NatsServer) -> None:
@@ -121,6 +142,7 @@ async def test_a_purged_key_is_deleted(server: NatsServer) -> None:
         assert last.cause is Cause.DELETED
 
 
+@pytest.mark.usefixtures("quick_heartbeats")
 async def test_a_lost_consumer_is_replaced(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, SLICES) as watched:
         await user.put("slices", f"n1.{KEY}", slice_value())
@@ -137,9 +159,7 @@ async def test_consumers_do_not_pile_up(server: NatsServer) -> None:
         seen = set()
         for _ in range(30):
             seen.add(watched.watch._consumer)
-            watched.watch.relist()
-            before = watched.watch._consumer
-            await eventually(lambda: watched.watch._consumer != before and watched.watch.phase is Phase.LIVE)
+            await listed_again(watched.watch)
         assert len(seen) == 30
         await eventually(lambda: _is(user, 1), 3, "one consumer is left")
     async with raw(server) as user:
@@ -155,8 +175,10 @@ async def test_consumers_do_not_pile_up_over_reconnects(server: NatsServer) -> N
         for _ in range(3):
             before = watched.watch._consumer
             watched.connection._client._transport.close()  # type: ignore[union-attr]
-            await eventually(lambda: watched.watch._consumer != before and watched.watch.phase is Phase.LIVE)
-        await eventually(lambda: _is(user, 1), 15, "only the last consumer is left")
+            await renewed(watched.watch, before)
+        assert await user.consumers("slices") <= 4
+        info = await user.api(f"CONSUMER.INFO.KV_slices.{watched.watch._consumer}")
+        assert info["config"]["inactive_threshold"] <= 10e9, "those of lost connections go soon, by themselves"
 
 
 async def test_a_relist_tells_nothing_again(server: NatsServer) -> None:
@@ -171,9 +193,7 @@ async def test_a_relist_tells_nothing_again(server: NatsServer) -> None:
             await user.delete(layout.name, "n1.org.example/one/1.0.0/1" if layout is SLICES else "g/n/0")
             await watched.watch.caught_up()
             told = len(watched.mirror.heard)
-            before = watched.watch._consumer
-            watched.watch.relist()
-            await eventually(lambda: watched.watch._consumer != before and watched.watch.phase is Phase.LIVE)
+            await listed_again(watched.watch)
             await watched.watch.caught_up()
             assert watched.mirror.heard[told:] == []
             assert await watched.equals(user)
@@ -235,12 +255,11 @@ async def test_deleted_blueprints_do_not_flash_up(server: NatsServer) -> None:
         await user.delete("blueprints", "g/n/1")
         await user.put("blueprints", "g/n/1", b"oops")
         mirror = await _fresh(server)
-        assert [type(message) for message in mirror.heard] == [ValueRejected]
+        # That a valid one was deleted may be told, lest it be taken for the one in force.
+        assert [type(message) for message in mirror.heard] in ([ValueRejected], [ValueRemove, ValueRejected])
         async with watching(server, BLUEPRINTS) as watched:
             told = len(watched.mirror.heard)
-            before = watched.watch._consumer
-            watched.watch.relist()
-            await eventually(lambda: watched.watch._consumer != before and watched.watch.phase is Phase.LIVE)
+            await listed_again(watched.watch)
             assert len(watched.mirror.heard) == told
 
 
@@ -297,6 +316,7 @@ async def test_the_barrier_passes_where_the_last_message_vanished(server: NatsSe
             assert watched.mirror.names(ValuePut) == ["n1"]
 
 
+@pytest.mark.usefixtures("quick_heartbeats")
 async def test_the_barrier_passes_where_the_last_message_vanished_behind_a_live_watch(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, NODES) as watched:
         await user.put("nodes", "n1", {})
@@ -316,8 +336,6 @@ async def _vanish(user: Raw, key: str) -> None:
 
 async def _patiently(watch: Watch) -> None:
     """The barrier, as a new leader waits for it."""
-    from cdm.errors import StoreError
-
     while True:
         try:
             await watch.caught_up()
@@ -359,10 +377,10 @@ async def test_a_server_killed_under_load(server: NatsServer, layout_name: str) 
         told = [m.revision for m in watched.mirror.heard if isinstance(m, (ValuePut, ValueRejected))]
         assert len(told) == len(set(told)), "no update is told twice"
         stored = {record.sequence for record in await user.records(layout_name, "all") if not record.gone}
-        last = {name: revision for name, revision in watched.mirror.revisions.items()}
-        assert set(last.values()) <= stored, "no update was invented"
+        assert set(watched.mirror.revisions.values()) <= stored, "no update was invented"
 
 
+@pytest.mark.usefixtures("quick_heartbeats")
 async def test_a_bucket_deleted_and_created_anew(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, SLICES) as watched:
         for number in range(10):
@@ -374,10 +392,11 @@ async def test_a_bucket_deleted_and_created_anew(server: NatsServer) -> None:
         await user.put("slices", f"n2.{KEY}", slice_value(9))
         await eventually(lambda: watched.equals(user), 10, "the mirror equals the new bucket")
         assert len(watched.mirror.resets) == 1
-        removed = {name for name in watched.mirror.names(ValueRemove)}
+        removed = set(watched.mirror.names(ValueRemove))
         assert removed == {f"n1.{KEY}/{number + 1}" for number in range(10) if number != 2}
 
 
+@pytest.mark.usefixtures("quick_heartbeats")
 async def test_a_bucket_deleted_is_made_again(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, SLICES) as watched:
         await user.put("slices", f"n1.{KEY}", slice_value())
@@ -424,6 +443,7 @@ async def test_a_purged_stream(server: NatsServer) -> None:
         await eventually(lambda: watched.equals(user), 15, "the mirror equals the purged bucket")
 
 
+@pytest.mark.usefixtures("quick_heartbeats")
 async def test_a_stream_purged_while_it_is_listed(server: NatsServer) -> None:
     """Nothing more is delivered then, and yet the list must come to an end."""
     async with raw(server) as user, connected(server) as connection:
@@ -457,8 +477,6 @@ async def _fill(user: Raw, count: int) -> None:
 
 
 async def test_fifty_thousand_messages_to_a_slow_receiver(server: NatsServer) -> None:
-    import time
-
     async with raw(server) as user, connected(server) as connection:
         bucket, mirror = Bucket(connection, STATUS), Mirror()
         await bucket.ensure(create=True)
@@ -528,13 +546,16 @@ async def test_a_receiver_that_raises_ends_the_watch(server: NatsServer) -> None
         bucket = Bucket(connection, SLICES)
         await bucket.ensure(create=True)
         watch = Watch(bucket, receiver)
-        with anyio.fail_after(5):
-            with pytest.raises(ExceptionGroup) as caught:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(watch.run)
-                    await eventually(lambda: watch.phase is Phase.LIVE)
-                    await user.put("slices", f"n1.{KEY}", slice_value())
-                    await anyio.sleep_forever()
+
+        async def watch_and_put() -> None:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(watch.run)
+                await eventually(lambda: watch.phase is Phase.LIVE)
+                await user.put("slices", f"n1.{KEY}", slice_value())
+                await anyio.sleep_forever()
+
+        with anyio.fail_after(5), pytest.raises(ExceptionGroup) as caught:
+            await watch_and_put()
         assert caught.group_contains(Broken)
         await eventually(lambda: _is(user, 0), 3, "its consumer is gone")
 
@@ -554,14 +575,17 @@ async def test_a_receiver_that_raises_at_the_end_of_a_list_ends_the_watch(server
         await bucket.ensure(create=True)
         await user.put("slices", f"n1.{KEY}", slice_value())
         watch = Watch(bucket, receiver)
-        with anyio.fail_after(15):
-            with pytest.raises(ExceptionGroup) as caught:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(watch.run)
-                    await eventually(lambda: watch.phase is Phase.LIVE)
-                    await user.api("STREAM.PURGE.KV_slices", {})
-                    watch.relist()
-                    await anyio.sleep_forever()
+
+        async def watch_and_purge() -> None:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(watch.run)
+                await eventually(lambda: watch.phase is Phase.LIVE)
+                await user.api("STREAM.PURGE.KV_slices", {})
+                watch.relist()
+                await anyio.sleep_forever()
+
+        with anyio.fail_after(5), pytest.raises(ExceptionGroup) as caught:
+            await watch_and_purge()
         assert caught.group_contains(Broken)
 
 
@@ -571,7 +595,7 @@ async def test_a_frozen_server_is_survived(server: NatsServer) -> None:
         await watched.watch.caught_up()
         server.pause()
         await eventually(lambda: not watched.connection.is_up, 10, "a hung server is left")
-        assert watched.mirror.live[-1] is False
+        assert watched.mirror.live == [True, False]
         server.resume()
         await user.stubborn("slices", f"n2.{KEY}", slice_value())
         with anyio.fail_after(15):
@@ -581,6 +605,7 @@ async def test_a_frozen_server_is_survived(server: NatsServer) -> None:
         assert watched.mirror.names(ValuePut) == [f"n1.{KEY}", f"n2.{KEY}"]
 
 
+@pytest.mark.usefixtures("quick_heartbeats")
 async def test_a_stale_barrier_does_not_outlive_its_stream(server: NatsServer) -> None:
     """A barrier asked for on the old stream must not make a shorter new one look complete, or reset again."""
     async with raw(server) as user, watching(server, SLICES) as watched:
