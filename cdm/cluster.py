@@ -38,6 +38,15 @@ class Desired(Struct, frozen=True):
     in_force: int
     observed: int
     problem: str | None = None
+    removed: bool = False
+    """Whether a blueprint is known to have been deleted before the refused one: then no instances are wanted."""
+
+    @property
+    def instances(self) -> int | None:
+        """How many instances are wanted; None: nobody ever said."""
+        if self.blueprint is not None:
+            return self.blueprint.instances
+        return 0 if self.removed else None
 
 
 class Group:
@@ -115,7 +124,7 @@ class Cluster:
         """The newest blueprint is refused; the last valid one since ``removed`` stays in force."""
         if removed:
             self.removed[artifact] = removed
-        old = self.desired.get(artifact) or Desired(None, 0, 0)
+        old = self.desired.get(artifact) or Desired(None, 0, 0, removed=artifact in self.removed)
         self.desired[artifact] = replace(old, observed=revision, problem=problem)
 
     def recover_blueprint(self, artifact: Artifact, blueprint: Blueprint, revision: int) -> None:

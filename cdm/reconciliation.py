@@ -92,7 +92,7 @@ def settled(desired: Desired | None, group: Group) -> bool:
         return False
     if desired is None:
         return group.live == 0
-    return desired.blueprint is None or group.live == desired.blueprint.instances
+    return desired.instances is None or group.live == desired.instances
 
 
 def reconcile(
@@ -121,13 +121,13 @@ def reconcile(
         cursor: the node that was served last; among equals the next one in name order comes first.
         ranking: the open places that have room, in order; without it they are put in order here.
     """
-    if desired is not None and desired.blueprint is None:
+    wanted = 0 if desired is None else desired.instances
+    if wanted is None:
         # Refused, and never a valid one before: it changes nothing.
         gone = [_delete(key, f"node {key.node} is gone") for key in group.slices if key.node not in places]
         return Plan(gone, cursor=cursor)
     decision = _Decision(artifact, desired, totals, policy, now, cursor)
     decision.ranking, decision.failed_on = ranking, group.failed_on
-    wanted = desired.blueprint.instances if desired and desired.blueprint else 0
     decision.sort_out(group, places, failed_unloading)
     surplus = len(decision.live) - wanted
     if surplus >= 0:
@@ -341,7 +341,7 @@ class _Decision:
 
 def status_of(desired: Desired, group: Group, unplaced: int, open_nodes: int, term: int) -> Status:
     """What to tell users of a blueprint."""
-    wanted = desired.blueprint.instances if desired.blueprint else 0
+    wanted = desired.instances or 0
     active, failed = group.active, group.failed
     pending = group.live - active
     if desired.problem is not None:
