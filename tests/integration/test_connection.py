@@ -1,0 +1,534 @@
+"""The connection and the buckets on a real server: what is asked for, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import nats
+import pytest
+
+from cdm.errors import (
+    AccessDenied,
+    BucketMissing,
+    Busy,
+    Conflict,
+    NoResponders,
+    StoreError,
+    Uncertain,
+    Unreachable,
+    Unsuitable,
+)
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.keys import (
+    BLUEPRINTS,
+    FENCE,
+    LAYOUTS,
+    LEASE,
+    NODES,
+    SLICES,
+    BlueprintKey,
+    Layout,
+    NodeKey,
+    SliceKey,
+    encode,
+)
+from cdm.runtime import NodeSettings, ensure
+from cdm.runtime import node as make_node
+from cdm.store.bucket import MAX_BATCH, Bucket, Write
+from cdm.store.connection import Access, connect
+from cdm.store.voice import Identity, Voice
+from tests.integration.tools import EXPECT, EXPECT_SUBJECT, Raw, connected, raw
+from tests.server import FORGIVEN, NatsServer, eventually, free_port, running_server
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
+
+ONE = Artifact("org.example", "one", "1.0.0")
+N1 = NodeId("n1")
+SECRET = "s3cr3t"
+
+
+# The connection
+
+
+async def test_a_server_without_jetstream_is_refused(tmp_path: Any) -> None:
+    async with running_server(jetstream=False) as plain, connected(plain) as connection:
+        began = time.monotonic()
+        with pytest.raises(Unsuitable) as refused:
+            await connection.check_server()
+        assert time.monotonic() - began < 2
+        text = str(refused.value)
+        assert "\n" not in text
+        assert "JetStream" in text
+        assert "-js" in text
+        assert plain.url in text
+
+
+async def test_a_suitable_server_passes(server: NatsServer) -> None:
+    async with connected(server) as connection:
+        await connection.check_server()
+        assert connection.is_up
+        assert connection.max_payload >= 1024 * 1024
+
+
+async def test_an_old_server_is_refused(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected(server) as connection:
+        for version in ("2.11.9", "2.9.0-beta.1", "1.4.1"):
+            monkeypatch.setitem(connection._client._server_info, "version", version)
+            with pytest.raises(Unsuitable, match=r"too old; cdm needs 2\.12\.0") as refused:
+                await connection.check_server()
+            assert version in str(refused.value)
+        for version in ("2.12.0", "2.12.0-preview.2", "3.0.0"):
+            monkeypatch.setitem(connection._client._server_info, "version", version)
+            await connection.check_server()
+
+
+async def test_nobody_listens() -> None:
+    url = f"nats://me:{SECRET}@127.0.0.1:{free_port()}"
+    began = time.monotonic()
+    with pytest.raises(Unreachable) as refused:
+        async with connect(Access(servers=(url,)), name="test", timeout=0.7):
+            pass
+    assert 0.5 < time.monotonic() - began < 3
+    text = str(refused.value)
+    assert "127.0.0.1" in text
+    assert "0.7 s" in text
+    assert "--server" in text
+    assert "NATS_URL" in text
+    assert SECRET not in text
+
+
+async def test_somebody_who_is_no_nats_server_listens() -> None:
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    async with listener:
+        with pytest.raises(Unreachable), anyio.fail_after(5):
+            async with connect(Access(servers=(f"nats://127.0.0.1:{port}",)), name="test", timeout=1):
+                pass
+
+
+async def test_a_hung_server_is_unreachable_in_time(server: NatsServer) -> None:
+    server.pause()
+    try:
+        with pytest.raises(Unreachable), anyio.fail_after(5):
+            async with connect(Access(servers=(server.url,)), name="test", timeout=1.5):
+                pass
+    finally:
+        server.resume()
+
+
+async def test_a_server_that_comes_late_is_waited_for(server: NatsServer) -> None:
+    server.kill()
+    async with anyio.create_task_group() as tasks:
+        done = anyio.Event()
+
+        async def late() -> None:
+            async with connect(Access(servers=(server.url,)), name="test", timeout=None) as connection:
+                await connection.check_server()
+                done.set()
+
+        tasks.start_soon(late)
+        await anyio.sleep(0.5)
+        assert not done.is_set()
+        await server.start()
+        with anyio.fail_after(5):
+            await done.wait()
+
+
+@pytest.mark.parametrize("timeout", [3.0, None])
+async def test_wrong_credentials_are_refused_at_once(timeout: float | None) -> None:
+    async with running_server(arguments=["--user", "me", "--pass", SECRET]) as closed:
+        good = Access(servers=(closed.url,), user="me", password=SECRET)
+        async with connect(good, name="test") as connection:
+            await connection.check_server()
+        inline = Access(servers=(closed.url.replace("//", f"//me:{SECRET}@"),))
+        async with connect(inline, name="test") as connection:
+            assert SECRET not in connection.access.shown
+        for bad in (
+            Access(servers=(closed.url,)),
+            Access(servers=(closed.url,), user="me", password=f"{SECRET}x"),
+            Access(servers=(closed.url.replace("//", f"//me:{SECRET}x@"),)),
+            Access(servers=(closed.url,), token=f"{SECRET}x"),
+        ):
+            with pytest.raises(AccessDenied) as refused, anyio.fail_after(3):
+                async with connect(bad, name="test", timeout=timeout):
+                    pass
+            assert SECRET not in str(refused.value)
+            assert SECRET not in repr(refused.value)
+            assert SECRET not in repr(bad)
+            assert "127.0.0.1" in str(refused.value)
+
+
+async def test_secrets_are_never_shown() -> None:
+    access = Access(
+        servers=(f"nats://me:{SECRET}@one:4222", f"{SECRET}@two:4222", f"tls://{SECRET}@three"),
+        user="me",
+        password=SECRET,
+        token=SECRET,
+    )
+    for text in (repr(access), str(access), access.shown, f"{access}", f"{[access]}"):
+        assert SECRET not in text
+        assert "one:4222" in text
+        assert "two:4222" in text
+        assert "three" in text
+    assert SECRET not in repr(NodeSettings(N1, access))
+
+
+async def test_nothing_is_kept_for_later(server: NatsServer) -> None:
+    """What is sent while disconnected is refused at once, and not delivered minutes late."""
+    async with connected(server) as connection:
+        bucket = Bucket(connection, SLICES)
+        await bucket.ensure(create=True)
+        server.kill()
+        await eventually(lambda: not connection.is_up)
+        began = time.monotonic()
+        with pytest.raises(Unreachable):
+            await bucket.put(SliceKey(N1, ONE), b"{}")
+        with pytest.raises(Unreachable):
+            await connection.publish("x")
+        assert time.monotonic() - began < 0.5
+        await server.start()
+        await eventually(lambda: connection.is_up, 5)
+        assert await bucket.read(SliceKey(N1, ONE)) is None
+
+
+async def test_a_request_that_hangs_is_uncertain(server: NatsServer) -> None:
+    async with connected(server) as connection:
+        bucket = Bucket(connection, SLICES)
+        await bucket.ensure(create=True)
+        server.pause()
+        began = time.monotonic()
+        with pytest.raises(Uncertain):
+            await bucket.put(SliceKey(N1, ONE), b"{}", timeout=0.4)
+        assert time.monotonic() - began < 2
+        server.resume()
+
+
+async def test_a_request_ends_with_its_connection(server: NatsServer) -> None:
+    """An answer can only come on the connection that is gone: the time-out is not waited for."""
+    async with connected(server) as connection, raw(server) as user:
+
+        async def silent(message: Any) -> None:
+            pass
+
+        await user.client.subscribe("black.hole", cb=silent)
+        await user.client.flush()
+        async with anyio.create_task_group() as tasks:
+
+            async def soon() -> None:
+                await anyio.sleep(0.2)
+                server.kill()
+
+            tasks.start_soon(soon)
+            began = time.monotonic()
+            with pytest.raises((Uncertain, Unreachable)):
+                await connection.request("black.hole", timeout=10)
+            assert time.monotonic() - began < 5
+
+
+async def test_no_responders_are_told_at_once(server: NatsServer) -> None:
+    async with connected(server) as connection:
+        began = time.monotonic()
+        with pytest.raises(NoResponders):
+            await connection.request("nobody.there", timeout=5)
+        assert time.monotonic() - began < 1
+
+
+async def test_a_closed_connection_is_closed_even_when_cancelled(server: NatsServer) -> None:
+    """Whoever is cancelled must not go on answering for a process that is gone."""
+    async with raw(server) as user:
+        with anyio.CancelScope() as scope:
+            async with connected(server) as connection:
+                voice = await Voice.raised(connection, "voice", Identity("n1", "a"))
+                assert voice
+                assert (await user.client.request("voice", b"", timeout=1)).data
+                scope.cancel()
+                await anyio.lowlevel.checkpoint()
+        await eventually(lambda: _silent(user), 3)
+
+
+async def _silent(user: Raw) -> bool:
+    try:
+        await user.client.request("voice", b"", timeout=0.2)
+    except nats.errors.NoRespondersError:
+        return True
+    except nats.errors.TimeoutError:
+        return False  # the server has not seen yet that the socket is closed
+    return False
+
+
+# One key
+
+
+async def test_compare_and_set(server: NatsServer) -> None:
+    async with connected(server) as connection:
+        bucket, key = Bucket(connection, SLICES), SliceKey(N1, ONE)
+        assert await bucket.ensure(create=True) is True
+        assert await bucket.ensure(create=True) is False
+        assert await bucket.read(key) is None
+        first = await bucket.put(key, b"1", expect=0)
+        with pytest.raises(Conflict):
+            await bucket.put(key, b"2", expect=0)
+        with pytest.raises(Conflict):
+            await bucket.put(key, b"2", expect=first + 1)
+        second = await bucket.put(key, b"2", expect=first)
+        stored = await bucket.read(key)
+        assert stored is not None
+        assert (stored.payload, stored.revision) == (b"2", second)
+        with pytest.raises(Conflict):
+            await bucket.delete(key, expect=first)
+        third = await bucket.delete(key, expect=second)
+        stored = await bucket.read(key)
+        assert stored is not None
+        assert (stored.payload, stored.revision) == (None, third)
+        with pytest.raises(Conflict):
+            await bucket.put(key, b"3", expect=0)
+        await bucket.put(key, b"3", expect=third)
+        await bucket.put(key, b"whatever is there")
+
+
+async def test_every_kind_of_byte_survives(server: NatsServer) -> None:
+    async with connected(server) as connection:
+        bucket = Bucket(connection, SLICES)
+        await bucket.ensure(create=True)
+        for payload in (b"", bytes(range(256)), b"\r\nMSG", b"KV-Operation: DEL"):
+            await bucket.put(LEASE, payload)
+            stored = await bucket.read(LEASE)
+            assert stored is not None
+            assert stored.payload == payload
+
+
+async def test_what_plain_clients_delete_is_gone(server: NatsServer) -> None:
+    async with connected(server) as connection, raw(server) as user:
+        bucket, key = Bucket(connection, NODES), NodeKey(N1)
+        await bucket.ensure(create=True)
+        store = await user.client.jetstream().key_value("nodes")
+        for operation in (store.delete, store.purge):
+            await store.put("n1", b"{}")
+            await operation("n1")
+            stored = await bucket.read(key)
+            assert stored is not None
+            assert stored.payload is None
+
+
+async def test_a_ttl_ends_in_a_marker(server: NatsServer) -> None:
+    async with connected(server) as connection:
+        bucket, key = Bucket(connection, NODES), NodeKey(N1)
+        await bucket.ensure(create=True)
+        revision = await bucket.put(key, b"{}", ttl=1.0)
+        for _ in range(2):  # kept alive
+            await anyio.sleep(0.7)
+            revision = await bucket.put(key, b"{}", expect=revision, ttl=1.0)
+
+        async def expired() -> int:
+            stored = await bucket.read(key)
+            assert stored is not None
+            return stored.revision if stored.payload is None else 0
+
+        began = time.monotonic()
+        marker = await eventually(expired, 4)
+        assert time.monotonic() - began > 0.5
+        assert marker > revision
+        with pytest.raises(Conflict):
+            await bucket.put(key, b"{}", expect=revision)
+        again = await bucket.put(key, b"{}", expect=marker)
+        assert again > marker
+        await anyio.sleep(1.2)
+        stored = await bucket.read(key)
+        assert stored is not None
+        assert stored.payload == b"{}", "what was put without a TTL stays"
+
+
+# Batches
+
+
+def _writes(count: int, start: int = 0) -> list[Write]:
+    return [Write(encode(SliceKey(N1, ONE, ordinal)), b'{"state":"LOAD"}') for ordinal in range(start, start + count)]
+
+
+async def test_a_batch_is_all_or_nothing(server: NatsServer) -> None:
+    async with connected(server) as connection, raw(server) as user:
+        bucket = Bucket(connection, SLICES)
+        await bucket.ensure(create=True)
+        fence = await bucket.put(FENCE, b'{"term":1}')
+        guard = {EXPECT: str(fence), EXPECT_SUBJECT: bucket.subject(encode(FENCE))}
+        writes = _writes(MAX_BATCH)
+        writes[0] = Write(writes[0].name, writes[0].payload, guard)
+        last = await bucket.batch(writes)
+        assert last == fence + MAX_BATCH
+        assert len(await user.contents("slices")) == MAX_BATCH + 1
+        await bucket.put(FENCE, b'{"term":2}')
+        late = _writes(10, start=MAX_BATCH)
+        late[0] = Write(late[0].name, late[0].payload, guard)
+        with pytest.raises(Conflict):
+            await bucket.batch(late)
+        wrong_inside = _writes(3, start=MAX_BATCH)
+        wrong_inside[1] = Write(wrong_inside[1].name, b"{}", {EXPECT: "77"})
+        with pytest.raises(Conflict):
+            await bucket.batch(wrong_inside)
+        assert len(await user.contents("slices")) == MAX_BATCH + 1
+        await bucket.batch(_writes(1, start=MAX_BATCH))
+        assert len(await user.contents("slices")) == MAX_BATCH + 2
+
+
+async def test_a_missing_bucket_takes_nothing(server: NatsServer) -> None:
+    """Nobody answers for it: nothing is stored, and it may come back."""
+    async with connected(server) as connection:
+        bucket = Bucket(connection, SLICES)
+        for attempt in (bucket.put(LEASE, b"{}"), bucket.batch(_writes(2)), bucket.delete(LEASE)):
+            with pytest.raises(Busy, match="slices"), anyio.fail_after(2):
+                await attempt
+        with pytest.raises(BucketMissing):
+            await bucket.read(LEASE)
+        with pytest.raises(BucketMissing):
+            await bucket.state()
+        with pytest.raises(ValueError, match="at least one"):
+            await bucket.batch([])
+
+
+# Buckets
+
+
+async def _config(user: Raw, bucket: str) -> dict[str, Any]:
+    config: dict[str, Any] = (await user.api(f"STREAM.INFO.KV_{bucket}"))["config"]
+    return config
+
+
+async def test_buckets_are_plain_kv_buckets(server: NatsServer) -> None:
+    async with connected(server) as connection, raw(server) as user:
+        for layout in LAYOUTS:
+            assert await Bucket(connection, layout).ensure(create=True)
+            store = await user.client.jetstream().key_value(layout.name)
+            status = await store.status()
+            assert status.history == layout.history
+            assert status.values == 0
+            config = await _config(user, layout.name)
+            assert config["allow_atomic"]
+            assert config["allow_msg_ttl"]
+            assert config["allow_direct"]
+            assert config["storage"] == "file"
+        store = await user.client.jetstream().key_value("blueprints")
+        await store.put("org.example/one/1.0.0", b"3")
+        stored = await Bucket(connection, BLUEPRINTS).read(BlueprintKey(ONE))
+        assert stored is not None
+        assert stored.payload == b"3"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+async def test_a_bucket_that_a_plain_client_made_is_upgraded(server: NatsServer, layout: Layout) -> None:
+    async with connected(server) as connection, raw(server) as user:
+        store = await user.client.jetstream().create_key_value(bucket=layout.name, description="mine")
+        await store.put("n1", b"kept")
+        bucket = Bucket(connection, layout)
+        assert await bucket.ensure(create=False) is False
+        config = await _config(user, layout.name)
+        assert config["description"] == "mine"
+        assert config["max_msgs_per_subject"] == layout.history
+        assert (await store.get("n1")).value == b"kept"
+        revision = await bucket.put(LEASE, b"{}", ttl=1.0)
+        assert await bucket.batch([Write("n2", b"{}"), Write("n3", b"{}")]) == revision + 2
+
+        async def expired() -> bool:
+            stored = await bucket.read(LEASE)
+            return stored is not None and stored.payload is None and stored.revision > revision
+
+        if layout.expires:
+            await eventually(expired, 4, "its TTLs end in markers")
+        before = await _config(user, layout.name)
+        assert await bucket.ensure(create=False) is False
+        assert await _config(user, layout.name) == before
+
+
+@pytest.mark.parametrize("layout", [SLICES, NODES], ids=lambda layout: layout.name)
+async def test_ttls_work_in_a_bucket_made_with_a_history(server: NatsServer, layout: Layout) -> None:
+    """With a history the server would lift every TTL to that of its markers, and leases would last for minutes."""
+    async with connected(server) as connection, raw(server) as user:
+        await user.client.jetstream().create_key_value(bucket=layout.name, history=5)
+        bucket = Bucket(connection, layout)
+        try:
+            await bucket.ensure(create=False)
+        except Unsuitable as refused:
+            assert "max_msgs_per_subject" in str(refused)  # noqa: PT017  # either is right
+            return
+        await bucket.put(LEASE, b"{}", ttl=1.0)
+
+        async def expired() -> bool:
+            stored = await bucket.read(LEASE)
+            return stored is not None and stored.payload is None
+
+        await eventually(expired, 4)
+
+
+async def test_a_longer_history_of_blueprints_is_left_alone(server: NatsServer) -> None:
+    async with connected(server) as connection, raw(server) as user:
+        await user.client.jetstream().create_key_value(bucket="blueprints", history=30)
+        await Bucket(connection, BLUEPRINTS).ensure(create=True)
+        assert (await _config(user, "blueprints"))["max_msgs_per_subject"] == 30
+
+
+async def test_a_missing_bucket_is_an_error_that_says_what_to_do(server: NatsServer) -> None:
+    async with connected(server, "east") as connection, raw(server) as user:
+        with pytest.raises(BucketMissing, match=r"east_slices .*cdm init"):
+            await Bucket(connection, SLICES).ensure(create=False)
+        with pytest.raises(nats.js.errors.BucketNotFoundError):
+            await user.client.jetstream().key_value("east_slices")
+
+
+async def test_a_node_that_may_not_create_buckets_says_so(server: NatsServer) -> None:
+    settings = NodeSettings(N1, Access(servers=(server.url,)), create=False)
+    with pytest.raises(BucketMissing, match="cdm init"), anyio.fail_after(5):
+        async with make_node(settings):
+            pass
+
+
+async def test_a_stream_that_is_something_else_is_unsuitable(server: NatsServer) -> None:
+    async with connected(server) as connection, raw(server) as user:
+        body = {"name": "KV_slices", "subjects": ["$KV.slices.>"], "retention": "limits", "mirror_direct": False}
+        await user.api("STREAM.CREATE.KV_slices", body | {"sealed": False, "storage": "memory", "max_age": 10**9})
+        await user.api("STREAM.UPDATE.KV_slices", body | {"storage": "memory", "max_age": 10**9, "sealed": True})
+        with pytest.raises(Unsuitable, match="slices"):
+            await Bucket(connection, SLICES).ensure(create=True)
+
+
+async def test_prefixes_are_part_of_names(server: NatsServer) -> None:
+    async with connected(server, "east") as connection, raw(server) as user:
+        bucket = Bucket(connection, SLICES)
+        await bucket.ensure(create=True)
+        await bucket.put(LEASE, b"{}")
+        store = await user.client.jetstream().key_value("east_slices")
+        assert (await store.get("_leader")).value == b"{}"
+        assert connection.subject("cdm", "leader", 7) == "east.cdm.leader.7"
+        assert bucket.key_name(bucket.subject("a.b/c")) == "a.b/c"
+
+
+async def test_replicas_that_cannot_be_are_refused(server: NatsServer) -> None:
+    """One server takes no three replicas; nothing is made, and it is said in one line."""
+    async with connected(server) as connection, raw(server) as user:
+        with pytest.raises(StoreError, match="replicas"):
+            await Bucket(connection, SLICES).ensure(create=True, replicas=3)
+        with pytest.raises(nats.js.errors.BucketNotFoundError):
+            await user.client.jetstream().key_value("slices")
+
+
+async def test_a_start_with_impossible_replicas_ends_soon(server: NatsServer) -> None:
+    async with connected(server) as connection:
+        with anyio.fail_after(5), pytest.raises(Unsuitable, match="replicas"):
+            await ensure(Bucket(connection, SLICES), create=True, replicas=3)
+
+
+async def test_a_start_is_patient_with_a_server_that_comes_back(server: NatsServer) -> None:
+    async with connected(server) as connection:
+        bucket = Bucket(connection, SLICES)
+        server.kill()
+        async with anyio.create_task_group() as tasks:
+
+            async def make() -> None:
+                assert await ensure(bucket, create=True, replicas=1)
+
+            tasks.start_soon(make)
+            await anyio.sleep(0.3)
+            await server.start()
+            await eventually(lambda: connection.is_up)
+        assert (await bucket.state()).last == 0

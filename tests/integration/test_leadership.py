@@ -1,0 +1,656 @@
+"""Lease and fence on a real server, with several nodes in this process (PROTOCOL "Leadership", I1, I12)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import anyio
+import nats.errors
+import pytest
+
+from cdm import clock
+from cdm.errors import Uncertain, Unreachable
+from cdm.store import connection as connection_module
+from cdm.store import watch as watch_module
+from cdm.store.watch import Phase
+from tests.integration.tools import (
+    EXPECT,
+    EXPECT_SUBJECT,
+    SLACK,
+    Nodes,
+    Raw,
+    Rejection,
+    artifact_of,
+    assert_terms_grow,
+    nodes_on,
+    on_nodes,
+    raw,
+)
+from tests.server import FORGIVEN, NatsServer, eventually
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
+
+KEY = "org.example/one/1.0.0"
+FENCE = "$KV.slices._term"
+
+
+async def serves(user: Raw, artifact: str = KEY, instances: int = 2, within: float = 10) -> None:
+    """A blueprint that is put now is served: the proof that somebody leads."""
+    await user.stubborn("blueprints", artifact, instances)
+    await eventually(lambda: _has_loads(user, artifact, instances), within, f"{artifact} is served")
+
+
+async def _has_loads(user: Raw, artifact: str, instances: int) -> bool:
+    try:
+        found = await user.slices()
+    except (Rejection, nats.errors.Error):
+        return False
+    return sum(artifact_of(key) == artifact for key in found) == instances
+
+
+async def finish(user: Raw, nodes: Nodes) -> None:
+    """What holds at the end of every test."""
+    nodes.unharmed()
+    assert_terms_grow(await user.recorded())
+
+
+async def test_there_is_one_leader(server: NatsServer) -> None:
+    async with raw(server) as user:
+        await user.record()
+        async with nodes_on(server) as nodes:
+            await nodes.start("n1", "n2", "n3", "n4", "n5")
+            leader = await nodes.leader()
+            until = time.monotonic() + 2.2  # a lease and more
+            while time.monotonic() < until:
+                assert nodes.active() == [leader]
+                await anyio.sleep(0.02)
+            lease = await user.lease()
+            assert lease["node"] == leader.settings.node
+            assert lease["term"] == leader.active == 1
+            await serves(user, instances=5)
+            assert set(on_nodes(await user.slices()).values()) == {1}
+            await finish(user, nodes)
+
+
+async def test_five_candidates_at_once(server: NatsServer) -> None:
+    """However many want the lease at once, one term begins, and one only."""
+    async with raw(server) as user:
+        await user.record()
+        async with nodes_on(server) as nodes, anyio.create_task_group() as tasks:
+            for number in range(5):
+                tasks.start_soon(nodes.start, f"n{number}")
+        async with nodes_on(server) as nodes:
+            await nodes.start("x1")
+            await nodes.leader()
+            terms = [r.value["term"] for r in await user.recorded() if r.key == "_term"]
+            assert len(terms) == len(set(terms))
+            assert terms == sorted(terms)
+            await finish(user, nodes)
+
+
+async def test_a_clean_stop_hands_over_at_once(server: NatsServer) -> None:
+    async with raw(server) as user:
+        await user.record()
+        async with nodes_on(server, lease_ttl=10.0, node_ttl=10.0) as nodes:
+            await nodes.start("n1", "n2", "n3")
+            first = await nodes.leader()
+            term = first.active
+            await nodes.leader()
+            began = time.monotonic()
+            await first.stop()
+            second = await nodes.leader(above=term, within=1 + SLACK)
+            assert time.monotonic() - began < 1 + SLACK
+            assert second is not first
+            assert second.active == term + 1
+            assert str(first.settings.node) not in await user.contents("nodes")
+            await serves(user)
+            await finish(user, nodes)
+
+
+async def test_the_last_node_leaves_nothing_but_the_fence(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1")
+        first = await nodes.leader()
+        await first.stop()
+        assert set(await user.contents("slices")) == {"_term"}
+        assert not await user.contents("nodes")
+        await nodes.start("n2")
+        assert (await nodes.leader()).active == 2
+
+
+async def test_a_dead_leader_is_replaced_before_its_lease_ends(server: NatsServer) -> None:
+    async with raw(server) as user:
+        await user.record()
+        async with nodes_on(server, lease_ttl=20.0, node_ttl=20.0) as nodes:
+            await nodes.start("n1", "n2", "n3")
+            first = await nodes.leader()
+            term = first.active
+            await anyio.sleep(1.1)  # followers get to know the term; before that they do not judge it
+            began = time.monotonic()
+            await first.crash()
+            await nodes.leader(above=term, within=1 + SLACK)
+            assert time.monotonic() - began < 1 + SLACK
+            await serves(user)
+            await finish(user, nodes)
+
+
+async def test_a_silent_leader_is_replaced_when_its_lease_ends(server: NatsServer) -> None:
+    """It answers probes and renews nothing: then the TTL decides."""
+    async with raw(server) as user:
+        await user.record()
+        async with nodes_on(server) as nodes:
+            await nodes.start("n1")
+            first = await nodes.leader()
+            await nodes.start("n2", "n3")
+
+            async def no_renewal(*_: Any) -> None:
+                await anyio.sleep_forever()
+
+            first.node.leadership._renew = no_renewal  # type: ignore[assignment,method-assign]
+            term = first.active
+            began = time.monotonic()
+            await eventually(lambda: any(node.active > term for node in nodes.active()), 2 + SLACK)
+            assert time.monotonic() - began > 0.5, "nobody answers for it: the TTL was not waited for"
+            assert not first.node.election.valid(clock.now())
+            await serves(user)
+            await finish(user, nodes)
+
+
+async def test_the_server_refuses_an_old_fence(server: NatsServer) -> None:
+    """Whatever a deposed leader sends, single or in a batch, changes nothing (I1)."""
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1", "n2")
+        first = await nodes.leader()
+        tenure = first.node.election.tenure
+        assert tenure is not None
+        guard = {EXPECT: str(tenure.fence), EXPECT_SUBJECT: FENCE}
+        late = {"state": "LOAD", "term": tenure.term}
+        await user.put("slices", "n1.g/n/1", late, guard)
+        await first.stop()
+        await nodes.leader(above=tenure.term)
+        before = await user.contents("slices")
+        with pytest.raises(Rejection) as single:
+            await user.put("slices", "n1.g/n/2", late, guard)
+        assert single.value.code == 10071
+        head = {"Nats-Batch-Id": "late", "Nats-Batch-Sequence": "1", **guard}
+        await user.client.publish("$KV.slices.n1.g/n/3", b'{"state":"LOAD","term":1}', headers=head)
+        commit = {"Nats-Batch-Id": "late", "Nats-Batch-Sequence": "2", "Nats-Batch-Commit": "1"}
+        with pytest.raises(Rejection) as batch:
+            await user.put("slices", "n1.g/n/4", late, commit)
+        assert batch.value.code == 10071
+        after = await user.contents("slices")
+        assert {key for key in after if key.startswith("n1")} == {key for key in before if key.startswith("n1")}
+
+
+async def test_a_fenced_leader_steps_down_by_its_first_write(server: NatsServer) -> None:
+    """Deaf to everything, a deposed leader learns from the server's refusal, and its command is not stored."""
+    async with raw(server) as user:
+        await user.record()
+        async with nodes_on(server) as nodes:
+            await nodes.start("n1", "n2")
+            first = await nodes.leader()
+            term = first.active
+            leadership = first.node.leadership
+
+            async def nothing(*_: Any) -> None:
+                await anyio.sleep(0.05)
+
+            renew = leadership._renew
+            leadership._renew = nothing  # type: ignore[assignment,method-assign]
+            leadership._watched = lambda lease: None  # type: ignore[method-assign]
+            first.node.election.watched_fence = lambda *_: None  # type: ignore[method-assign]
+            lease, fence = (await user.contents("slices"))["_leader"], (await user.contents("slices"))["_term"]
+            head = {"Nats-Batch-Id": "coup", "Nats-Batch-Sequence": "1", EXPECT: str(lease.sequence)}
+            usurper = b'{"node":"usurper","term":%d}' % (term + 1)
+            await user.client.publish("$KV.slices._leader", usurper, headers=head | {"Nats-TTL": "2s"})
+            commit = {"Nats-Batch-Id": "coup", "Nats-Batch-Sequence": "2", "Nats-Batch-Commit": "1"}
+            await user.put("slices", "_term", usurper, commit | {EXPECT: str(fence.sequence)})
+            await user.put("blueprints", KEY, 1)
+            await eventually(lambda: not first.active, 1, "fenced, it is Dormant")
+            leadership._renew = renew  # type: ignore[method-assign]
+            await eventually(lambda: any(node.active > term + 1 for node in nodes.active()), 10)
+            await eventually(lambda: _has_loads(user, KEY, 1))
+            commands = [r for r in await user.recorded() if r.key.endswith(KEY)]
+            assert all(record.value["term"] > term + 1 for record in commands)
+            await finish(user, nodes)
+
+
+VANDALISM = {
+    "lease deleted": ("_leader", b"", {"KV-Operation": "DEL"}),
+    "lease purged": ("_leader", b"", {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}),
+    "lease overwritten with rubbish": ("_leader", b"rubbish", {}),
+    "lease given to nobody": ("_leader", b'{"node":"nobody","term":1,"incarnation":"x"}', {}),
+    "lease given to a far term": ("_leader", b'{"node":"nobody","term":1000000,"incarnation":"x"}', {}),
+    "lease of another shape": ("_leader", b"[1, 2]", {}),
+    "fence deleted": ("_term", b"", {"KV-Operation": "DEL"}),
+    "fence purged": ("_term", b"", {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}),
+    "fence overwritten with rubbish": ("_term", b"rubbish", {}),
+    "fence set back": ("_term", b'{"term":0,"leader":"n1"}', {}),
+    "fence set far ahead": ("_term", b'{"term":1000000,"leader":"n1"}', {}),
+    "fence rewritten as it was": ("_term", b'{"term":1,"leader":"n1"}', {}),
+}
+
+
+@pytest.mark.parametrize("what", VANDALISM)
+async def test_vandalism_is_survived(server: NatsServer, what: str) -> None:
+    key, data, headers = VANDALISM[what]
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1")
+        first = await nodes.leader()
+        term = first.active
+        await nodes.start("n2", "n3")
+        await serves(user, "g/before/1")
+        await user.put("slices", key, data, headers)
+        await nodes.leader(above=term, within=2 + SLACK)
+        highest = max(running.node.election.highest_term for running in nodes.all.values())
+        record = (await user.contents("slices"))["_term"]
+        assert record.value["term"] == highest > term
+        await serves(user, "g/after/1")
+        assert len(await user.slices()) == 4, "what ran before is left alone"
+        nodes.unharmed()
+
+
+async def test_vandalism_again_and_again(server: NatsServer) -> None:
+    """Everything at once, in quick succession: terms only grow, and in the end somebody serves."""
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1", "n2", "n3")
+        await nodes.leader()
+        terms = [1]
+        for key, data, headers in VANDALISM.values():
+            await user.put("slices", key, data, headers)
+            await anyio.sleep(0.1)
+            terms.append(max(running.node.election.highest_term for running in nodes.all.values()))
+        assert terms == sorted(terms)
+        await nodes.leader(above=terms[-1] - 1)
+        await serves(user)
+        nodes.unharmed()
+
+
+@pytest.fixture
+def quick_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Consumers that are lost are missed sooner."""
+    monkeypatch.setattr(watch_module, "HEARTBEAT", 0.5)
+
+
+@pytest.mark.usefixtures("quick_heartbeats")
+async def test_slices_deleted_and_made_again(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1", "n2", "n3")
+        first = await nodes.leader()
+        for _ in range(2):
+            await first.stop()
+            await nodes.start(str(first.settings.node))
+            first = await nodes.leader()
+        term = first.active
+        assert term == 3
+        await serves(user, instances=4)
+        await user.api("STREAM.DELETE.KV_slices")
+        await nodes.leader(above=term, within=12)
+        await eventually(lambda: _has_loads(user, KEY, 4), 10, "what was lost is commanded anew")
+        record = (await user.contents("slices"))["_term"]
+        assert record.value["term"] > term
+        nodes.unharmed()
+
+
+async def test_slices_purged(server: NatsServer) -> None:
+    """``nats stream purge KV_slices`` takes lease, fence and slices, and leaves no markers."""
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1", "n2", "n3")
+        first = await nodes.leader()
+        term = first.active
+        await serves(user, instances=4)
+        await user.api("STREAM.PURGE.KV_slices", {})
+        await nodes.leader(above=term, within=5 + SLACK)
+        await eventually(lambda: _has_loads(user, KEY, 4), 10, "what was lost is commanded anew")
+        nodes.unharmed()
+
+
+@pytest.mark.usefixtures("quick_heartbeats")
+@pytest.mark.parametrize("bucket", ["blueprints", "nodes", "status"])
+async def test_another_bucket_deleted(server: NatsServer, bucket: str) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1", "n2")
+        await nodes.leader()
+        await serves(user)
+        await user.api(f"STREAM.DELETE.KV_{bucket}")
+        await eventually(lambda: _exists(user, bucket), 12, "it is made again")
+        await eventually(
+            lambda: all(w.phase is Phase.LIVE for r in nodes.all.values() for w in r.node.watches.values())
+        )
+        await eventually(lambda: _registered(user, "n1", "n2"), 8, "both are registered")
+        await serves(user, "g/after/1", within=8)
+        nodes.unharmed()
+
+
+async def _exists(user: Raw, bucket: str) -> bool:
+    try:
+        await user.api(f"STREAM.INFO.KV_{bucket}")
+    except Rejection:
+        return False
+    return True
+
+
+async def _registered(user: Raw, *names: str) -> bool:
+    return set(await user.contents("nodes")) == set(names)
+
+
+async def test_a_server_that_is_killed_and_restarted(server: NatsServer) -> None:
+    async with raw(server) as user:
+        await user.record()
+        async with nodes_on(server) as nodes:
+            await nodes.start("n1", "n2", "n3")
+            await nodes.leader()
+            await serves(user, instances=3)
+            before = await user.slices()
+            server.kill()
+            await anyio.sleep(2.5)  # all leases and registrations expire meanwhile
+            await server.start()
+            leader = await nodes.leader(within=10)
+            assert leader.active == 2
+            await eventually(lambda: _registered(user, "n1", "n2", "n3"), 5)
+            assert await user.slices() == before, "nobody was evicted"
+            await serves(user, "g/after/1", 6)
+            stored = await user.recorded()
+            assert not [r for r in stored if r.gone and not r.key.startswith("_")], "no slice was deleted"
+            assert not [r for r in stored if r.value.get("state") == "UNLOAD"]
+            nodes.unharmed()
+            assert_terms_grow(stored, complete=False)
+
+
+@pytest.mark.parametrize("pause", [1.9, 2.05, 2.6])
+async def test_a_server_that_hangs_around_the_leases_end(server: NatsServer, pause: float) -> None:
+    """Renewals sent into the silence are stored when the server goes on, at a time when their sender may have given
+    up: somebody must lead afterwards, and not only hold the lease."""
+    async with raw(server) as user:
+        await user.record()
+        async with nodes_on(server) as nodes:
+            await nodes.start("n1")
+            await nodes.leader()
+            server.pause()
+            await anyio.sleep(pause)
+            server.resume()
+            await anyio.sleep(0.5)
+            await nodes.leader(within=2 + SLACK)
+            await serves(user, within=5)
+            await finish(user, nodes)
+
+
+async def test_a_server_that_hangs_while_a_take_over_is_prepared(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The candidate's voice cannot be heard to be up: nothing may come of it but another attempt."""
+    monkeypatch.setattr(connection_module, "REQUEST_TIMEOUT", 1.0)
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1")
+        first = await nodes.leader()
+        leadership = first.node.leadership
+        raised = leadership._raise_voice
+        hung: list[int] = []
+
+        async def hang_first(term: int) -> None:
+            if not hung:
+                hung.append(term)
+                server.pause()
+            await raised(term)
+
+        leadership._raise_voice = hang_first  # type: ignore[method-assign]
+        await user.client.publish("$KV.slices._leader", b"", headers={"KV-Operation": "DEL"})
+        await eventually(lambda: bool(hung))
+        await anyio.sleep(1.5)  # longer than the flush waits
+        server.resume()
+        nodes.unharmed()
+        await nodes.leader(above=1)
+        await serves(user)
+
+
+async def test_a_take_over_whose_answer_was_lost_is_adopted(server: NatsServer) -> None:
+    async with raw(server) as user:
+        await user.record()
+        async with nodes_on(server) as nodes:
+            await nodes.start("n1")
+            first = await nodes.leader()
+            slices = first.node.buckets["slices"]
+            batch = slices.batch
+            lost: list[int] = []
+
+            async def deaf(writes: Any, timeout: float | None = None) -> int:
+                revision = await batch(writes, timeout)
+                if not lost:
+                    lost.append(revision)
+                    raise Uncertain("no answer in time")
+                return revision
+
+            slices.batch = deaf  # type: ignore[method-assign]
+            await user.delete("slices", "_leader")
+            second = await nodes.leader(above=1, within=3)
+            assert lost
+            assert second.active == 2, "what was won is not taken again"
+            await serves(user)
+            await finish(user, nodes)
+
+
+async def test_an_interrupted_take_over_does_not_hang(server: NatsServer) -> None:
+    """The connection breaks after the take-over was stored and before its answer came."""
+    async with raw(server) as user:
+        await user.record()
+        async with nodes_on(server, lease_ttl=4.0) as nodes:
+            await nodes.start("n1")
+            first = await nodes.leader()
+            slices = first.node.buckets["slices"]
+            batch = slices.batch
+            broken: list[int] = []
+
+            async def breaking(writes: Any, timeout: float | None = None) -> int:
+                revision = await batch(writes, timeout)
+                if not broken:
+                    broken.append(revision)
+                    first.node.connection._client._transport.close()  # type: ignore[union-attr]
+                    raise Unreachable("the connection was lost")
+                return revision
+
+            slices.batch = breaking  # type: ignore[method-assign]
+            await user.delete("slices", "_leader")
+            began = time.monotonic()
+            await nodes.leader(above=1, within=8)
+            assert broken
+            assert time.monotonic() - began < 4, "the adopted lease is of use before it ends"
+            await serves(user)
+            await finish(user, nodes)
+
+
+async def test_a_restarted_process_does_not_adopt_its_predecessors_lease(server: NatsServer) -> None:
+    async with raw(server) as user:
+        await user.record()
+        async with nodes_on(server, lease_ttl=10.0) as nodes:
+            await nodes.start("n1")
+            first = await nodes.leader()
+            await first.crash()
+            await nodes.start("n1")
+            second = await nodes.leader(within=3 + SLACK)
+            assert second.active == 2
+            await finish(user, nodes)
+
+
+async def test_a_leader_that_lost_its_connection_steps_down_in_time(server: NatsServer) -> None:
+    """By its own clock, before the lease can end on the server."""
+    async with nodes_on(server) as nodes:
+        await nodes.start("n1")
+        first = await nodes.leader()
+        server.kill()
+        began = time.monotonic()
+        await eventually(lambda: not first.active, 2, "it is Dormant before its TTL is over")
+        assert time.monotonic() - began < 2
+        assert not first.node.election.valid(clock.now())
+        await server.start()
+        again = await nodes.leader(within=5 + SLACK)
+        assert again.active > 1
+
+
+async def test_quick_successions_only_grow_the_term(server: NatsServer) -> None:
+    async with raw(server) as user:
+        await user.record()
+        async with nodes_on(server) as nodes:
+            await nodes.start("n1", "n2", "n3")
+            for number in range(4):
+                leader = await nodes.leader(within=3 + SLACK)
+                await user.put("blueprints", "g/n/1", number)
+                if number % 2:
+                    await leader.crash()
+                else:
+                    await leader.stop()
+                await nodes.start(str(leader.settings.node))
+            await serves(user, within=15)
+            await finish(user, nodes)
+
+
+async def test_a_blueprint_behind_more_refused_ones_than_are_kept_stays_in_force(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1")
+        await nodes.leader()
+        await serves(user, instances=3)
+        for number in range(15):
+            await user.put("blueprints", KEY, b"x%d" % number)
+        await eventually(lambda: _condition(user, "Invalid"))
+        before = await user.contents("slices")
+        await nodes.all["n1"].stop()
+        await nodes.start("n1")
+        await nodes.leader(above=1)
+        await user.put("blueprints", "g/after/1", 1)
+        await eventually(lambda: _has_loads(user, "g/after/1", 1))
+        assert await _has_loads(user, KEY, 3)
+        status = await user.status(KEY)
+        assert status["condition"] == "Invalid"
+        assert status["desired"] == 3
+        after = await user.contents("slices")
+        assert {after[key].value["state"] for key in before if key.endswith(KEY)} == {"LOAD"}
+        nodes.unharmed()
+
+
+async def test_a_blueprint_deleted_while_nobody_led_is_not_revived_by_a_refused_one(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1")
+        await nodes.leader()
+        await nodes.start("n2")
+        await serves(user, instances=3)
+        await eventually(lambda: _condition(user, "Progressing"))
+        await nodes.all["n2"].crash()
+        await nodes.all["n1"].crash()
+        await user.delete("blueprints", KEY)
+        await user.put("blueprints", KEY, b"oops")
+        await nodes.start("n1", "n2")
+        await nodes.leader(above=1)
+        await eventually(lambda: _condition(user, "Invalid"))
+        await eventually(lambda: _all_unload(user), 5, "the deleted one is in force no more")
+        assert (await user.status(KEY))["in_force_revision"] == 0
+        nodes.unharmed()
+
+
+async def _all_unload(user: Raw) -> bool:
+    return set((await user.slices()).values()) <= {"UNLOAD"}
+
+
+async def _condition(user: Raw, condition: str) -> bool:
+    return (await user.status(KEY)).get("condition") == condition
+
+
+async def test_connections_that_break_again_and_again(server: NatsServer) -> None:
+    """Everybody's connection breaks at times, the leader's too: never two leaders, and nothing is lost."""
+    async with raw(server) as user:
+        await user.record()
+        async with nodes_on(server) as nodes:
+            await nodes.start("n1", "n2", "n3")
+            await nodes.leader()
+            for number in range(9):
+                await user.put("blueprints", f"g/n/{number}", 2)
+                running = list(nodes.all.values())[number % 3]
+                transport: Any = running.node.connection._client._transport
+                transport.close()
+                await anyio.sleep(0.25)
+                valid = [node for node in nodes.all.values() if node.node.election.valid(clock.now())]
+                terms = [node.node.election.tenure.term for node in valid if node.node.election.tenure]
+                assert len(set(terms)) == len(terms)
+            await nodes.leader(within=5)
+            for number in range(9):
+                await eventually(lambda n=number: _has_loads(user, f"g/n/{n}", 2))  # type: ignore[misc]
+            assert len(await user.slices()) == 18, "nobody is evicted, and nothing is there twice"
+            await finish(user, nodes)
+
+
+async def test_slices_of_a_node_that_left_before_the_take_over_are_moved(server: NatsServer) -> None:
+    """The successor hears of the departure before it leads."""
+    async with raw(server) as user, nodes_on(server, node_ttl=30.0) as nodes:
+        await nodes.start("n1")
+        first = await nodes.leader()
+        await nodes.start("n2", "n3")
+        await serves(user, instances=6)
+        for key, record in (await user.contents("slices")).items():
+            if not key.startswith("_"):  # at rest, nothing of them is ever due
+                await user.put("slices", key, {**record.value, "state": "ACTIVE"})
+        await first.stop()
+        await nodes.leader(above=1)
+        await eventually(lambda: _none_on(user, "n1", 6), 5)
+        nodes.unharmed()
+
+
+async def _none_on(user: Raw, node: str, instances: int) -> bool:
+    found = await user.slices()
+    return len(found) == instances and not on_nodes(found)[node]
+
+
+async def test_prefixes_keep_clusters_apart(server: NatsServer) -> None:
+    async with (
+        raw(server) as plain,
+        raw(server, "east") as east,
+        nodes_on(server) as here,
+        nodes_on(server, prefix="east") as there,
+    ):
+        await here.start("n1")
+        await there.start("n1", "n2")
+        first, second = await here.leader(), await there.leader()
+        assert first.active == second.active == 1
+        await serves(east, "g/east/1", 2)
+        await serves(plain, "g/plain/1", 3)
+        assert on_nodes(await plain.slices()) == {"n1": 3}
+        assert on_nodes(await east.slices()) == {"n1": 1, "n2": 1}
+        await second.crash()
+        await there.leader(above=1, within=3 + SLACK)
+        assert here.active() == [first]
+
+
+async def test_a_node_at_rest_is_quiet(server: NatsServer) -> None:
+    """What a cluster at rest costs the server: heartbeats, renewals and probes, and nothing in a tight loop."""
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1", "n2", "n3")
+        await nodes.leader()
+        await serves(user)
+        heard: list[str] = []
+
+        async def listen(message: Any) -> None:
+            heard.append(message.subject)
+
+        await anyio.sleep(1)
+        await user.client.subscribe(">", cb=listen)
+        await anyio.sleep(1.5)
+        talk = [subject for subject in heard if not subject.startswith("_INBOX")]
+        assert len(talk) < 1.5 * 60, sorted(set(talk))
+
+
+@pytest.mark.parametrize("bucket", ["nodes", "slices"])
+async def test_a_missing_bucket_is_not_asked_for_in_a_tight_loop(server: NatsServer, bucket: str) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1")
+        await nodes.all["n1"].stop()
+        await nodes.start("n1", "n2", "n3", create=False)  # nobody makes it again
+        await nodes.leader()
+        heard: list[str] = []
+
+        async def listen(message: Any) -> None:
+            heard.append(message.subject)
+
+        await user.client.subscribe(">", cb=listen)
+        await user.api(f"STREAM.DELETE.KV_{bucket}")
+        await anyio.sleep(1)
+        talk = [subject for subject in heard if not subject.startswith("_INBOX")]
+        assert len(talk) < 150, f"{len(talk)} messages in a second"
+        nodes.unharmed()

@@ -1,0 +1,312 @@
+"""A node's entry in ``nodes``, on a real server (PROTOCOL "Buckets", I9)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from cdm import clock
+from cdm.errors import NodeIdTaken
+from cdm.model.artifact import NodeId
+from cdm.model.keys import NODES
+from cdm.model.node import Registration
+from cdm.store.bucket import Bucket
+from cdm.store.connection import Connection
+from cdm.store.registration import Presence
+from tests.integration.tools import SLACK, Raw, connected, nodes_on, raw
+from tests.server import FORGIVEN, NatsServer, eventually
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
+
+
+def presence(connection: Connection, incarnation: str, ttl: float = 2.0, node: str = "n1") -> Presence:
+    registration = Registration(labels={"zone": "a"}, capacity=4, incarnation=incarnation, ttl=ttl)
+    return Presence(Bucket(connection, NODES), NodeId(node), registration)
+
+
+async def registration(user: Raw, node: str = "n1") -> dict[str, Any]:
+    record = (await user.contents("nodes")).get(node)
+    return record.value if record else {}
+
+
+async def revision(user: Raw, node: str = "n1") -> int:
+    record = (await user.contents("nodes")).get(node)
+    return record.sequence if record else 0
+
+
+async def test_it_says_what_the_node_is(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1", labels={"zone": "a"}, capacity=7, runtime="external")
+        value = await registration(user)
+        assert value["labels"] == {"zone": "a"}
+        assert value["capacity"] == 7
+        assert value["ttl"] == 2.0
+        assert value["incarnation"] == nodes.all["n1"].node.incarnation
+        await nodes.all["n1"].stop()
+        assert not await registration(user)
+
+
+async def test_an_odd_name_is_one_token(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("db-1.example.org")
+        await eventually(lambda: registration(user, "db-1=2Eexample=2Eorg"))
+        await user.put("blueprints", "g/n/1.0.0=2Bb1", 1)
+        await eventually(lambda: _slices(user))
+        assert await user.slices() == {"db-1=2Eexample=2Eorg.g/n/1.0.0=2Bb1": "LOAD"}
+
+
+async def _slices(user: Raw) -> bool:
+    return bool(await user.slices())
+
+
+async def test_a_living_process_keeps_its_id(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes, nodes_on(server) as others:
+        await nodes.start("n1")
+        before = await registration(user)
+        began = time.monotonic()
+        with pytest.raises(AssertionError, match="NodeIdTaken"):
+            await others.start("n1")
+        assert time.monotonic() - began < 2
+        error = others.all["n1"].error
+        assert isinstance(error, NodeIdTaken)
+        assert "n1" in str(error)
+        assert "--id" in str(error)
+        assert before["incarnation"] in str(error)
+        await anyio.sleep(1)
+        assert (await registration(user))["incarnation"] == before["incarnation"]
+        nodes.unharmed()
+
+
+async def test_of_two_that_start_at_once_one_gets_the_id(server: NatsServer) -> None:
+    async with raw(server) as user:
+        for number in range(8):
+            async with connected(server) as first, connected(server) as second:
+                await Bucket(first, NODES).ensure(create=True)
+                name, refused, won = f"n{number}", [], []
+
+                async def register(connection: Connection, which: str, name: str = name) -> None:
+                    one = presence(connection, which, node=name)
+                    try:
+                        await one.register()
+                    except NodeIdTaken:
+                        refused.append(which)  # noqa: B023
+                    else:
+                        won.append(which)  # noqa: B023
+
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(register, first, "a")
+                    tasks.start_soon(register, second, "b")
+                assert len(won) == len(refused) == 1
+                assert (await registration(user, name))["incarnation"] == won[0]
+
+
+async def test_the_id_of_a_process_that_died_is_free_at_once(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server, node_ttl=30.0) as nodes:
+        await nodes.start("n1")
+        first = nodes.all["n1"]
+        await first.crash()
+        assert await registration(user), "it did not sign off"
+        began = time.monotonic()
+        await nodes.start("n1")
+        assert time.monotonic() - began < SLACK
+        assert (await registration(user))["incarnation"] == nodes.all["n1"].node.incarnation
+        assert first.node.incarnation != nodes.all["n1"].node.incarnation
+
+
+async def test_a_frozen_holder_keeps_its_id(server: NatsServer) -> None:
+    """It is connected and does not answer: nobody can tell that it is dead."""
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, NODES).ensure(create=True)
+
+        async def silent(message: Any) -> None:
+            pass
+
+        await user.client.subscribe("cdm.node.n1", cb=silent)
+        await user.put("nodes", "n1", {"incarnation": "frozen", "ttl": 30})
+        with pytest.raises(NodeIdTaken, match="does not answer but is connected"):
+            await presence(connection, "new").register()
+        assert (await registration(user))["incarnation"] == "frozen"
+
+
+async def test_an_unreadable_registration_of_nobody_is_replaced(server: NatsServer) -> None:
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, NODES).ensure(create=True)
+        await user.put("nodes", "n1", b"\xff rubbish")
+        await presence(connection, "new").register()
+        assert (await registration(user))["incarnation"] == "new"
+
+
+async def test_heartbeats_keep_it(server: NatsServer) -> None:
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, NODES).ensure(create=True)
+        one = presence(connection, "a", ttl=1.0)
+        await one.register()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.run)
+            until = time.monotonic() + 2
+            revisions = set()
+            while time.monotonic() < until:
+                assert await registration(user)
+                revisions.add(await revision(user))
+                await anyio.sleep(0.02)
+            assert 5 <= len(revisions) <= 11, "four heartbeats a TTL"
+            tasks.cancel_scope.cancel()
+        await eventually(lambda: _gone(user), 3, "without heartbeats it expires")
+        await one.register()
+        assert await registration(user), "an expired one is made again over its marker"
+        await one.leave()
+        assert not await registration(user)
+
+
+async def _gone(user: Raw) -> bool:
+    return not await registration(user)
+
+
+async def test_leaving_is_final(server: NatsServer) -> None:
+    """Between the farewell and the end of the process no heartbeat enters the node again."""
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, NODES).ensure(create=True)
+        one = presence(connection, "a", ttl=1.0)
+        await one.register()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.run)
+            await one.leave()
+            until = time.monotonic() + 1
+            while time.monotonic() < until:
+                assert not await registration(user)
+                await anyio.sleep(0.02)
+            tasks.cancel_scope.cancel()
+
+
+async def test_leaving_is_not_spoilt_by_a_heartbeat_on_its_way(server: NatsServer) -> None:
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, NODES).ensure(create=True)
+        for number in range(10):
+            one = presence(connection, f"a{number}", ttl=1.0)
+            await one.register()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one.run)
+                one._on_connection(True)  # a heartbeat is due now
+                for _ in range(number):
+                    await anyio.lowlevel.checkpoint()
+                await one.leave()
+                tasks.cancel_scope.cancel()
+            assert not await registration(user), f"after {number} turns of the loop"
+
+
+async def test_one_that_expired_while_the_server_was_down_is_made_again(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1", "n2")
+        server.kill()
+        await anyio.sleep(2.5)
+        await server.start()
+        await eventually(lambda: registration(user, "n1"), 3)
+        await eventually(lambda: registration(user, "n2"), 3)
+        nodes.unharmed()
+
+
+async def test_one_that_an_operator_deleted_comes_back(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1")
+        await nodes.leader()
+        await user.put("blueprints", "g/n/1", 2)
+        await eventually(lambda: _slices(user))
+        before = await user.slices()
+        for headers in ({"KV-Operation": "DEL"}, {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}):
+            await user.put("nodes", "n1", b"", headers)
+            await eventually(lambda: registration(user), 3)
+        await eventually(lambda: _same(user, before))
+        nodes.unharmed()
+
+
+async def _same(user: Raw, before: dict[str, str]) -> bool:
+    return await user.slices() == before
+
+
+async def test_one_overwritten_with_rubbish_is_mended_or_given_up(server: NatsServer) -> None:
+    """Rubbish under a node's key names no other process: the node must not end for it."""
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1")
+        await user.put("nodes", "n1", b"rubbish")
+        await anyio.sleep(1.5)
+        nodes.unharmed()
+        await eventually(lambda: registration(user), 3)
+
+
+async def test_a_process_that_lost_its_id_ends(server: NatsServer) -> None:
+    """Another process took the id while this one was not heard (its registration expired meanwhile)."""
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1")
+
+        async def other(message: Any) -> None:
+            await user.client.publish(message.reply, b'{"node":"n1","incarnation":"other"}')
+
+        await user.client.subscribe("cdm.node.n1", cb=other)
+        await user.put("nodes", "n1", {"incarnation": "other", "ttl": 30.0})
+        with anyio.fail_after(3):
+            await nodes.all["n1"].ended.wait()
+        assert "NodeIdTaken" in repr(nodes.all["n1"].error)
+        assert (await registration(user))["incarnation"] == "other"
+
+
+async def test_a_node_that_dies_is_told_within_its_ttl(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1", "n2", "n3")
+        await nodes.leader()
+        await user.put("blueprints", "g/n/1", 3)
+        await eventually(lambda: _count(user, 3))
+        victim = next(running for running in nodes.all.values() if not running.active)
+        name = str(victim.settings.node)
+        await victim.crash()
+        began = time.monotonic()
+        await eventually(lambda: _moved(user, name), 3 + SLACK)
+        assert time.monotonic() - began < 3 + SLACK
+        nodes.unharmed()
+
+
+async def _count(user: Raw, count: int) -> bool:
+    return len(await user.slices()) == count
+
+
+async def _moved(user: Raw, name: str) -> bool:
+    found = await user.slices()
+    return len(found) == 3 and not any(key.startswith(f"{name}.") for key in found)
+
+
+async def test_a_clean_leave_frees_its_slices_at_once(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server, node_ttl=30.0) as nodes:
+        await nodes.start("n1", "n2", "n3")
+        await nodes.leader()
+        await user.put("blueprints", "g/n/1", 3)
+        await eventually(lambda: _count(user, 3))
+        victim = next(running for running in nodes.all.values() if not running.active)
+        await victim.stop()
+        await eventually(lambda: _moved(user, str(victim.settings.node)), SLACK)
+
+
+async def test_most_nodes_gone_at_once_are_given_up_one_by_one(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1", "n2", "n3", "n4")
+        leader = await nodes.leader()
+        await user.put("blueprints", "g/n/1", 4)
+        await eventually(lambda: _count(user, 4))
+        others = [running for running in nodes.all.values() if running is not leader]
+        for running in others:
+            await running.crash()
+        began = time.monotonic()
+        died: list[float] = []
+
+        async def evicted() -> bool:
+            gone = 3 - len({key.partition(".")[0] for key in await user.slices()} - {str(leader.settings.node)})
+            if gone > len(died):
+                died.extend([time.monotonic() - began] * (gone - len(died)))
+            return gone == 3
+
+        await eventually(evicted, 15)
+        assert died[0] > 1, "nobody is dead before its TTL is over"
+        assert died[-1] - died[0] > 1.5, f"evictions are paced: {died}"
+        assert leader.node.election.valid(clock.now())

@@ -1,0 +1,72 @@
+"""Three servers, three replicas: one of them dies, and the end state is exact (PROTOCOL "Leadership" 10)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anyio
+import nats.errors
+import pytest
+
+from cdm.model.artifact import NodeId
+from cdm.runtime import NodeSettings
+from cdm.runtime import node as make_node
+from cdm.store.connection import Access
+from tests.integration.tools import Raw, Rejection, agents, artifact_of, processes, raw
+from tests.server import FORGIVEN, NatsServer, eventually, running_cluster
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
+
+
+async def stream_leader(user: Raw, servers: list[NatsServer]) -> NatsServer:
+    info = await user.api("STREAM.INFO.KV_slices")
+    return servers[int(info["cluster"]["leader"].removeprefix("s")) - 1]
+
+
+async def test_the_stream_leaders_server_dies(tmp_path: Path) -> None:
+    async with running_cluster() as servers, raw(servers) as user:
+        access = Access(servers=tuple(server.url for server in servers))
+        async with make_node(NodeSettings(NodeId("first"), access, replicas=3)):
+            pass  # it makes the buckets
+        names = ("n1", "n2", "n3")
+        # These say nothing of replicas: what is there is left as it is.
+        async with processes(servers, user, tmp_path, *names) as running, agents(servers, *names):
+            for bucket in ("blueprints", "slices", "nodes", "status"):
+                info = await user.api(f"STREAM.INFO.KV_{bucket}")
+                assert info["config"]["num_replicas"] == 3, f"{bucket} has lost its replicas"
+            wanted: dict[str, int] = {}
+
+            async def edit() -> None:
+                for number in range(60):
+                    name = f"g/n/{number % 12}"
+                    wanted[name] = (number * 7) % 5
+                    await user.stubborn("blueprints", name, wanted[name])
+                    await anyio.sleep(0.02)
+
+            victim = await stream_leader(user, servers)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(edit)
+                await anyio.sleep(0.3)
+                victim.kill()
+
+            async def exact() -> bool:
+                try:
+                    found = await user.slices()
+                except (Rejection, nats.errors.Error, TimeoutError):
+                    return False
+                counts = dict.fromkeys(wanted, 0)
+                for key, state in found.items():
+                    if state != "ACTIVE":
+                        return False
+                    counts[artifact_of(key)] += 1
+                return counts == wanted
+
+            await eventually(exact, 40, "the end state is exact with two servers left")
+            await victim.start()
+            await user.stubborn("blueprints", "g/n/0", 4)
+            wanted["g/n/0"] = 4
+            await eventually(exact, 20, "and with three again")
+            running.unharmed()
+            assert not [p.name for p in running.all.values() if "node is dead" in p.log], "nobody is evicted"
+            assert json.loads(json.dumps(await user.lease()))["term"] >= 1

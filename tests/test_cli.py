@@ -1,0 +1,116 @@
+"""The command line as its users meet it: real processes, their output and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.server import NatsServer
+
+
+def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "CDM_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "cdm", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**clean, "COLUMNS": "100", **(env or {})},
+        check=False,
+    )
+
+
+def test_the_demo_plays_through_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    played = run("demo", env={"TMPDIR": str(tmp_path)})
+    assert played.returncode == 0, played.stdout + played.stderr
+    assert played.stdout.count("✓") == 8
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["bogus"], "bogus"),
+        (["node", "--bogus"], "--bogus"),
+        (["node", "--capacity", "-1"], "--capacity"),
+        (["node", "--lease-ttl", "0.5"], "--lease-ttl"),
+        (["node", "--lease-ttl", "soon"], "--lease-ttl"),
+        (["node", "--label", "x"], "label 'x'"),
+        (["node", "--label", "x=1", "--label", "x=2"], "given twice"),
+        (["node", "--id", "a b"], "'a b'"),
+        (["node", "--prefix", "a.b"], "--prefix"),
+        (["status", "--server", "127.0.0.1:99999"], "127.0.0.1:99999"),
+        (["status", "--server", "http://somewhere"], "http://somewhere"),
+        (["status", "--context", "nowhere"], "nowhere"),
+        (["status", "--creds", "/no/such/file"], "/no/such/file"),
+    ],
+)
+def test_wrong_usage_is_told_in_a_line_and_exits_with_2(arguments: list[str], told: str) -> None:
+    refused = run(*arguments)
+    assert refused.returncode == 2
+    assert told in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_no_server_exits_with_1_and_says_where_it_looked() -> None:
+    failed = run("status", "--server", "nats://user:secret@127.0.0.1:1")
+    assert failed.returncode == 1
+    assert "127.0.0.1:1" in failed.stderr
+    assert "secret" not in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.anyio
+async def test_without_buckets_status_says_what_to_do(server: NatsServer) -> None:
+    failed = run("status", "--server", server.url)
+    assert failed.returncode == 1
+    assert "cdm init" in failed.stderr
+
+
+@pytest.mark.anyio
+async def test_init_then_status_without_a_leader_exits_with_3(server: NatsServer) -> None:
+    first, again = (run("init", "--server", server.url, "--json") for _ in range(2))
+    assert set(json.loads(first.stdout)["buckets"].values()) == {"created"}
+    assert set(json.loads(again.stdout)["buckets"].values()) == {"existed"}
+    shown = run("status", "--json", env={"NATS_URL": server.url})
+    assert shown.returncode == 3
+    assert json.loads(shown.stdout)["leader"] is None
+    assert "nobody leads" in run("status", "--server", server.url).stdout
+
+
+@pytest.mark.anyio
+async def test_a_context_of_the_nats_tool_is_read_and_beats_the_environments_server(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    run("init", "--server", server.url)
+    folder = tmp_path / "nats" / "context"
+    folder.mkdir(parents=True)
+    (folder / "here.json").write_text(json.dumps({"url": server.url, "description": "ours"}), encoding="utf-8")
+    env = {"XDG_CONFIG_HOME": str(tmp_path), "NATS_URL": "nats://127.0.0.1:1"}
+    assert run("status", "--context", "here", env=env).returncode == 3
+    (tmp_path / "nats" / "context.txt").write_text("here\n", encoding="utf-8")
+    assert run("status", env={"XDG_CONFIG_HOME": str(tmp_path)}).returncode == 3
+    assert run("status", env=env).returncode == 1
+
+
+@pytest.mark.anyio
+async def test_a_prefix_is_a_cluster_of_its_own(server: NatsServer) -> None:
+    assert run("init", "--server", server.url, "--prefix", "other").returncode == 0
+    assert run("status", "--server", server.url, "--prefix", "other").returncode == 3
+    assert run("status", "--server", server.url).returncode == 1
+
+
+def test_help_names_every_command_and_the_exit_codes() -> None:
+    shown = run("--help")
+    assert shown.returncode == 0
+    assert all(word in shown.stdout for word in ("node", "init", "status", "demo", "Exit codes"))
+
+
+def test_the_version_is_the_installed_one() -> None:
+    assert run("--version").stdout.strip() == __import__("cdm").__version__

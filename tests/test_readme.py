@@ -1,0 +1,74 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cdm
+from cdm.model.slice import TRANSITIONS, SliceState
+from tests.integration.tools import Raw, processes, raw
+from tests.server import NatsServer, eventually
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.anyio
+async def test_the_agent_of_the_readme_serves_a_blueprint(server: NatsServer, tmp_path: Path) -> None:
+    script = tmp_path / "agent.py"
+    script.write_text(next(block for block in BLOCKS if "ANSWERS" in block), encoding="utf-8")
+    async with raw(server) as user, processes(server, user, tmp_path, "n1") as running:
+        agent = subprocess.Popen([sys.executable, str(script), "n1", server.url])  # noqa: ASYNC220
+        try:
+            await user.put("blueprints", "g/n/1", 2)
+            await eventually(lambda: _states(user, ["ACTIVE", "ACTIVE"]), 10)
+            await user.delete("blueprints", "g/n/1")
+            await eventually(lambda: _states(user, []), 10)
+        finally:
+            agent.kill()
+            agent.wait()
+        running.unharmed()
+
+
+async def _states(user: Raw, wanted: list[str]) -> bool:
+    found = await user.contents("slices")
+    return sorted(json.loads(record.data)["state"] for key, record in found.items() if key[0] != "_") == wanted
+
+
+def test_the_library_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(next(block for block in BLOCKS if "Router(" in block), {"__name__": "readme"})
+    assert capsys.readouterr().out == "load slices/node-1/org.example:slice:1.0.0\n"
+
+
+def test_the_state_table_of_the_readme_is_the_one_in_force() -> None:
+    rows = re.findall(r"^\| ([A-Z]+) \| (.*?) \| (leader|node) \| (.*?) \|$", README, re.MULTILINE)
+    shown = {state: (kind, writer, set(following.split(", "))) for state, kind, writer, following in rows}
+    assert shown == {
+        str(state): (
+            str(row.kind),
+            str(row.writer),
+            {"key deleted" if each is None else str(each) for each in row.next},
+        )
+        for state, row in TRANSITIONS.items()
+    }
+    assert set(shown) == set(SliceState)
+
+
+def test_every_option_of_the_readme_is_in_the_help_and_the_other_way_round() -> None:
+    shown = subprocess.run([sys.executable, "-m", "cdm", "node", "--help"], capture_output=True, text=True, check=True)
+    options = set(re.findall(r"--[a-z][a-z-]*", shown.stdout)) - {"--help", "--version", "--create"}
+    table = README[README.index("### Options of") : README.index("Exit codes of all commands")]
+    assert set(re.findall(r"--[a-z][a-z-]*", table)) == options
+
+
+def test_everything_exported_is_there_and_everything_public_is_exported() -> None:
+    assert sorted(cdm.__all__) == sorted(set(cdm.__all__))
+    assert all(hasattr(cdm, name) for name in cdm.__all__)
+    public = {name for name, value in vars(cdm).items() if name[0] != "_" and isinstance(value, type)}
+    assert public <= set(cdm.__all__)
