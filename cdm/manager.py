@@ -67,6 +67,8 @@ log = structlog.get_logger("cdm.manager")
 
 WORK_BUDGET = 0.02
 """Seconds of deciding after which other tasks get their turn."""
+LOGGED_A_TURN = 20
+"""Most decisions and statuses that are logged at level info in one turn; of more, the rest is counted."""
 LOGGED_KEYS = 20
 """Most slices that a line in the log names; it counts them all."""
 
@@ -125,6 +127,7 @@ class Active:
         self._cursor: NodeId | None = None
         self._next_round = now
         self._unfinished = False
+        self._said = 0
 
     # What happens
 
@@ -193,11 +196,14 @@ class Active:
                 del self._timer_of[artifact]
                 self.touch(artifact, now_due=True)
         stop = manager.clock() + WORK_BUDGET
+        self._said = 0
         while self._dirty and not manager.outbox.full:
             artifact = next(iter(self._dirty))
             self._decide(artifact, self._dirty.pop(artifact), now)
             if manager.clock() >= stop:
                 break
+        if self._said > LOGGED_A_TURN:
+            log.info("and more", lines=self._said - LOGGED_A_TURN, level_of_these="debug")
         # With a full outbox the next `Written` message brings the next turn.
         self._unfinished = bool(self._dirty) and not manager.outbox.full
 
@@ -261,11 +267,14 @@ class Active:
             if plan.wake_at is not None:
                 self._set_timer(artifact, plan.wake_at)
             if plan.commands:
+                # The status follows once the mirror shows them.
                 self._send(artifact, plan.commands)
+                return
         self._update_status(artifact, desired)
 
     def _send(self, artifact: Artifact, commands: Sequence[Command]) -> None:
-        _log_commands(artifact, commands)
+        self._said += 1
+        _log_commands(artifact, commands, log.info if self._said <= LOGGED_A_TURN else log.debug)
         self._awaited[artifact] = math.inf
         known = self._cluster.group(artifact).slices
         new = {each.key for each in commands if each.state is SliceState.LOAD and each.key not in known}
@@ -341,7 +350,9 @@ class Active:
             return
         self._statuses[name] = status
         if status is not None and status.condition is not (known.condition if known else None):
-            log.info("status", blueprint=name, condition=str(status.condition), reason=status.reason or None)
+            self._said += 1
+            say = log.info if self._said <= LOGGED_A_TURN else log.debug
+            say("status", blueprint=name, condition=str(status.condition), reason=status.reason or None)
         self._manager.outbox.status(name, status)
 
 
@@ -533,10 +544,10 @@ class ClusterDeploymentManager:
         self.state.reached(revision)
 
 
-def _log_commands(artifact: Artifact, commands: Sequence[Command]) -> None:
+def _log_commands(artifact: Artifact, commands: Sequence[Command], say: Callable[..., Any]) -> None:
     alike: dict[tuple[str, str], list[SliceKey]] = {}
     for command in commands:
         alike.setdefault((command.state or "delete", command.reason), []).append(command.key)
     for (state, reason), keys in alike.items():
         shown = [str(key).removeprefix("slices/") for key in keys[:LOGGED_KEYS]]
-        log.info(state, artifact=str(artifact), count=len(keys), reason=reason, slices=shown)
+        say(state, artifact=str(artifact), count=len(keys), reason=reason, slices=shown)

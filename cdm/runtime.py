@@ -54,7 +54,7 @@ from cdm.store.registration import Presence
 from cdm.store.signal import Signal
 from cdm.store.watch import RELIST_INTERVAL, Watch
 from cdm.store.writer import CommandWriter, StatusWriter
-from cdm.topology import Registered, Topology
+from cdm.topology import Topology
 from cdm.version import VERSION
 
 log = structlog.get_logger("cdm.node")
@@ -121,7 +121,7 @@ class Node:
             route=self._route,
             drained=self._commands.drained,
             on_fence_lost=self._list_anew,
-            nodes=self._registered,
+            nodes=lambda: self.topology.registered,
         )
         self.presence = Presence(self.buckets["nodes"], settings.node, self._registration())
         self.router = Router((self.topology, self.leadership, self.manager), SENT)
@@ -211,9 +211,6 @@ class Node:
     def _list_anew(self) -> None:
         for watch in self.watches.values():
             watch.relist()
-
-    def _registered(self) -> int:
-        return sum(isinstance(presence, Registered) for presence in self.topology.nodes.values())
 
     def _registration(self) -> Registration:
         settings = self.settings

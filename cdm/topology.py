@@ -81,6 +81,11 @@ class Topology:
         """All nodes that are not dead."""
         return self._nodes
 
+    @property
+    def registered(self) -> int:
+        """How many nodes are registered."""
+        return len(self._nodes) - len(self._missing)
+
     def schedule(self, node: NodeId) -> Schedule:
         """What the operator wants of the node."""
         intent = self._intents.get(node)

@@ -16,6 +16,8 @@ MAX_PART = 64
 
 
 def _complaint(text: str) -> str | None:
+    if 0 < len(text) <= MAX_PART and text.isprintable() and not (":" in text or "/" in text or " " in text):
+        return None
     if not text:
         return "is empty"
     if len(text) > MAX_PART:

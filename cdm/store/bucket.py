@@ -107,7 +107,11 @@ class Bucket:
                 return None
             raise
         message = answer["message"]
-        payload = None if is_removal(_headers(message)) else base64.b64decode(message.get("data", ""))
+        payload = (
+            None
+            if is_removal(headers_of(base64.b64decode(message.get("hdrs", ""))))
+            else base64.b64decode(message.get("data", ""))
+        )
         return Stored(payload, message["seq"])
 
     async def put(
@@ -152,16 +156,34 @@ class Bucket:
 
         At most `MAX_BATCH` messages. Only the last one asks for an answer: it is about all of them.
         """
-        publish, identity = self.connection.publish, secrets.token_hex(11)
-        last = len(writes)
+        if not writes:
+            raise ValueError("a batch holds at least one message")
+        identity = secrets.token_hex(11)
+        *others, last = writes
+        if others:
+            await self.connection.send_frames(self._frames(others, identity))
+        headers = {
+            **last.headers,
+            "Nats-Batch-Id": identity,
+            "Nats-Batch-Sequence": str(len(writes)),
+            "Nats-Batch-Commit": "1",
+        }
+        return await self._publish(self.subject(last.name), last.payload, headers, timeout)
+
+    def _frames(self, writes: list[Write], identity: str) -> bytes:
+        """A batch's messages but its last, in the form of the wire: the client takes a third of the time for each."""
+        frames: list[bytes] = []
         for position, write in enumerate(writes, 1):
-            headers = {**write.headers, "Nats-Batch-Id": identity, "Nats-Batch-Sequence": str(position)}
-            if position < last:
-                await publish(self.subject(write.name), write.payload, headers)
-            else:
-                headers["Nats-Batch-Commit"] = "1"
-                return await self._publish(self.subject(write.name), write.payload, headers, timeout)
-        raise ValueError("a batch holds at least one message")
+            own = "".join([f"{name}: {value}\r\n" for name, value in write.headers.items()])
+            block = f"NATS/1.0\r\n{own}Nats-Batch-Id: {identity}\r\nNats-Batch-Sequence: {position}\r\n\r\n".encode()
+            size = len(block) + len(write.payload)
+            frames += (
+                f"HPUB {self.subject(write.name)} {len(block)} {size}\r\n".encode(),
+                block,
+                write.payload,
+                b"\r\n",
+            )
+        return b"".join(frames)
 
     async def _publish(self, subject: str, payload: bytes, headers: dict[str, str], timeout: float | None) -> int:
         try:
@@ -238,6 +260,12 @@ def ttl_header(seconds: float) -> str:
     return f"{max(round(seconds * 1000), 1000)}ms"
 
 
+def headers_of(block: bytes) -> dict[str, str]:
+    """Take a header block apart: ``NATS/1.0``, then a ``name: value`` a line."""
+    pairs = (line.partition(":") for line in block.decode("utf-8", "replace").split("\r\n")[1:])
+    return {name.strip(): value.strip() for name, colon, value in pairs if colon}
+
+
 def is_removal(headers: Mapping[str, str]) -> bool:
     """Whether a message's headers make it the end of its key rather than a value."""
     return MARKER in headers or headers.get(OPERATION) in ("DEL", "PURGE")
@@ -246,13 +274,6 @@ def is_removal(headers: Mapping[str, str]) -> bool:
 def buckets(connection: Connection) -> dict[str, Bucket]:
     """All buckets of the protocol, by their names without prefix."""
     return {layout.name: Bucket(connection, layout) for layout in LAYOUTS}
-
-
-def _headers(message: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a message as the API shows it: base64 of ``NATS/1.0``, then a ``name: value`` a line."""
-    lines = base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace").splitlines()
-    pairs = (line.partition(":") for line in lines[1:])
-    return {name.strip(): value.strip() for name, colon, value in pairs if colon}
 
 
 def _seconds(timestamp: str) -> float:

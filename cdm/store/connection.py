@@ -62,13 +62,35 @@ _UNAVAILABLE = (10008, 10009)
 Handler = Callable[[Msg], Awaitable[None]]
 
 
+Deliver = Callable[[bytes, bytes, bytes, bytes], Awaitable[None] | None]
+"""Takes subject, reply, payload and header block of a message as they came."""
+
+
 class _Client(Client):
-    """The client, mended in three places.
+    """The client, mended in three places, and with a short way for the many messages of a watch.
 
     A subject that is not UTF-8 would end its reading for good. An attempt at a server that accepts and then says
-    nothing would leave its socket open. And a pong may wait behind megabytes of messages: these show as well that the
-    connection is alive.
+    nothing would leave its socket open. A pong may wait behind megabytes of messages: these show as well that the
+    connection is alive. And a message of a direct subscription is handed over as it was read: no queue, no task, no
+    headers taken apart that nobody asks for; what the receiver cannot take in time waits in the socket.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.direct: dict[int, Deliver] = {}
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        self._pings_outstanding = 0
+        deliver = self.direct.get(sid)
+        if deliver is None:
+            await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
+        elif (answer := deliver(subject, reply, data, headers or b"")) is not None:
+            await answer
+
+    async def send_frames(self, frames: bytes) -> None:
+        """Send commands that are already in the form of the wire."""
+        await self._send_command(frames)
+        await self._flush_pending()
 
     async def _connect_to_server(self, s: Srv) -> None:
         if self._transport is not None:
@@ -78,7 +100,6 @@ class _Client(Client):
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg:
-        self._pings_outstanding = 0
         return Msg(
             _client=self,
             subject=subject.decode("utf-8", "backslashreplace"),
@@ -362,15 +383,28 @@ class Connection:
         answer = await self.request(f"$JS.API.{call}", json.dumps(body).encode() if body else b"", timeout=timeout)
         return checked(answer)
 
-    async def subscribe(self, subject: str, handler: Handler, *, pending: int = 512 * 1024) -> Subscription:
-        """Call the handler for each message; at most ``pending`` messages wait for it."""
+    async def send_frames(self, frames: bytes) -> None:
+        """Send messages that are already in the form of the wire. Raises `Unreachable` while disconnected."""
+        if self.up_since is None:
+            raise Unreachable("not connected to NATS")
         with _translated():
-            return await self._client.subscribe(
-                subject, cb=handler, pending_msgs_limit=pending, pending_bytes_limit=256 * 1024 * 1024
-            )
+            await self._client.send_frames(frames)
+
+    async def subscribe(self, subject: str, handler: Handler) -> Subscription:
+        """Call the handler for each message."""
+        with _translated():
+            return await self._client.subscribe(subject, cb=handler)
+
+    async def subscribe_directly(self, subject: str, deliver: Deliver) -> Subscription:
+        """Hand each message over as it is read. ``deliver`` must not raise; what it returns is awaited."""
+        with _translated():
+            subscription = await self._client.subscribe(subject)
+        self._client.direct[subscription._id] = deliver  # noqa: SLF001  # the number that messages come with
+        return subscription
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription; never raises."""
+        self._client.direct.pop(subscription._id, None)  # noqa: SLF001
         try:
             await subscription.unsubscribe()
         except (nats.errors.Error, OSError) as error:

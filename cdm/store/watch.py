@@ -21,14 +21,13 @@ import anyio
 import msgspec
 import structlog
 from msgspec.structs import replace
-from nats.aio.msg import Msg
 
 from cdm import clock
 from cdm.errors import BucketMissing, InvalidBlueprint, InvalidKey, StoreError
 from cdm.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import Key
-from cdm.store.bucket import MARKER, MARKER_TTL, Bucket, State, is_removal
+from cdm.store.bucket import MARKER, MARKER_TTL, Bucket, State, headers_of, is_removal
 
 log = structlog.get_logger("cdm.watch")
 
@@ -170,7 +169,7 @@ class Watch:
         self._history = {} if self._lists_history and not resume else None
         self.phase = Phase.LISTING
         connection.listen(self._on_connection)
-        subscription = await connection.subscribe(inbox, self._on_message)
+        subscription = await connection.subscribe_directly(inbox, self._on_message)
         try:
             info = await connection.api(
                 f"CONSUMER.CREATE.{self.bucket.stream}.{self._consumer}", self._config(inbox, resume)
@@ -296,21 +295,22 @@ class Watch:
 
     # Messages
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_message(self, subject: bytes, reply: bytes, data: bytes, block: bytes) -> Awaitable[None] | None:
         over = self._session_over
         if over is None or over.done():
-            return
+            return None
         try:
-            if message.reply.startswith("$JS.ACK."):
-                self._on_delivery(message)
-            else:
-                await self._on_control(message)
+            if reply.startswith(b"$JS.ACK."):
+                self._on_delivery(subject, reply.decode(), data, block)
+                return None
+            return self._on_control(reply.decode(), headers_of(block))
         except Exception as error:  # noqa: BLE001  # a receiver's: it ends `run`, and with it the process
             if not over.done():
                 over.set_exception(error)
+            return None
 
-    def _on_delivery(self, message: Msg) -> None:
-        tokens = message.reply.split(".")
+    def _on_delivery(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
+        tokens = reply.split(".")
         # $JS.ACK[.<domain>.<account>].<stream>.<consumer>.<deliveries>.<sequence>.<number>.<time>.<pending>[.<token>]
         base = 2 if len(tokens) == 9 else 4
         if int(tokens[base + 4]) != self._expected or tokens[base + 1] != self._consumer:
@@ -320,41 +320,46 @@ class Watch:
         self._expected += 1
         self._heard = clock.now()
         sequence = int(tokens[base + 3])
-        self._update(message, sequence, int(tokens[base + 5]) / 1e9 - self._offset)
+        # Most messages have headers that matter to nobody here: those of the batch that they were written in.
+        headers = headers_of(block) if b"KV-Operation" in block or b"Nats-Marker" in block else None
+        name = self.bucket.key_name(subject.decode("utf-8", "backslashreplace"))
+        self._update(name, data, headers, sequence, int(tokens[base + 5]) / 1e9 - self._offset)
         if self.phase is Phase.LISTING:
             if tokens[base + 6] == "0":
                 self._finish_list()
         else:
             self._advance(sequence)
 
-    async def _on_control(self, message: Msg) -> None:
-        headers = message.headers or {}
+    def _on_control(self, reply: str, headers: dict[str, str]) -> Awaitable[None] | None:
         self._heard = clock.now()
-        if message.reply:  # flow control
-            await self.bucket.connection.publish(message.reply)
-        elif stalled := headers.get("Nats-Consumer-Stalled"):
-            await self.bucket.connection.publish(stalled)
-        elif (last := headers.get("Nats-Last-Consumer")) and int(last) > self._expected - 1:
+        if answer := reply or headers.get("Nats-Consumer-Stalled"):  # flow control
+            return self._answer(answer)
+        if (last := headers.get("Nats-Last-Consumer")) and int(last) > self._expected - 1:
             self._end(f"deliveries up to {last} were made, {self._expected - 1} came")
+        return None
 
-    def _update(self, message: Msg, sequence: int, at: float) -> None:
-        name = self.bucket.key_name(message.subject)
+    async def _answer(self, subject: str) -> None:
+        try:
+            await self.bucket.connection.publish(subject)
+        except StoreError as error:
+            log.debug("flow control not answered", reason=str(error))
+
+    def _update(self, name: str, data: bytes, headers: dict[str, str] | None, sequence: int, at: float) -> None:
         known = self._known.get(name)
-        headers = message.headers
         gone = headers is not None and is_removal(headers)
         if self._history is not None:
             net = self._history.setdefault(name, _Net())
             if gone:
                 net.remove(sequence, at)
             else:
-                net.add(self._decode(name, message.data, sequence, at, known))
+                net.add(self._decode(name, data, sequence, at, known))
             return
         if self._listed is not None and not gone:
             self._listed.add(name)
             if not self._is_news(known, sequence):
                 return
         if not gone:
-            update = self._decode(name, message.data, sequence, at, known)
+            update = self._decode(name, data, sequence, at, known)
             self._known[name] = update
             self._emit(update)
         elif known is not None:

@@ -27,7 +27,8 @@ from cdm.store.signal import Signal
 log = structlog.get_logger("cdm.writer")
 
 RETRY_PAUSE = 0.02
-STATUS_RETRY_PAUSE = 0.5
+STATUS_PAUSE = 0.25
+"""Least seconds between two writes of statuses, which are for people: what changes faster is written once."""
 
 
 class CommandWriter:
@@ -186,7 +187,7 @@ class StatusWriter:
                     for name, status in statuses.items():
                         if name not in self._outbox.statuses:
                             self._outbox.status(name, status)
-                    await anyio.sleep(STATUS_RETRY_PAUSE)
+                await anyio.sleep(STATUS_PAUSE)
 
 
 def _write(command: Command, term: int) -> Write:
