@@ -40,6 +40,9 @@ log = structlog.get_logger("cdm.topology")
 MASS_LOSS_PACE = 0.5
 """Pause between two evictions while most nodes are missing, as a fraction of the heartbeat TTL."""
 
+SILENT_AFTER = 0.5
+"""Fraction of its TTL after which a node without a heartbeat counts as silent; heartbeats come twice as often."""
+
 NEVER = float("-inf")
 
 
@@ -178,9 +181,9 @@ class Topology:
         if self._hearing_since is None:
             return
         overdue = [node for node, missing in self._missing.items() if self._due(missing) <= tick.at]
-        if overdue and 2 * len(self._missing) > len(self._nodes) and len(self._missing) > 1 and not self._mass_loss:
+        if overdue and not self._mass_loss and (silent := self._silent(tick.at)) > 1 and 2 * silent > len(self._nodes):
             self._mass_loss = True
-            log.warning("most nodes are missing; evictions are paced", missing=len(self._missing))
+            log.warning("most nodes are silent; evictions are paced", silent=silent, nodes=len(self._nodes))
         for node in sorted(overdue):
             if self._mass_loss:
                 if tick.at < self._next_eviction:
@@ -189,6 +192,14 @@ class Topology:
             log.warning("node is dead", node=node)
             self._forget(node)
             self._emit(NodeDied(node))
+
+    def _silent(self, now: float) -> int:
+        """How many nodes are missing or about to be: of those that died together, one is the first to expire."""
+        return sum(
+            isinstance(each, Missing)
+            or (each.registration.ttl is not None and now - each.heard > SILENT_AFTER * each.registration.ttl)
+            for each in self._nodes.values()
+        )
 
     def _due(self, missing: Missing) -> float:
         assert self._hearing_since is not None
