@@ -4,8 +4,9 @@ What is exported here decides and does no I/O: the typed keys and values, the me
 `receiver` mark, and the manager itself, to be embedded or to be listened to. `cdm.runtime` wires them to NATS.
 """
 
+from cdm.active import Active, Dormant
 from cdm.errors import CdmError, InvalidArtifact, InvalidBlueprint, InvalidKey, InvalidNodeId, ModelError, WiringError
-from cdm.manager import Active, ClusterDeploymentManager, Dormant
+from cdm.manager import ClusterDeploymentManager
 from cdm.messages import (
     Cause,
     Connected,

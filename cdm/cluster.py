@@ -93,6 +93,8 @@ class Cluster:
     """Blueprints, slices and statuses, as the mirrors have them."""
 
     def __init__(self) -> None:
+        self.revision = 0
+        """How far the mirror of ``slices`` has come."""
         self.desired: dict[Artifact, Desired] = {}
         self.groups: dict[Artifact, Group] = {}
         self.on_node: dict[NodeId, set[SliceKey]] = {}

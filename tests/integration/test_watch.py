@@ -432,6 +432,34 @@ async def test_a_bucket_restored_with_a_lower_sequence(server: NatsServer) -> No
         assert watched.mirror.resets
 
 
+async def test_a_bucket_set_back_and_grown_since(server: NatsServer) -> None:
+    """Neither its age nor its last sequence tells of it, but the next full comparison does."""
+    async with raw(server) as user, watching(server, SLICES, relist_interval=1) as watched:
+        for number in range(5):
+            await user.put("slices", f"n1.{KEY}/{number + 1}", slice_value())
+        server.stop()
+        store, backup = server.folder / "store", server.folder / "backup"
+        await anyio.run_process(["cp", "-a", str(store), str(backup)])
+        await server.start()
+        await user.stubborn("slices", f"n1.{KEY}/1", slice_value(2))
+        await _patiently(watched.watch)
+        server.stop()
+        await anyio.run_process(["rm", "-r", str(store)])
+        await anyio.run_process(["mv", str(backup), str(store)])
+        elsewhere = NatsServer(server.folder)
+        try:
+            await elsewhere.start()
+            async with raw(elsewhere) as other:
+                for number in range(3):
+                    await other.put("slices", f"n2.{KEY}/{number + 1}", slice_value())
+        finally:
+            elsewhere.stop()
+        watched.mirror.resets.append("revisions may go back from here on")
+        await server.start()
+        await eventually(lambda: watched.connection.is_up)
+        await eventually(lambda: watched.equals(user), 5, "the mirror equals what is there now")
+
+
 async def test_a_purged_stream(server: NatsServer) -> None:
     """``nats stream purge`` leaves no markers: the next full comparison finds what is missing."""
     async with raw(server) as user, watching(server, SLICES, relist_interval=1) as watched:

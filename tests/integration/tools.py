@@ -23,7 +23,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from cdm import messages, runtime
-from cdm.manager import Active
+from cdm.active import Active
 from cdm.model.artifact import NodeId
 from cdm.model.keys import Layout, encode
 from cdm.model.slice import SliceState, legal
@@ -138,10 +138,12 @@ class Raw:
             info = await self.api(f"CONSUMER.CREATE.{stream}.{name}", body)
             if info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == 0:
                 return []
-            with anyio.fail_after(30):
-                while pending:
+            while pending:
+                with anyio.move_on_after(3) as silence:
                     await progress.wait()
-                    progress = anyio.Event()
+                if silence.cancelled_caught:
+                    raise Rejection(0, "the list broke off: its consumer was lost")
+                progress = anyio.Event()
             await self.api(f"CONSUMER.DELETE.{stream}.{name}")
         finally:
             await subscription.unsubscribe()
@@ -629,7 +631,7 @@ class Processes:
 
     def logs(self) -> str:
         """The last lines of every process."""
-        return "\n".join(f"--- {name}\n{process.log[-3000:]}" for name, process in self.all.items())
+        return "\n".join(f"--- {name}\n{process.log[-60000:]}" for name, process in self.all.items())
 
 
 @asynccontextmanager

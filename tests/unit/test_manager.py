@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cdm.manager import Active, Dormant
+from cdm.active import Active, Dormant
 from cdm.messages import (
     Cause,
     KeyRejected,
@@ -686,7 +686,7 @@ def test_a_full_outbox_stops_deciding_until_something_is_written() -> None:
 def test_a_long_list_is_worked_off_in_turns() -> None:
     each = world()
     clock = iter(range(1_000_000))
-    each.manager.clock = lambda: float(next(clock))  # every look at the clock is a second later
+    each.clock = lambda: float(next(clock))  # every look at the clock is a second later
     for number in range(5):
         each.want(Artifact("g", f"a{number}", "1"), 1)
     each.tick()

@@ -7,10 +7,11 @@ in part, or not at all.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cdm.manager import Active, ClusterDeploymentManager
+from cdm.active import Active
+from cdm.manager import ClusterDeploymentManager
 from cdm.messages import (
     Cause,
     Connected,
@@ -87,6 +88,7 @@ class World:
 
     def __init__(self, *, interval: float = 30.0, policy: Policy | None = None) -> None:
         self.now = 1_000.0
+        self.clock: Callable[[], float] = lambda: self.now
         self.interval = interval
         self.policy = policy
         self.sequence = 0
@@ -116,7 +118,7 @@ class World:
         self.topology = Topology(self._emit, TTL)
         self.outbox = Outbox(self._on_order, lambda: None)
         self.manager = ClusterDeploymentManager(
-            ME, self.topology, self.outbox, lambda: self.now, self._wake, self.policy, self.interval
+            ME, self.topology, self.outbox, lambda: self.clock(), self._wake, self.policy, self.interval
         )
         self.router = Router([self.topology, self.manager], SENT)
         for bucket in order:

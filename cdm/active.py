@@ -1,0 +1,287 @@
+"""What a manager is at a time: `Dormant`, or `Active` in one term.
+
+`Active` keeps the list of artifacts to look at, decides with `cdm.reconciliation`, and hands commands to the outbox. It
+decides about an artifact only when its mirror has reached the last sequence that it wrote for it (read-your-writes):
+until then the artifact is held back.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+from msgspec import Struct
+
+from cdm.cluster import Cluster, Desired
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.keys import SliceKey, decode_artifact, encode_artifact
+from cdm.model.slice import SliceState
+from cdm.model.status import Status
+from cdm.outbox import Order, Outbox
+from cdm.placement import Placement
+from cdm.reconciliation import Command, Policy, reconcile, refused_status, settled, status_of
+from cdm.topology import Topology
+
+log = structlog.get_logger("cdm.manager")
+
+WORK_BUDGET = 0.02
+"""Seconds of deciding after which other tasks get their turn."""
+LOGGED_A_TURN = 20
+"""Most decisions and statuses that are logged at level info in one turn; of more, the rest is counted."""
+LOGGED_KEYS = 20
+"""Most slices that a line in the log names; it counts them all."""
+
+
+class Workplace(Struct, frozen=True):
+    """What a manager works with, whatever its state."""
+
+    cluster: Cluster
+    topology: Topology
+    outbox: Outbox
+    clock: Callable[[], float]
+    """Seconds on this node's clock."""
+    wake: Callable[[], None]
+    """Called when there is work; the answer is a `Tick`, soon."""
+    policy: Policy
+    reconcile_interval: float
+    """Seconds between two rounds over everything."""
+
+
+class Dormant:
+    """Somebody else leads, or nobody: nothing is decided here."""
+
+    def touch(self, artifact: Artifact, now_due: bool = False) -> None:
+        """The artifact changed."""
+
+    def seen(self, key: SliceKey) -> None:
+        """The mirror shows the slice, or shows it no more."""
+
+    def reached(self, revision: int) -> None:
+        """The mirror of ``slices`` has come this far."""
+
+    def wake_at(self) -> float | None:
+        """Nothing will ever be due."""
+        return None
+
+
+class Active:
+    """This node leads: the artifacts to look at, and when.
+
+    Args:
+        at: what it works with.
+        term: the leadership's number; every command carries it.
+        now: seconds on this node's clock.
+    """
+
+    def __init__(self, at: Workplace, term: int, now: float) -> None:
+        self.term = term
+        self._at = at
+        self._cluster = at.cluster
+        self._placement = Placement(at.cluster, at.topology)
+        self._dirty: dict[Artifact, bool] = {}
+        """Artifacts to look at; True: look closely, whatever the counts say."""
+        self._awaited: dict[Artifact, float] = {}
+        """Artifacts with writes that the mirror does not show yet: the revision to wait for (inf: not yet acked)."""
+        self._held: dict[Artifact, bool] = {}
+        """Artifacts that changed while they were awaited."""
+        self._acked: deque[tuple[int, Artifact]] = deque()
+        self._timers: list[tuple[float, Artifact]] = []
+        self._timer_of: dict[Artifact, float] = {}
+        self._unplaced: dict[Artifact, int] = {}
+        self._statuses: dict[str, Status | None] = {}
+        """The last status asked to be written, by blueprint key."""
+        self._cursor: NodeId | None = None
+        self._next_round = now
+        self._unfinished = False
+        self._said = 0
+
+    # What happens
+
+    def touch(self, artifact: Artifact, now_due: bool = False) -> None:
+        """The artifact changed; ``now_due``: look closely, whatever the counts say."""
+        if artifact in self._awaited:
+            self._held[artifact] = now_due or self._held.get(artifact, False)
+        else:
+            self._dirty[artifact] = now_due or self._dirty.get(artifact, False)
+            self._at.wake()
+
+    def seen(self, key: SliceKey) -> None:
+        """The mirror shows the slice, or shows it no more."""
+        self._placement.seen(key)
+
+    def reached(self, revision: int) -> None:
+        """The mirror of ``slices`` has come this far: what waited for it is decided next."""
+        while self._acked and self._acked[0][0] <= revision:
+            awaited, artifact = self._acked.popleft()
+            if self._awaited.get(artifact) == awaited:
+                self._release(artifact)
+
+    def written(self, artifact: Artifact, revision: int) -> None:
+        """An order is stored, up to this revision."""
+        if artifact in self._awaited:
+            self._awaited[artifact] = revision
+            self._acked.append((revision, artifact))
+            self.reached(self._cluster.revision)
+        self._at.wake()  # there may be room in the outbox again
+
+    def write_failed(self, artifact: Artifact, revision: int) -> None:
+        """An order may or may not be stored: look closely once the mirror shows everything up to this revision."""
+        if artifact in self._awaited:
+            self._held[artifact] = True
+            self.written(artifact, revision)
+
+    def node_changed(self, node: NodeId) -> None:
+        """A node joined, left, died, went missing or was given another intent."""
+        self._placement.refresh()
+        for artifact in self._cluster.artifacts_on(node):
+            self.touch(artifact, now_due=True)
+        for artifact in list(self._unplaced):
+            self.touch(artifact, now_due=True)
+
+    def wake_at(self) -> float | None:
+        """When something is due, in seconds on this node's clock; -inf: there is work now."""
+        if self._unfinished:
+            return -math.inf
+        return min(self._next_round, self._timers[0][0]) if self._timers else self._next_round
+
+    # What is done about it
+
+    def work(self, now: float) -> None:
+        """Decide about artifacts that changed or are due, for at most `WORK_BUDGET` seconds."""
+        at = self._at
+        if now >= self._next_round:
+            self._next_round = now + at.reconcile_interval
+            self._begin_round()
+        while self._timers and self._timers[0][0] <= now:
+            due, artifact = heapq.heappop(self._timers)
+            if self._timer_of.get(artifact) == due:
+                del self._timer_of[artifact]
+                self.touch(artifact, now_due=True)
+        stop = at.clock() + WORK_BUDGET
+        self._said = 0
+        while self._dirty and not at.outbox.full:
+            artifact = next(iter(self._dirty))
+            self._decide(artifact, self._dirty.pop(artifact), now)
+            if at.clock() >= stop:
+                break
+        if self._said > LOGGED_A_TURN:
+            log.info("and more", lines=self._said - LOGGED_A_TURN, level_of_these="debug")
+        # With a full outbox the next `Written` message brings the next turn.
+        self._unfinished = bool(self._dirty) and not at.outbox.full
+
+    def _begin_round(self) -> None:
+        self._placement.refresh()
+        for artifact in self._cluster.artifacts():
+            # A deadline may have passed while nobody counted.
+            self.touch(artifact, now_due=self._cluster.group(artifact).moving)
+        # A node may have left or died while this one was dormant; the counts do not show whose slices are whose.
+        places = self._placement.places
+        for node in self._cluster.on_node:
+            if node not in places:
+                for artifact in self._cluster.artifacts_on(node):
+                    self.touch(artifact, now_due=True)
+        # What somebody else wrote to `status`, or left behind there, is found out here.
+        self._statuses.clear()
+        for name in self._cluster.statuses:
+            if name not in self._cluster.refused and self._of(name) is None:
+                self._tell(name, None)
+        for name, (problem, revision) in self._cluster.refused.items():
+            self.tell_refused(name, problem, revision)
+
+    def tell_refused(self, name: str, problem: str, revision: int) -> None:
+        """Write the status of a blueprint whose key does not parse."""
+        self._tell(name, refused_status(problem, revision, self.term))
+
+    def forget_refused(self, name: str) -> None:
+        """A blueprint whose key does not parse is gone."""
+        self._tell(name, None)
+
+    def _of(self, name: str) -> Desired | None:
+        try:
+            return self._cluster.desired.get(decode_artifact(name))
+        except ValueError:
+            return None
+
+    def _decide(self, artifact: Artifact, closely: bool, now: float) -> None:
+        cluster, placement, policy = self._cluster, self._placement, self._at.policy
+        desired, group = cluster.desired.get(artifact), cluster.group(artifact)
+        closely = closely or artifact in self._unplaced or placement.drains(artifact)
+        if not closely and settled(desired, group):
+            if group.moving and artifact not in self._timer_of:
+                self._set_timer(artifact, now + policy.command_timeout)
+        else:
+            plan = reconcile(
+                artifact,
+                desired,
+                group,
+                placement.places,
+                placement.total,
+                now,
+                policy,
+                cluster.failed_unloading,
+                self._cursor,
+                placement.ranking(),
+            )
+            self._cursor = plan.cursor
+            self._unplaced.pop(artifact, None)
+            if plan.unplaced:
+                self._unplaced[artifact] = plan.unplaced
+            if plan.wake_at is not None:
+                self._set_timer(artifact, plan.wake_at)
+            if plan.commands:
+                # The status follows once the mirror shows them.
+                self._send(artifact, plan.commands)
+                return
+        self._update_status(artifact, desired)
+
+    def _send(self, artifact: Artifact, commands: Sequence[Command]) -> None:
+        self._said += 1
+        _log_commands(artifact, commands, log.info if self._said <= LOGGED_A_TURN else log.debug)
+        self._awaited[artifact] = math.inf
+        self._placement.expect(artifact, (each.key for each in commands if each.state is SliceState.LOAD))
+        self._at.outbox.order(Order(artifact, self.term, commands))
+
+    def _release(self, artifact: Artifact) -> None:
+        del self._awaited[artifact]
+        self._placement.release(artifact)
+        if artifact in self._held:
+            self.touch(artifact, self._held.pop(artifact))
+
+    def _set_timer(self, artifact: Artifact, at: float) -> None:
+        known = self._timer_of.get(artifact)
+        if known is None or at < known:
+            self._timer_of[artifact] = at
+            heapq.heappush(self._timers, (at, artifact))
+
+    def _update_status(self, artifact: Artifact, desired: Desired | None) -> None:
+        name = encode_artifact(artifact)
+        if desired is None:
+            self._tell(name, None)
+            return
+        unplaced = self._unplaced.get(artifact, 0)
+        open_nodes = sum(place.open for place in self._placement.places.values()) if unplaced else 0
+        self._tell(name, status_of(desired, self._cluster.group(artifact), unplaced, open_nodes, self.term))
+
+    def _tell(self, name: str, status: Status | None) -> None:
+        known = self._statuses[name] if name in self._statuses else self._cluster.statuses.get(name)
+        if (status is None and known is None) or (status is not None and status.same_as(known)):
+            return
+        self._statuses[name] = status
+        if status is not None and status.condition is not (known.condition if known else None):
+            self._said += 1
+            say = log.info if self._said <= LOGGED_A_TURN else log.debug
+            say("status", blueprint=name, condition=str(status.condition), reason=status.reason or None)
+        self._at.outbox.status(name, status)
+
+
+def _log_commands(artifact: Artifact, commands: Sequence[Command], say: Callable[..., Any]) -> None:
+    alike: dict[tuple[str, str], list[SliceKey]] = {}
+    for command in commands:
+        alike.setdefault((command.state or "delete", command.reason), []).append(command.key)
+    for (state, reason), keys in alike.items():
+        shown = [str(key).removeprefix("slices/") for key in keys[:LOGGED_KEYS]]
+        say(state, artifact=str(artifact), count=len(keys), reason=reason, slices=shown)

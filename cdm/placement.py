@@ -1,0 +1,102 @@
+"""The nodes as places for slices, with the slices that are already commanded but not yet mirrored counted in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from cdm.allocation import Ranking
+from cdm.cluster import Cluster
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.keys import SliceKey
+from cdm.model.node import Schedule
+from cdm.reconciliation import Place
+from cdm.topology import Registered, Topology
+
+
+class Placement:
+    """Keeps up, change by change, what would be too slow to work out for every decision.
+
+    Args:
+        cluster: which slices are where.
+        topology: which nodes there are.
+    """
+
+    def __init__(self, cluster: Cluster, topology: Topology) -> None:
+        self._cluster = cluster
+        self._topology = topology
+        self._places: dict[NodeId, Place] | None = None
+        self._draining: list[NodeId] = []
+        self._ranking = Ranking()
+        self._recount: set[NodeId] = set()
+        """Nodes whose number of slices may be another one than the ranking has."""
+        self._expected: dict[Artifact, set[SliceKey]] = {}
+        """New slices that were commanded and that the mirror does not show yet."""
+        self._extra: Counter[NodeId] = Counter()
+        """The same, counted by node."""
+
+    @property
+    def places(self) -> dict[NodeId, Place]:
+        """All nodes that are not dead, in name order."""
+        if self._places is None:
+            self._places = {node: self._place(node) for node in sorted(self._topology.nodes)}
+            self._draining = [node for node, place in self._places.items() if place.draining]
+            self._ranking = Ranking()
+            self._recount.update(self._places)
+        return self._places
+
+    def refresh(self) -> None:
+        """A node joined, went, or was given another intent."""
+        self._places = None
+
+    def total(self, node: NodeId) -> int:
+        """How many slices of all artifacts are on a node, commanded ones included."""
+        return len(self._cluster.on_node.get(node, ())) + self._extra[node]
+
+    def ranking(self) -> Ranking:
+        """The open nodes that have room, in order."""
+        places = self.places
+        for node in self._recount:
+            place, total = places.get(node), self.total(node)
+            if place is not None and place.open and (place.capacity is None or total < place.capacity):
+                self._ranking.put(node, total)
+            else:
+                self._ranking.drop(node)
+        self._recount.clear()
+        return self._ranking
+
+    def drains(self, artifact: Artifact) -> bool:
+        """Whether the artifact has slices on a draining node."""
+        on_node = self._cluster.on_node
+        return bool(self.places) and any(
+            key.artifact == artifact for node in self._draining for key in on_node.get(node, ())
+        )
+
+    def expect(self, artifact: Artifact, keys: Iterable[SliceKey]) -> None:
+        """These slices are commanded: until the mirror shows them they are counted here."""
+        known = self._cluster.group(artifact).slices
+        new = {key for key in keys if key not in known}
+        if new:
+            self._expected[artifact] = new
+            self._extra.update(key.node for key in new)
+            self._recount.update(key.node for key in new)
+
+    def seen(self, key: SliceKey) -> None:
+        """The mirror shows the slice, or shows it no more."""
+        self._recount.add(key.node)
+        expected = self._expected.get(key.artifact)
+        if expected is not None and key in expected:
+            expected.remove(key)
+            self._extra[key.node] -= 1
+
+    def release(self, artifact: Artifact) -> None:
+        """The mirror shows all that was commanded of the artifact."""
+        for key in self._expected.pop(artifact, ()):
+            self._extra[key.node] -= 1
+            self._recount.add(key.node)
+
+    def _place(self, node: NodeId) -> Place:
+        presence, schedule = self._topology.nodes[node], self._topology.schedule(node)
+        if not isinstance(presence, Registered):
+            return Place(node, open=False, draining=False)
+        return Place(node, schedule is Schedule.NORMAL, schedule is Schedule.DRAIN, presence.registration.capacity)
