@@ -118,12 +118,15 @@ class World:
         self.topology = Topology(self._emit, TTL)
         self.outbox = Outbox(self._on_order, lambda: None)
         self.manager = ClusterDeploymentManager(
-            ME, self.topology, self.outbox, lambda: self.clock(), self._wake, self.policy, self.interval
+            ME, self.topology, self.outbox, self._read_clock, self._wake, self.policy, self.interval
         )
         self.router = Router([self.topology, self.manager], SENT)
         for bucket in order:
             getattr(self, f"_list_{bucket}")()
         self.route(Connected(self.now))
+
+    def _read_clock(self) -> float:
+        return self.clock()
 
     def _list_nodes(self) -> None:
         for node, (registration, heard) in self.nodes.items():
