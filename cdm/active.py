@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import structlog
 from msgspec import Struct
 
 from cdm.cluster import Cluster, Desired
+from cdm.log import Log
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, decode_artifact, encode_artifact
 from cdm.model.slice import SliceState
@@ -26,7 +26,7 @@ from cdm.placement import Placement
 from cdm.reconciliation import Command, Policy, reconcile, refused_status, settled, status_of
 from cdm.topology import Topology
 
-log = structlog.get_logger("cdm.manager")
+log = Log("cdm.manager")
 
 WORK_BUDGET = 0.02
 """Seconds of deciding after which other tasks get their turn."""

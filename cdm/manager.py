@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import structlog
-
 from cdm.active import Active, Dormant, Workplace
 from cdm.cluster import Cluster
+from cdm.log import Log
 from cdm.messages import (
     IntentChanged,
     KeyRejected,
@@ -49,7 +48,7 @@ from cdm.reconciliation import (
 from cdm.router import receiver
 from cdm.topology import Topology
 
-log = structlog.get_logger("cdm.manager")
+log = Log("cdm.manager")
 
 
 class ClusterDeploymentManager:

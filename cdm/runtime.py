@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 import anyio
 import anyio.abc
 import anyio.lowlevel
-import structlog
 from msgspec import Struct
 
 from cdm import clock
 from cdm.election import Election, Timing
 from cdm.errors import AccessDenied, BucketMissing, StoreError, Unsuitable
+from cdm.log import Log
 from cdm.manager import ClusterDeploymentManager
 from cdm.messages import (
     Connected,
@@ -57,7 +57,7 @@ from cdm.store.writer import CommandWriter, StatusWriter
 from cdm.topology import Topology
 from cdm.version import VERSION
 
-log = structlog.get_logger("cdm.node")
+log = Log("cdm.node")
 
 BUCKET_PATIENCE = 60.0
 """Seconds that a starting node waits for JetStream to make its buckets (a cluster may be electing)."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import structlog
 from msgspec import Struct
 
+from cdm.log import Log
 from cdm.messages import (
     Cause,
     Connected,
@@ -35,7 +35,7 @@ from cdm.model.keys import IntentKey, NodeKey
 from cdm.model.node import NO_INTENT, UNREADABLE_INTENT, Intent, Registration, Schedule
 from cdm.router import receiver
 
-log = structlog.get_logger("cdm.topology")
+log = Log("cdm.topology")
 
 MASS_LOSS_PACE = 0.5
 """Pause between two evictions while most nodes are missing, as a fraction of the heartbeat TTL."""

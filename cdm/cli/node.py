@@ -8,18 +8,18 @@ from typing import Annotated, Literal
 
 import anyio
 import anyio.abc
-import structlog
 from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt
 
 from cdm.cli.options import ConnectionOptions, duration, labels_of
+from cdm.log import Log
 from cdm.model.artifact import node_id
 from cdm.reconciliation import Policy
 from cdm.runtime import NodeSettings
 from cdm.runtime import node as make_node
 from cdm.telemetry import LogFormat, LogLevel, configure_logs
 
-log = structlog.get_logger("cdm.node")
+log = Log("cdm.node")
 
 
 def node(

@@ -9,14 +9,14 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-import structlog
 from msgspec import Struct
 
 from cdm.errors import BucketMissing, Busy, NoResponders, Refused, Unsuitable
+from cdm.log import Log
 from cdm.model.keys import LAYOUTS, Key, Layout, encode
 from cdm.store.connection import Connection, checked, no_message
 
-log = structlog.get_logger("cdm.store")
+log = Log("cdm.store")
 
 MARKER_TTL = 900
 """Seconds that the markers of expired keys, and of keys that cdm deletes, are kept."""

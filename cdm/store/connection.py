@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 import anyio
 import nats
 import nats.errors
-import structlog
 from msgspec import Struct
 from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
@@ -38,8 +37,9 @@ from cdm.errors import (
     Unreachable,
     Unsuitable,
 )
+from cdm.log import Log
 
-log = structlog.get_logger("cdm.nats")
+log = Log("cdm.nats")
 
 MINIMUM_SERVER = (2, 12, 0)
 REQUEST_TIMEOUT = 5.0

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 import anyio
 import anyio.abc
 import msgspec
-import structlog
 
 from cdm import clock
 from cdm.election import Election, Held, Look, Probe, Renew, Seen, StepDown, TakeOver, Tenure, Vacant, Wait
 from cdm.errors import Busy, Conflict, NoResponders, StoreError, Uncertain
+from cdm.log import Log
 from cdm.messages import (
     LeaderChange,
     Message,
@@ -31,7 +31,7 @@ from cdm.store.bucket import EXPECT, TTL, Bucket, Stored, Write, dump, ttl_heade
 from cdm.store.signal import Signal
 from cdm.store.voice import Identity, Voice
 
-log = structlog.get_logger("cdm.lease")
+log = Log("cdm.lease")
 
 PROBE_TIMEOUT = 0.15
 """Seconds that a leader has to answer a probe. Silence beyond it proves nothing."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import anyio
 import msgspec
-import structlog
 
 from cdm.errors import Conflict, NodeIdTaken, NoResponders, StoreError, Uncertain
+from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NodeKey, encode
 from cdm.model.node import Registration
@@ -18,7 +18,7 @@ from cdm.store.bucket import Bucket, Stored, dump
 from cdm.store.signal import Signal
 from cdm.store.voice import Identity, Voice
 
-log = structlog.get_logger("cdm.registration")
+log = Log("cdm.registration")
 
 ASK_TIMEOUT = 1.0
 LEAVE_ATTEMPTS = 3

@@ -19,17 +19,17 @@ from typing import Any
 
 import anyio
 import msgspec
-import structlog
 from msgspec.structs import replace
 
 from cdm import clock
 from cdm.errors import BucketMissing, InvalidBlueprint, InvalidKey, StoreError
+from cdm.log import Log
 from cdm.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import Key
 from cdm.store.bucket import MARKER, MARKER_TTL, Bucket, State, headers_of, is_removal
 
-log = structlog.get_logger("cdm.watch")
+log = Log("cdm.watch")
 
 HEARTBEAT = 2.0
 """Seconds between the server's heartbeats on a silent consumer."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import anyio
-import structlog
 
 from cdm import clock
 from cdm.election import Election
 from cdm.errors import Busy, Conflict, StoreError
+from cdm.log import Log
 from cdm.messages import Message, WriteFailed, Written
 from cdm.model.artifact import Artifact
 from cdm.model.keys import FENCE, encode
@@ -24,7 +24,7 @@ from cdm.reconciliation import Command
 from cdm.store.bucket import DELETE, EXPECT, EXPECT_SUBJECT, MAX_BATCH, Bucket, Write, dump
 from cdm.store.signal import Signal
 
-log = structlog.get_logger("cdm.writer")
+log = Log("cdm.writer")
 
 RETRY_PAUSE = 0.02
 STATUS_PAUSE = 0.25
