@@ -44,7 +44,7 @@ class Policy(Struct, frozen=True):
         """When a FAILED slice is to be tried again (capped exponential backoff on the failures before this one)."""
         if put.value.fatal:
             return put.at + self.retry_limit
-        exponent = min(put.value.failures or 0, 32)
+        exponent = max(0, min(put.value.failures or 0, 32))
         return put.at + min(self.retry_base * 2.0**exponent, self.retry_limit)
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum, unique
 from msgspec import Struct, field
 
 from cdm.model.artifact import NodeId
+from cdm.model.slice import Count
 
 
 class Registration(Struct, frozen=True, omit_defaults=True):
@@ -52,12 +53,12 @@ class Lease(Struct, frozen=True):
     """The value under ``slices/_leader``: who leads. It expires unless it is renewed."""
 
     node: NodeId
-    term: int
+    term: Count
     incarnation: str = ""
 
 
 class Fence(Struct, frozen=True):
     """The value under ``slices/_term``: its revision is what every leader's write is checked against."""
 
-    term: int
+    term: Count
     leader: str = ""

@@ -6,9 +6,12 @@ Nothing else in cdm decides what may follow what; `TRANSITIONS` is PROTOCOL's ta
 from __future__ import annotations
 
 from enum import StrEnum, unique
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+"""A number that is counted up; the bound is that of JSON in most languages."""
 
 
 @unique
@@ -99,13 +102,13 @@ class SliceValue(Struct, frozen=True, omit_defaults=True, gc=False):
     """The value under a slice key. Fields that a reader does not know are ignored."""
 
     state: SliceState
-    term: int = 0
+    term: Count = 0
     """Term of the leader whose command this is or answers."""
     reason: str | None = None
     """Why it FAILED."""
     fatal: bool = False
     """FAILED in a way that trying again soon cannot mend."""
-    failures: int | None = None
+    failures: Count | None = None
     """How often this instance failed before, wherever it ran; agents copy it from the command. None: not said."""
-    blueprint: int | None = None
+    blueprint: Count | None = None
     """Revision of the blueprint that the command serves; agents copy it from the command."""

@@ -20,7 +20,7 @@ import anyio
 import nats
 import nats.errors
 from msgspec import Struct
-from nats.aio.client import Client, Srv
+from nats.aio.client import PING_PROTO, Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -67,12 +67,13 @@ Deliver = Callable[[bytes, bytes, bytes, bytes], Awaitable[None] | None]
 
 
 class _Client(Client):
-    """The client, mended in three places, and with a short way for the many messages of a watch.
+    """The client, mended in four places, and with a short way for the many messages of a watch.
 
     A subject that is not UTF-8 would end its reading for good. An attempt at a server that accepts and then says
     nothing would leave its socket open. A pong may wait behind megabytes of messages: these show as well that the
-    connection is alive. And a message of a direct subscription is handed over as it was read: no queue, no task, no
-    headers taken apart that nobody asks for; what the receiver cannot take in time waits in the socket.
+    connection is alive. A ping must not overtake what was sent before it. And a message of a direct subscription is
+    handed over as it was read: no queue, no task, no headers taken apart that nobody asks for; what the receiver cannot
+    take in time waits in the socket.
     """
 
     def __init__(self) -> None:
@@ -86,6 +87,12 @@ class _Client(Client):
             await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
         elif (answer := deliver(subject, reply, data, headers or b"")) is not None:
             await answer
+
+    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
+        # Its own goes past what waits to be sent: `flush` after `subscribe` would return before the server knows.
+        self._pongs.append(future or asyncio.get_running_loop().create_future())
+        await self._send_command(PING_PROTO)
+        await self._flush_pending()
 
     async def send_frames(self, frames: bytes) -> None:
         """Send commands that are already in the form of the wire."""

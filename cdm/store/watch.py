@@ -356,7 +356,7 @@ class Watch:
             return
         if self._listed is not None and not gone:
             self._listed.add(name)
-            if not self._is_news(known, sequence):
+            if known is not None and sequence == known.revision and not self._relist_all:
                 return
         if not gone:
             update = self._decode(name, data, sequence, at, known)
@@ -366,9 +366,6 @@ class Watch:
             assert headers is not None
             cause = Cause.EXPIRED if headers.get(MARKER) == "MaxAge" else Cause.DELETED
             self._remove(name, known, sequence, cause, at)
-
-    def _is_news(self, known: Known | None, sequence: int) -> bool:
-        return known is None or sequence > known.revision or self._relist_all
 
     def _decode(self, name: str, data: bytes, sequence: int, at: float, known: Known | None) -> Known:
         if isinstance(known, (ValuePut, ValueRejected)):
@@ -417,9 +414,10 @@ class Watch:
             known = self._known.get(name)
             if known is not None and net.removed > known.revision:
                 self._remove(name, known, net.removed, Cause.DELETED, net.removed_at)
+            known = self._known.get(name)
             for update in net.updates:
                 self._listed.add(name)
-                if self._is_news(self._known.get(name), update.revision):
+                if known is None or self._relist_all or update.revision > known.revision or net.ends_before(known):
                     self._known[name] = update
                     self._emit(update)
 
@@ -445,6 +443,10 @@ class _Net:
     def remove(self, sequence: int, at: float) -> None:
         self.updates = []
         self.removed, self.removed_at = sequence, at
+
+    def ends_before(self, known: Known) -> bool:
+        """Whether the bucket holds something older than what is known: it was set back."""
+        return self.updates[-1].revision < known.revision
 
     def add(self, update: Known) -> None:
         if isinstance(update, ValuePut):

@@ -111,3 +111,11 @@ def test_only_the_state_is_required() -> None:
 def test_what_is_no_slice_value_is_refused(raw: bytes) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(raw, type=SliceValue)
+
+
+@pytest.mark.parametrize("field", ["term", "failures", "blueprint"])
+@pytest.mark.parametrize("number", ["-1", "-1" + "0" * 400, "1" + "0" * 400, str(2**53 + 1)])
+def test_a_number_that_nobody_counts_to_is_refused(field: str, number: str) -> None:
+    # One such value in a bucket must not end every process that reads it.
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(f'{{"state":"FAILED","{field}":{number}}}', type=SliceValue)
