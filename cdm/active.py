@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cdm.cluster import Cluster, Desired
 from cdm.log import Log
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, decode_artifact, encode_artifact
 from cdm.model.slice import SliceState
-from cdm.model.status import Status
+from cdm.model.status import Condition, Status
 from cdm.outbox import Order, Outbox
 from cdm.placement import Placement
 from cdm.reconciliation import Command, Policy, reconcile, refused_status, settled, status_of
@@ -92,6 +93,8 @@ class Active:
         self._timers: list[tuple[float, Artifact]] = []
         self._timer_of: dict[Artifact, float] = {}
         self._unplaced: dict[Artifact, int] = {}
+        self._unwritten: dict[Artifact, str] = {}
+        """Artifacts whose last order was not stored, and why."""
         self._statuses: dict[str, Status | None] = {}
         """The last status asked to be written, by blueprint key."""
         self._cursor: NodeId | None = None
@@ -122,17 +125,19 @@ class Active:
 
     def written(self, artifact: Artifact, revision: int) -> None:
         """An order is stored, up to this revision."""
+        self._unwritten.pop(artifact, None)
         if artifact in self._awaited:
             self._awaited[artifact] = revision
             self._acked.append((revision, artifact))
             self.reached(self._cluster.revision)
         self._at.wake()  # there may be room in the outbox again
 
-    def write_failed(self, artifact: Artifact, revision: int) -> None:
+    def write_failed(self, artifact: Artifact, revision: int, reason: str) -> None:
         """An order may or may not be stored: look closely once the mirror shows everything up to this revision."""
         if artifact in self._awaited:
             self._held[artifact] = True
             self.written(artifact, revision)
+            self._unwritten[artifact] = reason
 
     def node_changed(self, node: NodeId) -> None:
         """A node joined, left, died, went missing or was given another intent."""
@@ -233,9 +238,9 @@ class Active:
             if plan.wake_at is not None:
                 self._set_timer(artifact, plan.wake_at)
             if plan.commands:
-                # The status follows once the mirror shows them.
                 self._send(artifact, plan.commands)
-                return
+                if artifact not in self._unwritten:
+                    return  # the status follows once the mirror shows them
         self._update_status(artifact, desired)
 
     def _send(self, artifact: Artifact, commands: Sequence[Command]) -> None:
@@ -264,7 +269,10 @@ class Active:
             return
         unplaced = self._unplaced.get(artifact, 0)
         open_nodes = sum(place.open for place in self._placement.places.values()) if unplaced else 0
-        self._tell(name, status_of(desired, self._cluster.group(artifact), unplaced, open_nodes, self.term))
+        status = status_of(desired, self._cluster.group(artifact), unplaced, open_nodes, self.term)
+        if (reason := self._unwritten.get(artifact)) and status.condition is not Condition.INVALID:
+            status = replace(status, condition=Condition.DEGRADED, reason=f"commands cannot be stored: {reason}")
+        self._tell(name, status)
 
     def _tell(self, name: str, status: Status | None) -> None:
         known = self._statuses[name] if name in self._statuses else self._cluster.statuses.get(name)

@@ -153,6 +153,7 @@ class Election:
         self._candidate = True
         self._not_before = 0.0
         self._fence_known = False
+        self._known_at_look: bool | None = None
         self._attempted = 0.0
         self._attempt: TakeOver | None = None
         """A take-over of which nobody knows yet whether it is stored."""
@@ -194,10 +195,17 @@ class Election:
         self._connected_since = None
         self._silent_since = None
 
+    def looks(self) -> None:
+        """A look at the server begins: what the watcher brings meanwhile is newer than what the look will show."""
+        self._known_at_look = self._fence_known
+
     def seen(self, seen: Seen, now: float) -> bool:
         """A look at the server is complete. Returns whether it shows that the fence was lost."""
-        fence_lost = self._fence_known and seen.fence_term == 0
-        self._fence_known = seen.fence_term > 0
+        known = self._fence_known if self._known_at_look is None else self._known_at_look
+        self._known_at_look = None
+        fence_lost = known and seen.fence_term == 0
+        if fence_lost or seen.fence_term:
+            self._fence_known = seen.fence_term > 0
         self._doubt = False
         self._note_lease(seen.lease, now)
         self._highest = max(self._highest, seen.fence_term)

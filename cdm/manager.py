@@ -201,8 +201,7 @@ class ClusterDeploymentManager:
     def on_write_failed(self, failed: WriteFailed) -> None:
         """An order may not be stored: the mirror will tell."""
         if isinstance(self.state, Active) and self.state.term == failed.term:
-            log.warning("commands may not be stored", artifact=str(failed.artifact), reason=failed.reason)
-            self.state.write_failed(failed.artifact, failed.revision)
+            self.state.write_failed(failed.artifact, failed.revision, failed.reason)
 
     def _record_blueprint(self, key: BlueprintKey, put: ValuePut[Any, Blueprint]) -> None:
         self.cluster.accept_blueprint(key.artifact, put.value, put.revision)

@@ -37,6 +37,8 @@ PROBE_TIMEOUT = 0.15
 """Seconds that a leader has to answer a probe. Silence beyond it proves nothing."""
 LOOK_TIMEOUT = 2.0
 RETRY_PAUSE = 0.1
+REFUSAL_PAUSE = 1.0
+COMPLAINT_INTERVAL = 30.0
 RESIGNED = "this node stops"
 
 
@@ -76,6 +78,8 @@ class Leadership:
         self._told: tuple[NodeId | None, int] = (None, 0)
         self._leading = False
         self._began = 0
+        self._gone = 0
+        self._complained_at = float("-inf")
         self._activation: anyio.CancelScope | None = None
         self._voice: Voice | None = None
         self._resigned = anyio.Event()
@@ -203,15 +207,22 @@ class Leadership:
                 self._election.stepped_down()
 
     async def _look(self) -> None:
+        self._election.looks()
         try:
             seen = await self._read()
         except StoreError as error:
-            log.debug("lease not read", reason=str(error))
+            self._complain("lease not read", error)
             await anyio.sleep(RETRY_PAUSE)
             return
         if self._election.seen(seen, clock.now()):
             log.error("the fence is gone: everything is listed anew", highest_term=self._election.highest_term)
             self._on_fence_lost()
+
+    def _complain(self, what: str, error: StoreError) -> None:
+        """Say it, but not every time: such a state may last."""
+        if clock.now() >= self._complained_at + COMPLAINT_INTERVAL:
+            self._complained_at = clock.now()
+            log.warning(what, reason=str(error))
 
     async def _read(self) -> Seen:
         # The fence first: a take-over in between shows a newer lease, and the next compare-and-set tells.
@@ -263,9 +274,9 @@ class Leadership:
         except Uncertain:
             election.uncertain(sent, action)
         except StoreError as error:
-            log.debug("no take-over", reason=str(error))
+            self._complain("nobody leads, and the take-over is refused", error)
             election.refused()
-            await anyio.sleep(RETRY_PAUSE)
+            await anyio.sleep(REFUSAL_PAUSE)
         else:
             election.won(action, revision, sent)
             log.info("leading", term=action.term)
@@ -326,7 +337,9 @@ class Leadership:
             now = clock.now()
             take_over = election.confirmed(now)
             if take_over is not None:
-                log.warning("the leader is gone", term=term)
+                say = log.debug if self._gone == term else log.warning
+                say("the leader is gone", term=term)
+                self._gone = term
                 await self._take_over(take_over)
             else:
                 election.nobody(term, now)

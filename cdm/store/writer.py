@@ -13,7 +13,7 @@ import anyio
 
 from cdm import clock
 from cdm.election import Election
-from cdm.errors import Busy, Conflict, StoreError
+from cdm.errors import Busy, Conflict, Refused, StoreError
 from cdm.log import Log
 from cdm.messages import Message, WriteFailed, Written
 from cdm.model.artifact import Artifact
@@ -27,6 +27,9 @@ from cdm.store.signal import Signal
 log = Log("cdm.writer")
 
 RETRY_PAUSE = 0.02
+REFUSAL_PAUSE = 0.25
+"""Seconds of patience with a server that refuses commands."""
+REFUSAL_LOG_INTERVAL = 10.0
 STATUS_PAUSE = 0.25
 """Least seconds between two writes of statuses, which are for people: what changes faster is written once."""
 
@@ -61,6 +64,8 @@ class CommandWriter:
         self._order: Order | None = None
         self._next = 0
         self._in_flight = False
+        self._one_by_one = False
+        self._logged_at = float("-inf")
         self._idle = anyio.Event()
 
     async def run(self) -> None:
@@ -106,6 +111,8 @@ class CommandWriter:
             if self._next >= len(order.commands):
                 finished.append(order.artifact)
                 self._order = None
+                if self._one_by_one:
+                    break
         return batch, finished, touched
 
     async def _write(self, batch: list[Write], finished: list[Artifact], touched: list[Artifact]) -> None:
@@ -126,9 +133,20 @@ class CommandWriter:
                 log.debug("again", reason=str(error))
                 await anyio.sleep(RETRY_PAUSE)
                 continue
-            except StoreError as error:
+            except Refused as error:
+                # A full store, most likely. What is small may still fit: orders go one by one until one is taken.
+                self._one_by_one = True
+                if clock.now() >= self._logged_at + REFUSAL_LOG_INTERVAL:
+                    self._logged_at = clock.now()
+                    log.warning("the server refuses commands", reason=str(error), commands=len(batch))
+                await anyio.sleep(REFUSAL_PAUSE)
                 await self._failed(tenure.term, touched, str(error))
                 return
+            except StoreError as error:
+                log.warning("commands may not be stored", reason=str(error), commands=len(batch))
+                await self._failed(tenure.term, touched, str(error))
+                return
+            self._one_by_one = False
             for artifact in finished:
                 self._route(Written(artifact, tenure.term, revision))
             return
