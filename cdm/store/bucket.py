@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -228,6 +229,9 @@ class Bucket:
             "deny_delete": True,
             "allow_direct": True,
             "duplicate_window": 120 * 10**9,
+            # A stream that is made anew must not number its messages as the one before it did: a fence of then would
+            # hold now. Milliseconds run ahead of any stream's numbers.
+            "first_seq": time.time_ns() // 1_000_000,
             **self._features(),
         }
 

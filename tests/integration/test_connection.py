@@ -35,9 +35,10 @@ from cdm.model.keys import (
     SliceKey,
     encode,
 )
+from cdm.model.node import Fence
 from cdm.runtime import NodeSettings, ensure
 from cdm.runtime import node as make_node
-from cdm.store.bucket import MAX_BATCH, Bucket, Write
+from cdm.store.bucket import MAX_BATCH, Bucket, Write, dump
 from cdm.store.connection import Access, connect
 from cdm.store.voice import Identity, Voice
 from tests.integration.tools import EXPECT, EXPECT_SUBJECT, Raw, connected, raw
@@ -532,4 +533,15 @@ async def test_a_start_is_patient_with_a_server_that_comes_back(server: NatsServ
             await anyio.sleep(0.3)
             await server.start()
             await eventually(lambda: connection.is_up)
-        assert (await bucket.state()).last == 0
+        assert (await bucket.state()).created
+
+
+async def test_a_bucket_that_is_made_anew_numbers_on(server: NatsServer) -> None:
+    """A fence of the stream before must not hold in the new one (I1)."""
+    async with connected(server) as connection:
+        bucket = Bucket(connection, SLICES)
+        await bucket.ensure(create=True)
+        fence = await bucket.put(FENCE, dump(Fence(1)), expect=0)
+        await connection.api(f"STREAM.DELETE.{bucket.stream}")
+        await bucket.ensure(create=True)
+        assert await bucket.put(FENCE, dump(Fence(1)), expect=0) > fence
