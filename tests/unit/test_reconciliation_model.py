@@ -293,5 +293,5 @@ class ClusterModel(RuleBasedStateMachine):
         assert (status.pending, status.failed) == (0, len(states) - len(serving))
 
 
-ClusterModel.TestCase.settings = settings(max_examples=800, stateful_step_count=50, deadline=None)
+ClusterModel.TestCase.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
 TestClusterModel = ClusterModel.TestCase
