@@ -1,0 +1,203 @@
+"""``rest``, ``agents`` and ``start``: what a cluster costs that has nothing to do, and what a command costs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+from nats.aio.msg import Msg
+
+from cdm.model.artifact import NodeId
+from cdm.runtime import NodeSettings
+from cdm.runtime import node as running_node
+from cdm.store.connection import Access
+from tests.bench.leading import INSTANCES, candidates
+from tests.bench.measure import Figure, Goal, figure
+from tests.bench.stage import Stage, active_slices, blueprints, nodes_named, stage, until
+from tests.server import environment
+
+HOUR = 3600.0
+
+
+async def rest(quick: bool) -> list[Figure]:
+    """Real nodes, each with a connection of its own, and slices that need nothing: what is on the wire."""
+    nodes, slices, window = (10, 1_000, 3.0) if quick else (100, 10_000, 60.0)
+    traffic = await at_rest(nodes, slices, window)
+    note = f"{nodes} nodes, {slices:,} slices, counted for {window:g} s; in and out of the server"
+    kinds = ", ".join(f"{kind} {count * HOUR:,.0f}" for kind, count in traffic.kinds.most_common())
+    look_ups = traffic.kinds["look-ups"] * HOUR
+    return [
+        figure("rest messages", "messages/h", [traffic.messages * HOUR], note=note),
+        figure("rest bytes", "bytes/h", [traffic.bytes * HOUR], note=note),
+        figure("rest look-ups", "messages/h", [look_ups], (), Goal(0, "value<="), note=f"by kind, once each: {kinds}"),
+    ]
+
+
+class Traffic:
+    """What is on the wire, a second.
+
+    Args:
+        messages: into and out of the server.
+        bytes: of their payloads.
+        kinds: messages by what they are for, each counted once however many get it.
+    """
+
+    def __init__(self, messages: float, bytes: float, kinds: Counter[str]) -> None:  # noqa: A002
+        self.messages = messages
+        self.bytes = bytes
+        self.kinds = kinds
+
+
+async def at_rest(nodes: int, slices: int, window: float) -> Traffic:
+    """Count for so many seconds."""
+    names = nodes_named(nodes)
+    async with stage(monitoring=True) as on:
+        await on.fill(on.slices, active_slices(slices, names, INSTANCES))
+        await on.fill(on.buckets["blueprints"], blueprints(slices // INSTANCES, INSTANCES))
+        async with _running(on, names):
+            await until(lambda: _ready(on, nodes, slices // INSTANCES), 240, pause=0.5)
+            await anyio.sleep(2)
+            before, began = await _counters(on), time.monotonic()
+            await anyio.sleep(window)
+            after, took = await _counters(on), time.monotonic() - began
+            kinds = await _kinds(on, min(window, 20.0))
+    messages, volume = ((late - early) / took for early, late in zip(before, after, strict=True))
+    return Traffic(messages, volume, kinds)
+
+
+@asynccontextmanager
+async def _running(on: Stage, names: list[NodeId]) -> AsyncIterator[None]:
+    stop = anyio.Event()
+
+    async def run(name: NodeId) -> None:
+        async with running_node(NodeSettings(name, Access((on.urls,)))) as node:
+            await node.run(stop)
+
+    async with anyio.create_task_group() as tasks:
+        for name in names:
+            tasks.start_soon(run, name)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def _ready(on: Stage, nodes: int, blueprints_: int) -> bool:
+    """Whether all nodes are there, with warm mirrors, and the leader has told how every blueprint fares."""
+    if await on.messages("nodes") < nodes or await on.messages("status") < blueprints_:
+        return False
+    for bucket in ("slices", "status"):
+        found = (await on.connection.api(f"CONSUMER.LIST.KV_{bucket}")).get("consumers") or []
+        if len(found) < min(nodes, 100) or any(each["num_pending"] for each in found):
+            return False
+    return True
+
+
+async def _counters(on: Stage) -> tuple[float, float]:
+    ports: dict[str, Any] = json.loads(next((on.servers[0].folder / "ports").glob("*.ports")).read_text())
+    url = ports["monitoring"][0] + "/varz"
+
+    def ask() -> dict[str, Any]:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+
+    found = await anyio.to_thread.run_sync(ask)
+    return found["in_msgs"] + found["out_msgs"], found["in_bytes"] + found["out_bytes"]
+
+
+async def _kinds(on: Stage, window: float) -> Counter[str]:
+    """Messages a second, by what they are for, as one more subscriber of everything sees them."""
+    found: Counter[str] = Counter()
+
+    async def see(message: Msg) -> None:
+        found[_kind(message)] += 1
+
+    subscription = await on.client.subscribe(">", cb=see)
+    await anyio.sleep(window)
+    await subscription.unsubscribe()
+    return Counter({kind: count / window for kind, count in found.items()})
+
+
+def _kind(message: Msg) -> str:
+    subject = message.subject
+    if message.reply.startswith("$JS.ACK."):
+        return "deliveries to mirrors"
+    for start, kind in (
+        ("$KV.nodes.", "heartbeats"),
+        ("$KV.slices._leader", "renewals"),
+        ("$KV.", "other writes"),
+        ("cdm.leader.", "probes"),
+        ("$JS.API.", "look-ups"),
+        ("$JS.FC.", "flow control"),
+    ):
+        if subject.startswith(start):
+            return kind
+    if message.headers and message.headers.get("Status") == "100":
+        return "idle heartbeats of consumers"
+    return "answers"
+
+
+async def agents(quick: bool) -> list[Figure]:
+    """Agents that each watch their own node's keys with the bare client, while one other node's slices change."""
+    count, changes = (200, 200) if quick else (1_000, 1_000)
+    received = [0] * count
+    names = nodes_named(count)
+    async with stage() as on:
+        bucket = await on.client.jetstream().key_value("slices")
+        async with anyio.create_task_group() as tasks:
+
+            async def agent(number: int, watcher: Any) -> None:
+                async for entry in watcher:
+                    received[number] += entry is not None
+
+            for number, name in enumerate(names):
+                tasks.start_soon(agent, number, await bucket.watch(f"{name}.>"))
+            writes = list(active_slices(changes, names[:1], INSTANCES))
+            await on.raw_puts("slices", [(write.name, write.payload) for write in writes])
+
+            async def arrived() -> bool:
+                return received[0] == changes
+
+            await until(arrived, 30)
+            await anyio.sleep(0.5)
+            tasks.cancel_scope.cancel()
+    others = [float(each) for each in received[1:]]
+    note = f"{count:,} agents; the one whose node changed received all {received[0]:,}"
+    return [figure("agents", "messages", others, (), Goal(0, "value<="), Goal(0, "max<="), note=note)]
+
+
+async def start(quick: bool) -> list[Figure]:
+    """Wall time of commands against that of an interpreter that does nothing."""
+    repetitions = 3 if quick else 21
+    cdm = str(Path(sys.executable).with_name("cdm"))
+    async with stage() as on, candidates(on, "n1") as all_:
+        await all_.leader()
+        sides = {
+            "bare": [sys.executable, "-c", "pass"],
+            "cdm --help": [cdm, "--help"],
+            "cdm --version": [cdm, "--version"],
+            "cdm status": [cdm, "status", "--server", on.urls],
+        }
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(repetitions):
+            for name, command in sides.items():
+                times[name].append(await _wall(command))
+    bare = times.pop("bare")
+    return [figure(f"start {name}", "ms", values, bare, Goal(8, "ratio<="), peak=0.0) for name, values in times.items()]
+
+
+async def _wall(command: list[str]) -> float:
+    before = time.perf_counter()
+    with anyio.fail_after(30):
+        await anyio.run_process(
+            command, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+    return (time.perf_counter() - before) * 1000

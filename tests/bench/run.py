@@ -1,0 +1,63 @@
+"""Runs benchmarks, each in a process of its own, so that none finds another one's memory or garbage."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr
+from functools import cache
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+from cdm.telemetry import LogFormat, LogLevel, configure_logs
+from tests.bench import deciding, growth, leading, reading, resting, writing
+from tests.bench.measure import Figure
+
+Benchmark = Callable[[bool], list[Figure] | Coroutine[Any, Any, list[Figure]]]
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "mirror": reading.mirror,
+    "commands": writing.commands,
+    "commands-r3": writing.commands_r3,
+    "many-blueprints": writing.many_blueprints,
+    "plan": deciding.plan,
+    "delta": deciding.delta,
+    "route": deciding.route,
+    "activation": leading.activation,
+    "failover": leading.failover,
+    "node-death": leading.node_death,
+    "memory": reading.memory_of_slices,
+    "rest": resting.rest,
+    "agents": resting.agents,
+    "start": resting.start,
+    "growth": growth.growth,
+}
+"""By name; each takes whether to be quick."""
+
+
+def results(name: str, quick: bool) -> list[Figure]:
+    """Run a benchmark in a process of its own, and give its figures."""
+    with ProcessPoolExecutor(1, _processes()) as pool:
+        return pool.submit(measure, name, quick).result()
+
+
+@cache
+def _processes() -> ForkServerContext:
+    """Processes that begin with everything imported and nothing else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def measure(name: str, quick: bool) -> list[Figure]:
+    """Run one benchmark in this process."""
+    # Logs are made as they are by default, and thrown away.
+    with Path(os.devnull).open("w") as nowhere:
+        with redirect_stderr(nowhere):
+            configure_logs(LogFormat.CONSOLE, LogLevel.INFO)
+        found = BENCHMARKS[name](quick)
+        return found if isinstance(found, list) else asyncio.run(found)
