@@ -151,9 +151,10 @@ class NatsServer:
         await self.start()
 
     def pause(self) -> None:
-        """Freeze it."""
+        """Freeze it; when this returns, every thread of it stands still."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)
 
     def resume(self) -> None:
         """Let it go on."""
