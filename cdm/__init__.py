@@ -4,102 +4,26 @@ What is exported here decides and does no I/O: the typed keys and values, the me
 `receiver` mark, and the manager itself, to be embedded or to be listened to. `cdm.runtime` wires them to NATS.
 """
 
-from cdm.active import Active, Dormant
-from cdm.errors import CdmError, InvalidArtifact, InvalidBlueprint, InvalidKey, InvalidNodeId, ModelError, WiringError
-from cdm.manager import ClusterDeploymentManager
-from cdm.messages import (
-    Cause,
-    Connected,
-    Disconnected,
-    IntentChanged,
-    KeyRejected,
-    LeaderChange,
-    Message,
-    NodeDied,
-    NodeJoined,
-    NodeLeft,
-    NodeMissing,
-    RejectedKeyRemoved,
-    Tick,
-    ValuePut,
-    ValueRejected,
-    ValueRemove,
-    WriteFailed,
-    Written,
-)
-from cdm.model.artifact import Artifact, NodeId, node_id
-from cdm.model.blueprint import Blueprint
-from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, Key, LeaseKey, NodeKey, SliceKey, StatusKey, encode
-from cdm.model.node import Fence, Intent, Lease, Registration, Schedule
-from cdm.model.slice import TRANSITIONS, SliceState, SliceValue, legal
-from cdm.model.status import Condition, Status
-from cdm.outbox import Order, Outbox
-from cdm.reconciliation import Command, Policy
-from cdm.router import Router, receiver
-from cdm.topology import Topology
+from typing import TYPE_CHECKING
+
 from cdm.version import VERSION
 
 __version__ = VERSION
 
-__all__ = [
-    "TRANSITIONS",
-    "Active",
-    "Artifact",
-    "Blueprint",
-    "BlueprintKey",
-    "Cause",
-    "CdmError",
-    "ClusterDeploymentManager",
-    "Command",
-    "Condition",
-    "Connected",
-    "Disconnected",
-    "Dormant",
-    "Fence",
-    "FenceKey",
-    "Intent",
-    "IntentChanged",
-    "IntentKey",
-    "InvalidArtifact",
-    "InvalidBlueprint",
-    "InvalidKey",
-    "InvalidNodeId",
-    "Key",
-    "KeyRejected",
-    "LeaderChange",
-    "Lease",
-    "LeaseKey",
-    "Message",
-    "ModelError",
-    "NodeDied",
-    "NodeId",
-    "NodeJoined",
-    "NodeKey",
-    "NodeLeft",
-    "NodeMissing",
-    "Order",
-    "Outbox",
-    "Policy",
-    "Registration",
-    "RejectedKeyRemoved",
-    "Router",
-    "Schedule",
-    "SliceKey",
-    "SliceState",
-    "SliceValue",
-    "Status",
-    "StatusKey",
-    "Tick",
-    "Topology",
-    "ValuePut",
-    "ValueRejected",
-    "ValueRemove",
-    "WiringError",
-    "WriteFailed",
-    "Written",
-    "__version__",
-    "encode",
-    "legal",
-    "node_id",
-    "receiver",
-]
+if TYPE_CHECKING:
+    from cdm.api import *  # noqa: F403
+else:
+    from importlib import import_module
+    from importlib.util import find_spec
+
+    def __getattr__(name: str) -> object:
+        """Import what is exported when the first of it is asked for (PEP 562): the command line need not wait."""
+        if find_spec(f"{__name__}.{name}") is not None:
+            raise AttributeError(f"module {name!r} is not imported yet")  # which makes Python import it
+        try:
+            return getattr(import_module("cdm.api"), name)
+        except AttributeError:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *import_module("cdm.api").__all__})

@@ -7,7 +7,7 @@ import sys
 from enum import StrEnum, unique
 from typing import Any
 
-import structlog
+from cdm.log import on_first_line
 
 
 @unique
@@ -31,6 +31,15 @@ class LogLevel(StrEnum):
 def configure_logs(form: LogFormat, level: LogLevel, **bound: Any) -> None:
     """Set up logging for this process; ``bound`` goes with every line."""
     threshold = getattr(logging, level.upper())
+    on_first_line(lambda: _configure(form, threshold, bound), threshold)
+    # The client logs through the standard library, and everything that it says reaches us as a callback too.
+    logging.getLogger("nats").addHandler(logging.NullHandler())
+    logging.getLogger("nats").propagate = False
+
+
+def _configure(form: LogFormat, threshold: int, bound: dict[str, Any]) -> None:
+    import structlog  # noqa: PLC0415  # who logs nothing does not wait for it
+
     finish: list[Any]
     if form is LogFormat.JSON:
         finish = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
@@ -38,7 +47,7 @@ def configure_logs(form: LogFormat, level: LogLevel, **bound: Any) -> None:
         finish = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24)]
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            lambda _logger, _method, event: {**event, **bound},
             structlog.processors.add_log_level,
             _without_none,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -48,10 +57,6 @@ def configure_logs(form: LogFormat, level: LogLevel, **bound: Any) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(**bound)
-    # The client logs through the standard library, and everything that it says reaches us as a callback too.
-    logging.getLogger("nats").addHandler(logging.NullHandler())
-    logging.getLogger("nats").propagate = False
 
 
 def _without_none(_logger: Any, _method: str, event: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -114,3 +115,12 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
 
 def test_the_version_is_the_installed_one() -> None:
     assert run("--version").stdout.strip() == __import__("cdm").__version__
+
+
+def test_help_does_not_wait_for_what_it_does_not_use() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "cdm", "--help"], capture_output=True, text=True, check=True
+    )
+    imported = set(re.findall(r"\|\s+([\w.]+)$", shown.stderr, re.MULTILINE))
+    assert "cdm.cli" in imported
+    assert imported.isdisjoint({"nats", "structlog", "cdm.api", "cdm.manager", "markdown_it"})

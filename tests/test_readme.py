@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import cdm
+import cdm.api
 from cdm.model.slice import TRANSITIONS, SliceState
 from tests.integration.tools import Raw, processes, raw
 from tests.server import NatsServer, eventually
@@ -68,7 +69,8 @@ def test_every_option_of_the_readme_is_in_the_help_and_the_other_way_round() -> 
 
 
 def test_everything_exported_is_there_and_everything_public_is_exported() -> None:
-    assert sorted(cdm.__all__) == sorted(set(cdm.__all__))
-    assert all(hasattr(cdm, name) for name in cdm.__all__)
-    public = {name for name, value in vars(cdm).items() if name[0] != "_" and isinstance(value, type)}
-    assert public <= set(cdm.__all__)
+    assert sorted(cdm.api.__all__) == sorted(set(cdm.api.__all__))
+    assert all(hasattr(cdm, name) for name in cdm.api.__all__)
+    public = {name for name, value in vars(cdm.api).items() if name[0] != "_" and isinstance(value, type)}
+    assert public <= set(cdm.api.__all__) <= set(dir(cdm))
+    assert not hasattr(cdm, "Nothing")

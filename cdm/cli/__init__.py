@@ -12,8 +12,6 @@ from enum import IntEnum
 from typing import Any
 
 from cyclopts import App, CycloptsError
-from rich.console import Console
-from rich.markup import escape
 
 from cdm.errors import CdmError, Conflict, ModelError, NodeIdTaken, UsageError
 from cdm.version import VERSION
@@ -34,6 +32,9 @@ app = App(
     help="ClusterDeploymentManager for NATS: publish a blueprint, and its instances run, spread over the nodes.",
     version=VERSION,
     version_flags=["--version"],
+    # Markdown's parser takes longer to import than all the rest.
+    help_format="plaintext",
+    version_format="plaintext",
     help_epilogue="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 cluster unhealthy, 4 conflict (node id is taken).",
 )
 # By name, so that a command's own imports are paid for only when it runs.
@@ -74,6 +75,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _failed(error: CdmError) -> int:
+    from rich.console import Console  # noqa: PLC0415  # only who needs it waits for it
+    from rich.markup import escape  # noqa: PLC0415
+
     Console(stderr=True, soft_wrap=True).print(f"[bold red]cdm:[/] {escape(str(error))}", highlight=False)
     match error:
         case NodeIdTaken() | Conflict():

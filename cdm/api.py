@@ -1,0 +1,97 @@
+"""What the package exports; `cdm` takes it from here when it is first asked for."""
+
+from cdm.active import Active, Dormant
+from cdm.errors import CdmError, InvalidArtifact, InvalidBlueprint, InvalidKey, InvalidNodeId, ModelError, WiringError
+from cdm.manager import ClusterDeploymentManager
+from cdm.messages import (
+    Cause,
+    Connected,
+    Disconnected,
+    IntentChanged,
+    KeyRejected,
+    LeaderChange,
+    Message,
+    NodeDied,
+    NodeJoined,
+    NodeLeft,
+    NodeMissing,
+    RejectedKeyRemoved,
+    Tick,
+    ValuePut,
+    ValueRejected,
+    ValueRemove,
+    WriteFailed,
+    Written,
+)
+from cdm.model.artifact import Artifact, NodeId, node_id
+from cdm.model.blueprint import Blueprint
+from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, Key, LeaseKey, NodeKey, SliceKey, StatusKey, encode
+from cdm.model.node import Fence, Intent, Lease, Registration, Schedule
+from cdm.model.slice import TRANSITIONS, SliceState, SliceValue, legal
+from cdm.model.status import Condition, Status
+from cdm.outbox import Order, Outbox
+from cdm.reconciliation import Command, Policy
+from cdm.router import Router, receiver
+from cdm.topology import Topology
+
+__all__ = [
+    "TRANSITIONS",
+    "Active",
+    "Artifact",
+    "Blueprint",
+    "BlueprintKey",
+    "Cause",
+    "CdmError",
+    "ClusterDeploymentManager",
+    "Command",
+    "Condition",
+    "Connected",
+    "Disconnected",
+    "Dormant",
+    "Fence",
+    "FenceKey",
+    "Intent",
+    "IntentChanged",
+    "IntentKey",
+    "InvalidArtifact",
+    "InvalidBlueprint",
+    "InvalidKey",
+    "InvalidNodeId",
+    "Key",
+    "KeyRejected",
+    "LeaderChange",
+    "Lease",
+    "LeaseKey",
+    "Message",
+    "ModelError",
+    "NodeDied",
+    "NodeId",
+    "NodeJoined",
+    "NodeKey",
+    "NodeLeft",
+    "NodeMissing",
+    "Order",
+    "Outbox",
+    "Policy",
+    "Registration",
+    "RejectedKeyRemoved",
+    "Router",
+    "Schedule",
+    "SliceKey",
+    "SliceState",
+    "SliceValue",
+    "Status",
+    "StatusKey",
+    "Tick",
+    "Topology",
+    "ValuePut",
+    "ValueRejected",
+    "ValueRemove",
+    "WiringError",
+    "WriteFailed",
+    "Written",
+    "encode",
+    "legal",
+    "node_id",
+    "receiver",
+]
