@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from cdm.cluster import Cluster, Desired
-from cdm.log import Log
+from cdm.log import Log, Ration
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, decode_artifact, encode_artifact
 from cdm.model.slice import SliceState
@@ -31,8 +31,8 @@ log = Log("cdm.manager")
 
 WORK_BUDGET = 0.02
 """Seconds of deciding after which other tasks get their turn."""
-LOGGED_A_TURN = 20
-"""Most decisions and statuses that are logged at level info in one turn; of more, the rest is counted."""
+LOGGED_A_SECOND = 20
+"""Decisions and statuses that are logged at level info; of more, the rest is counted."""
 LOGGED_KEYS = 20
 """Most slices that a line in the log names; it counts them all."""
 
@@ -100,7 +100,7 @@ class Active:
         self._cursor: NodeId | None = None
         self._next_round = now
         self._unfinished = False
-        self._said = 0
+        self._ration = Ration(LOGGED_A_SECOND)
 
     # What happens
 
@@ -167,14 +167,13 @@ class Active:
                 del self._timer_of[artifact]
                 self.touch(artifact, now_due=True)
         stop = at.clock() + WORK_BUDGET
-        self._said = 0
         while self._dirty and not at.outbox.full:
             artifact = next(iter(self._dirty))
             self._decide(artifact, self._dirty.pop(artifact), now)
             if at.clock() >= stop:
                 break
-        if self._said > LOGGED_A_TURN:
-            log.info("and more", lines=self._said - LOGGED_A_TURN, level_of_these="debug")
+        if missed := self._ration.missed():
+            log.info("and more", lines=missed, level_of_these="debug")
         # With a full outbox the next `Written` message brings the next turn.
         self._unfinished = bool(self._dirty) and not at.outbox.full
 
@@ -244,8 +243,9 @@ class Active:
         self._update_status(artifact, desired)
 
     def _send(self, artifact: Artifact, commands: Sequence[Command]) -> None:
-        self._said += 1
-        _log_commands(artifact, commands, log.info if self._said <= LOGGED_A_TURN else log.debug)
+        level = self._level()
+        if log.tells(level):
+            _log_commands(artifact, commands, getattr(log, level))
         self._awaited[artifact] = math.inf
         self._placement.expect(artifact, (each.key for each in commands if each.state is SliceState.LOAD))
         self._at.outbox.order(Order(artifact, self.term, commands))
@@ -280,10 +280,13 @@ class Active:
             return
         self._statuses[name] = status
         if status is not None and status.condition is not (known.condition if known else None):
-            self._said += 1
-            say = log.info if self._said <= LOGGED_A_TURN else log.debug
+            say = getattr(log, self._level())
             say("status", blueprint=name, condition=str(status.condition), reason=status.reason or None)
         self._at.outbox.status(name, status)
+
+    def _level(self) -> str:
+        """At which level to log one more decision: thousands of lines tell nobody anything, and take their time."""
+        return "info" if self._ration.take(self._at.clock()) else "debug"
 
 
 def _log_commands(artifact: Artifact, commands: Sequence[Command], say: Callable[..., Any]) -> None:

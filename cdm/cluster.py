@@ -49,6 +49,9 @@ class Desired(Struct, frozen=True):
         return 0 if self.removed else None
 
 
+_NO_COUNTS: dict[SliceState, int] = dict.fromkeys(SliceState, 0)
+
+
 class Group:
     """All slices of one artifact, with what can be counted kept counted."""
 
@@ -56,7 +59,7 @@ class Group:
 
     def __init__(self) -> None:
         self.slices: dict[SliceKey, SlicePut] = {}
-        self.counts: dict[SliceState, int] = dict.fromkeys(SliceState, 0)
+        self.counts = _NO_COUNTS.copy()
         self.owed: set[SliceKey] = set()
         self.failed_on: dict[NodeId, float] = {}
         """Nodes on which the artifact failed and was not ACTIVE since, and when."""

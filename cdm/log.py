@@ -10,8 +10,13 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-_LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "warning", "error", "critical")}
-_LEVELS["exception"] = logging.ERROR
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "exception": logging.ERROR,
+}
 
 
 class _Setup:
@@ -37,8 +42,12 @@ class Log:
         self._name = name
         self._logger: Any = None
 
+    def tells(self, level: str) -> bool:
+        """Whether anybody will see a line of this level: worth asking where a line takes long to make."""
+        return _LEVELS.get(level, logging.CRITICAL) >= _Setup.threshold
+
     def __getattr__(self, level: str) -> Any:
-        if _LEVELS.get(level, logging.CRITICAL) < _Setup.threshold:
+        if not self.tells(level):
             return _nothing
         if _Setup.configure is not None:
             configure, _Setup.configure = _Setup.configure, None
@@ -48,6 +57,31 @@ class Log:
 
             self._logger = structlog.get_logger(self._name)
         return getattr(self._logger, level)
+
+
+class Ration:
+    """How many lines may be logged: ``size`` at once, and then as many a second (token bucket). Others are counted."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._left = float(size)
+        self._at = float("-inf")
+        self._missed = 0
+
+    def take(self, now: float) -> bool:
+        """Whether one more line may be logged at this time, in seconds on any clock."""
+        self._left = min(self._left + max(now - self._at, 0) * self._size, self._size)
+        self._at = now
+        if self._left < 1:
+            self._missed += 1
+            return False
+        self._left -= 1
+        return True
+
+    def missed(self) -> int:
+        """How many lines were refused since this was asked last."""
+        missed, self._missed = self._missed, 0
+        return missed
 
 
 def _nothing(*_: Any, **__: Any) -> None:

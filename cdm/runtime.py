@@ -108,11 +108,11 @@ class Node:
             settings.policy,
             settings.reconcile_interval,
         )
-        self.watches = {name: self._watch(bucket) for name, bucket in self.buckets.items()}
         slices = self.buckets["slices"]
         self._commands = CommandWriter(
             slices, self.outbox, self._orders, self.election, self._wake_leadership, self._route
         )
+        self.watches = {name: self._watch(bucket) for name, bucket in self.buckets.items()}
         self._status_writer = StatusWriter(self.buckets["status"], self.outbox, self._statuses, self.election)
         self.leadership = Leadership(
             slices,
@@ -199,6 +199,7 @@ class Node:
             on_reset=self._on_reset if bucket.layout is SLICES else None,
             on_missing=recreate,
             relist_interval=self.settings.relist_interval,
+            hold=self._commands.calm if bucket.layout is SLICES else None,
         )
 
     def _on_hearing(self, hearing: bool) -> None:

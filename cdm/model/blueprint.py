@@ -41,7 +41,7 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True):
         if len(raw) > MAX_BYTES:
             raise InvalidBlueprint("", f"is {len(raw):,} bytes long; at most {MAX_BYTES:,} are read")
         try:
-            loose = json.loads(raw.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
+            loose = _DECODER.decode(raw.decode())
         except RecursionError:
             raise InvalidBlueprint("", "is nested too deeply") from None
         except InvalidBlueprint:
@@ -69,6 +69,9 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is no number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
 
 
 def _whole_number(value: object) -> int:

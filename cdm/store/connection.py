@@ -62,7 +62,7 @@ _UNAVAILABLE = (10008, 10009)
 Handler = Callable[[Msg], Awaitable[None]]
 
 
-Deliver = Callable[[bytes, bytes, bytes, bytes], Awaitable[None] | None]
+Deliver = Callable[[bytes, bytes, bytes, bytes], None]
 """Takes subject, reply, payload and header block of a message as they came."""
 
 
@@ -85,8 +85,8 @@ class _Client(Client):
         deliver = self.direct.get(sid)
         if deliver is None:
             await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
-        elif (answer := deliver(subject, reply, data, headers or b"")) is not None:
-            await answer
+        else:
+            deliver(subject, reply, data, headers or b"")
 
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
         # Its own goes past what waits to be sent: `flush` after `subscribe` would return before the server knows.
@@ -403,7 +403,7 @@ class Connection:
             return await self._client.subscribe(subject, cb=handler)
 
     async def subscribe_directly(self, subject: str, deliver: Deliver) -> Subscription:
-        """Hand each message over as it is read. ``deliver`` must not raise; what it returns is awaited."""
+        """Hand each message over as it is read. ``deliver`` must not raise."""
         with _translated():
             subscription = await self._client.subscribe(subject)
         self._client.direct[subscription._id] = deliver  # noqa: SLF001  # the number that messages come with

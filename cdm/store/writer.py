@@ -89,6 +89,11 @@ class CommandWriter:
         while self._in_flight:
             await self._idle.wait()
 
+    async def calm(self) -> None:
+        """Wait until no batch is in flight and no order waits for one."""
+        while self._in_flight or self._order is not None or self._outbox.orders:
+            await self._idle.wait()
+
     def _gather(self) -> tuple[list[Write], list[Artifact], list[Artifact]]:
         """The next batch, the artifacts whose orders it completes, and all artifacts it is about."""
         tenure = self._election.tenure
