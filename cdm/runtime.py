@@ -226,8 +226,12 @@ class Node:
         )
 
     async def _barrier(self) -> None:
-        for watch in self.watches.values():
-            await watch.caught_up()
+        try:
+            async with anyio.create_task_group() as tasks:
+                for watch in self.watches.values():
+                    tasks.start_soon(watch.caught_up)
+        except* StoreError as errors:
+            raise errors.exceptions[0] from None
 
     async def _tick(self) -> None:
         """Route a `Tick` whenever there is work or something is due."""

@@ -46,6 +46,8 @@ def bench(
         Put the figures into the README.md beside this file.
     """
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=220)  # in a file or a pipe nothing is to be cut off
     began = time.monotonic()
     found: list[Figure] = []
     broken: list[str] = []

@@ -209,6 +209,7 @@ async def failovers(number: signal.Signals, repetitions: int) -> tuple[list[floa
     values: list[float] = []
     async with stage() as on:
         seen = await commands_seen(on)
+        await _unloads(on)
         # Nobody is registered who does not probe: the more nodes there are, the less often each of them does.
         async with candidates(on, "a", "b", "c", options=()) as all_:
             for repetition in range(repetitions):
@@ -218,18 +219,33 @@ async def failovers(number: signal.Signals, repetitions: int) -> tuple[list[floa
                 before = all_.stop(fence.leader, number)
                 async with anyio.create_task_group() as tasks:
                     # One would not do: a leader that stops in good order may serve it still.
-                    tasks.start_soon(_demand, on, f"org.example/app{repetition}")
+                    demanded: list[str] = []
+                    tasks.start_soon(_demand, on, f"org.example/app{repetition}", demanded)
                     values.append((await seen.arrive(on) - before) * 1000)
                     tasks.cancel_scope.cancel()
+                # The next leader to go shall have no slices that are to be moved.
+                for subject in demanded:
+                    await on.client.publish(subject, b"", headers={"KV-Operation": "DEL"})
                 all_.again(fence.leader)
             return values, all_.peak
 
 
-async def _demand(on: Stage, name: str) -> None:
+async def _demand(on: Stage, name: str, demanded: list[str]) -> None:
     """Put a new blueprint every few milliseconds."""
     for number in itertools.count():
-        await on.client.publish(f"$KV.blueprints.{name}-{number}/1.0.0", b"1")
+        demanded.append(f"$KV.blueprints.{name}-{number}/1.0.0")
+        await on.client.publish(demanded[-1], b"1")
         await anyio.sleep(0.005)
+
+
+async def _unloads(on: Stage) -> None:
+    """An agent of all nodes that does nothing but unload."""
+
+    async def unload(message: Msg) -> None:
+        if b'"UNLOAD"' in message.data:
+            await on.client.publish(message.subject, b"", headers={"KV-Operation": "DEL"})
+
+    await on.client.subscribe("$KV.slices.*.>", cb=unload)
 
 
 async def node_death(quick: bool) -> list[Figure]:

@@ -65,7 +65,7 @@ async def at_rest(nodes: int, slices: int, window: float) -> Traffic:
         await on.fill(on.buckets["blueprints"], blueprints(slices // INSTANCES, INSTANCES))
         async with _running(on, names):
             await until(lambda: _ready(on, nodes, slices // INSTANCES), 240, pause=0.5)
-            await anyio.sleep(2)
+            await anyio.sleep(window / 6)
             before, began = await _counters(on), time.monotonic()
             await anyio.sleep(window)
             after, took = await _counters(on), time.monotonic() - began
@@ -185,13 +185,31 @@ async def start(quick: bool) -> list[Figure]:
             "cdm --help": [cdm, "--help"],
             "cdm --version": [cdm, "--version"],
             "cdm status": [cdm, "status", "--server", on.urls],
+            "libraries": [sys.executable, "-c", _LIBRARIES, on.urls],
         }
         times: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(repetitions):
             for name, command in sides.items():
                 times[name].append(await _wall(command))
-    bare = times.pop("bare")
-    return [figure(f"start {name}", "ms", values, bare, Goal(8, "ratio<="), peak=0.0) for name, values in times.items()]
+    bare, libraries = times.pop("bare"), times.pop("libraries")
+    return [
+        *(figure(f"start {name}", "ms", values, bare, Goal(8, "ratio<="), peak=0.0) for name, values in times.items()),
+        figure(
+            "start libraries", "ms", libraries, bare, peak=0.0, note="the same libraries imported, nats-py connected"
+        ),
+    ]
+
+
+_LIBRARIES = """
+import asyncio, sys
+import cyclopts, nats, rich.console, rich.table
+import anyio._backends._asyncio
+async def main():
+    client = await nats.connect(sys.argv[1])
+    await client.close()
+asyncio.run(main())
+"""
+"""What `cdm status` cannot do without, and nothing of cdm."""
 
 
 async def _wall(command: list[str]) -> float:

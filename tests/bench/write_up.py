@@ -54,7 +54,7 @@ def _row(words: Sequence[str]) -> str:
 def _where() -> str:
     """The machine, the date and the versions."""
     version = subprocess.run([binary(), "--version"], capture_output=True, check=True, text=True).stdout
-    found = re.search(r"v(\S+)", version)
+    found = re.search(r"v(\d\S*)", version)
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({platform.machine()}), {platform.system()}, "
         f"Python {platform.python_version()}, nats-server {found[1] if found else '?'}, file storage, "
