@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from enum import StrEnum, unique
-from typing import Any
+from typing import Any, TextIO
 
 from cdm.log import on_first_line
 
@@ -31,20 +31,21 @@ class LogLevel(StrEnum):
 def configure_logs(form: LogFormat, level: LogLevel, **bound: Any) -> None:
     """Set up logging for this process; ``bound`` goes with every line."""
     threshold = getattr(logging, level.upper())
-    on_first_line(lambda: _configure(form, threshold, bound), threshold)
+    stream = sys.stderr
+    on_first_line(lambda: _configure(form, threshold, bound, stream), threshold)
     # The client logs through the standard library, and everything that it says reaches us as a callback too.
     logging.getLogger("nats").addHandler(logging.NullHandler())
     logging.getLogger("nats").propagate = False
 
 
-def _configure(form: LogFormat, threshold: int, bound: dict[str, Any]) -> None:
+def _configure(form: LogFormat, threshold: int, bound: dict[str, Any], stream: TextIO) -> None:
     import structlog  # noqa: PLC0415  # who logs nothing does not wait for it
 
     finish: list[Any]
     if form is LogFormat.JSON:
         finish = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     else:
-        finish = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24)]
+        finish = [structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=24)]
     structlog.configure(
         processors=[
             lambda _logger, _method, event: {**event, **bound},
@@ -54,7 +55,7 @@ def _configure(form: LogFormat, threshold: int, bound: dict[str, Any]) -> None:
             *finish,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
 

@@ -535,6 +535,40 @@ async def _fill_on(user: Raw, start: int, stop: int) -> None:
     await user.put("status", f"g/n/{stop - 1}", b'{"condition":"Ready"}', timeout=20)
 
 
+async def test_a_held_watch_lets_the_server_stop_and_catches_up_when_let_go(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "LONGEST_HOLD", 60.0)
+    calm, count = anyio.Event(), 20_000
+    async with raw(server) as user, watching(server, STATUS, hold=calm.wait) as watched:
+        await _fill_on(user, 0, count)
+        await anyio.sleep(0.5)
+        assert 0 < len(watched.mirror.heard) < count, "the server waits for an answer"
+        calm.set()
+        with anyio.fail_after(20):
+            await _patiently(watched.watch)
+        assert len(watched.mirror.heard) == count
+        assert await watched.equals(user)
+
+
+async def test_a_watch_is_not_held_for_ever_and_never_while_it_lists(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "LONGEST_HOLD", 60.0)
+    count = 20_000
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, STATUS).ensure(create=True)
+        await _fill_on(user, 0, count)
+        async with watching(server, STATUS, hold=anyio.sleep_forever) as watched:
+            assert len(watched.mirror.heard) == count
+            monkeypatch.setattr(watch_module, "LONGEST_HOLD", 0.2)
+            # After a list the server's window is wide: more is needed until it asks.
+            for part in range(1, 10):
+                await _fill_on(user, part * count, (part + 1) * count)
+            with anyio.fail_after(30):
+                await _patiently(watched.watch)
+
+
 async def test_a_list_that_is_overwritten_while_it_is_read(server: NatsServer) -> None:
     """Keys that change while the list is under way are delivered later or not at all; the list ends all the same."""
     async with raw(server) as user, connected(server) as connection:
