@@ -11,7 +11,7 @@ from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.node import Schedule
 from cdm.reconciliation import Place
-from cdm.topology import Registered, Topology
+from cdm.topology import Missing, Registered, Topology
 
 
 class Placement:
@@ -37,9 +37,16 @@ class Placement:
 
     @property
     def places(self) -> dict[NodeId, Place]:
-        """All nodes that are not dead, in name order."""
+        """All nodes that are not dead and run slices, in name order.
+
+        What is left on a node that came back as a manager alone is treated like a dead node's.
+        """
         if self._places is None:
-            self._places = {node: self._place(node) for node in sorted(self._topology.nodes)}
+            self._places = {
+                node: self._place(node, presence)
+                for node, presence in sorted(self._topology.nodes.items())
+                if not isinstance(presence, Registered) or presence.registration.hosts
+            }
             self._draining = [node for node, place in self._places.items() if place.draining]
             self._ranking = Ranking()
             self._recount.update(self._places)
@@ -95,8 +102,8 @@ class Placement:
             self._extra[key.node] -= 1
             self._recount.add(key.node)
 
-    def _place(self, node: NodeId) -> Place:
-        presence, schedule = self._topology.nodes[node], self._topology.schedule(node)
+    def _place(self, node: NodeId, presence: Registered | Missing) -> Place:
+        schedule = self._topology.schedule(node)
         if not isinstance(presence, Registered):
             return Place(node, open=False, draining=False)
         return Place(node, schedule is Schedule.NORMAL, schedule is Schedule.DRAIN, presence.registration.capacity)

@@ -30,6 +30,7 @@ class NodeReport(Struct, frozen=True):
     """One registered node."""
 
     node: NodeId
+    role: str
     schedule: Schedule
     runtime: str
     capacity: int | None
@@ -162,6 +163,7 @@ def _bucket(kind: type[Any]) -> str:
 def _node(node: NodeId, registration: Registration, intent: Intent, slices: int) -> NodeReport:
     return NodeReport(
         node,
+        registration.role,
         intent.schedule,
         registration.runtime,
         registration.capacity,

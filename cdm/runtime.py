@@ -1,4 +1,4 @@
-"""One node, wired: connection, watches, router, topology, manager, election, writers, in one task group.
+"""One node, wired: connection, mirrors, router, registration, and the parts of its role, in one task group.
 
 Everything runs on one event loop and every receiver is synchronous, so there are no locks. A task that fails ends the
 node: the supervisor is the task group.
@@ -6,136 +6,95 @@ node: the supervisor is the task group.
 
 from __future__ import annotations
 
-import random
-import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
-from msgspec import Struct
+from msgspec.structs import replace
 
 from cdm import clock
-from cdm.election import Election, Timing
-from cdm.errors import AccessDenied, BucketMissing, StoreError, Unsuitable
 from cdm.log import Log
-from cdm.manager import ClusterDeploymentManager
-from cdm.messages import (
-    Connected,
-    Disconnected,
-    IntentChanged,
-    KeyRejected,
-    LeaderChange,
-    Message,
-    NodeDied,
-    NodeJoined,
-    NodeLeft,
-    NodeMissing,
-    RejectedKeyRemoved,
-    Tick,
-    ValuePut,
-    ValueRejected,
-    ValueRemove,
-    WriteFailed,
-    Written,
-)
-from cdm.model.artifact import NodeId
-from cdm.model.keys import LAYOUTS, NODES, SLICES
-from cdm.model.node import Registration
-from cdm.outbox import Outbox
-from cdm.reconciliation import Policy
+from cdm.managing import Managing
+from cdm.messages import Connected, Disconnected, Message
+from cdm.model.keys import SLICES
+from cdm.model.node import Registration, Role
+from cdm.part import WHOLE, Ground, NodeSettings, Part, ensure
 from cdm.router import Router
-from cdm.store.bucket import Bucket, buckets
-from cdm.store.connection import Access, Connection, connect
-from cdm.store.lease import Leadership
+from cdm.serving import Serving
+from cdm.store.bucket import Bucket
+from cdm.store.connection import Connection, connect
 from cdm.store.registration import Presence
-from cdm.store.signal import Signal
-from cdm.store.watch import RELIST_INTERVAL, Watch
-from cdm.store.writer import CommandWriter, StatusWriter
-from cdm.topology import Topology
+from cdm.store.watch import Watch
 from cdm.version import VERSION
+
+__all__ = ["Node", "NodeSettings", "ensure", "node"]
 
 log = Log("cdm.node")
 
-BUCKET_PATIENCE = 60.0
-"""Seconds that a starting node waits for JetStream to make its buckets (a cluster may be electing)."""
+P = TypeVar("P")
 
 
-class NodeSettings(Struct, frozen=True):
-    """Everything that can be chosen for a node. Times in seconds."""
+class Composition(NamedTuple):
+    """What a role is made of."""
 
-    node: NodeId
-    access: Access = Access()
-    prefix: str = ""
-    create: bool = True
-    """Create buckets that are missing."""
-    replicas: int = 1
-    """Replicas of buckets that it creates."""
-    labels: dict[str, str] = {}
-    capacity: int | None = None
-    runtime: str = "external"
-    lease_ttl: float = 10.0
-    node_ttl: float = 10.0
-    reconcile_interval: float = 30.0
-    relist_interval: float = RELIST_INTERVAL
-    policy: Policy = Policy()
+    parts: tuple[Callable[[Ground], Part], ...]
+    hears_by: str
+    """The bucket whose mirror tells whether the node can hear: `Connected` and `Disconnected` are about it."""
+    says: Mapping[str, Any] = {}
+    """Fields of the registration that the role decides."""
+
+
+ROLES = {
+    # The slices of a node with the runtime "external" are its agent's business, who reads them himself.
+    Role.ALL: Composition((Managing,), hears_by="nodes"),
+    Role.MANAGER: Composition((Managing,), hears_by="nodes", says={"capacity": 0, "runtime": "none"}),
+    Role.AGENT: Composition((Serving,), hears_by="slices"),
+}
 
 
 class Node:
-    """A running node's parts; made by `node`."""
+    """A running node; made by `node`."""
 
     def __init__(self, settings: NodeSettings, connection: Connection) -> None:
         self.settings = settings
         self.connection = connection
-        self.incarnation = secrets.token_hex(8)
-        self.buckets = buckets(connection)
-        self._work = Signal()
-        self._orders = Signal()
-        self._statuses = Signal()
-        self.election = Election(
-            settings.node, self.incarnation, Timing(ttl=settings.lease_ttl), random.SystemRandom().random
-        )
-        self.topology = Topology(self._route, settings.node_ttl)
-        self.outbox = Outbox(self._orders.set, self._statuses.set)
-        self.manager = ClusterDeploymentManager(
-            settings.node,
-            self.topology,
-            self.outbox,
-            clock.now,
-            self._work.set,
-            settings.policy,
-            settings.reconcile_interval,
-        )
-        slices = self.buckets["slices"]
-        self._commands = CommandWriter(
-            slices, self.outbox, self._orders, self.election, self._wake_leadership, self._route
-        )
-        self.watches = {name: self._watch(bucket) for name, bucket in self.buckets.items()}
-        self._status_writer = StatusWriter(self.buckets["status"], self.outbox, self._statuses, self.election)
-        self.leadership = Leadership(
-            slices,
-            self.election,
-            barrier=self._barrier,
-            route=self._route,
-            drained=self._commands.drained,
-            on_fence_lost=self._list_anew,
-            nodes=lambda: self.topology.registered,
+        self.ground = Ground(settings, connection, self._route)
+        self.incarnation = self.ground.incarnation
+        self.buckets = self.ground.buckets
+        self.watches = self.ground.watches
+        role = ROLES[settings.role]
+        self.parts = tuple(make(self.ground) for make in role.parts)
+        self.watches.update(
+            (name, self._watch(self.buckets[name], keys, hears=name == role.hears_by))
+            for name, keys in _widest(self.parts).items()
         )
         self.presence = Presence(self.buckets["nodes"], settings.node, self._registration())
-        self.router = Router((self.topology, self.leadership, self.manager), SENT)
+        self.router = Router(
+            (receiver for part in self.parts for receiver in part.receivers),
+            (message for part in self.parts for message in part.sends),
+        )
+
+    def part(self, kind: type[P]) -> P:
+        """The part of this kind. Raises `LookupError` where the node's role has none."""
+        for part in self.parts:
+            if isinstance(part, kind):
+                return part
+        raise LookupError(f"a node of role {self.settings.role} has no {kind.__name__}")
 
     async def prepare(self) -> None:
-        """Check the server and the buckets; waits while JetStream itself is not ready.
+        """Check the server and what the parts need there; waits while JetStream itself is not ready.
 
         Raises:
             Unsuitable: the server or a bucket cannot do what is needed.
             BucketMissing: a bucket is not there and may not be created.
         """
         await self.connection.check_server()
-        for bucket in self.buckets.values():
-            await ensure(bucket, create=self.settings.create, replicas=self.settings.replicas)
+        for part in self.parts:
+            await part.prepare()
 
     async def run(self, stop: anyio.Event) -> None:
         """Run until ``stop`` is set, then leave in good order.
@@ -146,25 +105,24 @@ class Node:
         """
         if not await self._enter(stop):
             return
-        log.info("node is up", servers=self.connection.access.shown, incarnation=self.incarnation)
+        role, servers = str(self.settings.role), self.connection.access.shown
+        log.info("node is up", role=role, servers=servers, incarnation=self.incarnation)
         async with anyio.create_task_group() as tasks:
             for watch in self.watches.values():
                 tasks.start_soon(watch.run)
-            for work in (
-                self.presence.run,
-                self._commands.run,
-                self._status_writer.run,
-                self._tick,
-                self.leadership.run,
-                self.connection.lost,
-            ):
-                tasks.start_soon(work)
+            tasks.start_soon(self.presence.run)
+            for part in self.parts:
+                for work in part.work:
+                    tasks.start_soon(work)
+            tasks.start_soon(self.connection.lost)
             await stop.wait()
             log.info("stopping")
-            await self.leadership.resign()
+            for part in self.parts:
+                await part.resign()
             if self.connection.is_up:
                 await self.presence.leave()
-                await self.leadership.give_back()
+                for part in self.parts:
+                    await part.give_back()
             tasks.cancel_scope.cancel()
         log.info("stopped")
 
@@ -184,38 +142,34 @@ class Node:
     def _route(self, message: Message) -> None:
         self.router.route(message)
 
-    def _wake_leadership(self) -> None:
-        self.leadership.wake()
-
-    def _watch(self, bucket: Bucket) -> Watch:
-        async def recreate() -> None:
-            if self.settings.create:
-                await bucket.ensure(create=True, replicas=self.settings.replicas)
-
+    def _watch(self, bucket: Bucket, keys: str, *, hears: bool) -> Watch:
         return Watch(
             bucket,
             self._route,
-            on_live=self._on_hearing if bucket.layout is NODES else None,
+            keys=keys,
+            on_live=self._on_hearing if hears else None,
             on_reset=self._on_reset if bucket.layout is SLICES else None,
-            on_missing=recreate,
+            on_missing=partial(self._recreate, bucket),
             relist_interval=self.settings.relist_interval,
-            hold=self._commands.calm if bucket.layout is SLICES else None,
         )
+
+    async def _recreate(self, bucket: Bucket) -> None:
+        for part in self.parts:
+            await part.recreate(bucket)
 
     def _on_hearing(self, hearing: bool) -> None:
         self._route(Connected(clock.now()) if hearing else Disconnected(clock.now()))
-        self._work.set()
+        for part in self.parts:
+            part.wake()
 
     def _on_reset(self, reason: str) -> None:
-        self.leadership.reset(reason)
-
-    def _list_anew(self) -> None:
-        for watch in self.watches.values():
-            watch.relist()
+        for part in self.parts:
+            part.reset(reason)
 
     def _registration(self) -> Registration:
         settings = self.settings
-        return Registration(
+        described = Registration(
+            role=settings.role,
             labels=settings.labels,
             capacity=settings.capacity,
             runtime=settings.runtime,
@@ -224,60 +178,16 @@ class Node:
             incarnation=self.incarnation,
             ttl=settings.node_ttl,
         )
-
-    async def _barrier(self) -> None:
-        try:
-            async with anyio.create_task_group() as tasks:
-                for watch in self.watches.values():
-                    tasks.start_soon(watch.caught_up)
-        except* StoreError as errors:
-            raise errors.exceptions[0] from None
-
-    async def _tick(self) -> None:
-        """Route a `Tick` whenever there is work or something is due."""
-        while True:
-            due = [at for at in (self.manager.wake_at(), self.topology.wake_at()) if at is not None]
-            pause = max(min(due) - clock.now(), 0) if due else None
-            with anyio.move_on_after(pause):
-                await self._work.wait()
-            self._route(Tick(clock.now()))
-            await anyio.lowlevel.checkpoint()
+        return replace(described, **ROLES[settings.role].says)
 
 
-SENT = (
-    *(
-        message[kind, kind.value_type]
-        for message in (ValuePut, ValueRemove, ValueRejected)
-        for layout in LAYOUTS
-        for kind in layout.kinds
-    ),
-    *(message[layout.kinds[0]] for message in (KeyRejected, RejectedKeyRemoved) for layout in LAYOUTS[:3]),
-    LeaderChange,
-    Connected,
-    Disconnected,
-    Tick,
-    NodeJoined,
-    NodeLeft,
-    NodeMissing,
-    NodeDied,
-    IntentChanged,
-    Written,
-    WriteFailed,
-)
-"""Every message that a node routes, as receivers annotate them. Keys of ``status`` always decode."""
-
-
-async def ensure(bucket: Bucket, *, create: bool, replicas: int, change_replicas: bool = False) -> bool:
-    """`Bucket.ensure`, patient with a JetStream that is still coming up."""
-    deadline = clock.now() + BUCKET_PATIENCE
-    while True:
-        try:
-            return await bucket.ensure(create=create, replicas=replicas, change_replicas=change_replicas)
-        except StoreError as error:
-            if clock.now() >= deadline or isinstance(error, (Unsuitable, BucketMissing, AccessDenied)):
-                raise
-            log.info("waiting for JetStream", bucket=bucket.name, reason=str(error))
-        await anyio.sleep(0.5)
+def _widest(parts: tuple[Part, ...]) -> dict[str, str]:
+    """Which keys of which buckets are mirrored, so that every part has what it needs."""
+    found: dict[str, str] = {}
+    for part in parts:
+        for bucket, keys in part.mirrors.items():
+            found[bucket] = keys if found.get(bucket, keys) == keys else WHOLE
+    return found
 
 
 @asynccontextmanager

@@ -75,6 +75,7 @@ class Topology:
         self._nodes: dict[NodeId, Registered | Missing] = {}
         self._intents: dict[NodeId, Intent] = {}
         self._missing: dict[NodeId, Missing] = {}
+        self._candidates: set[NodeId] = set()
         self._hearing_since: float | None = None
         self._mass_loss = False
         self._next_eviction = NEVER
@@ -85,9 +86,9 @@ class Topology:
         return self._nodes
 
     @property
-    def registered(self) -> int:
-        """How many nodes are registered."""
-        return len(self._nodes) - len(self._missing)
+    def candidates(self) -> int:
+        """How many of the registered nodes take part in elections."""
+        return len(self._candidates)
 
     def schedule(self, node: NodeId) -> Schedule:
         """What the operator wants of the node."""
@@ -116,7 +117,18 @@ class Topology:
             return
         if self._missing.pop(node, None) and not self._missing:
             self._mass_loss = False
-        log.info("node joined", node=node, runtime=new.runtime, capacity=new.capacity, labels=new.labels or None)
+        if new.leads:
+            self._candidates.add(node)
+        else:
+            self._candidates.discard(node)
+        log.info(
+            "node joined",
+            node=node,
+            role=new.role,
+            runtime=new.runtime,
+            capacity=new.capacity,
+            labels=new.labels or None,
+        )
         self._emit(NodeJoined(node, new))
 
     @receiver
@@ -207,10 +219,12 @@ class Topology:
 
     def _lose(self, node: NodeId, heard: float, ttl: float) -> None:
         self._nodes[node] = self._missing[node] = Missing(heard, ttl)
+        self._candidates.discard(node)
         self._emit(NodeMissing(node))
 
     def _forget(self, node: NodeId) -> None:
         self._nodes.pop(node, None)
+        self._candidates.discard(node)
         if self._missing.pop(node, None) and not self._missing:
             self._mass_loss = False
 

@@ -12,8 +12,10 @@ from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt
 
 from cdm.cli.options import ConnectionOptions, duration, labels_of
+from cdm.errors import UsageError
 from cdm.log import Log
 from cdm.model.artifact import node_id
+from cdm.model.node import Role
 from cdm.reconciliation import Policy
 from cdm.runtime import NodeSettings
 from cdm.runtime import node as make_node
@@ -26,6 +28,7 @@ def node(
     connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
     *,
     id: Annotated[str | None, Parameter(name="--id", env_var="CDM_ID")] = None,  # noqa: A002
+    role: Annotated[Role, Parameter(env_var="CDM_ROLE")] = Role.ALL,
     replicas: Annotated[Literal[1, 2, 3, 4, 5], Parameter(env_var="CDM_REPLICAS")] = 1,
     create: Annotated[bool, Parameter(env_var="CDM_CREATE")] = True,
     label: Annotated[
@@ -43,12 +46,15 @@ def node(
     """Run this machine's node until SIGTERM or SIGINT.
 
     It registers the node and takes part in the election; the elected leader serves the blueprints. Exit codes: 0
-    stopped in good order, 1 failed, 2 wrong usage, 4 a living process has this node id.
+    stopped in good order, 1 failed, 2 wrong usage, 4 a living process has this node id, 5 a permission is missing.
 
     Parameters
     ----------
     id
         The node's name. [default: the host name]
+    role
+        What this process is for: "manager" takes part in elections and runs no slices, "agent" is there for this
+        machine's slices and never leads, "all" is both.
     replicas
         Replicas of the buckets that it creates.
     create
@@ -75,6 +81,7 @@ def node(
     name = node_id(id or socket.gethostname())
     settings = NodeSettings(
         node=name,
+        role=role,
         access=connection.access(),
         prefix=connection.prefix,
         create=create,
@@ -87,9 +94,35 @@ def node(
         reconcile_interval=reconcile_interval,
         policy=Policy(command_timeout=command_timeout, transition_timeout=2 * command_timeout),
     )
+    refuse_contradictions(settings)
     configure_logs(log_format, log_level, id=name)
     anyio.run(_run, settings)
     return 0
+
+
+OF_MANAGERS = {
+    "replicas": "--replicas (CDM_REPLICAS)",
+    "lease_ttl": "--lease-ttl (CDM_LEASE_TTL)",
+    "reconcile_interval": "--reconcile-interval (CDM_RECONCILE_INTERVAL)",
+    "policy": "--command-timeout (CDM_COMMAND_TIMEOUT)",
+}
+"""Settings that say how to lead, and the options that choose them."""
+OF_AGENTS = {"capacity": "--capacity (CDM_CAPACITY)", "runtime": "--runtime (CDM_RUNTIME)"}
+"""Settings that say how slices are run, and the options that choose them."""
+SENSELESS = {
+    Role.ALL: ({}, ""),
+    Role.MANAGER: (OF_AGENTS, "no slices run there"),
+    Role.AGENT: (OF_MANAGERS, "it never leads, and makes no buckets"),
+}
+
+
+def refuse_contradictions(settings: NodeSettings) -> None:
+    """Refuse options that mean nothing to the role, unless they say what holds anyway; raises `UsageError`."""
+    options, why = SENSELESS[settings.role]
+    usual = NodeSettings(settings.node)
+    for field, option in options.items():
+        if getattr(settings, field) != getattr(usual, field):
+            raise UsageError(f"{option} means nothing with --role {settings.role} (CDM_ROLE): {why}")
 
 
 async def _run(settings: NodeSettings) -> None:

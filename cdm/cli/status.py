@@ -84,11 +84,13 @@ def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
 
 
 def _nodes(found: Report) -> Table:
-    table = _table("nodes", "node", "schedule", "slices", "capacity", "runtime", "labels", right=("slices", "capacity"))
+    columns = ("schedule", "slices", "capacity", "runtime", "labels")
+    table = _table("nodes", "node", "role", *columns, right=("slices", "capacity"))
     for node in found.nodes:
         labels = " ".join(f"{name}={value}" for name, value in node.labels.items())
         capacity = "" if node.capacity is None else str(node.capacity)
-        table.add_row(*map(Text, (node.node, node.schedule, str(node.slices), capacity, node.runtime, labels)))
+        row = (node.node, node.role, node.schedule, str(node.slices), capacity, node.runtime, labels)
+        table.add_row(*map(Text, row))
     return table
 
 

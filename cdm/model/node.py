@@ -10,9 +10,26 @@ from cdm.model.artifact import NodeId
 from cdm.model.slice import Count
 
 
+@unique
+class Role(StrEnum):
+    """What a process is for."""
+
+    ALL = "all"
+    """It takes part in elections, and its machine runs slices."""
+    MANAGER = "manager"
+    """It takes part in elections; no slices run here."""
+    AGENT = "agent"
+    """Its machine runs slices; it never leads."""
+
+
 class Registration(Struct, frozen=True, omit_defaults=True):
     """What a node says of itself under ``nodes/{node}``; put again as its heartbeat."""
 
+    role: str = Role.ALL
+    """One of `Role`; text, so that a role of a later version does not make the registration unreadable.
+
+    A manager says a capacity of 0 as well, which readers obey that know nothing of roles.
+    """
     labels: dict[str, str] = field(default_factory=dict)
     capacity: int | None = None
     """Most slices that the node takes; None: no limit."""
@@ -24,6 +41,16 @@ class Registration(Struct, frozen=True, omit_defaults=True):
     """Nonce of the process: tells a restarted process from its predecessor."""
     ttl: float | None = None
     """Seconds after which the registration expires without a heartbeat; None: not said."""
+
+    @property
+    def hosts(self) -> bool:
+        """Whether slices run there."""
+        return self.role != Role.MANAGER
+
+    @property
+    def leads(self) -> bool:
+        """Whether it takes part in elections."""
+        return self.role != Role.AGENT
 
 
 @unique

@@ -115,6 +115,19 @@ class Bucket:
         )
         return Stored(payload, message["seq"])
 
+    async def read_near(self, key: Key, timeout: float | None = None) -> Stored | None:
+        """What any replica holds under the key; it may be behind the stream's leader, never ahead of it.
+
+        Its permission can be given for single keys, unlike that of `read`.
+        """
+        subject = self.subject(encode(key))
+        payload, headers = await self.connection.ask(f"$JS.API.DIRECT.GET.{self.stream}.{subject}", timeout=timeout)
+        if status := headers.get("Status"):
+            if status == "404":
+                return None
+            raise Refused(headers.get("Description", "no reason given"), int(status))
+        return Stored(None if is_removal(headers) else payload, int(headers["Nats-Sequence"]))
+
     async def put(
         self,
         key: Key,
@@ -227,7 +240,6 @@ class Bucket:
             "discard": "new",
             "allow_rollup_hdrs": True,
             "deny_delete": True,
-            "allow_direct": True,
             "duplicate_window": 120 * 10**9,
             # A stream that is made anew must not number its messages as the one before it did: a fence of then would
             # hold now. Milliseconds run ahead of any stream's numbers.
@@ -236,8 +248,13 @@ class Bucket:
         }
 
     def _features(self) -> dict[str, Any]:
-        # Every bucket takes TTLs: cdm's own deletes leave markers that expire.
-        return {"allow_msg_ttl": True, "subject_delete_marker_ttl": MARKER_TTL * 10**9, "allow_atomic": True}
+        # Every bucket takes TTLs: cdm's own deletes leave markers that expire. Nodes read their own keys directly.
+        return {
+            "allow_msg_ttl": True,
+            "subject_delete_marker_ttl": MARKER_TTL * 10**9,
+            "allow_atomic": True,
+            "allow_direct": True,
+        }
 
     async def _upgrade(self, config: dict[str, Any], replicas: int | None) -> None:
         missing = {name: value for name, value in self._features().items() if not config.get(name)}

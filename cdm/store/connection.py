@@ -357,7 +357,13 @@ class Connection:
     async def request(
         self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, timeout: float | None = None
     ) -> bytes:
-        """Send a message and wait for the answer.
+        """Send a message and wait for the answer; see `ask`."""
+        return (await self.ask(subject, payload, headers, timeout))[0]
+
+    async def ask(
+        self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, timeout: float | None = None
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """Send a message and wait for the answer; returns its payload and headers.
 
         Raises:
             Unreachable: there is no connection; nothing was sent.
@@ -377,7 +383,8 @@ class Connection:
                 # The client would wait for the time-out, but an answer can only come on the connection that is gone.
                 raise Uncertain("the connection was lost before the answer came")
             with _translated():
-                return asked.result().data
+                answer = asked.result()
+            return answer.data, answer.headers or {}
         finally:
             asked.cancel()
 

@@ -52,7 +52,7 @@ class Leadership:
         route: takes `LeaderChange`.
         drained: waits until no write of this leader is in flight.
         on_fence_lost: called when the fence is found gone: the stream was purged, or worse.
-        nodes: how many nodes are registered.
+        nodes: how many nodes take part in elections.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ class Presence:
         """
         while True:
             try:
-                stored = await self._nodes.read(self._key)
+                stored = await self._nodes.read_near(self._key)
                 if stored is not None and stored.payload is not None and not self._is_ours(stored):
                     await self._refuse_if_alive(stored.payload)
                 await self._raise_voice()
@@ -101,7 +101,7 @@ class Presence:
                 return
             except Conflict:
                 # A heartbeat was on its way: delete what it wrote, if it is still ours.
-                stored = await self._nodes.read(self._key, timeout=ASK_TIMEOUT)
+                stored = await self._nodes.read_near(self._key, timeout=ASK_TIMEOUT)
                 if stored is None or not self._is_ours(stored):
                     return
                 self._revision = stored.revision
@@ -117,8 +117,12 @@ class Presence:
     async def _find_out(self) -> None:
         """The registration is not as it was left: expired, deleted, or somebody else's."""
         try:
-            stored = await self._nodes.read(self._key)
+            stored = await self._nodes.read_near(self._key)
             if self._leaving:
+                return
+            if stored is not None and stored.revision < self._revision:
+                # From a replica that is behind: what it shows is older than what this process wrote itself.
+                self._signal.set()
                 return
             # A value that names no process is somebody's slip of the hand, to be written over.
             holder = _incarnation(stored.payload) if stored and stored.payload else ""

@@ -66,6 +66,7 @@ class Watch:
     Args:
         bucket: which bucket.
         emit: takes each message. An exception that it raises ends `run`.
+        keys: which keys: all, or those that match a pattern as NATS has them (``node-1.>``).
         on_live: called with True when the mirror is complete, with False when it may fall behind.
         on_reset: called with a reason when the stream is not the one that it was.
         on_missing: called when the bucket is found missing; it may create it.
@@ -79,6 +80,7 @@ class Watch:
         bucket: Bucket,
         emit: Callable[[Message], None],
         *,
+        keys: str = ">",
         on_live: Callable[[bool], None] | None = None,
         on_reset: Callable[[str], None] | None = None,
         on_missing: Callable[[], Awaitable[object]] | None = None,
@@ -90,6 +92,7 @@ class Watch:
         self.reached = 0
         """Everything up to this sequence of the stream was emitted."""
         self._emit = emit
+        self._filter = bucket.subject(keys)
         self._on_live = on_live
         self._on_reset = on_reset
         self._on_missing = on_missing
@@ -186,8 +189,9 @@ class Watch:
         connection.listen(self._on_connection)
         subscription = await connection.subscribe_directly(inbox, self._on_message)
         try:
+            # The filter is part of the subject, so that a permission can be written for it.
             info = await connection.api(
-                f"CONSUMER.CREATE.{self.bucket.stream}.{self._consumer}", self._config(inbox, resume)
+                f"CONSUMER.CREATE.{self.bucket.stream}.{self._consumer}.{self._filter}", self._config(inbox, resume)
             )
             if info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == 0:
                 self._finish_list()
@@ -244,7 +248,7 @@ class Watch:
             "config": {
                 "name": self._consumer,
                 "deliver_subject": inbox,
-                "filter_subject": self.bucket.all_subjects,
+                "filter_subject": self._filter,
                 "ack_policy": "none",
                 "max_deliver": 1,
                 "mem_storage": True,

@@ -7,6 +7,7 @@ import time
 
 import anyio
 
+from cdm.managing import Managing
 from cdm.store.watch import Watch
 from tests.bench.measure import Figure, Goal, figure, in_turns, memory, peak_memory
 from tests.bench.stage import Stage, active_slices, nodes_named, stage
@@ -55,7 +56,7 @@ async def mirrored(on: Stage, count: int) -> float:
             await live.wait()
         took = time.perf_counter() - before
         tasks.cancel_scope.cancel()
-    assert sum(len(group.slices) for group in node.manager.cluster.groups.values()) == count
+    assert sum(len(group.slices) for group in node.part(Managing).manager.cluster.groups.values()) == count
     return took
 
 
@@ -94,7 +95,7 @@ async def memory_of_slices(quick: bool) -> list[Figure]:
                 await watch.caught_up()
             gc.collect()
             used = memory() - before
-            assert sum(len(group.slices) for group in node.manager.cluster.groups.values()) == count
+            assert sum(len(group.slices) for group in node.part(Managing).manager.cluster.groups.values()) == count
             tasks.cancel_scope.cancel()
     goals = () if quick else (Goal(500, "value<="),)
     return [figure("memory", "bytes/slice", [used / count], (), *goals, peak=peak_memory(), note=f"{count:,} slices")]

@@ -147,12 +147,12 @@ async def test_a_silent_leader_is_replaced_when_its_lease_ends(server: NatsServe
             async def no_renewal(*_: Any) -> None:
                 await anyio.sleep_forever()
 
-            first.node.leadership._renew = no_renewal  # type: ignore[assignment,method-assign]
+            first.managing.leadership._renew = no_renewal  # type: ignore[assignment,method-assign]
             term = first.active
             began = time.monotonic()
             await eventually(lambda: any(node.active > term for node in nodes.active()), 2 + SLACK)
             assert time.monotonic() - began > 0.5, "nobody answers for it: the TTL was not waited for"
-            assert not first.node.election.valid(clock.now())
+            assert not first.managing.election.valid(clock.now())
             await serves(user)
             await finish(user, nodes)
 
@@ -162,7 +162,7 @@ async def test_the_server_refuses_an_old_fence(server: NatsServer) -> None:
     async with raw(server) as user, nodes_on(server) as nodes:
         await nodes.start("n1", "n2")
         first = await nodes.leader()
-        tenure = first.node.election.tenure
+        tenure = first.managing.election.tenure
         assert tenure is not None
         guard = {EXPECT: str(tenure.fence), EXPECT_SUBJECT: FENCE}
         late = {"state": "LOAD", "term": tenure.term}
@@ -191,7 +191,7 @@ async def test_a_fenced_leader_steps_down_by_its_first_write(server: NatsServer)
             await nodes.start("n1", "n2")
             first = await nodes.leader()
             term = first.active
-            leadership = first.node.leadership
+            leadership = first.managing.leadership
 
             async def nothing(*_: Any) -> None:
                 await anyio.sleep(0.05)
@@ -199,7 +199,7 @@ async def test_a_fenced_leader_steps_down_by_its_first_write(server: NatsServer)
             renew = leadership._renew
             leadership._renew = nothing  # type: ignore[assignment,method-assign]
             leadership._watched = lambda lease: None  # type: ignore[method-assign]
-            first.node.election.watched_fence = lambda *_: None  # type: ignore[method-assign]
+            first.managing.election.watched_fence = lambda *_: None  # type: ignore[method-assign]
             lease, fence = (await user.contents("slices"))["_leader"], (await user.contents("slices"))["_term"]
             head = {"Nats-Batch-Id": "coup", "Nats-Batch-Sequence": "1", EXPECT: str(lease.sequence)}
             usurper = b'{"node":"usurper","term":%d}' % (term + 1)
@@ -243,7 +243,7 @@ async def test_vandalism_is_survived(server: NatsServer, what: str) -> None:
         await serves(user, "g/before/1")
         await user.put("slices", key, data, headers)
         await nodes.leader(above=term, within=2 + SLACK)
-        highest = max(running.node.election.highest_term for running in nodes.all.values())
+        highest = max(running.managing.election.highest_term for running in nodes.all.values())
         record = (await user.contents("slices"))["_term"]
         assert record.value["term"] == highest > term
         await serves(user, "g/after/1")
@@ -260,7 +260,7 @@ async def test_vandalism_again_and_again(server: NatsServer) -> None:
         for key, data, headers in VANDALISM.values():
             await user.put("slices", key, data, headers)
             await anyio.sleep(0.1)
-            terms.append(max(running.node.election.highest_term for running in nodes.all.values()))
+            terms.append(max(running.managing.election.highest_term for running in nodes.all.values()))
         assert terms == sorted(terms)
         await nodes.leader(above=terms[-1] - 1)
         await serves(user)
@@ -384,7 +384,7 @@ async def test_a_server_that_hangs_while_a_take_over_is_prepared(
     async with raw(server) as user, nodes_on(server) as nodes:
         await nodes.start("n1")
         first = await nodes.leader()
-        leadership = first.node.leadership
+        leadership = first.managing.leadership
         raised = leadership._raise_voice
         hung: list[int] = []
 
@@ -481,7 +481,7 @@ async def test_a_leader_that_lost_its_connection_steps_down_in_time(server: Nats
         began = time.monotonic()
         await eventually(lambda: not first.active, 2, "it is Dormant before its TTL is over")
         assert time.monotonic() - began < 2
-        assert not first.node.election.valid(clock.now())
+        assert not first.managing.election.valid(clock.now())
         await server.start()
         again = await nodes.leader(within=5 + SLACK)
         assert again.active > 1
@@ -567,8 +567,8 @@ async def test_connections_that_break_again_and_again(server: NatsServer) -> Non
                 transport: Any = running.node.connection._client._transport
                 transport.close()
                 await anyio.sleep(0.25)
-                valid = [node for node in nodes.all.values() if node.node.election.valid(clock.now())]
-                terms = [node.node.election.tenure.term for node in valid if node.node.election.tenure]
+                valid = [node for node in nodes.all.values() if node.managing.election.valid(clock.now())]
+                terms = [node.managing.election.tenure.term for node in valid if node.managing.election.tenure]
                 assert len(set(terms)) == len(terms)
             await nodes.leader(within=5)
             for number in range(9):

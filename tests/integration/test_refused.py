@@ -32,7 +32,7 @@ async def test_a_full_stream_is_told_and_small_orders_still_get_through(server: 
         await eventually(lambda: _holds(user, "g/small/1", 1), 10)
         await bucket.connection.api(f"STREAM.UPDATE.{bucket.stream}", info["config"])
         await eventually(lambda: _holds(user, "g/big/1", 200), 10)
-        assert leader.node.election.tenure is not None
+        assert leader.managing.election.tenure is not None
 
 
 async def _holds(user: Raw, artifact: str, count: int) -> bool:

@@ -309,4 +309,4 @@ async def test_most_nodes_gone_at_once_are_given_up_one_by_one(server: NatsServe
         await eventually(evicted, 15)
         assert died[0] > 1, "nobody is dead before its TTL is over"
         assert died[-1] - died[0] > 1.5, f"evictions are paced: {died}"
-        assert leader.node.election.valid(clock.now())
+        assert leader.managing.election.valid(clock.now())

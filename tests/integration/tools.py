@@ -24,8 +24,10 @@ from nats.aio.msg import Msg
 
 from cdm import messages, runtime
 from cdm.active import Active
+from cdm.managing import Managing
 from cdm.model.artifact import NodeId
 from cdm.model.keys import Layout, encode
+from cdm.model.node import Role
 from cdm.model.slice import SliceState, legal
 from cdm.runtime import Node, NodeSettings
 from cdm.store.bucket import Bucket
@@ -383,9 +385,16 @@ class Running:
         return self._node
 
     @property
+    def managing(self) -> Managing:
+        """The node's part in elections and decisions."""
+        return self.node.part(Managing)
+
+    @property
     def active(self) -> int:
         """The term in which its manager is Active; 0 where it is not."""
-        state = self._node.manager.state if self._node and not self.ended.is_set() else None
+        if self._node is None or self.ended.is_set() or self.settings.role is Role.AGENT:
+            return 0
+        state = self.managing.manager.state
         return state.term if isinstance(state, Active) else 0
 
     async def run(self, task_status: anyio.abc.TaskStatus[None]) -> None:

@@ -1,0 +1,182 @@
+"""The part of a node that takes part in elections and, while it leads, serves the blueprints.
+
+It mirrors every bucket whether it leads or not, so that any of the candidates can lead at once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+
+from cdm import clock
+from cdm.election import Election, Timing
+from cdm.errors import StoreError
+from cdm.manager import ClusterDeploymentManager
+from cdm.messages import (
+    Connected,
+    Disconnected,
+    IntentChanged,
+    KeyRejected,
+    LeaderChange,
+    NodeDied,
+    NodeJoined,
+    NodeLeft,
+    NodeMissing,
+    RejectedKeyRemoved,
+    Tick,
+    ValuePut,
+    ValueRejected,
+    ValueRemove,
+    WriteFailed,
+    Written,
+)
+from cdm.model.keys import LAYOUTS
+from cdm.outbox import Outbox
+from cdm.part import WHOLE, Ground, ensure
+from cdm.store.bucket import Bucket
+from cdm.store.lease import Leadership
+from cdm.store.signal import Signal
+from cdm.store.writer import CommandWriter, StatusWriter
+from cdm.topology import Topology
+
+SENT = (
+    *(
+        message[kind, kind.value_type]
+        for message in (ValuePut, ValueRemove, ValueRejected)
+        for layout in LAYOUTS
+        for kind in layout.kinds
+    ),
+    *(message[layout.kinds[0]] for message in (KeyRejected, RejectedKeyRemoved) for layout in LAYOUTS[:3]),
+    LeaderChange,
+    Connected,
+    Disconnected,
+    Tick,
+    NodeJoined,
+    NodeLeft,
+    NodeMissing,
+    NodeDied,
+    IntentChanged,
+    Written,
+    WriteFailed,
+)
+"""Every message that there is, as receivers annotate them. Keys of ``status`` always decode."""
+
+
+class Managing:
+    """Topology, election, manager and writers."""
+
+    def __init__(self, ground: Ground) -> None:
+        settings, slices = ground.settings, ground.buckets["slices"]
+        self._ground = ground
+        self._due = Signal()
+        self._orders = Signal()
+        self._statuses = Signal()
+        self.election = Election(
+            settings.node, ground.incarnation, Timing(ttl=settings.lease_ttl), random.SystemRandom().random
+        )
+        self.topology = Topology(ground.route, settings.node_ttl)
+        self.outbox = Outbox(self._orders.set, self._statuses.set)
+        self.manager = ClusterDeploymentManager(
+            settings.node,
+            self.topology,
+            self.outbox,
+            clock.now,
+            self._due.set,
+            settings.policy,
+            settings.reconcile_interval,
+        )
+        self._commands = CommandWriter(
+            slices, self.outbox, self._orders, self.election, self._wake_leadership, ground.route
+        )
+        self._status_writer = StatusWriter(ground.buckets["status"], self.outbox, self._statuses, self.election)
+        self.leadership = Leadership(
+            slices,
+            self.election,
+            barrier=self._barrier,
+            route=ground.route,
+            drained=self._commands.drained,
+            on_fence_lost=self._list_anew,
+            nodes=lambda: self.topology.candidates,
+        )
+
+    @property
+    def mirrors(self) -> Mapping[str, str]:
+        """All buckets."""
+        return dict.fromkeys(self._ground.buckets, WHOLE)
+
+    @property
+    def receivers(self) -> tuple[object, ...]:
+        """The topology first: what the manager makes of a message depends on it."""
+        return (self.topology, self.leadership, self.manager)
+
+    @property
+    def sends(self) -> tuple[Any, ...]:
+        """Everything."""
+        return SENT
+
+    @property
+    def work(self) -> tuple[Callable[[], Coroutine[Any, Any, object]], ...]:
+        """Election, writers and clock."""
+        return (self._commands.run, self._status_writer.run, self._tick, self.leadership.run)
+
+    async def prepare(self) -> None:
+        """Check the buckets, or make them; waits while JetStream itself is not ready.
+
+        Raises:
+            Unsuitable: a bucket cannot do what is needed.
+            BucketMissing: a bucket is not there and may not be created.
+        """
+        settings = self._ground.settings
+        for bucket in self._ground.buckets.values():
+            await ensure(bucket, create=settings.create, replicas=settings.replicas)
+
+    async def recreate(self, bucket: Bucket) -> None:
+        """Make the bucket anew, where that is wanted."""
+        settings = self._ground.settings
+        if settings.create:
+            await bucket.ensure(create=True, replicas=settings.replicas)
+
+    def wake(self) -> None:
+        """Look at the clock."""
+        self._due.set()
+
+    def reset(self, reason: str) -> None:
+        """The lease and the fence are gone with the stream."""
+        self.leadership.reset(reason)
+
+    async def resign(self) -> None:
+        """Lead no more, and stop writing."""
+        await self.leadership.resign()
+
+    async def give_back(self) -> None:
+        """Let a successor begin at once."""
+        await self.leadership.give_back()
+
+    def _wake_leadership(self) -> None:
+        self.leadership.wake()
+
+    def _list_anew(self) -> None:
+        for watch in self._ground.watches.values():
+            watch.relist()
+
+    async def _barrier(self) -> None:
+        try:
+            async with anyio.create_task_group() as tasks:
+                for watch in self._ground.watches.values():
+                    tasks.start_soon(watch.caught_up)
+        except* StoreError as errors:
+            raise errors.exceptions[0] from None
+
+    async def _tick(self) -> None:
+        """Route a `Tick` whenever there is work or something is due."""
+        while True:
+            due = [at for at in (self.manager.wake_at(), self.topology.wake_at()) if at is not None]
+            pause = max(min(due) - clock.now(), 0) if due else None
+            with anyio.move_on_after(pause):
+                await self._due.wait()
+            self._ground.route(Tick(clock.now()))
+            await anyio.lowlevel.checkpoint()

@@ -1,0 +1,133 @@
+"""The part of a node that is there for its own slices: it mirrors their keys and no others.
+
+With the runtime ``external`` an agent outside obeys the commands; this part only keeps what it is told to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from cdm.log import Log
+from cdm.messages import (
+    Connected,
+    Disconnected,
+    KeyRejected,
+    RejectedKeyRemoved,
+    ValuePut,
+    ValueRejected,
+    ValueRemove,
+)
+from cdm.model.artifact import NodeId
+from cdm.model.keys import SliceKey, encode_node
+from cdm.model.slice import SliceValue
+from cdm.part import Ground
+from cdm.router import receiver
+from cdm.store.bucket import Bucket
+
+log = Log("cdm.slices")
+
+SENT = (
+    ValuePut[SliceKey, SliceValue],
+    ValueRemove[SliceKey, SliceValue],
+    ValueRejected[SliceKey, SliceValue],
+    KeyRejected[SliceKey],
+    RejectedKeyRemoved[SliceKey],
+    Connected,
+    Disconnected,
+)
+"""Every message about a node's own slices, as receivers annotate them."""
+
+
+class OwnSlices:
+    """The slices of this node, as their keys are.
+
+    Args:
+        node: this node; other nodes' slices are passed over.
+    """
+
+    def __init__(self, node: NodeId) -> None:
+        self._node = node
+        self.slices: dict[SliceKey, SliceValue] = {}
+        self.complete = False
+        """Whether all keys are known at present: they are not until the first listing, and without NATS."""
+
+    @receiver
+    def on_slice(self, put: ValuePut[SliceKey, SliceValue]) -> None:
+        """A command came, or the agent reported a state."""
+        if put.key.node == self._node:
+            self.slices[put.key] = put.value
+            log.debug("slice", slice=str(put.key), state=str(put.value.state), reason=put.value.reason)
+
+    @receiver
+    def on_slice_removed(self, remove: ValueRemove[SliceKey, SliceValue]) -> None:
+        """What ran under this key is to run no more."""
+        if self.slices.pop(remove.key, None) is not None:
+            log.debug("slice is gone", slice=str(remove.key))
+
+    @receiver
+    def on_slice_rejected(self, rejected: ValueRejected[SliceKey, SliceValue]) -> None:
+        """Nobody can tell what the slice is to do: what was known before stays."""
+        log.warning("unreadable slice", slice=str(rejected.key), reason=rejected.reason)
+
+    @receiver
+    def on_key_rejected(self, rejected: KeyRejected[SliceKey]) -> None:
+        """A key does not parse: it is reported and left alone."""
+        log.warning("unreadable key is left alone", bucket="slices", key=rejected.name, reason=rejected.reason)
+
+    @receiver
+    def on_rejected_key_removed(self, removed: RejectedKeyRemoved[SliceKey]) -> None:
+        """Nothing was made of it, so nothing is to be undone."""
+        log.info("unreadable key is gone", bucket="slices", key=removed.name)
+
+    @receiver
+    def on_connection(self, change: Connected | Disconnected) -> None:
+        """The mirror is complete, or may fall behind from now on."""
+        self.complete = isinstance(change, Connected)
+
+
+class Serving:
+    """The node's own slices."""
+
+    def __init__(self, ground: Ground) -> None:
+        node = ground.settings.node
+        self.own = OwnSlices(node)
+        self._mirrors = {"slices": f"{encode_node(node)}.>"}
+
+    @property
+    def mirrors(self) -> Mapping[str, str]:
+        """This node's keys in ``slices``: a permission can be written for them."""
+        return self._mirrors
+
+    @property
+    def receivers(self) -> tuple[object, ...]:
+        """What keeps the slices."""
+        return (self.own,)
+
+    @property
+    def sends(self) -> tuple[Any, ...]:
+        """All about slices."""
+        return SENT
+
+    @property
+    def work(self) -> tuple[Callable[[], Coroutine[Any, Any, object]], ...]:
+        """Nothing: the agent outside works."""
+        return ()
+
+    async def prepare(self) -> None:
+        """Buckets are the managers' business; the mirror and the registration wait for them."""
+
+    async def recreate(self, bucket: Bucket) -> None:
+        """Buckets are the managers' business."""
+
+    def wake(self) -> None:
+        """Nothing here has a clock."""
+
+    def reset(self, reason: str) -> None:
+        """The mirror lists anew by itself."""
+
+    async def resign(self) -> None:
+        """The leader unloads what runs here once the registration is gone."""
+
+    async def give_back(self) -> None:
+        """Nothing is held."""
