@@ -100,29 +100,19 @@ def node(
     return 0
 
 
-OF_MANAGERS = {
-    "replicas": "--replicas (CDM_REPLICAS)",
-    "lease_ttl": "--lease-ttl (CDM_LEASE_TTL)",
-    "reconcile_interval": "--reconcile-interval (CDM_RECONCILE_INTERVAL)",
-    "policy": "--command-timeout (CDM_COMMAND_TIMEOUT)",
-}
-"""Settings that say how to lead, and the options that choose them."""
-OF_AGENTS = {"capacity": "--capacity (CDM_CAPACITY)", "runtime": "--runtime (CDM_RUNTIME)"}
-"""Settings that say how slices are run, and the options that choose them."""
-SENSELESS = {
-    Role.ALL: ({}, ""),
-    Role.MANAGER: (OF_AGENTS, "no slices run there"),
-    Role.AGENT: (OF_MANAGERS, "it never leads, and makes no buckets"),
-}
+OF_SLICES = {"capacity": "--capacity (CDM_CAPACITY)", "runtime": "--runtime (CDM_RUNTIME)"}
+"""Settings that say how this machine runs slices, and the options that choose them."""
 
 
 def refuse_contradictions(settings: NodeSettings) -> None:
-    """Refuse options that mean nothing to the role, unless they say what holds anyway; raises `UsageError`."""
-    options, why = SENSELESS[settings.role]
+    """Refuse options that contradict the role; raises `UsageError`.
+
+    How to lead may be said to an agent too, so that all machines can share one environment file.
+    """
     usual = NodeSettings(settings.node)
-    for field, option in options.items():
-        if getattr(settings, field) != getattr(usual, field):
-            raise UsageError(f"{option} means nothing with --role {settings.role} (CDM_ROLE): {why}")
+    for field, option in OF_SLICES.items():
+        if settings.role is Role.MANAGER and getattr(settings, field) != getattr(usual, field):
+            raise UsageError(f"{option} contradicts --role manager (CDM_ROLE): no slices run there")
 
 
 async def _run(settings: NodeSettings) -> None:
