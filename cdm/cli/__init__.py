@@ -1,6 +1,7 @@
 """The command line: ``cdm node``, ``init``, ``status``, ``demo``.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the cluster is unhealthy, 4 conflict (the node id is taken).
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the cluster is unhealthy, 4 conflict (the node id is taken), 5 NATS
+refused the credentials, or a permission is missing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from cyclopts import App, CycloptsError
 
-from cdm.errors import CdmError, Conflict, ModelError, NodeIdTaken, UsageError
+from cdm.errors import AccessDenied, CdmError, Conflict, ModelError, NodeIdTaken, UsageError
 from cdm.version import VERSION
 
 
@@ -25,6 +26,7 @@ class Exit(IntEnum):
     USAGE = 2
     UNHEALTHY = 3
     CONFLICT = 4
+    DENIED = 5
 
 
 app = App(
@@ -35,7 +37,10 @@ app = App(
     # Markdown's parser takes longer to import than all the rest.
     help_format="plaintext",
     version_format="plaintext",
-    help_epilogue="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 cluster unhealthy, 4 conflict (node id is taken).",
+    help_epilogue=(
+        "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 cluster unhealthy, 4 conflict (node id is taken), 5 denied "
+        "(credentials, or a permission)."
+    ),
 )
 # By name, so that a command's own imports are paid for only when it runs.
 app.command("cdm.cli.node:node", name="node", help="Run this machine's node until SIGTERM or SIGINT.")
@@ -84,6 +89,8 @@ def _failed(error: CdmError) -> int:
             return Exit.CONFLICT
         case UsageError() | ModelError():
             return Exit.USAGE
+        case AccessDenied():
+            return Exit.DENIED
         case _:
             return Exit.FAILED
 

@@ -46,7 +46,8 @@ def node(
     """Run this machine's node until SIGTERM or SIGINT.
 
     It registers the node and takes part in the election; the elected leader serves the blueprints. Exit codes: 0
-    stopped in good order, 1 failed, 2 wrong usage, 4 a living process has this node id, 5 a permission is missing.
+    stopped in good order, 1 failed, 2 wrong usage, 4 a living process has this node id, 5 NATS refused the
+    credentials, or a permission is missing.
 
     Parameters
     ----------

@@ -9,17 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import anyio
 import nats
 import nats.errors
-from msgspec import Struct
 from nats.aio.client import PING_PROTO, Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -38,6 +34,9 @@ from cdm.errors import (
     Unsuitable,
 )
 from cdm.log import Log
+from cdm.store.access import Access, credentials_of, tls_of, without_secrets
+
+__all__ = ["Access", "Connection", "checked", "connect", "error_of", "no_message", "without_secrets"]
 
 log = Log("cdm.nats")
 
@@ -59,6 +58,8 @@ _NO_REPLICAS = 10074
 _JETSTREAM_OFF = (10039, 10076)
 _UNAVAILABLE = (10008, 10009)
 
+_VIOLATION = re.compile(r"Permissions Violation for (Publish|Subscription) to \"([^\"]*)\"", re.IGNORECASE)
+
 Handler = Callable[[Msg], Awaitable[None]]
 
 
@@ -67,18 +68,34 @@ Deliver = Callable[[bytes, bytes, bytes, bytes], None]
 
 
 class _Client(Client):
-    """The client, mended in four places, and with a short way for the many messages of a watch.
+    """The client, mended in six places, and with a short way for the many messages of a watch.
 
-    A subject that is not UTF-8 would end its reading for good. An attempt at a server that accepts and then says
+    Of a refused subject it tells in lower case only. It would send its secrets in the clear to a server that offers no
+    TLS. A subject that is not UTF-8 would end its reading for good. An attempt at a server that accepts and then says
     nothing would leave its socket open. A pong may wait behind megabytes of messages: these show as well that the
     connection is alive. A ping must not overtake what was sent before it. And a message of a direct subscription is
     handed over as it was read: no queue, no task, no headers taken apart that nobody asks for; what the receiver cannot
     take in time waits in the socket.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_denied: Callable[[str, str], None]) -> None:
         super().__init__()
         self.direct: dict[int, Deliver] = {}
+        self.insist_on_tls = False
+        self._on_denied = on_denied
+
+    async def _process_err(self, err_msg: str) -> None:
+        # What was handed over is in lower case; the parser has the line still as it came.
+        line = bytes(self._ps.buf).partition(b"\r\n")[0].decode("utf-8", "replace")
+        if denied := _VIOLATION.search(line):
+            self._on_denied(denied[1].lower(), denied[2])
+        else:
+            await super()._process_err(err_msg)
+
+    def _connect_command(self) -> bytes:
+        if self.insist_on_tls and not self._server_info.get("tls_required"):
+            raise nats.errors.Error("nats: the server offers no TLS, and nothing is sent to it without")
+        return super()._connect_command()
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         self._pings_outstanding = 0
@@ -117,29 +134,6 @@ class _Client(Client):
         )
 
 
-class Access(Struct, frozen=True):
-    """How to reach NATS and who to be there."""
-
-    servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
-    creds: Path | None = None
-    nkey: Path | None = None
-    user: str | None = None
-    password: str | None = None
-    token: str | None = None
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
-    inbox_prefix: str = "_INBOX"
-
-    def __repr__(self) -> str:
-        return f"Access({self.shown})"
-
-    @property
-    def shown(self) -> str:
-        """The servers, without anything secret."""
-        return ", ".join(without_secrets(server) for server in self.servers)
-
-
 class Connection:
     """A connection that lasts until it is closed. Made by `connect`."""
 
@@ -148,7 +142,11 @@ class Connection:
         self.prefix = prefix
         self.up_since: float | None = None
         """When it was last (re)connected, in seconds on this node's clock; None while it is down."""
-        self._client = _Client()
+        self._client = _Client(self._on_denied)
+        self._asking: dict[asyncio.Future[None], str] = {}
+        """For each request that waits for an answer its subject, and what to tell of a refusal."""
+        self._denied: dict[str, AccessDenied] = {}
+        """Subscriptions that the server refused since it was last connected to, by subject."""
         self._listeners: list[Callable[[bool], None]] = []
         self._opened = False
         self._closing = False
@@ -197,16 +195,15 @@ class Connection:
 
     async def _connect(self, name: str) -> None:
         access = self.access
-        with _translated(), _readable(access):
+        self._client.insist_on_tls = access.encrypted
+        tls, credentials = tls_of(access), credentials_of(access)
+        with _translated():
             await self._client.connect(
                 servers=list(access.servers),
                 name=name,
-                user_credentials=str(access.creds) if access.creds else None,
-                nkeys_seed=str(access.nkey) if access.nkey else None,
-                user=access.user,
-                password=access.password,
-                token=access.token,
-                tls=self._tls(),
+                tls=tls,
+                tls_handshake_first=access.tls_first,
+                **credentials,
                 inbox_prefix=access.inbox_prefix,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=RECONNECT_PAUSE,  # type: ignore[arg-type]  # seconds; fractions are fine
@@ -217,15 +214,6 @@ class Connection:
                 reconnected_cb=self._on_reconnected,
                 closed_cb=self._on_closed,
             )
-
-    def _tls(self) -> ssl.SSLContext | None:
-        access = self.access
-        if not (access.ca or access.cert):
-            return None
-        context = ssl.create_default_context(cafile=str(access.ca) if access.ca else None)
-        if access.cert:
-            context.load_cert_chain(str(access.cert), str(access.key) if access.key else None)
-        return context
 
     async def close(self) -> None:
         """Close the connection; never raises."""
@@ -264,6 +252,7 @@ class Connection:
             return
         self.up_since = clock.now() if up else None
         if up:
+            self._denied.clear()
             self._down = asyncio.get_running_loop().create_future()
         elif not self._down.done():
             self._down.set_result(None)
@@ -291,20 +280,34 @@ class Connection:
         if refused and not self._opened and not self._fatal.done():
             self._fatal.set_exception(
                 AccessDenied(
-                    f"{self.access.shown} refused the credentials ({self._last_problem}); "
-                    "see --creds, --context, NATS_CREDS"
+                    f"{self.access.shown} refused the credentials ({self._last_problem}; {self.access.who}); "
+                    "see --context, --creds, --nkey, --user"
                 )
             )
         if self._fatal.done():
             return
-        if "permissions violation" in text:
-            log.error("NATS refused a subject; a permission is missing", error=self._last_problem)
-        elif isinstance(error, nats.errors.SlowConsumerError):
+        if isinstance(error, nats.errors.SlowConsumerError):
             log.debug("slow consumer")  # the watch notices the gap and lists again
         elif clock.now() - self._logged_at >= RETRY_LOG_INTERVAL and not self._closing:
             self._logged_at = clock.now()
             what = "NATS reports a problem" if self.is_up else "cannot connect to NATS; trying again"
             log.warning(what, servers=self.access.shown, problem=self._last_problem)
+
+    def _on_denied(self, kind: str, subject: str) -> None:
+        """The server refused a subject. It does not say which message that was about: those that wait for it know."""
+        what = "publish" if kind == "publish" else "subscribe"
+        error = AccessDenied(
+            f'permission denied: {what} "{subject}" ({self.access.who}); grant it to this user, see nats/secure.conf'
+        )
+        log.error("permission denied", action=what, subject=subject, who=self.access.who)
+        if what == "subscribe":
+            self._denied[subject] = error
+        for refused, about in self._asking.items():
+            if not refused.done() and (about == subject if what == "publish" else self._is_inbox(subject)):
+                refused.set_exception(error)
+
+    def _is_inbox(self, subject: str) -> bool:
+        return subject.startswith(self.access.inbox_prefix + ".")
 
     # What the server is
 
@@ -369,16 +372,24 @@ class Connection:
             Unreachable: there is no connection; nothing was sent.
             NoResponders: nobody listens there.
             Uncertain: no answer within ``timeout`` seconds, or before the connection was lost.
+            AccessDenied: the server takes no message there, or delivers no answers.
         """
         if self.up_since is None:
             raise Unreachable("not connected to NATS")
+        for inbox, error in self._denied.items():
+            if self._is_inbox(inbox):
+                raise error
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asking[refused] = subject
         asked = asyncio.ensure_future(
             self._client.request(
                 subject, payload, timeout=REQUEST_TIMEOUT if timeout is None else timeout, headers=headers
             )
         )
         try:
-            await asyncio.wait((asked, self._down), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((asked, refused, self._down), return_when=asyncio.FIRST_COMPLETED)
+            if refused.done():
+                refused.result()
             if not asked.done():
                 # The client would wait for the time-out, but an answer can only come on the connection that is gone.
                 raise Uncertain("the connection was lost before the answer came")
@@ -386,6 +397,7 @@ class Connection:
                 answer = asked.result()
             return answer.data, answer.headers or {}
         finally:
+            del self._asking[refused]
             asked.cancel()
 
     async def api(self, call: str, body: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
@@ -415,6 +427,11 @@ class Connection:
             subscription = await self._client.subscribe(subject)
         self._client.direct[subscription._id] = deliver  # noqa: SLF001  # the number that messages come with
         return subscription
+
+    def check_subscribed(self, subject: str) -> None:
+        """Raise `AccessDenied` where the server refused the subscription; it tells before the next `flush` is over."""
+        if subject in self._denied:
+            raise self._denied[subject]
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription; never raises."""
@@ -492,19 +509,3 @@ def _translated() -> Iterator[None]:
         raise AccessDenied(str(error)) from None
     except (nats.errors.Error, OSError) as error:
         raise Unreachable(str(error) or type(error).__name__) from error
-
-
-@contextmanager
-def _readable(access: Access) -> Iterator[None]:
-    """The client reads credential files while it connects, and trips over what is in them."""
-    try:
-        yield
-    except (TypeError, ValueError, AttributeError) as error:
-        file = access.creds or access.nkey
-        raise AccessDenied(f"{file or 'the credentials'} cannot be used: {error}") from error
-
-
-def without_secrets(url: str) -> str:
-    """A server's address without user and password."""
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

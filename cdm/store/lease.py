@@ -10,7 +10,7 @@ import msgspec
 
 from cdm import clock
 from cdm.election import Election, Held, Look, Probe, Renew, Seen, StepDown, TakeOver, Tenure, Vacant, Wait
-from cdm.errors import Busy, Conflict, NoResponders, StoreError, Uncertain
+from cdm.errors import AccessDenied, Busy, Conflict, NoResponders, StoreError, Uncertain
 from cdm.log import Log
 from cdm.messages import (
     LeaderChange,
@@ -78,6 +78,7 @@ class Leadership:
         self._told: tuple[NodeId | None, int] = (None, 0)
         self._leading = False
         self._began = 0
+        self._looked = False
         self._gone = 0
         self._complained_at = float("-inf")
         self._activation: anyio.CancelScope | None = None
@@ -148,7 +149,11 @@ class Leadership:
     # Actions go out
 
     async def run(self) -> None:
-        """Take part in the election until cancelled or, after `resign`, until the lease is given back."""
+        """Take part in the election until cancelled or, after `resign`, until the lease is given back.
+
+        Raises:
+            AccessDenied: this user may not take part.
+        """
         async with anyio.create_task_group() as tasks:
             while not self._resigned.is_set():
                 await self._step()
@@ -211,12 +216,19 @@ class Leadership:
         try:
             seen = await self._read()
         except StoreError as error:
+            self._refuse_to_start(error, started=self._looked)
             self._complain("lease not read", error)
             await anyio.sleep(RETRY_PAUSE)
             return
+        self._looked = True
         if self._election.seen(seen, clock.now()):
             log.error("the fence is gone: everything is listed anew", highest_term=self._election.highest_term)
             self._on_fence_lost()
+
+    def _refuse_to_start(self, error: StoreError, *, started: bool) -> None:
+        """A permission that was missing from the beginning ends the process; one that was taken away may come back."""
+        if isinstance(error, AccessDenied) and not started:
+            raise error
 
     def _complain(self, what: str, error: StoreError) -> None:
         """Say it, but not every time: such a state may last."""
@@ -248,6 +260,7 @@ class Leadership:
         try:
             await self._raise_voice(action.term)
         except StoreError as error:
+            self._refuse_to_start(error, started=self._began > 0)
             log.debug("no take-over", reason=str(error))
             election.refused()
             await anyio.sleep(RETRY_PAUSE)
@@ -274,6 +287,7 @@ class Leadership:
         except Uncertain:
             election.uncertain(sent, action)
         except StoreError as error:
+            self._refuse_to_start(error, started=self._began > 0)
             self._complain("nobody leads, and the take-over is refused", error)
             election.refused()
             await anyio.sleep(REFUSAL_PAUSE)

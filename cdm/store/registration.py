@@ -9,7 +9,7 @@ from __future__ import annotations
 import anyio
 import msgspec
 
-from cdm.errors import Conflict, NodeIdTaken, NoResponders, StoreError, Uncertain
+from cdm.errors import AccessDenied, Conflict, NodeIdTaken, NoResponders, StoreError, Uncertain
 from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NodeKey, encode
@@ -57,6 +57,7 @@ class Presence:
 
         Raises:
             NodeIdTaken: a living process is registered under this id.
+            AccessDenied: this user may not register it.
         """
         while True:
             try:
@@ -69,6 +70,8 @@ class Presence:
             except Conflict:
                 # Somebody registered in between: find out who, without hearing one's own answer.
                 await self._drop_voice()
+            except AccessDenied:
+                raise
             except StoreError as error:
                 log.debug("not registered yet", reason=str(error))
                 await anyio.sleep(RETRY_PAUSE)

@@ -26,7 +26,11 @@ class Voice:
 
     @classmethod
     async def raised(cls, connection: Connection, subject: str, identity: Identity) -> Voice:
-        """Begin to answer; when this returns, the server knows."""
+        """Begin to answer; when this returns, the server knows.
+
+        Raises:
+            AccessDenied: it does not want to hear of it.
+        """
         answer = msgspec.json.encode(identity)
 
         async def say(message: Msg) -> None:
@@ -36,6 +40,7 @@ class Voice:
         voice = cls(connection, await connection.subscribe(subject, say))
         try:
             await connection.flush()
+            connection.check_subscribed(subject)
         except BaseException:
             await voice.drop()
             raise

@@ -22,7 +22,7 @@ import msgspec
 from msgspec.structs import replace
 
 from cdm import clock
-from cdm.errors import BucketMissing, InvalidBlueprint, InvalidKey, StoreError
+from cdm.errors import AccessDenied, BucketMissing, InvalidBlueprint, InvalidKey, StoreError
 from cdm.log import Log
 from cdm.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.model.blueprint import Blueprint
@@ -118,7 +118,12 @@ class Watch:
         self._session_over: asyncio.Future[str] | None = None
 
     async def run(self) -> None:
-        """Follow the bucket until cancelled; ends only with an exception of a receiver."""
+        """Follow the bucket until cancelled; ends only with an exception of a receiver.
+
+        Raises:
+            AccessDenied: a permission is missing, and was from the beginning. One that is taken away later may come
+                back.
+        """
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._answer)
             await self._follow()
@@ -132,6 +137,9 @@ class Watch:
             except BucketMissing as error:
                 log.warning("bucket is missing", bucket=self.bucket.name)
                 await self._recreate(error)
+            except AccessDenied:
+                if not self.reached:
+                    raise
             except StoreError as error:
                 log.debug("watch waits", bucket=self.bucket.name, reason=str(error))
             await anyio.sleep(RETRY_PAUSE)

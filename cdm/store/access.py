@@ -1,0 +1,135 @@
+"""How to reach NATS and who to be there; the files behind it are read here, and nothing secret leaves this module but
+to the client.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from cdm.errors import AccessDenied
+
+_JWT = re.compile(rb"BEGIN NATS USER JWT-+\s+(\S+)")
+_SEED = re.compile(rb"BEGIN USER NKEY SEED-+\s+(\S+)")
+
+
+class Access(Struct, frozen=True):
+    """How to reach NATS and who to be there.
+
+    One of ``creds``, ``nkey``, ``user`` (with ``password``) and ``token`` says who; none: nobody in particular.
+    """
+
+    servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    creds: Path | None = None
+    """File with a JWT and its seed."""
+    nkey: Path | None = None
+    """File with a seed."""
+    user: str | None = None
+    password: str | None = None
+    token: str | None = None
+    ca: Path | None = None
+    """File with the certificates to trust; None: those of the system. Any of the three: no connection without TLS."""
+    cert: Path | None = None
+    key: Path | None = None
+    tls_first: bool = False
+    """Begin with the handshake; the server must be set up for it."""
+    inbox_prefix: str = "_INBOX"
+    """First tokens of the subjects that answers come to."""
+
+    def __repr__(self) -> str:
+        return f"Access({self.shown})"
+
+    @property
+    def shown(self) -> str:
+        """The servers, without anything secret."""
+        return ", ".join(without_secrets(server) for server in self.servers)
+
+    @property
+    def who(self) -> str:
+        """Who one is, without anything secret."""
+        if self.creds or self.nkey:
+            return f"credentials {self.creds}" if self.creds else f"nkey {self.nkey}"
+        if self.user and self.password is not None:
+            return f"user {self.user}"
+        if self.user or self.token:
+            return "token"
+        inline = [urlsplit(server) for server in self.servers if "@" in server and "://" in server]
+        named = next((parts.username for parts in inline if parts.password is not None), None)
+        return f"user {named}" if named else "no user"
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether TLS is a must."""
+        schemes = {server.partition("://")[0] for server in self.servers if "://" in server}
+        return bool(self.ca or self.cert or self.tls_first or schemes & {"tls", "wss"})
+
+
+def credentials_of(access: Access) -> dict[str, Any]:
+    """The client's options that say who one is.
+
+    Raises:
+        AccessDenied: a file cannot be used; the client would trip over it, or read on in it for ever.
+    """
+    if access.creds:
+        content = _content(access.creds)
+        seed = _SEED.search(content)
+        if not (_JWT.search(content) and seed):
+            raise AccessDenied(f"{access.creds} cannot be used: there is no JWT with its seed in it")
+        _check_seed(access.creds, seed[1])
+        return {"user_credentials": str(access.creds)}
+    if access.nkey:
+        _check_seed(access.nkey, _content(access.nkey).strip())
+        return {"nkeys_seed": str(access.nkey)}
+    if access.user and access.password is None:
+        return {"token": access.user}  # as the nats tool has it
+    if access.user:
+        return {"user": access.user, "password": access.password}
+    return {"token": access.token}
+
+
+def tls_of(access: Access) -> ssl.SSLContext | None:
+    """How to check the server's certificate, and one's own; None: as the system does.
+
+    Raises:
+        AccessDenied: a file cannot be used.
+    """
+    if not access.encrypted:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=str(access.ca) if access.ca else None)
+    except OSError as error:
+        raise AccessDenied(f"{access.ca} cannot be used: {error}") from None
+    if access.cert:
+        try:
+            # An empty password: nobody is there to be asked for one.
+            context.load_cert_chain(str(access.cert), str(access.key) if access.key else None, password="")
+        except OSError as error:
+            raise AccessDenied(f"{access.cert} with {access.key} cannot be used: {error}") from None
+    return context
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise AccessDenied(f"{file} cannot be used: {error.strerror}") from None
+
+
+def _check_seed(file: Path, seed: bytes) -> None:
+    import nkeys  # noqa: PLC0415  # who has no seed does not wait for it
+
+    try:
+        nkeys.from_seed(bytearray(seed)).wipe()
+    except Exception:  # noqa: BLE001  # many kinds, some with the seed in them
+        raise AccessDenied(f"{file} cannot be used: the seed in it is damaged") from None
+
+
+def without_secrets(url: str) -> str:
+    """A server's address without user and password."""
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
