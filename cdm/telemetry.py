@@ -41,11 +41,13 @@ def configure_logs(form: LogFormat, level: LogLevel, **bound: Any) -> None:
 def _configure(form: LogFormat, threshold: int, bound: dict[str, Any], stream: TextIO) -> None:
     import structlog  # noqa: PLC0415  # who logs nothing does not wait for it
 
+    # The prettier formatter prints local variables along: secrets may be among them.
+    plain: dict[str, Any] = {"exception_formatter": structlog.dev.plain_traceback}
     finish: list[Any]
     if form is LogFormat.JSON:
         finish = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     else:
-        finish = [structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=24)]
+        finish = [structlog.dev.ConsoleRenderer(**plain, colors=stream.isatty(), pad_event_to=24)]
     structlog.configure(
         processors=[
             lambda _logger, _method, event: {**event, **bound},

@@ -27,6 +27,7 @@ class NatsContext(Struct, frozen=True):
     ca: str = ""
     cert: str = ""
     key: str = ""
+    tls_first: bool = False
     inbox_prefix: str = ""
 
 
@@ -70,6 +71,7 @@ def access_of(context: str | None) -> Access:
         Access(),
         **({"servers": servers_of(loaded.url)} if loaded.url else {}),
         **({"inbox_prefix": loaded.inbox_prefix} if loaded.inbox_prefix else {}),
+        tls_first=loaded.tls_first,
         **{name: getattr(loaded, name) or None for name in ("user", "password", "token")},
         **{name: _path(getattr(loaded, name)) for name in ("creds", "nkey", "ca", "cert", "key")},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from cdm.store.connection import Access, without_secrets
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 _SCHEMES = ("nats", "tls", "ws", "wss")
+_SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
@@ -61,7 +62,26 @@ class ConnectionOptions:
     context: Annotated[str | None, Parameter(name="--context", env_var="NATS_CONTEXT")] = None
     """A context of the nats tool. [default: the selected one, unless --server is given]"""
     creds: Annotated[Path | None, Parameter(name="--creds", env_var="NATS_CREDS")] = None
-    """Credentials file."""
+    """Credentials file: a JWT and its seed."""
+    nkey: Annotated[Path | None, Parameter(name="--nkey", env_var="NATS_NKEY")] = None
+    """File with the seed of an nkey."""
+    user: Annotated[str | None, Parameter(name="--user", env_var="NATS_USER")] = None
+    """User name; without a password, a token."""
+    password: Annotated[str | None, Parameter(name="--password", env_var="NATS_PASSWORD")] = field(
+        default=None, repr=False
+    )
+    """Password. The variable is better: what is typed shows in the list of processes."""
+    token: Annotated[str | None, Parameter(name="--token", env_var="NATS_TOKEN")] = field(default=None, repr=False)
+    """Token. The variable is better here too."""
+    ca: Annotated[Path | None, Parameter(name="--tlsca", env_var="NATS_CA")] = None
+    """Certificates to trust. [default: the system's]"""
+    cert: Annotated[Path | None, Parameter(name="--tlscert", env_var="NATS_CERT")] = None
+    """Certificate to show to the server."""
+    key: Annotated[Path | None, Parameter(name="--tlskey", env_var="NATS_KEY")] = None
+    """Its key."""
+    inbox_prefix: Annotated[str | None, Parameter(name="--inbox-prefix", env_var="CDM_INBOX_PREFIX")] = None
+    """First part of the subjects that answers come to, so that a permission can be given for them.
+    [default: the context's, else _INBOX]"""
     prefix: Annotated[str, Parameter(name="--prefix", env_var="CDM_PREFIX", show_default=False)] = ""
     """Common prefix of buckets (PREFIX_blueprints) and subjects (PREFIX.cdm…): several clusters on one NATS."""
 
@@ -81,13 +101,34 @@ class ConnectionOptions:
         if server:
             access = replace(access, servers=servers_of(server))
         _check(access.servers)
-        if self.creds and str(self.creds) != ".":  # a variable that is set to nothing
-            access = replace(access, creds=self.creds.expanduser())
+        access = replace(access, **self._identity(access), **self._given("ca", "cert", "key", "inbox_prefix"))
+        if not _SUBJECT.fullmatch(access.inbox_prefix):
+            raise UsageError(f"--inbox-prefix {access.inbox_prefix!r} is no beginning of a subject")
+        if access.key and not access.cert:
+            raise UsageError("--tlskey (NATS_KEY) without --tlscert (NATS_CERT)")
         for name in ("creds", "nkey", "ca", "cert", "key"):
             path = getattr(access, name)
             if path is not None and not path.is_file():
                 raise UsageError(f"{name} file {path} does not exist")
         return access
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        """The options that are given; a variable that is set to nothing gives nothing."""
+        given = {name: getattr(self, name) for name in names}
+        paths = {name: value.expanduser() for name, value in given.items() if isinstance(value, Path)}
+        return {name: value for name, value in {**given, **paths}.items() if value and str(value) != "."}
+
+    def _identity(self, access: Access) -> dict[str, Any]:
+        """Who to be: what is given replaces all that the context says of it."""
+        given = self._given("creds", "nkey", "user", "token")
+        password = self._given("password")
+        if len(given) > 1:
+            options = " and ".join(f"--{name} (NATS_{name.upper()})" for name in given)
+            raise UsageError(f"{options}: choose one way to say who you are")
+        if password and not (given.get("user") or (access.user and not given)):
+            raise UsageError("--password (NATS_PASSWORD) without --user (NATS_USER)")
+        nobody = dict.fromkeys(("creds", "nkey", "user", "password", "token")) if given else {}
+        return {**nobody, **given, **password}
 
 
 def _check(servers: Sequence[str]) -> None:
