@@ -11,15 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar, overload
 
 import anyio
-import nats
 import pytest
 from nats.aio.client import Client
+
+import nats
 
 STARTUP = 15.0
 """Seconds within which a server is up."""
@@ -73,12 +74,20 @@ class NatsServer:
         jetstream: whether it has JetStream.
         arguments: more of the command line.
         port: a fixed port; None for any.
+        env: more of its environment.
     """
 
     def __init__(
-        self, folder: Path, *, jetstream: bool = True, arguments: Sequence[str] = (), port: int | None = None
+        self,
+        folder: Path,
+        *,
+        jetstream: bool = True,
+        arguments: Sequence[str] = (),
+        port: int | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
+        self._env = {**os.environ, **(env or {})}
         self._arguments = [*arguments]
         if jetstream:
             self._arguments += ["-js", "-sd", str(folder / "store")]
@@ -105,7 +114,7 @@ class NatsServer:
         port = -1 if self._port is None else self._port
         command = [binary(), "-a", "127.0.0.1", "-p", str(port), "--ports_file_dir", str(ports), *self._arguments]
         with (self.folder / "log").open("ab") as log:
-            self._process = _spawn(command, log)
+            self._process = _spawn(command, log, self._env)
         deadline = time.monotonic() + STARTUP
         while not self._up(ports):
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -150,6 +159,12 @@ class NatsServer:
         self.kill()
         await self.start()
 
+    async def restart_with(self, arguments: Sequence[str]) -> None:
+        """Stop it, and start it again with another command line, on the same port."""
+        self.stop()
+        self._arguments = [*arguments]
+        await self.start()
+
     def pause(self) -> None:
         """Freeze it; when this returns, every thread of it stands still."""
         assert self._process is not None
@@ -162,9 +177,9 @@ class NatsServer:
         self._process.send_signal(signal.SIGCONT)
 
 
-def _spawn(command: Sequence[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _spawn(command: Sequence[str], log: IO[bytes], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     # Not anyio's: it must be possible to end it from wherever.
-    return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env)
 
 
 @contextmanager
@@ -178,10 +193,12 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def running_server(*, jetstream: bool = True, arguments: Sequence[str] = ()) -> AsyncIterator[NatsServer]:
+async def running_server(
+    *, jetstream: bool = True, arguments: Sequence[str] = (), env: Mapping[str, str] | None = None
+) -> AsyncIterator[NatsServer]:
     """A fresh server for the time of the ``with`` block."""
     with temporary_folder() as folder:
-        server = NatsServer(folder, jetstream=jetstream, arguments=arguments)
+        server = NatsServer(folder, jetstream=jetstream, arguments=arguments, env=env)
         try:
             await server.start()
             yield server

@@ -75,9 +75,11 @@ class Rejection(Exception):
 class Raw:
     """Somebody with nothing but a NATS client: a user, an agent, a vandal. Made by `raw`."""
 
-    def __init__(self, client: Client, prefix: str = "") -> None:
+    def __init__(self, client: Client, prefix: str = "", keys: str = ">") -> None:
         self.client = client
         self.prefix = prefix
+        self.keys = keys
+        """The only keys that it may read, as a pattern."""
 
     def bucket(self, name: str) -> str:
         """A bucket's full name."""
@@ -135,9 +137,9 @@ class Raw:
         subscription = await self.client.subscribe(inbox, cb=take)
         try:
             config = {"name": name, "deliver_subject": inbox, "ack_policy": "none", "deliver_policy": deliver}
-            config["filter_subject"] = f"$KV.{self.bucket(bucket)}.>"
+            config["filter_subject"] = f"$KV.{self.bucket(bucket)}.{self.keys}"
             body = {"stream_name": stream, "config": {**config, "mem_storage": True, "num_replicas": 1}}
-            info = await self.api(f"CONSUMER.CREATE.{stream}.{name}", body)
+            info = await self.api(f"CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}", body)
             if info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == 0:
                 return []
             while pending:
@@ -504,7 +506,8 @@ class Agents:
         async def wake(message: Msg) -> None:
             self._wake.set()
 
-        await self._user.client.subscribe(f"$KV.{self._user.bucket('slices')}.*.>", cb=wake)
+        if self._user.keys == ">":
+            await self._user.client.subscribe(f"$KV.{self._user.bucket('slices')}.*.>", cb=wake)
         while True:
             try:
                 for key, record in (await self._user.contents("slices")).items():
@@ -554,7 +557,14 @@ class Agents:
 @asynccontextmanager
 async def agents(server: NatsServer | Sequence[NatsServer], *nodes: str) -> AsyncIterator[Agents]:
     """Agents for these nodes, on a connection of their own."""
-    async with raw(server) as user, anyio.create_task_group() as tasks:
+    async with raw(server) as user, agents_of(user, *nodes) as running:
+        yield running
+
+
+@asynccontextmanager
+async def agents_of(user: Raw, *nodes: str) -> AsyncIterator[Agents]:
+    """Agents for these nodes, on somebody's connection."""
+    async with anyio.create_task_group() as tasks:
         running = Agents(user, set(nodes))
         tasks.start_soon(running.run)
         yield running
@@ -678,11 +688,16 @@ async def processes(
         running.kill()
 
 
-async def command_line(*arguments: str, within: float = 20) -> subprocess.CompletedProcess[bytes]:
+async def command_line(
+    *arguments: str, within: float = 20, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
     """Run ``cdm`` to its end."""
     with anyio.fail_after(within):
         return await anyio.run_process(
-            [sys.executable, "-m", "cdm", *arguments], check=False, env=environment(), stdin=subprocess.DEVNULL
+            [sys.executable, "-m", "cdm", *arguments],
+            check=False,
+            env={**environment(), "COLUMNS": "200", **(env or {})},
+            stdin=subprocess.DEVNULL,
         )
 
 

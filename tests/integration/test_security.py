@@ -1,0 +1,526 @@
+"""Who may do what under the configuration that is shipped (``nats/secure.conf``), and how a refusal is told."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import nats.errors
+import pytest
+
+from cdm.cli import Exit
+from cdm.errors import AccessDenied, Unreachable
+from cdm.store.access import Access
+from cdm.store.connection import connect
+from tests.fortress import Certificates, Fortress, Insider, JwtFortress, fortress, permissions_of_node, with_nodes
+from tests.integration.tools import Processes, Raw, agents_of, command_line
+from tests.server import FORGIVEN, eventually, running_server
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
+
+ONE = "g/one/1"
+BUCKETS = ("blueprints", "slices", "nodes", "status")
+
+
+@asynccontextmanager
+async def prepared(folder: Path, *nodes: str) -> AsyncIterator[Fortress]:
+    """A fortress with its buckets."""
+    async with fortress(folder, *nodes) as found:
+        made = await command_line("init", *found.options("admin"))
+        assert made.returncode == 0, made.stderr
+        yield found
+
+
+@contextmanager
+def running(found: Fortress) -> Iterator[Processes]:
+    """Processes on a fortress."""
+    times = ("--lease-ttl", "2", "--node-ttl", "2", "--reconcile-interval", "1")
+    processes = Processes(found.url, found.folder, times)
+    try:
+        yield processes
+    finally:
+        processes.kill()
+
+
+def silent(found: Fortress, text: str) -> None:
+    """Nothing secret is in the text."""
+    for secret in found.secrets:
+        assert secret not in text
+
+
+async def test_a_cluster_lives_on_what_each_may_do(tmp_path: Path) -> None:
+    """Init, election, blueprint, slices, drain, hand-over, an orderly end: nobody misses a permission."""
+    async with prepared(tmp_path, "node-1", "node-2") as found, found.client("operator") as operator:
+        user = Raw(operator.client)
+        with running(found) as nodes:
+            for name, role in (("m1", "manager"), ("m2", "manager"), ("node-1", "agent"), ("node-2", "agent")):
+                who = "manager" if role == "manager" else name
+                nodes.start(name, "--role", role, *found.who(who))
+            await eventually(lambda: _registered(user, 4))
+            async with (
+                found.client("node-1") as one,
+                found.client("node-2") as two,
+                agents_of(Raw(one.client, keys="node-1.>"), "node-1"),
+                agents_of(Raw(two.client, keys="node-2.>"), "node-2"),
+            ):
+                await user.put("blueprints", ONE, 4)
+                await eventually(lambda: _active(user, {"node-1": 2, "node-2": 2}))
+                await user.put("nodes", "node-1.intent", {"schedule": "drain"})
+                await eventually(lambda: _active(user, {"node-2": 4}))
+                lease = await user.lease()
+                nodes.all[lease["node"]].send(signal.SIGKILL)
+                await eventually(lambda: _term_above(user, lease["term"]))
+                await user.delete("blueprints", ONE)
+                await eventually(lambda: _active(user, {}))
+                assert not one.refusals
+                assert not two.refusals
+            for process in nodes.all.values():
+                if process.code is None:
+                    process.send(signal.SIGTERM)
+                    assert await process.ends() == 0, process.log
+            for process in nodes.all.values():
+                assert "denied" not in process.log
+                assert "violation" not in process.log.lower()
+                silent(found, process.log)
+            shown = await command_line("status", *found.options("operator"))
+            assert shown.returncode == Exit.UNHEALTHY, shown.stderr
+        assert not operator.refusals
+
+
+async def _registered(user: Raw, count: int) -> bool:
+    return len([key for key in await user.contents("nodes") if "." not in key]) == count
+
+
+async def _active(user: Raw, wanted: dict[str, int]) -> bool:
+    found = await user.slices()
+    counts = {node: sum(key.startswith(f"{node}.") for key in found) for node in wanted}
+    return counts == wanted and sum(wanted.values()) == len(found) and set(found.values()) <= {"ACTIVE"}
+
+
+async def _term_above(user: Raw, term: int) -> bool:
+    lease = await user.lease()
+    return bool(lease) and lease["term"] > term
+
+
+REFUSED = {
+    "node-1": [
+        "$KV.slices._leader",
+        "$KV.slices._term",
+        f"$KV.slices.node-2.{ONE}",
+        f"$KV.slices.node-10.{ONE}",
+        "$KV.nodes.node-2",
+        "$KV.nodes.node-1.intent",
+        f"$KV.blueprints.{ONE}",
+        f"$KV.status.{ONE}",
+        "$JS.API.STREAM.CREATE.KV_slices",
+        "$JS.API.STREAM.UPDATE.KV_slices",
+        "$JS.API.STREAM.PURGE.KV_slices",
+        "$JS.API.STREAM.DELETE.KV_slices",
+        "$JS.API.STREAM.MSG.GET.KV_slices",
+        "$JS.API.STREAM.INFO.KV_blueprints",
+        "$JS.API.DIRECT.GET.KV_slices.$KV.slices._term",
+        f"$JS.API.DIRECT.GET.KV_slices.$KV.slices.node-2.{ONE}",
+        "$JS.API.DIRECT.GET.KV_nodes",
+        "$JS.API.DIRECT.GET.KV_nodes.$KV.nodes.node-2",
+        "$JS.API.CONSUMER.CREATE.KV_slices",
+        "$JS.API.CONSUMER.CREATE.KV_slices.c",
+        "$JS.API.CONSUMER.CREATE.KV_slices.c.$KV.slices.>",
+        "$JS.API.CONSUMER.CREATE.KV_slices.c.$KV.slices.node-2.>",
+        "$JS.API.CONSUMER.CREATE.KV_nodes.c.$KV.nodes.>",
+        "$JS.API.CONSUMER.LIST.KV_slices",
+        "cdm.node.node-2",
+        "cdm.leader.1",
+        "_INBOX_manager.x",
+    ],
+    "operator": [
+        "$KV.slices._leader",
+        "$KV.slices._term",
+        f"$KV.slices.node-1.{ONE}",
+        "$KV.nodes.node-1",
+        f"$KV.status.{ONE}",
+        "$JS.API.STREAM.CREATE.KV_slices",
+        "$JS.API.STREAM.UPDATE.KV_slices",
+        "$JS.API.STREAM.PURGE.KV_slices",
+        "$JS.API.STREAM.DELETE.KV_slices",
+        "cdm.node.node-1",
+        "_INBOX_manager.x",
+    ],
+    "manager": [
+        f"$KV.blueprints.{ONE}",
+        "$KV.nodes.node-1.intent",
+        "$JS.API.STREAM.CREATE.KV_slices",
+        "$JS.API.STREAM.UPDATE.KV_slices",
+        "$JS.API.STREAM.PURGE.KV_slices",
+        "$JS.API.STREAM.DELETE.KV_slices",
+        "_INBOX_operator.x",
+    ],
+    "admin": [
+        "$KV.slices._leader",
+        "$KV.slices._term",
+        f"$KV.slices.node-1.{ONE}",
+        "$KV.nodes.node-1",
+        f"$KV.blueprints.{ONE}",
+        f"$KV.status.{ONE}",
+        "$JS.API.STREAM.DELETE.KV_slices",
+        "$JS.API.STREAM.PURGE.KV_slices",
+    ],
+}
+ALLOWED = {
+    "node-1": [f"$KV.slices.node-1.{ONE}", "$KV.nodes.node-1", "cdm.node.node-1"],
+    "operator": [f"$KV.blueprints.{ONE}", "$KV.nodes.node-1.intent"],
+    "manager": [
+        "$KV.slices._leader",
+        "$KV.slices._term",
+        f"$KV.slices.node-1.{ONE}",
+        "$KV.nodes.m1",
+        f"$KV.status.{ONE}",
+        "cdm.leader.1",
+        "cdm.node.node-1",
+    ],
+    "admin": ["$JS.API.STREAM.CREATE.KV_slices", "$JS.API.STREAM.UPDATE.KV_status"],
+}
+UNHEARD = {
+    "node-1": [
+        ">",
+        "$KV.>",
+        "$KV.slices.>",
+        "cdm.>",
+        "cdm.node.node-2",
+        "cdm.leader.1",
+        "_INBOX.>",
+        "_INBOX_manager.>",
+    ],
+    "operator": [">", "$KV.slices.>", "cdm.leader.1", "_INBOX.>", "_INBOX_manager.>", "_INBOX_node-1.>"],
+    "manager": [">", "$KV.blueprints.>", "_INBOX.>", "_INBOX_operator.>", "_INBOX_node-1.>"],
+    "admin": [">", "$KV.slices.>", "_INBOX.>"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+async def test_what_each_user_may_and_may_not(tmp_path: Path, name: str) -> None:
+    async with prepared(tmp_path) as found, found.client(name) as insider:
+        for subject in ALLOWED[name]:
+            assert await insider.may_publish(subject, b"{}"), f"{name} may write {subject}"
+        async with found.client("operator") as operator:
+            before = await _contents(operator)
+            for subject in REFUSED[name]:
+                assert not await insider.may_publish(subject, b"{}"), f"{name} must not write {subject}"
+            assert await _contents(operator) == before
+        for subject in UNHEARD[name]:
+            assert not await insider.may_subscribe(subject), f"{name} must not hear {subject}"
+        assert await insider.may_subscribe(f"_INBOX_{name}.x.>")
+
+
+async def _contents(operator: Insider) -> dict[str, dict[str, int]]:
+    user = Raw(operator.client)
+    return {name: {key: record.sequence for key, record in (await user.contents(name)).items()} for name in BUCKETS}
+
+
+async def test_a_consumer_brings_what_its_subject_says(tmp_path: Path) -> None:
+    """The subject is what the permission is about; a body that asks for more is refused."""
+    async with prepared(tmp_path) as found, found.client("node-1") as node:
+        for more in ({"filter_subject": "$KV.slices.>"}, {"filter_subjects": ["$KV.slices.>"]}, {}):
+            config = {"name": "c", "deliver_subject": "_INBOX_node-1.d", "ack_policy": "none", **more}
+            subject = "$JS.API.CONSUMER.CREATE.KV_slices.c.$KV.slices.node-1.>"
+            answer = await node.ask(subject, {"stream_name": "KV_slices", "config": config})
+            assert "error" in answer, answer
+
+
+async def test_answers_go_where_they_are_asked_to_go(tmp_path: Path) -> None:
+    """What permissions cannot do, as nats/secure.conf says. Should a server close this, the warning there can go."""
+    async with prepared(tmp_path) as found, found.client("node-1") as node, found.client("operator") as operator:
+        assert await node.may_publish("$JS.API.INFO", reply=f"$KV.blueprints.{ONE}")
+        await eventually(lambda: _contains(operator, ONE))
+
+
+async def _contains(operator: Insider, key: str) -> bool:
+    return key in (await _contents(operator))["blueprints"]
+
+
+# How it is told
+
+
+@pytest.mark.parametrize(
+    ("who", "arguments", "told"),
+    [
+        (
+            "node-1",
+            ["node", "--id", "node-2", "--role", "agent"],
+            'publish "$JS.API.DIRECT.GET.KV_nodes.$KV.nodes.node-2"',
+        ),
+        ("node-1", ["node", "--id", "node-1", "--role", "manager"], 'publish "$JS.API.STREAM.INFO.KV_blueprints"'),
+        ("node-1", ["status"], 'publish "$JS.API.STREAM.INFO.KV_blueprints"'),
+        ("node-1", ["init"], 'publish "$JS.API.STREAM.INFO.KV_blueprints"'),
+        ("admin", ["status"], 'publish "$JS.API.CONSUMER.CREATE.KV_blueprints.'),
+        ("admin", ["node", "--id", "m1", "--role", "manager"], 'publish "$JS.API.DIRECT.GET.KV_nodes.$KV.nodes.m1"'),
+        ("operator", ["node", "--id", "m1", "--role", "manager"], 'subscribe "cdm.node.m1"'),
+        ("operator", ["node", "--id", "node-1", "--role", "agent"], 'subscribe "cdm.node.node-1"'),
+        ("manager", ["node", "--id", "m1", "--inbox-prefix", "_INBOX"], 'subscribe "_INBOX.'),
+        ("node-1", ["node", "--id", "node-1", "--role", "agent", "--inbox-prefix", "_INBOX_x"], 'subscribe "_INBOX_x.'),
+    ],
+)
+async def test_a_missing_permission_is_told_in_a_line(
+    tmp_path: Path, who: str, arguments: list[str], told: str
+) -> None:
+    async with prepared(tmp_path) as found:
+        command, *rest = arguments
+        with anyio.fail_after(8):
+            refused = await command_line(command, *found.options(who), *rest)
+        text = refused.stderr.decode()
+        assert refused.returncode == Exit.DENIED, text
+        last = text.strip().splitlines()[-1]
+        assert last.startswith(f"cdm: permission denied: {told}"), text
+        assert "nats/secure.conf" in last
+        assert found.access(who).who.split("/")[-1] in last
+        assert "Traceback" not in text
+        assert text.count("denied:") == 1, "one line"
+        silent(found, text + refused.stdout.decode())
+
+
+async def test_managers_use_buckets_that_they_may_not_make(tmp_path: Path) -> None:
+    async with fortress(tmp_path) as found:
+        refused = await command_line("node", "--id", "m1", "--role", "manager", *found.options("manager"))
+        assert refused.returncode == Exit.DENIED
+        assert b'publish "$JS.API.STREAM.CREATE.KV_blueprints"' in refused.stderr
+        assert (await command_line("init", *found.options("admin"))).returncode == 0
+        with running(found) as nodes:
+            nodes.start("m1", "--role", "manager", *found.who("manager"))
+            async with found.client("operator") as operator:
+                await eventually(lambda: _term_above(Raw(operator.client), 0))
+            nodes.unharmed()
+
+
+async def test_a_refusal_reaches_those_who_wait_for_it_and_nobody_else(tmp_path: Path) -> None:
+    async with prepared(tmp_path) as found, connect(found.access("node-1"), name="test") as connection:
+        refused: list[str] = []
+
+        async def ask(subject: str) -> None:
+            try:
+                await connection.request(subject, b"{}", timeout=3)
+            except AccessDenied as error:
+                refused.append(str(error))
+
+        with anyio.fail_after(2):
+            async with anyio.create_task_group() as tasks:
+                for subject in ("$KV.nodes.node-2", f"$KV.slices.node-1.{ONE}", "$KV.slices._TERM", "$JS.API.INFO"):
+                    tasks.start_soon(ask, subject)
+        told = [f'permission denied: publish "{subject}"' for subject in ("$KV.nodes.node-2", "$KV.slices._TERM")]
+        assert sorted(error.partition(" (")[0] for error in refused) == told, "as it was written, not in lower case"
+        assert connection.is_up
+
+
+async def test_a_permission_that_is_taken_away_is_complained_of_and_may_come_back(tmp_path: Path) -> None:
+    async with prepared(tmp_path) as found, found.client("operator") as operator:
+        assert found.server is not None
+        with running(found) as nodes:
+            node = nodes.start("node-1", "--role", "agent", *found.who("node-1"))
+            user = Raw(operator.client)
+            await eventually(lambda: _registered(user, 1))
+            shipped = with_nodes(["node-1"])
+            # The shipped file cannot be changed; the server is started anew with one that lacks a permission.
+            found.config.write_text(shipped.replace('"$KV.nodes.node-1"\n', "\n"), encoding="utf-8")
+            await found.server.restart_with(["-c", str(found.config)])
+            await eventually(lambda: "permission denied" in node.log, 15)
+            assert "$KV.nodes.node-1" in node.log
+            nodes.unharmed()
+            found.config.write_text(shipped, encoding="utf-8")
+            await found.server.restart_with(["-c", str(found.config)])
+            await eventually(lambda: _again(user), 15)
+            nodes.unharmed()
+
+
+async def _again(user: Raw) -> bool:
+    try:
+        return await _registered(user, 1)
+    except nats.errors.Error:
+        return False
+
+
+# TLS
+
+
+async def test_without_the_ca_nobody_is_trusted(tmp_path: Path) -> None:
+    async with fortress(tmp_path) as found:
+        access = found.access("operator")
+        other = Certificates(tmp_path / "other")
+        for ca in (None, other.ca):
+            bare = Access(access.servers, user=access.user, password=access.password, ca=ca)
+            with pytest.raises(Unreachable, match="certificate verify failed") as refused:
+                async with connect(bare, name="test", timeout=1):
+                    pass
+            silent(found, str(refused.value))
+
+
+async def test_nothing_secret_is_sent_in_the_clear(tmp_path: Path) -> None:
+    """Where TLS was asked for: a server that says that it needs none may be anybody."""
+    tls = Certificates(tmp_path)
+    heard = bytearray()
+
+    async def serve(stream: Any) -> None:
+        async with stream:
+            await stream.send(b'INFO {"server_id":"x","version":"2.12.0","headers":true,"max_payload":1048576}\r\n')
+            try:
+                while True:
+                    heard.extend(await stream.receive())
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                pass
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve)
+        for access in (
+            Access((f"nats://127.0.0.1:{port}",), user="me", password="secret", ca=tls.ca),
+            Access((f"tls://me:secret@127.0.0.1:{port}",)),
+        ):
+            with pytest.raises(Unreachable, match="offers no TLS"):
+                async with connect(access, name="test", timeout=1):
+                    pass
+        tasks.cancel_scope.cancel()
+    assert heard == b""
+
+
+async def test_a_client_shows_its_certificate(tmp_path: Path) -> None:
+    tls = Certificates(tmp_path)
+    arguments = ["--tlsverify", "--tlscert", str(tls.cert), "--tlskey", str(tls.key), "--tlscacert", str(tls.ca)]
+    async with running_server(arguments=arguments) as server:
+        good = ["--tlsca", str(tls.ca), "--tlscert", str(tls.client_cert), "--tlskey", str(tls.client_key)]
+        assert (await command_line("init", "--server", server.url, *good)).returncode == 0
+        failed = await command_line("status", "--server", server.url, *good[:2])
+        assert failed.returncode == Exit.FAILED
+        assert b"Traceback" not in failed.stderr
+        mixed = [*good[:4], "--tlskey", str(tls.key)]
+        wrong = await command_line("status", "--server", server.url, *mixed)
+        assert wrong.returncode == Exit.DENIED
+        assert b"client.pem" in wrong.stderr
+
+
+# JWTs
+
+
+async def test_a_node_comes_in_with_credentials(tmp_path: Path) -> None:
+    """Operator mode: the same permissions, in a JWT."""
+    jwts = JwtFortress(tmp_path)
+    admin = jwts.creds("admin", {})
+    node = jwts.creds("node-1", permissions_of_node("node-1"))
+    async with running_server(jetstream=False, arguments=["-c", str(jwts.config)]) as server:
+        options = ["--server", server.url, "--creds"]
+        assert (await command_line("init", *options, str(admin))).returncode == 0
+        own = ["--creds", str(node), "--inbox-prefix", "_INBOX_node-1", "--role", "agent"]
+        refused = await command_line("node", "--id", "node-2", "--server", server.url, *own)
+        assert refused.returncode == Exit.DENIED
+        assert b"$KV.nodes.node-2" in refused.stderr
+        processes = Processes(server.url, tmp_path, ())
+        try:
+            started = processes.start("node-1", *own)
+            async with connect(Access((server.url,), creds=admin), name="test") as connection:
+
+                async def registered() -> bool:
+                    state = (await connection.api("STREAM.INFO.KV_nodes", {"subjects_filter": ">"}))["state"]
+                    return "$KV.nodes.node-1" in (state.get("subjects") or {})
+
+                await eventually(registered)
+            started.send(signal.SIGTERM)
+            assert await started.ends() == 0
+        finally:
+            processes.kill()
+        assert "denied" not in started.log
+        for secret in jwts.secrets:
+            assert secret not in started.log
+            assert secret.encode() not in refused.stderr + refused.stdout
+
+
+# Secrets
+
+
+async def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
+    """Whatever is wrong with credentials, what is said of it does not hold them; not at the finest level of logs."""
+    jwts = JwtFortress(tmp_path)
+    good = jwts.creds("good", {})
+    stranger = JwtFortress(_folder(tmp_path / "stranger")).creds("bad", {})
+    token, seed = jwts.secrets
+    halves = {
+        "no-seed.creds": good.read_text().partition("-----BEGIN USER")[0],
+        "no-jwt.creds": "-----BEGIN USER" + good.read_text().partition("-----BEGIN USER")[2],
+        "damaged.creds": good.read_text().replace(seed, seed[:-4] + "AAAA"),
+        "bare.creds": token,
+        "seed.nk": seed,
+        "damaged.nk": seed[:-4] + "AAAA",
+        "binary.nk": f"{seed}\x00\xff",
+    }
+    for name, text in halves.items():
+        (tmp_path / name).write_text(text, encoding="latin-1")
+    password = "hunter2-hunter2"
+    cases: list[tuple[list[str], dict[str, str]]] = [
+        (["--creds", str(stranger)], {}),
+        *((["--creds", str(tmp_path / name)], {}) for name in halves if name.endswith(".creds")),
+        *((["--nkey", str(tmp_path / name)], {}) for name in halves if name.endswith(".nk")),
+        (["--user", "me", "--password", password], {}),
+        (["--user", "me"], {"NATS_PASSWORD": password}),
+        (["--token", password], {}),
+        ([], {"NATS_TOKEN": password}),
+        (["--user", password], {}),
+        (["--password", password], {}),
+        (["--token", password, "--user", "me"], {}),
+        (["--server", f"nats://me:{password}@127.0.0.1:99999"], {}),
+        (["--server", f"nats://me:{password}@"], {}),
+        (["--tlsca", str(tmp_path / "seed.nk")], {}),
+        (["--tlscert", str(tmp_path / "seed.nk"), "--tlskey", str(tmp_path / "seed.nk")], {}),
+        (["--password"], {"NATS_PASSWORD": password}),
+        (["--bogus"], {"NATS_TOKEN": password}),
+    ]
+    async with running_server(jetstream=False, arguments=["-c", str(jwts.config)]) as server:
+        for options, env in cases:
+            command = ["node", "--id", "n1", "--log-level", "debug", "--server", server.url, *options]
+            done = await command_line(*command, env=env)
+            text = (done.stdout + done.stderr).decode()
+            assert done.returncode in (Exit.DENIED, Exit.USAGE), (options, text)
+            assert "Traceback" not in text, text
+            for secret in (password, token, seed, seed[:-4], token[-40:]):
+                assert secret not in text, (options, text)
+            assert text.strip(), options
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+async def test_a_password_in_the_address_is_not_shown_while_it_is_tried(tmp_path: Path) -> None:
+    url = "nats://me:hunter2-hunter2@127.0.0.1:1"
+    done = await command_line("status", "--server", url)
+    assert done.returncode == Exit.FAILED
+    assert b"hunter2" not in done.stdout + done.stderr
+    processes = Processes(url, tmp_path, ())
+    try:
+        started = processes.start("n1")
+        await eventually(lambda: "cannot connect" in started.log)
+        assert "hunter2" not in started.log
+    finally:
+        processes.kill()
+
+
+def test_the_context_says_who_one_is_unless_an_option_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cdm.cli.options import ConnectionOptions  # noqa: PLC0415  # after the environment is set
+
+    folder = tmp_path / "nats" / "context"
+    folder.mkdir(parents=True)
+    for name in ("a.creds", "b.nk", "ca.pem"):
+        (tmp_path / name).touch()
+    context = {"url": "tls://somewhere", "creds": str(tmp_path / "a.creds"), "ca": str(tmp_path / "ca.pem")}
+    context |= {"inbox_prefix": "_INBOX_x", "user": "", "password": ""}
+    (folder / "here.json").write_text(json.dumps(context), encoding="utf-8")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    plain = ConnectionOptions(context="here").access()
+    assert (plain.creds, plain.ca, plain.inbox_prefix) == (tmp_path / "a.creds", tmp_path / "ca.pem", "_INBOX_x")
+    other = ConnectionOptions(context="here", nkey=tmp_path / "b.nk", inbox_prefix="_INBOX_y").access()
+    assert (other.creds, other.nkey, other.ca) == (None, tmp_path / "b.nk", tmp_path / "ca.pem")
+    assert other.inbox_prefix == "_INBOX_y"
+    user = ConnectionOptions(context="here", user="me", password="p").access()
+    assert (user.creds, user.user, user.password) == (None, "me", "p")
+    assert "'p'" not in repr(ConnectionOptions(user="me", password="p", token="p"))
