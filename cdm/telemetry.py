@@ -36,6 +36,8 @@ def configure_logs(form: LogFormat, level: LogLevel, **bound: Any) -> None:
     # The client logs through the standard library, and everything that it says reaches us as a callback too.
     logging.getLogger("nats").addHandler(logging.NullHandler())
     logging.getLogger("nats").propagate = False
+    # Said whenever a TLS connection ends, by asyncio to the authors of asyncio.
+    logging.getLogger("asyncio").addFilter(lambda record: "eof_received" not in record.getMessage())
 
 
 def _configure(form: LogFormat, threshold: int, bound: dict[str, Any], stream: TextIO) -> None:

@@ -140,13 +140,13 @@ class Fortress:
             return Access((self.url,), user=name, password=self.passwords[name], **known)
         return Access((self.url,), nkey=self.folder / f"{name}.nk", **known)
 
-    def options(self, name: str) -> list[str]:
+    def options(self, name: str, inbox: str = "") -> list[str]:
         """The same as options of the command line."""
-        return ["--server", self.url, *self.who(name)]
+        return ["--server", self.url, *self.who(name, inbox)]
 
-    def who(self, name: str) -> list[str]:
+    def who(self, name: str, inbox: str = "") -> list[str]:
         """The same without the server."""
-        options = ["--tlsca", str(self.tls.ca), "--inbox-prefix", f"_INBOX_{name}"]
+        options = ["--tlsca", str(self.tls.ca), "--inbox-prefix", inbox or f"_INBOX_{name}"]
         if name in self.passwords:
             return [*options, "--user", name, "--password", self.passwords[name]]
         return [*options, "--nkey", str(self.folder / f"{name}.nk")]
@@ -192,18 +192,23 @@ class Insider:
         """Send a message; returns whether the server took it."""
         before = len(self.refusals)
         await self.client.publish(subject, payload, reply=reply)
-        await self.client.flush()
+        await self._settle()
         return not any(f'publish to "{subject.lower()}"' in each for each in self.refusals[before:])
 
     async def may_subscribe(self, subject: str) -> bool:
         """Subscribe; returns whether the server agreed."""
         before = len(self.refusals)
         subscription = await self.client.subscribe(subject)
-        await self.client.flush()
+        await self._settle()
         refused = any(f'subscription to "{subject.lower()}"' in each for each in self.refusals[before:])
         if not refused:
             await subscription.unsubscribe()
         return not refused
+
+    async def _settle(self) -> None:
+        # The client's first ping may go past what waits to be sent; its second one cannot.
+        await self.client.flush()
+        await self.client.flush()
 
     async def ask(self, subject: str, body: object = None) -> Any:
         """Call the server; returns its decoded answer."""

@@ -14,12 +14,12 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import anyio
-import nats
 import nats.errors
 from nats.aio.client import PING_PROTO, Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+import nats
 from cdm import clock
 from cdm.errors import (
     AccessDenied,
@@ -49,6 +49,10 @@ RECONNECT_PAUSE = 0.2
 """Seconds between two attempts at the same server."""
 CLOSE_PATIENCE = 2.0
 RETRY_LOG_INTERVAL = 5.0
+COMPLAINT_INTERVAL = 30.0
+"""Seconds between two lines about the same missing permission."""
+COMPLAINTS = 100
+"""How many missing permissions are remembered for that."""
 
 _CONFLICT = 10071
 _AGAIN = 10164
@@ -147,6 +151,7 @@ class Connection:
         """For each request that waits for an answer its subject, and what to tell of a refusal."""
         self._denied: dict[str, AccessDenied] = {}
         """Subscriptions that the server refused since it was last connected to, by subject."""
+        self._complained: dict[str, float] = {}
         self._listeners: list[Callable[[bool], None]] = []
         self._opened = False
         self._closing = False
@@ -296,15 +301,26 @@ class Connection:
     def _on_denied(self, kind: str, subject: str) -> None:
         """The server refused a subject. It does not say which message that was about: those that wait for it know."""
         what = "publish" if kind == "publish" else "subscribe"
-        error = AccessDenied(
-            f'permission denied: {what} "{subject}" ({self.access.who}); grant it to this user, see nats/secure.conf'
-        )
-        log.error("permission denied", action=what, subject=subject, who=self.access.who)
+        way = "grant it to this user, see nats/secure.conf"
+        if what == "subscribe" and self._is_inbox(subject):
+            way = f"choose another --inbox-prefix, or {way}"
+        error = AccessDenied(f'permission denied: {what} "{subject}" ({self.access.who}); {way}')
         if what == "subscribe":
-            self._denied[subject] = error
+            self._denied[subject] = error  # who subscribed asks, see `check_subscribed`
+        told = False
         for refused, about in self._asking.items():
             if not refused.done() and (about == subject if what == "publish" else self._is_inbox(subject)):
                 refused.set_exception(error)
+                told = True
+        if what == "publish" and not told:
+            self.complain(error)
+
+    def complain(self, error: AccessDenied) -> None:
+        """Log that a permission is missing, but not every time: such a state may last."""
+        text, now = str(error), clock.now()
+        if now >= self._complained.get(text, float("-inf")) + COMPLAINT_INTERVAL:
+            self._complained = {text: now, **dict(list(self._complained.items())[:COMPLAINTS])}
+            log.error(text)
 
     def _is_inbox(self, subject: str) -> bool:
         return subject.startswith(self.access.inbox_prefix + ".")

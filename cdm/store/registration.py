@@ -138,6 +138,8 @@ class Presence:
         raise NodeIdTaken(f"another process has registered as node {self._node!r} while this one was not heard")
 
     async def _again_soon(self, error: StoreError) -> None:
+        if isinstance(error, AccessDenied):
+            self._connection.complain(error)
         log.debug("no heartbeat", reason=str(error))
         await anyio.sleep(RETRY_PAUSE)
         self._signal.set()

@@ -137,9 +137,10 @@ class Watch:
             except BucketMissing as error:
                 log.warning("bucket is missing", bucket=self.bucket.name)
                 await self._recreate(error)
-            except AccessDenied:
+            except AccessDenied as error:
                 if not self.reached:
                     raise
+                self.bucket.connection.complain(error)
             except StoreError as error:
                 log.debug("watch waits", bucket=self.bucket.name, reason=str(error))
             await anyio.sleep(RETRY_PAUSE)

@@ -13,7 +13,7 @@ import anyio
 
 from cdm import clock
 from cdm.election import Election
-from cdm.errors import Busy, Conflict, Refused, StoreError
+from cdm.errors import AccessDenied, Busy, Conflict, Refused, StoreError
 from cdm.log import Log
 from cdm.messages import Message, WriteFailed, Written
 from cdm.model.artifact import Artifact
@@ -206,6 +206,8 @@ class StatusWriter:
                 try:
                     await self._bucket.batch(writes)
                 except StoreError as error:
+                    if isinstance(error, AccessDenied):
+                        self._bucket.connection.complain(error)
                     log.debug("statuses not stored", reason=str(error))
                     for name, status in statuses.items():
                         if name not in self._outbox.statuses:

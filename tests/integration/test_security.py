@@ -260,8 +260,6 @@ async def _contains(operator: Insider, key: str) -> bool:
         ("admin", ["node", "--id", "m1", "--role", "manager"], 'publish "$JS.API.DIRECT.GET.KV_nodes.$KV.nodes.m1"'),
         ("operator", ["node", "--id", "m1", "--role", "manager"], 'subscribe "cdm.node.m1"'),
         ("operator", ["node", "--id", "node-1", "--role", "agent"], 'subscribe "cdm.node.node-1"'),
-        ("manager", ["node", "--id", "m1", "--inbox-prefix", "_INBOX"], 'subscribe "_INBOX.'),
-        ("node-1", ["node", "--id", "node-1", "--role", "agent", "--inbox-prefix", "_INBOX_x"], 'subscribe "_INBOX_x.'),
     ],
 )
 async def test_a_missing_permission_is_told_in_a_line(
@@ -280,6 +278,17 @@ async def test_a_missing_permission_is_told_in_a_line(
         assert "Traceback" not in text
         assert text.count("denied:") == 1, "one line"
         silent(found, text + refused.stdout.decode())
+
+
+@pytest.mark.parametrize("who", ["manager", "operator", "node-1"])
+async def test_an_inbox_that_is_not_ones_own_is_told_at_once(tmp_path: Path, who: str) -> None:
+    async with prepared(tmp_path) as found:
+        for inbox in ("_INBOX", "_INBOX_somebody.else"):
+            with anyio.fail_after(8):
+                refused = await command_line("status", *found.options(who, inbox))
+            assert refused.returncode == Exit.DENIED
+            assert refused.stderr.startswith(f'cdm: permission denied: subscribe "{inbox}.'.encode())
+            assert b"--inbox-prefix" in refused.stderr
 
 
 async def test_managers_use_buckets_that_they_may_not_make(tmp_path: Path) -> None:
@@ -444,13 +453,14 @@ async def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
     good = jwts.creds("good", {})
     stranger = JwtFortress(_folder(tmp_path / "stranger")).creds("bad", {})
     token, seed = jwts.secrets
+    damaged = f"{seed[:20]}AAAAAA{seed[26:]}"
     halves = {
         "no-seed.creds": good.read_text().partition("-----BEGIN USER")[0],
         "no-jwt.creds": "-----BEGIN USER" + good.read_text().partition("-----BEGIN USER")[2],
-        "damaged.creds": good.read_text().replace(seed, seed[:-4] + "AAAA"),
+        "damaged.creds": good.read_text().replace(seed, damaged),
         "bare.creds": token,
         "seed.nk": seed,
-        "damaged.nk": seed[:-4] + "AAAA",
+        "damaged.nk": damaged,
         "binary.nk": f"{seed}\x00\xff",
     }
     for name, text in halves.items():
@@ -481,7 +491,7 @@ async def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
             text = (done.stdout + done.stderr).decode()
             assert done.returncode in (Exit.DENIED, Exit.USAGE), (options, text)
             assert "Traceback" not in text, text
-            for secret in (password, token, seed, seed[:-4], token[-40:]):
+            for secret in (password, token, seed, seed[26:], token[-40:]):
                 assert secret not in text, (options, text)
             assert text.strip(), options
 
