@@ -6,7 +6,7 @@ It mirrors every bucket whether it leads or not, so that any of the candidates c
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import anyio
@@ -122,6 +122,11 @@ class Managing:
     def work(self) -> tuple[Callable[[], Coroutine[Any, Any, object]], ...]:
         """Election, writers and clock."""
         return (self._commands.run, self._status_writer.run, self._tick, self.leadership.run)
+
+    @property
+    def holds(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """A leader's own writes come back to it after it has written."""
+        return {"slices": self._commands.calm}
 
     async def prepare(self) -> None:
         """Check the buckets, or make them; waits while JetStream itself is not ready.

@@ -7,7 +7,7 @@ and runs them.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 import anyio
@@ -90,6 +90,10 @@ class Part(Protocol):
     @property
     def work(self) -> tuple[Callable[[], Coroutine[Any, Any, object]], ...]:
         """What runs for as long as the node does."""
+
+    @property
+    def holds(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """For buckets whose updates had better be late at times: what waits until they need not be."""
 
     async def prepare(self) -> None:
         """See to it that what it needs on the server is there; before anything else."""

@@ -143,6 +143,7 @@ class Node:
         self.router.route(message)
 
     def _watch(self, bucket: Bucket, keys: str, *, hears: bool) -> Watch:
+        name = bucket.layout.name
         return Watch(
             bucket,
             self._route,
@@ -151,6 +152,7 @@ class Node:
             on_reset=self._on_reset if bucket.layout is SLICES else None,
             on_missing=partial(self._recreate, bucket),
             relist_interval=self.settings.relist_interval,
+            hold=next((part.holds[name] for part in self.parts if name in part.holds), None),
         )
 
     async def _recreate(self, bucket: Bucket) -> None:

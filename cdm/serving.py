@@ -5,7 +5,7 @@ With the runtime ``external`` an agent outside obeys the commands; this part onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from cdm.log import Log
@@ -113,6 +113,11 @@ class Serving:
     def work(self) -> tuple[Callable[[], Coroutine[Any, Any, object]], ...]:
         """Nothing: the agent outside works."""
         return ()
+
+    @property
+    def holds(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """None: commands are wanted at once."""
+        return {}
 
     async def prepare(self) -> None:
         """Buckets are the managers' business; the mirror and the registration wait for them."""
