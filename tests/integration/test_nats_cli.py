@@ -1,0 +1,326 @@
+"""What users type: the real ``nats`` tool, with contexts that cdm reads too, and every command that the README shows.
+
+Skipped where the tool is not on PATH; with CDM_REQUIRE_NATS_CLI=1 that is a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import pytest
+
+from cdm.cli import Exit
+from tests.fortress import JwtFortress, fortress
+from tests.integration.tools import Raw, agents, processes, raw
+from tests.server import NatsServer, environment, eventually, running_server
+
+pytestmark = pytest.mark.anyio
+
+README = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+ONE = "org.example/slice/1.0.0"
+PATIENCE = 15.0
+
+
+def program() -> str:
+    """Where the tool is; skips the test where it is not."""
+    found = shutil.which("nats")
+    if found is None:
+        reason = "the nats tool is not on PATH"
+        if os.environ.get("CDM_REQUIRE_NATS_CLI") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+class Shell:
+    """Somebody at a terminal, in a folder of their own, with their own contexts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._nats = program()
+        self.folder = folder
+        self._env = {**environment(), "XDG_CONFIG_HOME": str(folder / "config"), "HOME": str(folder), "COLUMNS": "200"}
+
+    async def nats(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        """Run the tool to its end."""
+        return await self._run([self._nats, *arguments])
+
+    async def good(self, *arguments: str) -> str:
+        """Run the tool; it must not fail. Returns what it said."""
+        done = await self.nats(*arguments)
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+        return done.stdout.decode()
+
+    async def cdm(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        """Run cdm to its end."""
+        return await self._run([sys.executable, "-m", "cdm", *arguments])
+
+    async def _run(self, command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+        with anyio.fail_after(PATIENCE):
+            return await anyio.run_process(
+                command, check=False, env=self._env, cwd=self.folder, stdin=subprocess.DEVNULL
+            )
+
+    @asynccontextmanager
+    async def running(self, *arguments: str) -> AsyncIterator[Callable[[], str]]:
+        """Let the tool run, and look at what it says, for the time of the ``with`` block."""
+        said = bytearray()
+
+        async def listen(stream: anyio.abc.ByteReceiveStream) -> None:
+            async for chunk in stream:
+                said.extend(chunk)
+
+        command = [self._nats, *arguments]
+        process = await anyio.open_process(
+            command, env=self._env, cwd=self.folder, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        )
+        async with process, anyio.create_task_group() as tasks:
+            assert process.stdout is not None
+            tasks.start_soon(listen, process.stdout)
+            try:
+                yield said.decode
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """A terminal without contexts."""
+    return Shell(tmp_path)
+
+
+async def _instances(user: Raw) -> int:
+    found = await user.slices()
+    return len(found) if set(found.values()) <= {"ACTIVE"} else -1
+
+
+def _are(user: Raw, count: int) -> Callable[[], Awaitable[bool]]:
+    async def are() -> bool:
+        return await _instances(user) == count
+
+    return are
+
+
+async def test_blueprints_as_users_type_them(server: NatsServer, shell: Shell) -> None:
+    """Put a number, put JSON, look, take away; with the context that is selected, for both tools."""
+    await shell.good("context", "add", "here", "--server", server.url, "--select")
+    async with (
+        raw(server) as user,
+        processes(server, user, shell.folder, "node-1", "node-2") as running,
+        agents(server, "node-1", "node-2"),
+        shell.running("kv", "watch", "slices") as watched,
+    ):
+        assert set((await shell.good("kv", "ls", "nodes")).split()) >= {"node-1", "node-2"}
+        await shell.good("kv", "put", "blueprints", ONE, "3")
+        await eventually(_are(user, 3), PATIENCE)
+        await shell.good("kv", "put", "blueprints", ONE, '{"instances":5}')
+        await eventually(_are(user, 5), PATIENCE)
+        refused = await shell.nats("kv", "put", "blueprints", "org.example/slice", "3")
+        assert refused.returncode == 0, "NATS takes any key"
+        await eventually(lambda: "org.example/slice" in running.logs(), PATIENCE)
+        shown = json.loads((await shell.cdm("status", "--json")).stdout)
+        assert [
+            each["active"] for each in shown["blueprints"] if each["artifact"].startswith("org.example:slice:")
+        ] == [5]
+        await shell.good("kv", "del", "-f", "blueprints", ONE)
+        await eventually(_are(user, 0), PATIENCE)
+        history = await shell.good("kv", "history", "blueprints", ONE)
+        assert re.search(r"PUT.*\b3\b", history)
+        assert re.search(r'PUT.*\{"instances":5\}', history)
+        assert re.search(r"DEL", history)
+        await eventually(lambda: watched().count('"LOAD"') >= 5, PATIENCE)
+        assert all(state in watched() for state in ("LOADING", "ACTIVATE", "ACTIVE", "UNLOAD"))
+        running.unharmed()
+
+
+async def test_an_operator_of_the_shipped_configuration(shell: Shell) -> None:
+    """User, password, CA and inbox prefix in a context: enough for all that an operator does, and for no more."""
+    async with fortress(shell.folder, "node-1") as found:
+        assert (await shell.cdm("init", *found.options("admin"))).returncode == 0
+        who = ["--user", "operator", "--password", found.passwords["operator"], "--tlsca", str(found.tls.ca)]
+        await shell.good(
+            "context", "add", "operator", "--server", found.url, *who, "--inbox-prefix", "_INBOX_operator", "--select"
+        )
+        status = await shell.cdm("status")
+        assert status.returncode == Exit.UNHEALTHY, status.stderr
+        async with shell.running("kv", "watch", "blueprints") as watched:
+            await shell.good("kv", "put", "blueprints", ONE, "3")
+            await eventually(lambda: ONE in watched(), PATIENCE)
+        assert (await shell.good("kv", "get", "--raw", "blueprints", ONE)).strip() == "3"
+        assert "PUT" in await shell.good("kv", "history", "blueprints", ONE)
+        assert ONE in await shell.good("kv", "ls", "blueprints")
+        await shell.good("kv", "put", "nodes", "node-1.intent", '{"schedule": "drain"}')
+        await shell.good("kv", "del", "-f", "nodes", "node-1.intent")
+        await shell.good("kv", "del", "-f", "blueprints", ONE)
+        for bucket, key in (("slices", f"node-1.{ONE}"), ("slices", "_leader"), ("nodes", "node-1"), ("status", ONE)):
+            refused = await shell.nats("kv", "put", bucket, key, "{}")
+            assert refused.returncode != 0, (bucket, key)
+            assert b"ermissions" in refused.stdout + refused.stderr
+        silent = await shell.nats("kv", "ls", "slices")
+        assert found.passwords["operator"].encode() not in silent.stdout + silent.stderr
+
+
+async def test_a_node_of_the_shipped_configuration(shell: Shell) -> None:
+    """An nkey in a context: a node's own keys, and nobody else's."""
+    async with fortress(shell.folder, "node-1") as found:
+        assert (await shell.cdm("init", *found.options("admin"))).returncode == 0
+        own = ["--nkey", str(shell.folder / "node-1.nk"), "--tlsca", str(found.tls.ca)]
+        inbox = ["--inbox-prefix", "_INBOX_node-1"]
+        await shell.good("context", "add", "node-1", "--server", found.url, *own, *inbox)
+        use = ("--context", "node-1")
+        await shell.good(*use, "kv", "put", "slices", f"node-1.{ONE}", '{"state":"ACTIVE"}')
+        for key in (f"node-2.{ONE}", "_leader", "_term"):
+            assert (await shell.nats(*use, "kv", "put", "slices", key, "{}")).returncode != 0
+        assert (await shell.nats(*use, "kv", "get", "slices", f"node-2.{ONE}")).returncode != 0
+        assert (await shell.nats(*use, "kv", "put", "blueprints", ONE, "3")).returncode != 0
+        refused = await shell.cdm("status", *use)
+        assert refused.returncode == Exit.DENIED
+        assert b"permission denied" in refused.stderr
+
+
+async def test_credentials_in_a_context(shell: Shell) -> None:
+    jwts = JwtFortress(shell.folder)
+    admin = jwts.creds("admin", {})
+    async with running_server(jetstream=False, arguments=["-c", str(jwts.config)]) as server:
+        await shell.good("context", "add", "jwt", "--server", server.url, "--creds", str(admin))
+        made = await shell.cdm("init", "--context", "jwt")
+        assert made.returncode == 0, made.stderr
+        await shell.good("--context", "jwt", "kv", "put", "blueprints", ONE, "3")
+        await shell.good("context", "select", "jwt")
+        shown = json.loads((await shell.cdm("status", "--json")).stdout)
+        assert [each["artifact"] for each in shown["blueprints"]] == ["org.example:slice:1.0.0"]
+
+
+async def test_a_certificate_in_a_context(shell: Shell) -> None:
+    async with fortress(shell.folder, "node-1") as found:
+        tls = found.tls
+    arguments = ["--tlsverify", "--tlscert", str(tls.cert), "--tlskey", str(tls.key), "--tlscacert", str(tls.ca)]
+    async with running_server(arguments=arguments) as server:
+        shown = ["--tlsca", str(tls.ca), "--tlscert", str(tls.client_cert), "--tlskey", str(tls.client_key)]
+        await shell.good("context", "add", "tls", "--server", server.url, *shown, "--select")
+        assert (await shell.cdm("init")).returncode == 0
+        await shell.good("kv", "put", "blueprints", ONE, "3")
+        assert (await shell.cdm("status")).returncode == Exit.UNHEALTHY
+
+
+# The README
+
+
+def commands() -> list[str]:
+    """The commands of the nats tool that the README shows, in its order."""
+    blocks = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line.startswith("nats ")]
+
+
+def test_the_readme_shows_commands() -> None:
+    """Or the next test would test nothing."""
+    shown = {" ".join(shlex.split(line, comments=True)[:3]) for line in commands()}
+    assert shown >= {"nats kv put", "nats kv get", "nats kv del", "nats kv history", "nats kv watch", "nats kv ls"}
+
+
+async def test_every_nats_command_of_the_readme_does_what_the_readme_says(server: NatsServer, shell: Shell) -> None:
+    await shell.good("context", "add", "readme", "--server", server.url, "--select")
+    (shell.folder / "ca.pem").touch()
+    async with (
+        raw(server) as user,
+        processes(server, user, shell.folder, "node-1", "node-2") as running,
+        agents(server, "node-1", "node-2"),
+    ):
+        for line in commands():
+            _, *arguments = shlex.split(line, comments=True)
+            effect = next((effect for pattern, effect in EFFECTS if re.match(pattern, line)), None)
+            assert effect is not None, f"the README shows a command that no test knows of: {line}"
+            await effect(shell, user, arguments)
+        running.unharmed()
+
+
+Effect = Callable[[Shell, Raw, list[str]], Awaitable[None]]
+
+
+async def _blueprint(shell: Shell, user: Raw, arguments: list[str]) -> None:
+    await shell.good(*arguments)
+    value = json.loads(arguments[-1])
+    await eventually(_are(user, value if isinstance(value, int) else value["instances"]), PATIENCE)
+
+
+async def _status(shell: Shell, user: Raw, arguments: list[str]) -> None:
+    async def ready() -> bool:
+        done = await shell.nats(*arguments)
+        return done.returncode == 0 and json.loads(done.stdout)["condition"] == "Ready"
+
+    await eventually(ready, PATIENCE)
+
+
+async def _no_blueprint(shell: Shell, user: Raw, arguments: list[str]) -> None:
+    await shell.good(*arguments)
+    await eventually(_are(user, 0), PATIENCE)
+
+
+async def _history(shell: Shell, user: Raw, arguments: list[str]) -> None:
+    assert len(re.findall("PUT", await shell.good(*arguments))) >= 2
+
+
+async def _watch(shell: Shell, user: Raw, arguments: list[str]) -> None:
+    async with shell.running(*arguments) as said:
+        await eventually(lambda: said().count('"ACTIVE"') >= 5, PATIENCE)
+
+
+async def _nodes(shell: Shell, user: Raw, arguments: list[str]) -> None:
+    assert sorted((await shell.good(*arguments)).split()) == ["node-1", "node-2"]
+
+
+async def _intent(shell: Shell, user: Raw, arguments: list[str]) -> None:
+    await shell.good(*arguments)
+    wanted = json.loads(arguments[-1])["schedule"] if "put" in arguments else "normal"
+    shown = json.loads((await shell.cdm("status", "--json")).stdout)
+    assert [node["schedule"] for node in shown["nodes"] if node["node"] == "node-1"] == [wanted]
+
+
+async def _seed(shell: Shell, user: Raw, arguments: list[str]) -> None:
+    await shell.good(*arguments)
+    assert (shell.folder / "node-1.nk").read_text(encoding="utf-8").startswith("SU")
+
+
+async def _public_key(shell: Shell, user: Raw, arguments: list[str]) -> None:
+    assert re.fullmatch(r"U[A-Z2-7]{55}", (await shell.good(*arguments)).strip())
+
+
+async def _hash(shell: Shell, user: Raw, arguments: list[str]) -> None:
+    assert (await shell.good(*arguments)).startswith("$2a$")
+
+
+async def _context(shell: Shell, user: Raw, arguments: list[str]) -> None:
+    await shell.good(*arguments)
+    # Its host is an example: cdm reads the context, and does not find the host.
+    failed = await shell.cdm("status", "--context", "operator")
+    assert failed.returncode in (Exit.FAILED, Exit.DENIED)
+    assert arguments[arguments.index("--password") + 1].encode() not in failed.stderr
+
+
+EFFECTS: list[tuple[str, Effect]] = [
+    (r"nats kv put blueprints ", _blueprint),
+    (r"nats kv get --raw status ", _status),
+    (r"nats kv del -f blueprints ", _no_blueprint),
+    (r"nats kv history blueprints ", _history),
+    (r"nats kv watch slices", _watch),
+    (r"nats kv ls nodes", _nodes),
+    (r"nats kv (put|del -f) nodes node-1.intent", _intent),
+    (r"nats auth nkey gen ", _seed),
+    (r"nats auth nkey show ", _public_key),
+    (r"nats server passwd ", _hash),
+    (r"nats context add ", _context),
+]
+"""What each command of the README must bring about."""
