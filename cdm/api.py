@@ -26,7 +26,7 @@ from cdm.messages import (
 from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, Key, LeaseKey, NodeKey, SliceKey, StatusKey, encode
-from cdm.model.node import Fence, Intent, Lease, Registration, Schedule
+from cdm.model.node import Fence, Intent, Lease, Registration, Role, Schedule
 from cdm.model.slice import TRANSITIONS, SliceState, SliceValue, legal
 from cdm.model.status import Condition, Status
 from cdm.outbox import Order, Outbox
@@ -75,6 +75,7 @@ __all__ = [
     "Policy",
     "Registration",
     "RejectedKeyRemoved",
+    "Role",
     "Router",
     "Schedule",
     "SliceKey",

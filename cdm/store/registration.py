@@ -9,7 +9,7 @@ from __future__ import annotations
 import anyio
 import msgspec
 
-from cdm.errors import AccessDenied, Conflict, NodeIdTaken, NoResponders, StoreError, Uncertain
+from cdm.errors import AccessDenied, Busy, Conflict, NodeIdTaken, NoResponders, StoreError, Uncertain
 from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NodeKey, encode
@@ -23,6 +23,7 @@ log = Log("cdm.registration")
 ASK_TIMEOUT = 1.0
 LEAVE_ATTEMPTS = 3
 RETRY_PAUSE = 0.2
+CATCH_UP_PAUSE = 0.05
 HEARTBEATS_PER_TTL = 4
 """A registration survives the loss of this many heartbeats less one."""
 
@@ -107,7 +108,9 @@ class Presence:
                 stored = await self._nodes.read_near(self._key, timeout=ASK_TIMEOUT)
                 if stored is None or not self._is_ours(stored):
                     return
-                self._revision = stored.revision
+                if stored.revision <= self._revision:
+                    await anyio.sleep(CATCH_UP_PAUSE)  # a replica that is behind
+                self._revision = max(stored.revision, self._revision)
 
     async def _beat(self) -> None:
         try:
@@ -123,15 +126,13 @@ class Presence:
             stored = await self._nodes.read_near(self._key)
             if self._leaving:
                 return
-            if stored is not None and stored.revision < self._revision:
-                # From a replica that is behind: what it shows is older than what this process wrote itself.
-                self._signal.set()
-                return
             # A value that names no process is somebody's slip of the hand, to be written over.
             holder = _incarnation(stored.payload) if stored and stored.payload else ""
             if holder in ("", self._registration.incarnation):
                 await self._put(stored.revision if stored else 0)
                 return
+            if stored is not None and stored.revision < self._revision:
+                raise Busy("a replica that is behind shows who was registered before")
         except StoreError as error:
             await self._again_soon(error)
             return

@@ -180,7 +180,9 @@ async def test_a_node_of_the_shipped_configuration(shell: Shell) -> None:
         inbox = ["--inbox-prefix", "_INBOX_node-1"]
         await shell.good("context", "add", "node-1", "--server", found.url, *own, *inbox)
         use = ("--context", "node-1")
-        await shell.good(*use, "kv", "put", "slices", f"node-1.{ONE}", '{"state":"ACTIVE"}')
+        async with shell.running(*use, "kv", "watch", "slices", "node-1.>") as watched:
+            await shell.good(*use, "kv", "put", "slices", f"node-1.{ONE}", '{"state":"ACTIVE"}')
+            await eventually(lambda: "ACTIVE" in watched(), PATIENCE)
         for key in (f"node-2.{ONE}", "_leader", "_term"):
             assert (await shell.nats(*use, "kv", "put", "slices", key, "{}")).returncode != 0
         assert (await shell.nats(*use, "kv", "get", "slices", f"node-2.{ONE}")).returncode != 0

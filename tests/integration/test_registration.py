@@ -12,7 +12,7 @@ import pytest
 from cdm import clock
 from cdm.errors import NodeIdTaken
 from cdm.model.artifact import NodeId
-from cdm.model.keys import NODES
+from cdm.model.keys import NODES, NodeKey
 from cdm.model.node import Registration
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
@@ -251,6 +251,45 @@ async def test_a_process_that_lost_its_id_ends(server: NatsServer) -> None:
             await nodes.all["n1"].ended.wait()
         assert "NodeIdTaken" in repr(nodes.all["n1"].error)
         assert (await registration(user))["incarnation"] == "other"
+
+
+async def test_a_replica_that_is_behind_costs_nobody_the_id(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to a heartbeat was lost, and the replica that is asked still shows the predecessor."""
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, NODES).ensure(create=True)
+        await presence(connection, "dead").register()
+        old = await Bucket(connection, NODES).read(NodeKey(NodeId("n1")))
+        bucket = Bucket(connection, NODES)
+        one = Presence(bucket, NodeId("n1"), Registration(incarnation="a", ttl=2.0))
+        monkeypatch.setattr(one, "_refuse_if_alive", _dead)
+        await one.register()
+        await user.put("nodes", "n1", (await registration(user)))  # as its own, by a revision that it does not know
+        behind = 3
+        up_to_date = bucket.read_near
+
+        async def read_near(key: NodeKey, timeout: float | None = None) -> Any:
+            nonlocal behind
+            behind -= 1
+            return old if behind >= 0 else await up_to_date(key, timeout)
+
+        monkeypatch.setattr(bucket, "read_near", read_near)
+        before = await revision(user)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.run)
+            await eventually(lambda: _beyond(user, before), 5)
+            tasks.cancel_scope.cancel()
+        assert behind < 0
+        assert (await registration(user))["incarnation"] == "a"
+
+
+async def _dead(payload: bytes) -> None:
+    """Nobody answers for the predecessor."""
+
+
+async def _beyond(user: Raw, before: int) -> bool:
+    return await revision(user) > before
 
 
 async def test_a_node_that_dies_is_told_within_its_ttl(server: NatsServer) -> None:

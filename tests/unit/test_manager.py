@@ -20,7 +20,7 @@ from cdm.messages import (
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BlueprintKey, SliceKey, StatusKey, encode
-from cdm.model.node import Registration, Schedule
+from cdm.model.node import Registration, Role, Schedule
 from cdm.model.slice import SliceValue
 from cdm.model.status import Condition, Status
 from cdm.outbox import HIGH_WATER, Order, Outbox
@@ -239,6 +239,22 @@ def test_slices_that_are_ordered_count_as_slices_before_the_mirror_shows_them() 
     each.settle()
     assert states(each) == {"LOAD": 2}
     assert each.statuses[encode(BlueprintKey(OTHER))].condition is Condition.UNSCHEDULABLE
+
+
+def test_a_manager_gets_nothing_and_loses_what_is_there() -> None:
+    each = world(0)
+    each.join(n(1))
+    each.join(n(2), Registration(role=Role.MANAGER, capacity=0))
+    each.want(APP, 2)
+    each.tick()
+    each.settle()
+    assert {key.node for key in each.slices} == {n(1)}
+    each.join(n(3))
+    each.join(n(1), Registration(role=Role.MANAGER, capacity=0, incarnation="b"))
+    each.tick()
+    each.settle()
+    assert {key.node for key in each.slices} == {n(3)}
+    assert states(each) == {"LOAD": 2}
 
 
 def test_slices_that_the_mirror_shows_already_are_not_counted_twice() -> None:

@@ -26,7 +26,7 @@ from cdm.messages import (
 )
 from cdm.model.artifact import NodeId
 from cdm.model.keys import IntentKey, NodeKey
-from cdm.model.node import NO_INTENT, Intent, Registration, Schedule
+from cdm.model.node import NO_INTENT, Intent, Registration, Role, Schedule
 from cdm.router import Router
 from cdm.topology import MASS_LOSS_PACE, Missing, Registered, Topology
 from tests.unit.support import n
@@ -96,6 +96,21 @@ def test_another_description_or_incarnation_is_a_join(other: Registration) -> No
     world.beat(n(1), 1.0)
     world.beat(n(1), 2.0, other)
     assert world.said[1:] == [NodeJoined(n(1), other)]
+
+
+def test_candidates_are_those_that_take_part_in_elections() -> None:
+    world = World()
+    for number, role in enumerate((Role.ALL, Role.MANAGER, Role.AGENT, "of a later version"), 1):
+        world.beat(n(number), 1.0, Registration(role=role))
+    assert world.topology.candidates == 3
+    world.gone(n(1))
+    assert world.topology.candidates == 2, "it is missing"
+    world.beat(n(1), 2.0)
+    assert world.topology.candidates == 3
+    world.beat(n(2), 2.0, Registration(role=Role.AGENT))
+    assert world.topology.candidates == 2
+    world.gone(n(1), Cause.DELETED)
+    assert world.topology.candidates == 1
 
 
 def test_a_node_that_leaves_in_good_order_is_gone_at_once() -> None:

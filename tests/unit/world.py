@@ -41,7 +41,7 @@ from cdm.model.status import Status
 from cdm.outbox import Order, Outbox
 from cdm.reconciliation import Policy
 from cdm.router import Router
-from cdm.topology import Topology
+from cdm.topology import Registered, Topology
 from tests.unit.support import S
 
 ME = NodeId("me")
@@ -248,7 +248,8 @@ class World:
             if command.state is not None:
                 assert legal(state, command.state), f"{state} -> {command}"
             else:
-                gone = command.key.node not in self.topology.nodes
+                presence = self.topology.nodes.get(command.key.node)
+                gone = presence is None or (isinstance(presence, Registered) and not presence.registration.hosts)
                 assert known is not None
                 assert gone or state in (S.UNLOAD, S.UNLOADING), f"{state} -> {command}"
 
