@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.tools import processes, raw
 from tests.server import NatsServer
 
 
@@ -107,10 +109,32 @@ async def test_a_prefix_is_a_cluster_of_its_own(server: NatsServer) -> None:
     assert run("status", "--server", server.url).returncode == 1
 
 
+@pytest.mark.anyio
+async def test_health_is_what_the_nodes_own_process_says(server: NatsServer, tmp_path: Path) -> None:
+    missing = run("health", "--id", "n1", "--server", server.url, "--json")
+    assert missing.returncode == 3
+    assert json.loads(missing.stdout)["healthy"] is False
+    async with raw(server) as user, processes(server, user, tmp_path, "n1") as running:
+        lives = run("health", "--json", env={"NATS_URL": server.url, "CDM_ID": "n1"})
+        assert lives.returncode == 0, lives.stdout + lives.stderr
+        registered = (await user.contents("nodes"))["n1"].value
+        assert json.loads(lives.stdout)["incarnation"] == registered["incarnation"]
+        assert "n1 answers" in run("health", "--id", "n1", "--server", server.url).stdout
+        running.all["n1"].send(signal.SIGSTOP)  # registered and connected, and does nothing
+        hangs = run("health", "--id", "n1", "--server", server.url)
+        assert hangs.returncode == 3
+        assert "gave no answer" in hangs.stdout
+        running.all["n1"].kill()
+        dead = run("health", "--id", "n1", "--server", server.url)
+        assert dead.returncode == 3
+        assert "no process" in dead.stdout
+    assert run("health", "--id", "n1", "--server", "127.0.0.1:1").returncode == 1
+
+
 def test_help_names_every_command_and_the_exit_codes() -> None:
     shown = run("--help")
     assert shown.returncode == 0
-    assert all(word in shown.stdout for word in ("node", "init", "status", "demo", "Exit codes"))
+    assert all(word in shown.stdout for word in ("node", "init", "status", "health", "demo", "Exit codes"))
 
 
 def test_the_version_is_the_installed_one() -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``cdm node``, ``init``, ``status``, ``demo``.
+"""The command line: ``cdm node``, ``init``, ``status``, ``health``, ``demo``.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the cluster is unhealthy, 4 conflict (the node id is taken), 5 NATS
 refused the credentials, or a permission is missing.
@@ -46,6 +46,7 @@ app = App(
 app.command("cdm.cli.node:node", name="node", help="Run this machine's node until SIGTERM or SIGINT.")
 app.command("cdm.cli.init:init", name="init", help="Create the buckets.")
 app.command("cdm.cli.status:status", name="status", help="Show leader, nodes, blueprints and slices.")
+app.command("cdm.cli.health:health", name="health", help="Ask whether a node runs and is connected.")
 app.command("cdm.cli.demo:demo", name="demo", help="Play a whole cluster's life on this machine, in ten seconds.")
 
 

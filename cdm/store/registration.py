@@ -15,6 +15,7 @@ from cdm.model.artifact import NodeId
 from cdm.model.keys import NodeKey, encode
 from cdm.model.node import Registration
 from cdm.store.bucket import Bucket, Stored, dump
+from cdm.store.connection import Connection
 from cdm.store.signal import Signal
 from cdm.store.voice import Identity, Voice
 
@@ -26,6 +27,21 @@ RETRY_PAUSE = 0.2
 CATCH_UP_PAUSE = 0.05
 HEARTBEATS_PER_TTL = 4
 """A registration survives the loss of this many heartbeats less one."""
+
+
+def voice_of(connection: Connection, node: NodeId) -> str:
+    """The core subject on which a node answers."""
+    return connection.subject("cdm", "node", encode(NodeKey(node)))
+
+
+async def ask(connection: Connection, node: NodeId) -> Identity:
+    """Ask a node which process it is; an answer means that it lives and is connected.
+
+    Raises:
+        NoResponders: no process of that id is connected.
+        Uncertain: it is connected and gave no answer, or the connection was lost.
+    """
+    return _identity(await connection.request(voice_of(connection, node), timeout=ASK_TIMEOUT))
 
 
 class Presence:
@@ -42,7 +58,6 @@ class Presence:
         self._connection = nodes.connection
         self._key = NodeKey(node)
         self._node = node
-        self._subject = nodes.connection.subject("cdm", "node", encode(self._key))
         self._registration = registration
         self._payload = dump(registration)
         assert registration.ttl is not None
@@ -155,7 +170,7 @@ class Presence:
 
     async def _refuse_if_alive(self, payload: bytes) -> None:
         try:
-            answer = await self._connection.request(self._subject, timeout=ASK_TIMEOUT)
+            answer = await ask(self._connection, self._node)
         except NoResponders:
             log.info("taking the place of a process that died", node=self._node)
             return
@@ -166,13 +181,13 @@ class Presence:
             ) from None
         raise NodeIdTaken(
             f"node id {self._node!r} is taken by a living process "
-            f"(incarnation {_incarnation(answer) or _incarnation(payload) or 'unknown'}); choose another --id"
+            f"(incarnation {answer.incarnation or _incarnation(payload) or 'unknown'}); choose another --id"
         )
 
     async def _raise_voice(self) -> None:
         if self._voice is None:
             identity = Identity(self._node, self._registration.incarnation)
-            self._voice = await Voice.raised(self._connection, self._subject, identity)
+            self._voice = await Voice.raised(self._connection, voice_of(self._connection, self._node), identity)
 
     async def _drop_voice(self) -> None:
         if self._voice is not None:
@@ -186,8 +201,13 @@ class Presence:
 
 
 def _incarnation(raw: bytes) -> str:
+    """Which process a registration is of; empty where it does not say."""
+    return _identity(raw).incarnation
+
+
+def _identity(raw: bytes) -> Identity:
     """Which process a registration or an answer is of; empty where it does not say."""
     try:
-        return msgspec.json.decode(raw, type=Identity).incarnation
+        return msgspec.json.decode(raw, type=Identity)
     except msgspec.DecodeError:
-        return ""
+        return Identity()

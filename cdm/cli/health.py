@@ -1,0 +1,66 @@
+"""``cdm health``: whether this machine's node answers, for health checks of container engines and supervisors."""
+
+from __future__ import annotations
+
+import socket
+from typing import Annotated
+
+import anyio
+import msgspec
+from cyclopts import Parameter
+from msgspec import Struct
+from rich.console import Console
+
+from cdm.cli.options import ConnectionOptions
+from cdm.errors import NoResponders, Uncertain
+from cdm.model.artifact import NodeId, node_id
+from cdm.store.connection import Access, connect
+from cdm.store.registration import ASK_TIMEOUT, ask
+from cdm.telemetry import LogFormat, LogLevel, configure_logs
+
+
+class Health(Struct, frozen=True):
+    """What was found out about a node."""
+
+    node: str
+    healthy: bool
+    incarnation: str
+    reason: str
+
+
+def health(
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    *,
+    id: Annotated[str | None, Parameter(name="--id", env_var="CDM_ID")] = None,  # noqa: A002
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Ask over NATS whether a node runs and is connected. Exits with 3 where it does not answer.
+
+    It takes the same options and variables as `cdm node`, and exits with 1 where NATS cannot be reached.
+
+    Parameters
+    ----------
+    id
+        The node's name. [default: the host name]
+    json
+        Print JSON.
+    """
+    configure_logs(LogFormat.CONSOLE, LogLevel.ERROR)
+    found = anyio.run(_ask, connection.access(), connection.prefix, node_id(id or socket.gethostname()))
+    if json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        told = f"answers (incarnation {found.incarnation})" if found.healthy else f"is unhealthy: {found.reason}"
+        Console(highlight=False, soft_wrap=True).print(f"{found.node} {told}", markup=False)
+    return 0 if found.healthy else 3
+
+
+async def _ask(access: Access, prefix: str, node: NodeId) -> Health:
+    async with connect(access, name=f"cdm health {node}", prefix=prefix) as connection:
+        try:
+            identity = await ask(connection, node)
+        except NoResponders:
+            return Health(node, False, "", "no process of this id is connected to NATS")
+        except Uncertain:
+            return Health(node, False, "", f"it is connected to NATS and gave no answer within {ASK_TIMEOUT:g} s")
+        return Health(node, True, identity.incarnation, "")
