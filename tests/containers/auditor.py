@@ -1,0 +1,416 @@
+"""An auditor: it records what the buckets' streams store, and judges it by PROTOCOL's promises alone.
+
+It is a second opinion. So it takes nothing from cdm: what a live slice is, who may write what, and how many instances
+there may be is written down here again.
+
+It hears of every stored message through the streams' republishing: the server that leads a stream says there, as it
+stores a message, what it stored, under which number and after which. A consumer would miss what is written over at
+once, for a bucket keeps one value a key. One connection to each server goes on hearing when a server is lost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import nats.errors
+from nats.aio.msg import Msg
+
+from tests.integration.tools import Raw, Rejection
+from tests.server import eventually, raw_client
+
+BUCKETS = ("slices", "nodes", "blueprints")
+NOT_LIVE = ("FAILED", "UNLOAD", "UNLOADING")
+COMMANDS = ("LOAD", "ACTIVATE", "DEACTIVATE", "UNLOAD")
+FENCE = "$KV.slices._term"
+
+
+class Entry(NamedTuple):
+    """One message that was stored."""
+
+    bucket: str
+    key: str
+    sequence: int
+    time: float
+    """When, by the server's clock, in seconds since 1970."""
+    previous: int
+    """Number of the key's message before it; 0 where there was none."""
+    data: bytes
+    headers: Mapping[str, str]
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is a delete or an expiry."""
+        return "KV-Operation" in self.headers or "Nats-Marker-Reason" in self.headers
+
+    @property
+    def value(self) -> Any:
+        """The decoded value; None where there is none."""
+        if self.gone:
+            return None
+        try:
+            return json.loads(self.data)
+        except ValueError:
+            return None
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The value's fields; empty where it has none."""
+        value = self.value
+        return value if isinstance(value, dict) else {}
+
+    def __str__(self) -> str:
+        what = "deleted" if self.gone else self.data.decode("utf-8", "replace")
+        return f"{self.bucket} #{self.sequence} {self.key} {what}"
+
+
+# Recording
+
+
+class Recorder:
+    """Keeps what was stored. Made by `recording`."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, int], Entry] = {}
+        self.contradictions: list[str] = []
+        """Numbers under which two servers stored different things."""
+
+    async def hear(self, message: Msg) -> None:
+        """Take one republished message."""
+        headers = dict(message.headers or {})
+        _, bucket, key = message.subject.split(".", 2)
+        entry = Entry(
+            bucket,
+            key,
+            int(headers["Nats-Sequence"]),
+            _seconds(headers["Nats-Time-Stamp"]),
+            int(headers["Nats-Last-Sequence"]),
+            message.data,
+            headers,
+        )
+        known = self._found.setdefault((bucket, entry.sequence), entry)
+        if (known.key, known.data) != (entry.key, entry.data):
+            self.contradictions.append(f"{known} and {entry}")
+
+    def entries(self, bucket: str) -> list[Entry]:
+        """What one bucket stored, in its order."""
+        return sorted((e for e in self._found.values() if e.bucket == bucket), key=lambda entry: entry.sequence)
+
+    @property
+    def history(self) -> History:
+        """All that was recorded."""
+        return History({bucket: self.entries(bucket) for bucket in BUCKETS})
+
+    async def complete(self, user: Raw) -> History:
+        """All up to now; fails where something was not heard."""
+
+        async def all_heard() -> bool:
+            for bucket in BUCKETS:
+                try:
+                    last = (await user.api(f"STREAM.INFO.KV_{bucket}"))["state"]["last_seq"]
+                except (Rejection, nats.errors.Error):
+                    return False
+                if (bucket, last) not in self._found:
+                    return False
+            return True
+
+        await eventually(all_heard, 15, "all that is stored is recorded")
+        return self.history
+
+
+@asynccontextmanager
+async def recording(user: Raw, urls: Iterable[str]) -> AsyncIterator[Recorder]:
+    """Record what is stored in the buckets, which must be there and be empty, from now on."""
+    recorder = Recorder()
+    async with AsyncExitStack() as stack:
+        for url in urls:
+            client = await stack.enter_async_context(raw_client(url))
+            await client.subscribe("audit.>", cb=recorder.hear)
+            await client.flush()
+        for bucket in BUCKETS:
+            info = await user.api(f"STREAM.INFO.KV_{bucket}")
+            assert info["state"]["messages"] == 0, f"{bucket} was written before it was recorded"
+            again = {"src": f"$KV.{bucket}.>", "dest": f"audit.{bucket}.>"}
+            await user.api(f"STREAM.UPDATE.KV_{bucket}", {**info["config"], "republish": again})
+        yield recorder
+
+
+def _seconds(timestamp: str) -> float:
+    head, _, fraction = timestamp.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{head}+00:00").timestamp() + float(f"0.{fraction or 0}")
+
+
+# Judging
+
+
+class Past:
+    """What a key held, moment by moment."""
+
+    def __init__(self) -> None:
+        self._changes: list[tuple[float, Any]] = []
+
+    def add(self, time: float, value: Any) -> None:
+        """It holds this from then on."""
+        self._changes.append((time, value))
+
+    def during(self, start: float, end: float) -> list[Any]:
+        """Everything that it held at some moment of this time."""
+        before = [value for time, value in self._changes if time <= start]
+        return [before[-1] if before else None, *(value for time, value in self._changes if start < time <= end)]
+
+    @property
+    def last(self) -> Any:
+        """What it holds at the end."""
+        return self._changes[-1][1] if self._changes else None
+
+
+class Slice(NamedTuple):
+    """What a slice key holds."""
+
+    node: str
+    artifact: str
+    state: str
+    since: float
+
+    @property
+    def live(self) -> bool:
+        """Whether it counts towards the instances."""
+        return self.state not in NOT_LIVE
+
+
+class Step(NamedTuple):
+    """One write to a slice: what the key held, what it holds now, and what all others hold."""
+
+    entry: Entry
+    before: Slice | None
+    now: Slice | None
+    others: Mapping[str, Slice]
+
+    @property
+    def by_leader(self) -> bool:
+        """Whether a leader wrote it. A node deletes nothing but what is UNLOADING, and has no guard."""
+        if self.entry.gone:
+            return self.before is None or self.before.state != "UNLOADING" or bool(_guard(self.entry))
+        return _by_leader(self.entry)
+
+
+class History:
+    """What the buckets stored, from their first message on.
+
+    Args:
+        entries: by bucket, in the order of its stream.
+        grace: seconds for which a fact may be unknown to a leader that acts; a fact that changed more recently
+            excuses what was right before.
+        patience: seconds after which a slice that does not move may be replaced.
+    """
+
+    def __init__(self, entries: Mapping[str, Sequence[Entry]], grace: float = 2.0, patience: float = 60.0) -> None:
+        self.slices = entries["slices"]
+        self._entries = entries
+        self._grace = grace
+        self._patience = patience
+        self._nodes: defaultdict[str, Past] = defaultdict(Past)
+        self._blueprints: defaultdict[str, Past] = defaultdict(Past)
+        for entry in entries["nodes"]:
+            self._nodes[entry.key].add(entry.time, entry.value)
+        for entry in entries["blueprints"]:
+            count = _instances(entry)
+            if count is not None:
+                self._blueprints[entry.key].add(entry.time, count)
+
+    def violations(self) -> list[str]:
+        """Everything in it that PROTOCOL forbids, but for the end state."""
+        return [*self.holes(), *self.terms(), *self.fences(), *self.placements()]
+
+    def holes(self) -> list[str]:
+        """Numbers that are missing: without them nothing is proved."""
+        found = []
+        for bucket, entries in self._entries.items():
+            numbers = [entry.sequence for entry in entries]
+            if numbers:
+                missing = sorted({*range(numbers[0], numbers[-1] + 1)} - {*numbers})
+                found += [f"{bucket} #{number} was not recorded" for number in missing]
+        return found
+
+    def terms(self) -> list[str]:
+        """I1: in the order of the stream no term is followed by an earlier one, and each has one holder."""
+        found = []
+        highest = fence = 0
+        holders: dict[int, tuple[Any, Any]] = {}
+        for entry, after in zip(self.slices, [*self.slices[1:], None], strict=True):
+            fields = entry.fields
+            if not _by_leader(entry) or not isinstance(fields.get("term"), int):
+                continue
+            term = fields["term"]
+            if term < highest:
+                found.append(f"{entry}: written after term {highest} began")
+            highest = max(highest, term)
+            if entry.key == "_leader":
+                holder = (fields.get("node"), fields.get("incarnation"))
+                if holders.setdefault(term, holder) != holder:
+                    found.append(f"{entry}: term {term} is {holders[term]}'s")
+                if term > fence and not (after and after.key == "_term" and after.fields.get("term") == term):
+                    found.append(f"{entry}: a lease without its fence")
+            elif entry.key == "_term":
+                if term <= fence:
+                    found.append(f"{entry}: the fence was {fence} before")
+                if holders.get(term, (None, None))[0] != fields.get("leader"):
+                    found.append(f"{entry}: the lease of term {term} is {holders.get(term)}'s")
+                fence = term
+            elif term != fence:
+                found.append(f"{entry}: a command of term {term} under the fence of term {fence}")
+        return found
+
+    def fences(self) -> list[str]:
+        """I1: what leaders write to slices is guarded by the fence of that moment, a batch by its first message."""
+        found = []
+        fence = 0
+        guarded: dict[str, bool] = {}
+        steps = {step.entry.sequence: step for step in self._steps()}
+        for entry in self.slices:
+            if entry.key == "_term":
+                fence = entry.sequence
+            if entry.sequence not in steps or not steps[entry.sequence].by_leader:
+                continue
+            batch = entry.headers.get("Nats-Batch-Id", "")
+            if not batch or batch not in guarded:
+                guarded[batch] = _guard(entry) == str(fence)
+            if not guarded[batch]:
+                found.append(f"{entry}: written without the fence #{fence}")
+        return found
+
+    def placements(self) -> list[str]:
+        """I2, I10: no LOAD makes more live slices than are wanted; none is taken away that was healthy and wanted."""
+        found = []
+        for step in self._steps():
+            entry, now = step.entry, step.now
+            if self._took(step) and step.before and self._healthy(step.before, entry.time):
+                found.append(f"{entry}: it was {step.before.state} on a healthy node, and not one too many")
+            if now and now.state == "LOAD":
+                most = max(self._wanted(now.artifact, entry.time))
+                count = self._count(now.artifact, {**step.others, entry.key: now}, entry.time, steadily=True)
+                if count > most:
+                    found.append(f"{entry}: makes {count} where {most} are wanted")
+        return found
+
+    def evicted(self) -> list[Entry]:
+        """Writes of leaders that took a live slice away, for whatever reason, while its blueprint wanted it."""
+        return [step.entry for step in self._steps() if self._took(step)]
+
+    def _steps(self) -> Iterator[Step]:
+        """The history of slices, write by write."""
+        slices: dict[str, Slice] = {}
+        for entry in self.slices:
+            if entry.key.startswith("_"):
+                continue
+            before, now = slices.pop(entry.key, None), _slice(entry)
+            yield Step(entry, before, now, slices)
+            if now:
+                slices[entry.key] = now
+
+    def _took(self, step: Step) -> bool:
+        """Whether a leader ended a live slice that was not one too many."""
+        before = step.before
+        if before is None or not before.live or (step.now and step.now.live) or not step.by_leader:
+            return False
+        time = step.entry.time
+        count = self._count(before.artifact, {**step.others, step.entry.key: before}, time)
+        return count <= min(self._wanted(before.artifact, time))
+
+    def _healthy(self, before: Slice, time: float) -> bool:
+        return time - before.since < self._patience and self._steady(before.node, time)
+
+    def end(self) -> list[str]:
+        """I2: in the end each blueprint has exactly its instances, all ACTIVE on registered nodes, and nothing else is."""
+        slices: dict[str, Slice] = {}
+        for step in self._steps():
+            slices.pop(step.entry.key, None)
+            if step.now:
+                slices[step.entry.key] = step.now
+        found = [f"{key} is {each.state}" for key, each in slices.items() if each.state != "ACTIVE"]
+        found += [
+            f"{key} is on a node that is gone" for key, each in slices.items() if self._nodes[each.node].last is None
+        ]
+        counts = Counter(each.artifact for each in slices.values())
+        for artifact in {*self._blueprints, *counts}:
+            wanted = self._blueprints[artifact].last or 0
+            if counts[artifact] != wanted:
+                found.append(f"{artifact} has {counts[artifact]} instances instead of {wanted}")
+        return found
+
+    def first_load(self, artifact: str, after: float) -> float | None:
+        """When the first LOAD of an artifact was stored, from a moment on."""
+        for step in self._steps():
+            now = step.now
+            if now and now.state == "LOAD" and now.artifact == artifact and step.entry.time >= after:
+                return step.entry.time
+        return None
+
+    def first_take_over(self, after: float) -> float | None:
+        """When the first term began, from a moment on."""
+        return next((entry.time for entry in self.slices if entry.key == "_term" and entry.time >= after), None)
+
+    def last_renewal(self, term: int) -> float:
+        """When a term's lease was last taken or renewed."""
+        return max(e.time for e in self.slices if e.key == "_leader" and e.fields.get("term") == term)
+
+    def _wanted(self, artifact: str, time: float) -> list[int]:
+        """How many instances were wanted at some moment up to now that a leader may act on."""
+        return [count or 0 for count in self._blueprints[artifact].during(time - self._grace, time)]
+
+    def _count(self, artifact: str, slices: Mapping[str, Slice], time: float, *, steadily: bool = False) -> int:
+        """How many live slices there are on registered nodes, or on those only that were so for a while."""
+        is_there: Callable[[str, float], bool] = self._steady if steadily else self._registered
+        return sum(each.live and each.artifact == artifact and is_there(each.node, time) for each in slices.values())
+
+    def _registered(self, node: str, time: float) -> bool:
+        return self._nodes[node].during(time, time)[0] is not None
+
+    def _steady(self, node: str, time: float) -> bool:
+        """Whether a node was registered and schedulable all the while."""
+        start = time - self._grace
+        return all(value is not None for value in self._nodes[node].during(start, time)) and all(
+            value is None for value in self._nodes[f"{node}.intent"].during(start, time)
+        )
+
+
+def _by_leader(entry: Entry) -> bool:
+    """Whether a leader wrote this value. Nodes copy the term of the command that they answer."""
+    return entry.key in ("_leader", "_term") or entry.fields.get("state") in COMMANDS
+
+
+def _guard(entry: Entry) -> str:
+    """The number that the fence must have for this write to be taken."""
+    if entry.headers.get("Nats-Expected-Last-Subject-Sequence-Subject") != FENCE:
+        return ""
+    return entry.headers.get("Nats-Expected-Last-Subject-Sequence", "")
+
+
+def _slice(entry: Entry) -> Slice | None:
+    state = entry.fields.get("state")
+    if not isinstance(state, str):
+        return None
+    node, _, rest = entry.key.partition(".")
+    return Slice(node, "/".join(rest.split("/")[:3]), state, entry.time)
+
+
+def _instances(entry: Entry) -> int | None:
+    """How many instances a blueprint wants; None where it is none, and the one before stays in force."""
+    if entry.gone:
+        return 0
+    value = entry.value
+    if isinstance(value, dict):
+        value = value.get("instances")
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 100_000 else None
+
+
+async def patiently(look: Callable[[], Awaitable[bool]]) -> bool:
+    """A look that a server which just went does not end."""
+    try:
+        return await look()
+    except (Rejection, nats.errors.Error, OSError, TimeoutError):
+        return False

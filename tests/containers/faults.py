@@ -1,0 +1,110 @@
+"""Four faults that take several hosts: each strikes where it hurts most, and is healed afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import NamedTuple
+
+import anyio
+
+from tests.containers.stage import Stage
+from tests.server import eventually
+
+
+class Struck(NamedTuple):
+    """A fault that is there."""
+
+    time: float
+    """Since when, in seconds since 1970."""
+    what: str
+    node: str
+    """The node that led when it struck."""
+    term: int
+
+
+Fault = Callable[[Stage], AbstractAsyncContextManager[Struck]]
+
+
+@asynccontextmanager
+async def server_killed(stage: Stage) -> AsyncIterator[Struck]:
+    """The server that leads the stream of slices dies as in a power cut."""
+    server = await stage.stream_leader()
+    struck = await _struck(stage, server.name)
+    await server.do("kill")
+    try:
+        yield struck
+    finally:
+        await server.do("start")
+
+
+@asynccontextmanager
+async def server_paused(stage: Stage) -> AsyncIterator[Struck]:
+    """The server that leads the stream of slices stands still; its connections stay open."""
+    server = await stage.stream_leader()
+    struck = await _struck(stage, server.name)
+    await server.do("pause")
+    try:
+        yield struck
+    finally:
+        await server.do("unpause")
+
+
+@asynccontextmanager
+async def leader_cut_off(stage: Stage) -> AsyncIterator[Struck]:
+    """The node that leads reaches nobody; nobody is told."""
+    node = await stage.leader()
+    struck = await _struck(stage, node.name)
+    await node.cut_off()
+    try:
+        yield struck
+    finally:
+        await node.rejoin()
+
+
+@asynccontextmanager
+async def server_cut_off(stage: Stage) -> AsyncIterator[Struck]:
+    """The server of the node that leads is cut off from its peers: the leader is on the side of the minority."""
+    server = await stage.server_of(await stage.leader())
+    struck = await _struck(stage, server.name)
+    await server.cut_off()
+    try:
+        yield struck
+    finally:
+        await server.rejoin()
+
+
+FAULTS: dict[str, Fault] = {
+    "server killed": server_killed,
+    "server paused": server_paused,
+    "leader cut off": leader_cut_off,
+    "server cut off, with the leader": server_cut_off,
+}
+
+
+async def _struck(stage: Stage, what: str) -> Struck:
+    lease = await stage.user.lease()
+    # The servers run on this machine, by the same clock.
+    return Struck(time.time(), what, lease["node"], lease["term"])
+
+
+async def fail_over(stage: Stage, struck: Struck, artifact: str, instances: int = 3, within: float = 60) -> float:
+    """Publish a blueprint, however often it takes, and return when its first LOAD was stored, in seconds."""
+    await stage.user.stubborn("blueprints", artifact, instances)
+    found: list[float] = []
+
+    def loaded() -> bool:
+        at = stage.recorder.history.first_load(artifact, struck.time)
+        found.extend([] if at is None else [at])
+        return at is not None
+
+    await eventually(loaded, within, f"{artifact} is loaded")
+    return found[0] - struck.time
+
+
+async def take_over(stage: Stage, struck: Struck) -> float | None:
+    """When another term began, in seconds since the fault; None where the leader stayed."""
+    await anyio.lowlevel.checkpoint()
+    at = stage.recorder.history.first_take_over(struck.time)
+    return None if at is None else at - struck.time

@@ -1,0 +1,262 @@
+"""Containers to play with: NATS servers and `cdm node`, that are killed, paused and cut off, and always removed.
+
+Servers talk to each other on a network of their own, and to clients on another: so a server can be cut off from its
+peers while its clients still reach it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from datetime import datetime
+from typing import Any
+from urllib.request import urlopen
+
+import anyio
+from anyio.to_thread import run_sync
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.network import Network
+
+from cdm.model.keys import LAYOUTS
+from cdm.store.bucket import Bucket
+from cdm.store.connection import Access, connect
+from cdm.store.watch import Watch
+from tests.containers.auditor import Recorder, patiently, recording
+from tests.containers.engine import ROOT, Images
+from tests.integration.tools import Agents, Mirror, Raw
+from tests.server import eventually, free_port, raw_client
+
+NAMES = ("node-1", "node-2", "node-3")
+
+
+@contextmanager
+def network(**options: Any) -> Iterator[Network]:
+    """A network, removed afterwards."""
+    made = Network(docker_network_kw=options)
+    try:
+        with made:
+            yield made
+    finally:
+        made._docker.client.close()
+
+
+class Box:
+    """One container."""
+
+    def __init__(self, name: str, container: DockerContainer, network: Network, alias: str) -> None:
+        self.name = name
+        self.container = container
+        self._network = network
+        self._alias = alias
+
+    @property
+    def _engine(self) -> Any:
+        return self.container.get_wrapped_container()
+
+    async def do(self, action: str) -> None:
+        """``start``, ``kill``, ``stop``, ``pause`` or ``unpause`` it; done when this returns."""
+        await run_sync(getattr(self._engine, action))
+
+    async def cut_off(self) -> None:
+        """Take it from its network: nobody is told, packets are lost from now on."""
+        await run_sync(self._network._unwrap_network.disconnect, self._engine.id)
+
+    async def rejoin(self) -> None:
+        """Put it back, under the same name and perhaps another address."""
+        await run_sync(self._network.connect, self._engine.id, [self._alias])
+
+    async def log(self) -> str:
+        """What it wrote."""
+        return (await run_sync(self._engine.logs)).decode(errors="replace")  # type: ignore[no-any-return]
+
+    async def facts(self) -> dict[str, Any]:
+        """What the engine knows of it now."""
+        await run_sync(self._engine.reload)
+        return self._engine.attrs  # type: ignore[no-any-return]
+
+
+class Server(Box):
+    """A NATS server. Its own network is the one of the servers; clients always reach it."""
+
+    def __init__(self, name: str, container: DockerContainer, network: Network, alias: str, ports: list[int]) -> None:
+        super().__init__(name, container, network, alias)
+        self._ports = ports
+
+    @property
+    def url(self) -> str:
+        """Where the test connects."""
+        return f"nats://{self.container.get_container_host_ip()}:{self._ports[0]}"
+
+    async def clients(self) -> list[str]:
+        """Names of the clients that are connected to it."""
+        host = self.container.get_container_host_ip()
+
+        def ask() -> Any:
+            with urlopen(f"http://{host}:{self._ports[1]}/connz?limit=1024", timeout=5) as answer:
+                return json.load(answer)
+
+        found = await run_sync(ask)
+        return [each.get("name", "") for each in found["connections"]]
+
+
+class Member(Box):
+    """A `cdm node`."""
+
+    async def events(self, event: str) -> list[dict[str, Any]]:
+        """The lines of its log that tell of such an event."""
+        lines = [json.loads(line) for line in (await self.log()).splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
+
+
+def moment(line: dict[str, Any]) -> float:
+    """When a line was logged, in seconds since 1970."""
+    return datetime.fromisoformat(line["timestamp"]).timestamp()
+
+
+class Stage:
+    """A cluster in containers. Made by `stage`."""
+
+    def __init__(
+        self, servers: Sequence[Server], user: Raw, recorder: Recorder, mirrors: Mapping[str, Mirror]
+    ) -> None:
+        self.servers = {server.name: server for server in servers}
+        self.nodes: dict[str, Member] = {}
+        self.user = user
+        self.recorder = recorder
+        self.mirrors = mirrors
+
+    async def stream_leader(self, bucket: str = "slices") -> Server:
+        """The server that leads a bucket's stream."""
+        info = await self.user.api(f"STREAM.INFO.KV_{bucket}")
+        return self.servers[info["cluster"]["leader"]]
+
+    async def leader(self, but: str = "") -> Member:
+        """The node that holds the lease, as soon as it is another one than that."""
+        found = ""
+
+        async def look() -> bool:
+            nonlocal found
+            found = (await self.user.lease()).get("node", "")
+            return found not in ("", but)
+
+        await eventually(lambda: patiently(look), 40, f"a node leads that is not {but!r}")
+        return self.nodes[found]
+
+    async def server_of(self, node: Member) -> Server:
+        """The server that a node is connected to."""
+        for server in self.servers.values():
+            if f"cdm node {node.name}" in await server.clients():
+                return server
+        raise AssertionError(f"{node.name} is connected to no server")
+
+    async def exact(self, within: float = 40) -> None:
+        """Wait until everything is as the blueprints want it, and all that was stored is recorded."""
+
+        async def look() -> bool:
+            return not (await self.recorder.complete(self.user)).end()
+
+        try:
+            await eventually(lambda: patiently(look), within)
+        except AssertionError:
+            raise AssertionError(f"not exact within {within:g} s: {self.recorder.history.end()}") from None
+
+    async def mirrors_are_equal(self, within: float = 20) -> None:
+        """Wait until the mirrors in this process equal the buckets (I8)."""
+
+        async def look() -> bool:
+            for name, mirror in self.mirrors.items():
+                contents = await self.user.contents(name)
+                if mirror.revisions != {key: record.sequence for key, record in contents.items()}:
+                    return False
+            return True
+
+        await eventually(lambda: patiently(look), within, "mirrors equal the buckets")
+
+    async def healthy(self, name: str, within: float = 60) -> None:
+        """Wait until the engine finds a node healthy."""
+
+        async def look() -> bool:
+            return str((await self.nodes[name].facts())["State"]["Health"]["Status"]) == "healthy"
+
+        await eventually(look, within, f"{name} is healthy")
+
+
+def nats_server(images: Images, clients: Network, alias: str, ports: Sequence[int]) -> DockerContainer:
+    """A NATS server with the configuration of the repository; ``ports`` are this machine's for clients and monitor."""
+    return (
+        DockerContainer(images.nats)
+        .with_command(["--config", "/etc/nats/cluster.conf"])
+        .with_env("NATS_NAME", alias)
+        .with_volume_mapping(ROOT / "nats", "/etc/nats")
+        .with_network(clients)
+        .with_network_aliases(f"client-{alias}")
+        .with_bind_ports(4222, ports[0])
+        .with_bind_ports(8222, ports[1])
+    )
+
+
+def cdm(images: Images, clients: Network, name: str, *arguments: str, **variables: str) -> DockerContainer:
+    """A container of cdm's image whose host name is the node's id."""
+    container = DockerContainer(images.cdm).with_network(clients).with_network_aliases(name)
+    container.with_envs(NATS_URL=",".join(f"nats://client-nats-{number}:4222" for number in (1, 2, 3)))
+    container.with_envs(CDM_REPLICAS="3", CDM_LOG_FORMAT="json", CDM_LOG_LEVEL="debug", **variables)
+    if arguments:
+        container.with_command([*arguments])
+    return container.with_kwargs(hostname=name)
+
+
+@asynccontextmanager
+async def stage(images: Images, names: Sequence[str] = NAMES, **variables: str) -> AsyncIterator[Stage]:
+    """Three servers with R3 buckets, recorded from the start, nodes, their agents, and mirrors in this process."""
+    with ExitStack() as stack:
+        # Without a way out of it: published ports go by the other network.
+        routes = stack.enter_context(network(internal=True))
+        clients = stack.enter_context(network())
+        servers = []
+        for number in (1, 2, 3):
+            name = f"nats-{number}"
+            ports = [free_port(), free_port()]
+            container = nats_server(images, clients, name, ports)
+            await run_sync(stack.enter_context, container)
+            servers.append(Server(name, container, routes, name, ports))
+            await servers[-1].rejoin()
+        urls = [server.url for server in servers]
+        async with raw_client(*urls) as client:
+            user = Raw(client)
+            await eventually(lambda: patiently(lambda: _has_meta_leader(user)), 30, "the servers have a meta leader")
+            init = await run_sync(stack.enter_context, cdm(images, clients, "init", "init"))
+            assert await run_sync(init.wait) == 0, init.get_logs()
+            async with recording(user, urls) as recorder, mirrors(urls) as reflected:
+                made = Stage(servers, user, recorder, reflected)
+                for name in names:
+                    container = cdm(images, clients, name, **variables)
+                    await run_sync(stack.enter_context, container)
+                    made.nodes[name] = Member(name, container, clients, name)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(Agents(user, {*names}).run)
+                    await eventually(lambda: patiently(lambda: _registered(user, names)), 40, "all are registered")
+                    await made.leader()
+                    yield made
+                    tasks.cancel_scope.cancel()
+
+
+async def _has_meta_leader(user: Raw) -> bool:
+    return len((await user.api("INFO", timeout=1))) > 0
+
+
+async def _registered(user: Raw, names: Sequence[str]) -> bool:
+    return {*names} <= {*await user.contents("nodes")}
+
+
+@asynccontextmanager
+async def mirrors(urls: Sequence[str]) -> AsyncIterator[dict[str, Mirror]]:
+    """Mirrors of the buckets as every node has them, in this process."""
+    found: dict[str, Mirror] = {}
+    async with connect(Access(servers=tuple(urls)), name="mirrors") as connection, anyio.create_task_group() as tasks:
+        for layout in LAYOUTS:
+            found[layout.name] = Mirror()
+            watch = Watch(Bucket(connection, layout), found[layout.name], on_reset=found[layout.name].reset)
+            tasks.start_soon(watch.run)
+        yield found
+        tasks.cancel_scope.cancel()
