@@ -121,13 +121,13 @@ class LeaderChange(Message, frozen=True, gc=False):
 
 
 class Connected(Message, frozen=True, gc=False):
-    """The connection to NATS is up and every mirror is complete (again)."""
+    """Nodes can be heard (again): NATS is connected, the mirror is complete, and heartbeats are taken."""
 
     at: float
 
 
 class Disconnected(Message, frozen=True, gc=False):
-    """The connection to NATS is down: nothing can be heard."""
+    """Nodes cannot be heard: the connection to NATS is down, or no heartbeat is taken."""
 
     at: float
 

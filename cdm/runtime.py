@@ -66,13 +66,15 @@ class Node:
         self.incarnation = self.ground.incarnation
         self.buckets = self.ground.buckets
         self.watches = self.ground.watches
+        self._live = False
+        self._taken = True
         role = ROLES[settings.role]
         self.parts = tuple(make(self.ground) for make in role.parts)
         self.watches.update(
             (name, self._watch(self.buckets[name], keys, hears=name == role.hears_by))
             for name, keys in _widest(self.parts).items()
         )
-        self.presence = Presence(self.buckets["nodes"], settings.node, self._registration())
+        self.presence = Presence(self.buckets["nodes"], settings.node, self._registration(), self._on_taken)
         self.router = Router(
             (receiver for part in self.parts for receiver in part.receivers),
             (message for part in self.parts for message in part.sends),
@@ -148,7 +150,7 @@ class Node:
             bucket,
             self._route,
             keys=keys,
-            on_live=self._on_hearing if hears else None,
+            on_live=self._on_live if hears else None,
             on_reset=self._on_reset if bucket.layout is SLICES else None,
             on_missing=partial(self._recreate, bucket),
             relist_interval=self.settings.relist_interval,
@@ -159,7 +161,17 @@ class Node:
         for part in self.parts:
             await part.recreate(bucket)
 
-    def _on_hearing(self, hearing: bool) -> None:
+    def _on_live(self, live: bool) -> None:
+        self._live = live
+        self._tell_hearing()
+
+    def _on_taken(self, taken: bool) -> None:
+        self._taken = taken
+        self._tell_hearing()
+
+    def _tell_hearing(self) -> None:
+        """Nodes are heard where their bucket is watched and takes heartbeats."""
+        hearing = self._live and self._taken
         self._route(Connected(clock.now()) if hearing else Disconnected(clock.now()))
         for part in self.parts:
             part.wake()

@@ -6,9 +6,12 @@ answer means that the id is taken, 'no responders' that its holder died and the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
 import msgspec
 
+from cdm import clock
 from cdm.errors import AccessDenied, Busy, Conflict, NodeIdTaken, NoResponders, StoreError, Uncertain
 from cdm.log import Log
 from cdm.model.artifact import NodeId
@@ -27,6 +30,8 @@ RETRY_PAUSE = 0.2
 CATCH_UP_PAUSE = 0.05
 HEARTBEATS_PER_TTL = 4
 """A registration survives the loss of this many heartbeats less one."""
+DEAF_AFTER = 0.5
+"""Fraction of the TTL after which a bucket that takes no heartbeats counts as one that takes nobody's."""
 
 
 def voice_of(connection: Connection, node: NodeId) -> str:
@@ -51,10 +56,21 @@ class Presence:
         nodes: the bucket.
         node: this node's id.
         registration: what it says of itself; ``ttl`` and ``incarnation`` must be set.
+        on_taken: told False when the bucket has taken no heartbeat for a while, and True when it does again. Others
+            cannot be heard either then, although the connection is up: a cluster of servers may be electing.
     """
 
-    def __init__(self, nodes: Bucket, node: NodeId, registration: Registration) -> None:
+    def __init__(
+        self,
+        nodes: Bucket,
+        node: NodeId,
+        registration: Registration,
+        on_taken: Callable[[bool], None] = lambda taken: None,
+    ) -> None:
         self._nodes = nodes
+        self._on_taken = on_taken
+        self._taken = True
+        self._taken_at = clock.now()
         self._connection = nodes.connection
         self._key = NodeKey(node)
         self._node = node
@@ -131,14 +147,22 @@ class Presence:
         try:
             await self._put(self._revision)
         except (Conflict, Uncertain):
+            # Before anything else: when the bucket is back, others' registrations expire before they are renewed.
+            self._judge_silence()
             await self._find_out()
         except StoreError as error:
             await self._again_soon(error)
 
+    def _judge_silence(self) -> None:
+        if self._taken and clock.now() - self._taken_at >= DEAF_AFTER * self._ttl:
+            self._taken = False
+            log.warning("no heartbeat is taken; nobody is given up")
+            self._on_taken(False)
+
     async def _find_out(self) -> None:
         """The registration is not as it was left: expired, deleted, or somebody else's."""
         try:
-            stored = await self._nodes.read_near(self._key)
+            stored = await self._nodes.read_near(self._key, timeout=self._patience)
             if self._leaving:
                 return
             # A value that names no process is somebody's slip of the hand, to be written over.
@@ -157,13 +181,22 @@ class Presence:
         if isinstance(error, AccessDenied):
             self._connection.complain(error)
         log.debug("no heartbeat", reason=str(error))
+        self._judge_silence()
         await anyio.sleep(RETRY_PAUSE)
         self._signal.set()
 
     async def _put(self, expect: int) -> None:
         self._revision = await self._nodes.put(
-            self._key, self._payload, expect=expect, ttl=self._ttl, timeout=max(self._ttl / HEARTBEATS_PER_TTL, 0.5)
+            self._key, self._payload, expect=expect, ttl=self._ttl, timeout=self._patience
         )
+        self._taken_at = clock.now()
+        if not self._taken:
+            self._taken = True
+            self._on_taken(True)
+
+    @property
+    def _patience(self) -> float:
+        return max(self._ttl / HEARTBEATS_PER_TTL, 0.5)
 
     def _is_ours(self, stored: Stored) -> bool:
         return stored.payload is not None and _incarnation(stored.payload) == self._registration.incarnation

@@ -17,7 +17,7 @@ from cdm.model.node import Registration
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
 from cdm.store.registration import Presence
-from tests.integration.tools import SLACK, Raw, connected, nodes_on, raw
+from tests.integration.tools import SLACK, Raw, agents, connected, nodes_on, raw
 from tests.server import FORGIVEN, NatsServer, eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -349,3 +349,42 @@ async def test_most_nodes_gone_at_once_are_given_up_one_by_one(server: NatsServe
         assert died[0] > 1, "nobody is dead before its TTL is over"
         assert died[-1] - died[0] > 1.5, f"evictions are paced: {died}"
         assert leader.managing.election.valid(clock.now())
+
+
+async def test_a_bucket_that_takes_no_heartbeats_evicts_nobody(server: NatsServer) -> None:
+    """The connection is up, and every registration expires: so it is when a cluster of servers elects for long (I10)."""
+    names = ("n1", "n2", "n3")
+    async with raw(server) as user, nodes_on(server) as nodes, agents(server, *names):
+        await nodes.start(*names)
+        await user.put("blueprints", "g/n/1", 3)
+        await eventually(lambda: _active(user, 3))
+        before = {key: record.sequence for key, record in (await user.contents("slices")).items() if key[0] != "_"}
+        config = (await user.api("STREAM.INFO.KV_nodes"))["config"]
+        await user.api("STREAM.UPDATE.KV_nodes", {**config, "max_bytes": 1})
+        await eventually(lambda: _nobody(user), 2 * SLACK, "all registrations expire")
+        await anyio.sleep(2.5)  # longer than the TTL: whoever would be given up would be now
+        await user.api("STREAM.UPDATE.KV_nodes", config)
+        await eventually(lambda: _everybody(user, names), SLACK, "all are back")
+        await anyio.sleep(2.5)
+        after = {key: record.sequence for key, record in (await user.contents("slices")).items() if key[0] != "_"}
+        assert after == before
+        # And a node that dies then is given up in time.
+        await nodes.all["n2"].crash()
+        await eventually(lambda: _all_off(user, "n2"), 2.0 + 1.0 + SLACK, "what ran on the dead node runs elsewhere")
+        assert nodes.all["n1"].error is None
+
+
+async def _active(user: Raw, count: int) -> bool:
+    return [*(await user.slices()).values()] == ["ACTIVE"] * count
+
+
+async def _nobody(user: Raw) -> bool:
+    return not await user.contents("nodes")
+
+
+async def _everybody(user: Raw, names: tuple[str, ...]) -> bool:
+    return {*names} == {*await user.contents("nodes")}
+
+
+async def _all_off(user: Raw, node: str) -> bool:
+    return await _active(user, 3) and not any(key.startswith(f"{node}.") for key in await user.slices())
