@@ -65,7 +65,7 @@ class Presence:
         nodes: Bucket,
         node: NodeId,
         registration: Registration,
-        on_taken: Callable[[bool], None] = lambda taken: None,
+        on_taken: Callable[[bool], None] | None = None,
     ) -> None:
         self._nodes = nodes
         self._on_taken = on_taken
@@ -157,7 +157,8 @@ class Presence:
         if self._taken and clock.now() - self._taken_at >= DEAF_AFTER * self._ttl:
             self._taken = False
             log.warning("no heartbeat is taken; nobody is given up")
-            self._on_taken(False)
+            if self._on_taken:
+                self._on_taken(False)
 
     async def _find_out(self) -> None:
         """The registration is not as it was left: expired, deleted, or somebody else's."""
@@ -192,7 +193,8 @@ class Presence:
         self._taken_at = clock.now()
         if not self._taken:
             self._taken = True
-            self._on_taken(True)
+            if self._on_taken:
+                self._on_taken(True)
 
     @property
     def _patience(self) -> float:

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NamedTuple
 
-import anyio
-
 from tests.containers.stage import Stage
 from tests.server import eventually
 
@@ -67,6 +65,7 @@ async def leader_cut_off(stage: Stage) -> AsyncIterator[Struck]:
 async def server_cut_off(stage: Stage) -> AsyncIterator[Struck]:
     """The server of the node that leads is cut off from its peers: the leader is on the side of the minority."""
     server = await stage.server_of(await stage.leader())
+    await stage.avoid(server)
     struck = await _struck(stage, server.name)
     await server.cut_off()
     try:
@@ -103,8 +102,7 @@ async def fail_over(stage: Stage, struck: Struck, artifact: str, instances: int 
     return found[0] - struck.time
 
 
-async def take_over(stage: Stage, struck: Struck) -> float | None:
+def take_over(stage: Stage, struck: Struck) -> float | None:
     """When another term began, in seconds since the fault; None where the leader stayed."""
-    await anyio.lowlevel.checkpoint()
     at = stage.recorder.history.first_take_over(struck.time)
     return None if at is None else at - struck.time

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any
 from urllib.request import urlopen
@@ -118,13 +118,19 @@ class Stage:
     """A cluster in containers. Made by `stage`."""
 
     def __init__(
-        self, servers: Sequence[Server], user: Raw, recorder: Recorder, mirrors: Mapping[str, Mirror]
+        self,
+        servers: Sequence[Server],
+        user: Raw,
+        recorder: Recorder,
+        mirrors: Mapping[str, Mirror],
+        clients: AsyncExitStack,
     ) -> None:
         self.servers = {server.name: server for server in servers}
         self.nodes: dict[str, Member] = {}
         self.user = user
         self.recorder = recorder
         self.mirrors = mirrors
+        self._clients = clients
 
     async def stream_leader(self, bucket: str = "slices") -> Server:
         """The server that leads a bucket's stream."""
@@ -149,6 +155,11 @@ class Stage:
             if f"cdm node {node.name}" in await server.clients():
                 return server
         raise AssertionError(f"{node.name} is connected to no server")
+
+    async def avoid(self, server: Server) -> None:
+        """Let user and agents speak to the other servers from now on."""
+        others = [each.url for each in self.servers.values() if each is not server]
+        self.user.client = await self._clients.enter_async_context(raw_client(*others))
 
     async def exact(self, within: float = 40) -> None:
         """Wait until everything is as the blueprints want it, and all that was stored is recorded."""
@@ -222,27 +233,27 @@ async def stage(images: Images, names: Sequence[str] = NAMES, **variables: str) 
             servers.append(Server(name, container, routes, name, ports))
             await servers[-1].rejoin()
         urls = [server.url for server in servers]
-        async with raw_client(*urls) as client:
-            user = Raw(client)
+        async with AsyncExitStack() as more:
+            user = Raw(await more.enter_async_context(raw_client(*urls)))
             await eventually(lambda: patiently(lambda: _has_meta_leader(user)), 30, "the servers have a meta leader")
             init = await run_sync(stack.enter_context, cdm(images, clients, "init", "init"))
             assert await run_sync(init.wait) == 0, init.get_logs()
-            async with recording(user, urls) as recorder, mirrors(urls) as reflected:
-                made = Stage(servers, user, recorder, reflected)
-                for name in names:
-                    container = cdm(images, clients, name, **variables)
-                    await run_sync(stack.enter_context, container)
-                    made.nodes[name] = Member(name, container, clients, name)
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(Agents(user, {*names}).run)
-                    await eventually(lambda: patiently(lambda: _registered(user, names)), 40, "all are registered")
-                    await made.leader()
-                    yield made
-                    tasks.cancel_scope.cancel()
+            recorder = await more.enter_async_context(recording(user, urls))
+            made = Stage(servers, user, recorder, await more.enter_async_context(mirrors(urls)), more)
+            for name in names:
+                container = cdm(images, clients, name, **variables)
+                await run_sync(stack.enter_context, container)
+                made.nodes[name] = Member(name, container, clients, name)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(Agents(user, {*names}).run)
+                await eventually(lambda: patiently(lambda: _registered(user, names)), 40, "all are registered")
+                await made.leader()
+                yield made
+                tasks.cancel_scope.cancel()
 
 
 async def _has_meta_leader(user: Raw) -> bool:
-    return len((await user.api("INFO", timeout=1))) > 0
+    return len(await user.api("INFO", timeout=1)) > 0
 
 
 async def _registered(user: Raw, names: Sequence[str]) -> bool:

@@ -1,0 +1,127 @@
+"""Three servers, three replicas, three nodes, each in a container: what was promised is judged on all that was stored.
+
+The auditor (`tests.containers.auditor`) records from before the first node, and knows nothing of cdm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.containers.engine import Images
+from tests.containers.faults import (
+    Struck,
+    fail_over,
+    leader_cut_off,
+    server_cut_off,
+    server_killed,
+    server_paused,
+)
+from tests.containers.stage import Stage, moment, stage
+from tests.integration.tools import SLACK
+from tests.server import FORGIVEN, eventually
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.timeout(240, func_only=True),  # not the time for which others use the engine
+    pytest.mark.usefixtures("sockets_forgiven"),
+    FORGIVEN,
+]
+
+LEASE_TTL = 10.0
+"""The default, as are all times here."""
+BEFORE = {"g/one/1": 1, "g/three/1": 3, "g/five/1": 5}
+
+
+@pytest.fixture
+async def cluster(engine: Images) -> AsyncIterator[Stage]:
+    """A cluster that serves some blueprints."""
+    async with stage(engine) as made:
+        for artifact, instances in BEFORE.items():
+            await made.user.stubborn("blueprints", artifact, instances)
+        await made.exact()
+        yield made
+
+
+async def judge(cluster: Stage, evicted: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    """All promises, on the whole history; slices were taken away from these nodes only."""
+    await cluster.exact()
+    await cluster.mirrors_are_equal()
+    history = await cluster.recorder.complete(cluster.user)
+    assert history.violations() == []
+    assert cluster.recorder.contradictions == []
+    assert {entry.key.partition(".")[0] for entry in history.evicted()} <= evicted
+    for node in cluster.nodes.values():
+        assert (await node.facts())["State"]["Running"], f"{node.name} has ended:\n{await node.log()}"
+
+
+async def test_the_stream_leaders_server_dies(cluster: Stage) -> None:
+    async with server_killed(cluster) as struck:
+        await fail_over(cluster, struck, "g/new/1")
+        await cluster.user.stubborn("blueprints", "g/five/1", 2)
+        await cluster.exact()
+    await cluster.user.stubborn("blueprints", "g/three/1", 4)
+    await judge(cluster)
+
+
+async def test_a_server_stands_still_and_goes_on(cluster: Stage) -> None:
+    async with server_paused(cluster) as struck:
+        await fail_over(cluster, struck, "g/new/1")
+        await cluster.exact()
+    await cluster.user.stubborn("blueprints", "g/three/1", 4)
+    await judge(cluster)
+
+
+async def test_the_leader_is_cut_off_and_comes_back(cluster: Stage) -> None:
+    async with leader_cut_off(cluster) as struck:
+        took = await fail_over(cluster, struck, "g/new/1")
+        assert took < LEASE_TTL + SLACK
+        await cluster.exact()
+        await stepped_down_in_time(cluster, struck)
+        await eventually(lambda: gave_up(cluster, struck.node), 30, "the node that is cut off is given up")
+    await eventually(lambda: registered(cluster, struck.node), 30, "it is back")
+    await cluster.user.stubborn("blueprints", "g/six/1", 6)  # some of them for the one that came back
+    await judge(cluster, {struck.node})
+    slices = await cluster.user.slices()
+    assert any(key.startswith(f"{struck.node}.g/six/1") for key in slices)
+    await knows_everything(cluster, struck.node)
+
+
+async def test_a_server_is_cut_off_with_the_leader_on_its_side(cluster: Stage) -> None:
+    async with server_cut_off(cluster) as struck:
+        await fail_over(cluster, struck, "g/new/1")
+    await cluster.user.stubborn("blueprints", "g/three/1", 4)
+    await judge(cluster, {*cluster.nodes})
+
+
+async def stepped_down_in_time(cluster: Stage, struck: Struck) -> None:
+    """A leader that reaches nobody pauses its writes before its lease can end, by its own clock."""
+    node = cluster.nodes[struck.node]
+
+    async def over() -> list[float]:
+        return [moment(line) for line in await node.events("leadership is over")]
+
+    at = (await eventually(over, LEASE_TTL + SLACK, "it steps down"))[-1]
+    assert struck.time < at < cluster.recorder.history.last_renewal(struck.term) + LEASE_TTL
+
+
+async def gave_up(cluster: Stage, node: str) -> bool:
+    """Nothing is on the node any more."""
+    return not any(key.startswith(f"{node}.") for key in await cluster.user.slices())
+
+
+async def registered(cluster: Stage, node: str) -> bool:
+    return node in await cluster.user.contents("nodes")
+
+
+async def knows_everything(cluster: Stage, name: str) -> None:
+    """Its mirrors are equal to the buckets (I8): when it is the last one and leads, it does just what is to be done."""
+    others = [node for node in cluster.nodes.values() if node.name != name]
+    for node in others:
+        await node.do("stop")
+        assert (await node.facts())["State"]["ExitCode"] == 0
+    assert (await cluster.leader()).name == name
+    await cluster.exact()
+    assert (await cluster.recorder.complete(cluster.user)).violations() == []
+    assert {key.partition(".")[0] for key in await cluster.user.slices()} == {name}
