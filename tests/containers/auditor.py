@@ -325,7 +325,7 @@ class History:
         return time - before.since < self._patience and self._steady(before.node, time)
 
     def end(self) -> list[str]:
-        """I2: in the end each blueprint has just its instances, all ACTIVE on registered nodes; there is nothing else."""
+        """I2: in the end each blueprint has its instances, all ACTIVE on registered nodes, and nothing else is."""
         slices: dict[str, Slice] = {}
         for step in self._steps():
             slices.pop(step.entry.key, None)

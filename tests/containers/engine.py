@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import docker
 import docker.errors
@@ -50,7 +50,7 @@ def images() -> Images:
     return Images(os.environ.get("NATS_IMAGE") or "nats:2.15.1", cdm)
 
 
-def without(reason: str) -> None:
+def without(reason: str) -> NoReturn:
     """Skip the test for what is not there, or fail it where it must be there."""
     if os.environ.get("CDM_REQUIRE_CONTAINERS") == "1":
         raise AssertionError(reason)

@@ -54,9 +54,9 @@ class Box:
     def _engine(self) -> Any:
         return self.container.get_wrapped_container()
 
-    async def do(self, action: str) -> None:
+    async def do(self, action: str, *arguments: str) -> None:
         """``start``, ``kill``, ``stop``, ``pause`` or ``unpause`` it; done when this returns."""
-        await run_sync(getattr(self._engine, action))
+        await run_sync(getattr(self._engine, action), *arguments)
 
     async def cut_off(self) -> None:
         """Take it from its network: nobody is told, packets are lost from now on."""
@@ -65,6 +65,11 @@ class Box:
     async def rejoin(self) -> None:
         """Put it back, under the same name and perhaps another address."""
         await run_sync(self._network.connect, self._engine.id, [self._alias])
+
+    async def address(self) -> str:
+        """Its address on the network that it was started on."""
+        (found,) = (await self.facts())["NetworkSettings"]["Networks"].values()
+        return str(found["IPAddress"])
 
     async def log(self) -> str:
         """What it wrote."""
@@ -102,6 +107,14 @@ class Server(Box):
 
 class Member(Box):
     """A `cdm node`."""
+
+    async def turns(self, health: str, within: float = 40) -> None:
+        """Wait until the engine finds it so: ``healthy`` or ``unhealthy``."""
+
+        async def look() -> bool:
+            return str((await self.facts())["State"]["Health"]["Status"]) == health
+
+        await eventually(look, within, f"{self.name} is {health}")
 
     async def events(self, event: str) -> list[dict[str, Any]]:
         """The lines of its log that tell of such an event."""
@@ -184,14 +197,6 @@ class Stage:
 
         await eventually(lambda: patiently(look), within, "mirrors equal the buckets")
 
-    async def healthy(self, name: str, within: float = 60) -> None:
-        """Wait until the engine finds a node healthy."""
-
-        async def look() -> bool:
-            return str((await self.nodes[name].facts())["State"]["Health"]["Status"]) == "healthy"
-
-        await eventually(look, within, f"{name} is healthy")
-
 
 def nats_server(images: Images, clients: Network, alias: str, ports: Sequence[int]) -> DockerContainer:
     """A NATS server with the configuration of the repository; ``ports`` are this machine's for clients and monitor."""
@@ -208,10 +213,11 @@ def nats_server(images: Images, clients: Network, alias: str, ports: Sequence[in
 
 
 def cdm(images: Images, clients: Network, name: str, *arguments: str, **variables: str) -> DockerContainer:
-    """A container of cdm's image whose host name is the node's id."""
+    """A container of cdm's image whose host name is the node's id; it finds the servers unless told otherwise."""
     container = DockerContainer(images.cdm).with_network(clients).with_network_aliases(name)
     container.with_envs(NATS_URL=",".join(f"nats://client-nats-{number}:4222" for number in (1, 2, 3)))
-    container.with_envs(CDM_REPLICAS="3", CDM_LOG_FORMAT="json", CDM_LOG_LEVEL="debug", **variables)
+    container.with_envs(CDM_REPLICAS="3", CDM_LOG_FORMAT="json", CDM_LOG_LEVEL="debug")
+    container.with_envs(**variables)
     if arguments:
         container.with_command([*arguments])
     return container.with_kwargs(hostname=name)
