@@ -5,10 +5,12 @@ The auditor (`tests.containers.auditor`) records from before the first node, and
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.containers.auditor import patiently
 from tests.containers.engine import Images
 from tests.containers.faults import (
     Struck,
@@ -29,8 +31,8 @@ pytestmark = [
     FORGIVEN,
 ]
 
-LEASE_TTL = 10.0
-"""The default, as are all times here."""
+LEASE_TTL = NODE_TTL = 10.0
+"""The defaults, as are all times here."""
 BEFORE = {"g/one/1": 1, "g/three/1": 3, "g/five/1": 5}
 
 
@@ -79,8 +81,10 @@ async def test_the_leader_is_cut_off_and_comes_back(cluster: Stage) -> None:
         assert took < LEASE_TTL + SLACK
         await cluster.exact()
         await stepped_down_in_time(cluster, struck)
-        await eventually(lambda: gave_up(cluster, struck.node), 30, "the node that is cut off is given up")
-    await eventually(lambda: registered(cluster, struck.node), 30, "it is back")
+        await eventually(
+            lambda: patiently(lambda: gave_up(cluster, struck.node)), 30, "it is given up"
+        )
+    await eventually(lambda: patiently(lambda: registered(cluster, struck.node)), 30, "it is back")
     await cluster.user.stubborn("blueprints", "g/six/1", 6)  # some of them for the one that came back
     await judge(cluster, {struck.node})
     slices = await cluster.user.slices()
@@ -91,6 +95,9 @@ async def test_the_leader_is_cut_off_and_comes_back(cluster: Stage) -> None:
 async def test_a_server_is_cut_off_with_the_leader_on_its_side(cluster: Stage) -> None:
     async with server_cut_off(cluster) as struck:
         await fail_over(cluster, struck, "g/new/1")
+        # Long enough for registrations that nobody can renew to expire.
+        await eventually(lambda: time.time() > struck.time + 2 * NODE_TTL, 30)
+        await cluster.exact()
     await cluster.user.stubborn("blueprints", "g/three/1", 4)
     await judge(cluster, {*cluster.nodes})
 

@@ -10,6 +10,7 @@ import anyio
 import pytest
 from testcontainers.core.network import Network
 
+from tests.containers.auditor import patiently
 from tests.containers.engine import Images
 from tests.containers.stage import Member, Server, cdm, nats_server, network
 from tests.integration.tools import Agents, Raw
@@ -52,16 +53,13 @@ async def test_nodes_in_containers_serve_a_blueprint_and_stop_in_good_order(
     one, two = cdm(engine, clients, "one", **ALONE), cdm(engine, clients, "two", **ALONE)
     with one, two:
         members = [Member("one", one, clients, "one"), Member("two", two, clients, "two")]
-        addresses = {
-            next(iter((await m.facts())["NetworkSettings"]["Networks"].values()))["IPAddress"] for m in members
-        }
-        assert len(addresses) == 2
+        assert len({await member.address() for member in members}) == 2
         assert one.exec(["id", "-u"]).output.strip() != b"0"
 
         async def registered() -> bool:
             return {"one", "two"} == {*await user.contents("nodes")}
 
-        await eventually(registered, 20, "both are registered under their host names")
+        await eventually(lambda: patiently(registered), 20, "both are registered under their host names")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(Agents(user, {"one", "two"}).run)
             await user.put("blueprints", "g/n/1", 2)
