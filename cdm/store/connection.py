@@ -196,6 +196,8 @@ class Connection:
             await self._fatal
         await attempt
         self._opened = True
+        # The order was made at random, each client its own. Shuffled again, the server that was left may come first.
+        self._client.options["dont_randomize"] = True
         self._set_up(True)
 
     async def _connect(self, name: str) -> None:
@@ -297,6 +299,12 @@ class Connection:
             self._logged_at = clock.now()
             what = "NATS reports a problem" if self.is_up else "cannot connect to NATS; trying again"
             log.warning(what, servers=self.access.shown, problem=self._last_problem)
+
+    async def leave_server(self) -> None:
+        """Go to the next server, where there is one: this one may be cut off from its peers, with all clients."""
+        if self.is_up and len(self._client._server_pool) > 1:  # noqa: SLF001
+            log.warning("going to another server", servers=self.access.shown)
+            await self._client.force_reconnect()
 
     def _on_denied(self, kind: str, subject: str) -> None:
         """The server refused a subject. It does not say which message that was about: those that wait for it know."""

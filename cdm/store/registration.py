@@ -71,6 +71,7 @@ class Presence:
         self._on_taken = on_taken
         self._taken = True
         self._taken_at = clock.now()
+        self._left_at = float("-inf")
         self._connection = nodes.connection
         self._key = NodeKey(node)
         self._node = node
@@ -183,6 +184,10 @@ class Presence:
             self._connection.complain(error)
         log.debug("no heartbeat", reason=str(error))
         self._judge_silence()
+        if not self._taken and isinstance(error, (Busy, Uncertain)) and clock.now() - self._left_at >= self._patience:
+            # A server that is cut off from its peers keeps its clients. Elsewhere this node may be heard in time.
+            self._left_at = clock.now()
+            await self._connection.leave_server()
         await anyio.sleep(RETRY_PAUSE)
         self._signal.set()
 

@@ -81,9 +81,7 @@ async def test_the_leader_is_cut_off_and_comes_back(cluster: Stage) -> None:
         assert took < LEASE_TTL + SLACK
         await cluster.exact()
         await stepped_down_in_time(cluster, struck)
-        await eventually(
-            lambda: patiently(lambda: gave_up(cluster, struck.node)), 30, "it is given up"
-        )
+        await eventually(lambda: patiently(lambda: gave_up(cluster, struck.node)), 30, "it is given up")
     await eventually(lambda: patiently(lambda: registered(cluster, struck.node)), 30, "it is back")
     await cluster.user.stubborn("blueprints", "g/six/1", 6)  # some of them for the one that came back
     await judge(cluster, {struck.node})
@@ -99,7 +97,8 @@ async def test_a_server_is_cut_off_with_the_leader_on_its_side(cluster: Stage) -
         await eventually(lambda: time.time() > struck.time + 2 * NODE_TTL, 30)
         await cluster.exact()
     await cluster.user.stubborn("blueprints", "g/three/1", 4)
-    await judge(cluster, {*cluster.nodes})
+    # The nodes on that side went to other servers in time.
+    await judge(cluster)
 
 
 async def stepped_down_in_time(cluster: Stage, struck: Struck) -> None:

@@ -15,10 +15,10 @@ from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey
 from cdm.model.node import Registration
 from cdm.store.bucket import Bucket
-from cdm.store.connection import Connection
+from cdm.store.connection import Access, Connection, connect
 from cdm.store.registration import Presence
 from tests.integration.tools import SLACK, Raw, agents, connected, nodes_on, raw
-from tests.server import FORGIVEN, NatsServer, eventually
+from tests.server import FORGIVEN, NatsServer, eventually, running_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -372,6 +372,27 @@ async def test_a_bucket_that_takes_no_heartbeats_evicts_nobody(server: NatsServe
         await nodes.all["n2"].crash()
         await eventually(lambda: _all_off(user, "n2"), 2.0 + 1.0 + SLACK, "what ran on the dead node runs elsewhere")
         assert nodes.all["n1"].error is None
+
+
+async def test_a_node_leaves_a_server_that_takes_no_heartbeats(server: NatsServer) -> None:
+    """A server that is cut off from its peers keeps its clients; here it is one that knows nothing of the others."""
+    async with running_server() as other, raw(server) as user, raw(other) as stranger:
+        for each in (server, other):
+            async with connected(each) as connection:
+                await Bucket(connection, NODES).ensure(create=True)
+        access = Access(servers=(server.url, other.url))
+        async with connect(access, name="n1") as connection, anyio.create_task_group() as tasks:
+            taken: list[bool] = []
+            one = Presence(
+                Bucket(connection, NODES), NodeId("n1"), Registration(incarnation="a", ttl=2.0), taken.append
+            )
+            await one.register()
+            tasks.start_soon(one.run)
+            here, there = (user, stranger) if await registration(user) else (stranger, user)
+            await here.api("STREAM.DELETE.KV_nodes")  # nobody answers there any more
+            await eventually(lambda: registration(there), 2.0 + SLACK, "it is registered at the other server")
+            assert taken == [False, True]
+            tasks.cancel_scope.cancel()
 
 
 async def _active(user: Raw, count: int) -> bool:
