@@ -68,6 +68,14 @@ def test_every_option_of_the_readme_is_in_the_help_and_the_other_way_round() -> 
     assert set(re.findall(r"--[a-z][a-z-]*", table)) == options
 
 
+def test_every_variable_and_default_of_the_compose_file_is_in_the_readme_and_the_other_way_round() -> None:
+    compose = (Path(__file__).parent.parent / "compose.yaml").read_text(encoding="utf-8")
+    used = set(re.findall(r"\$\{(\w+):-([^}]+)\}", compose))
+    section = README[README.index("### In containers") : README.index("### Blueprints")]
+    rows = re.findall(r"^\| `(\w+)` \| `?([^`|]+?)`? \|", section, re.MULTILINE)
+    assert set(rows) == used
+
+
 def test_everything_exported_is_there_and_everything_public_is_exported() -> None:
     assert sorted(cdm.api.__all__) == sorted(set(cdm.api.__all__))
     assert all(hasattr(cdm, name) for name in cdm.api.__all__)

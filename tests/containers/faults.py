@@ -106,3 +106,19 @@ def take_over(stage: Stage, struck: Struck) -> float | None:
     """When another term began, in seconds since the fault; None where the leader stayed."""
     at = stage.recorder.history.first_take_over(struck.time)
     return None if at is None else at - struck.time
+
+
+async def replacement(stage: Stage, struck: Struck, within: float = 60) -> float:
+    """When the first LOAD in place of what ran on a node that was given up was stored, in seconds since the fault.
+
+    It comes in one batch with the deletes of what ran there.
+    """
+    found: list[float] = []
+
+    def replaced() -> bool:
+        gone = [e.time for e in stage.recorder.history.evicted() if e.key.startswith(f"{struck.node}.")]
+        found.extend(at for at in gone if at >= struck.time)
+        return bool(found)
+
+    await eventually(replaced, within, f"what ran on {struck.node} is replaced")
+    return min(found) - struck.time
