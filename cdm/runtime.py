@@ -74,7 +74,10 @@ class Node:
             (name, self._watch(self.buckets[name], keys, hears=name == role.hears_by))
             for name, keys in _widest(self.parts).items()
         )
-        self.presence = Presence(self.buckets["nodes"], settings.node, self._registration(), self._on_taken)
+        judges = role.hears_by == "nodes"
+        self.presence = Presence(
+            self.buckets["nodes"], settings.node, self._registration(), self._on_taken if judges else None
+        )
         self.router = Router(
             (receiver for part in self.parts for receiver in part.receivers),
             (message for part in self.parts for message in part.sends),

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import IO, Any, TypeVar, overload
 
 import anyio
+import nats
 import pytest
 from nats.aio.client import Client
-
-import nats
 
 STARTUP = 15.0
 """Seconds within which a server is up."""

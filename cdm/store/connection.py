@@ -14,12 +14,12 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import anyio
+import nats
 import nats.errors
 from nats.aio.client import PING_PROTO, Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-import nats
 from cdm import clock
 from cdm.errors import (
     AccessDenied,
