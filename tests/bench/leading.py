@@ -201,7 +201,25 @@ async def failover(quick: bool) -> list[Figure]:
             "failover SIGKILL", "ms", kill[0], (), Goal(150, "value<="), Goal(300, "max<="), peak=kill[1], note=note
         ),
         figure("failover SIGTERM", "ms", term[0], (), Goal(25, "value<="), peak=term[1], note=note),
+        figure(
+            "failover batch",
+            "ms",
+            await _batches(40),
+            note="an atomic batch of two messages; a fail-over has two of them",
+        ),
     ]
+
+
+async def _batches(repetitions: int) -> list[float]:
+    """Milliseconds that the server takes for a small batch: what no fail-over can go below."""
+    values: list[float] = []
+    async with stage() as on:
+        for write in active_slices(repetitions, nodes_named(1), repetitions):
+            before = time.perf_counter()
+            await on.slices.batch([write, write])
+            values.append((time.perf_counter() - before) * 1000)
+            await anyio.sleep(0.01)
+    return values
 
 
 async def failovers(number: signal.Signals, repetitions: int) -> tuple[list[float], float]:
