@@ -8,6 +8,7 @@
     │   ├── InvalidNodeId           not a usable node id
     │   ├── InvalidBlueprint        a blueprint that cannot be served; names the field
     │   ├── InvalidKey              a bucket key that is not one of ours
+    │   ├── InvalidManifest         a manifest that cannot be obeyed; names the field
     │   └── InvalidValue            the bytes under a good key do not hold its type
     ├── WiringError (TypeError)     a receiver or a message without its counterpart
     ├── StoreError                  NATS said no, or said nothing
@@ -21,6 +22,7 @@
     │   ├── Uncertain               no answer in time; stored or not, nobody knows yet
     │   └── Refused                 any other refusal, in the server's words
     ├── NodeIdTaken                 another living process holds this node id
+    ├── SliceFailed                 a slice could not be loaded, started or stopped
     └── UsageError                  options that contradict each other
 """
 
@@ -57,6 +59,10 @@ class InvalidBlueprint(ModelError):
 
 class InvalidKey(ModelError):
     """Raised for a bucket key that does not parse; such keys are reported and left alone."""
+
+
+class InvalidManifest(ModelError):
+    """Raised for a manifest that cannot be obeyed; the text names the field and what is wrong with it."""
 
 
 class InvalidValue(ModelError):
@@ -117,3 +123,11 @@ class NodeIdTaken(CdmError):
 
 class UsageError(CdmError):
     """Raised for options that cannot be used together or files that cannot be read."""
+
+
+class SliceFailed(CdmError):
+    """Raised by a runtime, or on the way to it; ``fatal``: trying again soon cannot mend it."""
+
+    def __init__(self, reason: str, *, fatal: bool = False) -> None:
+        super().__init__(reason)
+        self.fatal = fatal

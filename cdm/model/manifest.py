@@ -1,0 +1,159 @@
+"""How a slice's program is run: the manifest that goes with an artifact."""
+
+from __future__ import annotations
+
+import signal
+import tomllib
+from enum import StrEnum, unique
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from cdm.errors import InvalidManifest
+
+MAX_BYTES = 64 * 1024
+"""Longest manifest that is read, in bytes; people type these."""
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Bytes = Annotated[int, Meta(gt=0, le=2**60)]
+Amount = Annotated[int, Meta(ge=0, le=1_000_000)]
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+@unique
+class RestartPolicy(StrEnum):
+    """When a program that ended by itself is started again on the same node."""
+
+    ALWAYS = "always"
+    ON_FAILURE = "on-failure"
+    """Only after an exit status other than 0, or a signal."""
+    NEVER = "never"
+
+
+class Up(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="up"):
+    """Ready once the program has run for so many seconds."""
+
+    seconds: Seconds = 1.0
+
+
+class Tcp(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="tcp"):
+    """Ready, or alive, while something accepts connections on the port."""
+
+    port: Port | None = None
+    """None: the port that the slice was given."""
+
+
+class Http(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="http"):
+    """Ready, or alive, while a GET of the path is answered with a status from 200 to 399."""
+
+    path: str = "/"
+    port: Port | None = None
+    """None: the port that the slice was given."""
+
+
+class Line(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="line"):
+    """Ready once the program wrote this line, as `sd_notify` has it, to its standard output."""
+
+    text: str = "READY=1"
+
+
+class Readiness(Struct, frozen=True, forbid_unknown_fields=True):
+    """When a program that was started counts as ACTIVE. Without a check: as soon as it runs."""
+
+    check: Up | Tcp | Http | Line | None = None
+    timeout: Seconds = 60.0
+    """Seconds after which a program that is not ready has failed."""
+    interval: Seconds = 0.2
+
+
+class Liveness(Struct, frozen=True, forbid_unknown_fields=True):
+    """A check that is made while a slice is ACTIVE; one that fails so many times in a row counts as a crash."""
+
+    check: Tcp | Http
+    interval: Seconds = 10.0
+    timeout: Seconds = 5.0
+    failures: Annotated[int, Meta(ge=1, le=100)] = 3
+
+
+class Restart(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is tried on the node before the slice is reported as FAILED."""
+
+    policy: RestartPolicy = RestartPolicy.ALWAYS
+    attempts: Amount = 3
+    """Starts in a row that may fail; one that lasts for `stable` seconds begins the count anew."""
+    backoff: Seconds = 0.5
+    """Seconds before the first one; doubled each time."""
+    longest: Seconds = 30.0
+    stable: Seconds = 60.0
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a slice may use: rlimits for each process, a cgroup for all where there is one. None: no limit."""
+
+    memory: Bytes | None = None
+    cpu_seconds: Amount | None = None
+    open_files: Amount | None = None
+    processes: Amount | None = None
+    file_size: Bytes | None = None
+
+
+class Logs(Struct, frozen=True, forbid_unknown_fields=True):
+    """How much of a slice's output is kept on the node's disk."""
+
+    max_bytes: Bytes = 10 * 1024 * 1024
+    """Size at which a file is put aside."""
+    files: Annotated[int, Meta(ge=1, le=100)] = 3
+    """Files that are kept, the newest included."""
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
+    """How to run an artifact's program. Times in seconds, sizes in bytes."""
+
+    entry: str = ""
+    """The program, relative to the artifact's folder; empty: the artifact's only file. A name without a slash that is
+    not in the folder is looked up on PATH. Files named .py and .pyz are run by the node's Python."""
+    args: tuple[str, ...] = ()
+    """Arguments; `${NAME}` stands for a variable of the slice's environment."""
+    env: dict[Name, str] = {}
+    directory: str = "."
+    """Working directory, relative to the artifact's folder."""
+    port: Port | Literal["auto"] | None = None
+    """A TCP port, told to the program as `CDM_PORT`; "auto": a free one, chosen at each start."""
+    readiness: Readiness = Readiness()
+    liveness: Liveness | None = None
+    restart: Restart = Restart()
+    stop_signal: str = "SIGTERM"
+    stop_grace: Seconds = 10.0
+    """Seconds from the stop signal to SIGKILL."""
+    limits: Limits = Limits()
+    logs: Logs = Logs()
+
+    def __post_init__(self) -> None:
+        if self.stop_signal not in signal.Signals.__members__:
+            raise InvalidManifest(f"stop_signal: {self.stop_signal!r} is no signal; write SIGTERM, SIGINT, …")
+        for field, path in (("entry", self.entry), ("directory", self.directory)):
+            if path.startswith("/") or ".." in path.split("/"):
+                raise InvalidManifest(f"{field}: {path!r} must stay inside the artifact")
+        checks = (self.readiness.check, self.liveness.check if self.liveness else None)
+        if self.port is None and any(isinstance(check, (Tcp, Http)) and check.port is None for check in checks):
+            raise InvalidManifest('port: is required by the check; write a number or "auto"')
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Manifest:
+        """Read TOML or JSON.
+
+        Raises:
+            InvalidManifest: names the field and what is wrong with it.
+        """
+        if len(raw) > MAX_BYTES:
+            raise InvalidManifest(f"is {len(raw):,} bytes long; at most {MAX_BYTES:,} are read")
+        try:
+            if raw.lstrip().startswith(b"{"):
+                return msgspec.json.decode(raw, type=cls)
+            return msgspec.convert(tomllib.loads(raw.decode()), cls)
+        except InvalidManifest:
+            raise
+        except (ValueError, RecursionError) as error:  # of msgspec, tomllib and UTF-8
+            raise InvalidManifest(str(error)) from None
