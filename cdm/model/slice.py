@@ -112,3 +112,5 @@ class SliceValue(Struct, frozen=True, omit_defaults=True, gc=False):
     """How often this instance failed before, wherever it ran; agents copy it from the command. None: not said."""
     blueprint: Count | None = None
     """Revision of the blueprint that the command serves; agents copy it from the command."""
+    port: int | None = None
+    """TCP port that the slice listens on, on its node, where its manifest asks for one."""

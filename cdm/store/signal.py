@@ -11,6 +11,11 @@ class Signal:
     def __init__(self) -> None:
         self._event = anyio.Event()
 
+    @property
+    def is_set(self) -> bool:
+        """Whether a wake-up call waits."""
+        return self._event.is_set()
+
     def set(self) -> None:
         """Wake."""
         self._event.set()

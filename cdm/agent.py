@@ -1,0 +1,340 @@
+"""The agent of one node: it obeys the commands under the node's slice keys, with a runtime that runs things.
+
+Each slice has a worker, which looks at what its key holds and at what the runtime has of it, takes the step that
+`cdm.lifecycle` names, and looks again; where nothing is to be done it sleeps until either changes. What it reports is
+written by compare-and-set on the revision that it acted on: when the leader wrote in between, the write is refused,
+the mirror brings the newer command, and the worker obeys that. A command that arrives while something is being begun
+for an older one interrupts it.
+
+Without NATS everything keeps running and nothing new begins.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import anyio
+import anyio.abc
+from msgspec.structs import replace
+
+from cdm.errors import Conflict, SliceFailed, StoreError
+from cdm.lifecycle import Condition, Do, Report, may_fail, next_step
+from cdm.log import Log
+from cdm.messages import (
+    Connected,
+    Disconnected,
+    KeyRejected,
+    RejectedKeyRemoved,
+    ValuePut,
+    ValueRejected,
+    ValueRemove,
+)
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.keys import SliceKey
+from cdm.model.manifest import Manifest
+from cdm.model.slice import SliceState, SliceValue
+from cdm.router import receiver
+from cdm.runtimes import Runtime, Work
+from cdm.store.bucket import Bucket, dump
+from cdm.store.signal import Signal
+
+log = Log("cdm.agent")
+
+RETRY_PAUSE = 0.5
+"""Seconds after which a write that was not stored, or a stop that failed, is tried again."""
+BEGINNINGS = 16
+"""Slices that are loaded or activated at the same time; others wait for their turn."""
+
+
+class Fetched(Protocol):
+    """An artifact's content on this node."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """How it is run."""
+
+
+class Content(Protocol):
+    """Where artifacts' content comes from."""
+
+    async def get(self, artifact: Artifact) -> Fetched:
+        """Fetch and verify it, unless it is there; raises `SliceFailed`."""
+
+    def hold(self, artifact: Artifact) -> None:
+        """A slice uses it: it is not to be removed."""
+
+    def release(self, artifact: Artifact) -> None:
+        """A slice uses it no more."""
+
+
+_UNKNOWN: tuple[int, SliceValue | None] = (0, None)
+
+
+class Agent:
+    """Keeps what runs on a node as its slice keys want it.
+
+    Args:
+        node: this node; other nodes' slices are passed over.
+        slices: the bucket, to report to.
+        runtime: runs slices.
+        content: fetches artifacts.
+    """
+
+    def __init__(self, node: NodeId, slices: Bucket, runtime: Runtime, content: Content) -> None:
+        self.node = node
+        self.slices = slices
+        self.runtime = runtime
+        self.content = content
+        self.hearing = False
+        """Whether the mirror is up to date: without NATS it is not."""
+        self.beginnings = anyio.Semaphore(BEGINNINGS)
+        self.known: dict[SliceKey, tuple[int, SliceValue | None]] = {}
+        """What the keys hold: revision and value; None: deleted here, and the mirror does not show it yet."""
+        self.held: set[SliceKey] = set()
+        """Slices that hold on to their artifact's content."""
+        self._workers: dict[SliceKey, Worker] = {}
+        self._unattended = Signal()
+
+    # What happens
+
+    @receiver
+    def on_slice(self, put: ValuePut[SliceKey, SliceValue]) -> None:
+        """A command came, or the echo of a report."""
+        if put.key.node == self.node:
+            self.learn(put.key, put.revision, put.value)
+
+    @receiver
+    def on_slice_removed(self, remove: ValueRemove[SliceKey, SliceValue]) -> None:
+        """What runs under this key is to run no more."""
+        known = self.known.get(remove.key)
+        if known is not None and remove.revision >= known[0]:
+            del self.known[remove.key]
+            self._worker(remove.key).wake()
+
+    @receiver
+    def on_slice_rejected(self, rejected: ValueRejected[SliceKey, SliceValue]) -> None:
+        """Nobody can tell what the slice is to do: what was known before stays."""
+        if rejected.key.node == self.node:
+            log.warning("unreadable slice", slice=str(rejected.key), reason=rejected.reason)
+
+    @receiver
+    def on_key_rejected(self, rejected: KeyRejected[SliceKey]) -> None:
+        """A key does not parse: it is reported and left alone."""
+        log.warning("unreadable key is left alone", bucket="slices", key=rejected.name, reason=rejected.reason)
+
+    @receiver
+    def on_rejected_key_removed(self, removed: RejectedKeyRemoved[SliceKey]) -> None:
+        """Nothing was made of it, so nothing is to be undone."""
+        log.info("unreadable key is gone", bucket="slices", key=removed.name)
+
+    @receiver
+    def on_connection(self, change: Connected | Disconnected) -> None:
+        """Commands can be heard, or not."""
+        self.hearing = isinstance(change, Connected)
+        self._wake_all()
+
+    def crashed(self, key: SliceKey, reason: str, fatal: bool) -> None:
+        """A slice that was active ended, and the runtime has given it up."""
+        log.warning("slice ended", slice=str(key), reason=reason, fatal=fatal or None)
+        worker = self._worker(key)
+        worker.crash = SliceFailed(reason, fatal=fatal)
+        worker.wake()
+
+    def forget(self) -> None:
+        """The stream of ``slices`` is another one than before: its revisions say nothing about the old ones."""
+        self.known = {key: (0, value) for key, (_, value) in self.known.items() if value is not None}
+
+    def learn(self, key: SliceKey, revision: int, value: SliceValue | None) -> None:
+        """Take note of what a key holds; what is older than what is known is passed over."""
+        before = self.known.get(key)
+        if before is None or revision > before[0]:
+            self.known[key] = (revision, value)
+            self._worker(key).wake()
+
+    # What is done about it
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        await self.runtime.start()
+        async with anyio.create_task_group() as tasks:
+            while True:
+                for worker in list(self._workers.values()):
+                    if not worker.started:
+                        worker.started = True
+                        tasks.start_soon(self._attend, worker)
+                await self._unattended.wait()
+
+    async def close(self) -> None:
+        """Stop everything that runs."""
+        await self.runtime.close()
+
+    async def _attend(self, worker: Worker) -> None:
+        await worker.run()
+        del self._workers[worker.key]
+
+    def _worker(self, key: SliceKey) -> Worker:
+        worker = self._workers.get(key)
+        if worker is None:
+            worker = self._workers[key] = Worker(self, key)
+            self._unattended.set()
+        return worker
+
+    def _wake_all(self) -> None:
+        for worker in self._workers.values():
+            worker.wake()
+
+
+class Worker:
+    """Sees to one slice, until there is nothing left to see to."""
+
+    def __init__(self, agent: Agent, key: SliceKey) -> None:
+        self.key = key
+        self.started = False
+        self.crash: SliceFailed | None = None
+        """Why the slice that was active is not any more, until that is reported."""
+        self._agent = agent
+        self._news = Signal()
+        self._beginning: anyio.CancelScope | None = None
+        """What is being begun, and for which state of the key."""
+        self._beginning_for: SliceState | None = None
+        self._port: int | None = None
+
+    def wake(self) -> None:
+        """The key or the connection is another than before: what was begun for another state is not wanted now."""
+        if self._beginning is not None and self._state is not self._beginning_for:
+            self._beginning.cancel()
+        self._news.set()
+
+    @property
+    def _state(self) -> SliceState | None:
+        value = self._agent.known.get(self.key, _UNKNOWN)[1]
+        return value.state if value is not None else None
+
+    @property
+    def _told_port(self) -> int | None:
+        value = self._agent.known.get(self.key, _UNKNOWN)[1]
+        return value.port if value is not None else None
+
+    @property
+    def _condition(self) -> Condition:
+        active = self._agent.runtime.slices.get(self.key)
+        if active is None:
+            return Condition.NOTHING
+        return Condition.ACTIVE if active else Condition.LOADED
+
+    async def run(self) -> None:
+        """Take step after step; returns when the key is gone and nothing runs."""
+        while True:
+            state = self._state
+            if self.crash is not None:
+                crash, self.crash = self.crash, None
+                if state is SliceState.ACTIVE:
+                    await self._failed(crash)
+                    continue
+            step = next_step(state, self._condition)
+            if step is None:
+                if state is None and not self._news.is_set:
+                    return
+                await self._news.wait()
+            elif isinstance(step, Report):
+                await self._report(step.state)
+            elif step.begins:
+                await self._begin(step, state)
+            else:
+                await self._end(step)
+
+    async def _begin(self, step: Do, state: SliceState | None) -> None:
+        agent = self._agent
+        if not agent.hearing:
+            await self._news.wait()
+            return
+        failure: SliceFailed | None = None
+        with anyio.CancelScope() as scope:
+            self._beginning, self._beginning_for = scope, state
+            try:
+                async with agent.beginnings:
+                    if step is Do.LOAD:
+                        await self._load()
+                    else:
+                        self._port = await agent.runtime.activate(self.key)
+            except SliceFailed as error:
+                failure = error
+            finally:
+                self._beginning = None
+        if failure is not None:
+            await self._failed(failure)
+        elif state is SliceState.ACTIVE and step is Do.ACTIVATE and self._port != self._told_port:
+            await self._report(SliceState.ACTIVE)  # it serves again, elsewhere than it said
+
+    async def _load(self) -> None:
+        agent = self._agent
+        fetched = await agent.content.get(self.key.artifact)
+        if self.key not in agent.held:
+            agent.held.add(self.key)
+            agent.content.hold(self.key.artifact)
+        await agent.runtime.load(Work(self.key, fetched.folder, fetched.manifest))
+
+    async def _end(self, step: Do) -> None:
+        agent = self._agent
+        try:
+            if step is Do.DEACTIVATE:
+                await agent.runtime.deactivate(self.key)
+            else:
+                await agent.runtime.unload(self.key)
+                if self.key in agent.held:
+                    agent.held.discard(self.key)
+                    agent.content.release(self.key.artifact)
+        except SliceFailed as error:
+            await self._failed(error)
+
+    async def _failed(self, error: SliceFailed) -> None:
+        """Report it where it may be reported; elsewhere it is tried again."""
+        if may_fail(self._state):
+            await self._report(SliceState.FAILED, error)
+        else:
+            log.warning("slice fails", slice=str(self.key), reason=str(error))
+            await self._pause()
+
+    async def _report(self, state: SliceState | None, error: SliceFailed | None = None) -> None:
+        agent = self._agent
+        known = agent.known.get(self.key, _UNKNOWN)
+        revision, value = known
+        if value is None:
+            return
+        said = None if state is None else _reported(value, state, error, self._port)
+        try:
+            if said is None:
+                revision = await agent.slices.delete(self.key, expect=revision)
+            else:
+                revision = await agent.slices.put(self.key, dump(said), expect=revision)
+            agent.learn(self.key, revision, said)
+        except Conflict:
+            # The leader wrote in between: the mirror brings it, if it has not yet.
+            if agent.known.get(self.key, _UNKNOWN) == known:
+                await self._pause()
+        except StoreError as problem:
+            log.debug("not reported yet", slice=str(self.key), reason=str(problem))
+            await self._pause()
+        else:
+            log.info(str(state or "unloaded"), slice=str(self.key), reason=str(error) if error else None)
+
+    async def _pause(self) -> None:
+        """Wait for news, but not for ever."""
+        with anyio.move_on_after(RETRY_PAUSE):
+            await self._news.wait()
+
+
+def _reported(value: SliceValue, state: SliceState, error: SliceFailed | None, port: int | None) -> SliceValue:
+    """The value that tells of this state: what the command said goes with it."""
+    return replace(
+        value,
+        state=state,
+        reason=str(error) if error else None,
+        fatal=error.fatal if error else False,
+        port=port if state is SliceState.ACTIVE else None,
+    )
