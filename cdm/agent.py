@@ -31,6 +31,7 @@ from cdm.messages import (
     ValueRemove,
 )
 from cdm.model.artifact import Artifact, NodeId
+from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
 from cdm.model.slice import SliceState, SliceValue
@@ -203,6 +204,7 @@ class Worker:
         """What is being begun, and for which state of the key."""
         self._beginning_for: SliceState | None = None
         self._port: int | None = None
+        self._loaded_with: Overrides | None = None
 
     def wake(self) -> None:
         """The key or the connection is another than before: what was begun for another state is not wanted now."""
@@ -214,6 +216,11 @@ class Worker:
     def _state(self) -> SliceState | None:
         value = self._agent.known.get(self.key, _UNKNOWN)[1]
         return value.state if value is not None else None
+
+    @property
+    def _overrides(self) -> Overrides | None:
+        value = self._agent.known.get(self.key, _UNKNOWN)[1]
+        return value.overrides if value is not None else None
 
     @property
     def _told_port(self) -> int | None:
@@ -258,7 +265,7 @@ class Worker:
             self._beginning, self._beginning_for = scope, state
             try:
                 async with agent.beginnings:
-                    if step is Do.LOAD:
+                    if step is Do.LOAD or self._loaded_with != self._overrides:
                         await self._load()
                     else:
                         self._port = await agent.runtime.activate(self.key)
@@ -277,7 +284,9 @@ class Worker:
         if self.key not in agent.held:
             agent.held.add(self.key)
             agent.content.hold(self.key.artifact)
-        await agent.runtime.load(Work(self.key, fetched.folder, fetched.manifest))
+        overrides = self._overrides
+        await agent.runtime.load(Work(self.key, fetched.folder, _overridden(fetched.manifest, overrides)))
+        self._loaded_with = overrides
 
     async def _end(self, step: Do) -> None:
         agent = self._agent
@@ -338,3 +347,10 @@ def _reported(value: SliceValue, state: SliceState, error: SliceFailed | None, p
         fatal=error.fatal if error else False,
         port=port if state is SliceState.ACTIVE else None,
     )
+
+
+def _overridden(manifest: Manifest, overrides: Overrides | None) -> Manifest:
+    if overrides is None:
+        return manifest
+    args = manifest.args if overrides.args is None else overrides.args
+    return replace(manifest, env={**manifest.env, **overrides.env}, args=args)

@@ -161,6 +161,9 @@ class Managing:
         """Let a successor begin at once."""
         await self.leadership.give_back()
 
+    async def close(self) -> None:
+        """Nothing runs on."""
+
     def _wake_leadership(self) -> None:
         self.leadership.wake()
 

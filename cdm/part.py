@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
@@ -20,6 +21,7 @@ from cdm.messages import Message
 from cdm.model.artifact import NodeId
 from cdm.model.node import Role
 from cdm.reconciliation import Policy
+from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Access, Connection
 from cdm.store.watch import RELIST_INTERVAL, Watch
@@ -45,7 +47,11 @@ class NodeSettings(Struct, frozen=True):
     """Replicas of buckets that it creates."""
     labels: dict[str, str] = {}
     capacity: int | None = None
-    runtime: str = "external"
+    runtime: str = EXTERNAL
+    folder: Path | None = None
+    """Where the node keeps artifacts and what its slices write; None: where such things are kept on this machine."""
+    cache_bytes: int = 10 * 2**30
+    """Most bytes of artifacts that are kept while no slice uses them."""
     lease_ttl: float = 10.0
     node_ttl: float = 10.0
     reconcile_interval: float = 30.0
@@ -112,6 +118,9 @@ class Part(Protocol):
 
     async def give_back(self) -> None:
         """The node stops, and is registered no more. Called only while there is a connection."""
+
+    async def close(self) -> None:
+        """The node is at its end, whatever ended it."""
 
 
 async def ensure(bucket: Bucket, *, create: bool, replicas: int, change_replicas: bool = False) -> bool:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from cdm.allocation import Host, Ranking, allocate, choose_removals, free_ordinals
 from cdm.cluster import Desired, Group, SlicePut
 from cdm.model.artifact import Artifact, NodeId
+from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.slice import Kind, SliceState
 from cdm.model.status import Condition, Status
@@ -68,6 +69,7 @@ class Command(Struct, frozen=True):
     reason: str
     failures: int = 0
     blueprint: int = 0
+    overrides: Overrides | None = None
 
 
 class Plan(Struct, frozen=True):
@@ -157,6 +159,7 @@ class _Decision:
     ) -> None:
         self.artifact = artifact
         self.revision = desired.in_force if desired else 0
+        self.overrides = desired.blueprint.overrides if desired and desired.blueprint else None
         self.totals = totals
         self.policy = policy
         self.now = now
@@ -326,7 +329,7 @@ class _Decision:
             self._wake(due)
 
     def _command(self, key: SliceKey, state: SliceState, reason: str, failures: int) -> None:
-        self.commands.append(Command(key, state, reason, failures, self.revision))
+        self.commands.append(Command(key, state, reason, failures, self.revision, self.overrides))
 
     def _retry_at(self, put: SlicePut) -> float:
         # Somebody who writes the blueprint again wants to see it tried again.

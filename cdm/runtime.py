@@ -24,7 +24,8 @@ from cdm.model.keys import SLICES
 from cdm.model.node import Registration, Role
 from cdm.part import WHOLE, Ground, NodeSettings, Part, ensure
 from cdm.router import Router
-from cdm.serving import Serving
+from cdm.runtimes import EXTERNAL
+from cdm.serving import Running, Serving
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection, connect
 from cdm.store.registration import Presence
@@ -49,10 +50,9 @@ class Composition(NamedTuple):
 
 
 ROLES = {
-    # The slices of a node with the runtime "external" are its agent's business, who reads them himself.
     Role.ALL: Composition((Managing,), hears_by="nodes"),
     Role.MANAGER: Composition((Managing,), hears_by="nodes", says={"capacity": 0, "runtime": "none"}),
-    Role.AGENT: Composition((Serving,), hears_by="slices"),
+    Role.AGENT: Composition((), hears_by="slices"),
 }
 
 
@@ -69,7 +69,7 @@ class Node:
         self._live = False
         self._taken = True
         role = ROLES[settings.role]
-        self.parts = tuple(make(self.ground) for make in role.parts)
+        self.parts = tuple(make(self.ground) for make in (*role.parts, *_servants(settings)))
         self.watches.update(
             (name, self._watch(self.buckets[name], keys, hears=name == role.hears_by))
             for name, keys in _widest(self.parts).items()
@@ -112,6 +112,15 @@ class Node:
             return
         role, servers = str(self.settings.role), self.connection.access.shown
         log.info("node is up", role=role, servers=servers, incarnation=self.incarnation)
+        try:
+            await self._live(stop)
+        finally:
+            with anyio.CancelScope(shield=True):
+                for part in self.parts:
+                    await part.close()
+        log.info("stopped")
+
+    async def _live(self, stop: anyio.Event) -> None:
         async with anyio.create_task_group() as tasks:
             for watch in self.watches.values():
                 tasks.start_soon(watch.run)
@@ -129,7 +138,6 @@ class Node:
                 for part in self.parts:
                     await part.give_back()
             tasks.cancel_scope.cancel()
-        log.info("stopped")
 
     async def _enter(self, stop: anyio.Event) -> bool:
         """Register, however long it takes; returns False when told to stop before."""
@@ -196,6 +204,13 @@ class Node:
             ttl=settings.node_ttl,
         )
         return replace(described, **ROLES[settings.role].says)
+
+
+def _servants(settings: NodeSettings) -> tuple[Callable[[Ground], Part], ...]:
+    """The part that is there for the node's own slices. An agent outside reads them himself."""
+    if settings.role is Role.MANAGER or (settings.role is Role.ALL and settings.runtime == EXTERNAL):
+        return ()
+    return (Serving,) if settings.runtime == EXTERNAL else (Running,)
 
 
 def _widest(parts: tuple[Part, ...]) -> dict[str, str]:

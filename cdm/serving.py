@@ -1,13 +1,18 @@
 """The part of a node that is there for its own slices: it mirrors their keys and no others.
 
-With the runtime ``external`` an agent outside obeys the commands; this part only keeps what it is told to do.
+With the runtime ``external`` an agent outside obeys the commands and `Serving` only keeps what it is told to do; with
+any other runtime `Running` has an agent of our own.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
+from cdm.agent import Agent
+from cdm.cache import Cache
 from cdm.log import Log
 from cdm.messages import (
     Connected,
@@ -23,6 +28,8 @@ from cdm.model.keys import SliceKey, encode_node
 from cdm.model.slice import SliceValue
 from cdm.part import Ground
 from cdm.router import receiver
+from cdm.runtimes import Surroundings, runtime_named
+from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import Bucket
 
 log = Log("cdm.slices")
@@ -87,7 +94,7 @@ class OwnSlices:
 
 
 class Serving:
-    """The node's own slices."""
+    """The node's own slices, run by somebody else."""
 
     def __init__(self, ground: Ground) -> None:
         node = ground.settings.node
@@ -136,3 +143,48 @@ class Serving:
 
     async def give_back(self) -> None:
         """Nothing is held."""
+
+    async def close(self) -> None:
+        """Nothing runs here."""
+
+
+class Running(Serving):
+    """The node's own slices, run by a runtime of ours."""
+
+    def __init__(self, ground: Ground) -> None:
+        super().__init__(ground)
+        settings = ground.settings
+        folder = settings.folder or state_folder(settings.prefix, settings.node)
+        make = runtime_named(settings.runtime)
+        runtime = make(Surroundings(settings.node, folder / "runtime", self._crashed))
+        artifacts = Artifacts(ground.connection)
+        cache = Cache(folder / "artifacts", artifacts, settings.cache_bytes)
+        self._cache = cache
+        self.agent = Agent(settings.node, ground.buckets["slices"], runtime, cache)
+
+    def _crashed(self, key: SliceKey, reason: str, fatal: bool) -> None:
+        self.agent.crashed(key, reason, fatal)
+
+    @property
+    def receivers(self) -> tuple[object, ...]:
+        """The agent."""
+        return (self.agent,)
+
+    @property
+    def work(self) -> tuple[Callable[[], Coroutine[Any, Any, object]], ...]:
+        """Obey."""
+        return (self.agent.run,)
+
+    def reset(self, reason: str) -> None:
+        """Revisions say nothing any more."""
+        self.agent.forget()
+
+    async def close(self) -> None:
+        """Nothing runs on without its node."""
+        await self.agent.close()
+
+
+def state_folder(prefix: str, node: NodeId) -> Path:
+    """Where a node keeps what it fetched and what its slices wrote, unless it is told."""
+    base = Path("/var/lib") if os.geteuid() == 0 else Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state")
+    return base.expanduser() / "cdm" / (prefix or "default") / encode_node(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 
 from msgspec import Struct
@@ -12,9 +13,20 @@ from cdm.errors import InvalidBlueprint
 MAX_INSTANCES = 100_000
 MAX_BYTES = 64 * 1024
 """Longest blueprint that is read, in bytes; people type these."""
+_FIELDS = ("instances", "env", "args")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-class Blueprint(Struct, frozen=True, forbid_unknown_fields=True):
+class Overrides(Struct, frozen=True, omit_defaults=True):
+    """What a blueprint wants otherwise than the artifact's manifest has it; agents copy it from the command."""
+
+    env: dict[str, str] = {}
+    """Variables that are set beside the manifest's, or instead."""
+    args: tuple[str, ...] | None = None
+    """Arguments instead of the manifest's; None: those."""
+
+
+class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Desired state of one artifact.
 
     Raises:
@@ -22,6 +34,8 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     instances: int
+    overrides: Overrides | None = None
+    """Typed as ``env`` and ``args`` beside ``instances``. They hold for what is started from now on."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.instances <= MAX_INSTANCES:
@@ -31,7 +45,7 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def parse(cls, raw: bytes) -> Blueprint:
-        """Read ``3`` or ``{"instances": 3}``.
+        """Read ``3`` or ``{"instances": 3}``; an object may have ``env`` and ``args``, too.
 
         Raises:
             InvalidBlueprint: names the field and what is wrong with it.
@@ -51,12 +65,11 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True):
         if not isinstance(loose, dict):
             return cls(_whole_number(loose))
         for field in loose:
-            if field not in cls.__struct_fields__:
-                known = ", ".join(cls.__struct_fields__)
-                raise InvalidBlueprint(_short(field), f"is not a field of a blueprint (fields: {known})")
+            if field not in _FIELDS:
+                raise InvalidBlueprint(_short(field), f"is not a field of a blueprint (fields: {', '.join(_FIELDS)})")
         if "instances" not in loose:
             raise InvalidBlueprint("instances", "is required")
-        return cls(_whole_number(loose["instances"]))
+        return cls(_whole_number(loose["instances"]), _overrides(loose.get("env"), loose.get("args")))
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -80,6 +93,37 @@ def _whole_number(value: object) -> int:
         shown = {dict: "an object", list: "a list", type(None): "null"}.get(type(value)) or json.dumps(value)
         raise InvalidBlueprint("instances", f"must be a whole number, not {_short(shown)}")
     return value
+
+
+def _overrides(env: object, args: object) -> Overrides | None:
+    if env is None and args is None:
+        return None
+    if env is None:
+        env = {}
+    if not isinstance(env, dict):
+        raise InvalidBlueprint("env", f'must be an object of variables, as in {{"LEVEL": "debug"}}, not {_shown(env)}')
+    for name, value in env.items():
+        if not _VARIABLE.fullmatch(name):
+            raise InvalidBlueprint("env", f"{_short(name)!r} is no name of a variable")
+        if not isinstance(value, str) or not _fit(value):
+            raise InvalidBlueprint("env", f"{name} must be a text, not {_shown(value)}")
+    if args is None:
+        return Overrides(env) if env else None
+    if not isinstance(args, list) or not all(isinstance(each, str) and _fit(each) for each in args):
+        raise InvalidBlueprint("args", f"must be a list of texts, not {_shown(args)}")
+    return Overrides(env, tuple(args))
+
+
+def _fit(text: str) -> bool:
+    """Whether a program can be given this: no NUL, and no half of a character."""
+    try:
+        return "\0" not in text and bool(text.encode() or True)
+    except UnicodeEncodeError:
+        return False
+
+
+def _shown(value: object) -> str:
+    return _short(json.dumps(value))
 
 
 def _short(text: str) -> str:

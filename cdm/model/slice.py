@@ -10,6 +10,8 @@ from typing import Annotated, NamedTuple
 
 from msgspec import Meta, Struct
 
+from cdm.model.blueprint import Overrides
+
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 """A number that is counted up; the bound is that of JSON in most languages."""
 
@@ -114,3 +116,5 @@ class SliceValue(Struct, frozen=True, omit_defaults=True, gc=False):
     """Revision of the blueprint that the command serves; agents copy it from the command."""
     port: int | None = None
     """TCP port that the slice listens on, on its node, where its manifest asks for one."""
+    overrides: Overrides | None = None
+    """What the blueprint wants otherwise than the manifest; agents copy it from the command."""

@@ -219,5 +219,11 @@ def _write(command: Command, term: int) -> Write:
     name = encode(command.key)
     if command.state is None:
         return Write(name, b"", DELETE)
-    value = SliceValue(command.state, term, failures=command.failures or None, blueprint=command.blueprint or None)
+    value = SliceValue(
+        command.state,
+        term,
+        failures=command.failures or None,
+        blueprint=command.blueprint or None,
+        overrides=command.overrides,
+    )
     return Write(name, dump(value))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm.errors import InvalidBlueprint
-from cdm.model.blueprint import MAX_BYTES, MAX_INSTANCES, Blueprint
+from cdm.model.blueprint import MAX_INSTANCES, Blueprint, Overrides
 
 MALFORMED: list[tuple[bytes, str]] = [
     (b"", ""),
@@ -164,3 +164,29 @@ def test_a_field_given_twice_among_thousands_is_found_in_a_moment() -> None:
         Blueprint.parse(f"{{{text}}}".encode())
     assert time.process_time() - began < 0.2
     assert caught.value.field == names[-1]
+
+
+def test_env_and_args_override_the_manifest() -> None:
+    read = Blueprint.parse(b'{"instances": 2, "env": {"LEVEL": "debug"}, "args": ["-v"]}')
+    assert read == Blueprint(2, Overrides({"LEVEL": "debug"}, ("-v",)))
+    assert Blueprint.parse(b'{"instances": 2, "args": []}') == Blueprint(2, Overrides({}, ()))
+    assert Blueprint.parse(b'{"instances": 2, "env": {}}') == Blueprint(2)
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        (b'{"instances": 2, "env": ["LEVEL=debug"]}', "env"),
+        (b'{"instances": 2, "env": {"LEVEL": 1}}', "env"),
+        (b'{"instances": 2, "env": {"1LEVEL": "x"}}', "env"),
+        (b'{"instances": 2, "env": {"LEVEL": "a\\u0000b"}}', "env"),
+        (b'{"instances": 2, "env": {"LEVEL": "\\ud800"}}', "env"),
+        (b'{"instances": 2, "args": "-v"}', "args"),
+        (b'{"instances": 2, "args": [1]}', "args"),
+        (b'{"instances": 2, "overrides": {}}', "overrides"),
+    ],
+)
+def test_overrides_that_nothing_can_be_given_are_refused(raw: bytes, field: str) -> None:
+    with pytest.raises(InvalidBlueprint) as refused:
+        Blueprint.parse(raw)
+    assert refused.value.field == field
