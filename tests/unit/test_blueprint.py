@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm.errors import InvalidBlueprint
-from cdm.model.blueprint import MAX_INSTANCES, Blueprint, Overrides
+from cdm.model.blueprint import MAX_BYTES, MAX_INSTANCES, Blueprint, Overrides
 
 MALFORMED: list[tuple[bytes, str]] = [
     (b"", ""),
