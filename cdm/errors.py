@@ -7,6 +7,7 @@
     │   ├── InvalidArtifact         not group:name:version
     │   ├── InvalidNodeId           not a usable node id
     │   ├── InvalidBlueprint        a blueprint that cannot be served; names the field
+    │   ├── InvalidContent          a file, folder or archive that cannot be an artifact's content
     │   ├── InvalidKey              a bucket key that is not one of ours
     │   ├── InvalidManifest         a manifest that cannot be obeyed; names the field
     │   └── InvalidValue            the bytes under a good key do not hold its type
@@ -16,6 +17,8 @@
     │   ├── AccessDenied            the server refused the credentials or a subject
     │   ├── Unsuitable              the server is too old, or has no JetStream
     │   ├── BucketMissing           a bucket is not there, and was not to be created
+    │   ├── ArtifactMissing         no such artifact was pushed
+    │   ├── Damaged                 an artifact's stored bytes are not those that were pushed
     │   ├── NoResponders            nobody listens on the subject
     │   ├── Conflict                compare-and-set lost: somebody wrote in between
     │   ├── Busy                    the server asks to try again; nothing was stored
@@ -57,6 +60,10 @@ class InvalidBlueprint(ModelError):
         self.problem = problem
 
 
+class InvalidContent(ModelError):
+    """Raised for a file, folder or archive that cannot be an artifact's content, and for a record of none."""
+
+
 class InvalidKey(ModelError):
     """Raised for a bucket key that does not parse; such keys are reported and left alone."""
 
@@ -91,6 +98,14 @@ class Unsuitable(StoreError):
 
 class BucketMissing(StoreError):
     """Raised when a bucket is not there; ``cdm init`` creates it."""
+
+
+class ArtifactMissing(StoreError):
+    """Raised when the store holds no artifact of that name; ``cdm artifact push`` brings it there."""
+
+
+class Damaged(StoreError):
+    """Raised when an artifact's stored bytes are not, or not all, there any more; pushing it anew mends it."""
 
 
 class NoResponders(StoreError):

@@ -22,6 +22,7 @@ from cdm.model.artifact import NodeId
 from cdm.model.node import Role
 from cdm.reconciliation import Policy
 from cdm.runtimes import EXTERNAL
+from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Access, Connection
 from cdm.store.watch import RELIST_INTERVAL, Watch
@@ -123,7 +124,7 @@ class Part(Protocol):
         """The node is at its end, whatever ended it."""
 
 
-async def ensure(bucket: Bucket, *, create: bool, replicas: int, change_replicas: bool = False) -> bool:
+async def ensure(bucket: Bucket | Artifacts, *, create: bool, replicas: int, change_replicas: bool = False) -> bool:
     """`Bucket.ensure`, patient with a JetStream that is still coming up."""
     deadline = clock.now() + BUCKET_PATIENCE
     while True:

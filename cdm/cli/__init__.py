@@ -1,4 +1,4 @@
-"""The command line: ``cdm node``, ``init``, ``status``, ``health``, ``demo``.
+"""The command line: ``cdm node``, ``init``, ``status``, ``health``, ``artifact``, ``demo``.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the cluster is unhealthy, 4 conflict (the node id is taken), 5 NATS
 refused the credentials, or a permission is missing.
@@ -47,6 +47,7 @@ app.command("cdm.cli.node:node", name="node", help="Run this machine's node unti
 app.command("cdm.cli.init:init", name="init", help="Create the buckets.")
 app.command("cdm.cli.status:status", name="status", help="Show leader, nodes, blueprints and slices.")
 app.command("cdm.cli.health:health", name="health", help="Ask whether a node runs and is connected.")
+app.command("cdm.cli.artifact:app", name="artifact", help="Push programs to the cluster, list them, remove them.")
 app.command("cdm.cli.demo:demo", name="demo", help="Play a whole cluster's life on this machine, in ten seconds.")
 
 
@@ -84,7 +85,8 @@ def _failed(error: CdmError) -> int:
     from rich.console import Console  # noqa: PLC0415  # only who needs it waits for it
     from rich.markup import escape  # noqa: PLC0415
 
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]cdm:[/] {escape(str(error))}", highlight=False)
+    # Of an artifact a:b:1 its ":b:" is no emoji.
+    Console(stderr=True, soft_wrap=True, emoji=False).print(f"[bold red]cdm:[/] {escape(str(error))}", highlight=False)
     match error:
         case NodeIdTaken() | Conflict():
             return Exit.CONFLICT

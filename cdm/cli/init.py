@@ -11,7 +11,8 @@ from rich.console import Console
 
 from cdm.cli.options import ConnectionOptions
 from cdm.runtime import ensure
-from cdm.store.bucket import buckets
+from cdm.store.artifacts import Artifacts
+from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Access, connect
 from cdm.telemetry import LogFormat, LogLevel, configure_logs
 
@@ -49,7 +50,8 @@ async def _init(access: Access, prefix: str, replicas: int | None) -> dict[str, 
     found: dict[str, str] = {}
     async with connect(access, name="cdm init", prefix=prefix) as connection:
         await connection.check_server()
-        for bucket in buckets(connection).values():
+        everything: list[Bucket | Artifacts] = [*buckets(connection).values(), Artifacts(connection)]
+        for bucket in everything:
             new = await ensure(bucket, create=True, replicas=replicas or 1, change_replicas=replicas is not None)
             found[bucket.name] = "created" if new else "existed"
     return found

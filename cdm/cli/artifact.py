@@ -1,0 +1,297 @@
+"""``cdm artifact``: bring programs to the cluster's store, look what is there, remove them."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Literal, Self
+
+import anyio
+import msgspec
+from cyclopts import App, Parameter
+from rich import box
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+from cdm.archive import Packed, completed, pack, program_of
+from cdm.cli.options import ConnectionOptions
+from cdm.errors import BucketMissing, Conflict, InvalidBlueprint, InvalidContent, InvalidManifest, UsageError
+from cdm.model.artifact import Artifact
+from cdm.model.blueprint import Blueprint
+from cdm.model.content import Content
+from cdm.model.keys import BLUEPRINTS, BlueprintKey
+from cdm.model.manifest import Manifest
+from cdm.store.artifacts import Artifacts, Pushed, StoredArtifact, UnreadableArtifact
+from cdm.store.bucket import Bucket
+from cdm.store.connection import Access, Connection, connect
+from cdm.telemetry import LogFormat, LogLevel, configure_logs
+
+PATIENCE = 1.0
+"""Seconds after which a transfer shows how far it is."""
+
+app = App(name="artifact", help="Push programs to the cluster, list them, remove them.")
+
+
+@app.command
+def push(
+    artifact: str,
+    path: Path,
+    /,
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    *,
+    entry: str | None = None,
+    env: Annotated[tuple[str, ...], Parameter(name="--env", negative="", show_default=False)] = (),
+    manifest: Path | None = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    replicas: Annotated[Literal[1, 2, 3, 4, 5], Parameter(env_var="CDM_REPLICAS")] = 1,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Store a program under an artifact's name, which nodes then can run.
+
+    What is there is not changed: another content or another manifest needs another version, or --force. Pushing the
+    same again does nothing. Exit codes: 0 done, 2 the path or the manifest cannot be used, 4 another content, or
+    another manifest, has that name.
+
+    Parameters
+    ----------
+    artifact
+        The name, group:name:version, for example org.example:slice:1.0.0.
+    path
+        A file (program or script), a folder, or a .tar.gz, which the nodes unpack.
+    entry
+        What is run, relative to the folder or archive; may be left out where there is one file only.
+    env
+        A NAME=VALUE for the program's environment; may be repeated.
+    manifest
+        How it is run: a file of TOML or JSON. --entry and --env go before what it says.
+    force
+        Replace what is there. Slices that run already go on with what they have.
+    replicas
+        Replicas of the bucket, where this push creates it.
+    json
+        Print JSON.
+    """
+    configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
+    name = Artifact.parse(artifact)
+    wanted = _manifest(manifest, entry, env)
+    with tempfile.TemporaryDirectory(prefix="cdm-push-") as folder:
+        packed = pack(path, Path(folder))
+        content = packed.content(_completed(wanted, packed, manifest))
+        result = anyio.run(_push, connection.access(), connection.prefix, name, packed, content, force, replicas)
+    if json:
+        print(msgspec.json.encode({"artifact": str(name), "result": result, **_fields(content)}).decode())
+        return 0
+    said = {
+        Pushed.STORED: "pushed",
+        Pushed.REPLACED: "replaced",
+        Pushed.UNCHANGED: "unchanged: this content and manifest are there already",
+    }
+    print(f"{name}: {said[result]} ({decimal(content.size)}, sha256 {content.sha256[:12]})")
+    if program_of(content.manifest, packed.tree) == "path":
+        entry = content.manifest.entry
+        print(f"cdm: note: {entry!r} is not in the content; nodes look for it on their PATH", file=sys.stderr)
+    return 0
+
+
+@app.command
+def ls(
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    *,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """List the artifacts in the store.
+
+    Parameters
+    ----------
+    json
+        Print JSON.
+    """
+    configure_logs(LogFormat.CONSOLE, LogLevel.ERROR)
+    found = anyio.run(_list, connection.access(), connection.prefix)
+    if json:
+        print(msgspec.json.encode({"artifacts": [_described(each) for each in found]}).decode())
+        return 0
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("artifact", "form", "size", "pushed", "sha256", "entry"):
+        table.add_column(column, justify="right" if column == "size" else "left", no_wrap=column != "entry")
+    for each in found:
+        if isinstance(each, UnreadableArtifact):
+            table.add_row(Text(each.name), "", "", "", "", Text(each.problem, "red"))
+        else:
+            content, pushed = each.content, each.pushed[:19].replace("T", " ")
+            cells = (str(each.artifact), content.form, decimal(content.size), pushed, content.sha256[:12])
+            table.add_row(*map(Text, (*cells, content.manifest.entry)))
+    Console(highlight=False).print(table if found else "there are no artifacts")
+    return 0
+
+
+@app.command
+def rm(
+    artifact: str,
+    /,
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    *,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Remove an artifact from the store. What nodes have of it already goes on running.
+
+    Exit codes: 0 done, 1 there is no such artifact, 4 a blueprint wants it.
+
+    Parameters
+    ----------
+    artifact
+        The name, group:name:version.
+    force
+        Remove it although a blueprint wants it.
+    json
+        Print JSON.
+    """
+    configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
+    name = Artifact.parse(artifact)
+    anyio.run(_remove, connection.access(), connection.prefix, name, force)
+    print(msgspec.json.encode({"artifact": str(name), "result": "removed"}).decode() if json else f"{name}: removed")
+    return 0
+
+
+# What is pushed
+
+
+def _manifest(path: Path | None, entry: str | None, env: Sequence[str]) -> Manifest:
+    found = Manifest()
+    if path is not None:
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"manifest {path} cannot be read: {error.strerror}") from None
+        try:
+            found = Manifest.parse(raw)
+        except InvalidManifest as error:
+            raise InvalidManifest(f"manifest {path}: {error}") from None
+    fields: dict[str, Any] = msgspec.to_builtins(found)
+    if entry is not None:
+        fields["entry"] = entry
+    fields["env"] = {**fields["env"], **_variables(env)}
+    return Manifest.parse(msgspec.json.encode(fields))
+
+
+def _variables(pairs: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--env {pair!r} is not of the form NAME=VALUE")
+        if name in found:
+            raise UsageError(f"--env: {name!r} is given twice")
+        found[name] = value
+    return found
+
+
+def _completed(manifest: Manifest, packed: Packed, path: Path | None) -> Manifest:
+    try:
+        return completed(manifest, packed.tree)
+    except InvalidManifest as error:
+        raise InvalidManifest(f"manifest {path}: {error}" if path else f"{error} (see --entry, --manifest)") from None
+
+
+def _fields(content: Content) -> dict[str, Any]:
+    return {
+        "form": content.form,
+        "file": content.file,
+        "size": content.size,
+        "unpacked": content.unpacked,
+        "sha256": content.sha256,
+        "manifest": content.manifest,
+    }
+
+
+def _described(each: StoredArtifact | UnreadableArtifact) -> dict[str, Any]:
+    if isinstance(each, UnreadableArtifact):
+        return {"artifact": each.name, "problem": each.problem}
+    return {"artifact": str(each.artifact), "pushed": each.pushed, **_fields(each.content)}
+
+
+# With the store
+
+
+async def _push(
+    access: Access, prefix: str, name: Artifact, packed: Packed, content: Content, force: bool, replicas: int
+) -> Pushed:
+    async with connect(access, name="cdm artifact", prefix=prefix) as connection:
+        await connection.check_server()
+        artifacts = Artifacts(connection)
+        await artifacts.ensure(create=True, replicas=replicas)
+        with _Shown(f"pushing {name}") as shown:
+            return await artifacts.push(name, packed.path, content, force=force, progress=shown)
+
+
+async def _list(access: Access, prefix: str) -> list[StoredArtifact | UnreadableArtifact]:
+    async with connect(access, name="cdm artifact", prefix=prefix) as connection:
+        await connection.check_server()
+        return await Artifacts(connection).listing()
+
+
+async def _remove(access: Access, prefix: str, name: Artifact, force: bool) -> None:
+    async with connect(access, name="cdm artifact", prefix=prefix) as connection:
+        await connection.check_server()
+        artifacts = Artifacts(connection)
+        with suppress(InvalidContent):  # it may go all the same
+            await artifacts.describe(name)
+        if not force and (wanted := await _wanted(connection, name)):
+            raise Conflict(f"blueprint {name} wants {wanted}; remove that first, or use --force")
+        await artifacts.remove(name)
+
+
+async def _wanted(connection: Connection, name: Artifact) -> str:
+    """What a blueprint says of an artifact; empty: there is none, or none that wants instances."""
+    bucket = Bucket(connection, BLUEPRINTS)
+    try:
+        await bucket.state()
+    except BucketMissing:
+        return ""
+    stored = await bucket.read_near(BlueprintKey(name))
+    if stored is None or stored.payload is None:
+        return ""
+    try:
+        instances = Blueprint.parse(stored.payload).instances
+    except InvalidBlueprint:
+        return "it (and cannot be read)"  # the last good one is in force
+    return f"{instances} instance{'s' if instances > 1 else ''} of it" if instances else ""
+
+
+class _Shown:
+    """A progress bar for people who wait longer than a moment."""
+
+    def __init__(self, what: str) -> None:
+        self._console = Console(stderr=True)
+        self._what = what
+        self._began = time.monotonic()
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self._console.is_terminal or time.monotonic() - self._began < PATIENCE:
+            return
+        if self._bar is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task(self._what, total=total)
+            self._bar.start()
+        self._bar.update(self._task, completed=done)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
