@@ -136,6 +136,11 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         for field, path in (("entry", self.entry), ("directory", self.directory)):
             if path.startswith("/") or ".." in path.split("/"):
                 raise InvalidManifest(f"{field}: {path!r} must stay inside the artifact")
+        # No program can be started with these; it had better be known before.
+        texts = (("entry", self.entry), ("directory", self.directory), *(("args", each) for each in self.args))
+        for field, text in (*texts, *((f"env.{name}", value) for name, value in self.env.items())):
+            if "\0" in text:
+                raise InvalidManifest(f"{field}: holds a character NUL")
         checks = (self.readiness.check, self.liveness.check if self.liveness else None)
         if self.port is None and any(isinstance(check, (Tcp, Http)) and check.port is None for check in checks):
             raise InvalidManifest('port: is required by the check; write a number or "auto"')
