@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -63,6 +64,7 @@ ORPHANED = 3600.0
 """Seconds after which the parts of a push that was never finished are removed."""
 LAG = 2.0
 """Seconds that a part may come later to another replica than its record did."""
+_NUID = re.compile(r"[A-Za-z0-9_-]+")
 _BUFFER = 1024 * 1024
 _MESSAGE_ID = "Nats-Msg-Id"
 _RECORD = "cdm"
@@ -424,6 +426,8 @@ class Artifacts:
 
     async def _purge(self, nuid: str) -> None:
         """Remove parts that no record names. Never raises: what stays is swept away later."""
+        if not nuid:
+            return
         with anyio.CancelScope(shield=True):
             try:
                 await self._api("STREAM.PURGE", {"filter": f"$O.{self.name}.C.{nuid}"})
@@ -461,6 +465,8 @@ class Artifacts:
             info = msgspec.json.decode(base64.b64decode(message.get("data", "")), type=_Info)
         except (ValueError, RecursionError):
             info = _Info(name=name, bucket=self.name)  # it is there, and says nothing
+        if not _NUID.fullmatch(info.nuid):
+            info.nuid = ""  # it would name the parts of others
         return _Found(message["seq"], info, message.get("time", ""))
 
     def _stored(self, artifact: Artifact, found: _Found) -> StoredArtifact:

@@ -184,7 +184,6 @@ _values = st.recursive(
 def test_any_bytes_are_a_manifest_or_refused_and_nothing_else(raw: bytes) -> None:
     try:
         manifest = Manifest.parse(raw)
-    except InvalidManifest as error:
-        assert "\n" not in str(error)
+    except InvalidManifest:
         return
     assert Manifest.parse(msgspec.json.encode(manifest)) == manifest

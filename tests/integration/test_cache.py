@@ -1,0 +1,448 @@
+"""A node's cache of artifacts, on a real server: nothing that is not whole and verified is ever there to be run."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tarfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import pytest
+from msgspec.structs import replace
+
+from cdm import archive
+from cdm.archive import pack
+from cdm.cache import Cache, Fetched
+from cdm.errors import SliceFailed
+from cdm.model.artifact import Artifact
+from cdm.model.content import Form
+from cdm.model.manifest import Manifest
+from cdm.store.artifacts import Artifacts, Pushed
+from tests.integration.tools import Raw, connected, raw
+from tests.server import FORGIVEN, NatsServer, eventually
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
+
+PLAIN = Manifest()
+ONE = Artifact("g", "one", "1")
+TWO = Artifact("g", "two", "1")
+THREE = Artifact("g", "three", "1")
+
+
+class Stage:
+    """A store, and somebody who pushes."""
+
+    def __init__(self, artifacts: Artifacts, folder: Path) -> None:
+        self.artifacts = artifacts
+        self.folder = folder
+
+    def cache(self, max_bytes: int = 10**9) -> Cache:
+        return Cache(self.folder / "cache", self.artifacts, max_bytes)
+
+    @property
+    def contents(self) -> list[str]:
+        """What is in the cache's folder."""
+        return sorted(path.name for path in (self.folder / "cache").iterdir())
+
+    async def push(self, artifact: Artifact, path: Path, manifest: Manifest = PLAIN, *, force: bool = False) -> Pushed:
+        packed = pack(path, self.folder)
+        return await self.artifacts.push(artifact, packed.path, packed.content(manifest), force=force)
+
+    def file(self, size: int = 1000, name: str = "program") -> Path:
+        path = self.folder / name
+        path.write_bytes(os.urandom(size))
+        return path
+
+    def tree(self, name: str = "tree") -> Path:
+        path = self.folder / name
+        (path / "bin").mkdir(parents=True)
+        (path / "bin" / "a.sh").write_text("#!/bin/sh\necho a\n")
+        (path / "bin" / "b.sh").write_text("#!/bin/sh\necho b\n")
+        (path / "link").symlink_to("bin/a.sh")
+        return path
+
+
+@asynccontextmanager
+async def stage(server: NatsServer, folder: Path) -> AsyncIterator[Stage]:
+    async with connected(server) as connection:
+        artifacts = Artifacts(connection)
+        await artifacts.ensure(create=True)
+        yield Stage(artifacts, folder)
+
+
+async def refused(cache: Cache, artifact: Artifact = ONE, *, fatal: bool) -> str:
+    with pytest.raises(SliceFailed) as caught:
+        await cache.get(artifact)
+    assert caught.value.fatal is fatal
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+async def break_part(user: Raw, stage: Stage, artifact: Artifact) -> None:
+    """Another part comes in the place of the last one."""
+    stored = await stage.artifacts.describe(artifact)
+    subject = f"$O.artifacts.C.{stored.nuid}"
+    last = await user.api("STREAM.MSG.GET.OBJ_artifacts", {"last_by_subj": subject})
+    await user.api("STREAM.MSG.DELETE.OBJ_artifacts", {"seq": last["message"]["seq"]})
+    await user.client.request(subject, b"x" * (stored.content.size % (128 * 1024)))
+
+
+async def test_a_file_is_there_under_its_name_and_can_be_run(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at:
+        script = tmp_path / "job.py"
+        script.write_text("print(1)")
+        await at.push(ONE, script)
+        cache = at.cache()
+        fetched = await cache.get(ONE)
+        assert fetched.manifest.entry == "job.py"
+        program = fetched.folder / "job.py"
+        assert program.read_text() == "print(1)"
+        assert stat.S_IMODE(program.stat().st_mode) == 0o555
+        assert fetched == await cache.get(ONE)
+        assert at.contents == [fetched.digest]
+        assert cache.size == 8
+
+
+async def test_of_a_tree_the_entry_can_be_run_and_the_same_content_is_there_once(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with stage(server, tmp_path) as at:
+        tree = at.tree()
+        await at.push(ONE, tree, Manifest(entry="link"))
+        await at.push(TWO, tree, Manifest(entry="bin/b.sh"))
+        cache = at.cache()
+        one = await cache.get(ONE)
+        assert os.access(one.folder / "bin" / "a.sh", os.X_OK)
+        assert not (one.folder / "bin" / "b.sh").stat().st_mode & 0o111
+        two = await cache.get(TWO)
+        assert two.folder == one.folder
+        assert two.manifest.entry == "bin/b.sh"
+        assert (one.folder / "bin" / "b.sh").stat().st_mode & 0o111
+        assert at.contents == [one.digest]
+
+
+async def test_the_same_bytes_under_other_names_are_other_contents(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at:
+        for artifact, name in ((ONE, "a.py"), (TWO, "b.py")):
+            (tmp_path / name).write_text("print(1)")
+            await at.push(artifact, tmp_path / name)
+        cache = at.cache()
+        assert (await cache.get(ONE)).manifest.entry == "a.py"
+        two = await cache.get(TWO)
+        assert (two.folder / "b.py").exists()
+
+
+async def test_an_archive_is_unpacked(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at:
+        with tarfile.open(tmp_path / "app.tar.gz", "w:gz") as made:
+            made.add(at.tree(), "app")
+        await at.push(ONE, tmp_path / "app.tar.gz", Manifest(entry="app/bin/a.sh"))
+        fetched = await at.cache().get(ONE)
+        ran = await anyio.run_process([fetched.folder / "app" / "bin" / "a.sh"])
+        assert ran.stdout == b"a\n"
+
+
+async def test_gets_at_once_share_one_download(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at, raw(server) as user:
+        await at.push(ONE, at.file(5_000_000))
+        asked = 0
+
+        async def count(message: object) -> None:
+            nonlocal asked
+            asked += 1
+
+        await user.client.subscribe("$JS.API.DIRECT.GET.OBJ_artifacts", cb=count)
+        await user.client.flush()
+        cache = at.cache()
+        found: list[Fetched] = []
+
+        async def get() -> None:
+            found.append(await cache.get(ONE))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(get)
+        assert len(found) == 10
+        assert len({fetched.digest for fetched in found}) == 1
+        await user.client.flush()
+        assert asked == -(-5_000_000 // (128 * 1024))
+
+
+async def test_who_waits_goes_on_when_the_first_is_cancelled(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at:
+        await at.push(ONE, at.file(20_000_000))
+        cache = at.cache()
+        found: list[Fetched] = []
+
+        async def first(scope: anyio.CancelScope) -> None:
+            with scope:
+                await cache.get(ONE)
+
+        async def second() -> None:
+            found.append(await cache.get(ONE))
+
+        async with anyio.create_task_group() as tasks:
+            scope = anyio.CancelScope()
+            tasks.start_soon(first, scope)
+            await eventually(lambda: (tmp_path / "cache").exists() and at.contents)
+            tasks.start_soon(second)
+            await anyio.sleep(0.02)
+            scope.cancel()
+        assert scope.cancelled_caught
+        assert at.contents == [found[0].digest]
+
+
+async def test_a_cancelled_download_leaves_nothing(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at:
+        await at.push(ONE, at.file(20_000_000))
+        for pause in (0.0, 0.005, 0.02, 0.05, 0.1):
+            with anyio.move_on_after(pause) as scope:
+                await at.cache().get(ONE)
+            if not scope.cancelled_caught:
+                break
+            assert not (tmp_path / "cache").exists() or at.contents == []
+
+
+# What is not run
+
+
+async def test_what_is_missing_is_told_with_what_to_do(server: NatsServer, tmp_path: Path) -> None:
+    async with connected(server) as connection:
+        cache = Cache(tmp_path / "cache", Artifacts(connection))
+        assert "cdm init" in await refused(cache, fatal=True)
+    async with stage(server, tmp_path) as at:
+        assert "cdm artifact push g:one:1" in await refused(at.cache(), fatal=True)
+
+
+async def test_a_manifest_that_cannot_be_obeyed_is_fatal(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at:
+        await at.push(ONE, at.tree(), Manifest(entry="bin/no"))
+        text = await refused(at.cache(), fatal=True)
+        assert "entry: 'bin/no'" in text
+        assert "cdm artifact push --force" in text
+        await at.push(TWO, at.file(), Manifest(directory="no"))
+        assert "directory: " in await refused(at.cache(), TWO, fatal=True)
+
+
+async def test_a_record_of_a_later_version_is_fatal(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at, raw(server) as user:
+        await at.push(ONE, at.file())
+        info = await user.api("STREAM.INFO.OBJ_artifacts", {"subjects_filter": "$O.artifacts.M.>"})
+        (subject,) = info["state"]["subjects"]
+        record = await user.client.request(f"$JS.API.DIRECT.GET.OBJ_artifacts.{subject}")
+        fields = json.loads(record.data)
+        content = json.loads(fields["metadata"]["cdm"])
+        content["manifest"]["magic"] = True
+        fields["metadata"]["cdm"] = json.dumps(content)
+        await user.client.request(subject, json.dumps(fields).encode(), headers={"Nats-Rollup": "sub"})
+        assert "magic" in await refused(at.cache(), fatal=True)
+
+
+async def test_a_damaged_artifact_is_never_there(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at, raw(server) as user:
+        await at.push(ONE, at.file(300_000))
+        await break_part(user, at, ONE)
+        cache = at.cache()
+        failures: list[str] = []
+
+        async def get() -> None:
+            failures.append(await refused(cache, fatal=False))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(get)
+        assert len(failures) == 3
+        assert "--force" in failures[0]
+        assert at.contents == []
+        await at.push(ONE, tmp_path / "program", force=True)
+        assert (await cache.get(ONE)).digest == at.contents[0]
+
+
+async def test_a_damaged_artifact_does_not_hinder_another_with_the_same_content(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with stage(server, tmp_path) as at, raw(server) as user:
+        path = at.file(300_000)
+        await at.push(ONE, path)
+        await at.push(TWO, path)
+        await break_part(user, at, ONE)
+        cache = at.cache()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(refused, cache, ONE, fatal=False))
+            await anyio.lowlevel.checkpoint()
+            tasks.start_soon(cache.get, TWO)
+        assert len(at.contents) == 1
+
+
+async def test_a_harmful_archive_is_never_there(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at:
+        bad = tmp_path / "bad.tar"
+        with tarfile.open(bad, "w") as made:
+            made.addfile(tarfile.TarInfo("../../escaped"))
+        content = replace(pack(bad, tmp_path).content(Manifest()), form=Form.TREE)
+        await at.artifacts.push(ONE, bad, content)
+        assert "cannot be unpacked" in await refused(at.cache(), fatal=True)
+        assert at.contents == []
+        assert not (tmp_path / "escaped").exists()
+
+
+async def test_one_that_unpacks_to_more_than_it_says_is_refused(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at:
+        tree = at.tree()
+        (tree / "big").write_bytes(bytes(1_000_000))
+        packed = pack(tree, tmp_path)
+        content = replace(packed.content(Manifest(entry="link")), unpacked=1000)
+        await at.artifacts.push(ONE, packed.path, content)
+        assert "more than 1,000 bytes" in await refused(at.cache(), fatal=True)
+        assert at.contents == []
+
+
+async def test_a_full_disk_is_told_and_leaves_nothing(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stage(server, tmp_path) as at:
+        await at.push(ONE, at.tree(), Manifest(entry="link"))
+        cache = at.cache()
+
+        def full(path: Path) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(archive, "sync", full)
+            assert "No space left" in await refused(cache, fatal=False)
+        assert at.contents == []
+        await cache.get(ONE)
+
+
+async def test_without_a_connection_it_is_not_fatal(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdm.store.artifacts.PATIENCE", 0.5)
+    async with stage(server, tmp_path) as at:
+        await at.push(ONE, at.file())
+        server.kill()
+        assert "g:one:1" in await refused(at.cache(), fatal=False)
+
+
+# Replaced
+
+
+async def test_one_that_is_replaced_while_it_is_downloaded_is_downloaded_anew(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with stage(server, tmp_path) as at, connected(server) as connection:
+        await at.push(ONE, at.file(40_000_000))
+        before = await at.artifacts.describe(ONE)
+        new = at.file(1_000_000, "new")
+        found: list[Fetched] = []
+
+        async def get() -> None:
+            found.append(await at.cache().get(ONE))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(get)
+            await eventually(lambda: any((tmp_path / "cache").glob("tmp-*/packed")))
+            packed = pack(new, tmp_path)
+            other = Artifacts(connection)
+            assert await other.push(ONE, new, packed.content(Manifest()), force=True) is Pushed.REPLACED
+            assert not found, "the download was over before it was disturbed"
+        assert found[0].digest != before.content.identity
+        assert at.contents == [found[0].digest]
+        assert (found[0].folder / "new").read_bytes() == new.read_bytes()
+
+
+async def test_one_that_is_replaced_later_stays_for_those_who_hold_it(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at:
+        await at.push(ONE, at.file())
+        cache = at.cache()
+        old = await cache.get(ONE)
+        await at.push(ONE, at.file(), force=True)
+        new = await cache.get(ONE)
+        assert new.digest != old.digest
+        assert at.contents == sorted([old.digest, new.digest])
+
+
+# Room
+
+
+async def test_what_was_not_used_for_longest_makes_room_unless_it_is_held(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at:
+        for artifact in (ONE, TWO, THREE):
+            await at.push(artifact, at.file(400_000, artifact.name))
+        cache = at.cache(1_000_000)
+        one, two = await cache.get(ONE), await cache.get(TWO)
+        await cache.get(ONE)
+        three = await cache.get(THREE)
+        assert at.contents == sorted([one.digest, three.digest])
+        cache.hold(one.digest)
+        cache.hold(one.digest)
+        cache.hold(three.digest)
+        assert "no room" in await refused(cache, TWO, fatal=False)
+        assert at.contents == sorted([one.digest, three.digest])
+        cache.release(one.digest)
+        assert "no room" in await refused(cache, TWO, fatal=False)
+        cache.release(one.digest)
+        assert (await cache.get(TWO)).digest == two.digest
+        assert at.contents == sorted([two.digest, three.digest])
+        assert cache.size == 800_000
+        with pytest.raises(ValueError, match="not held"):
+            cache.release(two.digest)
+
+
+async def test_what_can_never_fit_is_fatal(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at:
+        await at.push(ONE, at.file(2000))
+        assert "enlarge" in await refused(at.cache(1000), fatal=True)
+
+
+async def test_many_at_once_stay_within_the_bound(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at:
+        all_of_them = [Artifact("g", f"a{number}", "1") for number in range(8)]
+        for artifact in all_of_them:
+            await at.push(artifact, at.file(300_000, artifact.name))
+        cache = at.cache(1_000_000)
+        good = 0
+        failures: list[SliceFailed] = []
+
+        async def get(artifact: Artifact) -> None:
+            nonlocal good
+            try:
+                fetched = await cache.get(artifact)
+                assert fetched.folder.is_dir()
+                good += 1
+            except SliceFailed as failure:
+                failures.append(failure)
+
+        async with anyio.create_task_group() as tasks:
+            for artifact in all_of_them:
+                tasks.start_soon(get, artifact)
+        assert good >= 3
+        assert good + len(failures) == 8
+        assert not any(failure.fatal for failure in failures)
+        assert cache.size <= 1_000_000
+        assert len(at.contents) <= 3
+
+
+async def test_a_new_process_takes_over_what_is_there_and_removes_leftovers(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at:
+        for artifact in (ONE, TWO, THREE):
+            await at.push(artifact, at.file(400_000, artifact.name))
+        before = at.cache(1_000_000)
+        two, one = await before.get(TWO), await before.get(ONE)
+        os.utime(two.folder, (1, 1))
+        left = tmp_path / "cache" / "tmp-0123"
+        (left / "content").mkdir(parents=True)
+        (left / "packed").write_text("half")
+        (tmp_path / "cache" / "notes").write_text("somebody's")
+        cache = at.cache(1_000_000)
+        await cache.start()
+        assert at.contents == sorted([one.digest, two.digest, "notes"])
+        assert cache.size == 800_000
+        three = await cache.get(THREE)
+        assert at.contents == sorted([one.digest, three.digest, "notes"])

@@ -1,0 +1,221 @@
+"""``cdm artifact`` as its users meet it: output, exit codes, messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.integration.tools import raw
+from tests.server import NatsServer, environment
+from tests.test_cli import run
+
+pytestmark = pytest.mark.anyio
+
+NAME = "org.example:b:1.0.0"
+KEY = "org.example/b/1.0.0"
+
+
+def artifact(server: NatsServer, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    done = run("artifact", *map(str, arguments), env={"NATS_URL": server.url})
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 1
+    return done
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "hello.py"
+    path.write_text("print('hello')")
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    path = tmp_path / "service"
+    (path / "bin").mkdir(parents=True)
+    (path / "bin" / "serve").write_text("#!/bin/sh\n")
+    (path / "data").write_text("data")
+    return path
+
+
+async def test_push_ls_and_rm(server: NatsServer, script: Path, tree: Path) -> None:
+    first = artifact(server, "push", NAME, script)
+    assert first.returncode == 0
+    assert "org.example:b:1.0.0: pushed (14 bytes, sha256 " in first.stdout
+    again = artifact(server, "push", NAME, script)
+    assert again.returncode == 0
+    assert "unchanged" in again.stdout
+    assert artifact(server, "push", "g:tree:1+b", tree, "--entry", "bin/serve").returncode == 0
+    shown = artifact(server, "ls")
+    assert shown.returncode == 0
+    for word in (NAME, "file", "hello.py", "g:tree:1+b", "tree", "bin/serve"):
+        assert word in shown.stdout
+    listed = json.loads(artifact(server, "ls", "--json").stdout)["artifacts"]
+    assert [each["artifact"] for each in listed] == ["g:tree:1+b", NAME]
+    assert listed[1]["form"] == "file"
+    assert listed[1]["size"] == 14
+    assert listed[1]["manifest"]["entry"] == "hello.py"
+    assert len(listed[1]["sha256"]) == 64
+    removed = artifact(server, "rm", NAME)
+    assert removed.returncode == 0
+    assert "removed" in removed.stdout
+    missing = artifact(server, "rm", NAME)
+    assert missing.returncode == 1
+    assert f"there is no artifact {NAME}" in missing.stderr
+    assert json.loads(artifact(server, "rm", "g:tree:1+b", "--json").stdout)["result"] == "removed"
+    assert "there are no artifacts" in artifact(server, "ls").stdout
+
+
+async def test_another_content_or_manifest_is_a_conflict(server: NatsServer, script: Path) -> None:
+    assert json.loads(artifact(server, "push", NAME, script, "--json").stdout)["result"] == "stored"
+    assert json.loads(artifact(server, "push", NAME, script, "--json").stdout)["result"] == "unchanged"
+    other = artifact(server, "push", NAME, script, "--env", "A=1")
+    assert other.returncode == 4
+    assert f"{NAME} is there already with another manifest" in other.stderr  # and not with an emoji for :b:
+    assert "--force" in other.stderr
+    await anyio.Path(script).write_text("print('other')")
+    other = artifact(server, "push", NAME, script)
+    assert other.returncode == 4
+    assert "another content" in other.stderr
+    forced = artifact(server, "push", NAME, script, "--force", "--json")
+    assert forced.returncode == 0
+    assert json.loads(forced.stdout)["result"] == "replaced"
+
+
+async def test_the_manifest_is_read_and_options_go_before_it(server: NatsServer, tree: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "cdm.toml"
+    manifest.write_text("entry = 'data'\nstop_grace = 3\n[env]\nA = 'a'\nB = 'b'\n")
+    options = ("--manifest", manifest, "--entry", "bin/serve", "--env", "B=1=2", "--env", "C=")
+    pushed = artifact(server, "push", NAME, tree, *options, "--json")
+    found = json.loads(pushed.stdout)["manifest"]
+    assert found["entry"] == "bin/serve"
+    assert found["env"] == {"A": "a", "B": "1=2", "C": ""}
+    assert found["stop_grace"] == 3
+
+
+async def test_a_folder_again_is_no_change_and_an_archive_is_taken(
+    server: NatsServer, tree: Path, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        done = artifact(server, "push", NAME, tree, "--entry", "bin/serve")
+        os.utime(tree / "data", (1, 1))
+    assert "unchanged" in done.stdout
+    with tarfile.open(tmp_path / "service.tar.gz", "w:gz") as made:
+        made.add(tree, ".")
+    assert artifact(server, "push", "g:packed:1", tmp_path / "service.tar.gz", "--entry", "bin/serve").returncode == 0
+
+
+async def test_a_program_on_the_path_is_pointed_out(server: NatsServer, tree: Path) -> None:
+    done = artifact(server, "push", NAME, tree, "--entry", "sh")
+    assert done.returncode == 0
+    assert "'sh' is not in the content" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["push", "a:b", "{script}"], "group:name:version"),
+        (["push", NAME, "{folder}/nothing"], "does not exist"),
+        (["push", NAME, "/dev/null"], "no file, folder or archive"),
+        (["push", NAME, "{folder}/broken.tar.gz"], "broken.tar.gz"),
+        (["push", NAME, "{tree}"], "entry: "),
+        (["push", NAME, "{tree}", "--entry", "bin/none"], "entry: 'bin/none'"),
+        (["push", NAME, "{tree}", "--entry", "../x"], "entry: '../x'"),
+        (["push", NAME, "{tree}", "--entry", "bin"], "entry: 'bin' is a folder"),
+        (["push", NAME, "{script}", "--env", "x"], "--env 'x'"),
+        (["push", NAME, "{script}", "--env", "x=1", "--env", "x=2"], "given twice"),
+        (["push", NAME, "{script}", "--env", "a-b=1"], "env"),
+        (["push", NAME, "{script}", "--manifest", "{folder}/none.toml"], "none.toml"),
+        (["push", NAME, "{script}", "--manifest", "{folder}/wrong.toml"], "entri"),
+        (["push", NAME, "{script}", "--manifest", "{folder}/elsewhere.json"], "directory: "),
+        (["rm", "a:b"], "group:name:version"),
+    ],
+)
+async def test_what_cannot_be_pushed_is_told_in_a_line_and_exits_with_2(
+    arguments: list[str], told: str, script: Path, tree: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.tar.gz").write_bytes(b"\x1f\x8b\x08broken")
+    (tmp_path / "wrong.toml").write_text("entri = 'x'")
+    (tmp_path / "elsewhere.json").write_text('{"directory": "data"}')
+    filled = [each.format(script=script, tree=tree, folder=tmp_path) for each in arguments]
+    refused = run("artifact", *filled, env={"NATS_URL": "nats://127.0.0.1:1"})
+    assert refused.returncode == 2, refused.stderr
+    assert told in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+async def test_one_that_a_blueprint_wants_is_removed_with_force_only(server: NatsServer, script: Path) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    async with raw(server) as user:
+        await user.put("blueprints", KEY, 0)
+        for value, told in ((3, "3 instances"), ({"instances": 1}, "1 instance "), ("three", "cannot be read")):
+            artifact(server, "push", NAME, script)
+            await user.put("blueprints", KEY, value)
+            refused = artifact(server, "rm", NAME)
+            assert refused.returncode == 4
+            assert told in refused.stderr
+            assert "--force" in refused.stderr
+        assert artifact(server, "rm", NAME, "--force").returncode == 0
+        assert artifact(server, "rm", NAME).returncode == 1
+        for gone in (0, None):
+            artifact(server, "push", NAME, script)
+            await (user.delete("blueprints", KEY) if gone is None else user.put("blueprints", KEY, gone))
+            assert artifact(server, "rm", NAME).returncode == 0
+
+
+async def test_without_a_store_it_is_said_what_to_do(server: NatsServer, script: Path) -> None:
+    for arguments in (("ls",), ("rm", NAME)):
+        failed = artifact(server, *arguments)
+        assert failed.returncode == 1
+        assert "cdm init" in failed.stderr
+    assert run("artifact", "ls", "--server", "nats://127.0.0.1:1").returncode == 1
+    assert "artifacts" in json.loads(run("init", "--server", server.url, "--json").stdout)["buckets"]
+    assert artifact(server, "push", NAME, script, "--prefix", "other").returncode == 0
+    assert artifact(server, "rm", NAME).returncode == 1
+    assert NAME in artifact(server, "ls", "--prefix", "other").stdout
+
+
+SLOW = """
+import time
+from cdm import cli
+from cdm.cli import artifact
+artifact.PATIENCE = {patience}
+raise SystemExit(cli.run(["artifact", "push", "g:n:1", {path!r}]))
+"""
+
+
+@pytest.mark.parametrize(("patience", "shown"), [(0.0, True), (100.0, False)])
+async def test_on_a_terminal_a_long_push_shows_how_far_it_is(
+    server: NatsServer, tmp_path: Path, patience: float, shown: bool
+) -> None:
+    path = tmp_path / "big"
+    path.write_bytes(os.urandom(5_000_000))
+    ours, theirs = pty.openpty()
+    env = {**environment(), "NATS_URL": server.url, "TERM": "xterm", "COLUMNS": "100"}
+    code = SLOW.format(patience=patience, path=str(path))
+    ran = await anyio.run_process([sys.executable, "-c", code], stderr=theirs, env=env)
+    os.close(theirs)
+    told = b""
+    try:
+        while piece := os.read(ours, 65536):
+            told += piece
+    except OSError:
+        pass  # the other end is closed
+    os.close(ours)
+    assert (b"pushing g:n:1" in told) is shown
+    assert b"pushed" in ran.stdout
+
+
+def test_help_names_the_commands() -> None:
+    shown = run("artifact", "--help")
+    assert shown.returncode == 0
+    assert all(word in shown.stdout for word in ("push", "ls", "rm"))
+    assert "artifact" in run("--help").stdout
