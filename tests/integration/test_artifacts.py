@@ -24,8 +24,9 @@ from cdm.model.content import Content
 from cdm.model.manifest import Manifest
 from cdm.store import artifacts as module
 from cdm.store.artifacts import CHUNK, Artifacts, Pushed, StoredArtifact, UnreadableArtifact
+from cdm.store.connection import Access, connect
 from tests.integration.tools import Raw, connected, raw
-from tests.server import FORGIVEN, NatsServer, environment
+from tests.server import FORGIVEN, NatsServer, environment, eventually, running_cluster
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -242,6 +243,36 @@ async def test_parts_of_killed_pushes_are_swept_away_once_they_are_old(
             each.nuid for each in await artifacts.listing() if isinstance(each, StoredArtifact)
         }
         await artifacts.fetch(await artifacts.describe(ONE), tmp_path / "copy")
+
+
+async def test_on_three_servers_a_transfer_survives_the_loss_of_one(tmp_path: Path) -> None:
+    path, content = source(tmp_path, 20_000_000)
+    async with running_cluster() as servers:
+        access = Access(servers=tuple(server.url for server in servers))
+        async with connect(access, name="test") as connection, raw(servers) as user:
+            artifacts = Artifacts(connection)
+            await eventually(partial(_made, artifacts), 20)
+            info = await user.api("STREAM.INFO.OBJ_artifacts")
+            assert info["config"]["num_replicas"] == 3
+            leader = servers[int(info["cluster"]["leader"].removeprefix("s")) - 1]
+            disturbed = False
+
+            def disturb(done: int, total: int) -> None:
+                nonlocal disturbed
+                if not disturbed and done > total / 2:
+                    disturbed = True
+                    leader.kill()
+
+            assert await artifacts.push(ONE, path, content, progress=disturb) is Pushed.STORED
+            assert disturbed
+            assert await fetched(artifacts, await artifacts.describe(ONE), tmp_path / "copy") == path.read_bytes()
+
+
+async def _made(artifacts: Artifacts) -> bool:
+    try:
+        return await artifacts.ensure(create=True, replicas=3)
+    except StoreError:
+        return False
 
 
 # Broken in the store

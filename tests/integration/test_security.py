@@ -13,9 +13,12 @@ import anyio
 import nats.errors
 import pytest
 
+from cdm.cache import Cache
 from cdm.cli import Exit
 from cdm.errors import AccessDenied, Unreachable
+from cdm.model.artifact import Artifact
 from cdm.store.access import Access
+from cdm.store.artifacts import Artifacts
 from cdm.store.connection import connect
 from tests.fortress import Certificates, Fortress, Insider, JwtFortress, fortress, permissions_of_node, with_nodes
 from tests.integration.tools import Processes, Raw, agents_of, command_line
@@ -219,6 +222,32 @@ async def test_what_each_user_may_and_may_not(tmp_path: Path, name: str) -> None
 async def _contents(operator: Insider) -> dict[str, dict[str, int]]:
     user = Raw(operator.client)
     return {name: {key: record.sequence for key, record in (await user.contents(name)).items()} for name in BUCKETS}
+
+
+async def test_the_operator_pushes_artifacts_and_nodes_fetch_them(tmp_path: Path) -> None:
+    script = tmp_path / "hello.py"
+    script.write_text("print()")
+    async with prepared(tmp_path, "node-1") as found, found.client("operator") as operator:
+        options = found.options("operator")
+        pushed = await command_line("artifact", "push", "g:one:1", str(script), *options)
+        assert pushed.returncode == 0, pushed.stderr
+        replaced = await command_line("artifact", "push", "g:one:1", str(script), "--force", *options)
+        assert b"replaced" in replaced.stdout
+        await operator.client.request("$KV.blueprints.g/one/1", b"3")
+        for who in ("node-1", "manager"):
+            async with connect(found.access(who), name="test") as connection:
+                cache = Cache(tmp_path / who, Artifacts(connection))
+                assert (await cache.get(Artifact("g", "one", "1"))).manifest.entry == "hello.py"
+            refused = await command_line("artifact", "push", "g:one:2", str(script), *found.options(who))
+            assert refused.returncode == Exit.DENIED
+        assert (await command_line("artifact", "rm", "g:one:1", *options)).returncode == Exit.CONFLICT
+        removed = await command_line("artifact", "rm", "g:one:1", "--force", *options)
+        assert removed.returncode == 0, removed.stderr
+        shown = await command_line("artifact", "ls", *options)
+        assert b"no artifacts" in shown.stdout
+        info = await Raw(operator.client).api("STREAM.INFO.OBJ_artifacts")
+        assert info["state"]["messages"] == 1  # the record of the removal: no part is left
+        assert not operator.refusals
 
 
 async def test_a_consumer_brings_what_its_subject_says(tmp_path: Path) -> None:
