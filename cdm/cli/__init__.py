@@ -1,7 +1,7 @@
 """The command line: ``cdm node``, ``init``, ``status``, ``health``, ``artifact``, ``demo``.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the cluster is unhealthy, 4 conflict (the node id is taken), 5 NATS
-refused the credentials, or a permission is missing.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the cluster is unhealthy, 4 conflict (the node id is
+taken, the artifact is there already), 5 NATS refused the credentials, or a permission is missing.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ app = App(
     help_format="plaintext",
     version_format="plaintext",
     help_epilogue=(
-        "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 cluster unhealthy, 4 conflict (node id is taken), 5 denied "
-        "(credentials, or a permission)."
+        "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 cluster unhealthy, 4 conflict (node id is taken, "
+        "artifact is there already), 5 denied (credentials, or a permission)."
     ),
 )
 # By name, so that a command's own imports are paid for only when it runs.
