@@ -1,0 +1,137 @@
+"""A control group (cgroup v2) for each run, where the node may make one.
+
+With it, no process can leave its run, whatever it does, all of a run are killed at once, and memory and processes are
+limited for all of them together. Without it, processes are found by session, ancestry and environment.
+
+Nothing is made outside of the node's own control group, or of what systemd delegated to the unit (``Delegate=yes``,
+best with ``DelegateSubgroup=``: the kernel limits only groups whose parent holds no process itself).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from cdm.model.manifest import Limits
+
+CONTROLLERS = ("memory", "pids")
+
+
+def own_group(mounts: str, groups: str) -> Path | None:
+    """The node's own cgroup, from the text of /proc/self/mountinfo and /proc/self/cgroup. None: there is no v2."""
+    path = next((line[3:] for line in groups.splitlines() if line.startswith("0::")), None)
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        if path is not None and after.startswith("cgroup2 "):
+            root, point = before.split()[3:5]
+            return Path(point) / os.path.relpath(path, root)
+    return None
+
+
+def _own() -> Path | None:
+    try:
+        mounts, groups = Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text()
+    except OSError:
+        return None
+    return own_group(mounts, groups)
+
+
+def _delegated(group: Path) -> bool:
+    try:
+        return os.getxattr(group, "user.delegate") == b"1"
+    except OSError:
+        return False
+
+
+def _enable(group: Path) -> frozenset[str]:
+    """Have the group's children limited; returns by what they can be."""
+    for controller in CONTROLLERS:
+        with contextlib.suppress(OSError):
+            (group / "cgroup.subtree_control").write_text(f"+{controller}")
+    try:
+        return frozenset((group / "cgroup.subtree_control").read_text().split())
+    except OSError:
+        return frozenset()
+
+
+class Cgroups:
+    """The control groups of one runtime.
+
+    Args:
+        base: the group that holds them all; it is made.
+        controllers: what they can be limited by.
+    """
+
+    def __init__(self, base: Path, controllers: frozenset[str]) -> None:
+        self.base = base
+        self.controllers = controllers
+
+    @classmethod
+    def candidates(cls, token: str) -> list[Path]:
+        """Where the runtime with this token may have its groups."""
+        own = _own()
+        if own is None:
+            return []
+        places = [own.parent, own] if _delegated(own.parent) else [own]
+        return [place / f"cdm-{token}" for place in places]
+
+    @classmethod
+    def make(cls, token: str) -> Cgroups | None:
+        """Make the group that holds all; None: not here."""
+        for base in cls.candidates(token):
+            try:
+                base.mkdir(exist_ok=True)
+                if (base / "cgroup.kill").exists():
+                    _enable(base.parent)
+                    return cls(base, _enable(base))
+                base.rmdir()  # Linux before 5.14
+            except OSError:
+                continue
+        return None
+
+    def add(self, run: str, limits: Limits) -> Path:
+        """Make a run's group. Raises `OSError`."""
+        group = self.base / run
+        group.mkdir(parents=True, exist_ok=True)
+        if limits.memory is not None and "memory" in self.controllers:
+            (group / "memory.max").write_text(str(limits.memory))
+            (group / "memory.oom.group").write_text("1")
+        if limits.processes is not None and "pids" in self.controllers:
+            (group / "pids.max").write_text(str(limits.processes))
+        return group
+
+
+def enter(group: Path) -> None:
+    """Move the calling process into the group."""
+    (group / "cgroup.procs").write_text("0")
+
+
+def kill(group: Path) -> None:
+    """SIGKILL to all in the group, and in groups below it."""
+    with contextlib.suppress(OSError):
+        (group / "cgroup.kill").write_text("1")
+
+
+def populated(group: Path) -> bool:
+    """Whether anything lives in the group, or below it."""
+    try:
+        return "populated 1" in (group / "cgroup.events").read_text()
+    except OSError:
+        return False
+
+
+def members(group: Path) -> set[int]:
+    """Pids in the group, and below it."""
+    found: set[int] = set()
+    for folder, _, _ in os.walk(group):
+        with contextlib.suppress(OSError, ValueError):
+            found.update(map(int, Path(folder, "cgroup.procs").read_text().split()))
+    return found
+
+
+def remove(group: Path) -> None:
+    """Remove the group and those below it, as far as nothing lives there."""
+    for folder, _, _ in os.walk(group, topdown=False):
+        with contextlib.suppress(OSError):
+            Path(folder).rmdir()

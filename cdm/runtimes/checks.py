@@ -1,0 +1,66 @@
+"""Whether a program is ready, or alive: asked from outside, on the loopback interface."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from urllib.parse import quote
+
+import anyio
+import anyio.abc
+
+from cdm.model.manifest import Http, Tcp
+
+HOSTS = ("127.0.0.1", "::1")
+MAX_STATUS_LINE = 1024
+
+
+async def probe(check: Tcp | Http, port: int, timeout: float) -> str | None:
+    """Make a check once; returns None, or what is wrong."""
+    port = check.port or port
+    with anyio.move_on_after(timeout):
+        try:
+            stream = await _connect(port)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            return f"port {port}: {reason}"
+        async with stream:
+            return None if isinstance(check, Tcp) else await _get(stream, check.path, port)
+    return f"port {port}: no answer within {timeout:g} s"
+
+
+async def _connect(port: int) -> anyio.abc.SocketStream:
+    problem = OSError(f"nothing listens on port {port}")
+    for host in HOSTS:
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, (host, port))
+            if sock.getsockname()[:2] == sock.getpeername()[:2]:
+                # The kernel may connect a port among those it gives to clients with itself.
+                raise ConnectionRefusedError(None, "only we were there")  # noqa: TRY301  # as if refused
+            return await anyio.abc.SocketStream.from_socket(sock)
+        except OSError as error:
+            sock.close()
+            if host == HOSTS[0]:
+                problem = error
+        except BaseException:
+            sock.close()
+            raise
+    raise problem
+
+
+async def _get(stream: anyio.abc.SocketStream, path: str, port: int) -> str | None:
+    target = quote(path if path.startswith("/") else f"/{path}", safe="/?&=%+:@!$'()*,;~-._#[]")
+    request = f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: cdm\r\nConnection: close\r\n\r\n"
+    try:
+        await stream.send(request.encode())
+        answer = b""
+        while b"\r\n" not in answer and len(answer) < MAX_STATUS_LINE:
+            answer += await stream.receive()
+    except (anyio.BrokenResourceError, anyio.EndOfStream):
+        return f"GET {path} on port {port}: closed without an answer"
+    match answer.split(b"\r\n", 1)[0].split():
+        case [protocol, code, *_] if protocol.startswith(b"HTTP/1.") and code.isdigit():
+            return None if 200 <= int(code) < 400 else f"GET {path} on port {port}: status {code.decode()}"
+    return f"GET {path} on port {port}: the answer is not HTTP"

@@ -1,0 +1,405 @@
+"""The keeper: a small process beside the node, which starts, reads, stops and reaps the programs of its slices.
+
+It exists so that no program outlives its node. A program lives only while the keeper does (PR_SET_PDEATHSIG), and the
+keeper only while the node does: when the node's end of their socket closes, for whatever reason, it sends SIGKILL to
+all that it started and to all that descend from it, and ends. It is the parent of every program, and of every orphan
+that a program leaves (PR_SET_CHILD_SUBREAPER), so that nothing escapes from its sight and no zombie stays. It has one
+thread, so that forking is safe, and keeps output and its cost away from the node's event loop.
+
+What belongs to a run is what is in its cgroup; without one, what descends from its program or is in its session, and
+what has its mark in its environment. (A program that leaves its session, orphans itself and empties its environment is
+stopped with the last run.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+from cdm.runtimes import cgroup
+from cdm.runtimes.census import Process, Record, boot, census, descendants, look, mark, send
+from cdm.runtimes.cgroup import Cgroups
+from cdm.runtimes.launch import adopt_orphans, launch, problem_of, raise_open_files
+from cdm.runtimes.scribe import Scribe
+from cdm.runtimes.words import (
+    MARK,
+    MAX_PACKET,
+    Event,
+    Exited,
+    Gone,
+    Refused,
+    Said,
+    Spawn,
+    Started,
+    Stop,
+    decode_command,
+    encode,
+)
+
+CHUNK = 64 * 1024
+"""Bytes read from one pipe before the others have their turn."""
+DRAIN = 16
+"""Chunks that are read once a program has ended: what it left in its pipe is fewer."""
+BURST = 64
+"""Commands that are taken at once."""
+INSIST = 0.05
+"""Seconds between SIGKILLs to what is still there: something may have been forked meanwhile."""
+KILL_PATIENCE = 5.0
+"""Seconds after the first SIGKILL when a run is reported as not to be stopped."""
+RECORDS = "running"
+"""Folder of the records of what runs."""
+
+
+class Run:
+    """One run, as the keeper sees it."""
+
+    def __init__(self, spawn: Spawn, scribe: Scribe, group: Path | None) -> None:
+        self.name = spawn.run
+        self.scribe = scribe
+        self.group = group
+        self.pid = 0
+        self.reaped = False
+        """Whether the program itself was; until then its pid, and its group's and session's number, are its own."""
+        self.problem = -1
+        """The pipe that tells whether exec succeeded."""
+        self.streams: dict[int, str] = {}
+        """Pipes that are open, and what they are."""
+        self.said = False
+        self.stopping = False
+        self.signal: int | None = None
+        """A stop signal that is still to be sent."""
+        self.deadline = float("inf")
+        """When SIGKILL is due next."""
+        self.killed: float | None = None
+        """When SIGKILL was sent first."""
+
+
+class Keeper:
+    """The keeper's one loop.
+
+    Args:
+        node: the socket to the node.
+        folder: the runtime's own.
+        token: tells the marks of this runtime's runs from those of others.
+        cgroups: where runs are put; None: nowhere.
+    """
+
+    def __init__(self, node: socket.socket, folder: Path, token: str, cgroups: Cgroups | None) -> None:
+        self._node = node
+        self._records = folder / RECORDS
+        self._token = token
+        self._cgroups = cgroups
+        self._boot = boot()
+        self._files = raise_open_files()
+        self._runs: dict[str, Run] = {}
+        self._by_pid: dict[int, Run] = {}
+        """By the pid of its program, which is its session too."""
+        self._known: dict[tuple[int, int], str] = {}
+        """Whose processes were once found out to be, by pid and start time: some empty their environment later."""
+        self._selector = selectors.DefaultSelector()
+        self._changed = False
+        """Whether a child ended since it was last looked who lives."""
+        self._over = False
+
+    def run(self) -> None:
+        """Serve the node until it is gone, then end everything."""
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._watch(read, lambda: self._on_child(read))
+        self._watch(self._node.fileno(), self._on_node)
+        with contextlib.suppress(OSError):
+            self._watch(os.pidfd_open(os.getppid()), self._on_node_dead)
+        try:
+            while not self._over:
+                for key, _ in self._selector.select(self._wait()):
+                    if key.fd in self._selector.get_map():  # not closed by one before it
+                        key.data()
+                self._reap()
+                self._stop()
+        except (BrokenPipeError, ConnectionError):
+            pass
+        finally:
+            self._end()
+
+    def _watch(self, descriptor: int, call: Callable[[], object]) -> None:
+        self._selector.register(descriptor, selectors.EVENT_READ, call)
+
+    def _unwatch(self, descriptor: int) -> None:
+        self._selector.unregister(descriptor)
+        os.close(descriptor)
+
+    def _tell(self, event: Event) -> None:
+        self._node.sendall(encode(event))
+
+    def _wait(self) -> float | None:
+        due = min((run.deadline for run in self._runs.values() if run.stopping), default=float("inf"))
+        return None if due == float("inf") else max(due - time.monotonic(), 0)
+
+    # What the node says
+
+    def _on_node_dead(self) -> None:
+        self._over = True
+
+    def _on_node(self) -> None:
+        for _ in range(BURST):
+            try:
+                packet = self._node.recv(MAX_PACKET, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            if not packet:
+                self._over = True
+                return
+            match decode_command(packet):
+                case Spawn() as command:
+                    self._spawn(command)
+                case Stop(name, number, grace):
+                    self._begin_stop(name, number, grace)
+
+    def _spawn(self, spawn: Spawn) -> None:
+        pipes: list[int] = []
+        group: Path | None = None
+        try:
+            for _ in range(2):
+                pipes += os.pipe()
+            if self._cgroups is not None:
+                group = self._cgroups.add(spawn.run, spawn.limits)
+            run = Run(spawn, Scribe(Path(spawn.output), spawn.logs, spawn.line), group)
+            grouped = frozenset() if self._cgroups is None else self._cgroups.controllers
+            run.pid, run.problem = launch(spawn, pipes[1], pipes[3], self._files, group, grouped)
+        except OSError as error:  # no process, no file descriptor, no disk
+            for descriptor in pipes:
+                os.close(descriptor)
+            if group is not None:
+                cgroup.remove(group)
+            self._tell(Refused(spawn.run, str(error)))
+            return
+        self._runs[run.name] = self._by_pid[run.pid] = run
+        os.close(pipes[1])
+        os.close(pipes[3])
+        for descriptor, stream in ((pipes[0], "out"), (pipes[2], "err")):
+            os.set_blocking(descriptor, False)
+            run.streams[descriptor] = stream
+            self._watch(descriptor, partial(self._read, run, descriptor))
+        self._watch(run.problem, lambda: self._on_exec(run))
+        process = look(run.pid)
+        if process is not None:
+            self._known[run.pid, process.start] = run.name
+            # Without its record a program is known by its mark still: a full disk is no reason not to run it.
+            with contextlib.suppress(OSError):
+                Record(self._boot, run.pid, process.start).write(self._records / run.name)
+
+    def _on_exec(self, run: Run) -> None:
+        """The program runs, or could not be run."""
+        data = os.read(run.problem, 4096)
+        self._unwatch(run.problem)
+        run.problem = -1
+        if not data:
+            self._tell(Started(run.name, run.pid))
+            return
+        problem = problem_of(data)
+        self._tell(Refused(run.name, problem.text, problem.fatal))
+        # The child is ending by itself: once it is reaped, nothing is left.
+        run.stopping, run.deadline, run.signal = True, time.monotonic(), None
+
+    def _begin_stop(self, name: str, number: int, grace: float) -> None:
+        run = self._runs.get(name)
+        if run is None:
+            self._tell(Gone(name))
+            return
+        if not run.stopping:
+            run.stopping, run.signal = True, number
+        run.deadline = min(run.deadline, time.monotonic() + grace)
+        self._changed = True  # it may have ended by itself
+
+    # What the programs do
+
+    def _read(self, run: Run, descriptor: int) -> bool:
+        """Take a chunk of output; returns whether there may be more."""
+        try:
+            data = os.read(descriptor, CHUNK)
+        except BlockingIOError:
+            return False
+        stream = run.streams[descriptor]
+        if data:
+            run.scribe.feed(stream, data)
+        else:
+            run.scribe.end(stream)
+            del run.streams[descriptor]
+            self._unwatch(descriptor)
+        if run.scribe.said and not run.said:
+            run.said = True
+            self._tell(Said(run.name))
+        return bool(data)
+
+    def _drain(self, run: Run) -> None:
+        for descriptor in list(run.streams):
+            for _ in range(DRAIN):
+                if not self._read(run, descriptor):
+                    break
+
+    def _on_child(self, wakeup: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(wakeup, CHUNK)
+
+    def _reap(self) -> None:
+        """Take note of all children that ended: programs, and orphans that came to us."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            self._changed = True
+            run = self._by_pid.get(pid)
+            if run is None or run.reaped:
+                continue
+            run.reaped = True
+            if run.problem >= 0:
+                self._on_exec(run)
+            self._drain(run)
+            self._tell(Exited(run.name, os.waitstatus_to_exitcode(status), run.scribe.last))
+
+    # Stopping
+
+    def _stop(self) -> None:
+        """Signal what is to be signalled, and report what is gone. One look at the machine serves all."""
+        now = time.monotonic()
+        waiting = [run for run in self._runs.values() if run.stopping]
+        due = [run for run in waiting if run.signal is not None or run.deadline <= now]
+        # While the program itself lives there is no need to look who else does.
+        ended = [run for run in waiting if run.reaped and self._changed]
+        self._changed = False
+        if not due and not ended:
+            return
+        living = self._living()
+        for run in due:
+            if run.deadline <= now:
+                self._kill(run, living.get(run.name, []), now)
+            elif run.signal is not None:
+                self._signal(run, living.get(run.name, []), run.signal)
+            run.signal = None
+        for run in {run.name: run for run in (*ended, *due)}.values():
+            if run.reaped and not living.get(run.name):
+                self._finish(run)
+            elif run.killed is not None and now - run.killed > KILL_PATIENCE:
+                run.stopping, run.killed, run.deadline = False, None, float("inf")
+                left = tuple(process.pid for process in living.get(run.name, []))
+                self._tell(Gone(run.name, run.scribe.last, left or (run.pid,)))
+        if not self._runs:
+            self._kill_all()
+
+    def _living(self) -> dict[str, list[Process]]:
+        """Who lives, by run."""
+        processes = census()
+        mine = descendants(processes, os.getpid())
+        known: dict[tuple[int, int], str] = {}
+        found: dict[str, list[Process]] = {}
+        of: dict[int, str] = {}
+        for run in self._runs.values():
+            if run.group is not None:
+                of.update(dict.fromkeys(cgroup.members(run.group), run.name))
+        for process in mine:  # parents come before their children
+            name = self._whose(process, of)
+            if name is not None:
+                of[process.pid] = known[process.pid, process.start] = name
+                found.setdefault(name, []).append(process)
+        self._known = known
+        return found
+
+    def _whose(self, process: Process, of: dict[int, str]) -> str | None:
+        name = of.get(process.pid) or of.get(process.parent) or self._known.get((process.pid, process.start))
+        if name is None and process.session in self._by_pid:
+            name = self._by_pid[process.session].name
+        if name is None:
+            token, _, name = (mark(process.pid, MARK.encode()) or "").partition(".")
+            name = name if token == self._token else None
+        return name if name in self._runs else None
+
+    def _signal(self, run: Run, living: Iterable[Process], number: int) -> None:
+        if not run.reaped:  # else the number of its group may be another's
+            for each in (number, signal.SIGCONT):  # what is stopped would not hear it
+                with contextlib.suppress(OSError):
+                    os.killpg(run.pid, each)
+        for process in living:
+            if run.reaped or process.group != run.pid:
+                send(process, number)
+                send(process, signal.SIGCONT)
+
+    def _kill(self, run: Run, living: Iterable[Process], now: float) -> None:
+        if run.killed is None:
+            run.killed = now
+        run.deadline = now + INSIST
+        if run.group is not None:
+            cgroup.kill(run.group)
+        self._signal(run, living, signal.SIGKILL)
+
+    def _finish(self, run: Run) -> None:
+        """Nothing of the run lives any more."""
+        if run.problem >= 0:
+            self._on_exec(run)
+        self._drain(run)
+        for descriptor in list(run.streams):
+            self._unwatch(descriptor)
+        run.scribe.close()
+        if run.group is not None:
+            cgroup.remove(run.group)
+        with contextlib.suppress(OSError):
+            (self._records / run.name).unlink()
+        del self._runs[run.name]
+        if self._by_pid.get(run.pid) is run:
+            del self._by_pid[run.pid]
+        self._tell(Gone(run.name, run.scribe.last))
+
+    def _kill_all(self) -> list[Process]:
+        """SIGKILL to everything that descends from this process; returns what that was."""
+        if self._cgroups is not None:
+            cgroup.kill(self._cgroups.base)
+        there = descendants(census(), os.getpid())
+        for process in there:
+            send(process, signal.SIGKILL)
+        return there
+
+    def _end(self) -> None:
+        """The node is gone: end everything at once."""
+        limit = time.monotonic() + KILL_PATIENCE
+        while self._kill_all() and time.monotonic() < limit:
+            wait = time.monotonic() + INSIST
+            while time.monotonic() < wait:
+                try:
+                    if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                        time.sleep(0.002)
+                except ChildProcessError:
+                    break
+        for run in self._runs.values():
+            with contextlib.suppress(OSError):
+                run.scribe.close()
+                (self._records / run.name).unlink()
+        if self._cgroups is not None:
+            cgroup.remove(self._cgroups.base)
+
+
+def main(descriptor: int, folder: str, token: str, grouped: bool) -> None:
+    """Keep until the node is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Sent to all processes of a service or a terminal: the node hears it too, and stops us when it is done.
+        signal.signal(number, signal.SIG_IGN)
+    adopt_orphans()
+    node = socket.socket(fileno=descriptor)
+    node.set_inheritable(False)
+    Keeper(node, Path(folder), token, Cgroups.make(token) if grouped else None).run()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4] == "yes")

@@ -1,0 +1,390 @@
+"""The node's side of its keeper: commands go there, what happens comes back. See `cdm.runtimes.keeper`.
+
+A keeper that dies takes all programs with it; what it leaves is killed, every run is over, and a new one is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+
+import anyio
+
+from cdm import clock
+from cdm.errors import SliceFailed
+from cdm.log import Log
+from cdm.runtimes import cgroup
+from cdm.runtimes.census import Process, Record, census, relics, send
+from cdm.runtimes.cgroup import Cgroups
+from cdm.runtimes.keeper import KILL_PATIENCE, RECORDS
+from cdm.runtimes.words import (
+    MARK,
+    MAX_PACKET,
+    Command,
+    Event,
+    Exited,
+    Gone,
+    Refused,
+    Said,
+    Spawn,
+    Started,
+    Stop,
+    decode_event,
+    encode,
+)
+
+log = Log("cdm.process")
+
+SWEEP_INTERVAL = 0.02
+"""Seconds between two looks at what was killed and is no child of ours: nothing tells when it is gone."""
+SWEEP_PATIENCE = 10.0
+"""Seconds after which what is left is reported."""
+HUNG = KILL_PATIENCE + 5.0
+"""Seconds past the grace of a stop after which a keeper that does not answer is killed."""
+RETRY = 1.0
+"""Seconds until a keeper that cannot be started is tried again."""
+LOST = "the process that keeps this node's slices died"
+
+
+class Run:
+    """One run of a program, as the node knows it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.begun = clock.now()
+        self.pid: int | None = None
+        self.refused: Refused | None = None
+        self.status: int | None = None
+        self.lost = False
+        """Whether it ended because its keeper did."""
+        self.last: tuple[str, ...] = ()
+        """The last lines of its output, as of the last event."""
+        self.left: tuple[int, ...] = ()
+        """Processes that could not be stopped."""
+        self.started = asyncio.Event()
+        """The program runs, or never will."""
+        self.said = asyncio.Event()
+        """The awaited line was written."""
+        self.over = asyncio.Event()
+        """The program itself ended, or never was."""
+        self.gone = asyncio.Event()
+        """Nothing of it lives; or, where some are `left`, SIGKILL did not end them."""
+
+    def take(self, event: Event) -> None:
+        """Note what happened."""
+        match event:
+            case Started(_, pid):
+                self.pid = pid
+                self.started.set()
+            case Refused():
+                self.refused = event
+                self.started.set()
+                self.over.set()
+            case Said():
+                self.said.set()
+            case Exited(_, status, last):
+                if not self.over.is_set():
+                    self.status, self.last = status, last
+                self.over.set()
+            case Gone(_, last, left):
+                self.last, self.left = last or self.last, left
+                self.end()
+
+    def end(self) -> None:
+        """Nothing more will happen, unless something was left."""
+        self.started.set()
+        if not self.left:
+            self.over.set()
+        self.gone.set()
+
+
+class Keeping:
+    """The keeper of one runtime.
+
+    Args:
+        folder: the runtime's own.
+        token: what this runtime's runs are marked with.
+        grouped: whether to use cgroups where they are to be had.
+    """
+
+    def __init__(self, folder: Path, token: str, *, grouped: bool) -> None:
+        self._folder = folder
+        self._token = token
+        self._grouped = grouped
+        self._runs: dict[str, Run] = {}
+        self._count = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._outbox: deque[bytes] = deque()
+        self._ready = asyncio.Event()
+        self._reviving: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        """The keeper's pid; None: there is none now."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        """End what a predecessor left, and start the keeper. Raises `SliceFailed` where something cannot be ended."""
+        if left := await self._sweep():
+            raise SliceFailed(f"processes of an earlier run of this node cannot be ended: {_pids(left)}")
+        self._launch()
+
+    def spawn(self, spawn: Spawn) -> Run:
+        """Have a program started. Raises `SliceFailed` where that cannot even be asked for."""
+        if not self._ready.is_set():
+            raise SliceFailed(LOST)
+        run = Run(spawn.run)
+        try:
+            self._send(spawn)
+        except OSError as error:
+            raise SliceFailed(f"cannot be started: {error.strerror}", fatal=True) from None
+        self._runs[run.name] = run
+        return run
+
+    def name(self) -> str:
+        """A name for one more run."""
+        self._count += 1
+        return f"{os.getpid()}-{self._count}"
+
+    async def ready(self) -> None:
+        """Wait until there is a keeper."""
+        await self._ready.wait()
+
+    async def stop(self, run: Run, number: int, grace: float) -> None:
+        """Stop all of a run; returns when nothing of it lives.
+
+        Raises:
+            SliceFailed: something of it cannot be ended, not even by SIGKILL.
+        """
+        if run.gone.is_set() and not run.left:
+            return
+        run.gone.clear()
+        run.left = ()
+        if self._ready.is_set():
+            with contextlib.suppress(OSError):
+                self._send(Stop(run.name, number, grace))
+        with anyio.move_on_after(grace + HUNG) as scope:
+            await run.gone.wait()
+        if scope.cancelled_caught:
+            log.error("the keeper of processes does not answer: it is killed", pid=self.pid)
+            if self._process is not None:
+                self._process.kill()
+            await run.gone.wait()
+        if run.left:
+            raise SliceFailed(f"cannot be stopped: SIGKILL does not end {_pids(run.left)}")
+
+    async def close(self) -> None:
+        """End the keeper, and with it what may still run."""
+        self._closed = True
+        self._ready.clear()
+        if self._reviving is not None:
+            self._reviving.cancel()
+            await asyncio.gather(self._reviving, return_exceptions=True)
+        self._disconnect()
+        if self._process is not None:
+            await self._wait(KILL_PATIENCE + 5.0)
+        if left := await self._sweep():
+            log.error("processes cannot be ended", pids=_pids(left))
+        for run in list(self._runs.values()):
+            run.end()
+        self._runs.clear()
+
+    def _launch(self) -> None:
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        grouped = "yes" if self._grouped else "no"
+        command = [
+            *(sys.executable, "-P", "-m", "cdm.runtimes.keeper"),
+            *(str(there.fileno()), str(self._folder), self._token, grouped),
+        ]
+        # Programs cannot see the node's environment in their parent's: there are credentials in it.
+        environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), MARK: f"{self._token}.keeper"}
+        if "PATH" in os.environ:
+            environment["PATH"] = os.environ["PATH"]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                cwd="/",
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[there.fileno()],
+                start_new_session=True,
+            )
+        except BaseException:
+            here.close()
+            raise
+        finally:
+            there.close()
+        here.setblocking(False)
+        self._socket = here
+        asyncio.get_running_loop().add_reader(here, self._on_readable)
+        self._ready.set()
+
+    def _send(self, command: Command) -> None:
+        assert self._socket is not None
+        packet = encode(command)
+        if len(packet) > MAX_PACKET:
+            raise OSError(errno.E2BIG, "the manifest with its arguments expanded is too long")
+        if self._outbox or not self._sent(packet):
+            if not self._outbox:
+                asyncio.get_running_loop().add_writer(self._socket, self._on_writable)
+            self._outbox.append(packet)
+
+    def _sent(self, packet: bytes) -> bool:
+        assert self._socket is not None
+        try:
+            self._socket.send(packet)
+        except BlockingIOError:
+            return False
+        except (BrokenPipeError, ConnectionError):
+            pass  # the reader hears of it too, and every run is over then
+        return True
+
+    def _on_writable(self) -> None:
+        while self._outbox:
+            if not self._sent(self._outbox[0]):
+                return
+            self._outbox.popleft()
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_writer(self._socket)
+
+    def _on_readable(self) -> None:
+        for _ in range(64):  # others on the loop have their turn
+            if self._socket is None:
+                return
+            try:
+                packet = self._socket.recv(MAX_PACKET)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if not packet:
+                self._on_lost()
+                return
+            event = decode_event(packet)
+            run = self._runs.get(event.run)
+            if run is None:
+                continue
+            run.take(event)
+            if isinstance(event, Gone) and not event.left:
+                del self._runs[event.run]
+
+    def _disconnect(self) -> None:
+        if self._socket is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._socket)
+            loop.remove_writer(self._socket)
+            self._socket.close()
+            self._socket = None
+        self._outbox.clear()
+
+    def _on_lost(self) -> None:
+        self._disconnect()
+        self._ready.clear()
+        if not self._closed:
+            log.error("the keeper of processes died: all slices of this node are started again", pid=self.pid)
+            self._reviving = asyncio.get_running_loop().create_task(self._revive())
+
+    async def _revive(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            await self._wait(None)
+        while left := await self._sweep():
+            log.error("processes cannot be ended", pids=_pids(left))
+        lost, self._runs = self._runs, {}
+        for run in lost.values():
+            run.lost = not run.over.is_set()
+            run.end()
+        while True:
+            try:
+                self._launch()
+            except OSError as error:
+                log.error("the keeper of processes cannot be started", reason=str(error))
+                await anyio.sleep(RETRY)
+            else:
+                return
+
+    async def _wait(self, timeout: float | None) -> None:
+        """Wait for the keeper's end; one that does not end is killed."""
+        process = self._process
+        if process is None:
+            return
+        try:
+            handle = os.pidfd_open(process.pid)
+        except ProcessLookupError:  # pragma: no cover - reaped by somebody else
+            process.poll()
+            return
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(handle, ended.set)
+        try:
+            with anyio.move_on_after(timeout) as scope:
+                await ended.wait()
+            if scope.cancelled_caught:
+                process.kill()
+                await ended.wait()
+        finally:
+            loop.remove_reader(handle)
+            os.close(handle)
+        process.wait()
+        self._process = None
+
+    async def _sweep(self) -> list[Process]:
+        """SIGKILL to all that is marked or recorded as ours, until none is left; returns what is nevertheless."""
+        folder = self._folder / RECORDS
+        folder.mkdir(parents=True, exist_ok=True)
+        records = {path: Record.read(path) for path in folder.iterdir()}
+        known = [record for record in records.values() if record is not None]
+        groups = [group for group in Cgroups.candidates(self._token) if group.exists()]
+        limit = clock.now() + SWEEP_PATIENCE
+        found: dict[tuple[int, int], Process] = {}
+        while True:
+            for group in groups:
+                cgroup.kill(group)
+            processes = census()
+            # Of a session whose first process was ours, all were: they stay known when the first one is gone.
+            found = {(each.pid, each.start): each for each in processes.values() if (each.pid, each.start) in found}
+            # A zombie that was sent SIGKILL has no threads that live on: it only waits for its parent.
+            left = [each for each in found.values() if not _reap(each) and not each.zombie]
+            new = [
+                each
+                for each in relics(processes, self._token, MARK.encode(), known)
+                if (each.pid, each.start) not in found
+            ]
+            found.update(((each.pid, each.start), each) for each in new)
+            left += new
+            if (not left and not any(map(cgroup.populated, groups))) or clock.now() > limit:
+                break
+            for process in left:
+                send(process, signal.SIGKILL)
+            await anyio.sleep(SWEEP_INTERVAL)
+        for group in groups:
+            cgroup.remove(group)
+        if not left:
+            for path in records:
+                path.unlink(missing_ok=True)
+        return left
+
+
+def _reap(process: Process) -> bool:
+    """Reap a killed orphan that came to us: we may be the first process of a container. Returns whether it is gone."""
+    if process.parent != os.getpid():
+        return False
+    try:
+        return os.waitpid(process.pid, os.WNOHANG)[0] == process.pid
+    except ChildProcessError:
+        return True
+
+
+def _pids(processes: Iterable[Process | int]) -> str:
+    return "pid " + ", ".join(str(each if isinstance(each, int) else each.pid) for each in processes)

@@ -1,0 +1,158 @@
+"""From the keeper to a program: fork, set up, exec. The keeper has one thread, so that what is done between is safe."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import signal
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import msgspec
+
+from cdm.model.manifest import Limits
+from cdm.runtimes import cgroup
+from cdm.runtimes.words import Spawn
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+"""Loaded before any fork."""
+
+
+LASTING = frozenset(
+    {
+        *(errno.EPERM, errno.ENOENT, errno.E2BIG, errno.ENOEXEC, errno.EACCES),
+        *(errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
+    }
+)
+"""Errors of chdir and exec that stay when it is tried again."""
+
+
+class Problem(NamedTuple):
+    """Why a program could not be run; written by the child to its parent."""
+
+    text: str
+    fatal: bool
+    """Whether it will be the same when it is tried again."""
+
+
+class Launched(NamedTuple):
+    """A process that was forked, and is about to be the program."""
+
+    pid: int
+    problem: int
+    """A pipe: it ends when exec has succeeded, else a `Problem` comes out of it."""
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of all its descendants whose own parent ended: it learns of their end, and reaps."""
+    if _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def raise_open_files() -> tuple[int, int]:
+    """Allow this process as many files as it can have (three a run); returns the limits that were there before."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    return before
+
+
+def rlimits(limits: Limits, *, grouped: frozenset[str] = frozenset()) -> dict[int, int]:
+    """What limits mean for each process of a run.
+
+    Memory is RLIMIT_DATA: RLIMIT_AS would count address space that is only reserved. RLIMIT_NPROC counts all processes
+    of the user, whatever slice they belong to, so that it stands in only where there is no cgroup for it.
+
+    Args:
+        limits: the manifest's.
+        grouped: what the run's cgroup limits.
+    """
+    wanted = {
+        resource.RLIMIT_DATA: limits.memory,
+        resource.RLIMIT_CPU: limits.cpu_seconds,
+        resource.RLIMIT_NOFILE: limits.open_files,
+        resource.RLIMIT_NPROC: None if "pids" in grouped else limits.processes,
+        resource.RLIMIT_FSIZE: limits.file_size,
+    }
+    return {what: value for what, value in wanted.items() if value is not None}
+
+
+def launch(
+    spawn: Spawn, out: int, err: int, files: tuple[int, int], group: Path | None, grouped: frozenset[str]
+) -> Launched:
+    """Fork, and exec in the child.
+
+    Args:
+        spawn: what to run.
+        out, err: pipes for its standard output and standard error.
+        files: RLIMIT_NOFILE that it has unless its limits say otherwise.
+        group: its cgroup.
+        grouped: what the cgroup limits.
+    """
+    keeper = os.getpid()
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _become(spawn, out, err, files, group, grouped, write, keeper)
+    os.close(write)
+    return Launched(pid, read)
+
+
+def _become(
+    spawn: Spawn,
+    out: int,
+    err: int,
+    files: tuple[int, int],
+    group: Path | None,
+    grouped: frozenset[str],
+    problem: int,
+    keeper: int,
+) -> NoReturn:
+    step = "session"
+    try:
+        signal.set_wakeup_fd(-1)
+        os.setsid()
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != keeper:  # it died before it could be noticed
+            os._exit(127)
+        if group is not None:
+            step = "cgroup"
+            cgroup.enter(group)
+        step = spawn.directory
+        os.chdir(spawn.directory)
+        step = "output"
+        null = os.open(os.devnull, os.O_RDONLY)
+        for number, descriptor in enumerate((null, out, err)):
+            os.dup2(descriptor, number)
+        step = "limits"
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
+        for what, value in rlimits(spawn.limits, grouped=grouped).items():
+            hard = resource.getrlimit(what)[1]
+            most = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            # The CPU's soft limit is SIGXCPU, and the hard one, a second later, SIGKILL.
+            resource.setrlimit(what, (most, most + 1 if what == resource.RLIMIT_CPU and most != hard else most))
+        step = "signals"
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            if signal.getsignal(number) != signal.SIG_DFL:
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        step = spawn.program
+        os.execve(spawn.program, spawn.arguments, spawn.environment)  # noqa: S606  # no shell is wanted
+    except BaseException as error:  # noqa: BLE001  # whatever it is: this process must not go on as a second keeper
+        number = error.errno if isinstance(error, OSError) and error.errno else 0
+        reason = os.strerror(number) if number else f"{type(error).__name__}: {error}"
+        fatal = number in LASTING and step in (spawn.program, spawn.directory)
+        os.write(problem, msgspec.json.encode(Problem(f"{step}: {reason}", fatal)))
+    finally:
+        os._exit(127)
+
+
+def problem_of(data: bytes) -> Problem:
+    """Read what a child wrote."""
+    try:
+        return msgspec.json.decode(data, type=Problem)
+    except msgspec.DecodeError:
+        return Problem("ended before it could be run", fatal=False)

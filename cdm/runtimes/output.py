@@ -1,0 +1,133 @@
+"""Reads what slices wrote: see `cdm.runtimes.scribe` for how it is stored. Any process may read while one writes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+from collections import deque
+from collections.abc import AsyncIterator, Collection
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import anyio
+
+from cdm.model.keys import SliceKey, encode
+from cdm.runtimes.scribe import numbers, path_of
+
+CHUNK = 256 * 1024
+POLL = 0.1
+"""Seconds between two looks for more."""
+MAX_NAME = 200
+"""Longest name of a folder, in bytes; file systems allow 255."""
+
+
+class OutputLine(NamedTuple):
+    """One line that a slice wrote."""
+
+    time: datetime
+    """When it was read from the program, UTC."""
+    stream: str
+    """``out``, ``err``, or ``cdm``: a remark of ours."""
+    text: str
+
+
+def folder_name(key: SliceKey) -> str:
+    """A slice's name as one part of a path: its key, shortened where it is too long."""
+    name = encode(key).replace("/", "=2F")  # no part of an artifact can hold a slash of its own
+    if len(name) <= MAX_NAME:
+        return name
+    return f"{name[: MAX_NAME - 41]}={hashlib.sha256(name.encode()).hexdigest()[:40]}"
+
+
+def parse(line: bytes) -> OutputLine | None:
+    """Read a line of a file; None: it is torn."""
+    match line.split(b" ", 2):
+        case [time, stream, text]:
+            with contextlib.suppress(ValueError):
+                shown = text.removesuffix(b"\r").decode(errors="replace")
+                return OutputLine(datetime.fromisoformat(time.decode()), stream.decode(), shown)
+    return None
+
+
+async def tail(
+    folder: Path, *, lines: int | None = None, since: datetime | None = None, follow: bool = False
+) -> AsyncIterator[OutputLine]:
+    """A slice's output, oldest line first.
+
+    Files that are put aside meanwhile are read to their end; what is deleted before it could be read is missing.
+
+    Args:
+        folder: where the slice's output is.
+        lines: only the last so many of what is there now; None: all of it.
+        since: nothing that is older; a time with its zone.
+        follow: go on with what comes, for ever.
+    """
+    reader = _Reader(folder)
+    kept: deque[OutputLine] = deque(maxlen=lines)
+    while batch := await asyncio.to_thread(reader.read):
+        fresh = [line for line in batch if since is None or line.time >= since]
+        if lines is None:
+            for line in fresh:
+                yield line
+        else:
+            kept.extend(fresh)
+    for line in kept:
+        yield line
+    while follow:
+        batch = await asyncio.to_thread(reader.read)
+        for line in batch:
+            if since is None or line.time >= since:
+                yield line
+        if not batch:
+            await anyio.sleep(POLL)
+
+
+class _Reader:
+    """A place in a slice's output."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._number: int | None = None
+        self._offset = 0
+
+    def read(self) -> list[OutputLine]:
+        """The next lines; empty: there are none yet."""
+        while True:
+            following = [each for each in numbers(self._folder) if self._number is None or each > self._number]
+            if self._number is not None:
+                found = self._read()
+                if found:
+                    return found
+                if found is not None:  # nothing but torn lines
+                    continue
+            if not following:
+                return []
+            # Looked for before the end was reached: nothing is added to a file that has a successor.
+            self._number, self._offset = following[0], 0
+
+    def _read(self) -> list[OutputLine] | None:
+        """Lines of the present file; None: it is at its end."""
+        assert self._number is not None
+        try:
+            with path_of(self._folder, self._number).open("rb") as file:
+                file.seek(self._offset)
+                data = file.read(CHUNK)
+        except FileNotFoundError:
+            return None
+        end = data.rfind(b"\n") + 1
+        if not end:
+            return None
+        self._offset += end
+        return [line for each in data[: end - 1].split(b"\n") if (line := parse(each)) is not None]
+
+
+def prune(parent: Path, loaded: Collection[str], kept: int) -> None:
+    """Delete the output of slices that are loaded no more, but for those that wrote last."""
+    with contextlib.suppress(OSError):
+        folders = [(each.stat().st_mtime, each) for each in os.scandir(parent) if each.name not in loaded]
+        for _, each in sorted(folders, key=lambda pair: pair[0], reverse=True)[kept:]:
+            shutil.rmtree(each.path, ignore_errors=True)

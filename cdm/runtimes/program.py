@@ -1,0 +1,140 @@
+"""From a manifest to what is run: the program, its arguments, its environment, its port."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from cdm.errors import SliceFailed
+from cdm.model.manifest import Http, Manifest, Tcp
+from cdm.runtimes import Work
+
+INHERITED = ("PATH", "HOME", "LANG", "TMPDIR")
+"""What a slice has of the node's environment; the rest is the node's own, its credentials among it."""
+PYTHON = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+"""For .py and .pyz: lines are to be seen when they are written, and the artifact's folder is not to be written to."""
+PYTHON_SUFFIXES = (".py", ".pyz")
+TRIES = 100
+"""Free ports that are tried."""
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class Program(NamedTuple):
+    """What to run."""
+
+    path: str
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+    directory: str
+    port: int | None
+
+
+def prepare(work: Work, mark: dict[str, str], outside: Mapping[str, str], taken: Collection[int]) -> Program:
+    """Work out what to run.
+
+    Args:
+        work: of the slice.
+        mark: variables by which the slice's processes are known; nothing replaces them.
+        outside: the node's environment.
+        taken: ports that this node's slices have.
+
+    Raises:
+        SliceFailed: it cannot be run; fatal unless only a port is not free.
+    """
+    manifest = work.manifest
+    port = _port(manifest, taken)
+    environment = _environment(work, port, outside) | mark
+    path = _locate(work, environment.get("PATH"))
+    name = work.manifest.entry or path
+    if path.endswith(PYTHON_SUFFIXES):
+        environment = PYTHON | environment
+        arguments = [sys.executable, path]
+        path = sys.executable
+    else:
+        arguments = [name if "/" not in name else path]
+    arguments += [_expand(argument, environment) for argument in manifest.args]
+    directory = work.folder / manifest.directory
+    if not directory.is_dir():
+        raise SliceFailed(f"directory {manifest.directory!r} is not there", fatal=True)
+    return Program(path, tuple(arguments), environment, str(directory), port)
+
+
+def _environment(work: Work, port: int | None, outside: Mapping[str, str]) -> dict[str, str]:
+    key = work.key
+    environment = {name: outside[name] for name in INHERITED if name in outside}
+    environment.setdefault("PATH", os.defpath)
+    environment |= {
+        "CDM_NODE": str(key.node),
+        "CDM_ARTIFACT": str(key.artifact),
+        "CDM_ORDINAL": str(key.ordinal),
+        "CDM_SLICE": str(key).removeprefix("slices/"),
+    }
+    if port is not None:
+        environment["CDM_PORT"] = str(port)
+    return environment | work.manifest.env
+
+
+def _locate(work: Work, search: str | None) -> str:
+    entry = work.manifest.entry
+    if not entry:
+        files = [each for each in sorted(work.folder.iterdir()) if each.is_file()] if work.folder.is_dir() else []
+        if len(files) != 1:
+            raise SliceFailed(f"entry: is required where the artifact has {len(files)} files", fatal=True)
+        path = files[0]
+    else:
+        path = work.folder / entry
+        if "/" not in entry and not path.exists():
+            if found := shutil.which(entry, path=search):
+                return str(Path(found).absolute())
+            raise SliceFailed(f"entry {entry!r} is neither in the artifact nor on PATH", fatal=True)
+    shown = entry or path.name
+    if not path.is_file():
+        raise SliceFailed(f"entry {shown!r} is not there", fatal=True)
+    if not os.access(path, os.R_OK if path.name.endswith(PYTHON_SUFFIXES) else os.X_OK):
+        raise SliceFailed(f"entry {shown!r} is not executable", fatal=True)
+    return str(path)
+
+
+def _expand(argument: str, environment: Mapping[str, str]) -> str:
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in environment:
+            raise SliceFailed(f"args: {argument!r} names {name}, which the slice's environment has not", fatal=True)
+        return environment[name]
+
+    return _VARIABLE.sub(value, argument)
+
+
+def _port(manifest: Manifest, taken: Collection[int]) -> int | None:
+    wanted = manifest.port
+    if wanted == "auto":
+        for _ in range(TRIES):
+            port = _bound(0)
+            if port not in taken:
+                return port
+        raise SliceFailed("there is no free port")
+    checks = (manifest.readiness.check, manifest.liveness.check if manifest.liveness else None)
+    ports = {check.port for check in checks if isinstance(check, (Tcp, Http))} | {wanted}
+    for port in sorted(port for port in ports if port is not None):
+        # A check would take another program that listens there for ours.
+        if port in taken:
+            raise SliceFailed(f"port {port} is in use by another slice on this node")
+        _bound(port)
+    return wanted
+
+
+def _bound(port: int) -> int:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1 if port else 0)
+        try:
+            sock.bind(("", port))
+        except OSError as error:
+            raise SliceFailed(f"port {port}: {error.strerror}") from None
+        return int(sock.getsockname()[1])

@@ -1,0 +1,181 @@
+"""Writes what one slice's programs write, line by line, to files of bounded size.
+
+A line in a file is ``2026-11-24T00:45:12.123Z out text``: when it was read (UTC), which stream (``out``, ``err``, or
+``cdm``: a remark of ours), and what was written, byte for byte. Files are numbered; the newest has the highest number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from cdm.model.manifest import Logs
+
+MAX_LINE = 16 * 1024
+"""Longest line that is kept, in bytes; the rest of a longer one is dropped."""
+CUT = b" [cdm: cut]"
+LAST_LINES = 20
+"""How many lines are remembered for reasons."""
+LAST_LENGTH = 300
+"""How much of each, in bytes."""
+SUFFIX = ".log"
+
+
+class Cutter:
+    """Cuts a stream of bytes into lines."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._skipping = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their ends."""
+        *lines, rest = (self._rest + data).split(b"\n")
+        if self._skipping:
+            if not lines:
+                return []
+            del lines[0]
+            self._skipping = False
+        if len(rest) > MAX_LINE:
+            lines.append(rest)
+            rest, self._skipping = b"", True
+        self._rest = rest
+        if len(data) > MAX_LINE or self._skipping or (lines and len(lines[0]) > MAX_LINE):
+            return [line if len(line) <= MAX_LINE else line[:MAX_LINE] + CUT for line in lines]
+        return lines
+
+    def end(self) -> list[bytes]:
+        """What came after the last end of line."""
+        rest, self._rest, self._skipping = self._rest, b"", False
+        return [rest] if rest else []
+
+
+def numbers(folder: Path) -> list[int]:
+    """Numbers of the files of a slice's output, oldest first."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208  # names are all that is wanted
+    except OSError:
+        return []
+    return sorted(int(name[: -len(SUFFIX)]) for name in names if name.endswith(SUFFIX) and name[0].isdigit())
+
+
+def path_of(folder: Path, number: int) -> Path:
+    """The file with this number."""
+    return folder / f"{number:08}{SUFFIX}"
+
+
+class Scribe:
+    """The output of one run. Files of earlier runs are gone on with.
+
+    Where writing fails (a full disk), output is dropped and counted, and the program is not held up.
+
+    Args:
+        folder: where the slice's files are.
+        logs: how much is kept: a file may be one line longer than ``max_bytes``.
+        line: what to watch the standard output for.
+        now: seconds since the epoch.
+    """
+
+    def __init__(self, folder: Path, logs: Logs, line: str | None = None, now: Callable[[], float] = time.time) -> None:
+        self._folder = folder
+        self._logs = logs
+        self._line = None if line is None else line.encode()
+        self._now = now
+        self._cutters = {"out": Cutter(), "err": Cutter()}
+        self._number = 0
+        self._file = -1
+        self._size = 0
+        self._torn = False
+        self._dropped = 0
+        self._last: deque[bytes] = deque(maxlen=LAST_LINES)
+        self.said = False
+        """Whether the line was written."""
+
+    @property
+    def last(self) -> tuple[str, ...]:
+        """The last lines, of both streams."""
+        return tuple(line[:LAST_LENGTH].decode(errors="replace").rstrip() for line in self._last)
+
+    def feed(self, stream: str, data: bytes) -> None:
+        """Take what the program wrote."""
+        self._take(stream, self._cutters[stream].feed(data))
+
+    def end(self, stream: str) -> None:
+        """The program closed the stream."""
+        self._take(stream, self._cutters[stream].end())
+
+    def remark(self, text: str) -> None:
+        """Add a line of our own."""
+        self._store(self._render("cdm", [text.encode()]))
+
+    def close(self) -> None:
+        """Write what is left."""
+        for stream in self._cutters:
+            self.end(stream)
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _take(self, stream: str, lines: list[bytes]) -> None:
+        if not lines:
+            return
+        self._last.extend(lines[-LAST_LINES:])
+        if self._line is not None and stream == "out" and (self._line in lines or self._line + b"\r" in lines):
+            self._line, self.said = None, True
+        self._store(self._render(stream, lines))
+
+    def _render(self, stream: str, lines: list[bytes]) -> bytes:
+        now = self._now()
+        stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03}Z {stream} ".encode()
+        return stamp + (b"\n" + stamp).join(lines) + b"\n"
+
+    def _store(self, data: bytes) -> None:
+        try:
+            if self._dropped:
+                note = f"{self._dropped} bytes of output could not be written, and are lost"
+                self._write(self._render("cdm", [note.encode()]))
+                self._dropped = 0
+            self._write(data)
+        except OSError:
+            self._dropped += len(data)
+
+    def _write(self, data: bytes) -> None:
+        if self._file < 0:
+            self._open()
+        if self._torn:
+            data = b"\n" + data
+        while data:
+            room = self._logs.max_bytes - self._size
+            fits = len(data) if len(data) <= room else data.rfind(b"\n", 0, max(room, 0)) + 1
+            if not fits and self._size:
+                self._rotate()
+                continue
+            piece = data[: fits or data.find(b"\n") + 1]
+            written = os.write(self._file, piece)
+            self._size += written
+            self._torn = data[written - 1] != 0x0A
+            data = data[written:]
+
+    def _open(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._number = (numbers(self._folder) or [1])[-1]
+        self._file = os.open(path_of(self._folder, self._number), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o640)
+        self._size = os.fstat(self._file).st_size
+        # A writer that was killed may have left half a line.
+        self._torn = self._size > 0 and os.pread(self._file, 1, self._size - 1) != b"\n"
+
+    def _rotate(self) -> None:
+        following = os.open(
+            path_of(self._folder, self._number + 1), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o640
+        )
+        os.close(self._file)
+        self._file, self._size, self._torn = following, 0, False
+        self._number += 1
+        for number in numbers(self._folder):
+            if number <= self._number - self._logs.files:
+                with contextlib.suppress(OSError):
+                    path_of(self._folder, number).unlink()

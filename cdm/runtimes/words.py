@@ -1,0 +1,92 @@
+"""What the node and its keeper say to each other: one message a packet, as MessagePack.
+
+The node commands, the keeper tells what happened. A run is one start of one slice's program, with a name of its own.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from cdm.model.manifest import Limits, Logs
+
+MARK = "CDM_RUN"
+"""The environment variable by which processes of a slice are known, wherever they went: ``{token}.{run}``."""
+MAX_PACKET = 1 << 18
+"""Longest message, in bytes; the kernel's default for a socket buffer allows no more."""
+
+
+class Spawn(Struct, frozen=True, tag=True):
+    """Start a program; answered with `Started` or `Refused`."""
+
+    run: str
+    program: str
+    arguments: tuple[str, ...]
+    """The first one is the name by which it is called."""
+    environment: dict[str, str]
+    directory: str
+    output: str
+    """The folder that its output goes to."""
+    limits: Limits = Limits()
+    logs: Logs = Logs()
+    line: str | None = None
+    """The line on its standard output that is waited for."""
+
+
+class Stop(Struct, frozen=True, tag=True):
+    """Stop all processes of a run; answered with `Gone`. Stopping again can only shorten the grace."""
+
+    run: str
+    signal: int
+    grace: float
+    """Seconds from the signal to SIGKILL."""
+
+
+Command = Spawn | Stop
+
+
+class Started(Struct, frozen=True, tag=True):
+    """The program runs: exec has succeeded."""
+
+    run: str
+    pid: int
+
+
+class Refused(Struct, frozen=True, tag=True):
+    """The program could not be run. Nothing is left of the run."""
+
+    run: str
+    problem: str
+    fatal: bool = False
+    """Whether it will be the same when it is tried again."""
+
+
+class Said(Struct, frozen=True, tag=True):
+    """The line that is waited for was written."""
+
+    run: str
+
+
+class Exited(Struct, frozen=True, tag=True):
+    """The program itself ended; others of the run may live on."""
+
+    run: str
+    status: int
+    """Exit status, or minus the number of the signal that ended it."""
+    last: tuple[str, ...]
+    """The last lines that it wrote."""
+
+
+class Gone(Struct, frozen=True, tag=True):
+    """No process of the run lives any more, unless some are ``left`` that SIGKILL does not end."""
+
+    run: str
+    last: tuple[str, ...] = ()
+    left: tuple[int, ...] = ()
+
+
+Event = Started | Refused | Said | Exited | Gone
+
+encode = msgspec.msgpack.Encoder().encode
+decode_command = msgspec.msgpack.Decoder(Command).decode
+decode_event = msgspec.msgpack.Decoder(Event).decode
