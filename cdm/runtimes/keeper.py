@@ -219,6 +219,8 @@ class Keeper:
             return
         if not run.stopping:
             run.stopping, run.signal = True, number
+        if run.problem >= 0:  # it is not the program yet, and would ignore a stop signal as we do
+            grace = 0
         run.deadline = min(run.deadline, time.monotonic() + grace)
         self._changed = True  # it may have ended by itself
 

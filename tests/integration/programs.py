@@ -1,0 +1,176 @@
+"""What the tests of the process runtime play with: programs, the runtime, and an eye of their own on /proc."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import anyio
+
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.keys import SliceKey
+from cdm.model.manifest import Manifest
+from cdm.runtimes import Surroundings, Work
+from cdm.runtimes.process import ProcessRuntime
+
+NODE = NodeId("n1")
+
+PRELUDE = """
+import os, signal, socket, subprocess, sys, time
+from pathlib import Path
+def note(pid=None):
+    with open(os.environ["PIDS"], "a") as file:
+        file.write(f"{pid or os.getpid()}\\n")
+def fork(run, *, leave=False, scrub=False):
+    pid = os.fork()
+    if pid:
+        if leave:
+            os.waitpid(pid, 0)
+        return pid
+    try:
+        if leave:
+            os.setsid()
+            if os.fork():
+                os._exit(0)
+        if scrub:
+            os.execve(sys.executable, [sys.executable, "-c", run], {"PIDS": os.environ["PIDS"]})
+        exec(run, globals())
+    finally:
+        os._exit(0)
+SLEEP = "import os, time\\nwith open(os.environ['PIDS'], 'a') as f: f.write(f'{os.getpid()}\\\\n')\\ntime.sleep(600)"
+note()
+"""
+
+
+def key_of(name: str = "slice", ordinal: int = 0) -> SliceKey:
+    """A slice of this node."""
+    return SliceKey(NODE, Artifact("org.example", name, "1.0.0"), ordinal)
+
+
+class Crash(NamedTuple):
+    """What the agent was told."""
+
+    key: SliceKey
+    reason: str
+    fatal: bool
+
+
+class Stage:
+    """A runtime, and programs for it."""
+
+    def __init__(self, folder: Path, *, cgroups: bool = True) -> None:
+        self.folder = folder
+        self.crashes: list[Crash] = []
+        self.pids_file = folder / "pids"
+        self.pids_file.touch()
+        self.runtime = self.another(cgroups=cgroups)
+
+    def another(self, *, cgroups: bool = True) -> ProcessRuntime:
+        """One more runtime on the same folder, as after a new start of the node."""
+        return ProcessRuntime(
+            Surroundings(NODE, self.folder / "runtime", lambda *told: self.crashes.append(Crash(*told))),
+            cgroups=cgroups,
+        )
+
+    def work(self, program: str, manifest: Manifest | None = None, key: SliceKey | None = None) -> Work:
+        """Make an artifact of one Python script."""
+        key = key or key_of()
+        folder = self.folder / f"artifact-{key.artifact.name}-{key.ordinal}"
+        folder.mkdir(exist_ok=True)
+        (folder / "main.py").write_text(PRELUDE + textwrap.dedent(program))
+        return Work(key, folder, _with_pids(manifest or Manifest(), self.pids_file))
+
+    async def load(self, program: str, manifest: Manifest | None = None, key: SliceKey | None = None) -> SliceKey:
+        """Load a Python script."""
+        work = self.work(program, manifest, key)
+        await self.runtime.load(work)
+        return work.key
+
+    async def up(self, program: str, manifest: Manifest | None = None, key: SliceKey | None = None) -> SliceKey:
+        """Load a Python script, and start it."""
+        key = await self.load(program, manifest, key)
+        await self.runtime.activate(key)
+        return key
+
+    @property
+    def pids(self) -> list[int]:
+        """All pids that programs noted."""
+        return [int(line) for line in self.pids_file.read_text().split()]
+
+    @property
+    def living(self) -> list[int]:
+        """Those that live, zombies among them."""
+        return [pid for pid in self.pids if exists(pid)]
+
+    async def noted(self, count: int) -> list[int]:
+        """Wait until so many pids are noted."""
+        await until(lambda: len(self.pids) >= count)
+        return self.pids
+
+    async def text(self, key: SliceKey, stream: str = "out") -> list[str]:
+        """What a slice wrote."""
+        return [line.text async for line in self.runtime.output(key) if line.stream == stream]
+
+
+def _with_pids(manifest: Manifest, path: Path) -> Manifest:
+    import msgspec  # noqa: PLC0415
+
+    return msgspec.structs.replace(manifest, env={**manifest.env, "PIDS": str(path)})
+
+
+def exists(pid: int) -> bool:
+    """Whether there is a process, or a zombie, with this pid."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def children(pid: int) -> list[int]:
+    """Pids of a process's children, zombies included."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                fields = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == pid:
+                found.append(int(name))
+    return found
+
+
+async def until(holds: Callable[[], object], within: float = 20.0) -> None:
+    """Wait until something holds."""
+    with anyio.fail_after(within):
+        while not holds():
+            await anyio.sleep(0.01)
+
+
+@asynccontextmanager
+async def staged(folder: Path, *, cgroups: bool = True) -> AsyncIterator[Stage]:
+    """A started runtime; whatever happens, nothing is left of it."""
+    stage = Stage(folder, cgroups=cgroups)
+    await stage.runtime.start()
+    try:
+        yield stage
+    finally:
+        await stage.runtime.close()
+        left = stage.living
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        assert not left, f"lived on after close: {left}"
+        assert not [pid for pid in children(os.getpid()) if "keeper" in _command(pid)], "a keeper is left"
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+PYTHON = sys.executable

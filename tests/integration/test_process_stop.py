@@ -1,0 +1,422 @@
+"""Stop means stopped: nothing of a slice lives on, whatever it did, and whoever died."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from cdm.errors import SliceFailed
+from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
+from cdm.runtimes import census
+from cdm.runtimes.cgroup import Cgroups
+from cdm.runtimes.process import ORPHAN_BOUND
+from tests.integration.programs import NODE, Stage, children, exists, key_of, staged, until
+
+pytestmark = pytest.mark.anyio
+
+STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+SHORT = Manifest(stop_grace=0.5, readiness=Readiness(check=Line()))
+READY = "\nprint('READY=1')\ntime.sleep(600)"
+
+
+@pytest.fixture(params=[True, False], ids=["cgroups", "plain"])
+async def stage(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+    if request.param and Cgroups.make("probe") is None:
+        pytest.skip("no cgroup v2 that can be written to")
+    async with staged(tmp_path, cgroups=request.param) as stage:
+        yield stage
+
+
+async def test_it_is_asked_first(stage: Stage) -> None:
+    manifest = Manifest(stop_signal="SIGINT", stop_grace=20, readiness=Readiness(check=Line()))
+    key = await stage.up(
+        "def bye(*_):\n time.sleep(0.3); print('bye'); os._exit(0)\nsignal.signal(signal.SIGINT, bye)" + READY, manifest
+    )
+    began = time.monotonic()
+    await stage.runtime.deactivate(key)
+    assert 0.3 <= time.monotonic() - began < 5
+    assert await stage.text(key) == ["READY=1", "bye"]
+    assert stage.living == []
+    assert stage.crashes == []
+
+
+async def test_its_children_are_asked_and_have_their_grace_too(stage: Stage) -> None:
+    child = """
+note()
+def bye(*_):
+    time.sleep(0.5); print('child is done'); os._exit(0)
+signal.signal(signal.SIGTERM, bye)
+print('READY=1')
+while True: time.sleep(1)
+"""
+    key = await stage.up(f"fork({child!r})\ntime.sleep(600)", Manifest(readiness=Readiness(check=Line())))
+    await stage.runtime.deactivate(key)
+    assert await stage.text(key) == ["READY=1", "child is done"]
+    assert stage.living == []
+
+
+async def test_one_that_ignores_the_signal_is_killed_after_its_grace(stage: Stage) -> None:
+    key = await stage.up(STUBBORN + READY, SHORT)
+    began = time.monotonic()
+    await stage.runtime.deactivate(key)
+    assert 0.5 <= time.monotonic() - began < 2
+    assert stage.living == []
+
+
+async def test_one_that_was_halted_is_stopped(stage: Stage) -> None:
+    key = await stage.up(READY, SHORT)
+    os.kill(stage.pids[0], signal.SIGSTOP)
+    await stage.runtime.deactivate(key)
+    assert stage.living == []
+
+
+@pytest.mark.parametrize("leave", [False, True], ids=["in-the-group", "daemon"])
+@pytest.mark.parametrize("program", ["stays", "ended"])
+async def test_children_that_ignore_the_signal(stage: Stage, leave: bool, program: str) -> None:
+    end = READY if program == "stays" else "\nprint('READY=1')\nsys.exit(0)"
+    child = STUBBORN + "import subprocess\nsubprocess.Popen([sys.executable, '-c', SLEEP])\n" + "exec(SLEEP)"
+    manifest = Manifest(stop_grace=0.5, readiness=Readiness(check=Line()), restart=Restart(policy=RestartPolicy.NEVER))
+    key = await stage.load(f"fork({child!r}, leave={leave})\nwait = time.sleep(1)" + end, manifest)
+    if program == "stays":
+        await stage.runtime.activate(key)
+        assert len(await stage.noted(3)) == 3
+        await stage.runtime.deactivate(key)
+    else:
+        with anyio.fail_after(20):
+            try:
+                await stage.runtime.activate(key)
+            except SliceFailed:  # seen to be over at once
+                pass
+            else:
+                await until(lambda: stage.crashes)
+    assert len(stage.pids) == 3
+    assert stage.living == []
+
+
+async def test_a_daemon_without_its_environment(stage: Stage) -> None:
+    key = await stage.up("fork(SLEEP, leave=True, scrub=True)\ntime.sleep(0.5)" + READY, SHORT)
+    other = await stage.up(READY, SHORT, key_of("other"))
+    await stage.noted(3)
+    await stage.runtime.deactivate(key)
+    await stage.runtime.deactivate(other)
+    await until(lambda: not stage.living, within=2)  # without cgroups: with the last slice
+
+
+async def test_a_scrubbed_child_in_the_session(stage: Stage) -> None:
+    key = await stage.up("fork(SLEEP, scrub=True)\ntime.sleep(0.5)" + READY, SHORT)
+    await stage.noted(2)
+    await stage.up(READY, SHORT, key_of("other"))
+    await stage.runtime.deactivate(key)
+    assert stage.living == stage.pids[2:]
+
+
+async def test_one_that_forks_as_fast_as_it_can(stage: Stage) -> None:
+    key = await stage.up(
+        STUBBORN
+        + "print('READY=1')\nfor _ in range(400):\n if os.fork() == 0:\n  note(); os.setsid(); time.sleep(600)\n time.sleep(0.001)",
+        SHORT,
+    )
+    await stage.runtime.deactivate(key)
+    assert stage.living == []
+    pids = len(stage.pids)
+    await anyio.sleep(0.2)
+    assert len(stage.pids) == pids
+
+
+async def test_no_zombies_while_it_runs(stage: Stage) -> None:
+    await stage.up("for _ in range(20): fork('pass', leave=True)" + READY, SHORT)
+    keeper = stage.runtime.keeper
+    assert keeper is not None
+    await until(lambda: len(children(keeper)) == 1)
+
+
+async def test_others_are_left_alone(stage: Stage) -> None:
+    stranger = subprocess.Popen(["sleep", "600"])
+    try:
+        key = await stage.up(READY, SHORT)
+        other = await stage.up(READY, SHORT, key_of("other"))
+        await stage.runtime.unload(key)
+        assert stage.living == [stage.pids[1]]
+        await stage.runtime.unload(other)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+async def test_stopping_is_not_lost_when_it_is_cancelled(stage: Stage) -> None:
+    key = await stage.up(STUBBORN + READY, SHORT)
+    with anyio.move_on_after(0.05):
+        await stage.runtime.deactivate(key)
+    assert stage.living
+    await stage.runtime.deactivate(key)
+    assert stage.living == []
+    await stage.runtime.activate(key)
+
+
+async def test_started_again_right_after_a_cancelled_stop(stage: Stage) -> None:
+    key = await stage.up(STUBBORN + READY, SHORT)
+    with anyio.move_on_after(0.05):
+        await stage.runtime.deactivate(key)
+    await stage.runtime.activate(key)
+    assert len(stage.living) == 1
+
+
+async def test_close_stops_all_of_them_at_once(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        for number in range(5):
+            await stage.up(STUBBORN + READY, SHORT, key_of(ordinal=number))
+        began = time.monotonic()
+        await stage.runtime.close()
+        assert time.monotonic() - began < 2
+        assert stage.living == []
+        assert not any(stage.runtime.slices.values())
+
+
+class TestKeeper:
+    async def test_slices_are_started_again_when_it_dies(self, stage: Stage) -> None:
+        manifest = Manifest(restart=Restart(attempts=1, backoff=5), readiness=Readiness(check=Line()))
+        child = "fork(SLEEP, leave=True)"
+        key = await stage.up(child + READY, manifest)
+        await stage.noted(2)
+        for _ in range(2):  # more often than the slice itself might fail
+            before, pids = stage.runtime.keeper, stage.pids
+            assert before is not None
+            os.kill(before, signal.SIGKILL)
+            await stage.noted(len(pids) + 2)
+            assert not [pid for pid in pids if exists(pid)]
+            assert stage.runtime.keeper not in (before, None)
+        assert stage.runtime.slices == {key: True}
+        assert stage.crashes == []
+
+    async def test_while_a_slice_starts(self, stage: Stage) -> None:
+        key = await stage.load("time.sleep(600)", Manifest(readiness=Readiness(check=Line())))
+        async with anyio.create_task_group() as tasks:
+
+            async def kill() -> None:
+                await stage.noted(1)
+                assert stage.runtime.keeper is not None
+                os.kill(stage.runtime.keeper, signal.SIGKILL)
+
+            tasks.start_soon(kill)
+            with pytest.raises(SliceFailed, match="keeps this node's slices died") as caught:
+                await stage.runtime.activate(key)
+            assert not caught.value.fatal
+        assert stage.living == []
+
+    async def test_one_that_hangs_is_replaced(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("cdm.runtimes.keeping.HUNG", 0.5)
+        key = await stage.up(READY, SHORT)
+        assert stage.runtime.keeper is not None
+        os.kill(stage.runtime.keeper, signal.SIGSTOP)
+        await stage.runtime.deactivate(key)
+        assert stage.living == []
+        await stage.runtime.activate(key)
+
+    async def test_it_ignores_the_signals_of_a_service_manager(self, stage: Stage) -> None:
+        await stage.up(READY, SHORT)
+        keeper = stage.runtime.keeper
+        assert keeper is not None
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(keeper, number)
+        await anyio.sleep(0.3)
+        assert stage.runtime.keeper == keeper
+        assert len(stage.living) == 1
+
+
+NODE_PROGRAM = """
+import signal, sys, threading
+from pathlib import Path
+import anyio
+from cdm.model.manifest import Manifest, Readiness, Line
+from tests.integration.programs import Stage, key_of
+
+async def main(folder, grouped, program):
+    stage = Stage(Path(folder), cgroups=grouped)
+    await stage.runtime.start()
+    manifest = Manifest(stop_grace=0.5, readiness=Readiness(check=Line()))
+    await stage.up(program, manifest)
+    await stage.up(program, manifest, key_of("other"))
+    print("up", stage.runtime.keeper, flush=True)
+    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+        async for _ in signals:
+            break
+    await stage.runtime.close()
+anyio.run(main, sys.argv[1], sys.argv[2] == "yes", sys.argv[3])
+"""
+
+FAMILY = STUBBORN + "fork(SLEEP)\nfork(SLEEP, leave=True)\nwait = time.sleep(0.5)" + READY
+
+
+@pytest.mark.parametrize("grouped", ["yes", "no"])
+class TestNode:
+    def node(self, folder: Path, grouped: str, program: str = FAMILY) -> tuple[subprocess.Popen[str], int]:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), *sys.path]))}
+        node = subprocess.Popen(
+            [sys.executable, "-c", NODE_PROGRAM, str(folder), grouped, program],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        assert node.stdout is not None
+        with node.stdout:
+            line = node.stdout.readline().split()
+        assert line[0] == "up"
+        return node, int(line[1])
+
+    async def test_nothing_survives_its_sigterm(self, tmp_path: Path, grouped: str) -> None:
+        node, keeper = self.node(tmp_path, grouped)
+        pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
+        assert len(pids) == 6
+        node.terminate()
+        await anyio.to_thread.run_sync(node.wait, 20)
+        assert not [pid for pid in (*pids, keeper) if exists(pid)]
+
+    async def test_nothing_survives_its_sigkill(self, tmp_path: Path, grouped: str) -> None:
+        node, keeper = self.node(tmp_path, grouped)
+        pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
+        assert len(pids) == 6
+        began = time.monotonic()
+        node.kill()
+        node.wait()
+        await until(lambda: not [pid for pid in (*pids, keeper) if exists(pid)], within=ORPHAN_BOUND)
+        print("nothing left after", time.monotonic() - began)
+
+    async def test_what_survives_both_is_ended_before_anything_starts(self, tmp_path: Path, grouped: str) -> None:
+        node, keeper = self.node(tmp_path, grouped)
+        pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
+        os.kill(keeper, signal.SIGSTOP)  # it can do nothing any more
+        node.kill()
+        node.wait()
+        os.kill(keeper, signal.SIGKILL)
+        await until(lambda: not exists(keeper))
+        assert len([pid for pid in pids if exists(pid)]) >= 4  # the children, which no PDEATHSIG ends
+        async with staged(tmp_path, cgroups=grouped == "yes"):
+            assert not [pid for pid in pids if exists(pid)]
+
+    async def test_one_that_is_still_there_keeps_its_folder(self, tmp_path: Path, grouped: str) -> None:
+        node, _ = self.node(tmp_path, grouped)
+        try:
+            pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
+            with pytest.raises(SliceFailed, match="used by another process"):
+                await Stage(tmp_path).runtime.start()
+            assert all(map(exists, pids))
+        finally:
+            node.terminate()
+            node.wait()
+
+
+class TestPredecessor:
+    async def test_a_reused_pid_is_left_alone(self, tmp_path: Path) -> None:
+        """Records of a dead slice whose pid, and session, are another's by now; and of another start of the machine."""
+        stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        try:
+            now = census.look(stranger.pid)
+            assert now is not None
+            folder = tmp_path / "runtime" / "running"
+            folder.mkdir(parents=True)
+            census.Record(census.boot(), stranger.pid, now.start - 1).write(folder / "a")
+            census.Record("another-boot", stranger.pid, now.start).write(folder / "b")
+            (folder / "c").write_text("nonsense")
+            async with staged(tmp_path):
+                assert stranger.poll() is None
+                assert list(folder.iterdir()) == []
+        finally:
+            stranger.kill()
+            stranger.wait()
+
+    async def test_a_recorded_process_is_ended_with_its_session(self, tmp_path: Path) -> None:
+        ours = subprocess.Popen(
+            ["sh", "-c", "sleep 600 & echo $!; wait"], stdout=subprocess.PIPE, start_new_session=True
+        )
+        assert ours.stdout is not None
+        with ours.stdout:
+            child = int(ours.stdout.readline())
+        now = census.look(ours.pid)
+        assert now is not None
+        folder = tmp_path / "runtime" / "running"
+        folder.mkdir(parents=True)
+        census.Record(census.boot(), ours.pid, now.start).write(folder / "a")
+        try:
+            async with staged(tmp_path):
+                assert not exists(ours.pid)
+                assert not census.look(child) or census.look(child).zombie  # type: ignore[union-attr]
+        finally:
+            ours.poll()
+
+    async def test_no_signal_for_one_that_has_the_pid_by_now(self) -> None:
+        stranger = subprocess.Popen(["sleep", "600"])
+        try:
+            now = census.look(stranger.pid)
+            assert now is not None
+            assert not census.send(now._replace(start=now.start - 1), signal.SIGKILL)
+            assert stranger.poll() is None
+            assert census.send(now, signal.SIGKILL)
+        finally:
+            stranger.wait()
+        assert not census.send(now, signal.SIGKILL)
+
+
+def memory() -> int:
+    """Resident memory of this process, in kB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
+
+
+async def test_200_slices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rounds = []
+    async with staged(tmp_path) as stage:
+        for number in range(200):
+            await stage.load("print('READY=1', flush=True)\ntime.sleep(600)", SHORT, key_of(ordinal=number))
+        keeper = stage.runtime.keeper
+        assert keeper is not None
+        for _ in range(3):
+            stage.pids_file.write_text("")
+            began = time.monotonic()
+            async with anyio.create_task_group() as tasks:
+                for number in range(200):
+                    tasks.start_soon(stage.runtime.activate, key_of(ordinal=number))
+            up = time.monotonic()
+            assert len(stage.living) == 200
+            async with anyio.create_task_group() as tasks:
+                for number in range(200):
+                    tasks.start_soon(stage.runtime.deactivate, key_of(ordinal=number))
+            down = time.monotonic()
+            assert stage.living == []
+            assert children(keeper) == []
+            gc.collect()
+            descriptors = [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), keeper)]
+            statm = int(Path(f"/proc/{keeper}/statm").read_text().split()[1]) * resource.getpagesize() // 1024
+            rounds.append((descriptors, memory(), statm, up - began, down - up))
+    with capsys.disabled():
+        for descriptors, node, kept, up, down in rounds:
+            print(
+                f"\n200 slices: up {up:.2f} s, down {down:.2f} s, fds {descriptors}, node {node} kB, keeper {kept} kB",
+                end="",
+            )
+    assert rounds[0][0] == rounds[1][0] == rounds[2][0], "descriptors leak"
+    assert rounds[2][1] - rounds[1][1] < 2_000, "the node's memory grows"
+    assert rounds[2][2] - rounds[1][2] < 2_000, "the keeper's memory grows"
+
+
+async def test_before_start_and_after_close(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    key = await stage.load("time.sleep(600)")
+    with pytest.raises(SliceFailed, match="not started"):
+        await stage.runtime.activate(key)
+    await stage.runtime.close()
+    await stage.runtime.start()
+    await stage.runtime.activate(key)
+    await stage.runtime.close()
+    await stage.runtime.close()
+    assert stage.living == []
+    assert NODE == key.node
