@@ -49,8 +49,6 @@ ORPHAN_BOUND = 2.0
 """Seconds after the node's death, however it died, when nothing of its slices lives any more."""
 KEPT = 20
 """How many unloaded slices' output is kept."""
-REASON_LINES = 5
-"""Last lines of output in a reason."""
 PROBE_TIMEOUT = 5.0
 """Seconds that one check for readiness may take."""
 
@@ -430,7 +428,7 @@ def _ending_of(run: Run) -> str:
 
 
 def _reason(problem: str, last: tuple[str, ...]) -> str:
-    lines = [line for line in last if line.strip()][-REASON_LINES:]
+    lines = [line for line in last if line]
     return f"{problem}; last output: {' | '.join(lines)}" if lines else problem
 
 

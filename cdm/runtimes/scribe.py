@@ -18,8 +18,8 @@ from cdm.model.manifest import Logs
 MAX_LINE = 16 * 1024
 """Longest line that is kept, in bytes; the rest of a longer one is dropped."""
 CUT = b" [cdm: cut]"
-LAST_LINES = 20
-"""How many lines are remembered for reasons."""
+LAST_LINES = 5
+"""How many lines of each stream are remembered for reasons: much of the one must not hide the other's complaint."""
 LAST_LENGTH = 300
 """How much of each, in bytes."""
 SUFFIX = ".log"
@@ -91,14 +91,15 @@ class Scribe:
         self._size = 0
         self._torn = False
         self._dropped = 0
-        self._last: deque[bytes] = deque(maxlen=LAST_LINES)
+        self._last: dict[str, deque[bytes]] = {stream: deque(maxlen=LAST_LINES) for stream in self._cutters}
         self.said = False
         """Whether the line was written."""
 
     @property
     def last(self) -> tuple[str, ...]:
-        """The last lines, of both streams."""
-        return tuple(line[:LAST_LENGTH].decode(errors="replace").rstrip() for line in self._last)
+        """The last lines of standard output, and then those of standard error."""
+        lines = (line for stream in self._last.values() for line in stream)
+        return tuple(line[:LAST_LENGTH].decode(errors="replace").rstrip() for line in lines)
 
     def feed(self, stream: str, data: bytes) -> None:
         """Take what the program wrote."""
@@ -123,7 +124,7 @@ class Scribe:
     def _take(self, stream: str, lines: list[bytes]) -> None:
         if not lines:
             return
-        self._last.extend(lines[-LAST_LINES:])
+        self._last[stream].extend(lines[-LAST_LINES:])
         if self._line is not None and stream == "out" and (self._line in lines or self._line + b"\r" in lines):
             self._line, self.said = None, True
         self._store(self._render(stream, lines))

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
-import sys
+import subprocess
 import textwrap
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import anyio
+import msgspec
 
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
 from cdm.runtimes import Surroundings, Work
 from cdm.runtimes.process import ProcessRuntime
+from tests.server import eventually
 
 NODE = NodeId("n1")
 
@@ -119,35 +121,64 @@ class Stage:
 
 
 def _with_pids(manifest: Manifest, path: Path) -> Manifest:
-    import msgspec  # noqa: PLC0415
-
     return msgspec.structs.replace(manifest, env={**manifest.env, "PIDS": str(path)})
 
 
 def exists(pid: int) -> bool:
-    """Whether there is a process, or a zombie, with this pid."""
-    return Path(f"/proc/{pid}").exists()
+    """Whether there is a process with this pid, or a zombie, unless that is left to the machine's first process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] != "Z" or fields[1] != "1"
+
+
+def all_pids() -> list[str]:
+    """Of all processes."""
+    return [each.name for each in Path("/proc").iterdir() if each.name.isdigit()]
+
+
+def read(path: str) -> bytes:
+    """What is in a file of /proc."""
+    return Path(path).read_bytes()
+
+
+def resident(pid: int) -> int:
+    """Resident memory of a process, in kB."""
+    return int(read(f"/proc/{pid}/statm").split()[1]) * resource.getpagesize() // 1024
+
+
+def descriptors(pid: int) -> int:
+    """How many a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+@contextmanager
+def stranger(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is none of ours, in a session of its own."""
+    with subprocess.Popen(command or ("sleep", "600"), stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def children(pid: int) -> list[int]:
     """Pids of a process's children, zombies included."""
     found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                fields = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[1]) == pid:
-                found.append(int(name))
+    for name in all_pids():
+        try:
+            fields = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(name))
     return found
 
 
 async def until(holds: Callable[[], object], within: float = 20.0) -> None:
     """Wait until something holds."""
-    with anyio.fail_after(within):
-        while not holds():
-            await anyio.sleep(0.01)
+    await eventually(holds, within)
 
 
 @asynccontextmanager
@@ -171,6 +202,3 @@ def _command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return ""
-
-
-PYTHON = sys.executable

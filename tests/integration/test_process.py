@@ -27,7 +27,7 @@ from cdm.model.manifest import (
     Up,
 )
 from cdm.runtimes import Runtime, Work
-from tests.integration.programs import Stage, exists, key_of, staged, until
+from tests.integration.programs import Stage, exists, key_of, read, staged, until
 
 pytestmark = pytest.mark.anyio
 
@@ -134,7 +134,7 @@ class TestPrograms:
     ) -> None:
         monkeypatch.setenv("NATS_PASSWORD", "secret")
         async with staged(tmp_path) as stage:
-            assert b"secret" not in Path(f"/proc/{stage.runtime.keeper}/environ").read_bytes()
+            assert b"secret" not in read(f"/proc/{stage.runtime.keeper}/environ")
 
     async def test_an_executable_and_one_from_the_path(self, stage: Stage, tmp_path: Path) -> None:
         folder = tmp_path / "a"
@@ -347,7 +347,7 @@ class TestLiveness:
         )
         key = await stage.up(program, manifest)
         (first,) = stage.pids
-        hung.touch()
+        hung.touch()  # noqa: ASYNC240
         (_, second) = await stage.noted(2)
         assert not exists(first)
         assert exists(second)
@@ -419,10 +419,14 @@ class TestRestart:
         assert stage.runtime.slices == {key: False}
 
     async def test_what_a_crashed_program_leaves_is_ended_before_it_is_started_again(self, stage: Stage) -> None:
-        await stage.up(
-            "fork(SLEEP)\nif len(Path(os.environ['PIDS']).read_text().split()) < 3: time.sleep(0.3); os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(600)",
-            Manifest(restart=Restart(backoff=0.05)),
-        )
+        program = """
+            fork(SLEEP)
+            if len(Path(os.environ["PIDS"]).read_text().split()) < 3:
+                time.sleep(0.3)
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(600)
+            """
+        await stage.up(program, Manifest(restart=Restart(backoff=0.05)))
         await stage.noted(4)
         assert len(stage.living) == 2
         assert stage.living == stage.pids[2:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -20,7 +19,18 @@ from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
 from cdm.runtimes import census
 from cdm.runtimes.cgroup import Cgroups
 from cdm.runtimes.process import ORPHAN_BOUND
-from tests.integration.programs import NODE, Stage, children, exists, key_of, staged, until
+from tests.integration.programs import (
+    NODE,
+    Stage,
+    children,
+    descriptors,
+    exists,
+    key_of,
+    resident,
+    staged,
+    stranger,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -122,8 +132,8 @@ async def test_a_scrubbed_child_in_the_session(stage: Stage) -> None:
 
 async def test_one_that_forks_as_fast_as_it_can(stage: Stage) -> None:
     key = await stage.up(
-        STUBBORN
-        + "print('READY=1')\nfor _ in range(400):\n if os.fork() == 0:\n  note(); os.setsid(); time.sleep(600)\n time.sleep(0.001)",
+        STUBBORN + "print('READY=1')\n"
+        "for _ in range(400):\n if os.fork() == 0:\n  note(); os.setsid(); time.sleep(600)\n time.sleep(0.001)",
         SHORT,
     )
     await stage.runtime.deactivate(key)
@@ -141,17 +151,13 @@ async def test_no_zombies_while_it_runs(stage: Stage) -> None:
 
 
 async def test_others_are_left_alone(stage: Stage) -> None:
-    stranger = subprocess.Popen(["sleep", "600"])
-    try:
+    with stranger() as someone:
         key = await stage.up(READY, SHORT)
         other = await stage.up(READY, SHORT, key_of("other"))
         await stage.runtime.unload(key)
         assert stage.living == [stage.pids[1]]
         await stage.runtime.unload(other)
-        assert stranger.poll() is None
-    finally:
-        stranger.kill()
-        stranger.wait()
+        assert someone.poll() is None
 
 
 async def test_stopping_is_not_lost_when_it_is_cancelled(stage: Stage) -> None:
@@ -247,8 +253,8 @@ async def main(folder, grouped, program):
     manifest = Manifest(stop_grace=0.5, readiness=Readiness(check=Line()))
     await stage.up(program, manifest)
     await stage.up(program, manifest, key_of("other"))
-    print("up", stage.runtime.keeper, flush=True)
     with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+        print("up", stage.runtime.keeper, flush=True)
         async for _ in signals:
             break
     await stage.runtime.close()
@@ -279,7 +285,7 @@ class TestNode:
         pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
         assert len(pids) == 6
         node.terminate()
-        await anyio.to_thread.run_sync(node.wait, 20)
+        assert await anyio.to_thread.run_sync(node.wait, 20) == 0
         assert not [pid for pid in (*pids, keeper) if exists(pid)]
 
     async def test_nothing_survives_its_sigkill(self, tmp_path: Path, grouped: str) -> None:
@@ -319,57 +325,40 @@ class TestNode:
 class TestPredecessor:
     async def test_a_reused_pid_is_left_alone(self, tmp_path: Path) -> None:
         """Records of a dead slice whose pid, and session, are another's by now; and of another start of the machine."""
-        stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
-        try:
-            now = census.look(stranger.pid)
-            assert now is not None
-            folder = tmp_path / "runtime" / "running"
-            folder.mkdir(parents=True)
-            census.Record(census.boot(), stranger.pid, now.start - 1).write(folder / "a")
-            census.Record("another-boot", stranger.pid, now.start).write(folder / "b")
-            (folder / "c").write_text("nonsense")
-            async with staged(tmp_path):
-                assert stranger.poll() is None
-                assert list(folder.iterdir()) == []
-        finally:
-            stranger.kill()
-            stranger.wait()
-
-    async def test_a_recorded_process_is_ended_with_its_session(self, tmp_path: Path) -> None:
-        ours = subprocess.Popen(
-            ["sh", "-c", "sleep 600 & echo $!; wait"], stdout=subprocess.PIPE, start_new_session=True
-        )
-        assert ours.stdout is not None
-        with ours.stdout:
-            child = int(ours.stdout.readline())
-        now = census.look(ours.pid)
-        assert now is not None
         folder = tmp_path / "runtime" / "running"
         folder.mkdir(parents=True)
-        census.Record(census.boot(), ours.pid, now.start).write(folder / "a")
-        try:
+        with stranger() as someone:
+            now = census.look(someone.pid)
+            assert now is not None
+            census.Record(census.boot(), someone.pid, now.start - 1).write(folder / "a")
+            census.Record("another-boot", someone.pid, now.start).write(folder / "b")
+            (folder / "c").write_text("nonsense")
+            async with staged(tmp_path):
+                assert someone.poll() is None
+                assert list(folder.iterdir()) == []
+
+    async def test_a_recorded_process_is_ended_with_its_session(self, tmp_path: Path) -> None:
+        folder = tmp_path / "runtime" / "running"
+        folder.mkdir(parents=True)
+        with stranger("sh", "-c", "sleep 600 & echo $!; wait") as ours:
+            assert ours.stdout is not None
+            child = int(ours.stdout.readline())
+            now = census.look(ours.pid)
+            assert now is not None
+            census.Record(census.boot(), ours.pid, now.start).write(folder / "a")
             async with staged(tmp_path):
                 assert not exists(ours.pid)
-                assert not census.look(child) or census.look(child).zombie  # type: ignore[union-attr]
-        finally:
-            ours.poll()
+                assert not exists(child)
 
     async def test_no_signal_for_one_that_has_the_pid_by_now(self) -> None:
-        stranger = subprocess.Popen(["sleep", "600"])
-        try:
-            now = census.look(stranger.pid)
+        with stranger() as someone:
+            now = census.look(someone.pid)
             assert now is not None
             assert not census.send(now._replace(start=now.start - 1), signal.SIGKILL)
-            assert stranger.poll() is None
+            assert someone.poll() is None
             assert census.send(now, signal.SIGKILL)
-        finally:
-            stranger.wait()
-        assert not census.send(now, signal.SIGKILL)
-
-
-def memory() -> int:
-    """Resident memory of this process, in kB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
+            someone.wait()
+            assert not census.send(now, signal.SIGKILL)
 
 
 async def test_200_slices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -394,13 +383,12 @@ async def test_200_slices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
             assert stage.living == []
             assert children(keeper) == []
             gc.collect()
-            descriptors = [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), keeper)]
-            statm = int(Path(f"/proc/{keeper}/statm").read_text().split()[1]) * resource.getpagesize() // 1024
-            rounds.append((descriptors, memory(), statm, up - began, down - up))
+            open_ones = [descriptors(pid) for pid in (os.getpid(), keeper)]
+            rounds.append((open_ones, resident(os.getpid()), resident(keeper), up - began, down - up))
     with capsys.disabled():
-        for descriptors, node, kept, up, down in rounds:
+        for fds, node, kept, up, down in rounds:
             print(
-                f"\n200 slices: up {up:.2f} s, down {down:.2f} s, fds {descriptors}, node {node} kB, keeper {kept} kB",
+                f"\n200 slices: up {up:.2f} s, down {down:.2f} s, fds {fds}, node {node} kB, keeper {kept} kB",
                 end="",
             )
     assert rounds[0][0] == rounds[1][0] == rounds[2][0], "descriptors leak"
@@ -419,4 +407,4 @@ async def test_before_start_and_after_close(tmp_path: Path) -> None:
     await stage.runtime.close()
     await stage.runtime.close()
     assert stage.living == []
-    assert NODE == key.node
+    assert key.node == NODE

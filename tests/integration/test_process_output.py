@@ -1,0 +1,137 @@
+"""What slices write: nothing holds them up, nothing grows without bound, nothing starves the node."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from cdm.model.manifest import Line, Logs, Manifest, Readiness, Restart, RestartPolicy
+from tests.integration.programs import Stage, children, exists, key_of, read, staged, until
+
+pytestmark = pytest.mark.anyio
+
+READY = Readiness(check=Line())
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with staged(tmp_path) as stage:
+        yield stage
+
+
+async def test_a_flood_starves_nobody(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """A program that writes as fast as it can: others start and stop, the loop turns, the disk does not fill."""
+    logs = Logs(max_bytes=1_000_000, files=2)
+    flood = await stage.up(
+        "print('READY=1')\nblock = (b'x' * 99 + b'\\n') * 1000\nwhile True: os.write(1, block)",
+        Manifest(readiness=READY, logs=logs),
+    )
+    delays, began = [], time.monotonic()
+    for _ in range(100):
+        before = time.monotonic()
+        await anyio.sleep(0.01)
+        delays.append(time.monotonic() - before - 0.01)
+    started = time.monotonic()
+    other = await stage.up("print('READY=1')\ntime.sleep(600)", Manifest(readiness=READY), key_of("other"))
+    took = time.monotonic() - started
+    await stage.runtime.deactivate(other)
+    (writer,) = [int(pid) for pid in stage.pids if exists(pid)]
+    written = int(read(f"/proc/{writer}/io").split()[3])  # wchar
+    rate = written / (time.monotonic() - began) / 1e6
+    with capsys.disabled():
+        print(f"\nflood: {rate:.0f} MB/s taken, loop late by {max(delays) * 1000:.0f} ms, another up in {took:.2f} s")
+    assert sorted(delays)[-5] < 0.1
+    assert took < 5
+    before = time.monotonic()
+    await stage.runtime.deactivate(flood)
+    assert time.monotonic() - before < 5
+    folder = stage.runtime.output_folder(flood)
+    assert sum(each.stat().st_size for each in folder.iterdir()) <= 2 * (1_000_000 + 200)
+    assert len(list(folder.iterdir())) == 2
+
+
+async def test_a_megabyte_without_an_end_of_line_and_garbage(stage: Stage) -> None:
+    key = await stage.up(
+        "os.write(1, b'\\xff\\x00' * 500_000 + b'\\n')\nprint('READY=1')\ntime.sleep(600)", Manifest(readiness=READY)
+    )
+    await stage.runtime.deactivate(key)
+    first, second = await stage.text(key)
+    assert first.endswith(" [cdm: cut]")
+    assert len(first) < 20_000
+    assert second == "READY=1"
+
+
+async def test_one_that_closes_its_output_runs_on(stage: Stage) -> None:
+    key = await stage.up(
+        "print('READY=1')\nos.write(1, b'last')\nos.close(1)\n"
+        "print('still here', file=sys.stderr)\nos.close(2)\ntime.sleep(600)",
+        Manifest(readiness=READY),
+    )
+    await anyio.sleep(0.3)
+    assert len(stage.living) == 1
+    assert stage.crashes == []
+    assert await stage.text(key) == ["READY=1", "last"]
+    assert await stage.text(key, "err") == ["still here"]
+
+
+async def test_all_that_was_written_before_the_end_is_there(stage: Stage) -> None:
+    """More than a pipe holds, written in one go, and out."""
+    key = await stage.up(
+        "for i in range(20000): os.write(1 + i % 2, b'line %d\\n' % i)\nos._exit(7)",
+        Manifest(restart=Restart(policy=RestartPolicy.NEVER)),
+    )
+    await until(lambda: stage.crashes)
+    assert "last output: line 19990 | " in stage.crashes[0].reason
+    assert "line 19999" in stage.crashes[0].reason
+    found = [line.text async for line in stage.runtime.output(key)]
+    assert {f"line {i}" for i in range(20000)} <= set(found)
+
+
+async def test_output_stays_after_unload_and_a_new_start_of_the_node(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        key = await stage.up("print('first')\nprint('READY=1')\ntime.sleep(600)", Manifest(readiness=READY))
+        await stage.runtime.unload(key)
+        assert await stage.text(key) == ["first", "READY=1"]
+    async with staged(tmp_path) as stage:
+        assert await stage.text(key) == ["first", "READY=1"]
+        await stage.up("print('second')\nprint('READY=1')\ntime.sleep(600)", Manifest(readiness=READY))
+        assert await stage.text(key) == ["first", "READY=1", "second", "READY=1"]
+
+
+async def test_output_of_old_slices_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdm.runtimes.process.KEPT", 2)
+    for number in range(5):
+        key = await stage.up("print('READY=1')\ntime.sleep(600)", Manifest(readiness=READY), key_of(ordinal=number))
+        await stage.runtime.unload(key)
+    assert len(list((stage.folder / "runtime" / "logs").iterdir())) == 2
+
+
+async def test_followed_while_it_runs_and_over_a_restart(stage: Stage) -> None:
+    key = await stage.load("print('hello', flush=True)\ntime.sleep(0.2)\nsys.exit(1)")
+    found: list[str] = []
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+
+            async def follow() -> None:
+                async for line in stage.runtime.output(key, follow=True):
+                    found.append(line.text)
+                    if len(found) == 2:
+                        return
+
+            tasks.start_soon(follow)
+            await stage.runtime.activate(key)
+    assert found == ["hello", "hello"]
+
+
+async def test_a_disk_that_cannot_be_written_to(stage: Stage) -> None:
+    (stage.folder / "runtime" / "logs").write_text("no folder")
+    key = await stage.up("print('READY=1')\ntime.sleep(600)", Manifest(readiness=READY))
+    assert len(stage.living) == 1
+    await stage.runtime.deactivate(key)
+    keeper = stage.runtime.keeper
+    assert keeper is not None
+    assert children(keeper) == []

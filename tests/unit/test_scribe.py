@@ -1,0 +1,222 @@
+"""What is written down of a slice's output, and read again."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.keys import SliceKey
+from cdm.model.manifest import Logs
+from cdm.runtimes.output import OutputLine, folder_name, parse, prune, tail
+from cdm.runtimes.scribe import CUT, MAX_LINE, Cutter, Scribe, numbers, path_of
+from tests.server import eventually
+from tests.unit.support import artifacts, node_ids
+
+pytestmark = pytest.mark.anyio
+
+AT = datetime(2026, 11, 24, 1, 2, 3, 456_000, tzinfo=UTC)
+
+
+def a_scribe(folder: Path, logs: Logs | None = None, line: str | None = None) -> Scribe:
+    return Scribe(folder, logs or Logs(), line, now=AT.timestamp)
+
+
+async def everything(folder: Path, lines: int | None = None, since: datetime | None = None) -> list[OutputLine]:
+    return [line async for line in tail(folder, lines=lines, since=since)]
+
+
+pieces = st.lists(st.binary(max_size=40) | st.sampled_from([b"\n", b"\n\n", b"x" * MAX_LINE, b"y" * (MAX_LINE + 1)]))
+
+
+@given(pieces)
+def test_lines_are_the_same_however_they_come(data: list[bytes]) -> None:
+    cutter = Cutter()
+    found = [line for piece in data for line in cutter.feed(piece)] + cutter.end()
+    whole = b"".join(data).split(b"\n")
+    if not whole[-1]:
+        whole.pop()
+    wanted = [line if len(line) <= MAX_LINE else line[:MAX_LINE] + CUT for line in whole]
+    assert found == wanted
+
+
+@given(st.binary(max_size=3 * MAX_LINE), st.integers(1, 999))
+def test_a_long_line_costs_no_memory(data: bytes, times: int) -> None:
+    cutter = Cutter()
+    for _ in range(min(times, 20)):
+        cutter.feed(data.replace(b"\n", b""))
+    assert len(cutter.end()) <= 1
+
+
+async def test_written_and_read(tmp_path: Path) -> None:
+    scribe = a_scribe(tmp_path)
+    scribe.feed("out", b"one\ntw")
+    scribe.feed("err", b"\xff\x00 oops\r\n")
+    scribe.feed("out", b"o\n\nrest")
+    scribe.close()
+    assert [(line.stream, line.text) for line in await everything(tmp_path)] == [
+        ("out", "one"),
+        ("err", "\ufffd\x00 oops"),
+        ("out", "two"),
+        ("out", ""),
+        ("out", "rest"),
+    ]
+    assert {line.time for line in await everything(tmp_path)} == {AT}
+    assert [line.text for line in await everything(tmp_path, lines=2)] == ["", "rest"]
+    assert await everything(tmp_path, lines=0) == []
+    assert len(await everything(tmp_path, since=AT)) == 5
+    assert await everything(tmp_path, since=AT.replace(second=4)) == []
+    assert scribe.last == ("one", "two", "", "rest", "\ufffd\x00 oops")
+
+
+@pytest.mark.parametrize("size", [1, 100, 1000, 4096])
+@pytest.mark.parametrize("files", [1, 2, 5])
+async def test_size_is_bounded_and_the_newest_stays(tmp_path: Path, size: int, files: int) -> None:
+    scribe = a_scribe(tmp_path, Logs(max_bytes=size, files=files))
+    longest = 0
+    for number in range(300):
+        lines = b"".join(b"%d %s\n" % (number, b"x" * (each % 50)) for each in range(number % 7 + 1))
+        longest = max(longest, 32 + 60)
+        scribe.feed("out", lines)
+        kept = numbers(tmp_path)
+        assert len(kept) <= files
+        assert all(path_of(tmp_path, each).stat().st_size <= size + longest for each in kept)
+    scribe.close()
+    texts = [line.text for line in await everything(tmp_path)]
+    assert texts[-1].startswith("299 ")
+    found = [int(text.split()[0]) for text in texts]
+    assert found == sorted(found)
+    if size >= 1000:
+        total = sum(path_of(tmp_path, each).stat().st_size for each in numbers(tmp_path))
+        assert total >= (files - 1) * (size - 100)
+
+
+async def test_goes_on_where_a_killed_writer_stopped(tmp_path: Path) -> None:
+    first = a_scribe(tmp_path)
+    first.feed("out", b"one\n")
+    with path_of(tmp_path, 1).open("ab") as file:
+        file.write(b"2026-11-24T00:00:00.000Z out tor")
+    second = a_scribe(tmp_path)
+    second.feed("out", b"two\n")
+    second.close()
+    first.close()
+    assert [line.text for line in await everything(tmp_path)] == ["one", "tor", "two"]
+
+
+async def test_a_full_disk_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scribe = a_scribe(tmp_path)
+    scribe.feed("out", b"one\n")
+
+    def none(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", none)
+        scribe.feed("out", b"lost\n")
+        scribe.feed("err", b"lost too\n")
+    scribe.feed("out", b"two\n")
+    scribe.close()
+    lines = await everything(tmp_path)
+    assert [line.text for line in lines if line.stream != "cdm"] == ["one", "two"]
+    assert [line.text for line in lines if line.stream == "cdm"] == [
+        "72 bytes of output could not be written, and are lost"
+    ]
+
+
+async def test_half_a_line_on_a_full_disk_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scribe = a_scribe(tmp_path)
+    scribe.feed("out", b"one\n")
+    write, calls = os.write, [0]
+
+    def half(descriptor: int, data: bytes) -> int:
+        calls[0] += 1
+        if calls[0] > 1:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data[:10])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", half)
+        scribe.feed("out", b"lost\n")
+    scribe.feed("out", b"two\n")
+    scribe.close()
+    assert [line.text for line in await everything(tmp_path) if line.stream == "out"] == ["one", "two"]
+
+
+async def test_follow_through_rotation(tmp_path: Path) -> None:
+    scribe = a_scribe(tmp_path, Logs(max_bytes=2000, files=3))
+    found: list[str] = []
+    scribe.feed("out", b"-1\n")
+
+    def caught_up(number: int) -> bool:
+        return len(found) >= number
+
+    async def read() -> None:
+        async for line in tail(tmp_path, lines=0, follow=True):
+            found.append(line.text)
+            if line.text == "499":
+                return
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            await anyio.sleep(0.2)
+            for number in range(500):
+                scribe.feed("out", b"%d\n" % number)
+                if number % 40 == 0:  # else it could be rotated away unread
+                    await eventually(partial(caught_up, number))
+    assert found == [str(number) for number in range(500)]
+    scribe.close()
+
+
+def test_the_line_that_is_waited_for(tmp_path: Path) -> None:
+    scribe = a_scribe(tmp_path, line="READY=1")
+    scribe.feed("err", b"READY=1\n")
+    scribe.feed("out", b"READY=1 \nREAD")
+    assert not scribe.said
+    scribe.feed("out", b"Y=1")
+    assert not scribe.said
+    scribe.close()
+
+
+def test_the_line_with_a_carriage_return(tmp_path: Path) -> None:
+    scribe = a_scribe(tmp_path, line="READY=1")
+    scribe.feed("out", b"READY=1\r\n")
+    assert scribe.said
+    scribe.close()
+
+
+def test_what_is_no_line() -> None:
+    assert parse(b"") is None
+    assert parse(b"nonsense out text") is None
+    assert parse(b"2026-11-24T01:02:03.456Z out a b") == OutputLine(AT, "out", "a b")
+
+
+@given(node_ids, artifacts, st.integers(0, 999_999), node_ids, artifacts)
+def test_folder_names_are_safe_and_different(
+    node: NodeId, artifact: Artifact, ordinal: int, other: NodeId, another: Artifact
+) -> None:
+    name = folder_name(SliceKey(node, artifact, ordinal))
+    assert "/" not in name
+    assert name.isascii()
+    assert 0 < len(name) <= 200
+    assert not name.startswith(".")
+    assert name != folder_name(SliceKey(node, artifact, ordinal + 1))
+    if (node, artifact) != (other, another):
+        assert name != folder_name(SliceKey(other, another, ordinal))
+
+
+def test_pruning_keeps_what_is_loaded_and_the_newest(tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / f"s{number}").mkdir()
+        (tmp_path / f"s{number}" / "00000001.log").touch()
+        os.utime(tmp_path / f"s{number}", (number, number))
+    prune(tmp_path, {"s0"}, 2)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["s0", "s4", "s5"]
+    prune(tmp_path / "nothing", set(), 2)
