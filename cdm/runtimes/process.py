@@ -219,7 +219,7 @@ class _Slice:
 
     async def activate(self) -> int | None:
         if not self.active:
-            await self._finish_ending()  # of an activation that was cancelled
+            await self._end(self._stop_grace)  # of one that a cancelled call left
             await self._begin()
             self.active = True
             self._guard = asyncio.get_running_loop().create_task(self._watch(), name=f"guard {self.key}")
@@ -354,6 +354,8 @@ class _Slice:
             problem = problem or _ending_of(run)
             # What is left of a program that ended by itself is not asked; a hung one is.
             reason = _reason(f"{problem} after {uptime:.1f} s", await self._clean_up())
+            if self._run is not None:  # never two of them
+                return f"{reason}; it cannot be stopped", False
             while True:
                 if run.lost:
                     delay = 0.0  # not its fault
@@ -370,8 +372,8 @@ class _Slice:
                     await self._begin()
                 except SliceFailed as error:
                     reason = str(error)
-                    if error.fatal:
-                        return reason, True
+                    if error.fatal or self._run is not None:
+                        return reason, error.fatal
                 else:
                     break
 

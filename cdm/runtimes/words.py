@@ -12,8 +12,8 @@ from cdm.model.manifest import Limits, Logs
 
 MARK = "CDM_RUN"
 """The environment variable by which processes of a slice are known, wherever they went: ``{token}.{run}``."""
-MAX_PACKET = 1 << 18
-"""Longest message, in bytes; the kernel's default for a socket buffer allows no more."""
+MAX_PACKET = 1 << 17
+"""Longest message, in bytes; the kernel's default for a socket buffer allows little more."""
 
 
 class Spawn(Struct, frozen=True, tag=True):

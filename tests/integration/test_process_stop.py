@@ -17,7 +17,7 @@ import pytest
 from cdm.errors import SliceFailed
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
 from cdm.runtimes import census
-from cdm.runtimes.cgroup import Cgroups
+from cdm.runtimes.cgroup import Cgroups, remove
 from cdm.runtimes.process import ORPHAN_BOUND
 from tests.integration.programs import (
     NODE,
@@ -41,8 +41,11 @@ READY = "\nprint('READY=1')\ntime.sleep(600)"
 
 @pytest.fixture(params=[True, False], ids=["cgroups", "plain"])
 async def stage(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
-    if request.param and Cgroups.make("probe") is None:
-        pytest.skip("no cgroup v2 that can be written to")
+    if request.param:
+        probe = Cgroups.make("probe")
+        if probe is None:
+            pytest.skip("no cgroup v2 that can be written to")
+        remove(probe.base)
     async with staged(tmp_path, cgroups=request.param) as stage:
         yield stage
 
@@ -176,6 +179,17 @@ async def test_started_again_right_after_a_cancelled_stop(stage: Stage) -> None:
         await stage.runtime.deactivate(key)
     await stage.runtime.activate(key)
     assert len(stage.living) == 1
+
+
+@pytest.mark.parametrize("patience", [0, 0.001, 0.01])
+async def test_a_stop_that_is_cancelled_at_once_doubles_nothing(stage: Stage, patience: float) -> None:
+    key = await stage.up(READY, SHORT)
+    for _ in range(3):
+        with anyio.CancelScope() as scope:
+            scope.deadline = anyio.current_time() + patience
+            await stage.runtime.deactivate(key)
+        await stage.runtime.activate(key)
+        assert len(stage.living) == 1
 
 
 async def test_close_stops_all_of_them_at_once(tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""Where control groups are made, and what is written there. Folders stand in for the kernel's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cdm.model.manifest import Limits
+from cdm.runtimes import cgroup
+from cdm.runtimes.cgroup import Cgroups, own_group
+from cdm.runtimes.launch import rlimits
+
+UNIFIED = "35 24 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
+HYBRID = (
+    "33 32 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    "34 32 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+)
+NAMESPACED = "35 24 0:30 /docker/abc /sys/fs/cgroup rw - cgroup2 cgroup rw\n"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "groups", "path"),
+    [
+        (UNIFIED, "0::/system.slice/cdm.service\n", "/sys/fs/cgroup/system.slice/cdm.service"),
+        (UNIFIED, "0::/\n", "/sys/fs/cgroup"),
+        (HYBRID, "8:memory:/a\n0::/b\n", "/sys/fs/cgroup/unified/b"),
+        (NAMESPACED, "0::/docker/abc/node\n", "/sys/fs/cgroup/node"),
+        (HYBRID, "8:memory:/a\n", None),
+        ("33 32 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n", "0::/\n", None),
+        ("", "", None),
+    ],
+)
+def test_the_own_group(mounts: str, groups: str, path: str | None) -> None:
+    assert own_group(mounts, groups) == (None if path is None else Path(path))
+
+
+def test_limits_go_where_there_is_a_controller(tmp_path: Path) -> None:
+    limits = Limits(memory=1000, processes=7)
+    both = Cgroups(tmp_path, frozenset({"memory", "pids"})).add("both", limits)
+    assert {each.name: each.read_text() for each in both.iterdir()} == {
+        "memory.max": "1000",
+        "memory.oom.group": "1",
+        "pids.max": "7",
+    }
+    assert list(Cgroups(tmp_path, frozenset()).add("none", limits).iterdir()) == []
+    assert list(Cgroups(tmp_path, frozenset({"memory", "pids"})).add("unlimited", Limits()).iterdir()) == []
+
+
+def test_processes_are_limited_by_one_of_them() -> None:
+    limits = Limits(processes=7, memory=1000)
+    assert sorted(rlimits(limits).values()) == [7, 1000]
+    assert list(rlimits(limits, grouped=frozenset({"pids"})).values()) == [1000]
+    assert rlimits(Limits()) == {}
+    assert list(rlimits(Limits(cpu_seconds=0)).values()) == [0]
+
+
+def test_a_group_that_is_not_there_holds_nobody(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    assert not cgroup.populated(nowhere)
+    assert cgroup.members(nowhere) == set()
+    cgroup.kill(nowhere)
+    cgroup.remove(nowhere)
+
+
+def test_members_of_groups_below_are_members(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "cgroup.procs").write_text("1\n2\n")
+    (tmp_path / "below" / "cgroup.procs").write_text("3\n")
+    assert cgroup.members(tmp_path) == {1, 2, 3}
