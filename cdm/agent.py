@@ -59,6 +59,10 @@ class Fetched(Protocol):
     def manifest(self) -> Manifest:
         """How it is run."""
 
+    @property
+    def digest(self) -> str:
+        """Which content it is."""
+
 
 class Content(Protocol):
     """Where artifacts' content comes from."""
@@ -66,10 +70,10 @@ class Content(Protocol):
     async def get(self, artifact: Artifact) -> Fetched:
         """Fetch and verify it, unless it is there; raises `SliceFailed`."""
 
-    def hold(self, artifact: Artifact) -> None:
-        """A slice uses it: it is not to be removed."""
+    def hold(self, digest: str) -> None:
+        """A slice uses this content: it is not to be removed."""
 
-    def release(self, artifact: Artifact) -> None:
+    def release(self, digest: str) -> None:
         """A slice uses it no more."""
 
 
@@ -96,8 +100,8 @@ class Agent:
         self.beginnings = anyio.Semaphore(BEGINNINGS)
         self.known: dict[SliceKey, tuple[int, SliceValue | None]] = {}
         """What the keys hold: revision and value; None: deleted here, and the mirror does not show it yet."""
-        self.held: set[SliceKey] = set()
-        """Slices that hold on to their artifact's content."""
+        self.held: dict[SliceKey, str] = {}
+        """The content that slices hold on to."""
         self._workers: dict[SliceKey, Worker] = {}
         self._unattended = Signal()
 
@@ -281,12 +285,16 @@ class Worker:
     async def _load(self) -> None:
         agent = self._agent
         fetched = await agent.content.get(self.key.artifact)
-        if self.key not in agent.held:
-            agent.held.add(self.key)
-            agent.content.hold(self.key.artifact)
+        agent.content.hold(fetched.digest)
+        self._let_go()
+        agent.held[self.key] = fetched.digest
         overrides = self._overrides
         await agent.runtime.load(Work(self.key, fetched.folder, _overridden(fetched.manifest, overrides)))
         self._loaded_with = overrides
+
+    def _let_go(self) -> None:
+        if (digest := self._agent.held.pop(self.key, None)) is not None:
+            self._agent.content.release(digest)
 
     async def _end(self, step: Do) -> None:
         agent = self._agent
@@ -295,9 +303,7 @@ class Worker:
                 await agent.runtime.deactivate(self.key)
             else:
                 await agent.runtime.unload(self.key)
-                if self.key in agent.held:
-                    agent.held.discard(self.key)
-                    agent.content.release(self.key.artifact)
+                self._let_go()
         except SliceFailed as error:
             await self._failed(error)
 
