@@ -14,7 +14,8 @@ import anyio.lowlevel
 
 from cdm import clock
 from cdm.election import Election, Timing
-from cdm.errors import StoreError
+from cdm.errors import AccessDenied, StoreError
+from cdm.log import Log
 from cdm.manager import ClusterDeploymentManager
 from cdm.messages import (
     Connected,
@@ -37,11 +38,14 @@ from cdm.messages import (
 from cdm.model.keys import LAYOUTS
 from cdm.outbox import Outbox
 from cdm.part import WHOLE, Ground, ensure
+from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import Bucket
 from cdm.store.lease import Leadership
 from cdm.store.signal import Signal
 from cdm.store.writer import CommandWriter, StatusWriter
 from cdm.topology import Topology
+
+log = Log("cdm.node")
 
 SENT = (
     *(
@@ -138,6 +142,12 @@ class Managing:
         settings = self._ground.settings
         for bucket in self._ground.buckets.values():
             await ensure(bucket, create=settings.create, replicas=settings.replicas)
+        if settings.create:
+            try:
+                await ensure(Artifacts(self._ground.connection), create=True, replicas=settings.replicas)
+            except AccessDenied as error:
+                # Whoever brings agents of his own can do without; who pushes an artifact is told.
+                log.warning("no bucket for artifacts", reason=str(error))
 
     async def recreate(self, bucket: Bucket) -> None:
         """Make the bucket anew, where that is wanted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+from pathlib import Path
 from typing import Annotated, Literal
 
 import anyio
@@ -11,7 +12,7 @@ import anyio.abc
 from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt
 
-from cdm.cli.options import ConnectionOptions, duration, labels_of
+from cdm.cli.options import ConnectionOptions, duration, labels_of, size
 from cdm.errors import UsageError
 from cdm.log import Log
 from cdm.model.artifact import node_id
@@ -19,6 +20,7 @@ from cdm.model.node import Role
 from cdm.reconciliation import Policy
 from cdm.runtime import NodeSettings
 from cdm.runtime import node as make_node
+from cdm.runtimes import EXTERNAL, runtime_named
 from cdm.telemetry import LogFormat, LogLevel, configure_logs
 
 log = Log("cdm.node")
@@ -39,7 +41,9 @@ def node(
     node_ttl: Annotated[float, duration("CDM_NODE_TTL", ttl=True)] = 10.0,
     reconcile_interval: Annotated[float, duration("CDM_RECONCILE_INTERVAL")] = 30.0,
     command_timeout: Annotated[float, duration("CDM_COMMAND_TIMEOUT")] = 60.0,
-    runtime: Annotated[Literal["external"], Parameter(env_var="CDM_RUNTIME")] = "external",
+    runtime: Annotated[str, Parameter(env_var="CDM_RUNTIME")] = EXTERNAL,
+    folder: Annotated[Path | None, Parameter(env_var="CDM_FOLDER")] = None,
+    cache: Annotated[int, size("CDM_CACHE")] = 10 * 2**30,
     log_format: Annotated[LogFormat, Parameter(env_var="CDM_LOG_FORMAT")] = LogFormat.CONSOLE,
     log_level: Annotated[LogLevel, Parameter(env_var="CDM_LOG_LEVEL")] = LogLevel.INFO,
 ) -> int:
@@ -73,7 +77,13 @@ def node(
     command_timeout
         How long a node may take to answer a command; a state in transition may take twice as long.
     runtime
-        Who runs this node's slices: "external" leaves them to somebody else's agent.
+        Who runs this node's slices: "process" runs them as processes, "external" leaves them to somebody else's agent;
+        other runtimes may be installed.
+    folder
+        Where the node keeps artifacts and what its slices write. [default: /var/lib/cdm/… for root, else
+        ~/.local/state/cdm/…]
+    cache
+        Most bytes of artifacts that are kept while no slice uses them; 500M, 10G.
     log_format
         How log lines look.
     log_level
@@ -90,12 +100,16 @@ def node(
         labels=labels_of(label),
         capacity=capacity,
         runtime=runtime,
+        folder=folder,
+        cache_bytes=cache,
         lease_ttl=lease_ttl,
         node_ttl=node_ttl,
         reconcile_interval=reconcile_interval,
         policy=Policy(command_timeout=command_timeout, transition_timeout=2 * command_timeout),
     )
     refuse_contradictions(settings)
+    if runtime != EXTERNAL:
+        runtime_named(runtime)
     configure_logs(log_format, log_level, id=name)
     anyio.run(_run, settings)
     return 0

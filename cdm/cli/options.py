@@ -19,6 +19,8 @@ from cdm.store.connection import Access, without_secrets
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+_SIZE = re.compile(r"(\d+)([KMGT]?)B?")
+_POWERS = ("", "K", "M", "G", "T")
 _SCHEMES = ("nats", "tls", "ws", "wss")
 _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -50,6 +52,23 @@ def duration(env: str, *, ttl: bool = False) -> Parameter:
         validator=_at_least_a_second if ttl else _positive,
         show_default=lambda seconds: f"{seconds:g}s",
     )
+
+
+def _size(_type: Any, tokens: Sequence[Token]) -> int:
+    match = _SIZE.fullmatch(tokens[0].value.strip().upper())
+    if match is None:
+        raise ValueError("write a size in bytes, or as 500M, 10G")
+    return int(match[1]) << 10 * _POWERS.index(match[2])
+
+
+def size(env: str) -> Parameter:
+    """An option that is a number of bytes, or of K, M, G or T."""
+    return Parameter(env_var=env, converter=_size, n_tokens=1, show_default=_shown_size)
+
+
+def _shown_size(count: int) -> str:
+    power = max(power for power in range(len(_POWERS)) if count % 1024**power == 0)
+    return f"{count // 1024**power}{_POWERS[power]}"
 
 
 @Parameter(name="*", group="Connection")
