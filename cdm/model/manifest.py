@@ -120,7 +120,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     directory: str = "."
     """Working directory, relative to the artifact's folder."""
     port: Port | Literal["auto"] | None = None
-    """A TCP port, told to the program as `CDM_PORT`; "auto": a free one, chosen at each start."""
+    """A TCP port, told to the program as `CDM_PORT`; "auto": a free one, kept while the slice is ACTIVE."""
     readiness: Readiness = Readiness()
     liveness: Liveness | None = None
     restart: Restart = Restart()

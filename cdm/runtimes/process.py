@@ -212,6 +212,7 @@ class _Slice:
         self.work = work
         self.active = False
         self.port: int | None = None
+        """The port that it was given; it keeps it when it is started again by itself, for others know it."""
         self._runtime = runtime
         self._run: Run | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -220,13 +221,14 @@ class _Slice:
     async def activate(self) -> int | None:
         if not self.active:
             await self._end(self._stop_grace)  # of one that a cancelled call left
+            self.port = None
             await self._begin()
             self.active = True
             self._guard = asyncio.get_running_loop().create_task(self._watch(), name=f"guard {self.key}")
         return self.port
 
     async def deactivate(self) -> None:
-        self.active = False
+        self.active, self.port = False, None
         guard, self._guard = self._guard, None
         if guard is not None:
             guard.cancel()
@@ -262,7 +264,7 @@ class _Slice:
         keeping = self._runtime.keeping
         await keeping.ready()
         name = keeping.name()
-        program = prepare(self.work, self._runtime.mark(name), os.environ, self._runtime.ports(self))
+        program = prepare(self.work, self._runtime.mark(name), os.environ, self._runtime.ports(self), self.port)
         check = self.work.manifest.readiness.check
         self.port = program.port
         self._missing = ""
@@ -326,7 +328,7 @@ class _Slice:
         try:
             number = signal.Signals[self.work.manifest.stop_signal]
             await self._runtime.keeping.stop(run, number, 0 if run.over.is_set() else grace)
-            self._run, self.port = None, None
+            self._run = None
         finally:
             self._ending = None
 

@@ -36,20 +36,23 @@ class Program(NamedTuple):
     port: int | None
 
 
-def prepare(work: Work, mark: dict[str, str], outside: Mapping[str, str], taken: Collection[int]) -> Program:
+def prepare(
+    work: Work, mark: dict[str, str], outside: Mapping[str, str], taken: Collection[int], port: int | None = None
+) -> Program:
     """Work out what to run.
 
     Args:
         work: of the slice.
         mark: variables by which the slice's processes are known; nothing replaces them.
         outside: the node's environment.
-        taken: ports that this node's slices have.
+        taken: ports that other slices of this node have.
+        port: the port that the slice had when it was started before, and keeps; None: it was not.
 
     Raises:
         SliceFailed: it cannot be run; fatal unless only a port is not free.
     """
     manifest = work.manifest
-    port = _port(manifest, taken)
+    port = _port(manifest, taken, port)
     environment = _environment(work, port, outside) | mark
     path = _locate(work, environment.get("PATH"))
     name = work.manifest.entry or path
@@ -112,8 +115,8 @@ def _expand(argument: str, environment: Mapping[str, str]) -> str:
     return _VARIABLE.sub(value, argument)
 
 
-def _port(manifest: Manifest, taken: Collection[int]) -> int | None:
-    wanted = manifest.port
+def _port(manifest: Manifest, taken: Collection[int], before: int | None) -> int | None:
+    wanted = manifest.port if before is None else before
     if wanted == "auto":
         for _ in range(TRIES):
             port = _bound(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -418,6 +419,18 @@ class TestRestart:
         assert "'main.py' is neither" in crash.reason
         assert stage.runtime.slices == {key: False}
 
+    async def test_it_listens_where_it_did_before(self, stage: Stage) -> None:
+        key = await stage.load(
+            LISTEN + "time.sleep(600)",
+            Manifest(port="auto", readiness=Readiness(check=Tcp(), timeout=10), restart=Restart(backoff=0.1)),
+        )
+        port = await stage.runtime.activate(key)
+        assert port is not None
+        first = stage.pids[-1]
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: stage.pids[-1] != first)
+        await until(lambda: _answers(port))
+
     async def test_what_a_crashed_program_leaves_is_ended_before_it_is_started_again(self, stage: Stage) -> None:
         program = """
             fork(SLEEP)
@@ -455,3 +468,8 @@ async def test_python_is_the_nodes(stage: Stage) -> None:
     while not lines:
         lines = await stage.text(key)
     assert lines == [sys.executable]
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as asker:
+        return asker.connect_ex(("127.0.0.1", port)) == 0
