@@ -47,7 +47,7 @@ from cdm.runtimes.words import (
 CHUNK = 64 * 1024
 """Bytes read from one pipe before the others have their turn."""
 DRAIN = 16
-"""Chunks that are read once a program has ended: what it left in its pipe is fewer."""
+"""Chunks that are read of a pipe once nobody is left to write to it: it holds fewer."""
 BURST = 64
 """Commands that are taken at once."""
 INSIST = 0.05
@@ -270,8 +270,7 @@ class Keeper:
             run.reaped = True
             if run.problem >= 0:
                 self._on_exec(run)
-            self._drain(run)
-            self._tell(Exited(run.name, os.waitstatus_to_exitcode(status), run.scribe.last))
+            self._tell(Exited(run.name, os.waitstatus_to_exitcode(status)))
 
     # Stopping
 

@@ -67,7 +67,7 @@ class Run:
         self.lost = False
         """Whether it ended because its keeper did."""
         self.last: tuple[str, ...] = ()
-        """The last lines of its output, as of the last event."""
+        """The last lines of its output, once it is gone."""
         self.left: tuple[int, ...] = ()
         """Processes that could not be stopped."""
         self.started = asyncio.Event()
@@ -91,12 +91,12 @@ class Run:
                 self.over.set()
             case Said():
                 self.said.set()
-            case Exited(_, status, last):
+            case Exited(_, status):
                 if not self.over.is_set():
-                    self.status, self.last = status, last
+                    self.status = status
                 self.over.set()
             case Gone(_, last, left):
-                self.last, self.left = last or self.last, left
+                self.last, self.left = last, left
                 self.end()
 
     def end(self) -> None:

@@ -73,8 +73,6 @@ class Exited(Struct, frozen=True, tag=True):
     run: str
     status: int
     """Exit status, or minus the number of the signal that ended it."""
-    last: tuple[str, ...]
-    """The last lines that it wrote."""
 
 
 class Gone(Struct, frozen=True, tag=True):
@@ -82,6 +80,7 @@ class Gone(Struct, frozen=True, tag=True):
 
     run: str
     last: tuple[str, ...] = ()
+    """The last lines that it wrote."""
     left: tuple[int, ...] = ()
 
 

@@ -116,6 +116,15 @@ async def test_children_that_ignore_the_signal(stage: Stage, leave: bool, progra
     assert stage.living == []
 
 
+async def test_a_daemon_while_other_slices_run(stage: Stage) -> None:
+    key = await stage.up("fork(SLEEP, leave=True)\ntime.sleep(0.5)" + READY, SHORT)
+    await stage.noted(2)
+    await stage.up("fork(SLEEP, leave=True)\ntime.sleep(0.5)" + READY, SHORT, key_of("other"))
+    await stage.noted(4)
+    await stage.runtime.deactivate(key)
+    assert stage.living == stage.pids[2:]
+
+
 async def test_a_daemon_without_its_environment(stage: Stage) -> None:
     key = await stage.up("fork(SLEEP, leave=True, scrub=True)\ntime.sleep(0.5)" + READY, SHORT)
     other = await stage.up(READY, SHORT, key_of("other"))
@@ -320,7 +329,8 @@ class TestNode:
         node.wait()
         os.kill(keeper, signal.SIGKILL)
         await until(lambda: not exists(keeper))
-        assert len([pid for pid in pids if exists(pid)]) >= 4  # the children, which no PDEATHSIG ends
+        await until(lambda: not exists(pids[0]) and not exists(pids[3]), within=2)  # the programs themselves
+        assert [pid for pid in pids if exists(pid)] == [*pids[1:3], *pids[4:]]  # their children: none told them
         async with staged(tmp_path, cgroups=grouped == "yes"):
             assert not [pid for pid in pids if exists(pid)]
 
