@@ -113,16 +113,8 @@ def kill(group: Path) -> None:
         (group / "cgroup.kill").write_text("1")
 
 
-def populated(group: Path) -> bool:
-    """Whether anything lives in the group, or below it."""
-    try:
-        return "populated 1" in (group / "cgroup.events").read_text()
-    except OSError:
-        return False
-
-
 def members(group: Path) -> set[int]:
-    """Pids in the group, and below it."""
+    """Pids in the group, and below it; no zombies, which "populated" in cgroup.events may count."""
     found: set[int] = set()
     for folder, _, _ in os.walk(group):
         with contextlib.suppress(OSError, ValueError):

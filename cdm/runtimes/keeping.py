@@ -363,7 +363,7 @@ class Keeping:
             ]
             found.update(((each.pid, each.start), each) for each in new)
             left += new
-            if (not left and not any(map(cgroup.populated, groups))) or clock.now() > limit:
+            if (not left and not any(map(cgroup.members, groups))) or clock.now() > limit:
                 break
             for process in left:
                 send(process, signal.SIGKILL)
