@@ -77,6 +77,8 @@ class Content(Protocol):
         """A slice uses it no more."""
 
 
+FORGOTTEN = 0
+"""Stands for the revision of a value that was read in another stream."""
 _UNKNOWN: tuple[int, SliceValue | None] = (0, None)
 
 
@@ -152,7 +154,7 @@ class Agent:
 
     def forget(self) -> None:
         """The stream of ``slices`` is another one than before: its revisions say nothing about the old ones."""
-        self.known = {key: (0, value) for key, (_, value) in self.known.items() if value is not None}
+        self.known = {key: (FORGOTTEN, value) for key, (_, value) in self.known.items() if value is not None}
 
     def learn(self, key: SliceKey, revision: int, value: SliceValue | None) -> None:
         """Take note of what a key holds; what is older than what is known is passed over."""
@@ -250,6 +252,7 @@ class Worker:
             step = next_step(state, self._condition)
             if step is None:
                 if state is None and not self._news.is_set:
+                    self._let_go()  # of what was fetched, and never came to be loaded
                     return
                 await self._news.wait()
             elif isinstance(step, Report):
@@ -279,7 +282,7 @@ class Worker:
                 self._beginning = None
         if failure is not None:
             await self._failed(failure)
-        elif state is SliceState.ACTIVE and step is Do.ACTIVATE and self._port != self._told_port:
+        elif state is self._state is SliceState.ACTIVE and step is Do.ACTIVATE and self._port != self._told_port:
             await self._report(SliceState.ACTIVE)  # it serves again, elsewhere than it said
 
     async def _load(self) -> None:
@@ -320,6 +323,9 @@ class Worker:
         known = agent.known.get(self.key, _UNKNOWN)
         revision, value = known
         if value is None:
+            return
+        if revision == FORGOTTEN:
+            await self._pause()  # the mirror tells first whether there is such a key
             return
         said = None if state is None else _reported(value, state, error, self._port)
         try:

@@ -1,0 +1,205 @@
+"""The agent's worker where time has to stand still: a runtime and a bucket that do as the test says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import msgspec
+import pytest
+
+from cdm.agent import Agent, Fetched
+from cdm.messages import Connected, ValuePut, ValueRemove
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.blueprint import Overrides
+from cdm.model.keys import SliceKey
+from cdm.model.manifest import Manifest
+from cdm.model.slice import SliceState, SliceValue
+from cdm.runtimes import Work
+from cdm.store.bucket import Bucket
+from tests.server import eventually
+
+pytestmark = pytest.mark.anyio
+
+NODE = NodeId("n1")
+KEY = SliceKey(NODE, Artifact("g", "one", "1"), 0)
+S = SliceState
+
+
+class Kept(msgspec.Struct, frozen=True):
+    folder: Path = Path()
+    manifest: Manifest = Manifest()
+    digest: str = "d"
+
+
+class World:
+    """The bucket, the content and the runtime of one agent."""
+
+    def __init__(self) -> None:
+        self.states: dict[SliceKey, bool] = {}
+        self.port = 1000
+        self.holds = 0
+        self.written: list[SliceState | None] = []
+        self.may_activate = anyio.Event()
+        self.may_activate.set()
+        self.may_unload = anyio.Event()
+        self.may_unload.set()
+        self.busy = 0
+        self.revision = 0
+        self.agent = Agent(NODE, cast("Bucket", self), self, self)
+
+    # The leader
+
+    def say(self, state: SliceState, **fields: Any) -> None:
+        self.revision += 1
+        self.agent.on_slice(ValuePut(KEY, SliceValue(state, **fields), self.revision))
+
+    def remove(self) -> None:
+        self.revision += 1
+        self.agent.on_slice_removed(ValueRemove(KEY, self.revision))
+
+    async def reaches(self, state: SliceState | None) -> None:
+        await eventually(lambda: self.written[-1:] == [state], 3, f"{state}, not {self.written}")
+
+    # The bucket
+
+    async def put(self, key: SliceKey, payload: bytes, *, expect: int) -> int:
+        return self._write(msgspec.json.decode(payload, type=SliceValue).state, expect)
+
+    async def delete(self, key: SliceKey, *, expect: int) -> int:
+        return self._write(None, expect)
+
+    def _write(self, state: SliceState | None, expect: int) -> int:
+        assert expect == self.revision
+        self.revision += 1
+        self.written.append(state)
+        return self.revision
+
+    # The content
+
+    async def get(self, artifact: Artifact) -> Fetched:
+        return Kept()
+
+    def hold(self, digest: str) -> None:
+        self.holds += 1
+
+    def release(self, digest: str) -> None:
+        self.holds -= 1
+
+    # The runtime
+
+    @property
+    def slices(self) -> Mapping[SliceKey, bool]:
+        return self.states
+
+    async def start(self) -> None:
+        pass
+
+    async def load(self, work: Work) -> None:
+        if work.key in self.states:
+            await self.unload(work.key)
+        self.states[work.key] = False
+
+    async def activate(self, key: SliceKey) -> int | None:
+        self.busy += 1
+        try:
+            await self.may_activate.wait()
+        finally:
+            self.busy -= 1
+        self.states[key] = True
+        self.port += 1
+        return self.port
+
+    async def deactivate(self, key: SliceKey) -> None:
+        self.states[key] = False
+
+    async def unload(self, key: SliceKey) -> None:
+        self.states.pop(key, None)
+        self.busy += 1
+        try:
+            await self.may_unload.wait()
+        finally:
+            self.busy -= 1
+
+    async def close(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def world() -> AsyncIterator[World]:
+    made = World()
+    made.agent.on_connection(Connected(0.0))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(made.agent.run)
+        yield made
+        tasks.cancel_scope.cancel()
+
+
+async def test_what_serves_again_is_not_said_of_a_slice_that_is_to_be_unloaded() -> None:
+    """A slice that was ACTIVE is started again, and meanwhile UNLOAD comes: ACTIVE is not written over it."""
+    async with world() as it:
+        it.say(S.LOAD)
+        await it.reaches(S.LOADED)
+        it.say(S.ACTIVATE)
+        await it.reaches(S.ACTIVE)
+        it.may_activate = anyio.Event()
+        it.states[KEY] = False  # as after a failure that could not be reported
+        it.agent._wake_all()
+        await eventually(lambda: it.busy)
+        it.say(S.UNLOAD)
+        await it.reaches(None)
+        assert it.written[-3:] == [S.ACTIVE, S.UNLOADING, None]
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["deleted", "unloaded"])
+async def test_content_is_let_go_when_loading_anew_is_interrupted(gone: bool) -> None:
+    async with world() as it:
+        it.say(S.LOAD)
+        await it.reaches(S.LOADED)
+        assert it.holds == 1
+        it.may_unload = anyio.Event()
+        it.say(S.ACTIVATE, overrides=Overrides(env={"A": "b"}))  # other than it was loaded with
+        await eventually(lambda: it.busy)
+        if gone:
+            it.remove()
+        else:
+            it.say(S.UNLOAD)
+            await it.reaches(None)
+            it.remove()
+        it.may_unload.set()
+        await eventually(lambda: not it.agent._workers)
+        assert it.holds == 0
+        assert not it.agent.held
+
+
+async def test_nothing_is_written_into_another_stream_before_its_keys_are_known() -> None:
+    async with world() as it:
+        it.say(S.LOAD)
+        await it.reaches(S.LOADED)
+        it.may_activate = anyio.Event()
+        it.say(S.ACTIVATE)
+        await eventually(lambda: it.busy)
+        it.revision = 0
+        it.agent.forget()
+        it.may_activate.set()
+        await eventually(lambda: it.states[KEY])
+        await anyio.sleep(0.1)
+        assert it.written[-1] is S.ACTIVATING, "the key may not be there any more"
+        it.say(S.ACTIVATING)
+        await it.reaches(S.ACTIVE)
+
+
+async def test_nothing_is_kept_of_slices_that_are_gone() -> None:
+    async with world() as it:
+        for _ in range(3):
+            it.say(S.LOAD)
+            await it.reaches(S.LOADED)
+            it.say(S.UNLOAD)
+            await it.reaches(None)
+            it.agent.on_slice_removed(ValueRemove(KEY, it.revision))
+        await eventually(lambda: not it.agent._workers)
+        assert not it.agent.known
+        assert not it.agent.held
