@@ -333,7 +333,9 @@ class Worker:
                 revision = await agent.slices.delete(self.key, expect=revision)
             else:
                 revision = await agent.slices.put(self.key, dump(said), expect=revision)
-            agent.learn(self.key, revision, said)
+            # Where the mirror was faster it has told of this write, and maybe that the key is gone since.
+            if agent.known.get(self.key) is known:
+                agent.learn(self.key, revision, said)
         except Conflict:
             # The leader wrote in between: the mirror brings it, if it has not yet.
             if agent.known.get(self.key, _UNKNOWN) == known:

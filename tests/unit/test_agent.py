@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -48,6 +48,8 @@ class World:
         self.may_unload = anyio.Event()
         self.may_unload.set()
         self.busy = 0
+        self.before_answer: Callable[[SliceState | None], None] | None = None
+        """What the mirror tells before a write is acknowledged."""
         self.revision = 0
         self.agent = Agent(NODE, cast("Bucket", self), self, self)
 
@@ -74,9 +76,11 @@ class World:
 
     def _write(self, state: SliceState | None, expect: int) -> int:
         assert expect == self.revision
-        self.revision += 1
+        self.revision = revision = self.revision + 1
         self.written.append(state)
-        return self.revision
+        if self.before_answer is not None:
+            self.before_answer(state)
+        return revision
 
     # The content
 
@@ -190,6 +194,40 @@ async def test_nothing_is_written_into_another_stream_before_its_keys_are_known(
         assert it.written[-1] is S.ACTIVATING, "the key may not be there any more"
         it.say(S.ACTIVATING)
         await it.reaches(S.ACTIVE)
+
+
+async def test_a_late_answer_does_not_bring_back_a_key_that_is_gone() -> None:
+    """The write was stored, its echo came, the leader deleted the key, and only then the answer is read."""
+    async with world() as it:
+
+        def gone(state: SliceState | None) -> None:
+            if state is S.ACTIVE:
+                it.agent.on_slice(ValuePut(KEY, SliceValue(S.ACTIVE), it.revision))
+                it.remove()
+
+        it.before_answer = gone
+        it.say(S.LOAD)
+        await it.reaches(S.LOADED)
+        it.say(S.ACTIVATE)
+        await it.reaches(S.ACTIVE)
+        await eventually(lambda: not it.states)
+        assert not it.agent.known
+
+
+async def test_the_echo_of_a_delete_may_come_before_its_answer() -> None:
+    async with world() as it:
+
+        def echo(state: SliceState | None) -> None:
+            if state is None:
+                it.agent.on_slice_removed(ValueRemove(KEY, it.revision))
+
+        it.before_answer = echo
+        it.say(S.LOAD)
+        await it.reaches(S.LOADED)
+        it.say(S.UNLOAD)
+        await it.reaches(None)
+        await eventually(lambda: not it.agent._workers)
+        assert not it.agent.known
 
 
 async def test_nothing_is_kept_of_slices_that_are_gone() -> None:
