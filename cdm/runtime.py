@@ -113,14 +113,14 @@ class Node:
         role, servers = str(self.settings.role), self.connection.access.shown
         log.info("node is up", role=role, servers=servers, incarnation=self.incarnation)
         try:
-            await self._live(stop)
+            await self._serve(stop)
         finally:
             with anyio.CancelScope(shield=True):
                 for part in self.parts:
                     await part.close()
         log.info("stopped")
 
-    async def _live(self, stop: anyio.Event) -> None:
+    async def _serve(self, stop: anyio.Event) -> None:
         async with anyio.create_task_group() as tasks:
             for watch in self.watches.values():
                 tasks.start_soon(watch.run)
