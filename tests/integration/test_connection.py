@@ -7,9 +7,9 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import nats
 import pytest
 
-import nats
 from cdm.errors import (
     AccessDenied,
     BucketMissing,
