@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.integration.tools import processes, raw
-from tests.server import NatsServer
+from tests.server import NatsServer, environment
 
 
 def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -30,10 +31,60 @@ def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Com
 
 
 def test_the_demo_plays_through_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    played = run("demo", env={"TMPDIR": str(tmp_path)})
+    played = run("demo", env=_traced(tmp_path))
     assert played.returncode == 0, played.stdout + played.stderr
-    assert played.stdout.count("✓") == 8
+    assert played.stdout.count("✓") == 10
+    assert len(re.findall(r"http://127\.0\.0\.1:\d+  node-\d/org\.example:slice:1\.0\.0", played.stdout)) >= 6
     assert list(tmp_path.iterdir()) == []
+    assert _left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "after"),
+    [
+        (signal.SIGINT, "elected"),
+        (signal.SIGTERM, "put 5"),
+        (signal.SIGTERM, "kill -9 the leading node"),
+    ],
+)
+def test_the_demo_that_is_interrupted_leaves_nothing_behind(number: int, after: str, tmp_path: Path) -> None:
+    playing = subprocess.Popen(
+        [sys.executable, "-m", "cdm", "demo"],
+        env={**environment(), "COLUMNS": "100", **_traced(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with playing:
+        assert playing.stdout is not None
+        try:
+            seen = next((line for line in playing.stdout if "✓" in line and after in line), "")
+            assert len(_left(tmp_path)) > 3
+            playing.send_signal(number)
+            rest = playing.stdout.read()
+            code = playing.wait(30)
+        finally:
+            playing.kill()
+    assert seen
+    assert code == 130, rest
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []
+    assert _left(tmp_path) == []
+
+
+def _traced(folder: Path) -> dict[str, str]:
+    """Variables by which all that a command starts is known: even slices and their keepers have its PATH."""
+    return {"TMPDIR": str(folder), "PATH": f"{os.environ['PATH']}:{folder}"}
+
+
+def _left(folder: Path) -> list[str]:
+    """The command lines of all processes that have the folder in their environment."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str(folder).encode() in (each / "environ").read_bytes():
+                found.append((each / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
-"""``cdm demo``: a cluster's life in ten seconds, on a real nats-server, each step checked."""
+"""``cdm demo``: a cluster's life in about ten seconds, on a real nats-server, each step checked."""
 
 from __future__ import annotations
 
+import os
 import signal
+import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import anyio
@@ -16,33 +20,48 @@ from rich.table import Table
 from rich.text import Text
 
 from cdm import clock
-from cdm.cli.playground import TTL, Playground, playground
+from cdm.archive import completed, pack
+from cdm.cli import web
+from cdm.cli.playground import TTL, Answer, Playground, lives, playground
 from cdm.errors import CdmError
 from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.keys import BlueprintKey, SliceKey
+from cdm.model.manifest import Http, Manifest, Readiness
 from cdm.model.slice import SliceState, SliceValue
+from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import dump
 from cdm.telemetry import LogFormat, LogLevel, configure_logs
 
 ARTIFACT = Artifact("org.example", "slice", "1.0.0")
+MANIFEST = Manifest(port="auto", readiness=Readiness(Http(), interval=0.05))
 NODES = [node_id(f"node-{number}") for number in (1, 2, 3)]
 PATIENCE = 10.0
 
 
 def demo() -> int:
-    """Play a whole cluster's life on this machine: elect, publish, scale, kill the leader, correct drift.
+    """Play a whole cluster's life on this machine: elect, push, publish, scale, kill, correct drift.
 
-    Starts an embedded nats-server in a temporary folder and three real `cdm node` processes. The slices' agents are a
-    stand-in that only moves states: no program is run. Every step is checked; the exit code is 1 if one fails. Nothing
-    is left behind.
+    Starts an embedded nats-server in a temporary folder and three real `cdm node` processes, which run a small web
+    service. Every step is checked, also by asking the service; the exit code is 1 if one fails. Nothing is left behind.
     """
     configure_logs(LogFormat.CONSOLE, LogLevel.ERROR)
-    console = Console(highlight=False)
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a `kill` cleans up as Ctrl-C does
-    try:
-        return anyio.run(_demo, console)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    return anyio.run(_until_signal, Console(highlight=False))
+
+
+async def _until_signal(console: Console) -> int:
+    """Play, and clean up in good order also after Ctrl-C or a `kill`."""
+    code = 130
+    async with anyio.create_task_group() as tasks:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+
+            async def listen() -> None:
+                async for _ in signals:
+                    tasks.cancel_scope.cancel()
+
+            tasks.start_soon(listen)
+            code = await _demo(console)
+            tasks.cancel_scope.cancel()
+    return code
 
 
 class Done(NamedTuple):
@@ -85,13 +104,17 @@ class Script:
 
     def __init__(self, ground: Playground) -> None:
         self.ground = ground
+        self.serving: dict[SliceKey, Answer] = {}
+        """What answered at the end of the last step."""
         self.dead: NodeId | None = None
         self.steps: list[tuple[str, Callable[[], Awaitable[str]]]] = [
             ("Start three nodes; one is elected", self.elect),
+            ("cdm artifact push org.example:slice:1.0.0 web.py", self.push),
             ("nats kv put blueprints org.example/slice/1.0.0 3", self.publish),
             ("… put 5", self.scale_up),
             ("… put 2", self.scale_down),
-            ("Kill the leader (SIGKILL)", self.kill_leader),
+            ("kill -9 one slice's process", self.kill_slice),
+            ("… put 3, and kill -9 the leading node", self.kill_leader),
             ("What ran on the dead node runs elsewhere", self.replace_dead),
             ("Somebody deletes one slice's key and adds another", self.correct_drift),
             ("nats kv del -f blueprints org.example/slice/1.0.0", self.remove),
@@ -106,84 +129,126 @@ class Script:
         assert ground.lease is not None
         return f"{ground.lease.node} leads term {ground.lease.term}; registered: {', '.join(sorted(ground.registered))}"
 
+    async def push(self) -> str:
+        """A small web service is in the store."""
+        artifacts = Artifacts(self.ground.connection)
+        await artifacts.ensure(create=True)
+        with tempfile.TemporaryDirectory(prefix="cdm-push-") as folder:
+            packed = pack(Path(web.__file__), Path(folder))
+            content = packed.content(completed(MANIFEST, packed.tree))
+            await artifacts.push(ARTIFACT, packed.path, content)
+        stored = await artifacts.describe(ARTIFACT)
+        self._check(stored.content == content, "the store has something else")
+        return f"a web service of {content.size} bytes, sha256 {content.sha256[:12]}"
+
     async def publish(self) -> str:
-        """Three instances, one on each node."""
+        """Three instances, one on each node, and all of them answer."""
         await self._put(3)
-        await self._settled(3)
-        keys = [put.key for put in self.ground.slices]
-        self._check(keys == [SliceKey(node, ARTIFACT) for node in NODES], "not one instance on each node")
+        await self._serve(3)
+        self._check([*self.serving] == [SliceKey(node, ARTIFACT) for node in NODES], "not one instance on each node")
         loads = [put for put in self.ground.commands if put.value.state is SliceState.LOAD]
         self._check(len(loads) == 3, f"{len(loads)} LOAD commands instead of 3")
         self._check(all(put.value.term == self._term for put in loads), "a LOAD of another term")
-        return f"3 LOADs of term {self._term}: " + ", ".join(map(str, keys))
+        return f"3 LOADs of term {self._term}; they answer:\n" + "\n".join(map(_line, self.serving.values()))
 
     async def scale_up(self) -> str:
         """Two more, and the three stay where they are."""
-        before = {put.key for put in self.ground.slices}
+        before = self.serving
         await self._put(5)
-        await self._settled(5)
-        after = {put.key for put in self.ground.slices}
-        spread = sorted(Counter(key.node for key in after).values(), reverse=True)
-        self._check(before < after, "an instance moved")
+        await self._serve(5)
+        spread = sorted(Counter(key.node for key in self.serving).values(), reverse=True)
+        self._check(before.items() <= self.serving.items(), "an instance moved, or was started again")
         self._check(spread == [2, 2, 1], f"spread {spread} instead of 2+2+1")
-        return f"2 more LOADs, spread 2+2+1: {', '.join(map(str, sorted(after - before)))}"
+        more = [answer for key, answer in self.serving.items() if key not in before]
+        return "spread 2+2+1; 2 more answer:\n" + "\n".join(map(_line, more))
 
     async def scale_down(self) -> str:
-        """Exactly three are unloaded."""
-        mark = len(self.ground.commands)
+        """Exactly three are unloaded, and do not answer any more."""
+        before, mark = self.serving, len(self.ground.commands)
         await self._put(2)
-        await self._settled(2)
+        await self._serve(2)
         commands = self.ground.commands[mark:]
         self._check(
             len(commands) == 3 and all(put.value.state is SliceState.UNLOAD for put in commands),
             "not exactly three UNLOAD commands",
         )
-        return "3 UNLOADs: " + ", ".join(str(put.key) for put in commands)
+        self._check(self.serving.items() <= before.items(), "an instance moved, or was started again")
+        await self._gone(before[put.key] for put in commands)
+        return "3 UNLOADs, and nothing of these answers: " + ", ".join(str(put.key) for put in commands)
+
+    async def kill_slice(self) -> str:
+        """The node starts it again: nobody else has to notice."""
+        before, mark = self.serving, len(self.ground.commands)
+        key, old = next(iter(before.items()))
+        os.kill(old.pid, signal.SIGKILL)
+        await self._gone([old], listens=True)
+        await self._serve(2)
+        new = self.serving[key]
+        self._check(before.keys() == self.serving.keys(), "an instance moved")
+        self._check(len(self.ground.commands) == mark, "the leader had to help")
+        return f"{old.slice} serves again, pid {old.pid} → {new.pid}"
 
     async def kill_leader(self) -> str:
-        """Another node leads a higher term, long before the lease would have ended."""
+        """Another node leads a higher term, long before the lease would have ended; no program outlives its node."""
+        await self._put(3)
+        await self._serve(3)
         ground, old = self.ground, self.ground.lease
-        self._check(old is not None, "nobody leads")
-        assert old is not None
+        if old is None:
+            raise CdmError("nobody leads")
+        lost = [answer for key, answer in self.serving.items() if key.node == old.node]
+        self._check(len(lost) == 1, f"{len(lost)} slices on {old.node} instead of 1")
+        began = clock.now()
         ground.kill_node(old.node)
         self.dead = old.node
         took = await ground.until(
             "no new leader", lambda: ground.lease is not None and ground.lease.term > old.term, TTL + 2
         )
+        await self._gone(lost)
+        gone = clock.now() - began
         assert ground.lease is not None
-        return f"{ground.lease.node} leads term {ground.lease.term} after {took * 1000:.0f} ms"
+        led = f"{ground.lease.node} leads term {ground.lease.term} after {took * 1000:.0f} ms"
+        return f"{led}; what {old.node} ran is gone after {gone * 1000:.0f} ms"
 
     async def replace_dead(self) -> str:
         """After its heartbeat TTL the dead node's slices are replaced and its keys deleted."""
-        ground, dead = self.ground, self.dead
+        ground, dead, before = self.ground, self.dead, self.serving
         await ground.until(
             "the dead node's registration did not expire", lambda: dead not in ground.registered, TTL + 2
         )
         await ground.until(
             f"slices are still on {dead}", lambda: all(put.key.node != dead for put in ground.slices), PATIENCE
         )
-        await self._settled(2)
-        return f"{dead} is gone; 2 ACTIVE on " + ", ".join(sorted({put.key.node for put in ground.slices}))
+        await self._serve(3)
+        stayed = {key: answer for key, answer in before.items() if key.node != dead}
+        self._check(stayed.items() <= self.serving.items(), "an instance moved that was well")
+        new = [answer for key, answer in self.serving.items() if key not in stayed]
+        return f"{dead} is gone; its slice answers elsewhere:\n" + "\n".join(map(_line, new))
 
     async def correct_drift(self) -> str:
-        """The leader adds what is missing and removes what is too much."""
+        """A slice without a key is stopped; the leader adds what is missing and removes what is too much."""
         ground, slices = self.ground, self.ground.buckets["slices"]
-        lost = ground.slices[0].key
+        lost, old = next(iter(self.serving.items()))
         extra = SliceKey(lost.node, ARTIFACT, 7)
         mark = len(ground.commands)
         await slices.delete(lost)
         await ground.until("no LOAD after a slice was deleted", lambda: len(ground.commands) > mark, PATIENCE)
-        await self._settled(2)
+        await self._serve(3)
+        await self._gone([old], listens=True)
+        mark = len(ground.commands)
         await slices.put(extra, dump(SliceValue(SliceState.ACTIVE, self._term)))
-        await ground.until("the extra slice was not seen", lambda: len(ground.slices) == 3, PATIENCE)
-        await self._settled(2)
-        return f"deleted {lost}: loaded again; added {extra}: one unloaded; exactly 2 ACTIVE"
+        await ground.until("the extra slice was not unloaded", lambda: len(ground.commands) > mark, PATIENCE)
+        await self._serve(3)
+        self._check(len(ground.commands) == mark + 1, "more than one command for one slice too many")
+        unloaded = ground.commands[mark].key
+        return f"deleted {lost}: stopped, and loaded again; added {extra}: {unloaded} unloaded; exactly 3 processes"
 
     async def remove(self) -> str:
         """No blueprint, no instances."""
         await self.ground.buckets["blueprints"].delete(BlueprintKey(ARTIFACT))
         await self.ground.until("slices are left", lambda: not self.ground.slices, PATIENCE)
-        return "no slice is left"
+        await self._gone(self.serving.values())
+        self._check(not self.ground.programs(), "a program is left")
+        return "no slice is left, no process runs, and nothing listens"
 
     @property
     def _term(self) -> int:
@@ -195,28 +260,59 @@ class Script:
     async def _put(self, instances: int) -> None:
         await self.ground.buckets["blueprints"].put(BlueprintKey(ARTIFACT), str(instances).encode())
 
-    async def _settled(self, count: int) -> None:
-        slices = self.ground.cluster.group
-        await self.ground.until(
+    async def _serve(self, count: int) -> None:
+        """Wait until so many slices are ACTIVE and answer under their own names, and nothing but these runs."""
+        ground = self.ground
+        group = partial(ground.cluster.group, ARTIFACT)
+        await ground.until(
             f"not exactly {count} slices, all ACTIVE",
-            lambda: len(slices(ARTIFACT).slices) == count == slices(ARTIFACT).active,
+            lambda: len(group().slices) == count == group().active,
             PATIENCE,
         )
+
+        async def served() -> bool:
+            answers = {answer.slice: answer for answer in await ground.answers()}
+            keys = [put.key for put in ground.slices]
+            self.serving = {key: answers[name] for key in keys if (name := _name(key)) in answers}
+            pids = {answer.pid for answer in self.serving.values()}
+            return len(self.serving) == count == len(keys) and pids == ground.programs()
+
+        await ground.until_so(f"not exactly {count} processes, all answering", served, PATIENCE)
+
+    async def _gone(self, answers: Iterable[Answer], *, listens: bool = False) -> None:
+        """Wait until these processes live no more, and nothing listens in their places unless something may."""
+
+        async def gone() -> bool:
+            if any(lives(answer.pid) for answer in old):
+                return False
+            return listens or all([await self.ground.ask(answer.port) is None for answer in old])
+
+        old = list(answers)
+        await self.ground.until_so("a process lives on, or something answers in its place", gone, PATIENCE)
 
     def _check(self, holds: bool, problem: str) -> None:
         if not holds:
             raise CdmError(problem)
 
 
+def _name(key: SliceKey) -> str:
+    """What a slice calls itself."""
+    return str(key).removeprefix("slices/")
+
+
+def _line(answer: Answer) -> str:
+    return f"  {answer.url}  {answer.slice}, pid {answer.pid}"
+
+
 def _screen(ground: Playground, title: str) -> Group:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("key", "state", "term"):
+    for column in ("key", "state", "term", "port"):
         table.add_column(column, no_wrap=True)
     styles = {SliceState.ACTIVE: "green", SliceState.FAILED: "red"}
     for put in ground.slices:
         state = put.value.state
         style = styles.get(state, "yellow" if state.kind == "command" else "cyan")
-        table.add_row(str(put.key), Text(state, style), str(put.value.term))
+        table.add_row(str(put.key), Text(state, style), str(put.value.term), str(put.value.port or ""))
     leader = f"{ground.lease.node}, term {ground.lease.term}" if ground.lease else "none"
     return Group(Text.assemble(("▶ ", "bold cyan"), (title, "bold"), f"   leader: {leader}"), table)
 

@@ -1,5 +1,5 @@
-"""A whole cluster on this machine for the demo: an embedded nats-server, real ``cdm node`` processes, and a loop that
-stands in for the agents. All of it ends with the ``with`` block.
+"""A whole cluster on this machine for the demo: an embedded nats-server and real ``cdm node`` processes, which run a
+small web service. All of it ends with the ``with`` block.
 """
 
 from __future__ import annotations
@@ -12,31 +12,51 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
-import anyio.abc
-from msgspec.structs import replace
+import anyio.to_thread
 
 from cdm import clock
 from cdm.cluster import Cluster, SlicePut
-from cdm.errors import CdmError, Conflict, StoreError, UsageError
+from cdm.errors import CdmError, UsageError
 from cdm.messages import Message, ValuePut, ValueRemove
 from cdm.model.artifact import NodeId
 from cdm.model.keys import LeaseKey, NodeKey, SliceKey
 from cdm.model.node import Lease
 from cdm.model.slice import SliceState
 from cdm.runtime import ensure
-from cdm.store.bucket import Bucket, buckets, dump
+from cdm.runtimes.census import Process, census, look, mark, send
+from cdm.runtimes.process import ORPHAN_BOUND
+from cdm.runtimes.words import MARK
+from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.signal import Signal
 from cdm.store.watch import Watch
 
 START_PATIENCE = 15.0
+POLL = 0.05
+"""Seconds between two looks at what no bucket tells of."""
 TTL = 3.0
 """Lease and heartbeat TTL of the demo's nodes, in seconds: shorter than the default, to keep the demo short."""
+
+
+class Answer(NamedTuple):
+    """What a slice said when it was asked over HTTP."""
+
+    port: int
+    slice: str
+    pid: int
+
+    @property
+    def url(self) -> str:
+        """Where it was asked."""
+        return f"http://127.0.0.1:{self.port}"
 
 
 class Playground:
@@ -54,8 +74,6 @@ class Playground:
         self._folder = folder
         self._nodes: dict[NodeId, subprocess.Popen[bytes]] = {}
         self._changed = Signal()
-        self._agent_work = Signal()
-        self._agent_queue: list[SlicePut] = []
 
     @property
     def slices(self) -> list[SlicePut]:
@@ -76,6 +94,34 @@ class Playground:
             return clock.now() - started
         raise CdmError(f"waited {within:g} s in vain: {what}")
 
+    async def until_so(self, what: str, holds: Callable[[], Awaitable[bool]], within: float) -> float:
+        """Wait as `until` does, for something that the buckets do not tell: it is looked at again and again."""
+        started = clock.now()
+        with anyio.move_on_after(within):
+            while not await holds():  # noqa: ASYNC110  # nobody tells of it
+                await anyio.sleep(POLL)
+            return clock.now() - started
+        raise CdmError(f"waited {within:g} s in vain: {what}")
+
+    async def ask(self, port: int) -> Answer | None:
+        """GET from a slice; None: nothing answers."""
+        return await anyio.to_thread.run_sync(_ask, port)
+
+    async def answers(self) -> list[Answer]:
+        """What all slices that tell of a port answer, in key order."""
+        found = [await self.ask(put.value.port) for put in self.slices if put.value.port is not None]
+        return [each for each in found if each is not None]
+
+    def programs(self) -> set[int]:
+        """The pids of what the nodes' slices run, whatever the buckets tell."""
+        return {process.pid for process, run in self._processes() if run != "keeper"}
+
+    def _processes(self) -> list[tuple[Process, str]]:
+        """Everything that nodes started and that lives, also of nodes that do not, with the name of its run."""
+        tokens = {path.read_text().strip() for path in self._folder.glob("*/runtime/token")}
+        marks = ((process, mark(process.pid, MARK.encode()) or "") for process in census().values())
+        return [(process, run.partition(".")[2]) for process, run in marks if run.partition(".")[0] in tokens]
+
     def start_node(self, node: NodeId) -> None:
         """Start a real ``cdm node`` process."""
         options = {
@@ -84,7 +130,8 @@ class Playground:
             "--lease-ttl": TTL,
             "--node-ttl": TTL,
             "--reconcile-interval": 2,
-            "--runtime": "external",
+            "--runtime": "process",
+            "--folder": self._folder / node,
             "--log-format": "json",
         }
         arguments = [str(word) for pair in options.items() for word in pair]
@@ -104,7 +151,7 @@ class Playground:
         return self._folder / f"{node}.log"
 
     def kill_node(self, node: NodeId) -> None:
-        """End a node with SIGKILL; its stand-in agent ends with it."""
+        """End a node with SIGKILL."""
         process = self._nodes.pop(node)
         process.kill()
         process.wait()
@@ -120,6 +167,11 @@ class Playground:
                 process.kill()
                 process.wait()
         self._nodes.clear()
+        deadline = clock.now() + ORPHAN_BOUND
+        while (left := self._processes()) and clock.now() < deadline:  # of a node that was killed just now
+            time.sleep(POLL)
+        for relic, _ in left:
+            send(relic, signal.SIGKILL)
 
     def hear(self, message: Message) -> None:
         """Take note of what a bucket says."""
@@ -128,8 +180,6 @@ class Playground:
                 self.cluster.put_slice(message)
                 if message.value.state in (SliceState.LOAD, SliceState.UNLOAD):
                     self.commands.append(message)
-                self._agent_queue.append(message)
-                self._agent_work.set()
             case ValueRemove(key=SliceKey() as key):
                 self.cluster.remove_slice(key)
             case ValuePut(key=LeaseKey(), value=Lease() as lease):
@@ -143,33 +193,24 @@ class Playground:
         self._changed.set()
         self.on_change()
 
-    async def stand_in_for_agents(self) -> None:
-        """Move slices through their states as agents would. Nothing is run: this is for the demo alone."""
-        answers = {
-            SliceState.LOAD: SliceState.LOADING,
-            SliceState.LOADING: SliceState.LOADED,
-            SliceState.ACTIVATE: SliceState.ACTIVATING,
-            SliceState.ACTIVATING: SliceState.ACTIVE,
-            SliceState.UNLOAD: SliceState.UNLOADING,
-        }
-        slices = self.buckets["slices"]
-        while True:
-            await self._agent_work.wait()
-            while self._agent_queue:
-                put = self._agent_queue.pop(0)
-                if put.key.node not in self._nodes:
-                    continue
-                await anyio.sleep(0.06)  # so that a watching eye can follow
-                try:
-                    if put.value.state is SliceState.UNLOADING:
-                        await slices.delete(put.key, expect=put.revision)
-                    elif put.value.state in answers:
-                        value = replace(put.value, state=answers[put.value.state])
-                        await slices.put(put.key, dump(value), expect=put.revision)
-                except Conflict:
-                    continue  # the leader wrote in between: its command comes next
-                except StoreError:
-                    self._agent_queue.append(put)
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    process = look(pid)
+    return process is not None and not process.zombie
+
+
+def _ask(port: int) -> Answer | None:
+    connection = HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/")
+        line = connection.getresponse().read().decode()
+        said, _, pid = line.partition(" from ")[2].rpartition(", pid ")
+        return Answer(port, said, int(pid))
+    except (OSError, HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
 
 
 def find_server() -> str:
@@ -202,7 +243,6 @@ async def playground() -> AsyncIterator[Playground]:
         tasks = await stack.enter_async_context(anyio.create_task_group())
         for name in ("slices", "nodes", "blueprints"):
             tasks.start_soon(Watch(ground.buckets[name], ground.hear).run)
-        tasks.start_soon(ground.stand_in_for_agents)
         stack.callback(tasks.cancel_scope.cancel)
         yield ground
 
