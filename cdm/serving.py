@@ -154,7 +154,8 @@ class Running(Serving):
     def __init__(self, ground: Ground) -> None:
         super().__init__(ground)
         settings = ground.settings
-        folder = settings.folder or state_folder(settings.prefix, settings.node)
+        # Absolute: slices are started in folders of their own.
+        folder = (settings.folder or state_folder(settings.prefix, settings.node)).expanduser().absolute()
         make = runtime_named(settings.runtime)
         runtime = make(Surroundings(settings.node, folder / "runtime", self._crashed))
         artifacts = Artifacts(ground.connection)
