@@ -23,7 +23,7 @@ from cdm.model.slice import SliceState, legal
 from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import buckets
 from tests.integration.programs import all_pids, children
-from tests.integration.tools import EXPECT, Nodes, Raw, Record, Rejection, connected, nodes_on, raw
+from tests.integration.tools import EXPECT, Nodes, Raw, Record, connected, nodes_on, raw
 from tests.server import NatsServer, eventually
 
 PORTS = """
@@ -221,33 +221,30 @@ def histories(records: Iterable[Record]) -> dict[str, list[SliceState | None]]:
     return found
 
 
-def assert_legal(records: Iterable[Record], *, restarted: bool = False) -> None:
+def assert_legal(records: Sequence[Record], *, restarted: bool = False, deleted: bool = False) -> None:
     """Each key went from state to state by the table.
 
     Args:
-        records: everything that was written.
+        records: everything that was written. On a busy machine the bucket forgets a message, rarely, before it is
+            recorded: a step behind which one is missing is not judged.
         restarted: whether agents were started again: then ACTIVE may be followed by ACTIVE on another port.
+        deleted: whether a leader deleted keys in whatever state.
     """
-    for key, states in histories(records).items():
-        before: SliceState | None = None
-        for state in states:
-            again = restarted and before is state is SliceState.ACTIVE
-            assert again or legal(before, state), f"{key}: {before} was followed by {state} in {states}"
-            before = state
+    origins = [int(record.headers["Nats-Stream-Source"].split()[1]) for record in records]
+    missing = sorted(set(range(1, origins[-1] + 1)) - set(origins))
+    assert len(missing) <= len(origins) / 10, "too much is missing to judge"
+    last: dict[str, tuple[int, SliceState | None]] = {}
+    for origin, record in zip(origins, records, strict=True):
+        if record.key.startswith("_"):
+            continue
+        at, before = last.get(record.key, (0, None))
+        state = None if record.gone else SliceState(record.value["state"])
+        last[record.key] = origin, state
+        again = restarted and before is state is SliceState.ACTIVE
+        judged = not again and not (deleted and state is None) and not any(at < each < origin for each in missing)
+        assert not judged or legal(before, state), f"{before} was followed by {record}"
 
 
 def names(states: Sequence[SliceState | None]) -> str:
     """States in one line."""
     return " ".join(str(state or "gone") for state in states)
-
-
-async def stubborn(call: Any) -> Any:
-    """Do something until the server takes it."""
-
-    async def taken() -> Any:
-        try:
-            return await call() or True
-        except (Rejection, OSError, TimeoutError):
-            return None
-
-    return await eventually(taken, 10)

@@ -1,0 +1,230 @@
+"""Nodes and servers die and come back: what runs is what the keys say, once, and nothing outlives its node."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from cdm.runtimes.process import ORPHAN_BOUND
+from cdm.store.bucket import buckets
+from tests.integration.serving import PLAIN, SLEEP, Hand, Yard, agent_alone, ask, assert_legal, made, yard
+from tests.integration.tools import SLACK, Processes, Rejection, connected, nodes_on
+from tests.server import FORGIVEN, NatsServer, eventually
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
+
+
+@contextmanager
+def node_processes(server: NatsServer, folder: Path) -> Iterator[Processes]:
+    """Room for ``cdm node`` processes; killed with the ``with`` block."""
+    times = ("--lease-ttl", "2", "--node-ttl", "2", "--reconcile-interval", "1")
+    running = Processes(server.url, folder, times)
+    try:
+        yield running
+    finally:
+        running.kill()
+
+
+@asynccontextmanager
+async def one_process(server: NatsServer, folder: Path) -> AsyncIterator[tuple[Yard, Hand, Processes]]:
+    """Node n1 as a process that only serves; the test leads."""
+    async with yard(server, folder) as ground:
+        await made(server, ground.user)
+        with node_processes(server, folder) as running:
+            yield ground, Hand(ground.user), running
+        await ground.nothing_left(ORPHAN_BOUND + SLACK)
+
+
+def start(running: Processes, folder: Path, name: str = "n1", role: str = "agent") -> None:
+    running.start(name, "--role", role, "--runtime", "process", "--folder", str(folder / name))
+
+
+async def test_after_a_sigkill_the_same_slices_serve_again_once(server: NatsServer, tmp_path: Path) -> None:
+    async with one_process(server, tmp_path) as (ground, hand, running):
+        start(running, tmp_path)
+        one, two = await ground.push("one"), await ground.push("two", SLEEP, PLAIN)
+        stays, goes, ends, rests, late = (
+            hand.key(one),
+            hand.key(one, 1),
+            hand.key(two),
+            hand.key(two, 1),
+            hand.key(two, 2),
+        )
+        for key in (stays, goes, ends, rests):
+            await hand.up(key, blueprint=5)
+        await hand.put(rests, "DEACTIVATE")
+        await hand.reaches(rests, "LOADED")
+
+        running.all["n1"].kill()
+        killed = time.monotonic()
+        await ground.user.delete("slices", goes)
+        await hand.put(ends, "UNLOAD")
+        await hand.put(late, "LOAD")
+        await ground.nothing_left(ORPHAN_BOUND + 0.5)
+        assert time.monotonic() - killed < ORPHAN_BOUND + 0.5
+
+        start(running, tmp_path)
+        await hand.reaches(ends, None)
+        await hand.reaches(late, "LOADED")
+        await eventually(ground.exact, 10, "what is ACTIVE lives")
+        value = await hand.reaches(stays, "ACTIVE")
+        await eventually(lambda: _answers(hand, stays), 5, "the key tells the port of now")
+        assert value["blueprint"] == 5
+        assert await ground.user.slices() == {stays: "ACTIVE", rests: "LOADED", late: "LOADED"}
+        assert_legal(await ground.user.recorded(), restarted=True, deleted=True)
+
+
+async def _answers(hand: Hand, key: str) -> bool:
+    return bool(ask((await hand.reaches(key, "ACTIVE"))["port"]))
+
+
+async def test_a_node_that_starts_at_once_again_doubles_nothing(server: NatsServer, tmp_path: Path) -> None:
+    """Also while what the dead one left is still alive."""
+    async with one_process(server, tmp_path) as (ground, hand, running):
+        start(running, tmp_path)
+        stubborn = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{SLEEP}"
+        one = await ground.push("one", stubborn, PLAIN)
+        keys = [hand.key(one, ordinal) for ordinal in range(3)]
+        for key in keys:
+            await hand.up(key)
+        for _ in range(3):
+            before = {pid for pids in ground.living.values() for pid in pids}
+            running.all["n1"].kill()
+            start(running, tmp_path)
+
+            def renewed(before: set[int] = before) -> bool:
+                living = ground.living
+                assert all(len(set(pids) - before) <= 1 for pids in living.values())
+                # None of the new ones beside any of the old ones.
+                assert not any(set(pids) & before and set(pids) - before for pids in living.values())
+                return len(living) == 3 and not before & {pid for pids in living.values() for pid in pids}
+
+            await eventually(renewed, 15, "all were started again")
+        await eventually(ground.exact)
+
+
+async def test_sigterm_leaves_no_process_and_the_slices_run_elsewhere(server: NatsServer, tmp_path: Path) -> None:
+    async with yard(server, tmp_path) as ground:
+        with node_processes(server, tmp_path) as running:
+            for name in ("n1", "n2"):
+                start(running, tmp_path, name, "all")
+            await eventually(lambda: _registered(ground, 2), 15)
+            one = await ground.push("one")
+            await ground.user.put("blueprints", one, 4)
+            keys = await ground.settles(4)
+            assert {key[:2] for key in keys} == {"n1", "n2"}
+            running.all["n1"].send(signal.SIGTERM)
+            assert await running.all["n1"].ends(10) == 0
+            assert not [name for name in ground.living if name.startswith("n1/")], "nothing is left when it has exited"
+            keys = await ground.settles(4)
+            assert {key[:2] for key in keys} == {"n2"}
+            running.all["n2"].send(signal.SIGTERM)
+            assert await running.all["n2"].ends(10) == 0
+            assert not ground.living
+
+
+async def _registered(ground: Yard, count: int) -> bool:
+    return len(await ground.user.contents("nodes")) == count if await ground.user.lease() else False
+
+
+async def test_a_killed_node_is_replaced_and_unloads_when_it_returns(server: NatsServer, tmp_path: Path) -> None:
+    """I9."""
+    async with yard(server, tmp_path) as ground:
+        with node_processes(server, tmp_path) as running:
+            running.start("m1", "--role", "manager")
+            for name in ("n1", "n2"):
+                start(running, tmp_path, name)
+            await eventually(lambda: _registered(ground, 3), 15)
+            one = await ground.push("one")
+            await ground.user.put("blueprints", one, 2)
+            await ground.settles(2)
+            running.all["n1"].kill()
+            killed = time.monotonic()
+
+            async def moved() -> bool:
+                found = await ground.user.slices()
+                return sum(key.startswith("n2.") and state == "ACTIVE" for key, state in found.items()) == 2
+
+            await eventually(moved, 2 + 1 + SLACK, "both run on n2")
+            print(f"replaced after {time.monotonic() - killed:.1f} s")
+            start(running, tmp_path)
+            await eventually(lambda: _registered(ground, 3), 15)
+            keys = await ground.settles(2)
+            assert all(key.startswith("n2.") for key in keys)
+    await ground.nothing_left(ORPHAN_BOUND + SLACK)
+
+
+async def test_without_nats_all_runs_on_and_nothing_begins(server: NatsServer, tmp_path: Path) -> None:
+    async with yard(server, tmp_path) as ground, nodes_on(server, reconcile_interval=1) as nodes:
+        for name in ("n1", "n2"):
+            await nodes.start(name, runtime="process", folder=tmp_path / name)
+        one = await ground.push("one")
+        await ground.user.put("blueprints", one, 4)
+        keys = await ground.settles(4)
+        before = ground.living
+        ports = {key: record.value["port"] for key, record in keys.items()}
+        server.kill()
+        for _ in range(30):  # half as long again as the nodes' TTL
+            await anyio.sleep(0.1)
+            assert ground.living == before
+        assert all(ask(port) for port in ports.values())
+        await server.start()
+        await eventually(lambda: _registered(ground, 2), 20)
+        await ground.user.stubborn("blueprints", one, 5)
+        keys = await ground.settles(5, within=30)
+        after = ground.living
+        assert all(after[name] == pids for name, pids in before.items()), "nobody was evicted"
+        assert all(keys[key].value["port"] == port for key, port in ports.items())
+        nodes.unharmed()
+    await ground.nothing_left(0.1)
+
+
+async def test_a_bucket_that_is_made_anew_is_obeyed(server: NatsServer, tmp_path: Path) -> None:
+    """What was learned of the old one is void: revisions begin at 1 again."""
+    async with agent_alone(server, tmp_path) as (ground, hand, _):
+        one = await ground.push("one", SLEEP, PLAIN)
+        keeps, goes, changes = (hand.key(one, ordinal) for ordinal in range(3))
+        for key in (keeps, goes, changes):
+            await hand.up(key)
+        for stream in ("RECORD_slices", "KV_slices"):
+            await ground.user.api(f"STREAM.DELETE.{stream}")
+        async with connected(server) as connection:
+            await buckets(connection)["slices"].ensure(create=True)
+        await ground.user.put("slices", keeps, {"state": "ACTIVE", "term": 1})
+        await hand.put(changes, "UNLOAD")
+        await hand.reaches(changes, None, 15)
+        await eventually(ground.exact, 15)
+        assert await ground.user.slices() == {keeps: "ACTIVE"}
+        await hand.up(goes)
+        await hand.put(keeps, "DEACTIVATE")
+        await hand.reaches(keeps, "LOADED")
+        await eventually(ground.exact)
+
+
+async def test_a_cluster_whose_slices_bucket_is_made_anew_converges(server: NatsServer, tmp_path: Path) -> None:
+    async with yard(server, tmp_path) as ground, nodes_on(server, reconcile_interval=1) as nodes:
+        for name in ("n1", "n2"):
+            await nodes.start(name, runtime="process", folder=tmp_path / name)
+        one = await ground.push("one")
+        await ground.user.put("blueprints", one, 6)
+        await ground.settles(6)
+        await ground.user.api("STREAM.DELETE.KV_slices")
+        await anyio.sleep(1)
+        await eventually(lambda: _settled(ground, 6), 30, "all run again")
+        await ground.user.put("blueprints", one, 0)
+        await eventually(lambda: _settled(ground, 0), 15, "all are gone")
+        nodes.unharmed()
+
+
+async def _settled(ground: Yard, wanted: int) -> bool:
+    try:
+        found = await ground.user.slices()
+        return list(found.values()) == ["ACTIVE"] * wanted and await ground.exact()
+    except Rejection:
+        return False
