@@ -244,11 +244,11 @@ class Worker:
         """Take step after step; returns when the key is gone and nothing runs."""
         while True:
             state = self._state
-            if self.crash is not None:
-                crash, self.crash = self.crash, None
-                if state is SliceState.ACTIVE:
-                    await self._failed(crash)
-                    continue
+            if state is not SliceState.ACTIVE:
+                self.crash = None
+            elif self.crash is not None:
+                await self._failed(self.crash)
+                continue
             step = next_step(state, self._condition)
             if step is None:
                 if state is None and not self._news.is_set:

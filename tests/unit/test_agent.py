@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from cdm.agent import Agent, Fetched
+from cdm.errors import StoreError
 from cdm.messages import Connected, ValuePut, ValueRemove
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Overrides
@@ -48,6 +49,7 @@ class World:
         self.may_unload = anyio.Event()
         self.may_unload.set()
         self.busy = 0
+        self.down = False
         self.before_answer: Callable[[SliceState | None], None] | None = None
         """What the mirror tells before a write is acknowledged."""
         self.revision = 0
@@ -75,6 +77,8 @@ class World:
         return self._write(None, expect)
 
     def _write(self, state: SliceState | None, expect: int) -> int:
+        if self.down:
+            raise StoreError("nobody answers")
         assert expect == self.revision
         self.revision = revision = self.revision + 1
         self.written.append(state)
@@ -228,6 +232,22 @@ async def test_the_echo_of_a_delete_may_come_before_its_answer() -> None:
         await it.reaches(None)
         await eventually(lambda: not it.agent._workers)
         assert not it.agent.known
+
+
+async def test_a_failure_without_nats_is_told_afterwards() -> None:
+    """It is not started again as if nothing had happened: failures are counted."""
+    async with world() as it:
+        it.say(S.LOAD)
+        await it.reaches(S.LOADED)
+        it.say(S.ACTIVATE)
+        await it.reaches(S.ACTIVE)
+        it.down = True
+        it.states[KEY] = False
+        it.agent.crashed(KEY, "exit status 1", False)
+        await anyio.sleep(0.1)
+        it.down = False
+        await it.reaches(S.FAILED)
+        assert it.port == 1001, "it was started once"
 
 
 async def test_nothing_is_kept_of_slices_that_are_gone() -> None:
