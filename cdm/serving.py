@@ -14,6 +14,7 @@ from typing import Any
 from cdm.agent import Agent
 from cdm.cache import Cache
 from cdm.log import Log
+from cdm.log_service import LogService
 from cdm.messages import (
     Connected,
     Disconnected,
@@ -162,6 +163,7 @@ class Running(Serving):
         cache = Cache(folder / "artifacts", artifacts, settings.cache_bytes)
         self._cache = cache
         self.agent = Agent(settings.node, ground.buckets["slices"], runtime, cache)
+        self.logs = LogService(ground.connection, settings.node, runtime)
 
     def _crashed(self, key: SliceKey, reason: str, fatal: bool) -> None:
         self.agent.crashed(key, reason, fatal)
@@ -173,8 +175,8 @@ class Running(Serving):
 
     @property
     def work(self) -> tuple[Callable[[], Coroutine[Any, Any, object]], ...]:
-        """Obey."""
-        return (self.agent.run,)
+        """Obey, and show what the slices write."""
+        return (self.agent.run, self.logs.run)
 
     def reset(self, reason: str) -> None:
         """Revisions say nothing any more."""

@@ -1,4 +1,4 @@
-"""The command line: ``cdm node``, ``init``, ``status``, ``health``, ``artifact``, ``demo``.
+"""The command line: ``cdm node``, ``init``, ``status``, ``health``, ``artifact``, ``logs``, ``demo``.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the cluster is unhealthy, 4 conflict (the node id is
 taken, the artifact is there already), 5 NATS refused the credentials, or a permission is missing.
@@ -48,6 +48,7 @@ app.command("cdm.cli.init:init", name="init", help="Create the buckets.")
 app.command("cdm.cli.status:status", name="status", help="Show leader, nodes, blueprints and slices.")
 app.command("cdm.cli.health:health", name="health", help="Ask whether a node runs and is connected.")
 app.command("cdm.cli.artifact:app", name="artifact", help="Push programs to the cluster, list them, remove them.")
+app.command("cdm.cli.logs:logs", name="logs", help="Show what an artifact's slices write, from all nodes.")
 app.command("cdm.cli.demo:demo", name="demo", help="Play a whole cluster's life on this machine, in ten seconds.")
 
 

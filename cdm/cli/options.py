@@ -38,12 +38,12 @@ def _at_least_a_second(_type: Any, value: float) -> None:
         raise ValueError("NATS takes no TTL below one second")
 
 
-def _positive(_type: Any, value: float) -> None:
-    if value <= 0:
+def _positive(_type: Any, value: float | None) -> None:
+    if value is not None and value <= 0:
         raise ValueError("must be more than nothing")
 
 
-def duration(env: str, *, ttl: bool = False) -> Parameter:
+def duration(env: str | None = None, *, ttl: bool = False) -> Parameter:
     """An option that is a duration, in seconds or with a unit."""
     return Parameter(
         env_var=env,

@@ -8,15 +8,16 @@ why both accept a slice in any condition, and one that they do not know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from msgspec import Struct
 
 from cdm.errors import UsageError
-from cdm.model.artifact import NodeId
+from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
 
@@ -69,6 +70,32 @@ class Runtime(Protocol):
 
     async def close(self) -> None:
         """Stop everything: the node goes."""
+
+
+class OutputLine(NamedTuple):
+    """One line that a slice wrote."""
+
+    time: datetime
+    """When it was read from the program, UTC."""
+    stream: str
+    """``out``, ``err``, or ``cdm``: a remark of ours."""
+    text: str
+
+
+@runtime_checkable
+class Logging(Protocol):
+    """What a runtime obeys too that keeps its slices' output: `cdm logs` shows it."""
+
+    def written(self, artifact: Artifact) -> Sequence[SliceKey]:
+        """This node's slices of the artifact that there is output of, or may soon be; some may not be loaded."""
+
+    def read(
+        self, key: SliceKey, *, lines: int | None = None, since: datetime | None = None, follow: bool = False
+    ) -> AsyncIterator[Sequence[OutputLine]]:
+        """A slice's output, oldest first, a little at a time; it must neither grow in memory nor block the loop.
+
+        ``lines``: only the last so many of what is there now. ``since``: nothing older. ``follow``: go on for ever.
+        """
 
 
 def runtime_named(name: str) -> Callable[[Surroundings], Runtime]:

@@ -8,31 +8,24 @@ import hashlib
 import os
 import shutil
 from collections import deque
-from collections.abc import AsyncIterator, Collection
-from datetime import datetime
+from collections.abc import AsyncIterator, Collection, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import anyio
 
-from cdm.model.keys import SliceKey, encode
+from cdm.errors import InvalidKey
+from cdm.model.artifact import Artifact
+from cdm.model.keys import SLICES, SliceKey, encode
+from cdm.runtimes import OutputLine
 from cdm.runtimes.scribe import numbers, path_of
 
 CHUNK = 256 * 1024
 POLL = 0.1
 """Seconds between two looks for more."""
+LOST = "lines were lost: they were deleted before they could be read"
 MAX_NAME = 200
 """Longest name of a folder, in bytes; file systems allow 255."""
-
-
-class OutputLine(NamedTuple):
-    """One line that a slice wrote."""
-
-    time: datetime
-    """When it was read from the program, UTC."""
-    stream: str
-    """``out``, ``err``, or ``cdm``: a remark of ours."""
-    text: str
 
 
 def folder_name(key: SliceKey) -> str:
@@ -41,6 +34,18 @@ def folder_name(key: SliceKey) -> str:
     if len(name) <= MAX_NAME:
         return name
     return f"{name[: MAX_NAME - 41]}={hashlib.sha256(name.encode()).hexdigest()[:40]}"
+
+
+def keys(parent: Path, artifact: Artifact) -> list[SliceKey]:
+    """The slices of an artifact whose output is there; not those whose names had to be shortened."""
+    found = []
+    with contextlib.suppress(OSError):
+        for each in os.listdir(parent):  # noqa: PTH208  # names are all that is wanted
+            with contextlib.suppress(InvalidKey):
+                key = SLICES.decode(each.replace("=2F", "/"))
+                if isinstance(key, SliceKey) and key.artifact == artifact:
+                    found.append(key)
+    return found
 
 
 def parse(line: bytes) -> OutputLine | None:
@@ -56,9 +61,19 @@ def parse(line: bytes) -> OutputLine | None:
 async def tail(
     folder: Path, *, lines: int | None = None, since: datetime | None = None, follow: bool = False
 ) -> AsyncIterator[OutputLine]:
+    """The same as `batches`, line by line."""
+    async for batch in batches(folder, lines=lines, since=since, follow=follow):
+        for line in batch:
+            yield line
+
+
+async def batches(
+    folder: Path, *, lines: int | None = None, since: datetime | None = None, follow: bool = False
+) -> AsyncIterator[Sequence[OutputLine]]:
     """A slice's output, oldest line first.
 
-    Files that are put aside meanwhile are read to their end; what is deleted before it could be read is missing.
+    Files that are put aside meanwhile are read to their end. Where some was deleted before it could be read, a remark
+    says so.
 
     Args:
         folder: where the slice's output is.
@@ -70,18 +85,18 @@ async def tail(
     kept: deque[OutputLine] = deque(maxlen=lines)
     while batch := await asyncio.to_thread(reader.read):
         fresh = [line for line in batch if since is None or line.time >= since]
-        if lines is None:
-            for line in fresh:
-                yield line
-        else:
+        if lines is not None:
             kept.extend(fresh)
-    for line in kept:
-        yield line
+        elif fresh:
+            yield fresh
+    if kept:
+        yield list(kept)
+    kept.clear()
     while follow:
         batch = await asyncio.to_thread(reader.read)
-        for line in batch:
-            if since is None or line.time >= since:
-                yield line
+        fresh = [line for line in batch if since is None or line.time >= since]
+        if fresh:
+            yield fresh
         if not batch:
             await anyio.sleep(POLL)
 
@@ -93,11 +108,16 @@ class _Reader:
         self._folder = folder
         self._number: int | None = None
         self._offset = 0
+        self._missing = False
+        """Whether the present file was deleted before its end was reached."""
 
     def read(self) -> list[OutputLine]:
         """The next lines; empty: there are none yet."""
         while True:
-            following = [each for each in numbers(self._folder) if self._number is None or each > self._number]
+            present = numbers(self._folder)
+            if self._number is not None and present and present[-1] < self._number:
+                self._number = None  # all of it was deleted, and begun anew
+            following = [each for each in present if self._number is None or each > self._number]
             if self._number is not None:
                 found = self._read()
                 if found:
@@ -107,7 +127,10 @@ class _Reader:
             if not following:
                 return []
             # Looked for before the end was reached: nothing is added to a file that has a successor.
-            self._number, self._offset = following[0], 0
+            missing = self._number is not None and (self._missing or following[0] != self._number + 1)
+            self._number, self._offset, self._missing = following[0], 0, False
+            if missing:
+                return [OutputLine(datetime.now(UTC), "cdm", LOST)]
 
     def _read(self) -> list[OutputLine] | None:
         """Lines of the present file; None: it is at its end."""
@@ -117,6 +140,7 @@ class _Reader:
                 file.seek(self._offset)
                 data = file.read(CHUNK)
         except FileNotFoundError:
+            self._missing = True
             return None
         end = data.rfind(b"\n") + 1
         if not end:

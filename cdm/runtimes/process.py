@@ -21,7 +21,7 @@ import fcntl
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -32,13 +32,14 @@ import anyio
 from cdm import clock
 from cdm.errors import SliceFailed
 from cdm.log import Log
+from cdm.model.artifact import Artifact
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Http, Liveness, Tcp, Up
 from cdm.model.manifest import Line as ReadyLine
-from cdm.runtimes import Surroundings, Work
+from cdm.runtimes import OutputLine, Surroundings, Work
 from cdm.runtimes.checks import probe
 from cdm.runtimes.keeping import LOST, Keeping, Run
-from cdm.runtimes.output import OutputLine, folder_name, prune, tail
+from cdm.runtimes.output import batches, folder_name, keys, prune, tail
 from cdm.runtimes.program import prepare
 from cdm.runtimes.restart import Again, decide
 from cdm.runtimes.words import MARK, Spawn
@@ -149,6 +150,19 @@ class ProcessRuntime:
     ) -> AsyncIterator[OutputLine]:
         """What the slice wrote, also in earlier runs: see `cdm.runtimes.output.tail`."""
         return tail(self.output_folder(key), lines=lines, since=since, follow=follow)
+
+    def written(self, artifact: Artifact) -> Sequence[SliceKey]:
+        """This node's slices of the artifact that are loaded, or that there is output of."""
+        found = set(keys(self._folder / "logs", artifact)).union(
+            key for key in self._slices if key.artifact == artifact
+        )
+        return sorted(key for key in found if key.node == self._node)
+
+    def read(
+        self, key: SliceKey, *, lines: int | None = None, since: datetime | None = None, follow: bool = False
+    ) -> AsyncIterator[Sequence[OutputLine]]:
+        """The same as `output`, a little at a time: see `cdm.runtimes.output.batches`."""
+        return batches(self.output_folder(key), lines=lines, since=since, follow=follow)
 
     def output_folder(self, key: SliceKey) -> Path:
         """Where the slice's output is."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import anyio
 
 from cdm.errors import BucketMissing, Uncertain
@@ -11,15 +13,15 @@ from cdm.store.connection import Connection
 from cdm.store.watch import Watch
 
 
-async def snapshot(connection: Connection, timeout: float = 30.0) -> list[Message]:
-    """What all buckets hold, as messages.
+async def snapshot(connection: Connection, timeout: float = 30.0, names: Collection[str] = ()) -> list[Message]:
+    """What the buckets of these names hold, or all, as messages.
 
     Raises:
         BucketMissing: the cluster was never initialised.
         Uncertain: the buckets could not be listed within ``timeout`` seconds.
     """
     messages: list[Message] = []
-    everything = buckets(connection)
+    everything = {name: bucket for name, bucket in buckets(connection).items() if not names or name in names}
     for bucket in everything.values():
         try:
             await bucket.state()

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Logs
-from cdm.runtimes.output import OutputLine, folder_name, parse, prune, tail
+from cdm.runtimes import OutputLine
+from cdm.runtimes.output import folder_name, parse, prune, tail
 from cdm.runtimes.scribe import CUT, MAX_LINE, Cutter, Scribe, numbers, path_of
 from tests.server import eventually
 from tests.unit.support import artifacts, node_ids
