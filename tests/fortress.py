@@ -319,9 +319,9 @@ def permissions_of_node(node: str) -> dict[str, Any]:
     block = re.sub(r"#.*", "", found[2].replace("node-1", node))
     publish, subscribe = block.split("subscribe:")
     quoted = re.compile(r'"([^"]+)"')
-    seconds = int(re.findall(r'expires: "(\d+)s"', subscribe)[0])
+    most, seconds = map(int, re.findall(r'max: (\d+), expires: "(\d+)s"', subscribe)[0])
     return {
         "pub": {"allow": quoted.findall(publish)},
         "sub": {"allow": quoted.findall(subscribe.partition("]")[0])},
-        "resp": {"max": 1, "ttl": seconds * 10**9},
+        "resp": {"max": most, "ttl": seconds * 10**9},
     }

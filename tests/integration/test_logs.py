@@ -1,0 +1,226 @@
+"""``cdm logs``: real nodes with the process runtime, and askers of every kind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from nats.aio.msg import Msg
+
+from cdm.log_wire import WINDOW
+from tests.integration.tools import Processes, Raw, command_line, raw
+from tests.server import NatsServer, environment, eventually
+
+pytestmark = pytest.mark.anyio
+
+NAME = "g:talker:1"
+KEY = "g/talker/1"
+SLOW = "import time, os\ni = 0\nwhile True:\n    print('tick', i, flush=True)\n    i += 1\n    time.sleep(0.1)"
+FLOOD = "import os\nblock = b'x' * 80 + b'\\n'\nwhile True:\n    os.write(1, block * 500)"
+
+
+@asynccontextmanager
+async def cluster(server: NatsServer, folder: Path, program: str, count: int, **more: Any) -> AsyncIterator[Stage]:
+    """Two nodes, and so many slices of a program that are ACTIVE."""
+    script = folder / "program.py"
+    script.write_text(f"#!{sys.executable}\n{program}\n", encoding="utf-8")
+    manifest = folder / "manifest.json"
+    manifest.write_text(json.dumps({"readiness": {"check": {"kind": "up", "seconds": 0.1}}, **more}) if more else "{}")
+    made = await command_line("init", "--server", server.url)
+    assert made.returncode == 0, made.stderr
+    nodes = Processes(server.url, folder, ("--lease-ttl", "2", "--node-ttl", "2", "--reconcile-interval", "1"))
+    async with raw(server) as user, _ended(nodes):
+        stage = Stage(server, user, nodes, folder)
+        for name in ("n1", "n2"):
+            stage.start(name)
+        await eventually(lambda: stage.registered("n1", "n2"), 20)
+        arguments = ("artifact", "push", NAME, str(script), "--manifest", str(manifest), "--server", server.url)
+        pushed = await command_line(*arguments)
+        assert pushed.returncode == 0, pushed.stderr
+        await user.put("blueprints", KEY, count)
+        await eventually(lambda: stage.active(count), 20)
+        yield stage
+        nodes.unharmed()
+
+
+@asynccontextmanager
+async def _ended(nodes: Processes) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        for process in nodes.all.values():
+            if process.code is None:
+                process.send(signal.SIGTERM)  # so that it ends its slices
+        with anyio.CancelScope(shield=True):
+            for process in nodes.all.values():
+                await process.ends()
+        nodes.kill()
+
+
+class Stage:
+    """A cluster that runs programs."""
+
+    def __init__(self, server: NatsServer, user: Raw, nodes: Processes, folder: Path) -> None:
+        self.server = server
+        self.user = user
+        self.nodes = nodes
+        self.folder = folder
+
+    def start(self, name: str) -> None:
+        self.nodes.start(name, "--runtime", "process", "--folder", str(self.folder / f"of-{name}"))
+
+    async def registered(self, *names: str) -> bool:
+        return set(names) <= set(await self.user.contents("nodes")) and bool(await self.user.lease())
+
+    async def active(self, count: int) -> bool:
+        return list((await self.user.slices()).values()) == ["ACTIVE"] * count
+
+    async def logs(self, *options: str) -> subprocess.CompletedProcess[bytes]:
+        return await command_line("logs", *options, "--server", self.server.url)
+
+    def begin(self, *options: str, output: Path) -> subprocess.Popen[bytes]:
+        with output.open("wb") as file:
+            command = [sys.executable, "-m", "cdm", "logs", *options, "--server", self.server.url]
+            return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
+
+    async def answers(self, **ask: Any) -> tuple[list[dict[str, Any]], str]:
+        """Ask n1 with a client of one's own, and say nothing more; returns where the answers gather."""
+        found: list[dict[str, Any]] = []
+
+        async def take(message: Msg) -> None:
+            found.append(json.loads(message.data))
+
+        inbox = self.user.client.new_inbox()
+        await self.user.client.subscribe(inbox, cb=take)
+        await self.tell(inbox, artifact=NAME, **ask)
+        return found, inbox
+
+    async def tell(self, inbox: str, **ask: Any) -> None:
+        await self.user.client.publish("cdm.logs.n1", json.dumps(ask).encode(), reply=inbox)
+
+    def forgotten(self, count: int) -> bool:
+        """The nodes have ended what they were asked."""
+        return sum(each.log.count("no more output is asked for") for each in self.nodes.all.values()) >= count
+
+
+async def test_two_nodes_are_merged_and_what_is_not_there_is_told(server: NatsServer, tmp_path: Path) -> None:
+    async with cluster(server, tmp_path, SLOW, 3) as stage:
+        await anyio.sleep(1)
+        shown = await stage.logs(NAME, "--json")
+        assert shown.returncode == 0, shown.stderr
+        lines = [json.loads(line) for line in shown.stdout.splitlines()]
+        assert {(line["node"], line["ordinal"]) for line in lines} >= {("n1", 0), ("n2", 0)}
+        assert len({(line["node"], line["ordinal"]) for line in lines}) == 3
+        assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+        for node in ("n1", "n2"):
+            of_one = [line["text"] for line in lines if (line["node"], line["ordinal"]) == (node, 0)]
+            assert of_one == [f"tick {number}" for number in range(len(of_one))]
+
+        two = await stage.logs(NAME, "--node", "n2", "--ordinal", "0", "--lines", "2")
+        first, second = two.stdout.decode().splitlines()
+        assert first.startswith(f"n2/{NAME} | tick ")
+        assert int(second.split()[-1]) == int(first.split()[-1]) + 1
+
+        recent = (await stage.logs(NAME, "--node", "n1", "--ordinal", "0", "--since", "500ms")).stdout.splitlines()
+        assert 0 < len(recent) <= 6
+        assert not recent[0].endswith(b" tick 0")
+
+        for options, complaint in (
+            (("g:nothing:1",), "there is no output of g:nothing:1 (asked: n1, n2)"),
+            ((NAME, "--ordinal", "7"), f"there is no output of {NAME}#7"),
+            ((NAME, "--node", "n9"), "there is no node 'n9'"),
+        ):
+            failed = await stage.logs(*options)
+            assert failed.returncode == 1
+            assert complaint in failed.stderr.decode()
+
+        stage.nodes.all["n2"].send(signal.SIGSTOP)
+        try:
+            partly = await stage.logs(NAME)
+        finally:
+            stage.nodes.all["n2"].send(signal.SIGCONT)
+        assert partly.returncode == 1
+        assert b"'n2': did not answer within 2 s" in partly.stderr or b"'n2'" not in partly.stdout
+        assert b"n1/" in partly.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_followed_until_told_to_stop(server: NatsServer, tmp_path: Path, number: signal.Signals) -> None:
+    async with cluster(server, tmp_path, SLOW, 2) as stage:
+        output = tmp_path / "followed"
+        asker = stage.begin(NAME, "-f", output=output)
+        try:
+            await eventually(lambda: output.read_bytes().count(b"\n") > 40, 20)
+            text = output.read_text()
+            assert f"n1/{NAME} | tick" in text
+            assert f"n2/{NAME} | tick" in text
+            asker.send_signal(number)
+            assert await anyio.to_thread.run_sync(asker.wait, 5) == 0
+            await eventually(lambda: stage.forgotten(2), 2)
+        finally:
+            asker.kill()
+            asker.wait()
+
+
+async def test_an_asker_that_is_killed_leaves_nothing_behind(server: NatsServer, tmp_path: Path) -> None:
+    async with cluster(server, tmp_path, SLOW, 2) as stage:
+        output = tmp_path / "followed"
+        asker = stage.begin(NAME, "-f", output=output)
+        await eventually(lambda: output.stat().st_size > 0, 20)
+        asker.kill()
+        asker.wait()
+        await eventually(lambda: stage.forgotten(2), 12)
+
+
+async def test_a_flood_keeps_no_node_from_its_heartbeat_and_a_slow_reader_is_told_what_he_missed(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    logs = {"max_bytes": 200_000, "files": 2}
+    async with cluster(server, tmp_path, FLOOD, 2, logs=logs) as stage:
+        found, inbox = await stage.answers(follow=True, lines=1)
+        output = tmp_path / "followed"
+        asker = stage.begin(NAME, "-f", output=output)
+        try:
+            ends = time.monotonic() + 6  # three times the nodes' TTL
+            registered = 0
+            while time.monotonic() < ends:
+                await stage.tell(inbox, seen=0)
+                registered += len({"n1", "n2"} & set(await stage.user.contents("nodes")))
+                await anyio.sleep(0.5)
+            assert registered % 2 == 0
+            assert output.stat().st_size > 100_000
+            # Not a message more than the window while nothing is dealt with, and none is too long.
+            assert max(each["number"] for each in found) == WINDOW
+            assert max(len(json.dumps(each)) for each in found) < 200_000
+            await eventually(lambda: _remarked(stage, found, inbox), 10)
+            await stage.tell(inbox, stop=True)
+            assert asker.poll() is None
+        finally:
+            asker.kill()
+            asker.wait()
+        assert not any("node left" in each.log or "node is dead" in each.log for each in stage.nodes.all.values())
+
+
+async def _remarked(stage: Stage, found: list[dict[str, Any]], inbox: str) -> bool:
+    await stage.tell(inbox, seen=max(each["number"] for each in found))
+    return any(line[1] == "cdm" and "lines were lost" in line[3] for each in found for line in each.get("lines", ()))
+
+
+async def test_what_is_not_understood_is_told(server: NatsServer, tmp_path: Path) -> None:
+    async with cluster(server, tmp_path, SLOW, 1) as stage:
+        for payload in (b"{", b'{"artifact":"x"}', b'{"artifact":"g:a:1","lines":-1}'):
+            answer = json.loads((await stage.user.client.request("cdm.logs.n1", payload, timeout=2)).data)
+            assert "not understood" in answer["error"]
+            assert answer["end"]
+        await stage.tell("$KV.blueprints.g/other/1", artifact=NAME)
+        await anyio.sleep(0.3)
+        assert set(await stage.user.contents("blueprints")) == {KEY}
