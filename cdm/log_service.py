@@ -51,7 +51,7 @@ class LogService:
         self.node = node
         self.runtime = runtime
         self.sessions: dict[str, Session] = {}
-        """What is being answered, by the subject that the answers go to."""
+        """What is being answered, by name, or by the subject that the answers go to."""
         self._begun: deque[Session] = deque()
         self._news = Signal()
 
@@ -87,22 +87,23 @@ class LogService:
             ask = msgspec.json.decode(data, type=Ask)
             artifact = Artifact.parse(ask.artifact) if ask.artifact else None
         except (msgspec.DecodeError, ModelError) as error:
-            self._begin(Session(self, to, Ask(), None, f"not understood: {error}"))
+            self._begin(Session(self, to, to, Ask(), None, f"not understood: {error}"))
             return
-        session = self.sessions.get(to)
+        name = ask.session or to
+        session = self.sessions.get(name)
         if session is not None:
-            session.heard(ask)
+            session.heard(ask, to)
         elif artifact is not None and not ask.stop:
             problem = ""
             if not isinstance(self.runtime, Logging):
                 problem = "its runtime keeps no output"
             elif len(self.sessions) >= SESSIONS:
                 problem = f"{SESSIONS} others are being answered; try again later"
-            self._begin(Session(self, to, ask, artifact, problem))
+            self._begin(Session(self, name, to, ask, artifact, problem))
 
     def _begin(self, session: Session) -> None:
-        if session.to not in self.sessions and len(self._begun) < 2 * SESSIONS:
-            self.sessions[session.to] = session
+        if session.name not in self.sessions and len(self._begun) < 2 * SESSIONS:
+            self.sessions[session.name] = session
             self._begun.append(session)
             self._news.set()
 
@@ -115,14 +116,17 @@ class LogService:
         except* Exception:  # whatever it is, the node lives on
             log.exception("answering failed", artifact=str(session.artifact))
         finally:
-            del self.sessions[session.to]
+            del self.sessions[session.name]
             log.debug("no more output is asked for", artifact=str(session.artifact), to=session.to)
 
 
 class Session:
     """One answer to one asker."""
 
-    def __init__(self, service: LogService, to: str, ask: Ask, artifact: Artifact | None, problem: str) -> None:
+    def __init__(
+        self, service: LogService, name: str, to: str, ask: Ask, artifact: Artifact | None, problem: str
+    ) -> None:
+        self.name = name
         self.to = to
         self.artifact = artifact
         self._service = service
@@ -135,8 +139,9 @@ class Session:
         self._acknowledged = Signal()
         self._limit = min(4 * BATCH, service.connection.max_payload // 4)
 
-    def heard(self, ask: Ask) -> None:
+    def heard(self, ask: Ask, to: str) -> None:
         """The asker is still there."""
+        self.to = to
         self._until = clock.now() + LEASE
         if ask.seen > self._seen:
             self._seen = ask.seen

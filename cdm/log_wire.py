@@ -26,11 +26,14 @@ MAX_LINES = 100_000
 """Most lines of one slice that may be asked for as its last ones: these are kept in memory."""
 
 
-class Ask(Struct, frozen=True, omit_defaults=True):
+class Ask(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Begins an answer, or goes on with the one to the same subject."""
 
     artifact: str = ""
     """group:name:version; empty: this goes on with what was asked before."""
+    session: str = ""
+    """Which answer this is about; empty: the one to the same subject. With it, every message may name another subject
+    to answer to, and the newest counts: NATS allows only so many answers to one (``allow_responses``)."""
     ordinal: int | None = None
     """Only this one of the artifact's slices."""
     since: Annotated[float, Meta(ge=0)] | None = None

@@ -16,6 +16,7 @@ import anyio.abc
 import msgspec
 from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt
+from msgspec.structs import replace
 
 from cdm import clock
 from cdm.cli.options import ConnectionOptions, duration
@@ -81,7 +82,7 @@ def logs(
     if follow and lines is None and since is None:
         lines = FOLLOWED_FROM
     name = Artifact.parse(artifact)
-    ask = Ask(str(name), ordinal, since, lines, follow)
+    ask = Ask(artifact=str(name), ordinal=ordinal, since=since, lines=lines, follow=follow)
     show = _as_json(name) if json else _as_text(name, coloured=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
     return anyio.run(_run, connection.access(), connection.prefix, ask, node, show)
 
@@ -93,7 +94,8 @@ class Source:
         self.number = number
         self.node = node
         self.subject = subject
-        self.reply = reply
+        self.session = reply
+        self.asked = 0
         self.lines: deque[Shown] = deque()
         self.slices: list[int] | None = None
         """Which slices it has; None: it has not answered yet."""
@@ -186,7 +188,7 @@ class Reader:
         Raises:
             OutputMissing: there is none.
         """
-        subject = self._sources[0].reply.rpartition(".")[0] + ".*"
+        subject = self._sources[0].session.rpartition(".")[0] + ".*.*"
         subscription = await self._connection.subscribe_directly(subject, self._on_message)
         try:
             await self._connection.flush()
@@ -209,7 +211,9 @@ class Reader:
     # Talk
 
     async def _tell(self, source: Source, ask: Ask) -> None:
-        await self._connection.publish(source.subject, msgspec.json.encode(ask), reply=source.reply)
+        source.asked += 1
+        payload = msgspec.json.encode(replace(ask, session=source.session))
+        await self._connection.publish(source.subject, payload, reply=f"{source.session}.{source.asked}")
 
     async def _tell_seen(self, source: Source) -> None:
         try:
@@ -234,7 +238,7 @@ class Reader:
             return  # they notice by themselves
 
     def _on_message(self, subject: bytes, _reply: bytes, data: bytes, headers: bytes) -> None:
-        number = subject.rpartition(b".")[2]
+        number = subject.split(b".")[-2]
         if not number.isdigit() or int(number) >= len(self._sources):
             return
         source = self._sources[int(number)]

@@ -138,7 +138,9 @@ REFUSED = {
         "$JS.API.CONSUMER.LIST.KV_slices",
         "cdm.node.node-2",
         "cdm.leader.1",
+        "cdm.logs.node-2",
         "_INBOX_manager.x",
+        "_INBOX_operator.x",
     ],
     "operator": [
         "$KV.slices._leader",
@@ -175,7 +177,7 @@ REFUSED = {
 }
 ALLOWED = {
     "node-1": [f"$KV.slices.node-1.{ONE}", "$KV.nodes.node-1", "cdm.node.node-1"],
-    "operator": [f"$KV.blueprints.{ONE}", "$KV.nodes.node-1.intent"],
+    "operator": [f"$KV.blueprints.{ONE}", "$KV.nodes.node-1.intent", "cdm.logs.node-1"],
     "manager": [
         "$KV.slices._leader",
         "$KV.slices._term",
@@ -195,10 +197,19 @@ UNHEARD = {
         "cdm.>",
         "cdm.node.node-2",
         "cdm.leader.1",
+        "cdm.logs.node-2",
         "_INBOX.>",
         "_INBOX_manager.>",
     ],
-    "operator": [">", "$KV.slices.>", "cdm.leader.1", "_INBOX.>", "_INBOX_manager.>", "_INBOX_node-1.>"],
+    "operator": [
+        ">",
+        "$KV.slices.>",
+        "cdm.leader.1",
+        "cdm.logs.node-1",
+        "_INBOX.>",
+        "_INBOX_manager.>",
+        "_INBOX_node-1.>",
+    ],
     "manager": [">", "$KV.blueprints.>", "_INBOX.>", "_INBOX_operator.>", "_INBOX_node-1.>"],
     "admin": [">", "$KV.slices.>", "_INBOX.>"],
 }
@@ -265,6 +276,35 @@ async def test_answers_go_where_they_are_asked_to_go(tmp_path: Path) -> None:
     async with prepared(tmp_path) as found, found.client("node-1") as node, found.client("operator") as operator:
         assert await node.may_publish("$JS.API.INFO", reply=f"$KV.blueprints.{ONE}")
         await eventually(lambda: _contains(operator, ONE))
+
+
+async def test_the_operator_reads_what_slices_write(tmp_path: Path) -> None:
+    """Far more than one answer, to an inbox that the node may not write to unasked."""
+    script = tmp_path / "program.py"
+    program = (
+        "import time\nfor i in range(40000): print('line', i, 'x' * 90)\nprint(end='', flush=True)\ntime.sleep(600)"
+    )
+    script.write_text(f"#!/usr/bin/env python3\n{program}")
+    async with prepared(tmp_path, "node-1") as found, found.client("operator") as operator:
+        user = Raw(operator.client)
+        with running(found) as nodes:
+            nodes.start("m1", "--role", "manager", *found.who("manager"))
+            options = ("--role", "agent", "--runtime", "process", "--folder", str(tmp_path / "n"))
+            agent = nodes.start("node-1", *options, *found.who("node-1"))
+            await eventually(lambda: _registered(user, 2))
+            pushed = await command_line("artifact", "push", "g:one:1", str(script), *found.options("operator"))
+            assert pushed.returncode == 0, pushed.stderr
+            await user.put("blueprints", ONE, 1)
+
+            async def complete() -> bool:
+                shown = await command_line("logs", "g:one:1", *found.options("operator"))
+                return shown.returncode == 0 and shown.stdout.count(b"\n") == 40000
+
+            await eventually(complete, 30)
+            assert "violation" not in agent.log.lower()
+            assert "denied" not in agent.log
+            other = await command_line("logs", "g:one:1", *found.options("node-1"))
+            assert other.returncode == Exit.DENIED, other.stderr
 
 
 async def _contains(operator: Insider, key: str) -> bool:
