@@ -593,4 +593,4 @@ async def _registered_soon(user: Raw, name: str) -> bool:
 
 async def _consumers_of_cdm(user: Raw, count: int) -> bool:
     found = (await user.api("CONSUMER.LIST.KV_slices"))["consumers"]
-    return sum(each["name"].startswith("cdm-") for each in found) == count
+    return len([each for each in found if each["name"].startswith("cdm-")]) == count
