@@ -20,6 +20,8 @@ class Struck(NamedTuple):
     node: str
     """The node that led when it struck."""
     term: int
+    beside: frozenset[str] = frozenset()
+    """The nodes that are cut off together with a server."""
 
 
 Fault = Callable[[Stage], AbstractAsyncContextManager[Struck]]
@@ -66,7 +68,9 @@ async def server_cut_off(stage: Stage) -> AsyncIterator[Struck]:
     """The server of the node that leads is cut off from its peers: the leader is on the side of the minority."""
     server = await stage.server_of(await stage.leader())
     await stage.avoid(server)
-    struck = await _struck(stage, server.name)
+    clients = await server.clients()
+    beside = frozenset(name for name in stage.nodes if f"cdm node {name}" in clients)
+    struck = (await _struck(stage, server.name))._replace(beside=beside)
     await server.cut_off()
     try:
         yield struck
