@@ -215,6 +215,7 @@ class Active:
         desired, group = cluster.desired.get(artifact), cluster.group(artifact)
         closely = closely or artifact in self._unplaced or placement.drains(artifact)
         if not closely and settled(desired, group):
+            self._unwritten.pop(artifact, None)
             if group.moving and artifact not in self._timer_of:
                 self._set_timer(artifact, now + policy.command_timeout)
         else:
@@ -240,6 +241,8 @@ class Active:
                 self._send(artifact, plan.commands)
                 if artifact not in self._unwritten:
                     return  # the status follows once the mirror shows them
+            else:
+                self._unwritten.pop(artifact, None)  # what was not stored is not wanted any more
         self._update_status(artifact, desired)
 
     def _send(self, artifact: Artifact, commands: Sequence[Command]) -> None:

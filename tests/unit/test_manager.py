@@ -229,6 +229,19 @@ def test_an_order_of_which_nobody_knows_whether_it_is_stored_is_decided_again_fr
     assert sum(len(order.commands) for order in each.decided) == 6 - stored
 
 
+def test_what_could_not_be_stored_and_is_not_wanted_any_more_is_no_trouble() -> None:
+    each = world()
+    each.want(APP, 1)
+    each.tick()
+    each.write(stored=0, acked=False)
+    each.want(APP, 0)
+    each.acknowledge()
+    each.tick()
+    each.settle()
+    assert states(each) == {}
+    assert each.statuses[NAME].condition is Condition.READY
+
+
 def test_slices_that_are_ordered_count_as_slices_before_the_mirror_shows_them() -> None:
     each = world(0)
     each.join(n(1), Registration(capacity=2))
