@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from tests.integration.tools import processes, raw
@@ -199,3 +201,21 @@ def test_help_does_not_wait_for_what_it_does_not_use() -> None:
     imported = set(re.findall(r"\|\s+([\w.]+)$", shown.stderr, re.MULTILINE))
     assert "cdm.cli" in imported
     assert imported.isdisjoint({"nats", "structlog", "cdm.api", "cdm.manager", "markdown_it"})
+
+
+@pytest.mark.parametrize(
+    "command", ["node", "init", "status", "health", "logs", "demo", "artifact", "artifact push", "artifact ls"]
+)
+def test_every_command_has_a_help_text(command: str) -> None:
+    shown = run(*command.split(), "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert f"cdm {command}" in shown.stdout
+
+
+async def test_in_a_pipe_nothing_is_cut_off(server: NatsServer) -> None:
+    name = f"org.example:{'long' * 40}:1.0.0"
+    clean = {"NATS_URL": server.url, "COLUMNS": ""}
+    pushed = await anyio.to_thread.run_sync(lambda: run("artifact", "push", name, __file__, env=clean))
+    assert pushed.returncode == 0, pushed.stderr
+    shown = await anyio.to_thread.run_sync(lambda: run("artifact", "ls", env=clean))
+    assert name in shown.stdout

@@ -56,7 +56,7 @@ async def test_push_ls_and_rm(server: NatsServer, script: Path, tree: Path) -> N
     assert artifact(server, "push", "g:tree:1+b", tree, "--entry", "bin/serve").returncode == 0
     shown = artifact(server, "ls")
     assert shown.returncode == 0
-    for word in (NAME, "file", "hello.py", "g:tree:1+b", "tree", "bin/serve"):
+    for word in (NAME, "hello.py", "g:tree:1+b", "bin/serve"):
         assert word in shown.stdout
     listed = json.loads(artifact(server, "ls", "--json").stdout)["artifacts"]
     assert [each["artifact"] for each in listed] == ["g:tree:1+b", NAME]

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from cdm.archive import Packed, completed, pack, program_of
 from cdm.cli.options import ConnectionOptions
+from cdm.cli.screen import wide_console
 from cdm.errors import BucketMissing, Conflict, InvalidBlueprint, InvalidContent, InvalidManifest, UsageError
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint
@@ -120,16 +121,18 @@ def ls(
         print(msgspec.json.encode({"artifacts": [_described(each) for each in found]}).decode())
         return 0
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("artifact", "form", "size", "pushed", "sha256", "entry"):
-        table.add_column(column, justify="right" if column == "size" else "left", no_wrap=column != "entry")
+    for column in ("artifact", "size", "pushed", "sha256", "entry"):
+        table.add_column(
+            column, justify="right" if column == "size" else "left", no_wrap=column != "entry", overflow="fold"
+        )
     for each in found:
         if isinstance(each, UnreadableArtifact):
-            table.add_row(Text(each.name), "", "", "", "", Text(each.problem, "red"))
+            table.add_row(Text(each.name), "", "", "", Text(each.problem, "red"))
         else:
             content, pushed = each.content, each.pushed[:19].replace("T", " ")
-            cells = (str(each.artifact), content.form, decimal(content.size), pushed, content.sha256[:12])
+            cells = (str(each.artifact), decimal(content.size), pushed, content.sha256[:12])
             table.add_row(*map(Text, (*cells, content.manifest.entry)))
-    Console(highlight=False).print(table if found else "there are no artifacts")
+    wide_console().print(table if found else "there are no artifacts")
     return 0
 
 

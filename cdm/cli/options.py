@@ -50,7 +50,7 @@ def duration(env: str | None = None, *, ttl: bool = False) -> Parameter:
         converter=_duration,
         n_tokens=1,
         validator=_at_least_a_second if ttl else _positive,
-        show_default=lambda seconds: f"{seconds:g}s",
+        show_default=lambda seconds: seconds is not None and f"{seconds:g}s",
     )
 
 

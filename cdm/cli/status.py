@@ -8,11 +8,12 @@ import anyio
 import msgspec
 from cyclopts import Parameter
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from cdm.cli.options import ConnectionOptions
+from cdm.cli.screen import wide_console
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition
 from cdm.report import Report, report
@@ -50,7 +51,7 @@ def status(
     if json:
         print(msgspec.json.encode(found).decode())
     else:
-        Console(highlight=False).print(render(found))
+        wide_console().print(render(found))
     return 0 if found.healthy else 3
 
 
@@ -68,7 +69,7 @@ def render(found: Report) -> Group:
     parts: list[Text | Table] = [leader]
     if not found.healthy:
         parts.append(Text("nobody leads: what follows is as the last leader left it", "red"))
-    parts += [_nodes(found), _blueprints(found), _slices(found)]
+    parts += [_nodes(found), _blueprints(found), *_reasons(found), _slices(found)]
     if len(found.slices) > SHOWN_SLICES:
         parts.append(Text(f"… and {len(found.slices) - SHOWN_SLICES} more slices; --json shows all", "dim"))
     parts += [Text(f"note: {each}", "yellow") for each in found.notes]
@@ -96,12 +97,17 @@ def _nodes(found: Report) -> Table:
 
 def _blueprints(found: Report) -> Table:
     numbers = ("desired", "active", "pending", "failed")
-    table = _table("blueprints", "artifact", "condition", *numbers, "reason", right=numbers)
+    table = _table("blueprints", "artifact", "condition", *numbers, right=numbers)
     for each in found.blueprints:
         style = _CONDITION_STYLE.get(Condition(each.condition), "") if each.condition in list(Condition) else ""
         counts = (str(getattr(each, number)) for number in numbers)
-        table.add_row(Text(each.artifact), Text(each.condition, style), *counts, Text(each.reason))
+        table.add_row(Text(each.artifact), Text(each.condition, style), *counts)
     return table
+
+
+def _reasons(found: Report) -> list[Text]:
+    """Below the table: beside it there is no room for a sentence."""
+    return [Text(f"{each.artifact}: {each.reason}") for each in found.blueprints if each.reason]
 
 
 def _slices(found: Report) -> Table:

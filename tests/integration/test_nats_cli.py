@@ -221,8 +221,9 @@ async def test_a_certificate_in_a_context(shell: Shell) -> None:
 
 
 def commands() -> list[str]:
-    """The commands of the nats tool that the README shows, in its order."""
-    blocks = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    """The commands of the nats tool that the README shows, in its order; those of its scripts run elsewhere."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    blocks = [block for language, block in fenced if not language]
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [line for line in lines if line.startswith("nats ")]
 

@@ -1,0 +1,15 @@
+"""Where commands draw."""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Console
+
+
+def wide_console() -> Console:
+    """Standard output. In a file or a pipe lines are as long as they are: names are copied from there."""
+    console = Console(highlight=False)
+    if console.is_terminal or os.environ.get("COLUMNS"):
+        return console
+    return Console(highlight=False, width=10_000)
