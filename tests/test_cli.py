@@ -212,8 +212,9 @@ def test_every_command_has_a_help_text(command: str) -> None:
     assert f"cdm {command}" in shown.stdout
 
 
+@pytest.mark.anyio
 async def test_in_a_pipe_nothing_is_cut_off(server: NatsServer) -> None:
-    name = f"org.example:{'long' * 40}:1.0.0"
+    name = f"{'o' * 60}:{'n' * 60}:{'1' * 60}"
     clean = {"NATS_URL": server.url, "COLUMNS": ""}
     pushed = await anyio.to_thread.run_sync(lambda: run("artifact", "push", name, __file__, env=clean))
     assert pushed.returncode == 0, pushed.stderr
