@@ -59,6 +59,10 @@ class Stored(Struct, frozen=True):
     revision: int
 
 
+SILENT = 5_000_000_000
+"""Nanoseconds after which a replica counts as cut off; replicas of a stream hear of each other every second."""
+
+
 class State(Struct, frozen=True):
     """A bucket's stream at one moment."""
 
@@ -67,6 +71,17 @@ class State(Struct, frozen=True):
     """Its last sequence."""
     clock: float
     """The server's time, in seconds since 1970."""
+
+
+def has_majority(cluster: dict[str, Any]) -> bool:
+    """Whether the leader of a stream has heard of most replicas of late.
+
+    One that is cut off from its peers goes on answering for some time. A list from there would lack what was written
+    since, and blueprints that are only unknown there would be taken for deleted.
+    """
+    replicas = cluster.get("replicas") or []
+    heard = sum(not each.get("offline") and each.get("active", 0) < SILENT for each in replicas)
+    return 2 * (1 + heard) > 1 + len(replicas)
 
 
 class Bucket:
@@ -93,8 +108,14 @@ class Bucket:
         return subject[len(self._subjects) :]
 
     async def state(self) -> State:
-        """Ask the server about the stream."""
+        """Ask the server about the stream.
+
+        Raises:
+            Busy: who answers leads the stream no more, as far as he can tell: what he holds may be old.
+        """
         sent = await self.connection.api(f"STREAM.INFO.{self.stream}")
+        if not has_majority(sent.get("cluster") or {}):
+            raise Busy(f"the stream of {self.name} has no majority")
         return State(sent["created"], sent["state"]["last_seq"], _seconds(sent["ts"]))
 
     async def read(self, key: Key, timeout: float | None = None) -> Stored | None:
