@@ -80,7 +80,7 @@ def has_majority(cluster: dict[str, Any]) -> bool:
     since, and blueprints that are only unknown there would be taken for deleted.
     """
     replicas = cluster.get("replicas") or []
-    heard = sum(not each.get("offline") and each.get("active", 0) < SILENT for each in replicas)
+    heard = len([each for each in replicas if not each.get("offline") and each.get("active", 0) < SILENT])
     return 2 * (1 + heard) > 1 + len(replicas)
 
 
