@@ -21,15 +21,7 @@ from msgspec.structs import replace
 from cdm.errors import Conflict, SliceFailed, StoreError
 from cdm.lifecycle import Condition, Do, Report, may_fail, next_step
 from cdm.log import Log
-from cdm.messages import (
-    Connected,
-    Disconnected,
-    KeyRejected,
-    RejectedKeyRemoved,
-    ValuePut,
-    ValueRejected,
-    ValueRemove,
-)
+from cdm.messages import Connected, Disconnected, ValuePut, ValueRemove
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey
@@ -122,22 +114,6 @@ class Agent:
         if known is not None and remove.revision >= known[0]:
             del self.known[remove.key]
             self._worker(remove.key).wake()
-
-    @receiver
-    def on_slice_rejected(self, rejected: ValueRejected[SliceKey, SliceValue]) -> None:
-        """Nobody can tell what the slice is to do: what was known before stays."""
-        if rejected.key.node == self.node:
-            log.warning("unreadable slice", slice=str(rejected.key), reason=rejected.reason)
-
-    @receiver
-    def on_key_rejected(self, rejected: KeyRejected[SliceKey]) -> None:
-        """A key does not parse: it is reported and left alone."""
-        log.warning("unreadable key is left alone", bucket="slices", key=rejected.name, reason=rejected.reason)
-
-    @receiver
-    def on_rejected_key_removed(self, removed: RejectedKeyRemoved[SliceKey]) -> None:
-        """Nothing was made of it, so nothing is to be undone."""
-        log.info("unreadable key is gone", bucket="slices", key=removed.name)
 
     @receiver
     def on_connection(self, change: Connected | Disconnected) -> None:

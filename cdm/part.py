@@ -21,7 +21,7 @@ from cdm.messages import Message
 from cdm.model.artifact import NodeId
 from cdm.model.node import Role
 from cdm.reconciliation import Policy
-from cdm.runtimes import EXTERNAL
+from cdm.runtimes import PROCESS
 from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Access, Connection
@@ -48,7 +48,7 @@ class NodeSettings(Struct, frozen=True):
     """Replicas of buckets that it creates."""
     labels: dict[str, str] = {}
     capacity: int | None = None
-    runtime: str = EXTERNAL
+    runtime: str = PROCESS
     folder: Path | None = None
     """Where the node keeps artifacts and what its slices write; None: where such things are kept on this machine."""
     cache_bytes: int = 10 * 2**30

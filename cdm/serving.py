@@ -26,6 +26,7 @@ from cdm.messages import (
 )
 from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey, encode_node
+from cdm.model.node import Role
 from cdm.model.slice import SliceValue
 from cdm.part import Ground
 from cdm.router import receiver
@@ -74,8 +75,17 @@ class OwnSlices:
             log.debug("slice is gone", slice=str(remove.key))
 
     @receiver
+    def on_connection(self, change: Connected | Disconnected) -> None:
+        """The mirror is complete, or may fall behind from now on."""
+        self.complete = isinstance(change, Connected)
+
+
+class Unreadable:
+    """Tells of what cannot be read under a node's slice keys. Nothing follows from it: what was known before stays."""
+
+    @receiver
     def on_slice_rejected(self, rejected: ValueRejected[SliceKey, SliceValue]) -> None:
-        """Nobody can tell what the slice is to do: what was known before stays."""
+        """Nobody can tell what the slice is to do."""
         log.warning("unreadable slice", slice=str(rejected.key), reason=rejected.reason)
 
     @receiver
@@ -88,11 +98,6 @@ class OwnSlices:
         """Nothing was made of it, so nothing is to be undone."""
         log.info("unreadable key is gone", bucket="slices", key=removed.name)
 
-    @receiver
-    def on_connection(self, change: Connected | Disconnected) -> None:
-        """The mirror is complete, or may fall behind from now on."""
-        self.complete = isinstance(change, Connected)
-
 
 class Serving:
     """The node's own slices, run by somebody else."""
@@ -101,6 +106,8 @@ class Serving:
         node = ground.settings.node
         self.own = OwnSlices(node)
         self._mirrors = {"slices": f"{encode_node(node)}.>"}
+        # Elsewhere the manager tells of it.
+        self._unreadable = (Unreadable(),) if ground.settings.role is Role.AGENT else ()
 
     @property
     def mirrors(self) -> Mapping[str, str]:
@@ -110,7 +117,7 @@ class Serving:
     @property
     def receivers(self) -> tuple[object, ...]:
         """What keeps the slices."""
-        return (self.own,)
+        return (self.own, *self._unreadable)
 
     @property
     def sends(self) -> tuple[Any, ...]:
@@ -171,7 +178,7 @@ class Running(Serving):
     @property
     def receivers(self) -> tuple[object, ...]:
         """The agent."""
-        return (self.agent,)
+        return (self.agent, *self._unreadable)
 
     @property
     def work(self) -> tuple[Callable[[], Coroutine[Any, Any, object]], ...]:

@@ -20,7 +20,7 @@ from cdm.model.node import Role
 from cdm.reconciliation import Policy
 from cdm.runtime import NodeSettings
 from cdm.runtime import node as make_node
-from cdm.runtimes import EXTERNAL, runtime_named
+from cdm.runtimes import EXTERNAL, PROCESS, runtime_named
 from cdm.telemetry import LogFormat, LogLevel, configure_logs
 
 log = Log("cdm.node")
@@ -41,7 +41,7 @@ def node(
     node_ttl: Annotated[float, duration("CDM_NODE_TTL", ttl=True)] = 10.0,
     reconcile_interval: Annotated[float, duration("CDM_RECONCILE_INTERVAL")] = 30.0,
     command_timeout: Annotated[float, duration("CDM_COMMAND_TIMEOUT")] = 60.0,
-    runtime: Annotated[str, Parameter(env_var="CDM_RUNTIME")] = EXTERNAL,
+    runtime: Annotated[str, Parameter(env_var="CDM_RUNTIME")] = PROCESS,
     folder: Annotated[Path | None, Parameter(env_var="CDM_FOLDER")] = None,
     cache: Annotated[int, size("CDM_CACHE")] = 10 * 2**30,
     log_format: Annotated[LogFormat, Parameter(env_var="CDM_LOG_FORMAT")] = LogFormat.CONSOLE,

@@ -130,7 +130,6 @@ class Playground:
             "--lease-ttl": TTL,
             "--node-ttl": TTL,
             "--reconcile-interval": 2,
-            "--runtime": "process",
             "--folder": self._folder / node,
             "--log-format": "json",
         }

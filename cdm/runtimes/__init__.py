@@ -24,6 +24,8 @@ from cdm.model.manifest import Manifest
 GROUP = "cdm.runtimes"
 EXTERNAL = "external"
 """No runtime of ours: an agent outside obeys the commands."""
+PROCESS = "process"
+"""The runtime that is taken unless another is asked for: slices are processes of the machine."""
 
 
 class Work(Struct, frozen=True):

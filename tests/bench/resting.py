@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 from cdm.model.artifact import NodeId
 from cdm.runtime import NodeSettings
 from cdm.runtime import node as running_node
+from cdm.runtimes import EXTERNAL
 from cdm.store.connection import Access
 from tests.bench.leading import INSTANCES, candidates
 from tests.bench.measure import Figure, Goal, figure
@@ -79,7 +80,7 @@ async def _running(on: Stage, names: list[NodeId]) -> AsyncIterator[None]:
     stop = anyio.Event()
 
     async def run(name: NodeId) -> None:
-        async with running_node(NodeSettings(name, Access((on.urls,)))) as node:
+        async with running_node(NodeSettings(name, Access((on.urls,)), runtime=EXTERNAL)) as node:
             await node.run(stop)
 
     async with anyio.create_task_group() as tasks:

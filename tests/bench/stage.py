@@ -19,6 +19,7 @@ from cdm.model.blueprint import Blueprint
 from cdm.model.keys import SliceKey, encode, encode_artifact
 from cdm.model.slice import SliceState, SliceValue
 from cdm.runtime import Node, NodeSettings
+from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import MAX_BATCH, Bucket, Write, buckets, dump
 from cdm.store.connection import Access, Connection, connect
 from tests.bench.measure import peak_memory
@@ -99,7 +100,9 @@ class Stage:
 
     def node(self, name: str = "bench", **settings: Any) -> Node:
         """The product's parts, wired but not running."""
-        return Node(NodeSettings(NodeId(name), Access((self.servers[0].url,)), **settings), self.connection)
+        return Node(
+            NodeSettings(NodeId(name), Access((self.servers[0].url,)), runtime=EXTERNAL, **settings), self.connection
+        )
 
 
 async def until(predicate: Callable[[], Awaitable[bool]], within: float, pause: float = 0.02) -> None:

@@ -8,15 +8,15 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-import anyio
 import docker
 import pytest
 from anyio.to_thread import run_sync
 
 from tests.containers.auditor import patiently
 from tests.containers.engine import ROOT, Images, without
-from tests.integration.tools import Agents, Raw, on_nodes
+from tests.integration.tools import Raw, command_line, on_nodes
 from tests.server import FORGIVEN, eventually, free_port, raw_client
 
 pytestmark = [
@@ -27,6 +27,8 @@ pytestmark = [
 ]
 SERVICES = ["nats-1", "nats-2", "nats-3", "node-1", "node-2", "node-3"]
 NODES = ("node-1", "node-2", "node-3")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SECTION = README[README.index("### In containers") : README.index("### Blueprints")]
 
 
 class Compose:
@@ -91,11 +93,19 @@ def test_it_is_accepted_without_any_variable(engine: Images) -> None:
     assert "nats:2" in config
 
 
-async def test_up_used_and_down(compose: Compose, port: int) -> None:
-    await run_sync(compose.run, "up", "--detach", "--no-build")
-    async with raw_client(f"nats://127.0.0.1:{port}") as client, anyio.create_task_group() as tasks:
+def shown() -> list[list[str]]:
+    """What the README has users type, as far as it can be typed here: the image is made already, nobody has a TTY."""
+    lines = [
+        line.removeprefix("docker compose ") for line in SECTION.splitlines() if line.startswith("docker compose ")
+    ]
+    return [line.replace("--build", "--no-build").replace("exec ", "exec -T ").split() for line in lines]
+
+
+async def test_up_used_and_down(compose: Compose, port: int, tmp_path: Path) -> None:
+    up, status, down = shown()
+    await run_sync(compose.run, *up)
+    async with raw_client(f"nats://127.0.0.1:{port}") as client:
         user = Raw(client)
-        tasks.start_soon(Agents(user, {*NODES}).run)
         for node in NODES:
             await eventually(lambda: run_sync(_healthy, compose, node), 60)  # noqa: B023  # it is awaited here
         for bucket in ("blueprints", "slices", "nodes", "status"):
@@ -105,6 +115,13 @@ async def test_up_used_and_down(compose: Compose, port: int) -> None:
             slices = await user.slices()
             return on_nodes(slices) == expected and {*slices.values()} == {"ACTIVE"}
 
+        told = await run_sync(compose.run, *status)
+        assert all(f"{node} " in told for node in NODES), told
+        manifest = tmp_path / "service.toml"
+        manifest.write_text('port = "auto"\nreadiness = { check = { kind = "http" } }\n', encoding="utf-8")
+        push = ("artifact", "push", "org.example:slice:1.0.0", str(ROOT / "cdm" / "cli" / "web.py"))
+        pushed = await command_line(*push, "--manifest", str(manifest), "--server", f"nats://127.0.0.1:{port}")
+        assert pushed.returncode == 0, pushed.stderr
         await user.put("blueprints", "org.example/slice/1.0.0", 3)
         await eventually(lambda: patiently(lambda: spread({"node-1": 1, "node-2": 1, "node-3": 1})), 20)
         await user.put("blueprints", "org.example/slice/1.0.0", 4)
@@ -116,8 +133,7 @@ async def test_up_used_and_down(compose: Compose, port: int) -> None:
 
         await eventually(lambda: patiently(moved), 20)
         assert {*await user.contents("nodes")} == {"node-1", "node-3"}
-        tasks.cancel_scope.cancel()
-    await run_sync(compose.run, "down", "--volumes")
+    await run_sync(compose.run, *down)
     assert left_of(compose.project) == []
 
 

@@ -38,6 +38,7 @@ from cdm.model.keys import (
 from cdm.model.node import Fence
 from cdm.runtime import NodeSettings, ensure
 from cdm.runtime import node as make_node
+from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import MAX_BATCH, Bucket, Write, dump
 from cdm.store.connection import Access, connect
 from cdm.store.voice import Identity, Voice
@@ -479,7 +480,7 @@ async def test_a_missing_bucket_is_an_error_that_says_what_to_do(server: NatsSer
 
 
 async def test_a_node_that_may_not_create_buckets_says_so(server: NatsServer) -> None:
-    settings = NodeSettings(N1, Access(servers=(server.url,)), create=False)
+    settings = NodeSettings(N1, Access(servers=(server.url,)), create=False, runtime=EXTERNAL)
     with pytest.raises(BucketMissing, match="cdm init"), anyio.fail_after(5):
         async with make_node(settings):
             pass

@@ -12,6 +12,7 @@ import pytest
 from cdm.model.artifact import NodeId
 from cdm.runtime import NodeSettings
 from cdm.runtime import node as make_node
+from cdm.runtimes import EXTERNAL
 from cdm.store.connection import Access
 from tests.integration.tools import Raw, Rejection, agents, artifact_of, processes, raw
 from tests.server import FORGIVEN, NatsServer, eventually, running_cluster
@@ -27,7 +28,7 @@ async def stream_leader(user: Raw, servers: list[NatsServer]) -> NatsServer:
 async def test_the_stream_leaders_server_dies(tmp_path: Path) -> None:
     async with running_cluster() as servers, raw(servers) as user:
         access = Access(servers=tuple(server.url for server in servers))
-        async with make_node(NodeSettings(NodeId("first"), access, replicas=3)):
+        async with make_node(NodeSettings(NodeId("first"), access, replicas=3, runtime=EXTERNAL)):
             pass  # it makes the buckets
         names = ("n1", "n2", "n3")
         # These say nothing of replicas: what is there is left as it is.

@@ -30,6 +30,7 @@ from cdm.model.keys import Layout, encode
 from cdm.model.node import Role
 from cdm.model.slice import SliceState, legal
 from cdm.runtime import Node, NodeSettings
+from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.watch import Phase, Watch
@@ -441,7 +442,13 @@ class Nodes:
         """Start nodes and wait until they are registered."""
         for name in names:
             access = Access(servers=(self._server.url,))
-            options: dict[str, Any] = {"lease_ttl": 2.0, "node_ttl": 2.0, **self._defaults, **settings}
+            options: dict[str, Any] = {
+                "lease_ttl": 2.0,
+                "node_ttl": 2.0,
+                "runtime": EXTERNAL,
+                **self._defaults,
+                **settings,
+            }
             running = Running(NodeSettings(NodeId(name), access, **options))
             self.all[name] = running
             await self._tasks.start(running.run)
@@ -622,7 +629,9 @@ class Processes:
         self._ever: list[Process] = []
 
     def start(self, name: str, *options: str) -> Process:
-        """Start a node."""
+        """Start a node; its slices are left to the test's own agent, unless the options say otherwise."""
+        if not {"--runtime", "manager"} & {*self._options, *options}:
+            options = ("--runtime", EXTERNAL, *options)
         log = self._folder / f"{name}-{secrets.token_hex(2)}.log"
         arguments = ["node", "--id", name, "--server", self._urls, "--log-level", "debug", *self._options, *options]
         with log.open("wb") as output:
