@@ -93,6 +93,8 @@ class Active:
         self._timers: list[tuple[float, Artifact]] = []
         self._timer_of: dict[Artifact, float] = {}
         self._unplaced: dict[Artifact, int] = {}
+        self._lingering: dict[Artifact, int] = {}
+        """Artifacts with instances that must not run twice and may still run."""
         self._unwritten: dict[Artifact, str] = {}
         """Artifacts whose last order was not stored, and why."""
         self._statuses: dict[str, Status | None] = {}
@@ -213,7 +215,7 @@ class Active:
     def _decide(self, artifact: Artifact, closely: bool, now: float) -> None:
         cluster, placement, policy = self._cluster, self._placement, self._at.policy
         desired, group = cluster.desired.get(artifact), cluster.group(artifact)
-        closely = closely or artifact in self._unplaced or placement.drains(artifact)
+        closely = closely or artifact in self._unplaced or artifact in self._lingering or placement.drains(artifact)
         if not closely and settled(desired, group):
             self._unwritten.pop(artifact, None)
             if group.moving and artifact not in self._timer_of:
@@ -227,14 +229,17 @@ class Active:
                 placement.total,
                 now,
                 policy,
-                cluster.failed_unloading,
                 self._cursor,
                 placement.ranking(),
+                self._at.topology.lost,
             )
             self._cursor = plan.cursor
             self._unplaced.pop(artifact, None)
             if plan.unplaced:
                 self._unplaced[artifact] = plan.unplaced
+            self._lingering.pop(artifact, None)
+            if plan.lingering:
+                self._lingering[artifact] = plan.lingering
             if plan.wake_at is not None:
                 self._set_timer(artifact, plan.wake_at)
             if plan.commands:
@@ -272,7 +277,8 @@ class Active:
             return
         unplaced = self._unplaced.get(artifact, 0)
         open_nodes = sum(place.open for place in self._placement.places.values()) if unplaced else 0
-        status = status_of(desired, self._cluster.group(artifact), unplaced, open_nodes, self.term)
+        lingering = self._lingering.get(artifact, 0)
+        status = status_of(desired, self._cluster.group(artifact), unplaced, open_nodes, self.term, lingering)
         if (reason := self._unwritten.get(artifact)) and status.condition is not Condition.INVALID:
             status = replace(status, condition=Condition.DEGRADED, reason=f"commands cannot be stored: {reason}")
         self._tell(name, status)

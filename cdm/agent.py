@@ -23,17 +23,19 @@ from cdm.lifecycle import Condition, Do, Report, may_fail, next_step
 from cdm.log import Log
 from cdm.messages import Connected, Disconnected, ValuePut, ValueRemove
 from cdm.model.artifact import Artifact, NodeId
-from cdm.model.blueprint import Overrides
+from cdm.model.blueprint import LONGEST_LAST_GRACE, Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
 from cdm.model.slice import SliceState, SliceValue
 from cdm.router import receiver
-from cdm.runtimes import Runtime, Work
+from cdm.runtimes import Lapsing, Runtime, Work
 from cdm.store.bucket import Bucket, dump
 from cdm.store.signal import Signal
 
 log = Log("cdm.agent")
 
+RESIGN_MARGIN = 6.0
+"""Seconds for SIGKILL to have its effect, for what is not stopped within its grace."""
 RETRY_PAUSE = 0.5
 """Seconds after which a write that was not stored, or a stop that failed, is tried again."""
 BEGINNINGS = 16
@@ -82,15 +84,21 @@ class Agent:
         slices: the bucket, to report to.
         runtime: runs slices.
         content: fetches artifacts.
+        least_stop_after: seconds that ``stop_after`` must be at least, for heartbeats are some seconds apart.
     """
 
-    def __init__(self, node: NodeId, slices: Bucket, runtime: Runtime, content: Content) -> None:
+    def __init__(
+        self, node: NodeId, slices: Bucket, runtime: Runtime, content: Content, least_stop_after: float = 0.0
+    ) -> None:
         self.node = node
         self.slices = slices
         self.runtime = runtime
         self.content = content
         self.hearing = False
         """Whether the mirror is up to date: without NATS it is not."""
+        self.least_stop_after = least_stop_after
+        self.resigned = False
+        """Whether the node stops: nothing new is begun."""
         self.beginnings = anyio.Semaphore(BEGINNINGS)
         self.known: dict[SliceKey, tuple[int, SliceValue | None]] = {}
         """What the keys hold: revision and value; None: deleted here, and the mirror does not show it yet."""
@@ -152,6 +160,19 @@ class Agent:
                         tasks.start_soon(self._attend, worker)
                 await self._unattended.wait()
 
+    async def resign(self) -> None:
+        """Begin nothing new from now on, and stop the slices that must not run twice."""
+        self.resigned = True
+        alone = [worker for worker in self._workers.values() if worker.alone]
+        with anyio.move_on_after(LONGEST_LAST_GRACE + RESIGN_MARGIN) as scope:
+            for worker in alone:
+                worker.wake()
+            for worker in alone:
+                await worker.at_rest.wait()
+        if scope.cancelled_caught:
+            running = [str(worker.key) for worker in alone if not worker.at_rest.is_set()]
+            log.error("slices that must not run twice are not stopped", slices=running)
+
     async def close(self) -> None:
         """Stop everything that runs."""
         await self.runtime.close()
@@ -180,6 +201,8 @@ class Worker:
         self.started = False
         self.crash: SliceFailed | None = None
         """Why the slice that was active is not any more, until that is reported."""
+        self.at_rest = anyio.Event()
+        """Set once the node stops and nothing of the slice runs."""
         self._agent = agent
         self._news = Signal()
         self._beginning: anyio.CancelScope | None = None
@@ -190,9 +213,15 @@ class Worker:
 
     def wake(self) -> None:
         """The key or the connection is another than before: what was begun for another state is not wanted now."""
-        if self._beginning is not None and self._state is not self._beginning_for:
+        unwanted = self._agent.resigned or self._state is not self._beginning_for
+        if self._beginning is not None and unwanted:
             self._beginning.cancel()
         self._news.set()
+
+    @property
+    def alone(self) -> bool:
+        """Whether what is loaded must not run twice."""
+        return self._loaded_with is not None and self._loaded_with.stop_after is not None
 
     @property
     def _state(self) -> SliceState | None:
@@ -226,6 +255,11 @@ class Worker:
                 await self._failed(self.crash)
                 continue
             step = next_step(state, self._condition)
+            if self._agent.resigned:
+                if self._condition is not Condition.ACTIVE:
+                    self.at_rest.set()
+                elif self.alone:
+                    step = Do.DEACTIVATE
             if step is None:
                 if state is None and not self._news.is_set:
                     self._let_go()  # of what was fetched, and never came to be loaded
@@ -240,7 +274,7 @@ class Worker:
 
     async def _begin(self, step: Do, state: SliceState | None) -> None:
         agent = self._agent
-        if not agent.hearing:
+        if agent.resigned or not agent.hearing:
             await self._news.wait()
             return
         failure: SliceFailed | None = None
@@ -263,13 +297,27 @@ class Worker:
 
     async def _load(self) -> None:
         agent = self._agent
+        stop_after = self._overrides.stop_after if self._overrides else None
+        if stop_after is not None:
+            self._refuse_unless_it_can_lapse(stop_after)
         fetched = await agent.content.get(self.key.artifact)
         agent.content.hold(fetched.digest)
         self._let_go()
         agent.held[self.key] = fetched.digest
         overrides = self._overrides
-        await agent.runtime.load(Work(self.key, fetched.folder, _overridden(fetched.manifest, overrides)))
+        await agent.runtime.load(Work(self.key, fetched.folder, _overridden(fetched.manifest, overrides), stop_after))
         self._loaded_with = overrides
+
+    def _refuse_unless_it_can_lapse(self, stop_after: float) -> None:
+        agent = self._agent
+        if not isinstance(agent.runtime, Lapsing):
+            raise SliceFailed("stop_after: this node's runtime does not stop slices by itself", fatal=True)
+        if stop_after < agent.least_stop_after:
+            raise SliceFailed(
+                f"stop_after: {stop_after:g} s is too short for this node's heartbeats;"
+                f" at least {agent.least_stop_after:g} s, half of --node-ttl",
+                fatal=True,
+            )
 
     def _let_go(self) -> None:
         if (digest := self._agent.held.pop(self.key, None)) is not None:
@@ -343,4 +391,5 @@ def _overridden(manifest: Manifest, overrides: Overrides | None) -> Manifest:
     if overrides is None:
         return manifest
     args = manifest.args if overrides.args is None else overrides.args
-    return replace(manifest, env={**manifest.env, **overrides.env}, args=args)
+    grace = manifest.stop_grace if overrides.stop_after is None else min(manifest.stop_grace, LONGEST_LAST_GRACE)
+    return replace(manifest, env={**manifest.env, **overrides.env}, args=args, stop_grace=grace)

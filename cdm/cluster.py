@@ -55,7 +55,7 @@ _NO_COUNTS: dict[SliceState, int] = dict.fromkeys(SliceState, 0)
 class Group:
     """All slices of one artifact, with what can be counted kept counted."""
 
-    __slots__ = ("counts", "failed_on", "owed", "slices")
+    __slots__ = ("counts", "failed_on", "failed_unloading", "owed", "slices")
 
     def __init__(self) -> None:
         self.slices: dict[SliceKey, SlicePut] = {}
@@ -63,6 +63,8 @@ class Group:
         self.owed: set[SliceKey] = set()
         self.failed_on: dict[NodeId, float] = {}
         """Nodes on which the artifact failed and was not ACTIVE since, and when."""
+        self.failed_unloading: frozenset[SliceKey] = frozenset()
+        """FAILED slices that failed while they were being unloaded."""
 
     @property
     def live(self) -> int:
@@ -106,8 +108,6 @@ class Cluster:
         self.statuses: dict[str, Status] = {}
         self.refused: dict[str, tuple[str, int]] = {}
         """Blueprint keys that do not parse: why, and the revision."""
-        self.failed_unloading: set[SliceKey] = set()
-        """FAILED slices that failed while they were being unloaded."""
 
     def artifacts(self) -> Iterator[Artifact]:
         """All artifacts that have a blueprint or a slice."""
@@ -170,9 +170,9 @@ class Cluster:
             if state is SliceState.FAILED and before.state is SliceState.ACTIVE and put.at - old.at >= STABLE_AFTER:
                 put = replace(put, value=replace(value, failures=0))
             if state is SliceState.FAILED and before.state in (SliceState.UNLOADING, SliceState.UNLOAD):
-                self.failed_unloading.add(key)
+                group.failed_unloading |= {key}
             elif before.state is SliceState.FAILED and state is not SliceState.FAILED:
-                self.failed_unloading.discard(key)
+                group.failed_unloading -= {key}
         if state is SliceState.FAILED:
             group.failed_on[key.node] = put.at
         elif state is SliceState.ACTIVE and group.failed_on:
@@ -192,7 +192,7 @@ class Cluster:
             return
         group.counts[old.value.state] -= 1
         group.owed.discard(key)
-        self.failed_unloading.discard(key)
+        group.failed_unloading -= {key}
         if not group.slices:
             del self.groups[key.artifact]
         on_node = self.on_node[key.node]

@@ -155,6 +155,9 @@ class Managing:
         if settings.create:
             await bucket.ensure(create=True, replicas=settings.replicas)
 
+    def heard(self, at: float) -> None:
+        """The mirror tells of it too."""
+
     def wake(self) -> None:
         """Look at the clock."""
         self._due.set()

@@ -108,6 +108,9 @@ class Part(Protocol):
     async def recreate(self, bucket: Bucket) -> None:
         """A bucket is gone while the node runs."""
 
+    def heard(self, at: float) -> None:
+        """NATS took a heartbeat of this node that was sent at this time, in seconds on `cdm.clock`."""
+
     def wake(self) -> None:
         """The connection came or went: something may be due."""
 

@@ -21,6 +21,18 @@ from cdm.model.keys import SliceKey
 from cdm.model.slice import Kind, SliceState
 from cdm.model.status import Condition, Status
 
+MAY_RUN = frozenset(
+    {
+        SliceState.ACTIVATING,
+        SliceState.ACTIVE,
+        SliceState.DEACTIVATE,
+        SliceState.DEACTIVATING,
+        SliceState.UNLOAD,
+        SliceState.UNLOADING,
+    }
+)
+"""States in which something of the slice may run on its node."""
+
 
 class Policy(Struct, frozen=True):
     """Times that decisions depend on, all in seconds."""
@@ -80,6 +92,8 @@ class Plan(Struct, frozen=True):
     """When something becomes due without any further message, in seconds."""
     unplaced: int = 0
     """Instances for which no node is open."""
+    lingering: int = 0
+    """Instances that must not run twice and may still run, although they are stopped or their node is lost."""
     cursor: NodeId | None = None
     """The node that was served last, where any was: the next round robin goes on behind it."""
 
@@ -105,9 +119,9 @@ def reconcile(
     totals: Callable[[NodeId], int],
     now: float,
     policy: Policy,
-    failed_unloading: frozenset[SliceKey] | set[SliceKey] = frozenset(),
     cursor: NodeId | None = None,
     ranking: Ranking | None = None,
+    lost: Mapping[NodeId, float] | None = None,
 ) -> Plan:
     """Decide what to do about one artifact.
 
@@ -119,30 +133,43 @@ def reconcile(
         totals: how many slices of all artifacts are on a node, commanded ones included.
         now: seconds on the clock that the slices' ``at`` are on.
         policy: deadlines and backoff.
-        failed_unloading: slices whose last failure was one to unload; they are asked again only after a backoff.
         cursor: the node that was served last; among equals the next one in name order comes first.
         ranking: the open places that have room, in order; without it they are put in order here.
+        lost: nodes that died without a word, and when they were heard last, in seconds on the clock of ``now``.
     """
     wanted = 0 if desired is None else desired.instances
+    decision = _Decision(artifact, desired, totals, policy, now, cursor)
+    decision.ranking, decision.failed_on, decision.lost = ranking, group.failed_on, lost or {}
     if wanted is None:
         # Refused, and never a valid one before: it changes nothing.
-        gone = [_delete(key, f"node {key.node} is gone") for key in group.slices if key.node not in places]
-        return Plan(gone, cursor=cursor)
-    decision = _Decision(artifact, desired, totals, policy, now, cursor)
-    decision.ranking, decision.failed_on = ranking, group.failed_on
-    decision.sort_out(group, places, failed_unloading)
+        for put in group.slices.values():
+            if put.key.node not in places:
+                decision.give_up(put)
+        return decision.plan
+    decision.sort_out(group, places)
     surplus = len(decision.live) - wanted
-    if surplus >= 0:
-        decision.shrink(surplus, wanted)
+    if surplus + decision.lingering >= 0:
+        decision.shrink(max(surplus, 0), wanted)
     else:
-        decision.grow(-surplus, group, places)
+        decision.grow(-surplus - decision.lingering, group, places)
     decision.empty_draining(wanted)
     decision.activate()
-    return Plan(decision.commands, decision.wake_at, decision.unplaced, decision.cursor)
+    return decision.plan
 
 
 def _delete(key: SliceKey, reason: str) -> Command:
     return Command(key, None, reason)
+
+
+def _runs_on_for(put: SlicePut) -> float:
+    """Seconds for which a slice that must not run twice may run though its node is not heard; 0 for all others."""
+    overrides = put.value.overrides
+    return (overrides.gone_after or 0.0) if overrides is not None else 0.0
+
+
+def _alone(put: SlicePut) -> bool:
+    """Whether something of the slice may run, and must not run twice."""
+    return put.value.state in MAY_RUN and _runs_on_for(put) > 0
 
 
 class _Decision:
@@ -166,28 +193,34 @@ class _Decision:
         self.cursor = cursor
         self.ranking: Ranking | None = None
         self.failed_on: Mapping[NodeId, float] = {}
+        self.lost: Mapping[NodeId, float] = {}
         self.commands: list[Command] = []
         self.wake_at: float | None = None
         self.unplaced = 0
+        self.lingering = 0
         self.live: list[SlicePut] = []
         self.draining: list[SlicePut] = []
         self.failed: list[SlicePut] = []
         self.stuck: list[SlicePut] = []
         self.leaving: set[SliceKey] = set()
 
-    def sort_out(
-        self, group: Group, places: Mapping[NodeId, Place], failed_unloading: frozenset[SliceKey] | set[SliceKey]
-    ) -> None:
+    @property
+    def plan(self) -> Plan:
+        """What was decided."""
+        return Plan(self.commands, self.wake_at, self.unplaced, self.lingering, self.cursor)
+
+    def sort_out(self, group: Group, places: Mapping[NodeId, Place]) -> None:
         """Sort the slices; what can be decided one by one is decided here."""
         for put in group.slices.values():
             key, state = put.key, put.value.state
             place = places.get(key.node)
             if place is None:
-                self.commands.append(_delete(key, f"node {key.node} is gone"))
+                self.give_up(put)
                 continue
             if state is SliceState.FAILED:
-                if key in failed_unloading:
+                if key in group.failed_unloading:
                     self._unload_again(put)
+                    self.lingering += _runs_on_for(put) > 0
                 else:
                     self.failed.append(put)
                 continue
@@ -195,17 +228,32 @@ class _Decision:
             overdue = deadline is not None and deadline <= self.now
             if deadline is not None and not overdue:
                 self._wake(deadline)
-            if not state.live:
-                if overdue:
-                    # The node answers no UNLOAD. It gives up what is not its own when it looks at its keys again.
-                    self.commands.append(_delete(key, f"{state} was not answered in time"))
+            if overdue and not state.live:
+                # The node answers no UNLOAD. It gives up what is not its own when it looks at its keys again.
+                self.commands.append(_delete(key, f"{state} was not answered in time"))
+            elif not state.live:
+                self.lingering += _alone(put)
             elif overdue:
                 self.stuck.append(put)
                 self._unload(put, f"stuck in {state}", (put.value.failures or 0) + 1)
+                self.lingering += _alone(put)
+            elif place.draining and _alone(put) and self._is_room(places):
+                # Its replacement can only be started once it is gone.
+                self._unload(put, f"node {key.node} is draining")
+                self.lingering += 1
             elif place.draining:
                 self.draining.append(put)
             else:
                 self.live.append(put)
+
+    def give_up(self, put: SlicePut) -> None:
+        """Delete the key of a slice whose node is gone, as soon as nothing of the slice can run any more."""
+        heard = self.lost.get(put.key.node)
+        if heard is not None and _alone(put) and (gone_at := heard + _runs_on_for(put)) > self.now:
+            self.lingering += 1
+            self._wake(gone_at)
+            return
+        self.commands.append(_delete(put.key, f"node {put.key.node} is gone"))
 
     def shrink(self, surplus: int, wanted: int) -> None:
         """There are enough instances: remove those that are too many, and every failed one."""
@@ -251,6 +299,12 @@ class _Decision:
         for put in self.live:
             if put.value.state is SliceState.LOADED and put.key not in self.leaving:
                 self._command(put.key, SliceState.ACTIVATE, "loaded", put.value.failures or 0)
+
+    def _is_room(self, places: Mapping[NodeId, Place]) -> bool:
+        return any(
+            place.open and (place.capacity is None or self.totals(node) < place.capacity)
+            for node, place in places.items()
+        )
 
     def _hosts(
         self, places: Mapping[NodeId, Place], shun: set[NodeId], retried: Mapping[NodeId, int]
@@ -320,7 +374,9 @@ class _Decision:
 
     def _unload(self, put: SlicePut, reason: str, failures: int | None = None) -> None:
         self.leaving.add(put.key)
-        self._command(put.key, SliceState.UNLOAD, reason, (put.value.failures or 0) if failures is None else failures)
+        failures = (put.value.failures or 0) if failures is None else failures
+        # With the overrides that it runs with: they say for how long it may run unheard of.
+        self.commands.append(Command(put.key, SliceState.UNLOAD, reason, failures, self.revision, put.value.overrides))
 
     def _unload_again(self, put: SlicePut) -> None:
         if (due := self._retry_at(put)) <= self.now:
@@ -342,7 +398,7 @@ class _Decision:
             self.wake_at = at
 
 
-def status_of(desired: Desired, group: Group, unplaced: int, open_nodes: int, term: int) -> Status:
+def status_of(desired: Desired, group: Group, unplaced: int, open_nodes: int, term: int, lingering: int = 0) -> Status:
     """What to tell users of a blueprint."""
     wanted = desired.instances or 0
     active, failed = group.active, group.failed
@@ -357,6 +413,9 @@ def status_of(desired: Desired, group: Group, unplaced: int, open_nodes: int, te
         reasons = sorted({put.value.reason or "no reason given" for put in _failed(group)})
         condition = Condition.DEGRADED
         reason = f"{failed} failed: {'; '.join(reasons[:3])}"[:500]
+    elif lingering:
+        condition = Condition.PROGRESSING
+        reason = f"{lingering} must not run twice and may still run; to be replaced once it cannot"
     elif active == wanted and pending == 0:
         condition, reason = Condition.READY, ""
     else:

@@ -76,7 +76,11 @@ class Node:
         )
         judges = role.hears_by == "nodes"
         self.presence = Presence(
-            self.buckets["nodes"], settings.node, self._registration(), self._on_taken if judges else None
+            self.buckets["nodes"],
+            settings.node,
+            self._registration(),
+            self._on_taken if judges else None,
+            self._on_beat,
         )
         self.router = Router(
             (receiver for part in self.parts for receiver in part.receivers),
@@ -175,6 +179,10 @@ class Node:
     def _on_live(self, live: bool) -> None:
         self._live = live
         self._tell_hearing()
+
+    def _on_beat(self, sent: float) -> None:
+        for part in self.parts:
+            part.heard(sent)
 
     def _on_taken(self, taken: bool) -> None:
         self._taken = taken

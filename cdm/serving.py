@@ -30,11 +30,15 @@ from cdm.model.node import Role
 from cdm.model.slice import SliceValue
 from cdm.part import Ground
 from cdm.router import receiver
-from cdm.runtimes import Surroundings, runtime_named
+from cdm.runtimes import Lapsing, Surroundings, runtime_named
 from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import Bucket
+from cdm.store.registration import HEARTBEATS_PER_TTL
 
 log = Log("cdm.slices")
+
+HEARTBEATS = 2
+"""So many in a row have to be lost before a slice is stopped because none is taken."""
 
 SENT = (
     ValuePut[SliceKey, SliceValue],
@@ -140,6 +144,9 @@ class Serving:
     async def recreate(self, bucket: Bucket) -> None:
         """Buckets are the managers' business."""
 
+    def heard(self, at: float) -> None:
+        """Nothing here lives by it."""
+
     def wake(self) -> None:
         """Nothing here has a clock."""
 
@@ -169,7 +176,10 @@ class Running(Serving):
         artifacts = Artifacts(ground.connection)
         cache = Cache(folder / "artifacts", artifacts, settings.cache_bytes)
         self._cache = cache
-        self.agent = Agent(settings.node, ground.buckets["slices"], runtime, cache)
+        self._runtime = runtime
+        self.agent = Agent(
+            settings.node, ground.buckets["slices"], runtime, cache, HEARTBEATS * settings.node_ttl / HEARTBEATS_PER_TTL
+        )
         self.logs = LogService(ground.connection, settings.node, runtime)
 
     def _crashed(self, key: SliceKey, reason: str, fatal: bool) -> None:
@@ -185,9 +195,18 @@ class Running(Serving):
         """Obey, and show what the slices write."""
         return (self.agent.run, self.logs.run)
 
+    def heard(self, at: float) -> None:
+        """Slices that must not run twice may run on."""
+        if isinstance(self._runtime, Lapsing):
+            self._runtime.heard(at)
+
     def reset(self, reason: str) -> None:
         """Revisions say nothing any more."""
         self.agent.forget()
+
+    async def resign(self) -> None:
+        """Once the registration is gone others take the slices' places: those that must not run twice stop before."""
+        await self.agent.resign()
 
     async def close(self) -> None:
         """Nothing runs on without its node."""

@@ -43,6 +43,9 @@ MASS_LOSS_PACE = 0.5
 SILENT_AFTER = 0.5
 """Fraction of its TTL after which a node without a heartbeat counts as silent; heartbeats come twice as often."""
 
+LOST_FOR = 2 * 86_400.0
+"""Seconds for which it is remembered when a dead node was heard last: longer than anything may run unheard of."""
+
 NEVER = float("-inf")
 
 
@@ -75,6 +78,7 @@ class Topology:
         self._nodes: dict[NodeId, Registered | Missing] = {}
         self._intents: dict[NodeId, Intent] = {}
         self._missing: dict[NodeId, Missing] = {}
+        self._lost: dict[NodeId, float] = {}
         self._candidates: set[NodeId] = set()
         self._hearing_since: float | None = None
         self._mass_loss = False
@@ -84,6 +88,11 @@ class Topology:
     def nodes(self) -> Mapping[NodeId, Registered | Missing]:
         """All nodes that are not dead."""
         return self._nodes
+
+    @property
+    def lost(self) -> Mapping[NodeId, float]:
+        """Nodes that died without a word: the latest time at which they may have been heard, on this node's clock."""
+        return self._lost
 
     @property
     def candidates(self) -> int:
@@ -113,6 +122,7 @@ class Topology:
         node, new = put.key.node, put.value
         old = self._nodes.get(node)
         self._nodes[node] = Registered(new, put.at)
+        self._lost.pop(node, None)
         if isinstance(old, Registered) and old.registration == new:
             return
         if self._missing.pop(node, None) and not self._missing:
@@ -202,6 +212,7 @@ class Topology:
                     return
                 self._next_eviction = tick.at + MASS_LOSS_PACE * self._node_ttl
             log.warning("node is dead", node=node)
+            self._remember(node, tick.at)
             self._forget(node)
             self._emit(NodeDied(node))
 
@@ -216,6 +227,13 @@ class Topology:
     def _due(self, missing: Missing) -> float:
         assert self._hearing_since is not None
         return max(self._hearing_since, missing.heard) + missing.ttl
+
+    def _remember(self, node: NodeId, now: float) -> None:
+        """Note when the node may have been heard last: by somebody else, while this process heard nobody."""
+        missing = self._missing[node]
+        heard = max(self._due(missing) - missing.ttl, self._lost.get(node, NEVER))
+        self._lost = {each: at for each, at in self._lost.items() if at > now - LOST_FOR}
+        self._lost[node] = heard
 
     def _lose(self, node: NodeId, heard: float, ttl: float) -> None:
         self._nodes[node] = self._missing[node] = Missing(heard, ttl)

@@ -13,7 +13,13 @@ from cdm.errors import InvalidBlueprint
 MAX_INSTANCES = 100_000
 MAX_BYTES = 64 * 1024
 """Longest blueprint that is read, in bytes; people type these."""
-_FIELDS = ("instances", "env", "args")
+STOP_AFTER_RANGE = (1.0, 86_400.0)
+"""Least and most seconds that ``stop_after`` may be."""
+LONGEST_LAST_GRACE = 10.0
+"""Most seconds that a slice with ``stop_after`` is given between the stop signal and SIGKILL when it is cut off."""
+LAST_MARGIN = 2.0
+"""Seconds for SIGKILL to be done, and for a machine that is busy."""
+_FIELDS = ("instances", "env", "args", "stop_after")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -24,6 +30,16 @@ class Overrides(Struct, frozen=True, omit_defaults=True):
     """Variables that are set beside the manifest's, or instead."""
     args: tuple[str, ...] | None = None
     """Arguments instead of the manifest's; None: those."""
+    stop_after: float | None = None
+    """Seconds after which a slice is stopped on a node whose heartbeats NATS does not take; None: it runs on.
+
+    A slice that has it must not run twice: nobody takes its place while it may still run.
+    """
+
+    @property
+    def gone_after(self) -> float | None:
+        """Seconds after a node's last heartbeat when nothing of its slice runs any more; None: nobody knows."""
+        return None if self.stop_after is None else self.stop_after + LONGEST_LAST_GRACE + LAST_MARGIN
 
 
 class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -35,7 +51,7 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
 
     instances: int
     overrides: Overrides | None = None
-    """Typed as ``env`` and ``args`` beside ``instances``. They hold for what is started from now on."""
+    """Typed as ``env``, ``args`` and ``stop_after`` beside ``instances``. They hold for what is started from now on."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.instances <= MAX_INSTANCES:
@@ -45,7 +61,7 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
 
     @classmethod
     def parse(cls, raw: bytes) -> Blueprint:
-        """Read ``3`` or ``{"instances": 3}``; an object may have ``env`` and ``args``, too.
+        """Read ``3`` or ``{"instances": 3}``; an object may have the fields of `Overrides`, too.
 
         Raises:
             InvalidBlueprint: names the field and what is wrong with it.
@@ -69,7 +85,7 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
                 raise InvalidBlueprint(_short(field), f"is not a field of a blueprint (fields: {', '.join(_FIELDS)})")
         if "instances" not in loose:
             raise InvalidBlueprint("instances", "is required")
-        return cls(_whole_number(loose["instances"]), _overrides(loose.get("env"), loose.get("args")))
+        return cls(_whole_number(loose["instances"]), _overrides(loose))
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -95,11 +111,14 @@ def _whole_number(value: object) -> int:
     return value
 
 
-def _overrides(env: object, args: object) -> Overrides | None:
-    if env is None and args is None:
-        return None
+def _overrides(loose: dict[str, object]) -> Overrides | None:
+    found = Overrides(_env(loose.get("env")), _args(loose.get("args")), _stop_after(loose.get("stop_after")))
+    return None if found == Overrides() else found
+
+
+def _env(env: object) -> dict[str, str]:
     if env is None:
-        env = {}
+        return {}
     if not isinstance(env, dict):
         raise InvalidBlueprint("env", f'must be an object of variables, as in {{"LEVEL": "debug"}}, not {_shown(env)}')
     for name, value in env.items():
@@ -107,11 +126,24 @@ def _overrides(env: object, args: object) -> Overrides | None:
             raise InvalidBlueprint("env", f"{_short(name)!r} is no name of a variable")
         if not isinstance(value, str) or not _fit(value):
             raise InvalidBlueprint("env", f"{name} must be a text, not {_shown(value)}")
+    return env
+
+
+def _args(args: object) -> tuple[str, ...] | None:
     if args is None:
-        return Overrides(env) if env else None
+        return None
     if not isinstance(args, list) or not all(isinstance(each, str) and _fit(each) for each in args):
         raise InvalidBlueprint("args", f"must be a list of texts, not {_shown(args)}")
-    return Overrides(env, tuple(args))
+    return tuple(args)
+
+
+def _stop_after(seconds: object) -> float | None:
+    if seconds is None:
+        return None
+    least, most = STOP_AFTER_RANGE
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not least <= seconds <= most:
+        raise InvalidBlueprint("stop_after", f"must be seconds from {least:g} to {most:,.0f}, not {_shown(seconds)}")
+    return float(seconds)
 
 
 def _fit(text: str) -> bool:

@@ -35,6 +35,9 @@ class Work(Struct, frozen=True):
     folder: Path
     """The artifact's content, verified, shared by all slices of it on the node: not to be written to."""
     manifest: Manifest
+    stop_after: float | None = None
+    """Seconds without a heartbeat that was taken, after which it is to be stopped; only where a runtime is `Lapsing`.
+    It is then given no more than the manifest's ``stop_grace``."""
 
 
 class Surroundings(Struct, frozen=True):
@@ -72,6 +75,17 @@ class Runtime(Protocol):
 
     async def close(self) -> None:
         """Stop everything: the node goes."""
+
+
+@runtime_checkable
+class Lapsing(Protocol):
+    """What a runtime obeys too that stops slices by itself when their node is cut off from NATS (`Work.stop_after`).
+
+    It must do so although the node's process does not run: it may be frozen.
+    """
+
+    def heard(self, at: float) -> None:
+        """NATS took a heartbeat of this node that was sent at this time, in seconds on `cdm.clock`."""
 
 
 class OutputLine(NamedTuple):

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
+from cdm import clock
 from cdm.runtimes import cgroup
 from cdm.runtimes.census import Process, Record, boot, census, descendants, look, mark, send
 from cdm.runtimes.cgroup import Cgroups
@@ -35,6 +36,8 @@ from cdm.runtimes.words import (
     Event,
     Exited,
     Gone,
+    Heard,
+    Lapsed,
     Refused,
     Said,
     Spawn,
@@ -54,6 +57,8 @@ INSIST = 0.05
 """Seconds between SIGKILLs to what is still there: something may have been forked meanwhile."""
 KILL_PATIENCE = 5.0
 """Seconds after the first SIGKILL when a run is reported as not to be stopped."""
+LOOK = 1.0
+"""Seconds between two looks whether a run has lapsed: nothing wakes us for it when the machine was suspended."""
 RECORDS = "running"
 """Folder of the records of what runs."""
 
@@ -63,6 +68,7 @@ class Run:
 
     def __init__(self, spawn: Spawn, scribe: Scribe, group: Path | None) -> None:
         self.name = spawn.run
+        self.lapse = spawn.lapse
         self.scribe = scribe
         self.group = group
         self.pid = 0
@@ -107,6 +113,8 @@ class Keeper:
         self._selector = selectors.DefaultSelector()
         self._changed = False
         """Whether a child ended since it was last looked who lives."""
+        self._heard = float("-inf")
+        """When the last heartbeat was sent that NATS took."""
         self._over = False
 
     def run(self) -> None:
@@ -126,6 +134,7 @@ class Keeper:
                     if key.fd in self._selector.get_map():  # not closed by one before it
                         key.data()
                 self._reap()
+                self._lapse()
                 self._stop()
         except (BrokenPipeError, ConnectionError):
             pass
@@ -144,7 +153,10 @@ class Keeper:
 
     def _wait(self) -> float | None:
         due = min((run.deadline for run in self._runs.values() if run.stopping), default=float("inf"))
-        return None if due == float("inf") else max(due - time.monotonic(), 0)
+        wait = due - time.monotonic()
+        if lapses := [run.lapse.after for run in self._runs.values() if run.lapse is not None and not run.stopping]:
+            wait = min(wait, self._heard + min(lapses) - clock.now(), LOOK)
+        return None if wait == float("inf") else max(wait, 0)
 
     # What the node says
 
@@ -165,6 +177,8 @@ class Keeper:
                     self._spawn(command)
                 case Stop(name, number, grace):
                     self._begin_stop(name, number, grace)
+                case Heard(at):
+                    self._heard = max(self._heard, at)
 
     def _spawn(self, spawn: Spawn) -> None:
         pipes: list[int] = []
@@ -273,6 +287,14 @@ class Keeper:
             self._tell(Exited(run.name, os.waitstatus_to_exitcode(status)))
 
     # Stopping
+
+    def _lapse(self) -> None:
+        """Stop what must not run on while others cannot know that it does."""
+        silent = clock.now() - self._heard
+        for run in list(self._runs.values()):
+            if run.lapse is not None and not run.stopping and silent >= run.lapse.after:
+                self._tell(Lapsed(run.name))
+                self._begin_stop(run.name, run.lapse.signal, run.lapse.grace)
 
     def _stop(self) -> None:
         """Signal what is to be signalled, and report what is gone. One look at the machine serves all."""

@@ -33,6 +33,8 @@ from cdm.runtimes.words import (
     Event,
     Exited,
     Gone,
+    Heard,
+    Lapsed,
     Refused,
     Said,
     Spawn,
@@ -66,6 +68,8 @@ class Run:
         self.status: int | None = None
         self.lost = False
         """Whether it ended because its keeper did."""
+        self.lapsed = False
+        """Whether it was stopped because no heartbeat was taken for too long."""
         self.last: tuple[str, ...] = ()
         """The last lines of its output, once it is gone."""
         self.left: tuple[int, ...] = ()
@@ -95,6 +99,8 @@ class Run:
                 if not self.over.is_set():
                     self.status = status
                 self.over.set()
+            case Lapsed():
+                self.lapsed = True
             case Gone(_, last, left):
                 self.last, self.left = last, left
                 self.end()
@@ -128,6 +134,7 @@ class Keeping:
         self._ready = asyncio.Event()
         self._reviving: asyncio.Task[None] | None = None
         self._closed = False
+        self._heard: Heard | None = None
 
     @property
     def pid(self) -> int | None:
@@ -151,6 +158,12 @@ class Keeping:
             raise SliceFailed(f"cannot be started: {error.strerror}", fatal=True) from None
         self._runs[run.name] = run
         return run
+
+    def heard(self, at: float) -> None:
+        """NATS took a heartbeat that was sent at this time; see `Heard`."""
+        self._heard = Heard(at)
+        if self._ready.is_set():
+            self._send(self._heard)
 
     def name(self) -> str:
         """A name for one more run."""
@@ -230,6 +243,8 @@ class Keeping:
         self._socket = here
         asyncio.get_running_loop().add_reader(here, self._on_readable)
         self._ready.set()
+        if self._heard is not None:
+            self._send(self._heard)
 
     def _send(self, command: Command) -> None:
         assert self._socket is not None

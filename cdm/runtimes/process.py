@@ -42,7 +42,7 @@ from cdm.runtimes.keeping import LOST, Keeping, Run
 from cdm.runtimes.output import batches, folder_name, keys, prune, tail
 from cdm.runtimes.program import prepare
 from cdm.runtimes.restart import Again, decide
-from cdm.runtimes.words import MARK, Spawn
+from cdm.runtimes.words import MARK, Lapse, Spawn
 
 log = Log("cdm.process")
 
@@ -50,6 +50,7 @@ ORPHAN_BOUND = 2.0
 """Seconds after the node's death, however it died, when nothing of its slices lives any more."""
 KEPT = 20
 """How many unloaded slices' output is kept."""
+CUT_OFF = "stopped: NATS took no heartbeat of this node for too long (stop_after)"
 PROBE_TIMEOUT = 5.0
 """Seconds that one check for readiness may take."""
 
@@ -69,6 +70,7 @@ class ProcessRuntime:
         self._cgroups = cgroups
         self._slices: dict[SliceKey, _Slice] = {}
         self._keeping: Keeping | None = None
+        self._heard = float("-inf")
         self._token = ""
         self._lock = -1
 
@@ -94,6 +96,13 @@ class ProcessRuntime:
         keeping = Keeping(self._folder, self._token, grouped=self._cgroups)
         await keeping.start()
         self._keeping = keeping
+        self.heard(self._heard)
+
+    def heard(self, at: float) -> None:
+        """NATS took a heartbeat of this node, sent at this time on `cdm.clock`: what may lapse goes on."""
+        self._heard = at
+        if self._keeping is not None:
+            self._keeping.heard(at)
 
     async def load(self, work: Work) -> None:
         """Take note of it. What was loaded under the key, and may run, is stopped first."""
@@ -178,6 +187,10 @@ class ProcessRuntime:
     def ports(self, but: _Slice) -> set[int]:
         """The ports that other slices have."""
         return {each.port for each in self._slices.values() if each.port is not None and each is not but}
+
+    def silent_for(self) -> float:
+        """Seconds since the last heartbeat was sent that NATS took."""
+        return clock.now() - self._heard
 
     def crashed(self, key: SliceKey, reason: str, fatal: bool) -> None:
         """Tell the agent."""
@@ -275,6 +288,8 @@ class _Slice:
             raise SliceFailed(_reason(problem, last), fatal=refused is not None and refused.fatal)
 
     async def _spawn(self) -> Run:
+        if self._cut_off:
+            raise SliceFailed(CUT_OFF)
         keeping = self._runtime.keeping
         await keeping.ready()
         name = keeping.name()
@@ -293,8 +308,20 @@ class _Slice:
                 self.work.manifest.limits,
                 self.work.manifest.logs,
                 check.text if isinstance(check, ReadyLine) else None,
+                self._lapse,
             )
         )
+
+    @property
+    def _lapse(self) -> Lapse | None:
+        if self.work.stop_after is None:
+            return None
+        return Lapse(self.work.stop_after, signal.Signals[self.work.manifest.stop_signal], self._stop_grace)
+
+    @property
+    def _cut_off(self) -> bool:
+        """Whether it must not run now."""
+        return self.work.stop_after is not None and self._runtime.silent_for() >= self.work.stop_after
 
     async def _until_ready(self, run: Run) -> str | None:
         """Wait until the run is ready; returns what is wrong when it ended before."""
@@ -372,6 +399,8 @@ class _Slice:
             reason = _reason(f"{problem} after {uptime:.1f} s", await self._clean_up())
             if self._run is not None:  # never two of them
                 return f"{reason}; it cannot be stopped", False
+            if run.lapsed:
+                return reason, False
             while True:
                 if run.lost:
                     delay = 0.0  # not its fault
@@ -388,7 +417,7 @@ class _Slice:
                     await self._begin()
                 except SliceFailed as error:
                     reason = str(error)
-                    if error.fatal or self._run is not None:
+                    if error.fatal or self._run is not None or self._cut_off:
                         return reason, error.fatal
                 else:
                     break
@@ -433,6 +462,8 @@ async def _unless_over(run: Run, wait: Callable[[], Coroutine[object, object, T]
 
 
 def _ending_of(run: Run) -> str:
+    if run.lapsed:
+        return CUT_OFF
     if run.refused is not None:
         return run.refused.problem
     if run.status is None:

@@ -16,6 +16,16 @@ MAX_PACKET = 1 << 17
 """Longest message, in bytes; the kernel's default for a socket buffer allows little more."""
 
 
+class Lapse(Struct, frozen=True):
+    """When a run is to be stopped though nobody says so: the node may be cut off, or not even run."""
+
+    after: float
+    """Seconds without a heartbeat that was taken."""
+    signal: int
+    grace: float
+    """Seconds from the signal to SIGKILL."""
+
+
 class Spawn(Struct, frozen=True, tag=True):
     """Start a program; answered with `Started` or `Refused`."""
 
@@ -31,6 +41,7 @@ class Spawn(Struct, frozen=True, tag=True):
     logs: Logs = Logs()
     line: str | None = None
     """The line on its standard output that is waited for."""
+    lapse: Lapse | None = None
 
 
 class Stop(Struct, frozen=True, tag=True):
@@ -42,7 +53,14 @@ class Stop(Struct, frozen=True, tag=True):
     """Seconds from the signal to SIGKILL."""
 
 
-Command = Spawn | Stop
+class Heard(Struct, frozen=True, tag=True):
+    """NATS took a heartbeat of the node."""
+
+    at: float
+    """When it was sent, in seconds on the machine's clock (`cdm.clock`)."""
+
+
+Command = Spawn | Stop | Heard
 
 
 class Started(Struct, frozen=True, tag=True):
@@ -75,6 +93,12 @@ class Exited(Struct, frozen=True, tag=True):
     """Exit status, or minus the number of the signal that ended it."""
 
 
+class Lapsed(Struct, frozen=True, tag=True):
+    """The run is being stopped: no heartbeat was taken for too long."""
+
+    run: str
+
+
 class Gone(Struct, frozen=True, tag=True):
     """No process of the run lives any more, unless some are ``left`` that SIGKILL does not end."""
 
@@ -84,7 +108,7 @@ class Gone(Struct, frozen=True, tag=True):
     left: tuple[int, ...] = ()
 
 
-Event = Started | Refused | Said | Exited | Gone
+Event = Started | Refused | Said | Exited | Lapsed | Gone
 
 encode = msgspec.msgpack.Encoder().encode
 decode_command = msgspec.msgpack.Decoder(Command).decode

@@ -58,6 +58,7 @@ class Presence:
         registration: what it says of itself; ``ttl`` and ``incarnation`` must be set.
         on_taken: told False when the bucket has taken no heartbeat for a while, and True when it does again. Others
             cannot be heard either then, although the connection is up: a cluster of servers may be electing.
+        on_beat: told of every heartbeat that was taken when it had been sent, in seconds on `cdm.clock`.
     """
 
     def __init__(
@@ -66,8 +67,10 @@ class Presence:
         node: NodeId,
         registration: Registration,
         on_taken: Callable[[bool], None] | None = None,
+        on_beat: Callable[[float], None] | None = None,
     ) -> None:
         self._nodes = nodes
+        self._on_beat = on_beat
         self._on_taken = on_taken
         self._taken = True
         self._taken_at = clock.now()
@@ -192,9 +195,12 @@ class Presence:
         self._signal.set()
 
     async def _put(self, expect: int) -> None:
+        sent = clock.now()
         self._revision = await self._nodes.put(
             self._key, self._payload, expect=expect, ttl=self._ttl, timeout=self._patience
         )
+        if self._on_beat:
+            self._on_beat(sent)
         self._taken_at = clock.now()
         if not self._taken:
             self._taken = True

@@ -6,16 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from cdm.allocation import Ranking
 from cdm.cluster import STABLE_AFTER, Cluster, Desired, SlicePut
 from cdm.messages import ValuePut
 from cdm.model.artifact import NodeId
-from cdm.model.blueprint import Blueprint
+from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE, Blueprint, Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.slice import Kind, SliceState, SliceValue, legal
 from cdm.model.status import Condition, Status
-from cdm.reconciliation import Command, Place, Plan, Policy, reconcile, refused_status, settled, status_of
+from cdm.reconciliation import MAY_RUN, Command, Place, Plan, Policy, reconcile, refused_status, settled, status_of
 from tests.unit.support import APP, OTHER, S, cluster_of, group_of, n, put, wanted
 
 POLICY = Policy()
@@ -41,8 +42,9 @@ def plan(
     failed_unloading: Iterable[SliceKey] = (),
     cursor: NodeId | None = None,
     more: Mapping[NodeId, int] | None = None,
+    lost: Mapping[NodeId, float] | None = None,
 ) -> Plan:
-    cluster = cluster_of(*puts)
+    cluster = with_failures(puts, failed_unloading)
     extra = more or {}
     return reconcile(
         APP,
@@ -52,9 +54,16 @@ def plan(
         lambda node: len(cluster.on_node.get(node, ())) + extra.get(node, 0),
         now,
         POLICY,
-        set(failed_unloading),
         cursor,
+        lost=lost,
     )
+
+
+def with_failures(puts: Iterable[SlicePut], failed_unloading: Iterable[SliceKey]) -> Cluster:
+    cluster = cluster_of(*puts)
+    for key in failed_unloading:
+        cluster.group(key.artifact).failed_unloading |= {key}
+    return cluster
 
 
 def shown(commands: Sequence[Command]) -> set[tuple[str, int, SliceState | None]]:
@@ -329,7 +338,7 @@ def test_without_a_blueprint_everything_is_unloaded() -> None:
 @pytest.mark.parametrize(("state", "limit"), [(S.UNLOAD, 60.0), (S.UNLOADING, 120.0)])
 def test_an_unload_that_is_not_answered_ends_in_the_keys_deletion(state: SliceState, limit: float) -> None:
     early = plan(None, put(n(1), state, at=NOW - limit + 1))
-    assert early == Plan([], NOW + 1, 0, None)
+    assert early == Plan([], NOW + 1)
     late = plan(None, put(n(1), state, at=NOW - limit))
     assert shown(late.commands) == {("n1", 0, None)}
 
@@ -527,14 +536,13 @@ def test_a_slice_that_served_for_long_begins_anew(after: float, failures: int) -
 def test_failing_while_unloading_is_remembered_until_something_else_happens() -> None:
     key = SliceKey(n(1), APP)
     cluster = cluster_of(put(n(1), S.UNLOADING), put(n(1), S.FAILED))
-    assert cluster.failed_unloading == {key}
+    assert cluster.group(APP).failed_unloading == {key}
     cluster.put_slice(put(n(1), S.FAILED))
-    assert cluster.failed_unloading == {key}
+    assert cluster.group(APP).failed_unloading == {key}
     cluster.put_slice(put(n(1), S.UNLOAD))
-    assert cluster.failed_unloading == set()
+    assert cluster.group(APP).failed_unloading == set()
     cluster.put_slice(put(n(1), S.FAILED))
     cluster.remove_slice(key)
-    assert cluster.failed_unloading == set()
     assert cluster.groups == {}
     assert cluster.on_node == {}
 
@@ -567,7 +575,7 @@ def test_counts_stay_what_the_slices_are(steps: list[tuple[NodeId, int, SliceSta
             node: {key for key in expected if key.node == node} for node in {key.node for key in expected}
         }
         assert cluster.artifacts_on(node) == ({APP} if node in cluster.on_node else set())
-        assert cluster.failed_unloading <= {key for key, each in expected.items() if each is S.FAILED}
+        assert group.failed_unloading <= {key for key, each in expected.items() if each is S.FAILED}
 
 
 # Everything at once
@@ -677,7 +685,7 @@ def test_every_plan_is_legal_exact_and_final(
     assert len(still) >= min(len(serving), instances)
 
     # I5: once it is carried out, nothing is left to do.
-    cluster = cluster_of(*puts)
+    cluster = with_failures(puts, unloading)
     for command in found.commands:
         if command.state is None:
             cluster.remove_slice(command.key)
@@ -692,7 +700,6 @@ def test_every_plan_is_legal_exact_and_final(
         lambda node: len(cluster.on_node.get(node, ())) + more.get(node, 0),
         NOW,
         POLICY,
-        {key for key in unloading if key not in {command.key for command in found.commands}},
         found.cursor,
     )
     if any(command.state is None and command.key.node in nodes for command in found.commands):
@@ -710,7 +717,7 @@ def test_the_ranking_changes_the_cost_of_a_plan_and_nothing_else(
     ],
 ) -> None:
     desired, puts, nodes, unloading, more, cursor = situation
-    cluster = cluster_of(*puts)
+    cluster = with_failures(puts, unloading)
 
     def total(node: NodeId) -> int:
         return len(cluster.on_node.get(node, ())) + more.get(node, 0)
@@ -720,9 +727,127 @@ def test_the_ranking_changes_the_cost_of_a_plan_and_nothing_else(
         if place.open and (place.capacity is None or total(node) < place.capacity):
             ranking.put(node, total(node))
     group = cluster.group(APP)
-    plain = reconcile(APP, desired, group, nodes, total, NOW, POLICY, unloading, cursor)
-    ranked = reconcile(APP, desired, group, nodes, total, NOW, POLICY, unloading, cursor, ranking)
+    plain = reconcile(APP, desired, group, nodes, total, NOW, POLICY, cursor)
+    ranked = reconcile(APP, desired, group, nodes, total, NOW, POLICY, cursor, ranking)
     assert ranked == plain
+
+
+# What must not run twice
+
+
+ALONE = Overrides(stop_after=20.0)
+GONE_AFTER = 20.0 + LONGEST_LAST_GRACE + LAST_MARGIN
+
+
+def alone(number: int, state: SliceState = S.ACTIVE, at: float = NOW) -> SlicePut:
+    found = put(n(number), state, at=at)
+    return replace(found, value=replace(found.value, overrides=ALONE))
+
+
+@pytest.mark.parametrize("state", sorted(MAY_RUN))
+def test_what_must_not_run_twice_is_replaced_when_it_cannot_run_on_its_lost_node(state: SliceState) -> None:
+    heard = NOW - 15
+    early = plan(wanted(1), alone(1, state), nodes=places(2, n1="dead"), lost={n(1): heard})
+    assert early == Plan([], heard + GONE_AFTER, lingering=1)
+    late = plan(wanted(1), alone(1, state), nodes=places(2, n1="dead"), lost={n(1): heard}, now=heard + GONE_AFTER)
+    assert shown(late.commands) == {("n1", 0, None), ("n2", 0, S.LOAD)}
+    assert late.lingering == 0
+
+
+@pytest.mark.parametrize("state", sorted(set(SliceState) - MAY_RUN))
+def test_what_did_not_run_on_a_lost_node_is_replaced_at_once(state: SliceState) -> None:
+    found = plan(wanted(1), alone(1, state), nodes=places(2, n1="dead"), lost={n(1): NOW})
+    assert shown(found.commands) == {("n1", 0, None), ("n2", 0, S.LOAD)}
+
+
+def test_what_may_run_twice_does_not_wait() -> None:
+    found = plan(wanted(1), put(n(1), S.ACTIVE), nodes=places(2, n1="dead"), lost={n(1): NOW})
+    assert shown(found.commands) == {("n1", 0, None), ("n2", 0, S.LOAD)}
+
+
+def test_a_node_that_said_goodbye_runs_nothing() -> None:
+    found = plan(wanted(1), alone(1), nodes=places(2, n1="dead"))
+    assert shown(found.commands) == {("n1", 0, None), ("n2", 0, S.LOAD)}
+
+
+def test_a_lost_node_keeps_its_slices_keys_as_long_as_they_may_run_whatever_is_wanted() -> None:
+    for desired in (None, wanted(0), Desired(None, 0, 3, "is not JSON")):
+        found = plan(desired, alone(1), nodes=places(2, n1="dead"), lost={n(1): NOW})
+        assert found == Plan([], NOW + GONE_AFTER, lingering=1)
+
+
+def test_others_are_scaled_as_if_those_on_lost_nodes_ran() -> None:
+    puts = (alone(1), alone(2), alone(3))
+    lost = {n(1): NOW}
+    assert plan(wanted(3), *puts, nodes=places(3, n1="dead"), lost=lost).commands == []
+    assert plan(wanted(2), *puts, nodes=places(3, n1="dead"), lost=lost).commands == []
+    assert shown(plan(wanted(1), *puts, nodes=places(3, n1="dead"), lost=lost).commands) == {("n3", 0, S.UNLOAD)}
+    assert [each.state for each in plan(wanted(4), *puts, nodes=places(3, n1="dead"), lost=lost).commands] == [S.LOAD]
+
+
+@pytest.mark.parametrize("state", [S.UNLOAD, S.UNLOADING])
+def test_what_must_not_run_twice_is_replaced_when_it_is_unloaded_and_not_before(state: SliceState) -> None:
+    found = plan(wanted(1), alone(1, state), nodes=places(2))
+    assert found.commands == []
+    assert found.lingering == 1
+
+
+def test_what_cannot_be_unloaded_and_must_not_run_twice_is_not_replaced() -> None:
+    failed = alone(1, S.FAILED)
+    assert plan(wanted(1), failed, failed_unloading=[failed.key]).commands == []
+    assert plan(wanted(1), failed, failed_unloading=[failed.key]).lingering == 1
+
+
+def test_a_stuck_slice_that_must_not_run_twice_is_unloaded_first() -> None:
+    found = plan(wanted(1), alone(1, S.ACTIVATING, at=NOW - 200), nodes=places(2))
+    assert shown(found.commands) == {("n1", 0, S.UNLOAD)}
+    assert found.lingering == 1
+
+
+def test_a_drain_unloads_what_must_not_run_twice_before_it_is_replaced() -> None:
+    found = plan(wanted(1), alone(1), nodes=places(2, n1="drain"))
+    assert shown(found.commands) == {("n1", 0, S.UNLOAD)}
+    assert plan(wanted(1), alone(1), nodes=places(2, n1="drain", n2="cordon")).commands == []
+
+
+def test_an_unload_says_with_what_the_slice_runs() -> None:
+    (command,) = plan(wanted(0), alone(1)).commands
+    assert command.overrides == ALONE
+
+
+@given(situations(), st.dictionaries(st.integers(1, 7).map(n), st.sampled_from([0.0, 20.0, 40.0])))
+def test_never_more_than_wanted_can_run_of_what_must_not_run_twice(
+    situation: tuple[
+        Desired | None, list[SlicePut], dict[NodeId, Place], set[SliceKey], dict[NodeId, int], NodeId | None
+    ],
+    silent: dict[NodeId, float],
+) -> None:
+    desired, plain, nodes, unloading, more, cursor = situation
+    puts = [replace(each, value=replace(each.value, overrides=ALONE)) for each in plain]
+    lost = {node: NOW - seconds for node, seconds in silent.items() if node not in nodes}
+    found = plan(desired, *puts, nodes=nodes, failed_unloading=unloading, cursor=cursor, more=more, lost=lost)
+    instances = desired.blueprint.instances if desired and desired.blueprint else 0
+    written = {command.key: command.state for command in found.commands}
+
+    def may_run(each: SlicePut) -> bool:
+        if each.key.node not in nodes:
+            heard = lost.get(each.key.node)
+            return each.value.state in MAY_RUN and heard is not None and heard + GONE_AFTER > NOW
+        given_up = each.key in written and written[each.key] is None
+        return (each.value.state in MAY_RUN or each.key in unloading) and not given_up
+
+    running = [each.key for each in puts if may_run(each)]
+    begun = [
+        each.key
+        for each in puts
+        if each.value.state.live
+        and each.key.node in nodes
+        and each.key not in running
+        and written.get(each.key) is not S.UNLOAD
+    ]
+    loads = [key for key, state in written.items() if state is S.LOAD]
+    assert len(running) + len(begun) + len(loads) <= max(instances, len(running) + len(begun))
+    assert all(key not in written or written[key] is not None for key in running)
 
 
 def test_other_artifacts_are_counted_but_not_touched() -> None:
