@@ -39,7 +39,8 @@ class Kept(msgspec.Struct, frozen=True):
 class World:
     """The bucket, the content and the runtime of one agent."""
 
-    def __init__(self) -> None:
+    def __init__(self, least_stop_after: float = 0.0) -> None:
+        self.reasons: list[tuple[str | None, bool]] = []
         self.states: dict[SliceKey, bool] = {}
         self.port = 1000
         self.holds = 0
@@ -53,7 +54,7 @@ class World:
         self.before_answer: Callable[[SliceState | None], None] | None = None
         """What the mirror tells before a write is acknowledged."""
         self.revision = 0
-        self.agent = Agent(NODE, cast("Bucket", self), self, self)
+        self.agent = Agent(NODE, cast("Bucket", self), self, self, least_stop_after)
 
     # The leader
 
@@ -71,7 +72,9 @@ class World:
     # The bucket
 
     async def put(self, key: SliceKey, payload: bytes, *, expect: int) -> int:
-        return self._write(msgspec.json.decode(payload, type=SliceValue).state, expect)
+        value = msgspec.json.decode(payload, type=SliceValue)
+        self.reasons.append((value.reason, value.fatal))
+        return self._write(value.state, expect)
 
     async def delete(self, key: SliceKey, *, expect: int) -> int:
         return self._write(None, expect)
@@ -136,9 +139,16 @@ class World:
         pass
 
 
+class Lapses(World):
+    """With a runtime that stops slices by itself."""
+
+    def heard(self, at: float) -> None:
+        pass
+
+
 @asynccontextmanager
-async def world() -> AsyncIterator[World]:
-    made = World()
+async def world(made: World | None = None) -> AsyncIterator[World]:
+    made = made or World()
     made.agent.on_connection(Connected(0.0))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(made.agent.run)
@@ -261,3 +271,43 @@ async def test_nothing_is_kept_of_slices_that_are_gone() -> None:
         await eventually(lambda: not it.agent._workers)
         assert not it.agent.known
         assert not it.agent.held
+
+
+@pytest.mark.parametrize(
+    ("made", "why"), [(World(), "this node's runtime does not stop slices"), (Lapses(5.0), "at least 5 s")]
+)
+async def test_what_cannot_be_stopped_in_time_is_not_started(made: World, why: str) -> None:
+    async with world(made) as it:
+        it.say(S.LOAD, overrides=Overrides(stop_after=4.0))
+        await it.reaches(S.FAILED)
+        reason, fatal = it.reasons[-1]
+        assert why in (reason or "")
+        assert fatal
+
+
+async def test_a_node_that_leaves_stops_only_what_must_not_run_twice_and_begins_nothing() -> None:
+    for overrides, runs in ((Overrides(stop_after=4.0), False), (None, True)):
+        async with world(Lapses()) as it:
+            it.say(S.LOAD, overrides=overrides)
+            await it.reaches(S.LOADED)
+            it.say(S.ACTIVATE, overrides=overrides)
+            await it.reaches(S.ACTIVE)
+            await it.agent.resign()
+            assert it.states == {KEY: runs}
+            it.agent._wake_all()
+            await anyio.sleep(0.05)
+            assert it.states == {KEY: runs}
+            assert it.written[-1] is S.ACTIVE
+
+
+async def test_a_node_that_leaves_does_not_wait_for_a_start() -> None:
+    async with world(Lapses()) as it:
+        overrides = Overrides(stop_after=4.0)
+        it.say(S.LOAD, overrides=overrides)
+        await it.reaches(S.LOADED)
+        it.may_activate = anyio.Event()
+        it.say(S.ACTIVATE, overrides=overrides)
+        await eventually(lambda: it.busy)
+        await it.agent.resign()
+        assert not it.busy
+        assert it.states == {KEY: False}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm.errors import InvalidBlueprint
-from cdm.model.blueprint import MAX_BYTES, MAX_INSTANCES, Blueprint, Overrides
+from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE, MAX_BYTES, MAX_INSTANCES, Blueprint, Overrides
 
 MALFORMED: list[tuple[bytes, str]] = [
     (b"", ""),
@@ -166,6 +166,14 @@ def test_a_field_given_twice_among_thousands_is_found_in_a_moment() -> None:
     assert caught.value.field == names[-1]
 
 
+def test_stop_after_says_when_nothing_runs_any_more() -> None:
+    read = Blueprint.parse(b'{"instances": 1, "stop_after": 30}')
+    assert read == Blueprint(1, Overrides(stop_after=30.0))
+    assert read.overrides is not None
+    assert read.overrides.gone_after == 30 + LONGEST_LAST_GRACE + LAST_MARGIN
+    assert Overrides().gone_after is None
+
+
 def test_env_and_args_override_the_manifest() -> None:
     read = Blueprint.parse(b'{"instances": 2, "env": {"LEVEL": "debug"}, "args": ["-v"]}')
     assert read == Blueprint(2, Overrides({"LEVEL": "debug"}, ("-v",)))
@@ -183,6 +191,11 @@ def test_env_and_args_override_the_manifest() -> None:
         (b'{"instances": 2, "env": {"LEVEL": "\\ud800"}}', "env"),
         (b'{"instances": 2, "args": "-v"}', "args"),
         (b'{"instances": 2, "args": [1]}', "args"),
+        (b'{"instances": 2, "stop_after": "30"}', "stop_after"),
+        (b'{"instances": 2, "stop_after": true}', "stop_after"),
+        (b'{"instances": 2, "stop_after": 0.5}', "stop_after"),
+        (b'{"instances": 2, "stop_after": 86401}', "stop_after"),
+        (b'{"instances": 2, "stop_after": 1e999}', "stop_after"),
         (b'{"instances": 2, "overrides": {}}', "overrides"),
     ],
 )

@@ -1,0 +1,136 @@
+"""What must not run twice does not, whatever becomes of its node: real nodes, and a lock that tells of a second one."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE
+from cdm.model.manifest import Manifest
+from tests.integration.serving import Yard, made, yard
+from tests.integration.test_agent_restart import node_processes, start
+from tests.integration.tools import Processes
+from tests.server import FORGIVEN, NatsServer, eventually
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
+
+STOP_AFTER = 2.0
+GRACE = 1.0
+PROGRAM = """
+import fcntl, signal, sys, time
+lock = open({lock!r}, "a+")
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+    open({twice!r}, "a").write("twice")
+
+def stop(*_):
+    time.sleep({seconds})
+    sys.exit(0)
+
+signal.signal(signal.SIGTERM, stop)
+while True:
+    time.sleep(600)
+"""
+
+
+class Alone:
+    """One instance on nodes n1 and n2, that may run once."""
+
+    def __init__(self, ground: Yard, running: Processes, folder: Path, artifact: str) -> None:
+        self.ground = ground
+        self.running = running
+        self.folder = folder
+        self.artifact = artifact
+
+    async def host(self) -> str:
+        """The node that it runs on; empty: none, or it does not run yet."""
+        found = [key for key, state in (await self.ground.user.slices()).items() if state == "ACTIVE"]
+        return found[0].partition(".")[0] if len(found) == 1 and len(self.ground.living) == 1 else ""
+
+    async def moves_from(self, node: str, within: float) -> None:
+        """Wait until it runs elsewhere."""
+
+        async def moved() -> bool:
+            return await self.host() not in ("", node)
+
+        await eventually(moved, within, f"it runs elsewhere than on {node}")
+        self.once()
+
+    def once(self) -> None:
+        """There were never two of them."""
+        assert not (self.folder / "twice").exists()
+
+
+@asynccontextmanager
+async def alone(server: NatsServer, folder: Path, *, stops_in: float = 0.3) -> AsyncIterator[Alone]:
+    async with yard(server, folder) as ground:
+        await made(server, ground.user)
+        with node_processes(server, folder) as running:
+            for name in ("n1", "n2"):
+                start(running, folder, name, role="all")
+            program = PROGRAM.format(lock=str(folder / "lock"), twice=str(folder / "twice"), seconds=stops_in)
+            artifact = await ground.push("alone", program, Manifest(stop_grace=GRACE))
+            await eventually(lambda: _registered(ground, 2), 20, "two nodes")
+            await ground.user.put("blueprints", artifact, {"instances": 1, "stop_after": STOP_AFTER})
+            found = Alone(ground, running, folder, artifact)
+            await eventually(found.host, 20, "it runs")
+            yield found
+            found.once()
+
+
+async def _registered(ground: Yard, count: int) -> bool:
+    return len(await ground.user.contents("nodes")) == count
+
+
+async def test_a_frozen_nodes_slice_is_stopped_and_replaced_no_earlier(server: NatsServer, tmp_path: Path) -> None:
+    async with alone(server, tmp_path) as found:
+        host = await found.host()
+        found.running.all[host].send(signal.SIGSTOP)
+        frozen = time.monotonic()
+        await found.ground.nothing_left(STOP_AFTER + GRACE + 5)
+        limit = STOP_AFTER + LONGEST_LAST_GRACE + LAST_MARGIN
+        await found.moves_from(host, limit + 10)
+        # The last heartbeat may have been taken a quarter of the TTL before.
+        assert time.monotonic() - frozen > limit - 0.5 - 0.1
+        found.running.all[host].send(signal.SIGCONT)
+        await eventually(lambda: _registered(found.ground, 2), 20, "it is back")
+        assert await found.host() not in ("", host)
+
+
+async def test_without_nats_it_stops_and_what_may_run_twice_runs_on(server: NatsServer, tmp_path: Path) -> None:
+    async with alone(server, tmp_path) as found:
+        other = await found.ground.push("other", "import time\ntime.sleep(600)", Manifest())
+        await found.ground.user.put("blueprints", other, 1)
+        await eventually(lambda: len(found.ground.living) == 2, 20, "both run")
+        (before,) = [pids for name, pids in found.ground.living.items() if "other" in name]
+        server.pause()
+        try:
+            await eventually(lambda: len(found.ground.living) == 1, STOP_AFTER + GRACE + 5, "one is stopped")
+            await anyio.sleep(1)  # and not started again
+            assert [*found.ground.living.values()] == [before]
+        finally:
+            server.resume()
+        await eventually(lambda: len(found.ground.living) == 2, 40, "it runs again")
+        assert before in found.ground.living.values()
+
+
+async def test_a_node_that_leaves_stops_it_before_it_says_so(server: NatsServer, tmp_path: Path) -> None:
+    async with alone(server, tmp_path, stops_in=0.8) as found:
+        host = await found.host()
+        found.running.all[host].send(signal.SIGTERM)
+        await found.moves_from(host, 10)
+        await found.running.all[host].ends()
+
+
+async def test_a_drained_node_stops_it_before_it_is_started_elsewhere(server: NatsServer, tmp_path: Path) -> None:
+    async with alone(server, tmp_path, stops_in=0.8) as found:
+        host = await found.host()
+        await found.ground.user.put("nodes", f"{host}.intent", {"schedule": "drain"})
+        await found.moves_from(host, 10)
