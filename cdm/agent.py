@@ -38,8 +38,10 @@ RESIGN_MARGIN = 6.0
 """Seconds for SIGKILL to have its effect, for what is not stopped within its grace."""
 RETRY_PAUSE = 0.5
 """Seconds after which a write that was not stored, or a stop that failed, is tried again."""
-BEGINNINGS = 16
-"""Slices that are loaded or activated at the same time; others wait for their turn."""
+LOADS = 16
+"""Slices that are loaded at the same time; others wait for their turn."""
+ACTIVATIONS = 64
+"""The same of slices that are activated: most of that time they only get ready by themselves."""
 
 
 class Fetched(Protocol):
@@ -99,7 +101,7 @@ class Agent:
         self.least_stop_after = least_stop_after
         self.resigned = False
         """Whether the node stops: nothing new is begun."""
-        self.beginnings = anyio.Semaphore(BEGINNINGS)
+        self.turns = {Do.LOAD: anyio.Semaphore(LOADS), Do.ACTIVATE: anyio.Semaphore(ACTIVATIONS)}
         self.known: dict[SliceKey, tuple[int, SliceValue | None]] = {}
         """What the keys hold: revision and value; None: deleted here, and the mirror does not show it yet."""
         self.held: dict[SliceKey, str] = {}
@@ -150,8 +152,7 @@ class Agent:
     # What is done about it
 
     async def run(self) -> None:
-        """Work until cancelled."""
-        await self.runtime.start()
+        """Work until cancelled. The runtime must be started."""
         async with anyio.create_task_group() as tasks:
             while True:
                 for worker in list(self._workers.values()):
@@ -172,10 +173,6 @@ class Agent:
         if scope.cancelled_caught:
             running = [str(worker.key) for worker in alone if not worker.at_rest.is_set()]
             log.error("slices that must not run twice are not stopped", slices=running)
-
-    async def close(self) -> None:
-        """Stop everything that runs."""
-        await self.runtime.close()
 
     async def _attend(self, worker: Worker) -> None:
         await worker.run()
@@ -278,11 +275,13 @@ class Worker:
             await self._news.wait()
             return
         failure: SliceFailed | None = None
+        if self._loaded_with != self._overrides:
+            step = Do.LOAD
         with anyio.CancelScope() as scope:
             self._beginning, self._beginning_for = scope, state
             try:
-                async with agent.beginnings:
-                    if step is Do.LOAD or self._loaded_with != self._overrides:
+                async with agent.turns[step]:
+                    if step is Do.LOAD:
                         await self._load()
                     else:
                         self._port = await agent.runtime.activate(self.key)

@@ -25,6 +25,7 @@
     │   ├── Uncertain               no answer in time; stored or not, nobody knows yet
     │   └── Refused                 any other refusal, in the server's words
     ├── NodeIdTaken                 another living process holds this node id
+    ├── FolderTaken                 another living process holds this node's folder
     ├── OutputMissing               nobody has the output that was asked for
     ├── SliceFailed                 a slice could not be loaded, started or stopped
     └── UsageError                  options that contradict each other
@@ -135,6 +136,10 @@ class Refused(StoreError):
 
 class NodeIdTaken(CdmError):
     """Raised when a living process already runs under this node id."""
+
+
+class FolderTaken(CdmError):
+    """Raised when a living process keeps its slices in this folder."""
 
 
 class OutputMissing(CdmError):

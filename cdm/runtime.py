@@ -116,13 +116,13 @@ class Node:
             return
         role, servers = str(self.settings.role), self.connection.access.shown
         log.info("node is up", role=role, servers=servers, incarnation=self.incarnation)
-        try:
-            await self._serve(stop)
-        finally:
-            with anyio.CancelScope(shield=True):
-                for part in self.parts:
-                    await part.close()
-        log.info("stopped")
+        await self._serve(stop)
+
+    async def close(self) -> None:
+        """End what the parts still do, whatever ended the node."""
+        with anyio.CancelScope(shield=True):
+            for part in self.parts:
+                await part.close()
 
     async def _serve(self, stop: anyio.Event) -> None:
         async with anyio.create_task_group() as tasks:
@@ -232,10 +232,14 @@ def _widest(parts: tuple[Part, ...]) -> dict[str, str]:
 
 @asynccontextmanager
 async def node(settings: NodeSettings) -> AsyncIterator[Node]:
-    """Connect, however long it takes, and make a node that is ready to run."""
+    """Connect, however long it takes, and make a node that is ready to run; whatever it ran ends with the block."""
     async with connect(
         settings.access, name=f"cdm node {settings.node}", prefix=settings.prefix, timeout=None
     ) as connection:
-        prepared = Node(settings, connection)
-        await prepared.prepare()
-        yield prepared
+        made = Node(settings, connection)
+        try:
+            await made.prepare()
+            yield made
+        finally:
+            await made.close()
+    log.info("stopped")

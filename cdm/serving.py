@@ -182,6 +182,14 @@ class Running(Serving):
         )
         self.logs = LogService(ground.connection, settings.node, runtime)
 
+    async def prepare(self) -> None:
+        """End what an earlier process of this node left running.
+
+        Raises:
+            FolderTaken: another process keeps its slices in this node's folder.
+        """
+        await self._runtime.start()
+
     def _crashed(self, key: SliceKey, reason: str, fatal: bool) -> None:
         self.agent.crashed(key, reason, fatal)
 
@@ -210,7 +218,7 @@ class Running(Serving):
 
     async def close(self) -> None:
         """Nothing runs on without its node."""
-        await self.agent.close()
+        await self._runtime.close()
 
 
 def state_folder(prefix: str, node: NodeId) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 from cyclopts import App, CycloptsError
 
-from cdm.errors import AccessDenied, CdmError, Conflict, ModelError, NodeIdTaken, UsageError
+from cdm.errors import AccessDenied, CdmError, Conflict, FolderTaken, ModelError, NodeIdTaken, UsageError
 from cdm.version import VERSION
 
 
@@ -89,7 +89,7 @@ def _failed(error: CdmError) -> int:
     # Of an artifact a:b:1 its ":b:" is no emoji.
     Console(stderr=True, soft_wrap=True, emoji=False).print(f"[bold red]cdm:[/] {escape(str(error))}", highlight=False)
     match error:
-        case NodeIdTaken() | Conflict():
+        case NodeIdTaken() | FolderTaken() | Conflict():
             return Exit.CONFLICT
         case UsageError() | ModelError():
             return Exit.USAGE

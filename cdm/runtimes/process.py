@@ -30,7 +30,7 @@ from typing import TypeVar
 import anyio
 
 from cdm import clock
-from cdm.errors import SliceFailed
+from cdm.errors import FolderTaken, SliceFailed
 from cdm.log import Log
 from cdm.model.artifact import Artifact
 from cdm.model.keys import SliceKey
@@ -88,7 +88,8 @@ class ProcessRuntime:
         """End what an earlier process of this node left running.
 
         Raises:
-            SliceFailed: another process uses the folder, or something cannot be ended.
+            FolderTaken: another process uses the folder.
+            SliceFailed: something cannot be ended.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         self._take_folder()
@@ -215,7 +216,9 @@ class ProcessRuntime:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(lock)
-            raise SliceFailed(f"{self._folder} is used by another process") from None
+            raise FolderTaken(
+                f"{self._folder} is used by another process; if that is no node of this name, choose another --folder"
+            ) from None
         self._lock = lock
 
     def _read_token(self) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
+from cdm.agent import LOADS
 from tests.integration.serving import (
     ANSWERING,
     PLAIN,
@@ -97,6 +99,19 @@ async def test_unload_interrupts_a_slow_start(server: NatsServer, tmp_path: Path
         await hand.reaches(key, None, within=5)
         assert not ground.living
         assert_legal(await ground.user.recorded())
+
+
+async def test_slow_starts_hold_up_nobody(server: NatsServer, tmp_path: Path) -> None:
+    async with agent_alone(server, tmp_path) as (ground, hand, _):
+        slow = await ground.push("slow", SLEEP, replace(ANSWERING, readiness=replace(ANSWERING.readiness, timeout=60)))
+        keys = [hand.key(slow, ordinal) for ordinal in range(LOADS + 1)]
+        for key in keys:
+            await hand.put(key, "LOAD")
+        for key in keys:
+            await hand.reaches(key, "LOADED", within=20)
+            await hand.put(key, "ACTIVATE")
+        await eventually(lambda: len(ground.living) == len(keys), 30, "all are being started")
+        await hand.up(hand.key(await ground.push("one")))
 
 
 async def test_a_key_that_is_gone_stops_its_slice_whatever_it_is_doing(server: NatsServer, tmp_path: Path) -> None:

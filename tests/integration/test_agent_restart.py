@@ -11,10 +11,11 @@ from pathlib import Path
 import anyio
 import pytest
 
+from cdm.cli import Exit
 from cdm.runtimes.process import ORPHAN_BOUND
 from cdm.store.bucket import buckets
 from tests.integration.serving import PLAIN, SLEEP, Hand, Yard, agent_alone, ask, assert_legal, made, yard
-from tests.integration.tools import SLACK, Processes, Rejection, connected, nodes_on
+from tests.integration.tools import SLACK, Processes, Rejection, command_line, connected, nodes_on
 from tests.server import FORGIVEN, NatsServer, eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -228,3 +229,20 @@ async def _settled(ground: Yard, wanted: int) -> bool:
         return list(found.values()) == ["ACTIVE"] * wanted and await ground.exact()
     except Rejection:
         return False
+
+
+async def test_a_folder_that_another_node_uses_is_refused_before_anybody_hears_of_the_node(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with one_process(server, tmp_path) as (ground, hand, running):
+        start(running, tmp_path)
+        key = hand.key(await ground.push("one"))
+        await hand.up(key)
+        before = ground.living
+        own = ("--runtime", "process", "--folder", str(tmp_path / "n1"))
+        refused = await command_line("node", "--id", "n2", "--server", server.url, *own)
+        assert refused.returncode == Exit.CONFLICT
+        assert b"is used by another process" in refused.stderr
+        assert b"--folder" in refused.stderr
+        assert [*await ground.user.contents("nodes")] == ["n1"]
+        assert ground.living == before

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from cdm.errors import SliceFailed
+from cdm.errors import FolderTaken, SliceFailed
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
 from cdm.runtimes import census
 from cdm.runtimes.cgroup import Cgroups, remove
@@ -338,7 +338,7 @@ class TestNode:
         node, _ = self.node(tmp_path, grouped)
         try:
             pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
-            with pytest.raises(SliceFailed, match="used by another process"):
+            with pytest.raises(FolderTaken, match="used by another process"):
                 await Stage(tmp_path).runtime.start()
             assert all(map(exists, pids))
         finally:

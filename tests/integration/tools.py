@@ -629,14 +629,12 @@ class Processes:
         self._ever: list[Process] = []
 
     def start(self, name: str, *options: str) -> Process:
-        """Start a node; its slices are left to the test's own agent, unless the options say otherwise."""
-        if not {"--runtime", "manager"} & {*self._options, *options}:
-            options = ("--runtime", EXTERNAL, *options)
+        """Start a node."""
         log = self._folder / f"{name}-{secrets.token_hex(2)}.log"
-        arguments = ["node", "--id", name, "--server", self._urls, "--log-level", "debug", *self._options, *options]
+        options = ("--id", name, "--server", self._urls, "--log-level", "debug", *self._options, *options)
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "cdm", *arguments],
+                [sys.executable, "-m", "cdm", "node", *_outside(options), *options],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -701,6 +699,8 @@ async def command_line(
     *arguments: str, within: float = 20, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """Run ``cdm`` to its end."""
+    if arguments[0] == "node":
+        arguments = ("node", *_outside(arguments), *arguments[1:])
     with anyio.fail_after(within):
         return await anyio.run_process(
             [sys.executable, "-m", "cdm", *arguments],
@@ -708,6 +708,11 @@ async def command_line(
             env={**environment(), "COLUMNS": "200", **(env or {})},
             stdin=subprocess.DEVNULL,
         )
+
+
+def _outside(options: Sequence[str]) -> tuple[str, ...]:
+    """Leaves a node's slices to the test's own agent, unless the options say otherwise."""
+    return () if {"--runtime", "manager"} & {*options} else ("--runtime", EXTERNAL)
 
 
 def skip_without(condition: bool, reason: str) -> None:
