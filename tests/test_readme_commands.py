@@ -153,16 +153,16 @@ async def test_the_scripts_for_those_who_change_cdm(tmp_path: Path) -> None:
 Test = Callable[..., object]
 
 BLOCKS_ARE_IN: dict[str, Test] = {
-    "cdm": test_nats_cli.test_every_nats_command_of_the_readme_does_what_the_readme_says,
+    **dict.fromkeys(
+        test_nats_cli.SECTIONS, test_nats_cli.test_every_nats_command_of_the_readme_does_what_the_readme_says
+    ),
     "Try it": test_cli.test_the_demo_plays_through_and_leaves_nothing_behind,
     "First steps": test_first_steps.test_the_first_steps,
     "Operation": test_a_node_is_operated,
     "In containers": test_compose.test_up_used_and_down,
-    "Blueprints": test_nats_cli.test_every_nats_command_of_the_readme_does_what_the_readme_says,
     "Artifacts": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "The manifest": test_first_steps.test_the_manifest_of_the_readme_is_one,
     "Logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
-    "Nodes": test_nats_cli.test_every_nats_command_of_the_readme_does_what_the_readme_says,
     "Security": test_nats_cli.test_the_security_of_the_readme,
     "Writing a runtime": test_first_steps.test_the_runtime_of_the_readme_serves_a_site,
     "Writing an agent": test_readme.test_the_agent_of_the_readme_serves_a_blueprint,

@@ -220,6 +220,9 @@ async def test_a_certificate_in_a_context(shell: Shell) -> None:
 
 # The README
 
+SECTIONS = ("cdm", "Blueprints", "Nodes", "What must not run twice")
+"""Where all commands are the tool's, and a server and nodes are enough for them."""
+
 
 async def test_every_nats_command_of_the_readme_does_what_the_readme_says(server: NatsServer, shell: Shell) -> None:
     await shell.good("context", "add", "readme", "--server", server.url, "--select")
@@ -229,7 +232,7 @@ async def test_every_nats_command_of_the_readme_does_what_the_readme_says(server
         processes(server, user, shell.folder, "node-1", "node-2") as running,
         agents(server, "node-1", "node-2"),
     ):
-        for line in (*commands("cdm"), *commands("Blueprints"), *commands("Nodes")):
+        for line in [line for section in SECTIONS for line in commands(section)]:
             _, *arguments = shlex.split(line)
             effect = next((effect for pattern, effect in EFFECTS if re.match(pattern, line)), None)
             assert effect is not None, f"the README shows a command that no test knows of: {line}"
