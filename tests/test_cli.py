@@ -17,6 +17,7 @@ import anyio.to_thread
 import pytest
 
 from tests.integration.tools import processes, raw
+from tests.readme import commands
 from tests.server import NatsServer, environment
 
 
@@ -33,7 +34,8 @@ def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Com
 
 
 def test_the_demo_plays_through_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    played = run("demo", env=_traced(tmp_path))
+    _install, demo = commands("Try it")[0].split(" && ")
+    played = run(*demo.removeprefix("cdm ").split(), env=_traced(tmp_path))
     assert played.returncode == 0, played.stdout + played.stderr
     assert played.stdout.count("✓") == 10
     assert len(re.findall(r"http://127\.0\.0\.1:\d+  node-\d/org\.example:slice:1\.0\.0", played.stdout)) >= 6

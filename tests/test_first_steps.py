@@ -6,102 +6,22 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-import anyio
-import anyio.abc
 import msgspec
 import pytest
-from anyio.streams.text import TextReceiveStream
 from msgspec import NODEFAULT, UNSET, Struct
 
 from cdm.model.manifest import Liveness, Manifest
 from cdm.runtimes.process import ORPHAN_BOUND
 from tests.integration.tools import SLACK, Raw, raw
-from tests.server import NatsServer, environment, eventually
+from tests.readme import README, adapted, blocks, inline
+from tests.server import NatsServer, eventually
+from tests.terminal import terminal
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-FIRST_STEPS = README[README.index("## First steps") : README.index("## What it does")]
 MANIFEST = README[README.index("#### The manifest") : README.index("### Nodes")]
-RUNTIME = README[README.index("## Writing a runtime") : README.index("## Writing an agent")]
-
-STAND_IN = """
-import asyncio, os, sys
-import nats
-
-async def main(verb, *words):
-    client = await nats.connect(os.environ["NATS_URL"])
-    bucket, key, *value = [word for word in words if not word.startswith("-")]
-    store = await client.jetstream().key_value(bucket)
-    if verb == "put":
-        await store.put(key, value[0].encode())
-    elif verb == "get":
-        print((await store.get(key)).value.decode())
-    else:
-        await store.delete(key)
-    await client.close()
-
-asyncio.run(main(*sys.argv[2:]))
-"""
-"""What the first steps use of the nats tool, where there is none."""
-
-
-def blocks(text: str, language: str) -> list[str]:
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    return [block for kind, block in fenced if kind == language]
-
-
-class Terminal:
-    """Somebody's shell."""
-
-    def __init__(self, process: anyio.abc.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._input = process.stdin
-        self._output = TextReceiveStream(process.stdout)
-
-    async def type(self, block: str, within: float = 30) -> str:
-        """Have it run, and return what it printed."""
-        await self._input.send(f"{block}\necho '--- done'\n".encode())
-        shown = ""
-        with anyio.fail_after(within):
-            while "--- done\n" not in shown:
-                shown += await self._output.receive()
-        return shown.removesuffix("--- done\n")
-
-
-@asynccontextmanager
-async def terminal(server: NatsServer, folder: Path) -> AsyncIterator[Terminal]:
-    """A shell in a folder where `cdm` is this one; all that it starts ends with it."""
-    tools = folder / "tools"
-    tools.mkdir()
-    (folder / "cdm").symlink_to(ROOT / "cdm")
-    program(tools / "cdm", f'exec {sys.executable} -m cdm "$@"')
-    if shutil.which("nats") is None:
-        (tools / "nats.txt").write_text(STAND_IN, encoding="utf-8")
-        program(tools / "nats", f'exec {sys.executable} {tools / "nats.txt"} "$@"')
-    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
-    env = {**environment(), "PATH": path, "NATS_URL": server.url, "XDG_CONFIG_HOME": str(folder)}
-    async with await anyio.open_process(
-        ["bash"], cwd=folder, env=env, stderr=subprocess.STDOUT, start_new_session=True
-    ) as process:
-        try:
-            yield Terminal(process)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def program(path: Path, line: str) -> None:
-    path.write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
-    path.chmod(0o755)
 
 
 def get(port: int, path: str = "/") -> str:
@@ -141,9 +61,9 @@ def living(answer: str) -> bool:
 @pytest.mark.anyio
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 async def test_the_first_steps(server: NatsServer, tmp_path: Path) -> None:
-    start, publish, ask, kill_slice, kill_node, update, stop, remove = blocks(FIRST_STEPS, "bash")
-    (sample,) = blocks(FIRST_STEPS, "")
-    async with raw(server) as user, terminal(server, tmp_path) as shell:
+    start, publish, ask, kill_slice, kill_node, update, stop, remove = blocks("First steps", "bash")
+    (sample,) = blocks("First steps")
+    async with raw(server) as user, terminal(tmp_path, NATS_URL=server.url) as shell:
         assert await shell.type(start) == ""
 
         async def complete() -> bool:
@@ -192,29 +112,30 @@ async def _nothing(user: Raw) -> bool:
 
 @pytest.mark.anyio
 async def test_the_runtime_of_the_readme_serves_a_site(server: NatsServer, tmp_path: Path) -> None:
-    (tmp_path / "sites.py").write_text(blocks(RUNTIME, "python")[0], encoding="utf-8")
+    (program,), (points,) = blocks("Writing a runtime", "python"), blocks("Writing a runtime", "toml")
+    (tmp_path / "sites.py").write_text(program, encoding="utf-8")
     installed = tmp_path / "sites-1.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: sites\nVersion: 1\n", encoding="utf-8")
-    points = blocks(RUNTIME, "toml")[0].replace('[project.entry-points."cdm.runtimes"]', "[cdm.runtimes]")
-    (installed / "entry_points.txt").write_text(points.replace('"', ""), encoding="utf-8")
+    # What an installer makes of it.
+    points = adapted(points, {'[project.entry-points."cdm.runtimes"]': "[cdm.runtimes]", '"': ""})
+    (installed / "entry_points.txt").write_text(points, encoding="utf-8")
     site = tmp_path / "site"
     site.mkdir()
     (site / "hello.txt").write_text("hello, site", encoding="utf-8")
     searched = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
-    env = {"PYTHONPATH": searched}
-    async with raw(server) as user, terminal(server, tmp_path) as shell:
-        shell_env = " ".join(f"{name}={value}" for name, value in env.items())
-        await shell.type(f"export {shell_env}; cdm init; cdm artifact push g:site:1 site")
-        await shell.type("cdm node --id n1 --runtime sites --folder state &> n1.log & node=$!")
+    env = {"NATS_URL": server.url, "PYTHONPATH": searched}
+    async with raw(server) as user, terminal(tmp_path, **env) as shell:
+        await shell.good("cdm init && cdm artifact push g:site:1 site")
+        await shell.start(f"{inline('cdm node --runtime sites')} --id n1 --folder state", "node")
         await user.put("blueprints", "g/site/1", 2)
         found = await eventually(lambda: _two(user), 20, "two sites")
         assert {get(port, "/hello.txt") for port in found.values()} == {"hello, site"}
         await user.put("blueprints", "g/site/1", 0)
         await eventually(lambda: _nothing(user), 10, "no slice is left")
         assert {get(port) for port in found.values()} == {""}
-        await shell.type("kill $node; wait $node")
-        assert "Traceback" not in (tmp_path / "n1.log").read_text(encoding="utf-8")
+        await shell.good("kill $node; wait $node")
+        assert "Traceback" not in (tmp_path / "node.log").read_text(encoding="utf-8")
 
 
 async def _two(user: Raw) -> dict[str, int]:
@@ -223,7 +144,8 @@ async def _two(user: Raw) -> dict[str, int]:
 
 
 def test_the_manifest_of_the_readme_is_one() -> None:
-    manifest = Manifest.parse(blocks(MANIFEST, "toml")[0].encode())
+    (shown,) = blocks("The manifest", "toml")
+    manifest = Manifest.parse(shown.encode())
     assert manifest.entry == "bin/serve"
     assert manifest.liveness is not None
 

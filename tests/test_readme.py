@@ -13,28 +13,26 @@ import pytest
 import cdm
 import cdm.api
 from cdm.model.slice import TRANSITIONS, SliceState
-from tests.integration.tools import Raw, processes, raw
+from tests.integration.tools import Raw, raw
+from tests.readme import README, ROOT, blocks, inline
 from tests.server import NatsServer, eventually
+from tests.terminal import terminal
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+AGENT, LIBRARY = blocks("Writing an agent", "python")
 
 
 @pytest.mark.anyio
 async def test_the_agent_of_the_readme_serves_a_blueprint(server: NatsServer, tmp_path: Path) -> None:
-    script = tmp_path / "agent.py"
-    script.write_text(next(block for block in BLOCKS if "ANSWERS" in block), encoding="utf-8")
-    async with raw(server) as user, processes(server, user, tmp_path, "n1") as running:
-        agent = subprocess.Popen([sys.executable, str(script), "n1", server.url])  # noqa: ASYNC220
-        try:
-            await user.put("blueprints", "g/n/1", 2)
-            await eventually(lambda: _states(user, ["ACTIVE", "ACTIVE"]), 10)
-            await user.delete("blueprints", "g/n/1")
-            await eventually(lambda: _states(user, []), 10)
-        finally:
-            agent.kill()
-            agent.wait()
-        running.unharmed()
+    (tmp_path / "agent.py").write_text(AGENT, encoding="utf-8")
+    async with raw(server) as user, terminal(tmp_path, NATS_URL=server.url) as shell:
+        await shell.good("cdm init")
+        await shell.start(f"{inline('cdm node --runtime external')} --id n1", "node")
+        await shell.start(f"python agent.py n1 {server.url}", "agent")
+        await user.put("blueprints", "g/n/1", 2)
+        await eventually(lambda: _states(user, ["ACTIVE", "ACTIVE"]), 20)
+        await user.delete("blueprints", "g/n/1")
+        await eventually(lambda: _states(user, []), 10)
+        await shell.good("kill $agent; kill $node; wait $node")
 
 
 async def _states(user: Raw, wanted: list[str]) -> bool:
@@ -43,7 +41,7 @@ async def _states(user: Raw, wanted: list[str]) -> bool:
 
 
 def test_the_library_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    exec(next(block for block in BLOCKS if "Router(" in block), {"__name__": "readme"})
+    exec(LIBRARY, {"__name__": "readme"})
     assert capsys.readouterr().out == "load slices/node-1/org.example:slice:1.0.0\n"
 
 
@@ -69,7 +67,7 @@ def test_every_option_of_the_readme_is_in_the_help_and_the_other_way_round() -> 
 
 
 def test_every_variable_and_default_of_the_compose_file_is_in_the_readme_and_the_other_way_round() -> None:
-    compose = (Path(__file__).parent.parent / "compose.yaml").read_text(encoding="utf-8")
+    compose = (ROOT / "compose.yaml").read_text(encoding="utf-8")
     used = set(re.findall(r"\$\{(\w+):-([^}]+)\}", compose))
     section = README[README.index("### In containers") : README.index("### Blueprints")]
     rows = re.findall(r"^\| `(\w+)` \| `?([^`|]+?)`? \|", section, re.MULTILINE)

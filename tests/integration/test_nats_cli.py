@@ -21,13 +21,14 @@ import anyio.abc
 import pytest
 
 from cdm.cli import Exit
-from tests.fortress import JwtFortress, fortress
+from tests.fortress import CONFIG, Certificates, JwtFortress, fortress
 from tests.integration.tools import Raw, agents, processes, raw
-from tests.server import NatsServer, environment, eventually, running_server
+from tests.readme import adapted, commands, inline
+from tests.server import NatsServer, environment, eventually, free_port, running_server
+from tests.terminal import terminal
 
 pytestmark = pytest.mark.anyio
 
-README = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
 ONE = "org.example/slice/1.0.0"
 PATIENCE = 15.0
 
@@ -219,34 +220,25 @@ async def test_a_certificate_in_a_context(shell: Shell) -> None:
 
 # The README
 
-
-def commands() -> list[str]:
-    """The commands of the nats tool that the README shows, in its order; those of its scripts run elsewhere."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    blocks = [block for language, block in fenced if not language]
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [line for line in lines if line.startswith("nats ")]
-
-
-def test_the_readme_shows_commands() -> None:
-    """Or the next test would test nothing."""
-    shown = {" ".join(shlex.split(line, comments=True)[:3]) for line in commands()}
-    assert shown >= {"nats kv put", "nats kv get", "nats kv del", "nats kv history", "nats kv watch", "nats kv ls"}
+SECTIONS = ("cdm", "Blueprints", "Nodes", "What must not run twice")
+"""Where all commands are the tool's, and a server and nodes are enough for them."""
 
 
 async def test_every_nats_command_of_the_readme_does_what_the_readme_says(server: NatsServer, shell: Shell) -> None:
     await shell.good("context", "add", "readme", "--server", server.url, "--select")
-    (shell.folder / "ca.pem").touch()
+    used = set()
     async with (
         raw(server) as user,
         processes(server, user, shell.folder, "node-1", "node-2") as running,
         agents(server, "node-1", "node-2"),
     ):
-        for line in commands():
-            _, *arguments = shlex.split(line, comments=True)
+        for line in [line for section in SECTIONS for line in commands(section)]:
+            _, *arguments = shlex.split(line)
             effect = next((effect for pattern, effect in EFFECTS if re.match(pattern, line)), None)
             assert effect is not None, f"the README shows a command that no test knows of: {line}"
             await effect(shell, user, arguments)
+            used.add(effect)
+        assert used == {effect for _, effect in EFFECTS}
         running.unharmed()
 
 
@@ -292,27 +284,6 @@ async def _intent(shell: Shell, user: Raw, arguments: list[str]) -> None:
     assert [node["schedule"] for node in shown["nodes"] if node["node"] == "node-1"] == [wanted]
 
 
-async def _seed(shell: Shell, user: Raw, arguments: list[str]) -> None:
-    await shell.good(*arguments)
-    assert (shell.folder / "node-1.nk").read_text(encoding="utf-8").startswith("SU")
-
-
-async def _public_key(shell: Shell, user: Raw, arguments: list[str]) -> None:
-    assert re.fullmatch(r"U[A-Z2-7]{55}", (await shell.good(*arguments)).strip())
-
-
-async def _hash(shell: Shell, user: Raw, arguments: list[str]) -> None:
-    assert (await shell.good(*arguments)).startswith("$2a$")
-
-
-async def _context(shell: Shell, user: Raw, arguments: list[str]) -> None:
-    await shell.good(*arguments)
-    # Its host is an example: cdm reads the context, and does not find the host.
-    failed = await shell.cdm("status", "--context", "operator")
-    assert failed.returncode in (Exit.FAILED, Exit.DENIED)
-    assert arguments[arguments.index("--password") + 1].encode() not in failed.stderr
-
-
 EFFECTS: list[tuple[str, Effect]] = [
     (r"nats kv put blueprints ", _blueprint),
     (r"nats kv get --raw status ", _status),
@@ -321,9 +292,58 @@ EFFECTS: list[tuple[str, Effect]] = [
     (r"nats kv watch slices", _watch),
     (r"nats kv ls nodes", _nodes),
     (r"nats kv (put|del -f) nodes node-1.intent", _intent),
-    (r"nats auth nkey gen ", _seed),
-    (r"nats auth nkey show ", _public_key),
-    (r"nats server passwd ", _hash),
-    (r"nats context add ", _context),
 ]
 """What each command of the README must bring about."""
+
+
+async def test_what_is_pushed_is_an_object(server: NatsServer, shell: Shell) -> None:
+    (shell.folder / "job.py").write_text("print()", encoding="utf-8")
+    pushed = await shell.cdm("artifact", "push", "org.example:slice:1.0.0", "job.py", "--server", server.url)
+    assert pushed.returncode == 0, pushed.stderr
+    tool = inline("nats object").removeprefix("nats ")
+    assert ONE in await shell.good("--server", server.url, tool, "ls", "artifacts")
+
+
+async def test_the_security_of_the_readme(tmp_path: Path) -> None:
+    """Keys, a server with its permissions, an admin, a manager, a node and an operator, all as they are typed."""
+    program()
+    seed, public, hashed, context, server, init, manager, node, status = commands("Security")
+    needed = re.findall(r"^ *\w+: \$(\w+)$", CONFIG.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(re.findall(r"(\w+)=", server)) == sorted(needed), "the configuration takes what is shown"
+    Certificates(tmp_path)
+    port = free_port()
+    address = {"tls://nats.example.org": f"tls://127.0.0.1:{port}"}
+    async with terminal(tmp_path, CDM_FOLDER=str(tmp_path / "state")) as shell:
+
+        async def told(command: str) -> str:
+            return (await shell.good(command)).strip()
+
+        await shell.good(seed)
+        await shell.good(inline("chmod 600 node-1.nk"))
+        await shell.good(adapted(context, address))
+        # What is shown for the node and for the operator is done for the manager and for the admin too.
+        await shell.good(adapted(seed, {"node-1": "manager"}))
+        other = adapted(hashed, {"a long password": "another long password"})
+        site = {
+            "ADMIN_PASSWORD='\"$2a$…\"'": f"ADMIN_PASSWORD='\"{await told(other)}\"'",
+            "OPERATOR_PASSWORD='\"$2a$…\"'": f"OPERATOR_PASSWORD='\"{await told(hashed)}\"'",
+            "MANAGER_NKEY=U…": f"MANAGER_NKEY={await told(adapted(public, {'node-1': 'manager'}))}",
+            "NODE_1_NKEY=U…": f"NODE_1_NKEY={await told(public)}",
+            "/var/lib/nats": "store",  # a folder that the tests may write
+            "nats/secure.conf": f"nats/secure.conf -a 127.0.0.1 -p {port}",  # 4222 may be taken
+        }
+        await shell.start(adapted(server, site), "server")
+        log = tmp_path / "server.log"
+        await eventually(lambda: "Server is ready" in log.read_text(encoding="utf-8"), PATIENCE)
+        await shell.good(adapted(init, address))
+        await shell.start(adapted(manager, address), "manager")
+        await shell.start(adapted(node, address), "node")
+
+        async def complete() -> bool:
+            rows = [line.split()[:2] for line in (await shell.type(status)).splitlines()]
+            return shell.code == Exit.OK and ["manager-1", "manager"] in rows and ["node-1", "agent"] in rows
+
+        await eventually(complete, 30, "the manager leads, and the node is there")
+        await shell.good("kill $node; wait $node && kill $manager; wait $manager")
+        await shell.type("kill $server; wait $server")
+        assert "long password" not in await shell.good("cat *.log")

@@ -1,0 +1,196 @@
+"""The README's commands do what it says of them, typed as they stand there, and none of them is forgotten.
+
+Those that need the real ``nats`` tool are in `tests.integration.test_nats_cli`, those that need containers in
+`tests.containers.test_compose`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cdm.cli import Exit
+from cdm.cli.logs import FOLLOWED_FROM
+from tests import test_cli, test_first_steps, test_readme
+from tests.containers import test_compose
+from tests.integration import test_nats_cli
+from tests.integration.tools import raw
+from tests.readme import BLOCKS, INLINE, ROOT, adapted, commands, inline
+from tests.server import NatsServer, eventually, free_port, running_cluster
+from tests.terminal import terminal
+
+pytestmark = pytest.mark.anyio
+
+SERVE = """#!/bin/sh
+echo "level $LEVEL"
+while sleep 0.1; do echo tick; done
+"""
+"""A service that writes."""
+
+
+def test_the_checks_install_cdm_as_the_readme_says() -> None:
+    """No test may count on a package index, or run all tests; the checks do both."""
+    demo, tests = commands("Try it")
+    assert tests in _of_the_checks(".ci/run").splitlines()
+    # Each with a pip of its own.
+    for file, shown in {
+        ".ci/images": "pip wheel --wheel-dir wheelhouse . 'setuptools>=77'",
+        "Dockerfile": "python -m pip install .",
+    }.items():
+        assert inline(shown).partition("pip")[2] in _of_the_checks(file)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (extra,) = re.findall(r"^python -m pip install '\.\[(\w+)\]' && ", demo)
+    assert f"cdm[{extra}]" in project["optional-dependencies"]["dev"], "the tests install what the demo needs"
+
+
+def _of_the_checks(file: str) -> str:
+    """A script of the checks, without the options that keep pip quiet and small."""
+    return re.sub(" --(quiet|disable-pip-version-check|no-cache-dir)(?= )", "", (ROOT / file).read_text("utf-8"))
+
+
+async def test_a_virtual_environment(tmp_path: Path) -> None:
+    # To install pip there takes many seconds.
+    command = adapted(inline("python3 -m venv .venv && . .venv/bin/activate"), {"-m venv": "-m venv --without-pip"})
+    async with terminal(tmp_path) as shell:
+        await shell.good(command)
+        assert (await shell.good("command -v python")).strip() == str(tmp_path / ".venv" / "bin" / "python")
+
+
+async def test_a_server_of_ones_own(tmp_path: Path) -> None:
+    # The usual port may be taken, and the usual folder somebody's.
+    port, folder = free_port(), tmp_path / "store"
+    async with terminal(tmp_path, NATS_URL=f"nats://127.0.0.1:{port}") as shell:
+        await shell.start(f"{inline('nats-server -js')} -a 127.0.0.1 -p {port} -sd {folder}", "server")
+        log = tmp_path / "server.log"
+        await eventually(lambda: "Server is ready" in log.read_text(encoding="utf-8"), 15)
+        assert "created" in await shell.good(inline("cdm init"))
+
+
+async def test_a_node_is_operated(tmp_path: Path) -> None:
+    (init, node, status), health = commands("Operation"), inline("cdm health")
+    me = socket.gethostname()
+    async with running_cluster() as servers, raw(servers) as user:
+        urls = ",".join(server.url for server in servers)
+        # Not into the folder of whoever runs the tests.
+        async with terminal(tmp_path, NATS_URL=urls, CDM_FOLDER=str(tmp_path / "state")) as shell:
+            await shell.good(init)
+            made = (await user.api("STREAM.NAMES"))["streams"]
+            assert len(made) == 5
+            for stream in made:
+                assert (await user.api(f"STREAM.INFO.{stream}"))["config"]["num_replicas"] == 3
+            await shell.start(node, "node")
+
+            async def leads() -> bool:
+                shown = await shell.type(status)
+                return shell.code == Exit.OK and re.search(rf"^leader {re.escape(me)} ", shown) is not None
+
+            await eventually(leads, 30, "the node leads")
+            assert [each["node"] for each in json.loads(await shell.good(f"{status} --json"))["nodes"]] == [me]
+
+            async def healthy() -> bool:
+                return f"{me} answers" in await shell.type(health)
+
+            await eventually(healthy, 15, "the node answers")
+            assert shell.code == Exit.OK
+            await shell.good("kill $node; wait $node")
+            await shell.type(health)
+            assert shell.code == Exit.UNHEALTHY
+
+
+async def test_artifacts_are_pushed_and_run_and_what_they_write_is_shown(server: NatsServer, tmp_path: Path) -> None:
+    push_service, push_job, listing, remove = commands("Artifacts")
+    everything, follow, some, last = commands("Logs")
+    program = tmp_path / "service" / "bin" / "serve"
+    program.parent.mkdir(parents=True)
+    program.write_text(SERVE, encoding="utf-8")
+    program.chmod(0o755)
+    (tmp_path / "job.py").write_text("print('done')\n", encoding="utf-8")
+    (tmp_path / "job.toml").write_text('restart = { policy = "never" }\n', encoding="utf-8")
+    service, job = "org.example:slice:1.0.0", "org.example:job:1.0.0"
+    async with raw(server) as user, terminal(tmp_path, NATS_URL=server.url) as shell:
+        assert f"{service}: pushed" in await shell.good(push_service)
+        assert f"{job}: pushed" in await shell.good(push_job)
+        shown = await shell.good(listing)
+        assert service in shown
+        assert job in shown
+        assert f"{job}: removed" in await shell.good(remove)
+        assert job not in await shell.good(listing)
+        await shell.start("cdm node --id node-1 --folder state", "node")
+        await user.stubborn("blueprints", "org.example/slice/1.0.0", 2)
+        first, second = f"node-1/{service} | ", f"node-1/{service}#1 | "
+
+        async def both() -> bool:
+            shown = await shell.type(everything)
+            return {f"{first}level info", f"{second}level info"} <= {*shown.splitlines()}
+
+        await eventually(both, 20, "both slices have written")
+        await shell.start(follow, "follow")
+        log = tmp_path / "follow.log"
+        await eventually(lambda: log.read_text(encoding="utf-8").count(" | tick\n") > 2 * FOLLOWED_FROM, 20)
+        await shell.good("kill $follow; wait $follow")
+        shown = await shell.good(some)
+        assert f"{first}level info" in shown
+        assert second not in shown
+        assert {json.loads(line)["ordinal"] for line in (await shell.good(last)).splitlines()} == {0, 1}
+        await shell.good("kill $node; wait $node")
+
+
+async def test_the_scripts_for_those_who_change_cdm(tmp_path: Path) -> None:
+    measure = inline("python -m tests.containers.measure --rounds 10")
+    async with terminal(tmp_path) as shell:
+        await shell.good(f"cd {ROOT}")
+        # What takes minutes, and a container engine, is only looked at.
+        await shell.good(adapted(inline("bash .ci/run"), {"bash": "bash -n"}))
+        assert "--rounds" in await shell.good(f"{measure} --help")
+
+
+Test = Callable[..., object]
+
+BLOCKS_ARE_IN: dict[str, Test] = {
+    **dict.fromkeys(
+        test_nats_cli.SECTIONS, test_nats_cli.test_every_nats_command_of_the_readme_does_what_the_readme_says
+    ),
+    "Try it": test_cli.test_the_demo_plays_through_and_leaves_nothing_behind,
+    "First steps": test_first_steps.test_the_first_steps,
+    "Operation": test_a_node_is_operated,
+    "In containers": test_compose.test_up_used_and_down,
+    "Artifacts": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
+    "The manifest": test_first_steps.test_the_manifest_of_the_readme_is_one,
+    "Logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
+    "Security": test_nats_cli.test_the_security_of_the_readme,
+    "Writing a runtime": test_first_steps.test_the_runtime_of_the_readme_serves_a_site,
+    "Writing an agent": test_readme.test_the_agent_of_the_readme_serves_a_blueprint,
+}
+"""By heading, a test that takes all blocks below it, and fails when there is a line more or less."""
+
+INLINE_IS_IN: dict[str, Test] = {
+    "python3 -m venv .venv && . .venv/bin/activate": test_a_virtual_environment,
+    "nats-server -js": test_a_server_of_ones_own,
+    "python -m pip install .": test_the_checks_install_cdm_as_the_readme_says,
+    "pip wheel --wheel-dir wheelhouse . 'setuptools>=77'": test_the_checks_install_cdm_as_the_readme_says,
+    "cdm init": test_a_server_of_ones_own,
+    "cdm node": test_a_node_is_operated,
+    "cdm status": test_a_node_is_operated,
+    "cdm health": test_a_node_is_operated,
+    "cdm logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
+    "nats object": test_nats_cli.test_what_is_pushed_is_an_object,
+    "chmod 600 node-1.nk": test_nats_cli.test_the_security_of_the_readme,
+    "cdm node --runtime sites": test_first_steps.test_the_runtime_of_the_readme_serves_a_site,
+    "cdm node --runtime external": test_readme.test_the_agent_of_the_readme_serves_a_blueprint,
+    "bash .ci/run": test_the_scripts_for_those_who_change_cdm,
+    "python -m tests.containers.measure --rounds 10": test_the_scripts_for_those_who_change_cdm,
+}
+"""The test of each command in running text."""
+
+
+def test_no_command_is_forgotten() -> None:
+    assert {block.section for block in BLOCKS} == BLOCKS_ARE_IN.keys()
+    assert INLINE_IS_IN.keys() == INLINE
+    # That test takes only lines of a kind.
+    assert len(commands("In containers")) == len(test_compose.shown())
