@@ -62,6 +62,18 @@ class Shell:
         assert done.returncode == 0, (arguments, done.stdout, done.stderr)
         return done.stdout.decode()
 
+    async def refused(self, *commands: Sequence[str]) -> None:
+        """Run the tool, in all these ways at the same time, for it waits for answers; permissions must be missing."""
+
+        async def run(command: Sequence[str]) -> None:
+            done = await self.nats(*command)
+            assert done.returncode != 0, command
+            assert b"ermissions" in done.stdout + done.stderr, command
+
+        async with anyio.create_task_group() as tasks:
+            for command in commands:
+                tasks.start_soon(run, command)
+
     async def cdm(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         """Run cdm to its end."""
         return await self._run([sys.executable, "-m", "cdm", *arguments])
@@ -165,10 +177,8 @@ async def test_an_operator_of_the_shipped_configuration(shell: Shell) -> None:
         await shell.good("kv", "put", "nodes", "node-1.intent", '{"schedule": "drain"}')
         await shell.good("kv", "del", "-f", "nodes", "node-1.intent")
         await shell.good("kv", "del", "-f", "blueprints", ONE)
-        for bucket, key in (("slices", f"node-1.{ONE}"), ("slices", "_leader"), ("nodes", "node-1"), ("status", ONE)):
-            refused = await shell.nats("kv", "put", bucket, key, "{}")
-            assert refused.returncode != 0, (bucket, key)
-            assert b"ermissions" in refused.stdout + refused.stderr
+        keys = (("slices", f"node-1.{ONE}"), ("slices", "_leader"), ("nodes", "node-1"), ("status", ONE))
+        await shell.refused(*(("kv", "put", *key, "{}") for key in keys))
         silent = await shell.nats("kv", "ls", "slices")
         assert found.passwords["operator"].encode() not in silent.stdout + silent.stderr
 
@@ -184,10 +194,10 @@ async def test_a_node_of_the_shipped_configuration(shell: Shell) -> None:
         async with shell.running(*use, "kv", "watch", "slices", "node-1.>") as watched:
             await shell.good(*use, "kv", "put", "slices", f"node-1.{ONE}", '{"state":"ACTIVE"}')
             await eventually(lambda: "ACTIVE" in watched(), PATIENCE)
-        for key in (f"node-2.{ONE}", "_leader", "_term"):
-            assert (await shell.nats(*use, "kv", "put", "slices", key, "{}")).returncode != 0
-        assert (await shell.nats(*use, "kv", "get", "slices", f"node-2.{ONE}")).returncode != 0
-        assert (await shell.nats(*use, "kv", "put", "blueprints", ONE, "3")).returncode != 0
+        keys = (("slices", f"node-2.{ONE}"), ("slices", "_leader"), ("slices", "_term"), ("blueprints", ONE))
+        await shell.refused(
+            (*use, "kv", "get", "slices", f"node-2.{ONE}"), *((*use, "kv", "put", *key, "{}") for key in keys)
+        )
         refused = await shell.cdm("status", *use)
         assert refused.returncode == Exit.DENIED
         assert b"permission denied" in refused.stderr
