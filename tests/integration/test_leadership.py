@@ -593,6 +593,34 @@ async def test_slices_of_a_node_that_left_before_the_take_over_are_moved(server:
         nodes.unharmed()
 
 
+async def test_slices_of_a_node_that_left_before_its_successor_began_are_moved_at_once(server: NatsServer) -> None:
+    """The successor never saw it registered: what it goes by is the marker of the farewell."""
+    async with raw(server) as user, nodes_on(server, node_ttl=60.0) as nodes:
+        await nodes.start("n1")
+        first = await nodes.leader()
+        await serves(user, instances=3)
+        await first.stop()
+        await nodes.start("n2")
+        await nodes.leader(above=1)
+        await eventually(lambda: _none_on(user, "n1", 3), 15)
+        nodes.unharmed()
+
+
+async def test_slices_of_a_node_that_expired_before_its_successor_began_have_their_time(server: NatsServer) -> None:
+    """After an outage every registration has expired: a marker of that is no farewell (I10)."""
+    async with raw(server) as user, nodes_on(server, node_ttl=6.0) as nodes:
+        await nodes.start("n1", node_ttl=1.0)
+        first = await nodes.leader()
+        await serves(user, instances=3)
+        await first.crash()
+        await eventually(lambda: _registered(user), 20, "its registration expires")
+        began = time.monotonic()
+        await nodes.start("n2")
+        await eventually(lambda: _none_on(user, "n1", 3), 30)
+        assert time.monotonic() - began > 6, "it is given the time to register again"
+        nodes.unharmed()
+
+
 async def _none_on(user: Raw, node: str, instances: int) -> bool:
     found = await user.slices()
     return len(found) == instances and not on_nodes(found)[node]

@@ -21,7 +21,7 @@ from cdm.messages import (
     ValueRemove,
 )
 from cdm.model.blueprint import Blueprint
-from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS
+from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS, encode
 from cdm.store import watch as watch_module
 from cdm.store.bucket import Bucket
 from cdm.store.watch import Phase, Watch
@@ -129,6 +129,29 @@ async def test_expiry_is_told_as_such(server: NatsServer) -> None:
         assert isinstance(last, ValueRemove)
         assert last.cause is Cause.EXPIRED
         await watched.watch.caught_up()
+
+
+async def test_how_a_node_went_is_told_to_those_who_never_knew_it(server: NatsServer) -> None:
+    """Whoever lists `nodes` afterwards sees by the marker whether it left or was not heard any more."""
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, NODES).ensure(create=True)
+        for name in ("left", "purged", "back", "here", "not.a.node"):
+            await user.put("nodes", name, {})
+        for name in ("left", "back", "not.a.node"):
+            await user.delete("nodes", name)
+        await user.put("nodes", "purged", b"", {"KV-Operation": "PURGE", "Nats-Rollup": "sub"})
+        await user.put("nodes", "back", {})
+        await user.put("nodes", "expired", {"ttl": 1}, {"Nats-TTL": "1s"})
+        await eventually(lambda: _expired(user, "expired"), 20)
+        async with watching(server, NODES) as watched:
+            assert set(watched.mirror.values) == {"back", "here"}
+            removes = [message for message in watched.mirror.heard if isinstance(message, ValueRemove)]
+            told = {encode(remove.key): remove.cause for remove in removes}
+            assert told == {"left": Cause.DELETED, "purged": Cause.DELETED, "expired": Cause.EXPIRED}
+
+
+async def _expired(user: Raw, name: str) -> bool:
+    return name not in await user.contents("nodes")
 
 
 async def test_a_purged_key_is_deleted(server: NatsServer) -> None:

@@ -26,7 +26,7 @@ from cdm import messages, runtime
 from cdm.active import Active
 from cdm.managing import Managing
 from cdm.model.artifact import NodeId
-from cdm.model.keys import Layout, encode
+from cdm.model.keys import IntentKey, Layout, NodeKey, encode
 from cdm.model.node import Role
 from cdm.model.slice import SliceState, legal
 from cdm.runtime import Node, NodeSettings
@@ -297,6 +297,8 @@ class Mirror:
                 self._put(encode(key), "value", revision)
             case messages.KeyRejected(_, name, _, revision):
                 self._put(name, "key", revision)
+            case messages.ValueRemove(NodeKey() | IntentKey() as key) if encode(key) not in self.values:
+                pass  # of a node that was never known it is told how it went
             case messages.ValueRemove(key):
                 self._remove(encode(key), False)
             case messages.RejectedKeyRemoved(_, name):
