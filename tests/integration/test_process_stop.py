@@ -201,6 +201,16 @@ async def test_a_stop_that_is_cancelled_at_once_doubles_nothing(stage: Stage, pa
         assert len(stage.living) == 1
 
 
+async def test_a_stop_that_is_cancelled_at_once_goes_on(stage: Stage) -> None:
+    """Nobody asks again: what counts as stopped must not run on."""
+    key = await stage.up(READY, SHORT)
+    with anyio.move_on_after(0):
+        await stage.runtime.deactivate(key)
+    assert stage.runtime.slices == {key: False}
+    await until(lambda: not stage.living)
+    await stage.runtime.activate(key)
+
+
 async def test_close_stops_all_of_them_at_once(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         for number in range(5):
