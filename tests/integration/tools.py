@@ -145,12 +145,19 @@ class Raw:
             info = await self.api(f"CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}", body)
             if info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == 0:
                 return []
+            silent = 0
             while pending:
-                with anyio.move_on_after(3) as silence:
+                with anyio.move_on_after(0.1) as silence:
                     await progress.wait()
-                if silence.cancelled_caught:
-                    raise Rejection(0, "the list broke off: its consumer was lost")
+                silent = silent + 1 if silence.cancelled_caught else 0
                 progress = anyio.Event()
+                if silent:
+                    # The last ones may have been overwritten: then no message tells that it is the last.
+                    info = await self.api(f"CONSUMER.INFO.{stream}.{name}")
+                    if info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == len(found):
+                        break
+                if silent == 30:
+                    raise Rejection(0, "the list broke off: its consumer was lost")
             await self.api(f"CONSUMER.DELETE.{stream}.{name}")
         finally:
             await subscription.unsubscribe()
