@@ -82,7 +82,7 @@ async def test_one_that_ignores_the_signal_is_killed_after_its_grace(stage: Stag
     key = await stage.up(STUBBORN + READY, SHORT)
     began = time.monotonic()
     await stage.runtime.deactivate(key)
-    assert 0.5 <= time.monotonic() - began < 2
+    assert 0.5 <= time.monotonic() - began < 5
     assert stage.living == []
 
 

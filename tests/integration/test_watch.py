@@ -124,7 +124,7 @@ async def test_expiry_is_told_as_such(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, NODES) as watched:
         await user.put("nodes", "n1", {"ttl": 1}, {"Nats-TTL": "1s"})
         await eventually(lambda: "n1" in watched.mirror.values)
-        await eventually(lambda: "n1" not in watched.mirror.values, 5)
+        await eventually(lambda: "n1" not in watched.mirror.values, 20)
         last = watched.mirror.heard[-1]
         assert isinstance(last, ValueRemove)
         assert last.cause is Cause.EXPIRED
@@ -184,9 +184,9 @@ async def test_consumers_do_not_pile_up(server: NatsServer) -> None:
             seen.add(watched.watch._consumer)
             await listed_again(watched.watch)
         assert len(seen) == 30
-        await eventually(lambda: _is(user, 1), 3, "one consumer is left")
+        await eventually(lambda: _is(user, 1), what="one consumer is left")
     async with raw(server) as user:
-        await eventually(lambda: _is(user, 0), 3, "none is left after the watch")
+        await eventually(lambda: _is(user, 0), what="none is left after the watch")
 
 
 async def _is(user: Raw, count: int) -> bool:
@@ -642,7 +642,7 @@ async def test_a_receiver_that_raises_ends_the_watch(server: NatsServer) -> None
         with anyio.fail_after(5), pytest.raises(ExceptionGroup) as caught:
             await watch_and_put()
         assert caught.group_contains(Broken)
-        await eventually(lambda: _is(user, 0), 3, "its consumer is gone")
+        await eventually(lambda: _is(user, 0), what="its consumer is gone")
 
 
 async def test_a_receiver_that_raises_at_the_end_of_a_list_ends_the_watch(server: NatsServer) -> None:
