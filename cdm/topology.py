@@ -46,6 +46,9 @@ SILENT_AFTER = 0.5
 LOST_FOR = 2 * 86_400.0
 """Seconds for which it is remembered when a dead node was heard last: longer than anything may run unheard of."""
 
+REMEMBERED = 10_000
+"""Most nodes of which it is remembered that they left in good order."""
+
 NEVER = float("-inf")
 
 
@@ -79,6 +82,8 @@ class Topology:
         self._intents: dict[NodeId, Intent] = {}
         self._missing: dict[NodeId, Missing] = {}
         self._lost: dict[NodeId, float] = {}
+        self._departed: dict[NodeId, None] = {}
+        """Nodes that left in good order, the latest last: what is still seen on them, nobody runs."""
         self._candidates: set[NodeId] = set()
         self._hearing_since: float | None = None
         self._mass_loss = False
@@ -105,8 +110,10 @@ class Topology:
         return intent.schedule if intent else Schedule.NORMAL
 
     def notice(self, node: NodeId) -> None:
-        """A slice was seen on a node that never registered: it is missing, and has its TTL to turn up."""
-        if node not in self._nodes:
+        """A slice was seen on a node that is not registered: unless it left, it has its TTL to turn up."""
+        if node in self._departed:
+            self._emit(NodeLeft(node))
+        elif node not in self._nodes:
             self._lose(node, NEVER, self._node_ttl)
 
     def wake_at(self) -> float | None:
@@ -123,6 +130,7 @@ class Topology:
         old = self._nodes.get(node)
         self._nodes[node] = Registered(new, put.at)
         self._lost.pop(node, None)
+        self._departed.pop(node, None)
         if isinstance(old, Registered) and old.registration == new:
             return
         if self._missing.pop(node, None) and not self._missing:
@@ -146,13 +154,15 @@ class Topology:
         """A node left, or its registration expired."""
         node = remove.key.node
         old = self._nodes.get(node)
-        if old is None:
-            return
         if remove.cause is Cause.DELETED:
-            self._forget(node)
-            log.info("node left", node=node)
-            self._emit(NodeLeft(node))
-        elif isinstance(old, Registered):
+            self._depart(node)
+            if old is not None:
+                self._forget(node)
+                log.info("node left", node=node)
+                self._emit(NodeLeft(node))
+            return
+        self._departed.pop(node, None)
+        if isinstance(old, Registered):
             log.warning("node is missing", node=node, cause=str(remove.cause))
             self._lose(node, old.heard, old.registration.ttl or self._node_ttl)
 
@@ -194,8 +204,9 @@ class Topology:
 
     @receiver
     def on_disconnected(self, disconnected: Disconnected) -> None:
-        """Silence means nothing until the connection is back."""
+        """Silence means nothing until the connection is back, and who left may have come back unheard."""
         self._hearing_since = None
+        self._departed.clear()
 
     @receiver
     def on_tick(self, tick: Tick) -> None:
@@ -239,6 +250,12 @@ class Topology:
         self._nodes[node] = self._missing[node] = Missing(heard, ttl)
         self._candidates.discard(node)
         self._emit(NodeMissing(node))
+
+    def _depart(self, node: NodeId) -> None:
+        self._departed.pop(node, None)
+        self._departed[node] = None
+        if len(self._departed) > REMEMBERED:
+            del self._departed[next(iter(self._departed))]
 
     def _forget(self, node: NodeId) -> None:
         self._nodes.pop(node, None)

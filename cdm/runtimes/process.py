@@ -261,6 +261,9 @@ class _Slice:
         self.active, self.port = False, None
         guard, self._guard = self._guard, None
         if guard is not None:
+            run = self._run
+            # Not after the wait: a caller that is cancelled meanwhile would leave running what counts as stopped.
+            guard.add_done_callback(lambda _: self._begin_ending(self._stop_grace) if self._run is run else None)
             guard.cancel()
             await asyncio.wait([guard])
         await self._end(self._stop_grace)
@@ -359,10 +362,13 @@ class _Slice:
 
     async def _end(self, grace: float) -> None:
         """Stop the run. Once begun this goes on, whatever becomes of the caller."""
+        self._begin_ending(grace)
+        await self._finish_ending()
+
+    def _begin_ending(self, grace: float) -> None:
         if self._ending is None and self._run is not None:
             ending = self._ending = asyncio.get_running_loop().create_task(self._stop(self._run, grace))
             ending.add_done_callback(_look)
-        await self._finish_ending()
 
     async def _finish_ending(self) -> None:
         if self._ending is not None:

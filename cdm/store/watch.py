@@ -6,7 +6,8 @@ connection was down. It goes on behind the last sequence it saw where that can b
 of a delete is still kept; otherwise it lists the bucket again and works out the difference. Either way every receiver
 ends with what the bucket holds, and hears of no change that did not happen (PROTOCOL I8).
 
-Each update is emitted as a typed message. Keys and values that do not decode are messages too.
+Each update is emitted as a typed message. Keys and values that do not decode are messages too. How a node's
+registration ended is told even where the registration was never known.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from cdm.errors import AccessDenied, BucketMissing, InvalidBlueprint, InvalidKey
 from cdm.log import Log
 from cdm.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.model.blueprint import Blueprint
-from cdm.model.keys import Key
+from cdm.model.keys import NODES, Key
 from cdm.store.bucket import MARKER, MARKER_TTL, Bucket, State, headers_of, is_removal
 from cdm.store.signal import Signal
 
@@ -395,10 +396,13 @@ class Watch:
             update = self._decode(name, data, sequence, at, known)
             self._known[name] = update
             self._emit(update)
-        elif known is not None:
-            assert headers is not None
-            cause = Cause.EXPIRED if headers.get(MARKER) == "MaxAge" else Cause.DELETED
+            return
+        assert headers is not None
+        cause = Cause.EXPIRED if headers.get(MARKER) == "MaxAge" else Cause.DELETED
+        if known is not None:
             self._remove(name, known, sequence, cause, at)
+        elif self.bucket.layout is NODES:
+            self._tell_end(name, sequence, cause, at)
 
     def _decode(self, name: str, data: bytes, sequence: int, at: float, known: Known | None) -> Known:
         if isinstance(known, (ValuePut, ValueRejected)):
@@ -423,6 +427,14 @@ class Watch:
             self._emit(RejectedKeyRemoved(known.kind, name))
         else:
             self._emit(ValueRemove(known.key, sequence, cause, at))
+
+    def _tell_end(self, name: str, sequence: int, cause: Cause, at: float) -> None:
+        """What is left of a node that went before this watch began is how it went: the marker says it."""
+        try:
+            key = self.bucket.layout.decode(name)
+        except InvalidKey:
+            return
+        self._emit(ValueRemove(key, sequence, cause, at))
 
     def _finish_list(self) -> None:
         """Everything that the bucket held was brought: what was known and is not there is gone."""

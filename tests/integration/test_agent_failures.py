@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from cdm.model.artifact import Artifact
-from cdm.model.manifest import Readiness, Restart, Up
+from cdm.model.manifest import Line, Readiness, Restart
 from cdm.reconciliation import Policy
 from cdm.serving import Running
 from tests.integration.programs import children, descriptors, resident
@@ -118,9 +118,9 @@ async def test_the_leader_replaces_elsewhere_what_fails_on_one_node(server: Nats
     async with yard(server, tmp_path) as ground, nodes_on(server, reconcile_interval=0.5, policy=policy) as nodes:
         for name in ("n1", "n2"):
             await nodes.start(name, runtime="process", folder=tmp_path / name)
-        program = f"import os, sys, time\nif os.environ['CDM_NODE'] == 'n1': sys.exit('n1 is cursed')\n{SLEEP}"
+        cursed = "import os, sys\nif os.environ['CDM_NODE'] == 'n1': sys.exit('n1 is cursed')\nprint('READY=1')"
         one = await ground.push(
-            "one", program, replace(ANSWERING, port=None, readiness=Readiness(check=Up(0.2)), restart=ONCE)
+            "one", f"{cursed}\n{SLEEP}", replace(PLAIN, readiness=Readiness(check=Line()), restart=ONCE)
         )
         await ground.user.put("blueprints", one, 1)
         keys = await ground.settles(1)

@@ -193,8 +193,7 @@ async def test_a_bucket_that_is_made_anew_is_obeyed(server: NatsServer, tmp_path
         keeps, goes, changes = (hand.key(one, ordinal) for ordinal in range(3))
         for key in (keeps, goes, changes):
             await hand.up(key)
-        for stream in ("RECORD_slices", "KV_slices"):
-            await ground.user.api(f"STREAM.DELETE.{stream}")
+        await ground.user.api("STREAM.DELETE.KV_slices")
         async with connected(server) as connection:
             await buckets(connection)["slices"].ensure(create=True)
         await ground.user.put("slices", keeps, {"state": "ACTIVE", "term": 1})

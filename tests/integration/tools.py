@@ -26,7 +26,7 @@ from cdm import messages, runtime
 from cdm.active import Active
 from cdm.managing import Managing
 from cdm.model.artifact import NodeId
-from cdm.model.keys import Layout, encode
+from cdm.model.keys import IntentKey, Layout, NodeKey, encode
 from cdm.model.node import Role
 from cdm.model.slice import SliceState, legal
 from cdm.runtime import Node, NodeSettings
@@ -81,6 +81,8 @@ class Raw:
         self.prefix = prefix
         self.keys = keys
         """The only keys that it may read, as a pattern."""
+        self._heard: dict[str, list[Record]] = {}
+        """What was told of each bucket that is recorded."""
 
     def bucket(self, name: str) -> str:
         """A bucket's full name."""
@@ -118,9 +120,9 @@ class Raw:
                 except (nats.errors.Error, OSError, Rejection):
                     await anyio.sleep(0.05)
 
-    async def records(self, bucket: str, deliver: str = "last_per_subject", stream: str = "") -> list[Record]:
+    async def records(self, bucket: str, deliver: str = "last_per_subject") -> list[Record]:
         """The bucket's messages, read with a consumer of its own; ``deliver``: ``all`` or ``last_per_subject``."""
-        stream = stream or f"KV_{self.bucket(bucket)}"
+        stream = f"KV_{self.bucket(bucket)}"
         inbox, name = self.client.new_inbox(), f"test-{secrets.token_hex(6)}"
         start = len(f"$KV.{self.bucket(bucket)}.")
         found: list[Record] = []
@@ -143,12 +145,19 @@ class Raw:
             info = await self.api(f"CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}", body)
             if info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == 0:
                 return []
+            silent = 0
             while pending:
-                with anyio.move_on_after(3) as silence:
+                with anyio.move_on_after(0.1) as silence:
                     await progress.wait()
-                if silence.cancelled_caught:
-                    raise Rejection(0, "the list broke off: its consumer was lost")
+                silent = silent + 1 if silence.cancelled_caught else 0
                 progress = anyio.Event()
+                if silent:
+                    # The last ones may have been overwritten: then no message tells that it is the last.
+                    info = await self.api(f"CONSUMER.INFO.{stream}.{name}")
+                    if info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == len(found):
+                        break
+                if silent == 30:
+                    raise Rejection(0, "the list broke off: its consumer was lost")
             await self.api(f"CONSUMER.DELETE.{stream}.{name}")
         finally:
             await subscription.unsubscribe()
@@ -182,14 +191,27 @@ class Raw:
         return int(info["state"]["consumer_count"])
 
     async def record(self, bucket: str = "slices") -> None:
-        """Make the bucket, and a stream beside it that keeps what goes through it (see `recorded`).
+        """Make the bucket, and have the server tell of each message as it is stored (see `recorded`).
 
-        The bucket itself cannot keep more: with a history the server lifts TTLs to that of its markers.
+        The bucket itself cannot keep more: with a history the server lifts TTLs to that of its markers. And who reads
+        it, as a stream that has it as its source does, misses what is overwritten before it is read.
         """
+        subjects = f"$KV.{self.bucket(bucket)}.>"
+        heard = self._heard[bucket] = []
+        start = len(subjects) - 1
+
+        async def take(message: Msg) -> None:
+            headers = dict(message.headers or {})
+            name = headers["Nats-Subject"][start:]
+            heard.append(Record(int(headers["Nats-Sequence"]), name, message.data, headers))
+
+        told = f"RECORD.{self.bucket(bucket)}.>"
+        await self.client.subscribe(told, cb=take)
+        await self.client.flush()
         stream = f"KV_{self.bucket(bucket)}"
         config = {
             "name": stream,
-            "subjects": [f"$KV.{self.bucket(bucket)}.>"],
+            "subjects": [subjects],
             "max_msgs_per_subject": 1,
             "storage": "file",
             "discard": "new",
@@ -199,30 +221,20 @@ class Raw:
             "allow_msg_ttl": True,
             "allow_atomic": True,
             "subject_delete_marker_ttl": 900 * 10**9,
+            "republish": {"src": subjects, "dest": told},
         }
         await self.api(f"STREAM.CREATE.{stream}", config)
-        record = {
-            "name": f"RECORD_{self.bucket(bucket)}",
-            "storage": "file",
-            "allow_msg_ttl": True,
-            "subject_delete_marker_ttl": 900 * 10**9,
-            "max_msgs_per_subject": -1,
-            "sources": [{"name": stream}],
-        }
-        await self.api(f"STREAM.CREATE.{record['name']}", record)
 
     async def recorded(self, bucket: str = "slices") -> list[Record]:
-        """Everything that the bucket's stream brought since `record`, in its order."""
-        stream = f"RECORD_{self.bucket(bucket)}"
+        """Everything that was stored in the bucket since `record`, in its order.
+
+        Of what was stored while this client was not connected it is what the bucket still holds.
+        """
         last = (await self.api(f"STREAM.INFO.KV_{self.bucket(bucket)}"))["state"]["last_seq"]
-
-        async def complete() -> list[Record]:
-            found = await self.records(bucket, "all", stream)
-            origins = [int(record.headers["Nats-Stream-Source"].split()[1]) for record in found]
-            assert origins == sorted(origins)
-            return found if origins and origins[-1] >= last else []
-
-        return await eventually(complete, 10, "all is recorded")
+        heard = self._heard[bucket]
+        await eventually(lambda: heard and heard[-1].sequence >= last, what="all is recorded")
+        held = [record for record in await self.records(bucket, "all") if record.sequence < last]
+        return sorted({record.sequence: record for record in (*held, *heard)}.values())
 
 
 @asynccontextmanager
@@ -292,6 +304,8 @@ class Mirror:
                 self._put(encode(key), "value", revision)
             case messages.KeyRejected(_, name, _, revision):
                 self._put(name, "key", revision)
+            case messages.ValueRemove(NodeKey() | IntentKey() as key) if encode(key) not in self.values:
+                pass  # of a node that was never known it is told how it went
             case messages.ValueRemove(key):
                 self._remove(encode(key), False)
             case messages.RejectedKeyRemoved(_, name):

@@ -505,6 +505,34 @@ def test_a_node_that_left_while_nobody_led_is_replaced_by_the_next_leader() -> N
     assert n(2) not in {key.node for key in each.slices}
 
 
+@pytest.mark.parametrize("order", [("nodes", "slices"), ("slices", "nodes")])
+@pytest.mark.parametrize(("cause", "moved"), [(Cause.DELETED, True), (Cause.EXPIRED, False), (Cause.MISSING, False)])
+def test_a_process_that_began_later_knows_by_the_marker_that_a_node_left(
+    order: tuple[str, str], cause: Cause, moved: bool
+) -> None:
+    each = running()
+    each.step_down()
+    each.expire(n(2), cause)
+    each.boot((*order, "blueprints", "statuses"))
+    each.lead()
+    each.run_down()
+    assert states(each) == {"ACTIVE": 3}
+    assert (n(2) not in {key.node for key in each.slices}) is moved
+    each.tick(10.0)
+    each.run_down()
+    assert n(2) not in {key.node for key in each.slices}
+
+
+def test_an_order_for_a_node_that_leaves_meanwhile_is_decided_anew_at_once() -> None:
+    each = world()
+    each.want(APP, 3)
+    each.tick()
+    each.expire(n(2), Cause.DELETED)
+    each.run_down()
+    assert states(each) == {"ACTIVE": 3}
+    assert n(2) not in {key.node for key in each.slices}
+
+
 def test_a_slice_that_got_stuck_while_nobody_led_is_replaced_at_once() -> None:
     each = world()
     each.want(APP, 1)

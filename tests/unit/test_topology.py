@@ -28,7 +28,7 @@ from cdm.model.artifact import NodeId
 from cdm.model.keys import IntentKey, NodeKey
 from cdm.model.node import NO_INTENT, Intent, Registration, Role, Schedule
 from cdm.router import Router
-from cdm.topology import MASS_LOSS_PACE, Missing, Registered, Topology
+from cdm.topology import MASS_LOSS_PACE, REMEMBERED, Missing, Registered, Topology
 from tests.unit.support import n
 
 TTL = 10.0
@@ -332,6 +332,62 @@ def test_a_noticed_node_that_registers_is_a_member_like_others() -> None:
     assert world.tick(100.0) == []
 
 
+def test_a_slice_on_a_node_that_left_is_nobodys() -> None:
+    """Whichever of the two is heard of first, and as often as there is another one."""
+    world = World()
+    world.gone(n(8), Cause.DELETED)
+    assert world.said == []
+    world.topology.notice(n(8))
+    world.topology.notice(n(8))
+    assert world.said == [NodeLeft(n(8)), NodeLeft(n(8))]
+    world.topology.notice(n(9))
+    world.gone(n(9), Cause.DELETED)
+    assert world.said[2:] == [NodeMissing(n(9)), NodeLeft(n(9))]
+    assert world.topology.nodes == {}
+    assert world.topology.wake_at() is None
+
+
+@pytest.mark.parametrize("cause", [Cause.EXPIRED, Cause.MISSING])
+def test_a_slice_on_a_node_whose_registration_expired_before_is_given_its_time(cause: Cause) -> None:
+    world = World(connected=100.0)
+    world.gone(n(8), cause, at=50.0)
+    world.topology.notice(n(8))
+    world.topology.notice(n(9))
+    world.gone(n(9), cause, at=50.0)
+    assert world.said == [NodeMissing(n(8)), NodeMissing(n(9))]
+    assert world.topology.wake_at() == 110.0
+
+
+@pytest.mark.parametrize("what", ["beat", "beat, expire", "expire", "down, up"])
+def test_a_node_that_left_and_may_have_come_back_is_given_its_time(what: str) -> None:
+    world = World()
+    world.beat(n(1), 1.0)
+    world.gone(n(1), Cause.DELETED)
+    for each in what.split(", "):
+        match each:
+            case "beat":
+                world.beat(n(1), 2.0)
+            case "expire":
+                world.gone(n(1))
+            case "down":
+                world.router.route(Disconnected(2.0))
+            case _:
+                world.router.route(Connected(3.0))
+    world.said.clear()
+    world.topology.notice(n(1))
+    assert NodeLeft(n(1)) not in world.said
+    assert n(1) in world.topology.nodes
+
+
+def test_of_the_many_nodes_that_left_the_last_ones_are_remembered() -> None:
+    world = World()
+    for number in (0, *range(REMEMBERED), 0, REMEMBERED):
+        world.gone(n(number), Cause.DELETED)
+    for number in (0, 1, 2, REMEMBERED):
+        world.topology.notice(n(number))
+    assert world.said == [NodeLeft(n(0)), NodeMissing(n(1)), NodeLeft(n(2)), NodeLeft(n(REMEMBERED))]
+
+
 def test_intents_are_told_once_each() -> None:
     world = World()
     assert world.topology.schedule(n(1)) is Schedule.NORMAL
@@ -386,7 +442,7 @@ def test_keys_that_do_not_parse_are_left_alone() -> None:
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["beat", "expire", "leave", "list", "up", "down", "tick"]),
+        st.sampled_from(["beat", "expire", "leave", "list", "notice", "up", "down", "tick"]),
         st.integers(0, 4),
         st.floats(0.0, 8.0),
     ),
@@ -415,6 +471,9 @@ def test_a_death_is_told_only_after_a_whole_ttl_of_hearing_nothing(script: list[
                 world.gone(node, Cause.MISSING)
             case "leave":
                 world.gone(node, Cause.DELETED)
+            case "notice":
+                world.topology.notice(node)
+                dead.discard(node)
             case "up":
                 world.router.route(Connected(now))
                 up_since = now
@@ -426,7 +485,7 @@ def test_a_death_is_told_only_after_a_whole_ttl_of_hearing_nothing(script: list[
         for said in world.said:
             if isinstance(said, NodeDied):
                 assert up_since is not None
-                assert now - max(up_since, heard[said.node]) >= TTL
+                assert now - max(up_since, heard.get(said.node, up_since)) >= TTL
                 assert said.node not in dead, "nobody dies twice"
                 dead.add(said.node)
         due = world.topology.wake_at()

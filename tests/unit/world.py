@@ -83,7 +83,8 @@ SENT: tuple[Any, ...] = (
 class World:
     """A cluster of one manager.
 
-    ``slices``, ``blueprints``, ``nodes``, ``intents`` and ``statuses`` are the buckets.
+    ``slices``, ``blueprints``, ``nodes``, ``intents`` and ``statuses`` are the buckets; ``markers`` is what tells how
+    nodes went.
     """
 
     def __init__(self, *, interval: float = 30.0, policy: Policy | None = None) -> None:
@@ -97,6 +98,7 @@ class World:
         self.blueprints: dict[Artifact, tuple[Blueprint | None, int, tuple[str, int] | None]] = {}
         """The last valid one and its revision, and the refused one after it."""
         self.nodes: dict[NodeId, tuple[Registration, float]] = {}
+        self.markers: dict[NodeId, Cause] = {}
         self.intents: dict[NodeId, Schedule] = {}
         self.statuses: dict[str, Status] = {}
         self.mirror: deque[Message] = deque()
@@ -131,6 +133,8 @@ class World:
     def _list_nodes(self) -> None:
         for node, (registration, heard) in self.nodes.items():
             self.route(ValuePut(NodeKey(node), registration, 1, heard))
+        for node, cause in self.markers.items():
+            self._tell_gone(node, cause)
         for node, schedule in self.intents.items():
             self.route(ValuePut(IntentKey(node), Intent(schedule), 1))
 
@@ -186,10 +190,16 @@ class World:
     def join(self, node: NodeId, registration: Registration | None = None) -> None:
         registration = registration or Registration()
         self.nodes[node] = (registration, self.now)
+        self.markers.pop(node, None)
         self.route(ValuePut(NodeKey(node), registration, 1, self.now))
 
     def expire(self, node: NodeId, cause: Cause = Cause.EXPIRED) -> None:
         del self.nodes[node]
+        if cause is not Cause.MISSING:
+            self.markers[node] = cause
+        self._tell_gone(node, cause)
+
+    def _tell_gone(self, node: NodeId, cause: Cause) -> None:
         gone: ValueRemove[NodeKey, Registration] = ValueRemove(NodeKey(node), 1, cause, self.now)
         self.route(gone)
 
