@@ -82,7 +82,7 @@ class Restart(Struct, frozen=True, forbid_unknown_fields=True):
 
     policy: RestartPolicy = RestartPolicy.ALWAYS
     attempts: Amount = 3
-    """Starts in a row that may fail; one that lasts for `stable` seconds begins the count anew."""
+    """So many times in a row it is started again; a run that lasts for `stable` seconds begins the count anew."""
     backoff: Seconds = 0.5
     """Seconds before the first one; doubled each time."""
     longest: Seconds = 30.0
