@@ -154,6 +154,8 @@ class Connection:
         self._complained: dict[str, float] = {}
         self._listeners: list[Callable[[bool], None]] = []
         self._opened = False
+        self._silent = False
+        """Whether problems are not logged: who opens this hears of the last one with the error."""
         self._closing = False
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._down: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -180,6 +182,7 @@ class Connection:
             Unreachable: no server answered in time.
             AccessDenied: a server refused the credentials.
         """
+        self._silent = timeout is not None
         attempt = asyncio.ensure_future(self._connect(name))
         try:
             async with asyncio.timeout(timeout):
@@ -195,7 +198,7 @@ class Connection:
         if self._fatal.done():
             await self._fatal
         await attempt
-        self._opened = True
+        self._opened, self._silent = True, False
         # The order was made at random, each client its own. Shuffled again, the server that was left may come first.
         self._client.options["dont_randomize"] = True
         self._set_up(True)
@@ -291,7 +294,7 @@ class Connection:
                     "see --context, --creds, --nkey, --user"
                 )
             )
-        if self._fatal.done():
+        if self._fatal.done() or self._silent:
             return
         if isinstance(error, nats.errors.SlowConsumerError):
             log.debug("slow consumer")  # the watch notices the gap and lists again
