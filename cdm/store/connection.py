@@ -72,14 +72,15 @@ Deliver = Callable[[bytes, bytes, bytes, bytes], None]
 
 
 class _Client(Client):
-    """The client, mended in six places, and with a short way for the many messages of a watch.
+    """The client, mended in seven places, and with a short way for the many messages of a watch.
 
     Of a refused subject it tells in lower case only. It would send its secrets in the clear to a server that offers no
     TLS. A subject that is not UTF-8 would end its reading for good. An attempt at a server that accepts and then says
-    nothing would leave its socket open. A pong may wait behind megabytes of messages: these show as well that the
-    connection is alive. A ping must not overtake what was sent before it. And a message of a direct subscription is
-    handed over as it was read: no queue, no task, no headers taken apart that nobody asks for; what the receiver cannot
-    take in time waits in the socket.
+    nothing would leave its socket open. After a TLS handshake that failed it would wait for ever to be told that the
+    connection is closed, and try no server again. A pong may wait behind megabytes of messages: these show as well that
+    the connection is alive. A ping must not overtake what was sent before it. And a message of a direct subscription
+    is handed over as it was read: no queue, no task, no headers taken apart that nobody asks for; what the receiver
+    cannot take in time waits in the socket.
     """
 
     def __init__(self, on_denied: Callable[[str, str], None]) -> None:
@@ -124,6 +125,15 @@ class _Client(Client):
         if self._transport is not None:
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except OSError:
+            if self._transport is not None:
+                self._transport.close()  # type: ignore[no-untyped-call]
+                self._transport = None
+            raise
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None

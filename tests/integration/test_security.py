@@ -434,6 +434,25 @@ async def test_without_the_ca_nobody_is_trusted(tmp_path: Path) -> None:
             silent(found, str(refused.value))
 
 
+async def test_a_server_whose_certificate_is_mended_is_connected_to(tmp_path: Path) -> None:
+    """A handshake that failed is not the last one: the next server, or this one later, may be trusted."""
+    own, other = (Certificates(tmp_path / name) for name in ("own", "other"))
+
+    def arguments(tls: Certificates) -> list[str]:
+        store = str(tmp_path / "store")
+        return ["-js", "-sd", store, "--tls", "--tlscert", str(tls.cert), "--tlskey", str(tls.key)]
+
+    async with running_server(jetstream=False, arguments=arguments(other)) as server:
+        processes = Processes(server.url, tmp_path, ())
+        try:
+            node = processes.start("n1", "--tlsca", str(own.ca))
+            await eventually(lambda: "certificate verify failed" in node.log)
+            await server.restart_with(arguments(own))
+            await eventually(lambda: "node is up" in node.log, 20)
+        finally:
+            processes.kill()
+
+
 async def test_nothing_secret_is_sent_in_the_clear(tmp_path: Path) -> None:
     """Where TLS was asked for: a server that says that it needs none may be anybody."""
     tls = Certificates(tmp_path)
