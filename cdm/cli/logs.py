@@ -84,12 +84,15 @@ def logs(
     return anyio.run(_run, connection.access(), connection.prefix, ask, node, show)
 
 
+Registered = ValuePut[NodeKey, Registration]
+
+
 class Source:
     """What one node answers."""
 
-    def __init__(self, number: int, node: str, subject: str, reply: str) -> None:
-        self.number = number
-        self.node = node
+    def __init__(self, registered: Registered, subject: str, reply: str) -> None:
+        self.registered = registered
+        self.node = registered.key.node
         self.subject = subject
         self.session = reply
         self.asked = 0
@@ -133,24 +136,28 @@ async def _run(access: Access, prefix: str, ask: Ask, node: str | None, show: Sh
 async def _sources(connection: Connection, only: str | None) -> list[Source]:
     """The nodes that may have output."""
     await connection.check_server()
-    found: dict[str, Registration] = {}
+    found: dict[str, Registered] = {}
     for message in await snapshot(connection, names=("nodes",)):
         if isinstance(message, ValuePut) and isinstance(message.key, NodeKey):
-            found[message.key.node] = message.value
+            found[message.key.node] = message
     if only is not None:
         name = node_id(only)
         if name not in found:
             raise OutputMissing(f"there is no node {only!r} (see `cdm status`)")
         found = {name: found[name]}
-    hosts = sorted(name for name, said in found.items() if said.hosts and said.runtime != EXTERNAL)
+    hosts = [found[name] for name in sorted(found) if _keeps_output(found[name].value)]
     if not hosts:
         who = "no node runs its slices itself" if only is None else f"node {only!r} does not run its slices itself"
         raise OutputMissing(f"{who}: what they write is with the agent outside")
     inbox = connection.new_inbox()
     return [
-        Source(number, name, connection.subject("cdm", "logs", encode_node(node_id(name))), f"{inbox}.{number}")
-        for number, name in enumerate(hosts)
+        Source(said, connection.subject("cdm", "logs", encode_node(said.key.node)), f"{inbox}.{number}")
+        for number, said in enumerate(hosts)
     ]
+
+
+def _keeps_output(said: Registration) -> bool:
+    return said.hosts and said.runtime != EXTERNAL
 
 
 class Reader:
@@ -229,7 +236,8 @@ class Reader:
         if source.over:
             return
         if headers.startswith(b"NATS/1.0 503"):
-            self._give_up(source, "nobody listens there; does its version of cdm keep output?")
+            ago = max(clock.now() - source.registered.at, 0)
+            self._give_up(source, f"does not answer (registered, last heard of {ago:.0f} s ago)")
             return
         try:
             answer = msgspec.json.decode(data, type=Answer)
