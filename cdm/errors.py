@@ -14,6 +14,7 @@
     ├── WiringError (TypeError)     a receiver or a message without its counterpart
     ├── StoreError                  NATS said no, or said nothing
     │   ├── Unreachable             no server answered
+    │   ├── Untrusted               a server's certificate cannot be trusted
     │   ├── AccessDenied            the server refused the credentials or a subject
     │   ├── Unsuitable              the server is too old, or has no JetStream
     │   ├── BucketMissing           a bucket is not there, and was not to be created
@@ -88,6 +89,10 @@ class StoreError(CdmError):
 
 class Unreachable(StoreError):
     """Raised when no NATS server answered in time."""
+
+
+class Untrusted(StoreError):
+    """Raised when a server answered whose certificate is of no CA that is trusted, or not for its address."""
 
 
 class AccessDenied(StoreError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from contextlib import suppress
 from enum import StrEnum, unique
 from typing import Any, TextIO
 
@@ -59,9 +61,29 @@ def _configure(form: LogFormat, threshold: int, bound: dict[str, Any], stream: T
             *finish,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=lambda *_: structlog.WriteLogger(_Unharmed(stream)),  # type: ignore[arg-type]  # it only writes
         cache_logger_on_first_use=True,
     )
+
+
+class _Unharmed:
+    """Writes to a stream that may fail (its reader is gone, the disk is full): who logs goes on, and the line is lost.
+
+    Past the stream's buffer: what is left there would be tried again when the process ends, and change its exit code.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._descriptor = stream.fileno()
+
+    def write(self, text: str) -> None:
+        """Write, if that can be done."""
+        left = memoryview(text.encode(errors="backslashreplace"))
+        with suppress(OSError):
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+
+    def flush(self) -> None:
+        """Nothing waits to be written."""
 
 
 def _without_none(_logger: Any, _method: str, event: Any) -> Any:

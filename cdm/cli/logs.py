@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import zlib
 from collections import deque
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import anyio
 import anyio.abc
@@ -19,6 +17,7 @@ from cyclopts.types import NonNegativeInt
 from msgspec.structs import replace
 
 from cdm import clock
+from cdm.cli.log_lines import Show, Shown, as_json, as_text
 from cdm.cli.options import ConnectionOptions, duration
 from cdm.errors import OutputMissing, StoreError, UsageError
 from cdm.log_wire import MAX_LINES, RENEWAL, Answer, Ask, Line, ripe
@@ -39,8 +38,6 @@ SILENCE = 7.0
 FOLLOWED_FROM = 10
 """Lines of each slice that ``--follow`` begins with."""
 GOODBYE = 1.0
-
-_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 
 
 def logs(
@@ -83,16 +80,19 @@ def logs(
         lines = FOLLOWED_FROM
     name = Artifact.parse(artifact)
     ask = Ask(artifact=str(name), ordinal=ordinal, since=since, lines=lines, follow=follow)
-    show = _as_json(name) if json else _as_text(name, coloured=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    show = as_json(name) if json else as_text(name, coloured=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
     return anyio.run(_run, connection.access(), connection.prefix, ask, node, show)
+
+
+Registered = ValuePut[NodeKey, Registration]
 
 
 class Source:
     """What one node answers."""
 
-    def __init__(self, number: int, node: str, subject: str, reply: str) -> None:
-        self.number = number
-        self.node = node
+    def __init__(self, registered: Registered, subject: str, reply: str) -> None:
+        self.registered = registered
+        self.node = registered.key.node
         self.subject = subject
         self.session = reply
         self.asked = 0
@@ -104,21 +104,6 @@ class Source:
         """The last answer that the node knows to be dealt with."""
         self.over = False
         self.heard = clock.now()
-
-
-class Shown(NamedTuple):
-    """A line, and where it comes from."""
-
-    node: str
-    line: Line
-
-    @property
-    def time(self) -> datetime:
-        """When it was written."""
-        return self.line.time
-
-
-Show = Callable[[list[Shown]], str]
 
 
 async def _run(access: Access, prefix: str, ask: Ask, node: str | None, show: Show) -> int:
@@ -151,24 +136,28 @@ async def _run(access: Access, prefix: str, ask: Ask, node: str | None, show: Sh
 async def _sources(connection: Connection, only: str | None) -> list[Source]:
     """The nodes that may have output."""
     await connection.check_server()
-    found: dict[str, Registration] = {}
+    found: dict[str, Registered] = {}
     for message in await snapshot(connection, names=("nodes",)):
         if isinstance(message, ValuePut) and isinstance(message.key, NodeKey):
-            found[message.key.node] = message.value
+            found[message.key.node] = message
     if only is not None:
         name = node_id(only)
         if name not in found:
             raise OutputMissing(f"there is no node {only!r} (see `cdm status`)")
         found = {name: found[name]}
-    hosts = sorted(name for name, said in found.items() if said.hosts and said.runtime != EXTERNAL)
+    hosts = [found[name] for name in sorted(found) if _keeps_output(found[name].value)]
     if not hosts:
         who = "no node runs its slices itself" if only is None else f"node {only!r} does not run its slices itself"
         raise OutputMissing(f"{who}: what they write is with the agent outside")
     inbox = connection.new_inbox()
     return [
-        Source(number, name, connection.subject("cdm", "logs", encode_node(node_id(name))), f"{inbox}.{number}")
-        for number, name in enumerate(hosts)
+        Source(said, connection.subject("cdm", "logs", encode_node(said.key.node)), f"{inbox}.{number}")
+        for number, said in enumerate(hosts)
     ]
+
+
+def _keeps_output(said: Registration) -> bool:
+    return said.hosts and said.runtime != EXTERNAL
 
 
 class Reader:
@@ -247,7 +236,8 @@ class Reader:
         if source.over:
             return
         if headers.startswith(b"NATS/1.0 503"):
-            self._give_up(source, "nobody listens there; does its version of cdm keep output?")
+            ago = max(clock.now() - source.registered.at, 0)
+            self._give_up(source, f"does not answer (registered, last heard of {ago:.0f} s ago)")
             return
         try:
             answer = msgspec.json.decode(data, type=Answer)
@@ -329,47 +319,3 @@ def _write_out(data: bytes) -> None:
 
 def _warn(text: str) -> None:
     print(f"cdm: warning: {text}", file=sys.stderr)
-
-
-def _as_json(artifact: Artifact) -> Show:
-    def show(lines: list[Shown]) -> str:
-        return "".join(
-            msgspec.json.encode(
-                {
-                    "time": line.time,
-                    "node": node,
-                    "artifact": str(artifact),
-                    "ordinal": line.ordinal,
-                    "stream": line.stream,
-                    "text": line.text,
-                }
-            ).decode()
-            + "\n"
-            for node, line in lines
-        )
-
-    return show
-
-
-def _as_text(artifact: Artifact, *, coloured: bool) -> Show:
-    labels: dict[tuple[str, int], str] = {}
-
-    def label(node: str, ordinal: int) -> str:
-        found = labels.get((node, ordinal))
-        if found is None:
-            found = f"{node}/{artifact}#{ordinal} |" if ordinal else f"{node}/{artifact} |"
-            if coloured:
-                colour = _COLOURS[zlib.crc32(found.encode()) % len(_COLOURS)]
-                found = f"\x1b[{colour}m{found}\x1b[0m"
-            labels[node, ordinal] = found
-        return found
-
-    def text(line: Line) -> str:
-        if line.stream != "cdm":
-            return line.text
-        return f"\x1b[2m[cdm: {line.text}]\x1b[0m" if coloured else f"[cdm: {line.text}]"
-
-    def show(lines: list[Shown]) -> str:
-        return "".join(f"{label(node, line.ordinal)} {text(line)}\n" for node, line in lines)
-
-    return show

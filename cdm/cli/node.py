@@ -115,7 +115,12 @@ def node(
     return 0
 
 
-OF_SLICES = {"capacity": "--capacity (CDM_CAPACITY)", "runtime": "--runtime (CDM_RUNTIME)"}
+OF_SLICES = {
+    "capacity": "--capacity (CDM_CAPACITY)",
+    "runtime": "--runtime (CDM_RUNTIME)",
+    "folder": "--folder (CDM_FOLDER)",
+    "cache_bytes": "--cache (CDM_CACHE)",
+}
 """Settings that say how this machine runs slices, and the options that choose them."""
 
 

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from cdm.errors import InvalidManifest
+from cdm.model.wording import told
 
 MAX_BYTES = 64 * 1024
 """Longest manifest that is read, in bytes; people type these."""
@@ -19,7 +20,7 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Bytes = Annotated[int, Meta(gt=0, le=2**60)]
 Amount = Annotated[int, Meta(ge=0, le=1_000_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the name of a variable")]
 
 
 @unique
@@ -82,7 +83,7 @@ class Restart(Struct, frozen=True, forbid_unknown_fields=True):
 
     policy: RestartPolicy = RestartPolicy.ALWAYS
     attempts: Amount = 3
-    """Starts in a row that may fail; one that lasts for `stable` seconds begins the count anew."""
+    """So many times in a row it is started again; a run that lasts for `stable` seconds begins the count anew."""
     backoff: Seconds = 0.5
     """Seconds before the first one; doubled each time."""
     longest: Seconds = 30.0
@@ -154,11 +155,17 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         """
         if len(raw) > MAX_BYTES:
             raise InvalidManifest(f"is {len(raw):,} bytes long; at most {MAX_BYTES:,} are read")
+        language = "JSON" if raw.lstrip().startswith(b"{") else "TOML"
         try:
-            if raw.lstrip().startswith(b"{"):
+            if language == "JSON":
                 return msgspec.json.decode(raw, type=cls)
             return msgspec.convert(tomllib.loads(raw.decode()), cls)
-        except InvalidManifest:
-            raise
-        except (ValueError, RecursionError) as error:  # of msgspec, tomllib and UTF-8
-            raise InvalidManifest(str(error)) from None
+        except msgspec.ValidationError as error:
+            if isinstance(error.__cause__, InvalidManifest):
+                raise error.__cause__ from None
+            raise InvalidManifest(told(error, cls)) from None
+        except RecursionError:
+            raise InvalidManifest("is nested too deeply") from None
+        except ValueError as error:  # of msgspec, tomllib and UTF-8
+            problem = str(error).removeprefix("JSON is malformed: ")
+            raise InvalidManifest(f"is not {language}: {problem}") from None

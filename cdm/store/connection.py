@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -32,6 +33,7 @@ from cdm.errors import (
     Uncertain,
     Unreachable,
     Unsuitable,
+    Untrusted,
 )
 from cdm.log import Log
 from cdm.store.access import Access, credentials_of, tls_of, without_secrets
@@ -72,14 +74,15 @@ Deliver = Callable[[bytes, bytes, bytes, bytes], None]
 
 
 class _Client(Client):
-    """The client, mended in six places, and with a short way for the many messages of a watch.
+    """The client, mended in seven places, and with a short way for the many messages of a watch.
 
     Of a refused subject it tells in lower case only. It would send its secrets in the clear to a server that offers no
     TLS. A subject that is not UTF-8 would end its reading for good. An attempt at a server that accepts and then says
-    nothing would leave its socket open. A pong may wait behind megabytes of messages: these show as well that the
-    connection is alive. A ping must not overtake what was sent before it. And a message of a direct subscription is
-    handed over as it was read: no queue, no task, no headers taken apart that nobody asks for; what the receiver cannot
-    take in time waits in the socket.
+    nothing would leave its socket open. After a TLS handshake that failed it would wait for ever to be told that the
+    connection is closed, and try no server again. A pong may wait behind megabytes of messages: these show as well that
+    the connection is alive. A ping must not overtake what was sent before it. And a message of a direct subscription
+    is handed over as it was read: no queue, no task, no headers taken apart that nobody asks for; what the receiver
+    cannot take in time waits in the socket.
     """
 
     def __init__(self, on_denied: Callable[[str, str], None]) -> None:
@@ -125,6 +128,15 @@ class _Client(Client):
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
 
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except OSError:
+            if self._transport is not None:
+                self._transport.close()  # type: ignore[no-untyped-call]
+                self._transport = None
+            raise
+
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg:
@@ -154,12 +166,16 @@ class Connection:
         self._complained: dict[str, float] = {}
         self._listeners: list[Callable[[bool], None]] = []
         self._opened = False
+        self._limited = False
+        """Whether the first connection is sought for a limited time: who waits hears of problems with the error."""
         self._closing = False
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._down: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._logged_at = float("-inf")
         self._last_problem = "no answer"
+        self._untrusted: dict[str, Untrusted] = {}
+        """By server: its certificate was not trusted in that time."""
 
     # Names
 
@@ -178,13 +194,17 @@ class Connection:
 
         Raises:
             Unreachable: no server answered in time.
+            Untrusted: none of the servers that answered has a certificate to trust.
             AccessDenied: a server refused the credentials.
         """
+        self._limited = timeout is not None
         attempt = asyncio.ensure_future(self._connect(name))
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.wait((attempt, self._fatal), return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
+            for untrusted in self._untrusted.values():
+                raise untrusted from None
             raise Unreachable(
                 f"no NATS server answered at {self.access.shown} within {timeout:g} s ({self._last_problem}); "
                 "is it running, and is the address right? (--server, NATS_URL)"
@@ -195,7 +215,7 @@ class Connection:
         if self._fatal.done():
             await self._fatal
         await attempt
-        self._opened = True
+        self._opened, self._limited = True, False
         # The order was made at random, each client its own. Shuffled again, the server that was left may come first.
         self._client.options["dont_randomize"] = True
         self._set_up(True)
@@ -291,7 +311,9 @@ class Connection:
                     "see --context, --creds, --nkey, --user"
                 )
             )
-        if self._fatal.done():
+        if isinstance(error, ssl.SSLCertVerificationError) and self._limited:
+            self._distrust(error)
+        if self._fatal.done() or self._limited:
             return
         if isinstance(error, nats.errors.SlowConsumerError):
             log.debug("slow consumer")  # the watch notices the gap and lists again
@@ -299,6 +321,17 @@ class Connection:
             self._logged_at = clock.now()
             what = "NATS reports a problem" if self.is_up else "cannot connect to NATS; trying again"
             log.warning(what, servers=self.access.shown, problem=self._last_problem)
+
+    def _distrust(self, error: ssl.SSLCertVerificationError) -> None:
+        """Another server may be good: only where there is none left it is of no use to go on."""
+        current = self._client._current_server  # noqa: SLF001  # the client tells it of a connection that is up
+        server = without_secrets(current.uri.geturl()) if current else self.access.shown
+        self._untrusted[server] = Untrusted(
+            f"the certificate of {server} is not trusted ({error.verify_message.rstrip('.')}); "
+            "is its CA in --tlsca (NATS_CA), and is it for this address? (--server, NATS_URL)"
+        )
+        if len(self._untrusted) == len(self.access.servers) and not self._fatal.done():
+            self._fatal.set_exception(self._untrusted[server])
 
     async def leave_server(self) -> None:
         """Go to the next server, where there is one: this one may be cut off from its peers, with all clients."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -154,6 +155,23 @@ async def test_two_nodes_are_merged_and_what_is_not_there_is_told(server: NatsSe
         assert partly.returncode == 1
         assert b"'n2': did not answer within 2 s" in partly.stderr or b"'n2'" not in partly.stdout
         assert b"n1/" in partly.stdout
+
+
+async def test_a_node_that_died_is_told_as_one_that_does_not_answer(server: NatsServer, tmp_path: Path) -> None:
+    async with cluster(server, tmp_path, SLOW, 2) as stage:
+        await stage.user.put("nodes", "n0", {"runtime": "process"})  # registered, and nobody is there
+
+        async def others() -> subprocess.CompletedProcess[bytes] | None:
+            shown = await stage.logs(NAME)
+            return shown if b"n1/" in shown.stdout and b"n2/" in shown.stdout else None
+
+        shown = await eventually(others, 20)
+        assert shown is not None
+        assert shown.returncode == 1
+        told = shown.stderr.decode()
+        assert re.fullmatch(
+            r"cdm: warning: node 'n0': does not answer \(registered, last heard of \d+ s ago\)\n", told
+        ), told
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -214,6 +214,8 @@ async def _registered(user: Raw, *names: str) -> bool:
     ("arguments", "told"),
     [
         (["--role", "manager", "--capacity", "3"], ["--capacity", "manager", "no slices"]),
+        (["--role", "manager", "--folder", "/var/lib/n1"], ["--folder", "manager", "no slices"]),
+        (["--role", "manager", "--cache", "1G"], ["--cache", "manager", "no slices"]),
         (["--role", "boss"], ["--role", "boss"]),
     ],
 )

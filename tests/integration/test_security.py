@@ -12,17 +12,18 @@ from typing import Any
 import anyio
 import nats.errors
 import pytest
+from msgspec.structs import replace
 
 from cdm.cache import Cache
 from cdm.cli import Exit
-from cdm.errors import AccessDenied, Unreachable
+from cdm.errors import AccessDenied, Unreachable, Untrusted
 from cdm.model.artifact import Artifact
 from cdm.store.access import Access
 from cdm.store.artifacts import Artifacts
 from cdm.store.connection import connect
 from tests.fortress import Certificates, Fortress, Insider, JwtFortress, fortress, permissions_of_node, with_nodes
 from tests.integration.tools import Processes, Raw, agents_of, command_line
-from tests.server import FORGIVEN, eventually, running_server
+from tests.server import FORGIVEN, eventually, free_port, running_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -422,16 +423,58 @@ async def _again(user: Raw) -> bool:
 # TLS
 
 
-async def test_without_the_ca_nobody_is_trusted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("host", "ca", "reason"),
+    [
+        ("127.0.0.1", None, "unable to get local issuer certificate"),
+        ("127.0.0.1", "other", "unable to get local issuer certificate"),
+        ("127.1", "own", "Hostname mismatch, certificate is not valid for '127.1'"),
+    ],
+)
+async def test_a_certificate_that_is_not_trusted_is_told_at_once(
+    tmp_path: Path, host: str, ca: str | None, reason: str
+) -> None:
     async with fortress(tmp_path) as found:
+        server = found.url.replace("127.0.0.1", host)
+        cas = {"own": ["--tlsca", str(found.tls.ca)], "other": ["--tlsca", str(Certificates(tmp_path / "other").ca)]}
+        who = ["--user", "operator", "--password", found.passwords["operator"]]
+        refused = await command_line("status", "--server", server, *who, *(cas[ca] if ca else []))
+        told = refused.stderr.decode()
+        assert refused.returncode == Exit.FAILED, told
+        assert told.startswith(f"cdm: the certificate of {server} is not trusted ({reason}); "), told
+        assert "--tlsca" in told
+        assert len(told.splitlines()) == 1
+        silent(found, told)
+
+
+async def test_another_server_may_have_a_certificate_to_trust(tmp_path: Path) -> None:
+    async with fortress(tmp_path) as found:
+        bad, nobody = found.url.replace("127.0.0.1", "127.1"), f"127.0.0.1:{free_port()}"
         access = found.access("operator")
-        other = Certificates(tmp_path / "other")
-        for ca in (None, other.ca):
-            bare = Access(access.servers, user=access.user, password=access.password, ca=ca)
-            with pytest.raises(Unreachable, match="certificate verify failed") as refused:
-                async with connect(bare, name="test", timeout=1):
-                    pass
-            silent(found, str(refused.value))
+        async with connect(replace(access, servers=(bad, found.url)), name="test") as connection:
+            assert connection.is_up
+        with pytest.raises(Untrusted, match=r"127\.1"):
+            async with connect(replace(access, servers=(bad, nobody)), name="test", timeout=2):
+                pass
+
+
+async def test_a_server_whose_certificate_is_mended_is_connected_to(tmp_path: Path) -> None:
+    """A handshake that failed is not the last one: the next server, or this one later, may be trusted."""
+    own, other = (Certificates(tmp_path / name) for name in ("own", "other"))
+
+    def arguments(tls: Certificates) -> list[str]:
+        store = str(tmp_path / "store")
+        return ["-js", "-sd", store, "--tls", "--tlscert", str(tls.cert), "--tlskey", str(tls.key)]
+
+    async with running_server(jetstream=False, arguments=arguments(other)) as server:
+        processes = Processes(server.url, tmp_path, ())
+        try:
+            node = processes.start("n1", "--tlsca", str(own.ca))
+            await eventually(lambda: "certificate verify failed" in node.log)
+            await server.restart_with(arguments(own))
+            await eventually(lambda: "node is up" in node.log, 20)
+        finally:
+            processes.kill()
 
 
 async def test_nothing_secret_is_sent_in_the_clear(tmp_path: Path) -> None:

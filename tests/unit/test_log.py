@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -25,8 +26,8 @@ def test_a_ration_fills_up_with_time(later: float, more: int) -> None:
     assert sum(ration.take(5.0 + later) for _ in range(50)) == more
 
 
-def _logged(form: str, level: str, line: str) -> tuple[str, bool]:
-    """What a process that configures its logs and runs ``line`` writes, and whether it imported structlog."""
+def _program(form: str, level: str, line: str) -> list[str]:
+    """The command of a process that configures its logs, and runs ``line``."""
     program = f"""
 import sys
 from cdm.log import Log
@@ -36,7 +37,12 @@ log = Log("cdm.test")
 {line}
 print("structlog" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return [sys.executable, "-c", program]
+
+
+def _logged(form: str, level: str, line: str) -> tuple[str, bool]:
+    """What such a process writes, and whether it imported structlog."""
+    done = subprocess.run(_program(form, level, line), capture_output=True, text=True, check=True)
     return done.stderr, done.stdout.strip() == "True"
 
 
@@ -61,3 +67,14 @@ log.info("last")
     assert imported
     assert told.count('"id": "node-1"') == 3
     assert "reason" not in told
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_line_that_cannot_be_written_is_lost_and_nothing_else(form: str) -> None:
+    command = _program(form, "info", "for number in range(1000): log.info('é' * 100, number=number)")
+    read, nobody = os.pipe()
+    os.close(read)
+    for stream in (nobody, os.open("/dev/full", os.O_WRONLY)):
+        done = subprocess.run(command, stderr=stream, stdout=subprocess.PIPE, text=True, check=False)
+        os.close(stream)
+        assert (done.returncode, done.stdout) == (0, "True\n")

@@ -127,7 +127,38 @@ def test_a_wrong_manifest_is_refused_in_a_line_that_names_the_field(raw: bytes, 
     text = str(refused.value)
     assert field in text
     assert "\n" not in text
+    assert "`" not in text
+    assert "$" not in text
     assert 0 < len(text) < 300
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b"readiness = 'http'", "readiness: must be an object"),
+        (b"port = 0", 'port: must be a whole number (at least 1, at most 65,535) or "auto"'),
+        (b"port = 'any'", 'port: must be a whole number (at least 1, at most 65,535) or "auto"'),
+        (b'{"port": 1e400}', 'port: must be a whole number (at least 1, at most 65,535) or "auto"'),
+        (b"stop_grace = nan", "stop_grace: must be a number (more than 0, at most 86,400)"),
+        (b"args = 'x'", "args: must be a list"),
+        (b"args = ['a', 1]", "args[1]: must be a text"),
+        (b"env = { A = 1 }", "env: each value must be a text"),
+        (b"env = { 'A B' = '1' }", "env: each name must be the name of a variable"),
+        (b"readiness = { check = 'http' }", "readiness.check: must be an object"),
+        (b"readiness = { check = {} }", "readiness.check.kind: is required"),
+        (b"readiness = { check = { kind = 1 } }", 'readiness.check.kind: must be "up", "tcp", "http" or "line"'),
+        (b"liveness = { check = { kind = 'up' } }", 'liveness.check.kind: must be "tcp" or "http"'),
+        (b"liveness = { check = { kind = 'tcp', path = '/' } }", "liveness.check.path: there is no such field"),
+        (b"restart = { policy = 'sometimes' }", 'restart.policy: must be "always", "on-failure" or "never"'),
+        (b"entri = 'x'", "entri: there is no such field"),
+        (b'"a\\nb" = 1', r"'a\nb': there is no such field"),
+        (b'{"port": 3,}', "is not JSON: trailing comma in object (byte 11)"),
+    ],
+)
+def test_what_is_expected_is_told_in_words(raw: bytes, told: str) -> None:
+    with pytest.raises(InvalidManifest) as refused:
+        Manifest.parse(raw)
+    assert str(refused.value) == told
 
 
 _seconds = st.floats(0.001, 86_400) | st.integers(1, 86_400)

@@ -1,0 +1,77 @@
+"""How ``cdm logs`` shows lines: for people, or for programs."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+
+from cdm.log_wire import Line
+from cdm.model.artifact import Artifact
+
+_COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
+
+
+class Shown(NamedTuple):
+    """A line, and where it comes from."""
+
+    node: str
+    line: Line
+
+    @property
+    def time(self) -> datetime:
+        """When it was written."""
+        return self.line.time
+
+
+Show = Callable[[list[Shown]], str]
+
+
+def as_json(artifact: Artifact) -> Show:
+    """One JSON object a line."""
+
+    def show(lines: list[Shown]) -> str:
+        return "".join(
+            msgspec.json.encode(
+                {
+                    "time": line.time,
+                    "node": node,
+                    "artifact": str(artifact),
+                    "ordinal": line.ordinal,
+                    "stream": line.stream,
+                    "text": line.text,
+                }
+            ).decode()
+            + "\n"
+            for node, line in lines
+        )
+
+    return show
+
+
+def as_text(artifact: Artifact, *, coloured: bool) -> Show:
+    """Each line behind the name of its slice."""
+    labels: dict[tuple[str, int], str] = {}
+
+    def label(node: str, ordinal: int) -> str:
+        found = labels.get((node, ordinal))
+        if found is None:
+            found = f"{node}/{artifact}#{ordinal} |" if ordinal else f"{node}/{artifact} |"
+            if coloured:
+                colour = _COLOURS[zlib.crc32(found.encode()) % len(_COLOURS)]
+                found = f"\x1b[{colour}m{found}\x1b[0m"
+            labels[node, ordinal] = found
+        return found
+
+    def text(line: Line) -> str:
+        if line.stream != "cdm":
+            return line.text
+        return f"\x1b[2m[cdm: {line.text}]\x1b[0m" if coloured else f"[cdm: {line.text}]"
+
+    def show(lines: list[Shown]) -> str:
+        return "".join(f"{label(node, line.ordinal)} {text(line)}\n" for node, line in lines)
+
+    return show
