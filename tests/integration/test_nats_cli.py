@@ -30,7 +30,7 @@ from tests.terminal import terminal
 pytestmark = pytest.mark.anyio
 
 ONE = "org.example/slice/1.0.0"
-PATIENCE = 15.0
+PATIENCE = 30.0
 
 
 def program() -> str:
@@ -353,7 +353,7 @@ async def test_the_security_of_the_readme(tmp_path: Path) -> None:
             rows = [line.split()[:2] for line in (await shell.type(status)).splitlines()]
             return shell.code == Exit.OK and ["manager-1", "manager"] in rows and ["node-1", "agent"] in rows
 
-        await eventually(complete, 30, "the manager leads, and the node is there")
+        await eventually(complete, 60, "the manager leads, and the node is there")
         await shell.good("kill $node; wait $node && kill $manager; wait $manager")
         await shell.type("kill $server; wait $server")
         assert "long password" not in await shell.good("cat *.log")
