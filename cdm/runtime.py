@@ -43,16 +43,17 @@ class Composition(NamedTuple):
     """What a role is made of."""
 
     parts: tuple[Callable[[Ground], Part], ...]
-    hears_by: str
-    """The bucket whose mirror tells whether the node can hear: `Connected` and `Disconnected` are about it."""
+    hears_by: tuple[str, ...]
+    """The buckets whose mirrors tell whether the node can hear: `Connected` and `Disconnected` are about them."""
     says: Mapping[str, Any] = {}
     """Fields of the registration that the role decides."""
 
 
 ROLES = {
-    Role.ALL: Composition((Managing,), hears_by="nodes"),
-    Role.MANAGER: Composition((Managing,), hears_by="nodes", says={"capacity": 0, "runtime": "none"}),
-    Role.AGENT: Composition((), hears_by="slices"),
+    # Back from where it could not hear it obeys nothing that it knew before: others may have its slices' places.
+    Role.ALL: Composition((Managing,), hears_by=("nodes", "slices")),
+    Role.MANAGER: Composition((Managing,), hears_by=("nodes",), says={"capacity": 0, "runtime": "none"}),
+    Role.AGENT: Composition((), hears_by=("slices",)),
 }
 
 
@@ -66,15 +67,15 @@ class Node:
         self.incarnation = self.ground.incarnation
         self.buckets = self.ground.buckets
         self.watches = self.ground.watches
-        self._live = False
         self._taken = True
         role = ROLES[settings.role]
+        self._behind = set(role.hears_by)
         self.parts = tuple(make(self.ground) for make in (*role.parts, *_servants(settings)))
         self.watches.update(
-            (name, self._watch(self.buckets[name], keys, hears=name == role.hears_by))
+            (name, self._watch(self.buckets[name], keys, hears=name in role.hears_by))
             for name, keys in _widest(self.parts).items()
         )
-        judges = role.hears_by == "nodes"
+        judges = "nodes" in role.hears_by
         self.presence = Presence(
             self.buckets["nodes"],
             settings.node,
@@ -165,7 +166,7 @@ class Node:
             bucket,
             self._route,
             keys=keys,
-            on_live=self._on_live if hears else None,
+            on_live=partial(self._on_live, name) if hears else None,
             on_reset=self._on_reset if bucket.layout is SLICES else None,
             on_missing=partial(self._recreate, bucket),
             relist_interval=self.settings.relist_interval,
@@ -176,8 +177,11 @@ class Node:
         for part in self.parts:
             await part.recreate(bucket)
 
-    def _on_live(self, live: bool) -> None:
-        self._live = live
+    def _on_live(self, name: str, live: bool) -> None:
+        if live:
+            self._behind.discard(name)
+        else:
+            self._behind.add(name)
         self._tell_hearing()
 
     def _on_beat(self, sent: float) -> None:
@@ -190,7 +194,7 @@ class Node:
 
     def _tell_hearing(self) -> None:
         """Nodes are heard where their bucket is watched and takes heartbeats."""
-        hearing = self._live and self._taken
+        hearing = not self._behind and self._taken
         self._route(Connected(clock.now()) if hearing else Disconnected(clock.now()))
         for part in self.parts:
             part.wake()

@@ -13,7 +13,9 @@ import pytest
 
 from cdm.cli import Exit
 from cdm.runtimes.process import ORPHAN_BOUND
+from cdm.serving import Running
 from cdm.store.bucket import buckets
+from cdm.store.watch import Phase
 from tests.integration.serving import PLAIN, SLEEP, Hand, Yard, agent_alone, ask, assert_legal, made, yard
 from tests.integration.tools import SLACK, Processes, Rejection, command_line, connected, nodes_on
 from tests.server import FORGIVEN, NatsServer, eventually
@@ -184,6 +186,22 @@ async def test_without_nats_all_runs_on_and_nothing_begins(server: NatsServer, t
         assert all(keys[key].value["port"] == port for key, port in ports.items())
         nodes.unharmed()
     await ground.nothing_left(0.1)
+
+
+async def test_nothing_begins_before_all_slices_are_known(server: NatsServer, tmp_path: Path) -> None:
+    """The nodes are known earlier: what was known of a slice before may be void, and another have its place."""
+    async with yard(server, tmp_path) as ground, nodes_on(server) as nodes:
+        await made(server, ground.user)
+        for number in range(1, 20_001):
+            await ground.user.client.publish(f"$KV.slices.n2.g/other/1/{number}", b'{"state":"FAILED"}')
+            if number % 2000 == 0:
+                await ground.user.client.flush()
+        await nodes.start("n1", runtime="process", folder=tmp_path / "n1")
+        node = nodes.all["n1"].node
+        agent = node.part(Running).agent
+        await eventually(lambda: agent.hearing, 30, "it hears")
+        assert node.watches["slices"].phase is Phase.LIVE
+        nodes.unharmed()
 
 
 async def test_a_bucket_that_is_made_anew_is_obeyed(server: NatsServer, tmp_path: Path) -> None:
