@@ -23,6 +23,7 @@ from cdm.model.status import Condition, Status
 
 MAY_RUN = frozenset(
     {
+        SliceState.ACTIVATE,  # the node may have begun, and its report be on its way
         SliceState.ACTIVATING,
         SliceState.ACTIVE,
         SliceState.DEACTIVATE,
@@ -32,6 +33,9 @@ MAY_RUN = frozenset(
     }
 )
 """States in which something of the slice may run on its node."""
+
+NEVER_RAN = frozenset({SliceState.LOAD, SliceState.LOADING, SliceState.LOADED})
+"""States of slices that were never told to run."""
 
 
 class Policy(Struct, frozen=True):
@@ -228,11 +232,12 @@ class _Decision:
             overdue = deadline is not None and deadline <= self.now
             if deadline is not None and not overdue:
                 self._wake(deadline)
-            if overdue and not state.live:
+            if not state.live and (_alone(put) or not overdue):
+                # What must not run twice is waited for however long it takes: its node lives, and may run it.
+                self.lingering += _alone(put)
+            elif not state.live:
                 # The node answers no UNLOAD. It gives up what is not its own when it looks at its keys again.
                 self.commands.append(_delete(key, f"{state} was not answered in time"))
-            elif not state.live:
-                self.lingering += _alone(put)
             elif overdue:
                 self.stuck.append(put)
                 self._unload(put, f"stuck in {state}", (put.value.failures or 0) + 1)
@@ -376,7 +381,8 @@ class _Decision:
         self.leaving.add(put.key)
         failures = (put.value.failures or 0) if failures is None else failures
         # With the overrides that it runs with: they say for how long it may run unheard of.
-        self.commands.append(Command(put.key, SliceState.UNLOAD, reason, failures, self.revision, put.value.overrides))
+        overrides = None if put.value.state in NEVER_RAN else put.value.overrides
+        self.commands.append(Command(put.key, SliceState.UNLOAD, reason, failures, self.revision, overrides))
 
     def _unload_again(self, put: SlicePut) -> None:
         if (due := self._retry_at(put)) <= self.now:

@@ -16,7 +16,18 @@ from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE, Blueprint, Over
 from cdm.model.keys import SliceKey
 from cdm.model.slice import Kind, SliceState, SliceValue, legal
 from cdm.model.status import Condition, Status
-from cdm.reconciliation import MAY_RUN, Command, Place, Plan, Policy, reconcile, refused_status, settled, status_of
+from cdm.reconciliation import (
+    MAY_RUN,
+    NEVER_RAN,
+    Command,
+    Place,
+    Plan,
+    Policy,
+    reconcile,
+    refused_status,
+    settled,
+    status_of,
+)
 from tests.unit.support import APP, OTHER, S, cluster_of, group_of, n, put, wanted
 
 POLICY = Policy()
@@ -786,10 +797,20 @@ def test_others_are_scaled_as_if_those_on_lost_nodes_ran() -> None:
 
 
 @pytest.mark.parametrize("state", [S.UNLOAD, S.UNLOADING])
-def test_what_must_not_run_twice_is_replaced_when_it_is_unloaded_and_not_before(state: SliceState) -> None:
-    found = plan(wanted(1), alone(1, state), nodes=places(2))
+@pytest.mark.parametrize("since", [0.0, 10_000.0])
+def test_what_must_not_run_twice_is_replaced_when_it_is_unloaded_and_not_before(
+    state: SliceState, since: float
+) -> None:
+    found = plan(wanted(1), alone(1, state, at=NOW - since), nodes=places(2))
     assert found.commands == []
     assert found.lingering == 1
+
+
+@pytest.mark.parametrize("state", sorted(NEVER_RAN))
+def test_what_never_ran_is_not_waited_for(state: SliceState) -> None:
+    """There may be nobody on its node to unload it."""
+    (command,) = plan(wanted(0), alone(1, state)).commands
+    assert (command.state, command.overrides) == (S.UNLOAD, None)
 
 
 def test_what_cannot_be_unloaded_and_must_not_run_twice_is_not_replaced() -> None:
@@ -798,8 +819,9 @@ def test_what_cannot_be_unloaded_and_must_not_run_twice_is_not_replaced() -> Non
     assert plan(wanted(1), failed, failed_unloading=[failed.key]).lingering == 1
 
 
-def test_a_stuck_slice_that_must_not_run_twice_is_unloaded_first() -> None:
-    found = plan(wanted(1), alone(1, S.ACTIVATING, at=NOW - 200), nodes=places(2))
+@pytest.mark.parametrize("state", [S.ACTIVATE, S.ACTIVATING])
+def test_a_stuck_slice_that_must_not_run_twice_is_unloaded_first(state: SliceState) -> None:
+    found = plan(wanted(1), alone(1, state, at=NOW - 200), nodes=places(2))
     assert shown(found.commands) == {("n1", 0, S.UNLOAD)}
     assert found.lingering == 1
 
@@ -833,8 +855,7 @@ def test_never_more_than_wanted_can_run_of_what_must_not_run_twice(
         if each.key.node not in nodes:
             heard = lost.get(each.key.node)
             return each.value.state in MAY_RUN and heard is not None and heard + GONE_AFTER > NOW
-        given_up = each.key in written and written[each.key] is None
-        return (each.value.state in MAY_RUN or each.key in unloading) and not given_up
+        return each.value.state in MAY_RUN or each.key in unloading
 
     running = [each.key for each in puts if may_run(each)]
     begun = [
