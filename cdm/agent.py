@@ -18,7 +18,7 @@ import anyio
 import anyio.abc
 from msgspec.structs import replace
 
-from cdm.errors import Conflict, SliceFailed, StoreError
+from cdm.errors import Conflict, InvalidManifest, SliceFailed, StoreError
 from cdm.lifecycle import Condition, Do, Report, may_fail, next_step
 from cdm.log import Log
 from cdm.messages import Connected, Disconnected, ValuePut, ValueRemove
@@ -300,11 +300,15 @@ class Worker:
         if stop_after is not None:
             self._refuse_unless_it_can_lapse(stop_after)
         fetched = await agent.content.get(self.key.artifact)
+        overrides = self._overrides
+        try:
+            manifest = _overridden(fetched.manifest, overrides)
+        except InvalidManifest as error:
+            raise SliceFailed(f"overrides: {error}", fatal=True) from None
         agent.content.hold(fetched.digest)
         self._let_go()
         agent.held[self.key] = fetched.digest
-        overrides = self._overrides
-        await agent.runtime.load(Work(self.key, fetched.folder, _overridden(fetched.manifest, overrides), stop_after))
+        await agent.runtime.load(Work(self.key, fetched.folder, manifest, stop_after))
         self._loaded_with = overrides
 
     def _refuse_unless_it_can_lapse(self, stop_after: float) -> None:

@@ -285,6 +285,14 @@ async def test_what_cannot_be_stopped_in_time_is_not_started(made: World, why: s
         assert fatal
 
 
+async def test_overrides_that_no_program_can_be_started_with_fail_the_slice_and_nothing_else() -> None:
+    async with world() as it:
+        it.say(S.LOAD, overrides=Overrides(env={"LEVEL": "\0"}))
+        await it.reaches(S.FAILED)
+        assert it.reasons[-1] == ("overrides: env.LEVEL: holds a character NUL", True)
+        assert it.holds == 0
+
+
 async def test_a_node_that_leaves_stops_only_what_must_not_run_twice_and_begins_nothing() -> None:
     for overrides, runs in ((Overrides(stop_after=4.0), False), (None, True)):
         async with world(Lapses()) as it:
