@@ -136,7 +136,8 @@ class Node:
             tasks.start_soon(self.connection.lost)
             await stop.wait()
             log.info("stopping")
-            for part in self.parts:
+            # Slices may take their time to stop: this node leads on meanwhile.
+            for part in reversed(self.parts):
                 await part.resign()
             if self.connection.is_up:
                 await self.presence.leave()

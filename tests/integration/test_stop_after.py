@@ -12,8 +12,8 @@ import anyio
 import pytest
 
 from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE
-from cdm.model.manifest import Manifest
-from tests.integration.serving import Yard, made, yard
+from cdm.model.manifest import Line, Manifest, Readiness
+from tests.integration.serving import PLAIN, SLEEP, Yard, made, yard
 from tests.integration.test_agent_restart import node_processes, start
 from tests.integration.tools import Processes
 from tests.server import FORGIVEN, NatsServer, eventually
@@ -127,6 +127,32 @@ async def test_a_node_that_leaves_stops_it_before_it_says_so(server: NatsServer,
         found.running.all[host].send(signal.SIGTERM)
         await found.moves_from(host, 10)
         await found.running.all[host].ends()
+
+
+async def test_a_leader_that_stops_leads_on_while_its_slices_take_their_time(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with yard(server, tmp_path) as ground:
+        await made(server, ground.user)
+        with node_processes(server, tmp_path) as running:
+            start(running, tmp_path, "n1", role="all")
+            await eventually(lambda: _registered(ground, 1), 20, "the leader")
+            deaf = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\n{SLEEP}"
+            manifest = Manifest(readiness=Readiness(check=Line("deaf")), stop_grace=LONGEST_LAST_GRACE)
+            slow, other = await ground.push("slow", deaf, manifest), await ground.push("other", SLEEP, PLAIN)
+            await ground.user.put("blueprints", slow, {"instances": 1, "stop_after": STOP_AFTER})
+            await ground.settles(1)
+            start(running, tmp_path, "n2", role="all")
+            await eventually(lambda: _registered(ground, 2), 20, "a follower")
+            running.all["n1"].send(signal.SIGTERM)
+            await anyio.sleep(0.5)
+            await ground.user.put("blueprints", other, 2)
+
+            async def served() -> bool:
+                return (await ground.user.slices()).get(f"n2.{other}") == "ACTIVE"
+
+            await eventually(served, 20, "others are served")
+            assert (await ground.user.slices())[f"n1.{slow}"] == "ACTIVE", "it is still being stopped"
 
 
 async def test_a_drained_node_stops_it_before_it_is_started_elsewhere(server: NatsServer, tmp_path: Path) -> None:
