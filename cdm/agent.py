@@ -86,7 +86,7 @@ class Agent:
         slices: the bucket, to report to.
         runtime: runs slices.
         content: fetches artifacts.
-        least_stop_after: seconds that ``stop_after`` must be at least, for heartbeats are some seconds apart.
+        least_stop_after: seconds that ``stop_after`` must be at least, so that one lost heartbeat stops nothing.
     """
 
     def __init__(
@@ -318,7 +318,7 @@ class Worker:
         if stop_after < agent.least_stop_after:
             raise SliceFailed(
                 f"stop_after: {stop_after:g} s is too short for this node's heartbeats;"
-                f" at least {agent.least_stop_after:g} s, half of --node-ttl",
+                f" at least {agent.least_stop_after:g} s (--node-ttl)",
                 fatal=True,
             )
 

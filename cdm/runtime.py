@@ -68,6 +68,7 @@ class Node:
         self.buckets = self.ground.buckets
         self.watches = self.ground.watches
         self._taken = True
+        self._hearing = False
         role = ROLES[settings.role]
         self._behind = set(role.hears_by)
         self.parts = tuple(make(self.ground) for make in (*role.parts, *_servants(settings)))
@@ -196,9 +197,11 @@ class Node:
     def _tell_hearing(self) -> None:
         """Nodes are heard where their bucket is watched and takes heartbeats."""
         hearing = not self._behind and self._taken
-        self._route(Connected(clock.now()) if hearing else Disconnected(clock.now()))
-        for part in self.parts:
-            part.wake()
+        if hearing is not self._hearing:
+            self._hearing = hearing
+            self._route(Connected(clock.now()) if hearing else Disconnected(clock.now()))
+            for part in self.parts:
+                part.wake()
 
     def _on_reset(self, reason: str) -> None:
         for part in self.parts:

@@ -33,12 +33,8 @@ from cdm.router import receiver
 from cdm.runtimes import Lapsing, Surroundings, runtime_named
 from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import Bucket
-from cdm.store.registration import HEARTBEATS_PER_TTL
 
 log = Log("cdm.slices")
-
-HEARTBEATS = 2
-"""So many in a row have to be lost before a slice is stopped because none is taken."""
 
 SENT = (
     ValuePut[SliceKey, SliceValue],
@@ -177,9 +173,7 @@ class Running(Serving):
         cache = Cache(folder / "artifacts", artifacts, settings.cache_bytes)
         self._cache = cache
         self._runtime = runtime
-        self.agent = Agent(
-            settings.node, ground.buckets["slices"], runtime, cache, HEARTBEATS * settings.node_ttl / HEARTBEATS_PER_TTL
-        )
+        self.agent = Agent(settings.node, ground.buckets["slices"], runtime, cache, settings.node_ttl)
         self.logs = LogService(ground.connection, settings.node, runtime)
 
     async def prepare(self) -> None:

@@ -39,7 +39,10 @@ class Overrides(Struct, frozen=True, omit_defaults=True):
     @property
     def gone_after(self) -> float | None:
         """Seconds after a node's last heartbeat when nothing of its slice runs any more; None: nobody knows."""
-        return None if self.stop_after is None else self.stop_after + LONGEST_LAST_GRACE + LAST_MARGIN
+        if self.stop_after is None:
+            return None
+        # Values of slices are not judged as blueprints are: a wild one must not hold up its replacement for ever.
+        return min(self.stop_after, STOP_AFTER_RANGE[1]) + LONGEST_LAST_GRACE + LAST_MARGIN
 
 
 class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
