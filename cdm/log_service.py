@@ -190,7 +190,7 @@ class Session:
         async with send, anyio.create_task_group() as tasks:
             if not ask.follow:
                 keys = self._keys(runtime, artifact)
-                async for batch in _merged({key: runtime.read(key, lines=ask.lines, since=since) for key in keys}):
+                async for batch in _merged({key: self._read(runtime, key, ask.lines, since) for key in keys}):
                     await send.send(batch)
                 return
             known: set[SliceKey] = set()
@@ -199,9 +199,15 @@ class Session:
                 for key in self._keys(runtime, artifact):
                     if key not in known:
                         known.add(key)
-                        tasks.start_soon(_pump, key, runtime.read(key, lines=lines, since=since, follow=True), send)
+                        tasks.start_soon(_pump, key, self._read(runtime, key, lines, since), send)
                 lines = None  # one that comes later is shown from its beginning
                 await anyio.sleep(RESCAN)
+
+    def _read(
+        self, runtime: Logging, key: SliceKey, lines: int | None, since: datetime | None
+    ) -> AsyncIterator[Sequence[OutputLine]]:
+        ask = self._ask
+        return runtime.read(key, lines=lines, since=ask.after.get(key.ordinal, since), follow=ask.follow)
 
     # Sending
 

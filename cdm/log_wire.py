@@ -3,7 +3,8 @@
 An asker publishes an `Ask` to ``cdm.logs.{node}``, with a subject of its own to answer to. The node answers there with
 `Answer` after `Answer`. No more than `WINDOW` of them with lines are on their way: the asker says which one it has
 dealt with. While it does not, the node waits, and its disk is the buffer. It also says at least every `RENEWAL`
-seconds that it is there; the node ends the answer `LEASE` seconds after it last did.
+seconds that it is there; the node ends the answer `LEASE` seconds after it last did. Where an answer broke off (the
+node was started again, a connection was lost), the asker asks anew, for what comes `after` the lines that it has.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ QUIET = 2.0
 """Seconds after which a node that has nothing to tell says so."""
 MAX_LINES = 100_000
 """Most lines of one slice that may be asked for as its last ones: these are kept in memory."""
+MISSING = "lines may be missing here: files were deleted before they were read"
 
 
 class Ask(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -40,6 +42,8 @@ class Ask(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Nothing that is older than so many seconds."""
     lines: Annotated[int, Meta(ge=0, le=MAX_LINES)] | None = None
     """Of each slice only the last so many of what is there now."""
+    after: dict[int, Annotated[datetime, Meta(tz=True)]] = {}
+    """By ordinal: nothing that is older than this, whatever `since` says. By the node's clock, as lines have it."""
     follow: bool = False
     """Go on with what comes."""
     seen: int = 0
@@ -73,6 +77,40 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     """This is the last one."""
     error: str = ""
     """Why it is."""
+
+
+class Place:
+    """How far the lines of one slice have come, so that another ask goes on there.
+
+    Lines may have the same time: those that had the last one are counted. They come again, and are passed over.
+    """
+
+    def __init__(self) -> None:
+        self.time: datetime | None = None
+        """Of the last line; None: there was none."""
+        self._count = 0
+        self._again: int | None = None
+        """How many of the last time are still to come again; None: what comes is new."""
+
+    def go_back(self) -> None:
+        """The lines from `time` on are asked for once more."""
+        if self.time is not None:
+            self._again = self._count
+
+    def new(self, line: Line) -> list[Line]:
+        """The line, unless it was there before. Where lines between are missing, a remark is put before it."""
+        missing = False
+        if self._again is not None:
+            assert self.time is not None
+            if line.time < self.time:
+                return []
+            if line.time == self.time and self._again:
+                self._again -= 1
+                return []
+            missing, self._again = self._again > 0, None
+        self._count = self._count + 1 if line.time == self.time else 1
+        self.time = line.time
+        return [Line(line.time, "cdm", line.ordinal, MISSING), line] if missing else [line]
 
 
 class Timed(Protocol):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import count
 from typing import Annotated
 
 import anyio
@@ -20,15 +23,17 @@ from cdm import clock
 from cdm.cli.log_lines import Show, Shown, as_json, as_text
 from cdm.cli.options import ConnectionOptions, duration
 from cdm.errors import OutputMissing, StoreError, UsageError
-from cdm.log_wire import MAX_LINES, RENEWAL, Answer, Ask, Line, ripe
-from cdm.messages import ValuePut
-from cdm.model.artifact import Artifact, node_id
-from cdm.model.keys import NodeKey, encode_node
+from cdm.log_wire import MAX_LINES, RENEWAL, Answer, Ask, Line, Place, ripe
+from cdm.messages import Cause, Message, ValuePut, ValueRemove
+from cdm.model.artifact import Artifact, NodeId, node_id
+from cdm.model.keys import NODES, NodeKey, encode_node
 from cdm.model.node import Registration
 from cdm.runtimes import EXTERNAL
+from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.signal import Signal
 from cdm.store.snapshot import snapshot
+from cdm.store.watch import Watch
 from cdm.telemetry import LogFormat, LogLevel, configure_logs
 
 PATIENCE = 2.0
@@ -81,32 +86,52 @@ def logs(
     name = Artifact.parse(artifact)
     ask = Ask(artifact=str(name), ordinal=ordinal, since=since, lines=lines, follow=follow)
     show = as_json(name) if json else as_text(name, coloured=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
-    return anyio.run(_run, connection.access(), connection.prefix, ask, node, show)
+    only = None if node is None else node_id(node)
+    return anyio.run(_run, connection.access(), connection.prefix, ask, only, show)
 
 
 Registered = ValuePut[NodeKey, Registration]
 
 
 class Source:
-    """What one node answers."""
+    """One ask to a node, and what it answers.
 
-    def __init__(self, registered: Registered, subject: str, reply: str) -> None:
+    Args:
+        registered: the node's newest heartbeat.
+        subject: where it is asked.
+        session: where it answers.
+        before: what it was asked before; this goes on there.
+        excused: whether it may be about to listen: then it is no news that it does not yet.
+    """
+
+    def __init__(
+        self, registered: Registered, subject: str, session: str, before: Source | None = None, *, excused: bool = False
+    ) -> None:
         self.registered = registered
         self.node = registered.key.node
         self.subject = subject
-        self.session = reply
+        self.session = session
+        self.excused = excused
         self.asked = 0
-        self.lines: deque[Shown] = deque()
+        self.lines: deque[Shown] = deque() if before is None else before.lines
+        self.places: defaultdict[int, Place] = defaultdict(Place) if before is None else before.places
+        """How far each slice's lines have come."""
+        for place in self.places.values():
+            place.go_back()
         self.slices: list[int] | None = None
         """Which slices it has; None: it has not answered yet."""
         self.seen = 0
         self.told = 0
-        """The last answer that the node knows to be dealt with."""
+        """The last answer that is dealt with."""
         self.over = False
+        self.refused = False
+        """Whether it said why it does not answer: it would say so again."""
+        self.complained: bool = before is not None and before.complained
+        """Whether the user knows that it does not answer."""
         self.heard = clock.now()
 
 
-async def _run(access: Access, prefix: str, ask: Ask, node: str | None, show: Show) -> int:
+async def _run(access: Access, prefix: str, ask: Ask, only: NodeId | None, show: Show) -> int:
     """Ask until the end, or until told to stop."""
     stopped: list[int] = []
     code = 0
@@ -122,8 +147,8 @@ async def _run(access: Access, prefix: str, ask: Ask, node: str | None, show: Sh
 
             await tasks.start(stop_on_signal)
             async with connect(access, name="cdm logs", prefix=prefix) as connection:
-                reader = Reader(connection, ask, await _sources(connection, node), show)
-                code = await reader.run()
+                reader = Reader(connection, ask, only, show)
+                code = await reader.run(await _hosts(connection, only))
             tasks.cancel_scope.cancel()
     except* BrokenPipeError:
         # Who read this has seen enough.
@@ -133,27 +158,20 @@ async def _run(access: Access, prefix: str, ask: Ask, node: str | None, show: Sh
     return code
 
 
-async def _sources(connection: Connection, only: str | None) -> list[Source]:
+async def _hosts(connection: Connection, only: NodeId | None) -> list[Registered]:
     """The nodes that may have output."""
     await connection.check_server()
-    found: dict[str, Registered] = {}
+    found: dict[NodeId, Registered] = {}
     for message in await snapshot(connection, names=("nodes",)):
-        if isinstance(message, ValuePut) and isinstance(message.key, NodeKey):
+        if isinstance(message, ValuePut) and isinstance(message.key, NodeKey) and only in (None, message.key.node):
             found[message.key.node] = message
-    if only is not None:
-        name = node_id(only)
-        if name not in found:
-            raise OutputMissing(f"there is no node {only!r} (see `cdm status`)")
-        found = {name: found[name]}
+    if only is not None and not found:
+        raise OutputMissing(f"there is no node {only!r} (see `cdm status`)")
     hosts = [found[name] for name in sorted(found) if _keeps_output(found[name].value)]
     if not hosts:
         who = "no node runs its slices itself" if only is None else f"node {only!r} does not run its slices itself"
         raise OutputMissing(f"{who}: what they write is with the agent outside")
-    inbox = connection.new_inbox()
-    return [
-        Source(said, connection.subject("cdm", "logs", encode_node(said.key.node)), f"{inbox}.{number}")
-        for number, said in enumerate(hosts)
-    ]
+    return hosts
 
 
 def _keeps_output(said: Registration) -> bool:
@@ -161,41 +179,115 @@ def _keeps_output(said: Registration) -> bool:
 
 
 class Reader:
-    """Asks nodes, and writes what they answer to standard output."""
+    """Asks nodes, and writes what they answer to standard output.
 
-    def __init__(self, connection: Connection, ask: Ask, sources: list[Source], show: Show) -> None:
+    While it follows, a node that registers, or registers again, is asked at once; one that does not answer, as soon as
+    it is heard of again; and all of them when the connection was lost and is back. Each goes on where it was.
+    """
+
+    def __init__(self, connection: Connection, ask: Ask, only: NodeId | None, show: Show) -> None:
         self._connection = connection
         self._ask = ask
-        self._sources = sources
+        self._only = only
         self._show = show
+        self._began = clock.now()
+        self._inbox = connection.new_inbox()
+        self._numbers = count()
+        self._sources: dict[NodeId, Source] = {}
+        self._sessions: dict[str, Source] = {}
+        """By the subject of their answers; what comes to another is of no use any more."""
+        self._due: deque[Source] = deque()
+        """Those that are to be asked."""
+        self._due_news = Signal()
         self._news = Signal()
         self._complete = True
 
-    async def run(self) -> int:
-        """Write everything; returns the exit code.
+    async def run(self, hosts: Sequence[Registered]) -> int:
+        """Write everything that these nodes, and later ones, have; returns the exit code.
 
         Raises:
             OutputMissing: there is none.
         """
-        subject = self._sources[0].session.rpartition(".")[0] + ".*.*"
+        subject = f"{self._inbox}.*.*"
         subscription = await self._connection.subscribe_directly(subject, self._on_message)
         try:
             await self._connection.flush()
             self._connection.check_subscribed(subject)
-            for source in self._sources:
-                await self._tell(source, self._ask)
+            for registered in hosts:
+                await self._tell(self._new_source(registered), self._ask)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._renew)
                 await self._begin()
+                if self._ask.follow:
+                    self._connection.listen(self._on_connection)
+                    tasks.start_soon(self._ask_again)
+                    tasks.start_soon(Watch(Bucket(self._connection, NODES), self._on_node).run)
                 await self._go_on()
                 tasks.cancel_scope.cancel()
         finally:
             with anyio.move_on_after(GOODBYE, shield=True):
                 await self._leave()
                 await self._connection.unsubscribe(subscription)
-        if self._ask.follow:
-            raise OutputMissing("no node answers any more")
         return 0 if self._complete else 1
+
+    # Whom to ask
+
+    def _new_source(self, registered: Registered, *, excused: bool = False) -> Source:
+        node = registered.key.node
+        before = self._sources.get(node)
+        if before is not None:
+            self._sessions.pop(before.session, None)
+        subject = self._connection.subject("cdm", "logs", encode_node(node))
+        source = Source(registered, subject, f"{self._inbox}.{next(self._numbers)}", before, excused=excused)
+        self._sources[node] = self._sessions[source.session] = source
+        return source
+
+    def _on_node(self, message: Message) -> None:
+        match message:
+            case ValuePut(key=NodeKey(node=node), value=Registration() as said):
+                if _keeps_output(said) and self._only in (None, node):
+                    self._on_registered(message)
+            case ValueRemove(key=NodeKey(node=node), cause=cause):
+                source = self._sources.get(node)
+                if source is not None and (source.over or cause is Cause.DELETED):
+                    self._give_up(source, "is not registered any more")
+            case _:
+                pass
+
+    def _on_registered(self, registered: Registered) -> None:
+        """A node is there: for the first time, as another process than before, or still."""
+        source = self._sources.get(registered.key.node)
+        if source is None or source.registered.value.incarnation != registered.value.incarnation:
+            self._ask_soon(registered, excused=True)
+            return
+        later = registered.revision > source.registered.revision
+        source.registered = registered
+        if later and source.over and not source.refused:
+            self._ask_soon(registered)
+
+    def _on_connection(self, up: bool) -> None:
+        # Answers that were on their way are lost, so that those that follow them are of no use.
+        self._sessions.clear()
+        if up:
+            for source in list(self._sources.values()):
+                self._ask_soon(source.registered, excused=True)
+
+    def _ask_soon(self, registered: Registered, *, excused: bool = False) -> None:
+        self._due.append(self._new_source(registered, excused=excused))
+        self._due_news.set()
+
+    async def _ask_again(self) -> None:
+        while True:
+            await self._due_news.wait()
+            while self._due:
+                source = self._due.popleft()
+                if source.session not in self._sessions:
+                    continue  # it is to be asked once more, or will be when the connection is back
+                after = {ordinal: place.time for ordinal, place in source.places.items() if place.time is not None}
+                # Of slices that have told nothing yet: all that they wrote since this began.
+                since = (self._ask.since or 0.0) + clock.now() - self._began
+                with suppress(StoreError):  # the connection is down
+                    await self._tell(source, replace(self._ask, lines=None, since=since, after=after))
 
     # Talk
 
@@ -208,18 +300,18 @@ class Reader:
         try:
             await self._tell(source, Ask(seen=source.told))
         except StoreError:
-            source.told = -1  # the next renewal says it
+            return  # the next renewal says it
 
     async def _renew(self) -> None:
         while True:
             await anyio.sleep(RENEWAL)
-            for source in self._sources:
+            for source in list(self._sources.values()):
                 if not source.over:
                     await self._tell_seen(source)
 
     async def _leave(self) -> None:
         try:
-            for source in self._sources:
+            for source in self._sources.values():
                 if not source.over:
                     await self._tell(source, Ask(stop=True))
             await self._connection.flush()
@@ -227,26 +319,27 @@ class Reader:
             return  # they notice by themselves
 
     def _on_message(self, subject: bytes, _reply: bytes, data: bytes, headers: bytes) -> None:
-        number = subject.split(b".")[-2]
-        if not number.isdigit() or int(number) >= len(self._sources):
+        source = self._sessions.get(subject.decode(errors="replace").rpartition(".")[0])
+        if source is None or source.over:
             return
-        source = self._sources[int(number)]
         self._news.set()
         source.heard = clock.now()
-        if source.over:
-            return
         if headers.startswith(b"NATS/1.0 503"):
+            if source.excused:
+                source.over = True  # until its next heartbeat
+                return
             ago = max(clock.now() - source.registered.at, 0)
             self._give_up(source, f"does not answer (registered, last heard of {ago:.0f} s ago)")
             return
+        source.complained = False
         try:
             answer = msgspec.json.decode(data, type=Answer)
             lines = [msgspec.json.decode(raw, type=Line) for raw in answer.lines]
         except msgspec.DecodeError as error:
-            self._give_up(source, f"its answer is not understood: {error}")
+            self._refused(source, f"its answer is not understood: {error}")
             return
         if answer.error:
-            self._give_up(source, answer.error)
+            self._refused(source, answer.error)
             return
         if source.slices is None:
             source.slices = answer.slices or []
@@ -255,25 +348,31 @@ class Reader:
             source.lines.append(Shown(source.node, Line(datetime.now(UTC), "cdm", 0, remark)))
             self._complete = False
         source.seen = answer.number
-        source.lines.extend(Shown(source.node, line) for line in lines)
+        source.lines.extend(Shown(source.node, new) for line in lines for new in source.places[line.ordinal].new(line))
         source.over = answer.end
+
+    def _refused(self, source: Source, reason: str) -> None:
+        source.refused = True
+        self._give_up(source, reason)
 
     def _give_up(self, source: Source, reason: str) -> None:
         source.over = True
         self._complete = False
-        _warn(f"node {source.node!r}: {reason}")
+        if not source.complained:
+            source.complained = True
+            _warn(f"node {source.node!r}: {reason}")
 
     # Show
 
     async def _begin(self) -> None:
         """Wait until all nodes have answered, though not for long."""
         with anyio.move_on_after(PATIENCE):
-            while not all(source.over or source.slices is not None for source in self._sources):
+            while not all(source.over or source.slices is not None for source in self._sources.values()):
                 await self._news.wait()
-        for source in self._sources:
+        for source in self._sources.values():
             if source.slices is None and not source.over:
                 self._give_up(source, f"did not answer within {PATIENCE:g} s")
-        answered = [source for source in self._sources if source.slices is not None]
+        answered = [source for source in self._sources.values() if source.slices is not None]
         if not answered:
             raise OutputMissing("no node answered")
         if not any(source.slices for source in answered):
@@ -282,7 +381,7 @@ class Reader:
             raise OutputMissing(f"there is no output of {self._ask.artifact}{which} (asked: {looked})")
 
     async def _go_on(self) -> None:
-        while live := [source for source in self._sources if source.lines or not source.over]:
+        while (live := self._live) or self._ask.follow:
             lines: list[Shown] = []
             if self._ask.follow:
                 for source in live:
@@ -291,19 +390,28 @@ class Reader:
                 lines.sort(key=lambda each: each.time)
             elif all(source.lines for source in live):
                 lines = ripe(source.lines for source in live)
+            dealt_with = [(source, source.seen) for source in live if not source.lines and source.seen > source.told]
             if lines:
-                dealt_with = [(source, source.seen) for source in live if not source.lines]
                 await self._write(lines)
-                for source, seen in dealt_with:
-                    if seen > source.told:
-                        source.told = seen
-                        await self._tell_seen(source)
-                continue
-            with anyio.move_on_after(0.5):
-                await self._news.wait()
-            for source in live:
-                if not source.over and clock.now() - source.heard > SILENCE:
-                    self._give_up(source, "does not answer any more; what it has to tell is missing")
+            for source, seen in dealt_with:
+                source.told = seen
+                await self._tell_seen(source)
+            if not lines and not dealt_with:
+                with anyio.move_on_after(0.5):
+                    await self._news.wait()
+                self._give_up_silent()
+
+    @property
+    def _live(self) -> list[Source]:
+        return [source for source in self._sources.values() if source.lines or not source.over]
+
+    def _give_up_silent(self) -> None:
+        if self._ask.follow and not self._connection.is_up:
+            return  # nobody can be heard
+        for source in self._live:
+            if not source.over and clock.now() - source.heard > SILENCE:
+                missing = "" if self._ask.follow else "; what it has to tell is missing"
+                self._give_up(source, f"does not answer any more{missing}")
 
     async def _write(self, lines: list[Shown]) -> None:
         # In a thread: a reader that takes its time must not keep the nodes from hearing of us.

@@ -26,6 +26,10 @@ pytestmark = pytest.mark.anyio
 NAME = "g:talker:1"
 KEY = "g/talker/1"
 SLOW = "import time, os\ni = 0\nwhile True:\n    print('tick', i, flush=True)\n    i += 1\n    time.sleep(0.1)"
+COUNT = (
+    "import time, os\ni = 0\nwhile True:\n    print(os.getpid(), i, flush=1)\n    i += 1\n    i % 3 or time.sleep(0.1)"
+)
+"""Lines by threes, many of which have the same time."""
 FLOOD = "import os\nblock = b'x' * 80 + b'\\n'\nwhile True:\n    os.write(1, block * 500)"
 
 
@@ -190,6 +194,85 @@ async def test_followed_until_told_to_stop(server: NatsServer, tmp_path: Path, n
         finally:
             asker.kill()
             asker.wait()
+
+
+async def test_followed_through_a_restart_of_nats(server: NatsServer, tmp_path: Path) -> None:
+    async with cluster(server, tmp_path, COUNT, 2) as stage, following(stage, tmp_path) as followed:
+        await eventually(lambda: set(followed.ends) == {"n1", "n2"}, 20)
+        for _ in range(2):
+            await server.restart()
+            await followed.further()
+        followed.whole()
+
+
+async def test_nodes_that_come_later_or_again_are_followed(server: NatsServer, tmp_path: Path) -> None:
+    async with cluster(server, tmp_path, COUNT, 2) as stage, following(stage, tmp_path) as followed:
+        await eventually(lambda: set(followed.ends) == {"n1", "n2"}, 20)
+        stage.start("n3")
+        await eventually(lambda: stage.registered("n3"), 20)
+        await stage.user.put("blueprints", KEY, 3)
+        await eventually(lambda: "n3" in followed.ends, 20)
+        for other in ("n1", "n3"):
+            await stage.user.put("nodes", f"{other}.intent", {"schedule": "cordon"})
+        stage.nodes.all["n2"].kill()
+        stage.start("n2")
+        await stage.user.put("blueprints", KEY, 4)
+        await eventually(lambda: len(followed.runs("n2")) > 1, 30)
+        await followed.further()
+        followed.whole()
+        assert all(run[0] == 0 for run in (*followed.runs("n3"), *followed.runs("n2")[1:]))
+
+
+class Followed:
+    """What is shown of `COUNT` by a command that follows."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+
+    def runs(self, node: str) -> list[list[int]]:
+        """The numbers that each run of the program has written on a node."""
+        found: dict[str, list[int]] = {}
+        for line in self._output.read_text().split("\n")[:-1]:
+            if line.startswith("{"):
+                shown = json.loads(line)
+                assert shown["stream"] == "out", "a remark that lines are missing"
+                pid, number = shown["text"].split()
+                if shown["node"] == node:
+                    found.setdefault(pid, []).append(int(number))
+        return list(found.values())
+
+    @property
+    def ends(self) -> dict[str, int]:
+        """The last number of the newest run on each node that there is something of."""
+        return {node: runs[-1][-1] for node in ("n1", "n2", "n3") if (runs := self.runs(node))}
+
+    async def further(self) -> None:
+        """Wait until more is shown of all of them."""
+        before = self.ends
+        await eventually(lambda: all(self.ends[node] > before[node] + 20 for node in before), 30, "more is shown")
+
+    def whole(self) -> None:
+        """No line is missing, and none was shown twice."""
+        for node in self.ends:
+            for run in self.runs(node):
+                assert run == list(range(run[0], run[0] + len(run)))
+
+
+@asynccontextmanager
+async def following(stage: Stage, folder: Path) -> AsyncIterator[Followed]:
+    """A command that follows, until it is told to stop."""
+    output = folder / "followed"
+    asker = stage.begin(NAME, "-f", "--json", output=output)
+    try:
+        yield Followed(output)
+        asker.terminate()
+        assert await anyio.to_thread.run_sync(asker.wait, 10) == 0
+    except BaseException:
+        print(output.read_text()[-3000:])
+        raise
+    finally:
+        asker.kill()
+        asker.wait()
 
 
 async def test_an_asker_that_is_killed_leaves_nothing_behind(server: NatsServer, tmp_path: Path) -> None:

@@ -304,8 +304,9 @@ async def test_the_operator_reads_what_slices_write(tmp_path: Path) -> None:
             await eventually(complete, 30)
             assert "violation" not in agent.log.lower()
             assert "denied" not in agent.log
-            other = await command_line("logs", "g:one:1", *found.options("node-1"))
-            assert other.returncode == Exit.DENIED, other.stderr
+            for follow in ((), ("-f",)):
+                other = await command_line("logs", "g:one:1", *follow, *found.options("node-1"))
+                assert other.returncode == Exit.DENIED, other.stderr
 
 
 async def _contains(operator: Insider, key: str) -> bool:
