@@ -19,7 +19,7 @@ from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SLICES, SliceKey, encode
 from cdm.model.manifest import Manifest, Readiness, Restart, RestartPolicy, Tcp
 from cdm.model.node import Role
-from cdm.model.slice import SliceState, legal
+from cdm.model.slice import Kind, SliceState, legal
 from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import buckets
 from tests.integration.programs import all_pids, children
@@ -131,9 +131,9 @@ def ask(port: int) -> str:
         return ""
 
 
-def keepers() -> list[int]:
-    """Keepers that this process has started."""
-    return [pid for pid in children(os.getpid()) if b"keeper" in _command(pid)]
+def keepers(parent: int | None = None) -> list[int]:
+    """Keepers that a process has started; None: this one."""
+    return [pid for pid in children(os.getpid() if parent is None else parent) if b"keeper" in _command(pid)]
 
 
 def _command(pid: int) -> bytes:
@@ -219,13 +219,16 @@ def histories(records: Iterable[Record]) -> dict[str, list[SliceState | None]]:
     return found
 
 
-def assert_legal(records: Sequence[Record], *, restarted: bool = False, deleted: bool = False) -> None:
+def assert_legal(
+    records: Sequence[Record], *, restarted: bool = False, deleted: bool = False, repeated: bool = False
+) -> None:
     """Each key went from state to state by the table.
 
     Args:
         records: everything that was written.
         restarted: whether agents were started again: then ACTIVE may be followed by ACTIVE on another port.
         deleted: whether a leader deleted keys in whatever state.
+        repeated: whether a leader gave a command again while it was obeyed: commands are idempotent.
     """
     assert [record.sequence for record in records] == [*range(1, len(records) + 1)]
     last: dict[str, SliceState | None] = {}
@@ -235,8 +238,16 @@ def assert_legal(records: Sequence[Record], *, restarted: bool = False, deleted:
         before = last.get(record.key)
         state = last[record.key] = None if record.gone else SliceState(record.value["state"])
         again = restarted and before is state is SliceState.ACTIVE
+        again = again or (repeated and _repeats(before, state))
         judged = not again and not (deleted and state is None)
         assert not judged or legal(before, state), f"{before} was followed by {record}"
+
+
+def _repeats(before: SliceState | None, state: SliceState | None) -> bool:
+    """Whether it is a command, over the state of who obeys it."""
+    if before is None or state is None:
+        return False
+    return state.kind is Kind.COMMAND and before.kind is Kind.TRANSITION and legal(state, before)
 
 
 def names(states: Sequence[SliceState | None]) -> str:

@@ -38,6 +38,8 @@ from tests.server import NatsServer, environment, eventually, raw_client
 
 EXPECT = "Nats-Expected-Last-Subject-Sequence"
 EXPECT_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+CONFLICT = 10071
+"""The server's code for: another write was faster."""
 SLACK = 3.0
 """Seconds that a noisy machine may add to what is promised."""
 
@@ -554,7 +556,7 @@ class Agents:
                 case _:
                     pass
         except Rejection as rejection:
-            if rejection.code not in (10071, 10164):
+            if rejection.code not in (CONFLICT, 10164):
                 raise
             self._wake.set()  # the leader wrote in between: read again, and obey
 
@@ -602,6 +604,11 @@ class Process:
         self.name = name
         self._process = process
         self._log = log
+
+    @property
+    def pid(self) -> int:
+        """Its pid."""
+        return self._process.pid
 
     @property
     def log(self) -> str:
