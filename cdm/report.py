@@ -63,6 +63,7 @@ class SliceReport(Struct, frozen=True):
     ordinal: int
     state: str
     term: int
+    port: int | None
     reason: str | None
     failures: int
 
@@ -209,6 +210,7 @@ def _slices(cluster: Cluster) -> list[SliceReport]:
             put.key.ordinal,
             put.value.state,
             put.value.term,
+            put.value.port,
             put.value.reason,
             put.value.failures or 0,
         )

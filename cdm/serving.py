@@ -13,6 +13,7 @@ from typing import Any
 
 from cdm.agent import Agent
 from cdm.cache import Cache
+from cdm.errors import UsageError
 from cdm.log import Log
 from cdm.log_service import LogService
 from cdm.messages import (
@@ -171,7 +172,7 @@ class Running(Serving):
         runtime = make(Surroundings(settings.node, folder / "runtime", self._crashed))
         artifacts = Artifacts(ground.connection)
         cache = Cache(folder / "artifacts", artifacts, settings.cache_bytes)
-        self._cache = cache
+        self._cache, self._folder = cache, folder
         self._runtime = runtime
         self.agent = Agent(settings.node, ground.buckets["slices"], runtime, cache, settings.node_ttl)
         self.logs = LogService(ground.connection, settings.node, runtime)
@@ -181,8 +182,15 @@ class Running(Serving):
 
         Raises:
             FolderTaken: another process keeps its slices in this node's folder.
+            UsageError: the folder cannot be used.
         """
-        await self._runtime.start()
+        try:
+            await self._cache.start()
+            await self._runtime.start()
+        except OSError as error:
+            raise UsageError(
+                f"folder {self._folder} cannot be used: {error.strerror or error}; choose another --folder (CDM_FOLDER)"
+            ) from None
 
     def _crashed(self, key: SliceKey, reason: str, fatal: bool) -> None:
         self.agent.crashed(key, reason, fatal)

@@ -78,6 +78,8 @@ async def test_the_first_steps(server: NatsServer, tmp_path: Path) -> None:
         assert re.sub(r"\d+$", "", shown, flags=re.MULTILINE) == re.sub(r"\d+$", "", sample, flags=re.MULTILINE)
 
         key, told = "node-2.org.example/slice/1.0.0", await ports(user)
+        report = json.loads(await shell.type("cdm status --json"))
+        assert {each["key"]: each["port"] for each in report["slices"]} == told
         assert await shell.type(kill_slice) == ""
         await eventually(lambda: get(told[key]) not in ("", first[key]), 10, "it answers again, at the same port")
         assert await ports(user) == told

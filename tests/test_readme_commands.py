@@ -104,23 +104,23 @@ async def test_a_node_is_operated(tmp_path: Path) -> None:
 
 
 async def test_artifacts_are_pushed_and_run_and_what_they_write_is_shown(server: NatsServer, tmp_path: Path) -> None:
-    push_service, push_job, listing, remove = commands("Artifacts")
+    push_service, push_worker, listing, remove = commands("Artifacts")
     everything, follow, some, last = commands("Logs")
     program = tmp_path / "service" / "bin" / "serve"
     program.parent.mkdir(parents=True)
     program.write_text(SERVE, encoding="utf-8")
     program.chmod(0o755)
-    (tmp_path / "job.py").write_text("print('done')\n", encoding="utf-8")
-    (tmp_path / "job.toml").write_text('restart = { policy = "never" }\n', encoding="utf-8")
-    service, job = "org.example:slice:1.0.0", "org.example:job:1.0.0"
+    (tmp_path / "worker.py").write_text("print('done')\n", encoding="utf-8")
+    (tmp_path / "worker.toml").write_text('restart = { policy = "never" }\n', encoding="utf-8")
+    service, worker = "org.example:slice:1.0.0", "org.example:worker:1.0.0"
     async with raw(server) as user, terminal(tmp_path, NATS_URL=server.url) as shell:
         assert f"{service}: pushed" in await shell.good(push_service)
-        assert f"{job}: pushed" in await shell.good(push_job)
+        assert f"{worker}: pushed" in await shell.good(push_worker)
         shown = await shell.good(listing)
         assert service in shown
-        assert job in shown
-        assert f"{job}: removed" in await shell.good(remove)
-        assert job not in await shell.good(listing)
+        assert worker in shown
+        assert f"{worker}: removed" in await shell.good(remove)
+        assert worker not in await shell.good(listing)
         await shell.start("cdm node --id node-1 --folder state", "node")
         await user.stubborn("blueprints", "org.example/slice/1.0.0", 2)
         first, second = f"node-1/{service} | ", f"node-1/{service}#1 | "

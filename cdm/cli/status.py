@@ -111,9 +111,10 @@ def _reasons(found: Report) -> list[Text]:
 
 
 def _slices(found: Report) -> Table:
-    table = _table("slices", "node", "artifact", "state", "term", "reason", right=("term",))
+    table = _table("slices", "node", "artifact", "state", "term", "port", "reason", right=("term", "port"))
     for each in found.slices[:SHOWN_SLICES]:
         artifact = f"{each.artifact}#{each.ordinal}" if each.ordinal else each.artifact
         state = Text(each.state, _STATE_STYLE.get(SliceState(each.state), ""))
-        table.add_row(Text(each.node), Text(artifact), state, str(each.term), Text(each.reason or ""))
+        port = "" if each.port is None else str(each.port)
+        table.add_row(Text(each.node), Text(artifact), state, str(each.term), port, Text(each.reason or ""))
     return table

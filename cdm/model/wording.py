@@ -27,18 +27,18 @@ def told(error: msgspec.ValidationError, wanted: type[Any]) -> str:
     found = _ERROR.fullmatch(str(error))
     assert found is not None
     problem, of_key, path = found[1], found[2], found[3] or ""
-    if field := _FIELD.fullmatch(problem):
-        name = field[2] if field[2].isprintable() and len(field[2]) <= 40 else repr(field[2][:40])
-        what = "is required" if "missing" in field[1] else "there is no such field"
-        return f"{path}.{name}: {what}" if path else f"{name}: {what}"
     kind = inspect.type_info(wanted)
     for step in _STEP.findall(path):
         kind = _inside(kind, step)
+    if field := _FIELD.fullmatch(problem):
+        name = field[2] if field[2].isprintable() and len(field[2]) <= 40 else repr(field[2][:40])
+        what = "is required" if "missing" in field[1] else f"there is no such field (fields: {_fields(kind)})"
+        return f"{path}.{name}: {what}" if path else f"{name}: {what}"
     if of_key and isinstance(kind, inspect.DictType):
         return f"{path}: each name must be {_described(kind.key_type)}"
     if path.endswith("[...]"):
         return f"{path.removesuffix('[...]')}: each value must be {_described(kind)}"
-    return f"{path}: must be {_described(kind)}"
+    return f"{path}: must be {_described(kind)}" if path else f"must be {_described(kind)}"
 
 
 def _inside(kind: inspect.Type, step: str) -> inspect.Type:
@@ -58,6 +58,11 @@ def _inside(kind: inspect.Type, step: str) -> inspect.Type:
             case inspect.VarTupleType(item_type=item):
                 return item
     return inspect.AnyType()
+
+
+def _fields(kind: inspect.Type) -> str:
+    names = [field.name for each in _options(kind) if isinstance(each, inspect.StructType) for field in each.fields]
+    return ", ".join(dict.fromkeys(names))
 
 
 def _options(kind: inspect.Type) -> tuple[inspect.Type, ...]:

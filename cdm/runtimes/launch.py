@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -144,10 +145,24 @@ def _become(
     except BaseException as error:  # noqa: BLE001  # whatever it is: this process must not go on as a second keeper
         number = error.errno if isinstance(error, OSError) and error.errno else 0
         reason = os.strerror(number) if number else f"{type(error).__name__}: {error}"
+        if step == spawn.program:
+            reason = _why_not(spawn.program, number) or reason
         fatal = number in LASTING and step in (spawn.program, spawn.directory)
         os.write(problem, msgspec.json.encode(Problem(f"{step}: {reason}", fatal)))
     finally:
         os._exit(127)
+
+
+def _why_not(program: str, number: int) -> str | None:
+    """What the system means by an error of exec that says something else to people."""
+    if number == errno.ENOEXEC:
+        return "is neither a program for this machine nor a script that begins with #!"
+    if number == errno.ENOENT:
+        with contextlib.suppress(OSError), Path(program).open("rb") as file:
+            first = file.readline(256).decode(errors="replace")
+            if first.startswith("#!"):
+                return f"its interpreter is not there: {first.removesuffix(chr(10))!r}"
+    return None
 
 
 def problem_of(data: bytes) -> Problem:

@@ -32,12 +32,15 @@ def decide(restart: Restart, failures: int, uptime: float, *, clean: bool) -> Ag
         clean: whether its exit status was 0.
     """
     if restart.policy is RestartPolicy.NEVER:
-        return GiveUp("it is not to be started again")
+        return GiveUp("not started again on this node (restart.policy never)")
     if restart.policy is RestartPolicy.ON_FAILURE and clean:
-        return GiveUp("it ended without a failure")
+        return GiveUp("not started again on this node (restart.policy on-failure)")
     if uptime >= restart.stable:
         failures = 0
     if failures >= restart.attempts:
-        return GiveUp(f"it was started again {failures} times" if failures else "it is to be started only once")
+        times = "once" if failures == 1 else f"{failures} times"
+        return GiveUp(
+            f"it was started again {times}" if failures else "it is to be started only once (restart.attempts 0)"
+        )
     # 2.0**failures would overflow for the most attempts that can be asked for.
     return Again(min(restart.backoff * 2.0 ** min(failures, 64), restart.longest), failures + 1)

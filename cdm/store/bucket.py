@@ -31,6 +31,8 @@ MARKER = "Nats-Marker-Reason"
 TTL = "Nats-TTL"
 ROLLUP = "Nats-Rollup"
 
+_NAME_IN_USE = 10058
+"""The server's code for: there is a stream of that name, and it is not quite the same."""
 _NO_LIMITS = {"max_age": 0, "max_msgs": -1, "max_bytes": -1}
 
 DELETE = {OPERATION: "DEL", TTL: str(MARKER_TTL)}
@@ -245,9 +247,15 @@ class Bucket:
         except BucketMissing:
             if not create:
                 raise BucketMissing(f"bucket {self.name} does not exist; run `cdm init` first") from None
-            await self.connection.api(f"STREAM.CREATE.{self.stream}", self._config(replicas))
-            log.info("bucket created", bucket=self.name, replicas=replicas)
-            return True
+            try:
+                await self.connection.api(f"STREAM.CREATE.{self.stream}", self._config(replicas))
+            except Refused as error:
+                if error.code != _NAME_IN_USE:
+                    raise
+                info = await self.connection.api(f"STREAM.INFO.{self.stream}")  # another node was faster
+            else:
+                log.info("bucket created", bucket=self.name, replicas=replicas)
+                return True
         await self._upgrade(info["config"], replicas if change_replicas else None)
         return False
 

@@ -27,6 +27,8 @@ log = Log("cdm.registration")
 ASK_TIMEOUT = 1.0
 LEAVE_ATTEMPTS = 3
 RETRY_PAUSE = 0.2
+UNREGISTERED_FOR = 5.0
+"""Seconds between two warnings of a node that cannot register."""
 CATCH_UP_PAUSE = 0.05
 HEARTBEATS_PER_TTL = 4
 """A registration survives the loss of this many heartbeats less one."""
@@ -95,6 +97,7 @@ class Presence:
             NodeIdTaken: a living process is registered under this id.
             AccessDenied: this user may not register it.
         """
+        complain_at = clock.now() + UNREGISTERED_FOR
         while True:
             try:
                 stored = await self._nodes.read_near(self._key)
@@ -109,7 +112,10 @@ class Presence:
             except AccessDenied:
                 raise
             except StoreError as error:
-                log.debug("not registered yet", reason=str(error))
+                say = log.debug
+                if clock.now() >= complain_at:
+                    complain_at, say = clock.now() + UNREGISTERED_FOR, log.warning
+                say("not registered yet; trying again", reason=str(error))
                 await anyio.sleep(RETRY_PAUSE)
 
     async def run(self) -> None:

@@ -28,6 +28,7 @@ from cdm.log import Log
 from cdm.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import NODES, Key
+from cdm.model.wording import told
 from cdm.store.bucket import MARKER, MARKER_TTL, Bucket, State, headers_of, is_removal
 from cdm.store.signal import Signal
 
@@ -416,6 +417,8 @@ class Watch:
             return ValuePut(key, self._decoders[type(key)](data), sequence, at)
         except InvalidBlueprint as error:
             return ValueRejected(key, str(error), sequence, at)
+        except msgspec.ValidationError as error:
+            return ValueRejected(key, told(error, key.value_type), sequence, at)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return ValueRejected(key, str(error), sequence, at)
         except RecursionError:

@@ -17,7 +17,7 @@ from cdm.serving import Running
 from cdm.store.bucket import buckets
 from cdm.store.watch import Phase
 from tests.integration.serving import PLAIN, SLEEP, Hand, Yard, agent_alone, ask, assert_legal, made, yard
-from tests.integration.tools import SLACK, Processes, Rejection, command_line, connected, nodes_on
+from tests.integration.tools import SLACK, Processes, Rejection, command_line, connected, nodes_on, raw
 from tests.server import FORGIVEN, NatsServer, eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -263,3 +263,18 @@ async def test_a_folder_that_another_node_uses_is_refused_before_anybody_hears_o
         assert b"--folder" in refused.stderr
         assert [*await ground.user.contents("nodes")] == ["n1"]
         assert ground.living == before
+
+
+@pytest.mark.parametrize("folder", ["file", "/proc/nowhere"])
+async def test_a_folder_that_cannot_be_used_is_told_in_one_line(
+    server: NatsServer, tmp_path: Path, folder: str
+) -> None:
+    (tmp_path / "file").touch()
+    path = str(tmp_path / folder)
+    own = ("--runtime", "process", "--folder", path)
+    refused = await command_line("node", "--id", "n1", "--server", server.url, *own)
+    assert refused.returncode == Exit.USAGE
+    assert refused.stderr.decode().splitlines()[-1].startswith(f"cdm: folder {path} cannot be used: ")
+    assert b"Traceback" not in refused.stderr
+    async with raw(server) as user:
+        assert not await user.contents("nodes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -40,7 +41,7 @@ from cdm.runtime import NodeSettings, ensure
 from cdm.runtime import node as make_node
 from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import MAX_BATCH, Bucket, Write, dump
-from cdm.store.connection import Access, connect
+from cdm.store.connection import Access, Connection, connect
 from cdm.store.voice import Identity, Voice
 from tests.integration.tools import EXPECT, EXPECT_SUBJECT, Raw, connected, raw
 from tests.server import FORGIVEN, NatsServer, eventually, free_port, running_server
@@ -477,6 +478,19 @@ async def test_a_missing_bucket_is_an_error_that_says_what_to_do(server: NatsSer
             await Bucket(connection, SLICES).ensure(create=False)
         with pytest.raises(nats.js.errors.BucketNotFoundError):
             await user.client.jetstream().key_value("east_slices")
+
+
+async def test_of_several_who_make_a_bucket_at_the_same_time_one_makes_it(server: NatsServer) -> None:
+    made: list[bool] = []
+
+    async def make(connection: Connection) -> None:
+        made.append(await Bucket(connection, SLICES).ensure(create=True))
+
+    async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
+        connections = [await stack.enter_async_context(connected(server)) for _ in range(5)]
+        for connection in connections:
+            tasks.start_soon(make, connection)
+    assert sorted(made) == [False, False, False, False, True]
 
 
 async def test_a_node_that_may_not_create_buckets_says_so(server: NatsServer) -> None:

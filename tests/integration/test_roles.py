@@ -16,6 +16,7 @@ from cdm.model.keys import SliceKey
 from cdm.model.node import Role
 from cdm.model.slice import SliceState, SliceValue
 from cdm.serving import OwnSlices, Serving
+from cdm.store import registration
 from tests.integration.tools import SLACK, Raw, agents, command_line, nodes_on, processes, raw
 from tests.server import NatsServer, eventually
 
@@ -184,10 +185,14 @@ async def _moved(user: Raw) -> bool:
     return len(found) == 2 and all(key.startswith("a2.") for key in found) and set(found.values()) == {"ACTIVE"}
 
 
-async def test_an_agent_waits_for_buckets_and_makes_none(server: NatsServer, tmp_path: Path) -> None:
+async def test_an_agent_waits_for_buckets_says_so_and_makes_none(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registration, "UNREGISTERED_FOR", 0.5)
     async with raw(server) as user, nodes_on(server) as nodes:
         with anyio.move_on_after(1.5):
             await nodes.start("a1", role=Role.AGENT)
+        assert "not registered yet; trying again" in capsys.readouterr().out
         assert (await user.api("STREAM.NAMES"))["streams"] is None
         await nodes.start("m", role=Role.MANAGER)
         await eventually(lambda: nodes.registered("a1"))
