@@ -35,7 +35,7 @@ T = TypeVar("T")
 async def eventually(predicate: Callable[[], Awaitable[T]], within: float = ..., what: str = ...) -> T: ...
 @overload
 async def eventually(predicate: Callable[[], T], within: float = ..., what: str = ...) -> T: ...
-async def eventually(predicate: Callable[[], Any], within: float = 10.0, what: str = "") -> Any:
+async def eventually(predicate: Callable[[], Any], within: float = 30.0, what: str = "") -> Any:
     """Wait until the predicate is truthy and return its value; fail with its last value otherwise."""
     deadline = time.monotonic() + within
     while True:

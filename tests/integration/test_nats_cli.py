@@ -353,7 +353,11 @@ async def test_the_security_of_the_readme(tmp_path: Path) -> None:
             rows = [line.split()[:2] for line in (await shell.type(status)).splitlines()]
             return shell.code == Exit.OK and ["manager-1", "manager"] in rows and ["node-1", "agent"] in rows
 
-        await eventually(complete, 60, "the manager leads, and the node is there")
+        try:
+            await eventually(complete, 60, "the manager leads, and the node is there")
+        except AssertionError:
+            print(await shell.type(f"{status}; cat server.log manager.log node.log"))
+            raise
         await shell.good("kill $node; wait $node && kill $manager; wait $manager")
         await shell.type("kill $server; wait $server")
         assert "long password" not in await shell.good("cat *.log")
