@@ -289,12 +289,12 @@ async def test_a_flood_keeps_no_node_from_its_heartbeat_and_a_slow_reader_is_tol
     server: NatsServer, tmp_path: Path
 ) -> None:
     logs = {"max_bytes": 200_000, "files": 2}
-    async with cluster(server, tmp_path, FLOOD, 2, logs=logs) as stage:
+    async with cluster(server, tmp_path, FLOOD, 2, node_ttl=5, logs=logs) as stage:
         found, inbox = await stage.answers(follow=True, lines=1)
         output = tmp_path / "followed"
         asker = stage.begin(NAME, "-f", output=output)
         try:
-            ends = time.monotonic() + 6  # three times the nodes' TTL
+            ends = time.monotonic() + 12  # more than twice the nodes' TTL
             registered = 0
             with anyio.fail_after(60):
                 while time.monotonic() < ends or output.stat().st_size < 100_000:

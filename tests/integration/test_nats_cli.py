@@ -323,7 +323,7 @@ async def test_the_security_of_the_readme(tmp_path: Path) -> None:
     Certificates(tmp_path)
     port = free_port()
     address = {"tls://nats.example.org": f"tls://127.0.0.1:{port}"}
-    async with terminal(tmp_path, CDM_FOLDER=str(tmp_path / "state")) as shell:
+    async with terminal(tmp_path) as shell:
 
         async def told(command: str) -> str:
             return (await shell.good(command)).strip()
@@ -347,7 +347,7 @@ async def test_the_security_of_the_readme(tmp_path: Path) -> None:
         await eventually(lambda: "Server is ready" in log.read_text(encoding="utf-8"), PATIENCE)
         await shell.good(adapted(init, address))
         await shell.start(adapted(manager, address), "manager")
-        await shell.start(adapted(node, address), "node")
+        await shell.start(f"CDM_FOLDER=state {adapted(node, address)}", "node")
 
         async def complete() -> bool:
             rows = [line.split()[:2] for line in (await shell.type(status)).splitlines()]

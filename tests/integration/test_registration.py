@@ -360,7 +360,8 @@ async def test_a_bucket_that_takes_no_heartbeats_evicts_nobody(server: NatsServe
         await eventually(lambda: _active(user, 3))
         before = {key: record.sequence for key, record in (await user.contents("slices")).items() if key[0] != "_"}
         config = (await user.api("STREAM.INFO.KV_nodes"))["config"]
-        await user.api("STREAM.UPDATE.KV_nodes", {**config, "max_bytes": 1})
+        # Too small for a registration, and not for the marker of its end.
+        await user.api("STREAM.UPDATE.KV_nodes", {**config, "max_msg_size": 150})
         await eventually(lambda: _nobody(user), 20, "all registrations expire")  # when the server gets to it
         await anyio.sleep(2.5)  # longer than the TTL: whoever would be given up would be now
         await user.api("STREAM.UPDATE.KV_nodes", config)
