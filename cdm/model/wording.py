@@ -32,7 +32,7 @@ def told(error: msgspec.ValidationError, wanted: type[Any]) -> str:
         kind = _inside(kind, step)
     if field := _FIELD.fullmatch(problem):
         name = field[2] if field[2].isprintable() and len(field[2]) <= 40 else repr(field[2][:40])
-        what = "is required" if "missing" in field[1] else f"there is no such field (fields: {_fields(kind)})"
+        what = "is required" if "missing" in field[1] else f"there is no such field{_fields(kind)}"
         return f"{path}.{name}: {what}" if path else f"{name}: {what}"
     if of_key and isinstance(kind, inspect.DictType):
         return f"{path}: each name must be {_described(kind.key_type)}"
@@ -61,8 +61,9 @@ def _inside(kind: inspect.Type, step: str) -> inspect.Type:
 
 
 def _fields(kind: inspect.Type) -> str:
-    names = [field.name for each in _options(kind) if isinstance(each, inspect.StructType) for field in each.fields]
-    return ", ".join(dict.fromkeys(names))
+    """Which fields there are; of several kinds of objects nobody knows here which one is meant."""
+    structs = [each for each in _options(kind) if isinstance(each, inspect.StructType)]
+    return f" (fields: {', '.join(field.name for field in structs[0].fields)})" if len(structs) == 1 else ""
 
 
 def _options(kind: inspect.Type) -> tuple[inspect.Type, ...]:

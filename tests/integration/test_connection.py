@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AsyncExitStack
+from itertools import count
 from typing import Any
 
 import anyio
@@ -480,8 +481,12 @@ async def test_a_missing_bucket_is_an_error_that_says_what_to_do(server: NatsSer
             await user.client.jetstream().key_value("east_slices")
 
 
-async def test_of_several_who_make_a_bucket_at_the_same_time_one_makes_it(server: NatsServer) -> None:
+async def test_of_several_who_make_a_bucket_at_the_same_time_one_makes_it(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[bool] = []
+    moments = count(time.time_ns(), 10**6)  # what each would begin to number at
+    monkeypatch.setattr("cdm.store.bucket.time.time_ns", lambda: next(moments))
 
     async def make(connection: Connection) -> None:
         made.append(await Bucket(connection, SLICES).ensure(create=True))

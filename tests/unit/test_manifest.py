@@ -132,6 +132,9 @@ def test_a_wrong_manifest_is_refused_in_a_line_that_names_the_field(raw: bytes, 
     assert 0 < len(text) < 300
 
 
+FIELDS = ", ".join(Manifest.__struct_fields__)
+
+
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
@@ -150,8 +153,12 @@ def test_a_wrong_manifest_is_refused_in_a_line_that_names_the_field(raw: bytes, 
         (b"liveness = { check = { kind = 'up' } }", 'liveness.check.kind: must be "tcp" or "http"'),
         (b"liveness = { check = { kind = 'tcp', path = '/' } }", "liveness.check.path: there is no such field"),
         (b"restart = { policy = 'sometimes' }", 'restart.policy: must be "always", "on-failure" or "never"'),
-        (b"entri = 'x'", "entri: there is no such field"),
-        (b'"a\\nb" = 1', r"'a\nb': there is no such field"),
+        (b"entri = 'x'", f"entri: there is no such field (fields: {FIELDS})"),
+        (
+            b"limits = { cpu = 1 }",
+            f"limits.cpu: there is no such field (fields: {', '.join(Limits.__struct_fields__)})",
+        ),
+        (b'"a\\nb" = 1', rf"'a\nb': there is no such field (fields: {FIELDS})"),
         (b'{"port": 3,}', "is not JSON: trailing comma in object (byte 11)"),
     ],
 )
