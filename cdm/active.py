@@ -64,6 +64,9 @@ class Dormant:
     def reached(self, revision: int) -> None:
         """The mirror of ``slices`` has come this far."""
 
+    def shown(self, name: str, status: Status | None) -> None:
+        """The mirror shows the status, or shows it no more."""
+
     def wake_at(self) -> float | None:
         """Nothing will ever be due."""
         return None
@@ -98,7 +101,9 @@ class Active:
         self._unwritten: dict[Artifact, str] = {}
         """Artifacts whose last order was not stored, and why."""
         self._statuses: dict[str, Status | None] = {}
-        """The last status asked to be written, by blueprint key."""
+        """Statuses asked to be written that the mirror does not show yet, by blueprint key."""
+        self._overdue: set[str] = set()
+        """Those of them that were asked for before the latest round."""
         self._cursor: NodeId | None = None
         self._next_round = now
         self._unfinished = False
@@ -124,6 +129,11 @@ class Active:
             awaited, artifact = self._acked.popleft()
             if self._awaited.get(artifact) == awaited:
                 self._release(artifact)
+
+    def shown(self, name: str, status: Status | None) -> None:
+        """The mirror shows the status, or shows it no more."""
+        if name in self._statuses and self._statuses[name] == status:
+            del self._statuses[name]
 
     def written(self, artifact: Artifact, revision: int) -> None:
         """An order is stored, up to this revision."""
@@ -190,8 +200,11 @@ class Active:
             if node not in places:
                 for artifact in self._cluster.artifacts_on(node):
                     self.touch(artifact, now_due=True)
-        # What somebody else wrote to `status`, or left behind there, is found out here.
-        self._statuses.clear()
+        # What somebody else wrote to `status`, or left behind there, is found out here. One that the mirror has not
+        # shown for a whole round was written over before it could.
+        for name in self._overdue:
+            self._statuses.pop(name, None)
+        self._overdue = set(self._statuses)
         for name in self._cluster.statuses:
             if name not in self._cluster.refused and self._of(name) is None:
                 self._tell(name, None)

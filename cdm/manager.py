@@ -164,10 +164,14 @@ class ClusterDeploymentManager:
         message: ValuePut[StatusKey, Status] | ValueRemove[StatusKey, Status] | ValueRejected[StatusKey, Status],
     ) -> None:
         """What users are told at present."""
+        name = message.key.name
         if isinstance(message, ValuePut):
-            self.cluster.statuses[message.key.name] = message.value
-        else:
-            self.cluster.statuses.pop(message.key.name, None)
+            self.cluster.statuses[name] = message.value
+            self.state.shown(name, message.value)
+            return
+        self.cluster.statuses.pop(name, None)
+        if isinstance(message, ValueRemove):
+            self.state.shown(name, None)
 
     @receiver
     def on_leadership_record(

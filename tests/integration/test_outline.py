@@ -484,10 +484,17 @@ async def test_cordon_and_drain(server: NatsServer, user: Raw, tmp_path: Path) -
         assert on_nodes(await states(user)) == {"n3": 4}
         for name in ("n1", "n2"):
             await user.delete("nodes", f"{name}.intent")
+        # Nodes and blueprints are streams of their own: a leader may see the later write first.
+        await eventually(lambda: _freed(running, "n1", "n2"), 5, "everybody knows that the nodes may be used again")
         await user.put("blueprints", KEY, 10)
         await eventually(lambda: settled(user, KEY, 10), 10)
         assert on_nodes(await states(user)) == {"n1": 3, "n2": 3, "n3": 4}
         running.unharmed()
+
+
+def _freed(running: Processes, *names: str) -> bool:
+    said = [f"node={name} schedule=normal" for name in names]
+    return all(line in process.log for process in running.all.values() for line in said)
 
 
 async def test_a_failing_slice_is_retried_elsewhere_and_told(server: NatsServer, user: Raw, tmp_path: Path) -> None:

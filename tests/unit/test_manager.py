@@ -401,6 +401,30 @@ def test_a_status_that_somebody_else_changed_is_mended_by_the_next_round(gone: b
     assert each.statuses[NAME] == good
 
 
+def test_a_round_does_not_tell_again_what_the_mirror_is_late_to_show() -> None:
+    each = running()
+    each.refuse(APP)
+    each.tick()
+    late = each.outbox.take_statuses(9)
+    assert late[NAME] is not None
+    each.tick(31.0)
+    assert not each.outbox.statuses
+    each.route(ValuePut(StatusKey(NAME), late[NAME], 2))
+    each.tick(31.0)
+    assert not each.outbox.statuses
+
+
+def test_a_status_that_was_written_over_before_it_was_seen_is_mended() -> None:
+    each = running()
+    each.refuse(APP)
+    each.tick()
+    lost = each.outbox.take_statuses(9)
+    each.route(ValuePut(StatusKey(NAME), Status(Condition.DEGRADED), 2))
+    for _ in range(2):
+        each.tick(31.0)
+    assert each.outbox.take_statuses(9) == lost
+
+
 def test_the_last_valid_blueprint_is_recovered_from_the_status() -> None:
     each = running()
     each.refuse(APP)
