@@ -102,43 +102,55 @@ class ClusterDeploymentManager:
     # The buckets
 
     @receiver
-    def on_value_put(self, put: ValuePut[SliceKey | BlueprintKey, Any]) -> None:
-        """A slice or a blueprint has a new value."""
+    def on_blueprint(self, put: ValuePut[BlueprintKey, Blueprint]) -> None:
+        """Somebody wants so many instances."""
+        artifact = put.key.artifact
+        self.cluster.accept_blueprint(artifact, put.value, put.revision)
+        log.debug("blueprint", artifact=str(artifact), instances=put.value.instances, revision=put.revision)
+        self.state.touch(artifact)
+
+    @receiver
+    def on_blueprint_removed(self, remove: ValueRemove[BlueprintKey, Blueprint]) -> None:
+        """Nobody wants any instances any more."""
+        artifact = remove.key.artifact
+        self.cluster.remove_blueprint(artifact, remove.revision)
+        log.debug("blueprint removed", artifact=str(artifact), revision=remove.revision)
+        self.state.touch(artifact)
+
+    @receiver
+    def on_blueprint_rejected(self, rejected: ValueRejected[BlueprintKey, Blueprint]) -> None:
+        """A blueprint is refused."""
+        artifact = rejected.key.artifact
+        log.warning("blueprint refused", artifact=str(artifact), reason=rejected.reason, revision=rejected.revision)
+        self.cluster.refuse_blueprint(artifact, rejected.reason, rejected.revision, rejected.removed)
+        self.state.touch(artifact)
+
+    @receiver
+    def on_slice(self, put: ValuePut[SliceKey, SliceValue]) -> None:
+        """A slice has a new value."""
         key = put.key
-        if isinstance(key, SliceKey):
-            self._record_slice(key, put)
-        else:
-            self._record_blueprint(key, put)
+        self.cluster.put_slice(put)
+        if key.node not in self.topology.nodes:
+            self.topology.notice(key.node)
+        self.state.seen(key)
+        self.state.touch(key.artifact)
+        self._reached(put.revision)
 
     @receiver
-    def on_value_remove(self, remove: ValueRemove[SliceKey | BlueprintKey, Any]) -> None:
-        """A slice or a blueprint is gone."""
+    def on_slice_removed(self, remove: ValueRemove[SliceKey, SliceValue]) -> None:
+        """A slice is gone."""
         key = remove.key
-        if isinstance(key, SliceKey):
-            self.cluster.remove_slice(key)
-            self.state.seen(key)
-            self.state.touch(key.artifact)
-            self._reached(remove.revision)
-        else:
-            self.cluster.remove_blueprint(key.artifact, remove.revision)
-            log.debug("blueprint removed", artifact=str(key.artifact), revision=remove.revision)
-            self.state.touch(key.artifact)
+        self.cluster.remove_slice(key)
+        self.state.seen(key)
+        self.state.touch(key.artifact)
+        self._reached(remove.revision)
 
     @receiver
-    def on_value_rejected(self, rejected: ValueRejected[SliceKey | BlueprintKey, Any]) -> None:
-        """A blueprint is refused, or nobody can tell what a slice is doing."""
-        key = rejected.key
-        if isinstance(key, BlueprintKey):
-            log.warning(
-                "blueprint refused", artifact=str(key.artifact), reason=rejected.reason, revision=rejected.revision
-            )
-            self.cluster.refuse_blueprint(key.artifact, rejected.reason, rejected.revision, rejected.removed)
-            self.state.touch(key.artifact)
-        else:
-            # As good as failed: it is replaced, and asked to unload.
-            log.warning("unreadable slice counts as failed", key=str(key), reason=rejected.reason)
-            value = SliceValue(SliceState.FAILED, reason=f"unreadable value: {rejected.reason}")
-            self._record_slice(key, ValuePut(key, value, rejected.revision, rejected.at))
+    def on_slice_rejected(self, rejected: ValueRejected[SliceKey, SliceValue]) -> None:
+        """Nobody can tell what a slice is doing: as good as failed, it is replaced, and asked to unload."""
+        log.warning("unreadable slice counts as failed", key=str(rejected.key), reason=rejected.reason)
+        value = SliceValue(SliceState.FAILED, reason=f"unreadable value: {rejected.reason}")
+        self.on_slice(ValuePut(rejected.key, value, rejected.revision, rejected.at))
 
     @receiver
     def on_key_rejected(self, rejected: KeyRejected[BlueprintKey] | KeyRejected[SliceKey]) -> None:
@@ -206,20 +218,6 @@ class ClusterDeploymentManager:
         """An order may not be stored: the mirror will tell."""
         if isinstance(self.state, Active) and self.state.term == failed.term:
             self.state.write_failed(failed.artifact, failed.revision, failed.reason)
-
-    def _record_blueprint(self, key: BlueprintKey, put: ValuePut[Any, Blueprint]) -> None:
-        self.cluster.accept_blueprint(key.artifact, put.value, put.revision)
-        log.debug("blueprint", artifact=str(key.artifact), instances=put.value.instances, revision=put.revision)
-        self.state.touch(key.artifact)
-
-    def _record_slice(self, key: SliceKey, put: ValuePut[Any, SliceValue]) -> None:
-        self.cluster.put_slice(put)
-        node = key.node
-        if node not in self.topology.nodes:
-            self.topology.notice(node)
-        self.state.seen(key)
-        self.state.touch(key.artifact)
-        self._reached(put.revision)
 
     def _recover_blueprints(self) -> None:
         """Where refused blueprints have pushed the valid one out of the history, the status still has it."""

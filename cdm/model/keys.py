@@ -172,6 +172,17 @@ def _decode_blueprint(name: str) -> Key:
     return BlueprintKey(decode_artifact(name))
 
 
+@lru_cache(maxsize=65_536)
+def _decode_instance(path: str) -> tuple[Artifact, int]:
+    """Read ``{group}/{name}/{version}[/{ordinal}]``; raises `InvalidKey`."""
+    if path.count("/") != 3:
+        return decode_artifact(path), 0
+    path, _, last = path.rpartition("/")
+    if not (last.isascii() and last.isdigit()) or last[0] == "0" or len(last) > 6:
+        raise InvalidKey(f"{path}/{last} ends with {last!r}, which is no ordinal (1, 2, …)")
+    return decode_artifact(path), int(last)
+
+
 def _decode_slice(name: str) -> Key:
     token, dot, path = name.partition(".")
     if not dot:
@@ -180,12 +191,7 @@ def _decode_slice(name: str) -> Key:
         if name == _FENCE_NAME:
             return FENCE
         raise InvalidKey(f"{name!r} is not of the form node.group/name/version")
-    if path.count("/") == 3:
-        path, _, last = path.rpartition("/")
-        if not (last.isascii() and last.isdigit()) or last[0] == "0" or len(last) > 6:
-            raise InvalidKey(f"{name!r} ends with {last!r}, which is no ordinal (1, 2, …)")
-        return SliceKey(decode_node(token), decode_artifact(path), int(last))
-    return SliceKey(decode_node(token), decode_artifact(path))
+    return SliceKey(decode_node(token), *_decode_instance(path))
 
 
 def _decode_node(name: str) -> Key:

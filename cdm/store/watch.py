@@ -62,6 +62,9 @@ class Phase(Enum):
     """All of that was brought; updates follow."""
 
 
+_LISTING = Phase.LISTING  # asked for at each delivery; before Python 3.12 the class is slow to look it up
+
+
 class Watch:
     """One bucket's updates, as messages.
 
@@ -104,7 +107,12 @@ class Watch:
         """Where the server waits for an answer before it delivers more (flow control)."""
         self._asked = Signal()
         self._known: dict[str, Known] = {}
+        self._whole = False
+        """Whether the consumer brings the whole bucket, and not only what is new."""
         self._listed: set[str] | None = None
+        """Keys that it brought; None where no other ones were known before."""
+        self._name_at = len(bucket.subject(""))
+        self._decode_key = bucket.layout.decode
         self._decoders = _decoders(bucket)
         self._created: str | None = None
         self._heard = float("-inf")
@@ -194,7 +202,8 @@ class Watch:
         inbox = connection.new_inbox()
         self._heard = clock.now()
         self._list_end = state.last
-        self._listed = None if resume else set()
+        self._whole = not resume
+        self._listed = set() if self._whole and self._known else None
         self._history = {} if self._lists_history and not resume else None
         self.phase = Phase.LISTING
         connection.listen(self._on_connection)
@@ -331,15 +340,15 @@ class Watch:
             return
         try:
             if reply.startswith(b"$JS.ACK."):
-                self._on_delivery(subject, reply.decode(), data, block)
+                self._on_delivery(subject, reply, data, block)
             else:
                 self._on_control(reply.decode(), headers_of(block))
         except Exception as error:  # noqa: BLE001  # a receiver's: it ends `run`, and with it the process
             if not over.done():
                 over.set_exception(error)
 
-    def _on_delivery(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
-        tokens = reply.split(".")
+    def _on_delivery(self, subject: bytes, reply: bytes, data: bytes, block: bytes) -> None:
+        tokens = reply.decode().split(".")
         # $JS.ACK[.<domain>.<account>].<stream>.<consumer>.<deliveries>.<sequence>.<number>.<time>.<pending>[.<token>]
         base = 2 if len(tokens) == 9 else 4
         if int(tokens[base + 4]) != self._expected or tokens[base + 1] != self._consumer:
@@ -349,11 +358,12 @@ class Watch:
         self._expected += 1
         self._heard = clock.now()
         sequence = int(tokens[base + 3])
-        # Most messages have headers that matter to nobody here: those of the batch that they were written in.
-        headers = headers_of(block) if b"KV-Operation" in block or b"Nats-Marker" in block else None
-        name = self.bucket.key_name(subject.decode("utf-8", "backslashreplace"))
-        self._update(name, data, headers, sequence, int(tokens[base + 5]) / 1e9 - self._offset)
-        if self.phase is Phase.LISTING:
+        # Most messages have no headers, or such as matter to nobody here: those of the batch they were written in.
+        marked = block and (b"KV-Operation" in block or b"Nats-Marker" in block)
+        name = subject[self._name_at :].decode("utf-8", "backslashreplace")
+        at = int(tokens[base + 5]) / 1e9 - self._offset
+        self._update(name, data, headers_of(block) if marked else None, sequence, at)
+        if self.phase is _LISTING:
             if tokens[base + 6] == "0":
                 self._finish_list()
         else:
@@ -389,8 +399,9 @@ class Watch:
             else:
                 net.add(self._decode(name, data, sequence, at, known))
             return
-        if self._listed is not None and not gone:
-            self._listed.add(name)
+        if self._whole and not gone:
+            if self._listed is not None:
+                self._listed.add(name)
             if known is not None and sequence == known.revision and not self._relist_all:
                 return
         if not gone:
@@ -410,7 +421,7 @@ class Watch:
             key: Key = known.key
         else:
             try:
-                key = self.bucket.layout.decode(name)
+                key = self._decode_key(name)
             except InvalidKey as error:
                 return KeyRejected(self.bucket.layout.kinds[0], name, str(error), sequence)
         try:
@@ -434,7 +445,7 @@ class Watch:
     def _tell_end(self, name: str, sequence: int, cause: Cause, at: float) -> None:
         """What is left of a node that went before this watch began is how it went: the marker says it."""
         try:
-            key = self.bucket.layout.decode(name)
+            key = self._decode_key(name)
         except InvalidKey:
             return
         self._emit(ValueRemove(key, sequence, cause, at))
@@ -444,12 +455,13 @@ class Watch:
         if self._history is not None:
             self._emit_net(self._history)
             self._history = None
-        if self._listed is not None:
+        if self._whole:
             now = clock.now()
-            for name in [name for name in self._known if name not in self._listed]:
-                self._remove(name, self._known[name], self._list_end, Cause.MISSING, now)
+            if self._listed is not None:
+                for name in [name for name in self._known if name not in self._listed]:
+                    self._remove(name, self._known[name], self._list_end, Cause.MISSING, now)
             self._listed = None
-            self._relist_all = False
+            self._whole = self._relist_all = False
             self._full_list_at = now
         self.phase = Phase.LIVE
         self._advance(self._list_end)
@@ -457,14 +469,14 @@ class Watch:
 
     def _emit_net(self, history: dict[str, _Net]) -> None:
         """Emit what the listed history comes to: no value that was deleted or replaced since."""
-        assert self._listed is not None
         for name, net in history.items():
             known = self._known.get(name)
             if known is not None and net.removed > known.revision:
                 self._remove(name, known, net.removed, Cause.DELETED, net.removed_at)
             known = self._known.get(name)
-            for update in net.updates:
+            if self._listed is not None and net.updates:
                 self._listed.add(name)
+            for update in net.updates:
                 if known is None or self._relist_all or update.revision > known.revision or net.ends_before(known):
                     self._known[name] = update
                     self._emit(update)
