@@ -12,12 +12,17 @@ its TTL is over) costs at worst a hand-over.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 
 from msgspec import Struct
 
 from cdm.model.artifact import NodeId
 from cdm.model.node import Lease
 
+TURN = 0.02
+"""Seconds that each candidate leaves to those before it when nobody leads: longer than a take-over takes."""
+LONGEST_TURN = 0.5
+"""Seconds after which any candidate may have its turn."""
 PROBE_JITTER = 0.2
 """How much the pause between two probes varies, as a fraction of it; enough to break up a common rhythm."""
 
@@ -137,8 +142,8 @@ class Election:
         self.node = node
         self.incarnation = incarnation
         self.timing = timing
-        self.followers = 1
-        """How many processes probe, this one included."""
+        self.candidates: AbstractSet[NodeId] = frozenset()
+        """The nodes that take part in elections, as far as this process knows; the leader is one of them."""
         self._random = random
         self._seen: Seen | None = None
         self._term_since = 0.0
@@ -167,6 +172,11 @@ class Election:
     def leader(self) -> Lease | None:
         """Who is seen to lead."""
         return self._seen.lease.lease if self._seen and isinstance(self._seen.lease, Held) else None
+
+    @property
+    def followers(self) -> int:
+        """How many processes probe, this one included."""
+        return max(len(self.candidates) - 1, 1)
 
     @property
     def highest_term(self) -> int:
@@ -235,6 +245,7 @@ class Election:
         """The watcher brought a new state of the lease."""
         if self._seen is None or lease.revision <= self._seen.lease.revision:
             return
+        last = self.leader
         self._note_lease(lease, now)
         tenure = self._tenure
         if tenure is not None:
@@ -244,8 +255,7 @@ class Election:
             return
         self._seen = Seen(lease, self._seen.fence, self._seen.fence_term)
         if isinstance(lease, Vacant):
-            # Many followers see the vacancy at once; the more there are, the more they spread out.
-            self._not_before = now + self._random() * min(0.0005 * (self.followers - 1), 0.5)
+            self._not_before = now + self._turn(last.node if last else "")
 
     def watched_fence(self, revision: int, term: int) -> None:
         """The watcher brought a new fence; revision 0: it is gone."""
@@ -408,6 +418,19 @@ class Election:
             self._silent_since = None
             # Every follower learns of a term at the same moment; from here on their probes are out of step.
             self._next_probe = now + self.timing.acquaintance + self._random() * self._pause
+
+    def _turn(self, last: str) -> float:
+        """Seconds to wait, where everybody sees at once that nobody leads: those next to the last leader go first.
+
+        Of several take-overs at once only one is stored, and that one the later for the others (measured: by half).
+        """
+
+        def place(node: str) -> tuple[bool, str]:
+            return (node <= last, node)
+
+        mine = place(self.node)
+        turn = TURN * sum(place(node) < mine for node in self.candidates)
+        return turn if turn < LONGEST_TURN else LONGEST_TURN * (1 + self._random())
 
     @property
     def _pause(self) -> float:

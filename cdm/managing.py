@@ -104,7 +104,7 @@ class Managing:
             route=ground.route,
             drained=self._commands.drained,
             on_fence_lost=self._list_anew,
-            nodes=lambda: self.topology.candidates,
+            candidates=lambda: self.topology.candidates,
         )
 
     @property

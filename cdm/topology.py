@@ -9,6 +9,7 @@ then they are given up one by one, at `MASS_LOSS_PACE` of a TTL apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 
 from msgspec import Struct
 
@@ -100,9 +101,9 @@ class Topology:
         return self._lost
 
     @property
-    def candidates(self) -> int:
-        """How many of the registered nodes take part in elections."""
-        return len(self._candidates)
+    def candidates(self) -> AbstractSet[NodeId]:
+        """Those of the registered nodes that take part in elections."""
+        return self._candidates
 
     def schedule(self, node: NodeId) -> Schedule:
         """What the operator wants of the node."""

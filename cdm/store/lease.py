@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 
 import anyio
 import anyio.abc
@@ -52,7 +53,7 @@ class Leadership:
         route: takes `LeaderChange`.
         drained: waits until no write of this leader is in flight.
         on_fence_lost: called when the fence is found gone: the stream was purged, or worse.
-        nodes: how many nodes take part in elections.
+        candidates: the nodes that take part in elections.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Leadership:
         route: Callable[[Message], None],
         drained: Callable[[], Awaitable[None]],
         on_fence_lost: Callable[[], None],
-        nodes: Callable[[], int],
+        candidates: Callable[[], AbstractSet[NodeId]],
     ) -> None:
         self._slices = slices
         self._connection = slices.connection
@@ -73,7 +74,7 @@ class Leadership:
         self._route = route
         self._drained = drained
         self._on_fence_lost = on_fence_lost
-        self._nodes = nodes
+        self._candidates = candidates
         self._signal = Signal()
         self._told: tuple[NodeId | None, int] = (None, 0)
         self._leading = False
@@ -137,8 +138,8 @@ class Leadership:
 
     @receiver
     def on_nodes(self, change: NodeJoined | NodeLeft | NodeDied | NodeMissing) -> None:
-        """The number of probing processes is another one."""
-        self._election.followers = max(self._nodes() - 1, 1)
+        """Others than before take part."""
+        self._election.candidates = self._candidates()
 
     def _watched(self, lease: Held | Vacant) -> None:
         before = self._election.leader

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm.election import (
+    TURN,
     Election,
     Held,
     Look,
@@ -471,14 +472,31 @@ def test_a_follower_takes_over_when_the_lease_is_given_back() -> None:
     assert each.next(3.0) == TakeOver(8, 150, 90)
 
 
-def test_many_followers_spread_out_when_they_see_a_vacancy() -> None:
+def test_when_nobody_leads_those_next_to_the_last_leader_go_first() -> None:
+    names = [NodeId(f"n{number}") for number in range(4)]
+    waits: dict[NodeId, float] = {}
+    for name in names:
+        each = Election(name, "me", TIMING, lambda: 0.5)
+        each.candidates = set(names)
+        each.connected(0.0)
+        each.seen(Seen(Held(Lease(names[1], 7, "it"), 100), 90, 7), 0.0)
+        each.watched_lease(Vacant(150), 3.0)
+        action = each.next(3.0)
+        waits[name] = action.until - 3.0 if isinstance(action, Wait) and action.until else 0.0
+        assert each.next(3.0 + waits[name]) == TakeOver(8, 150, 90)
+    assert sorted(waits, key=waits.__getitem__) == [names[2], names[3], names[0], names[1]]
+    assert waits[names[2]] == 0.0
+    assert waits[names[3]] == pytest.approx(TURN)
+
+
+def test_nobody_waits_long_for_a_turn() -> None:
     each = follower(0.0, random=lambda: 0.999)
-    each.followers = 1_000
+    each.candidates = {NodeId(f"a{number}") for number in range(1_000)}
     each.watched_lease(Vacant(150), 3.0)
     action = each.next(3.0)
     assert isinstance(action, Wait)
     assert action.until is not None
-    assert 3.0 < action.until <= 3.5
+    assert 3.0 < action.until <= 4.0
     assert each.next(action.until) == TakeOver(8, 150, 90)
 
 
@@ -488,7 +506,7 @@ def test_all_followers_together_probe_about_ten_times_a_second() -> None:
         probes = 0
         for _ in range(followers):
             each = follower(0.0, random=random.random)
-            each.followers = followers
+            each.candidates = {NodeId(f"n{number}") for number in range(followers + 1)}
             now = TIMING.acquaintance
             while now < 100.0:
                 action = each.next(now)

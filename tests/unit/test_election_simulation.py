@@ -180,7 +180,7 @@ class Process:
     def __init__(self, sim: Sim, node: NodeId, incarnation: str) -> None:
         self.sim, self.node, self.incarnation = sim, node, incarnation
         self.election = Election(node, incarnation, TIMING, sim.random.random)
-        self.election.followers = 4
+        self.election.candidates = {NodeId(f"n{number}") for number in range(5)}
         self.alive = True
         self.connected = False
         self.hole = False
@@ -561,7 +561,7 @@ def test_a_heavy_storm_ends_with_one_leader(seed: int) -> None:
 def calm_cluster(seed: int, nodes: int = 5) -> Sim:
     sim = Sim(seed, nodes, calm=True)
     for process in sim.processes:
-        process.election.followers = max(nodes - 1, 1)
+        process.election.candidates = {each.node for each in sim.processes}
     sim.run(sim.now + 5.0)
     assert len(sim.leaders) == 1
     return sim
