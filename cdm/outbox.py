@@ -37,17 +37,18 @@ class Outbox:
         self.orders: deque[Order] = deque()
         self.statuses: dict[str, Status | None] = {}
         """By blueprint key; None deletes. A later one replaces an earlier one that was not yet taken."""
-        self._queued = 0
+        self.queued = 0
+        """How many commands the orders hold."""
 
     @property
     def full(self) -> bool:
         """Whether the store has enough to do for now."""
-        return self._queued >= HIGH_WATER
+        return self.queued >= HIGH_WATER
 
     def order(self, order: Order) -> None:
         """Queue an order."""
         self.orders.append(order)
-        self._queued += len(order.commands)
+        self.queued += len(order.commands)
         self._on_orders()
 
     def take_order(self) -> Order | None:
@@ -55,7 +56,7 @@ class Outbox:
         if not self.orders:
             return None
         order = self.orders.popleft()
-        self._queued -= len(order.commands)
+        self.queued -= len(order.commands)
         return order
 
     def status(self, name: str, status: Status | None) -> None:
@@ -74,4 +75,4 @@ class Outbox:
         """Drop everything: the leadership that wanted it is over."""
         self.orders.clear()
         self.statuses.clear()
-        self._queued = 0
+        self.queued = 0

@@ -54,6 +54,14 @@ class Write(Struct, frozen=True):
     headers: dict[str, str] = {}
 
 
+class Batch(Struct, frozen=True):
+    """An atomic batch, ready to be sent. Made by `Bucket.prepare`."""
+
+    frames: bytes
+    """All messages but the last, as commands of the client."""
+    last: Write
+
+
 class Stored(Struct, frozen=True):
     """What a bucket holds under a key. ``payload`` is None for a delete or expiry marker."""
 
@@ -193,24 +201,19 @@ class Bucket:
 
         At most `MAX_BATCH` messages. Only the last one asks for an answer: it is about all of them.
         """
+        batch = self.prepare(writes)
+        await self.stage(batch)
+        return await self.commit(batch, timeout)
+
+    def prepare(self, writes: list[Write]) -> Batch:
+        """Bring a batch into the form of the wire. It can be sent once."""
         if not writes:
             raise ValueError("a batch holds at least one message")
         identity = secrets.token_hex(11)
         *others, last = writes
-        if others:
-            await self.connection.send_frames(self._frames(others, identity))
-        headers = {
-            **last.headers,
-            "Nats-Batch-Id": identity,
-            "Nats-Batch-Sequence": str(len(writes)),
-            "Nats-Batch-Commit": "1",
-        }
-        return await self._publish(self.subject(last.name), last.payload, headers, timeout)
-
-    def _frames(self, writes: list[Write], identity: str) -> bytes:
-        """A batch's messages but its last, in the form of the wire: the client takes a third of the time for each."""
         frames: list[bytes] = []
-        for position, write in enumerate(writes, 1):
+        for position, write in enumerate(others, 1):
+            # The client takes three times as long for each.
             own = "".join([f"{name}: {value}\r\n" for name, value in write.headers.items()])
             block = f"NATS/1.0\r\n{own}Nats-Batch-Id: {identity}\r\nNats-Batch-Sequence: {position}\r\n\r\n".encode()
             size = len(block) + len(write.payload)
@@ -220,7 +223,22 @@ class Bucket:
                 write.payload,
                 b"\r\n",
             )
-        return b"".join(frames)
+        headers = {
+            **last.headers,
+            "Nats-Batch-Id": identity,
+            "Nats-Batch-Sequence": str(len(writes)),
+            "Nats-Batch-Commit": "1",
+        }
+        return Batch(b"".join(frames), Write(last.name, last.payload, headers))
+
+    async def stage(self, batch: Batch) -> None:
+        """Send all of a batch but its last message: the server keeps them until that comes."""
+        if batch.frames:
+            await self.connection.send_frames(batch.frames)
+
+    async def commit(self, batch: Batch, timeout: float | None = None) -> int:
+        """Send a batch's last message; returns its revision. Errors as in `put`."""
+        return await self._publish(self.subject(batch.last.name), batch.last.payload, batch.last.headers, timeout)
 
     async def _publish(self, subject: str, payload: bytes, headers: dict[str, str], timeout: float | None) -> int:
         try:

@@ -1,6 +1,7 @@
 """Carries the outbox to the server: fenced batches to ``slices``, plain ones to ``status``.
 
-One batch is in flight at a time and the next gathers meanwhile (group commit). Every batch is guarded by the fence:
+One batch is in flight at a time and the next gathers meanwhile (group commit); where a whole one waits already, it is
+made ready while the server takes the one before in. Every batch is guarded by the fence:
 its first message expects the revision of ``_term`` that this leadership wrote, so the server refuses it whole once
 another term began, however late it arrives. Being refused so is loss of leadership at once.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import anyio
+from msgspec import Struct
 
 from cdm import clock
 from cdm.election import Election
@@ -21,7 +23,7 @@ from cdm.model.keys import FENCE, encode
 from cdm.model.slice import SliceValue
 from cdm.outbox import Order, Outbox
 from cdm.reconciliation import Command
-from cdm.store.bucket import DELETE, EXPECT, EXPECT_SUBJECT, MAX_BATCH, Bucket, Write, dump
+from cdm.store.bucket import DELETE, EXPECT, EXPECT_SUBJECT, MAX_BATCH, Batch, Bucket, Write, dump
 from cdm.store.signal import Signal
 
 log = Log("cdm.writer")
@@ -32,6 +34,18 @@ REFUSAL_PAUSE = 0.25
 REFUSAL_LOG_INTERVAL = 10.0
 STATUS_PAUSE = 0.25
 """Least seconds between two writes of statuses, which are for people: what changes faster is written once."""
+
+
+class _Part(Struct):
+    """What goes into one batch."""
+
+    term: int
+    writes: list[Write]
+    batch: Batch
+    finished: list[Artifact]
+    """Artifacts whose orders it completes."""
+    touched: list[Artifact]
+    """All artifacts that it is about."""
 
 
 class CommandWriter:
@@ -63,6 +77,8 @@ class CommandWriter:
         self._route = route
         self._order: Order | None = None
         self._next = 0
+        self._ahead: _Part | None = None
+        """The part after the one in flight, where it was made ready already."""
         self._in_flight = False
         self._one_by_one = False
         self._logged_at = float("-inf")
@@ -72,13 +88,11 @@ class CommandWriter:
         """Write orders until cancelled."""
         while True:
             await self._ready.wait()
-            while True:
-                batch, finished, touched = self._gather()
-                if not batch:
-                    break
+            while part := self._ahead or self._gather():
+                self._ahead = None
                 self._in_flight = True
                 try:
-                    await self._write(batch, finished, touched)
+                    await self._write(part)
                 finally:
                     self._in_flight = False
                     self._idle.set()
@@ -91,16 +105,22 @@ class CommandWriter:
 
     async def calm(self) -> None:
         """Wait until no batch is in flight and no order waits for one."""
-        while self._in_flight or self._order is not None or self._outbox.orders:
+        while self._in_flight or self._ahead is not None or self._order is not None or self._outbox.orders:
             await self._idle.wait()
 
-    def _gather(self) -> tuple[list[Write], list[Artifact], list[Artifact]]:
-        """The next batch, the artifacts whose orders it completes, and all artifacts it is about."""
+    @property
+    def _waiting(self) -> int:
+        """How many commands wait for a batch."""
+        left = len(self._order.commands) - self._next if self._order is not None else 0
+        return left + self._outbox.queued
+
+    def _gather(self) -> _Part | None:
+        """The next part, guarded by the fence; None where nothing is to be written."""
         tenure = self._election.tenure
-        batch: list[Write] = []
+        writes: list[Write] = []
         finished: list[Artifact] = []
         touched: list[Artifact] = []
-        while len(batch) < MAX_BATCH:
+        while len(writes) < MAX_BATCH:
             if self._order is None:
                 self._order, self._next = self._outbox.take_order(), 0
                 if self._order is None:
@@ -109,8 +129,8 @@ class CommandWriter:
             if tenure is None or order.term != tenure.term:
                 self._order = None
                 continue
-            commands = order.commands[self._next : self._next + MAX_BATCH - len(batch)]
-            batch += [_write(command, order.term) for command in commands]
+            commands = order.commands[self._next : self._next + MAX_BATCH - len(writes)]
+            writes += [_write(command, order.term) for command in commands]
             touched.append(order.artifact)
             self._next += len(commands)
             if self._next >= len(order.commands):
@@ -118,24 +138,32 @@ class CommandWriter:
                 self._order = None
                 if self._one_by_one:
                     break
-        return batch, finished, touched
-
-    async def _write(self, batch: list[Write], finished: list[Artifact], touched: list[Artifact]) -> None:
-        tenure = self._election.tenure
-        assert tenure is not None
+        if tenure is None or not writes:
+            return None
         guard = {EXPECT: str(tenure.fence), EXPECT_SUBJECT: self._slices.subject(encode(FENCE))}
-        batch[0] = Write(batch[0].name, batch[0].payload, {**batch[0].headers, **guard})
-        # Nothing is sent that the lease, by this node's own clock, does not cover.
-        while self._election.valid(clock.now()):
+        writes[0] = Write(writes[0].name, writes[0].payload, {**writes[0].headers, **guard})
+        return _Part(tenure.term, writes, self._slices.prepare(writes), finished, touched)
+
+    def _covered(self, term: int) -> bool:
+        """Whether the lease, by this node's own clock, covers what is sent in this term."""
+        tenure = self._election.tenure
+        return tenure is not None and tenure.term == term and self._election.valid(clock.now())
+
+    async def _write(self, part: _Part) -> None:
+        # Nothing is sent that the lease does not cover.
+        while self._covered(part.term):
             try:
-                revision = await self._slices.batch(batch)
+                revision = await self._send(part)
             except Conflict as error:
-                log.warning("fenced: another term began", term=tenure.term, server=str(error))
-                self._election.fenced("the server refused a write of this term")
-                self._on_fenced()
+                log.warning("fenced: another term began", term=part.term, server=str(error))
+                self._ahead = None
+                if self._covered(part.term):
+                    self._election.fenced("the server refused a write of this term")
+                    self._on_fenced()
                 return
             except Busy as error:
                 log.debug("again", reason=str(error))
+                part.batch = self._slices.prepare(part.writes)
                 await anyio.sleep(RETRY_PAUSE)
                 continue
             except Refused as error:
@@ -143,37 +171,46 @@ class CommandWriter:
                 self._one_by_one = True
                 if clock.now() >= self._logged_at + REFUSAL_LOG_INTERVAL:
                     self._logged_at = clock.now()
-                    log.warning("the server refuses commands", reason=str(error), commands=len(batch))
+                    log.warning("the server refuses commands", reason=str(error), commands=len(part.writes))
                 await anyio.sleep(REFUSAL_PAUSE)
-                await self._failed(tenure.term, touched, str(error))
+                await self._failed(part, str(error))
                 return
             except StoreError as error:
-                log.warning("commands may not be stored", reason=str(error), commands=len(batch))
-                await self._failed(tenure.term, touched, str(error))
+                log.warning("commands may not be stored", reason=str(error), commands=len(part.writes))
+                await self._failed(part, str(error))
                 return
             self._one_by_one = False
-            for artifact in finished:
-                self._route(Written(artifact, tenure.term, revision))
+            for artifact in part.finished:
+                self._route(Written(artifact, part.term, revision))
             return
-        self._give_up(tenure.term, touched, 0, "the lease ended")
+        self._give_up(part, 0, "the lease ended")
 
-    async def _failed(self, term: int, touched: list[Artifact], reason: str) -> None:
+    async def _send(self, part: _Part) -> int:
+        await self._slices.stage(part.batch)
+        if self._ahead is None and self._waiting >= MAX_BATCH:
+            self._ahead = self._gather()
+        return await self._slices.commit(part.batch)
+
+    async def _failed(self, part: _Part, reason: str) -> None:
         """Find out how far the stream is by now: a mirror that has come so far shows what was stored."""
-        while self._election.valid(clock.now()):
+        while self._covered(part.term):
             try:
                 revision = (await self._slices.state()).last
             except StoreError:
                 await anyio.sleep(RETRY_PAUSE)
                 continue
-            self._give_up(term, touched, revision, reason)
+            self._give_up(part, revision, reason)
             return
-        self._give_up(term, touched, 0, reason)
+        self._give_up(part, 0, reason)
 
-    def _give_up(self, term: int, touched: list[Artifact], revision: int, reason: str) -> None:
+    def _give_up(self, part: _Part, revision: int, reason: str) -> None:
+        """Drop what is left of its orders, too: they are decided anew."""
+        ahead, self._ahead = self._ahead, None
+        touched = dict.fromkeys([*part.touched, *(ahead.touched if ahead else ())])
         if self._order is not None and self._order.artifact in touched:
             self._order = None
         for artifact in touched:
-            self._route(WriteFailed(artifact, term, revision, reason))
+            self._route(WriteFailed(artifact, part.term, revision, reason))
 
 
 class StatusWriter:

@@ -1,0 +1,123 @@
+"""Orders on their way to the server, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from cdm import clock
+from cdm.election import Election, Seen, TakeOver, Timing, Vacant
+from cdm.messages import Message, WriteFailed, Written
+from cdm.model.artifact import Artifact
+from cdm.model.keys import FENCE, LEASE, SLICES, SliceKey, encode
+from cdm.model.slice import SliceState
+from cdm.outbox import Order, Outbox
+from cdm.reconciliation import Command
+from cdm.store.bucket import MAX_BATCH, Bucket, Write
+from cdm.store.signal import Signal
+from cdm.store.writer import CommandWriter
+from tests.integration.tools import connected
+from tests.server import NatsServer, eventually
+from tests.unit.support import n
+
+pytestmark = pytest.mark.anyio
+
+BIG, SMALL = Artifact("g", "big", "1"), Artifact("g", "small", "1")
+
+
+class Desk:
+    """A leader's writer with nobody around it. Made by `desk`."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.bucket = bucket
+        self.said: list[Message] = []
+        self.fenced = False
+        self.election = Election(n(1), "me", Timing(), lambda: 0.5)
+        ready = Signal()
+        self.outbox = Outbox(ready.set, lambda: None)
+        self.writer = CommandWriter(bucket, self.outbox, ready, self.election, self._on_fenced, self.said.append)
+
+    def _on_fenced(self) -> None:
+        self.fenced = True
+
+    async def lead(self) -> None:
+        now = clock.now()
+        self.election.connected(now)
+        self.election.seen(Seen(Vacant(0), 0, 0), now)
+        action = self.election.next(now)
+        assert isinstance(action, TakeOver)
+        revision = await self.bucket.batch([Write(encode(LEASE), b"{}"), Write(encode(FENCE), b'{"term":1}')])
+        self.election.won(action, revision, now)
+
+    def order(self, artifact: Artifact, count: int) -> None:
+        keys = (SliceKey(n(1), artifact, ordinal) for ordinal in range(count))
+        self.outbox.order(Order(artifact, 1, [Command(key, SliceState.LOAD, "missing") for key in keys]))
+
+    async def limit(self, **limits: int) -> None:
+        config: dict[str, Any] = (await self.bucket.connection.api(f"STREAM.INFO.{self.bucket.stream}"))["config"]
+        await self.bucket.connection.api(f"STREAM.UPDATE.{self.bucket.stream}", {**config, **limits})
+
+    async def stored(self) -> int:
+        info = await self.bucket.connection.api(f"STREAM.INFO.{self.bucket.stream}")
+        return int(info["state"]["messages"]) - 2  # lease and fence
+
+
+@asynccontextmanager
+async def desk(server: NatsServer) -> AsyncIterator[Desk]:
+    async with connected(server) as connection, anyio.create_task_group() as tasks:
+        bucket = Bucket(connection, SLICES)
+        await bucket.ensure(create=True)
+        found = Desk(bucket)
+        await found.lead()
+        tasks.start_soon(found.writer.run)
+        yield found
+        tasks.cancel_scope.cancel()
+
+
+async def test_an_order_of_many_batches_is_stored_whole_and_in_order(server: NatsServer) -> None:
+    async with desk(server) as each:
+        each.order(BIG, 3 * MAX_BATCH + 7)
+        each.order(SMALL, 5)
+        await eventually(lambda: len(each.said) == 2, 10)
+        assert each.said == [
+            Written(BIG, 1, each.election.tenure.fence + 3 * MAX_BATCH + 12),  # type: ignore[union-attr]
+            Written(SMALL, 1, each.election.tenure.fence + 3 * MAX_BATCH + 12),  # type: ignore[union-attr]
+        ]
+        with anyio.fail_after(2):
+            await each.writer.calm()
+
+
+async def test_what_was_made_ready_behind_a_refused_batch_is_not_sent(server: NatsServer) -> None:
+    """Its orders are decided anew: what came of them later would be a surprise."""
+    async with desk(server) as each:
+        await each.limit(max_msgs=2 + MAX_BATCH + MAX_BATCH // 2)
+        each.order(BIG, 2 * MAX_BATCH + MAX_BATCH // 2)
+        each.order(SMALL, MAX_BATCH // 2)  # in one batch with the end of the big one
+        await eventually(lambda: len(each.said) == 2, 10)
+        assert [(type(said), said.artifact) for said in each.said] == [(WriteFailed, BIG), (WriteFailed, SMALL)]  # type: ignore[attr-defined]
+        await each.limit(max_msgs=-1)
+        with anyio.fail_after(2):
+            await each.writer.calm()
+        assert await each.stored() == MAX_BATCH
+        each.order(SMALL, 5)
+        await eventually(lambda: len(each.said) == 3, 10)
+        assert isinstance(each.said[-1], Written)
+        assert await each.stored() == MAX_BATCH + 5
+
+
+async def test_what_was_made_ready_in_a_term_that_is_over_is_not_sent(server: NatsServer) -> None:
+    async with desk(server) as each:
+        each.order(BIG, 5 * MAX_BATCH)
+        await eventually(each.stored, 5)
+        await each.bucket.put(FENCE, b'{"term":2}')
+        await eventually(lambda: each.fenced, 10)
+        each.election.stepped_down()
+        stored = await each.stored()
+        assert stored % MAX_BATCH == 0
+        await anyio.sleep(0.3)
+        assert await each.stored() == stored
+        assert not any(isinstance(said, Written) for said in each.said)
