@@ -17,28 +17,27 @@ async def snapshot(connection: Connection, timeout: float = 30.0, names: Collect
     """What the buckets of these names hold, or all, as messages.
 
     Raises:
-        BucketMissing: the cluster was never initialised.
+        BucketMissing: the cluster was never initialised; in a group, as all that goes wrong with one bucket.
         Uncertain: the buckets could not be listed within ``timeout`` seconds.
     """
-    messages: list[Message] = []
-    everything = {name: bucket for name, bucket in buckets(connection).items() if not names or name in names}
-    for bucket in everything.values():
-        try:
-            await bucket.state()
-        except BucketMissing:
-            raise BucketMissing(
-                f"bucket {bucket.name} does not exist; run `cdm init`, or start a node (is --prefix right?)"
-            ) from None
+    everything = [bucket for name, bucket in buckets(connection).items() if not names or name in names]
+    found: dict[str, list[Message]] = {bucket.name: [] for bucket in everything}
     with anyio.move_on_after(timeout) as scope:
-        for bucket in everything.values():
-            messages += await _list(bucket)
+        async with anyio.create_task_group() as tasks:
+            for bucket in everything:
+                tasks.start_soon(_list, bucket, found[bucket.name])
     if scope.cancelled_caught:
         raise Uncertain(f"the buckets could not be listed within {timeout:g} s")
-    return messages
+    return [message for messages in found.values() for message in messages]
 
 
-async def _list(bucket: Bucket) -> list[Message]:
-    messages: list[Message] = []
+async def _list(bucket: Bucket, messages: list[Message]) -> None:
+    try:
+        await bucket.state()
+    except BucketMissing:
+        raise BucketMissing(
+            f"bucket {bucket.name} does not exist; run `cdm init`, or start a node (is --prefix right?)"
+        ) from None
     complete = anyio.Event()
 
     def on_live(live: bool) -> None:
@@ -50,4 +49,3 @@ async def _list(bucket: Bucket) -> list[Message]:
         tasks.start_soon(watch.run)
         await complete.wait()
         tasks.cancel_scope.cancel()
-    return messages
