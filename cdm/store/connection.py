@@ -17,7 +17,6 @@ from typing import Any
 import anyio
 import nats
 import nats.errors
-from nats.aio.client import PING_PROTO, Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -37,6 +36,7 @@ from cdm.errors import (
 )
 from cdm.log import Log
 from cdm.store.access import Access, credentials_of, tls_of, without_secrets
+from cdm.store.client import Client, Deliver
 
 __all__ = ["Access", "Connection", "checked", "connect", "error_of", "no_message", "without_secrets"]
 
@@ -64,90 +64,7 @@ _NO_REPLICAS = 10074
 _JETSTREAM_OFF = (10039, 10076)
 _UNAVAILABLE = (10008, 10009)
 
-_VIOLATION = re.compile(r"Permissions Violation for (Publish|Subscription) to \"([^\"]*)\"", re.IGNORECASE)
-
 Handler = Callable[[Msg], Awaitable[None]]
-
-
-Deliver = Callable[[bytes, bytes, bytes, bytes], None]
-"""Takes subject, reply, payload and header block of a message as they came."""
-
-
-class _Client(Client):
-    """The client, mended in seven places, and with a short way for the many messages of a watch.
-
-    Of a refused subject it tells in lower case only. It would send its secrets in the clear to a server that offers no
-    TLS. A subject that is not UTF-8 would end its reading for good. An attempt at a server that accepts and then says
-    nothing would leave its socket open. After a TLS handshake that failed it would wait for ever to be told that the
-    connection is closed, and try no server again. A pong may wait behind megabytes of messages: these show as well that
-    the connection is alive. A ping must not overtake what was sent before it. And a message of a direct subscription
-    is handed over as it was read: no queue, no task, no headers taken apart that nobody asks for; what the receiver
-    cannot take in time waits in the socket.
-    """
-
-    def __init__(self, on_denied: Callable[[str, str], None]) -> None:
-        super().__init__()
-        self.direct: dict[int, Deliver] = {}
-        self.insist_on_tls = False
-        self._on_denied = on_denied
-
-    async def _process_err(self, err_msg: str) -> None:
-        # What was handed over is in lower case; the parser has the line still as it came.
-        line = bytes(self._ps.buf).partition(b"\r\n")[0].decode("utf-8", "replace")
-        if denied := _VIOLATION.search(line):
-            self._on_denied(denied[1].lower(), denied[2])
-        else:
-            await super()._process_err(err_msg)
-
-    def _connect_command(self) -> bytes:
-        if self.insist_on_tls and not self._server_info.get("tls_required"):
-            raise nats.errors.Error("nats: the server offers no TLS, and nothing is sent to it without")
-        return super()._connect_command()
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        self._pings_outstanding = 0
-        deliver = self.direct.get(sid)
-        if deliver is None:
-            await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
-        else:
-            deliver(subject, reply, data, headers or b"")
-
-    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
-        # Its own goes past what waits to be sent: `flush` after `subscribe` would return before the server knows.
-        self._pongs.append(future or asyncio.get_running_loop().create_future())
-        await self._send_command(PING_PROTO)
-        await self._flush_pending()
-
-    async def send_frames(self, frames: bytes) -> None:
-        """Send commands that are already in the form of the wire."""
-        await self._send_command(frames)
-        await self._flush_pending()
-
-    async def _connect_to_server(self, s: Srv) -> None:
-        if self._transport is not None:
-            self._transport.close()  # type: ignore[no-untyped-call]
-        await super()._connect_to_server(s)
-
-    async def _process_connect_init(self) -> None:
-        try:
-            await super()._process_connect_init()
-        except OSError:
-            if self._transport is not None:
-                self._transport.close()  # type: ignore[no-untyped-call]
-                self._transport = None
-            raise
-
-    def _build_message(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
-    ) -> Msg:
-        return Msg(
-            _client=self,
-            subject=subject.decode("utf-8", "backslashreplace"),
-            reply=reply.decode("utf-8", "backslashreplace"),
-            data=data,
-            headers=headers,
-            _sid=sid,
-        )
 
 
 class Connection:
@@ -158,7 +75,7 @@ class Connection:
         self.prefix = prefix
         self.up_since: float | None = None
         """When it was last (re)connected, in seconds on this node's clock; None while it is down."""
-        self._client = _Client(self._on_denied)
+        self._client = Client(self._on_denied)
         self._asking: dict[asyncio.Future[None], str] = {}
         """For each request that waits for an answer its subject, and what to tell of a refusal."""
         self._denied: dict[str, AccessDenied] = {}

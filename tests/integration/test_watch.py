@@ -120,6 +120,20 @@ async def test_what_does_not_decode_is_told_and_so_is_its_end(server: NatsServer
         assert kinds.count(ValueRemove) == 2
 
 
+async def test_keys_that_only_a_program_of_ones_own_can_write_are_left_alone(server: NatsServer) -> None:
+    """The server takes nearly every byte in a subject; what the client makes of it must not cost the connection."""
+    odd = [b"n1.a/b/1\x0b", b"n1.a/b\x0c/1", b"n1.a\x1c", b"n1.\xff", b"n1.\x00"]
+    async with raw(server) as user, watching(server, SLICES) as watched:
+        connection = watched.watch.bucket.connection
+        up_since = connection.up_since
+        await connection.send_frames(b"".join(b"PUB $KV.slices." + key + b" 1\r\n7\r\n" for key in odd))
+        revision = await user.put("slices", f"n1.{KEY}", slice_value())
+        await watched.watch.caught_up()
+        assert watched.mirror.values.pop(f"n1.{KEY}") == ("good", revision)
+        assert [kind for kind, _ in watched.mirror.values.values()] == ["key"] * len(odd)
+        assert connection.up_since == up_since
+
+
 async def test_expiry_is_told_as_such(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, NODES) as watched:
         await user.put("nodes", "n1", {"ttl": 1}, {"Nats-TTL": "1s"})

@@ -1,0 +1,108 @@
+"""What the client makes of what a server says, however it comes in pieces."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.errors import ProtocolError
+
+from cdm.store.client import Client, _Parser
+
+pytestmark = pytest.mark.anyio
+
+
+class Taken(NamedTuple):
+    """A message as it was handed over."""
+
+    sid: int
+    subject: bytes
+    reply: bytes
+    payload: bytes
+    headers: bytes
+
+    @property
+    def wire(self) -> bytes:
+        words = [self.subject, b"%d" % self.sid, *([self.reply] if self.reply else [])]
+        if self.headers:
+            words += [b"%d" % len(self.headers)]
+        line = b" ".join([b"HMSG" if self.headers else b"MSG", *words, b"%d" % len(self.headers + self.payload)])
+        return line + b"\r\n" + self.headers + self.payload + b"\r\n"
+
+
+class Listener:
+    """Stands where a client would, and notes what the parser tells it."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    async def take(self, *message: Any) -> None:
+        self.told.append(Taken(*message))
+
+    async def _process_ping(self) -> None:
+        self.told.append("ping")
+
+    async def _process_pong(self) -> None:
+        self.told.append("pong")
+
+    async def _process_err(self, text: str) -> None:
+        self.told.append(text)
+
+
+async def parsed(*pieces: bytes) -> list[Any]:
+    listener = Listener()
+    parser = _Parser(listener)  # type: ignore[arg-type]  # as much of a client as the parser uses
+    for piece in pieces:
+        await parser.parse(piece)
+    assert not parser.buf, "everything was whole"
+    return listener.told
+
+
+TOKENS = st.binary(min_size=1, max_size=12).map(lambda raw: raw.translate(None, b" \t\r\n") or b"x")
+MESSAGES = st.builds(
+    Taken,
+    st.integers(1, 10**6),
+    TOKENS,
+    st.one_of(st.just(b""), TOKENS, st.integers(0, 99).map(lambda number: b"%d" % number)),
+    st.binary(max_size=40),
+    st.one_of(
+        st.just(b""), st.just(b"NATS/1.0\r\n\r\n"), st.binary(max_size=20).map(lambda raw: b"NATS/1.0\r\n" + raw)
+    ),
+)
+OTHERS = st.sampled_from(
+    [("ping", b"PING\r\n"), ("pong", b"PONG\r\n"), ("'oops'", b"-ERR 'Oops'\r\n"), (None, b"+OK\r\n")]
+)
+
+
+@given(st.lists(st.one_of(MESSAGES, OTHERS), max_size=8), st.lists(st.integers(0, 400), max_size=6))
+async def test_messages_are_whole_however_they_come(said: list[Any], cuts: list[int]) -> None:
+    wire = b"".join(each.wire if isinstance(each, Taken) else each[1] for each in said)
+    places = sorted({0, len(wire), *(cut for cut in cuts if cut < len(wire))})
+    pieces = [wire[start:end] for start, end in itertools.pairwise(places)]
+    expected = [each if isinstance(each, Taken) else each[0] for each in said]
+    assert await parsed(*pieces) == [each for each in expected if each is not None]
+
+
+@pytest.mark.parametrize("space", [b"\x0b", b"\x0c", b"\x1c", b"\x85", b"\xa0"])
+async def test_only_what_the_server_takes_for_space_ends_a_subject(space: bytes) -> None:
+    message = Taken(7, b"a.x" + space + b"y", b"r" + space, b"1", b"")
+    assert await parsed(message.wire) == [message]
+
+
+@pytest.mark.parametrize("line", [b"MSG a\r\n", b"MSG a b 1\r\n", b"HMSG a 1 2\r\n", b"MSG a 1 x\r\n", b"WHAT\r\n"])
+async def test_what_no_server_says_is_refused(line: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        await parsed(line)
+
+
+async def test_a_long_message_is_put_together_once() -> None:
+    message = Taken(1, b"a", b"", b"x" * 100_000, b"")
+    wire = message.wire
+    assert await parsed(*(wire[at : at + 1_000] for at in range(0, len(wire), 1_000))) == [message]
+
+
+def test_the_client_uses_it() -> None:
+    assert isinstance(Client(lambda kind, subject: None)._ps, _Parser)
