@@ -154,6 +154,8 @@ class Election:
         self._connected_since: float | None = None
         self._next_probe = 0.0
         self._silent_since: float | None = None
+        self._taken_for_dead: dict[str, bool] = {}
+        """Incarnations that nobody answered for; True: they were alive all the same."""
         self._renew_at = 0.0
         self._candidate = True
         self._not_before = 0.0
@@ -306,16 +308,26 @@ class Election:
 
     def answered(self, now: float) -> None:
         """The leader answered a probe."""
-        self._silent_since = None
-        self._plan_probe(now)
+        if self.leader is not None:
+            self._taken_for_dead.pop(self.leader.incarnation, None)
+        self.unanswered(now)
 
     def unanswered(self, now: float) -> None:
         """A probe timed out, which proves nothing."""
-        self.answered(now)
+        self._silent_since = None
+        self._plan_probe(now)
 
     def nobody(self, term: int, now: float) -> None:
-        """Nobody answers for the leader of this term: no process has its subject."""
-        if self.leader is not None and self.leader.term == term and self._silent_since is None:
+        """Nobody answers for the leader of this term: no process has its subject, as far as can be heard from here.
+
+        Between two servers of a cluster that have no route to each other nothing is heard, while both take part in the
+        stream. A process that led again after it was taken for dead is such a one: its TTL decides, until it answers.
+        """
+        if self.leader is None or self.leader.term != term:
+            return
+        if self._taken_for_dead.get(self.leader.incarnation):
+            self.unanswered(now)
+        elif self._silent_since is None:
             self._silent_since = now
 
     def stepped_down(self) -> None:
@@ -391,6 +403,8 @@ class Election:
         ):
             return None
         self._silent_since = None
+        if self.leader is not None:
+            self._taken_for_dead[self.leader.incarnation] = False
         return self._take_over(seen)
 
     def _take_over(self, seen: Seen) -> TakeOver:
@@ -414,6 +428,8 @@ class Election:
         if term is not None:
             self._highest = max(self._highest, term)
         if term != known:
+            if isinstance(lease, Held) and lease.lease.incarnation in self._taken_for_dead:
+                self._taken_for_dead[lease.lease.incarnation] = True
             self._term_since = now
             self._silent_since = None
             # Every follower learns of a term at the same moment; from here on their probes are out of step.

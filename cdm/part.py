@@ -6,10 +6,12 @@ and runs them.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import anyio
 from msgspec import Struct
@@ -28,6 +30,8 @@ from cdm.store.connection import Access, Connection
 from cdm.store.watch import RELIST_INTERVAL, Watch
 
 log = Log("cdm.node")
+
+T = TypeVar("T")
 
 BUCKET_PATIENCE = 60.0
 """Seconds that a starting node waits for JetStream to make its buckets (a cluster may be electing)."""
@@ -127,14 +131,32 @@ class Part(Protocol):
         """The node is at its end, whatever ended it."""
 
 
-async def ensure(bucket: Bucket | Artifacts, *, create: bool, replicas: int, change_replicas: bool = False) -> bool:
-    """`Bucket.ensure`, patient with a JetStream that is still coming up."""
-    deadline = clock.now() + BUCKET_PATIENCE
+async def patiently(work: Callable[[], Awaitable[T]], what: str, patience: float = math.inf) -> T:
+    """Do it once JetStream is up: a cluster may be electing, or too few of its servers run yet.
+
+    Args:
+        work: what to do.
+        what: what it is for, as it is logged.
+        patience: seconds after which its error is raised.
+
+    Raises:
+        StoreError: one that waiting does not mend, at once; any other when ``patience`` is over.
+    """
+    deadline = clock.now() + patience
     while True:
         try:
-            return await bucket.ensure(create=create, replicas=replicas, change_replicas=change_replicas)
+            return await work()
         except StoreError as error:
             if clock.now() >= deadline or isinstance(error, (Unsuitable, BucketMissing, AccessDenied)):
                 raise
-            log.info("waiting for JetStream", bucket=bucket.name, reason=str(error))
+            log.info("waiting for JetStream", what=what, reason=str(error))
         await anyio.sleep(0.5)
+
+
+async def ensure(bucket: Bucket | Artifacts, *, create: bool, replicas: int, change_replicas: bool = False) -> bool:
+    """`Bucket.ensure`, patient with a JetStream that is still coming up."""
+    return await patiently(
+        partial(bucket.ensure, create=create, replicas=replicas, change_replicas=change_replicas),
+        f"bucket {bucket.name}",
+        BUCKET_PATIENCE,
+    )

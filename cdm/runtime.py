@@ -22,7 +22,7 @@ from cdm.managing import Managing
 from cdm.messages import Connected, Disconnected, Message
 from cdm.model.keys import SLICES
 from cdm.model.node import Registration, Role
-from cdm.part import WHOLE, Ground, NodeSettings, Part, ensure
+from cdm.part import WHOLE, Ground, NodeSettings, Part, ensure, patiently
 from cdm.router import Router
 from cdm.runtimes import EXTERNAL
 from cdm.serving import Running, Serving
@@ -103,7 +103,7 @@ class Node:
             Unsuitable: the server or a bucket cannot do what is needed.
             BucketMissing: a bucket is not there and may not be created.
         """
-        await self.connection.check_server()
+        await patiently(self.connection.check_server, "the server")
         for part in self.parts:
             await part.prepare()
 

@@ -258,6 +258,7 @@ class Bucket:
 
         Raises:
             BucketMissing: it is not there and ``create`` is false.
+            Busy: it is just being made.
             Unsuitable: it is there, and cannot be made fit.
         """
         try:
@@ -270,12 +271,19 @@ class Bucket:
             except Refused as error:
                 if error.code != _NAME_IN_USE:
                     raise
-                info = await self.connection.api(f"STREAM.INFO.{self.stream}")  # another node was faster
+                info = await self._info_of_new()  # another node was faster, or the answer to this one was lost
             else:
                 log.info("bucket created", bucket=self.name, replicas=replicas)
                 return True
         await self._upgrade(info["config"], replicas if change_replicas else None)
         return False
+
+    async def _info_of_new(self) -> Any:
+        try:
+            return await self.connection.api(f"STREAM.INFO.{self.stream}")
+        except BucketMissing:
+            # Its name is taken: a cluster knows of it before the servers that are to hold it do.
+            raise Busy(f"bucket {self.name} is being made") from None
 
     def _config(self, replicas: int) -> dict[str, Any]:
         return {

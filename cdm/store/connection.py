@@ -299,6 +299,8 @@ class Connection:
 
         Raises:
             Unsuitable: says in one line why not.
+            Busy: JetStream is not ready; a cluster needs most of its servers.
+            Uncertain: JetStream does not answer.
         """
         info = self._info
         version = str(info.get("version", "0"))
@@ -319,6 +321,8 @@ class Connection:
                 f"nats-server {version} at {self.access.shown} has no JetStream; start it with -js, "
                 "or enable JetStream for this account"
             ) from None
+        except (Busy, Uncertain) as error:
+            raise type(error)(f"JetStream at {self.access.shown} is not ready: {error}") from None
 
     # Talk
 

@@ -10,6 +10,7 @@ import nats.errors
 import pytest
 
 from cdm.model.artifact import NodeId
+from cdm.model.node import Role
 from cdm.runtime import NodeSettings
 from cdm.runtime import node as make_node
 from cdm.runtimes import EXTERNAL
@@ -71,3 +72,25 @@ async def test_the_stream_leaders_server_dies(tmp_path: Path) -> None:
             running.unharmed()
             assert not [p.name for p in running.all.values() if "node is dead" in p.log], "nobody is evicted"
             assert json.loads(json.dumps(await user.lease()))["term"] >= 1
+
+
+@pytest.mark.parametrize("role", [Role.ALL, Role.AGENT])
+async def test_a_node_waits_for_a_cluster_that_is_only_coming_up(role: Role) -> None:
+    async with running_cluster() as servers:
+        for server in servers[1:]:
+            server.kill()
+        settings = NodeSettings(NodeId("n1"), Access(servers=(servers[0].url,)), role, runtime=EXTERNAL)
+        ready = anyio.Event()
+
+        async def start() -> None:
+            async with make_node(settings):
+                ready.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(start)
+            await anyio.sleep(6.5)  # longer than any request waits
+            assert not ready.is_set()
+            for server in servers[1:]:
+                await server.start()
+            with anyio.fail_after(40):
+                await ready.wait()

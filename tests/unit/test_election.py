@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cdm.election import (
     TURN,
+    Action,
     Election,
     Held,
     Look,
@@ -464,6 +465,37 @@ def test_a_lease_that_nobody_can_read_is_taken_over_because_nobody_answers_for_i
     assert each.next(1.5) == Probe(0)
     each.nobody(0, 1.5)
     assert each.confirmed(1.6) == TakeOver(7, 40, 39)
+
+
+def _judge(each: Election, term: int, now: float) -> Action:
+    """Two probes that nobody answers; returns what follows."""
+    each.nobody(term, now)
+    taken = each.confirmed(now + TIMING.confirm_after)
+    return taken or each.next(now + TIMING.confirm_after)
+
+
+def test_who_led_again_after_it_was_taken_for_dead_is_judged_by_its_ttl_alone() -> None:
+    """Two servers without a route to each other: nothing is heard, and both are alive. They must not take turns."""
+    each = follower(0.0)
+    assert _judge(each, 7, 2.0) == TakeOver(8, 100, 90)
+    each.won(TakeOver(8, 100, 90), 111, 2.1)
+    each.fenced("another term began")
+    each.watched_lease(held(term=9, revision=112), 3.0)
+    each.stepped_down()
+    each.seen(Seen(held(term=9, revision=112), 113, 9), 3.1)
+    for second in range(5, 50):
+        assert isinstance(_judge(each, 9, float(second)), Wait | Probe)
+    each.watched_lease(held(term=9, revision=150), 50.0)
+    each.answered(51.0)
+    assert _judge(each, 9, 52.0) == TakeOver(10, 150, 113), "it was heard, and is heard no more"
+
+
+def test_who_died_indeed_is_no_reason_to_wait_for_the_next_one() -> None:
+    each = follower(0.0)
+    assert _judge(each, 7, 2.0) == TakeOver(8, 100, 90)
+    each.refused()
+    each.seen(Seen(held(n(3), term=8, revision=110, incarnation="z"), 111, 8), 2.2)
+    assert _judge(each, 8, 4.0) == TakeOver(9, 110, 111)
 
 
 def test_a_follower_takes_over_when_the_lease_is_given_back() -> None:
