@@ -110,14 +110,16 @@ class Reader:
 
         Raises:
             OutputMissing: there is none.
+            AccessDenied: a node may not be asked, or may not answer here.
         """
         subject = f"{self._inbox}.*.*"
         subscription = await self._connection.subscribe_directly(subject, self._on_message)
         try:
-            await self._connection.flush()
+            sources = [self._new_source(registered) for registered in hosts]
+            async with self._connection.accepted({source.subject for source in sources}):
+                for source in sources:
+                    await self._tell(source, self._ask)
             self._connection.check_subscribed(subject)
-            for registered in hosts:
-                await self._tell(self._new_source(registered), self._ask)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._renew)
                 await self._begin()
@@ -213,11 +215,11 @@ class Reader:
                     await self._tell_seen(source)
 
     async def _leave(self) -> None:
+        living = [source for source in self._sources.values() if not source.over]
         try:
-            for source in self._sources.values():
-                if not source.over:
+            async with self._connection.accepted({source.subject for source in living}):
+                for source in living:
                     await self._tell(source, Ask(stop=True))
-            await self._connection.flush()
         except StoreError:
             return  # they notice by themselves
 
