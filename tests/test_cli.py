@@ -161,6 +161,21 @@ async def test_a_context_of_the_nats_tool_is_read_and_beats_the_environments_ser
 
 
 @pytest.mark.anyio
+async def test_what_a_node_says_of_itself_does_nothing_to_a_terminal(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    escape = "\x1b[2J\x1b]0;pwn\x07\x9b2J"
+    async with raw(server) as user:
+        await user.put("nodes", "n1", {"runtime": escape, "labels": {"a": escape}, "version": escape})
+        await user.put("slices", "n1.g/n/1", {"state": "FAILED", "reason": f"one\ntwo {escape}"})
+        await user.put("status", "g/n/1", {"condition": "Degraded", "reason": escape})
+        shown = run("status", "--server", server.url, env={"COLUMNS": "300"})
+        as_json = run("status", "--server", server.url, "--json")
+    assert shown.stdout.count(r"\x1b[2J\x1b]0;pwn\x07\x9b2J") >= 3
+    assert not {*shown.stdout} & {"\x1b", "\x07", "\x9b"}
+    assert json.loads(as_json.stdout)["nodes"][0]["runtime"] == escape
+
+
+@pytest.mark.anyio
 async def test_a_prefix_is_a_cluster_of_its_own(server: NatsServer) -> None:
     assert run("init", "--server", server.url, "--prefix", "other").returncode == 0
     assert run("status", "--server", server.url, "--prefix", "other").returncode == 3

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from cdm import clock
 from cdm.cli.log_lines import Show, Shown
 from cdm.errors import OutputMissing, StoreError
+from cdm.log import printable
 from cdm.log_wire import RENEWAL, Answer, Ask, Line, Place, ripe
 from cdm.messages import Cause, Message, ValuePut, ValueRemove
 from cdm.model.artifact import NodeId
@@ -331,4 +332,4 @@ def _write_out(data: bytes) -> None:
 
 
 def _warn(text: str) -> None:
-    print(f"cdm: warning: {text}", file=sys.stderr)
+    print(f"cdm: warning: {printable(text)}", file=sys.stderr)
