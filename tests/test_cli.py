@@ -105,6 +105,9 @@ def _left(folder: Path) -> list[str]:
         (["node", "--prefix", "a.b"], "--prefix"),
         (["status", "--server", "127.0.0.1:99999"], "127.0.0.1:99999"),
         (["status", "--server", "http://somewhere"], "http://somewhere"),
+        (["status", "--server", "somewhere/else"], "somewhere/else"),
+        (["status", "--server", "nats://somewhere?q"], "nats://somewhere?q"),
+        (["status", "--server", ","], "no NATS server is named"),
         (["status", "--context", "nowhere"], "nowhere"),
         (["status", "--creds", "/no/such/file"], "/no/such/file"),
     ],
@@ -114,6 +117,31 @@ def test_wrong_usage_is_told_in_a_line_and_exits_with_2(arguments: list[str], to
     assert refused.returncode == 2
     assert told in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "nats://somebody:pass#word@127.0.0.1:1",
+        "nats://somebody:1/word@127.0.0.1:1",
+        "nats://somebody:1?word@127.0.0.1:1",
+        "nats://somebody:pass[word@127.0.0.1:1",
+        "nats://somebody:1,word@127.0.0.1:1",
+        "nats://somebody:1,nats:/word@127.0.0.1:1",
+        "nats://somebody:1/a@word@127.0.0.1:1",
+        "nats://other:4222,nats://somebody:1,word@127.0.0.1:1",
+        "somebody:1/word@127.0.0.1:1,other:4222",
+    ],
+)
+def test_no_part_of_a_password_that_is_not_encoded_is_shown(server: str) -> None:
+    refused = run("status", env={"NATS_URL": server})
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    assert "'nats://127.0.0.1:1'" in refused.stderr
+    hint = "percent-encode / ? # [ ] , in a user or password (%2F for /), or use --user and --password"
+    assert hint in refused.stderr
+    for part in ("somebody", "word", "pass"):
+        assert part not in refused.stderr.replace(hint, "")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from cdm.errors import UsageError
-from cdm.store.connection import Access
+from cdm.store.access import Access
+
+_LISTED = re.compile(r",(?=\s*(?:nats|tls|wss?)://)")
 
 
 class NatsContext(Struct, frozen=True):
@@ -78,8 +81,16 @@ def access_of(context: str | None) -> Access:
 
 
 def servers_of(text: str) -> tuple[str, ...]:
-    """Split a comma-separated list of servers."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """Split a comma-separated list of servers.
+
+    A comma before an ``@`` may be one in a password: it stays, so that no part of a password is taken for a server.
+    """
+    found: list[str] = []
+    for group in _LISTED.split(text):
+        who, at, hosts = group.rpartition("@")
+        first, *others = hosts.split(",")
+        found += [f"{who}{at}{first}", *others]
+    return tuple(part.strip() for part in found if part.strip())
 
 
 def _path(text: str) -> Any:

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from cyclopts import Parameter, Token
 from msgspec.structs import replace
 
 from cdm.cli.context import access_of, selected_context, servers_of
 from cdm.errors import UsageError
-from cdm.store.connection import Access, without_secrets
+from cdm.store.access import Access, address_of, without_secrets
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
@@ -151,16 +150,21 @@ class ConnectionOptions:
 
 
 def _check(servers: Sequence[str]) -> None:
+    if not servers:
+        raise UsageError("no NATS server is named (--server, NATS_URL, or the context)")
     for server in servers:
         try:
-            parts = urlsplit(server if "://" in server else f"nats://{server}")
-            usable = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
+            address = address_of(server)
+            usable = address.scheme in _SCHEMES and bool(address.hostname) and address.port != 0
+            # What comes after the port has no meaning: it is most likely the rest of a password, as a comma is.
+            usable &= not (address.path.strip("/") or address.query or address.fragment or "," in server)
         except ValueError:
             usable = False
         if not usable:
+            hint = "; percent-encode / ? # [ ] , in a user or password (%2F for /), or use --user and --password"
             raise UsageError(
                 f"NATS address {without_secrets(server)!r} (--server, NATS_URL, or the context): "
-                "write host, host:port or nats://host:port"
+                f"write host, host:port or nats://host:port{hint if '@' in server else ''}"
             )
 
 
