@@ -7,6 +7,7 @@ command that only shows its help, or has nothing to complain of, should not wait
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,14 @@ _LEVELS = {
     "error": logging.ERROR,
     "exception": logging.ERROR,
 }
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    r"""The text without control characters: these are shown as e.g. ``\x1b``, so that they do nothing to a terminal."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 class _Setup:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from enum import StrEnum, unique
 from typing import Any, TextIO
 
-from cdm.log import on_first_line
+from cdm.log import on_first_line, printable
 
 
 @unique
@@ -51,7 +51,7 @@ def _configure(form: LogFormat, threshold: int, bound: dict[str, Any], stream: T
     if form is LogFormat.JSON:
         finish = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     else:
-        finish = [structlog.dev.ConsoleRenderer(**plain, colors=stream.isatty(), pad_event_to=24)]
+        finish = [_printable, structlog.dev.ConsoleRenderer(**plain, colors=stream.isatty(), pad_event_to=24)]
     structlog.configure(
         processors=[
             lambda _logger, _method, event: {**event, **bound},
@@ -84,6 +84,11 @@ class _Unharmed:
 
     def flush(self) -> None:
         """Nothing waits to be written."""
+
+
+def _printable(_logger: Any, _method: str, event: Any) -> Any:
+    # What is no text is shown by its `repr`, which has no control characters.
+    return {name: printable(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def _without_none(_logger: Any, _method: str, event: Any) -> Any:

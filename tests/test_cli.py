@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from cdm.cli.context import config_home
 from tests.integration.tools import Raw, processes, raw
 from tests.readme import commands
 from tests.server import NatsServer, environment, eventually
@@ -105,8 +106,15 @@ def _left(folder: Path) -> list[str]:
         (["node", "--prefix", "a.b"], "--prefix"),
         (["status", "--server", "127.0.0.1:99999"], "127.0.0.1:99999"),
         (["status", "--server", "http://somewhere"], "http://somewhere"),
+        (["status", "--server", "somewhere/else"], "somewhere/else"),
+        (["status", "--server", "nats://somewhere?q"], "nats://somewhere?q"),
+        (["status", "--server", ","], "no NATS server is named"),
         (["status", "--context", "nowhere"], "nowhere"),
         (["status", "--creds", "/no/such/file"], "/no/such/file"),
+        (["status", "--creds", "~nobody.at.all/x"], "~nobody.at.all/x"),
+        (["node", "--folder", "~nobody.at.all/x"], "~nobody.at.all/x"),
+        (["node", "--node-ttl", "9" * 400], "at most 365 days"),
+        (["node", "--reconcile-interval", "8761h"], "at most 365 days"),
     ],
 )
 def test_wrong_usage_is_told_in_a_line_and_exits_with_2(arguments: list[str], told: str) -> None:
@@ -114,6 +122,31 @@ def test_wrong_usage_is_told_in_a_line_and_exits_with_2(arguments: list[str], to
     assert refused.returncode == 2
     assert told in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "nats://somebody:pass#word@127.0.0.1:1",
+        "nats://somebody:1/word@127.0.0.1:1",
+        "nats://somebody:1?word@127.0.0.1:1",
+        "nats://somebody:pass[word@127.0.0.1:1",
+        "nats://somebody:1,word@127.0.0.1:1",
+        "nats://somebody:1,nats:/word@127.0.0.1:1",
+        "nats://somebody:1/a@word@127.0.0.1:1",
+        "nats://other:4222,nats://somebody:1,word@127.0.0.1:1",
+        "somebody:1/word@127.0.0.1:1,other:4222",
+    ],
+)
+def test_no_part_of_a_password_that_is_not_encoded_is_shown(server: str) -> None:
+    refused = run("status", env={"NATS_URL": server})
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    assert "'nats://127.0.0.1:1'" in refused.stderr
+    hint = "percent-encode / ? # [ ] , in a user or password (%2F for /), or use --user and --password"
+    assert hint in refused.stderr
+    for part in ("somebody", "word", "pass"):
+        assert part not in refused.stderr.replace(hint, "")
 
 
 @pytest.mark.parametrize(
@@ -158,6 +191,74 @@ async def test_a_context_of_the_nats_tool_is_read_and_beats_the_environments_ser
     (tmp_path / "nats" / "context.txt").write_text("here\n", encoding="utf-8")
     assert run("status", env={"XDG_CONFIG_HOME": str(tmp_path)}).returncode == 3
     assert run("status", env=env).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"user_jwt": "SECRET"}', "does not support its user_jwt; use creds"),
+        (b'{"url": "nats://127.0.0.1:1", "user_seed": "SECRET"}', "does not support its user_seed; use creds"),
+        (b'{"nsc": "nsc://o/a/u"}', "does not support its nsc; use creds"),
+        (b'{"jetstream_domain": "hub"}', "does not support its jetstream_domain"),
+        (b'{"jetstream_api_prefix": "JS.hub.API"}', "does not support its jetstream_api_prefix"),
+        (b'{"creds": "~nobody.at.all/x"}', "~nobody.at.all/x"),
+        (b'{"url": "nats://me:1/SECRET@127.0.0.1:1"}', "'nats://127.0.0.1:1'"),
+        (b'{"url": "\xff"}', "damaged"),
+    ],
+)
+def test_a_context_that_cannot_be_used_is_told_in_a_line(content: bytes, told: str, tmp_path: Path) -> None:
+    folder = tmp_path / "nats" / "context"
+    folder.mkdir(parents=True)
+    (folder / "here.json").write_bytes(content)
+    refused = run("status", "--context", "here", env={"XDG_CONFIG_HOME": str(tmp_path)})
+    assert refused.returncode == 2
+    assert told in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert "SECRET" not in refused.stderr
+
+
+def test_who_one_is_may_be_said_beside_a_context_that_cannot_say_it(tmp_path: Path) -> None:
+    folder = tmp_path / "nats" / "context"
+    folder.mkdir(parents=True)
+    empty = {"nsc": "", "jetstream_domain": "", "jetstream_api_prefix": ""}
+    (folder / "here.json").write_text(json.dumps({"url": "127.0.0.1:1", "user_jwt": "x", **empty}), encoding="utf-8")
+    tried = run("status", "--context", "here", "--user", "me", env={"XDG_CONFIG_HOME": str(tmp_path)})
+    assert tried.returncode == 1
+    assert "no NATS server answered at nats://127.0.0.1:1 " in tried.stderr
+
+
+def test_a_selection_of_contexts_that_is_no_text_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "nats").mkdir()
+    (tmp_path / "nats" / "context.txt").write_bytes(b"\xff\xfe")
+    refused = run("status", env={"XDG_CONFIG_HOME": str(tmp_path)})
+    assert refused.returncode == 2
+    assert str(tmp_path) in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_user_whom_the_system_does_not_know_has_contexts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert config_home() == tmp_path / ".config" / "nats"
+
+
+@pytest.mark.anyio
+async def test_what_a_node_says_of_itself_does_nothing_to_a_terminal(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    escape = "\x1b[2J\x1b]0;pwn\x07\x9b2J"
+    async with raw(server) as user:
+        await user.put("nodes", "n1", {"runtime": escape, "labels": {"a": escape}, "version": escape})
+        await user.put("slices", "n1.g/n/1", {"state": "FAILED", "reason": f"one\ntwo {escape}"})
+        await user.put("status", "g/n/1", {"condition": "Degraded", "reason": escape})
+        shown = run("status", "--server", server.url, env={"COLUMNS": "300"})
+        as_json = run("status", "--server", server.url, "--json")
+    assert shown.stdout.count(r"\x1b[2J\x1b]0;pwn\x07\x9b2J") >= 3
+    assert not {*shown.stdout} & {"\x1b", "\x07", "\x9b"}
+    assert json.loads(as_json.stdout)["nodes"][0]["runtime"] == escape
 
 
 @pytest.mark.anyio

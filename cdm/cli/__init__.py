@@ -15,6 +15,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from cdm.errors import AccessDenied, CdmError, Conflict, FolderTaken, ModelError, NodeIdTaken, UsageError
+from cdm.log import printable
 from cdm.version import VERSION
 
 
@@ -86,8 +87,9 @@ def _failed(error: CdmError) -> int:
     from rich.console import Console  # noqa: PLC0415  # only who needs it waits for it
     from rich.markup import escape  # noqa: PLC0415
 
+    told = escape(printable(str(error)))
     # Of an artifact a:b:1 its ":b:" is no emoji.
-    Console(stderr=True, soft_wrap=True, emoji=False).print(f"[bold red]cdm:[/] {escape(str(error))}", highlight=False)
+    Console(stderr=True, soft_wrap=True, emoji=False).print(f"[bold red]cdm:[/] {told}", highlight=False)
     match error:
         case NodeIdTaken() | FolderTaken() | Conflict():
             return Exit.CONFLICT

@@ -19,11 +19,10 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
-from rich.text import Text
 
 from cdm.archive import Packed, completed, pack, program_of
 from cdm.cli.options import ConnectionOptions
-from cdm.cli.screen import wide_console
+from cdm.cli.screen import plain, wide_console
 from cdm.errors import BucketMissing, Conflict, InvalidBlueprint, InvalidContent, InvalidManifest, UsageError
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint
@@ -127,11 +126,11 @@ def ls(
         )
     for each in found:
         if isinstance(each, UnreadableArtifact):
-            table.add_row(Text(each.name), "", "", "", Text(each.problem, "red"))
+            table.add_row(plain(each.name), "", "", "", plain(each.problem, "red"))
         else:
             content, pushed = each.content, each.pushed[:19].replace("T", " ")
             cells = (str(each.artifact), decimal(content.size), pushed, content.sha256[:12])
-            table.add_row(*map(Text, (*cells, content.manifest.entry)))
+            table.add_row(*map(plain, (*cells, content.manifest.entry)))
     wide_console().print(table if found else "there are no artifacts")
     return 0
 

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from cdm.errors import UsageError
-from cdm.store.connection import Access
+from cdm.store.access import Access
+
+_FILES = ("creds", "nkey", "ca", "cert", "key")
+_CREDS = "use creds instead, a file with a JWT and its seed (in the context, or by --creds, NATS_CREDS)"
+_API = "use servers, or an account, whose JetStream answers at $JS.API"
+_UNSUPPORTED = {
+    "user_jwt": _CREDS,
+    "user_seed": _CREDS,
+    "nsc": _CREDS,
+    "jetstream_domain": _API,
+    "jetstream_api_prefix": _API,
+}
+"""Fields without which one would be somebody else, or somewhere else; and what to do about it."""
+_LISTED = re.compile(r",(?=\s*(?:nats|tls|wss?)://)")
 
 
 class NatsContext(Struct, frozen=True):
-    """The fields of a context that cdm uses; others are ignored."""
+    """The fields of a context that cdm uses, and those that it has to refuse; others are ignored."""
 
     url: str = ""
     user: str = ""
@@ -29,6 +43,11 @@ class NatsContext(Struct, frozen=True):
     key: str = ""
     tls_first: bool = False
     inbox_prefix: str = ""
+    user_jwt: str = ""
+    user_seed: str = ""
+    nsc: str = ""
+    jetstream_domain: str = ""
+    jetstream_api_prefix: str = ""
 
 
 def config_home() -> Path:
@@ -37,24 +56,37 @@ def config_home() -> Path:
     if base:
         return Path(base) / "nats"
     # That tool asks the password database for the home folder; cdm takes $HOME where there is something.
-    homes = [Path.home(), Path(pwd.getpwuid(os.getuid()).pw_dir)]
+    homes = [Path.home()]
+    with suppress(KeyError):  # in a container a user may be a mere number
+        homes.append(Path(pwd.getpwuid(os.getuid()).pw_dir))
     folders = [home / ".config" / "nats" for home in homes]
     return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def selected_context() -> str | None:
-    """The context that ``nats context select`` chose, if any."""
-    try:
-        return (config_home() / "context.txt").read_text(encoding="utf-8").strip() or None
-    except OSError:
-        return None
-
-
-def access_of(context: str | None) -> Access:
-    """How to connect according to a context; None: a server on this machine.
+    """The context that ``nats context select`` chose, if any.
 
     Raises:
-        UsageError: there is no such context, or it cannot be read.
+        UsageError: what says so cannot be understood.
+    """
+    path = config_home() / "context.txt"
+    try:
+        return path.read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is damaged: {error}; see `nats context select`, or give --context") from None
+
+
+def access_of(context: str | None, *, anybody: bool = False) -> Access:
+    """How to connect according to a context.
+
+    Args:
+        context: its name; None: a server on this machine.
+        anybody: whether it does not matter who one is according to it.
+
+    Raises:
+        UsageError: there is no such context, it cannot be read, or cdm cannot do what it says.
     """
     if context is None:
         return Access()
@@ -65,22 +97,41 @@ def access_of(context: str | None) -> Access:
         loaded = msgspec.json.decode(path.read_bytes(), type=NatsContext)
     except OSError as error:
         raise UsageError(f"nats context {context!r} cannot be read: {error}; see `nats context ls`") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"nats context {context!r} in {path} is damaged: {error}") from None
+    for field, instead in _UNSUPPORTED.items():
+        if getattr(loaded, field) and not (anybody and instead is _CREDS):
+            raise UsageError(f"nats context {context!r} in {path}: cdm does not support its {field}; {instead}")
     return replace(
         Access(),
         **({"servers": servers_of(loaded.url)} if loaded.url else {}),
         **({"inbox_prefix": loaded.inbox_prefix} if loaded.inbox_prefix else {}),
         tls_first=loaded.tls_first,
         **{name: getattr(loaded, name) or None for name in ("user", "password", "token")},
-        **{name: _path(getattr(loaded, name)) for name in ("creds", "nkey", "ca", "cert", "key")},
+        **{name: expanded(Path(path)) for name in _FILES if (path := getattr(loaded, name))},
     )
 
 
 def servers_of(text: str) -> tuple[str, ...]:
-    """Split a comma-separated list of servers."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """Split a comma-separated list of servers.
+
+    A comma before an ``@`` may be one in a password: it stays, so that no part of a password is taken for a server.
+    """
+    found: list[str] = []
+    for group in _LISTED.split(text):
+        who, at, hosts = group.rpartition("@")
+        first, *others = hosts.split(",")
+        found += [f"{who}{at}{first}", *others]
+    return tuple(part.strip() for part in found if part.strip())
 
 
-def _path(text: str) -> Any:
-    return Path(text).expanduser() if text else None
+def expanded(path: Path) -> Path:
+    """The path, with a home folder in the place of ``~``.
+
+    Raises:
+        UsageError: there is no such user.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UsageError(f"{path}: there is no such home folder") from None

@@ -12,6 +12,7 @@ from msgspec import Struct
 from rich.console import Console
 
 from cdm.cli.options import ConnectionOptions
+from cdm.cli.screen import plain
 from cdm.errors import NoResponders, Uncertain
 from cdm.model.artifact import NodeId, node_id
 from cdm.store.connection import Access, connect
@@ -51,7 +52,7 @@ def health(
         print(msgspec.json.encode(found).decode())
     else:
         told = f"answers (incarnation {found.incarnation})" if found.healthy else f"is unhealthy: {found.reason}"
-        Console(highlight=False, soft_wrap=True).print(f"{found.node} {told}", markup=False)
+        Console(highlight=False, soft_wrap=True).print(plain(f"{found.node} {told}"))
     return 0 if found.healthy else 3
 
 

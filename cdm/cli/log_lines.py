@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable
 from datetime import datetime
@@ -9,9 +10,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from cdm.log import printable
 from cdm.log_wire import Line
 from cdm.model.artifact import Artifact
 
+_HARMFUL = re.compile(r"(\x1b\[[0-9;:]*m|\t|\r\Z)|[\x00-\x1f\x7f-\x9f]")
+"""Control characters. In the group those that are not: colours, and what many programs end lines with."""
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 
 
@@ -52,8 +56,14 @@ def as_json(artifact: Artifact) -> Show:
     return show
 
 
-def as_text(artifact: Artifact, *, coloured: bool) -> Show:
-    """Each line behind the name of its slice."""
+def as_text(artifact: Artifact, *, terminal: bool, coloured: bool) -> Show:
+    """Each line behind the name of its slice.
+
+    Args:
+        artifact: whose lines these are.
+        terminal: whether they go to one: then nothing in them does more to it than to choose colours.
+        coloured: whether each slice's name has a colour.
+    """
     labels: dict[tuple[str, int], str] = {}
 
     def label(node: str, ordinal: int) -> str:
@@ -67,9 +77,10 @@ def as_text(artifact: Artifact, *, coloured: bool) -> Show:
         return found
 
     def text(line: Line) -> str:
+        said = _HARMFUL.sub(lambda found: found[1] or printable(found[0]), line.text) if terminal else line.text
         if line.stream != "cdm":
-            return line.text
-        return f"\x1b[2m[cdm: {line.text}]\x1b[0m" if coloured else f"[cdm: {line.text}]"
+            return said
+        return f"\x1b[2m[cdm: {said}]\x1b[0m" if coloured else f"[cdm: {said}]"
 
     def show(lines: list[Shown]) -> str:
         return "".join(f"{label(node, line.ordinal)} {text(line)}\n" for node, line in lines)

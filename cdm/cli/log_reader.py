@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from cdm import clock
 from cdm.cli.log_lines import Show, Shown
 from cdm.errors import OutputMissing, StoreError
+from cdm.log import printable
 from cdm.log_wire import RENEWAL, Answer, Ask, Line, Place, ripe
 from cdm.messages import Cause, Message, ValuePut, ValueRemove
 from cdm.model.artifact import NodeId
@@ -110,14 +111,16 @@ class Reader:
 
         Raises:
             OutputMissing: there is none.
+            AccessDenied: a node may not be asked, or may not answer here.
         """
         subject = f"{self._inbox}.*.*"
         subscription = await self._connection.subscribe_directly(subject, self._on_message)
         try:
-            await self._connection.flush()
+            sources = [self._new_source(registered) for registered in hosts]
+            async with self._connection.accepted({source.subject for source in sources}):
+                for source in sources:
+                    await self._tell(source, self._ask)
             self._connection.check_subscribed(subject)
-            for registered in hosts:
-                await self._tell(self._new_source(registered), self._ask)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._renew)
                 await self._begin()
@@ -213,11 +216,11 @@ class Reader:
                     await self._tell_seen(source)
 
     async def _leave(self) -> None:
+        living = [source for source in self._sources.values() if not source.over]
         try:
-            for source in self._sources.values():
-                if not source.over:
+            async with self._connection.accepted({source.subject for source in living}):
+                for source in living:
                     await self._tell(source, Ask(stop=True))
-            await self._connection.flush()
         except StoreError:
             return  # they notice by themselves
 
@@ -329,4 +332,4 @@ def _write_out(data: bytes) -> None:
 
 
 def _warn(text: str) -> None:
-    print(f"cdm: warning: {text}", file=sys.stderr)
+    print(f"cdm: warning: {printable(text)}", file=sys.stderr)

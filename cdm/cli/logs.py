@@ -68,7 +68,9 @@ def logs(
         lines = FOLLOWED_FROM
     name = Artifact.parse(artifact)
     ask = Ask(artifact=str(name), ordinal=ordinal, since=since, lines=lines, follow=follow)
-    show = as_json(name) if json else as_text(name, coloured=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    terminal = sys.stdout.isatty()
+    coloured = terminal and not os.environ.get("NO_COLOR")
+    show = as_json(name) if json else as_text(name, terminal=terminal, coloured=coloured)
     only = None if node is None else node_id(node)
     return anyio.run(_run, connection.access(), connection.prefix, ask, only, show)
 

@@ -12,6 +12,7 @@ import anyio.abc
 from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt
 
+from cdm.cli.context import expanded
 from cdm.cli.options import ConnectionOptions, duration, labels_of, size
 from cdm.errors import UsageError
 from cdm.log import Log
@@ -100,7 +101,7 @@ def node(
         labels=labels_of(label),
         capacity=capacity,
         runtime=runtime,
-        folder=folder,
+        folder=folder and expanded(folder),
         cache_bytes=cache,
         lease_ttl=lease_ttl,
         node_ttl=node_ttl,

@@ -8,19 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from cyclopts import Parameter, Token
 from msgspec.structs import replace
 
-from cdm.cli.context import access_of, selected_context, servers_of
+from cdm.cli.context import access_of, expanded, selected_context, servers_of
 from cdm.errors import UsageError
-from cdm.store.connection import Access, without_secrets
+from cdm.store.access import Access, address_of, without_secrets
 
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h)?")
+_LONGEST = 365 * 86_400.0
+"""Seconds; longer ones are misspelt, and NATS takes no TTL without end."""
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 _SIZE = re.compile(r"(\d+)([KMGT]?)B?")
 _POWERS = ("", "K", "M", "G", "T")
+_WHO = ("creds", "nkey", "user", "token")
 _SCHEMES = ("nats", "tls", "ws", "wss")
 _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}")
@@ -30,7 +32,10 @@ def _duration(_type: Any, tokens: Sequence[Token]) -> float:
     match = _DURATION.fullmatch(tokens[0].value.strip())
     if match is None:
         raise ValueError("write a duration as seconds, or as 500ms, 10s, 2m, 1h")
-    return float(match[1]) * _UNITS[match[2]]
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if seconds > _LONGEST:
+        raise ValueError("must be at most 365 days (8760h)")
+    return seconds
 
 
 def _at_least_a_second(_type: Any, value: float) -> None:
@@ -116,7 +121,7 @@ class ConnectionOptions:
         if self.context and self.context != os.environ.get("NATS_CONTEXT") and server == os.environ.get("NATS_URL"):
             server = None  # what is typed, the context, beats what the environment says
         context = self.context or (None if server else selected_context())
-        access = access_of(context)
+        access = access_of(context, anybody=bool(self._given(*_WHO)))
         if server:
             access = replace(access, servers=servers_of(server))
         _check(access.servers)
@@ -134,12 +139,12 @@ class ConnectionOptions:
     def _given(self, *names: str) -> dict[str, Any]:
         """The options that are given; a variable that is set to nothing gives nothing."""
         given = {name: getattr(self, name) for name in names}
-        paths = {name: value.expanduser() for name, value in given.items() if isinstance(value, Path)}
+        paths = {name: expanded(value) for name, value in given.items() if isinstance(value, Path)}
         return {name: value for name, value in {**given, **paths}.items() if value and str(value) != "."}
 
     def _identity(self, access: Access) -> dict[str, Any]:
         """Who to be: what is given replaces all that the context says of it."""
-        given = self._given("creds", "nkey", "user", "token")
+        given = self._given(*_WHO)
         password = self._given("password")
         if len(given) > 1:
             options = " and ".join(f"--{name} (NATS_{name.upper()})" for name in given)
@@ -151,16 +156,21 @@ class ConnectionOptions:
 
 
 def _check(servers: Sequence[str]) -> None:
+    if not servers:
+        raise UsageError("no NATS server is named (--server, NATS_URL, or the context)")
     for server in servers:
         try:
-            parts = urlsplit(server if "://" in server else f"nats://{server}")
-            usable = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
+            address = address_of(server)
+            usable = address.scheme in _SCHEMES and bool(address.hostname) and address.port != 0
+            # What comes after the port has no meaning: it is most likely the rest of a password, as a comma is.
+            usable &= not (address.path.strip("/") or address.query or address.fragment or "," in server)
         except ValueError:
             usable = False
         if not usable:
+            hint = "; percent-encode / ? # [ ] , in a user or password (%2F for /), or use --user and --password"
             raise UsageError(
                 f"NATS address {without_secrets(server)!r} (--server, NATS_URL, or the context): "
-                "write host, host:port or nats://host:port"
+                f"write host, host:port or nats://host:port{hint if '@' in server else ''}"
             )
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 
 from rich.console import Console
+from rich.text import Text
+
+from cdm.log import printable
 
 
 def wide_console() -> Console:
@@ -13,3 +16,8 @@ def wide_console() -> Console:
     if console.is_terminal or os.environ.get("COLUMNS"):
         return console
     return Console(highlight=False, width=10_000)
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Text as it is, which may come from anybody: neither markup nor control characters do anything."""
+    return Text(printable(text), style)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cdm.cli.options import ConnectionOptions
-from cdm.cli.screen import wide_console
+from cdm.cli.screen import plain, wide_console
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition
 from cdm.report import Report, report
@@ -64,7 +64,7 @@ async def _look(access: Access, prefix: str) -> Report:
 def render(found: Report) -> Group:
     """The report as tables."""
     leader = Text.assemble(
-        ("leader ", "bold"), (found.leader or "none", "green" if found.leader else "red"), f"   term {found.term}"
+        ("leader ", "bold"), plain(found.leader or "none", "green" if found.leader else "red"), f"   term {found.term}"
     )
     parts: list[Text | Table] = [leader]
     if not found.healthy:
@@ -72,7 +72,7 @@ def render(found: Report) -> Group:
     parts += [_nodes(found), _blueprints(found), *_reasons(found), _slices(found)]
     if len(found.slices) > SHOWN_SLICES:
         parts.append(Text(f"… and {len(found.slices) - SHOWN_SLICES} more slices; --json shows all", "dim"))
-    parts += [Text(f"note: {each}", "yellow") for each in found.notes]
+    parts += [plain(f"note: {each}", "yellow") for each in found.notes]
     return Group(*parts)
 
 
@@ -91,7 +91,7 @@ def _nodes(found: Report) -> Table:
         labels = " ".join(f"{name}={value}" for name, value in node.labels.items())
         capacity = "" if node.capacity is None else str(node.capacity)
         row = (node.node, node.role, node.schedule, str(node.slices), capacity, node.runtime, labels)
-        table.add_row(*map(Text, row))
+        table.add_row(*map(plain, row))
     return table
 
 
@@ -101,20 +101,20 @@ def _blueprints(found: Report) -> Table:
     for each in found.blueprints:
         style = _CONDITION_STYLE.get(Condition(each.condition), "") if each.condition in list(Condition) else ""
         counts = (str(getattr(each, number)) for number in numbers)
-        table.add_row(Text(each.artifact), Text(each.condition, style), *counts)
+        table.add_row(plain(each.artifact), plain(each.condition, style), *counts)
     return table
 
 
 def _reasons(found: Report) -> list[Text]:
     """Below the table: beside it there is no room for a sentence."""
-    return [Text(f"{each.artifact}: {each.reason}") for each in found.blueprints if each.reason]
+    return [plain(f"{each.artifact}: {each.reason}") for each in found.blueprints if each.reason]
 
 
 def _slices(found: Report) -> Table:
     table = _table("slices", "node", "artifact", "state", "term", "port", "reason", right=("term", "port"))
     for each in found.slices[:SHOWN_SLICES]:
         artifact = f"{each.artifact}#{each.ordinal}" if each.ordinal else each.artifact
-        state = Text(each.state, _STATE_STYLE.get(SliceState(each.state), ""))
+        state = plain(each.state, _STATE_STYLE.get(SliceState(each.state), ""))
         port = "" if each.port is None else str(each.port)
-        table.add_row(Text(each.node), Text(artifact), state, str(each.term), port, Text(each.reason or ""))
+        table.add_row(plain(each.node), plain(artifact), state, str(each.term), port, plain(each.reason or ""))
     return table

@@ -8,7 +8,7 @@ import re
 import ssl
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import ParseResult, unquote, urlparse
 
 from msgspec import Struct
 
@@ -16,6 +16,34 @@ from cdm.errors import AccessDenied
 
 _JWT = re.compile(rb"BEGIN NATS USER JWT-+\s+(\S+)")
 _SEED = re.compile(rb"BEGIN USER NKEY SEED-+\s+(\S+)")
+_SCHEME = re.compile(r"[A-Za-z]+://")
+
+
+class Address(ParseResult):
+    """A server's address, whose user and password are not percent-encoded any more."""
+
+    @property
+    def username(self) -> str | None:
+        """The user, or without a password a token."""
+        return _decoded(super().username)
+
+    @property
+    def password(self) -> str | None:
+        """The password."""
+        return _decoded(super().password)
+
+
+def address_of(server: str) -> Address:
+    """Take a server's address apart; one without a scheme is of ``nats``.
+
+    Raises:
+        ValueError: it cannot be. The text of the error may hold what is secret.
+    """
+    return Address(*urlparse(server if "://" in server else f"nats://{server}"))
+
+
+def _decoded(text: str | None) -> str | None:
+    return None if text is None else unquote(text)
 
 
 class Access(Struct, frozen=True):
@@ -58,9 +86,9 @@ class Access(Struct, frozen=True):
             return f"user {self.user}"
         if self.user or self.token:
             return "token"
-        inline = [urlsplit(server) for server in self.servers if "@" in server and "://" in server]
-        named = next((parts.username for parts in inline if parts.password is not None), None)
-        return f"user {named}" if named else "no user"
+        inline = [address for address in map(address_of, self.servers) if address.username]
+        named = next((address.username for address in inline if address.password is not None), None)
+        return f"user {named}" if named else "token" if inline else "no user"
 
     @property
     def encrypted(self) -> bool:
@@ -130,6 +158,6 @@ def _check_seed(file: Path, seed: bytes) -> None:
 
 
 def without_secrets(url: str) -> str:
-    """A server's address without user and password."""
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    """A server's address without user and password: all up to the last ``@`` but the scheme, whatever it holds."""
+    scheme = _SCHEME.match(url)
+    return f"{scheme[0] if scheme else 'nats://'}{url[scheme.end() if scheme else 0 :].rpartition('@')[2]}"

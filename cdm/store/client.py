@@ -13,6 +13,8 @@ from nats.aio.msg import Msg
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
+from cdm.store.access import Address
+
 Deliver = Callable[[bytes, bytes, bytes, bytes], None]
 """Takes subject, reply, payload and header block of a message as they came."""
 
@@ -76,15 +78,16 @@ class _Parser(Parser):
 
 
 class Client(nats.aio.client.Client):
-    """The client, mended in eight places, and with a short way for the many messages of a watch.
+    """The client, mended in nine places, and with a short way for the many messages of a watch.
 
-    Its parser is another one (`_Parser`). Of a refused subject it tells in lower case only. It would send its
-    secrets in the clear to a server that offers no TLS. A subject that is not UTF-8 would end its reading for good.
-    An attempt at a server that accepts and then says nothing would leave its socket open. After a TLS handshake
-    that failed it would wait for ever to be told that the connection is closed, and try no server again. A pong may
-    wait behind megabytes of messages: these show as well that the connection is alive. A ping must not overtake
-    what was sent before it. And a message of a direct subscription is handed over as it was read: no queue, no
-    task, no headers taken apart that nobody asks for; what the receiver cannot take in time waits in the socket.
+    Its parser is another one (`_Parser`). Of a refused subject it tells in lower case only. User and password of an
+    address it would send as they are written there, percent-encoded. It would send its secrets in the clear to a
+    server that offers no TLS. A subject that is not UTF-8 would end its reading for good. An attempt at a server
+    that accepts and then says nothing would leave its socket open. After a TLS handshake that failed it would wait
+    for ever to be told that the connection is closed, and try no server again. A pong may wait behind megabytes of
+    messages: these show as well that the connection is alive. A ping must not overtake what was sent before it. And
+    a message of a direct subscription is handed over as it was read: no queue, no task, no headers taken apart that
+    nobody asks for; what the receiver cannot take in time waits in the socket.
     """
 
     def __init__(self, on_denied: Callable[[str, str], None]) -> None:
@@ -93,6 +96,10 @@ class Client(nats.aio.client.Client):
         self.direct: dict[int, Deliver] = {}
         self.insist_on_tls = False
         self._on_denied = on_denied
+
+    @staticmethod
+    def _parse_server_uri(connect_url: str) -> Address:
+        return Address(*nats.aio.client.Client._parse_server_uri(connect_url))  # noqa: SLF001  # the very method
 
     async def _process_err(self, err_msg: str) -> None:
         # What was handed over is in lower case; the parser has the line still as it came.

@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -38,7 +38,7 @@ from cdm.log import Log
 from cdm.store.access import Access, credentials_of, tls_of, without_secrets
 from cdm.store.client import Client, Deliver
 
-__all__ = ["Access", "Connection", "checked", "connect", "error_of", "no_message", "without_secrets"]
+__all__ = ["Access", "Connection", "checked", "connect", "error_of", "no_message"]
 
 log = Log("cdm.nats")
 
@@ -76,8 +76,8 @@ class Connection:
         self.up_since: float | None = None
         """When it was last (re)connected, in seconds on this node's clock; None while it is down."""
         self._client = Client(self._on_denied)
-        self._asking: dict[asyncio.Future[None], str] = {}
-        """For each request that waits for an answer its subject, and what to tell of a refusal."""
+        self._asking: dict[asyncio.Future[None], Collection[str]] = {}
+        """Those who wait for what they sent: what to tell of a refusal, and the subjects."""
         self._denied: dict[str, AccessDenied] = {}
         """Subscriptions that the server refused since it was last connected to, by subject."""
         self._complained: dict[str, float] = {}
@@ -267,7 +267,7 @@ class Connection:
             self._denied[subject] = error  # who subscribed asks, see `check_subscribed`
         told = False
         for refused, about in self._asking.items():
-            if not refused.done() and (about == subject if what == "publish" else self._is_inbox(subject)):
+            if not refused.done() and (subject in about if what == "publish" else self._is_inbox(subject)):
                 refused.set_exception(error)
                 told = True
         if what == "publish" and not told:
@@ -335,6 +335,33 @@ class Connection:
         with _translated():
             await self._client.publish(subject, payload, reply=reply, headers=headers)
 
+    @asynccontextmanager
+    async def accepted(self, subjects: Collection[str]) -> AsyncIterator[None]:
+        """Publish to these subjects in the ``with`` block; at its end wait until the server has taken it all.
+
+        Raises:
+            AccessDenied: it takes no message at one of them.
+            Unreachable: there is no connection.
+            Uncertain: the server says nothing.
+        """
+        with self._refusal(subjects) as refused:
+            yield
+            await self.flush()  # it tells of refusals before this is over
+            if refused.done():
+                refused.result()
+
+    @contextmanager
+    def _refusal(self, subjects: Collection[str]) -> Iterator[asyncio.Future[None]]:
+        """What fails as soon as the server takes no message at one of the subjects, or delivers no answers."""
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asking[refused] = subjects
+        try:
+            yield refused
+        finally:
+            del self._asking[refused]
+            if not refused.cancel():
+                refused.exception()  # who left for another reason did not look
+
     async def request(
         self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, timeout: float | None = None
     ) -> bytes:
@@ -357,26 +384,24 @@ class Connection:
         for inbox, error in self._denied.items():
             if self._is_inbox(inbox):
                 raise error
-        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._asking[refused] = subject
-        asked = asyncio.ensure_future(
-            self._client.request(
-                subject, payload, timeout=REQUEST_TIMEOUT if timeout is None else timeout, headers=headers
+        with self._refusal((subject,)) as refused:
+            asked = asyncio.ensure_future(
+                self._client.request(
+                    subject, payload, timeout=REQUEST_TIMEOUT if timeout is None else timeout, headers=headers
+                )
             )
-        )
-        try:
-            await asyncio.wait((asked, refused, self._down), return_when=asyncio.FIRST_COMPLETED)
-            if refused.done():
-                refused.result()
-            if not asked.done():
-                # The client would wait for the time-out, but an answer can only come on the connection that is gone.
-                raise Uncertain("the connection was lost before the answer came")
-            with _translated():
-                answer = asked.result()
-            return answer.data, answer.headers or {}
-        finally:
-            del self._asking[refused]
-            asked.cancel()
+            try:
+                await asyncio.wait((asked, refused, self._down), return_when=asyncio.FIRST_COMPLETED)
+                if refused.done():
+                    refused.result()
+                if not asked.done():
+                    # The client would wait for the time-out, but an answer can only come on this connection.
+                    raise Uncertain("the connection was lost before the answer came")
+                with _translated():
+                    answer = asked.result()
+                return answer.data, answer.headers or {}
+            finally:
+                asked.cancel()
 
     async def api(self, call: str, body: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
         """Call the JetStream API, e.g. ``STREAM.INFO.KV_slices``, and return its decoded answer.

@@ -165,9 +165,51 @@ async def test_wrong_credentials_are_refused_at_once(timeout: float | None) -> N
             assert "127.0.0.1" in str(refused.value)
 
 
+AWKWARD = "pa/s#w?o,r[d]%41@:ü"
+ENCODED = "pa%2Fs%23w%3Fo%2Cr%5Bd%5D%2541%40%3A%C3%BC"
+
+
+async def test_who_one_is_in_the_address_may_be_percent_encoded() -> None:
+    """Each server is told its own user, or token, decoded."""
+    async with (
+        running_server(arguments=["--user", "me@home", "--pass", AWKWARD]) as one,
+        running_server(arguments=["--auth", AWKWARD]) as two,
+    ):
+        first = one.url.replace("//", f"//me%40home:{ENCODED}@")
+        second = two.url.replace("//", f"//{ENCODED}@")
+        for servers, who in (((first, second), "user me@home"), ((second,), "token"), ((second[7:],), "token")):
+            for server in servers:
+                async with connect(Access((server,)), name="test") as connection:
+                    await connection.check_server()
+            assert Access(servers).who == who
+        access = Access((first, second))
+        assert access.shown == f"{one.url}, {two.url}"
+        async with connect(access, name="test") as connection:
+            for down in (one, two, one):
+                down.kill()
+                await eventually(lambda: _answered(connection), 20)
+                await down.start()
+        with pytest.raises(AccessDenied, match=r"refused the credentials .*user me@home\)"):
+            async with connect(Access((first.replace("%23", "%24"),)), name="test"):
+                pass
+
+
+async def _answered(connection: Connection) -> bool:
+    try:
+        await connection.check_server()
+    except StoreError:
+        return False
+    return True
+
+
 async def test_secrets_are_never_shown() -> None:
     access = Access(
-        servers=(f"nats://me:{SECRET}@one:4222", f"{SECRET}@two:4222", f"tls://{SECRET}@three"),
+        servers=(
+            f"nats://me:{SECRET}@one:4222",
+            f"{SECRET}@two:4222",
+            f"tls://{SECRET}@three",
+            f"nats://me:1/{SECRET}#{SECRET}[{SECRET}@four",
+        ),
         user="me",
         password=SECRET,
         token=SECRET,
@@ -177,6 +219,7 @@ async def test_secrets_are_never_shown() -> None:
         assert "one:4222" in text
         assert "two:4222" in text
         assert "three" in text
+        assert "nats://four" in text
     assert SECRET not in repr(NodeSettings(N1, access))
 
 

@@ -309,6 +309,22 @@ async def test_the_operator_reads_what_slices_write(tmp_path: Path) -> None:
                 assert other.returncode == Exit.DENIED, other.stderr
 
 
+@pytest.mark.parametrize("follow", [(), ("-f",)])
+async def test_who_may_not_ask_a_node_for_its_logs_is_told_in_a_line(tmp_path: Path, follow: tuple[str, ...]) -> None:
+    async with prepared(tmp_path) as found:
+        assert found.server is not None
+        found.config.write_text(with_nodes(["node-1"]).replace('            "cdm.logs.*"\n', ""), encoding="utf-8")
+        await found.server.restart_with(["-c", str(found.config)])
+        async with found.client("node-1") as node:
+            await node.ask("$KV.nodes.node-1", {"runtime": "process"})
+        refused = await command_line("logs", "g:one:1", *follow, *found.options("operator"))
+        told = refused.stderr.decode()
+        assert refused.returncode == Exit.DENIED, told
+        assert told.startswith('cdm: permission denied: publish "cdm.logs.node-1" (user operator); '), told
+        assert len(told.splitlines()) == 1, told
+        assert refused.stdout == b""
+
+
 async def _contains(operator: Insider, key: str) -> bool:
     return key in (await _contents(operator))["blueprints"]
 
@@ -590,6 +606,10 @@ async def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
         (["--token", password, "--user", "me"], {}),
         (["--server", f"nats://me:{password}@127.0.0.1:99999"], {}),
         (["--server", f"nats://me:{password}@"], {}),
+        (["--server", f"nats://me:1/{password}@127.0.0.1:1"], {}),
+        (["--server", f"nats://me:{password}#x@127.0.0.1:1"], {}),
+        (["--server", f"nats://me:1,{password}@127.0.0.1:1"], {}),
+        (["--server", f"nats://me:{password}[@127.0.0.1:1"], {}),
         (["--tlsca", str(tmp_path / "seed.nk")], {}),
         (["--tlscert", str(tmp_path / "seed.nk"), "--tlskey", str(tmp_path / "seed.nk")], {}),
         (["--password"], {"NATS_PASSWORD": password}),

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
+from cdm.cli.log_lines import Shown, as_text
 from cdm.log import Ration
+from cdm.log_wire import Line
+from cdm.model.artifact import Artifact
 
 
 def test_a_ration_lets_a_burst_through_and_counts_the_rest() -> None:
@@ -67,6 +71,26 @@ log.info("last")
     assert imported
     assert told.count('"id": "node-1"') == 3
     assert "reason" not in told
+
+
+def test_what_somebody_else_said_does_nothing_to_a_terminal() -> None:
+    line = r"log.info('\x1b]0;a\x07', node='\x1b[2J', label='one\ntwo\x9b', more=['\x1b[2J'], number=1)"
+    told, _ = _logged("console", "info", line)
+    assert not {*told} & {"\x1b", "\x07", "\x9b"}
+    assert told.count("\n") == 1
+    for shown in (r"\x1b]0;a\x07", r"node=\x1b[2J", r"label=one\ntwo\x9b", "number=1"):
+        assert shown in told
+
+
+def test_lines_of_programs_choose_colours_on_a_terminal_and_nothing_else() -> None:
+    said = "\x1b[1;31mred\x1b[0m\t\x1b[2Jone\rtwo\x1b]0;pwn\x07\r"
+    lines = [Shown("n1", Line(datetime.now(UTC), stream, 0, said)) for stream in ("out", "cdm")]
+    on_terminal, piped = (
+        as_text(Artifact("g", "n", "1"), terminal=terminal, coloured=False)(lines) for terminal in (True, False)
+    )
+    shown = "\x1b[1;31mred\x1b[0m\t" + r"\x1b[2Jone\rtwo\x1b]0;pwn\x07" + "\r"
+    assert on_terminal == f"n1/g:n:1 | {shown}\nn1/g:n:1 | [cdm: {shown}]\n"
+    assert piped == f"n1/g:n:1 | {said}\nn1/g:n:1 | [cdm: {said}]\n"
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
