@@ -12,6 +12,7 @@ from typing import Any
 
 from cdm.active import Active, Dormant, Workplace
 from cdm.cluster import Cluster
+from cdm.errors import InvalidBlueprint
 from cdm.log import Log
 from cdm.messages import (
     IntentChanged,
@@ -30,7 +31,7 @@ from cdm.messages import (
     Written,
 )
 from cdm.model.artifact import NodeId
-from cdm.model.blueprint import MAX_INSTANCES, Blueprint
+from cdm.model.blueprint import Blueprint
 from cdm.model.keys import (
     BlueprintKey,
     FenceKey,
@@ -226,8 +227,11 @@ class ClusterDeploymentManager:
             if desired.blueprint is not None or status is None:
                 continue
             revision = status.in_force_revision
-            if revision > self.cluster.removed.get(artifact, 0) and 0 <= status.desired <= MAX_INSTANCES:
-                self.cluster.recover_blueprint(artifact, Blueprint(status.desired), revision)
+            if revision > self.cluster.removed.get(artifact, 0):
+                try:
+                    self.cluster.recover_blueprint(artifact, status.blueprint, revision)
+                except InvalidBlueprint as error:
+                    log.warning("unusable status", artifact=str(artifact), reason=str(error))
 
     def _reached(self, revision: int) -> None:
         self.cluster.revision = revision

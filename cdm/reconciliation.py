@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from cdm.allocation import Host, Ranking, allocate, choose_removals, free_ordinals
 from cdm.cluster import Desired, Group, SlicePut
@@ -426,7 +426,10 @@ def status_of(desired: Desired, group: Group, unplaced: int, open_nodes: int, te
         condition, reason = Condition.READY, ""
     else:
         condition, reason = Condition.PROGRESSING, _progress(wanted, active, pending)
-    return Status(condition, reason, desired.observed, desired.in_force, wanted, active, pending, failed, term)
+    overrides = (desired.blueprint and desired.blueprint.overrides) or UNSET
+    return Status(
+        condition, reason, desired.observed, desired.in_force, wanted, active, pending, failed, term, overrides
+    )
 
 
 def _progress(wanted: int, active: int, pending: int) -> str:

@@ -7,7 +7,7 @@ from enum import StrEnum, unique
 from msgspec import Struct, field
 
 from cdm.model.artifact import NodeId
-from cdm.model.slice import Count
+from cdm.model.slice import Term
 
 
 @unique
@@ -80,12 +80,12 @@ class Lease(Struct, frozen=True):
     """The value under ``slices/_leader``: who leads. It expires unless it is renewed."""
 
     node: NodeId
-    term: Count
+    term: Term
     incarnation: str = ""
 
 
 class Fence(Struct, frozen=True):
     """The value under ``slices/_term``: its revision is what every leader's write is checked against."""
 
-    term: Count
+    term: Term
     leader: str = ""

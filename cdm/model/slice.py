@@ -14,6 +14,8 @@ from cdm.model.blueprint import Overrides
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 """A number that is counted up; the bound is that of JSON in most languages."""
+Term = Annotated[int, Meta(ge=0, le=2**52)]
+"""Number of a leadership. No count gets there: one beyond was written by hand, and would leave no room for the next."""
 
 
 @unique

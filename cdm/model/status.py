@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum, unique
 
-from msgspec import Struct
-from msgspec.structs import astuple
+from msgspec import UNSET, Struct, UnsetType, json, to_builtins
+from msgspec.structs import replace
+
+from cdm.model.blueprint import Blueprint, Overrides
 
 
 @unique
@@ -34,7 +36,22 @@ class Status(Struct, frozen=True):
     failed: int = 0
     term: int = 0
     """Term in which this was last changed."""
+    overrides: Overrides | UnsetType = UNSET
+    """What the blueprint that is served wants otherwise than the manifest, where it does: with ``desired`` all of it.
+
+    A new leader has it from here where refused blueprints have pushed the valid one out of the history.
+    """
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """The blueprint that is served.
+
+        Raises:
+            InvalidBlueprint: somebody wrote nonsense here.
+        """
+        overrides = to_builtins(self.overrides) if self.overrides else {}
+        return Blueprint.parse(json.encode({"instances": self.desired, **overrides}))
 
     def same_as(self, other: Status | None) -> bool:
         """Whether both say the same, whoever said it: a new leader alone is no news."""
-        return other is not None and astuple(self)[:-1] == astuple(other)[:-1]
+        return other is not None and replace(other, term=self.term) == self

@@ -222,12 +222,14 @@ VANDALISM = {
     "lease overwritten with rubbish": ("_leader", b"rubbish", {}),
     "lease given to nobody": ("_leader", b'{"node":"nobody","term":1,"incarnation":"x"}', {}),
     "lease given to a far term": ("_leader", b'{"node":"nobody","term":1000000,"incarnation":"x"}', {}),
+    "lease given to a term that none can follow": ("_leader", b'{"node":"nobody","term":9007199254740992}', {}),
     "lease of another shape": ("_leader", b"[1, 2]", {}),
     "fence deleted": ("_term", b"", {"KV-Operation": "DEL"}),
     "fence purged": ("_term", b"", {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}),
     "fence overwritten with rubbish": ("_term", b"rubbish", {}),
     "fence set back": ("_term", b'{"term":0,"leader":"n1"}', {}),
     "fence set far ahead": ("_term", b'{"term":1000000,"leader":"n1"}', {}),
+    "fence set to a term that none can follow": ("_term", b'{"term":9007199254740992,"leader":"n1"}', {}),
     "fence rewritten as it was": ("_term", b'{"term":1,"leader":"n1"}', {}),
 }
 
@@ -506,7 +508,9 @@ async def test_a_blueprint_behind_more_refused_ones_than_are_kept_stays_in_force
     async with raw(server) as user, nodes_on(server) as nodes:
         await nodes.start("n1")
         await nodes.leader()
-        await serves(user, instances=3)
+        guarded = {"env": {"A": "x"}, "args": ["--safe"], "stop_after": 30.0}
+        await user.put("blueprints", KEY, {"instances": 3, **guarded})
+        await eventually(lambda: _has_loads(user, KEY, 3))
         for number in range(15):
             await user.put("blueprints", KEY, b"x%d" % number)
         await eventually(lambda: _condition(user, "Invalid"))
@@ -522,6 +526,16 @@ async def test_a_blueprint_behind_more_refused_ones_than_are_kept_stays_in_force
         assert status["desired"] == 3
         after = await user.contents("slices")
         assert {after[key].value["state"] for key in before if key.endswith(KEY)} == {"LOAD"}
+        lost = next(key for key in after if KEY in key)
+        await user.delete("slices", lost)
+
+        async def replaced() -> bool:
+            found = await user.contents("slices")
+            return lost in found and found[lost].sequence > after[lost].sequence
+
+        await eventually(replaced)
+        again = (await user.contents("slices"))[lost].value
+        assert again["overrides"] == guarded, "with all that the valid one wanted"
         nodes.unharmed()
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from msgspec import UNSET, UnsetType
 
 from cdm.active import Active, Dormant
 from cdm.messages import (
@@ -18,7 +19,7 @@ from cdm.messages import (
     Written,
 )
 from cdm.model.artifact import Artifact
-from cdm.model.blueprint import Blueprint
+from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.keys import BlueprintKey, SliceKey, StatusKey, encode
 from cdm.model.node import Registration, Role, Schedule
 from cdm.model.slice import SliceValue
@@ -443,15 +444,34 @@ def test_the_last_valid_blueprint_is_recovered_from_the_status() -> None:
     assert states(each) == {"ACTIVE": 3}
 
 
-@pytest.mark.parametrize("desired", [-1, 100_001])
-def test_a_status_that_cannot_be_does_not_stop_a_leader(desired: int) -> None:
+@pytest.mark.parametrize(
+    ("desired", "overrides"),
+    [(-1, UNSET), (100_001, UNSET), (3, Overrides(stop_after=-5.0)), (3, Overrides({"no name": "x"}))],
+)
+def test_a_status_that_cannot_be_does_not_stop_a_leader(desired: int, overrides: Overrides | UnsetType) -> None:
     each = world(lead=False)
     each.refuse(APP)
-    each.route(ValuePut(StatusKey(NAME), Status(Condition.INVALID, in_force_revision=3, desired=desired), 1))
+    wild = Status(Condition.INVALID, in_force_revision=3, desired=desired, overrides=overrides)
+    each.route(ValuePut(StatusKey(NAME), wild, 1))
     each.lead()
     each.settle()
     assert each.decided == []
     assert each.statuses[NAME].condition is Condition.INVALID
+
+
+def test_a_blueprint_that_is_recovered_from_the_status_is_whole() -> None:
+    each = running()
+    guarded = Blueprint(3, Overrides({"A": "x"}, ("--safe",), 30.0))
+    each.sequence += 1
+    each.blueprints[APP] = (guarded, each.sequence, None)
+    each.route(ValuePut(BlueprintKey(APP), guarded, each.sequence))
+    each.refuse(APP)
+    each.run_down()
+    each.blueprints[APP] = (None, 0, each.blueprints[APP][2])
+    each.boot()
+    each.lead()
+    each.settle()
+    assert each.manager.cluster.desired[APP].blueprint == guarded
 
 
 def test_what_is_unschedulable_says_so_and_is_placed_as_soon_as_a_node_joins() -> None:
