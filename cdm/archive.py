@@ -161,12 +161,14 @@ def pack(path: Path, folder: Path) -> Packed:
         form, source, mode = Form.FILE, path, found.st_mode & _KEPT
         if problem := problem_with_name(name):
             raise InvalidContent(f"{path} {problem}")
+        if name != _readable(name):
+            raise InvalidContent(f"{path}: its name is not UTF-8; rename it")
         _count(tree, name, found.st_size, MAX_UNPACKED)
         tree.files.add(name)
     if not tree.files or (form is Form.FILE and not found.st_size):
         raise InvalidContent(f"{path} is empty")
     size, digest = _digest(source)
-    return Packed(path=source, form=form, file=name, mode=mode, sha256=digest, size=size, tree=tree)
+    return Packed(path=source, form=form, file=_readable(name), mode=mode, sha256=digest, size=size, tree=tree)
 
 
 def _add(archive: tarfile.TarFile, folder: Path, prefix: str, tree: Tree) -> None:
@@ -196,6 +198,11 @@ def _add(archive: tarfile.TarFile, folder: Path, prefix: str, tree: Tree) -> Non
                 archive.addfile(info, file)
         else:
             raise InvalidContent(f"{entry.path} is no file, folder or symbolic link")
+
+
+def _readable(name: str) -> str:
+    """A name with what of it is not UTF-8 replaced: a record is JSON, and holds nothing else."""
+    return name.encode("utf-8", "surrogateescape").decode(errors="replace")
 
 
 def _digest(path: Path) -> tuple[int, str]:
@@ -439,6 +446,7 @@ def completed(manifest: Manifest, tree: Tree) -> Manifest:
 
     Raises:
         InvalidManifest: what it names is not in the content.
+        InvalidContent: the only file cannot be named in a manifest.
     """
     if not tree.is_folder(manifest.directory):
         raise InvalidManifest(f"directory: there is no folder {manifest.directory!r} in the content")
@@ -446,7 +454,10 @@ def completed(manifest: Manifest, tree: Tree) -> Manifest:
     if not entry:
         if len(tree.files) != 1:
             raise InvalidManifest(f"entry: is empty, and the content has {len(tree.files):,} files; name one of them")
-        return msgspec.structs.replace(manifest, entry=next(iter(tree.files)))
+        (only,) = tree.files
+        if only != _readable(only):
+            raise InvalidContent(f"{only!r}, the only file, has a name that is not UTF-8; rename it")
+        return msgspec.structs.replace(manifest, entry=only)
     if not tree.is_file(entry) and program_of(manifest, tree) is None:
         kind = "a folder" if tree.is_folder(entry) else "not in the content"
         hint = "" if "/" in entry else ", and no program on this machine's PATH"

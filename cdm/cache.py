@@ -1,7 +1,8 @@
 """A node's artifacts on its disk: each content once, verified, and never half of one.
 
 A content is downloaded and unpacked under a temporary name in the same folder, brought to the disk, and renamed to its
-digest. So what has a digest's name is whole, whatever happens to the process or the machine.
+digest. So what has a digest's name is whole, whatever happens to the process or the machine. What somebody removes
+from the folder is fetched again when it is asked for.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import os
 import re
 import secrets
 import shutil
+from collections import Counter
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -39,7 +43,7 @@ log = Log("cdm.cache")
 MAX_BYTES = 10 * 1024**3
 """Bytes that a cache may have unless it is told otherwise."""
 ATTEMPTS = 5
-"""Downloads of an artifact that is replaced each time while it is downloaded."""
+"""Downloads of an artifact that is replaced, or removed from the folder, each time while it is downloaded."""
 _TEMPORARY = "tmp-"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -61,7 +65,6 @@ class _Kept:
     def __init__(self, tree: Tree, used: int) -> None:
         self.tree = tree
         self.used = used
-        self.holds = 0
 
 
 class _Download:
@@ -91,6 +94,8 @@ class Cache:
         self.artifacts = artifacts
         self.max_bytes = max_bytes
         self._kept: dict[str, _Kept] = {}
+        self._holds = Counter[str]()
+        """Not in `_Kept`: what is held may have been removed from the folder, and be fetched again."""
         self._running: dict[str, _Download] = {}
         self._clock = 0
         self._started = False
@@ -116,14 +121,15 @@ class Cache:
 
     def hold(self, digest: str) -> None:
         """Keep a content until it is released as often as it was held. To be called at once after `get`."""
-        self._kept[digest].holds += 1
+        self._holds[digest] += 1
 
     def release(self, digest: str) -> None:
         """Take back one `hold`; what nobody holds stays until its room is needed."""
-        kept = self._kept[digest]
-        if kept.holds < 1:
+        if digest not in self._holds:
             raise ValueError(f"{digest} is not held")
-        kept.holds -= 1
+        self._holds[digest] -= 1
+        if not self._holds[digest]:
+            del self._holds[digest]
 
     async def get(self, artifact: Artifact) -> Fetched:
         """An artifact that is ready to be run, downloaded where its content is not there yet.
@@ -133,13 +139,15 @@ class Cache:
         """
         try:
             await self.start()
+            problem = ""
             for _ in range(ATTEMPTS):
                 try:
                     stored = await self.artifacts.describe(artifact)
                     return await self._fetched(stored)
-                except Conflict as error:
-                    log.info("downloading anew", artifact=str(artifact), reason=str(error))
-            raise SliceFailed(f"{artifact} was replaced during each of {ATTEMPTS} downloads")
+                except (Conflict, FileNotFoundError) as error:
+                    problem = str(error)
+                    log.info("downloading anew", artifact=str(artifact), reason=problem)
+            raise SliceFailed(f"{ATTEMPTS} downloads of {artifact} came to nothing: {problem}")
         except (ArtifactMissing, BucketMissing, InvalidContent, InvalidManifest) as error:
             raise SliceFailed(str(error), fatal=True) from error
         except StoreError as error:
@@ -159,11 +167,16 @@ class Cache:
                 f"manifest of {artifact}: {error}; push it again with another: "
                 f"cdm artifact push --force --manifest FILE {artifact} PATH"
             ) from None
-        kept.holds += 1  # against the downloads of others, until the caller can
+        self.hold(digest)  # against the downloads of others, until the caller can
         try:
             await to_thread.run_sync(_prepare, folder, manifest, kept.tree)
+        except FileNotFoundError:
+            # Somebody removed it. Those who hold it have what comes in its place.
+            if self._kept.get(digest) is kept:
+                del self._kept[digest]
+            raise
         finally:
-            kept.holds -= 1
+            self.release(digest)
         return Fetched(folder, manifest, digest)
 
     async def _present(self, stored: StoredArtifact, digest: str) -> _Kept:
@@ -184,7 +197,7 @@ class Cache:
         temporary = self.folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
         try:
             await self._make_room(stored, running.size)
-            await to_thread.run_sync(temporary.mkdir)
+            await to_thread.run_sync(partial(temporary.mkdir, parents=True))
             await self.artifacts.fetch(stored, temporary / "packed")
             try:
                 tree = await to_thread.run_sync(_unpack, temporary, content)
@@ -212,18 +225,23 @@ class Cache:
                 fatal=True,
             )
         excess = self.size + sum(running.size for running in self._running.values()) - self.max_bytes
-        idle = sorted((kept.used, digest) for digest, kept in self._kept.items() if not kept.holds)
+        idle = sorted((kept.used, digest) for digest, kept in self._kept.items() if digest not in self._holds)
         doomed = []
-        for _, digest in idle:
-            if excess <= 0:
-                break
-            excess -= self._kept.pop(digest).tree.size
-            # At once, and all of it at once: its name is free, and what a crash leaves of it is no content.
-            doomed.append((self.folder / digest).rename(self.folder / f"{_TEMPORARY}{secrets.token_hex(8)}"))
-            log.info("artifact removed from the cache", digest=digest)
-        for folder in doomed:
-            with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(_discard, folder)
+        try:
+            for _, digest in idle:
+                if excess <= 0:
+                    break
+                folder = self.folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
+                with suppress(FileNotFoundError):  # somebody removed it
+                    # At once, and all of it at once: its name is free, and what a crash leaves of it is no content.
+                    (self.folder / digest).rename(folder)
+                    doomed.append(folder)
+                excess -= self._kept.pop(digest).tree.size
+                log.info("artifact removed from the cache", digest=digest)
+        finally:
+            for folder in doomed:
+                with anyio.CancelScope(shield=True):
+                    await to_thread.run_sync(_discard, folder)
         if excess > 0:
             raise SliceFailed(
                 f"no room for {stored.artifact} ({needed:,} bytes): other slices hold this node's cache; enlarge it"
@@ -254,6 +272,8 @@ def _unpack(temporary: Path, content: Content) -> Tree:
 
 
 def _install(temporary: Path, target: Path) -> None:
+    with suppress(FileNotFoundError):  # what somebody left of a content that he removed
+        target.rename(temporary / "before")
     (temporary / "content").rename(target)
     archive.sync(target.parent)
 

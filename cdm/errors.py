@@ -144,7 +144,7 @@ class NodeIdTaken(CdmError):
 
 
 class FolderTaken(CdmError):
-    """Raised when a living process keeps its slices in this folder."""
+    """Raised when a living process has this folder for its node's."""
 
 
 class OutputMissing(CdmError):

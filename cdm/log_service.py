@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -34,6 +35,8 @@ BATCH = 64 * 1024
 RESCAN = 1.0
 """Seconds between two looks for new slices to follow."""
 RETRY_PAUSE = 1.0
+LONGEST = timedelta(days=36_525)
+"""How far back may be asked for; what is more means the same, and times end with the year 1."""
 _encode = msgspec.json.encode
 
 
@@ -112,9 +115,10 @@ class LogService:
         try:
             await session.run()
         except* StoreError as group:
-            log.debug("not answered", reason=str(group.exceptions[0]))
-        except* Exception:  # whatever it is, the node lives on
+            log.debug("not answered", reason=str(_cause(group)))
+        except* Exception as group:  # whatever it is, the node lives on
             log.exception("answering failed", artifact=str(session.artifact))
+            await session.fail(f"answering failed: {_cause(group)!r:.500}")
         finally:
             del self.sessions[session.name]
             log.debug("no more output is asked for", artifact=str(session.artifact), to=session.to)
@@ -157,6 +161,11 @@ class Session:
                 await self._answer()
                 tasks.cancel_scope.cancel()
 
+    async def fail(self, problem: str) -> None:
+        """Tell the asker why there is no more; never raises."""
+        with suppress(StoreError):
+            await self._say(end=True, error=problem)
+
     async def _expire(self) -> None:
         while (left := self._until - clock.now()) > 0:  # noqa: ASYNC110  # it is put off again and again
             await anyio.sleep(left)
@@ -173,7 +182,7 @@ class Session:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._feed, runtime, self.artifact, send)
             await self._send_all(receive)
-            await self._say(end=True)
+        await self._say(end=True)  # not where feeding failed
 
     def _keys(self, runtime: Logging, artifact: Artifact) -> list[SliceKey]:
         wanted = self._ask.ordinal
@@ -181,7 +190,8 @@ class Session:
 
     @property
     def _since(self) -> datetime | None:
-        return None if self._ask.since is None else datetime.now(UTC) - timedelta(seconds=self._ask.since)
+        since = self._ask.since
+        return None if since is None else datetime.now(UTC) - timedelta(seconds=min(since, LONGEST.total_seconds()))
 
     # Reading
 
@@ -266,6 +276,13 @@ class Session:
         artifact = "" if self.artifact is None else str(self.artifact)
         answer = Answer(self._service.node, artifact, self._number, lines or [], slices, end, error)
         await self._service.connection.publish(self.to, _encode(answer))
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first error in a task group's bundle."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _pump(

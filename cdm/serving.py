@@ -6,6 +6,7 @@ any other runtime `Running` has an agent of our own.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from cdm.agent import Agent
 from cdm.cache import Cache
-from cdm.errors import UsageError
+from cdm.errors import FolderTaken, UsageError
 from cdm.log import Log
 from cdm.log_service import LogService
 from cdm.messages import (
@@ -173,18 +174,21 @@ class Running(Serving):
         artifacts = Artifacts(ground.connection)
         cache = Cache(folder / "artifacts", artifacts, settings.cache_bytes)
         self._cache, self._folder = cache, folder
+        self._lock: int | None = None
         self._runtime = runtime
         self.agent = Agent(settings.node, ground.buckets["slices"], runtime, cache, settings.node_ttl)
         self.logs = LogService(ground.connection, settings.node, runtime)
 
     async def prepare(self) -> None:
-        """End what an earlier process of this node left running.
+        """Take the folder, and end what an earlier process of this node left running.
 
         Raises:
-            FolderTaken: another process keeps its slices in this node's folder.
+            FolderTaken: another living process uses this node's folder.
             UsageError: the folder cannot be used.
         """
         try:
+            # First: what another node downloads, and runs, would be taken for a dead one's.
+            self._lock = _taken(self._folder)
             await self._cache.start()
             await self._runtime.start()
         except OSError as error:
@@ -219,11 +223,31 @@ class Running(Serving):
         await self.agent.resign()
 
     async def close(self) -> None:
-        """Nothing runs on without its node."""
+        """Nothing runs on without its node; then its folder is free."""
         await self._runtime.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def state_folder(prefix: str, node: NodeId) -> Path:
     """Where a node keeps what it fetched and what its slices wrote, unless it is told."""
     base = Path("/var/lib") if os.geteuid() == 0 else Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state")
     return base.expanduser() / "cdm" / (prefix or "default") / encode_node(node)
+
+
+def _taken(folder: Path) -> int:
+    """Lock a node's folder, which is made where it is not there; free when what this returns is closed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise FolderTaken(
+            f"{folder} is used by another process; if that is no node of this name, choose another --folder"
+        ) from None
+    except OSError:
+        os.close(lock)
+        raise
+    return lock

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -113,6 +114,20 @@ async def test_a_folder_again_is_no_change_and_an_archive_is_taken(
     assert artifact(server, "push", "g:packed:1", tmp_path / "service.tar.gz", "--entry", "bin/serve").returncode == 0
 
 
+async def test_what_names_outside_of_the_manifest_are_like_does_not_matter(
+    server: NatsServer, tree: Path, tmp_path: Path
+) -> None:
+    (tree / "bin" / "\udcff").write_text("data")
+    odd = shutil.copytree(tree, tmp_path / "\udcff")
+    with tarfile.open(tmp_path / "\udcff.tar.gz", "w:gz") as made:
+        made.add(odd / "bin", "bin")
+    for name, path in (("g:tree:1", odd), ("g:archive:1", tmp_path / "\udcff.tar.gz")):
+        pushed = artifact(server, "push", name, path, "--entry", "bin/serve", "--json")
+        assert pushed.returncode == 0
+        assert json.loads(pushed.stdout)["file"] == path.name.replace("\udcff", "\N{REPLACEMENT CHARACTER}")
+    assert artifact(server, "ls").returncode == 0
+
+
 async def test_a_program_on_the_path_is_pointed_out(server: NatsServer, tree: Path) -> None:
     done = artifact(server, "push", NAME, tree, "--entry", "sh")
     assert done.returncode == 0
@@ -133,6 +148,11 @@ async def test_a_program_on_the_path_is_pointed_out(server: NatsServer, tree: Pa
         (["push", NAME, "{script}", "--env", "x"], "--env 'x'"),
         (["push", NAME, "{script}", "--env", "x=1", "--env", "x=2"], "given twice"),
         (["push", NAME, "{script}", "--env", "a-b=1"], "env"),
+        (["push", NAME, "{script}", "--env", "A=\udcff"], "is not UTF-8"),
+        (["push", NAME, "{folder}/\udcff.sh"], "name is not UTF-8"),
+        (["push", NAME, "{folder}/lone"], "name that is not UTF-8"),
+        (["push", NAME, "{folder}/lone", "--entry", "\udcff/run"], "is not UTF-8"),
+        (["push", NAME, "{folder}/\udcff"], "does not exist"),
         (["push", NAME, "{script}", "--manifest", "{folder}/none.toml"], "none.toml"),
         (["push", NAME, "{script}", "--manifest", "{folder}/wrong.toml"], "entri"),
         (["push", NAME, "{script}", "--manifest", "{folder}/elsewhere.json"], "directory: "),
@@ -143,6 +163,9 @@ async def test_what_cannot_be_pushed_is_told_in_a_line_and_exits_with_2(
     arguments: list[str], told: str, script: Path, tree: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "broken.tar.gz").write_bytes(b"\x1f\x8b\x08broken")
+    (tmp_path / "\udcff.sh").write_text("echo")
+    (tmp_path / "lone" / "\udcff").mkdir(parents=True)
+    (tmp_path / "lone" / "\udcff" / "run").write_text("echo")
     (tmp_path / "wrong.toml").write_text("entri = 'x'")
     (tmp_path / "elsewhere.json").write_text('{"directory": "data"}')
     filled = [each.format(script=script, tree=tree, folder=tmp_path) for each in arguments]

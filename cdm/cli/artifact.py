@@ -182,7 +182,10 @@ def _manifest(path: Path | None, entry: str | None, env: Sequence[str]) -> Manif
     if entry is not None:
         fields["entry"] = entry
     fields["env"] = {**fields["env"], **_variables(env)}
-    return Manifest.parse(msgspec.json.encode(fields))
+    try:
+        return Manifest.parse(msgspec.json.encode(fields))
+    except UnicodeEncodeError as error:
+        raise UsageError(f"--entry, --env: {error.object!r} is not UTF-8") from None
 
 
 def _variables(pairs: Sequence[str]) -> dict[str, str]:

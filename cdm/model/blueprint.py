@@ -54,7 +54,11 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
 
     instances: int
     overrides: Overrides | None = None
-    """Typed as ``env``, ``args`` and ``stop_after`` beside ``instances``. They hold for what is started from now on."""
+    """Typed as ``env``, ``args`` and ``stop_after`` beside ``instances``.
+
+    They hold for instances that are loaded from now on; what is started again on its node keeps what it was loaded
+    with.
+    """
 
     def __post_init__(self) -> None:
         if not 0 <= self.instances <= MAX_INSTANCES:

@@ -152,6 +152,11 @@ class _Reader:
 def prune(parent: Path, loaded: Collection[str], kept: int) -> None:
     """Delete the output of slices that are loaded no more, but for those that wrote last."""
     with contextlib.suppress(OSError):
-        folders = [(each.stat().st_mtime, each) for each in os.scandir(parent) if each.name not in loaded]
-        for _, each in sorted(folders, key=lambda pair: pair[0], reverse=True)[kept:]:
-            shutil.rmtree(each.path, ignore_errors=True)
+        folders = [Path(each) for each in os.scandir(parent) if each.name not in loaded]
+        for each in sorted(folders, key=_written, reverse=True)[kept:]:
+            shutil.rmtree(each, ignore_errors=True)
+
+
+def _written(folder: Path) -> float:
+    """When a slice wrote last. A folder's own time tells only when its newest file was begun."""
+    return max((path_of(folder, number).stat().st_mtime for number in numbers(folder)[-1:]), default=0.0)

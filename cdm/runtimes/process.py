@@ -10,14 +10,14 @@ Every program is started, read, stopped and reaped by the *keeper*, one small pr
 - When the keeper is killed, so is every slice; both are started again. That is no failure of the slices.
 
 The folder holds ``logs/`` (one folder a slice; it stays after `unload` for the `KEPT` slices that wrote last),
-``running/`` (records of what runs), ``token`` and ``lock``.
+``running/`` (records of what runs) and ``token``. No other living process may use it: its slices would be ended. The
+node sees to that (see `cdm.serving`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import secrets
 import signal
@@ -30,7 +30,7 @@ from typing import TypeVar
 import anyio
 
 from cdm import clock
-from cdm.errors import FolderTaken, SliceFailed
+from cdm.errors import SliceFailed
 from cdm.log import Log
 from cdm.model.artifact import Artifact
 from cdm.model.keys import SliceKey
@@ -72,7 +72,6 @@ class ProcessRuntime:
         self._keeping: Keeping | None = None
         self._heard = float("-inf")
         self._token = ""
-        self._lock = -1
 
     @property
     def slices(self) -> Mapping[SliceKey, bool]:
@@ -88,11 +87,9 @@ class ProcessRuntime:
         """End what an earlier process of this node left running.
 
         Raises:
-            FolderTaken: another process uses the folder.
             SliceFailed: something cannot be ended.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._take_folder()
         self._token = self._read_token()
         keeping = Keeping(self._folder, self._token, grouped=self._cgroups)
         await keeping.start()
@@ -151,9 +148,6 @@ class ProcessRuntime:
         if self._keeping is not None:
             await self._keeping.close()
             self._keeping = None
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
 
     def output(
         self, key: SliceKey, *, lines: int | None = None, since: datetime | None = None, follow: bool = False
@@ -206,20 +200,6 @@ class ProcessRuntime:
             await each.deactivate()
         except SliceFailed as error:
             log.error("slice is not stopped", slice=str(each.key), reason=str(error))
-
-    def _take_folder(self) -> None:
-        """A second runtime on the folder would take the first one's slices for a dead one's, and end them."""
-        if self._lock >= 0:
-            raise SliceFailed("the runtime is started already")
-        lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            raise FolderTaken(
-                f"{self._folder} is used by another process; if that is no node of this name, choose another --folder"
-            ) from None
-        self._lock = lock
 
     def _read_token(self) -> str:
         path = self._folder / "token"

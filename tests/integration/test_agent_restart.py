@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
+from cdm import runtime
 from cdm.cli import Exit
+from cdm.errors import FolderTaken
+from cdm.model.artifact import NodeId
+from cdm.model.keys import SliceKey
+from cdm.runtimes import Surroundings
 from cdm.runtimes.process import ORPHAN_BOUND
 from cdm.serving import Running
 from cdm.store.bucket import buckets
@@ -256,6 +262,8 @@ async def test_a_folder_that_another_node_uses_is_refused_before_anybody_hears_o
         key = hand.key(await ground.push("one"))
         await hand.up(key)
         before = ground.living
+        download = tmp_path / "n1" / "artifacts" / "tmp-0123"
+        download.mkdir()
         own = ("--runtime", "process", "--folder", str(tmp_path / "n1"))
         refused = await command_line("node", "--id", "n2", "--server", server.url, *own)
         assert refused.returncode == Exit.CONFLICT
@@ -263,6 +271,36 @@ async def test_a_folder_that_another_node_uses_is_refused_before_anybody_hears_o
         assert b"--folder" in refused.stderr
         assert [*await ground.user.contents("nodes")] == ["n1"]
         assert ground.living == before
+        assert download.exists()
+
+
+class Idle:
+    """A runtime of somebody's own that runs nothing."""
+
+    slices: Mapping[SliceKey, bool] = {}
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        pass
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_folder_is_one_nodes_whatever_its_runtime(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdm.serving.runtime_named", lambda _: Idle)
+    async with nodes_on(server, runtime="idle", folder=tmp_path) as nodes:
+        await nodes.start("n1")
+        other = replace(nodes.all["n1"].settings, node=NodeId("n2"))
+        with pytest.raises(FolderTaken, match="is used by another process"):
+            async with runtime.node(other):
+                pass
+        await nodes.all["n1"].stop()
+        await nodes.start("n3")
 
 
 @pytest.mark.parametrize("folder", ["file", "/proc/nowhere"])

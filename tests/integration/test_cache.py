@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import tarfile
 from collections.abc import AsyncIterator
@@ -446,3 +447,73 @@ async def test_a_new_process_takes_over_what_is_there_and_removes_leftovers(serv
         assert cache.size == 800_000
         three = await cache.get(THREE)
         assert at.contents == sorted([one.digest, three.digest, "notes"])
+
+
+# Removed by somebody
+
+
+@pytest.mark.parametrize("removed", ["contents", "folder", "program", "all but an empty folder"])
+@pytest.mark.parametrize("held", [False, True])
+async def test_what_somebody_removed_from_the_folder_is_fetched_again(
+    server: NatsServer, tmp_path: Path, removed: str, held: bool
+) -> None:
+    async with stage(server, tmp_path) as at:
+        await at.push(ONE, at.tree(), Manifest(entry="bin/a.sh"))
+        cache = at.cache()
+        one = await cache.get(ONE)
+        if held:
+            cache.hold(one.digest)
+        gone = {"contents": one.folder, "folder": at.folder / "cache", "program": one.folder / "bin" / "a.sh"}
+        if path := gone.get(removed):
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        else:
+            shutil.rmtree(one.folder)
+            one.folder.mkdir()
+        found: list[Fetched] = []
+
+        async def get() -> None:
+            found.append(await cache.get(ONE))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(get)
+        assert found == [one] * 3
+        assert sorted(path.name for path in one.folder.rglob("*")) == ["a.sh", "b.sh", "bin", "link"]
+        assert at.contents == [one.digest]
+        if held:
+            cache.release(one.digest)
+        with pytest.raises(ValueError, match="not held"):
+            cache.release(one.digest)
+
+
+async def test_what_somebody_removed_makes_room(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at:
+        for artifact in (ONE, TWO):
+            await at.push(artifact, at.file(400_000, artifact.name))
+        cache = at.cache(500_000)
+        shutil.rmtree((await cache.get(ONE)).folder)
+        assert at.contents == []
+        assert (await cache.get(TWO)).digest == at.contents[0]
+        assert cache.size == 400_000
+        assert (await cache.get(ONE)).digest == at.contents[0]
+
+
+async def test_what_cannot_be_removed_is_not_forgotten(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stage(server, tmp_path) as at:
+        for artifact in (ONE, TWO):
+            await at.push(artifact, at.file(400_000, artifact.name))
+        cache = at.cache(500_000)
+        one = await cache.get(ONE)
+
+        def stuck(path: Path, target: Path) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", stuck)
+            assert "not permitted" in await refused(cache, TWO, fatal=False)
+        assert cache.size == 400_000
+        assert await cache.get(ONE) == one
+        await cache.get(TWO)
+        await cache.get(ONE)

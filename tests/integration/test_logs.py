@@ -115,6 +115,11 @@ class Stage:
     async def tell(self, inbox: str, **ask: Any) -> None:
         await self.user.client.publish("cdm.logs.n1", json.dumps(ask).encode(), reply=inbox)
 
+    @property
+    def written(self) -> list[Path]:
+        """Files that slices wrote, node by node."""
+        return sorted(self.folder.glob("of-*/runtime/logs/*/*.log"))
+
     def forgotten(self, count: int) -> bool:
         """The nodes have ended what they were asked."""
         return sum(each.log.count("no more output is asked for") for each in self.nodes.all.values()) >= count
@@ -141,6 +146,10 @@ async def test_two_nodes_are_merged_and_what_is_not_there_is_told(server: NatsSe
         recent = (await stage.logs(NAME, "--node", "n1", "--ordinal", "0", "--since", "500ms")).stdout.splitlines()
         assert 0 < len(recent) <= 6
         assert not recent[0].endswith(b" tick 0")
+        for ever in ("99999999h", "9" * 400):
+            everything = await stage.logs(NAME, "--node", "n1", "--ordinal", "0", "--since", ever)
+            assert everything.returncode == 0, everything.stderr
+            assert everything.stdout.splitlines()[0].endswith(b" tick 0")
 
         for options, complaint in (
             (("g:nothing:1",), "there is no output of g:nothing:1 (asked: n1, n2)"),
@@ -325,6 +334,33 @@ async def test_what_is_not_understood_is_told(server: NatsServer, tmp_path: Path
             answer = json.loads((await stage.user.client.request("cdm.logs.n1", payload, timeout=2)).data)
             assert "not understood" in answer["error"]
             assert answer["end"]
+        found, _ = await stage.answers(since=1e300)
+        await eventually(lambda: any(each.get("end") for each in found))
+        assert not any(each.get("error") for each in found)
         await stage.tell("$KV.blueprints.g/other/1", artifact=NAME)
         await anyio.sleep(0.3)
         assert set(await stage.user.contents("blueprints")) == {KEY}
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_what_cannot_be_read_is_told(server: NatsServer, tmp_path: Path, follow: bool) -> None:
+    async with cluster(server, tmp_path, SLOW, 2) as stage:
+        await eventually(lambda: len(stage.written) == 2, 10)
+        stage.written[0].with_name("00000000.log").mkdir()
+        if follow:
+            output = tmp_path / "followed"
+            asker = stage.begin(NAME, "-f", output=output)
+            try:
+                await eventually(lambda: b"Is a directory" in output.read_bytes() and b"n2/" in output.read_bytes(), 10)
+                asker.terminate()
+                await anyio.to_thread.run_sync(asker.wait, 5)
+            finally:
+                asker.kill()
+                asker.wait()
+            told = output.read_text()
+        else:
+            shown = await stage.logs(NAME)
+            assert shown.returncode == 1
+            assert b"n2/" in shown.stdout
+            told = shown.stderr.decode()
+        assert "cdm: warning: node 'n1': answering failed: IsADirectoryError(21, 'Is a directory')" in told

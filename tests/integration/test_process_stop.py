@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from cdm.errors import FolderTaken, SliceFailed
+from cdm.errors import SliceFailed
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
 from cdm.runtimes import census
 from cdm.runtimes.cgroup import Cgroups, remove
@@ -343,17 +343,6 @@ class TestNode:
         assert [pid for pid in pids if exists(pid)] == [*pids[1:3], *pids[4:]]  # their children: none told them
         async with staged(tmp_path, cgroups=grouped == "yes"):
             assert not [pid for pid in pids if exists(pid)]
-
-    async def test_one_that_is_still_there_keeps_its_folder(self, tmp_path: Path, grouped: str) -> None:
-        node, _ = self.node(tmp_path, grouped)
-        try:
-            pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
-            with pytest.raises(FolderTaken, match="used by another process"):
-                await Stage(tmp_path).runtime.start()
-            assert all(map(exists, pids))
-        finally:
-            node.terminate()
-            node.wait()
 
 
 class TestPredecessor:

@@ -217,7 +217,10 @@ def test_pruning_keeps_what_is_loaded_and_the_newest(tmp_path: Path) -> None:
     for number in range(6):
         (tmp_path / f"s{number}").mkdir()
         (tmp_path / f"s{number}" / "00000001.log").touch()
-        os.utime(tmp_path / f"s{number}", (number, number))
+        os.utime(tmp_path / f"s{number}" / "00000001.log", (number, number))
+        os.utime(tmp_path / f"s{number}", (9 - number, 9 - number))  # that of a folder only tells of its newest file
+    (tmp_path / "empty").mkdir()
+    os.utime(tmp_path / "empty", (0, 0))
     prune(tmp_path, {"s0"}, 2)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["s0", "s4", "s5"]
     prune(tmp_path / "nothing", set(), 2)
