@@ -363,11 +363,10 @@ class Watch:
         name = subject[self._name_at :].decode("utf-8", "backslashreplace")
         at = int(tokens[base + 5]) / 1e9 - self._offset
         self._update(name, data, headers_of(block) if marked else None, sequence, at)
-        if self.phase is _LISTING:
-            if tokens[base + 6] == "0":
-                self._finish_list()
-        else:
+        if not self._whole:
             self._advance(sequence)
+        if self.phase is _LISTING and tokens[base + 6] == "0":
+            self._finish_list()
 
     def _on_control(self, reply: str, headers: dict[str, str]) -> None:
         self._heard = clock.now()

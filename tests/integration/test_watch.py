@@ -134,6 +134,34 @@ async def test_keys_that_only_a_program_of_ones_own_can_write_are_left_alone(ser
         assert connection.up_since == up_since
 
 
+async def test_a_session_that_ends_while_it_catches_up_tells_nothing_twice(server: NatsServer) -> None:
+    async with raw(server) as user, watching(server, SLICES) as watched:
+        watch, mirror = watched.watch, watched.mirror
+        session, gate = watch._session, anyio.Event()
+
+        async def gated() -> str:
+            await gate.wait()
+            return await session()
+
+        watch._session = gated  # type: ignore[method-assign]
+        watch._end("of the test")
+        for number in range(6):
+            await user.put("slices", f"n1.{KEY}/{number + 1}", slice_value())
+        listen = watch._emit
+
+        def end_after_three(message: Message) -> None:
+            listen(message)
+            if len(mirror.values) == 3:
+                watch._end("of the test, again")
+
+        watch._emit = end_after_three
+        gate.set()
+        await eventually(lambda: len(mirror.values) == 6, 5)
+        await watch.caught_up()
+        assert len(mirror.heard) == 6
+        assert await watched.equals(user)
+
+
 async def test_expiry_is_told_as_such(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, NODES) as watched:
         await user.put("nodes", "n1", {"ttl": 1}, {"Nats-TTL": "1s"})
