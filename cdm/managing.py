@@ -185,12 +185,16 @@ class Managing:
             watch.relist()
 
     async def _barrier(self) -> None:
+        failed: Exception | None = None
         try:
             async with anyio.create_task_group() as tasks:
                 for watch in self._ground.watches.values():
                     tasks.start_soon(watch.caught_up)
         except* StoreError as errors:
-            raise errors.exceptions[0] from None
+            failed = errors.exceptions[0]
+        # Not from within: early releases of Python 3.11 make a group of what is raised there.
+        if failed is not None:
+            raise failed
 
     async def _tick(self) -> None:
         """Route a `Tick` whenever there is work or something is due."""

@@ -1,0 +1,24 @@
+"""What the source must not say, though this Python would not mind."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import cdm
+
+SOURCE = Path(cdm.__file__).parent
+
+
+def test_nothing_is_raised_where_a_group_is_taken_apart() -> None:
+    """Before Python 3.11.4 a group is made of what is raised in ``except*``, which no ``except`` further out expects."""
+    found = [
+        f"{path.relative_to(SOURCE)}:{statement.lineno}"
+        for path in SOURCE.rglob("*.py")
+        for block in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(block, ast.TryStar)
+        for handler in block.handlers
+        for statement in ast.walk(handler)
+        if isinstance(statement, ast.Raise)
+    ]
+    assert not found
