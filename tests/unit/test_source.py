@@ -11,7 +11,7 @@ SOURCE = Path(cdm.__file__).parent
 
 
 def test_nothing_is_raised_where_a_group_is_taken_apart() -> None:
-    """Before Python 3.11.4 a group is made of what is raised in ``except*``, which no ``except`` further out expects."""
+    """Early releases of Python 3.11 make a group of it, which no ``except`` further out expects."""
     found = [
         f"{path.relative_to(SOURCE)}:{statement.lineno}"
         for path in SOURCE.rglob("*.py")
