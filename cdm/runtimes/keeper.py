@@ -20,7 +20,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from cdm.runtimes import cgroup
 from cdm.runtimes.census import Process, Record, boot, census, descendants, look, mark, send
 from cdm.runtimes.cgroup import Cgroups
 from cdm.runtimes.launch import adopt_orphans, launch, problem_of, raise_open_files
+from cdm.runtimes.outbox import Outbox
 from cdm.runtimes.scribe import Scribe
 from cdm.runtimes.words import (
     MARK,
@@ -100,6 +102,7 @@ class Keeper:
 
     def __init__(self, node: socket.socket, folder: Path, token: str, cgroups: Cgroups | None) -> None:
         self._node = node
+        self._outbox = Outbox(node)
         self._records = folder / RECORDS
         self._token = token
         self._cgroups = cgroups
@@ -111,10 +114,13 @@ class Keeper:
         self._known: dict[tuple[int, int], str] = {}
         """Whose processes were once found out to be, by pid and start time: some empty their environment later."""
         self._selector = selectors.DefaultSelector()
+        self._watch(node.fileno(), self._on_node)
         self._changed = False
         """Whether a child ended since it was last looked who lives."""
         self._heard = float("-inf")
         """When the last heartbeat was sent that NATS took."""
+        self._complained = False
+        """Whether an error that cost output was told: one trace is enough."""
         self._over = False
 
     def run(self) -> None:
@@ -125,7 +131,6 @@ class Keeper:
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._watch(read, lambda: self._on_child(read))
-        self._watch(self._node.fileno(), self._on_node)
         with contextlib.suppress(OSError):
             self._watch(os.pidfd_open(os.getppid()), self._on_node_dead)
         try:
@@ -136,8 +141,6 @@ class Keeper:
                 self._reap()
                 self._lapse()
                 self._stop()
-        except (BrokenPipeError, ConnectionError):
-            pass
         finally:
             self._end()
 
@@ -149,7 +152,14 @@ class Keeper:
         os.close(descriptor)
 
     def _tell(self, event: Event) -> None:
-        self._node.sendall(encode(event))
+        """Never waits: a node that is halted must not keep us from stopping what is to be stopped."""
+        self._outbox.send(encode(event))
+        self._watch_node()
+
+    def _watch_node(self) -> None:
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outbox.waiting else 0)
+        if self._selector.get_key(self._node).events != wanted:
+            self._selector.modify(self._node, wanted, self._on_node)
 
     def _wait(self) -> float | None:
         due = min((run.deadline for run in self._runs.values() if run.stopping), default=float("inf"))
@@ -164,11 +174,15 @@ class Keeper:
         self._over = True
 
     def _on_node(self) -> None:
+        self._outbox.flush()
+        self._watch_node()
         for _ in range(BURST):
             try:
-                packet = self._node.recv(MAX_PACKET, socket.MSG_DONTWAIT)
+                packet = self._node.recv(MAX_PACKET)
             except BlockingIOError:
                 return
+            except ConnectionError:  # it did not read all that we said
+                packet = b""
             if not packet:
                 self._over = True
                 return
@@ -247,16 +261,29 @@ class Keeper:
         except BlockingIOError:
             return False
         stream = run.streams[descriptor]
-        if data:
-            run.scribe.feed(stream, data)
-        else:
-            run.scribe.end(stream)
+        with self._losing_output():
+            if data:
+                run.scribe.feed(stream, data)
+            else:
+                run.scribe.end(stream)
+        if not data:
             del run.streams[descriptor]
             self._unwatch(descriptor)
         if run.scribe.said and not run.said:
             run.said = True
             self._tell(Said(run.name))
         return bool(data)
+
+    @contextlib.contextmanager
+    def _losing_output(self) -> Iterator[None]:
+        """Whatever is wrong with one slice's output, it is lost, and no more than that: all slices hang on us."""
+        try:
+            yield
+        except Exception:  # noqa: BLE001  # see above
+            if not self._complained:
+                self._complained = True
+                with contextlib.suppress(OSError, ValueError):
+                    traceback.print_exc()
 
     def _drain(self, run: Run) -> None:
         for descriptor in list(run.streams):
@@ -293,8 +320,8 @@ class Keeper:
         silent = clock.now() - self._heard
         for run in list(self._runs.values()):
             if run.lapse is not None and not run.stopping and silent >= run.lapse.after:
-                self._tell(Lapsed(run.name))
                 self._begin_stop(run.name, run.lapse.signal, run.lapse.grace)
+                self._tell(Lapsed(run.name))
 
     def _stop(self) -> None:
         """Signal what is to be signalled, and report what is gone. One look at the machine serves all."""
@@ -375,7 +402,8 @@ class Keeper:
         self._drain(run)
         for descriptor in list(run.streams):
             self._unwatch(descriptor)
-        run.scribe.close()
+        with self._losing_output():
+            run.scribe.close()
         if run.group is not None:
             cgroup.remove(run.group)
         with contextlib.suppress(OSError):
@@ -406,8 +434,9 @@ class Keeper:
                 except ChildProcessError:
                     break
         for run in self._runs.values():
-            with contextlib.suppress(OSError):
+            with self._losing_output():
                 run.scribe.close()
+            with contextlib.suppress(OSError):
                 (self._records / run.name).unlink()
         if self._cgroups is not None:
             cgroup.remove(self._cgroups.base)

@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from cdm.runtimes import cgroup
 from cdm.runtimes.census import Process, Record, census, relics, send
 from cdm.runtimes.cgroup import Cgroups
 from cdm.runtimes.keeper import KILL_PATIENCE, RECORDS
+from cdm.runtimes.outbox import Outbox
 from cdm.runtimes.words import (
     MARK,
     MAX_PACKET,
@@ -130,7 +130,7 @@ class Keeping:
         self._count = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        self._outbox: deque[bytes] = deque()
+        self._outbox: Outbox | None = None
         self._ready = asyncio.Event()
         self._reviving: asyncio.Task[None] | None = None
         self._closed = False
@@ -239,8 +239,7 @@ class Keeping:
             raise
         finally:
             there.close()
-        here.setblocking(False)
-        self._socket = here
+        self._socket, self._outbox = here, Outbox(here)
         asyncio.get_running_loop().add_reader(here, self._on_readable)
         self._ready.set()
         if self._heard is not None:
@@ -248,30 +247,19 @@ class Keeping:
 
     def _send(self, command: Command) -> None:
         assert self._socket is not None
+        assert self._outbox is not None
         packet = encode(command)
         if len(packet) > MAX_PACKET:
             raise OSError(errno.E2BIG, "the manifest with its arguments expanded is too long")
-        if self._outbox or not self._sent(packet):
-            if not self._outbox:
-                asyncio.get_running_loop().add_writer(self._socket, self._on_writable)
-            self._outbox.append(packet)
-
-    def _sent(self, packet: bytes) -> bool:
-        assert self._socket is not None
-        try:
-            self._socket.send(packet)
-        except BlockingIOError:
-            return False
-        except (BrokenPipeError, ConnectionError):
-            pass  # the reader hears of it too, and every run is over then
-        return True
+        idle = not self._outbox.waiting
+        self._outbox.send(packet)
+        if idle and self._outbox.waiting:
+            asyncio.get_running_loop().add_writer(self._socket, self._on_writable)
 
     def _on_writable(self) -> None:
-        while self._outbox:
-            if not self._sent(self._outbox[0]):
-                return
-            self._outbox.popleft()
-        if self._socket is not None:
+        assert self._outbox is not None
+        self._outbox.flush()
+        if self._socket is not None and not self._outbox.waiting:
             asyncio.get_running_loop().remove_writer(self._socket)
 
     def _on_readable(self) -> None:
@@ -301,8 +289,7 @@ class Keeping:
             loop.remove_reader(self._socket)
             loop.remove_writer(self._socket)
             self._socket.close()
-            self._socket = None
-        self._outbox.clear()
+            self._socket = self._outbox = None
 
     def _on_lost(self) -> None:
         self._disconnect()

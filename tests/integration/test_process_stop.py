@@ -5,20 +5,23 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import anyio
 import pytest
 
+from cdm import clock
 from cdm.errors import FolderTaken, SliceFailed
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
 from cdm.runtimes import census
 from cdm.runtimes.cgroup import Cgroups, remove
 from cdm.runtimes.process import ORPHAN_BOUND
+from cdm.runtimes.words import Heard, Lapse, Spawn, encode
 from tests.integration.programs import (
     NODE,
     Stage,
@@ -271,6 +274,40 @@ class TestKeeper:
         await anyio.sleep(0.3)
         assert stage.runtime.keeper == keeper
         assert len(stage.living) == 1
+
+
+def test_a_node_that_hears_nothing_keeps_nothing_from_being_stopped(tmp_path: Path) -> None:
+    """A halted node: what the keeper says fills their socket, and what must not run on is stopped all the same."""
+    node, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least there is: room for a few packets
+    pids = tmp_path / "pids"
+    with node:
+        with there:
+            keeper = subprocess.Popen(
+                [sys.executable, "-m", "cdm.runtimes.keeper", str(there.fileno()), str(tmp_path), "token", "no"],
+                pass_fds=[there.fileno()],
+            )
+        node.send(encode(Heard(clock.now())))
+        for number in range(20):
+            program = ("sh", "-c", f"echo $$ >> {pids}; exec sleep 600")
+            lapse = Lapse(1.0, signal.SIGTERM, 0.0)
+            node.send(encode(Spawn(str(number), "/bin/sh", program, dict(os.environ), "/", str(tmp_path), lapse=lapse)))
+        started = wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 20)
+        living = [int(line) for line in pids.read_text().split()]
+        stopped = wait_for(lambda: not any(map(exists, living)))
+    assert keeper.wait(20) == 0
+    assert started
+    assert stopped
+
+
+def wait_for(holds: Callable[[], object], within: float = 5.0) -> bool:
+    """Whether something holds within so many seconds."""
+    limit = time.monotonic() + within
+    while not holds():
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 NODE_PROGRAM = """
