@@ -52,8 +52,12 @@ SWEEP_PATIENCE = 10.0
 """Seconds after which what is left is reported."""
 HUNG = KILL_PATIENCE + 5.0
 """Seconds past the grace of a stop after which a keeper that does not answer is killed."""
-RETRY = 1.0
-"""Seconds until a keeper that cannot be started is tried again."""
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+"""Seconds until a keeper that died, or could not be started, soon after the one before it is tried again: doubled each
+time. What kills every keeper must not keep the node busy with starting and ending all of its slices."""
+STABLE = 60.0
+"""Seconds after which a keeper's death is no consequence of the last one."""
 LOST = "the process that keeps this node's slices died"
 
 
@@ -133,6 +137,10 @@ class Keeping:
         self._outbox: Outbox | None = None
         self._ready = asyncio.Event()
         self._reviving: asyncio.Task[None] | None = None
+        self._launched = float("-inf")
+        """When the present keeper was started."""
+        self._pause = 0.0
+        """Seconds to wait before the next one is."""
         self._closed = False
         self._heard: Heard | None = None
 
@@ -193,7 +201,10 @@ class Keeping:
             log.error("the keeper of processes does not answer: it is killed", pid=self.pid)
             if self._process is not None:
                 self._process.kill()
-            await run.gone.wait()
+            with anyio.move_on_after(SWEEP_PATIENCE + HUNG) as scope:
+                await run.gone.wait()
+            if scope.cancelled_caught:
+                raise SliceFailed("cannot be stopped: its keeper is gone, and what it left cannot be ended")
         if run.left:
             raise SliceFailed(f"cannot be stopped: SIGKILL does not end {_pids(run.left)}")
 
@@ -207,8 +218,11 @@ class Keeping:
         self._disconnect()
         if self._process is not None:
             await self._wait(KILL_PATIENCE + 5.0)
-        if left := await self._sweep():
-            log.error("processes cannot be ended", pids=_pids(left))
+        try:
+            if left := await self._sweep():
+                log.error("processes cannot be ended", pids=_pids(left))
+        except OSError as error:
+            log.error("cannot look for processes that are left", reason=str(error))
         for run in list(self._runs.values()):
             run.end()
         self._runs.clear()
@@ -241,9 +255,10 @@ class Keeping:
             there.close()
         self._socket, self._outbox = here, Outbox(here)
         asyncio.get_running_loop().add_reader(here, self._on_readable)
-        self._ready.set()
         if self._heard is not None:
             self._send(self._heard)
+        self._launched = clock.now()
+        self._ready.set()
 
     def _send(self, command: Command) -> None:
         assert self._socket is not None
@@ -299,6 +314,24 @@ class Keeping:
             self._reviving = asyncio.get_running_loop().create_task(self._revive())
 
     async def _revive(self) -> None:
+        """Go on until there is a keeper again, whatever is in the way: without one nothing of this node runs."""
+        pause = 0.0 if clock.now() - self._launched >= STABLE else self._pause
+        while True:
+            self._pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
+            try:
+                await self._bury()
+                await anyio.sleep(pause)
+                self._launch()
+            except Exception as error:  # nobody waits for this task
+                log.exception("the keeper of processes cannot be started again", reason=str(error))
+                await anyio.sleep(FIRST_PAUSE)  # it may not have come to the pause
+                pause = self._pause
+            else:
+                return
+
+    async def _bury(self) -> None:
+        """End what a dead keeper left, and tell that its runs are over."""
+        self._disconnect()
         if self._process is not None:
             self._process.kill()
             await self._wait(None)
@@ -308,14 +341,6 @@ class Keeping:
         for run in lost.values():
             run.lost = not run.over.is_set()
             run.end()
-        while True:
-            try:
-                self._launch()
-            except OSError as error:
-                log.error("the keeper of processes cannot be started", reason=str(error))
-                await anyio.sleep(RETRY)
-            else:
-                return
 
     async def _wait(self, timeout: float | None) -> None:
         """Wait for the keeper's end; one that does not end is killed."""
@@ -342,7 +367,11 @@ class Keeping:
         self._process = None
 
     async def _sweep(self) -> list[Process]:
-        """SIGKILL to all that is marked or recorded as ours, until none is left; returns what is nevertheless."""
+        """SIGKILL to all that is marked or recorded as ours, until none is left; returns what is nevertheless.
+
+        Raises:
+            OSError: it cannot be told what lives.
+        """
         folder = self._folder / RECORDS
         folder.mkdir(parents=True, exist_ok=True)
         records = {path: Record.read(path) for path in folder.iterdir()}
@@ -374,7 +403,8 @@ class Keeping:
             cgroup.remove(group)
         if not left:
             for path in records:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # something else than a record: it is read as none
+                    path.unlink()
         return left
 
 

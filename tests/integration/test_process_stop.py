@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -265,6 +266,64 @@ class TestKeeper:
         assert stage.living == []
         await stage.runtime.activate(key)
 
+    async def test_something_else_among_its_records(self, stage: Stage) -> None:
+        await stage.up(READY, SHORT)
+        await kill_keeper(stage, (stage.folder / "runtime" / "running" / "lost+found").mkdir)
+        await stage.noted(2)
+        assert len(stage.living) == 1
+
+    async def test_what_is_in_the_way_of_a_new_one_is_tried_again(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also what nobody thought of: the task that starts it anew has nobody to complain to."""
+        monkeypatch.setattr("cdm.runtimes.keeping.FIRST_PAUSE", 0.1)
+        await stage.up(READY, SHORT)
+        errors: list[Exception] = [RuntimeError("a fault"), OSError(errno.EMFILE, "Too many open files")]
+
+        def blind() -> dict[int, census.Process]:
+            if errors:
+                raise errors.pop()
+            return census.census()
+
+        monkeypatch.setattr("cdm.runtimes.keeping.census", blind)
+        await kill_keeper(stage)
+        await stage.noted(2)
+        assert errors == []
+        assert len(stage.living) == 1
+
+    async def test_without_one_stopping_ends_in_an_error(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It must not hang: who stops the node waits for it."""
+
+        def blind() -> dict[int, census.Process]:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        key = await stage.up(READY, SHORT)
+        with monkeypatch.context() as patch, anyio.fail_after(10):
+            patch.setattr("cdm.runtimes.keeping.HUNG", 0.2)
+            patch.setattr("cdm.runtimes.keeping.SWEEP_PATIENCE", 0.2)
+            patch.setattr("cdm.runtimes.keeping.census", blind)
+            await kill_keeper(stage)
+            with pytest.raises(SliceFailed, match="its keeper is gone"):
+                await stage.runtime.deactivate(key)
+            await stage.runtime.close()
+            await stage.runtime.close()
+
+    async def test_one_that_dies_soon_again_is_replaced_ever_later(self, stage: Stage) -> None:
+        began = time.monotonic()
+        for _ in range(4):
+            await kill_keeper(stage)
+            await stage.runtime.keeping.ready()
+        assert time.monotonic() - began >= 0.5 + 1 + 2
+
+    async def test_after_a_while_its_death_is_forgotten(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("cdm.runtimes.keeping.FIRST_PAUSE", 10.0)
+        monkeypatch.setattr("cdm.runtimes.keeping.STABLE", 0.0)
+        began = time.monotonic()
+        for _ in range(3):
+            await kill_keeper(stage)
+            await stage.runtime.keeping.ready()
+        assert time.monotonic() - began < 10
+
     async def test_it_ignores_the_signals_of_a_service_manager(self, stage: Stage) -> None:
         await stage.up(READY, SHORT)
         keeper = stage.runtime.keeper
@@ -308,6 +367,16 @@ def wait_for(holds: Callable[[], object], within: float = 5.0) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+async def kill_keeper(stage: Stage, before: Callable[[], object] = lambda: None) -> None:
+    """Kill it, after something else; returns when that was noticed."""
+    keeper = stage.runtime.keeper
+    assert keeper is not None
+    before()
+    os.kill(keeper, signal.SIGKILL)
+    await until(lambda: not exists(keeper))
+    await until(lambda: stage.runtime.keeper != keeper or not stage.runtime.keeping._ready.is_set())
 
 
 NODE_PROGRAM = """
