@@ -14,6 +14,7 @@ stopped with the last run.)
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import signal
@@ -29,7 +30,7 @@ from cdm import clock
 from cdm.runtimes import cgroup
 from cdm.runtimes.census import Process, Record, boot, census, descendants, look, mark, send
 from cdm.runtimes.cgroup import Cgroups
-from cdm.runtimes.launch import adopt_orphans, launch, problem_of, raise_open_files
+from cdm.runtimes.launch import adopt_orphans, launch, problem_of, raise_open_files, reserve
 from cdm.runtimes.outbox import Outbox
 from cdm.runtimes.scribe import Scribe
 from cdm.runtimes.words import (
@@ -117,6 +118,8 @@ class Keeper:
         self._watch(node.fileno(), self._on_node)
         self._changed = False
         """Whether a child ended since it was last looked who lives."""
+        self._again = float("inf")
+        """When to look again, though nothing happened."""
         self._heard = float("-inf")
         """When the last heartbeat was sent that NATS took."""
         self._complained = False
@@ -163,7 +166,7 @@ class Keeper:
 
     def _wait(self) -> float | None:
         due = min((run.deadline for run in self._runs.values() if run.stopping), default=float("inf"))
-        wait = due - time.monotonic()
+        wait = min(due, self._again) - time.monotonic()
         if lapses := [run.lapse.after for run in self._runs.values() if run.lapse is not None and not run.stopping]:
             wait = min(wait, self._heard + min(lapses) - clock.now(), LOOK)
         return None if wait == float("inf") else max(wait, 0)
@@ -210,7 +213,8 @@ class Keeper:
                 os.close(descriptor)
             if group is not None:
                 cgroup.remove(group)
-            self._tell(Refused(spawn.run, str(error)))
+            full = f"this node has no file descriptors left for one more program (RLIMIT_NOFILE {self._files[1]})"
+            self._tell(Refused(spawn.run, full if error.errno == errno.EMFILE else str(error)))
             return
         self._runs[run.name] = self._by_pid[run.pid] = run
         os.close(pipes[1])
@@ -220,11 +224,10 @@ class Keeper:
             run.streams[descriptor] = stream
             self._watch(descriptor, partial(self._read, run, descriptor))
         self._watch(run.problem, lambda: self._on_exec(run))
-        process = look(run.pid)
-        if process is not None:
-            self._known[run.pid, process.start] = run.name
-            # Without its record a program is known by its mark still: a full disk is no reason not to run it.
-            with contextlib.suppress(OSError):
+        # Without its record a program is known by its mark still: a full disk is no reason not to run it.
+        with contextlib.suppress(OSError), reserve():
+            if process := look(run.pid):
+                self._known[run.pid, process.start] = run.name
                 Record(self._boot, run.pid, process.start).write(self._records / run.name)
 
     def _on_exec(self, run: Run) -> None:
@@ -329,11 +332,19 @@ class Keeper:
         waiting = [run for run in self._runs.values() if run.stopping]
         due = [run for run in waiting if run.signal is not None or run.deadline <= now]
         # While the program itself lives there is no need to look who else does.
+        if self._again <= now:
+            self._again, self._changed = float("inf"), True
         ended = [run for run in waiting if run.reaped and self._changed]
         self._changed = False
-        if not due and not ended:
-            return
-        living = self._living()
+        if due or ended:
+            with reserve():
+                self._go_on(due, ended, now)
+
+    def _go_on(self, due: list[Run], ended: list[Run], now: float) -> None:
+        try:
+            living = self._living()
+        except OSError:  # no descriptors, no memory
+            living = {name: [] for name in self._runs}
         for run in due:
             if run.deadline <= now:
                 self._kill(run, living.get(run.name, []), now)
@@ -341,17 +352,24 @@ class Keeper:
                 self._signal(run, living.get(run.name, []), run.signal)
             run.signal = None
         for run in {run.name: run for run in (*ended, *due)}.values():
-            if run.reaped and not living.get(run.name):
+            if run.reaped and run.name not in living:
                 self._finish(run)
             elif run.killed is not None and now - run.killed > KILL_PATIENCE:
                 run.stopping, run.killed, run.deadline = False, None, float("inf")
                 left = tuple(process.pid for process in living.get(run.name, []))
                 self._tell(Gone(run.name, run.scribe.last, left or (run.pid,)))
+            elif run.reaped and not living[run.name]:
+                self._again = now + INSIST
         if not self._runs:
-            self._kill_all()
+            with contextlib.suppress(OSError):
+                self._kill_all()
 
     def _living(self) -> dict[str, list[Process]]:
-        """Who lives, by run."""
+        """Who lives, by run. None of a run that is there: somebody may.
+
+        Raises:
+            OSError: it cannot be told.
+        """
         processes = census()
         mine = descendants(processes, os.getpid())
         known: dict[tuple[int, int], str] = {}
@@ -413,26 +431,33 @@ class Keeper:
             del self._by_pid[run.pid]
         self._tell(Gone(run.name, run.scribe.last))
 
-    def _kill_all(self) -> list[Process]:
-        """SIGKILL to everything that descends from this process; returns what that was."""
+    def _kill_all(self) -> None:
+        """SIGKILL to everything that descends from this process. Raises `OSError` where that cannot be told."""
         if self._cgroups is not None:
             cgroup.kill(self._cgroups.base)
-        there = descendants(census(), os.getpid())
-        for process in there:
+        for process in descendants(census(), os.getpid()):
             send(process, signal.SIGKILL)
-        return there
+
+    def _childless(self) -> bool:
+        """Reap; returns whether there is no child any more."""
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return True
+        return False
 
     def _end(self) -> None:
         """The node is gone: end everything at once."""
         limit = time.monotonic() + KILL_PATIENCE
-        while self._kill_all() and time.monotonic() < limit:
-            wait = time.monotonic() + INSIST
-            while time.monotonic() < wait:
-                try:
-                    if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                        time.sleep(0.002)
-                except ChildProcessError:
-                    break
+        with reserve():
+            # No child is left: nothing that descends from us is, for every orphan becomes a child of ours.
+            while not self._childless() and time.monotonic() < limit:
+                with contextlib.suppress(OSError):
+                    self._kill_all()
+                wait = time.monotonic() + INSIST
+                while not self._childless() and time.monotonic() < wait:
+                    time.sleep(0.002)
         for run in self._runs.values():
             with self._losing_output():
                 run.scribe.close()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
@@ -21,7 +23,9 @@ from cdm.errors import FolderTaken, SliceFailed
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
 from cdm.runtimes import census
 from cdm.runtimes.cgroup import Cgroups, remove
+from cdm.runtimes.keeper import Keeper, Run
 from cdm.runtimes.process import ORPHAN_BOUND
+from cdm.runtimes.scribe import Scribe
 from cdm.runtimes.words import Heard, Lapse, Spawn, encode
 from tests.integration.programs import (
     NODE,
@@ -377,6 +381,69 @@ async def kill_keeper(stage: Stage, before: Callable[[], object] = lambda: None)
     os.kill(keeper, signal.SIGKILL)
     await until(lambda: not exists(keeper))
     await until(lambda: stage.runtime.keeper != keeper or not stage.runtime.keeping._ready.is_set())
+
+
+async def test_one_program_more_than_there_are_file_descriptors_for(stage: Stage) -> None:
+    """It is refused; what runs goes on, and can be stopped."""
+    keeper = stage.runtime.keeper
+    assert keeper is not None
+    await stage.up(READY, SHORT)
+    _, most = resource.prlimit(keeper, resource.RLIMIT_NOFILE)
+    resource.prlimit(keeper, resource.RLIMIT_NOFILE, (descriptors(keeper) + 14, most))
+    reason = ""
+    while not reason:
+        key = await stage.load(READY, SHORT, key_of(ordinal=len(stage.runtime.slices)))
+        try:
+            await stage.runtime.activate(key)
+        except SliceFailed as error:
+            reason = str(error)
+    assert "no file descriptors left for one more program" in reason
+    assert 3 < len(stage.living) < 10
+    for key in stage.runtime.slices:
+        await stage.runtime.deactivate(key)
+    assert stage.living == []
+    assert stage.runtime.keeper == keeper
+
+
+def test_a_keeper_that_cannot_look_takes_nobody_for_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdm.runtimes.keeper.raise_open_files", lambda: (64, 64))
+    node, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with node, there:
+        keeper = Keeper(there, tmp_path, "token", None)
+        spawn = Spawn("r", "", (), {}, "/", str(tmp_path))
+        run = Run(spawn, Scribe(tmp_path, spawn.logs), None)
+        run.stopping = run.reaped = True
+        keeper._runs["r"] = run
+        keeper._changed = True
+        with monkeypatch.context() as patch:
+            patch.setattr("cdm.runtimes.keeper.reserve", few_descriptors)
+            keeper._stop()
+        assert list(keeper._runs) == ["r"]
+        wait = keeper._wait()
+        assert wait is not None
+        assert 0 < wait < 1
+        time.sleep(wait)
+        keeper._stop()
+        assert keeper._runs == {}
+        assert keeper._wait() is None
+
+
+@contextmanager
+def few_descriptors() -> Iterator[None]:
+    """None more can be opened."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_without_descriptors_nobody_is_said_to_be_gone() -> None:
+    me = os.getpid()
+    for look in (census.census, lambda: census.look(me), lambda: census.mark(me, b"PATH")):
+        with few_descriptors(), pytest.raises(OSError, match="Too many open files"):
+            look()
 
 
 NODE_PROGRAM = """
