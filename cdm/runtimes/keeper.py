@@ -56,6 +56,8 @@ DRAIN = 16
 """Chunks that are read of a pipe once nobody is left to write to it: it holds fewer."""
 BURST = 64
 """Commands that are taken at once."""
+DOUBT = 1.0
+"""Seconds after which nobody is there who could not be seen, whatever else ends meanwhile."""
 INSIST = 0.05
 """Seconds between SIGKILLs to what is still there: something may have been forked meanwhile."""
 KILL_PATIENCE = 5.0
@@ -89,6 +91,8 @@ class Run:
         """When SIGKILL is due next."""
         self.killed: float | None = None
         """When SIGKILL was sent first."""
+        self.missed: float | None = None
+        """Since when nobody of it was seen, though somebody may be there."""
 
 
 class Keeper:
@@ -365,7 +369,11 @@ class Keeper:
                 self._kill_all()
 
     def _living(self) -> dict[str, list[Process]]:
-        """Who lives, by run. None of a run that is there: somebody may.
+        """Who lives, by run. Nobody of a run that is there: somebody may.
+
+        One that forks and exits is in no list for long, and what is forked meanwhile may be in none. But its parent, or
+        a parent of that, is then a child of ours that ended while we looked, for it is we who reap. Where there was
+        one whose it was nobody can say, no run is said to be gone.
 
         Raises:
             OSError: it cannot be told.
@@ -378,13 +386,30 @@ class Keeper:
         for run in self._runs.values():
             if run.group is not None:
                 of.update(dict.fromkeys(cgroup.members(run.group), run.name))
+        ended = False
         for process in mine:  # parents come before their children
             name = self._whose(process, of)
             if name is not None:
                 of[process.pid] = known[process.pid, process.start] = name
                 found.setdefault(name, []).append(process)
+            elif process.parent == os.getpid() and not ended:
+                now = process if process.zombie else look(process.pid)
+                ended = now is None or now.zombie
         self._known = known
+        for run in self._runs.values():
+            self._doubt(run, found, ended and run.group is None)
+        for name in set(of.values()):  # in its cgroup only since the list was made
+            found.setdefault(name, [])
         return found
+
+    def _doubt(self, run: Run, found: dict[str, list[Process]], doubtful: bool) -> None:
+        if run.name in found or not doubtful:
+            run.missed = None
+            return
+        if run.missed is None:
+            run.missed = time.monotonic()
+        if time.monotonic() - run.missed < DOUBT:
+            found[run.name] = []
 
     def _whose(self, process: Process, of: dict[int, str]) -> str | None:
         name = of.get(process.pid) or of.get(process.parent) or self._known.get((process.pid, process.start))

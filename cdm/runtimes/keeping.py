@@ -48,6 +48,8 @@ log = Log("cdm.process")
 
 SWEEP_INTERVAL = 0.02
 """Seconds between two looks at what was killed and is no child of ours: nothing tells when it is gone."""
+SWEEP_LOOKS = 3
+"""Looks in a row that must find nothing: one that forks and exits may be missed by any."""
 SWEEP_PATIENCE = 10.0
 """Seconds after which what is left is reported."""
 HUNG = KILL_PATIENCE + 5.0
@@ -379,6 +381,7 @@ class Keeping:
         groups = [group for group in Cgroups.candidates(self._token) if group.exists()]
         limit = clock.now() + SWEEP_PATIENCE
         found: dict[tuple[int, int], Process] = {}
+        empty = 0
         while True:
             for group in groups:
                 cgroup.kill(group)
@@ -394,7 +397,8 @@ class Keeping:
             ]
             found.update(((each.pid, each.start), each) for each in new)
             left += new
-            if (not left and not any(map(cgroup.members, groups))) or clock.now() > limit:
+            empty = 0 if left or any(map(cgroup.members, groups)) else empty + 1
+            if empty == SWEEP_LOOKS or clock.now() > limit:
                 break
             for process in left:
                 send(process, signal.SIGKILL)

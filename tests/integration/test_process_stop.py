@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
 from cdm import clock
@@ -161,6 +162,25 @@ async def test_one_that_forks_as_fast_as_it_can(stage: Stage) -> None:
     pids = len(stage.pids)
     await anyio.sleep(0.2)
     assert len(stage.pids) == pids
+
+
+async def test_one_that_forks_and_exits_is_not_said_to_be_gone_while_it_runs(stage: Stage) -> None:
+    """Without cgroups it outruns every signal. It gives up by itself, lest it outrun this test too."""
+    alive = stage.folder / "alive"
+    chain = f"""
+limit = time.monotonic() + 3
+while time.monotonic() < limit:
+    os.setsid()
+    Path({str(alive)!r}).touch()
+    if os.fork():
+        os._exit(0)
+"""
+    key = await stage.up(f"fork({chain!r})" + READY, msgspec.structs.replace(SHORT, stop_grace=0.1))
+    await until(alive.exists)
+    await stage.runtime.deactivate(key)
+    before = alive.stat().st_mtime_ns
+    await anyio.sleep(0.5)
+    assert alive.stat().st_mtime_ns == before
 
 
 async def test_no_zombies_while_it_runs(stage: Stage) -> None:
@@ -405,7 +425,9 @@ async def test_one_program_more_than_there_are_file_descriptors_for(stage: Stage
     assert stage.runtime.keeper == keeper
 
 
-def test_a_keeper_that_cannot_look_takes_nobody_for_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
+    """A keeper in this process, with a run whose program ended."""
     monkeypatch.setattr("cdm.runtimes.keeper.raise_open_files", lambda: (64, 64))
     node, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with node, there:
@@ -415,17 +437,38 @@ def test_a_keeper_that_cannot_look_takes_nobody_for_gone(tmp_path: Path, monkeyp
         run.stopping = run.reaped = True
         keeper._runs["r"] = run
         keeper._changed = True
-        with monkeypatch.context() as patch:
-            patch.setattr("cdm.runtimes.keeper.reserve", few_descriptors)
-            keeper._stop()
-        assert list(keeper._runs) == ["r"]
-        wait = keeper._wait()
-        assert wait is not None
-        assert 0 < wait < 1
-        time.sleep(wait)
-        keeper._stop()
-        assert keeper._runs == {}
-        assert keeper._wait() is None
+        yield keeper
+
+
+def stop_again(keeper: Keeper) -> None:
+    """The run is not gone yet, and looked for again soon; nothing else wakes the keeper."""
+    assert list(keeper._runs) == ["r"]
+    wait = keeper._wait()
+    assert wait is not None
+    assert 0 < wait < 1
+    time.sleep(wait)
+    keeper._stop()
+
+
+def test_a_keeper_that_cannot_look_takes_nobody_for_gone(ending: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("cdm.runtimes.keeper.reserve", few_descriptors)
+        ending._stop()
+    stop_again(ending)
+    assert ending._runs == {}
+    assert ending._wait() is None
+
+
+def test_a_look_that_may_have_missed_somebody_is_no_proof(ending: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child of the keeper that ended while it looked: what it forked may be in no list."""
+    ended = census.Process(99, os.getpid(), 99, 99, 1, zombie=True)
+    monkeypatch.setattr("cdm.runtimes.keeper.census", lambda: {99: ended})
+    ending._stop()
+    stop_again(ending)
+    monkeypatch.setattr("cdm.runtimes.keeper.DOUBT", 0.0)  # others may have children that end all the time
+    stop_again(ending)
+    assert ending._runs == {}
+    assert ending._wait() is None
 
 
 @contextmanager
