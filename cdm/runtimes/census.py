@@ -5,6 +5,7 @@ A pid is used again some time; a pid with the time at which its process started 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections import defaultdict
@@ -32,21 +33,32 @@ def boot() -> str:
     return (PROC / "sys/kernel/random/boot_id").read_text().strip()
 
 
-def look(pid: int) -> Process | None:
-    """The process with this pid now."""
+def _read(pid: int, name: str) -> bytes:
+    """A file of a process in /proc; empty where it is gone, or none of our business."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  # hundreds at a time: a Path takes as long again
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return None
+        with open(f"/proc/{pid}/{name}", "rb") as file:  # noqa: PTH123  # hundreds at a time: a Path takes as long again
+            return file.read()
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # which says nothing about the process
+            raise
+        return b""
+
+
+def look(pid: int) -> Process | None:
+    """The process with this pid now. Raises `OSError` where that cannot be told: see `census`."""
+    fields = _read(pid, "stat").rpartition(b")")[2].split()
     if len(fields) < 20:
         return None
     return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]), fields[0] == b"Z")
 
 
 def census() -> dict[int, Process]:
-    """All processes, by pid. Not one instant's picture: a process may come or go while it is taken."""
-    found = (look(int(name)) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208  # see `look`
+    """All processes, by pid. Not one instant's picture: a process may come or go while it is taken.
+
+    Raises:
+        OSError: there is no file descriptor or no memory to look with, and nobody can be said to be gone.
+    """
+    found = (look(int(name)) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208  # see `_read`
     return {process.pid: process for process in found if process is not None}
 
 
@@ -65,13 +77,11 @@ def descendants(processes: Mapping[int, Process], root: int) -> list[Process]:
 
 
 def mark(pid: int, name: bytes) -> str | None:
-    """The value of a variable in the environment that the process was started with; None: not there, or not ours."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:  # noqa: PTH123  # see `look`
-            environment = file.read()
-    except OSError:
-        return None
-    for variable in environment.split(b"\0"):
+    """The value of a variable in the environment that the process was started with; None: not there, or not ours.
+
+    Raises `OSError` as `census` does.
+    """
+    for variable in _read(pid, "environ").split(b"\0"):
         key, _, value = variable.partition(b"=")
         if key == name:
             return value.decode(errors="replace")

@@ -14,13 +14,15 @@ stopped with the last run.)
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +30,8 @@ from cdm import clock
 from cdm.runtimes import cgroup
 from cdm.runtimes.census import Process, Record, boot, census, descendants, look, mark, send
 from cdm.runtimes.cgroup import Cgroups
-from cdm.runtimes.launch import adopt_orphans, launch, problem_of, raise_open_files
+from cdm.runtimes.launch import adopt_orphans, launch, problem_of, raise_open_files, reserve
+from cdm.runtimes.outbox import Outbox
 from cdm.runtimes.scribe import Scribe
 from cdm.runtimes.words import (
     MARK,
@@ -53,6 +56,8 @@ DRAIN = 16
 """Chunks that are read of a pipe once nobody is left to write to it: it holds fewer."""
 BURST = 64
 """Commands that are taken at once."""
+DOUBT = 1.0
+"""Seconds after which nobody is there who could not be seen, whatever else ends meanwhile."""
 INSIST = 0.05
 """Seconds between SIGKILLs to what is still there: something may have been forked meanwhile."""
 KILL_PATIENCE = 5.0
@@ -86,6 +91,8 @@ class Run:
         """When SIGKILL is due next."""
         self.killed: float | None = None
         """When SIGKILL was sent first."""
+        self.missed: float | None = None
+        """Since when nobody of it was seen, though somebody may be there."""
 
 
 class Keeper:
@@ -100,6 +107,7 @@ class Keeper:
 
     def __init__(self, node: socket.socket, folder: Path, token: str, cgroups: Cgroups | None) -> None:
         self._node = node
+        self._outbox = Outbox(node)
         self._records = folder / RECORDS
         self._token = token
         self._cgroups = cgroups
@@ -111,10 +119,15 @@ class Keeper:
         self._known: dict[tuple[int, int], str] = {}
         """Whose processes were once found out to be, by pid and start time: some empty their environment later."""
         self._selector = selectors.DefaultSelector()
+        self._watch(node.fileno(), self._on_node)
         self._changed = False
         """Whether a child ended since it was last looked who lives."""
+        self._again = float("inf")
+        """When to look again, though nothing happened."""
         self._heard = float("-inf")
         """When the last heartbeat was sent that NATS took."""
+        self._complained = False
+        """Whether an error that cost output was told: one trace is enough."""
         self._over = False
 
     def run(self) -> None:
@@ -125,7 +138,6 @@ class Keeper:
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._watch(read, lambda: self._on_child(read))
-        self._watch(self._node.fileno(), self._on_node)
         with contextlib.suppress(OSError):
             self._watch(os.pidfd_open(os.getppid()), self._on_node_dead)
         try:
@@ -136,8 +148,6 @@ class Keeper:
                 self._reap()
                 self._lapse()
                 self._stop()
-        except (BrokenPipeError, ConnectionError):
-            pass
         finally:
             self._end()
 
@@ -149,11 +159,18 @@ class Keeper:
         os.close(descriptor)
 
     def _tell(self, event: Event) -> None:
-        self._node.sendall(encode(event))
+        """Never waits: a node that is halted must not keep us from stopping what is to be stopped."""
+        self._outbox.send(encode(event))
+        self._watch_node()
+
+    def _watch_node(self) -> None:
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outbox.waiting else 0)
+        if self._selector.get_key(self._node).events != wanted:
+            self._selector.modify(self._node, wanted, self._on_node)
 
     def _wait(self) -> float | None:
         due = min((run.deadline for run in self._runs.values() if run.stopping), default=float("inf"))
-        wait = due - time.monotonic()
+        wait = min(due, self._again) - time.monotonic()
         if lapses := [run.lapse.after for run in self._runs.values() if run.lapse is not None and not run.stopping]:
             wait = min(wait, self._heard + min(lapses) - clock.now(), LOOK)
         return None if wait == float("inf") else max(wait, 0)
@@ -164,11 +181,15 @@ class Keeper:
         self._over = True
 
     def _on_node(self) -> None:
+        self._outbox.flush()
+        self._watch_node()
         for _ in range(BURST):
             try:
-                packet = self._node.recv(MAX_PACKET, socket.MSG_DONTWAIT)
+                packet = self._node.recv(MAX_PACKET)
             except BlockingIOError:
                 return
+            except ConnectionError:  # it did not read all that we said
+                packet = b""
             if not packet:
                 self._over = True
                 return
@@ -196,7 +217,8 @@ class Keeper:
                 os.close(descriptor)
             if group is not None:
                 cgroup.remove(group)
-            self._tell(Refused(spawn.run, str(error)))
+            full = f"this node has no file descriptors left for one more program (RLIMIT_NOFILE {self._files[1]})"
+            self._tell(Refused(spawn.run, full if error.errno == errno.EMFILE else str(error)))
             return
         self._runs[run.name] = self._by_pid[run.pid] = run
         os.close(pipes[1])
@@ -206,11 +228,10 @@ class Keeper:
             run.streams[descriptor] = stream
             self._watch(descriptor, partial(self._read, run, descriptor))
         self._watch(run.problem, lambda: self._on_exec(run))
-        process = look(run.pid)
-        if process is not None:
-            self._known[run.pid, process.start] = run.name
-            # Without its record a program is known by its mark still: a full disk is no reason not to run it.
-            with contextlib.suppress(OSError):
+        # Without its record a program is known by its mark still: a full disk is no reason not to run it.
+        with contextlib.suppress(OSError), reserve():
+            if process := look(run.pid):
+                self._known[run.pid, process.start] = run.name
                 Record(self._boot, run.pid, process.start).write(self._records / run.name)
 
     def _on_exec(self, run: Run) -> None:
@@ -247,16 +268,29 @@ class Keeper:
         except BlockingIOError:
             return False
         stream = run.streams[descriptor]
-        if data:
-            run.scribe.feed(stream, data)
-        else:
-            run.scribe.end(stream)
+        with self._losing_output():
+            if data:
+                run.scribe.feed(stream, data)
+            else:
+                run.scribe.end(stream)
+        if not data:
             del run.streams[descriptor]
             self._unwatch(descriptor)
         if run.scribe.said and not run.said:
             run.said = True
             self._tell(Said(run.name))
         return bool(data)
+
+    @contextlib.contextmanager
+    def _losing_output(self) -> Iterator[None]:
+        """Whatever is wrong with one slice's output, it is lost, and no more than that: all slices hang on us."""
+        try:
+            yield
+        except Exception:  # noqa: BLE001  # see above
+            if not self._complained:
+                self._complained = True
+                with contextlib.suppress(OSError, ValueError):
+                    traceback.print_exc()
 
     def _drain(self, run: Run) -> None:
         for descriptor in list(run.streams):
@@ -293,8 +327,8 @@ class Keeper:
         silent = clock.now() - self._heard
         for run in list(self._runs.values()):
             if run.lapse is not None and not run.stopping and silent >= run.lapse.after:
-                self._tell(Lapsed(run.name))
                 self._begin_stop(run.name, run.lapse.signal, run.lapse.grace)
+                self._tell(Lapsed(run.name))
 
     def _stop(self) -> None:
         """Signal what is to be signalled, and report what is gone. One look at the machine serves all."""
@@ -302,11 +336,19 @@ class Keeper:
         waiting = [run for run in self._runs.values() if run.stopping]
         due = [run for run in waiting if run.signal is not None or run.deadline <= now]
         # While the program itself lives there is no need to look who else does.
+        if self._again <= now:
+            self._again, self._changed = float("inf"), True
         ended = [run for run in waiting if run.reaped and self._changed]
         self._changed = False
-        if not due and not ended:
-            return
-        living = self._living()
+        if due or ended:
+            with reserve():
+                self._go_on(due, ended, now)
+
+    def _go_on(self, due: list[Run], ended: list[Run], now: float) -> None:
+        try:
+            living = self._living()
+        except OSError:  # no descriptors, no memory
+            living = {name: [] for name in self._runs}
         for run in due:
             if run.deadline <= now:
                 self._kill(run, living.get(run.name, []), now)
@@ -314,17 +356,28 @@ class Keeper:
                 self._signal(run, living.get(run.name, []), run.signal)
             run.signal = None
         for run in {run.name: run for run in (*ended, *due)}.values():
-            if run.reaped and not living.get(run.name):
+            if run.reaped and run.name not in living:
                 self._finish(run)
             elif run.killed is not None and now - run.killed > KILL_PATIENCE:
                 run.stopping, run.killed, run.deadline = False, None, float("inf")
                 left = tuple(process.pid for process in living.get(run.name, []))
                 self._tell(Gone(run.name, run.scribe.last, left or (run.pid,)))
+            elif run.reaped and not living[run.name]:
+                self._again = now + INSIST
         if not self._runs:
-            self._kill_all()
+            with contextlib.suppress(OSError):
+                self._kill_all()
 
     def _living(self) -> dict[str, list[Process]]:
-        """Who lives, by run."""
+        """Who lives, by run. Nobody of a run that is there: somebody may.
+
+        One that forks and exits is in no list for long, and what is forked meanwhile may be in none. But its parent, or
+        a parent of that, is then a child of ours that ended while we looked, for it is we who reap. Where there was
+        one whose it was nobody can say, no run is said to be gone.
+
+        Raises:
+            OSError: it cannot be told.
+        """
         processes = census()
         mine = descendants(processes, os.getpid())
         known: dict[tuple[int, int], str] = {}
@@ -333,13 +386,30 @@ class Keeper:
         for run in self._runs.values():
             if run.group is not None:
                 of.update(dict.fromkeys(cgroup.members(run.group), run.name))
+        ended = False
         for process in mine:  # parents come before their children
             name = self._whose(process, of)
             if name is not None:
                 of[process.pid] = known[process.pid, process.start] = name
                 found.setdefault(name, []).append(process)
+            elif process.parent == os.getpid() and not ended:
+                now = process if process.zombie else look(process.pid)
+                ended = now is None or now.zombie
         self._known = known
+        for run in self._runs.values():
+            self._doubt(run, found, ended and run.group is None)
+        for name in set(of.values()):  # in its cgroup only since the list was made
+            found.setdefault(name, [])
         return found
+
+    def _doubt(self, run: Run, found: dict[str, list[Process]], doubtful: bool) -> None:
+        if run.name in found or not doubtful:
+            run.missed = None
+            return
+        if run.missed is None:
+            run.missed = time.monotonic()
+        if time.monotonic() - run.missed < DOUBT:
+            found[run.name] = []
 
     def _whose(self, process: Process, of: dict[int, str]) -> str | None:
         name = of.get(process.pid) or of.get(process.parent) or self._known.get((process.pid, process.start))
@@ -375,7 +445,8 @@ class Keeper:
         self._drain(run)
         for descriptor in list(run.streams):
             self._unwatch(descriptor)
-        run.scribe.close()
+        with self._losing_output():
+            run.scribe.close()
         if run.group is not None:
             cgroup.remove(run.group)
         with contextlib.suppress(OSError):
@@ -385,29 +456,37 @@ class Keeper:
             del self._by_pid[run.pid]
         self._tell(Gone(run.name, run.scribe.last))
 
-    def _kill_all(self) -> list[Process]:
-        """SIGKILL to everything that descends from this process; returns what that was."""
+    def _kill_all(self) -> None:
+        """SIGKILL to everything that descends from this process. Raises `OSError` where that cannot be told."""
         if self._cgroups is not None:
             cgroup.kill(self._cgroups.base)
-        there = descendants(census(), os.getpid())
-        for process in there:
+        for process in descendants(census(), os.getpid()):
             send(process, signal.SIGKILL)
-        return there
+
+    def _childless(self) -> bool:
+        """Reap; returns whether there is no child any more."""
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return True
+        return False
 
     def _end(self) -> None:
         """The node is gone: end everything at once."""
         limit = time.monotonic() + KILL_PATIENCE
-        while self._kill_all() and time.monotonic() < limit:
-            wait = time.monotonic() + INSIST
-            while time.monotonic() < wait:
-                try:
-                    if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                        time.sleep(0.002)
-                except ChildProcessError:
-                    break
+        with reserve():
+            # No child is left: nothing that descends from us is, for every orphan becomes a child of ours.
+            while not self._childless() and time.monotonic() < limit:
+                with contextlib.suppress(OSError):
+                    self._kill_all()
+                wait = time.monotonic() + INSIST
+                while not self._childless() and time.monotonic() < wait:
+                    time.sleep(0.002)
         for run in self._runs.values():
-            with contextlib.suppress(OSError):
+            with self._losing_output():
                 run.scribe.close()
+            with contextlib.suppress(OSError):
                 (self._records / run.name).unlink()
         if self._cgroups is not None:
             cgroup.remove(self._cgroups.base)

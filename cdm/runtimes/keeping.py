@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from cdm.runtimes import cgroup
 from cdm.runtimes.census import Process, Record, census, relics, send
 from cdm.runtimes.cgroup import Cgroups
 from cdm.runtimes.keeper import KILL_PATIENCE, RECORDS
+from cdm.runtimes.outbox import Outbox
 from cdm.runtimes.words import (
     MARK,
     MAX_PACKET,
@@ -48,12 +48,18 @@ log = Log("cdm.process")
 
 SWEEP_INTERVAL = 0.02
 """Seconds between two looks at what was killed and is no child of ours: nothing tells when it is gone."""
+SWEEP_LOOKS = 3
+"""Looks in a row that must find nothing: one that forks and exits may be missed by any."""
 SWEEP_PATIENCE = 10.0
 """Seconds after which what is left is reported."""
 HUNG = KILL_PATIENCE + 5.0
 """Seconds past the grace of a stop after which a keeper that does not answer is killed."""
-RETRY = 1.0
-"""Seconds until a keeper that cannot be started is tried again."""
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+"""Seconds until a keeper that died, or could not be started, soon after the one before it is tried again: doubled each
+time. What kills every keeper must not keep the node busy with starting and ending all of its slices."""
+STABLE = 60.0
+"""Seconds after which a keeper's death is no consequence of the last one."""
 LOST = "the process that keeps this node's slices died"
 
 
@@ -130,9 +136,13 @@ class Keeping:
         self._count = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        self._outbox: deque[bytes] = deque()
+        self._outbox: Outbox | None = None
         self._ready = asyncio.Event()
         self._reviving: asyncio.Task[None] | None = None
+        self._launched = float("-inf")
+        """When the present keeper was started."""
+        self._pause = 0.0
+        """Seconds to wait before the next one is."""
         self._closed = False
         self._heard: Heard | None = None
 
@@ -193,7 +203,10 @@ class Keeping:
             log.error("the keeper of processes does not answer: it is killed", pid=self.pid)
             if self._process is not None:
                 self._process.kill()
-            await run.gone.wait()
+            with anyio.move_on_after(SWEEP_PATIENCE + HUNG) as scope:
+                await run.gone.wait()
+            if scope.cancelled_caught:
+                raise SliceFailed("cannot be stopped: its keeper is gone, and what it left cannot be ended")
         if run.left:
             raise SliceFailed(f"cannot be stopped: SIGKILL does not end {_pids(run.left)}")
 
@@ -207,8 +220,11 @@ class Keeping:
         self._disconnect()
         if self._process is not None:
             await self._wait(KILL_PATIENCE + 5.0)
-        if left := await self._sweep():
-            log.error("processes cannot be ended", pids=_pids(left))
+        try:
+            if left := await self._sweep():
+                log.error("processes cannot be ended", pids=_pids(left))
+        except OSError as error:
+            log.error("cannot look for processes that are left", reason=str(error))
         for run in list(self._runs.values()):
             run.end()
         self._runs.clear()
@@ -239,39 +255,28 @@ class Keeping:
             raise
         finally:
             there.close()
-        here.setblocking(False)
-        self._socket = here
+        self._socket, self._outbox = here, Outbox(here)
         asyncio.get_running_loop().add_reader(here, self._on_readable)
-        self._ready.set()
         if self._heard is not None:
             self._send(self._heard)
+        self._launched = clock.now()
+        self._ready.set()
 
     def _send(self, command: Command) -> None:
         assert self._socket is not None
+        assert self._outbox is not None
         packet = encode(command)
         if len(packet) > MAX_PACKET:
             raise OSError(errno.E2BIG, "the manifest with its arguments expanded is too long")
-        if self._outbox or not self._sent(packet):
-            if not self._outbox:
-                asyncio.get_running_loop().add_writer(self._socket, self._on_writable)
-            self._outbox.append(packet)
-
-    def _sent(self, packet: bytes) -> bool:
-        assert self._socket is not None
-        try:
-            self._socket.send(packet)
-        except BlockingIOError:
-            return False
-        except (BrokenPipeError, ConnectionError):
-            pass  # the reader hears of it too, and every run is over then
-        return True
+        idle = not self._outbox.waiting
+        self._outbox.send(packet)
+        if idle and self._outbox.waiting:
+            asyncio.get_running_loop().add_writer(self._socket, self._on_writable)
 
     def _on_writable(self) -> None:
-        while self._outbox:
-            if not self._sent(self._outbox[0]):
-                return
-            self._outbox.popleft()
-        if self._socket is not None:
+        assert self._outbox is not None
+        self._outbox.flush()
+        if self._socket is not None and not self._outbox.waiting:
             asyncio.get_running_loop().remove_writer(self._socket)
 
     def _on_readable(self) -> None:
@@ -301,8 +306,7 @@ class Keeping:
             loop.remove_reader(self._socket)
             loop.remove_writer(self._socket)
             self._socket.close()
-            self._socket = None
-        self._outbox.clear()
+            self._socket = self._outbox = None
 
     def _on_lost(self) -> None:
         self._disconnect()
@@ -312,6 +316,24 @@ class Keeping:
             self._reviving = asyncio.get_running_loop().create_task(self._revive())
 
     async def _revive(self) -> None:
+        """Go on until there is a keeper again, whatever is in the way: without one nothing of this node runs."""
+        pause = 0.0 if clock.now() - self._launched >= STABLE else self._pause
+        while True:
+            self._pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
+            try:
+                await self._bury()
+                await anyio.sleep(pause)
+                self._launch()
+            except Exception as error:  # nobody waits for this task
+                log.exception("the keeper of processes cannot be started again", reason=str(error))
+                await anyio.sleep(FIRST_PAUSE)  # it may not have come to the pause
+                pause = self._pause
+            else:
+                return
+
+    async def _bury(self) -> None:
+        """End what a dead keeper left, and tell that its runs are over."""
+        self._disconnect()
         if self._process is not None:
             self._process.kill()
             await self._wait(None)
@@ -321,14 +343,6 @@ class Keeping:
         for run in lost.values():
             run.lost = not run.over.is_set()
             run.end()
-        while True:
-            try:
-                self._launch()
-            except OSError as error:
-                log.error("the keeper of processes cannot be started", reason=str(error))
-                await anyio.sleep(RETRY)
-            else:
-                return
 
     async def _wait(self, timeout: float | None) -> None:
         """Wait for the keeper's end; one that does not end is killed."""
@@ -355,7 +369,11 @@ class Keeping:
         self._process = None
 
     async def _sweep(self) -> list[Process]:
-        """SIGKILL to all that is marked or recorded as ours, until none is left; returns what is nevertheless."""
+        """SIGKILL to all that is marked or recorded as ours, until none is left; returns what is nevertheless.
+
+        Raises:
+            OSError: it cannot be told what lives.
+        """
         folder = self._folder / RECORDS
         folder.mkdir(parents=True, exist_ok=True)
         records = {path: Record.read(path) for path in folder.iterdir()}
@@ -363,6 +381,7 @@ class Keeping:
         groups = [group for group in Cgroups.candidates(self._token) if group.exists()]
         limit = clock.now() + SWEEP_PATIENCE
         found: dict[tuple[int, int], Process] = {}
+        empty = 0
         while True:
             for group in groups:
                 cgroup.kill(group)
@@ -378,7 +397,8 @@ class Keeping:
             ]
             found.update(((each.pid, each.start), each) for each in new)
             left += new
-            if (not left and not any(map(cgroup.members, groups))) or clock.now() > limit:
+            empty = 0 if left or any(map(cgroup.members, groups)) else empty + 1
+            if empty == SWEEP_LOOKS or clock.now() > limit:
                 break
             for process in left:
                 send(process, signal.SIGKILL)
@@ -387,7 +407,8 @@ class Keeping:
             cgroup.remove(group)
         if not left:
             for path in records:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # something else than a record: it is read as none
+                    path.unlink()
         return left
 
 

@@ -8,6 +8,7 @@ import errno
 import os
 import resource
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -21,7 +22,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 """Loaded before any fork."""
-
+RESERVE = 16
+"""File descriptors that programs and their output cannot use up."""
 
 LASTING = frozenset(
     {
@@ -55,10 +57,21 @@ def adopt_orphans() -> None:
 
 
 def raise_open_files() -> tuple[int, int]:
-    """Allow this process as many files as it can have (three a run); returns the limits that were there before."""
+    """Allow this process as many files as it can have (three a run) but for a `reserve`; returns the limits before."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[1] - RESERVE, before[1] // 2), before[1]))
     return before
+
+
+@contextlib.contextmanager
+def reserve() -> Iterator[None]:
+    """Allow the last files too: it takes some to see who lives, and nothing can be stopped without."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def rlimits(limits: Limits, *, grouped: frozenset[str] = frozenset()) -> dict[int, int]:
@@ -95,7 +108,12 @@ def launch(
     """
     keeper = os.getpid()
     read, write = os.pipe()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(read)
+        os.close(write)
+        raise
     if pid == 0:
         _become(spawn, out, err, files, group, grouped, write, keeper)
     os.close(write)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +23,9 @@ LAST_LINES = 5
 """How many lines of each stream are remembered for reasons: much of the one must not hide the other's complaint."""
 LAST_LENGTH = 300
 """How much of each, in bytes."""
-SUFFIX = ".log"
+LEAST = 4096
+"""Smallest size at which a file is put aside, in bytes: a chunk full of lines must not cost a file for each."""
+_NAME = re.compile(r"(0[0-9]{7}|[1-9][0-9]{7,})\.log", re.ASCII)
 
 
 class Cutter:
@@ -55,17 +58,17 @@ class Cutter:
 
 
 def numbers(folder: Path) -> list[int]:
-    """Numbers of the files of a slice's output, oldest first."""
+    """Numbers of the files of a slice's output, oldest first. Files that others put there are none of them."""
     try:
         names = os.listdir(folder)  # noqa: PTH208  # names are all that is wanted
     except OSError:
         return []
-    return sorted(int(name[: -len(SUFFIX)]) for name in names if name.endswith(SUFFIX) and name[0].isdigit())
+    return sorted(int(found[1]) for found in map(_NAME.fullmatch, names) if found)
 
 
 def path_of(folder: Path, number: int) -> Path:
     """The file with this number."""
-    return folder / f"{number:08}{SUFFIX}"
+    return folder / f"{number:08}.log"
 
 
 class Scribe:
@@ -75,14 +78,15 @@ class Scribe:
 
     Args:
         folder: where the slice's files are.
-        logs: how much is kept: a file may be one line longer than ``max_bytes``.
+        logs: how much is kept: a file may be one line longer than ``max_bytes``, which counts as `LEAST` if it is less.
         line: what to watch the standard output for.
         now: seconds since the epoch.
     """
 
     def __init__(self, folder: Path, logs: Logs, line: str | None = None, now: Callable[[], float] = time.time) -> None:
         self._folder = folder
-        self._logs = logs
+        self._files = logs.files
+        self._room = max(logs.max_bytes, LEAST)
         self._line = None if line is None else line.encode()
         self._now = now
         self._cutters = {"out": Cutter(), "err": Cutter()}
@@ -150,7 +154,7 @@ class Scribe:
         if self._torn:
             data = b"\n" + data
         while data:
-            room = self._logs.max_bytes - self._size
+            room = self._room - self._size
             fits = len(data) if len(data) <= room else data.rfind(b"\n", 0, max(room, 0)) + 1
             if not fits and self._size:
                 self._rotate()
@@ -177,6 +181,6 @@ class Scribe:
         self._file, self._size, self._torn = following, 0, False
         self._number += 1
         for number in numbers(self._folder):
-            if number <= self._number - self._logs.files:
+            if number <= self._number - self._files:
                 with contextlib.suppress(OSError):
                     path_of(self._folder, number).unlink()

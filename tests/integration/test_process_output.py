@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import anyio
 import pytest
 
 from cdm.model.manifest import Line, Logs, Manifest, Readiness, Restart, RestartPolicy
+from cdm.runtimes.keeper import Keeper, Run
+from cdm.runtimes.scribe import Scribe
+from cdm.runtimes.words import Spawn
 from tests.integration.programs import Stage, children, exists, key_of, read, staged, until
 
 pytestmark = pytest.mark.anyio
@@ -135,3 +141,48 @@ async def test_a_disk_that_cannot_be_written_to(stage: Stage) -> None:
     keeper = stage.runtime.keeper
     assert keeper is not None
     assert children(keeper) == []
+
+
+async def test_a_stray_file_beside_the_output(stage: Stage) -> None:
+    key = await stage.load("print('READY=1')\ntime.sleep(600)", Manifest(readiness=READY))
+    folder = stage.runtime.output_folder(key)
+    folder.mkdir(parents=True)
+    (folder / "2026-11-25.log").touch()
+    keeper = stage.runtime.keeper
+    await stage.runtime.activate(key)
+    await anyio.sleep(0.2)
+    assert stage.runtime.keeper == keeper
+    assert len(stage.pids) == 1
+    assert await stage.text(key) == ["READY=1"]
+
+
+def test_no_error_of_a_scribe_ends_the_keeper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its output is lost, and told once."""
+
+    monkeypatch.setattr("cdm.runtimes.keeper.raise_open_files", lambda: (64, 64))
+
+    class Broken:
+        said, last = False, ()
+
+        def feed(self, stream: str, data: bytes) -> None:
+            raise ValueError("broken")
+
+        def end(self, stream: str) -> None:
+            raise ValueError("broken")
+
+    node, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with node, other:
+        keeper = Keeper(node, tmp_path, "token", None)
+        run = Run(Spawn("r", "", (), {}, "", ""), cast("Scribe", Broken()), None)
+        for data in (b"one\n", b"two\n", b""):
+            read, write = os.pipe()
+            os.write(write, data)
+            os.close(write)
+            run.streams[read] = "out"
+            keeper._watch(read, lambda: None)
+            assert keeper._read(run, read) == bool(data)
+            if data:
+                keeper._unwatch(read)
+    assert capfd.readouterr().err.count("Traceback") == 1

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
+from cdm import clock
 from cdm.errors import SliceFailed
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
 from cdm.runtimes import census
 from cdm.runtimes.cgroup import Cgroups, remove
+from cdm.runtimes.keeper import Keeper, Run
 from cdm.runtimes.process import ORPHAN_BOUND
+from cdm.runtimes.scribe import Scribe
+from cdm.runtimes.words import Heard, Lapse, Spawn, encode
 from tests.integration.programs import (
     NODE,
     Stage,
@@ -155,6 +164,25 @@ async def test_one_that_forks_as_fast_as_it_can(stage: Stage) -> None:
     assert len(stage.pids) == pids
 
 
+async def test_one_that_forks_and_exits_is_not_said_to_be_gone_while_it_runs(stage: Stage) -> None:
+    """Without cgroups it outruns every signal. It gives up by itself, lest it outrun this test too."""
+    alive = stage.folder / "alive"
+    chain = f"""
+limit = time.monotonic() + 3
+while time.monotonic() < limit:
+    os.setsid()
+    Path({str(alive)!r}).touch()
+    if os.fork():
+        os._exit(0)
+"""
+    key = await stage.up(f"fork({chain!r})" + READY, msgspec.structs.replace(SHORT, stop_grace=0.1))
+    await until(alive.exists)
+    await stage.runtime.deactivate(key)
+    before = alive.stat().st_mtime_ns
+    await anyio.sleep(0.5)
+    assert alive.stat().st_mtime_ns == before
+
+
 async def test_no_zombies_while_it_runs(stage: Stage) -> None:
     await stage.up("for _ in range(20): fork('pass', leave=True)" + READY, SHORT)
     keeper = stage.runtime.keeper
@@ -262,6 +290,64 @@ class TestKeeper:
         assert stage.living == []
         await stage.runtime.activate(key)
 
+    async def test_something_else_among_its_records(self, stage: Stage) -> None:
+        await stage.up(READY, SHORT)
+        await kill_keeper(stage, (stage.folder / "runtime" / "running" / "lost+found").mkdir)
+        await stage.noted(2)
+        assert len(stage.living) == 1
+
+    async def test_what_is_in_the_way_of_a_new_one_is_tried_again(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also what nobody thought of: the task that starts it anew has nobody to complain to."""
+        monkeypatch.setattr("cdm.runtimes.keeping.FIRST_PAUSE", 0.1)
+        await stage.up(READY, SHORT)
+        errors: list[Exception] = [RuntimeError("a fault"), OSError(errno.EMFILE, "Too many open files")]
+
+        def blind() -> dict[int, census.Process]:
+            if errors:
+                raise errors.pop()
+            return census.census()
+
+        monkeypatch.setattr("cdm.runtimes.keeping.census", blind)
+        await kill_keeper(stage)
+        await stage.noted(2)
+        assert errors == []
+        assert len(stage.living) == 1
+
+    async def test_without_one_stopping_ends_in_an_error(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It must not hang: who stops the node waits for it."""
+
+        def blind() -> dict[int, census.Process]:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        key = await stage.up(READY, SHORT)
+        with monkeypatch.context() as patch, anyio.fail_after(10):
+            patch.setattr("cdm.runtimes.keeping.HUNG", 0.2)
+            patch.setattr("cdm.runtimes.keeping.SWEEP_PATIENCE", 0.2)
+            patch.setattr("cdm.runtimes.keeping.census", blind)
+            await kill_keeper(stage)
+            with pytest.raises(SliceFailed, match="its keeper is gone"):
+                await stage.runtime.deactivate(key)
+            await stage.runtime.close()
+            await stage.runtime.close()
+
+    async def test_one_that_dies_soon_again_is_replaced_ever_later(self, stage: Stage) -> None:
+        began = time.monotonic()
+        for _ in range(4):
+            await kill_keeper(stage)
+            await stage.runtime.keeping.ready()
+        assert time.monotonic() - began >= 0.5 + 1 + 2
+
+    async def test_after_a_while_its_death_is_forgotten(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("cdm.runtimes.keeping.FIRST_PAUSE", 10.0)
+        monkeypatch.setattr("cdm.runtimes.keeping.STABLE", 0.0)
+        began = time.monotonic()
+        for _ in range(3):
+            await kill_keeper(stage)
+            await stage.runtime.keeping.ready()
+        assert time.monotonic() - began < 10
+
     async def test_it_ignores_the_signals_of_a_service_manager(self, stage: Stage) -> None:
         await stage.up(READY, SHORT)
         keeper = stage.runtime.keeper
@@ -271,6 +357,136 @@ class TestKeeper:
         await anyio.sleep(0.3)
         assert stage.runtime.keeper == keeper
         assert len(stage.living) == 1
+
+
+def test_a_node_that_hears_nothing_keeps_nothing_from_being_stopped(tmp_path: Path) -> None:
+    """A halted node: what the keeper says fills their socket, and what must not run on is stopped all the same."""
+    node, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least there is: room for a few packets
+    pids = tmp_path / "pids"
+    with node:
+        with there:
+            keeper = subprocess.Popen(
+                [sys.executable, "-m", "cdm.runtimes.keeper", str(there.fileno()), str(tmp_path), "token", "no"],
+                pass_fds=[there.fileno()],
+            )
+        node.send(encode(Heard(clock.now())))
+        for number in range(20):
+            program = ("sh", "-c", f"echo $$ >> {pids}; exec sleep 600")
+            lapse = Lapse(1.0, signal.SIGTERM, 0.0)
+            node.send(encode(Spawn(str(number), "/bin/sh", program, dict(os.environ), "/", str(tmp_path), lapse=lapse)))
+        started = wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 20)
+        living = [int(line) for line in pids.read_text().split()]
+        stopped = wait_for(lambda: not any(map(exists, living)))
+    assert keeper.wait(20) == 0
+    assert started
+    assert stopped
+
+
+def wait_for(holds: Callable[[], object], within: float = 5.0) -> bool:
+    """Whether something holds within so many seconds."""
+    limit = time.monotonic() + within
+    while not holds():
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+async def kill_keeper(stage: Stage, before: Callable[[], object] = lambda: None) -> None:
+    """Kill it, after something else; returns when that was noticed."""
+    keeper = stage.runtime.keeper
+    assert keeper is not None
+    before()
+    os.kill(keeper, signal.SIGKILL)
+    await until(lambda: not exists(keeper))
+    await until(lambda: stage.runtime.keeper != keeper or not stage.runtime.keeping._ready.is_set())
+
+
+async def test_one_program_more_than_there_are_file_descriptors_for(stage: Stage) -> None:
+    """It is refused; what runs goes on, and can be stopped."""
+    keeper = stage.runtime.keeper
+    assert keeper is not None
+    await stage.up(READY, SHORT)
+    _, most = resource.prlimit(keeper, resource.RLIMIT_NOFILE)
+    resource.prlimit(keeper, resource.RLIMIT_NOFILE, (descriptors(keeper) + 14, most))
+    reason = ""
+    while not reason:
+        key = await stage.load(READY, SHORT, key_of(ordinal=len(stage.runtime.slices)))
+        try:
+            await stage.runtime.activate(key)
+        except SliceFailed as error:
+            reason = str(error)
+    assert "no file descriptors left for one more program" in reason
+    assert 3 < len(stage.living) < 10
+    for key in stage.runtime.slices:
+        await stage.runtime.deactivate(key)
+    assert stage.living == []
+    assert stage.runtime.keeper == keeper
+
+
+@pytest.fixture
+def ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
+    """A keeper in this process, with a run whose program ended."""
+    monkeypatch.setattr("cdm.runtimes.keeper.raise_open_files", lambda: (64, 64))
+    node, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with node, there:
+        keeper = Keeper(there, tmp_path, "token", None)
+        spawn = Spawn("r", "", (), {}, "/", str(tmp_path))
+        run = Run(spawn, Scribe(tmp_path, spawn.logs), None)
+        run.stopping = run.reaped = True
+        keeper._runs["r"] = run
+        keeper._changed = True
+        yield keeper
+
+
+def stop_again(keeper: Keeper) -> None:
+    """The run is not gone yet, and looked for again soon; nothing else wakes the keeper."""
+    assert list(keeper._runs) == ["r"]
+    wait = keeper._wait()
+    assert wait is not None
+    assert 0 < wait < 1
+    time.sleep(wait)
+    keeper._stop()
+
+
+def test_a_keeper_that_cannot_look_takes_nobody_for_gone(ending: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("cdm.runtimes.keeper.reserve", few_descriptors)
+        ending._stop()
+    stop_again(ending)
+    assert ending._runs == {}
+    assert ending._wait() is None
+
+
+def test_a_look_that_may_have_missed_somebody_is_no_proof(ending: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child of the keeper that ended while it looked: what it forked may be in no list."""
+    ended = census.Process(99, os.getpid(), 99, 99, 1, zombie=True)
+    monkeypatch.setattr("cdm.runtimes.keeper.census", lambda: {99: ended})
+    ending._stop()
+    stop_again(ending)
+    monkeypatch.setattr("cdm.runtimes.keeper.DOUBT", 0.0)  # others may have children that end all the time
+    stop_again(ending)
+    assert ending._runs == {}
+    assert ending._wait() is None
+
+
+@contextmanager
+def few_descriptors() -> Iterator[None]:
+    """None more can be opened."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_without_descriptors_nobody_is_said_to_be_gone() -> None:
+    me = os.getpid()
+    for look in (census.census, lambda: census.look(me), lambda: census.mark(me, b"PATH")):
+        with few_descriptors(), pytest.raises(OSError, match="Too many open files"):
+            look()
 
 
 NODE_PROGRAM = """

@@ -17,7 +17,7 @@ from cdm.model.keys import SliceKey
 from cdm.model.manifest import Logs
 from cdm.runtimes import OutputLine
 from cdm.runtimes.output import folder_name, parse, prune, tail
-from cdm.runtimes.scribe import CUT, MAX_LINE, Cutter, Scribe, numbers, path_of
+from cdm.runtimes.scribe import CUT, LEAST, MAX_LINE, Cutter, Scribe, numbers, path_of
 from tests.server import eventually
 from tests.unit.support import artifacts, node_ids
 
@@ -77,7 +77,7 @@ async def test_written_and_read(tmp_path: Path) -> None:
     assert scribe.last == ("one", "two", "", "rest", "\ufffd\x00 oops")
 
 
-@pytest.mark.parametrize("size", [1, 100, 1000, 4096])
+@pytest.mark.parametrize("size", [1, 4096, 6000])
 @pytest.mark.parametrize("files", [1, 2, 5])
 async def test_size_is_bounded_and_the_newest_stays(tmp_path: Path, size: int, files: int) -> None:
     scribe = a_scribe(tmp_path, Logs(max_bytes=size, files=files))
@@ -88,15 +88,42 @@ async def test_size_is_bounded_and_the_newest_stays(tmp_path: Path, size: int, f
         scribe.feed("out", lines)
         kept = numbers(tmp_path)
         assert len(kept) <= files
-        assert all(path_of(tmp_path, each).stat().st_size <= size + longest for each in kept)
+        assert all(path_of(tmp_path, each).stat().st_size <= max(size, LEAST) + longest for each in kept)
     scribe.close()
     texts = [line.text for line in await everything(tmp_path)]
     assert texts[-1].startswith("299 ")
     found = [int(text.split()[0]) for text in texts]
     assert found == sorted(found)
-    if size >= 1000:
-        total = sum(path_of(tmp_path, each).stat().st_size for each in numbers(tmp_path))
-        assert total >= (files - 1) * (size - 100)
+    total = sum(path_of(tmp_path, each).stat().st_size for each in numbers(tmp_path))
+    assert total >= (files - 1) * (size - 100)
+
+
+def test_the_smallest_files_cost_no_rotation_for_each_line(tmp_path: Path) -> None:
+    scribe = a_scribe(tmp_path, Logs(max_bytes=1, files=3))
+    scribe.feed("out", b"\n" * 1000)
+    scribe.close()
+    assert numbers(tmp_path)[-1] <= 1000 * 30 / (LEAST - 30) + 1
+
+
+async def test_files_of_others_are_none_of_its_own(tmp_path: Path) -> None:
+    for name in (
+        "2026-11-25.log",
+        "1.log",
+        "000000001.log",
+        "\u0661\u0661\u0661\u0661\u0661\u0661\u0661\u0661.log",
+        "9.log.log",
+    ):
+        (tmp_path / name).write_text("mine")
+    assert numbers(tmp_path) == []
+    scribe = a_scribe(tmp_path)
+    scribe.feed("out", b"one\n")
+    scribe.close()
+    assert numbers(tmp_path) == [1]
+    assert [line.text for line in await everything(tmp_path)] == ["one"]
+    assert numbers(tmp_path / "nothing") == []
+    assert path_of(tmp_path, 123_456_789).name == "123456789.log"
+    path_of(tmp_path, 123_456_789).touch()
+    assert numbers(tmp_path) == [1, 123_456_789]
 
 
 async def test_goes_on_where_a_killed_writer_stopped(tmp_path: Path) -> None:

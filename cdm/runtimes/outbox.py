@@ -1,0 +1,41 @@
+"""Sends packets without ever waiting: neither end of the socket between node and keeper may be held up by the other."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+
+
+class Outbox:
+    """What is on its way to the other end.
+
+    Args:
+        end: our end of the socket; it is made non-blocking.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._socket = end
+        self._packets: deque[bytes] = deque()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is left for when the socket can be written to: `flush` is to be called then."""
+        return bool(self._packets)
+
+    def send(self, packet: bytes) -> None:
+        """Send it after all that was sent before. To an end that is closed by now it is lost: who reads hears of it."""
+        self._packets.append(packet)
+        if len(self._packets) == 1:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send as much as there is room for."""
+        while self._packets:
+            try:
+                self._socket.send(self._packets[0])
+            except BlockingIOError:
+                return
+            except (BrokenPipeError, ConnectionError):
+                pass
+            self._packets.popleft()
