@@ -342,6 +342,7 @@ class Keeping:
         lost, self._runs = self._runs, {}
         for run in lost.values():
             run.lost = not run.over.is_set()
+            run.left = ()  # nothing lives: the next keeper, which knows nothing of it, is not to be asked
             run.end()
 
     async def _wait(self, timeout: float | None) -> None:
@@ -353,6 +354,7 @@ class Keeping:
             handle = os.pidfd_open(process.pid)
         except ProcessLookupError:  # pragma: no cover - reaped by somebody else
             process.poll()
+            self._process = None
             return
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(handle, ended.set)

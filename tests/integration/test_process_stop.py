@@ -332,6 +332,19 @@ class TestKeeper:
             await stage.runtime.close()
             await stage.runtime.close()
 
+    async def test_the_next_one_is_not_asked_for_what_could_not_be_ended_before(self, stage: Stage) -> None:
+        """It knows nothing of it, and would be killed for not answering."""
+        key = await stage.up(READY, SHORT)
+        for run in stage.runtime.keeping._runs.values():
+            run.left = (1,)
+        await kill_keeper(stage)
+        await stage.runtime.keeping.ready()
+        keeper = stage.runtime.keeper
+        with anyio.fail_after(5):
+            await stage.runtime.deactivate(key)
+        assert stage.runtime.keeper == keeper
+        assert stage.living == []
+
     async def test_one_that_dies_soon_again_is_replaced_ever_later(self, stage: Stage) -> None:
         began = time.monotonic()
         for _ in range(4):
