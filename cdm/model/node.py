@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum, unique
 
+import msgspec
 from msgspec import Struct, field
 
+from cdm.errors import InvalidValue
 from cdm.model.artifact import NodeId
 from cdm.model.slice import Term
 
@@ -51,6 +53,23 @@ class Registration(Struct, frozen=True, omit_defaults=True):
     def leads(self) -> bool:
         """Whether it takes part in elections."""
         return self.role != Role.AGENT
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Registration:
+        """Read JSON. Fields that are not known are ignored, with one exception: see below.
+
+        Raises:
+            InvalidValue: it is an operator's intent under the wrong key. Taken for a registration it would be a node
+                that nobody runs and that never expires.
+            DecodeError: of msgspec; it is no registration.
+        """
+        found = _DECODER.decode(raw)
+        if not found.incarnation and "schedule" in msgspec.json.decode(raw, type=dict[str, msgspec.Raw]):
+            raise InvalidValue('is no registration of a node; a "schedule" belongs under its key with .intent')
+        return found
+
+
+_DECODER = msgspec.json.Decoder(Registration)
 
 
 @unique

@@ -23,11 +23,12 @@ import msgspec
 from msgspec.structs import replace
 
 from cdm import clock
-from cdm.errors import AccessDenied, BucketMissing, InvalidBlueprint, InvalidKey, StoreError
+from cdm.errors import AccessDenied, BucketMissing, InvalidBlueprint, InvalidKey, InvalidValue, StoreError
 from cdm.log import Log
 from cdm.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import NODES, Key
+from cdm.model.node import Registration
 from cdm.model.wording import told
 from cdm.store.bucket import MARKER, MARKER_TTL, Bucket, State, headers_of, is_removal
 from cdm.store.signal import Signal
@@ -425,7 +426,7 @@ class Watch:
                 return KeyRejected(self.bucket.layout.kinds[0], name, str(error), sequence)
         try:
             return ValuePut(key, self._decoders[type(key)](data), sequence, at)
-        except InvalidBlueprint as error:
+        except (InvalidBlueprint, InvalidValue) as error:
             return ValueRejected(key, str(error), sequence, at)
         except msgspec.ValidationError as error:
             return ValueRejected(key, told(error, key.value_type), sequence, at)
@@ -517,7 +518,8 @@ class _Net:
 
 
 def _decoders(bucket: Bucket) -> dict[type[Key], Callable[[bytes], Any]]:
+    judged = (Blueprint, Registration)
     return {
-        kind: Blueprint.parse if kind.value_type is Blueprint else msgspec.json.Decoder(kind.value_type).decode
+        kind: kind.value_type.parse if kind.value_type in judged else msgspec.json.Decoder(kind.value_type).decode
         for kind in bucket.layout.kinds
     }

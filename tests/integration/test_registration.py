@@ -14,9 +14,11 @@ from cdm.errors import NodeIdTaken
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey
 from cdm.model.node import Registration
+from cdm.report import report
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.registration import Presence
+from cdm.store.snapshot import snapshot
 from tests.integration.tools import SLACK, Raw, agents, connected, nodes_on, raw
 from tests.server import FORGIVEN, NatsServer, eventually, running_server
 
@@ -235,6 +237,30 @@ async def test_one_overwritten_with_rubbish_is_mended_or_given_up(server: NatsSe
         await anyio.sleep(1.5)
         nodes.unharmed()
         await eventually(lambda: registration(user))
+
+
+async def test_an_intent_whose_suffix_was_forgotten_makes_no_node(server: NatsServer) -> None:
+    """Without a TTL it would be a node for ever, and take slices that nobody runs."""
+    async with raw(server) as user, connected(server) as connection, nodes_on(server) as nodes:
+        await nodes.start("n1")
+        await nodes.leader()
+        await user.put("nodes", "n9", {"schedule": "drain"})
+        await user.put("blueprints", "g/n/1", 3)
+        await eventually(lambda: _count(user, 3))
+        assert all(key.startswith("n1.") for key in await user.slices())
+        found = report(await snapshot(connection))
+        assert [node.node for node in found.nodes] == ["n1"]
+        (note,) = found.notes
+        assert note.startswith("nodes/n9: ")
+        assert ".intent" in note
+        await user.put("nodes", "n1", {"schedule": "drain"})
+        await eventually(lambda: _names_a_process(user), what="a node's own is written over it")
+        assert await _count(user, 3)
+        nodes.unharmed()
+
+
+async def _names_a_process(user: Raw) -> bool:
+    return "incarnation" in await registration(user)
 
 
 async def test_a_process_that_lost_its_id_ends(server: NatsServer) -> None:
