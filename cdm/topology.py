@@ -165,7 +165,7 @@ class Topology:
         self._departed.pop(node, None)
         if isinstance(old, Registered):
             log.warning("node is missing", node=node, cause=str(remove.cause))
-            self._lose(node, old.heard, old.registration.ttl or self._node_ttl)
+            self._lose(node, old.heard, self._ttl_of(old))
 
     @receiver
     def on_intent(self, put: ValuePut[IntentKey, Intent]) -> None:
@@ -179,8 +179,14 @@ class Topology:
 
     @receiver
     def on_registration_rejected(self, rejected: ValueRejected[NodeKey, Registration]) -> None:
-        """A registration does not decode: what was known before stays."""
+        """A registration does not decode: a node that lives writes over it, one that does not has its TTL.
+
+        What was written over would have expired, and what is there now may never do.
+        """
         log.warning("unreadable registration is ignored", key=str(rejected.key), reason=rejected.reason)
+        node = rejected.key.node
+        if (old := self._nodes.get(node)) is not None:
+            self._lose(node, rejected.at, self._ttl_of(old))
 
     @receiver
     def on_intent_rejected(self, rejected: ValueRejected[IntentKey, Intent]) -> None:
@@ -239,6 +245,11 @@ class Topology:
     def _due(self, missing: Missing) -> float:
         assert self._hearing_since is not None
         return max(self._hearing_since, missing.heard) + missing.ttl
+
+    def _ttl_of(self, presence: Registered | Missing) -> float:
+        if isinstance(presence, Missing):
+            return presence.ttl
+        return presence.registration.ttl or self._node_ttl
 
     def _remember(self, node: NodeId, now: float) -> None:
         """Note when the node may have been heard last: by somebody else, while this process heard nobody."""

@@ -333,6 +333,20 @@ async def test_a_node_that_dies_is_told_within_its_ttl(server: NatsServer) -> No
         nodes.unharmed()
 
 
+async def test_a_dead_node_is_given_up_though_an_intent_took_the_place_of_its_registration(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1", "n2", "n3")
+        await nodes.leader()
+        await user.put("blueprints", "g/n/1", 3)
+        await eventually(lambda: _count(user, 3))
+        victim = next(running for running in nodes.all.values() if not running.active)
+        name = str(victim.settings.node)
+        await victim.crash()
+        await user.put("nodes", name, {"schedule": "drain"})
+        await eventually(lambda: _moved(user, name), 3 + SLACK)
+        nodes.unharmed()
+
+
 async def _count(user: Raw, count: int) -> bool:
     return len(await user.slices()) == count
 

@@ -423,12 +423,42 @@ def test_a_malformed_intent_counts_as_cordon() -> None:
     assert world.said == [IntentChanged(n(1), Intent(Schedule.CORDON))]
 
 
-def test_a_malformed_registration_keeps_the_previous_one() -> None:
+def rubbish(world: World, node: NodeId, at: float) -> None:
+    world.router.route(ValueRejected(NodeKey(node), "nonsense", 2, at))
+
+
+def test_a_node_that_lives_writes_over_a_malformed_registration_and_nothing_comes_of_it() -> None:
     world = World()
     world.beat(n(1), 1.0)
-    world.said.clear()
-    world.router.route(ValueRejected(NodeKey(n(1)), "nonsense", 2))
+    rubbish(world, n(1), 2.0)
+    assert world.said[1:] == [NodeMissing(n(1))]
+    world.beat(n(1), 4.0)
+    assert world.tick(60.0) == []
     assert isinstance(world.topology.nodes[n(1)], Registered)
+
+
+def test_a_node_whose_registration_was_written_over_is_dead_when_nobody_mends_it() -> None:
+    """What is there has no TTL: its end will never be told."""
+    world = World()
+    world.beat(n(1), 1.0, Registration(ttl=30.0))
+    rubbish(world, n(1), 2.0)
+    assert world.tick(31.9) == []
+    assert world.tick(32.1) == [NodeDied(n(1))]
+
+
+def test_a_node_whose_heartbeats_nobody_can_read_is_heard_all_the_same() -> None:
+    world = World()
+    world.beat(n(1), 1.0)
+    for at in range(2, 60, 5):
+        rubbish(world, n(1), float(at))
+        assert world.tick(at + 5.0) == []
+    assert world.tick(57.0 + TTL) == [NodeDied(n(1))]
+
+
+def test_a_malformed_registration_alone_makes_no_node() -> None:
+    world = World()
+    rubbish(world, n(1), 2.0)
+    assert world.topology.nodes == {}
     assert world.said == []
 
 
