@@ -23,6 +23,11 @@ TURN = 0.02
 """Seconds that each candidate leaves to those before it when nobody leads: longer than a take-over takes."""
 LONGEST_TURN = 0.5
 """Seconds after which any candidate may have its turn."""
+HIGHEST_CREDIBLE = 2**51
+"""Highest term that is counted on from; no cluster gets there, and what is above it somebody wrote by hand.
+
+Readers take terms up to 2**52 (`cdm.model.slice.Term`): above any term that is believed there is room for all to come.
+"""
 PROBE_JITTER = 0.2
 """How much the pause between two probes varies, as a fraction of it; enough to break up a common rhythm."""
 
@@ -182,7 +187,7 @@ class Election:
 
     @property
     def highest_term(self) -> int:
-        """The highest term ever seen."""
+        """The highest credible term ever seen."""
         return self._highest
 
     @property
@@ -220,7 +225,7 @@ class Election:
             self._fence_known = seen.fence_term > 0
         self._doubt = False
         self._note_lease(seen.lease, now)
-        self._highest = max(self._highest, seen.fence_term)
+        self._note_term(seen.fence_term)
         held = seen.lease.lease if isinstance(seen.lease, Held) else None
         self._seen = seen
         tenure = self._tenure
@@ -261,7 +266,7 @@ class Election:
 
     def watched_fence(self, revision: int, term: int) -> None:
         """The watcher brought a new fence; revision 0: it is gone."""
-        self._highest = max(self._highest, term)
+        self._note_term(term)
         self._fence_known = self._fence_known or term > 0
         if self._seen is None or (0 < revision <= self._seen.fence):
             return
@@ -408,7 +413,7 @@ class Election:
         return self._take_over(seen)
 
     def _take_over(self, seen: Seen) -> TakeOver:
-        return TakeOver(max(self._highest, seen.fence_term) + 1, seen.lease.revision, seen.fence)
+        return TakeOver(self._highest + 1, seen.lease.revision, seen.fence)
 
     def _win(self, term: int, lease: int, fence: int, sent: float) -> None:
         self._tenure = Tenure(term, lease, fence, sent)
@@ -422,11 +427,16 @@ class Election:
     def _mine(self, lease: Lease, term: int) -> bool:
         return lease.node == self.node and lease.incarnation == self.incarnation and lease.term == term
 
+    def _note_term(self, term: int) -> None:
+        """Whatever is stored, the next term must be one that everybody can read."""
+        if term <= HIGHEST_CREDIBLE:
+            self._highest = max(self._highest, term)
+
     def _note_lease(self, lease: Vacant | Held, now: float) -> None:
         term = lease.lease.term if isinstance(lease, Held) else None
         known = self.leader.term if self.leader else None
         if term is not None:
-            self._highest = max(self._highest, term)
+            self._note_term(term)
         if term != known:
             if isinstance(lease, Held) and lease.lease.incarnation in self._taken_for_dead:
                 self._taken_for_dead[lease.lease.incarnation] = True

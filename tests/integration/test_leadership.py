@@ -10,9 +10,12 @@ import nats.errors
 import pytest
 
 from cdm import clock
+from cdm.election import HIGHEST_CREDIBLE
 from cdm.errors import Uncertain, Unreachable
+from cdm.report import report
 from cdm.store import connection as connection_module
 from cdm.store import watch as watch_module
+from cdm.store.snapshot import snapshot
 from cdm.store.watch import Phase
 from tests.integration.tools import (
     EXPECT,
@@ -23,6 +26,7 @@ from tests.integration.tools import (
     Rejection,
     artifact_of,
     assert_terms_grow,
+    connected,
     nodes_on,
     on_nodes,
     raw,
@@ -230,6 +234,9 @@ VANDALISM = {
     "fence set back": ("_term", b'{"term":0,"leader":"n1"}', {}),
     "fence set far ahead": ("_term", b'{"term":1000000,"leader":"n1"}', {}),
     "fence set to a term that none can follow": ("_term", b'{"term":9007199254740992,"leader":"n1"}', {}),
+    "fence set to the highest term that can be read": ("_term", b'{"term":%d,"leader":"n1"}' % (2**52), {}),
+    "lease given to the highest term that can be read": ("_leader", b'{"node":"nobody","term":%d}' % (2**52), {}),
+    "fence set to the highest term that is believed": ("_term", b'{"term":%d}' % HIGHEST_CREDIBLE, {}),
     "fence rewritten as it was": ("_term", b'{"term":1,"leader":"n1"}', {}),
 }
 
@@ -250,6 +257,32 @@ async def test_vandalism_is_survived(server: NatsServer, what: str) -> None:
         assert record.value["term"] == highest > term
         await serves(user, "g/after/1")
         assert len(await user.slices()) == 4, "what ran before is left alone"
+        nodes.unharmed()
+
+
+@pytest.mark.parametrize("absurd", [2**52, 2**53])
+@pytest.mark.parametrize("key", ["_term", "_leader"])
+async def test_an_absurd_term_costs_one_term(server: NatsServer, key: str, absurd: int) -> None:
+    """The terms after it could be read by nobody: then nobody would ever lead for longer than a second."""
+    async with raw(server) as user, connected(server) as connection, nodes_on(server) as nodes:
+        await nodes.start("n1", "n2")
+        await nodes.leader()
+        await user.put("slices", key, {"node": "nobody", "term": absurd})
+        for number, term in enumerate((2**53, 2**60)):
+            await user.put("slices", f"n1.g/stray/{number}", {"state": "ACTIVE", "term": term})
+        second = await nodes.leader(above=1, within=2 + SLACK)
+        term = second.active
+        await anyio.sleep(2.5)
+        assert nodes.active() == [second]
+        assert second.active == term < 5
+        found = report(await snapshot(connection))
+        assert (found.leader, found.term) == (second.settings.node, term)
+        assert found.healthy
+        assert not found.notes
+        strays = [record.value for name, record in (await user.contents("slices")).items() if "stray" in name]
+        assert [value["state"] for value in strays] == ["UNLOAD"] * 2
+        assert all(value["term"] <= term for value in strays)
+        await serves(user)
         nodes.unharmed()
 
 

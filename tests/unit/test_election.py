@@ -3,11 +3,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm.election import (
+    HIGHEST_CREDIBLE,
     TURN,
     Action,
     Election,
@@ -24,7 +26,7 @@ from cdm.election import (
     Wait,
 )
 from cdm.model.artifact import NodeId
-from cdm.model.node import Lease
+from cdm.model.node import Fence, Lease
 from tests.unit.support import n
 
 ME, OTHER = n(1), n(2)
@@ -102,6 +104,43 @@ def test_the_next_term_is_above_the_highest_ever_seen_in_the_bucket_or_in_memory
     each.seen(Seen(Vacant(300), 12, 6), 2.0)
     assert each.next(3.0) == TakeOver(45, 300, 12)
     assert each.highest_term == 44
+
+
+@pytest.mark.parametrize("absurd", [HIGHEST_CREDIBLE + 1, 2**53])
+def test_an_absurd_term_is_not_counted_on_from(absurd: int) -> None:
+    """Or the terms after it could be read by nobody, and every leader would be nobody's for ever."""
+    each = follower()
+    each.watched_fence(200, absurd)
+    each.watched_lease(held(term=absurd, revision=201), 1.0)
+    each.seen(Seen(Vacant(300), 200, absurd), 2.0)
+    assert each.next(3.0) == TakeOver(8, 300, 200)
+    assert each.highest_term == 7
+
+
+def test_a_leader_whose_fence_is_set_to_an_absurd_term_begins_the_next_one() -> None:
+    each = leader()
+    each.watched_fence(77, 2**53)
+    assert each.next(1.0) == Look()
+    each.seen(Seen(held(ME, 1, 1, "me"), 77, 2**53), 1.0)
+    assert isinstance(each.next(1.0), StepDown)
+    each.stepped_down()
+    each.seen(Seen(held(ME, 1, 1, "me"), 77, 2**53), 1.1)
+    assert each.next(1.2) == TakeOver(2, 1, 77)
+
+
+def test_after_the_highest_credible_term_there_is_always_a_next_one_that_can_be_read() -> None:
+    each = connected()
+    each.seen(Seen(Vacant(30), 12, HIGHEST_CREDIBLE), 0.0)
+    for number in range(1, 4):
+        action = each.next(0.0)
+        assert isinstance(action, TakeOver)
+        assert action.term == HIGHEST_CREDIBLE + number
+        written = msgspec.json.encode(Fence(action.term))
+        assert msgspec.json.decode(written, type=Fence).term == action.term
+        each.won(action, 100 * number, 0.0)
+        each.reset("the stream was purged")
+        each.stepped_down()
+        each.seen(Seen(Vacant(0), 0, 0), 0.0)
 
 
 def test_after_a_refusal_both_are_read_again_before_anything_else() -> None:
