@@ -227,7 +227,7 @@ class ClusterDeploymentManager:
             if desired.blueprint is not None or status is None:
                 continue
             revision = status.in_force_revision
-            if revision > self.cluster.removed.get(artifact, 0):
+            if self.cluster.removed.get(artifact, 0) < revision < desired.observed:
                 try:
                     self.cluster.recover_blueprint(artifact, status.blueprint, revision)
                 except InvalidBlueprint as error:

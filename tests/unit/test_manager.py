@@ -450,6 +450,7 @@ def test_the_last_valid_blueprint_is_recovered_from_the_status() -> None:
 )
 def test_a_status_that_cannot_be_does_not_stop_a_leader(desired: int, overrides: Overrides | UnsetType) -> None:
     each = world(lead=False)
+    each.sequence = 9
     each.refuse(APP)
     wild = Status(Condition.INVALID, in_force_revision=3, desired=desired, overrides=overrides)
     each.route(ValuePut(StatusKey(NAME), wild, 1))
@@ -472,6 +473,19 @@ def test_a_blueprint_that_is_recovered_from_the_status_is_whole() -> None:
     each.lead()
     each.settle()
     assert each.manager.cluster.desired[APP].blueprint == guarded
+
+
+@pytest.mark.parametrize("revision", [10, 2**60, -1])
+def test_a_status_whose_blueprint_is_no_older_than_the_refused_one_is_not_recovered_from(revision: int) -> None:
+    """A wild revision would go into commands, which nobody could read then."""
+    each = world(lead=False)
+    each.sequence = 9
+    each.refuse(APP)
+    each.route(ValuePut(StatusKey(NAME), Status(Condition.INVALID, in_force_revision=revision, desired=3), 1))
+    each.lead()
+    each.settle()
+    assert each.decided == []
+    assert each.statuses[NAME].in_force_revision == 0
 
 
 def test_what_is_unschedulable_says_so_and_is_placed_as_soon_as_a_node_joins() -> None:
