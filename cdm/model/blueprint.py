@@ -20,6 +20,7 @@ LONGEST_LAST_GRACE = 10.0
 LAST_MARGIN = 2.0
 """Seconds for SIGKILL to be done, and for a machine that is busy."""
 _FIELDS = ("instances", "env", "args", "stop_after")
+_WANTED = 'write a number of instances or {"instances": N}'
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -74,7 +75,7 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
             InvalidBlueprint: names the field and what is wrong with it.
         """
         if not raw.strip():
-            raise InvalidBlueprint("", 'is empty; write a number of instances or {"instances": N}')
+            raise InvalidBlueprint("", f"is empty; {_WANTED}")
         if len(raw) > MAX_BYTES:
             raise InvalidBlueprint("", f"is {len(raw):,} bytes long; at most {MAX_BYTES:,} are read")
         try:
@@ -84,7 +85,7 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
         except InvalidBlueprint:
             raise
         except ValueError as error:
-            raise InvalidBlueprint("", f"is not JSON: {error}") from None
+            raise InvalidBlueprint("", f"is not JSON; {_WANTED} ({error})") from None
         if not isinstance(loose, dict):
             return cls(_whole_number(loose))
         for field in loose:
