@@ -414,7 +414,7 @@ def status_of(desired: Desired, group: Group, unplaced: int, open_nodes: int, te
     elif unplaced:
         condition = Condition.UNSCHEDULABLE
         what = "no node takes new slices" if open_nodes == 0 else "no node that takes new slices has room"
-        reason = f"{unplaced} of {wanted} instances cannot be placed: {what}"
+        reason = f"{_unplaced(unplaced, wanted, group.live)}: {what}"
     elif failed:
         reasons = sorted({put.value.reason or "no reason given" for put in _failed(group)})
         condition = Condition.DEGRADED
@@ -430,6 +430,14 @@ def status_of(desired: Desired, group: Group, unplaced: int, open_nodes: int, te
     return Status(
         condition, reason, desired.observed, desired.in_force, wanted, active, pending, failed, term, overrides
     )
+
+
+def _unplaced(unplaced: int, wanted: int, live: int) -> str:
+    missing = min(unplaced, max(wanted - live, 0))
+    said = [f"{missing} of {wanted} instances cannot be placed"] if missing else []
+    if staying := unplaced - missing:  # on draining nodes, or stuck
+        said.append(f"{staying} cannot be moved")
+    return ", and ".join(said)
 
 
 def _progress(wanted: int, active: int, pending: int) -> str:

@@ -506,6 +506,14 @@ def test_an_unschedulable_blueprint_says_why(open_nodes: int, why: str) -> None:
     assert "2 of 3" in status.reason
 
 
+def test_what_serves_on_a_draining_node_is_not_missing() -> None:
+    """Seven are wanted, and the nodes that six of them serve on are draining."""
+    status = status_of(wanted(7), group_of(*active(*range(1, 7))), 7, 0, 1)
+    assert status.reason == "1 of 7 instances cannot be placed, and 6 cannot be moved: no node takes new slices"
+    status = status_of(wanted(6), group_of(*active(*range(1, 7))), 6, 0, 1)
+    assert status.reason == "6 cannot be moved: no node takes new slices"
+
+
 def test_a_long_reason_is_cut() -> None:
     puts = [put(n(number), S.FAILED, reason="x" * 1000) for number in range(3)]
     assert len(status_of(wanted(3), group_of(*puts), 0, 3, 1).reason) <= 500
