@@ -164,8 +164,9 @@ async def test_one_that_forks_as_fast_as_it_can(stage: Stage) -> None:
     assert len(stage.pids) == pids
 
 
+@pytest.mark.parametrize("stage", [True], indirect=True, ids=["cgroups"])
 async def test_one_that_forks_and_exits_is_not_said_to_be_gone_while_it_runs(stage: Stage) -> None:
-    """Without cgroups it outruns every signal. It gives up by itself, lest it outrun this test too."""
+    """Without cgroups it outruns every signal, and on a busy machine every look for as long as there is doubt."""
     alive = stage.folder / "alive"
     chain = f"""
 limit = time.monotonic() + 3

@@ -9,12 +9,13 @@ import anyio
 import nats.errors
 import pytest
 
+from cdm.errors import StoreError
 from cdm.model.artifact import NodeId
 from cdm.model.node import Role
 from cdm.runtime import NodeSettings
 from cdm.runtime import node as make_node
 from cdm.runtimes import EXTERNAL
-from cdm.store.connection import Access
+from cdm.store.connection import Access, connect
 from tests.integration.tools import Raw, Rejection, agents, artifact_of, processes, raw
 from tests.server import FORGIVEN, NatsServer, eventually, running_cluster
 
@@ -77,9 +78,21 @@ async def test_the_stream_leaders_server_dies(tmp_path: Path) -> None:
 @pytest.mark.parametrize("role", [Role.ALL, Role.AGENT])
 async def test_a_node_waits_for_a_cluster_that_is_only_coming_up(role: Role) -> None:
     async with running_cluster() as servers:
-        for server in servers[1:]:
-            server.kill()
-        settings = NodeSettings(NodeId("n1"), Access(servers=(servers[0].url,)), role, runtime=EXTERNAL)
+        access = Access(servers=(servers[0].url,))
+        async with connect(access, name="test") as connection:
+
+            async def alone() -> bool:
+                """The one that is left may lead for a while yet, and answer."""
+                try:
+                    await connection.check_server()
+                except StoreError:
+                    return True
+                return False
+
+            for server in servers[1:]:
+                server.kill()
+            await eventually(alone, 40, "it knows that it is alone")
+        settings = NodeSettings(NodeId("n1"), access, role, runtime=EXTERNAL)
         ready = anyio.Event()
 
         async def start() -> None:
