@@ -318,7 +318,8 @@ async def _beyond(user: Raw, before: int) -> bool:
     return await revision(user) > before
 
 
-async def test_a_node_that_dies_is_told_within_its_ttl(server: NatsServer) -> None:
+@pytest.mark.parametrize("slip", [False, True], ids=["alone", "an intent in the place of its registration"])
+async def test_a_node_that_dies_is_told_within_its_ttl(server: NatsServer, slip: bool) -> None:
     async with raw(server) as user, nodes_on(server) as nodes:
         await nodes.start("n1", "n2", "n3")
         await nodes.leader()
@@ -328,22 +329,10 @@ async def test_a_node_that_dies_is_told_within_its_ttl(server: NatsServer) -> No
         name = str(victim.settings.node)
         await victim.crash()
         began = time.monotonic()
+        if slip:
+            await user.put("nodes", name, {"schedule": "drain"})
         await eventually(lambda: _moved(user, name), 3 + SLACK)
         assert time.monotonic() - began < 3 + SLACK
-        nodes.unharmed()
-
-
-async def test_a_dead_node_is_given_up_though_an_intent_took_the_place_of_its_registration(server: NatsServer) -> None:
-    async with raw(server) as user, nodes_on(server) as nodes:
-        await nodes.start("n1", "n2", "n3")
-        await nodes.leader()
-        await user.put("blueprints", "g/n/1", 3)
-        await eventually(lambda: _count(user, 3))
-        victim = next(running for running in nodes.all.values() if not running.active)
-        name = str(victim.settings.node)
-        await victim.crash()
-        await user.put("nodes", name, {"schedule": "drain"})
-        await eventually(lambda: _moved(user, name), 3 + SLACK)
         nodes.unharmed()
 
 
