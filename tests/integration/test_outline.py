@@ -485,7 +485,7 @@ async def test_cordon_and_drain(server: NatsServer, user: Raw, tmp_path: Path) -
         for name in ("n1", "n2"):
             await user.delete("nodes", f"{name}.intent")
         # Nodes and blueprints are streams of their own: a leader may see the later write first.
-        await eventually(lambda: _freed(running, "n1", "n2"), 5, "everybody knows that the nodes may be used again")
+        await eventually(lambda: _freed(running, "n1", "n2"), 30, "everybody knows that the nodes may be used again")
         await user.put("blueprints", KEY, 10)
         await eventually(lambda: settled(user, KEY, 10), 10)
         assert on_nodes(await states(user)) == {"n1": 3, "n2": 3, "n3": 4}

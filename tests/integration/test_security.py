@@ -343,7 +343,7 @@ async def _contains(operator: Insider, key: str) -> bool:
         ("node-1", ["node", "--id", "node-1", "--role", "manager"], 'publish "$JS.API.STREAM.INFO.KV_blueprints"'),
         ("node-1", ["status"], 'publish "$JS.API.STREAM.INFO.KV_blueprints"'),
         ("node-1", ["init"], 'publish "$JS.API.STREAM.INFO.KV_blueprints"'),
-        ("admin", ["status"], 'publish "$JS.API.CONSUMER.CREATE.KV_blueprints.'),
+        ("admin", ["status"], 'publish "$JS.API.CONSUMER.CREATE.KV_'),
         ("admin", ["node", "--id", "m1", "--role", "manager"], 'publish "$JS.API.DIRECT.GET.KV_nodes.$KV.nodes.m1"'),
         ("operator", ["node", "--id", "m1", "--role", "manager"], 'subscribe "cdm.node.m1"'),
         ("operator", ["node", "--id", "node-1", "--role", "agent"], 'subscribe "cdm.node.node-1"'),
