@@ -83,7 +83,8 @@ async def batches(
     """
     reader = _Reader(folder)
     kept: deque[OutputLine] = deque(maxlen=lines)
-    while batch := await asyncio.to_thread(reader.read):
+    end = await asyncio.to_thread(_end, folder)  # a program may write faster than it is read
+    while not reader.reached(end) and (batch := await asyncio.to_thread(reader.read)):
         fresh = [line for line in batch if since is None or line.time >= since]
         if lines is not None:
             kept.extend(fresh)
@@ -101,6 +102,14 @@ async def batches(
             await anyio.sleep(POLL)
 
 
+def _end(folder: Path) -> tuple[int, int]:
+    """Where the output ends now: the newest file's number, and its size in bytes."""
+    with contextlib.suppress(IndexError, OSError):
+        number = numbers(folder)[-1]
+        return number, path_of(folder, number).stat().st_size
+    return 0, 0
+
+
 class _Reader:
     """A place in a slice's output."""
 
@@ -110,6 +119,10 @@ class _Reader:
         self._offset = 0
         self._missing = False
         """Whether the present file was deleted before its end was reached."""
+
+    def reached(self, end: tuple[int, int]) -> bool:
+        """Whether what was written before then is read, or gone."""
+        return self._number is not None and (self._number, self._offset) >= end
 
     def read(self) -> list[OutputLine]:
         """The next lines; empty: there are none yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -200,6 +201,29 @@ async def test_follow_through_rotation(tmp_path: Path) -> None:
                 if number % 40 == 0:  # else it could be rotated away unread
                     await eventually(partial(caught_up, number))
     assert found == [str(number) for number in range(500)]
+    scribe.close()
+
+
+@pytest.mark.parametrize("lines", [None, 1])
+async def test_what_is_there_has_an_end_though_a_program_writes_faster_than_it_is_read(
+    tmp_path: Path, lines: int | None
+) -> None:
+    scribe = a_scribe(tmp_path, Logs(max_bytes=1_000_000, files=3))
+    scribe.feed("out", b"before\n")
+    ended = threading.Event()
+
+    def flood() -> None:
+        while not ended.is_set():
+            scribe.feed("out", b"after\n" * 2000)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.to_thread.run_sync, flood)
+        try:
+            with anyio.fail_after(10):
+                found = await everything(tmp_path, lines)
+        finally:
+            ended.set()
+    assert found
     scribe.close()
 
 
