@@ -4,11 +4,8 @@ It exists so that no program outlives its node. A program lives only while the k
 keeper only while the node does: when the node's end of their socket closes, for whatever reason, it sends SIGKILL to
 all that it started and to all that descend from it, and ends. It is the parent of every program, and of every orphan
 that a program leaves (PR_SET_CHILD_SUBREAPER), so that nothing escapes from its sight and no zombie stays. It has one
-thread, so that forking is safe, and keeps output and its cost away from the node's event loop.
-
-What belongs to a run is what is in its cgroup; without one, what descends from its program or is in its session, and
-what has its mark in its environment. (A program that leaves its session, orphans itself and empties its environment is
-stopped with the last run.)
+thread, so that forking is safe, and keeps output and its cost away from the node's event loop. What belongs to a run
+says `cdm.runtimes.kin`.
 """
 
 from __future__ import annotations
@@ -28,13 +25,13 @@ from pathlib import Path
 
 from cdm import clock
 from cdm.runtimes import cgroup
-from cdm.runtimes.census import Process, Record, boot, census, descendants, look, mark, send
+from cdm.runtimes.census import Process, Record, boot, census, descendants, send
 from cdm.runtimes.cgroup import Cgroups
+from cdm.runtimes.kin import Kin
 from cdm.runtimes.launch import adopt_orphans, launch, problem_of, raise_open_files, reserve
 from cdm.runtimes.outbox import Outbox
 from cdm.runtimes.scribe import Scribe
 from cdm.runtimes.words import (
-    MARK,
     MAX_PACKET,
     Event,
     Exited,
@@ -56,8 +53,6 @@ DRAIN = 16
 """Chunks that are read of a pipe once nobody is left to write to it: it holds fewer."""
 BURST = 64
 """Commands that are taken at once."""
-DOUBT = 1.0
-"""Seconds after which nobody is there who could not be seen, whatever else ends meanwhile."""
 INSIST = 0.05
 """Seconds between SIGKILLs to what is still there: something may have been forked meanwhile."""
 KILL_PATIENCE = 5.0
@@ -91,8 +86,6 @@ class Run:
         """When SIGKILL is due next."""
         self.killed: float | None = None
         """When SIGKILL was sent first."""
-        self.missed: float | None = None
-        """Since when nobody of it was seen, though somebody may be there."""
 
 
 class Keeper:
@@ -109,15 +102,13 @@ class Keeper:
         self._node = node
         self._outbox = Outbox(node)
         self._records = folder / RECORDS
-        self._token = token
         self._cgroups = cgroups
         self._boot = boot()
         self._files = raise_open_files()
         self._runs: dict[str, Run] = {}
         self._by_pid: dict[int, Run] = {}
-        """By the pid of its program, which is its session too."""
-        self._known: dict[tuple[int, int], str] = {}
-        """Whose processes were once found out to be, by pid and start time: some empty their environment later."""
+        """By the pid of its program."""
+        self._kin = Kin(token)
         self._selector = selectors.DefaultSelector()
         self._watch(node.fileno(), self._on_node)
         self._changed = False
@@ -221,6 +212,7 @@ class Keeper:
             self._tell(Refused(spawn.run, full if error.errno == errno.EMFILE else str(error)))
             return
         self._runs[run.name] = self._by_pid[run.pid] = run
+        self._kin.add(run.name, run.pid, group)
         os.close(pipes[1])
         os.close(pipes[3])
         for descriptor, stream in ((pipes[0], "out"), (pipes[2], "err")):
@@ -230,8 +222,7 @@ class Keeper:
         self._watch(run.problem, lambda: self._on_exec(run))
         # Without its record a program is known by its mark still: a full disk is no reason not to run it.
         with contextlib.suppress(OSError), reserve():
-            if process := look(run.pid):
-                self._known[run.pid, process.start] = run.name
+            if process := self._kin.recognise(run.name, run.pid):
                 Record(self._boot, run.pid, process.start).write(self._records / run.name)
 
     def _on_exec(self, run: Run) -> None:
@@ -346,7 +337,7 @@ class Keeper:
 
     def _go_on(self, due: list[Run], ended: list[Run], now: float) -> None:
         try:
-            living = self._living()
+            living = self._kin.living()
         except OSError:  # no descriptors, no memory
             living = {name: [] for name in self._runs}
         for run in due:
@@ -367,58 +358,6 @@ class Keeper:
         if not self._runs:
             with contextlib.suppress(OSError):
                 self._kill_all()
-
-    def _living(self) -> dict[str, list[Process]]:
-        """Who lives, by run. Nobody of a run that is there: somebody may.
-
-        One that forks and exits is in no list for long, and what is forked meanwhile may be in none. But its parent, or
-        a parent of that, is then a child of ours that ended while we looked, for it is we who reap. Where there was
-        one whose it was nobody can say, no run is said to be gone.
-
-        Raises:
-            OSError: it cannot be told.
-        """
-        processes = census()
-        mine = descendants(processes, os.getpid())
-        known: dict[tuple[int, int], str] = {}
-        found: dict[str, list[Process]] = {}
-        of: dict[int, str] = {}
-        for run in self._runs.values():
-            if run.group is not None:
-                of.update(dict.fromkeys(cgroup.members(run.group), run.name))
-        ended = False
-        for process in mine:  # parents come before their children
-            name = self._whose(process, of)
-            if name is not None:
-                of[process.pid] = known[process.pid, process.start] = name
-                found.setdefault(name, []).append(process)
-            elif process.parent == os.getpid() and not ended:
-                now = process if process.zombie else look(process.pid)
-                ended = now is None or now.zombie
-        self._known = known
-        for run in self._runs.values():
-            self._doubt(run, found, ended and run.group is None)
-        for name in set(of.values()):  # in its cgroup only since the list was made
-            found.setdefault(name, [])
-        return found
-
-    def _doubt(self, run: Run, found: dict[str, list[Process]], doubtful: bool) -> None:
-        if run.name in found or not doubtful:
-            run.missed = None
-            return
-        if run.missed is None:
-            run.missed = time.monotonic()
-        if time.monotonic() - run.missed < DOUBT:
-            found[run.name] = []
-
-    def _whose(self, process: Process, of: dict[int, str]) -> str | None:
-        name = of.get(process.pid) or of.get(process.parent) or self._known.get((process.pid, process.start))
-        if name is None and process.session in self._by_pid:
-            name = self._by_pid[process.session].name
-        if name is None:
-            token, _, name = (mark(process.pid, MARK.encode()) or "").partition(".")
-            name = name if token == self._token else None
-        return name if name in self._runs else None
 
     def _signal(self, run: Run, living: Iterable[Process], number: int) -> None:
         if not run.reaped:  # else the number of its group may be another's
@@ -451,6 +390,7 @@ class Keeper:
             cgroup.remove(run.group)
         with contextlib.suppress(OSError):
             (self._records / run.name).unlink()
+        self._kin.remove(run.name)
         del self._runs[run.name]
         if self._by_pid.get(run.pid) is run:
             del self._by_pid[run.pid]

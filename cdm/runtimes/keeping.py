@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -21,11 +20,10 @@ import anyio
 from cdm import clock
 from cdm.errors import SliceFailed
 from cdm.log import Log
-from cdm.runtimes import cgroup
-from cdm.runtimes.census import Process, Record, census, relics, send
-from cdm.runtimes.cgroup import Cgroups
+from cdm.runtimes.census import Process
 from cdm.runtimes.keeper import KILL_PATIENCE, RECORDS
 from cdm.runtimes.outbox import Outbox
+from cdm.runtimes.sweep import PATIENCE, sweep
 from cdm.runtimes.words import (
     MARK,
     MAX_PACKET,
@@ -46,12 +44,6 @@ from cdm.runtimes.words import (
 
 log = Log("cdm.process")
 
-SWEEP_INTERVAL = 0.02
-"""Seconds between two looks at what was killed and is no child of ours: nothing tells when it is gone."""
-SWEEP_LOOKS = 3
-"""Looks in a row that must find nothing: one that forks and exits may be missed by any."""
-SWEEP_PATIENCE = 10.0
-"""Seconds after which what is left is reported."""
 HUNG = KILL_PATIENCE + 5.0
 """Seconds past the grace of a stop after which a keeper that does not answer is killed."""
 FIRST_PAUSE = 0.5
@@ -153,7 +145,7 @@ class Keeping:
 
     async def start(self) -> None:
         """End what a predecessor left, and start the keeper. Raises `SliceFailed` where something cannot be ended."""
-        if left := await self._sweep():
+        if left := await sweep(self._folder / RECORDS, self._token):
             raise SliceFailed(f"processes of an earlier run of this node cannot be ended: {_pids(left)}")
         self._launch()
 
@@ -203,7 +195,7 @@ class Keeping:
             log.error("the keeper of processes does not answer: it is killed", pid=self.pid)
             if self._process is not None:
                 self._process.kill()
-            with anyio.move_on_after(SWEEP_PATIENCE + HUNG) as scope:
+            with anyio.move_on_after(PATIENCE + HUNG) as scope:
                 await run.gone.wait()
             if scope.cancelled_caught:
                 raise SliceFailed("cannot be stopped: its keeper is gone, and what it left cannot be ended")
@@ -221,7 +213,7 @@ class Keeping:
         if self._process is not None:
             await self._wait(KILL_PATIENCE + 5.0)
         try:
-            if left := await self._sweep():
+            if left := await sweep(self._folder / RECORDS, self._token):
                 log.error("processes cannot be ended", pids=_pids(left))
         except OSError as error:
             log.error("cannot look for processes that are left", reason=str(error))
@@ -337,7 +329,7 @@ class Keeping:
         if self._process is not None:
             self._process.kill()
             await self._wait(None)
-        while left := await self._sweep():
+        while left := await sweep(self._folder / RECORDS, self._token):
             log.error("processes cannot be ended", pids=_pids(left))
         lost, self._runs = self._runs, {}
         for run in lost.values():
@@ -369,59 +361,6 @@ class Keeping:
             os.close(handle)
         process.wait()
         self._process = None
-
-    async def _sweep(self) -> list[Process]:
-        """SIGKILL to all that is marked or recorded as ours, until none is left; returns what is nevertheless.
-
-        Raises:
-            OSError: it cannot be told what lives.
-        """
-        folder = self._folder / RECORDS
-        folder.mkdir(parents=True, exist_ok=True)
-        records = {path: Record.read(path) for path in folder.iterdir()}
-        known = [record for record in records.values() if record is not None]
-        groups = [group for group in Cgroups.candidates(self._token) if group.exists()]
-        limit = clock.now() + SWEEP_PATIENCE
-        found: dict[tuple[int, int], Process] = {}
-        empty = 0
-        while True:
-            for group in groups:
-                cgroup.kill(group)
-            processes = census()
-            # Of a session whose first process was ours, all were: they stay known when the first one is gone.
-            found = {(each.pid, each.start): each for each in processes.values() if (each.pid, each.start) in found}
-            # A zombie that was sent SIGKILL has no threads that live on: it only waits for its parent.
-            left = [each for each in found.values() if not _reap(each) and not each.zombie]
-            new = [
-                each
-                for each in relics(processes, self._token, MARK.encode(), known)
-                if (each.pid, each.start) not in found
-            ]
-            found.update(((each.pid, each.start), each) for each in new)
-            left += new
-            empty = 0 if left or any(map(cgroup.members, groups)) else empty + 1
-            if empty == SWEEP_LOOKS or clock.now() > limit:
-                break
-            for process in left:
-                send(process, signal.SIGKILL)
-            await anyio.sleep(SWEEP_INTERVAL)
-        for group in groups:
-            cgroup.remove(group)
-        if not left:
-            for path in records:
-                with contextlib.suppress(OSError):  # something else than a record: it is read as none
-                    path.unlink()
-        return left
-
-
-def _reap(process: Process) -> bool:
-    """Reap a killed orphan that came to us: we may be the first process of a container. Returns whether it is gone."""
-    if process.parent != os.getpid():
-        return False
-    try:
-        return os.waitpid(process.pid, os.WNOHANG)[0] == process.pid
-    except ChildProcessError:
-        return True
 
 
 def _pids(processes: Iterable[Process | int]) -> str:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import pytest
 
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
-from cdm.model.manifest import Manifest
+from cdm.model.manifest import Line, Manifest, Readiness
 from cdm.runtimes import Surroundings, Work
+from cdm.runtimes.cgroup import Cgroups, remove
 from cdm.runtimes.process import ProcessRuntime
 from tests.server import eventually
 
@@ -48,6 +50,12 @@ def fork(run, *, leave=False, scrub=False):
 SLEEP = "import os, time\\nwith open(os.environ['PIDS'], 'a') as f: f.write(f'{os.getpid()}\\\\n')\\ntime.sleep(600)"
 note()
 """
+
+STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+"""Begins a program that ignores its stop signal."""
+SHORT = Manifest(stop_grace=0.5, readiness=Readiness(check=Line()))
+READY = "\nprint('READY=1')\ntime.sleep(600)"
+"""Ends a program that stays."""
 
 
 def key_of(name: str = "slice", ordinal: int = 0) -> SliceKey:
@@ -195,6 +203,18 @@ async def staged(folder: Path, *, cgroups: bool = True) -> AsyncIterator[Stage]:
             os.kill(pid, signal.SIGKILL)
         assert not left, f"lived on after close: {left}"
         assert not [pid for pid in children(os.getpid()) if "keeper" in _command(pid)], "a keeper is left"
+
+
+@asynccontextmanager
+async def grouped_or_not(folder: Path, *, cgroups: bool) -> AsyncIterator[Stage]:
+    """The same, with cgroups for certain, or without any."""
+    if cgroups:
+        probe = Cgroups.make("probe")
+        if probe is None:
+            pytest.skip("no cgroup v2 that can be written to")
+        remove(probe.base)
+    async with staged(folder, cgroups=cgroups) as stage:
+        yield stage
 
 
 def _command(pid: int) -> str:
