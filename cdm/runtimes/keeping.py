@@ -50,6 +50,9 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 """Seconds until a keeper that died, or could not be started, soon after the one before it is tried again: doubled each
 time. What kills every keeper must not keep the node busy with starting and ending all of its slices."""
+SICK = 4.0
+"""A keeper whose death is followed by a pause of so many seconds died once too often: its slices are not started again
+as if nothing had been, but by their restart policies, so that at last they are FAILED and run elsewhere."""
 STABLE = 60.0
 """Seconds after which a keeper's death is no consequence of the last one."""
 LOST = "the process that keeps this node's slices died"
@@ -65,7 +68,7 @@ class Run:
         self.refused: Refused | None = None
         self.status: int | None = None
         self.lost = False
-        """Whether it ended because its keeper did."""
+        """Whether it ended because its keeper did, and does not count as failed."""
         self.lapsed = False
         """Whether it was stopped because no heartbeat was taken for too long."""
         self.last: tuple[str, ...] = ()
@@ -313,7 +316,7 @@ class Keeping:
         while True:
             self._pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
             try:
-                await self._bury()
+                await self._bury(forgiven=pause < SICK)
                 await anyio.sleep(pause)
                 self._launch()
             except Exception as error:  # nobody waits for this task
@@ -323,8 +326,8 @@ class Keeping:
             else:
                 return
 
-    async def _bury(self) -> None:
-        """End what a dead keeper left, and tell that its runs are over."""
+    async def _bury(self, *, forgiven: bool) -> None:
+        """End what a dead keeper left, and tell that its runs are over, or lost where it is no fault of theirs."""
         self._disconnect()
         if self._process is not None:
             self._process.kill()
@@ -333,7 +336,7 @@ class Keeping:
             log.error("processes cannot be ended", pids=_pids(left))
         lost, self._runs = self._runs, {}
         for run in lost.values():
-            run.lost = not run.over.is_set()
+            run.lost = forgiven and not run.over.is_set()
             run.left = ()  # nothing lives: the next keeper, which knows nothing of it, is not to be asked
             run.end()
 

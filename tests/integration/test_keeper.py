@@ -150,6 +150,24 @@ class TestKeeper:
             await stage.runtime.keeping.ready()
         assert time.monotonic() - began >= 0.5 + 1 + 2
 
+    async def test_one_that_dies_again_and_again_leaves_its_slices_to_others(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("cdm.runtimes.keeping.FIRST_PAUSE", 0.1)
+        monkeypatch.setattr("cdm.runtimes.keeping.SICK", 0.2)
+        key = await stage.up(
+            READY, Manifest(restart=Restart(attempts=1, backoff=0.1), readiness=Readiness(check=Line()))
+        )
+        for number in range(2, 5):
+            await kill_keeper(stage)
+            await stage.noted(number)
+        assert stage.crashes == []
+        await kill_keeper(stage)
+        await until(lambda: stage.crashes)
+        assert [(crash.key, crash.fatal) for crash in stage.crashes] == [(key, False)]
+        assert stage.crashes[0].reason.startswith("the process that keeps this node's slices died after ")
+        assert stage.living == []
+
     async def test_after_a_while_its_death_is_forgotten(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("cdm.runtimes.keeping.FIRST_PAUSE", 10.0)
         monkeypatch.setattr("cdm.runtimes.keeping.STABLE", 0.0)
