@@ -70,7 +70,7 @@ async def test_push_ls_and_rm(server: NatsServer, script: Path, tree: Path) -> N
     assert "removed" in removed.stdout
     missing = artifact(server, "rm", NAME)
     assert missing.returncode == 1
-    assert f"there is no artifact {NAME}" in missing.stderr
+    assert f"there is no artifact {NAME}; `cdm artifact ls` lists what is there" in missing.stderr
     assert json.loads(artifact(server, "rm", "g:tree:1+b", "--json").stdout)["result"] == "removed"
     assert "there are no artifacts" in artifact(server, "ls").stdout
 

@@ -21,9 +21,17 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from cdm.archive import Packed, completed, pack, program_of
-from cdm.cli.options import ConnectionOptions
+from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.screen import plain, wide_console
-from cdm.errors import BucketMissing, Conflict, InvalidBlueprint, InvalidContent, InvalidManifest, UsageError
+from cdm.errors import (
+    ArtifactMissing,
+    BucketMissing,
+    Conflict,
+    InvalidBlueprint,
+    InvalidContent,
+    InvalidManifest,
+    UsageError,
+)
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint
 from cdm.model.content import Content
@@ -50,9 +58,9 @@ def push(
     entry: str | None = None,
     env: Annotated[tuple[str, ...], Parameter(name="--env", negative="", show_default=False)] = (),
     manifest: Path | None = None,
-    force: Annotated[bool, Parameter(negative="")] = False,
+    force: Annotated[bool, FLAG] = False,
     replicas: Annotated[Literal[1, 2, 3, 4, 5], Parameter(env_var="CDM_REPLICAS")] = 1,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, FLAG] = False,
 ) -> int:
     """Store a program under an artifact's name, which nodes then can run.
 
@@ -105,7 +113,7 @@ def push(
 def ls(
     connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
     *,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, FLAG] = False,
 ) -> int:
     """List the artifacts in the store.
 
@@ -141,8 +149,8 @@ def rm(
     /,
     connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
     *,
-    force: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    force: Annotated[bool, FLAG] = False,
+    json: Annotated[bool, FLAG] = False,
 ) -> int:
     """Remove an artifact from the store. What nodes have of it already goes on running.
 
@@ -248,11 +256,14 @@ async def _remove(access: Access, prefix: str, name: Artifact, force: bool) -> N
     async with connect(access, name="cdm artifact", prefix=prefix) as connection:
         await connection.check_server()
         artifacts = Artifacts(connection)
-        with suppress(InvalidContent):  # it may go all the same
-            await artifacts.describe(name)
-        if not force and (wanted := await _wanted(connection, name)):
-            raise Conflict(f"blueprint {name} wants {wanted}; remove that first, or use --force")
-        await artifacts.remove(name)
+        try:
+            with suppress(InvalidContent):  # it may go all the same
+                await artifacts.describe(name)
+            if not force and (wanted := await _wanted(connection, name)):
+                raise Conflict(f"blueprint {name} wants {wanted}; remove that first, or use --force")
+            await artifacts.remove(name)
+        except ArtifactMissing:
+            raise ArtifactMissing(f"there is no artifact {name}; `cdm artifact ls` lists what is there") from None
 
 
 async def _wanted(connection: Connection, name: Artifact) -> str:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from msgspec import Struct
 from rich.console import Console
 
-from cdm.cli.options import ConnectionOptions
+from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.screen import plain
 from cdm.errors import NoResponders, Uncertain
 from cdm.model.artifact import NodeId, node_id
@@ -33,7 +33,7 @@ def health(
     connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
     *,
     id: Annotated[str | None, Parameter(name="--id", env_var="CDM_ID")] = None,  # noqa: A002
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, FLAG] = False,
 ) -> int:
     """Ask over NATS whether a node runs and is connected. Exits with 3 where it does not answer.
 

@@ -9,7 +9,7 @@ import msgspec
 from cyclopts import Parameter
 from rich.console import Console
 
-from cdm.cli.options import ConnectionOptions
+from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.runtime import ensure
 from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import Bucket, buckets
@@ -21,7 +21,7 @@ def init(
     connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
     *,
     replicas: Annotated[Literal[1, 2, 3, 4, 5] | None, Parameter(env_var="CDM_REPLICAS")] = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, FLAG] = False,
 ) -> int:
     """Create the buckets that are missing, and bring those that are there up to date.
 

@@ -14,7 +14,7 @@ from cyclopts.types import NonNegativeInt
 
 from cdm.cli.log_lines import Show, as_json, as_text
 from cdm.cli.log_reader import Reader, Registered, keeps_output
-from cdm.cli.options import ConnectionOptions, duration
+from cdm.cli.options import FLAG, ConnectionOptions, duration
 from cdm.errors import OutputMissing, UsageError
 from cdm.log_wire import MAX_LINES, Ask
 from cdm.messages import ValuePut
@@ -35,10 +35,10 @@ def logs(
     *,
     node: str | None = None,
     ordinal: NonNegativeInt | None = None,
-    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False,
+    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="", show_default=False)] = False,
     since: Annotated[float | None, duration()] = None,
     lines: NonNegativeInt | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, FLAG] = False,
 ) -> int:
     """Show what an artifact's slices write and wrote, from all nodes, in the order of time.
 

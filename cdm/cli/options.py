@@ -48,14 +48,19 @@ def _positive(_type: Any, value: float | None) -> None:
         raise ValueError("must be more than nothing")
 
 
+FLAG = Parameter(negative="", show_default=False)
+"""An option that is said or not said."""
+
+
 def duration(env: str | None = None, *, ttl: bool = False) -> Parameter:
-    """An option that is a duration, in seconds or with a unit."""
+    """An option that is a duration, in seconds or with a unit; one without a variable has no default to be shown."""
     return Parameter(
         env_var=env,
+        metavar="DURATION",
         converter=_duration,
         n_tokens=1,
         validator=_at_least_a_second if ttl else _positive,
-        show_default=lambda seconds: seconds is not None and f"{seconds:g}s",
+        show_default=env is not None and (lambda seconds: f"{seconds:g}s"),
     )
 
 
@@ -68,7 +73,7 @@ def _size(_type: Any, tokens: Sequence[Token]) -> int:
 
 def size(env: str) -> Parameter:
     """An option that is a number of bytes, or of K, M, G or T."""
-    return Parameter(env_var=env, converter=_size, n_tokens=1, show_default=_shown_size)
+    return Parameter(env_var=env, metavar="SIZE", converter=_size, n_tokens=1, show_default=_shown_size)
 
 
 def _shown_size(count: int) -> str:

@@ -6,13 +6,12 @@ from typing import Annotated
 
 import anyio
 import msgspec
-from cyclopts import Parameter
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cdm.cli.options import ConnectionOptions
+from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.screen import plain, wide_console
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition
@@ -37,7 +36,7 @@ _STATE_STYLE = {SliceState.ACTIVE: "green", SliceState.FAILED: "red", SliceState
 def status(
     connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
     *,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, FLAG] = False,
 ) -> int:
     """Show leader and term, nodes, blueprints and slices. Exits with 3 where nobody leads.
 
