@@ -123,7 +123,7 @@ class Bucket:
         Raises:
             Busy: who answers leads the stream no more, as far as he can tell: what he holds may be old.
         """
-        sent = await self.connection.api(f"STREAM.INFO.{self.stream}")
+        sent = await self.connection.insist(f"STREAM.INFO.{self.stream}")
         if not has_majority(sent.get("cluster") or {}):
             raise Busy(f"the stream of {self.name} has no majority")
         return State(sent["created"], sent["state"]["last_seq"], _seconds(sent["ts"]))

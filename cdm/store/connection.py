@@ -11,7 +11,7 @@ import json
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import anyio
@@ -44,6 +44,8 @@ log = Log("cdm.nats")
 
 MINIMUM_SERVER = (2, 12, 0)
 REQUEST_TIMEOUT = 5.0
+PATIENCE = (0.5, 1.0, 1.5)
+"""Seconds after which a call is made again, once, twice and three times; the last time the rest is waited for."""
 """Seconds that an ordinary request may take."""
 PING_INTERVAL = 1
 """Seconds between pings; two without an answer end the connection, so that a hung server is left."""
@@ -411,6 +413,19 @@ class Connection:
         """
         answer = await self.request(f"$JS.API.{call}", json.dumps(body).encode() if body else b"", timeout=timeout)
         return checked(answer)
+
+    async def insist(self, call: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The same, for a call that may be made twice: it is made again while nobody answers.
+
+        Servers that have lost the leader of a stream, and are about to elect another, drop what they are asked.
+
+        Raises:
+            StoreError: the error of the answer, or that there was none within `REQUEST_TIMEOUT` seconds.
+        """
+        for patience in PATIENCE:
+            with suppress(Uncertain):
+                return await self.api(call, body, patience)
+        return await self.api(call, body, REQUEST_TIMEOUT - sum(PATIENCE))
 
     async def send_frames(self, frames: bytes) -> None:
         """Send messages that are already in the form of the wire. Raises `Unreachable` while disconnected."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from enum import Enum, auto
 from typing import Any
 
@@ -23,7 +24,7 @@ import msgspec
 from msgspec.structs import replace
 
 from cdm import clock
-from cdm.errors import AccessDenied, BucketMissing, InvalidBlueprint, InvalidKey, InvalidValue, StoreError
+from cdm.errors import AccessDenied, BucketMissing, InvalidBlueprint, InvalidKey, InvalidValue, StoreError, Uncertain
 from cdm.log import Log
 from cdm.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.model.blueprint import Blueprint
@@ -45,6 +46,8 @@ TRUSTED_GAP = MARKER_TTL / 3
 """Longest silence, in seconds, after which the watch goes on behind its last sequence without listing."""
 BARRIER_PATIENCE = 0.05
 """Seconds after which a barrier asks the consumer how far it is."""
+INFO_TIMEOUT = 1.0
+"""Seconds that the consumer has to say how far it is. One whose server died never does."""
 LONGEST_HOLD = 2.0
 """Seconds for which the server's question whether to go on may be left open."""
 RETRY_PAUSE = 0.25
@@ -193,15 +196,13 @@ class Watch:
         if not connection.is_up:
             self._set_live(False)
             await self._until_up()
-        before = clock.now()
         state = await self.bucket.state()
-        self._offset = state.clock - (before + clock.now()) / 2
+        self._offset = state.clock - clock.now()
         resume = self._check_identity(state)
         self._expected = 1
         self._consumer = f"cdm-{secrets.token_hex(8)}"
         self._session_over = asyncio.get_running_loop().create_future()
         inbox = connection.new_inbox()
-        self._heard = clock.now()
         self._list_end = state.last
         self._whole = not resume
         self._listed = set() if self._whole and self._known else None
@@ -210,10 +211,11 @@ class Watch:
         connection.listen(self._on_connection)
         subscription = await connection.subscribe_directly(inbox, self._on_message)
         try:
-            # The filter is part of the subject, so that a permission can be written for it.
-            info = await connection.api(
+            # The filter is part of the subject, so that a permission can be written for it. Made twice, it is one.
+            info = await connection.insist(
                 f"CONSUMER.CREATE.{self.bucket.stream}.{self._consumer}.{self._filter}", self._config(inbox, resume)
             )
+            self._heard = clock.now()
             if info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == 0:
                 self._finish_list()
             return await self._watch_over()
@@ -222,7 +224,8 @@ class Watch:
             self.phase = Phase.SEEKING
             connection.unlisten(self._on_connection)
             await connection.unsubscribe(subscription)
-            await self._delete_consumer()
+            if clock.now() < self._overdue:  # else it is lost, and who would delete it may be too
+                await self._delete_consumer()
 
     async def _until_up(self) -> None:
         up = anyio.Event()
@@ -286,7 +289,7 @@ class Watch:
         over = self._session_over
         assert over is not None
         while not over.done():
-            overdue = self._heard + HEARTBEAT * OVERDUE
+            overdue = self._overdue
             relist = self._full_list_at + self._relist_interval if self.phase is Phase.LIVE else overdue
             now = clock.now()
             if now >= overdue:
@@ -300,6 +303,11 @@ class Watch:
             else:
                 await asyncio.wait((over,), timeout=min(overdue, relist) - now)
         return over.result()
+
+    @property
+    def _overdue(self) -> float:
+        """When the consumer counts as lost, unless it is heard of before."""
+        return self._heard + HEARTBEAT * OVERDUE
 
     async def _end_list_if_drained(self) -> None:
         # What was still to be listed may be purged or expired meanwhile: then no delivery says that it was the last.
@@ -329,9 +337,13 @@ class Watch:
                 self._on_live(live)
 
     async def _drained(self) -> bool:
-        info = await self.bucket.connection.api(f"CONSUMER.INFO.{self.bucket.stream}.{self._consumer}")
-        delivered: int = info["delivered"]["consumer_seq"]
-        return info["num_pending"] == 0 and delivered == self._expected - 1
+        """Whether all that the consumer has was brought. One that does not answer may be lost: silence will tell."""
+        call = f"CONSUMER.INFO.{self.bucket.stream}.{self._consumer}"
+        with suppress(Uncertain):
+            info = await self.bucket.connection.api(call, timeout=INFO_TIMEOUT)
+            delivered: int = info["delivered"]["consumer_seq"]
+            return info["num_pending"] == 0 and delivered == self._expected - 1
+        return False
 
     # Messages
 

@@ -276,6 +276,28 @@ async def test_a_request_ends_with_its_connection(server: NatsServer) -> None:
             assert time.monotonic() - began < 5
 
 
+async def test_what_nobody_heard_is_asked_again_soon(server: NatsServer) -> None:
+    """As servers do that are about to elect a leader: one of them answers later what is asked later."""
+    async with connected(server) as connection, raw(server) as user:
+        asked = 0
+
+        async def drop_the_first_two(message: Any) -> None:
+            nonlocal asked
+            asked += 1
+            if asked > 2:
+                await message.respond(b'{"late": true}')
+
+        await user.client.subscribe("$JS.API.CDM.TEST", cb=drop_the_first_two)
+        for _ in range(2):  # the client's first ping may overtake the subscription
+            await user.client.flush()
+        began = time.monotonic()
+        assert await connection.insist("CDM.TEST") == {"late": True}
+        assert time.monotonic() - began < 4.5  # the time-out of one request is 5 s
+        asked = -100
+        with pytest.raises(Uncertain):
+            await connection.insist("CDM.TEST")
+
+
 async def test_no_responders_are_told_at_once(server: NatsServer) -> None:
     async with connected(server) as connection:
         began = time.monotonic()
