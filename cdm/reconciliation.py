@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from msgspec import UNSET, Struct
 
@@ -36,6 +36,8 @@ MAY_RUN = frozenset(
 
 NEVER_RAN = frozenset({SliceState.LOAD, SliceState.LOADING, SliceState.LOADED})
 """States of slices that were never told to run."""
+REASONS = 480
+"""Most characters of the reasons why slices failed that a status has."""
 
 
 class Policy(Struct, frozen=True):
@@ -416,9 +418,7 @@ def status_of(desired: Desired, group: Group, unplaced: int, open_nodes: int, te
         what = "no node takes new slices" if open_nodes == 0 else "no node that takes new slices has room"
         reason = f"{_unplaced(unplaced, wanted, group.live)}: {what}"
     elif failed:
-        reasons = sorted({put.value.reason or "no reason given" for put in _failed(group)})
-        condition = Condition.DEGRADED
-        reason = f"{failed} failed: {'; '.join(reasons[:3])}"[:500]
+        condition, reason = Condition.DEGRADED, f"{failed} failed: {_reasons(_failed(group))}"
     elif lingering:
         condition = Condition.PROGRESSING
         reason = f"{lingering} must not run twice and may still run; to be replaced once it cannot"
@@ -455,3 +455,11 @@ def refused_status(problem: str, revision: int, term: int) -> Status:
 
 def _failed(group: Group) -> list[SlicePut]:
     return [group.slices[key] for key in group.owed if group.slices[key].value.state is SliceState.FAILED]
+
+
+def _reasons(failed: Iterable[SlicePut]) -> str:
+    """Why slices failed: three different reasons at most, and each cut to its share of the room."""
+    found = sorted({put.value.reason or "no reason given" for put in failed})
+    shown = found[:3]
+    room = REASONS // len(shown) - 3
+    return "; ".join(each if len(each) <= room else f"{each[:room]}…" for each in shown) + ("; …" if found[3:] else "")

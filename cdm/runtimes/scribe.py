@@ -103,7 +103,7 @@ class Scribe:
     def last(self) -> tuple[str, ...]:
         """The last lines of standard output, and then those of standard error."""
         lines = (line for stream in self._last.values() for line in stream)
-        return tuple(line[:LAST_LENGTH].decode(errors="replace").rstrip() for line in lines)
+        return tuple(_cut(line).decode(errors="replace").rstrip() for line in lines)
 
     def feed(self, stream: str, data: bytes) -> None:
         """Take what the program wrote."""
@@ -184,3 +184,7 @@ class Scribe:
             if number <= self._number - self._files:
                 with contextlib.suppress(OSError):
                     path_of(self._folder, number).unlink()
+
+
+def _cut(line: bytes) -> bytes:
+    return line if len(line) <= LAST_LENGTH else line[:LAST_LENGTH] + "…".encode()

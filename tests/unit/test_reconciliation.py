@@ -514,9 +514,15 @@ def test_what_serves_on_a_draining_node_is_not_missing() -> None:
     assert status.reason == "6 cannot be moved: no node takes new slices"
 
 
-def test_a_long_reason_is_cut() -> None:
-    puts = [put(n(number), S.FAILED, reason="x" * 1000) for number in range(3)]
-    assert len(status_of(wanted(3), group_of(*puts), 0, 3, 1).reason) <= 500
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_long_reasons_are_cut_and_none_hides_another(count: int) -> None:
+    puts = [put(n(number), S.FAILED, reason=f"{number} " + "x" * 1000) for number in range(count)]
+    reason = status_of(wanted(count), group_of(*puts), 0, count, 1).reason
+    assert 400 < len(reason) <= 500
+    for number in range(min(count, 3)):
+        assert f" {number} xxx" in reason
+    assert reason.count("x…") == min(count, 3)
+    assert reason.endswith("; …") == (count > 3)
 
 
 def test_a_blueprint_whose_key_does_not_parse_has_a_status_too() -> None:

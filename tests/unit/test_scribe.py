@@ -18,7 +18,7 @@ from cdm.model.keys import SliceKey
 from cdm.model.manifest import Logs
 from cdm.runtimes import OutputLine
 from cdm.runtimes.output import folder_name, parse, prune, tail
-from cdm.runtimes.scribe import CUT, LEAST, MAX_LINE, Cutter, Scribe, numbers, path_of
+from cdm.runtimes.scribe import CUT, LAST_LENGTH, LEAST, MAX_LINE, Cutter, Scribe, numbers, path_of
 from tests.server import eventually
 from tests.unit.support import artifacts, node_ids
 
@@ -76,6 +76,13 @@ async def test_written_and_read(tmp_path: Path) -> None:
     assert len(await everything(tmp_path, since=AT)) == 5
     assert await everything(tmp_path, since=AT.replace(second=4)) == []
     assert scribe.last == ("one", "two", "", "rest", "\ufffd\x00 oops")
+
+
+def test_a_long_last_line_is_cut_and_says_so(tmp_path: Path) -> None:
+    scribe = a_scribe(tmp_path)
+    scribe.feed("out", b"%b\n%b\n" % (b"x" * LAST_LENGTH, b"y" * (LAST_LENGTH + 1)))
+    assert scribe.last == ("x" * LAST_LENGTH, "y" * LAST_LENGTH + "…")
+    scribe.close()
 
 
 @pytest.mark.parametrize("size", [1, 4096, 6000])
