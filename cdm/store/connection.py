@@ -44,9 +44,9 @@ log = Log("cdm.nats")
 
 MINIMUM_SERVER = (2, 12, 0)
 REQUEST_TIMEOUT = 5.0
+"""Seconds that an ordinary request may take."""
 PATIENCE = (0.5, 1.0, 1.5)
 """Seconds after which a call is made again, once, twice and three times; the last time the rest is waited for."""
-"""Seconds that an ordinary request may take."""
 PING_INTERVAL = 1
 """Seconds between pings; two without an answer end the connection, so that a hung server is left."""
 RECONNECT_PAUSE = 0.2
