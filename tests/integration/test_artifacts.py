@@ -23,8 +23,9 @@ from cdm.model.artifact import Artifact
 from cdm.model.content import Content
 from cdm.model.manifest import Manifest
 from cdm.store import artifacts as module
-from cdm.store.artifacts import CHUNK, Artifacts, Pushed, StoredArtifact, UnreadableArtifact
+from cdm.store.artifacts import Artifacts, Pushed, StoredArtifact, UnreadableArtifact
 from cdm.store.connection import Access, connect
+from cdm.store.objects import CHUNK
 from tests.integration.tools import Raw, connected, raw
 from tests.server import FORGIVEN, NatsServer, environment, eventually, running_cluster
 
@@ -354,6 +355,7 @@ from cdm.model.artifact import Artifact
 from cdm.model.manifest import Manifest
 from cdm.store.artifacts import Artifacts
 from cdm.store.connection import Access, connect
+from cdm.store.objects import CHUNK
 
 def peak():
     # Not what getrusage says: that begins with the peak of the process that started this one.

@@ -324,7 +324,7 @@ async def test_a_full_disk_is_told_and_leaves_nothing(
 async def test_without_a_connection_it_is_not_fatal(
     server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdm.store.artifacts.PATIENCE", 0.5)
+    monkeypatch.setattr("cdm.store.objects.PATIENCE", 0.5)
     async with stage(server, tmp_path) as at:
         await at.push(ONE, at.file())
         server.kill()

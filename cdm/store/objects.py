@@ -1,0 +1,254 @@
+"""One bucket of the object store, read and written as any client of object stores does.
+
+The client library has an object store too, and it is not used. Its ``get`` waits for ever where a part is missing (an
+artifact that is replaced while a node downloads it) and queues what is not yet written, up to 128 MB. Its ``put`` lets
+the last of two pushes win and leaves the parts of the other, or of one that was cancelled, in the store for good. Here
+a part is asked for when the one before it was written, and an object's record is written by compare-and-set.
+
+What is on the wire is the object store's: parts under ``$O.{bucket}.C.{nuid}``, then the record that names them under
+``$O.{bucket}.M.{name in base64}``. Who sees a record sees all its parts, or the record is about to be replaced.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+import msgspec
+from msgspec import Struct
+
+from cdm import clock
+from cdm.errors import BucketMissing, Busy, NoResponders, Refused, Uncertain, Unreachable, Unsuitable
+from cdm.log import Log
+from cdm.store.bucket import EXPECT, ROLLUP
+from cdm.store.connection import Connection, checked, no_message
+
+log = Log("cdm.store")
+
+CHUNK = 128 * 1024
+"""Bytes of a part, as other clients have it; less where the server takes no such messages."""
+PATIENCE = 15.0
+"""Seconds without an answer after which a call is given up; NATS may elect a stream leader for 9 s."""
+RETRY_PAUSE = 0.25
+_NUID = re.compile(r"[A-Za-z0-9_-]+")
+_MESSAGE_ID = "Nats-Msg-Id"
+_TRANSIENT = (Unreachable, Uncertain, Busy, NoResponders)
+
+T = TypeVar("T")
+
+
+class Record(Struct):
+    """An object's record, as far as it is used here, as all clients write it."""
+
+    name: str
+    bucket: str
+    nuid: str = ""
+    """Name of its parts."""
+    size: int = 0
+    chunks: int = 0
+    digest: str = ""
+    mtime: str = ""
+    deleted: bool = False
+    metadata: dict[str, str] | None = None
+    options: dict[str, Any] | None = None
+
+
+class Found(Struct, frozen=True):
+    """What is under a name: revision 0 where nothing ever was."""
+
+    revision: int
+    record: Record | None = None
+    time: str = ""
+    """When it was stored, by the server's clock, as RFC 3339 has it."""
+
+    @property
+    def live(self) -> Record | None:
+        """The record of an object that is there."""
+        return None if self.record is None or self.record.deleted else self.record
+
+
+class Objects:
+    """The bucket. What finds no connection or no answer is tried again for `PATIENCE` seconds.
+
+    Errors of all calls: `BucketMissing`, and any other `StoreError` where the store did not answer.
+    """
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self.connection = connection
+        self.name = connection.bucket(name)
+        self.stream = f"OBJ_{self.name}"
+        self._parts = f"$O.{self.name}.C."
+        self._records = f"$O.{self.name}.M."
+
+    async def ensure(self, *, create: bool, replicas: int = 1, change_replicas: bool = False) -> bool:
+        """See to it that the bucket is there. Arguments, result and errors as those of `Bucket.ensure`."""
+        try:
+            config = (await self._api("STREAM.INFO"))["config"]
+        except BucketMissing:
+            if not create:
+                raise
+            await self._api("STREAM.CREATE", self._config(replicas))
+            log.info("bucket created", bucket=self.name, replicas=replicas)
+            return True
+        changed: dict[str, Any] = {} if config.get("allow_direct") else {"allow_direct": True}
+        if change_replicas and config.get("num_replicas") != replicas:
+            changed["num_replicas"] = replicas
+        if changed:
+            try:
+                await self._api("STREAM.UPDATE", {**config, **changed})
+            except Refused as error:
+                wanted = ", ".join(changed)
+                raise Unsuitable(f"bucket {self.name} needs another {wanted}, and cannot be changed: {error}") from None
+            log.warning("bucket adapted", bucket=self.name, changed=", ".join(changed))
+        return False
+
+    def _config(self, replicas: int) -> dict[str, Any]:
+        return {
+            "name": self.stream,
+            "subjects": [f"{self._parts}>", f"{self._records}>"],
+            "storage": "file",
+            "compression": "s2",  # folders come uncompressed
+            "num_replicas": replicas,
+            "discard": "new",
+            "allow_rollup_hdrs": True,
+            "allow_direct": True,
+            "duplicate_window": 120 * 10**9,
+        }
+
+    # Records
+
+    async def names(self) -> list[str]:
+        """Names under which there is, or was, an object."""
+        return [_plain(subject[len(self._records) :]) for subject in await self._subjects(f"{self._records}>")]
+
+    async def find(self, name: str) -> Found:
+        """What the stream's leader holds under a name."""
+        try:
+            answer = await self._insist(partial(self._api, "STREAM.MSG.GET", {"last_by_subj": self._subject(name)}))
+        except Refused as error:
+            if no_message(error):
+                return Found(0)
+            raise
+        message = answer["message"]
+        try:
+            record = msgspec.json.decode(base64.b64decode(message.get("data", "")), type=Record)
+        except (ValueError, RecursionError):
+            record = Record(name=name, bucket=self.name)  # it is there, and says nothing
+        if not _NUID.fullmatch(record.nuid):
+            record.nuid = ""  # it would name the parts of others
+        return Found(message["seq"], record, message.get("time", ""))
+
+    async def put(self, record: Record, expect: int) -> None:
+        """Write a record in place of the one with this revision.
+
+        Raises:
+            Conflict: another one is there; it may be this one, whose answer was lost.
+        """
+        headers = {ROLLUP: "sub", EXPECT: str(expect)}
+        await self._insist(partial(self._publish, self._subject(record.name), msgspec.json.encode(record), headers))
+
+    # Parts
+
+    @property
+    def part_length(self) -> int:
+        """Bytes of a part."""
+        return min(CHUNK, self.connection.max_payload - 1024)
+
+    async def put_part(self, nuid: str, number: int, data: bytes) -> None:
+        """Store a part; numbers count from 1."""
+        # By its number the server knows a part that comes again because the answer was lost.
+        headers = {_MESSAGE_ID: f"{nuid}-{number}"}
+        await self._insist(partial(self._publish, self._parts + nuid, data, headers))
+
+    async def part(self, nuid: str, after: int) -> tuple[bytes, int] | None:
+        """The next part behind a sequence of the stream, and its own sequence; None: none is there."""
+        request = json.dumps({"next_by_subj": self._parts + nuid, "seq": after + 1}).encode()
+        payload, headers = await self._insist(
+            partial(self.connection.ask, f"$JS.API.DIRECT.GET.{self.stream}", request)
+        )
+        match headers.get("Status"):
+            case None | "":
+                return payload, int(headers["Nats-Sequence"])
+            case "404":
+                return None
+            case status:
+                raise Refused(headers.get("Description", "no reason given"), int(status))
+
+    async def parts(self) -> dict[str, int]:
+        """How many parts there are, by their name."""
+        return {subject[len(self._parts) :]: n for subject, n in (await self._subjects(f"{self._parts}>")).items()}
+
+    async def count(self, nuid: str) -> int:
+        """How many parts of this name there are."""
+        return (await self._subjects(self._parts + nuid)).get(self._parts + nuid, 0)
+
+    async def age(self, nuid: str) -> float:
+        """Seconds since the last part of this name came, by the server's clock."""
+        last = (await self._api("STREAM.MSG.GET", {"last_by_subj": self._parts + nuid}))["message"]
+        now = await self._api("STREAM.INFO")
+        return (_time(now["ts"]) - _time(last["time"])).total_seconds()
+
+    async def purge(self, nuid: str) -> None:
+        """Remove all parts of this name."""
+        await self._api("STREAM.PURGE", {"filter": self._parts + nuid})
+
+    # Talk
+
+    def _subject(self, name: str) -> str:
+        return self._records + base64.urlsafe_b64encode(name.encode()).decode()
+
+    async def _subjects(self, pattern: str) -> dict[str, int]:
+        """Subjects of the stream that match, and how many messages each has."""
+        found: dict[str, int] = {}
+        while True:
+            page = await self._insist(
+                partial(self._api, "STREAM.INFO", {"subjects_filter": pattern, "offset": len(found)})
+            )
+            subjects = page["state"].get("subjects") or {}
+            found |= subjects
+            if not subjects or len(found) >= page.get("total", 0):
+                return found
+
+    async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        try:
+            checked(await self.connection.request(subject, payload, headers))
+        except NoResponders:
+            raise Busy(f"bucket {self.name} does not answer") from None
+
+    async def _api(self, call: str, body: dict[str, Any] | None = None) -> Any:
+        try:
+            return await self.connection.api(f"{call}.{self.stream}", body)
+        except BucketMissing:
+            raise BucketMissing(
+                f"bucket {self.name} does not exist; run `cdm init` first (is --prefix right?)"
+            ) from None
+
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Try again what found no connection or no answer, for a while. What is called must be safe to repeat."""
+        deadline = clock.now() + PATIENCE
+        while True:
+            try:
+                return await call()
+            except _TRANSIENT:
+                if clock.now() >= deadline:
+                    raise
+            await anyio.sleep(RETRY_PAUSE)
+
+
+def _plain(token: str) -> str:
+    """The name behind a record's subject."""
+    try:
+        return base64.urlsafe_b64decode(token).decode()
+    except ValueError:
+        return token
+
+
+def _time(timestamp: str) -> datetime:
+    # The server writes nanoseconds; Python 3.11 reads six digits.
+    return datetime.fromisoformat(timestamp.rstrip("Z").partition(".")[0] + "+00:00")
