@@ -17,11 +17,12 @@ import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from cdm import clock
-from cdm.errors import AccessDenied, ModelError, StoreError
+from cdm.errors import AccessDenied, StoreError
 from cdm.log import Log
 from cdm.log_wire import LEASE, QUIET, WINDOW, Answer, Ask, Line, ripe
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, encode_node
+from cdm.model.wording import UNREADABLE
 from cdm.runtimes import Logging, OutputLine
 from cdm.store.connection import Connection
 from cdm.store.signal import Signal
@@ -89,7 +90,7 @@ class LogService:
         try:
             ask = msgspec.json.decode(data, type=Ask)
             artifact = Artifact.parse(ask.artifact) if ask.artifact else None
-        except (msgspec.DecodeError, ModelError) as error:
+        except UNREADABLE as error:
             self._begin(Session(self, to, to, Ask(), None, f"not understood: {error}"))
             return
         name = ask.session or to

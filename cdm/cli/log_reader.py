@@ -24,6 +24,7 @@ from cdm.messages import Cause, Message, ValuePut, ValueRemove
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey, encode_node
 from cdm.model.node import Registration
+from cdm.model.wording import UNREADABLE
 from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
@@ -241,7 +242,7 @@ class Reader:
         try:
             answer = msgspec.json.decode(data, type=Answer)
             lines = [msgspec.json.decode(raw, type=Line) for raw in answer.lines]
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             self._refused(source, f"its answer is not understood: {error}")
             return
         if answer.error:

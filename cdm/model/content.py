@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from cdm.errors import InvalidContent
 from cdm.model.manifest import Manifest
+from cdm.model.wording import UNREADABLE
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -69,7 +70,7 @@ class Content(Struct, frozen=True):
         """Read JSON; raises `InvalidContent`."""
         try:
             return msgspec.json.decode(raw, type=cls)
-        except (ValueError, RecursionError) as error:
+        except UNREADABLE as error:
             raise InvalidContent(str(error)) from None
 
 

@@ -10,6 +10,9 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+UNREADABLE = (ValueError, RecursionError)
+"""What msgspec raises for bytes that are not JSON, not text, nested too deeply, or not of the wanted type."""
+
 _ERROR = re.compile(r"(.*?)(?: - at (`key` in )?`\$\.?(.*?)`)?", re.DOTALL)
 _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
 _STEP = re.compile(r"\[[^]]*\]|[^.\[]+")

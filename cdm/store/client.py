@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from typing import Any
 
 import nats.aio.client
 import nats.errors
 from nats.aio.client import PING_PROTO, Srv
 from nats.aio.msg import Msg
 from nats.errors import ProtocolError
-from nats.protocol.parser import Parser
+from nats.protocol.parser import PERMISSIONS_ERR, Parser
 
 from cdm.store.access import Address
 
@@ -20,6 +21,11 @@ Deliver = Callable[[bytes, bytes, bytes, bytes], None]
 
 _VIOLATION = re.compile(r"Permissions Violation for (Publish|Subscription) to \"([^\"]*)\"", re.IGNORECASE)
 _END = b"\r\n"
+
+
+def _place(server: Srv) -> str:
+    """Host and port, as servers tell them of each other."""
+    return server.uri.netloc.rpartition("@")[2]
 
 
 class _Parser(Parser):
@@ -44,8 +50,19 @@ class _Parser(Parser):
         """Hand over every message that is complete, and keep the rest.
 
         Raises:
-            ProtocolError: this is not what a server says.
+            ProtocolError: this is not what a server says, or it could not be taken. The client reconnects; any other
+                error would end its reading, and nobody would be told.
+            OSError: the connection is lost.
         """
+        try:
+            await self._parse(data)
+        except (ProtocolError, OSError):
+            raise
+        except Exception as error:
+            await self._client.tell(error)
+            raise ProtocolError from error
+
+    async def _parse(self, data: bytes) -> None:
         self.buf.extend(data)
         if len(self.buf) < self._wanted:
             return
@@ -78,16 +95,21 @@ class _Parser(Parser):
 
 
 class Client(nats.aio.client.Client):
-    """The client, mended in nine places, and with a short way for the many messages of a watch.
+    """The client, mended where it must be, and with a short way for the many messages of a watch.
 
-    Its parser is another one (`_Parser`). Of a refused subject it tells in lower case only. User and password of an
-    address it would send as they are written there, percent-encoded. It would send its secrets in the clear to a
-    server that offers no TLS. A subject that is not UTF-8 would end its reading for good. An attempt at a server
-    that accepts and then says nothing would leave its socket open. After a TLS handshake that failed it would wait
-    for ever to be told that the connection is closed, and try no server again. A pong may wait behind megabytes of
-    messages: these show as well that the connection is alive. A ping must not overtake what was sent before it. And
-    a message of a direct subscription is handed over as it was read: no queue, no task, no headers taken apart that
-    nobody asks for; what the receiver cannot take in time waits in the socket.
+    What it would do: tell of a refused subject in lower case only. Send user and password of an address as they are
+    written there, percent-encoded, and those of one address to no other server of the cluster. Send its secrets in the
+    clear to a server that offers no TLS. End its reading for good where a subject is not UTF-8, or a pong comes that
+    nobody waits for any more. Close itself for good where the server ends the connection with an error, as when
+    credentials expire, which may be renewed by then. Leave open the socket of an attempt at a server that accepts and
+    then says nothing. Wait for ever to be told that the connection is closed, and try no server again, after a TLS
+    handshake that failed; likewise wait for a hung server to take what is still to be sent. Go on with half a message
+    of the connection before. A pong may wait behind megabytes of messages: these show as well that the connection is
+    alive. A ping must not overtake what was sent before it.
+
+    Its parser is another one (`_Parser`). And a message of a direct subscription is handed over as it was read: no
+    queue, no task, no headers taken apart that nobody asks for; what the receiver cannot take in time waits in the
+    socket.
     """
 
     def __init__(self, on_denied: Callable[[str, str], None]) -> None:
@@ -106,8 +128,16 @@ class Client(nats.aio.client.Client):
         line = bytes(self._ps.buf).partition(b"\r\n")[0].decode("utf-8", "replace")
         if denied := _VIOLATION.search(line):
             self._on_denied(denied[1].lower(), denied[2])
-        else:
+        elif PERMISSIONS_ERR in err_msg:
             await super()._process_err(err_msg)
+        else:
+            error = nats.errors.Error(f"nats: {err_msg.strip(chr(39))}")
+            await self.tell(error)
+            await self._process_op_err(error)
+
+    async def tell(self, error: Exception) -> None:
+        """Tell whoever made this client of an error."""
+        await self._error_cb(error)
 
     def _connect_command(self) -> bytes:
         if self.insist_on_tls and not self._server_info.get("tls_required"):
@@ -121,13 +151,39 @@ class Client(nats.aio.client.Client):
         if deliver is None:
             await self._process_msg(sid, subject, reply, payload, headers or None)  # type: ignore[arg-type]
         else:
-            deliver(subject, reply, payload, headers)
+            try:
+                deliver(subject, reply, payload, headers)
+            except Exception as error:  # noqa: BLE001  # one message must not end the reading of all
+                await self.tell(error)
 
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
         # Its own goes past what waits to be sent: `flush` after `subscribe` would return before the server knows.
         self._pongs.append(future or asyncio.get_running_loop().create_future())
         await self._send_command(PING_PROTO)
         await self._flush_pending()
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():  # who sent the ping waits no more
+            del self._pongs[0]
+            self._pings_outstanding = 0
+        else:
+            await super()._process_pong()
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        known = {_place(server) for server in self._server_pool}
+        urls = [url for url in info.get("connect_urls") or () if url not in known]
+        await super()._process_info({**info, "connect_urls": urls}, initial_connection)
+        current = self._current_server
+        who, at, _ = current.uri.netloc.rpartition("@") if current else ("", "", "")
+        for server in self._server_pool:
+            if at and server.discovered and "@" not in server.uri.netloc:
+                server.uri = Address(*server.uri._replace(netloc=f"{who}@{server.uri.netloc}"))
+
+    async def _attempt_reconnect(self) -> None:
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+        await super()._attempt_reconnect()
 
     async def send_frames(self, frames: bytes) -> None:
         """Send commands that are already in the form of the wire."""
@@ -140,6 +196,7 @@ class Client(nats.aio.client.Client):
         await super()._connect_to_server(s)
 
     async def _process_connect_init(self) -> None:
+        self._ps.reset()
         try:
             await super()._process_connect_init()
         except OSError:

@@ -1,4 +1,4 @@
-"""One connection to NATS: the only module that touches the client, and where its errors become cdm's.
+"""One connection to NATS, and where the client's errors become cdm's.
 
 The client reconnects for ever. What it would have sent while it is disconnected is refused at once instead of being
 kept for later: a command that arrives minutes late is worth less than one decided anew.
@@ -10,9 +10,9 @@ import asyncio
 import json
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import nats
@@ -67,6 +67,7 @@ _JETSTREAM_OFF = (10039, 10076)
 _UNAVAILABLE = (10008, 10009)
 
 Handler = Callable[[Msg], Awaitable[None]]
+T = TypeVar("T")
 
 
 class Connection:
@@ -172,12 +173,7 @@ class Connection:
                 log.debug("closing failed", error=str(error))
 
     async def lost(self) -> None:
-        """Wait until the connection is lost for good.
-
-        Raises:
-            AccessDenied: the server will not have this client any more.
-            Unreachable: the client gave up for another reason.
-        """
+        """Wait until the connection is lost for good. Raises `Unreachable`: the client gave up, as it never should."""
         await self._lost
 
     def listen(self, listener: Callable[[bool], None]) -> None:
@@ -198,10 +194,11 @@ class Connection:
             return
         self.up_since = clock.now() if up else None
         if up:
-            self._denied.clear()
             self._down = asyncio.get_running_loop().create_future()
-        elif not self._down.done():
-            self._down.set_result(None)
+        else:
+            self._denied.clear()  # before they are made anew, which the server may refuse again
+            if not self._down.done():
+                self._down.set_result(None)
         for listener in list(self._listeners):
             listener(up)
 
@@ -387,23 +384,31 @@ class Connection:
             if self._is_inbox(inbox):
                 raise error
         with self._refusal((subject,)) as refused:
-            asked = asyncio.ensure_future(
-                self._client.request(
-                    subject, payload, timeout=REQUEST_TIMEOUT if timeout is None else timeout, headers=headers
-                )
+            request = self._client.request(
+                subject, payload, timeout=REQUEST_TIMEOUT if timeout is None else timeout, headers=headers
             )
-            try:
-                await asyncio.wait((asked, refused, self._down), return_when=asyncio.FIRST_COMPLETED)
-                if refused.done():
-                    refused.result()
-                if not asked.done():
-                    # The client would wait for the time-out, but an answer can only come on this connection.
-                    raise Uncertain("the connection was lost before the answer came")
-                with _translated():
-                    answer = asked.result()
-                return answer.data, answer.headers or {}
-            finally:
-                asked.cancel()
+            answer = await self._while_up(request, refused)
+            return answer.data, answer.headers or {}
+
+    async def _while_up(self, talk: Coroutine[Any, Any, T], refused: asyncio.Future[None] | None = None) -> T:
+        """The result of a talk with the server, which ends when it is refused or the connection is lost.
+
+        The client would wait for the time-out, but an answer can only come on this connection.
+        """
+        task = asyncio.ensure_future(talk)
+        try:
+            await asyncio.wait(
+                [each for each in (task, refused, self._down) if each is not None],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if refused is not None and refused.done():
+                refused.result()
+            if not task.done():
+                raise Uncertain("the connection was lost before the answer came")
+            with _translated():
+                return task.result()
+        finally:
+            task.cancel()
 
     async def api(self, call: str, body: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
         """Call the JetStream API, e.g. ``STREAM.INFO.KV_slices``, and return its decoded answer.
@@ -460,9 +465,15 @@ class Connection:
             log.debug("unsubscribing failed", error=str(error))
 
     async def flush(self) -> None:
-        """Wait until the server has seen everything sent so far."""
-        with _translated():
-            await self._client.flush(timeout=int(REQUEST_TIMEOUT))
+        """Wait until the server has seen everything sent so far.
+
+        Raises:
+            Unreachable: there is no connection.
+            Uncertain: the server says nothing, or the connection was lost.
+        """
+        if self.up_since is None:
+            raise Unreachable("not connected to NATS")
+        await self._while_up(self._client.flush(timeout=int(REQUEST_TIMEOUT)))
 
     def new_inbox(self) -> str:
         """A subject of one's own."""

@@ -27,6 +27,7 @@ from cdm.messages import (
 from cdm.model.artifact import NodeId
 from cdm.model.keys import FENCE, LEASE, FenceKey, LeaseKey, encode
 from cdm.model.node import Fence, Lease
+from cdm.model.wording import UNREADABLE
 from cdm.router import receiver
 from cdm.store.bucket import EXPECT, TTL, Bucket, Stored, Write, dump, ttl_header
 from cdm.store.signal import Signal
@@ -245,7 +246,7 @@ class Leadership:
         if fence is not None and fence.payload is not None:
             try:
                 term = msgspec.json.decode(fence.payload, type=Fence).term
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 log.error("unreadable fence", reason=str(error))
         return Seen(_lease_of(lease), fence.revision if fence else 0, term)
 
@@ -411,6 +412,6 @@ def _lease_of(stored: Stored | None) -> Vacant | Held:
         return Vacant(stored.revision)
     try:
         return Held(msgspec.json.decode(stored.payload, type=Lease), stored.revision)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         log.error("unreadable lease", reason=str(error))
         return Held(_nobody(), stored.revision)

@@ -26,6 +26,7 @@ from msgspec import Struct
 from cdm import clock
 from cdm.errors import BucketMissing, Busy, NoResponders, Refused, Uncertain, Unreachable, Unsuitable
 from cdm.log import Log
+from cdm.model.wording import UNREADABLE
 from cdm.store.bucket import EXPECT, ROLLUP
 from cdm.store.connection import Connection, checked, no_message
 
@@ -138,7 +139,7 @@ class Objects:
         message = answer["message"]
         try:
             record = msgspec.json.decode(base64.b64decode(message.get("data", "")), type=Record)
-        except (ValueError, RecursionError):
+        except UNREADABLE:
             record = Record(name=name, bucket=self.name)  # it is there, and says nothing
         if not _NUID.fullmatch(record.nuid):
             record.nuid = ""  # it would name the parts of others

@@ -17,6 +17,7 @@ from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NodeKey, encode
 from cdm.model.node import Registration
+from cdm.model.wording import UNREADABLE
 from cdm.store.bucket import Bucket, Stored, dump
 from cdm.store.connection import Connection
 from cdm.store.signal import Signal
@@ -261,5 +262,5 @@ def _identity(raw: bytes) -> Identity:
     """Which process a registration or an answer is of; empty where it does not say."""
     try:
         return msgspec.json.decode(raw, type=Identity)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return Identity()
