@@ -245,7 +245,9 @@ def _encoded(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def jwt(issuer: Pair, subject: Pair, name: str, kind: str, claims: Mapping[str, Any]) -> str:
+def jwt(
+    issuer: Pair, subject: Pair, name: str, kind: str, claims: Mapping[str, Any], expires: int | None = None
+) -> str:
     """A signed JWT as NATS has them."""
     body = {
         "iat": int(time.time()),
@@ -254,6 +256,8 @@ def jwt(issuer: Pair, subject: Pair, name: str, kind: str, claims: Mapping[str, 
         "name": name,
         "nats": {**claims, "type": kind, "version": 2},
     }
+    if expires is not None:
+        body["exp"] = int(time.time()) + expires
     digest = hashlib.new("sha512_256", json.dumps(body).encode()).digest()
     body["jti"] = base64.b32encode(digest).rstrip(b"=").decode()
     head = _encoded(b'{"typ":"JWT","alg":"ed25519-nkey"}')
@@ -298,10 +302,11 @@ class JwtFortress:
         )
         self.secrets: list[str] = []
 
-    def creds(self, name: str, permissions: Mapping[str, Any]) -> Path:
-        """A credentials file for a new user."""
+    def creds(self, name: str, permissions: Mapping[str, Any], expires: int | None = None) -> Path:
+        """A credentials file for a new user, good for so many seconds."""
         user = Pair(nkeys.PREFIX_BYTE_USER)
-        token = jwt(self._account, user, name, "user", {**permissions, "subs": -1, "data": -1, "payload": -1})
+        claims = {**permissions, "subs": -1, "data": -1, "payload": -1}
+        token = jwt(self._account, user, name, "user", claims, expires)
         self.secrets += [token, user.seed]
         file = self.folder / f"{name}.creds"
         file.write_text(

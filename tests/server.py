@@ -209,8 +209,9 @@ async def running_server(
 
 
 @asynccontextmanager
-async def running_cluster(size: int = 3) -> AsyncIterator[list[NatsServer]]:
-    """Several servers as one JetStream cluster, for the time of the ``with`` block."""
+async def running_cluster(size: int = 3, login: tuple[str, str] | None = None) -> AsyncIterator[list[NatsServer]]:
+    """Several servers as one JetStream cluster, for the time of the ``with`` block; all clients have the same login."""
+    options = dict(zip(("user", "password"), login or (), strict=False))
     with temporary_folder() as folder, ExitStack() as stack:
         routes = [free_port() for _ in range(size)]
         urls = ",".join(f"nats://127.0.0.1:{route}" for route in routes)
@@ -219,11 +220,12 @@ async def running_cluster(size: int = 3) -> AsyncIterator[list[NatsServer]]:
             own = folder / f"s{number}"
             own.mkdir()
             arguments = ["-n", f"s{number}", "--cluster_name", "test", "--cluster", f"nats://127.0.0.1:{route}"]
+            arguments += ["--user", login[0], "--pass", login[1]] if login else []
             server = NatsServer(own, arguments=[*arguments, "--routes", urls])
             stack.callback(server.kill)
             servers.append(server)
             await server.start()
-        async with raw_client(*(server.url for server in servers)) as client:
+        async with raw_client(*(server.url for server in servers), **options) as client:
 
             async def ready() -> bool:
                 try:
@@ -241,7 +243,7 @@ async def _quiet(error: Exception) -> None:
 
 
 @asynccontextmanager
-async def raw_client(*urls: str) -> AsyncIterator[Client]:
+async def raw_client(*urls: str, **options: Any) -> AsyncIterator[Client]:
     """A plain client of nats-py, as users and agents have it; it reconnects for ever."""
     client = await nats.connect(
         servers=list(urls),
@@ -249,6 +251,7 @@ async def raw_client(*urls: str) -> AsyncIterator[Client]:
         max_reconnect_attempts=-1,
         reconnect_time_wait=0.1,
         ping_interval=1,
+        **options,
     )
     try:
         yield client

@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 from nats.errors import ProtocolError
 from nats.protocol.parser import PERMISSIONS_ERR, Parser
 
+from cdm.errors import AccessDenied
 from cdm.store.access import Address
 
 Deliver = Callable[[bytes, bytes, bytes, bytes], None]
@@ -117,6 +118,8 @@ class Client(nats.aio.client.Client):
         self._ps = _Parser(self)
         self.direct: dict[int, Deliver] = {}
         self.insist_on_tls = False
+        self.check_credentials: Callable[[], object] = lambda: None
+        """Raises `AccessDenied` where the client's own reader of credentials files would read on in one for ever."""
         self._on_denied = on_denied
 
     @staticmethod
@@ -142,7 +145,13 @@ class Client(nats.aio.client.Client):
     def _connect_command(self) -> bytes:
         if self.insist_on_tls and not self._server_info.get("tls_required"):
             raise nats.errors.Error("nats: the server offers no TLS, and nothing is sent to it without")
-        return super()._connect_command()
+        try:
+            self.check_credentials()
+            return super()._connect_command()
+        except Exception as error:  # noqa: BLE001  # any but its own would end its attempts, and nobody would be told
+            # Files are read again each time: one that is just being renewed may be whole the next time.
+            told = error if isinstance(error, AccessDenied) else type(error).__name__  # the text might hold a secret
+            raise nats.errors.Error(f"nats: {told}") from None
 
     async def take(self, sid: int, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
         """Take a message from the parser."""

@@ -12,6 +12,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -143,6 +144,7 @@ class Connection:
     async def _connect(self, name: str) -> None:
         access = self.access
         self._client.insist_on_tls = access.encrypted
+        self._client.check_credentials = partial(credentials_of, access)
         tls, credentials = tls_of(access), credentials_of(access)
         with _translated():
             await self._client.connect(

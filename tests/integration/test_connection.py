@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from itertools import count
 from typing import Any
 
@@ -45,7 +45,7 @@ from cdm.store.bucket import MAX_BATCH, Bucket, Write, dump
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.voice import Identity, Voice
 from tests.integration.tools import EXPECT, EXPECT_SUBJECT, Raw, connected, raw
-from tests.server import FORGIVEN, NatsServer, eventually, free_port, running_server
+from tests.server import FORGIVEN, NatsServer, eventually, free_port, running_cluster, running_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -296,6 +296,81 @@ async def test_what_nobody_heard_is_asked_again_soon(server: NatsServer) -> None
         asked = -100
         with pytest.raises(Uncertain):
             await connection.insist("CDM.TEST")
+
+
+async def test_a_hung_server_is_left_though_much_was_to_be_sent_to_it() -> None:
+    """A leader's commands, for example: what the server does not take must not be waited for."""
+    async with (
+        running_server() as first,
+        running_server() as second,
+        connect(Access((first.url, second.url)), name="test") as connection,
+    ):
+        at = connection._client.connected_url
+        assert at is not None
+        hung = next(server for server in (first, second) if server.url.endswith(f":{at.port}"))
+        hung.pause()
+        with suppress(Unreachable), anyio.move_on_after(20):
+            while True:
+                await connection.send_frames(b"PUB x 1000000\r\n" + b"x" * 1_000_000 + b"\r\n")
+        await eventually(lambda: connection.is_up and connection._client.connected_url != at, 5, "another is found")
+        await connection.api("INFO")
+        hung.resume()
+
+
+async def test_a_pong_that_nobody_waits_for_any_more_ends_nothing(server: NatsServer) -> None:
+    async with connected(server) as connection:
+        changes: list[bool] = []
+        connection.listen(changes.append)
+        server.pause()
+        with anyio.move_on_after(0.3):
+            await connection.flush()
+        server.resume()
+        await anyio.sleep(4)  # a connection that is read no more would be given up
+        await connection.api("INFO")
+        assert changes == []
+
+
+async def test_waiting_for_the_server_ends_with_the_connection(server: NatsServer) -> None:
+    async with connected(server) as connection:
+        server.pause()
+        began = time.monotonic()
+        async with anyio.create_task_group() as tasks:
+
+            async def soon() -> None:
+                await anyio.sleep(0.2)
+                server.kill()
+
+            tasks.start_soon(soon)
+            with pytest.raises((Uncertain, Unreachable)):
+                await connection.flush()
+        assert time.monotonic() - began < 4
+        with pytest.raises(Unreachable):
+            await connection.flush()
+
+
+async def test_user_and_password_of_an_address_are_good_for_servers_that_it_tells_of() -> None:
+    async with running_cluster(login=("me", "p/w")) as servers:
+        address = servers[0].url.replace("nats://", "nats://me:p%2Fw@")
+        async with connect(Access((address,)), name="test") as connection:
+            pool = connection._client._server_pool
+            await eventually(lambda: len(pool) == 3)
+            places = set()
+            for _ in range(4):  # what it is told again it knows
+                up_since = connection.up_since
+                await connection.leave_server()
+                await eventually(lambda: connection.up_since not in (None, up_since), 10, "each server lets it in")  # noqa: B023
+                places.add(connection._client._current_server.uri.port)  # type: ignore[union-attr]
+            assert len(places) == len(pool) == 3
+            servers[0].kill()
+            await eventually(lambda: _answers(connection), 30)
+
+
+async def _answers(connection: Connection) -> bool:
+    try:
+        await connection.api("INFO", timeout=1)
+    except StoreError:
+        return False
+    return True
 
 
 async def test_no_responders_are_told_at_once(server: NatsServer) -> None:

@@ -330,7 +330,8 @@ async def _remarked(stage: Stage, found: list[dict[str, Any]], inbox: str) -> bo
 
 async def test_what_is_not_understood_is_told(server: NatsServer, tmp_path: Path) -> None:
     async with cluster(server, tmp_path, SLOW, 1) as stage:
-        for payload in (b"{", b'{"artifact":"x"}', b'{"artifact":"g:a:1","lines":-1}'):
+        deep = b'{"artifact":' + b"[" * 100_000
+        for payload in (b"{", b'{"artifact":"x"}', b'{"artifact":"g:a:1","lines":-1}', b'{"artifact":"\xff"}', deep):
             answer = json.loads((await stage.user.client.request("cdm.logs.n1", payload, timeout=2)).data)
             assert "not understood" in answer["error"]
             assert answer["end"]

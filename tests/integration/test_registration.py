@@ -134,10 +134,11 @@ async def test_a_frozen_holder_keeps_its_id(server: NatsServer) -> None:
         assert (await registration(user))["incarnation"] == "frozen"
 
 
-async def test_an_unreadable_registration_of_nobody_is_replaced(server: NatsServer) -> None:
+@pytest.mark.parametrize("value", [b"\xff rubbish", b'{"incarnation":"\xff"}', b'{"x":' + b"[" * 100_000])
+async def test_an_unreadable_registration_of_nobody_is_replaced(server: NatsServer, value: bytes) -> None:
     async with raw(server) as user, connected(server) as connection:
         await Bucket(connection, NODES).ensure(create=True)
-        await user.put("nodes", "n1", b"\xff rubbish")
+        await user.put("nodes", "n1", value)
         await presence(connection, "new").register()
         assert (await registration(user))["incarnation"] == "new"
 
