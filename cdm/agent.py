@@ -131,6 +131,10 @@ class Agent:
         self.hearing = isinstance(change, Connected)
         self._wake_all()
 
+    def may_begin(self) -> bool:
+        """Whether anything new may come to run."""
+        return self.hearing and not self.resigned
+
     def crashed(self, key: SliceKey, reason: str, fatal: bool) -> None:
         """A slice that was active ended, and the runtime has given it up."""
         log.warning("slice ended", slice=str(key), reason=reason, fatal=fatal or None)
@@ -251,12 +255,11 @@ class Worker:
             elif self.crash is not None:
                 await self._failed(self.crash)
                 continue
-            step = next_step(state, self._condition)
-            if self._agent.resigned:
-                if self._condition is not Condition.ACTIVE:
+            if self._agent.resigned and self.alone and not self.at_rest.is_set():
+                if await self._is_stopped():
                     self.at_rest.set()
-                elif self.alone:
-                    step = Do.DEACTIVATE
+                continue
+            step = next_step(state, self._condition)
             if step is None:
                 if state is None and not self._news.is_set:
                     self._let_go()  # of what was fetched, and never came to be loaded
@@ -271,7 +274,7 @@ class Worker:
 
     async def _begin(self, step: Do, state: SliceState | None) -> None:
         agent = self._agent
-        if agent.resigned or not agent.hearing:
+        if not agent.may_begin():
             await self._news.wait()
             return
         failure: SliceFailed | None = None
@@ -281,6 +284,8 @@ class Worker:
             self._beginning, self._beginning_for = scope, state
             try:
                 async with agent.turns[step]:
+                    if not agent.may_begin():
+                        return  # NATS was lost while it waited for its turn
                     if step is Do.LOAD:
                         await self._load()
                     else:
@@ -339,11 +344,25 @@ class Worker:
 
     async def _failed(self, error: SliceFailed) -> None:
         """Report it where it may be reported; elsewhere it is tried again."""
+        if self.alone and not await self._is_stopped():
+            return
         if may_fail(self._state):
             await self._report(SliceState.FAILED, error)
         else:
             log.warning("slice fails", slice=str(self.key), reason=str(error))
             await self._pause()
+
+    async def _is_stopped(self) -> bool:
+        """Whether nothing of it runs. Others take what is FAILED for stopped, and this slice must not run twice."""
+        if self._condition is Condition.NOTHING:
+            return True
+        try:
+            await self._agent.runtime.deactivate(self.key)
+        except SliceFailed as error:
+            log.warning("slice must not run twice, and is not stopped", slice=str(self.key), reason=str(error))
+            await self._pause()
+            return False
+        return True
 
     async def _report(self, state: SliceState | None, error: SliceFailed | None = None) -> None:
         agent = self._agent

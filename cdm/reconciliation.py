@@ -146,6 +146,7 @@ def reconcile(
     wanted = 0 if desired is None else desired.instances
     decision = _Decision(artifact, desired, totals, policy, now, cursor)
     decision.ranking, decision.failed_on, decision.lost = ranking, group.failed_on, lost or {}
+    decision.works = group.active > 0
     if wanted is None:
         # Refused, and never a valid one before: it changes nothing.
         for put in group.slices.values():
@@ -199,6 +200,8 @@ class _Decision:
         self.cursor = cursor
         self.ranking: Ranking | None = None
         self.failed_on: Mapping[NodeId, float] = {}
+        self.works = False
+        """Whether an instance of the artifact is ACTIVE."""
         self.lost: Mapping[NodeId, float] = {}
         self.commands: list[Command] = []
         self.wake_at: float | None = None
@@ -313,18 +316,12 @@ class _Decision:
             for node, place in places.items()
         )
 
-    def _hosts(
-        self, places: Mapping[NodeId, Place], shun: set[NodeId], retried: Mapping[NodeId, int]
-    ) -> tuple[list[Host], list[Host]]:
-        """Nodes that take new slices: those to be preferred, and those where this artifact failed.
-
-        A slice that is tried again where it failed takes no other place there.
-        """
+    def _hosts(self, places: Mapping[NodeId, Place], retried: Mapping[NodeId, int]) -> list[Host]:
+        """Nodes that take new slices. A slice that is tried again where it failed takes no other place there."""
         mine: dict[NodeId, int] = {}
         for put in self.live:
             mine[put.key.node] = mine.get(put.key.node, 0) + 1
-        good: list[Host] = []
-        bad: list[Host] = []
+        hosts: list[Host] = []
         names = sorted(places)
         start = bisect_right(names, self.cursor) if self.cursor else 0
         for node in names[start:] + names[:start]:
@@ -332,8 +329,8 @@ class _Decision:
             if place.open:
                 total = self.totals(node)
                 free = None if place.capacity is None else max(place.capacity - total + retried.get(node, 0), 0)
-                (bad if node in shun else good).append(Host(node, mine.get(node, 0), total, free))
-        return good, bad
+                hosts.append(Host(node, mine.get(node, 0), total, free))
+        return hosts
 
     def _place(self, count: int, due: list[SlicePut], places: Mapping[NodeId, Place]) -> dict[NodeId, int]:
         shun = {put.key.node for put in (*self.failed, *self.stuck)}.union(self.failed_on)
@@ -342,17 +339,24 @@ class _Decision:
             if picked := self.ranking.pick(count, occupied, self.cursor):
                 self.cursor = picked[-1]
                 return dict.fromkeys(picked, 1)
-        hosts, shunned = self._hosts(places, shun, Counter(put.key.node for put in due))
-        chosen = allocate(count, hosts)
-        self.cursor = chosen.last or self.cursor
-        nodes = chosen.counts
-        left = count - sum(nodes.values())
-        if left and shunned:
-            shunned.sort(key=lambda host: self.failed_on.get(host.node, 0.0))
-            chosen = allocate(left, shunned)
+        hosts = self._hosts(places, Counter(put.key.node for put in due))
+        if self.works:
+            # It runs elsewhere, so what failed is the node: better all others are full than one is missing.
+            shunned = sorted((host for host in hosts if host.node in shun), key=self._failed_at)
+            classes = [[host for host in hosts if host.node not in shun], shunned]
+        else:
+            # Nothing says whose fault it is. A failure weighs as much as an instance: where there are other nodes it is
+            # tried there, and yet those that are left do not get all of them.
+            classes = [[host._replace(mine=host.mine + (host.node in shun)) for host in hosts]]
+        nodes: dict[NodeId, int] = {}
+        for candidates in classes:
+            chosen = allocate(count - sum(nodes.values()), candidates)
             nodes |= chosen.counts
             self.cursor = chosen.last or self.cursor
         return nodes
+
+    def _failed_at(self, host: Host) -> float:
+        return self.failed_on.get(host.node, 0.0)
 
     def _load(self, nodes: dict[NodeId, int], due: list[SlicePut], group: Group) -> None:
         """Write LOADs to the chosen nodes; the failures of those retried and replaced go with them."""

@@ -30,12 +30,13 @@ class Outbox:
             self.flush()
 
     def flush(self) -> None:
-        """Send as much as there is room for."""
+        """Send as much as there is room for. Raises `OSError` for a packet that cannot be sent, and is lost."""
         while self._packets:
+            packet = self._packets.popleft()
             try:
-                self._socket.send(self._packets[0])
+                self._socket.send(packet)
             except BlockingIOError:
+                self._packets.appendleft(packet)
                 return
-            except (BrokenPipeError, ConnectionError):
+            except ConnectionError:
                 pass
-            self._packets.popleft()

@@ -51,6 +51,11 @@ INFO_TIMEOUT = 1.0
 LONGEST_HOLD = 2.0
 """Seconds for which the server's question whether to go on may be left open."""
 RETRY_PAUSE = 0.25
+COMPLAINT_INTERVAL = 30.0
+"""Seconds between two lines that say that updates of a bucket do not come."""
+DRIFT = 5.0
+"""Seconds by which a message's time may differ from ours, as far as the server's clock was known when the consumer was
+made: servers take turns in leading a stream, and a clock may be set."""
 
 Known = ValuePut[Any, Any] | ValueRejected[Any, Any] | KeyRejected[Any]
 
@@ -119,13 +124,17 @@ class Watch:
         self._decode_key = bucket.layout.decode
         self._decoders = _decoders(bucket)
         self._created: str | None = None
+        self._began = float("-inf")
         self._heard = float("-inf")
+        self._complained_at = float("-inf")
         self._full_list_at = float("-inf")
         self._live = False
         self._expected = 1
         self._consumer = ""
         self._list_end = 0
         self._offset = 0.0
+        self._made = float("-inf")
+        """When the present consumer was made."""
         self._relist_all = False
         self._progress: anyio.Event | None = None
         self._history: dict[str, _Net] | None = None
@@ -138,6 +147,7 @@ class Watch:
             AccessDenied: a permission is missing, and was from the beginning. One that is taken away later may come
                 back.
         """
+        self._began = clock.now()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._answer)
             await self._follow()
@@ -151,13 +161,24 @@ class Watch:
             except BucketMissing as error:
                 log.warning("bucket is missing", bucket=self.bucket.name)
                 await self._recreate(error)
-            except AccessDenied as error:
-                if not self.reached:
-                    raise
-                self.bucket.connection.complain(error)
             except StoreError as error:
-                log.debug("watch waits", bucket=self.bucket.name, reason=str(error))
+                if isinstance(error, AccessDenied) and not self.reached:
+                    raise
+                self._miss(error)
             await anyio.sleep(RETRY_PAUSE)
+
+    def _miss(self, error: StoreError) -> None:
+        """There is no consumer, and none could be made: after a while the mirror cannot be trusted."""
+        log.debug("watch waits", bucket=self.bucket.name, reason=str(error))
+        now = clock.now()
+        if now >= self._overdue:
+            self._set_live(False)
+        elif not isinstance(error, AccessDenied):
+            return
+        # The name of a consumer is in its text, and each time another one: the connection would repeat it each time.
+        if now >= self._complained_at + COMPLAINT_INTERVAL:
+            self._complained_at = now
+            log.error("updates do not come", bucket=self.bucket.name, reason=str(error))
 
     async def caught_up(self) -> None:
         """Wait until everything that the bucket holds at the time of the call has been emitted (read barrier).
@@ -215,7 +236,7 @@ class Watch:
             info = await connection.insist(
                 f"CONSUMER.CREATE.{self.bucket.stream}.{self._consumer}.{self._filter}", self._config(inbox, resume)
             )
-            self._heard = clock.now()
+            self._heard = self._made = clock.now()
             if info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == 0:
                 self._finish_list()
             return await self._watch_over()
@@ -307,7 +328,7 @@ class Watch:
     @property
     def _overdue(self) -> float:
         """When the consumer counts as lost, unless it is heard of before."""
-        return self._heard + HEARTBEAT * OVERDUE
+        return max(self._heard, self._began) + HEARTBEAT * OVERDUE
 
     async def _end_list_if_drained(self) -> None:
         # What was still to be listed may be purged or expired meanwhile: then no delivery says that it was the last.
@@ -369,17 +390,20 @@ class Watch:
                 self._end(f"delivery {tokens[base + 4]} came instead of {self._expected}")
             return
         self._expected += 1
-        self._heard = clock.now()
+        now = self._heard = clock.now()
         sequence = int(tokens[base + 3])
         # Most messages have no headers, or such as matter to nobody here: those of the batch they were written in.
         marked = block and (b"KV-Operation" in block or b"Nats-Marker" in block)
         name = subject[self._name_at :].decode("utf-8", "backslashreplace")
         at = int(tokens[base + 5]) / 1e9 - self._offset
-        self._update(name, data, headers_of(block) if marked else None, sequence, at)
+        self._update(name, data, headers_of(block) if marked else None, sequence, min(at, now))
         if not self._whole:
             self._advance(sequence)
-        if self.phase is _LISTING and tokens[base + 6] == "0":
-            self._finish_list()
+        if tokens[base + 6] == "0":  # nothing waits behind it, so it was stored just now
+            if self.phase is _LISTING:
+                self._finish_list()
+            elif abs(at - now) > DRIFT and now > self._made + COMPLAINT_INTERVAL:
+                self._end("the server's clock is another one")
 
     def _on_control(self, reply: str, headers: dict[str, str]) -> None:
         self._heard = clock.now()

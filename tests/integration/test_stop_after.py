@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -11,15 +12,18 @@ from pathlib import Path
 import anyio
 import pytest
 
+from cdm.errors import SliceFailed
 from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE
-from cdm.model.manifest import Line, Manifest, Readiness
-from tests.integration.serving import PLAIN, SLEEP, Yard, made, yard
+from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
+from cdm.runtimes.keeping import Keeping
+from tests.integration.serving import PLAIN, SLEEP, Yard, agent_alone, made, yard
 from tests.integration.test_agent_restart import node_processes, start
 from tests.integration.tools import Processes
 from tests.server import FORGIVEN, NatsServer, eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
+NO_RESTART = Manifest(restart=Restart(policy=RestartPolicy.NEVER))
 STOP_AFTER = 2.0
 GRACE = 1.0
 PROGRAM = """
@@ -160,3 +164,37 @@ async def test_a_drained_node_stops_it_before_it_is_started_elsewhere(server: Na
         host = await found.host()
         await found.ground.user.put("nodes", f"{host}.intent", {"schedule": "drain"})
         await found.moves_from(host, 10)
+
+
+@pytest.mark.parametrize("why", ["it ended", "the node stops"])
+async def test_what_cannot_be_stopped_is_not_said_to_be(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """Others take what is FAILED, and what is on a node that left, for stopped."""
+    async with agent_alone(server, tmp_path, node_ttl=2) as (ground, hand, nodes):
+        artifact = await ground.push("alone", "import time\ntime.sleep(600)", NO_RESTART)
+        key = hand.key(artifact)
+        await hand.up(key, overrides={"stop_after": 60})
+        stop = Keeping.stop
+        tried = 0
+
+        async def fail(*_: object) -> None:
+            nonlocal tried
+            tried += 1
+            raise SliceFailed("cannot be stopped: SIGKILL does not end pid 1")
+
+        monkeypatch.setattr(Keeping, "stop", fail)
+        async with anyio.create_task_group() as tasks:
+            if why == "it ended":
+                (pids,) = ground.living.values()
+                os.kill(pids[0], signal.SIGKILL)
+            else:
+                tasks.start_soon(nodes.all["n1"].stop)
+            await eventually(lambda: tried > 3, 20)
+            assert (await ground.user.contents("slices"))[key].value["state"] == "ACTIVE"
+            assert "n1" in await ground.user.contents("nodes")
+            monkeypatch.setattr(Keeping, "stop", stop)
+        if why == "it ended":
+            assert "killed by SIGKILL" in (await hand.reaches(key, "FAILED"))["reason"]
+        else:
+            assert "n1" not in await ground.user.contents("nodes")

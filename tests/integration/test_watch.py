@@ -10,6 +10,7 @@ import anyio
 import nats.errors
 import pytest
 
+from cdm import clock
 from cdm.errors import StoreError
 from cdm.messages import (
     Cause,
@@ -763,3 +764,20 @@ async def test_raw_puts_are_refused_for_what_they_are(server: NatsServer) -> Non
             await user.put("slices", "x", b"1", {"Nats-Expected-Last-Subject-Sequence": "99"})
         with pytest.raises(nats.errors.NoRespondersError):
             await user.put("nodes", "x", b"1")
+
+
+async def test_a_clock_that_is_another_one_is_noticed(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another server leads the stream, with another clock, or a clock was set: times are those of this machine."""
+    monkeypatch.setattr(watch_module, "COMPLAINT_INTERVAL", 0.0)
+    async with raw(server) as user, watching(server, SLICES) as found:
+        for shift in (60.0, -60.0):
+            before = found.watch._consumer
+            found.watch._offset += shift
+            await user.put("slices", f"n1.{KEY}", slice_value())
+            await renewed(found.watch, before)
+            await user.put("slices", f"n1.{KEY}", slice_value())
+            await found.watch.caught_up()
+            last = found.mirror.heard[-1]
+            assert isinstance(last, ValuePut)
+            assert -2 < last.at - clock.now() <= 0
+        assert all(put.at <= clock.now() for put in found.mirror.heard if isinstance(put, ValuePut))

@@ -254,10 +254,24 @@ def test_a_retry_on_the_only_node_goes_over_the_failed_slice() -> None:
     assert found.commands == [Command(SliceKey(n(1), APP), S.LOAD, "retry", 2, 2)]
 
 
-def test_a_retry_prefers_nodes_where_the_artifact_did_not_fail() -> None:
+def loads(found: Plan) -> Counter[NodeId]:
+    return Counter(command.key.node for command in found.commands if command.state is S.LOAD)
+
+
+def test_what_runs_elsewhere_is_not_tried_again_where_it_failed() -> None:
     failed = [put(n(1), S.FAILED, at=NOW - 10), put(n(2), S.FAILED, at=NOW - 10)]
-    found = plan(wanted(2), *failed)
-    assert {command.key.node for command in found.commands if command.state is S.LOAD} == {n(3)}
+    assert loads(plan(wanted(3), *active(3), *failed)) == {n(3): 2}
+
+
+def test_what_runs_nowhere_is_tried_on_other_nodes_first_and_spread_all_the_same() -> None:
+    """The artifact was not there, for example: the one node that was not to be asked must not get all of them."""
+    assert loads(plan(wanted(1), put(n(1), S.FAILED, at=NOW - 10)))[n(1)] == 0
+    found = loads(plan(wanted(2), *(put(n(each), S.FAILED, at=NOW - 10) for each in (1, 2))))
+    assert found[n(3)] == 1
+    assert found.total() == 2
+    found = loads(plan(wanted(4), *(put(n(each), S.FAILED, at=NOW - 10) for each in range(1, 5)), nodes=places(5)))
+    assert found[n(5)] == 1
+    assert found.total() == len(found) == 4
 
 
 def test_a_failed_instance_visits_every_node_before_it_comes_back_to_one() -> None:
