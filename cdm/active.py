@@ -31,6 +31,8 @@ log = Log("cdm.manager")
 
 WORK_BUDGET = 0.02
 """Seconds of deciding after which other tasks get their turn."""
+TROUBLE = frozenset({Condition.DEGRADED, Condition.UNSCHEDULABLE, Condition.INVALID})
+"""Conditions that somebody should look at."""
 LOGGED_A_SECOND = 20
 """Decisions and statuses that are logged at level info; of more, the rest is counted."""
 LOGGED_KEYS = 20
@@ -302,7 +304,10 @@ class Active:
             return
         self._statuses[name] = status
         if status is not None and status.condition is not (known.condition if known else None):
-            say = getattr(log, self._level())
+            level = self._level()
+            if level == "info" and status.condition in TROUBLE:
+                level = "warning"
+            say = getattr(log, level)
             say("status", blueprint=name, condition=str(status.condition), reason=status.reason or None)
         self._at.outbox.status(name, status)
 

@@ -333,6 +333,8 @@ class Worker:
 
     async def _end(self, step: Do) -> None:
         agent = self._agent
+        if self._state is None:
+            log.info("its key is gone: stopping", slice=str(self.key))
         try:
             if step is Do.DEACTIVATE:
                 await agent.runtime.deactivate(self.key)
@@ -390,7 +392,8 @@ class Worker:
             log.debug("not reported yet", slice=str(self.key), reason=str(problem))
             await self._pause()
         else:
-            log.info(str(state or "unloaded"), slice=str(self.key), reason=str(error) if error else None)
+            say = log.warning if error else log.info
+            say(str(state or "unloaded"), slice=str(self.key), reason=str(error) if error else None)
 
     async def _pause(self) -> None:
         """Wait for news, but not for ever."""

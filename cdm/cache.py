@@ -208,7 +208,7 @@ class Cache:
             await to_thread.run_sync(_install, temporary, self.folder / digest)
             running.size = 0
             self._kept[digest] = _Kept(tree, self._tick())
-            log.info("artifact fetched", artifact=str(artifact), digest=digest, bytes=tree.size)
+            log.info("artifact fetched", artifact=str(artifact), sha256=stored.content.sha256[:12], bytes=tree.size)
         except (CdmError, OSError) as error:
             running.failed = error
             raise

@@ -128,7 +128,7 @@ class Part(Protocol):
         """The node stops, and is registered no more. Called only while there is a connection."""
 
     async def close(self) -> None:
-        """The node is at its end, whatever ended it."""
+        """The node is at its end, whatever ended it. Cancelled: without grace for what still runs."""
 
 
 async def patiently(work: Callable[[], Awaitable[T]], what: str, patience: float = math.inf) -> T:

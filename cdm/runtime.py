@@ -69,6 +69,8 @@ class Node:
         self.watches = self.ground.watches
         self._taken = True
         self._hearing = False
+        self._hurried = False
+        self._closing = anyio.CancelScope()
         role = ROLES[settings.role]
         self._behind = set(role.hears_by)
         self.parts = tuple(make(self.ground) for make in (*role.parts, *_servants(settings)))
@@ -122,9 +124,16 @@ class Node:
 
     async def close(self) -> None:
         """End what the parts still do, whatever ended the node."""
-        with anyio.CancelScope(shield=True):
-            for part in self.parts:
+        for part in self.parts:
+            with anyio.CancelScope(shield=True) as self._closing:
+                if self._hurried:
+                    self._closing.cancel()
                 await part.close()
+
+    def hurry(self) -> None:
+        """Let no slice have its grace: `close`, also one that has begun, ends them at once."""
+        self._hurried = True
+        self._closing.cancel()
 
     async def _serve(self, stop: anyio.Event) -> None:
         async with anyio.create_task_group() as tasks:

@@ -224,10 +224,12 @@ class Running(Serving):
 
     async def close(self) -> None:
         """Nothing runs on without its node; then its folder is free."""
-        await self._runtime.close()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        try:
+            await self._runtime.close()
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
 
 
 def state_folder(prefix: str, node: NodeId) -> Path:

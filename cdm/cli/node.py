@@ -19,7 +19,7 @@ from cdm.log import Log
 from cdm.model.artifact import node_id
 from cdm.model.node import Role
 from cdm.reconciliation import Policy
-from cdm.runtime import NodeSettings
+from cdm.runtime import Node, NodeSettings
 from cdm.runtime import node as make_node
 from cdm.runtimes import EXTERNAL, PROCESS, runtime_named
 from cdm.telemetry import LogFormat, LogLevel, configure_logs
@@ -137,18 +137,28 @@ def refuse_contradictions(settings: NodeSettings) -> None:
 
 
 async def _run(settings: NodeSettings) -> None:
-    stop = anyio.Event()
+    stop, at_once = anyio.Event(), anyio.Event()
     async with anyio.create_task_group() as tasks:
         with anyio.CancelScope() as starting:
-            await tasks.start(_stop_on_signal, stop, starting)
+            await tasks.start(_stop_on_signal, stop, at_once, starting)
             async with make_node(settings) as node:
+                tasks.start_soon(_hurry, node, at_once)
                 starting.shield = True
                 await node.run(stop)
         tasks.cancel_scope.cancel()
 
 
+async def _hurry(node: Node, at_once: anyio.Event) -> None:
+    await at_once.wait()
+    node.hurry()
+
+
 async def _stop_on_signal(
-    stop: anyio.Event, starting: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]
+    stop: anyio.Event,
+    at_once: anyio.Event,
+    starting: anyio.CancelScope,
+    *,
+    task_status: anyio.abc.TaskStatus[None],
 ) -> None:
     """Ask a running node to leave in good order; one that still waits for NATS just ends."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -156,6 +166,7 @@ async def _stop_on_signal(
         async for number in signals:
             if stop.is_set():
                 log.warning("stopping at once", signal=signal.Signals(number).name)
+                at_once.set()
                 starting.shield = False
                 starting.cancel()
             stop.set()

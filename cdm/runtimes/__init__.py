@@ -74,7 +74,7 @@ class Runtime(Protocol):
         """All slices that are loaded; True: it is active."""
 
     async def close(self) -> None:
-        """Stop everything: the node goes."""
+        """Stop everything: the node goes. Where this is cancelled, at once and without grace."""
 
 
 @runtime_checkable

@@ -141,13 +141,16 @@ class ProcessRuntime:
             await asyncio.to_thread(prune, self._folder / "logs", names, KEPT)
 
     async def close(self) -> None:
-        """Stop all slices at once, each in its own way, and then the keeper."""
-        async with anyio.create_task_group() as tasks:
-            for each in self._slices.values():
-                tasks.start_soon(self._close, each)
-        if self._keeping is not None:
-            await self._keeping.close()
-            self._keeping = None
+        """Stop all slices at once, each in its own way, and then the keeper, which leaves nothing running."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                for each in self._slices.values():
+                    tasks.start_soon(self._close, each)
+        finally:
+            if self._keeping is not None:
+                with anyio.CancelScope(shield=True):
+                    await self._keeping.close()
+                self._keeping = None
 
     def output(
         self, key: SliceKey, *, lines: int | None = None, since: datetime | None = None, follow: bool = False

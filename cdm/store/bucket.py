@@ -152,7 +152,10 @@ class Bucket:
         Its permission can be given for single keys, unlike that of `read`.
         """
         subject = self.subject(encode(key))
-        payload, headers = await self.connection.ask(f"$JS.API.DIRECT.GET.{self.stream}.{subject}", timeout=timeout)
+        try:
+            payload, headers = await self.connection.ask(f"$JS.API.DIRECT.GET.{self.stream}.{subject}", timeout=timeout)
+        except NoResponders:
+            raise Busy(f"bucket {self.name} does not answer; if it was never made: cdm init") from None
         if status := headers.get("Status"):
             if status == "404":
                 return None

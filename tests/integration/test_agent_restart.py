@@ -17,6 +17,7 @@ from cdm.cli import Exit
 from cdm.errors import FolderTaken
 from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey
+from cdm.model.manifest import Line, Manifest, Readiness
 from cdm.runtimes import Surroundings
 from cdm.runtimes.process import ORPHAN_BOUND
 from cdm.serving import Running
@@ -316,3 +317,33 @@ async def test_a_folder_that_cannot_be_used_is_told_in_one_line(
     assert b"Traceback" not in refused.stderr
     async with raw(server) as user:
         assert not await user.contents("nodes")
+
+
+async def test_a_second_signal_lets_no_slice_have_its_grace(server: NatsServer, tmp_path: Path) -> None:
+    async with one_process(server, tmp_path) as (ground, hand, running):
+        start(running, tmp_path)
+        deaf = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\n{SLEEP}"
+        manifest = Manifest(readiness=Readiness(check=Line("deaf")), stop_grace=60)
+        await hand.up(hand.key(await ground.push("deaf", deaf, manifest)))
+        node = running.all["n1"]
+        node.send(signal.SIGTERM)
+        await eventually(lambda: "stopping" in node.log)
+        await anyio.sleep(0.5)
+        assert len(ground.living) == 1
+        node.send(signal.SIGTERM)
+        with anyio.fail_after(10):
+            await node.ends()
+        assert ground.living == {}
+        assert "stopping at once" in node.log
+        assert "Traceback" not in node.log
+
+
+async def test_slices_whose_keys_are_gone_are_stopped_and_that_is_told(server: NatsServer, tmp_path: Path) -> None:
+    async with one_process(server, tmp_path) as (ground, hand, running):
+        start(running, tmp_path)
+        key = hand.key(await ground.push("one", SLEEP, PLAIN))
+        await hand.up(key)
+        await ground.user.delete("slices", key)
+        await ground.nothing_left()
+        told = "its key is gone: stopping"
+        await eventually(lambda: told in running.all["n1"].log)
