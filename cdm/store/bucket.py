@@ -60,6 +60,8 @@ class Batch(Struct, frozen=True):
     frames: bytes
     """All messages but the last, as commands of the client."""
     last: Write
+    problem: str = ""
+    """Why it cannot be sent."""
 
 
 class Stored(Struct, frozen=True):
@@ -69,6 +71,10 @@ class Stored(Struct, frozen=True):
     revision: int
 
 
+HEADERS = 512
+"""Bytes that a message's headers take at most."""
+LONGEST_KEY = 3_500
+"""Bytes of a key for which there is room in a line of the protocol, which has 4,096."""
 SILENT = 5_000_000_000
 """Nanoseconds after which a replica counts as cut off; replicas of a stream hear of each other every second."""
 
@@ -215,6 +221,7 @@ class Bucket:
         identity = secrets.token_hex(11)
         *others, last = writes
         frames: list[bytes] = []
+        problem = next(filter(None, map(self.problem_with, writes)), "")
         for position, write in enumerate(others, 1):
             # The client takes three times as long for each.
             own = "".join([f"{name}: {value}\r\n" for name, value in write.headers.items()])
@@ -232,10 +239,24 @@ class Bucket:
             "Nats-Batch-Sequence": str(len(writes)),
             "Nats-Batch-Commit": "1",
         }
-        return Batch(b"".join(frames), Write(last.name, last.payload, headers))
+        return Batch(b"".join(frames), Write(last.name, last.payload, headers), problem)
+
+    def problem_with(self, write: Write) -> str:
+        """Why the server would end the connection over a message, and take nothing; empty: it would not."""
+        name, size, most = write.name, len(write.payload) + HEADERS, self.connection.max_payload
+        length = len(name) if name.isascii() else len(name.encode())
+        if length > LONGEST_KEY:
+            return f"key {name[:40]!r}… is {length:,} bytes long, and NATS takes {LONGEST_KEY:,}"
+        return f"the value of {name!r} is {size:,} bytes long, and NATS takes {most:,}" if size > most else ""
 
     async def stage(self, batch: Batch) -> None:
-        """Send all of a batch but its last message: the server keeps them until that comes."""
+        """Send all of a batch but its last message: the server keeps them until that comes.
+
+        Raises:
+            Refused: nothing was sent, for the server would take it for an offence.
+        """
+        if batch.problem:
+            raise Refused(batch.problem)
         if batch.frames:
             await self.connection.send_frames(batch.frames)
 

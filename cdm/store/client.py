@@ -208,11 +208,14 @@ class Client(nats.aio.client.Client):
         self._ps.reset()
         try:
             await super()._process_connect_init()
-        except OSError:
+        except Exception as error:
             if self._transport is not None:
                 self._transport.close()  # type: ignore[no-untyped-call]
                 self._transport = None
-            raise
+            if isinstance(error, (OSError, TimeoutError, nats.errors.Error)):
+                raise
+            # Any other would end the attempts: nonsense where a server's greeting should be, for example.
+            raise nats.errors.Error(f"nats: no server answers there ({type(error).__name__})") from error
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None

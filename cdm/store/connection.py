@@ -385,6 +385,8 @@ class Connection:
         for inbox, error in self._denied.items():
             if self._is_inbox(inbox):
                 raise error
+        if len(payload) > self.max_payload:
+            raise Refused(f"{len(payload):,} bytes are too long: NATS takes {self.max_payload:,}")
         with self._refusal((subject,)) as refused:
             request = self._client.request(
                 subject, payload, timeout=REQUEST_TIMEOUT if timeout is None else timeout, headers=headers
@@ -476,6 +478,13 @@ class Connection:
         if self.up_since is None:
             raise Unreachable("not connected to NATS")
         await self._while_up(self._client.flush(timeout=int(REQUEST_TIMEOUT)))
+
+    def may_answer(self, reply: str) -> bool:
+        """Whether there is a subject to answer to, and one where nobody obeys.
+
+        Whoever may ask must not have this node write a key or a command in its own name.
+        """
+        return bool(reply) and not reply.startswith(("$", self.subject("cdm", "")))
 
     def new_inbox(self) -> str:
         """A subject of one's own."""

@@ -34,7 +34,7 @@ class Voice:
         answer = msgspec.json.encode(identity)
 
         async def say(message: Msg) -> None:
-            if message.reply:
+            if connection.may_answer(message.reply):
                 await connection.publish(message.reply, answer)
 
         voice = cls(connection, await connection.subscribe(subject, say))

@@ -376,30 +376,34 @@ class Watch:
             if reply.startswith(b"$JS.ACK."):
                 self._on_delivery(subject, reply, data, block)
             else:
-                self._on_control(reply.decode(), headers_of(block))
+                self._on_control(reply.decode("utf-8", "replace"), headers_of(block))
         except Exception as error:  # noqa: BLE001  # a receiver's: it ends `run`, and with it the process
             if not over.done():
                 over.set_exception(error)
 
     def _on_delivery(self, subject: bytes, reply: bytes, data: bytes, block: bytes) -> None:
-        tokens = reply.decode().split(".")
+        tokens = reply.decode("utf-8", "replace").split(".")
         # $JS.ACK[.<domain>.<account>].<stream>.<consumer>.<deliveries>.<sequence>.<number>.<time>.<pending>[.<token>]
         base = 2 if len(tokens) == 9 else 4
-        if int(tokens[base + 4]) != self._expected or tokens[base + 1] != self._consumer:
-            if tokens[base + 1] == self._consumer:
-                self._end(f"delivery {tokens[base + 4]} came instead of {self._expected}")
+        try:
+            consumer, sequence, number = tokens[base + 1], int(tokens[base + 3]), int(tokens[base + 4])
+            time, pending = int(tokens[base + 5]), tokens[base + 6]
+        except (LookupError, ValueError):
+            return  # somebody else's: a consumer numbers its deliveries
+        if number != self._expected or consumer != self._consumer:
+            if consumer == self._consumer:
+                self._end(f"delivery {number} came instead of {self._expected}")
             return
         self._expected += 1
         now = self._heard = clock.now()
-        sequence = int(tokens[base + 3])
         # Most messages have no headers, or such as matter to nobody here: those of the batch they were written in.
         marked = block and (b"KV-Operation" in block or b"Nats-Marker" in block)
         name = subject[self._name_at :].decode("utf-8", "backslashreplace")
-        at = int(tokens[base + 5]) / 1e9 - self._offset
+        at = time / 1e9 - self._offset
         self._update(name, data, headers_of(block) if marked else None, sequence, min(at, now))
         if not self._whole:
             self._advance(sequence)
-        if tokens[base + 6] == "0":  # nothing waits behind it, so it was stored just now
+        if pending == "0":  # nothing waits behind it, so it was stored just now
             if self.phase is _LISTING:
                 self._finish_list()
             elif abs(at - now) > DRIFT and now > self._made + COMPLAINT_INTERVAL:
@@ -410,7 +414,7 @@ class Watch:
         if question := reply or headers.get("Nats-Consumer-Stalled"):
             self._question = question
             self._asked.set()
-        elif (last := headers.get("Nats-Last-Consumer")) and int(last) > self._expected - 1:
+        elif (last := headers.get("Nats-Last-Consumer", "")).isdecimal() and int(last) > self._expected - 1:
             self._end(f"deliveries up to {last} were made, {self._expected - 1} came")
 
     async def _answer(self) -> None:

@@ -240,8 +240,14 @@ class StatusWriter:
                     Write(name, b"", DELETE) if status is None else Write(name, dump(status))
                     for name, status in statuses.items()
                 ]
+                if too_long := [write for write in writes if self._bucket.problem_with(write)]:
+                    # Of a refused blueprint whose key is hardly shorter than NATS takes: the log has told of it.
+                    log.debug("statuses cannot be stored", blueprints=[write.name[:40] for write in too_long])
+                    writes = [write for write in writes if write not in too_long]
+                    statuses = {write.name: statuses[write.name] for write in writes}
                 try:
-                    await self._bucket.batch(writes)
+                    if writes:
+                        await self._bucket.batch(writes)
                 except StoreError as error:
                     if isinstance(error, AccessDenied):
                         self._bucket.connection.complain(error)

@@ -134,6 +134,18 @@ async def test_a_frozen_holder_keeps_its_id(server: NatsServer) -> None:
         assert (await registration(user))["incarnation"] == "frozen"
 
 
+async def test_an_answer_writes_no_key(server: NatsServer) -> None:
+    """Who may ask whether a node lives must not have it write for him."""
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, NODES).ensure(create=True)
+        await presence(connection, "new").register()
+        for reply in ("$KV.nodes.n2", "cdm.leader.1"):
+            await user.client.publish("cdm.node.n1", b"", reply=reply)
+        assert (await user.client.request("cdm.node.n1", b"", timeout=2)).data
+        await user.client.flush()
+        assert set(await user.contents("nodes")) == {"n1"}
+
+
 @pytest.mark.parametrize("value", [b"\xff rubbish", b'{"incarnation":"\xff"}', b'{"x":' + b"[" * 100_000])
 async def test_an_unreadable_registration_of_nobody_is_replaced(server: NatsServer, value: bytes) -> None:
     async with raw(server) as user, connected(server) as connection:

@@ -37,19 +37,20 @@ class Guarded:
         self.server: NatsServer
         self.write({})
 
-    def write(self, permissions: dict[str, Any]) -> None:
+    def write(self, permissions: dict[str, Any], **settings: Any) -> None:
         user = {"user": "me", "password": "pw", "permissions": {"publish": ">", "subscribe": ">", **permissions}}
         config = {
             "jetstream": {"store_dir": str(self._store)},
             "pid_file": str(self._pid),
             "authorization": {"users": [user]},
+            **settings,
         }
         self.config.write_text(json.dumps(config), encoding="utf-8")
 
-    async def change(self, permissions: dict[str, Any]) -> None:
-        """Give the user other permissions: what is named is denied."""
+    async def change(self, permissions: dict[str, Any], **settings: Any) -> None:
+        """Give the user other permissions, and the server other settings."""
         before = self.server.log.count(RELOADED)
-        self.write(permissions)
+        self.write(permissions, **settings)
         os.kill(int(self._pid.read_text()), signal.SIGHUP)
         await eventually(lambda: self.server.log.count(RELOADED) > before)
 
@@ -101,3 +102,15 @@ async def test_a_mirror_that_gets_no_updates_any_more_is_not_live(
             tasks.cancel_scope.cancel()
     told = capfd.readouterr().out
     assert told.count("updates do not come") == told.count("[error") == 1
+
+
+async def test_a_server_that_takes_fewer_connections_from_now_on_ends_nobody(tmp_path: Path) -> None:
+    """It sends one of them away with an error."""
+    async with guarded(tmp_path) as (server, one), connect(one.access, name="another") as other:
+        await server.change({}, max_connections=1)
+        await eventually(lambda: one.is_up is not other.is_up, 10, "one is sent away")
+        await anyio.sleep(1)
+        await server.change({}, max_connections=100)
+        await eventually(lambda: one.is_up and other.is_up, 10, "it is back")
+        for each in (one, other):
+            await each.api("INFO")
