@@ -61,7 +61,7 @@ def logs(
     json
         Print one JSON object a line.
     """
-    configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
+    configure_logs(LogFormat.CONSOLE, LogLevel.INFO)  # that NATS is lost, and also that it is there again
     if lines is not None and lines > MAX_LINES:
         raise UsageError(f"--lines: at most {MAX_LINES}; leave it out for all lines")
     if follow and lines is None and since is None:

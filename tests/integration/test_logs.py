@@ -262,6 +262,8 @@ async def test_followed_through_a_restart_of_nats(server: NatsServer, tmp_path: 
             await server.restart()
             await followed.further()
         followed.whole()
+        lost, back = (followed.said(event) for event in ("connection to NATS lost", "connected to NATS again"))
+        assert lost == back >= 2
 
 
 async def test_nodes_that_come_later_or_again_are_followed(server: NatsServer, tmp_path: Path) -> None:
@@ -299,6 +301,10 @@ class Followed:
                 if shown["node"] == node:
                     found.setdefault(pid, []).append(int(number))
         return list(found.values())
+
+    def said(self, event: str) -> int:
+        """How often it told of an event."""
+        return self._output.read_text().count(event)
 
     @property
     def ends(self) -> dict[str, int]:
