@@ -55,7 +55,7 @@ def logs(
     follow
         Go on with what comes, and wait where there is nothing yet, until Ctrl-C or SIGTERM.
     since
-        Nothing older than this: 90s, 10m, 2h.
+        Nothing older than this: 90s, 10m, 1h30m, 2d.
     lines
         Of each slice only the last so many. [default: all; with --follow, and without --since, 10]
     json
