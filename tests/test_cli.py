@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -260,6 +261,22 @@ async def test_what_a_node_says_of_itself_does_nothing_to_a_terminal(server: Nat
     assert shown.stdout.count(r"\x1b[2J\x1b]0;pwn\x07\x9b2J") >= 3
     assert not {*shown.stdout} & {"\x1b", "\x07", "\x9b"}
     assert json.loads(as_json.stdout)["nodes"][0]["runtime"] == escape
+
+
+@pytest.mark.anyio
+async def test_status_tells_how_long_ago_a_node_was_heard_of(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    async with raw(server) as user:
+        for _ in range(2):
+            renewed = time.monotonic()
+            await user.put("nodes", "n1", {"role": "agent"})
+            await anyio.sleep(1.2)
+        (node,) = json.loads(run("status", "--json", "--server", server.url).stdout)["nodes"]
+        assert 1.2 <= node["heard"] <= time.monotonic() - renewed
+        shown = run("status", "--server", server.url).stdout
+        ago = re.search(r"n1 .* (\d+) s ago ", shown)
+        assert ago is not None, shown
+        assert node["heard"] - 0.5 <= int(ago[1]) <= time.monotonic() - renewed + 0.5
 
 
 @pytest.mark.anyio
