@@ -486,6 +486,8 @@ def check_runnable(packed: Packed, manifest: Manifest) -> None:
             f"no node can run {packed.path}: it begins neither with #! nor with an ELF header; give it a first "
             "line such as #!/bin/sh, or push it with a --manifest whose entry is a program that runs it, or as .tar.gz"
         )
+    if not packed.mode & 0o111:
+        raise InvalidContent(f"no node can run {packed.path}: it is not executable; chmod +x it")
 
 
 def program_of(manifest: Manifest, tree: Tree) -> Literal["inside", "path"] | None:

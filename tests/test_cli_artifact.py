@@ -143,6 +143,7 @@ async def test_a_program_on_the_path_is_pointed_out(server: NatsServer, tree: Pa
         (["push", NAME, "{folder}/broken.tar.gz"], "broken.tar.gz"),
         (["push", NAME, "{folder}/wrong.toml"], "wrong.toml: it begins neither with #! nor with an ELF header"),
         (["push", NAME, "{folder}/wrong.toml", "--entry", "./wrong.toml"], "give it a first line such as #!/bin/sh"),
+        (["push", NAME, "{tree}/bin/serve"], "bin/serve: it is not executable; chmod +x it"),
         (["push", NAME, "{tree}"], "entry: "),
         (["push", NAME, "{tree}", "--entry", "bin/none"], "entry: 'bin/none'"),
         (["push", NAME, "{tree}", "--entry", "../x"], "entry: '../x'"),
@@ -182,6 +183,7 @@ async def test_a_file_is_pushed_where_a_node_may_be_able_to_run_it(server: NatsS
     files = {"hello": "#!/bin/sh\necho", "hello.py": "print()", "hello.pyz": "PK", "plain": "echo", "folder/plain": "?"}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
+    (tmp_path / "hello").chmod(0o700)
     shell = tmp_path / "shell.toml"
     shell.write_text("entry = 'sh'\nargs = ['plain']")
     with tarfile.open(tmp_path / "plain.tar.gz", "w:gz") as made:
