@@ -30,6 +30,7 @@ from msgspec import Struct
 from cdm.errors import InvalidContent, InvalidManifest
 from cdm.model.content import Content, Form, problem_with_name
 from cdm.model.manifest import Manifest
+from cdm.runtimes.program import PYTHON_SUFFIXES
 
 MAX_UNPACKED = 16 * 1024**3
 """Most bytes that an artifact may have when it is unpacked."""
@@ -39,6 +40,9 @@ MAX_PATH = 1024
 """Longest path inside an artifact, in bytes."""
 SUFFIXES = (".tar.gz", ".tgz")
 """Files of these names are archives, and unpacked on the nodes."""
+
+PROGRAMS = (b"#!", b"\x7fELF")
+"""How a file begins that Linux runs by itself, as scripts and programs do."""
 
 _PIECE = 1024 * 1024
 _OVERHEAD = 1024 * 1024
@@ -463,6 +467,27 @@ def completed(manifest: Manifest, tree: Tree) -> Manifest:
         hint = "" if "/" in entry else ", and no program on this machine's PATH"
         raise InvalidManifest(f"entry: {entry!r} is {kind}{hint}")
     return manifest
+
+
+def check_runnable(packed: Packed, manifest: Manifest) -> None:
+    """Refuse a file that is to be run, and that no node could run.
+
+    What is in a folder or an archive is left to the nodes, whose runtime may be one for which it is no program.
+
+    Raises:
+        InvalidContent: says what is wrong with it, and what to do.
+    """
+    if not packed.tree.is_file(manifest.entry) or packed.form is not Form.FILE or packed.file.endswith(PYTHON_SUFFIXES):
+        return
+    with packed.path.open("rb") as file:
+        head = file.read(max(map(len, PROGRAMS)))
+    if not head.startswith(PROGRAMS):
+        raise InvalidContent(
+            f"no node can run {packed.path}: it begins neither with #! nor with an ELF header; give it a first "
+            "line such as #!/bin/sh, or push it with a --manifest whose entry is a program that runs it, or as .tar.gz"
+        )
+    if not packed.mode & 0o111:
+        raise InvalidContent(f"no node can run {packed.path}: it is not executable; chmod +x it")
 
 
 def program_of(manifest: Manifest, tree: Tree) -> Literal["inside", "path"] | None:

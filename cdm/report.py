@@ -38,6 +38,8 @@ class NodeReport(Struct, frozen=True):
     version: str
     started: str
     slices: int
+    heard: float
+    """Seconds since its registration was last written."""
 
 
 class BlueprintReport(Struct, frozen=True):
@@ -85,12 +87,17 @@ class Report(Struct, frozen=True):
         return self.leader is not None
 
 
-def report(messages: Iterable[Message]) -> Report:
-    """Put together what the buckets hold."""
+def report(messages: Iterable[Message], now: float) -> Report:
+    """Put together what the buckets hold.
+
+    Args:
+        messages: from one look at them.
+        now: when that was, in seconds on the clock that they are timed by (`cdm.clock`).
+    """
     reader = _Reader()
     for message in messages:
         reader.read(message)
-    return reader.report()
+    return reader.report(now)
 
 
 class _Reader:
@@ -98,7 +105,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.cluster = Cluster()
-        self.registrations: dict[NodeId, Registration] = {}
+        self.registrations: dict[NodeId, ValuePut[NodeKey, Registration]] = {}
         self.intents: dict[NodeId, Intent] = {}
         self.lease: Lease | None = None
         self.fence = Fence(0)
@@ -128,7 +135,7 @@ class _Reader:
             case StatusKey(name):
                 self.cluster.statuses[name] = put.value
             case NodeKey(node):
-                self.registrations[node] = put.value
+                self.registrations[node] = put  # type: ignore[assignment]  # likewise
             case IntentKey(node):
                 self.intents[node] = put.value
             case LeaseKey():
@@ -136,7 +143,7 @@ class _Reader:
             case FenceKey():
                 self.fence = put.value
 
-    def report(self) -> Report:
+    def report(self, now: float) -> Report:
         """What it comes to."""
         lease, cluster = self.lease, self.cluster
         orphans = (
@@ -148,8 +155,8 @@ class _Reader:
             leader=lease.node if lease else None,
             term=max(self.fence.term, lease.term if lease else 0),
             nodes=[
-                _node(node, registration, self.intents.get(node, NO_INTENT), len(cluster.on_node.get(node, ())))
-                for node, registration in sorted(self.registrations.items())
+                _node(put, self.intents.get(node, NO_INTENT), len(cluster.on_node.get(node, ())), now)
+                for node, put in sorted(self.registrations.items())
             ],
             blueprints=_blueprints(cluster),
             slices=_slices(cluster),
@@ -161,9 +168,10 @@ def _bucket(kind: type[Any]) -> str:
     return next((layout.name for layout in LAYOUTS if kind in layout.kinds), kind.__name__)
 
 
-def _node(node: NodeId, registration: Registration, intent: Intent, slices: int) -> NodeReport:
+def _node(put: ValuePut[NodeKey, Registration], intent: Intent, slices: int, now: float) -> NodeReport:
+    registration = put.value
     return NodeReport(
-        node,
+        put.key.node,
         registration.role,
         intent.schedule,
         registration.runtime,
@@ -172,6 +180,7 @@ def _node(node: NodeId, registration: Registration, intent: Intent, slices: int)
         registration.version,
         registration.started,
         slices,
+        round(max(now - put.at, 0), 3),
     )
 
 

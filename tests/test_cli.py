@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -98,7 +99,8 @@ def _left(folder: Path) -> list[str]:
         (["bogus"], "bogus"),
         (["node", "--bogus"], "--bogus"),
         (["node", "--capacity", "-1"], "--capacity"),
-        (["node", "--lease-ttl", "0.5"], "--lease-ttl"),
+        (["node", "--lease-ttl", "0.5"], "--lease-ttl: '0.5'"),
+        (["node", "--command-timeout", "0.0"], "--command-timeout: '0.0'"),
         (["node", "--lease-ttl", "soon"], "--lease-ttl"),
         (["node", "--label", "x"], "label 'x'"),
         (["node", "--label", "x=1", "--label", "x=2"], "given twice"),
@@ -150,7 +152,7 @@ def test_no_part_of_a_password_that_is_not_encoded_is_shown(server: str) -> None
 
 
 @pytest.mark.parametrize(
-    "command", ["status", "init", "health", "logs g:n:1", "artifact push g:n:1 /etc/passwd", "artifact rm g:n:1"]
+    "command", ["status", "init", "health", "logs g:n:1", "artifact push g:n:1 /bin/sh", "artifact rm g:n:1"]
 )
 def test_no_server_exits_with_1_and_says_in_a_line_where_it_looked(command: str) -> None:
     failed = run(*command.split(), "--server", "nats://user:secret@127.0.0.1:1")
@@ -259,6 +261,22 @@ async def test_what_a_node_says_of_itself_does_nothing_to_a_terminal(server: Nat
     assert shown.stdout.count(r"\x1b[2J\x1b]0;pwn\x07\x9b2J") >= 3
     assert not {*shown.stdout} & {"\x1b", "\x07", "\x9b"}
     assert json.loads(as_json.stdout)["nodes"][0]["runtime"] == escape
+
+
+@pytest.mark.anyio
+async def test_status_tells_how_long_ago_a_node_was_heard_of(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    async with raw(server) as user:
+        for _ in range(2):
+            renewed = time.monotonic()
+            await user.put("nodes", "n1", {"role": "agent"})
+            await anyio.sleep(1.2)
+        (node,) = json.loads(run("status", "--json", "--server", server.url).stdout)["nodes"]
+        assert 1.2 <= node["heard"] <= time.monotonic() - renewed
+        shown = run("status", "--server", server.url).stdout
+        ago = re.search(r"n1 .* (\d+) s ago ", shown)
+        assert ago is not None, shown
+        assert node["heard"] - 0.5 <= int(ago[1]) <= time.monotonic() - renewed + 0.5
 
 
 @pytest.mark.anyio

@@ -141,6 +141,9 @@ async def test_a_program_on_the_path_is_pointed_out(server: NatsServer, tree: Pa
         (["push", NAME, "{folder}/nothing"], "does not exist"),
         (["push", NAME, "/dev/null"], "no file, folder or archive"),
         (["push", NAME, "{folder}/broken.tar.gz"], "broken.tar.gz"),
+        (["push", NAME, "{folder}/wrong.toml"], "wrong.toml: it begins neither with #! nor with an ELF header"),
+        (["push", NAME, "{folder}/wrong.toml", "--entry", "./wrong.toml"], "give it a first line such as #!/bin/sh"),
+        (["push", NAME, "{tree}/bin/serve"], "bin/serve: it is not executable; chmod +x it"),
         (["push", NAME, "{tree}"], "entry: "),
         (["push", NAME, "{tree}", "--entry", "bin/none"], "entry: 'bin/none'"),
         (["push", NAME, "{tree}", "--entry", "../x"], "entry: '../x'"),
@@ -173,6 +176,27 @@ async def test_what_cannot_be_pushed_is_told_in_a_line_and_exits_with_2(
     assert refused.returncode == 2, refused.stderr
     assert told in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
+
+
+async def test_a_file_is_pushed_where_a_node_may_be_able_to_run_it(server: NatsServer, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    files = {"hello": "#!/bin/sh\necho", "hello.py": "print()", "hello.pyz": "PK", "plain": "echo", "folder/plain": "?"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "hello").chmod(0o700)
+    shell = tmp_path / "shell.toml"
+    shell.write_text("entry = 'sh'\nargs = ['plain']")
+    with tarfile.open(tmp_path / "plain.tar.gz", "w:gz") as made:
+        made.add(tmp_path / "plain", "plain")
+    sources = [tmp_path / name for name in ("hello", "hello.py", "hello.pyz", "folder", "plain.tar.gz")]
+    for number, source in enumerate((*sources, Path("/bin/sh"))):
+        done = artifact(server, "push", f"g:n:{number}", source)
+        assert done.returncode == 0, done.stderr
+    done = artifact(server, "push", "g:n:shell", tmp_path / "plain", "--manifest", shell)
+    assert done.returncode == 0, done.stderr
+    refused = artifact(server, "push", "g:n:plain", tmp_path / "plain")
+    assert refused.returncode == 2
+    assert "g:n:plain" not in artifact(server, "ls").stdout
 
 
 async def test_one_that_a_blueprint_wants_is_removed_with_force_only(server: NatsServer, script: Path) -> None:
@@ -219,7 +243,7 @@ raise SystemExit(cli.run(["artifact", "push", "g:n:1", {path!r}]))
 async def test_on_a_terminal_a_long_push_shows_how_far_it_is(
     server: NatsServer, tmp_path: Path, patience: float, shown: bool
 ) -> None:
-    path = tmp_path / "big"
+    path = tmp_path / "big.pyz"
     path.write_bytes(os.urandom(5_000_000))
     ours, theirs = pty.openpty()
     env = {**environment(), "NATS_URL": server.url, "TERM": "xterm", "COLUMNS": "100"}

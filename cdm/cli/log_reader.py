@@ -111,7 +111,7 @@ class Reader:
         """Write everything that these nodes, and later ones, have; returns the exit code.
 
         Raises:
-            OutputMissing: there is none.
+            OutputMissing: there is none, and none that comes is waited for; or no node answered.
             AccessDenied: a node may not be asked, or may not answer here.
         """
         subject = f"{self._inbox}.*.*"
@@ -272,7 +272,7 @@ class Reader:
     # Show
 
     async def _begin(self) -> None:
-        """Wait until all nodes have answered, though not for long."""
+        """Wait until all nodes have answered, though not for long; raises `OutputMissing`."""
         with anyio.move_on_after(PATIENCE):
             while not all(source.over or source.slices is not None for source in self._sources.values()):
                 await self._news.wait()
@@ -280,12 +280,19 @@ class Reader:
             if source.slices is None and not source.over:
                 self._give_up(source, f"did not answer within {PATIENCE:g} s")
         answered = [source for source in self._sources.values() if source.slices is not None]
-        if not answered:
+        if self._sources and not answered:
             raise OutputMissing("no node answered")
         if not any(source.slices for source in answered):
-            which = "" if self._ask.ordinal is None else f"#{self._ask.ordinal}"
-            looked = ", ".join(source.node for source in answered[:5]) + (", …" if len(answered) > 5 else "")
-            raise OutputMissing(f"there is no output of {self._ask.artifact}{which} (asked: {looked})")
+            self._miss(answered)
+
+    def _miss(self, answered: Sequence[Source]) -> None:
+        """There is no output: where it is followed it may come, else that is the answer."""
+        what = self._ask.artifact if self._ask.ordinal is None else f"{self._ask.artifact}#{self._ask.ordinal}"
+        names = ", ".join(source.node for source in answered[:5]) + (", …" if len(answered) > 5 else "")
+        looked = f"asked: {names}" if names else "no node is there"
+        if not self._ask.follow:
+            raise OutputMissing(f"there is no output of {what} ({looked})")
+        _note(f"there is no output of {what} yet ({looked}); waiting")
 
     async def _go_on(self) -> None:
         while (live := self._live) or self._ask.follow:
@@ -330,6 +337,10 @@ def _write_out(data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(1, view) :]
+
+
+def _note(text: str) -> None:
+    print(f"cdm: note: {printable(text)}", file=sys.stderr)
 
 
 def _warn(text: str) -> None:

@@ -53,15 +53,15 @@ def logs(
     ordinal
         Of several slices on a node only this one: 0, 1, …
     follow
-        Go on with what comes, until Ctrl-C or SIGTERM.
+        Go on with what comes, and wait where there is nothing yet, until Ctrl-C or SIGTERM.
     since
-        Nothing older than this: 90s, 10m, 2h.
+        Nothing older than this: 90s, 10m, 1h30m, 2d.
     lines
         Of each slice only the last so many. [default: all; with --follow, and without --since, 10]
     json
         Print one JSON object a line.
     """
-    configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
+    configure_logs(LogFormat.CONSOLE, LogLevel.INFO)  # that NATS is lost, and also that it is there again
     if lines is not None and lines > MAX_LINES:
         raise UsageError(f"--lines: at most {MAX_LINES}; leave it out for all lines")
     if follow and lines is None and since is None:
@@ -92,7 +92,7 @@ async def _run(access: Access, prefix: str, ask: Ask, only: NodeId | None, show:
             await tasks.start(stop_on_signal)
             async with connect(access, name="cdm logs", prefix=prefix) as connection:
                 reader = Reader(connection, ask, only, show)
-                code = await reader.run(await _hosts(connection, only))
+                code = await reader.run(await _hosts(connection, only, follow=ask.follow))
             tasks.cancel_scope.cancel()
     except* BrokenPipeError:
         # Who read this has seen enough.
@@ -102,8 +102,8 @@ async def _run(access: Access, prefix: str, ask: Ask, only: NodeId | None, show:
     return code
 
 
-async def _hosts(connection: Connection, only: NodeId | None) -> list[Registered]:
-    """The nodes that may have output."""
+async def _hosts(connection: Connection, only: NodeId | None, *, follow: bool) -> list[Registered]:
+    """The nodes that may have output; none, where they are followed and the first one is yet to come."""
     await connection.check_server()
     found: dict[NodeId, Registered] = {}
     for message in await snapshot(connection, names=("nodes",)):
@@ -111,6 +111,8 @@ async def _hosts(connection: Connection, only: NodeId | None) -> list[Registered
             found[message.key.node] = message
     if only is not None and not found:
         raise OutputMissing(f"there is no node {only!r} (see `cdm status`)")
+    if follow and not found:
+        return []
     hosts = [found[name] for name in sorted(found) if keeps_output(found[name].value)]
     if not hosts:
         who = "no node runs its slices itself" if only is None else f"node {only!r} does not run its slices itself"

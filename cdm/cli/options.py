@@ -16,10 +16,12 @@ from cdm.cli.context import access_of, expanded, selected_context, servers_of
 from cdm.errors import UsageError
 from cdm.store.access import Access, address_of, without_secrets
 
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h)?")
+_UNITS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+_SECONDS = re.compile(_NUMBER)
+_DURATION = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit in _UNITS))
 _LONGEST = 365 * 86_400.0
 """Seconds; longer ones are misspelt, and NATS takes no TTL without end."""
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 _SIZE = re.compile(r"(\d+)([KMGT]?)B?")
 _POWERS = ("", "K", "M", "G", "T")
 _WHO = ("creds", "nkey", "user", "token")
@@ -28,24 +30,22 @@ _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
-def _duration(_type: Any, tokens: Sequence[Token]) -> float:
-    match = _DURATION.fullmatch(tokens[0].value.strip())
-    if match is None:
-        raise ValueError("write a duration as seconds, or as 500ms, 10s, 2m, 1h")
-    seconds = float(match[1]) * _UNITS[match[2]]
+def _duration(text: str, *, ttl: bool) -> float:
+    """Read a duration; raises `ValueError`, which shows it as it was typed."""
+    typed = text.strip()
+    shown = repr(typed[:20])
+    match = _DURATION.fullmatch(f"{typed}s" if _SECONDS.fullmatch(typed) else typed)
+    if match is None or not typed:
+        raise ValueError(f"{shown} is no duration: write seconds, or 500ms, 10s, 2m, 1h30m, 2d")
+    numbers = (float(number or 0) for number in match.groups())
+    seconds = sum(number * unit for number, unit in zip(numbers, _UNITS.values(), strict=True))
+    if ttl and seconds < 1:
+        raise ValueError(f"{shown} is too short: NATS takes no TTL below one second")
+    if seconds <= 0:
+        raise ValueError(f"{shown} is too short: must be more than nothing")
     if seconds > _LONGEST:
-        raise ValueError("must be at most 365 days (8760h)")
+        raise ValueError(f"{shown} is too long: must be at most 365 days")
     return seconds
-
-
-def _at_least_a_second(_type: Any, value: float) -> None:
-    if value < 1:
-        raise ValueError("NATS takes no TTL below one second")
-
-
-def _positive(_type: Any, value: float | None) -> None:
-    if value is not None and value <= 0:
-        raise ValueError("must be more than nothing")
 
 
 FLAG = Parameter(negative="", show_default=False)
@@ -53,13 +53,19 @@ FLAG = Parameter(negative="", show_default=False)
 
 
 def duration(env: str | None = None, *, ttl: bool = False) -> Parameter:
-    """An option that is a duration, in seconds or with a unit; one without a variable has no default to be shown."""
+    """An option that is a duration, in seconds or with units; one without a variable has no default to be shown.
+
+    Its range is seen to where it is read: a validator would show what came of it, and not what was typed.
+    """
+
+    def convert(_type: Any, tokens: Sequence[Token]) -> float:
+        return _duration(tokens[0].value, ttl=ttl)
+
     return Parameter(
         env_var=env,
         metavar="DURATION",
-        converter=_duration,
+        converter=convert,
         n_tokens=1,
-        validator=_at_least_a_second if ttl else _positive,
         show_default=env is not None and (lambda seconds: f"{seconds:g}s"),
     )
 

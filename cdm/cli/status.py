@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from cdm import clock
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.screen import plain, wide_console
 from cdm.model.slice import SliceState
@@ -57,7 +58,7 @@ def status(
 async def _look(access: Access, prefix: str) -> Report:
     async with connect(access, name="cdm status", prefix=prefix) as connection:
         await connection.check_server()
-        return report(await snapshot(connection))
+        return report(await snapshot(connection), clock.now())
 
 
 def render(found: Report) -> Group:
@@ -84,13 +85,13 @@ def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
 
 
 def _nodes(found: Report) -> Table:
-    columns = ("schedule", "slices", "capacity", "runtime", "labels")
-    table = _table("nodes", "node", "role", *columns, right=("slices", "capacity"))
+    columns = ("schedule", "heard", "slices", "capacity", "runtime", "labels")
+    table = _table("nodes", "node", "role", *columns, right=("heard", "slices", "capacity"))
     for node in found.nodes:
         labels = " ".join(f"{name}={value}" for name, value in node.labels.items())
         capacity = "" if node.capacity is None else str(node.capacity)
-        row = (node.node, node.role, node.schedule, str(node.slices), capacity, node.runtime, labels)
-        table.add_row(*map(plain, row))
+        numbers = (f"{node.heard:.0f} s ago", str(node.slices), capacity)
+        table.add_row(*map(plain, (node.node, node.role, node.schedule, *numbers, node.runtime, labels)))
     return table
 
 

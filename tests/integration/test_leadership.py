@@ -278,7 +278,7 @@ async def test_an_absurd_term_costs_one_term(server: NatsServer, key: str, absur
         await anyio.sleep(2.5)
         assert nodes.active() == [second]
         assert second.active == term < 5
-        found = report(await snapshot(connection))
+        found = report(await snapshot(connection), clock.now())
         assert (found.leader, found.term) == (second.settings.node, term)
         assert found.healthy
         assert not found.notes

@@ -74,6 +74,33 @@ async def _ended(nodes: Processes) -> AsyncIterator[None]:
         nodes.kill()
 
 
+def begun(server: NatsServer, *options: str, output: Path) -> subprocess.Popen[bytes]:
+    """``cdm logs``, which writes to a file all that it says."""
+    with output.open("wb") as file:
+        command = [sys.executable, "-m", "cdm", "logs", *options, "--server", server.url]
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
+
+
+@asynccontextmanager
+async def asking(server: NatsServer, *options: str, output: Path) -> AsyncIterator[None]:
+    """The same, until it is told to stop."""
+    asker = begun(server, *options, output=output)
+    try:
+        yield
+        asker.terminate()
+        assert await anyio.to_thread.run_sync(asker.wait, 10) == 0
+    except BaseException:
+        _print_end(output)
+        raise
+    finally:
+        asker.kill()
+        asker.wait()
+
+
+def _print_end(output: Path) -> None:
+    print(output.read_text()[-3000:])
+
+
 class Stage:
     """A cluster that runs programs."""
 
@@ -96,9 +123,7 @@ class Stage:
         return await command_line("logs", *options, "--server", self.server.url)
 
     def begin(self, *options: str, output: Path) -> subprocess.Popen[bytes]:
-        with output.open("wb") as file:
-            command = [sys.executable, "-m", "cdm", "logs", *options, "--server", self.server.url]
-            return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
+        return begun(self.server, *options, output=output)
 
     async def answers(self, **ask: Any) -> tuple[list[dict[str, Any]], str]:
         """Ask n1 with a client of one's own, and say nothing more; returns where the answers gather."""
@@ -205,6 +230,31 @@ async def test_followed_until_told_to_stop(server: NatsServer, tmp_path: Path, n
             asker.wait()
 
 
+async def test_output_and_nodes_that_are_yet_to_come_are_waited_for(server: NatsServer, tmp_path: Path) -> None:
+    early, late = tmp_path / "early", tmp_path / "late"
+    made = await command_line("init", "--server", server.url)
+    assert made.returncode == 0, made.stderr
+    async with asking(server, NAME, "-f", output=early):
+        await eventually(lambda: early.read_text() == _waiting("no node is there"), 10)
+        async with cluster(server, tmp_path, SLOW, 0) as stage:
+            async with asking(server, NAME, "-f", output=late):
+                await eventually(lambda: late.read_text() == _waiting("asked: n1, n2"), 10)
+                await stage.user.put("blueprints", KEY, 2)
+                await eventually(lambda: _first_ticks(early) == _first_ticks(late) == {"n1", "n2"}, 20)
+            unknown = await stage.logs(NAME, "-f", "--node", "n9")
+            assert unknown.returncode == 1
+            assert b"there is no node 'n9'" in unknown.stderr
+
+
+def _waiting(looked: str) -> str:
+    return f"cdm: note: there is no output of {NAME} yet ({looked}); waiting\n"
+
+
+def _first_ticks(output: Path) -> set[str]:
+    """The nodes whose first line is shown."""
+    return {line.partition("/")[0] for line in output.read_text().splitlines() if line.endswith("| tick 0")}
+
+
 async def test_followed_through_a_restart_of_nats(server: NatsServer, tmp_path: Path) -> None:
     async with cluster(server, tmp_path, COUNT, 2) as stage, following(stage, tmp_path) as followed:
         await eventually(lambda: set(followed.ends) == {"n1", "n2"}, 20)
@@ -212,6 +262,8 @@ async def test_followed_through_a_restart_of_nats(server: NatsServer, tmp_path: 
             await server.restart()
             await followed.further()
         followed.whole()
+        lost, back = (followed.said(event) for event in ("connection to NATS lost", "connected to NATS again"))
+        assert lost == back >= 2
 
 
 async def test_nodes_that_come_later_or_again_are_followed(server: NatsServer, tmp_path: Path) -> None:
@@ -250,6 +302,10 @@ class Followed:
                     found.setdefault(pid, []).append(int(number))
         return list(found.values())
 
+    def said(self, event: str) -> int:
+        """How often it told of an event."""
+        return self._output.read_text().count(event)
+
     @property
     def ends(self) -> dict[str, int]:
         """The last number of the newest run on each node that there is something of."""
@@ -271,17 +327,8 @@ class Followed:
 async def following(stage: Stage, folder: Path) -> AsyncIterator[Followed]:
     """A command that follows, until it is told to stop."""
     output = folder / "followed"
-    asker = stage.begin(NAME, "-f", "--json", output=output)
-    try:
+    async with asking(stage.server, NAME, "-f", "--json", output=output):
         yield Followed(output)
-        asker.terminate()
-        assert await anyio.to_thread.run_sync(asker.wait, 10) == 0
-    except BaseException:
-        print(output.read_text()[-3000:])
-        raise
-    finally:
-        asker.kill()
-        asker.wait()
 
 
 async def test_an_asker_that_is_killed_leaves_nothing_behind(server: NatsServer, tmp_path: Path) -> None:

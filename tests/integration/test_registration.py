@@ -261,7 +261,7 @@ async def test_an_intent_whose_suffix_was_forgotten_makes_no_node(server: NatsSe
         await user.put("blueprints", "g/n/1", 3)
         await eventually(lambda: _count(user, 3))
         assert all(key.startswith("n1.") for key in await user.slices())
-        found = report(await snapshot(connection))
+        found = report(await snapshot(connection), clock.now())
         assert [node.node for node in found.nodes] == ["n1"]
         (note,) = found.notes
         assert note.startswith("nodes/n9: ")
