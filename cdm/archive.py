@@ -469,25 +469,22 @@ def completed(manifest: Manifest, tree: Tree) -> Manifest:
     return manifest
 
 
-def check_runnable(packed: Packed, manifest: Manifest) -> None:
-    """Refuse a file that is to be run, and that no node could run.
+def problem_with_program(packed: Packed, manifest: Manifest) -> str:
+    """Why no node could run a lone file as the program that it is; empty: it could.
 
-    What is in a folder or an archive is left to the nodes, whose runtime may be one for which it is no program.
-
-    Raises:
-        InvalidContent: says what is wrong with it, and what to do.
+    It may be meant for another runtime, for which it is no program; so may what is in a folder or an archive, which is
+    left to the nodes.
     """
     if not packed.tree.is_file(manifest.entry) or packed.form is not Form.FILE or packed.file.endswith(PYTHON_SUFFIXES):
-        return
+        return ""
     with packed.path.open("rb") as file:
         head = file.read(max(map(len, PROGRAMS)))
     if not head.startswith(PROGRAMS):
-        raise InvalidContent(
-            f"no node can run {packed.path}: it begins neither with #! nor with an ELF header; give it a first "
-            "line such as #!/bin/sh, or push it with a --manifest whose entry is a program that runs it, or as .tar.gz"
+        return (
+            f"{packed.path} begins neither with #! nor with an ELF header; give it a first line such as #!/bin/sh, or "
+            "push it with a --manifest whose entry is a program that runs it, or as .tar.gz"
         )
-    if not packed.mode & 0o111:
-        raise InvalidContent(f"no node can run {packed.path}: it is not executable; chmod +x it")
+    return "" if packed.mode & 0o111 else f"{packed.path} is not executable; chmod +x it"
 
 
 def program_of(manifest: Manifest, tree: Tree) -> Literal["inside", "path"] | None:

@@ -20,7 +20,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from cdm.archive import Packed, check_runnable, completed, pack, program_of
+from cdm.archive import Packed, completed, pack, problem_with_program, program_of
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.screen import plain, wide_console
 from cdm.errors import (
@@ -93,8 +93,10 @@ def push(
     with tempfile.TemporaryDirectory(prefix="cdm-push-") as folder:
         packed = pack(path, Path(folder))
         content = packed.content(_completed(wanted, packed, manifest))
-        check_runnable(packed, content.manifest)
+        problem = problem_with_program(packed, content.manifest)
         result = anyio.run(_push, connection.access(), connection.prefix, name, packed, content, force, replicas)
+    if problem:
+        print(f"cdm: warning: no node can run this as a program: {problem}", file=sys.stderr)
     if json:
         print(msgspec.json.encode({"artifact": str(name), "result": result, **_fields(content)}).decode())
         return 0
