@@ -12,7 +12,7 @@ receiver without a usable annotation, a receiver that nothing is sent to, a mess
 behind a topic that is seen for the first time is worked out from the annotations, base classes included.
 
 Receivers are synchronous, so that each message is atomic on the event loop. An exception that a receiver raises goes
-to the caller of `Router.route`, which is the supervised task that brought the message.
+to the caller of `Router.route`, which brought the message.
 """
 
 from __future__ import annotations

@@ -233,12 +233,10 @@ class Layout(NamedTuple):
     """Revisions kept a key."""
     expires: bool = False
     """Whether values may carry a TTL, whose end the server then marks."""
-    batches: bool = False
-    """Whether atomic batches are written to it."""
 
 
 BLUEPRINTS = Layout("blueprints", (BlueprintKey,), _decode_blueprint, history=10)
-SLICES = Layout("slices", (SliceKey, LeaseKey, FenceKey), _decode_slice, expires=True, batches=True)
+SLICES = Layout("slices", (SliceKey, LeaseKey, FenceKey), _decode_slice, expires=True)
 NODES = Layout("nodes", (NodeKey, IntentKey), _decode_node, expires=True)
-STATUS = Layout("status", (StatusKey,), StatusKey, batches=True)
+STATUS = Layout("status", (StatusKey,), StatusKey)
 LAYOUTS = (BLUEPRINTS, SLICES, NODES, STATUS)

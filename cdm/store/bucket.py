@@ -119,10 +119,6 @@ class Bucket:
         """The subject of a key string."""
         return self._subjects + name
 
-    def key_name(self, subject: str) -> str:
-        """The key string behind a subject."""
-        return subject[len(self._subjects) :]
-
     async def state(self) -> State:
         """Ask the server about the stream.
 

@@ -662,7 +662,6 @@ async def test_prefixes_are_part_of_names(server: NatsServer) -> None:
         store = await user.client.jetstream().key_value("east_slices")
         assert (await store.get("_leader")).value == b"{}"
         assert connection.subject("cdm", "leader", 7) == "east.cdm.leader.7"
-        assert bucket.key_name(bucket.subject("a.b/c")) == "a.b/c"
 
 
 async def test_replicas_that_cannot_be_are_refused(server: NatsServer) -> None:
