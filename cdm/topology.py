@@ -111,7 +111,7 @@ class Topology:
         return intent.schedule if intent else Schedule.NORMAL
 
     def notice(self, node: NodeId) -> None:
-        """A slice was seen on a node that is not registered: unless it left, it is lost once we have heard for its TTL."""
+        """A slice was seen on a node that is not registered: unless it left, it is lost after a TTL of hearing."""
         if node in self._departed:
             self._emit(NodeLeft(node))
         elif node not in self._nodes:
