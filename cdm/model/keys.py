@@ -196,6 +196,8 @@ def _decode_slice(name: str) -> Key:
 
 def _decode_node(name: str) -> Key:
     token = name.removesuffix(_INTENT_SUFFIX)
+    if "." in token:  # misspelt, most likely
+        raise InvalidKey(f"{name!r} is neither a node nor an operator's intent for one (NODE{_INTENT_SUFFIX})")
     node = decode_node(token)
     return NodeKey(node) if token == name else IntentKey(node)
 

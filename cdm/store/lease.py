@@ -395,7 +395,7 @@ class Leadership:
         told = (lease.node, lease.term) if lease else (None, self._election.highest_term)
         if told != self._told:
             self._told = told
-            if lease:
+            if lease and lease.node != self._election.node:
                 log.info("leader", leader=lease.node, term=lease.term)
             self._route(LeaderChange(lease.node if lease else None, told[1], local_node_is_leader=False))
 
