@@ -150,7 +150,8 @@ class Client(nats.aio.client.Client):
             return super()._connect_command()
         except Exception as error:  # noqa: BLE001  # any but its own would end its attempts, and nobody would be told
             # Files are read again each time: one that is just being renewed may be whole the next time.
-            told = error if isinstance(error, AccessDenied) else type(error).__name__  # the text might hold a secret
+            known = isinstance(error, (AccessDenied, nats.errors.Error))
+            told = error if known else type(error).__name__  # the text might hold a secret
             raise nats.errors.Error(f"nats: {told}") from None
 
     async def take(self, sid: int, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
