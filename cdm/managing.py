@@ -96,7 +96,9 @@ class Managing:
         self._commands = CommandWriter(
             slices, self.outbox, self._orders, self.election, self._wake_leadership, ground.route
         )
-        self._status_writer = StatusWriter(ground.buckets["status"], self.outbox, self._statuses, self.election)
+        self._status_writer = StatusWriter(
+            ground.buckets["status"], self.outbox, self._statuses, self.election, self._commands.calm
+        )
         self.leadership = Leadership(
             slices,
             self.election,

@@ -8,7 +8,7 @@ another term began, however late it arrives. Being refused so is loss of leaders
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 from msgspec import Struct
@@ -32,6 +32,8 @@ RETRY_PAUSE = 0.02
 REFUSAL_PAUSE = 0.25
 """Seconds of patience with a server that refuses commands."""
 REFUSAL_LOG_INTERVAL = 10.0
+STATUS_PATIENCE = 1.0
+"""Seconds for which statuses let commands go first."""
 STATUS_PAUSE = 0.25
 """Least seconds between two writes of statuses, which are for people: what changes faster is written once."""
 
@@ -221,10 +223,19 @@ class StatusWriter:
         outbox: where they come from.
         ready: set when there are any.
         election: nothing is written while this process does not lead.
+        calm: waits until no commands are to be written, which go first.
     """
 
-    def __init__(self, bucket: Bucket, outbox: Outbox, ready: Signal, election: Election) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        outbox: Outbox,
+        ready: Signal,
+        election: Election,
+        calm: Callable[[], Awaitable[None]],
+    ) -> None:
         self._bucket = bucket
+        self._calm = calm
         self._outbox = outbox
         self._ready = ready
         self._election = election
@@ -233,7 +244,10 @@ class StatusWriter:
         """Write statuses until cancelled."""
         while True:
             await self._ready.wait()
-            while statuses := self._outbox.take_statuses(MAX_BATCH):
+            while self._outbox.statuses:
+                with anyio.move_on_after(STATUS_PATIENCE):
+                    await self._calm()
+                statuses = self._outbox.take_statuses(MAX_BATCH)
                 if not self._election.valid(clock.now()):
                     continue
                 writes = [

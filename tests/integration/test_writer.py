@@ -13,13 +13,14 @@ from cdm import clock
 from cdm.election import Election, Seen, TakeOver, Timing, Vacant
 from cdm.messages import Message, WriteFailed, Written
 from cdm.model.artifact import Artifact
-from cdm.model.keys import FENCE, LEASE, SLICES, SliceKey, encode
+from cdm.model.keys import FENCE, LEASE, SLICES, STATUS, SliceKey, encode
 from cdm.model.slice import SliceState
+from cdm.model.status import Condition, Status
 from cdm.outbox import Order, Outbox
 from cdm.reconciliation import Command
 from cdm.store.bucket import MAX_BATCH, Bucket, Write
 from cdm.store.signal import Signal
-from cdm.store.writer import CommandWriter
+from cdm.store.writer import CommandWriter, StatusWriter
 from tests.integration.tools import connected
 from tests.server import NatsServer, eventually
 from tests.unit.support import n
@@ -121,3 +122,26 @@ async def test_what_was_made_ready_in_a_term_that_is_over_is_not_sent(server: Na
         await anyio.sleep(0.3)
         assert await each.stored() == stored
         assert not any(isinstance(said, Written) for said in each.said)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_statuses_let_commands_go_first_but_not_for_ever(server: NatsServer, ends: bool) -> None:
+    async with desk(server) as each, anyio.create_task_group() as tasks:
+        bucket, ready, calm = Bucket(each.bucket.connection, STATUS), Signal(), anyio.Event()
+        await bucket.ensure(create=True)
+        outbox = Outbox(lambda: None, ready.set)
+        tasks.start_soon(StatusWriter(bucket, outbox, ready, each.election, calm.wait).run)
+        outbox.status("g/a/1", Status(Condition.PROGRESSING))
+        await anyio.sleep(0.2)
+        outbox.status("g/a/1", Status(Condition.READY))
+        state = await bucket.state()
+        await anyio.sleep(0.3)
+        assert (await bucket.state()).last == state.last
+        if ends:
+            calm.set()
+
+        async def written() -> bool:
+            return (await bucket.state()).last == state.last + 1
+
+        await eventually(written, 5)
+        tasks.cancel_scope.cancel()
