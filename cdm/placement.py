@@ -74,10 +74,10 @@ class Placement:
 
     def drains(self, artifact: Artifact) -> bool:
         """Whether the artifact has slices on a draining node."""
+        if not (self.places and self._draining):
+            return False
         on_node = self._cluster.on_node
-        return bool(self.places) and any(
-            key.artifact == artifact for node in self._draining for key in on_node.get(node, ())
-        )
+        return any(key.artifact == artifact for node in self._draining for key in on_node.get(node, ()))
 
     def expect(self, artifact: Artifact, keys: Iterable[SliceKey]) -> None:
         """These slices are commanded: until the mirror shows them they are counted here."""
