@@ -574,16 +574,15 @@ async def test_a_node_comes_in_with_credentials(tmp_path: Path) -> None:
 async def test_credentials_that_expire_end_nobody_and_are_read_again(tmp_path: Path) -> None:
     """The server ends the connection with an error; the slices of a node do not depend on it."""
     jwts = JwtFortress(tmp_path)
-    mine = jwts.creds("mine", {}, expires=3)
     async with (
         running_server(jetstream=False, arguments=["-c", str(jwts.config)]) as server,
-        connect(Access((server.url,), creds=mine), name="test") as connection,
+        connect(Access((server.url,), creds=jwts.creds("mine", {}, expires=4)), name="test") as connection,
     ):
-        await eventually(lambda: not connection.is_up, 10, "they expired")
+        await eventually(lambda: not connection.is_up, 15, "they expired")
         await anyio.sleep(1)
         assert not connection.is_up
         assert not connection._lost.done()
-        mine.write_text("half of a renewed file", encoding="utf-8")
+        (tmp_path / "mine.creds").write_text("half of a renewed file", encoding="utf-8")
         await anyio.sleep(1)
         jwts.creds("mine", {})
         await eventually(lambda: connection.is_up, 10, "they were renewed")
