@@ -203,6 +203,18 @@ async def test_a_file_that_no_node_can_run_is_pointed_out(server: NatsServer, tm
         assert json.loads(done.stdout)["result"] == "stored"
 
 
+async def test_one_that_a_blueprint_waited_for_says_when_it_is_tried_again(server: NatsServer, script: Path) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    async with raw(server) as user:
+        await user.put("blueprints", KEY, 2)
+    first = artifact(server, "push", NAME, script)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr.startswith(f"cdm: note: blueprint {NAME} wants 2 instances of it; ")
+    assert "at once when the blueprint is put again" in first.stderr
+    for options in ((), ("--force",)):
+        assert artifact(server, "push", NAME, script, *options).stderr == ""
+
+
 async def test_one_that_a_blueprint_wants_is_removed_with_force_only(server: NatsServer, script: Path) -> None:
     assert run("init", "--server", server.url).returncode == 0
     async with raw(server) as user:

@@ -30,6 +30,7 @@ from cdm.errors import (
     InvalidBlueprint,
     InvalidContent,
     InvalidManifest,
+    StoreError,
     UsageError,
 )
 from cdm.model.artifact import Artifact
@@ -94,7 +95,14 @@ def push(
         packed = pack(path, Path(folder))
         content = packed.content(_completed(wanted, packed, manifest))
         problem = problem_with_program(packed, content.manifest)
-        result = anyio.run(_push, connection.access(), connection.prefix, name, packed, content, force, replicas)
+        pushing = (connection.access(), connection.prefix, name, packed, content, force, replicas)
+        result, waiting = anyio.run(_push, *pushing)
+    if waiting:
+        print(
+            f"cdm: note: blueprint {name} wants {waiting}; what failed for want of it is tried again within 5 minutes, "
+            "or at once when the blueprint is put again",
+            file=sys.stderr,
+        )
     if problem:
         print(f"cdm: warning: no node can run this as a program: {problem}", file=sys.stderr)
     if json:
@@ -240,13 +248,19 @@ def _described(each: StoredArtifact | UnreadableArtifact) -> dict[str, Any]:
 
 async def _push(
     access: Access, prefix: str, name: Artifact, packed: Packed, content: Content, force: bool, replicas: int
-) -> Pushed:
+) -> tuple[Pushed, str]:
+    """What it came to, and what a blueprint has waited for since before the artifact was there."""
     async with connect(access, name="cdm artifact", prefix=prefix) as connection:
         await connection.check_server()
         artifacts = Artifacts(connection)
         await artifacts.ensure(create=True, replicas=replicas)
         with _Shown(f"pushing {name}") as shown:
-            return await artifacts.push(name, packed.path, content, force=force, progress=shown)
+            result = await artifacts.push(name, packed.path, content, force=force, progress=shown)
+        waiting = ""
+        if result is Pushed.STORED:
+            with suppress(StoreError):  # who may push need not be one who may read blueprints
+                waiting = await _wanted(connection, name)
+        return result, waiting
 
 
 async def _list(access: Access, prefix: str) -> list[StoredArtifact | UnreadableArtifact]:
