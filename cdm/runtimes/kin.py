@@ -45,7 +45,6 @@ class Kin:
     def remove(self, run: str) -> None:
         """Nothing of the run lives."""
         del self._groups[run]
-        self._missed.pop(run, None)
         self._sessions = {pid: name for pid, name in self._sessions.items() if name != run}
 
     def recognise(self, run: str, pid: int) -> Process | None:
@@ -78,24 +77,16 @@ class Kin:
                 of[process.pid] = known[process.pid, process.start] = name
                 found.setdefault(name, []).append(process)
             elif process.parent == os.getpid() and not ended:
-                now = process if process.zombie else look(process.pid)
-                ended = now is None or now.zombie
+                latest = process if process.zombie else look(process.pid)
+                ended = latest is None or latest.zombie
         self._known = known
-        for run, group in self._groups.items():
-            if run not in found and self._doubtful(run, ended and group is None):
-                found[run] = []
+        now = time.monotonic()
+        doubtful = [run for run, group in self._groups.items() if ended and group is None and run not in found]
+        self._missed = {run: self._missed.get(run, now) for run in doubtful}
+        found.update({run: [] for run, since in self._missed.items() if now - since < DOUBT})
         for run in set(of.values()):  # in its cgroup only since the list was made
             found.setdefault(run, [])
-        self._missed = {run: since for run, since in self._missed.items() if not found.get(run)}
         return found
-
-    def _doubtful(self, run: str, ended: bool) -> bool:
-        """Whether somebody may be there of a run of which nobody was seen."""
-        if not ended:
-            self._missed.pop(run, None)
-            return False
-        now = time.monotonic()
-        return now - self._missed.setdefault(run, now) < DOUBT
 
     def _whose(self, process: Process, of: dict[int, str]) -> str | None:
         name = of.get(process.pid) or of.get(process.parent) or self._known.get((process.pid, process.start))

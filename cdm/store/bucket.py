@@ -217,11 +217,8 @@ class Bucket:
         identity = secrets.token_hex(11)
         *others, last = writes
         frames: list[bytes] = []
-        problem = self.problem_with(last)
-        most = self.connection.max_payload - HEADERS
+        problem = next(filter(None, map(self.problem_with, writes)), "")
         for position, write in enumerate(others, 1):
-            if len(write.payload) > most or len(write.name) > LONGEST_KEY // 4:  # hardly ever, and quickly told
-                problem = problem or self.problem_with(write)
             # The client takes three times as long for each.
             own = "".join([f"{name}: {value}\r\n" for name, value in write.headers.items()])
             block = f"NATS/1.0\r\n{own}Nats-Batch-Id: {identity}\r\nNats-Batch-Sequence: {position}\r\n\r\n".encode()

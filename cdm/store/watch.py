@@ -56,6 +56,8 @@ COMPLAINT_INTERVAL = 30.0
 DRIFT = 5.0
 """Seconds by which a message's time may differ from ours, as far as the server's clock was known when the consumer was
 made: servers take turns in leading a stream, and a clock may be set."""
+DRIFT_INTERVAL = 30.0
+"""Seconds for which a consumer is kept all the same: who is late himself takes every message for an old one."""
 
 Known = ValuePut[Any, Any] | ValueRejected[Any, Any] | KeyRejected[Any]
 
@@ -406,7 +408,7 @@ class Watch:
         if pending == "0":  # nothing waits behind it, so it was stored just now
             if self.phase is _LISTING:
                 self._finish_list()
-            elif abs(at - now) > DRIFT and now > self._made + COMPLAINT_INTERVAL:
+            elif abs(at - now) > DRIFT and now > self._made + DRIFT_INTERVAL:
                 self._end("the server's clock is another one")
 
     def _on_control(self, reply: str, headers: dict[str, str]) -> None:

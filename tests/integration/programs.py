@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import pytest
 
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Line, Manifest, Readiness
 from cdm.runtimes import Surroundings, Work
-from cdm.runtimes.cgroup import Cgroups, remove
 from cdm.runtimes.process import ProcessRuntime
 from tests.server import eventually
 
@@ -203,18 +201,6 @@ async def staged(folder: Path, *, cgroups: bool = True) -> AsyncIterator[Stage]:
             os.kill(pid, signal.SIGKILL)
         assert not left, f"lived on after close: {left}"
         assert not [pid for pid in children(os.getpid()) if "keeper" in _command(pid)], "a keeper is left"
-
-
-@asynccontextmanager
-async def grouped_or_not(folder: Path, *, cgroups: bool) -> AsyncIterator[Stage]:
-    """The same, with cgroups for certain, or without any."""
-    if cgroups:
-        probe = Cgroups.make("probe")
-        if probe is None:
-            pytest.skip("no cgroup v2 that can be written to")
-        remove(probe.base)
-    async with staged(folder, cgroups=cgroups) as stage:
-        yield stage
 
 
 def _command(pid: int) -> str:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +32,6 @@ from tests.integration.programs import (
     Stage,
     descriptors,
     exists,
-    grouped_or_not,
     key_of,
     staged,
     stranger,
@@ -40,12 +39,6 @@ from tests.integration.programs import (
 )
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=[True, False], ids=["cgroups", "plain"])
-async def stage(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
-    async with grouped_or_not(tmp_path, cgroups=request.param) as stage:
-        yield stage
 
 
 class TestKeeper:

@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
@@ -23,7 +22,6 @@ from tests.integration.programs import (
     Stage,
     children,
     descriptors,
-    grouped_or_not,
     key_of,
     resident,
     staged,
@@ -32,12 +30,6 @@ from tests.integration.programs import (
 )
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=[True, False], ids=["cgroups", "plain"])
-async def stage(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
-    async with grouped_or_not(tmp_path, cgroups=request.param) as stage:
-        yield stage
 
 
 async def test_it_is_asked_first(stage: Stage) -> None:

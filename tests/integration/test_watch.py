@@ -768,7 +768,7 @@ async def test_raw_puts_are_refused_for_what_they_are(server: NatsServer) -> Non
 
 async def test_a_clock_that_is_another_one_is_noticed(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another server leads the stream, with another clock, or a clock was set: times are those of this machine."""
-    monkeypatch.setattr(watch_module, "COMPLAINT_INTERVAL", 0.0)
+    monkeypatch.setattr(watch_module, "DRIFT_INTERVAL", 0.0)
     async with raw(server) as user, watching(server, SLICES) as found:
         for shift in (60.0, -60.0):
             before = found.watch._consumer

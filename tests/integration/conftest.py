@@ -1,0 +1,23 @@
+"""What several of these tests stand on; those that need another ground make their own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cdm.runtimes.cgroup import Cgroups, remove
+from tests.integration.programs import Stage, staged
+
+
+@pytest.fixture(params=[True, False], ids=["cgroups", "plain"])
+async def stage(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+    """A started process runtime: with cgroups for certain, and without any."""
+    if request.param:
+        probe = Cgroups.make("probe")
+        if probe is None:
+            pytest.skip("no cgroup v2 that can be written to")
+        remove(probe.base)
+    async with staged(tmp_path, cgroups=request.param) as stage:
+        yield stage
