@@ -152,6 +152,8 @@ class Election:
         self._random = random
         self._seen: Seen | None = None
         self._term_since = 0.0
+        self._lease_since = 0.0
+        """When the present state of the lease was first seen."""
         self._highest = 0
         self._tenure: Tenure | None = None
         self._doubt = True
@@ -327,10 +329,11 @@ class Election:
 
         Between two servers of a cluster that have no route to each other nothing is heard, while both take part in the
         stream. A process that led again after it was taken for dead is such a one: its TTL decides, until it answers.
+        (Our own clock does, for a lease that somebody wrote without one would never end.)
         """
         if self.leader is None or self.leader.term != term:
             return
-        if self._taken_for_dead.get(self.leader.incarnation):
+        if self._taken_for_dead.get(self.leader.incarnation) and now < self._lease_since + self.timing.ttl:
             self.unanswered(now)
         elif self._silent_since is None:
             self._silent_since = now
@@ -433,6 +436,8 @@ class Election:
             self._highest = max(self._highest, term)
 
     def _note_lease(self, lease: Vacant | Held, now: float) -> None:
+        if self._seen is None or lease.revision != self._seen.lease.revision:
+            self._lease_since = now
         term = lease.lease.term if isinstance(lease, Held) else None
         known = self.leader.term if self.leader else None
         if term is not None:

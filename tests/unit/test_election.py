@@ -523,10 +523,22 @@ def test_who_led_again_after_it_was_taken_for_dead_is_judged_by_its_ttl_alone() 
     each.stepped_down()
     each.seen(Seen(held(term=9, revision=112), 113, 9), 3.1)
     for second in range(5, 50):
+        each.watched_lease(held(term=9, revision=112 + second // 2), float(second))  # it is alive, and renews
         assert isinstance(_judge(each, 9, float(second)), Wait | Probe)
     each.watched_lease(held(term=9, revision=150), 50.0)
     each.answered(51.0)
     assert _judge(each, 9, 52.0) == TakeOver(10, 150, 113), "it was heard, and is heard no more"
+
+
+def test_a_lease_without_a_ttl_that_nobody_renews_is_taken_all_the_same() -> None:
+    """Somebody wrote it in the name of one who was taken for dead; it would never end by itself."""
+    each = follower(0.0)
+    assert _judge(each, 7, 2.0) == TakeOver(8, 100, 90)
+    each.refused()
+    each.seen(Seen(held(term=9, revision=112), 113, 9), 3.0)
+    for tenth in range(45, int(10 * TIMING.ttl)):
+        assert isinstance(_judge(each, 9, tenth / 10), Wait | Probe)
+    assert _judge(each, 9, 3.0 + TIMING.ttl) == TakeOver(10, 112, 113)
 
 
 def test_who_died_indeed_is_no_reason_to_wait_for_the_next_one() -> None:
