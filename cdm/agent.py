@@ -30,7 +30,7 @@ from cdm.model.slice import SliceState, SliceValue
 from cdm.router import receiver
 from cdm.runtimes import Lapsing, Runtime, Work
 from cdm.store.bucket import Bucket, dump
-from cdm.store.signal import Signal
+from cdm.wakeup import Signal
 
 log = Log("cdm.agent")
 

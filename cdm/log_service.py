@@ -22,10 +22,10 @@ from cdm.log import Log
 from cdm.log_wire import LEASE, QUIET, WINDOW, Answer, Ask, Line, ripe
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, encode_node
-from cdm.model.wording import UNREADABLE
+from cdm.model.problems import UNREADABLE
 from cdm.runtimes import Logging, OutputLine
 from cdm.store.connection import Connection
-from cdm.store.signal import Signal
+from cdm.wakeup import Signal
 
 log = Log("cdm.logs")
 

@@ -41,9 +41,9 @@ from cdm.part import WHOLE, Ground, ensure
 from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import Bucket
 from cdm.store.lease import Leadership
-from cdm.store.signal import Signal
 from cdm.store.writer import CommandWriter, StatusWriter
 from cdm.topology import Topology
+from cdm.wakeup import Signal
 
 log = Log("cdm.node")
 

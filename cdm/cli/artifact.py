@@ -21,6 +21,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from cdm.archive import Packed, completed, pack, problem_with_program, program_of
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.screen import plain, wide_console
 from cdm.errors import (
@@ -41,7 +42,6 @@ from cdm.model.manifest import Manifest
 from cdm.store.artifacts import Artifacts, Pushed, StoredArtifact, UnreadableArtifact
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
-from cdm.telemetry import LogFormat, LogLevel, configure_logs
 
 PATIENCE = 1.0
 """Seconds after which a transfer shows how far it is."""

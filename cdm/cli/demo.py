@@ -22,6 +22,7 @@ from rich.text import Text
 from cdm import clock
 from cdm.archive import completed, pack
 from cdm.cli import web
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.playground import TTL, Answer, Playground, lives, playground
 from cdm.errors import CdmError
 from cdm.model.artifact import Artifact, NodeId, node_id
@@ -30,7 +31,6 @@ from cdm.model.manifest import Http, Manifest, Readiness
 from cdm.model.slice import SliceState, SliceValue
 from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import dump
-from cdm.telemetry import LogFormat, LogLevel, configure_logs
 
 ARTIFACT = Artifact("org.example", "slice", "1.0.0")
 MANIFEST = Manifest(port="auto", readiness=Readiness(Http(), interval=0.05))

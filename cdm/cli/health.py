@@ -11,13 +11,13 @@ from cyclopts import Parameter
 from msgspec import Struct
 from rich.console import Console
 
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.screen import plain
 from cdm.errors import NoResponders, Uncertain
 from cdm.model.artifact import NodeId, node_id
 from cdm.store.connection import Access, connect
 from cdm.store.registration import ASK_TIMEOUT, ask
-from cdm.telemetry import LogFormat, LogLevel, configure_logs
 
 
 class Health(Struct, frozen=True):

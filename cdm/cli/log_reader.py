@@ -24,12 +24,12 @@ from cdm.messages import Cause, Message, ValuePut, ValueRemove
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey, encode_node
 from cdm.model.node import Registration
-from cdm.model.wording import UNREADABLE
+from cdm.model.problems import UNREADABLE
 from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
-from cdm.store.signal import Signal
 from cdm.store.watch import Watch
+from cdm.wakeup import Signal
 
 PATIENCE = 2.0
 """Seconds within which a node has to begin to answer."""

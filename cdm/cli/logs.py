@@ -14,6 +14,7 @@ from cyclopts.types import NonNegativeInt
 
 from cdm.cli.log_lines import Show, as_json, as_text
 from cdm.cli.log_reader import Reader, Registered, keeps_output
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions, duration
 from cdm.errors import OutputMissing, UsageError
 from cdm.log_wire import MAX_LINES, Ask
@@ -22,7 +23,6 @@ from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.keys import NodeKey
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.snapshot import snapshot
-from cdm.telemetry import LogFormat, LogLevel, configure_logs
 
 FOLLOWED_FROM = 10
 """Lines of each slice that ``--follow`` begins with."""

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt
 
 from cdm.cli.context import expanded
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import ConnectionOptions, duration, labels_of, size
 from cdm.errors import UsageError
 from cdm.log import Log
@@ -23,7 +24,6 @@ from cdm.reconciliation import Policy
 from cdm.runtime import Node, NodeSettings
 from cdm.runtime import node as make_node
 from cdm.runtimes import EXTERNAL, PROCESS, runtime_named
-from cdm.telemetry import LogFormat, LogLevel, configure_logs
 
 log = Log("cdm.node")
 

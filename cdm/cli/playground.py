@@ -36,8 +36,8 @@ from cdm.runtimes.process import ORPHAN_BOUND
 from cdm.runtimes.words import MARK
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Access, Connection, connect
-from cdm.store.signal import Signal
 from cdm.store.watch import Watch
+from cdm.wakeup import Signal
 
 START_PATIENCE = 15.0
 POLL = 0.05

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cdm import clock
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.screen import plain, wide_console
 from cdm.model.slice import SliceState
@@ -19,7 +20,6 @@ from cdm.model.status import Condition
 from cdm.report import Report, report
 from cdm.store.connection import Access, connect
 from cdm.store.snapshot import snapshot
-from cdm.telemetry import LogFormat, LogLevel, configure_logs
 
 SHOWN_SLICES = 200
 """Longest table of slices for people; ``--json`` has them all."""

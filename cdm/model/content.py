@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from cdm.errors import InvalidContent
 from cdm.model.manifest import Manifest
-from cdm.model.wording import UNREADABLE
+from cdm.model.problems import UNREADABLE
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from cdm.errors import InvalidManifest
-from cdm.model.wording import told
+from cdm.model.problems import told
 
 MAX_BYTES = 64 * 1024
 """Longest manifest that is read, in bytes; people type these."""

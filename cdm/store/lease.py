@@ -27,11 +27,11 @@ from cdm.messages import (
 from cdm.model.artifact import NodeId
 from cdm.model.keys import FENCE, LEASE, FenceKey, LeaseKey, encode
 from cdm.model.node import Fence, Lease
-from cdm.model.wording import UNREADABLE
+from cdm.model.problems import UNREADABLE
 from cdm.router import receiver
 from cdm.store.bucket import EXPECT, TTL, Bucket, Stored, Write, dump, ttl_header
-from cdm.store.signal import Signal
 from cdm.store.voice import Identity, Voice
+from cdm.wakeup import Signal
 
 log = Log("cdm.lease")
 

@@ -26,7 +26,7 @@ from msgspec import Struct
 from cdm import clock
 from cdm.errors import BucketMissing, Busy, NoResponders, Refused, Uncertain, Unreachable, Unsuitable
 from cdm.log import Log
-from cdm.model.wording import UNREADABLE
+from cdm.model.problems import UNREADABLE
 from cdm.store.bucket import EXPECT, ROLLUP
 from cdm.store.connection import Connection, checked, no_message
 

@@ -17,11 +17,11 @@ from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NodeKey, encode
 from cdm.model.node import Registration
-from cdm.model.wording import UNREADABLE
+from cdm.model.problems import UNREADABLE
 from cdm.store.bucket import Bucket, Stored, dump
 from cdm.store.connection import Connection
-from cdm.store.signal import Signal
 from cdm.store.voice import Identity, Voice
+from cdm.wakeup import Signal
 
 log = Log("cdm.registration")
 

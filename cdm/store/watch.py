@@ -30,9 +30,9 @@ from cdm.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValueP
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import NODES, Key
 from cdm.model.node import Registration
-from cdm.model.wording import told
+from cdm.model.problems import told
 from cdm.store.bucket import MARKER, MARKER_TTL, Bucket, State, headers_of, is_removal
-from cdm.store.signal import Signal
+from cdm.wakeup import Signal
 
 log = Log("cdm.watch")
 

@@ -24,7 +24,7 @@ from cdm.model.slice import SliceValue
 from cdm.outbox import Order, Outbox
 from cdm.reconciliation import Command
 from cdm.store.bucket import DELETE, EXPECT, EXPECT_SUBJECT, MAX_BATCH, Batch, Bucket, Write, dump
-from cdm.store.signal import Signal
+from cdm.wakeup import Signal
 
 log = Log("cdm.writer")
 

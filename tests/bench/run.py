@@ -13,7 +13,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-from cdm.telemetry import LogFormat, LogLevel, configure_logs
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from tests.bench import deciding, growth, leading, reading, resting, writing
 from tests.bench.measure import Figure
 

@@ -19,8 +19,8 @@ from cdm.model.status import Condition, Status
 from cdm.outbox import Order, Outbox
 from cdm.reconciliation import Command
 from cdm.store.bucket import MAX_BATCH, Bucket, Write
-from cdm.store.signal import Signal
 from cdm.store.writer import CommandWriter, StatusWriter
+from cdm.wakeup import Signal
 from tests.integration.tools import connected
 from tests.server import NatsServer, eventually
 from tests.unit.support import n

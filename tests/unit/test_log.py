@@ -35,7 +35,7 @@ def _program(form: str, level: str, line: str) -> list[str]:
     program = f"""
 import sys
 from cdm.log import Log
-from cdm.telemetry import LogFormat, LogLevel, configure_logs
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 configure_logs(LogFormat("{form}"), LogLevel("{level}"), id="node-1")
 log = Log("cdm.test")
 {line}
