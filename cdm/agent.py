@@ -18,16 +18,16 @@ import anyio
 import anyio.abc
 from msgspec.structs import replace
 
+from cdm.dispatch.messages import Connected, Disconnected, ValuePut, ValueRemove
+from cdm.dispatch.router import receiver
 from cdm.errors import Conflict, InvalidManifest, SliceFailed, StoreError
 from cdm.lifecycle import Condition, Do, Report, may_fail, next_step
 from cdm.log import Log
-from cdm.messages import Connected, Disconnected, ValuePut, ValueRemove
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import LONGEST_LAST_GRACE, Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
 from cdm.model.slice import SliceState, SliceValue
-from cdm.router import receiver
 from cdm.runtimes import Lapsing, Runtime, Work
 from cdm.store.bucket import Bucket, dump
 from cdm.wakeup import Signal

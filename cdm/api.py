@@ -1,9 +1,7 @@
 """What the package exports; `cdm` takes it from here when it is first asked for."""
 
 from cdm.active import Active, Dormant
-from cdm.errors import CdmError, InvalidArtifact, InvalidBlueprint, InvalidKey, InvalidNodeId, ModelError, WiringError
-from cdm.manager import ClusterDeploymentManager
-from cdm.messages import (
+from cdm.dispatch.messages import (
     Cause,
     Connected,
     Disconnected,
@@ -23,6 +21,9 @@ from cdm.messages import (
     WriteFailed,
     Written,
 )
+from cdm.dispatch.router import Router, receiver
+from cdm.errors import CdmError, InvalidArtifact, InvalidBlueprint, InvalidKey, InvalidNodeId, ModelError, WiringError
+from cdm.manager import ClusterDeploymentManager
 from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, Key, LeaseKey, NodeKey, SliceKey, StatusKey, encode
@@ -31,7 +32,6 @@ from cdm.model.slice import TRANSITIONS, SliceState, SliceValue, legal
 from cdm.model.status import Condition, Status
 from cdm.outbox import Order, Outbox
 from cdm.reconciliation import Command, Policy
-from cdm.router import Router, receiver
 from cdm.topology import Topology
 
 __all__ = [

@@ -12,9 +12,7 @@ from typing import Any
 
 from cdm.active import Active, Dormant, Workplace
 from cdm.cluster import Cluster
-from cdm.errors import InvalidBlueprint
-from cdm.log import Log
-from cdm.messages import (
+from cdm.dispatch.messages import (
     IntentChanged,
     KeyRejected,
     LeaderChange,
@@ -30,6 +28,9 @@ from cdm.messages import (
     WriteFailed,
     Written,
 )
+from cdm.dispatch.router import receiver
+from cdm.errors import InvalidBlueprint
+from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import (
@@ -46,7 +47,6 @@ from cdm.outbox import Outbox
 from cdm.reconciliation import (
     Policy,
 )
-from cdm.router import receiver
 from cdm.topology import Topology
 
 log = Log("cdm.manager")

@@ -13,11 +13,7 @@ import anyio
 import anyio.lowlevel
 
 from cdm import clock
-from cdm.election import Election, Timing
-from cdm.errors import AccessDenied, StoreError
-from cdm.log import Log
-from cdm.manager import ClusterDeploymentManager
-from cdm.messages import (
+from cdm.dispatch.messages import (
     Connected,
     Disconnected,
     IntentChanged,
@@ -35,6 +31,10 @@ from cdm.messages import (
     WriteFailed,
     Written,
 )
+from cdm.election import Election, Timing
+from cdm.errors import AccessDenied, StoreError
+from cdm.log import Log
+from cdm.manager import ClusterDeploymentManager
 from cdm.model.keys import LAYOUTS
 from cdm.outbox import Outbox
 from cdm.part import WHOLE, Ground, ensure

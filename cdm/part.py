@@ -17,9 +17,9 @@ import anyio
 from msgspec import Struct
 
 from cdm import clock
+from cdm.dispatch.messages import Message
 from cdm.errors import AccessDenied, BucketMissing, StoreError, Unsuitable
 from cdm.log import Log
-from cdm.messages import Message
 from cdm.model.artifact import NodeId
 from cdm.model.node import Role
 from cdm.reconciliation import Policy

@@ -17,13 +17,13 @@ import anyio.abc
 from msgspec.structs import replace
 
 from cdm import clock
+from cdm.dispatch.messages import Connected, Disconnected, Message
+from cdm.dispatch.router import Router
 from cdm.log import Log
 from cdm.managing import Managing
-from cdm.messages import Connected, Disconnected, Message
 from cdm.model.keys import SLICES
 from cdm.model.node import Registration, Role
 from cdm.part import WHOLE, Ground, NodeSettings, Part, ensure, patiently
-from cdm.router import Router
 from cdm.runtimes import EXTERNAL
 from cdm.serving import Running, Serving
 from cdm.store.bucket import Bucket

@@ -14,10 +14,7 @@ from typing import Any
 
 from cdm.agent import Agent
 from cdm.cache import Cache
-from cdm.errors import FolderTaken, UsageError
-from cdm.log import Log
-from cdm.log_service import LogService
-from cdm.messages import (
+from cdm.dispatch.messages import (
     Connected,
     Disconnected,
     KeyRejected,
@@ -26,12 +23,15 @@ from cdm.messages import (
     ValueRejected,
     ValueRemove,
 )
+from cdm.dispatch.router import receiver
+from cdm.errors import FolderTaken, UsageError
+from cdm.log import Log
+from cdm.log_service import LogService
 from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey, encode_node
 from cdm.model.node import Role
 from cdm.model.slice import SliceValue
 from cdm.part import Ground
-from cdm.router import receiver
 from cdm.runtimes import Lapsing, Surroundings, runtime_named
 from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import Bucket

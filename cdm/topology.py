@@ -13,8 +13,7 @@ from collections.abc import Set as AbstractSet
 
 from msgspec import Struct
 
-from cdm.log import Log
-from cdm.messages import (
+from cdm.dispatch.messages import (
     Cause,
     Connected,
     Disconnected,
@@ -31,10 +30,11 @@ from cdm.messages import (
     ValueRejected,
     ValueRemove,
 )
+from cdm.dispatch.router import receiver
+from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import IntentKey, NodeKey
 from cdm.model.node import NO_INTENT, UNREADABLE_INTENT, Intent, Registration, Schedule
-from cdm.router import receiver
 
 log = Log("cdm.topology")
 

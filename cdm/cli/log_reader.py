@@ -17,10 +17,10 @@ from msgspec.structs import replace
 
 from cdm import clock
 from cdm.cli.log_lines import Show, Shown
+from cdm.dispatch.messages import Cause, Message, ValuePut, ValueRemove
 from cdm.errors import OutputMissing, StoreError
 from cdm.log import printable
 from cdm.log_wire import RENEWAL, Answer, Ask, Line, Place, ripe
-from cdm.messages import Cause, Message, ValuePut, ValueRemove
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey, encode_node
 from cdm.model.node import Registration

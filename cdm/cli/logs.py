@@ -16,9 +16,9 @@ from cdm.cli.log_lines import Show, as_json, as_text
 from cdm.cli.log_reader import Reader, Registered, keeps_output
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions, duration
+from cdm.dispatch.messages import ValuePut
 from cdm.errors import OutputMissing, UsageError
 from cdm.log_wire import MAX_LINES, Ask
-from cdm.messages import ValuePut
 from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.keys import NodeKey
 from cdm.store.connection import Access, Connection, connect

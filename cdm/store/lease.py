@@ -10,10 +10,7 @@ import anyio.abc
 import msgspec
 
 from cdm import clock
-from cdm.election import Election, Held, Look, Probe, Renew, Seen, StepDown, TakeOver, Tenure, Vacant, Wait
-from cdm.errors import AccessDenied, Busy, Conflict, NoResponders, StoreError, Uncertain
-from cdm.log import Log
-from cdm.messages import (
+from cdm.dispatch.messages import (
     LeaderChange,
     Message,
     NodeDied,
@@ -24,11 +21,14 @@ from cdm.messages import (
     ValueRejected,
     ValueRemove,
 )
+from cdm.dispatch.router import receiver
+from cdm.election import Election, Held, Look, Probe, Renew, Seen, StepDown, TakeOver, Tenure, Vacant, Wait
+from cdm.errors import AccessDenied, Busy, Conflict, NoResponders, StoreError, Uncertain
+from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import FENCE, LEASE, FenceKey, LeaseKey, encode
 from cdm.model.node import Fence, Lease
 from cdm.model.problems import UNREADABLE
-from cdm.router import receiver
 from cdm.store.bucket import EXPECT, TTL, Bucket, Stored, Write, dump, ttl_header
 from cdm.store.voice import Identity, Voice
 from cdm.wakeup import Signal

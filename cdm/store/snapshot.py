@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 import anyio
 
+from cdm.dispatch.messages import Message
 from cdm.errors import BucketMissing, Uncertain
-from cdm.messages import Message
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
 from cdm.store.watch import Watch

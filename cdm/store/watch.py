@@ -24,9 +24,9 @@ import msgspec
 from msgspec.structs import replace
 
 from cdm import clock
+from cdm.dispatch.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.errors import AccessDenied, BucketMissing, InvalidBlueprint, InvalidKey, InvalidValue, StoreError, Uncertain
 from cdm.log import Log
-from cdm.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import NODES, Key
 from cdm.model.node import Registration

@@ -14,10 +14,10 @@ import anyio
 from msgspec import Struct
 
 from cdm import clock
+from cdm.dispatch.messages import Message, WriteFailed, Written
 from cdm.election import Election
 from cdm.errors import AccessDenied, Busy, Conflict, Refused, StoreError
 from cdm.log import Log
-from cdm.messages import Message, WriteFailed, Written
 from cdm.model.artifact import Artifact
 from cdm.model.keys import FENCE, encode
 from cdm.model.slice import SliceValue

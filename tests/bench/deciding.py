@@ -11,8 +11,7 @@ from cdm import clock
 from cdm.active import Active
 from cdm.allocation import Host, allocate
 from cdm.cluster import Desired, Group
-from cdm.manager import ClusterDeploymentManager
-from cdm.messages import (
+from cdm.dispatch.messages import (
     Connected,
     Disconnected,
     IntentChanged,
@@ -31,6 +30,8 @@ from cdm.messages import (
     WriteFailed,
     Written,
 )
+from cdm.dispatch.router import Router, receiver
+from cdm.manager import ClusterDeploymentManager
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, Key, LeaseKey, NodeKey, SliceKey, StatusKey
@@ -38,7 +39,6 @@ from cdm.model.node import Fence, Intent, Lease, Registration, Schedule
 from cdm.model.slice import SliceState, SliceValue
 from cdm.outbox import Outbox
 from cdm.reconciliation import Place, Policy, reconcile
-from cdm.router import Router, receiver
 from cdm.topology import Topology
 from tests.bench.measure import Figure, Goal, figure, seconds
 from tests.bench.stage import ACTIVE, artifact, nodes_named, slice_keys

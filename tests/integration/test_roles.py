@@ -9,8 +9,8 @@ from pathlib import Path
 import anyio
 import pytest
 
+from cdm.dispatch.messages import ValuePut
 from cdm.managing import Managing
-from cdm.messages import ValuePut
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.node import Role

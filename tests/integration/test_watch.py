@@ -11,8 +11,7 @@ import nats.errors
 import pytest
 
 from cdm import clock
-from cdm.errors import StoreError
-from cdm.messages import (
+from cdm.dispatch.messages import (
     Cause,
     KeyRejected,
     Message,
@@ -21,6 +20,7 @@ from cdm.messages import (
     ValueRejected,
     ValueRemove,
 )
+from cdm.errors import StoreError
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS, encode
 from cdm.store import watch as watch_module

@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from cdm import clock
+from cdm.dispatch.messages import Message, WriteFailed, Written
 from cdm.election import Election, Seen, TakeOver, Timing, Vacant
-from cdm.messages import Message, WriteFailed, Written
 from cdm.model.artifact import Artifact
 from cdm.model.keys import FENCE, LEASE, SLICES, STATUS, SliceKey, encode
 from cdm.model.slice import SliceState

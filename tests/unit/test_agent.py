@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from cdm.agent import Agent, Fetched
+from cdm.dispatch.messages import Connected, ValuePut, ValueRemove
 from cdm.errors import StoreError
-from cdm.messages import Connected, ValuePut, ValueRemove
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey

@@ -7,7 +7,7 @@ import pytest
 from msgspec import UNSET, UnsetType
 
 from cdm.active import Active, Dormant
-from cdm.messages import (
+from cdm.dispatch.messages import (
     Cause,
     KeyRejected,
     LeaderChange,

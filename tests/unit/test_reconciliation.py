@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from cdm.allocation import Ranking
 from cdm.cluster import STABLE_AFTER, Cluster, Desired, SlicePut
-from cdm.messages import ValuePut
+from cdm.dispatch.messages import ValuePut
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE, Blueprint, Overrides
 from cdm.model.keys import SliceKey

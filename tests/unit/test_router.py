@@ -4,8 +4,7 @@ from typing import Any, Generic, TypeVar, Union
 
 import pytest
 
-from cdm.errors import WiringError
-from cdm.messages import (
+from cdm.dispatch.messages import (
     KeyedMessage,
     KeyRejected,
     LeaderChange,
@@ -19,13 +18,14 @@ from cdm.messages import (
     ValueRejected,
     ValueRemove,
 )
+from cdm.dispatch.router import Router, receiver
+from cdm.errors import WiringError
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BlueprintKey, Key, LeaseKey, NodeKey, SliceKey, StatusKey
 from cdm.model.node import Registration
 from cdm.model.slice import SliceState, SliceValue
 from cdm.model.status import Status
-from cdm.router import Router, receiver
 from tests.unit.support import APP, n
 
 BLUEPRINT = ValuePut(BlueprintKey(APP), Blueprint(3), 1)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdm.messages import (
+from cdm.dispatch.messages import (
     Cause,
     Connected,
     Disconnected,
@@ -24,10 +24,10 @@ from cdm.messages import (
     ValueRejected,
     ValueRemove,
 )
+from cdm.dispatch.router import Router
 from cdm.model.artifact import NodeId
 from cdm.model.keys import IntentKey, NodeKey
 from cdm.model.node import NO_INTENT, Intent, Registration, Role, Schedule
-from cdm.router import Router
 from cdm.topology import MASS_LOSS_PACE, REMEMBERED, Missing, Registered, Topology
 from tests.unit.support import n
 

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from cdm.active import Active
-from cdm.manager import ClusterDeploymentManager
-from cdm.messages import (
+from cdm.dispatch.messages import (
     Cause,
     Connected,
     Disconnected,
@@ -32,6 +31,8 @@ from cdm.messages import (
     WriteFailed,
     Written,
 )
+from cdm.dispatch.router import Router
+from cdm.manager import ClusterDeploymentManager
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, LeaseKey, NodeKey, SliceKey, StatusKey
@@ -40,7 +41,6 @@ from cdm.model.slice import SliceState, SliceValue, legal
 from cdm.model.status import Status
 from cdm.outbox import Order, Outbox
 from cdm.reconciliation import Policy
-from cdm.router import Router
 from cdm.topology import Registered, Topology
 from tests.unit.support import S
 

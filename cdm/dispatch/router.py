@@ -22,8 +22,8 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from cdm.dispatch.messages import KeyedMessage, KeyRejected, Message, RejectedKeyRemoved, Topic
 from cdm.errors import WiringError
-from cdm.messages import KeyedMessage, KeyRejected, Message, RejectedKeyRemoved, Topic
 from cdm.model.keys import Key
 
 Receiver = Callable[[Any], None]

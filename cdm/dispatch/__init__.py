@@ -1,0 +1,1 @@
+"""Typed messages, and the router that hands them to their receivers."""
