@@ -1,6 +1,5 @@
 """What the package exports; `cdm` takes it from here when it is first asked for."""
 
-from cdm.active import Active, Dormant
 from cdm.dispatch.messages import (
     Cause,
     Connected,
@@ -23,16 +22,17 @@ from cdm.dispatch.messages import (
 )
 from cdm.dispatch.router import Router, receiver
 from cdm.errors import CdmError, InvalidArtifact, InvalidBlueprint, InvalidKey, InvalidNodeId, ModelError, WiringError
-from cdm.manager import ClusterDeploymentManager
+from cdm.manager.active import Active, Dormant
+from cdm.manager.manager import ClusterDeploymentManager
+from cdm.manager.outbox import Order, Outbox
+from cdm.manager.reconciliation import Command, Policy
+from cdm.manager.topology import Topology
 from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, Key, LeaseKey, NodeKey, SliceKey, StatusKey, encode
 from cdm.model.node import Fence, Intent, Lease, Registration, Role, Schedule
 from cdm.model.slice import TRANSITIONS, SliceState, SliceValue, legal
 from cdm.model.status import Condition, Status
-from cdm.outbox import Order, Outbox
-from cdm.reconciliation import Command, Policy
-from cdm.topology import Topology
 
 __all__ = [
     "TRANSITIONS",

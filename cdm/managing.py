@@ -34,15 +34,15 @@ from cdm.dispatch.messages import (
 from cdm.election import Election, Timing
 from cdm.errors import AccessDenied, StoreError
 from cdm.log import Log
-from cdm.manager import ClusterDeploymentManager
+from cdm.manager.manager import ClusterDeploymentManager
+from cdm.manager.outbox import Outbox
+from cdm.manager.topology import Topology
 from cdm.model.keys import LAYOUTS
-from cdm.outbox import Outbox
 from cdm.part import WHOLE, Ground, ensure
 from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import Bucket
 from cdm.store.lease import Leadership
 from cdm.store.writer import CommandWriter, StatusWriter
-from cdm.topology import Topology
 from cdm.wakeup import Signal
 
 log = Log("cdm.node")

@@ -20,9 +20,9 @@ from cdm import clock
 from cdm.dispatch.messages import Message
 from cdm.errors import AccessDenied, BucketMissing, StoreError, Unsuitable
 from cdm.log import Log
+from cdm.manager.reconciliation import Policy
 from cdm.model.artifact import NodeId
 from cdm.model.node import Role
-from cdm.reconciliation import Policy
 from cdm.runtimes import PROCESS
 from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import Bucket, buckets

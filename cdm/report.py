@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from cdm.cluster import Cluster
 from cdm.dispatch.messages import KeyRejected, Message, ValuePut, ValueRejected
+from cdm.manager.cluster import Cluster
 from cdm.model.artifact import NodeId
 from cdm.model.keys import (
     LAYOUTS,

@@ -18,9 +18,9 @@ from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import ConnectionOptions, duration, labels_of, size
 from cdm.errors import UsageError
 from cdm.log import Log
+from cdm.manager.reconciliation import Policy
 from cdm.model.artifact import node_id
 from cdm.model.node import Role
-from cdm.reconciliation import Policy
 from cdm.runtime import Node, NodeSettings
 from cdm.runtime import node as make_node
 from cdm.runtimes import EXTERNAL, PROCESS, runtime_named

@@ -23,9 +23,9 @@ import anyio
 import anyio.to_thread
 
 from cdm import clock
-from cdm.cluster import Cluster, SlicePut
 from cdm.dispatch.messages import Message, ValuePut, ValueRemove
 from cdm.errors import CdmError, UsageError
+from cdm.manager.cluster import Cluster, SlicePut
 from cdm.model.artifact import NodeId
 from cdm.model.keys import LeaseKey, NodeKey, SliceKey
 from cdm.model.node import Lease

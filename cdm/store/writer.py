@@ -18,11 +18,11 @@ from cdm.dispatch.messages import Message, WriteFailed, Written
 from cdm.election import Election
 from cdm.errors import AccessDenied, Busy, Conflict, Refused, StoreError
 from cdm.log import Log
+from cdm.manager.outbox import Order, Outbox
+from cdm.manager.reconciliation import Command
 from cdm.model.artifact import Artifact
 from cdm.model.keys import FENCE, encode
 from cdm.model.slice import SliceValue
-from cdm.outbox import Order, Outbox
-from cdm.reconciliation import Command
 from cdm.store.bucket import DELETE, EXPECT, EXPECT_SUBJECT, MAX_BATCH, Batch, Bucket, Write, dump
 from cdm.wakeup import Signal
 

@@ -8,9 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cdm import clock
-from cdm.active import Active
-from cdm.allocation import Host, allocate
-from cdm.cluster import Desired, Group
 from cdm.dispatch.messages import (
     Connected,
     Disconnected,
@@ -31,15 +28,18 @@ from cdm.dispatch.messages import (
     Written,
 )
 from cdm.dispatch.router import Router, receiver
-from cdm.manager import ClusterDeploymentManager
+from cdm.manager.active import Active
+from cdm.manager.allocation import Host, allocate
+from cdm.manager.cluster import Desired, Group
+from cdm.manager.manager import ClusterDeploymentManager
+from cdm.manager.outbox import Outbox
+from cdm.manager.reconciliation import Place, Policy, reconcile
+from cdm.manager.topology import Topology
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, Key, LeaseKey, NodeKey, SliceKey, StatusKey
 from cdm.model.node import Fence, Intent, Lease, Registration, Schedule
 from cdm.model.slice import SliceState, SliceValue
-from cdm.outbox import Outbox
-from cdm.reconciliation import Place, Policy, reconcile
-from cdm.topology import Topology
 from tests.bench.measure import Figure, Goal, figure, seconds
 from tests.bench.stage import ACTIVE, artifact, nodes_named, slice_keys
 

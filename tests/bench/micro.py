@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdm.allocation import Host, Ranking, allocate
-from cdm.cluster import Desired, Group
 from cdm.dispatch.router import Router
+from cdm.manager.allocation import Host, Ranking, allocate
+from cdm.manager.cluster import Desired, Group
+from cdm.manager.reconciliation import Place, Policy, reconcile
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import SLICES, BlueprintKey, decode_artifact, encode
 from cdm.model.slice import SliceValue
-from cdm.reconciliation import Place, Policy, reconcile
 from cdm.store.bucket import dump
 from tests.bench.deciding import SENT, Nothing, World, messages
 from tests.bench.stage import ACTIVE, artifact, nodes_named, slice_keys

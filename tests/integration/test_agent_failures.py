@@ -10,9 +10,9 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
+from cdm.manager.reconciliation import Policy
 from cdm.model.artifact import Artifact
 from cdm.model.manifest import Line, Readiness, Restart
-from cdm.reconciliation import Policy
 from cdm.serving import Running
 from tests.integration.programs import children, descriptors, resident
 from tests.integration.serving import (

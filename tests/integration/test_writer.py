@@ -12,12 +12,12 @@ import pytest
 from cdm import clock
 from cdm.dispatch.messages import Message, WriteFailed, Written
 from cdm.election import Election, Seen, TakeOver, Timing, Vacant
+from cdm.manager.outbox import Order, Outbox
+from cdm.manager.reconciliation import Command
 from cdm.model.artifact import Artifact
 from cdm.model.keys import FENCE, LEASE, SLICES, STATUS, SliceKey, encode
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
-from cdm.outbox import Order, Outbox
-from cdm.reconciliation import Command
 from cdm.store.bucket import MAX_BATCH, Bucket, Write
 from cdm.store.writer import CommandWriter, StatusWriter
 from cdm.wakeup import Signal

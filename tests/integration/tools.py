@@ -23,8 +23,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from cdm import runtime
-from cdm.active import Active
 from cdm.dispatch import messages
+from cdm.manager.active import Active
 from cdm.managing import Managing
 from cdm.model.artifact import NodeId
 from cdm.model.keys import IntentKey, Layout, NodeKey, encode

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pytest
 from msgspec import UNSET, UnsetType
 
-from cdm.active import Active, Dormant
 from cdm.dispatch.messages import (
     Cause,
     KeyRejected,
@@ -18,14 +17,15 @@ from cdm.dispatch.messages import (
     WriteFailed,
     Written,
 )
+from cdm.manager.active import Active, Dormant
+from cdm.manager.outbox import HIGH_WATER, Order, Outbox
+from cdm.manager.reconciliation import Command
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.keys import BlueprintKey, SliceKey, StatusKey, encode
 from cdm.model.node import Registration, Role, Schedule
 from cdm.model.slice import SliceValue
 from cdm.model.status import Condition, Status
-from cdm.outbox import HIGH_WATER, Order, Outbox
-from cdm.reconciliation import Command
 from tests.unit.support import APP, OTHER, S, n
 from tests.unit.world import ME, World
 

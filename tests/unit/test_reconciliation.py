@@ -8,15 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from cdm.allocation import Ranking
-from cdm.cluster import STABLE_AFTER, Cluster, Desired, SlicePut
 from cdm.dispatch.messages import ValuePut
-from cdm.model.artifact import NodeId
-from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE, Blueprint, Overrides
-from cdm.model.keys import SliceKey
-from cdm.model.slice import Kind, SliceState, SliceValue, legal
-from cdm.model.status import Condition, Status
-from cdm.reconciliation import (
+from cdm.manager.allocation import Ranking
+from cdm.manager.cluster import STABLE_AFTER, Cluster, Desired, SlicePut
+from cdm.manager.reconciliation import (
     MAY_RUN,
     NEVER_RAN,
     Command,
@@ -28,6 +23,11 @@ from cdm.reconciliation import (
     settled,
     status_of,
 )
+from cdm.model.artifact import NodeId
+from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE, Blueprint, Overrides
+from cdm.model.keys import SliceKey
+from cdm.model.slice import Kind, SliceState, SliceValue, legal
+from cdm.model.status import Condition, Status
 from tests.unit.support import APP, OTHER, S, cluster_of, group_of, n, put, wanted
 
 POLICY = Policy()

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cdm.dispatch.messages import Cause
+from cdm.manager.reconciliation import Policy
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BlueprintKey, SliceKey, encode
 from cdm.model.node import Registration, Schedule
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition
-from cdm.reconciliation import Policy
 from tests.unit.support import S, n
 from tests.unit.world import NEXT, World
 

@@ -25,10 +25,10 @@ from cdm.dispatch.messages import (
     ValueRemove,
 )
 from cdm.dispatch.router import Router
+from cdm.manager.topology import MASS_LOSS_PACE, REMEMBERED, Missing, Registered, Topology
 from cdm.model.artifact import NodeId
 from cdm.model.keys import IntentKey, NodeKey
 from cdm.model.node import NO_INTENT, Intent, Registration, Role, Schedule
-from cdm.topology import MASS_LOSS_PACE, REMEMBERED, Missing, Registered, Topology
 from tests.unit.support import n
 
 TTL = 10.0

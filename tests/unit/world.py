@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cdm.active import Active
 from cdm.dispatch.messages import (
     Cause,
     Connected,
@@ -32,16 +31,17 @@ from cdm.dispatch.messages import (
     Written,
 )
 from cdm.dispatch.router import Router
-from cdm.manager import ClusterDeploymentManager
+from cdm.manager.active import Active
+from cdm.manager.manager import ClusterDeploymentManager
+from cdm.manager.outbox import Order, Outbox
+from cdm.manager.reconciliation import Policy
+from cdm.manager.topology import Registered, Topology
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, LeaseKey, NodeKey, SliceKey, StatusKey
 from cdm.model.node import Fence, Intent, Lease, Registration, Schedule
 from cdm.model.slice import SliceState, SliceValue, legal
 from cdm.model.status import Status
-from cdm.outbox import Order, Outbox
-from cdm.reconciliation import Policy
-from cdm.topology import Registered, Topology
 from tests.unit.support import S
 
 ME = NodeId("me")

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from msgspec import UNSET, Struct
 
-from cdm.allocation import Host, Ranking, allocate, choose_removals, free_ordinals
-from cdm.cluster import Desired, Group, SlicePut
+from cdm.manager.allocation import Host, Ranking, allocate, choose_removals, free_ordinals
+from cdm.manager.cluster import Desired, Group, SlicePut
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey

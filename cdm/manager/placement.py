@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from cdm.allocation import Ranking
-from cdm.cluster import Cluster
+from cdm.manager.allocation import Ranking
+from cdm.manager.cluster import Cluster
+from cdm.manager.reconciliation import Place
+from cdm.manager.topology import Missing, Registered, Topology
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.node import Schedule
-from cdm.reconciliation import Place
-from cdm.topology import Missing, Registered, Topology
 
 
 class Placement:

@@ -1,6 +1,6 @@
 """What a manager is at a time: `Dormant`, or `Active` in one term.
 
-`Active` keeps the list of artifacts to look at, decides with `cdm.reconciliation`, and hands commands to the outbox. It
+`Active` keeps the list of artifacts to look at, decides with `cdm.manager.reconciliation`, and hands commands to the outbox. It
 decides about an artifact only when its mirror has reached the last sequence that it wrote for it (read-your-writes):
 until then the artifact is held back.
 """
@@ -16,16 +16,16 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from cdm.cluster import Cluster, Desired
 from cdm.log import Log, Ration
+from cdm.manager.cluster import Cluster, Desired
+from cdm.manager.outbox import Order, Outbox
+from cdm.manager.placement import Placement
+from cdm.manager.reconciliation import Command, Policy, reconcile, refused_status, settled, status_of
+from cdm.manager.topology import Topology
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, decode_artifact, encode_artifact
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
-from cdm.outbox import Order, Outbox
-from cdm.placement import Placement
-from cdm.reconciliation import Command, Policy, reconcile, refused_status, settled, status_of
-from cdm.topology import Topology
 
 log = Log("cdm.manager")
 

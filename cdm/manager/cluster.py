@@ -1,7 +1,7 @@
 """What is known of the cluster's blueprints and slices, indexed by artifact and by node.
 
 The one place where desired and actual state live in a process, on every node, leader or not, so that a new leader
-starts warm. It only records; what to do about it is decided in `cdm.reconciliation`.
+starts warm. It only records; what to do about it is decided in `cdm.manager.reconciliation`.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
+from cdm.manager.reconciliation import Command
 from cdm.model.artifact import Artifact
 from cdm.model.status import Status
-from cdm.reconciliation import Command
 
 HIGH_WATER = 20_000
 """Queued commands above which no further decisions are made, so that a slow store slows the manager down."""

@@ -1,7 +1,7 @@
 """The ClusterDeploymentManager: runs on every node, is Active on the leader only.
 
-On every node it records what the buckets say (`cdm.cluster`), so that a new leader starts warm. What is done about
-it depends on the state, which is a type and not a flag (`cdm.active`): `Dormant` does nothing, `Active` belongs to one
+On every node it records what the buckets say (`cdm.manager.cluster`), so that a new leader starts warm. What is done about
+it depends on the state, which is a type and not a flag (`cdm.manager.active`): `Dormant` does nothing, `Active` belongs to one
 term and decides.
 """
 
@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cdm.active import Active, Dormant, Workplace
-from cdm.cluster import Cluster
 from cdm.dispatch.messages import (
     IntentChanged,
     KeyRejected,
@@ -31,6 +29,13 @@ from cdm.dispatch.messages import (
 from cdm.dispatch.router import receiver
 from cdm.errors import InvalidBlueprint
 from cdm.log import Log
+from cdm.manager.active import Active, Dormant, Workplace
+from cdm.manager.cluster import Cluster
+from cdm.manager.outbox import Outbox
+from cdm.manager.reconciliation import (
+    Policy,
+)
+from cdm.manager.topology import Topology
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import (
@@ -43,11 +48,6 @@ from cdm.model.keys import (
 )
 from cdm.model.slice import SliceState, SliceValue
 from cdm.model.status import Status
-from cdm.outbox import Outbox
-from cdm.reconciliation import (
-    Policy,
-)
-from cdm.topology import Topology
 
 log = Log("cdm.manager")
 
