@@ -31,8 +31,10 @@ from cdm.dispatch.messages import (
     WriteFailed,
     Written,
 )
-from cdm.election import Election, Timing
 from cdm.errors import AccessDenied, StoreError
+from cdm.leader.election import Election, Timing
+from cdm.leader.leadership import Leadership
+from cdm.leader.writer import CommandWriter, StatusWriter
 from cdm.log import Log
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Outbox
@@ -41,8 +43,6 @@ from cdm.model.keys import LAYOUTS
 from cdm.part import WHOLE, Ground, ensure
 from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import Bucket
-from cdm.store.lease import Leadership
-from cdm.store.writer import CommandWriter, StatusWriter
 from cdm.wakeup import Signal
 
 log = Log("cdm.node")

@@ -20,7 +20,7 @@ from cdm.model.node import Registration
 from cdm.model.problems import UNREADABLE
 from cdm.store.bucket import Bucket, Stored, dump
 from cdm.store.connection import Connection
-from cdm.store.voice import Identity, Voice
+from cdm.store.responder import Identity, Voice
 from cdm.wakeup import Signal
 
 log = Log("cdm.registration")

@@ -43,7 +43,7 @@ from cdm.runtime import node as make_node
 from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import MAX_BATCH, Bucket, Write, dump
 from cdm.store.connection import Access, Connection, connect
-from cdm.store.voice import Identity, Voice
+from cdm.store.responder import Identity, Voice
 from tests.integration.tools import EXPECT, EXPECT_SUBJECT, Raw, connected, raw
 from tests.server import FORGIVEN, NatsServer, eventually, free_port, running_cluster, running_server
 

@@ -10,8 +10,8 @@ import nats.errors
 import pytest
 
 from cdm import clock
-from cdm.election import HIGHEST_CREDIBLE
 from cdm.errors import Uncertain, Unreachable
+from cdm.leader.election import HIGHEST_CREDIBLE
 from cdm.report import report
 from cdm.store import connection as connection_module
 from cdm.store import watch as watch_module

@@ -11,7 +11,8 @@ import pytest
 
 from cdm import clock
 from cdm.dispatch.messages import Message, WriteFailed, Written
-from cdm.election import Election, Seen, TakeOver, Timing, Vacant
+from cdm.leader.election import Election, Seen, TakeOver, Timing, Vacant
+from cdm.leader.writer import CommandWriter, StatusWriter
 from cdm.manager.outbox import Order, Outbox
 from cdm.manager.reconciliation import Command
 from cdm.model.artifact import Artifact
@@ -19,7 +20,6 @@ from cdm.model.keys import FENCE, LEASE, SLICES, STATUS, SliceKey, encode
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
 from cdm.store.bucket import MAX_BATCH, Bucket, Write
-from cdm.store.writer import CommandWriter, StatusWriter
 from cdm.wakeup import Signal
 from tests.integration.tools import connected
 from tests.server import NatsServer, eventually

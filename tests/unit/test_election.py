@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdm.election import (
+from cdm.leader.election import (
     HIGHEST_CREDIBLE,
     TURN,
     Action,

@@ -1,6 +1,6 @@
 """Elections in virtual time, over a small model of the server's part of ``slices``.
 
-Each process drives a real `Election` as `cdm.store.lease` does. Messages are late or lost, acknowledgements get lost,
+Each process drives a real `Election` as `cdm.leader.leadership` does. Messages are late or lost, acknowledgements get lost,
 processes freeze, die, are cut off and restarted. After every event the invariants of PROTOCOL's "Leadership" are
 checked; after the faults stop, there must be one leader again.
 """
@@ -16,7 +16,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdm.election import Election, Held, Look, Probe, Renew, Seen, StepDown, TakeOver, Tenure, Timing, Vacant, Wait
+from cdm.leader.election import (
+    Election,
+    Held,
+    Look,
+    Probe,
+    Renew,
+    Seen,
+    StepDown,
+    TakeOver,
+    Tenure,
+    Timing,
+    Vacant,
+    Wait,
+)
 from cdm.model.artifact import NodeId
 from cdm.model.node import Lease
 from tests.unit.support import n
@@ -175,7 +188,7 @@ class Server:
 
 
 class Process:
-    """One `Election`, driven as `cdm.store.lease.Leadership` drives it."""
+    """One `Election`, driven as `cdm.leader.leadership.Leadership` drives it."""
 
     def __init__(self, sim: Sim, node: NodeId, incarnation: str) -> None:
         self.sim, self.node, self.incarnation = sim, node, incarnation

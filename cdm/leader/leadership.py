@@ -1,4 +1,4 @@
-"""Carries out what `cdm.election` decides: reads, take-overs, renewals, probes, a new leader's read barrier."""
+"""Carries out what `cdm.leader.election` decides: reads, take-overs, renewals, probes, a new leader's read barrier."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from cdm.dispatch.messages import (
     ValueRemove,
 )
 from cdm.dispatch.router import receiver
-from cdm.election import Election, Held, Look, Probe, Renew, Seen, StepDown, TakeOver, Tenure, Vacant, Wait
 from cdm.errors import AccessDenied, Busy, Conflict, NoResponders, StoreError, Uncertain
+from cdm.leader.election import Election, Held, Look, Probe, Renew, Seen, StepDown, TakeOver, Tenure, Vacant, Wait
 from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import FENCE, LEASE, FenceKey, LeaseKey, encode
 from cdm.model.node import Fence, Lease
 from cdm.model.problems import UNREADABLE
 from cdm.store.bucket import EXPECT, TTL, Bucket, Stored, Write, dump, ttl_header
-from cdm.store.voice import Identity, Voice
+from cdm.store.responder import Identity, Voice
 from cdm.wakeup import Signal
 
 log = Log("cdm.lease")

@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from cdm import clock
 from cdm.dispatch.messages import Message, WriteFailed, Written
-from cdm.election import Election
 from cdm.errors import AccessDenied, Busy, Conflict, Refused, StoreError
+from cdm.leader.election import Election
 from cdm.log import Log
 from cdm.manager.outbox import Order, Outbox
 from cdm.manager.reconciliation import Command

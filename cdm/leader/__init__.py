@@ -1,0 +1,1 @@
+"""Who leads: the election, the lease and its fence, and what only the leader writes."""
