@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from cdm.agent import Agent
+from cdm.agent.agent import Agent
 from cdm.cache import Cache
 from cdm.dispatch.messages import (
     Connected,

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from cdm.agent import LOADS
+from cdm.agent.agent import LOADS
 from tests.integration.serving import (
     ANSWERING,
     PLAIN,

@@ -11,7 +11,7 @@ import anyio
 import msgspec
 import pytest
 
-from cdm.agent import Agent, Fetched
+from cdm.agent.agent import Agent, Fetched
 from cdm.dispatch.messages import Connected, ValuePut, ValueRemove
 from cdm.errors import StoreError
 from cdm.model.artifact import Artifact, NodeId

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from cdm.lifecycle import Condition, Do, Report, may_fail, next_step
+from cdm.agent.steps import Condition, Do, Report, may_fail, next_step
 from cdm.model.slice import TRANSITIONS, Kind, SliceState, Writer, legal
 
 STATES = [None, *SliceState]

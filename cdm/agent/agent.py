@@ -1,7 +1,7 @@
 """The agent of one node: it obeys the commands under the node's slice keys, with a runtime that runs things.
 
 Each slice has a worker, which looks at what its key holds and at what the runtime has of it, takes the step that
-`cdm.lifecycle` names, and looks again; where nothing is to be done it sleeps until either changes. What it reports is
+`cdm.agent.steps` names, and looks again; where nothing is to be done it sleeps until either changes. What it reports is
 written by compare-and-set on the revision that it acted on: when the leader wrote in between, the write is refused,
 the mirror brings the newer command, and the worker obeys that. A command that arrives while something is being begun
 for an older one interrupts it.
@@ -18,10 +18,10 @@ import anyio
 import anyio.abc
 from msgspec.structs import replace
 
+from cdm.agent.steps import Condition, Do, Report, may_fail, next_step
 from cdm.dispatch.messages import Connected, Disconnected, ValuePut, ValueRemove
 from cdm.dispatch.router import receiver
 from cdm.errors import Conflict, InvalidManifest, SliceFailed, StoreError
-from cdm.lifecycle import Condition, Do, Report, may_fail, next_step
 from cdm.log import Log
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import LONGEST_LAST_GRACE, Overrides

@@ -1,0 +1,1 @@
+"""Obeys the commands of one node."""
