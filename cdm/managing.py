@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 
 from cdm import clock
+from cdm.artifacts.repository import Artifacts
 from cdm.dispatch.messages import (
     Connected,
     Disconnected,
@@ -41,7 +42,6 @@ from cdm.manager.outbox import Outbox
 from cdm.manager.topology import Topology
 from cdm.model.keys import LAYOUTS
 from cdm.part import WHOLE, Ground, ensure
-from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import Bucket
 from cdm.wakeup import Signal
 

@@ -17,6 +17,7 @@ import anyio
 from msgspec import Struct
 
 from cdm import clock
+from cdm.artifacts.repository import Artifacts
 from cdm.dispatch.messages import Message
 from cdm.errors import AccessDenied, BucketMissing, StoreError, Unsuitable
 from cdm.log import Log
@@ -24,7 +25,6 @@ from cdm.manager.reconciliation import Policy
 from cdm.model.artifact import NodeId
 from cdm.model.node import Role
 from cdm.runtimes import PROCESS
-from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Access, Connection
 from cdm.store.watch import RELIST_INTERVAL, Watch

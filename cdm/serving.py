@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cdm.agent.agent import Agent
-from cdm.cache import Cache
+from cdm.artifacts.cache import Cache
+from cdm.artifacts.repository import Artifacts
 from cdm.dispatch.messages import (
     Connected,
     Disconnected,
@@ -33,7 +34,6 @@ from cdm.model.node import Role
 from cdm.model.slice import SliceValue
 from cdm.part import Ground
 from cdm.runtimes import Lapsing, Surroundings, runtime_named
-from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import Bucket
 
 log = Log("cdm.slices")

@@ -20,7 +20,8 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from cdm.archive import Packed, completed, pack, problem_with_program, program_of
+from cdm.artifacts.archive import Packed, completed, pack, problem_with_program, program_of
+from cdm.artifacts.repository import Artifacts, Pushed, StoredArtifact, UnreadableArtifact
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.screen import plain, wide_console
@@ -39,7 +40,6 @@ from cdm.model.blueprint import Blueprint
 from cdm.model.content import Content
 from cdm.model.keys import BLUEPRINTS, BlueprintKey
 from cdm.model.manifest import Manifest
-from cdm.store.artifacts import Artifacts, Pushed, StoredArtifact, UnreadableArtifact
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 

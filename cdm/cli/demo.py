@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cdm import clock
-from cdm.archive import completed, pack
+from cdm.artifacts.archive import completed, pack
+from cdm.artifacts.repository import Artifacts
 from cdm.cli import web
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.playground import TTL, Answer, Playground, lives, playground
@@ -29,7 +30,6 @@ from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.keys import BlueprintKey, SliceKey
 from cdm.model.manifest import Http, Manifest, Readiness
 from cdm.model.slice import SliceState, SliceValue
-from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import dump
 
 ARTIFACT = Artifact("org.example", "slice", "1.0.0")

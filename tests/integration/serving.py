@@ -14,13 +14,13 @@ from typing import Any
 
 import msgspec
 
-from cdm.archive import pack
+from cdm.artifacts.archive import pack
+from cdm.artifacts.repository import Artifacts
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SLICES, SliceKey, encode
 from cdm.model.manifest import Manifest, Readiness, Restart, RestartPolicy, Tcp
 from cdm.model.node import Role
 from cdm.model.slice import Kind, SliceState, legal
-from cdm.store.artifacts import Artifacts
 from cdm.store.bucket import buckets
 from tests.integration.programs import all_pids, children
 from tests.integration.tools import EXPECT, Nodes, Raw, Record, connected, nodes_on, raw

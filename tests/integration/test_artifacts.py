@@ -17,13 +17,13 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from cdm.archive import pack
+from cdm.artifacts import repository as module
+from cdm.artifacts.archive import pack
+from cdm.artifacts.repository import Artifacts, Pushed, StoredArtifact, UnreadableArtifact
 from cdm.errors import ArtifactMissing, BucketMissing, Conflict, Damaged, InvalidContent, StoreError
 from cdm.model.artifact import Artifact
 from cdm.model.content import Content
 from cdm.model.manifest import Manifest
-from cdm.store import artifacts as module
-from cdm.store.artifacts import Artifacts, Pushed, StoredArtifact, UnreadableArtifact
 from cdm.store.connection import Access, connect
 from cdm.store.objects import CHUNK
 from tests.integration.tools import Raw, connected, raw
@@ -350,10 +350,10 @@ async def test_a_record_that_is_nonsense_is_told_and_can_be_replaced(server: Nat
 STREAM = r"""
 import asyncio, re, sys
 from pathlib import Path
-from cdm.archive import pack
+from cdm.artifacts.archive import pack
 from cdm.model.artifact import Artifact
 from cdm.model.manifest import Manifest
-from cdm.store.artifacts import Artifacts
+from cdm.artifacts.repository import Artifacts
 from cdm.store.connection import Access, connect
 from cdm.store.objects import CHUNK
 

@@ -17,14 +17,14 @@ import anyio.lowlevel
 import pytest
 from msgspec.structs import replace
 
-from cdm import archive
-from cdm.archive import pack
-from cdm.cache import Cache, Fetched
+from cdm.artifacts import archive
+from cdm.artifacts.archive import pack
+from cdm.artifacts.cache import Cache, Fetched
+from cdm.artifacts.repository import Artifacts, Pushed
 from cdm.errors import SliceFailed
 from cdm.model.artifact import Artifact
 from cdm.model.content import Form
 from cdm.model.manifest import Manifest
-from cdm.store.artifacts import Artifacts, Pushed
 from tests.integration.tools import Raw, connected, raw
 from tests.server import FORGIVEN, NatsServer, eventually
 

@@ -14,12 +14,12 @@ import nats.errors
 import pytest
 from msgspec.structs import replace
 
-from cdm.cache import Cache
+from cdm.artifacts.cache import Cache
+from cdm.artifacts.repository import Artifacts
 from cdm.cli import Exit
 from cdm.errors import AccessDenied, Unreachable, Untrusted
 from cdm.model.artifact import Artifact
 from cdm.store.access import Access
-from cdm.store.artifacts import Artifacts
 from cdm.store.connection import connect
 from tests.fortress import Certificates, Fortress, Insider, JwtFortress, fortress, permissions_of_node, with_nodes
 from tests.integration.tools import Processes, Raw, agents_of, command_line

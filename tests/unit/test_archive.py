@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdm import archive
-from cdm.archive import completed, pack, scan, unpack
+from cdm.artifacts import archive
+from cdm.artifacts.archive import completed, pack, scan, unpack
 from cdm.errors import InvalidContent, InvalidManifest
 from cdm.model.content import Content, Form
 from cdm.model.manifest import Manifest

@@ -20,8 +20,9 @@ import anyio
 from anyio import from_thread, to_thread
 from msgspec import Struct
 
-from cdm import archive
-from cdm.archive import Tree
+from cdm.artifacts import archive
+from cdm.artifacts.archive import Tree
+from cdm.artifacts.repository import Artifacts, StoredArtifact
 from cdm.errors import (
     ArtifactMissing,
     BucketMissing,
@@ -36,7 +37,6 @@ from cdm.log import Log
 from cdm.model.artifact import Artifact
 from cdm.model.content import Content, Form
 from cdm.model.manifest import Manifest
-from cdm.store.artifacts import Artifacts, StoredArtifact
 
 log = Log("cdm.cache")
 
