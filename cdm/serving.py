@@ -27,11 +27,11 @@ from cdm.dispatch.messages import (
 from cdm.dispatch.router import receiver
 from cdm.errors import FolderTaken, UsageError
 from cdm.log import Log
-from cdm.log_service import LogService
 from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey, encode_node
 from cdm.model.node import Role
 from cdm.model.slice import SliceValue
+from cdm.output.service import LogService
 from cdm.part import Ground
 from cdm.runtimes import Lapsing, Surroundings, runtime_named
 from cdm.store.bucket import Bucket

@@ -1,4 +1,4 @@
-"""``cdm logs``: what an artifact's slices write, asked of all nodes over NATS (see `cdm.log_wire`)."""
+"""``cdm logs``: what an artifact's slices write, asked of all nodes over NATS (see `cdm.output.wire`)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import anyio.abc
 from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt
 
-from cdm.cli.log_lines import Show, as_json, as_text
-from cdm.cli.log_reader import Reader, Registered, keeps_output
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions, duration
 from cdm.dispatch.messages import ValuePut
 from cdm.errors import OutputMissing, UsageError
-from cdm.log_wire import MAX_LINES, Ask
 from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.keys import NodeKey
+from cdm.output.client import Reader, Registered, keeps_output
+from cdm.output.lines import Show, as_json, as_text
+from cdm.output.wire import MAX_LINES, Ask
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.snapshot import snapshot
 

@@ -24,13 +24,13 @@ from functools import partial
 from pathlib import Path
 
 from cdm import clock
+from cdm.output.files import Scribe
 from cdm.runtimes import cgroup
 from cdm.runtimes.census import Process, Record, boot, census, descendants, send
 from cdm.runtimes.cgroup import Cgroups
 from cdm.runtimes.kin import Kin
 from cdm.runtimes.launch import adopt_orphans, launch, problem_of, raise_open_files, reserve
 from cdm.runtimes.outbox import Outbox
-from cdm.runtimes.scribe import Scribe
 from cdm.runtimes.words import (
     MAX_PACKET,
     Event,

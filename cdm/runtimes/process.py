@@ -36,10 +36,10 @@ from cdm.model.artifact import Artifact
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Http, Liveness, Tcp, Up
 from cdm.model.manifest import Line as ReadyLine
+from cdm.output.reading import batches, folder_name, keys, prune, tail
 from cdm.runtimes import OutputLine, Surroundings, Work
 from cdm.runtimes.checks import probe
 from cdm.runtimes.keeping import LOST, Keeping, Run
-from cdm.runtimes.output import batches, folder_name, keys, prune, tail
 from cdm.runtimes.program import prepare
 from cdm.runtimes.restart import Again, decide
 from cdm.runtimes.words import MARK, Lapse, Spawn
@@ -155,7 +155,7 @@ class ProcessRuntime:
     def output(
         self, key: SliceKey, *, lines: int | None = None, since: datetime | None = None, follow: bool = False
     ) -> AsyncIterator[OutputLine]:
-        """What the slice wrote, also in earlier runs: see `cdm.runtimes.output.tail`."""
+        """What the slice wrote, also in earlier runs: see `cdm.output.reading.tail`."""
         return tail(self.output_folder(key), lines=lines, since=since, follow=follow)
 
     def written(self, artifact: Artifact) -> Sequence[SliceKey]:
@@ -168,7 +168,7 @@ class ProcessRuntime:
     def read(
         self, key: SliceKey, *, lines: int | None = None, since: datetime | None = None, follow: bool = False
     ) -> AsyncIterator[Sequence[OutputLine]]:
-        """The same as `output`, a little at a time: see `cdm.runtimes.output.batches`."""
+        """The same as `output`, a little at a time: see `cdm.output.reading.batches`."""
         return batches(self.output_folder(key), lines=lines, since=since, follow=follow)
 
     def output_folder(self, key: SliceKey) -> Path:

@@ -20,10 +20,10 @@ import pytest
 from cdm import clock
 from cdm.errors import SliceFailed
 from cdm.model.manifest import Line, Manifest, Readiness, Restart
+from cdm.output.files import Scribe
 from cdm.runtimes import census
 from cdm.runtimes.keeper import Keeper, Run
 from cdm.runtimes.process import ORPHAN_BOUND
-from cdm.runtimes.scribe import Scribe
 from cdm.runtimes.words import Heard, Lapse, Spawn, encode
 from tests.integration.programs import (
     READY,

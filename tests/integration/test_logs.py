@@ -17,7 +17,7 @@ import anyio
 import pytest
 from nats.aio.msg import Msg
 
-from cdm.log_wire import WINDOW
+from cdm.output.wire import WINDOW
 from tests.integration.tools import Processes, Raw, command_line, raw
 from tests.server import NatsServer, environment, eventually
 

@@ -13,8 +13,8 @@ import anyio
 import pytest
 
 from cdm.model.manifest import Line, Logs, Manifest, Readiness, Restart, RestartPolicy
+from cdm.output.files import Scribe
 from cdm.runtimes.keeper import Keeper, Run
-from cdm.runtimes.scribe import Scribe
 from cdm.runtimes.words import Spawn
 from tests.integration.programs import Stage, children, exists, key_of, read, staged, until
 

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cdm.cli.log_lines import Shown, as_text
 from cdm.log import Ration
-from cdm.log_wire import Line
 from cdm.model.artifact import Artifact
+from cdm.output.lines import Shown, as_text
+from cdm.output.wire import Line
 
 
 def test_a_ration_lets_a_burst_through_and_counts_the_rest() -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdm.log_wire import MISSING, Line, Place
+from cdm.output.wire import MISSING, Line, Place
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Logs
+from cdm.output.files import CUT, LAST_LENGTH, LEAST, MAX_LINE, Cutter, Scribe, numbers, path_of
+from cdm.output.reading import folder_name, parse, prune, tail
 from cdm.runtimes import OutputLine
-from cdm.runtimes.output import folder_name, parse, prune, tail
-from cdm.runtimes.scribe import CUT, LAST_LENGTH, LEAST, MAX_LINE, Cutter, Scribe, numbers, path_of
 from tests.server import eventually
 from tests.unit.support import artifacts, node_ids
 

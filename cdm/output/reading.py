@@ -1,4 +1,4 @@
-"""Reads what slices wrote: see `cdm.runtimes.scribe` for how it is stored. Any process may read while one writes."""
+"""Reads what slices wrote: see `cdm.output.files` for how it is stored. Any process may read while one writes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import anyio
 from cdm.errors import InvalidKey
 from cdm.model.artifact import Artifact
 from cdm.model.keys import SLICES, SliceKey, encode
+from cdm.output.files import numbers, path_of
 from cdm.runtimes import OutputLine
-from cdm.runtimes.scribe import numbers, path_of
 
 CHUNK = 256 * 1024
 POLL = 0.1

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import msgspec
 
 from cdm.log import printable
-from cdm.log_wire import Line
 from cdm.model.artifact import Artifact
+from cdm.output.wire import Line
 
 _HARMFUL = re.compile(r"(\x1b\[[0-9;:]*m|\t|\r\Z)|[\x00-\x1f\x7f-\x9f]")
 """Control characters. In the group those that are not: colours, and what many programs end lines with."""

@@ -16,15 +16,15 @@ import msgspec
 from msgspec.structs import replace
 
 from cdm import clock
-from cdm.cli.log_lines import Show, Shown
 from cdm.dispatch.messages import Cause, Message, ValuePut, ValueRemove
 from cdm.errors import OutputMissing, StoreError
 from cdm.log import printable
-from cdm.log_wire import RENEWAL, Answer, Ask, Line, Place, ripe
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey, encode_node
 from cdm.model.node import Registration
 from cdm.model.problems import UNREADABLE
+from cdm.output.lines import Show, Shown
+from cdm.output.wire import RENEWAL, Answer, Ask, Line, Place, ripe
 from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection

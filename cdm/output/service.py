@@ -1,4 +1,4 @@
-"""A node's answers to those who ask for its slices' output, on ``cdm.logs.{node}``: see `cdm.log_wire`.
+"""A node's answers to those who ask for its slices' output, on ``cdm.logs.{node}``: see `cdm.output.wire`.
 
 Nothing here may end the node, or keep it from its heartbeat: files are read in threads, a little at a time, and only
 as fast as the asker takes it.
@@ -19,10 +19,10 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from cdm import clock
 from cdm.errors import AccessDenied, StoreError
 from cdm.log import Log
-from cdm.log_wire import LEASE, QUIET, WINDOW, Answer, Ask, Line, ripe
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, encode_node
 from cdm.model.problems import UNREADABLE
+from cdm.output.wire import LEASE, QUIET, WINDOW, Answer, Ask, Line, ripe
 from cdm.runtimes import Logging, OutputLine
 from cdm.store.connection import Connection
 from cdm.wakeup import Signal
