@@ -15,7 +15,7 @@ import pytest
 from msgspec import NODEFAULT, UNSET, Struct
 
 from cdm.model.manifest import Liveness, Manifest
-from cdm.runtimes.process import ORPHAN_BOUND
+from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from tests.integration.tools import SLACK, Raw, raw
 from tests.readme import README, adapted, blocks, inline
 from tests.server import NatsServer, eventually

@@ -30,7 +30,7 @@ from msgspec import Struct
 from cdm.errors import InvalidContent, InvalidManifest
 from cdm.model.content import Content, Form, problem_with_name
 from cdm.model.manifest import Manifest
-from cdm.runtimes.program import PYTHON_SUFFIXES
+from cdm.runtimes.process.command import PYTHON_SUFFIXES
 
 MAX_UNPACKED = 16 * 1024**3
 """Most bytes that an artifact may have when it is unpacked."""

@@ -31,9 +31,9 @@ from cdm.model.keys import LeaseKey, NodeKey, SliceKey
 from cdm.model.node import Lease
 from cdm.model.slice import SliceState
 from cdm.runtime import ensure
-from cdm.runtimes.census import Process, census, look, mark, send
-from cdm.runtimes.process import ORPHAN_BOUND
-from cdm.runtimes.words import MARK
+from cdm.runtimes.keeper.processes import Process, census, look, mark, send
+from cdm.runtimes.keeper.protocol import MARK
+from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.watch import Watch

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cdm.runtimes.cgroup import Cgroups, remove
+from cdm.runtimes.keeper.cgroup import Cgroups, remove
 from tests.integration.programs import Stage, staged
 
 

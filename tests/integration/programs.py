@@ -18,7 +18,7 @@ from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Line, Manifest, Readiness
 from cdm.runtimes import Surroundings, Work
-from cdm.runtimes.process import ProcessRuntime
+from cdm.runtimes.process.runtime import ProcessRuntime
 from tests.server import eventually
 
 NODE = NodeId("n1")

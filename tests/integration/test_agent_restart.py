@@ -19,7 +19,7 @@ from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Line, Manifest, Readiness
 from cdm.runtimes import Surroundings
-from cdm.runtimes.process import ORPHAN_BOUND
+from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from cdm.serving import Running
 from cdm.store.bucket import buckets
 from cdm.store.watch import Phase

@@ -21,10 +21,10 @@ from cdm import clock
 from cdm.errors import SliceFailed
 from cdm.model.manifest import Line, Manifest, Readiness, Restart
 from cdm.output.files import Scribe
-from cdm.runtimes import census
-from cdm.runtimes.keeper import Keeper, Run
-from cdm.runtimes.process import ORPHAN_BOUND
-from cdm.runtimes.words import Heard, Lapse, Spawn, encode
+from cdm.runtimes.keeper.keeper import Keeper, Run
+from cdm.runtimes.keeper.keeper import processes as census
+from cdm.runtimes.keeper.protocol import Heard, Lapse, Spawn, encode
+from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from tests.integration.programs import (
     READY,
     SHORT,
@@ -73,7 +73,7 @@ class TestKeeper:
         assert stage.living == []
 
     async def test_one_that_hangs_is_replaced(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("cdm.runtimes.keeping.HUNG", 0.5)
+        monkeypatch.setattr("cdm.runtimes.process.supervisor.HUNG", 0.5)
         key = await stage.up(READY, SHORT)
         assert stage.runtime.keeper is not None
         os.kill(stage.runtime.keeper, signal.SIGSTOP)
@@ -91,7 +91,7 @@ class TestKeeper:
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Also what nobody thought of: the task that starts it anew has nobody to complain to."""
-        monkeypatch.setattr("cdm.runtimes.keeping.FIRST_PAUSE", 0.1)
+        monkeypatch.setattr("cdm.runtimes.process.supervisor.FIRST_PAUSE", 0.1)
         await stage.up(READY, SHORT)
         errors: list[Exception] = [RuntimeError("a fault"), OSError(errno.EMFILE, "Too many open files")]
 
@@ -100,7 +100,7 @@ class TestKeeper:
                 raise errors.pop()
             return census.census()
 
-        monkeypatch.setattr("cdm.runtimes.sweep.census", blind)
+        monkeypatch.setattr("cdm.runtimes.keeper.leftovers.census", blind)
         await kill_keeper(stage)
         await stage.noted(2)
         assert errors == []
@@ -114,9 +114,9 @@ class TestKeeper:
 
         key = await stage.up(READY, SHORT)
         with monkeypatch.context() as patch, anyio.fail_after(10):
-            patch.setattr("cdm.runtimes.keeping.HUNG", 0.2)
-            patch.setattr("cdm.runtimes.keeping.PATIENCE", 0.2)
-            patch.setattr("cdm.runtimes.sweep.census", blind)
+            patch.setattr("cdm.runtimes.process.supervisor.HUNG", 0.2)
+            patch.setattr("cdm.runtimes.process.supervisor.PATIENCE", 0.2)
+            patch.setattr("cdm.runtimes.keeper.leftovers.census", blind)
             await kill_keeper(stage)
             with pytest.raises(SliceFailed, match="its keeper is gone"):
                 await stage.runtime.deactivate(key)
@@ -146,8 +146,8 @@ class TestKeeper:
     async def test_one_that_dies_again_and_again_leaves_its_slices_to_others(
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("cdm.runtimes.keeping.FIRST_PAUSE", 0.1)
-        monkeypatch.setattr("cdm.runtimes.keeping.SICK", 0.2)
+        monkeypatch.setattr("cdm.runtimes.process.supervisor.FIRST_PAUSE", 0.1)
+        monkeypatch.setattr("cdm.runtimes.process.supervisor.SICK", 0.2)
         key = await stage.up(
             READY, Manifest(restart=Restart(attempts=1, backoff=0.1), readiness=Readiness(check=Line()))
         )
@@ -162,8 +162,8 @@ class TestKeeper:
         assert stage.living == []
 
     async def test_after_a_while_its_death_is_forgotten(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("cdm.runtimes.keeping.FIRST_PAUSE", 10.0)
-        monkeypatch.setattr("cdm.runtimes.keeping.STABLE", 0.0)
+        monkeypatch.setattr("cdm.runtimes.process.supervisor.FIRST_PAUSE", 10.0)
+        monkeypatch.setattr("cdm.runtimes.process.supervisor.STABLE", 0.0)
         began = time.monotonic()
         for _ in range(3):
             await kill_keeper(stage)
@@ -189,7 +189,7 @@ def test_a_node_that_hears_nothing_keeps_nothing_from_being_stopped(tmp_path: Pa
     with node:
         with there:
             keeper = subprocess.Popen(
-                [sys.executable, "-m", "cdm.runtimes.keeper", str(there.fileno()), str(tmp_path), "token", "no"],
+                [sys.executable, "-m", "cdm.runtimes.keeper.keeper", str(there.fileno()), str(tmp_path), "token", "no"],
                 pass_fds=[there.fileno()],
             )
         node.send(encode(Heard(clock.now())))
@@ -250,7 +250,7 @@ async def test_one_program_more_than_there_are_file_descriptors_for(stage: Stage
 @pytest.fixture
 def ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
     """A keeper in this process, with a run whose program ended."""
-    monkeypatch.setattr("cdm.runtimes.keeper.raise_open_files", lambda: (64, 64))
+    monkeypatch.setattr("cdm.runtimes.keeper.keeper.raise_open_files", lambda: (64, 64))
     node, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with node, there:
         keeper = Keeper(there, tmp_path, "token", None)
@@ -275,7 +275,7 @@ def stop_again(keeper: Keeper) -> None:
 
 def test_a_keeper_that_cannot_look_takes_nobody_for_gone(ending: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("cdm.runtimes.keeper.reserve", few_descriptors)
+        patch.setattr("cdm.runtimes.keeper.keeper.reserve", few_descriptors)
         ending._stop()
     stop_again(ending)
     assert ending._runs == {}
@@ -285,10 +285,10 @@ def test_a_keeper_that_cannot_look_takes_nobody_for_gone(ending: Keeper, monkeyp
 def test_a_look_that_may_have_missed_somebody_is_no_proof(ending: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child of the keeper that ended while it looked: what it forked may be in no list."""
     ended = census.Process(99, os.getpid(), 99, 99, 1, zombie=True)
-    monkeypatch.setattr("cdm.runtimes.kin.census", lambda: {99: ended})
+    monkeypatch.setattr("cdm.runtimes.keeper.kin.census", lambda: {99: ended})
     ending._stop()
     stop_again(ending)
-    monkeypatch.setattr("cdm.runtimes.kin.DOUBT", 0.0)  # others may have children that end all the time
+    monkeypatch.setattr("cdm.runtimes.keeper.kin.DOUBT", 0.0)  # others may have children that end all the time
     stop_again(ending)
     assert ending._runs == {}
     assert ending._wait() is None

@@ -14,8 +14,8 @@ import pytest
 
 from cdm.model.manifest import Line, Logs, Manifest, Readiness, Restart, RestartPolicy
 from cdm.output.files import Scribe
-from cdm.runtimes.keeper import Keeper, Run
-from cdm.runtimes.words import Spawn
+from cdm.runtimes.keeper.keeper import Keeper, Run
+from cdm.runtimes.keeper.protocol import Spawn
 from tests.integration.programs import Stage, children, exists, key_of, read, staged, until
 
 pytestmark = pytest.mark.anyio
@@ -109,7 +109,7 @@ async def test_output_stays_after_unload_and_a_new_start_of_the_node(tmp_path: P
 
 
 async def test_output_of_old_slices_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdm.runtimes.process.KEPT", 2)
+    monkeypatch.setattr("cdm.runtimes.process.runtime.KEPT", 2)
     for number in range(5):
         key = await stage.up("print('READY=1')\ntime.sleep(600)", Manifest(readiness=READY), key_of(ordinal=number))
         await stage.runtime.unload(key)
@@ -161,7 +161,7 @@ def test_no_error_of_a_scribe_ends_the_keeper(
 ) -> None:
     """Its output is lost, and told once."""
 
-    monkeypatch.setattr("cdm.runtimes.keeper.raise_open_files", lambda: (64, 64))
+    monkeypatch.setattr("cdm.runtimes.keeper.keeper.raise_open_files", lambda: (64, 64))
 
     class Broken:
         said, last = False, ()

@@ -15,7 +15,7 @@ import pytest
 from cdm.errors import SliceFailed
 from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
-from cdm.runtimes.keeping import Keeping
+from cdm.runtimes.process.supervisor import Keeping
 from tests.integration.serving import PLAIN, SLEEP, Yard, agent_alone, made, yard
 from tests.integration.test_agent_restart import node_processes, start
 from tests.integration.tools import Processes

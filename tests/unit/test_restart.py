@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm.model.manifest import Restart, RestartPolicy
-from cdm.runtimes.restart import Again, GiveUp, decide
+from cdm.runtimes.process.restart import Again, GiveUp, decide
 
 restarts = st.builds(
     Restart,

@@ -11,9 +11,9 @@ import os
 import time
 from pathlib import Path
 
-from cdm.runtimes import cgroup
-from cdm.runtimes.census import Process, census, descendants, look, mark
-from cdm.runtimes.words import MARK
+from cdm.runtimes.keeper.keeper import cgroup
+from cdm.runtimes.keeper.processes import Process, census, descendants, look, mark
+from cdm.runtimes.keeper.protocol import MARK
 
 DOUBT = 1.0
 """Seconds after which nobody is there who could not be seen, whatever else ends meanwhile."""

@@ -1,4 +1,4 @@
-"""The node's side of its keeper: commands go there, what happens comes back. See `cdm.runtimes.keeper`.
+"""The node's side of its keeper: commands go there, what happens comes back. See `cdm.runtimes.keeper.keeper`.
 
 A keeper that dies takes all programs with it; what it leaves is killed, every run is over, and a new one is started.
 """
@@ -20,11 +20,11 @@ import anyio
 from cdm import clock
 from cdm.errors import SliceFailed
 from cdm.log import Log
-from cdm.runtimes.census import Process
-from cdm.runtimes.keeper import KILL_PATIENCE, RECORDS
-from cdm.runtimes.outbox import Outbox
-from cdm.runtimes.sweep import PATIENCE, sweep
-from cdm.runtimes.words import (
+from cdm.runtimes.keeper.keeper import KILL_PATIENCE, RECORDS
+from cdm.runtimes.keeper.leftovers import PATIENCE, sweep
+from cdm.runtimes.keeper.packets import Outbox
+from cdm.runtimes.keeper.processes import Process
+from cdm.runtimes.keeper.protocol import (
     MARK,
     MAX_PACKET,
     Command,
@@ -228,7 +228,7 @@ class Keeping:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         grouped = "yes" if self._grouped else "no"
         command = [
-            *(sys.executable, "-P", "-m", "cdm.runtimes.keeper"),
+            *(sys.executable, "-P", "-m", "cdm.runtimes.keeper.keeper"),
             *(str(there.fileno()), str(self._folder), self._token, grouped),
         ]
         # Programs cannot see the node's environment in their parent's: there are credentials in it.

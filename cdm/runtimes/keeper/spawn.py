@@ -15,8 +15,8 @@ from typing import NamedTuple, NoReturn
 import msgspec
 
 from cdm.model.manifest import Limits
-from cdm.runtimes import cgroup
-from cdm.runtimes.words import Spawn
+from cdm.runtimes.keeper.keeper import cgroup
+from cdm.runtimes.keeper.protocol import Spawn
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36

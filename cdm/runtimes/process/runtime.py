@@ -1,7 +1,7 @@
 """The runtime that runs slices as processes of this machine.
 
 Every program is started, read, stopped and reaped by the *keeper*, one small process beside the node (see
-`cdm.runtimes.keeper`). What is promised:
+`cdm.runtimes.keeper.keeper`). What is promised:
 
 - `deactivate` and `unload` return when nothing of the slice lives any more, or raise `SliceFailed`.
 - After `close` nothing of any slice lives. After the node was killed, nothing does `ORPHAN_BOUND` seconds later.
@@ -38,11 +38,11 @@ from cdm.model.manifest import Http, Liveness, Tcp, Up
 from cdm.model.manifest import Line as ReadyLine
 from cdm.output.reading import batches, folder_name, keys, prune, tail
 from cdm.runtimes import OutputLine, Surroundings, Work
-from cdm.runtimes.checks import probe
-from cdm.runtimes.keeping import LOST, Keeping, Run
-from cdm.runtimes.program import prepare
-from cdm.runtimes.restart import Again, decide
-from cdm.runtimes.words import MARK, Lapse, Spawn
+from cdm.runtimes.keeper.protocol import MARK, Lapse, Spawn
+from cdm.runtimes.process.checks import probe
+from cdm.runtimes.process.command import prepare
+from cdm.runtimes.process.restart import Again, decide
+from cdm.runtimes.process.supervisor import LOST, Keeping, Run
 
 log = Log("cdm.process")
 

@@ -5,7 +5,7 @@ keeper only while the node does: when the node's end of their socket closes, for
 all that it started and to all that descend from it, and ends. It is the parent of every program, and of every orphan
 that a program leaves (PR_SET_CHILD_SUBREAPER), so that nothing escapes from its sight and no zombie stays. It has one
 thread, so that forking is safe, and keeps output and its cost away from the node's event loop. What belongs to a run
-says `cdm.runtimes.kin`.
+says `cdm.runtimes.keeper.kin`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from pathlib import Path
 
 from cdm import clock
 from cdm.output.files import Scribe
-from cdm.runtimes import cgroup
-from cdm.runtimes.census import Process, Record, boot, census, descendants, send
-from cdm.runtimes.cgroup import Cgroups
-from cdm.runtimes.kin import Kin
-from cdm.runtimes.launch import adopt_orphans, launch, problem_of, raise_open_files, reserve
-from cdm.runtimes.outbox import Outbox
-from cdm.runtimes.words import (
+from cdm.runtimes.keeper.cgroup import Cgroups
+from cdm.runtimes.keeper.keeper import cgroup
+from cdm.runtimes.keeper.kin import Kin
+from cdm.runtimes.keeper.packets import Outbox
+from cdm.runtimes.keeper.processes import Process, Record, boot, census, descendants, send
+from cdm.runtimes.keeper.protocol import (
     MAX_PACKET,
     Event,
     Exited,
@@ -46,6 +45,7 @@ from cdm.runtimes.words import (
     decode_command,
     encode,
 )
+from cdm.runtimes.keeper.spawn import adopt_orphans, launch, problem_of, raise_open_files, reserve
 
 CHUNK = 64 * 1024
 """Bytes read from one pipe before the others have their turn."""

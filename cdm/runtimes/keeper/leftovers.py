@@ -10,10 +10,10 @@ from pathlib import Path
 import anyio
 
 from cdm import clock
-from cdm.runtimes import cgroup
-from cdm.runtimes.census import Process, Record, census, relics, send
-from cdm.runtimes.cgroup import Cgroups
-from cdm.runtimes.words import MARK
+from cdm.runtimes.keeper.cgroup import Cgroups
+from cdm.runtimes.keeper.keeper import cgroup
+from cdm.runtimes.keeper.processes import Process, Record, census, relics, send
+from cdm.runtimes.keeper.protocol import MARK
 
 INTERVAL = 0.02
 """Seconds between two looks at what was killed and is no child of ours: nothing tells when it is gone."""
