@@ -1,7 +1,7 @@
 """cdm: the ClusterDeploymentManager for NATS, as a library.
 
 What is exported here decides and does no I/O: the typed keys and values, the messages, the router with its
-`receiver` mark, and the manager itself, to be embedded or to be listened to. `cdm.runtime` wires them to NATS.
+`receiver` mark, and the manager itself, to be embedded or to be listened to. `cdm.node.node` wires them to NATS.
 """
 
 from typing import TYPE_CHECKING

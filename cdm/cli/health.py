@@ -16,8 +16,8 @@ from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.screen import plain
 from cdm.errors import NoResponders, Uncertain
 from cdm.model.artifact import NodeId, node_id
+from cdm.node.registration import ASK_TIMEOUT, ask
 from cdm.store.connection import Access, connect
-from cdm.store.registration import ASK_TIMEOUT, ask
 
 
 class Health(Struct, frozen=True):

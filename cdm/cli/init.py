@@ -12,7 +12,7 @@ from rich.console import Console
 from cdm.artifacts.repository import Artifacts
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions
-from cdm.runtime import ensure
+from cdm.node.node import ensure
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Access, connect
 

@@ -21,8 +21,8 @@ from cdm.log import Log
 from cdm.manager.reconciliation import Policy
 from cdm.model.artifact import node_id
 from cdm.model.node import Role
-from cdm.runtime import Node, NodeSettings
-from cdm.runtime import node as make_node
+from cdm.node.node import Node, NodeSettings
+from cdm.node.node import node as make_node
 from cdm.runtimes import EXTERNAL, PROCESS, runtime_named
 
 log = Log("cdm.node")

@@ -30,7 +30,7 @@ from cdm.model.artifact import NodeId
 from cdm.model.keys import LeaseKey, NodeKey, SliceKey
 from cdm.model.node import Lease
 from cdm.model.slice import SliceState
-from cdm.runtime import ensure
+from cdm.node.node import ensure
 from cdm.runtimes.keeper.processes import Process, census, look, mark, send
 from cdm.runtimes.keeper.protocol import MARK
 from cdm.runtimes.process.runtime import ORPHAN_BOUND

@@ -7,7 +7,7 @@ import time
 
 import anyio
 
-from cdm.managing import Managing
+from cdm.node.managing import Managing
 from cdm.store.watch import Watch
 from tests.bench.measure import Figure, Goal, figure, in_turns, memory, peak_memory
 from tests.bench.stage import Stage, active_slices, nodes_named, stage

@@ -17,8 +17,8 @@ import anyio
 from nats.aio.msg import Msg
 
 from cdm.model.artifact import NodeId
-from cdm.runtime import NodeSettings
-from cdm.runtime import node as running_node
+from cdm.node.node import NodeSettings
+from cdm.node.node import node as running_node
 from cdm.runtimes import EXTERNAL
 from cdm.store.connection import Access
 from tests.bench.leading import INSTANCES, candidates

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from cdm.manager.reconciliation import Policy
 from cdm.model.artifact import Artifact
 from cdm.model.manifest import Line, Readiness, Restart
-from cdm.serving import Running
+from cdm.node.serving import Running
 from tests.integration.programs import children, descriptors, resident
 from tests.integration.serving import (
     ANSWERING,

@@ -12,15 +12,15 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from cdm import runtime
 from cdm.cli import Exit
 from cdm.errors import FolderTaken
 from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Line, Manifest, Readiness
+from cdm.node import node as runtime
+from cdm.node.serving import Running
 from cdm.runtimes import Surroundings
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
-from cdm.serving import Running
 from cdm.store.bucket import buckets
 from cdm.store.watch import Phase
 from tests.integration.serving import PLAIN, SLEEP, Hand, Yard, agent_alone, ask, assert_legal, made, yard
@@ -293,7 +293,7 @@ class Idle:
 async def test_a_folder_is_one_nodes_whatever_its_runtime(
     server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdm.serving.runtime_named", lambda _: Idle)
+    monkeypatch.setattr("cdm.node.serving.runtime_named", lambda _: Idle)
     async with nodes_on(server, runtime="idle", folder=tmp_path) as nodes:
         await nodes.start("n1")
         other = replace(nodes.all["n1"].settings, node=NodeId("n2"))

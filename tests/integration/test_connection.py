@@ -38,8 +38,8 @@ from cdm.model.keys import (
     encode,
 )
 from cdm.model.node import Fence
-from cdm.runtime import NodeSettings, ensure
-from cdm.runtime import node as make_node
+from cdm.node.node import NodeSettings, ensure
+from cdm.node.node import node as make_node
 from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import MAX_BATCH, Bucket, Write, dump
 from cdm.store.connection import Access, Connection, connect

@@ -14,10 +14,10 @@ from cdm.errors import NodeIdTaken
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey
 from cdm.model.node import Registration
+from cdm.node.registration import Presence
 from cdm.report import report
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
-from cdm.store.registration import Presence
 from cdm.store.snapshot import snapshot
 from tests.integration.tools import SLACK, Raw, agents, connected, nodes_on, raw
 from tests.server import FORGIVEN, NatsServer, eventually, running_server

@@ -12,8 +12,8 @@ import pytest
 from cdm.errors import StoreError
 from cdm.model.artifact import NodeId
 from cdm.model.node import Role
-from cdm.runtime import NodeSettings
-from cdm.runtime import node as make_node
+from cdm.node.node import NodeSettings
+from cdm.node.node import node as make_node
 from cdm.runtimes import EXTERNAL
 from cdm.store.connection import Access, connect
 from tests.integration.tools import Raw, Rejection, agents, artifact_of, processes, raw

@@ -10,13 +10,13 @@ import anyio
 import pytest
 
 from cdm.dispatch.messages import ValuePut
-from cdm.managing import Managing
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.node import Role
 from cdm.model.slice import SliceState, SliceValue
-from cdm.serving import OwnSlices, Serving
-from cdm.store import registration
+from cdm.node import registration
+from cdm.node.managing import Managing
+from cdm.node.serving import OwnSlices, Serving
 from tests.integration.tools import SLACK, Raw, agents, command_line, nodes_on, processes, raw
 from tests.server import NatsServer, eventually
 

@@ -22,15 +22,15 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from cdm import runtime
 from cdm.dispatch import messages
 from cdm.manager.active import Active
-from cdm.managing import Managing
 from cdm.model.artifact import NodeId
 from cdm.model.keys import IntentKey, Layout, NodeKey, encode
 from cdm.model.node import Role
 from cdm.model.slice import SliceState, legal
-from cdm.runtime import Node, NodeSettings
+from cdm.node import node as runtime
+from cdm.node.managing import Managing
+from cdm.node.node import Node, NodeSettings
 from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect

@@ -11,7 +11,7 @@ Every program is started, read, stopped and reaped by the *keeper*, one small pr
 
 The folder holds ``logs/`` (one folder a slice; it stays after `unload` for the `KEPT` slices that wrote last),
 ``running/`` (records of what runs) and ``token``. No other living process may use it: its slices would be ended. The
-node sees to that (see `cdm.serving`).
+node sees to that (see `cdm.node.serving`).
 """
 
 from __future__ import annotations

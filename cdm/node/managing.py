@@ -41,7 +41,7 @@ from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Outbox
 from cdm.manager.topology import Topology
 from cdm.model.keys import LAYOUTS
-from cdm.part import WHOLE, Ground, ensure
+from cdm.node.part import WHOLE, Ground, ensure
 from cdm.store.bucket import Bucket
 from cdm.wakeup import Signal
 

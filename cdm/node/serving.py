@@ -31,8 +31,8 @@ from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey, encode_node
 from cdm.model.node import Role
 from cdm.model.slice import SliceValue
+from cdm.node.part import Ground
 from cdm.output.service import LogService
-from cdm.part import Ground
 from cdm.runtimes import Lapsing, Surroundings, runtime_named
 from cdm.store.bucket import Bucket
 

@@ -1,6 +1,6 @@
 """What a node is put together from: parts, one for each side of its role, on one connection and one router.
 
-A part says what it mirrors, what it receives, and what it does meanwhile; `cdm.runtime` wires the parts of a role
+A part says what it mirrors, what it receives, and what it does meanwhile; `cdm.node.node` wires the parts of a role
 and runs them.
 """
 

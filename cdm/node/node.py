@@ -20,15 +20,15 @@ from cdm import clock
 from cdm.dispatch.messages import Connected, Disconnected, Message
 from cdm.dispatch.router import Router
 from cdm.log import Log
-from cdm.managing import Managing
 from cdm.model.keys import SLICES
 from cdm.model.node import Registration, Role
-from cdm.part import WHOLE, Ground, NodeSettings, Part, ensure, patiently
+from cdm.node.managing import Managing
+from cdm.node.part import WHOLE, Ground, NodeSettings, Part, ensure, patiently
+from cdm.node.registration import Presence
+from cdm.node.serving import Running, Serving
 from cdm.runtimes import EXTERNAL
-from cdm.serving import Running, Serving
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection, connect
-from cdm.store.registration import Presence
 from cdm.store.watch import Watch
 from cdm.version import VERSION
 

@@ -1,0 +1,1 @@
+"""One node, put together from the parts of its role, and wired."""
