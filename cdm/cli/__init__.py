@@ -50,7 +50,7 @@ app.command("cdm.cli.status:status", name="status", help="Show leader, nodes, bl
 app.command("cdm.cli.health:health", name="health", help="Ask whether a node runs and is connected.")
 app.command("cdm.cli.artifact:app", name="artifact", help="Push programs to the cluster, list them, remove them.")
 app.command("cdm.cli.logs:logs", name="logs", help="Show what an artifact's slices write, from all nodes.")
-app.command("cdm.cli.demo:demo", name="demo", help="Play a whole cluster's life on this machine, in ten seconds.")
+app.command("cdm.cli.demo.demo:demo", name="demo", help="Play a whole cluster's life on this machine, in ten seconds.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

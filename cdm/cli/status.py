@@ -14,10 +14,10 @@ from rich.text import Text
 from cdm import clock
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions
+from cdm.cli.report import Report, report
 from cdm.cli.screen import plain, wide_console
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition
-from cdm.report import Report, report
 from cdm.store.connection import Access, connect
 from cdm.store.snapshot import snapshot
 

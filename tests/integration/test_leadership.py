@@ -10,9 +10,9 @@ import nats.errors
 import pytest
 
 from cdm import clock
+from cdm.cli.report import report
 from cdm.errors import Uncertain, Unreachable
 from cdm.leader.election import HIGHEST_CREDIBLE
-from cdm.report import report
 from cdm.store import connection as connection_module
 from cdm.store import watch as watch_module
 from cdm.store.snapshot import snapshot

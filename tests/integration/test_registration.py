@@ -10,12 +10,12 @@ import anyio.lowlevel
 import pytest
 
 from cdm import clock
+from cdm.cli.report import report
 from cdm.errors import NodeIdTaken
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey
 from cdm.model.node import Registration
 from cdm.node.registration import Presence
-from cdm.report import report
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.snapshot import snapshot

@@ -1,0 +1,1 @@
+"""`cdm demo`: the main job, shown on an embedded nats-server."""
