@@ -24,7 +24,7 @@ from cdm.store.connection import Access
 from tests.bench.leading import INSTANCES, candidates
 from tests.bench.measure import Figure, Goal, figure
 from tests.bench.stage import Stage, active_slices, blueprints, nodes_named, stage, until
-from tests.server import environment
+from tests.harness.server import environment
 
 HOUR = 3600.0
 

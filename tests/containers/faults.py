@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NamedTuple
 
 from tests.containers.stage import Stage
-from tests.server import eventually
+from tests.harness.server import eventually
 
 
 class Struck(NamedTuple):

@@ -20,7 +20,7 @@ from tests.containers.auditor import patiently
 from tests.containers.engine import Images, alone, images
 from tests.containers.faults import FAULTS, fail_over, replacement, take_over
 from tests.containers.stage import Stage, stage
-from tests.server import eventually
+from tests.harness.server import eventually
 
 SETTLED = 6.0
 """Seconds between two rounds: NATS closes what it lost, and elects, before the next fault."""

@@ -25,8 +25,8 @@ from cdm.store.connection import Access, connect
 from cdm.store.watch import Watch
 from tests.containers.auditor import Recorder, patiently, recording
 from tests.containers.engine import ROOT, Images
-from tests.integration.tools import Agents, Mirror, Raw
-from tests.server import eventually, free_port, raw_client
+from tests.harness.server import eventually, free_port, raw_client
+from tests.harness.tools import Agents, Mirror, Raw
 
 NAMES = ("node-1", "node-2", "node-3")
 

@@ -16,8 +16,8 @@ from anyio.to_thread import run_sync
 
 from tests.containers.auditor import patiently
 from tests.containers.engine import ROOT, Images, without
-from tests.integration.tools import Raw, command_line, on_nodes
-from tests.server import FORGIVEN, eventually, free_port, raw_client
+from tests.harness.server import FORGIVEN, eventually, free_port, raw_client
+from tests.harness.tools import Raw, command_line, on_nodes
 
 pytestmark = [
     pytest.mark.anyio,

@@ -21,8 +21,8 @@ from tests.containers.faults import (
     server_paused,
 )
 from tests.containers.stage import Stage, moment, stage
-from tests.integration.tools import SLACK
-from tests.server import FORGIVEN, eventually
+from tests.harness.server import FORGIVEN, eventually
+from tests.harness.tools import SLACK
 
 pytestmark = [
     pytest.mark.anyio,

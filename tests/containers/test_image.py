@@ -13,8 +13,8 @@ from testcontainers.core.network import Network
 from tests.containers.auditor import patiently
 from tests.containers.engine import Images
 from tests.containers.stage import Member, Server, cdm, nats_server, network
-from tests.integration.tools import Agents, Raw
-from tests.server import FORGIVEN, eventually, free_port, raw_client
+from tests.harness.server import FORGIVEN, eventually, free_port, raw_client
+from tests.harness.tools import Agents, Raw
 
 pytestmark = [
     pytest.mark.anyio,

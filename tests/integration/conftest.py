@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cdm.runtimes.keeper.cgroup import Cgroups, remove
-from tests.integration.programs import Stage, staged
+from tests.harness.programs import Stage, staged
 
 
 @pytest.fixture(params=[True, False], ids=["cgroups", "plain"])

@@ -11,7 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from cdm.agent.agent import LOADS
-from tests.integration.serving import (
+from tests.harness.server import NatsServer, eventually
+from tests.harness.serving import (
     ANSWERING,
     PLAIN,
     SLEEP,
@@ -23,8 +24,7 @@ from tests.integration.serving import (
     names,
     yard,
 )
-from tests.integration.tools import nodes_on, on_nodes
-from tests.server import NatsServer, eventually
+from tests.harness.tools import nodes_on, on_nodes
 
 pytestmark = pytest.mark.anyio
 

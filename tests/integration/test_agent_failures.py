@@ -14,8 +14,9 @@ from cdm.manager.reconciliation import Policy
 from cdm.model.artifact import Artifact
 from cdm.model.manifest import Line, Readiness, Restart
 from cdm.node.serving import Running
-from tests.integration.programs import children, descriptors, resident
-from tests.integration.serving import (
+from tests.harness.programs import children, descriptors, resident
+from tests.harness.server import NatsServer, eventually
+from tests.harness.serving import (
     ANSWERING,
     ONCE,
     PLAIN,
@@ -28,8 +29,7 @@ from tests.integration.serving import (
     shown,
     yard,
 )
-from tests.integration.tools import nodes_on
-from tests.server import NatsServer, eventually
+from tests.harness.tools import nodes_on
 
 pytestmark = pytest.mark.anyio
 

@@ -26,11 +26,11 @@ from msgspec.structs import replace
 
 from cdm.model.manifest import Restart
 from cdm.model.slice import SliceState, legal
-from tests.integration.programs import children
-from tests.integration.serving import ANSWERING, PLAIN, PORTS, SLEEP, Hand, assert_legal, keepers, made, yard
+from tests.harness.programs import children
+from tests.harness.server import NatsServer, eventually, running_server, temporary_folder
+from tests.harness.serving import ANSWERING, PLAIN, PORTS, SLEEP, Hand, assert_legal, keepers, made, yard
+from tests.harness.tools import CONFLICT, EXPECT, Process, Record, Rejection
 from tests.integration.test_agent_restart import node_processes, start
-from tests.integration.tools import CONFLICT, EXPECT, Process, Record, Rejection
-from tests.server import NatsServer, eventually, running_server, temporary_folder
 
 pytestmark = pytest.mark.timeout(1800)
 

@@ -25,7 +25,7 @@ from cdm.runtimes.keeper.keeper import Keeper, Run
 from cdm.runtimes.keeper.keeper import processes as census
 from cdm.runtimes.keeper.protocol import Heard, Lapse, Spawn, encode
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
-from tests.integration.programs import (
+from tests.harness.programs import (
     READY,
     SHORT,
     STUBBORN,
@@ -317,7 +317,7 @@ import signal, sys, threading
 from pathlib import Path
 import anyio
 from cdm.model.manifest import Manifest, Readiness, Line
-from tests.integration.programs import Stage, key_of
+from tests.harness.programs import Stage, key_of
 
 async def main(folder, grouped, program):
     stage = Stage(Path(folder), cgroups=grouped)

@@ -17,7 +17,8 @@ from cdm.store import connection as connection_module
 from cdm.store import watch as watch_module
 from cdm.store.snapshot import snapshot
 from cdm.store.watch import Phase
-from tests.integration.tools import (
+from tests.harness.server import FORGIVEN, NatsServer, eventually
+from tests.harness.tools import (
     EXPECT,
     EXPECT_SUBJECT,
     SLACK,
@@ -31,7 +32,6 @@ from tests.integration.tools import (
     on_nodes,
     raw,
 )
-from tests.server import FORGIVEN, NatsServer, eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

@@ -21,11 +21,11 @@ import anyio.abc
 import pytest
 
 from cdm.cli import Exit
-from tests.fortress import CONFIG, Certificates, JwtFortress, fortress
-from tests.integration.tools import Raw, agents, processes, raw
-from tests.readme import adapted, commands, inline
-from tests.server import NatsServer, environment, eventually, free_port, running_server
-from tests.terminal import terminal
+from tests.docs.readme import adapted, commands, inline
+from tests.harness.fortress import CONFIG, Certificates, JwtFortress, fortress
+from tests.harness.server import NatsServer, environment, eventually, free_port, running_server
+from tests.harness.terminal import terminal
+from tests.harness.tools import Raw, agents, processes, raw
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,8 @@ import anyio
 import nats.errors
 import pytest
 
-from tests.integration.tools import (
+from tests.harness.server import FORGIVEN, NatsServer, eventually, running_server
+from tests.harness.tools import (
     SLACK,
     Process,
     Processes,
@@ -29,7 +30,6 @@ from tests.integration.tools import (
     processes,
     raw,
 )
-from tests.server import FORGIVEN, NatsServer, eventually, running_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

@@ -28,7 +28,7 @@ from cdm.model.manifest import (
     Up,
 )
 from cdm.runtimes import Runtime, Work
-from tests.integration.programs import Stage, exists, key_of, read, staged, until
+from tests.harness.programs import Stage, exists, key_of, read, staged, until
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from cdm.model.manifest import Line, Logs, Manifest, Readiness, Restart, Restart
 from cdm.output.files import Scribe
 from cdm.runtimes.keeper.keeper import Keeper, Run
 from cdm.runtimes.keeper.protocol import Spawn
-from tests.integration.programs import Stage, children, exists, key_of, read, staged, until
+from tests.harness.programs import Stage, children, exists, key_of, read, staged, until
 
 pytestmark = pytest.mark.anyio
 

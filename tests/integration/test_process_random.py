@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cdm.errors import SliceFailed
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
-from tests.integration.programs import Stage, all_pids, exists, key_of, staged, until
+from tests.harness.programs import Stage, all_pids, exists, key_of, staged, until
 
 KEYS = [key_of(ordinal=number) for number in range(3)]
 PROGRAMS = {

@@ -14,7 +14,7 @@ import pytest
 
 from cdm.errors import SliceFailed
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
-from tests.integration.programs import (
+from tests.harness.programs import (
     NODE,
     READY,
     SHORT,

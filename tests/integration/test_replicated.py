@@ -16,8 +16,8 @@ from cdm.node.node import NodeSettings
 from cdm.node.node import node as make_node
 from cdm.runtimes import EXTERNAL
 from cdm.store.connection import Access, connect
-from tests.integration.tools import Raw, Rejection, agents, artifact_of, processes, raw
-from tests.server import FORGIVEN, NatsServer, eventually, running_cluster
+from tests.harness.server import FORGIVEN, NatsServer, eventually, running_cluster
+from tests.harness.tools import Raw, Rejection, agents, artifact_of, processes, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

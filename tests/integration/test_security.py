@@ -21,9 +21,17 @@ from cdm.errors import AccessDenied, Unreachable, Untrusted
 from cdm.model.artifact import Artifact
 from cdm.store.access import Access
 from cdm.store.connection import connect
-from tests.fortress import Certificates, Fortress, Insider, JwtFortress, fortress, permissions_of_node, with_nodes
-from tests.integration.tools import Processes, Raw, agents_of, command_line
-from tests.server import FORGIVEN, eventually, free_port, running_server
+from tests.harness.fortress import (
+    Certificates,
+    Fortress,
+    Insider,
+    JwtFortress,
+    fortress,
+    permissions_of_node,
+    with_nodes,
+)
+from tests.harness.server import FORGIVEN, eventually, free_port, running_server
+from tests.harness.tools import Processes, Raw, agents_of, command_line
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

@@ -16,10 +16,10 @@ from cdm.errors import SliceFailed
 from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
 from cdm.runtimes.process.supervisor import Keeping
-from tests.integration.serving import PLAIN, SLEEP, Yard, agent_alone, made, yard
+from tests.harness.server import FORGIVEN, NatsServer, eventually
+from tests.harness.serving import PLAIN, SLEEP, Yard, agent_alone, made, yard
+from tests.harness.tools import Processes
 from tests.integration.test_agent_restart import node_processes, start
-from tests.integration.tools import Processes
-from tests.server import FORGIVEN, NatsServer, eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

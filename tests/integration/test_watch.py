@@ -26,8 +26,8 @@ from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS, encode
 from cdm.store import watch as watch_module
 from cdm.store.bucket import Bucket
 from cdm.store.watch import Phase, Watch
-from tests.integration.tools import Mirror, Raw, Rejection, connected, raw, watching
-from tests.server import FORGIVEN, NatsServer, eventually
+from tests.harness.server import FORGIVEN, NatsServer, eventually
+from tests.harness.tools import Mirror, Raw, Rejection, connected, raw, watching
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

@@ -21,8 +21,8 @@ from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
 from cdm.store.bucket import MAX_BATCH, Bucket, Write
 from cdm.wakeup import Signal
-from tests.integration.tools import connected
-from tests.server import NatsServer, eventually
+from tests.harness.server import NatsServer, eventually
+from tests.harness.tools import connected
 from tests.unit.support import n
 
 pytestmark = pytest.mark.anyio

@@ -18,9 +18,9 @@ import anyio.to_thread
 import pytest
 
 from cdm.cli.context import config_home
-from tests.integration.tools import Raw, processes, raw
-from tests.readme import commands
-from tests.server import NatsServer, environment, eventually
+from tests.docs.readme import commands
+from tests.harness.server import NatsServer, environment, eventually
+from tests.harness.tools import Raw, processes, raw
 
 
 def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

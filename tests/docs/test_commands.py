@@ -17,13 +17,14 @@ import pytest
 
 from cdm.cli import Exit
 from cdm.cli.logs import FOLLOWED_FROM
-from tests import test_cli, test_first_steps, test_readme
+from tests.cli import test_cli
 from tests.containers import test_compose
+from tests.docs import test_first_steps, test_readme
+from tests.docs.readme import BLOCKS, INLINE, ROOT, adapted, commands, inline
+from tests.harness.server import NatsServer, eventually, free_port, running_cluster
+from tests.harness.terminal import terminal
+from tests.harness.tools import raw
 from tests.integration import test_nats_cli
-from tests.integration.tools import raw
-from tests.readme import BLOCKS, INLINE, ROOT, adapted, commands, inline
-from tests.server import NatsServer, eventually, free_port, running_cluster
-from tests.terminal import terminal
 
 pytestmark = pytest.mark.anyio
 

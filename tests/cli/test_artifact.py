@@ -14,9 +14,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.integration.tools import raw
-from tests.server import NatsServer, environment
-from tests.test_cli import run
+from tests.cli.test_cli import run
+from tests.harness.server import NatsServer, environment
+from tests.harness.tools import raw
 
 pytestmark = pytest.mark.anyio
 

@@ -16,8 +16,8 @@ import anyio
 import anyio.abc
 from anyio.streams.text import TextReceiveStream
 
-from tests.readme import ROOT
-from tests.server import binary, environment
+from tests.docs.readme import ROOT
+from tests.harness.server import binary, environment
 
 STAND_IN = """
 import asyncio, os, sys

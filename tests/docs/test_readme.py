@@ -13,10 +13,10 @@ import pytest
 import cdm
 import cdm.api
 from cdm.model.slice import TRANSITIONS, SliceState
-from tests.integration.tools import Raw, raw
-from tests.readme import README, ROOT, blocks, inline
-from tests.server import NatsServer, eventually
-from tests.terminal import terminal
+from tests.docs.readme import README, ROOT, blocks, inline
+from tests.harness.server import NatsServer, eventually
+from tests.harness.terminal import terminal
+from tests.harness.tools import Raw, raw
 
 AGENT, LIBRARY = blocks("Writing an agent", "python")
 

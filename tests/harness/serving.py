@@ -22,9 +22,9 @@ from cdm.model.manifest import Manifest, Readiness, Restart, RestartPolicy, Tcp
 from cdm.model.node import Role
 from cdm.model.slice import Kind, SliceState, legal
 from cdm.store.bucket import buckets
-from tests.integration.programs import all_pids, children
-from tests.integration.tools import EXPECT, Nodes, Raw, Record, connected, nodes_on, raw
-from tests.server import NatsServer, eventually
+from tests.harness.programs import all_pids, children
+from tests.harness.server import NatsServer, eventually
+from tests.harness.tools import EXPECT, Nodes, Raw, Record, connected, nodes_on, raw
 
 PORTS = """
     import os, socket

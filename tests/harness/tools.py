@@ -35,7 +35,7 @@ from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.watch import Phase, Watch
-from tests.server import NatsServer, environment, eventually, raw_client
+from tests.harness.server import NatsServer, environment, eventually, raw_client
 
 EXPECT = "Nats-Expected-Last-Subject-Sequence"
 EXPECT_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
