@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 
 
-class Signal:
+class Wakeup:
     """Wakes one waiting task; set while nobody waits, it wakes the next one at once."""
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ from cdm.model.manifest import Manifest
 from cdm.model.slice import SliceState, SliceValue
 from cdm.runtimes import Lapsing, Runtime, Work
 from cdm.store.bucket import Bucket, dump
-from cdm.wakeup import Signal
+from cdm.wakeup import Wakeup
 
 log = Log("cdm.agent")
 
@@ -107,7 +107,7 @@ class Agent:
         self.held: dict[SliceKey, str] = {}
         """The content that slices hold on to."""
         self._workers: dict[SliceKey, Worker] = {}
-        self._unattended = Signal()
+        self._unattended = Wakeup()
 
     # What happens
 
@@ -205,7 +205,7 @@ class Worker:
         self.at_rest = anyio.Event()
         """Set once the node stops and nothing of the slice runs."""
         self._agent = agent
-        self._news = Signal()
+        self._news = Wakeup()
         self._beginning: anyio.CancelScope | None = None
         """What is being begun, and for which state of the key."""
         self._beginning_for: SliceState | None = None

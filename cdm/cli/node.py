@@ -20,10 +20,10 @@ from cdm.errors import UsageError
 from cdm.log import Log
 from cdm.manager.reconciliation import Policy
 from cdm.model.artifact import node_id
-from cdm.model.node import Role
+from cdm.model.node import EXTERNAL, PROCESS, Role
 from cdm.node.node import Node, NodeSettings
 from cdm.node.node import node as make_node
-from cdm.runtimes import EXTERNAL, PROCESS, runtime_named
+from cdm.runtimes import runtime_named
 
 log = Log("cdm.node")
 

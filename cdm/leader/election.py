@@ -1,6 +1,6 @@
 """Leadership as a state machine without I/O: facts go in, the next thing to do comes out.
 
-PROTOCOL's "Leadership" is all here; `cdm.leader.leadership` carries the actions out. Nothing is remembered but facts: what
+PROTOCOL's "Leadership" is all here; `leadership` carries the actions out. Nothing is remembered but facts: what
 the lease and the fence were last seen to be, and, while this process leads, what it holds. What to do next is derived
 from them and the clock, so the machine runs in virtual time as well as in real time. The clock must count suspended
 time (CLOCK_BOOTTIME): a lease ends while a machine sleeps.

@@ -31,7 +31,7 @@ from cdm.model.node import Fence, Lease
 from cdm.model.problems import UNREADABLE
 from cdm.store.bucket import EXPECT, TTL, Bucket, Stored, Write, dump, ttl_header
 from cdm.store.responder import Identity, Voice
-from cdm.wakeup import Signal
+from cdm.wakeup import Wakeup
 
 log = Log("cdm.lease")
 
@@ -76,7 +76,7 @@ class Leadership:
         self._drained = drained
         self._on_fence_lost = on_fence_lost
         self._candidates = candidates
-        self._signal = Signal()
+        self._signal = Wakeup()
         self._told: tuple[NodeId | None, int] = (None, 0)
         self._leading = False
         self._began = 0

@@ -24,7 +24,7 @@ from cdm.model.artifact import Artifact
 from cdm.model.keys import FENCE, encode
 from cdm.model.slice import SliceValue
 from cdm.store.bucket import DELETE, EXPECT, EXPECT_SUBJECT, MAX_BATCH, Batch, Bucket, Write, dump
-from cdm.wakeup import Signal
+from cdm.wakeup import Wakeup
 
 log = Log("cdm.writer")
 
@@ -66,7 +66,7 @@ class CommandWriter:
         self,
         slices: Bucket,
         outbox: Outbox,
-        ready: Signal,
+        ready: Wakeup,
         election: Election,
         on_fenced: Callable[[], None],
         route: Callable[[Message], None],
@@ -230,7 +230,7 @@ class StatusWriter:
         self,
         bucket: Bucket,
         outbox: Outbox,
-        ready: Signal,
+        ready: Wakeup,
         election: Election,
         calm: Callable[[], Awaitable[None]],
     ) -> None:

@@ -1,6 +1,6 @@
 """What a manager is at a time: `Dormant`, or `Active` in one term.
 
-`Active` keeps the list of artifacts to look at, decides with `cdm.manager.reconciliation`, and hands commands to the outbox. It
+`Active` keeps the list of artifacts to look at, decides with `reconciliation`, and hands commands to the outbox. It
 decides about an artifact only when its mirror has reached the last sequence that it wrote for it (read-your-writes):
 until then the artifact is held back.
 """

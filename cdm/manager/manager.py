@@ -1,7 +1,7 @@
 """The ClusterDeploymentManager: runs on every node, is Active on the leader only.
 
-On every node it records what the buckets say (`cdm.manager.cluster`), so that a new leader starts warm. What is done about
-it depends on the state, which is a type and not a flag (`cdm.manager.active`): `Dormant` does nothing, `Active` belongs to one
+On every node it records what the buckets say (`cluster`), so that a new leader starts warm. What is done about
+it depends on the state, which is a type and not a flag (`active`): `Dormant` does nothing, `Active` belongs to one
 term and decides.
 """
 

@@ -11,6 +11,13 @@ from cdm.errors import InvalidValue
 from cdm.model.artifact import NodeId
 from cdm.model.slice import Term
 
+EXTERNAL = "external"
+"""No runtime of ours: an agent outside obeys the commands."""
+PROCESS = "process"
+"""The runtime that is taken unless another is asked for: slices are processes of the machine."""
+NO_RUNTIME = "none"
+"""What a node says that runs no slices."""
+
 
 @unique
 class Role(StrEnum):
@@ -35,7 +42,7 @@ class Registration(Struct, frozen=True, omit_defaults=True):
     labels: dict[str, str] = field(default_factory=dict)
     capacity: int | None = None
     """Most slices that the node takes; None: no limit."""
-    runtime: str = "external"
+    runtime: str = EXTERNAL
     version: str = ""
     started: str = ""
     """When the process started, RFC 3339."""

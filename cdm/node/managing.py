@@ -43,7 +43,7 @@ from cdm.manager.topology import Topology
 from cdm.model.keys import LAYOUTS
 from cdm.node.part import WHOLE, Ground, ensure
 from cdm.store.bucket import Bucket
-from cdm.wakeup import Signal
+from cdm.wakeup import Wakeup
 
 log = Log("cdm.node")
 
@@ -76,9 +76,9 @@ class Managing:
     def __init__(self, ground: Ground) -> None:
         settings, slices = ground.settings, ground.buckets["slices"]
         self._ground = ground
-        self._due = Signal()
-        self._orders = Signal()
-        self._statuses = Signal()
+        self._due = Wakeup()
+        self._orders = Wakeup()
+        self._statuses = Wakeup()
         self.election = Election(
             settings.node, ground.incarnation, Timing(ttl=settings.lease_ttl), random.SystemRandom().random
         )

@@ -21,12 +21,11 @@ from cdm.dispatch.messages import Connected, Disconnected, Message
 from cdm.dispatch.router import Router
 from cdm.log import Log
 from cdm.model.keys import SLICES
-from cdm.model.node import Registration, Role
+from cdm.model.node import EXTERNAL, NO_RUNTIME, Registration, Role
 from cdm.node.managing import Managing
 from cdm.node.part import WHOLE, Ground, NodeSettings, Part, ensure, patiently
 from cdm.node.registration import Presence
 from cdm.node.serving import Running, Serving
-from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection, connect
 from cdm.store.watch import Watch
@@ -52,7 +51,7 @@ class Composition(NamedTuple):
 ROLES = {
     # Back from where it could not hear it obeys nothing that it knew before: others may have its slices' places.
     Role.ALL: Composition((Managing,), hears_by=("nodes", "slices")),
-    Role.MANAGER: Composition((Managing,), hears_by=("nodes",), says={"capacity": 0, "runtime": "none"}),
+    Role.MANAGER: Composition((Managing,), hears_by=("nodes",), says={"capacity": 0, "runtime": NO_RUNTIME}),
     Role.AGENT: Composition((), hears_by=("slices",)),
 }
 

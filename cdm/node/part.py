@@ -23,8 +23,7 @@ from cdm.errors import AccessDenied, BucketMissing, StoreError, Unsuitable
 from cdm.log import Log
 from cdm.manager.reconciliation import Policy
 from cdm.model.artifact import NodeId
-from cdm.model.node import Role
-from cdm.runtimes import PROCESS
+from cdm.model.node import PROCESS, Role
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Access, Connection
 from cdm.store.watch import RELIST_INTERVAL, Watch

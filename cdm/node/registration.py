@@ -21,7 +21,7 @@ from cdm.model.problems import UNREADABLE
 from cdm.store.bucket import Bucket, Stored, dump
 from cdm.store.connection import Connection
 from cdm.store.responder import Identity, Voice
-from cdm.wakeup import Signal
+from cdm.wakeup import Wakeup
 
 log = Log("cdm.registration")
 
@@ -88,7 +88,7 @@ class Presence:
         self._revision = 0
         self._leaving = False
         self._voice: Voice | None = None
-        self._signal = Signal()
+        self._signal = Wakeup()
         self._connection.listen(self._on_connection)
 
     async def register(self) -> None:

@@ -1,1 +1,36 @@
 """What slices write: kept in files, read again, and shown to whoever asks over NATS."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from cdm.model.artifact import Artifact
+from cdm.model.keys import SliceKey
+
+
+class OutputLine(NamedTuple):
+    """One line that a slice wrote."""
+
+    time: datetime
+    """When it was read from the program, UTC."""
+    stream: str
+    """``out``, ``err``, or ``cdm``: a remark of ours."""
+    text: str
+
+
+@runtime_checkable
+class Logging(Protocol):
+    """What a runtime obeys too that keeps its slices' output: `cdm logs` shows it."""
+
+    def written(self, artifact: Artifact) -> Sequence[SliceKey]:
+        """This node's slices of the artifact that there is output of, or may soon be; some may not be loaded."""
+
+    def read(
+        self, key: SliceKey, *, lines: int | None = None, since: datetime | None = None, follow: bool = False
+    ) -> AsyncIterator[Sequence[OutputLine]]:
+        """A slice's output, oldest first, a little at a time; it must neither grow in memory nor block the loop.
+
+        ``lines``: only the last so many of what is there now. ``since``: nothing older. ``follow``: go on for ever.
+        """

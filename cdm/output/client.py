@@ -21,15 +21,14 @@ from cdm.errors import OutputMissing, StoreError
 from cdm.log import printable
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey, encode_node
-from cdm.model.node import Registration
+from cdm.model.node import EXTERNAL, Registration
 from cdm.model.problems import UNREADABLE
 from cdm.output.lines import Show, Shown
 from cdm.output.wire import RENEWAL, Answer, Ask, Line, Place, ripe
-from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
 from cdm.store.watch import Watch
-from cdm.wakeup import Signal
+from cdm.wakeup import Wakeup
 
 PATIENCE = 2.0
 """Seconds within which a node has to begin to answer."""
@@ -103,8 +102,8 @@ class Reader:
         """By the subject of their answers; what comes to another is of no use any more."""
         self._due: deque[Source] = deque()
         """Those that are to be asked."""
-        self._due_news = Signal()
-        self._news = Signal()
+        self._due_news = Wakeup()
+        self._news = Wakeup()
         self._complete = True
 
     async def run(self, hosts: Sequence[Registered]) -> int:
@@ -340,8 +339,8 @@ def _write_out(data: bytes) -> None:
 
 
 def _note(text: str) -> None:
-    print(f"cdm: note: {printable(text)}", file=sys.stderr)
+    sys.stderr.write(f"cdm: note: {printable(text)}\n")
 
 
 def _warn(text: str) -> None:
-    print(f"cdm: warning: {printable(text)}", file=sys.stderr)
+    sys.stderr.write(f"cdm: warning: {printable(text)}\n")

@@ -17,8 +17,8 @@ import anyio
 from cdm.errors import InvalidKey
 from cdm.model.artifact import Artifact
 from cdm.model.keys import SLICES, SliceKey, encode
+from cdm.output import OutputLine
 from cdm.output.files import numbers, path_of
-from cdm.runtimes import OutputLine
 
 CHUNK = 256 * 1024
 POLL = 0.1

@@ -22,10 +22,10 @@ from cdm.log import Log
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, encode_node
 from cdm.model.problems import UNREADABLE
+from cdm.output import Logging, OutputLine
 from cdm.output.wire import LEASE, QUIET, WINDOW, Answer, Ask, Line, ripe
-from cdm.runtimes import Logging, OutputLine
 from cdm.store.connection import Connection
-from cdm.wakeup import Signal
+from cdm.wakeup import Wakeup
 
 log = Log("cdm.logs")
 
@@ -57,7 +57,7 @@ class LogService:
         self.sessions: dict[str, Session] = {}
         """What is being answered, by name, or by the subject that the answers go to."""
         self._begun: deque[Session] = deque()
-        self._news = Signal()
+        self._news = Wakeup()
 
     async def run(self) -> None:
         """Answer until cancelled."""
@@ -141,7 +141,7 @@ class Session:
         self._until = clock.now() + LEASE
         self._number = 0
         self._seen = 0
-        self._acknowledged = Signal()
+        self._acknowledged = Wakeup()
         self._limit = min(4 * BATCH, service.connection.max_payload // 4)
 
     def heard(self, ask: Ask, to: str) -> None:

@@ -8,24 +8,23 @@ why both accept a slice in any condition, and one that they do not know.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
 from cdm.errors import UsageError
-from cdm.model.artifact import Artifact, NodeId
+from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
+from cdm.model.node import EXTERNAL
+from cdm.output import Logging, OutputLine
+
+__all__ = ["GROUP", "Lapsing", "Logging", "OutputLine", "Runtime", "Surroundings", "Work", "runtime_named"]
 
 GROUP = "cdm.runtimes"
-EXTERNAL = "external"
-"""No runtime of ours: an agent outside obeys the commands."""
-PROCESS = "process"
-"""The runtime that is taken unless another is asked for: slices are processes of the machine."""
 
 
 class Work(Struct, frozen=True):
@@ -86,32 +85,6 @@ class Lapsing(Protocol):
 
     def heard(self, at: float) -> None:
         """NATS took a heartbeat of this node that was sent at this time, in seconds on `cdm.clock`."""
-
-
-class OutputLine(NamedTuple):
-    """One line that a slice wrote."""
-
-    time: datetime
-    """When it was read from the program, UTC."""
-    stream: str
-    """``out``, ``err``, or ``cdm``: a remark of ours."""
-    text: str
-
-
-@runtime_checkable
-class Logging(Protocol):
-    """What a runtime obeys too that keeps its slices' output: `cdm logs` shows it."""
-
-    def written(self, artifact: Artifact) -> Sequence[SliceKey]:
-        """This node's slices of the artifact that there is output of, or may soon be; some may not be loaded."""
-
-    def read(
-        self, key: SliceKey, *, lines: int | None = None, since: datetime | None = None, follow: bool = False
-    ) -> AsyncIterator[Sequence[OutputLine]]:
-        """A slice's output, oldest first, a little at a time; it must neither grow in memory nor block the loop.
-
-        ``lines``: only the last so many of what is there now. ``since``: nothing older. ``follow``: go on for ever.
-        """
 
 
 def runtime_named(name: str) -> Callable[[Surroundings], Runtime]:

@@ -32,7 +32,7 @@ from cdm.model.keys import NODES, Key
 from cdm.model.node import Registration
 from cdm.model.problems import told
 from cdm.store.bucket import MARKER, MARKER_TTL, Bucket, State, headers_of, is_removal
-from cdm.wakeup import Signal
+from cdm.wakeup import Wakeup
 
 log = Log("cdm.watch")
 
@@ -116,7 +116,7 @@ class Watch:
         self._hold = hold
         self._question = ""
         """Where the server waits for an answer before it delivers more (flow control)."""
-        self._asked = Signal()
+        self._asked = Wakeup()
         self._known: dict[str, Known] = {}
         self._whole = False
         """Whether the consumer brings the whole bucket, and not only what is new."""

@@ -17,9 +17,9 @@ import anyio
 from nats.aio.msg import Msg
 
 from cdm.model.artifact import NodeId
+from cdm.model.node import EXTERNAL
 from cdm.node.node import NodeSettings
 from cdm.node.node import node as running_node
-from cdm.runtimes import EXTERNAL
 from cdm.store.connection import Access
 from tests.bench.leading import INSTANCES, candidates
 from tests.bench.measure import Figure, Goal, figure

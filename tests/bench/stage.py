@@ -17,9 +17,9 @@ from nats.aio.client import Client
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import SliceKey, encode, encode_artifact
+from cdm.model.node import EXTERNAL
 from cdm.model.slice import SliceState, SliceValue
 from cdm.node.node import Node, NodeSettings
-from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import MAX_BATCH, Bucket, Write, buckets, dump
 from cdm.store.connection import Access, Connection, connect
 from tests.bench.measure import peak_memory

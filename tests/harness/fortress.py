@@ -31,7 +31,7 @@ from nats.aio.client import Client
 from cdm.store.access import Access
 from tests.harness.server import NatsServer, running_server
 
-CONFIG = Path(__file__).parent.parent / "nats" / "secure.conf"
+CONFIG = Path(__file__).parents[2] / "nats" / "secure.conf"
 BLOCK = re.compile(r"( *# begin node-1\n)(.*?)( *# end node-1\n)", re.DOTALL)
 
 

@@ -26,12 +26,11 @@ from cdm.dispatch import messages
 from cdm.manager.active import Active
 from cdm.model.artifact import NodeId
 from cdm.model.keys import IntentKey, Layout, NodeKey, encode
-from cdm.model.node import Role
+from cdm.model.node import EXTERNAL, Role
 from cdm.model.slice import SliceState, legal
 from cdm.node import node as runtime
 from cdm.node.managing import Managing
 from cdm.node.node import Node, NodeSettings
-from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.watch import Phase, Watch

@@ -37,10 +37,9 @@ from cdm.model.keys import (
     SliceKey,
     encode,
 )
-from cdm.model.node import Fence
+from cdm.model.node import EXTERNAL, Fence
 from cdm.node.node import NodeSettings, ensure
 from cdm.node.node import node as make_node
-from cdm.runtimes import EXTERNAL
 from cdm.store.bucket import MAX_BATCH, Bucket, Write, dump
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.responder import Identity, Voice

@@ -21,8 +21,8 @@ from cdm import clock
 from cdm.errors import SliceFailed
 from cdm.model.manifest import Line, Manifest, Readiness, Restart
 from cdm.output.files import Scribe
+from cdm.runtimes.keeper import processes as census
 from cdm.runtimes.keeper.keeper import Keeper, Run
-from cdm.runtimes.keeper.keeper import processes as census
 from cdm.runtimes.keeper.protocol import Heard, Lapse, Spawn, encode
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from tests.harness.programs import (

@@ -11,10 +11,9 @@ import pytest
 
 from cdm.errors import StoreError
 from cdm.model.artifact import NodeId
-from cdm.model.node import Role
+from cdm.model.node import EXTERNAL, Role
 from cdm.node.node import NodeSettings
 from cdm.node.node import node as make_node
-from cdm.runtimes import EXTERNAL
 from cdm.store.connection import Access, connect
 from tests.harness.server import FORGIVEN, NatsServer, eventually, running_cluster
 from tests.harness.tools import Raw, Rejection, agents, artifact_of, processes, raw

@@ -20,7 +20,7 @@ from cdm.model.keys import FENCE, LEASE, SLICES, STATUS, SliceKey, encode
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
 from cdm.store.bucket import MAX_BATCH, Bucket, Write
-from cdm.wakeup import Signal
+from cdm.wakeup import Wakeup
 from tests.harness.server import NatsServer, eventually
 from tests.harness.tools import connected
 from tests.unit.support import n
@@ -38,7 +38,7 @@ class Desk:
         self.said: list[Message] = []
         self.fenced = False
         self.election = Election(n(1), "me", Timing(), lambda: 0.5)
-        ready = Signal()
+        ready = Wakeup()
         self.outbox = Outbox(ready.set, lambda: None)
         self.writer = CommandWriter(bucket, self.outbox, ready, self.election, self._on_fenced, self.said.append)
 
@@ -127,7 +127,7 @@ async def test_what_was_made_ready_in_a_term_that_is_over_is_not_sent(server: Na
 @pytest.mark.parametrize("ends", [True, False])
 async def test_statuses_let_commands_go_first_but_not_for_ever(server: NatsServer, ends: bool) -> None:
     async with desk(server) as each, anyio.create_task_group() as tasks:
-        bucket, ready, calm = Bucket(each.bucket.connection, STATUS), Signal(), anyio.Event()
+        bucket, ready, calm = Bucket(each.bucket.connection, STATUS), Wakeup(), anyio.Event()
         await bucket.ensure(create=True)
         outbox = Outbox(lambda: None, ready.set)
         tasks.start_soon(StatusWriter(bucket, outbox, ready, each.election, calm.wait).run)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cdm.model.manifest import Limits
+from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.cgroup import Cgroups, own_group
-from cdm.runtimes.keeper.keeper import cgroup
 from cdm.runtimes.keeper.spawn import rlimits
 
 UNIFIED = "35 24 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"

@@ -1,6 +1,6 @@
 """Elections in virtual time, over a small model of the server's part of ``slices``.
 
-Each process drives a real `Election` as `cdm.leader.leadership` does. Messages are late or lost, acknowledgements get lost,
+Each process drives a real `Election` as `leadership` does. Messages are late or lost, acknowledgements get lost,
 processes freeze, die, are cut off and restarted. After every event the invariants of PROTOCOL's "Leadership" are
 checked; after the faults stop, there must be one leader again.
 """

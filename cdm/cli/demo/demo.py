@@ -22,7 +22,7 @@ from rich.text import Text
 from cdm import clock
 from cdm.artifacts.archive import completed, pack
 from cdm.artifacts.repository import Artifacts
-from cdm.cli.demo.demo import web
+from cdm.cli.demo import web
 from cdm.cli.demo.playground import TTL, Answer, Playground, lives, playground
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.errors import CdmError

@@ -37,7 +37,7 @@ from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.watch import Watch
-from cdm.wakeup import Signal
+from cdm.wakeup import Wakeup
 
 START_PATIENCE = 15.0
 POLL = 0.05
@@ -73,7 +73,7 @@ class Playground:
         self.on_change: Callable[[], None] = lambda: None
         self._folder = folder
         self._nodes: dict[NodeId, subprocess.Popen[bytes]] = {}
-        self._changed = Signal()
+        self._changed = Wakeup()
 
     @property
     def slices(self) -> list[SlicePut]:

@@ -1,1 +1,1 @@
-"""The keeper, which starts a node's programs and outlives the node's death for long enough to stop them: its own side of the socket."""
+"""The keeper, which starts a node's programs and stops them when the node is gone: its side of the socket."""

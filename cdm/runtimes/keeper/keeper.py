@@ -25,8 +25,8 @@ from pathlib import Path
 
 from cdm import clock
 from cdm.output.files import Scribe
+from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.cgroup import Cgroups
-from cdm.runtimes.keeper.keeper import cgroup
 from cdm.runtimes.keeper.kin import Kin
 from cdm.runtimes.keeper.packets import Outbox
 from cdm.runtimes.keeper.processes import Process, Record, boot, census, descendants, send

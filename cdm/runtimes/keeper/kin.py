@@ -11,7 +11,7 @@ import os
 import time
 from pathlib import Path
 
-from cdm.runtimes.keeper.keeper import cgroup
+from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.processes import Process, census, descendants, look, mark
 from cdm.runtimes.keeper.protocol import MARK
 

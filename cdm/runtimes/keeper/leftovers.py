@@ -10,8 +10,8 @@ from pathlib import Path
 import anyio
 
 from cdm import clock
+from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.cgroup import Cgroups
-from cdm.runtimes.keeper.keeper import cgroup
 from cdm.runtimes.keeper.processes import Process, Record, census, relics, send
 from cdm.runtimes.keeper.protocol import MARK
 

@@ -15,7 +15,7 @@ from typing import NamedTuple, NoReturn
 import msgspec
 
 from cdm.model.manifest import Limits
-from cdm.runtimes.keeper.keeper import cgroup
+from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.protocol import Spawn
 
 _PR_SET_PDEATHSIG = 1
