@@ -19,12 +19,12 @@
     │   ├── Unsuitable              the server is too old, or has no JetStream
     │   ├── BucketMissing           a bucket is not there, and was not to be created
     │   ├── ArtifactMissing         no such artifact was pushed
-    │   ├── Damaged                 an artifact's stored bytes are not those that were pushed
+    │   ├── ArtifactDamaged         an artifact's stored bytes are not those that were pushed
     │   ├── NoResponders            nobody listens on the subject
     │   ├── Conflict                compare-and-set lost: somebody wrote in between
-    │   ├── Busy                    the server asks to try again; nothing was stored
+    │   ├── StoreBusy               the server asks to try again; nothing was stored
     │   ├── Uncertain               no answer in time; stored or not, nobody knows yet
-    │   └── Refused                 any other refusal, in the server's words
+    │   └── RequestRefused          any other refusal, in the server's words
     ├── NodeIdTaken                 another living process holds this node id
     ├── FolderTaken                 another living process holds this node's folder
     ├── OutputMissing               nobody has the output that was asked for
@@ -111,7 +111,7 @@ class ArtifactMissing(StoreError):
     """Raised when the store holds no artifact of that name; ``cdm artifact push`` brings it there."""
 
 
-class Damaged(StoreError):
+class ArtifactDamaged(StoreError):
     """Raised when an artifact's stored bytes are not, or not all, there any more; pushing it anew mends it."""
 
 
@@ -123,7 +123,7 @@ class Conflict(StoreError):
     """Raised when a compare-and-set found another revision than the expected one. Nothing was stored."""
 
 
-class Busy(StoreError):
+class StoreBusy(StoreError):
     """Raised when the server asks to try again (a guarded write was in flight). Nothing was stored."""
 
 
@@ -131,7 +131,7 @@ class Uncertain(StoreError):
     """Raised when an acknowledgement did not come in time. The write may have been stored: read before deciding."""
 
 
-class Refused(StoreError):
+class RequestRefused(StoreError):
     """Raised for a refusal that has no class of its own; ``code`` is the server's JetStream error code."""
 
     def __init__(self, message: str, code: int = 0) -> None:

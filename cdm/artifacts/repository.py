@@ -22,12 +22,12 @@ from msgspec import Struct
 from cdm import clock
 from cdm.errors import (
     AccessDenied,
+    ArtifactDamaged,
     ArtifactMissing,
     Conflict,
-    Damaged,
     InvalidContent,
     InvalidKey,
-    Refused,
+    RequestRefused,
     StoreError,
     Uncertain,
 )
@@ -143,7 +143,7 @@ class Artifacts:
 
         Raises:
             Conflict: it was replaced or removed meanwhile; `describe` tells what is there now.
-            Damaged: the bytes are not those that were pushed.
+            ArtifactDamaged: the bytes are not those that were pushed.
             StoreError: the store did not answer.
             OSError: the file cannot be written. What is there of it is left, also after other errors.
         """
@@ -178,8 +178,8 @@ class Artifacts:
             await anyio.sleep(RETRY_PAUSE)
         return found
 
-    def _damaged(self, stored: StoredArtifact, problem: str) -> Damaged:
-        return Damaged(
+    def _damaged(self, stored: StoredArtifact, problem: str) -> ArtifactDamaged:
+        return ArtifactDamaged(
             f"{stored.artifact} in bucket {self.name} is damaged: {problem}; "
             f"push it again: cdm artifact push --force {stored.artifact} PATH"
         )
@@ -224,7 +224,7 @@ class Artifacts:
                 try:
                     await self._objects.put(record, before.revision)
                     break
-                except (AccessDenied, Refused):
+                except (AccessDenied, RequestRefused):
                     named = False
                     raise
                 except Conflict:

@@ -22,7 +22,7 @@ from cdm.dispatch.messages import (
     ValueRemove,
 )
 from cdm.dispatch.router import receiver
-from cdm.errors import AccessDenied, Busy, Conflict, NoResponders, StoreError, Uncertain
+from cdm.errors import AccessDenied, Conflict, NoResponders, StoreBusy, StoreError, Uncertain
 from cdm.leader.election import Election, Held, Look, Probe, Renew, Seen, StepDown, TakeOver, Tenure, Vacant, Wait
 from cdm.log import Log
 from cdm.model.artifact import NodeId
@@ -283,7 +283,7 @@ class Leadership:
             )
         except Conflict:
             election.refused()
-        except Busy:
+        except StoreBusy:
             election.refused()
             await anyio.sleep(0.01)
         except Uncertain:
@@ -335,7 +335,7 @@ class Leadership:
                 ttl=election.timing.ttl,
                 timeout=max(min(election.timing.renew_every, deadline - sent), 0.01),
             )
-        except (Conflict, Busy):
+        except (Conflict, StoreBusy):
             election.refused()
         except StoreError as error:
             log.warning("lease not renewed; trying again", reason=str(error))

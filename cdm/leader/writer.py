@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from cdm import clock
 from cdm.dispatch.messages import Message, WriteFailed, Written
-from cdm.errors import AccessDenied, Busy, Conflict, Refused, StoreError
+from cdm.errors import AccessDenied, Conflict, RequestRefused, StoreBusy, StoreError
 from cdm.leader.election import Election
 from cdm.log import Log
 from cdm.manager.outbox import Order, Outbox
@@ -163,12 +163,12 @@ class CommandWriter:
                     self._election.fenced("the server refused a write of this term")
                     self._on_fenced()
                 return
-            except Busy as error:
+            except StoreBusy as error:
                 log.debug("again", reason=str(error))
                 part.batch = self._slices.prepare(part.writes)
                 await anyio.sleep(RETRY_PAUSE)
                 continue
-            except Refused as error:
+            except RequestRefused as error:
                 # A full store, most likely. What is small may still fit: orders go one by one until one is taken.
                 self._one_by_one = True
                 if clock.now() >= self._logged_at + REFUSAL_LOG_INTERVAL:

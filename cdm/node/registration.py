@@ -12,7 +12,7 @@ import anyio
 import msgspec
 
 from cdm import clock
-from cdm.errors import AccessDenied, Busy, Conflict, NodeIdTaken, NoResponders, StoreError, Uncertain
+from cdm.errors import AccessDenied, Conflict, NodeIdTaken, NoResponders, StoreBusy, StoreError, Uncertain
 from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NodeKey, encode
@@ -183,7 +183,7 @@ class Presence:
                 await self._put(stored.revision if stored else 0)
                 return
             if stored is not None and stored.revision < self._revision:
-                raise Busy("a replica that is behind shows who was registered before")
+                raise StoreBusy("a replica that is behind shows who was registered before")
         except StoreError as error:
             await self._again_soon(error)
             return
@@ -194,7 +194,11 @@ class Presence:
             self._connection.complain(error)
         log.debug("no heartbeat", reason=str(error))
         self._judge_silence()
-        if not self._taken and isinstance(error, (Busy, Uncertain)) and clock.now() - self._left_at >= self._patience:
+        if (
+            not self._taken
+            and isinstance(error, (StoreBusy, Uncertain))
+            and clock.now() - self._left_at >= self._patience
+        ):
             # A server that is cut off from its peers keeps its clients. Elsewhere this node may be heard in time.
             self._left_at = clock.now()
             await self._connection.leave_server()

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from cdm.errors import BucketMissing, Busy, NoResponders, Refused, Unsuitable
+from cdm.errors import BucketMissing, NoResponders, RequestRefused, StoreBusy, Unsuitable
 from cdm.log import Log
 from cdm.model.keys import LAYOUTS, Key, Layout, encode
 from cdm.store.connection import Connection, checked, no_message
@@ -123,11 +123,11 @@ class Bucket:
         """Ask the server about the stream.
 
         Raises:
-            Busy: who answers leads the stream no more, as far as he can tell: what he holds may be old.
+            StoreBusy: who answers leads the stream no more, as far as he can tell: what he holds may be old.
         """
         sent = await self.connection.insist(f"STREAM.INFO.{self.stream}")
         if not has_majority(sent.get("cluster") or {}):
-            raise Busy(f"the stream of {self.name} has no majority")
+            raise StoreBusy(f"the stream of {self.name} has no majority")
         return State(sent["created"], sent["state"]["last_seq"], _seconds(sent["ts"]))
 
     async def read(self, key: Key, timeout: float | None = None) -> Stored | None:
@@ -136,7 +136,7 @@ class Bucket:
             answer = await self.connection.api(
                 f"STREAM.MSG.GET.{self.stream}", {"last_by_subj": self.subject(encode(key))}, timeout=timeout
             )
-        except Refused as error:
+        except RequestRefused as error:
             if no_message(error):
                 return None
             raise
@@ -157,11 +157,11 @@ class Bucket:
         try:
             payload, headers = await self.connection.ask(f"$JS.API.DIRECT.GET.{self.stream}.{subject}", timeout=timeout)
         except NoResponders:
-            raise Busy(f"bucket {self.name} does not answer; if it was never made: cdm init") from None
+            raise StoreBusy(f"bucket {self.name} does not answer; if it was never made: cdm init") from None
         if status := headers.get("Status"):
             if status == "404":
                 return None
-            raise Refused(headers.get("Description", "no reason given"), int(status))
+            raise RequestRefused(headers.get("Description", "no reason given"), int(status))
         return Stored(None if is_removal(headers) else payload, int(headers["Nats-Sequence"]))
 
     async def put(
@@ -184,7 +184,7 @@ class Bucket:
 
         Raises:
             Conflict: it has another revision.
-            Busy: not now; nothing was stored.
+            StoreBusy: not now; nothing was stored.
             Uncertain: no answer.
         """
         headers: dict[str, str] = {}
@@ -249,10 +249,10 @@ class Bucket:
         """Send all of a batch but its last message: the server keeps them until that comes.
 
         Raises:
-            Refused: nothing was sent, for the server would take it for an offence.
+            RequestRefused: nothing was sent, for the server would take it for an offence.
         """
         if batch.problem:
-            raise Refused(batch.problem)
+            raise RequestRefused(batch.problem)
         if batch.frames:
             await self.connection.send_frames(batch.frames)
 
@@ -265,7 +265,7 @@ class Bucket:
             answer = await self.connection.request(subject, payload, headers or None, timeout)
         except NoResponders:
             # JetStream is not up (yet, or again), or the bucket is gone: either way nothing was stored.
-            raise Busy(f"bucket {self.name} does not answer") from None
+            raise StoreBusy(f"bucket {self.name} does not answer") from None
         return int(checked(answer)["seq"])
 
     async def ensure(self, *, create: bool, replicas: int = 1, change_replicas: bool = False) -> bool:
@@ -278,7 +278,7 @@ class Bucket:
 
         Raises:
             BucketMissing: it is not there and ``create`` is false.
-            Busy: it is just being made.
+            StoreBusy: it is just being made.
             Unsuitable: it is there, and cannot be made fit.
         """
         try:
@@ -288,7 +288,7 @@ class Bucket:
                 raise BucketMissing(f"bucket {self.name} does not exist; run `cdm init` first") from None
             try:
                 await self.connection.api(f"STREAM.CREATE.{self.stream}", self._config(replicas))
-            except Refused as error:
+            except RequestRefused as error:
                 if error.code != _NAME_IN_USE:
                     raise
                 info = await self._info_of_new()  # another node was faster, or the answer to this one was lost
@@ -303,7 +303,7 @@ class Bucket:
             return await self.connection.api(f"STREAM.INFO.{self.stream}")
         except BucketMissing:
             # Its name is taken: a cluster knows of it before the servers that are to hold it do.
-            raise Busy(f"bucket {self.name} is being made") from None
+            raise StoreBusy(f"bucket {self.name} is being made") from None
 
     def _config(self, replicas: int) -> dict[str, Any]:
         return {
@@ -345,7 +345,7 @@ class Bucket:
             return
         try:
             await self.connection.api(f"STREAM.UPDATE.{self.stream}", {**config, **missing})
-        except Refused as error:
+        except RequestRefused as error:
             wanted = ", ".join(missing)
             raise Unsuitable(f"bucket {self.name} needs another {wanted}, and cannot be changed: {error}") from None
         log.warning("bucket adapted", bucket=self.name, changed=", ".join(missing))

@@ -25,10 +25,10 @@ from cdm import clock
 from cdm.errors import (
     AccessDenied,
     BucketMissing,
-    Busy,
     Conflict,
     NoResponders,
-    Refused,
+    RequestRefused,
+    StoreBusy,
     StoreError,
     Uncertain,
     Unreachable,
@@ -300,7 +300,7 @@ class Connection:
 
         Raises:
             Unsuitable: says in one line why not.
-            Busy: JetStream is not ready; a cluster needs most of its servers.
+            StoreBusy: JetStream is not ready; a cluster needs most of its servers.
             Uncertain: JetStream does not answer.
         """
         info = self._info
@@ -322,7 +322,7 @@ class Connection:
                 f"nats-server {version} at {self.access.shown} has no JetStream; start it with -js, "
                 "or enable JetStream for this account"
             ) from None
-        except (Busy, Uncertain) as error:
+        except (StoreBusy, Uncertain) as error:
             raise type(error)(f"JetStream at {self.access.shown} is not ready: {error}") from None
 
     # Talk
@@ -386,7 +386,7 @@ class Connection:
             if self._is_inbox(inbox):
                 raise error
         if len(payload) > self.max_payload:
-            raise Refused(f"{len(payload):,} bytes are too long: NATS takes {self.max_payload:,}")
+            raise RequestRefused(f"{len(payload):,} bytes are too long: NATS takes {self.max_payload:,}")
         with self._refusal((subject,)) as refused:
             request = self._client.request(
                 subject, payload, timeout=REQUEST_TIMEOUT if timeout is None else timeout, headers=headers
@@ -509,7 +509,7 @@ def checked(answer: bytes) -> Any:
     try:
         body = json.loads(answer)
     except ValueError:
-        raise Refused(f"the server's answer is not JSON: {answer[:80]!r}") from None
+        raise RequestRefused(f"the server's answer is not JSON: {answer[:80]!r}") from None
     error = body.get("error")
     if not error:
         return body
@@ -522,17 +522,17 @@ def error_of(code: int, text: str) -> StoreError:
     if code == _CONFLICT:
         return Conflict(text)
     if code == _AGAIN or code in _UNAVAILABLE:
-        return Busy(text)
+        return StoreBusy(text)
     if code == _NO_STREAM:
         return BucketMissing(text)
     if code == _NO_REPLICAS:
         return Unsuitable(f"the NATS server cannot keep so many replicas; see --replicas ({text})")
     if code in _JETSTREAM_OFF:
         return Unsuitable(f"JetStream: {text}")
-    return Refused(text, code)
+    return RequestRefused(text, code)
 
 
-def no_message(error: Refused) -> bool:
+def no_message(error: RequestRefused) -> bool:
     """Whether a refusal says that there is no such message."""
     return error.code == _NO_MESSAGE
 

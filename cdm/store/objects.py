@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from cdm import clock
-from cdm.errors import BucketMissing, Busy, NoResponders, Refused, Uncertain, Unreachable, Unsuitable
+from cdm.errors import BucketMissing, NoResponders, RequestRefused, StoreBusy, Uncertain, Unreachable, Unsuitable
 from cdm.log import Log
 from cdm.model.problems import UNREADABLE
 from cdm.store.bucket import EXPECT, ROLLUP
@@ -39,7 +39,7 @@ PATIENCE = 15.0
 RETRY_PAUSE = 0.25
 _NUID = re.compile(r"[A-Za-z0-9_-]+")
 _MESSAGE_ID = "Nats-Msg-Id"
-_TRANSIENT = (Unreachable, Uncertain, Busy, NoResponders)
+_TRANSIENT = (Unreachable, Uncertain, StoreBusy, NoResponders)
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class Objects:
         if changed:
             try:
                 await self._api("STREAM.UPDATE", {**config, **changed})
-            except Refused as error:
+            except RequestRefused as error:
                 wanted = ", ".join(changed)
                 raise Unsuitable(f"bucket {self.name} needs another {wanted}, and cannot be changed: {error}") from None
             log.warning("bucket adapted", bucket=self.name, changed=", ".join(changed))
@@ -132,7 +132,7 @@ class Objects:
         """What the stream's leader holds under a name."""
         try:
             answer = await self._insist(partial(self._api, "STREAM.MSG.GET", {"last_by_subj": self._subject(name)}))
-        except Refused as error:
+        except RequestRefused as error:
             if no_message(error):
                 return Found(0)
             raise
@@ -179,7 +179,7 @@ class Objects:
             case "404":
                 return None
             case status:
-                raise Refused(headers.get("Description", "no reason given"), int(status))
+                raise RequestRefused(headers.get("Description", "no reason given"), int(status))
 
     async def parts(self) -> dict[str, int]:
         """How many parts there are, by their name."""
@@ -220,7 +220,7 @@ class Objects:
         try:
             checked(await self.connection.request(subject, payload, headers))
         except NoResponders:
-            raise Busy(f"bucket {self.name} does not answer") from None
+            raise StoreBusy(f"bucket {self.name} does not answer") from None
 
     async def _api(self, call: str, body: dict[str, Any] | None = None) -> Any:
         try:

@@ -16,7 +16,7 @@ import anyio
 import msgspec
 from nats.aio.msg import Msg
 
-from cdm.errors import Refused
+from cdm.errors import RequestRefused
 from cdm.model.keys import FENCE, LEASE, encode
 from cdm.model.node import Fence
 from tests.bench.measure import Figure, Goal, figure
@@ -144,7 +144,7 @@ async def stored_at(on: Stage, subject: str, after: int = -1) -> float:
         while True:
             try:
                 answer = await on.connection.api(f"STREAM.MSG.GET.KV_{bucket}", {"last_by_subj": subject})
-            except Refused:
+            except RequestRefused:
                 answer = None
             if answer is not None and _term(answer["message"]) > after:
                 break

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from cdm.artifacts import repository as module
 from cdm.artifacts.archive import pack
 from cdm.artifacts.repository import Artifacts, Pushed, StoredArtifact, UnreadableArtifact
-from cdm.errors import ArtifactMissing, BucketMissing, Conflict, Damaged, InvalidContent, StoreError
+from cdm.errors import ArtifactDamaged, ArtifactMissing, BucketMissing, Conflict, InvalidContent, StoreError
 from cdm.model.artifact import Artifact
 from cdm.model.content import Content
 from cdm.model.manifest import Manifest
@@ -299,7 +299,7 @@ async def test_an_artifact_with_a_part_missing_is_refused(server: NatsServer, tm
         stored = await artifacts.describe(ONE)
         sequence = (await sequences(user, stored.nuid))[which]
         await user.api("STREAM.MSG.DELETE.OBJ_artifacts", {"seq": sequence})
-        with pytest.raises(Damaged, match="--force"):
+        with pytest.raises(ArtifactDamaged, match="--force"):
             await artifacts.fetch(stored, tmp_path / "copy")
         assert await artifacts.push(ONE, path, content, force=True) is Pushed.REPLACED
         stored = await artifacts.describe(ONE)
@@ -314,7 +314,7 @@ async def test_an_artifact_with_another_part_in_the_place_of_one_is_refused(serv
         last = (await sequences(user, stored.nuid))[-1]
         await user.api("STREAM.MSG.DELETE.OBJ_artifacts", {"seq": last})
         await user.client.request(f"$O.artifacts.C.{stored.nuid}", os.urandom(CHUNK))
-        with pytest.raises(Damaged, match="not those that were pushed"):
+        with pytest.raises(ArtifactDamaged, match="not those that were pushed"):
             await artifacts.fetch(stored, tmp_path / "copy")
 
 
@@ -324,7 +324,7 @@ async def test_a_part_that_is_too_long_is_refused(server: NatsServer, tmp_path: 
         await artifacts.push(ONE, path, content)
         stored = await artifacts.describe(ONE)
         short = replace(stored, content=replace(content, size=CHUNK - 1))
-        with pytest.raises(Damaged):
+        with pytest.raises(ArtifactDamaged):
             await artifacts.fetch(short, tmp_path / "copy")
 
 

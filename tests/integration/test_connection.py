@@ -15,9 +15,9 @@ import pytest
 from cdm.errors import (
     AccessDenied,
     BucketMissing,
-    Busy,
     Conflict,
     NoResponders,
+    StoreBusy,
     StoreError,
     Uncertain,
     Unreachable,
@@ -522,7 +522,7 @@ async def test_a_missing_bucket_takes_nothing(server: NatsServer) -> None:
     async with connected(server) as connection:
         bucket = Bucket(connection, SLICES)
         for attempt in (bucket.put(LEASE, b"{}"), bucket.batch(_writes(2)), bucket.delete(LEASE)):
-            with pytest.raises(Busy, match="slices"), anyio.fail_after(2):
+            with pytest.raises(StoreBusy, match="slices"), anyio.fail_after(2):
                 await attempt
         with pytest.raises(BucketMissing):
             await bucket.read(LEASE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from cdm.errors import Refused
+from cdm.errors import RequestRefused
 from cdm.model.keys import SLICES, STATUS
 from cdm.store import connection as connection_module
 from cdm.store.bucket import LONGEST_KEY, Bucket, Write
@@ -46,9 +46,9 @@ async def test_what_is_too_long_is_refused_and_not_sent(server: NatsServer) -> N
             [Write("a", long), Write("b", b"1")],
             [Write("x" * (LONGEST_KEY + 1), b"1"), Write("b", b"1")],
         ):
-            with pytest.raises(Refused, match="and NATS takes"):
+            with pytest.raises(RequestRefused, match="and NATS takes"):
                 await status.batch(writes)
-        with pytest.raises(Refused, match="too long"):
+        with pytest.raises(RequestRefused, match="too long"):
             await connection.request("$JS.API.INFO", long + b"x")
         await status.batch([Write("x" * LONGEST_KEY, b"1"), Write("b", b"x" * (connection.max_payload - 600))])
         assert changes == []
