@@ -8,7 +8,7 @@ another term began, however late it arrives. Being refused so is loss of leaders
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import anyio
 from msgspec import Struct
@@ -23,6 +23,7 @@ from cdm.manager.reconciliation import Command
 from cdm.model.artifact import Artifact
 from cdm.model.keys import FENCE, encode
 from cdm.model.slice import SliceValue
+from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import DELETE, EXPECT, EXPECT_SUBJECT, MAX_BATCH, Batch, Bucket, Write, dump
 from cdm.wakeup import Wakeup
 
@@ -57,6 +58,7 @@ class CommandWriter:
         slices: the bucket.
         outbox: where orders come from.
         ready: set when there are orders.
+        backpressure: released when no command waits to be written.
         election: knows the tenure that guards the writes, and learns that it was fenced.
         on_fenced: called after the election was told.
         route: takes `Written` and `WriteFailed`.
@@ -67,6 +69,7 @@ class CommandWriter:
         slices: Bucket,
         outbox: Outbox,
         ready: Wakeup,
+        backpressure: Backpressure,
         election: Election,
         on_fenced: Callable[[], None],
         route: Callable[[Message], None],
@@ -74,6 +77,7 @@ class CommandWriter:
         self._slices = slices
         self._outbox = outbox
         self._ready = ready
+        self._backpressure = backpressure
         self._election = election
         self._on_fenced = on_fenced
         self._route = route
@@ -99,15 +103,11 @@ class CommandWriter:
                     self._in_flight = False
                     self._idle.set()
                     self._idle = anyio.Event()
+            self._backpressure.release()
 
     async def drained(self) -> None:
         """Wait until no batch is in flight."""
         while self._in_flight:
-            await self._idle.wait()
-
-    async def calm(self) -> None:
-        """Wait until no batch is in flight and no order waits for one."""
-        while self._in_flight or self._ahead is not None or self._order is not None or self._outbox.orders:
             await self._idle.wait()
 
     @property
@@ -223,7 +223,7 @@ class StatusWriter:
         outbox: where they come from.
         ready: set when there are any.
         election: nothing is written while this process does not lead.
-        calm: waits until no commands are to be written, which go first.
+        backpressure: held while commands wait to be written, which go first.
     """
 
     def __init__(
@@ -232,10 +232,10 @@ class StatusWriter:
         outbox: Outbox,
         ready: Wakeup,
         election: Election,
-        calm: Callable[[], Awaitable[None]],
+        backpressure: Backpressure,
     ) -> None:
         self._bucket = bucket
-        self._calm = calm
+        self._backpressure = backpressure
         self._outbox = outbox
         self._ready = ready
         self._election = election
@@ -246,7 +246,7 @@ class StatusWriter:
             await self._ready.wait()
             while self._outbox.statuses:
                 with anyio.move_on_after(STATUS_PATIENCE):
-                    await self._calm()
+                    await self._backpressure.released()
                 statuses = self._outbox.take_statuses(MAX_BATCH)
                 if not self._election.valid(clock.now()):
                     continue

@@ -6,7 +6,7 @@ It mirrors every bucket whether it leads or not, so that any of the candidates c
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import anyio
@@ -83,7 +83,7 @@ class Managing:
             settings.node, ground.incarnation, Timing(ttl=settings.lease_ttl), random.SystemRandom().random
         )
         self.topology = Topology(ground.route, settings.node_ttl)
-        self.outbox = Outbox(self._orders.set, self._statuses.set)
+        self.outbox = Outbox(self._on_orders, self._statuses.set)
         self.manager = ClusterDeploymentManager(
             settings.node,
             self.topology,
@@ -94,10 +94,16 @@ class Managing:
             settings.reconcile_interval,
         )
         self._commands = CommandWriter(
-            slices, self.outbox, self._orders, self.election, self._wake_leadership, ground.route
+            slices,
+            self.outbox,
+            self._orders,
+            ground.backpressure,
+            self.election,
+            self._wake_leadership,
+            ground.route,
         )
         self._status_writer = StatusWriter(
-            ground.buckets["status"], self.outbox, self._statuses, self.election, self._commands.calm
+            ground.buckets["status"], self.outbox, self._statuses, self.election, ground.backpressure
         )
         self.leadership = Leadership(
             slices,
@@ -128,11 +134,6 @@ class Managing:
     def work(self) -> tuple[Callable[[], Coroutine[Any, Any, object]], ...]:
         """Election, writers and clock."""
         return (self._commands.run, self._status_writer.run, self._tick, self.leadership.run)
-
-    @property
-    def holds(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
-        """A leader's own writes come back to it after it has written."""
-        return {"slices": self._commands.calm}
 
     async def prepare(self) -> None:
         """Check the buckets, or make them; waits while JetStream itself is not ready.
@@ -178,6 +179,11 @@ class Managing:
 
     async def close(self) -> None:
         """Nothing runs on."""
+
+    def _on_orders(self) -> None:
+        # A leader's own writes may come back to it after it has written.
+        self._ground.backpressure.hold()
+        self._orders.set()
 
     def _wake_leadership(self) -> None:
         self.leadership.wake()

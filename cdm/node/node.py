@@ -180,7 +180,7 @@ class Node:
             on_reset=self._on_reset if bucket.layout is SLICES else None,
             on_missing=partial(self._recreate, bucket),
             relist_interval=self.settings.relist_interval,
-            hold=next((part.holds[name] for part in self.parts if name in part.holds), None),
+            backpressure=self.ground.backpressure if bucket.layout is SLICES else None,
         )
 
     async def _recreate(self, bucket: Bucket) -> None:

@@ -24,6 +24,7 @@ from cdm.log import Log
 from cdm.manager.reconciliation import Policy
 from cdm.model.artifact import NodeId
 from cdm.model.node import PROCESS, Role
+from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Access, Connection
 from cdm.store.watch import RELIST_INTERVAL, Watch
@@ -80,6 +81,8 @@ class Ground:
         self.buckets: dict[str, Bucket] = buckets(connection)
         self.watches: dict[str, Watch] = {}
         """The mirrors of all parts, by bucket; there once the parts are made."""
+        self.backpressure = Backpressure()
+        """On the mirror of ``slices``."""
 
 
 class Part(Protocol):
@@ -100,10 +103,6 @@ class Part(Protocol):
     @property
     def work(self) -> tuple[Callable[[], Coroutine[Any, Any, object]], ...]:
         """What runs for as long as the node does."""
-
-    @property
-    def holds(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
-        """For buckets whose updates had better be late at times: what waits until they need not be."""
 
     async def prepare(self) -> None:
         """See to it that what it needs on the server is there; before anything else."""

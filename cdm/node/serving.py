@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +130,6 @@ class Serving:
     def work(self) -> tuple[Callable[[], Coroutine[Any, Any, object]], ...]:
         """Nothing: the agent outside works."""
         return ()
-
-    @property
-    def holds(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
-        """None: commands are wanted at once."""
-        return {}
 
     async def prepare(self) -> None:
         """Buckets are the managers' business; the mirror and the registration wait for them."""

@@ -31,6 +31,7 @@ from cdm.model.blueprint import Blueprint
 from cdm.model.keys import NODES, Key
 from cdm.model.node import Registration
 from cdm.model.problems import told
+from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import MARKER, MARKER_TTL, Bucket, State, headers_of, is_removal
 from cdm.wakeup import Wakeup
 
@@ -87,8 +88,7 @@ class Watch:
         on_reset: called with a reason when the stream is not the one that it was.
         on_missing: called when the bucket is found missing; it may create it.
         relist_interval: seconds between two full comparisons with the bucket.
-        hold: waits while updates had better be late. The server makes room for a leader's writes when it need not
-            deliver them back at the same time: measured, half as many writes again in a second.
+        backpressure: holds updates back while a leader's commands are being written.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Watch:
         on_reset: Callable[[str], None] | None = None,
         on_missing: Callable[[], Awaitable[object]] | None = None,
         relist_interval: float = RELIST_INTERVAL,
-        hold: Callable[[], Awaitable[None]] | None = None,
+        backpressure: Backpressure | None = None,
     ) -> None:
         self.bucket = bucket
         self.phase = Phase.SEEKING
@@ -113,7 +113,7 @@ class Watch:
         self._on_reset = on_reset
         self._on_missing = on_missing
         self._relist_interval = relist_interval
-        self._hold = hold
+        self._backpressure = backpressure
         self._question = ""
         """Where the server waits for an answer before it delivers more (flow control)."""
         self._asked = Wakeup()
@@ -423,9 +423,9 @@ class Watch:
         """Tell the server to go on whenever it asks: at once while listing, else when nothing holds it back."""
         while True:
             await self._asked.wait()
-            if self._hold is not None and self.phase is Phase.LIVE:
+            if self._backpressure is not None and self.phase is Phase.LIVE:
                 with anyio.move_on_after(LONGEST_HOLD):
-                    await self._hold()
+                    await self._backpressure.released()
             try:
                 await self.bucket.connection.publish(self._question)
             except StoreError as error:

@@ -24,6 +24,7 @@ from cdm.errors import StoreError
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS, encode
 from cdm.store import watch as watch_module
+from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import Bucket
 from cdm.store.watch import Phase, Watch
 from tests.harness.server import FORGIVEN, NatsServer, eventually
@@ -605,12 +606,13 @@ async def test_a_held_watch_lets_the_server_stop_and_catches_up_when_let_go(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch_module, "LONGEST_HOLD", 60.0)
-    calm, count = anyio.Event(), 20_000
-    async with raw(server) as user, watching(server, STATUS, hold=calm.wait) as watched:
+    backpressure, count = Backpressure(), 20_000
+    backpressure.hold()
+    async with raw(server) as user, watching(server, STATUS, backpressure=backpressure) as watched:
         await _fill_on(user, 0, count)
         await anyio.sleep(0.5)
         assert 0 < len(watched.mirror.heard) < count, "the server waits for an answer"
-        calm.set()
+        backpressure.release()
         with anyio.fail_after(20):
             await _patiently(watched.watch)
         assert len(watched.mirror.heard) == count
@@ -621,11 +623,12 @@ async def test_a_watch_is_not_held_for_ever_and_never_while_it_lists(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch_module, "LONGEST_HOLD", 60.0)
-    count = 20_000
+    backpressure, count = Backpressure(), 20_000
+    backpressure.hold()
     async with raw(server) as user, connected(server) as connection:
         await Bucket(connection, STATUS).ensure(create=True)
         await _fill_on(user, 0, count)
-        async with watching(server, STATUS, hold=anyio.sleep_forever) as watched:
+        async with watching(server, STATUS, backpressure=backpressure) as watched:
             assert len(watched.mirror.heard) == count
             monkeypatch.setattr(watch_module, "LONGEST_HOLD", 0.2)
             # After a list the server's window is wide: more is needed until it asks.

@@ -19,6 +19,7 @@ from cdm.model.artifact import Artifact
 from cdm.model.keys import FENCE, LEASE, SLICES, STATUS, SliceKey, encode
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
+from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import MAX_BATCH, Bucket, Write
 from cdm.wakeup import Wakeup
 from tests.harness.server import NatsServer, eventually
@@ -38,9 +39,16 @@ class Desk:
         self.said: list[Message] = []
         self.fenced = False
         self.election = Election(n(1), "me", Timing(), lambda: 0.5)
-        ready = Wakeup()
-        self.outbox = Outbox(ready.set, lambda: None)
-        self.writer = CommandWriter(bucket, self.outbox, ready, self.election, self._on_fenced, self.said.append)
+        self.backpressure = Backpressure()
+        self._ready = Wakeup()
+        self.outbox = Outbox(self._on_orders, lambda: None)
+        self.writer = CommandWriter(
+            bucket, self.outbox, self._ready, self.backpressure, self.election, self._on_fenced, self.said.append
+        )
+
+    def _on_orders(self) -> None:
+        self.backpressure.hold()
+        self._ready.set()
 
     def _on_fenced(self) -> None:
         self.fenced = True
@@ -89,7 +97,7 @@ async def test_an_order_of_many_batches_is_stored_whole_and_in_order(server: Nat
             Written(SMALL, 1, each.election.tenure.fence + 3 * MAX_BATCH + 12),  # type: ignore[union-attr]
         ]
         with anyio.fail_after(2):
-            await each.writer.calm()
+            await each.backpressure.released()
 
 
 async def test_what_was_made_ready_behind_a_refused_batch_is_not_sent(server: NatsServer) -> None:
@@ -102,7 +110,7 @@ async def test_what_was_made_ready_behind_a_refused_batch_is_not_sent(server: Na
         assert [(type(said), said.artifact) for said in each.said] == [(WriteFailed, BIG), (WriteFailed, SMALL)]  # type: ignore[attr-defined]
         await each.limit(max_msgs=-1)
         with anyio.fail_after(2):
-            await each.writer.calm()
+            await each.backpressure.released()
         assert await each.stored() == MAX_BATCH
         each.order(SMALL, 5)
         await eventually(lambda: len(each.said) == 3, 10)
@@ -127,10 +135,11 @@ async def test_what_was_made_ready_in_a_term_that_is_over_is_not_sent(server: Na
 @pytest.mark.parametrize("ends", [True, False])
 async def test_statuses_let_commands_go_first_but_not_for_ever(server: NatsServer, ends: bool) -> None:
     async with desk(server) as each, anyio.create_task_group() as tasks:
-        bucket, ready, calm = Bucket(each.bucket.connection, STATUS), Wakeup(), anyio.Event()
+        bucket, ready, commands = Bucket(each.bucket.connection, STATUS), Wakeup(), Backpressure()
+        commands.hold()
         await bucket.ensure(create=True)
         outbox = Outbox(lambda: None, ready.set)
-        tasks.start_soon(StatusWriter(bucket, outbox, ready, each.election, calm.wait).run)
+        tasks.start_soon(StatusWriter(bucket, outbox, ready, each.election, commands).run)
         outbox.status("g/a/1", Status(Condition.PROGRESSING))
         await anyio.sleep(0.2)
         outbox.status("g/a/1", Status(Condition.READY))
@@ -138,7 +147,7 @@ async def test_statuses_let_commands_go_first_but_not_for_ever(server: NatsServe
         await anyio.sleep(0.3)
         assert (await bucket.state()).last == state.last
         if ends:
-            calm.set()
+            commands.release()
 
         async def written() -> bool:
             return (await bucket.state()).last == state.last + 1
