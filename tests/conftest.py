@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.harness.server import NatsServer, running_server
+from tests.harness.servers import NatsServer, running_server
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.bench.leading import activations, death
 from tests.bench.measure import Figure, figure, seconds
 from tests.bench.reading import filled, mirrored
 from tests.bench.resting import at_rest
-from tests.bench.stage import stage
+from tests.bench.setting import stage
 from tests.bench.writing import commanded, put_many, put_one
 
 SLICES = 100

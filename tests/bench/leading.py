@@ -20,7 +20,7 @@ from cdm.errors import RequestRefused
 from cdm.model.keys import FENCE, LEASE, encode
 from cdm.model.node import Fence
 from tests.bench.measure import Figure, Goal, figure
-from tests.bench.stage import NodeProcess, Stage, active_slices, blueprints, nodes_named, stage, until
+from tests.bench.setting import NodeProcess, Stage, active_slices, blueprints, nodes_named, stage, until
 
 INSTANCES = 100
 """Instances of each blueprint."""

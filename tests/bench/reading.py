@@ -10,7 +10,7 @@ import anyio
 from cdm.node.managing import Managing
 from cdm.store.watch import Watch
 from tests.bench.measure import Figure, Goal, figure, in_turns, memory, peak_memory
-from tests.bench.stage import Stage, active_slices, nodes_named, stage
+from tests.bench.setting import Stage, active_slices, nodes_named, stage
 
 INSTANCES = 100
 """Instances of each blueprint."""

@@ -23,8 +23,8 @@ from cdm.node.node import node as running_node
 from cdm.store.connection import Access
 from tests.bench.leading import INSTANCES, candidates
 from tests.bench.measure import Figure, Goal, figure
-from tests.bench.stage import Stage, active_slices, blueprints, nodes_named, stage, until
-from tests.harness.server import environment
+from tests.bench.setting import Stage, active_slices, blueprints, nodes_named, stage, until
+from tests.harness.servers import environment
 
 HOUR = 3600.0
 

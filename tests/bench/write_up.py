@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.bench.measure import MIB, Figure
-from tests.harness.server import binary
+from tests.harness.servers import binary
 
 README = Path(__file__).with_name("README.md")
 COLUMNS = ("name", "median", "min", "max", "unit", "baseline", "ratio", "n", "peak MiB", "goal", "met", "note")

@@ -10,7 +10,7 @@ from cdm.model.keys import encode
 from cdm.model.slice import SliceState, SliceValue
 from cdm.store.bucket import dump
 from tests.bench.measure import Figure, Goal, figure, in_turns
-from tests.bench.stage import Stage, node_process, nodes_named, slice_keys, stage, until
+from tests.bench.setting import Stage, node_process, nodes_named, slice_keys, stage, until
 
 NODES = 1_000
 

@@ -15,8 +15,8 @@ import anyio
 import pytest
 
 from tests.cli.test_cli import run
-from tests.harness.server import NatsServer, environment
-from tests.harness.tools import raw
+from tests.harness.servers import NatsServer, environment
+from tests.harness.wire import raw
 
 pytestmark = pytest.mark.anyio
 

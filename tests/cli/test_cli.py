@@ -19,8 +19,8 @@ import pytest
 
 from cdm.cli.context import config_home
 from tests.docs.readme import commands
-from tests.harness.server import NatsServer, environment, eventually
-from tests.harness.tools import Raw, processes, raw
+from tests.harness.servers import NatsServer, environment, eventually
+from tests.harness.wire import Raw, processes, raw
 
 
 def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import nats.errors
 from nats.aio.msg import Msg
 
-from tests.harness.server import eventually, raw_client
-from tests.harness.tools import Raw, Rejection
+from tests.harness.servers import eventually, raw_client
+from tests.harness.wire import Raw, Rejection
 
 BUCKETS = ("slices", "nodes", "blueprints")
 NOT_LIVE = ("FAILED", "UNLOAD", "UNLOADING")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.containers.engine import Images, alone, images
+from tests.harness.engine import Images, alone, images
 
 
 @pytest.fixture

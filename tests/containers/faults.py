@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NamedTuple
 
-from tests.containers.stage import Stage
-from tests.harness.server import eventually
+from tests.harness.containers import Stage
+from tests.harness.servers import eventually
 
 
 class Struck(NamedTuple):

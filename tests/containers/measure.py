@@ -2,7 +2,7 @@
 
 Each fault of `tests.containers.faults` strikes a cluster of three servers and three nodes in containers, again and
 again. At the moment that it strikes a blueprint is published; what is measured is the time until its first LOAD is
-stored. The auditor judges the whole history at the end. Settings are those of `tests.containers.engine`.
+stored. The auditor judges the whole history at the end. Settings are those of `tests.harness.engine`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import anyio
 import anyio.to_thread
 
 from tests.containers.auditor import patiently
-from tests.containers.engine import Images, alone, images
 from tests.containers.faults import FAULTS, fail_over, replacement, take_over
-from tests.containers.stage import Stage, stage
-from tests.harness.server import eventually
+from tests.harness.containers import Stage, stage
+from tests.harness.engine import Images, alone, images
+from tests.harness.servers import eventually
 
 SETTLED = 6.0
 """Seconds between two rounds: NATS closes what it lost, and elects, before the next fault."""

@@ -15,9 +15,9 @@ import pytest
 from anyio.to_thread import run_sync
 
 from tests.containers.auditor import patiently
-from tests.containers.engine import ROOT, Images, without
-from tests.harness.server import FORGIVEN, eventually, free_port, raw_client
-from tests.harness.tools import Raw, command_line, on_nodes
+from tests.harness.engine import ROOT, Images, without
+from tests.harness.servers import FORGIVEN, eventually, free_port, raw_client
+from tests.harness.wire import Raw, command_line, on_nodes
 
 pytestmark = [
     pytest.mark.anyio,

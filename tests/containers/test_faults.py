@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Collection
 import pytest
 
 from tests.containers.auditor import patiently
-from tests.containers.engine import Images
 from tests.containers.faults import (
     Struck,
     fail_over,
@@ -20,9 +19,10 @@ from tests.containers.faults import (
     server_killed,
     server_paused,
 )
-from tests.containers.stage import Stage, moment, stage
-from tests.harness.server import FORGIVEN, eventually
-from tests.harness.tools import SLACK
+from tests.harness.containers import Stage, moment, stage
+from tests.harness.engine import Images
+from tests.harness.servers import FORGIVEN, eventually
+from tests.harness.wire import SLACK
 
 pytestmark = [
     pytest.mark.anyio,

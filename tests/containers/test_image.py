@@ -11,10 +11,10 @@ import pytest
 from testcontainers.core.network import Network
 
 from tests.containers.auditor import patiently
-from tests.containers.engine import Images
-from tests.containers.stage import Member, Server, cdm, nats_server, network
-from tests.harness.server import FORGIVEN, eventually, free_port, raw_client
-from tests.harness.tools import Agents, Raw
+from tests.harness.containers import Member, Server, cdm, nats_server, network
+from tests.harness.engine import Images
+from tests.harness.servers import FORGIVEN, eventually, free_port, raw_client
+from tests.harness.wire import Agents, Raw
 
 pytestmark = [
     pytest.mark.anyio,

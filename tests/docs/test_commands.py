@@ -21,9 +21,9 @@ from tests.cli import test_cli
 from tests.containers import test_compose
 from tests.docs import test_first_steps, test_readme
 from tests.docs.readme import BLOCKS, INLINE, ROOT, adapted, commands, inline
-from tests.harness.server import NatsServer, eventually, free_port, running_cluster
+from tests.harness.servers import NatsServer, eventually, free_port, running_cluster
 from tests.harness.terminal import terminal
-from tests.harness.tools import raw
+from tests.harness.wire import raw
 from tests.integration import test_nats_cli
 
 pytestmark = pytest.mark.anyio

@@ -14,9 +14,9 @@ import cdm
 import cdm.api
 from cdm.model.slice import TRANSITIONS, SliceState
 from tests.docs.readme import README, ROOT, blocks, inline
-from tests.harness.server import NatsServer, eventually
+from tests.harness.servers import NatsServer, eventually
 from tests.harness.terminal import terminal
-from tests.harness.tools import Raw, raw
+from tests.harness.wire import Raw, raw
 
 AGENT, LIBRARY = blocks("Writing an agent", "python")
 

@@ -19,7 +19,7 @@ from cdm.model.keys import SliceKey
 from cdm.model.manifest import Line, Manifest, Readiness
 from cdm.runtimes import Surroundings, Work
 from cdm.runtimes.process.runtime import ProcessRuntime
-from tests.harness.server import eventually
+from tests.harness.servers import eventually
 
 NODE = NodeId("n1")
 

@@ -23,8 +23,8 @@ from cdm.model.node import Role
 from cdm.model.slice import Kind, SliceState, legal
 from cdm.store.bucket import buckets
 from tests.harness.programs import all_pids, children
-from tests.harness.server import NatsServer, eventually
-from tests.harness.tools import EXPECT, Nodes, Raw, Record, connected, nodes_on, raw
+from tests.harness.servers import NatsServer, eventually
+from tests.harness.wire import EXPECT, Nodes, Raw, Record, connected, nodes_on, raw
 
 PORTS = """
     import os, socket

@@ -17,7 +17,7 @@ import anyio.abc
 from anyio.streams.text import TextReceiveStream
 
 from tests.docs.readme import ROOT
-from tests.harness.server import binary, environment
+from tests.harness.servers import binary, environment
 
 STAND_IN = """
 import asyncio, os, sys

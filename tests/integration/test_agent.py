@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from cdm.agent.agent import LOADS
-from tests.harness.server import NatsServer, eventually
+from tests.harness.servers import NatsServer, eventually
 from tests.harness.serving import (
     ANSWERING,
     PLAIN,
@@ -24,7 +24,7 @@ from tests.harness.serving import (
     names,
     yard,
 )
-from tests.harness.tools import nodes_on, on_nodes
+from tests.harness.wire import nodes_on, on_nodes
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ from cdm.model.artifact import Artifact
 from cdm.model.manifest import Line, Readiness, Restart
 from cdm.node.serving import Running
 from tests.harness.programs import children, descriptors, resident
-from tests.harness.server import NatsServer, eventually
+from tests.harness.servers import NatsServer, eventually
 from tests.harness.serving import (
     ANSWERING,
     ONCE,
@@ -29,7 +29,7 @@ from tests.harness.serving import (
     shown,
     yard,
 )
-from tests.harness.tools import nodes_on
+from tests.harness.wire import nodes_on
 
 pytestmark = pytest.mark.anyio
 

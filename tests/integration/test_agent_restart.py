@@ -23,9 +23,9 @@ from cdm.runtimes import Surroundings
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from cdm.store.bucket import buckets
 from cdm.store.watch import Phase
-from tests.harness.server import FORGIVEN, NatsServer, eventually
+from tests.harness.servers import FORGIVEN, NatsServer, eventually
 from tests.harness.serving import PLAIN, SLEEP, Hand, Yard, agent_alone, ask, assert_legal, made, yard
-from tests.harness.tools import SLACK, Processes, Rejection, command_line, connected, nodes_on, raw
+from tests.harness.wire import SLACK, Processes, Rejection, command_line, connected, nodes_on, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

@@ -27,9 +27,9 @@ from msgspec.structs import replace
 from cdm.model.manifest import Restart
 from cdm.model.slice import SliceState, legal
 from tests.harness.programs import children
-from tests.harness.server import NatsServer, eventually, running_server, temporary_folder
+from tests.harness.servers import NatsServer, eventually, running_server, temporary_folder
 from tests.harness.serving import ANSWERING, PLAIN, PORTS, SLEEP, Hand, assert_legal, keepers, made, yard
-from tests.harness.tools import CONFLICT, EXPECT, Process, Record, Rejection
+from tests.harness.wire import CONFLICT, EXPECT, Process, Record, Rejection
 from tests.integration.test_agent_restart import node_processes, start
 
 pytestmark = pytest.mark.timeout(1800)

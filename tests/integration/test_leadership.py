@@ -17,8 +17,8 @@ from cdm.store import connection as connection_module
 from cdm.store import watch as watch_module
 from cdm.store.snapshot import snapshot
 from cdm.store.watch import Phase
-from tests.harness.server import FORGIVEN, NatsServer, eventually
-from tests.harness.tools import (
+from tests.harness.servers import FORGIVEN, NatsServer, eventually
+from tests.harness.wire import (
     EXPECT,
     EXPECT_SUBJECT,
     SLACK,

@@ -18,8 +18,8 @@ import pytest
 from nats.aio.msg import Msg
 
 from cdm.output.wire import WINDOW
-from tests.harness.server import NatsServer, environment, eventually
-from tests.harness.tools import Processes, Raw, command_line, raw
+from tests.harness.servers import NatsServer, environment, eventually
+from tests.harness.wire import Processes, Raw, command_line, raw
 
 pytestmark = pytest.mark.anyio
 

@@ -22,10 +22,10 @@ import pytest
 
 from cdm.cli import Exit
 from tests.docs.readme import adapted, commands, inline
-from tests.harness.fortress import CONFIG, Certificates, JwtFortress, fortress
-from tests.harness.server import NatsServer, environment, eventually, free_port, running_server
+from tests.harness.secure import CONFIG, Certificates, JwtFortress, fortress
+from tests.harness.servers import NatsServer, environment, eventually, free_port, running_server
 from tests.harness.terminal import terminal
-from tests.harness.tools import Raw, agents, processes, raw
+from tests.harness.wire import Raw, agents, processes, raw
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,8 @@ from cdm.model.keys import SLICES, STATUS
 from cdm.store import connection as connection_module
 from cdm.store.bucket import LONGEST_KEY, Bucket, Write
 from cdm.store.connection import Access, connect
-from tests.harness.server import FORGIVEN, NatsServer, eventually, free_port
-from tests.harness.tools import connected, nodes_on, raw
+from tests.harness.servers import FORGIVEN, NatsServer, eventually, free_port
+from tests.harness.wire import connected, nodes_on, raw
 from tests.integration.test_leadership import serves
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]

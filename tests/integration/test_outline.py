@@ -13,8 +13,8 @@ import anyio
 import nats.errors
 import pytest
 
-from tests.harness.server import FORGIVEN, NatsServer, eventually, running_server
-from tests.harness.tools import (
+from tests.harness.servers import FORGIVEN, NatsServer, eventually, running_server
+from tests.harness.wire import (
     SLACK,
     Process,
     Processes,

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from cdm.store.bucket import Bucket
-from tests.harness.server import NatsServer, eventually
-from tests.harness.tools import Raw, nodes_on, raw
+from tests.harness.servers import NatsServer, eventually
+from tests.harness.wire import Raw, nodes_on, raw
 
 pytestmark = pytest.mark.anyio
 

@@ -19,8 +19,8 @@ from cdm.node.registration import Presence
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.snapshot import snapshot
-from tests.harness.server import FORGIVEN, NatsServer, eventually, running_server
-from tests.harness.tools import SLACK, Raw, agents, connected, nodes_on, raw
+from tests.harness.servers import FORGIVEN, NatsServer, eventually, running_server
+from tests.harness.wire import SLACK, Raw, agents, connected, nodes_on, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

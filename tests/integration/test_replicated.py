@@ -15,8 +15,8 @@ from cdm.model.node import EXTERNAL, Role
 from cdm.node.node import NodeSettings
 from cdm.node.node import node as make_node
 from cdm.store.connection import Access, connect
-from tests.harness.server import FORGIVEN, NatsServer, eventually, running_cluster
-from tests.harness.tools import Raw, Rejection, agents, artifact_of, processes, raw
+from tests.harness.servers import FORGIVEN, NatsServer, eventually, running_cluster
+from tests.harness.wire import Raw, Rejection, agents, artifact_of, processes, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

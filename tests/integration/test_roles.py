@@ -17,8 +17,8 @@ from cdm.model.slice import SliceState, SliceValue
 from cdm.node import registration
 from cdm.node.managing import Managing
 from cdm.node.serving import OwnSlices, Serving
-from tests.harness.server import NatsServer, eventually
-from tests.harness.tools import SLACK, Raw, agents, command_line, nodes_on, processes, raw
+from tests.harness.servers import NatsServer, eventually
+from tests.harness.wire import SLACK, Raw, agents, command_line, nodes_on, processes, raw
 
 pytestmark = pytest.mark.anyio
 

@@ -21,7 +21,7 @@ from cdm.errors import AccessDenied, Unreachable, Untrusted
 from cdm.model.artifact import Artifact
 from cdm.store.access import Access
 from cdm.store.connection import connect
-from tests.harness.fortress import (
+from tests.harness.secure import (
     Certificates,
     Fortress,
     Insider,
@@ -30,8 +30,8 @@ from tests.harness.fortress import (
     permissions_of_node,
     with_nodes,
 )
-from tests.harness.server import FORGIVEN, eventually, free_port, running_server
-from tests.harness.tools import Processes, Raw, agents_of, command_line
+from tests.harness.servers import FORGIVEN, eventually, free_port, running_server
+from tests.harness.wire import Processes, Raw, agents_of, command_line
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

@@ -16,9 +16,9 @@ from cdm.errors import SliceFailed
 from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
 from cdm.runtimes.process.supervisor import Keeping
-from tests.harness.server import FORGIVEN, NatsServer, eventually
+from tests.harness.servers import FORGIVEN, NatsServer, eventually
 from tests.harness.serving import PLAIN, SLEEP, Yard, agent_alone, made, yard
-from tests.harness.tools import Processes
+from tests.harness.wire import Processes
 from tests.integration.test_agent_restart import node_processes, start
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]

@@ -22,8 +22,8 @@ from cdm.model.status import Condition, Status
 from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import MAX_BATCH, Bucket, Write
 from cdm.wakeup import Wakeup
-from tests.harness.server import NatsServer, eventually
-from tests.harness.tools import connected
+from tests.harness.servers import NatsServer, eventually
+from tests.harness.wire import connected
 from tests.unit.support import n
 
 pytestmark = pytest.mark.anyio

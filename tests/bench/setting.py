@@ -23,7 +23,7 @@ from cdm.node.node import Node, NodeSettings
 from cdm.store.bucket import MAX_BATCH, Bucket, Write, buckets, dump
 from cdm.store.connection import Access, Connection, connect
 from tests.bench.measure import peak_memory
-from tests.harness.server import NatsServer, environment, raw_client, running_cluster, running_server
+from tests.harness.servers import NatsServer, environment, raw_client, running_cluster, running_server
 
 POLL = 0.01
 """Seconds between two looks at how far something is."""

@@ -24,9 +24,9 @@ from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, connect
 from cdm.store.watch import Watch
 from tests.containers.auditor import Recorder, patiently, recording
-from tests.containers.engine import ROOT, Images
-from tests.harness.server import eventually, free_port, raw_client
-from tests.harness.tools import Agents, Mirror, Raw
+from tests.harness.engine import ROOT, Images
+from tests.harness.servers import eventually, free_port, raw_client
+from tests.harness.wire import Agents, Mirror, Raw
 
 NAMES = ("node-1", "node-2", "node-3")
 

@@ -34,7 +34,7 @@ from cdm.node.node import Node, NodeSettings
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.watch import Phase, Watch
-from tests.harness.server import NatsServer, environment, eventually, raw_client
+from tests.harness.servers import NatsServer, environment, eventually, raw_client
 
 EXPECT = "Nats-Expected-Last-Subject-Sequence"
 EXPECT_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
