@@ -41,7 +41,7 @@ from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, Key, LeaseKey, Nod
 from cdm.model.node import Fence, Intent, Lease, Registration, Schedule
 from cdm.model.slice import SliceState, SliceValue
 from tests.bench.measure import Figure, Goal, figure, seconds
-from tests.bench.setting import ACTIVE, artifact, nodes_named, slice_keys
+from tests.bench.playground import ACTIVE, artifact, nodes_named, slice_keys
 
 INSTANCES = 100
 LEADER = NodeId("leader")

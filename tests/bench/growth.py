@@ -10,9 +10,9 @@ from pathlib import Path
 from tests.bench.deciding import World, deltas
 from tests.bench.leading import activations, death
 from tests.bench.measure import Figure, figure, seconds
+from tests.bench.playground import playground
 from tests.bench.reading import filled, mirrored
 from tests.bench.resting import at_rest
-from tests.bench.setting import stage
 from tests.bench.writing import commanded, put_many, put_one
 
 SLICES = 100
@@ -22,7 +22,7 @@ PLOT = Path(__file__).with_name("growth.png")
 
 async def _mirror(nodes: int) -> list[float]:
     count = nodes * SLICES
-    async with stage() as on:
+    async with playground() as on:
         await filled(on, count, nodes)
         return [await mirrored(on, count) * 1e6 / count for _ in range(5)]
 

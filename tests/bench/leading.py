@@ -20,7 +20,7 @@ from cdm.errors import RequestRefused
 from cdm.model.keys import FENCE, LEASE, encode
 from cdm.model.node import Fence
 from tests.bench.measure import Figure, Goal, figure
-from tests.bench.setting import NodeProcess, Stage, active_slices, blueprints, nodes_named, stage, until
+from tests.bench.playground import NodeProcess, Playground, active_slices, blueprints, nodes_named, playground, until
 
 INSTANCES = 100
 """Instances of each blueprint."""
@@ -33,7 +33,7 @@ ACQUAINTANCE = 1.5
 class Candidates:
     """Real ``cdm node`` processes on one server, of which one leads. Made by `candidates`."""
 
-    def __init__(self, on: Stage, stack: ExitStack, options: Sequence[str]) -> None:
+    def __init__(self, on: Playground, stack: ExitStack, options: Sequence[str]) -> None:
         self._on = on
         self._options = options
         self._stack = stack
@@ -82,7 +82,7 @@ class Candidates:
 
 
 @asynccontextmanager
-async def candidates(on: Stage, *names: str, options: Sequence[str] = EMPTY) -> AsyncIterator[Candidates]:
+async def candidates(on: Playground, *names: str, options: Sequence[str] = EMPTY) -> AsyncIterator[Candidates]:
     """Node processes, killed at the end of the ``with`` block."""
     with ExitStack() as stack:
         found = Candidates(on, stack, options)
@@ -107,7 +107,7 @@ class Commands:
         """Count from now on, the commands of terms after this one."""
         self.term, self.count, self._wanted, self._reached = after, 0, count, anyio.Event()
 
-    async def arrive(self, on: Stage) -> float:
+    async def arrive(self, on: Playground) -> float:
         """Wait until all that are expected were sent; returns when the last one was stored (`stored_at`)."""
         with anyio.fail_after(20):
             await self._reached.wait()
@@ -125,7 +125,7 @@ class Commands:
                 self._reached.set()
 
 
-async def commands_seen(on: Stage) -> Commands:
+async def commands_seen(on: Playground) -> Commands:
     """See commands with the bare client."""
     seen = Commands()
     await on.client.subscribe("$KV.slices.*.>", cb=seen.see)
@@ -133,7 +133,7 @@ async def commands_seen(on: Stage) -> Commands:
     return seen
 
 
-async def stored_at(on: Stage, subject: str, after: int = -1) -> float:
+async def stored_at(on: Playground, subject: str, after: int = -1) -> float:
     """When the last message of a subject was stored, in seconds since 1970 by the server's clock, which is ours.
 
     Waits for a message of a later term than ``after``: a subscriber sees the messages of a batch before they are
@@ -170,7 +170,7 @@ async def activations(count: int, nodes: int, repetitions: int) -> tuple[list[fl
     """Milliseconds, and the peak memory of the leader."""
     values: list[float] = []
     names = nodes_named(nodes)
-    async with stage() as on:
+    async with playground() as on:
         await on.register(names)
         await on.fill(on.slices, active_slices(count, names, INSTANCES))
         await on.fill(on.buckets["blueprints"], blueprints(count // INSTANCES, INSTANCES))
@@ -213,7 +213,7 @@ async def failover(quick: bool) -> list[Figure]:
 async def _batches(repetitions: int) -> list[float]:
     """Milliseconds that the server takes for a small batch: what no fail-over can go below."""
     values: list[float] = []
-    async with stage() as on:
+    async with playground() as on:
         for write in active_slices(repetitions, nodes_named(1), repetitions):
             before = time.perf_counter()
             await on.slices.batch([write, write])
@@ -225,7 +225,7 @@ async def _batches(repetitions: int) -> list[float]:
 async def failovers(number: signal.Signals, repetitions: int) -> tuple[list[float], float]:
     """Milliseconds, and the peak memory of a node."""
     values: list[float] = []
-    async with stage() as on:
+    async with playground() as on:
         seen = await commands_seen(on)
         await _unloads(on)
         # Nobody is registered who does not probe: the more nodes there are, the less often each of them does.
@@ -248,7 +248,7 @@ async def failovers(number: signal.Signals, repetitions: int) -> tuple[list[floa
             return values, all_.peak
 
 
-async def _demand(on: Stage, name: str, demanded: list[str]) -> None:
+async def _demand(on: Playground, name: str, demanded: list[str]) -> None:
     """Put a new blueprint every few milliseconds."""
     for number in itertools.count():
         demanded.append(f"$KV.blueprints.{name}-{number}/1.0.0")
@@ -256,7 +256,7 @@ async def _demand(on: Stage, name: str, demanded: list[str]) -> None:
         await anyio.sleep(0.005)
 
 
-async def _unloads(on: Stage) -> None:
+async def _unloads(on: Playground) -> None:
     """An agent of all nodes that does nothing but unload."""
 
     async def unload(message: Msg) -> None:
@@ -286,7 +286,7 @@ async def node_death(quick: bool) -> list[Figure]:
 async def death(nodes: int, slices: int, ttl: int = 2) -> tuple[float, float]:
     """Seconds from the end of a node's TTL to its last slice's replacement, and the leader's peak memory."""
     names = nodes_named(nodes)
-    async with stage() as on:
+    async with playground() as on:
         await on.register(names)
         await on.fill(on.slices, active_slices(slices, names, INSTANCES))
         await on.fill(on.buckets["blueprints"], blueprints(slices // INSTANCES, INSTANCES))

@@ -21,7 +21,7 @@ from cdm.model.keys import SLICES, BlueprintKey, decode_artifact, encode
 from cdm.model.slice import SliceValue
 from cdm.store.bucket import dump
 from tests.bench.deciding import SENT, Nothing, World, messages
-from tests.bench.setting import ACTIVE, artifact, nodes_named, slice_keys
+from tests.bench.playground import ACTIVE, artifact, nodes_named, slice_keys
 
 pytest.importorskip("pytest_benchmark")
 

@@ -10,7 +10,7 @@ import anyio
 from cdm.node.managing import Managing
 from cdm.store.watch import Watch
 from tests.bench.measure import Figure, Goal, figure, in_turns, memory, peak_memory
-from tests.bench.setting import Stage, active_slices, nodes_named, stage
+from tests.bench.playground import Playground, active_slices, nodes_named, playground
 
 INSTANCES = 100
 """Instances of each blueprint."""
@@ -26,7 +26,7 @@ async def mirror(quick: bool) -> list[Figure]:
 
 
 async def _mirror(name: str, count: int, repetitions: int, note: str, *, plain: bool = False) -> Figure:
-    async with stage() as on:
+    async with playground() as on:
         if plain:
             slices = active_slices(count, nodes_named(1_000), INSTANCES)
             await on.raw_puts("slices", [(write.name, write.payload) for write in slices])
@@ -37,13 +37,13 @@ async def _mirror(name: str, count: int, repetitions: int, note: str, *, plain: 
     return figure(name, "slices/s", rates, baselines, Goal(1.5, "ratio>="), note=note)
 
 
-async def filled(on: Stage, count: int, nodes: int) -> None:
+async def filled(on: Playground, count: int, nodes: int) -> None:
     """Have a bucket full of slices that serve."""
     await on.register(nodes_named(nodes))
     await on.fill(on.slices, active_slices(count, nodes_named(nodes), INSTANCES))
 
 
-async def mirrored(on: Stage, count: int) -> float:
+async def mirrored(on: Playground, count: int) -> float:
     """Seconds until a new node's manager knows every slice."""
     node = on.node()
     live = anyio.Event()
@@ -60,7 +60,7 @@ async def mirrored(on: Stage, count: int) -> float:
     return took
 
 
-async def _bare(on: Stage, count: int) -> float:
+async def _bare(on: Playground, count: int) -> float:
     bucket = await on.client.jetstream().key_value("slices")
     gc.collect()
     before = time.perf_counter()
@@ -83,7 +83,7 @@ async def _bare(on: Stage, count: int) -> float:
 async def memory_of_slices(quick: bool) -> list[Figure]:
     """Resident bytes for each slice that a manager tracks, everything that its watch keeps included."""
     count = 100_000 if quick else 1_000_000
-    async with stage() as on:
+    async with playground() as on:
         await filled(on, count, 1_000)
         node = on.node()
         gc.collect()

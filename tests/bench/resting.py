@@ -23,8 +23,8 @@ from cdm.node.node import node as running_node
 from cdm.store.connection import Access
 from tests.bench.leading import INSTANCES, candidates
 from tests.bench.measure import Figure, Goal, figure
-from tests.bench.setting import Stage, active_slices, blueprints, nodes_named, stage, until
-from tests.harness.servers import environment
+from tests.bench.playground import Playground, active_slices, blueprints, nodes_named, playground, until
+from tests.harness.processes import environment
 
 HOUR = 3600.0
 
@@ -61,7 +61,7 @@ class Traffic:
 async def at_rest(nodes: int, slices: int, window: float) -> Traffic:
     """Count for so many seconds."""
     names = nodes_named(nodes)
-    async with stage(monitoring=True) as on:
+    async with playground(monitoring=True) as on:
         await on.fill(on.slices, active_slices(slices, names, INSTANCES))
         await on.fill(on.buckets["blueprints"], blueprints(slices // INSTANCES, INSTANCES))
         async with _running(on, names):
@@ -76,7 +76,7 @@ async def at_rest(nodes: int, slices: int, window: float) -> Traffic:
 
 
 @asynccontextmanager
-async def _running(on: Stage, names: list[NodeId]) -> AsyncIterator[None]:
+async def _running(on: Playground, names: list[NodeId]) -> AsyncIterator[None]:
     stop = anyio.Event()
 
     async def run(name: NodeId) -> None:
@@ -90,7 +90,7 @@ async def _running(on: Stage, names: list[NodeId]) -> AsyncIterator[None]:
         tasks.cancel_scope.cancel()
 
 
-async def _ready(on: Stage, nodes: int, blueprints_: int) -> bool:
+async def _ready(on: Playground, nodes: int, blueprints_: int) -> bool:
     """Whether all nodes are there, with warm mirrors, and the leader has told how every blueprint fares."""
     if await on.messages("nodes") < nodes or await on.messages("status") < blueprints_:
         return False
@@ -101,7 +101,7 @@ async def _ready(on: Stage, nodes: int, blueprints_: int) -> bool:
     return True
 
 
-async def _counters(on: Stage) -> tuple[float, float]:
+async def _counters(on: Playground) -> tuple[float, float]:
     ports: dict[str, Any] = json.loads(next((on.servers[0].folder / "ports").glob("*.ports")).read_text())
     url = ports["monitoring"][0] + "/varz"
 
@@ -114,7 +114,7 @@ async def _counters(on: Stage) -> tuple[float, float]:
     return found["in_msgs"] + found["out_msgs"], found["in_bytes"] + found["out_bytes"]
 
 
-async def _kinds(on: Stage, window: float) -> Counter[str]:
+async def _kinds(on: Playground, window: float) -> Counter[str]:
     """Messages a second, by what they are for, as one more subscriber of everything sees them."""
     found: Counter[str] = Counter()
 
@@ -151,7 +151,7 @@ async def agents(quick: bool) -> list[Figure]:
     count, changes = (200, 200) if quick else (1_000, 1_000)
     received = [0] * count
     names = nodes_named(count)
-    async with stage() as on:
+    async with playground() as on:
         bucket = await on.client.jetstream().key_value("slices")
         async with anyio.create_task_group() as tasks:
 
@@ -179,7 +179,7 @@ async def start(quick: bool) -> list[Figure]:
     """Wall time of commands against that of an interpreter that does nothing."""
     repetitions = 3 if quick else 21
     cdm = str(Path(sys.executable).with_name("cdm"))
-    async with stage() as on, candidates(on, "n1") as all_:
+    async with playground() as on, candidates(on, "n1") as all_:
         await all_.leader()
         sides = {
             "bare": [sys.executable, "-c", "pass"],

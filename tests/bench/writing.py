@@ -10,7 +10,7 @@ from cdm.model.keys import encode
 from cdm.model.slice import SliceState, SliceValue
 from cdm.store.bucket import dump
 from tests.bench.measure import Figure, Goal, figure, in_turns
-from tests.bench.setting import Stage, node_process, nodes_named, slice_keys, stage, until
+from tests.bench.playground import Playground, node_process, nodes_named, playground, slice_keys, until
 
 NODES = 1_000
 
@@ -37,7 +37,7 @@ async def many_blueprints(quick: bool) -> list[Figure]:
 
 
 async def _against_raw(
-    name: str, servers: int, count: int, repetitions: int, work: Callable[[Stage], Awaitable[None]], goal: Goal
+    name: str, servers: int, count: int, repetitions: int, work: Callable[[Playground], Awaitable[None]], goal: Goal
 ) -> Figure:
     """Each repetition has a fresh server and a fresh node process, and does both sides."""
     ours: list[float] = []
@@ -52,10 +52,10 @@ async def _against_raw(
 
 
 async def commanded(
-    servers: int, nodes: int, count: int, work: Callable[[Stage], Awaitable[None]], *, raw_first: bool
+    servers: int, nodes: int, count: int, work: Callable[[Playground], Awaitable[None]], *, raw_first: bool
 ) -> tuple[float, float, float]:
     """Seconds until all LOADs are stored, seconds of the same puts by the bare client, and the node's peak memory."""
-    async with stage(servers=servers) as on:
+    async with playground(servers=servers) as on:
         await on.raw_bucket("raw")
         await on.register(nodes_named(nodes))
         # The leader itself takes no slices.
@@ -78,7 +78,7 @@ async def commanded(
             return took, beside, process.peak
 
 
-async def _leads(on: Stage) -> bool:
+async def _leads(on: Playground) -> bool:
     """Whether the node leads."""
     if await on.messages("slices") < 2:
         return False
@@ -88,12 +88,12 @@ async def _leads(on: Stage) -> bool:
         return False
 
 
-async def put_one(on: Stage, count: int) -> None:
+async def put_one(on: Playground, count: int) -> None:
     """One blueprint of so many instances."""
     await on.raw_puts("blueprints", [("org.example/big/1.0.0", str(count).encode())])
 
 
-async def put_many(on: Stage, count: int, instances: int) -> None:
+async def put_many(on: Playground, count: int, instances: int) -> None:
     """So many blueprints, as fast as the bare client can."""
     value = str(instances).encode()
     await on.raw_puts("blueprints", [(f"org.example/app{number}/1.0.0", value) for number in range(count)])

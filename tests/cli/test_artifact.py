@@ -15,7 +15,8 @@ import anyio
 import pytest
 
 from tests.cli.test_cli import run
-from tests.harness.servers import NatsServer, environment
+from tests.harness.processes import environment
+from tests.harness.servers import NatsServer
 from tests.harness.wire import raw
 
 pytestmark = pytest.mark.anyio

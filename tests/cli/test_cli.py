@@ -19,8 +19,10 @@ import pytest
 
 from cdm.cli.context import config_home
 from tests.docs.readme import commands
-from tests.harness.servers import NatsServer, environment, eventually
-from tests.harness.wire import Raw, processes, raw
+from tests.harness.processes import environment, processes
+from tests.harness.servers import NatsServer
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, raw
 
 
 def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

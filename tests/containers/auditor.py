@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import nats.errors
 from nats.aio.msg import Msg
 
-from tests.harness.servers import eventually, raw_client
+from tests.harness.servers import raw_client
+from tests.harness.waiting import eventually
 from tests.harness.wire import Raw, Rejection
 
 BUCKETS = ("slices", "nodes", "blueprints")
@@ -406,11 +407,3 @@ def _instances(entry: Entry) -> int | None:
     if isinstance(value, dict):
         value = value.get("instances")
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 100_000 else None
-
-
-async def patiently(look: Callable[[], Awaitable[bool]]) -> bool:
-    """A look that a server which just went does not end."""
-    try:
-        return await look()
-    except (Rejection, nats.errors.Error, OSError, TimeoutError):
-        return False

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NamedTuple
 
-from tests.harness.containers import Stage
-from tests.harness.servers import eventually
+from tests.harness.containers import Cluster
+from tests.harness.waiting import eventually
 
 
 class Struck(NamedTuple):
@@ -24,14 +24,14 @@ class Struck(NamedTuple):
     """The nodes that are cut off together with a server."""
 
 
-Fault = Callable[[Stage], AbstractAsyncContextManager[Struck]]
+Fault = Callable[[Cluster], AbstractAsyncContextManager[Struck]]
 
 
 @asynccontextmanager
-async def server_killed(stage: Stage) -> AsyncIterator[Struck]:
+async def server_killed(cluster: Cluster) -> AsyncIterator[Struck]:
     """The server that leads the stream of slices dies as in a power cut."""
-    server = await stage.stream_leader()
-    struck = await _struck(stage, server.name)
+    server = await cluster.stream_leader()
+    struck = await _struck(cluster, server.name)
     await server.do("kill")
     try:
         yield struck
@@ -40,10 +40,10 @@ async def server_killed(stage: Stage) -> AsyncIterator[Struck]:
 
 
 @asynccontextmanager
-async def server_paused(stage: Stage) -> AsyncIterator[Struck]:
+async def server_paused(cluster: Cluster) -> AsyncIterator[Struck]:
     """The server that leads the stream of slices stands still; its connections stay open."""
-    server = await stage.stream_leader()
-    struck = await _struck(stage, server.name)
+    server = await cluster.stream_leader()
+    struck = await _struck(cluster, server.name)
     await server.do("pause")
     try:
         yield struck
@@ -52,10 +52,10 @@ async def server_paused(stage: Stage) -> AsyncIterator[Struck]:
 
 
 @asynccontextmanager
-async def leader_cut_off(stage: Stage) -> AsyncIterator[Struck]:
+async def leader_cut_off(cluster: Cluster) -> AsyncIterator[Struck]:
     """The node that leads reaches nobody; nobody is told."""
-    node = await stage.leader()
-    struck = await _struck(stage, node.name)
+    node = await cluster.leader()
+    struck = await _struck(cluster, node.name)
     await node.cut_off()
     try:
         yield struck
@@ -64,13 +64,13 @@ async def leader_cut_off(stage: Stage) -> AsyncIterator[Struck]:
 
 
 @asynccontextmanager
-async def server_cut_off(stage: Stage) -> AsyncIterator[Struck]:
+async def server_cut_off(cluster: Cluster) -> AsyncIterator[Struck]:
     """The server of the node that leads is cut off from its peers: the leader is on the side of the minority."""
-    server = await stage.server_of(await stage.leader())
-    await stage.avoid(server)
+    server = await cluster.server_of(await cluster.leader())
+    await cluster.avoid(server)
     clients = await server.clients()
-    beside = frozenset(name for name in stage.nodes if f"cdm node {name}" in clients)
-    struck = (await _struck(stage, server.name))._replace(beside=beside)
+    beside = frozenset(name for name in cluster.nodes if f"cdm node {name}" in clients)
+    struck = (await _struck(cluster, server.name))._replace(beside=beside)
     await server.cut_off()
     try:
         yield struck
@@ -86,19 +86,19 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-async def _struck(stage: Stage, what: str) -> Struck:
-    lease = await stage.user.lease()
+async def _struck(cluster: Cluster, what: str) -> Struck:
+    lease = await cluster.user.lease()
     # The servers run on this machine, by the same clock.
     return Struck(time.time(), what, lease["node"], lease["term"])
 
 
-async def fail_over(stage: Stage, struck: Struck, artifact: str, instances: int = 3, within: float = 60) -> float:
+async def fail_over(cluster: Cluster, struck: Struck, artifact: str, instances: int = 3, within: float = 60) -> float:
     """Publish a blueprint, however often it takes, and return when its first LOAD was stored, in seconds."""
-    await stage.user.stubborn("blueprints", artifact, instances)
+    await cluster.user.stubborn("blueprints", artifact, instances)
     found: list[float] = []
 
     def loaded() -> bool:
-        at = stage.recorder.history.first_load(artifact, struck.time)
+        at = cluster.recorder.history.first_load(artifact, struck.time)
         found.extend([] if at is None else [at])
         return at is not None
 
@@ -106,13 +106,13 @@ async def fail_over(stage: Stage, struck: Struck, artifact: str, instances: int 
     return found[0] - struck.time
 
 
-def take_over(stage: Stage, struck: Struck) -> float | None:
+def take_over(cluster: Cluster, struck: Struck) -> float | None:
     """When another term began, in seconds since the fault; None where the leader stayed."""
-    at = stage.recorder.history.first_take_over(struck.time)
+    at = cluster.recorder.history.first_take_over(struck.time)
     return None if at is None else at - struck.time
 
 
-async def replacement(stage: Stage, struck: Struck, within: float = 60) -> float:
+async def replacement(cluster: Cluster, struck: Struck, within: float = 60) -> float:
     """When the first LOAD in place of what ran on a node that was given up was stored, in seconds since the fault.
 
     It comes in one batch with the deletes of what ran there.
@@ -120,7 +120,7 @@ async def replacement(stage: Stage, struck: Struck, within: float = 60) -> float
     found: list[float] = []
 
     def replaced() -> bool:
-        gone = [e.time for e in stage.recorder.history.evicted() if e.key.startswith(f"{struck.node}.")]
+        gone = [e.time for e in cluster.recorder.history.evicted() if e.key.startswith(f"{struck.node}.")]
         found.extend(at for at in gone if at >= struck.time)
         return bool(found)
 

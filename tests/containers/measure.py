@@ -16,11 +16,11 @@ from typing import NamedTuple
 import anyio
 import anyio.to_thread
 
-from tests.containers.auditor import patiently
 from tests.containers.faults import FAULTS, fail_over, replacement, take_over
-from tests.harness.containers import Stage, stage
+from tests.harness.containers import Cluster, running
 from tests.harness.engine import Images, alone, images
-from tests.harness.servers import eventually
+from tests.harness.waiting import eventually
+from tests.harness.wire import patiently
 
 SETTLED = 6.0
 """Seconds between two rounds: NATS closes what it lost, and elects, before the next fault."""
@@ -37,7 +37,7 @@ class Round(NamedTuple):
 async def play(found: Images, name: str, rounds: int) -> tuple[list[Round], list[str]]:
     """Let one fault strike a fresh cluster so many times; returns the times, and what the auditor says."""
     seen = []
-    async with stage(found) as cluster:
+    async with running(found) as cluster:
         await cluster.user.stubborn("blueprints", "g/before/1", 6)
         await cluster.exact()
         for number in range(rounds):
@@ -53,7 +53,7 @@ async def play(found: Images, name: str, rounds: int) -> tuple[list[Round], list
         return seen, [*history.violations(), *cluster.recorder.contradictions]
 
 
-async def whole(cluster: Stage) -> None:
+async def whole(cluster: Cluster) -> None:
     """Wait until everything is as before the fault, for a while."""
 
     async def back() -> bool:

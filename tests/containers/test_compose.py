@@ -14,10 +14,12 @@ import docker
 import pytest
 from anyio.to_thread import run_sync
 
-from tests.containers.auditor import patiently
-from tests.harness.engine import ROOT, Images, without
-from tests.harness.servers import FORGIVEN, eventually, free_port, raw_client
-from tests.harness.wire import Raw, command_line, on_nodes
+from tests.harness.engine import Images, without
+from tests.harness.paths import ROOT
+from tests.harness.processes import command_line
+from tests.harness.servers import FORGIVEN, free_port, raw_client
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, on_nodes, patiently
 
 pytestmark = [
     pytest.mark.anyio,

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Collection
 
 import pytest
 
-from tests.containers.auditor import patiently
 from tests.containers.faults import (
     Struck,
     fail_over,
@@ -19,10 +18,11 @@ from tests.containers.faults import (
     server_killed,
     server_paused,
 )
-from tests.harness.containers import Stage, moment, stage
+from tests.harness.containers import Cluster, moment, running
 from tests.harness.engine import Images
-from tests.harness.servers import FORGIVEN, eventually
-from tests.harness.wire import SLACK
+from tests.harness.servers import FORGIVEN
+from tests.harness.waiting import SLACK, eventually
+from tests.harness.wire import patiently
 
 pytestmark = [
     pytest.mark.anyio,
@@ -37,16 +37,16 @@ BEFORE = {"g/one/1": 1, "g/three/1": 3, "g/five/1": 5}
 
 
 @pytest.fixture
-async def cluster(engine: Images) -> AsyncIterator[Stage]:
+async def cluster(engine: Images) -> AsyncIterator[Cluster]:
     """A cluster that serves some blueprints."""
-    async with stage(engine) as made:
+    async with running(engine) as made:
         for artifact, instances in BEFORE.items():
             await made.user.stubborn("blueprints", artifact, instances)
         await made.exact()
         yield made
 
 
-async def judge(cluster: Stage, evicted: Collection[str] = ()) -> None:
+async def judge(cluster: Cluster, evicted: Collection[str] = ()) -> None:
     """All promises, on the whole history; slices were taken away from these nodes only."""
     await cluster.exact()
     await cluster.mirrors_are_equal()
@@ -58,7 +58,7 @@ async def judge(cluster: Stage, evicted: Collection[str] = ()) -> None:
         assert (await node.facts())["State"]["Running"], f"{node.name} has ended:\n{await node.log()}"
 
 
-async def test_the_stream_leaders_server_dies(cluster: Stage) -> None:
+async def test_the_stream_leaders_server_dies(cluster: Cluster) -> None:
     async with server_killed(cluster) as struck:
         await fail_over(cluster, struck, "g/new/1")
         await cluster.user.stubborn("blueprints", "g/five/1", 2)
@@ -67,7 +67,7 @@ async def test_the_stream_leaders_server_dies(cluster: Stage) -> None:
     await judge(cluster)
 
 
-async def test_a_server_stands_still_and_goes_on(cluster: Stage) -> None:
+async def test_a_server_stands_still_and_goes_on(cluster: Cluster) -> None:
     async with server_paused(cluster) as struck:
         await fail_over(cluster, struck, "g/new/1")
         await cluster.exact()
@@ -75,7 +75,7 @@ async def test_a_server_stands_still_and_goes_on(cluster: Stage) -> None:
     await judge(cluster)
 
 
-async def test_the_leader_is_cut_off_and_comes_back(cluster: Stage) -> None:
+async def test_the_leader_is_cut_off_and_comes_back(cluster: Cluster) -> None:
     async with leader_cut_off(cluster) as struck:
         took = await fail_over(cluster, struck, "g/new/1")
         assert took < LEASE_TTL + SLACK
@@ -90,7 +90,7 @@ async def test_the_leader_is_cut_off_and_comes_back(cluster: Stage) -> None:
     await knows_everything(cluster, struck.node)
 
 
-async def test_a_server_is_cut_off_with_the_leader_on_its_side(cluster: Stage) -> None:
+async def test_a_server_is_cut_off_with_the_leader_on_its_side(cluster: Cluster) -> None:
     async with server_cut_off(cluster) as struck:
         await fail_over(cluster, struck, "g/new/1")
         # Long enough for registrations that nobody can renew to expire.
@@ -101,7 +101,7 @@ async def test_a_server_is_cut_off_with_the_leader_on_its_side(cluster: Stage) -
     await judge(cluster, struck.beside)
 
 
-async def stepped_down_in_time(cluster: Stage, struck: Struck) -> None:
+async def stepped_down_in_time(cluster: Cluster, struck: Struck) -> None:
     """A leader that reaches nobody pauses its writes before its lease can end, by its own clock."""
     node = cluster.nodes[struck.node]
 
@@ -112,16 +112,16 @@ async def stepped_down_in_time(cluster: Stage, struck: Struck) -> None:
     assert struck.time < at < cluster.recorder.history.last_renewal(struck.term) + LEASE_TTL
 
 
-async def gave_up(cluster: Stage, node: str) -> bool:
+async def gave_up(cluster: Cluster, node: str) -> bool:
     """Nothing is on the node any more."""
     return not any(key.startswith(f"{node}.") for key in await cluster.user.slices())
 
 
-async def registered(cluster: Stage, node: str) -> bool:
+async def registered(cluster: Cluster, node: str) -> bool:
     return node in await cluster.user.contents("nodes")
 
 
-async def knows_everything(cluster: Stage, name: str) -> None:
+async def knows_everything(cluster: Cluster, name: str) -> None:
     """Its mirrors are equal to the buckets (I8): when it is the last one and leads, it does just what is to be done."""
     others = [node for node in cluster.nodes.values() if node.name != name]
     for node in others:

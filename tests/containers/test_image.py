@@ -10,11 +10,12 @@ import anyio
 import pytest
 from testcontainers.core.network import Network
 
-from tests.containers.auditor import patiently
+from tests.harness.agents import Agents
 from tests.harness.containers import Member, Server, cdm, nats_server, network
 from tests.harness.engine import Images
-from tests.harness.servers import FORGIVEN, eventually, free_port, raw_client
-from tests.harness.wire import Agents, Raw
+from tests.harness.servers import FORGIVEN, free_port, raw_client
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, patiently
 
 pytestmark = [
     pytest.mark.anyio,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
+from tests.harness.paths import ROOT
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 _BLOCK = r"^```(?P<language>\w*)\n(?P<text>.*?)^```$"

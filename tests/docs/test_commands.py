@@ -20,9 +20,11 @@ from cdm.cli.logs import FOLLOWED_FROM
 from tests.cli import test_cli
 from tests.containers import test_compose
 from tests.docs import test_first_steps, test_readme
-from tests.docs.readme import BLOCKS, INLINE, ROOT, adapted, commands, inline
-from tests.harness.servers import NatsServer, eventually, free_port, running_cluster
+from tests.docs.readme import BLOCKS, INLINE, adapted, commands, inline
+from tests.harness.paths import ROOT
+from tests.harness.servers import NatsServer, free_port, running_cluster
 from tests.harness.terminal import terminal
+from tests.harness.waiting import eventually
 from tests.harness.wire import raw
 from tests.integration import test_nats_cli
 

@@ -17,9 +17,10 @@ from msgspec import NODEFAULT, UNSET, Struct
 from cdm.model.manifest import Liveness, Manifest
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from tests.docs.readme import README, adapted, blocks, inline
-from tests.harness.servers import NatsServer, eventually
+from tests.harness.servers import NatsServer
 from tests.harness.terminal import terminal
-from tests.harness.wire import SLACK, Raw, raw
+from tests.harness.waiting import SLACK, eventually
+from tests.harness.wire import Raw, raw
 
 MANIFEST = README[README.index("#### The manifest") : README.index("### Nodes")]
 

@@ -13,9 +13,11 @@ import pytest
 import cdm
 import cdm.api
 from cdm.model.slice import TRANSITIONS, SliceState
-from tests.docs.readme import README, ROOT, blocks, inline
-from tests.harness.servers import NatsServer, eventually
+from tests.docs.readme import README, blocks, inline
+from tests.harness.paths import ROOT
+from tests.harness.servers import NatsServer
 from tests.harness.terminal import terminal
+from tests.harness.waiting import eventually
 from tests.harness.wire import Raw, raw
 
 AGENT, LIBRARY = blocks("Writing an agent", "python")

@@ -23,10 +23,14 @@ from cdm.model.keys import LAYOUTS
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, connect
 from cdm.store.watch import Watch
-from tests.containers.auditor import Recorder, patiently, recording
-from tests.harness.engine import ROOT, Images
-from tests.harness.servers import eventually, free_port, raw_client
-from tests.harness.wire import Agents, Mirror, Raw
+from tests.containers.auditor import Recorder, recording
+from tests.harness.agents import Agents
+from tests.harness.engine import Images
+from tests.harness.paths import ROOT
+from tests.harness.servers import free_port, raw_client
+from tests.harness.store import Mirror
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, patiently
 
 NAMES = ("node-1", "node-2", "node-3")
 
@@ -128,8 +132,8 @@ def moment(line: dict[str, Any]) -> float:
     return datetime.fromisoformat(line["timestamp"]).timestamp()
 
 
-class Stage:
-    """A cluster in containers. Made by `stage`."""
+class Cluster:
+    """A cluster in containers. Made by `running`."""
 
     def __init__(
         self,
@@ -226,7 +230,7 @@ def cdm(images: Images, clients: Network, name: str, *arguments: str, **variable
 
 
 @asynccontextmanager
-async def stage(images: Images, names: Sequence[str] = NAMES, **variables: str) -> AsyncIterator[Stage]:
+async def running(images: Images, names: Sequence[str] = NAMES, **variables: str) -> AsyncIterator[Cluster]:
     """Three servers with R3 buckets, recorded from the start, nodes, their agents, and mirrors in this process."""
     with ExitStack() as stack:
         # Without a way out of it: published ports go by the other network.
@@ -247,7 +251,7 @@ async def stage(images: Images, names: Sequence[str] = NAMES, **variables: str) 
             init = await run_sync(stack.enter_context, cdm(images, clients, "init", "init"))
             assert await run_sync(init.wait) == 0, init.get_logs()
             recorder = await more.enter_async_context(recording(user, urls))
-            made = Stage(servers, user, recorder, await more.enter_async_context(mirrors(urls)), more)
+            made = Cluster(servers, user, recorder, await more.enter_async_context(mirrors(urls)), more)
             for name in names:
                 container = cdm(images, clients, name, **variables)
                 await run_sync(stack.enter_context, container)

@@ -25,7 +25,7 @@ import docker
 import docker.errors
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.harness.paths import ROOT
 
 
 class Images(NamedTuple):

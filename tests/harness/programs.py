@@ -1,14 +1,12 @@
-"""What the tests of the process runtime play with: programs, the runtime, and an eye of their own on /proc."""
+"""Programs for the process runtime, and a runtime that runs them."""
 
 from __future__ import annotations
 
 import os
-import resource
 import signal
-import subprocess
 import textwrap
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +17,8 @@ from cdm.model.keys import SliceKey
 from cdm.model.manifest import Line, Manifest, Readiness
 from cdm.runtimes import Surroundings, Work
 from cdm.runtimes.process.runtime import ProcessRuntime
-from tests.harness.servers import eventually
+from tests.harness.proc import exists, keepers
+from tests.harness.waiting import eventually
 
 NODE = NodeId("n1")
 
@@ -118,7 +117,7 @@ class Stage:
 
     async def noted(self, count: int) -> list[int]:
         """Wait until so many pids are noted."""
-        await until(lambda: len(self.pids) >= count)
+        await eventually(lambda: len(self.pids) >= count)
         return self.pids
 
     async def text(self, key: SliceKey, stream: str = "out") -> list[str]:
@@ -128,63 +127,6 @@ class Stage:
 
 def _with_pids(manifest: Manifest, path: Path) -> Manifest:
     return msgspec.structs.replace(manifest, env={**manifest.env, "PIDS": str(path)})
-
-
-def exists(pid: int) -> bool:
-    """Whether there is a process with this pid, or a zombie, unless that is left to the machine's first process."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return False
-    return fields[0] != "Z" or fields[1] != "1"
-
-
-def all_pids() -> list[str]:
-    """Of all processes."""
-    return [each.name for each in Path("/proc").iterdir() if each.name.isdigit()]
-
-
-def read(path: str) -> bytes:
-    """What is in a file of /proc."""
-    return Path(path).read_bytes()
-
-
-def resident(pid: int) -> int:
-    """Resident memory of a process, in kB."""
-    return int(read(f"/proc/{pid}/statm").split()[1]) * resource.getpagesize() // 1024
-
-
-def descriptors(pid: int) -> int:
-    """How many a process has open."""
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-
-@contextmanager
-def stranger(*command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is none of ours, in a session of its own."""
-    with subprocess.Popen(command or ("sleep", "600"), stdout=subprocess.PIPE, start_new_session=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def children(pid: int) -> list[int]:
-    """Pids of a process's children, zombies included."""
-    found = []
-    for name in all_pids():
-        try:
-            fields = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid:
-            found.append(int(name))
-    return found
-
-
-async def until(holds: Callable[[], object], within: float = 20.0) -> None:
-    """Wait until something holds."""
-    await eventually(holds, within)
 
 
 @asynccontextmanager
@@ -200,11 +142,4 @@ async def staged(folder: Path, *, cgroups: bool = True) -> AsyncIterator[Stage]:
         for pid in left:
             os.kill(pid, signal.SIGKILL)
         assert not left, f"lived on after close: {left}"
-        assert not [pid for pid in children(os.getpid()) if "keeper" in _command(pid)], "a keeper is left"
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return ""
+        assert not keepers(), "a keeper is left"

@@ -29,9 +29,10 @@ from cryptography.x509.oid import NameOID
 from nats.aio.client import Client
 
 from cdm.store.access import Access
+from tests.harness.paths import ROOT
 from tests.harness.servers import NatsServer, running_server
 
-CONFIG = Path(__file__).parents[2] / "nats" / "secure.conf"
+CONFIG = ROOT / "nats" / "secure.conf"
 BLOCK = re.compile(r"( *# begin node-1\n)(.*?)( *# end node-1\n)", re.DOTALL)
 
 

@@ -12,42 +12,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar, overload
+from typing import IO, Any
 
 import anyio
 import nats
 import pytest
 from nats.aio.client import Client
 
+from tests.harness.waiting import eventually
+
 STARTUP = 15.0
 """Seconds within which a server is up."""
 
 FORGIVEN = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 """For tests whose servers hang: nats-py leaves the sockets of failed attempts to the garbage collector."""
-
-T = TypeVar("T")
-
-
-@overload
-async def eventually(predicate: Callable[[], Awaitable[T]], within: float = ..., what: str = ...) -> T: ...
-@overload
-async def eventually(predicate: Callable[[], T], within: float = ..., what: str = ...) -> T: ...
-async def eventually(predicate: Callable[[], Any], within: float = 30.0, what: str = "") -> Any:
-    """Wait until the predicate is truthy and return its value; fail with its last value otherwise."""
-    deadline = time.monotonic() + within
-    while True:
-        value = predicate()
-        if isinstance(value, Awaitable):
-            value = await value
-        if value:
-            return value
-        if time.monotonic() >= deadline:
-            # No pytest.fail: its exception is no Exception, and task groups bundle those badly.
-            raise AssertionError(f"not within {within:g} s: {what or 'the condition'} (last value: {value!r})")
-        await anyio.sleep(0.02)
 
 
 def binary() -> str:
@@ -257,8 +238,3 @@ async def raw_client(*urls: str, **options: Any) -> AsyncIterator[Client]:
         yield client
     finally:
         await client.close()
-
-
-def environment() -> dict[str, str]:
-    """The environment for processes that tests start: nothing of the developer's own NATS."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "CDM_"))}

@@ -1,13 +1,12 @@
-"""What the tests of the agent play with: artifacts that are programs, a leader's hand, and an eye on /proc."""
+"""What the tests of the agent need: artifacts that are programs, and a leader's hand."""
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,13 @@ from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SLICES, SliceKey, encode
 from cdm.model.manifest import Manifest, Readiness, Restart, RestartPolicy, Tcp
 from cdm.model.node import Role
-from cdm.model.slice import Kind, SliceState, legal
 from cdm.store.bucket import buckets
-from tests.harness.programs import all_pids, children
-from tests.harness.servers import NatsServer, eventually
-from tests.harness.wire import EXPECT, Nodes, Raw, Record, connected, nodes_on, raw
+from tests.harness.nodes import Nodes, nodes_on
+from tests.harness.proc import all_pids, keepers
+from tests.harness.servers import NatsServer
+from tests.harness.store import connected
+from tests.harness.waiting import eventually
+from tests.harness.wire import EXPECT, Raw, Record, raw
 
 PORTS = """
     import os, socket
@@ -131,18 +132,6 @@ def ask(port: int) -> str:
         return ""
 
 
-def keepers(parent: int | None = None) -> list[int]:
-    """Keepers that a process has started; None: this one."""
-    return [pid for pid in children(os.getpid() if parent is None else parent) if b"keeper" in _command(pid)]
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
 class Hand:
     """A leader's hand: it writes commands for one node, and waits for what is reported."""
 
@@ -208,48 +197,3 @@ async def made(server: NatsServer, user: Raw) -> None:
     async with connected(server) as connection:
         for bucket in buckets(connection).values():
             await bucket.ensure(create=True)
-
-
-def histories(records: Iterable[Record]) -> dict[str, list[SliceState | None]]:
-    """What each slice key held, one after the other; None: nothing."""
-    found: dict[str, list[SliceState | None]] = defaultdict(list)
-    for record in records:
-        if not record.key.startswith("_"):
-            found[record.key].append(None if record.gone else SliceState(record.value["state"]))
-    return found
-
-
-def assert_legal(
-    records: Sequence[Record], *, restarted: bool = False, deleted: bool = False, repeated: bool = False
-) -> None:
-    """Each key went from state to state by the table.
-
-    Args:
-        records: everything that was written.
-        restarted: whether agents were started again: then ACTIVE may be followed by ACTIVE on another port.
-        deleted: whether a leader deleted keys in whatever state.
-        repeated: whether a leader gave a command again while it was obeyed: commands are idempotent.
-    """
-    assert [record.sequence for record in records] == [*range(1, len(records) + 1)]
-    last: dict[str, SliceState | None] = {}
-    for record in records:
-        if record.key.startswith("_"):
-            continue
-        before = last.get(record.key)
-        state = last[record.key] = None if record.gone else SliceState(record.value["state"])
-        again = restarted and before is state is SliceState.ACTIVE
-        again = again or (repeated and _repeats(before, state))
-        judged = not again and not (deleted and state is None)
-        assert not judged or legal(before, state), f"{before} was followed by {record}"
-
-
-def _repeats(before: SliceState | None, state: SliceState | None) -> bool:
-    """Whether it is a command, over the state of who obeys it."""
-    if before is None or state is None:
-        return False
-    return state.kind is Kind.COMMAND and before.kind is Kind.TRANSITION and legal(state, before)
-
-
-def names(states: Sequence[SliceState | None]) -> str:
-    """States in one line."""
-    return " ".join(str(state or "gone") for state in states)

@@ -16,8 +16,9 @@ import anyio
 import anyio.abc
 from anyio.streams.text import TextReceiveStream
 
-from tests.docs.readme import ROOT
-from tests.harness.servers import binary, environment
+from tests.harness.paths import ROOT
+from tests.harness.processes import environment
+from tests.harness.servers import binary
 
 STAND_IN = """
 import asyncio, os, sys

@@ -11,20 +11,13 @@ import pytest
 from msgspec.structs import replace
 
 from cdm.agent.agent import LOADS
-from tests.harness.servers import NatsServer, eventually
-from tests.harness.serving import (
-    ANSWERING,
-    PLAIN,
-    SLEEP,
-    agent_alone,
-    ask,
-    assert_legal,
-    histories,
-    keepers,
-    names,
-    yard,
-)
-from tests.harness.wire import nodes_on, on_nodes
+from tests.harness.judging import assert_legal, histories, names
+from tests.harness.nodes import nodes_on
+from tests.harness.proc import keepers
+from tests.harness.servers import NatsServer
+from tests.harness.serving import ANSWERING, PLAIN, SLEEP, agent_alone, ask, yard
+from tests.harness.waiting import eventually
+from tests.harness.wire import on_nodes
 
 pytestmark = pytest.mark.anyio
 

@@ -14,22 +14,12 @@ from cdm.manager.reconciliation import Policy
 from cdm.model.artifact import Artifact
 from cdm.model.manifest import Line, Readiness, Restart
 from cdm.node.serving import Running
-from tests.harness.programs import children, descriptors, resident
-from tests.harness.servers import NatsServer, eventually
-from tests.harness.serving import (
-    ANSWERING,
-    ONCE,
-    PLAIN,
-    PORTS,
-    SLEEP,
-    agent_alone,
-    ask,
-    assert_legal,
-    keepers,
-    shown,
-    yard,
-)
-from tests.harness.wire import nodes_on
+from tests.harness.judging import assert_legal
+from tests.harness.nodes import nodes_on
+from tests.harness.proc import children, descriptors, keepers, resident
+from tests.harness.servers import NatsServer
+from tests.harness.serving import ANSWERING, ONCE, PLAIN, PORTS, SLEEP, agent_alone, ask, shown, yard
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 

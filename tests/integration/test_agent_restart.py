@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -23,22 +23,16 @@ from cdm.runtimes import Surroundings
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from cdm.store.bucket import buckets
 from cdm.store.watch import Phase
-from tests.harness.servers import FORGIVEN, NatsServer, eventually
-from tests.harness.serving import PLAIN, SLEEP, Hand, Yard, agent_alone, ask, assert_legal, made, yard
-from tests.harness.wire import SLACK, Processes, Rejection, command_line, connected, nodes_on, raw
+from tests.harness.judging import assert_legal
+from tests.harness.nodes import nodes_on
+from tests.harness.processes import Processes, command_line, node_processes
+from tests.harness.servers import FORGIVEN, NatsServer
+from tests.harness.serving import PLAIN, SLEEP, Hand, Yard, agent_alone, ask, made, yard
+from tests.harness.store import connected
+from tests.harness.waiting import SLACK, eventually
+from tests.harness.wire import Rejection, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
-
-
-@contextmanager
-def node_processes(server: NatsServer, folder: Path) -> Iterator[Processes]:
-    """Room for ``cdm node`` processes; killed with the ``with`` block."""
-    times = ("--lease-ttl", "2", "--node-ttl", "2", "--reconcile-interval", "1")
-    running = Processes(server.url, folder, times)
-    try:
-        yield running
-    finally:
-        running.kill()
 
 
 @asynccontextmanager

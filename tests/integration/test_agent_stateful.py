@@ -26,11 +26,14 @@ from msgspec.structs import replace
 
 from cdm.model.manifest import Restart
 from cdm.model.slice import SliceState, legal
-from tests.harness.programs import children
-from tests.harness.servers import NatsServer, eventually, running_server, temporary_folder
-from tests.harness.serving import ANSWERING, PLAIN, PORTS, SLEEP, Hand, assert_legal, keepers, made, yard
-from tests.harness.wire import CONFLICT, EXPECT, Process, Record, Rejection
-from tests.integration.test_agent_restart import node_processes, start
+from tests.harness.judging import assert_legal
+from tests.harness.proc import children, keepers
+from tests.harness.processes import Process, node_processes
+from tests.harness.servers import NatsServer, running_server, temporary_folder
+from tests.harness.serving import ANSWERING, PLAIN, PORTS, SLEEP, Hand, made, yard
+from tests.harness.waiting import eventually
+from tests.harness.wire import CONFLICT, EXPECT, Record, Rejection
+from tests.integration.test_agent_restart import start
 
 pytestmark = pytest.mark.timeout(1800)
 

@@ -26,8 +26,11 @@ from cdm.model.content import Content
 from cdm.model.manifest import Manifest
 from cdm.store.connection import Access, connect
 from cdm.store.objects import CHUNK
-from tests.harness.servers import FORGIVEN, NatsServer, environment, eventually, running_cluster
-from tests.harness.wire import Raw, connected, raw
+from tests.harness.processes import environment
+from tests.harness.servers import FORGIVEN, NatsServer, running_cluster
+from tests.harness.store import connected
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

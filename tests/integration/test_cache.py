@@ -25,8 +25,10 @@ from cdm.errors import SliceFailed
 from cdm.model.artifact import Artifact
 from cdm.model.content import Form
 from cdm.model.manifest import Manifest
-from tests.harness.servers import FORGIVEN, NatsServer, eventually
-from tests.harness.wire import Raw, connected, raw
+from tests.harness.servers import FORGIVEN, NatsServer
+from tests.harness.store import connected
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

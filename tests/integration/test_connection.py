@@ -43,8 +43,10 @@ from cdm.node.node import node as make_node
 from cdm.store.bucket import MAX_BATCH, Bucket, Write, dump
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.responder import Identity, Voice
-from tests.harness.servers import FORGIVEN, NatsServer, eventually, free_port, running_cluster, running_server
-from tests.harness.wire import EXPECT, EXPECT_SUBJECT, Raw, connected, raw
+from tests.harness.servers import FORGIVEN, NatsServer, free_port, running_cluster, running_server
+from tests.harness.store import connected
+from tests.harness.waiting import eventually
+from tests.harness.wire import EXPECT, EXPECT_SUBJECT, Raw, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

@@ -25,18 +25,9 @@ from cdm.runtimes.keeper import processes as census
 from cdm.runtimes.keeper.keeper import Keeper, Run
 from cdm.runtimes.keeper.protocol import Heard, Lapse, Spawn, encode
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
-from tests.harness.programs import (
-    READY,
-    SHORT,
-    STUBBORN,
-    Stage,
-    descriptors,
-    exists,
-    key_of,
-    staged,
-    stranger,
-    until,
-)
+from tests.harness.proc import descriptors, exists, stranger
+from tests.harness.programs import READY, SHORT, STUBBORN, Stage, key_of, staged
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -156,7 +147,7 @@ class TestKeeper:
             await stage.noted(number)
         assert stage.crashes == []
         await kill_keeper(stage)
-        await until(lambda: stage.crashes)
+        await eventually(lambda: stage.crashes)
         assert [(crash.key, crash.fatal) for crash in stage.crashes] == [(key, False)]
         assert stage.crashes[0].reason.startswith("the process that keeps this node's slices died after ")
         assert stage.living == []
@@ -221,8 +212,8 @@ async def kill_keeper(stage: Stage, before: Callable[[], object] = lambda: None)
     assert keeper is not None
     before()
     os.kill(keeper, signal.SIGKILL)
-    await until(lambda: not exists(keeper))
-    await until(lambda: stage.runtime.keeper != keeper or not stage.runtime.keeping._ready.is_set())
+    await eventually(lambda: not exists(keeper))
+    await eventually(lambda: stage.runtime.keeper != keeper or not stage.runtime.keeping._ready.is_set())
 
 
 async def test_one_program_more_than_there_are_file_descriptors_for(stage: Stage) -> None:
@@ -367,7 +358,7 @@ class TestNode:
         began = time.monotonic()
         node.kill()
         node.wait()
-        await until(lambda: not [pid for pid in (*pids, keeper) if exists(pid)], within=ORPHAN_BOUND)
+        await eventually(lambda: not [pid for pid in (*pids, keeper) if exists(pid)], within=ORPHAN_BOUND)
         print("nothing left after", time.monotonic() - began)
 
     async def test_what_survives_both_is_ended_before_anything_starts(self, tmp_path: Path, grouped: str) -> None:
@@ -377,8 +368,8 @@ class TestNode:
         node.kill()
         node.wait()
         os.kill(keeper, signal.SIGKILL)
-        await until(lambda: not exists(keeper))
-        await until(lambda: not exists(pids[0]) and not exists(pids[3]), within=2)  # the programs themselves
+        await eventually(lambda: not exists(keeper))
+        await eventually(lambda: not exists(pids[0]) and not exists(pids[3]), within=2)  # the programs themselves
         assert [pid for pid in pids if exists(pid)] == [*pids[1:3], *pids[4:]]  # their children: none told them
         async with staged(tmp_path, cgroups=grouped == "yes"):
             assert not [pid for pid in pids if exists(pid)]

@@ -17,21 +17,12 @@ from cdm.store import connection as connection_module
 from cdm.store import watch as watch_module
 from cdm.store.snapshot import snapshot
 from cdm.store.watch import Phase
-from tests.harness.servers import FORGIVEN, NatsServer, eventually
-from tests.harness.wire import (
-    EXPECT,
-    EXPECT_SUBJECT,
-    SLACK,
-    Nodes,
-    Raw,
-    Rejection,
-    artifact_of,
-    assert_terms_grow,
-    connected,
-    nodes_on,
-    on_nodes,
-    raw,
-)
+from tests.harness.judging import assert_terms_grow
+from tests.harness.nodes import Nodes, nodes_on
+from tests.harness.servers import FORGIVEN, NatsServer
+from tests.harness.store import connected
+from tests.harness.waiting import SLACK, eventually
+from tests.harness.wire import EXPECT, EXPECT_SUBJECT, Raw, Rejection, artifact_of, on_nodes, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

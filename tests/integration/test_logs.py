@@ -18,8 +18,10 @@ import pytest
 from nats.aio.msg import Msg
 
 from cdm.output.wire import WINDOW
-from tests.harness.servers import NatsServer, environment, eventually
-from tests.harness.wire import Processes, Raw, command_line, raw
+from tests.harness.processes import Processes, command_line, environment
+from tests.harness.servers import NatsServer
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, raw
 
 pytestmark = pytest.mark.anyio
 

@@ -22,10 +22,13 @@ import pytest
 
 from cdm.cli import Exit
 from tests.docs.readme import adapted, commands, inline
+from tests.harness.agents import agents
+from tests.harness.processes import environment, processes
 from tests.harness.secure import CONFIG, Certificates, JwtFortress, fortress
-from tests.harness.servers import NatsServer, environment, eventually, free_port, running_server
+from tests.harness.servers import NatsServer, free_port, running_server
 from tests.harness.terminal import terminal
-from tests.harness.wire import Raw, agents, processes, raw
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, raw
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,11 @@ from cdm.model.keys import SLICES, STATUS
 from cdm.store import connection as connection_module
 from cdm.store.bucket import LONGEST_KEY, Bucket, Write
 from cdm.store.connection import Access, connect
-from tests.harness.servers import FORGIVEN, NatsServer, eventually, free_port
-from tests.harness.wire import connected, nodes_on, raw
+from tests.harness.nodes import nodes_on
+from tests.harness.servers import FORGIVEN, NatsServer, free_port
+from tests.harness.store import connected
+from tests.harness.waiting import eventually
+from tests.harness.wire import raw
 from tests.integration.test_leadership import serves
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]

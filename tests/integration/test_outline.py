@@ -13,23 +13,12 @@ import anyio
 import nats.errors
 import pytest
 
-from tests.harness.servers import FORGIVEN, NatsServer, eventually, running_server
-from tests.harness.wire import (
-    SLACK,
-    Process,
-    Processes,
-    Raw,
-    Record,
-    Rejection,
-    agents,
-    artifact_of,
-    assert_terms_grow,
-    command_line,
-    live,
-    on_nodes,
-    processes,
-    raw,
-)
+from tests.harness.agents import agents
+from tests.harness.judging import assert_terms_grow, live
+from tests.harness.processes import Process, Processes, command_line, processes
+from tests.harness.servers import FORGIVEN, NatsServer, running_server
+from tests.harness.waiting import SLACK, eventually
+from tests.harness.wire import Raw, Record, Rejection, artifact_of, on_nodes, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

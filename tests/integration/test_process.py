@@ -28,7 +28,9 @@ from cdm.model.manifest import (
     Up,
 )
 from cdm.runtimes import Runtime, Work
-from tests.harness.programs import Stage, exists, key_of, read, staged, until
+from tests.harness.proc import exists, read
+from tests.harness.programs import Stage, key_of, staged
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -363,7 +365,7 @@ class TestLiveness:
             restart=NEVER,
         )
         key = await stage.up(LISTEN + "time.sleep(600)", manifest)  # accepts, and never answers
-        await until(lambda: stage.crashes)
+        await eventually(lambda: stage.crashes)
         assert stage.crashes[0].key == key
         assert re.search(r"not alive \(port \d+: no answer within 0.2 s, 2 times in a row\)", stage.crashes[0].reason)
         assert stage.runtime.slices == {key: False}
@@ -375,7 +377,7 @@ class TestRestart:
         manifest = Manifest(restart=Restart(attempts=2, backoff=0.1))
         began = time.monotonic()
         key = await stage.up("print('boom'); time.sleep(0.3); sys.exit(9)", manifest)
-        await until(lambda: stage.crashes)
+        await eventually(lambda: stage.crashes)
         assert len(stage.pids) == 3
         assert time.monotonic() - began >= 3 * 0.3 + 0.1 + 0.2
         (crash,) = stage.crashes
@@ -397,7 +399,7 @@ class TestRestart:
             time.sleep(600)
             """
         await stage.up(program, manifest)
-        await until(lambda: stage.crashes)
+        await eventually(lambda: stage.crashes)
         assert len(stage.pids) == 3
         assert (
             stage.crashes[0].reason
@@ -409,14 +411,14 @@ class TestRestart:
     async def test_exit_status_0(self, stage: Stage, policy: str, starts: int) -> None:
         manifest = Manifest(restart=Restart(policy=RestartPolicy(policy), attempts=1, backoff=0.05))
         key = await stage.up("time.sleep(0.2)", manifest)
-        await until(lambda: stage.crashes)
+        await eventually(lambda: stage.crashes)
         assert "exit status 0" in stage.crashes[0].reason
         assert len(stage.pids) == starts
         assert stage.runtime.slices == {key: False}
 
     async def test_gone_meanwhile_is_fatal(self, stage: Stage) -> None:
         key = await stage.up("time.sleep(0.3); os.unlink(__file__); sys.exit(1)", Manifest(entry="main.py"))
-        await until(lambda: stage.crashes)
+        await eventually(lambda: stage.crashes)
         (crash,) = stage.crashes
         assert crash.fatal
         assert "'main.py' is neither" in crash.reason
@@ -431,8 +433,8 @@ class TestRestart:
         assert port is not None
         first = stage.pids[-1]
         os.kill(first, signal.SIGKILL)
-        await until(lambda: stage.pids[-1] != first)
-        await until(lambda: _answers(port))
+        await eventually(lambda: stage.pids[-1] != first)
+        await eventually(lambda: _answers(port))
 
     async def test_what_a_crashed_program_leaves_is_ended_before_it_is_started_again(self, stage: Stage) -> None:
         program = """
@@ -450,7 +452,7 @@ class TestRestart:
     async def test_stopped_while_it_waits_to_be_started_again(self, stage: Stage) -> None:
         key = await stage.up("sys.exit(1)", Manifest(restart=Restart(backoff=30)))
         await stage.noted(1)
-        await until(lambda: not stage.living)
+        await eventually(lambda: not stage.living)
         await anyio.sleep(0.1)
         with anyio.fail_after(5):
             await stage.runtime.deactivate(key)
@@ -461,7 +463,7 @@ class TestRestart:
         await stage.up("time.sleep(600)", Manifest(restart=NEVER))
         (pid,) = await stage.noted(1)
         os.kill(pid, signal.SIGKILL)
-        await until(lambda: stage.crashes)
+        await eventually(lambda: stage.crashes)
         assert "killed by SIGKILL" in stage.crashes[0].reason
 
 

@@ -16,7 +16,9 @@ from cdm.model.manifest import Line, Logs, Manifest, Readiness, Restart, Restart
 from cdm.output.files import Scribe
 from cdm.runtimes.keeper.keeper import Keeper, Run
 from cdm.runtimes.keeper.protocol import Spawn
-from tests.harness.programs import Stage, children, exists, key_of, read, staged, until
+from tests.harness.proc import children, exists, read
+from tests.harness.programs import Stage, key_of, staged
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -90,7 +92,7 @@ async def test_all_that_was_written_before_the_end_is_there(stage: Stage) -> Non
         "for i in range(20000): os.write(1 + i % 2, b'line %d\\n' % i)\nos._exit(7)",
         Manifest(restart=Restart(policy=RestartPolicy.NEVER)),
     )
-    await until(lambda: stage.crashes)
+    await eventually(lambda: stage.crashes)
     assert "last output: line 19990 | " in stage.crashes[0].reason
     assert "line 19999" in stage.crashes[0].reason
     found = [line.text async for line in stage.runtime.output(key)]

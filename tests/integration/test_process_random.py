@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from cdm.errors import SliceFailed
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
-from tests.harness.programs import Stage, all_pids, exists, key_of, staged, until
+from tests.harness.proc import all_pids, exists
+from tests.harness.programs import Stage, key_of, staged
+from tests.harness.waiting import eventually
 
 KEYS = [key_of(ordinal=number) for number in range(3)]
 PROGRAMS = {
@@ -94,7 +96,7 @@ class Player:
 
     async def rest(self) -> None:
         """In the end slices that are active live, and no others do."""
-        await until(
+        await eventually(
             lambda: all(bool(self.of(key)) == bool(self.runtime.slices.get(key)) for key in KEYS),
             within=10,
         )

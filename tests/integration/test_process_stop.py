@@ -14,20 +14,9 @@ import pytest
 
 from cdm.errors import SliceFailed
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
-from tests.harness.programs import (
-    NODE,
-    READY,
-    SHORT,
-    STUBBORN,
-    Stage,
-    children,
-    descriptors,
-    key_of,
-    resident,
-    staged,
-    stranger,
-    until,
-)
+from tests.harness.proc import children, descriptors, resident, stranger
+from tests.harness.programs import NODE, READY, SHORT, STUBBORN, Stage, key_of, staged
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -93,7 +82,7 @@ async def test_children_that_ignore_the_signal(stage: Stage, leave: bool, progra
             except SliceFailed:  # seen to be over at once
                 pass
             else:
-                await until(lambda: stage.crashes)
+                await eventually(lambda: stage.crashes)
     assert len(stage.pids) == 3
     assert stage.living == []
 
@@ -113,7 +102,7 @@ async def test_a_daemon_without_its_environment(stage: Stage) -> None:
     await stage.noted(3)
     await stage.runtime.deactivate(key)
     await stage.runtime.deactivate(other)
-    await until(lambda: not stage.living, within=2)  # without cgroups: with the last slice
+    await eventually(lambda: not stage.living, within=2)  # without cgroups: with the last slice
 
 
 async def test_a_scrubbed_child_in_the_session(stage: Stage) -> None:
@@ -150,7 +139,7 @@ while time.monotonic() < limit:
         os._exit(0)
 """
     key = await stage.up(f"fork({chain!r})" + READY, msgspec.structs.replace(SHORT, stop_grace=0.1))
-    await until(alive.exists)
+    await eventually(alive.exists)
     await stage.runtime.deactivate(key)
     before = alive.stat().st_mtime_ns
     await anyio.sleep(0.5)
@@ -161,7 +150,7 @@ async def test_no_zombies_while_it_runs(stage: Stage) -> None:
     await stage.up("for _ in range(20): fork('pass', leave=True)" + READY, SHORT)
     keeper = stage.runtime.keeper
     assert keeper is not None
-    await until(lambda: len(children(keeper)) == 1)
+    await eventually(lambda: len(children(keeper)) == 1)
 
 
 async def test_others_are_left_alone(stage: Stage) -> None:
@@ -209,7 +198,7 @@ async def test_a_stop_that_is_cancelled_at_once_goes_on(stage: Stage) -> None:
     with anyio.move_on_after(0):
         await stage.runtime.deactivate(key)
     assert stage.runtime.slices == {key: False}
-    await until(lambda: not stage.living)
+    await eventually(lambda: not stage.living)
     await stage.runtime.activate(key)
 
 

@@ -7,8 +7,10 @@ import json
 import pytest
 
 from cdm.store.bucket import Bucket
-from tests.harness.servers import NatsServer, eventually
-from tests.harness.wire import Raw, nodes_on, raw
+from tests.harness.nodes import nodes_on
+from tests.harness.servers import NatsServer
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, raw
 
 pytestmark = pytest.mark.anyio
 

@@ -19,8 +19,12 @@ from cdm.node.registration import Presence
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.snapshot import snapshot
-from tests.harness.servers import FORGIVEN, NatsServer, eventually, running_server
-from tests.harness.wire import SLACK, Raw, agents, connected, nodes_on, raw
+from tests.harness.agents import agents
+from tests.harness.nodes import nodes_on
+from tests.harness.servers import FORGIVEN, NatsServer, running_server
+from tests.harness.store import connected
+from tests.harness.waiting import SLACK, eventually
+from tests.harness.wire import Raw, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

@@ -15,8 +15,11 @@ from cdm.model.node import EXTERNAL, Role
 from cdm.node.node import NodeSettings
 from cdm.node.node import node as make_node
 from cdm.store.connection import Access, connect
-from tests.harness.servers import FORGIVEN, NatsServer, eventually, running_cluster
-from tests.harness.wire import Raw, Rejection, agents, artifact_of, processes, raw
+from tests.harness.agents import agents
+from tests.harness.processes import processes
+from tests.harness.servers import FORGIVEN, NatsServer, running_cluster
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, Rejection, artifact_of, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

@@ -17,8 +17,12 @@ from cdm.model.slice import SliceState, SliceValue
 from cdm.node import registration
 from cdm.node.managing import Managing
 from cdm.node.serving import OwnSlices, Serving
-from tests.harness.servers import NatsServer, eventually
-from tests.harness.wire import SLACK, Raw, agents, command_line, nodes_on, processes, raw
+from tests.harness.agents import agents
+from tests.harness.nodes import nodes_on
+from tests.harness.processes import command_line, processes
+from tests.harness.servers import NatsServer
+from tests.harness.waiting import SLACK, eventually
+from tests.harness.wire import Raw, raw
 
 pytestmark = pytest.mark.anyio
 

@@ -21,6 +21,8 @@ from cdm.errors import AccessDenied, Unreachable, Untrusted
 from cdm.model.artifact import Artifact
 from cdm.store.access import Access
 from cdm.store.connection import connect
+from tests.harness.agents import agents_of
+from tests.harness.processes import Processes, command_line
 from tests.harness.secure import (
     Certificates,
     Fortress,
@@ -30,8 +32,9 @@ from tests.harness.secure import (
     permissions_of_node,
     with_nodes,
 )
-from tests.harness.servers import FORGIVEN, eventually, free_port, running_server
-from tests.harness.wire import Processes, Raw, agents_of, command_line
+from tests.harness.servers import FORGIVEN, free_port, running_server
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

@@ -16,10 +16,11 @@ from cdm.errors import SliceFailed
 from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
 from cdm.runtimes.process.supervisor import Keeping
-from tests.harness.servers import FORGIVEN, NatsServer, eventually
+from tests.harness.processes import Processes, node_processes
+from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, SLEEP, Yard, agent_alone, made, yard
-from tests.harness.wire import Processes
-from tests.integration.test_agent_restart import node_processes, start
+from tests.harness.waiting import eventually
+from tests.integration.test_agent_restart import start
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

@@ -19,8 +19,9 @@ from cdm.store import watch as watch_module
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.watch import Phase, Watch
-from tests.harness.servers import FORGIVEN, NatsServer, eventually, running_server
-from tests.harness.wire import Mirror
+from tests.harness.servers import FORGIVEN, NatsServer, running_server
+from tests.harness.store import Mirror
+from tests.harness.waiting import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

@@ -27,8 +27,10 @@ from cdm.store import watch as watch_module
 from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import Bucket
 from cdm.store.watch import Phase, Watch
-from tests.harness.servers import FORGIVEN, NatsServer, eventually
-from tests.harness.wire import Mirror, Raw, Rejection, connected, raw, watching
+from tests.harness.servers import FORGIVEN, NatsServer
+from tests.harness.store import Mirror, connected, watching
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, Rejection, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 

@@ -22,8 +22,9 @@ from cdm.model.status import Condition, Status
 from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import MAX_BATCH, Bucket, Write
 from cdm.wakeup import Wakeup
-from tests.harness.servers import NatsServer, eventually
-from tests.harness.wire import connected
+from tests.harness.servers import NatsServer
+from tests.harness.store import connected
+from tests.harness.waiting import eventually
 from tests.unit.support import n
 
 pytestmark = pytest.mark.anyio

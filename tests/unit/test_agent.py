@@ -21,7 +21,7 @@ from cdm.model.manifest import Manifest
 from cdm.model.slice import SliceState, SliceValue
 from cdm.runtimes import Work
 from cdm.store.bucket import Bucket
-from tests.harness.servers import eventually
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 

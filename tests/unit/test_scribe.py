@@ -19,7 +19,7 @@ from cdm.model.manifest import Logs
 from cdm.output.files import CUT, LAST_LENGTH, LEAST, MAX_LINE, Cutter, Scribe, numbers, path_of
 from cdm.output.reading import folder_name, parse, prune, tail
 from cdm.runtimes import OutputLine
-from tests.harness.servers import eventually
+from tests.harness.waiting import eventually
 from tests.unit.support import artifacts, node_ids
 
 pytestmark = pytest.mark.anyio

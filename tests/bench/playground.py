@@ -1,4 +1,4 @@
-"""The stage that benchmarks play on: real servers, node processes, and clusters made up by writing to the buckets."""
+"""Where benchmarks are played: real servers, node processes, and clusters made up by writing to the buckets."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from cdm.node.node import Node, NodeSettings
 from cdm.store.bucket import MAX_BATCH, Bucket, Write, buckets, dump
 from cdm.store.connection import Access, Connection, connect
 from tests.bench.measure import peak_memory
-from tests.harness.servers import NatsServer, environment, raw_client, running_cluster, running_server
+from tests.harness.processes import environment
+from tests.harness.servers import NatsServer, raw_client, running_cluster, running_server
 
 POLL = 0.01
 """Seconds between two looks at how far something is."""
 
 
-class Stage:
-    """A server, or several as one cluster, with the buckets made. Made by `stage`."""
+class Playground:
+    """A server, or several as one cluster, with the buckets made. Made by `playground`."""
 
     def __init__(self, servers: Sequence[NatsServer], connection: Connection, client: Client, replicas: int) -> None:
         self.servers = servers
@@ -113,7 +114,7 @@ async def until(predicate: Callable[[], Awaitable[bool]], within: float, pause: 
 
 
 @asynccontextmanager
-async def stage(*, servers: int = 1, monitoring: bool = False) -> AsyncIterator[Stage]:
+async def playground(*, servers: int = 1, monitoring: bool = False) -> AsyncIterator[Playground]:
     """A fresh server, or cluster, for the time of the ``with`` block."""
     replicas = 1 if servers == 1 else 3
     arguments = ["-m", "-1"] if monitoring else []
@@ -126,10 +127,10 @@ async def stage(*, servers: int = 1, monitoring: bool = False) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def _on(servers: Sequence[NatsServer], replicas: int) -> AsyncIterator[Stage]:
+async def _on(servers: Sequence[NatsServer], replicas: int) -> AsyncIterator[Playground]:
     urls = tuple(server.url for server in servers)
     async with connect(Access(urls), name="bench") as connection, raw_client(*urls) as client:
-        found = Stage(servers, connection, client, replicas)
+        found = Playground(servers, connection, client, replicas)
         for bucket in found.buckets.values():
             await bucket.ensure(create=True, replicas=replicas)
         yield found
@@ -138,7 +139,7 @@ async def _on(servers: Sequence[NatsServer], replicas: int) -> AsyncIterator[Sta
 class NodeProcess:
     """A real ``cdm node``, logging as it does by default. Made by `node_process`."""
 
-    def __init__(self, on: Stage, name: str, *options: str) -> None:
+    def __init__(self, on: Playground, name: str, *options: str) -> None:
         self.name = name
         self._log = on.servers[0].folder / f"{name}.log"
         command = [sys.executable, "-m", "cdm", "node", "--id", name, "--server", on.urls, *options]
@@ -174,7 +175,7 @@ class NodeProcess:
 
 
 @contextmanager
-def node_process(on: Stage, name: str, *options: str) -> Iterator[NodeProcess]:
+def node_process(on: Playground, name: str, *options: str) -> Iterator[NodeProcess]:
     """A real ``cdm node``, killed at the end of the ``with`` block."""
     process = NodeProcess(on, name, *options)
     try:

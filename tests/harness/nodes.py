@@ -1,0 +1,144 @@
+"""Nodes that run in the test's own process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from cdm.manager.active import Active
+from cdm.model.artifact import NodeId
+from cdm.model.node import EXTERNAL, Role
+from cdm.node import node as runtime
+from cdm.node.managing import Managing
+from cdm.node.node import Node, NodeSettings
+from cdm.store.connection import Access
+from tests.harness.servers import NatsServer
+from tests.harness.waiting import eventually
+
+
+class Running:
+    """A node that runs in this process. Made by `Nodes.start`."""
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self.settings = settings
+        self.error: BaseException | None = None
+        self.ended = anyio.Event()
+        self._node: Node | None = None
+        self._stop = anyio.Event()
+        self._scope = anyio.CancelScope()
+
+    @property
+    def node(self) -> Node:
+        """The node itself."""
+        assert self._node is not None
+        return self._node
+
+    @property
+    def managing(self) -> Managing:
+        """The node's part in elections and decisions."""
+        return self.node.part(Managing)
+
+    @property
+    def active(self) -> int:
+        """The term in which its manager is Active; 0 where it is not."""
+        if self._node is None or self.ended.is_set() or self.settings.role is Role.AGENT:
+            return 0
+        state = self.managing.manager.state
+        return state.term if isinstance(state, Active) else 0
+
+    async def run(self, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Run the node to its end and keep the error that ended it."""
+        try:
+            async with runtime.node(self.settings) as node:
+                self._node = node
+                task_status.started()
+                with self._scope:
+                    await node.run(self._stop)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the test judges it
+            self.error = error
+            while isinstance(self.error, BaseExceptionGroup) and len(self.error.exceptions) == 1:
+                self.error = self.error.exceptions[0]
+        finally:
+            self.ended.set()
+
+    async def stop(self) -> None:
+        """Let it leave in good order."""
+        self._stop.set()
+        with anyio.fail_after(10):
+            await self.ended.wait()
+        assert self.error is None, repr(self.error)
+
+    async def crash(self) -> None:
+        """End it without a farewell: its connection closes, nothing else."""
+        self._scope.cancel()
+        with anyio.fail_after(10, shield=True):
+            await self.ended.wait()
+
+
+class Nodes:
+    """Nodes that run in this process. Made by `nodes_on`."""
+
+    def __init__(self, server: NatsServer, tasks: anyio.abc.TaskGroup, defaults: dict[str, Any]) -> None:
+        self._server = server
+        self._tasks = tasks
+        self._defaults = defaults
+        self.all: dict[str, Running] = {}
+
+    async def start(self, *names: str, **settings: Any) -> None:
+        """Start nodes and wait until they are registered."""
+        for name in names:
+            access = Access(servers=(self._server.url,))
+            options: dict[str, Any] = {
+                "lease_ttl": 2.0,
+                "node_ttl": 2.0,
+                "runtime": EXTERNAL,
+                **self._defaults,
+                **settings,
+            }
+            running = Running(NodeSettings(NodeId(name), access, **options))
+            self.all[name] = running
+            await self._tasks.start(running.run)
+        await eventually(lambda: all(self.registered(name) for name in names), what=f"{names} are up")
+
+    def registered(self, name: str) -> bool:
+        """Whether the node has registered; fails where it ended instead."""
+        running = self.all[name]
+        assert not running.ended.is_set(), repr(running.error)
+        return running.node.presence._revision > 0
+
+    def active(self) -> list[Running]:
+        """All nodes whose managers are Active."""
+        return [running for running in self.all.values() if running.active]
+
+    async def leader(self, above: int = 0, within: float = 10.0) -> Running:
+        """The one node that is Active, in a term above the given one."""
+
+        def one() -> Running | None:
+            found = [running for running in self.active() if running.active > above]
+            return found[0] if len(found) == 1 and len(self.active()) == 1 else None
+
+        found = await eventually(one, within, f"one node is Active in a term above {above}")
+        assert found is not None
+        return found
+
+    def unharmed(self) -> None:
+        """No node ended that was not told to."""
+        for name, running in self.all.items():
+            assert running.error is None, f"{name}: {running.error!r}"
+
+
+@asynccontextmanager
+async def nodes_on(server: NatsServer, **settings: Any) -> AsyncIterator[Nodes]:
+    """Nodes in this process, ended with the ``with`` block."""
+    async with anyio.create_task_group() as tasks:
+        nodes = Nodes(server, tasks, settings)
+        try:
+            yield nodes
+        finally:
+            for running in nodes.all.values():
+                await running.crash()
+        tasks.cancel_scope.cancel()

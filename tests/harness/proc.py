@@ -1,0 +1,74 @@
+"""An eye of the tests' own on /proc."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def exists(pid: int) -> bool:
+    """Whether there is a process with this pid, or a zombie, unless that is left to the machine's first process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] != "Z" or fields[1] != "1"
+
+
+def all_pids() -> list[str]:
+    """Of all processes."""
+    return [each.name for each in Path("/proc").iterdir() if each.name.isdigit()]
+
+
+def read(path: str) -> bytes:
+    """What is in a file of /proc."""
+    return Path(path).read_bytes()
+
+
+def resident(pid: int) -> int:
+    """Resident memory of a process, in kB."""
+    return int(read(f"/proc/{pid}/statm").split()[1]) * resource.getpagesize() // 1024
+
+
+def descriptors(pid: int) -> int:
+    """How many a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def children(pid: int) -> list[int]:
+    """Pids of a process's children, zombies included."""
+    found = []
+    for name in all_pids():
+        try:
+            fields = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(name))
+    return found
+
+
+def keepers(parent: int | None = None) -> list[int]:
+    """Keepers that a process has started; None: this one."""
+    return [pid for pid in children(os.getpid() if parent is None else parent) if b"keeper" in _command(pid)]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@contextmanager
+def stranger(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is none of ours, in a session of its own."""
+    with subprocess.Popen(command or ("sleep", "600"), stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -1,0 +1,175 @@
+"""`cdm` as processes: nodes that run, and commands that end."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import anyio
+import nats.errors
+
+from cdm.model.node import EXTERNAL
+from tests.harness.servers import NatsServer
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, Rejection
+
+
+def environment() -> dict[str, str]:
+    """The environment for processes that tests start: nothing of the developer's own NATS."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "CDM_"))}
+
+
+class Process:
+    """A ``cdm node`` process. Made by `Processes.start`."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.name = name
+        self._process = process
+        self._log = log
+
+    @property
+    def pid(self) -> int:
+        """Its pid."""
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What it wrote."""
+        return self._log.read_text(errors="replace")
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._process.poll()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    async def ends(self, within: float = 10.0) -> int:
+        """Wait for its end; returns the exit code."""
+        await eventually(lambda: self.code is not None, within, f"{self.name} ends")
+        assert self.code is not None
+        return self.code
+
+    def kill(self) -> None:
+        """End it, if it runs, as a power cut would."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.send_signal(signal.SIGCONT)
+            self._process.wait(10)
+
+
+class Processes:
+    """``cdm node`` processes on one server or cluster. Made by `processes`."""
+
+    def __init__(self, urls: str, folder: Path, options: Sequence[str]) -> None:
+        self._urls = urls
+        self._folder = folder
+        self._options = options
+        self.all: dict[str, Process] = {}
+        """The process that was started last under each name."""
+        self._ever: list[Process] = []
+
+    def start(self, name: str, *options: str) -> Process:
+        """Start a node."""
+        log = self._folder / f"{name}-{secrets.token_hex(2)}.log"
+        options = ("--id", name, "--server", self._urls, "--log-level", "debug", *self._options, *options)
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cdm", "node", *_outside(options), *options],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment(),
+                cwd=self._folder,
+            )
+        started = self.all[name] = Process(name, process, log)
+        self._ever.append(started)
+        return started
+
+    def kill(self) -> None:
+        """End all that were ever started."""
+        for process in self._ever:
+            process.kill()
+
+    def unharmed(self, *but: str) -> None:
+        """Every process runs still, except these."""
+        for name, process in self.all.items():
+            assert name in but or process.code is None, f"{name} ended with {process.code}:\n{process.log[-3000:]}"
+
+    def logs(self) -> str:
+        """The last lines of every process."""
+        return "\n".join(f"--- {name}\n{process.log[-60000:]}" for name, process in self.all.items())
+
+
+@asynccontextmanager
+async def processes(
+    server: NatsServer | Sequence[NatsServer],
+    user: Raw,
+    folder: Path,
+    *names: str,
+    lease_ttl: float = 2,
+    node_ttl: float = 2,
+) -> AsyncIterator[Processes]:
+    """``cdm node`` processes that are registered and have a leader; killed with the ``with`` block."""
+    servers = [server] if isinstance(server, NatsServer) else server
+    times = ("--lease-ttl", str(lease_ttl), "--node-ttl", str(node_ttl), "--reconcile-interval", "1")
+    running = Processes(",".join(one.url for one in servers), folder, times)
+    try:
+        for name in names:
+            running.start(name)
+
+        async def up() -> bool:
+            running.unharmed()
+            try:
+                registered = await user.contents("nodes")
+            except (Rejection, nats.errors.Error):
+                return False
+            return set(names) <= set(registered) and bool(await user.lease())
+
+        await eventually(up, 30, "all nodes are registered and one leads")
+        yield running
+    except BaseException:
+        if os.environ.get("CDM_TEST_LOGS"):
+            print(running.logs())
+        raise
+    finally:
+        running.kill()
+
+
+@contextmanager
+def node_processes(server: NatsServer, folder: Path) -> Iterator[Processes]:
+    """Room for ``cdm node`` processes; killed with the ``with`` block."""
+    times = ("--lease-ttl", "2", "--node-ttl", "2", "--reconcile-interval", "1")
+    running = Processes(server.url, folder, times)
+    try:
+        yield running
+    finally:
+        running.kill()
+
+
+async def command_line(
+    *arguments: str, within: float = 20, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run ``cdm`` to its end."""
+    if arguments[0] == "node":
+        arguments = ("node", *_outside(arguments), *arguments[1:])
+    with anyio.fail_after(within):
+        return await anyio.run_process(
+            [sys.executable, "-m", "cdm", *arguments],
+            check=False,
+            env={**environment(), "COLUMNS": "200", **(env or {})},
+            stdin=subprocess.DEVNULL,
+        )
+
+
+def _outside(options: Sequence[str]) -> tuple[str, ...]:
+    """Leaves a node's slices to the test's own agent, unless the options say otherwise."""
+    return () if {"--runtime", "manager"} & {*options} else ("--runtime", EXTERNAL)
