@@ -1,10 +1,12 @@
 """What the package exports; `cdm` takes it from here when it is first asked for."""
 
 from cdm.dispatch.messages import (
+    MESSAGES,
     Cause,
     Connected,
     Disconnected,
     IntentChanged,
+    KeyedMessage,
     KeyRejected,
     LeaderChange,
     Message,
@@ -26,15 +28,16 @@ from cdm.manager.active import Active, Dormant
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Order, Outbox
 from cdm.manager.reconciliation import Command, Policy
-from cdm.manager.topology import Topology
+from cdm.manager.topology import Missing, Registered, Topology
 from cdm.model.artifact import Artifact, NodeId, node_id
-from cdm.model.blueprint import Blueprint
+from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, Key, LeaseKey, NodeKey, SliceKey, StatusKey, encode
 from cdm.model.node import Fence, Intent, Lease, Registration, Role, Schedule
 from cdm.model.slice import TRANSITIONS, SliceState, SliceValue, legal
 from cdm.model.status import Condition, Status
 
 __all__ = [
+    "MESSAGES",
     "TRANSITIONS",
     "Active",
     "Artifact",
@@ -59,10 +62,12 @@ __all__ = [
     "InvalidNodeId",
     "Key",
     "KeyRejected",
+    "KeyedMessage",
     "LeaderChange",
     "Lease",
     "LeaseKey",
     "Message",
+    "Missing",
     "ModelError",
     "NodeDied",
     "NodeId",
@@ -72,7 +77,9 @@ __all__ = [
     "NodeMissing",
     "Order",
     "Outbox",
+    "Overrides",
     "Policy",
+    "Registered",
     "Registration",
     "RejectedKeyRemoved",
     "Role",

@@ -1,7 +1,7 @@
 """What travels over the router. Every message is a frozen value that names its topic.
 
 A topic is the pair of the message's class and, for messages about a key, the key's class; it is all that dispatch
-looks at.
+looks at. `MESSAGES` lists every message that there is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from msgspec import Struct
 
 from cdm.model.artifact import Artifact, NodeId
-from cdm.model.keys import Key
+from cdm.model.keys import LAYOUTS, STATUS, Key
 from cdm.model.node import Intent, Registration
 
 K = TypeVar("K", bound=Key, covariant=True)
@@ -121,13 +121,13 @@ class LeaderChange(Message, frozen=True, gc=False):
 
 
 class Connected(Message, frozen=True, gc=False):
-    """Nodes can be heard (again): NATS is connected, the mirror is complete, and heartbeats are taken."""
+    """Nodes can be heard (again): NATS is connected, the mirror is complete, and heartbeats are accepted."""
 
     at: float
 
 
 class Disconnected(Message, frozen=True, gc=False):
-    """Nodes cannot be heard: the connection to NATS is down, or no heartbeat is taken."""
+    """Nodes cannot be heard: the connection to NATS is down, or heartbeats are not accepted."""
 
     at: float
 
@@ -164,7 +164,7 @@ class NodeDied(Message, frozen=True, gc=False):
 
 
 class IntentChanged(Message, frozen=True, gc=False):
-    """An operator cordoned, drained or freed a node."""
+    """An operator cordoned or drained a node, or made it schedulable again."""
 
     node: NodeId
     intent: Intent
@@ -186,3 +186,31 @@ class WriteFailed(Message, frozen=True, gc=False):
     revision: int
     """The stream's last sequence after the failure: a mirror that has come this far shows what became of it."""
     reason: str
+
+
+def about(*kinds: type[Key]) -> tuple[Any, ...]:
+    """The messages that a watch sends about keys of these kinds, as a router takes them."""
+    return tuple(message[kind, kind.value_type] for kind in kinds for message in (ValuePut, ValueRemove, ValueRejected))
+
+
+def about_rejected(*kinds: type[Key]) -> tuple[Any, ...]:
+    """The messages about keys that do not decode, in buckets for keys of these kinds."""
+    return tuple(message[kind] for kind in kinds for message in (KeyRejected, RejectedKeyRemoved))
+
+
+MESSAGES: tuple[Any, ...] = (
+    *(message for layout in LAYOUTS for message in about(*layout.kinds)),
+    *(message for layout in LAYOUTS if layout is not STATUS for message in about_rejected(layout.kinds[0])),
+    LeaderChange,
+    Connected,
+    Disconnected,
+    Tick,
+    NodeJoined,
+    NodeLeft,
+    NodeMissing,
+    NodeDied,
+    IntentChanged,
+    Written,
+    WriteFailed,
+)
+"""Every message that there is, as a router takes them. (Every key of ``status`` decodes.)"""

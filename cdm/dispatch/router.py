@@ -11,8 +11,11 @@ receiver without a usable annotation, a receiver that nothing is sent to, a mess
 `WiringError` then, not a surprise later. At run time a message costs one dictionary look-up of its topic; the list
 behind a topic that is seen for the first time is worked out from the annotations, base classes included.
 
+A topic's receivers are called in the order in which their objects were given to the router, and those of one object in
+the order in which its class defines them: a base class's first, an overridden method in the place of what it overrides.
+
 Receivers are synchronous, so that each message is atomic on the event loop. An exception that a receiver raises goes
-to the caller of `Router.route`, which brought the message.
+to the caller of `Router.route`.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ class Router:
     """Hands each message to the receivers whose annotation covers it.
 
     Args:
-        receivers: objects with `receiver` methods; for one topic they are called in this order.
+        receivers: objects with `receiver` methods, in the order in which they are to be called.
         sends: the message types that will be routed, written as in an annotation (``ValuePut[SliceKey, SliceValue]``).
 
     Raises:
@@ -53,8 +56,7 @@ class Router:
         self._table = _Table(self._wired)
         sent = {topic for annotation in sends for topic in _topics(annotation, "sends")}
         for topic in sorted(sent, key=_show):
-            if not self._table[topic]:
-                raise WiringError(f"nobody receives {_show(topic)}")
+            self._table[topic]  # raises where nobody receives it
         for method, topics in self._wired:
             for topic in topics:
                 if not any(_covers(topic, each) for each in sent):
@@ -72,7 +74,11 @@ class Router:
 
 
 class _Table(dict[Topic, tuple[Receiver, ...]]):
-    """Topic to receivers; a leaf topic that is seen first is resolved and kept."""
+    """Topic to receivers, at least one; a topic that is looked up for the first time is resolved and kept.
+
+    Raises:
+        WiringError: on looking up a topic that nobody receives.
+    """
 
     def __init__(self, wired: list[tuple[Any, tuple[Topic, ...]]]) -> None:
         super().__init__()
@@ -94,13 +100,15 @@ def _covers(wanted: Topic, topic: Topic) -> bool:
 
 
 def _receivers_of(instance: object) -> Iterator[tuple[Any, tuple[Topic, ...]]]:
+    kind = type(instance)
     found = False
-    for name, function in inspect.getmembers(type(instance), inspect.isfunction):
-        if getattr(function, _MARK, False):
+    for name in dict.fromkeys(name for base in reversed(kind.__mro__) for name in vars(base)):
+        function = getattr(kind, name, None)  # which may override a base class's
+        if inspect.isfunction(function) and getattr(function, _MARK, False):
             found = True
             yield getattr(instance, name), _signature(function)
     if not found:
-        raise WiringError(f"{type(instance).__name__} has no @receiver method")
+        raise WiringError(f"{kind.__name__} has no @receiver method")
 
 
 def _signature(function: Callable[..., Any]) -> tuple[Topic, ...]:

@@ -188,7 +188,10 @@ class ClusterDeploymentManager:
 
     @receiver
     def on_leadership_record(
-        self, message: ValuePut[LeaseKey | FenceKey, Any] | ValueRemove[LeaseKey | FenceKey, Any]
+        self,
+        message: ValuePut[LeaseKey | FenceKey, Any]
+        | ValueRemove[LeaseKey | FenceKey, Any]
+        | ValueRejected[LeaseKey | FenceKey, Any],
     ) -> None:
         """The lease and the fence share the slices' stream: they tell how far its mirror has come."""
         self._reached(message.revision)

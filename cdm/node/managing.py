@@ -14,24 +14,7 @@ import anyio.lowlevel
 
 from cdm import clock
 from cdm.artifacts.repository import Artifacts
-from cdm.dispatch.messages import (
-    Connected,
-    Disconnected,
-    IntentChanged,
-    KeyRejected,
-    LeaderChange,
-    NodeDied,
-    NodeJoined,
-    NodeLeft,
-    NodeMissing,
-    RejectedKeyRemoved,
-    Tick,
-    ValuePut,
-    ValueRejected,
-    ValueRemove,
-    WriteFailed,
-    Written,
-)
+from cdm.dispatch.messages import MESSAGES, Tick
 from cdm.errors import AccessDenied, StoreError
 from cdm.leader.election import Election, Timing
 from cdm.leader.leadership import Leadership
@@ -40,34 +23,11 @@ from cdm.log import Log
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Outbox
 from cdm.manager.topology import Topology
-from cdm.model.keys import LAYOUTS
 from cdm.node.part import WHOLE, Ground, ensure
 from cdm.store.bucket import Bucket
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.node")
-
-SENT = (
-    *(
-        message[kind, kind.value_type]
-        for message in (ValuePut, ValueRemove, ValueRejected)
-        for layout in LAYOUTS
-        for kind in layout.kinds
-    ),
-    *(message[layout.kinds[0]] for message in (KeyRejected, RejectedKeyRemoved) for layout in LAYOUTS[:3]),
-    LeaderChange,
-    Connected,
-    Disconnected,
-    Tick,
-    NodeJoined,
-    NodeLeft,
-    NodeMissing,
-    NodeDied,
-    IntentChanged,
-    Written,
-    WriteFailed,
-)
-"""Every message that there is, as receivers annotate them. Keys of ``status`` always decode."""
 
 
 class Managing:
@@ -128,7 +88,7 @@ class Managing:
     @property
     def sends(self) -> tuple[Any, ...]:
         """Everything."""
-        return SENT
+        return MESSAGES
 
     @property
     def work(self) -> tuple[Callable[[], Coroutine[Any, Any, object]], ...]:

@@ -23,6 +23,8 @@ from cdm.dispatch.messages import (
     ValuePut,
     ValueRejected,
     ValueRemove,
+    about,
+    about_rejected,
 )
 from cdm.dispatch.router import receiver
 from cdm.errors import FolderTaken, UsageError
@@ -38,16 +40,8 @@ from cdm.store.bucket import Bucket
 
 log = Log("cdm.slices")
 
-SENT = (
-    ValuePut[SliceKey, SliceValue],
-    ValueRemove[SliceKey, SliceValue],
-    ValueRejected[SliceKey, SliceValue],
-    KeyRejected[SliceKey],
-    RejectedKeyRemoved[SliceKey],
-    Connected,
-    Disconnected,
-)
-"""Every message about a node's own slices, as receivers annotate them."""
+SENT = (*about(SliceKey), *about_rejected(SliceKey), Connected, Disconnected)
+"""Every message about a node's own slices."""
 
 
 class OwnSlices:

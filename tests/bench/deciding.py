@@ -9,6 +9,7 @@ from typing import Any
 
 from cdm import clock
 from cdm.dispatch.messages import (
+    MESSAGES,
     Connected,
     Disconnected,
     IntentChanged,
@@ -37,7 +38,7 @@ from cdm.manager.reconciliation import Place, Policy, reconcile
 from cdm.manager.topology import Topology
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Blueprint
-from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, Key, LeaseKey, NodeKey, SliceKey, StatusKey
+from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, Key, LeaseKey, NodeKey, SliceKey
 from cdm.model.node import Fence, Intent, Lease, Registration, Schedule
 from cdm.model.slice import SliceState, SliceValue
 from tests.bench.measure import Figure, Goal, figure, seconds
@@ -45,15 +46,6 @@ from tests.bench.playground import ACTIVE, artifact, nodes_named, slice_keys
 
 INSTANCES = 100
 LEADER = NodeId("leader")
-DEPLOYED = (SliceKey, BlueprintKey, StatusKey, NodeKey, IntentKey)
-SENT: tuple[Any, ...] = (
-    *(message[kind, kind.value_type] for message in (ValuePut, ValueRemove, ValueRejected) for kind in DEPLOYED),
-    *(message[kind, kind.value_type] for message in (ValuePut, ValueRemove) for kind in (LeaseKey, FenceKey)),
-    *(message[kind] for message in (KeyRejected, RejectedKeyRemoved) for kind in (SliceKey, BlueprintKey, NodeKey)),
-    *(LeaderChange, Connected, Disconnected, Tick, Written, WriteFailed),
-    *(NodeJoined, NodeLeft, NodeMissing, NodeDied, IntentChanged),
-)
-"""What a manager and a topology are sent."""
 
 
 class World:
@@ -73,7 +65,7 @@ class World:
         self.manager = ClusterDeploymentManager(
             LEADER, self.topology, self.outbox, clock.now, lambda: None, reconcile_interval=1e9
         )
-        self.route: Callable[[Message], None] = Router((self.topology, self.manager), SENT).route
+        self.route: Callable[[Message], None] = Router((self.topology, self.manager), MESSAGES).route
         for name in names:
             self.route(ValuePut(NodeKey(name), Registration(), 1, clock.now()))
         self.blueprints = slices // instances
@@ -254,7 +246,7 @@ def route(quick: bool) -> list[Figure]:
     """A message through the router, against a bare call of its receiver."""
     count, repetitions = (100_000, 5) if quick else (1_000_000, 9)
     nothing = Nothing()
-    router = Router((nothing,), SENT)
+    router = Router((nothing,), MESSAGES)
     kinds = messages()
     shuffled = [random.Random(1).choice(kinds) for _ in range(1_000)]
     loops = count // len(shuffled)

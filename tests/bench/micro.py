@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from cdm.dispatch.messages import MESSAGES
 from cdm.dispatch.router import Router
 from cdm.manager.allocation import Host, Ranking, allocate
 from cdm.manager.cluster import Desired, Group
@@ -20,7 +21,7 @@ from cdm.model.blueprint import Blueprint
 from cdm.model.keys import SLICES, BlueprintKey, decode_artifact, encode
 from cdm.model.slice import SliceValue
 from cdm.store.bucket import dump
-from tests.bench.deciding import SENT, Nothing, World, messages
+from tests.bench.deciding import Nothing, World, messages
 from tests.bench.playground import ACTIVE, artifact, nodes_named, slice_keys
 
 pytest.importorskip("pytest_benchmark")
@@ -63,7 +64,7 @@ def test_parse_blueprint(benchmark: Any) -> None:
 
 
 def test_route(benchmark: Any) -> None:
-    route, sent = Router((Nothing(),), SENT).route, messages()
+    route, sent = Router((Nothing(),), MESSAGES).route, messages()
 
     def every() -> None:
         for message in sent:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar, Union
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 import pytest
 
+from cdm.dispatch import messages
 from cdm.dispatch.messages import (
+    MESSAGES,
     KeyedMessage,
     KeyRejected,
     LeaderChange,
@@ -22,7 +24,7 @@ from cdm.dispatch.router import Router, receiver
 from cdm.errors import WiringError
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Blueprint
-from cdm.model.keys import BlueprintKey, Key, LeaseKey, NodeKey, SliceKey, StatusKey
+from cdm.model.keys import LAYOUTS, BlueprintKey, Key, LeaseKey, NodeKey, SliceKey, StatusKey
 from cdm.model.node import Registration
 from cdm.model.slice import SliceState, SliceValue
 from cdm.model.status import Status
@@ -123,6 +125,54 @@ def test_receivers_are_called_in_the_order_in_which_they_were_given() -> None:
     for at in range(3):
         router.route(Tick(at))
     assert [name for name, _ in heard] == list("cabd") * 3
+
+
+class InOrder(Base):
+    """Its names are not in alphabetical order."""
+
+    @receiver
+    def when_it_ticks(self, tick: Tick) -> None:
+        self.heard.append("first")
+
+    @receiver
+    def on_tick(self, tick: Tick) -> None:
+        self.heard.append("second")
+
+    @receiver
+    def after(self, message: Message) -> None:
+        self.heard.append("third")
+
+
+class Derived(InOrder):
+    @receiver
+    def a_new_one(self, tick: Tick) -> None:
+        self.heard.append("fourth")
+
+    @receiver
+    def on_tick(self, tick: Tick) -> None:
+        self.heard.append("instead of second")
+
+
+def test_the_receivers_of_one_object_are_called_as_they_are_defined_whatever_their_names() -> None:
+    each = InOrder()
+    Router([each], [Tick]).route(Tick(1))
+    assert each.heard == ["first", "second", "third"]
+
+
+def test_a_base_classes_receivers_come_first_and_what_overrides_one_takes_its_place() -> None:
+    each = Derived()
+    Router([each], [Tick]).route(Tick(1))
+    assert each.heard == ["first", "instead of second", "third", "fourth"]
+
+
+def test_the_list_of_messages_is_complete() -> None:
+    """Every class of message, about every kind of key that a bucket is for."""
+    listed = {get_origin(each) or each for each in MESSAGES}
+    keyed = {get_args(each) for each in MESSAGES if get_origin(each) is ValuePut}
+    defined = {each for each in vars(messages).values() if isinstance(each, type) and issubclass(each, Message)}
+    assert listed == defined - {Message, KeyedMessage}
+    assert keyed == {(kind, kind.value_type) for layout in LAYOUTS for kind in layout.kinds}
+    assert len(set(MESSAGES)) == len(MESSAGES)
 
 
 @pytest.mark.parametrize("kind", [UnionOfMessages, OldUnion])

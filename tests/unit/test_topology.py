@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,6 +22,8 @@ from cdm.dispatch.messages import (
     ValuePut,
     ValueRejected,
     ValueRemove,
+    about,
+    about_rejected,
 )
 from cdm.dispatch.router import Router
 from cdm.manager.topology import MASS_LOSS_PACE, REMEMBERED, Missing, Registered, Topology
@@ -32,18 +33,7 @@ from cdm.model.node import NO_INTENT, Intent, Registration, Role, Schedule
 from tests.unit.support import n
 
 TTL = 10.0
-SENT: tuple[Any, ...] = (
-    ValuePut[NodeKey, Registration],
-    ValueRemove[NodeKey, Registration],
-    ValuePut[IntentKey, Intent],
-    ValueRemove[IntentKey, Intent],
-    ValueRejected[NodeKey | IntentKey, Any],
-    KeyRejected[NodeKey],
-    RejectedKeyRemoved[NodeKey],
-    Connected,
-    Disconnected,
-    Tick,
-)
+SENT = (*about(NodeKey, IntentKey), *about_rejected(NodeKey), Connected, Disconnected, Tick)
 
 
 class World:

@@ -11,18 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from cdm.dispatch.messages import (
+    MESSAGES,
     Cause,
     Connected,
-    Disconnected,
-    IntentChanged,
-    KeyRejected,
     LeaderChange,
     Message,
-    NodeDied,
-    NodeJoined,
-    NodeLeft,
-    NodeMissing,
-    RejectedKeyRemoved,
     Tick,
     ValuePut,
     ValueRejected,
@@ -57,27 +50,6 @@ NEXT: dict[SliceState, SliceState | None] = {
     S.UNLOADING: None,
 }
 """What an agent that meets no trouble reports next."""
-SENT: tuple[Any, ...] = (
-    *(message[SliceKey, SliceValue] for message in (ValuePut, ValueRemove, ValueRejected)),
-    *(message[BlueprintKey, Blueprint] for message in (ValuePut, ValueRemove, ValueRejected)),
-    *(message[StatusKey, Status] for message in (ValuePut, ValueRemove, ValueRejected)),
-    *(message[NodeKey, Registration] for message in (ValuePut, ValueRemove, ValueRejected)),
-    *(message[IntentKey, Intent] for message in (ValuePut, ValueRemove, ValueRejected)),
-    *(message[LeaseKey, Lease] for message in (ValuePut, ValueRemove)),
-    *(message[FenceKey, Fence] for message in (ValuePut, ValueRemove)),
-    *(message[kind] for message in (KeyRejected, RejectedKeyRemoved) for kind in (SliceKey, BlueprintKey, NodeKey)),
-    LeaderChange,
-    Connected,
-    Disconnected,
-    Tick,
-    NodeJoined,
-    NodeLeft,
-    NodeMissing,
-    NodeDied,
-    IntentChanged,
-    Written,
-    WriteFailed,
-)
 
 
 class World:
@@ -122,7 +94,7 @@ class World:
         self.manager = ClusterDeploymentManager(
             ME, self.topology, self.outbox, self._read_clock, self._wake, self.policy, self.interval
         )
-        self.router = Router([self.topology, self.manager], SENT)
+        self.router = Router([self.topology, self.manager], MESSAGES)
         for bucket in order:
             getattr(self, f"_list_{bucket}")()
         self.route(Connected(self.now))
