@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from cdm.errors import InvalidManifest
-from cdm.model.problems import told
+from cdm.model.problems import explain
 
 MAX_BYTES = 64 * 1024
 """Longest manifest that is read, in bytes; people type these."""
@@ -163,7 +163,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         except msgspec.ValidationError as error:
             if isinstance(error.__cause__, InvalidManifest):
                 raise error.__cause__ from None
-            raise InvalidManifest(told(error, cls)) from None
+            raise InvalidManifest(str(explain(error, cls))) from None
         except RecursionError:
             raise InvalidManifest("is nested too deeply") from None
         except ValueError as error:  # of msgspec, tomllib and UTF-8

@@ -1,47 +1,67 @@
-"""What msgspec finds wrong with what people typed, in the words of our own errors: the field, and what it must be."""
+"""What msgspec finds wrong with a value that people typed, as the field and what it must be."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import inspect
 
 UNREADABLE = (ValueError, RecursionError)
-"""What msgspec raises for bytes that are not JSON, not text, nested too deeply, or not of the wanted type."""
+"""What msgspec raises for bytes that are not JSON, not UTF-8, nested too deeply, or of another type than expected."""
 
 _ERROR = re.compile(r"(.*?)(?: - at (`key` in )?`\$\.?(.*?)`)?", re.DOTALL)
 _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
 _STEP = re.compile(r"\[[^]]*\]|[^.\[]+")
-_NAMES: dict[type[inspect.Type], str] = {inspect.StrType: "a text", inspect.VarTupleType: "a list"}
+_NAMES: dict[type[inspect.Type], str] = {inspect.StrType: "a string"}
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
 
-def told(error: msgspec.ValidationError, wanted: type[Any]) -> str:
-    """The same in a line of ours.
+class Problem(NamedTuple):
+    """What is wrong with a value."""
+
+    field: str
+    """Path of the field, as in ``readiness.check.kind`` or ``args[1]``; empty: the value as a whole."""
+    what: str
+    """As in "must be a string"."""
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.what}" if self.field else self.what
+
+
+def explain(error: msgspec.ValidationError, expected: Any) -> Problem:
+    """Say in plain words what an error of msgspec means.
 
     Args:
-        error: from reading a value of type ``wanted``.
-        wanted: the type.
+        error: from reading a value of type ``expected``.
+        expected: the type.
     """
     found = _ERROR.fullmatch(str(error))
     assert found is not None
     problem, of_key, path = found[1], found[2], found[3] or ""
-    kind = inspect.type_info(wanted)
+    kind = inspect.type_info(expected)
     for step in _STEP.findall(path):
         kind = _inside(kind, step)
     if field := _FIELD.fullmatch(problem):
-        name = field[2] if field[2].isprintable() and len(field[2]) <= 40 else repr(field[2][:40])
+        name = shortened(field[2])
         what = "is required" if "missing" in field[1] else f"there is no such field{_fields(kind)}"
-        return f"{path}.{name}: {what}" if path else f"{name}: {what}"
-    if of_key and isinstance(kind, inspect.DictType):
-        return f"{path}: each name must be {_described(kind.key_type)}"
+        return Problem(f"{path}.{name}" if path else name, what)
+    if of_key:
+        names = [each.key_type for each in _options(kind) if isinstance(each, inspect.DictType)]
+        return Problem(path, f"each name must be {_either(map(_described, names))}")
     if path.endswith("[...]"):
-        return f"{path.removesuffix('[...]')}: each value must be {_described(kind)}"
-    return f"{path}: must be {_described(kind)}" if path else f"must be {_described(kind)}"
+        return Problem(path.removesuffix("[...]"), f"each value must be {_described(kind)}")
+    return Problem(path, f"must be {_described(kind)}")
+
+
+def shortened(text: str) -> str:
+    """What was typed, fit to be shown: in one line, not long, without the lone surrogates that JSON can express."""
+    if text.isprintable() and len(text) <= 40:
+        return text
+    return repr(text[:40])
 
 
 def _inside(kind: inspect.Type, step: str) -> inspect.Type:
@@ -64,7 +84,7 @@ def _inside(kind: inspect.Type, step: str) -> inspect.Type:
 
 
 def _fields(kind: inspect.Type) -> str:
-    """Which fields there are; of several kinds of objects nobody knows here which one is meant."""
+    """The fields that there are; empty where objects of several kinds are allowed."""
     structs = [each for each in _options(kind) if isinstance(each, inspect.StructType)]
     return f" (fields: {', '.join(field.name for field in structs[0].fields)})" if len(structs) == 1 else ""
 
@@ -90,6 +110,8 @@ def _described(kind: inspect.Type) -> str:
             ]
             number = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
             return f"{number} ({', '.join(bounds)})" if bounds else number
+        case inspect.VarTupleType(item_type=item):
+            return "a list of strings" if _described(item).startswith("a string") else "a list"
         case _:
             return _NAMES.get(type(kind), "an object")
 

@@ -30,7 +30,7 @@ from cdm.log import Log
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import NODES, Key
 from cdm.model.node import Registration
-from cdm.model.problems import told
+from cdm.model.problems import explain
 from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import MARKER, MARKER_TTL, Bucket, State, headers_of, is_removal
 from cdm.wakeup import Wakeup
@@ -471,7 +471,7 @@ class Watch:
         except (InvalidBlueprint, InvalidValue) as error:
             return ValueRejected(key, str(error), sequence, at)
         except msgspec.ValidationError as error:
-            return ValueRejected(key, told(error, key.value_type), sequence, at)
+            return ValueRejected(key, str(explain(error, key.value_type)), sequence, at)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return ValueRejected(key, str(error), sequence, at)
         except RecursionError:
