@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import defaultdict
 
 import pytest
 
 from tests.containers.auditor import Entry, History
+from tests.harness.paths import ROOT
 
 GUARDED = "Nats-Expected-Last-Subject-Sequence-Subject"
 GUARD = "Nats-Expected-Last-Subject-Sequence"
@@ -198,3 +201,10 @@ def test_an_end_that_is_not_exact() -> None:
     assert begun().blueprint(None).history.end() == ["g/n/1 has 2 instances instead of 0"]
     assert begun().expire("n1").history.end() == ["n1.g/n/1 is on a node that is gone"]
     assert begun().answer("n1.g/n/1", "FAILED").history.end() == ["n1.g/n/1 is FAILED"]
+
+
+def test_it_shares_no_code_with_what_it_judges() -> None:
+    """Neither the auditor nor anything that it imports loads a module of cdm: its mistakes would be judged right."""
+    look = "import sys, tests.containers.auditor; print(*(name for name in sys.modules if name.split('.')[0] == 'cdm'))"
+    found = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
