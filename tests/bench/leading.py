@@ -19,8 +19,10 @@ from nats.aio.msg import Msg
 from cdm.errors import RequestRefused
 from cdm.model.keys import FENCE, LEASE, encode
 from cdm.model.node import Fence
-from tests.bench.measure import Figure, Goal, figure
-from tests.bench.playground import NodeProcess, Playground, active_slices, blueprints, nodes_named, playground, until
+from tests.bench.measure import Figure, Goal, figure, peak_memory
+from tests.bench.playground import Playground, active_slices, blueprints, node_process, nodes_named, playground
+from tests.harness.processes import Process
+from tests.harness.waiting import eventually
 
 INSTANCES = 100
 """Instances of each blueprint."""
@@ -37,21 +39,20 @@ class Candidates:
         self._on = on
         self._options = options
         self._stack = stack
-        self._all: dict[str, NodeProcess] = {}
+        self._all: dict[str, Process] = {}
         self.peak = 0.0
         """The most memory that any of them ever had resident."""
 
     def start(self, name: str) -> None:
         """Start one."""
-        self._all[name] = NodeProcess(self._on, name, *self._options)
-        self._stack.callback(self._all[name].end)
+        self._all[name] = self._stack.enter_context(node_process(self._on, name, *self._options))
 
     async def leader(self) -> Fence:
         """Wait until somebody leads, and everybody's mirror of ``slices`` is warm."""
 
         async def warm() -> bool:
             for process in self._all.values():
-                process.check()
+                process.unharmed()
             found = (await self._on.connection.api("CONSUMER.LIST.KV_slices")).get("consumers") or []
             bound = [each for each in found if each.get("push_bound")]
             return len(bound) == len(self._all) and all(each["num_pending"] == 0 for each in bound)
@@ -60,8 +61,8 @@ class Candidates:
             held = await self._on.slices.read(LEASE)
             return held is not None and held.payload is not None
 
-        await until(led, 30)
-        await until(warm, 60)
+        await eventually(led, 30)
+        await eventually(warm, 60)
         fence = await self._on.slices.read(FENCE)
         assert fence is not None
         assert fence.payload is not None
@@ -70,14 +71,14 @@ class Candidates:
     def stop(self, name: str, number: signal.Signals) -> float:
         """Send one a signal; returns when, in seconds since 1970."""
         process = self._all[name]
-        self.peak = max(self.peak, process.peak)
+        self.peak = max(self.peak, peak_memory(process.pid))
         before = time.time()
         process.send(number)
         return before
 
-    def again(self, name: str) -> None:
+    async def again(self, name: str) -> None:
         """Start one anew that was stopped."""
-        self._all[name].wait()
+        await self._all[name].ends()
         self.start(name)
 
 
@@ -186,7 +187,7 @@ async def activations(count: int, nodes: int, repetitions: int) -> tuple[list[fl
                 await on.client.publish(f"$KV.slices.{name}", b"", headers={"KV-Operation": "DEL"})
                 at = await seen.arrive(on)
                 values.append((at - await stored_at(on, on.slices.subject(encode(FENCE)))) * 1000)
-                all_.again(fence.leader)
+                await all_.again(fence.leader)
             return values, all_.peak
 
 
@@ -244,7 +245,7 @@ async def failovers(number: signal.Signals, repetitions: int) -> tuple[list[floa
                 # The next leader to go shall have no slices that are to be moved.
                 for subject in demanded:
                     await on.client.publish(subject, b"", headers={"KV-Operation": "DEL"})
-                all_.again(fence.leader)
+                await all_.again(fence.leader)
             return values, all_.peak
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from itertools import islice
 from typing import Any
 
-import anyio
 from nats.aio.client import Client
 
 from cdm.model.artifact import Artifact, NodeId
@@ -22,9 +18,9 @@ from cdm.model.slice import SliceState, SliceValue
 from cdm.node.node import Node, NodeSettings
 from cdm.store.bucket import MAX_BATCH, Bucket, Write, buckets, dump
 from cdm.store.connection import Access, Connection, connect
-from tests.bench.measure import peak_memory
-from tests.harness.processes import environment
+from tests.harness.processes import Process, started_node
 from tests.harness.servers import NatsServer, raw_client, running_cluster, running_server
+from tests.harness.waiting import eventually
 
 POLL = 0.01
 """Seconds between two looks at how far something is."""
@@ -87,7 +83,7 @@ class Playground:
         async def held() -> bool:
             return await self.messages(bucket) >= count
 
-        await until(held, within, POLL)
+        await eventually(held, within, pause=POLL)
         return time.perf_counter()
 
     async def caught_up(self, stream: str, consumers: int, within: float = 60.0) -> None:
@@ -97,20 +93,13 @@ class Playground:
             found = (await self.connection.api(f"CONSUMER.LIST.{stream}")).get("consumers") or []
             return len(found) >= consumers and all(each["num_pending"] == 0 for each in found)
 
-        await until(done, within)
+        await eventually(done, within)
 
     def node(self, name: str = "bench", **settings: Any) -> Node:
         """The product's parts, wired but not running."""
         return Node(
             NodeSettings(NodeId(name), Access((self.servers[0].url,)), runtime=EXTERNAL, **settings), self.connection
         )
-
-
-async def until(predicate: Callable[[], Awaitable[bool]], within: float, pause: float = 0.02) -> None:
-    """Wait until something is so."""
-    with anyio.fail_after(within):
-        while not await predicate():  # noqa: ASYNC110  # nothing tells when it is so
-            await anyio.sleep(pause)
 
 
 @asynccontextmanager
@@ -136,52 +125,15 @@ async def _on(servers: Sequence[NatsServer], replicas: int) -> AsyncIterator[Pla
         yield found
 
 
-class NodeProcess:
-    """A real ``cdm node``, logging as it does by default. Made by `node_process`."""
-
-    def __init__(self, on: Playground, name: str, *options: str) -> None:
-        self.name = name
-        self._log = on.servers[0].folder / f"{name}.log"
-        command = [sys.executable, "-m", "cdm", "node", "--id", name, "--server", on.urls, *options]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment()
-            )
-
-    def check(self) -> None:
-        """See to it that it runs."""
-        if self._process.poll() is not None:
-            raise AssertionError(f"{self.name} ended with {self._process.returncode}: {self._log.read_text()[-2000:]}")
-
-    @property
-    def peak(self) -> float:
-        """The most bytes that it ever had resident."""
-        self.check()
-        return peak_memory(self._process.pid)
-
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        self._process.send_signal(number)
-
-    def wait(self) -> None:
-        """Wait for its end."""
-        self._process.wait(10)
-
-    def end(self) -> None:
-        """Kill it, if it runs."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self.wait()
-
-
 @contextmanager
-def node_process(on: Playground, name: str, *options: str) -> Iterator[NodeProcess]:
-    """A real ``cdm node``, killed at the end of the ``with`` block."""
-    process = NodeProcess(on, name, *options)
+def node_process(on: Playground, name: str, *options: str) -> Iterator[Process]:
+    """A real ``cdm node``, logging as it does by default; killed at the end of the ``with`` block."""
+    arguments = ("--id", name, "--server", on.urls, *options)
+    process = started_node(name, on.servers[0].folder / f"{name}.log", *arguments)
     try:
         yield process
     finally:
-        process.end()
+        process.kill()
 
 
 # Clusters made up

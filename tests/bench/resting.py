@@ -23,8 +23,9 @@ from cdm.node.node import node as running_node
 from cdm.store.connection import Access
 from tests.bench.leading import INSTANCES, candidates
 from tests.bench.measure import Figure, Goal, figure
-from tests.bench.playground import Playground, active_slices, blueprints, nodes_named, playground, until
+from tests.bench.playground import Playground, active_slices, blueprints, nodes_named, playground
 from tests.harness.processes import environment
+from tests.harness.waiting import eventually
 
 HOUR = 3600.0
 
@@ -65,7 +66,7 @@ async def at_rest(nodes: int, slices: int, window: float) -> Traffic:
         await on.fill(on.slices, active_slices(slices, names, INSTANCES))
         await on.fill(on.buckets["blueprints"], blueprints(slices // INSTANCES, INSTANCES))
         async with _running(on, names):
-            await until(lambda: _ready(on, nodes, slices // INSTANCES), 240, pause=0.5)
+            await eventually(lambda: _ready(on, nodes, slices // INSTANCES), 240, pause=0.5)
             await anyio.sleep(window / 6)
             before, began = await _counters(on), time.monotonic()
             await anyio.sleep(window)
@@ -167,7 +168,7 @@ async def agents(quick: bool) -> list[Figure]:
             async def arrived() -> bool:
                 return received[0] == changes
 
-            await until(arrived, 30)
+            await eventually(arrived, 30)
             await anyio.sleep(0.5)
             tasks.cancel_scope.cancel()
     others = [float(each) for each in received[1:]]

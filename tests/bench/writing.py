@@ -9,8 +9,9 @@ from cdm.errors import StoreError
 from cdm.model.keys import encode
 from cdm.model.slice import SliceState, SliceValue
 from cdm.store.bucket import dump
-from tests.bench.measure import Figure, Goal, figure, in_turns
-from tests.bench.playground import Playground, node_process, nodes_named, playground, slice_keys, until
+from tests.bench.measure import Figure, Goal, figure, in_turns, peak_memory
+from tests.bench.playground import Playground, node_process, nodes_named, playground, slice_keys
+from tests.harness.waiting import eventually
 
 NODES = 1_000
 
@@ -60,7 +61,7 @@ async def commanded(
         await on.register(nodes_named(nodes))
         # The leader itself takes no slices.
         with node_process(on, "leader", "--capacity", "0", "--replicas", str(on.replicas)) as process:
-            await until(lambda: _leads(on), 30)
+            await eventually(lambda: _leads(on), 30)
             value = dump(SliceValue(SliceState.LOAD, 1, blueprint=1))
             puts = [(encode(key), value) for key in slice_keys(count, nodes_named(nodes), count)]
 
@@ -75,7 +76,7 @@ async def commanded(
             sides = (raw, product) if raw_first else (product, raw)
             first, second = (values[0] for values in await in_turns(1, *sides))
             took, beside = (second, first) if raw_first else (first, second)
-            return took, beside, process.peak
+            return took, beside, peak_memory(process.pid)
 
 
 async def _leads(on: Playground) -> bool:

@@ -26,7 +26,7 @@ def environment() -> dict[str, str]:
 
 
 class Process:
-    """A ``cdm node`` process. Made by `Processes.start`."""
+    """A ``cdm node`` process. Made by `started_node`."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name
@@ -48,6 +48,10 @@ class Process:
         """Its exit code; None while it runs."""
         return self._process.poll()
 
+    def unharmed(self) -> None:
+        """It runs still."""
+        assert self.code is None, f"{self.name} ended with {self.code}:\n{self.log[-3000:]}"
+
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
         self._process.send_signal(number)
@@ -66,6 +70,20 @@ class Process:
             self._process.wait(10)
 
 
+def started_node(name: str, log: Path, *options: str) -> Process:
+    """Start ``cdm node`` with these options, beside its log."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cdm", "node", *options],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=environment(),
+            cwd=log.parent,
+        )
+    return Process(name, process, log)
+
+
 class Processes:
     """``cdm node`` processes on one server or cluster. Made by `processes`."""
 
@@ -81,16 +99,7 @@ class Processes:
         """Start a node."""
         log = self._folder / f"{name}-{secrets.token_hex(2)}.log"
         options = ("--id", name, "--server", self._urls, "--log-level", "debug", *self._options, *options)
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "cdm", "node", *_outside(options), *options],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env=environment(),
-                cwd=self._folder,
-            )
-        started = self.all[name] = Process(name, process, log)
+        started = self.all[name] = started_node(name, log, *_outside(options), *options)
         self._ever.append(started)
         return started
 
@@ -102,7 +111,8 @@ class Processes:
     def unharmed(self, *but: str) -> None:
         """Every process runs still, except these."""
         for name, process in self.all.items():
-            assert name in but or process.code is None, f"{name} ended with {process.code}:\n{process.log[-3000:]}"
+            if name not in but:
+                process.unharmed()
 
     def logs(self) -> str:
         """The last lines of every process."""

@@ -10,20 +10,23 @@ import anyio
 
 SLACK = 3.0
 """Seconds that a noisy machine may add to what is promised."""
-
+PAUSE = 0.02
+"""Seconds between two looks."""
 
 T = TypeVar("T")
 
 
 @overload
-async def eventually(predicate: Callable[[], Awaitable[T]], within: float = ..., what: str = ...) -> T: ...
+async def eventually(
+    predicate: Callable[[], Awaitable[T]], within: float = ..., what: str = ..., pause: float = ...
+) -> T: ...
 
 
 @overload
-async def eventually(predicate: Callable[[], T], within: float = ..., what: str = ...) -> T: ...
+async def eventually(predicate: Callable[[], T], within: float = ..., what: str = ..., pause: float = ...) -> T: ...
 
 
-async def eventually(predicate: Callable[[], Any], within: float = 30.0, what: str = "") -> Any:
+async def eventually(predicate: Callable[[], Any], within: float = 30.0, what: str = "", pause: float = PAUSE) -> Any:
     """Wait until the predicate is truthy and return its value; fail with its last value otherwise."""
     deadline = time.monotonic() + within
     while True:
@@ -35,4 +38,4 @@ async def eventually(predicate: Callable[[], Any], within: float = 30.0, what: s
         if time.monotonic() >= deadline:
             # No pytest.fail: its exception is no Exception, and task groups bundle those badly.
             raise AssertionError(f"not within {within:g} s: {what or 'the condition'} (last value: {value!r})")
-        await anyio.sleep(0.02)
+        await anyio.sleep(pause)
