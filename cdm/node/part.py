@@ -21,7 +21,7 @@ from cdm.artifacts.repository import Artifacts
 from cdm.dispatch.messages import Message
 from cdm.errors import AccessDenied, BucketMissing, StoreError, Unsuitable
 from cdm.log import Log
-from cdm.manager.reconciliation import Policy
+from cdm.manager.policy import Policy
 from cdm.model.artifact import NodeId
 from cdm.model.node import PROCESS, Role
 from cdm.store.backpressure import Backpressure

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cdm.dispatch.messages import Cause
-from cdm.manager.reconciliation import Policy
+from cdm.manager.policy import Policy
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BlueprintKey, SliceKey, encode
