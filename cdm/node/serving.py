@@ -18,7 +18,7 @@ from cdm.model.node import Role
 from cdm.node.folder import lock, state_folder
 from cdm.node.part import Ground, Part
 from cdm.output.service import LogService
-from cdm.runtimes import Lapsing, Surroundings, runtime_named
+from cdm.runtimes import Surroundings, adapted, runtime_named
 
 
 class Serving(Part):
@@ -45,14 +45,14 @@ class Running(Serving):
         # Absolute: slices are started in folders of their own.
         folder = (settings.folder or state_folder(settings.prefix, settings.node)).expanduser().absolute()
         make = runtime_named(settings.runtime)
-        runtime = make(Surroundings(settings.node, folder / "runtime", self._crashed))
+        runtime = adapted(make(Surroundings(settings.node, folder / "runtime", self._crashed)))
         artifacts = Artifacts(ground.connection)
         cache = Cache(folder / "artifacts", artifacts, settings.cache_bytes)
         self._cache, self._folder = cache, folder
         self._lock: int | None = None
         self._runtime = runtime
         self.agent = Agent(settings.node, ground.buckets["slices"], runtime, cache, settings.node_ttl)
-        self.logs = LogService(ground.connection, settings.node, runtime)
+        self.logs = LogService(ground.connection, settings.node, runtime if runtime.logs else None)
         self.receivers = (self.agent, *self._unreadable)
         self.work = (self.agent.run, self.logs.run)
 
@@ -78,8 +78,7 @@ class Running(Serving):
 
     def heard(self, at: float) -> None:
         """Slices that must not run twice may run on."""
-        if isinstance(self._runtime, Lapsing):
-            self._runtime.heard(at)
+        self._runtime.heard(at)
 
     def reset(self, reason: str) -> None:
         """Revisions say nothing any more."""

@@ -47,10 +47,10 @@ class LogService:
     Args:
         connection: the node's.
         node: this node.
-        runtime: runs its slices; it has output if it is `Logging`.
+        runtime: runs its slices and keeps their output; None: it keeps none.
     """
 
-    def __init__(self, connection: Connection, node: NodeId, runtime: object) -> None:
+    def __init__(self, connection: Connection, node: NodeId, runtime: Logging | None) -> None:
         self.connection = connection
         self.node = node
         self.runtime = runtime
@@ -99,7 +99,7 @@ class LogService:
             session.heard(ask, to)
         elif artifact is not None and not ask.stop:
             problem = ""
-            if not isinstance(self.runtime, Logging):
+            if self.runtime is None:
                 problem = "its runtime keeps no output"
             elif len(self.sessions) >= SESSIONS:
                 problem = f"{SESSIONS} others are being answered; try again later"
@@ -175,7 +175,7 @@ class Session:
 
     async def _answer(self) -> None:
         runtime = self._service.runtime
-        if self._problem or self.artifact is None or not isinstance(runtime, Logging):
+        if self._problem or self.artifact is None or runtime is None:
             await self._say(end=True, error=self._problem)
             return
         await self._say(slices=[key.ordinal for key in self._keys(runtime, self.artifact)])
