@@ -29,7 +29,8 @@ from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
 from cdm.model.slice import SliceState, SliceValue
 from cdm.runtimes import Runtime, Work
-from cdm.store.bucket import Bucket, dump
+from cdm.store.bucket import Bucket
+from cdm.store.wire import dump
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.agent")

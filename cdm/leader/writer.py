@@ -24,7 +24,9 @@ from cdm.model.artifact import Artifact
 from cdm.model.keys import FENCE, encode
 from cdm.model.slice import SliceValue
 from cdm.store.backpressure import Backpressure
-from cdm.store.bucket import DELETE, EXPECT, EXPECT_SUBJECT, MAX_BATCH, Batch, Bucket, Write, dump
+from cdm.store.batch import MAX_BATCH, Batch, Write
+from cdm.store.bucket import Bucket
+from cdm.store.wire import DELETE, EXPECT, EXPECT_SUBJECT, dump
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.writer")

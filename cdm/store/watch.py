@@ -32,7 +32,8 @@ from cdm.model.keys import NODES, Key
 from cdm.model.node import Registration
 from cdm.model.problems import explain
 from cdm.store.backpressure import Backpressure
-from cdm.store.bucket import MARKER, MARKER_TTL, Bucket, State, headers_of, is_removal
+from cdm.store.bucket import Bucket, State
+from cdm.store.wire import MARKER, MARKER_TTL, headers_of, is_removal
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.watch")

@@ -21,7 +21,7 @@ from cdm.manager.reconciliation import LiveNode, reconcile
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import SLICES, BlueprintKey, decode_artifact, encode
 from cdm.model.slice import SliceValue
-from cdm.store.bucket import dump
+from cdm.store.wire import dump
 from tests.bench.deciding import Nothing, World, messages
 from tests.bench.playground import ACTIVE, artifact, nodes_named, slice_keys
 
