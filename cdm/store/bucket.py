@@ -13,7 +13,8 @@ from cdm.errors import BucketMissing, NoResponders, RequestRefused, StoreBusy, U
 from cdm.log import Log
 from cdm.model.keys import LAYOUTS, Key, Layout, encode
 from cdm.store.batch import Batch, Write, prepared, problem_with
-from cdm.store.connection import Connection, checked, no_message
+from cdm.store.connection import Connection
+from cdm.store.jetstream import checked, no_message
 from cdm.store.wire import DELETE, EXPECT, MARKER_TTL, TTL, headers_of, is_removal, seconds, ttl_header
 
 log = Log("cdm.store")
@@ -80,7 +81,7 @@ class Bucket:
         Raises:
             StoreBusy: the server that answers may not lead the stream any more: what it holds may be old.
         """
-        sent = await self.connection.insist(f"STREAM.INFO.{self.stream}")
+        sent = await self.connection.api_retried(f"STREAM.INFO.{self.stream}")
         if not has_majority(sent.get("cluster") or {}):
             raise StoreBusy(f"the stream of {self.name} has no majority")
         return State(sent["created"], sent["state"]["last_seq"], seconds(sent["ts"]))

@@ -236,7 +236,7 @@ class Watch:
         subscription = await connection.subscribe_directly(inbox, self._on_message)
         try:
             # The filter is part of the subject, so that a permission can be written for it. Made twice, it is one.
-            info = await connection.insist(
+            info = await connection.api_retried(
                 f"CONSUMER.CREATE.{self.bucket.stream}.{self._consumer}.{self._filter}", self._config(inbox, resume)
             )
             self._heard = self._made = clock.now()

@@ -294,11 +294,11 @@ async def test_what_nobody_heard_is_asked_again_soon(server: NatsServer) -> None
         for _ in range(2):  # the client's first ping may overtake the subscription
             await user.client.flush()
         began = time.monotonic()
-        assert await connection.insist("CDM.TEST") == {"late": True}
+        assert await connection.api_retried("CDM.TEST") == {"late": True}
         assert time.monotonic() - began < 4.5  # the time-out of one request is 5 s
         asked = -100
         with pytest.raises(Uncertain):
-            await connection.insist("CDM.TEST")
+            await connection.api_retried("CDM.TEST")
 
 
 async def test_a_hung_server_is_left_though_much_was_to_be_sent_to_it() -> None:
