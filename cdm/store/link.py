@@ -46,7 +46,7 @@ class Link:
         self._timeout = timeout
         self._phase: Phase = Opening(access, for_ever=timeout is None)
         self._permissions = Permissions(access)
-        self._client = Client(self._permissions.denied)
+        self._client = Client(self._on_denied)
         self._listeners: list[Callable[[bool], None]] = []
         self._lost = anyio.Event()
         self._problem = "no answer"
@@ -179,6 +179,10 @@ class Link:
             self._logged_at = clock.now()
             what = "NATS reports a problem" if self.is_up else "cannot connect to NATS; trying again"
             log.warning(what, servers=self.access.shown, problem=self._problem)
+
+    def _on_denied(self, kind: str, subject: str) -> None:
+        if not isinstance(self._phase, Closed):  # nobody waits for anything any more
+            self._permissions.denied(kind, subject)
 
     async def leave_server(self) -> None:
         """Go to the next server, where there is one: this one may be cut off from its peers, with all clients."""
