@@ -1,9 +1,18 @@
 """Leadership as a state machine without I/O: facts go in, the next thing to do comes out.
 
-PROTOCOL's "Leadership" is all here; `leadership` carries the actions out. Nothing is remembered but facts: what
-the lease and the fence were last seen to be, and, while this process leads, what it holds. What to do next is derived
-from them and the clock, so the machine runs in virtual time as well as in real time. The clock must count suspended
-time (CLOCK_BOOTTIME): a lease ends while a machine sleeps.
+PROTOCOL's "Leadership" is all here; `leadership` carries the actions out. What to do next is derived from the phase
+that this process is in, from what it knows of the lease and the fence, and from the clock, so the machine runs in
+virtual time as well as in real time. The clock must count suspended time (CLOCK_BOOTTIME): a lease ends while a
+machine sleeps.
+
+::
+
+    Following ──take-over stored──────────────> Leading ──fenced, lease lost, too late──> Deposed
+        │  ^                                       ^                                         │
+        │  └──────not stored, or somebody else's───┤                                         │
+        └──take-over not answered──> Undecided ────┘ found stored                            │
+        ^                                                                                    │
+        └───────────────────────────────────stepped down─────────────────────────────────────┘
 
 The lease alone never makes a write safe; the fence does. So every shortcut here (taking a dead leader's lease before
 its TTL is over) costs at worst a hand-over.
@@ -15,7 +24,11 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from cdm.leader.actions import Action, Probe, Read, Renew, StepDown, TakeOver, Wait
+from cdm.leader.detector import Detector
+from cdm.leader.records import Held, Records, StoredFence, Tenure, Timing, Vacant
 from cdm.model.artifact import NodeId
 from cdm.model.node import Lease
 
@@ -28,109 +41,51 @@ HIGHEST_CREDIBLE = 2**51
 
 Readers take terms up to 2**52 (`cdm.model.slice.Term`): above any term that is believed there is room for all to come.
 """
-PROBE_JITTER = 0.2
-"""How much the pause between two probes varies, as a fraction of it; enough to break up a common rhythm."""
+
+# Where this process stands
 
 
-class Vacant(Struct, frozen=True):
-    """Nobody holds the lease. ``revision`` is that of the expiry or delete marker; 0: never written."""
-
-    revision: int
+class Following(Struct, frozen=True):
+    """Somebody else leads, or nobody."""
 
 
-class Held(Struct, frozen=True):
-    """Somebody holds the lease."""
+class Undecided(Struct, frozen=True):
+    """A take-over was sent and not answered: this process may lead."""
 
-    lease: Lease
-    revision: int
-
-
-class Seen(Struct, frozen=True):
-    """The lease and the fence, as one look at the server showed them."""
-
-    lease: Vacant | Held
-    fence: int
-    """Revision of ``_term``; 0: not there."""
-    fence_term: int
+    attempt: TakeOver
+    sent: float
 
 
-class Tenure(Struct, frozen=True):
-    """What a leader holds."""
-
-    term: int
-    lease: int
-    """Revision of ``_leader`` to renew from."""
-    fence: int
-    """Revision of ``_term`` that guards every write."""
-    renewed: float
-    """When the last acknowledged renewal was sent, in seconds on this node's clock."""
-
-
-class Timing(Struct, frozen=True):
-    """Times of an election, in seconds."""
-
-    ttl: float = 10.0
-    """The lease's TTL."""
-    probe_pause: float = 0.1
-    """Mean pause between two probes of all followers together."""
-    confirm_after: float = 0.05
-    """Pause before silence is believed."""
-    acquaintance: float = 1.0
-    """How long a term, and one's own connection, must be known before the term is judged."""
-
-    @property
-    def renew_every(self) -> float:
-        """Pause between renewals."""
-        return self.ttl / 5
-
-    @property
-    def margin(self) -> float:
-        """How long before the lease can end its holder steps down."""
-        return max(self.ttl / 10, 0.2)
-
-
-# What to do next
-
-
-class Wait(Struct, frozen=True):
-    """Nothing, until something is seen or this time comes (None: until something is seen)."""
-
-    until: float | None
-
-
-class Look(Struct, frozen=True):
-    """Read the lease and the fence."""
-
-
-class TakeOver(Struct, frozen=True):
-    """Write lease and fence in one atomic batch, each by compare-and-set on the given revision."""
-
-    term: int
-    lease: int
-    fence: int
-
-
-class Renew(Struct, frozen=True):
-    """Write the lease again by compare-and-set, before the deadline."""
+class Leading(Struct, frozen=True):
+    """This process leads, unless its lease is too old."""
 
     tenure: Tenure
-    deadline: float
+    renew_at: float
 
 
-class Probe(Struct, frozen=True):
-    """Ask the leader of this term whether it is there."""
+class Deposed(Struct, frozen=True):
+    """This process led, leads no more, and has yet to step down."""
 
-    term: int
-
-
-class StepDown(Struct, frozen=True):
-    """Leadership is over."""
-
-    term: int
+    tenure: Tenure
     reason: str
 
 
-Action = Wait | Look | TakeOver | Renew | Probe | StepDown
+class Known(Struct, frozen=True):
+    """The records are these, as far as was read and heard."""
+
+    records: Records
+
+
+class Doubtful(Struct, frozen=True):
+    """The records must be read before anything else; what they were, if they were ever read."""
+
+    records: Records | None
+
+
+class Reading(Struct, frozen=True):
+    """A reading that has begun: what the watch brings meanwhile is newer than what it will show."""
+
+    fence_known: bool
 
 
 class Election:
@@ -147,45 +102,39 @@ class Election:
         self.node = node
         self.incarnation = incarnation
         self.timing = timing
-        self.candidates: AbstractSet[NodeId] = frozenset()
-        """The nodes that take part in elections, as far as this process knows; the leader is one of them."""
+        self.detector = Detector(timing, random)
         self._random = random
-        self._seen: Seen | None = None
-        self._term_since = 0.0
-        self._lease_since = 0.0
-        """When the present state of the lease was first seen."""
-        self._highest = 0
-        self._tenure: Tenure | None = None
-        self._doubt = True
-        self._fenced = ""
+        self._candidates: AbstractSet[NodeId] = frozenset()
+        self._phase: Following | Undecided | Leading | Deposed = Following()
+        self._knowledge: Known | Doubtful = Doubtful(None)
         self._connected_since: float | None = None
-        self._next_probe = 0.0
-        self._silent_since: float | None = None
-        self._taken_for_dead: dict[str, bool] = {}
-        """Incarnations that nobody answered for; True: they were alive all the same."""
-        self._renew_at = 0.0
-        self._candidate = True
-        self._not_before = 0.0
+        self._withdrawn = False
         self._fence_known = False
-        self._known_at_look: bool | None = None
-        self._attempted = 0.0
-        self._attempt: TakeOver | None = None
-        """A take-over of which nobody knows yet whether it is stored."""
+        """Whether there was a fence when it was last heard of: that there is none now is a loss."""
+        self._highest = 0
+        self._turn_at = 0.0
+        """When this candidate has its turn to take a lease that nobody holds."""
 
     @property
     def tenure(self) -> Tenure | None:
         """What this process holds, None where it does not lead. See `valid` before a write."""
-        return self._tenure
+        return self._phase.tenure if isinstance(self._phase, Leading | Deposed) else None
 
     @property
     def leader(self) -> Lease | None:
-        """Who is seen to lead."""
-        return self._seen.lease.lease if self._seen and isinstance(self._seen.lease, Held) else None
+        """Who leads, as far as is known."""
+        records = self._knowledge.records
+        return records.lease.holder if records else None
 
     @property
-    def followers(self) -> int:
-        """How many processes probe, this one included."""
-        return max(len(self.candidates) - 1, 1)
+    def candidates(self) -> AbstractSet[NodeId]:
+        """The nodes that take part in elections, as far as this process knows; the leader is one of them."""
+        return self._candidates
+
+    @candidates.setter
+    def candidates(self, candidates: AbstractSet[NodeId]) -> None:
+        self._candidates = candidates
+        self.detector.followers = max(len(candidates) - 1, 1)
 
     @property
     def highest_term(self) -> int:
@@ -194,241 +143,201 @@ class Election:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the outcome of a write is open: the server must be asked."""
-        return self._doubt
+        """Whether the server must be asked, because the outcome of a write is open or what was known may be old."""
+        return isinstance(self._knowledge, Doubtful)
 
     def valid(self, now: float) -> bool:
         """Whether this process leads and its lease cannot have ended."""
-        return self._tenure is not None and not self._fenced and now < self._deadline(self._tenure)
+        return isinstance(self._phase, Leading) and now < self.timing.deadline(self._phase.tenure)
 
-    # Facts
+    # Facts: the connection
 
     def connected(self, now: float) -> None:
         """The connection is up: what was known may be old."""
         self._connected_since = now
-        self._doubt = True
-        self._silent_since = None
+        self.doubt()
+        self.detector.forget_silence()
 
     def disconnected(self) -> None:
         """The connection is down: nothing can be judged."""
         self._connected_since = None
-        self._silent_since = None
+        self.detector.forget_silence()
 
-    def looks(self) -> None:
-        """A look at the server begins: what the watcher brings meanwhile is newer than what the look will show."""
-        self._known_at_look = self._fence_known
+    # Facts: the records
 
-    def seen(self, seen: Seen, now: float) -> bool:
-        """A look at the server is complete. Returns whether it shows that the fence was lost."""
-        known = self._fence_known if self._known_at_look is None else self._known_at_look
-        self._known_at_look = None
-        fence_lost = known and seen.fence_term == 0
-        if fence_lost or seen.fence_term:
-            self._fence_known = seen.fence_term > 0
-        self._doubt = False
-        self._note_lease(seen.lease, now)
-        self._note_term(seen.fence_term)
-        held = seen.lease.lease if isinstance(seen.lease, Held) else None
-        self._seen = seen
-        tenure = self._tenure
-        if tenure is not None:
-            if held is None or not self._mine(held, tenure.term) or seen.fence != tenure.fence:
-                self._fenced = self._fenced or "the lease is somebody else's, or nobody's, on the server"
-            else:
-                # A renewal whose answer was lost may have been stored: go on from its revision.
-                assert isinstance(seen.lease, Held)
-                self._tenure = Tenure(tenure.term, seen.lease.revision, tenure.fence, tenure.renewed)
-        elif (
-            self._attempt is not None
-            and held is not None
-            and self._mine(held, self._attempt.term)
-            and seen.fence_term == held.term
-        ):
-            # A take-over whose answer was lost was won all the same.
-            assert isinstance(seen.lease, Held)
-            self._win(held.term, seen.lease.revision, seen.fence, self._attempted)
-        self._attempt = None
+    def doubt(self) -> None:
+        """What is known may be wrong, as a write that was refused shows: read the records before anything else."""
+        self._knowledge = Doubtful(self._knowledge.records)
+
+    def reading(self) -> Reading:
+        """A reading of the server begins."""
+        return Reading(self._fence_known)
+
+    def read(self, reading: Reading, records: Records, now: float) -> bool:
+        """A reading is complete. Returns whether it shows that the fence was lost."""
+        lease, fence = records.lease, records.fence
+        fence_lost = reading.fence_known and fence.term == 0
+        if fence_lost or fence.term:
+            self._fence_known = fence.term > 0
+        self._note_lease(lease, now)
+        self._note_term(fence.term)
+        self._knowledge = Known(records)
+        match self._phase:
+            case Leading(tenure=tenure, renew_at=renew_at):
+                if self._holds(lease, tenure.term) and fence.revision == tenure.fence_revision:
+                    # A renewal whose answer was lost may have been stored: go on from its revision.
+                    self._phase = Leading(replace(tenure, lease_revision=lease.revision), renew_at)
+                else:
+                    self.fenced("the lease is somebody else's, or nobody's, on the server")
+            case Undecided(attempt=attempt, sent=sent):
+                self._phase = Following()
+                if self._holds(lease, attempt.term) and fence.term == attempt.term:
+                    self._lead(attempt.term, lease.revision, fence.revision, sent)
+            case _:
+                pass
         return fence_lost
 
     def watched_lease(self, lease: Vacant | Held, now: float) -> None:
-        """The watcher brought a new state of the lease."""
-        if self._seen is None or lease.revision <= self._seen.lease.revision:
+        """The watch brought a new state of the lease."""
+        records = self._knowledge.records
+        if records is None or lease.revision <= records.lease.revision:
             return
         last = self.leader
         self._note_lease(lease, now)
-        tenure = self._tenure
-        if tenure is not None:
-            if isinstance(lease, Vacant) or not self._mine(lease.lease, tenure.term):
+        if (tenure := self.tenure) is not None:
+            if not self._holds(lease, tenure.term):
                 # It may be a renewal of ours that expired and was renewed since; the server knows.
-                self._doubt = True
+                self.doubt()
             return
-        self._seen = Seen(lease, self._seen.fence, self._seen.fence_term)
-        if isinstance(lease, Vacant):
-            self._not_before = now + self._turn(last.node if last else "")
+        self._hear(Records(lease, records.fence))
+        if lease.holder is None:
+            self._turn_at = now + self._turn(last.node if last else "")
 
-    def watched_fence(self, revision: int, term: int) -> None:
-        """The watcher brought a new fence; revision 0: it is gone."""
-        self._note_term(term)
-        self._fence_known = self._fence_known or term > 0
-        if self._seen is None or (0 < revision <= self._seen.fence):
+    def watched_fence(self, fence: StoredFence) -> None:
+        """The watch brought a new fence, or that it is gone."""
+        self._note_term(fence.term)
+        self._fence_known = self._fence_known or fence.term > 0
+        records = self._knowledge.records
+        if records is None or 0 < fence.revision <= records.fence.revision:
             return
-        if self._tenure is not None:
-            if revision != self._tenure.fence:
-                self._doubt = True
+        if (tenure := self.tenure) is not None:
+            if fence.revision != tenure.fence_revision:
+                self.doubt()
             return
-        self._seen = Seen(self._seen.lease, revision, term)
+        self._hear(Records(records.lease, fence))
 
     def reset(self, reason: str) -> None:
-        """The stream is another one than before: what was seen of it is void, the highest term is not."""
-        self._seen = None
-        self._doubt = True
-        if self._tenure is not None:
-            self._fenced = reason
+        """The stream is another one than before: what was known of it is void, the highest term is not."""
+        self._knowledge = Doubtful(None)
+        self.detector.forget_lease()
+        self.fenced(reason)
 
-    def won(self, action: TakeOver, last_revision: int, sent: float) -> None:
+    # Facts: what became of this process's writes
+
+    def won(self, attempt: TakeOver, last_revision: int, sent: float) -> None:
         """The take-over is stored; ``last_revision`` is the batch's last sequence, the fence's."""
-        self._win(action.term, last_revision - 1, last_revision, sent)
+        self._lead(attempt.term, last_revision - 1, last_revision, sent)
+        lease = Held(Lease(self.node, attempt.term, self.incarnation), last_revision - 1)
+        self.detector.observe(lease, sent)
+        self._knowledge = Known(Records(lease, StoredFence(revision=last_revision, term=attempt.term)))
+
+    def take_over_unknown(self, attempt: TakeOver, sent: float) -> None:
+        """The take-over, sent then, was not answered: it may be stored."""
+        self._phase = Undecided(attempt, sent)
+        self.doubt()
 
     def renewed(self, revision: int, sent: float) -> None:
-        """The renewal is stored."""
-        if self._tenure is not None:
-            self._tenure = Tenure(self._tenure.term, revision, self._tenure.fence, sent)
-            self._renew_at = sent + self.timing.renew_every
+        """The renewal, sent then, is stored."""
+        if isinstance(self._phase, Leading):
+            tenure = replace(self._phase.tenure, lease_revision=revision, renewed=sent)
+            self._phase = Leading(tenure, sent + self.timing.renew_every)
 
-    def refused(self) -> None:
-        """A compare-and-set lost: look before doing anything else."""
-        self._doubt = True
-
-    def uncertain(self, sent: float, attempt: TakeOver | None = None) -> None:
-        """No answer came: the write, sent then, may be stored. Look before doing anything else."""
-        self._doubt = True
-        if self._attempt is None or attempt is None or attempt.term != self._attempt.term:
-            # Of two attempts at one term either may be the stored one: the lease counts from the earlier.
-            self._attempted = sent
-        self._renew_at = sent
-        self._attempt = attempt
+    def renewal_unknown(self, sent: float) -> None:
+        """The renewal, sent then, was not answered: it may be stored, and is to be tried again at once."""
+        if isinstance(self._phase, Leading):
+            self._phase = Leading(self._phase.tenure, sent)
+        self.doubt()
 
     def fenced(self, reason: str) -> None:
-        """The server rejected a write of this leader: it leads no more."""
-        if self._tenure is not None:
-            self._fenced = reason
-
-    def answered(self, now: float) -> None:
-        """The leader answered a probe."""
-        if self.leader is not None:
-            self._taken_for_dead.pop(self.leader.incarnation, None)
-        self.unanswered(now)
-
-    def unanswered(self, now: float) -> None:
-        """A probe timed out, which proves nothing."""
-        self._silent_since = None
-        self._plan_probe(now)
-
-    def nobody(self, term: int, now: float) -> None:
-        """Nobody answers for the leader of this term: no process has its subject, as far as can be heard from here.
-
-        Between two servers of a cluster that have no route to each other nothing is heard, while both take part in the
-        stream. A process that led again after it was taken for dead is such a one: its TTL decides, until it answers.
-        (Our own clock does, for a lease that somebody wrote without one would never end.)
-        """
-        if self.leader is None or self.leader.term != term:
-            return
-        if self._taken_for_dead.get(self.leader.incarnation) and now < self._lease_since + self.timing.ttl:
-            self.unanswered(now)
-        elif self._silent_since is None:
-            self._silent_since = now
+        """This process leads no more: the server rejected a write of its term, or its lease or fence is gone."""
+        if isinstance(self._phase, Leading):
+            self._phase = Deposed(self._phase.tenure, reason)
 
     def stepped_down(self) -> None:
         """Leadership was given up, and everybody told."""
-        self._tenure = None
-        self._fenced = ""
-        self._doubt = True
+        self._phase = Following()
+        self.doubt()
 
     def withdraw(self) -> None:
         """Never be a candidate again: the process stops."""
-        self._candidate = False
+        self._withdrawn = True
 
     # What follows
 
     def next(self, now: float) -> Action:
         """What to do now."""
-        if self._tenure is not None:
-            return self._lead(self._tenure, now)
+        match self._phase:
+            case Deposed(tenure=tenure, reason=reason):
+                return StepDown(tenure.term, reason)
+            case Leading() as leading:
+                return self._next_of_leader(leading, now)
+            case _:
+                pass
         if self._connected_since is None:
             return Wait(None)
-        if self._doubt or self._seen is None:
-            return Look()
-        if not self._candidate:
+        if isinstance(self._knowledge, Doubtful):
+            return Read()
+        if self._withdrawn:
             return Wait(None)
-        lease = self._seen.lease
-        if isinstance(lease, Vacant):
-            if now < self._not_before:
-                return Wait(self._not_before)
-            return self._take_over(self._seen)
-        return self._follow(self._seen, lease, now)
+        records = self._knowledge.records
+        holder = records.lease.holder
+        if holder is None:
+            return Wait(self._turn_at) if now < self._turn_at else self._take_over(records)
+        if self._is_mine(holder):
+            # This process gave the term up without giving the lease back: nobody else holds it.
+            return self._take_over(records)
+        due = self.detector.next_probe(self._connected_since, now)
+        return Wait(due) if now < due else Probe(holder.term)
 
-    def _lead(self, tenure: Tenure, now: float) -> Action:
-        if self._fenced:
-            return StepDown(tenure.term, self._fenced)
-        deadline = self._deadline(tenure)
+    def _next_of_leader(self, leading: Leading, now: float) -> Action:
+        deadline = self.timing.deadline(leading.tenure)
         if now >= deadline:
-            return StepDown(tenure.term, "the lease could not be renewed in time")
+            return StepDown(leading.tenure.term, "the lease could not be renewed in time")
         if self._connected_since is None:
             return Wait(deadline)
-        if self._doubt:
-            return Look()
-        if now >= self._renew_at:
-            return Renew(tenure, deadline)
-        return Wait(min(self._renew_at, deadline))
-
-    def _follow(self, seen: Seen, lease: Held, now: float) -> Action:
-        if self._mine(lease.lease, lease.lease.term):
-            # This process gave the term up without giving the lease back: nobody else can be meant by it.
-            return self._take_over(seen)
-        assert self._connected_since is not None
-        known = max(self._term_since, self._connected_since) + self.timing.acquaintance
-        if now < known:
-            return Wait(known)
-        if self._silent_since is not None:
-            confirm = self._silent_since + self.timing.confirm_after
-            if now < confirm:
-                return Wait(confirm)
-            return Probe(lease.lease.term)
-        if now < self._next_probe:
-            return Wait(self._next_probe)
-        return Probe(lease.lease.term)
+        if isinstance(self._knowledge, Doubtful):
+            return Read()
+        if now >= leading.renew_at:
+            return Renew(leading.tenure, deadline)
+        return Wait(min(leading.renew_at, deadline))
 
     def confirmed(self, now: float) -> TakeOver | None:
-        """Nobody answered a second time: take the lease before it expires, if nothing else was seen meanwhile."""
-        seen = self._seen
-        if (
-            seen is None
-            or self._silent_since is None
-            or self._doubt
-            or self._tenure is not None
-            or not self._candidate
-            or now < self._silent_since + self.timing.confirm_after
-        ):
-            return None
-        self._silent_since = None
-        if self.leader is not None:
-            self._taken_for_dead[self.leader.incarnation] = False
-        return self._take_over(seen)
+        """Nobody answered a second time: take the lease before it expires, if nothing else was heard meanwhile."""
+        following = isinstance(self._phase, Following) and not self._withdrawn
+        if following and isinstance(self._knowledge, Known) and self.detector.confirms(now):
+            return self._take_over(self._knowledge.records)
+        return None
 
-    def _take_over(self, seen: Seen) -> TakeOver:
-        return TakeOver(self._highest + 1, seen.lease.revision, seen.fence)
+    def _take_over(self, records: Records) -> TakeOver:
+        return TakeOver(
+            term=self._highest + 1, lease_revision=records.lease.revision, fence_revision=records.fence.revision
+        )
 
-    def _win(self, term: int, lease: int, fence: int, sent: float) -> None:
-        self._tenure = Tenure(term, lease, fence, sent)
-        self._fenced = ""
+    def _lead(self, term: int, lease_revision: int, fence_revision: int, sent: float) -> None:
+        tenure = Tenure(term=term, lease_revision=lease_revision, fence_revision=fence_revision, renewed=sent)
+        self._phase = Leading(tenure, sent + self.timing.renew_every)
         self._fence_known = True
         self._highest = max(self._highest, term)
-        self._renew_at = sent + self.timing.renew_every
-        self._doubt = False
-        self._seen = Seen(Held(Lease(self.node, term, self.incarnation), lease), fence, term)
 
-    def _mine(self, lease: Lease, term: int) -> bool:
-        return lease.node == self.node and lease.incarnation == self.incarnation and lease.term == term
+    def _hear(self, records: Records) -> None:
+        """The watch brings what is newer, and settles no doubt."""
+        self._knowledge = Known(records) if isinstance(self._knowledge, Known) else Doubtful(records)
+
+    def _holds(self, lease: Vacant | Held, term: int) -> bool:
+        return lease.holder is not None and self._is_mine(lease.holder) and lease.holder.term == term
+
+    def _is_mine(self, lease: Lease) -> bool:
+        return lease.node == self.node and lease.incarnation == self.incarnation
 
     def _note_term(self, term: int) -> None:
         """Whatever is stored, the next term must be one that everybody can read."""
@@ -436,22 +345,12 @@ class Election:
             self._highest = max(self._highest, term)
 
     def _note_lease(self, lease: Vacant | Held, now: float) -> None:
-        if self._seen is None or lease.revision != self._seen.lease.revision:
-            self._lease_since = now
-        term = lease.lease.term if isinstance(lease, Held) else None
-        known = self.leader.term if self.leader else None
-        if term is not None:
-            self._note_term(term)
-        if term != known:
-            if isinstance(lease, Held) and lease.lease.incarnation in self._taken_for_dead:
-                self._taken_for_dead[lease.lease.incarnation] = True
-            self._term_since = now
-            self._silent_since = None
-            # Every follower learns of a term at the same moment; from here on their probes are out of step.
-            self._next_probe = now + self.timing.acquaintance + self._random() * self._pause
+        if lease.holder:
+            self._note_term(lease.holder.term)
+        self.detector.observe(lease, now)
 
     def _turn(self, last: str) -> float:
-        """Seconds to wait, where everybody sees at once that nobody leads: those next to the last leader go first.
+        """Seconds to wait, where everybody learns at once that nobody leads: those next to the last leader go first.
 
         Of several take-overs at once only one is stored, and that one the later for the others (measured: by half).
         """
@@ -460,16 +359,5 @@ class Election:
             return (node <= last, node)
 
         mine = place(self.node)
-        turn = TURN * sum(place(node) < mine for node in self.candidates)
+        turn = TURN * sum(place(node) < mine for node in self._candidates)
         return turn if turn < LONGEST_TURN else LONGEST_TURN * (1 + self._random())
-
-    @property
-    def _pause(self) -> float:
-        """Mean pause between two probes of this follower."""
-        return self.timing.probe_pause * self.followers
-
-    def _plan_probe(self, now: float) -> None:
-        self._next_probe = now + self._pause * (1 + PROBE_JITTER * (2 * self._random() - 1))
-
-    def _deadline(self, tenure: Tenure) -> float:
-        return tenure.renewed + self.timing.ttl - self.timing.margin

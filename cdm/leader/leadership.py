@@ -1,4 +1,4 @@
-"""Carries out what `cdm.leader.election` decides: reads, take-overs, renewals, probes, a new leader's read barrier."""
+"""Carries out what `cdm.leader.election` asks for: readings, take-overs, renewals, probes, a leader's read barrier."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 
 import anyio
 import anyio.abc
-import msgspec
+from msgspec import Struct
 
 from cdm import clock
 from cdm.dispatch.messages import (
@@ -23,27 +23,38 @@ from cdm.dispatch.messages import (
 )
 from cdm.dispatch.router import receiver
 from cdm.errors import AccessDenied, Conflict, NoResponders, StoreBusy, StoreError, Uncertain
-from cdm.leader.election import Election, Held, Look, Probe, Renew, Seen, StepDown, TakeOver, Tenure, Vacant, Wait
+from cdm.leader.actions import Probe, Read, Renew, StepDown, TakeOver, Wait
+from cdm.leader.election import Election
+from cdm.leader.lease import PATIENCE, UNREADABLE_HOLDER, LeaseStore
+from cdm.leader.records import NO_FENCE, Held, StoredFence, Tenure, Vacant
 from cdm.log import Log
 from cdm.model.artifact import NodeId
-from cdm.model.keys import FENCE, LEASE, FenceKey, LeaseKey, encode
+from cdm.model.keys import FenceKey, LeaseKey
 from cdm.model.node import Fence, Lease
-from cdm.model.problems import UNREADABLE
-from cdm.store.batch import Write
-from cdm.store.bucket import Bucket, Stored
+from cdm.store.bucket import Bucket
 from cdm.store.responder import Identity, Voice
-from cdm.store.wire import EXPECT, TTL, dump, ttl_header
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.lease")
 
 PROBE_TIMEOUT = 0.15
 """Seconds that a leader has to answer a probe. Silence beyond it proves nothing."""
-LOOK_TIMEOUT = 2.0
-RETRY_PAUSE = 0.1
+READ_AGAIN_AFTER = 0.1
+"""Seconds after which a reading, a barrier or a renewal that the server did not take is tried again."""
+BUSY_PAUSE = 0.01
+"""Seconds after which a take-over is tried again that the server had no time for."""
 REFUSAL_PAUSE = 1.0
+"""Seconds after which a take-over is tried again that the server refused."""
 COMPLAINT_INTERVAL = 30.0
+"""Seconds between two lines that say the same of a state that lasts."""
 RESIGNED = "this node stops"
+
+
+class Activation(Struct, frozen=True):
+    """A term of this node's own, from its take-over on: the scope in which the manager is made Active."""
+
+    term: int
+    scope: anyio.CancelScope
 
 
 class Leadership:
@@ -70,23 +81,25 @@ class Leadership:
         on_fence_lost: Callable[[], None],
         candidates: Callable[[], AbstractSet[NodeId]],
     ) -> None:
-        self._slices = slices
         self._connection = slices.connection
+        self._store = LeaseStore(slices, election.node, election.incarnation, election.timing.ttl)
         self._election = election
         self._barrier = barrier
         self._route = route
         self._drained = drained
         self._on_fence_lost = on_fence_lost
         self._candidates = candidates
-        self._signal = Wakeup()
-        self._told: tuple[NodeId | None, int] = (None, 0)
-        self._leading = False
-        self._began = 0
-        self._looked = False
-        self._gone = 0
-        self._complained_at = float("-inf")
-        self._activation: anyio.CancelScope | None = None
+        self._news = Wakeup()
+        self._told = LeaderChange(None, 0, local_node_is_leader=False)
+        """What everybody was told last."""
+        self._activation: Activation | None = None
+        """This process's latest term."""
         self._voice: Voice | None = None
+        self._may_read = False
+        """Whether the records were ever read."""
+        self._reported_gone = 0
+        """The term whose leader was last found gone."""
+        self._complained_at = float("-inf")
         self._resigned = anyio.Event()
         self._connection.listen(self._on_connection)
         if self._connection.up_since is not None:
@@ -96,19 +109,19 @@ class Leadership:
 
     def wake(self) -> None:
         """Something that the election knows of has changed."""
-        self._signal.set()
+        self._news.set()
 
     def reset(self, reason: str) -> None:
         """The stream of ``slices`` is another one than before."""
         self._election.reset(reason)
-        self._signal.set()
+        self._news.set()
 
     def _on_connection(self, up: bool) -> None:
         if up:
             self._election.connected(clock.now())
         else:
             self._election.disconnected()
-        self._signal.set()
+        self._news.set()
 
     @receiver
     def on_lease(self, put: ValuePut[LeaseKey, Lease]) -> None:
@@ -122,33 +135,34 @@ class Leadership:
 
     @receiver
     def on_lease_rejected(self, rejected: ValueRejected[LeaseKey, Lease]) -> None:
-        """Somebody wrote nonsense over the lease: nobody answers for it, so it is taken over."""
+        """Somebody overwrote the lease with what cannot be read."""
         log.error("unreadable lease", reason=rejected.reason)
-        self._watched(Held(_nobody(), rejected.revision))
+        self._watched(Held(UNREADABLE_HOLDER, rejected.revision))
 
     @receiver
     def on_fence(self, put: ValuePut[FenceKey, Fence]) -> None:
         """A new term began."""
-        self._election.watched_fence(put.revision, put.value.term)
-        self._signal.set()
+        self._election.watched_fence(StoredFence(revision=put.revision, term=put.value.term))
+        self._news.set()
 
     @receiver
     def on_fence_lost(self, message: ValueRemove[FenceKey, Fence] | ValueRejected[FenceKey, Fence]) -> None:
         """The fence was deleted or overwritten: the term that it guarded is over."""
         log.error("the fence was tampered with", key=str(message.key))
-        self._election.watched_fence(0 if isinstance(message, ValueRemove) else message.revision, 0)
-        self._signal.set()
+        rejected = isinstance(message, ValueRejected)
+        self._election.watched_fence(StoredFence(revision=message.revision, term=0) if rejected else NO_FENCE)
+        self._news.set()
 
     @receiver
     def on_nodes(self, change: NodeJoined | NodeLeft | NodeDied | NodeMissing) -> None:
-        """Others than before take part."""
+        """Other nodes than before take part."""
         self._election.candidates = self._candidates()
 
     def _watched(self, lease: Held | Vacant) -> None:
         before = self._election.leader
         self._election.watched_lease(lease, clock.now())
         if self._election.leader != before or isinstance(lease, Vacant):
-            self._signal.set()
+            self._news.set()
 
     # Actions go out
 
@@ -170,43 +184,27 @@ class Leadership:
         if self._election.tenure is not None:
             self._deactivate(RESIGNED)
             await self._drained()
-        self._signal.set()
+        self._news.set()
 
     async def give_back(self) -> None:
-        """Delete the lease, if it is this process's, so that a successor need not wait; then leave the election."""
-        tenure = self._election.tenure
-        if tenure is not None:
-            try:
-                await self._slices.delete(LEASE, expect=tenure.lease, timeout=LOOK_TIMEOUT)
-                log.info("lease given back", term=tenure.term)
-            except Conflict:
-                await self._give_back_renewed(tenure)
-            except StoreError as error:
-                log.warning("lease not given back; it expires", term=tenure.term, reason=str(error))
+        """Give the lease back, so that a successor need not wait; then leave the election."""
+        if (tenure := self._election.tenure) is not None:
+            await self._store.give_back(tenure)
             self._election.stepped_down()
         await self._drop_voice()
         self._resigned.set()
-        self._signal.set()
-
-    async def _give_back_renewed(self, tenure: Tenure) -> None:
-        # A renewal was on its way: delete what it wrote, if it is still ours.
-        try:
-            seen = await self._read()
-            if isinstance(seen.lease, Held) and seen.fence == tenure.fence:
-                await self._slices.delete(LEASE, expect=seen.lease.revision, timeout=LOOK_TIMEOUT)
-        except StoreError as error:
-            log.warning("lease not given back; it expires", term=tenure.term, reason=str(error))
+        self._news.set()
 
     async def _step(self) -> None:
         self._tell_leader()
         match self._election.next(clock.now()):
             case Wait(until):
                 with anyio.move_on_after(None if until is None else max(until - clock.now(), 0)):
-                    await self._signal.wait()
-            case Look():
-                await self._look()
-            case TakeOver() as take_over:
-                await self._take_over(take_over)
+                    await self._news.wait()
+            case Read():
+                await self._read()
+            case TakeOver() as attempt:
+                await self._take_over(attempt)
             case Renew(tenure, deadline):
                 await self._renew(tenure, deadline)
             case Probe(term):
@@ -215,18 +213,19 @@ class Leadership:
                 self._deactivate(reason)
                 self._election.stepped_down()
 
-    async def _look(self) -> None:
-        self._election.looks()
+    async def _read(self) -> None:
+        election = self._election
+        reading = election.reading()
         try:
-            seen = await self._read()
+            records = await self._store.read(self._patience())
         except StoreError as error:
-            self._refuse_to_start(error, started=self._looked)
+            self._refuse_to_start(error, started=self._may_read)
             self._complain("lease not read", error)
-            await anyio.sleep(RETRY_PAUSE)
+            await anyio.sleep(READ_AGAIN_AFTER)
             return
-        self._looked = True
-        if self._election.seen(seen, clock.now()):
-            log.error("the fence is gone: everything is listed anew", highest_term=self._election.highest_term)
+        self._may_read = True
+        if election.read(reading, records, clock.now()):
+            log.error("the fence is gone: everything is listed anew", highest_term=election.highest_term)
             self._on_fence_lost()
 
     def _refuse_to_start(self, error: StoreError, *, started: bool) -> None:
@@ -235,83 +234,60 @@ class Leadership:
             raise error
 
     def _complain(self, what: str, error: StoreError) -> None:
-        """Say it, but not every time: such a state may last."""
+        """Log it, but not every time: such a state may last."""
         if clock.now() >= self._complained_at + COMPLAINT_INTERVAL:
             self._complained_at = clock.now()
             log.warning(what, reason=str(error))
 
-    async def _read(self) -> Seen:
-        # The fence first: a take-over in between shows a newer lease, and the next compare-and-set tells.
-        fence = await self._slices.read(FENCE, timeout=self._patience())
-        lease = await self._slices.read(LEASE, timeout=self._patience())
-        term = 0
-        if fence is not None and fence.payload is not None:
-            try:
-                term = msgspec.json.decode(fence.payload, type=Fence).term
-            except UNREADABLE as error:
-                log.error("unreadable fence", reason=str(error))
-        return Seen(_lease_of(lease), fence.revision if fence else 0, term)
-
     def _patience(self) -> float:
         """How long a read may take: a leader must not wait beyond its own deadline."""
-        tenure, timing = self._election.tenure, self._election.timing
+        tenure = self._election.tenure
         if tenure is None:
-            return LOOK_TIMEOUT
-        return min(LOOK_TIMEOUT, max(tenure.renewed + timing.ttl - timing.margin - clock.now(), 0.01))
+            return PATIENCE
+        return min(PATIENCE, max(self._election.timing.deadline(tenure) - clock.now(), 0.01))
 
-    async def _take_over(self, action: TakeOver) -> None:
+    async def _take_over(self, attempt: TakeOver) -> None:
         election = self._election
+        started = self._activation is not None
         try:
-            await self._raise_voice(action.term)
+            await self._raise_voice(attempt.term)
         except StoreError as error:
-            self._refuse_to_start(error, started=self._began > 0)
+            self._refuse_to_start(error, started=started)
             log.debug("no take-over", reason=str(error))
-            election.refused()
-            await anyio.sleep(RETRY_PAUSE)
+            election.doubt()
+            await anyio.sleep(READ_AGAIN_AFTER)
             return
         sent = clock.now()
         try:
-            lease = Lease(election.node, action.term, election.incarnation)
-            revision = await self._slices.batch(
-                [
-                    Write(
-                        encode(LEASE),
-                        dump(lease),
-                        {EXPECT: str(action.lease), TTL: ttl_header(election.timing.ttl)},
-                    ),
-                    Write(encode(FENCE), dump(Fence(action.term, election.node)), {EXPECT: str(action.fence)}),
-                ],
-                timeout=LOOK_TIMEOUT,
-            )
+            revision = await self._store.take_over(attempt)
         except Conflict:
-            election.refused()
+            election.doubt()
         except StoreBusy:
-            election.refused()
-            await anyio.sleep(0.01)
+            election.doubt()
+            await anyio.sleep(BUSY_PAUSE)
         except Uncertain:
-            election.uncertain(sent, action)
+            election.take_over_unknown(attempt, sent)
         except StoreError as error:
-            self._refuse_to_start(error, started=self._began > 0)
+            self._refuse_to_start(error, started=started)
             self._complain("nobody leads, and the take-over is refused", error)
-            election.refused()
+            election.doubt()
             await anyio.sleep(REFUSAL_PAUSE)
         else:
-            election.won(action, revision, sent)
-            log.info("leading", term=action.term)
+            election.won(attempt, revision, sent)
+            log.info("leading", term=attempt.term)
 
     async def _match_tenure(self, tasks: anyio.abc.TaskGroup) -> None:
         """Begin a tenure that was won just now, or be silent where there is none."""
         tenure = self._election.tenure
         if tenure is not None:
-            if self._began != tenure.term:
-                self._began = tenure.term
-                self._activation = anyio.CancelScope()
-                tasks.start_soon(self._activate, tenure, self._activation)
+            if self._activation is None or self._activation.term != tenure.term:
+                self._activation = Activation(tenure.term, anyio.CancelScope())
+                tasks.start_soon(self._activate, tenure.term, self._activation.scope)
         elif self._voice is not None and not self._election.in_doubt:
             await self._drop_voice()
 
-    async def _activate(self, tenure: Tenure, scope: anyio.CancelScope) -> None:
-        """Wait for the read barrier, then tell the manager."""
+    async def _activate(self, term: int, scope: anyio.CancelScope) -> None:
+        """Wait for the read barrier, then tell the manager. `_deactivate` cancels the scope."""
         with scope:
             while True:
                 try:
@@ -319,52 +295,43 @@ class Leadership:
                     break
                 except StoreError as error:
                     log.warning("read barrier waits", reason=str(error))
-                    await anyio.sleep(RETRY_PAUSE)
-            if self._election.tenure is not None and self._election.tenure.term == tenure.term:
-                self._leading = True
-                self._told = (self._election.node, tenure.term)
-                self._route(LeaderChange(self._election.node, tenure.term, local_node_is_leader=True))
+                    await anyio.sleep(READ_AGAIN_AFTER)
+            if self._election.tenure is not None and self._election.tenure.term == term:
+                self._tell(LeaderChange(self._election.node, term, local_node_is_leader=True))
 
     async def _renew(self, tenure: Tenure, deadline: float) -> None:
         election = self._election
         sent = clock.now()
-        lease = Lease(election.node, tenure.term, election.incarnation)
+        timeout = max(min(election.timing.renew_every, deadline - sent), 0.01)
         try:
-            revision = await self._slices.put(
-                LEASE,
-                dump(lease),
-                expect=tenure.lease,
-                ttl=election.timing.ttl,
-                timeout=max(min(election.timing.renew_every, deadline - sent), 0.01),
-            )
+            revision = await self._store.renew(tenure, timeout)
         except (Conflict, StoreBusy):
-            election.refused()
+            election.doubt()
         except StoreError as error:
             log.warning("lease not renewed; trying again", reason=str(error))
-            election.uncertain(sent)
+            election.renewal_unknown(sent)
             if not isinstance(error, Uncertain):
-                await anyio.sleep(RETRY_PAUSE)
+                await anyio.sleep(READ_AGAIN_AFTER)
         else:
             election.renewed(revision, sent)
 
     async def _probe(self, term: int) -> None:
-        election = self._election
+        election, detector = self._election, self._election.detector
         try:
             await self._connection.request(self._connection.subject("cdm", "leader", term), timeout=PROBE_TIMEOUT)
         except NoResponders:
             now = clock.now()
-            take_over = election.confirmed(now)
-            if take_over is not None:
-                say = log.debug if self._gone == term else log.warning
-                say("the leader is gone", term=term)
-                self._gone = term
-                await self._take_over(take_over)
-            else:
-                election.nobody(term, now)
+            if (attempt := election.confirmed(now)) is None:
+                detector.no_responders(term, now)
+                return
+            say = log.debug if self._reported_gone == term else log.warning
+            say("the leader is gone", term=term)
+            self._reported_gone = term
+            await self._take_over(attempt)
         except StoreError:
-            election.unanswered(clock.now())
+            detector.timed_out(clock.now())
         else:
-            election.answered(clock.now())
+            detector.answered(clock.now())
 
     async def _raise_voice(self, term: int) -> None:
         """Answer for this term from before it begins, or followers would take its leader for dead."""
@@ -379,41 +346,24 @@ class Leadership:
 
     def _deactivate(self, reason: str) -> None:
         if self._activation is not None:
-            self._activation.cancel()
-            self._activation = None
+            self._activation.scope.cancel()
         tenure = self._election.tenure
         say = log.info if reason == RESIGNED else log.warning
         say("leadership is over", term=tenure.term if tenure else None, reason=reason)
-        if self._leading:
-            self._leading = False
-            self._told = (None, self._election.highest_term)
-            self._route(LeaderChange(None, self._election.highest_term, local_node_is_leader=False))
+        if self._told.local_node_is_leader:
+            self._tell(LeaderChange(None, self._election.highest_term, local_node_is_leader=False))
 
     def _tell_leader(self) -> None:
         """Tell of other nodes' leadership; this node's own is told once its barrier is behind it."""
         if self._election.tenure is not None:
             return
         lease = self._election.leader
-        told = (lease.node, lease.term) if lease else (None, self._election.highest_term)
-        if told != self._told:
-            self._told = told
-            if lease and lease.node != self._election.node:
-                log.info("leader", leader=lease.node, term=lease.term)
-            self._route(LeaderChange(lease.node if lease else None, told[1], local_node_is_leader=False))
+        leader, term = (lease.node, lease.term) if lease else (None, self._election.highest_term)
+        if (leader, term) != (self._told.leader, self._told.term):
+            if leader and leader != self._election.node:
+                log.info("leader", leader=leader, term=term)
+            self._tell(LeaderChange(leader, term, local_node_is_leader=False))
 
-
-def _nobody() -> Lease:
-    """Stands for a lease that cannot be read: nobody answers for it."""
-    return Lease(NodeId("?"), 0)
-
-
-def _lease_of(stored: Stored | None) -> Vacant | Held:
-    if stored is None:
-        return Vacant(0)
-    if stored.payload is None:
-        return Vacant(stored.revision)
-    try:
-        return Held(msgspec.json.decode(stored.payload, type=Lease), stored.revision)
-    except UNREADABLE as error:
-        log.error("unreadable lease", reason=str(error))
-        return Held(_nobody(), stored.revision)
+    def _tell(self, change: LeaderChange) -> None:
+        self._told = change
+        self._route(change)

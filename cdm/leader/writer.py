@@ -1,9 +1,9 @@
-"""Carries the outbox to the server: fenced batches to ``slices``, plain ones to ``status``.
+"""Carries orders to ``slices`` in batches that are guarded by the fence.
 
 One batch is in flight at a time and the next gathers meanwhile (group commit); where a whole one waits already, it is
-made ready while the server takes the one before in. Every batch is guarded by the fence:
-its first message expects the revision of ``_term`` that this leadership wrote, so the server refuses it whole once
-another term began, however late it arrives. Being refused so is loss of leadership at once.
+made ready while the server stores the one before. The first message of every batch expects the revision of ``_term``
+that this leadership wrote, so the server refuses it whole once another term began, however late it arrives. Being
+refused so is loss of leadership at once.
 """
 
 from __future__ import annotations
@@ -15,46 +15,35 @@ from msgspec import Struct
 
 from cdm import clock
 from cdm.dispatch.messages import Message, WriteFailed, Written
-from cdm.errors import AccessDenied, Conflict, RequestRefused, StoreBusy, StoreError
+from cdm.errors import Conflict, RequestRefused, StoreBusy, StoreError
+from cdm.leader.batching import Cutter, Part
 from cdm.leader.election import Election
 from cdm.log import Log
-from cdm.manager.outbox import Order, Outbox
-from cdm.manager.reconciliation import Command
-from cdm.model.artifact import Artifact
+from cdm.manager.outbox import Outbox
 from cdm.model.keys import FENCE, encode
-from cdm.model.slice import SliceValue
 from cdm.store.backpressure import Backpressure
-from cdm.store.batch import MAX_BATCH, Batch, Write
-from cdm.store.bucket import Bucket
-from cdm.store.wire import DELETE, EXPECT, EXPECT_SUBJECT, dump
+from cdm.store.bucket import EXPECT, EXPECT_SUBJECT, MAX_BATCH, Batch, Bucket, Write
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.writer")
 
-RETRY_PAUSE = 0.02
+BUSY_PAUSE = 0.02
+"""Seconds after which a server is asked again that had no time."""
 REFUSAL_PAUSE = 0.25
 """Seconds of patience with a server that refuses commands."""
 REFUSAL_LOG_INTERVAL = 10.0
-STATUS_PATIENCE = 1.0
-"""Seconds for which statuses let commands go first."""
-STATUS_PAUSE = 0.25
-"""Least seconds between two writes of statuses, which are for people: what changes faster is written once."""
+"""Seconds between two lines that say that commands are refused."""
 
 
-class _Part(Struct):
-    """What goes into one batch."""
+class Prepared(Struct, frozen=True):
+    """A part, and the batch that it is sent as. A batch can be sent once."""
 
-    term: int
-    writes: list[Write]
+    part: Part
     batch: Batch
-    finished: list[Artifact]
-    """Artifacts whose orders it completes."""
-    touched: list[Artifact]
-    """All artifacts that it is about."""
 
 
 class CommandWriter:
-    """Writes orders to ``slices``, fenced.
+    """Writes orders, fenced.
 
     Args:
         slices: the bucket.
@@ -77,30 +66,29 @@ class CommandWriter:
         route: Callable[[Message], None],
     ) -> None:
         self._slices = slices
-        self._outbox = outbox
+        self._cutter = Cutter(outbox)
         self._ready = ready
         self._backpressure = backpressure
         self._election = election
         self._on_fenced = on_fenced
         self._route = route
-        self._order: Order | None = None
-        self._next = 0
-        self._ahead: _Part | None = None
-        """The part after the one in flight, where it was made ready already."""
+        self._ahead: Prepared | None = None
+        """What is sent after the batch in flight, where it was made ready already."""
         self._in_flight = False
-        self._one_by_one = False
-        self._logged_at = float("-inf")
         self._idle = anyio.Event()
+        self._one_order = False
+        """Whether the server refused a batch. What is small may still fit: orders go one by one until one is stored."""
+        self._logged_at = float("-inf")
 
     async def run(self) -> None:
         """Write orders until cancelled."""
         while True:
             await self._ready.wait()
-            while part := self._ahead or self._gather():
+            while prepared := self._ahead or self._prepare():
                 self._ahead = None
                 self._in_flight = True
                 try:
-                    await self._write(part)
+                    await self._write(prepared)
                 finally:
                     self._in_flight = False
                     self._idle.set()
@@ -112,67 +100,38 @@ class CommandWriter:
         while self._in_flight:
             await self._idle.wait()
 
-    @property
-    def _waiting(self) -> int:
-        """How many commands wait for a batch."""
-        left = len(self._order.commands) - self._next if self._order is not None else 0
-        return left + self._outbox.queued
-
-    def _gather(self) -> _Part | None:
-        """The next part, guarded by the fence; None where nothing is to be written."""
+    def _prepare(self) -> Prepared | None:
+        """The next batch, guarded by the fence; None where nothing is to be written."""
         tenure = self._election.tenure
-        writes: list[Write] = []
-        finished: list[Artifact] = []
-        touched: list[Artifact] = []
-        while len(writes) < MAX_BATCH:
-            if self._order is None:
-                self._order, self._next = self._outbox.take_order(), 0
-                if self._order is None:
-                    break
-            order = self._order
-            if tenure is None or order.term != tenure.term:
-                self._order = None
-                continue
-            commands = order.commands[self._next : self._next + MAX_BATCH - len(writes)]
-            writes += [_write(command, order.term) for command in commands]
-            touched.append(order.artifact)
-            self._next += len(commands)
-            if self._next >= len(order.commands):
-                finished.append(order.artifact)
-                self._order = None
-                if self._one_by_one:
-                    break
-        if tenure is None or not writes:
+        part = self._cutter.cut(tenure.term if tenure else 0, one_order=self._one_order)
+        if tenure is None or part is None:
             return None
-        guard = {EXPECT: str(tenure.fence), EXPECT_SUBJECT: self._slices.subject(encode(FENCE))}
-        writes[0] = Write(writes[0].name, writes[0].payload, {**writes[0].headers, **guard})
-        return _Part(tenure.term, writes, self._slices.prepare(writes), finished, touched)
+        first, guard = part.writes[0], self._slices.subject(encode(FENCE))
+        headers = {**first.headers, EXPECT: str(tenure.fence_revision), EXPECT_SUBJECT: guard}
+        part.writes[0] = Write(first.name, first.payload, headers)
+        return Prepared(part, self._slices.prepare(part.writes))
 
     def _covered(self, term: int) -> bool:
         """Whether the lease, by this node's own clock, covers what is sent in this term."""
         tenure = self._election.tenure
         return tenure is not None and tenure.term == term and self._election.valid(clock.now())
 
-    async def _write(self, part: _Part) -> None:
+    async def _write(self, prepared: Prepared) -> None:
+        part, batch = prepared.part, prepared.batch
         # Nothing is sent that the lease does not cover.
         while self._covered(part.term):
             try:
-                revision = await self._send(part)
+                revision = await self._send(batch)
             except Conflict as error:
-                log.warning("fenced: another term began", term=part.term, server=str(error))
-                self._ahead = None
-                if self._covered(part.term):
-                    self._election.fenced("the server refused a write of this term")
-                    self._on_fenced()
+                self._fenced(part.term, error)
                 return
             except StoreBusy as error:
                 log.debug("again", reason=str(error))
-                part.batch = self._slices.prepare(part.writes)
-                await anyio.sleep(RETRY_PAUSE)
-                continue
+                batch = self._slices.prepare(part.writes)
+                await anyio.sleep(BUSY_PAUSE)
             except RequestRefused as error:
-                # A full store, most likely. What is small may still fit: orders go one by one until one is taken.
-                self._one_by_one = True
+                # A full store, most likely.
+                self._one_order = True
                 if clock.now() >= self._logged_at + REFUSAL_LOG_INTERVAL:
                     self._logged_at = clock.now()
                     log.warning("the server refuses commands", reason=str(error), commands=len(part.writes))
@@ -180,109 +139,45 @@ class CommandWriter:
                 await self._failed(part, str(error))
                 return
             except StoreError as error:
-                log.warning("commands may not be stored", reason=str(error), commands=len(part.writes))
+                log.warning("unknown whether commands were stored", reason=str(error), commands=len(part.writes))
                 await self._failed(part, str(error))
                 return
-            self._one_by_one = False
-            for artifact in part.finished:
-                self._route(Written(artifact, part.term, revision))
-            return
+            else:
+                self._one_order = False
+                for artifact in part.finished:
+                    self._route(Written(artifact, part.term, revision))
+                return
         self._give_up(part, 0, "the lease ended")
 
-    async def _send(self, part: _Part) -> int:
-        await self._slices.stage(part.batch)
-        if self._ahead is None and self._waiting >= MAX_BATCH:
-            self._ahead = self._gather()
-        return await self._slices.commit(part.batch)
+    async def _send(self, batch: Batch) -> int:
+        await self._slices.stage(batch)
+        if self._ahead is None and self._cutter.waiting >= MAX_BATCH:
+            self._ahead = self._prepare()
+        return await self._slices.commit(batch)
 
-    async def _failed(self, part: _Part, reason: str) -> None:
+    def _fenced(self, term: int, error: Conflict) -> None:
+        log.warning("fenced: another term began", term=term, server=str(error))
+        self._ahead = None
+        if self._covered(term):
+            self._election.fenced("the server refused a write of this term")
+            self._on_fenced()
+
+    async def _failed(self, part: Part, reason: str) -> None:
         """Find out how far the stream is by now: a mirror that has come so far shows what was stored."""
         while self._covered(part.term):
             try:
                 revision = (await self._slices.state()).last
             except StoreError:
-                await anyio.sleep(RETRY_PAUSE)
+                await anyio.sleep(BUSY_PAUSE)
                 continue
             self._give_up(part, revision, reason)
             return
         self._give_up(part, 0, reason)
 
-    def _give_up(self, part: _Part, revision: int, reason: str) -> None:
+    def _give_up(self, part: Part, revision: int, reason: str) -> None:
         """Drop what is left of its orders, too: they are decided anew."""
         ahead, self._ahead = self._ahead, None
-        touched = dict.fromkeys([*part.touched, *(ahead.touched if ahead else ())])
-        if self._order is not None and self._order.artifact in touched:
-            self._order = None
+        touched = dict.fromkeys([*part.touched, *(ahead.part.touched if ahead else ())])
+        self._cutter.drop(touched)
         for artifact in touched:
             self._route(WriteFailed(artifact, part.term, revision, reason))
-
-
-class StatusWriter:
-    """Writes statuses, newest only; a status that was not stored is tried again.
-
-    Args:
-        bucket: ``status``.
-        outbox: where they come from.
-        ready: set when there are any.
-        election: nothing is written while this process does not lead.
-        backpressure: held while commands wait to be written, which go first.
-    """
-
-    def __init__(
-        self,
-        bucket: Bucket,
-        outbox: Outbox,
-        ready: Wakeup,
-        election: Election,
-        backpressure: Backpressure,
-    ) -> None:
-        self._bucket = bucket
-        self._backpressure = backpressure
-        self._outbox = outbox
-        self._ready = ready
-        self._election = election
-
-    async def run(self) -> None:
-        """Write statuses until cancelled."""
-        while True:
-            await self._ready.wait()
-            while self._outbox.statuses:
-                with anyio.move_on_after(STATUS_PATIENCE):
-                    await self._backpressure.released()
-                statuses = self._outbox.take_statuses(MAX_BATCH)
-                if not self._election.valid(clock.now()):
-                    continue
-                writes = [
-                    Write(name, b"", DELETE) if status is None else Write(name, dump(status))
-                    for name, status in statuses.items()
-                ]
-                if too_long := [write for write in writes if self._bucket.problem_with(write)]:
-                    # Of a refused blueprint whose key is hardly shorter than NATS takes: the log has told of it.
-                    log.debug("statuses cannot be stored", blueprints=[write.name[:40] for write in too_long])
-                    writes = [write for write in writes if write not in too_long]
-                    statuses = {write.name: statuses[write.name] for write in writes}
-                try:
-                    if writes:
-                        await self._bucket.batch(writes)
-                except StoreError as error:
-                    if isinstance(error, AccessDenied):
-                        self._bucket.connection.complain(error)
-                    log.debug("statuses not stored", reason=str(error))
-                    for name, status in statuses.items():
-                        if name not in self._outbox.statuses:
-                            self._outbox.status(name, status)
-                await anyio.sleep(STATUS_PAUSE)
-
-
-def _write(command: Command, term: int) -> Write:
-    name = encode(command.key)
-    if command.state is None:
-        return Write(name, b"", DELETE)
-    value = SliceValue(
-        command.state,
-        term,
-        failures=command.failures or None,
-        blueprint=command.blueprint or None,
-        overrides=command.overrides,
-    )
-    return Write(name, dump(value))

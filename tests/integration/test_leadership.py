@@ -159,7 +159,7 @@ async def test_the_server_refuses_an_old_fence(server: NatsServer) -> None:
         first = await nodes.leader()
         tenure = first.managing.election.tenure
         assert tenure is not None
-        guard = {EXPECT: str(tenure.fence), EXPECT_SUBJECT: FENCE}
+        guard = {EXPECT: str(tenure.fence_revision), EXPECT_SUBJECT: FENCE}
         late = {"state": "LOAD", "term": tenure.term}
         await user.put("slices", "n1.g/n/1", late, guard)
         await first.stop()

@@ -9,7 +9,6 @@ from pathlib import Path
 import anyio
 import pytest
 
-from cdm.agent.own_slices import OwnSlices
 from cdm.dispatch.messages import ValuePut
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
@@ -17,7 +16,7 @@ from cdm.model.node import Role
 from cdm.model.slice import SliceState, SliceValue
 from cdm.node import registration
 from cdm.node.managing import Managing
-from cdm.node.serving import Serving
+from cdm.node.serving import OwnSlices, Serving
 from tests.harness.agents import agents
 from tests.harness.nodes import nodes_on
 from tests.harness.processes import command_line, processes
@@ -86,9 +85,9 @@ async def test_only_candidates_count_for_the_pace_of_probes(server: NatsServer) 
         await nodes.start("m1", "m2", "m3", role=Role.MANAGER)
         await nodes.start("a1", "a2", "a3", role=Role.AGENT)
         managers = [running for running in nodes.all.values() if running.settings.role is Role.MANAGER]
-        await eventually(lambda: [running.managing.election.followers for running in managers] == [2, 2, 2])
+        await eventually(lambda: [running.managing.election.detector.followers for running in managers] == [2, 2, 2])
         await managers[0].stop()
-        await eventually(lambda: [running.managing.election.followers for running in managers[1:]] == [1, 1])
+        await eventually(lambda: [running.managing.election.detector.followers for running in managers[1:]] == [1, 1])
 
 
 async def test_an_agent_mirrors_its_own_slices_and_nothing_else(server: NatsServer) -> None:

@@ -11,8 +11,11 @@ import pytest
 
 from cdm import clock
 from cdm.dispatch.messages import Message, WriteFailed, Written
-from cdm.leader.election import Election, Seen, TakeOver, Timing, Vacant
-from cdm.leader.writer import CommandWriter, StatusWriter
+from cdm.leader.actions import TakeOver
+from cdm.leader.election import Election
+from cdm.leader.records import NO_FENCE, Records, Timing, Vacant
+from cdm.leader.status_writer import StatusWriter
+from cdm.leader.writer import CommandWriter
 from cdm.manager.outbox import Order, Outbox
 from cdm.manager.reconciliation import Command
 from cdm.model.artifact import Artifact
@@ -20,8 +23,7 @@ from cdm.model.keys import FENCE, LEASE, SLICES, STATUS, SliceKey, encode
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
 from cdm.store.backpressure import Backpressure
-from cdm.store.batch import MAX_BATCH, Write
-from cdm.store.bucket import Bucket
+from cdm.store.bucket import MAX_BATCH, Bucket, Write
 from cdm.wakeup import Wakeup
 from tests.harness.servers import NatsServer
 from tests.harness.store import connected
@@ -58,7 +60,7 @@ class Desk:
     async def lead(self) -> None:
         now = clock.now()
         self.election.connected(now)
-        self.election.seen(Seen(Vacant(0), 0, 0), now)
+        self.election.read(self.election.reading(), Records(Vacant(0), NO_FENCE), now)
         action = self.election.next(now)
         assert isinstance(action, TakeOver)
         revision = await self.bucket.batch([Write(encode(LEASE), b"{}"), Write(encode(FENCE), b'{"term":1}')])
@@ -95,8 +97,8 @@ async def test_an_order_of_many_batches_is_stored_whole_and_in_order(server: Nat
         each.order(SMALL, 5)
         await eventually(lambda: len(each.said) == 2, 10)
         assert each.said == [
-            Written(BIG, 1, each.election.tenure.fence + 3 * MAX_BATCH + 12),  # type: ignore[union-attr]
-            Written(SMALL, 1, each.election.tenure.fence + 3 * MAX_BATCH + 12),  # type: ignore[union-attr]
+            Written(BIG, 1, each.election.tenure.fence_revision + 3 * MAX_BATCH + 12),  # type: ignore[union-attr]
+            Written(SMALL, 1, each.election.tenure.fence_revision + 3 * MAX_BATCH + 12),  # type: ignore[union-attr]
         ]
         with anyio.fail_after(2):
             await each.backpressure.released()

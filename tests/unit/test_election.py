@@ -8,23 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdm.leader.election import (
-    HIGHEST_CREDIBLE,
-    TURN,
-    Action,
-    Election,
-    Held,
-    Look,
-    Probe,
-    Renew,
-    Seen,
-    StepDown,
-    TakeOver,
-    Tenure,
-    Timing,
-    Vacant,
-    Wait,
-)
+from cdm.leader.actions import Action, Probe, Read, Renew, StepDown, TakeOver, Wait
+from cdm.leader.election import HIGHEST_CREDIBLE, TURN, Election
+from cdm.leader.records import Held, Records, StoredFence, Tenure, Timing, Vacant
 from cdm.model.artifact import NodeId
 from cdm.model.node import Fence, Lease
 from tests.unit.support import n
@@ -32,6 +18,27 @@ from tests.unit.support import n
 ME, OTHER = n(1), n(2)
 TIMING = Timing()
 DEADLINE = TIMING.ttl - TIMING.margin
+
+
+def records(lease: Vacant | Held, fence_revision: int, fence_term: int) -> Records:
+    return Records(lease, fence(fence_revision, fence_term))
+
+
+def fence(revision: int, term: int) -> StoredFence:
+    return StoredFence(revision=revision, term=term)
+
+
+def tenure(term: int, lease: int, fence: int, renewed: float) -> Tenure:
+    return Tenure(term=term, lease_revision=lease, fence_revision=fence, renewed=renewed)
+
+
+def take_over(term: int, lease: int, fence: int) -> TakeOver:
+    return TakeOver(term=term, lease_revision=lease, fence_revision=fence)
+
+
+def read(each: Election, found: Records, now: float) -> bool:
+    """A reading without anything in between."""
+    return each.read(each.reading(), found, now)
 
 
 def election(random: Callable[[], float] = lambda: 0.5, incarnation: str = "me") -> Election:
@@ -52,14 +59,14 @@ def follower(now: float = 0.0, random: Callable[[], float] = lambda: 0.5) -> Ele
     """Knows that somebody else leads term 7."""
     each = election(random)
     each.connected(now)
-    each.seen(Seen(held(), 90, 7), now)
+    read(each, records(held(), 90, 7), now)
     return each
 
 
 def leader(sent: float = 0.0) -> Election:
     """Leads term 1: lease 1, fence 2."""
     each = connected(sent)
-    each.seen(Seen(Vacant(0), 0, 0), sent)
+    read(each, records(Vacant(0), 0, 0), sent)
     action = each.next(sent)
     assert isinstance(action, TakeOver)
     each.won(action, 2, sent)
@@ -70,7 +77,7 @@ def silent_follower(now: float = 5.0) -> Election:
     """Has heard 'no responders' for term 7 once, at ``now``."""
     each = follower(0.0)
     assert each.next(now) == Probe(7)
-    each.nobody(7, now)
+    each.detector.no_responders(7, now)
     return each
 
 
@@ -82,27 +89,27 @@ def test_nothing_is_done_before_there_is_a_connection() -> None:
 
 
 def test_the_first_thing_is_to_look() -> None:
-    assert connected().next(0.0) == Look()
+    assert connected().next(0.0) == Read()
 
 
 def test_a_lease_that_was_never_written_is_taken_by_compare_and_set_on_nothing() -> None:
     each = connected()
-    each.seen(Seen(Vacant(0), 0, 0), 0.0)
-    assert each.next(0.0) == TakeOver(1, 0, 0)
+    read(each, records(Vacant(0), 0, 0), 0.0)
+    assert each.next(0.0) == take_over(1, 0, 0)
 
 
 def test_a_lease_that_ended_is_taken_by_compare_and_set_on_its_marker_with_the_next_term() -> None:
     each = connected()
-    each.seen(Seen(Vacant(30), 12, 6), 0.0)
-    assert each.next(0.0) == TakeOver(7, 30, 12)
+    read(each, records(Vacant(30), 12, 6), 0.0)
+    assert each.next(0.0) == take_over(7, 30, 12)
 
 
 def test_the_next_term_is_above_the_highest_ever_seen_in_the_bucket_or_in_memory() -> None:
     each = follower()
-    each.watched_fence(200, 41)
+    each.watched_fence(fence(200, 41))
     each.watched_lease(held(term=44, revision=201), 1.0)
-    each.seen(Seen(Vacant(300), 12, 6), 2.0)
-    assert each.next(3.0) == TakeOver(45, 300, 12)
+    read(each, records(Vacant(300), 12, 6), 2.0)
+    assert each.next(3.0) == take_over(45, 300, 12)
     assert each.highest_term == 44
 
 
@@ -110,27 +117,27 @@ def test_the_next_term_is_above_the_highest_ever_seen_in_the_bucket_or_in_memory
 def test_an_absurd_term_is_not_counted_on_from(absurd: int) -> None:
     """Or the terms after it could be read by nobody, and every leader would be nobody's for ever."""
     each = follower()
-    each.watched_fence(200, absurd)
+    each.watched_fence(fence(200, absurd))
     each.watched_lease(held(term=absurd, revision=201), 1.0)
-    each.seen(Seen(Vacant(300), 200, absurd), 2.0)
-    assert each.next(3.0) == TakeOver(8, 300, 200)
+    read(each, records(Vacant(300), 200, absurd), 2.0)
+    assert each.next(3.0) == take_over(8, 300, 200)
     assert each.highest_term == 7
 
 
 def test_a_leader_whose_fence_is_set_to_an_absurd_term_begins_the_next_one() -> None:
     each = leader()
-    each.watched_fence(77, 2**53)
-    assert each.next(1.0) == Look()
-    each.seen(Seen(held(ME, 1, 1, "me"), 77, 2**53), 1.0)
+    each.watched_fence(fence(77, 2**53))
+    assert each.next(1.0) == Read()
+    read(each, records(held(ME, 1, 1, "me"), 77, 2**53), 1.0)
     assert isinstance(each.next(1.0), StepDown)
     each.stepped_down()
-    each.seen(Seen(held(ME, 1, 1, "me"), 77, 2**53), 1.1)
-    assert each.next(1.2) == TakeOver(2, 1, 77)
+    read(each, records(held(ME, 1, 1, "me"), 77, 2**53), 1.1)
+    assert each.next(1.2) == take_over(2, 1, 77)
 
 
 def test_after_the_highest_credible_term_there_is_always_a_next_one_that_can_be_read() -> None:
     each = connected()
-    each.seen(Seen(Vacant(30), 12, HIGHEST_CREDIBLE), 0.0)
+    read(each, records(Vacant(30), 12, HIGHEST_CREDIBLE), 0.0)
     for number in range(1, 4):
         action = each.next(0.0)
         assert isinstance(action, TakeOver)
@@ -140,30 +147,30 @@ def test_after_the_highest_credible_term_there_is_always_a_next_one_that_can_be_
         each.won(action, 100 * number, 0.0)
         each.reset("the stream was purged")
         each.stepped_down()
-        each.seen(Seen(Vacant(0), 0, 0), 0.0)
+        read(each, records(Vacant(0), 0, 0), 0.0)
 
 
 def test_after_a_refusal_both_are_read_again_before_anything_else() -> None:
     each = connected()
-    each.seen(Seen(Vacant(0), 0, 0), 0.0)
-    each.refused()
+    read(each, records(Vacant(0), 0, 0), 0.0)
+    each.doubt()
     assert each.in_doubt
-    assert each.next(0.1) == Look()
-    each.seen(Seen(held(), 101, 7), 0.2)
+    assert each.next(0.1) == Read()
+    read(each, records(held(), 101, 7), 0.2)
     assert isinstance(each.next(0.2), Wait)
 
 
 def test_a_marker_that_expired_itself_counts_as_never_written() -> None:
     each = connected()
-    each.seen(Seen(Vacant(30), 12, 6), 0.0)
-    each.refused()
-    each.seen(Seen(Vacant(0), 12, 6), 0.1)
-    assert each.next(0.1) == TakeOver(7, 0, 12)
+    read(each, records(Vacant(30), 12, 6), 0.0)
+    each.doubt()
+    read(each, records(Vacant(0), 12, 6), 0.1)
+    assert each.next(0.1) == take_over(7, 0, 12)
 
 
 def test_a_won_take_over_is_held_from_the_moment_at_which_it_was_sent() -> None:
     each = leader(sent=5.0)
-    assert each.tenure == Tenure(1, 1, 2, 5.0)
+    assert each.tenure == tenure(1, 1, 2, 5.0)
     assert each.leader == Lease(ME, 1, "me")
     assert each.valid(5.0 + DEADLINE - 0.001)
     assert not each.valid(5.0 + DEADLINE)
@@ -171,49 +178,49 @@ def test_a_won_take_over_is_held_from_the_moment_at_which_it_was_sent() -> None:
 
 def test_a_take_over_whose_ack_was_lost_is_adopted() -> None:
     each = connected()
-    each.seen(Seen(Vacant(0), 0, 0), 0.0)
-    each.uncertain(0.0, TakeOver(1, 0, 0))
-    assert each.next(2.0) == Look()
-    each.seen(Seen(held(ME, 1, 1, "me"), 2, 1), 2.0)
-    assert each.tenure == Tenure(1, 1, 2, 0.0)
+    read(each, records(Vacant(0), 0, 0), 0.0)
+    each.take_over_unknown(take_over(1, 0, 0), 0.0)
+    assert each.next(2.0) == Read()
+    read(each, records(held(ME, 1, 1, "me"), 2, 1), 2.0)
+    assert each.tenure == tenure(1, 1, 2, 0.0)
     assert each.valid(DEADLINE - 0.001)
     assert not each.valid(DEADLINE)
 
 
 def test_a_take_over_whose_ack_was_lost_and_that_was_not_stored_is_tried_again() -> None:
     each = connected()
-    each.seen(Seen(Vacant(0), 0, 0), 0.0)
-    each.uncertain(0.0, TakeOver(1, 0, 0))
-    each.seen(Seen(Vacant(0), 0, 0), 2.0)
+    read(each, records(Vacant(0), 0, 0), 0.0)
+    each.take_over_unknown(take_over(1, 0, 0), 0.0)
+    read(each, records(Vacant(0), 0, 0), 2.0)
     assert each.tenure is None
-    assert each.next(2.0) == TakeOver(1, 0, 0)
+    assert each.next(2.0) == take_over(1, 0, 0)
 
 
 @pytest.mark.parametrize(
-    "seen",
+    "found",
     [
-        Seen(held(ME, 7, 100, "predecessor"), 101, 7),
-        Seen(held(ME, 7, 100, ""), 101, 7),
-        Seen(held(OTHER, 7, 100, "me"), 101, 7),
-        Seen(held(ME, 7, 100, "me"), 99, 6),
+        records(held(ME, 7, 100, "predecessor"), 101, 7),
+        records(held(ME, 7, 100, ""), 101, 7),
+        records(held(OTHER, 7, 100, "me"), 101, 7),
+        records(held(ME, 7, 100, "me"), 99, 6),
     ],
 )
-def test_a_lease_that_is_not_wholly_ones_own_is_never_adopted(seen: Seen) -> None:
+def test_a_lease_that_is_not_wholly_ones_own_is_never_adopted(found: Records) -> None:
     each = connected()
-    each.seen(Seen(Vacant(0), 0, 0), 0.0)
-    each.uncertain(0.0, TakeOver(7, 0, 0))
-    each.seen(seen, 0.5)
+    read(each, records(Vacant(0), 0, 0), 0.0)
+    each.take_over_unknown(take_over(7, 0, 0), 0.0)
+    read(each, found, 0.5)
     assert each.tenure is None
     assert not each.valid(0.5)
 
 
 def test_a_disconnected_candidate_waits() -> None:
     each = connected()
-    each.seen(Seen(Vacant(0), 0, 0), 0.0)
+    read(each, records(Vacant(0), 0, 0), 0.0)
     each.disconnected()
     assert each.next(1.0) == Wait(None)
     each.connected(2.0)
-    assert each.next(2.0) == Look()
+    assert each.next(2.0) == Read()
 
 
 # Leading
@@ -222,36 +229,36 @@ def test_a_disconnected_candidate_waits() -> None:
 def test_the_lease_is_renewed_every_fifth_of_its_ttl_from_its_own_revision() -> None:
     each = leader()
     assert each.next(0.0) == Wait(2.0)
-    assert each.next(2.0) == Renew(Tenure(1, 1, 2, 0.0), DEADLINE)
+    assert each.next(2.0) == Renew(tenure(1, 1, 2, 0.0), DEADLINE)
     each.renewed(9, 2.0)
     assert each.next(2.1) == Wait(4.0)
-    assert each.next(4.0) == Renew(Tenure(1, 9, 2, 2.0), 2.0 + DEADLINE)
+    assert each.next(4.0) == Renew(tenure(1, 9, 2, 2.0), 2.0 + DEADLINE)
 
 
 def test_a_refused_renewal_whose_lease_is_somebody_elses_is_loss_of_leadership_at_once() -> None:
     each = leader()
-    each.refused()
-    assert each.next(2.0) == Look()
-    each.seen(Seen(held(OTHER, 2, 10), 11, 2), 2.1)
+    each.doubt()
+    assert each.next(2.0) == Read()
+    read(each, records(held(OTHER, 2, 10), 11, 2), 2.1)
     assert not each.valid(2.1)
     assert isinstance(each.next(2.1), StepDown)
 
 
 @pytest.mark.parametrize(
-    "seen",
+    "found",
     [
-        Seen(Vacant(10), 2, 1),
-        Seen(Vacant(0), 0, 0),
-        Seen(held(ME, 1, 1, "me"), 11, 2),
-        Seen(held(ME, 1, 1, "me"), 0, 0),
-        Seen(held(ME, 2, 10, "me"), 2, 1),
-        Seen(held(ME, 1, 10, "other"), 2, 1),
+        records(Vacant(10), 2, 1),
+        records(Vacant(0), 0, 0),
+        records(held(ME, 1, 1, "me"), 11, 2),
+        records(held(ME, 1, 1, "me"), 0, 0),
+        records(held(ME, 2, 10, "me"), 2, 1),
+        records(held(ME, 1, 10, "other"), 2, 1),
     ],
 )
-def test_a_leader_that_finds_its_lease_or_fence_changed_steps_down(seen: Seen) -> None:
+def test_a_leader_that_finds_its_lease_or_fence_changed_steps_down(found: Records) -> None:
     each = leader()
-    each.refused()
-    each.seen(seen, 2.1)
+    each.doubt()
+    read(each, found, 2.1)
     assert not each.valid(2.1)
     action = each.next(2.1)
     assert isinstance(action, StepDown)
@@ -260,17 +267,17 @@ def test_a_leader_that_finds_its_lease_or_fence_changed_steps_down(seen: Seen) -
 
 def test_a_refused_renewal_whose_lease_is_still_its_own_goes_on_from_that_revision() -> None:
     each = leader()
-    each.uncertain(2.0)
-    assert each.next(3.0) == Look()
-    each.seen(Seen(held(ME, 1, 9, "me"), 2, 1), 3.0)
-    assert each.next(3.0) == Renew(Tenure(1, 9, 2, 0.0), DEADLINE)
+    each.renewal_unknown(2.0)
+    assert each.next(3.0) == Read()
+    read(each, records(held(ME, 1, 9, "me"), 2, 1), 3.0)
+    assert each.next(3.0) == Renew(tenure(1, 9, 2, 0.0), DEADLINE)
 
 
 def test_an_unacked_renewal_does_not_prolong_the_tenure() -> None:
     each = leader()
     for sent in (2.0, 4.0, 6.0, 8.0):
-        each.uncertain(sent)
-        each.seen(Seen(held(ME, 1, int(sent) * 10, "me"), 2, 1), sent + 0.5)
+        each.renewal_unknown(sent)
+        read(each, records(held(ME, 1, int(sent) * 10, "me"), 2, 1), sent + 0.5)
     assert each.valid(DEADLINE - 0.001)
     assert not each.valid(DEADLINE)
     assert isinstance(each.next(DEADLINE), StepDown)
@@ -310,7 +317,7 @@ def test_a_late_ack_of_a_renewal_does_not_undo_a_fencing() -> None:
 def test_an_own_lease_seen_after_a_fencing_does_not_undo_it() -> None:
     each = leader()
     each.fenced("fenced")
-    each.seen(Seen(held(ME, 1, 1, "me"), 2, 1), 0.5)
+    read(each, records(held(ME, 1, 1, "me"), 2, 1), 0.5)
     assert isinstance(each.next(0.5), StepDown)
 
 
@@ -320,7 +327,7 @@ def test_after_stepping_down_the_server_is_looked_at_first() -> None:
     each.stepped_down()
     assert each.tenure is None
     assert not each.valid(0.1)
-    assert each.next(0.1) == Look()
+    assert each.next(0.1) == Read()
 
 
 def test_a_term_that_was_given_up_is_never_resumed_though_its_lease_has_not_ended() -> None:
@@ -330,29 +337,29 @@ def test_a_term_that_was_given_up_is_never_resumed_though_its_lease_has_not_ende
     assert isinstance(each.next(DEADLINE), StepDown)
     each.stepped_down()
     each.connected(DEADLINE + 0.1)
-    each.seen(Seen(held(ME, 1, 1, "me"), 2, 1), DEADLINE + 0.2)
+    read(each, records(held(ME, 1, 1, "me"), 2, 1), DEADLINE + 0.2)
     assert each.tenure is None
     assert not isinstance(each.next(DEADLINE + 0.2), (Renew, StepDown))
 
 
 def test_a_renewal_without_an_ack_does_not_make_an_ended_tenure_valid_again() -> None:
     each = leader()
-    each.uncertain(DEADLINE - 0.5)
+    each.renewal_unknown(DEADLINE - 0.5)
     assert isinstance(each.next(DEADLINE), StepDown)
     each.stepped_down()
     # The renewal was never stored: the lease is that of the take-over and ends at 10 s.
-    each.seen(Seen(held(ME, 1, 1, "me"), 2, 1), DEADLINE + 0.1)
+    read(each, records(held(ME, 1, 1, "me"), 2, 1), DEADLINE + 0.1)
     assert not each.valid(TIMING.ttl + 1.0)
 
 
 def test_a_fenced_term_is_never_resumed() -> None:
     each = leader()
-    each.uncertain(0.5)
-    each.seen(Seen(held(ME, 1, 1, "me"), 2, 1), 0.6)
+    each.renewal_unknown(0.5)
+    read(each, records(held(ME, 1, 1, "me"), 2, 1), 0.6)
     each.reset("the stream was created anew")
     assert isinstance(each.next(1.0), StepDown)
     each.stepped_down()
-    each.seen(Seen(held(ME, 1, 1, "me"), 2, 1), 1.1)
+    read(each, records(held(ME, 1, 1, "me"), 2, 1), 1.1)
     assert each.tenure is None
 
 
@@ -360,11 +367,11 @@ def test_a_lease_of_ones_own_past_is_taken_over_with_a_higher_term() -> None:
     each = leader()
     assert isinstance(each.next(DEADLINE), StepDown)
     each.stepped_down()
-    each.seen(Seen(held(ME, 1, 1, "me"), 2, 1), DEADLINE)
-    assert each.next(DEADLINE) == TakeOver(2, 1, 2)
-    each.refused()
-    each.seen(Seen(Vacant(50), 2, 1), DEADLINE + 2.0)
-    assert each.next(DEADLINE + 2.1) == TakeOver(2, 50, 2)
+    read(each, records(held(ME, 1, 1, "me"), 2, 1), DEADLINE)
+    assert each.next(DEADLINE) == take_over(2, 1, 2)
+    each.doubt()
+    read(each, records(Vacant(50), 2, 1), DEADLINE + 2.0)
+    assert each.next(DEADLINE + 2.1) == take_over(2, 50, 2)
 
 
 def test_a_process_that_withdrew_does_not_take_its_own_past_lease_over() -> None:
@@ -372,7 +379,7 @@ def test_a_process_that_withdrew_does_not_take_its_own_past_lease_over() -> None
     each.withdraw()
     assert isinstance(each.next(DEADLINE), StepDown)
     each.stepped_down()
-    each.seen(Seen(held(ME, 1, 1, "me"), 2, 1), DEADLINE)
+    read(each, records(held(ME, 1, 1, "me"), 2, 1), DEADLINE)
     assert each.next(DEADLINE) == Wait(None)
 
 
@@ -380,14 +387,14 @@ def test_a_leader_that_hears_of_another_lease_asks_the_server() -> None:
     for news in (Vacant(50), held(OTHER, 2, 50), held(ME, 1, 50, "another me")):
         each = leader()
         each.watched_lease(news, 1.0)
-        assert each.next(1.0) == Look()
+        assert each.next(1.0) == Read()
 
 
 def test_a_leader_that_hears_of_another_fence_asks_the_server() -> None:
     for revision, term in ((50, 2), (0, 0)):
         each = leader()
-        each.watched_fence(revision, term)
-        assert each.next(1.0) == Look()
+        each.watched_fence(fence(revision, term))
+        assert each.next(1.0) == Read()
 
 
 def test_a_leader_is_not_disturbed_by_its_own_renewals_and_by_old_news() -> None:
@@ -395,7 +402,7 @@ def test_a_leader_is_not_disturbed_by_its_own_renewals_and_by_old_news() -> None
     each.renewed(9, 2.0)
     each.watched_lease(held(ME, 1, 9, "me"), 2.1)
     each.watched_lease(Vacant(0), 2.1)
-    each.watched_fence(2, 1)
+    each.watched_fence(fence(2, 1))
     assert each.next(2.2) == Wait(4.0)
 
 
@@ -425,7 +432,7 @@ def test_a_connection_that_is_up_for_less_than_a_second_judges_nobody() -> None:
     each = follower(0.0)
     each.disconnected()
     each.connected(20.0)
-    each.seen(Seen(held(), 90, 7), 20.0)
+    read(each, records(held(), 90, 7), 20.0)
     assert each.next(20.9) == Wait(21.0)
     assert each.next(21.0) == Probe(7)
 
@@ -435,7 +442,7 @@ def test_no_responders_confirmed_once_takes_the_lease_by_its_current_revision() 
     assert each.next(5.0) == Wait(5.0 + TIMING.confirm_after)
     each.watched_lease(held(revision=130), 5.01)
     assert each.next(5.05) == Probe(7)
-    assert each.confirmed(5.05) == TakeOver(8, 130, 90)
+    assert each.confirmed(5.05) == take_over(8, 130, 90)
 
 
 def test_a_first_silence_is_not_believed() -> None:
@@ -449,10 +456,10 @@ def test_a_confirmation_comes_not_before_its_time() -> None:
     assert each.confirmed(5.04) is None
 
 
-@pytest.mark.parametrize("ending", ["answered", "unanswered"])
+@pytest.mark.parametrize("ending", ["answered", "timed_out"])
 def test_an_answer_or_a_time_out_between_proves_that_nothing_is_proved(ending: str) -> None:
     each = silent_follower(5.0)
-    getattr(each, ending)(5.05)
+    getattr(each.detector, ending)(5.05)
     assert each.confirmed(5.2) is None
     assert isinstance(each.next(5.05), Wait)
 
@@ -468,13 +475,13 @@ def test_time_outs_alone_never_lead_to_a_take_over(many: int) -> None:
             now = action.until
         else:
             assert isinstance(action, Probe)
-            each.unanswered(now)
+            each.detector.timed_out(now)
 
 
 def test_silence_of_another_term_than_the_current_one_counts_for_nothing() -> None:
     each = follower(0.0)
     each.watched_lease(held(n(3), 8, 200), 5.0)
-    each.nobody(7, 6.5)
+    each.detector.no_responders(7, 6.5)
     assert each.confirmed(7.0) is None
 
 
@@ -488,7 +495,7 @@ def test_a_disconnection_between_two_silences_begins_anew() -> None:
     each = silent_follower(5.0)
     each.disconnected()
     each.connected(5.02)
-    each.seen(Seen(held(), 90, 7), 5.03)
+    read(each, records(held(), 90, 7), 5.03)
     assert each.confirmed(5.1) is None
 
 
@@ -500,15 +507,15 @@ def test_a_silence_is_used_once() -> None:
 
 def test_a_lease_that_nobody_can_read_is_taken_over_because_nobody_answers_for_it() -> None:
     each = connected()
-    each.seen(Seen(Held(Lease(NodeId("?"), 0), 40), 39, 6), 0.0)
+    read(each, records(Held(Lease(NodeId("?"), 0), 40), 39, 6), 0.0)
     assert each.next(1.5) == Probe(0)
-    each.nobody(0, 1.5)
-    assert each.confirmed(1.6) == TakeOver(7, 40, 39)
+    each.detector.no_responders(0, 1.5)
+    assert each.confirmed(1.6) == take_over(7, 40, 39)
 
 
 def _judge(each: Election, term: int, now: float) -> Action:
     """Two probes that nobody answers; returns what follows."""
-    each.nobody(term, now)
+    each.detector.no_responders(term, now)
     taken = each.confirmed(now + TIMING.confirm_after)
     return taken or each.next(now + TIMING.confirm_after)
 
@@ -516,43 +523,43 @@ def _judge(each: Election, term: int, now: float) -> Action:
 def test_who_led_again_after_it_was_taken_for_dead_is_judged_by_its_ttl_alone() -> None:
     """Two servers without a route to each other: nothing is heard, and both are alive. They must not take turns."""
     each = follower(0.0)
-    assert _judge(each, 7, 2.0) == TakeOver(8, 100, 90)
-    each.won(TakeOver(8, 100, 90), 111, 2.1)
+    assert _judge(each, 7, 2.0) == take_over(8, 100, 90)
+    each.won(take_over(8, 100, 90), 111, 2.1)
     each.fenced("another term began")
     each.watched_lease(held(term=9, revision=112), 3.0)
     each.stepped_down()
-    each.seen(Seen(held(term=9, revision=112), 113, 9), 3.1)
+    read(each, records(held(term=9, revision=112), 113, 9), 3.1)
     for second in range(5, 50):
         each.watched_lease(held(term=9, revision=112 + second // 2), float(second))  # it is alive, and renews
         assert isinstance(_judge(each, 9, float(second)), Wait | Probe)
     each.watched_lease(held(term=9, revision=150), 50.0)
-    each.answered(51.0)
-    assert _judge(each, 9, 52.0) == TakeOver(10, 150, 113), "it was heard, and is heard no more"
+    each.detector.answered(51.0)
+    assert _judge(each, 9, 52.0) == take_over(10, 150, 113), "it was heard, and is heard no more"
 
 
 def test_a_lease_without_a_ttl_that_nobody_renews_is_taken_all_the_same() -> None:
     """Somebody wrote it in the name of one who was taken for dead; it would never end by itself."""
     each = follower(0.0)
-    assert _judge(each, 7, 2.0) == TakeOver(8, 100, 90)
-    each.refused()
-    each.seen(Seen(held(term=9, revision=112), 113, 9), 3.0)
+    assert _judge(each, 7, 2.0) == take_over(8, 100, 90)
+    each.doubt()
+    read(each, records(held(term=9, revision=112), 113, 9), 3.0)
     for tenth in range(45, int(10 * TIMING.ttl)):
         assert isinstance(_judge(each, 9, tenth / 10), Wait | Probe)
-    assert _judge(each, 9, 3.0 + TIMING.ttl) == TakeOver(10, 112, 113)
+    assert _judge(each, 9, 3.0 + TIMING.ttl) == take_over(10, 112, 113)
 
 
 def test_who_died_indeed_is_no_reason_to_wait_for_the_next_one() -> None:
     each = follower(0.0)
-    assert _judge(each, 7, 2.0) == TakeOver(8, 100, 90)
-    each.refused()
-    each.seen(Seen(held(n(3), term=8, revision=110, incarnation="z"), 111, 8), 2.2)
-    assert _judge(each, 8, 4.0) == TakeOver(9, 110, 111)
+    assert _judge(each, 7, 2.0) == take_over(8, 100, 90)
+    each.doubt()
+    read(each, records(held(n(3), term=8, revision=110, incarnation="z"), 111, 8), 2.2)
+    assert _judge(each, 8, 4.0) == take_over(9, 110, 111)
 
 
 def test_a_follower_takes_over_when_the_lease_is_given_back() -> None:
     each = follower(0.0)
     each.watched_lease(Vacant(150), 3.0)
-    assert each.next(3.0) == TakeOver(8, 150, 90)
+    assert each.next(3.0) == take_over(8, 150, 90)
 
 
 def test_when_nobody_leads_those_next_to_the_last_leader_go_first() -> None:
@@ -562,11 +569,11 @@ def test_when_nobody_leads_those_next_to_the_last_leader_go_first() -> None:
         each = Election(name, "me", TIMING, lambda: 0.5)
         each.candidates = set(names)
         each.connected(0.0)
-        each.seen(Seen(Held(Lease(names[1], 7, "it"), 100), 90, 7), 0.0)
+        read(each, records(Held(Lease(names[1], 7, "it"), 100), 90, 7), 0.0)
         each.watched_lease(Vacant(150), 3.0)
         action = each.next(3.0)
         waits[name] = action.until - 3.0 if isinstance(action, Wait) and action.until else 0.0
-        assert each.next(3.0 + waits[name]) == TakeOver(8, 150, 90)
+        assert each.next(3.0 + waits[name]) == take_over(8, 150, 90)
     assert sorted(waits, key=waits.__getitem__) == [names[2], names[3], names[0], names[1]]
     assert waits[names[2]] == 0.0
     assert waits[names[3]] == pytest.approx(TURN)
@@ -580,7 +587,7 @@ def test_nobody_waits_long_for_a_turn() -> None:
     assert isinstance(action, Wait)
     assert action.until is not None
     assert 3.0 < action.until <= 4.0
-    assert each.next(action.until) == TakeOver(8, 150, 90)
+    assert each.next(action.until) == take_over(8, 150, 90)
 
 
 def test_all_followers_together_probe_about_ten_times_a_second() -> None:
@@ -595,7 +602,7 @@ def test_all_followers_together_probe_about_ten_times_a_second() -> None:
                 action = each.next(now)
                 if isinstance(action, Probe):
                     probes += 1
-                    each.answered(now)
+                    each.detector.answered(now)
                 else:
                     assert isinstance(action, Wait)
                     assert action.until is not None
@@ -607,7 +614,7 @@ def test_old_news_of_the_watcher_changes_nothing() -> None:
     each = follower(0.0)
     each.watched_lease(Vacant(100), 2.0)
     each.watched_lease(held(n(3), 6, 50), 2.0)
-    each.watched_fence(90, 99)
+    each.watched_fence(fence(90, 99))
     assert each.leader == Lease(OTHER, 7, "x")
     assert each.next(2.0) == Probe(7)
 
@@ -615,10 +622,10 @@ def test_old_news_of_the_watcher_changes_nothing() -> None:
 def test_the_watcher_is_not_believed_before_the_first_look() -> None:
     each = connected()
     each.watched_lease(Vacant(5), 0.0)
-    each.watched_fence(6, 3)
-    assert each.next(0.0) == Look()
-    each.seen(Seen(Vacant(0), 0, 0), 0.1)
-    assert each.next(0.1) == TakeOver(4, 0, 0)
+    each.watched_fence(fence(6, 3))
+    assert each.next(0.0) == Read()
+    read(each, records(Vacant(0), 0, 0), 0.1)
+    assert each.next(0.1) == take_over(4, 0, 0)
 
 
 # Ends
@@ -643,65 +650,65 @@ def test_a_leader_that_has_withdrawn_keeps_its_lease_until_it_is_given_back() ->
 
 def test_when_the_stream_is_another_one_the_leader_steps_down_and_the_next_term_is_higher() -> None:
     each = leader()
-    each.watched_fence(3, 17)
+    each.watched_fence(fence(3, 17))
     each.reset("the stream was created anew")
     assert not each.valid(1.0)
     assert each.next(1.0) == StepDown(1, "the stream was created anew")
     each.stepped_down()
-    assert each.next(1.0) == Look()
-    each.seen(Seen(Vacant(0), 0, 0), 1.1)
-    assert each.next(1.1) == TakeOver(18, 0, 0)
+    assert each.next(1.0) == Read()
+    read(each, records(Vacant(0), 0, 0), 1.1)
+    assert each.next(1.1) == take_over(18, 0, 0)
 
 
 def test_a_follower_of_another_stream_looks_anew_and_goes_above_the_highest_term() -> None:
     each = follower(0.0)
     each.reset("went back")
     assert each.leader is None
-    assert each.next(1.0) == Look()
-    each.seen(Seen(Vacant(1), 0, 0), 1.0)
-    assert each.next(1.0) == TakeOver(8, 1, 0)
+    assert each.next(1.0) == Read()
+    read(each, records(Vacant(1), 0, 0), 1.0)
+    assert each.next(1.0) == take_over(8, 1, 0)
 
 
 def test_a_lost_fence_makes_the_leader_step_down_and_the_next_term_higher() -> None:
     each = leader()
-    each.watched_fence(0, 0)
-    assert each.next(1.0) == Look()
-    each.seen(Seen(held(ME, 1, 1, "me"), 77, 0), 1.0)
+    each.watched_fence(fence(0, 0))
+    assert each.next(1.0) == Read()
+    read(each, records(held(ME, 1, 1, "me"), 77, 0), 1.0)
     assert isinstance(each.next(1.0), StepDown)
     each.stepped_down()
-    each.seen(Seen(Vacant(78), 77, 0), 12.0)
-    assert each.next(12.0) == TakeOver(2, 78, 77)
+    read(each, records(Vacant(78), 77, 0), 12.0)
+    assert each.next(12.0) == take_over(2, 78, 77)
 
 
 def test_a_lost_fence_is_noticed_once_and_then_again_only_when_there_was_one_in_between() -> None:
     each = follower(0.0)
-    assert each.seen(Seen(held(revision=101), 200, 0), 1.0)
-    assert not each.seen(Seen(held(revision=102), 200, 0), 2.0)
-    assert not each.seen(Seen(held(n(3), 8, 300), 301, 8), 3.0)
-    assert each.seen(Seen(held(n(3), 8, 302), 303, 0), 4.0)
+    assert read(each, records(held(revision=101), 200, 0), 1.0)
+    assert not read(each, records(held(revision=102), 200, 0), 2.0)
+    assert not read(each, records(held(n(3), 8, 300), 301, 8), 3.0)
+    assert read(each, records(held(n(3), 8, 302), 303, 0), 4.0)
 
 
 def test_there_is_no_loss_where_there_never_was_a_fence() -> None:
     each = connected()
-    assert not each.seen(Seen(Vacant(0), 0, 0), 0.0)
-    assert not each.seen(Seen(Vacant(0), 0, 0), 1.0)
+    assert not read(each, records(Vacant(0), 0, 0), 0.0)
+    assert not read(each, records(Vacant(0), 0, 0), 1.0)
 
 
 def test_the_first_leader_of_all_notices_the_loss_of_the_fence_that_it_wrote_itself() -> None:
     each = leader()
-    each.watched_fence(0, 0)
-    assert each.next(1.0) == Look()
-    assert each.seen(Seen(held(ME, 1, 1, "me"), 77, 0), 1.0)
+    each.watched_fence(fence(0, 0))
+    assert each.next(1.0) == Read()
+    assert read(each, records(held(ME, 1, 1, "me"), 77, 0), 1.0)
 
 
 def test_a_follower_from_the_very_beginning_notices_the_loss_of_the_first_fence() -> None:
     each = connected()
-    each.seen(Seen(Vacant(0), 0, 0), 0.0)
+    read(each, records(Vacant(0), 0, 0), 0.0)
     each.watched_lease(held(term=1, revision=1), 0.1)
-    each.watched_fence(2, 1)
-    each.watched_fence(0, 0)
-    each.refused()
-    assert each.seen(Seen(held(term=1, revision=1), 77, 0), 1.0)
+    each.watched_fence(fence(2, 1))
+    each.watched_fence(fence(0, 0))
+    each.doubt()
+    assert read(each, records(held(term=1, revision=1), 77, 0), 1.0)
 
 
 @given(st.floats(0.1, 3600.0))

@@ -16,23 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdm.leader.election import (
-    Election,
-    Held,
-    Look,
-    Probe,
-    Renew,
-    Seen,
-    StepDown,
-    TakeOver,
-    Tenure,
-    Timing,
-    Vacant,
-    Wait,
-)
+from cdm.leader.actions import Probe, Read, Renew, StepDown, TakeOver, Wait
+from cdm.leader.election import Election
+from cdm.leader.records import Held, Records, StoredFence, Tenure, Timing, Vacant
 from cdm.model.artifact import NodeId
 from cdm.model.node import Lease
-from tests.harness.examples import examples
 from tests.unit.support import n
 
 TIMING = Timing()
@@ -93,14 +81,14 @@ class Sim:
         server = self.server
         server.expire()
         valid = [p for p in self.processes if p.election.valid(self.now)]
-        fences = [p.tenure.fence for p in valid]
+        fences = [p.tenure.fence_revision for p in valid]
         assert len(set(fences)) == len(fences), "two processes believe in the same fence"
         for process in valid:
             tenure = process.tenure
             assert server.won_by[tenure.term] == (process.node, process.incarnation), "a term of somebody else"
             if tenure.term == server.term:
                 assert isinstance(server.lease, Held), "valid, though the lease has ended and nobody else took it"
-                assert server.lease.lease == process.own(tenure.term)
+                assert server.lease.holder == process.own(tenure.term)
 
     @property
     def leaders(self) -> list[Process]:
@@ -138,8 +126,8 @@ class Server:
         for process in self.sim.processes:
             process.watch_lease(lease)
 
-    def read_fence(self) -> tuple[int, int]:
-        return self.fence, self.term
+    def read_fence(self) -> StoredFence:
+        return StoredFence(revision=self.fence, term=self.term)
 
     def read_lease(self) -> Vacant | Held:
         self.expire()
@@ -147,7 +135,7 @@ class Server:
 
     def take_over(self, action: TakeOver, process: Process) -> int | Answer:
         self.expire()
-        if action.lease != self.lease.revision or action.fence != self.fence:
+        if action.lease_revision != self.lease.revision or action.fence_revision != self.fence:
             return Answer.CONFLICT
         assert action.term > self.term, "terms grow strictly"
         assert action.term not in self.won_by
@@ -161,18 +149,18 @@ class Server:
 
     def renew(self, tenure: Tenure, process: Process) -> int | Answer:
         self.expire()
-        if tenure.lease != self.lease.revision:
+        if tenure.lease_revision != self.lease.revision:
             return Answer.CONFLICT
         assert isinstance(self.lease, Held)
-        assert self.lease.lease == process.own(tenure.term), "a renewal of somebody else's lease"
+        assert self.lease.holder == process.own(tenure.term), "a renewal of somebody else's lease"
         self.sequence += 1
-        self._set(Held(self.lease.lease, self.sequence), TIMING.ttl)
+        self._set(Held(self.lease.holder, self.sequence), TIMING.ttl)
         return self.sequence
 
     def give_back(self, tenure: Tenure, process: Process) -> None:
         self.expire()
-        if isinstance(self.lease, Held) and self.lease.revision == tenure.lease:
-            assert self.lease.lease == process.own(tenure.term), "somebody else's lease is deleted"
+        if isinstance(self.lease, Held) and self.lease.revision == tenure.lease_revision:
+            assert self.lease.holder == process.own(tenure.term), "somebody else's lease is deleted"
             self.sequence += 1
             self._set(Vacant(self.sequence), 900.0)
 
@@ -294,7 +282,7 @@ class Process:
         self._hear(lambda: self.election.watched_lease(lease, self.sim.now))
 
     def watch_fence(self, revision: int, term: int) -> None:
-        self._hear(lambda: self.election.watched_fence(revision, term))
+        self._hear(lambda: self.election.watched_fence(StoredFence(revision=revision, term=term)))
 
     # What goes out
 
@@ -352,8 +340,8 @@ class Process:
                     naps = self.naps
                     wake: Call = lambda: None  # noqa: E731
                     sim.at(until, lambda: self.receive(wake) if self.naps == naps else None)
-            case Look():
-                self.look()
+            case Read():
+                self.read()
             case TakeOver() as action:
                 self.take_over(action)
             case Renew(tenure, deadline):
@@ -369,8 +357,9 @@ class Process:
                 self.match_tenure()
                 self.step()
 
-    def look(self) -> None:
+    def read(self) -> None:
         sim = self.sim
+        reading = self.election.reading()
 
         def with_fence(fence: object) -> None:
             if isinstance(fence, Answer):
@@ -383,8 +372,8 @@ class Process:
                 self.pause(RETRY_PAUSE)
                 return
             assert isinstance(lease, (Vacant, Held))
-            assert isinstance(fence, tuple)
-            self.election.seen(Seen(lease, *fence), sim.now)
+            assert isinstance(fence, StoredFence)
+            self.election.read(reading, Records(lease, fence), sim.now)
 
         self.send(sim.server.read_fence, with_fence, REQUEST_TIMEOUT)
 
@@ -398,7 +387,7 @@ class Process:
 
         def raised(got: object) -> None:
             if isinstance(got, Answer):
-                self.election.refused()
+                self.election.doubt()
                 self.pause(RETRY_PAUSE)
                 return
             self.voice = action.term
@@ -407,9 +396,9 @@ class Process:
 
         def taken(got: object, sent: float) -> None:
             if got is Answer.CONFLICT or got is Answer.UNCONNECTED:
-                self.election.refused()
+                self.election.doubt()
             elif got is Answer.SILENCE:
-                self.election.uncertain(sent, action)
+                self.election.take_over_unknown(action, sent)
             else:
                 assert isinstance(got, int)
                 self.election.won(action, got, sent)
@@ -418,9 +407,9 @@ class Process:
 
     def renewed(self, got: object, sent: float) -> None:
         if got is Answer.CONFLICT:
-            self.election.refused()
+            self.election.doubt()
         elif isinstance(got, Answer):
-            self.election.uncertain(sent)
+            self.election.renewal_unknown(sent)
             if got is Answer.UNCONNECTED:
                 self.pause(RETRY_PAUSE)
         else:
@@ -440,13 +429,13 @@ class Process:
             if action is not None:
                 self.take_over(action)
             else:
-                self.election.nobody(term, now)
+                self.election.detector.no_responders(term, now)
         elif isinstance(got, Answer):
-            self.election.unanswered(now)
+            self.election.detector.timed_out(now)
             if got is Answer.UNCONNECTED:
                 self.pause(RETRY_PAUSE)
         else:
-            self.election.answered(now)
+            self.election.detector.answered(now)
 
     def match_tenure(self) -> None:
         tenure = self.election.tenure
@@ -470,7 +459,7 @@ class Process:
         sim.at(sim.now + 0.3, self.write)
         if sim.now < self.frozen_until or not self.election.valid(sim.now) or not self.connected:
             return
-        term, fence = self.tenure.term, self.tenure.fence
+        term, fence = self.tenure.term, self.tenure.fence_revision
 
         def arrive() -> None:
             if sim.server.write(term, fence) is Answer.CONFLICT and self.connected and not self.hole:
@@ -537,7 +526,7 @@ scripts = st.lists(
 )
 
 
-@settings(max_examples=examples(120))
+@settings(max_examples=120)
 @given(st.integers(0, 2**32), st.integers(1, 5), scripts)
 def test_whatever_happens_there_is_one_leader_at_a_time_and_one_in_the_end(
     seed: int, nodes: int, script: list[tuple[float, str, int, float]]

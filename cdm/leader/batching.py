@@ -1,0 +1,82 @@
+"""Cuts orders into parts that fit a batch. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from cdm.manager.outbox import Order, Outbox
+from cdm.manager.reconciliation import Command
+from cdm.model.artifact import Artifact
+from cdm.model.keys import encode
+from cdm.model.slice import SliceValue
+from cdm.store.bucket import DELETE, MAX_BATCH, Write, dump
+
+
+class Part(Struct, frozen=True):
+    """What goes into one batch."""
+
+    term: int
+    writes: list[Write]
+    finished: list[Artifact]
+    """Artifacts whose orders it completes."""
+    touched: list[Artifact]
+    """All artifacts that it is about."""
+
+
+class Cutter:
+    """Takes orders from the outbox, part by part."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._rest: Order | None = None
+        """What is left of an order that was begun."""
+
+    @property
+    def waiting(self) -> int:
+        """How many commands wait for a batch."""
+        return self._outbox.queued + (len(self._rest.commands) if self._rest else 0)
+
+    def cut(self, term: int, *, one_order: bool) -> Part | None:
+        """The next part, of one order or of as many as fit; None where nothing is to be written.
+
+        Orders of other terms are dropped.
+        """
+        part = Part(term, [], [], [])
+        while (room := MAX_BATCH - len(part.writes)) and (order := self._take()):
+            if order.term != term:
+                continue
+            part.writes.extend(_write(command, term) for command in order.commands[:room])
+            part.touched.append(order.artifact)
+            if len(order.commands) > room:
+                self._rest = replace(order, commands=order.commands[room:])
+            else:
+                part.finished.append(order.artifact)
+                if one_order:
+                    break
+        return part if part.writes else None
+
+    def drop(self, artifacts: Collection[Artifact]) -> None:
+        """Write nothing more of an order of these artifacts that was begun."""
+        if self._rest is not None and self._rest.artifact in artifacts:
+            self._rest = None
+
+    def _take(self) -> Order | None:
+        rest, self._rest = self._rest, None
+        return rest or self._outbox.take_order()
+
+
+def _write(command: Command, term: int) -> Write:
+    name = encode(command.key)
+    if command.state is None:
+        return Write(name, b"", DELETE)
+    value = SliceValue(
+        command.state,
+        term,
+        failures=command.failures or None,
+        blueprint=command.blueprint or None,
+        overrides=command.overrides,
+    )
+    return Write(name, dump(value))
