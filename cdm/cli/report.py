@@ -1,4 +1,4 @@
-"""The cluster as one document: what ``cdm status`` shows. Pure; made from messages of the four buckets."""
+"""The cluster as one document, which ``cdm status`` shows: a pure function of the four buckets' contents."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class NodeReport(Struct, frozen=True):
 
 
 class BlueprintReport(Struct, frozen=True):
-    """One blueprint: what is wanted, what is there, and what the leader says of it."""
+    """One blueprint: what is desired, what is there, and what the leader says of it."""
 
     artifact: str
     condition: str
@@ -70,8 +70,8 @@ class SliceReport(Struct, frozen=True):
     failures: int
 
 
-class Report(Struct, frozen=True):
-    """Everything."""
+class ClusterReport(Struct, frozen=True):
+    """The whole cluster."""
 
     leader: NodeId | None
     term: int
@@ -79,7 +79,7 @@ class Report(Struct, frozen=True):
     blueprints: list[BlueprintReport]
     slices: list[SliceReport]
     notes: list[str]
-    """Keys and values that do not decode, and why; intents for nodes that are not there."""
+    """Keys and values that cannot be read, and why; intents for nodes that are not registered."""
 
     @property
     def healthy(self) -> bool:
@@ -87,12 +87,12 @@ class Report(Struct, frozen=True):
         return self.leader is not None
 
 
-def report(messages: Iterable[Message], now: float) -> Report:
-    """Put together what the buckets hold.
+def report(messages: Iterable[Message], now: float) -> ClusterReport:
+    """Make a report of what the buckets hold.
 
     Args:
-        messages: from one look at them.
-        now: when that was, in seconds on the clock that they are timed by (`cdm.clock`).
+        messages: a snapshot of the buckets.
+        now: the time of the snapshot, in seconds on `cdm.clock`, as the messages are timed.
     """
     reader = _Reader()
     for message in messages:
@@ -101,7 +101,7 @@ def report(messages: Iterable[Message], now: float) -> Report:
 
 
 class _Reader:
-    """Takes the messages in."""
+    """Gathers what the messages say."""
 
     def __init__(self) -> None:
         self.cluster = Cluster()
@@ -112,7 +112,7 @@ class _Reader:
         self.unreadable: list[str] = []
 
     def read(self, message: Message) -> None:
-        """Take note of one message."""
+        """Take in one message."""
         match message:
             case ValuePut():
                 self._value(message)
@@ -143,15 +143,15 @@ class _Reader:
             case FenceKey():
                 self.fence = put.value
 
-    def report(self, now: float) -> Report:
-        """What it comes to."""
+    def report(self, now: float) -> ClusterReport:
+        """The report of all messages that were read."""
         lease, cluster = self.lease, self.cluster
         orphans = (
             f"nodes/{node}.intent: {intent.schedule}, but no such node is registered"
             for node, intent in sorted(self.intents.items())
             if node not in self.registrations
         )
-        return Report(
+        return ClusterReport(
             leader=lease.node if lease else None,
             term=max(self.fence.term, lease.term if lease else 0),
             nodes=[
@@ -194,7 +194,7 @@ def _blueprints(cluster: Cluster) -> list[BlueprintReport]:
             BlueprintReport(
                 str(artifact),
                 status.condition if status else "Unknown",
-                status.reason if status else "no leader has looked at it yet",
+                status.reason if status else "no leader has processed it yet",
                 wanted,
                 group.active,
                 group.live - group.active,

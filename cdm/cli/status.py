@@ -14,7 +14,7 @@ from rich.text import Text
 from cdm import clock
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions
-from cdm.cli.report import Report, report
+from cdm.cli.report import ClusterReport, report
 from cdm.cli.screen import plain, wide_console
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition
@@ -55,13 +55,13 @@ def status(
     return 0 if found.healthy else 3
 
 
-async def _look(access: Access, prefix: str) -> Report:
+async def _look(access: Access, prefix: str) -> ClusterReport:
     async with connect(access, name="cdm status", prefix=prefix) as connection:
         await connection.check_server()
         return report(await snapshot(connection), clock.now())
 
 
-def render(found: Report) -> Group:
+def render(found: ClusterReport) -> Group:
     """The report as tables."""
     leader = Text.assemble(
         ("leader ", "bold"), plain(found.leader or "none", "green" if found.leader else "red"), f"   term {found.term}"
@@ -84,7 +84,7 @@ def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
     return table
 
 
-def _nodes(found: Report) -> Table:
+def _nodes(found: ClusterReport) -> Table:
     columns = ("schedule", "heard", "slices", "capacity", "runtime", "labels")
     table = _table("nodes", "node", "role", *columns, right=("heard", "slices", "capacity"))
     for node in found.nodes:
@@ -95,7 +95,7 @@ def _nodes(found: Report) -> Table:
     return table
 
 
-def _blueprints(found: Report) -> Table:
+def _blueprints(found: ClusterReport) -> Table:
     numbers = ("desired", "active", "pending", "failed")
     table = _table("blueprints", "artifact", "condition", *numbers, right=numbers)
     for each in found.blueprints:
@@ -105,12 +105,12 @@ def _blueprints(found: Report) -> Table:
     return table
 
 
-def _reasons(found: Report) -> list[Text]:
+def _reasons(found: ClusterReport) -> list[Text]:
     """Below the table: beside it there is no room for a sentence."""
     return [plain(f"{each.artifact}: {each.reason}") for each in found.blueprints if each.reason]
 
 
-def _slices(found: Report) -> Table:
+def _slices(found: ClusterReport) -> Table:
     table = _table("slices", "node", "artifact", "state", "term", "port", "reason", right=("term", "port"))
     for each in found.slices[:SHOWN_SLICES]:
         artifact = f"{each.artifact}#{each.ordinal}" if each.ordinal else each.artifact

@@ -23,7 +23,7 @@ from cdm import clock
 from cdm.artifacts.archive import completed, pack
 from cdm.artifacts.repository import Artifacts
 from cdm.cli.demo import web
-from cdm.cli.demo.playground import TTL, Answer, Playground, lives, playground
+from cdm.cli.demo.playground import TTL, HttpReply, Playground, lives, playground
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.errors import CdmError
 from cdm.model.artifact import Artifact, NodeId, node_id
@@ -39,7 +39,7 @@ PATIENCE = 10.0
 
 
 def demo() -> int:
-    """Play a whole cluster's life on this machine: elect, push, publish, scale, kill, correct drift.
+    """Play a cluster's whole life on this machine: elect, push, publish, scale, kill, correct drift.
 
     Starts an embedded nats-server in a temporary folder and three real `cdm node` processes, which run a small web
     service. Every step is checked, also by asking the service; the exit code is 1 if one fails. Nothing is left behind.
@@ -49,7 +49,7 @@ def demo() -> int:
 
 
 async def _until_signal(console: Console) -> int:
-    """Play, and clean up in good order also after Ctrl-C or a `kill`."""
+    """Play, and clean up also after Ctrl-C or SIGTERM."""
     code = 130
     async with anyio.create_task_group() as tasks:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
@@ -100,12 +100,12 @@ async def _demo(console: Console) -> int:
 
 
 class Script:
-    """The steps, in order. Each does something, waits for what must follow, and returns what was seen."""
+    """The steps, in order. Each does something, waits for what must follow, and returns what it saw."""
 
     def __init__(self, ground: Playground) -> None:
         self.ground = ground
-        self.serving: dict[SliceKey, Answer] = {}
-        """What answered at the end of the last step."""
+        self.serving: dict[SliceKey, HttpReply] = {}
+        """What replied at the end of the last step."""
         self.dead: NodeId | None = None
         self.steps: list[tuple[str, Callable[[], Awaitable[str]]]] = [
             ("Start three nodes; one is elected", self.elect),
@@ -116,7 +116,7 @@ class Script:
             ("kill -9 one slice's process", self.kill_slice),
             ("… put 3, and kill -9 the leading node", self.kill_leader),
             ("What ran on the dead node runs elsewhere", self.replace_dead),
-            ("Somebody deletes one slice's key and adds another", self.correct_drift),
+            ("Delete one slice's key by hand, and add another", self.correct_drift),
             ("nats kv del -f blueprints org.example/slice/1.0.0", self.remove),
         ]
 
@@ -130,7 +130,7 @@ class Script:
         return f"{ground.lease.node} leads term {ground.lease.term}; registered: {', '.join(sorted(ground.registered))}"
 
     async def push(self) -> str:
-        """A small web service is in the store."""
+        """A small web service is stored."""
         artifacts = Artifacts(self.ground.connection)
         await artifacts.ensure(create=True)
         with tempfile.TemporaryDirectory(prefix="cdm-push-") as folder:
@@ -138,18 +138,18 @@ class Script:
             content = packed.content(completed(MANIFEST, packed.tree))
             await artifacts.push(ARTIFACT, packed.path, content)
         stored = await artifacts.describe(ARTIFACT)
-        self._check(stored.content == content, "the store has something else")
+        self._check(stored.content == content, "the store holds something else")
         return f"a web service of {content.size} bytes, sha256 {content.sha256[:12]}"
 
     async def publish(self) -> str:
-        """Three instances, one on each node, and all of them answer."""
+        """Three instances, one on each node, and all of them reply."""
         await self._put(3)
         await self._serve(3)
         self._check([*self.serving] == [SliceKey(node, ARTIFACT) for node in NODES], "not one instance on each node")
         loads = [put for put in self.ground.commands if put.value.state is SliceState.LOAD]
         self._check(len(loads) == 3, f"{len(loads)} LOAD commands instead of 3")
-        self._check(all(put.value.term == self._term for put in loads), "a LOAD of another term")
-        return f"3 LOADs of term {self._term}; they answer:\n" + "\n".join(map(_line, self.serving.values()))
+        self._check(all(put.value.term == self._term for put in loads), "a LOAD has another term")
+        return f"3 LOADs of term {self._term}; they reply:\n" + "\n".join(map(_line, self.serving.values()))
 
     async def scale_up(self) -> str:
         """Two more, and the three stay where they are."""
@@ -159,11 +159,11 @@ class Script:
         spread = sorted(Counter(key.node for key in self.serving).values(), reverse=True)
         self._check(before.items() <= self.serving.items(), "an instance moved, or was started again")
         self._check(spread == [2, 2, 1], f"spread {spread} instead of 2+2+1")
-        more = [answer for key, answer in self.serving.items() if key not in before]
-        return "spread 2+2+1; 2 more answer:\n" + "\n".join(map(_line, more))
+        more = [reply for key, reply in self.serving.items() if key not in before]
+        return "spread 2+2+1; 2 more reply:\n" + "\n".join(map(_line, more))
 
     async def scale_down(self) -> str:
-        """Exactly three are unloaded, and do not answer any more."""
+        """Exactly three are unloaded, and do not reply any more."""
         before, mark = self.serving, len(self.ground.commands)
         await self._put(2)
         await self._serve(2)
@@ -174,10 +174,10 @@ class Script:
         )
         self._check(self.serving.items() <= before.items(), "an instance moved, or was started again")
         await self._gone(before[put.key] for put in commands)
-        return "3 UNLOADs, and nothing of these answers: " + ", ".join(str(put.key) for put in commands)
+        return "3 UNLOADs; no longer running: " + ", ".join(str(put.key) for put in commands)
 
     async def kill_slice(self) -> str:
-        """The node starts it again: nobody else has to notice."""
+        """The node restarts it; nothing else changes."""
         before, mark = self.serving, len(self.ground.commands)
         key, old = next(iter(before.items()))
         os.kill(old.pid, signal.SIGKILL)
@@ -185,17 +185,17 @@ class Script:
         await self._serve(2)
         new = self.serving[key]
         self._check(before.keys() == self.serving.keys(), "an instance moved")
-        self._check(len(self.ground.commands) == mark, "the leader had to help")
-        return f"{old.slice} serves again, pid {old.pid} → {new.pid}"
+        self._check(len(self.ground.commands) == mark, "the leader sent a command")
+        return f"{old.slice} is restarted, pid {old.pid} → {new.pid}"
 
     async def kill_leader(self) -> str:
-        """Another node leads a higher term, long before the lease would have ended; no program outlives its node."""
+        """Another node leads a higher term, long before the lease ends; no program outlives its node."""
         await self._put(3)
         await self._serve(3)
         ground, old = self.ground, self.ground.lease
         if old is None:
             raise CdmError("nobody leads")
-        lost = [answer for key, answer in self.serving.items() if key.node == old.node]
+        lost = [reply for key, reply in self.serving.items() if key.node == old.node]
         self._check(len(lost) == 1, f"{len(lost)} slices on {old.node} instead of 1")
         began = clock.now()
         ground.kill_node(old.node)
@@ -219,13 +219,13 @@ class Script:
             f"slices are still on {dead}", lambda: all(put.key.node != dead for put in ground.slices), PATIENCE
         )
         await self._serve(3)
-        stayed = {key: answer for key, answer in before.items() if key.node != dead}
-        self._check(stayed.items() <= self.serving.items(), "an instance moved that was well")
-        new = [answer for key, answer in self.serving.items() if key not in stayed]
-        return f"{dead} is gone; its slice answers elsewhere:\n" + "\n".join(map(_line, new))
+        stayed = {key: reply for key, reply in before.items() if key.node != dead}
+        self._check(stayed.items() <= self.serving.items(), "a healthy instance moved")
+        new = [reply for key, reply in self.serving.items() if key not in stayed]
+        return f"{dead} is gone; its slice runs elsewhere:\n" + "\n".join(map(_line, new))
 
     async def correct_drift(self) -> str:
-        """A slice without a key is stopped; the leader adds what is missing and removes what is too much."""
+        """A slice without a key is stopped; the leader adds what is missing and removes what is surplus."""
         ground, slices = self.ground, self.ground.buckets["slices"]
         lost, old = next(iter(self.serving.items()))
         extra = SliceKey(lost.node, ARTIFACT, 7)
@@ -238,17 +238,17 @@ class Script:
         await slices.put(extra, dump(SliceValue(SliceState.ACTIVE, self._term)))
         await ground.until("the extra slice was not unloaded", lambda: len(ground.commands) > mark, PATIENCE)
         await self._serve(3)
-        self._check(len(ground.commands) == mark + 1, "more than one command for one slice too many")
+        self._check(len(ground.commands) == mark + 1, "more than one command for one surplus slice")
         unloaded = ground.commands[mark].key
-        return f"deleted {lost}: stopped, and loaded again; added {extra}: {unloaded} unloaded; exactly 3 processes"
+        return f"deleted {lost}: stopped, and loaded again; added {extra}: {unloaded} unloaded; exactly 3 processes run"
 
     async def remove(self) -> str:
         """No blueprint, no instances."""
         await self.ground.buckets["blueprints"].delete(BlueprintKey(ARTIFACT))
         await self.ground.until("slices are left", lambda: not self.ground.slices, PATIENCE)
         await self._gone(self.serving.values())
-        self._check(not self.ground.programs(), "a program is left")
-        return "no slice is left, no process runs, and nothing listens"
+        self._check(not self.ground.programs(), "a program still runs")
+        return "no slice is left, no process runs, nothing listens"
 
     @property
     def _term(self) -> int:
@@ -261,7 +261,7 @@ class Script:
         await self.ground.buckets["blueprints"].put(BlueprintKey(ARTIFACT), str(instances).encode())
 
     async def _serve(self, count: int) -> None:
-        """Wait until so many slices are ACTIVE and answer under their own names, and nothing but these runs."""
+        """Wait until so many slices are ACTIVE and reply under their own names, and nothing else runs."""
         ground = self.ground
         group = partial(ground.cluster.group, ARTIFACT)
         await ground.until(
@@ -271,24 +271,24 @@ class Script:
         )
 
         async def served() -> bool:
-            answers = {answer.slice: answer for answer in await ground.answers()}
+            replies = {reply.slice: reply for reply in await ground.replies()}
             keys = [put.key for put in ground.slices]
-            self.serving = {key: answers[name] for key in keys if (name := _name(key)) in answers}
-            pids = {answer.pid for answer in self.serving.values()}
+            self.serving = {key: replies[name] for key in keys if (name := _name(key)) in replies}
+            pids = {reply.pid for reply in self.serving.values()}
             return len(self.serving) == count == len(keys) and pids == ground.programs()
 
-        await ground.until_so(f"not exactly {count} processes, all answering", served, PATIENCE)
+        await ground.until_so(f"not exactly {count} processes, all replying", served, PATIENCE)
 
-    async def _gone(self, answers: Iterable[Answer], *, listens: bool = False) -> None:
-        """Wait until these processes live no more, and nothing listens in their places unless something may."""
+    async def _gone(self, replies: Iterable[HttpReply], *, listens: bool = False) -> None:
+        """Wait until these processes have ended, and, unless ``listens``, nothing listens on their ports."""
 
         async def gone() -> bool:
-            if any(lives(answer.pid) for answer in old):
+            if any(lives(reply.pid) for reply in old):
                 return False
-            return listens or all([await self.ground.ask(answer.port) is None for answer in old])
+            return listens or all([await self.ground.ask(reply.port) is None for reply in old])
 
-        old = list(answers)
-        await self.ground.until_so("a process lives on, or something answers in its place", gone, PATIENCE)
+        old = list(replies)
+        await self.ground.until_so("a process still runs, or something listens on its port", gone, PATIENCE)
 
     def _check(self, holds: bool, problem: str) -> None:
         if not holds:
@@ -300,8 +300,8 @@ def _name(key: SliceKey) -> str:
     return str(key).removeprefix("slices/")
 
 
-def _line(answer: Answer) -> str:
-    return f"  {answer.url}  {answer.slice}, pid {answer.pid}"
+def _line(reply: HttpReply) -> str:
+    return f"  {reply.url}  {reply.slice}, pid {reply.pid}"
 
 
 def _screen(ground: Playground, title: str) -> Group:

@@ -1,5 +1,6 @@
-"""A whole cluster on this machine for the demo: an embedded nats-server and real ``cdm node`` processes, which run a
-small web service. All of it ends with the ``with`` block.
+"""The demo's cluster: an embedded nats-server and real ``cdm node`` processes, which run a small web service.
+
+All of it ends with the ``with`` block.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ from cdm.wakeup import Wakeup
 
 START_PATIENCE = 15.0
 POLL = 0.05
-"""Seconds between two looks at what no bucket tells of."""
+"""Seconds between two looks at what no bucket shows."""
 TTL = 3.0
 """Lease and heartbeat TTL of the demo's nodes, in seconds: shorter than the default, to keep the demo short."""
 
 
-class Answer(NamedTuple):
-    """What a slice said when it was asked over HTTP."""
+class HttpReply(NamedTuple):
+    """What a slice replied to a GET."""
 
     port: int
     slice: str
@@ -55,12 +56,12 @@ class Answer(NamedTuple):
 
     @property
     def url(self) -> str:
-        """Where it was asked."""
+        """Where the slice listens."""
         return f"http://127.0.0.1:{self.port}"
 
 
 class Playground:
-    """What is going on in the demo's cluster, as its buckets tell it."""
+    """The demo's cluster as its buckets show it, and its node processes."""
 
     def __init__(self, connection: Connection, folder: Path) -> None:
         self.connection = connection
@@ -85,39 +86,39 @@ class Playground:
         """Wait until something holds; returns how long that took.
 
         Raises:
-            CdmError: it did not within so many seconds.
+            CdmError: it did not within so many seconds; ``what`` says what is wrong then.
         """
         started = clock.now()
         with anyio.move_on_after(within):
             while not holds():
                 await self._changed.wait()
             return clock.now() - started
-        raise CdmError(f"waited {within:g} s in vain: {what}")
+        raise CdmError(f"{what} (after {within:g} s)")
 
     async def until_so(self, what: str, holds: Callable[[], Awaitable[bool]], within: float) -> float:
-        """Wait as `until` does, for something that the buckets do not tell: it is looked at again and again."""
+        """Wait as `until` does, for something that no bucket shows: it is polled."""
         started = clock.now()
         with anyio.move_on_after(within):
-            while not await holds():  # noqa: ASYNC110  # nobody tells of it
+            while not await holds():  # noqa: ASYNC110  # no event announces it
                 await anyio.sleep(POLL)
             return clock.now() - started
-        raise CdmError(f"waited {within:g} s in vain: {what}")
+        raise CdmError(f"{what} (after {within:g} s)")
 
-    async def ask(self, port: int) -> Answer | None:
-        """GET from a slice; None: nothing answers."""
+    async def ask(self, port: int) -> HttpReply | None:
+        """GET from a slice; None: nothing replies."""
         return await anyio.to_thread.run_sync(_ask, port)
 
-    async def answers(self) -> list[Answer]:
-        """What all slices that tell of a port answer, in key order."""
+    async def replies(self) -> list[HttpReply]:
+        """What all slices that have a port reply, in key order."""
         found = [await self.ask(put.value.port) for put in self.slices if put.value.port is not None]
         return [each for each in found if each is not None]
 
     def programs(self) -> set[int]:
-        """The pids of what the nodes' slices run, whatever the buckets tell."""
+        """The pids of what the nodes' slices run, whatever the buckets say."""
         return {process.pid for process, run in self._processes() if run != "keeper"}
 
     def _processes(self) -> list[tuple[Process, str]]:
-        """Everything that nodes started and that lives, also of nodes that do not, with the name of its run."""
+        """All live processes that nodes started, also nodes that are gone, each with the name of its run."""
         tokens = {path.read_text().strip() for path in self._folder.glob("*/runtime/token")}
         marks = ((process, mark(process.pid, MARK.encode()) or "") for process in census().values())
         return [(process, run.partition(".")[2]) for process, run in marks if run.partition(".")[0] in tokens]
@@ -142,7 +143,7 @@ class Playground:
                 stdout=output,
                 stderr=output,
                 env=clean,
-                start_new_session=True,  # an interrupt at the terminal is for the demo, which then stops them
+                start_new_session=True,  # Ctrl-C at the terminal reaches the demo alone, which then stops them
             )
 
     def log_of(self, node: NodeId) -> Path:
@@ -150,13 +151,13 @@ class Playground:
         return self._folder / f"{node}.log"
 
     def kill_node(self, node: NodeId) -> None:
-        """End a node with SIGKILL."""
+        """Kill a node with SIGKILL."""
         process = self._nodes.pop(node)
         process.kill()
         process.wait()
 
     def stop_nodes(self) -> None:
-        """Stop all nodes in good order, those that will not by force."""
+        """Stop all nodes in good order, and kill those that do not stop."""
         for process in self._nodes.values():
             process.send_signal(signal.SIGTERM)
         for process in self._nodes.values():
@@ -173,7 +174,7 @@ class Playground:
             send(relic, signal.SIGKILL)
 
     def hear(self, message: Message) -> None:
-        """Take note of what a bucket says."""
+        """Take in a change of a bucket."""
         match message:
             case ValuePut(key=SliceKey()):
                 self.cluster.put_slice(message)
@@ -194,18 +195,18 @@ class Playground:
 
 
 def lives(pid: int) -> bool:
-    """Whether there is such a process, and it has not ended."""
+    """Whether there is such a process that has not ended."""
     process = look(pid)
     return process is not None and not process.zombie
 
 
-def _ask(port: int) -> Answer | None:
+def _ask(port: int) -> HttpReply | None:
     connection = HTTPConnection("127.0.0.1", port, timeout=2)
     try:
         connection.request("GET", "/")
         line = connection.getresponse().read().decode()
         said, _, pid = line.partition(" from ")[2].rpartition(", pid ")
-        return Answer(port, said, int(pid))
+        return HttpReply(port, said, int(pid))
     except (OSError, HTTPException, ValueError):
         return None
     finally:
@@ -274,5 +275,5 @@ def _written_address(folder: Path) -> str | None:
         try:
             return str(json.loads(ports.read_text())["nats"][0])
         except (ValueError, LookupError):
-            return None  # half written
+            return None  # it is half written
     return None

@@ -1,6 +1,6 @@
-"""A small web service, the slice of ``cdm demo`` and of the README: it tells which slice it is, and its pid.
+"""A small web service that says which slice it is, and its pid: what ``cdm demo`` and the README run.
 
-It is pushed as it is: nodes run it alone, without the package around it.
+The file is pushed as it is: nodes run it without the package around it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-class Answer(BaseHTTPRequestHandler):
-    """Answers every GET with one line."""
+class HelloHandler(BaseHTTPRequestHandler):
+    """Replies to every GET with one line."""
 
     def do_GET(self) -> None:
-        """Say who answers."""
+        """Say which slice this is."""
         greeting = os.environ.get("GREETING", "hello")
         line = f"{greeting} from {os.environ.get('CDM_SLICE')}, pid {os.getpid()}\n".encode()
         self.send_response(200)
@@ -24,4 +24,4 @@ class Answer(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    ThreadingHTTPServer(("127.0.0.1", int(os.environ["CDM_PORT"])), Answer).serve_forever()
+    ThreadingHTTPServer(("127.0.0.1", int(os.environ["CDM_PORT"])), HelloHandler).serve_forever()
