@@ -32,7 +32,7 @@ from cdm.model.artifact import NodeId
 from cdm.model.keys import FenceKey, LeaseKey
 from cdm.model.node import Fence, Lease
 from cdm.store.bucket import Bucket
-from cdm.store.responder import Identity, Voice
+from cdm.store.responder import Identity, Responder
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.lease")
@@ -94,7 +94,7 @@ class Leadership:
         """What everybody was told last."""
         self._activation: Activation | None = None
         """This process's latest term."""
-        self._voice: Voice | None = None
+        self._voice: Responder | None = None
         self._may_read = False
         """Whether the records were ever read."""
         self._reported_gone = 0
@@ -337,11 +337,11 @@ class Leadership:
         """Answer for this term from before it begins, or followers would take its leader for dead."""
         await self._drop_voice()
         identity = Identity(self._election.node, self._election.incarnation)
-        self._voice = await Voice.raised(self._connection, self._connection.subject("cdm", "leader", term), identity)
+        self._voice = await Responder.start(self._connection, self._connection.subject("cdm", "leader", term), identity)
 
     async def _drop_voice(self) -> None:
         if self._voice is not None:
-            await self._voice.drop()
+            await self._voice.stop()
             self._voice = None
 
     def _deactivate(self, reason: str) -> None:

@@ -20,7 +20,7 @@ from cdm.model.node import Registration
 from cdm.model.problems import UNREADABLE
 from cdm.store.bucket import Bucket, Stored, dump
 from cdm.store.connection import Connection
-from cdm.store.responder import Identity, Voice
+from cdm.store.responder import Identity, Responder
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.registration")
@@ -87,7 +87,7 @@ class Presence:
         self._ttl = registration.ttl
         self._revision = 0
         self._leaving = False
-        self._voice: Voice | None = None
+        self._voice: Responder | None = None
         self._signal = Wakeup()
         self._connection.listen(self._on_connection)
 
@@ -244,11 +244,11 @@ class Presence:
     async def _raise_voice(self) -> None:
         if self._voice is None:
             identity = Identity(self._node, self._registration.incarnation)
-            self._voice = await Voice.raised(self._connection, voice_of(self._connection, self._node), identity)
+            self._voice = await Responder.start(self._connection, voice_of(self._connection, self._node), identity)
 
     async def _drop_voice(self) -> None:
         if self._voice is not None:
-            await self._voice.drop()
+            await self._voice.stop()
             self._voice = None
 
     def _on_connection(self, up: bool) -> None:

@@ -1,4 +1,7 @@
-"""Answering on a core subject for as long as one lives: silence there is how others learn of a death at once."""
+"""Answering requests on a core subject for as long as a process lives.
+
+When the process dies the server tells whoever asks at once that nobody responds.
+"""
 
 from __future__ import annotations
 
@@ -11,41 +14,43 @@ from cdm.store.connection import Connection
 
 
 class Identity(Struct, frozen=True):
-    """What is answered: which process this is."""
+    """The answer: which process this is."""
 
     node: str = ""
     incarnation: str = ""
 
 
-class Voice:
-    """A subscription that answers every request with this process's identity. Made by `raised`."""
+class Responder:
+    """A subscription that answers every request with this process's identity. Made by `start`."""
 
     def __init__(self, connection: Connection, subscription: Subscription) -> None:
         self._connection = connection
         self._subscription = subscription
 
     @classmethod
-    async def raised(cls, connection: Connection, subject: str, identity: Identity) -> Voice:
-        """Begin to answer; when this returns, the server knows.
+    async def start(cls, connection: Connection, subject: str, identity: Identity) -> Responder:
+        """Begin to answer; when this returns, the server has the subscription.
 
         Raises:
-            AccessDenied: it does not want to hear of it.
+            AccessDenied: the server refused the subscription.
+            Unreachable: there is no connection.
+            Uncertain: the server says nothing.
         """
         answer = msgspec.json.encode(identity)
 
-        async def say(message: Msg) -> None:
+        async def respond(message: Msg) -> None:
             if connection.may_answer(message.reply):
                 await connection.publish(message.reply, answer)
 
-        voice = cls(connection, await connection.subscribe(subject, say))
+        responder = cls(connection, await connection.subscribe(subject, respond))
         try:
             await connection.flush()
             connection.check_subscribed(subject)
         except BaseException:
-            await voice.drop()
+            await responder.stop()
             raise
-        return voice
+        return responder
 
-    async def drop(self) -> None:
-        """Be silent from now on; never raises."""
+    async def stop(self) -> None:
+        """Answer no more; never raises."""
         await self._connection.unsubscribe(self._subscription)

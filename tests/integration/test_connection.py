@@ -42,7 +42,7 @@ from cdm.node.node import NodeSettings, ensure
 from cdm.node.node import node as make_node
 from cdm.store.bucket import MAX_BATCH, Bucket, Write, dump
 from cdm.store.connection import Access, Connection, connect
-from cdm.store.responder import Identity, Voice
+from cdm.store.responder import Identity, Responder
 from tests.harness.servers import FORGIVEN, NatsServer, free_port, running_cluster, running_server
 from tests.harness.store import connected
 from tests.harness.waiting import eventually
@@ -387,8 +387,8 @@ async def test_a_closed_connection_is_closed_even_when_cancelled(server: NatsSer
     async with raw(server) as user:
         with anyio.CancelScope() as scope:
             async with connected(server) as connection:
-                voice = await Voice.raised(connection, "voice", Identity("n1", "a"))
-                assert voice
+                responder = await Responder.start(connection, "voice", Identity("n1", "a"))
+                assert responder
                 assert (await user.client.request("voice", b"", timeout=1)).data
                 scope.cancel()
                 await anyio.lowlevel.checkpoint()
