@@ -27,7 +27,8 @@ from cdm.errors import CdmError, InvalidArtifact, InvalidBlueprint, InvalidKey, 
 from cdm.manager.active import Active, Dormant
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Order, Outbox
-from cdm.manager.reconciliation import Command, Policy
+from cdm.manager.policy import Policy
+from cdm.manager.reconciliation import Command
 from cdm.manager.topology import Missing, Registered, Topology
 from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.blueprint import Blueprint, Overrides

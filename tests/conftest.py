@@ -6,8 +6,20 @@ import gc
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.harness.servers import NatsServer, running_server
+
+# Machines are slow at times: no example fails for the time that it takes.
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("cdm", deadline=None, print_blob=True, suppress_health_check=SLOW)
+settings.register_profile("quick", settings.get_profile("cdm"), max_examples=10)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many examples Hypothesis tries, unless the command line does (`tests.harness.examples`)."""
+    if not config.getoption("--hypothesis-profile"):
+        settings.load_profile("quick" if config.getoption("-m") == "quick" else "cdm")
 
 
 @pytest.fixture

@@ -28,8 +28,9 @@ from cdm.model.blueprint import LONGEST_LAST_GRACE, Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
 from cdm.model.slice import SliceState, SliceValue
-from cdm.runtimes import Lapsing, Runtime, Work
-from cdm.store.bucket import Bucket, dump
+from cdm.runtimes import Runtime, Work
+from cdm.store.bucket import Bucket
+from cdm.store.wire import dump
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.agent")
@@ -318,7 +319,7 @@ class Worker:
 
     def _refuse_unless_it_can_lapse(self, stop_after: float) -> None:
         agent = self._agent
-        if not isinstance(agent.runtime, Lapsing):
+        if not agent.runtime.lapses:
             raise SliceFailed("stop_after: this node's runtime does not stop slices by itself", fatal=True)
         if stop_after < agent.least_stop_after:
             raise SliceFailed(

@@ -30,6 +30,11 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+def remark(text: str) -> None:
+    """Tell the user something besides a command's output: a line on standard error."""
+    sys.stderr.write(f"cdm: {printable(text)}\n")
+
+
 def configure_logs(form: LogFormat, level: LogLevel, **bound: Any) -> None:
     """Set up logging for this process; ``bound`` goes with every line."""
     threshold = getattr(logging, level.upper())

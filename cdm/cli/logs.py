@@ -9,18 +9,20 @@ from typing import Annotated
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt
 
-from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
 from cdm.cli.options import FLAG, ConnectionOptions, duration
 from cdm.dispatch.messages import ValuePut
 from cdm.errors import OutputMissing, UsageError
 from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.keys import NodeKey
-from cdm.output.client import Reader, Registered, keeps_output
+from cdm.output.client import Reader
 from cdm.output.lines import Show, as_json, as_text
-from cdm.output.wire import MAX_LINES, Ask
+from cdm.output.source import Registered, Shown, keeps_output
+from cdm.output.wire import MAX_LINES, LogRequest
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.snapshot import snapshot
 
@@ -67,16 +69,22 @@ def logs(
     if follow and lines is None and since is None:
         lines = FOLLOWED_FROM
     name = Artifact.parse(artifact)
-    ask = Ask(artifact=str(name), ordinal=ordinal, since=since, lines=lines, follow=follow)
+    request = LogRequest(artifact=str(name), ordinal=ordinal, since=since, lines=lines, follow=follow)
     terminal = sys.stdout.isatty()
     coloured = terminal and not os.environ.get("NO_COLOR")
     show = as_json(name) if json else as_text(name, terminal=terminal, coloured=coloured)
     only = None if node is None else node_id(node)
-    return anyio.run(_run, connection.access(), connection.prefix, ask, only, show)
+    return anyio.run(_run, connection.access(), connection.prefix, request, only, show)
 
 
-async def _run(access: Access, prefix: str, ask: Ask, only: NodeId | None, show: Show) -> int:
+async def _run(access: Access, prefix: str, request: LogRequest, only: NodeId | None, show: Show) -> int:
     """Ask until the end, or until told to stop."""
+
+    async def write(lines: list[Shown]) -> None:
+        # In a thread: a reader that takes its time must not keep the nodes from hearing of this command.
+        text = show(lines).encode(errors="replace")
+        await anyio.to_thread.run_sync(_write_out, text, abandon_on_cancel=True)
+
     stopped: list[int] = []
     code = 0
     try:
@@ -91,14 +99,15 @@ async def _run(access: Access, prefix: str, ask: Ask, only: NodeId | None, show:
 
             await tasks.start(stop_on_signal)
             async with connect(access, name="cdm logs", prefix=prefix) as connection:
-                reader = Reader(connection, ask, only, show)
-                code = await reader.run(await _hosts(connection, only, follow=ask.follow))
+                hosts = await _hosts(connection, only, follow=request.follow)
+                complete = await Reader(connection, request, only, write, remark).run(hosts)
+                code = 0 if complete else 1
             tasks.cancel_scope.cancel()
     except* BrokenPipeError:
-        # Who read this has seen enough.
+        # Whoever read this has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if stopped:
-        return 0 if ask.follow else 128 + stopped[0]
+        return 0 if request.follow else 128 + stopped[0]
     return code
 
 
@@ -118,3 +127,9 @@ async def _hosts(connection: Connection, only: NodeId | None, *, follow: bool) -
         who = "no node runs its slices itself" if only is None else f"node {only!r} does not run its slices itself"
         raise OutputMissing(f"{who}: what they write is with the agent outside")
     return hosts
+
+
+def _write_out(data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view) :]

@@ -18,7 +18,7 @@ from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import ConnectionOptions, duration, labels_of, size
 from cdm.errors import UsageError
 from cdm.log import Log
-from cdm.manager.reconciliation import Policy
+from cdm.manager.policy import Policy
 from cdm.model.artifact import node_id
 from cdm.model.node import EXTERNAL, PROCESS, Role
 from cdm.node.node import Node, NodeSettings

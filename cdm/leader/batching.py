@@ -12,7 +12,8 @@ from cdm.manager.reconciliation import Command
 from cdm.model.artifact import Artifact
 from cdm.model.keys import encode
 from cdm.model.slice import SliceValue
-from cdm.store.bucket import DELETE, MAX_BATCH, Write, dump
+from cdm.store.batch import MAX_BATCH, Write
+from cdm.store.wire import DELETE, dump
 
 
 class Part(Struct, frozen=True):

@@ -12,7 +12,9 @@ from cdm.model.artifact import NodeId
 from cdm.model.keys import FENCE, LEASE, encode
 from cdm.model.node import Fence, Lease
 from cdm.model.problems import UNREADABLE
-from cdm.store.bucket import EXPECT, TTL, Bucket, Stored, Write, dump, ttl_header
+from cdm.store.batch import Write
+from cdm.store.bucket import Bucket, Stored
+from cdm.store.wire import EXPECT, TTL, dump, ttl_header
 
 log = Log("cdm.lease")
 

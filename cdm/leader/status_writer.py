@@ -13,7 +13,9 @@ from cdm.log import Log
 from cdm.manager.outbox import Outbox
 from cdm.model.status import Status
 from cdm.store.backpressure import Backpressure
-from cdm.store.bucket import DELETE, MAX_BATCH, Bucket, Write, dump
+from cdm.store.batch import MAX_BATCH, Write
+from cdm.store.bucket import Bucket
+from cdm.store.wire import DELETE, dump
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.writer")

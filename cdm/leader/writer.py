@@ -22,7 +22,9 @@ from cdm.log import Log
 from cdm.manager.outbox import Outbox
 from cdm.model.keys import FENCE, encode
 from cdm.store.backpressure import Backpressure
-from cdm.store.bucket import EXPECT, EXPECT_SUBJECT, MAX_BATCH, Batch, Bucket, Write
+from cdm.store.batch import MAX_BATCH, Batch, Write
+from cdm.store.bucket import Bucket
+from cdm.store.wire import EXPECT, EXPECT_SUBJECT
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.writer")

@@ -20,7 +20,9 @@ from cdm.log import Log, Ration
 from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.outbox import Order, Outbox
 from cdm.manager.placement import Placement
-from cdm.manager.reconciliation import Command, Policy, reconcile, refused_status, settled, status_of
+from cdm.manager.policy import Policy
+from cdm.manager.reconciliation import Command, reconcile, settled
+from cdm.manager.status import refused_status, status_of
 from cdm.manager.topology import Topology
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, decode_artifact, encode_artifact

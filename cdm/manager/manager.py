@@ -32,9 +32,7 @@ from cdm.log import Log
 from cdm.manager.active import Active, Dormant, Workplace
 from cdm.manager.cluster import Cluster
 from cdm.manager.outbox import Outbox
-from cdm.manager.reconciliation import (
-    Policy,
-)
+from cdm.manager.policy import Policy
 from cdm.manager.topology import Topology
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Blueprint

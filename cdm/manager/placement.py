@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from cdm.manager.allocation import Ranking
 from cdm.manager.cluster import Cluster
-from cdm.manager.reconciliation import Place
+from cdm.manager.reconciliation import LiveNode
 from cdm.manager.topology import Missing, Registered, Topology
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
@@ -25,7 +25,7 @@ class Placement:
     def __init__(self, cluster: Cluster, topology: Topology) -> None:
         self._cluster = cluster
         self._topology = topology
-        self._places: dict[NodeId, Place] | None = None
+        self._places: dict[NodeId, LiveNode] | None = None
         self._draining: list[NodeId] = []
         self._ranking = Ranking()
         self._recount: set[NodeId] = set()
@@ -36,7 +36,7 @@ class Placement:
         """The same, counted by node."""
 
     @property
-    def places(self) -> dict[NodeId, Place]:
+    def places(self) -> dict[NodeId, LiveNode]:
         """All nodes that are not dead and run slices, in name order.
 
         What is left on a node that came back as a manager alone is treated like a dead node's.
@@ -102,8 +102,8 @@ class Placement:
             self._extra[key.node] -= 1
             self._recount.add(key.node)
 
-    def _place(self, node: NodeId, presence: Registered | Missing) -> Place:
+    def _place(self, node: NodeId, presence: Registered | Missing) -> LiveNode:
         schedule = self._topology.schedule(node)
         if not isinstance(presence, Registered):
-            return Place(node, open=False, draining=False)
-        return Place(node, schedule is Schedule.NORMAL, schedule is Schedule.DRAIN, presence.registration.capacity)
+            return LiveNode(node, open=False, draining=False)
+        return LiveNode(node, schedule is Schedule.NORMAL, schedule is Schedule.DRAIN, presence.registration.capacity)

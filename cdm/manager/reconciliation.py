@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
-from msgspec import UNSET, Struct
+from msgspec import Struct
 
 from cdm.manager.allocation import Host, Ranking, allocate, choose_removals, free_ordinals
 from cdm.manager.cluster import Desired, Group, SlicePut
+from cdm.manager.policy import Policy
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey
-from cdm.model.slice import Kind, SliceState
-from cdm.model.status import Condition, Status
+from cdm.model.slice import SliceState
 
 MAY_RUN = frozenset(
     {
@@ -36,38 +36,9 @@ MAY_RUN = frozenset(
 
 NEVER_RAN = frozenset({SliceState.LOAD, SliceState.LOADING, SliceState.LOADED})
 """States of slices that were never told to run."""
-REASONS = 480
-"""Most characters of the reasons why slices failed that a status has."""
 
 
-class Policy(Struct, frozen=True):
-    """Times that decisions depend on, all in seconds."""
-
-    command_timeout: float = 60.0
-    """How long a node may take to answer a command."""
-    transition_timeout: float = 120.0
-    """How long a slice may stay in a state of transition."""
-    retry_base: float = 1.0
-    """Wait before the first retry of a failed slice; doubled with each further failure."""
-    retry_limit: float = 300.0
-    """Longest wait between retries; fatal failures wait this long at once."""
-
-    def deadline(self, put: SlicePut) -> float | None:
-        """When the slice is stuck, in seconds on the clock of ``put.at``; None for states at rest."""
-        kind = put.value.state.kind
-        if kind is Kind.REST:
-            return None
-        return put.at + (self.command_timeout if kind is Kind.COMMAND else self.transition_timeout)
-
-    def retry_at(self, put: SlicePut) -> float:
-        """When a FAILED slice is to be tried again (capped exponential backoff on the failures before this one)."""
-        if put.value.fatal:
-            return put.at + self.retry_limit
-        exponent = max(0, min(put.value.failures or 0, 32))
-        return put.at + min(self.retry_base * 2.0**exponent, self.retry_limit)
-
-
-class Place(Struct, frozen=True):
+class LiveNode(Struct, frozen=True):
     """A node that is not dead, as reconciliation sees it."""
 
     node: NodeId
@@ -121,7 +92,7 @@ def reconcile(
     artifact: Artifact,
     desired: Desired | None,
     group: Group,
-    places: Mapping[NodeId, Place],
+    places: Mapping[NodeId, LiveNode],
     totals: Callable[[NodeId], int],
     now: float,
     policy: Policy,
@@ -218,7 +189,7 @@ class _Decision:
         """What was decided."""
         return Plan(self.commands, self.wake_at, self.unplaced, self.lingering, self.cursor)
 
-    def sort_out(self, group: Group, places: Mapping[NodeId, Place]) -> None:
+    def sort_out(self, group: Group, places: Mapping[NodeId, LiveNode]) -> None:
         """Sort the slices; what can be decided one by one is decided here."""
         for put in group.slices.values():
             key, state = put.key, put.value.state
@@ -278,7 +249,7 @@ class _Decision:
         for key in choose_removals(surplus, (waiting, active), lambda node: self.totals(node) - leaving[node]):
             self._unload(puts[key], f"{surplus + wanted} instances, {wanted} wanted")
 
-    def grow(self, missing: int, group: Group, places: Mapping[NodeId, Place]) -> None:
+    def grow(self, missing: int, group: Group, places: Mapping[NodeId, LiveNode]) -> None:
         """There are too few instances: retry the failed ones that are due, and place what they do not cover."""
         self.failed.sort(key=self._retry_at)
         retried, superfluous = self.failed[:missing], self.failed[missing:]
@@ -310,13 +281,13 @@ class _Decision:
             if put.value.state is SliceState.LOADED and put.key not in self.leaving:
                 self._command(put.key, SliceState.ACTIVATE, "loaded", put.value.failures or 0)
 
-    def _is_room(self, places: Mapping[NodeId, Place]) -> bool:
+    def _is_room(self, places: Mapping[NodeId, LiveNode]) -> bool:
         return any(
             place.open and (place.capacity is None or self.totals(node) < place.capacity)
             for node, place in places.items()
         )
 
-    def _hosts(self, places: Mapping[NodeId, Place], retried: Mapping[NodeId, int]) -> list[Host]:
+    def _hosts(self, places: Mapping[NodeId, LiveNode], retried: Mapping[NodeId, int]) -> list[Host]:
         """Nodes that take new slices. A slice that is tried again where it failed takes no other place there."""
         mine: dict[NodeId, int] = {}
         for put in self.live:
@@ -332,7 +303,7 @@ class _Decision:
                 hosts.append(Host(node, mine.get(node, 0), total, free))
         return hosts
 
-    def _place(self, count: int, due: list[SlicePut], places: Mapping[NodeId, Place]) -> dict[NodeId, int]:
+    def _place(self, count: int, due: list[SlicePut], places: Mapping[NodeId, LiveNode]) -> dict[NodeId, int]:
         shun = {put.key.node for put in (*self.failed, *self.stuck)}.union(self.failed_on)
         if self.ranking is not None:
             occupied = shun.union(put.key.node for put in self.live)
@@ -408,62 +379,3 @@ class _Decision:
     def _wake(self, at: float) -> None:
         if self.wake_at is None or at < self.wake_at:
             self.wake_at = at
-
-
-def status_of(desired: Desired, group: Group, unplaced: int, open_nodes: int, term: int, lingering: int = 0) -> Status:
-    """What to tell users of a blueprint."""
-    wanted = desired.instances or 0
-    active, failed = group.active, group.failed
-    pending = group.live - active
-    if desired.problem is not None:
-        condition, reason = Condition.INVALID, desired.problem
-    elif unplaced:
-        condition = Condition.UNSCHEDULABLE
-        what = "no node takes new slices" if open_nodes == 0 else "no node that takes new slices has room"
-        reason = f"{_unplaced(unplaced, wanted, group.live)}: {what}"
-    elif failed:
-        condition, reason = Condition.DEGRADED, f"{failed} failed: {_reasons(_failed(group))}"
-    elif lingering:
-        condition = Condition.PROGRESSING
-        reason = f"{lingering} must not run twice and may still run; to be replaced once it cannot"
-    elif active == wanted and pending == 0:
-        condition, reason = Condition.READY, ""
-    else:
-        condition, reason = Condition.PROGRESSING, _progress(wanted, active, pending)
-    overrides = (desired.blueprint and desired.blueprint.overrides) or UNSET
-    return Status(
-        condition, reason, desired.observed, desired.in_force, wanted, active, pending, failed, term, overrides
-    )
-
-
-def _unplaced(unplaced: int, wanted: int, live: int) -> str:
-    missing = min(unplaced, max(wanted - live, 0))
-    said = [f"{missing} of {wanted} instances cannot be placed"] if missing else []
-    if staying := unplaced - missing:  # on draining nodes, or stuck
-        said.append(f"{staying} cannot be moved")
-    return ", and ".join(said)
-
-
-def _progress(wanted: int, active: int, pending: int) -> str:
-    if active > wanted:
-        return f"{active - wanted} more than {wanted} active; unloading"
-    if active == wanted:
-        return f"{active} of {wanted} active; replacing {pending}"
-    return f"{active} of {wanted} active"
-
-
-def refused_status(problem: str, revision: int, term: int) -> Status:
-    """The status of a blueprint whose key does not parse."""
-    return Status(Condition.INVALID, problem, observed_revision=revision, term=term)
-
-
-def _failed(group: Group) -> list[SlicePut]:
-    return [group.slices[key] for key in group.owed if group.slices[key].value.state is SliceState.FAILED]
-
-
-def _reasons(failed: Iterable[SlicePut]) -> str:
-    """Why slices failed: three different reasons at most, and each cut to its share of the room."""
-    found = sorted({put.value.reason or "no reason given" for put in failed})
-    shown = found[:3]
-    room = REASONS // len(shown) - 3
-    return "; ".join(each if len(each) <= room else f"{each[:room]}…" for each in shown) + ("; …" if found[3:] else "")

@@ -6,8 +6,6 @@ It mirrors every bucket whether it leads or not, so that any of the candidates c
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -25,15 +23,18 @@ from cdm.log import Log
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Outbox
 from cdm.manager.topology import Topology
-from cdm.node.part import WHOLE, Ground, ensure
+from cdm.node.buckets import ensure
+from cdm.node.part import WHOLE, Ground, Part
 from cdm.store.bucket import Bucket
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.node")
 
 
-class Managing:
+class Managing(Part):
     """Topology, election, manager and writers."""
+
+    sends = MESSAGES
 
     def __init__(self, ground: Ground) -> None:
         settings, slices = ground.settings, ground.buckets["slices"]
@@ -76,26 +77,10 @@ class Managing:
             on_fence_lost=self._list_anew,
             candidates=lambda: self.topology.candidates,
         )
-
-    @property
-    def mirrors(self) -> Mapping[str, str]:
-        """All buckets."""
-        return dict.fromkeys(self._ground.buckets, WHOLE)
-
-    @property
-    def receivers(self) -> tuple[object, ...]:
-        """The topology first: what the manager makes of a message depends on it."""
-        return (self.topology, self.leadership, self.manager)
-
-    @property
-    def sends(self) -> tuple[Any, ...]:
-        """Everything."""
-        return MESSAGES
-
-    @property
-    def work(self) -> tuple[Callable[[], Coroutine[Any, Any, object]], ...]:
-        """Election, writers and clock."""
-        return (self._commands.run, self._status_writer.run, self._tick, self.leadership.run)
+        self.mirrors = dict.fromkeys(ground.buckets, WHOLE)
+        # The topology first: what the manager makes of a message depends on it.
+        self.receivers = (self.topology, self.leadership, self.manager)
+        self.work = (self._commands.run, self._status_writer.run, self._tick, self.leadership.run)
 
     async def prepare(self) -> None:
         """Check the buckets, or make them; waits while JetStream itself is not ready.
@@ -111,17 +96,14 @@ class Managing:
             try:
                 await ensure(Artifacts(self._ground.connection), create=True, replicas=settings.replicas)
             except AccessDenied as error:
-                # Whoever brings agents of his own can do without; who pushes an artifact is told.
+                # A cluster whose agents are the user's own does without; whoever pushes an artifact is told.
                 log.warning("no bucket for artifacts", reason=str(error))
 
     async def recreate(self, bucket: Bucket) -> None:
-        """Make the bucket anew, where that is wanted."""
+        """Make the bucket anew, where nodes may create buckets."""
         settings = self._ground.settings
         if settings.create:
             await bucket.ensure(create=True, replicas=settings.replicas)
-
-    def heard(self, at: float) -> None:
-        """The mirror tells of it too."""
 
     def wake(self) -> None:
         """Look at the clock."""
@@ -138,9 +120,6 @@ class Managing:
     async def give_back(self) -> None:
         """Let a successor begin at once."""
         await self.leadership.give_back()
-
-    async def close(self) -> None:
-        """Nothing runs on."""
 
     def _on_orders(self) -> None:
         # A leader's own writes may come back to it after it has written.

@@ -22,10 +22,12 @@ from cdm.dispatch.router import Router
 from cdm.log import Log
 from cdm.model.keys import SLICES
 from cdm.model.node import EXTERNAL, NO_RUNTIME, Registration, Role
+from cdm.node.buckets import ensure, patiently
 from cdm.node.managing import Managing
-from cdm.node.part import WHOLE, Ground, NodeSettings, Part, ensure, patiently
+from cdm.node.part import WHOLE, Ground, Part
 from cdm.node.registration import Presence
 from cdm.node.serving import Running, Serving
+from cdm.node.settings import NodeSettings
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection, connect
 from cdm.store.watch import Watch

@@ -6,66 +6,26 @@ and runs them.
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from functools import partial
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from types import MappingProxyType
+from typing import Any
 
-import anyio
-from msgspec import Struct
-
-from cdm import clock
-from cdm.artifacts.repository import Artifacts
 from cdm.dispatch.messages import Message
-from cdm.errors import AccessDenied, BucketMissing, StoreError, Unsuitable
-from cdm.log import Log
-from cdm.manager.reconciliation import Policy
-from cdm.model.artifact import NodeId
-from cdm.model.node import PROCESS, Role
+from cdm.node.settings import NodeSettings
 from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import Bucket, buckets
-from cdm.store.connection import Access, Connection
-from cdm.store.watch import RELIST_INTERVAL, Watch
+from cdm.store.connection import Connection
+from cdm.store.watch import Watch
 
-log = Log("cdm.node")
-
-T = TypeVar("T")
-
-BUCKET_PATIENCE = 60.0
-"""Seconds that a starting node waits for JetStream to make its buckets (a cluster may be electing)."""
 WHOLE = ">"
 """All keys of a bucket."""
 
-
-class NodeSettings(Struct, frozen=True):
-    """Everything that can be chosen for a node. Times in seconds."""
-
-    node: NodeId
-    access: Access = Access()
-    role: Role = Role.ALL
-    prefix: str = ""
-    create: bool = True
-    """Create buckets that are missing."""
-    replicas: int = 1
-    """Replicas of buckets that it creates."""
-    labels: dict[str, str] = {}
-    capacity: int | None = None
-    runtime: str = PROCESS
-    folder: Path | None = None
-    """Where the node keeps artifacts and what its slices write; None: where such things are kept on this machine."""
-    cache_bytes: int = 10 * 2**30
-    """Most bytes of artifacts that are kept while no slice uses them."""
-    lease_ttl: float = 10.0
-    node_ttl: float = 10.0
-    reconcile_interval: float = 30.0
-    relist_interval: float = RELIST_INTERVAL
-    policy: Policy = Policy()
+Work = Callable[[], Coroutine[Any, Any, object]]
 
 
 class Ground:
-    """What the parts of one node stand on, and share.
+    """What the parts of one node share.
 
     Args:
         settings: the node's.
@@ -85,33 +45,26 @@ class Ground:
         """On the mirror of ``slices``."""
 
 
-class Part(Protocol):
-    """One side of a node. Everything but ``work`` is called by the node, from one task."""
+class Part:
+    """One side of a node: it overrides what it needs. Everything but ``work`` is called by the node, from one task."""
 
-    @property
-    def mirrors(self) -> Mapping[str, str]:
-        """The buckets that it needs mirrored, and which of their keys: `WHOLE`, or a pattern as NATS has them."""
-
-    @property
-    def receivers(self) -> tuple[object, ...]:
-        """Objects for the router, in the order in which they are to receive."""
-
-    @property
-    def sends(self) -> tuple[Any, ...]:
-        """Every message that its receivers wait for, as receivers annotate them."""
-
-    @property
-    def work(self) -> tuple[Callable[[], Coroutine[Any, Any, object]], ...]:
-        """What runs for as long as the node does."""
+    mirrors: Mapping[str, str] = MappingProxyType({})
+    """The buckets that it needs mirrored, and which of their keys: `WHOLE`, or a pattern as NATS has them."""
+    receivers: tuple[object, ...] = ()
+    """Objects for the router, in the order in which they are to receive."""
+    sends: tuple[Any, ...] = ()
+    """Every message that its receivers wait for, as receivers annotate them."""
+    work: tuple[Work, ...] = ()
+    """What runs for as long as the node does."""
 
     async def prepare(self) -> None:
-        """See to it that what it needs on the server is there; before anything else."""
+        """See to it that what the part needs is there; called before anything else."""
 
     async def recreate(self, bucket: Bucket) -> None:
         """A bucket is gone while the node runs."""
 
     def heard(self, at: float) -> None:
-        """NATS took a heartbeat of this node that was sent at this time, in seconds on `cdm.clock`."""
+        """NATS accepted a heartbeat of this node that was sent at this time, in seconds on `cdm.clock`."""
 
     def wake(self) -> None:
         """The connection came or went: something may be due."""
@@ -123,38 +76,7 @@ class Part(Protocol):
         """The node stops: begin nothing new. The node is still registered."""
 
     async def give_back(self) -> None:
-        """The node stops, and is registered no more. Called only while there is a connection."""
+        """The node stops, and is no longer registered. Called only while there is a connection."""
 
     async def close(self) -> None:
-        """The node is at its end, whatever ended it. Cancelled: without grace for what still runs."""
-
-
-async def patiently(work: Callable[[], Awaitable[T]], what: str, patience: float = math.inf) -> T:
-    """Do it once JetStream is up: a cluster may be electing, or too few of its servers run yet.
-
-    Args:
-        work: what to do.
-        what: what it is for, as it is logged.
-        patience: seconds after which its error is raised.
-
-    Raises:
-        StoreError: one that waiting does not mend, at once; any other when ``patience`` is over.
-    """
-    deadline = clock.now() + patience
-    while True:
-        try:
-            return await work()
-        except StoreError as error:
-            if clock.now() >= deadline or isinstance(error, (Unsuitable, BucketMissing, AccessDenied)):
-                raise
-            log.info("waiting for JetStream", what=what, reason=str(error))
-        await anyio.sleep(0.5)
-
-
-async def ensure(bucket: Bucket | Artifacts, *, create: bool, replicas: int, change_replicas: bool = False) -> bool:
-    """`Bucket.ensure`, patient with a JetStream that is still coming up."""
-    return await patiently(
-        partial(bucket.ensure, create=create, replicas=replicas, change_replicas=change_replicas),
-        f"bucket {bucket.name}",
-        BUCKET_PATIENCE,
-    )
+        """The node ends, whatever the cause. Cancelled: without grace for what still runs."""

@@ -18,9 +18,10 @@ from cdm.model.artifact import NodeId
 from cdm.model.keys import NodeKey, encode
 from cdm.model.node import Registration
 from cdm.model.problems import UNREADABLE
-from cdm.store.bucket import Bucket, Stored, dump
+from cdm.store.bucket import Bucket, Stored
 from cdm.store.connection import Connection
 from cdm.store.responder import Identity, Responder
+from cdm.store.wire import dump
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.registration")

@@ -1,4 +1,4 @@
-"""What slices write: kept in files, read again, and shown to whoever asks over NATS."""
+"""What slices write: kept in files, read again, and sent to whoever asks over NATS."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class OutputLine(NamedTuple):
     time: datetime
     """When it was read from the program, UTC."""
     stream: str
-    """``out``, ``err``, or ``cdm``: a remark of ours."""
+    """``out``, ``err``, or ``cdm``: a remark of cdm's."""
     text: str
 
 
 @runtime_checkable
 class Logging(Protocol):
-    """What a runtime obeys too that keeps its slices' output: `cdm logs` shows it."""
+    """Implemented by a runtime that keeps its slices' output; `cdm logs` shows it."""
 
     def written(self, artifact: Artifact) -> Sequence[SliceKey]:
-        """This node's slices of the artifact that there is output of, or may soon be; some may not be loaded."""
+        """This node's slices of the artifact that have output, or may soon have; some may not be loaded any more."""
 
     def read(
         self, key: SliceKey, *, lines: int | None = None, since: datetime | None = None, follow: bool = False
     ) -> AsyncIterator[Sequence[OutputLine]]:
-        """A slice's output, oldest first, a little at a time; it must neither grow in memory nor block the loop.
+        """A slice's output, oldest line first, in batches of bounded size; it must not block the event loop.
 
         ``lines``: only the last so many of what is there now. ``since``: nothing older. ``follow``: go on for ever.
         """

@@ -5,30 +5,17 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable
-from datetime import datetime
-from typing import NamedTuple
 
 import msgspec
 
 from cdm.log import printable
 from cdm.model.artifact import Artifact
-from cdm.output.wire import Line
+from cdm.output.source import Shown
+from cdm.output.wire import WireLine
 
 _HARMFUL = re.compile(r"(\x1b\[[0-9;:]*m|\t|\r\Z)|[\x00-\x1f\x7f-\x9f]")
-"""Control characters. In the group those that are not: colours, and what many programs end lines with."""
+"""Control characters; in the group those that may pass: colours, tabs, and what many programs end lines with."""
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
-
-
-class Shown(NamedTuple):
-    """A line, and where it comes from."""
-
-    node: str
-    line: Line
-
-    @property
-    def time(self) -> datetime:
-        """When it was written."""
-        return self.line.time
 
 
 Show = Callable[[list[Shown]], str]
@@ -57,11 +44,11 @@ def as_json(artifact: Artifact) -> Show:
 
 
 def as_text(artifact: Artifact, *, terminal: bool, coloured: bool) -> Show:
-    """Each line behind the name of its slice.
+    """Each line after the name of its slice.
 
     Args:
         artifact: whose lines these are.
-        terminal: whether they go to one: then nothing in them does more to it than to choose colours.
+        terminal: whether they go to one: then control characters in them are escaped, except for colours.
         coloured: whether each slice's name has a colour.
     """
     labels: dict[tuple[str, int], str] = {}
@@ -76,7 +63,7 @@ def as_text(artifact: Artifact, *, terminal: bool, coloured: bool) -> Show:
             labels[node, ordinal] = found
         return found
 
-    def text(line: Line) -> str:
+    def text(line: WireLine) -> str:
         said = _HARMFUL.sub(lambda found: found[1] or printable(found[0]), line.text) if terminal else line.text
         if line.stream != "cdm":
             return said

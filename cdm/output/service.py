@@ -1,7 +1,7 @@
-"""A node's answers to those who ask for its slices' output, on ``cdm.logs.{node}``: see `cdm.output.wire`.
+"""A node's replies to those who ask for its slices' output, on ``cdm.logs.{node}``: see `cdm.output.wire`.
 
-Nothing here may end the node, or keep it from its heartbeat: files are read in threads, a little at a time, and only
-as fast as the asker takes it.
+Nothing here may end the node or delay its heartbeat: files are read in threads, a little at a time, and only as fast
+as the client takes the lines.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import anyio
 import anyio.abc
@@ -23,44 +24,54 @@ from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, encode_node
 from cdm.model.problems import UNREADABLE
 from cdm.output import Logging, OutputLine
-from cdm.output.wire import LEASE, QUIET, WINDOW, Answer, Ask, Line, ripe
+from cdm.output.wire import LEASE, QUIET, WINDOW, LogReply, LogRequest, WireLine, ripe
 from cdm.store.connection import Connection
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.logs")
 
 SESSIONS = 32
-"""Askers that a node answers at the same time."""
+"""Sessions that a node serves at the same time."""
 BATCH = 64 * 1024
-"""Bytes of lines in one answer; one line more may be in it."""
+"""Bytes of lines in one reply; it may exceed this by one line."""
 RESCAN = 1.0
 """Seconds between two looks for new slices to follow."""
-RETRY_PAUSE = 1.0
+SUBSCRIBE_PAUSE = 1.0
+"""Seconds after which a subscription that failed is tried again."""
 LONGEST = timedelta(days=36_525)
-"""How far back may be asked for; what is more means the same, and times end with the year 1."""
+"""The most that `LogRequest.since` goes back: times begin with the year 1."""
 _encode = msgspec.json.encode
 
 
+class Refusal(NamedTuple):
+    """A request that gets no session."""
+
+    name: str
+    to: str
+    artifact: str
+    reason: str
+
+
 class LogService:
-    """Answers for one node.
+    """Serves the output of one node's slices.
 
     Args:
         connection: the node's.
         node: this node.
-        runtime: runs its slices; it has output if it is `Logging`.
+        runtime: runs its slices and keeps their output; None: it keeps none.
     """
 
-    def __init__(self, connection: Connection, node: NodeId, runtime: object) -> None:
-        self.connection = connection
-        self.node = node
-        self.runtime = runtime
-        self.sessions: dict[str, Session] = {}
-        """What is being answered, by name, or by the subject that the answers go to."""
-        self._begun: deque[Session] = deque()
+    def __init__(self, connection: Connection, node: NodeId, runtime: Logging | None) -> None:
+        self._connection = connection
+        self._node = node
+        self._runtime = runtime
+        self._open: dict[str, Session | Refusal] = {}
+        """What is being replied to, by the name of the session."""
+        self._begun: deque[Session | Refusal] = deque()
         self._news = Wakeup()
 
     async def run(self) -> None:
-        """Answer until cancelled."""
+        """Serve until cancelled."""
         await self._listen()
         async with anyio.create_task_group() as tasks:
             while True:
@@ -69,174 +80,197 @@ class LogService:
                 await self._news.wait()
 
     async def _listen(self) -> None:
-        subject = self.connection.subject("cdm", "logs", encode_node(self.node))
+        subject = self._connection.subject("cdm", "logs", encode_node(self._node))
         while True:
             try:
-                await self.connection.subscribe_directly(subject, self._on_message)
-                await self.connection.flush()
-                self.connection.check_subscribed(subject)
+                await self._connection.subscribe_directly(subject, self._on_message)
+                await self._connection.flush()
+                self._connection.check_subscribed(subject)
                 return
             except AccessDenied as error:
-                self.connection.complain(error)  # the node can do without
+                self._connection.complain(error)  # the node can do without
                 return
             except StoreError as error:
-                log.debug("not listening yet", reason=str(error))
-                await anyio.sleep(RETRY_PAUSE)
+                log.debug("not listening for log requests yet", reason=str(error))
+                await anyio.sleep(SUBSCRIBE_PAUSE)
 
     def _on_message(self, _subject: bytes, reply: bytes, data: bytes, _headers: bytes) -> None:
         to = reply.decode("utf-8", "replace")
-        if not self.connection.may_answer(to):
+        if not self._connection.may_answer(to):
             return
         try:
-            ask = msgspec.json.decode(data, type=Ask)
-            artifact = Artifact.parse(ask.artifact) if ask.artifact else None
+            request = msgspec.json.decode(data, type=LogRequest)
+            artifact = Artifact.parse(request.artifact) if request.artifact else None
         except UNREADABLE as error:
-            self._begin(Session(self, to, to, Ask(), None, f"not understood: {error}"))
+            self._begin(Refusal(to, to, "", f"not understood: {error}"))
             return
-        name = ask.session or to
-        session = self.sessions.get(name)
-        if session is not None:
-            session.heard(ask, to)
-        elif artifact is not None and not ask.stop:
-            problem = ""
-            if not isinstance(self.runtime, Logging):
-                problem = "its runtime keeps no output"
-            elif len(self.sessions) >= SESSIONS:
-                problem = f"{SESSIONS} others are being answered; try again later"
-            self._begin(Session(self, name, to, ask, artifact, problem))
+        name = request.session or to
+        match self._open.get(name):
+            case Session() as session:
+                session.heard(request, to)
+            case None if artifact is not None and not request.stop:
+                self._begin(self._session_or_refusal(name, to, request, artifact))
 
-    def _begin(self, session: Session) -> None:
-        if session.name not in self.sessions and len(self._begun) < 2 * SESSIONS:
-            self.sessions[session.name] = session
-            self._begun.append(session)
+    def _session_or_refusal(self, name: str, to: str, request: LogRequest, artifact: Artifact) -> Session | Refusal:
+        if self._runtime is None:
+            return Refusal(name, to, str(artifact), "its runtime keeps no output")
+        if len(self._open) >= SESSIONS:
+            return Refusal(name, to, str(artifact), f"{SESSIONS} others are being served; try again later")
+        return Session(self._connection, self._node, self._runtime, name, to, request, artifact)
+
+    def _begin(self, served: Session | Refusal) -> None:
+        if served.name not in self._open and len(self._begun) < 2 * SESSIONS:
+            self._open[served.name] = served
+            self._begun.append(served)
             self._news.set()
 
-    async def _serve(self, session: Session) -> None:
-        log.debug("output is asked for", artifact=str(session.artifact), to=session.to)
+    async def _serve(self, served: Session | Refusal) -> None:
+        try:
+            match served:
+                case Session():
+                    await self._run_session(served)
+                case Refusal(_, to, artifact, reason):
+                    with suppress(StoreError):
+                        reply = LogReply(self._node, artifact, 0, end=True, error=reason)
+                        await self._connection.publish(to, _encode(reply))
+        finally:
+            del self._open[served.name]
+
+    async def _run_session(self, session: Session) -> None:
+        log.debug("log session begins", artifact=str(session.artifact), to=session.to)
         try:
             await session.run()
         except* StoreError as group:
-            log.debug("not answered", reason=str(_cause(group)))
+            log.debug("log session broken off", reason=str(_cause(group)))
         except* Exception as group:  # whatever it is, the node lives on
-            log.exception("answering failed", artifact=str(session.artifact))
+            log.exception("log session failed", artifact=str(session.artifact))
             await session.fail(f"answering failed: {_cause(group)!r:.500}")
-        finally:
-            del self.sessions[session.name]
-            log.debug("no more output is asked for", artifact=str(session.artifact), to=session.to)
+        log.debug("log session ended", artifact=str(session.artifact), to=session.to)
 
 
 class Session:
-    """One answer to one asker."""
+    """The replies to one client.
+
+    Args:
+        connection: the node's.
+        node: this node.
+        runtime: has the output.
+        name: of the session.
+        to: the reply subject of its newest request.
+        request: its first request.
+        artifact: whose output is asked for.
+    """
 
     def __init__(
-        self, service: LogService, name: str, to: str, ask: Ask, artifact: Artifact | None, problem: str
+        self,
+        connection: Connection,
+        node: NodeId,
+        runtime: Logging,
+        name: str,
+        to: str,
+        request: LogRequest,
+        artifact: Artifact,
     ) -> None:
         self.name = name
         self.to = to
         self.artifact = artifact
-        self._service = service
-        self._ask = ask
-        self._problem = problem
+        self._connection = connection
+        self._node = node
+        self._runtime = runtime
+        self._request = request
         self._scope = anyio.CancelScope()
         self._until = clock.now() + LEASE
-        self._number = 0
+        self._sent = 0
+        """Number of the last reply with lines."""
         self._seen = 0
+        """Number of the last one that was acknowledged."""
         self._acknowledged = Wakeup()
-        self._limit = min(4 * BATCH, service.connection.max_payload // 4)
+        self._limit = min(4 * BATCH, connection.max_payload // 4)
 
-    def heard(self, ask: Ask, to: str) -> None:
-        """The asker is still there."""
+    def heard(self, request: LogRequest, to: str) -> None:
+        """The client is still there."""
         self.to = to
         self._until = clock.now() + LEASE
-        if ask.seen > self._seen:
-            self._seen = ask.seen
+        if request.seen > self._seen:
+            self._seen = request.seen
             self._acknowledged.set()
-        if ask.stop:
+        if request.stop:
             self._scope.cancel()
 
     async def run(self) -> None:
-        """Answer, for as long as the asker is there."""
+        """Reply for as long as the client is there."""
         with self._scope:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._expire)
-                await self._answer()
+                await self._reply()
                 tasks.cancel_scope.cancel()
 
     async def fail(self, problem: str) -> None:
-        """Tell the asker why there is no more; never raises."""
+        """Tell the client why there is no more; never raises."""
         with suppress(StoreError):
-            await self._say(end=True, error=problem)
+            await self._send(end=True, error=problem)
 
     async def _expire(self) -> None:
         while (left := self._until - clock.now()) > 0:  # noqa: ASYNC110  # it is put off again and again
             await anyio.sleep(left)
-        log.debug("the asker is gone", to=self.to)
+        log.debug("the client of a log session is gone", to=self.to)
         self._scope.cancel()
 
-    async def _answer(self) -> None:
-        runtime = self._service.runtime
-        if self._problem or self.artifact is None or not isinstance(runtime, Logging):
-            await self._say(end=True, error=self._problem)
-            return
-        await self._say(slices=[key.ordinal for key in self._keys(runtime, self.artifact)])
-        send, receive = anyio.create_memory_object_stream[list[Line]](0)
+    async def _reply(self) -> None:
+        await self._send(slices=[key.ordinal for key in self._keys()])
+        send, receive = anyio.create_memory_object_stream[list[WireLine]](0)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._feed, runtime, self.artifact, send)
+            tasks.start_soon(self._read_all, send)
             await self._send_all(receive)
-        await self._say(end=True)  # not where feeding failed
+        await self._send(end=True)  # unless reading failed
 
-    def _keys(self, runtime: Logging, artifact: Artifact) -> list[SliceKey]:
-        wanted = self._ask.ordinal
-        return [key for key in runtime.written(artifact) if wanted is None or key.ordinal == wanted]
-
-    @property
-    def _since(self) -> datetime | None:
-        since = self._ask.since
-        return None if since is None else datetime.now(UTC) - timedelta(seconds=min(since, LONGEST.total_seconds()))
+    def _keys(self) -> list[SliceKey]:
+        ordinal = self._request.ordinal
+        return [key for key in self._runtime.written(self.artifact) if ordinal is None or key.ordinal == ordinal]
 
     # Reading
 
-    async def _feed(self, runtime: Logging, artifact: Artifact, send: MemoryObjectSendStream[list[Line]]) -> None:
-        ask, since = self._ask, self._since
+    async def _read_all(self, send: MemoryObjectSendStream[list[WireLine]]) -> None:
+        request = self._request
+        since = None
+        if request.since is not None:
+            since = datetime.now(UTC) - timedelta(seconds=min(request.since, LONGEST.total_seconds()))
+        lines = request.lines
         async with send, anyio.create_task_group() as tasks:
-            if not ask.follow:
-                keys = self._keys(runtime, artifact)
-                async for batch in _merged({key: self._read(runtime, key, ask.lines, since) for key in keys}):
+            if not request.follow:
+                async for batch in _merged({key: self._read(key, lines, since) for key in self._keys()}):
                     await send.send(batch)
                 return
             known: set[SliceKey] = set()
-            lines = ask.lines
             while True:
-                for key in self._keys(runtime, artifact):
+                for key in self._keys():
                     if key not in known:
                         known.add(key)
-                        tasks.start_soon(_pump, key, self._read(runtime, key, lines, since), send)
-                lines = None  # one that comes later is shown from its beginning
+                        tasks.start_soon(_pump, key, self._read(key, lines, since), send)
+                lines = None  # a slice that comes later is shown from its beginning
                 await anyio.sleep(RESCAN)
 
-    def _read(
-        self, runtime: Logging, key: SliceKey, lines: int | None, since: datetime | None
-    ) -> AsyncIterator[Sequence[OutputLine]]:
-        ask = self._ask
-        return runtime.read(key, lines=lines, since=ask.after.get(key.ordinal, since), follow=ask.follow)
+    def _read(self, key: SliceKey, lines: int | None, since: datetime | None) -> AsyncIterator[Sequence[OutputLine]]:
+        after = self._request.after.get(key.ordinal, since)
+        return self._runtime.read(key, lines=lines, since=after, follow=self._request.follow)
 
     # Sending
 
-    async def _send_all(self, receive: MemoryObjectReceiveStream[list[Line]]) -> None:
+    async def _send_all(self, receive: MemoryObjectReceiveStream[list[WireLine]]) -> None:
         async with receive:
             while True:
-                lines: list[Line] | None = None
+                lines: list[WireLine] = []
                 with anyio.move_on_after(QUIET):
                     try:
                         lines = await receive.receive()
                     except anyio.EndOfStream:
                         return
-                if lines is None:
-                    await self._say()
+                if lines:
+                    await self._send_lines(lines)
                 else:
-                    await self._send(lines)
+                    await self._send()
 
-    async def _send(self, lines: list[Line]) -> None:
+    async def _send_lines(self, lines: list[WireLine]) -> None:
         batch: list[msgspec.Raw] = []
         size = 0
         for line in lines:
@@ -246,37 +280,33 @@ class Session:
                 batch, size = [], 0
             batch.append(msgspec.Raw(encoded))
             size += len(encoded) + 1
-        if batch:
-            await self._send_batch(batch)
+        await self._send_batch(batch)
 
-    def _encoded(self, line: Line) -> bytes:
+    def _encoded(self, line: WireLine) -> bytes:
         encoded = _encode(line)
         if len(encoded) <= self._limit:
             return encoded
         text = line.text[: self._limit // 8]  # a character takes six bytes at most
-        return _encode(Line(line.time, line.stream, line.ordinal, f"{text} [cdm: cut]"))
+        return _encode(WireLine(line.time, line.stream, line.ordinal, f"{text} [cdm: cut]"))
 
     async def _send_batch(self, batch: list[msgspec.Raw]) -> None:
-        while self._number - self._seen >= WINDOW:
-            waited = False
-            with anyio.move_on_after(QUIET):
+        while self._sent - self._seen >= WINDOW:
+            with anyio.move_on_after(QUIET) as waiting:
                 await self._acknowledged.wait()
-                waited = True
-            if not waited:
-                await self._say()
-        self._number += 1
-        await self._say(batch)
+            if waiting.cancelled_caught:
+                await self._send()
+        self._sent += 1
+        await self._send(batch)
 
-    async def _say(
+    async def _send(
         self,
         lines: list[msgspec.Raw] | None = None,
         slices: list[int] | None = None,
         end: bool = False,
         error: str = "",
     ) -> None:
-        artifact = "" if self.artifact is None else str(self.artifact)
-        answer = Answer(self._service.node, artifact, self._number, lines or [], slices, end, error)
-        await self._service.connection.publish(self.to, _encode(answer))
+        reply = LogReply(self._node, str(self.artifact), self._sent, lines or [], slices, end, error)
+        await self._connection.publish(self.to, _encode(reply))
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -287,17 +317,15 @@ def _cause(error: BaseException) -> BaseException:
 
 
 async def _pump(
-    key: SliceKey, source: AsyncIterator[Sequence[OutputLine]], send: MemoryObjectSendStream[list[Line]]
+    key: SliceKey, source: AsyncIterator[Sequence[OutputLine]], send: MemoryObjectSendStream[list[WireLine]]
 ) -> None:
     async for batch in source:
-        await send.send([Line(time, stream, key.ordinal, text) for time, stream, text in batch])
+        await send.send([WireLine(time, stream, key.ordinal, text) for time, stream, text in batch])
 
 
-async def _merged(
-    sources: dict[SliceKey, AsyncIterator[Sequence[OutputLine]]],
-) -> AsyncIterator[list[Line]]:
+async def _merged(sources: dict[SliceKey, AsyncIterator[Sequence[OutputLine]]]) -> AsyncIterator[list[WireLine]]:
     """The lines of several slices in one order."""
-    fronts: dict[SliceKey, deque[Line]] = {key: deque() for key in sources}
+    fronts: dict[SliceKey, deque[WireLine]] = {key: deque() for key in sources}
     while True:
         for key, front in list(fronts.items()):
             while not front:
@@ -305,7 +333,7 @@ async def _merged(
                 if batch is None:
                     del fronts[key]
                     break
-                front.extend(Line(time, stream, key.ordinal, text) for time, stream, text in batch)
+                front.extend(WireLine(time, stream, key.ordinal, text) for time, stream, text in batch)
         if not fronts:
             return
         yield ripe(fronts.values())

@@ -1,10 +1,11 @@
-"""What is said when slices' output is asked for, and how the lines of several are put into one order.
+"""Messages between ``cdm logs`` and the nodes, and how the lines of several slices are put into one order.
 
-An asker publishes an `Ask` to ``cdm.logs.{node}``, with a subject of its own to answer to. The node answers there with
-`Answer` after `Answer`. No more than `WINDOW` of them with lines are on their way: the asker says which one it has
-dealt with. While it does not, the node waits, and its disk is the buffer. It also says at least every `RENEWAL`
-seconds that it is there; the node ends the answer `LEASE` seconds after it last did. Where an answer broke off (the
-node was started again, a connection was lost), the asker asks anew, for what comes `after` the lines that it has.
+A client publishes a `LogRequest` to ``cdm.logs.{node}``, with a subject of its own as the reply subject. The node
+publishes `LogReply` after `LogReply` there. At most `WINDOW` replies with lines are on their way: the client
+acknowledges those that it has shown, and until it does the node waits, with its disk as the buffer. The client also
+sends a request at least every `RENEWAL` seconds; the node ends its replies `LEASE` seconds after the last one. Where
+replies break off (the node was restarted, a connection was lost), the client sends a new request for what comes
+`after` the lines that it has.
 """
 
 from __future__ import annotations
@@ -18,71 +19,72 @@ import msgspec
 from msgspec import Meta, Struct
 
 WINDOW = 8
-"""Answers with lines that may be on their way. nats/secure.conf allows a few more for each message of the asker's."""
+"""Replies with lines that may be unacknowledged. nats/secure.conf allows a few more for each request."""
 RENEWAL = 2.0
 LEASE = 8.0
 QUIET = 2.0
-"""Seconds after which a node that has nothing to tell says so."""
+"""Seconds without lines after which a node sends an empty reply, which shows that it is there."""
 MAX_LINES = 100_000
-"""Most lines of one slice that may be asked for as its last ones: these are kept in memory."""
+"""The most that `LogRequest.lines` may be: so many lines of one slice are kept in memory."""
 MISSING = "lines may be missing here: files were deleted before they were read"
 
 
-class Ask(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Begins an answer, or goes on with the one to the same subject."""
+class LogRequest(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Begins a session of replies, or goes on with one."""
 
     artifact: str = ""
-    """group:name:version; empty: this goes on with what was asked before."""
+    """group:name:version; empty: this belongs to a session that has begun."""
     session: str = ""
-    """Which answer this is about; empty: the one to the same subject. With it, every message may name another subject
-    to answer to, and the newest counts: NATS allows only so many answers to one (``allow_responses``)."""
+    """Name of the session; empty: the reply subject is its name. With a name, every request may bring another reply
+    subject, and the newest counts: NATS allows only so many replies to one (``allow_responses``)."""
     ordinal: int | None = None
     """Only this one of the artifact's slices."""
     since: Annotated[float, Meta(ge=0)] | None = None
-    """Nothing that is older than so many seconds."""
+    """Nothing older than so many seconds."""
     lines: Annotated[int, Meta(ge=0, le=MAX_LINES)] | None = None
     """Of each slice only the last so many of what is there now."""
     after: dict[int, Annotated[datetime, Meta(tz=True)]] = {}
-    """By ordinal: nothing that is older than this, whatever `since` says. By the node's clock, as lines have it."""
+    """By ordinal: nothing older than this, whatever `since` says. By the node's clock, as the times of lines are."""
     follow: bool = False
-    """Go on with what comes."""
+    """Go on with lines that are yet to be written."""
     seen: int = 0
-    """The number of the last answer that was dealt with."""
+    """Acknowledges the replies up to this number."""
     stop: bool = False
-    """No more of it."""
+    """Ends the session."""
 
 
-class Line(Struct, frozen=True, array_like=True):
+class WireLine(Struct, frozen=True, array_like=True):
     """One line of output."""
 
     time: datetime
     stream: str
-    """``out``, ``err``, or ``cdm``: a remark of ours."""
+    """``out``, ``err``, or ``cdm``: a remark of cdm's."""
     ordinal: int
     text: str
 
 
-class Answer(Struct, frozen=True, omit_defaults=True):
-    """One message of a node."""
+class LogReply(Struct, frozen=True, omit_defaults=True):
+    """One message from a node."""
 
     node: str
     artifact: str
     number: int
-    """1, 2, …: a gap tells that answers were lost. An answer without lines has the number of the one before."""
+    """1, 2, …: a gap shows that replies were lost. A reply without lines has the number of the one before."""
     lines: list[msgspec.Raw] = []
-    """Each a `Line`."""
+    """Each a `WireLine`."""
     slices: list[int] | None = None
-    """In the first answer: the ordinals that there is output of, or may soon be."""
+    """In the first reply: the ordinals of slices that have output, or may soon have."""
     end: bool = False
-    """This is the last one."""
+    """The last reply of its session."""
     error: str = ""
-    """Why it is."""
+    """Why the session ends; empty: everything that was asked for has been sent."""
 
 
-class Place:
-    """How far the lines of one slice have come, so that another ask goes on there.
+class Position:
+    """How far the lines of one slice have been received, so that another request can go on there.
 
-    Lines may have the same time: those that had the last one are counted. They come again, and are passed over.
+    Several lines may have the same time. Those with the latest time are counted: when they are sent again, so many are
+    passed over.
     """
 
     def __init__(self) -> None:
@@ -90,18 +92,17 @@ class Place:
         """Of the last line; None: there was none."""
         self._count = 0
         self._again: int | None = None
-        """How many of the last time are still to come again; None: what comes is new."""
+        """How many lines with the latest time are still to be passed over; None: what comes is new."""
 
     def go_back(self) -> None:
-        """The lines from `time` on are asked for once more."""
+        """The lines from `time` on have been asked for once more."""
         if self.time is not None:
             self._again = self._count
 
-    def new(self, line: Line) -> list[Line]:
-        """The line, unless it was there before. Where lines between are missing, a remark is put before it."""
+    def new(self, line: WireLine) -> list[WireLine]:
+        """The line, unless it was received before. Where lines before it are missing, a remark comes first."""
         missing = False
-        if self._again is not None:
-            assert self.time is not None
+        if self._again is not None and self.time is not None:
             if line.time < self.time:
                 return []
             if line.time == self.time and self._again:
@@ -110,7 +111,7 @@ class Place:
             missing, self._again = self._again > 0, None
         self._count = self._count + 1 if line.time == self.time else 1
         self.time = line.time
-        return [Line(line.time, "cdm", line.ordinal, MISSING), line] if missing else [line]
+        return [WireLine(line.time, "cdm", line.ordinal, MISSING), line] if missing else [line]
 
 
 class Timed(Protocol):
@@ -125,13 +126,13 @@ T = TypeVar("T", bound=Timed)
 
 
 def ripe(fronts: Iterable[deque[T]]) -> list[T]:
-    """Take what can be put into order: all lines up to where one of the sources has no more at present.
+    """Remove and return, in order of time, the lines that nothing still to come can precede.
 
     Args:
-        fronts: of each source that has not ended, the lines that are there, at least one.
+        fronts: for each source that has not ended, the lines received from it, at least one.
     """
     fronts = list(fronts)
-    # The latest, not the last: a clock may have been set back. So one front at least is emptied.
+    # The latest time of each, not its last: a clock may have been set back. At least one of them is emptied.
     bound = min(max(each.time for each in front) for front in fronts)
     found: list[T] = []
     for front in fronts:

@@ -1,28 +1,30 @@
 """What runs slices on a node: the interface between the agent and a runtime.
 
-A runtime is one class that obeys `Runtime`, made by a function ``(Surroundings) -> Runtime`` that an entry point of
-the group ``cdm.runtimes`` names. The agent calls its methods; it never calls two for one slice at the same time. A
+A runtime is a class with the methods of `Runtime`, made by a function ``(Surroundings) -> Runtime`` that an entry point
+of the group ``cdm.runtimes`` names. The agent calls its methods; it never calls two for one slice at the same time. A
 call may be cancelled at any await: what it began is then undone by the `unload` or `deactivate` that follows, which is
-why both accept a slice in any condition, and one that they do not know.
+why both accept a slice in any state, and one that they do not know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
 
 from cdm.errors import UsageError
-from cdm.model.artifact import NodeId
+from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
 from cdm.model.node import EXTERNAL
 from cdm.output import Logging, OutputLine
 
-__all__ = ["GROUP", "Lapsing", "Logging", "OutputLine", "Runtime", "Surroundings", "Work", "runtime_named"]
+__all__ = ["GROUP", "Lapsing", "Logging", "OutputLine", "Runtime", "Surroundings", "Work", "adapted", "runtime_named"]
 
 GROUP = "cdm.runtimes"
 
@@ -35,8 +37,8 @@ class Work(Struct, frozen=True):
     """The artifact's content, verified, shared by all slices of it on the node: not to be written to."""
     manifest: Manifest
     stop_after: float | None = None
-    """Seconds without a heartbeat that was taken, after which it is to be stopped; only where a runtime is `Lapsing`.
-    It is then given no more than the manifest's ``stop_grace``."""
+    """Seconds without an accepted heartbeat after which it must be stopped; only where a runtime is `Lapsing`. It then
+    gets no more than the manifest's ``stop_grace``."""
 
 
 class Surroundings(Struct, frozen=True):
@@ -44,51 +46,124 @@ class Surroundings(Struct, frozen=True):
 
     node: NodeId
     folder: Path
-    """A folder of its own, which stays when the node is started again."""
+    """A folder of the runtime's own; it is kept when the node is started again."""
     crashed: Callable[[SliceKey, str, bool], None]
-    """To be called from the event loop when a slice that was active ended, for good as far as the runtime is
-    concerned: which, why (exit status and last lines of output), and whether to try again is futile."""
+    """To be called from the event loop when a slice that was active has ended and the runtime will not start it again:
+    which, why (exit status and last lines of output), and whether trying again is futile."""
 
 
-class Runtime(Protocol):
-    """Runs slices. Failures are raised as `SliceFailed`."""
+class Runtime(ABC):
+    """Runs slices. Failures are raised as `SliceFailed`.
+
+    What is not abstract is optional. A class that has these methods and does not inherit is fine too: see `adapted`.
+    """
 
     async def start(self) -> None:
         """Before anything else: stop, or adopt, what an earlier process of this node left running."""
 
+    @abstractmethod
     async def load(self, work: Work) -> None:
         """Prepare; nothing runs yet. Loading again replaces what was loaded."""
 
+    @abstractmethod
     async def activate(self, key: SliceKey) -> int | None:
         """Start, and wait until it is ready. Returns the TCP port that it listens on, if it was given one."""
 
+    @abstractmethod
     async def deactivate(self, key: SliceKey) -> None:
         """Stop; returns when nothing of it runs any more. It stays loaded."""
 
+    @abstractmethod
     async def unload(self, key: SliceKey) -> None:
         """Stop, and forget it."""
 
     @property
+    @abstractmethod
     def slices(self) -> Mapping[SliceKey, bool]:
         """All slices that are loaded; True: it is active."""
 
     async def close(self) -> None:
-        """Stop everything: the node goes. Where this is cancelled, at once and without grace."""
+        """Stop everything: the node ends. Where this is cancelled, at once and without grace."""
+        for key in list(self.slices):
+            await self.unload(key)
+
+    def heard(self, at: float) -> None:
+        """NATS accepted a heartbeat of this node that was sent at this time: see `Lapsing`."""
+
+    def written(self, artifact: Artifact) -> Sequence[SliceKey]:
+        """This node's slices of the artifact that there is output of: see `Logging`."""
+        return ()
+
+    def read(
+        self, key: SliceKey, *, lines: int | None = None, since: datetime | None = None, follow: bool = False
+    ) -> AsyncIterator[Sequence[OutputLine]]:
+        """A slice's output: see `Logging`."""
+        return _nothing()
+
+    @property
+    def lapses(self) -> bool:
+        """Whether it is `Lapsing`: it overrides `heard`."""
+        return _overridden(self.heard, Runtime.heard)
+
+    @property
+    def logs(self) -> bool:
+        """Whether it is `Logging`: it overrides `written` and `read`."""
+        return _overridden(self.written, Runtime.written) and _overridden(self.read, Runtime.read)
 
 
 @runtime_checkable
 class Lapsing(Protocol):
-    """What a runtime obeys too that stops slices by itself when their node is cut off from NATS (`Work.stop_after`).
+    """A runtime that stops slices by itself when their node is cut off from NATS (`Work.stop_after`).
 
     It must do so although the node's process does not run: it may be frozen.
     """
 
     def heard(self, at: float) -> None:
-        """NATS took a heartbeat of this node that was sent at this time, in seconds on `cdm.clock`."""
+        """NATS accepted a heartbeat of this node that was sent at this time, in seconds on `cdm.clock`."""
 
 
-def runtime_named(name: str) -> Callable[[Surroundings], Runtime]:
-    """What makes the runtime of this name.
+def adapted(made: Any) -> Runtime:
+    """A runtime whose class may not inherit from `Runtime`: what it lacks is then as it is there."""
+    return made if isinstance(made, Runtime) else _Adapted(made)
+
+
+class _Adapted(Runtime):
+    def __init__(self, made: Any) -> None:
+        self._made = made
+        for optional in ("start", "close", "heard", "written", "read"):
+            if hasattr(made, optional):
+                setattr(self, optional, getattr(made, optional))
+
+    async def load(self, work: Work) -> None:
+        await self._made.load(work)
+
+    async def activate(self, key: SliceKey) -> int | None:
+        port: int | None = await self._made.activate(key)
+        return port
+
+    async def deactivate(self, key: SliceKey) -> None:
+        await self._made.deactivate(key)
+
+    async def unload(self, key: SliceKey) -> None:
+        await self._made.unload(key)
+
+    @property
+    def slices(self) -> Mapping[SliceKey, bool]:
+        found: Mapping[SliceKey, bool] = self._made.slices
+        return found
+
+
+def _overridden(method: object, default: object) -> bool:
+    return getattr(method, "__func__", None) is not default
+
+
+async def _nothing() -> AsyncIterator[Sequence[OutputLine]]:
+    return
+    yield
+
+
+def runtime_named(name: str) -> Callable[[Surroundings], Any]:
+    """What makes the runtime of this name; what it makes goes through `adapted`.
 
     Raises:
         UsageError: none is installed.
@@ -97,5 +172,5 @@ def runtime_named(name: str) -> Callable[[Surroundings], Runtime]:
     if name not in found:
         known = ", ".join(sorted({*found, EXTERNAL}))
         raise UsageError(f"there is no runtime {name!r} (installed: {known})")
-    make: Callable[[Surroundings], Runtime] = found[name].load()
+    make: Callable[[Surroundings], Any] = found[name].load()
     return make

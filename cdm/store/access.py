@@ -1,11 +1,11 @@
-"""How to reach NATS and who to be there; the files behind it are read here, and nothing secret leaves this module but
-to the client.
+"""How to reach NATS and who to be there.
+
+The files with credentials are read here. Nothing secret leaves this module, except to the client.
 """
 
 from __future__ import annotations
 
 import re
-import ssl
 from pathlib import Path
 from typing import Any
 from urllib.parse import ParseResult, unquote, urlparse
@@ -118,27 +118,6 @@ def credentials_of(access: Access) -> dict[str, Any]:
     if access.user:
         return {"user": access.user, "password": access.password}
     return {"token": access.token}
-
-
-def tls_of(access: Access) -> ssl.SSLContext | None:
-    """How to check the server's certificate, and one's own; None: as the system does.
-
-    Raises:
-        AccessDenied: a file cannot be used.
-    """
-    if not access.encrypted:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=str(access.ca) if access.ca else None)
-    except OSError as error:
-        raise AccessDenied(f"{access.ca} cannot be used: {error}") from None
-    if access.cert:
-        try:
-            # An empty password: nobody is there to be asked for one.
-            context.load_cert_chain(str(access.cert), str(access.key) if access.key else None, password="")
-        except OSError as error:
-            raise AccessDenied(f"{access.cert} with {access.key} cannot be used: {error}") from None
-    return context
 
 
 def _content(file: Path) -> bytes:

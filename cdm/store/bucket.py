@@ -3,65 +3,25 @@
 from __future__ import annotations
 
 import base64
-import secrets
 import time
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from cdm.errors import BucketMissing, NoResponders, RequestRefused, StoreBusy, Unsuitable
 from cdm.log import Log
 from cdm.model.keys import LAYOUTS, Key, Layout, encode
-from cdm.store.connection import Connection, checked, no_message
+from cdm.store.batch import Batch, Write, prepared, problem_with
+from cdm.store.connection import Connection
+from cdm.store.jetstream import checked, no_message
+from cdm.store.wire import DELETE, EXPECT, MARKER_TTL, TTL, headers_of, is_removal, seconds, ttl_header
 
 log = Log("cdm.store")
 
-MARKER_TTL = 900
-"""Seconds that the markers of expired keys, and of keys that cdm deletes, are kept."""
-MAX_BATCH = 1000
-"""Most messages in an atomic batch."""
-
-EXPECT = "Nats-Expected-Last-Subject-Sequence"
-EXPECT_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
-OPERATION = "KV-Operation"
-MARKER = "Nats-Marker-Reason"
-TTL = "Nats-TTL"
-ROLLUP = "Nats-Rollup"
-
 _NAME_IN_USE = 10058
-"""The server's code for: there is a stream of that name, and it is not quite the same."""
+"""The server's code for a stream of that name whose configuration is not quite the same."""
 _NO_LIMITS = {"max_age": 0, "max_msgs": -1, "max_bytes": -1}
-
-DELETE = {OPERATION: "DEL", TTL: str(MARKER_TTL)}
-"""Headers of a delete."""
-
-_encoder = msgspec.json.Encoder()
-
-
-def dump(value: Struct) -> bytes:
-    """A value's bytes in a bucket."""
-    return _encoder.encode(value)
-
-
-class Write(Struct, frozen=True):
-    """One message of a batch. ``expect`` is the revision that the key must have (0: never written)."""
-
-    name: str
-    payload: bytes
-    headers: dict[str, str] = {}
-
-
-class Batch(Struct, frozen=True):
-    """An atomic batch, ready to be sent. Made by `Bucket.prepare`."""
-
-    frames: bytes
-    """All messages but the last, as commands of the client."""
-    last: Write
-    problem: str = ""
-    """Why it cannot be sent."""
 
 
 class Stored(Struct, frozen=True):
@@ -71,10 +31,6 @@ class Stored(Struct, frozen=True):
     revision: int
 
 
-HEADERS = 512
-"""Bytes that a message's headers take at most."""
-LONGEST_KEY = 3_500
-"""Bytes of a key for which there is room in a line of the protocol, which has 4,096."""
 SILENT = 5_000_000_000
 """Nanoseconds after which a replica counts as cut off; replicas of a stream hear of each other every second."""
 
@@ -92,8 +48,8 @@ class State(Struct, frozen=True):
 def has_majority(cluster: dict[str, Any]) -> bool:
     """Whether the leader of a stream has heard of most replicas of late.
 
-    One that is cut off from its peers goes on answering for some time. A list from there would lack what was written
-    since, and blueprints that are only unknown there would be taken for deleted.
+    A leader that is cut off from its peers goes on answering for some time. A listing from there would lack what was
+    written since, and blueprints that are only unknown there would count as deleted.
     """
     replicas = cluster.get("replicas") or []
     heard = len([each for each in replicas if not each.get("offline") and each.get("active", 0) < SILENT])
@@ -123,15 +79,15 @@ class Bucket:
         """Ask the server about the stream.
 
         Raises:
-            StoreBusy: who answers leads the stream no more, as far as he can tell: what he holds may be old.
+            StoreBusy: the server that answers may not lead the stream any more: what it holds may be old.
         """
-        sent = await self.connection.insist(f"STREAM.INFO.{self.stream}")
+        sent = await self.connection.api_retried(f"STREAM.INFO.{self.stream}")
         if not has_majority(sent.get("cluster") or {}):
             raise StoreBusy(f"the stream of {self.name} has no majority")
-        return State(sent["created"], sent["state"]["last_seq"], _seconds(sent["ts"]))
+        return State(sent["created"], sent["state"]["last_seq"], seconds(sent["ts"]))
 
     async def read(self, key: Key, timeout: float | None = None) -> Stored | None:
-        """What the stream's leader holds under the key; None where nothing was ever written or all trace expired."""
+        """What the stream's leader holds under the key; None where nothing was written, or all trace of it expired."""
         try:
             answer = await self.connection.api(
                 f"STREAM.MSG.GET.{self.stream}", {"last_by_subj": self.subject(encode(key))}, timeout=timeout
@@ -157,7 +113,7 @@ class Bucket:
         try:
             payload, headers = await self.connection.ask(f"$JS.API.DIRECT.GET.{self.stream}.{subject}", timeout=timeout)
         except NoResponders:
-            raise StoreBusy(f"bucket {self.name} does not answer; if it was never made: cdm init") from None
+            raise StoreBusy(f"bucket {self.name} does not answer; run `cdm init` if it was never created") from None
         if status := headers.get("Status"):
             if status == "404":
                 return None
@@ -176,16 +132,16 @@ class Bucket:
         """Write one key and return its new revision.
 
         Args:
-            key: which.
+            key: the key.
             payload: its value's bytes.
-            expect: the revision that it must have now (0: never written); None writes whatever is there.
-            ttl: seconds after which the server removes it again; None: never.
+            expect: the revision that the key must have now (0: never written); None: any.
+            ttl: seconds after which the server removes the value; None: never.
             timeout: seconds to wait for the answer.
 
         Raises:
-            Conflict: it has another revision.
-            StoreBusy: not now; nothing was stored.
-            Uncertain: no answer.
+            Conflict: the key has another revision.
+            StoreBusy: the server cannot write at present; nothing was stored.
+            Uncertain: no answer came; the value may be stored.
         """
         headers: dict[str, str] = {}
         if expect is not None:
@@ -202,54 +158,24 @@ class Bucket:
         return await self._publish(self.subject(encode(key)), b"", headers, timeout)
 
     async def batch(self, writes: list[Write], timeout: float | None = None) -> int:
-        """Write all or nothing; returns the last message's revision. Errors as in `put`.
-
-        At most `MAX_BATCH` messages. Only the last one asks for an answer: it is about all of them.
-        """
+        """Write all or nothing; returns the last message's revision. Errors as in `prepare`, `stage` and `put`."""
         batch = self.prepare(writes)
         await self.stage(batch)
         return await self.commit(batch, timeout)
 
-    def prepare(self, writes: list[Write]) -> Batch:
-        """Bring a batch into the form of the wire. It can be sent once."""
-        if not writes:
-            raise ValueError("a batch holds at least one message")
-        identity = secrets.token_hex(11)
-        *others, last = writes
-        frames: list[bytes] = []
-        problem = next(filter(None, map(self.problem_with, writes)), "")
-        for position, write in enumerate(others, 1):
-            # The client takes three times as long for each.
-            own = "".join([f"{name}: {value}\r\n" for name, value in write.headers.items()])
-            block = f"NATS/1.0\r\n{own}Nats-Batch-Id: {identity}\r\nNats-Batch-Sequence: {position}\r\n\r\n".encode()
-            size = len(block) + len(write.payload)
-            frames += (
-                f"HPUB {self.subject(write.name)} {len(block)} {size}\r\n".encode(),
-                block,
-                write.payload,
-                b"\r\n",
-            )
-        headers = {
-            **last.headers,
-            "Nats-Batch-Id": identity,
-            "Nats-Batch-Sequence": str(len(writes)),
-            "Nats-Batch-Commit": "1",
-        }
-        return Batch(b"".join(frames), Write(last.name, last.payload, headers), problem)
+    def prepare(self, writes: Sequence[Write]) -> Batch:
+        """Encode a batch for `stage` and `commit`. Raises `ValueError`: there are no writes, or too many."""
+        return prepared(writes, self._subjects, self.connection.max_payload)
 
     def problem_with(self, write: Write) -> str:
-        """Why the server would end the connection over a message, and take nothing; empty: it would not."""
-        name, size, most = write.name, len(write.payload) + HEADERS, self.connection.max_payload
-        length = len(name) if name.isascii() else len(name.encode())
-        if length > LONGEST_KEY:
-            return f"key {name[:40]!r}… is {length:,} bytes long, and NATS takes {LONGEST_KEY:,}"
-        return f"the value of {name!r} is {size:,} bytes long, and NATS takes {most:,}" if size > most else ""
+        """Why the server would end the connection over a message instead of storing it; empty: it would store it."""
+        return problem_with(write, self.connection.max_payload)
 
     async def stage(self, batch: Batch) -> None:
-        """Send all of a batch but its last message: the server keeps them until that comes.
+        """Send all of a batch but its last message; the server keeps them until that comes.
 
         Raises:
-            RequestRefused: nothing was sent, for the server would take it for an offence.
+            RequestRefused: nothing was sent, because the server would end the connection over it.
         """
         if batch.problem:
             raise RequestRefused(batch.problem)
@@ -257,29 +183,32 @@ class Bucket:
             await self.connection.send_frames(batch.frames)
 
     async def commit(self, batch: Batch, timeout: float | None = None) -> int:
-        """Send a batch's last message; returns its revision. Errors as in `put`."""
+        """Send a batch's last message, and wait for the answer about all of it; returns the last revision.
+
+        Errors as in `put`.
+        """
         return await self._publish(self.subject(batch.last.name), batch.last.payload, batch.last.headers, timeout)
 
     async def _publish(self, subject: str, payload: bytes, headers: dict[str, str], timeout: float | None) -> int:
         try:
             answer = await self.connection.request(subject, payload, headers or None, timeout)
         except NoResponders:
-            # JetStream is not up (yet, or again), or the bucket is gone: either way nothing was stored.
+            # JetStream is not up, or the bucket is gone: either way nothing was stored.
             raise StoreBusy(f"bucket {self.name} does not answer") from None
         return int(checked(answer)["seq"])
 
     async def ensure(self, *, create: bool, replicas: int = 1, change_replicas: bool = False) -> bool:
-        """See to it that the bucket is there and can do what its layout needs. Returns whether it was created.
+        """Create the bucket, or adapt it to what its layout needs. Returns whether it was created.
 
         Args:
             create: create it where it is missing.
-            replicas: how many a new bucket gets.
-            change_replicas: also bring a bucket that is there to that number.
+            replicas: how many replicas a new bucket gets.
+            change_replicas: also give an existing bucket that number of replicas.
 
         Raises:
-            BucketMissing: it is not there and ``create`` is false.
-            StoreBusy: it is just being made.
-            Unsuitable: it is there, and cannot be made fit.
+            BucketMissing: it does not exist and ``create`` is false.
+            StoreBusy: it is being created by another process.
+            Unsuitable: it exists, and cannot be adapted.
         """
         try:
             info = await self.connection.api(f"STREAM.INFO.{self.stream}")
@@ -302,8 +231,8 @@ class Bucket:
         try:
             return await self.connection.api(f"STREAM.INFO.{self.stream}")
         except BucketMissing:
-            # Its name is taken: a cluster knows of it before the servers that are to hold it do.
-            raise StoreBusy(f"bucket {self.name} is being made") from None
+            # Its name is in use: a cluster knows of it before the servers that are to hold it do.
+            raise StoreBusy(f"bucket {self.name} is being created") from None
 
     def _config(self, replicas: int) -> dict[str, Any]:
         return {
@@ -316,14 +245,14 @@ class Bucket:
             "allow_rollup_hdrs": True,
             "deny_delete": True,
             "duplicate_window": 120 * 10**9,
-            # A stream that is made anew must not number its messages as the one before it did: a fence of then would
-            # hold now. Milliseconds run ahead of any stream's numbers.
+            # A stream that is created anew must not number its messages as the one before it did: a fence of the old
+            # one would hold in the new one. Milliseconds run ahead of any stream's numbers.
             "first_seq": time.time_ns() // 1_000_000,
             **self._features(),
         }
 
     def _features(self) -> dict[str, Any]:
-        # Every bucket takes TTLs: cdm's own deletes leave markers that expire. Nodes read their own keys directly.
+        # Every bucket allows TTLs: cdm's own deletes leave markers that expire. Nodes read their own keys directly.
         return {
             "allow_msg_ttl": True,
             "subject_delete_marker_ttl": MARKER_TTL * 10**9,
@@ -333,11 +262,11 @@ class Bucket:
 
     async def _upgrade(self, config: dict[str, Any], replicas: int | None) -> None:
         missing = {name: value for name, value in self._features().items() if not config.get(name)}
-        # A value that expires must leave a marker and not an older value to come to light again.
+        # A value that expires must leave a marker, and not an older value in its place.
         history, kept = self.layout.history, config.get("max_msgs_per_subject", -1)
         if kept != history and (self.layout.expires or 0 < kept < history):
             missing["max_msgs_per_subject"] = history
-        # Limits that make values vanish: a blueprint is in force, and the fence holds, until somebody removes it.
+        # No limit may make values vanish: a blueprint is in force, and the fence holds, until somebody removes it.
         missing |= {name: none for name, none in _NO_LIMITS.items() if config.get(name, none) != none}
         if replicas is not None and config.get("num_replicas") != replicas:
             missing["num_replicas"] = replicas
@@ -347,32 +276,10 @@ class Bucket:
             await self.connection.api(f"STREAM.UPDATE.{self.stream}", {**config, **missing})
         except RequestRefused as error:
             wanted = ", ".join(missing)
-            raise Unsuitable(f"bucket {self.name} needs another {wanted}, and cannot be changed: {error}") from None
+            raise Unsuitable(f"bucket {self.name} needs another {wanted} and cannot be changed: {error}") from None
         log.warning("bucket adapted", bucket=self.name, changed=", ".join(missing))
-
-
-def ttl_header(seconds: float) -> str:
-    """A TTL as the server reads it; it takes no less than a second."""
-    return f"{max(round(seconds * 1000), 1000)}ms"
-
-
-def headers_of(block: bytes) -> dict[str, str]:
-    """Take a header block apart: ``NATS/1.0``, then a ``name: value`` a line."""
-    pairs = (line.partition(":") for line in block.decode("utf-8", "replace").split("\r\n")[1:])
-    return {name.strip(): value.strip() for name, colon, value in pairs if colon}
-
-
-def is_removal(headers: Mapping[str, str]) -> bool:
-    """Whether a message's headers make it the end of its key rather than a value."""
-    return MARKER in headers or headers.get(OPERATION) in ("DEL", "PURGE")
 
 
 def buckets(connection: Connection) -> dict[str, Bucket]:
     """All buckets of the protocol, by their names without prefix."""
     return {layout.name: Bucket(connection, layout) for layout in LAYOUTS}
-
-
-def _seconds(timestamp: str) -> float:
-    # The server writes nanoseconds; Python 3.11 reads at most six digits.
-    head, dot, fraction = timestamp.rstrip("Z").partition(".")
-    return datetime.fromisoformat(f"{head}+00:00").timestamp() + (float(f"0.{fraction}") if dot else 0.0)

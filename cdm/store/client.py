@@ -1,20 +1,26 @@
-"""nats-py's client, mended where it must be, and with a short way for the many messages of a watch."""
+"""nats-py's client, mended where it must be, and with a short way for the many messages of a watch.
+
+This is the only file that touches nats-py's private names; that is why the library is pinned to one minor version. Each
+override says what goes wrong upstream without it, and names the upstream issue where one is known.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import nats.aio.client
 import nats.errors
 from nats.aio.client import PING_PROTO, Srv
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import ProtocolError
 from nats.protocol.parser import PERMISSIONS_ERR, Parser
 
-from cdm.errors import AccessDenied
+from cdm.errors import AccessDenied, NoResponders, RequestRefused, Uncertain, Unreachable
 from cdm.store.access import Address
 
 Deliver = Callable[[bytes, bytes, bytes, bytes], None]
@@ -22,6 +28,38 @@ Deliver = Callable[[bytes, bytes, bytes, bytes], None]
 
 _VIOLATION = re.compile(r"Permissions Violation for (Publish|Subscription) to \"([^\"]*)\"", re.IGNORECASE)
 _END = b"\r\n"
+_REFUSED = (
+    nats.errors.BadHeaderError,
+    nats.errors.BadSubjectError,
+    nats.errors.BadSubscriptionError,
+    nats.errors.MaxPayloadError,
+)
+"""What the client refuses to send on any connection."""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """The client's errors, raised in the ``with`` block, as cdm's.
+
+    Raises:
+        NoResponders: nobody listens on the subject.
+        Uncertain: no answer came in time.
+        AccessDenied: the server refused the credentials.
+        RequestRefused: the message could be sent on no connection.
+        Unreachable: anything else, which is the connection's.
+    """
+    try:
+        yield
+    except nats.errors.NoRespondersError:
+        raise NoResponders("nobody listens there") from None
+    except (nats.errors.TimeoutError, TimeoutError):
+        raise Uncertain("no answer in time") from None
+    except nats.errors.AuthorizationError as error:
+        raise AccessDenied(str(error)) from None
+    except _REFUSED as error:
+        raise RequestRefused(str(error)) from error
+    except (nats.errors.Error, OSError) as error:
+        raise Unreachable(str(error) or type(error).__name__) from error
 
 
 def _place(server: Srv) -> str:
@@ -32,8 +70,8 @@ def _place(server: Srv) -> str:
 class _Parser(Parser):
     """Takes the messages out of what was read; everything else is left to the client's own parser.
 
-    That one lets a subject end at any white space that Python knows. The server does not: a vertical tab in one stored
-    key would end every connection that watches it, again and again. It also takes each message out of a buffer of its
+    Upstream a subject ends at any white space that Python knows. The server disagrees: a vertical tab in one stored key
+    would end every connection that watches it, again and again. Upstream also takes each message out of a buffer of its
     own; one pass over all that was read takes half the time.
     """
 
@@ -98,66 +136,70 @@ class _Parser(Parser):
 class Client(nats.aio.client.Client):
     """The client, mended where it must be, and with a short way for the many messages of a watch.
 
-    What it would do: tell of a refused subject in lower case only. Send user and password of an address as they are
-    written there, percent-encoded, and those of one address to no other server of the cluster. Send its secrets in the
-    clear to a server that offers no TLS. End its reading for good where a subject is not UTF-8, or a pong comes that
-    nobody waits for any more. Close itself for good where the server ends the connection with an error, as when
-    credentials expire, which may be renewed by then. Leave open the socket of an attempt at a server that accepts and
-    then says nothing. Wait for ever to be told that the connection is closed, and try no server again, after a TLS
-    handshake that failed; likewise wait for a hung server to take what is still to be sent. Go on with half a message
-    of the connection before. A pong may wait behind megabytes of messages: these show as well that the connection is
-    alive. A ping must not overtake what was sent before it.
+    A message of a direct subscription is handed over as it was read: no queue, no task, no headers taken apart that
+    nobody asks for; what the receiver cannot take in time waits in the socket.
 
-    Its parser is another one (`_Parser`). And a message of a direct subscription is handed over as it was read: no
-    queue, no task, no headers taken apart that nobody asks for; what the receiver cannot take in time waits in the
-    socket.
+    Args:
+        on_denied: told of a subject that the server refused: ``publish`` or ``subscription``, and the subject.
     """
 
     def __init__(self, on_denied: Callable[[str, str], None]) -> None:
         super().__init__()
         self._ps = _Parser(self)
-        self.direct: dict[int, Deliver] = {}
+        self._direct: dict[int, Deliver] = {}
         self.insist_on_tls = False
         self.check_credentials: Callable[[], object] = lambda: None
-        """Raises `AccessDenied` where the client's own reader of credentials files would read on in one for ever."""
+        """Raises `AccessDenied` where a file with credentials cannot be used."""
         self._on_denied = on_denied
 
-    @staticmethod
-    def _parse_server_uri(connect_url: str) -> Address:
-        return Address(*nats.aio.client.Client._parse_server_uri(connect_url))  # noqa: SLF001  # the very method
+    # What the client keeps to itself
 
-    async def _process_err(self, err_msg: str) -> None:
-        # What was handed over is in lower case; the parser has the line still as it came.
-        line = bytes(self._ps.buf).partition(b"\r\n")[0].decode("utf-8", "replace")
-        if denied := _VIOLATION.search(line):
-            self._on_denied(denied[1].lower(), denied[2])
-        elif PERMISSIONS_ERR in err_msg:
-            await super()._process_err(err_msg)
-        else:
-            error = nats.errors.Error(f"nats: {err_msg.strip(chr(39))}")
-            await self.tell(error)
-            await self._process_op_err(error)
+    @property
+    def server_info(self) -> dict[str, Any]:
+        """What the server said of itself; upstream shows only its version."""
+        return self._server_info
+
+    @property
+    def server_at_hand(self) -> str | None:
+        """Address of the server that is connected to, or being tried; upstream shows it only when it is connected."""
+        return self._current_server.uri.geturl() if self._current_server else None
+
+    def keep_order(self) -> None:
+        """From now on go to the servers in the order in which they are.
+
+        It was made at random, each client its own. Upstream shuffles it again at each loss, so that the server that was
+        left may come first.
+        """
+        self.options["dont_randomize"] = True
+
+    async def send_frames(self, frames: bytes) -> None:
+        """Send commands that are already in the form of the wire; upstream can only build them one by one."""
+        await self._send_command(frames)
+        await self._flush_pending()
+
+    async def subscribe_directly(self, subject: str, deliver: Deliver) -> Subscription:
+        """Have each message handed over as it is read; see the class."""
+        subscription = await self.subscribe(subject)
+        self._direct[subscription._id] = deliver
+        return subscription
+
+    async def end(self, subscription: Subscription) -> None:
+        """Take a subscription back, of either kind."""
+        self._direct.pop(subscription._id, None)
+        await subscription.unsubscribe()
 
     async def tell(self, error: Exception) -> None:
         """Tell whoever made this client of an error."""
         await self._error_cb(error)
 
-    def _connect_command(self) -> bytes:
-        if self.insist_on_tls and not self._server_info.get("tls_required"):
-            raise nats.errors.Error("nats: the server offers no TLS, and nothing is sent to it without")
-        try:
-            self.check_credentials()
-            return super()._connect_command()
-        except Exception as error:  # noqa: BLE001  # any but its own would end its attempts, and nobody would be told
-            # Files are read again each time: one that is just being renewed may be whole the next time.
-            known = isinstance(error, (AccessDenied, nats.errors.Error))
-            told = error if known else type(error).__name__  # the text might hold a secret
-            raise nats.errors.Error(f"nats: {told}") from None
+    # Mended, what the server says
 
     async def take(self, sid: int, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
         """Take a message from the parser."""
+        # It shows that the connection is alive. Upstream only a pong does, which may wait behind megabytes of
+        # messages: a connection that is well used is ended as stale.
         self._pings_outstanding = 0
-        deliver = self.direct.get(sid)
+        deliver = self._direct.get(sid)
         if deliver is None:
             await self._process_msg(sid, subject, reply, payload, headers or None)  # type: ignore[arg-type]
         else:
@@ -166,20 +208,37 @@ class Client(nats.aio.client.Client):
             except Exception as error:  # noqa: BLE001  # one message must not end the reading of all
                 await self.tell(error)
 
-    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
-        # Its own goes past what waits to be sent: `flush` after `subscribe` would return before the server knows.
-        self._pongs.append(future or asyncio.get_running_loop().create_future())
-        await self._send_command(PING_PROTO)
-        await self._flush_pending()
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg:
+        # Upstream a subject that is not UTF-8, which the server allows, ends the reading for good.
+        return Msg(
+            _client=self,
+            subject=subject.decode("utf-8", "backslashreplace"),
+            reply=reply.decode("utf-8", "backslashreplace"),
+            data=data,
+            headers=headers,
+            _sid=sid,
+        )
 
-    async def _process_pong(self) -> None:
-        if self._pongs and self._pongs[0].done():  # who sent the ping waits no more
-            del self._pongs[0]
-            self._pings_outstanding = 0
+    async def _process_err(self, err_msg: str) -> None:
+        # Upstream makes refused subjects lower case: issue 595. The parser has the line still as it came.
+        line = bytes(self._ps.buf).partition(b"\r\n")[0].decode("utf-8", "replace")
+        if denied := _VIOLATION.search(line):
+            self._on_denied(denied[1].lower(), denied[2])
+        elif PERMISSIONS_ERR in err_msg:
+            await super()._process_err(err_msg)
         else:
-            await super()._process_pong()
+            # Upstream closes itself for good at any other error, as when credentials expire, which may be renewed by
+            # then: issues 193 and 1019.
+            error = nats.errors.Error(f"nats: {err_msg.strip(chr(39))}")
+            await self.tell(error)
+            await self._process_op_err(error)
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        # Upstream sends user and password of an address to no other server that this one tells of, and takes an address
+        # with a user for another server than the same without. (nats.go does as is done here: its
+        # pull request 409.)
         known = {_place(server) for server in self._server_pool}
         urls = [url for url in info.get("connect_urls") or () if url not in known]
         await super()._process_info({**info, "connect_urls": urls}, initial_connection)
@@ -189,43 +248,71 @@ class Client(nats.aio.client.Client):
             if at and server.discovered and "@" not in server.uri.netloc:
                 server.uri = Address(*server.uri._replace(netloc=f"{who}@{server.uri.netloc}"))
 
-    async def _attempt_reconnect(self) -> None:
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
-        await super()._attempt_reconnect()
+    # Mended, pings
 
-    async def send_frames(self, frames: bytes) -> None:
-        """Send commands that are already in the form of the wire."""
-        await self._send_command(frames)
+    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
+        # Upstream a ping goes past what waits to be sent: `flush` after `subscribe` returns before the server knows.
+        #
+        self._pongs.append(future or asyncio.get_running_loop().create_future())
+        await self._send_command(PING_PROTO)
         await self._flush_pending()
 
+    async def _process_pong(self) -> None:
+        # Upstream a pong that nobody waits for any more ends the reading for good, as issue 624 told of the flusher.
+        if self._pongs and self._pongs[0].done():
+            del self._pongs[0]
+            self._pings_outstanding = 0
+        else:
+            await super()._process_pong()
+
+    # Mended, connecting
+
+    @staticmethod
+    def _parse_server_uri(connect_url: str) -> Address:
+        # Upstream sends user and password as they are written in the address, percent-encoded: issue 123 of
+        # nats-architecture-and-design.
+        return Address(*nats.aio.client.Client._parse_server_uri(connect_url))
+
+    def _connect_command(self) -> bytes:
+        # Upstream sends its secrets in the clear to a server that offers no TLS, also where TLS
+        # was asked for.
+        if self.insist_on_tls and not self._server_info.get("tls_required"):
+            raise nats.errors.Error("nats: the server offers no TLS, and nothing is sent to it without")
+        try:
+            # Upstream reads on for ever in a file with credentials that lacks its JWT: pull request 1020.
+            self.check_credentials()
+            return super()._connect_command()
+        except Exception as error:  # noqa: BLE001  # upstream any but its own ends the attempts, and nobody is told
+            # Files are read again each time: one that is just being renewed may be whole the next time.
+            known = isinstance(error, (AccessDenied, nats.errors.Error))
+            told = error if known else type(error).__name__  # the text might hold a secret
+            raise nats.errors.Error(f"nats: {told}") from None
+
     async def _connect_to_server(self, s: Srv) -> None:
+        # Upstream leaves the socket of an attempt open when the server accepts and then says nothing.
         if self._transport is not None:
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
 
     async def _process_connect_init(self) -> None:
+        # Upstream goes on with half a message of the connection before.
         self._ps.reset()
         try:
             await super()._process_connect_init()
         except Exception as error:
+            # Upstream waits for ever to be told that the connection is closed, and tries no server again, after a TLS
+            # handshake that failed: issues 382 and 718.
             if self._transport is not None:
                 self._transport.close()  # type: ignore[no-untyped-call]
                 self._transport = None
             if isinstance(error, (OSError, TimeoutError, nats.errors.Error)):
                 raise
-            # Any other would end the attempts: nonsense where a server's greeting should be, for example.
+            # Upstream any other ends the attempts: nonsense where a server's greeting should be, for example.
             raise nats.errors.Error(f"nats: no server answers there ({type(error).__name__})") from error
 
-    def _build_message(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
-    ) -> Msg:
-        return Msg(
-            _client=self,
-            subject=subject.decode("utf-8", "backslashreplace"),
-            reply=reply.decode("utf-8", "backslashreplace"),
-            data=data,
-            headers=headers,
-            _sid=sid,
-        )
+    async def _attempt_reconnect(self) -> None:
+        # Upstream waits until a hung server has taken what is still to be sent: issue 671.
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+        await super()._attempt_reconnect()

@@ -27,8 +27,9 @@ from cdm import clock
 from cdm.errors import BucketMissing, NoResponders, RequestRefused, StoreBusy, Uncertain, Unreachable, Unsuitable
 from cdm.log import Log
 from cdm.model.problems import UNREADABLE
-from cdm.store.bucket import EXPECT, ROLLUP
-from cdm.store.connection import Connection, checked, no_message
+from cdm.store.connection import Connection
+from cdm.store.jetstream import checked, no_message
+from cdm.store.wire import EXPECT, ROLLUP
 
 log = Log("cdm.store")
 

@@ -32,7 +32,8 @@ from cdm.model.keys import NODES, Key
 from cdm.model.node import Registration
 from cdm.model.problems import explain
 from cdm.store.backpressure import Backpressure
-from cdm.store.bucket import MARKER, MARKER_TTL, Bucket, State, headers_of, is_removal
+from cdm.store.bucket import Bucket, State
+from cdm.store.wire import MARKER, MARKER_TTL, headers_of, is_removal
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.watch")
@@ -235,7 +236,7 @@ class Watch:
         subscription = await connection.subscribe_directly(inbox, self._on_message)
         try:
             # The filter is part of the subject, so that a permission can be written for it. Made twice, it is one.
-            info = await connection.insist(
+            info = await connection.api_retried(
                 f"CONSUMER.CREATE.{self.bucket.stream}.{self._consumer}.{self._filter}", self._config(inbox, resume)
             )
             self._heard = self._made = clock.now()

@@ -34,7 +34,8 @@ from cdm.manager.allocation import Host, allocate
 from cdm.manager.cluster import Desired, Group
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Outbox
-from cdm.manager.reconciliation import Place, Policy, reconcile
+from cdm.manager.policy import Policy
+from cdm.manager.reconciliation import LiveNode, reconcile
 from cdm.manager.topology import Topology
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Blueprint
@@ -149,7 +150,7 @@ def _allocation(count: int, repetitions: int) -> Figure:
 
 
 def _commands(count: int, repetitions: int) -> Figure:
-    places = {node: Place(node, open=True, draining=False) for node in nodes_named(1_000)}
+    places = {node: LiveNode(node, open=True, draining=False) for node in nodes_named(1_000)}
     instances = min(count, 100_000)
     desired, policy = Desired(Blueprint(instances), 1, 1), Policy()
 

@@ -16,11 +16,12 @@ from cdm.dispatch.messages import MESSAGES
 from cdm.dispatch.router import Router
 from cdm.manager.allocation import Host, Ranking, allocate
 from cdm.manager.cluster import Desired, Group
-from cdm.manager.reconciliation import Place, Policy, reconcile
+from cdm.manager.policy import Policy
+from cdm.manager.reconciliation import LiveNode, reconcile
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import SLICES, BlueprintKey, decode_artifact, encode
 from cdm.model.slice import SliceValue
-from cdm.store.bucket import dump
+from cdm.store.wire import dump
 from tests.bench.deciding import Nothing, World, messages
 from tests.bench.playground import ACTIVE, artifact, nodes_named, slice_keys
 
@@ -91,7 +92,7 @@ def test_pick_from_ranking(benchmark: Any) -> None:
 
 
 def test_reconcile_new_blueprint(benchmark: Any) -> None:
-    places = {node: Place(node, open=True, draining=False) for node in NODES}
+    places = {node: LiveNode(node, open=True, draining=False) for node in NODES}
     desired = Desired(Blueprint(100), 1, 1)
     plan = benchmark(lambda: reconcile(artifact(1), desired, Group(), places, lambda node: 0, 0.0, Policy()))
     assert len(plan.commands) == 100

@@ -16,8 +16,10 @@ from cdm.model.keys import SliceKey, encode, encode_artifact
 from cdm.model.node import EXTERNAL
 from cdm.model.slice import SliceState, SliceValue
 from cdm.node.node import Node, NodeSettings
-from cdm.store.bucket import MAX_BATCH, Bucket, Write, buckets, dump
+from cdm.store.batch import MAX_BATCH, Write
+from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Access, Connection, connect
+from cdm.store.wire import dump
 from tests.harness.processes import Process, started_node
 from tests.harness.servers import NatsServer, raw_client, running_cluster, running_server
 from tests.harness.waiting import eventually

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from cdm.errors import StoreError
 from cdm.model.keys import encode
 from cdm.model.slice import SliceState, SliceValue
-from cdm.store.bucket import dump
+from cdm.store.wire import dump
 from tests.bench.measure import Figure, Goal, figure, in_turns, peak_memory
 from tests.bench.playground import Playground, node_process, nodes_named, playground, slice_keys
 from tests.harness.waiting import eventually

@@ -121,7 +121,7 @@ async def test_up_used_and_down(compose: Compose, port: int, tmp_path: Path) -> 
         assert all(f"{node} " in told for node in NODES), told
         manifest = tmp_path / "service.toml"
         manifest.write_text('port = "auto"\nreadiness = { check = { kind = "http" } }\n', encoding="utf-8")
-        push = ("artifact", "push", "org.example:slice:1.0.0", str(ROOT / "cdm" / "cli" / "web.py"))
+        push = ("artifact", "push", "org.example:slice:1.0.0", str(ROOT / "cdm" / "cli" / "demo" / "web.py"))
         pushed = await command_line(*push, "--manifest", str(manifest), "--server", f"nats://127.0.0.1:{port}")
         assert pushed.returncode == 0, pushed.stderr
         await user.put("blueprints", "org.example/slice/1.0.0", 3)

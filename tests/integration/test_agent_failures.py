@@ -10,7 +10,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from cdm.manager.reconciliation import Policy
+from cdm.manager.policy import Policy
 from cdm.model.artifact import Artifact
 from cdm.model.manifest import Line, Readiness, Restart
 from cdm.node.serving import Running

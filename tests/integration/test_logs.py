@@ -149,7 +149,7 @@ class Stage:
 
     def forgotten(self, count: int) -> bool:
         """The nodes have ended what they were asked."""
-        return sum(each.log.count("no more output is asked for") for each in self.nodes.all.values()) >= count
+        return sum(each.log.count("log session ended") for each in self.nodes.all.values()) >= count
 
 
 async def test_two_nodes_are_merged_and_what_is_not_there_is_told(server: NatsServer, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ async def test_output_and_nodes_that_are_yet_to_come_are_waited_for(server: Nats
     made = await command_line("init", "--server", server.url)
     assert made.returncode == 0, made.stderr
     async with asking(server, NAME, "-f", output=early):
-        await eventually(lambda: early.read_text() == _waiting("no node is there"), 10)
+        await eventually(lambda: early.read_text() == _waiting("no node is registered"), 10)
         async with cluster(server, tmp_path, SLOW, 0) as stage:
             async with asking(server, NAME, "-f", output=late):
                 await eventually(lambda: late.read_text() == _waiting("asked: n1, n2"), 10)

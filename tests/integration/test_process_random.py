@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from cdm.errors import SliceFailed
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
+from tests.harness.examples import examples
 from tests.harness.proc import all_pids, exists
 from tests.harness.programs import Stage, key_of, staged
 from tests.harness.waiting import eventually
@@ -104,7 +105,7 @@ class Player:
 
 
 @pytest.mark.parametrize("cgroups", [True, False], ids=["cgroups", "plain"])
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(15), deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(steps, min_size=1, max_size=15))
 def test_what_it_says_is_what_lives(cgroups: bool, steps: list[tuple[object, ...]]) -> None:
     async def main() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from cdm.agent.own_slices import OwnSlices
 from cdm.dispatch.messages import ValuePut
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
@@ -16,7 +17,7 @@ from cdm.model.node import Role
 from cdm.model.slice import SliceState, SliceValue
 from cdm.node import registration
 from cdm.node.managing import Managing
-from cdm.node.serving import OwnSlices, Serving
+from cdm.node.serving import Serving
 from tests.harness.agents import agents
 from tests.harness.nodes import nodes_on
 from tests.harness.processes import command_line, processes

@@ -592,7 +592,7 @@ async def test_credentials_that_expire_end_nobody_and_are_read_again(tmp_path: P
         await eventually(lambda: not connection.is_up, 15, "they expired")
         await anyio.sleep(1)
         assert not connection.is_up
-        assert not connection._lost.done()
+        assert not connection._lost.is_set()
         (tmp_path / "mine.creds").write_text("half of a renewed file", encoding="utf-8")
         await anyio.sleep(1)
         jwts.creds("mine", {})

@@ -23,7 +23,8 @@ from cdm.model.keys import FENCE, LEASE, SLICES, STATUS, SliceKey, encode
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
 from cdm.store.backpressure import Backpressure
-from cdm.store.bucket import MAX_BATCH, Bucket, Write
+from cdm.store.batch import MAX_BATCH, Write
+from cdm.store.bucket import Bucket
 from cdm.wakeup import Wakeup
 from tests.harness.servers import NatsServer
 from tests.harness.store import connected

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
-from hypothesis import HealthCheck, settings
 
-settings.register_profile(
-    "cdm-unit", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
-settings.load_profile("cdm-unit")
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of these tests are quick ones."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.quick)
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -19,7 +19,7 @@ from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
 from cdm.model.slice import SliceState, SliceValue
-from cdm.runtimes import Work
+from cdm.runtimes import Work, adapted
 from cdm.store.bucket import Bucket
 from tests.harness.waiting import eventually
 
@@ -54,7 +54,7 @@ class World:
         self.before_answer: Callable[[SliceState | None], None] | None = None
         """What the mirror tells before a write is acknowledged."""
         self.revision = 0
-        self.agent = Agent(NODE, cast("Bucket", self), self, self, least_stop_after)
+        self.agent = Agent(NODE, cast("Bucket", self), adapted(self), self, least_stop_after)
 
     # The leader
 

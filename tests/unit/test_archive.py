@@ -20,6 +20,7 @@ from cdm.artifacts.archive import completed, pack, scan, unpack
 from cdm.errors import InvalidContent, InvalidManifest
 from cdm.model.content import Content, Form
 from cdm.model.manifest import Manifest
+from tests.harness.examples import examples
 
 HASH = "0" * 64
 
@@ -225,7 +226,7 @@ def test_a_work_that_is_ended_ends(tmp_path: Path) -> None:
         unpack(made, content_of(made), tmp_path / "into", over)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.integers(0, 3000), byte=st.integers(0, 255), cut=st.integers(0, 5000))
 def test_any_bytes_are_unpacked_or_refused_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, position: int, byte: int, cut: int

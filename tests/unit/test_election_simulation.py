@@ -21,6 +21,7 @@ from cdm.leader.election import Election
 from cdm.leader.records import Held, Records, StoredFence, Tenure, Timing, Vacant
 from cdm.model.artifact import NodeId
 from cdm.model.node import Lease
+from tests.harness.examples import examples
 from tests.unit.support import n
 
 TIMING = Timing()
@@ -526,7 +527,7 @@ scripts = st.lists(
 )
 
 
-@settings(max_examples=120)
+@settings(max_examples=examples(120))
 @given(st.integers(0, 2**32), st.integers(1, 5), scripts)
 def test_whatever_happens_there_is_one_leader_at_a_time_and_one_in_the_end(
     seed: int, nodes: int, script: list[tuple[float, str, int, float]]

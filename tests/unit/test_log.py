@@ -11,8 +11,9 @@ import pytest
 
 from cdm.log import Ration
 from cdm.model.artifact import Artifact
-from cdm.output.lines import Shown, as_text
-from cdm.output.wire import Line
+from cdm.output.lines import as_text
+from cdm.output.source import Shown
+from cdm.output.wire import WireLine
 
 
 def test_a_ration_lets_a_burst_through_and_counts_the_rest() -> None:
@@ -84,7 +85,7 @@ def test_what_somebody_else_said_does_nothing_to_a_terminal() -> None:
 
 def test_lines_of_programs_choose_colours_on_a_terminal_and_nothing_else() -> None:
     said = "\x1b[1;31mred\x1b[0m\t\x1b[2Jone\rtwo\x1b]0;pwn\x07\r"
-    lines = [Shown("n1", Line(datetime.now(UTC), stream, 0, said)) for stream in ("out", "cdm")]
+    lines = [Shown("n1", WireLine(datetime.now(UTC), stream, 0, said)) for stream in ("out", "cdm")]
     on_terminal, piped = (
         as_text(Artifact("g", "n", "1"), terminal=terminal, coloured=False)(lines) for terminal in (True, False)
     )

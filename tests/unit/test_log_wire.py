@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdm.output.wire import MISSING, Line, Place
+from cdm.output.wire import MISSING, Position, WireLine
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def line(at: int, text: str = "") -> Line:
+def line(at: int, text: str = "") -> WireLine:
     """A line of so many milliseconds after the first."""
-    return Line(BEGAN + timedelta(milliseconds=at), "out", 0, text)
+    return WireLine(BEGAN + timedelta(milliseconds=at), "out", 0, text)
 
 
 @given(
@@ -25,8 +25,8 @@ def line(at: int, text: str = "") -> Line:
 def test_every_line_is_new_once_wherever_it_breaks_off(pauses: list[int], breaks: list[int], filtered: bool) -> None:
     """``filtered``: whether the node keeps back what is older, as it is asked to; one of an old version does not."""
     written = [line(sum(pauses[: number + 1]), str(number)) for number in range(len(pauses))]
-    place = Place()
-    found: list[Line] = []
+    place = Position()
+    found: list[WireLine] = []
     for end in [*breaks, len(written)]:
         place.go_back()
         since = place.time
@@ -37,7 +37,7 @@ def test_every_line_is_new_once_wherever_it_breaks_off(pauses: list[int], breaks
 
 
 def test_lines_that_were_deleted_between_are_told() -> None:
-    place = Place()
+    place = Position()
     assert [place.new(each) for each in (line(1), line(1))] == [[line(1)], [line(1)]]
     place.go_back()
     assert [each.text for each in place.new(line(9, "later"))] == [MISSING, "later"]
@@ -45,5 +45,5 @@ def test_lines_that_were_deleted_between_are_told() -> None:
 
 
 def test_a_clock_that_was_set_back_hides_nothing() -> None:
-    place = Place()
+    place = Position()
     assert [place.new(each) for each in (line(9), line(3))] == [[line(9)], [line(3)]]

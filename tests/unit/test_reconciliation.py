@@ -11,18 +11,17 @@ from msgspec.structs import replace
 from cdm.dispatch.messages import ValuePut
 from cdm.manager.allocation import Ranking
 from cdm.manager.cluster import STABLE_AFTER, Cluster, Desired, SlicePut
+from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import (
     MAY_RUN,
     NEVER_RAN,
     Command,
-    Place,
+    LiveNode,
     Plan,
-    Policy,
     reconcile,
-    refused_status,
     settled,
-    status_of,
 )
+from cdm.manager.status import refused_status, status_of
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE, Blueprint, Overrides
 from cdm.model.keys import SliceKey
@@ -34,21 +33,21 @@ POLICY = Policy()
 NOW = 10_000.0
 
 
-def places(count: int = 3, **kinds: str) -> dict[NodeId, Place]:
+def places(count: int = 3, **kinds: str) -> dict[NodeId, LiveNode]:
     """Open nodes n1, n2 …; by name some may be "cordon", "drain", "missing", "dead" or their capacity."""
-    found: dict[NodeId, Place] = {}
+    found: dict[NodeId, LiveNode] = {}
     for number in range(1, count + 1):
         kind = kinds.get(f"n{number}", "")
         if kind != "dead":
             capacity = int(kind) if kind.isdigit() else None
-            found[n(number)] = Place(n(number), kind == "" or kind.isdigit(), kind == "drain", capacity)
+            found[n(number)] = LiveNode(n(number), kind == "" or kind.isdigit(), kind == "drain", capacity)
     return found
 
 
 def plan(
     desired: Desired | None,
     *puts: SlicePut,
-    nodes: Mapping[NodeId, Place] | None = None,
+    nodes: Mapping[NodeId, LiveNode] | None = None,
     now: float = NOW,
     failed_unloading: Iterable[SliceKey] = (),
     cursor: NodeId | None = None,
@@ -623,7 +622,7 @@ def test_counts_stay_what_the_slices_are(steps: list[tuple[NodeId, int, SliceSta
 @st.composite
 def situations(
     draw: st.DrawFn,
-) -> tuple[Desired | None, list[SlicePut], dict[NodeId, Place], set[SliceKey], dict[NodeId, int], NodeId | None]:
+) -> tuple[Desired | None, list[SlicePut], dict[NodeId, LiveNode], set[SliceKey], dict[NodeId, int], NodeId | None]:
     kinds = draw(st.lists(st.sampled_from(["", "", "", "1", "2", "4", "cordon", "drain", "missing"]), max_size=6))
     nodes = places(len(kinds), **{f"n{i}": kind for i, kind in enumerate(kinds, 1)})
     keys = draw(
@@ -655,7 +654,7 @@ def situations(
 @given(situations())
 def test_every_plan_is_legal_exact_and_final(
     situation: tuple[
-        Desired | None, list[SlicePut], dict[NodeId, Place], set[SliceKey], dict[NodeId, int], NodeId | None
+        Desired | None, list[SlicePut], dict[NodeId, LiveNode], set[SliceKey], dict[NodeId, int], NodeId | None
     ],
 ) -> None:
     desired, puts, nodes, unloading, more, cursor = situation
@@ -752,7 +751,7 @@ def test_every_plan_is_legal_exact_and_final(
 @given(situations())
 def test_the_ranking_changes_the_cost_of_a_plan_and_nothing_else(
     situation: tuple[
-        Desired | None, list[SlicePut], dict[NodeId, Place], set[SliceKey], dict[NodeId, int], NodeId | None
+        Desired | None, list[SlicePut], dict[NodeId, LiveNode], set[SliceKey], dict[NodeId, int], NodeId | None
     ],
 ) -> None:
     desired, puts, nodes, unloading, more, cursor = situation
@@ -868,7 +867,7 @@ def test_an_unload_says_with_what_the_slice_runs() -> None:
 @given(situations(), st.dictionaries(st.integers(1, 7).map(n), st.sampled_from([0.0, 20.0, 40.0])))
 def test_never_more_than_wanted_can_run_of_what_must_not_run_twice(
     situation: tuple[
-        Desired | None, list[SlicePut], dict[NodeId, Place], set[SliceKey], dict[NodeId, int], NodeId | None
+        Desired | None, list[SlicePut], dict[NodeId, LiveNode], set[SliceKey], dict[NodeId, int], NodeId | None
     ],
     silent: dict[NodeId, float],
 ) -> None:

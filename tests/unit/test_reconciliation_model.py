@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cdm.dispatch.messages import Cause
-from cdm.manager.reconciliation import Policy
+from cdm.manager.policy import Policy
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BlueprintKey, SliceKey, encode
 from cdm.model.node import Registration, Schedule
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition
+from tests.harness.examples import examples
 from tests.unit.support import S, n
 from tests.unit.world import NEXT, World
 
@@ -293,5 +294,5 @@ class ClusterModel(RuleBasedStateMachine):
         assert (status.pending, status.failed) == (0, len(states) - len(serving))
 
 
-ClusterModel.TestCase.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
+ClusterModel.TestCase.settings = settings(max_examples=examples(300), stateful_step_count=50, deadline=None)
 TestClusterModel = ClusterModel.TestCase

@@ -27,7 +27,7 @@ from cdm.dispatch.router import Router
 from cdm.manager.active import Active
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Order, Outbox
-from cdm.manager.reconciliation import Policy
+from cdm.manager.policy import Policy
 from cdm.manager.topology import Registered, Topology
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint

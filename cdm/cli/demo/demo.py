@@ -30,7 +30,7 @@ from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.keys import BlueprintKey, SliceKey
 from cdm.model.manifest import Http, Manifest, Readiness
 from cdm.model.slice import SliceState, SliceValue
-from cdm.store.bucket import dump
+from cdm.store.wire import dump
 
 ARTIFACT = Artifact("org.example", "slice", "1.0.0")
 MANIFEST = Manifest(port="auto", readiness=Readiness(Http(), interval=0.05))

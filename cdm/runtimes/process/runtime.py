@@ -11,7 +11,7 @@ Every program is started, read, stopped and reaped by the *keeper*, one small pr
 
 The folder holds ``logs/`` (one folder a slice; it stays after `unload` for the `KEPT` slices that wrote last),
 ``running/`` (records of what runs) and ``token``. No other living process may use it: its slices would be ended. The
-node sees to that (see `cdm.node.serving`).
+node sees to that (see `cdm.node.folder`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from cdm.model.keys import SliceKey
 from cdm.model.manifest import Http, Liveness, Tcp, Up
 from cdm.model.manifest import Line as ReadyLine
 from cdm.output.reading import batches, folder_name, keys, prune, tail
-from cdm.runtimes import OutputLine, Surroundings, Work
+from cdm.runtimes import OutputLine, Runtime, Surroundings, Work
 from cdm.runtimes.keeper.protocol import MARK, Lapse, Spawn
 from cdm.runtimes.process.checks import probe
 from cdm.runtimes.process.command import prepare
@@ -55,7 +55,7 @@ PROBE_TIMEOUT = 5.0
 """Seconds that one check for readiness may take."""
 
 
-class ProcessRuntime:
+class ProcessRuntime(Runtime):
     """Runs slices as processes. All methods are called from one event loop.
 
     Args:

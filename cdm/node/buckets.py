@@ -1,0 +1,56 @@
+"""Waiting for JetStream and its buckets while a node, or a command, starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+import anyio
+
+from cdm import clock
+from cdm.artifacts.repository import Artifacts
+from cdm.errors import AccessDenied, BucketMissing, StoreError, Unsuitable
+from cdm.log import Log
+from cdm.store.bucket import Bucket
+
+log = Log("cdm.node")
+
+T = TypeVar("T")
+
+BUCKET_PATIENCE = 60.0
+"""Seconds that a starting node waits for JetStream to make its buckets (a cluster may be electing)."""
+JETSTREAM_PAUSE = 0.5
+"""Seconds between two attempts."""
+
+
+async def patiently(work: Callable[[], Awaitable[T]], what: str, patience: float = math.inf) -> T:
+    """Do something once JetStream is up: a cluster may be electing, or too few of its servers may run yet.
+
+    Args:
+        work: what to do.
+        what: what it is for, as it is logged.
+        patience: seconds after which its error is raised.
+
+    Raises:
+        StoreError: one that waiting does not mend, at once; any other when ``patience`` is over.
+    """
+    deadline = clock.now() + patience
+    while True:
+        try:
+            return await work()
+        except StoreError as error:
+            if clock.now() >= deadline or isinstance(error, (Unsuitable, BucketMissing, AccessDenied)):
+                raise
+            log.info("waiting for JetStream", what=what, reason=str(error))
+        await anyio.sleep(JETSTREAM_PAUSE)
+
+
+async def ensure(bucket: Bucket | Artifacts, *, create: bool, replicas: int, change_replicas: bool = False) -> bool:
+    """`Bucket.ensure`, patient with a JetStream that is still coming up."""
+    return await patiently(
+        partial(bucket.ensure, create=create, replicas=replicas, change_replicas=change_replicas),
+        f"bucket {bucket.name}",
+        BUCKET_PATIENCE,
+    )

@@ -1,0 +1,39 @@
+"""What can be chosen for a node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from cdm.manager.policy import Policy
+from cdm.model.artifact import NodeId
+from cdm.model.node import PROCESS, Role
+from cdm.store.connection import Access
+from cdm.store.watch import RELIST_INTERVAL
+
+
+class NodeSettings(Struct, frozen=True):
+    """Everything that can be chosen for a node. Times in seconds."""
+
+    node: NodeId
+    access: Access = Access()
+    role: Role = Role.ALL
+    prefix: str = ""
+    create: bool = True
+    """Create buckets that are missing."""
+    replicas: int = 1
+    """Replicas of buckets that it creates."""
+    labels: dict[str, str] = {}
+    capacity: int | None = None
+    """Most slices that the node takes; None: no limit."""
+    runtime: str = PROCESS
+    folder: Path | None = None
+    """Where the node keeps artifacts and what its slices write; None: `cdm.node.folder.state_folder`."""
+    cache_bytes: int = 10 * 2**30
+    """Most bytes of artifacts that are kept while no slice uses them."""
+    lease_ttl: float = 10.0
+    node_ttl: float = 10.0
+    reconcile_interval: float = 30.0
+    relist_interval: float = RELIST_INTERVAL
+    policy: Policy = Policy()

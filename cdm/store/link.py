@@ -1,0 +1,197 @@
+"""The link to a NATS server: sought, lost, found again, closed.
+
+The client reconnects for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import NoReturn
+
+import anyio
+import nats.errors
+
+from cdm import clock
+from cdm.errors import Unreachable
+from cdm.log import Log
+from cdm.store.access import Access, credentials_of, without_secrets
+from cdm.store.client import Client, translated
+from cdm.store.permissions import Permissions
+from cdm.store.phases import Closed, Down, Opening, Phase, Up
+from cdm.store.trust import tls_of
+
+log = Log("cdm.nats")
+
+PING_INTERVAL = 1
+"""Seconds between pings; two without an answer end the connection, so that a hung server is left."""
+RECONNECT_PAUSE = 0.2
+"""Seconds between two attempts at the same server."""
+CLOSE_TIMEOUT = 2.0
+PROBLEM_INTERVAL = 5.0
+"""Seconds between two log lines about problems with the connection."""
+
+
+class Link:
+    """A link that lasts until it is closed. Everything is called on the event loop.
+
+    Args:
+        access: where, and who one is there.
+        timeout: seconds within which a server has to be found; None: it is sought until it is found.
+    """
+
+    def __init__(self, access: Access, timeout: float | None) -> None:
+        self.access = access
+        self._timeout = timeout
+        self._phase: Phase = Opening(access, for_ever=timeout is None)
+        self._permissions = Permissions(access)
+        self._client = Client(self._on_denied)
+        self._listeners: list[Callable[[bool], None]] = []
+        self._lost = anyio.Event()
+        self._problem = "no answer"
+        """The last one that the client told of."""
+        self._logged_at = float("-inf")
+
+    async def open(self, name: str) -> None:
+        """Connect, and show this name to the server.
+
+        Raises:
+            Unreachable: no server answered in time.
+            Untrusted: none of the servers that answered has a certificate to trust.
+            AccessDenied: a server refused the credentials.
+        """
+        opening = self._phase
+        assert isinstance(opening, Opening)
+        attempt = asyncio.ensure_future(self._connect(name))
+        try:
+            async with asyncio.timeout(self._timeout):
+                await asyncio.wait((attempt, opening.hopeless), return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            raise opening.too_late(self._timeout or 0, self._problem) from None
+        finally:
+            if not attempt.done():
+                attempt.cancel()
+        if opening.hopeless.done():
+            raise opening.hopeless.result()
+        await attempt
+        self._client.keep_order()
+        self._enter(self._now_up())
+
+    async def _connect(self, name: str) -> None:
+        access = self.access
+        self._client.insist_on_tls = access.encrypted
+        self._client.check_credentials = partial(credentials_of, access)
+        tls, credentials = tls_of(access), credentials_of(access)
+        with translated():
+            await self._client.connect(
+                servers=list(access.servers),
+                name=name,
+                tls=tls,
+                tls_handshake_first=access.tls_first,
+                **credentials,
+                inbox_prefix=access.inbox_prefix,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=RECONNECT_PAUSE,  # type: ignore[arg-type]  # seconds; fractions are fine
+                ping_interval=PING_INTERVAL,
+                max_outstanding_pings=2,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnected,
+                reconnected_cb=self._on_reconnected,
+                closed_cb=self._on_closed,
+            )
+
+    async def close(self) -> None:
+        """Close the connection; never raises."""
+        self._enter(Closed())
+        # Also when cancelled: a client left half open goes on answering for a process that has left.
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_TIMEOUT):
+            try:
+                await self._client.close()
+            except Exception as error:  # noqa: BLE001  # it may be half connected; there is nothing left to save
+                log.debug("closing failed", error=str(error))
+
+    async def lost(self) -> NoReturn:
+        """Wait until the connection is lost for good. Raises `Unreachable`: the client gave up, as it never should."""
+        await self._lost.wait()
+        raise Unreachable(f"the connection to NATS was closed: {self._problem}")
+
+    def listen(self, listener: Callable[[bool], None]) -> None:
+        """Call the listener with True when the connection comes up, with False when it goes down."""
+        self._listeners.append(listener)
+
+    def unlisten(self, listener: Callable[[bool], None]) -> None:
+        """Call the listener no more."""
+        self._listeners.remove(listener)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a connection at this moment."""
+        return isinstance(self._phase, Up)
+
+    @property
+    def up_since(self) -> float | None:
+        """When it was last (re)connected, in seconds on this node's clock; None while it is down."""
+        return self._phase.since if isinstance(self._phase, Up) else None
+
+    def _now_up(self) -> Up:
+        return Up(clock.now(), asyncio.get_running_loop().create_future())
+
+    def _enter(self, phase: Phase) -> None:
+        before = self._phase
+        if isinstance(before, Closed) or type(before) is type(phase):
+            return
+        self._phase = phase
+        if isinstance(before, Up):
+            self._permissions.reconnecting()
+            before.over.set_result(None)
+        if isinstance(before, Up) or isinstance(phase, Up):
+            for listener in list(self._listeners):
+                listener(self.is_up)
+
+    async def _on_disconnected(self) -> None:
+        if isinstance(self._phase, Up):
+            log.warning("connection to NATS lost; reconnecting", servers=self.access.shown)
+            self._enter(Down())
+
+    async def _on_reconnected(self) -> None:
+        if isinstance(self._phase, Down):
+            log.info("connected to NATS again", servers=self.access.shown)
+            self._enter(self._now_up())
+
+    async def _on_closed(self) -> None:
+        if not isinstance(self._phase, Closed):
+            self._enter(Closed())
+            self._lost.set()
+
+    async def _on_error(self, error: Exception) -> None:
+        text = str(error) or type(error).__name__
+        self._problem = text.removeprefix("nats: ")
+        if isinstance(self._phase, Opening):
+            server = self._client.server_at_hand
+            shown = self.access.shown if server is None else without_secrets(server)
+            self._phase.failed(error, self._problem, shown)
+            if self._phase.hopeless.done() or not self._phase.for_ever:
+                return
+        if isinstance(error, nats.errors.SlowConsumerError):
+            log.debug("slow consumer")  # the watch notices the gap and lists again
+        elif clock.now() - self._logged_at >= PROBLEM_INTERVAL and not isinstance(self._phase, Closed):
+            self._logged_at = clock.now()
+            what = "NATS reports a problem" if self.is_up else "cannot connect to NATS; trying again"
+            log.warning(what, servers=self.access.shown, problem=self._problem)
+
+    def _on_denied(self, kind: str, subject: str) -> None:
+        if not isinstance(self._phase, Closed):  # nobody waits for anything any more
+            self._permissions.denied(kind, subject)
+
+    async def leave_server(self) -> None:
+        """Go to the next server, where there is one: this one may be cut off from its peers, with all clients."""
+        if self.is_up and len(self._client.servers) > 1:
+            log.warning("going to another server", servers=self.access.shown)
+            await self._client.force_reconnect()
+
+    def check_up(self) -> Up:
+        """The phase in which something can be sent. Raises `Unreachable` in any other."""
+        if not isinstance(self._phase, Up):
+            raise Unreachable("not connected to NATS")
+        return self._phase

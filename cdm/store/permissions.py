@@ -1,0 +1,98 @@
+"""Which permissions a user lacks, and who has to hear of it.
+
+The server names the subject that it refused, and not the message. So whoever waits for an answer says beforehand which
+subjects the request went to, and is told when one of them is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from cdm import clock
+from cdm.errors import AccessDenied
+from cdm.log import Log
+from cdm.store.access import Access
+
+log = Log("cdm.nats")
+
+COMPLAINT_INTERVAL = 30.0
+"""Seconds between two log lines about the same missing permission."""
+COMPLAINTS = 100
+"""How many missing permissions are remembered for that."""
+
+
+class Permissions:
+    """What the server refused to one connection.
+
+    Args:
+        access: who the user is.
+    """
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._waiting: dict[asyncio.Future[None], Collection[str]] = {}
+        """Those who wait for what they sent: what fails when it is refused, and the subjects."""
+        self._unheard: dict[str, AccessDenied] = {}
+        """Subscriptions that were refused on the connection that is up, by subject."""
+        self._complained: dict[str, float] = {}
+        """When each missing permission was last logged, the longest ago first."""
+
+    def denied(self, kind: str, subject: str) -> None:
+        """The server refused a subject; ``kind`` is ``publish`` or ``subscription``."""
+        what = "publish" if kind == "publish" else "subscribe"
+        remedy = "grant it to this user, see nats/secure.conf"
+        if what == "subscribe" and self._is_inbox(subject):
+            remedy = f"choose another --inbox-prefix, or {remedy}"
+        error = AccessDenied(f'permission denied: {what} "{subject}" ({self._access.who}); {remedy}')
+        if what == "subscribe":
+            self._unheard[subject] = error
+        told = False
+        for refusal, subjects in self._waiting.items():
+            if not refusal.done() and (subject in subjects if what == "publish" else self._is_inbox(subject)):
+                refusal.set_exception(error)
+                told = True
+        if what == "publish" and not told:
+            self.complain(error)
+
+    @contextmanager
+    def refusal(self, subjects: Collection[str]) -> Iterator[asyncio.Future[None]]:
+        """A future that fails once a message to one of the subjects is refused, or no answers are delivered."""
+        refusal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[refusal] = subjects
+        try:
+            yield refusal
+        finally:
+            del self._waiting[refusal]
+            if not refusal.cancel():
+                refusal.exception()  # whoever left for another reason did not look at it
+
+    def check_subscribed(self, subject: str) -> None:
+        """Raise `AccessDenied` where the subscription was refused."""
+        if subject in self._unheard:
+            raise self._unheard[subject]
+
+    def check_inbox(self) -> None:
+        """Raise `AccessDenied` where answers are not delivered."""
+        for subject, error in self._unheard.items():
+            if self._is_inbox(subject):
+                raise error
+
+    def reconnecting(self) -> None:
+        """Subscriptions are about to be made anew, and may be refused or not."""
+        self._unheard.clear()
+
+    def complain(self, error: AccessDenied) -> None:
+        """Log that a permission is missing, but not every time: it may be missing for long."""
+        text, now = str(error), clock.now()
+        if now < self._complained.get(text, float("-inf")) + COMPLAINT_INTERVAL:
+            return
+        self._complained.pop(text, None)  # the newest comes last
+        self._complained[text] = now
+        if len(self._complained) > COMPLAINTS:
+            del self._complained[next(iter(self._complained))]
+        log.error(text)
+
+    def _is_inbox(self, subject: str) -> bool:
+        return subject.startswith(self._access.inbox_prefix + ".")

@@ -1,0 +1,95 @@
+"""The phases of a connection.
+
+::
+
+    Opening ──> Up <──> Down
+       │         │        │
+       └─────────┴────────┴──> Closed
+
+A connection is `Opening` until it is up for the first time. Then it goes `Down` whenever it is lost, and `Up` again
+when the client has found a server. `Closed` is the end: its owner closed it, or the client gave up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+
+from msgspec import Struct
+
+from cdm.errors import AccessDenied, StoreError, Unreachable
+from cdm.store.access import Access
+from cdm.store.trust import untrusted
+
+
+class Opening:
+    """The first connection is being sought.
+
+    Args:
+        access: where, and who one is there.
+        for_ever: whether it is sought until it is found; if not, whoever waits hears of problems with the error.
+    """
+
+    def __init__(self, access: Access, for_ever: bool) -> None:
+        self._access = access
+        self.for_ever = for_ever
+        self.hopeless: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
+        """Why it is of no use to go on."""
+        self._untrusted: dict[str, StoreError] = {}
+        """By server: its certificate was not trusted."""
+
+    def failed(self, error: Exception, problem: str, server: str) -> None:
+        """An attempt at a server failed.
+
+        Args:
+            error: as the client tells it.
+            problem: the same in words.
+            server: its address, without secrets.
+        """
+        if re.search("authorization|authentication", problem, re.IGNORECASE):
+            self._give_up(
+                AccessDenied(
+                    f"{self._access.shown} refused the credentials ({problem}; {self._access.who}); "
+                    "see --context, --creds, --nkey, --user"
+                )
+            )
+        elif isinstance(error, ssl.SSLCertVerificationError) and not self.for_ever:
+            # Another server may have a certificate to trust: only when there is none left it is of no use to go on.
+            self._untrusted[server] = untrusted(server, error)
+            if len(self._untrusted) == len(self._access.servers):
+                self._give_up(self._untrusted[server])
+
+    def too_late(self, timeout: float, problem: str) -> StoreError:
+        """What to say when the time is over, in seconds; ``problem`` is the last one."""
+        return next(
+            iter(self._untrusted.values()),
+            Unreachable(
+                f"no NATS server answered at {self._access.shown} within {timeout:g} s ({problem}); "
+                "is it running, and is the address right? (--server, NATS_URL)"
+            ),
+        )
+
+    def _give_up(self, error: StoreError) -> None:
+        if not self.hopeless.done():
+            self.hopeless.set_result(error)
+
+
+class Up(Struct, frozen=True, eq=False):
+    """There is a connection."""
+
+    since: float
+    """When it was made, in seconds on this node's clock."""
+    over: asyncio.Future[None]
+    """Done when it is lost or closed."""
+
+
+class Down:
+    """The connection was lost; the client looks for another."""
+
+
+class Closed:
+    """There will be no connection any more."""
+
+
+Phase = Opening | Up | Down | Closed

@@ -1,0 +1,71 @@
+"""Who hears of a permission that is missing, and how often it is logged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cdm.errors import AccessDenied
+from cdm.store import permissions as module
+from cdm.store.access import Access
+from cdm.store.permissions import COMPLAINT_INTERVAL, COMPLAINTS, Permissions
+
+pytestmark = pytest.mark.anyio
+
+
+class Complaints:
+    """What was logged, and a clock that is set by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.logged: list[str] = []
+        monkeypatch.setattr("cdm.clock.now", lambda: self.now)
+        monkeypatch.setattr(module, "log", self)
+
+    def error(self, text: str, **_: Any) -> None:
+        self.logged.append(text)
+
+
+@pytest.fixture
+def complaints(monkeypatch: pytest.MonkeyPatch) -> Complaints:
+    return Complaints(monkeypatch)
+
+
+def test_the_same_complaint_is_logged_once_an_interval(complaints: Complaints) -> None:
+    permissions = Permissions(Access())
+    for _ in range(10 * int(COMPLAINT_INTERVAL)):
+        permissions.complain(AccessDenied("denied"))
+        complaints.now += 1
+    assert len(complaints.logged) == 10
+
+
+def test_no_more_complaints_are_remembered_than_were_made_lately(complaints: Complaints) -> None:
+    permissions = Permissions(Access())
+    for number in range(3 * COMPLAINTS):
+        permissions.complain(AccessDenied("again and again"))
+        permissions.complain(AccessDenied(f"denied {number}"))
+        complaints.now += COMPLAINT_INTERVAL
+    assert len(permissions._complained) == COMPLAINTS
+    assert complaints.logged.count("again and again") == 3 * COMPLAINTS
+    complaints.now -= 1
+    permissions.complain(AccessDenied(f"denied {3 * COMPLAINTS - 1}"))
+    assert complaints.logged.count(f"denied {3 * COMPLAINTS - 1}") == 1
+
+
+async def test_a_refusal_reaches_those_whose_subject_it_names(complaints: Complaints) -> None:
+    permissions = Permissions(Access(inbox_prefix="_INBOX_me"))
+    with permissions.refusal({"a"}) as one, permissions.refusal({"b"}) as other:
+        permissions.denied("publish", "a")
+        assert one.done()
+        assert not other.done()
+        permissions.denied("subscription", "_INBOX_me.x.*")
+        with pytest.raises(AccessDenied, match=r"_INBOX_me\.x.*choose another --inbox-prefix"):
+            other.result()
+    with pytest.raises(AccessDenied):
+        permissions.check_inbox()
+    permissions.reconnecting()
+    permissions.check_inbox()
+    assert complaints.logged == []
+    permissions.denied("publish", "nobody waits for this")
+    assert len(complaints.logged) == 1
