@@ -21,7 +21,7 @@ from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.outbox import Order, Outbox
 from cdm.manager.placement import Placement
 from cdm.manager.policy import Policy
-from cdm.manager.reconciliation import Command, reconcile, settled
+from cdm.manager.reconciliation import WHOLE, Command, Plan, reconcile, settled
 from cdm.manager.status import refused_status, status_of
 from cdm.manager.topology import Topology
 from cdm.model.artifact import Artifact, NodeId
@@ -57,7 +57,7 @@ class Workplace(Struct, frozen=True):
 
 
 class Dormant:
-    """Somebody else leads, or nobody: nothing is decided here."""
+    """Another node leads, or none does: nothing is decided here."""
 
     def touch(self, artifact: Artifact, now_due: bool = False) -> None:
         """The artifact changed."""
@@ -99,9 +99,8 @@ class Active:
         self._acked: deque[tuple[int, Artifact]] = deque()
         self._timers: list[tuple[float, Artifact]] = []
         self._timer_of: dict[Artifact, float] = {}
-        self._unplaced: dict[Artifact, int] = {}
-        self._lingering: dict[Artifact, int] = {}
-        """Artifacts with instances that must not run twice and may still run."""
+        self._short: dict[Artifact, Plan] = {}
+        """The plans that cannot be carried out whole: nodes have no room, or exclusive instances may still run."""
         self._unwritten: dict[Artifact, str] = {}
         """Artifacts whose last order was not stored, and why."""
         self._statuses: dict[str, Status | None] = {}
@@ -160,8 +159,9 @@ class Active:
         self._placement.refresh()
         for artifact in self._cluster.artifacts_on(node):
             self.touch(artifact, now_due=True)
-        for artifact in list(self._unplaced):
-            self.touch(artifact, now_due=True)
+        for artifact, plan in self._short.items():
+            if plan.unplaced:
+                self.touch(artifact, now_due=True)
 
     def wake_at(self) -> float | None:
         """When something is due, in seconds on this node's clock; -inf: there is work now."""
@@ -196,12 +196,12 @@ class Active:
     def _begin_round(self) -> None:
         self._placement.refresh()
         for artifact in self._cluster.artifacts():
-            # A deadline may have passed while nobody counted.
+            # A deadline may have passed while this node did not lead.
             self.touch(artifact, now_due=self._cluster.group(artifact).moving)
         # A node may have left or died while this one was dormant; the counts do not show whose slices are whose.
-        places = self._placement.places
+        live = self._placement.nodes
         for node in self._cluster.on_node:
-            if node not in places:
+            if node not in live:
                 for artifact in self._cluster.artifacts_on(node):
                     self.touch(artifact, now_due=True)
         # What somebody else wrote to `status`, or left behind there, is found out here. One that the mirror has not
@@ -232,31 +232,18 @@ class Active:
     def _decide(self, artifact: Artifact, closely: bool, now: float) -> None:
         cluster, placement, policy = self._cluster, self._placement, self._at.policy
         desired, group = cluster.desired.get(artifact), cluster.group(artifact)
-        closely = closely or artifact in self._unplaced or artifact in self._lingering or placement.drains(artifact)
+        closely = closely or artifact in self._short or placement.drains(artifact)
         if not closely and settled(desired, group):
             self._unwritten.pop(artifact, None)
             if group.moving and artifact not in self._timer_of:
                 self._set_timer(artifact, now + policy.command_timeout)
         else:
-            plan = reconcile(
-                artifact,
-                desired,
-                group,
-                placement.places,
-                placement.total,
-                now,
-                policy,
-                self._cursor,
-                placement.ranking(),
-                self._at.topology.lost,
-            )
+            plan = reconcile(artifact, desired, group, placement.fleet, now, policy, self._cursor)
             self._cursor = plan.cursor
-            self._unplaced.pop(artifact, None)
-            if plan.unplaced:
-                self._unplaced[artifact] = plan.unplaced
-            self._lingering.pop(artifact, None)
-            if plan.lingering:
-                self._lingering[artifact] = plan.lingering
+            if plan.unplaced or plan.lingering:
+                self._short[artifact] = plan
+            else:
+                self._short.pop(artifact, None)
             if plan.wake_at is not None:
                 self._set_timer(artifact, plan.wake_at)
             if plan.commands:
@@ -292,10 +279,9 @@ class Active:
         if desired is None:
             self._tell(name, None)
             return
-        unplaced = self._unplaced.get(artifact, 0)
-        open_nodes = sum(place.open for place in self._placement.places.values()) if unplaced else 0
-        lingering = self._lingering.get(artifact, 0)
-        status = status_of(desired, self._cluster.group(artifact), unplaced, open_nodes, self.term, lingering)
+        plan = self._short.get(artifact, WHOLE)
+        anywhere = plan.unplaced > 0 and any(node.open for node in self._placement.nodes.values())
+        status = status_of(desired, self._cluster.group(artifact), plan, self.term, open_nodes=anywhere)
         if (reason := self._unwritten.get(artifact)) and status.condition is not Condition.INVALID:
             status = replace(status, condition=Condition.DEGRADED, reason=f"commands cannot be stored: {reason}")
         self._tell(name, status)
@@ -314,7 +300,7 @@ class Active:
         self._at.outbox.status(name, status)
 
     def _level(self) -> str:
-        """At which level to log one more decision: thousands of lines tell nobody anything, and take their time."""
+        """At which level to log one more decision: thousands of lines a second are of no use, and cost time."""
         return "info" if self._ration.take(self._at.clock()) else "debug"
 
 

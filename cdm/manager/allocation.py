@@ -42,51 +42,46 @@ class Allocation(NamedTuple):
     """The host that was served last."""
 
 
-class _Level(list[int]):
-    """A host while it is filled: [total, position, given, free]; compares by total, then position."""
-
-
 def allocate(count: int, hosts: Sequence[Host]) -> Allocation:
     """Spread ``count`` new instances over the hosts; fewer are placed only when every host is full."""
+    # Hosts are known by their position. `pool` holds those that are being raised, all to the same level and in order.
     waiting = sorted(range(len(hosts)), key=lambda i: hosts[i].mine, reverse=True)
-    unlimited = count
-    pool: list[_Level] = []
-    level = 0
+    total = [host.total for host in hosts]
+    free = [count if host.free is None else host.free for host in hosts]
     given = [0] * len(hosts)
+    pool: list[int] = []
+    level = 0
     last: int | None = None
     while count > 0:
         if not pool:
             if not waiting:
                 break
             level = hosts[waiting[-1]].mine
-        joined = False
+        joining = len(pool)
         while waiting and hosts[waiting[-1]].mine <= level:
             position = waiting.pop()
-            host = hosts[position]
-            free = unlimited if host.free is None else host.free
-            if free > 0:
-                pool.append(_Level((host.total, position, 0, free)))
-                joined = True
+            if free[position] > 0:
+                pool.append(position)
         if not pool:
             continue
-        if joined:
-            pool.sort()
-        rounds = min(count // len(pool), *(entry[3] for entry in pool))
+        if len(pool) > joining:
+            pool.sort(key=lambda i: (total[i], i))
+        rounds = min(count // len(pool), *(free[i] for i in pool))
         if waiting:
             rounds = min(rounds, hosts[waiting[-1]].mine - level)
         if rounds == 0:
-            for entry in pool[:count]:
-                given[entry[1]] += 1
-            last = pool[count - 1][1]
+            for i in pool[:count]:
+                given[i] += 1
+            last = pool[count - 1]
             break
-        for entry in pool:
-            entry[0] += rounds
-            entry[3] -= rounds
-            given[entry[1]] += rounds
-        last = pool[-1][1]
+        for i in pool:
+            total[i] += rounds
+            free[i] -= rounds
+            given[i] += rounds
+        last = pool[-1]
         count -= rounds * len(pool)
         level += rounds
-        pool = [entry for entry in pool if entry[3] > 0]
+        pool = [i for i in pool if free[i] > 0]
     counts = {hosts[i].node: n for i, n in enumerate(given) if n}
     return Allocation(counts, None if last is None else hosts[last].node)
 
@@ -133,9 +128,9 @@ class Ranking:
             yield from islice(level, start)
 
 
-def free_ordinals(count: int, taken: Iterable[int]) -> list[int]:
-    """The ``count`` lowest ordinals that are not taken."""
-    used = set(taken)
+def free_ordinals(count: int, in_use: Iterable[int]) -> list[int]:
+    """The ``count`` lowest ordinals that are not in use."""
+    used = set(in_use)
     if not used:
         return list(range(count))
     found: list[int] = []

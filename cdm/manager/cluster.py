@@ -46,7 +46,7 @@ class Desired(Struct, frozen=True):
 
     @property
     def instances(self) -> int | None:
-        """How many instances are wanted; None: nobody ever said."""
+        """How many instances are wanted; None: no valid blueprint says so."""
         if self.blueprint is not None:
             return self.blueprint.instances
         return 0 if self.removed else None
@@ -126,7 +126,8 @@ class Cluster:
     def accept_blueprint(self, artifact: Artifact, blueprint: Blueprint, revision: int) -> None:
         """A valid blueprint is in force from now on."""
         self.desired[artifact] = Desired(blueprint, revision, revision)
-        self.group(artifact).failed_on.clear()
+        if group := self.groups.get(artifact):
+            group.failed_on.clear()
 
     def refuse_blueprint(self, artifact: Artifact, problem: str, revision: int, removed: int = 0) -> None:
         """The newest blueprint is refused; the last valid one since ``removed`` stays in force."""

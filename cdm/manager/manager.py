@@ -80,7 +80,7 @@ class ClusterDeploymentManager:
         self._at = Workplace(self.cluster, topology, outbox, clock, wake, policy or Policy(), reconcile_interval)
 
     def wake_at(self) -> float | None:
-        """When it wants its next `Tick`, in seconds on this node's clock; None: only when something happens."""
+        """When it needs its next `Tick`, in seconds on this node's clock; None: only when something happens."""
         return self.state.wake_at()
 
     # Leadership
@@ -102,7 +102,7 @@ class ClusterDeploymentManager:
 
     @receiver
     def on_blueprint(self, put: ValuePut[BlueprintKey, Blueprint]) -> None:
-        """Somebody wants so many instances."""
+        """A valid blueprint says how many instances are wanted."""
         artifact = put.key.artifact
         self.cluster.accept_blueprint(artifact, put.value, put.revision)
         log.debug("blueprint", artifact=str(artifact), instances=put.value.instances, revision=put.revision)
@@ -110,7 +110,7 @@ class ClusterDeploymentManager:
 
     @receiver
     def on_blueprint_removed(self, remove: ValueRemove[BlueprintKey, Blueprint]) -> None:
-        """Nobody wants any instances any more."""
+        """A blueprint was deleted: no instances are wanted any more."""
         artifact = remove.key.artifact
         self.cluster.remove_blueprint(artifact, remove.revision)
         log.debug("blueprint removed", artifact=str(artifact), revision=remove.revision)
@@ -146,7 +146,7 @@ class ClusterDeploymentManager:
 
     @receiver
     def on_slice_rejected(self, rejected: ValueRejected[SliceKey, SliceValue]) -> None:
-        """Nobody can tell what a slice is doing: as good as failed, it is replaced, and asked to unload."""
+        """What a slice is doing cannot be read: it counts as failed, so it is replaced, and asked to unload."""
         log.warning("unreadable slice counts as failed", key=str(rejected.key), reason=rejected.reason)
         value = SliceValue(SliceState.FAILED, reason=f"unreadable value: {rejected.reason}")
         self.on_slice(ValuePut(rejected.key, value, rejected.revision, rejected.at))
@@ -163,7 +163,7 @@ class ClusterDeploymentManager:
 
     @receiver
     def on_rejected_key_removed(self, removed: RejectedKeyRemoved[BlueprintKey] | RejectedKeyRemoved[SliceKey]) -> None:
-        """A key that did not parse is gone, and so is what there was to say of it."""
+        """A key that did not parse is gone, and with it the status that said so."""
         if removed.kind is BlueprintKey:
             self.cluster.refused.pop(removed.name, None)
             if isinstance(self.state, Active):
@@ -174,7 +174,7 @@ class ClusterDeploymentManager:
         self,
         message: ValuePut[StatusKey, Status] | ValueRemove[StatusKey, Status] | ValueRejected[StatusKey, Status],
     ) -> None:
-        """What users are told at present."""
+        """The ``status`` bucket holds another value."""
         name = message.key.name
         if isinstance(message, ValuePut):
             self.cluster.statuses[name] = message.value
@@ -198,14 +198,14 @@ class ClusterDeploymentManager:
 
     @receiver
     def on_node(self, change: NodeJoined | NodeLeft | NodeMissing | NodeDied | IntentChanged) -> None:
-        """The set of nodes that can be used is another one now."""
+        """The set of usable nodes changed."""
         if isinstance(self.state, Active):
             self.state.node_changed(change.node)
             self._at.wake()
 
     @receiver
     def on_tick(self, tick: Tick) -> None:
-        """Decide what is to be decided."""
+        """Decide about what changed or is due."""
         if isinstance(self.state, Active):
             self.state.work(tick.at)
 
@@ -217,7 +217,7 @@ class ClusterDeploymentManager:
 
     @receiver
     def on_write_failed(self, failed: WriteFailed) -> None:
-        """An order may not be stored: the mirror will tell."""
+        """Whether an order is stored is unknown: the mirror will tell."""
         if isinstance(self.state, Active) and self.state.term == failed.term:
             self.state.write_failed(failed.artifact, failed.revision, failed.reason)
 

@@ -1,9 +1,10 @@
-"""What the manager wants written, until the store's workers take it. The only seam between deciding and writing."""
+"""What the manager wants to have written, until the writers take it: the only seam between deciding and writing."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from msgspec import Struct
 
@@ -36,13 +37,13 @@ class Outbox:
         self._on_statuses = on_statuses
         self.orders: deque[Order] = deque()
         self.statuses: dict[str, Status | None] = {}
-        """By blueprint key; None deletes. A later one replaces an earlier one that was not yet taken."""
+        """By blueprint key; None deletes. A later one replaces an earlier one that is still waiting."""
         self.queued = 0
         """How many commands the orders hold."""
 
     @property
     def full(self) -> bool:
-        """Whether the store has enough to do for now."""
+        """Whether enough commands wait to be written for now."""
         return self.queued >= HIGH_WATER
 
     def order(self, order: Order) -> None:
@@ -66,10 +67,10 @@ class Outbox:
 
     def take_statuses(self, limit: int) -> dict[str, Status | None]:
         """Up to ``limit`` statuses, the oldest first."""
-        taken = dict(list(self.statuses.items())[:limit]) if len(self.statuses) > limit else dict(self.statuses)
-        for name in taken:
+        oldest = dict(islice(self.statuses.items(), limit))
+        for name in oldest:
             del self.statuses[name]
-        return taken
+        return oldest
 
     def clear(self) -> None:
         """Drop everything: the leadership that wanted it is over."""

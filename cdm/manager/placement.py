@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from cdm.manager.allocation import Ranking
 from cdm.manager.cluster import Cluster
-from cdm.manager.reconciliation import LiveNode
+from cdm.manager.standing import Fleet, LiveNode
 from cdm.manager.topology import Missing, Registered, Topology
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
@@ -25,7 +25,7 @@ class Placement:
     def __init__(self, cluster: Cluster, topology: Topology) -> None:
         self._cluster = cluster
         self._topology = topology
-        self._places: dict[NodeId, LiveNode] | None = None
+        self._nodes: dict[NodeId, LiveNode] | None = None
         self._draining: list[NodeId] = []
         self._ranking = Ranking()
         self._recount: set[NodeId] = set()
@@ -36,25 +36,30 @@ class Placement:
         """The same, counted by node."""
 
     @property
-    def places(self) -> dict[NodeId, LiveNode]:
+    def nodes(self) -> dict[NodeId, LiveNode]:
         """All nodes that are not dead and run slices, in name order.
 
         What is left on a node that came back as a manager alone is treated like a dead node's.
         """
-        if self._places is None:
-            self._places = {
-                node: self._place(node, presence)
+        if self._nodes is None:
+            self._nodes = {
+                node: self._live(node, presence)
                 for node, presence in sorted(self._topology.nodes.items())
                 if not isinstance(presence, Registered) or presence.registration.hosts
             }
-            self._draining = [node for node, place in self._places.items() if place.draining]
+            self._draining = [node for node, live in self._nodes.items() if live.draining]
             self._ranking = Ranking()
-            self._recount.update(self._places)
-        return self._places
+            self._recount.update(self._nodes)
+        return self._nodes
+
+    @property
+    def fleet(self) -> Fleet:
+        """The nodes as they are now, for one decision."""
+        return Fleet(self.nodes, self.total, self._topology.lost, self.ranking())
 
     def refresh(self) -> None:
         """A node joined, went, or was given another intent."""
-        self._places = None
+        self._nodes = None
 
     def total(self, node: NodeId) -> int:
         """How many slices of all artifacts are on a node, commanded ones included."""
@@ -62,10 +67,10 @@ class Placement:
 
     def ranking(self) -> Ranking:
         """The open nodes that have room, in order."""
-        places = self.places
+        nodes = self.nodes
         for node in self._recount:
-            place, total = places.get(node), self.total(node)
-            if place is not None and place.open and (place.capacity is None or total < place.capacity):
+            live, total = nodes.get(node), self.total(node)
+            if live is not None and live.open and (live.capacity is None or total < live.capacity):
                 self._ranking.put(node, total)
             else:
                 self._ranking.drop(node)
@@ -74,7 +79,7 @@ class Placement:
 
     def drains(self, artifact: Artifact) -> bool:
         """Whether the artifact has slices on a draining node."""
-        if not (self.places and self._draining):
+        if not (self.nodes and self._draining):
             return False
         on_node = self._cluster.on_node
         return any(key.artifact == artifact for node in self._draining for key in on_node.get(node, ()))
@@ -102,7 +107,7 @@ class Placement:
             self._extra[key.node] -= 1
             self._recount.add(key.node)
 
-    def _place(self, node: NodeId, presence: Registered | Missing) -> LiveNode:
+    def _live(self, node: NodeId, presence: Registered | Missing) -> LiveNode:
         schedule = self._topology.schedule(node)
         if not isinstance(presence, Registered):
             return LiveNode(node, open=False, draining=False)

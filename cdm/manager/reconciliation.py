@@ -2,52 +2,27 @@
 
 `reconcile` looks at one artifact. It is called whenever something about the artifact changed, and its answer depends
 only on what it is given: asked again about the same facts, it says the same, and asked about a settled artifact, it
-says nothing (I5).
+says nothing. It sorts the slices by how they stand (`cdm.manager.standing`); each of the functions below turns some
+of these into commands.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
-from cdm.manager.allocation import Host, Ranking, allocate, choose_removals, free_ordinals
+from cdm.manager.allocation import Host, allocate, choose_removals, free_ordinals
 from cdm.manager.cluster import Desired, Group, SlicePut
 from cdm.manager.policy import Policy
+from cdm.manager.standing import NEVER_RAN, Fleet, Standing, Standings, gone_at, lingering, sort
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.slice import SliceState
-
-MAY_RUN = frozenset(
-    {
-        SliceState.ACTIVATE,  # the node may have begun, and its report be on its way
-        SliceState.ACTIVATING,
-        SliceState.ACTIVE,
-        SliceState.DEACTIVATE,
-        SliceState.DEACTIVATING,
-        SliceState.UNLOAD,
-        SliceState.UNLOADING,
-    }
-)
-"""States in which something of the slice may run on its node."""
-
-NEVER_RAN = frozenset({SliceState.LOAD, SliceState.LOADING, SliceState.LOADED})
-"""States of slices that were never told to run."""
-
-
-class LiveNode(Struct, frozen=True):
-    """A node that is not dead, as reconciliation sees it."""
-
-    node: NodeId
-    open: bool
-    """Takes new slices."""
-    draining: bool
-    """Is to be emptied."""
-    capacity: int | None = None
-    """Most slices that it takes; None: no limit."""
 
 
 class Command(Struct, frozen=True):
@@ -70,9 +45,13 @@ class Plan(Struct, frozen=True):
     unplaced: int = 0
     """Instances for which no node is open."""
     lingering: int = 0
-    """Instances that must not run twice and may still run, although they are stopped or their node is lost."""
+    """Exclusive instances that are to stop, or whose node is lost, and that may still run."""
     cursor: NodeId | None = None
     """The node that was served last, where any was: the next round robin goes on behind it."""
+
+
+WHOLE = Plan()
+"""The plan of an artifact that needs nothing."""
 
 
 def settled(desired: Desired | None, group: Group) -> bool:
@@ -92,13 +71,10 @@ def reconcile(
     artifact: Artifact,
     desired: Desired | None,
     group: Group,
-    places: Mapping[NodeId, LiveNode],
-    totals: Callable[[NodeId], int],
+    fleet: Fleet,
     now: float,
     policy: Policy,
     cursor: NodeId | None = None,
-    ranking: Ranking | None = None,
-    lost: Mapping[NodeId, float] | None = None,
 ) -> Plan:
     """Decide what to do about one artifact.
 
@@ -106,276 +82,247 @@ def reconcile(
         artifact: which one.
         desired: its blueprint; None where there is none, which means no instances.
         group: its slices.
-        places: every node that is not dead.
-        totals: how many slices of all artifacts are on a node, commanded ones included.
+        fleet: the nodes.
         now: seconds on the clock that the slices' ``at`` are on.
         policy: deadlines and backoff.
         cursor: the node that was served last; among equals the next one in name order comes first.
-        ranking: the open places that have room, in order; without it they are put in order here.
-        lost: nodes that died without a word, and when they were heard last, in seconds on the clock of ``now``.
     """
-    wanted = 0 if desired is None else desired.instances
-    decision = _Decision(artifact, desired, totals, policy, now, cursor)
-    decision.ranking, decision.failed_on, decision.lost = ranking, group.failed_on, lost or {}
-    decision.works = group.active > 0
+    blueprint = desired.blueprint if desired else None
+    case = _Case(
+        artifact,
+        desired.in_force if desired else 0,
+        blueprint.overrides if blueprint else None,
+        group,
+        fleet,
+        now,
+        policy,
+        sort(group, fleet, policy, now),
+    )
+    wanted = desired.instances if desired else 0
     if wanted is None:
-        # Refused, and never a valid one before: it changes nothing.
-        for put in group.slices.values():
-            if put.key.node not in places:
-                decision.give_up(put)
-        return decision.plan
-    decision.sort_out(group, places)
-    surplus = len(decision.live) - wanted
-    if surplus + decision.lingering >= 0:
-        decision.shrink(max(surplus, 0), wanted)
+        # Refused, and never a valid one before: nothing is changed, but the keys of dead nodes go.
+        unheard = case.standings[Standing.UNHEARD]
+        return Plan(_forget(case), _earliest(_gone(case)), lingering=len(unheard), cursor=cursor)
+    live, waited_for = case.standings[Standing.LIVE], len(lingering(case.standings))
+    commands = [*_forget(case), *_take_away(case)]
+    missing = wanted - len(live) - waited_for
+    if missing > 0:
+        growth = _grow(case, missing, cursor)
+        commands += growth.commands
+        staying: Sequence[SlicePut] = live
     else:
-        decision.grow(-surplus - decision.lingering, group, places)
-    decision.empty_draining(wanted)
-    decision.activate()
-    return decision.plan
+        growth = _Growth(cursor=cursor)
+        commands += (case.unload(put, "failed, and not needed any more") for put in case.standings[Standing.FAILED])
+        removed = _choose_removals(case, max(len(live) - wanted, 0), commands)
+        commands += (case.unload(put, f"{len(live)} instances, {wanted} wanted") for put in live if put.key in removed)
+        staying = [put for put in live if put.key not in removed] if removed else live
+    commands += _empty_draining(case, staying, wanted)
+    commands += (
+        case.command(put.key, SliceState.ACTIVATE, "loaded", case.failures(put))
+        for put in staying
+        if put.value.state is SliceState.LOADED
+    )
+    wake_at = _earliest((*_gone(case), *_deadlines(case), *_unloads_to_come(case), *growth.retries))
+    return Plan(commands, wake_at, growth.unplaced, waited_for, growth.cursor)
 
 
-def _delete(key: SliceKey, reason: str) -> Command:
-    return Command(key, None, reason)
+class _Case(NamedTuple):
+    """What is decided about: the facts, which nothing changes, and how commands are made of them."""
 
+    artifact: Artifact
+    revision: int
+    """Of the blueprint in force; 0: none is."""
+    overrides: Overrides | None
+    group: Group
+    fleet: Fleet
+    now: float
+    policy: Policy
+    standings: Standings
 
-def _runs_on_for(put: SlicePut) -> float:
-    """Seconds for which a slice that must not run twice may run though its node is not heard; 0 for all others."""
-    overrides = put.value.overrides
-    return (overrides.gone_after or 0.0) if overrides is not None else 0.0
+    def failures(self, put: SlicePut) -> int:
+        """How often the instance failed before."""
+        return put.value.failures or 0
 
-
-def _alone(put: SlicePut) -> bool:
-    """Whether something of the slice may run, and must not run twice."""
-    return put.value.state in MAY_RUN and _runs_on_for(put) > 0
-
-
-class _Decision:
-    """The artifact's slices sorted by what they mean, and the commands found so far."""
-
-    def __init__(
-        self,
-        artifact: Artifact,
-        desired: Desired | None,
-        totals: Callable[[NodeId], int],
-        policy: Policy,
-        now: float,
-        cursor: NodeId | None,
-    ) -> None:
-        self.artifact = artifact
-        self.revision = desired.in_force if desired else 0
-        self.overrides = desired.blueprint.overrides if desired and desired.blueprint else None
-        self.totals = totals
-        self.policy = policy
-        self.now = now
-        self.cursor = cursor
-        self.ranking: Ranking | None = None
-        self.failed_on: Mapping[NodeId, float] = {}
-        self.works = False
-        """Whether an instance of the artifact is ACTIVE."""
-        self.lost: Mapping[NodeId, float] = {}
-        self.commands: list[Command] = []
-        self.wake_at: float | None = None
-        self.unplaced = 0
-        self.lingering = 0
-        self.live: list[SlicePut] = []
-        self.draining: list[SlicePut] = []
-        self.failed: list[SlicePut] = []
-        self.stuck: list[SlicePut] = []
-        self.leaving: set[SliceKey] = set()
-
-    @property
-    def plan(self) -> Plan:
-        """What was decided."""
-        return Plan(self.commands, self.wake_at, self.unplaced, self.lingering, self.cursor)
-
-    def sort_out(self, group: Group, places: Mapping[NodeId, LiveNode]) -> None:
-        """Sort the slices; what can be decided one by one is decided here."""
-        for put in group.slices.values():
-            key, state = put.key, put.value.state
-            place = places.get(key.node)
-            if place is None:
-                self.give_up(put)
-                continue
-            if state is SliceState.FAILED:
-                if key in group.failed_unloading:
-                    self._unload_again(put)
-                    self.lingering += _runs_on_for(put) > 0
-                else:
-                    self.failed.append(put)
-                continue
-            deadline = self.policy.deadline(put)
-            overdue = deadline is not None and deadline <= self.now
-            if deadline is not None and not overdue:
-                self._wake(deadline)
-            if not state.live and (_alone(put) or not overdue):
-                # What must not run twice is waited for however long it takes: its node lives, and may run it.
-                self.lingering += _alone(put)
-            elif not state.live:
-                # The node answers no UNLOAD. It gives up what is not its own when it looks at its keys again.
-                self.commands.append(_delete(key, f"{state} was not answered in time"))
-            elif overdue:
-                self.stuck.append(put)
-                self._unload(put, f"stuck in {state}", (put.value.failures or 0) + 1)
-                self.lingering += _alone(put)
-            elif place.draining and _alone(put) and self._is_room(places):
-                # Its replacement can only be started once it is gone.
-                self._unload(put, f"node {key.node} is draining")
-                self.lingering += 1
-            elif place.draining:
-                self.draining.append(put)
-            else:
-                self.live.append(put)
-
-    def give_up(self, put: SlicePut) -> None:
-        """Delete the key of a slice whose node is gone, as soon as nothing of the slice can run any more."""
-        heard = self.lost.get(put.key.node)
-        if heard is not None and _alone(put) and (gone_at := heard + _runs_on_for(put)) > self.now:
-            self.lingering += 1
-            self._wake(gone_at)
-            return
-        self.commands.append(_delete(put.key, f"node {put.key.node} is gone"))
-
-    def shrink(self, surplus: int, wanted: int) -> None:
-        """There are enough instances: remove those that are too many, and every failed one."""
-        for put in self.failed:
-            self._unload(put, "failed, and not needed any more")
-        if surplus == 0:
-            return
-        waiting = [put.key for put in self.live if put.value.state is not SliceState.ACTIVE]
-        active = [put.key for put in self.live if put.value.state is SliceState.ACTIVE]
-        puts = {put.key: put for put in self.live}
-        leaving = Counter(key.node for key in self.leaving)
-        for key in choose_removals(surplus, (waiting, active), lambda node: self.totals(node) - leaving[node]):
-            self._unload(puts[key], f"{surplus + wanted} instances, {wanted} wanted")
-
-    def grow(self, missing: int, group: Group, places: Mapping[NodeId, LiveNode]) -> None:
-        """There are too few instances: retry the failed ones that are due, and place what they do not cover."""
-        self.failed.sort(key=self._retry_at)
-        retried, superfluous = self.failed[:missing], self.failed[missing:]
-        for put in superfluous:
-            self._unload(put, "failed, and not needed any more")
-        fresh = missing - len(retried)
-        due = [put for put in retried if self._retry_at(put) <= self.now]
-        for put in retried[len(due) :]:
-            self._wake(self._retry_at(put))
-        if fresh + len(due) == 0:
-            return
-        nodes = self._place(fresh + len(due), due, places)
-        self.unplaced = fresh + len(due) - sum(nodes.values())
-        self._load(nodes, due, group)
-
-    def empty_draining(self, wanted: int) -> None:
-        """Unload what sits on draining nodes as far as its replacement already serves."""
-        serving = sum(1 for put in self.live if put.value.state is SliceState.ACTIVE and put.key not in self.leaving)
-        keep = wanted - serving
-        for put in sorted(self.draining, key=lambda put: put.key):
-            if put.value.state is SliceState.ACTIVE and keep > 0:
-                keep -= 1
-            else:
-                self._unload(put, f"node {put.key.node} is draining")
-
-    def activate(self) -> None:
-        """Answer LOADED with ACTIVATE."""
-        for put in self.live:
-            if put.value.state is SliceState.LOADED and put.key not in self.leaving:
-                self._command(put.key, SliceState.ACTIVATE, "loaded", put.value.failures or 0)
-
-    def _is_room(self, places: Mapping[NodeId, LiveNode]) -> bool:
-        return any(
-            place.open and (place.capacity is None or self.totals(node) < place.capacity)
-            for node, place in places.items()
-        )
-
-    def _hosts(self, places: Mapping[NodeId, LiveNode], retried: Mapping[NodeId, int]) -> list[Host]:
-        """Nodes that take new slices. A slice that is tried again where it failed takes no other place there."""
-        mine: dict[NodeId, int] = {}
-        for put in self.live:
-            mine[put.key.node] = mine.get(put.key.node, 0) + 1
-        hosts: list[Host] = []
-        names = sorted(places)
-        start = bisect_right(names, self.cursor) if self.cursor else 0
-        for node in names[start:] + names[:start]:
-            place = places[node]
-            if place.open:
-                total = self.totals(node)
-                free = None if place.capacity is None else max(place.capacity - total + retried.get(node, 0), 0)
-                hosts.append(Host(node, mine.get(node, 0), total, free))
-        return hosts
-
-    def _place(self, count: int, due: list[SlicePut], places: Mapping[NodeId, LiveNode]) -> dict[NodeId, int]:
-        shun = {put.key.node for put in (*self.failed, *self.stuck)}.union(self.failed_on)
-        if self.ranking is not None:
-            occupied = shun.union(put.key.node for put in self.live)
-            if picked := self.ranking.pick(count, occupied, self.cursor):
-                self.cursor = picked[-1]
-                return dict.fromkeys(picked, 1)
-        hosts = self._hosts(places, Counter(put.key.node for put in due))
-        if self.works:
-            # It runs elsewhere, so what failed is the node: better all others are full than one is missing.
-            shunned = sorted((host for host in hosts if host.node in shun), key=self._failed_at)
-            classes = [[host for host in hosts if host.node not in shun], shunned]
-        else:
-            # Nothing says whose fault it is. A failure weighs as much as an instance: where there are other nodes it is
-            # tried there, and yet those that are left do not get all of them.
-            classes = [[host._replace(mine=host.mine + (host.node in shun)) for host in hosts]]
-        nodes: dict[NodeId, int] = {}
-        for candidates in classes:
-            chosen = allocate(count - sum(nodes.values()), candidates)
-            nodes |= chosen.counts
-            self.cursor = chosen.last or self.cursor
-        return nodes
-
-    def _failed_at(self, host: Host) -> float:
-        return self.failed_on.get(host.node, 0.0)
-
-    def _load(self, nodes: dict[NodeId, int], due: list[SlicePut], group: Group) -> None:
-        """Write LOADs to the chosen nodes; the failures of those retried and replaced go with them."""
-        left = dict(nodes)
-        elsewhere: list[SlicePut] = []
-        for put in due:
-            node = put.key.node
-            if left.get(node):
-                left[node] -= 1
-                self._command(put.key, SliceState.LOAD, "retry", (put.value.failures or 0) + 1)
-            else:
-                elsewhere.append(put)
-        elsewhere = elsewhere[: sum(left.values())]
-        history = sorted((put.value.failures or 0) + 1 for put in (*elsewhere, *self.stuck))
-        taken: dict[NodeId, list[int]] = {}
-        for key in group.slices:
-            if key.node in left:
-                taken.setdefault(key.node, []).append(key.ordinal)
-        for node in sorted(left):
-            for ordinal in free_ordinals(left[node], taken.get(node, ())):
-                failures = history.pop() if history else 0
-                reason = "replaces a failed instance" if failures else "instance missing"
-                self._command(SliceKey(node, self.artifact, ordinal), SliceState.LOAD, reason, failures)
-        for put in elsewhere:
-            self._unload(put, "failed, and replaced")
-
-    def _unload(self, put: SlicePut, reason: str, failures: int | None = None) -> None:
-        self.leaving.add(put.key)
-        failures = (put.value.failures or 0) if failures is None else failures
-        # With the overrides that it runs with: they say for how long it may run unheard of.
-        overrides = None if put.value.state in NEVER_RAN else put.value.overrides
-        self.commands.append(Command(put.key, SliceState.UNLOAD, reason, failures, self.revision, overrides))
-
-    def _unload_again(self, put: SlicePut) -> None:
-        if (due := self._retry_at(put)) <= self.now:
-            self._unload(put, "unloading failed", (put.value.failures or 0) + 1)
-        else:
-            self._wake(due)
-
-    def _command(self, key: SliceKey, state: SliceState, reason: str, failures: int) -> None:
-        self.commands.append(Command(key, state, reason, failures, self.revision, self.overrides))
-
-    def _retry_at(self, put: SlicePut) -> float:
-        # Somebody who writes the blueprint again wants to see it tried again.
+    def retry_at(self, put: SlicePut) -> float:
+        """When a failed slice is due to be tried again, or to be unloaded again."""
+        # Whoever puts the blueprint again expects it to be tried again.
         if put.value.blueprint is not None and put.value.blueprint < self.revision:
             return put.at
         return self.policy.retry_at(put)
 
-    def _wake(self, at: float) -> None:
-        if self.wake_at is None or at < self.wake_at:
-            self.wake_at = at
+    def command(self, key: SliceKey, state: SliceState, reason: str, failures: int) -> Command:
+        """A command on the way up."""
+        return Command(key, state, reason, failures, self.revision, self.overrides)
+
+    def unload(self, put: SlicePut, reason: str, *, failed: bool = False) -> Command:
+        """An UNLOAD; ``failed``: it counts as one more failure."""
+        # With the overrides that it runs with: they say for how long it may run unheard of.
+        overrides = None if put.value.state in NEVER_RAN else put.value.overrides
+        failures = self.failures(put) + 1 if failed else self.failures(put)
+        return Command(put.key, SliceState.UNLOAD, reason, failures, self.revision, overrides)
+
+
+class _Growth(NamedTuple):
+    """What comes of looking for more instances."""
+
+    commands: Sequence[Command] = ()
+    retries: Sequence[float] = ()
+    """When failed slices are due."""
+    unplaced: int = 0
+    cursor: NodeId | None = None
+
+
+def _earliest(times: Iterable[float]) -> float | None:
+    return min(times, default=None)
+
+
+def _gone(case: _Case) -> list[float]:
+    """When the slices of lost nodes that are still waited for can run no more."""
+    return [gone_at(put, case.fleet) for put in case.standings[Standing.UNHEARD]]
+
+
+def _deadlines(case: _Case) -> list[float]:
+    """The deadlines that have yet to pass."""
+    if not case.group.moving:
+        return []
+    due = (
+        case.policy.deadline(put)
+        for standing in (Standing.LIVE, Standing.DRAINING, Standing.LEAVING)
+        for put in case.standings[standing]
+    )
+    return [each for each in due if each is not None and each > case.now]
+
+
+def _unloads_to_come(case: _Case) -> list[float]:
+    """When slices that failed to unload are to be unloaded again."""
+    due = (case.retry_at(put) for put in case.standings[Standing.UNLOAD_FAILED])
+    return [each for each in due if each > case.now]
+
+
+def _forget(case: _Case) -> list[Command]:
+    """Delete the keys of dead nodes."""
+    return [Command(put.key, None, f"node {put.key.node} is gone") for put in case.standings[Standing.GONE]]
+
+
+def _take_away(case: _Case) -> list[Command]:
+    """Take away what is of no use, however many instances are wanted."""
+    standings = case.standings
+    return [
+        *(
+            Command(put.key, None, f"{put.value.state} was not answered in time")
+            for put in standings[Standing.UNANSWERED]
+        ),
+        *(case.unload(put, f"stuck in {put.value.state}", failed=True) for put in standings[Standing.STUCK]),
+        *(case.unload(put, f"node {put.key.node} is draining") for put in standings[Standing.EVACUATED]),
+        *(
+            case.unload(put, "unloading failed", failed=True)
+            for put in standings[Standing.UNLOAD_FAILED]
+            if case.retry_at(put) <= case.now
+        ),
+    ]
+
+
+def _choose_removals(case: _Case, surplus: int, commands: Iterable[Command]) -> set[SliceKey]:
+    """Which of the live slices go when there are too many: those first that do not serve yet."""
+    if surplus == 0:
+        return set()
+    live = case.standings[Standing.LIVE]
+    waiting = [put.key for put in live if put.value.state is not SliceState.ACTIVE]
+    active = [put.key for put in live if put.value.state is SliceState.ACTIVE]
+    leaving = Counter(command.key.node for command in commands if command.state is SliceState.UNLOAD)
+    total = case.fleet.total
+    return set(choose_removals(surplus, (waiting, active), lambda node: total(node) - leaving[node]))
+
+
+def _empty_draining(case: _Case, staying: Iterable[SlicePut], wanted: int) -> list[Command]:
+    """Unload what sits on draining nodes as far as its replacement already serves."""
+    draining = case.standings[Standing.DRAINING]
+    if not draining:
+        return []
+    serving = sum(1 for put in staying if put.value.state is SliceState.ACTIVE)
+    active = sorted(put.key for put in draining if put.value.state is SliceState.ACTIVE)
+    kept = set(active[: max(wanted - serving, 0)])
+    return [case.unload(put, f"node {put.key.node} is draining") for put in draining if put.key not in kept]
+
+
+def _grow(case: _Case, missing: int, cursor: NodeId | None) -> _Growth:
+    """Retry the failed slices that are due, and place what they do not cover."""
+    failed = sorted(case.standings[Standing.FAILED], key=case.retry_at)
+    retried, superfluous = failed[:missing], failed[missing:]
+    commands = [case.unload(put, "failed, and not needed any more") for put in superfluous]
+    due = [put for put in retried if case.retry_at(put) <= case.now]
+    retries = [case.retry_at(put) for put in retried if case.retry_at(put) > case.now]
+    count = missing - len(retries)
+    if count == 0:
+        return _Growth(commands, retries, cursor=cursor)
+    nodes, cursor = _place(case, count, due, cursor)
+    return _Growth(commands + _load(case, nodes, due), retries, count - sum(nodes.values()), cursor)
+
+
+def _place(
+    case: _Case, count: int, due: Sequence[SlicePut], cursor: NodeId | None
+) -> tuple[dict[NodeId, int], NodeId | None]:
+    """How many new instances each node gets, and the node that was served last."""
+    standings, fleet, failed_on = case.standings, case.fleet, case.group.failed_on
+    shun = {put.key.node for standing in (Standing.FAILED, Standing.STUCK) for put in standings[standing]}
+    shun.update(failed_on)
+    if fleet.ranking is not None:
+        occupied = shun.union(put.key.node for put in standings[Standing.LIVE])
+        if picked := fleet.ranking.pick(count, occupied, cursor):
+            return dict.fromkeys(picked, 1), picked[-1]
+    hosts = _hosts(case, Counter(put.key.node for put in due), cursor)
+    if case.group.active:
+        # It runs elsewhere, so what failed is the node: better all others are full than one is missing.
+        shunned = sorted((host for host in hosts if host.node in shun), key=lambda host: failed_on.get(host.node, 0.0))
+        classes = [[host for host in hosts if host.node not in shun], shunned]
+    else:
+        # Nothing says whose fault it is. A failure weighs as much as an instance: where there are other nodes it is
+        # tried there, and yet those that are left do not get all of them.
+        classes = [[host._replace(mine=host.mine + 1) if host.node in shun else host for host in hosts]]
+    nodes: dict[NodeId, int] = {}
+    for candidates in classes:
+        chosen = allocate(count - sum(nodes.values()), candidates)
+        nodes |= chosen.counts
+        cursor = chosen.last or cursor
+    return nodes, cursor
+
+
+def _hosts(case: _Case, retried: Mapping[NodeId, int], cursor: NodeId | None) -> list[Host]:
+    """Nodes that take new slices. A slice that is tried again where it failed takes no further room there."""
+    mine = Counter(put.key.node for put in case.standings[Standing.LIVE])
+    names = sorted(case.fleet.nodes)
+    start = bisect_right(names, cursor) if cursor else 0
+    hosts: list[Host] = []
+    for name in names[start:] + names[:start]:
+        node = case.fleet.nodes[name]
+        if node.open:
+            total = case.fleet.total(name)
+            free = None if node.capacity is None else max(node.capacity - total + retried.get(name, 0), 0)
+            hosts.append(Host(name, mine.get(name, 0), total, free))
+    return hosts
+
+
+def _load(case: _Case, nodes: Mapping[NodeId, int], due: Sequence[SlicePut]) -> list[Command]:
+    """LOADs for the chosen nodes; the failures of those retried and replaced go with them."""
+    commands: list[Command] = []
+    left = dict(nodes)
+    elsewhere: list[SlicePut] = []
+    for put in due:
+        if left.get(put.key.node):
+            left[put.key.node] -= 1
+            commands.append(case.command(put.key, SliceState.LOAD, "retry", case.failures(put) + 1))
+        else:
+            elsewhere.append(put)
+    elsewhere = elsewhere[: sum(left.values())]
+    history = sorted(case.failures(put) + 1 for put in (*elsewhere, *case.standings[Standing.STUCK]))
+    used: dict[NodeId, list[int]] = {}
+    for key in case.group.slices:
+        if key.node in left:
+            used.setdefault(key.node, []).append(key.ordinal)
+    artifact, state, command = case.artifact, SliceState.LOAD, case.command  # looked up once for 100,000 instances
+    for node in sorted(left):
+        for ordinal in free_ordinals(left[node], used.get(node, ())):
+            failures = history.pop() if history else 0
+            reason = "replaces a failed instance" if failures else "instance missing"
+            commands.append(command(SliceKey(node, artifact, ordinal), state, reason, failures))
+    return commands + [case.unload(put, "failed, and replaced") for put in elsewhere]

@@ -1,9 +1,9 @@
 """Which nodes there are, and when one is dead. Pure: time comes with the messages.
 
-An expired registration alone proves little: after an outage every registration expires at once, before anybody could
-renew it. A node is called dead only when this process could have heard it for one whole TTL and did not (PROTOCOL
-I10). When more than half of the known nodes are missing at the same time, the fault is more likely on this side:
-then they are given up one by one, at `MASS_LOSS_PACE` of a TTL apart.
+An expired registration alone proves little: after an outage every registration expires at once, before any node could
+renew its own. A node is called dead only when this process could have heard it for one whole TTL and did not. When more
+than half of the known nodes are missing at the same time, the fault is more likely on this side: then they are given up
+one by one, `MASS_LOSS_PACE` of a TTL apart.
 """
 
 from __future__ import annotations
@@ -65,7 +65,12 @@ class Missing(Struct, frozen=True):
     """The registration is gone, but the node is not yet dead."""
 
     heard: float
+    """When its last heartbeat was stored, in seconds on this node's clock."""
     ttl: float
+
+    def due(self, hearing_since: float) -> float:
+        """When the node is dead, unless it is heard: after a whole TTL in which this process could have heard it."""
+        return max(hearing_since, self.heard) + self.ttl
 
 
 class Topology:
@@ -84,7 +89,7 @@ class Topology:
         self._missing: dict[NodeId, Missing] = {}
         self._lost: dict[NodeId, float] = {}
         self._departed: dict[NodeId, None] = {}
-        """Nodes that left in good order, the latest last: what is still seen on them, nobody runs."""
+        """Nodes that left in good order, the latest last: slices that are still seen on them run no more."""
         self._candidates: set[NodeId] = set()
         self._hearing_since: float | None = None
         self._mass_loss = False
@@ -106,7 +111,7 @@ class Topology:
         return self._candidates
 
     def schedule(self, node: NodeId) -> Schedule:
-        """What the operator wants of the node."""
+        """Whether the operator lets slices be placed there."""
         intent = self._intents.get(node)
         return intent.schedule if intent else Schedule.NORMAL
 
@@ -119,9 +124,10 @@ class Topology:
 
     def wake_at(self) -> float | None:
         """When the next node may have to be given up, in seconds on this node's clock."""
-        if not self._missing or self._hearing_since is None:
+        since = self._hearing_since
+        if not self._missing or since is None:
             return None
-        due = min(map(self._due, self._missing.values()))
+        due = min(missing.due(since) for missing in self._missing.values())
         return max(due, self._next_eviction) if self._mass_loss else due
 
     @receiver
@@ -169,19 +175,19 @@ class Topology:
 
     @receiver
     def on_intent(self, put: ValuePut[IntentKey, Intent]) -> None:
-        """An operator cordoned, drained or freed a node."""
+        """An operator cordoned or drained a node, or made it schedulable again."""
         self._intend(put.key.node, put.value)
 
     @receiver
     def on_intent_removed(self, remove: ValueRemove[IntentKey, Intent]) -> None:
-        """An operator took an intent back."""
+        """An operator made a node schedulable again."""
         self._intend(remove.key.node, NO_INTENT)
 
     @receiver
     def on_registration_rejected(self, rejected: ValueRejected[NodeKey, Registration]) -> None:
-        """A registration does not decode: a node that lives writes over it, one that does not has its TTL.
+        """A registration does not decode: a living node writes over it; if none does, the node is lost after its TTL.
 
-        What was written over would have expired, and what is there now may never do.
+        The registration that was there before would have expired; what replaced it may have no TTL.
         """
         log.warning("unreadable registration is ignored", key=str(rejected.key), reason=rejected.reason)
         node = rejected.key.node
@@ -190,18 +196,18 @@ class Topology:
 
     @receiver
     def on_intent_rejected(self, rejected: ValueRejected[IntentKey, Intent]) -> None:
-        """Nobody can read what an operator wants: nothing new is placed there until it is put right."""
+        """What an operator wants cannot be read: nothing new is placed on the node until it can."""
         log.warning("unreadable intent counts as cordon", key=str(rejected.key), reason=rejected.reason)
         self._intend(rejected.key.node, UNREADABLE_INTENT)
 
     @receiver
     def on_key_rejected(self, rejected: KeyRejected[NodeKey]) -> None:
-        """A key in ``nodes`` does not decode: it is left alone."""
+        """A key in ``nodes`` does not decode: it is reported and left alone."""
         log.warning("unreadable key is left alone", bucket="nodes", key=rejected.name, reason=rejected.reason)
 
     @receiver
     def on_rejected_key_removed(self, removed: RejectedKeyRemoved[NodeKey]) -> None:
-        """Nothing was made of it, so nothing is to be undone."""
+        """It had no effect, so there is nothing to undo."""
         log.info("unreadable key is gone", bucket="nodes", key=removed.name)
 
     @receiver
@@ -211,16 +217,17 @@ class Topology:
 
     @receiver
     def on_disconnected(self, disconnected: Disconnected) -> None:
-        """Silence means nothing until the connection is back, and who left may have come back unheard."""
+        """Silence means nothing until the connection is back; a node that left may have come back meanwhile."""
         self._hearing_since = None
         self._departed.clear()
 
     @receiver
     def on_tick(self, tick: Tick) -> None:
-        """Give up the nodes whose time is over."""
-        if self._hearing_since is None:
+        """Give up the nodes that have not been heard for too long."""
+        since = self._hearing_since
+        if since is None:
             return
-        overdue = [node for node, missing in self._missing.items() if self._due(missing) <= tick.at]
+        overdue = {node: missing for node, missing in self._missing.items() if missing.due(since) <= tick.at}
         if overdue and not self._mass_loss and (silent := self._silent(tick.at)) > 1 and 2 * silent > len(self._nodes):
             self._mass_loss = True
             log.warning("most nodes are silent; evictions are paced", silent=silent, nodes=len(self._nodes))
@@ -230,31 +237,26 @@ class Topology:
                     return
                 self._next_eviction = tick.at + MASS_LOSS_PACE * self._node_ttl
             log.warning("node is dead", node=node)
-            self._remember(node, tick.at)
+            self._remember(node, max(since, overdue[node].heard), tick.at)
             self._forget(node)
             self._emit(NodeDied(node))
 
     def _silent(self, now: float) -> int:
-        """How many nodes are missing or about to be: of those that died together, one is the first to expire."""
+        """How many nodes are missing or about to be: nodes that died together expire one after another."""
         return sum(
             isinstance(each, Missing)
             or (each.registration.ttl is not None and now - each.heard > SILENT_AFTER * each.registration.ttl)
             for each in self._nodes.values()
         )
 
-    def _due(self, missing: Missing) -> float:
-        assert self._hearing_since is not None
-        return max(self._hearing_since, missing.heard) + missing.ttl
-
     def _ttl_of(self, presence: Registered | Missing) -> float:
         if isinstance(presence, Missing):
             return presence.ttl
         return presence.registration.ttl or self._node_ttl
 
-    def _remember(self, node: NodeId, now: float) -> None:
-        """Note when the node may have been heard last: by somebody else, while this process heard nobody."""
-        missing = self._missing[node]
-        heard = max(self._due(missing) - missing.ttl, self._lost.get(node, NEVER))
+    def _remember(self, node: NodeId, heard: float, now: float) -> None:
+        """Note the latest time at which another process may have heard the node, while this one could not."""
+        heard = max(heard, self._lost.get(node, NEVER))
         self._lost = {each: at for each, at in self._lost.items() if at > now - LOST_FOR}
         self._lost[node] = heard
 

@@ -35,7 +35,8 @@ from cdm.manager.cluster import Desired, Group
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Outbox
 from cdm.manager.policy import Policy
-from cdm.manager.reconciliation import LiveNode, reconcile
+from cdm.manager.reconciliation import reconcile
+from cdm.manager.standing import Fleet, LiveNode
 from cdm.manager.topology import Topology
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Blueprint
@@ -150,13 +151,14 @@ def _allocation(count: int, repetitions: int) -> Figure:
 
 
 def _commands(count: int, repetitions: int) -> Figure:
-    places = {node: LiveNode(node, open=True, draining=False) for node in nodes_named(1_000)}
+    names = nodes_named(1_000)
+    fleet = Fleet({node: LiveNode(node, open=True, draining=False) for node in names}, lambda node: 0)
     instances = min(count, 100_000)
     desired, policy = Desired(Blueprint(instances), 1, 1), Policy()
 
     def decide() -> None:
         for number in range(count // instances):
-            found = reconcile(artifact(number), desired, Group(), places, lambda node: 0, 0.0, policy)
+            found = reconcile(artifact(number), desired, Group(), fleet, 0.0, policy)
             assert len(found.commands) == instances
 
     return figure(

@@ -27,7 +27,7 @@ def host_lists(
 
 
 def naive(count: int, hosts: Sequence[Host]) -> tuple[dict[NodeId, int], NodeId | None]:
-    """PROTOCOL I4, one instance at a time: fewest of the artifact, then fewest in all, then in order."""
+    """Even spread, one instance at a time: fewest of the artifact, then fewest in all, then in order."""
     given_out: Counter[NodeId] = Counter()
     last: NodeId | None = None
     for _ in range(count):
@@ -140,7 +140,7 @@ def rankings(draw: st.DrawFn) -> tuple[Ranked, dict[NodeId, int]]:
 
 
 def naive_removals(count: int, ranked: Ranked, totals: dict[NodeId, int]) -> list[SliceKey]:
-    """PROTOCOL I6, one removal at a time."""
+    """The smallest change, one removal at a time."""
     left = [list(group) for group in ranked]
     total = dict(totals)
     chosen: list[SliceKey] = []

@@ -12,15 +12,8 @@ from cdm.dispatch.messages import ValuePut
 from cdm.manager.allocation import Ranking
 from cdm.manager.cluster import STABLE_AFTER, Cluster, Desired, SlicePut
 from cdm.manager.policy import Policy
-from cdm.manager.reconciliation import (
-    MAY_RUN,
-    NEVER_RAN,
-    Command,
-    LiveNode,
-    Plan,
-    reconcile,
-    settled,
-)
+from cdm.manager.reconciliation import WHOLE, Command, Plan, reconcile, settled
+from cdm.manager.standing import MAY_RUN, NEVER_RAN, Fleet, LiveNode
 from cdm.manager.status import refused_status, status_of
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE, Blueprint, Overrides
@@ -55,18 +48,26 @@ def plan(
     lost: Mapping[NodeId, float] | None = None,
 ) -> Plan:
     cluster = with_failures(puts, failed_unloading)
-    extra = more or {}
     return reconcile(
         APP,
         desired,
         cluster.group(APP),
-        places() if nodes is None else nodes,
-        lambda node: len(cluster.on_node.get(node, ())) + extra.get(node, 0),
+        fleet(cluster, places() if nodes is None else nodes, more, lost),
         now,
         POLICY,
         cursor,
-        lost=lost,
     )
+
+
+def fleet(
+    cluster: Cluster,
+    nodes: Mapping[NodeId, LiveNode],
+    more: Mapping[NodeId, int] | None = None,
+    lost: Mapping[NodeId, float] | None = None,
+    ranking: Ranking | None = None,
+) -> Fleet:
+    extra = more or {}
+    return Fleet(nodes, lambda node: len(cluster.on_node.get(node, ())) + extra.get(node, 0), lost or {}, ranking)
 
 
 def with_failures(puts: Iterable[SlicePut], failed_unloading: Iterable[SliceKey]) -> Cluster:
@@ -278,9 +279,7 @@ def test_a_failed_instance_visits_every_node_before_it_comes_back_to_one() -> No
     visited = []
     now = NOW
     for failures in range(3):
-        found = reconcile(
-            APP, wanted(1), cluster.group(APP), places(3), lambda node: len(cluster.on_node.get(node, ())), now, POLICY
-        )
+        found = reconcile(APP, wanted(1), cluster.group(APP), fleet(cluster, places(3)), now, POLICY)
         (load,) = (command for command in found.commands if command.state is S.LOAD)
         visited.append(load.key.node)
         cluster.put_slice(put(load.key.node, S.FAILED, load.key.ordinal, at=now, failures=failures))
@@ -508,12 +507,12 @@ def test_settled_is_a_matter_of_counts() -> None:
     ],
 )
 def test_the_status_says_what_is(puts: list[SlicePut], desired: Desired, unplaced: int, status: Status) -> None:
-    assert status_of(desired, group_of(*puts), unplaced, 3, 5) == status
+    assert status_of(desired, group_of(*puts), Plan(unplaced=unplaced), 5, open_nodes=True) == status
 
 
-@pytest.mark.parametrize(("open_nodes", "why"), [(0, "no node takes new slices"), (2, "has room")])
-def test_an_unschedulable_blueprint_says_why(open_nodes: int, why: str) -> None:
-    status = status_of(wanted(3), group_of(*active(1)), 2, open_nodes, 1)
+@pytest.mark.parametrize(("open_nodes", "why"), [(False, "no node takes new slices"), (True, "has room")])
+def test_an_unschedulable_blueprint_says_why(open_nodes: bool, why: str) -> None:
+    status = status_of(wanted(3), group_of(*active(1)), Plan(unplaced=2), 1, open_nodes=open_nodes)
     assert status.condition is Condition.UNSCHEDULABLE
     assert why in status.reason
     assert "2 of 3" in status.reason
@@ -521,21 +520,27 @@ def test_an_unschedulable_blueprint_says_why(open_nodes: int, why: str) -> None:
 
 def test_what_serves_on_a_draining_node_is_not_missing() -> None:
     """Seven are wanted, and the nodes that six of them serve on are draining."""
-    status = status_of(wanted(7), group_of(*active(*range(1, 7))), 7, 0, 1)
+    status = status_of(wanted(7), group_of(*active(*range(1, 7))), Plan(unplaced=7), 1, open_nodes=False)
     assert status.reason == "1 of 7 instances cannot be placed, and 6 cannot be moved: no node takes new slices"
-    status = status_of(wanted(6), group_of(*active(*range(1, 7))), 6, 0, 1)
+    status = status_of(wanted(6), group_of(*active(*range(1, 7))), Plan(unplaced=6), 1, open_nodes=False)
     assert status.reason == "6 cannot be moved: no node takes new slices"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9])
 def test_long_reasons_are_cut_and_none_hides_another(count: int) -> None:
     puts = [put(n(number), S.FAILED, reason=f"{number} " + "x" * 1000) for number in range(count)]
-    reason = status_of(wanted(count), group_of(*puts), 0, count, 1).reason
+    reason = status_of(wanted(count), group_of(*puts), WHOLE, 1, open_nodes=True).reason
     assert 400 < len(reason) <= 500
     for number in range(min(count, 3)):
         assert f" {number} xxx" in reason
     assert reason.count("x…") == min(count, 3)
     assert reason.endswith("; …") == (count > 3)
+
+
+def test_a_failure_of_which_nothing_is_owed_is_told_without_its_reason() -> None:
+    group = group_of(put(n(1), S.FAILED, reason="boom"))
+    group.owed.clear()
+    assert status_of(wanted(1), group, WHOLE, 1, open_nodes=True).reason == "1 failed: no reason given"
 
 
 def test_a_blueprint_whose_key_does_not_parse_has_a_status_too() -> None:
@@ -683,7 +688,7 @@ def test_every_plan_is_legal_exact_and_final(
         assert place.capacity is None or held + many <= place.capacity
     assert all(nodes[command.key.node].open for command in loads)
 
-    # I6: exactly the difference.
+    # The smallest change: exactly the difference.
     def overdue(each: SlicePut) -> bool:
         deadline = POLICY.deadline(each)
         return deadline is not None and deadline <= NOW
@@ -713,7 +718,7 @@ def test_every_plan_is_legal_exact_and_final(
         if found.unplaced == 0:
             assert missing == len(loads) + len(waiting)
 
-    # I6: what is removed is not yet active as long as there is such a one.
+    # The smallest change: what is removed is not yet active as long as there is such a one.
     if any(states[key] is S.ACTIVE for key in kept if key in unloaded):
         assert all(key in unloaded for key in kept if states[key] is not S.ACTIVE)
 
@@ -722,7 +727,7 @@ def test_every_plan_is_legal_exact_and_final(
     still = [key for key in serving if key not in unloaded]
     assert len(still) >= min(len(serving), instances)
 
-    # I5: once it is carried out, nothing is left to do.
+    # Reconciling what needs no change writes nothing: once it is carried out, nothing is left to do.
     cluster = with_failures(puts, unloading)
     for command in found.commands:
         if command.state is None:
@@ -734,8 +739,7 @@ def test_every_plan_is_legal_exact_and_final(
         APP,
         desired,
         cluster.group(APP),
-        nodes,
-        lambda node: len(cluster.on_node.get(node, ())) + more.get(node, 0),
+        fleet(cluster, nodes, more),
         NOW,
         POLICY,
         found.cursor,
@@ -757,16 +761,14 @@ def test_the_ranking_changes_the_cost_of_a_plan_and_nothing_else(
     desired, puts, nodes, unloading, more, cursor = situation
     cluster = with_failures(puts, unloading)
 
-    def total(node: NodeId) -> int:
-        return len(cluster.on_node.get(node, ())) + more.get(node, 0)
-
     ranking = Ranking()
-    for node, place in nodes.items():
-        if place.open and (place.capacity is None or total(node) < place.capacity):
-            ranking.put(node, total(node))
+    unranked, given = fleet(cluster, nodes, more), fleet(cluster, nodes, more, ranking=ranking)
+    for node, live in nodes.items():
+        if live.open and (live.capacity is None or unranked.total(node) < live.capacity):
+            ranking.put(node, unranked.total(node))
     group = cluster.group(APP)
-    plain = reconcile(APP, desired, group, nodes, total, NOW, POLICY, cursor)
-    ranked = reconcile(APP, desired, group, nodes, total, NOW, POLICY, cursor, ranking)
+    plain = reconcile(APP, desired, group, unranked, NOW, POLICY, cursor)
+    ranked = reconcile(APP, desired, group, given, NOW, POLICY, cursor)
     assert ranked == plain
 
 

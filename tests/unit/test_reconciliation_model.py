@@ -1,7 +1,8 @@
 """The manager against a model of the buckets: anything may happen in any order, and in the end all is well.
 
 While things happen, every command must be legal for the state that its key is in, both as the manager sees it and in
-the bucket. At rest (all agents answer, enough time has passed) PROTOCOL's I2, I5 and I9 hold.
+the bucket. At rest (all agents answer, enough time has passed) every blueprint has its instances or a status that says
+why not, dead nodes keep nothing, and a further round writes nothing.
 """
 
 from __future__ import annotations
@@ -240,13 +241,13 @@ class ClusterModel(RuleBasedStateMachine):
             self._check(artifact)
         known = {encode(BlueprintKey(artifact)) for artifact in world.blueprints}
         assert set(world.statuses) == known
-        assert set(world.topology.nodes) == set(world.nodes), "I9: the dead are known to be dead"
+        assert set(world.topology.nodes) == set(world.nodes), "the dead are known to be dead"
         decided, told = len(world.decided), len(world.told)
         for _ in range(3):
             world.tick(31.0)
             world.settle()
-        assert len(world.decided) == decided, "I5: what needs no change is written no order"
-        assert len(world.told) == told, "I5: … and no status"
+        assert len(world.decided) == decided, "what needs no change gets no order"
+        assert len(world.told) == told, "… and no status"
 
     def teardown(self) -> None:
         self.at_rest_all_is_well()
@@ -276,7 +277,7 @@ class ClusterModel(RuleBasedStateMachine):
             assert status.reason == refused[0]
         if valid is None:
             return  # there never was a valid one: nothing is changed
-        assert all(key.node in world.nodes for key in states), "I9: keys of dead nodes are deleted"
+        assert all(key.node in world.nodes for key in states), "keys of dead nodes are deleted"
         serving = {key for key, state in states.items() if state is S.ACTIVE}
         draining = {key for key in states if world.intents.get(key.node) is Schedule.DRAIN}
         placed = serving - draining
@@ -285,7 +286,7 @@ class ClusterModel(RuleBasedStateMachine):
             assert placed == set(states), "what failed, or drained and is replaced, is unloaded"
             assert refused or status.condition is Condition.READY
         else:
-            # I2: or a status that says why not.
+            # Or a status says why not.
             assert self._room() == 0, f"{len(placed)} of {valid.instances} placed, though there is room"
             assert refused or status.condition is Condition.UNSCHEDULABLE
             assert all(state in (S.ACTIVE, S.FAILED) for state in states.values())

@@ -512,7 +512,7 @@ def test_a_death_is_told_only_after_a_whole_ttl_of_hearing_nothing(script: list[
         assert (due is None) == (
             up_since is None or not any(isinstance(each, Missing) for each in world.topology.nodes.values())
         )
-    # I9: whoever stays away is dead in the end, and nobody else.
+    # Whoever stays away is dead in the end, and nobody else.
     world.router.route(Connected(now))
     missing = {node for node, each in world.topology.nodes.items() if isinstance(each, Missing)}
     present = set(world.topology.nodes) - missing

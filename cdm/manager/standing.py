@@ -1,0 +1,166 @@
+"""How a slice stands, judged by its state and its node alone: the first half of a decision. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+from enum import StrEnum, unique
+from math import inf
+
+from msgspec import Struct
+
+from cdm.manager.allocation import Ranking
+from cdm.manager.cluster import Group, SlicePut
+from cdm.manager.policy import Policy
+from cdm.model.artifact import NodeId
+from cdm.model.keys import SliceKey
+from cdm.model.slice import SliceState
+
+MAY_RUN = frozenset(
+    {
+        SliceState.ACTIVATE,  # the node may have begun, and its report be on its way
+        SliceState.ACTIVATING,
+        SliceState.ACTIVE,
+        SliceState.DEACTIVATE,
+        SliceState.DEACTIVATING,
+        SliceState.UNLOAD,
+        SliceState.UNLOADING,
+    }
+)
+"""States in which something of the slice may run on its node."""
+
+NEVER_RAN = frozenset({SliceState.LOAD, SliceState.LOADING, SliceState.LOADED})
+"""States of slices that were never told to run."""
+
+
+class LiveNode(Struct, frozen=True):
+    """A node that is not dead, as reconciliation sees it."""
+
+    node: NodeId
+    open: bool
+    """Takes new slices."""
+    draining: bool
+    """Is to be emptied."""
+    capacity: int | None = None
+    """Most slices that it takes; None: no limit."""
+
+
+class Fleet(Struct, frozen=True):
+    """The nodes at the time of a decision."""
+
+    nodes: Mapping[NodeId, LiveNode]
+    """Every node that is not dead."""
+    total: Callable[[NodeId], int]
+    """How many slices of all artifacts are on a node, commanded ones included."""
+    lost: Mapping[NodeId, float] = {}
+    """Nodes that died without a word, and when they were last heard, in seconds on this node's clock."""
+    ranking: Ranking | None = None
+    """The open nodes that have room, in order; None: they are put in order where that is needed."""
+
+    def has_room(self) -> bool:
+        """Whether any node takes one more slice."""
+        return any(
+            node.open and (node.capacity is None or self.total(name) < node.capacity)
+            for name, node in self.nodes.items()
+        )
+
+
+@unique
+class Standing(StrEnum):
+    """What a slice means for its artifact. Every slice has exactly one."""
+
+    LIVE = "live"
+    """It counts towards the wanted instances, and may stay."""
+    DRAINING = "draining"
+    """It serves until its replacement does: its node is to be emptied."""
+    EVACUATED = "evacuated"
+    """Like `DRAINING`, but it must not run twice: it is unloaded first, since its replacement has room elsewhere."""
+    STUCK = "stuck"
+    """It missed its deadline on the way up: it is unloaded, and replaced."""
+    FAILED = "failed"
+    """It failed, and is tried again when that is due."""
+    UNLOAD_FAILED = "unload failed"
+    """It failed while it was being unloaded, and is unloaded again when that is due."""
+    LEAVING = "leaving"
+    """It is being unloaded; one that must not run twice is waited for, however long that takes."""
+    UNANSWERED = "unanswered"
+    """Its node does not answer UNLOAD. The node gives up what is not its own when it looks at its keys again."""
+    UNHEARD = "unheard"
+    """Its node is lost; it must not run twice, and may still run there."""
+    GONE = "gone"
+    """Its node is dead, and nothing of it can still run."""
+
+    # The members are keys of dictionaries on the hot path, where Enum's own hash costs a Python call.
+    __hash__ = str.__hash__
+
+
+Standings = Mapping[Standing, list[SlicePut]]
+
+# On the hot path: before Python 3.12, looking a member up on its class takes ten times as long.
+_LIVE, _FAILED = Standing.LIVE, SliceState.FAILED
+
+
+def runs_unheard_for(put: SlicePut) -> float:
+    """Seconds for which an exclusive slice may run though its node is not heard; 0 for slices that may run twice."""
+    overrides = put.value.overrides
+    return (overrides.gone_after or 0.0) if overrides is not None else 0.0
+
+
+def exclusive(put: SlicePut) -> bool:
+    """Whether something of the slice may run, and must not run twice."""
+    return put.value.state in MAY_RUN and runs_unheard_for(put) > 0
+
+
+def gone_at(put: SlicePut, fleet: Fleet) -> float:
+    """When nothing of a slice can run any more on a node that is not live, in seconds on this node's clock."""
+    heard = fleet.lost.get(put.key.node)
+    return heard + runs_unheard_for(put) if heard is not None and exclusive(put) else -inf
+
+
+def standing_of(
+    put: SlicePut, failed_unloading: Container[SliceKey], fleet: Fleet, policy: Policy, now: float
+) -> Standing:
+    """Classify one slice.
+
+    Args:
+        put: the slice.
+        failed_unloading: the slices that failed while they were being unloaded.
+        fleet: the nodes.
+        policy: deadlines.
+        now: seconds on the clock that ``put.at`` is on.
+    """
+    key, state = put.key, put.value.state
+    node = fleet.nodes.get(key.node)
+    if node is None:
+        return Standing.UNHEARD if gone_at(put, fleet) > now else Standing.GONE
+    if state is _FAILED:
+        return Standing.UNLOAD_FAILED if key in failed_unloading else Standing.FAILED
+    deadline = policy.deadline(put)
+    overdue = deadline is not None and deadline <= now
+    if not state.live:
+        return Standing.UNANSWERED if overdue and not exclusive(put) else Standing.LEAVING
+    if overdue:
+        return Standing.STUCK
+    if node.draining:
+        return Standing.EVACUATED if exclusive(put) and fleet.has_room() else Standing.DRAINING
+    return _LIVE
+
+
+def sort(group: Group, fleet: Fleet, policy: Policy, now: float) -> Standings:
+    """All slices of an artifact by how they stand; every standing has a list."""
+    found: dict[Standing, list[SlicePut]] = {standing: [] for standing in Standing}
+    for put in group.slices.values():
+        found[standing_of(put, group.failed_unloading, fleet, policy, now)].append(put)
+    return found
+
+
+def lingering(standings: Standings) -> list[SlicePut]:
+    """Slices that are to stop, or whose node is lost, and that must not run twice and may still run."""
+    return [
+        put
+        for standing in _TO_STOP
+        for put in standings[standing]
+        if put.value.state not in NEVER_RAN and runs_unheard_for(put) > 0
+    ]
+
+
+_TO_STOP = (Standing.EVACUATED, Standing.STUCK, Standing.UNLOAD_FAILED, Standing.LEAVING, Standing.UNHEARD)
