@@ -276,10 +276,10 @@ def test_a_keeper_that_cannot_look_takes_nobody_for_gone(ending: Keeper, monkeyp
 def test_a_look_that_may_have_missed_somebody_is_no_proof(ending: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child of the keeper that ended while it looked: what it forked may be in no list."""
     ended = census.Process(99, os.getpid(), 99, 99, 1, zombie=True)
-    monkeypatch.setattr("cdm.runtimes.keeper.kin.census", lambda: {99: ended})
+    monkeypatch.setattr("cdm.runtimes.keeper.runs.census", lambda: {99: ended})
     ending._stop()
     stop_again(ending)
-    monkeypatch.setattr("cdm.runtimes.keeper.kin.DOUBT", 0.0)  # others may have children that end all the time
+    monkeypatch.setattr("cdm.runtimes.keeper.runs.DOUBT", 0.0)  # others may have children that end all the time
     stop_again(ending)
     assert ending._runs == {}
     assert ending._wait() is None

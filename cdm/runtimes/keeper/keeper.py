@@ -5,7 +5,7 @@ keeper only while the node does: when the node's end of their socket closes, for
 all that it started and to all that descend from it, and ends. It is the parent of every program, and of every orphan
 that a program leaves (PR_SET_CHILD_SUBREAPER), so that nothing escapes from its sight and no zombie stays. It has one
 thread, so that forking is safe, and keeps output and its cost away from the node's event loop. What belongs to a run
-says `cdm.runtimes.keeper.kin`.
+says `cdm.runtimes.keeper.runs`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cdm import clock
 from cdm.output.files import Scribe
 from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.cgroup import Cgroups
-from cdm.runtimes.keeper.kin import Kin
+from cdm.runtimes.keeper.runs import Kin
 from cdm.runtimes.keeper.packets import Outbox
 from cdm.runtimes.keeper.processes import Process, Record, boot, census, descendants, send
 from cdm.runtimes.keeper.protocol import (
