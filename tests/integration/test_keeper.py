@@ -22,8 +22,9 @@ from cdm.errors import SliceFailed
 from cdm.model.manifest import Line, Manifest, Readiness, Restart
 from cdm.output.files import Scribe
 from cdm.runtimes.keeper import processes as census
-from cdm.runtimes.keeper.keeper import Keeper, Run
+from cdm.runtimes.keeper.keeper import Keeper
 from cdm.runtimes.keeper.protocol import Heard, Lapse, Spawn, encode
+from cdm.runtimes.keeper.runs import Run, Stopping
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from tests.harness.proc import descriptors, exists, stranger
 from tests.harness.programs import READY, SHORT, STUBBORN, Stage, key_of, staged
@@ -149,7 +150,7 @@ class TestKeeper:
         await kill_keeper(stage)
         await eventually(lambda: stage.crashes)
         assert [(crash.key, crash.fatal) for crash in stage.crashes] == [(key, False)]
-        assert stage.crashes[0].reason.startswith("the process that keeps this node's slices died after ")
+        assert stage.crashes[0].reason.startswith("the process that keeps this node's slices died")
         assert stage.living == []
 
     async def test_after_a_while_its_death_is_forgotten(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +181,7 @@ def test_a_node_that_hears_nothing_keeps_nothing_from_being_stopped(tmp_path: Pa
     with node:
         with there:
             keeper = subprocess.Popen(
-                [sys.executable, "-m", "cdm.runtimes.keeper.keeper", str(there.fileno()), str(tmp_path), "token", "no"],
+                [sys.executable, "-m", "cdm.runtimes.keeper", str(there.fileno()), str(tmp_path), "token", "no"],
                 pass_fds=[there.fileno()],
             )
         node.send(encode(Heard(clock.now())))
@@ -246,18 +247,17 @@ def ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
     with node, there:
         keeper = Keeper(there, tmp_path, "token", None)
         spawn = Spawn("r", "", (), {}, "/", str(tmp_path))
-        run = Run(spawn, Scribe(tmp_path, spawn.logs), None)
-        run.stopping = run.reaped = True
-        keeper._runs["r"] = run
-        keeper._kin.add("r", run.pid, None)
-        keeper._changed = True
+        run = Run(spawn, 0, 0, {}, Scribe(tmp_path, spawn.logs), None)
+        run.exec_pipe, run.reaped, run.stopping = None, True, Stopping(None, float("inf"))
+        keeper._runs.add(run)
+        keeper._child_ended = True
         yield keeper
 
 
 def stop_again(keeper: Keeper) -> None:
     """The run is not gone yet, and looked for again soon; nothing else wakes the keeper."""
-    assert list(keeper._runs) == ["r"]
-    wait = keeper._wait()
+    assert [run.name for run in keeper._runs] == ["r"]
+    wait = keeper._timeout()
     assert wait is not None
     assert 0 < wait < 1
     time.sleep(wait)
@@ -269,8 +269,8 @@ def test_a_keeper_that_cannot_look_takes_nobody_for_gone(ending: Keeper, monkeyp
         patch.setattr("cdm.runtimes.keeper.keeper.reserve", few_descriptors)
         ending._stop()
     stop_again(ending)
-    assert ending._runs == {}
-    assert ending._wait() is None
+    assert not ending._runs
+    assert ending._timeout() is None
 
 
 def test_a_look_that_may_have_missed_somebody_is_no_proof(ending: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,8 +281,8 @@ def test_a_look_that_may_have_missed_somebody_is_no_proof(ending: Keeper, monkey
     stop_again(ending)
     monkeypatch.setattr("cdm.runtimes.keeper.runs.DOUBT", 0.0)  # others may have children that end all the time
     stop_again(ending)
-    assert ending._runs == {}
-    assert ending._wait() is None
+    assert not ending._runs
+    assert ending._timeout() is None
 
 
 @contextmanager
@@ -383,8 +383,8 @@ class TestPredecessor:
         with stranger() as someone:
             now = census.look(someone.pid)
             assert now is not None
-            census.Record(census.boot(), someone.pid, now.start - 1).write(folder / "a")
-            census.Record("another-boot", someone.pid, now.start).write(folder / "b")
+            census.RunRecord(census.boot(), someone.pid, now.start - 1).write(folder / "a")
+            census.RunRecord("another-boot", someone.pid, now.start).write(folder / "b")
             (folder / "c").write_text("nonsense")
             async with staged(tmp_path):
                 assert someone.poll() is None
@@ -398,7 +398,7 @@ class TestPredecessor:
             child = int(ours.stdout.readline())
             now = census.look(ours.pid)
             assert now is not None
-            census.Record(census.boot(), ours.pid, now.start).write(folder / "a")
+            census.RunRecord(census.boot(), ours.pid, now.start).write(folder / "a")
             async with staged(tmp_path):
                 assert not exists(ours.pid)
                 assert not exists(child)

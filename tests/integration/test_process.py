@@ -156,7 +156,7 @@ class TestPrograms:
             (Manifest(entry="bin/nothing"), "'bin/nothing' is not there"),
             (Manifest(entry="data"), "'data' is not executable"),
             (Manifest(entry="mystery"), "a script that begins with #!"),
-            (Manifest(entry="orphan"), "its interpreter is not there"),
+            (Manifest(entry="orphan"), "its interpreter is missing"),
             (Manifest(), "the artifact has 4 files"),
             (Manifest(entry="main.py", directory="nowhere"), "directory 'nowhere' is not there"),
             (Manifest(entry="main.py", args=("${NOPE}",)), "names NOPE"),

@@ -14,8 +14,9 @@ import pytest
 
 from cdm.model.manifest import Line, Logs, Manifest, Readiness, Restart, RestartPolicy
 from cdm.output.files import Scribe
-from cdm.runtimes.keeper.keeper import Keeper, Run
+from cdm.runtimes.keeper.keeper import Keeper
 from cdm.runtimes.keeper.protocol import Spawn
+from cdm.runtimes.keeper.runs import Run
 from tests.harness.proc import children, exists, read
 from tests.harness.programs import Stage, key_of, staged
 from tests.harness.waiting import eventually
@@ -177,7 +178,7 @@ def test_no_error_of_a_scribe_ends_the_keeper(
     node, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with node, other:
         keeper = Keeper(node, tmp_path, "token", None)
-        run = Run(Spawn("r", "", (), {}, "", ""), cast("Scribe", Broken()), None)
+        run = Run(Spawn("r", "", (), {}, "", ""), 0, 0, {}, cast("Scribe", Broken()), None)
         for data in (b"one\n", b"two\n", b""):
             read, write = os.pipe()
             os.write(write, data)

@@ -1,10 +1,10 @@
 """A control group (cgroup v2) for each run, where the node may make one.
 
-With it, no process can leave its run, whatever it does, all of a run are killed at once, and memory and processes are
-limited for all of them together. Without it, processes are found by session, ancestry and environment.
+With cgroups no process can leave its run, all processes of a run are killed at once, and memory and the number of
+processes are limited for all of them together. Without, processes are found by session, ancestry and environment.
 
-Nothing is made outside of the node's own control group, or of what systemd delegated to the unit (``Delegate=yes``,
-best with ``DelegateSubgroup=``: the kernel limits only groups whose parent holds no process itself).
+Groups are made only inside the node's own control group, or inside the one that systemd delegated to the unit
+(``Delegate=yes``, best with ``DelegateSubgroup=``: the kernel limits only groups whose parent holds no process).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CONTROLLERS = ("memory", "pids")
 
 
 def own_group(mounts: str, groups: str) -> Path | None:
-    """The node's own cgroup, from the text of /proc/self/mountinfo and /proc/self/cgroup. None: there is no v2."""
+    """The node's own cgroup, from the text of /proc/self/mountinfo and /proc/self/cgroup. None: no cgroup v2."""
     path = next((line[3:] for line in groups.splitlines() if line.startswith("0::")), None)
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
@@ -45,7 +45,7 @@ def _delegated(group: Path) -> bool:
 
 
 def _enable(group: Path) -> frozenset[str]:
-    """Have the group's children limited; returns by what they can be."""
+    """Turn the controllers on for the group's children; returns those that are on."""
     for controller in CONTROLLERS:
         with contextlib.suppress(OSError):
             (group / "cgroup.subtree_control").write_text(f"+{controller}")
@@ -60,7 +60,7 @@ class Cgroups:
 
     Args:
         base: the group that holds them all; it is made.
-        controllers: what they can be limited by.
+        controllers: which limits they can enforce.
     """
 
     def __init__(self, base: Path, controllers: frozenset[str]) -> None:
@@ -69,7 +69,7 @@ class Cgroups:
 
     @classmethod
     def candidates(cls, token: str) -> list[Path]:
-        """Where the runtime with this token may have its groups."""
+        """Where the runtime with this token may have its groups, best first."""
         own = _own()
         if own is None:
             return []
@@ -78,7 +78,7 @@ class Cgroups:
 
     @classmethod
     def make(cls, token: str) -> Cgroups | None:
-        """Make the group that holds all; None: not here."""
+        """Make the group that holds them all; None: cgroups cannot be used here."""
         for base in cls.candidates(token):
             try:
                 base.mkdir(exist_ok=True)
@@ -108,13 +108,13 @@ def enter(group: Path) -> None:
 
 
 def kill(group: Path) -> None:
-    """SIGKILL to all in the group, and in groups below it."""
+    """SIGKILL to all processes in the group and below it."""
     with contextlib.suppress(OSError):
         (group / "cgroup.kill").write_text("1")
 
 
 def members(group: Path) -> set[int]:
-    """Pids in the group, and below it; no zombies, which "populated" in cgroup.events may count."""
+    """Pids in the group and below it, without zombies, which "populated" in cgroup.events may count."""
     found: set[int] = set()
     for folder, _, _ in os.walk(group):
         with contextlib.suppress(OSError, ValueError):
@@ -123,7 +123,7 @@ def members(group: Path) -> set[int]:
 
 
 def remove(group: Path) -> None:
-    """Remove the group and those below it, as far as nothing lives there."""
+    """Remove the group and those below it, except where processes live."""
     for folder, _, _ in os.walk(group, topdown=False):
         with contextlib.suppress(OSError):
             Path(folder).rmdir()

@@ -1,11 +1,11 @@
-"""The keeper: a small process beside the node, which starts, reads, stops and reaps the programs of its slices.
+"""The keeper: a small process beside the node that starts, reads, stops and reaps the programs of its slices.
 
 It exists so that no program outlives its node. A program lives only while the keeper does (PR_SET_PDEATHSIG), and the
 keeper only while the node does: when the node's end of their socket closes, for whatever reason, it sends SIGKILL to
-all that it started and to all that descend from it, and ends. It is the parent of every program, and of every orphan
-that a program leaves (PR_SET_CHILD_SUBREAPER), so that nothing escapes from its sight and no zombie stays. It has one
-thread, so that forking is safe, and keeps output and its cost away from the node's event loop. What belongs to a run
-says `cdm.runtimes.keeper.runs`.
+all of its descendants, and ends. It is the parent of every program, and of every orphan that a program leaves
+(PR_SET_CHILD_SUBREAPER), so that it sees every process and leaves no zombie. It has one thread, so that forking is
+safe, and keeps the work of reading output away from the node's event loop. `cdm.runtimes.keeper.runs` says which
+processes belong to a run.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -27,65 +26,37 @@ from cdm import clock
 from cdm.output.files import Scribe
 from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.cgroup import Cgroups
-from cdm.runtimes.keeper.runs import Kin
-from cdm.runtimes.keeper.packets import Outbox
-from cdm.runtimes.keeper.processes import Process, Record, boot, census, descendants, send
+from cdm.runtimes.keeper.packets import PacketQueue
+from cdm.runtimes.keeper.processes import RunRecord, boot, census, descendants, send
 from cdm.runtimes.keeper.protocol import (
+    KILL_PATIENCE,
     MAX_PACKET,
+    RECORDS,
     Event,
     Exited,
     Gone,
     Heard,
     Lapsed,
-    Refused,
     Said,
     Spawn,
+    SpawnRefused,
     Started,
     Stop,
     decode_command,
     encode,
 )
-from cdm.runtimes.keeper.spawn import adopt_orphans, launch, problem_of, raise_open_files, reserve
+from cdm.runtimes.keeper.runs import KILL_INTERVAL, Run, Runs, Stopping
+from cdm.runtimes.keeper.spawn import launch, problem_of, raise_open_files, reserve
 
 CHUNK = 64 * 1024
 """Bytes read from one pipe before the others have their turn."""
 DRAIN = 16
-"""Chunks that are read of a pipe once nobody is left to write to it: it holds fewer."""
+"""Chunks that are read from a pipe once nobody is left to write to it: it holds fewer."""
 BURST = 64
-"""Commands that are taken at once."""
-INSIST = 0.05
-"""Seconds between SIGKILLs to what is still there: something may have been forked meanwhile."""
-KILL_PATIENCE = 5.0
-"""Seconds after the first SIGKILL when a run is reported as not to be stopped."""
-LOOK = 1.0
-"""Seconds between two looks whether a run has lapsed: nothing wakes us for it when the machine was suspended."""
-RECORDS = "running"
-"""Folder of the records of what runs."""
-
-
-class Run:
-    """One run, as the keeper sees it."""
-
-    def __init__(self, spawn: Spawn, scribe: Scribe, group: Path | None) -> None:
-        self.name = spawn.run
-        self.lapse = spawn.lapse
-        self.scribe = scribe
-        self.group = group
-        self.pid = 0
-        self.reaped = False
-        """Whether the program itself was; until then its pid, and its group's and session's number, are its own."""
-        self.problem = -1
-        """The pipe that tells whether exec succeeded."""
-        self.streams: dict[int, str] = {}
-        """Pipes that are open, and what they are."""
-        self.said = False
-        self.stopping = False
-        self.signal: int | None = None
-        """A stop signal that is still to be sent."""
-        self.deadline = float("inf")
-        """When SIGKILL is due next."""
-        self.killed: float | None = None
-        """When SIGKILL was sent first."""
+"""Commands that are read at once."""
+LAPSE_INTERVAL = 1.0
+"""Seconds between two checks whether a run has lapsed: no timer wakes us when the machine was suspended."""
+NEVER = float("inf")
 
 
 class Keeper:
@@ -100,26 +71,23 @@ class Keeper:
 
     def __init__(self, node: socket.socket, folder: Path, token: str, cgroups: Cgroups | None) -> None:
         self._node = node
-        self._outbox = Outbox(node)
+        self._packets = PacketQueue(node)
         self._records = folder / RECORDS
         self._cgroups = cgroups
         self._boot = boot()
         self._files = raise_open_files()
-        self._runs: dict[str, Run] = {}
-        self._by_pid: dict[int, Run] = {}
-        """By the pid of its program."""
-        self._kin = Kin(token)
+        self._runs = Runs(token)
         self._selector = selectors.DefaultSelector()
         self._watch(node.fileno(), self._on_node)
-        self._changed = False
-        """Whether a child ended since it was last looked who lives."""
-        self._again = float("inf")
-        """When to look again, though nothing happened."""
-        self._heard = float("-inf")
-        """When the last heartbeat was sent that NATS took."""
+        self._child_ended = False
+        """Whether a child ended since the last look at which processes live."""
+        self._next_look = NEVER
+        """When to look again though no child ended, on the monotonic clock."""
+        self._heard = -NEVER
+        """When the last heartbeat was sent that NATS accepted."""
         self._complained = False
-        """Whether an error that cost output was told: one trace is enough."""
-        self._over = False
+        """Whether an error that cost output was printed: one trace is enough."""
+        self._node_gone = False
 
     def run(self) -> None:
         """Serve the node until it is gone, then end everything."""
@@ -132,9 +100,9 @@ class Keeper:
         with contextlib.suppress(OSError):
             self._watch(os.pidfd_open(os.getppid()), self._on_node_dead)
         try:
-            while not self._over:
-                for key, _ in self._selector.select(self._wait()):
-                    if key.fd in self._selector.get_map():  # not closed by one before it
+            while not self._node_gone:
+                for key, _ in self._selector.select(self._timeout()):
+                    if key.fd in self._selector.get_map():  # the call before may have closed it
                         key.data()
                 self._reap()
                 self._lapse()
@@ -149,40 +117,40 @@ class Keeper:
         self._selector.unregister(descriptor)
         os.close(descriptor)
 
+    def _timeout(self) -> float | None:
+        due = min((run.stopping.deadline for run in self._runs if run.stopping), default=NEVER)
+        timeout = min(due, self._next_look) - time.monotonic()
+        if lapses := [run.lapse.after for run in self._runs if run.lapse is not None and not run.stopping]:
+            timeout = min(timeout, self._heard + min(lapses) - clock.now(), LAPSE_INTERVAL)
+        return None if timeout == NEVER else max(timeout, 0)
+
+    # The node
+
     def _tell(self, event: Event) -> None:
-        """Never waits: a node that is halted must not keep us from stopping what is to be stopped."""
-        self._outbox.send(encode(event))
+        """Never waits: a node that is halted must not keep the keeper from stopping runs."""
+        self._packets.send(encode(event))
         self._watch_node()
 
     def _watch_node(self) -> None:
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outbox.waiting else 0)
-        if self._selector.get_key(self._node).events != wanted:
-            self._selector.modify(self._node, wanted, self._on_node)
-
-    def _wait(self) -> float | None:
-        due = min((run.deadline for run in self._runs.values() if run.stopping), default=float("inf"))
-        wait = min(due, self._again) - time.monotonic()
-        if lapses := [run.lapse.after for run in self._runs.values() if run.lapse is not None and not run.stopping]:
-            wait = min(wait, self._heard + min(lapses) - clock.now(), LOOK)
-        return None if wait == float("inf") else max(wait, 0)
-
-    # What the node says
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._packets.waiting else 0)
+        if self._selector.get_key(self._node).events != events:
+            self._selector.modify(self._node, events, self._on_node)
 
     def _on_node_dead(self) -> None:
-        self._over = True
+        self._node_gone = True
 
     def _on_node(self) -> None:
-        self._outbox.flush()
+        self._packets.flush()
         self._watch_node()
         for _ in range(BURST):
             try:
                 packet = self._node.recv(MAX_PACKET)
             except BlockingIOError:
                 return
-            except ConnectionError:  # it did not read all that we said
+            except ConnectionError:  # it closed the socket with events unread
                 packet = b""
             if not packet:
-                self._over = True
+                self._node_gone = True
                 return
             match decode_command(packet):
                 case Spawn() as command:
@@ -192,6 +160,8 @@ class Keeper:
                 case Heard(at):
                     self._heard = max(self._heard, at)
 
+    # Starting
+
     def _spawn(self, spawn: Spawn) -> None:
         pipes: list[int] = []
         group: Path | None = None
@@ -200,60 +170,47 @@ class Keeper:
                 pipes += os.pipe()
             if self._cgroups is not None:
                 group = self._cgroups.add(spawn.run, spawn.limits)
-            run = Run(spawn, Scribe(Path(spawn.output), spawn.logs, spawn.line), group)
+            scribe = Scribe(Path(spawn.output), spawn.logs, spawn.line)
             grouped = frozenset() if self._cgroups is None else self._cgroups.controllers
-            run.pid, run.problem = launch(spawn, pipes[1], pipes[3], self._files, group, grouped)
+            pid, exec_pipe = launch(spawn, pipes[1], pipes[3], self._files, group, grouped)
         except OSError as error:  # no process, no file descriptor, no disk
             for descriptor in pipes:
                 os.close(descriptor)
             if group is not None:
                 cgroup.remove(group)
             full = f"this node has no file descriptors left for one more program (RLIMIT_NOFILE {self._files[1]})"
-            self._tell(Refused(spawn.run, full if error.errno == errno.EMFILE else str(error)))
+            self._tell(SpawnRefused(spawn.run, full if error.errno == errno.EMFILE else str(error)))
             return
-        self._runs[run.name] = self._by_pid[run.pid] = run
-        self._kin.add(run.name, run.pid, group)
         os.close(pipes[1])
         os.close(pipes[3])
-        for descriptor, stream in ((pipes[0], "out"), (pipes[2], "err")):
+        run = Run(spawn, pid, exec_pipe, {pipes[0]: "out", pipes[2]: "err"}, scribe, group)
+        self._runs.add(run)
+        for descriptor in run.streams:
             os.set_blocking(descriptor, False)
-            run.streams[descriptor] = stream
             self._watch(descriptor, partial(self._read, run, descriptor))
-        self._watch(run.problem, lambda: self._on_exec(run))
-        # Without its record a program is known by its mark still: a full disk is no reason not to run it.
+        self._watch(exec_pipe, lambda: self._on_exec(run, exec_pipe))
+        # A full disk is no reason not to run a program: without its record it is still known by its mark.
         with contextlib.suppress(OSError), reserve():
-            if process := self._kin.recognise(run.name, run.pid):
-                Record(self._boot, run.pid, process.start).write(self._records / run.name)
+            if process := self._runs.program(run):
+                RunRecord(self._boot, pid, process.start).write(self._records / run.name)
 
-    def _on_exec(self, run: Run) -> None:
+    def _on_exec(self, run: Run, exec_pipe: int) -> None:
         """The program runs, or could not be run."""
-        data = os.read(run.problem, 4096)
-        self._unwatch(run.problem)
-        run.problem = -1
+        data = os.read(exec_pipe, 4096)
+        self._unwatch(exec_pipe)
+        run.exec_pipe = None
         if not data:
             self._tell(Started(run.name, run.pid))
             return
         problem = problem_of(data)
-        self._tell(Refused(run.name, problem.text, problem.fatal))
+        self._tell(SpawnRefused(run.name, problem.text, problem.fatal))
         # The child is ending by itself: once it is reaped, nothing is left.
-        run.stopping, run.deadline, run.signal = True, time.monotonic(), None
+        run.stopping = Stopping(None, time.monotonic())
 
-    def _begin_stop(self, name: str, number: int, grace: float) -> None:
-        run = self._runs.get(name)
-        if run is None:
-            self._tell(Gone(name))
-            return
-        if not run.stopping:
-            run.stopping, run.signal = True, number
-        if run.problem >= 0:  # it is not the program yet, and would ignore a stop signal as we do
-            grace = 0
-        run.deadline = min(run.deadline, time.monotonic() + grace)
-        self._changed = True  # it may have ended by itself
-
-    # What the programs do
+    # Output
 
     def _read(self, run: Run, descriptor: int) -> bool:
-        """Take a chunk of output; returns whether there may be more."""
+        """Read a chunk of output; returns whether there may be more."""
         try:
             data = os.read(descriptor, CHUNK)
         except BlockingIOError:
@@ -274,7 +231,7 @@ class Keeper:
 
     @contextlib.contextmanager
     def _losing_output(self) -> Iterator[None]:
-        """Whatever is wrong with one slice's output, it is lost, and no more than that: all slices hang on us."""
+        """An error in keeping one slice's output costs that output and nothing else: every slice needs the keeper."""
         try:
             yield
         except Exception:  # noqa: BLE001  # see above
@@ -289,12 +246,14 @@ class Keeper:
                 if not self._read(run, descriptor):
                     break
 
+    # Ends
+
     def _on_child(self, wakeup: int) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(wakeup, CHUNK)
 
     def _reap(self) -> None:
-        """Take note of all children that ended: programs, and orphans that came to us."""
+        """Reap all children that ended: programs, and orphans that they left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -302,102 +261,99 @@ class Keeper:
                 return
             if not pid:
                 return
-            self._changed = True
-            run = self._by_pid.get(pid)
+            self._child_ended = True
+            run = self._runs.of_program(pid)
             if run is None or run.reaped:
                 continue
             run.reaped = True
-            if run.problem >= 0:
-                self._on_exec(run)
+            if run.exec_pipe is not None:
+                self._on_exec(run, run.exec_pipe)
             self._tell(Exited(run.name, os.waitstatus_to_exitcode(status)))
 
-    # Stopping
-
     def _lapse(self) -> None:
-        """Stop what must not run on while others cannot know that it does."""
+        """Stop runs with ``stop_after`` whose node is cut off: others may start the same slice elsewhere."""
         silent = clock.now() - self._heard
-        for run in list(self._runs.values()):
+        for run in self._runs:
             if run.lapse is not None and not run.stopping and silent >= run.lapse.after:
                 self._begin_stop(run.name, run.lapse.signal, run.lapse.grace)
                 self._tell(Lapsed(run.name))
 
-    def _stop(self) -> None:
-        """Signal what is to be signalled, and report what is gone. One look at the machine serves all."""
-        now = time.monotonic()
-        waiting = [run for run in self._runs.values() if run.stopping]
-        due = [run for run in waiting if run.signal is not None or run.deadline <= now]
-        # While the program itself lives there is no need to look who else does.
-        if self._again <= now:
-            self._again, self._changed = float("inf"), True
-        ended = [run for run in waiting if run.reaped and self._changed]
-        self._changed = False
-        if due or ended:
-            with reserve():
-                self._go_on(due, ended, now)
+    def _begin_stop(self, name: str, number: int, grace: float) -> None:
+        run = self._runs.named(name)
+        if run is None:
+            self._tell(Gone(name))
+            return
+        if run.stopping is None:
+            run.stopping = Stopping(number, NEVER)
+        if run.exec_pipe is not None:  # it is not the program yet, and would ignore a stop signal as we do
+            grace = 0
+        run.stopping.deadline = min(run.stopping.deadline, time.monotonic() + grace)
+        self._child_ended = True  # it may have ended by itself
 
-    def _go_on(self, due: list[Run], ended: list[Run], now: float) -> None:
+    def _stop(self) -> None:
+        """Send the signals that are due, and report the runs that are gone. One look at the machine serves all runs."""
+        now = time.monotonic()
+        if self._next_look <= now:
+            self._next_look, self._child_ended = NEVER, True
+        stopping = [(run, run.stopping) for run in self._runs if run.stopping]
+        # While its program lives a run is not gone: then there is no need to look.
+        if any(state.is_due(now) or (run.reaped and self._child_ended) for run, state in stopping):
+            with reserve():
+                self._signal(stopping, now, child_ended=self._child_ended)
+        self._child_ended = False
+
+    def _signal(self, stopping: list[tuple[Run, Stopping]], now: float, *, child_ended: bool) -> None:
         try:
-            living = self._kin.living()
+            living = self._runs.living()
         except OSError:  # no descriptors, no memory
-            living = {name: [] for name in self._runs}
-        for run in due:
-            if run.deadline <= now:
-                self._kill(run, living.get(run.name, []), now)
-            elif run.signal is not None:
-                self._signal(run, living.get(run.name, []), run.signal)
-            run.signal = None
-        for run in {run.name: run for run in (*ended, *due)}.values():
-            if run.reaped and run.name not in living:
+            living = {run.name: [] for run in self._runs}
+        for run, state in stopping:
+            seen = living.get(run.name)
+            due = state.is_due(now)
+            if state.deadline <= now:
+                state.killed = state.killed or now
+                state.deadline = now + KILL_INTERVAL
+                run.kill(seen or ())
+            elif state.signal is not None:
+                run.send(seen or (), state.signal)
+            state.signal = None
+            if not due and not (run.reaped and child_ended):
+                continue
+            if run.reaped and seen is None:
                 self._finish(run)
-            elif run.killed is not None and now - run.killed > KILL_PATIENCE:
-                run.stopping, run.killed, run.deadline = False, None, float("inf")
-                left = tuple(process.pid for process in living.get(run.name, []))
+            elif state.killed is not None and now - state.killed > KILL_PATIENCE:
+                run.stopping = None
+                left = tuple(process.pid for process in seen or ())
                 self._tell(Gone(run.name, run.scribe.last, left or (run.pid,)))
-            elif run.reaped and not living[run.name]:
-                self._again = now + INSIST
+            elif run.reaped and not seen:
+                self._next_look = now + KILL_INTERVAL
         if not self._runs:
             with contextlib.suppress(OSError):
                 self._kill_all()
 
-    def _signal(self, run: Run, living: Iterable[Process], number: int) -> None:
-        if not run.reaped:  # else the number of its group may be another's
-            for each in (number, signal.SIGCONT):  # what is stopped would not hear it
-                with contextlib.suppress(OSError):
-                    os.killpg(run.pid, each)
-        for process in living:
-            if run.reaped or process.group != run.pid:
-                send(process, number)
-                send(process, signal.SIGCONT)
-
-    def _kill(self, run: Run, living: Iterable[Process], now: float) -> None:
-        if run.killed is None:
-            run.killed = now
-        run.deadline = now + INSIST
-        if run.group is not None:
-            cgroup.kill(run.group)
-        self._signal(run, living, signal.SIGKILL)
-
     def _finish(self, run: Run) -> None:
         """Nothing of the run lives any more."""
-        if run.problem >= 0:
-            self._on_exec(run)
+        if run.exec_pipe is not None:
+            self._on_exec(run, run.exec_pipe)
         self._drain(run)
         for descriptor in list(run.streams):
             self._unwatch(descriptor)
-        with self._losing_output():
-            run.scribe.close()
+        self._put_away(run)
         if run.group is not None:
             cgroup.remove(run.group)
-        with contextlib.suppress(OSError):
-            (self._records / run.name).unlink()
-        self._kin.remove(run.name)
-        del self._runs[run.name]
-        if self._by_pid.get(run.pid) is run:
-            del self._by_pid[run.pid]
+        self._runs.remove(run)
         self._tell(Gone(run.name, run.scribe.last))
 
+    def _put_away(self, run: Run) -> None:
+        with self._losing_output():
+            run.scribe.close()
+        with contextlib.suppress(OSError):
+            (self._records / run.name).unlink()
+
+    # The end of all
+
     def _kill_all(self) -> None:
-        """SIGKILL to everything that descends from this process. Raises `OSError` where that cannot be told."""
+        """SIGKILL to every descendant of this process. Raises `OSError` where they cannot be told."""
         if self._cgroups is not None:
             cgroup.kill(self._cgroups.base)
         for process in descendants(census(), os.getpid()):
@@ -416,32 +372,14 @@ class Keeper:
         """The node is gone: end everything at once."""
         limit = time.monotonic() + KILL_PATIENCE
         with reserve():
-            # No child is left: nothing that descends from us is, for every orphan becomes a child of ours.
+            # Without children there are no descendants, for every orphan becomes a child of ours.
             while not self._childless() and time.monotonic() < limit:
                 with contextlib.suppress(OSError):
                     self._kill_all()
-                wait = time.monotonic() + INSIST
+                wait = time.monotonic() + KILL_INTERVAL
                 while not self._childless() and time.monotonic() < wait:
                     time.sleep(0.002)
-        for run in self._runs.values():
-            with self._losing_output():
-                run.scribe.close()
-            with contextlib.suppress(OSError):
-                (self._records / run.name).unlink()
+        for run in self._runs:
+            self._put_away(run)
         if self._cgroups is not None:
             cgroup.remove(self._cgroups.base)
-
-
-def main(descriptor: int, folder: str, token: str, grouped: bool) -> None:
-    """Keep until the node is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # Sent to all processes of a service or a terminal: the node hears it too, and stops us when it is done.
-        signal.signal(number, signal.SIG_IGN)
-    adopt_orphans()
-    node = socket.socket(fileno=descriptor)
-    node.set_inheritable(False)
-    Keeper(node, Path(folder), token, Cgroups.make(token) if grouped else None).run()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4] == "yes")

@@ -1,4 +1,4 @@
-"""Ends what a keeper that died left behind: nobody is its parent who could tell when it is gone."""
+"""Ends the processes that a dead keeper left behind. No parent of theirs is left to report their end, so we poll."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import anyio
 from cdm import clock
 from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.cgroup import Cgroups
-from cdm.runtimes.keeper.processes import Process, Record, census, relics, send
+from cdm.runtimes.keeper.processes import Process, RunRecord, census, left_behind, send
 from cdm.runtimes.keeper.protocol import MARK
 
 INTERVAL = 0.02
-"""Seconds between two looks at what was killed and is no child of ours: nothing tells when it is gone."""
+"""Seconds between two looks."""
 LOOKS = 3
-"""Looks in a row that must find nothing: one that forks and exits may be missed by any."""
+"""Looks in a row that must find nothing: each may miss a process that forks and exits."""
 PATIENCE = 10.0
-"""Seconds after which what is left is reported."""
+"""Seconds after which the processes that still live are reported."""
 
 
 async def sweep(folder: Path, token: str) -> list[Process]:
-    """SIGKILL to all that is marked or recorded as ours, until none is left; returns what is nevertheless.
+    """Send SIGKILL to every process that is marked or recorded as ours; returns those that live on after `PATIENCE`.
 
     Args:
-        folder: the records of what runs; they are deleted when nothing of it is left.
+        folder: the `RunRecord` files, which are deleted when none of the processes is left.
         token: what the runtime's runs are marked with.
 
     Raises:
-        OSError: it cannot be told what lives.
+        OSError: it cannot be told which processes live.
     """
     records = _records(folder)
     known = [record for record in records.values() if record is not None]
@@ -43,11 +43,13 @@ async def sweep(folder: Path, token: str) -> list[Process]:
         for group in groups:
             cgroup.kill(group)
         processes = census()
-        # Of a session whose first process was ours, all were: they stay known when the first one is gone.
+        # All processes of a recorded session are ours; they stay known when its first process is gone.
         found = {(each.pid, each.start): each for each in processes.values() if (each.pid, each.start) in found}
-        # A zombie that was sent SIGKILL has no threads that live on: it only waits for its parent.
+        # A zombie that was sent SIGKILL has no living threads: it only waits for its parent.
         left = [each for each in found.values() if not _reap(each) and not each.zombie]
-        new = [each for each in relics(processes, token, MARK.encode(), known) if (each.pid, each.start) not in found]
+        new = [
+            each for each in left_behind(processes, token, MARK.encode(), known) if (each.pid, each.start) not in found
+        ]
         found.update(((each.pid, each.start), each) for each in new)
         left += new
         empty = 0 if left or any(map(cgroup.members, groups)) else empty + 1
@@ -60,18 +62,18 @@ async def sweep(folder: Path, token: str) -> list[Process]:
         cgroup.remove(group)
     if not left:
         for path in records:
-            with contextlib.suppress(OSError):  # something else than a record: it is read as none
+            with contextlib.suppress(OSError):  # a folder, for instance, that somebody put there
                 path.unlink()
     return left
 
 
-def _records(folder: Path) -> dict[Path, Record | None]:
+def _records(folder: Path) -> dict[Path, RunRecord | None]:
     folder.mkdir(parents=True, exist_ok=True)
-    return {path: Record.read(path) for path in folder.iterdir()}
+    return {path: RunRecord.read(path) for path in folder.iterdir()}
 
 
 def _reap(process: Process) -> bool:
-    """Reap a killed orphan that came to us: we may be the first process of a container. Returns whether it is gone."""
+    """Reap an orphan if it is our child: we may be the first process of a container. Returns whether it is gone."""
     if process.parent != os.getpid():
         return False
     try:

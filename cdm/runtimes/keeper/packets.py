@@ -1,4 +1,4 @@
-"""Sends packets without ever waiting: neither end of the socket between node and keeper may be held up by the other."""
+"""Sends packets without ever waiting: neither end of the socket between node and keeper may hold up the other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 from collections import deque
 
 
-class Outbox:
+class PacketQueue:
     """What is on its way to the other end.
 
     Args:
@@ -20,11 +20,11 @@ class Outbox:
 
     @property
     def waiting(self) -> bool:
-        """Whether something is left for when the socket can be written to: `flush` is to be called then."""
+        """Whether packets are left: `flush` is to be called once the socket can be written to."""
         return bool(self._packets)
 
     def send(self, packet: bytes) -> None:
-        """Send it after all that was sent before. To an end that is closed by now it is lost: who reads hears of it."""
+        """Send it after all that was sent before. To an end that is closed by now it is lost; the reader notices."""
         self._packets.append(packet)
         if len(self._packets) == 1:
             self.flush()

@@ -1,6 +1,6 @@
 """What the node and its keeper say to each other: one message a packet, as MessagePack.
 
-The node commands, the keeper tells what happened. A run is one start of one slice's program, with a name of its own.
+The node sends commands, the keeper events. A run is one start of one slice's program, with a name of its own.
 """
 
 from __future__ import annotations
@@ -14,25 +14,29 @@ MARK = "CDM_RUN"
 """The environment variable by which processes of a slice are known, wherever they went: ``{token}.{run}``."""
 MAX_PACKET = 1 << 17
 """Longest message, in bytes; the kernel's default for a socket buffer allows little more."""
+KILL_PATIENCE = 5.0
+"""Seconds from the first SIGKILL after which a run is reported as impossible to stop."""
+RECORDS = "running"
+"""The folder, inside the runtime's own, that holds a `RunRecord` of each run."""
 
 
 class Lapse(Struct, frozen=True):
-    """When a run is to be stopped though nobody says so: the node may be cut off, or not even run."""
+    """When the keeper stops a run by itself: the node may be cut off from NATS, or frozen."""
 
     after: float
-    """Seconds without a heartbeat that was taken."""
+    """Seconds since the last heartbeat was sent that NATS accepted."""
     signal: int
     grace: float
     """Seconds from the signal to SIGKILL."""
 
 
 class Spawn(Struct, frozen=True, tag=True):
-    """Start a program; answered with `Started` or `Refused`."""
+    """Start a program; answered with `Started` or `SpawnRefused`."""
 
     run: str
     program: str
     arguments: tuple[str, ...]
-    """The first one is the name by which it is called."""
+    """The first one is the name that the program is called by."""
     environment: dict[str, str]
     directory: str
     output: str
@@ -40,7 +44,7 @@ class Spawn(Struct, frozen=True, tag=True):
     limits: Limits = Limits()
     logs: Logs = Logs()
     line: str | None = None
-    """The line on its standard output that is waited for."""
+    """A line on its standard output that is reported with `Said`."""
     lapse: Lapse | None = None
 
 
@@ -54,7 +58,7 @@ class Stop(Struct, frozen=True, tag=True):
 
 
 class Heard(Struct, frozen=True, tag=True):
-    """NATS took a heartbeat of the node."""
+    """NATS accepted a heartbeat of the node."""
 
     at: float
     """When it was sent, in seconds on the machine's clock (`cdm.clock`)."""
@@ -70,23 +74,23 @@ class Started(Struct, frozen=True, tag=True):
     pid: int
 
 
-class Refused(Struct, frozen=True, tag=True):
+class SpawnRefused(Struct, frozen=True, tag=True):
     """The program could not be run. Nothing is left of the run."""
 
     run: str
     problem: str
     fatal: bool = False
-    """Whether it will be the same when it is tried again."""
+    """Whether trying again soon would fail the same way."""
 
 
 class Said(Struct, frozen=True, tag=True):
-    """The line that is waited for was written."""
+    """The program wrote the line that is waited for."""
 
     run: str
 
 
 class Exited(Struct, frozen=True, tag=True):
-    """The program itself ended; others of the run may live on."""
+    """The program itself ended; other processes of the run may live on."""
 
     run: str
     status: int
@@ -94,7 +98,7 @@ class Exited(Struct, frozen=True, tag=True):
 
 
 class Lapsed(Struct, frozen=True, tag=True):
-    """The run is being stopped: no heartbeat was taken for too long."""
+    """The run is being stopped: NATS accepted no heartbeat for too long."""
 
     run: str
 
@@ -108,7 +112,7 @@ class Gone(Struct, frozen=True, tag=True):
     left: tuple[int, ...] = ()
 
 
-Event = Started | Refused | Said | Exited | Lapsed | Gone
+Event = Started | SpawnRefused | Said | Exited | Lapsed | Gone
 
 encode = msgspec.msgpack.Encoder().encode
 decode_command = msgspec.msgpack.Decoder(Command).decode

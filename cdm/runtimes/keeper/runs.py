@@ -1,26 +1,98 @@
-"""Which processes belong to which run, as the keeper sees them.
+"""The keeper's runs: what it knows of each, and which processes belong to it.
 
-What belongs to a run is what is in its cgroup; without one, what descends from its program or is in its session, and
-what has its mark in its environment. (A program that leaves its session, orphans itself and empties its environment is
-stopped with the last run.)
+A process belongs to a run if it is in the run's cgroup. Where there is none, it belongs to the run if it descends from
+the run's program, is in its session, or has its mark in the environment. (A program that leaves its session, orphans
+itself and empties its environment is stopped together with the last run.)
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from cdm.output.files import Scribe
 from cdm.runtimes.keeper import cgroup
-from cdm.runtimes.keeper.processes import Process, census, descendants, look, mark
-from cdm.runtimes.keeper.protocol import MARK
+from cdm.runtimes.keeper.processes import Process, census, descendants, look, mark, send
+from cdm.runtimes.keeper.protocol import MARK, Spawn
 
+KILL_INTERVAL = 0.05
+"""Seconds between SIGKILLs to what is still there: something may have been forked meanwhile."""
 DOUBT = 1.0
-"""Seconds after which nobody is there who could not be seen, whatever else ends meanwhile."""
+"""Seconds after which a run without visible processes is gone, whatever else ends meanwhile."""
 
 
-class Kin:
-    """The runs of one keeper, which calls this in its own process: it is the parent of every orphan.
+class Stopping:
+    """A run is being stopped.
+
+    Args:
+        number: the stop signal, which is still to be sent; None: none is.
+        deadline: when SIGKILL is due, on the monotonic clock.
+    """
+
+    def __init__(self, number: int | None, deadline: float) -> None:
+        self.signal = number
+        self.deadline = deadline
+        self.killed: float | None = None
+        """When SIGKILL was sent for the first time."""
+
+    def is_due(self, now: float) -> bool:
+        """Whether a signal is to be sent."""
+        return self.signal is not None or self.deadline <= now
+
+
+class Run:
+    """One run, from fork until nothing of it lives.
+
+    Args:
+        spawn: the command.
+        pid: of its program, and so the number of its process group and session.
+        exec_pipe: tells whether exec succeeded.
+        streams: its output: the pipes that are open, and what they are.
+        scribe: keeps its output.
+        group: its cgroup, if it has one.
+    """
+
+    def __init__(
+        self, spawn: Spawn, pid: int, exec_pipe: int, streams: dict[int, str], scribe: Scribe, group: Path | None
+    ) -> None:
+        self.name = spawn.run
+        self.lapse = spawn.lapse
+        self.pid = pid
+        self.exec_pipe: int | None = exec_pipe
+        """None: exec succeeded or failed, and that was reported."""
+        self.streams = streams
+        self.scribe = scribe
+        self.group = group
+        self.said = False
+        """Whether the line that is waited for was reported."""
+        self.reaped = False
+        """Whether the program itself was; until then its pid, and its group's and session's number, are its own."""
+        self.stopping: Stopping | None = None
+
+    def send(self, living: Iterable[Process], number: int) -> None:
+        """Signal all processes of the run."""
+        if not self.reaped:  # else the number of its group may be another's
+            for each in (number, signal.SIGCONT):  # a halted process would not react
+                with contextlib.suppress(OSError):
+                    os.killpg(self.pid, each)
+        for process in living:
+            if self.reaped or process.group != self.pid:
+                send(process, number)
+                send(process, signal.SIGCONT)
+
+    def kill(self, living: Iterable[Process]) -> None:
+        """SIGKILL to all processes of the run."""
+        if self.group is not None:
+            cgroup.kill(self.group)
+        self.send(living, signal.SIGKILL)
+
+
+class Runs:
+    """The runs of one keeper. Used in the keeper's own process only: it is the parent of every orphan.
 
     Args:
         token: tells the marks of this runtime's runs from those of others.
@@ -28,71 +100,84 @@ class Kin:
 
     def __init__(self, token: str) -> None:
         self._token = token
-        self._groups: dict[str, Path | None] = {}
-        """The runs, and the cgroup of each that has one."""
-        self._sessions: dict[int, str] = {}
-        """Runs by the pid of their program, which is its session too."""
+        self._runs: dict[str, Run] = {}
+        self._by_pid: dict[int, Run] = {}
+        """By the pid of the program, which is the number of its session too."""
         self._known: dict[tuple[int, int], str] = {}
-        """Whose processes were once found out to be, by pid and start time: some empty their environment later."""
+        """Processes, by pid and start time, that were seen to belong to a run: some empty their environment later."""
         self._missed: dict[str, float] = {}
-        """Since when nobody of a run was seen, though somebody may be there."""
+        """Since when no process of a run was seen, though one may be there."""
 
-    def add(self, run: str, pid: int, group: Path | None) -> None:
+    def __iter__(self) -> Iterator[Run]:
+        return iter(list(self._runs.values()))
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def named(self, name: str) -> Run | None:
+        """The run with this name, as long as something of it may live."""
+        return self._runs.get(name)
+
+    def of_program(self, pid: int) -> Run | None:
+        """The run whose program has this pid."""
+        return self._by_pid.get(pid)
+
+    def add(self, run: Run) -> None:
         """A run's program was started."""
-        self._groups[run] = group
-        self._sessions[pid] = run
+        self._runs[run.name] = self._by_pid[run.pid] = run
 
-    def remove(self, run: str) -> None:
+    def remove(self, run: Run) -> None:
         """Nothing of the run lives."""
-        del self._groups[run]
-        self._sessions = {pid: name for pid, name in self._sessions.items() if name != run}
+        del self._runs[run.name]
+        if self._by_pid.get(run.pid) is run:  # else the pid is another program's by now
+            del self._by_pid[run.pid]
 
-    def recognise(self, run: str, pid: int) -> Process | None:
-        """The program just started, known for the run's from now on. Raises `OSError` where it cannot be looked at."""
-        if process := look(pid):
-            self._known[pid, process.start] = run
+    def program(self, run: Run) -> Process | None:
+        """The program just started, known from now on. Raises `OSError` where it cannot be looked at."""
+        if process := look(run.pid):
+            self._known[run.pid, process.start] = run.name
         return process
 
     def living(self) -> dict[str, list[Process]]:
-        """Who lives, by run. Nobody of a run that is there: somebody may.
+        """The living processes, by run. An empty list: it cannot be said that none lives.
 
-        One that forks and exits is in no list for long, and what is forked meanwhile may be in none. But its parent, or
-        a parent of that, is then a child of ours that ended while we looked, for it is we who reap. Where there was
-        one whose it was nobody can say, no run is said to be gone.
+        A process that forks and exits is in no list for long, and what is forked while a list is made may be in none.
+        But then its parent, or a parent of that, is a child of ours that ended while we looked, for it is we who reap.
+        Where there was such a child that belongs to no known run, no run is said to be gone.
 
         Raises:
             OSError: it cannot be told.
         """
-        mine = descendants(census(), os.getpid())
+        ours = descendants(census(), os.getpid())
         known: dict[tuple[int, int], str] = {}
         found: dict[str, list[Process]] = {}
-        of: dict[int, str] = {}
-        for run, group in self._groups.items():
-            if group is not None:
-                of.update(dict.fromkeys(cgroup.members(group), run))
+        owner: dict[int, str] = {}
+        for run in self:
+            if run.group is not None:
+                owner.update(dict.fromkeys(cgroup.members(run.group), run.name))
         ended = False
-        for process in mine:  # parents come before their children
-            name = self._whose(process, of)
+        for process in ours:  # parents come before their children
+            name = self._owner(process, owner)
             if name is not None:
-                of[process.pid] = known[process.pid, process.start] = name
+                owner[process.pid] = known[process.pid, process.start] = name
                 found.setdefault(name, []).append(process)
             elif process.parent == os.getpid() and not ended:
                 latest = process if process.zombie else look(process.pid)
                 ended = latest is None or latest.zombie
         self._known = known
         now = time.monotonic()
-        doubtful = [run for run, group in self._groups.items() if ended and group is None and run not in found]
-        self._missed = {run: self._missed.get(run, now) for run in doubtful}
-        found.update({run: [] for run, since in self._missed.items() if now - since < DOUBT})
-        for run in set(of.values()):  # in its cgroup only since the list was made
-            found.setdefault(run, [])
+        doubtful = [run.name for run in self if ended and run.group is None and run.name not in found]
+        self._missed = {name: self._missed.get(name, now) for name in doubtful}
+        found.update({name: [] for name, since in self._missed.items() if now - since < DOUBT})
+        for name in set(owner.values()):  # in its cgroup only since the list was made
+            found.setdefault(name, [])
         return found
 
-    def _whose(self, process: Process, of: dict[int, str]) -> str | None:
-        name = of.get(process.pid) or of.get(process.parent) or self._known.get((process.pid, process.start))
-        if name is None:
-            name = self._sessions.get(process.session)
+    def _owner(self, process: Process, owner: dict[int, str]) -> str | None:
+        name = owner.get(process.pid) or owner.get(process.parent) or self._known.get((process.pid, process.start))
+        if name is None and (run := self._by_pid.get(process.session)):
+            name = run.name
         if name is None:
             token, _, name = (mark(process.pid, MARK.encode()) or "").partition(".")
             name = name if token == self._token else None
-        return name if name in self._groups else None
+        return name if name in self._runs else None

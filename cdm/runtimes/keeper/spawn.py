@@ -1,4 +1,4 @@
-"""From the keeper to a program: fork, set up, exec. The keeper has one thread, so that what is done between is safe."""
+"""From the keeper to a program: fork, set up, exec. The keeper has one thread, so Python may run between the two."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 """Loaded before any fork."""
 RESERVE = 16
-"""File descriptors that programs and their output cannot use up."""
+"""File descriptors that runs cannot use up."""
 
 LASTING = frozenset(
     {
@@ -31,33 +31,33 @@ LASTING = frozenset(
         *(errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP),
     }
 )
-"""Errors of chdir and exec that stay when it is tried again."""
+"""Errors of chdir and exec that trying again soon does not mend."""
 
 
 class Problem(NamedTuple):
-    """Why a program could not be run; written by the child to its parent."""
+    """Why a program could not be run; the child writes it to its parent."""
 
     text: str
     fatal: bool
-    """Whether it will be the same when it is tried again."""
+    """Whether trying again soon would fail the same way."""
 
 
 class Launched(NamedTuple):
-    """A process that was forked, and is about to be the program."""
+    """A process that was forked, and is about to become the program."""
 
     pid: int
-    problem: int
-    """A pipe: it ends when exec has succeeded, else a `Problem` comes out of it."""
+    exec_pipe: int
+    """It ends when exec has succeeded; else a `Problem` comes out of it."""
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of all its descendants whose own parent ended: it learns of their end, and reaps."""
+    """Make this process the parent of all its descendants whose own parent ended, so that it can reap them."""
     if _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def raise_open_files() -> tuple[int, int]:
-    """Allow this process as many files as it can have (three a run) but for a `reserve`; returns the limits before."""
+    """Raise this process's limit of open files (a run takes three), less a `reserve`; returns the limits before."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[1] - RESERVE, before[1] // 2), before[1]))
     return before
@@ -65,7 +65,7 @@ def raise_open_files() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def reserve() -> Iterator[None]:
-    """Allow the last files too: it takes some to see who lives, and nothing can be stopped without."""
+    """Allow the last descriptors too: stopping a run takes some, to see which processes live."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
@@ -75,14 +75,14 @@ def reserve() -> Iterator[None]:
 
 
 def rlimits(limits: Limits, *, grouped: frozenset[str] = frozenset()) -> dict[int, int]:
-    """What limits mean for each process of a run.
+    """The rlimits of each process of a run.
 
     Memory is RLIMIT_DATA: RLIMIT_AS would count address space that is only reserved. RLIMIT_NPROC counts all processes
-    of the user, whatever slice they belong to, so that it stands in only where there is no cgroup for it.
+    of the user, whatever slice they belong to, so it is used only where no cgroup limits processes.
 
     Args:
         limits: the manifest's.
-        grouped: what the run's cgroup limits.
+        grouped: the controllers of the run's cgroup.
     """
     wanted = {
         resource.RLIMIT_DATA: limits.memory,
@@ -102,9 +102,9 @@ def launch(
     Args:
         spawn: what to run.
         out, err: pipes for its standard output and standard error.
-        files: RLIMIT_NOFILE that it has unless its limits say otherwise.
+        files: its RLIMIT_NOFILE, unless ``spawn.limits`` says otherwise.
         group: its cgroup.
-        grouped: what the cgroup limits.
+        grouped: the controllers of the cgroup.
     """
     keeper = os.getpid()
     read, write = os.pipe()
@@ -135,7 +135,7 @@ def _become(
         signal.set_wakeup_fd(-1)
         os.setsid()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != keeper:  # it died before it could be noticed
+        if os.getppid() != keeper:  # it died before PR_SET_PDEATHSIG
             os._exit(127)
         if group is not None:
             step = "cgroup"
@@ -159,8 +159,8 @@ def _become(
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         step = spawn.program
-        os.execve(spawn.program, spawn.arguments, spawn.environment)  # noqa: S606  # no shell is wanted
-    except BaseException as error:  # noqa: BLE001  # whatever it is: this process must not go on as a second keeper
+        os.execve(spawn.program, spawn.arguments, spawn.environment)  # noqa: S606  # no shell
+    except BaseException as error:  # noqa: BLE001  # this process must not go on as a second keeper
         number = error.errno if isinstance(error, OSError) and error.errno else 0
         reason = os.strerror(number) if number else f"{type(error).__name__}: {error}"
         if step == spawn.program:
@@ -172,19 +172,19 @@ def _become(
 
 
 def _why_not(program: str, number: int) -> str | None:
-    """What the system means by an error of exec that says something else to people."""
+    """A clearer text for errors of exec whose own text misleads."""
     if number == errno.ENOEXEC:
         return "is neither a program for this machine nor a script that begins with #!"
     if number == errno.ENOENT:
         with contextlib.suppress(OSError), Path(program).open("rb") as file:
             first = file.readline(256).decode(errors="replace")
             if first.startswith("#!"):
-                return f"its interpreter is not there: {first.removesuffix(chr(10))!r}"
+                return f"its interpreter is missing: {first.removesuffix(chr(10))!r}"
     return None
 
 
 def problem_of(data: bytes) -> Problem:
-    """Read what a child wrote."""
+    """Read what a child wrote to its exec pipe."""
     try:
         return msgspec.json.decode(data, type=Problem)
     except msgspec.DecodeError:

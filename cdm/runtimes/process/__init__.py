@@ -1,1 +1,6 @@
-"""Slices as processes of the machine: the node's side of the keeper's socket."""
+"""Slices as processes of this machine: the node's side of the keeper's socket.
+
+``runtime`` is what the agent calls, ``slice`` the life of one slice, ``supervisor`` keeps a keeper going, ``link`` is
+the connection to it and ``handle`` what is known of one run. ``command``, ``checks`` and ``restart`` decide for a slice
+what to run, whether it is ready or alive, and whether to start it again.
+"""

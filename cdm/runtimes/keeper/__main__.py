@@ -1,0 +1,26 @@
+"""Starts the keeper: ``python -m cdm.runtimes.keeper SOCKET FOLDER TOKEN yes|no`` (whether to use cgroups)."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from cdm.runtimes.keeper.cgroup import Cgroups
+from cdm.runtimes.keeper.keeper import Keeper
+from cdm.runtimes.keeper.spawn import adopt_orphans
+
+
+def main(descriptor: int, folder: str, token: str, grouped: bool) -> None:
+    """Serve the node until it is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Sent to all processes of a service or a terminal: the node hears it too, and stops us when it is done.
+        signal.signal(number, signal.SIG_IGN)
+    adopt_orphans()
+    node = socket.socket(fileno=descriptor)
+    node.set_inheritable(False)
+    Keeper(node, Path(folder), token, Cgroups.make(token) if grouped else None).run()
+
+
+main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4] == "yes")

@@ -1,0 +1,93 @@
+"""One run of a slice's program, as the node knows it from its keeper's events."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from cdm import clock
+from cdm.runtimes.keeper.protocol import Event, Exited, Gone, Lapsed, Said, SpawnRefused, Started
+
+LOST = "the process that keeps this node's slices died"
+CUT_OFF = "stopped: NATS accepted no heartbeat of this node for too long (stop_after)"
+
+
+class RunHandle:
+    """What is known of one run."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.begun = clock.now()
+        self.ended: Exited | SpawnRefused | None = None
+        """How the program itself ended; None: it has not, or its keeper died first."""
+        self.excused = False
+        """Whether it ended because its keeper died, which does not count as its failure."""
+        self.lapsed = False
+        """Whether it was stopped because no heartbeat was accepted for too long."""
+        self.lacking = ""
+        """What it lacks to be ready, as far as a check told."""
+        self.last: tuple[str, ...] = ()
+        """The last lines of its output, once it is gone."""
+        self.left: tuple[int, ...] = ()
+        """Processes that could not be stopped."""
+        self.started = asyncio.Event()
+        """The program runs, or never will."""
+        self.said = asyncio.Event()
+        """The program wrote the line that is waited for."""
+        self.over = asyncio.Event()
+        """The program itself ended, or never was."""
+        self.gone = asyncio.Event()
+        """No process of it lives; or, where some are `left`, SIGKILL did not end them."""
+
+    def on_event(self, event: Event) -> None:
+        """Note what happened."""
+        match event:
+            case Started():
+                self.started.set()
+            case Exited() | SpawnRefused():
+                if not self.over.is_set():
+                    self.ended = event
+                self.started.set()
+                self.over.set()
+            case Said():
+                self.said.set()
+            case Lapsed():
+                self.lapsed = True
+            case Gone(_, last, left):
+                self.last, self.left = last, left
+                self.end()
+
+    def end(self) -> None:
+        """Nothing more will happen, unless something was left."""
+        self.started.set()
+        if not self.left:
+            self.over.set()
+        self.gone.set()
+
+    @property
+    def clean(self) -> bool:
+        """Whether the program ended with exit status 0."""
+        return isinstance(self.ended, Exited) and self.ended.status == 0
+
+    @property
+    def unfit(self) -> bool:
+        """Whether the program could not be run, and trying again soon would fail the same way."""
+        return isinstance(self.ended, SpawnRefused) and self.ended.fatal
+
+    @property
+    def ending(self) -> str:
+        """How it ended, in words."""
+        if self.lapsed:
+            return CUT_OFF
+        match self.ended:
+            case None:
+                return LOST
+            case SpawnRefused(_, problem):
+                return problem
+            case Exited(_, status) if status >= 0:
+                return f"exit status {status}"
+            case Exited(_, status):
+                try:
+                    return f"killed by {signal.Signals(-status).name}"
+                except ValueError:
+                    return f"killed by signal {-status}"

@@ -1,0 +1,357 @@
+"""The life of one slice: at most one run at a time, started again when it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Collection, Coroutine
+from enum import Enum, auto
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import anyio
+
+from cdm import clock
+from cdm.errors import SliceFailed
+from cdm.log import Log
+from cdm.model.keys import SliceKey
+from cdm.model.manifest import Http, Line, Liveness, Tcp, Up
+from cdm.runtimes import Work
+from cdm.runtimes.keeper.protocol import Lapse, Spawn
+from cdm.runtimes.process.checks import probe
+from cdm.runtimes.process.command import prepare
+from cdm.runtimes.process.handle import CUT_OFF, RunHandle
+from cdm.runtimes.process.restart import Again, decide
+from cdm.runtimes.process.supervisor import Keeping
+
+log = Log("cdm.process")
+
+PROBE_TIMEOUT = 5.0
+"""Seconds that one check for readiness may take."""
+
+T = TypeVar("T")
+
+
+class Host(Protocol):
+    """What a slice needs of its runtime."""
+
+    @property
+    def keeping(self) -> Keeping:
+        """Starts and stops programs. Raises `SliceFailed` while the runtime is not started."""
+
+    def ports(self, but: Slice) -> Collection[int]:
+        """The ports that other slices have."""
+
+    def output_folder(self, key: SliceKey) -> Path:
+        """Where a slice's output goes."""
+
+    def crashed(self, key: SliceKey, reason: str, fatal: bool) -> None:
+        """A slice that was active ended, and is not started again."""
+
+
+class Phase(Enum):
+    """Where a slice is in its life.
+
+    ::
+
+        LOADED ── activate ──> STARTING ── ready ──> ACTIVE ── ended ──> RESTARTING ── ready ──> ACTIVE
+                                  │                    │                     │
+                                  └────────────────────┴──────────┬──────────┘
+                                    deactivate, cancelled, failed, given up
+                                                                  │
+        LOADED <── no process lives ────────────────────────── STOPPING <── deactivate, activate ── STUCK
+                                                                  └── SIGKILL does not end it ──> STUCK
+    """
+
+    LOADED = auto()
+    """No process of it lives."""
+    STARTING = auto()
+    ACTIVE = auto()
+    RESTARTING = auto()
+    """It ended by itself, and is stopped, waits, or starts anew."""
+    STOPPING = auto()
+    STUCK = auto()
+    """A process of it could not be ended."""
+
+
+class Life:
+    """One passage from STARTING, or from STUCK, to LOADED."""
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        """Cancelled to stop it."""
+        self.settled = anyio.Event()
+        """It became active, or never will."""
+        self.over = anyio.Event()
+        """The slice is LOADED or STUCK."""
+        self.failure: Exception | None = SliceFailed("was stopped before it was ready")
+        """Why it did not become active; None: it did."""
+        self.stuck: SliceFailed | None = None
+        """Why it could not be stopped."""
+
+
+class Slice:
+    """One slice that is loaded.
+
+    Args:
+        work: what it runs.
+        host: its runtime.
+    """
+
+    def __init__(self, work: Work, host: Host) -> None:
+        self.key = work.key
+        self.work = work
+        self.phase = Phase.LOADED
+        self.port: int | None = None
+        """The port that it was given; it keeps it when it is started again by itself, for others know it."""
+        self._host = host
+        self._run: RunHandle | None = None
+        """What may have living processes."""
+        self._life = Life()
+        """The present one, or the last."""
+
+    @property
+    def active(self) -> bool:
+        """Whether it serves, or is started again without being asked."""
+        return self.phase in (Phase.ACTIVE, Phase.RESTARTING)
+
+    async def activate(self) -> int | None:
+        """Start it, and wait until it is ready; returns its port. Raises `SliceFailed`."""
+        if self.active:
+            return self.port
+        await self.deactivate()  # after a call that was cancelled
+        life = self._begin_life(Phase.STARTING, self._live)
+        try:
+            await life.settled.wait()
+        except BaseException:
+            life.scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await life.over.wait()
+            raise
+        if life.failure is not None:
+            raise life.failure
+        return self.port
+
+    async def deactivate(self) -> None:
+        """Stop it. The stop goes on where the caller is cancelled. Raises `SliceFailed` where something lives on."""
+        self.port = None
+        if self.phase is Phase.LOADED:
+            return
+        life = self._begin_life(Phase.STOPPING, self._finish) if self.phase is Phase.STUCK else self._life
+        self.phase = Phase.STOPPING
+        life.scope.cancel()
+        await life.over.wait()
+        if life.stuck is not None:
+            raise life.stuck
+
+    def _begin_life(self, phase: Phase, run: Callable[[Life], Coroutine[object, object, None]]) -> Life:
+        tasks = self._host.keeping.tasks
+        life = self._life = Life()
+        self.phase = phase
+        tasks.start_soon(run, life, name=f"slice {self.key}")
+        return life
+
+    async def _live(self, life: Life) -> None:
+        """Start it, keep it going until that is no use or it is to be stopped, and stop it."""
+        given_up: tuple[str, bool] | None = None
+        try:
+            with life.scope:
+                await self._begin()
+                self.phase = Phase.ACTIVE
+                life.failure = None
+                life.settled.set()
+                given_up = await self._until_hopeless()
+        except Exception as error:  # an error of ours must not look like a slice that runs
+            if not isinstance(error, SliceFailed):
+                log.exception("running a slice failed", slice=str(self.key))
+            if life.settled.is_set():
+                given_up = f"{type(error).__name__}: {error}", False
+            else:
+                life.failure = error
+        finally:
+            await self._finish(life)
+        if given_up is not None and not life.scope.cancel_called:
+            self._host.crashed(self.key, *given_up)
+
+    async def _finish(self, life: Life) -> None:
+        self.phase = Phase.STOPPING
+        try:
+            await self._stop()
+        except SliceFailed as error:
+            life.stuck = error
+        finally:
+            self.phase = Phase.LOADED if self._run is None else Phase.STUCK
+            life.over.set()
+            life.settled.set()
+
+    # Starting
+
+    async def _begin(self) -> None:
+        """Start a run, and wait until it is ready. Raises `SliceFailed` once it is stopped, if it can be."""
+        readiness = self.work.manifest.readiness
+        with anyio.move_on_after(readiness.timeout) as scope:
+            self._run = await self._spawn()
+            await self._until_ready(self._run)
+        run = self._run
+        if scope.cancelled_caught:
+            lacking = run.lacking if run else ""
+            problem = f"not ready within {readiness.timeout:g} s" + (f" ({lacking})" if lacking else "")
+        elif run is not None and run.over.is_set():
+            problem = run.ending
+        else:
+            return
+        raise SliceFailed(_reason(problem, await self._clear_up()), fatal=run is not None and run.unfit)
+
+    async def _spawn(self) -> RunHandle:
+        if self._cut_off:
+            raise SliceFailed(CUT_OFF)
+        keeping = self._host.keeping
+        await keeping.ready()
+        name = keeping.name()
+        program = prepare(self.work, keeping.mark(name), os.environ, self._host.ports(self), self.port)
+        self.port = program.port
+        manifest = self.work.manifest
+        check = manifest.readiness.check
+        lapse = None
+        if self.work.stop_after is not None:
+            lapse = Lapse(self.work.stop_after, self._stop_signal, manifest.stop_grace)
+        return keeping.spawn(
+            Spawn(
+                name,
+                program.path,
+                program.arguments,
+                program.environment,
+                program.directory,
+                str(self._host.output_folder(self.key)),
+                manifest.limits,
+                manifest.logs,
+                check.text if isinstance(check, Line) else None,
+                lapse,
+            )
+        )
+
+    @property
+    def _stop_signal(self) -> signal.Signals:
+        return signal.Signals[self.work.manifest.stop_signal]
+
+    @property
+    def _cut_off(self) -> bool:
+        """Whether it must not run now: others may start it elsewhere."""
+        return self.work.stop_after is not None and self._host.keeping.silent_for() >= self.work.stop_after
+
+    async def _until_ready(self, run: RunHandle) -> None:
+        """Wait until the run is ready, or over."""
+        await run.started.wait()
+        readiness = self.work.manifest.readiness
+        match readiness.check:
+            case None:
+                pass
+            case Up(seconds):
+                await _unless_over(run, partial(anyio.sleep, seconds))
+            case Line(text):
+                run.lacking = f"the line {text!r} was not written"
+                await _unless_over(run, run.said.wait)
+            case Tcp() | Http() as check:
+                await _unless_over(run, partial(self._until_answered, run, check, readiness.interval))
+
+    async def _until_answered(self, run: RunHandle, check: Tcp | Http, interval: float) -> None:
+        while problem := await probe(check, self.port or 0, PROBE_TIMEOUT):
+            run.lacking = problem
+            await anyio.sleep(interval)
+
+    # Stopping
+
+    async def _stop(self) -> None:
+        """Stop the run, if there is one. Raises `SliceFailed`; then it stays the present run."""
+        run = self._run
+        if run is not None:
+            # What is left of a program that ended by itself is not asked.
+            grace = 0 if run.over.is_set() else self.work.manifest.stop_grace
+            await self._host.keeping.stop(run, self._stop_signal, grace)
+            self._run = None
+
+    async def _clear_up(self) -> tuple[str, ...]:
+        """Stop the run; returns its last lines."""
+        run = self._run
+        try:
+            await self._stop()
+        except SliceFailed as error:
+            log.error("slice is not stopped", slice=str(self.key), reason=str(error))
+        return () if run is None else run.last
+
+    # Keeping it going
+
+    async def _until_hopeless(self) -> tuple[str, bool]:
+        """Start the slice again whenever it ends; returns why that is no use any more, and whether it is fatal."""
+        failures = 0
+        while True:
+            run = self._run
+            assert run is not None
+            problem = await self._until_over(run)
+            self.phase = Phase.RESTARTING
+            uptime = clock.now() - run.begun
+            clean = run.clean and problem is None
+            reason = _reason(f"{problem or run.ending} after {uptime:.1f} s", await self._clear_up())
+            if self._run is not None:  # never two of them
+                return f"{reason}; it cannot be stopped", False
+            if run.lapsed:
+                return reason, False
+            excused = run.excused
+            while True:
+                if excused:
+                    delay, excused = 0.0, False
+                else:
+                    verdict = decide(self.work.manifest.restart, failures, uptime, clean=clean)
+                    if not isinstance(verdict, Again):
+                        return f"{reason}; {verdict.why}", False
+                    delay, failures = verdict
+                log.warning("slice is started again", slice=str(self.key), reason=reason, delay=delay)
+                await anyio.sleep(delay)
+                uptime, clean = 0.0, False
+                try:
+                    await self._begin()
+                except SliceFailed as error:
+                    reason = str(error)
+                    if error.fatal or self._run is not None or self._cut_off:
+                        return reason, error.fatal
+                else:
+                    self.phase = Phase.ACTIVE
+                    break
+
+    async def _until_over(self, run: RunHandle) -> str | None:
+        """Wait until the program ended, or is not alive; returns what was wrong in the second case."""
+        liveness = self.work.manifest.liveness
+        if liveness is None:
+            await run.over.wait()
+            return None
+        return await _unless_over(run, partial(self._until_dead, liveness))
+
+    async def _until_dead(self, liveness: Liveness) -> str:
+        failed = 0
+        while True:
+            await anyio.sleep(liveness.interval)
+            problem = await probe(liveness.check, self.port or 0, liveness.timeout)
+            failed = failed + 1 if problem else 0
+            if failed >= liveness.failures:
+                return f"not alive ({problem}, {failed} times in a row)"
+
+
+async def _unless_over(run: RunHandle, wait: Callable[[], Coroutine[object, object, T]]) -> T | None:
+    """Wait for something as long as the program runs; returns None when that ended first."""
+    result: T | None = None
+    async with anyio.create_task_group() as tasks:
+
+        async def over() -> None:
+            await run.over.wait()
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(over)
+        result = await wait()
+        tasks.cancel_scope.cancel()
+    return result
+
+
+def _reason(problem: str, last: tuple[str, ...]) -> str:
+    lines = [line for line in last if line]
+    return f"{problem}; last output: {' | '.join(lines)}" if lines else problem
