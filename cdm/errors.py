@@ -1,35 +1,35 @@
-"""Every error that cdm raises, in one tree.
+"""Every error that cdm raises, in one tree; each class says when it is raised.
 
 ::
 
     CdmError
-    ├── ModelError (ValueError)     a value that cannot exist was asked for
-    │   ├── InvalidArtifact         not group:name:version
-    │   ├── InvalidNodeId           not a usable node id
-    │   ├── InvalidBlueprint        a blueprint that cannot be served; names the field
-    │   ├── InvalidContent          a file, folder or archive that cannot be an artifact's content
-    │   ├── InvalidKey              a bucket key that is not one of ours
-    │   ├── InvalidManifest         a manifest that cannot be obeyed; names the field
-    │   └── InvalidValue            the bytes under a good key do not hold its type
-    ├── WiringError (TypeError)     a receiver or a message without its counterpart
-    ├── StoreError                  NATS said no, or said nothing
-    │   ├── Unreachable             no server answered
-    │   ├── Untrusted               a server's certificate cannot be trusted
-    │   ├── AccessDenied            the server refused the credentials or a subject
-    │   ├── Unsuitable              the server is too old, or has no JetStream
-    │   ├── BucketMissing           a bucket is not there, and was not to be created
-    │   ├── ArtifactMissing         no such artifact was pushed
-    │   ├── ArtifactDamaged         an artifact's stored bytes are not those that were pushed
-    │   ├── NoResponders            nobody listens on the subject
-    │   ├── Conflict                compare-and-set lost: somebody wrote in between
-    │   ├── StoreBusy               the server asks to try again; nothing was stored
-    │   ├── Uncertain               no answer in time; stored or not, nobody knows yet
-    │   └── RequestRefused          any other refusal, in the server's words
-    ├── NodeIdTaken                 another living process holds this node id
-    ├── FolderTaken                 another living process holds this node's folder
-    ├── OutputMissing               nobody has the output that was asked for
-    ├── SliceFailed                 a slice could not be loaded, started or stopped
-    └── UsageError                  options that contradict each other
+    ├── ModelError (ValueError)
+    │   ├── InvalidArtifact
+    │   ├── InvalidNodeId
+    │   ├── InvalidBlueprint
+    │   ├── InvalidContent
+    │   ├── InvalidKey
+    │   ├── InvalidManifest
+    │   └── InvalidValue
+    ├── WiringError (TypeError)
+    ├── StoreError
+    │   ├── Unreachable
+    │   ├── Untrusted
+    │   ├── AccessDenied
+    │   ├── Unsuitable
+    │   ├── BucketMissing
+    │   ├── ArtifactMissing
+    │   ├── ArtifactDamaged
+    │   ├── NoResponders
+    │   ├── Conflict
+    │   ├── StoreBusy
+    │   ├── Uncertain
+    │   └── RequestRefused
+    ├── NodeIdTaken
+    ├── FolderTaken
+    ├── OutputMissing
+    ├── SliceFailed
+    └── UsageError
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class CdmError(Exception):
 
 
 class ModelError(CdmError, ValueError):
-    """A value that cannot exist was asked for."""
+    """Base of all errors about a value that is not valid."""
 
 
 class InvalidArtifact(ModelError):
-    """Raised where text is no ``group:name:version``."""
+    """Raised for text that is not ``group:name:version``."""
 
 
 class InvalidNodeId(ModelError):
-    """Raised where text cannot be a node id."""
+    """Raised for text that cannot be a node id."""
 
 
 class InvalidBlueprint(ModelError):
@@ -64,7 +64,7 @@ class InvalidBlueprint(ModelError):
 
 
 class InvalidContent(ModelError):
-    """Raised for a file, folder or archive that cannot be an artifact's content, and for a record of none."""
+    """Raised for a file, folder or archive that cannot be an artifact's content, and for a broken record of one."""
 
 
 class InvalidKey(ModelError):
@@ -72,11 +72,11 @@ class InvalidKey(ModelError):
 
 
 class InvalidManifest(ModelError):
-    """Raised for a manifest that cannot be obeyed; the text names the field and what is wrong with it."""
+    """Raised for an invalid manifest; the text names the field and what is wrong with it."""
 
 
 class InvalidValue(ModelError):
-    """Raised where the bytes under a well-formed key do not hold the key's value type."""
+    """Raised when the bytes under a well-formed key do not decode to the key's type of value."""
 
 
 class WiringError(CdmError, TypeError):
@@ -92,7 +92,7 @@ class Unreachable(StoreError):
 
 
 class Untrusted(StoreError):
-    """Raised when a server answered whose certificate is of no CA that is trusted, or not for its address."""
+    """Raised when a server's certificate is not of a trusted CA, or not for its address."""
 
 
 class AccessDenied(StoreError):
@@ -100,23 +100,23 @@ class AccessDenied(StoreError):
 
 
 class Unsuitable(StoreError):
-    """Raised when the server cannot do what the protocol needs."""
+    """Raised when the server cannot do what the protocol needs: it is too old, or has no JetStream."""
 
 
 class BucketMissing(StoreError):
-    """Raised when a bucket is not there; ``cdm init`` creates it."""
+    """Raised when a bucket is not there, and was not to be created; ``cdm init`` creates it."""
 
 
 class ArtifactMissing(StoreError):
-    """Raised when the store holds no artifact of that name; ``cdm artifact push`` brings it there."""
+    """Raised when the store holds no artifact of that name; ``cdm artifact push`` stores one."""
 
 
 class ArtifactDamaged(StoreError):
-    """Raised when an artifact's stored bytes are not, or not all, there any more; pushing it anew mends it."""
+    """Raised when stored bytes of an artifact are missing or were changed; pushing it again repairs it."""
 
 
 class NoResponders(StoreError):
-    """Raised when nobody listens on the subject of a request: at once, and for certain."""
+    """Raised when nobody listens on the subject of a request: the server says so at once."""
 
 
 class Conflict(StoreError):
@@ -124,7 +124,7 @@ class Conflict(StoreError):
 
 
 class StoreBusy(StoreError):
-    """Raised when the server asks to try again (a guarded write was in flight). Nothing was stored."""
+    """Raised when the server asks to try again, as when a guarded write is in flight. Nothing was stored."""
 
 
 class Uncertain(StoreError):
@@ -140,11 +140,11 @@ class RequestRefused(StoreError):
 
 
 class NodeIdTaken(CdmError):
-    """Raised when a living process already runs under this node id."""
+    """Raised when another living process runs under this node id."""
 
 
 class FolderTaken(CdmError):
-    """Raised when a living process has this folder for its node's."""
+    """Raised when another living process uses this folder for its node."""
 
 
 class OutputMissing(CdmError):
@@ -152,11 +152,11 @@ class OutputMissing(CdmError):
 
 
 class UsageError(CdmError):
-    """Raised for options that cannot be used together or files that cannot be read."""
+    """Raised for options that contradict each other, and for files that cannot be used."""
 
 
 class SliceFailed(CdmError):
-    """Raised by a runtime, or on the way to it; ``fatal``: trying again soon cannot mend it."""
+    """Raised when a slice cannot be loaded, started or stopped; ``fatal``: trying again soon does not help."""
 
     def __init__(self, reason: str, *, fatal: bool = False) -> None:
         super().__init__(reason)
