@@ -20,9 +20,10 @@ import anyio
 from anyio import from_thread, to_thread
 from msgspec import Struct
 
-from cdm.artifacts import archive
-from cdm.artifacts.archive import Tree
+from cdm.artifacts.entry import completed
 from cdm.artifacts.repository import Artifacts, StoredArtifact
+from cdm.artifacts.tree import Tree, scan
+from cdm.artifacts.unpacking import sync, unpack
 from cdm.errors import (
     ArtifactMissing,
     BucketMissing,
@@ -161,7 +162,7 @@ class Cache:
         kept.used = self._tick()
         folder = self.folder / digest
         try:
-            manifest = archive.completed(stored.content.manifest, kept.tree)
+            manifest = completed(stored.content.manifest, kept.tree)
         except InvalidManifest as error:
             raise InvalidManifest(
                 f"manifest of {artifact}: {error}; push it again with another: "
@@ -264,18 +265,18 @@ def _survey(folder: Path) -> list[tuple[str, Tree]]:
             _discard(path)
         elif _DIGEST.fullmatch(path.name):
             found.append((path.stat().st_mtime_ns, path.name))
-    return [(name, archive.scan(folder / name)) for _, name in sorted(found)]
+    return [(name, scan(folder / name)) for _, name in sorted(found)]
 
 
 def _unpack(temporary: Path, content: Content) -> Tree:
-    return archive.unpack(temporary / "packed", content, temporary / "content", from_thread.check_cancelled)
+    return unpack(temporary / "packed", content, temporary / "content", from_thread.check_cancelled)
 
 
 def _install(temporary: Path, target: Path) -> None:
     with suppress(FileNotFoundError):  # what somebody left of a content that he removed
         target.rename(temporary / "before")
     (temporary / "content").rename(target)
-    archive.sync(target.parent)
+    sync(target.parent)
 
 
 def _prepare(folder: Path, manifest: Manifest, tree: Tree) -> None:

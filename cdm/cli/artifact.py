@@ -20,7 +20,8 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from cdm.artifacts.archive import Packed, completed, pack, problem_with_program, program_of
+from cdm.artifacts.entry import completed, program_of
+from cdm.artifacts.packing import Packed, pack, problem_with_program
 from cdm.artifacts.repository import Artifacts, Pushed, StoredArtifact, UnreadableArtifact
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions

@@ -140,7 +140,7 @@ async def test_a_program_on_the_path_is_pointed_out(server: NatsServer, tree: Pa
     [
         (["push", "a:b", "{script}"], "group:name:version"),
         (["push", NAME, "{folder}/nothing"], "does not exist"),
-        (["push", NAME, "/dev/null"], "no file, folder or archive"),
+        (["push", NAME, "/dev/null"], "is not a file, folder or archive"),
         (["push", NAME, "{folder}/broken.tar.gz"], "broken.tar.gz"),
         (["push", NAME, "{tree}"], "entry: "),
         (["push", NAME, "{tree}", "--entry", "bin/none"], "entry: 'bin/none'"),

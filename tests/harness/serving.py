@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from cdm.artifacts.archive import pack
+from cdm.artifacts.packing import pack
 from cdm.artifacts.repository import Artifacts
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SLICES, SliceKey, encode

@@ -18,7 +18,7 @@ import pytest
 from msgspec.structs import replace
 
 from cdm.artifacts import repository as module
-from cdm.artifacts.archive import pack
+from cdm.artifacts.packing import pack
 from cdm.artifacts.repository import Artifacts, Pushed, StoredArtifact, UnreadableArtifact
 from cdm.errors import ArtifactDamaged, ArtifactMissing, BucketMissing, Conflict, InvalidContent, StoreError
 from cdm.model.artifact import Artifact
@@ -353,7 +353,7 @@ async def test_a_record_that_is_nonsense_is_told_and_can_be_replaced(server: Nat
 STREAM = r"""
 import asyncio, re, sys
 from pathlib import Path
-from cdm.artifacts.archive import pack
+from cdm.artifacts.packing import pack
 from cdm.model.artifact import Artifact
 from cdm.model.manifest import Manifest
 from cdm.artifacts.repository import Artifacts

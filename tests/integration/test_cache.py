@@ -17,9 +17,9 @@ import anyio.lowlevel
 import pytest
 from msgspec.structs import replace
 
-from cdm.artifacts import archive
-from cdm.artifacts.archive import pack
+from cdm.artifacts import unpacking
 from cdm.artifacts.cache import Cache, Fetched
+from cdm.artifacts.packing import pack
 from cdm.artifacts.repository import Artifacts, Pushed
 from cdm.errors import SliceFailed
 from cdm.model.artifact import Artifact
@@ -317,7 +317,7 @@ async def test_a_full_disk_is_told_and_leaves_nothing(
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patched:
-            patched.setattr(archive, "sync", full)
+            patched.setattr(unpacking, "sync", full)
             assert "No space left" in await refused(cache, fatal=False)
         assert at.contents == []
         await cache.get(ONE)

@@ -15,8 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdm.artifacts import archive
-from cdm.artifacts.archive import completed, pack, scan, unpack
+from cdm.artifacts import packing
+from cdm.artifacts import tree as tree_module
+from cdm.artifacts.entry import completed
+from cdm.artifacts.packing import pack
+from cdm.artifacts.tree import scan
+from cdm.artifacts.unpacking import unpack
 from cdm.errors import InvalidContent, InvalidManifest
 from cdm.model.content import Content, Form
 from cdm.model.manifest import Manifest
@@ -162,7 +166,7 @@ def test_a_harmful_archive_writes_nothing_outside_and_is_refused(
         unpack(made, content_of(made), tmp_path / "room" / "into")
     assert len(str(refused.value)) < 400
     assert [path.name for path in (tmp_path / "room").iterdir()] == ["into"]
-    monkeypatch.setattr(archive, "MAX_UNPACKED", 1_000_000)
+    monkeypatch.setattr(packing, "MAX_UNPACKED", 1_000_000)
     with pytest.raises(InvalidContent, match=r"made\.tar\.gz"):
         pack(made, tmp_path)
 
@@ -186,7 +190,7 @@ def test_an_ordinary_archive_is_unpacked(tmp_path: Path) -> None:
 
 def test_too_many_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tarball(*((str(number), b"") for number in range(20)), path=tmp_path / "made.tar.gz")
-    monkeypatch.setattr(archive, "MAX_ENTRIES", 10)
+    monkeypatch.setattr(tree_module, "MAX_ENTRIES", 10)
     with pytest.raises(InvalidContent, match="more than 10 files"):
         pack(made, tmp_path)
 

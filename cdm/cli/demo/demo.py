@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cdm import clock
-from cdm.artifacts.archive import completed, pack
+from cdm.artifacts.entry import completed
+from cdm.artifacts.packing import pack
 from cdm.artifacts.repository import Artifacts
 from cdm.cli.demo import web
 from cdm.cli.demo.playground import TTL, HttpReply, Playground, lives, playground

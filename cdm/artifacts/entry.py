@@ -1,0 +1,45 @@
+"""What of an artifact is run."""
+
+from __future__ import annotations
+
+from shutil import which
+from typing import Literal
+
+import msgspec
+
+from cdm.artifacts.tree import Tree, readable
+from cdm.errors import InvalidContent, InvalidManifest
+from cdm.model.manifest import Manifest
+
+
+def completed(manifest: Manifest, tree: Tree) -> Manifest:
+    """The manifest with its entry filled in.
+
+    Raises:
+        InvalidManifest: what it names is not in the content.
+        InvalidContent: the only file cannot be named in a manifest.
+    """
+    if not tree.is_folder(manifest.directory):
+        raise InvalidManifest(f"directory: there is no folder {manifest.directory!r} in the content")
+    entry = manifest.entry
+    if not entry:
+        if len(tree.files) != 1:
+            raise InvalidManifest(f"entry: is empty, and the content has {len(tree.files):,} files; name one of them")
+        (only,) = tree.files
+        if only != readable(only):
+            raise InvalidContent(f"{only!r}, the only file, has a name that is not UTF-8; rename it")
+        return msgspec.structs.replace(manifest, entry=only)
+    if not tree.is_file(entry) and program_of(manifest, tree) is None:
+        kind = "a folder" if tree.is_folder(entry) else "not in the content"
+        hint = "" if "/" in entry else ", and no program on this machine's PATH"
+        raise InvalidManifest(f"entry: {entry!r} is {kind}{hint}")
+    return manifest
+
+
+def program_of(manifest: Manifest, tree: Tree) -> Literal["inside", "path"] | None:
+    """Where the manifest's entry is found: inside the artifact, on this machine's PATH, or nowhere."""
+    if tree.is_file(manifest.entry):
+        return "inside"
+    if "/" in manifest.entry or "\0" in manifest.entry or tree.is_folder(manifest.entry):
+        return None
+    return "path" if which(manifest.entry) else None
