@@ -1,6 +1,6 @@
 """What an agent does next about one slice: pure. The key says what is wanted, the runtime what is so.
 
-By level, not by edge: whatever was missed, and in whatever order things come, the same key and the same condition
+By level, not by edge: whatever was missed, and in whatever order things come, the same key and the same local state
 lead to the same step. Every report follows `cdm.model.slice.TRANSITIONS`.
 """
 
@@ -13,15 +13,15 @@ from msgspec import Struct
 from cdm.model.slice import SliceState, legal
 
 
-class Condition(Enum):
-    """What is so of a slice on its node."""
+class LocalState(Enum):
+    """What the runtime has of a slice."""
 
     NOTHING = auto()
     LOADED = auto()
     ACTIVE = auto()
 
 
-class Report(Struct, frozen=True):
+class StateReport(Struct, frozen=True):
     """Write this state under the slice's key, by compare-and-set; None: delete the key."""
 
     state: SliceState | None
@@ -37,36 +37,36 @@ class Do(Enum):
 
     @property
     def begins(self) -> bool:
-        """Whether something new comes to run by it: not without NATS, and not when something else is wanted since."""
+        """Whether it starts something: not without NATS, and not once the key says something else."""
         return self in (Do.LOAD, Do.ACTIVATE)
 
 
-Step = Report | Do
+Step = StateReport | Do
 
-_S, _C = SliceState, Condition
+_S, _L = SliceState, LocalState
 _STEPS: dict[SliceState | None, tuple[Step | None, Step | None, Step | None]] = {
-    # key holds          nothing is so                loaded                       active
+    # the key holds      nothing is loaded                 loaded                            active
     None: (None, Do.UNLOAD, Do.UNLOAD),
-    _S.LOAD: (Report(_S.LOADING), Report(_S.LOADING), Report(_S.LOADING)),
-    _S.LOADING: (Do.LOAD, Report(_S.LOADED), Do.DEACTIVATE),
+    _S.LOAD: (StateReport(_S.LOADING), StateReport(_S.LOADING), StateReport(_S.LOADING)),
+    _S.LOADING: (Do.LOAD, StateReport(_S.LOADED), Do.DEACTIVATE),
     # What is loaded was fetched and verified; it is fetched again when it is to be activated.
     _S.LOADED: (None, None, Do.DEACTIVATE),
-    _S.ACTIVATE: (Report(_S.ACTIVATING), Report(_S.ACTIVATING), Report(_S.ACTIVATING)),
-    _S.ACTIVATING: (Do.LOAD, Do.ACTIVATE, Report(_S.ACTIVE)),
-    # The agent was started again: what served shall serve.
+    _S.ACTIVATE: (StateReport(_S.ACTIVATING), StateReport(_S.ACTIVATING), StateReport(_S.ACTIVATING)),
+    _S.ACTIVATING: (Do.LOAD, Do.ACTIVATE, StateReport(_S.ACTIVE)),
+    # The node was started again: what was active is started again.
     _S.ACTIVE: (Do.LOAD, Do.ACTIVATE, None),
-    _S.DEACTIVATE: (Report(_S.DEACTIVATING), Report(_S.DEACTIVATING), Report(_S.DEACTIVATING)),
-    _S.DEACTIVATING: (Report(_S.LOADED), Report(_S.LOADED), Do.DEACTIVATE),
+    _S.DEACTIVATE: (StateReport(_S.DEACTIVATING), StateReport(_S.DEACTIVATING), StateReport(_S.DEACTIVATING)),
+    _S.DEACTIVATING: (StateReport(_S.LOADED), StateReport(_S.LOADED), Do.DEACTIVATE),
     _S.FAILED: (None, Do.UNLOAD, Do.UNLOAD),
-    _S.UNLOAD: (Report(_S.UNLOADING), Report(_S.UNLOADING), Report(_S.UNLOADING)),
-    _S.UNLOADING: (Report(None), Do.UNLOAD, Do.UNLOAD),
+    _S.UNLOAD: (StateReport(_S.UNLOADING), StateReport(_S.UNLOADING), StateReport(_S.UNLOADING)),
+    _S.UNLOADING: (StateReport(None), Do.UNLOAD, Do.UNLOAD),
 }
 
 
-def next_step(state: SliceState | None, condition: Condition) -> Step | None:
-    """The next step; None: all is as it is wanted, until the key or the condition changes."""
+def next_step(state: SliceState | None, local: LocalState) -> Step | None:
+    """The next step; None: nothing is to be done until the key or the local state changes."""
     nothing, loaded, active = _STEPS[state]
-    return {_C.NOTHING: nothing, _C.LOADED: loaded, _C.ACTIVE: active}[condition]
+    return {_L.NOTHING: nothing, _L.LOADED: loaded, _L.ACTIVE: active}[local]
 
 
 def may_fail(state: SliceState | None) -> bool:

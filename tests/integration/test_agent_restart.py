@@ -200,7 +200,7 @@ async def test_nothing_begins_before_all_slices_are_known(server: NatsServer, tm
         await nodes.start("n1", runtime="process", folder=tmp_path / "n1")
         node = nodes.all["n1"].node
         agent = node.part(Running).agent
-        await eventually(lambda: agent.hearing, 30, "it hears")
+        await eventually(lambda: agent._shared.hearing, 30, "it hears")
         assert node.watches["slices"].phase is Phase.LIVE
         nodes.unharmed()
 

@@ -11,7 +11,8 @@ import anyio
 import msgspec
 import pytest
 
-from cdm.agent.agent import Agent, Fetched
+from cdm.agent.agent import Agent
+from cdm.artifacts.cache import Cache, Fetched
 from cdm.dispatch.messages import Connected, ValuePut, ValueRemove
 from cdm.errors import StoreError
 from cdm.model.artifact import Artifact, NodeId
@@ -28,12 +29,6 @@ pytestmark = pytest.mark.anyio
 NODE = NodeId("n1")
 KEY = SliceKey(NODE, Artifact("g", "one", "1"), 0)
 S = SliceState
-
-
-class Kept(msgspec.Struct, frozen=True):
-    folder: Path = Path()
-    manifest: Manifest = Manifest()
-    digest: str = "d"
 
 
 class World:
@@ -54,7 +49,7 @@ class World:
         self.before_answer: Callable[[SliceState | None], None] | None = None
         """What the mirror tells before a write is acknowledged."""
         self.revision = 0
-        self.agent = Agent(NODE, cast("Bucket", self), adapted(self), self, least_stop_after)
+        self.agent = Agent(NODE, cast("Bucket", self), adapted(self), cast("Cache", self), least_stop_after)
 
     # The leader
 
@@ -92,7 +87,7 @@ class World:
     # The content
 
     async def get(self, artifact: Artifact) -> Fetched:
-        return Kept()
+        return Fetched(Path(), Manifest(), "d")
 
     def hold(self, digest: str) -> None:
         self.holds += 1
@@ -165,7 +160,7 @@ async def test_what_serves_again_is_not_said_of_a_slice_that_is_to_be_unloaded()
         await it.reaches(S.ACTIVE)
         it.may_activate = anyio.Event()
         it.states[KEY] = False  # as after a failure that could not be reported
-        it.agent._wake_all()
+        it.agent.wake()
         await eventually(lambda: it.busy)
         it.say(S.UNLOAD)
         await it.reaches(None)
@@ -190,7 +185,6 @@ async def test_content_is_let_go_when_loading_anew_is_interrupted(gone: bool) ->
         it.may_unload.set()
         await eventually(lambda: not it.agent._workers)
         assert it.holds == 0
-        assert not it.agent.held
 
 
 async def test_nothing_is_written_into_another_stream_before_its_keys_are_known() -> None:
@@ -225,7 +219,7 @@ async def test_a_late_answer_does_not_bring_back_a_key_that_is_gone() -> None:
         it.say(S.ACTIVATE)
         await it.reaches(S.ACTIVE)
         await eventually(lambda: not it.states)
-        assert not it.agent.known
+        await eventually(lambda: not it.agent._workers)
 
 
 async def test_the_echo_of_a_delete_may_come_before_its_answer() -> None:
@@ -241,7 +235,6 @@ async def test_the_echo_of_a_delete_may_come_before_its_answer() -> None:
         it.say(S.UNLOAD)
         await it.reaches(None)
         await eventually(lambda: not it.agent._workers)
-        assert not it.agent.known
 
 
 async def test_a_failure_without_nats_is_told_afterwards() -> None:
@@ -269,8 +262,6 @@ async def test_nothing_is_kept_of_slices_that_are_gone() -> None:
             await it.reaches(None)
             it.agent.on_slice_removed(ValueRemove(KEY, it.revision))
         await eventually(lambda: not it.agent._workers)
-        assert not it.agent.known
-        assert not it.agent.held
 
 
 @pytest.mark.parametrize(
@@ -302,7 +293,7 @@ async def test_a_node_that_leaves_stops_only_what_must_not_run_twice_and_begins_
             await it.reaches(S.ACTIVE)
             await it.agent.resign()
             assert it.states == {KEY: runs}
-            it.agent._wake_all()
+            it.agent.wake()
             await anyio.sleep(0.05)
             assert it.states == {KEY: runs}
             assert it.written[-1] is S.ACTIVE

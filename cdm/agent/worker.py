@@ -1,0 +1,346 @@
+"""Sees to one slice: compares its key with what the runtime has of it, and takes the step that `next_step` names."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import anyio
+from msgspec.structs import replace
+
+from cdm.agent.steps import Do, LocalState, StateReport, may_fail, next_step
+from cdm.artifacts.cache import Cache
+from cdm.errors import Conflict, InvalidManifest, SliceFailed, StoreError
+from cdm.log import Log
+from cdm.model.blueprint import LONGEST_LAST_GRACE, Overrides
+from cdm.model.keys import SliceKey
+from cdm.model.manifest import Manifest
+from cdm.model.slice import SliceState, SliceValue
+from cdm.runtimes import Runtime, Work
+from cdm.store.bucket import Bucket
+from cdm.store.wire import dump
+from cdm.wakeup import Wakeup
+
+log = Log("cdm.agent")
+
+STEP_RETRY_PAUSE = 0.5
+"""Seconds after which a write that was not stored, or a stop that failed, is tried again."""
+LOADS = 16
+"""Slices that are loaded at the same time; others wait for their turn."""
+ACTIVATIONS = 64
+"""Slices that are activated at the same time: most of that time they only wait for their programs to be ready."""
+
+
+class Shared:
+    """What the workers of one node share.
+
+    Args:
+        slices: the bucket, to report to.
+        runtime: runs slices.
+        cache: fetches artifacts.
+        least_stop_after: seconds that ``stop_after`` must be at least, so that one lost heartbeat stops nothing.
+    """
+
+    def __init__(self, slices: Bucket, runtime: Runtime, cache: Cache, least_stop_after: float) -> None:
+        self.slices = slices
+        self.runtime = runtime
+        self.cache = cache
+        self.least_stop_after = least_stop_after
+        self.hearing = False
+        """Whether the mirror is up to date: without NATS it is not."""
+        self.resigned = False
+        """Whether the node stops: nothing new is begun."""
+        self.turns = {Do.LOAD: anyio.Semaphore(LOADS), Do.ACTIVATE: anyio.Semaphore(ACTIVATIONS)}
+
+    def may_begin(self) -> bool:
+        """Whether anything new may be started."""
+        return self.hearing and not self.resigned
+
+
+class Held(NamedTuple):
+    """What a key holds, as the mirror told or as this agent wrote it."""
+
+    revision: int
+    value: SliceValue
+
+
+class Stale(NamedTuple):
+    """What a key held in a stream that is gone. Nothing is written until the mirror tells of the new one."""
+
+    value: SliceValue
+
+
+class Deleted(NamedTuple):
+    """This agent has deleted the key, at this revision, and the mirror has not told of it yet."""
+
+    revision: int
+
+
+class _Beginning(NamedTuple):
+    """What is being loaded or activated, and for which state of the key."""
+
+    scope: anyio.CancelScope
+    state: SliceState | None
+
+
+class Worker:
+    """Sees to one slice: `take_step` until it `is_finished`."""
+
+    def __init__(self, shared: Shared, key: SliceKey) -> None:
+        self.key = key
+        self.at_rest = anyio.Event()
+        """Set once the node stops and nothing of the slice runs."""
+        self._shared = shared
+        self._news = Wakeup()
+        self._known: Held | Stale | Deleted | None = None
+        """What is known of the key; None: there is none."""
+        self._crash: SliceFailed | None = None
+        """Why the slice that was active is not any more, until that is reported."""
+        self._beginning: _Beginning | None = None
+        self._port: int | None = None
+        self._loaded_with: Overrides | None = None
+        self._content: str | None = None
+        """The digest of the content that is held for it."""
+
+    # What it is told
+
+    def learn(self, revision: int, value: SliceValue) -> None:
+        """The key holds this; what is older than what is known is passed over."""
+        if not isinstance(self._known, (Held, Deleted)) or revision > self._known.revision:
+            self._known = Held(revision, value)
+            self.wake()
+
+    def removed(self, revision: int) -> None:
+        """The key is gone, since this revision."""
+        if self._known is not None and (isinstance(self._known, Stale) or revision >= self._known.revision):
+            self._known = None
+            self.wake()
+
+    def forget(self) -> None:
+        """The stream of ``slices`` is another one than before: its revisions say nothing about the old ones."""
+        if isinstance(self._known, Held):
+            self._known = Stale(self._known.value)
+        elif isinstance(self._known, Deleted):
+            self._known = None
+            self.wake()
+
+    def crashed(self, failure: SliceFailed) -> None:
+        """The slice that was active ended, and the runtime has given it up."""
+        self._crash = failure
+        self.wake()
+
+    def wake(self) -> None:
+        """The key or the connection has changed: what was begun for another state is cancelled."""
+        if self._beginning is not None and (self._shared.resigned or self._state is not self._beginning.state):
+            self._beginning.scope.cancel()
+        self._news.set()
+
+    # What it knows
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is no key, nothing runs under it, and nothing happened that was not looked at."""
+        return self._known is None and self._local_state is LocalState.NOTHING and not self._news.is_set
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether what is loaded must not run twice."""
+        return self._loaded_with is not None and self._loaded_with.stop_after is not None
+
+    @property
+    def _value(self) -> SliceValue | None:
+        return None if self._known is None or isinstance(self._known, Deleted) else self._known.value
+
+    @property
+    def _state(self) -> SliceState | None:
+        value = self._value
+        return value.state if value is not None else None
+
+    @property
+    def _overrides(self) -> Overrides | None:
+        value = self._value
+        return value.overrides if value is not None else None
+
+    @property
+    def _local_state(self) -> LocalState:
+        active = self._shared.runtime.slices.get(self.key)
+        if active is None:
+            return LocalState.NOTHING
+        return LocalState.ACTIVE if active else LocalState.LOADED
+
+    # What it does
+
+    async def take_step(self) -> None:
+        """Do one thing about the slice; where nothing is to be done, wait until something changes."""
+        state = self._state
+        if state is not SliceState.ACTIVE:
+            self._crash = None
+        elif self._crash is not None:
+            await self._failed(self._crash)
+            return
+        if self._shared.resigned and self.exclusive and not self.at_rest.is_set():
+            if await self._is_stopped():
+                self.at_rest.set()
+            return
+        step = next_step(state, self._local_state)
+        if step is None:
+            await self._news.wait()
+        elif isinstance(step, StateReport):
+            await self._report(step.state)
+        elif step.begins:
+            await self._begin(step, state)
+        else:
+            await self._end(step)
+
+    def let_go(self) -> None:
+        """Hold no content any more."""
+        if self._content is not None:
+            self._shared.cache.release(self._content)
+            self._content = None
+
+    async def _begin(self, step: Do, state: SliceState | None) -> None:
+        shared = self._shared
+        if not shared.may_begin():
+            await self._news.wait()
+            return
+        failure: SliceFailed | None = None
+        if self._loaded_with != self._overrides:
+            step = Do.LOAD
+        with anyio.CancelScope() as scope:
+            self._beginning = _Beginning(scope, state)
+            try:
+                async with shared.turns[step]:
+                    if not shared.may_begin():
+                        return  # NATS was lost while it waited for its turn
+                    if step is Do.LOAD:
+                        await self._load()
+                    else:
+                        self._port = await shared.runtime.activate(self.key)
+            except SliceFailed as error:
+                failure = error
+            finally:
+                self._beginning = None
+        if failure is not None:
+            await self._failed(failure)
+        elif state is self._state is SliceState.ACTIVE and step is Do.ACTIVATE and self._port != self._told_port:
+            await self._report(SliceState.ACTIVE)  # it serves again, on another port than its key tells
+
+    @property
+    def _told_port(self) -> int | None:
+        value = self._value
+        return value.port if value is not None else None
+
+    async def _load(self) -> None:
+        shared = self._shared
+        stop_after = self._overrides.stop_after if self._overrides else None
+        if stop_after is not None:
+            self._refuse_unless_it_can_lapse(stop_after)
+        fetched = await shared.cache.get(self.key.artifact)
+        overrides = self._overrides
+        try:
+            manifest = _overridden(fetched.manifest, overrides)
+        except InvalidManifest as error:
+            raise SliceFailed(f"overrides: {error}", fatal=True) from None
+        shared.cache.hold(fetched.digest)
+        self.let_go()
+        self._content = fetched.digest
+        await shared.runtime.load(Work(self.key, fetched.folder, manifest, stop_after))
+        self._loaded_with = overrides
+
+    def _refuse_unless_it_can_lapse(self, stop_after: float) -> None:
+        shared = self._shared
+        if not shared.runtime.lapses:
+            raise SliceFailed("stop_after: this node's runtime does not stop slices by itself", fatal=True)
+        if stop_after < shared.least_stop_after:
+            raise SliceFailed(
+                f"stop_after: {stop_after:g} s is too short for this node's heartbeats;"
+                f" at least {shared.least_stop_after:g} s (--node-ttl)",
+                fatal=True,
+            )
+
+    async def _end(self, step: Do) -> None:
+        runtime = self._shared.runtime
+        if self._state is None:
+            log.info("its key is gone: stopping", slice=str(self.key))
+        try:
+            if step is Do.DEACTIVATE:
+                await runtime.deactivate(self.key)
+            else:
+                await runtime.unload(self.key)
+                self.let_go()
+        except SliceFailed as error:
+            await self._failed(error)
+
+    async def _failed(self, error: SliceFailed) -> None:
+        """Report it where the key may say FAILED; elsewhere the step is tried again."""
+        if self.exclusive and not await self._is_stopped():
+            return
+        if may_fail(self._state):
+            await self._report(SliceState.FAILED, error)
+        else:
+            log.warning("slice fails", slice=str(self.key), reason=str(error))
+            await self._pause()
+
+    async def _is_stopped(self) -> bool:
+        """Stop it, and tell whether nothing of it runs: others take what is FAILED for stopped."""
+        if self._local_state is LocalState.NOTHING:
+            return True
+        try:
+            await self._shared.runtime.deactivate(self.key)
+        except SliceFailed as error:
+            log.warning("slice must not run twice, and is not stopped", slice=str(self.key), reason=str(error))
+            await self._pause()
+            return False
+        return True
+
+    async def _report(self, state: SliceState | None, error: SliceFailed | None = None) -> None:
+        """Write a state, by compare-and-set on the revision that it answers; None: delete the key."""
+        known = self._known
+        if isinstance(known, Stale):
+            await self._pause()  # the mirror tells first whether there is such a key
+        if not isinstance(known, Held):
+            return
+        slices = self._shared.slices
+        try:
+            if state is None:
+                told: Held | Deleted = Deleted(await slices.delete(self.key, expect=known.revision))
+            else:
+                said = _reported(known.value, state, error, self._port)
+                told = Held(await slices.put(self.key, dump(said), expect=known.revision), said)
+            # Where the mirror was faster it has told of this write, and maybe that the key is gone since.
+            if self._known is known:
+                self._known = told
+                self.wake()
+        except Conflict:
+            # The leader wrote in between: the mirror tells of it, if it has not yet.
+            if self._known is known:
+                await self._pause()
+        except StoreError as problem:
+            log.debug("not reported yet", slice=str(self.key), reason=str(problem))
+            await self._pause()
+        else:
+            say = log.warning if error else log.info
+            say(str(state or "unloaded"), slice=str(self.key), reason=str(error) if error else None)
+
+    async def _pause(self) -> None:
+        """Wait for news, but not for ever."""
+        with anyio.move_on_after(STEP_RETRY_PAUSE):
+            await self._news.wait()
+
+
+def _reported(value: SliceValue, state: SliceState, error: SliceFailed | None, port: int | None) -> SliceValue:
+    """The value that tells of this state; what the command said stays in it."""
+    return replace(
+        value,
+        state=state,
+        reason=str(error) if error else None,
+        fatal=error.fatal if error else False,
+        port=port if state is SliceState.ACTIVE else None,
+    )
+
+
+def _overridden(manifest: Manifest, overrides: Overrides | None) -> Manifest:
+    if overrides is None:
+        return manifest
+    args = manifest.args if overrides.args is None else overrides.args
+    grace = manifest.stop_grace if overrides.stop_after is None else min(manifest.stop_grace, LONGEST_LAST_GRACE)
+    return replace(manifest, env={**manifest.env, **overrides.env}, args=args, stop_grace=grace)
