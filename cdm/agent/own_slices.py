@@ -47,7 +47,7 @@ class OwnSlices:
 
     @receiver
     def on_slice_removed(self, remove: ValueRemove[SliceKey, SliceValue]) -> None:
-        """What ran under this key is to run no more."""
+        """What ran under this key must stop."""
         if self.slices.pop(remove.key, None) is not None:
             log.debug("slice is gone", slice=str(remove.key))
 
@@ -58,11 +58,11 @@ class OwnSlices:
 
 
 class Unreadable:
-    """Tells of what cannot be read under a node's slice keys. Nothing follows from it: what was known before stays."""
+    """Logs what cannot be read under a node's slice keys. What was known before stays in force."""
 
     @receiver
     def on_slice_rejected(self, rejected: ValueRejected[SliceKey, SliceValue]) -> None:
-        """Nobody can tell what the slice is to do."""
+        """A value cannot be read, so nobody can tell what the slice should do."""
         log.warning("unreadable slice", slice=str(rejected.key), reason=rejected.reason)
 
     @receiver
@@ -72,5 +72,5 @@ class Unreadable:
 
     @receiver
     def on_rejected_key_removed(self, removed: RejectedKeyRemoved[SliceKey]) -> None:
-        """Nothing was made of it, so nothing is to be undone."""
+        """The key was never used, so there is nothing to undo."""
         log.info("unreadable key is gone", bucket="slices", key=removed.name)

@@ -51,7 +51,7 @@ class Composition(NamedTuple):
 
 
 ROLES = {
-    # Back from where it could not hear it obeys nothing that it knew before: others may have its slices' places.
+    # A node that could not hear obeys nothing that it knew before: its slices may have been replaced elsewhere.
     Role.ALL: Composition((Managing,), hears_by=("nodes", "slices")),
     Role.MANAGER: Composition((Managing,), hears_by=("nodes",), says={"capacity": 0, "runtime": NO_RUNTIME}),
     Role.AGENT: Composition((), hears_by=("slices",)),
@@ -68,7 +68,7 @@ class Node:
         self.incarnation = self.ground.incarnation
         self.buckets = self.ground.buckets
         self.watches = self.ground.watches
-        self._taken = True
+        self._accepting = True
         self._hearing = False
         self._hurried = False
         self._closing = anyio.CancelScope()
@@ -84,7 +84,7 @@ class Node:
             self.buckets["nodes"],
             settings.node,
             self._registration(),
-            self._on_taken if judges else None,
+            self._on_accepting if judges else None,
             self._on_beat,
         )
         self.router = Router(
@@ -124,7 +124,7 @@ class Node:
         await self._serve(stop)
 
     async def close(self) -> None:
-        """End what the parts still do, whatever ended the node."""
+        """End what the parts still run, whatever ended the node."""
         for part in self.parts:
             with anyio.CancelScope(shield=True) as self._closing:
                 if self._hurried:
@@ -132,7 +132,7 @@ class Node:
                 await part.close()
 
     def hurry(self) -> None:
-        """Let no slice have its grace: `close`, also one that has begun, ends them at once."""
+        """Give slices no grace: `close` ends them at once, also when it has already begun."""
         self._hurried = True
         self._closing.cancel()
 
@@ -200,13 +200,13 @@ class Node:
         for part in self.parts:
             part.heard(sent)
 
-    def _on_taken(self, taken: bool) -> None:
-        self._taken = taken
+    def _on_accepting(self, accepting: bool) -> None:
+        self._accepting = accepting
         self._tell_hearing()
 
     def _tell_hearing(self) -> None:
-        """Nodes are heard where their bucket is watched and takes heartbeats."""
-        hearing = not self._behind and self._taken
+        """Nodes are heard where their bucket is watched and accepts heartbeats."""
+        hearing = not self._behind and self._accepting
         if hearing is not self._hearing:
             self._hearing = hearing
             self._route(Connected(clock.now()) if hearing else Disconnected(clock.now()))
@@ -233,7 +233,7 @@ class Node:
 
 
 def _servants(settings: NodeSettings) -> tuple[Callable[[Ground], Part], ...]:
-    """The part that is there for the node's own slices. An agent outside reads them himself."""
+    """The part for the node's own slices, where there is one: an agent that is not ours reads them itself."""
     if settings.role is Role.MANAGER or (settings.role is Role.ALL and settings.runtime == EXTERNAL):
         return ()
     return (Serving,) if settings.runtime == EXTERNAL else (Running,)
@@ -250,7 +250,7 @@ def _widest(parts: tuple[Part, ...]) -> dict[str, str]:
 
 @asynccontextmanager
 async def node(settings: NodeSettings) -> AsyncIterator[Node]:
-    """Connect, however long it takes, and make a node that is ready to run; whatever it ran ends with the block."""
+    """Connect, however long it takes, and make a node that is ready to run; what it runs ends with the block."""
     async with connect(
         settings.access, name=f"cdm node {settings.node}", prefix=settings.prefix, timeout=None
     ) as connection:

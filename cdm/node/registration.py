@@ -27,18 +27,21 @@ from cdm.wakeup import Wakeup
 log = Log("cdm.registration")
 
 ASK_TIMEOUT = 1.0
+"""Seconds that a node has to answer."""
 LEAVE_ATTEMPTS = 3
-RETRY_PAUSE = 0.2
-UNREGISTERED_FOR = 5.0
+HEARTBEAT_RETRY_PAUSE = 0.2
+"""Seconds after which a registration or a heartbeat that was not accepted is sent again."""
+WARNING_INTERVAL = 5.0
 """Seconds between two warnings of a node that cannot register."""
 CATCH_UP_PAUSE = 0.05
+"""Seconds given to a replica that is behind."""
 HEARTBEATS_PER_TTL = 4
 """A registration survives the loss of this many heartbeats less one."""
 DEAF_AFTER = 0.5
-"""Fraction of the TTL after which a bucket that takes no heartbeats counts as one that takes nobody's."""
+"""Fraction of the TTL after which a bucket that accepts no heartbeats of this node counts as accepting nobody's."""
 
 
-def voice_of(connection: Connection, node: NodeId) -> str:
+def answers_on(connection: Connection, node: NodeId) -> str:
     """The core subject on which a node answers."""
     return connection.subject("cdm", "node", encode(NodeKey(node)))
 
@@ -50,7 +53,42 @@ async def ask(connection: Connection, node: NodeId) -> Identity:
         NoResponders: no process of that id is connected.
         Uncertain: it is connected and gave no answer, or the connection was lost.
     """
-    return _identity(await connection.request(voice_of(connection, node), timeout=ASK_TIMEOUT))
+    return _identity(await connection.request(answers_on(connection, node), timeout=ASK_TIMEOUT))
+
+
+class Acceptance:
+    """Whether the bucket accepts heartbeats. Where it does not, others cannot be heard either.
+
+    Args:
+        patience: seconds without an accepted heartbeat after which it counts as accepting none.
+        on_change: told when that changes.
+    """
+
+    def __init__(self, patience: float, on_change: Callable[[bool], None] | None) -> None:
+        self._patience = patience
+        self._on_change = on_change
+        self._accepting = True
+        self._last = clock.now()
+
+    def __bool__(self) -> bool:
+        return self._accepting
+
+    def confirm(self) -> None:
+        """A heartbeat was accepted."""
+        self._last = clock.now()
+        self._set(accepting=True)
+
+    def judge(self) -> None:
+        """A heartbeat was not accepted, or nobody knows."""
+        if self._accepting and clock.now() - self._last >= self._patience:
+            log.warning("heartbeats are not being accepted; evictions paused")
+            self._set(accepting=False)
+
+    def _set(self, *, accepting: bool) -> None:
+        if accepting is not self._accepting:
+            self._accepting = accepting
+            if self._on_change:
+                self._on_change(accepting)
 
 
 class Presence:
@@ -60,9 +98,9 @@ class Presence:
         nodes: the bucket.
         node: this node's id.
         registration: what it says of itself; ``ttl`` and ``incarnation`` must be set.
-        on_taken: told False when the bucket has taken no heartbeat for a while, and True when it does again. Others
-            cannot be heard either then, although the connection is up: a cluster of servers may be electing.
-        on_beat: told of every heartbeat that was taken when it had been sent, in seconds on `cdm.clock`.
+        on_accepting: told False when the bucket has accepted no heartbeat for a while, and True when it does again:
+            the connection may be up, and a cluster of servers be electing.
+        on_beat: told of every accepted heartbeat when it had been sent, in seconds on `cdm.clock`.
     """
 
     def __init__(
@@ -70,26 +108,27 @@ class Presence:
         nodes: Bucket,
         node: NodeId,
         registration: Registration,
-        on_taken: Callable[[bool], None] | None = None,
+        on_accepting: Callable[[bool], None] | None = None,
         on_beat: Callable[[float], None] | None = None,
     ) -> None:
+        if registration.ttl is None:
+            raise ValueError("a registration that is kept alive must have a TTL")
         self._nodes = nodes
-        self._on_beat = on_beat
-        self._on_taken = on_taken
-        self._taken = True
-        self._taken_at = clock.now()
-        self._left_at = float("-inf")
-        self._connection = nodes.connection
-        self._key = NodeKey(node)
         self._node = node
-        self._registration = registration
+        self._key = NodeKey(node)
+        self._incarnation = registration.incarnation
         self._payload = dump(registration)
-        assert registration.ttl is not None
         self._ttl = registration.ttl
+        self._on_beat = on_beat
+        self._accepting = Acceptance(DEAF_AFTER * self._ttl, on_accepting)
+        self._left_server_at = float("-inf")
         self._revision = 0
+        """Of the registration as this process wrote it last."""
         self._leaving = False
-        self._voice: Responder | None = None
-        self._signal = Wakeup()
+        self._responder: Responder | None = None
+        self._due = Wakeup()
+        """A heartbeat is due at once."""
+        self._connection = nodes.connection
         self._connection.listen(self._on_connection)
 
     async def register(self) -> None:
@@ -99,26 +138,26 @@ class Presence:
             NodeIdTaken: a living process is registered under this id.
             AccessDenied: this user may not register it.
         """
-        complain_at = clock.now() + UNREGISTERED_FOR
+        warn_at = clock.now() + WARNING_INTERVAL
         while True:
             try:
                 stored = await self._nodes.read_near(self._key)
                 if stored is not None and stored.payload is not None and not self._is_ours(stored):
                     await self._refuse_if_alive(stored.payload)
-                await self._raise_voice()
+                await self._start_answering()
                 await self._put(stored.revision if stored else 0)
                 return
             except Conflict:
                 # Somebody registered in between: find out who, without hearing one's own answer.
-                await self._drop_voice()
+                await self._stop_answering()
             except AccessDenied:
                 raise
             except StoreError as error:
                 say = log.debug
-                if clock.now() >= complain_at:
-                    complain_at, say = clock.now() + UNREGISTERED_FOR, log.warning
+                if clock.now() >= warn_at:
+                    warn_at, say = clock.now() + WARNING_INTERVAL, log.warning
                 say("not registered yet; trying again", reason=str(error))
-                await anyio.sleep(RETRY_PAUSE)
+                await anyio.sleep(HEARTBEAT_RETRY_PAUSE)
 
     async def run(self) -> None:
         """Heartbeat until cancelled.
@@ -128,7 +167,7 @@ class Presence:
         """
         while True:
             with anyio.move_on_after(self._ttl / HEARTBEATS_PER_TTL):
-                await self._signal.wait()
+                await self._due.wait()
             if self._connection.is_up and not self._leaving:
                 await self._beat()
 
@@ -139,7 +178,7 @@ class Presence:
             await self._take_back()
         except StoreError as error:
             log.warning("registration not taken back; it expires", reason=str(error))
-        await self._drop_voice()
+        await self._stop_answering()
 
     async def _take_back(self) -> None:
         for _ in range(LEAVE_ATTEMPTS):
@@ -160,17 +199,10 @@ class Presence:
             await self._put(self._revision)
         except (Conflict, Uncertain):
             # Before anything else: when the bucket is back, others' registrations expire before they are renewed.
-            self._judge_silence()
+            self._accepting.judge()
             await self._find_out()
         except StoreError as error:
             await self._again_soon(error)
-
-    def _judge_silence(self) -> None:
-        if self._taken and clock.now() - self._taken_at >= DEAF_AFTER * self._ttl:
-            self._taken = False
-            log.warning("no heartbeat is taken; nobody is given up")
-            if self._on_taken:
-                self._on_taken(False)
 
     async def _find_out(self) -> None:
         """The registration is not as it was left: expired, deleted, or somebody else's."""
@@ -178,9 +210,9 @@ class Presence:
             stored = await self._nodes.read_near(self._key, timeout=self._patience)
             if self._leaving:
                 return
-            # A value that names no process is somebody's slip of the hand, to be written over.
-            holder = _incarnation(stored.payload) if stored and stored.payload else ""
-            if holder in ("", self._registration.incarnation):
+            # A value that names no process was put there by mistake, and is written over.
+            holder = _identity(stored.payload).incarnation if stored and stored.payload else ""
+            if holder in ("", self._incarnation):
                 await self._put(stored.revision if stored else 0)
                 return
             if stored is not None and stored.revision < self._revision:
@@ -188,23 +220,23 @@ class Presence:
         except StoreError as error:
             await self._again_soon(error)
             return
-        raise NodeIdTaken(f"another process has registered as node {self._node!r} while this one was not heard")
+        raise NodeIdTaken(f"another process registered as node {self._node!r} while this one could not be heard")
 
     async def _again_soon(self, error: StoreError) -> None:
         if isinstance(error, AccessDenied):
             self._connection.complain(error)
-        log.debug("no heartbeat", reason=str(error))
-        self._judge_silence()
+        log.debug("heartbeat not accepted", reason=str(error))
+        self._accepting.judge()
         if (
-            not self._taken
+            not self._accepting
             and isinstance(error, (StoreBusy, Uncertain))
-            and clock.now() - self._left_at >= self._patience
+            and clock.now() - self._left_server_at >= self._patience
         ):
-            # A server that is cut off from its peers keeps its clients. Elsewhere this node may be heard in time.
-            self._left_at = clock.now()
+            # A server that is cut off from its peers keeps its clients. By another one this node may be heard in time.
+            self._left_server_at = clock.now()
             await self._connection.leave_server()
-        await anyio.sleep(RETRY_PAUSE)
-        self._signal.set()
+        await anyio.sleep(HEARTBEAT_RETRY_PAUSE)
+        self._due.set()
 
     async def _put(self, expect: int) -> None:
         sent = clock.now()
@@ -213,18 +245,15 @@ class Presence:
         )
         if self._on_beat:
             self._on_beat(sent)
-        self._taken_at = clock.now()
-        if not self._taken:
-            self._taken = True
-            if self._on_taken:
-                self._on_taken(True)
+        self._accepting.confirm()
 
     @property
     def _patience(self) -> float:
+        """Seconds to wait for an answer of the bucket."""
         return max(self._ttl / HEARTBEATS_PER_TTL, 0.5)
 
     def _is_ours(self, stored: Stored) -> bool:
-        return stored.payload is not None and _incarnation(stored.payload) == self._registration.incarnation
+        return stored.payload is not None and _identity(stored.payload).incarnation == self._incarnation
 
     async def _refuse_if_alive(self, payload: bytes) -> None:
         try:
@@ -239,28 +268,25 @@ class Presence:
             ) from None
         raise NodeIdTaken(
             f"node id {self._node!r} is taken by a living process "
-            f"(incarnation {answer.incarnation or _incarnation(payload) or 'unknown'}); choose another --id"
+            f"(incarnation {answer.incarnation or _identity(payload).incarnation or 'unknown'}); choose another --id"
         )
 
-    async def _raise_voice(self) -> None:
-        if self._voice is None:
-            identity = Identity(self._node, self._registration.incarnation)
-            self._voice = await Responder.start(self._connection, voice_of(self._connection, self._node), identity)
+    async def _start_answering(self) -> None:
+        if self._responder is None:
+            identity = Identity(self._node, self._incarnation)
+            self._responder = await Responder.start(
+                self._connection, answers_on(self._connection, self._node), identity
+            )
 
-    async def _drop_voice(self) -> None:
-        if self._voice is not None:
-            await self._voice.stop()
-            self._voice = None
+    async def _stop_answering(self) -> None:
+        if self._responder is not None:
+            await self._responder.stop()
+            self._responder = None
 
     def _on_connection(self, up: bool) -> None:
         # TTLs ran on while the connection was down: be heard at once.
         if up:
-            self._signal.set()
-
-
-def _incarnation(raw: bytes) -> str:
-    """Which process a registration is of; empty where it does not say."""
-    return _identity(raw).incarnation
+            self._due.set()
 
 
 def _identity(raw: bytes) -> Identity:

@@ -1,7 +1,7 @@
-"""The part of a node that is there for its own slices: it mirrors their keys and no others.
+"""The part of a node for its own slices: it mirrors their keys and no others.
 
-With the runtime ``external`` an agent outside obeys the commands and `Serving` only keeps what it is told to do; with
-any other runtime `Running` has an agent of our own.
+With the runtime ``external`` somebody else's agent obeys the commands, and `Serving` only keeps what the keys say; with
+any other runtime `Running` has an agent of ours.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Running(Serving):
             UsageError: the folder cannot be used.
         """
         try:
-            # First: what another node downloads, and runs, would be taken for a dead one's.
+            # First: what another node downloads and runs would be mistaken for a dead one's.
             self._lock = lock(self._folder)
             await self._cache.start()
             await self._runtime.start()
@@ -77,19 +77,19 @@ class Running(Serving):
         self.agent.crashed(key, reason, fatal)
 
     def heard(self, at: float) -> None:
-        """Slices that must not run twice may run on."""
+        """Slices that must not run twice may go on."""
         self._runtime.heard(at)
 
     def reset(self, reason: str) -> None:
-        """Revisions say nothing any more."""
+        """The revisions that the agent knows are void."""
         self.agent.forget()
 
     async def resign(self) -> None:
-        """Once the registration is gone others take the slices' places: those that must not run twice stop before."""
+        """Stop the slices that must not run twice: once the registration is gone they are started elsewhere."""
         await self.agent.resign()
 
     async def close(self) -> None:
-        """Nothing runs on without its node; then its folder is free."""
+        """Stop everything, and then free the folder."""
         try:
             await self._runtime.close()
         finally:

@@ -193,7 +193,7 @@ async def _moved(user: Raw) -> bool:
 async def test_an_agent_waits_for_buckets_says_so_and_makes_none(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(registration, "UNREGISTERED_FOR", 0.5)
+    monkeypatch.setattr(registration, "WARNING_INTERVAL", 0.5)
     async with raw(server) as user, nodes_on(server) as nodes:
         with anyio.move_on_after(1.5):
             await nodes.start("a1", role=Role.AGENT)
