@@ -15,7 +15,18 @@ from cdm.model.keys import LAYOUTS, Key, Layout, encode
 from cdm.store.batch import Batch, Write, prepared, problem_with
 from cdm.store.connection import Connection
 from cdm.store.jetstream import checked, no_message
-from cdm.store.wire import DELETE, EXPECT, MARKER_TTL, TTL, headers_of, is_removal, seconds, ttl_header
+from cdm.store.wire import (
+    DELETE,
+    EXPECT,
+    MARKER_TTL,
+    TTL,
+    StreamState,
+    has_majority,
+    headers_of,
+    is_removal,
+    seconds,
+    ttl_header,
+)
 
 log = Log("cdm.store")
 
@@ -29,31 +40,6 @@ class Stored(Struct, frozen=True):
 
     payload: bytes | None
     revision: int
-
-
-SILENT = 5_000_000_000
-"""Nanoseconds after which a replica counts as cut off; replicas of a stream hear of each other every second."""
-
-
-class State(Struct, frozen=True):
-    """A bucket's stream at one moment."""
-
-    created: str
-    last: int
-    """Its last sequence."""
-    clock: float
-    """The server's time, in seconds since 1970."""
-
-
-def has_majority(cluster: dict[str, Any]) -> bool:
-    """Whether the leader of a stream has heard of most replicas of late.
-
-    A leader that is cut off from its peers goes on answering for some time. A listing from there would lack what was
-    written since, and blueprints that are only unknown there would count as deleted.
-    """
-    replicas = cluster.get("replicas") or []
-    heard = len([each for each in replicas if not each.get("offline") and each.get("active", 0) < SILENT])
-    return 2 * (1 + heard) > 1 + len(replicas)
 
 
 class Bucket:
@@ -75,7 +61,7 @@ class Bucket:
         """The subject of a key string."""
         return self._subjects + name
 
-    async def state(self) -> State:
+    async def state(self) -> StreamState:
         """Ask the server about the stream.
 
         Raises:
@@ -84,7 +70,7 @@ class Bucket:
         sent = await self.connection.api_retried(f"STREAM.INFO.{self.stream}")
         if not has_majority(sent.get("cluster") or {}):
             raise StoreBusy(f"the stream of {self.name} has no majority")
-        return State(sent["created"], sent["state"]["last_seq"], seconds(sent["ts"]))
+        return StreamState(sent["created"], sent["state"]["last_seq"], seconds(sent["ts"]))
 
     async def read(self, key: Key, timeout: float | None = None) -> Stored | None:
         """What the stream's leader holds under the key; None where nothing was written, or all trace of it expired."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -17,6 +18,9 @@ OPERATION = "KV-Operation"
 MARKER = "Nats-Marker-Reason"
 TTL = "Nats-TTL"
 ROLLUP = "Nats-Rollup"
+
+SILENT = 5_000_000_000
+"""Nanoseconds after which a replica counts as cut off; replicas of a stream hear of each other every second."""
 
 DELETE = {OPERATION: "DEL", TTL: str(MARKER_TTL)}
 """Headers of a delete."""
@@ -43,6 +47,27 @@ def headers_of(block: bytes) -> dict[str, str]:
 def is_removal(headers: Mapping[str, str]) -> bool:
     """Whether a message with these headers ends its key instead of giving it a value."""
     return MARKER in headers or headers.get(OPERATION) in ("DEL", "PURGE")
+
+
+class StreamState(Struct, frozen=True):
+    """A bucket's stream at one moment."""
+
+    created: str
+    last: int
+    """Its last sequence."""
+    clock: float
+    """The server's time, in seconds since 1970."""
+
+
+def has_majority(cluster: dict[str, Any]) -> bool:
+    """Whether the leader of a stream has heard of most replicas of late.
+
+    A leader that is cut off from its peers goes on answering for some time. A listing from there would lack what was
+    written since, and blueprints that are only unknown there would count as deleted.
+    """
+    replicas = cluster.get("replicas") or []
+    heard = len([each for each in replicas if not each.get("offline") and each.get("active", 0) < SILENT])
+    return 2 * (1 + heard) > 1 + len(replicas)
 
 
 def seconds(timestamp: str) -> float:

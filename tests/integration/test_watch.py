@@ -47,14 +47,19 @@ def quick_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_module, "HEARTBEAT", 0.5)
 
 
+def consumer_of(watch: Watch) -> str:
+    """The name of the watch's consumer; empty while it has none."""
+    return watch._consumer.name if watch._consumer else ""
+
+
 async def renewed(watch: Watch, before: str) -> None:
     """Wait until the watch has another consumer than the one before."""
-    await eventually(lambda: watch._consumer != before and watch.phase is Phase.LIVE)
+    await eventually(lambda: consumer_of(watch) != before and watch.phase is Phase.LIVE)
 
 
 async def listed_again(watch: Watch) -> None:
     """Let the watch list everything again."""
-    before = watch._consumer
+    before = consumer_of(watch)
     watch.relist()
     await renewed(watch, before)
 
@@ -141,24 +146,24 @@ async def test_keys_that_only_a_program_of_ones_own_can_write_are_left_alone(ser
 async def test_a_session_that_ends_while_it_catches_up_tells_nothing_twice(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, SLICES) as watched:
         watch, mirror = watched.watch, watched.mirror
-        session, gate = watch._session, anyio.Event()
+        session, gate = watch._run_session, anyio.Event()
 
         async def gated() -> str:
             await gate.wait()
             return await session()
 
-        watch._session = gated  # type: ignore[method-assign]
+        watch._run_session = gated  # type: ignore[method-assign]
         watch._end("of the test")
         for number in range(6):
             await user.put("slices", f"n1.{KEY}/{number + 1}", slice_value())
-        listen = watch._emit
+        listen = watch._mirror._emit
 
         def end_after_three(message: Message) -> None:
             listen(message)
             if len(mirror.values) == 3:
                 watch._end("of the test, again")
 
-        watch._emit = end_after_three
+        watch._mirror._emit = end_after_three
         gate.set()
         await eventually(lambda: len(mirror.values) == 6, 5)
         await watch.caught_up()
@@ -216,7 +221,7 @@ async def test_a_lost_consumer_is_replaced(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, SLICES) as watched:
         await user.put("slices", f"n1.{KEY}", slice_value())
         await watched.watch.caught_up()
-        await user.api(f"CONSUMER.DELETE.KV_slices.{watched.watch._consumer}")
+        await user.api(f"CONSUMER.DELETE.KV_slices.{consumer_of(watched.watch)}")
         await user.put("slices", f"n2.{KEY}", slice_value())
         await user.delete("slices", f"n1.{KEY}")
         await eventually(lambda: set(watched.mirror.values) == {f"n2.{KEY}"}, 10)
@@ -227,7 +232,7 @@ async def test_consumers_do_not_pile_up(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, SLICES) as watched:
         seen = set()
         for _ in range(30):
-            seen.add(watched.watch._consumer)
+            seen.add(consumer_of(watched.watch))
             await listed_again(watched.watch)
         assert len(seen) == 30
         await eventually(lambda: _is(user, 1), what="one consumer is left")
@@ -242,11 +247,11 @@ async def _is(user: Raw, count: int) -> bool:
 async def test_consumers_do_not_pile_up_over_reconnects(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, SLICES) as watched:
         for _ in range(3):
-            before = watched.watch._consumer
+            before = consumer_of(watched.watch)
             watched.connection._client._transport.close()  # type: ignore[union-attr]
             await renewed(watched.watch, before)
         assert await user.consumers("slices") <= 4
-        info = await user.api(f"CONSUMER.INFO.KV_slices.{watched.watch._consumer}")
+        info = await user.api(f"CONSUMER.INFO.KV_slices.{consumer_of(watched.watch)}")
         assert info["config"]["inactive_threshold"] <= 10e9, "those of lost connections go soon, by themselves"
 
 
@@ -271,8 +276,8 @@ async def test_a_relist_tells_nothing_again(server: NatsServer) -> None:
 async def test_a_timed_relist_happens_and_tells_nothing(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, SLICES, relist_interval=0.3) as watched:
         await user.put("slices", f"n1.{KEY}", slice_value())
-        before = watched.watch._consumer
-        await eventually(lambda: watched.watch._consumer != before, 5)
+        before = consumer_of(watched.watch)
+        await eventually(lambda: consumer_of(watched.watch) != before, 5)
         await watched.watch.caught_up()
         assert watched.mirror.names(ValuePut) == [f"n1.{KEY}"]
 
@@ -390,7 +395,7 @@ async def test_the_barrier_passes_where_the_last_message_vanished_behind_a_live_
     async with raw(server) as user, watching(server, NODES) as watched:
         await user.put("nodes", "n1", {})
         await watched.watch.caught_up()
-        await user.api(f"CONSUMER.DELETE.KV_nodes.{watched.watch._consumer}")
+        await user.api(f"CONSUMER.DELETE.KV_nodes.{consumer_of(watched.watch)}")
         await _vanish(user, "n2")
         with anyio.fail_after(15):
             await _patiently(watched.watch)
@@ -746,7 +751,7 @@ async def test_a_stale_barrier_does_not_outlive_its_stream(server: NatsServer) -
             await user.put("slices", f"n1.{KEY}", slice_value())
         await watched.watch.caught_up()
         # A consumer that is gone keeps the watch behind, and the barrier waiting, while the stream is replaced.
-        await user.api(f"CONSUMER.DELETE.KV_slices.{watched.watch._consumer}")
+        await user.api(f"CONSUMER.DELETE.KV_slices.{consumer_of(watched.watch)}")
         await user.put("slices", f"n1.{KEY}", slice_value())
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_patiently, watched.watch)
@@ -776,8 +781,9 @@ async def test_a_clock_that_is_another_one_is_noticed(server: NatsServer, monkey
     monkeypatch.setattr(watch_module, "DRIFT_INTERVAL", 0.0)
     async with raw(server) as user, watching(server, SLICES) as found:
         for shift in (60.0, -60.0):
-            before = found.watch._consumer
-            found.watch._offset += shift
+            before = consumer_of(found.watch)
+            assert found.watch._consumer
+            found.watch._consumer.offset += shift
             await user.put("slices", f"n1.{KEY}", slice_value())
             await renewed(found.watch, before)
             await user.put("slices", f"n1.{KEY}", slice_value())

@@ -1,4 +1,4 @@
-"""Who may be believed about a stream."""
+"""What the server says of a stream, and who may be believed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cdm.store.bucket import has_majority
+from cdm.store.wire import has_majority
 
 HEARD = {"name": "b", "current": True, "active": 900_000_000}
 SILENT = {"name": "c", "current": False, "active": 7_000_000_000}

@@ -1,0 +1,311 @@
+"""A local copy of one bucket, and the changes that follow from what a consumer delivers. Pure: no client, no clock.
+
+However often the consumer is replaced, and whatever happened meanwhile, the mirror ends equal to the bucket and emits
+no change that did not happen (PROTOCOL: no update is missed). Each change is a typed message. Keys and values that do
+not decode are messages too. How a node's registration ended is told even where the registration was never known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from cdm.dispatch.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
+from cdm.errors import InvalidBlueprint, InvalidKey, InvalidValue
+from cdm.model.blueprint import Blueprint
+from cdm.model.keys import NODES, Key, Layout
+from cdm.model.node import Registration
+from cdm.model.problems import explain
+from cdm.store.wire import MARKER, StreamState, is_removal
+
+Known = ValuePut[Any, Any] | ValueRejected[Any, Any] | KeyRejected[Any]
+"""What is known of a key: the newest update of it that was emitted."""
+
+
+class Behind(Struct, frozen=True):
+    """There is no consumer: changes may be missed."""
+
+    replaced: bool = False
+    """Whether the stream is another one than that which the known keys are from: revisions cannot be compared."""
+
+
+class Resuming(Struct, frozen=True):
+    """A consumer delivers what was stored since the last session."""
+
+    end: int
+    """The stream's last sequence when the consumer was made."""
+
+
+class Listing(Struct, frozen=True):
+    """A consumer delivers the newest message of each key."""
+
+    end: int
+    replaced: bool
+    unlisted: dict[str, Known]
+    """Keys known before that were not delivered so far."""
+
+
+class ListingHistory(Listing, frozen=True):
+    """A consumer delivers everything that the bucket keeps of each key."""
+
+    histories: dict[str, History] = {}
+
+
+class Live(Struct, frozen=True):
+    """Everything that the bucket held was delivered; a consumer delivers what follows."""
+
+
+Phase = Behind | Resuming | Listing | ListingHistory | Live
+
+
+class Mirror:
+    """What is known of a bucket.
+
+    ::
+
+        Behind ── resume ──> Resuming ──────── finish ──> Live
+               ── list ────> Listing(History) ─ finish ──> Live
+        all of them ── leave, distrust ──> Behind
+
+    A session compares the stream with `other_stream`, begins with `resume` or `list`, hands over each message with
+    `update`, says with `finish` that everything was delivered that the bucket held at the beginning, and ends with
+    `leave`, which may come at any time.
+
+    Args:
+        layout: the bucket's.
+        emit: takes each message.
+    """
+
+    def __init__(self, layout: Layout, emit: Callable[[Message], None]) -> None:
+        self.phase: Phase = Behind()
+        self.reached = 0
+        """Everything up to this sequence of the stream was emitted."""
+        self.created: str | None = None
+        """When the stream was created that this is a copy of; None: it was not seen yet."""
+        self.generation = 0
+        """How often another stream was found in its place: sequences of different generations cannot be compared."""
+        self.listed_at = float("-inf")
+        """When everything was last compared with the bucket."""
+        self._layout = layout
+        self._emit = emit
+        self._known: dict[str, Known] = {}
+        self._decode_key = layout.decode
+        self._decoders = _decoders(layout)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the copy is complete, and follows."""
+        return isinstance(self.phase, Live)
+
+    # A session
+
+    def other_stream(self, stream: StreamState) -> str:
+        """Compare the stream with the one before; returns why it is another one, or an empty string."""
+        reason = ""
+        if self.created not in (None, stream.created):
+            reason = "was created anew"
+        elif stream.last < self.reached:
+            reason = "went back"
+        self.created = stream.created
+        if reason:
+            self.generation += 1
+            self.reached = 0
+            self.listed_at = float("-inf")
+            self.phase = Behind(replaced=True)
+        return reason
+
+    def resume(self, end: int) -> None:
+        """A consumer is about to deliver what comes after ``reached``; the stream's last sequence is ``end``."""
+        self.phase = Resuming(end)
+
+    def list(self, end: int) -> None:
+        """A consumer is about to deliver everything; the stream's last sequence is ``end``."""
+        kind = ListingHistory if self._layout.history > 1 else Listing
+        self.phase = kind(end, self._replaced, self._known.copy())
+
+    def finish(self, now: float) -> None:
+        """Everything was delivered that the bucket held when the session began; what was not there is gone."""
+        match self.phase:
+            case Behind() | Live():
+                return
+            case Resuming(end):
+                pass
+            case Listing(end) as listing:
+                if isinstance(listing, ListingHistory):
+                    for name, history in listing.histories.items():
+                        self._emit_history(listing, name, history)
+                for name in listing.unlisted:
+                    if known := self._known.get(name):
+                        self._remove(name, known, end, Cause.MISSING, now)
+                self.listed_at = now
+        self.skip(end)
+        self.phase = Live()
+
+    def leave(self) -> None:
+        """The consumer is gone."""
+        self.phase = Behind(self._replaced)
+
+    def distrust(self) -> None:
+        """Nothing but a whole listing makes this complete again."""
+        self.leave()
+        self.listed_at = float("-inf")
+
+    def update(self, name: str, data: bytes, headers: dict[str, str] | None, sequence: int, at: float) -> None:
+        """Take a message of the present consumer.
+
+        Args:
+            name: the key's string.
+            data: its value.
+            headers: the message's, where there are any that matter.
+            sequence: the message's number in the stream.
+            at: when it was stored, in seconds on this node's clock.
+        """
+        phase = self.phase
+        known = self._known.get(name)
+        listing = isinstance(phase, Listing)
+        if isinstance(phase, Listing):
+            if isinstance(phase, ListingHistory):
+                self._note(phase.histories, name, data, headers, sequence, at)
+                return
+            phase.unlisted.pop(name, None)
+            if known is not None and sequence == known.revision and not phase.replaced:
+                return
+        if headers is None or not is_removal(headers):
+            update = self._decode(name, data, sequence, at, known)
+            self._known[name] = update
+            self._emit(update)
+        elif known is not None:
+            self._remove(name, known, sequence, _cause(headers), at)
+        elif self._layout is NODES and (sequence > self.reached or not listing):
+            self._tell_end(name, sequence, _cause(headers), at)
+        if not listing:
+            self.reached = sequence
+
+    def skip(self, end: int) -> None:
+        """What is left up to this sequence was removed without a trace: nothing of it will be delivered."""
+        self.reached = max(self.reached, end)
+
+    # What follows from it
+
+    @property
+    def _replaced(self) -> bool:
+        return isinstance(self.phase, (Behind, Listing)) and self.phase.replaced
+
+    def _note(
+        self,
+        histories: dict[str, History],
+        name: str,
+        data: bytes,
+        headers: dict[str, str] | None,
+        sequence: int,
+        at: float,
+    ) -> None:
+        history = histories.get(name)
+        if history is None:
+            history = histories[name] = History()
+        if headers is not None and is_removal(headers):
+            history.remove(sequence, at, _cause(headers))
+        else:
+            history.add(self._decode(name, data, sequence, at, self._known.get(name)))
+
+    def _decode(self, name: str, data: bytes, sequence: int, at: float, known: Known | None) -> Known:
+        if isinstance(known, (ValuePut, ValueRejected)):
+            key: Key = known.key
+        else:
+            try:
+                key = self._decode_key(name)
+            except InvalidKey as error:
+                return KeyRejected(self._layout.kinds[0], name, str(error), sequence)
+        try:
+            return ValuePut(key, self._decoders[type(key)](data), sequence, at)
+        except (InvalidBlueprint, InvalidValue) as error:
+            reason = str(error)
+        except msgspec.ValidationError as error:
+            reason = str(explain(error, key.value_type))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            reason = str(error)
+        except RecursionError:
+            reason = "is nested too deeply"
+        return ValueRejected(key, reason, sequence, at)
+
+    def _remove(self, name: str, known: Known, sequence: int, cause: Cause, at: float) -> None:
+        del self._known[name]
+        if isinstance(known, KeyRejected):
+            self._emit(RejectedKeyRemoved(known.kind, name))
+        else:
+            self._emit(ValueRemove(known.key, sequence, cause, at))
+
+    def _tell_end(self, name: str, sequence: int, cause: Cause, at: float) -> None:
+        """All that is left of a node that went before it was known here is the marker, which tells how it went."""
+        try:
+            key = self._decode_key(name)
+        except InvalidKey:
+            return
+        self._emit(ValueRemove(key, sequence, cause, at))
+
+    def _emit_history(self, listing: Listing, name: str, history: History) -> None:
+        """Emit what a key's history comes to: no value that was deleted or replaced since."""
+        known, removed = self._known.get(name), history.removed
+        if history.updates:
+            listing.unlisted.pop(name, None)
+        if known and removed and (listing.replaced or removed.sequence > known.revision):
+            self._remove(name, known, removed.sequence, removed.cause, removed.at)
+            known = None
+        for update in history.updates:
+            if known is None or listing.replaced or update.revision > known.revision or history.ends_before(known):
+                self._known[name] = update
+                self._emit(update)
+
+
+class Removal(Struct, frozen=True):
+    """A key's last removal in a listed history."""
+
+    sequence: int
+    at: float
+    cause: Cause
+
+
+class History:
+    """What one key's listed history comes to: its last valid value since it was last removed, and a later one that was
+    refused.
+    """
+
+    __slots__ = ("removed", "updates")
+
+    def __init__(self) -> None:
+        self.updates: list[Known] = []
+        self.removed: Removal | None = None
+
+    def remove(self, sequence: int, at: float, cause: Cause) -> None:
+        """The key was removed: nothing before counts."""
+        self.updates = []
+        self.removed = Removal(sequence, at, cause)
+
+    def ends_before(self, known: Known) -> bool:
+        """Whether the bucket holds something older than what is known: the bucket was set back."""
+        return self.updates[-1].revision < known.revision
+
+    def add(self, update: Known) -> None:
+        """The key was given a value."""
+        if isinstance(update, ValuePut):
+            self.updates = [update]
+        else:
+            if isinstance(update, ValueRejected):
+                update = replace(update, removed=self.removed.sequence if self.removed else 0)
+            self.updates = [*(each for each in self.updates if isinstance(each, ValuePut)), update]
+
+
+def _cause(headers: dict[str, str]) -> Cause:
+    return Cause.EXPIRED if headers.get(MARKER) == "MaxAge" else Cause.DELETED
+
+
+def _decoders(layout: Layout) -> dict[type[Key], Callable[[bytes], Any]]:
+    judged = (Blueprint, Registration)
+    return {
+        kind: kind.value_type.parse if kind.value_type in judged else msgspec.json.Decoder(kind.value_type).decode
+        for kind in layout.kinds
+    }
