@@ -1,7 +1,7 @@
 """The command line: ``cdm node``, ``init``, ``status``, ``health``, ``artifact``, ``logs``, ``demo``.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the cluster is unhealthy, 4 conflict (the node id is
-taken, the artifact is there already), 5 NATS refused the credentials, or a permission is missing.
+The commands are registered by name, with the texts that ``--help`` shows, so that each one's imports are paid for
+only when it runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cdm.version import VERSION
 
 
 class Exit(IntEnum):
-    """What the process's exit code says."""
+    """Exit codes of the process."""
 
     OK = 0
     FAILED = 1
@@ -35,22 +35,66 @@ app = App(
     help="ClusterDeploymentManager for NATS: publish a blueprint, and its instances run, spread over the nodes.",
     version=VERSION,
     version_flags=["--version"],
-    # Markdown's parser takes longer to import than all the rest.
+    # Markdown's parser takes longer to import than everything else.
     help_format="plaintext",
     version_format="plaintext",
     help_epilogue=(
-        "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 cluster unhealthy, 4 conflict (node id is taken, "
-        "artifact is there already), 5 denied (credentials, or a permission)."
+        "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unhealthy (nobody leads, or a node does not answer), "
+        "4 conflict (the node id is taken, the artifact exists), 5 denied (credentials or a permission)."
     ),
 )
-# By name, so that a command's own imports are paid for only when it runs.
-app.command("cdm.cli.node:node", name="node", help="Run this machine's node until SIGTERM or SIGINT.")
-app.command("cdm.cli.init:init", name="init", help="Create the buckets.")
-app.command("cdm.cli.status:status", name="status", help="Show leader, nodes, blueprints and slices.")
-app.command("cdm.cli.health:health", name="health", help="Ask whether a node runs and is connected.")
+app.command(
+    "cdm.cli.node:node",
+    name="node",
+    help=(
+        "Run this machine's node until SIGTERM or SIGINT.\n\n"
+        "The node registers, takes part in elections, and runs the slices that the leader places on it. The elected "
+        "leader serves the blueprints. A second signal stops at once."
+    ),
+)
+app.command(
+    "cdm.cli.init:init",
+    name="init",
+    help=(
+        "Create cdm's buckets in NATS.\n\n"
+        "Creates those that are missing, and updates the settings of those that exist. Safe to repeat: no value is "
+        "touched. Nodes do the same when they start, unless told otherwise."
+    ),
+)
+app.command(
+    "cdm.cli.status:status",
+    name="status",
+    help="Show leader, nodes, blueprints and slices.\n\nExits with 3 where nobody leads.",
+)
+app.command(
+    "cdm.cli.health:health",
+    name="health",
+    help=(
+        "Ask whether a node runs and is connected.\n\n"
+        "For health checks of container engines and supervisors: asks the node over NATS, with the same options and "
+        "variables as `cdm node`. Exits with 3 where it does not answer, and with 1 where NATS cannot be reached."
+    ),
+)
 app.command("cdm.cli.artifact:app", name="artifact", help="Push programs to the cluster, list them, remove them.")
-app.command("cdm.cli.logs:logs", name="logs", help="Show what an artifact's slices write, from all nodes.")
-app.command("cdm.cli.demo.demo:demo", name="demo", help="Play a whole cluster's life on this machine, in ten seconds.")
+app.command(
+    "cdm.cli.logs:logs",
+    name="logs",
+    help=(
+        "Show what an artifact's slices write, from all nodes.\n\n"
+        "Lines come in the order of time. Exits with 1 where there is no such output or node, or where a node did not "
+        "answer."
+    ),
+)
+app.command(
+    "cdm.cli.demo.demo:demo",
+    name="demo",
+    help=(
+        "Play a cluster's whole life on this machine, in ten seconds.\n\n"
+        "Starts an embedded nats-server in a temporary folder and three real nodes, which run a small web service; "
+        "scales it, kills a slice and the leader, and corrects drift. Every step is checked, also by asking the "
+        "service; exits with 1 if one fails. Nothing is left behind."
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,7 +112,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader has seen enough. What is left in the buffer has nowhere to go.
+        # Whoever reads the output has seen enough; what is left in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
     except OSError as problem:
@@ -84,12 +128,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _failed(error: CdmError) -> int:
-    from rich.console import Console  # noqa: PLC0415  # only who needs it waits for it
+    from rich.console import Console  # noqa: PLC0415  # slow to import, and needed here only
     from rich.markup import escape  # noqa: PLC0415
 
-    told = escape(printable(str(error)))
-    # Of an artifact a:b:1 its ":b:" is no emoji.
-    Console(stderr=True, soft_wrap=True, emoji=False).print(f"[bold red]cdm:[/] {told}", highlight=False)
+    text = escape(printable(str(error)))
+    # The ":b:" of an artifact a:b:1 must not become an emoji.
+    Console(stderr=True, soft_wrap=True, emoji=False).print(f"[bold red]cdm:[/] {text}", highlight=False)
     match error:
         case NodeIdTaken() | FolderTaken() | Conflict():
             return Exit.CONFLICT
@@ -102,7 +146,7 @@ def _failed(error: CdmError) -> int:
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> CdmError | None:
-    """The one error of ours in a task group's bundle, if there is nothing else in it."""
+    """The first error in a group of them, if all are cdm's own."""
     ours, others = group.split(CdmError)
     if others is not None or ours is None:
         return None

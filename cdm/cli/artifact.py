@@ -1,4 +1,4 @@
-"""``cdm artifact``: bring programs to the cluster's store, look what is there, remove them."""
+"""``cdm artifact``: push programs to the cluster's store, list them, remove them."""
 
 from __future__ import annotations
 
@@ -45,12 +45,19 @@ from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 
 PATIENCE = 1.0
-"""Seconds after which a transfer shows how far it is."""
+"""Seconds after which a transfer shows its progress."""
 
 app = App(name="artifact", help="Push programs to the cluster, list them, remove them.")
 
 
-@app.command
+@app.command(
+    help=(
+        "Store a program under an artifact's name, so that nodes can run it.\n\n"
+        "What is stored is not changed: other content or another manifest needs another version, or --force. Pushing "
+        "the same again does nothing. Exits with 2 where the path or the manifest cannot be used, and with 4 where "
+        "the name has other content or another manifest."
+    )
+)
 def push(
     artifact: str,
     path: Path,
@@ -64,28 +71,24 @@ def push(
     replicas: Annotated[Literal[1, 2, 3, 4, 5], Parameter(env_var="CDM_REPLICAS")] = 1,
     json: Annotated[bool, FLAG] = False,
 ) -> int:
-    """Store a program under an artifact's name, which nodes then can run.
-
-    What is there is not changed: another content or another manifest needs another version, or --force. Pushing the
-    same again does nothing. Exit codes: 0 done, 2 the path or the manifest cannot be used, 4 another content, or
-    another manifest, has that name.
+    """Store a program under an artifact's name, so that nodes can run it.
 
     Parameters
     ----------
     artifact
         The name, group:name:version, for example org.example:slice:1.0.0.
     path
-        A file (program or script), a folder, or a .tar.gz, which the nodes unpack.
+        A program, a script, a folder, or a .tar.gz, which the nodes unpack.
     entry
-        What is run, relative to the folder or archive; may be left out where there is one file only.
+        The program to run, relative to the folder or archive; not needed where there is only one file.
     env
-        A NAME=VALUE for the program's environment; may be repeated.
+        A variable for the program, NAME=VALUE; may be repeated.
     manifest
-        How it is run: a file of TOML or JSON. --entry and --env go before what it says.
+        File (TOML or JSON) that says how to run it. --entry and --env take precedence.
     force
-        Replace what is there. Slices that run already go on with what they have.
+        Replace what is stored. Slices that run already keep what they have.
     replicas
-        Replicas of the bucket, where this push creates it.
+        Replicas of the bucket, if this push creates it.
     json
         Print JSON.
     """
@@ -100,8 +103,8 @@ def push(
         result, waiting = anyio.run(_push, *pushing)
     if waiting:
         print(
-            f"cdm: note: blueprint {name} wants {waiting}; what failed for want of it is tried again within 5 minutes, "
-            "or at once when the blueprint is put again",
+            f"cdm: note: blueprint {name} asks for {waiting}; slices that failed without the artifact are tried again "
+            "within 5 minutes, or at once when the blueprint is put again",
             file=sys.stderr,
         )
     if problem:
@@ -112,7 +115,7 @@ def push(
     said = {
         Pushed.STORED: "pushed",
         Pushed.REPLACED: "replaced",
-        Pushed.UNCHANGED: "unchanged: this content and manifest are there already",
+        Pushed.UNCHANGED: "unchanged: this content and manifest are stored already",
     }
     print(f"{name}: {said[result]} ({decimal(content.size)}, sha256 {content.sha256[:12]})")
     if program_of(content.manifest, packed.tree) == "path":
@@ -155,7 +158,13 @@ def ls(
     return 0
 
 
-@app.command
+@app.command(
+    help=(
+        "Remove an artifact from the store.\n\n"
+        "What runs on nodes already goes on running. Exits with 1 where there is no such artifact, and with 4 where a "
+        "blueprint needs it."
+    )
+)
 def rm(
     artifact: str,
     /,
@@ -164,16 +173,14 @@ def rm(
     force: Annotated[bool, FLAG] = False,
     json: Annotated[bool, FLAG] = False,
 ) -> int:
-    """Remove an artifact from the store. What nodes have of it already goes on running.
-
-    Exit codes: 0 done, 1 there is no such artifact, 4 a blueprint wants it.
+    """Remove an artifact from the store.
 
     Parameters
     ----------
     artifact
         The name, group:name:version.
     force
-        Remove it although a blueprint wants it.
+        Remove it although a blueprint needs it.
     json
         Print JSON.
     """
@@ -250,7 +257,7 @@ def _described(each: StoredArtifact | UnreadableArtifact) -> dict[str, Any]:
 async def _push(
     access: Access, prefix: str, name: Artifact, packed: Packed, content: Content, force: bool, replicas: int
 ) -> tuple[Pushed, str]:
-    """What it came to, and what a blueprint has waited for since before the artifact was there."""
+    """Store it; returns the result, and what a blueprint that was put before the artifact asks for."""
     async with connect(access, name="cdm artifact", prefix=prefix) as connection:
         await connection.check_server()
         artifacts = Artifacts(connection)
@@ -259,7 +266,7 @@ async def _push(
             result = await artifacts.push(name, packed.path, content, force=force, progress=shown)
         waiting = ""
         if result is Pushed.STORED:
-            with suppress(StoreError):  # who may push need not be one who may read blueprints
+            with suppress(StoreError):  # whoever may push need not have the right to read blueprints
                 waiting = await _wanted(connection, name)
         return result, waiting
 
@@ -275,17 +282,17 @@ async def _remove(access: Access, prefix: str, name: Artifact, force: bool) -> N
         await connection.check_server()
         artifacts = Artifacts(connection)
         try:
-            with suppress(InvalidContent):  # it may go all the same
+            with suppress(InvalidContent):  # it can be removed all the same
                 await artifacts.describe(name)
             if not force and (wanted := await _wanted(connection, name)):
-                raise Conflict(f"blueprint {name} wants {wanted}; remove that first, or use --force")
+                raise Conflict(f"blueprint {name} asks for {wanted}; delete it first, or use --force")
             await artifacts.remove(name)
         except ArtifactMissing:
-            raise ArtifactMissing(f"there is no artifact {name}; `cdm artifact ls` lists what is there") from None
+            raise ArtifactMissing(f"there is no artifact {name}; `cdm artifact ls` lists them") from None
 
 
 async def _wanted(connection: Connection, name: Artifact) -> str:
-    """What a blueprint says of an artifact; empty: there is none, or none that wants instances."""
+    """What a blueprint asks for of an artifact; empty: there is no blueprint, or it asks for no instances."""
     bucket = Bucket(connection, BLUEPRINTS)
     try:
         await bucket.state()
@@ -297,7 +304,7 @@ async def _wanted(connection: Connection, name: Artifact) -> str:
     try:
         instances = Blueprint.parse(stored.payload).instances
     except InvalidBlueprint:
-        return "it (and cannot be read)"  # the last good one is in force
+        return "it (and cannot be read)"  # the last valid one is in force
     return f"{instances} instance{'s' if instances > 1 else ''} of it" if instances else ""
 
 

@@ -25,12 +25,12 @@ _UNSUPPORTED = {
     "jetstream_domain": _API,
     "jetstream_api_prefix": _API,
 }
-"""Fields without which one would be somebody else, or somewhere else; and what to do about it."""
+"""Fields that say who to be or where, which cdm does not support, and what to do instead."""
 _LISTED = re.compile(r",(?=\s*(?:nats|tls|wss?)://)")
 
 
 class NatsContext(Struct, frozen=True):
-    """The fields of a context that cdm uses, and those that it has to refuse; others are ignored."""
+    """The fields of a context that cdm uses or refuses; others are ignored."""
 
     url: str = ""
     user: str = ""
@@ -55,9 +55,9 @@ def config_home() -> Path:
     base = os.environ.get("XDG_CONFIG_HOME")
     if base:
         return Path(base) / "nats"
-    # That tool asks the password database for the home folder; cdm takes $HOME where there is something.
+    # The nats tool asks the password database for the home folder; cdm prefers $HOME where it has a configuration.
     homes = [Path.home()]
-    with suppress(KeyError):  # in a container a user may be a mere number
+    with suppress(KeyError):  # in a container the user may have no entry
         homes.append(Path(pwd.getpwuid(os.getuid()).pw_dir))
     folders = [home / ".config" / "nats" for home in homes]
     return next((folder for folder in folders if folder.is_dir()), folders[0])
@@ -67,7 +67,7 @@ def selected_context() -> str | None:
     """The context that ``nats context select`` chose, if any.
 
     Raises:
-        UsageError: what says so cannot be understood.
+        UsageError: the file with the selection cannot be read.
     """
     path = config_home() / "context.txt"
     try:
@@ -83,10 +83,10 @@ def access_of(context: str | None, *, anybody: bool = False) -> Access:
 
     Args:
         context: its name; None: a server on this machine.
-        anybody: whether it does not matter who one is according to it.
+        anybody: whether its fields about who to be do not matter, because options replace them.
 
     Raises:
-        UsageError: there is no such context, it cannot be read, or cdm cannot do what it says.
+        UsageError: there is no such context, it cannot be read, or it has a field that cdm does not support.
     """
     if context is None:
         return Access()
@@ -115,7 +115,7 @@ def access_of(context: str | None, *, anybody: bool = False) -> Access:
 def servers_of(text: str) -> tuple[str, ...]:
     """Split a comma-separated list of servers.
 
-    A comma before an ``@`` may be one in a password: it stays, so that no part of a password is taken for a server.
+    A comma before an ``@`` may belong to a password: it stays, so that no part of a password is taken for a server.
     """
     found: list[str] = []
     for group in _LISTED.split(text):
@@ -126,7 +126,7 @@ def servers_of(text: str) -> tuple[str, ...]:
 
 
 def expanded(path: Path) -> Path:
-    """The path, with a home folder in the place of ``~``.
+    """The path with ``~`` replaced by the home folder.
 
     Raises:
         UsageError: there is no such user.

@@ -1,4 +1,4 @@
-"""``cdm health``: whether this machine's node answers, for health checks of container engines and supervisors."""
+"""``cdm health``: whether a node answers, for health checks of container engines and supervisors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cdm.store.connection import Access, connect
 
 
 class Health(Struct, frozen=True):
-    """What was found out about a node."""
+    """Whether a node answers, and if not, why."""
 
     node: str
     healthy: bool
@@ -35,9 +35,7 @@ def health(
     id: Annotated[str | None, Parameter(name="--id", env_var="CDM_ID")] = None,  # noqa: A002
     json: Annotated[bool, FLAG] = False,
 ) -> int:
-    """Ask over NATS whether a node runs and is connected. Exits with 3 where it does not answer.
-
-    It takes the same options and variables as `cdm node`, and exits with 1 where NATS cannot be reached.
+    """Ask over NATS whether a node runs and is connected; the exit code is 3 where it does not answer.
 
     Parameters
     ----------
@@ -51,8 +49,8 @@ def health(
     if json:
         print(msgspec.json.encode(found).decode())
     else:
-        told = f"answers (incarnation {found.incarnation})" if found.healthy else f"is unhealthy: {found.reason}"
-        Console(highlight=False, soft_wrap=True).print(plain(f"{found.node} {told}"))
+        result = f"answers (incarnation {found.incarnation})" if found.healthy else f"is unhealthy: {found.reason}"
+        Console(highlight=False, soft_wrap=True).print(plain(f"{found.node} {result}"))
     return 0 if found.healthy else 3
 
 
@@ -61,7 +59,7 @@ async def _ask(access: Access, prefix: str, node: NodeId) -> Health:
         try:
             identity = await ask(connection, node)
         except NoResponders:
-            return Health(node, False, "", "no process of this id is connected to NATS")
+            return Health(node, False, "", "no process with this id is connected to NATS")
         except Uncertain:
-            return Health(node, False, "", f"it is connected to NATS and gave no answer within {ASK_TIMEOUT:g} s")
+            return Health(node, False, "", f"it is connected to NATS but gave no answer within {ASK_TIMEOUT:g} s")
         return Health(node, True, identity.incarnation, "")

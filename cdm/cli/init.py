@@ -23,15 +23,12 @@ def init(
     replicas: Annotated[Literal[1, 2, 3, 4, 5] | None, Parameter(env_var="CDM_REPLICAS")] = None,
     json: Annotated[bool, FLAG] = False,
 ) -> int:
-    """Create the buckets that are missing, and bring those that are there up to date.
-
-    Safe to repeat; no value is touched.
+    """Create the buckets that are missing, and update the settings of those that exist.
 
     Parameters
     ----------
     replicas
-        Replicas of every bucket, also of those that are there: 3 on a NATS cluster of three or more servers.
-        [default: 1 for new buckets]
+        Replicas of all buckets, existing ones too; 3 needs three or more servers. [default: 1 for new buckets]
     json
         Print JSON.
     """

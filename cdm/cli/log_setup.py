@@ -1,4 +1,4 @@
-"""Logs: one line an event, for people or for machines, on standard error."""
+"""Logs and remarks: what goes to standard error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cdm.log import on_first_line, printable
 
 @unique
 class LogFormat(StrEnum):
-    """How a log line looks."""
+    """Format of log lines."""
 
     CONSOLE = "console"
     JSON = "json"
@@ -22,7 +22,7 @@ class LogFormat(StrEnum):
 
 @unique
 class LogLevel(StrEnum):
-    """The least grave event that is logged."""
+    """The least severe level that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -40,17 +40,17 @@ def configure_logs(form: LogFormat, level: LogLevel, **bound: Any) -> None:
     threshold = getattr(logging, level.upper())
     stream = sys.stderr
     on_first_line(lambda: _configure(form, threshold, bound, stream), threshold)
-    # The client logs through the standard library, and everything that it says reaches us as a callback too.
+    # The client logs through the standard library, too, what reaches cdm as a callback.
     logging.getLogger("nats").addHandler(logging.NullHandler())
     logging.getLogger("nats").propagate = False
-    # Said whenever a TLS connection ends, by asyncio to the authors of asyncio.
+    # A warning about asyncio's own code, whenever a TLS connection ends.
     logging.getLogger("asyncio").addFilter(lambda record: "eof_received" not in record.getMessage())
 
 
 def _configure(form: LogFormat, threshold: int, bound: dict[str, Any], stream: TextIO) -> None:
-    import structlog  # noqa: PLC0415  # who logs nothing does not wait for it
+    import structlog  # noqa: PLC0415  # slow to import, and not needed by a process that logs nothing
 
-    # The prettier formatter prints local variables along: secrets may be among them.
+    # The prettier formatter prints local variables, too: secrets may be among them.
     plain: dict[str, Any] = {"exception_formatter": structlog.dev.plain_traceback}
     finish: list[Any]
     if form is LogFormat.JSON:
@@ -72,16 +72,17 @@ def _configure(form: LogFormat, threshold: int, bound: dict[str, Any], stream: T
 
 
 class _Unharmed:
-    """Writes to a stream that may fail (its reader is gone, the disk is full): who logs goes on, and the line is lost.
+    """Writes to a stream that may fail (its reader is gone, the disk is full): then the line is lost, and nothing else.
 
-    Past the stream's buffer: what is left there would be tried again when the process ends, and change its exit code.
+    It bypasses the stream's buffer: what is left there would be written when the process ends, fail again, and change
+    the exit code.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._descriptor = stream.fileno()
 
     def write(self, text: str) -> None:
-        """Write, if that can be done."""
+        """Write, if possible."""
         left = memoryview(text.encode(errors="backslashreplace"))
         with suppress(OSError):
             while left:
@@ -92,7 +93,7 @@ class _Unharmed:
 
 
 def _printable(_logger: Any, _method: str, event: Any) -> Any:
-    # What is no text is shown by its `repr`, which has no control characters.
+    # What is not a string is shown as its `repr`, which has no control characters.
     return {name: printable(value) if isinstance(value, str) else value for name, value in event.items()}
 
 

@@ -1,4 +1,4 @@
-"""``cdm logs``: what an artifact's slices write, asked of all nodes over NATS (see `cdm.output.wire`)."""
+"""``cdm logs``: what an artifact's slices write, requested from all nodes over NATS (see `cdm.output.wire`)."""
 
 from __future__ import annotations
 
@@ -44,26 +44,24 @@ def logs(
 ) -> int:
     """Show what an artifact's slices write and wrote, from all nodes, in the order of time.
 
-    Exit codes: 0 done, 1 there is no such output or node, or a node did not answer.
-
     Parameters
     ----------
     artifact
         The name, group:name:version.
     node
-        Only what this node has.
+        Only output of this node.
     ordinal
-        Of several slices on a node only this one: 0, 1, …
+        Of several slices on a node, only this one: 0, 1, …
     follow
-        Go on with what comes, and wait where there is nothing yet, until Ctrl-C or SIGTERM.
+        Go on with new lines, and wait where there are none yet, until Ctrl-C or SIGTERM.
     since
         Nothing older than this: 90s, 10m, 1h30m, 2d.
     lines
-        Of each slice only the last so many. [default: all; with --follow, and without --since, 10]
+        Only the last so many lines of each slice. [default: all; with --follow and without --since, 10]
     json
-        Print one JSON object a line.
+        Print each line as a JSON object.
     """
-    configure_logs(LogFormat.CONSOLE, LogLevel.INFO)  # that NATS is lost, and also that it is there again
+    configure_logs(LogFormat.CONSOLE, LogLevel.INFO)  # both that the connection is lost and that it is back
     if lines is not None and lines > MAX_LINES:
         raise UsageError(f"--lines: at most {MAX_LINES}; leave it out for all lines")
     if follow and lines is None and since is None:
@@ -112,7 +110,7 @@ async def _run(access: Access, prefix: str, request: LogRequest, only: NodeId | 
 
 
 async def _hosts(connection: Connection, only: NodeId | None, *, follow: bool) -> list[Registered]:
-    """The nodes that may have output; none, where they are followed and the first one is yet to come."""
+    """The nodes that may have output; empty where they are followed and none is registered yet."""
     await connection.check_server()
     found: dict[NodeId, Registered] = {}
     for message in await snapshot(connection, names=("nodes",)):
@@ -125,7 +123,7 @@ async def _hosts(connection: Connection, only: NodeId | None, *, follow: bool) -
     hosts = [found[name] for name in sorted(found) if keeps_output(found[name].value)]
     if not hosts:
         who = "no node runs its slices itself" if only is None else f"node {only!r} does not run its slices itself"
-        raise OutputMissing(f"{who}: what they write is with the agent outside")
+        raise OutputMissing(f"{who}: their output is kept by an agent outside cdm")
     return hosts
 
 

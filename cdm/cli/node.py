@@ -51,45 +51,38 @@ def node(
 ) -> int:
     """Run this machine's node until SIGTERM or SIGINT.
 
-    It registers the node and takes part in the election; the elected leader serves the blueprints. Exit codes: 0
-    stopped in good order, 1 failed, 2 wrong usage, 4 a living process has this node id, 5 NATS refused the
-    credentials, or a permission is missing.
-
     Parameters
     ----------
     id
         The node's name. [default: the host name]
     role
-        What this process is for: "manager" takes part in elections and runs no slices, "agent" is there for this
-        machine's slices and never leads, "all" is both.
+        "manager": takes part in elections, runs no slices; "agent": runs slices, never leads; "all": does both.
     replicas
-        Replicas of the buckets that it creates.
+        Replicas of the buckets that this node creates.
     create
         Create buckets that are missing.
     label
-        A name=value to register with; may be repeated.
+        A label of this node, NAME=VALUE; may be repeated.
     capacity
-        Most slices that this node takes. [default: no limit]
+        The most slices that this node takes. [default: no limit]
     lease_ttl
-        How long a leader that stops answering is waited for.
+        How long the leadership of a node that stops answering lasts.
     node_ttl
         How long this node may be silent before it counts as dead.
     reconcile_interval
-        Time between two rounds over everything.
+        Time between two reconciliations of everything.
     command_timeout
-        How long a node may take to answer a command; a state in transition may take twice as long.
+        How long a node may take to obey a command; a transition may take twice as long.
     runtime
-        Who runs this node's slices: "process" runs them as processes, "external" leaves them to somebody else's agent;
-        other runtimes may be installed.
+        What runs the slices: "process" (as processes), "external" (an agent of your own), or one that is installed.
     folder
-        Where the node keeps artifacts and what its slices write. [default: /var/lib/cdm/… for root, else
-        ~/.local/state/cdm/…]
+        Where artifacts and output are kept. [default: /var/lib/cdm/… for root, else ~/.local/state/cdm/…]
     cache
-        Most bytes of artifacts that are kept while no slice uses them; 500M, 10G.
+        The most that is kept of artifacts that no slice uses: bytes, or 500M, 10G.
     log_format
-        How log lines look.
+        Format of log lines.
     log_level
-        The least grave event that is logged.
+        The least severe level that is logged.
     """
     name = node_id(id or socket.gethostname())
     settings = NodeSettings(
@@ -123,27 +116,27 @@ OF_SLICES = {
     "folder": "--folder (CDM_FOLDER)",
     "cache_bytes": "--cache (CDM_CACHE)",
 }
-"""Settings that say how this machine runs slices, and the options that choose them."""
+"""Settings that concern the slices on this machine, and their options."""
 
 
 def refuse_contradictions(settings: NodeSettings) -> None:
     """Refuse options that contradict the role; raises `UsageError`.
 
-    How to lead may be said to an agent too, so that all machines can share one environment file.
+    An agent may have options about leading, so that all machines can share one environment file.
     """
     usual = NodeSettings(settings.node)
     for field, option in OF_SLICES.items():
         if settings.role is Role.MANAGER and getattr(settings, field) != getattr(usual, field):
-            raise UsageError(f"{option} contradicts --role manager (CDM_ROLE): no slices run there")
+            raise UsageError(f"{option} contradicts --role manager (CDM_ROLE), which runs no slices")
 
 
-YOUNG = 20_000
-"""Objects that are made until Python looks for garbage among them; it would do so every 700. Most of what a mirror
-takes in is kept for long, and none of it is in circles: a twentieth of a manager's time went into looking."""
+GC_THRESHOLD = 20_000
+"""New objects after which Python's garbage collector looks at them, instead of 700. Most of what a mirror takes in is
+kept for long, without reference cycles: looking for them took a twentieth of a manager's time."""
 
 
 async def _run(settings: NodeSettings) -> None:
-    gc.set_threshold(YOUNG)
+    gc.set_threshold(GC_THRESHOLD)
     stop, at_once = anyio.Event(), anyio.Event()
     async with anyio.create_task_group() as tasks:
         with anyio.CancelScope() as starting:
@@ -167,7 +160,7 @@ async def _stop_on_signal(
     *,
     task_status: anyio.abc.TaskStatus[None],
 ) -> None:
-    """Ask a running node to leave in good order; one that still waits for NATS just ends."""
+    """Stop a running node in good order, or at once at the second signal; one that still waits for NATS just ends."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:

@@ -21,7 +21,7 @@ _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _SECONDS = re.compile(_NUMBER)
 _DURATION = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit in _UNITS))
 _LONGEST = 365 * 86_400.0
-"""Seconds; longer ones are misspelt, and NATS takes no TTL without end."""
+"""Seconds; longer ones are taken for typing errors, and NATS limits TTLs."""
 _SIZE = re.compile(r"(\d+)([KMGT]?)B?")
 _POWERS = ("", "K", "M", "G", "T")
 _WHO = ("creds", "nkey", "user", "token")
@@ -32,30 +32,34 @@ _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 def _duration(text: str, *, ttl: bool) -> float:
     """Read a duration; raises `ValueError`, which shows it as it was typed."""
+    # Cyclopts reads a `timedelta` too, but takes 5M for five months and 1h1h for two hours, knows neither bare seconds
+    # nor ms, and shows what is out of range as the parsed value ("-1 day, 23:59:55") and not as it was typed.
     typed = text.strip()
     shown = repr(typed[:20])
     match = _DURATION.fullmatch(f"{typed}s" if _SECONDS.fullmatch(typed) else typed)
     if match is None or not typed:
-        raise ValueError(f"{shown} is no duration: write seconds, or 500ms, 10s, 2m, 1h30m, 2d")
+        raise ValueError(f"{shown} is not a duration: write seconds, or 500ms, 10s, 2m, 1h30m, 2d")
     numbers = (float(number or 0) for number in match.groups())
     seconds = sum(number * unit for number, unit in zip(numbers, _UNITS.values(), strict=True))
     if ttl and seconds < 1:
-        raise ValueError(f"{shown} is too short: NATS takes no TTL below one second")
+        raise ValueError(f"{shown} is too short: must be at least one second, as NATS requires of a TTL")
     if seconds <= 0:
-        raise ValueError(f"{shown} is too short: must be more than nothing")
+        raise ValueError(f"{shown} is too short: must be more than zero")
     if seconds > _LONGEST:
         raise ValueError(f"{shown} is too long: must be at most 365 days")
     return seconds
 
 
 FLAG = Parameter(negative="", show_default=False)
-"""An option that is said or not said."""
+"""An option without a value."""
 
 
 def duration(env: str | None = None, *, ttl: bool = False) -> Parameter:
-    """An option that is a duration, in seconds or with units; one without a variable has no default to be shown.
+    """An option that is a duration, in seconds or with units.
 
-    Its range is seen to where it is read: a validator would show what came of it, and not what was typed.
+    Args:
+        env: its environment variable; an option without one shows no default.
+        ttl: whether it is used as a TTL, which NATS takes from one second on.
     """
 
     def convert(_type: Any, tokens: Sequence[Token]) -> float:
@@ -90,38 +94,37 @@ def _shown_size(count: int) -> str:
 @Parameter(name="*", group="Connection")
 @dataclass(frozen=True, kw_only=True)
 class ConnectionOptions:
-    """Where NATS is, and who to be there."""
+    """Where NATS is, and which credentials to use."""
 
     server: Annotated[str | None, Parameter(name=["--server", "-s"], env_var="NATS_URL")] = None
     """NATS servers, comma-separated. [default: the context's, else nats://127.0.0.1:4222]"""
     context: Annotated[str | None, Parameter(name="--context", env_var="NATS_CONTEXT")] = None
     """A context of the nats tool. [default: the selected one, unless --server is given]"""
     creds: Annotated[Path | None, Parameter(name="--creds", env_var="NATS_CREDS")] = None
-    """Credentials file: a JWT and its seed."""
+    """File with a JWT and its seed."""
     nkey: Annotated[Path | None, Parameter(name="--nkey", env_var="NATS_NKEY")] = None
-    """File with the seed of an nkey."""
+    """File with an nkey's seed."""
     user: Annotated[str | None, Parameter(name="--user", env_var="NATS_USER")] = None
-    """User name; without a password, a token."""
+    """User name; without --password it is taken for a token."""
     password: Annotated[str | None, Parameter(name="--password", env_var="NATS_PASSWORD")] = field(
         default=None, repr=False
     )
-    """Password. The variable is better: what is typed shows in the list of processes."""
+    """Password. Prefer the variable: options show in the list of processes."""
     token: Annotated[str | None, Parameter(name="--token", env_var="NATS_TOKEN")] = field(default=None, repr=False)
-    """Token. The variable is better here too."""
+    """Token. Prefer the variable."""
     ca: Annotated[Path | None, Parameter(name="--tlsca", env_var="NATS_CA")] = None
-    """Certificates to trust. [default: the system's]"""
+    """File with the CA certificates to trust. [default: the system's]"""
     cert: Annotated[Path | None, Parameter(name="--tlscert", env_var="NATS_CERT")] = None
-    """Certificate to show to the server."""
+    """File with the client certificate."""
     key: Annotated[Path | None, Parameter(name="--tlskey", env_var="NATS_KEY")] = None
-    """Its key."""
+    """File with the client certificate's key."""
     inbox_prefix: Annotated[str | None, Parameter(name="--inbox-prefix", env_var="CDM_INBOX_PREFIX")] = None
-    """First part of the subjects that answers come to, so that a permission can be given for them.
-    [default: the context's, else _INBOX]"""
+    """Prefix of reply subjects, where permissions require one. [default: the context's, else _INBOX]"""
     prefix: Annotated[str, Parameter(name="--prefix", env_var="CDM_PREFIX", show_default=False)] = ""
-    """Common prefix of buckets (PREFIX_blueprints) and subjects (PREFIX.cdm…): several clusters on one NATS."""
+    """Prefix of buckets (PREFIX_blueprints) and subjects (PREFIX.cdm…), for several clusters on one NATS."""
 
     def access(self) -> Access:
-        """What the options come to.
+        """How to connect, according to the options and the context.
 
         Raises:
             UsageError: a context or file cannot be used.
@@ -130,7 +133,7 @@ class ConnectionOptions:
             raise UsageError(f"--prefix {self.prefix!r}: use letters, digits, '-' and '_', at most 32")
         server = self.server
         if self.context and self.context != os.environ.get("NATS_CONTEXT") and server == os.environ.get("NATS_URL"):
-            server = None  # what is typed, the context, beats what the environment says
+            server = None  # a context that is typed takes precedence over a server from the environment
         context = self.context or (None if server else selected_context())
         access = access_of(context, anybody=bool(self._given(*_WHO)))
         if server:
@@ -138,7 +141,7 @@ class ConnectionOptions:
         _check(access.servers)
         access = replace(access, **self._identity(access), **self._given("ca", "cert", "key", "inbox_prefix"))
         if not _SUBJECT.fullmatch(access.inbox_prefix):
-            raise UsageError(f"--inbox-prefix {access.inbox_prefix!r} is no beginning of a subject")
+            raise UsageError(f"--inbox-prefix {access.inbox_prefix!r} is not the beginning of a subject")
         if access.key and not access.cert:
             raise UsageError("--tlskey (NATS_KEY) without --tlscert (NATS_CERT)")
         for name in ("creds", "nkey", "ca", "cert", "key"):
@@ -148,13 +151,13 @@ class ConnectionOptions:
         return access
 
     def _given(self, *names: str) -> dict[str, Any]:
-        """The options that are given; a variable that is set to nothing gives nothing."""
+        """The options that are given; an empty variable counts as not given."""
         given = {name: getattr(self, name) for name in names}
         paths = {name: expanded(value) for name, value in given.items() if isinstance(value, Path)}
         return {name: value for name, value in {**given, **paths}.items() if value and str(value) != "."}
 
     def _identity(self, access: Access) -> dict[str, Any]:
-        """Who to be: what is given replaces all that the context says of it."""
+        """Who to be: what is given replaces everything that the context says of it."""
         given = self._given(*_WHO)
         password = self._given("password")
         if len(given) > 1:
@@ -173,7 +176,7 @@ def _check(servers: Sequence[str]) -> None:
         try:
             address = address_of(server)
             usable = address.scheme in _SCHEMES and bool(address.hostname) and address.port != 0
-            # What comes after the port has no meaning: it is most likely the rest of a password, as a comma is.
+            # What follows the port has no meaning: most likely it is the rest of a password, and so is a comma.
             usable &= not (address.path.strip("/") or address.query or address.fragment or "," in server)
         except ValueError:
             usable = False

@@ -1,4 +1,4 @@
-"""Where commands draw."""
+"""What commands draw on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cdm.log import printable
 
 
 def wide_console() -> Console:
-    """Standard output. In a file or a pipe lines are as long as they are: names are copied from there."""
+    """Standard output. In a file or a pipe lines are not wrapped, so that names can be copied from there."""
     console = Console(highlight=False)
     if console.is_terminal or os.environ.get("COLUMNS"):
         return console
@@ -19,5 +19,5 @@ def wide_console() -> Console:
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Text as it is, which may come from anybody: neither markup nor control characters do anything."""
+    """Text shown as it is, whoever wrote it: neither markup nor control characters have an effect."""
     return Text(printable(text), style)

@@ -1,4 +1,4 @@
-"""``cdm status``: who leads, which nodes there are, and how the blueprints fare."""
+"""``cdm status``: leader, nodes, blueprints and slices."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def status(
     *,
     json: Annotated[bool, FLAG] = False,
 ) -> int:
-    """Show leader and term, nodes, blueprints and slices. Exits with 3 where nobody leads.
+    """Show leader and term, nodes, blueprints and slices; the exit code is 3 where nobody leads.
 
     Parameters
     ----------

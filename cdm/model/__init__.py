@@ -1,1 +1,1 @@
-"""Pure values: what there is in a cluster and how it is written down. Imports nothing of NATS."""
+"""Pure values: what a cluster consists of, and how each is written in a bucket. Imports nothing of NATS."""

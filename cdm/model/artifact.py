@@ -1,4 +1,4 @@
-"""What is deployed, and who hosts it: names and their rules."""
+"""Names of artifacts and nodes, and their rules."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from msgspec import Struct
 from cdm.errors import InvalidArtifact, InvalidNodeId
 
 NodeId = NewType("NodeId", str)
-"""A node's name, chosen by its operator. Make one with `node_id`."""
+"""A node's name, chosen by its operator; made with `node_id`."""
 
 MAX_PART = 64
-"""Longest part of an artifact or node id, in characters: escaped, a slice key still fits a NATS subject."""
+"""Longest part of an artifact, and longest node id, in characters: an escaped slice key still fits a NATS subject."""
 
 
 def _complaint(text: str) -> str | None:
@@ -61,5 +61,5 @@ def node_id(text: str) -> NodeId:
     if problem := _complaint(text):
         raise InvalidNodeId(f"node id {text!r} {problem}")
     if text.startswith("_"):
-        raise InvalidNodeId(f"node id {text!r} begins with an underscore; such keys are the protocol's own")
+        raise InvalidNodeId(f"node id {text!r} begins with an underscore; such keys are reserved")
     return NodeId(text)

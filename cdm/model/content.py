@@ -1,4 +1,4 @@
-"""What an artifact consists of: the record that is stored beside its bytes."""
+"""The record that is stored beside an artifact's bytes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Form(StrEnum):
     FILE = "file"
     """One file, as it is."""
     TREE = "tree"
-    """Files and folders: a tar archive, compressed with gzip or not."""
+    """Files and folders, as a tar archive, compressed with gzip or not."""
 
 
 class Content(Struct, frozen=True):
-    """What was pushed. Fields that this version does not know are ignored; the manifest's own are not.
+    """What was pushed. Unknown fields are ignored, except for the manifest's, which are refused.
 
     Raises:
         InvalidContent: names the field and what is wrong with it.
@@ -35,31 +35,31 @@ class Content(Struct, frozen=True):
 
     form: Form
     file: str
-    """Name of the file or folder that was pushed; of a file also its name on the nodes."""
+    """Name of the file or folder that was pushed; a file has this name on the nodes, too."""
     sha256: str
     """Digest of the stored bytes, in hexadecimal."""
     size: int
-    """How many bytes are stored."""
+    """Bytes that are stored."""
     unpacked: int
-    """How many bytes the files have on a node."""
+    """Bytes of all files on a node."""
     manifest: Manifest
     mode: int = 0
     """Permission bits of a file."""
 
     def __post_init__(self) -> None:
         if not _SHA256.fullmatch(self.sha256):
-            raise InvalidContent(f"sha256: {self.sha256[:80]!r} is no digest")
+            raise InvalidContent(f"sha256: {self.sha256[:80]!r} is not a SHA-256 digest")
         for field, number in (("size", self.size), ("unpacked", self.unpacked)):
             if number < 0:
-                raise InvalidContent(f"{field}: {number} is less than nothing")
+                raise InvalidContent(f"{field}: {number} is negative")
         if self.form is Form.FILE and problem_with_name(self.file):
             raise InvalidContent(f"file: {self.file[:80]!r} {problem_with_name(self.file)}")
 
     @property
     def identity(self) -> str:
-        """A digest of all that shows on a node: contents of the same identity are kept there once.
+        """A digest of everything that differs on a node: contents of the same identity are kept there once.
 
-        Of a tree it is that of its archive. Of a file also name and permissions count.
+        For a tree it is the archive's digest; for a file its name and permissions count as well.
         """
         if self.form is Form.TREE:
             return self.sha256
@@ -77,9 +77,9 @@ class Content(Struct, frozen=True):
 def problem_with_name(name: str) -> str:
     """What is wrong with the name of a file or folder; empty: nothing."""
     if not name or name in (".", ".."):
-        return "is no name"
+        return "is not a name"
     if "/" in name or "\0" in name:
-        return "holds a character that no name may have"
+        return "holds a character that no file name may have"
     try:
         length = len(name.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:

@@ -1,8 +1,8 @@
-"""Typed keys, each naming the type of its value, and the one codec between them and KV key strings.
+"""Typed keys, each with the type of its value, and the one codec between them and KV key strings.
 
-The codec is total (every valid key has a string) and reversible (a string that decodes at all is exactly the string
-that the key encodes to), so that one thing never has two names. What NATS forbids in a key is written ``=XX`` per
-UTF-8 byte. A dot is kept where it separates, and escaped where it would leave an empty subject token.
+The codec is total (every valid key has a string) and reversible (a string that decodes is exactly the string that its
+key encodes to), so that nothing has two names. What NATS forbids in a key is written ``=XX`` per UTF-8 byte. A dot is
+kept, except where it would leave an empty subject token.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class NodeKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
 
 
 class IntentKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
-    """``nodes/{node}.intent``: what an operator wants of a node."""
+    """``nodes/{node}.intent``: an operator's intent for a node."""
 
     value_type = Intent
     node: NodeId
@@ -91,9 +91,9 @@ class IntentKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
 
 
 class StatusKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
-    """``status/{name}``, where ``name`` is a key of ``blueprints`` to the letter.
+    """``status/{name}``, where ``name`` is exactly a key string of ``blueprints``.
 
-    Not decoded further: a blueprint whose key does not parse has a status too, which says so.
+    It is not decoded: a blueprint whose key does not parse has a status too, which says so.
     """
 
     value_type = Status
@@ -152,7 +152,7 @@ def decode_artifact(path: str) -> Artifact:
     except ModelError as error:
         raise InvalidKey(str(error)) from None
     if encode_artifact(artifact) != path:
-        raise InvalidKey(f"{path!r} is not how {artifact} is written ({encode_artifact(artifact)!r} is)")
+        raise InvalidKey(f"{path!r} is not the key of {artifact}, which is {encode_artifact(artifact)!r}")
     return artifact
 
 
@@ -164,7 +164,7 @@ def decode_node(token: str) -> NodeId:
     except ModelError as error:
         raise InvalidKey(str(error)) from None
     if encode_node(node) != token:
-        raise InvalidKey(f"{token!r} is not how node {node!r} is written ({encode_node(node)!r} is)")
+        raise InvalidKey(f"{token!r} is not the key of node {node!r}, which is {encode_node(node)!r}")
     return node
 
 
@@ -179,7 +179,7 @@ def _decode_instance(path: str) -> tuple[Artifact, int]:
         return decode_artifact(path), 0
     path, _, last = path.rpartition("/")
     if not (last.isascii() and last.isdigit()) or last[0] == "0" or len(last) > 6:
-        raise InvalidKey(f"{path}/{last} ends with {last!r}, which is no ordinal (1, 2, …)")
+        raise InvalidKey(f"{path}/{last} ends with {last!r}, which is not an ordinal (1, 2, …)")
     return decode_artifact(path), int(last)
 
 
@@ -196,8 +196,8 @@ def _decode_slice(name: str) -> Key:
 
 def _decode_node(name: str) -> Key:
     token = name.removesuffix(_INTENT_SUFFIX)
-    if "." in token:  # misspelt, most likely
-        raise InvalidKey(f"{name!r} is neither a node nor an operator's intent for one (NODE{_INTENT_SUFFIX})")
+    if "." in token:  # most likely a typing error
+        raise InvalidKey(f"{name!r} is neither a node's key nor that of an intent (NODE{_INTENT_SUFFIX})")
     node = decode_node(token)
     return NodeKey(node) if token == name else IntentKey(node)
 
@@ -225,16 +225,16 @@ def encode(key: Key) -> str:
 
 
 class Layout(NamedTuple):
-    """What a bucket holds: its name without prefix, its kinds of keys, and how their strings are read."""
+    """A bucket: its name without prefix, its kinds of keys, and how key strings are read."""
 
     name: str
     kinds: tuple[type[Key], ...]
     decode: Callable[[str], Key]
     """KV key string to typed key; raises `InvalidKey`."""
     history: int = 1
-    """Revisions kept a key."""
+    """Revisions that are kept of each key."""
     expires: bool = False
-    """Whether values may carry a TTL, whose end the server then marks."""
+    """Whether values may have a TTL, at whose end the server puts a marker."""
 
 
 BLUEPRINTS = Layout("blueprints", (BlueprintKey,), _decode_blueprint, history=10)

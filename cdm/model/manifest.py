@@ -1,4 +1,4 @@
-"""How a slice's program is run: the manifest that goes with an artifact."""
+"""The manifest of an artifact: how its program is run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the
 
 @unique
 class RestartPolicy(StrEnum):
-    """When a program that ended by itself is started again on the same node."""
+    """When a program that ended by itself is restarted on the same node."""
 
     ALWAYS = "always"
     ON_FAILURE = "on-failure"
@@ -40,14 +40,14 @@ class Up(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag=
 
 
 class Tcp(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="tcp"):
-    """Ready, or alive, while something accepts connections on the port."""
+    """Ready, or alive, if something accepts connections on the port."""
 
     port: Port | None = None
     """None: the port that the slice was given."""
 
 
 class Http(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="http"):
-    """Ready, or alive, while a GET of the path is answered with a status from 200 to 399."""
+    """Ready, or alive, if a GET of the path is answered with a status from 200 to 399."""
 
     path: str = "/"
     port: Port | None = None
@@ -55,7 +55,7 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", ta
 
 
 class Line(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="line"):
-    """Ready once the program wrote this line, as `sd_notify` has it, to its standard output."""
+    """Ready once the program has written this line to its standard output."""
 
     text: str = "READY=1"
 
@@ -70,7 +70,7 @@ class Readiness(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Liveness(Struct, frozen=True, forbid_unknown_fields=True):
-    """A check that is made while a slice is ACTIVE; one that fails so many times in a row counts as a crash."""
+    """A check while a slice is ACTIVE. As many failures in a row count as a crash."""
 
     check: Tcp | Http
     interval: Seconds = 10.0
@@ -79,19 +79,19 @@ class Liveness(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Restart(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is tried on the node before the slice is reported as FAILED."""
+    """What is tried on the node before the slice is FAILED."""
 
     policy: RestartPolicy = RestartPolicy.ALWAYS
     attempts: Amount = 3
-    """So many times in a row it is started again; a run that lasts for `stable` seconds begins the count anew."""
+    """Restarts in a row; a run that lasts for `stable` seconds starts the count anew."""
     backoff: Seconds = 0.5
-    """Seconds before the first one; doubled each time."""
+    """Seconds before the first restart; doubled each time, up to `longest`."""
     longest: Seconds = 30.0
     stable: Seconds = 60.0
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a slice may use: rlimits for each process, a cgroup for all where there is one. None: no limit."""
+    """What a slice may use: rlimits for each process, and a cgroup for all where there is one. None: no limit."""
 
     memory: Bytes | None = None
     cpu_seconds: Amount | None = None
@@ -104,9 +104,9 @@ class Logs(Struct, frozen=True, forbid_unknown_fields=True):
     """How much of a slice's output is kept on the node's disk."""
 
     max_bytes: Bytes = 10 * 1024 * 1024
-    """Size at which a file is put aside."""
+    """Size at which a new file is begun."""
     files: Annotated[int, Meta(ge=1, le=100)] = 3
-    """Files that are kept, the newest included."""
+    """Files that are kept, including the newest."""
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,12 +116,12 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """The program, relative to the artifact's folder; empty: the artifact's only file. A name without a slash that is
     not in the folder is looked up on PATH. Files named .py and .pyz are run by the node's Python."""
     args: tuple[str, ...] = ()
-    """Arguments; `${NAME}` stands for a variable of the slice's environment."""
+    """Arguments; `${NAME}` is replaced by a variable of the slice's environment."""
     env: dict[Name, str] = {}
     directory: str = "."
     """Working directory, relative to the artifact's folder."""
     port: Port | Literal["auto"] | None = None
-    """A TCP port, told to the program as `CDM_PORT`; "auto": a free one, kept while the slice is ACTIVE."""
+    """A TCP port, given to the program as `CDM_PORT`; "auto": a free one, kept while the slice is ACTIVE."""
     readiness: Readiness = Readiness()
     liveness: Liveness | None = None
     restart: Restart = Restart()
@@ -133,15 +133,15 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.stop_signal not in signal.Signals.__members__:
-            raise InvalidManifest(f"stop_signal: {self.stop_signal!r} is no signal; write SIGTERM, SIGINT, …")
+            raise InvalidManifest(f"stop_signal: {self.stop_signal!r} is not a signal; write SIGTERM, SIGINT, …")
         for field, path in (("entry", self.entry), ("directory", self.directory)):
             if path.startswith("/") or ".." in path.split("/"):
                 raise InvalidManifest(f"{field}: {path!r} must stay inside the artifact")
-        # No program can be started with these; it had better be known before.
+        # No program can be started with a NUL: refused here, before anything runs.
         texts = (("entry", self.entry), ("directory", self.directory), *(("args", each) for each in self.args))
         for field, text in (*texts, *((f"env.{name}", value) for name, value in self.env.items())):
             if "\0" in text:
-                raise InvalidManifest(f"{field}: holds a character NUL")
+                raise InvalidManifest(f"{field}: contains a NUL character")
         checks = (self.readiness.check, self.liveness.check if self.liveness else None)
         if self.port is None and any(isinstance(check, (Tcp, Http)) and check.port is None for check in checks):
             raise InvalidManifest('port: is required by the check; write a number or "auto"')

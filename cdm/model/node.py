@@ -1,4 +1,4 @@
-"""Nodes as they describe themselves, what operators want of them, and the leadership records."""
+"""What nodes say of themselves, operators' intents for them, and the records of leadership."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cdm.model.artifact import NodeId
 from cdm.model.slice import Term
 
 EXTERNAL = "external"
-"""No runtime of ours: an agent outside obeys the commands."""
+"""No runtime of cdm's: an agent outside cdm obeys the commands."""
 PROCESS = "process"
-"""The runtime that is taken unless another is asked for: slices are processes of the machine."""
+"""The default runtime: slices are processes of the machine."""
 NO_RUNTIME = "none"
-"""What a node says that runs no slices."""
+"""Registered by a node that runs no slices."""
 
 
 @unique
@@ -24,20 +24,20 @@ class Role(StrEnum):
     """What a process is for."""
 
     ALL = "all"
-    """It takes part in elections, and its machine runs slices."""
+    """Takes part in elections, and runs slices."""
     MANAGER = "manager"
-    """It takes part in elections; no slices run here."""
+    """Takes part in elections, and runs no slices."""
     AGENT = "agent"
-    """Its machine runs slices; it never leads."""
+    """Runs slices, and never leads."""
 
 
 class Registration(Struct, frozen=True, omit_defaults=True):
-    """What a node says of itself under ``nodes/{node}``; put again as its heartbeat."""
+    """The value under ``nodes/{node}``, which the node puts again as its heartbeat."""
 
     role: str = Role.ALL
-    """One of `Role`; text, so that a role of a later version does not make the registration unreadable.
+    """One of `Role`; a string, so that a role of a later version does not make the registration unreadable.
 
-    A manager says a capacity of 0 as well, which readers obey that know nothing of roles.
+    A manager registers a capacity of 0, too, for readers that do not know roles.
     """
     labels: dict[str, str] = field(default_factory=dict)
     capacity: int | None = None
@@ -47,9 +47,9 @@ class Registration(Struct, frozen=True, omit_defaults=True):
     started: str = ""
     """When the process started, RFC 3339."""
     incarnation: str = ""
-    """Nonce of the process: tells a restarted process from its predecessor."""
+    """A nonce that distinguishes a restarted process from its predecessor."""
     ttl: float | None = None
-    """Seconds after which the registration expires without a heartbeat; None: not said."""
+    """Seconds after which the registration expires without a heartbeat; None: not given."""
 
     @property
     def hosts(self) -> bool:
@@ -63,16 +63,16 @@ class Registration(Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def parse(cls, raw: bytes) -> Registration:
-        """Read JSON. Fields that are not known are ignored, with one exception: see below.
+        """Read JSON. Unknown fields are ignored, with one exception.
 
         Raises:
-            InvalidValue: it is an operator's intent under the wrong key. Taken for a registration it would be a node
-                that nobody runs and that never expires.
-            DecodeError: of msgspec; it is no registration.
+            InvalidValue: it is an operator's intent under the wrong key; as a registration it would be a node without
+                a process, which never expires.
+            DecodeError: msgspec's; it is not a registration.
         """
         found = _DECODER.decode(raw)
         if not found.incarnation and "schedule" in msgspec.json.decode(raw, type=dict[str, msgspec.Raw]):
-            raise InvalidValue('is no registration of a node; a "schedule" belongs under its key with .intent')
+            raise InvalidValue('is not the registration of a node; a "schedule" belongs under the key NODE.intent')
         return found
 
 
@@ -81,29 +81,29 @@ _DECODER = msgspec.json.Decoder(Registration)
 
 @unique
 class Schedule(StrEnum):
-    """What an operator wants of a node."""
+    """What may be placed on a node."""
 
     NORMAL = "normal"
     CORDON = "cordon"
-    """Place nothing new here; what runs stays."""
+    """Nothing new is placed here; what runs stays."""
     DRAIN = "drain"
-    """Place nothing new here, and move what runs elsewhere."""
+    """Nothing new is placed here, and what runs is moved elsewhere."""
 
 
 class Intent(Struct, frozen=True, forbid_unknown_fields=True):
-    """The value under ``nodes/{node}.intent``. Typed by people: a misspelt field is an error."""
+    """The value under ``nodes/{node}.intent``. People type it: unknown fields are an error."""
 
     schedule: Schedule
 
 
 NO_INTENT = Intent(Schedule.NORMAL)
-"""What holds where no operator said anything."""
+"""The intent where there is none."""
 UNREADABLE_INTENT = Intent(Schedule.CORDON)
-"""What holds where an operator said something that nobody can read: every process takes it for the careful reading."""
+"""The intent where the value cannot be read: the careful one, and the same for every process."""
 
 
 class Lease(Struct, frozen=True):
-    """The value under ``slices/_leader``: who leads. It expires unless it is renewed."""
+    """The value under ``slices/_leader``: which node leads. It expires unless it is renewed."""
 
     node: NodeId
     term: Term

@@ -1,6 +1,6 @@
-"""One instance on one node: its states, and the one table of legal transitions.
+"""One instance on one node: its states, and the table of legal transitions.
 
-Nothing else in cdm decides what may follow what; `TRANSITIONS` is PROTOCOL's table, row by row.
+`TRANSITIONS` is the protocol's table, row by row; nothing else in cdm decides which transitions are legal.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from msgspec import Meta, Struct
 from cdm.model.blueprint import Overrides
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
-"""A number that is counted up; the bound is that of JSON in most languages."""
+"""A counter; above this bound JSON numbers are not exact in most languages."""
 Term = Annotated[int, Meta(ge=0, le=2**52)]
-"""Number of a leadership. No count gets there: one beyond was written by hand, and would leave no room for the next."""
+"""Number of a leadership. No count gets this far: a larger one was written by hand, and would leave no room for the
+next."""
 
 
 @unique
@@ -34,7 +35,7 @@ class SliceState(StrEnum):
     UNLOAD = "UNLOAD"
     UNLOADING = "UNLOADING"
 
-    # Enum hashes its name in Python code; the members are strings, and dictionaries of them are on the hot path.
+    # Enum's own hash is Python code, and dictionaries with states as keys are on the hot path.
     __hash__ = str.__hash__
 
     @property
@@ -50,7 +51,7 @@ class SliceState(StrEnum):
 
 @unique
 class Kind(StrEnum):
-    """What sort of state it is; it decides which deadline applies."""
+    """The kind of a state, which decides its deadline."""
 
     COMMAND = "command"
     TRANSITION = "in transition"
@@ -59,7 +60,7 @@ class Kind(StrEnum):
 
 @unique
 class Writer(StrEnum):
-    """Who alone may write a state."""
+    """Who may write a state."""
 
     LEADER = "leader"
     NODE = "node"
@@ -107,16 +108,16 @@ class SliceValue(Struct, frozen=True, omit_defaults=True, gc=False):
 
     state: SliceState
     term: Count = 0
-    """Term of the leader whose command this is or answers."""
+    """Term of the leader whose command this is, or to whose command it is the answer."""
     reason: str | None = None
     """Why it FAILED."""
     fatal: bool = False
-    """FAILED in a way that trying again soon cannot mend."""
+    """Whether it FAILED in a way that trying again soon cannot mend."""
     failures: Count | None = None
-    """How often this instance failed before, wherever it ran; agents copy it from the command. None: not said."""
+    """How often this instance failed before, on any node; agents copy it from the command. None: not given."""
     blueprint: Count | None = None
     """Revision of the blueprint that the command serves; agents copy it from the command."""
     port: int | None = None
-    """TCP port that the slice listens on, on its node, where its manifest asks for one."""
+    """TCP port that the slice listens on, if its manifest asks for one."""
     overrides: Overrides | None = None
-    """What the blueprint wants otherwise than the manifest; agents copy it from the command."""
+    """Where the blueprint differs from the manifest; agents copy it from the command."""

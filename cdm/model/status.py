@@ -1,4 +1,4 @@
-"""What the leader makes of a blueprint, as it is written to the ``status`` bucket."""
+"""The state of a blueprint according to the leader, as it is written to the ``status`` bucket."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cdm.model.blueprint import Blueprint, Overrides
 
 @unique
 class Condition(StrEnum):
-    """The one-word summary of a blueprint."""
+    """The state of a blueprint in one word."""
 
     READY = "Ready"
     PROGRESSING = "Progressing"
@@ -27,9 +27,9 @@ class Status(Struct, frozen=True):
     condition: Condition
     reason: str = ""
     observed_revision: int = 0
-    """Revision of the newest blueprint that was looked at, valid or not."""
+    """Revision of the newest blueprint that the leader has read, valid or not."""
     in_force_revision: int = 0
-    """Revision of the blueprint that is served; 0 if none is."""
+    """Revision of the blueprint that is served; 0: none is."""
     desired: int = 0
     active: int = 0
     pending: int = 0
@@ -37,9 +37,9 @@ class Status(Struct, frozen=True):
     term: int = 0
     """Term in which this was last changed."""
     overrides: Overrides | UnsetType = UNSET
-    """What the blueprint that is served wants otherwise than the manifest, where it does: with ``desired`` all of it.
+    """Where the blueprint that is served differs from the manifest; with ``desired`` this is all of the blueprint.
 
-    A new leader has it from here where refused blueprints have pushed the valid one out of the history.
+    A new leader reads it here if refused blueprints have pushed the valid one out of the bucket's history.
     """
 
     @property
@@ -47,11 +47,11 @@ class Status(Struct, frozen=True):
         """The blueprint that is served.
 
         Raises:
-            InvalidBlueprint: somebody wrote nonsense here.
+            InvalidBlueprint: the status was not written by cdm.
         """
         overrides = to_builtins(self.overrides) if self.overrides else {}
         return Blueprint.parse(json.encode({"instances": self.desired, **overrides}))
 
     def same_as(self, other: Status | None) -> bool:
-        """Whether both say the same, whoever said it: a new leader alone is no news."""
+        """Whether both say the same, apart from the term: a new leader alone changes nothing."""
         return other is not None and replace(other, term=self.term) == self

@@ -71,7 +71,7 @@ async def test_push_ls_and_rm(server: NatsServer, script: Path, tree: Path) -> N
     assert "removed" in removed.stdout
     missing = artifact(server, "rm", NAME)
     assert missing.returncode == 1
-    assert f"there is no artifact {NAME}; `cdm artifact ls` lists what is there" in missing.stderr
+    assert f"there is no artifact {NAME}; `cdm artifact ls` lists them" in missing.stderr
     assert json.loads(artifact(server, "rm", "g:tree:1+b", "--json").stdout)["result"] == "removed"
     assert "there are no artifacts" in artifact(server, "ls").stdout
 
@@ -210,7 +210,7 @@ async def test_one_that_a_blueprint_waited_for_says_when_it_is_tried_again(serve
         await user.put("blueprints", KEY, 2)
     first = artifact(server, "push", NAME, script)
     assert first.returncode == 0, first.stderr
-    assert first.stderr.startswith(f"cdm: note: blueprint {NAME} wants 2 instances of it; ")
+    assert first.stderr.startswith(f"cdm: note: blueprint {NAME} asks for 2 instances of it; ")
     assert "at once when the blueprint is put again" in first.stderr
     for options in ((), ("--force",)):
         assert artifact(server, "push", NAME, script, *options).stderr == ""

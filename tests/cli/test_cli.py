@@ -371,6 +371,14 @@ def test_every_command_has_a_help_text(command: str) -> None:
     assert f"cdm {command}" in shown.stdout
 
 
+@pytest.mark.parametrize("command", ["node", "init", "status", "health", "logs", "artifact push", "artifact rm"])
+def test_the_help_of_an_option_is_wrapped_at_the_terminals_width_alone(command: str) -> None:
+    shown = run(*command.split(), "--help", env={"COLUMNS": "400"}).stdout
+    rows = [line for line in shown.splitlines() if line.startswith("│")]
+    assert len(rows) > 10
+    assert all(re.match(r"│ (\*  )?(--)?[a-zA-Z]", row) for row in rows), shown
+
+
 @pytest.mark.anyio
 async def test_in_a_pipe_nothing_is_cut_off(server: NatsServer) -> None:
     name = f"{'o' * 60}:{'n' * 60}:{'1' * 60}"

@@ -280,7 +280,7 @@ async def test_overrides_that_no_program_can_be_started_with_fail_the_slice_and_
     async with world() as it:
         it.say(S.LOAD, overrides=Overrides(env={"LEVEL": "\0"}))
         await it.reaches(S.FAILED)
-        assert it.reasons[-1] == ("overrides: env.LEVEL: holds a character NUL", True)
+        assert it.reasons[-1] == ("overrides: env.LEVEL: contains a NUL character", True)
         assert it.holds == 0
 
 
