@@ -153,12 +153,12 @@ class TestPrograms:
         ("manifest", "reason"),
         [
             (Manifest(entry="nobody-has-this"), "neither in the artifact nor on PATH"),
-            (Manifest(entry="bin/nothing"), "'bin/nothing' is not there"),
+            (Manifest(entry="bin/nothing"), "'bin/nothing' does not exist"),
             (Manifest(entry="data"), "'data' is not executable"),
             (Manifest(entry="mystery"), "a script that begins with #!"),
             (Manifest(entry="orphan"), "its interpreter is missing"),
             (Manifest(), "the artifact has 4 files"),
-            (Manifest(entry="main.py", directory="nowhere"), "directory 'nowhere' is not there"),
+            (Manifest(entry="main.py", directory="nowhere"), "directory 'nowhere' does not exist"),
             (Manifest(entry="main.py", args=("${NOPE}",)), "names NOPE"),
         ],
     )

@@ -56,7 +56,7 @@ def test_policies() -> None:
 
 def test_no_attempts_at_all() -> None:
     assert decide(Restart(attempts=0), 0, 0, clean=False) == GiveUp(
-        "it is to be started only once (restart.attempts 0)"
+        "not started again on this node (restart.attempts 0)"
     )
     assert isinstance(decide(Restart(attempts=0), 0, 1e9, clean=False), GiveUp)
 

@@ -1,4 +1,4 @@
-"""Whether a program is ready, or alive: asked from outside, on the loopback interface."""
+"""Checks whether a program is ready, or alive, over the loopback interface."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_STATUS_LINE = 1024
 
 
 async def probe(check: Tcp | Http, port: int, timeout: float) -> str | None:
-    """Make a check once; returns None, or what is wrong."""
+    """Check once; returns None if it passed, else what is wrong."""
     port = check.port or port
     with anyio.move_on_after(timeout):
         try:
@@ -37,8 +37,8 @@ async def _connect(port: int) -> anyio.abc.SocketStream:
         try:
             await asyncio.get_running_loop().sock_connect(sock, (host, port))
             if sock.getsockname()[:2] == sock.getpeername()[:2]:
-                # The kernel may connect a port among those it gives to clients with itself.
-                raise ConnectionRefusedError(None, "only we were there")  # noqa: TRY301  # as if refused
+                # The kernel may connect a port of the ephemeral range to itself.
+                raise ConnectionRefusedError(None, "nothing listens there")  # noqa: TRY301  # as if refused
             return await anyio.abc.SocketStream.from_socket(sock)
         except OSError as error:
             sock.close()

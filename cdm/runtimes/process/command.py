@@ -16,12 +16,12 @@ from cdm.model.manifest import Http, Manifest, Tcp
 from cdm.runtimes import Work
 
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR")
-"""What a slice has of the node's environment; the rest is the node's own, its credentials among it."""
+"""What a slice gets of the node's environment; the rest may hold the node's credentials."""
 PYTHON = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-"""For .py and .pyz: lines are to be seen when they are written, and the artifact's folder is not to be written to."""
+"""For .py and .pyz: output is not held back, and nothing is written to the artifact's folder."""
 PYTHON_SUFFIXES = (".py", ".pyz")
-TRIES = 100
-"""Free ports that are tried."""
+PORT_ATTEMPTS = 100
+"""How many free ports are looked at, until one is no other slice's."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -42,14 +42,14 @@ def prepare(
     """Work out what to run.
 
     Args:
-        work: of the slice.
-        mark: variables by which the slice's processes are known; nothing replaces them.
+        work: the slice's.
+        mark: variables that identify the slice's processes; the manifest cannot override them.
         outside: the node's environment.
-        taken: ports that other slices of this node have.
-        port: the port that the slice had when it was started before, and keeps; None: it was not.
+        taken: ports of this node's other slices.
+        port: the port that the slice had before, and keeps; None: this is its first start.
 
     Raises:
-        SliceFailed: it cannot be run; fatal unless only a port is not free.
+        SliceFailed: it cannot be run; fatal unless only the port is not free.
     """
     manifest = work.manifest
     port = _port(manifest, taken, port)
@@ -65,7 +65,7 @@ def prepare(
     arguments += [_expand(argument, environment) for argument in manifest.args]
     directory = work.folder / manifest.directory
     if not directory.is_dir():
-        raise SliceFailed(f"directory {manifest.directory!r} is not there", fatal=True)
+        raise SliceFailed(f"directory {manifest.directory!r} does not exist", fatal=True)
     return Program(path, tuple(arguments), environment, str(directory), port)
 
 
@@ -99,7 +99,7 @@ def _locate(work: Work, search: str | None) -> str:
             raise SliceFailed(f"entry {entry!r} is neither in the artifact nor on PATH", fatal=True)
     shown = entry or path.name
     if not path.is_file():
-        raise SliceFailed(f"entry {shown!r} is not there", fatal=True)
+        raise SliceFailed(f"entry {shown!r} does not exist", fatal=True)
     if not os.access(path, os.R_OK if path.name.endswith(PYTHON_SUFFIXES) else os.X_OK):
         raise SliceFailed(f"entry {shown!r} is not executable", fatal=True)
     return str(path)
@@ -109,7 +109,7 @@ def _expand(argument: str, environment: Mapping[str, str]) -> str:
     def value(match: re.Match[str]) -> str:
         name = match[1]
         if name not in environment:
-            raise SliceFailed(f"args: {argument!r} names {name}, which the slice's environment has not", fatal=True)
+            raise SliceFailed(f"args: {argument!r} names {name}, which is not in the slice's environment", fatal=True)
         return environment[name]
 
     return _VARIABLE.sub(value, argument)
@@ -118,15 +118,15 @@ def _expand(argument: str, environment: Mapping[str, str]) -> str:
 def _port(manifest: Manifest, taken: Collection[int], before: int | None) -> int | None:
     wanted = manifest.port if before is None else before
     if wanted == "auto":
-        for _ in range(TRIES):
+        for _ in range(PORT_ATTEMPTS):
             port = _bound(0)
             if port not in taken:
                 return port
-        raise SliceFailed("there is no free port")
+        raise SliceFailed("no TCP port is free")
     checks = (manifest.readiness.check, manifest.liveness.check if manifest.liveness else None)
     ports = {check.port for check in checks if isinstance(check, (Tcp, Http))} | {wanted}
     for port in sorted(port for port in ports if port is not None):
-        # A check would take another program that listens there for ours.
+        # A check could not tell another program that listens there from ours.
         if port in taken:
             raise SliceFailed(f"port {port} is in use by another slice on this node")
         _bound(port)

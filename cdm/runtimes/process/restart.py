@@ -1,4 +1,4 @@
-"""Whether a program that ended is started again here, and when. Pure: tested on invented times."""
+"""Decides whether a program that ended is started again on this node, and when. Pure."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ class Again(NamedTuple):
     delay: float
     """Seconds from now."""
     failures: int
-    """Starts in a row that count as failed, this one included."""
+    """How many starts in a row count as failed, the one that just ended included."""
 
 
 class GiveUp(NamedTuple):
-    """Report it."""
+    """Report the slice as failed."""
 
     why: str
 
 
 def decide(restart: Restart, failures: int, uptime: float, *, clean: bool) -> Again | GiveUp:
-    """What to do about a program that ended by itself, or was stopped because it was not alive.
+    """What to do about a program that ended by itself, or was stopped because its liveness check failed.
 
     Args:
         restart: the manifest's.
-        failures: starts in a row that have failed before.
+        failures: how many starts in a row failed before.
         uptime: how long it ran, in seconds.
         clean: whether its exit status was 0.
     """
@@ -40,7 +40,7 @@ def decide(restart: Restart, failures: int, uptime: float, *, clean: bool) -> Ag
     if failures >= restart.attempts:
         times = "once" if failures == 1 else f"{failures} times"
         return GiveUp(
-            f"it was started again {times}" if failures else "it is to be started only once (restart.attempts 0)"
+            f"it was started again {times}" if failures else "not started again on this node (restart.attempts 0)"
         )
     # 2.0**failures would overflow for the most attempts that can be asked for.
     return Again(min(restart.backoff * 2.0 ** min(failures, 64), restart.longest), failures + 1)
