@@ -1,7 +1,7 @@
-"""Writes what one slice's programs write, line by line, to files of bounded size.
+"""Keeps the output of one slice's programs, line by line, in files of bounded size.
 
 A line in a file is ``2026-11-24T00:45:12.123Z out text``: when it was read (UTC), which stream (``out``, ``err``, or
-``cdm``: a remark of ours), and what was written, byte for byte. Files are numbered; the newest has the highest number.
+``cdm``: a remark of cdm's), and what was written, byte for byte. Files are numbered; the newest has the highest number.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from pathlib import Path
 from cdm.model.manifest import Logs
 
 MAX_LINE = 16 * 1024
-"""Longest line that is kept, in bytes; the rest of a longer one is dropped."""
+"""Longest line that is kept, in bytes; the rest of a longer one is lost."""
 CUT = b" [cdm: cut]"
 LAST_LINES = 5
-"""How many lines of each stream are remembered for reasons: much of the one must not hide the other's complaint."""
+"""Lines of each stream that are quoted in reasons; of each, so that much output does not hide an error message."""
 LAST_LENGTH = 300
-"""How much of each, in bytes."""
-LEAST = 4096
-"""Smallest size at which a file is put aside, in bytes: a chunk full of lines must not cost a file for each."""
+"""How much of each line is quoted, in bytes."""
+MIN_BYTES = 4096
+"""Smallest size at which a file is put aside, in bytes: smaller files would be too many."""
 _NAME = re.compile(r"(0[0-9]{7}|[1-9][0-9]{7,})\.log", re.ASCII)
 
 
-class Cutter:
-    """Cuts a stream of bytes into lines."""
+class LineSplitter:
+    """Splits a stream of bytes into lines."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._skipping = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their ends."""
+        """The lines that are complete now, without their line ends."""
         *lines, rest = (self._rest + data).split(b"\n")
         if self._skipping:
             if not lines:
@@ -52,15 +52,15 @@ class Cutter:
         return lines
 
     def end(self) -> list[bytes]:
-        """What came after the last end of line."""
+        """What came after the last line end."""
         rest, self._rest, self._skipping = self._rest, b"", False
         return [rest] if rest else []
 
 
 def numbers(folder: Path) -> list[int]:
-    """Numbers of the files of a slice's output, oldest first. Files that others put there are none of them."""
+    """Numbers of the files of a slice's output, oldest first. Other files in the folder are passed over."""
     try:
-        names = os.listdir(folder)  # noqa: PTH208  # names are all that is wanted
+        names = os.listdir(folder)  # noqa: PTH208  # only names are needed
     except OSError:
         return []
     return sorted(int(found[1]) for found in map(_NAME.fullmatch, names) if found)
@@ -71,55 +71,55 @@ def path_of(folder: Path, number: int) -> Path:
     return folder / f"{number:08}.log"
 
 
-class Scribe:
-    """The output of one run. Files of earlier runs are gone on with.
+class OutputWriter:
+    """Keeps the output of one run. The files of earlier runs are continued.
 
     Where writing fails (a full disk), output is dropped and counted, and the program is not held up.
 
     Args:
         folder: where the slice's files are.
-        logs: how much is kept: a file may be one line longer than ``max_bytes``, which counts as `LEAST` if it is less.
-        line: what to watch the standard output for.
+        logs: how much is kept. A file may be one line longer than ``max_bytes``, which counts as at least `MIN_BYTES`.
+        line: a line on standard output that is waited for.
         now: seconds since the epoch.
     """
 
     def __init__(self, folder: Path, logs: Logs, line: str | None = None, now: Callable[[], float] = time.time) -> None:
         self._folder = folder
         self._files = logs.files
-        self._room = max(logs.max_bytes, LEAST)
+        self._room = max(logs.max_bytes, MIN_BYTES)
         self._line = None if line is None else line.encode()
         self._now = now
-        self._cutters = {"out": Cutter(), "err": Cutter()}
+        self._splitters = {"out": LineSplitter(), "err": LineSplitter()}
         self._number = 0
         self._file = -1
         self._size = 0
         self._torn = False
         self._dropped = 0
-        self._last: dict[str, deque[bytes]] = {stream: deque(maxlen=LAST_LINES) for stream in self._cutters}
+        self._last: dict[str, deque[bytes]] = {stream: deque(maxlen=LAST_LINES) for stream in self._splitters}
         self.said = False
-        """Whether the line was written."""
+        """Whether the program wrote the line that is waited for."""
 
     @property
     def last(self) -> tuple[str, ...]:
-        """The last lines of standard output, and then those of standard error."""
+        """The last lines of standard output, then those of standard error."""
         lines = (line for stream in self._last.values() for line in stream)
         return tuple(_cut(line).decode(errors="replace").rstrip() for line in lines)
 
     def feed(self, stream: str, data: bytes) -> None:
-        """Take what the program wrote."""
-        self._take(stream, self._cutters[stream].feed(data))
+        """Keep what the program wrote."""
+        self._take(stream, self._splitters[stream].feed(data))
 
     def end(self, stream: str) -> None:
         """The program closed the stream."""
-        self._take(stream, self._cutters[stream].end())
+        self._take(stream, self._splitters[stream].end())
 
     def remark(self, text: str) -> None:
-        """Add a line of our own."""
+        """Add a remark of cdm's."""
         self._store(self._render("cdm", [text.encode()]))
 
     def close(self) -> None:
-        """Write what is left."""
-        for stream in self._cutters:
+        """Write the unfinished lines, and close the file."""
+        for stream in self._splitters:
             self.end(stream)
         if self._file >= 0:
             os.close(self._file)

@@ -1,4 +1,4 @@
-"""Reads what slices wrote: see `cdm.output.files` for how it is stored. Any process may read while one writes."""
+"""Reads the output of slices; `cdm.output.files` says how it is stored. Any process may read while another writes."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def folder_name(key: SliceKey) -> str:
 
 
 def keys(parent: Path, artifact: Artifact) -> list[SliceKey]:
-    """The slices of an artifact whose output is there; not those whose names had to be shortened."""
+    """The slices of an artifact that have output here, except those whose names had to be shortened."""
     found = []
     with contextlib.suppress(OSError):
-        for each in os.listdir(parent):  # noqa: PTH208  # names are all that is wanted
+        for each in os.listdir(parent):  # noqa: PTH208  # only names are needed
             with contextlib.suppress(InvalidKey):
                 key = SLICES.decode(each.replace("=2F", "/"))
                 if isinstance(key, SliceKey) and key.artifact == artifact:
@@ -49,7 +49,7 @@ def keys(parent: Path, artifact: Artifact) -> list[SliceKey]:
 
 
 def parse(line: bytes) -> OutputLine | None:
-    """Read a line of a file; None: it is torn."""
+    """Read a line of a file; None: it is incomplete."""
     match line.split(b" ", 2):
         case [time, stream, text]:
             with contextlib.suppress(ValueError):
@@ -72,14 +72,13 @@ async def batches(
 ) -> AsyncIterator[Sequence[OutputLine]]:
     """A slice's output, oldest line first.
 
-    Files that are put aside meanwhile are read to their end. Where some was deleted before it could be read, a remark
-    says so.
+    Files that are put aside meanwhile are read to their end. A remark tells where one was deleted before it was read.
 
     Args:
         folder: where the slice's output is.
-        lines: only the last so many of what is there now; None: all of it.
-        since: nothing that is older; a time with its zone.
-        follow: go on with what comes, for ever.
+        lines: only the last so many of what is there now; None: all.
+        since: nothing older than this time, which has a time zone.
+        follow: go on with new output, for ever.
     """
     reader = _Reader(folder)
     kept: deque[OutputLine] = deque(maxlen=lines)
@@ -111,17 +110,18 @@ def _end(folder: Path) -> tuple[int, int]:
 
 
 class _Reader:
-    """A place in a slice's output."""
+    """A position in a slice's output."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._number: int | None = None
+        """Of the present file; None: there was none yet."""
         self._offset = 0
         self._missing = False
         """Whether the present file was deleted before its end was reached."""
 
     def reached(self, end: tuple[int, int]) -> bool:
-        """Whether what was written before then is read, or gone."""
+        """Whether all that was written before this end was read, or is gone."""
         return self._number is not None and (self._number, self._offset) >= end
 
     def read(self) -> list[OutputLine]:
@@ -129,17 +129,17 @@ class _Reader:
         while True:
             present = numbers(self._folder)
             if self._number is not None and present and present[-1] < self._number:
-                self._number = None  # all of it was deleted, and begun anew
+                self._number = None  # all files were deleted, and begun anew
             following = [each for each in present if self._number is None or each > self._number]
             if self._number is not None:
                 found = self._read()
                 if found:
                     return found
-                if found is not None:  # nothing but torn lines
+                if found is not None:  # only incomplete lines
                     continue
             if not following:
                 return []
-            # Looked for before the end was reached: nothing is added to a file that has a successor.
+            # `following` was listed before the end was reached: nothing is added to a file that has a successor.
             missing = self._number is not None and (self._missing or following[0] != self._number + 1)
             self._number, self._offset, self._missing = following[0], 0, False
             if missing:
@@ -163,7 +163,7 @@ class _Reader:
 
 
 def prune(parent: Path, loaded: Collection[str], kept: int) -> None:
-    """Delete the output of slices that are loaded no more, but for those that wrote last."""
+    """Delete the output of slices that are no longer loaded, except for the ``kept`` that wrote last."""
     with contextlib.suppress(OSError):
         folders = [Path(each) for each in os.scandir(parent) if each.name not in loaded]
         for each in sorted(folders, key=_written, reverse=True)[kept:]:
@@ -171,5 +171,5 @@ def prune(parent: Path, loaded: Collection[str], kept: int) -> None:
 
 
 def _written(folder: Path) -> float:
-    """When a slice wrote last. A folder's own time tells only when its newest file was begun."""
+    """When a slice wrote last. The folder's own time tells only when its newest file was begun."""
     return max((path_of(folder, number).stat().st_mtime for number in numbers(folder)[-1:]), default=0.0)

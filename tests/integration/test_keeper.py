@@ -20,7 +20,7 @@ import pytest
 from cdm import clock
 from cdm.errors import SliceFailed
 from cdm.model.manifest import Line, Manifest, Readiness, Restart
-from cdm.output.files import Scribe
+from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper import processes as census
 from cdm.runtimes.keeper.keeper import Keeper
 from cdm.runtimes.keeper.protocol import Heard, Lapse, Spawn, encode
@@ -247,7 +247,7 @@ def ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
     with node, there:
         keeper = Keeper(there, tmp_path, "token", None)
         spawn = Spawn("r", "", (), {}, "/", str(tmp_path))
-        run = Run(spawn, 0, 0, {}, Scribe(tmp_path, spawn.logs), None)
+        run = Run(spawn, 0, 0, {}, OutputWriter(tmp_path, spawn.logs), None)
         run.exec_pipe, run.reaped, run.stopping = None, True, Stopping(None, float("inf"))
         keeper._runs.add(run)
         keeper._child_ended = True

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from cdm.model.manifest import Line, Logs, Manifest, Readiness, Restart, RestartPolicy
-from cdm.output.files import Scribe
+from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper.keeper import Keeper
 from cdm.runtimes.keeper.protocol import Spawn
 from cdm.runtimes.keeper.runs import Run
@@ -159,7 +159,7 @@ async def test_a_stray_file_beside_the_output(stage: Stage) -> None:
     assert await stage.text(key) == ["READY=1"]
 
 
-def test_no_error_of_a_scribe_ends_the_keeper(
+def test_no_error_of_an_output_writer_ends_the_keeper(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Its output is lost, and told once."""
@@ -178,7 +178,7 @@ def test_no_error_of_a_scribe_ends_the_keeper(
     node, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with node, other:
         keeper = Keeper(node, tmp_path, "token", None)
-        run = Run(Spawn("r", "", (), {}, "", ""), 0, 0, {}, cast("Scribe", Broken()), None)
+        run = Run(Spawn("r", "", (), {}, "", ""), 0, 0, {}, cast("OutputWriter", Broken()), None)
         for data in (b"one\n", b"two\n", b""):
             read, write = os.pipe()
             os.write(write, data)

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from cdm import clock
-from cdm.output.files import Scribe
+from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.cgroup import Cgroups
 from cdm.runtimes.keeper.packets import PacketQueue
@@ -170,7 +170,7 @@ class Keeper:
                 pipes += os.pipe()
             if self._cgroups is not None:
                 group = self._cgroups.add(spawn.run, spawn.limits)
-            scribe = Scribe(Path(spawn.output), spawn.logs, spawn.line)
+            output = OutputWriter(Path(spawn.output), spawn.logs, spawn.line)
             grouped = frozenset() if self._cgroups is None else self._cgroups.controllers
             pid, exec_pipe = launch(spawn, pipes[1], pipes[3], self._files, group, grouped)
         except OSError as error:  # no process, no file descriptor, no disk
@@ -183,7 +183,7 @@ class Keeper:
             return
         os.close(pipes[1])
         os.close(pipes[3])
-        run = Run(spawn, pid, exec_pipe, {pipes[0]: "out", pipes[2]: "err"}, scribe, group)
+        run = Run(spawn, pid, exec_pipe, {pipes[0]: "out", pipes[2]: "err"}, output, group)
         self._runs.add(run)
         for descriptor in run.streams:
             os.set_blocking(descriptor, False)
@@ -218,13 +218,13 @@ class Keeper:
         stream = run.streams[descriptor]
         with self._losing_output():
             if data:
-                run.scribe.feed(stream, data)
+                run.output.feed(stream, data)
             else:
-                run.scribe.end(stream)
+                run.output.end(stream)
         if not data:
             del run.streams[descriptor]
             self._unwatch(descriptor)
-        if run.scribe.said and not run.said:
+        if run.output.said and not run.said:
             run.said = True
             self._tell(Said(run.name))
         return bool(data)
@@ -324,7 +324,7 @@ class Keeper:
             elif state.killed is not None and now - state.killed > KILL_PATIENCE:
                 run.stopping = None
                 left = tuple(process.pid for process in seen or ())
-                self._tell(Gone(run.name, run.scribe.last, left or (run.pid,)))
+                self._tell(Gone(run.name, run.output.last, left or (run.pid,)))
             elif run.reaped and not seen:
                 self._next_look = now + KILL_INTERVAL
         if not self._runs:
@@ -342,11 +342,11 @@ class Keeper:
         if run.group is not None:
             cgroup.remove(run.group)
         self._runs.remove(run)
-        self._tell(Gone(run.name, run.scribe.last))
+        self._tell(Gone(run.name, run.output.last))
 
     def _put_away(self, run: Run) -> None:
         with self._losing_output():
-            run.scribe.close()
+            run.output.close()
         with contextlib.suppress(OSError):
             (self._records / run.name).unlink()
 

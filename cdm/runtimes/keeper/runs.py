@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cdm.output.files import Scribe
+from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.processes import Process, census, descendants, look, mark, send
 from cdm.runtimes.keeper.protocol import MARK, Spawn
@@ -52,12 +52,12 @@ class Run:
         pid: of its program, and so the number of its process group and session.
         exec_pipe: tells whether exec succeeded.
         streams: its output: the pipes that are open, and what they are.
-        scribe: keeps its output.
+        output: keeps its output.
         group: its cgroup, if it has one.
     """
 
     def __init__(
-        self, spawn: Spawn, pid: int, exec_pipe: int, streams: dict[int, str], scribe: Scribe, group: Path | None
+        self, spawn: Spawn, pid: int, exec_pipe: int, streams: dict[int, str], output: OutputWriter, group: Path | None
     ) -> None:
         self.name = spawn.run
         self.lapse = spawn.lapse
@@ -65,7 +65,7 @@ class Run:
         self.exec_pipe: int | None = exec_pipe
         """None: exec succeeded or failed, and that was reported."""
         self.streams = streams
-        self.scribe = scribe
+        self.output = output
         self.group = group
         self.said = False
         """Whether the line that is waited for was reported."""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Logs
-from cdm.output.files import CUT, LAST_LENGTH, LEAST, MAX_LINE, Cutter, Scribe, numbers, path_of
+from cdm.output.files import CUT, LAST_LENGTH, MAX_LINE, MIN_BYTES, LineSplitter, OutputWriter, numbers, path_of
 from cdm.output.reading import folder_name, parse, prune, tail
 from cdm.runtimes import OutputLine
 from tests.harness.waiting import eventually
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.anyio
 AT = datetime(2026, 11, 24, 1, 2, 3, 456_000, tzinfo=UTC)
 
 
-def a_scribe(folder: Path, logs: Logs | None = None, line: str | None = None) -> Scribe:
-    return Scribe(folder, logs or Logs(), line, now=AT.timestamp)
+def a_writer(folder: Path, logs: Logs | None = None, line: str | None = None) -> OutputWriter:
+    return OutputWriter(folder, logs or Logs(), line, now=AT.timestamp)
 
 
 async def everything(folder: Path, lines: int | None = None, since: datetime | None = None) -> list[OutputLine]:
@@ -40,8 +40,8 @@ pieces = st.lists(st.binary(max_size=40) | st.sampled_from([b"\n", b"\n\n", b"x"
 
 @given(pieces)
 def test_lines_are_the_same_however_they_come(data: list[bytes]) -> None:
-    cutter = Cutter()
-    found = [line for piece in data for line in cutter.feed(piece)] + cutter.end()
+    splitter = LineSplitter()
+    found = [line for piece in data for line in splitter.feed(piece)] + splitter.end()
     whole = b"".join(data).split(b"\n")
     if not whole[-1]:
         whole.pop()
@@ -51,18 +51,18 @@ def test_lines_are_the_same_however_they_come(data: list[bytes]) -> None:
 
 @given(st.binary(max_size=3 * MAX_LINE), st.integers(1, 999))
 def test_a_long_line_costs_no_memory(data: bytes, times: int) -> None:
-    cutter = Cutter()
+    splitter = LineSplitter()
     for _ in range(min(times, 20)):
-        cutter.feed(data.replace(b"\n", b""))
-    assert len(cutter.end()) <= 1
+        splitter.feed(data.replace(b"\n", b""))
+    assert len(splitter.end()) <= 1
 
 
 async def test_written_and_read(tmp_path: Path) -> None:
-    scribe = a_scribe(tmp_path)
-    scribe.feed("out", b"one\ntw")
-    scribe.feed("err", b"\xff\x00 oops\r\n")
-    scribe.feed("out", b"o\n\nrest")
-    scribe.close()
+    writer = a_writer(tmp_path)
+    writer.feed("out", b"one\ntw")
+    writer.feed("err", b"\xff\x00 oops\r\n")
+    writer.feed("out", b"o\n\nrest")
+    writer.close()
     assert [(line.stream, line.text) for line in await everything(tmp_path)] == [
         ("out", "one"),
         ("err", "\ufffd\x00 oops"),
@@ -75,29 +75,29 @@ async def test_written_and_read(tmp_path: Path) -> None:
     assert await everything(tmp_path, lines=0) == []
     assert len(await everything(tmp_path, since=AT)) == 5
     assert await everything(tmp_path, since=AT.replace(second=4)) == []
-    assert scribe.last == ("one", "two", "", "rest", "\ufffd\x00 oops")
+    assert writer.last == ("one", "two", "", "rest", "\ufffd\x00 oops")
 
 
 def test_a_long_last_line_is_cut_and_says_so(tmp_path: Path) -> None:
-    scribe = a_scribe(tmp_path)
-    scribe.feed("out", b"%b\n%b\n" % (b"x" * LAST_LENGTH, b"y" * (LAST_LENGTH + 1)))
-    assert scribe.last == ("x" * LAST_LENGTH, "y" * LAST_LENGTH + "…")
-    scribe.close()
+    writer = a_writer(tmp_path)
+    writer.feed("out", b"%b\n%b\n" % (b"x" * LAST_LENGTH, b"y" * (LAST_LENGTH + 1)))
+    assert writer.last == ("x" * LAST_LENGTH, "y" * LAST_LENGTH + "…")
+    writer.close()
 
 
 @pytest.mark.parametrize("size", [1, 4096, 6000])
 @pytest.mark.parametrize("files", [1, 2, 5])
 async def test_size_is_bounded_and_the_newest_stays(tmp_path: Path, size: int, files: int) -> None:
-    scribe = a_scribe(tmp_path, Logs(max_bytes=size, files=files))
+    writer = a_writer(tmp_path, Logs(max_bytes=size, files=files))
     longest = 0
     for number in range(300):
         lines = b"".join(b"%d %s\n" % (number, b"x" * (each % 50)) for each in range(number % 7 + 1))
         longest = max(longest, 32 + 60)
-        scribe.feed("out", lines)
+        writer.feed("out", lines)
         kept = numbers(tmp_path)
         assert len(kept) <= files
-        assert all(path_of(tmp_path, each).stat().st_size <= max(size, LEAST) + longest for each in kept)
-    scribe.close()
+        assert all(path_of(tmp_path, each).stat().st_size <= max(size, MIN_BYTES) + longest for each in kept)
+    writer.close()
     texts = [line.text for line in await everything(tmp_path)]
     assert texts[-1].startswith("299 ")
     found = [int(text.split()[0]) for text in texts]
@@ -107,10 +107,10 @@ async def test_size_is_bounded_and_the_newest_stays(tmp_path: Path, size: int, f
 
 
 def test_the_smallest_files_cost_no_rotation_for_each_line(tmp_path: Path) -> None:
-    scribe = a_scribe(tmp_path, Logs(max_bytes=1, files=3))
-    scribe.feed("out", b"\n" * 1000)
-    scribe.close()
-    assert numbers(tmp_path)[-1] <= 1000 * 30 / (LEAST - 30) + 1
+    writer = a_writer(tmp_path, Logs(max_bytes=1, files=3))
+    writer.feed("out", b"\n" * 1000)
+    writer.close()
+    assert numbers(tmp_path)[-1] <= 1000 * 30 / (MIN_BYTES - 30) + 1
 
 
 async def test_files_of_others_are_none_of_its_own(tmp_path: Path) -> None:
@@ -123,9 +123,9 @@ async def test_files_of_others_are_none_of_its_own(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text("mine")
     assert numbers(tmp_path) == []
-    scribe = a_scribe(tmp_path)
-    scribe.feed("out", b"one\n")
-    scribe.close()
+    writer = a_writer(tmp_path)
+    writer.feed("out", b"one\n")
+    writer.close()
     assert numbers(tmp_path) == [1]
     assert [line.text for line in await everything(tmp_path)] == ["one"]
     assert numbers(tmp_path / "nothing") == []
@@ -135,11 +135,11 @@ async def test_files_of_others_are_none_of_its_own(tmp_path: Path) -> None:
 
 
 async def test_goes_on_where_a_killed_writer_stopped(tmp_path: Path) -> None:
-    first = a_scribe(tmp_path)
+    first = a_writer(tmp_path)
     first.feed("out", b"one\n")
     with path_of(tmp_path, 1).open("ab") as file:
         file.write(b"2026-11-24T00:00:00.000Z out tor")
-    second = a_scribe(tmp_path)
+    second = a_writer(tmp_path)
     second.feed("out", b"two\n")
     second.close()
     first.close()
@@ -147,18 +147,18 @@ async def test_goes_on_where_a_killed_writer_stopped(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scribe = a_scribe(tmp_path)
-    scribe.feed("out", b"one\n")
+    writer = a_writer(tmp_path)
+    writer.feed("out", b"one\n")
 
     def none(descriptor: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", none)
-        scribe.feed("out", b"lost\n")
-        scribe.feed("err", b"lost too\n")
-    scribe.feed("out", b"two\n")
-    scribe.close()
+        writer.feed("out", b"lost\n")
+        writer.feed("err", b"lost too\n")
+    writer.feed("out", b"two\n")
+    writer.close()
     lines = await everything(tmp_path)
     assert [line.text for line in lines if line.stream != "cdm"] == ["one", "two"]
     assert [line.text for line in lines if line.stream == "cdm"] == [
@@ -167,8 +167,8 @@ async def test_a_full_disk_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_half_a_line_on_a_full_disk_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scribe = a_scribe(tmp_path)
-    scribe.feed("out", b"one\n")
+    writer = a_writer(tmp_path)
+    writer.feed("out", b"one\n")
     write, calls = os.write, [0]
 
     def half(descriptor: int, data: bytes) -> int:
@@ -179,16 +179,16 @@ async def test_half_a_line_on_a_full_disk_spoils_no_other(tmp_path: Path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", half)
-        scribe.feed("out", b"lost\n")
-    scribe.feed("out", b"two\n")
-    scribe.close()
+        writer.feed("out", b"lost\n")
+    writer.feed("out", b"two\n")
+    writer.close()
     assert [line.text for line in await everything(tmp_path) if line.stream == "out"] == ["one", "two"]
 
 
 async def test_follow_through_rotation(tmp_path: Path) -> None:
-    scribe = a_scribe(tmp_path, Logs(max_bytes=2000, files=3))
+    writer = a_writer(tmp_path, Logs(max_bytes=2000, files=3))
     found: list[str] = []
-    scribe.feed("out", b"-1\n")
+    writer.feed("out", b"-1\n")
 
     def caught_up(number: int) -> bool:
         return len(found) >= number
@@ -204,24 +204,24 @@ async def test_follow_through_rotation(tmp_path: Path) -> None:
             tasks.start_soon(read)
             await anyio.sleep(0.2)
             for number in range(500):
-                scribe.feed("out", b"%d\n" % number)
+                writer.feed("out", b"%d\n" % number)
                 if number % 40 == 0:  # else it could be rotated away unread
                     await eventually(partial(caught_up, number))
     assert found == [str(number) for number in range(500)]
-    scribe.close()
+    writer.close()
 
 
 @pytest.mark.parametrize("lines", [None, 1])
 async def test_what_is_there_has_an_end_though_a_program_writes_faster_than_it_is_read(
     tmp_path: Path, lines: int | None
 ) -> None:
-    scribe = a_scribe(tmp_path, Logs(max_bytes=1_000_000, files=3))
-    scribe.feed("out", b"before\n")
+    writer = a_writer(tmp_path, Logs(max_bytes=1_000_000, files=3))
+    writer.feed("out", b"before\n")
     ended = threading.Event()
 
     def flood() -> None:
         while not ended.is_set():
-            scribe.feed("out", b"after\n" * 2000)
+            writer.feed("out", b"after\n" * 2000)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(anyio.to_thread.run_sync, flood)
@@ -231,24 +231,24 @@ async def test_what_is_there_has_an_end_though_a_program_writes_faster_than_it_i
         finally:
             ended.set()
     assert found
-    scribe.close()
+    writer.close()
 
 
 def test_the_line_that_is_waited_for(tmp_path: Path) -> None:
-    scribe = a_scribe(tmp_path, line="READY=1")
-    scribe.feed("err", b"READY=1\n")
-    scribe.feed("out", b"READY=1 \nREAD")
-    assert not scribe.said
-    scribe.feed("out", b"Y=1")
-    assert not scribe.said
-    scribe.close()
+    writer = a_writer(tmp_path, line="READY=1")
+    writer.feed("err", b"READY=1\n")
+    writer.feed("out", b"READY=1 \nREAD")
+    assert not writer.said
+    writer.feed("out", b"Y=1")
+    assert not writer.said
+    writer.close()
 
 
 def test_the_line_with_a_carriage_return(tmp_path: Path) -> None:
-    scribe = a_scribe(tmp_path, line="READY=1")
-    scribe.feed("out", b"READY=1\r\n")
-    assert scribe.said
-    scribe.close()
+    writer = a_writer(tmp_path, line="READY=1")
+    writer.feed("out", b"READY=1\r\n")
+    assert writer.said
+    writer.close()
 
 
 def test_what_is_no_line() -> None:
