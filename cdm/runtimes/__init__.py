@@ -29,6 +29,10 @@ __all__ = ["GROUP", "Lapsing", "Logging", "OutputLine", "Runtime", "Surroundings
 GROUP = "cdm.runtimes"
 
 
+def _ignored(*_: Any) -> None:
+    """Stands for a callback that is not there."""
+
+
 class Work(Struct, frozen=True):
     """What a slice is to run."""
 
@@ -50,6 +54,13 @@ class Surroundings(Struct, frozen=True):
     crashed: Callable[[SliceKey, str, bool], None]
     """To be called from the event loop when a slice that was active has ended and the runtime will not start it again:
     which, why (exit status and last lines of output), and whether trying again is futile."""
+    restarting: Callable[[SliceKey, str, float], None] = _ignored
+    """To be called from the event loop when a slice that was active has ended, and again when a start after that has
+    failed, if the runtime is going to start it again: which, why it ended or failed, and the most seconds until it is
+    ready or given up, back-off, readiness and grace included. Until `restarted` the slice is not ACTIVE, although it
+    is active in `Runtime.slices`."""
+    restarted: Callable[[SliceKey, int | None], None] = _ignored
+    """To be called from the event loop when a slice that was `restarting` is ready: which, and its port."""
 
 
 class Runtime(ABC):
@@ -80,7 +91,7 @@ class Runtime(ABC):
     @property
     @abstractmethod
     def slices(self) -> Mapping[SliceKey, bool]:
-        """All slices that are loaded; True: it is active."""
+        """All slices that are loaded; True: it is active, or the runtime is starting it again."""
 
     async def close(self) -> None:
         """Stop everything: the node ends. Where this is cancelled, at once and without grace."""
