@@ -86,7 +86,7 @@ TRANSITIONS: dict[SliceState, Row] = {
     _S.LOADED: _row(Kind.REST, Writer.NODE, _S.ACTIVATE, _S.UNLOAD),
     _S.ACTIVATE: _row(Kind.COMMAND, Writer.LEADER, _S.ACTIVATING, _S.UNLOAD),
     _S.ACTIVATING: _row(Kind.TRANSITION, Writer.NODE, _S.ACTIVE, _S.FAILED, _S.UNLOAD),
-    _S.ACTIVE: _row(Kind.REST, Writer.NODE, _S.DEACTIVATE, _S.UNLOAD, _S.FAILED),
+    _S.ACTIVE: _row(Kind.REST, Writer.NODE, _S.DEACTIVATE, _S.UNLOAD, _S.FAILED, _S.ACTIVATING),
     _S.DEACTIVATE: _row(Kind.COMMAND, Writer.LEADER, _S.DEACTIVATING, _S.UNLOAD),
     _S.DEACTIVATING: _row(Kind.TRANSITION, Writer.NODE, _S.LOADED, _S.FAILED, _S.UNLOAD),
     _S.FAILED: _row(Kind.REST, Writer.NODE, _S.UNLOAD, _S.LOAD),
@@ -110,7 +110,7 @@ class SliceValue(Struct, frozen=True, omit_defaults=True, gc=False):
     term: Count = 0
     """Term of the leader whose command this is, or to whose command it is the answer."""
     reason: str | None = None
-    """Why it FAILED."""
+    """Why it FAILED, or, of an ACTIVATING slice whose program ended, how it ended."""
     fatal: bool = False
     """Whether it FAILED in a way that trying again soon cannot mend."""
     failures: Count | None = None
@@ -121,3 +121,9 @@ class SliceValue(Struct, frozen=True, omit_defaults=True, gc=False):
     """TCP port that the slice listens on, if its manifest asks for one."""
     overrides: Overrides | None = None
     """Where the blueprint differs from the manifest; agents copy it from the command."""
+    restarts: Count | None = None
+    """Starts of its program since it was loaded, less one. None: not given."""
+    stable: float | None = None
+    """Seconds that its program has to be up, after it ended, to count as stable (`restart.stable` of the manifest)."""
+    deadline: float | None = None
+    """Seconds from this message that a state in transition may take. None: what is usual."""

@@ -13,7 +13,7 @@ PROTOCOL = """
 | LOADED | at rest | node | ACTIVATE, UNLOAD |
 | ACTIVATE | command | leader | ACTIVATING, UNLOAD |
 | ACTIVATING | in transition | node | ACTIVE, FAILED, UNLOAD |
-| ACTIVE | at rest | node | DEACTIVATE, UNLOAD, FAILED |
+| ACTIVE | at rest | node | DEACTIVATE, UNLOAD, FAILED, ACTIVATING |
 | DEACTIVATE | command | leader | DEACTIVATING, UNLOAD |
 | DEACTIVATING | in transition | node | LOADED, FAILED, UNLOAD |
 | FAILED | at rest, with `reason` and `fatal` | node | UNLOAD, LOAD (retry) |
@@ -86,6 +86,9 @@ values = st.builds(
     st.booleans(),
     st.none() | st.integers(0, 1000),
     st.none() | st.integers(0, 2**53),
+    restarts=st.none() | st.integers(0, 2**53),
+    stable=st.none() | st.floats(0, 1e6),
+    deadline=st.none() | st.floats(0, 1e6),
 )
 
 
@@ -113,7 +116,7 @@ def test_what_is_no_slice_value_is_refused(raw: bytes) -> None:
         msgspec.json.decode(raw, type=SliceValue)
 
 
-@pytest.mark.parametrize("field", ["term", "failures", "blueprint"])
+@pytest.mark.parametrize("field", ["term", "failures", "blueprint", "restarts"])
 @pytest.mark.parametrize("number", ["-1", "-1" + "0" * 400, "1" + "0" * 400, str(2**53 + 1)])
 def test_a_number_that_nobody_counts_to_is_refused(field: str, number: str) -> None:
     # One such value in a bucket must not end every process that reads it.
