@@ -42,7 +42,7 @@ class Packed(Struct, frozen=True):
     tree: Tree
 
     def content(self, manifest: Manifest) -> Content:
-        """The record to store beside it."""
+        """What describes it in the store."""
         return Content(
             form=self.form,
             file=self.file,

@@ -6,20 +6,16 @@ How the bucket is read and written is in `cdm.store.objects`.
 from __future__ import annotations
 
 import base64
-import hashlib
 import secrets
-from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
 
 import anyio
 import msgspec
-from anyio import to_thread
 from msgspec import Struct
 
-from cdm import clock
+from cdm.artifacts.transfer import Progress, download, upload
 from cdm.errors import (
     AccessDenied,
     ArtifactDamaged,
@@ -29,28 +25,22 @@ from cdm.errors import (
     InvalidKey,
     RequestRefused,
     StoreError,
-    Uncertain,
 )
 from cdm.log import Log
 from cdm.model.artifact import Artifact
 from cdm.model.content import Content
 from cdm.model.keys import decode_artifact, encode_artifact
 from cdm.store.connection import Connection
-from cdm.store.objects import CHUNK, RETRY_PAUSE, Found, Objects, Record
+from cdm.store.objects import CHUNK, Found, ObjectInfo, Objects
 
 log = Log("cdm.store")
 
 NAME = "artifacts"
 ORPHANED = 3600.0
 """Seconds after which the parts of a push that was never finished are removed."""
-LAG = 2.0
-"""Seconds that a part may come later to another replica than its record did."""
-_BUFFER = 1024 * 1024
-_RECORD = "cdm"
+_METADATA = "cdm"
+"""Where the content is found among an object's metadata."""
 _AT_ONCE = 16
-
-Progress = Callable[[int, int], None]
-"""Told how many bytes of how many were transferred."""
 
 
 class Pushed(StrEnum):
@@ -75,7 +65,7 @@ class StoredArtifact(Struct, frozen=True):
 
 
 class UnreadableArtifact(Struct, frozen=True):
-    """An object in the bucket that is no artifact of cdm's."""
+    """An object in the bucket that cdm did not push, or cannot read."""
 
     name: str
     problem: str
@@ -89,7 +79,7 @@ class Artifacts:
         self.name = self._objects.name
 
     async def ensure(self, *, create: bool, replicas: int = 1, change_replicas: bool = False) -> bool:
-        """See to it that the bucket is there. Arguments, result and errors as those of `Bucket.ensure`."""
+        """Make sure that the bucket is there. Arguments, result and errors as those of `Bucket.ensure`."""
         return await self._objects.ensure(create=create, replicas=replicas, change_replicas=change_replicas)
 
     # Reading
@@ -99,7 +89,7 @@ class Artifacts:
 
         Raises:
             ArtifactMissing: there is none of this name.
-            InvalidContent: there is one that cdm did not push, or whose manifest this version cannot obey.
+            InvalidContent: there is one that cdm did not push, or whose manifest is invalid to this version.
             BucketMissing: nothing was ever pushed.
             StoreError: the store did not answer.
         """
@@ -147,42 +137,19 @@ class Artifacts:
             StoreError: the store did not answer.
             OSError: the file cannot be written. What is there of it is left, also after other errors.
         """
-        content, digest, done = stored.content, hashlib.sha256(), 0
-        file = _open(into, "xb")
-        try:
-            buffer, after = bytearray(), 0
-            while done < content.size:
-                part, after = await self._part(stored, after)
-                done += len(part)
-                buffer += part
-                if len(buffer) >= _BUFFER or done >= content.size:
-                    await to_thread.run_sync(_take, file, digest, bytes(buffer))
-                    buffer.clear()
-                if progress is not None:
-                    progress(min(done, content.size), content.size)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(file.close)
-        if done != content.size or digest.hexdigest() != content.sha256:
-            raise self._damaged(stored, "its bytes are not those that were pushed")
 
-    async def _part(self, stored: StoredArtifact, after: int) -> tuple[bytes, int]:
-        """The next part behind a sequence of the stream, and its own sequence."""
-        deadline = clock.now() + LAG
-        while (found := await self._objects.part(stored.nuid, after)) is None:
+        async def check() -> None:
             now = await self._objects.find(encode_artifact(stored.artifact))
             if now.live is None or now.live.nuid != stored.nuid:
                 raise Conflict(f"{stored.artifact} was replaced or removed while it was downloaded")
-            if clock.now() >= deadline:
-                raise self._damaged(stored, "a part of it is missing")
-            await anyio.sleep(RETRY_PAUSE)
-        return found
 
-    def _damaged(self, stored: StoredArtifact, problem: str) -> ArtifactDamaged:
-        return ArtifactDamaged(
-            f"{stored.artifact} in bucket {self.name} is damaged: {problem}; "
-            f"push it again: cdm artifact push --force {stored.artifact} PATH"
-        )
+        try:
+            await download(self._objects, stored.nuid, stored.content, into, check, progress)
+        except ArtifactDamaged as error:
+            raise ArtifactDamaged(
+                f"{stored.artifact} in bucket {self.name} is damaged: {error}; "
+                f"push it again: cdm artifact push --force {stored.artifact} PATH"
+            ) from None
 
     # Writing
 
@@ -200,7 +167,7 @@ class Artifacts:
         Args:
             artifact: its name.
             source: a file with its bytes.
-            content: their record.
+            content: what describes them.
             force: replace another content, or another manifest, of that name; write also what is there already.
             progress: called after each part.
 
@@ -216,13 +183,13 @@ class Artifacts:
             return Pushed.UNCHANGED
         await self._sweep()
         nuid, named, old = secrets.token_hex(11), False, before.live
-        record = self._record(name, nuid, content)
+        info = self._info(name, nuid, content)
         try:
-            record.chunks = await self._send(source, nuid, content, progress)
+            info.chunks = await upload(self._objects, nuid, source, content, progress)
             while True:
                 named = True  # from here on it may be, whatever is heard of it
                 try:
-                    await self._objects.put(record, before.revision)
+                    await self._objects.put(info, before.revision)
                     break
                 except (AccessDenied, RequestRefused):
                     named = False
@@ -255,33 +222,6 @@ class Artifacts:
         what = "manifest" if msgspec.structs.replace(there, manifest=content.manifest) == content else "content"
         raise Conflict(f"{artifact} is there already with another {what}; push a new version, or replace it: --force")
 
-    async def _send(self, source: Path, nuid: str, content: Content, progress: Progress | None) -> int:
-        length, number, done = self._objects.part_length, 0, 0
-        digest = hashlib.sha256()
-        file = _open(source, "rb")
-        try:
-            while True:
-                buffer = await to_thread.run_sync(_read, file, digest, _BUFFER // length * length)
-                if not buffer:
-                    break
-                for start in range(0, len(buffer), length):
-                    number += 1
-                    part = buffer[start : start + length]
-                    await self._objects.put_part(nuid, number, part)
-                    done += len(part)
-                    if progress is not None:
-                        progress(done, content.size)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(file.close)
-        if digest.hexdigest() != content.sha256:
-            raise InvalidContent(f"{source} was changed while it was pushed")
-        # Were this process to stand still for long, its parts would be swept away, or one be stored twice.
-        stored = await self._objects.count(nuid)
-        if stored != number:
-            raise Uncertain(f"{stored} of {number} parts are stored; push again")
-        return number
-
     async def remove(self, artifact: Artifact) -> None:
         """Remove an artifact.
 
@@ -294,7 +234,7 @@ class Artifacts:
         found = await self._objects.find(name)
         if found.live is None:
             raise self._missing(artifact)
-        gone = Record(name=name, bucket=self.name, nuid=found.live.nuid, deleted=True)
+        gone = ObjectInfo(name=name, bucket=self.name, nuid=found.live.nuid, deleted=True)
         try:
             await self._objects.put(gone, found.revision)
         except Conflict:
@@ -303,20 +243,20 @@ class Artifacts:
                 raise Conflict(f"{artifact} was replaced at the same time") from None
         await self._purge(found.live.nuid)
 
-    def _record(self, name: str, nuid: str, content: Content) -> Record:
-        return Record(
+    def _info(self, name: str, nuid: str, content: Content) -> ObjectInfo:
+        return ObjectInfo(
             name=name,
             bucket=self.name,
             nuid=nuid,
             size=content.size,
             digest="SHA-256=" + base64.urlsafe_b64encode(bytes.fromhex(content.sha256)).decode(),
             mtime=datetime.now(UTC).isoformat(),
-            metadata={_RECORD: msgspec.json.encode(content).decode()},
+            metadata={_METADATA: msgspec.json.encode(content).decode()},
             options={"max_chunk_size": CHUNK},
         )
 
     async def _purge(self, nuid: str) -> None:
-        """Remove parts that no record names. Never raises: what stays is swept away later."""
+        """Remove parts that nothing names. Never raises: what stays is swept away later."""
         if not nuid:
             return
         with anyio.CancelScope(shield=True):
@@ -328,7 +268,7 @@ class Artifacts:
     async def _sweep(self) -> None:
         """Remove the parts of pushes that were killed. Never raises."""
         try:
-            # In this order: the parts of a push that ends in between have a record by then.
+            # In this order: the parts of a push that ends in between are named by then.
             parts = await self._objects.parts()
             named = {found.live.nuid for found in (await self._everything()).values() if found.live} if parts else set()
             for nuid in parts:
@@ -339,38 +279,22 @@ class Artifacts:
             log.debug("bucket not swept", bucket=self.name, reason=str(error))
 
     def _stored(self, artifact: Artifact, found: Found) -> StoredArtifact:
-        record = found.live
-        if record is None:
+        info = found.live
+        if info is None:
             raise self._missing(artifact)
-        raw = (record.metadata or {}).get(_RECORD)
-        if not raw or not record.nuid:
+        raw = (info.metadata or {}).get(_METADATA)
+        if not raw or not info.nuid:
             raise InvalidContent(
                 f"{artifact} was not pushed by cdm; push it: cdm artifact push --force {artifact} PATH"
             )
         try:
             content = Content.parse(raw)
         except InvalidContent as error:
-            raise InvalidContent(f"what {artifact} was pushed with cannot be obeyed: {error}") from None
-        return StoredArtifact(artifact, content, record.nuid, found.revision, found.time)
+            raise InvalidContent(f"what {artifact} was pushed with is invalid: {error}") from None
+        return StoredArtifact(artifact, content, info.nuid, found.revision, found.time)
 
     def _missing(self, artifact: Artifact) -> ArtifactMissing:
         return ArtifactMissing(
             f"there is no artifact {artifact} in bucket {self.name}; push it: cdm artifact push {artifact} PATH "
             "(and put its blueprint again, or wait up to five minutes)"
         )
-
-
-def _open(path: Path, mode: str) -> IO[bytes]:
-    # Not in a thread: a file that is opened while its task is cancelled would be closed by nobody.
-    return path.open(mode)
-
-
-def _take(file: IO[bytes], digest: Any, data: bytes) -> None:
-    digest.update(data)
-    file.write(data)
-
-
-def _read(file: IO[bytes], digest: Any, length: int) -> bytes:
-    data = file.read(length)
-    digest.update(data)
-    return data

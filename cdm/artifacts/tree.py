@@ -141,5 +141,5 @@ def scan(folder: Path) -> Tree:
 
 
 def readable(name: str) -> str:
-    """A name with what of it is not UTF-8 replaced: a record is JSON, and holds nothing else."""
+    """A name with what of it is not UTF-8 replaced: what describes an artifact is JSON, and holds nothing else."""
     return name.encode("utf-8", "surrogateescape").decode(errors="replace")

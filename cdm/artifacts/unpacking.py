@@ -34,7 +34,7 @@ def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) ->
 
     Args:
         packed: the stored bytes, verified. A file is moved.
-        content: their record.
+        content: what describes them.
         into: the folder, which must not exist.
         check: called between two pieces.
 

@@ -3,10 +3,11 @@
 The client library has an object store too, and it is not used. Its ``get`` waits for ever where a part is missing (an
 artifact that is replaced while a node downloads it) and queues what is not yet written, up to 128 MB. Its ``put`` lets
 the last of two pushes win and leaves the parts of the other, or of one that was cancelled, in the store for good. Here
-a part is asked for when the one before it was written, and an object's record is written by compare-and-set.
+a part is asked for when the one before it was written, and what describes an object is written by compare-and-set.
 
-What is on the wire is the object store's: parts under ``$O.{bucket}.C.{nuid}``, then the record that names them under
-``$O.{bucket}.M.{name in base64}``. Who sees a record sees all its parts, or the record is about to be replaced.
+What is on the wire is the object store's: parts under ``$O.{bucket}.C.{nuid}``, then the object's description, which
+names them, under ``$O.{bucket}.M.{name in base64}``. Whoever sees a description sees all its parts, or it is just being
+replaced.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ CHUNK = 128 * 1024
 """Bytes of a part, as other clients have it; less where the server takes no such messages."""
 PATIENCE = 15.0
 """Seconds without an answer after which a call is given up; NATS may elect a stream leader for 9 s."""
-RETRY_PAUSE = 0.25
+CALL_RETRY_PAUSE = 0.25
+"""Seconds between two tries of a call."""
 _NUID = re.compile(r"[A-Za-z0-9_-]+")
 _MESSAGE_ID = "Nats-Msg-Id"
 _TRANSIENT = (Unreachable, Uncertain, StoreBusy, NoResponders)
@@ -45,8 +47,8 @@ _TRANSIENT = (Unreachable, Uncertain, StoreBusy, NoResponders)
 T = TypeVar("T")
 
 
-class Record(Struct):
-    """An object's record, as far as it is used here, as all clients write it."""
+class ObjectInfo(Struct):
+    """What describes an object, as all clients write it, as far as it is used here."""
 
     name: str
     bucket: str
@@ -65,14 +67,14 @@ class Found(Struct, frozen=True):
     """What is under a name: revision 0 where nothing ever was."""
 
     revision: int
-    record: Record | None = None
+    info: ObjectInfo | None = None
     time: str = ""
     """When it was stored, by the server's clock, as RFC 3339 has it."""
 
     @property
-    def live(self) -> Record | None:
-        """The record of an object that is there."""
-        return None if self.record is None or self.record.deleted else self.record
+    def live(self) -> ObjectInfo | None:
+        """The description of an object that is there; None: there is none, or it was deleted."""
+        return None if self.info is None or self.info.deleted else self.info
 
 
 class Objects:
@@ -86,10 +88,10 @@ class Objects:
         self.name = connection.bucket(name)
         self.stream = f"OBJ_{self.name}"
         self._parts = f"$O.{self.name}.C."
-        self._records = f"$O.{self.name}.M."
+        self._infos = f"$O.{self.name}.M."
 
     async def ensure(self, *, create: bool, replicas: int = 1, change_replicas: bool = False) -> bool:
-        """See to it that the bucket is there. Arguments, result and errors as those of `Bucket.ensure`."""
+        """Make sure that the bucket is there. Arguments, result and errors as those of `Bucket.ensure`."""
         try:
             config = (await self._api("STREAM.INFO"))["config"]
         except BucketMissing:
@@ -113,7 +115,7 @@ class Objects:
     def _config(self, replicas: int) -> dict[str, Any]:
         return {
             "name": self.stream,
-            "subjects": [f"{self._parts}>", f"{self._records}>"],
+            "subjects": [f"{self._parts}>", f"{self._infos}>"],
             "storage": "file",
             "compression": "s2",  # folders come uncompressed
             "num_replicas": replicas,
@@ -123,37 +125,37 @@ class Objects:
             "duplicate_window": 120 * 10**9,
         }
 
-    # Records
+    # Descriptions
 
     async def names(self) -> list[str]:
         """Names under which there is, or was, an object."""
-        return [_plain(subject[len(self._records) :]) for subject in await self._subjects(f"{self._records}>")]
+        return [_plain(subject[len(self._infos) :]) for subject in await self._subjects(f"{self._infos}>")]
 
     async def find(self, name: str) -> Found:
         """What the stream's leader holds under a name."""
         try:
-            answer = await self._insist(partial(self._api, "STREAM.MSG.GET", {"last_by_subj": self._subject(name)}))
+            answer = await self._retried(partial(self._api, "STREAM.MSG.GET", {"last_by_subj": self._subject(name)}))
         except RequestRefused as error:
             if no_message(error):
                 return Found(0)
             raise
         message = answer["message"]
         try:
-            record = msgspec.json.decode(base64.b64decode(message.get("data", "")), type=Record)
+            info = msgspec.json.decode(base64.b64decode(message.get("data", "")), type=ObjectInfo)
         except UNREADABLE:
-            record = Record(name=name, bucket=self.name)  # it is there, and says nothing
-        if not _NUID.fullmatch(record.nuid):
-            record.nuid = ""  # it would name the parts of others
-        return Found(message["seq"], record, message.get("time", ""))
+            info = ObjectInfo(name=name, bucket=self.name)  # it is there, and cannot be read
+        if not _NUID.fullmatch(info.nuid):
+            info.nuid = ""  # it would name the parts of others
+        return Found(message["seq"], info, message.get("time", ""))
 
-    async def put(self, record: Record, expect: int) -> None:
-        """Write a record in place of the one with this revision.
+    async def put(self, info: ObjectInfo, expect: int) -> None:
+        """Describe an object, in place of the description with this revision.
 
         Raises:
             Conflict: another one is there; it may be this one, whose answer was lost.
         """
         headers = {ROLLUP: "sub", EXPECT: str(expect)}
-        await self._insist(partial(self._publish, self._subject(record.name), msgspec.json.encode(record), headers))
+        await self._retried(partial(self._publish, self._subject(info.name), msgspec.json.encode(info), headers))
 
     # Parts
 
@@ -166,12 +168,12 @@ class Objects:
         """Store a part; numbers count from 1."""
         # By its number the server knows a part that comes again because the answer was lost.
         headers = {_MESSAGE_ID: f"{nuid}-{number}"}
-        await self._insist(partial(self._publish, self._parts + nuid, data, headers))
+        await self._retried(partial(self._publish, self._parts + nuid, data, headers))
 
     async def part(self, nuid: str, after: int) -> tuple[bytes, int] | None:
         """The next part behind a sequence of the stream, and its own sequence; None: none is there."""
         request = json.dumps({"next_by_subj": self._parts + nuid, "seq": after + 1}).encode()
-        payload, headers = await self._insist(
+        payload, headers = await self._retried(
             partial(self.connection.ask, f"$JS.API.DIRECT.GET.{self.stream}", request)
         )
         match headers.get("Status"):
@@ -203,13 +205,13 @@ class Objects:
     # Talk
 
     def _subject(self, name: str) -> str:
-        return self._records + base64.urlsafe_b64encode(name.encode()).decode()
+        return self._infos + base64.urlsafe_b64encode(name.encode()).decode()
 
     async def _subjects(self, pattern: str) -> dict[str, int]:
         """Subjects of the stream that match, and how many messages each has."""
         found: dict[str, int] = {}
         while True:
-            page = await self._insist(
+            page = await self._retried(
                 partial(self._api, "STREAM.INFO", {"subjects_filter": pattern, "offset": len(found)})
             )
             subjects = page["state"].get("subjects") or {}
@@ -231,8 +233,9 @@ class Objects:
                 f"bucket {self.name} does not exist; run `cdm init` first (is --prefix right?)"
             ) from None
 
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _retried(self, call: Callable[[], Awaitable[T]]) -> T:
         """Try again what found no connection or no answer, for a while. What is called must be safe to repeat."""
+        # stamina was tried: 10 ms more of import, a clock that stands still with the machine, a warning at each retry.
         deadline = clock.now() + PATIENCE
         while True:
             try:
@@ -240,11 +243,11 @@ class Objects:
             except _TRANSIENT:
                 if clock.now() >= deadline:
                     raise
-            await anyio.sleep(RETRY_PAUSE)
+            await anyio.sleep(CALL_RETRY_PAUSE)
 
 
 def _plain(token: str) -> str:
-    """The name behind a record's subject."""
+    """The name that a description's subject stands for."""
     try:
         return base64.urlsafe_b64decode(token).decode()
     except ValueError:

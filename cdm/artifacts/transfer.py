@@ -1,0 +1,125 @@
+"""An artifact's bytes to the store and back, a part at a time: memory use does not depend on their number."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import IO, Any
+
+import anyio
+from anyio import to_thread
+
+from cdm import clock
+from cdm.errors import ArtifactDamaged, InvalidContent, Uncertain
+from cdm.model.content import Content
+from cdm.store.objects import Objects
+
+Progress = Callable[[int, int], None]
+"""Told how many bytes of how many were transferred."""
+
+LAG = 2.0
+"""Seconds that a part may come later to another replica than what names it."""
+PART_POLL_INTERVAL = 0.25
+_BUFFER = 1024 * 1024
+
+
+async def upload(objects: Objects, nuid: str, source: Path, content: Content, progress: Progress | None = None) -> int:
+    """Store a file's bytes under a new name of parts; returns how many parts there are.
+
+    Raises:
+        InvalidContent: the file has other bytes than the content says.
+        Uncertain: not all parts are there.
+        StoreError: the store did not answer.
+    """
+    length, number, done = objects.part_length, 0, 0
+    digest = hashlib.sha256()
+    file = _open(source, "rb")
+    try:
+        while buffer := await to_thread.run_sync(_read, file, digest, _BUFFER // length * length):
+            for start in range(0, len(buffer), length):
+                number += 1
+                part = buffer[start : start + length]
+                await objects.put_part(nuid, number, part)
+                done += len(part)
+                if progress is not None:
+                    progress(done, content.size)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(file.close)
+    if digest.hexdigest() != content.sha256:
+        raise InvalidContent(f"{source} was changed while it was pushed")
+    # Were this process to stand still for long, its parts would be swept away, or one be stored twice.
+    stored = await objects.count(nuid)
+    if stored != number:
+        raise Uncertain(f"{stored} of {number} parts are stored; push again")
+    return number
+
+
+async def download(
+    objects: Objects,
+    nuid: str,
+    content: Content,
+    into: Path,
+    check: Callable[[], Awaitable[None]],
+    progress: Progress | None = None,
+) -> None:
+    """Write an artifact's bytes to a new file; what is there of it is left, also after errors.
+
+    Args:
+        objects: the bucket.
+        nuid: name of the parts.
+        content: what they are to be.
+        into: the file.
+        check: called when a part is missing; raises where the parts are no longer wanted.
+        progress: called after each part.
+
+    Raises:
+        ArtifactDamaged: a part is missing, or the bytes are others; the text says no more than that.
+        StoreError: the store did not answer.
+        OSError: the file cannot be written.
+    """
+    digest, done, after, buffer = hashlib.sha256(), 0, 0, bytearray()
+    file = _open(into, "xb")
+    try:
+        while done < content.size:
+            part, after = await _part(objects, nuid, after, check)
+            done += len(part)
+            buffer += part
+            if len(buffer) >= _BUFFER or done >= content.size:
+                await to_thread.run_sync(_take, file, digest, bytes(buffer))
+                buffer.clear()
+            if progress is not None:
+                progress(min(done, content.size), content.size)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(file.close)
+    if done != content.size or digest.hexdigest() != content.sha256:
+        raise ArtifactDamaged("its bytes are not those that were pushed")
+
+
+async def _part(objects: Objects, nuid: str, after: int, check: Callable[[], Awaitable[None]]) -> tuple[bytes, int]:
+    """The next part behind a sequence of the stream, and its own sequence."""
+    deadline = clock.now() + LAG
+    while (found := await objects.part(nuid, after)) is None:
+        await check()
+        if clock.now() >= deadline:
+            raise ArtifactDamaged("a part of it is missing")
+        await anyio.sleep(PART_POLL_INTERVAL)
+    return found
+
+
+def _open(path: Path, mode: str) -> IO[bytes]:
+    # Not in a thread: a file that is opened while its task is cancelled would be closed by nobody.
+    return path.open(mode)
+
+
+def _take(file: IO[bytes], digest: Any, data: bytes) -> None:
+    digest.update(data)
+    file.write(data)
+
+
+def _read(file: IO[bytes], digest: Any, length: int) -> bytes:
+    data = file.read(length)
+    digest.update(data)
+    return data
