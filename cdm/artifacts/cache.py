@@ -1,8 +1,8 @@
 """A node's artifacts on its disk: each content once, verified, and never half of one.
 
 A content is downloaded and unpacked under a temporary name in the same folder, brought to the disk, and renamed to its
-digest. So what has a digest's name is whole, whatever happens to the process or the machine. What somebody removes
-from the folder is fetched again when it is asked for.
+digest. So what has a digest for its name is whole, whatever happens to the process or the machine. What somebody
+removes from the folder is downloaded again when it is needed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Fetched(Struct, frozen=True):
     """An artifact on this node."""
 
     folder: Path
-    """Its files, shared by all who fetched the same: not to be written to."""
+    """Its files, shared by all slices of the same content: not to be written to."""
     manifest: Manifest
     """How to run it; its entry is never empty."""
     digest: str
@@ -96,7 +96,7 @@ class Cache:
         self.max_bytes = max_bytes
         self._kept: dict[str, _Kept] = {}
         self._holds = Counter[str]()
-        """Not in `_Kept`: what is held may have been removed from the folder, and be fetched again."""
+        """Not in `_Kept`: what is held may have been removed from the folder, and be downloaded again."""
         self._running: dict[str, _Download] = {}
         self._clock = 0
         self._started = False
@@ -108,7 +108,7 @@ class Cache:
         return sum(kept.tree.size for kept in self._kept.values())
 
     async def start(self) -> None:
-        """Take over what is in the folder, and remove what a crash left half done. `get` does it where nobody did.
+        """Take over what is in the folder, and remove what a crash left half done. `get` calls it where nobody has.
 
         Raises:
             OSError: the folder cannot be used.
@@ -125,7 +125,7 @@ class Cache:
         self._holds[digest] += 1
 
     def release(self, digest: str) -> None:
-        """Take back one `hold`; what nobody holds stays until its room is needed."""
+        """Take back one `hold`; what is not held stays until its room is needed."""
         if digest not in self._holds:
             raise ValueError(f"{digest} is not held")
         self._holds[digest] -= 1
@@ -136,7 +136,7 @@ class Cache:
         """An artifact that is ready to be run, downloaded where its content is not there yet.
 
         Raises:
-            SliceFailed: says why not, and what to do; fatal where it takes somebody to do it.
+            SliceFailed: says why not, and what to do; fatal where an operator has to do it.
         """
         try:
             await self.start()
@@ -187,7 +187,7 @@ class Cache:
                 await self._download(stored, digest)
                 continue
             await running.over.wait()
-            # Where it was cancelled with its slice, or is another artifact's, the next who waits tries it himself.
+            # Where it was cancelled with its slice, or was another artifact's, the next that waits downloads it.
             if running.failed is not None and running.artifact == stored.artifact:
                 raise running.failed
         return kept
@@ -273,7 +273,7 @@ def _unpack(temporary: Path, content: Content) -> Tree:
 
 
 def _install(temporary: Path, target: Path) -> None:
-    with suppress(FileNotFoundError):  # what somebody left of a content that he removed
+    with suppress(FileNotFoundError):  # there may be something left of a content that somebody removed
         target.rename(temporary / "before")
     (temporary / "content").rename(target)
     sync(target.parent)

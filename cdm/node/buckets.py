@@ -37,6 +37,7 @@ async def patiently(work: Callable[[], Awaitable[T]], what: str, patience: float
         StoreError: one that waiting does not mend, at once; any other when ``patience`` is over.
     """
     deadline = clock.now() + patience
+    # stamina was tried, see `cdm.store.objects`; its own line at each retry would not say what is waited for.
     while True:
         try:
             return await work()

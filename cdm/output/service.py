@@ -81,7 +81,7 @@ class LogService:
 
     async def _listen(self) -> None:
         subject = self._connection.subject("cdm", "logs", encode_node(self._node))
-        while True:
+        while True:  # stamina was tried and left, see `cdm.store.objects`
             try:
                 await self._connection.subscribe_directly(subject, self._on_message)
                 await self._connection.flush()
