@@ -178,6 +178,17 @@ class Written(Message, frozen=True, gc=False):
     revision: int
 
 
+class FenceRenewal(Message, frozen=True, gc=False):
+    """The outcome of a write of this term is unknown, so its fence is being written anew, or was.
+
+    Nothing is decided until the mirror of ``slices`` has reached the fence's new revision.
+    """
+
+    term: int
+    revision: int | None
+    """The fence's new revision; None: not stored yet."""
+
+
 class WriteFailed(Message, frozen=True, gc=False):
     """An order's commands are not stored, or nobody knows whether they are."""
 
@@ -212,5 +223,6 @@ MESSAGES: tuple[Any, ...] = (
     IntentChanged,
     Written,
     WriteFailed,
+    FenceRenewal,
 )
 """Every message that there is, as a router takes them. (Every key of ``status`` decodes.)"""

@@ -64,6 +64,13 @@ class Cutter:
         if self._rest is not None and self._rest.artifact in artifacts:
             self._rest = None
 
+    def drop_all(self) -> list[Artifact]:
+        """Write nothing more of any order; returns the artifacts that they are about."""
+        dropped: list[Artifact] = []
+        while order := self._take():
+            dropped.append(order.artifact)
+        return dropped
+
     def _take(self) -> Order | None:
         rest, self._rest = self._rest, None
         return rest or self._outbox.take_order()

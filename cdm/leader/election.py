@@ -184,9 +184,10 @@ class Election:
         self._knowledge = Known(records)
         match self._phase:
             case Leading(tenure=tenure, renew_at=renew_at):
-                if self._holds(lease, tenure.term) and fence.revision == tenure.fence_revision:
-                    # A renewal whose answer was lost may have been stored: go on from its revision.
-                    self._phase = Leading(replace(tenure, lease_revision=lease.revision), renew_at)
+                if self._holds(lease, tenure.term) and self._guards(fence, tenure):
+                    # Renewals of either whose answers were lost may have been stored: go on from their revisions.
+                    tenure = replace(tenure, lease_revision=lease.revision, fence_revision=fence.revision)
+                    self._phase = Leading(tenure, renew_at)
                 else:
                     self.fenced("the lease is somebody else's, or nobody's, on the server")
             case Undecided(attempt=attempt, sent=sent):
@@ -221,7 +222,9 @@ class Election:
         if records is None or 0 < fence.revision <= records.fence.revision:
             return
         if (tenure := self.tenure) is not None:
-            if fence.revision != tenure.fence_revision:
+            if self._guards(fence, tenure):
+                self.fence_renewed(fence.revision)
+            else:
                 self.doubt()
             return
         self._hear(Records(records.lease, fence))
@@ -239,7 +242,9 @@ class Election:
         self._lead(attempt.term, last_revision - 1, last_revision, sent)
         lease = Held(Lease(self.node, attempt.term, self.incarnation), last_revision - 1)
         self.detector.observe(lease, sent)
-        self._knowledge = Known(Records(lease, StoredFence(revision=last_revision, term=attempt.term)))
+        self._knowledge = Known(
+            Records(lease, StoredFence(revision=last_revision, term=attempt.term, incarnation=self.incarnation))
+        )
 
     def take_over_unknown(self, attempt: TakeOver, sent: float) -> None:
         """The take-over, sent then, was not answered: it may be stored."""
@@ -257,6 +262,18 @@ class Election:
         if isinstance(self._phase, Leading):
             self._phase = Leading(self._phase.tenure, sent)
         self.doubt()
+
+    def fence_renewed(self, revision: int) -> None:
+        """The fence is stored anew: it guards what is written from now on, and refuses what is still under way."""
+        if isinstance(self._phase, Leading) and revision > self._phase.tenure.fence_revision:
+            self._phase = Leading(replace(self._phase.tenure, fence_revision=revision), self._phase.renew_at)
+
+    def fence_refused(self, stored: StoredFence) -> None:
+        """The fence was not stored anew, since this is stored: an earlier try of the same, or the end of this term."""
+        if (tenure := self.tenure) is not None and self._guards(stored, tenure):
+            self.fence_renewed(stored.revision)
+        else:
+            self.fenced("another fence is stored")
 
     def fenced(self, reason: str) -> None:
         """This process leads no more: the server rejected a write of its term, or its lease or fence is gone."""
@@ -335,6 +352,11 @@ class Election:
 
     def _holds(self, lease: Vacant | Held, term: int) -> bool:
         return lease.holder is not None and self._is_mine(lease.holder) and lease.holder.term == term
+
+    def _guards(self, fence: StoredFence, tenure: Tenure) -> bool:
+        """Whether this is the tenure's fence, as it was first written or anew."""
+        written_anew = fence.term == tenure.term and fence.incarnation == self.incarnation
+        return fence.revision == tenure.fence_revision or (fence.revision > tenure.fence_revision and written_anew)
 
     def _is_mine(self, lease: Lease) -> bool:
         return lease.node == self.node and lease.incarnation == self.incarnation

@@ -141,8 +141,9 @@ class Leadership:
 
     @receiver
     def on_fence(self, put: ValuePut[FenceKey, Fence]) -> None:
-        """A new term began."""
-        self._election.watched_fence(StoredFence(revision=put.revision, term=put.value.term))
+        """A new term began, or a leader wrote its fence anew."""
+        fence = StoredFence(revision=put.revision, term=put.value.term, incarnation=put.value.incarnation)
+        self._election.watched_fence(fence)
         self._news.set()
 
     @receiver

@@ -43,28 +43,36 @@ class LeaseStore:
     async def read(self, timeout: float = PATIENCE) -> Records:
         """Read both; ``timeout`` is for each. Raises `StoreError`."""
         # The fence first: a take-over in between shows a newer lease, and the next compare-and-set tells.
-        fence = _fence_of(await self._slices.read(FENCE, timeout=timeout))
+        fence = await self.read_fence(timeout)
         return Records(_lease_of(await self._slices.read(LEASE, timeout=timeout)), fence)
+
+    async def read_fence(self, timeout: float = PATIENCE) -> StoredFence:
+        """Read the fence alone. Raises `StoreError`."""
+        return _fence_of(await self._slices.read(FENCE, timeout=timeout))
 
     async def take_over(self, attempt: TakeOver) -> int:
         """Write both or neither; returns the fence's revision. Errors as in `Bucket.put`."""
         lease = Write(
             encode(LEASE),
-            dump(Lease(self._node, attempt.term, self._incarnation)),
+            dump(self._lease(attempt.term)),
             {EXPECT: str(attempt.lease_revision), TTL: ttl_header(self._ttl)},
         )
-        fence = Write(encode(FENCE), dump(Fence(attempt.term, self._node)), {EXPECT: str(attempt.fence_revision)})
+        fence = Write(encode(FENCE), self._fence(attempt.term), {EXPECT: str(attempt.fence_revision)})
         return await self._slices.batch([lease, fence], timeout=PATIENCE)
 
     async def renew(self, tenure: Tenure, timeout: float) -> int:
         """Write the lease anew; returns its revision. Errors as in `Bucket.put`."""
         return await self._slices.put(
             LEASE,
-            dump(Lease(self._node, tenure.term, self._incarnation)),
+            dump(self._lease(tenure.term)),
             expect=tenure.lease_revision,
             ttl=self._ttl,
             timeout=timeout,
         )
+
+    async def renew_fence(self, tenure: Tenure, timeout: float) -> int:
+        """Write the fence anew; returns its revision. Errors as in `Bucket.put`."""
+        return await self._slices.put(FENCE, self._fence(tenure.term), expect=tenure.fence_revision, timeout=timeout)
 
     async def give_back(self, tenure: Tenure) -> None:
         """Delete the lease, if it is this process's, so that a successor need not wait for its end; never raises."""
@@ -74,13 +82,19 @@ class LeaseStore:
             except Conflict:
                 # A renewal was on its way: delete what it wrote, if it is still ours.
                 records = await self.read()
-                if records.lease.holder is None or records.fence.revision != tenure.fence_revision:
+                if records.lease.holder != self._lease(tenure.term):
                     return
                 await self._slices.delete(LEASE, expect=records.lease.revision, timeout=PATIENCE)
         except StoreError as error:
             log.warning("lease not given back; it expires", term=tenure.term, reason=str(error))
         else:
             log.info("lease given back", term=tenure.term)
+
+    def _lease(self, term: int) -> Lease:
+        return Lease(self._node, term, self._incarnation)
+
+    def _fence(self, term: int) -> bytes:
+        return dump(Fence(term, self._node, self._incarnation))
 
 
 def _lease_of(stored: Stored | None) -> Vacant | Held:
@@ -98,10 +112,11 @@ def _lease_of(stored: Stored | None) -> Vacant | Held:
 def _fence_of(stored: Stored | None) -> StoredFence:
     if stored is None:
         return NO_FENCE
-    term = 0
     if stored.payload is not None:
         try:
-            term = msgspec.json.decode(stored.payload, type=Fence).term
+            fence = msgspec.json.decode(stored.payload, type=Fence)
         except UNREADABLE as error:
             log.error("unreadable fence", reason=str(error))
-    return StoredFence(revision=stored.revision, term=term)
+        else:
+            return StoredFence(revision=stored.revision, term=fence.term, incarnation=fence.incarnation)
+    return StoredFence(revision=stored.revision, term=0)

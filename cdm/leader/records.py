@@ -30,6 +30,8 @@ class StoredFence(Struct, frozen=True, kw_only=True):
 
     revision: int
     term: int
+    incarnation: str = ""
+    """The process that wrote it, where it says so."""
 
 
 NO_FENCE = StoredFence(revision=0, term=0)

@@ -4,6 +4,10 @@ One batch is in flight at a time and the next gathers meanwhile (group commit); 
 made ready while the server stores the one before. The first message of every batch expects the revision of ``_term``
 that this leadership wrote, so the server refuses it whole once another term began, however late it arrives. Being
 refused so is loss of leadership at once.
+
+Where a batch is not answered, it may be stored, or still be under way for a long time, and its term is still the right
+one. Then nothing is sent until the fence is stored anew: the server refuses from there on what was under way, and
+whoever has seen the fence's new revision has seen all that was stored before.
 """
 
 from __future__ import annotations
@@ -14,10 +18,12 @@ import anyio
 from msgspec import Struct
 
 from cdm import clock
-from cdm.dispatch.messages import Message, WriteFailed, Written
+from cdm.dispatch.messages import FenceRenewal, Message, WriteFailed, Written
 from cdm.errors import Conflict, RequestRefused, StoreBusy, StoreError
 from cdm.leader.batching import Cutter, Part
 from cdm.leader.election import Election
+from cdm.leader.lease import LeaseStore
+from cdm.leader.records import Tenure
 from cdm.log import Log
 from cdm.manager.outbox import Outbox
 from cdm.model.keys import FENCE, encode
@@ -38,10 +44,11 @@ REFUSAL_LOG_INTERVAL = 10.0
 
 
 class Prepared(Struct, frozen=True):
-    """A part, and the batch that it is sent as. A batch can be sent once."""
+    """A part, the batch that it is sent as, which can be sent once, and the revision of the fence that guards it."""
 
     part: Part
     batch: Batch
+    fence_revision: int
 
 
 class CommandWriter:
@@ -54,7 +61,7 @@ class CommandWriter:
         backpressure: released when no command waits to be written.
         election: knows the tenure that guards the writes, and learns that it was fenced.
         on_fenced: called after the election was told.
-        route: takes `Written` and `WriteFailed`.
+        route: takes `Written`, `WriteFailed` and `FenceRenewal`.
     """
 
     def __init__(
@@ -68,6 +75,7 @@ class CommandWriter:
         route: Callable[[Message], None],
     ) -> None:
         self._slices = slices
+        self._fence = LeaseStore(slices, election.node, election.incarnation, election.timing.ttl)
         self._cutter = Cutter(outbox)
         self._ready = ready
         self._backpressure = backpressure
@@ -111,21 +119,26 @@ class CommandWriter:
         first, guard = part.writes[0], self._slices.subject(encode(FENCE))
         headers = {**first.headers, EXPECT: str(tenure.fence_revision), EXPECT_SUBJECT: guard}
         part.writes[0] = Write(first.name, first.payload, headers)
-        return Prepared(part, self._slices.prepare(part.writes))
+        return Prepared(part, self._slices.prepare(part.writes), tenure.fence_revision)
 
-    def _covered(self, term: int) -> bool:
-        """Whether the lease, by this node's own clock, covers what is sent in this term."""
-        tenure = self._election.tenure
-        return tenure is not None and tenure.term == term and self._election.valid(clock.now())
+    async def _tenure(self, term: int) -> Tenure | None:
+        """What this process holds, once its lease covers what is sent; None: the term is over.
+
+        By this node's own clock the lease may have ended while the answer to its renewal is on its way.
+        """
+        while (tenure := self._election.tenure) is not None and tenure.term == term:
+            if self._election.valid(clock.now()):
+                return tenure
+            await anyio.sleep(BUSY_PAUSE)
+        return None
 
     async def _write(self, prepared: Prepared) -> None:
         part, batch = prepared.part, prepared.batch
-        # Nothing is sent that the lease does not cover.
-        while self._covered(part.term):
+        while await self._tenure(part.term):
             try:
                 revision = await self._send(batch)
             except Conflict as error:
-                self._fenced(part.term, error)
+                self._on_conflict(part.term, error)
                 return
             except StoreBusy as error:
                 log.debug("again", reason=str(error))
@@ -142,14 +155,14 @@ class CommandWriter:
                 return
             except StoreError as error:
                 log.warning("unknown whether commands were stored", reason=str(error), commands=len(part.writes))
-                await self._failed(part, str(error))
+                await self._settle(prepared, str(error))
                 return
             else:
                 self._one_order = False
                 for artifact in part.finished:
                     self._route(Written(artifact, part.term, revision))
                 return
-        self._give_up(part, 0, "the lease ended")
+        self._give_up(part, 0, "the term is over")
 
     async def _send(self, batch: Batch) -> int:
         await self._slices.stage(batch)
@@ -157,16 +170,46 @@ class CommandWriter:
             self._ahead = self._prepare()
         return await self._slices.commit(batch)
 
-    def _fenced(self, term: int, error: Conflict) -> None:
+    def _on_conflict(self, term: int, error: Conflict) -> None:
         log.warning("fenced: another term began", term=term, server=str(error))
         self._ahead = None
-        if self._covered(term):
+        if self._election.valid(clock.now()):
             self._election.fenced("the server refused a write of this term")
             self._on_fenced()
 
+    async def _settle(self, prepared: Prepared, reason: str) -> None:
+        """Write the fence anew until that is answered; all that was decided before is decided anew after it."""
+        term, election = prepared.part.term, self._election
+        self._route(FenceRenewal(term, None))
+        while tenure := await self._tenure(term):
+            if tenure.fence_revision > prepared.fence_revision:
+                log.info("fence renewed", term=term, revision=tenure.fence_revision)
+                self._route(FenceRenewal(term, tenure.fence_revision))
+                self._give_up(prepared.part, tenure.fence_revision, reason, with_all_orders=True)
+                return
+            try:
+                election.fence_renewed(await self._fence.renew_fence(tenure, election.timing.renew_every))
+            except Conflict:
+                await self._adopt_fence()
+            except StoreError as error:
+                log.debug("fence not renewed yet", reason=str(error))
+                await anyio.sleep(BUSY_PAUSE)
+        self._give_up(prepared.part, 0, "the term is over")
+
+    async def _adopt_fence(self) -> None:
+        """The fence is not the one that was expected: it is an earlier try that was stored, or this term is over."""
+        try:
+            self._election.fence_refused(await self._fence.read_fence())
+        except StoreError as error:
+            log.debug("fence not read yet", reason=str(error))
+            await anyio.sleep(BUSY_PAUSE)
+        else:
+            if not self._election.valid(clock.now()):
+                self._on_fenced()
+
     async def _failed(self, part: Part, reason: str) -> None:
-        """Find out how far the stream is by now: a mirror that has come so far shows what was stored."""
-        while self._covered(part.term):
+        """Nothing was stored of it: its orders are decided anew when the mirror shows all that was stored so far."""
+        while await self._tenure(part.term):
             try:
                 revision = (await self._slices.state()).last
             except StoreError:
@@ -174,12 +217,14 @@ class CommandWriter:
                 continue
             self._give_up(part, revision, reason)
             return
-        self._give_up(part, 0, reason)
+        self._give_up(part, 0, "the term is over")
 
-    def _give_up(self, part: Part, revision: int, reason: str) -> None:
-        """Drop what is left of its orders, too: they are decided anew."""
+    def _give_up(self, part: Part, revision: int, reason: str, *, with_all_orders: bool = False) -> None:
+        """Drop what is left of its orders, too, or everything that waits: it is decided anew."""
         ahead, self._ahead = self._ahead, None
         touched = dict.fromkeys([*part.touched, *(ahead.part.touched if ahead else ())])
+        if with_all_orders:
+            touched |= dict.fromkeys(self._cutter.drop_all())
         self._cutter.drop(touched)
         for artifact in touched:
             self._route(WriteFailed(artifact, part.term, revision, reason))

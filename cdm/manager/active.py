@@ -108,6 +108,8 @@ class Active:
         self._overdue: set[str] = set()
         """Those of them that were asked for before the latest round."""
         self._cursor: NodeId | None = None
+        self._barrier = 0.0
+        """The revision that the mirror of ``slices`` must reach before anything is decided; inf: not known yet."""
         self._next_round = now
         self._unfinished = False
         self._ration = Ration(LOGGED_A_SECOND)
@@ -128,6 +130,11 @@ class Active:
 
     def reached(self, revision: int) -> None:
         """The mirror of ``slices`` has come this far: what waited for it is decided next."""
+        if self._barrier:
+            if revision < self._barrier:
+                return
+            self._barrier = 0.0
+            self._at.wake()
         while self._acked and self._acked[0][0] <= revision:
             awaited, artifact = self._acked.popleft()
             if self._awaited.get(artifact) == awaited:
@@ -154,6 +161,11 @@ class Active:
             self.written(artifact, revision)
             self._unwritten[artifact] = reason
 
+    def decide_from(self, revision: float) -> None:
+        """Decide nothing until the mirror of ``slices`` has reached this revision; inf: it is not known yet."""
+        self._barrier = revision
+        self.reached(self._cluster.revision)
+
     def node_changed(self, node: NodeId) -> None:
         """A node joined, left, died, went missing or was given another intent."""
         self._placement.refresh()
@@ -164,7 +176,9 @@ class Active:
                 self.touch(artifact, now_due=True)
 
     def wake_at(self) -> float | None:
-        """When something is due, in seconds on this node's clock; -inf: there is work now."""
+        """When something is due, in seconds on this node's clock; -inf: now; None: once the mirror has come further."""
+        if self._barrier:
+            return None
         if self._unfinished:
             return -math.inf
         return min(self._next_round, self._timers[0][0]) if self._timers else self._next_round
@@ -173,6 +187,8 @@ class Active:
 
     def work(self, now: float) -> None:
         """Decide about artifacts that changed or are due, for at most `WORK_BUDGET` seconds."""
+        if self._barrier:
+            return
         at = self._at
         if now >= self._next_round:
             self._next_round = now + at.reconcile_interval

@@ -7,10 +7,12 @@ term and decides.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from cdm.dispatch.messages import (
+    FenceRenewal,
     IntentChanged,
     KeyRejected,
     LeaderChange,
@@ -220,6 +222,12 @@ class ClusterDeploymentManager:
         """Whether an order is stored is unknown: the mirror will tell."""
         if isinstance(self.state, Active) and self.state.term == failed.term:
             self.state.write_failed(failed.artifact, failed.revision, failed.reason)
+
+    @receiver
+    def on_fence_renewal(self, renewal: FenceRenewal) -> None:
+        """What was written last may be stored, or not, and the mirror tells once it shows the new fence."""
+        if isinstance(self.state, Active) and self.state.term == renewal.term:
+            self.state.decide_from(math.inf if renewal.revision is None else renewal.revision)
 
     def _recover_blueprints(self) -> None:
         """Where refused blueprints have pushed the valid one out of the history, the status still has it."""

@@ -115,3 +115,5 @@ class Fence(Struct, frozen=True):
 
     term: Term
     leader: str = ""
+    incarnation: str = ""
+    """Nonce of the leader's process: tells its own writes from others'."""

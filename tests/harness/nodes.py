@@ -16,7 +16,7 @@ from cdm.node import node as runtime
 from cdm.node.managing import Managing
 from cdm.node.node import Node, NodeSettings
 from cdm.store.connection import Access
-from tests.harness.servers import NatsServer
+from tests.harness.servers import Addressed
 from tests.harness.waiting import eventually
 
 
@@ -82,7 +82,7 @@ class Running:
 class Nodes:
     """Nodes that run in this process. Made by `nodes_on`."""
 
-    def __init__(self, server: NatsServer, tasks: anyio.abc.TaskGroup, defaults: dict[str, Any]) -> None:
+    def __init__(self, server: Addressed, tasks: anyio.abc.TaskGroup, defaults: dict[str, Any]) -> None:
         self._server = server
         self._tasks = tasks
         self._defaults = defaults
@@ -132,7 +132,7 @@ class Nodes:
 
 
 @asynccontextmanager
-async def nodes_on(server: NatsServer, **settings: Any) -> AsyncIterator[Nodes]:
+async def nodes_on(server: Addressed, **settings: Any) -> AsyncIterator[Nodes]:
     """Nodes in this process, ended with the ``with`` block."""
     async with anyio.create_task_group() as tasks:
         nodes = Nodes(server, tasks, settings)

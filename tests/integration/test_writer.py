@@ -7,13 +7,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from cdm import clock
-from cdm.dispatch.messages import Message, WriteFailed, Written
+from cdm.dispatch.messages import FenceRenewal, Message, WriteFailed, Written
+from cdm.errors import Conflict, Uncertain
 from cdm.leader.actions import TakeOver
 from cdm.leader.election import Election
-from cdm.leader.records import NO_FENCE, Records, Timing, Vacant
+from cdm.leader.records import NO_FENCE, Records, Tenure, Timing, Vacant
 from cdm.leader.status_writer import StatusWriter
 from cdm.leader.writer import CommandWriter
 from cdm.manager.outbox import Order, Outbox
@@ -23,7 +25,7 @@ from cdm.model.keys import FENCE, LEASE, SLICES, STATUS, SliceKey, encode
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
 from cdm.store.backpressure import Backpressure
-from cdm.store.batch import MAX_BATCH, Write
+from cdm.store.batch import MAX_BATCH, Batch, Write
 from cdm.store.bucket import Bucket
 from cdm.wakeup import Wakeup
 from tests.harness.servers import NatsServer
@@ -66,6 +68,12 @@ class Desk:
         assert isinstance(action, TakeOver)
         revision = await self.bucket.batch([Write(encode(LEASE), b"{}"), Write(encode(FENCE), b'{"term":1}')])
         self.election.won(action, revision, now)
+
+    @property
+    def tenure(self) -> Tenure:
+        """What it holds."""
+        assert self.election.tenure is not None
+        return self.election.tenure
 
     def order(self, artifact: Artifact, count: int) -> None:
         keys = (SliceKey(n(1), artifact, ordinal) for ordinal in range(count))
@@ -134,6 +142,80 @@ async def test_what_was_made_ready_in_a_term_that_is_over_is_not_sent(server: Na
         assert stored % MAX_BATCH == 0
         await anyio.sleep(0.3)
         assert await each.stored() == stored
+        assert not any(isinstance(said, Written) for said in each.said)
+
+
+async def test_after_an_unknown_outcome_the_fence_keeps_out_what_was_under_way(server: NatsServer) -> None:
+    async with desk(server) as each:
+        commit = each.bucket.commit
+        held: list[Batch] = []
+
+        async def hold_back(batch: Batch, timeout: float | None = None) -> int:
+            if not held:
+                held.append(batch)
+                each.order(SMALL, 5)
+                raise Uncertain("no answer in time")
+            return await commit(batch, timeout)
+
+        each.bucket.commit = hold_back  # type: ignore[method-assign]
+        before = each.tenure.fence_revision
+        each.order(BIG, 3)
+        await eventually(lambda: len(each.said) == 4, 10)
+        after = each.tenure.fence_revision
+        assert after > before
+        assert each.said == [
+            FenceRenewal(1, None),
+            FenceRenewal(1, after),
+            WriteFailed(BIG, 1, after, "no answer in time"),
+            WriteFailed(SMALL, 1, after, "no answer in time"),
+        ]
+        with pytest.raises(Conflict):
+            await commit(held[0])
+        assert await each.stored() == 0
+        stored = await each.bucket.read(FENCE)
+        assert stored is not None
+        assert msgspec.json.decode(stored.payload or b"") == {"term": 1, "leader": "n1", "incarnation": "me"}
+        each.order(BIG, 3)
+        await eventually(lambda: len(each.said) == 5, 10)
+        assert isinstance(each.said[-1], Written)
+
+
+async def test_a_fence_whose_answers_are_lost_is_written_until_one_is_answered(server: NatsServer) -> None:
+    async with desk(server) as each:
+        commit, put = each.bucket.commit, each.bucket.put
+        lost: list[str] = []
+
+        async def lose(*arguments: Any, **options: Any) -> int:
+            revision = await (commit if isinstance(arguments[0], Batch) else put)(*arguments, **options)
+            if len(lost) < 4:
+                lost.append(type(arguments[0]).__name__)
+                raise Uncertain("no answer in time")
+            return revision
+
+        each.bucket.commit = each.bucket.put = lose  # type: ignore[method-assign]
+        each.order(BIG, 3)
+        await eventually(lambda: len(each.said) == 3, 10)
+        # The first try was stored: the second one is refused, and finds it.
+        assert lost == ["Batch", "FenceKey"]
+        assert each.said[1] == FenceRenewal(1, each.tenure.fence_revision)
+        assert await each.stored() == 3
+        each.election.valid(clock.now())
+
+
+async def test_a_leader_whose_fence_is_anothers_when_it_writes_it_anew_is_fenced(server: NatsServer) -> None:
+    async with desk(server) as each:
+
+        async def lose(batch: Batch, timeout: float | None = None) -> int:
+            await each.bucket.put(FENCE, b'{"term":2,"leader":"n2","incarnation":"it"}')
+            raise Uncertain("no answer in time")
+
+        each.bucket.commit = lose  # type: ignore[method-assign]
+        each.order(BIG, 3)
+        await eventually(lambda: each.fenced, 10)
+        assert not each.election.valid(clock.now())
+        each.election.stepped_down()
+        with anyio.fail_after(5):
+            await each.writer.drained()
         assert not any(isinstance(said, Written) for said in each.said)
 
 

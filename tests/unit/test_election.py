@@ -273,6 +273,51 @@ def test_a_refused_renewal_whose_lease_is_still_its_own_goes_on_from_that_revisi
     assert each.next(3.0) == Renew(tenure(1, 9, 2, 0.0), DEADLINE)
 
 
+def own_fence(revision: int, term: int = 1, incarnation: str = "me") -> StoredFence:
+    return StoredFence(revision=revision, term=term, incarnation=incarnation)
+
+
+def test_a_fence_that_is_stored_anew_guards_what_is_written_from_then_on() -> None:
+    each = leader()
+    each.fence_renewed(50)
+    assert each.tenure == tenure(1, 1, 50, 0.0)
+    each.fence_renewed(40)
+    assert each.tenure == tenure(1, 1, 50, 0.0), "an answer that came late"
+
+
+@pytest.mark.parametrize("how", ["refused", "read", "watched"])
+def test_a_fence_of_which_an_earlier_try_was_stored_is_adopted(how: str) -> None:
+    each = leader()
+    match how:
+        case "refused":
+            each.fence_refused(own_fence(50))
+        case "read":
+            each.doubt()
+            read(each, Records(held(ME, 1, 1, "me"), own_fence(50)), 1.0)
+        case _:
+            each.watched_fence(own_fence(50))
+    assert each.tenure == tenure(1, 1, 50, 0.0)
+    assert each.valid(1.0)
+    assert not each.in_doubt
+
+
+def test_a_reading_that_is_behind_does_not_take_a_leaders_new_fence_from_it() -> None:
+    each = leader()
+    each.fence_refused(own_fence(2))
+    assert each.valid(1.0)
+    assert each.tenure == tenure(1, 1, 2, 0.0)
+
+
+@pytest.mark.parametrize(
+    "stored", [own_fence(50, 2), own_fence(50, 1, "another"), own_fence(50, 1, ""), fence(0, 0), fence(50, 0)]
+)
+def test_a_leader_that_cannot_write_its_fence_anew_since_it_is_anothers_leads_no_more(stored: StoredFence) -> None:
+    each = leader()
+    each.fence_refused(stored)
+    assert not each.valid(1.0)
+    assert isinstance(each.next(1.0), StepDown)
+
+
 def test_an_unacked_renewal_does_not_prolong_the_tenure() -> None:
     each = leader()
     for sent in (2.0, 4.0, 6.0, 8.0):

@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from cdm.dispatch.messages import (
     Cause,
+    FenceRenewal,
     KeyRejected,
     LeaderChange,
     RejectedKeyRemoved,
@@ -22,8 +23,8 @@ from cdm.manager.outbox import HIGH_WATER, Order, Outbox
 from cdm.manager.reconciliation import Command
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint, Overrides
-from cdm.model.keys import BlueprintKey, SliceKey, StatusKey, encode
-from cdm.model.node import Registration, Role, Schedule
+from cdm.model.keys import BlueprintKey, FenceKey, SliceKey, StatusKey, encode
+from cdm.model.node import Fence, Registration, Role, Schedule
 from cdm.model.slice import SliceValue
 from cdm.model.status import Condition, Status
 from tests.unit.support import APP, OTHER, S, n
@@ -211,6 +212,36 @@ def test_acks_of_another_term_are_not_listened_to() -> None:
     each.route(Written(APP, 99, 0))
     each.route(WriteFailed(APP, 99, 0, "late"))
     each.want(APP, 3)
+    each.tick()
+    assert len(each.decided) == 1
+
+
+def test_while_the_fence_is_written_anew_nothing_is_decided_of_any_artifact() -> None:
+    each = world()
+    each.want(APP, 2)
+    each.tick()
+    each.write(stored=0, acked=False)
+    each.route(FenceRenewal(each.term, None))
+    each.want(OTHER, 2)
+    each.tick()
+    assert each.manager.wake_at() is None, "nothing is due before the fence is stored"
+    each.sequence += 1
+    fence = each.sequence
+    each.route(FenceRenewal(each.term, fence))
+    each.acknowledge()
+    each.tick()
+    assert [order.artifact for order in each.decided] == [APP], "the mirror does not show the new fence yet"
+    each.route(ValuePut(FenceKey(), Fence(each.term, ME), fence))
+    each.tick()
+    assert {order.artifact for order in each.decided[1:]} == {APP, OTHER}
+    each.settle()
+    assert states(each) == states(each, OTHER) == {"LOAD": 2}
+
+
+def test_a_fence_of_another_term_that_is_written_anew_holds_up_nothing() -> None:
+    each = world()
+    each.route(FenceRenewal(99, None))
+    each.want(APP, 2)
     each.tick()
     assert len(each.decided) == 1
 

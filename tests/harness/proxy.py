@@ -1,0 +1,92 @@
+"""A way to a server on which bytes can be held back and connections broken, one side at a time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import anyio
+from anyio.abc import SocketAttribute, SocketStream
+
+from tests.harness.servers import NatsServer
+
+BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
+
+
+class Proxy:
+    """Passes on what clients and a server say to each other. Made by `proxied`."""
+
+    def __init__(self, server: NatsServer, port: int) -> None:
+        self.holding = anyio.Event()
+        """Set once something is held back."""
+        self._server = server
+        self._port = port
+        self._pattern: bytes | None = None
+        self._clients: set[SocketStream] = set()
+        self._released = anyio.Event()
+        self._delivered = anyio.Event()
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://127.0.0.1:{self._port}"
+
+    def hold(self, pattern: bytes) -> None:
+        """From the next time on that a client says this, hold back all that it says on that connection."""
+        self._pattern = pattern
+
+    async def break_connections(self) -> None:
+        """Close the clients' sides. What is held back stays, and the server notices nothing."""
+        for client in list(self._clients):
+            await client.aclose()
+
+    async def release(self) -> None:
+        """Deliver what was held back."""
+        self._released.set()
+        await self._delivered.wait()
+
+    async def serve(self, client: SocketStream) -> None:
+        """One client's connection."""
+        self._clients.add(client)
+        host, _, port = self._server.url.removeprefix("nats://").partition(":")
+        async with await anyio.connect_tcp(host, int(port)) as server, anyio.create_task_group() as tasks:
+            tasks.start_soon(_pass_on, server, client)
+            if held := await self._pass_on_until_held(client, server):
+                await self._released.wait()
+                await server.send(held)
+                self._delivered.set()
+                await anyio.sleep(1)  # what is sent on a connection that ends at once may not be read
+            self._clients.discard(client)
+            tasks.cancel_scope.cancel()
+
+    async def _pass_on_until_held(self, client: SocketStream, server: SocketStream) -> bytes:
+        held = b""
+        with suppress(*BROKEN):
+            while True:
+                data = await client.receive()
+                if held or (self._pattern is not None and self._pattern in data):
+                    self._pattern = None
+                    held += data
+                    self.holding.set()
+                else:
+                    await server.send(data)
+        return held
+
+
+async def _pass_on(source: SocketStream, target: SocketStream) -> None:
+    with suppress(*BROKEN):
+        while True:
+            await target.send(await source.receive())
+
+
+@asynccontextmanager
+async def proxied(server: NatsServer) -> AsyncIterator[Proxy]:
+    """A way to the server, for the time of the ``with`` block."""
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        proxy = Proxy(server, listener.extra(SocketAttribute.local_port))
+        tasks.start_soon(listener.serve, proxy.serve)
+        yield proxy
+        tasks.cancel_scope.cancel()
