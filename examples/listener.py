@@ -1,0 +1,12 @@
+from cdm import Artifact, Router, SliceKey, SliceState, SliceValue, ValuePut, receiver
+
+
+class Agent:
+    @receiver
+    def on_slice(self, put: ValuePut[SliceKey, SliceValue]) -> None:
+        if put.value.state is SliceState.LOAD:
+            print("load", put.key)
+
+
+router = Router(receivers=[Agent()], sends=[ValuePut[SliceKey, SliceValue]])
+router.route(ValuePut(SliceKey("node-1", Artifact.parse("org.example:slice:1.0.0")), SliceValue(SliceState.LOAD), 1))
