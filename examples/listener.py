@@ -1,4 +1,4 @@
-from cdm import Artifact, Router, SliceKey, SliceState, SliceValue, ValuePut, receiver
+from cdm import Artifact, Router, SliceKey, SliceState, SliceValue, ValuePut, node_id, receiver
 
 
 class Agent:
@@ -9,4 +9,5 @@ class Agent:
 
 
 router = Router(receivers=[Agent()], sends=[ValuePut[SliceKey, SliceValue]])
-router.route(ValuePut(SliceKey("node-1", Artifact.parse("org.example:slice:1.0.0")), SliceValue(SliceState.LOAD), 1))
+key = SliceKey(node_id("node-1"), Artifact.parse("org.example:slice:1.0.0"))
+router.route(ValuePut(key, SliceValue(SliceState.LOAD), revision=1))

@@ -18,7 +18,7 @@ import anyio.to_thread
 import pytest
 
 from cdm.cli.context import config_home
-from tests.docs.readme import commands
+from tests.docs.documents import commands
 from tests.harness.processes import environment, processes
 from tests.harness.servers import NatsServer
 from tests.harness.waiting import eventually

@@ -8,12 +8,12 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import docker
 import pytest
 from anyio.to_thread import run_sync
 
+from tests.docs.documents import commands, example
 from tests.harness.engine import Images, without
 from tests.harness.paths import ROOT
 from tests.harness.processes import command_line
@@ -29,8 +29,6 @@ pytestmark = [
 ]
 SERVICES = ["nats-1", "nats-2", "nats-3", "node-1", "node-2", "node-3"]
 NODES = ("node-1", "node-2", "node-3")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTION = README[README.index("### In containers") : README.index("### Blueprints")]
 
 
 class Compose:
@@ -96,14 +94,12 @@ def test_it_is_accepted_without_any_variable(engine: Images) -> None:
 
 
 def shown() -> list[list[str]]:
-    """What the README has users type, as far as it can be typed here: the image is made already, nobody has a TTY."""
-    lines = [
-        line.removeprefix("docker compose ") for line in SECTION.splitlines() if line.startswith("docker compose ")
-    ]
+    """What the documents have users type, but with an image that is there, and without a TTY."""
+    lines = [line.removeprefix("docker compose ") for line in commands("Containers")]
     return [line.replace("--build", "--no-build").replace("exec ", "exec -T ").split() for line in lines]
 
 
-async def test_up_used_and_down(compose: Compose, port: int, tmp_path: Path) -> None:
+async def test_up_used_and_down(compose: Compose, port: int) -> None:
     up, status, down = shown()
     await run_sync(compose.run, *up)
     async with raw_client(f"nats://127.0.0.1:{port}") as client:
@@ -119,10 +115,9 @@ async def test_up_used_and_down(compose: Compose, port: int, tmp_path: Path) -> 
 
         told = await run_sync(compose.run, *status)
         assert all(f"{node} " in told for node in NODES), told
-        manifest = tmp_path / "service.toml"
-        manifest.write_text('port = "auto"\nreadiness = { check = { kind = "http" } }\n', encoding="utf-8")
-        push = ("artifact", "push", "org.example:slice:1.0.0", str(ROOT / "cdm" / "cli" / "demo" / "web.py"))
-        pushed = await command_line(*push, "--manifest", str(manifest), "--server", f"nats://127.0.0.1:{port}")
+        push = ("artifact", "push", "org.example:slice:1.0.0", str(example("hello.py")))
+        manifest = str(example("hello.toml"))
+        pushed = await command_line(*push, "--manifest", manifest, "--server", f"nats://127.0.0.1:{port}")
         assert pushed.returncode == 0, pushed.stderr
         await user.put("blueprints", "org.example/slice/1.0.0", 3)
         await eventually(lambda: patiently(lambda: spread({"node-1": 1, "node-2": 1, "node-3": 1})), 20)

@@ -1,4 +1,4 @@
-"""The README's commands do what it says of them, typed as they stand there, and none of them is forgotten.
+"""The documents' commands do what is said of them, typed as they are written there, and none is forgotten.
 
 Those that need the real ``nats`` tool are in `tests.integration.test_nats_cli`, those that need containers in
 `tests.containers.test_compose`.
@@ -19,8 +19,8 @@ from cdm.cli import Exit
 from cdm.cli.logs import FOLLOWED_FROM
 from tests.cli import test_cli
 from tests.containers import test_compose
-from tests.docs import test_first_steps, test_readme
-from tests.docs.readme import BLOCKS, INLINE, adapted, commands, inline
+from tests.docs import test_documents, test_first_steps
+from tests.docs.documents import BLOCKS, INLINE, adapted, commands, inline
 from tests.harness.paths import ROOT
 from tests.harness.servers import NatsServer, free_port, running_cluster
 from tests.harness.terminal import terminal
@@ -37,7 +37,7 @@ while sleep 0.1; do echo tick; done
 """A service that writes."""
 
 
-def test_the_checks_install_cdm_as_the_readme_says() -> None:
+def test_the_checks_install_cdm_as_the_documents_say() -> None:
     """No test may count on a package index, or run all tests; the checks do both."""
     demo, tests = commands("Try it")
     assert tests in _of_the_checks(".ci/run").splitlines()
@@ -76,7 +76,7 @@ async def test_a_server_of_ones_own(tmp_path: Path) -> None:
 
 
 async def test_a_node_is_operated(tmp_path: Path) -> None:
-    (init, node, status), health = commands("Operation"), inline("cdm health")
+    (init, node, status), health = commands("Installation"), inline("cdm health")
     me = socket.gethostname()
     async with running_cluster() as servers, raw(servers) as user:
         urls = ",".join(server.url for server in servers)
@@ -146,9 +146,17 @@ async def test_artifacts_are_pushed_and_run_and_what_they_write_is_shown(server:
 
 async def test_the_scripts_for_those_who_change_cdm(tmp_path: Path) -> None:
     measure = inline("python -m tests.containers.measure --rounds 10")
+    quick, everything, static, bench, checks = commands("Running the checks")
     async with terminal(tmp_path) as shell:
         await shell.good(f"cd {ROOT}")
-        # What takes minutes, and a container engine, is only looked at.
+        # What takes minutes, or a container engine, is only looked at; the rest would test itself.
+        collected = await shell.good(f"{quick} --collect-only -q -n 0 --no-cov | tail -1")
+        assert re.search(r"\d+/\d+ tests collected", collected), collected
+        assert everything == "pytest"
+        for check in static.split(" && "):
+            assert check in _of_the_checks(".ci/run").splitlines()
+        assert "--quick" in await shell.good(adapted(bench, {"--quick": "--help"}))
+        assert checks == inline("bash .ci/run")
         await shell.good(adapted(inline("bash .ci/run"), {"bash": "bash -n"}))
         assert "--rounds" in await shell.good(f"{measure} --help")
 
@@ -156,36 +164,40 @@ async def test_the_scripts_for_those_who_change_cdm(tmp_path: Path) -> None:
 Test = Callable[..., object]
 
 BLOCKS_ARE_IN: dict[str, Test] = {
-    **dict.fromkeys(
-        test_nats_cli.SECTIONS, test_nats_cli.test_every_nats_command_of_the_readme_does_what_the_readme_says
-    ),
+    **dict.fromkeys(test_nats_cli.SECTIONS, test_nats_cli.test_every_nats_command_of_the_documents_does_what_they_say),
     "Try it": test_cli.test_the_demo_plays_through_and_leaves_nothing_behind,
     "First steps": test_first_steps.test_the_first_steps,
-    "Operation": test_a_node_is_operated,
-    "In containers": test_compose.test_up_used_and_down,
+    "Installation": test_a_node_is_operated,
+    "Containers": test_compose.test_up_used_and_down,
     "Artifacts": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
-    "The manifest": test_first_steps.test_the_manifest_of_the_readme_is_one,
+    "The manifest": test_first_steps.test_the_manifest_of_the_documents_is_one,
     "Logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
-    "Security": test_nats_cli.test_the_security_of_the_readme,
-    "Writing a runtime": test_first_steps.test_the_runtime_of_the_readme_serves_a_site,
-    "Writing an agent": test_readme.test_the_agent_of_the_readme_serves_a_blueprint,
+    "Users and permissions": test_nats_cli.test_the_security_of_the_documents,
+    "A runtime in forty lines": test_first_steps.test_the_runtime_example_serves_a_site,
+    "Writing an agent": test_documents.test_the_agent_example_serves_a_blueprint,
+    "Using cdm as a library": test_documents.test_the_library_example_runs,
+    "Running the checks": test_the_scripts_for_those_who_change_cdm,
 }
 """By heading, a test that takes all blocks below it, and fails when there is a line more or less."""
 
 INLINE_IS_IN: dict[str, Test] = {
     "python3 -m venv .venv && . .venv/bin/activate": test_a_virtual_environment,
     "nats-server -js": test_a_server_of_ones_own,
-    "python -m pip install .": test_the_checks_install_cdm_as_the_readme_says,
-    "pip wheel --wheel-dir wheelhouse . 'setuptools>=77'": test_the_checks_install_cdm_as_the_readme_says,
+    "python -m pip install .": test_the_checks_install_cdm_as_the_documents_say,
+    "pip wheel --wheel-dir wheelhouse . 'setuptools>=77'": test_the_checks_install_cdm_as_the_documents_say,
+    "cdm demo": test_cli.test_the_demo_plays_through_and_leaves_nothing_behind,
+    "cdm artifact push": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
+    "cdm artifact ls": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
+    "cdm artifact rm": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "cdm init": test_a_server_of_ones_own,
     "cdm node": test_a_node_is_operated,
     "cdm status": test_a_node_is_operated,
     "cdm health": test_a_node_is_operated,
     "cdm logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "nats object": test_nats_cli.test_what_is_pushed_is_an_object,
-    "chmod 600 node-1.nk": test_nats_cli.test_the_security_of_the_readme,
-    "cdm node --runtime sites": test_first_steps.test_the_runtime_of_the_readme_serves_a_site,
-    "cdm node --runtime external": test_readme.test_the_agent_of_the_readme_serves_a_blueprint,
+    "chmod 600 node-1.nk": test_nats_cli.test_the_security_of_the_documents,
+    "cdm node --runtime sites": test_first_steps.test_the_runtime_example_serves_a_site,
+    "cdm node --runtime external": test_documents.test_the_agent_example_serves_a_blueprint,
     "bash .ci/run": test_the_scripts_for_those_who_change_cdm,
     "python -m tests.containers.measure --rounds 10": test_the_scripts_for_those_who_change_cdm,
 }
@@ -196,4 +208,4 @@ def test_no_command_is_forgotten() -> None:
     assert {block.section for block in BLOCKS} == BLOCKS_ARE_IN.keys()
     assert INLINE_IS_IN.keys() == INLINE
     # That test takes only lines of a kind.
-    assert len(commands("In containers")) == len(test_compose.shown())
+    assert len(commands("Containers")) == len(test_compose.shown())

@@ -1,9 +1,10 @@
-"""What the README shows works as it stands there."""
+"""What the documents show and say is so."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,19 +14,30 @@ import pytest
 import cdm
 import cdm.api
 from cdm.model.slice import TRANSITIONS, SliceState
-from tests.docs.readme import README, blocks, inline
+from tests.docs.documents import DOCUMENTS, blocks, example, inline, section
 from tests.harness.paths import ROOT
 from tests.harness.servers import NatsServer
 from tests.harness.terminal import terminal
 from tests.harness.waiting import eventually
 from tests.harness.wire import Raw, raw
 
-AGENT, LIBRARY = blocks("Writing an agent", "python")
+EXAMPLES = {
+    "agent.py": "Writing an agent",
+    "listener.py": "Using cdm as a library",
+    "sites.py": "A runtime in forty lines",
+}
+"""The examples that are printed in the documents, and below which heading."""
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_documents_print_the_examples(name: str) -> None:
+    (shown,) = blocks(EXAMPLES[name], "python")
+    assert shown == example(name).read_text(encoding="utf-8")
 
 
 @pytest.mark.anyio
-async def test_the_agent_of_the_readme_serves_a_blueprint(server: NatsServer, tmp_path: Path) -> None:
-    (tmp_path / "agent.py").write_text(AGENT, encoding="utf-8")
+async def test_the_agent_example_serves_a_blueprint(server: NatsServer, tmp_path: Path) -> None:
+    shutil.copy(example("agent.py"), tmp_path)
     async with raw(server) as user, terminal(tmp_path, NATS_URL=server.url) as shell:
         await shell.good("cdm init")
         await shell.start(f"{inline('cdm node --runtime external')} --id n1", "node")
@@ -42,13 +54,14 @@ async def _states(user: Raw, wanted: list[str]) -> bool:
     return sorted(json.loads(record.data)["state"] for key, record in found.items() if key[0] != "_") == wanted
 
 
-def test_the_library_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    exec(LIBRARY, {"__name__": "readme"})
-    assert capsys.readouterr().out == "load slices/node-1/org.example:slice:1.0.0\n"
+def test_the_library_example_runs() -> None:
+    done = subprocess.run([sys.executable, example("listener.py")], capture_output=True, text=True, check=True)
+    assert done.stdout == "load slices/node-1/org.example:slice:1.0.0\n"
 
 
-def test_the_state_table_of_the_readme_is_the_one_in_force() -> None:
-    rows = re.findall(r"^\| ([A-Z]+) \| (.*?) \| (leader|node) \| (.*?) \|$", README, re.MULTILINE)
+def test_the_state_table_is_the_one_in_force() -> None:
+    table = section("docs/agents.md", "Slice states")
+    rows = re.findall(r"^\| ([A-Z]+) \| (.*?) \| (leader|node) \| (.*?) \|$", table, re.MULTILINE)
     shown = {state: (kind, writer, set(following.split(", "))) for state, kind, writer, following in rows}
     assert shown == {
         str(state): (
@@ -61,19 +74,70 @@ def test_the_state_table_of_the_readme_is_the_one_in_force() -> None:
     assert set(shown) == set(SliceState)
 
 
-def test_every_option_of_the_readme_is_in_the_help_and_the_other_way_round() -> None:
-    shown = subprocess.run([sys.executable, "-m", "cdm", "node", "--help"], capture_output=True, text=True, check=True)
-    options = set(re.findall(r"--[a-z][a-z-]*", shown.stdout)) - {"--help", "--version", "--create"}
-    table = README[README.index("### Options of") : README.index("Exit codes of all commands")]
-    assert set(re.findall(r"--[a-z][a-z-]*", table)) == options
+COMMANDS = ("init", "node", "status", "logs", "health", "artifact push", "artifact ls", "artifact rm")
 
 
-def test_every_variable_and_default_of_the_compose_file_is_in_the_readme_and_the_other_way_round() -> None:
+def _options(command: str) -> set[str]:
+    help_of = [sys.executable, "-m", "cdm", *command.split(), "--help"]
+    shown = subprocess.run(help_of, capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"--[a-z][a-z-]*", shown)) - {"--help", "--version", "--create"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_of_the_reference_is_in_the_help_and_the_other_way_round(command: str) -> None:
+    connection = set(re.findall(r"--[a-z][a-z-]*", section("docs/reference.md", "Connection options")))
+    if command == "node":
+        table = section("docs/reference.md", "Options of `cdm node`")
+    else:
+        rows = section("docs/reference.md", "Other commands").splitlines()
+        start = next(at for at, row in enumerate(rows) if row.startswith(f"| `cdm {command}` |"))
+        end = next((at for at, row in enumerate(rows[start + 1 :], start + 1) if row.startswith("| `")), len(rows))
+        table = "\n".join("|".join(row.split("|")[2:4]) for row in rows[start:end])
+    assert set(re.findall(r"--[a-z][a-z-]*", table)) | connection == _options(command)
+
+
+def test_every_command_is_in_the_reference() -> None:
+    shown = subprocess.run([sys.executable, "-m", "cdm", "--help"], capture_output=True, text=True, check=True).stdout
+    listed = set(re.findall(r"^│ ([a-z]+) ", shown, re.MULTILINE))
+    assert listed == {command.partition(" ")[0] for command in COMMANDS} | {"demo"}
+
+
+def test_every_variable_and_default_of_the_compose_file_is_in_the_documents_and_the_other_way_round() -> None:
     compose = (ROOT / "compose.yaml").read_text(encoding="utf-8")
     used = set(re.findall(r"\$\{(\w+):-([^}]+)\}", compose))
-    section = README[README.index("### In containers") : README.index("### Blueprints")]
-    rows = re.findall(r"^\| `(\w+)` \| `?([^`|]+?)`? \|", section, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| `?([^`|]+?)`? \|", section("docs/operations.md", "Containers"), re.MULTILINE)
     assert set(rows) == used
+
+
+def _anchors(text: str) -> set[str]:
+    headings = re.findall(
+        r"^#+ ([^\n]+)$", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
+    )
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", DOCUMENTS[document]):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / document).parent / path if path else ROOT / document
+        assert target.exists(), link
+        if anchor:
+            assert anchor in _anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_architecture_names_what_is_there() -> None:
+    text = DOCUMENTS["docs/architecture.md"]
+    named = set(re.findall(r"`(cdm/[\w/.]*)`", text))
+    assert not {path for path in named if not (ROOT / path).exists()}
+    packages = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "cdm").glob("*/__init__.py")}
+    assert packages <= named
+
+
+def test_the_readme_is_for_a_stranger() -> None:
+    assert 100 <= DOCUMENTS["README.md"].count("\n") <= 200
 
 
 def test_everything_exported_is_there_and_everything_public_is_exported() -> None:

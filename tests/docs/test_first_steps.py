@@ -1,4 +1,4 @@
-"""The README's first steps, its manifest and its runtime work as they stand there."""
+"""The README's first steps, and the manifest and the runtime of the documents, work as they are written there."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from msgspec import NODEFAULT, UNSET, Struct
 
 from cdm.model.manifest import Liveness, Manifest
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
-from tests.docs.readme import README, adapted, blocks, inline
+from tests.docs.documents import adapted, blocks, example, inline, section
 from tests.harness.servers import NatsServer
 from tests.harness.terminal import terminal
 from tests.harness.waiting import SLACK, eventually
 from tests.harness.wire import Raw, raw
 
-MANIFEST = README[README.index("#### The manifest") : README.index("### Nodes")]
+MANIFEST = section("docs/artifacts.md", "The manifest")
 
 
 def get(port: int, path: str = "/") -> str:
@@ -114,9 +114,9 @@ async def _nothing(user: Raw) -> bool:
 
 
 @pytest.mark.anyio
-async def test_the_runtime_of_the_readme_serves_a_site(server: NatsServer, tmp_path: Path) -> None:
-    (program,), (points,) = blocks("Writing a runtime", "python"), blocks("Writing a runtime", "toml")
-    (tmp_path / "sites.py").write_text(program, encoding="utf-8")
+async def test_the_runtime_example_serves_a_site(server: NatsServer, tmp_path: Path) -> None:
+    (points,) = blocks("A runtime in forty lines", "toml")
+    shutil.copy(example("sites.py"), tmp_path)
     installed = tmp_path / "sites-1.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: sites\nVersion: 1\n", encoding="utf-8")
@@ -146,7 +146,7 @@ async def _two(user: Raw) -> dict[str, int]:
     return found if len(found) == 2 else {}
 
 
-def test_the_manifest_of_the_readme_is_one() -> None:
+def test_the_manifest_of_the_documents_is_one() -> None:
     (shown,) = blocks("The manifest", "toml")
     manifest = Manifest.parse(shown.encode())
     assert manifest.entry == "bin/serve"

@@ -83,7 +83,7 @@ async def terminal(folder: Path, **variables: str) -> AsyncIterator[Terminal]:
     """
     tools = folder / "tools"
     tools.mkdir()
-    for name in ("cdm", "nats"):
+    for name in ("examples", "nats"):
         (folder / name).symlink_to(ROOT / name)
     program(tools / "cdm", f'exec {sys.executable} -m cdm "$@"')
     for name in ("python", "python3"):

@@ -21,7 +21,7 @@ import anyio.abc
 import pytest
 
 from cdm.cli import Exit
-from tests.docs.readme import adapted, commands, inline
+from tests.docs.documents import adapted, commands, inline
 from tests.harness.agents import agents
 from tests.harness.processes import environment, processes
 from tests.harness.secure import CONFIG, Certificates, JwtFortress, fortress
@@ -231,13 +231,13 @@ async def test_a_certificate_in_a_context(shell: Shell) -> None:
         assert (await shell.cdm("status")).returncode == Exit.UNHEALTHY
 
 
-# The README
+# The documents
 
 SECTIONS = ("cdm", "Blueprints", "Nodes", "What must not run twice")
 """Where all commands are the tool's, and a server and nodes are enough for them."""
 
 
-async def test_every_nats_command_of_the_readme_does_what_the_readme_says(server: NatsServer, shell: Shell) -> None:
+async def test_every_nats_command_of_the_documents_does_what_they_say(server: NatsServer, shell: Shell) -> None:
     await shell.good("context", "add", "readme", "--server", server.url, "--select")
     used = set()
     async with (
@@ -248,7 +248,7 @@ async def test_every_nats_command_of_the_readme_does_what_the_readme_says(server
         for line in [line for section in SECTIONS for line in commands(section)]:
             _, *arguments = shlex.split(line)
             effect = next((effect for pattern, effect in EFFECTS if re.match(pattern, line)), None)
-            assert effect is not None, f"the README shows a command that no test knows of: {line}"
+            assert effect is not None, f"the documents show a command that no test knows of: {line}"
             await effect(shell, user, arguments)
             used.add(effect)
         assert used == {effect for _, effect in EFFECTS}
@@ -306,7 +306,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (r"nats kv ls nodes", _nodes),
     (r"nats kv (put|del -f) nodes node-1.intent", _intent),
 ]
-"""What each command of the README must bring about."""
+"""What each command of the documents must bring about."""
 
 
 async def test_what_is_pushed_is_an_object(server: NatsServer, shell: Shell) -> None:
@@ -317,10 +317,10 @@ async def test_what_is_pushed_is_an_object(server: NatsServer, shell: Shell) -> 
     assert ONE in await shell.good("--server", server.url, tool, "ls", "artifacts")
 
 
-async def test_the_security_of_the_readme(tmp_path: Path) -> None:
+async def test_the_security_of_the_documents(tmp_path: Path) -> None:
     """Keys, a server with its permissions, an admin, a manager, a node and an operator, all as they are typed."""
     program()
-    seed, public, hashed, context, server, init, manager, node, status = commands("Security")
+    seed, public, hashed, context, server, init, manager, node, status = commands("Users and permissions")
     needed = re.findall(r"^ *\w+: \$(\w+)$", CONFIG.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(re.findall(r"(\w+)=", server)) == sorted(needed), "the configuration takes what is shown"
     Certificates(tmp_path)
