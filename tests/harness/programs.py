@@ -74,6 +74,8 @@ class Stage:
     def __init__(self, folder: Path, *, cgroups: bool = True) -> None:
         self.folder = folder
         self.crashes: list[Crash] = []
+        self.restarts: list[tuple[object, ...]] = []
+        """What the agent was told of restarts: which slice, why and how long it may take; which slice and its port."""
         self.pids_file = folder / "pids"
         self.pids_file.touch()
         self.runtime = self.another(cgroups=cgroups)
@@ -81,7 +83,13 @@ class Stage:
     def another(self, *, cgroups: bool = True) -> ProcessRuntime:
         """One more runtime on the same folder, as after a new start of the node."""
         return ProcessRuntime(
-            Surroundings(NODE, self.folder / "runtime", lambda *told: self.crashes.append(Crash(*told))),
+            Surroundings(
+                NODE,
+                self.folder / "runtime",
+                crashed=lambda *told: self.crashes.append(Crash(*told)),
+                restarting=lambda *told: self.restarts.append(told),
+                restarted=lambda *told: self.restarts.append(told),
+            ),
             cgroups=cgroups,
         )
 

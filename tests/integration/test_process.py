@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -28,8 +29,8 @@ from cdm.model.manifest import (
     Up,
 )
 from cdm.runtimes import Runtime, Work
-from tests.harness.proc import exists, read
-from tests.harness.programs import Stage, key_of, staged
+from tests.harness.proc import children, exists, read
+from tests.harness.programs import STUBBORN, Stage, key_of, staged
 from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -357,6 +358,19 @@ class TestLiveness:
         assert stage.crashes == []
         assert "asked" in await stage.text(key)
 
+    async def test_what_is_not_alive_is_told_before_it_is_stopped(self, stage: Stage) -> None:
+        manifest = Manifest(
+            port="auto",
+            readiness=Readiness(check=Tcp(), timeout=20),
+            liveness=Liveness(Http(), interval=0.05, timeout=0.2, failures=1),
+            stop_grace=5,
+        )
+        key = await stage.up(STUBBORN + LISTEN + "time.sleep(600)", manifest)
+        await eventually(lambda: stage.restarts)
+        assert stage.living == stage.pids
+        assert stage.restarts[0][0] == key
+        assert stage.restarts[0][2] == 5 + 0.5 + 20 + 5
+
     async def test_told_when_it_is_not_to_be_started_again(self, stage: Stage) -> None:
         manifest = Manifest(
             port="auto",
@@ -459,6 +473,50 @@ class TestRestart:
         assert stage.runtime.slices == {key: False}
         assert stage.crashes == []
 
+    async def test_its_end_is_told_at_once_and_again_when_it_is_ready(self, stage: Stage) -> None:
+        program = """
+            if len(Path(os.environ["PIDS"]).read_text().split()) == 1:
+                print("READY=1")
+                time.sleep(0.2)
+                sys.exit(3)
+            if len(Path(os.environ["PIDS"]).read_text().split()) == 2:
+                sys.exit(4)
+            print("READY=1")
+            time.sleep(600)
+            """
+        readiness = Readiness(check=Line(), timeout=40)
+        restart = Restart(attempts=2, backoff=0.5)
+        key = await stage.up(program, Manifest(port="auto", readiness=readiness, restart=restart, stop_grace=3))
+        await eventually(lambda: len(stage.restarts) == 1)
+        assert len(stage.pids) == 1  # it is not started yet
+        await eventually(lambda: len(stage.restarts) == 3)
+        first, second, third = stage.restarts
+        assert first[0] == key
+        assert re.fullmatch(r"exit status 3 after \d+\.\d s; last output: READY=1", str(first[1]))
+        assert first[2] == 0.5 + 40 + 3  # back-off, readiness, grace
+        assert second == (key, "exit status 4", 1 + 40 + 3)
+        assert third == (key, await stage.runtime.activate(key))
+        assert stage.crashes == []
+
+    async def test_one_that_was_stable_is_started_again_at_once(self, stage: Stage) -> None:
+        work = stage.work("", Manifest(entry="sleep", args=("600",), restart=Restart(stable=0.3, backoff=30)))
+        await stage.runtime.load(work)
+        await stage.runtime.activate(work.key)
+        keeper = stage.runtime.keeper
+        assert keeper is not None
+        for _ in range(3):
+            (pid,) = children(keeper)
+            await anyio.sleep(0.4)
+            os.kill(pid, signal.SIGKILL)
+            await eventually(partial(_others, keeper, pid), within=2)
+
+    async def test_how_long_it_is_up_counts_from_when_it_is_ready(self, stage: Stage) -> None:
+        """One that takes long to start, and then ends at once, is not stable."""
+        manifest = Manifest(readiness=Readiness(check=Line()), restart=Restart(stable=0.5, attempts=1, backoff=0.05))
+        await stage.up("time.sleep(0.7); print('READY=1'); sys.exit(1)", manifest)
+        await eventually(lambda: stage.crashes)
+        assert len(stage.pids) == 2
+
     async def test_a_signal_from_outside_is_a_crash(self, stage: Stage) -> None:
         await stage.up("time.sleep(600)", Manifest(restart=NEVER))
         (pid,) = await stage.noted(1)
@@ -473,6 +531,10 @@ async def test_python_is_the_nodes(stage: Stage) -> None:
     while not lines:
         lines = await stage.text(key)
     assert lines == [sys.executable]
+
+
+def _others(parent: int, child: int) -> list[int]:
+    return [each for each in children(parent) if each != child]
 
 
 def _answers(port: int) -> bool:

@@ -20,12 +20,12 @@ restarts = st.builds(
 
 def delays(restart: Restart, *uptimes: float) -> list[float]:
     """Play a life: how long it is waited after each run."""
-    failures, found = 0, []
+    before, found = None, []
     for uptime in uptimes:
-        verdict = decide(restart, failures, uptime, clean=False)
+        verdict = decide(restart, before, uptime, clean=False)
         if isinstance(verdict, GiveUp):
             break
-        failures = verdict.failures
+        before = verdict
         found.append(verdict.delay)
     return found
 
@@ -38,13 +38,17 @@ def test_backoff_doubles_up_to_the_longest_and_ends() -> None:
 def test_a_stable_run_begins_anew() -> None:
     restart = Restart(attempts=2, backoff=1, stable=60)
     assert delays(restart, 0, 0, 59) == [1, 2]
-    assert delays(restart, 0, 0, 60, 0, 0) == [1, 2, 1, 2]
-    assert delays(restart, 60, 60, 60, 60) == [1, 1, 1, 1]
+    assert delays(restart, 0, 0, 60, 0, 0) == [1, 2, 0, 1]
+    assert delays(restart, 60, 60, 60, 60) == [0, 0, 0, 0]
+
+
+def test_one_that_was_stable_is_started_again_at_once_and_then_as_any() -> None:
+    assert delays(Restart(attempts=5, backoff=0.5, stable=60), 61, 0, 0, 0, 0) == [0, 0.5, 1, 2, 4]
 
 
 def test_policies() -> None:
     def verdict(policy: RestartPolicy, clean: bool) -> type:
-        return type(decide(Restart(policy=policy), 0, 0, clean=clean))
+        return type(decide(Restart(policy=policy), None, 0, clean=clean))
 
     assert verdict(RestartPolicy.ALWAYS, True) is Again
     assert verdict(RestartPolicy.ALWAYS, False) is Again
@@ -55,14 +59,14 @@ def test_policies() -> None:
 
 
 def test_no_attempts_at_all() -> None:
-    assert decide(Restart(attempts=0), 0, 0, clean=False) == GiveUp(
+    assert decide(Restart(attempts=0), None, 0, clean=False) == GiveUp(
         "not started again on this node (restart.attempts 0)"
     )
-    assert isinstance(decide(Restart(attempts=0), 0, 1e9, clean=False), GiveUp)
+    assert isinstance(decide(Restart(attempts=0), None, 1e9, clean=False), GiveUp)
 
 
 def test_very_many_attempts() -> None:
-    assert decide(Restart(attempts=1_000_000), 999_999, 0, clean=False) == Again(30, 1_000_000)
+    assert decide(Restart(attempts=1_000_000), Again(30, 999_999), 0, clean=False) == Again(30, 1_000_000)
 
 
 @given(restarts, st.lists(st.floats(0, 0.999), max_size=50))

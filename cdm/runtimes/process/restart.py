@@ -22,25 +22,32 @@ class GiveUp(NamedTuple):
     why: str
 
 
-def decide(restart: Restart, failures: int, uptime: float, *, clean: bool) -> Again | GiveUp:
+def decide(restart: Restart, before: Again | None, uptime: float, *, clean: bool) -> Again | GiveUp:
     """What to do about a program that ended by itself, or was stopped because its liveness check failed.
+
+    A program that was up for ``restart.stable`` begins the count anew, and is started again at once.
 
     Args:
         restart: the manifest's.
-        failures: how many starts in a row failed before.
-        uptime: how long it ran, in seconds.
+        before: what was decided when it ended before; None: it did not.
+        uptime: for how many seconds it was ready.
         clean: whether its exit status was 0.
     """
     if restart.policy is RestartPolicy.NEVER:
         return GiveUp("not started again on this node (restart.policy never)")
     if restart.policy is RestartPolicy.ON_FAILURE and clean:
         return GiveUp("not started again on this node (restart.policy on-failure)")
-    if uptime >= restart.stable:
-        failures = 0
+    stable = uptime >= restart.stable
+    failures = 0 if stable or before is None else before.failures
     if failures >= restart.attempts:
         times = "once" if failures == 1 else f"{failures} times"
         return GiveUp(
             f"it was started again {times}" if failures else "not started again on this node (restart.attempts 0)"
         )
-    # 2.0**failures would overflow for the most attempts that can be asked for.
-    return Again(min(restart.backoff * 2.0 ** min(failures, 64), restart.longest), failures + 1)
+    if stable:
+        delay = 0.0
+    elif before is None or not before.delay:
+        delay = restart.backoff
+    else:
+        delay = 2 * before.delay
+    return Again(min(delay, restart.longest), failures + 1)

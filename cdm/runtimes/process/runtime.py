@@ -51,9 +51,8 @@ class ProcessRuntime(Runtime):
     """
 
     def __init__(self, surroundings: Surroundings, *, cgroups: bool = True) -> None:
-        self._node = surroundings.node
+        self.surroundings = surroundings
         self._folder = surroundings.folder
-        self.crashed = surroundings.crashed
         self._cgroups = cgroups
         self._slices: dict[SliceKey, Slice] = {}
         self._keeping: Keeping | None = None
@@ -146,7 +145,7 @@ class ProcessRuntime(Runtime):
         found = set(keys(self._folder / "logs", artifact)).union(
             key for key in self._slices if key.artifact == artifact
         )
-        return sorted(key for key in found if key.node == self._node)
+        return sorted(key for key in found if key.node == self.surroundings.node)
 
     def read(
         self, key: SliceKey, *, lines: int | None = None, since: datetime | None = None, follow: bool = False

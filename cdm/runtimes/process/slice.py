@@ -17,12 +17,12 @@ from cdm.errors import SliceFailed
 from cdm.log import Log
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Http, Line, Liveness, Tcp, Up
-from cdm.runtimes import Work
+from cdm.runtimes import Surroundings, Work
 from cdm.runtimes.keeper.protocol import Lapse, Spawn
 from cdm.runtimes.process.checks import probe
 from cdm.runtimes.process.command import prepare
 from cdm.runtimes.process.handle import CUT_OFF, RunHandle
-from cdm.runtimes.process.restart import Again, decide
+from cdm.runtimes.process.restart import Again, GiveUp, decide
 from cdm.runtimes.process.supervisor import Keeping
 
 log = Log("cdm.process")
@@ -46,8 +46,9 @@ class Host(Protocol):
     def output_folder(self, key: SliceKey) -> Path:
         """Where a slice's output goes."""
 
-    def crashed(self, key: SliceKey, reason: str, fatal: bool) -> None:
-        """A slice that was active ended, and is not started again."""
+    @property
+    def surroundings(self) -> Surroundings:
+        """Whom it tells how slices fare."""
 
 
 class Phase(Enum):
@@ -157,11 +158,11 @@ class Slice:
         given_up: tuple[str, bool] | None = None
         try:
             with life.scope:
-                await self._begin()
+                run = await self._begin()
                 self.phase = Phase.ACTIVE
                 life.failure = None
                 life.settled.set()
-                given_up = await self._until_hopeless()
+                given_up = await self._until_hopeless(run)
         except Exception as error:  # an error of ours must not look like a slice that runs
             if not isinstance(error, SliceFailed):
                 log.exception("running a slice failed", slice=str(self.key))
@@ -172,7 +173,7 @@ class Slice:
         finally:
             await self._finish(life)
         if given_up is not None and not life.scope.cancel_called:
-            self._host.crashed(self.key, *given_up)
+            self._host.surroundings.crashed(self.key, *given_up)
 
     async def _finish(self, life: Life) -> None:
         self.phase = Phase.STOPPING
@@ -187,7 +188,7 @@ class Slice:
 
     # Starting
 
-    async def _begin(self) -> None:
+    async def _begin(self) -> RunHandle:
         """Start a run, and wait until it is ready. Raises `SliceFailed` once it is stopped, if it can be."""
         readiness = self.work.manifest.readiness
         with anyio.move_on_after(readiness.timeout) as scope:
@@ -197,10 +198,11 @@ class Slice:
         if scope.cancelled_caught:
             lacking = run.lacking if run else ""
             problem = f"not ready within {readiness.timeout:g} s" + (f" ({lacking})" if lacking else "")
-        elif run is not None and run.over.is_set():
-            problem = run.ending
         else:
-            return
+            assert run is not None
+            if not run.over.is_set():
+                return run
+            problem = run.ending
         raise SliceFailed(_reason(problem, await self._clear_up()), fatal=run is not None and run.unfit)
 
     async def _spawn(self) -> RunHandle:
@@ -282,42 +284,52 @@ class Slice:
 
     # Keeping it going
 
-    async def _until_hopeless(self) -> tuple[str, bool]:
+    async def _until_hopeless(self, run: RunHandle) -> tuple[str, bool]:
         """Start the slice again whenever it ends; returns why that is no use any more, and whether it is fatal."""
-        failures = 0
+        manifest, tell = self.work.manifest, self._host.surroundings
+        before: Again | None = None
+        verdict: Again | GiveUp
         while True:
-            run = self._run
-            assert run is not None
+            ready = clock.now()
             problem = await self._until_over(run)
             self.phase = Phase.RESTARTING
-            uptime = clock.now() - run.begun
-            clean = run.clean and problem is None
-            reason = _reason(f"{problem or run.ending} after {uptime:.1f} s", await self._clear_up())
+            now = clock.now()
+            reason = f"{problem or run.ending} after {now - run.begun:.1f} s"
+            if run.excused:
+                verdict = Again(0.0, before.failures if before else 0)
+            else:
+                verdict = decide(manifest.restart, before, now - ready, clean=run.clean and problem is None)
+            if problem is not None and isinstance(verdict, Again):  # stopping it may take a while
+                tell.restarting(self.key, reason, manifest.stop_grace + self._longest_start(verdict))
+            reason = _reason(reason, await self._clear_up())
             if self._run is not None:  # never two of them
                 return f"{reason}; it cannot be stopped", False
             if run.lapsed:
                 return reason, False
-            excused = run.excused
-            while True:
-                if excused:
-                    delay, excused = 0.0, False
-                else:
-                    verdict = decide(self.work.manifest.restart, failures, uptime, clean=clean)
-                    if not isinstance(verdict, Again):
-                        return f"{reason}; {verdict.why}", False
-                    delay, failures = verdict
-                log.warning("slice is started again", slice=str(self.key), reason=reason, delay=delay)
-                await anyio.sleep(delay)
-                uptime, clean = 0.0, False
+            told = problem is not None
+            while isinstance(verdict, Again):
+                if not told:
+                    tell.restarting(self.key, reason, self._longest_start(verdict))
+                log.warning("slice is started again", slice=str(self.key), reason=reason, delay=verdict.delay)
+                await anyio.sleep(verdict.delay)
                 try:
-                    await self._begin()
+                    run = await self._begin()
                 except SliceFailed as error:
-                    reason = str(error)
+                    reason, told = str(error), False
                     if error.fatal or self._run is not None or self._cut_off:
                         return reason, error.fatal
+                    verdict = decide(manifest.restart, verdict, 0.0, clean=False)
                 else:
                     self.phase = Phase.ACTIVE
+                    tell.restarted(self.key, self.port)
+                    before = verdict
                     break
+            else:
+                return f"{reason}; {verdict.why}", False
+
+    def _longest_start(self, verdict: Again) -> float:
+        """Seconds that it may take until it is ready, or a failed start is stopped."""
+        return verdict.delay + self.work.manifest.readiness.timeout + self.work.manifest.stop_grace
 
     async def _until_over(self, run: RunHandle) -> str | None:
         """Wait until the program ended, or is not alive; returns what was wrong in the second case."""
