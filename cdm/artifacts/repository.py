@@ -9,13 +9,14 @@ import base64
 import secrets
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import anyio
 import msgspec
 from msgspec import Struct
 
-from cdm.artifacts.transfer import Progress, download, upload
+from cdm.artifacts.transfer import Progress, download, upload, verify
 from cdm.errors import (
     AccessDenied,
     ArtifactDamaged,
@@ -49,7 +50,9 @@ class Pushed(StrEnum):
     STORED = "stored"
     REPLACED = "replaced"
     UNCHANGED = "unchanged"
-    """The same content and manifest were there; nothing was written."""
+    """The same content and manifest were there, whole; nothing was written."""
+    REPAIRED = "repaired"
+    """The same content and manifest were there, but not all of the bytes; they are there again."""
 
 
 class StoredArtifact(Struct, frozen=True):
@@ -59,6 +62,8 @@ class StoredArtifact(Struct, frozen=True):
     content: Content
     nuid: str
     """Name of its parts."""
+    parts: int
+    """How many there are to be."""
     revision: int
     pushed: str
     """When, by the server's clock, as RFC 3339 has it."""
@@ -137,19 +142,20 @@ class Artifacts:
             StoreError: the store did not answer.
             OSError: the file cannot be written. What is there of it is left, also after other errors.
         """
-
-        async def check() -> None:
-            now = await self._objects.find(encode_artifact(stored.artifact))
-            if now.live is None or now.live.nuid != stored.nuid:
-                raise Conflict(f"{stored.artifact} was replaced or removed while it was downloaded")
-
         try:
-            await download(self._objects, stored.nuid, stored.content, into, check, progress)
+            await download(
+                self._objects, stored.nuid, stored.content, into, partial(self._check_current, stored), progress
+            )
         except ArtifactDamaged as error:
             raise ArtifactDamaged(
                 f"{stored.artifact} in bucket {self.name} is damaged: {error}; "
-                f"push it again: cdm artifact push --force {stored.artifact} PATH"
+                f"push it again: cdm artifact push {stored.artifact} PATH"
             ) from None
+
+    async def _check_current(self, stored: StoredArtifact) -> None:
+        now = await self._objects.find(encode_artifact(stored.artifact))
+        if now.live is None or now.live.nuid != stored.nuid:
+            raise Conflict(f"{stored.artifact} was replaced or removed while it was read")
 
     # Writing
 
@@ -163,6 +169,8 @@ class Artifacts:
         progress: Progress | None = None,
     ) -> Pushed:
         """Store an artifact. Until all of it is there, and after any failure, whatever was there before stays.
+
+        Where the same is there already, what is stored is read and compared, and stored anew where it is damaged.
 
         Args:
             artifact: its name.
@@ -179,8 +187,19 @@ class Artifacts:
         """
         name = encode_artifact(artifact)
         before = await self._objects.find(name)
-        if not force and self._is_same(artifact, before, content):
-            return Pushed.UNCHANGED
+        damaged = ""
+        while not force and (same := self._same(artifact, before, content)) is not None:
+            try:
+                await verify(
+                    self._objects, same.nuid, same.parts, content, partial(self._check_current, same), progress
+                )
+                return Pushed.UNCHANGED
+            except ArtifactDamaged as error:
+                log.warning("artifact is damaged in the store; storing it anew", artifact=str(artifact), why=str(error))
+                damaged = same.nuid
+                break
+            except Conflict:
+                before = await self._objects.find(name)
         await self._sweep()
         nuid, named, old = secrets.token_hex(11), False, before.live
         info = self._info(name, nuid, content)
@@ -199,7 +218,8 @@ class Artifacts:
                     if before.live is not None and before.live.nuid == nuid:
                         break  # an answer was lost
                     named, old = False, before.live
-                    if not force and self._is_same(artifact, before, content):
+                    now = None if force else self._same(artifact, before, content)
+                    if now is not None and now.nuid != damaged:
                         return Pushed.UNCHANGED
         finally:
             if not named:
@@ -207,18 +227,19 @@ class Artifacts:
         if old is None:
             return Pushed.STORED
         await self._purge(old.nuid)
-        return Pushed.REPLACED
+        return Pushed.REPAIRED if damaged and old.nuid == damaged else Pushed.REPLACED
 
-    def _is_same(self, artifact: Artifact, found: Found, content: Content) -> bool:
-        """Whether this very content is there; raises `Conflict` where another is."""
+    def _same(self, artifact: Artifact, found: Found, content: Content) -> StoredArtifact | None:
+        """The artifact, where this very content is there; raises `Conflict` where another is."""
         if found.live is None:
-            return False
+            return None
         try:
-            there = self._stored(artifact, found).content
+            stored = self._stored(artifact, found)
         except InvalidContent as error:
             raise Conflict(f"{artifact} is there already, and cannot be read ({error}); --force replaces it") from None
+        there = stored.content
         if there == content:
-            return True
+            return stored
         what = "manifest" if msgspec.structs.replace(there, manifest=content.manifest) == content else "content"
         raise Conflict(f"{artifact} is there already with another {what}; push a new version, or replace it: --force")
 
@@ -291,7 +312,7 @@ class Artifacts:
             content = Content.parse(raw)
         except InvalidContent as error:
             raise InvalidContent(f"what {artifact} was pushed with is invalid: {error}") from None
-        return StoredArtifact(artifact, content, info.nuid, found.revision, found.time)
+        return StoredArtifact(artifact, content, info.nuid, info.chunks, found.revision, found.time)
 
     def _missing(self, artifact: Artifact) -> ArtifactMissing:
         return ArtifactMissing(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,7 @@ from cdm.store.objects import Objects
 
 Progress = Callable[[int, int], None]
 """Told how many bytes of how many were transferred."""
+Check = Callable[[], Awaitable[None]]
 
 LAG = 2.0
 """Seconds that a part may come later to another replica than what names it."""
@@ -57,12 +58,7 @@ async def upload(objects: Objects, nuid: str, source: Path, content: Content, pr
 
 
 async def download(
-    objects: Objects,
-    nuid: str,
-    content: Content,
-    into: Path,
-    check: Callable[[], Awaitable[None]],
-    progress: Progress | None = None,
+    objects: Objects, nuid: str, content: Content, into: Path, check: Check, progress: Progress | None = None
 ) -> None:
     """Write an artifact's bytes to a new file; what is there of it is left, also after errors.
 
@@ -79,26 +75,52 @@ async def download(
         StoreError: the store did not answer.
         OSError: the file cannot be written.
     """
-    digest, done, after, buffer = hashlib.sha256(), 0, 0, bytearray()
+    digest, buffer = hashlib.sha256(), bytearray()
     file = _open(into, "xb")
     try:
-        while done < content.size:
-            part, after = await _part(objects, nuid, after, check)
-            done += len(part)
+        async for part in _parts(objects, nuid, content, check, progress):
             buffer += part
-            if len(buffer) >= _BUFFER or done >= content.size:
+            if len(buffer) >= _BUFFER:
                 await to_thread.run_sync(_take, file, digest, bytes(buffer))
                 buffer.clear()
-            if progress is not None:
-                progress(min(done, content.size), content.size)
+        await to_thread.run_sync(_take, file, digest, bytes(buffer))
     finally:
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(file.close)
-    if done != content.size or digest.hexdigest() != content.sha256:
+    _compare(digest, content)
+
+
+async def verify(
+    objects: Objects, nuid: str, parts: int, content: Content, check: Check, progress: Progress | None = None
+) -> None:
+    """Read what is stored and compare it with the content; ``parts`` is how many there are to be.
+
+    The other arguments, and errors, are those of `download`.
+    """
+    if await objects.count(nuid) != parts:
+        await check()
+        raise ArtifactDamaged("a part of it is missing")
+    digest = hashlib.sha256()
+    async for part in _parts(objects, nuid, content, check, progress):
+        digest.update(part)
+    _compare(digest, content)
+
+
+async def _parts(
+    objects: Objects, nuid: str, content: Content, check: Check, progress: Progress | None
+) -> AsyncIterator[bytes]:
+    done = after = 0
+    while done < content.size:
+        part, after = await _part(objects, nuid, after, check)
+        done += len(part)
+        yield part
+        if progress is not None:
+            progress(min(done, content.size), content.size)
+    if done != content.size:
         raise ArtifactDamaged("its bytes are not those that were pushed")
 
 
-async def _part(objects: Objects, nuid: str, after: int, check: Callable[[], Awaitable[None]]) -> tuple[bytes, int]:
+async def _part(objects: Objects, nuid: str, after: int, check: Check) -> tuple[bytes, int]:
     """The next part behind a sequence of the stream, and its own sequence."""
     deadline = clock.now() + LAG
     while (found := await objects.part(nuid, after)) is None:
@@ -107,6 +129,11 @@ async def _part(objects: Objects, nuid: str, after: int, check: Callable[[], Awa
             raise ArtifactDamaged("a part of it is missing")
         await anyio.sleep(PART_POLL_INTERVAL)
     return found
+
+
+def _compare(digest: Any, content: Content) -> None:
+    if digest.hexdigest() != content.sha256:
+        raise ArtifactDamaged("its bytes are not those that were pushed")
 
 
 def _open(path: Path, mode: str) -> IO[bytes]:

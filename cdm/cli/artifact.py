@@ -116,6 +116,7 @@ def push(
         Pushed.STORED: "pushed",
         Pushed.REPLACED: "replaced",
         Pushed.UNCHANGED: "unchanged: this content and manifest are stored already",
+        Pushed.REPAIRED: "repaired: some of its bytes were missing from the store, or altered there",
     }
     print(f"{name}: {said[result]} ({decimal(content.size)}, sha256 {content.sha256[:12]})")
     if program_of(content.manifest, packed.tree) == "path":

@@ -76,6 +76,17 @@ async def test_push_ls_and_rm(server: NatsServer, script: Path, tree: Path) -> N
     assert "there are no artifacts" in artifact(server, "ls").stdout
 
 
+async def test_what_is_damaged_in_the_store_is_repaired_by_the_same_push(server: NatsServer, script: Path) -> None:
+    assert artifact(server, "push", NAME, script).returncode == 0
+    async with raw(server) as user:
+        await user.api("STREAM.PURGE.OBJ_artifacts", {"filter": "$O.artifacts.C.>"})
+    again = artifact(server, "push", NAME, script)
+    assert again.returncode == 0
+    assert f"{NAME}: repaired: " in again.stdout
+    assert "a part of it is missing" in again.stderr
+    assert "unchanged" in artifact(server, "push", NAME, script).stdout
+
+
 async def test_another_content_or_manifest_is_a_conflict(server: NatsServer, script: Path) -> None:
     assert json.loads(artifact(server, "push", NAME, script, "--json").stdout)["result"] == "stored"
     assert json.loads(artifact(server, "push", NAME, script, "--json").stdout)["result"] == "unchanged"

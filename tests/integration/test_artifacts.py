@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,6 +19,7 @@ import pytest
 from msgspec.structs import replace
 
 from cdm.artifacts import repository as module
+from cdm.artifacts import transfer as module_of_transfers
 from cdm.artifacts.packing import pack
 from cdm.artifacts.repository import Artifacts, Pushed, StoredArtifact, UnreadableArtifact
 from cdm.errors import ArtifactDamaged, ArtifactMissing, BucketMissing, Conflict, InvalidContent, StoreError
@@ -302,11 +304,15 @@ async def test_an_artifact_with_a_part_missing_is_refused(server: NatsServer, tm
         stored = await artifacts.describe(ONE)
         sequence = (await sequences(user, stored.nuid))[which]
         await user.api("STREAM.MSG.DELETE.OBJ_artifacts", {"seq": sequence})
-        with pytest.raises(ArtifactDamaged, match="--force"):
+        with pytest.raises(ArtifactDamaged, match="push it again"):
             await artifacts.fetch(stored, tmp_path / "copy")
-        assert await artifacts.push(ONE, path, content, force=True) is Pushed.REPLACED
+        began = time.monotonic()
+        assert await artifacts.push(ONE, path, content) is Pushed.REPAIRED
+        assert time.monotonic() - began < module_of_transfers.LAG, "a part that is missing is not waited for"
         stored = await artifacts.describe(ONE)
         assert await fetched(artifacts, stored, tmp_path / "again") == path.read_bytes()
+        assert await chunks(user) == {stored.nuid: 3}
+        assert await artifacts.push(ONE, path, content) is Pushed.UNCHANGED
 
 
 async def test_an_artifact_with_another_part_in_the_place_of_one_is_refused(server: NatsServer, tmp_path: Path) -> None:
@@ -319,6 +325,30 @@ async def test_an_artifact_with_another_part_in_the_place_of_one_is_refused(serv
         await user.client.request(f"$O.artifacts.C.{stored.nuid}", os.urandom(CHUNK))
         with pytest.raises(ArtifactDamaged, match="not those that were pushed"):
             await artifacts.fetch(stored, tmp_path / "copy")
+        assert await artifacts.push(ONE, path, content) is Pushed.REPAIRED
+        await artifacts.fetch(await artifacts.describe(ONE), tmp_path / "again")
+
+
+async def test_of_those_who_repair_at_once_each_finds_it_whole_in_the_end(server: NatsServer, tmp_path: Path) -> None:
+    path, content = source(tmp_path)
+    async with store(server) as artifacts, raw(server) as user:
+        await artifacts.push(ONE, path, content)
+        damaged = (await artifacts.describe(ONE)).nuid
+        await user.api("STREAM.MSG.DELETE.OBJ_artifacts", {"seq": (await sequences(user, damaged))[1]})
+        results: list[Pushed] = []
+
+        async def push() -> None:
+            async with store(server) as own:
+                results.append(await own.push(ONE, path, content))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(push)
+        assert set(results) <= {Pushed.REPAIRED, Pushed.UNCHANGED}
+        assert Pushed.REPAIRED in results
+        stored = await artifacts.describe(ONE)
+        assert await chunks(user) == {stored.nuid: 3}
+        assert await fetched(artifacts, stored, tmp_path / "copy") == path.read_bytes()
 
 
 async def test_a_part_that_is_too_long_is_refused(server: NatsServer, tmp_path: Path) -> None:

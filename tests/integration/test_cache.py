@@ -261,9 +261,9 @@ async def test_a_damaged_artifact_is_never_there(server: NatsServer, tmp_path: P
             for _ in range(3):
                 tasks.start_soon(get)
         assert len(failures) == 3
-        assert "--force" in failures[0]
+        assert "cdm artifact push g:one:1" in failures[0]
         assert at.contents == []
-        await at.push(ONE, tmp_path / "program", force=True)
+        assert await at.push(ONE, tmp_path / "program") is Pushed.REPAIRED
         assert (await cache.get(ONE)).digest == at.contents[0]
 
 
