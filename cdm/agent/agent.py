@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import anyio
 
-from cdm.agent.worker import Shared, Worker
+from cdm.agent.shared import Shared
+from cdm.agent.worker import Worker
 from cdm.artifacts.cache import Cache
 from cdm.dispatch.messages import Connected, Disconnected, ValuePut, ValueRemove
 from cdm.dispatch.router import receiver

@@ -7,16 +7,16 @@ from typing import NamedTuple
 import anyio
 from msgspec.structs import replace
 
+from cdm.agent.known import Deleted, Held, Stale
+from cdm.agent.shared import Shared
 from cdm.agent.steps import Do, LocalState, StateReport, may_fail, next_step
-from cdm.artifacts.cache import Cache
 from cdm.errors import Conflict, InvalidManifest, SliceFailed, StoreError
 from cdm.log import Log
 from cdm.model.blueprint import LONGEST_LAST_GRACE, Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
 from cdm.model.slice import SliceState, SliceValue
-from cdm.runtimes import Runtime, Work
-from cdm.store.bucket import Bucket
+from cdm.runtimes import Work
 from cdm.store.wire import dump
 from cdm.wakeup import Wakeup
 
@@ -24,55 +24,6 @@ log = Log("cdm.agent")
 
 STEP_RETRY_PAUSE = 0.5
 """Seconds after which a write that was not stored, or a stop that failed, is tried again."""
-LOADS = 16
-"""Slices that are loaded at the same time; others wait for their turn."""
-ACTIVATIONS = 64
-"""Slices that are activated at the same time: most of that time they only wait for their programs to be ready."""
-
-
-class Shared:
-    """What the workers of one node share.
-
-    Args:
-        slices: the bucket, to report to.
-        runtime: runs slices.
-        cache: fetches artifacts.
-        least_stop_after: seconds that ``stop_after`` must be at least, so that one lost heartbeat stops nothing.
-    """
-
-    def __init__(self, slices: Bucket, runtime: Runtime, cache: Cache, least_stop_after: float) -> None:
-        self.slices = slices
-        self.runtime = runtime
-        self.cache = cache
-        self.least_stop_after = least_stop_after
-        self.hearing = False
-        """Whether the mirror is up to date: without NATS it is not."""
-        self.resigned = False
-        """Whether the node stops: nothing new is begun."""
-        self.turns = {Do.LOAD: anyio.Semaphore(LOADS), Do.ACTIVATE: anyio.Semaphore(ACTIVATIONS)}
-
-    def may_begin(self) -> bool:
-        """Whether anything new may be started."""
-        return self.hearing and not self.resigned
-
-
-class Held(NamedTuple):
-    """What a key holds, as the mirror told or as this agent wrote it."""
-
-    revision: int
-    value: SliceValue
-
-
-class Stale(NamedTuple):
-    """What a key held in a stream that is gone. Nothing is written until the mirror tells of the new one."""
-
-    value: SliceValue
-
-
-class Deleted(NamedTuple):
-    """This agent has deleted the key, at this revision, and the mirror has not told of it yet."""
-
-    revision: int
 
 
 class _Beginning(NamedTuple):

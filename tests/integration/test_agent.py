@@ -10,7 +10,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from cdm.agent.worker import LOADS
+from cdm.agent.shared import LOADS
 from tests.harness.judging import assert_legal, histories, names
 from tests.harness.nodes import nodes_on
 from tests.harness.proc import keepers

@@ -1,0 +1,26 @@
+"""What is known of a slice key: each type says what may be written on it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from cdm.model.slice import SliceValue
+
+
+class Held(NamedTuple):
+    """What a key holds, as the mirror told or as this agent wrote it."""
+
+    revision: int
+    value: SliceValue
+
+
+class Stale(NamedTuple):
+    """What a key held in a stream that is gone. Nothing is written until the mirror tells of the new one."""
+
+    value: SliceValue
+
+
+class Deleted(NamedTuple):
+    """This agent has deleted the key, at this revision, and the mirror has not told of it yet."""
+
+    revision: int

@@ -1,0 +1,41 @@
+"""What the workers of one node share."""
+
+from __future__ import annotations
+
+import anyio
+
+from cdm.agent.steps import Do
+from cdm.artifacts.cache import Cache
+from cdm.runtimes import Runtime
+from cdm.store.bucket import Bucket
+
+LOADS = 16
+"""Slices that are loaded at the same time; others wait for their turn."""
+ACTIVATIONS = 64
+"""Slices that are activated at the same time: most of that time they only wait for their programs to be ready."""
+
+
+class Shared:
+    """What the workers of one node share.
+
+    Args:
+        slices: the bucket, to report to.
+        runtime: runs slices.
+        cache: fetches artifacts.
+        least_stop_after: seconds that ``stop_after`` must be at least, so that one lost heartbeat stops nothing.
+    """
+
+    def __init__(self, slices: Bucket, runtime: Runtime, cache: Cache, least_stop_after: float) -> None:
+        self.slices = slices
+        self.runtime = runtime
+        self.cache = cache
+        self.least_stop_after = least_stop_after
+        self.hearing = False
+        """Whether the mirror is up to date: without NATS it is not."""
+        self.resigned = False
+        """Whether the node stops: nothing new is begun."""
+        self.turns = {Do.LOAD: anyio.Semaphore(LOADS), Do.ACTIVATE: anyio.Semaphore(ACTIVATIONS)}
+
+    def may_begin(self) -> bool:
+        """Whether anything new may be started."""
+        return self.hearing and not self.resigned
