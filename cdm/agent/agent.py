@@ -11,6 +11,10 @@ Without NATS everything keeps running and nothing new begins.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import anyio
 
 from cdm.agent.shared import Shared
@@ -24,7 +28,7 @@ from cdm.model.artifact import NodeId
 from cdm.model.blueprint import LONGEST_LAST_GRACE
 from cdm.model.keys import SliceKey
 from cdm.model.slice import SliceValue
-from cdm.runtimes import Runtime
+from cdm.runtimes import Surroundings, adapted
 from cdm.store.bucket import Bucket
 from cdm.wakeup import Wakeup
 
@@ -39,14 +43,25 @@ class Agent:
 
     Args:
         node: this node; other nodes' slices are passed over.
-        slices, runtime, cache, least_stop_after: see `Shared`.
+        slices: the bucket, to report to.
+        make_runtime: makes what runs slices; see `runtime_named`.
+        folder: the runtime's own.
+        cache: fetches artifacts.
+        least_stop_after: see `Shared`.
     """
 
     def __init__(
-        self, node: NodeId, slices: Bucket, runtime: Runtime, cache: Cache, least_stop_after: float = 0.0
+        self,
+        node: NodeId,
+        slices: Bucket,
+        make_runtime: Callable[[Surroundings], Any],
+        folder: Path,
+        cache: Cache,
+        least_stop_after: float = 0.0,
     ) -> None:
         self.node = node
-        self._shared = Shared(slices, runtime, cache, least_stop_after)
+        self.runtime = adapted(make_runtime(Surroundings(node, folder, self.crashed, self.restarting, self.restarted)))
+        self._shared = Shared(slices, self.runtime, cache, least_stop_after)
         self._workers: dict[SliceKey, Worker] = {}
         """One for every key that there is, and for every slice that the runtime has."""
         self._unattended: list[Worker] = []
@@ -76,6 +91,14 @@ class Agent:
         """A slice that was active ended, and the runtime has given it up."""
         log.warning("slice ended", slice=str(key), reason=reason, fatal=fatal or None)
         self._worker(key).crashed(SliceFailed(reason, fatal=fatal))
+
+    def restarting(self, key: SliceKey, reason: str, within: float) -> None:
+        """A slice that was active ended, and the runtime starts it again: see `Surroundings.restarting`."""
+        self._worker(key).restarting(reason, within)
+
+    def restarted(self, key: SliceKey, port: int | None) -> None:
+        """It is ready again."""
+        self._worker(key).restarted(port)
 
     def forget(self) -> None:
         """The stream of ``slices`` is another one than before."""

@@ -16,15 +16,22 @@ from cdm.model.slice import SliceState, legal
 class LocalState(Enum):
     """What the runtime has of a slice."""
 
-    NOTHING = auto()
-    LOADED = auto()
-    ACTIVE = auto()
+    NOTHING = 0
+    LOADED = 1
+    RESTARTING = 2
+    """It was active, its program ended, and the runtime is starting it again."""
+    ACTIVE = 3
 
 
 class StateReport(Struct, frozen=True):
     """Write this state under the slice's key, by compare-and-set; None: delete the key."""
 
     state: SliceState | None
+
+    @property
+    def begins(self) -> bool:
+        """Whether it announces that something is started."""
+        return self.state in (SliceState.LOADING, SliceState.ACTIVATING)
 
 
 class Do(Enum):
@@ -43,30 +50,29 @@ class Do(Enum):
 
 Step = StateReport | Do
 
-_S, _L = SliceState, LocalState
-_STEPS: dict[SliceState | None, tuple[Step | None, Step | None, Step | None]] = {
-    # the key holds      nothing is loaded                 loaded                            active
-    None: (None, Do.UNLOAD, Do.UNLOAD),
-    _S.LOAD: (StateReport(_S.LOADING), StateReport(_S.LOADING), StateReport(_S.LOADING)),
-    _S.LOADING: (Do.LOAD, StateReport(_S.LOADED), Do.DEACTIVATE),
+_S = SliceState
+_STEPS: dict[SliceState | None, tuple[Step | None, Step | None, Step | None, Step | None]] = {
+    # In the order of `LocalState`: nothing is loaded, loaded, restarting, active.
+    None: (None, Do.UNLOAD, Do.UNLOAD, Do.UNLOAD),
+    _S.LOAD: (StateReport(_S.LOADING),) * 4,
+    _S.LOADING: (Do.LOAD, StateReport(_S.LOADED), Do.DEACTIVATE, Do.DEACTIVATE),
     # What is loaded was fetched and verified; it is fetched again when it is to be activated.
-    _S.LOADED: (None, None, Do.DEACTIVATE),
-    _S.ACTIVATE: (StateReport(_S.ACTIVATING), StateReport(_S.ACTIVATING), StateReport(_S.ACTIVATING)),
-    _S.ACTIVATING: (Do.LOAD, Do.ACTIVATE, StateReport(_S.ACTIVE)),
-    # The node was started again: what was active is started again.
-    _S.ACTIVE: (Do.LOAD, Do.ACTIVATE, None),
-    _S.DEACTIVATE: (StateReport(_S.DEACTIVATING), StateReport(_S.DEACTIVATING), StateReport(_S.DEACTIVATING)),
-    _S.DEACTIVATING: (StateReport(_S.LOADED), StateReport(_S.LOADED), Do.DEACTIVATE),
-    _S.FAILED: (None, Do.UNLOAD, Do.UNLOAD),
-    _S.UNLOAD: (StateReport(_S.UNLOADING), StateReport(_S.UNLOADING), StateReport(_S.UNLOADING)),
-    _S.UNLOADING: (StateReport(None), Do.UNLOAD, Do.UNLOAD),
+    _S.LOADED: (None, None, Do.DEACTIVATE, Do.DEACTIVATE),
+    _S.ACTIVATE: (StateReport(_S.ACTIVATING),) * 4,
+    _S.ACTIVATING: (Do.LOAD, Do.ACTIVATE, None, StateReport(_S.ACTIVE)),
+    # What does not run is not ACTIVE: the node was started again, or the runtime is starting the slice again.
+    _S.ACTIVE: (StateReport(_S.ACTIVATING), StateReport(_S.ACTIVATING), StateReport(_S.ACTIVATING), None),
+    _S.DEACTIVATE: (StateReport(_S.DEACTIVATING),) * 4,
+    _S.DEACTIVATING: (StateReport(_S.LOADED), StateReport(_S.LOADED), Do.DEACTIVATE, Do.DEACTIVATE),
+    _S.FAILED: (None, Do.UNLOAD, Do.UNLOAD, Do.UNLOAD),
+    _S.UNLOAD: (StateReport(_S.UNLOADING),) * 4,
+    _S.UNLOADING: (StateReport(None), Do.UNLOAD, Do.UNLOAD, Do.UNLOAD),
 }
 
 
 def next_step(state: SliceState | None, local: LocalState) -> Step | None:
     """The next step; None: nothing is to be done until the key or the local state changes."""
-    nothing, loaded, active = _STEPS[state]
-    return {_L.NOTHING: nothing, _L.LOADED: loaded, _L.ACTIVE: active}[local]
+    return _STEPS[state][local.value]
 
 
 def may_fail(state: SliceState | None) -> bool:

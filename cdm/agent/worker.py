@@ -26,11 +26,32 @@ STEP_RETRY_PAUSE = 0.5
 """Seconds after which a write that was not stored, or a stop that failed, is tried again."""
 
 
+DEADLINE_MARGIN = 60.0
+"""Seconds for the node itself, beside what a slice's manifest lets it take."""
+_UP = (SliceState.ACTIVATING, SliceState.ACTIVE)
+
+
 class _Beginning(NamedTuple):
     """What is being loaded or activated, and for which state of the key."""
 
     scope: anyio.CancelScope
     state: SliceState | None
+
+
+class _Loaded(NamedTuple):
+    """What was loaded last."""
+
+    manifest: Manifest
+    overrides: Overrides | None
+
+
+class _Restart(NamedTuple):
+    """The runtime is starting an ended program again."""
+
+    reason: str
+    """How it ended."""
+    within: float
+    """Most seconds that it takes."""
 
 
 class Worker:
@@ -47,8 +68,12 @@ class Worker:
         self._crash: SliceFailed | None = None
         """Why the slice that was active is not any more, until that is reported."""
         self._beginning: _Beginning | None = None
+        self._loaded: _Loaded | None = None
+        self._starts = 0
+        """Of its program, since it was loaded."""
+        self._restart: _Restart | None = None
+        """What the runtime is doing by itself about a program that ended."""
         self._port: int | None = None
-        self._loaded_with: Overrides | None = None
         self._content: str | None = None
         """The digest of the content that is held for it."""
 
@@ -79,6 +104,17 @@ class Worker:
         self._crash = failure
         self.wake()
 
+    def restarting(self, reason: str, within: float) -> None:
+        """The slice that was active ended, and the runtime starts it again."""
+        self._restart = _Restart(reason, within)
+        self._starts += 1
+        self.wake()
+
+    def restarted(self, port: int | None) -> None:
+        """It is ready again."""
+        self._restart, self._port = None, port
+        self.wake()
+
     def wake(self) -> None:
         """The key or the connection has changed: what was begun for another state is cancelled."""
         if self._beginning is not None and (self._shared.resigned or self._state is not self._beginning.state):
@@ -95,7 +131,8 @@ class Worker:
     @property
     def exclusive(self) -> bool:
         """Whether what is loaded must not run twice."""
-        return self._loaded_with is not None and self._loaded_with.stop_after is not None
+        overrides = self._loaded.overrides if self._loaded is not None else None
+        return overrides is not None and overrides.stop_after is not None
 
     @property
     def _value(self) -> SliceValue | None:
@@ -116,14 +153,30 @@ class Worker:
         active = self._shared.runtime.slices.get(self.key)
         if active is None:
             return LocalState.NOTHING
-        return LocalState.ACTIVE if active else LocalState.LOADED
+        if not active:
+            return LocalState.LOADED
+        return LocalState.ACTIVE if self._restart is None else LocalState.RESTARTING
+
+    @property
+    def _restarts(self) -> int | None:
+        """As the key tells it; None: none."""
+        return self._starts - 1 if self._starts > 1 else None
+
+    @property
+    def _untold(self) -> bool:
+        """Whether the key tells of another start than the last one."""
+        value = self._value
+        if value is None or value.state not in _UP:
+            return False
+        started = self._local_state in (LocalState.RESTARTING, LocalState.ACTIVE)
+        return started and value.restarts != self._restarts
 
     # What it does
 
     async def take_step(self) -> None:
         """Do one thing about the slice; where nothing is to be done, wait until something changes."""
         state = self._state
-        if state is not SliceState.ACTIVE:
+        if state not in _UP:
             self._crash = None
         elif self._crash is not None:
             await self._failed(self._crash)
@@ -133,10 +186,15 @@ class Worker:
                 self.at_rest.set()
             return
         step = next_step(state, self._local_state)
-        if step is None:
+        if step is None and self._untold:
+            await self._report(state)
+        elif step is None:
             await self._news.wait()
         elif isinstance(step, StateReport):
-            await self._report(step.state)
+            if self._shared.resigned and step.begins:
+                await self._news.wait()
+            else:
+                await self._report(step.state)
         elif step.begins:
             await self._begin(step, state)
         else:
@@ -154,7 +212,7 @@ class Worker:
             await self._news.wait()
             return
         failure: SliceFailed | None = None
-        if self._loaded_with != self._overrides:
+        if self._loaded is None or self._loaded.overrides != self._overrides:
             step = Do.LOAD
         with anyio.CancelScope() as scope:
             self._beginning = _Beginning(scope, state)
@@ -165,6 +223,8 @@ class Worker:
                     if step is Do.LOAD:
                         await self._load()
                     else:
+                        self._restart = None
+                        self._starts += 1
                         self._port = await shared.runtime.activate(self.key)
             except SliceFailed as error:
                 failure = error
@@ -172,13 +232,6 @@ class Worker:
                 self._beginning = None
         if failure is not None:
             await self._failed(failure)
-        elif state is self._state is SliceState.ACTIVE and step is Do.ACTIVATE and self._port != self._told_port:
-            await self._report(SliceState.ACTIVE)  # it serves again, on another port than its key tells
-
-    @property
-    def _told_port(self) -> int | None:
-        value = self._value
-        return value.port if value is not None else None
 
     async def _load(self) -> None:
         shared = self._shared
@@ -195,7 +248,7 @@ class Worker:
         self.let_go()
         self._content = fetched.digest
         await shared.runtime.load(Work(self.key, fetched.folder, manifest, stop_after))
-        self._loaded_with = overrides
+        self._loaded, self._starts = _Loaded(manifest, overrides), 0
 
     def _refuse_unless_it_can_lapse(self, stop_after: float) -> None:
         shared = self._shared
@@ -253,9 +306,10 @@ class Worker:
         slices = self._shared.slices
         try:
             if state is None:
+                said = None
                 told: Held | Deleted = Deleted(await slices.delete(self.key, expect=known.revision))
             else:
-                said = _reported(known.value, state, error, self._port)
+                said = self._said(known.value, state, error)
                 told = Held(await slices.put(self.key, dump(said), expect=known.revision), said)
             # Where the mirror was faster it has told of this write, and maybe that the key is gone since.
             if self._known is known:
@@ -270,23 +324,26 @@ class Worker:
             await self._pause()
         else:
             say = log.warning if error else log.info
-            say(str(state or "unloaded"), slice=str(self.key), reason=str(error) if error else None)
+            say(str(state or "unloaded"), slice=str(self.key), reason=said.reason if said else None)
+
+    def _said(self, value: SliceValue, state: SliceState, error: SliceFailed | None) -> SliceValue:
+        """The value that tells of this state; what the command said stays in it."""
+        restart = self._restart if state is SliceState.ACTIVATING else None
+        return replace(
+            value,
+            state=state,
+            reason=str(error) if error else restart.reason if restart else None,
+            fatal=error.fatal if error else False,
+            port=self._port if state is SliceState.ACTIVE else None,
+            restarts=self._restarts,
+            stable=self._loaded.manifest.restart.stable if self._loaded and self._restarts else None,
+            deadline=restart.within + DEADLINE_MARGIN if restart else None,
+        )
 
     async def _pause(self) -> None:
         """Wait for news, but not for ever."""
         with anyio.move_on_after(STEP_RETRY_PAUSE):
             await self._news.wait()
-
-
-def _reported(value: SliceValue, state: SliceState, error: SliceFailed | None, port: int | None) -> SliceValue:
-    """The value that tells of this state; what the command said stays in it."""
-    return replace(
-        value,
-        state=state,
-        reason=str(error) if error else None,
-        fatal=error.fatal if error else False,
-        port=port if state is SliceState.ACTIVE else None,
-    )
 
 
 def _overridden(manifest: Manifest, overrides: Overrides | None) -> Manifest:

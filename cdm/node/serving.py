@@ -13,12 +13,12 @@ from cdm.agent.own_slices import SENT, OwnSlices, Unreadable
 from cdm.artifacts.cache import Cache
 from cdm.artifacts.repository import Artifacts
 from cdm.errors import UsageError
-from cdm.model.keys import SliceKey, encode_node
+from cdm.model.keys import encode_node
 from cdm.model.node import Role
 from cdm.node.folder import lock, state_folder
 from cdm.node.part import Ground, Part
 from cdm.output.service import LogService
-from cdm.runtimes import Surroundings, adapted, runtime_named
+from cdm.runtimes import runtime_named
 
 
 class Serving(Part):
@@ -44,14 +44,19 @@ class Running(Serving):
         settings = ground.settings
         # Absolute: slices are started in folders of their own.
         folder = (settings.folder or state_folder(settings.prefix, settings.node)).expanduser().absolute()
-        make = runtime_named(settings.runtime)
-        runtime = adapted(make(Surroundings(settings.node, folder / "runtime", self._crashed)))
         artifacts = Artifacts(ground.connection)
         cache = Cache(folder / "artifacts", artifacts, settings.cache_bytes)
         self._cache, self._folder = cache, folder
         self._lock: int | None = None
-        self._runtime = runtime
-        self.agent = Agent(settings.node, ground.buckets["slices"], runtime, cache, settings.node_ttl)
+        self.agent = Agent(
+            settings.node,
+            ground.buckets["slices"],
+            runtime_named(settings.runtime),
+            folder / "runtime",
+            cache,
+            settings.node_ttl,
+        )
+        self._runtime = runtime = self.agent.runtime
         self.logs = LogService(ground.connection, settings.node, runtime if runtime.logs else None)
         self.receivers = (self.agent, *self._unreadable)
         self.work = (self.agent.run, self.logs.run)
@@ -72,9 +77,6 @@ class Running(Serving):
             raise UsageError(
                 f"folder {self._folder} cannot be used: {error.strerror or error}; choose another --folder (CDM_FOLDER)"
             ) from None
-
-    def _crashed(self, key: SliceKey, reason: str, fatal: bool) -> None:
-        self.agent.crashed(key, reason, fatal)
 
     def heard(self, at: float) -> None:
         """Slices that must not run twice may go on."""

@@ -31,14 +31,11 @@ def assert_terms_grow(records: Sequence[Record], *, complete: bool = True) -> No
     assert highest > 0, "no term was ever written"
 
 
-def assert_legal(
-    records: Sequence[Record], *, restarted: bool = False, deleted: bool = False, repeated: bool = False
-) -> None:
-    """Each key went from state to state by the table.
+def assert_legal(records: Sequence[Record], *, deleted: bool = False, repeated: bool = False) -> None:
+    """Each key went from state to state by the table; a node may tell a state again, with another deadline or restart.
 
     Args:
         records: everything that was written.
-        restarted: whether agents were started again: then ACTIVE may be followed by ACTIVE on another port.
         deleted: whether a leader deleted keys in whatever state.
         repeated: whether a leader gave a command again while it was obeyed: commands are idempotent.
     """
@@ -49,10 +46,13 @@ def assert_legal(
             continue
         before = last.get(record.key)
         state = last[record.key] = None if record.gone else SliceState(record.value["state"])
-        again = restarted and before is state is SliceState.ACTIVE
+        again = before is state and state in _TOLD_AGAIN
         again = again or (repeated and _repeats(before, state))
         judged = not again and not (deleted and state is None)
         assert not judged or legal(before, state), f"{before} was followed by {record}"
+
+
+_TOLD_AGAIN = (SliceState.LOADING, SliceState.ACTIVATING, SliceState.ACTIVE)
 
 
 def _repeats(before: SliceState | None, state: SliceState | None) -> bool:

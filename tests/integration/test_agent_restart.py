@@ -81,7 +81,7 @@ async def test_after_a_sigkill_the_same_slices_serve_again_once(server: NatsServ
         await eventually(lambda: _answers(hand, stays), 5, "the key tells the port of now")
         assert value["blueprint"] == 5
         assert await ground.user.slices() == {stays: "ACTIVE", rests: "LOADED", late: "LOADED"}
-        assert_legal(await ground.user.recorded(), restarted=True, deleted=True)
+        assert_legal(await ground.user.recorded(), deleted=True)
 
 
 async def _answers(hand: Hand, key: str) -> bool:

@@ -228,7 +228,7 @@ class NodeMachine(RuleBasedStateMachine):
         self.node.send(signal.SIGTERM)
         assert await self.node.ends(30) == 0
         assert not self.ground.living
-        assert_legal(await self.ground.user.recorded(), restarted=True, deleted=True, repeated=True)
+        assert_legal(await self.ground.user.recorded(), deleted=True, repeated=True)
 
     async def _exact(self) -> bool:
         """Whether what lives is what the keys say, and nobody has a child besides, not even a zombie."""

@@ -20,7 +20,7 @@ from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
 from cdm.model.slice import SliceState, SliceValue
-from cdm.runtimes import Work, adapted
+from cdm.runtimes import Work
 from cdm.store.bucket import Bucket
 from tests.harness.waiting import eventually
 
@@ -35,7 +35,7 @@ class World:
     """The bucket, the content and the runtime of one agent."""
 
     def __init__(self, least_stop_after: float = 0.0) -> None:
-        self.reasons: list[tuple[str | None, bool]] = []
+        self.values: list[SliceValue] = []
         self.states: dict[SliceKey, bool] = {}
         self.port = 1000
         self.holds = 0
@@ -49,7 +49,7 @@ class World:
         self.before_answer: Callable[[SliceState | None], None] | None = None
         """What the mirror tells before a write is acknowledged."""
         self.revision = 0
-        self.agent = Agent(NODE, cast("Bucket", self), adapted(self), cast("Cache", self), least_stop_after)
+        self.agent = Agent(NODE, cast("Bucket", self), lambda _: self, Path(), cast("Cache", self), least_stop_after)
 
     # The leader
 
@@ -68,7 +68,7 @@ class World:
 
     async def put(self, key: SliceKey, payload: bytes, *, expect: int) -> int:
         value = msgspec.json.decode(payload, type=SliceValue)
-        self.reasons.append((value.reason, value.fatal))
+        self.values.append(value)
         return self._write(value.state, expect)
 
     async def delete(self, key: SliceKey, *, expect: int) -> int:
@@ -164,7 +164,7 @@ async def test_what_serves_again_is_not_said_of_a_slice_that_is_to_be_unloaded()
         await eventually(lambda: it.busy)
         it.say(S.UNLOAD)
         await it.reaches(None)
-        assert it.written[-3:] == [S.ACTIVE, S.UNLOADING, None]
+        assert it.written[-4:] == [S.ACTIVE, S.ACTIVATING, S.UNLOADING, None]
 
 
 @pytest.mark.parametrize("gone", [True, False], ids=["deleted", "unloaded"])
@@ -253,6 +253,75 @@ async def test_a_failure_without_nats_is_told_afterwards() -> None:
         assert it.port == 1001, "it was started once"
 
 
+async def test_what_is_started_again_is_not_active_until_it_is_ready() -> None:
+    async with world() as it:
+        it.say(S.LOAD)
+        await it.reaches(S.LOADED)
+        it.say(S.ACTIVATE)
+        await it.reaches(S.ACTIVE)
+        assert it.values[-1].restarts is None
+        it.agent.restarting(KEY, "exit status 1", 70.0)
+        await it.reaches(S.ACTIVATING)
+        told = it.values[-1]
+        assert (told.reason, told.restarts, told.stable, told.port) == ("exit status 1", 1, 60.0, None)
+        assert told.deadline is not None
+        assert told.deadline >= 70.0, "the leader waits for as long as the runtime may take"
+        it.agent.restarting(KEY, "exit status 2", 71.0)
+        await eventually(lambda: it.values[-1].restarts == 2)
+        assert (it.written[-1], it.values[-1].reason) == (S.ACTIVATING, "exit status 2")
+        it.agent.restarted(KEY, 1001)
+        await it.reaches(S.ACTIVE)
+        told = it.values[-1]
+        assert (told.reason, told.restarts, told.port, told.deadline) == (None, 2, 1001, None)
+        assert it.port == 1001, "the agent itself started it once"
+
+
+async def test_a_restart_that_was_over_before_it_was_told_is_counted() -> None:
+    async with world() as it:
+        it.say(S.LOAD)
+        await it.reaches(S.LOADED)
+        it.say(S.ACTIVATE)
+        await it.reaches(S.ACTIVE)
+        it.agent.restarting(KEY, "exit status 1", 70.0)
+        it.agent.restarted(KEY, 1002)
+        await eventually(lambda: it.values[-1].restarts == 1)
+        assert (it.written[-1], it.values[-1].port) == (S.ACTIVE, 1002)
+
+
+async def test_what_is_given_up_while_it_is_started_again_has_failed() -> None:
+    async with world() as it:
+        it.say(S.LOAD)
+        await it.reaches(S.LOADED)
+        it.say(S.ACTIVATE)
+        await it.reaches(S.ACTIVE)
+        it.agent.restarting(KEY, "exit status 1", 70.0)
+        await it.reaches(S.ACTIVATING)
+        it.states[KEY] = False
+        it.agent.crashed(KEY, "exit status 1; 3 restarts in a row", False)
+        await it.reaches(S.FAILED)
+        assert (it.values[-1].reason, it.values[-1].restarts) == ("exit status 1; 3 restarts in a row", 1)
+        it.say(S.LOAD)
+        await it.reaches(S.LOADED)
+        assert it.values[-1].restarts is None, "it was loaded anew"
+        it.say(S.ACTIVATE)
+        await it.reaches(S.ACTIVE)
+        assert it.values[-1].restarts is None
+
+
+async def test_what_is_started_again_may_be_unloaded_and_loaded_meanwhile() -> None:
+    async with world() as it:
+        for _ in range(2):
+            it.say(S.LOAD)
+            await it.reaches(S.LOADED)
+            it.say(S.ACTIVATE)
+            await it.reaches(S.ACTIVE)
+            it.agent.restarting(KEY, "exit status 1", 70.0)
+            await it.reaches(S.ACTIVATING)
+            it.say(S.UNLOAD)
+            await it.reaches(None)
+            it.agent.on_slice_removed(ValueRemove(KEY, it.revision))
+
+
 async def test_nothing_is_kept_of_slices_that_are_gone() -> None:
     async with world() as it:
         for _ in range(3):
@@ -271,16 +340,16 @@ async def test_what_cannot_be_stopped_in_time_is_not_started(made: World, why: s
     async with world(made) as it:
         it.say(S.LOAD, overrides=Overrides(stop_after=4.0))
         await it.reaches(S.FAILED)
-        reason, fatal = it.reasons[-1]
-        assert why in (reason or "")
-        assert fatal
+        assert why in (it.values[-1].reason or "")
+        assert it.values[-1].fatal
 
 
 async def test_overrides_that_no_program_can_be_started_with_fail_the_slice_and_nothing_else() -> None:
     async with world() as it:
         it.say(S.LOAD, overrides=Overrides(env={"LEVEL": "\0"}))
         await it.reaches(S.FAILED)
-        assert it.reasons[-1] == ("overrides: env.LEVEL: contains a NUL character", True)
+        assert it.values[-1].reason == "overrides: env.LEVEL: contains a NUL character"
+        assert it.values[-1].fatal
         assert it.holds == 0
 
 
