@@ -48,6 +48,7 @@ def tree(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.quick
 async def test_push_ls_and_rm(server: NatsServer, script: Path, tree: Path) -> None:
     first = artifact(server, "push", NAME, script)
     assert first.returncode == 0

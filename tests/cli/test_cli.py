@@ -172,6 +172,7 @@ async def test_without_buckets_status_says_what_to_do(server: NatsServer) -> Non
 
 
 @pytest.mark.anyio
+@pytest.mark.quick
 async def test_init_then_status_without_a_leader_exits_with_3(server: NatsServer) -> None:
     first, again = (run("init", "--server", server.url, "--json") for _ in range(2))
     assert set(json.loads(first.stdout)["buckets"].values()) == {"created"}
@@ -343,6 +344,7 @@ async def _all_active(user: Raw) -> bool:
     return set((await user.slices()).values()) == {"ACTIVE"}
 
 
+@pytest.mark.quick
 def test_help_names_every_command_and_the_exit_codes() -> None:
     shown = run("--help")
     assert shown.returncode == 0

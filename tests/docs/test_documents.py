@@ -21,6 +21,8 @@ from tests.harness.terminal import terminal
 from tests.harness.waiting import eventually
 from tests.harness.wire import Raw, raw
 
+pytestmark = pytest.mark.quick
+
 EXAMPLES = {
     "agent.py": "Writing an agent",
     "listener.py": "Using cdm as a library",

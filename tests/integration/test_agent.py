@@ -22,6 +22,7 @@ from tests.harness.wire import on_nodes
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.quick
 async def test_from_a_blueprint_to_answering_ports_and_back(server: NatsServer, tmp_path: Path) -> None:
     async with yard(server, tmp_path) as ground, nodes_on(server, reconcile_interval=1) as nodes:
         user = ground.user
@@ -53,6 +54,7 @@ async def test_from_a_blueprint_to_answering_ports_and_back(server: NatsServer, 
     assert not keepers()
 
 
+@pytest.mark.quick
 async def test_every_step_of_a_life_is_reported(server: NatsServer, tmp_path: Path) -> None:
     async with agent_alone(server, tmp_path) as (ground, hand, _):
         key = hand.key(await ground.push("one"))

@@ -102,6 +102,7 @@ async def test_a_slice_that_is_started_again_keeps_its_port(server: NatsServer, 
         nodes.unharmed()
 
 
+@pytest.mark.quick
 async def test_the_leader_replaces_elsewhere_what_fails_on_one_node(server: NatsServer, tmp_path: Path) -> None:
     """I11: and it goes on from the count in the value."""
     policy = Policy(retry_base=0.2)

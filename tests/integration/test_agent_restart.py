@@ -49,6 +49,7 @@ def start(running: Processes, folder: Path, name: str = "n1", role: str = "agent
     running.start(name, "--role", role, "--runtime", "process", "--folder", str(folder / name))
 
 
+@pytest.mark.quick
 async def test_after_a_sigkill_the_same_slices_serve_again_once(server: NatsServer, tmp_path: Path) -> None:
     async with one_process(server, tmp_path) as (ground, hand, running):
         start(running, tmp_path)

@@ -68,6 +68,7 @@ async def fetched(artifacts: Artifacts, stored: StoredArtifact, into: Path) -> b
     return await anyio.Path(into).read_bytes()
 
 
+@pytest.mark.quick
 async def test_what_is_pushed_is_described_listed_fetched_and_removed(server: NatsServer, tmp_path: Path) -> None:
     path, content = source(tmp_path)
     steps: list[tuple[int, int]] = []

@@ -96,6 +96,7 @@ async def break_part(user: Raw, stage: Stage, artifact: Artifact) -> None:
     await user.client.request(subject, b"x" * (stored.content.size % (128 * 1024)))
 
 
+@pytest.mark.quick
 async def test_a_file_is_there_under_its_name_and_can_be_run(server: NatsServer, tmp_path: Path) -> None:
     async with stage(server, tmp_path) as at:
         script = tmp_path / "job.py"

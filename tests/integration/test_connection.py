@@ -60,6 +60,7 @@ SECRET = "s3cr3t"
 # The connection
 
 
+@pytest.mark.quick
 async def test_a_server_without_jetstream_is_refused(tmp_path: Any) -> None:
     async with running_server(jetstream=False) as plain, connected(plain) as connection:
         began = time.monotonic()
@@ -92,6 +93,7 @@ async def test_an_old_server_is_refused(server: NatsServer, monkeypatch: pytest.
             await connection.check_server()
 
 
+@pytest.mark.quick
 async def test_nobody_listens() -> None:
     url = f"nats://me:{SECRET}@127.0.0.1:{free_port()}"
     began = time.monotonic()
@@ -410,6 +412,7 @@ async def _silent(user: Raw) -> bool:
 # One key
 
 
+@pytest.mark.quick
 async def test_compare_and_set(server: NatsServer) -> None:
     async with connected(server) as connection:
         bucket, key = Bucket(connection, SLICES), SliceKey(N1, ONE)
@@ -437,6 +440,7 @@ async def test_compare_and_set(server: NatsServer) -> None:
         await bucket.put(key, b"whatever is there")
 
 
+@pytest.mark.quick
 async def test_every_kind_of_byte_survives(server: NatsServer) -> None:
     async with connected(server) as connection:
         bucket = Bucket(connection, SLICES)
@@ -496,6 +500,7 @@ def _writes(count: int, start: int = 0) -> list[Write]:
     return [Write(encode(SliceKey(N1, ONE, ordinal)), b'{"state":"LOAD"}') for ordinal in range(start, start + count)]
 
 
+@pytest.mark.quick
 async def test_a_batch_is_all_or_nothing(server: NatsServer) -> None:
     async with connected(server) as connection, raw(server) as user:
         bucket = Bucket(connection, SLICES)

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.anyio
 
 
 class TestKeeper:
+    @pytest.mark.quick
     async def test_slices_are_started_again_when_it_dies(self, stage: Stage) -> None:
         manifest = Manifest(restart=Restart(attempts=1, backoff=5), readiness=Readiness(check=Line()))
         child = "fork(SLEEP, leave=True)"
@@ -351,6 +352,7 @@ class TestNode:
         assert await anyio.to_thread.run_sync(node.wait, 20) == 0
         assert not [pid for pid in (*pids, keeper) if exists(pid)]
 
+    @pytest.mark.quick
     async def test_nothing_survives_its_sigkill(self, tmp_path: Path, grouped: str) -> None:
         node, keeper = self.node(tmp_path, grouped)
         pids = [int(line) for line in (tmp_path / "pids").read_text().split()]

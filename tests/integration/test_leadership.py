@@ -84,6 +84,7 @@ async def test_five_candidates_at_once(server: NatsServer) -> None:
             await finish(user, nodes)
 
 
+@pytest.mark.quick
 async def test_a_clean_stop_hands_over_at_once(server: NatsServer) -> None:
     async with raw(server) as user:
         await user.record()
@@ -114,6 +115,7 @@ async def test_the_last_node_leaves_nothing_but_the_fence(server: NatsServer) ->
         assert (await nodes.leader()).active == 2
 
 
+@pytest.mark.quick
 async def test_a_dead_leader_is_replaced_before_its_lease_ends(server: NatsServer) -> None:
     async with raw(server) as user:
         await user.record()
@@ -152,6 +154,7 @@ async def test_a_silent_leader_is_replaced_when_its_lease_ends(server: NatsServe
             await finish(user, nodes)
 
 
+@pytest.mark.quick
 async def test_the_server_refuses_an_old_fence(server: NatsServer) -> None:
     """Whatever a deposed leader sends, single or in a batch, changes nothing (I1)."""
     async with raw(server) as user, nodes_on(server) as nodes:

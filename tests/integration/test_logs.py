@@ -257,6 +257,7 @@ def _first_ticks(output: Path) -> set[str]:
     return {line.partition("/")[0] for line in output.read_text().splitlines() if line.endswith("| tick 0")}
 
 
+@pytest.mark.quick
 async def test_followed_through_a_restart_of_nats(server: NatsServer, tmp_path: Path) -> None:
     async with cluster(server, tmp_path, COUNT, 2) as stage, following(stage, tmp_path) as followed:
         await eventually(lambda: set(followed.ends) == {"n1", "n2"}, 20)

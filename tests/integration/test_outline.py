@@ -67,6 +67,7 @@ def commands(records: list[Record], artifact: str = KEY) -> list[tuple[str, str]
     ]
 
 
+@pytest.mark.quick
 async def test_publish_scale_and_remove(server: NatsServer, user: Raw, tmp_path: Path) -> None:
     async with processes(server, user, tmp_path, "n1", "n2", "n3") as running:
         await user.put("blueprints", KEY, 3)
@@ -124,6 +125,7 @@ async def _no_status(user: Raw) -> bool:
     return not await user.status(KEY)
 
 
+@pytest.mark.quick
 async def test_a_killed_leader(server: NatsServer, user: Raw, tmp_path: Path) -> None:
     names = ("n1", "n2", "n3")
     async with processes(server, user, tmp_path, *names) as running, agents(server, *names):

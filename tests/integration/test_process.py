@@ -259,6 +259,7 @@ class TestReadiness:
         async with await anyio.connect_tcp("127.0.0.1", port):
             pass
 
+    @pytest.mark.quick
     async def test_http(self, stage: Stage) -> None:
         program = """
             from http.server import *
@@ -422,6 +423,7 @@ class TestRestart:
         assert stage.living == []
 
     @pytest.mark.parametrize(("policy", "starts"), [("always", 2), ("on-failure", 1), ("never", 1)])
+    @pytest.mark.quick
     async def test_exit_status_0(self, stage: Stage, policy: str, starts: int) -> None:
         manifest = Manifest(restart=Restart(policy=RestartPolicy(policy), attempts=1, backoff=0.05))
         key = await stage.up("time.sleep(0.2)", manifest)

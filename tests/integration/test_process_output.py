@@ -87,6 +87,7 @@ async def test_one_that_closes_its_output_runs_on(stage: Stage) -> None:
     assert await stage.text(key, "err") == ["still here"]
 
 
+@pytest.mark.quick
 async def test_all_that_was_written_before_the_end_is_there(stage: Stage) -> None:
     """More than a pipe holds, written in one go, and out."""
     key = await stage.up(

@@ -66,6 +66,7 @@ async def test_one_that_was_halted_is_stopped(stage: Stage) -> None:
 
 @pytest.mark.parametrize("leave", [False, True], ids=["in-the-group", "daemon"])
 @pytest.mark.parametrize("program", ["stays", "ended"])
+@pytest.mark.quick
 async def test_children_that_ignore_the_signal(stage: Stage, leave: bool, program: str) -> None:
     end = READY if program == "stays" else "\nprint('READY=1')\nsys.exit(0)"
     child = STUBBORN + "import subprocess\nsubprocess.Popen([sys.executable, '-c', SLEEP])\n" + "exec(SLEEP)"

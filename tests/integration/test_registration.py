@@ -44,6 +44,7 @@ async def revision(user: Raw, node: str = "n1") -> int:
     return record.sequence if record else 0
 
 
+@pytest.mark.quick
 async def test_it_says_what_the_node_is(server: NatsServer) -> None:
     async with raw(server) as user, nodes_on(server) as nodes:
         await nodes.start("n1", labels={"zone": "a"}, capacity=7, runtime="external")
@@ -69,6 +70,7 @@ async def _slices(user: Raw) -> bool:
     return bool(await user.slices())
 
 
+@pytest.mark.quick
 async def test_a_living_process_keeps_its_id(server: NatsServer) -> None:
     async with raw(server) as user, nodes_on(server, node_ttl=30.0) as nodes, nodes_on(server) as others:
         await nodes.start("n1")
@@ -159,6 +161,7 @@ async def test_an_unreadable_registration_of_nobody_is_replaced(server: NatsServ
         assert (await registration(user))["incarnation"] == "new"
 
 
+@pytest.mark.quick
 async def test_heartbeats_keep_it(server: NatsServer) -> None:
     async with raw(server) as user, connected(server) as connection:
         await Bucket(connection, NODES).ensure(create=True)

@@ -39,6 +39,7 @@ async def _settles(user: Raw, expected: dict[str, int], state: str = "ACTIVE") -
     await eventually(settled, 10, f"{expected} in {state}")
 
 
+@pytest.mark.quick
 async def test_a_manager_leads_and_agents_run_the_slices(server: NatsServer) -> None:
     async with raw(server) as user, nodes_on(server) as nodes, agents(server, "m1", "m2", "a1", "a2"):
         await nodes.start("m1", "m2", role=Role.MANAGER)

@@ -68,6 +68,7 @@ def silent(found: Fortress, text: str) -> None:
         assert secret not in text
 
 
+@pytest.mark.quick
 async def test_a_cluster_lives_on_what_each_may_do(tmp_path: Path) -> None:
     """Init, election, blueprint, slices, drain, hand-over, an orderly end: nobody misses a permission."""
     async with prepared(tmp_path, "node-1", "node-2") as found, found.client("operator") as operator:

@@ -160,6 +160,7 @@ async def test_a_leader_that_stops_leads_on_while_its_slices_take_their_time(
             assert (await ground.user.slices())[f"n1.{slow}"] == "ACTIVE", "it is still being stopped"
 
 
+@pytest.mark.quick
 async def test_a_drained_node_stops_it_before_it_is_started_elsewhere(server: NatsServer, tmp_path: Path) -> None:
     async with alone(server, tmp_path, stops_in=0.8) as found:
         host = await found.host()

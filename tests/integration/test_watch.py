@@ -64,6 +64,7 @@ async def listed_again(watch: Watch) -> None:
     await renewed(watch, before)
 
 
+@pytest.mark.quick
 async def test_snapshot_then_live(server: NatsServer) -> None:
     async with raw(server) as user, connected(server) as connection:
         await Bucket(connection, SLICES).ensure(create=True)
@@ -171,6 +172,7 @@ async def test_a_session_that_ends_while_it_catches_up_tells_nothing_twice(serve
         assert await watched.equals(user)
 
 
+@pytest.mark.quick
 async def test_expiry_is_told_as_such(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, NODES) as watched:
         await user.put("nodes", "n1", {"ttl": 1}, {"Nats-TTL": "1s"})
@@ -217,6 +219,7 @@ async def test_a_purged_key_is_deleted(server: NatsServer) -> None:
 
 
 @pytest.mark.usefixtures("quick_heartbeats")
+@pytest.mark.quick
 async def test_a_lost_consumer_is_replaced(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, SLICES) as watched:
         await user.put("slices", f"n1.{KEY}", slice_value())
@@ -455,6 +458,7 @@ async def test_a_server_killed_under_load(server: NatsServer, layout_name: str) 
 
 
 @pytest.mark.usefixtures("quick_heartbeats")
+@pytest.mark.quick
 async def test_a_bucket_deleted_and_created_anew(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, SLICES) as watched:
         for number in range(10):

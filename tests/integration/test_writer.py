@@ -100,6 +100,7 @@ async def desk(server: NatsServer) -> AsyncIterator[Desk]:
         tasks.cancel_scope.cancel()
 
 
+@pytest.mark.quick
 async def test_an_order_of_many_batches_is_stored_whole_and_in_order(server: NatsServer) -> None:
     async with desk(server) as each:
         each.order(BIG, 3 * MAX_BATCH + 7)
