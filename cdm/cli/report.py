@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -24,6 +24,7 @@ from cdm.model.keys import (
     encode_artifact,
 )
 from cdm.model.node import NO_INTENT, UNREADABLE_INTENT, Fence, Intent, Lease, Registration, Schedule
+from cdm.model.slice import SliceState
 
 
 class NodeReport(Struct, frozen=True):
@@ -69,6 +70,20 @@ class SliceReport(Struct, frozen=True):
     reason: str | None
     failures: int
 
+    @property
+    def troubled(self) -> bool:
+        """Whether something is wrong with it."""
+        return self.state == SliceState.FAILED or self.reason is not None
+
+
+class Trouble(NamedTuple):
+    """Slices of one artifact that have the same reason to be in the same state."""
+
+    state: str
+    reason: str
+    nodes: dict[NodeId, list[int]]
+    """Their ordinals, by node."""
+
 
 class ClusterReport(Struct, frozen=True):
     """The whole cluster."""
@@ -98,6 +113,22 @@ def report(messages: Iterable[Message], now: float) -> ClusterReport:
     for message in messages:
         reader.read(message)
     return reader.report(now)
+
+
+def troubles(slices: Iterable[SliceReport]) -> dict[str, list[Trouble]]:
+    """What is wrong with slices, by artifact, what concerns most of them first."""
+    found: dict[str, dict[tuple[str, str], Trouble]] = {}
+    for each in slices:
+        if each.troubled:
+            reason = each.reason or "no reason given"
+            trouble = found.setdefault(each.artifact, {}).setdefault(
+                (each.state, reason), Trouble(each.state, reason, {})
+            )
+            trouble.nodes.setdefault(each.node, []).append(each.ordinal)
+    return {
+        artifact: sorted(alike.values(), key=lambda trouble: -sum(map(len, trouble.nodes.values())))
+        for artifact, alike in found.items()
+    }
 
 
 class _Reader:

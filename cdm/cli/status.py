@@ -1,36 +1,48 @@
-"""``cdm status``: leader, nodes, blueprints and slices."""
+"""``cdm status``: leader, blueprints, nodes and slices."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import anyio
 import msgspec
 from rich import box
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from cdm import clock
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions
-from cdm.cli.report import ClusterReport, report
+from cdm.cli.report import BlueprintReport, ClusterReport, Trouble, report, troubles
 from cdm.cli.screen import plain, wide_console
+from cdm.model.node import Schedule
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition
 from cdm.store.connection import Access, connect
 from cdm.store.snapshot import snapshot
 
-SHOWN_SLICES = 200
-"""Longest table of slices for people; ``--json`` has them all."""
+LISTED_SLICES = 30
+"""Most slices that are listed for people; of more there are counts, and ``--json`` has them all."""
+NAMED_NODES = 20
+"""Most nodes that are named in one line."""
+_WIDEST_NAME = 48
+"""Longest name that the columns beside it are aligned for."""
 
-_CONDITION_STYLE = {
-    Condition.READY: "green",
-    Condition.PROGRESSING: "cyan",
-    Condition.DEGRADED: "yellow",
-    Condition.UNSCHEDULABLE: "yellow",
+_CONDITIONS = {
     Condition.INVALID: "red",
+    Condition.UNSCHEDULABLE: "yellow",
+    Condition.DEGRADED: "yellow",
+    "Unknown": "yellow",
+    Condition.PROGRESSING: "cyan",
+    Condition.READY: "green",
 }
+"""Conditions, the worst first, and their colours."""
+_FAILURES = re.compile(r"\d+ failed: ")
+"""Beginning of a status's summary of failed slices."""
+_NUMBERS = ("desired", "active", "pending", "failed")
 _STATE_STYLE = {SliceState.ACTIVE: "green", SliceState.FAILED: "red", SliceState.UNLOAD: "dim"}
 
 
@@ -39,7 +51,7 @@ def status(
     *,
     json: Annotated[bool, FLAG] = False,
 ) -> int:
-    """Show leader and term, nodes, blueprints and slices; the exit code is 3 where nobody leads.
+    """Show leader and term, blueprints, nodes and slices; the exit code is 3 where nobody leads.
 
     Parameters
     ----------
@@ -51,7 +63,10 @@ def status(
     if json:
         print(msgspec.json.encode(found).decode())
     else:
-        wide_console().print(render(found))
+        console = wide_console()
+        for part in render(found):
+            # A line that is too long for the terminal is wrapped by it, and can be copied as a whole.
+            console.print(part, soft_wrap=isinstance(part, Text))
     return 0 if found.healthy else 3
 
 
@@ -61,60 +76,150 @@ async def _look(access: Access, prefix: str) -> ClusterReport:
         return report(await snapshot(connection), clock.now())
 
 
-def render(found: ClusterReport) -> Group:
-    """The report as tables."""
-    leader = Text.assemble(
-        ("leader ", "bold"), plain(found.leader or "none", "green" if found.leader else "red"), f"   term {found.term}"
-    )
-    parts: list[Text | Table] = [leader]
+def render(found: ClusterReport) -> list[Text | Table]:
+    """The report for people: what is wrong comes first, and is said once."""
+    return [
+        *_summary(found),
+        *(plain(f"note: {each}", "yellow") for each in found.notes),
+        *_blueprints(found),
+        *_nodes(found),
+        *_slices(found),
+    ]
+
+
+def _summary(found: ClusterReport) -> list[Text]:
+    leader = plain(found.leader or "none", "green" if found.leader else "red")
+    lines = [Text.assemble(("leader ", "bold"), leader, f"   term {found.term}")]
     if not found.healthy:
-        parts.append(Text("nobody leads: what follows is as the last leader left it", "red"))
-    parts += [_nodes(found), _blueprints(found), *_reasons(found), _slices(found)]
-    if len(found.slices) > SHOWN_SLICES:
-        parts.append(Text(f"… and {len(found.slices) - SHOWN_SLICES} more slices; --json shows all", "dim"))
-    parts += [plain(f"note: {each}", "yellow") for each in found.notes]
-    return Group(*parts)
+        lines.append(Text("nobody leads: what follows is as the last leader left it", "red"))
+    conditions = _sums((each.condition for each in found.blueprints), list(_CONDITIONS))
+    states = _sums((each.state for each in found.slices), _ORDER)
+    schedules = _sums((each.schedule for each in found.nodes if each.schedule is not Schedule.NORMAL), ())
+    counts = [
+        _count(len(found.nodes), "node", schedules),
+        _count(len(found.blueprints), "blueprint", conditions),
+        _count(len(found.slices), "slice", states),
+    ]
+    return [*lines, plain(", ".join(counts))]
+
+
+_ORDER = (SliceState.FAILED, *(state for state in SliceState if state not in (SliceState.FAILED, SliceState.ACTIVE)))
+
+
+def _sums(kinds: Iterable[str], order: Sequence[str]) -> str:
+    """How many there are of each kind, in this order; other kinds come last."""
+    sums = Counter(str(kind) for kind in kinds)
+    known = [str(kind) for kind in order if str(kind) in sums]
+    return ", ".join(f"{sums[kind]} {kind}" for kind in (*known, *sorted(sums.keys() - known)))
+
+
+def _count(number: int, what: str, sums: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}{f' ({sums})' if sums else ''}"
+
+
+# Blueprints, and what is wrong with their slices
+
+
+def _blueprints(found: ClusterReport) -> list[Text]:
+    """A line for each blueprint, the worst first, with the reasons below it."""
+    wrong = troubles(found.slices)
+    named = {each.artifact for each in found.blueprints}
+    width = min(max(len(name) for name in ("blueprints", *named, *wrong)), _WIDEST_NAME)
+    lines: list[Text] = []
+    for each in sorted(found.blueprints, key=_badness):
+        condition = plain(f"{each.condition:<13}", _CONDITIONS.get(each.condition, ""))
+        numbers = "".join(f"{getattr(each, number):>9}" for number in _NUMBERS)
+        lines.append(Text.assemble(_padded(each.artifact, width), "  ", condition, numbers))
+        lines += _reasons(each, wrong.get(each.artifact, []))
+    for artifact in sorted(wrong.keys() - named):
+        lines.append(Text.assemble(_padded(artifact, width), "  ", ("no blueprint", "yellow")))
+        lines += map(_trouble, wrong[artifact])
+    if not lines:
+        return []
+    head = Text.assemble(
+        ("\nblueprints".ljust(width + 1), "bold"), " " * 15, "".join(f"{each:>9}" for each in _NUMBERS)
+    )
+    return [head, *lines]
+
+
+def _padded(artifact: str, width: int) -> Text:
+    name = plain(artifact)
+    name.pad_right(width - name.cell_len)
+    return name
+
+
+def _badness(blueprint: BlueprintReport) -> tuple[int, int]:
+    order = [str(condition) for condition in _CONDITIONS]
+    known = blueprint.condition in order  # a condition of a later version is taken for Progressing
+    return order.index(blueprint.condition if known else Condition.PROGRESSING), -blueprint.failed
+
+
+def _reasons(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> list[Text]:
+    reason = blueprint.reason
+    # The lines about failed slices say more than the leader's summary of them, and the columns have the counts.
+    if (wrong and _FAILURES.match(reason)) or reason == f"{blueprint.active} of {blueprint.desired} active":
+        reason = ""
+    return [*([plain(f"    {reason}")] if reason else []), *map(_trouble, wrong)]
+
+
+def _trouble(trouble: Trouble) -> Text:
+    count = sum(len(ordinals) for ordinals in trouble.nodes.values())
+    nodes = [
+        f"{node} ({len(ordinals)})" if len(ordinals) > 1 else f"{node}#{ordinals[0]}" if ordinals[0] else node
+        for node, ordinals in trouble.nodes.items()
+    ]
+    more = f" and {len(nodes) - NAMED_NODES} more nodes" if len(nodes) > NAMED_NODES else ""
+    where = f"on {', '.join(nodes[:NAMED_NODES])}{more}"
+    state = plain(f"{count} {trouble.state}", _STATE_STYLE.get(SliceState(trouble.state), "yellow"))
+    return Text.assemble("    ", state, plain(f" {where}: {trouble.reason}"))
+
+
+# Nodes and slices
 
 
 def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=f"\n{title}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        header_style="",
+    )
     for column in columns:
-        whole = column not in ("reason", "labels")
+        whole = column not in ("node", "artifact", "labels")
         table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=whole)
     return table
 
 
-def _nodes(found: ClusterReport) -> Table:
+def _nodes(found: ClusterReport) -> list[Table]:
     columns = ("schedule", "heard", "slices", "capacity", "runtime", "labels")
     table = _table("nodes", "node", "role", *columns, right=("heard", "slices", "capacity"))
-    for node in found.nodes:
+    for node in sorted(found.nodes, key=lambda node: node.schedule is Schedule.NORMAL):
         labels = " ".join(f"{name}={value}" for name, value in node.labels.items())
         capacity = "" if node.capacity is None else str(node.capacity)
         numbers = (f"{node.heard:.0f} s ago", str(node.slices), capacity)
         table.add_row(*map(plain, (node.node, node.role, node.schedule, *numbers, node.runtime, labels)))
-    return table
+    return [table] if found.nodes else []
 
 
-def _blueprints(found: ClusterReport) -> Table:
-    numbers = ("desired", "active", "pending", "failed")
-    table = _table("blueprints", "artifact", "condition", *numbers, right=numbers)
-    for each in found.blueprints:
-        style = _CONDITION_STYLE.get(Condition(each.condition), "") if each.condition in list(Condition) else ""
-        counts = (str(getattr(each, number)) for number in numbers)
-        table.add_row(plain(each.artifact), plain(each.condition, style), *counts)
-    return table
-
-
-def _reasons(found: ClusterReport) -> list[Text]:
-    """Below the table: beside it there is no room for a sentence."""
-    return [plain(f"{each.artifact}: {each.reason}") for each in found.blueprints if each.reason]
-
-
-def _slices(found: ClusterReport) -> Table:
-    table = _table("slices", "node", "artifact", "state", "term", "port", "reason", right=("term", "port"))
-    for each in found.slices[:SHOWN_SLICES]:
+def _slices(found: ClusterReport) -> list[Text | Table]:
+    """Slices that are not mentioned above; of very many only those that are not ACTIVE."""
+    rest = [each for each in found.slices if not each.troubled]
+    rest.sort(key=lambda each: each.state == SliceState.ACTIVE)
+    listed = rest
+    if len(rest) > LISTED_SLICES:
+        listed = [each for each in rest if each.state != SliceState.ACTIVE]
+    if len(listed) > LISTED_SLICES:
+        listed = []
+    table = _table("slices", "node", "artifact", "state", "term", "port", right=("term", "port"))
+    for each in listed:
         artifact = f"{each.artifact}#{each.ordinal}" if each.ordinal else each.artifact
         state = plain(each.state, _STATE_STYLE.get(SliceState(each.state), ""))
         port = "" if each.port is None else str(each.port)
-        table.add_row(plain(each.node), plain(artifact), state, str(each.term), port, plain(each.reason or ""))
-    return table
+        table.add_row(plain(each.node), plain(artifact), state, str(each.term), port)
+    parts: list[Text | Table] = [table] if listed else []
+    if more := len(rest) - len(listed):
+        parts.append(Text(f"\n{_count(more, 'slice', '')} not listed here; --json lists all", "dim"))
+    return parts

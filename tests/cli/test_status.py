@@ -1,0 +1,97 @@
+"""What ``cdm status`` shows of a large cluster: what is wrong comes first, whole, and is said once."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from tests.cli.test_cli import run
+from tests.harness.servers import NatsServer
+from tests.harness.wire import raw
+
+pytestmark = pytest.mark.anyio
+
+CRASHED = (
+    f"exit status 1; last lines: Traceback (most recent call last) | {'File main.py, line 12 | ' * 6}KeyError: 'DB'"
+)
+REFUSED = "not ready within 60 s: GET /ready: connection refused"
+
+
+async def test_seventeen_failed_slices_of_five_hundred_are_found_at_a_glance(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    failed: Counter[str] = Counter()
+    async with raw(server) as user:
+        await user.put("slices", "_leader", {"node": "n1", "term": 3})
+        for each in range(5):
+            await user.put("nodes", f"n{each}", {"runtime": "process"})
+        for number in range(500):
+            node, ordinal = f"n{number % 5}", number // 5
+            name = f"{node}.acme/{'web' if number < 400 else 'api'}/1.1.0{f'/{ordinal}' if ordinal else ''}"
+            value: dict[str, object] = {"state": "ACTIVE", "term": 3, "port": 20_000 + number}
+            if number % 25 == 3 and number < 425:
+                reason = CRASHED if number < 300 else REFUSED
+                failed[reason] += 1
+                value = {"state": "FAILED", "term": 3, "reason": reason}
+            await user.put("slices", name, value)
+        await user.put("blueprints", "acme/api/1.1.0", 100)
+        await user.put("blueprints", "acme/web/1.1.0", 400)
+        for artifact, count in (("api", 1), ("web", 16)):
+            reason = f"{count} failed: {CRASHED[:60]}…"
+            await user.put("status", f"acme/{artifact}/1.1.0", {"condition": "Degraded", "reason": reason})
+    assert failed == {CRASHED: 12, REFUSED: 5}
+
+    shown = await anyio.to_thread.run_sync(lambda: run("status", "--server", server.url))
+    assert shown.returncode == 0, shown.stderr
+    lines = shown.stdout.splitlines()
+    assert lines[1] == "5 nodes, 2 blueprints (2 Degraded), 500 slices (17 FAILED, 483 ACTIVE)"
+    crashed, *others = [line for line in lines if "FAILED" in line][1:]
+    assert crashed == f"    12 FAILED on n3 (12): {CRASHED}"
+    assert others == [f"    4 FAILED on n3 (4): {REFUSED}", f"    1 FAILED on n3#80: {REFUSED}"]
+    assert len(lines) < 25, "it fits on a screen"
+    assert "483 slices not listed here; --json lists all" in lines
+    assert "…" not in shown.stdout, "nothing is cut"
+    assert not any("_" in line for line in lines)
+
+    everything = json.loads(
+        (await anyio.to_thread.run_sync(lambda: run("status", "--json", "--server", server.url))).stdout
+    )
+    assert len(everything["slices"]) == 500
+
+
+async def test_few_slices_are_all_listed_and_reasons_that_repeat_the_numbers_are_not(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    async with raw(server) as user:
+        await user.put("slices", "_leader", {"node": "n1", "term": 3})
+        await user.put("slices", "n1.g/a/1", {"state": "ACTIVE", "port": 4711})
+        await user.put("slices", "n1.g/a/1/1", {"state": "LOADING"})
+        await user.put("slices", "n1.g/old/1", {"state": "FAILED", "reason": "cannot be unloaded"})
+        await user.put("blueprints", "g/a/1", 2)
+        await user.put("status", "g/a/1", {"condition": "Progressing", "reason": "1 of 2 active", "desired": 2})
+        await user.put("blueprints", "g/b/1", 1)
+        status = {"condition": "Unschedulable", "reason": "no node takes new slices", "desired": 1}
+        await user.put("status", "g/b/1", status)
+        await user.put("blueprints", "g/c/1", 0)
+        await user.put("status", "g/c/1", {"condition": "Ready"})
+    shown = await anyio.to_thread.run_sync(lambda: run("status", "--server", server.url))
+    assert [line.rstrip() for line in shown.stdout.splitlines()] == [
+        "leader n1   term 3",
+        "0 nodes, 3 blueprints (1 Unschedulable, 1 Progressing, 1 Ready), 3 slices (1 FAILED, 1 LOADING, 1 ACTIVE)",
+        "",
+        "blueprints                 desired   active  pending   failed",
+        "g:b:1       Unschedulable        1        0        0        0",
+        "    no node takes new slices",
+        "g:a:1       Progressing          2        1        1        0",
+        "g:c:1       Ready                0        0        0        0",
+        "g:old:1     no blueprint",
+        "    1 FAILED on n1: cannot be unloaded",
+        "",
+        "slices",
+        "node   artifact   state     term   port",
+        "───────────────────────────────────────",
+        "n1     g:a:1#1    LOADING      0",
+        "n1     g:a:1      ACTIVE       0   4711",
+    ]
