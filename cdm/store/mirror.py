@@ -90,6 +90,8 @@ class Mirror:
         """How often another stream was found in its place: sequences of different generations cannot be compared."""
         self.listed_at = float("-inf")
         """When everything was last compared with the bucket."""
+        self._delivered = 0
+        """The last sequence that was delivered."""
         self._layout = layout
         self._emit = emit
         self._known: dict[str, Known] = {}
@@ -113,7 +115,7 @@ class Mirror:
         self.created = stream.created
         if reason:
             self.generation += 1
-            self.reached = 0
+            self.reached = self._delivered = 0
             self.listed_at = float("-inf")
             self.phase = Behind(replaced=True)
         return reason
@@ -142,7 +144,8 @@ class Mirror:
                     if known := self._known.get(name):
                         self._remove(name, known, end, Cause.MISSING, now)
                 self.listed_at = now
-        self.skip(end)
+        # What was stored while the listing went on may be newer than its end.
+        self.skip(max(end, self._delivered))
         self.phase = Live()
 
     def leave(self) -> None:
@@ -166,6 +169,7 @@ class Mirror:
         """
         phase = self.phase
         known = self._known.get(name)
+        self._delivered = sequence
         listing = isinstance(phase, Listing)
         if isinstance(phase, Listing):
             if isinstance(phase, ListingHistory):

@@ -769,6 +769,33 @@ async def test_a_stale_barrier_does_not_outlive_its_stream(server: NatsServer) -
         assert len(watched.mirror.resets) == 1
 
 
+async def test_a_barrier_holds_no_new_stream_to_a_sequence_of_the_one_before(server: NatsServer) -> None:
+    """Its target was taken while there was no consumer; before there was one the stream was created anew."""
+    async with raw(server) as user, watching(server, SLICES) as watched:
+        await user.put("slices", f"n1.{KEY}", slice_value())
+        watch = watched.watch
+        session, gate = watch._run_session, anyio.Event()
+
+        async def gated() -> str:
+            await gate.wait()
+            return await session()
+
+        watch._run_session = gated  # type: ignore[method-assign]
+        watch.relist()
+        await eventually(lambda: watch.phase is Phase.SEEKING)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch.caught_up)
+            await anyio.sleep(0.1)  # the barrier has its target
+            await user.api("STREAM.DELETE.KV_slices")
+            await user.api("STREAM.CREATE.KV_slices", {**watched.bucket._config(1), "first_seq": 1})
+            last = await user.put("slices", f"n2.{KEY}", slice_value())
+            gate.set()
+        assert watch.reached == last
+        assert await watched.equals(user)
+        await listed_again(watch)
+        assert len(watched.mirror.resets) == 1, "its sequences go back once, not twice"
+
+
 async def test_raw_puts_are_refused_for_what_they_are(server: NatsServer) -> None:
     """The tests' own tool tells refusals from time-outs."""
     async with raw(server) as user, connected(server) as connection:
