@@ -36,6 +36,8 @@ log = Log("cdm.agent")
 
 RESIGN_MARGIN = 6.0
 """Seconds for SIGKILL to have its effect, for what is not stopped within its grace."""
+WITHDRAWAL_PATIENCE = 5.0
+"""Seconds for the keys of all slices to be deleted when the node leaves."""
 
 
 class Agent:
@@ -134,11 +136,24 @@ class Agent:
             running = [str(worker.key) for worker in exclusive if not worker.at_rest.is_set()]
             log.error("slices that must not run twice are not stopped", slices=running)
 
+    async def withdraw(self) -> None:
+        """Delete the keys of all slices: the node leaves, and what still runs ends with it. Resign first."""
+        self._shared.leaving = True
+        workers = [worker for worker in self._workers.values() if worker.may_withdraw]
+        with anyio.move_on_after(WITHDRAWAL_PATIENCE) as scope:
+            for worker in workers:
+                worker.wake()
+            for worker in workers:
+                await worker.withdrawn.wait()
+        if scope.cancelled_caught:
+            left = [str(worker.key) for worker in workers if not worker.withdrawn.is_set()]
+            log.warning("keys of slices are not deleted", slices=left)
+
     async def _attend(self, worker: Worker) -> None:
         while not worker.is_finished:
             await worker.take_step()
         # No await from here on: what is told of the key later finds no worker, and makes another one.
-        worker.let_go()
+        worker.finish()
         del self._workers[worker.key]
 
     def _worker(self, key: SliceKey) -> Worker:

@@ -34,6 +34,8 @@ class Shared:
         """Whether the mirror is up to date: without NATS it is not."""
         self.resigned = False
         """Whether the node stops: nothing new is begun."""
+        self.leaving = False
+        """Whether the node is about to leave: the keys of its slices are deleted."""
         self.turns = {Do.LOAD: anyio.Semaphore(LOADS), Do.ACTIVATE: anyio.Semaphore(ACTIVATIONS)}
 
     def may_begin(self) -> bool:

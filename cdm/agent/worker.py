@@ -61,6 +61,8 @@ class Worker:
         self.key = key
         self.at_rest = anyio.Event()
         """Set once the node stops and nothing of the slice runs."""
+        self.withdrawn = anyio.Event()
+        """Set once the node leaves and there is no key that it may delete."""
         self._shared = shared
         self._news = Wakeup()
         self._known: Held | Stale | Deleted | None = None
@@ -135,6 +137,11 @@ class Worker:
         return overrides is not None and overrides.stop_after is not None
 
     @property
+    def may_withdraw(self) -> bool:
+        """Whether its key may be deleted when the node leaves: what has no key counts as stopped."""
+        return self.at_rest.is_set() or not self.exclusive
+
+    @property
     def _value(self) -> SliceValue | None:
         return None if self._known is None or isinstance(self._known, Deleted) else self._known.value
 
@@ -175,6 +182,9 @@ class Worker:
 
     async def take_step(self) -> None:
         """Do one thing about the slice; where nothing is to be done, wait until something changes."""
+        if self._shared.leaving:
+            await self._withdraw()
+            return
         state = self._state
         if state not in _UP:
             self._crash = None
@@ -200,7 +210,19 @@ class Worker:
         else:
             await self._end(step)
 
-    def let_go(self) -> None:
+    def finish(self) -> None:
+        """Nothing is left to be done."""
+        self._let_go()
+        self.withdrawn.set()
+
+    async def _withdraw(self) -> None:
+        if isinstance(self._known, Held) and self.may_withdraw:
+            await self._report(None)
+        else:
+            self.withdrawn.set()
+            await self._news.wait()
+
+    def _let_go(self) -> None:
         """Hold no content any more."""
         if self._content is not None:
             self._shared.cache.release(self._content)
@@ -245,7 +267,7 @@ class Worker:
         except InvalidManifest as error:
             raise SliceFailed(f"overrides: {error}", fatal=True) from None
         shared.cache.hold(fetched.digest)
-        self.let_go()
+        self._let_go()
         self._content = fetched.digest
         await shared.runtime.load(Work(self.key, fetched.folder, manifest, stop_after))
         self._loaded, self._starts = _Loaded(manifest, overrides), 0
@@ -270,7 +292,7 @@ class Worker:
                 await runtime.deactivate(self.key)
             else:
                 await runtime.unload(self.key)
-                self.let_go()
+                self._let_go()
         except SliceFailed as error:
             await self._failed(error)
 

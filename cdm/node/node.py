@@ -151,6 +151,8 @@ class Node:
             for part in reversed(self.parts):
                 await part.resign()
             if self.connection.is_up:
+                for part in self.parts:
+                    await part.withdraw()
                 await self.presence.leave()
                 for part in self.parts:
                     await part.give_back()

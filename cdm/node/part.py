@@ -75,6 +75,11 @@ class Part:
     async def resign(self) -> None:
         """The node stops: begin nothing new. The node is still registered."""
 
+    async def withdraw(self) -> None:
+        """The node stops, and no part begins anything any more: tell that what it did is over. The node is still
+        registered. Called only while there is a connection.
+        """
+
     async def give_back(self) -> None:
         """The node stops, and is no longer registered. Called only while there is a connection."""
 

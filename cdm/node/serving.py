@@ -90,6 +90,10 @@ class Running(Serving):
         """Stop the slices that must not run twice: once the registration is gone they are started elsewhere."""
         await self.agent.resign()
 
+    async def withdraw(self) -> None:
+        """Tell that the slices are gone: where this is the last node, nobody else does."""
+        await self.agent.withdraw()
+
     async def close(self) -> None:
         """Stop everything, and then free the folder."""
         try:

@@ -132,6 +132,7 @@ async def test_sigterm_leaves_no_process_and_the_slices_run_elsewhere(server: Na
             running.all["n2"].send(signal.SIGTERM)
             assert await running.all["n2"].ends(10) == 0
             assert not ground.living
+            assert not await ground.user.slices(), "nobody else would tell that they are gone"
 
 
 async def _registered(ground: Yard, count: int) -> bool:

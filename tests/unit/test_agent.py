@@ -44,6 +44,8 @@ class World:
         self.may_activate.set()
         self.may_unload = anyio.Event()
         self.may_unload.set()
+        self.may_deactivate = anyio.Event()
+        self.may_deactivate.set()
         self.busy = 0
         self.down = False
         self.before_answer: Callable[[SliceState | None], None] | None = None
@@ -120,6 +122,7 @@ class World:
         return self.port
 
     async def deactivate(self, key: SliceKey) -> None:
+        await self.may_deactivate.wait()
         self.states[key] = False
 
     async def unload(self, key: SliceKey) -> None:
@@ -366,6 +369,38 @@ async def test_a_node_that_leaves_stops_only_what_must_not_run_twice_and_begins_
             await anyio.sleep(0.05)
             assert it.states == {KEY: runs}
             assert it.written[-1] is S.ACTIVE
+
+
+async def test_a_node_that_leaves_deletes_its_keys_and_stops_nothing_by_that() -> None:
+    async with world() as it:
+        it.say(S.LOAD)
+        await it.reaches(S.LOADED)
+        it.say(S.ACTIVATE)
+        await it.reaches(S.ACTIVE)
+        await it.agent.resign()
+        await it.agent.withdraw()
+        assert it.written[-1] is None
+        it.agent.on_slice_removed(ValueRemove(KEY, it.revision))
+        await anyio.sleep(0.05)
+        assert it.states == {KEY: True}, "it ends with the node, with its grace"
+        it.say(S.LOAD)  # by a leader that has not heard yet that the node leaves
+        await it.reaches(None)
+
+
+async def test_a_node_that_leaves_keeps_the_key_of_what_must_not_run_twice_and_may_still_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cdm.agent.agent.LONGEST_LAST_GRACE", -5.9)
+    async with world(Lapses()) as it:
+        overrides = Overrides(stop_after=4.0)
+        it.say(S.LOAD, overrides=overrides)
+        await it.reaches(S.LOADED)
+        it.say(S.ACTIVATE, overrides=overrides)
+        await it.reaches(S.ACTIVE)
+        it.may_deactivate = anyio.Event()
+        await it.agent.resign()
+        await it.agent.withdraw()
+        assert it.written[-1] is S.ACTIVE
 
 
 async def test_a_node_that_leaves_does_not_wait_for_a_start() -> None:
