@@ -1,8 +1,9 @@
 """A node's artifacts on its disk: each content once, verified, and never half of one.
 
 A content is downloaded and unpacked under a temporary name in the same folder, brought to the disk, and renamed to its
-digest. So what has a digest for its name is whole, whatever happens to the process or the machine. What somebody
-removes from the folder is downloaded again when it is needed.
+digest. So what has a digest for its name is whole, whatever happens to the process or the machine. Beside it lies its
+seal (`cdm.artifacts.seal`), which tells before each use whether it still is: what somebody altered in the folder, or
+removed from it, is never run, and downloaded again when it is needed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from msgspec import Struct
 
 from cdm.artifacts.entry import completed
 from cdm.artifacts.repository import Artifacts, StoredArtifact
-from cdm.artifacts.tree import Tree, scan
+from cdm.artifacts.seal import Altered, Seal, runnable
+from cdm.artifacts.tree import scan
 from cdm.artifacts.unpacking import sync, unpack
 from cdm.errors import (
     ArtifactMissing,
@@ -44,8 +46,9 @@ log = Log("cdm.cache")
 MAX_BYTES = 10 * 1024**3
 """Bytes that a cache may have unless it is told otherwise."""
 ATTEMPTS = 5
-"""Downloads of an artifact that is replaced, or removed from the folder, each time while it is downloaded."""
+"""Downloads of an artifact that is replaced, or altered in the folder, each time while it is downloaded."""
 _TEMPORARY = "tmp-"
+_SEAL = ".seal"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -63,9 +66,14 @@ class Fetched(Struct, frozen=True):
 class _Kept:
     """A content that is in the cache."""
 
-    def __init__(self, tree: Tree, used: int) -> None:
-        self.tree = tree
+    def __init__(self, size: int, seal: Seal | None, used: int, *, found: bool = False) -> None:
+        self.size = size
+        self.seal = seal
+        """None: it is not, or not any more, what was unpacked. It takes room until it is replaced or removed."""
         self.used = used
+        self.adopted = found
+        """Slices that an earlier process started may run from it: it was found here, and not yet held and released."""
+        self.checking = anyio.Lock()
 
 
 class _Download:
@@ -105,7 +113,7 @@ class Cache:
     @property
     def size(self) -> int:
         """Bytes of all files in the cache."""
-        return sum(kept.tree.size for kept in self._kept.values())
+        return sum(kept.size for kept in self._kept.values())
 
     async def start(self) -> None:
         """Take over what is in the folder, and remove what a crash left half done. `get` calls it where nobody has.
@@ -116,8 +124,8 @@ class Cache:
         async with self._starting:
             if not self._started:
                 found = await to_thread.run_sync(_survey, self.folder)
-                for name, tree in found:
-                    self._kept[name] = _Kept(tree, self._tick())
+                for name, size, seal in found:
+                    self._kept[name] = _Kept(size, seal, self._tick(), found=True)
                 self._started = True
 
     def hold(self, digest: str) -> None:
@@ -131,6 +139,8 @@ class Cache:
         self._holds[digest] -= 1
         if not self._holds[digest]:
             del self._holds[digest]
+            if digest in self._kept:
+                self._kept[digest].adopted = False
 
     async def get(self, artifact: Artifact) -> Fetched:
         """An artifact that is ready to be run, downloaded where its content is not there yet.
@@ -148,6 +158,9 @@ class Cache:
                 except (Conflict, FileNotFoundError) as error:
                     problem = str(error)
                     log.info("downloading anew", artifact=str(artifact), reason=problem)
+                except Altered as error:
+                    problem = f"altered on the disk: {error}"
+                    log.warning("altered on the disk; downloading anew", artifact=str(artifact), reason=str(error))
             raise SliceFailed(f"{ATTEMPTS} downloads of {artifact} came to nothing: {problem}")
         except (ArtifactMissing, BucketMissing, InvalidContent, InvalidManifest) as error:
             raise SliceFailed(str(error), fatal=True) from error
@@ -158,11 +171,11 @@ class Cache:
 
     async def _fetched(self, stored: StoredArtifact) -> Fetched:
         digest, artifact = stored.content.identity, stored.artifact
-        kept = await self._present(stored, digest)
+        kept, seal = await self._present(stored, digest)
         kept.used = self._tick()
         folder = self.folder / digest
         try:
-            manifest = completed(stored.content.manifest, kept.tree)
+            manifest = completed(stored.content.manifest, seal.tree)
         except InvalidManifest as error:
             raise InvalidManifest(
                 f"manifest of {artifact}: {error}; push it again with another: "
@@ -170,18 +183,25 @@ class Cache:
             ) from None
         self.hold(digest)  # against the downloads of others, until the caller can
         try:
-            await to_thread.run_sync(_prepare, folder, manifest, kept.tree)
-        except FileNotFoundError:
-            # Somebody removed it. Those who hold it have what comes in its place.
-            if self._kept.get(digest) is kept:
-                del self._kept[digest]
+            async with kept.checking:
+                # What slices wrote to the folder, although it is shared, is left while there are any.
+                alone = self._holds[digest] == 1 and not kept.adopted
+                others = await to_thread.run_sync(_prepare, folder, manifest, seal, alone)
+        except (Altered, FileNotFoundError):
+            # Those who hold it have what comes in its place.
+            kept.seal = None
             raise
         finally:
             self.release(digest)
+        if others:
+            log.warning("removed what is not the artifact's", artifact=str(artifact), files=", ".join(others[:5]))
         return Fetched(folder, manifest, digest)
 
-    async def _present(self, stored: StoredArtifact, digest: str) -> _Kept:
-        while (kept := self._kept.get(digest)) is None:
+    async def _present(self, stored: StoredArtifact, digest: str) -> tuple[_Kept, Seal]:
+        while True:
+            kept = self._kept.get(digest)
+            if kept is not None and kept.seal is not None:
+                return kept, kept.seal
             running = self._running.get(digest)
             if running is None:
                 await self._download(stored, digest)
@@ -190,7 +210,6 @@ class Cache:
             # Where it was cancelled with its slice, or was another artifact's, the next that waits downloads it.
             if running.failed is not None and running.artifact == stored.artifact:
                 raise running.failed
-        return kept
 
     async def _download(self, stored: StoredArtifact, digest: str) -> None:
         content, artifact = stored.content, stored.artifact
@@ -201,15 +220,16 @@ class Cache:
             await to_thread.run_sync(partial(temporary.mkdir, parents=True))
             await self.artifacts.fetch(stored, temporary / "packed")
             try:
-                tree = await to_thread.run_sync(_unpack, temporary, content)
+                seal = await to_thread.run_sync(_unpack, temporary, content)
             except InvalidContent as error:
                 raise InvalidContent(
                     f"{artifact} cannot be unpacked: {error}; push it again: cdm artifact push --force {artifact} PATH"
                 ) from None
             await to_thread.run_sync(_install, temporary, self.folder / digest)
             running.size = 0
-            self._kept[digest] = _Kept(tree, self._tick())
-            log.info("artifact fetched", artifact=str(artifact), sha256=stored.content.sha256[:12], bytes=tree.size)
+            size = seal.tree.size
+            self._kept[digest] = _Kept(size, seal, self._tick())
+            log.info("artifact fetched", artifact=str(artifact), sha256=stored.content.sha256[:12], bytes=size)
         except (CdmError, OSError) as error:
             running.failed = error
             raise
@@ -225,8 +245,11 @@ class Cache:
                 f"{stored.artifact} needs {needed:,} bytes, and this node's cache has {self.max_bytes:,}; enlarge it",
                 fatal=True,
             )
-        excess = self.size + sum(running.size for running in self._running.values()) - self.max_bytes
-        idle = sorted((kept.used, digest) for digest, kept in self._kept.items() if digest not in self._holds)
+        replaced = stored.content.identity  # what is there of it is no more once this is installed
+        others = {digest: kept for digest, kept in self._kept.items() if digest != replaced}
+        excess = sum(kept.size for kept in others.values()) - self.max_bytes
+        excess += sum(running.size for running in self._running.values())
+        idle = sorted((kept.used, digest) for digest, kept in others.items() if digest not in self._holds)
         doomed = []
         try:
             for _, digest in idle:
@@ -237,7 +260,8 @@ class Cache:
                     # At once, and all of it at once: its name is free, and what a crash leaves of it is no content.
                     (self.folder / digest).rename(folder)
                     doomed.append(folder)
-                excess -= self._kept.pop(digest).tree.size
+                _seal_of(self.folder, digest).unlink(missing_ok=True)
+                excess -= self._kept.pop(digest).size
                 log.info("artifact removed from the cache", digest=digest)
         finally:
             for folder in doomed:
@@ -256,38 +280,53 @@ class Cache:
 # In threads
 
 
-def _survey(folder: Path) -> list[tuple[str, Tree]]:
-    """Contents of the folder, the one that was not asked for longest first."""
+def _survey(folder: Path) -> list[tuple[str, int, Seal | None]]:
+    """Contents of the folder, the one that was not asked for longest first: digest, bytes, seal."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = []
+    found, seals = list[tuple[int, str]](), set[str]()
     for path in folder.iterdir():
         if path.name.startswith(_TEMPORARY):
             _discard(path)
+        elif path.suffix == _SEAL and _DIGEST.fullmatch(path.stem):
+            seals.add(path.stem)
         elif _DIGEST.fullmatch(path.name):
             found.append((path.stat().st_mtime_ns, path.name))
-    return [(name, scan(folder / name)) for _, name in sorted(found)]
+    for name in seals - {name for _, name in found}:
+        _seal_of(folder, name).unlink(missing_ok=True)
+    contents = [(name, Seal.load(_seal_of(folder, name))) for _, name in sorted(found)]
+    return [(name, seal.tree.size if seal else scan(folder / name).size, seal) for name, seal in contents]
 
 
-def _unpack(temporary: Path, content: Content) -> Tree:
-    return unpack(temporary / "packed", content, temporary / "content", from_thread.check_cancelled)
+def _seal_of(folder: Path, digest: str) -> Path:
+    return folder / f"{digest}{_SEAL}"
+
+
+def _unpack(temporary: Path, content: Content) -> Seal:
+    seal = unpack(temporary / "packed", content, temporary / "content", from_thread.check_cancelled)
+    seal.save(temporary / "seal")
+    return seal
 
 
 def _install(temporary: Path, target: Path) -> None:
-    with suppress(FileNotFoundError):  # there may be something left of a content that somebody removed
+    with suppress(FileNotFoundError):  # there may be something left of a content that somebody altered
         target.rename(temporary / "before")
     (temporary / "content").rename(target)
+    (temporary / "seal").rename(_seal_of(target.parent, target.name))
     sync(target.parent)
 
 
-def _prepare(folder: Path, manifest: Manifest, tree: Tree) -> None:
+def _prepare(folder: Path, manifest: Manifest, seal: Seal, remove_others: bool) -> list[str]:
+    """Make sure that a content is whole, and that its entry can be run; returns what was removed."""
+    others = seal.check(folder, from_thread.check_cancelled, remove_others=remove_others)
     os.utime(folder)
-    entry = tree.resolve(manifest.entry)
-    if entry in tree.files:
+    entry = seal.tree.resolve(manifest.entry)
+    if entry in seal.tree.files:
         program = folder / entry
         mode = program.stat().st_mode & 0o777
-        wanted = mode | (mode & 0o444) >> 2  # whoever reads it may run it
-        if mode != wanted:
-            program.chmod(wanted)
+        if mode != runnable(mode):
+            program.chmod(runnable(mode))
+            seal.changed(folder, entry)
+    return others
 
 
 def _discard(path: Path) -> None:

@@ -5,13 +5,14 @@ No file is written through a link: links are made last, and point to what lies i
 
 from __future__ import annotations
 
+import hashlib
 import os
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from cdm.artifacts.archive import clean, explained, members
+from cdm.artifacts.seal import Seal, Sum
 from cdm.artifacts.tree import Tree
 from cdm.model.content import Content, Form
 
@@ -29,8 +30,8 @@ def _go_on() -> None:
     pass
 
 
-def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) -> Tree:
-    """Bring an artifact's files into a new folder; all is on the disk when this returns.
+def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) -> Seal:
+    """Bring an artifact's files into a new folder; all is on the disk when this returns. Returns what there is.
 
     Args:
         packed: the stored bytes, verified. A file is moved.
@@ -39,10 +40,10 @@ def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) ->
         check: called between two pieces.
 
     Raises:
-        InvalidContent: the archive is no archive, or holds what must not be unpacked.
+        InvalidContent: the archive is not one, or holds what must not be unpacked.
         OSError: for example, the disk is full.
     """
-    tree = Tree(content.unpacked)
+    tree, sums = Tree(content.unpacked), dict[str, Sum]()
     into.mkdir()
     if content.form is Form.FILE:
         target = into / content.file
@@ -50,11 +51,21 @@ def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) ->
         target.chmod(_mode(content.mode))
         sync(target)
         tree.add_file(content.file, content.size)
+        sums[content.file] = Sum(content.size, _mode(content.mode), bytes.fromhex(content.sha256))
     else:
         with explained(content.file):
             for name, member, data in members(packed, tree):
                 check()
-                _write(into, name, member, data, check)
+                path = into / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if member.isdir():
+                    path.mkdir(exist_ok=True)
+                elif member.islnk():
+                    target_name = clean(member.linkname)
+                    path.hardlink_to(into / target_name)
+                    sums[name] = sums[target_name]
+                elif data is not None:
+                    sums[name] = _write(path, data, _mode(member.mode), check)
         for name, target_name in tree.links.items():
             (into / name).parent.mkdir(parents=True, exist_ok=True)
             (into / name).symlink_to(target_name)
@@ -66,24 +77,19 @@ def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) ->
             for name in tree.folders:
                 sync(into / name)
     sync(into)
-    return tree
+    return Seal(tree, sums)
 
 
-def _write(into: Path, name: str, member: tarfile.TarInfo, data: IO[bytes] | None, check: Check) -> None:
-    path = into / name
-    if member.issym():
-        return  # made last
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if member.isdir():
-        path.mkdir(exist_ok=True)
-    elif member.islnk():
-        path.hardlink_to(into / clean(member.linkname))
-    elif data is not None:
-        with path.open("xb") as file:
-            while piece := data.read(_PIECE):
-                file.write(piece)
-                check()
-            os.fchmod(file.fileno(), _mode(member.mode))
+def _write(path: Path, data: IO[bytes], mode: int, check: Check) -> Sum:
+    digest, size = hashlib.sha256(), 0
+    with path.open("xb") as file:
+        while piece := data.read(_PIECE):
+            digest.update(piece)
+            size += len(piece)
+            file.write(piece)
+            check()
+        os.fchmod(file.fileno(), mode)
+    return Sum(size, mode, digest.digest())
 
 
 def _mode(mode: int) -> int:

@@ -67,7 +67,7 @@ def test_a_folder_comes_back_as_it_was(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "source")
     packed = pack(source, tmp_path)
     target = tmp_path / "target"
-    tree = unpack(packed.path, packed.content(Manifest()), target)
+    tree = unpack(packed.path, packed.content(Manifest()), target).tree
     assert (target / "bin" / "run").read_text() == "#!/bin/sh\n"
     assert (target / "ä b").read_bytes() == b"\0" * 3000
     assert (target / "empty").is_dir()
@@ -102,7 +102,7 @@ def test_more_files_than_are_synced_one_by_one(tmp_path: Path) -> None:
     for number in range(250):
         (source / f"{number}").write_text("x")
     packed = pack(source, tmp_path)
-    assert len(unpack(packed.path, packed.content(Manifest()), tmp_path / "target").files) == 250
+    assert len(unpack(packed.path, packed.content(Manifest()), tmp_path / "target").tree.files) == 250
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../a", "../../a", "bin/../../a", "bin/../a.txt", "..", "x/" * 600])
@@ -181,7 +181,7 @@ def test_an_ordinary_archive_is_unpacked(tmp_path: Path) -> None:
     made = tarball(*members, path=tmp_path / "made.tgz")
     packed = pack(made, tmp_path)
     assert packed.path == made
-    tree = unpack(made, packed.content(Manifest()), tmp_path / "into")
+    tree = unpack(made, packed.content(Manifest()), tmp_path / "into").tree
     assert tree.files == {"app/run.py", "app/again"}
     assert (tmp_path / "into" / "last").read_bytes() == b"print()"
     mode = (tmp_path / "into" / "app" / "run.py").stat().st_mode
@@ -296,7 +296,7 @@ def test_links_in_a_circle_lead_nowhere(tmp_path: Path) -> None:
     made = tarball(("x", b"1"), ("a", "sym:b"), ("b", "sym:a"), path=tmp_path / "made.tar.gz")
     tree = pack(made, tmp_path).tree
     assert not tree.is_file("a")
-    assert unpack(made, content_of(made), tmp_path / "into").links == {"a": "b", "b": "a"}
+    assert unpack(made, content_of(made), tmp_path / "into").tree.links == {"a": "b", "b": "a"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,171 @@
+"""What was unpacked, noted so that a later look tells whether it is still there unaltered.
+
+A seal says of every file its digest, size and permissions. It is kept in a file beside the content. What the file
+system says of a file that is known to be whole (size, times, inode) is remembered only while the process lives: where
+it says the same again, the file is not read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from cdm.artifacts.tree import Tree
+
+_PIECE = 1024 * 1024
+
+
+class Altered(Exception):
+    """Raised when a content is not what was unpacked; says how."""
+
+
+class Sum(Struct, frozen=True, array_like=True):
+    """A file as it was unpacked."""
+
+    size: int
+    mode: int
+    """Permissions."""
+    sha256: bytes
+
+
+class _Stored(Struct, array_like=True):
+    """A seal as it is kept in its file; names are bytes, since they need not be UTF-8."""
+
+    files: dict[bytes, Sum]
+    folders: list[bytes]
+    links: dict[bytes, bytes]
+
+
+_Stamp = tuple[int, int, int, int, int]
+"""Size, time of the last write, time of the last change, inode, mode."""
+
+
+def _stamp(found: os.stat_result) -> _Stamp:
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_mode
+
+
+class Seal:
+    """What a content consists of, down to the bytes of its files.
+
+    Args:
+        tree: its names.
+        sums: its files.
+    """
+
+    def __init__(self, tree: Tree, sums: Mapping[str, Sum]) -> None:
+        self.tree = tree
+        self._sums = sums
+        self._whole: dict[str, _Stamp] = {}
+        """Files that this process knows to be whole."""
+
+    def save(self, path: Path) -> None:
+        """Write the seal to a new file, and bring it to the disk."""
+        stored = _Stored(
+            {os.fsencode(name): found for name, found in self._sums.items()},
+            [os.fsencode(name) for name in self.tree.folders],
+            {os.fsencode(name): os.fsencode(target) for name, target in self.tree.links.items()},
+        )
+        with path.open("xb") as file:
+            file.write(msgspec.msgpack.encode(stored))
+            file.flush()
+            os.fsync(file.fileno())
+
+    @classmethod
+    def load(cls, path: Path) -> Seal | None:
+        """Read a seal; None: there is none, or it cannot be read."""
+        try:
+            stored = msgspec.msgpack.decode(path.read_bytes(), type=_Stored)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        sums = {os.fsdecode(name): found for name, found in stored.files.items()}
+        tree = Tree()
+        tree.files = set(sums)
+        tree.folders = {os.fsdecode(name) for name in stored.folders}
+        tree.links = {os.fsdecode(name): os.fsdecode(target) for name, target in stored.links.items()}
+        tree.size = sum(found.size for found in sums.values())
+        return cls(tree, sums)
+
+    def check(self, folder: Path, check: Callable[[], None], *, remove_others: bool) -> list[str]:
+        """Make sure that a folder holds what was unpacked; returns the names of what was removed.
+
+        Permissions that were changed are put right.
+
+        Args:
+            folder: where it was unpacked.
+            check: called between two pieces of a long work; what it raises ends the work.
+            remove_others: remove what was not unpacked.
+
+        Raises:
+            Altered: the folder holds something else.
+            OSError: it cannot be read.
+        """
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            raise Altered("its folder is not a folder")
+        files, others, folders, links = dict[str, os.stat_result](), list[str](), set[str](), 0
+        for name, entry in _entries(folder, "", self.tree.folders):
+            check()
+            if name in self.tree.links:
+                if not entry.is_symlink() or os.readlink(entry.path) != self.tree.links[name]:  # noqa: PTH115
+                    raise Altered(f"{name!r} is not the link that it was")
+                links += 1
+            elif name in self._sums:
+                files[name] = entry.stat(follow_symlinks=False)
+            elif name in self.tree.folders and entry.is_dir(follow_symlinks=False):
+                folders.add(name)
+            else:
+                others.append(name)
+        missing = (self._sums.keys() - files.keys()) | (self.tree.folders - folders)
+        if missing or links != len(self.tree.links):
+            raise Altered(f"{min(missing, default='a link')!r} is missing")
+        for name, found in files.items():
+            if self._whole.get(name) != _stamp(found):
+                check()
+                self._whole[name] = self._examined(folder / name, name, found, check)
+        if not remove_others:
+            return []
+        for name in others:
+            path = folder / name
+            shutil.rmtree(path) if stat.S_ISDIR(path.lstat().st_mode) else path.unlink()
+        return others
+
+    def changed(self, folder: Path, name: str) -> None:
+        """The permissions of a file were changed by the node itself."""
+        self._whole[name] = _stamp((folder / name).lstat())
+
+    def _examined(self, path: Path, name: str, found: os.stat_result, check: Callable[[], None]) -> _Stamp:
+        wanted = self._sums[name]
+        if not stat.S_ISREG(found.st_mode) or found.st_size != wanted.size:
+            raise Altered(f"{name!r} is not the file that it was")
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+                check()
+        if digest.digest() != wanted.sha256:
+            raise Altered(f"{name!r} has other bytes than it had")
+        if stat.S_IMODE(found.st_mode) not in (wanted.mode, runnable(wanted.mode)):
+            path.chmod(wanted.mode)
+            found = path.lstat()
+        return _stamp(found)
+
+
+def runnable(mode: int) -> int:
+    """Permissions with which whoever may read a file may run it."""
+    return mode | (mode & 0o444) >> 2
+
+
+def _entries(folder: Path, prefix: str, inside: set[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Everything in a folder, and in those below it that are known; paths are relative to the first."""
+    with os.scandir(folder) as found:
+        for entry in found:
+            name = prefix + entry.name
+            yield name, entry
+            if name in inside and entry.is_dir(follow_symlinks=False):
+                yield from _entries(Path(entry.path), f"{name}/", inside)

@@ -1,0 +1,73 @@
+"""What was unpacked, and whether it is still there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cdm.artifacts.packing import pack
+from cdm.artifacts.seal import Altered, Seal
+from cdm.artifacts.unpacking import unpack
+from cdm.model.manifest import Manifest
+
+
+def _go_on() -> None:
+    pass
+
+
+def unpacked(tmp_path: Path) -> tuple[Path, Seal]:
+    source = tmp_path / "source"
+    (source / "sub" / "empty").mkdir(parents=True)
+    (source / "sub" / "a").write_text("a")
+    (source / os.fsdecode(b"\xff\n\\")).write_bytes(b"\0" * 3_000_000)
+    (source / "up").symlink_to("sub/a")
+    packed = pack(source, tmp_path)
+    return tmp_path / "content", unpack(packed.path, packed.content(Manifest()), tmp_path / "content")
+
+
+def test_a_seal_is_the_same_when_it_is_read_again(tmp_path: Path) -> None:
+    folder, seal = unpacked(tmp_path)
+    seal.save(tmp_path / "seal")
+    read = Seal.load(tmp_path / "seal")
+    assert read is not None
+    for each in (seal, read):
+        assert each.tree.files == {"sub/a", "\udcff\n\\"}
+        assert each.tree.folders == {"sub", "sub/empty"}
+        assert each.tree.links == {"up": "sub/a"}
+        assert each.tree.size == 3_000_001
+        assert each.check(folder, _go_on, remove_others=True) == []
+    assert Seal.load(tmp_path / "none") is None
+
+
+def test_a_file_is_read_again_only_where_the_file_system_says_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, seal = unpacked(tmp_path)
+    read: list[str] = []
+    opened = Path.open
+
+    def noted(path: Path, mode: str) -> object:
+        read.append(path.name)
+        return opened(path, mode)
+
+    monkeypatch.setattr(Path, "open", noted)
+    seal.check(folder, _go_on, remove_others=True)
+    assert len(read) == 2
+    seal.check(folder, _go_on, remove_others=True)
+    assert len(read) == 2
+    os.utime(folder / "sub" / "a")
+    seal.check(folder, _go_on, remove_others=True)
+    assert read[2:] == ["a"]
+
+
+def test_what_is_altered_is_named(tmp_path: Path) -> None:
+    folder, seal = unpacked(tmp_path)
+    (folder / "sub" / "a").chmod(0o644)
+    (folder / "sub" / "a").write_text("b")
+    with pytest.raises(Altered, match="'sub/a' has other bytes"):
+        seal.check(folder, _go_on, remove_others=True)
+    (folder / "sub" / "empty").rmdir()
+    with pytest.raises(Altered, match="'sub/empty' is missing"):
+        seal.check(folder, _go_on, remove_others=True)
