@@ -87,6 +87,7 @@ class Agent:
     def on_connection(self, change: Connected | Disconnected) -> None:
         """Commands can be heard, or not."""
         self._shared.hearing = isinstance(change, Connected)
+        self._shared.listed = self._shared.listed or self._shared.hearing
         self.wake()
 
     def crashed(self, key: SliceKey, reason: str, fatal: bool) -> None:
@@ -104,6 +105,7 @@ class Agent:
 
     def forget(self) -> None:
         """The stream of ``slices`` is another one than before."""
+        self._shared.listed = False
         for worker in self._workers.values():
             worker.forget()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from cdm.model.slice import SliceValue
+from cdm.model.slice import SliceState, SliceValue
 
 
 class Held(NamedTuple):
@@ -24,3 +24,13 @@ class Deleted(NamedTuple):
     """This agent has deleted the key, at this revision, and the mirror has not told of it yet."""
 
     revision: int
+
+
+def is_late(known: Held | Stale | Deleted | None, new: SliceValue) -> bool:
+    """Whether this is an ACTIVATE that answers an earlier LOADED than what the agent knows, or one that it never wrote.
+
+    A later LOADED than what is known is a report of this agent whose acknowledgement was lost.
+    """
+    if new.state is not SliceState.ACTIVATE or new.loaded is None or isinstance(known, Stale):
+        return False
+    return known is None or known.revision > new.loaded

@@ -32,6 +32,8 @@ class Shared:
         self.least_stop_after = least_stop_after
         self.hearing = False
         """Whether the mirror is up to date: without NATS it is not."""
+        self.listed = False
+        """Whether all keys were listed: what is found there is obeyed as it is."""
         self.resigned = False
         """Whether the node stops: nothing new is begun."""
         self.leaving = False

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import anyio
 from msgspec.structs import replace
 
-from cdm.agent.known import Deleted, Held, Stale
+from cdm.agent.known import Deleted, Held, Stale, is_late
 from cdm.agent.shared import Shared
 from cdm.agent.steps import Do, LocalState, StateReport, may_fail, next_step
 from cdm.errors import Conflict, InvalidManifest, SliceFailed, StoreError
@@ -69,6 +69,8 @@ class Worker:
         """What is known of the key; None: there is none."""
         self._crash: SliceFailed | None = None
         """Why the slice that was active is not any more, until that is reported."""
+        self._refusal: SliceFailed | None = None
+        """Why the last command that came is not obeyed, until that is reported."""
         self._beginning: _Beginning | None = None
         self._loaded: _Loaded | None = None
         self._starts = 0
@@ -84,6 +86,10 @@ class Worker:
     def learn(self, revision: int, value: SliceValue) -> None:
         """The key holds this; what is older than what is known is passed over."""
         if not isinstance(self._known, (Held, Deleted)) or revision > self._known.revision:
+            if value.state is not SliceState.ACTIVATING:  # which may be the echo of what follows a refused command
+                active = self._local_state is LocalState.ACTIVE
+                late = self._shared.listed and not active and is_late(self._known, value)
+                self._refusal = SliceFailed("a late ACTIVATE, which answers an earlier LOADED") if late else None
             self._known = Held(revision, value)
             self.wake()
 
@@ -230,6 +236,9 @@ class Worker:
 
     async def _begin(self, step: Do, state: SliceState | None) -> None:
         shared = self._shared
+        if self._refusal is not None:
+            await self._failed(self._refusal)
+            return
         if not shared.may_begin():
             await self._news.wait()
             return
@@ -359,6 +368,7 @@ class Worker:
             port=self._port if state is SliceState.ACTIVE else None,
             restarts=self._restarts,
             stable=self._loaded.manifest.restart.stable if self._loaded and self._restarts else None,
+            loaded=None,
             deadline=restart.within + DEADLINE_MARGIN if restart else None,
         )
 

@@ -86,5 +86,6 @@ def _write(command: Command, term: int) -> Write:
         failures=command.failures or None,
         blueprint=command.blueprint or None,
         overrides=command.overrides,
+        loaded=command.loaded or None,
     )
     return Write(name, dump(value))

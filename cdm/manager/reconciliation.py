@@ -34,6 +34,8 @@ class Command(Struct, frozen=True):
     failures: int = 0
     blueprint: int = 0
     overrides: Overrides | None = None
+    loaded: int = 0
+    """Of an ACTIVATE: revision of the LOADED that it answers."""
 
 
 class Plan(Struct, frozen=True):
@@ -118,7 +120,7 @@ def reconcile(
         staying = [put for put in live if put.key not in removed] if removed else live
     commands += _empty_draining(case, staying, wanted)
     commands += (
-        case.command(put.key, SliceState.ACTIVATE, "loaded", case.failures(put))
+        case.command(put.key, SliceState.ACTIVATE, "loaded", case.failures(put), put.revision)
         for put in staying
         if put.value.state is SliceState.LOADED
     )
@@ -150,9 +152,9 @@ class _Case(NamedTuple):
             return put.at
         return self.policy.retry_at(put)
 
-    def command(self, key: SliceKey, state: SliceState, reason: str, failures: int) -> Command:
+    def command(self, key: SliceKey, state: SliceState, reason: str, failures: int, loaded: int = 0) -> Command:
         """A command on the way up."""
-        return Command(key, state, reason, failures, self.revision, self.overrides)
+        return Command(key, state, reason, failures, self.revision, self.overrides, loaded)
 
     def unload(self, put: SlicePut, reason: str, *, failed: bool = False) -> Command:
         """An UNLOAD; ``failed``: it counts as one more failure."""

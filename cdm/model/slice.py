@@ -125,5 +125,7 @@ class SliceValue(Struct, frozen=True, omit_defaults=True, gc=False):
     """Starts of its program since it was loaded, less one. None: not given."""
     stable: float | None = None
     """Seconds that its program has to be up, after it ended, to count as stable (`restart.stable` of the manifest)."""
+    loaded: Count | None = None
+    """Of an ACTIVATE: revision of the LOADED that it answers. None: not given, by an older leader."""
     deadline: float | None = None
     """Seconds from this message that a state in transition may take. None: what is usual."""

@@ -13,8 +13,8 @@ import pytest
 
 from cdm.agent.agent import Agent
 from cdm.artifacts.cache import Cache, Fetched
-from cdm.dispatch.messages import Connected, ValuePut, ValueRemove
-from cdm.errors import StoreError
+from cdm.dispatch.messages import Connected, Disconnected, ValuePut, ValueRemove
+from cdm.errors import Conflict, StoreError, Uncertain
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey
@@ -42,12 +42,16 @@ class World:
         self.written: list[SliceState | None] = []
         self.may_activate = anyio.Event()
         self.may_activate.set()
+        self.may_load = anyio.Event()
+        self.may_load.set()
         self.may_unload = anyio.Event()
         self.may_unload.set()
         self.may_deactivate = anyio.Event()
         self.may_deactivate.set()
         self.busy = 0
         self.down = False
+        self.deaf_to: SliceState | None = None
+        """The state whose acknowledgements are lost."""
         self.before_answer: Callable[[SliceState | None], None] | None = None
         """What the mirror tells before a write is acknowledged."""
         self.revision = 0
@@ -79,11 +83,15 @@ class World:
     def _write(self, state: SliceState | None, expect: int) -> int:
         if self.down:
             raise StoreError("nobody answers")
+        if self.deaf_to is not None and expect < self.revision:
+            raise Conflict("it was stored before")
         assert expect == self.revision
         self.revision = revision = self.revision + 1
         self.written.append(state)
         if self.before_answer is not None:
             self.before_answer(state)
+        if state is not None and state is self.deaf_to:
+            raise Uncertain("no answer in time")
         return revision
 
     # The content
@@ -109,6 +117,7 @@ class World:
     async def load(self, work: Work) -> None:
         if work.key in self.states:
             await self.unload(work.key)
+        await self.may_load.wait()
         self.states[work.key] = False
 
     async def activate(self, key: SliceKey) -> int | None:
@@ -188,6 +197,99 @@ async def test_content_is_let_go_when_loading_anew_is_interrupted(gone: bool) ->
         it.may_unload.set()
         await eventually(lambda: not it.agent._workers)
         assert it.holds == 0
+
+
+@pytest.mark.parametrize("before", ["nothing", "deleted", "loading", "loaded again", "failed"])
+async def test_an_activate_that_answers_an_earlier_loaded_is_refused(before: str) -> None:
+    """It hung in the network while the leader, and this agent, went on without it."""
+    async with world() as it:
+        if before != "nothing":
+            it.say(S.LOAD)
+            await it.reaches(S.LOADED)
+        late = it.revision
+        match before:
+            case "deleted":
+                it.say(S.UNLOAD)
+                await it.reaches(None)
+            case "loading":
+                it.say(S.UNLOAD)
+                await it.reaches(None)
+                it.may_load = anyio.Event()
+                it.say(S.LOAD)
+                await it.reaches(S.LOADING)
+            case "loaded again":
+                it.say(S.LOAD)
+                await it.reaches(S.LOADED)
+            case "failed":
+                it.say(S.FAILED)
+            case _:
+                pass
+        it.say(S.ACTIVATE, loaded=late)
+        await it.reaches(S.FAILED)
+        assert it.written[-2:] == [S.ACTIVATING, S.FAILED]
+        assert it.values[-1].reason == "a late ACTIVATE, which answers an earlier LOADED"
+        await eventually(lambda: not it.states)
+        it.may_load.set()
+        it.say(S.LOAD)
+        await it.reaches(S.LOADED)
+        it.say(S.ACTIVATE, loaded=it.revision)
+        await it.reaches(S.ACTIVE)
+
+
+async def test_a_refused_command_stays_refused_when_the_mirror_is_faster_than_the_answer() -> None:
+    async with world() as it:
+        it.before_answer = lambda state: (
+            it.agent.on_slice(ValuePut(KEY, SliceValue(state), it.revision)) if state is not None else None
+        )
+        it.say(S.ACTIVATE, loaded=0)
+        await it.reaches(S.FAILED)
+        assert not it.states
+
+
+async def test_an_activate_of_an_older_leader_says_nothing_of_the_loaded_that_it_answers_and_is_obeyed() -> None:
+    async with world() as it:
+        it.say(S.ACTIVATE)
+        await it.reaches(S.ACTIVE)
+
+
+async def test_what_is_listed_at_the_start_is_obeyed() -> None:
+    made = World()
+    made.revision = 7
+    made.say(S.ACTIVATE, loaded=3)
+    async with world(made) as it:
+        await it.reaches(S.ACTIVE)
+
+
+async def test_what_is_listed_in_another_stream_is_obeyed() -> None:
+    async with world() as it:
+        it.agent.on_connection(Disconnected(0.0))
+        it.agent.forget()
+        it.say(S.ACTIVATE, loaded=0)
+        it.agent.on_connection(Connected(1.0))
+        await it.reaches(S.ACTIVE)
+
+
+async def test_an_activate_that_answers_a_loaded_whose_acknowledgement_was_lost_is_obeyed() -> None:
+    async with world() as it:
+        it.deaf_to = S.LOADED
+        it.say(S.LOAD)
+        await it.reaches(S.LOADED)
+        it.say(S.ACTIVATE, loaded=it.revision)
+        await it.reaches(S.ACTIVE)
+
+
+async def test_what_is_active_goes_on_when_a_late_activate_comes() -> None:
+    async with world() as it:
+        it.say(S.LOAD)
+        await it.reaches(S.LOADED)
+        late = it.revision
+        it.say(S.ACTIVATE, loaded=late)
+        await it.reaches(S.ACTIVE)
+        port = it.port
+        it.say(S.ACTIVATE, loaded=late)
+        await it.reaches(S.ACTIVE)
+        assert it.written[-2:] == [S.ACTIVATING, S.ACTIVE]
+        assert it.port == port, "it was not started again"
 
 
 async def test_nothing_is_written_into_another_stream_before_its_keys_are_known() -> None:

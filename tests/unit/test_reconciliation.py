@@ -179,7 +179,7 @@ def test_ties_go_to_the_node_with_the_fewest_slices_of_all_artifacts() -> None:
 
 def test_loaded_is_answered_with_activate() -> None:
     found = plan(wanted(1, 9), put(n(1), S.LOADED, failures=2))
-    assert found.commands == [Command(SliceKey(n(1), APP), S.ACTIVATE, "loaded", 2, 9)]
+    assert found.commands == [Command(SliceKey(n(1), APP), S.ACTIVATE, "loaded", 2, 9, loaded=1)]
 
 
 @pytest.mark.parametrize("state", [S.LOAD, S.LOADING, S.ACTIVATE, S.ACTIVATING, S.DEACTIVATE, S.DEACTIVATING])
