@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from cdm.errors import InvalidBlueprint
-from cdm.model.problems import UNREADABLE, explain, shortened
+from cdm.model.problems import UNREADABLE, explain, problem_with_encoding, shortened, without_mark
 
 MAX_INSTANCES = 100_000
 MAX_BYTES = 64 * 1024
@@ -92,6 +92,7 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
         """
         if len(raw) > MAX_BYTES:
             raise InvalidBlueprint("", f"is {len(raw):,} bytes long; at most {MAX_BYTES:,} are read")
+        raw = without_mark(raw)
         try:
             typed = _DECODER.decode(raw)
             if raw.count(b":") > 1:  # each field has its colon: with a single one, none is given twice
@@ -121,6 +122,8 @@ def _problem(raw: bytes, error: Exception) -> InvalidBlueprint:
     """What is wrong with bytes that were refused with this error."""
     if not raw.strip():
         return InvalidBlueprint("", f"is empty; {_EXPECTED}")
+    if problem := problem_with_encoding(raw):
+        return InvalidBlueprint("", problem)
     try:
         # Once more and slowly: json tells line and column, and finds a field that is given twice.
         msgspec.convert(_LOOSE.decode(raw.decode()), _WRITTEN)

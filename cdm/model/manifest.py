@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from cdm.errors import InvalidManifest
-from cdm.model.problems import explain
+from cdm.model.problems import explain, problem_with_encoding, without_mark
 
 MAX_BYTES = 64 * 1024
 """Longest manifest that is read, in bytes; people type these."""
@@ -155,6 +155,9 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         """
         if len(raw) > MAX_BYTES:
             raise InvalidManifest(f"is {len(raw):,} bytes long; at most {MAX_BYTES:,} are read")
+        if problem := problem_with_encoding(raw):
+            raise InvalidManifest(problem)
+        raw = without_mark(raw)
         language = "JSON" if raw.lstrip().startswith(b"{") else "TOML"
         try:
             if language == "JSON":

@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from cdm.errors import InvalidValue
 from cdm.model.artifact import NodeId
+from cdm.model.problems import problem_with_encoding, without_mark
 from cdm.model.slice import Term
 
 EXTERNAL = "external"
@@ -95,7 +96,20 @@ class Intent(Struct, frozen=True, forbid_unknown_fields=True):
 
     schedule: Schedule
 
+    @classmethod
+    def parse(cls, raw: bytes) -> Intent:
+        """Read JSON.
 
+        Raises:
+            InvalidValue: it is not encoded in UTF-8.
+            DecodeError: msgspec's; it is not an intent.
+        """
+        if problem := problem_with_encoding(raw):
+            raise InvalidValue(problem)
+        return _INTENT_DECODER.decode(without_mark(raw))
+
+
+_INTENT_DECODER = msgspec.json.Decoder(Intent)
 NO_INTENT = Intent(Schedule.NORMAL)
 """The intent where there is none."""
 UNREADABLE_INTENT = Intent(Schedule.CORDON)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -62,6 +63,18 @@ def shortened(text: str) -> str:
     if text.isprintable() and len(text) <= 40:
         return text
     return repr(text[:40])
+
+
+def without_mark(raw: bytes) -> bytes:
+    """Text that people typed, without the byte-order mark that some editors put before UTF-8."""
+    return raw.removeprefix(BOM_UTF8)
+
+
+def problem_with_encoding(raw: bytes) -> str:
+    """What a byte-order mark says is wrong with the encoding of JSON or TOML; empty: nothing."""
+    if raw.startswith((BOM_UTF16_LE, BOM_UTF16_BE, BOM_UTF32_BE)):  # UTF-32's little-endian mark begins like UTF-16's
+        return "is UTF-16 or UTF-32, as its byte-order mark says; write it as UTF-8"
+    return ""
 
 
 def _inside(kind: inspect.Type, step: str) -> inspect.Type:

@@ -18,7 +18,7 @@ from cdm.dispatch.messages import Cause, KeyRejected, Message, RejectedKeyRemove
 from cdm.errors import InvalidBlueprint, InvalidKey, InvalidValue
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import NODES, Key, Layout
-from cdm.model.node import Registration
+from cdm.model.node import Intent, Registration
 from cdm.model.problems import explain
 from cdm.store.wire import MARKER, StreamState, is_removal
 
@@ -308,7 +308,7 @@ def _cause(headers: dict[str, str]) -> Cause:
 
 
 def _decoders(layout: Layout) -> dict[type[Key], Callable[[bytes], Any]]:
-    judged = (Blueprint, Registration)
+    judged = (Blueprint, Intent, Registration)
     return {
         kind: kind.value_type.parse if kind.value_type in judged else msgspec.json.Decoder(kind.value_type).decode
         for kind in layout.kinds

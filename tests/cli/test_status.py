@@ -95,3 +95,16 @@ async def test_few_slices_are_all_listed_and_reasons_that_repeat_the_numbers_are
         "n1     g:a:1#1    LOADING      0",
         "n1     g:a:1      ACTIVE       0   4711",
     ]
+
+
+async def test_a_byte_order_mark_of_an_editor_is_read_past(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    async with raw(server) as user:
+        await user.put("blueprints", "g/a/1", b"\xef\xbb\xbf3\r\n")
+        await user.put("nodes", "n1", {"runtime": "process"})
+        await user.put("nodes", "n1.intent", b'\xef\xbb\xbf{"schedule": "drain"}')
+    shown = await anyio.to_thread.run_sync(lambda: run("status", "--json", "--server", server.url))
+    found = json.loads(shown.stdout)
+    assert [each["desired"] for each in found["blueprints"]] == [3]
+    assert [each["schedule"] for each in found["nodes"]] == ["drain"]
+    assert found["notes"] == []

@@ -21,7 +21,8 @@ MALFORMED: list[tuple[bytes, str]] = [
     (b"03", ""),
     (b"0x3", ""),
     (b"3\x00", ""),
-    (b"\xef\xbb\xbf3", ""),
+    (b"\xef\xbb\xbf", ""),
+    (b"\xef\xbb\xbf\xef\xbb\xbf3", ""),
     (b"NaN", ""),
     (b"Infinity", ""),
     (b"-Infinity", ""),
@@ -107,7 +108,18 @@ def test_no_depth_of_nesting_escapes_as_another_error(field: str) -> None:
             Blueprint.parse((field * depth + "1" + close * depth).encode())
 
 
-@pytest.mark.parametrize("raw", [b"3", b" 3 ", b"3\n", b'{"instances": 3}', b'\n{ "instances" : 3 }\n'])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"3",
+        b" 3 ",
+        b"3\n",
+        b"\xef\xbb\xbf3\r\n",
+        b'\xef\xbb\xbf{"instances": 3}',
+        b'{"instances": 3}',
+        b'\n{ "instances" : 3 }\n',
+    ],
+)
 def test_a_blueprint_is_a_number_or_an_object(raw: bytes) -> None:
     assert Blueprint.parse(raw) == Blueprint(3)
 
@@ -224,6 +236,7 @@ def test_overrides_that_nothing_can_be_given_are_refused(raw: bytes, field: str)
             "env: each value must be a string without NUL characters or lone surrogates",
         ),
         (b'{"instances": 2, "instances": 2}', "instances: is given twice"),
+        ("3".encode("utf-16"), "is UTF-16 or UTF-32, as its byte-order mark says; write it as UTF-8"),
         (
             b"three",
             'is not JSON: Expecting value: line 1 column 1 (char 0); write a number of instances or {"instances": N}',

@@ -117,6 +117,7 @@ def test_a_manifest_is_toml_or_json() -> None:
         logs=Logs(files=2),
     )
     assert Manifest.parse(msgspec.json.encode(read)) == read
+    assert Manifest.parse(b"\xef\xbb\xbf" + WHOLE) == read, "with the byte-order mark of some editors"
     assert Manifest.parse(b"") == Manifest() == Manifest.parse(b"{}")
 
 
@@ -159,6 +160,7 @@ FIELDS = ", ".join(Manifest.__struct_fields__)
             f"limits.cpu: there is no such field (fields: {', '.join(Limits.__struct_fields__)})",
         ),
         (b'"a\\nb" = 1', rf"'a\nb': there is no such field (fields: {FIELDS})"),
+        ("port = 80".encode("utf-16"), "is UTF-16 or UTF-32, as its byte-order mark says; write it as UTF-8"),
         (b'{"port": 3,}', "is not JSON: trailing comma in object (byte 11)"),
     ],
 )

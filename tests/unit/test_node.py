@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from cdm.errors import InvalidValue
-from cdm.model.node import Registration
+from cdm.model.node import Intent, Registration, Schedule
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,11 @@ def test_other_peoples_registrations_are_read_whatever_else_they_say(raw: bytes,
 def test_what_is_no_registration_at_all_is_refused_as_before(raw: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         Registration.parse(raw)
+
+
+def test_an_intent_may_begin_with_a_byte_order_mark_and_other_encodings_are_named() -> None:
+    assert Intent.parse(b'\xef\xbb\xbf{"schedule": "drain"}') == Intent(Schedule.DRAIN)
+    with pytest.raises(InvalidValue, match="is UTF-16 or UTF-32"):
+        Intent.parse('{"schedule": "drain"}'.encode("utf-16"))
+    with pytest.raises(msgspec.ValidationError):
+        Intent.parse(b'{"schedule": "drain", "scheduel": "drain"}')
