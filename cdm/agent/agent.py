@@ -50,6 +50,7 @@ class Agent:
         folder: the runtime's own.
         cache: fetches artifacts.
         least_stop_after: see `Shared`.
+        enforce_limits: see `Surroundings`.
     """
 
     def __init__(
@@ -60,9 +61,12 @@ class Agent:
         folder: Path,
         cache: Cache,
         least_stop_after: float = 0.0,
+        *,
+        enforce_limits: bool = True,
     ) -> None:
         self.node = node
-        self.runtime = adapted(make_runtime(Surroundings(node, folder, self.crashed, self.restarting, self.restarted)))
+        told = Surroundings(node, folder, self.crashed, self.restarting, self.restarted, enforce_limits)
+        self.runtime = adapted(make_runtime(told))
         self._shared = Shared(slices, self.runtime, cache, least_stop_after)
         self._workers: dict[SliceKey, Worker] = {}
         """One for every key that there is, and for every slice that the runtime has."""

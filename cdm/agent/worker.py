@@ -15,7 +15,7 @@ from cdm.log import Log
 from cdm.model.blueprint import LONGEST_LAST_GRACE, Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
-from cdm.model.slice import SliceState, SliceValue
+from cdm.model.slice import Kind, SliceState, SliceValue
 from cdm.runtimes import Work
 from cdm.store.wire import dump
 from cdm.wakeup import Wakeup
@@ -360,10 +360,11 @@ class Worker:
     def _said(self, value: SliceValue, state: SliceState, error: SliceFailed | None) -> SliceValue:
         """The value that tells of this state; what the command said stays in it."""
         restart = self._restart if state is SliceState.ACTIVATING else None
+        warning = self._shared.runtime.warning(self.key) if state.kind is Kind.REST else None
         return replace(
             value,
             state=state,
-            reason=str(error) if error else restart.reason if restart else None,
+            reason=str(error) if error else restart.reason if restart else warning,
             fatal=error.fatal if error else False,
             port=self._port if state is SliceState.ACTIVE else None,
             restarts=self._restarts,

@@ -46,6 +46,7 @@ def node(
     runtime: Annotated[str, Parameter(env_var="CDM_RUNTIME")] = PROCESS,
     folder: Annotated[Path | None, Parameter(env_var="CDM_FOLDER")] = None,
     cache: Annotated[int, size("CDM_CACHE")] = 10 * 2**30,
+    enforce_limits: Annotated[bool, Parameter(env_var="CDM_ENFORCE_LIMITS")] = True,
     log_format: Annotated[LogFormat, Parameter(env_var="CDM_LOG_FORMAT")] = LogFormat.CONSOLE,
     log_level: Annotated[LogLevel, Parameter(env_var="CDM_LOG_LEVEL")] = LogLevel.INFO,
 ) -> int:
@@ -79,6 +80,8 @@ def node(
         Where artifacts and output are kept. [default: /var/lib/cdm/… for root, else ~/.local/state/cdm/…]
     cache
         The most that is kept of artifacts that no slice uses: bytes, or 500M, 10G.
+    enforce_limits
+        Refuse slices with a limit that cannot be enforced on this machine; else they run, with a warning in status.
     log_format
         Format of log lines.
     log_level
@@ -97,6 +100,7 @@ def node(
         runtime=runtime,
         folder=folder and expanded(folder),
         cache_bytes=cache,
+        enforce_limits=enforce_limits,
         lease_ttl=lease_ttl,
         node_ttl=node_ttl,
         reconcile_interval=reconcile_interval,
@@ -115,6 +119,7 @@ OF_SLICES = {
     "runtime": "--runtime (CDM_RUNTIME)",
     "folder": "--folder (CDM_FOLDER)",
     "cache_bytes": "--cache (CDM_CACHE)",
+    "enforce_limits": "--no-enforce-limits (CDM_ENFORCE_LIMITS)",
 }
 """Settings that concern the slices on this machine, and their options."""
 

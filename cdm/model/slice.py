@@ -110,7 +110,7 @@ class SliceValue(Struct, frozen=True, omit_defaults=True, gc=False):
     term: Count = 0
     """Term of the leader whose command this is, or to whose command it is the answer."""
     reason: str | None = None
-    """Why it FAILED, or, of an ACTIVATING slice whose program ended, how it ended."""
+    """Why it FAILED; how the program of an ACTIVATING slice ended; or a warning about one that is LOADED or ACTIVE."""
     fatal: bool = False
     """Whether it FAILED in a way that trying again soon cannot mend."""
     failures: Count | None = None

@@ -55,6 +55,7 @@ class Running(Serving):
             folder / "runtime",
             cache,
             settings.node_ttl,
+            enforce_limits=settings.enforce_limits,
         )
         self._runtime = runtime = self.agent.runtime
         self.logs = LogService(ground.connection, settings.node, runtime if runtime.logs else None)

@@ -32,6 +32,8 @@ class NodeSettings(Struct, frozen=True):
     """Where the node keeps artifacts and what its slices write; None: `cdm.node.folder.state_folder`."""
     cache_bytes: int = 10 * 2**30
     """Most bytes of artifacts that are kept while no slice uses them."""
+    enforce_limits: bool = True
+    """Refuse slices with a limit that cannot be enforced on this machine; else they are run with a warning."""
     lease_ttl: float = 10.0
     node_ttl: float = 10.0
     reconcile_interval: float = 30.0

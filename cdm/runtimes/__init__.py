@@ -61,6 +61,9 @@ class Surroundings(Struct, frozen=True):
     is active in `Runtime.slices`."""
     restarted: Callable[[SliceKey, int | None], None] = _ignored
     """To be called from the event loop when a slice that was `restarting` is ready: which, and its port."""
+    enforce_limits: bool = True
+    """Whether a slice whose limits cannot all be enforced on this node is refused; else it is run with a
+    `Runtime.warning`."""
 
 
 class Runtime(ABC):
@@ -92,6 +95,10 @@ class Runtime(ABC):
     @abstractmethod
     def slices(self) -> Mapping[SliceKey, bool]:
         """All slices that are loaded; True: it is active, or the runtime is starting it again."""
+
+    def warning(self, key: SliceKey) -> str | None:
+        """What users should know of a slice that is loaded: ``cdm status`` shows it. None: nothing."""
+        return None
 
     async def close(self) -> None:
         """Stop everything: the node ends. Where this is cancelled, at once and without grace."""
@@ -141,7 +148,7 @@ def adapted(made: Any) -> Runtime:
 class _Adapted(Runtime):
     def __init__(self, made: Any) -> None:
         self._made = made
-        for optional in ("start", "close", "heard", "written", "read"):
+        for optional in ("start", "close", "heard", "warning", "written", "read"):
             if hasattr(made, optional):
                 setattr(self, optional, getattr(made, optional))
 

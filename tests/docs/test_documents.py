@@ -82,7 +82,7 @@ COMMANDS = ("init", "node", "status", "logs", "health", "artifact push", "artifa
 def _options(command: str) -> set[str]:
     help_of = [sys.executable, "-m", "cdm", *command.split(), "--help"]
     shown = subprocess.run(help_of, capture_output=True, text=True, check=True).stdout
-    return set(re.findall(r"--[a-z][a-z-]*", shown)) - {"--help", "--version", "--create"}
+    return set(re.findall(r"--[a-z][a-z-]*", shown)) - {"--help", "--version", "--create", "--enforce-limits"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

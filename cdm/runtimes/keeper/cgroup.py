@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from cdm.model.manifest import Limits
 
 CONTROLLERS = ("memory", "pids")
+PIDS_RESERVE = 64
+"""Processes and threads that all runs together cannot use up: node and keeper need some."""
 
 
 def own_group(mounts: str, groups: str) -> Path | None:
@@ -55,6 +58,25 @@ def _enable(group: Path) -> frozenset[str]:
         return frozenset()
 
 
+def room(group: Path, machine: Iterable[int]) -> int:
+    """How many processes and threads may be in a group that is made below this one, with some left for the node.
+
+    Args:
+        group: where the limits begin that hold for it; they go on in the groups above.
+        machine: the machine's own limits.
+    """
+    limits = list(machine)
+    for each in (group, *group.parents):
+        with contextlib.suppress(OSError, ValueError):  # "max", or no file at the root
+            limits.append(int((each / "pids.max").read_text()))
+    most = min(limits)
+    return max(most - PIDS_RESERVE, most // 2)
+
+
+def _machine() -> list[int]:
+    return [int(Path("/proc/sys/kernel", name).read_text()) for name in ("pid_max", "threads-max")]
+
+
 class Cgroups:
     """The control groups of one runtime.
 
@@ -83,7 +105,8 @@ class Cgroups:
             try:
                 base.mkdir(exist_ok=True)
                 if (base / "cgroup.kill").exists():
-                    _enable(base.parent)
+                    if "pids" in _enable(base.parent):
+                        (base / "pids.max").write_text(str(room(base.parent, _machine())))
                     return cls(base, _enable(base))
                 base.rmdir()  # Linux before 5.14
             except OSError:

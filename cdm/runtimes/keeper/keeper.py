@@ -36,6 +36,7 @@ from cdm.runtimes.keeper.protocol import (
     Exited,
     Gone,
     Heard,
+    Hello,
     Lapsed,
     Said,
     Spawn,
@@ -46,7 +47,7 @@ from cdm.runtimes.keeper.protocol import (
     encode,
 )
 from cdm.runtimes.keeper.runs import KILL_INTERVAL, Run, Runs, Stopping
-from cdm.runtimes.keeper.spawn import launch, problem_of, raise_open_files, reserve
+from cdm.runtimes.keeper.spawn import launch, limits_processes, problem_of, raise_open_files, reserve
 
 CHUNK = 64 * 1024
 """Bytes read from one pipe before the others have their turn."""
@@ -54,6 +55,8 @@ DRAIN = 16
 """Chunks that are read from a pipe once nobody is left to write to it: it holds fewer."""
 BURST = 64
 """Commands that are read at once."""
+MAX_LEFT = 100
+"""Processes that cannot be ended that are named."""
 LAPSE_INTERVAL = 1.0
 """Seconds between two checks whether a run has lapsed: no timer wakes us when the machine was suspended."""
 NEVER = float("inf")
@@ -74,6 +77,7 @@ class Keeper:
         self._packets = PacketQueue(node)
         self._records = folder / RECORDS
         self._cgroups = cgroups
+        self._controllers = frozenset[str]() if cgroups is None else cgroups.controllers
         self._boot = boot()
         self._files = raise_open_files()
         self._runs = Runs(token)
@@ -99,6 +103,7 @@ class Keeper:
         self._watch(read, lambda: self._on_child(read))
         with contextlib.suppress(OSError):
             self._watch(os.pidfd_open(os.getppid()), self._on_node_dead)
+        self._tell(Hello("pids" in self._controllers or limits_processes()))
         try:
             while not self._node_gone:
                 for key, _ in self._selector.select(self._timeout()):
@@ -171,15 +176,13 @@ class Keeper:
             if self._cgroups is not None:
                 group = self._cgroups.add(spawn.run, spawn.limits)
             output = OutputWriter(Path(spawn.output), spawn.logs, spawn.line)
-            grouped = frozenset() if self._cgroups is None else self._cgroups.controllers
-            pid, exec_pipe = launch(spawn, pipes[1], pipes[3], self._files, group, grouped)
+            pid, exec_pipe = launch(spawn, pipes[1], pipes[3], self._files, group, self._controllers)
         except OSError as error:  # no process, no file descriptor, no disk
             for descriptor in pipes:
                 os.close(descriptor)
             if group is not None:
                 cgroup.remove(group)
-            full = f"this node has no file descriptors left for one more program (RLIMIT_NOFILE {self._files[1]})"
-            self._tell(SpawnRefused(spawn.run, full if error.errno == errno.EMFILE else str(error)))
+            self._tell(SpawnRefused(spawn.run, self._shortage(error)))
             return
         os.close(pipes[1])
         os.close(pipes[3])
@@ -193,6 +196,14 @@ class Keeper:
         with contextlib.suppress(OSError), reserve():
             if process := self._runs.program(run):
                 RunRecord(self._boot, pid, process.start).write(self._records / run.name)
+
+    def _shortage(self, error: OSError) -> str:
+        match error.errno:
+            case errno.EMFILE:
+                return f"this node has no file descriptors left for one more program (RLIMIT_NOFILE {self._files[1]})"
+            case errno.EAGAIN:
+                return "this node has no processes left for one more program (pid_max, TasksMax or RLIMIT_NPROC)"
+        return str(error)
 
     def _on_exec(self, run: Run, exec_pipe: int) -> None:
         """The program runs, or could not be run."""
@@ -323,7 +334,7 @@ class Keeper:
                 self._finish(run)
             elif state.killed is not None and now - state.killed > KILL_PATIENCE:
                 run.stopping = None
-                left = tuple(process.pid for process in seen or ())
+                left = tuple(process.pid for process in (seen or ())[:MAX_LEFT])
                 self._tell(Gone(run.name, run.output.last, left or (run.pid,)))
             elif run.reaped and not seen:
                 self._next_look = now + KILL_INTERVAL

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections import deque
+
+_NO_ROOM = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
+"""The socket is full, or the machine short of memory."""
 
 
 class PacketQueue:
@@ -35,8 +39,10 @@ class PacketQueue:
             packet = self._packets.popleft()
             try:
                 self._socket.send(packet)
-            except BlockingIOError:
-                self._packets.appendleft(packet)
-                return
             except ConnectionError:
                 pass
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                self._packets.appendleft(packet)
+                return

@@ -67,6 +67,13 @@ class Heard(Struct, frozen=True, tag=True):
 Command = Spawn | Stop | Heard
 
 
+class Hello(Struct, frozen=True, tag=True):
+    """The keeper is up."""
+
+    limits_processes: bool
+    """Whether it can enforce `Limits.processes`."""
+
+
 class Started(Struct, frozen=True, tag=True):
     """The program runs: exec has succeeded."""
 
@@ -110,9 +117,11 @@ class Gone(Struct, frozen=True, tag=True):
     last: tuple[str, ...] = ()
     """The last lines that it wrote."""
     left: tuple[int, ...] = ()
+    """Some of them, where there are very many."""
 
 
-Event = Started | SpawnRefused | Said | Exited | Lapsed | Gone
+RunEvent = Started | SpawnRefused | Said | Exited | Lapsed | Gone
+Event = Hello | RunEvent
 
 encode = msgspec.msgpack.Encoder().encode
 decode_command = msgspec.msgpack.Decoder(Command).decode

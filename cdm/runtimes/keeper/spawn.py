@@ -24,6 +24,9 @@ _prctl = ctypes.CDLL(None, use_errno=True).prctl
 """Loaded before any fork."""
 RESERVE = 16
 """File descriptors that runs cannot use up."""
+OOM_SCORE = 200
+"""How much sooner the kernel ends a program than the keeper when memory is short, in thousandths of all memory. It ends
+the largest process, and of a program that forks without end each process is smaller than the node."""
 
 LASTING = frozenset(
     {
@@ -72,6 +75,24 @@ def reserve() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def limits_processes() -> bool:
+    """Whether the system holds the children of this process to RLIMIT_NPROC: it does not for root. We try."""
+    try:
+        pid = os.fork()
+    except OSError:
+        return os.geteuid() != 0
+    if pid == 0:
+        limited = False
+        try:
+            resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+            os.fork()  # both end below
+        except BlockingIOError:
+            limited = True
+        finally:
+            os._exit(0 if limited else 1)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def rlimits(limits: Limits, *, grouped: frozenset[str] = frozenset()) -> dict[int, int]:
@@ -147,7 +168,9 @@ def _become(
         for number, descriptor in enumerate((null, out, err)):
             os.dup2(descriptor, number)
         step = "limits"
+        _be_ended_first()
         resource.setrlimit(resource.RLIMIT_NOFILE, files)
+        _leave_pids()
         for what, value in rlimits(spawn.limits, grouped=grouped).items():
             hard = resource.getrlimit(what)[1]
             most = value if hard == resource.RLIM_INFINITY else min(value, hard)
@@ -169,6 +192,19 @@ def _become(
         os.write(problem, msgspec.json.encode(Problem(f"{step}: {reason}", fatal)))
     finally:
         os._exit(127)
+
+
+def _be_ended_first() -> None:
+    path = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError, ValueError):
+        path.write_text(str(min(int(path.read_text()) + OOM_SCORE, 1000)))
+
+
+def _leave_pids() -> None:
+    soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    if soft != resource.RLIM_INFINITY:
+        most = max(soft - cgroup.PIDS_RESERVE, soft // 2)
+        resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
 
 
 def _why_not(program: str, number: int) -> str | None:

@@ -6,7 +6,7 @@ import asyncio
 import signal
 
 from cdm import clock
-from cdm.runtimes.keeper.protocol import Event, Exited, Gone, Lapsed, Said, SpawnRefused, Started
+from cdm.runtimes.keeper.protocol import Exited, Gone, Lapsed, RunEvent, Said, SpawnRefused, Started
 
 LOST = "the process that keeps this node's slices died"
 CUT_OFF = "stopped: NATS accepted no heartbeat of this node for too long (stop_after)"
@@ -39,7 +39,7 @@ class RunHandle:
         self.gone = asyncio.Event()
         """No process of it lives; or, where some are `left`, SIGKILL did not end them."""
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: RunEvent) -> None:
         """Note what happened."""
         match event:
             case Started():

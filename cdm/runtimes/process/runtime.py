@@ -40,6 +40,10 @@ ORPHAN_BOUND = 2.0
 """Seconds after the node's death, however it died, when no process of its slices lives any more."""
 KEPT = 20
 """How many unloaded slices' output is kept."""
+UNLIMITED = (
+    "limits.processes cannot be enforced on this node: it runs as root, for whom RLIMIT_NPROC does not hold, and has no"
+    " cgroup with the controller pids"
+)
 
 
 class ProcessRuntime(Runtime):
@@ -63,6 +67,12 @@ class ProcessRuntime(Runtime):
         """All slices that are loaded; True: it is active, also while it is being started again after a crash."""
         return {key: each.active for key, each in self._slices.items()}
 
+    def warning(self, key: SliceKey) -> str | None:
+        """Which limit of a slice is not enforced."""
+        each, keeping = self._slices.get(key), self._keeping
+        limited = each is not None and each.work.manifest.limits.processes is not None
+        return UNLIMITED if limited and keeping is not None and not keeping.limits_processes else None
+
     @property
     def keeper(self) -> int | None:
         """The keeper's pid; None: there is none."""
@@ -85,8 +95,16 @@ class ProcessRuntime(Runtime):
             self._keeping.heard(at)
 
     async def load(self, work: Work) -> None:
-        """Take note of it. What was loaded under the key, and may run, is stopped first."""
+        """Take note of it. What was loaded under the key, and may run, is stopped first.
+
+        Raises:
+            SliceFailed: what was loaded cannot be stopped, or a limit cannot be enforced on this node.
+        """
         await self.unload(work.key)
+        if work.manifest.limits.processes is not None and self.surroundings.enforce_limits:
+            await self.keeping.ready()
+            if not self.keeping.limits_processes:
+                raise SliceFailed(UNLIMITED, fatal=True)
         self._slices[work.key] = Slice(work, self)
 
     async def activate(self, key: SliceKey) -> int | None:
@@ -120,7 +138,8 @@ class ProcessRuntime(Runtime):
         await self.deactivate(key)
         if self._slices.pop(key, None) is not None:
             names = {folder_name(each) for each in self._slices}
-            await asyncio.to_thread(prune, self._folder / "logs", names, KEPT)
+            with contextlib.suppress(RuntimeError):  # no thread can be started now: the next time
+                await asyncio.to_thread(prune, self._folder / "logs", names, KEPT)
 
     async def close(self) -> None:
         """Stop all slices at once, each in its own way, and then the keeper, which leaves nothing running."""

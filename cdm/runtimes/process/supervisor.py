@@ -19,7 +19,7 @@ from cdm.errors import SliceFailed
 from cdm.log import Log
 from cdm.runtimes.keeper.leftovers import PATIENCE, sweep
 from cdm.runtimes.keeper.processes import Process
-from cdm.runtimes.keeper.protocol import KILL_PATIENCE, MARK, RECORDS, Event, Gone, Heard, Spawn, Stop
+from cdm.runtimes.keeper.protocol import KILL_PATIENCE, MARK, RECORDS, Event, Gone, Heard, Hello, Spawn, Stop
 from cdm.runtimes.process.background import Background
 from cdm.runtimes.process.handle import LOST, RunHandle
 from cdm.runtimes.process.link import Link
@@ -59,7 +59,9 @@ class Keeping:
         self._link: Link | None = None
         """To the present keeper, or to one that died and whose programs may live."""
         self._ready = asyncio.Event()
-        """Set while the present keeper lives."""
+        """Set from the present keeper's `Hello` until its death."""
+        self.limits_processes = False
+        """Whether the keeper can enforce `Limits.processes`; it is known once there is one."""
         self._launched = float("-inf")
         """When the present keeper was started."""
         self._pause = 0.0
@@ -171,11 +173,14 @@ class Keeping:
 
     def _launch(self) -> None:
         self._link = Link.open(self._folder, self._token, self._on_event, self._on_lost, grouped=self._grouped)
-        self._link.send(self._heard)
         self._launched = clock.now()
-        self._ready.set()
 
     def _on_event(self, event: Event) -> None:
+        if isinstance(event, Hello):
+            self.limits_processes = event.limits_processes
+            self._ready.set()
+            self.heard(self._heard.at)
+            return
         run = self._runs.get(event.run)
         if run is not None:
             run.on_event(event)
