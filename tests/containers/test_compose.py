@@ -23,7 +23,7 @@ from tests.harness.wire import Raw, on_nodes, patiently
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.timeout(180, func_only=True),
+    pytest.mark.timeout(900, func_only=True),
     pytest.mark.usefixtures("sockets_forgiven"),
     FORGIVEN,
 ]

@@ -21,12 +21,12 @@ from tests.containers.faults import (
 from tests.harness.containers import Cluster, moment, running
 from tests.harness.engine import Images
 from tests.harness.servers import FORGIVEN
-from tests.harness.waiting import SLACK, eventually
+from tests.harness.waiting import SLACK, eventually, in_time
 from tests.harness.wire import patiently
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.timeout(240, func_only=True),  # not the time for which others use the engine
+    pytest.mark.timeout(900, func_only=True),  # not the time for which others use the engine
     pytest.mark.usefixtures("sockets_forgiven"),
     FORGIVEN,
 ]
@@ -108,7 +108,7 @@ async def stepped_down_in_time(cluster: Cluster, struck: Struck) -> None:
     async def over() -> list[float]:
         return [moment(line) for line in await node.events("leadership is over")]
 
-    at = (await eventually(over, LEASE_TTL + SLACK, "it steps down"))[-1]
+    at = (await in_time(over, LEASE_TTL, "it steps down"))[-1]
     assert struck.time < at < cluster.recorder.history.last_renewal(struck.term) + LEASE_TTL
 
 

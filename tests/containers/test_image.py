@@ -19,7 +19,7 @@ from tests.harness.wire import Raw, patiently
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.timeout(180, func_only=True),
+    pytest.mark.timeout(900, func_only=True),
     pytest.mark.usefixtures("sockets_forgiven"),
     FORGIVEN,
 ]

@@ -19,7 +19,7 @@ from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from tests.docs.documents import adapted, blocks, example, inline, section
 from tests.harness.servers import NatsServer
 from tests.harness.terminal import terminal
-from tests.harness.waiting import SLACK, eventually
+from tests.harness.waiting import eventually, in_time
 from tests.harness.wire import Raw, raw
 
 MANIFEST = section("docs/artifacts.md", "The manifest")
@@ -89,7 +89,7 @@ async def test_the_first_steps(server: NatsServer, tmp_path: Path) -> None:
         assert {each for each in second if second[each] != first[each]} == {key}
         await shell.type(kill_node)
         lost = second["node-1.org.example/slice/1.0.0"]
-        await eventually(lambda: not living(lost), ORPHAN_BOUND + SLACK, "nothing of the dead node's slice lives")
+        await in_time(lambda: not living(lost), ORPHAN_BOUND, "nothing of the dead node's slice lives")
 
         async def moved() -> dict[str, str]:
             found = await answers(user, 3)

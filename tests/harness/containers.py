@@ -29,7 +29,7 @@ from tests.harness.engine import Images
 from tests.harness.paths import ROOT
 from tests.harness.servers import free_port, raw_client
 from tests.harness.store import Mirror
-from tests.harness.waiting import eventually
+from tests.harness.waiting import eventually, patience
 from tests.harness.wire import Raw, patiently
 
 NAMES = ("node-1", "node-2", "node-3")
@@ -103,7 +103,7 @@ class Server(Box):
         host = self.container.get_container_host_ip()
 
         def ask() -> Any:
-            with urlopen(f"http://{host}:{self._ports[1]}/connz?limit=1024", timeout=5) as answer:
+            with urlopen(f"http://{host}:{self._ports[1]}/connz?limit=1024", timeout=patience()) as answer:
                 return json.load(answer)
 
         found = await run_sync(ask)
@@ -188,7 +188,7 @@ class Cluster:
         try:
             await eventually(lambda: patiently(look), within)
         except AssertionError:
-            raise AssertionError(f"not exact within {within:g} s: {self.recorder.history.end()}") from None
+            raise AssertionError(f"not exact in time: {self.recorder.history.end()}") from None
 
     async def mirrors_are_equal(self, within: float = 20) -> None:
         """Wait until the mirrors in this process equal the buckets (I8)."""
@@ -271,7 +271,7 @@ async def running(images: Images, names: Sequence[str] = NAMES, **variables: str
 
 
 async def _has_meta_leader(user: Raw) -> bool:
-    return len(await user.api("INFO", timeout=1)) > 0
+    return len(await user.api("INFO", timeout=5)) > 0
 
 
 async def _registered(user: Raw, names: Sequence[str]) -> bool:

@@ -17,7 +17,7 @@ from cdm.node.managing import Managing
 from cdm.node.node import Node, NodeSettings
 from cdm.store.connection import Access
 from tests.harness.servers import Addressed
-from tests.harness.waiting import eventually
+from tests.harness.waiting import LEAST, bounded, eventually, in_time
 
 
 class Running:
@@ -68,7 +68,7 @@ class Running:
     async def stop(self) -> None:
         """Let it leave in good order."""
         self._stop.set()
-        with anyio.fail_after(10):
+        with bounded():
             await self.ended.wait()
         assert self.error is None, repr(self.error)
 
@@ -114,14 +114,15 @@ class Nodes:
         """All nodes whose managers are Active."""
         return [running for running in self.all.values() if running.active]
 
-    async def leader(self, above: int = 0, within: float = 10.0) -> Running:
-        """The one node that is Active, in a term above the given one."""
+    async def leader(self, above: int = 0, within: float = LEAST, promised: float | None = None) -> Running:
+        """The one node that is Active, in a term above the given one; perhaps within a time that is promised."""
 
         def one() -> Running | None:
             found = [running for running in self.active() if running.active > above]
             return found[0] if len(found) == 1 and len(self.active()) == 1 else None
 
-        found = await eventually(one, within, f"one node is Active in a term above {above}")
+        what = f"one node is Active in a term above {above}"
+        found = await (eventually(one, within, what) if promised is None else in_time(one, promised, what))
         assert found is not None
         return found
 

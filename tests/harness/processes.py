@@ -16,7 +16,7 @@ import nats.errors
 
 from cdm.model.node import EXTERNAL
 from tests.harness.servers import NatsServer
-from tests.harness.waiting import eventually
+from tests.harness.waiting import LEAST, bounded, eventually, patience
 from tests.harness.wire import Raw, Rejection
 
 
@@ -56,7 +56,7 @@ class Process:
         """Send it a signal."""
         self._process.send_signal(number)
 
-    async def ends(self, within: float = 10.0) -> int:
+    async def ends(self, within: float = LEAST) -> int:
         """Wait for its end; returns the exit code."""
         await eventually(lambda: self.code is not None, within, f"{self.name} ends")
         assert self.code is not None
@@ -67,7 +67,7 @@ class Process:
         if self._process.poll() is None:
             self._process.kill()
             self._process.send_signal(signal.SIGCONT)
-            self._process.wait(10)
+            self._process.wait(patience())
 
 
 def started_node(name: str, log: Path, *options: str) -> Process:
@@ -171,7 +171,7 @@ async def command_line(
     """Run ``cdm`` to its end."""
     if arguments[0] == "node":
         arguments = ("node", *_outside(arguments), *arguments[1:])
-    with anyio.fail_after(within):
+    with bounded(within):
         return await anyio.run_process(
             [sys.executable, "-m", "cdm", *arguments],
             check=False,

@@ -31,6 +31,7 @@ from nats.aio.client import Client
 from cdm.store.access import Access
 from tests.harness.paths import ROOT
 from tests.harness.servers import NatsServer, running_server
+from tests.harness.wire import ANSWER
 
 CONFIG = ROOT / "nats" / "secure.conf"
 BLOCK = re.compile(r"( *# begin node-1\n)(.*?)( *# end node-1\n)", re.DOTALL)
@@ -214,7 +215,7 @@ class Insider:
     async def ask(self, subject: str, body: object = None) -> Any:
         """Call the server; returns its decoded answer."""
         payload = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else b""
-        return json.loads((await self.client.request(subject, payload, timeout=2)).data)
+        return json.loads((await self.client.request(subject, payload, timeout=ANSWER)).data)
 
 
 def with_nodes(nodes: Sequence[str]) -> str:

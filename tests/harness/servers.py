@@ -22,10 +22,7 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-from tests.harness.waiting import eventually
-
-STARTUP = 15.0
-"""Seconds within which a server is up."""
+from tests.harness.waiting import eventually, patience
 
 FORGIVEN = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 """For tests whose servers hang: nats-py leaves the sockets of failed attempts to the garbage collector."""
@@ -106,7 +103,7 @@ class NatsServer:
         command = [binary(), "-a", "127.0.0.1", "-p", str(port), "--ports_file_dir", str(ports), *self._arguments]
         with (self.folder / "log").open("ab") as log:
             self._process = _spawn(command, log, self._env)
-        deadline = time.monotonic() + STARTUP
+        deadline = time.monotonic() + patience()
         while not self._up(ports):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"nats-server did not start:\n{self.log[-3000:]}")
@@ -132,10 +129,10 @@ class NatsServer:
                 process.send_signal(number)
                 process.send_signal(signal.SIGCONT)
                 try:
-                    process.wait(10)
+                    process.wait(patience())
                 except subprocess.TimeoutExpired:
                     process.kill()
-                    process.wait(10)
+                    process.wait(patience())
 
     def kill(self) -> None:
         """End it as a power cut would."""
@@ -218,7 +215,7 @@ async def running_cluster(size: int = 3, login: tuple[str, str] | None = None) -
 
             async def ready() -> bool:
                 try:
-                    answer = await client.request("$JS.API.INFO", b"", timeout=1)
+                    answer = await client.request("$JS.API.INFO", b"", timeout=5)
                 except (nats.errors.TimeoutError, nats.errors.NoRespondersError):
                     return False
                 return b'"error"' not in answer.data

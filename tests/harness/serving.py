@@ -24,7 +24,7 @@ from tests.harness.nodes import Nodes, nodes_on
 from tests.harness.proc import all_pids, keepers
 from tests.harness.servers import NatsServer
 from tests.harness.store import connected
-from tests.harness.waiting import eventually
+from tests.harness.waiting import SLACK, eventually, in_time
 from tests.harness.wire import EXPECT, Raw, Record, raw
 
 PORTS = """
@@ -104,9 +104,9 @@ class Yard:
         found = await self.user.contents("slices")
         return {key: record for key, record in found.items() if not key.startswith("_")}
 
-    async def nothing_left(self, within: float = 10) -> None:
+    async def nothing_left(self, promised: float = 10, slack: float = SLACK) -> None:
         """Wait until nothing lives."""
-        await eventually(lambda: not self.living, within, "nothing lives")
+        await in_time(lambda: not self.living, promised, "nothing lives", slack)
 
 
 @asynccontextmanager
@@ -187,7 +187,7 @@ async def agent_alone(server: NatsServer, folder: Path, **settings: Any) -> Asyn
             await nodes.start("n1", role=Role.AGENT, runtime="process", folder=folder / "n1", **settings)
             yield ground, Hand(ground.user), nodes
             nodes.unharmed()
-        await ground.nothing_left(0.1)
+        await ground.nothing_left(0.1, slack=0)
         assert not keepers()
 
 

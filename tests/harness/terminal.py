@@ -19,6 +19,7 @@ from anyio.streams.text import TextReceiveStream
 from tests.harness.paths import ROOT
 from tests.harness.processes import environment
 from tests.harness.servers import binary
+from tests.harness.waiting import bounded
 
 STAND_IN = """
 import asyncio, os, sys
@@ -58,7 +59,7 @@ class Terminal:
         """Have it run, and return what it printed."""
         await self._input.send(f'{block}\necho "--- done $?"\n'.encode())
         shown = ""
-        with anyio.fail_after(within):
+        with bounded(within):
             while (done := _DONE.search(shown)) is None:
                 shown += await self._output.receive()
         self.code = int(done[1])

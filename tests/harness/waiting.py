@@ -1,13 +1,22 @@
-"""Waiting for what must become true: the one way in which tests wait."""
+"""Waiting for what must become true: the one way in which tests wait.
+
+Times are those of an idle machine. A machine that is slower, or busy with something else, may take `SLOWNESS` times as
+long for anything that is not promised; only what is promised is held against the clock, with `in_time`.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar, overload
 
 import anyio
 
+SLOWNESS = 4
+"""How many times slower a machine may be."""
+LEAST = 10.0
+"""Seconds that an idle machine is given at least."""
 SLACK = 3.0
 """Seconds that a noisy machine may add to what is promised."""
 PAUSE = 0.02
@@ -16,19 +25,45 @@ PAUSE = 0.02
 T = TypeVar("T")
 
 
+def patience(within: float = LEAST) -> float:
+    """Seconds to wait at most for what takes an idle machine so long, or much less."""
+    return SLOWNESS * max(within, LEAST)
+
+
+def bounded(within: float = LEAST) -> AbstractContextManager[anyio.CancelScope]:
+    """A block that must end, and that takes an idle machine so many seconds, or much less."""
+    return anyio.fail_after(patience(within))
+
+
 @overload
 async def eventually(
     predicate: Callable[[], Awaitable[T]], within: float = ..., what: str = ..., pause: float = ...
 ) -> T: ...
+@overload
+async def eventually(predicate: Callable[[], T], within: float = ..., what: str = ..., pause: float = ...) -> T: ...
+async def eventually(predicate: Callable[[], Any], within: float = LEAST, what: str = "", pause: float = PAUSE) -> Any:
+    """Wait until the predicate is truthy and return its value; fail with its last value otherwise.
+
+    Args:
+        predicate: what is looked at.
+        within: seconds that this takes an idle machine at most; it is no promise.
+        what: what is waited for, for the one who reads of a failure.
+        pause: seconds between two looks.
+    """
+    return await _wait(predicate, patience(within), what, pause)
 
 
 @overload
-async def eventually(predicate: Callable[[], T], within: float = ..., what: str = ..., pause: float = ...) -> T: ...
+async def in_time(predicate: Callable[[], Awaitable[T]], promised: float, what: str = ..., slack: float = ...) -> T: ...
+@overload
+async def in_time(predicate: Callable[[], T], promised: float, what: str = ..., slack: float = ...) -> T: ...
+async def in_time(predicate: Callable[[], Any], promised: float, what: str = "", slack: float = SLACK) -> Any:
+    """The same for what is promised within so many seconds; a noisy machine is given some more."""
+    return await _wait(predicate, promised + slack, what, PAUSE)
 
 
-async def eventually(predicate: Callable[[], Any], within: float = 30.0, what: str = "", pause: float = PAUSE) -> Any:
-    """Wait until the predicate is truthy and return its value; fail with its last value otherwise."""
-    deadline = time.monotonic() + within
+async def _wait(predicate: Callable[[], Any], seconds: float, what: str, pause: float) -> Any:
+    deadline = time.monotonic() + seconds
     while True:
         value = predicate()
         if isinstance(value, Awaitable):
@@ -37,5 +72,5 @@ async def eventually(predicate: Callable[[], Any], within: float = 30.0, what: s
             return value
         if time.monotonic() >= deadline:
             # No pytest.fail: its exception is no Exception, and task groups bundle those badly.
-            raise AssertionError(f"not within {within:g} s: {what or 'the condition'} (last value: {value!r})")
+            raise AssertionError(f"not within {seconds:g} s: {what or 'the condition'} (last value: {value!r})")
         await anyio.sleep(pause)

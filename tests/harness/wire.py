@@ -16,10 +16,12 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from tests.harness.servers import NatsServer, raw_client
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually
 
 EXPECT = "Nats-Expected-Last-Subject-Sequence"
 EXPECT_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+ANSWER = 10.0
+"""Seconds within which a server that is not lost answers, however slow the machine is."""
 CONFLICT = 10071
 """The server's code for: another write was faster."""
 
@@ -70,7 +72,7 @@ class Raw:
         """A bucket's full name."""
         return f"{self.prefix}_{name}" if self.prefix else name
 
-    async def api(self, call: str, body: Mapping[str, Any] | None = None, timeout: float = 5) -> Any:
+    async def api(self, call: str, body: Mapping[str, Any] | None = None, timeout: float = ANSWER) -> Any:
         """Call the JetStream API."""
         payload = json.dumps(body).encode() if body is not None else b""
         answer = json.loads((await self.client.request(f"$JS.API.{call}", payload, timeout=timeout)).data)
@@ -79,7 +81,7 @@ class Raw:
         return answer
 
     async def put(
-        self, bucket: str, key: str, value: object, headers: dict[str, str] | None = None, timeout: float = 2
+        self, bucket: str, key: str, value: object, headers: dict[str, str] | None = None, timeout: float = ANSWER
     ) -> int:
         """Put a key once; ``value`` is sent as it is where it is bytes, as JSON otherwise."""
         payload = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -89,16 +91,16 @@ class Raw:
             raise Rejection(error.get("err_code", 0), error.get("description", ""))
         return int(answer["seq"])
 
-    async def delete(self, bucket: str, key: str, timeout: float = 2) -> int:
+    async def delete(self, bucket: str, key: str, timeout: float = ANSWER) -> int:
         """Delete a key as ``nats kv del`` does."""
         return await self.put(bucket, key, b"", {"KV-Operation": "DEL"}, timeout)
 
     async def stubborn(self, bucket: str, key: str, value: object, headers: dict[str, str] | None = None) -> int:
         """Put a key, again and again until it is acknowledged."""
-        with anyio.fail_after(30):
+        with bounded(30):
             while True:
                 try:
-                    return await self.put(bucket, key, value, headers, timeout=0.5)
+                    return await self.put(bucket, key, value, headers, timeout=1)
                 except (nats.errors.Error, OSError, Rejection):
                     await anyio.sleep(0.05)
 

@@ -29,7 +29,7 @@ from tests.harness.processes import Processes, command_line, node_processes
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, SLEEP, Hand, Yard, agent_alone, ask, made, yard
 from tests.harness.store import connected
-from tests.harness.waiting import SLACK, eventually
+from tests.harness.waiting import bounded, eventually, in_time
 from tests.harness.wire import Rejection, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -42,7 +42,7 @@ async def one_process(server: NatsServer, folder: Path) -> AsyncIterator[tuple[Y
         await made(server, ground.user)
         with node_processes(server, folder) as running:
             yield ground, Hand(ground.user), running
-        await ground.nothing_left(ORPHAN_BOUND + SLACK)
+        await ground.nothing_left(ORPHAN_BOUND)
 
 
 def start(running: Processes, folder: Path, name: str = "n1", role: str = "agent") -> None:
@@ -157,13 +157,13 @@ async def test_a_killed_node_is_replaced_and_unloads_when_it_returns(server: Nat
                 found = await ground.user.slices()
                 return sum(key.startswith("n2.") and state == "ACTIVE" for key, state in found.items()) == 2
 
-            await eventually(moved, 2 + 1 + SLACK, "both run on n2")
+            await in_time(moved, 2 + 1, "both run on n2")
             print(f"replaced after {time.monotonic() - killed:.1f} s")
             start(running, tmp_path)
             await eventually(lambda: _registered(ground, 3), 15)
             keys = await ground.settles(2)
             assert all(key.startswith("n2.") for key in keys)
-    await ground.nothing_left(ORPHAN_BOUND + SLACK)
+    await ground.nothing_left(ORPHAN_BOUND)
 
 
 async def test_without_nats_all_runs_on_and_nothing_begins(server: NatsServer, tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ async def test_a_second_signal_lets_no_slice_have_its_grace(server: NatsServer, 
         await anyio.sleep(0.5)
         assert len(ground.living) == 1
         node.send(signal.SIGTERM)
-        with anyio.fail_after(10):
+        with bounded():
             await node.ends()
         assert ground.living == {}
         assert "stopping at once" in node.log

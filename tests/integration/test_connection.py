@@ -47,7 +47,7 @@ from cdm.store.responder import Identity, Responder
 from cdm.store.wire import dump
 from tests.harness.servers import FORGIVEN, NatsServer, free_port, running_cluster, running_server
 from tests.harness.store import connected
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import EXPECT, EXPECT_SUBJECT, Raw, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -113,7 +113,7 @@ async def test_somebody_who_is_no_nats_server_listens() -> None:
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = listener.extra(anyio.abc.SocketAttribute.local_port)
     async with listener:
-        with pytest.raises(Unreachable), anyio.fail_after(5):
+        with pytest.raises(Unreachable), bounded():
             async with connect(Access(servers=(f"nats://127.0.0.1:{port}",)), name="test", timeout=1):
                 pass
 
@@ -121,7 +121,7 @@ async def test_somebody_who_is_no_nats_server_listens() -> None:
 async def test_a_hung_server_is_unreachable_in_time(server: NatsServer) -> None:
     server.pause()
     try:
-        with pytest.raises(Unreachable), anyio.fail_after(5):
+        with pytest.raises(Unreachable), bounded():
             async with connect(Access(servers=(server.url,)), name="test", timeout=1.5):
                 pass
     finally:
@@ -142,7 +142,7 @@ async def test_a_server_that_comes_late_is_waited_for(server: NatsServer) -> Non
         await anyio.sleep(0.5)
         assert not done.is_set()
         await server.start()
-        with anyio.fail_after(5):
+        with bounded():
             await done.wait()
 
 
@@ -161,7 +161,7 @@ async def test_wrong_credentials_are_refused_at_once(timeout: float | None) -> N
             Access(servers=(closed.url.replace("//", f"//me:{SECRET}x@"),)),
             Access(servers=(closed.url,), token=f"{SECRET}x"),
         ):
-            with pytest.raises(AccessDenied) as refused, anyio.fail_after(3):
+            with pytest.raises(AccessDenied) as refused, bounded():
                 async with connect(bad, name="test", timeout=timeout):
                     pass
             assert SECRET not in str(refused.value)
@@ -531,7 +531,7 @@ async def test_a_missing_bucket_takes_nothing(server: NatsServer) -> None:
     async with connected(server) as connection:
         bucket = Bucket(connection, SLICES)
         for attempt in (bucket.put(LEASE, b"{}"), bucket.batch(_writes(2)), bucket.delete(LEASE)):
-            with pytest.raises(StoreBusy, match="slices"), anyio.fail_after(2):
+            with pytest.raises(StoreBusy, match="slices"), bounded():
                 await attempt
         with pytest.raises(BucketMissing):
             await bucket.read(LEASE)
@@ -646,7 +646,7 @@ async def test_of_several_who_make_a_bucket_at_the_same_time_one_makes_it(
 
 async def test_a_node_that_may_not_create_buckets_says_so(server: NatsServer) -> None:
     settings = NodeSettings(N1, Access(servers=(server.url,)), create=False, runtime=EXTERNAL)
-    with pytest.raises(BucketMissing, match="cdm init"), anyio.fail_after(5):
+    with pytest.raises(BucketMissing, match="cdm init"), bounded():
         async with make_node(settings):
             pass
 
@@ -681,7 +681,7 @@ async def test_replicas_that_cannot_be_are_refused(server: NatsServer) -> None:
 
 async def test_a_start_with_impossible_replicas_ends_soon(server: NatsServer) -> None:
     async with connected(server) as connection:
-        with anyio.fail_after(5), pytest.raises(Unsuitable, match="replicas"):
+        with bounded(), pytest.raises(Unsuitable, match="replicas"):
             await ensure(Bucket(connection, SLICES), create=True, replicas=3)
 
 

@@ -28,7 +28,7 @@ from cdm.runtimes.keeper.runs import Run, Stopping
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from tests.harness.proc import descriptors, exists, stranger
 from tests.harness.programs import READY, SHORT, STUBBORN, Stage, key_of, staged
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually, in_time
 
 pytestmark = pytest.mark.anyio
 
@@ -106,7 +106,7 @@ class TestKeeper:
             raise OSError(errno.EMFILE, "Too many open files")
 
         key = await stage.up(READY, SHORT)
-        with monkeypatch.context() as patch, anyio.fail_after(10):
+        with monkeypatch.context() as patch, bounded():
             patch.setattr("cdm.runtimes.process.supervisor.HUNG", 0.2)
             patch.setattr("cdm.runtimes.process.supervisor.PATIENCE", 0.2)
             patch.setattr("cdm.runtimes.keeper.leftovers.census", blind)
@@ -124,7 +124,7 @@ class TestKeeper:
         await kill_keeper(stage)
         await stage.runtime.keeping.ready()
         keeper = stage.runtime.keeper
-        with anyio.fail_after(5):
+        with bounded():
             await stage.runtime.deactivate(key)
         assert stage.runtime.keeper == keeper
         assert stage.living == []
@@ -360,7 +360,7 @@ class TestNode:
         began = time.monotonic()
         node.kill()
         node.wait()
-        await eventually(lambda: not [pid for pid in (*pids, keeper) if exists(pid)], within=ORPHAN_BOUND)
+        await in_time(lambda: not [pid for pid in (*pids, keeper) if exists(pid)], ORPHAN_BOUND)
         print("nothing left after", time.monotonic() - began)
 
     async def test_what_survives_both_is_ended_before_anything_starts(self, tmp_path: Path, grouped: str) -> None:
@@ -371,7 +371,7 @@ class TestNode:
         node.wait()
         os.kill(keeper, signal.SIGKILL)
         await eventually(lambda: not exists(keeper))
-        await eventually(lambda: not exists(pids[0]) and not exists(pids[3]), within=2)  # the programs themselves
+        await in_time(lambda: not exists(pids[0]) and not exists(pids[3]), 2)  # the programs themselves
         assert [pid for pid in pids if exists(pid)] == [*pids[1:3], *pids[4:]]  # their children: none told them
         async with staged(tmp_path, cgroups=grouped == "yes"):
             assert not [pid for pid in pids if exists(pid)]

@@ -11,7 +11,7 @@ from tests.harness.agents import agents
 from tests.harness.nodes import nodes_on
 from tests.harness.proxy import proxied
 from tests.harness.servers import FORGIVEN, NatsServer
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import Raw, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -39,7 +39,7 @@ async def test_a_batch_that_hung_in_the_network_never_makes_two_live_of_one_want
         await nodes.start("a1", "a2")
         proxy.hold(b'"state":"ACTIVATE"')
         await user.put("blueprints", KEY, 1)
-        with anyio.fail_after(10):
+        with bounded():
             await proxy.holding.wait()
         (first,) = await slices_of(user, "LOADED")
         await user.put("blueprints", KEY, 0)
@@ -49,7 +49,7 @@ async def test_a_batch_that_hung_in_the_network_never_makes_two_live_of_one_want
         await user.put("blueprints", KEY, 1)
         (second,) = await eventually(lambda: slices_of(user, "ACTIVE"), 20, "another node runs the slice")
         assert second != first
-        with anyio.fail_after(5):
+        with bounded():
             await proxy.release()
         await anyio.sleep(1)
         assert await user.slices() == {second: "ACTIVE"}

@@ -21,7 +21,7 @@ from tests.harness.judging import assert_terms_grow
 from tests.harness.nodes import Nodes, nodes_on
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.store import connected
-from tests.harness.waiting import SLACK, eventually
+from tests.harness.waiting import SLACK, eventually, in_time
 from tests.harness.wire import EXPECT, EXPECT_SUBJECT, Raw, Rejection, artifact_of, on_nodes, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -95,7 +95,7 @@ async def test_a_clean_stop_hands_over_at_once(server: NatsServer) -> None:
             await nodes.leader()
             began = time.monotonic()
             await first.stop()
-            second = await nodes.leader(above=term, within=1 + SLACK)
+            second = await nodes.leader(above=term, promised=1)
             assert time.monotonic() - began < 1 + SLACK
             assert second is not first
             assert second.active == term + 1
@@ -126,7 +126,7 @@ async def test_a_dead_leader_is_replaced_before_its_lease_ends(server: NatsServe
             await anyio.sleep(1.1)  # followers get to know the term; before that they do not judge it
             began = time.monotonic()
             await first.crash()
-            await nodes.leader(above=term, within=1 + SLACK)
+            await nodes.leader(above=term, promised=1)
             assert time.monotonic() - began < 1 + SLACK
             await serves(user)
             await finish(user, nodes)
@@ -147,7 +147,7 @@ async def test_a_silent_leader_is_replaced_when_its_lease_ends(server: NatsServe
             first.managing.leadership._renew = no_renewal  # type: ignore[assignment,method-assign]
             term = first.active
             began = time.monotonic()
-            await eventually(lambda: any(node.active > term for node in nodes.active()), 2 + SLACK)
+            await in_time(lambda: any(node.active > term for node in nodes.active()), 2)
             assert time.monotonic() - began > 0.5, "nobody answers for it: the TTL was not waited for"
             assert not first.managing.election.valid(clock.now())
             await serves(user)
@@ -248,7 +248,7 @@ async def test_vandalism_is_survived(server: NatsServer, what: str) -> None:
         await nodes.start("n2", "n3")
         await serves(user, "g/before/1")
         await user.put("slices", key, data, headers)
-        await nodes.leader(above=term, within=2 + SLACK)
+        await nodes.leader(above=term, promised=2)
         highest = max(running.managing.election.highest_term for running in nodes.all.values())
         record = (await user.contents("slices"))["_term"]
         assert record.value["term"] == highest > term
@@ -267,7 +267,7 @@ async def test_an_absurd_term_costs_one_term(server: NatsServer, key: str, absur
         await user.put("slices", key, {"node": "nobody", "term": absurd})
         for number, term in enumerate((2**53, 2**60)):
             await user.put("slices", f"n1.g/stray/{number}", {"state": "ACTIVE", "term": term})
-        second = await nodes.leader(above=1, within=2 + SLACK)
+        second = await nodes.leader(above=1, promised=2)
         term = second.active
         await anyio.sleep(2.5)
         assert nodes.active() == [second]
@@ -333,7 +333,7 @@ async def test_slices_purged(server: NatsServer) -> None:
         term = first.active
         await serves(user, instances=4)
         await user.api("STREAM.PURGE.KV_slices", {})
-        await nodes.leader(above=term, within=5 + SLACK)
+        await nodes.leader(above=term, promised=5)
         await eventually(lambda: _has_loads(user, KEY, 4), 10, "what was lost is commanded anew")
         nodes.unharmed()
 
@@ -403,7 +403,7 @@ async def test_a_server_that_hangs_around_the_leases_end(server: NatsServer, pau
             await anyio.sleep(pause)
             server.resume()
             await anyio.sleep(0.5)
-            await nodes.leader(within=2 + SLACK)
+            await nodes.leader(promised=2)
             await serves(user, within=5)
             await finish(user, nodes)
 
@@ -497,7 +497,7 @@ async def test_a_restarted_process_does_not_adopt_its_predecessors_lease(server:
             first = await nodes.leader()
             await first.crash()
             await nodes.start("n1")
-            second = await nodes.leader(within=3 + SLACK)
+            second = await nodes.leader(promised=3)
             assert second.active == 2
             await finish(user, nodes)
 
@@ -513,7 +513,7 @@ async def test_a_leader_that_lost_its_connection_steps_down_in_time(server: Nats
         assert time.monotonic() - began < 6
         assert not first.managing.election.valid(clock.now())
         await server.start()
-        again = await nodes.leader(within=5 + SLACK)
+        again = await nodes.leader(promised=5)
         assert again.active > 1
 
 
@@ -523,7 +523,7 @@ async def test_quick_successions_only_grow_the_term(server: NatsServer) -> None:
         async with nodes_on(server) as nodes:
             await nodes.start("n1", "n2", "n3")
             for number in range(4):
-                leader = await nodes.leader(within=3 + SLACK)
+                leader = await nodes.leader(promised=3)
                 await user.put("blueprints", "g/n/1", number)
                 if number % 2:
                     await leader.crash()
@@ -684,7 +684,7 @@ async def test_prefixes_keep_clusters_apart(server: NatsServer) -> None:
         assert on_nodes(await plain.slices()) == {"n1": 3}
         assert on_nodes(await east.slices()) == {"n1": 1, "n2": 1}
         await second.crash()
-        await there.leader(above=1, within=3 + SLACK)
+        await there.leader(above=1, promised=3)
         assert here.active() == [first]
 
 

@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from cdm.output.wire import WINDOW
 from tests.harness.processes import Processes, command_line, environment
 from tests.harness.servers import NatsServer
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import Raw, raw
 
 pytestmark = pytest.mark.anyio
@@ -355,7 +355,7 @@ async def test_a_flood_keeps_no_node_from_its_heartbeat_and_a_slow_reader_is_tol
         try:
             ends = time.monotonic() + 12  # more than twice the nodes' TTL
             registered = 0
-            with anyio.fail_after(60):
+            with bounded(60):
                 while time.monotonic() < ends or output.stat().st_size < 100_000:
                     await stage.tell(inbox, seen=0)
                     registered += len({"n1", "n2"} & set(await stage.user.contents("nodes")))

@@ -27,7 +27,7 @@ from tests.harness.processes import environment, processes
 from tests.harness.secure import CONFIG, Certificates, JwtFortress, fortress
 from tests.harness.servers import NatsServer, free_port, running_server
 from tests.harness.terminal import terminal
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import Raw, raw
 
 pytestmark = pytest.mark.anyio
@@ -82,7 +82,7 @@ class Shell:
         return await self._run([sys.executable, "-m", "cdm", *arguments])
 
     async def _run(self, command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
-        with anyio.fail_after(PATIENCE):
+        with bounded(PATIENCE):
             return await anyio.run_process(
                 command, check=False, env=self._env, cwd=self.folder, stdin=subprocess.DEVNULL
             )

@@ -17,7 +17,7 @@ from tests.harness.agents import agents
 from tests.harness.judging import assert_terms_grow, live
 from tests.harness.processes import Process, Processes, command_line, processes
 from tests.harness.servers import FORGIVEN, NatsServer, running_server
-from tests.harness.waiting import SLACK, eventually
+from tests.harness.waiting import SLACK, eventually, in_time
 from tests.harness.wire import Raw, Record, Rejection, artifact_of, on_nodes, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -45,7 +45,7 @@ async def settled(user: Raw, artifact: str, instances: int, state: str = "ACTIVE
     return sorted(found.values()) == [state] * instances
 
 
-async def leader(user: Raw, running: Processes, above: int = 0, within: float = 10) -> tuple[Process, int]:
+async def leader(user: Raw, running: Processes, above: int = 0, promised: float | None = None) -> tuple[Process, int]:
     """The leading process and its term, once it is above the given one."""
 
     async def led() -> dict[str, Any]:
@@ -55,7 +55,8 @@ async def leader(user: Raw, running: Processes, above: int = 0, within: float = 
             return {}
         return lease if lease.get("term", 0) > above else {}
 
-    lease = await eventually(led, within, f"somebody leads in a term above {above}")
+    what = f"somebody leads in a term above {above}"
+    lease = await (eventually(led, what=what) if promised is None else in_time(led, promised, what))
     return running.all[lease["node"]], int(lease["term"])
 
 
@@ -135,13 +136,13 @@ async def test_a_killed_leader(server: NatsServer, user: Raw, tmp_path: Path) ->
         first, term = await leader(user, running)
         first.send(signal.SIGKILL)
         began = time.monotonic()
-        _, second = await leader(user, running, above=term, within=1 + SLACK)
+        _, second = await leader(user, running, above=term, promised=1)
         took = time.monotonic() - began
         assert second == term + 1
         assert took < 1 + SLACK
         await user.put("blueprints", "g/after/1", 2)
         await eventually(lambda: settled(user, "g/after/1", 2), 10)
-        await eventually(lambda: settled_without(user, KEY, 6, first.name), 3 + SLACK, "its slices are replaced")
+        await in_time(lambda: settled_without(user, KEY, 6, first.name), 3, "its slices are replaced")
         assert not any(key.startswith(f"{first.name}.") for key in await user.slices())
         assert sorted(on_nodes(await states(user)).values()) == [3, 3]
         running.unharmed(first.name)
@@ -173,7 +174,7 @@ async def test_a_frozen_leader(server: NatsServer, user: Raw, tmp_path: Path) ->
         try:
             for number in range(200):  # it has these to read, and would like to command, when it wakes
                 await user.put("blueprints", f"g/late/{number}", 2)
-            _, second = await leader(user, running, above=term, within=2 + SLACK)
+            _, second = await leader(user, running, above=term, promised=2)
             assert second == term + 1
             await user.put("blueprints", KEY, 5)
         finally:
@@ -193,7 +194,7 @@ async def test_a_stopped_leader(server: NatsServer, user: Raw, tmp_path: Path) -
             first, term = await leader(user, running)
             first.send(signal.SIGTERM)
             began = time.monotonic()
-            _, second = await leader(user, running, above=term, within=1 + SLACK)
+            _, second = await leader(user, running, above=term, promised=1)
             assert time.monotonic() - began < 1 + SLACK
             assert second == term + 1 == number + 1
             assert await first.ends(5) == 0, first.log
@@ -225,7 +226,7 @@ async def test_a_node_that_dies(server: NatsServer, user: Raw, tmp_path: Path) -
         before = await user.slices()
         victim.send(signal.SIGKILL)
         began = time.monotonic()
-        await eventually(lambda: _evicted(user, victim.name), 3 + SLACK)
+        await in_time(lambda: _evicted(user, victim.name), 3)
         assert time.monotonic() - began < 3 + SLACK
         for number in range(4):
             await eventually(lambda n=number: settled(user, f"g/n/{n}", 4), 10)  # type: ignore[misc]
@@ -319,8 +320,8 @@ async def test_malformed_blueprints_between_good_ones(server: NatsServer, user: 
         first, term = await leader(user, running)
         first.send(signal.SIGKILL)
         running.all.pop(first.name)
-        await leader(user, running, above=term, within=5)
-        await eventually(lambda: _evicted(user, first.name), 5 + SLACK)
+        await leader(user, running, above=term)
+        await in_time(lambda: _evicted(user, first.name), 5)
         await eventually(all_served, 10)
         running.unharmed()
 
@@ -423,7 +424,7 @@ async def test_a_big_order_whose_leader_is_killed(server: NatsServer, user: Raw,
         await user.put("blueprints", KEY, 3500)
         await eventually(lambda: _stored(user, 500), 10, "some of it is stored")
         first.send(signal.SIGKILL)
-        await leader(user, running, above=term, within=3 + SLACK)
+        await leader(user, running, above=term, promised=3)
         await eventually(lambda: _halves(user, 3500), 15, "all of it is on the two nodes that are left")
         assert_terms_grow(await user.recorded())
         running.unharmed(first.name)
@@ -447,11 +448,11 @@ async def test_a_frozen_node_is_replaced_and_comes_back(server: NatsServer, user
         victim = next(process for process in running.all.values() if process is not first)
         victim.send(signal.SIGSTOP)
         try:
-            await eventually(lambda: settled_without(user, KEY, 6, victim.name), 3 + SLACK)
+            await in_time(lambda: settled_without(user, KEY, 6, victim.name), 3)
             before = await user.contents("slices")
         finally:
             victim.send(signal.SIGCONT)
-        await eventually(lambda: _registered(user, victim.name), 5 + SLACK, "it registers again")
+        await in_time(lambda: _registered(user, victim.name), 5, "it registers again")
         await anyio.sleep(1.5)
         after = await user.contents("slices")
         changed = [record for key, record in after.items() if key[0] != "_" and record != before.get(key)]

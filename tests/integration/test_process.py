@@ -470,7 +470,7 @@ class TestRestart:
         await stage.noted(1)
         await eventually(lambda: not stage.living)
         await anyio.sleep(0.1)
-        with anyio.fail_after(5):
+        with anyio.fail_after(10):  # not the pause before it is started again
             await stage.runtime.deactivate(key)
         assert stage.runtime.slices == {key: False}
         assert stage.crashes == []

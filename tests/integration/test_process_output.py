@@ -19,7 +19,7 @@ from cdm.runtimes.keeper.protocol import Spawn
 from cdm.runtimes.keeper.runs import Run
 from tests.harness.proc import children, exists, read
 from tests.harness.programs import Stage, key_of, staged
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -123,7 +123,7 @@ async def test_output_of_old_slices_is_bounded(stage: Stage, monkeypatch: pytest
 async def test_followed_while_it_runs_and_over_a_restart(stage: Stage) -> None:
     key = await stage.load("print('hello', flush=True)\ntime.sleep(0.2)\nsys.exit(1)")
     found: list[str] = []
-    with anyio.fail_after(20):
+    with bounded(20):
         async with anyio.create_task_group() as tasks:
 
             async def follow() -> None:

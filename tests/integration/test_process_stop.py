@@ -16,7 +16,7 @@ from cdm.errors import SliceFailed
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
 from tests.harness.proc import children, descriptors, resident, stranger
 from tests.harness.programs import NODE, READY, SHORT, STUBBORN, Stage, key_of, staged
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -77,7 +77,7 @@ async def test_children_that_ignore_the_signal(stage: Stage, leave: bool, progra
         assert len(await stage.noted(3)) == 3
         await stage.runtime.deactivate(key)
     else:
-        with anyio.fail_after(20):
+        with bounded(20):
             try:
                 await stage.runtime.activate(key)
             except SliceFailed:  # seen to be over at once

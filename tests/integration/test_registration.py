@@ -23,7 +23,7 @@ from tests.harness.agents import agents
 from tests.harness.nodes import nodes_on
 from tests.harness.servers import FORGIVEN, NatsServer, running_server
 from tests.harness.store import connected
-from tests.harness.waiting import SLACK, eventually
+from tests.harness.waiting import SLACK, bounded, eventually, in_time
 from tests.harness.wire import Raw, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -293,7 +293,7 @@ async def test_a_process_that_lost_its_id_ends(server: NatsServer) -> None:
 
         await user.client.subscribe("cdm.node.n1", cb=other)
         await user.put("nodes", "n1", {"incarnation": "other", "ttl": 30.0})
-        with anyio.fail_after(10):
+        with bounded():
             await nodes.all["n1"].ended.wait()
         assert "NodeIdTaken" in repr(nodes.all["n1"].error)
         assert (await registration(user))["incarnation"] == "other"
@@ -351,7 +351,7 @@ async def test_a_node_that_dies_is_told_within_its_ttl(server: NatsServer, slip:
         began = time.monotonic()
         if slip:
             await user.put("nodes", name, {"schedule": "drain"})
-        await eventually(lambda: _moved(user, name), 3 + SLACK)
+        await in_time(lambda: _moved(user, name), 3)
         assert time.monotonic() - began < 3 + SLACK
         nodes.unharmed()
 
@@ -373,7 +373,7 @@ async def test_a_clean_leave_frees_its_slices_at_once(server: NatsServer) -> Non
         await eventually(lambda: _count(user, 3))
         victim = next(running for running in nodes.all.values() if not running.active)
         await victim.stop()
-        await eventually(lambda: _moved(user, str(victim.settings.node)), SLACK)
+        await in_time(lambda: _moved(user, str(victim.settings.node)), 0.0)
 
 
 async def test_most_nodes_gone_at_once_are_given_up_one_by_one(server: NatsServer) -> None:
@@ -414,13 +414,13 @@ async def test_a_bucket_that_takes_no_heartbeats_evicts_nobody(server: NatsServe
         await eventually(lambda: _nobody(user), 20, "all registrations expire")  # when the server gets to it
         await anyio.sleep(2.5)  # longer than the TTL: whoever would be given up would be now
         await user.api("STREAM.UPDATE.KV_nodes", config)
-        await eventually(lambda: _everybody(user, names), SLACK, "all are back")
+        await in_time(lambda: _everybody(user, names), 0.0, "all are back")
         await anyio.sleep(2.5)
         after = {key: record.sequence for key, record in (await user.contents("slices")).items() if key[0] != "_"}
         assert after == before
         # And a node that dies then is given up in time.
         await nodes.all["n2"].crash()
-        await eventually(lambda: _all_off(user, "n2"), 2.0 + 1.0 + SLACK, "what ran on the dead node runs elsewhere")
+        await in_time(lambda: _all_off(user, "n2"), 2.0 + 1.0, "what ran on the dead node runs elsewhere")
         assert nodes.all["n1"].error is None
 
 
@@ -440,7 +440,7 @@ async def test_a_node_leaves_a_server_that_takes_no_heartbeats(server: NatsServe
             tasks.start_soon(one.run)
             here, there = (user, stranger) if await registration(user) else (stranger, user)
             await here.api("STREAM.DELETE.KV_nodes")  # nobody answers there any more
-            await eventually(lambda: registration(there), 2.0 + SLACK, "it is registered at the other server")
+            await in_time(lambda: registration(there), 2.0, "it is registered at the other server")
             assert taken == [False, True]
             tasks.cancel_scope.cancel()
 

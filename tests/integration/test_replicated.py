@@ -18,7 +18,7 @@ from cdm.store.connection import Access, connect
 from tests.harness.agents import agents
 from tests.harness.processes import processes
 from tests.harness.servers import FORGIVEN, NatsServer, running_cluster
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import Raw, Rejection, artifact_of, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -107,5 +107,5 @@ async def test_a_node_waits_for_a_cluster_that_is_only_coming_up(role: Role) -> 
             assert not ready.is_set()
             for server in servers[1:]:
                 await server.start()
-            with anyio.fail_after(40):
+            with bounded(40):
                 await ready.wait()

@@ -22,7 +22,7 @@ from tests.harness.agents import agents
 from tests.harness.nodes import nodes_on
 from tests.harness.processes import command_line, processes
 from tests.harness.servers import NatsServer
-from tests.harness.waiting import SLACK, eventually
+from tests.harness.waiting import eventually, in_time
 from tests.harness.wire import Raw, raw
 
 pytestmark = pytest.mark.anyio
@@ -53,7 +53,7 @@ async def test_a_manager_leads_and_agents_run_the_slices(server: NatsServer) -> 
         second = await nodes.leader(above=term)
         assert second.settings.role is Role.MANAGER
         await second.crash()
-        await eventually(lambda: _vacant(user), 2 + SLACK, "the lease expires")
+        await in_time(lambda: _vacant(user), 2, "the lease expires")
         await anyio.sleep(1)
         assert not await user.lease(), "an agent never leads"
         await _settles(user, {"a1": 2, "a2": 2})
@@ -179,7 +179,7 @@ async def test_a_dead_agents_slices_move(server: NatsServer) -> None:
         await user.put("blueprints", ONE, 2)
         await eventually(lambda: _both(user))
         await nodes.all["a1"].crash()
-        await eventually(lambda: _moved(user), 3 + SLACK)
+        await in_time(lambda: _moved(user), 3)
 
 
 async def _both(user: Raw) -> bool:

@@ -33,7 +33,7 @@ from tests.harness.secure import (
     with_nodes,
 )
 from tests.harness.servers import FORGIVEN, free_port, running_server
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import Raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -411,7 +411,7 @@ async def test_a_refusal_reaches_those_who_wait_for_it_and_nobody_else(tmp_path:
             except AccessDenied as error:
                 refused.append(str(error))
 
-        with anyio.fail_after(20):
+        with bounded(20):
             async with anyio.create_task_group() as tasks:
                 for subject in ("$KV.nodes.node-2", f"$KV.slices.node-1.{ONE}", "$KV.slices._TERM", "$JS.API.INFO"):
                     tasks.start_soon(ask, subject)

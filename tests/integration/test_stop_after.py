@@ -19,7 +19,7 @@ from cdm.runtimes.process.supervisor import Keeping
 from tests.harness.processes import Processes, node_processes
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, SLEEP, Yard, agent_alone, made, yard
-from tests.harness.waiting import eventually
+from tests.harness.waiting import eventually, in_time
 from tests.integration.test_agent_restart import start
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -117,7 +117,7 @@ async def test_without_nats_it_stops_and_what_may_run_twice_runs_on(server: Nats
         (before,) = [pids for name, pids in found.ground.living.items() if "other" in name]
         server.pause()
         try:
-            await eventually(lambda: len(found.ground.living) == 1, STOP_AFTER + GRACE + 5, "one is stopped")
+            await in_time(lambda: len(found.ground.living) == 1, STOP_AFTER + GRACE, "one is stopped")
             await anyio.sleep(1)  # and not started again
             assert [*found.ground.living.values()] == [before]
         finally:

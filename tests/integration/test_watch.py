@@ -29,7 +29,7 @@ from cdm.store.bucket import Bucket
 from cdm.store.watch import Phase, Watch
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.store import Mirror, connected, watching
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import Raw, Rejection, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -91,7 +91,7 @@ async def test_an_empty_bucket_is_complete_at_once(server: NatsServer) -> None:
         assert watched.watch.phase is Phase.LIVE
         assert watched.mirror.live == [True]
         assert not watched.mirror.heard
-        with anyio.fail_after(2):
+        with anyio.fail_after(5):  # nothing comes that could be waited for
             await watched.watch.caught_up()
 
 
@@ -363,7 +363,7 @@ async def test_a_deletion_missed_before_a_relist_is_not_forgotten(server: NatsSe
 async def _run_until_caught_up(watch: Watch) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch.run)
-        with anyio.fail_after(10):
+        with bounded():
             await watch.caught_up()
         tasks.cancel_scope.cancel()
 
@@ -387,7 +387,7 @@ async def test_the_barrier_passes_where_the_last_message_vanished(server: NatsSe
         await user.put("nodes", "n1", {})
         await _vanish(user, "n2")
         async with watching(server, NODES) as watched:
-            with anyio.fail_after(5):
+            with bounded():
                 await watched.watch.caught_up()
             assert set(watched.mirror.values) == {"n1"}
             assert watched.mirror.names(ValuePut) == ["n1"]
@@ -400,7 +400,7 @@ async def test_the_barrier_passes_where_the_last_message_vanished_behind_a_live_
         await watched.watch.caught_up()
         await user.api(f"CONSUMER.DELETE.KV_nodes.{consumer_of(watched.watch)}")
         await _vanish(user, "n2")
-        with anyio.fail_after(15):
+        with bounded(15):
             await _patiently(watched.watch)
         assert await watched.equals(user)
 
@@ -447,7 +447,7 @@ async def test_a_server_killed_under_load(server: NatsServer, layout_name: str) 
             for _ in range(2):
                 await anyio.sleep(0.15)  # in the middle of the load, wherever that is
                 await server.restart()
-        with anyio.fail_after(15):
+        with bounded(15):
             await _patiently(watched.watch)
         assert await watched.equals(user)
         assert not watched.mirror.resets, "a restart is no other stream"
@@ -598,7 +598,7 @@ async def test_fifty_thousand_messages_to_a_slow_receiver(server: NatsServer) ->
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch.run)
             await _fill_on(user, count // 2, count)
-            with anyio.fail_after(40):
+            with bounded(40):
                 await _patiently(watch)
             tasks.cancel_scope.cancel()
         assert len(mirror.values) == count
@@ -624,7 +624,7 @@ async def test_a_held_watch_lets_the_server_stop_and_catches_up_when_let_go(
         await anyio.sleep(0.5)
         assert 0 < len(watched.mirror.heard) < count, "the server waits for an answer"
         backpressure.release()
-        with anyio.fail_after(20):
+        with bounded(20):
             await _patiently(watched.watch)
         assert len(watched.mirror.heard) == count
         assert await watched.equals(user)
@@ -645,7 +645,7 @@ async def test_a_watch_is_not_held_for_ever_and_never_while_it_lists(
             # After a list the server's window is wide: more is needed until it asks.
             for part in range(1, 10):
                 await _fill_on(user, part * count, (part + 1) * count)
-            with anyio.fail_after(30):
+            with bounded(30):
                 await _patiently(watched.watch)
 
 
@@ -696,7 +696,7 @@ async def test_a_receiver_that_raises_ends_the_watch(server: NatsServer) -> None
                 await user.put("slices", f"n1.{KEY}", slice_value())
                 await anyio.sleep_forever()
 
-        with anyio.fail_after(5), pytest.raises(ExceptionGroup) as caught:
+        with bounded(), pytest.raises(ExceptionGroup) as caught:
             await watch_and_put()
         assert caught.group_contains(Broken)
         await eventually(lambda: _is(user, 0), what="its consumer is gone")
@@ -726,7 +726,7 @@ async def test_a_receiver_that_raises_at_the_end_of_a_list_ends_the_watch(server
                 watch.relist()
                 await anyio.sleep_forever()
 
-        with anyio.fail_after(5), pytest.raises(ExceptionGroup) as caught:
+        with bounded(), pytest.raises(ExceptionGroup) as caught:
             await watch_and_purge()
         assert caught.group_contains(Broken)
 
@@ -740,7 +740,7 @@ async def test_a_frozen_server_is_survived(server: NatsServer) -> None:
         assert watched.mirror.live == [True, False]
         server.resume()
         await user.stubborn("slices", f"n2.{KEY}", slice_value())
-        with anyio.fail_after(15):
+        with bounded(15):
             await _patiently(watched.watch)
         assert await watched.equals(user)
         assert watched.mirror.live[-1] is True

@@ -30,7 +30,7 @@ from cdm.store.bucket import Bucket
 from cdm.wakeup import Wakeup
 from tests.harness.servers import NatsServer
 from tests.harness.store import connected
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually
 from tests.unit.support import n
 
 pytestmark = pytest.mark.anyio
@@ -110,7 +110,7 @@ async def test_an_order_of_many_batches_is_stored_whole_and_in_order(server: Nat
             Written(BIG, 1, each.election.tenure.fence_revision + 3 * MAX_BATCH + 12),  # type: ignore[union-attr]
             Written(SMALL, 1, each.election.tenure.fence_revision + 3 * MAX_BATCH + 12),  # type: ignore[union-attr]
         ]
-        with anyio.fail_after(2):
+        with bounded():
             await each.backpressure.released()
 
 
@@ -123,7 +123,7 @@ async def test_what_was_made_ready_behind_a_refused_batch_is_not_sent(server: Na
         await eventually(lambda: len(each.said) == 2, 10)
         assert [(type(said), said.artifact) for said in each.said] == [(WriteFailed, BIG), (WriteFailed, SMALL)]  # type: ignore[attr-defined]
         await each.limit(max_msgs=-1)
-        with anyio.fail_after(2):
+        with bounded():
             await each.backpressure.released()
         assert await each.stored() == MAX_BATCH
         each.order(SMALL, 5)
@@ -215,7 +215,7 @@ async def test_a_leader_whose_fence_is_anothers_when_it_writes_it_anew_is_fenced
         await eventually(lambda: each.fenced, 10)
         assert not each.election.valid(clock.now())
         each.election.stepped_down()
-        with anyio.fail_after(5):
+        with bounded():
             await each.writer.drained()
         assert not any(isinstance(said, Written) for said in each.said)
 

@@ -19,7 +19,7 @@ from cdm.model.manifest import Logs
 from cdm.output.files import CUT, LAST_LENGTH, MAX_LINE, MIN_BYTES, LineSplitter, OutputWriter, numbers, path_of
 from cdm.output.reading import folder_name, parse, prune, tail
 from cdm.runtimes import OutputLine
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually
 from tests.unit.support import artifacts, node_ids
 
 pytestmark = pytest.mark.anyio
@@ -199,7 +199,7 @@ async def test_follow_through_rotation(tmp_path: Path) -> None:
             if line.text == "499":
                 return
 
-    with anyio.fail_after(20):
+    with bounded(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
             await anyio.sleep(0.2)
@@ -226,7 +226,7 @@ async def test_what_is_there_has_an_end_though_a_program_writes_faster_than_it_i
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(anyio.to_thread.run_sync, flood)
         try:
-            with anyio.fail_after(10):
+            with bounded():
                 found = await everything(tmp_path, lines)
         finally:
             ended.set()
