@@ -99,11 +99,10 @@ class Managing(Part):
                 # A cluster whose agents are the user's own does without; whoever pushes an artifact is told.
                 log.warning("no bucket for artifacts", reason=str(error))
 
-    async def recreate(self, bucket: Bucket) -> None:
-        """Make the bucket anew, where nodes may create buckets."""
+    async def provide(self, bucket: Bucket) -> None:
+        """Create it, where nodes may create buckets; adapt one that somebody else created."""
         settings = self._ground.settings
-        if settings.create:
-            await bucket.ensure(create=True, replicas=settings.replicas)
+        await bucket.ensure(create=settings.create, replicas=settings.replicas)
 
     def wake(self) -> None:
         """Look at the clock."""

@@ -182,14 +182,15 @@ class Node:
             keys=keys,
             on_live=partial(self._on_live, name) if hears else None,
             on_reset=self._on_reset if bucket.layout is SLICES else None,
-            on_missing=partial(self._recreate, bucket),
+            provide=partial(self._provide, bucket),
             relist_interval=self.settings.relist_interval,
+            check_interval=self.settings.reconcile_interval,
             backpressure=self.ground.backpressure if bucket.layout is SLICES else None,
         )
 
-    async def _recreate(self, bucket: Bucket) -> None:
+    async def _provide(self, bucket: Bucket) -> None:
         for part in self.parts:
-            await part.recreate(bucket)
+            await part.provide(bucket)
 
     def _on_live(self, name: str, live: bool) -> None:
         if live:

@@ -60,8 +60,8 @@ class Part:
     async def prepare(self) -> None:
         """See to it that what the part needs is there; called before anything else."""
 
-    async def recreate(self, bucket: Bucket) -> None:
-        """A bucket is gone while the node runs."""
+    async def provide(self, bucket: Bucket) -> None:
+        """A bucket is missing while the node runs, or lacks settings that it needs."""
 
     def heard(self, at: float) -> None:
         """NATS accepted a heartbeat of this node that was sent at this time, in seconds on `cdm.clock`."""

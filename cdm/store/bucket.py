@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +12,12 @@ from cdm.errors import BucketMissing, NoResponders, RequestRefused, StoreBusy, U
 from cdm.log import Log
 from cdm.model.keys import LAYOUTS, Key, Layout, encode
 from cdm.store.batch import Batch, Write, prepared, problem_with
+from cdm.store.configuration import created, lacking
 from cdm.store.connection import Connection
 from cdm.store.jetstream import checked, no_message
 from cdm.store.wire import (
     DELETE,
     EXPECT,
-    MARKER_TTL,
     TTL,
     StreamState,
     has_majority,
@@ -32,7 +31,6 @@ log = Log("cdm.store")
 
 _NAME_IN_USE = 10058
 """The server's code for a stream of that name whose configuration is not quite the same."""
-_NO_LIMITS = {"max_age": 0, "max_msgs": -1, "max_bytes": -1}
 
 
 class Stored(Struct, frozen=True):
@@ -70,7 +68,8 @@ class Bucket:
         sent = await self.connection.api_retried(f"STREAM.INFO.{self.stream}")
         if not has_majority(sent.get("cluster") or {}):
             raise StoreBusy(f"the stream of {self.name} has no majority")
-        return StreamState(sent["created"], sent["state"]["last_seq"], seconds(sent["ts"]))
+        lacks = ", ".join(lacking(self.layout, sent["config"]))
+        return StreamState(sent["created"], sent["state"]["last_seq"], seconds(sent["ts"]), lacks)
 
     async def read(self, key: Key, timeout: float | None = None) -> Stored | None:
         """What the stream's leader holds under the key; None where nothing was written, or all trace of it expired."""
@@ -202,7 +201,9 @@ class Bucket:
             if not create:
                 raise BucketMissing(f"bucket {self.name} does not exist; run `cdm init` first") from None
             try:
-                await self.connection.api(f"STREAM.CREATE.{self.stream}", self._config(replicas))
+                await self.connection.api(
+                    f"STREAM.CREATE.{self.stream}", created(self.layout, self.stream, self.all_subjects, replicas)
+                )
             except RequestRefused as error:
                 if error.code != _NAME_IN_USE:
                     raise
@@ -210,7 +211,7 @@ class Bucket:
             else:
                 log.info("bucket created", bucket=self.name, replicas=replicas)
                 return True
-        await self._upgrade(info["config"], replicas if change_replicas else None)
+        await self._adapt(info["config"], replicas if change_replicas else None)
         return False
 
     async def _info_of_new(self) -> Any:
@@ -220,40 +221,8 @@ class Bucket:
             # Its name is in use: a cluster knows of it before the servers that are to hold it do.
             raise StoreBusy(f"bucket {self.name} is being created") from None
 
-    def _config(self, replicas: int) -> dict[str, Any]:
-        return {
-            "name": self.stream,
-            "subjects": [self.all_subjects],
-            "max_msgs_per_subject": self.layout.history,
-            "storage": "file",
-            "num_replicas": replicas,
-            "discard": "new",
-            "allow_rollup_hdrs": True,
-            "deny_delete": True,
-            "duplicate_window": 120 * 10**9,
-            # A stream that is created anew must not number its messages as the one before it did: a fence of the old
-            # one would hold in the new one. Milliseconds run ahead of any stream's numbers.
-            "first_seq": time.time_ns() // 1_000_000,
-            **self._features(),
-        }
-
-    def _features(self) -> dict[str, Any]:
-        # Every bucket allows TTLs: cdm's own deletes leave markers that expire. Nodes read their own keys directly.
-        return {
-            "allow_msg_ttl": True,
-            "subject_delete_marker_ttl": MARKER_TTL * 10**9,
-            "allow_atomic": True,
-            "allow_direct": True,
-        }
-
-    async def _upgrade(self, config: dict[str, Any], replicas: int | None) -> None:
-        missing = {name: value for name, value in self._features().items() if not config.get(name)}
-        # A value that expires must leave a marker, and not an older value in its place.
-        history, kept = self.layout.history, config.get("max_msgs_per_subject", -1)
-        if kept != history and (self.layout.expires or 0 < kept < history):
-            missing["max_msgs_per_subject"] = history
-        # No limit may make values vanish: a blueprint is in force, and the fence holds, until somebody removes it.
-        missing |= {name: none for name, none in _NO_LIMITS.items() if config.get(name, none) != none}
+    async def _adapt(self, config: dict[str, Any], replicas: int | None) -> None:
+        missing = lacking(self.layout, config)
         if replicas is not None and config.get("num_replicas") != replicas:
             missing["num_replicas"] = replicas
         if not missing:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
 
@@ -17,14 +18,13 @@ import anyio
 
 from cdm import clock
 from cdm.dispatch.messages import Message
-from cdm.errors import AccessDenied, BucketMissing, StoreError
+from cdm.errors import AccessDenied, BucketMissing, StoreBusy, StoreError, Uncertain, Unreachable
 from cdm.log import Log
-from cdm.store.backpressure import Backpressure
+from cdm.store.backpressure import Backpressure, FlowControl
 from cdm.store.bucket import Bucket
 from cdm.store.consumer import Consumer
 from cdm.store.mirror import Behind, Live, Mirror
 from cdm.store.wire import MARKER_TTL, StreamState, headers_of
-from cdm.wakeup import Wakeup
 
 log = Log("cdm.watch")
 
@@ -34,12 +34,12 @@ OVERDUE = 2.5
 """Heartbeats after which a silent consumer counts as lost."""
 RELIST_INTERVAL = 300.0
 """Seconds between two full comparisons with the bucket."""
+CHECK_INTERVAL = 30.0
+"""Seconds between two looks at whether the stream is the one that is followed, and has the settings it needs."""
 TRUSTED_GAP = MARKER_TTL / 3
 """Longest silence, in seconds, after which the watch resumes behind its last sequence without listing."""
 BARRIER_PATIENCE = 0.05
 """Seconds after which a barrier asks the consumer how far it is."""
-LONGEST_HOLD = 2.0
-"""Seconds for which the server's question whether to continue may be left unanswered."""
 SESSION_PAUSE = 0.25
 """Seconds before another consumer is made where one could not be."""
 COMPLAINT_INTERVAL = 30.0
@@ -71,8 +71,9 @@ class Watch:
         keys: which keys: all, or those that match a pattern as NATS has them (``node-1.>``).
         on_live: called with True when the mirror is complete, with False when it may fall behind.
         on_reset: called with a reason when the stream is not the one that it was.
-        on_missing: called when the bucket is found missing; it may create it.
+        provide: called when the bucket is missing or lacks settings; it may create or adapt it.
         relist_interval: seconds between two full comparisons with the bucket.
+        check_interval: seconds between two looks at the stream's state.
         backpressure: holds updates back while a leader's commands are being written.
     """
 
@@ -84,8 +85,9 @@ class Watch:
         keys: str = ">",
         on_live: Callable[[bool], None] | None = None,
         on_reset: Callable[[str], None] | None = None,
-        on_missing: Callable[[], Awaitable[object]] | None = None,
+        provide: Callable[[], Awaitable[object]] | None = None,
         relist_interval: float = RELIST_INTERVAL,
+        check_interval: float = CHECK_INTERVAL,
         backpressure: Backpressure | None = None,
     ) -> None:
         self.bucket = bucket
@@ -94,13 +96,11 @@ class Watch:
         self._name_at = len(bucket.subject(""))
         self._on_live = on_live
         self._on_reset = on_reset
-        self._on_missing = on_missing
+        self._provide = provide
         self._relist_interval = relist_interval
-        self._backpressure = backpressure
+        self._check_interval = check_interval
+        self._flow_control = FlowControl(bucket.connection, backpressure, lambda: self._mirror.is_live)
         self._consumer: Consumer | None = None
-        self._question = ""
-        """Subject at which the server waits for an answer before it delivers more (flow control)."""
-        self._asked = Wakeup()
         self._progress: anyio.Event | None = None
         """Set when more was emitted; there while a barrier waits."""
         self._told_live = False
@@ -134,7 +134,7 @@ class Watch:
         """
         self._began = clock.now()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._answer)
+            tasks.start_soon(self._flow_control.run)
             await self._follow()
 
     async def caught_up(self) -> None:
@@ -174,9 +174,8 @@ class Watch:
                 reason = await self._run_session()
                 log.debug("watch renewed", bucket=self.bucket.name, reason=reason)
                 continue
-            except BucketMissing as error:
-                log.warning("bucket is missing", bucket=self.bucket.name)
-                await self._recreate(error)
+            except BucketMissing:
+                await self._provide_bucket("it does not exist")
             except StoreError as error:
                 if isinstance(error, AccessDenied) and not self.reached:
                     raise
@@ -192,17 +191,27 @@ class Watch:
         elif not isinstance(error, AccessDenied):
             return
         # The error names the consumer, which is another one each time: the connection would log it each time.
+        self._complain("updates do not come", str(error))
+
+    async def _provide_bucket(self, problem: str) -> None:
+        reason = problem
+        try:
+            if self._provide is not None:
+                await self._provide()
+                return
+        except StoreError as error:
+            log.debug("bucket not provided", bucket=self.bucket.name, problem=problem, reason=str(error))
+            if isinstance(error, (StoreBusy, Uncertain, Unreachable)):
+                return
+            reason = f"{problem}: {error}"
+        self._complain("bucket cannot be used; run `cdm init`", reason)
+
+    def _complain(self, what: str, reason: str) -> None:
+        """Log an error, but not each time: such a state may last."""
+        now = clock.now()
         if now >= self._complained_at + COMPLAINT_INTERVAL:
             self._complained_at = now
-            log.error("updates do not come", bucket=self.bucket.name, reason=str(error))
-
-    async def _recreate(self, missing: BucketMissing) -> None:
-        if self._on_missing is None:
-            return
-        try:
-            await self._on_missing()
-        except StoreError as error:
-            log.debug("bucket not created", bucket=self.bucket.name, reason=str(error), cause=str(missing))
+            log.error(what, bucket=self.bucket.name, reason=reason)
 
     # A session: the life of one consumer
 
@@ -213,6 +222,9 @@ class Watch:
             await self._until_up()
         stream = await self.bucket.state()
         consumer = Consumer(self.bucket, self._filter, stream.clock - clock.now())
+        self._compare(stream)
+        if stream.lacks:
+            await self._provide_bucket(f"it lacks {stream.lacks}")
         after = self._begin(stream)
         self._consumer = consumer
         inbox = connection.new_inbox()
@@ -247,15 +259,17 @@ class Watch:
         finally:
             connection.unlisten(listener)
 
-    def _begin(self, stream: StreamState) -> int | None:
-        """Compare the stream with the one seen before; returns the sequence to resume behind, None to list."""
-        mirror = self._mirror
-        if reason := mirror.other_stream(stream):
+    def _compare(self, stream: StreamState) -> None:
+        """Compare the stream with the one seen before."""
+        if reason := self._mirror.other_stream(stream):
             log.warning("stream is not the one that it was", bucket=self.bucket.name, reason=reason)
             self._tell_live(False)
             if self._on_reset is not None:
                 self._on_reset(f"the stream of {self.bucket.name} {reason}")
-        now = clock.now()
+
+    def _begin(self, stream: StreamState) -> int | None:
+        """Returns the sequence to resume behind; None to list everything."""
+        mirror, now = self._mirror, clock.now()
         if mirror.reached > 0 and now < self._heard + TRUSTED_GAP and now < mirror.listed_at + self._relist_interval:
             mirror.resume(stream.last)
             return mirror.reached
@@ -264,23 +278,36 @@ class Watch:
 
     async def _until_over(self, consumer: Consumer) -> str:
         """Wait for the session to end; returns why."""
+        check = consumer.made + self._check_interval
         while not consumer.over.done():
-            overdue = self._overdue
-            relist = self._mirror.listed_at + self._relist_interval if self._mirror.is_live else overdue
-            now = clock.now()
+            now, overdue = clock.now(), self._overdue
+            relist = self._mirror.listed_at + self._relist_interval
             if now >= overdue:
                 self._tell_live(False)
                 return "the consumer is silent"
-            if now >= relist:
-                return "time to compare everything"
-            if self.phase is Phase.LISTING:
+            if not self._mirror.is_live:
                 await asyncio.wait((consumer.over,), timeout=HEARTBEAT / 2)
-                # What was still to be listed may be purged or expired meanwhile: then no delivery was the last one.
-                if self.phase is Phase.LISTING and await consumer.drained() and self.phase is Phase.LISTING:
+                # What was still to be delivered may be purged or expired meanwhile: then no delivery was the last one.
+                if not self._mirror.is_live and await consumer.drained() and not consumer.over.done():
                     self._finish()
+            elif now >= relist:
+                return "time to compare everything"
+            elif now >= check:
+                check = now + self._check_interval
+                await self._check(consumer)
             else:
-                await asyncio.wait((consumer.over,), timeout=min(overdue, relist) - now)
+                await asyncio.wait((consumer.over,), timeout=min(overdue, relist, check) - now)
         return consumer.over.result()
+
+    async def _check(self, consumer: Consumer) -> None:
+        """Look whether the stream is the one that is followed, and has the settings that it needs."""
+        reached = self._mirror.reached
+        with suppress(StoreBusy, Uncertain, Unreachable):
+            stream = await self.bucket.state()
+            if stream.created != self._mirror.created or stream.last < reached:
+                consumer.end("the stream is another one")
+            elif stream.lacks:
+                await self._provide_bucket(f"it lacks {stream.lacks}")
 
     @property
     def _overdue(self) -> float:
@@ -356,19 +383,6 @@ class Watch:
     def _on_control(self, consumer: Consumer, reply: str, headers: dict[str, str]) -> None:
         self._heard = clock.now()
         if question := reply or headers.get("Nats-Consumer-Stalled"):
-            self._question = question
-            self._asked.set()
+            self._flow_control.ask(question)
         elif (last := headers.get("Nats-Last-Consumer", "")).isdecimal() and int(last) > consumer.expected - 1:
             consumer.end(f"deliveries up to {last} were made, {consumer.expected - 1} came")
-
-    async def _answer(self) -> None:
-        """Tell the server to continue whenever it asks: at once while listing, else when nothing holds it back."""
-        while True:
-            await self._asked.wait()
-            if self._backpressure is not None and self._mirror.is_live:
-                with anyio.move_on_after(LONGEST_HOLD):
-                    await self._backpressure.released()
-            try:
-                await self.bucket.connection.publish(self._question)
-            except StoreError as error:
-                log.debug("flow control not answered", reason=str(error))

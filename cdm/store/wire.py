@@ -57,6 +57,8 @@ class StreamState(Struct, frozen=True):
     """Its last sequence."""
     clock: float
     """The server's time, in seconds since 1970."""
+    lacks: str = ""
+    """Names of settings that cdm needs and the stream does not have."""
 
 
 def has_majority(cluster: dict[str, Any]) -> bool:

@@ -12,12 +12,13 @@ from nats.aio.client import Client
 
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
-from cdm.model.keys import SliceKey, encode, encode_artifact
+from cdm.model.keys import SLICES, SliceKey, encode, encode_artifact
 from cdm.model.node import EXTERNAL
 from cdm.model.slice import SliceState, SliceValue
 from cdm.node.node import Node, NodeSettings
 from cdm.store.batch import MAX_BATCH, Write
 from cdm.store.bucket import Bucket, buckets
+from cdm.store.configuration import created
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.wire import dump
 from tests.harness.processes import Process, started_node
@@ -62,7 +63,7 @@ class Playground:
 
     async def raw_bucket(self, name: str) -> None:
         """A bucket that is configured as ``slices`` is, for the bare client to write to."""
-        config = {**self.slices._config(self.replicas), "name": f"KV_{name}", "subjects": [f"$KV.{name}.>"]}
+        config = created(SLICES, f"KV_{name}", f"$KV.{name}.>", self.replicas)
         await self.connection.api(f"STREAM.CREATE.KV_{name}", config)
 
     async def register(self, nodes: Sequence[NodeId], registration: bytes = b'{"ttl":600}') -> None:

@@ -117,7 +117,7 @@ async def watching(
         async def recreate() -> None:
             await bucket.ensure(create=True)
 
-        watch = Watch(bucket, mirror, on_live=mirror.live.append, on_reset=mirror.reset, on_missing=recreate, **options)
+        watch = Watch(bucket, mirror, on_live=mirror.live.append, on_reset=mirror.reset, provide=recreate, **options)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch.run)
             await eventually(lambda: watch.phase is Phase.LIVE, what="the watch is live")

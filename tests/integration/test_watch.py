@@ -23,9 +23,11 @@ from cdm.dispatch.messages import (
 from cdm.errors import StoreError
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS, encode
+from cdm.store import backpressure as backpressure_module
 from cdm.store import watch as watch_module
 from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import Bucket
+from cdm.store.configuration import created
 from cdm.store.watch import Phase, Watch
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.store import Mirror, connected, watching
@@ -616,7 +618,7 @@ async def _fill_on(user: Raw, start: int, stop: int) -> None:
 async def test_a_held_watch_lets_the_server_stop_and_catches_up_when_let_go(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch_module, "LONGEST_HOLD", 60.0)
+    monkeypatch.setattr(backpressure_module, "LONGEST_HOLD", 60.0)
     backpressure, count = Backpressure(), 20_000
     backpressure.hold()
     async with raw(server) as user, watching(server, STATUS, backpressure=backpressure) as watched:
@@ -633,7 +635,7 @@ async def test_a_held_watch_lets_the_server_stop_and_catches_up_when_let_go(
 async def test_a_watch_is_not_held_for_ever_and_never_while_it_lists(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch_module, "LONGEST_HOLD", 60.0)
+    monkeypatch.setattr(backpressure_module, "LONGEST_HOLD", 60.0)
     backpressure, count = Backpressure(), 20_000
     backpressure.hold()
     async with raw(server) as user, connected(server) as connection:
@@ -641,7 +643,7 @@ async def test_a_watch_is_not_held_for_ever_and_never_while_it_lists(
         await _fill_on(user, 0, count)
         async with watching(server, STATUS, backpressure=backpressure) as watched:
             assert len(watched.mirror.heard) == count
-            monkeypatch.setattr(watch_module, "LONGEST_HOLD", 0.2)
+            monkeypatch.setattr(backpressure_module, "LONGEST_HOLD", 0.2)
             # After a list the server's window is wide: more is needed until it asks.
             for part in range(1, 10):
                 await _fill_on(user, part * count, (part + 1) * count)
@@ -787,7 +789,9 @@ async def test_a_barrier_holds_no_new_stream_to_a_sequence_of_the_one_before(ser
             tasks.start_soon(watch.caught_up)
             await anyio.sleep(0.1)  # the barrier has its target
             await user.api("STREAM.DELETE.KV_slices")
-            await user.api("STREAM.CREATE.KV_slices", {**watched.bucket._config(1), "first_seq": 1})
+            await user.api(
+                "STREAM.CREATE.KV_slices", {**created(SLICES, "KV_slices", "$KV.slices.>", 1), "first_seq": 1}
+            )
             last = await user.put("slices", f"n2.{KEY}", slice_value())
             gate.set()
         assert watch.reached == last
