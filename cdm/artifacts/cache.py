@@ -23,8 +23,8 @@ from msgspec import Struct
 
 from cdm.artifacts.entry import completed
 from cdm.artifacts.repository import Artifacts, StoredArtifact
-from cdm.artifacts.seal import Altered, Seal, runnable
-from cdm.artifacts.tree import scan
+from cdm.artifacts.seal import Altered, Seal
+from cdm.artifacts.tree import runnable, scan
 from cdm.artifacts.unpacking import sync, unpack
 from cdm.errors import (
     ArtifactMissing,

@@ -16,7 +16,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from cdm.artifacts.archive import explained, members
-from cdm.artifacts.tree import MAX_UNPACKED, Tree, readable
+from cdm.artifacts.tree import MAX_UNPACKED, Tree, readable, runnable
 from cdm.errors import InvalidContent
 from cdm.model.content import Content, Form, problem_with_name
 from cdm.model.manifest import Manifest
@@ -81,7 +81,7 @@ def pack(path: Path, folder: Path) -> Packed:
             for _ in members(path, tree):
                 pass
     else:
-        form, source, mode = Form.FILE, path, found.st_mode & _KEPT
+        form, source, mode = Form.FILE, path, runnable(found.st_mode & _KEPT)
         if problem := problem_with_name(name):
             raise InvalidContent(f"{path} {problem}")
         if name != readable(name):
@@ -140,4 +140,4 @@ def problem_with_program(packed: Packed, manifest: Manifest) -> str:
             f"{packed.path} begins neither with #! nor with an ELF header; give it a first line such as #!/bin/sh, or "
             "push it with a --manifest whose entry is a program that runs it, or as .tar.gz"
         )
-    return "" if packed.mode & 0o111 else f"{packed.path} is not executable; chmod +x it"
+    return ""

@@ -230,14 +230,17 @@ class Artifacts:
         return Pushed.REPAIRED if damaged and old.nuid == damaged else Pushed.REPLACED
 
     def _same(self, artifact: Artifact, found: Found, content: Content) -> StoredArtifact | None:
-        """The artifact, where this very content is there; raises `Conflict` where another is."""
+        """The artifact, where this very content is there; raises `Conflict` where another is.
+
+        Permissions of a lone file make no difference: nodes make it executable.
+        """
         if found.live is None:
             return None
         try:
             stored = self._stored(artifact, found)
         except InvalidContent as error:
             raise Conflict(f"{artifact} is there already, and cannot be read ({error}); --force replaces it") from None
-        there = stored.content
+        there = msgspec.structs.replace(stored.content, mode=content.mode)
         if there == content:
             return stored
         what = "manifest" if msgspec.structs.replace(there, manifest=content.manifest) == content else "content"

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from cdm.artifacts.tree import Tree
+from cdm.artifacts.tree import Tree, runnable
 
 _PIECE = 1024 * 1024
 
@@ -154,11 +154,6 @@ class Seal:
             path.chmod(wanted.mode)
             found = path.lstat()
         return _stamp(found)
-
-
-def runnable(mode: int) -> int:
-    """Permissions with which whoever may read a file may run it."""
-    return mode | (mode & 0o444) >> 2
 
 
 def _entries(folder: Path, prefix: str, inside: set[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:

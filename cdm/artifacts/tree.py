@@ -143,3 +143,8 @@ def scan(folder: Path) -> Tree:
 def readable(name: str) -> str:
     """A name with what of it is not UTF-8 replaced: what describes an artifact is JSON, and holds nothing else."""
     return name.encode("utf-8", "surrogateescape").decode(errors="replace")
+
+
+def runnable(mode: int) -> int:
+    """Permissions with which whoever may read a file may run it."""
+    return mode | (mode & 0o444) >> 2

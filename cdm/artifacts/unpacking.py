@@ -13,7 +13,7 @@ from typing import IO
 
 from cdm.artifacts.archive import clean, explained, members
 from cdm.artifacts.seal import Seal, Sum
-from cdm.artifacts.tree import Tree
+from cdm.artifacts.tree import Tree, runnable
 from cdm.model.content import Content, Form
 
 _PIECE = 1024 * 1024
@@ -48,10 +48,11 @@ def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) ->
     if content.form is Form.FILE:
         target = into / content.file
         packed.rename(target)
-        target.chmod(_mode(content.mode))
+        mode = runnable(_mode(content.mode))  # whatever runs it: where it was pushed from it need not have been
+        target.chmod(mode)
         sync(target)
         tree.add_file(content.file, content.size)
-        sums[content.file] = Sum(content.size, _mode(content.mode), bytes.fromhex(content.sha256))
+        sums[content.file] = Sum(content.size, mode, bytes.fromhex(content.sha256))
     else:
         with explained(content.file):
             for name, member, data in members(packed, tree):

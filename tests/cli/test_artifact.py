@@ -207,13 +207,23 @@ async def test_a_file_that_no_node_can_run_is_pointed_out(server: NatsServer, tm
     done = artifact(server, "push", "g:n:shell", tmp_path / "plain", "--manifest", shell)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr
-    (tmp_path / "hello").chmod(0o600)
-    for name, problem in (("plain", "begins neither with #! nor with an ELF header"), ("hello", "is not executable")):
-        done = artifact(server, "push", f"g:{name}:1", tmp_path / name, "--json")
+    done = artifact(server, "push", "g:plain:1", tmp_path / "plain", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("cdm: warning: no node can run this as a program: ")
+    assert "begins neither with #! nor with an ELF header" in done.stderr
+    assert json.loads(done.stdout)["result"] == "stored"
+
+
+async def test_a_program_need_not_be_executable_where_it_is_pushed_from(server: NatsServer, tmp_path: Path) -> None:
+    """Nodes make it executable: nothing is warned of, and nothing else comes of a chmod."""
+    script = tmp_path / "hello"
+    script.write_text("#!/bin/sh\n")
+    for mode, said in ((0o644, "pushed"), (0o755, "unchanged"), (0o600, "unchanged"), (0o711, "unchanged")):
+        script.chmod(mode)
+        done = artifact(server, "push", NAME, script)
         assert done.returncode == 0, done.stderr
-        assert done.stderr.startswith("cdm: warning: no node can run this as a program: ")
-        assert problem in done.stderr
-        assert json.loads(done.stdout)["result"] == "stored"
+        assert f"{NAME}: {said}" in done.stdout
+        assert done.stderr == ""
 
 
 async def test_one_that_a_blueprint_waited_for_says_when_it_is_tried_again(server: NatsServer, script: Path) -> None:

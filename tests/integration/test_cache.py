@@ -118,6 +118,20 @@ async def test_a_file_is_there_under_its_name_and_can_be_run(server: NatsServer,
         assert cache.size == 8
 
 
+async def test_a_lone_file_can_be_run_whatever_runs_it(server: NatsServer, tmp_path: Path) -> None:
+    """An earlier version pushed it with the permissions that it had."""
+    async with stage(server, tmp_path) as at:
+        script = tmp_path / "job"
+        script.write_text("#!/bin/sh\necho done\n")
+        packed = pack(script, tmp_path)
+        content = replace(packed.content(Manifest(entry="env", args=("./job",))), mode=0o644)
+        await at.artifacts.push(ONE, script, content)
+        program = (await at.cache().get(ONE)).folder / "job"
+        assert (await anyio.run_process([program])).stdout == b"done\n"
+        script.chmod(0o755)
+        assert await at.push(ONE, script, Manifest(entry="env", args=("./job",))) is Pushed.UNCHANGED
+
+
 async def test_of_a_tree_the_entry_can_be_run_and_the_same_content_is_there_once(
     server: NatsServer, tmp_path: Path
 ) -> None:
