@@ -37,10 +37,12 @@ TURN = 0.02
 LONGEST_TURN = 0.5
 """Seconds after which any candidate may have its turn."""
 HIGHEST_CREDIBLE = 2**51
-"""Highest term that is counted on from; no cluster gets there, and what is above it somebody wrote by hand.
+"""Highest term that is counted on from, whoever wrote it. No cluster gets there by itself.
 
-Readers take terms up to 2**52 (`cdm.model.slice.Term`): above any term that is believed there is room for all to come.
+Above it only those are counted on from that name the process that wrote them: others somebody wrote by hand.
 """
+HIGHEST = 2**52
+"""Highest term that there can be: readers take no higher ones (`cdm.model.slice.Term`)."""
 
 # Where this process stands
 
@@ -142,6 +144,11 @@ class Election:
         return self._highest
 
     @property
+    def exhausted(self) -> bool:
+        """Whether there is no term above the highest one: nobody can lead any more."""
+        return self._highest >= HIGHEST
+
+    @property
     def in_doubt(self) -> bool:
         """Whether the server must be asked, because the outcome of a write is open or what was known may be old."""
         return isinstance(self._knowledge, Doubtful)
@@ -180,7 +187,7 @@ class Election:
         if fence_lost or fence.term:
             self._fence_known = fence.term > 0
         self._note_lease(lease, now)
-        self._note_term(fence.term)
+        self._note_term(fence.term, fence.incarnation)
         self._knowledge = Known(records)
         match self._phase:
             case Leading(tenure=tenure, renew_at=renew_at):
@@ -216,7 +223,7 @@ class Election:
 
     def watched_fence(self, fence: StoredFence) -> None:
         """The watch brought a new fence, or that it is gone."""
-        self._note_term(fence.term)
+        self._note_term(fence.term, fence.incarnation)
         self._fence_known = self._fence_known or fence.term > 0
         records = self._knowledge.records
         if records is None or 0 < fence.revision <= records.fence.revision:
@@ -304,7 +311,7 @@ class Election:
             return Wait(None)
         if isinstance(self._knowledge, Doubtful):
             return Read()
-        if self._withdrawn:
+        if self._withdrawn or self.exhausted:
             return Wait(None)
         records = self._knowledge.records
         holder = records.lease.holder
@@ -361,14 +368,14 @@ class Election:
     def _is_mine(self, lease: Lease) -> bool:
         return lease.node == self.node and lease.incarnation == self.incarnation
 
-    def _note_term(self, term: int) -> None:
-        """Whatever is stored, the next term must be one that everybody can read."""
-        if term <= HIGHEST_CREDIBLE:
+    def _note_term(self, term: int, incarnation: str) -> None:
+        """Whatever is stored, there must be room for the terms to come; and no term may ever come twice."""
+        if term <= HIGHEST_CREDIBLE or (incarnation and term <= HIGHEST):
             self._highest = max(self._highest, term)
 
     def _note_lease(self, lease: Vacant | Held, now: float) -> None:
         if lease.holder:
-            self._note_term(lease.holder.term)
+            self._note_term(lease.holder.term, lease.holder.incarnation)
         self.detector.observe(lease, now)
 
     def _turn(self, last: str) -> float:

@@ -225,6 +225,8 @@ class Leadership:
             await anyio.sleep(READ_AGAIN_AFTER)
             return
         self._may_read = True
+        if election.exhausted:
+            log.error("nobody can lead: there is no term above the one that is stored", term=election.highest_term)
         if election.read(reading, records, clock.now()):
             log.error("the fence is gone: everything is listed anew", highest_term=election.highest_term)
             self._on_fence_lost()

@@ -283,6 +283,26 @@ async def test_an_absurd_term_costs_one_term(server: NatsServer, key: str, absur
         nodes.unharmed()
 
 
+async def test_terms_go_on_above_a_term_that_somebody_wrote_by_hand(server: NatsServer) -> None:
+    """Also where every process that knew of it has ended since."""
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1", "n2")
+        await nodes.leader()
+        await user.put("slices", "_term", {"term": HIGHEST_CREDIBLE, "leader": "n1"})
+        terms = [HIGHEST_CREDIBLE]
+        for number in range(4):
+            leader = await nodes.leader(above=terms[-1])
+            terms.append(leader.active)
+            if number == 1:
+                await user.delete("slices", "_term")
+                continue
+            for running in nodes.all.values():
+                await (running.stop() if number % 2 else running.crash())
+            await nodes.start("n1", "n2")
+        assert terms == sorted(set(terms))
+        await serves(user)
+
+
 async def test_vandalism_again_and_again(server: NatsServer) -> None:
     """Everything at once, in quick succession: terms only grow, and in the end somebody serves."""
     async with raw(server) as user, nodes_on(server) as nodes:

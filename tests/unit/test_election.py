@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm.leader.actions import Action, Probe, Read, Renew, StepDown, TakeOver, Wait
-from cdm.leader.election import HIGHEST_CREDIBLE, TURN, Election
+from cdm.leader.election import HIGHEST, HIGHEST_CREDIBLE, TURN, Election
 from cdm.leader.records import Held, Records, StoredFence, Tenure, Timing, Vacant
 from cdm.model.artifact import NodeId
 from cdm.model.node import Fence, Lease
@@ -118,7 +118,7 @@ def test_an_absurd_term_is_not_counted_on_from(absurd: int) -> None:
     """Or the terms after it could be read by nobody, and every leader would be nobody's for ever."""
     each = follower()
     each.watched_fence(fence(200, absurd))
-    each.watched_lease(held(term=absurd, revision=201), 1.0)
+    each.watched_lease(held(term=absurd, revision=201, incarnation=""), 1.0)
     read(each, records(Vacant(300), 200, absurd), 2.0)
     assert each.next(3.0) == take_over(8, 300, 200)
     assert each.highest_term == 7
@@ -135,19 +135,38 @@ def test_a_leader_whose_fence_is_set_to_an_absurd_term_begins_the_next_one() -> 
     assert each.next(1.2) == take_over(2, 1, 77)
 
 
-def test_after_the_highest_credible_term_there_is_always_a_next_one_that_can_be_read() -> None:
-    each = connected()
-    read(each, records(Vacant(30), 12, HIGHEST_CREDIBLE), 0.0)
-    for number in range(1, 4):
+def test_terms_go_on_above_the_highest_credible_one_whoever_comes_next() -> None:
+    """Somebody wrote it by hand; a process that comes later learns of the terms since by what others stored."""
+    stored = fence(12, HIGHEST_CREDIBLE)
+    lease: Vacant | Held = Vacant(30)
+    for number in range(1, 6):
+        each = connected()
+        read(each, Records(lease, stored), 0.0)
         action = each.next(0.0)
         assert isinstance(action, TakeOver)
         assert action.term == HIGHEST_CREDIBLE + number
-        written = msgspec.json.encode(Fence(action.term))
-        assert msgspec.json.decode(written, type=Fence).term == action.term
+        assert msgspec.json.decode(msgspec.json.encode(Fence(action.term)), type=Fence).term == action.term
         each.won(action, 100 * number, 0.0)
-        each.reset("the stream was purged")
-        each.stepped_down()
-        read(each, records(Vacant(0), 0, 0), 0.0)
+        stored = own_fence(100 * number, action.term)
+        lease = Vacant(100 * number + 1) if number % 2 else held(ME, action.term, 100 * number - 1, "me")
+        if number == 3:
+            stored = fence(0, 0)  # it was deleted; the lease has it still
+            lease = held(ME, action.term, 100 * number - 1, "me")
+
+
+def test_a_term_that_is_seen_after_the_highest_credible_one_is_not_taken_a_second_time() -> None:
+    each = follower()
+    each.watched_fence(fence(200, HIGHEST_CREDIBLE))
+    each.watched_fence(own_fence(201, HIGHEST_CREDIBLE + 1, "x"))
+    each.watched_lease(Vacant(300), 1.0)
+    assert each.next(2.0) == take_over(HIGHEST_CREDIBLE + 2, 300, 201)
+
+
+def test_where_there_is_no_term_above_nobody_leads() -> None:
+    each = connected()
+    read(each, Records(Vacant(30), own_fence(12, HIGHEST, "x")), 0.0)
+    assert each.exhausted
+    assert each.next(0.0) == Wait(None)
 
 
 def test_after_a_refusal_both_are_read_again_before_anything_else() -> None:
