@@ -23,6 +23,7 @@ from rich.table import Table
 from cdm.artifacts.entry import completed, program_of
 from cdm.artifacts.packing import Packed, pack, problem_with_program
 from cdm.artifacts.repository import Artifacts, Pushed, StoredArtifact, UnreadableArtifact
+from cdm.cli.known import nearest, stored_artifacts
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.screen import plain, wide_console
@@ -289,7 +290,8 @@ async def _remove(access: Access, prefix: str, name: Artifact, force: bool) -> N
                 raise Conflict(f"blueprint {name} asks for {wanted}; delete it first, or use --force")
             await artifacts.remove(name)
         except ArtifactMissing:
-            raise ArtifactMissing(f"there is no artifact {name}; `cdm artifact ls` lists them") from None
+            close = nearest(str(name), await stored_artifacts(connection))
+            raise ArtifactMissing(f"there is no artifact {name}{close}; `cdm artifact ls` lists them") from None
 
 
 async def _wanted(connection: Connection, name: Artifact) -> str:

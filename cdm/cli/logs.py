@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from typing import Annotated
 
 import anyio
@@ -13,6 +14,7 @@ import anyio.to_thread
 from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt
 
+from cdm.cli.known import known_artifacts, nearest
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
 from cdm.cli.options import FLAG, ConnectionOptions, duration
 from cdm.dispatch.messages import ValuePut
@@ -72,10 +74,12 @@ def logs(
     coloured = terminal and not os.environ.get("NO_COLOR")
     show = as_json(name) if json else as_text(name, terminal=terminal, coloured=coloured)
     only = None if node is None else node_id(node)
-    return anyio.run(_run, connection.access(), connection.prefix, request, only, show)
+    return anyio.run(_run, connection.access(), connection.prefix, request, name, only, show)
 
 
-async def _run(access: Access, prefix: str, request: LogRequest, only: NodeId | None, show: Show) -> int:
+async def _run(
+    access: Access, prefix: str, request: LogRequest, artifact: Artifact, only: NodeId | None, show: Show
+) -> int:
     """Ask until the end, or until told to stop."""
 
     async def write(lines: list[Shown]) -> None:
@@ -98,7 +102,8 @@ async def _run(access: Access, prefix: str, request: LogRequest, only: NodeId | 
             await tasks.start(stop_on_signal)
             async with connect(access, name="cdm logs", prefix=prefix) as connection:
                 hosts = await _hosts(connection, only, follow=request.follow)
-                complete = await Reader(connection, request, only, write, remark).run(hosts)
+                missing = partial(_no_such_artifact, connection, artifact)
+                complete = await Reader(connection, request, only, write, remark, missing).run(hosts)
                 code = 0 if complete else 1
             tasks.cancel_scope.cancel()
     except* BrokenPipeError:
@@ -109,15 +114,24 @@ async def _run(access: Access, prefix: str, request: LogRequest, only: NodeId | 
     return code
 
 
+async def _no_such_artifact(connection: Connection, artifact: Artifact) -> str:
+    """Whether nobody ever named this artifact, in words; empty: it is known, or what is known cannot be read."""
+    known = await known_artifacts(connection)
+    if known is None or artifact in known:
+        return ""
+    return f"there is no artifact {artifact}{nearest(str(artifact), known)}"
+
+
 async def _hosts(connection: Connection, only: NodeId | None, *, follow: bool) -> list[Registered]:
     """The nodes that may have output; empty where they are followed and none is registered yet."""
     await connection.check_server()
-    found: dict[NodeId, Registered] = {}
+    registered: dict[NodeId, Registered] = {}
     for message in await snapshot(connection, names=("nodes",)):
-        if isinstance(message, ValuePut) and isinstance(message.key, NodeKey) and only in (None, message.key.node):
-            found[message.key.node] = message
+        if isinstance(message, ValuePut) and isinstance(message.key, NodeKey):
+            registered[message.key.node] = message
+    found = {node: message for node, message in registered.items() if only in (None, node)}
     if only is not None and not found:
-        raise OutputMissing(f"there is no node {only!r} (see `cdm status`)")
+        raise OutputMissing(f"there is no node {only!r}{nearest(only, registered) or ' (see `cdm status`)'}")
     if follow and not found:
         return []
     hosts = [found[name] for name in sorted(found) if keeps_output(found[name].value)]

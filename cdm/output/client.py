@@ -47,6 +47,7 @@ class Reader:
         only: the one node to ask; None: all of them.
         write: called with lines in the order that they are to be shown in.
         remark: called with what the user is to know besides.
+        missing: awaited where no node has any output; says why there can be none, or nothing.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class Reader:
         only: NodeId | None,
         write: Callable[[list[Shown]], Awaitable[None]],
         remark: Callable[[str], None],
+        missing: Callable[[], Awaitable[str]],
     ) -> None:
         self._connection = connection
         self._request = request
         self._only = only
         self._write = write
         self._remark = remark
+        self._missing = missing
         self._began = clock.now()
         self._inbox = connection.new_inbox()
         self._numbers = count()
@@ -246,17 +249,18 @@ class Reader:
         if self._sources and not answered:
             raise OutputMissing("no node answered")
         if not any(source.slices for source in answered):
-            self._nothing_yet(answered)
+            await self._nothing_yet(answered)
 
-    def _nothing_yet(self, answered: Sequence[Source]) -> None:
+    async def _nothing_yet(self, answered: Sequence[Source]) -> None:
         what = self._request.artifact
         if self._request.ordinal is not None:
             what += f"#{self._request.ordinal}"
         names = ", ".join(source.node for source in answered[:5]) + (", …" if len(answered) > 5 else "")
         looked = f"asked: {names}" if names else "no node is registered"
+        reason = await self._missing()
         if not self._request.follow:
-            raise OutputMissing(f"there is no output of {what} ({looked})")
-        self._remark(f"note: there is no output of {what} yet ({looked}); waiting")
+            raise OutputMissing(reason or f"there is no output of {what} ({looked})")
+        self._remark(f"note: {reason or f'there is no output of {what} yet ({looked})'}; waiting")
 
     async def _go_on(self) -> None:
         while (live := self._live) or self._request.follow:

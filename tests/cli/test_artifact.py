@@ -67,6 +67,9 @@ async def test_push_ls_and_rm(server: NatsServer, script: Path, tree: Path) -> N
     assert listed[1]["size"] == 14
     assert listed[1]["manifest"]["entry"] == "hello.py"
     assert len(listed[1]["sha256"]) == 64
+    mistyped = artifact(server, "rm", "g:tee:1+b")
+    assert mistyped.returncode == 1
+    assert "there is no artifact g:tee:1+b (did you mean g:tree:1+b?); `cdm artifact ls`" in mistyped.stderr
     removed = artifact(server, "rm", NAME)
     assert removed.returncode == 0
     assert "removed" in removed.stdout

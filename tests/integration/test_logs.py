@@ -178,10 +178,13 @@ async def test_two_nodes_are_merged_and_what_is_not_there_is_told(server: NatsSe
             assert everything.returncode == 0, everything.stderr
             assert everything.stdout.splitlines()[0].endswith(b" tick 0")
 
+        await stage.user.put("blueprints", "g/never/1", 0)  # known, though it was never pushed
         for options, complaint in (
-            (("g:nothing:1",), "there is no output of g:nothing:1 (asked: n1, n2)"),
+            (("g:nothing:1",), "there is no artifact g:nothing:1\n"),
+            (("g:tlaker:1",), f"there is no artifact g:tlaker:1 (did you mean {NAME}?)\n"),
+            (("g:never:1",), "there is no output of g:never:1 (asked: n1, n2)\n"),
             ((NAME, "--ordinal", "7"), f"there is no output of {NAME}#7"),
-            ((NAME, "--node", "n9"), "there is no node 'n9'"),
+            ((NAME, "--node", "n9"), "there is no node 'n9' (see `cdm status`)"),
         ):
             failed = await stage.logs(*options)
             assert failed.returncode == 1
@@ -237,7 +240,7 @@ async def test_output_and_nodes_that_are_yet_to_come_are_waited_for(server: Nats
     made = await command_line("init", "--server", server.url)
     assert made.returncode == 0, made.stderr
     async with asking(server, NAME, "-f", output=early):
-        await eventually(lambda: early.read_text() == _waiting("no node is registered"), 10)
+        await eventually(lambda: early.read_text() == f"cdm: note: there is no artifact {NAME}; waiting\n", 10)
         async with cluster(server, tmp_path, SLOW, 0) as stage:
             async with asking(server, NAME, "-f", output=late):
                 await eventually(lambda: late.read_text() == _waiting("asked: n1, n2"), 10)

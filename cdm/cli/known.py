@@ -1,0 +1,45 @@
+"""What a mistyped name may have meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+from cdm.errors import BucketMissing, StoreError
+from cdm.model.artifact import Artifact
+from cdm.model.keys import BlueprintKey, SliceKey
+from cdm.store.connection import Connection
+from cdm.store.snapshot import snapshot
+
+PATIENCE = 5.0
+"""Seconds that looking for names may take."""
+
+
+async def known_artifacts(connection: Connection) -> set[Artifact] | None:
+    """Every artifact that is stored, has a blueprint, or has a slice; None: not all of that can be read."""
+    known: set[Artifact] = set()
+    try:
+        for message in await snapshot(connection, PATIENCE, ("blueprints", "slices")):
+            if isinstance(key := getattr(message, "key", None), (BlueprintKey, SliceKey)):
+                known.add(key.artifact)
+        return known | await stored_artifacts(connection)
+    except* StoreError:
+        pass
+    return None
+
+
+async def stored_artifacts(connection: Connection) -> set[Artifact]:
+    """Every artifact in the store; raises `StoreError`."""
+    from cdm.artifacts.repository import Artifacts, StoredArtifact  # noqa: PLC0415  # rarely needed
+
+    with suppress(BucketMissing):
+        return {each.artifact for each in await Artifacts(connection).listing() if isinstance(each, StoredArtifact)}
+    return set()
+
+
+def nearest(name: str, names: Iterable[object]) -> str:
+    """A question about the name that is most like this one; empty: none is."""
+    from difflib import get_close_matches  # noqa: PLC0415  # rarely needed
+
+    close = get_close_matches(name, map(str, names), 1)
+    return f" (did you mean {close[0]}?)" if close else ""
