@@ -268,7 +268,7 @@ class Active:
                     return  # the status follows once the mirror shows them
             else:
                 self._unwritten.pop(artifact, None)  # what was not stored is not wanted any more
-        self._update_status(artifact, desired)
+        self._update_status(artifact, desired, now)
 
     def _send(self, artifact: Artifact, commands: Sequence[Command]) -> None:
         level = self._level()
@@ -290,14 +290,17 @@ class Active:
             self._timer_of[artifact] = at
             heapq.heappush(self._timers, (at, artifact))
 
-    def _update_status(self, artifact: Artifact, desired: Desired | None) -> None:
+    def _update_status(self, artifact: Artifact, desired: Desired | None, now: float) -> None:
         name = encode_artifact(artifact)
         if desired is None:
             self._tell(name, None)
             return
         plan = self._short.get(artifact, WHOLE)
         anywhere = plan.unplaced > 0 and any(node.open for node in self._placement.nodes.values())
-        status = status_of(desired, self._cluster.group(artifact), plan, self.term, open_nodes=anywhere)
+        group = self._cluster.group(artifact)
+        status, until = status_of(desired, group, plan, self.term, now, open_nodes=anywhere)
+        if until is not None:
+            self._set_timer(artifact, until)
         if (reason := self._unwritten.get(artifact)) and status.condition is not Condition.INVALID:
             status = replace(status, condition=Condition.DEGRADED, reason=f"commands cannot be stored: {reason}")
         self._tell(name, status)

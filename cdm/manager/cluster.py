@@ -7,15 +7,17 @@ starts warm. It only records; what to do about it is decided in `cdm.manager.rec
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from cdm.dispatch.messages import ValuePut
+from cdm.manager.endings import Endings, ends_between
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import SliceKey
-from cdm.model.slice import SliceState, SliceValue
+from cdm.model.slice import TRANSITIONS, SliceState, SliceValue, Writer
 from cdm.model.status import Status
 
 SlicePut = ValuePut[SliceKey, SliceValue]
@@ -25,6 +27,7 @@ STABLE_AFTER = 300.0
 
 # On the hot path: before Python 3.12, looking a member up on its class takes ten times as long.
 _ACTIVE, _FAILED = SliceState.ACTIVE, SliceState.FAILED
+_ENDED = frozenset({SliceState.FAILED, SliceState.ACTIVATING})
 
 OWED = frozenset({SliceState.LOADED, SliceState.FAILED})
 """States that rest until the leader answers them."""
@@ -41,6 +44,8 @@ class Desired(Struct, frozen=True):
     in_force: int
     observed: int
     problem: str | None = None
+    settings_since: int = 0
+    """Earliest known revision since which the blueprint in force has the settings that it has now."""
     removed: bool = False
     """Whether a blueprint is known to have been deleted before the refused one: then no instances are wanted."""
 
@@ -52,13 +57,15 @@ class Desired(Struct, frozen=True):
         return 0 if self.removed else None
 
 
+_LATEST = 2**63
+"""Later than any revision."""
 _NO_COUNTS: dict[SliceState, int] = dict.fromkeys(SliceState, 0)
 
 
 class Group:
     """All slices of one artifact, with what can be counted kept counted."""
 
-    __slots__ = ("counts", "failed_on", "failed_unloading", "owed", "slices")
+    __slots__ = ("counts", "endings", "failed_on", "failed_unloading", "oldest", "owed", "slices", "youngest")
 
     def __init__(self) -> None:
         self.slices: dict[SliceKey, SlicePut] = {}
@@ -68,6 +75,12 @@ class Group:
         """Nodes on which the artifact failed and was not ACTIVE since, and when."""
         self.failed_unloading: frozenset[SliceKey] = frozenset()
         """FAILED slices that failed while they were being unloaded."""
+        self.endings: Endings | None = None
+        """Which instances ended; None: none did."""
+        self.youngest = -inf
+        """No ACTIVE slice became so later than this."""
+        self.oldest = _LATEST
+        """No slice serves a blueprint of an earlier revision than this."""
 
     @property
     def live(self) -> int:
@@ -91,6 +104,60 @@ class Group:
     def failed(self) -> int:
         """Slices that are FAILED."""
         return self.counts[SliceState.FAILED]
+
+    def put(self, put: SlicePut) -> bool:
+        """Record a slice's newest value; returns whether the slice is a new one."""
+        key = put.key
+        old = self.slices.get(key)
+        if old is not None:
+            self.counts[old.value.state] -= 1
+            put = _with_history(put, old)
+        value = put.value
+        state = value.state
+        if state is _ACTIVE:
+            self.youngest = max(self.youngest, put.at)
+            if self.failed_on:
+                self.failed_on.pop(key.node, None)
+        elif state is _FAILED:
+            self.failed_on[key.node] = put.at
+            if old is not None and old.value.state in (SliceState.UNLOADING, SliceState.UNLOAD):
+                self.failed_unloading |= {key}
+        if value.restarts is not None or state is _FAILED or (old is not None and old.value.state is _ACTIVE):
+            self._note_ends(put, old)
+        if self.failed_unloading and state is not _FAILED:
+            self.failed_unloading -= {key}
+        if value.blueprint is not None and value.blueprint < self.oldest:
+            self.oldest = value.blueprint
+        self.slices[key] = put
+        self.counts[state] += 1
+        if state in OWED:
+            self.owed.add(key)
+        elif self.owed:
+            self.owed.discard(key)
+        return old is None
+
+    def _note_ends(self, put: SlicePut, old: SlicePut | None) -> None:
+        """Record that a slice's program ended, where it did."""
+        if old is not None:
+            ended = ends_between(old.value, put.value)
+        else:
+            restarts = put.value.restarts or 0
+            ended = restarts if restarts > 1 else 0  # when is not known; a single one may be long ago
+        if ended:
+            self.endings = self.endings or Endings()
+            self.endings.note(put, ended)
+
+    def drop(self, key: SliceKey) -> bool:
+        """Forget a slice; returns whether it was known."""
+        old = self.slices.pop(key, None)
+        if old is None:
+            return False
+        self.counts[old.value.state] -= 1
+        self.owed.discard(key)
+        self.failed_unloading -= {key}
+        if self.endings:
+            self.endings.forget(key)
+        return True
 
 
 EMPTY = Group()
@@ -125,7 +192,10 @@ class Cluster:
 
     def accept_blueprint(self, artifact: Artifact, blueprint: Blueprint, revision: int) -> None:
         """A valid blueprint is in force from now on."""
-        self.desired[artifact] = Desired(blueprint, revision, revision)
+        old = self.desired.get(artifact)
+        same = old is not None and old.blueprint is not None and old.blueprint.overrides == blueprint.overrides
+        since = old.settings_since if old is not None and same else revision
+        self.desired[artifact] = Desired(blueprint, revision, revision, settings_since=since)
         if group := self.groups.get(artifact):
             group.failed_on.clear()
 
@@ -138,7 +208,9 @@ class Cluster:
 
     def recover_blueprint(self, artifact: Artifact, blueprint: Blueprint, revision: int) -> None:
         """The newest blueprint stays refused, and this older one turns out to be the last valid one."""
-        self.desired[artifact] = replace(self.desired[artifact], blueprint=blueprint, in_force=revision)
+        self.desired[artifact] = replace(
+            self.desired[artifact], blueprint=blueprint, in_force=revision, settings_since=revision
+        )
 
     def remove_blueprint(self, artifact: Artifact, revision: int) -> None:
         """There is no blueprint of this artifact any more."""
@@ -151,40 +223,17 @@ class Cluster:
         group = self.groups.get(key.artifact)
         if group is None:
             group = self.groups[key.artifact] = Group()
-        old = group.slices.get(key)
-        if old is None:
+        if group.put(put):
             on_node = self.on_node.get(key.node)
             if on_node is None:
                 on_node = self.on_node[key.node] = set()
             on_node.add(key)
-        else:
-            group.counts[old.value.state] -= 1
-            put = _with_history(put, old)
-        state = put.value.state
-        if state is _FAILED:
-            group.failed_on[key.node] = put.at
-            if old is not None and old.value.state in (SliceState.UNLOADING, SliceState.UNLOAD):
-                group.failed_unloading |= {key}
-        elif group.failed_unloading:
-            group.failed_unloading -= {key}
-        if state is _ACTIVE and group.failed_on:
-            group.failed_on.pop(key.node, None)
-        group.slices[key] = put
-        group.counts[state] += 1
-        if state in OWED:
-            group.owed.add(key)
-        elif group.owed:
-            group.owed.discard(key)
 
     def remove_slice(self, key: SliceKey) -> None:
         """The slice's key is gone."""
         group = self.groups.get(key.artifact)
-        old = group.slices.pop(key, None) if group else None
-        if group is None or old is None:
+        if group is None or not group.drop(key):
             return
-        group.counts[old.value.state] -= 1
-        group.owed.discard(key)
-        group.failed_unloading -= {key}
         if not group.slices:
             del self.groups[key.artifact]
         on_node = self.on_node[key.node]
@@ -201,13 +250,23 @@ def _with_history(put: SlicePut, old: SlicePut) -> SlicePut:
     """The slice's new value, with what is known from the one before.
 
     An agent that reports a state without copying ``failures`` and ``blueprint`` from the command does not make them
-    forgotten. Failures from before a long time of being ACTIVE are forgiven.
+    forgotten. Failures from before a long time of being ACTIVE are forgiven, and an agent that goes on copying them
+    does not bring them back. A slice that says again that it is ACTIVE is so since it first said it, unless its
+    program was started again in between.
     """
     value, before = put.value, old.value
-    failures = before.failures if value.failures is None else value.failures
-    blueprint = before.blueprint if value.blueprint is None else value.blueprint
-    if value.state is _FAILED and before.state is _ACTIVE and put.at - old.at >= STABLE_AFTER:
+    failures, blueprint, at = value.failures, value.blueprint, put.at
+    if failures is None:
+        failures = before.failures
+    if blueprint is None:
+        blueprint = before.blueprint
+    if before.state is _ACTIVE:
+        if value.state is _ACTIVE and value.restarts == before.restarts:
+            at = old.at
+        elif value.state in _ENDED and put.at - old.at >= STABLE_AFTER:
+            failures = 0
+    elif failures and before.failures == 0 and TRANSITIONS[value.state].writer is Writer.NODE:
         failures = 0
-    if failures == value.failures and blueprint == value.blueprint:
+    if failures == value.failures and blueprint == value.blueprint and at == put.at:
         return put
-    return replace(put, value=replace(value, failures=failures, blueprint=blueprint))
+    return replace(put, value=replace(value, failures=failures, blueprint=blueprint), at=at)

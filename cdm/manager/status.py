@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
+from math import inf
 
 from msgspec import UNSET
 
-from cdm.manager.cluster import Desired, Group, SlicePut
+from cdm.manager.cluster import Desired, Group
 from cdm.manager.reconciliation import Plan
-from cdm.model.slice import SliceState
+from cdm.model.blueprint import MIN_HEALTHY
+from cdm.model.slice import SliceState, SliceValue
 from cdm.model.status import Condition, Status
 
 REASONS = 480
@@ -16,40 +18,91 @@ REASONS = 480
 NO_REASON = "no reason given"
 
 
-def status_of(desired: Desired, group: Group, plan: Plan, term: int, *, open_nodes: bool) -> Status:
-    """What to tell users of a blueprint.
+Judgement = tuple[Condition, str, float | None]
+"""Condition, reason, and when it may be something else although nothing happens, in seconds on this node's clock."""
+
+
+def status_of(
+    desired: Desired, group: Group, plan: Plan, term: int, now: float, *, open_nodes: bool
+) -> tuple[Status, float | None]:
+    """What to tell users of a blueprint, and when to look again although nothing happens.
 
     Args:
         desired: what is wanted.
         group: what there is.
         plan: what the latest decision could not do.
         term: the leadership's number.
+        now: seconds on the clock that the slices' ``at`` are on.
         open_nodes: whether any node takes new slices.
     """
-    wanted, active, failed = desired.instances or 0, group.active, group.failed
-    pending = group.live - active
-    condition, reason = _judge(desired, group, plan, wanted, open_nodes=open_nodes)
-    overrides = (desired.blueprint and desired.blueprint.overrides) or UNSET
-    return Status(
-        condition, reason, desired.observed, desired.in_force, wanted, active, pending, failed, term, overrides
+    condition, reason, until = _judge(desired, group, plan, now, open_nodes=open_nodes)
+    blueprint, active = desired.blueprint, group.active
+    told = Status(
+        condition,
+        reason,
+        desired.observed,
+        desired.in_force,
+        desired.instances or 0,
+        active,
+        group.live - active,
+        group.failed,
+        term,
+        (blueprint and blueprint.overrides) or UNSET,
+        blueprint.min_healthy if blueprint and blueprint.min_healthy != MIN_HEALTHY else UNSET,
     )
+    return told, until
 
 
-def _judge(desired: Desired, group: Group, plan: Plan, wanted: int, *, open_nodes: bool) -> tuple[Condition, str]:
+def _judge(desired: Desired, group: Group, plan: Plan, now: float, *, open_nodes: bool) -> Judgement:
     """The condition and its reason: the worst that there is to say."""
+    wanted = desired.instances or 0
     if desired.problem is not None:
-        return Condition.INVALID, desired.problem
+        return Condition.INVALID, desired.problem, None
     if plan.unplaced:
         what = "no node that takes new slices has room" if open_nodes else "no node takes new slices"
-        return Condition.UNSCHEDULABLE, f"{_unplaced(plan.unplaced, wanted, group.live)}: {what}"
+        return Condition.UNSCHEDULABLE, f"{_unplaced(plan.unplaced, wanted, group.live)}: {what}", None
     if group.failed:
-        return Condition.DEGRADED, f"{group.failed} failed: {_reasons(_failed(group))}"
+        return Condition.DEGRADED, f"{group.failed} failed: {_reasons(_why_failed(group))}", None
+    if group.endings and (loop := group.endings.crash_loop(group.slices, now)):
+        reason = f"crash loop: {loop.instances} of {wanted} instances: {_reasons(loop.reasons)}"
+        return Condition.DEGRADED, reason, loop.until
+    waiting, until = _awaited(desired, group, plan, now)
+    return (Condition.PROGRESSING if waiting else Condition.READY), waiting, until
+
+
+def _awaited(desired: Desired, group: Group, plan: Plan, now: float) -> tuple[str, float | None]:
+    """What is to happen yet until the blueprint is Ready, and when it will have; nothing: it is."""
+    wanted = desired.instances or 0
     if plan.lingering:
         instances = "instance" if plan.lingering == 1 else "instances"
-        return Condition.PROGRESSING, f"waiting for {plan.lingering} exclusive {instances} to stop"
-    if group.active == group.live == wanted:
-        return Condition.READY, ""
-    return Condition.PROGRESSING, _progress(wanted, group.active, group.live - group.active)
+        return f"waiting for {plan.lingering} exclusive {instances} to stop", None
+    if not group.active == group.live == wanted:
+        return _progress(wanted, group.active, group.live - group.active), None
+    if outdated := _outdated(desired, group):
+        return f"{outdated} of {wanted} run older settings", None
+    min_healthy = desired.blueprint.min_healthy if desired.blueprint else 0.0
+    if group.youngest + min_healthy > now and (healthy_at := _last_up(group) + min_healthy) > now:
+        return f"{wanted} of {wanted} active, but not all of them for {min_healthy:g} s yet", healthy_at
+    return "", None
+
+
+def _outdated(desired: Desired, group: Group) -> int:
+    """How many instances were loaded with settings that the blueprint has no more."""
+    since = desired.settings_since
+    if group.oldest >= since or desired.blueprint is None:
+        return 0
+    overrides = desired.blueprint.overrides
+    values = (put.value for put in group.slices.values() if put.value.state.live)
+    return sum(1 for each in values if _revision(each, since) < since and each.overrides != overrides)
+
+
+def _revision(value: SliceValue, otherwise: int) -> int:
+    return otherwise if value.blueprint is None else value.blueprint
+
+
+def _last_up(group: Group) -> float:
+    """When the last ACTIVE slice became so."""
+    return max((put.at for put in group.slices.values() if put.value.state is SliceState.ACTIVE), default=-inf)
 
 
 def _unplaced(unplaced: int, wanted: int, live: int) -> str:
@@ -73,13 +126,14 @@ def refused_status(problem: str, revision: int, term: int) -> Status:
     return Status(Condition.INVALID, problem, observed_revision=revision, term=term)
 
 
-def _failed(group: Group) -> list[SlicePut]:
-    return [group.slices[key] for key in group.owed if group.slices[key].value.state is SliceState.FAILED]
+def _why_failed(group: Group) -> set[str]:
+    failed = (group.slices[key].value for key in group.owed if group.slices[key].value.state is SliceState.FAILED)
+    return {value.reason or NO_REASON for value in failed}
 
 
-def _reasons(failed: Sequence[SlicePut]) -> str:
-    """Why slices failed: three different reasons at most, each cut to its share of the room."""
-    found = sorted({put.value.reason or NO_REASON for put in failed}) or [NO_REASON]
-    shown = found[:3]
+def _reasons(found: Collection[str]) -> str:
+    """Three different reasons at most, each cut to its share of the room."""
+    shown = sorted(found)[:3] or [NO_REASON]
     room = REASONS // len(shown) - 3
-    return "; ".join(each if len(each) <= room else f"{each[:room]}…" for each in shown) + ("; …" if found[3:] else "")
+    more = "; …" if len(found) > len(shown) else ""
+    return "; ".join(each if len(each) <= room else f"{each[:room]}…" for each in shown) + more

@@ -21,6 +21,9 @@ LONGEST_LAST_GRACE = 10.0
 """Most seconds that a slice with ``stop_after`` is given between the stop signal and SIGKILL when it is cut off."""
 LAST_MARGIN = 2.0
 """Seconds for SIGKILL to be done, and for a machine that is busy."""
+MIN_HEALTHY = 10.0
+"""Seconds that an instance has to be ACTIVE to count as healthy, unless its blueprint says otherwise."""
+LONGEST_MIN_HEALTHY = 86_400.0
 _EXPECTED = 'write a number of instances or {"instances": N}'
 
 Instances = Annotated[int, Meta(ge=0, le=MAX_INSTANCES, description=f"a whole number from 0 to {MAX_INSTANCES:,}")]
@@ -36,6 +39,9 @@ Seconds = Annotated[
         le=STOP_AFTER_RANGE[1],
         description="seconds from {:g} to {:,.0f}".format(*STOP_AFTER_RANGE),
     ),
+]
+Healthy = Annotated[
+    float, Meta(ge=0, le=LONGEST_MIN_HEALTHY, description=f"seconds from 0 to {LONGEST_MIN_HEALTHY:,.0f}")
 ]
 
 
@@ -78,6 +84,8 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     They hold for instances that are loaded from now on; an instance that is restarted on its node keeps what it was
     loaded with.
     """
+    min_healthy: float = MIN_HEALTHY
+    """Seconds that an instance has to be ACTIVE, since its last start, to count as healthy."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.instances <= MAX_INSTANCES:
@@ -102,7 +110,7 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
         if isinstance(typed, int):
             return cls(typed)
         overrides = Overrides(typed.env or {}, typed.args, typed.stop_after)
-        return cls(typed.instances, None if overrides == Overrides() else overrides)
+        return cls(typed.instances, None if overrides == Overrides() else overrides, typed.min_healthy)
 
 
 class _Typed(Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,6 +120,7 @@ class _Typed(Struct, frozen=True, forbid_unknown_fields=True):
     env: dict[Name, Text] | None = None
     args: tuple[Text, ...] | None = None
     stop_after: Seconds | None = None
+    min_healthy: Healthy = MIN_HEALTHY
 
 
 _WRITTEN = Instances | _Typed

@@ -42,6 +42,9 @@ class Status(Struct, frozen=True):
     A new leader reads it here if refused blueprints have pushed the valid one out of the bucket's history.
     """
 
+    min_healthy: float | UnsetType = UNSET
+    """That of the blueprint that is served, where it is not the usual one."""
+
     @property
     def blueprint(self) -> Blueprint:
         """The blueprint that is served.
@@ -49,8 +52,10 @@ class Status(Struct, frozen=True):
         Raises:
             InvalidBlueprint: the status was not written by cdm.
         """
-        overrides = to_builtins(self.overrides) if self.overrides else {}
-        return Blueprint.parse(json.encode({"instances": self.desired, **overrides}))
+        settings = to_builtins(self.overrides) if self.overrides else {}
+        if self.min_healthy is not UNSET:
+            settings["min_healthy"] = self.min_healthy
+        return Blueprint.parse(json.encode({"instances": self.desired, **settings}))
 
     def same_as(self, other: Status | None) -> bool:
         """Whether both say the same, apart from the term: a new leader alone changes nothing."""

@@ -74,8 +74,9 @@ class World:
         for number in range(self.blueprints):
             self.put(BlueprintKey(artifact(number)), Blueprint(instances))
         for key in slice_keys(slices, names, instances):
-            # A value for each, as a decoder makes them.
-            self.put(key, SliceValue(SliceState.ACTIVE, 1, failures=0, blueprint=1))
+            # A value for each, as a decoder makes them; ACTIVE for an hour.
+            value = SliceValue(SliceState.ACTIVE, 1, failures=0, blueprint=self.blueprints)
+            self.put(key, value, clock.now() - 3600.0)
         self.route(LeaderChange(LEADER, 1, local_node_is_leader=True))
         self.work()
         self.outbox.clear()
@@ -83,10 +84,10 @@ class World:
     def _emit(self, message: Message) -> None:
         self.route(message)
 
-    def put(self, key: Any, value: Any) -> None:
+    def put(self, key: Any, value: Any, at: float | None = None) -> None:
         """The mirror brings a value."""
         self.revision += 1
-        self.route(ValuePut(key, value, self.revision, clock.now()))
+        self.route(ValuePut(key, value, self.revision, clock.now() if at is None else at))
 
     def work(self) -> None:
         """Let the manager decide until nothing is left to decide."""

@@ -98,7 +98,7 @@ async def _counts(user: Raw, **counts: int) -> bool:
 
 async def test_a_slices_whole_life(server: NatsServer, user: Raw, tmp_path: Path) -> None:
     async with processes(server, user, tmp_path, "n1", "n2", "n3") as running, agents(server, "n1", "n2", "n3"):
-        await user.put("blueprints", KEY, 7)
+        await user.put("blueprints", KEY, {"instances": 7, "min_healthy": 0})
         await eventually(lambda: settled(user, KEY, 7), 10)
         assert sorted(on_nodes(await states(user)).values()) == [2, 2, 3]
         status = await eventually(lambda: _status(user, active=7), 5)
@@ -391,7 +391,7 @@ async def test_at_rest_nothing_moves_but_the_lease(server: NatsServer, user: Raw
     names = ("n1", "n2", "n3")
     async with processes(server, user, tmp_path, *names) as running, agents(server, *names):
         for number in range(10):
-            await user.put("blueprints", f"g/n/{number}", 4)
+            await user.put("blueprints", f"g/n/{number}", {"instances": 4, "min_healthy": 0})
         await user.put("blueprints", "g/bad/1", b"x")
         await user.put("blueprints", "bad-key", b"1")
         for number in range(10):

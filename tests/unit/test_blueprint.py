@@ -202,6 +202,7 @@ def test_env_and_args_override_the_manifest() -> None:
         (b'{"instances": 2, "env": {"1LEVEL": "x"}}', "env"),
         (b'{"instances": 2, "env": {"LEVEL": "a\\u0000b"}}', "env"),
         (b'{"instances": 2, "env": {"LEVEL": "\\ud800"}}', "env"),
+        (b'{"instances": 2, "min_healthy": "10"}', "min_healthy"),
         (b'{"instances": 2, "args": "-v"}', "args"),
         (b'{"instances": 2, "args": [1]}', "args[0]"),
         (b'{"instances": 2, "args": ["a", "\\u0000"]}', "args[1]"),
@@ -226,8 +227,12 @@ def test_overrides_that_nothing_can_be_given_are_refused(raw: bytes, field: str)
         (b'"3"', "instances: must be a whole number from 0 to 100,000 or an object"),
         (b'{"instances": -1}', "instances: must be a whole number from 0 to 100,000"),
         (b"{}", "instances: is required"),
-        (b'{"instence": 3}', "instence: there is no such field (fields: instances, env, args, stop_after)"),
+        (
+            b'{"instence": 3}',
+            "instence: there is no such field (fields: instances, env, args, stop_after, min_healthy)",
+        ),
         (b'{"instances": 2, "stop_after": 0}', "stop_after: must be seconds from 1 to 86,400"),
+        (b'{"instances": 2, "min_healthy": -1}', "min_healthy: must be seconds from 0 to 86,400"),
         (b'{"instances": 2, "args": "-v"}', "args: must be a list of strings"),
         (b'{"instances": 2, "args": [1]}', "args[0]: must be a string without NUL characters or lone surrogates"),
         (b'{"instances": 2, "env": {"A B": "x"}}', "env: each name must be the name of a variable"),
@@ -247,3 +252,8 @@ def test_what_is_expected_is_told_in_words(raw: bytes, told: str) -> None:
     with pytest.raises(InvalidBlueprint) as refused:
         Blueprint.parse(raw)
     assert str(refused.value) == told
+
+
+def test_an_instance_is_healthy_after_ten_seconds_unless_something_else_is_said() -> None:
+    assert Blueprint.parse(b"3").min_healthy == Blueprint.parse(b'{"instances": 3}').min_healthy == 10.0
+    assert Blueprint.parse(b'{"instances": 3, "min_healthy": 0}') == Blueprint(3, None, 0.0)

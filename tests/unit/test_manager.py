@@ -28,7 +28,7 @@ from cdm.model.node import Fence, Registration, Role, Schedule
 from cdm.model.slice import SliceValue
 from cdm.model.status import Condition, Status
 from tests.unit.support import APP, OTHER, S, n
-from tests.unit.world import ME, World
+from tests.unit.world import ME, NEXT, World
 
 NAME = encode(BlueprintKey(APP))
 
@@ -69,7 +69,7 @@ def test_dormant_records_and_does_nothing_else() -> None:
     assert each.manager.wake_at() is None
     assert each.decided == []
     assert each.outbox.statuses == {}
-    assert each.manager.cluster.desired[APP].blueprint == Blueprint(3)
+    assert each.manager.cluster.desired[APP].blueprint == Blueprint(3, min_healthy=0.0)
 
 
 def test_a_new_leader_starts_from_what_it_recorded() -> None:
@@ -493,10 +493,8 @@ def test_a_status_that_cannot_be_does_not_stop_a_leader(desired: int, overrides:
 
 def test_a_blueprint_that_is_recovered_from_the_status_is_whole() -> None:
     each = running()
-    guarded = Blueprint(3, Overrides({"A": "x"}, ("--safe",), 30.0))
-    each.sequence += 1
-    each.blueprints[APP] = (guarded, each.sequence, None)
-    each.route(ValuePut(BlueprintKey(APP), guarded, each.sequence))
+    guarded = Blueprint(3, Overrides({"A": "x"}, ("--safe",), 30.0), 2.5)
+    each.apply(APP, guarded)
     each.refuse(APP)
     each.run_down()
     each.blueprints[APP] = (None, 0, each.blueprints[APP][2])
@@ -795,6 +793,208 @@ def test_a_slice_on_a_full_node_that_failed_is_tried_again() -> None:
         each.run_down()
     assert states(each) == {"ACTIVE": 3}
     assert each.statuses[NAME].condition is Condition.READY
+
+
+# Ready means served
+
+
+OLDER, NEWER = Blueprint(3, min_healthy=0.0), Blueprint(3, Overrides({"LEVEL": "debug"}), 0.0)
+
+
+def condition(each: World) -> tuple[Condition, str]:
+    return each.statuses[NAME].condition, each.statuses[NAME].reason
+
+
+def woken(each: World) -> float:
+    """Let time pass until the manager asks to be woken; returns how long that was."""
+    due = each.manager.wake_at()
+    assert due is not None
+    pause = max(due - each.now, 0.0)
+    each.tick(pause)
+    each.settle()
+    return pause
+
+
+def slept(each: World, seconds: float) -> None:
+    """Let so much time pass, with the manager woken whenever it asks to be."""
+    end = each.now + seconds
+    while (due := each.manager.wake_at()) is not None and due < end:
+        woken(each)
+    each.tick(end - each.now)
+    each.settle()
+
+
+def test_ready_means_that_all_instances_have_been_active_for_long_enough() -> None:
+    each = world()
+    each.want(APP, 3, min_healthy=10.0)
+    each.run_down()
+    assert condition(each) == (Condition.PROGRESSING, "3 of 3 active, but not all of them for 10 s yet")
+    assert woken(each) == 10.0
+    assert condition(each) == (Condition.READY, "")
+    each.want(APP, 4, min_healthy=10.0)
+    each.run_down()
+    assert condition(each)[0] is Condition.PROGRESSING
+    slept(each, 9.9)
+    assert condition(each)[0] is Condition.PROGRESSING
+    slept(each, 0.1)
+    assert condition(each) == (Condition.READY, "")
+
+
+def test_a_young_instance_that_is_removed_does_not_hold_up_the_others() -> None:
+    each = running(1, 1)
+    each.want(APP, 1, min_healthy=100.0)
+    each.run_down()
+    slept(each, 100.0)
+    assert condition(each)[0] is Condition.READY
+    each.want(APP, 2, min_healthy=100.0)
+    each.run_down()
+    each.want(APP, 1, min_healthy=100.0)
+    each.run_down()
+    assert condition(each)[0] is Condition.READY
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_change_of_leaders_does_not_begin_the_count_anew(fresh: bool) -> None:
+    each = world()
+    each.want(APP, 3, min_healthy=10.0)
+    each.run_down()
+    slept(each, 6.0)
+    each.step_down()
+    if fresh:
+        each.boot()
+    each.lead()
+    each.settle()
+    slept(each, 3.9)
+    assert condition(each)[0] is Condition.PROGRESSING
+    slept(each, 0.1)
+    assert condition(each)[0] is Condition.READY
+
+
+def test_a_slice_that_says_again_that_it_is_active_has_been_so_all_the_time() -> None:
+    each = running()
+    each.want(APP, 3, min_healthy=10.0)
+    slept(each, 10.0)
+    key = next(iter(each.slices))
+    each.store(key, SliceValue(S.ACTIVE, 1, port=8080, blueprint=1))
+    each.settle()
+    assert condition(each)[0] is Condition.READY
+    each.store(key, SliceValue(S.ACTIVE, 1, port=8080, blueprint=1, restarts=1))
+    each.settle()
+    assert condition(each)[0] is Condition.PROGRESSING, "it was started again in between"
+
+
+def test_a_program_that_ended_once_is_not_ready_until_it_has_been_up_again_for_long_enough() -> None:
+    each = running()
+    each.want(APP, 3, min_healthy=10.0)
+    slept(each, 10.0)
+    each.end(next(iter(each.slices)))
+    each.settle()
+    assert condition(each) == (Condition.PROGRESSING, "2 of 3 active")
+    each.run_down()
+    assert condition(each)[0] is Condition.PROGRESSING
+    slept(each, 10.0)
+    assert condition(each)[0] is Condition.READY
+
+
+@pytest.mark.parametrize("stable", [None, 20.0])
+def test_a_program_that_ends_again_and_again_is_never_ready_in_between(stable: float | None) -> None:
+    each = running()
+    key = next(iter(each.slices))
+    for count in range(1, 8):
+        each.end(key, stable=stable)
+        slept(each, 4.0)
+        for pause in (0.0, 12.0):  # just started, and about to end
+            if pause:
+                each.report(key, S.ACTIVE, stable=stable)
+            slept(each, pause)
+            if count > 1:
+                assert condition(each) == (Condition.DEGRADED, "crash loop: 1 of 3 instances: exit status 1")
+    left = (stable or 60.0) - 12.0
+    slept(each, left - 0.1)
+    assert condition(each)[0] is Condition.DEGRADED
+    slept(each, 0.1)
+    assert condition(each) == (Condition.READY, "")
+
+
+def test_ends_that_are_far_apart_and_of_different_instances_are_no_crash_loop() -> None:
+    each = running()
+    first, second, _ = each.slices
+    for key, pause in ((first, 1.0), (second, 301.0), (first, 1.0)):
+        each.end(key)
+        each.run_down()
+        assert condition(each)[0] is Condition.READY
+        slept(each, pause)
+
+
+def test_instances_that_fail_one_after_another_are_a_crash_loop_wherever_they_are_replaced() -> None:
+    each = running(1)
+    for pause in (1.0, 2.0, 4.0):
+        failed_once(each)
+        assert condition(each)[0] is Condition.DEGRADED
+        slept(each, pause)
+        each.run_down()
+    assert condition(each) == (Condition.DEGRADED, "crash loop: 1 of 1 instances: it broke")
+    slept(each, 59.9)
+    assert condition(each)[0] is Condition.DEGRADED
+    slept(each, 0.1)
+    assert condition(each) == (Condition.READY, "")
+
+
+def test_a_process_that_began_later_takes_what_was_started_often_for_a_crash_loop() -> None:
+    each = running()
+    key = next(iter(each.slices))
+    each.store(key, SliceValue(S.ACTIVE, 1, restarts=7))
+    each.boot()
+    each.lead()
+    each.settle()
+    assert condition(each)[0] is Condition.DEGRADED
+    slept(each, 60.0)
+    assert condition(each)[0] is Condition.READY
+
+
+def test_instances_that_run_older_settings_are_told() -> None:
+    each = running()
+    each.apply(APP, NEWER)
+    each.run_down()
+    assert condition(each) == (Condition.PROGRESSING, "3 of 3 run older settings")
+    each.apply(APP, Blueprint(4, NEWER.overrides, 0.0))
+    each.run_down()
+    assert condition(each) == (Condition.PROGRESSING, "3 of 4 run older settings")
+    each.boot()
+    each.lead()
+    each.settle()
+    assert condition(each) == (Condition.PROGRESSING, "3 of 4 run older settings")
+    each.apply(APP, OLDER)
+    each.run_down()
+    assert condition(each)[0] is Condition.READY, "the newest instance went first"
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_another_number_of_instances_is_no_other_setting_even_if_the_agent_drops_the_settings(copy: bool) -> None:
+    each = world()
+    each.apply(APP, NEWER)
+    each.settle()
+    for _ in range(5):
+        for key, put in list(each.slices.items()):
+            if put.value.state in NEXT:
+                each.report(key, NEXT[put.value.state], copy=copy)
+        each.settle()
+    for instances in (2, 1):
+        each.apply(APP, Blueprint(instances, NEWER.overrides, 0.0))
+        each.run_down()
+        assert condition(each)[0] is Condition.READY
+
+
+def test_what_does_not_say_which_blueprint_it_serves_is_never_outdated() -> None:
+    each = running(1)
+    (key,) = each.slices
+    each.step_down()
+    each.store(key, SliceValue(S.ACTIVE))
+    each.boot()
+    each.apply(APP, Blueprint(1, NEWER.overrides, 0.0))
+    each.lead()
+    each.settle()
+    assert condition(each)[0] is Condition.READY
 
 
 # Time and pressure

@@ -212,6 +212,23 @@ def test_a_stuck_slice_on_the_only_node_is_replaced_there_under_another_ordinal(
     assert shown(found.commands) == {("n1", 0, S.UNLOAD), ("n1", 1, S.LOAD)}
 
 
+@pytest.mark.parametrize("state", [S.LOADING, S.ACTIVATING, S.DEACTIVATING])
+@pytest.mark.parametrize(("told", "believed"), [(300.0, 300.0), (5.0, 5.0), (1e9, 86_400.0), (-1.0, 0.0)])
+def test_a_transition_that_says_how_long_it_may_take_is_believed_up_to_a_day(
+    state: SliceState, told: float, believed: float
+) -> None:
+    each = put(n(1), state, at=NOW, value=SliceValue(state, deadline=told))
+    early = plan(wanted(1), each, now=NOW + believed - 0.1)
+    assert early.commands == []
+    assert early.wake_at == NOW + believed
+    assert ("n1", 0, S.UNLOAD) in shown(plan(wanted(1), each, now=NOW + believed).commands)
+
+
+def test_a_command_has_its_usual_deadline_whatever_it_says() -> None:
+    each = put(n(1), S.LOAD, at=NOW, value=SliceValue(S.LOAD, deadline=300.0))
+    assert plan(wanted(1), each).wake_at == NOW + 60.0
+
+
 @pytest.mark.parametrize("state", [S.LOADED, S.ACTIVE])
 def test_states_at_rest_have_no_deadline(state: SliceState) -> None:
     found = plan(wanted(1), put(n(1), state, at=NOW - 1e6))
@@ -507,12 +524,12 @@ def test_settled_is_a_matter_of_counts() -> None:
     ],
 )
 def test_the_status_says_what_is(puts: list[SlicePut], desired: Desired, unplaced: int, status: Status) -> None:
-    assert status_of(desired, group_of(*puts), Plan(unplaced=unplaced), 5, open_nodes=True) == status
+    assert status_of(desired, group_of(*puts), Plan(unplaced=unplaced), 5, NOW, open_nodes=True)[0] == status
 
 
 @pytest.mark.parametrize(("open_nodes", "why"), [(False, "no node takes new slices"), (True, "has room")])
 def test_an_unschedulable_blueprint_says_why(open_nodes: bool, why: str) -> None:
-    status = status_of(wanted(3), group_of(*active(1)), Plan(unplaced=2), 1, open_nodes=open_nodes)
+    status = status_of(wanted(3), group_of(*active(1)), Plan(unplaced=2), 1, NOW, open_nodes=open_nodes)[0]
     assert status.condition is Condition.UNSCHEDULABLE
     assert why in status.reason
     assert "2 of 3" in status.reason
@@ -520,16 +537,16 @@ def test_an_unschedulable_blueprint_says_why(open_nodes: bool, why: str) -> None
 
 def test_what_serves_on_a_draining_node_is_not_missing() -> None:
     """Seven are wanted, and the nodes that six of them serve on are draining."""
-    status = status_of(wanted(7), group_of(*active(*range(1, 7))), Plan(unplaced=7), 1, open_nodes=False)
+    status = status_of(wanted(7), group_of(*active(*range(1, 7))), Plan(unplaced=7), 1, NOW, open_nodes=False)[0]
     assert status.reason == "1 of 7 instances cannot be placed, and 6 cannot be moved: no node takes new slices"
-    status = status_of(wanted(6), group_of(*active(*range(1, 7))), Plan(unplaced=6), 1, open_nodes=False)
+    status = status_of(wanted(6), group_of(*active(*range(1, 7))), Plan(unplaced=6), 1, NOW, open_nodes=False)[0]
     assert status.reason == "6 cannot be moved: no node takes new slices"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9])
 def test_long_reasons_are_cut_and_none_hides_another(count: int) -> None:
     puts = [put(n(number), S.FAILED, reason=f"{number} " + "x" * 1000) for number in range(count)]
-    reason = status_of(wanted(count), group_of(*puts), WHOLE, 1, open_nodes=True).reason
+    reason = status_of(wanted(count), group_of(*puts), WHOLE, 1, NOW, open_nodes=True)[0].reason
     assert 400 < len(reason) <= 500
     for number in range(min(count, 3)):
         assert f" {number} xxx" in reason
@@ -540,7 +557,7 @@ def test_long_reasons_are_cut_and_none_hides_another(count: int) -> None:
 def test_a_failure_of_which_nothing_is_owed_is_told_without_its_reason() -> None:
     group = group_of(put(n(1), S.FAILED, reason="boom"))
     group.owed.clear()
-    assert status_of(wanted(1), group, WHOLE, 1, open_nodes=True).reason == "1 failed: no reason given"
+    assert status_of(wanted(1), group, WHOLE, 1, NOW, open_nodes=True)[0].reason == "1 failed: no reason given"
 
 
 def test_a_blueprint_whose_key_does_not_parse_has_a_status_too() -> None:
@@ -574,6 +591,18 @@ def test_a_zero_that_an_agent_says_is_believed() -> None:
 def test_a_slice_that_served_for_long_begins_anew(after: float, failures: int) -> None:
     cluster = cluster_of(put(n(1), S.ACTIVE, failures=4, at=10.0), put(n(1), S.FAILED, at=10.0 + after))
     assert cluster.group(APP).slices[SliceKey(n(1), APP)].value.failures == failures
+
+
+def test_what_served_for_long_and_could_not_be_started_again_begins_anew_too() -> None:
+    """The agent goes on copying the failures of the command."""
+    cluster = cluster_of(
+        put(n(1), S.ACTIVE, failures=4, at=10.0),
+        put(n(1), S.ACTIVATING, failures=4, at=10.0 + STABLE_AFTER),
+        put(n(1), S.FAILED, failures=4, at=11.0 + STABLE_AFTER),
+    )
+    assert cluster.group(APP).slices[SliceKey(n(1), APP)].value.failures == 0
+    cluster.put_slice(put(n(1), S.LOAD, failures=1, at=12.0 + STABLE_AFTER))
+    assert cluster.group(APP).slices[SliceKey(n(1), APP)].value.failures == 1
 
 
 def test_failing_while_unloading_is_remembered_until_something_else_happens() -> None:

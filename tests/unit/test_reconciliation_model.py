@@ -67,9 +67,9 @@ class ClusterModel(RuleBasedStateMachine):
 
     # Users
 
-    @rule(artifact=which_artifact, instances=st.integers(0, 7))
-    def user_applies(self, artifact: Artifact, instances: int) -> None:
-        self.world.want(artifact, instances)
+    @rule(artifact=which_artifact, instances=st.integers(0, 7), min_healthy=st.sampled_from([0.0, 0.0, 10.0]))
+    def user_applies(self, artifact: Artifact, instances: int, min_healthy: float) -> None:
+        self.world.want(artifact, instances, min_healthy)
 
     @rule(artifact=which_artifact)
     def user_mistypes(self, artifact: Artifact) -> None:
@@ -101,6 +101,11 @@ class ClusterModel(RuleBasedStateMachine):
     def a_slice_fails(self, number: int, fatal: bool, copy: bool) -> None:
         if keys := self._slices(*BREAKABLE):
             self.world.report(keys[number % len(keys)], S.FAILED, fatal=fatal, copy=copy)
+
+    @rule(number=numbers, copy=st.booleans())
+    def a_program_ends_and_is_started_again(self, number: int, copy: bool) -> None:
+        if keys := self._slices(S.ACTIVE):
+            self.world.end(keys[number % len(keys)], copy=copy)
 
     # Time, the mirror and the store
 

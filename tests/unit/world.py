@@ -179,10 +179,13 @@ class World:
         self.intents[node] = schedule
         self.route(ValuePut(IntentKey(node), Intent(schedule), 1))
 
-    def want(self, artifact: Artifact, instances: int) -> None:
+    def want(self, artifact: Artifact, instances: int, min_healthy: float = 0.0) -> None:
+        self.apply(artifact, Blueprint(instances, min_healthy=min_healthy))
+
+    def apply(self, artifact: Artifact, blueprint: Blueprint) -> None:
         self.sequence += 1
-        self.blueprints[artifact] = (Blueprint(instances), self.sequence, None)
-        self.route(ValuePut(BlueprintKey(artifact), Blueprint(instances), self.sequence))
+        self.blueprints[artifact] = (blueprint, self.sequence, None)
+        self.route(ValuePut(BlueprintKey(artifact), blueprint, self.sequence))
 
     def refuse(self, artifact: Artifact, reason: str = "instances: must be a whole number") -> None:
         self.sequence += 1
@@ -207,16 +210,24 @@ class World:
             self.mirror.append(gone)
         return self.sequence
 
-    def report(self, key: SliceKey, state: SliceState | None, *, copy: bool = True, fatal: bool = False) -> None:
-        """An agent writes a slice's next state."""
+    def report(
+        self, key: SliceKey, state: SliceState | None, *, copy: bool = True, fatal: bool = False, **more: Any
+    ) -> None:
+        """An agent writes a slice's next state; ``more``: other fields of the value."""
         before = self.slices[key].value
         assert legal(before.state, state), "the test's agent obeys the table"
         if state is None:
             self.store(key, None)
             return
-        reason = "it broke" if state is S.FAILED else None
-        failures, blueprint = (before.failures, before.blueprint) if copy else (None, None)
-        self.store(key, SliceValue(state, before.term, reason, fatal, failures, blueprint))
+        fields: dict[str, Any] = {"reason": "it broke" if state is S.FAILED else None, "restarts": before.restarts}
+        if copy:
+            fields |= {"failures": before.failures, "blueprint": before.blueprint, "overrides": before.overrides}
+        self.store(key, SliceValue(state, before.term, fatal=fatal, **(fields | more)))
+
+    def end(self, key: SliceKey, reason: str = "exit status 1", **more: Any) -> None:
+        """The program of an ACTIVE slice ended, and is being started again."""
+        restarts = (self.slices[key].value.restarts or 0) + 1
+        self.report(key, S.ACTIVATING, restarts=restarts, reason=reason, **more)
 
     # What the manager writes
 
@@ -250,7 +261,11 @@ class World:
                 continue
             assert legal(state, command.state), f"{state} -> {command} in the bucket"
             value = SliceValue(
-                command.state, order.term, failures=command.failures or None, blueprint=command.blueprint or None
+                command.state,
+                order.term,
+                failures=command.failures or None,
+                blueprint=command.blueprint or None,
+                overrides=command.overrides,
             )
             revision = self.store(command.key, value)
         if acked and len(commands) == len(order.commands):

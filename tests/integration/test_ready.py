@@ -1,0 +1,74 @@
+"""``Ready`` means served, on a real server: what crashes again and again is never Ready in between."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.harness.processes import processes
+from tests.harness.servers import FORGIVEN, NatsServer
+from tests.harness.waiting import eventually
+from tests.harness.wire import EXPECT, Raw, raw
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
+
+NAME = "org.example/one/1.0.0"
+KEY = f"a.{NAME}"
+
+
+async def _write(user: Raw, state: str, **more: Any) -> None:
+    """An agent writes the slice's next state."""
+    record = (await user.contents("slices"))[KEY]
+    await user.put("slices", KEY, {**record.value, "state": state, **more}, {EXPECT: str(record.sequence)})
+
+
+async def _told(user: Raw) -> tuple[str, str]:
+    record = (await user.contents("status")).get(NAME)
+    return (record.value["condition"], record.value["reason"]) if record else ("", "")
+
+
+async def _state(user: Raw) -> str:
+    record = (await user.contents("slices")).get(KEY)
+    return record.value["state"] if record else ""
+
+
+async def _activate(user: Raw) -> None:
+    for command, *states in (("LOAD", "LOADING", "LOADED"), ("ACTIVATE", "ACTIVATING", "ACTIVE")):
+
+        async def commanded(expected: str = command) -> bool:
+            return await _state(user) == expected
+
+        await eventually(commanded, 10, command)
+        for state in states:
+            await _write(user, state)
+
+
+async def test_a_program_that_crashes_again_and_again_is_never_ready_in_between(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with raw(server) as user, processes(server, user, tmp_path, "a"):
+        await user.put("blueprints", NAME, {"instances": 1, "min_healthy": 1})
+        await _activate(user)
+        sampled: Counter[str] = Counter()
+        for restarts in range(1, 6):
+            await _write(user, "ACTIVATING", restarts=restarts, reason="exit status 1", deadline=60, stable=3)
+            sampled[(await _told(user))[0]] += 1
+            await anyio.sleep(0.2)
+            await _write(user, "ACTIVE", reason=None, restarts=restarts, stable=3)
+            served = time.monotonic()
+            for _ in range(3):
+                await anyio.sleep(0.1)
+                sampled[(await _told(user))[0]] += 1
+        assert set(sampled) <= {"Progressing", "Degraded"}
+        assert (await _told(user))[1] == "crash loop: 1 of 1 instances: exit status 1"
+
+        async def ready() -> bool:
+            return (await _told(user))[0] == "Ready"
+
+        await eventually(ready, 10)
+        assert time.monotonic() - served > 2.5
