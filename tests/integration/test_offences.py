@@ -7,7 +7,7 @@ import pytest
 
 from cdm.errors import RequestRefused
 from cdm.model.keys import SLICES, STATUS
-from cdm.store import connection as connection_module
+from cdm.store import link as link_module
 from cdm.store.batch import LONGEST_KEY, Write
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, connect
@@ -63,7 +63,7 @@ async def test_nonsense_in_place_of_a_greeting_ends_no_attempts(
     server: NatsServer, greeting: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A proxy that comes up before its server, for example."""
-    monkeypatch.setattr(connection_module, "RECONNECT_PAUSE", 0.05)
+    monkeypatch.setattr(link_module, "RECONNECT_PAUSE", 0.05)
     port, greeted = free_port(), 0
 
     async def greet(stream: anyio.abc.SocketStream) -> None:
