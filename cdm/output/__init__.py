@@ -18,6 +18,8 @@ class OutputLine(NamedTuple):
     stream: str
     """``out``, ``err``, or ``cdm``: a remark of cdm's."""
     text: str
+    partial: bool = False
+    """Whether the line goes on in the next one of this stream: it was too long to be kept whole."""
 
 
 @runtime_checkable

@@ -1,7 +1,8 @@
 """Keeps the output of one slice's programs, line by line, in files of bounded size.
 
 A line in a file is ``2026-11-24T00:45:12.123Z out text``: when it was read (UTC), which stream (``out``, ``err``, or
-``cdm``: a remark of cdm's), and what was written, byte for byte. Files are numbered; the newest has the highest number.
+``cdm``: a remark of cdm's), and what was written, byte for byte. A line that is too long is kept in parts: all but its
+last have a ``+`` after the stream (``out+``). Files are numbered; the newest has the highest number.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from cdm.model.manifest import Logs
 
 MAX_LINE = 16 * 1024
-"""Longest line that is kept, in bytes; the rest of a longer one is lost."""
-CUT = b" [cdm: cut]"
+"""Longest line that is kept whole, in bytes; a longer one is kept in parts, which readers can put together."""
 LAST_LINES = 5
 """Lines of each stream that are quoted in reasons; of each, so that much output does not hide an error message."""
 LAST_LENGTH = 300
@@ -28,33 +29,55 @@ MIN_BYTES = 4096
 _NAME = re.compile(r"(0[0-9]{7}|[1-9][0-9]{7,})\.log", re.ASCII)
 
 
+class Lines(NamedTuple):
+    """Lines without their line ends."""
+
+    lines: list[bytes]
+    partial: bool
+    """Whether these are parts of one line that goes on after them; else each is a line, or the last part of one."""
+
+
 class LineSplitter:
-    """Splits a stream of bytes into lines."""
+    """Splits a stream of bytes into lines, and long lines into parts, at the same places however the bytes come."""
 
     def __init__(self) -> None:
         self._rest = b""
-        self._skipping = False
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their line ends."""
-        *lines, rest = (self._rest + data).split(b"\n")
-        if self._skipping:
-            if not lines:
-                return []
-            del lines[0]
-            self._skipping = False
-        if len(rest) > MAX_LINE:
-            lines.append(rest)
-            rest, self._skipping = b"", True
-        self._rest = rest
-        if len(data) > MAX_LINE or self._skipping or (lines and len(lines[0]) > MAX_LINE):
-            return [line if len(line) <= MAX_LINE else line[:MAX_LINE] + CUT for line in lines]
-        return lines
+    def feed(self, data: bytes) -> list[Lines]:
+        """The lines and parts that are complete now."""
+        whole = self._rest + data
+        *lines, rest = whole.split(b"\n")
+        if len(whole) <= MAX_LINE or (len(rest) <= MAX_LINE and (not lines or max(map(len, lines)) <= MAX_LINE)):
+            self._rest = rest
+            return [Lines(lines, partial=False)] if lines else []
+        found: list[Lines] = []
+        for line in lines:
+            parts, end = _in_parts(line)
+            if parts:
+                found.append(Lines(parts, partial=True))
+            if found and not found[-1].partial:
+                found[-1].lines.append(end)
+            else:
+                found.append(Lines([end], partial=False))
+        parts, self._rest = _in_parts(rest)
+        return [*found, Lines(parts, partial=True)] if parts else found
 
-    def end(self) -> list[bytes]:
+    def end(self) -> list[Lines]:
         """What came after the last line end."""
-        rest, self._rest, self._skipping = self._rest, b"", False
-        return [rest] if rest else []
+        rest, self._rest = self._rest, b""
+        return [Lines([rest], partial=False)] if rest else []
+
+
+def _in_parts(line: bytes) -> tuple[list[bytes], bytes]:
+    """The parts of a line that is too long, and its rest, which is not."""
+    parts, start = [], 0
+    while len(line) - start > MAX_LINE:
+        end = start + MAX_LINE
+        while end > start + MAX_LINE - 4 and line[end] & 0xC0 == 0x80:  # within a character in UTF-8
+            end -= 1
+        parts.append(line[start:end])
+        start = end
+    return parts, line[start:]
 
 
 def numbers(folder: Path) -> list[int]:
@@ -95,6 +118,8 @@ class OutputWriter:
         self._size = 0
         self._torn = False
         self._dropped = 0
+        self._continues = dict.fromkeys(self._splitters, False)
+        """By stream: whether the next part belongs to the same line as the last one."""
         self._last: dict[str, deque[bytes]] = {stream: deque(maxlen=LAST_LINES) for stream in self._splitters}
         self.said = False
         """Whether the program wrote the line that is waited for."""
@@ -125,13 +150,20 @@ class OutputWriter:
             os.close(self._file)
             self._file = -1
 
-    def _take(self, stream: str, lines: list[bytes]) -> None:
-        if not lines:
-            return
-        self._last[stream].extend(lines[-LAST_LINES:])
-        if self._line is not None and stream == "out" and (self._line in lines or self._line + b"\r" in lines):
-            self._line, self.said = None, True
-        self._store(self._render(stream, lines))
+    def _take(self, stream: str, found: list[Lines]) -> None:
+        data = b""
+        for lines, partial in found:
+            begun = lines[:1] if partial else lines
+            if self._continues[stream]:
+                begun = begun[1:]
+            self._continues[stream] = partial
+            self._last[stream].extend(begun[-LAST_LINES:])
+            if self._line is not None and stream == "out" and not partial:
+                self.said = self._line in begun or self._line + b"\r" in begun
+                self._line = None if self.said else self._line
+            data += self._render(f"{stream}+" if partial else stream, lines)
+        if data:
+            self._store(data)
 
     def _render(self, stream: str, lines: list[bytes]) -> bytes:
         now = self._now()

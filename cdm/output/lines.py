@@ -35,6 +35,7 @@ def as_json(artifact: Artifact) -> Show:
                     "stream": line.stream,
                     "text": line.text,
                 }
+                | ({"partial": True} if line.partial else {})
             ).decode()
             + "\n"
             for node, line in lines
@@ -52,6 +53,7 @@ def as_text(artifact: Artifact, *, terminal: bool, coloured: bool) -> Show:
         coloured: whether each slice's name has a colour.
     """
     labels: dict[tuple[str, int], str] = {}
+    dim, plain = ("\x1b[2m", "\x1b[0m") if coloured else ("", "")
 
     def label(node: str, ordinal: int) -> str:
         found = labels.get((node, ordinal))
@@ -66,8 +68,8 @@ def as_text(artifact: Artifact, *, terminal: bool, coloured: bool) -> Show:
     def text(line: WireLine) -> str:
         said = _HARMFUL.sub(lambda found: found[1] or printable(found[0]), line.text) if terminal else line.text
         if line.stream != "cdm":
-            return said
-        return f"\x1b[2m[cdm: {said}]\x1b[0m" if coloured else f"[cdm: {said}]"
+            return said + f"{dim}[cdm: goes on]{plain}" if line.partial else said
+        return f"{dim}[cdm: {said}]{plain}"
 
     def show(lines: list[Shown]) -> str:
         return "".join(f"{label(node, line.ordinal)} {text(line)}\n" for node, line in lines)

@@ -53,8 +53,9 @@ def parse(line: bytes) -> OutputLine | None:
     match line.split(b" ", 2):
         case [time, stream, text]:
             with contextlib.suppress(ValueError):
+                name = stream.removesuffix(b"+")
                 shown = text.removesuffix(b"\r").decode(errors="replace")
-                return OutputLine(datetime.fromisoformat(time.decode()), stream.decode(), shown)
+                return OutputLine(datetime.fromisoformat(time.decode()), name.decode(), shown, name != stream)
     return None
 
 

@@ -16,6 +16,7 @@ import anyio
 import anyio.abc
 import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from msgspec.structs import replace
 
 from cdm import clock
 from cdm.errors import AccessDenied, StoreError
@@ -274,20 +275,22 @@ class Session:
         batch: list[msgspec.Raw] = []
         size = 0
         for line in lines:
-            encoded = self._encoded(line)
-            if batch and size + len(encoded) > min(BATCH, self._limit):
-                await self._send_batch(batch)
-                batch, size = [], 0
-            batch.append(msgspec.Raw(encoded))
-            size += len(encoded) + 1
+            for encoded in self._encoded(line):
+                if batch and size + len(encoded) > min(BATCH, self._limit):
+                    await self._send_batch(batch)
+                    batch, size = [], 0
+                batch.append(msgspec.Raw(encoded))
+                size += len(encoded) + 1
         await self._send_batch(batch)
 
-    def _encoded(self, line: WireLine) -> bytes:
+    def _encoded(self, line: WireLine) -> list[bytes]:
+        """The line, or its parts where it is too long for one message."""
         encoded = _encode(line)
         if len(encoded) <= self._limit:
-            return encoded
-        text = line.text[: self._limit // 8]  # a character takes six bytes at most
-        return _encode(WireLine(line.time, line.stream, line.ordinal, f"{text} [cdm: cut]"))
+            return [encoded]
+        size = self._limit // 8  # a character takes six bytes at most
+        *parts, end = (line.text[start : start + size] for start in range(0, len(line.text), size))
+        return [_encode(replace(line, text=text, partial=True)) for text in parts] + [_encode(replace(line, text=end))]
 
     async def _send_batch(self, batch: list[msgspec.Raw]) -> None:
         while self._sent - self._seen >= WINDOW:
@@ -316,11 +319,15 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
+def _on_wire(key: SliceKey, line: OutputLine) -> WireLine:
+    return WireLine(line.time, line.stream, key.ordinal, line.text, line.partial)
+
+
 async def _pump(
     key: SliceKey, source: AsyncIterator[Sequence[OutputLine]], send: MemoryObjectSendStream[list[WireLine]]
 ) -> None:
     async for batch in source:
-        await send.send([WireLine(time, stream, key.ordinal, text) for time, stream, text in batch])
+        await send.send([_on_wire(key, line) for line in batch])
 
 
 async def _merged(sources: dict[SliceKey, AsyncIterator[Sequence[OutputLine]]]) -> AsyncIterator[list[WireLine]]:
@@ -333,7 +340,7 @@ async def _merged(sources: dict[SliceKey, AsyncIterator[Sequence[OutputLine]]]) 
                 if batch is None:
                     del fronts[key]
                     break
-                front.extend(WireLine(time, stream, key.ordinal, text) for time, stream, text in batch)
+                front.extend(_on_wire(key, line) for line in batch)
         if not fronts:
             return
         yield ripe(fronts.values())

@@ -61,6 +61,8 @@ class WireLine(Struct, frozen=True, array_like=True):
     """``out``, ``err``, or ``cdm``: a remark of cdm's."""
     ordinal: int
     text: str
+    partial: bool = False
+    """Whether the line goes on in the next one of this slice and stream."""
 
 
 class LogReply(Struct, frozen=True, omit_defaults=True):

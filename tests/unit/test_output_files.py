@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,8 +18,11 @@ from hypothesis import strategies as st
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Logs
-from cdm.output.files import CUT, LAST_LENGTH, MAX_LINE, MIN_BYTES, LineSplitter, OutputWriter, numbers, path_of
+from cdm.output.files import LAST_LENGTH, MAX_LINE, MIN_BYTES, LineSplitter, OutputWriter, numbers, path_of
+from cdm.output.lines import as_json, as_text
 from cdm.output.reading import folder_name, parse, prune, tail
+from cdm.output.source import Shown
+from cdm.output.wire import WireLine
 from cdm.runtimes import OutputLine
 from tests.harness.waiting import bounded, eventually
 from tests.unit.support import artifacts, node_ids
@@ -35,18 +40,41 @@ async def everything(folder: Path, lines: int | None = None, since: datetime | N
     return [line async for line in tail(folder, lines=lines, since=since)]
 
 
-pieces = st.lists(st.binary(max_size=40) | st.sampled_from([b"\n", b"\n\n", b"x" * MAX_LINE, b"y" * (MAX_LINE + 1)]))
+pieces = st.lists(
+    st.binary(max_size=40)
+    | st.sampled_from(
+        [b"\n", b"\n\n", b"x" * MAX_LINE, b"y" * (MAX_LINE + 1), "é€😀".encode() * 3000, b"\x80" * 2 * MAX_LINE]
+    )
+)
+
+
+def split(data: list[bytes]) -> list[tuple[bytes, bool]]:
+    """Each line and part, and whether it is a part that is not the last."""
+    splitter = LineSplitter()
+    found = [each for piece in data for each in splitter.feed(piece)] + splitter.end()
+    return [(line, lines.partial) for lines in found for line in lines.lines]
 
 
 @given(pieces)
-def test_lines_are_the_same_however_they_come(data: list[bytes]) -> None:
-    splitter = LineSplitter()
-    found = [line for piece in data for line in splitter.feed(piece)] + splitter.end()
-    whole = b"".join(data).split(b"\n")
-    if not whole[-1]:
-        whole.pop()
-    wanted = [line if len(line) <= MAX_LINE else line[:MAX_LINE] + CUT for line in whole]
-    assert found == wanted
+def test_nothing_is_lost_and_no_line_is_too_long(data: list[bytes]) -> None:
+    found = split(data)
+    assert all(len(line) <= MAX_LINE for line, _ in found)
+    whole = b"".join(line if partial else line + b"\n" for line, partial in found)
+    given = b"".join(data)
+    assert whole == given if given.endswith(b"\n") or not given else whole == given + b"\n"
+
+
+@given(pieces, st.integers(1, 2 * MAX_LINE))
+def test_lines_and_parts_are_the_same_however_they_come(data: list[bytes], size: int) -> None:
+    whole = b"".join(data)
+    size = max(size, len(whole) // 50, 1)
+    assert split([whole[at : at + size] for at in range(0, len(whole), size)]) == split(data) == split([whole])
+
+
+def test_what_fits_is_whole_and_characters_are_not_torn() -> None:
+    assert split([b"x" * MAX_LINE + b"\n"]) == [(b"x" * MAX_LINE, False)]
+    text = "😀" * MAX_LINE
+    assert "".join(line.decode() for line, _ in split([b"x", text.encode()])) == "x" + text
 
 
 @given(st.binary(max_size=3 * MAX_LINE), st.integers(1, 999))
@@ -54,7 +82,38 @@ def test_a_long_line_costs_no_memory(data: bytes, times: int) -> None:
     splitter = LineSplitter()
     for _ in range(min(times, 20)):
         splitter.feed(data.replace(b"\n", b""))
-    assert len(splitter.end()) <= 1
+    assert sum(len(lines.lines[0]) for lines in splitter.end()) <= MAX_LINE
+
+
+async def test_a_long_line_is_kept_in_parts_that_say_so(tmp_path: Path) -> None:
+    writer = a_writer(tmp_path, line="READY=1")
+    text = "ä" * MAX_LINE  # twice as many bytes
+    writer.feed("out", f"before\n{text}READY=1".encode())
+    writer.feed("err", b"oops\n")
+    writer.feed("out", b"\nafter\n")
+    assert not writer.said
+    writer.close()
+    lines = await everything(tmp_path)
+    assert [line.text for line in lines if not line.partial] == ["before", "oops", "READY=1", "after"]
+    assert {line.stream for line in lines} == {"out", "err"}
+    found = "".join(line.text if line.partial else line.text + "\n" for line in lines if line.stream == "out")
+    assert found == f"before\n{text}READY=1\nafter\n"
+    assert writer.last == ("before", f"{text[: LAST_LENGTH // 2]}…", "after", "oops")
+
+
+def test_parts_are_shown_as_such() -> None:
+    artifact = Artifact("org.example", "slice", "1.0.0")
+    shown = [
+        Shown("n1", WireLine(AT, "out", 0, "beginning", partial=True)),
+        Shown("n1", WireLine(AT, "out", 0, "end")),
+    ]
+    first, second = as_text(artifact, terminal=True, coloured=False)(shown).splitlines()
+    assert first.endswith("| beginning[cdm: goes on]")
+    assert second.endswith("| end")
+    told = [json.loads(line) for line in as_json(artifact)(shown).splitlines()]
+    assert [line.get("partial", False) for line in told] == [True, False]
+    old = msgspec.json.decode(msgspec.json.encode((AT, "out", 0, "a line of an older node")), type=WireLine)
+    assert not old.partial
 
 
 async def test_written_and_read(tmp_path: Path) -> None:
