@@ -73,7 +73,7 @@ def members(path: Path, tree: Tree) -> Iterator[Member]:
         with gzip.open(raw) if compressed else raw as plain:
             ration = _Rationed(plain)  # type: ignore[arg-type]  # both can read
             ration.left = _OVERHEAD
-            with tarfile.open(fileobj=ration, mode="r|", tarinfo=_Strict) as archive:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=ration, mode="r|", tarinfo=_Strict, encoding="utf-8") as archive:  # type: ignore[call-overload]
                 while (member := archive.next()) is not None:
                     archive.members.clear()  # it would keep them all
                     name = clean(member.name)

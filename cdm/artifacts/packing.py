@@ -16,7 +16,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from cdm.artifacts.archive import explained, members
-from cdm.artifacts.tree import MAX_UNPACKED, Tree, readable, runnable
+from cdm.artifacts.tree import MAX_UNPACKED, Tree, name_of, readable, runnable
 from cdm.errors import InvalidContent
 from cdm.model.content import Content, Form, problem_with_name
 from cdm.model.manifest import Manifest
@@ -67,11 +67,11 @@ def pack(path: Path, folder: Path) -> Packed:
     """
     if not path.exists():
         raise InvalidContent(f"{path} does not exist")
-    found, name = path.stat(), path.resolve().name or "root"
+    found, name = path.stat(), name_of(path.resolve().name) or "root"
     tree, mode = Tree(MAX_UNPACKED), 0
     if stat.S_ISDIR(found.st_mode):
         form, source = Form.TREE, folder / "packed.tar"
-        with tarfile.open(source, "w", format=tarfile.PAX_FORMAT) as archive:
+        with tarfile.open(source, "w", format=tarfile.PAX_FORMAT, encoding="utf-8") as archive:
             _add(archive, path, "", tree)
     elif not stat.S_ISREG(found.st_mode):
         raise InvalidContent(f"{path} is not a file, folder or archive")
@@ -97,10 +97,10 @@ def _add(archive: tarfile.TarFile, folder: Path, prefix: str, tree: Tree) -> Non
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: os.fsencode(entry.name))
     for entry in found:
-        name = prefix + entry.name
+        name = prefix + name_of(entry.name)
         info = tarfile.TarInfo(name)  # no owner, no times
         if entry.is_symlink():
-            info.type, info.linkname = tarfile.SYMTYPE, os.readlink(entry.path)  # noqa: PTH115
+            info.type, info.linkname = tarfile.SYMTYPE, name_of(os.readlink(entry.path))  # noqa: PTH115
             tree.add_link(name, info.linkname)
             info.mode = 0o777
             archive.addfile(info)

@@ -81,7 +81,7 @@ class Tree:
         for part in name.split("/"):
             if problem := problem_with_name(part):
                 raise InvalidContent(f"{name[:80]!r}: {part[:80]!r} {problem}")
-        if len(os.fsencode(name)) > MAX_PATH:
+        if len(name.encode("utf-8", "surrogateescape")) > MAX_PATH:
             raise InvalidContent(f"{name[:80]!r}… is longer than {MAX_PATH:,} bytes")
         parents = ["/".join(name.split("/")[:depth]) for depth in range(1, name.count("/") + 1)]
         for parent in parents:
@@ -148,3 +148,11 @@ def readable(name: str) -> str:
 def runnable(mode: int) -> int:
     """Permissions with which whoever may read a file may run it."""
     return mode | (mode & 0o444) >> 2
+
+
+def name_of(native: str) -> str:
+    """A name as it is kept, UTF-8 with what is not escaped, of a name as the file system's encoding has it here.
+
+    They differ only where the locale is not of UTF-8. The bytes are the same.
+    """
+    return os.fsencode(native).decode("utf-8", "surrogateescape")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -14,6 +15,7 @@ from typing import IO
 from cdm.artifacts.archive import clean, explained, members
 from cdm.artifacts.seal import Seal, Sum
 from cdm.artifacts.tree import Tree, runnable
+from cdm.errors import InvalidContent
 from cdm.model.content import Content, Form
 
 _PIECE = 1024 * 1024
@@ -46,6 +48,7 @@ def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) ->
     tree, sums = Tree(content.unpacked), dict[str, Sum]()
     into.mkdir()
     if content.form is Form.FILE:
+        _check_locale(content.file)
         target = into / content.file
         packed.rename(target)
         mode = runnable(_mode(content.mode))  # whatever runs it: where it was pushed from it need not have been
@@ -57,6 +60,7 @@ def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) ->
         with explained(content.file):
             for name, member, data in members(packed, tree):
                 check()
+                _check_locale(name)
                 path = into / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if member.isdir():
@@ -69,6 +73,7 @@ def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) ->
                     sums[name] = _write(path, data, _mode(member.mode), check)
         for name, target_name in tree.links.items():
             (into / name).parent.mkdir(parents=True, exist_ok=True)
+            _check_locale(target_name)
             (into / name).symlink_to(target_name)
         if len(tree) > _LONE_SYNCS:
             os.sync()
@@ -91,6 +96,15 @@ def _write(path: Path, data: IO[bytes], mode: int, check: Check) -> Sum:
             check()
         os.fchmod(file.fileno(), mode)
     return Sum(size, mode, digest.digest())
+
+
+def _check_locale(name: str) -> None:
+    """Refuse a name whose bytes would be others on this node."""
+    if not name.isascii() and sys.getfilesystemencoding() != "utf-8":
+        raise InvalidContent(
+            f"{name!r} cannot be written in this node's locale ({sys.getfilesystemencoding()}); "
+            "start the node with LC_ALL=C.UTF-8"
+        )
 
 
 def _mode(mode: int) -> int:
