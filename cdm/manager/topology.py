@@ -47,6 +47,10 @@ SILENT_AFTER = 0.5
 LOST_FOR = 2 * 86_400.0
 """Seconds for which it is remembered when a dead node was heard last: longer than anything may run unheard of."""
 
+EXPIRY_MARGIN = 2.0
+"""Seconds after its TTL by which the server has removed a registration. One that is still there was put without a TTL,
+by whoever put it, and nothing else would tell that its node is dead."""
+
 REMEMBERED = 10_000
 """Most nodes of which it is remembered that they left in good order."""
 
@@ -94,6 +98,8 @@ class Topology:
         self._hearing_since: float | None = None
         self._mass_loss = False
         self._next_eviction = NEVER
+        self._look_at = NEVER
+        """When registrations that do not expire are looked for, by the times of heartbeats."""
 
     @property
     def nodes(self) -> Mapping[NodeId, Registered | Missing]:
@@ -134,6 +140,8 @@ class Topology:
     def on_registration(self, put: ValuePut[NodeKey, Registration]) -> None:
         """A node registered, or its heart beat."""
         node, new = put.key.node, put.value
+        if put.at >= self._look_at:
+            self._look_for_silent(put.at)
         old = self._nodes.get(node)
         self._nodes[node] = Registered(new, put.at)
         self._lost.pop(node, None)
@@ -240,6 +248,17 @@ class Topology:
             self._remember(node, max(since, overdue[node].heard), tick.at)
             self._forget(node)
             self._emit(NodeDied(node))
+
+    def _look_for_silent(self, now: float) -> None:
+        """Lose the nodes whose registrations should have expired by now, which is when another node was heard.
+
+        Such a node has one more TTL in which it may be heard: the server's clock may have been set.
+        """
+        self._look_at = now + self._node_ttl / 2
+        for node, each in list(self._nodes.items()):
+            if isinstance(each, Registered) and now - each.heard > self._ttl_of(each) + EXPIRY_MARGIN:
+                log.warning("node is missing, and its registration does not expire", node=node)
+                self._lose(node, now, self._ttl_of(each))
 
     def _silent(self, now: float) -> int:
         """How many nodes are missing or about to be: nodes that died together expire one after another."""

@@ -28,6 +28,8 @@ log = Log("cdm.registration")
 
 ASK_TIMEOUT = 1.0
 """Seconds that a node has to answer."""
+ASK_ATTEMPTS = 2
+"""How often a process that is registered in this one's place is asked before it counts as dead."""
 LEAVE_ATTEMPTS = 3
 HEARTBEAT_RETRY_PAUSE = 0.2
 """Seconds after which a registration or a heartbeat that was not accepted is sent again."""
@@ -46,14 +48,19 @@ def answers_on(connection: Connection, node: NodeId) -> str:
     return connection.subject("cdm", "node", encode(NodeKey(node)))
 
 
-async def ask(connection: Connection, node: NodeId) -> Identity:
+async def ask(connection: Connection, node: NodeId, asker: str = "") -> Identity:
     """Ask a node which process it is; an answer means that it lives and is connected.
+
+    Args:
+        connection: a connection.
+        node: which node.
+        asker: the incarnation of the process that asks, which does not answer itself.
 
     Raises:
         NoResponders: no process of that id is connected.
         Uncertain: it is connected and gave no answer, or the connection was lost.
     """
-    return _identity(await connection.request(answers_on(connection, node), timeout=ASK_TIMEOUT))
+    return _identity(await connection.request(answers_on(connection, node), asker.encode(), timeout=ASK_TIMEOUT))
 
 
 class Acceptance:
@@ -217,10 +224,26 @@ class Presence:
                 return
             if stored is not None and stored.revision < self._revision:
                 raise StoreBusy("a replica that is behind shows who was registered before")
+            if not await self._is_answered():
+                log.warning("registration was overwritten, and nobody answers; registering anew", incarnation=holder)
+                await self._put(stored.revision if stored else 0)
+                return
         except StoreError as error:
             await self._again_soon(error)
             return
         raise NodeIdTaken(f"another process registered as node {self._node!r} while this one could not be heard")
+
+    async def _is_answered(self) -> bool:
+        """Whether another process answers as this node; raises a `StoreError` where nobody can tell."""
+        for _ in range(ASK_ATTEMPTS):
+            try:
+                await ask(self._connection, self._node, self._incarnation)
+                return True
+            except NoResponders:
+                return False
+            except Uncertain:
+                self._connection.check_up()
+        return False
 
     async def _again_soon(self, error: StoreError) -> None:
         if isinstance(error, AccessDenied):

@@ -21,7 +21,10 @@ class Identity(Struct, frozen=True):
 
 
 class Responder:
-    """A subscription that answers every request with this process's identity. Made by `start`."""
+    """A subscription that answers every request with this process's identity. Made by `start`.
+
+    It leaves a request alone that consists of its own incarnation: so a process asks whether another one answers.
+    """
 
     def __init__(self, connection: Connection, subscription: Subscription) -> None:
         self._connection = connection
@@ -36,10 +39,10 @@ class Responder:
             Unreachable: there is no connection.
             Uncertain: the server says nothing.
         """
-        answer = msgspec.json.encode(identity)
+        answer, own = msgspec.json.encode(identity), identity.incarnation.encode()
 
         async def respond(message: Msg) -> None:
-            if connection.may_answer(message.reply):
+            if connection.may_answer(message.reply) and message.data != own:
                 await connection.publish(message.reply, answer)
 
         responder = cls(connection, await connection.subscribe(subject, respond))

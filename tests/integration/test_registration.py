@@ -283,6 +283,42 @@ async def _names_a_process(user: Raw) -> bool:
     return "incarnation" in await registration(user)
 
 
+@pytest.mark.parametrize("headers", [{"Nats-TTL": "60s"}, None], ids=["with a TTL", "without a TTL"])
+async def test_a_registration_of_nobody_ends_no_node(server: NatsServer, headers: dict[str, str] | None) -> None:
+    """The process that it names does not answer: the node registers anew, and its slices stay."""
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1")
+        await nodes.leader()
+        await user.put("blueprints", "g/n/1", 2)
+        await eventually(lambda: _slices(user))
+        before = await user.slices()
+        await user.put("nodes", "n1", {**await registration(user), "incarnation": "other"}, headers)
+        own = nodes.all["n1"].node.incarnation
+        await eventually(lambda: _registered_as(user, own), 5 + SLACK)
+        await anyio.sleep(2.5)  # longer than the TTL
+        assert await _registered_as(user, own)
+        assert await _same(user, before)
+        nodes.unharmed()
+
+
+async def _registered_as(user: Raw, incarnation: str) -> bool:
+    return (await registration(user)).get("incarnation") == incarnation
+
+
+async def test_a_dead_nodes_registration_without_a_ttl_expires(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1", "n2", "n3")
+        await nodes.leader()
+        await user.put("blueprints", "g/n/1", 3)
+        await eventually(lambda: _count(user, 3))
+        victim = next(running for running in nodes.all.values() if not running.active)
+        name = str(victim.settings.node)
+        await victim.crash()
+        await user.put("nodes", name, {**await registration(user, name), "incarnation": "other"})
+        await eventually(lambda: _moved(user, name), 2 * 2 + 2 + SLACK, "its slices run elsewhere")
+        nodes.unharmed()
+
+
 async def test_a_process_that_lost_its_id_ends(server: NatsServer) -> None:
     """Another process took the id while this one was not heard (its registration expired meanwhile)."""
     async with raw(server) as user, nodes_on(server) as nodes:

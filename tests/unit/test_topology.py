@@ -103,6 +103,32 @@ def test_candidates_are_those_that_take_part_in_elections() -> None:
     assert world.topology.candidates == {n(4)}
 
 
+def test_a_registration_that_does_not_expire_does_so_here() -> None:
+    world = World(connected=0.0)
+    world.beat(n(1), 100.0)
+    for at in range(100, 113):
+        world.beat(n(2), float(at))
+        assert world.tick(float(at)) == []
+    assert isinstance(world.topology.nodes[n(1)], Registered)
+    world.beat(n(2), 118.0)
+    assert world.said == [NodeMissing(n(1))]
+    assert world.tick(127.9) == []
+    world.beat(n(2), 127.9)
+    assert world.tick(128.0) == [NodeDied(n(1))]
+    assert set(world.topology.nodes) == {n(2)}
+
+
+def test_a_server_whose_clock_is_set_costs_no_node() -> None:
+    """Heartbeats then seem to be far apart; within a TTL every living node is heard again."""
+    world = World(connected=0.0)
+    for number in (1, 2, 3):
+        world.beat(n(number), 100.0)
+    for number in (1, 2, 3):
+        world.beat(n(number), 1000.0)
+        assert not [each for each in world.tick(1000.0) if isinstance(each, NodeDied)]
+    assert all(isinstance(each, Registered) for each in world.topology.nodes.values())
+
+
 def test_a_node_that_leaves_in_good_order_is_gone_at_once() -> None:
     world = World()
     world.beat(n(1), 1.0)

@@ -39,6 +39,8 @@ from tests.unit.support import S
 
 ME = NodeId("me")
 TTL = 10.0
+HEARTBEAT = 10.0
+"""Seconds between two heartbeats of a node: rare, so that little is done, and often enough."""
 NEXT: dict[SliceState, SliceState | None] = {
     S.LOAD: S.LOADING,
     S.LOADING: S.LOADED,
@@ -154,8 +156,17 @@ class World:
         self.route(LeaderChange(None, self.term, local_node_is_leader=False))
 
     def tick(self, seconds: float = 0.0) -> None:
-        self.now += seconds
+        until = self.now + seconds
+        while self.now < until:
+            self.now = min(self.now + HEARTBEAT, until)
+            self._beat()
         self.route(Tick(self.now))
+
+    def _beat(self) -> None:
+        """All nodes that are registered are heard."""
+        for node, (registration, _) in self.nodes.items():
+            self.nodes[node] = (registration, self.now)
+            self.route(ValuePut(NodeKey(node), registration, 1, self.now))
 
     # What others write
 
