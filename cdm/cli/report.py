@@ -69,6 +69,8 @@ class SliceReport(Struct, frozen=True):
     port: int | None
     reason: str | None
     failures: int
+    restarts: int
+    """Starts of its program since it was loaded, less one."""
 
     @property
     def troubled(self) -> bool:
@@ -81,8 +83,7 @@ class Trouble(NamedTuple):
 
     state: str
     reason: str
-    nodes: dict[NodeId, list[int]]
-    """Their ordinals, by node."""
+    slices: list[SliceReport]
 
 
 class ClusterReport(Struct, frozen=True):
@@ -121,13 +122,10 @@ def troubles(slices: Iterable[SliceReport]) -> dict[str, list[Trouble]]:
     for each in slices:
         if each.troubled:
             reason = each.reason or "no reason given"
-            trouble = found.setdefault(each.artifact, {}).setdefault(
-                (each.state, reason), Trouble(each.state, reason, {})
-            )
-            trouble.nodes.setdefault(each.node, []).append(each.ordinal)
+            alike = found.setdefault(each.artifact, {})
+            alike.setdefault((each.state, reason), Trouble(each.state, reason, [])).slices.append(each)
     return {
-        artifact: sorted(alike.values(), key=lambda trouble: -sum(map(len, trouble.nodes.values())))
-        for artifact, alike in found.items()
+        artifact: sorted(alike.values(), key=lambda trouble: -len(trouble.slices)) for artifact, alike in found.items()
     }
 
 
@@ -253,6 +251,7 @@ def _slices(cluster: Cluster) -> list[SliceReport]:
             put.value.port,
             put.value.reason,
             put.value.failures or 0,
+            put.value.restarts or 0,
         )
         for put in puts
     ]

@@ -18,6 +18,7 @@ from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.report import BlueprintReport, ClusterReport, Trouble, report, troubles
 from cdm.cli.screen import plain, wide_console
+from cdm.model.artifact import NodeId
 from cdm.model.node import Schedule
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition
@@ -43,6 +44,7 @@ _CONDITIONS = {
 _FAILURES = re.compile(r"\d+ failed: ")
 """Beginning of a status's summary of failed slices."""
 _NUMBERS = ("desired", "active", "pending", "failed")
+_SLICE_NUMBERS = ("restarts", "term", "port")
 _STATE_STYLE = {SliceState.ACTIVE: "green", SliceState.FAILED: "red", SliceState.UNLOAD: "dim"}
 
 
@@ -163,15 +165,19 @@ def _reasons(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> list[Text]
 
 
 def _trouble(trouble: Trouble) -> Text:
-    count = sum(len(ordinals) for ordinals in trouble.nodes.values())
+    ordinals: dict[NodeId, list[int]] = {}
+    for each in trouble.slices:
+        ordinals.setdefault(each.node, []).append(each.ordinal)
     nodes = [
-        f"{node} ({len(ordinals)})" if len(ordinals) > 1 else f"{node}#{ordinals[0]}" if ordinals[0] else node
-        for node, ordinals in trouble.nodes.items()
+        f"{node} ({len(several)})" if len(several) > 1 else f"{node}#{several[0]}" if several[0] else node
+        for node, several in ordinals.items()
     ]
     more = f" and {len(nodes) - NAMED_NODES} more nodes" if len(nodes) > NAMED_NODES else ""
-    where = f"on {', '.join(nodes[:NAMED_NODES])}{more}"
-    state = plain(f"{count} {trouble.state}", _STATE_STYLE.get(SliceState(trouble.state), "yellow"))
-    return Text.assemble("    ", state, plain(f" {where}: {trouble.reason}"))
+    where = f" on {', '.join(nodes[:NAMED_NODES])}{more}"
+    restarts = sum(each.restarts for each in trouble.slices)
+    again = f", {_count(restarts, 'restart', '')}" if restarts else ""
+    state = plain(f"{len(trouble.slices)} {trouble.state}", _STATE_STYLE.get(SliceState(trouble.state), "yellow"))
+    return Text.assemble("    ", state, plain(f"{where}{again}: {trouble.reason}"))
 
 
 # Nodes and slices
@@ -205,20 +211,20 @@ def _nodes(found: ClusterReport) -> list[Table]:
 
 
 def _slices(found: ClusterReport) -> list[Text | Table]:
-    """Slices that are not mentioned above; of very many only those that are not ACTIVE."""
+    """Slices that are not mentioned above; of very many only those with something to tell."""
     rest = [each for each in found.slices if not each.troubled]
-    rest.sort(key=lambda each: each.state == SliceState.ACTIVE)
+    rest.sort(key=lambda each: (each.state == SliceState.ACTIVE, -each.restarts))
     listed = rest
     if len(rest) > LISTED_SLICES:
-        listed = [each for each in rest if each.state != SliceState.ACTIVE]
+        listed = [each for each in rest if each.state != SliceState.ACTIVE or each.restarts]
     if len(listed) > LISTED_SLICES:
         listed = []
-    table = _table("slices", "node", "artifact", "state", "term", "port", right=("term", "port"))
+    table = _table("slices", "node", "artifact", "state", *_SLICE_NUMBERS, right=_SLICE_NUMBERS)
     for each in listed:
         artifact = f"{each.artifact}#{each.ordinal}" if each.ordinal else each.artifact
         state = plain(each.state, _STATE_STYLE.get(SliceState(each.state), ""))
         port = "" if each.port is None else str(each.port)
-        table.add_row(plain(each.node), plain(artifact), state, str(each.term), port)
+        table.add_row(plain(each.node), plain(artifact), state, str(each.restarts), str(each.term), port)
     parts: list[Text | Table] = [table] if listed else []
     if more := len(rest) - len(listed):
         parts.append(Text(f"\n{_count(more, 'slice', '')} not listed here; --json lists all", "dim"))

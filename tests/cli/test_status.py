@@ -66,9 +66,12 @@ async def test_few_slices_are_all_listed_and_reasons_that_repeat_the_numbers_are
     assert run("init", "--server", server.url).returncode == 0
     async with raw(server) as user:
         await user.put("slices", "_leader", {"node": "n1", "term": 3})
-        await user.put("slices", "n1.g/a/1", {"state": "ACTIVE", "port": 4711})
+        await user.put("slices", "n1.g/a/1", {"state": "ACTIVE", "port": 4711, "restarts": 2})
         await user.put("slices", "n1.g/a/1/1", {"state": "LOADING"})
         await user.put("slices", "n1.g/old/1", {"state": "FAILED", "reason": "cannot be unloaded"})
+        for ordinal in ("", "/1"):
+            crashing = {"state": "ACTIVATING", "reason": "exit status 1", "restarts": 3}
+            await user.put("slices", f"n2.g/old/1{ordinal}", crashing)
         await user.put("blueprints", "g/a/1", 2)
         await user.put("status", "g/a/1", {"condition": "Progressing", "reason": "1 of 2 active", "desired": 2})
         await user.put("blueprints", "g/b/1", 1)
@@ -77,9 +80,10 @@ async def test_few_slices_are_all_listed_and_reasons_that_repeat_the_numbers_are
         await user.put("blueprints", "g/c/1", 0)
         await user.put("status", "g/c/1", {"condition": "Ready"})
     shown = await anyio.to_thread.run_sync(lambda: run("status", "--server", server.url))
+    blueprints = "3 blueprints (1 Unschedulable, 1 Progressing, 1 Ready)"
     assert [line.rstrip() for line in shown.stdout.splitlines()] == [
         "leader n1   term 3",
-        "0 nodes, 3 blueprints (1 Unschedulable, 1 Progressing, 1 Ready), 3 slices (1 FAILED, 1 LOADING, 1 ACTIVE)",
+        f"0 nodes, {blueprints}, 5 slices (1 FAILED, 1 LOADING, 2 ACTIVATING, 1 ACTIVE)",
         "",
         "blueprints                 desired   active  pending   failed",
         "g:b:1       Unschedulable        1        0        0        0",
@@ -87,13 +91,14 @@ async def test_few_slices_are_all_listed_and_reasons_that_repeat_the_numbers_are
         "g:a:1       Progressing          2        1        1        0",
         "g:c:1       Ready                0        0        0        0",
         "g:old:1     no blueprint",
+        "    2 ACTIVATING on n2 (2), 6 restarts: exit status 1",
         "    1 FAILED on n1: cannot be unloaded",
         "",
         "slices",
-        "node   artifact   state     term   port",
-        "───────────────────────────────────────",
-        "n1     g:a:1#1    LOADING      0",
-        "n1     g:a:1      ACTIVE       0   4711",
+        "node   artifact   state     restarts   term   port",
+        "──────────────────────────────────────────────────",
+        "n1     g:a:1#1    LOADING          0      0",
+        "n1     g:a:1      ACTIVE           2      0   4711",
     ]
 
 
