@@ -97,7 +97,7 @@ def path_of(folder: Path, number: int) -> Path:
 class OutputWriter:
     """Keeps the output of one run. The files of earlier runs are continued.
 
-    Where writing fails (a full disk), output is dropped and counted, and the program is not held up.
+    Where writing fails (a full disk), output is lost and counted, and the program is not held up.
 
     Args:
         folder: where the slice's files are.
@@ -117,7 +117,10 @@ class OutputWriter:
         self._file = -1
         self._size = 0
         self._torn = False
-        self._dropped = 0
+        self.lost = 0
+        """Bytes that could not be written since one could."""
+        self.problem = ""
+        """Why not."""
         self._continues = dict.fromkeys(self._splitters, False)
         """By stream: whether the next part belongs to the same line as the last one."""
         self._last: dict[str, deque[bytes]] = {stream: deque(maxlen=LAST_LINES) for stream in self._splitters}
@@ -172,13 +175,14 @@ class OutputWriter:
 
     def _store(self, data: bytes) -> None:
         try:
-            if self._dropped:
-                note = f"{self._dropped} bytes of output could not be written, and are lost"
+            if self.lost:
+                note = f"{self.lost} bytes of output could not be written, and are lost ({self.problem})"
                 self._write(self._render("cdm", [note.encode()]))
-                self._dropped = 0
+                self.lost = 0
             self._write(data)
-        except OSError:
-            self._dropped += len(data)
+        except OSError as error:
+            self.lost += len(data)
+            self.problem = error.strerror or str(error)
 
     def _write(self, data: bytes) -> None:
         if self._file < 0:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import anyio
 import pytest
 
+from cdm.model.keys import SliceKey
 from cdm.model.manifest import Line, Logs, Manifest, Readiness, Restart, RestartPolicy
 from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper.keeper import Keeper
@@ -148,6 +151,45 @@ async def test_a_disk_that_cannot_be_written_to(stage: Stage) -> None:
     assert children(keeper) == []
 
 
+async def test_output_that_is_lost_is_warned_of_while_it_is_lost(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit of the size of files stands for a full disk: the system refuses to write more."""
+    program = """
+        print('READY=1')
+        for step in ("lost", "after"):
+            while not os.path.exists(os.path.join(os.environ["STEPS"], step)): time.sleep(0.01)
+            for _ in range(100): os.write(1, step.encode() * 50 + b"\\n")
+        time.sleep(600)
+        """
+    key = await stage.up(program, Manifest(readiness=READY, env={"STEPS": str(stage.folder)}))
+    keeper = stage.runtime.keeper
+    assert keeper is not None
+    _, most = resource.prlimit(keeper, resource.RLIMIT_FSIZE)
+    resource.prlimit(keeper, resource.RLIMIT_FSIZE, (4096, most))
+    (stage.folder / "lost").touch()
+    told: list[str] = []
+
+    def warned() -> bool:
+        told.extend(line for line in capsys.readouterr().out.splitlines() if "output is being lost" in line)
+        return bool(told)
+
+    await eventually(warned)
+    assert str(key) in told[0]
+    assert "File too large" in told[0]
+    assert len(stage.living) == 1
+    resource.prlimit(keeper, resource.RLIMIT_FSIZE, (most, most))
+    (stage.folder / "after").touch()
+    await eventually(partial(_wrote, stage, key, "after" * 50))
+    (remark,) = await stage.text(key, "cdm")
+    assert remark.endswith("bytes of output could not be written, and are lost (File too large)")
+    assert not warned() or len(told) == 1
+
+
+async def _wrote(stage: Stage, key: SliceKey, line: str) -> bool:
+    return line in await stage.text(key)
+
+
 async def test_a_stray_file_beside_the_output(stage: Stage) -> None:
     key = await stage.load("print('READY=1')\ntime.sleep(600)", Manifest(readiness=READY))
     folder = stage.runtime.output_folder(key)
@@ -169,7 +211,7 @@ def test_no_error_of_an_output_writer_ends_the_keeper(
     monkeypatch.setattr("cdm.runtimes.keeper.keeper.raise_open_files", lambda: (64, 64))
 
     class Broken:
-        said, last = False, ()
+        said, last, lost = False, (), 0
 
         def feed(self, stream: str, data: bytes) -> None:
             raise ValueError("broken")

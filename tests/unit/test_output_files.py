@@ -221,7 +221,7 @@ async def test_a_full_disk_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.M
     lines = await everything(tmp_path)
     assert [line.text for line in lines if line.stream != "cdm"] == ["one", "two"]
     assert [line.text for line in lines if line.stream == "cdm"] == [
-        "72 bytes of output could not be written, and are lost"
+        "72 bytes of output could not be written, and are lost (No space left on device)"
     ]
 
 

@@ -38,6 +38,7 @@ from cdm.runtimes.keeper.protocol import (
     Heard,
     Hello,
     Lapsed,
+    Losing,
     Said,
     Spawn,
     SpawnRefused,
@@ -55,6 +56,8 @@ DRAIN = 16
 """Chunks that are read from a pipe once nobody is left to write to it: it holds fewer."""
 BURST = 64
 """Commands that are read at once."""
+LOSS_INTERVAL = 60.0
+"""Seconds after which it is said again that a run's output is being lost."""
 MAX_LEFT = 100
 """Processes that cannot be ended that are named."""
 LAPSE_INTERVAL = 1.0
@@ -235,6 +238,9 @@ class Keeper:
         if not data:
             del run.streams[descriptor]
             self._unwatch(descriptor)
+        if run.output.lost and (now := time.monotonic()) >= run.losing_told + LOSS_INTERVAL:
+            run.losing_told = now
+            self._tell(Losing(run.name, run.output.problem, run.output.lost))
         if run.output.said and not run.said:
             run.said = True
             self._tell(Said(run.name))

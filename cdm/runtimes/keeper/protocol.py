@@ -96,6 +96,15 @@ class Said(Struct, frozen=True, tag=True):
     run: str
 
 
+class Losing(Struct, frozen=True, tag=True):
+    """Output of the run is being lost: it cannot be written. Told at once, and again from time to time."""
+
+    run: str
+    problem: str
+    lost: int
+    """Bytes so far."""
+
+
 class Exited(Struct, frozen=True, tag=True):
     """The program itself ended; other processes of the run may live on."""
 
@@ -120,7 +129,7 @@ class Gone(Struct, frozen=True, tag=True):
     """Some of them, where there are very many."""
 
 
-RunEvent = Started | SpawnRefused | Said | Exited | Lapsed | Gone
+RunEvent = Started | SpawnRefused | Said | Losing | Exited | Lapsed | Gone
 Event = Hello | RunEvent
 
 encode = msgspec.msgpack.Encoder().encode

@@ -69,6 +69,8 @@ class Run:
         self.group = group
         self.said = False
         """Whether the line that is waited for was reported."""
+        self.losing_told = float("-inf")
+        """When it was last reported that its output is being lost, on the monotonic clock."""
         self.reaped = False
         """Whether the program itself was; until then its pid, and its group's and session's number, are its own."""
         self.stopping: Stopping | None = None

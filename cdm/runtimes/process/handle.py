@@ -6,7 +6,8 @@ import asyncio
 import signal
 
 from cdm import clock
-from cdm.runtimes.keeper.protocol import Exited, Gone, Lapsed, RunEvent, Said, SpawnRefused, Started
+from cdm.model.keys import SliceKey
+from cdm.runtimes.keeper.protocol import Exited, Gone, Lapsed, Losing, RunEvent, Said, SpawnRefused, Started
 
 LOST = "the process that keeps this node's slices died"
 CUT_OFF = "stopped: NATS accepted no heartbeat of this node for too long (stop_after)"
@@ -15,8 +16,9 @@ CUT_OFF = "stopped: NATS accepted no heartbeat of this node for too long (stop_a
 class RunHandle:
     """What is known of one run."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, key: SliceKey) -> None:
         self.name = name
+        self.key = key
         self.begun = clock.now()
         self.ended: Exited | SpawnRefused | None = None
         """How the program itself ended; None: it has not, or its keeper died first."""
@@ -51,6 +53,8 @@ class RunHandle:
                 self.over.set()
             case Said():
                 self.said.set()
+            case Losing():
+                pass
             case Lapsed():
                 self.lapsed = True
             case Gone(_, last, left):

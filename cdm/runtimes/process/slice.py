@@ -230,7 +230,8 @@ class Slice:
                 manifest.logs,
                 check.text if isinstance(check, Line) else None,
                 lapse,
-            )
+            ),
+            self.key,
         )
 
     @property

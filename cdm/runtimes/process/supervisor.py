@@ -17,9 +17,10 @@ import anyio.abc
 from cdm import clock
 from cdm.errors import SliceFailed
 from cdm.log import Log
+from cdm.model.keys import SliceKey
 from cdm.runtimes.keeper.leftovers import PATIENCE, sweep
 from cdm.runtimes.keeper.processes import Process
-from cdm.runtimes.keeper.protocol import KILL_PATIENCE, MARK, RECORDS, Event, Gone, Heard, Hello, Spawn, Stop
+from cdm.runtimes.keeper.protocol import KILL_PATIENCE, MARK, RECORDS, Event, Gone, Heard, Hello, Losing, Spawn, Stop
 from cdm.runtimes.process.background import Background
 from cdm.runtimes.process.handle import LOST, RunHandle
 from cdm.runtimes.process.link import Link
@@ -91,11 +92,11 @@ class Keeping:
         """The keeper's pid; None: there is none now."""
         return None if self._link is None else self._link.pid
 
-    def spawn(self, spawn: Spawn) -> RunHandle:
-        """Start a program. Raises `SliceFailed` where the keeper cannot even be asked."""
+    def spawn(self, spawn: Spawn, key: SliceKey) -> RunHandle:
+        """Start a slice's program. Raises `SliceFailed` where the keeper cannot even be asked."""
         if self._link is None or not self._ready.is_set():
             raise SliceFailed(LOST)
-        run = RunHandle(spawn.run)
+        run = RunHandle(spawn.run, key)
         try:
             self._link.send(spawn)
         except OSError as error:
@@ -183,6 +184,8 @@ class Keeping:
             return
         run = self._runs.get(event.run)
         if run is not None:
+            if isinstance(event, Losing):
+                log.warning("output is being lost", slice=str(run.key), reason=event.problem, bytes=event.lost)
             run.on_event(event)
             if isinstance(event, Gone) and not event.left:
                 del self._runs[event.run]
