@@ -22,7 +22,7 @@ from cdm.errors import OutputMissing, UsageError
 from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.keys import NodeKey
 from cdm.output.client import Reader
-from cdm.output.lines import Show, as_json, as_text
+from cdm.output.lines import AsJson, AsText, Show
 from cdm.output.source import Registered, Shown, keeps_output
 from cdm.output.wire import MAX_LINES, LogRequest
 from cdm.store.connection import Access, Connection, connect
@@ -72,7 +72,7 @@ def logs(
     request = LogRequest(artifact=str(name), ordinal=ordinal, since=since, lines=lines, follow=follow)
     terminal = sys.stdout.isatty()
     coloured = terminal and not os.environ.get("NO_COLOR")
-    show = as_json(name) if json else as_text(name, terminal=terminal, coloured=coloured)
+    show: Show = AsJson(name) if json else AsText(name, terminal=terminal, coloured=coloured)
     only = None if node is None else node_id(node)
     return anyio.run(_run, connection.access(), connection.prefix, request, name, only, show)
 
@@ -84,7 +84,7 @@ async def _run(
 
     async def write(lines: list[Shown]) -> None:
         # In a thread: a reader that takes its time must not keep the nodes from hearing of this command.
-        text = show(lines).encode(errors="replace")
+        text = show.lines(lines).encode(errors="replace")
         await anyio.to_thread.run_sync(_write_out, text, abandon_on_cancel=True)
 
     stopped: list[int] = []
@@ -106,6 +106,7 @@ async def _run(
                 complete = await Reader(connection, request, only, write, remark, missing).run(hosts)
                 code = 0 if complete else 1
             tasks.cancel_scope.cancel()
+        _write_out(show.end().encode())
     except* BrokenPipeError:
         # Whoever read this has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -18,60 +19,97 @@ _HARMFUL = re.compile(r"(\x1b\[[0-9;:]*m|\t|\r\Z)|[\x00-\x1f\x7f-\x9f]")
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 
 
-Show = Callable[[list[Shown]], str]
+class Show(Protocol):
+    """Turns lines into what is written for them."""
+
+    def lines(self, lines: Sequence[Shown]) -> str:
+        """What is written for the lines that come next."""
+
+    def end(self) -> str:
+        """What is written at the end."""
 
 
-def as_json(artifact: Artifact) -> Show:
-    """One JSON object a line."""
+class AsJson:
+    """One JSON object a line, and for each part of a line that was too long to be kept whole.
 
-    def show(lines: list[Shown]) -> str:
-        return "".join(
-            msgspec.json.encode(
-                {
-                    "time": line.time,
-                    "node": node,
-                    "artifact": str(artifact),
-                    "ordinal": line.ordinal,
-                    "stream": line.stream,
-                    "text": line.text,
-                }
-                | ({"partial": True} if line.partial else {})
-            ).decode()
-            + "\n"
-            for node, line in lines
-        )
+    Args:
+        artifact: whose lines these are.
+    """
 
-    return show
+    def __init__(self, artifact: Artifact) -> None:
+        self._artifact = str(artifact)
+
+    def lines(self, lines: Sequence[Shown]) -> str:
+        """What is written for the lines that come next."""
+        return "".join(map(self._line, lines))
+
+    def end(self) -> str:
+        """Nothing."""
+        return ""
+
+    def _line(self, shown: Shown) -> str:
+        line = shown.line
+        fields = {
+            "time": line.time,
+            "node": shown.node,
+            "artifact": self._artifact,
+            "ordinal": line.ordinal,
+            "stream": line.stream,
+            "text": line.text,
+            **({"partial": True} if line.partial else {}),
+        }
+        return f"{msgspec.json.encode(fields).decode()}\n"
 
 
-def as_text(artifact: Artifact, *, terminal: bool, coloured: bool) -> Show:
-    """Each line after the name of its slice.
+class AsText:
+    """Each line after the name of its slice; the parts of a long line are put together where nothing comes between.
 
     Args:
         artifact: whose lines these are.
         terminal: whether they go to one: then control characters in them are escaped, except for colours.
         coloured: whether each slice's name has a colour.
     """
-    labels: dict[tuple[str, int], str] = {}
-    dim, plain = ("\x1b[2m", "\x1b[0m") if coloured else ("", "")
 
-    def label(node: str, ordinal: int) -> str:
-        found = labels.get((node, ordinal))
+    def __init__(self, artifact: Artifact, *, terminal: bool, coloured: bool) -> None:
+        self._artifact = artifact
+        self._terminal = terminal
+        self._coloured = coloured
+        self._labels: dict[tuple[str, int], str] = {}
+        self._unfinished: tuple[str, int, str] | None = None
+        """Node, ordinal and stream of the line whose first parts are written."""
+
+    def lines(self, lines: Sequence[Shown]) -> str:
+        """What is written for the lines that come next."""
+        return "".join(self._line(node, line) for node, line in lines)
+
+    def end(self) -> str:
+        """The end of a line that goes on: more of it was not asked for, or is not written yet."""
+        if self._unfinished is None:
+            return ""
+        self._unfinished = None
+        return f"{self._remark('goes on')}\n"
+
+    def _line(self, node: str, line: WireLine) -> str:
+        origin = (node, line.ordinal, line.stream)
+        begun = "" if origin == self._unfinished else f"{self.end()}{self._label(node, line.ordinal)} "
+        self._unfinished = origin if line.partial else None
+        return f"{begun}{self._text(line)}{'' if line.partial else chr(10)}"
+
+    def _label(self, node: str, ordinal: int) -> str:
+        found = self._labels.get((node, ordinal))
         if found is None:
-            found = f"{node}/{artifact}#{ordinal} |" if ordinal else f"{node}/{artifact} |"
-            if coloured:
+            found = f"{node}/{self._artifact}#{ordinal} |" if ordinal else f"{node}/{self._artifact} |"
+            if self._coloured:
                 colour = _COLOURS[zlib.crc32(found.encode()) % len(_COLOURS)]
                 found = f"\x1b[{colour}m{found}\x1b[0m"
-            labels[node, ordinal] = found
+            self._labels[node, ordinal] = found
         return found
 
-    def text(line: WireLine) -> str:
-        said = _HARMFUL.sub(lambda found: found[1] or printable(found[0]), line.text) if terminal else line.text
-        if line.stream != "cdm":
-            return said + f"{dim}[cdm: goes on]{plain}" if line.partial else said
-        return f"{dim}[cdm: {said}]{plain}"
+    def _text(self, line: WireLine) -> str:
+        text = line.text
+        if self._terminal:
+            text = _HARMFUL.sub(lambda found: found[1] or printable(found[0]), text)
+        return self._remark(text) if line.stream == "cdm" else text
 
-    def show(lines: list[Shown]) -> str:
-        return "".join(f"{label(node, line.ordinal)} {text(line)}\n" for node, line in lines)
-
-    return show
+    def _remark(self, text: str) -> str:
+        return f"\x1b[2m[cdm: {text}]\x1b[0m" if self._coloured else f"[cdm: {text}]"

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,8 @@ async def test_two_nodes_are_merged_and_what_is_not_there_is_told(server: NatsSe
         lines = [json.loads(line) for line in shown.stdout.splitlines()]
         assert {(line["node"], line["ordinal"]) for line in lines} >= {("n1", 0), ("n2", 0)}
         assert len({(line["node"], line["ordinal"]) for line in lines}) == 3
-        assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+        times = [datetime.fromisoformat(line["time"]) for line in lines]
+        assert times == sorted(times)
         for node in ("n1", "n2"):
             of_one = [line["text"] for line in lines if (line["node"], line["ordinal"]) == (node, 0)]
             assert of_one == [f"tick {number}" for number in range(len(of_one))]
@@ -198,6 +200,19 @@ async def test_two_nodes_are_merged_and_what_is_not_there_is_told(server: NatsSe
         assert partly.returncode == 1
         assert b"'n2': did not answer within 2 s" in partly.stderr or b"'n2'" not in partly.stdout
         assert b"n1/" in partly.stdout
+
+
+async def test_a_line_of_any_length_is_one_line(server: NatsServer, tmp_path: Path) -> None:
+    program = "import time\nprint('{' + 'é' * 200_000 + '}', flush=True)\nprint('after', flush=True)\ntime.sleep(600)"
+    async with cluster(server, tmp_path, program, 1) as stage:
+        await eventually(lambda: any(b"after" in each.read_bytes() for each in stage.written), 20)
+        shown = await stage.logs(NAME)
+        long, after = shown.stdout.decode().splitlines()
+        assert long.partition(" | ")[2] == "{" + "é" * 200_000 + "}"
+        assert after.endswith(" | after")
+        parts = [json.loads(line) for line in (await stage.logs(NAME, "--json")).stdout.splitlines()]
+        assert {part.get("partial") for part in parts[:-2]} == {True}
+        assert "".join(part["text"] for part in parts[:-1]) == "{" + "é" * 200_000 + "}"
 
 
 async def test_a_node_that_died_is_told_as_one_that_does_not_answer(server: NatsServer, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Logs
 from cdm.output.files import LAST_LENGTH, MAX_LINE, MIN_BYTES, LineSplitter, OutputWriter, numbers, path_of
-from cdm.output.lines import as_json, as_text
+from cdm.output.lines import AsJson, AsText
 from cdm.output.reading import folder_name, parse, prune, tail
 from cdm.output.source import Shown
 from cdm.output.wire import WireLine
@@ -107,10 +107,9 @@ def test_parts_are_shown_as_such() -> None:
         Shown("n1", WireLine(AT, "out", 0, "beginning", partial=True)),
         Shown("n1", WireLine(AT, "out", 0, "end")),
     ]
-    first, second = as_text(artifact, terminal=True, coloured=False)(shown).splitlines()
-    assert first.endswith("| beginning[cdm: goes on]")
-    assert second.endswith("| end")
-    told = [json.loads(line) for line in as_json(artifact)(shown).splitlines()]
+    (whole,) = AsText(artifact, terminal=True, coloured=False).lines(shown).splitlines()
+    assert whole.endswith("| beginningend")
+    told = [json.loads(line) for line in AsJson(artifact).lines(shown).splitlines()]
     assert [line.get("partial", False) for line in told] == [True, False]
     old = msgspec.json.decode(msgspec.json.encode((AT, "out", 0, "a line of an older node")), type=WireLine)
     assert not old.partial
