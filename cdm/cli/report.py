@@ -74,7 +74,7 @@ class SliceReport(Struct, frozen=True):
 
     @property
     def troubled(self) -> bool:
-        """Whether something is wrong with it."""
+        """Whether something is wrong with it, or it has a warning."""
         return self.state == SliceState.FAILED or self.reason is not None
 
 

@@ -128,7 +128,7 @@ def _blueprints(found: ClusterReport) -> list[Text]:
     named = {each.artifact for each in found.blueprints}
     width = min(max(len(name) for name in ("blueprints", *named, *wrong)), _WIDEST_NAME)
     lines: list[Text] = []
-    for each in sorted(found.blueprints, key=_badness):
+    for each in sorted(found.blueprints, key=lambda each: _badness(each, wrong.get(each.artifact, []))):
         condition = plain(f"{each.condition:<13}", _CONDITIONS.get(each.condition, ""))
         numbers = "".join(f"{getattr(each, number):>9}" for number in _NUMBERS)
         lines.append(Text.assemble(_padded(each.artifact, width), "  ", condition, numbers))
@@ -150,10 +150,10 @@ def _padded(artifact: str, width: int) -> Text:
     return name
 
 
-def _badness(blueprint: BlueprintReport) -> tuple[int, int]:
+def _badness(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> tuple[int, int, bool]:
     order = [str(condition) for condition in _CONDITIONS]
     known = blueprint.condition in order  # a condition of a later version is taken for Progressing
-    return order.index(blueprint.condition if known else Condition.PROGRESSING), -blueprint.failed
+    return order.index(blueprint.condition if known else Condition.PROGRESSING), -blueprint.failed, not wrong
 
 
 def _reasons(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> list[Text]:
@@ -161,6 +161,8 @@ def _reasons(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> list[Text]
     # The lines about failed slices say more than the leader's summary of them, and the columns have the counts.
     if (wrong and _FAILURES.match(reason)) or reason == f"{blueprint.active} of {blueprint.desired} active":
         reason = ""
+    for trouble in wrong:  # what a status repeats of a crash loop's reasons
+        reason = reason.removesuffix(f": {trouble.reason}")
     return [*([plain(f"    {reason}")] if reason else []), *map(_trouble, wrong)]
 
 
@@ -211,8 +213,8 @@ def _nodes(found: ClusterReport) -> list[Table]:
 
 
 def _slices(found: ClusterReport) -> list[Text | Table]:
-    """Slices that are not mentioned above; of very many only those with something to tell."""
-    rest = [each for each in found.slices if not each.troubled]
+    """Slices about which not everything is said above; of very many only those with something to tell."""
+    rest = [each for each in found.slices if each.state == SliceState.ACTIVE or not each.troubled]
     rest.sort(key=lambda each: (each.state == SliceState.ACTIVE, -each.restarts))
     listed = rest
     if len(rest) > LISTED_SLICES:

@@ -113,3 +113,35 @@ async def test_a_byte_order_mark_of_an_editor_is_read_past(server: NatsServer) -
     assert [each["desired"] for each in found["blueprints"]] == [3]
     assert [each["schedule"] for each in found["nodes"]] == ["drain"]
     assert found["notes"] == []
+
+
+async def test_a_crash_loop_and_a_warning_are_told_once_and_what_warns_is_listed_with_its_port(
+    server: NatsServer,
+) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    ended = "exit status 1; last lines: boom"
+    async with raw(server) as user:
+        await user.put("slices", "_leader", {"node": "n1", "term": 3})
+        await user.put("slices", "n1.g/loop/1", {"state": "ACTIVATING", "reason": ended, "restarts": 3})
+        await user.put("slices", "n1.g/warned/1", {"state": "ACTIVE", "reason": "no cgroups", "port": 4711})
+        for name, condition, reason in (
+            ("loop", "Degraded", f"crash loop: 1 of 1 instances: {ended}"),
+            ("well", "Ready", ""),
+            ("warned", "Ready", ""),
+        ):
+            await user.put("blueprints", f"g/{name}/1", 1)
+            await user.put("status", f"g/{name}/1", {"condition": condition, "reason": reason})
+    shown = await anyio.to_thread.run_sync(lambda: run("status", "--server", server.url))
+    words = [line.split() for line in shown.stdout.splitlines()[4:] if line.strip()]
+    assert words == [
+        ["g:loop:1", "Degraded", "1", "0", "1", "0"],
+        ["crash", "loop:", "1", "of", "1", "instances"],
+        f"1 ACTIVATING on n1, 3 restarts: {ended}".split(),
+        ["g:warned:1", "Ready", "1", "1", "0", "0"],
+        ["1", "ACTIVE", "on", "n1:", "no", "cgroups"],
+        ["g:well:1", "Ready", "1", "0", "0", "0"],
+        ["slices"],
+        ["node", "artifact", "state", "restarts", "term", "port"],
+        words[-2],
+        ["n1", "g:warned:1", "ACTIVE", "0", "0", "4711"],
+    ]
