@@ -8,8 +8,10 @@ removed from it, is never run, and downloaded again when it is needed.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import resource
 import secrets
 import shutil
 from collections import Counter
@@ -148,12 +150,13 @@ class Cache:
         Raises:
             SliceFailed: says why not, and what to do; fatal where an operator has to do it.
         """
+        problem = needs = ""
         try:
             await self.start()
-            problem = ""
             for _ in range(ATTEMPTS):
                 try:
                     stored = await self.artifacts.describe(artifact)
+                    needs = _needs(stored.content)
                     return await self._fetched(stored)
                 except (Conflict, FileNotFoundError) as error:
                     problem = str(error)
@@ -167,7 +170,14 @@ class Cache:
         except StoreError as error:
             raise SliceFailed(f"cannot fetch {artifact}: {error}") from error
         except OSError as error:
-            raise SliceFailed(f"cannot keep {artifact} in {self.folder}: {error}") from error
+            told = f"cannot keep {artifact} in {self.folder}: {error}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT) and needs:
+                told += f"; it needs {needs}"
+            elif error.errno in (errno.EMFILE, errno.ENFILE):
+                told += (
+                    f"; this node may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} open files, see ulimit -n"
+                )
+            raise SliceFailed(told) from error
 
     async def _fetched(self, stored: StoredArtifact) -> Fetched:
         digest, artifact = stored.content.identity, stored.artifact
@@ -240,16 +250,28 @@ class Cache:
             running.over.set()
 
     async def _make_room(self, stored: StoredArtifact, needed: int) -> None:
+        artifact, needs = stored.artifact, _needs(stored.content)
         if needed > self.max_bytes:
             raise SliceFailed(
-                f"{stored.artifact} needs {needed:,} bytes, and this node's cache has {self.max_bytes:,}; enlarge it",
-                fatal=True,
+                f"{artifact} needs {needs}, and this node's cache may have {self.max_bytes:,}; enlarge it", fatal=True
             )
+        # Up to the first await nothing else runs: what is worked out here holds when it is acted on.
+        free = _free(self.folder)
         replaced = stored.content.identity  # what is there of it is no more once this is installed
         others = {digest: kept for digest, kept in self._kept.items() if digest != replaced}
+        idle = sorted((kept.used, digest) for digest, kept in others.items() if digest not in self._holds)
+        evictable = sum(others[digest].size for _, digest in idle)
         excess = sum(kept.size for kept in others.values()) - self.max_bytes
         excess += sum(running.size for running in self._running.values())
-        idle = sorted((kept.used, digest) for digest, kept in others.items() if digest not in self._holds)
+        if excess > evictable:
+            raise SliceFailed(
+                f"no room for {artifact}, which needs {needs}: other slices hold this node's cache; enlarge it"
+            )
+        if needed - free > evictable:
+            raise SliceFailed(
+                f"no room on the disk for {artifact}, which needs {needs}: {self.folder} has {free:,} left"
+            )
+        excess = max(excess, needed - free)
         doomed = []
         try:
             for _, digest in idle:
@@ -267,14 +289,25 @@ class Cache:
             for folder in doomed:
                 with anyio.CancelScope(shield=True):
                     await to_thread.run_sync(_discard, folder)
-        if excess > 0:
-            raise SliceFailed(
-                f"no room for {stored.artifact} ({needed:,} bytes): other slices hold this node's cache; enlarge it"
-            )
 
     def _tick(self) -> int:
         self._clock += 1
         return self._clock
+
+
+def _needs(content: Content) -> str:
+    """What a content takes while it is fetched."""
+    if content.form is Form.FILE:
+        return f"{content.size:,} bytes"
+    total = content.size + content.unpacked
+    return f"{total:,} bytes ({content.size:,} for the archive and {content.unpacked:,} for what it unpacks to)"
+
+
+def _free(folder: Path) -> int:
+    """Bytes that may still be written to a folder, which somebody may have removed."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 # In threads

@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import tarfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -338,7 +339,9 @@ async def test_a_full_disk_is_told_and_leaves_nothing(
 
         with monkeypatch.context() as patched:
             patched.setattr(unpacking, "sync", full)
-            assert "No space left" in await refused(cache, fatal=False)
+            told = await refused(cache, fatal=False)
+            assert "No space left" in told
+            assert "for what it unpacks to" in told
         assert at.contents == []
         await cache.get(ONE)
 
@@ -422,6 +425,43 @@ async def test_what_can_never_fit_is_fatal(server: NatsServer, tmp_path: Path) -
     async with stage(server, tmp_path) as at:
         await at.push(ONE, at.file(2000))
         assert "enlarge" in await refused(at.cache(1000), fatal=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=False, capture_output=True)
+    if made.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+async def test_what_has_no_room_on_the_disk_says_what_it_needs(
+    server: NatsServer, tmp_path: Path, small_disk: Path
+) -> None:
+    async with stage(server, tmp_path) as at:
+        for artifact in (ONE, TWO):
+            tree = at.tree(artifact.name)
+            (tree / "data").write_bytes(os.urandom(3_000_000))
+            await at.push(artifact, tree, Manifest(entry="link"))
+        await at.push(THREE, at.file(5_000_000))
+        cache = Cache(small_disk / "cache", at.artifacts)
+        one = await cache.get(ONE)
+        cache.hold(one.digest)
+        content = (await at.artifacts.describe(TWO)).content
+        told = await refused(cache, TWO, fatal=False)
+        assert f"no room on the disk for g:two:1, which needs {content.size + content.unpacked:,} bytes " in told
+        assert f"({content.size:,} for the archive and {content.unpacked:,} for what it unpacks to)" in told
+        assert f"{small_disk / 'cache'} has 5," in told
+        cache.release(one.digest)
+        assert (await cache.get(TWO)).folder.exists(), "what is not used makes room on the disk, too"
+        assert not one.folder.exists()
+        (small_disk / "cache" / "notes").write_bytes(bytes(4_000_000))
+        assert "which needs 5,000,000 bytes: " in await refused(cache, THREE, fatal=False)
+        assert (await cache.get(TWO)).folder.exists(), "nothing is removed in vain"
 
 
 async def test_many_at_once_stay_within_the_bound(server: NatsServer, tmp_path: Path) -> None:
