@@ -100,7 +100,9 @@ def _admit(member: tarfile.TarInfo, name: str, tree: Tree) -> None:
         if clean(member.linkname) not in tree.files:
             raise InvalidContent(f"{name!r} is a link to {member.linkname!r}, which is not a file before it")
         tree.add_file(name)
-    elif member.isreg() and not member.issparse():
+    elif member.issparse():
+        raise InvalidContent(f"{name!r} is kept in a way of GNU tar's own; pack it without --sparse, it stays sparse")
+    elif member.isreg():
         tree.add_file(name, member.size)
     else:
         raise InvalidContent(f"{name!r} is not a plain file, folder or link")

@@ -7,6 +7,7 @@ changes with its version. The server compresses what it stores.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -16,6 +17,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from cdm.artifacts.archive import explained, members
+from cdm.artifacts.sparse import SparseFile
 from cdm.artifacts.tree import MAX_UNPACKED, Tree, name_of, readable, runnable
 from cdm.errors import InvalidContent
 from cdm.model.content import Content, Form, problem_with_name
@@ -26,6 +28,7 @@ SUFFIXES = (".tar.gz", ".tgz")
 """Files of these names are archives, and unpacked on the nodes."""
 PROGRAMS = (b"#!", b"\x7fELF")
 """How a file begins that Linux runs by itself, as scripts and programs do."""
+_PIECE = 1024 * 1024
 _KEPT = 0o755
 """Permissions that are kept: none for others to write, or the digest would depend on the umask of whoever pushes."""
 
@@ -71,8 +74,20 @@ def pack(path: Path, folder: Path) -> Packed:
     tree, mode = Tree(MAX_UNPACKED), 0
     if stat.S_ISDIR(found.st_mode):
         form, source = Form.TREE, folder / "packed.tar"
-        with tarfile.open(source, "w", format=tarfile.PAX_FORMAT, encoding="utf-8") as archive:
-            _add(archive, path, "", tree)
+        try:
+            with (
+                SparseFile(source, "wb") as file,
+                tarfile.TarFile(
+                    fileobj=file, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8", copybufsize=_PIECE
+                ) as archive,
+            ):
+                _add(archive, path, "", tree)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            needed = sum(each.lstat().st_size for each in path.rglob("*"))
+            told = f"no room for its archive of some {needed:,} bytes; TMPDIR can name another folder"
+            raise OSError(error.errno, told, str(path)) from None
     elif not stat.S_ISREG(found.st_mode):
         raise InvalidContent(f"{path} is not a file, folder or archive")
     elif path.name.endswith(SUFFIXES):

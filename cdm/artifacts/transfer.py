@@ -11,6 +11,7 @@ import anyio
 from anyio import to_thread
 
 from cdm import clock
+from cdm.artifacts.sparse import SparseFile
 from cdm.errors import ArtifactDamaged, InvalidContent, Uncertain
 from cdm.model.content import Content
 from cdm.store.objects import Objects
@@ -35,7 +36,7 @@ async def upload(objects: Objects, nuid: str, source: Path, content: Content, pr
     """
     length, number, done = objects.part_length, 0, 0
     digest = hashlib.sha256()
-    file = _open(source, "rb")
+    file = source.open("rb")  # not in a thread: see `download`
     try:
         while buffer := await to_thread.run_sync(_read, file, digest, _BUFFER // length * length):
             for start in range(0, len(buffer), length):
@@ -76,7 +77,7 @@ async def download(
         OSError: the file cannot be written.
     """
     digest, buffer = hashlib.sha256(), bytearray()
-    file = _open(into, "xb")
+    file = SparseFile(into)  # not in a thread: one that is opened while its task is cancelled would be closed by nobody
     try:
         async for part in _parts(objects, nuid, content, check, progress):
             buffer += part
@@ -136,12 +137,7 @@ def _compare(digest: Any, content: Content) -> None:
         raise ArtifactDamaged("its bytes are not those that were pushed")
 
 
-def _open(path: Path, mode: str) -> IO[bytes]:
-    # Not in a thread: a file that is opened while its task is cancelled would be closed by nobody.
-    return path.open(mode)
-
-
-def _take(file: IO[bytes], digest: Any, data: bytes) -> None:
+def _take(file: SparseFile, digest: Any, data: bytes) -> None:
     digest.update(data)
     file.write(data)
 

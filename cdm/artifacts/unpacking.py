@@ -14,6 +14,7 @@ from typing import IO
 
 from cdm.artifacts.archive import clean, explained, members
 from cdm.artifacts.seal import Seal, Sum
+from cdm.artifacts.sparse import SparseFile
 from cdm.artifacts.tree import Tree, runnable
 from cdm.errors import InvalidContent
 from cdm.model.content import Content, Form
@@ -88,7 +89,7 @@ def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) ->
 
 def _write(path: Path, data: IO[bytes], mode: int, check: Check) -> Sum:
     digest, size = hashlib.sha256(), 0
-    with path.open("xb") as file:
+    with SparseFile(path) as file:
         while piece := data.read(_PIECE):
             digest.update(piece)
             size += len(piece)

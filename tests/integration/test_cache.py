@@ -133,6 +133,18 @@ async def test_a_lone_file_can_be_run_whatever_runs_it(server: NatsServer, tmp_p
         assert await at.push(ONE, script, Manifest(entry="env", args=("./job",))) is Pushed.UNCHANGED
 
 
+async def test_a_sparse_file_takes_no_more_room_than_it_did(server: NatsServer, tmp_path: Path) -> None:
+    async with stage(server, tmp_path) as at:
+        image = at.file()
+        os.truncate(image, 50_000_000)
+        if image.stat().st_blocks * 512 > 1_000_000:
+            pytest.skip("no sparse files here")
+        await at.push(ONE, image)
+        kept = (await at.cache().get(ONE)).folder / "program"
+        assert kept.stat().st_size == 50_000_000
+        assert kept.stat().st_blocks * 512 < 1_000_000
+
+
 async def test_of_a_tree_the_entry_can_be_run_and_the_same_content_is_there_once(
     server: NatsServer, tmp_path: Path
 ) -> None:
