@@ -8,15 +8,14 @@ import anyio
 from msgspec.structs import replace
 
 from cdm.agent.known import Deleted, Held, Stale, is_late
+from cdm.agent.program import Program
 from cdm.agent.shared import Shared
 from cdm.agent.steps import Do, LocalState, StateReport, may_fail, next_step
-from cdm.errors import Conflict, InvalidManifest, SliceFailed, StoreError
+from cdm.errors import Conflict, SliceFailed, StoreError
 from cdm.log import Log
-from cdm.model.blueprint import LONGEST_LAST_GRACE, Overrides
+from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey
-from cdm.model.manifest import Manifest
 from cdm.model.slice import Kind, SliceState, SliceValue
-from cdm.runtimes import Work
 from cdm.store.wire import dump
 from cdm.wakeup import Wakeup
 
@@ -24,10 +23,6 @@ log = Log("cdm.agent")
 
 STEP_RETRY_PAUSE = 0.5
 """Seconds after which a write that was not stored, or a stop that failed, is tried again."""
-
-
-DEADLINE_MARGIN = 60.0
-"""Seconds for the node itself, beside what a slice's manifest lets it take."""
 _UP = (SliceState.ACTIVATING, SliceState.ACTIVE)
 
 
@@ -36,22 +31,6 @@ class _Beginning(NamedTuple):
 
     scope: anyio.CancelScope
     state: SliceState | None
-
-
-class _Loaded(NamedTuple):
-    """What was loaded last."""
-
-    manifest: Manifest
-    overrides: Overrides | None
-
-
-class _Restart(NamedTuple):
-    """The runtime is starting an ended program again."""
-
-    reason: str
-    """How it ended."""
-    within: float
-    """Most seconds that it takes."""
 
 
 class Worker:
@@ -64,6 +43,7 @@ class Worker:
         self.withdrawn = anyio.Event()
         """Set once the node leaves and there is no key that it may delete."""
         self._shared = shared
+        self._program = Program(shared, key)
         self._news = Wakeup()
         self._known: Held | Stale | Deleted | None = None
         """What is known of the key; None: there is none."""
@@ -72,14 +52,6 @@ class Worker:
         self._refusal: SliceFailed | None = None
         """Why the last command that came is not obeyed, until that is reported."""
         self._beginning: _Beginning | None = None
-        self._loaded: _Loaded | None = None
-        self._starts = 0
-        """Of its program, since it was loaded."""
-        self._restart: _Restart | None = None
-        """What the runtime is doing by itself about a program that ended."""
-        self._port: int | None = None
-        self._content: str | None = None
-        """The digest of the content that is held for it."""
 
     # What it is told
 
@@ -87,7 +59,7 @@ class Worker:
         """The key holds this; what is older than what is known is passed over."""
         if not isinstance(self._known, (Held, Deleted)) or revision > self._known.revision:
             if value.state is not SliceState.ACTIVATING:  # which may be the echo of what follows a refused command
-                active = self._local_state is LocalState.ACTIVE
+                active = self._program.local_state is LocalState.ACTIVE
                 late = self._shared.listed and not active and is_late(self._known, value)
                 self._refusal = SliceFailed("a late ACTIVATE, which answers an earlier LOADED") if late else None
             self._known = Held(revision, value)
@@ -114,13 +86,12 @@ class Worker:
 
     def restarting(self, reason: str, within: float) -> None:
         """The slice that was active ended, and the runtime starts it again."""
-        self._restart = _Restart(reason, within)
-        self._starts += 1
+        self._program.restarting(reason, within)
         self.wake()
 
     def restarted(self, port: int | None) -> None:
         """It is ready again."""
-        self._restart, self._port = None, port
+        self._program.restarted(port)
         self.wake()
 
     def wake(self) -> None:
@@ -134,13 +105,12 @@ class Worker:
     @property
     def is_finished(self) -> bool:
         """Whether there is no key, nothing runs under it, and nothing happened that was not looked at."""
-        return self._known is None and self._local_state is LocalState.NOTHING and not self._news.is_set
+        return self._known is None and self._program.local_state is LocalState.NOTHING and not self._news.is_set
 
     @property
     def exclusive(self) -> bool:
         """Whether what is loaded must not run twice."""
-        overrides = self._loaded.overrides if self._loaded is not None else None
-        return overrides is not None and overrides.stop_after is not None
+        return self._program.exclusive
 
     @property
     def may_withdraw(self) -> bool:
@@ -162,27 +132,13 @@ class Worker:
         return value.overrides if value is not None else None
 
     @property
-    def _local_state(self) -> LocalState:
-        active = self._shared.runtime.slices.get(self.key)
-        if active is None:
-            return LocalState.NOTHING
-        if not active:
-            return LocalState.LOADED
-        return LocalState.ACTIVE if self._restart is None else LocalState.RESTARTING
-
-    @property
-    def _restarts(self) -> int | None:
-        """As the key tells it; None: none."""
-        return self._starts - 1 if self._starts > 1 else None
-
-    @property
     def _untold(self) -> bool:
         """Whether the key tells of another start than the last one."""
         value = self._value
         if value is None or value.state not in _UP:
             return False
-        started = self._local_state in (LocalState.RESTARTING, LocalState.ACTIVE)
-        return started and value.restarts != self._restarts
+        started = self._program.local_state in (LocalState.RESTARTING, LocalState.ACTIVE)
+        return started and value.restarts != self._program.restarts
 
     # What it does
 
@@ -201,7 +157,7 @@ class Worker:
             if await self._is_stopped():
                 self.at_rest.set()
             return
-        step = next_step(state, self._local_state)
+        step = next_step(state, self._program.local_state)
         if step is None and self._untold:
             await self._report(state)
         elif step is None:
@@ -218,7 +174,7 @@ class Worker:
 
     def finish(self) -> None:
         """Nothing is left to be done."""
-        self._let_go()
+        self._program.release()
         self.withdrawn.set()
 
     async def _withdraw(self) -> None:
@@ -227,12 +183,6 @@ class Worker:
         else:
             self.withdrawn.set()
             await self._news.wait()
-
-    def _let_go(self) -> None:
-        """Hold no content any more."""
-        if self._content is not None:
-            self._shared.cache.release(self._content)
-            self._content = None
 
     async def _begin(self, step: Do, state: SliceState | None) -> None:
         shared = self._shared
@@ -243,7 +193,7 @@ class Worker:
             await self._news.wait()
             return
         failure: SliceFailed | None = None
-        if self._loaded is None or self._loaded.overrides != self._overrides:
+        if not self._program.is_loaded_with(self._overrides):
             step = Do.LOAD
         with anyio.CancelScope() as scope:
             self._beginning = _Beginning(scope, state)
@@ -252,11 +202,9 @@ class Worker:
                     if not shared.may_begin():
                         return  # NATS was lost while it waited for its turn
                     if step is Do.LOAD:
-                        await self._load()
+                        await self._program.load(self._overrides)
                     else:
-                        self._restart = None
-                        self._starts += 1
-                        self._port = await shared.runtime.activate(self.key)
+                        await self._program.activate()
             except SliceFailed as error:
                 failure = error
             finally:
@@ -264,44 +212,14 @@ class Worker:
         if failure is not None:
             await self._failed(failure)
 
-    async def _load(self) -> None:
-        shared = self._shared
-        stop_after = self._overrides.stop_after if self._overrides else None
-        if stop_after is not None:
-            self._refuse_unless_it_can_lapse(stop_after)
-        fetched = await shared.cache.get(self.key.artifact)
-        overrides = self._overrides
-        try:
-            manifest = _overridden(fetched.manifest, overrides)
-        except InvalidManifest as error:
-            raise SliceFailed(f"overrides: {error}", fatal=True) from None
-        shared.cache.hold(fetched.digest)
-        self._let_go()
-        self._content = fetched.digest
-        await shared.runtime.load(Work(self.key, fetched.folder, manifest, stop_after))
-        self._loaded, self._starts = _Loaded(manifest, overrides), 0
-
-    def _refuse_unless_it_can_lapse(self, stop_after: float) -> None:
-        shared = self._shared
-        if not shared.runtime.lapses:
-            raise SliceFailed("stop_after: this node's runtime does not stop slices by itself", fatal=True)
-        if stop_after < shared.least_stop_after:
-            raise SliceFailed(
-                f"stop_after: {stop_after:g} s is too short for this node's heartbeats;"
-                f" at least {shared.least_stop_after:g} s (--node-ttl)",
-                fatal=True,
-            )
-
     async def _end(self, step: Do) -> None:
-        runtime = self._shared.runtime
         if self._state is None:
             log.info("its key is gone: stopping", slice=str(self.key))
         try:
             if step is Do.DEACTIVATE:
-                await runtime.deactivate(self.key)
+                await self._program.deactivate()
             else:
-                await runtime.unload(self.key)
-                self._let_go()
+                await self._program.unload()
         except SliceFailed as error:
             await self._failed(error)
 
@@ -317,10 +235,10 @@ class Worker:
 
     async def _is_stopped(self) -> bool:
         """Stop it, and tell whether nothing of it runs: others take what is FAILED for stopped."""
-        if self._local_state is LocalState.NOTHING:
+        if self._program.local_state is LocalState.NOTHING:
             return True
         try:
-            await self._shared.runtime.deactivate(self.key)
+            await self._program.deactivate()
         except SliceFailed as error:
             log.warning("slice must not run twice, and is not stopped", slice=str(self.key), reason=str(error))
             await self._pause()
@@ -359,29 +277,22 @@ class Worker:
 
     def _said(self, value: SliceValue, state: SliceState, error: SliceFailed | None) -> SliceValue:
         """The value that tells of this state; what the command said stays in it."""
-        restart = self._restart if state is SliceState.ACTIVATING else None
+        program = self._program
+        restart = program.restart if state is SliceState.ACTIVATING else None
         warning = self._shared.runtime.warning(self.key) if state.kind is Kind.REST else None
         return replace(
             value,
             state=state,
             reason=str(error) if error else restart.reason if restart else warning,
             fatal=error.fatal if error else False,
-            port=self._port if state is SliceState.ACTIVE else None,
-            restarts=self._restarts,
-            stable=self._loaded.manifest.restart.stable if self._loaded and self._restarts else None,
+            port=program.port if state is SliceState.ACTIVE else None,
+            restarts=program.restarts,
+            stable=program.stable,
             loaded=None,
-            deadline=restart.within + DEADLINE_MARGIN if restart else None,
+            deadline=program.deadline(state) if restart else None,
         )
 
     async def _pause(self) -> None:
         """Wait for news, but not for ever."""
         with anyio.move_on_after(STEP_RETRY_PAUSE):
             await self._news.wait()
-
-
-def _overridden(manifest: Manifest, overrides: Overrides | None) -> Manifest:
-    if overrides is None:
-        return manifest
-    args = manifest.args if overrides.args is None else overrides.args
-    grace = manifest.stop_grace if overrides.stop_after is None else min(manifest.stop_grace, LONGEST_LAST_GRACE)
-    return replace(manifest, env={**manifest.env, **overrides.env}, args=args, stop_grace=grace)

@@ -1,0 +1,166 @@
+"""What the runtime has of one slice: its program, how it was loaded, and how often it was started."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from cdm.agent.shared import Shared
+from cdm.agent.steps import LocalState
+from cdm.errors import InvalidManifest, SliceFailed
+from cdm.model.blueprint import LONGEST_LAST_GRACE, Overrides
+from cdm.model.keys import SliceKey
+from cdm.model.manifest import Manifest
+from cdm.model.slice import SliceState
+from cdm.runtimes import Work
+
+DEADLINE_MARGIN = 60.0
+"""Seconds for the node itself, beside what a slice's manifest lets it take."""
+
+
+class _Loaded(NamedTuple):
+    """What was loaded last."""
+
+    manifest: Manifest
+    overrides: Overrides | None
+
+
+class Restart(NamedTuple):
+    """The runtime is starting an ended program again."""
+
+    reason: str
+    """How it ended."""
+    within: float
+    """Most seconds that it takes."""
+
+
+class Program:
+    """What runs, or may run, for one slice. The calls that go to the runtime raise `SliceFailed`."""
+
+    def __init__(self, shared: Shared, key: SliceKey) -> None:
+        self.key = key
+        self.port: int | None = None
+        self.restart: Restart | None = None
+        """What the runtime is doing by itself about a program that ended."""
+        self._shared = shared
+        self._loaded: _Loaded | None = None
+        self._starts = 0
+        """Since it was loaded."""
+        self._content: str | None = None
+        """The digest of the content that is held for it."""
+
+    # How it stands
+
+    @property
+    def local_state(self) -> LocalState:
+        """What the runtime has of it."""
+        active = self._shared.runtime.slices.get(self.key)
+        if active is None:
+            return LocalState.NOTHING
+        if not active:
+            return LocalState.LOADED
+        return LocalState.ACTIVE if self.restart is None else LocalState.RESTARTING
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether what is loaded must not run twice."""
+        overrides = self._loaded.overrides if self._loaded is not None else None
+        return overrides is not None and overrides.stop_after is not None
+
+    @property
+    def restarts(self) -> int | None:
+        """As keys tell it; None: none."""
+        return self._starts - 1 if self._starts > 1 else None
+
+    @property
+    def stable(self) -> float | None:
+        """Seconds that a program that ended has to be up to count as stable; None: it has not ended."""
+        return self._loaded.manifest.restart.stable if self._loaded and self.restarts else None
+
+    def is_loaded_with(self, overrides: Overrides | None) -> bool:
+        """Whether it was loaded with these."""
+        return self._loaded is not None and self._loaded.overrides == overrides
+
+    def deadline(self, state: SliceState) -> float | None:
+        """Seconds that the state may take as far as is known of the slice; None: as long as any other."""
+        if state is SliceState.ACTIVATING and self.restart is not None:
+            return self.restart.within + DEADLINE_MARGIN
+        if self._loaded is None:
+            return None
+        manifest = self._loaded.manifest
+        if state is SliceState.ACTIVATING:
+            return manifest.readiness.timeout + manifest.stop_grace + DEADLINE_MARGIN
+        if state in (SliceState.DEACTIVATING, SliceState.UNLOADING):
+            return manifest.stop_grace + DEADLINE_MARGIN
+        return None
+
+    # What happens to it
+
+    def restarting(self, reason: str, within: float) -> None:
+        """It was active and ended, and the runtime starts it again."""
+        self.restart = Restart(reason, within)
+        self._starts += 1
+
+    def restarted(self, port: int | None) -> None:
+        """It is ready again."""
+        self.restart, self.port = None, port
+
+    # What is done with it
+
+    async def load(self, overrides: Overrides | None) -> None:
+        """Fetch its content and load it."""
+        shared = self._shared
+        stop_after = overrides.stop_after if overrides else None
+        if stop_after is not None:
+            self._refuse_unless_it_can_lapse(stop_after)
+        fetched = await shared.cache.get(self.key.artifact)
+        try:
+            manifest = _overridden(fetched.manifest, overrides)
+        except InvalidManifest as error:
+            raise SliceFailed(f"overrides: {error}", fatal=True) from None
+        shared.cache.hold(fetched.digest)
+        self.release()
+        self._content = fetched.digest
+        await shared.runtime.load(Work(self.key, fetched.folder, manifest, stop_after))
+        self._loaded, self._starts = _Loaded(manifest, overrides), 0
+
+    async def activate(self) -> None:
+        """Start it, and wait until it is ready."""
+        self.restart = None
+        self._starts += 1
+        self.port = await self._shared.runtime.activate(self.key)
+
+    async def deactivate(self) -> None:
+        """Stop it; it stays loaded."""
+        await self._shared.runtime.deactivate(self.key)
+
+    async def unload(self) -> None:
+        """Stop it, and forget it."""
+        await self._shared.runtime.unload(self.key)
+        self.release()
+
+    def release(self) -> None:
+        """Hold no content any more."""
+        if self._content is not None:
+            self._shared.cache.release(self._content)
+            self._content = None
+
+    def _refuse_unless_it_can_lapse(self, stop_after: float) -> None:
+        shared = self._shared
+        if not shared.runtime.lapses:
+            raise SliceFailed("stop_after: this node's runtime does not stop slices by itself", fatal=True)
+        if stop_after < shared.least_stop_after:
+            raise SliceFailed(
+                f"stop_after: {stop_after:g} s is too short for this node's heartbeats;"
+                f" at least {shared.least_stop_after:g} s (--node-ttl)",
+                fatal=True,
+            )
+
+
+def _overridden(manifest: Manifest, overrides: Overrides | None) -> Manifest:
+    if overrides is None:
+        return manifest
+    args = manifest.args if overrides.args is None else overrides.args
+    grace = manifest.stop_grace if overrides.stop_after is None else min(manifest.stop_grace, LONGEST_LAST_GRACE)
+    return replace(manifest, env={**manifest.env, **overrides.env}, args=args, stop_grace=grace)
