@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import anyio
 from msgspec.structs import replace
 
+from cdm import clock
 from cdm.agent.known import Deleted, Held, Stale, is_late
 from cdm.agent.program import Program
 from cdm.agent.shared import Shared
@@ -24,6 +27,20 @@ log = Log("cdm.agent")
 STEP_RETRY_PAUSE = 0.5
 """Seconds after which a write that was not stored, or a stop that failed, is tried again."""
 _UP = (SliceState.ACTIVATING, SliceState.ACTIVE)
+
+
+PROMPT = 1.0
+"""Seconds after which a deadline that was told before the work began is told again: it counts from when it is told."""
+TURN_DEADLINE = 86_400.0
+"""Seconds that are told of a slice that waits for its turn: the most that a leader believes."""
+
+
+class _Told(NamedTuple):
+    """What this agent wrote last."""
+
+    revision: int
+    at: float
+    """When, in seconds on `cdm.clock`."""
 
 
 class _Beginning(NamedTuple):
@@ -52,6 +69,7 @@ class Worker:
         self._refusal: SliceFailed | None = None
         """Why the last command that came is not obeyed, until that is reported."""
         self._beginning: _Beginning | None = None
+        self._told = _Told(0, float("-inf"))
 
     # What it is told
 
@@ -198,9 +216,9 @@ class Worker:
         with anyio.CancelScope() as scope:
             self._beginning = _Beginning(scope, state)
             try:
-                async with shared.turns[step]:
-                    if not shared.may_begin():
-                        return  # NATS was lost while it waited for its turn
+                async with self._turn(step, state):
+                    if not shared.may_begin() or not await self._counts_from_now(state):
+                        return  # NATS was lost, or the leader wrote in between
                     if step is Do.LOAD:
                         await self._program.load(self._overrides)
                     else:
@@ -211,6 +229,31 @@ class Worker:
                 self._beginning = None
         if failure is not None:
             await self._failed(failure)
+
+    @asynccontextmanager
+    async def _turn(self, step: Do, state: SliceState | None) -> AsyncIterator[None]:
+        """Wait for a turn. Who has to wait says so: waiting is not being stuck."""
+        turns = self._shared.turns[step]
+        try:
+            turns.acquire_nowait()
+        except anyio.WouldBlock:
+            if self._value is not None and self._value.deadline != TURN_DEADLINE:
+                await self._report(state, waits=True)
+            await turns.acquire()
+        try:
+            yield
+        finally:
+            turns.release()
+
+    async def _counts_from_now(self, state: SliceState | None) -> bool:
+        """Tell the deadline, unless it was told just now. Returns whether that holds."""
+        known = self._known
+        if not isinstance(known, Held) or state is None:
+            return False
+        just_now = known.revision == self._told.revision and clock.now() - self._told.at < PROMPT
+        if just_now and known.value.deadline == self._program.deadline(state):
+            return True
+        return await self._report(state)
 
     async def _end(self, step: Do) -> None:
         if self._state is None:
@@ -245,21 +288,28 @@ class Worker:
             return False
         return True
 
-    async def _report(self, state: SliceState | None, error: SliceFailed | None = None) -> None:
-        """Write a state, by compare-and-set on the revision that it answers; None: delete the key."""
+    async def _report(self, state: SliceState | None, error: SliceFailed | None = None, *, waits: bool = False) -> bool:
+        """Write a state, by compare-and-set on the revision that it answers. Returns whether it was stored.
+
+        Args:
+            state: which; None: delete the key.
+            error: why it is FAILED.
+            waits: whether it waits for its turn.
+        """
         known = self._known
         if isinstance(known, Stale):
             await self._pause()  # the mirror tells first whether there is such a key
         if not isinstance(known, Held):
-            return
+            return False
         slices = self._shared.slices
         try:
             if state is None:
                 said = None
                 told: Held | Deleted = Deleted(await slices.delete(self.key, expect=known.revision))
             else:
-                said = self._said(known.value, state, error)
+                said = self._said(known.value, state, error, TURN_DEADLINE if waits else self._program.deadline(state))
                 told = Held(await slices.put(self.key, dump(said), expect=known.revision), said)
+            self._told = _Told(told.revision, clock.now())
             # Where the mirror was faster it has told of this write, and maybe that the key is gone since.
             if self._known is known:
                 self._known = told
@@ -274,8 +324,12 @@ class Worker:
         else:
             say = log.warning if error else log.info
             say(str(state or "unloaded"), slice=str(self.key), reason=said.reason if said else None)
+            return True
+        return False
 
-    def _said(self, value: SliceValue, state: SliceState, error: SliceFailed | None) -> SliceValue:
+    def _said(
+        self, value: SliceValue, state: SliceState, error: SliceFailed | None, deadline: float | None
+    ) -> SliceValue:
         """The value that tells of this state; what the command said stays in it."""
         program = self._program
         restart = program.restart if state is SliceState.ACTIVATING else None
@@ -289,7 +343,7 @@ class Worker:
             restarts=program.restarts,
             stable=program.stable,
             loaded=None,
-            deadline=program.deadline(state) if restart else None,
+            deadline=deadline,
         )
 
     async def _pause(self) -> None:

@@ -1,0 +1,104 @@
+"""What takes its time is not stuck: a slow start, and a slice that waits for its turn on a node with many.
+
+The leader replaces what misses its deadline. `pytest -m slow` runs the same with the defaults: it takes minutes.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from cdm.agent import shared
+from cdm.manager.policy import Policy
+from cdm.model.artifact import Artifact
+from cdm.model.manifest import Line, Readiness, Up
+from tests.harness.judging import assert_legal, histories, names
+from tests.harness.nodes import nodes_on
+from tests.harness.servers import NatsServer
+from tests.harness.serving import PLAIN, SLEEP, Yard, yard
+from tests.harness.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+REPLACED = "UNLOAD"
+
+
+async def _all_active(ground: Yard, count: int) -> bool:
+    found = await ground.user.slices()
+    return list(found.values()).count("ACTIVE") == count
+
+
+async def _none_was_replaced(ground: Yard, count: int) -> None:
+    records = await ground.user.recorded()
+    assert_legal(records)
+    lives = {key: names(states) for key, states in histories(records).items()}
+    assert not {key: life for key, life in lives.items() if REPLACED in life.split()}
+    assert len(lives) == count
+
+
+async def _start_slowly(server: NatsServer, folder: Path, seconds: float, policy: Policy) -> None:
+    """One slice that is not ready before so many seconds are over."""
+    async with yard(server, folder) as ground, nodes_on(server, reconcile_interval=1, policy=policy) as nodes:
+        await ground.user.record()
+        await nodes.start("n1", runtime="process", folder=folder / "n1")
+        program = f"import time\ntime.sleep({seconds})\nprint('READY=1', flush=True)\n{SLEEP}"
+        slow = replace(PLAIN, readiness=Readiness(check=Line(), timeout=2 * seconds))
+        one = await ground.push("one", program, slow)
+        began = time.monotonic()
+        await ground.user.put("blueprints", one, 1)
+        await eventually(lambda: _all_active(ground, 1), seconds + 30)
+        print(f"ACTIVE after {time.monotonic() - began:.1f} s")
+        await _none_was_replaced(ground, 1)
+        nodes.unharmed()
+
+
+async def _wait_for_turns(server: NatsServer, folder: Path, count: int, seconds: float, policy: Policy) -> None:
+    """So many slices on one node, each of which takes so many seconds to be ready."""
+    script = folder / "main.sh"
+    script.write_text("#!/bin/sh\nexec sleep 6000\n")
+    async with yard(server, folder) as ground, nodes_on(server, reconcile_interval=1, policy=policy) as nodes:
+        await ground.user.record()
+        await nodes.start("n1", runtime="process", folder=folder / "n1")
+        await ground.push_file(
+            Artifact("g", "many", "1"), script, replace(PLAIN, readiness=Readiness(check=Up(seconds)))
+        )
+        began = time.monotonic()
+        await ground.user.put("blueprints", "g/many/1", count)
+        rounds = count / shared.ACTIVATIONS + 1
+        await eventually(lambda: _all_active(ground, count), rounds * seconds * 3 + 60)
+        print(f"{count} slices ACTIVE after {time.monotonic() - began:.1f} s")
+        await _none_was_replaced(ground, count)
+        nodes.unharmed()
+
+
+HASTY = Policy(command_timeout=5.0, transition_timeout=4.0)
+
+
+async def test_a_start_may_take_as_long_as_its_manifest_says(server: NatsServer, tmp_path: Path) -> None:
+    await _start_slowly(server, tmp_path, 6.0, HASTY)
+
+
+async def test_waiting_for_a_turn_is_not_being_stuck(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "ACTIVATIONS", 2)
+    await _wait_for_turns(server, tmp_path, 14, 1.0, HASTY)
+
+
+@pytest.mark.slow
+async def test_a_start_of_130_seconds_with_the_defaults(server: NatsServer, tmp_path: Path) -> None:
+    await _start_slowly(server, tmp_path, 130.0, Policy())
+
+
+@pytest.mark.slow
+async def test_300_slices_of_5_seconds_with_the_defaults(server: NatsServer, tmp_path: Path) -> None:
+    await _wait_for_turns(server, tmp_path, 300, 5.0, Policy())
+
+
+@pytest.mark.slow
+async def test_300_slices_of_40_seconds_with_the_defaults(server: NatsServer, tmp_path: Path) -> None:
+    """The last one waits for longer than a transition may take by default."""
+    await _wait_for_turns(server, tmp_path, 300, 40.0, Policy())
