@@ -32,7 +32,11 @@ class Exit(IntEnum):
 
 app = App(
     name="cdm",
-    help="ClusterDeploymentManager for NATS: publish a blueprint, and its instances run, spread over the nodes.",
+    help=(
+        "ClusterDeploymentManager for NATS: publish a blueprint, and its instances run, spread over the nodes.\n\n"
+        "An artifact, group:name:version, is a program that was pushed. A blueprint says how many instances of it are "
+        "to run: `nats kv put blueprints GROUP/NAME/VERSION 3`. A slice is one instance on one node."
+    ),
     version=VERSION,
     version_flags=["--version"],
     # Markdown's parser takes longer to import than everything else.
@@ -64,7 +68,11 @@ app.command(
 app.command(
     "cdm.cli.status:status",
     name="status",
-    help="Show leader, nodes, blueprints and slices.\n\nExits with 3 where nobody leads.",
+    help=(
+        "Show leader, blueprints, nodes and slices.\n\n"
+        "What is wrong comes first. Of many slices those are listed that have something to tell; --json has all. "
+        "Exits with 3 where nobody leads."
+    ),
 )
 app.command(
     "cdm.cli.health:health",
