@@ -244,6 +244,47 @@ class TestPrograms:
         assert set(lines[2:-1]) <= {"0", "1", "2", "10", "255"}  # 10 or 255: the shell's script
 
 
+class TestWhoListens:
+    """On a port that was free when it was chosen, before the program bound it."""
+
+    @pytest.mark.parametrize("check", [Tcp(), Http()])
+    async def test_somebody_else(self, stage: Stage, check: Tcp | Http) -> None:
+        program = "Path(os.environ['PIDS'] + '.port').write_text(os.environ['CDM_PORT'])\ntime.sleep(600)"
+        key = await stage.load(program, Manifest(port="auto", readiness=Readiness(check=check, interval=0.05)))
+        told = Path(f"{stage.pids_file}.port")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_answer_on, told)
+            with pytest.raises(SliceFailed, match=r"port \d+: another process listens there \(pid \d+\)") as caught:
+                await stage.runtime.activate(key)
+            tasks.cancel_scope.cancel()
+        assert not caught.value.fatal
+        assert stage.living == []
+
+    @pytest.mark.parametrize("cgroups", [True, False])
+    @pytest.mark.parametrize("scrub", [True, False])
+    async def test_a_daemon_that_the_program_left(self, tmp_path: Path, cgroups: bool, scrub: bool) -> None:
+        daemon = "import socket, time\nserver = socket.create_server(('127.0.0.1', PORT))\ntime.sleep(600)"
+        listen = f"{daemon!r}.replace('PORT', os.environ['CDM_PORT'])"
+        program = f"fork({listen}, leave=True, scrub={scrub})\ntime.sleep(600)"
+        manifest = Manifest(port="auto", readiness=Readiness(check=Tcp(), interval=0.05, timeout=10))
+        async with staged(tmp_path, cgroups=cgroups) as stage:
+            key = await stage.load(program, manifest)
+            assert await stage.runtime.activate(key)
+
+
+async def _answer_on(told: Path) -> None:
+    """Listen on the port whose number is in a file, as soon as it is there, and answer as a web server does."""
+    await eventually(lambda: told.exists() and told.read_text())
+    port = int(told.read_text())  # noqa: ASYNC240
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port) as listener:
+
+        async def answer(stream: anyio.abc.SocketStream) -> None:
+            async with stream:
+                await stream.send(b"HTTP/1.1 200 OK\r\n\r\n")
+
+        await listener.serve(answer)
+
+
 class TestReadiness:
     async def test_up_for_a_while(self, stage: Stage) -> None:
         key = await stage.load("time.sleep(600)", Manifest(readiness=Readiness(check=Up(0.3))))

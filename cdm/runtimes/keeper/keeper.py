@@ -11,7 +11,6 @@ processes belong to a run.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import selectors
 import signal
@@ -27,7 +26,7 @@ from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.cgroup import Cgroups
 from cdm.runtimes.keeper.packets import PacketQueue
-from cdm.runtimes.keeper.processes import RunRecord, boot, census, descendants, send
+from cdm.runtimes.keeper.processes import RunRecord, boot, census, childless, descendants, send
 from cdm.runtimes.keeper.protocol import (
     KILL_PATIENCE,
     MAX_PACKET,
@@ -38,17 +37,19 @@ from cdm.runtimes.keeper.protocol import (
     Heard,
     Hello,
     Lapsed,
+    Listener,
     Losing,
     Said,
     Spawn,
     SpawnRefused,
     Started,
     Stop,
+    WhoListens,
     decode_command,
     encode,
 )
 from cdm.runtimes.keeper.runs import KILL_INTERVAL, Run, Runs, Stopping
-from cdm.runtimes.keeper.spawn import launch, limits_processes, problem_of, raise_open_files, reserve
+from cdm.runtimes.keeper.spawn import launch, limits_processes, problem_of, raise_open_files, reserve, shortage
 
 CHUNK = 64 * 1024
 """Bytes read from one pipe before the others have their turn."""
@@ -167,6 +168,8 @@ class Keeper:
                     self._begin_stop(name, number, grace)
                 case Heard(at):
                     self._heard = max(self._heard, at)
+                case WhoListens(name, port):
+                    self._tell_listener(name, port)
 
     # Starting
 
@@ -185,7 +188,7 @@ class Keeper:
                 os.close(descriptor)
             if group is not None:
                 cgroup.remove(group)
-            self._tell(SpawnRefused(spawn.run, self._shortage(error)))
+            self._tell(SpawnRefused(spawn.run, shortage(error, self._files)))
             return
         os.close(pipes[1])
         os.close(pipes[3])
@@ -200,14 +203,6 @@ class Keeper:
             if process := self._runs.program(run):
                 RunRecord(self._boot, pid, process.start).write(self._records / run.name)
 
-    def _shortage(self, error: OSError) -> str:
-        match error.errno:
-            case errno.EMFILE:
-                return f"this node has no file descriptors left for one more program (RLIMIT_NOFILE {self._files[1]})"
-            case errno.EAGAIN:
-                return "this node has no processes left for one more program (pid_max, TasksMax or RLIMIT_NPROC)"
-        return str(error)
-
     def _on_exec(self, run: Run, exec_pipe: int) -> None:
         """The program runs, or could not be run."""
         data = os.read(exec_pipe, 4096)
@@ -220,6 +215,14 @@ class Keeper:
         self._tell(SpawnRefused(run.name, problem.text, problem.fatal))
         # The child is ending by itself: once it is reaped, nothing is left.
         run.stopping = Stopping(None, time.monotonic())
+
+    def _tell_listener(self, name: str, port: int) -> None:
+        run = self._runs.named(name)
+        if run is not None:
+            stranger = None
+            with contextlib.suppress(OSError), reserve():
+                stranger = self._runs.stranger(run, port)
+            self._tell(Listener(name, stranger))
 
     # Output
 
@@ -376,25 +379,16 @@ class Keeper:
         for process in descendants(census(), os.getpid()):
             send(process, signal.SIGKILL)
 
-    def _childless(self) -> bool:
-        """Reap; returns whether there is no child any more."""
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
-            return True
-        return False
-
     def _end(self) -> None:
         """The node is gone: end everything at once."""
         limit = time.monotonic() + KILL_PATIENCE
         with reserve():
             # Without children there are no descendants, for every orphan becomes a child of ours.
-            while not self._childless() and time.monotonic() < limit:
+            while not childless() and time.monotonic() < limit:
                 with contextlib.suppress(OSError):
                     self._kill_all()
                 wait = time.monotonic() + KILL_INTERVAL
-                while not self._childless() and time.monotonic() < wait:
+                while not childless() and time.monotonic() < wait:
                     time.sleep(0.002)
         for run in self._runs:
             self._put_away(run)

@@ -9,6 +9,7 @@ It would cost each keeper 1.1 MB and 8 ms at the start.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROC = Path("/proc")
+_LISTENING = "0A"
 
 
 class Process(NamedTuple):
@@ -92,6 +94,37 @@ def mark(pid: int, name: bytes) -> str | None:
     return None
 
 
+def listening(port: int) -> set[int]:
+    """The inodes of the sockets that listen on a TCP port; empty where that cannot be told."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            rows = (PROC / "self/net" / table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            fields = row.split()
+            if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                found.add(int(fields[9]))
+    return found
+
+
+def sockets(pid: int) -> set[int] | None:
+    """The inodes of a process's sockets; None: they may not be looked at."""
+    found = set()
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208  # see `_read`
+            with contextlib.suppress(FileNotFoundError):
+                target = os.readlink(f"/proc/{pid}/fd/{name}")  # noqa: PTH115
+                if target.startswith("socket:["):
+                    found.add(int(target[8:-1]))
+    except (FileNotFoundError, ProcessLookupError):
+        return found
+    except OSError:
+        return None
+    return found
+
+
 def send(process: Process, number: int) -> bool:
     """Signal this very process, never another one that has its pid by now. Returns whether it was there."""
     try:
@@ -109,6 +142,16 @@ def send(process: Process, number: int) -> bool:
         return True
     finally:
         os.close(handle)
+
+
+def childless() -> bool:
+    """Reap all children that ended; returns whether no child is left."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return True
+    return False
 
 
 class RunRecord(NamedTuple):

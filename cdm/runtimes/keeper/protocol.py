@@ -64,7 +64,14 @@ class Heard(Struct, frozen=True, tag=True):
     """When it was sent, in seconds on the machine's clock (`cdm.clock`)."""
 
 
-Command = Spawn | Stop | Heard
+class WhoListens(Struct, frozen=True, tag=True):
+    """Tell who listens on a TCP port that was given to a run; answered with `Listener`."""
+
+    run: str
+    port: int
+
+
+Command = Spawn | Stop | Heard | WhoListens
 
 
 class Hello(Struct, frozen=True, tag=True):
@@ -94,6 +101,14 @@ class Said(Struct, frozen=True, tag=True):
     """The program wrote the line that is waited for."""
 
     run: str
+
+
+class Listener(Struct, frozen=True, tag=True):
+    """Who listens on the port that was asked for."""
+
+    run: str
+    stranger: int | None = None
+    """A process that does not belong to the run; None: a process of the run, or it cannot be told."""
 
 
 class Losing(Struct, frozen=True, tag=True):
@@ -129,7 +144,7 @@ class Gone(Struct, frozen=True, tag=True):
     """Some of them, where there are very many."""
 
 
-RunEvent = Started | SpawnRefused | Said | Losing | Exited | Lapsed | Gone
+RunEvent = Started | SpawnRefused | Said | Listener | Losing | Exited | Lapsed | Gone
 Event = Hello | RunEvent
 
 encode = msgspec.msgpack.Encoder().encode

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper import cgroup
-from cdm.runtimes.keeper.processes import Process, census, descendants, look, mark, send
+from cdm.runtimes.keeper.processes import Process, census, descendants, listening, look, mark, send, sockets
 from cdm.runtimes.keeper.protocol import MARK, Spawn
 
 KILL_INTERVAL = 0.05
@@ -174,6 +174,22 @@ class Runs:
         for name in set(owner.values()):  # in its cgroup only since the list was made
             found.setdefault(name, [])
         return found
+
+    def stranger(self, run: Run, port: int) -> int | None:
+        """A process that listens on a port and certainly does not belong to the run; None: there is none.
+
+        Raises:
+            OSError: it cannot be told.
+        """
+        wanted = listening(port)
+        owner = {process.pid: name for name, found in self.living().items() for process in found}
+        ours = [sockets(pid) for pid, name in owner.items() if name == run.name]
+        if any(found is None or found & wanted for found in ours):
+            return None
+        processes = census()
+        unknown = {process.pid for process in descendants(processes, os.getpid())} - owner.keys()
+        others = (pid for pid in processes if pid not in unknown)
+        return next((pid for pid in others if (sockets(pid) or set()) & wanted), None)
 
     def _owner(self, process: Process, owner: dict[int, str]) -> str | None:
         name = owner.get(process.pid) or owner.get(process.parent) or self._known.get((process.pid, process.start))

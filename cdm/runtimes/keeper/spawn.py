@@ -219,6 +219,16 @@ def _why_not(program: str, number: int) -> str | None:
     return None
 
 
+def shortage(error: OSError, files: tuple[int, int]) -> str:
+    """Why no process could be started, in words; ``files`` is RLIMIT_NOFILE as `raise_open_files` found it."""
+    match error.errno:
+        case errno.EMFILE:
+            return f"this node has no file descriptors left for one more program (RLIMIT_NOFILE {files[1]})"
+        case errno.EAGAIN:
+            return "this node has no processes left for one more program (pid_max, TasksMax or RLIMIT_NPROC)"
+    return str(error)
+
+
 def problem_of(data: bytes) -> Problem:
     """Read what a child wrote to its exec pipe."""
     try:

@@ -7,7 +7,7 @@ import signal
 
 from cdm import clock
 from cdm.model.keys import SliceKey
-from cdm.runtimes.keeper.protocol import Exited, Gone, Lapsed, Losing, RunEvent, Said, SpawnRefused, Started
+from cdm.runtimes.keeper.protocol import Exited, Gone, Lapsed, Listener, Losing, RunEvent, Said, SpawnRefused, Started
 
 LOST = "the process that keeps this node's slices died"
 CUT_OFF = "stopped: NATS accepted no heartbeat of this node for too long (stop_after)"
@@ -32,6 +32,9 @@ class RunHandle:
         """The last lines of its output, once it is gone."""
         self.left: tuple[int, ...] = ()
         """Processes that could not be stopped."""
+        self.stranger: int | None = None
+        """A process of somebody else's that listens on its port, as its keeper told last."""
+        self.listener_told = asyncio.Event()
         self.started = asyncio.Event()
         """The program runs, or never will."""
         self.said = asyncio.Event()
@@ -53,6 +56,9 @@ class RunHandle:
                 self.over.set()
             case Said():
                 self.said.set()
+            case Listener(_, stranger):
+                self.stranger = stranger
+                self.listener_told.set()
             case Losing():
                 pass
             case Lapsed():

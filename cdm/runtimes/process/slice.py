@@ -29,6 +29,8 @@ log = Log("cdm.process")
 
 PROBE_TIMEOUT = 5.0
 """Seconds that one check for readiness may take."""
+STRANGERS = 2
+"""Checks answered by another process after which the program is not waited for any longer."""
 
 T = TypeVar("T")
 
@@ -193,16 +195,16 @@ class Slice:
         readiness = self.work.manifest.readiness
         with anyio.move_on_after(readiness.timeout) as scope:
             self._run = await self._spawn()
-            await self._until_ready(self._run)
+            hopeless = await self._until_ready(self._run)
         run = self._run
         if scope.cancelled_caught:
             lacking = run.lacking if run else ""
             problem = f"not ready within {readiness.timeout:g} s" + (f" ({lacking})" if lacking else "")
         else:
             assert run is not None
-            if not run.over.is_set():
+            if not run.over.is_set() and hopeless is None:
                 return run
-            problem = run.ending
+            problem = hopeless or run.ending
         raise SliceFailed(_reason(problem, await self._clear_up()), fatal=run is not None and run.unfit)
 
     async def _spawn(self) -> RunHandle:
@@ -243,8 +245,8 @@ class Slice:
         """Whether it must not run now: others may start it elsewhere."""
         return self.work.stop_after is not None and self._host.keeping.silent_for() >= self.work.stop_after
 
-    async def _until_ready(self, run: RunHandle) -> None:
-        """Wait until the run is ready, or over."""
+    async def _until_ready(self, run: RunHandle) -> str | None:
+        """Wait until the run is ready, or over. Returns why it never will be, if that is known."""
         await run.started.wait()
         readiness = self.work.manifest.readiness
         match readiness.check:
@@ -256,12 +258,30 @@ class Slice:
                 run.lacking = f"the line {text!r} was not written"
                 await _unless_over(run, run.said.wait)
             case Tcp() | Http() as check:
-                await _unless_over(run, partial(self._until_answered, run, check, readiness.interval))
+                return await _unless_over(run, partial(self._until_answered, run, check, readiness.interval))
+        return None
 
-    async def _until_answered(self, run: RunHandle, check: Tcp | Http, interval: float) -> None:
-        while problem := await probe(check, self.port or 0, PROBE_TIMEOUT):
+    async def _until_answered(self, run: RunHandle, check: Tcp | Http, interval: float) -> str | None:
+        strangers = 0
+        while True:
+            problem = await probe(check, self.port or 0, PROBE_TIMEOUT)
+            if problem is None:
+                problem = await self._answered_by_a_stranger(run, check)
+                if problem is None:
+                    return None
+                strangers += 1
+                if strangers == STRANGERS:
+                    return problem
             run.lacking = problem
             await anyio.sleep(interval)
+
+    async def _answered_by_a_stranger(self, run: RunHandle, check: Tcp | Http) -> str | None:
+        """Somebody else may have bound a port that was free when it was chosen, and answer in the program's place."""
+        port = self.port
+        if self.work.manifest.port != "auto" or port is None or check.port not in (None, port):
+            return None
+        stranger = await self._host.keeping.stranger(run, port)
+        return None if stranger is None else f"port {port}: another process listens there (pid {stranger})"
 
     # Stopping
 

@@ -20,7 +20,19 @@ from cdm.log import Log
 from cdm.model.keys import SliceKey
 from cdm.runtimes.keeper.leftovers import PATIENCE, sweep
 from cdm.runtimes.keeper.processes import Process
-from cdm.runtimes.keeper.protocol import KILL_PATIENCE, MARK, RECORDS, Event, Gone, Heard, Hello, Losing, Spawn, Stop
+from cdm.runtimes.keeper.protocol import (
+    KILL_PATIENCE,
+    MARK,
+    RECORDS,
+    Event,
+    Gone,
+    Heard,
+    Hello,
+    Losing,
+    Spawn,
+    Stop,
+    WhoListens,
+)
 from cdm.runtimes.process.background import Background
 from cdm.runtimes.process.handle import LOST, RunHandle
 from cdm.runtimes.process.link import Link
@@ -126,6 +138,14 @@ class Keeping:
     async def ready(self) -> None:
         """Wait until there is a keeper."""
         await self._ready.wait()
+
+    async def stranger(self, run: RunHandle, port: int) -> int | None:
+        """The process that listens on a port although it does not belong to the run, if the system tells of one."""
+        run.listener_told.clear()
+        if self._link is not None and self._ready.is_set():
+            self._link.send(WhoListens(run.name, port))
+            await run.listener_told.wait()
+        return run.stranger
 
     async def stop(self, run: RunHandle, number: int, grace: float) -> None:
         """Stop all processes of a run; returns when none lives.
