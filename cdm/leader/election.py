@@ -110,7 +110,8 @@ class Election:
         self._phase: Following | Undecided | Leading | Deposed = Following()
         self._knowledge: Known | Doubtful = Doubtful(None)
         self._connected_since: float | None = None
-        self._withdrawn = False
+        self.withdrawn = False
+        """Whether this process is no candidate any more."""
         self._fence_known = False
         """Whether there was a fence when it was last heard of: that there is none now is a loss."""
         self._highest = 0
@@ -293,8 +294,14 @@ class Election:
         self.doubt()
 
     def withdraw(self) -> None:
-        """Never be a candidate again: the process stops."""
-        self._withdrawn = True
+        """Be no candidate any more: the process stops."""
+        self.withdrawn = True
+
+    def stand_again(self) -> None:
+        """Be a candidate again, for a new term: the process stops, and nobody else is left."""
+        self.withdrawn = False
+        if self.tenure is not None:
+            self.stepped_down()
 
     # What follows
 
@@ -311,7 +318,7 @@ class Election:
             return Wait(None)
         if isinstance(self._knowledge, Doubtful):
             return Read()
-        if self._withdrawn or self.exhausted:
+        if self.withdrawn or self.exhausted:
             return Wait(None)
         records = self._knowledge.records
         holder = records.lease.holder
@@ -337,7 +344,7 @@ class Election:
 
     def confirmed(self, now: float) -> TakeOver | None:
         """Nobody answered a second time: take the lease before it expires, if nothing else was heard meanwhile."""
-        following = isinstance(self._phase, Following) and not self._withdrawn
+        following = isinstance(self._phase, Following) and not self.withdrawn
         if following and isinstance(self._knowledge, Known) and self.detector.confirms(now):
             return self._take_over(self._knowledge.records)
         return None

@@ -181,10 +181,17 @@ class Leadership:
 
     async def resign(self) -> None:
         """Be no candidate any more; where this process leads, stop writing and say so. The lease is kept for now."""
+        if self._election.withdrawn:
+            return
         self._election.withdraw()
         if self._election.tenure is not None:
             self._deactivate(RESIGNED)
             await self._drained()
+        self._news.set()
+
+    def stand_again(self) -> None:
+        """Be a candidate again after `resign`: nobody else is left who could lead."""
+        self._election.stand_again()
         self._news.set()
 
     async def give_back(self) -> None:

@@ -175,6 +175,12 @@ class Active:
             if plan.unplaced:
                 self.touch(artifact, now_due=True)
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether everything was looked at, and the mirrors show all that was asked to be written."""
+        looked_at = self._at.clock() < self._next_round and not self._dirty and not self._barrier
+        return looked_at and not self._awaited and not self._statuses
+
     def wake_at(self) -> float | None:
         """When something is due, in seconds on this node's clock; -inf: now; None: once the mirror has come further."""
         if self._barrier:
@@ -298,7 +304,9 @@ class Active:
         plan = self._short.get(artifact, WHOLE)
         anywhere = plan.unplaced > 0 and any(node.open for node in self._placement.nodes.values())
         group = self._cluster.group(artifact)
-        status, until = status_of(desired, group, plan, self.term, now, open_nodes=anywhere)
+        status, until = status_of(
+            desired, group, plan, self.term, now, open_nodes=anywhere, any_nodes=bool(self._at.topology.nodes)
+        )
         if until is not None:
             self._set_timer(artifact, until)
         if (reason := self._unwritten.get(artifact)) and status.condition is not Condition.INVALID:

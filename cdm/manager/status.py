@@ -23,7 +23,7 @@ Judgement = tuple[Condition, str, float | None]
 
 
 def status_of(
-    desired: Desired, group: Group, plan: Plan, term: int, now: float, *, open_nodes: bool
+    desired: Desired, group: Group, plan: Plan, term: int, now: float, *, open_nodes: bool, any_nodes: bool = True
 ) -> tuple[Status, float | None]:
     """What to tell users of a blueprint, and when to look again although nothing happens.
 
@@ -34,8 +34,12 @@ def status_of(
         term: the leadership's number.
         now: seconds on the clock that the slices' ``at`` are on.
         open_nodes: whether any node takes new slices.
+        any_nodes: whether there is any node at all.
     """
-    condition, reason, until = _judge(desired, group, plan, now, open_nodes=open_nodes)
+    if any_nodes or desired.problem is not None or not desired.instances:
+        condition, reason, until = _judge(desired, group, plan, now, open_nodes=open_nodes)
+    else:
+        condition, reason, until = Condition.DEGRADED, "no nodes", None
     blueprint, active = desired.blueprint, group.active
     told = Status(
         condition,

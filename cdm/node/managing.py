@@ -20,15 +20,21 @@ from cdm.leader.records import Timing
 from cdm.leader.status_writer import StatusWriter
 from cdm.leader.writer import CommandWriter
 from cdm.log import Log
+from cdm.manager.active import Active
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Outbox
-from cdm.manager.topology import Topology
+from cdm.manager.topology import Registered, Topology
 from cdm.node.buckets import ensure
 from cdm.node.part import WHOLE, Ground, Part
 from cdm.store.bucket import Bucket
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.node")
+
+LAST_WORD_PATIENCE = 3.0
+"""Seconds that the last node takes to tell that nothing runs any more."""
+LAST_WORD_PAUSE = 0.02
+"""Seconds between two looks at whether it is told."""
 
 
 class Managing(Part):
@@ -113,12 +119,34 @@ class Managing(Part):
         self.leadership.reset(reason)
 
     async def resign(self) -> None:
-        """Lead no more, and stop writing."""
-        await self.leadership.resign()
+        """Lead no more, and stop writing; but lead on where nobody else could."""
+        if self.topology.candidates - {self._ground.settings.node}:
+            await self.leadership.resign()
 
     async def give_back(self) -> None:
-        """Let a successor begin at once."""
+        """Let a successor begin at once; the last node of all first tells that nothing runs any more.
+
+        Of nodes that leave at the same time, whichever is the last one in the bucket is sure to find no other.
+        """
+        try:
+            with anyio.move_on_after(LAST_WORD_PATIENCE):
+                await self._ground.watches["nodes"].caught_up()
+                if not any(isinstance(each, Registered) for each in self.topology.nodes.values()):
+                    await self._tell_the_end()
+        except StoreError as error:
+            log.debug("not told that nothing runs any more", reason=str(error))
+        await self.leadership.resign()
         await self.leadership.give_back()
+
+    async def _tell_the_end(self) -> None:
+        """Lead until statuses say what is left, which is nothing."""
+        if self.election.withdrawn:  # in favour of nodes that have left since
+            self.leadership.stand_again()
+        await self._barrier()
+        while True:
+            if isinstance(self.manager.state, Active) and self.manager.state.at_rest:
+                return
+            await anyio.sleep(LAST_WORD_PAUSE)
 
     def _on_orders(self) -> None:
         # A leader's own writes may come back to it after it has written.

@@ -517,11 +517,23 @@ def test_a_status_whose_blueprint_is_no_older_than_the_refused_one_is_not_recove
     assert each.statuses[NAME].in_force_revision == 0
 
 
-def test_what_is_unschedulable_says_so_and_is_placed_as_soon_as_a_node_joins() -> None:
+@pytest.mark.parametrize(
+    ("nodes", "condition", "reason"),
+    [
+        (0, Condition.DEGRADED, "no nodes"),
+        (1, Condition.UNSCHEDULABLE, "2 of 2 instances cannot be placed: no node takes new slices"),
+    ],
+)
+def test_what_cannot_be_placed_says_why_and_is_placed_as_soon_as_a_node_joins(
+    nodes: int, condition: Condition, reason: str
+) -> None:
     each = world(0)
+    for number in range(nodes):
+        each.join(n(2 + number), Registration(role=Role.MANAGER))
     each.want(APP, 2)
     each.settle()
-    assert each.statuses[NAME].condition is Condition.UNSCHEDULABLE
+    status = each.statuses[NAME]
+    assert (status.condition, status.reason, status.active) == (condition, reason, 0)
     each.join(n(1))
     each.run_down()
     assert states(each) == {"ACTIVE": 2}

@@ -293,7 +293,7 @@ class ClusterModel(RuleBasedStateMachine):
         else:
             # Or a status says why not.
             assert self._room() == 0, f"{len(placed)} of {valid.instances} placed, though there is room"
-            assert refused or status.condition is Condition.UNSCHEDULABLE
+            assert refused or status.condition is (Condition.UNSCHEDULABLE if world.nodes else Condition.DEGRADED)
             assert all(state in (S.ACTIVE, S.FAILED) for state in states.values())
             assert len(serving) <= valid.instances
         assert (status.desired, status.active) == (valid.instances, len(serving))
