@@ -7,6 +7,7 @@ not decode are messages too. How a node's registration ended is told even where 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +23,28 @@ from cdm.model.node import Intent, Registration
 from cdm.model.problems import explain
 from cdm.store.wire import MARKER, StreamState, is_removal
 
+MARKS = 256
+"""How many messages are remembered, the newest ones, to know the stream again by."""
+
 Known = ValuePut[Any, Any] | ValueRejected[Any, Any] | KeyRejected[Any]
 """What is known of a key: the newest update of it that was emitted."""
+
+
+class Gap(Exception):
+    """What a consumer delivers does not follow from what is known: everything must be listed."""
+
+
+class SetBack(Gap):
+    """The stream was set back to an older state, and may have been written to since."""
+
+
+class Mark(Struct, frozen=True, gc=False):
+    """A message that was delivered."""
+
+    sequence: int
+    key: str
+    stored: int
+    """When it was stored, in nanoseconds since 1970, by the server's clock."""
 
 
 class Behind(Struct, frozen=True):
@@ -33,11 +54,22 @@ class Behind(Struct, frozen=True):
     """Whether the stream is another one than that which the known keys are from: revisions cannot be compared."""
 
 
-class Resuming(Struct, frozen=True):
-    """A consumer delivers what was stored since the last session."""
+class Resuming(Struct):
+    """A consumer delivers the last messages that are known, so far as they are there still, and what was stored since.
+
+    The first ones prove that the stream is the one that it was.
+    """
 
     end: int
     """The stream's last sequence when the consumer was made."""
+    known_to: int
+    """Everything up to this sequence was emitted in sessions before."""
+    marks: dict[int, Mark]
+    """What may be delivered again, by sequence."""
+    missing: dict[str, Mark]
+    """The newest message of each of these keys, while neither it nor a newer one was delivered."""
+    proven: bool = False
+    """Whether a message was delivered that is known."""
 
 
 class Listing(Struct, frozen=True):
@@ -67,9 +99,9 @@ class Mirror:
 
     ::
 
-        Behind ── resume ──> Resuming ──────── finish ──> Live
+        Behind ── resume ──> Resuming ───────── finish ──> Live
                ── list ────> Listing(History) ─ finish ──> Live
-        all of them ── leave, distrust ──> Behind
+        all of them ── leave, distrust, an error ──> Behind
 
     A session compares the stream with `other_stream`, begins with `resume` or `list`, hands over each message with
     `update`, says with `finish` that everything was delivered that the bucket held at the beginning, and ends with
@@ -90,11 +122,11 @@ class Mirror:
         """How often another stream was found in its place: sequences of different generations cannot be compared."""
         self.listed_at = float("-inf")
         """When everything was last compared with the bucket."""
-        self._delivered = 0
-        """The last sequence that was delivered."""
         self._layout = layout
         self._emit = emit
         self._known: dict[str, Known] = {}
+        self._marks: deque[Mark] = deque(maxlen=MARKS)
+        """The newest messages, in order, without a gap."""
         self._decode_key = layout.decode
         self._decoders = _decoders(layout)
 
@@ -102,6 +134,11 @@ class Mirror:
     def is_live(self) -> bool:
         """Whether the copy is complete, and follows."""
         return isinstance(self.phase, Live)
+
+    @property
+    def may_resume(self) -> bool:
+        """Whether a session need not list everything."""
+        return self.listed_at > float("-inf") and bool(self._marks)
 
     # A session
 
@@ -114,28 +151,38 @@ class Mirror:
             reason = "went back"
         self.created = stream.created
         if reason:
-            self.generation += 1
-            self.reached = self._delivered = 0
-            self.listed_at = float("-inf")
-            self.phase = Behind(replaced=True)
+            self._begin_anew()
         return reason
 
-    def resume(self, end: int) -> None:
-        """A consumer is about to deliver what comes after ``reached``; the stream's last sequence is ``end``."""
-        self.phase = Resuming(end)
+    def resume(self, end: int) -> int:
+        """Go on where the last session ended; returns the sequence behind which a consumer is to begin.
+
+        Args:
+            end: the stream's last sequence.
+        """
+        marks = {mark.sequence: mark for mark in self._marks}
+        self.phase = Resuming(end, self.reached, marks, {mark.key: mark for mark in self._marks})
+        return self._marks[0].sequence - 1
 
     def list(self, end: int) -> None:
         """A consumer is about to deliver everything; the stream's last sequence is ``end``."""
+        self._marks.clear()
         kind = ListingHistory if self._layout.history > 1 else Listing
         self.phase = kind(end, self._replaced, self._known.copy())
 
     def finish(self, now: float) -> None:
-        """Everything was delivered that the bucket held when the session began; what was not there is gone."""
+        """Everything was delivered that the bucket held when the session began; what was not there is gone.
+
+        Raises:
+            Gap: what is known and was not delivered again is gone without a trace.
+        """
         match self.phase:
             case Behind() | Live():
                 return
-            case Resuming(end):
-                pass
+            case Resuming(end) as resuming:
+                if resuming.missing:
+                    self.distrust()
+                    raise Gap(f"{len(resuming.missing)} of the newest keys are gone without a trace")
             case Listing(end) as listing:
                 if isinstance(listing, ListingHistory):
                     for name, history in listing.histories.items():
@@ -145,11 +192,13 @@ class Mirror:
                         self._remove(name, known, end, Cause.MISSING, now)
                 self.listed_at = now
         # What was stored while the listing went on may be newer than its end.
-        self.skip(max(end, self._delivered))
+        self.skip(max(end, self._marks[-1].sequence if self._marks else 0))
         self.phase = Live()
 
     def leave(self) -> None:
         """The consumer is gone."""
+        if isinstance(self.phase, Listing):
+            self.listed_at = float("-inf")
         self.phase = Behind(self._replaced)
 
     def distrust(self) -> None:
@@ -157,7 +206,9 @@ class Mirror:
         self.leave()
         self.listed_at = float("-inf")
 
-    def update(self, name: str, data: bytes, headers: dict[str, str] | None, sequence: int, at: float) -> None:
+    def update(
+        self, name: str, data: bytes, headers: dict[str, str] | None, sequence: int, stored: int, at: float
+    ) -> None:
         """Take a message of the present consumer.
 
         Args:
@@ -165,11 +216,18 @@ class Mirror:
             data: its value.
             headers: the message's, where there are any that matter.
             sequence: the message's number in the stream.
-            at: when it was stored, in seconds on this node's clock.
+            stored: when it was stored, in nanoseconds since 1970, by the server's clock.
+            at: the same, in seconds on this node's clock.
+
+        Raises:
+            SetBack: the stream is not the one that it was.
+            Gap: nothing shows that it is.
         """
         phase = self.phase
         known = self._known.get(name)
-        self._delivered = sequence
+        if isinstance(phase, Resuming) and self._proves(phase, Mark(sequence, name, stored)):
+            return
+        self._marks.append(Mark(sequence, name, stored))
         listing = isinstance(phase, Listing)
         if isinstance(phase, Listing):
             if isinstance(phase, ListingHistory):
@@ -194,6 +252,30 @@ class Mirror:
         self.reached = max(self.reached, end)
 
     # What follows from it
+
+    def _begin_anew(self) -> None:
+        """The stream is another one: nothing that is known of the old one says anything about it."""
+        self.generation += 1
+        self.reached = 0
+        self.listed_at = float("-inf")
+        self._marks.clear()
+        self.phase = Behind(replaced=True)
+
+    def _proves(self, phase: Resuming, mark: Mark) -> bool:
+        """Whether a message was known before, as it is now."""
+        if mark.sequence <= phase.known_to:
+            if phase.marks.get(mark.sequence) != mark:
+                self._begin_anew()
+                raise SetBack("was set back")
+            phase.proven = True
+            if phase.missing.get(mark.key) == mark:
+                del phase.missing[mark.key]
+            return True
+        if not phase.proven:
+            self.distrust()
+            raise Gap("of what is known nothing was delivered again")
+        phase.missing.pop(mark.key, None)
+        return False
 
     @property
     def _replaced(self) -> bool:

@@ -23,7 +23,7 @@ from cdm.log import Log
 from cdm.store.backpressure import Backpressure, FlowControl
 from cdm.store.bucket import Bucket
 from cdm.store.consumer import Consumer
-from cdm.store.mirror import Behind, Live, Mirror
+from cdm.store.mirror import Behind, Gap, Live, Mirror, SetBack
 from cdm.store.wire import MARKER_TTL, StreamState, headers_of
 
 log = Log("cdm.watch")
@@ -262,17 +262,19 @@ class Watch:
     def _compare(self, stream: StreamState) -> None:
         """Compare the stream with the one seen before."""
         if reason := self._mirror.other_stream(stream):
-            log.warning("stream is not the one that it was", bucket=self.bucket.name, reason=reason)
-            self._tell_live(False)
-            if self._on_reset is not None:
-                self._on_reset(f"the stream of {self.bucket.name} {reason}")
+            self._reset(reason)
+
+    def _reset(self, reason: str) -> None:
+        log.warning("stream is not the one that it was", bucket=self.bucket.name, reason=reason)
+        self._tell_live(False)
+        if self._on_reset is not None:
+            self._on_reset(f"the stream of {self.bucket.name} {reason}")
 
     def _begin(self, stream: StreamState) -> int | None:
-        """Returns the sequence to resume behind; None to list everything."""
+        """Returns the sequence behind which the consumer is to begin; None: it is to list everything."""
         mirror, now = self._mirror, clock.now()
-        if mirror.reached > 0 and now < self._heard + TRUSTED_GAP and now < mirror.listed_at + self._relist_interval:
-            mirror.resume(stream.last)
-            return mirror.reached
+        if mirror.may_resume and now < self._heard + TRUSTED_GAP and now < mirror.listed_at + self._relist_interval:
+            return mirror.resume(stream.last)
         mirror.list(stream.last)
         return None
 
@@ -315,9 +317,13 @@ class Watch:
         return max(self._heard, self._began) + HEARTBEAT * OVERDUE
 
     def _finish(self) -> None:
-        self._mirror.finish(clock.now())
-        self._tell_progress()
-        self._tell_live(True)
+        try:
+            self._mirror.finish(clock.now())
+        except Gap as gap:
+            self._end(str(gap))
+        else:
+            self._tell_progress()
+            self._tell_live(True)
 
     def _end(self, reason: str) -> None:
         if self._consumer is not None:
@@ -348,6 +354,10 @@ class Watch:
                 self._on_delivery(consumer, subject, reply, data, block)
             else:
                 self._on_control(consumer, reply.decode("utf-8", "replace"), headers_of(block))
+        except Gap as gap:
+            consumer.end(str(gap))
+            if isinstance(gap, SetBack):
+                self._reset(str(gap))
         except Exception as error:  # noqa: BLE001  # a receiver's: it ends `run`, and with it the process
             if not consumer.over.done():
                 consumer.over.set_exception(error)
@@ -358,7 +368,7 @@ class Watch:
         base = 2 if len(tokens) == 9 else 4
         try:
             name, sequence, number = tokens[base + 1], int(tokens[base + 3]), int(tokens[base + 4])
-            time, pending = int(tokens[base + 5]), tokens[base + 6]
+            stored, pending = int(tokens[base + 5]), tokens[base + 6]
         except (LookupError, ValueError):
             return  # it is not a consumer's: those number their deliveries
         if number != consumer.expected or name != consumer.token:
@@ -370,8 +380,8 @@ class Watch:
         # Most messages have no headers, or only those of the batch that they were written in.
         marked = block and (b"KV-Operation" in block or b"Nats-Marker" in block)
         key = subject[self._name_at :].decode("utf-8", "backslashreplace")
-        at = time / 1e9 - consumer.offset
-        self._mirror.update(key, data, headers_of(block) if marked else None, sequence, min(at, now))
+        at = stored / 1e9 - consumer.offset
+        self._mirror.update(key, data, headers_of(block) if marked else None, sequence, stored, min(at, now))
         if self._progress is not None:
             self._tell_progress()
         if pending == b"0":  # nothing waits behind it, so it was stored just now

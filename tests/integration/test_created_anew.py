@@ -1,4 +1,4 @@
-"""Buckets that are deleted and created anew by hand while nodes run are adapted, as at the start, or refused."""
+"""Buckets that are created anew by hand, or set back, while nodes run are adapted as at the start, and followed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from typing import Any
 import anyio
 import pytest
 
+from cdm.model.artifact import Artifact
 from cdm.model.keys import LAYOUTS, SLICES
 from cdm.store import watch as watch_module
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
 from cdm.store.watch import Phase, Watch
-from tests.harness.nodes import Nodes, nodes_on
+from tests.harness.nodes import Nodes, Running, nodes_on
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.store import Mirror
 from tests.harness.waiting import eventually
 from tests.harness.wire import Raw, raw
 from tests.integration.test_leadership import serves
 from tests.integration.test_taken_away import guarded
+from tests.integration.test_watch import elsewhere, set_back
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -131,3 +133,27 @@ async def test_what_may_not_be_adapted_is_refused_in_one_line_and_adapted_once_i
             await server.change({})
             await eventually(lambda: adapted(connection, "slices"), 10)
             tasks.cancel_scope.cancel()
+
+
+async def test_a_store_that_was_set_back_and_written_over_is_found_out(server: NatsServer) -> None:
+    """A blueprint of the old store is in force again, within seconds and not with the next full comparison."""
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1", "n2")
+        await nodes.leader()
+        await serves(user, KEY, 1)
+        async with set_back(server):
+            await serves(user, KEY, 3, within=20)
+        async with elsewhere(server) as other:
+            for number in range(20):
+                await other.put("blueprints", f"g/other-{number}/1", 0)
+        await server.start()
+        await eventually(lambda: all(wanted(running) == 1 for running in nodes.all.values()), 10, "one is wanted again")
+        await nodes.leader()
+        await serves(user, "org.example/two/1.0.0", 2)
+        nodes.unharmed()
+
+
+def wanted(running: Running) -> int | None:
+    """How many instances the node's manager takes to be wanted."""
+    desired = running.managing.manager.cluster.desired.get(Artifact("org.example", "one", "1.0.0"))
+    return desired.blueprint.instances if desired and desired.blueprint else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from msgspec import Struct
 
 from cdm.dispatch.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.model.keys import BLUEPRINTS, NODES, SLICES, Layout, encode
-from cdm.store.mirror import Behind, Listing, ListingHistory, Live, Mirror, Phase, Resuming
+from cdm.store.mirror import MARKS, Behind, Gap, Listing, ListingHistory, Live, Mirror, Resuming, SetBack
 from cdm.store.wire import StreamState
 
 LAYOUTS = {"blueprints": BLUEPRINTS, "slices": SLICES, "nodes": NODES}
@@ -30,11 +31,13 @@ MARKERS = {
 
 
 class Stored(Struct, frozen=True):
-    """A message of a stream; one without data is a marker."""
+    """A message of a stream; one with a cause is a marker."""
 
     sequence: int
     key: str
     data: bytes
+    time: int
+    """When it was stored; no two messages have the same."""
     cause: Cause | None = None
 
 
@@ -46,6 +49,7 @@ class Stream:
         self.created = created
         self.last = 0
         self.messages: list[Stored] = []
+        self.time = 0
         self.log: dict[int, Stored] = {}
         self.lost: set[str] = set()
         """Keys of which a message was removed without a marker."""
@@ -56,7 +60,8 @@ class Stream:
 
     def store(self, key: str, data: bytes, cause: Cause | None = None) -> None:
         self.last += 1
-        stored = self.log[self.last] = Stored(self.last, key, data, cause)
+        self.time += 1
+        stored = self.log[self.last] = Stored(self.last, key, data, self.time, cause)
         of_key = [each for each in self.messages if each.key == key]
         for old in of_key[: max(0, len(of_key) + 1 - self.layout.history)]:
             self.messages.remove(old)
@@ -69,9 +74,9 @@ class Stream:
     def newest(self) -> dict[str, Stored]:
         return {each.key: each for each in self.messages}
 
-    def values(self) -> dict[str, int]:
-        """Revisions of what is no marker, by key."""
-        return {key: each.sequence for key, each in self.newest().items() if each.cause is None}
+    def values(self) -> dict[str, Stored]:
+        """What is no marker, by key."""
+        return {key: each for key, each in self.newest().items() if each.cause is None}
 
 
 class Receiver:
@@ -79,7 +84,7 @@ class Receiver:
 
     def __init__(self, layout: Layout) -> None:
         self.stream = Stream(layout)
-        self.values: dict[str, int] = {}
+        self.values: dict[str, Stored] = {}
         self.in_force: dict[str, int] = {}
         self.free = False
         """Whether sequences may go back: the stream was replaced, or set back."""
@@ -91,14 +96,14 @@ class Receiver:
         self.heard += 1
         match message:
             case ValuePut(key, _, revision):
-                self._put(encode(key), revision, GOOD[self.stream.layout])
+                self._put(encode(key), revision, GOOD[self.stream.layout], message.at)
                 self.in_force[encode(key)] = revision
             case ValueRejected(key, _, revision):
-                self._put(encode(key), revision, BAD)
+                self._put(encode(key), revision, BAD, message.at)
                 if message.removed > self.in_force.get(encode(key), 0):
                     self.in_force.pop(encode(key), None)
             case KeyRejected(_, name, _, revision):
-                self._put(name, revision, None)
+                self._put(name, revision, None, None)
             case RejectedKeyRemoved(_, name):
                 del self.values[name]
             case ValueRemove(key, revision, cause):
@@ -106,16 +111,17 @@ class Receiver:
             case _:
                 raise AssertionError(message)
 
-    def _put(self, name: str, revision: int, data: bytes | None) -> None:
+    def _put(self, name: str, revision: int, data: bytes | None, at: float | None) -> None:
         stored = self.stream.log[revision]
         assert stored.key == name
         assert stored.cause is None
         assert data in (None, stored.data)
+        assert at in (None, stored.time)
         if not self.free:
-            assert revision > self.values.get(name, 0)
+            assert name not in self.values or revision > self.values[name].sequence
             assert revision not in self.told, "a change is told once"
         self.told.add(revision)
-        self.values[name] = revision
+        self.values[name] = stored
 
     def _remove(self, name: str, revision: int, cause: Cause) -> None:
         if name not in self.values:
@@ -137,13 +143,12 @@ class Consumer:
         self.stream = stream
         self.mirror = mirror
         self.end = stream.last
-        if mirror.other_stream(stream.state) or not resume or not mirror.reached:
+        if mirror.other_stream(stream.state) or not resume or not mirror.may_resume:
             self.at = 0
             mirror.list(self.end)
             chosen = stream.messages if stream.layout.history > 1 else stream.newest().values()
         else:
-            self.at = mirror.reached
-            mirror.resume(self.end)
+            self.at = mirror.resume(self.end)
             chosen = stream.messages
         self.chosen = {each.sequence for each in chosen}
         if not self._pending():
@@ -160,7 +165,7 @@ class Consumer:
         for each in self._pending()[:count]:
             self.at = each.sequence
             headers = MARKERS[each.cause] if each.cause else None
-            self.mirror.update(each.key, each.data, headers, each.sequence, 0.0)
+            self.mirror.update(each.key, each.data, headers, each.sequence, each.time, float(each.time))
         if not self.mirror.is_live and not self._pending():
             self.mirror.finish(0.0)
 
@@ -168,13 +173,13 @@ class Consumer:
 class World:
     """A bucket, its mirror, and who listens to it."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, marks: int = MARKS) -> None:
         self.layout = layout
         self.receiver = Receiver(layout)
         self.mirror = Mirror(layout, self.receiver)
+        self.mirror._marks = deque(maxlen=marks)
         self.consumer: Consumer | None = None
         self.backup: tuple[list[Stored], int] | None = None
-        self.set_back = False
 
     @property
     def stream(self) -> Stream:
@@ -207,18 +212,26 @@ class World:
         if self.backup is not None:
             self.consumer = None
             self.mirror.leave()
-            self.receiver.free = self.set_back = True
+            self.receiver.free = True
             self.stream.messages, self.stream.last = list(self.backup[0]), self.backup[1]
 
     def begin(self, resume: bool) -> None:
         self.mirror.leave()
-        # A resumed session cannot tell a stream that was set back, and has grown since, from the one before.
-        self.consumer = Consumer(self.stream, self.mirror, resume=resume and not self.set_back)
-        self.set_back = False
+        try:
+            self.consumer = Consumer(self.stream, self.mirror, resume=resume)
+        except Gap:
+            self.consumer = None
 
-    def deliver(self, count: int) -> None:
+    def deliver(self, count: int | None) -> None:
         if self.consumer is not None:
-            self.consumer.deliver(count)
+            try:
+                self.consumer.deliver(count)
+            except SetBack:
+                self.consumer = None
+                if not self.receiver.free:
+                    raise
+            except Gap:
+                self.consumer = None
 
     def distrust(self) -> None:
         self.mirror.distrust()
@@ -228,8 +241,10 @@ class World:
 
     def settle(self, resume: bool) -> None:
         self.begin(resume)
-        assert self.consumer
-        self.consumer.deliver()
+        self.deliver(None)
+        if self.consumer is None:
+            self.begin(False)
+            self.deliver(None)
         assert self.mirror.is_live
 
     def check(self) -> None:
@@ -302,6 +317,19 @@ def test_a_listing_makes_up_for_any_disaster(layout: Layout, events: list[Event]
 
 
 @layouts
+@given(events=st.lists(event | disaster, max_size=40), marks=st.integers(1, 4) | st.just(MARKS))
+def test_a_session_that_resumes_finds_out_that_the_stream_was_set_back(
+    layout: Layout, events: list[Event], marks: int
+) -> None:
+    """However much was written to it since, and however few messages it is known again by."""
+    world = World(layout, marks)
+    for act, *arguments in events:
+        act(world, *arguments)
+    world.settle(resume=True)
+    world.check()
+
+
+@layouts
 @given(events=st.lists(event, max_size=30), count=st.integers(0, 10))
 def test_a_listing_of_what_is_known_tells_nothing(layout: Layout, events: list[Event], count: int) -> None:
     world = World(layout)
@@ -323,37 +351,115 @@ def mirror(layout: Layout = SLICES) -> tuple[Mirror, list[Message]]:
     return Mirror(layout, heard.append), heard
 
 
+def deliver(it: Mirror, sequence: int, key: str = "n1.g/a/1", *, stored: int = 0, removed: Cause | None = None) -> None:
+    headers = MARKERS[removed] if removed else None
+    it.update(
+        key, b"" if removed else b'{"state":"LOAD","ttl":10}', headers, sequence, stored or sequence, float(sequence)
+    )
+
+
 def test_the_phases_of_a_session() -> None:
     it, _ = mirror()
-    phases: list[Phase] = []
-    steps: list[Callable[[], None]] = [
-        lambda: None,
-        lambda: it.list(3),
-        it.leave,
-        lambda: it.list(3),
-        lambda: it.finish(1.0),
-        it.leave,
-        lambda: it.resume(5),
-        lambda: it.finish(2.0),
-        it.distrust,
-    ]
-    for step in steps:
-        step()
-        phases.append(it.phase)
-    listing = Listing(3, replaced=False, unlisted={})
-    assert phases == [Behind(), listing, Behind(), listing, Live(), Behind(), Resuming(5), Live(), Behind()]
+    phases: list[object] = []
+
+    def look() -> None:
+        phases.append(type(it.phase))
+
+    look()
+    it.list(3)
+    look()
+    it.leave()
+    look()
+    it.list(3)
+    deliver(it, 3)
+    it.finish(1.0)
+    look()
+    it.leave()
+    look()
+    assert it.may_resume
+    assert it.resume(5) == 2
+    look()
+    deliver(it, 3)
+    it.finish(2.0)
+    look()
+    it.distrust()
+    look()
+    assert phases == [Behind, Listing, Behind, Live, Behind, Resuming, Live, Behind]
     assert it.reached == 5
 
 
-def test_only_a_listing_counts_as_one() -> None:
+def test_only_a_listing_that_was_not_broken_off_counts_as_one() -> None:
     it, _ = mirror()
     it.list(3)
+    deliver(it, 3)
     it.finish(1.0)
-    it.resume(5)
+    it.resume(3)
+    deliver(it, 3)
     it.finish(2.0)
     assert it.listed_at == 1.0
+    it.list(3)
+    it.leave()
+    assert it.listed_at == float("-inf")
+    it.list(3)
+    it.finish(3.0)
+    assert it.listed_at == 3.0
     it.distrust()
     assert it.listed_at == float("-inf")
+
+
+def resumed(*marks: int) -> tuple[Mirror, list[Message]]:
+    """A mirror that knows the key ``n1.g/a/1/SEQUENCE`` by each of these messages, and is about to resume."""
+    it, heard = mirror()
+    it.list(marks[-1])
+    for sequence in marks:
+        deliver(it, sequence, f"n1.g/a/1/{sequence}")
+    it.finish(0.0)
+    it.leave()
+    heard.clear()
+    assert it.resume(9) == marks[0] - 1
+    return it, heard
+
+
+def test_what_is_known_is_not_told_again_when_a_session_resumes() -> None:
+    it, heard = resumed(3, 5, 7)
+    for sequence in (3, 5, 7, 8):
+        deliver(it, sequence, f"n1.g/a/1/{sequence}")
+    it.finish(0.0)
+    assert [message.revision for message in heard if isinstance(message, ValuePut)] == [8]
+    assert it.is_live
+
+
+@pytest.mark.parametrize(
+    ("sequence", "key", "stored"), [(5, "n1.g/a/1/5", 99), (5, "n1.g/a/1/4", 5), (6, "n1.g/a/1/5", 5)]
+)
+def test_a_known_sequence_with_another_message_shows_that_the_stream_was_set_back(
+    sequence: int, key: str, stored: int
+) -> None:
+    it, heard = resumed(3, 5, 7)
+    deliver(it, 3, "n1.g/a/1/3")
+    with pytest.raises(SetBack):
+        deliver(it, sequence, key, stored=stored)
+    assert it.phase == Behind(replaced=True)
+    assert not heard
+    assert (it.generation, it.reached, it.may_resume) == (1, 0, False)
+
+
+def test_a_known_message_that_is_gone_without_a_newer_one_shows_that_something_was_lost() -> None:
+    it, _ = resumed(3, 5, 7)
+    deliver(it, 3, "n1.g/a/1/3")
+    deliver(it, 8, "n1.g/a/1/5")
+    with pytest.raises(Gap) as caught:
+        it.finish(0.0)
+    assert not isinstance(caught.value, SetBack)
+    assert it.phase == Behind()
+
+
+def test_where_nothing_that_is_known_is_left_everything_is_listed() -> None:
+    it, heard = resumed(3, 5)
+    with pytest.raises(Gap):
+        deliver(it, 8, "n1.g/a/1/3")
+    assert it.phase == Behind()
+    assert not heard, "until then nothing is told"
 
 
 def test_a_bucket_with_history_is_listed_with_it() -> None:
@@ -384,7 +490,7 @@ def test_that_the_stream_is_another_one_is_known_until_it_is_listed() -> None:
     """A session may end in the middle of the listing: the next one still may not compare revisions."""
     it, heard = mirror()
     it.list(9)
-    it.update("n1.g/a/1", GOOD[SLICES], None, 9, 0.0)
+    deliver(it, 9)
     it.finish(0.0)
     it.other_stream(StreamState("a", 9, 0.0))
     it.other_stream(StreamState("b", 9, 0.0))
@@ -392,12 +498,12 @@ def test_that_the_stream_is_another_one_is_known_until_it_is_listed() -> None:
         it.list(9)
         it.leave()
     it.list(9)
-    it.update("n1.g/a/1", GOOD[SLICES], None, 9, 0.0)
+    deliver(it, 9)
     it.finish(0.0)
     assert [message.revision for message in heard if isinstance(message, ValuePut)] == [9, 9]
     it.leave()
     it.list(9)
-    it.update("n1.g/a/1", GOOD[SLICES], None, 9, 0.0)
+    deliver(it, 9)
     it.finish(0.0)
     assert len(heard) == 2
 
@@ -405,12 +511,12 @@ def test_that_the_stream_is_another_one_is_known_until_it_is_listed() -> None:
 def test_how_a_node_went_that_was_never_known_is_told() -> None:
     it, heard = mirror(NODES)
     it.list(2)
-    it.update("n1", b"", MARKERS[Cause.DELETED], 1, 5.0)
-    it.update("n2", b"", MARKERS[Cause.EXPIRED], 2, 6.0)
-    it.update("no.node", b"", MARKERS[Cause.DELETED], 3, 6.0)
+    deliver(it, 1, "n1", removed=Cause.DELETED)
+    deliver(it, 2, "n2", removed=Cause.EXPIRED)
+    deliver(it, 3, "no.node", removed=Cause.DELETED)
     removes = [message for message in heard if isinstance(message, ValueRemove)]
     assert [(encode(remove.key), remove.cause, remove.revision, remove.at) for remove in removes] == [
-        ("n1", Cause.DELETED, 1, 5.0),
-        ("n2", Cause.EXPIRED, 2, 6.0),
+        ("n1", Cause.DELETED, 1, 1.0),
+        ("n2", Cause.EXPIRED, 2, 2.0),
     ]
     assert len(heard) == 2
