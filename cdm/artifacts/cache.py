@@ -68,13 +68,11 @@ class Fetched(Struct, frozen=True):
 class _Kept:
     """A content that is in the cache."""
 
-    def __init__(self, size: int, seal: Seal | None, used: int, *, found: bool = False) -> None:
+    def __init__(self, size: int, seal: Seal | None, used: int) -> None:
         self.size = size
         self.seal = seal
         """None: it is not, or not any more, what was unpacked. It takes room until it is replaced or removed."""
         self.used = used
-        self.adopted = found
-        """Slices that an earlier process started may run from it: it was found here, and not yet held and released."""
         self.checking = anyio.Lock()
 
 
@@ -127,7 +125,7 @@ class Cache:
             if not self._started:
                 found = await to_thread.run_sync(_survey, self.folder)
                 for name, size, seal in found:
-                    self._kept[name] = _Kept(size, seal, self._tick(), found=True)
+                    self._kept[name] = _Kept(size, seal, self._tick())
                 self._started = True
 
     def hold(self, digest: str) -> None:
@@ -141,8 +139,6 @@ class Cache:
         self._holds[digest] -= 1
         if not self._holds[digest]:
             del self._holds[digest]
-            if digest in self._kept:
-                self._kept[digest].adopted = False
 
     async def get(self, artifact: Artifact) -> Fetched:
         """An artifact that is ready to be run, downloaded where its content is not there yet.
@@ -195,7 +191,7 @@ class Cache:
         try:
             async with kept.checking:
                 # What slices wrote to the folder, although it is shared, is left while there are any.
-                alone = self._holds[digest] == 1 and not kept.adopted
+                alone = self._holds[digest] == 1
                 others = await to_thread.run_sync(_prepare, folder, manifest, seal, alone)
         except (Altered, FileNotFoundError):
             # Those who hold it have what comes in its place.
