@@ -20,7 +20,7 @@ _SCHEME = re.compile(r"[A-Za-z]+://")
 
 
 class Address(ParseResult):
-    """A server's address, whose user and password are not percent-encoded any more."""
+    """A server's address; its user and password are read percent-decoded."""
 
     @property
     def username(self) -> str | None:
@@ -34,10 +34,10 @@ class Address(ParseResult):
 
 
 def address_of(server: str) -> Address:
-    """Take a server's address apart; one without a scheme is of ``nats``.
+    """Parse a server's address; without a scheme it is of ``nats``.
 
     Raises:
-        ValueError: it cannot be. The text of the error may hold what is secret.
+        ValueError: it is not an address. The text of the error may hold what is secret.
     """
     return Address(*urlparse(server if "://" in server else f"nats://{server}"))
 
@@ -49,7 +49,7 @@ def _decoded(text: str | None) -> str | None:
 class Access(Struct, frozen=True):
     """How to reach NATS and who to be there.
 
-    One of ``creds``, ``nkey``, ``user`` (with ``password``) and ``token`` says who; none: nobody in particular.
+    One of ``creds``, ``nkey``, ``user`` (with ``password``) and ``token`` says who; else an address may.
     """
 
     servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
@@ -79,7 +79,7 @@ class Access(Struct, frozen=True):
 
     @property
     def who(self) -> str:
-        """Who one is, without anything secret."""
+        """Whom the server sees, without anything secret."""
         if self.creds or self.nkey:
             return f"credentials {self.creds}" if self.creds else f"nkey {self.nkey}"
         if self.user and self.password is not None:
@@ -92,7 +92,7 @@ class Access(Struct, frozen=True):
 
     @property
     def encrypted(self) -> bool:
-        """Whether TLS is a must."""
+        """Whether TLS is required."""
         schemes = {server.partition("://")[0] for server in self.servers if "://" in server}
         return bool(self.ca or self.cert or self.tls_first or schemes & {"tls", "wss"})
 
@@ -101,7 +101,7 @@ def credentials_of(access: Access) -> dict[str, Any]:
     """The client's options that say who one is.
 
     Raises:
-        AccessDenied: a file cannot be used; the client would trip over it, or read on in it for ever.
+        AccessDenied: a file cannot be used.
     """
     if access.creds:
         content = _content(access.creds)
@@ -114,7 +114,7 @@ def credentials_of(access: Access) -> dict[str, Any]:
         _check_seed(access.nkey, _content(access.nkey).strip())
         return {"nkeys_seed": str(access.nkey)}
     if access.user and access.password is None:
-        return {"token": access.user}  # as the nats tool has it
+        return {"token": access.user}  # as the nats tool does
     if access.user:
         return {"user": access.user, "password": access.password}
     return {"token": access.token}
@@ -137,6 +137,6 @@ def _check_seed(file: Path, seed: bytes) -> None:
 
 
 def without_secrets(url: str) -> str:
-    """A server's address without user and password: all up to the last ``@`` but the scheme, whatever it holds."""
+    """A server's address without user and password: everything before the last ``@`` is left out, except the scheme."""
     scheme = _SCHEME.match(url)
     return f"{scheme[0] if scheme else 'nats://'}{url[scheme.end() if scheme else 0 :].rpartition('@')[2]}"

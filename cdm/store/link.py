@@ -43,8 +43,8 @@ class Link:
 
     def __init__(self, access: Access, timeout: float | None) -> None:
         self.access = access
-        self._timeout = timeout
-        self._phase: Phase = Opening(access, for_ever=timeout is None)
+        self._opening = Opening(access, timeout)
+        self._phase: Phase = self._opening
         self._permissions = Permissions(access)
         self._client = Client(self._on_denied)
         self._listeners: list[Callable[[bool], None]] = []
@@ -61,14 +61,13 @@ class Link:
             Untrusted: none of the servers that answered has a certificate to trust.
             AccessDenied: a server refused the credentials.
         """
-        opening = self._phase
-        assert isinstance(opening, Opening)
+        opening = self._opening
         attempt = asyncio.ensure_future(self._connect(name))
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(opening.timeout):
                 await asyncio.wait((attempt, opening.hopeless), return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
-            raise opening.too_late(self._timeout or 0, self._problem) from None
+            raise opening.too_late(self._problem) from None
         finally:
             if not attempt.done():
                 attempt.cancel()
@@ -76,7 +75,7 @@ class Link:
             raise opening.hopeless.result()
         await attempt
         self._client.keep_order()
-        self._enter(self._now_up())
+        self._enter(self._now_up() if self._client.is_connected else Down())
 
     async def _connect(self, name: str) -> None:
         access = self.access
@@ -171,7 +170,7 @@ class Link:
             server = self._client.server_at_hand
             shown = self.access.shown if server is None else without_secrets(server)
             self._phase.failed(error, self._problem, shown)
-            if self._phase.hopeless.done() or not self._phase.for_ever:
+            if self._phase.hopeless.done() or self._phase.timeout is not None:
                 return
         if isinstance(error, nats.errors.SlowConsumerError):
             log.debug("slow consumer")  # the watch notices the gap and lists again

@@ -28,12 +28,12 @@ class Opening:
 
     Args:
         access: where, and who one is there.
-        for_ever: whether it is sought until it is found; if not, whoever waits hears of problems with the error.
+        timeout: seconds for which it is sought, and whoever waits hears of problems with the error; None: for ever.
     """
 
-    def __init__(self, access: Access, for_ever: bool) -> None:
+    def __init__(self, access: Access, timeout: float | None) -> None:
         self._access = access
-        self.for_ever = for_ever
+        self.timeout = timeout
         self.hopeless: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
         """Why it is of no use to go on."""
         self._untrusted: dict[str, StoreError] = {}
@@ -54,18 +54,18 @@ class Opening:
                     "see --context, --creds, --nkey, --user"
                 )
             )
-        elif isinstance(error, ssl.SSLCertVerificationError) and not self.for_ever:
+        elif isinstance(error, ssl.SSLCertVerificationError) and self.timeout is not None:
             # Another server may have a certificate to trust: only when there is none left it is of no use to go on.
             self._untrusted[server] = untrusted(server, error)
             if len(self._untrusted) == len(self._access.servers):
                 self._give_up(self._untrusted[server])
 
-    def too_late(self, timeout: float, problem: str) -> StoreError:
-        """What to say when the time is over, in seconds; ``problem`` is the last one."""
+    def too_late(self, problem: str) -> StoreError:
+        """What to say when the time is over; ``problem`` is the last one."""
         return next(
             iter(self._untrusted.values()),
             Unreachable(
-                f"no NATS server answered at {self._access.shown} within {timeout:g} s ({problem}); "
+                f"no NATS server answered at {self._access.shown} within {self.timeout or 0:g} s ({problem}); "
                 "is it running, and is the address right? (--server, NATS_URL)"
             ),
         )

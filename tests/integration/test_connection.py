@@ -632,7 +632,7 @@ async def test_of_several_who_make_a_bucket_at_the_same_time_one_makes_it(
 ) -> None:
     made: list[bool] = []
     moments = count(time.time_ns(), 10**6)  # what each would begin to number at
-    monkeypatch.setattr("cdm.store.bucket.time.time_ns", lambda: next(moments))
+    monkeypatch.setattr("cdm.store.configuration.time.time_ns", lambda: next(moments))
 
     async def make(connection: Connection) -> None:
         made.append(await Bucket(connection, SLICES).ensure(create=True))
