@@ -128,6 +128,10 @@ class Stage:
         await eventually(lambda: len(self.pids) >= count)
         return self.pids
 
+    async def up_again(self, times: int) -> None:
+        """Wait until the agent was told so often that a slice which was started again is ready."""
+        await eventually(lambda: sum(len(told) == 2 for told in self.restarts) >= times)
+
     async def text(self, key: SliceKey, stream: str = "out") -> list[str]:
         """What a slice wrote."""
         return [line.text async for line in self.runtime.output(key) if line.stream == stream]

@@ -144,9 +144,9 @@ class TestKeeper:
         key = await stage.up(
             READY, Manifest(restart=Restart(attempts=1, backoff=0.1), readiness=Readiness(check=Line()))
         )
-        for number in range(2, 5):
+        for number in range(1, 4):
             await kill_keeper(stage)
-            await stage.noted(number)
+            await stage.up_again(number)  # what was not ready yet when it died has failed
         assert stage.crashes == []
         await kill_keeper(stage)
         await eventually(lambda: stage.crashes)
