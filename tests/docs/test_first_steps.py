@@ -27,7 +27,7 @@ MANIFEST = section("docs/artifacts.md", "The manifest")
 
 def get(port: int, path: str = "/") -> str:
     """What a slice answers; empty: nothing listens."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = HTTPConnection("127.0.0.1", port, timeout=20)
     try:
         connection.request("GET", path)
         return connection.getresponse().read().decode()

@@ -29,7 +29,7 @@ from tests.harness.processes import Processes, command_line, node_processes
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, SLEEP, Hand, Yard, agent_alone, ask, made, yard
 from tests.harness.store import connected
-from tests.harness.waiting import bounded, eventually, in_time
+from tests.harness.waiting import SLACK, bounded, eventually, in_time
 from tests.harness.wire import Rejection, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -71,8 +71,8 @@ async def test_after_a_sigkill_the_same_slices_serve_again_once(server: NatsServ
         await ground.user.delete("slices", goes)
         await hand.put(ends, "UNLOAD")
         await hand.put(late, "LOAD")
-        await ground.nothing_left(ORPHAN_BOUND + 0.5)
-        assert time.monotonic() - killed < ORPHAN_BOUND + 0.5
+        await ground.nothing_left(ORPHAN_BOUND)
+        assert time.monotonic() - killed < ORPHAN_BOUND + SLACK
 
         start(running, tmp_path)
         await hand.reaches(ends, None)

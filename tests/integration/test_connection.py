@@ -48,7 +48,7 @@ from cdm.store.wire import dump
 from tests.harness.servers import FORGIVEN, NatsServer, free_port, running_cluster, running_server
 from tests.harness.store import connected
 from tests.harness.waiting import bounded, eventually
-from tests.harness.wire import EXPECT, EXPECT_SUBJECT, Raw, raw
+from tests.harness.wire import ANSWER, EXPECT, EXPECT_SUBJECT, Raw, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -240,7 +240,7 @@ async def test_nothing_is_kept_for_later(server: NatsServer) -> None:
             await bucket.put(SliceKey(N1, ONE), b"{}")
         with pytest.raises(Unreachable):
             await connection.publish("x")
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 2
         await server.start()
         await eventually(lambda: connection.is_up)
         assert await bucket.read(SliceKey(N1, ONE)) is None
@@ -278,7 +278,7 @@ async def test_a_request_ends_with_its_connection(server: NatsServer) -> None:
             began = time.monotonic()
             with pytest.raises((Uncertain, Unreachable)):
                 await connection.request("black.hole", timeout=10)
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 9
 
 
 async def test_what_nobody_heard_is_asked_again_soon(server: NatsServer) -> None:
@@ -382,8 +382,8 @@ async def test_no_responders_are_told_at_once(server: NatsServer) -> None:
     async with connected(server) as connection:
         began = time.monotonic()
         with pytest.raises(NoResponders):
-            await connection.request("nobody.there", timeout=5)
-        assert time.monotonic() - began < 1
+            await connection.request("nobody.there", timeout=60)
+        assert time.monotonic() - began < 10
 
 
 async def test_a_closed_connection_is_closed_even_when_cancelled(server: NatsServer) -> None:
@@ -393,7 +393,7 @@ async def test_a_closed_connection_is_closed_even_when_cancelled(server: NatsSer
             async with connected(server) as connection:
                 responder = await Responder.start(connection, "voice", Identity("n1", "a"))
                 assert responder
-                assert (await user.client.request("voice", b"", timeout=1)).data
+                assert (await user.client.request("voice", b"", timeout=ANSWER)).data
                 scope.cancel()
                 await anyio.lowlevel.checkpoint()
         await eventually(lambda: _silent(user))

@@ -28,7 +28,7 @@ from cdm.runtimes.keeper.runs import Run, Stopping
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from tests.harness.proc import descriptors, exists, stranger
 from tests.harness.programs import READY, SHORT, STUBBORN, Stage, key_of, staged
-from tests.harness.waiting import bounded, eventually, in_time
+from tests.harness.waiting import bounded, eventually, in_time, patience
 
 pytestmark = pytest.mark.anyio
 
@@ -193,12 +193,12 @@ def test_a_node_that_hears_nothing_keeps_nothing_from_being_stopped(tmp_path: Pa
         started = wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 20)
         living = [int(line) for line in pids.read_text().split()]
         stopped = wait_for(lambda: not any(map(exists, living)))
-    assert keeper.wait(20) == 0
+    assert keeper.wait(patience()) == 0
     assert started
     assert stopped
 
 
-def wait_for(holds: Callable[[], object], within: float = 5.0) -> bool:
+def wait_for(holds: Callable[[], object], within: float = patience()) -> bool:
     """Whether something holds within so many seconds."""
     limit = time.monotonic() + within
     while not holds():

@@ -21,8 +21,8 @@ from nats.aio.msg import Msg
 from cdm.output.wire import WINDOW
 from tests.harness.processes import Processes, command_line, environment
 from tests.harness.servers import NatsServer
-from tests.harness.waiting import bounded, eventually
-from tests.harness.wire import Raw, raw
+from tests.harness.waiting import bounded, eventually, patience
+from tests.harness.wire import ANSWER, Raw, raw
 
 pytestmark = pytest.mark.anyio
 
@@ -91,7 +91,7 @@ async def asking(server: NatsServer, *options: str, output: Path) -> AsyncIterat
     try:
         yield
         asker.terminate()
-        assert await anyio.to_thread.run_sync(asker.wait, 10) == 0
+        assert await anyio.to_thread.run_sync(asker.wait, patience()) == 0
     except BaseException:
         _print_end(output)
         raise
@@ -243,7 +243,7 @@ async def test_followed_until_told_to_stop(server: NatsServer, tmp_path: Path, n
             assert f"n1/{NAME} | tick" in text
             assert f"n2/{NAME} | tick" in text
             asker.send_signal(number)
-            assert await anyio.to_thread.run_sync(asker.wait, 5) == 0
+            assert await anyio.to_thread.run_sync(asker.wait, patience()) == 0
             await eventually(lambda: stage.forgotten(2), 2)
         finally:
             asker.kill()
@@ -405,7 +405,7 @@ async def test_what_is_not_understood_is_told(server: NatsServer, tmp_path: Path
     async with cluster(server, tmp_path, SLOW, 1) as stage:
         deep = b'{"artifact":' + b"[" * 100_000
         for payload in (b"{", b'{"artifact":"x"}', b'{"artifact":"g:a:1","lines":-1}', b'{"artifact":"\xff"}', deep):
-            answer = json.loads((await stage.user.client.request("cdm.logs.n1", payload, timeout=2)).data)
+            answer = json.loads((await stage.user.client.request("cdm.logs.n1", payload, timeout=ANSWER)).data)
             assert "not understood" in answer["error"]
             assert answer["end"]
         found, _ = await stage.answers(since=1e300)
@@ -427,7 +427,7 @@ async def test_what_cannot_be_read_is_told(server: NatsServer, tmp_path: Path, f
             try:
                 await eventually(lambda: b"Is a directory" in output.read_bytes() and b"n2/" in output.read_bytes(), 10)
                 asker.terminate()
-                await anyio.to_thread.run_sync(asker.wait, 5)
+                await anyio.to_thread.run_sync(asker.wait, patience())
             finally:
                 asker.kill()
                 asker.wait()

@@ -24,7 +24,7 @@ from tests.harness.nodes import nodes_on
 from tests.harness.servers import FORGIVEN, NatsServer, running_server
 from tests.harness.store import connected
 from tests.harness.waiting import SLACK, bounded, eventually, in_time
-from tests.harness.wire import Raw, raw
+from tests.harness.wire import ANSWER, Raw, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -147,7 +147,7 @@ async def test_an_answer_writes_no_key(server: NatsServer) -> None:
         await presence(connection, "new").register()
         for reply in ("$KV.nodes.n2", "cdm.leader.1"):
             await user.client.publish("cdm.node.n1", b"", reply=reply)
-        assert (await user.client.request("cdm.node.n1", b"", timeout=2)).data
+        assert (await user.client.request("cdm.node.n1", b"", timeout=ANSWER)).data
         await user.client.flush()
         assert set(await user.contents("nodes")) == {"n1"}
 

@@ -174,7 +174,7 @@ def test_a_field_given_twice_among_thousands_is_found_in_a_moment() -> None:
     began = time.process_time()
     with pytest.raises(InvalidBlueprint) as caught:
         Blueprint.parse(f'{{"instances":1,"env":{{{text}}}}}'.encode())
-    assert time.process_time() - began < 0.2
+    assert time.process_time() - began < 0.5
     assert caught.value.field == names[-1]
     assert caught.value.problem == "is given twice"
 
