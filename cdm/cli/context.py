@@ -78,12 +78,12 @@ def selected_context() -> str | None:
         raise UsageError(f"{path} is damaged: {error}; see `nats context select`, or give --context") from None
 
 
-def access_of(context: str | None, *, anybody: bool = False) -> Access:
+def access_of(context: str | None, *, identified: bool = False) -> Access:
     """How to connect according to a context.
 
     Args:
         context: its name; None: a server on this machine.
-        anybody: whether its fields about who to be do not matter, because options replace them.
+        identified: whether options say who to be, so that its fields about that do not matter.
 
     Raises:
         UsageError: there is no such context, it cannot be read, or it has a field that cdm does not support.
@@ -100,7 +100,7 @@ def access_of(context: str | None, *, anybody: bool = False) -> Access:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"nats context {context!r} in {path} is damaged: {error}") from None
     for field, instead in _UNSUPPORTED.items():
-        if getattr(loaded, field) and not (anybody and instead is _CREDS):
+        if getattr(loaded, field) and not (identified and instead is _CREDS):
             raise UsageError(f"nats context {context!r} in {path}: cdm does not support its {field}; {instead}")
     return replace(
         Access(),

@@ -116,7 +116,7 @@ async def _run(
 
 
 async def _no_such_artifact(connection: Connection, artifact: Artifact) -> str:
-    """Whether nobody ever named this artifact, in words; empty: it is known, or what is known cannot be read."""
+    """That there is no such artifact, in words; empty: it is known, or what is known cannot be read."""
     known = await known_artifacts(connection)
     if known is None or artifact in known:
         return ""

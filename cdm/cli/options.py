@@ -135,7 +135,7 @@ class ConnectionOptions:
         if self.context and self.context != os.environ.get("NATS_CONTEXT") and server == os.environ.get("NATS_URL"):
             server = None  # a context that is typed takes precedence over a server from the environment
         context = self.context or (None if server else selected_context())
-        access = access_of(context, anybody=bool(self._given(*_WHO)))
+        access = access_of(context, identified=bool(self._given(*_WHO)))
         if server:
             access = replace(access, servers=servers_of(server))
         _check(access.servers)
@@ -165,8 +165,8 @@ class ConnectionOptions:
             raise UsageError(f"{options}: choose one way to say who you are")
         if password and not (given.get("user") or (access.user and not given)):
             raise UsageError("--password (NATS_PASSWORD) without --user (NATS_USER)")
-        nobody = dict.fromkeys(("creds", "nkey", "user", "password", "token")) if given else {}
-        return {**nobody, **given, **password}
+        cleared = dict.fromkeys(("creds", "nkey", "user", "password", "token")) if given else {}
+        return {**cleared, **given, **password}
 
 
 def _check(servers: Sequence[str]) -> None:
