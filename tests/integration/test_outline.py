@@ -275,7 +275,7 @@ MALFORMED: list[bytes] = [
     b"3" * 70_000,
     b'{"instances": 3, "instances": "x"}',
     b"0x10",
-    "\ufeff3".encode(),
+    "3".encode("utf-16"),
     "\uff13".encode(),
     b'{"INSTANCES": 3}',
     b'[{"instances": 3}]',
