@@ -14,6 +14,7 @@ from typing import Any
 
 from cyclopts import App, CycloptsError
 
+from cdm.cli.streams import open_missing
 from cdm.errors import AccessDenied, CdmError, Conflict, FolderTaken, ModelError, NodeIdTaken, UsageError
 from cdm.log import printable
 from cdm.version import VERSION
@@ -107,6 +108,7 @@ app.command(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    open_missing()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 from msgspec.structs import replace
 
@@ -25,11 +29,11 @@ from cdm.store.bucket import buckets
 from cdm.store.watch import Phase
 from tests.harness.judging import assert_legal
 from tests.harness.nodes import nodes_on
-from tests.harness.processes import Processes, command_line, node_processes
+from tests.harness.processes import Processes, command_line, environment, node_processes
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, SLEEP, Hand, Yard, agent_alone, ask, made, yard
 from tests.harness.store import connected
-from tests.harness.waiting import SLACK, bounded, eventually, in_time
+from tests.harness.waiting import SLACK, bounded, eventually, in_time, patience
 from tests.harness.wire import Rejection, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -313,6 +317,46 @@ async def test_a_folder_that_cannot_be_used_is_told_in_one_line(
     assert b"Traceback" not in refused.stderr
     async with raw(server) as user:
         assert not await user.contents("nodes")
+
+
+def _started_without(closed: str, server: NatsServer, folder: Path) -> subprocess.Popen[bytes]:
+    options = ["--id", "n1", "--server", server.url, "--role", "agent", "--folder", str(folder / "n1")]
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(
+            ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "cdm", "node", *options],
+            env=environment(),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+
+
+def _target(pid: int, descriptor: int) -> str:
+    return str(Path(f"/proc/{pid}/fd/{descriptor}").readlink())
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "2>&-", "<&-", ">&-"])
+async def test_a_node_that_is_started_without_standard_streams_runs(
+    server: NatsServer, tmp_path: Path, closed: str
+) -> None:
+    """As by some supervisors: what it opens must not get their numbers."""
+    async with yard(server, tmp_path) as ground:
+        await made(server, ground.user)
+        process = _started_without(closed, server, tmp_path)
+        try:
+            hand = Hand(ground.user)
+            key = hand.key(await ground.push("one"))
+            assert ask((await hand.up(key))["port"])
+            for number, text in enumerate(("<&-", " >&-", "2>&-")):
+                if text in f" {closed}":
+                    assert _target(process.pid, number) == os.devnull
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            assert await anyio.to_thread.run_sync(process.wait, patience(20)) == 0
+        finally:
+            process.kill()
+            process.wait()
 
 
 async def test_a_second_signal_lets_no_slice_have_its_grace(server: NatsServer, tmp_path: Path) -> None:
