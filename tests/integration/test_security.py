@@ -255,6 +255,8 @@ async def test_the_operator_pushes_artifacts_and_nodes_fetch_them(tmp_path: Path
         options = found.options("operator")
         pushed = await command_line("artifact", "push", "g:one:1", str(script), *options)
         assert pushed.returncode == 0, pushed.stderr
+        again = await command_line("artifact", "push", "g:one:1", str(script), *options)
+        assert b"unchanged" in again.stdout, again.stderr
         replaced = await command_line("artifact", "push", "g:one:1", str(script), "--force", *options)
         assert b"replaced" in replaced.stdout
         await operator.client.request("$KV.blueprints.g/one/1", b"3")
