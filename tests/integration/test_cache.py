@@ -8,8 +8,7 @@ import shutil
 import stat
 import subprocess
 import tarfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -28,74 +27,16 @@ from cdm.model.content import Form
 from cdm.model.manifest import Manifest
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.store import connected
+from tests.harness.supply import ONE, THREE, TWO, Supply, refused, supply
 from tests.harness.waiting import eventually
 from tests.harness.wire import Raw, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
-PLAIN = Manifest()
-ONE = Artifact("g", "one", "1")
-TWO = Artifact("g", "two", "1")
-THREE = Artifact("g", "three", "1")
 
-
-class Stage:
-    """A store, and somebody who pushes."""
-
-    def __init__(self, artifacts: Artifacts, folder: Path) -> None:
-        self.artifacts = artifacts
-        self.folder = folder
-
-    def cache(self, max_bytes: int = 10**9) -> Cache:
-        return Cache(self.folder / "cache", self.artifacts, max_bytes)
-
-    @property
-    def contents(self) -> list[str]:
-        """What is in the cache's folder, without seals."""
-        return sorted(path.name for path in (self.folder / "cache").iterdir() if path.suffix != ".seal")
-
-    @property
-    def seals(self) -> list[str]:
-        """The contents that have a seal."""
-        return sorted(path.stem for path in (self.folder / "cache").glob("*.seal"))
-
-    async def push(self, artifact: Artifact, path: Path, manifest: Manifest = PLAIN, *, force: bool = False) -> Pushed:
-        packed = pack(path, self.folder)
-        return await self.artifacts.push(artifact, packed.path, packed.content(manifest), force=force)
-
-    def file(self, size: int = 1000, name: str = "program") -> Path:
-        path = self.folder / name
-        path.write_bytes(os.urandom(size))
-        return path
-
-    def tree(self, name: str = "tree") -> Path:
-        path = self.folder / name
-        (path / "bin").mkdir(parents=True)
-        (path / "bin" / "a.sh").write_text("#!/bin/sh\necho a\n")
-        (path / "bin" / "b.sh").write_text("#!/bin/sh\necho b\n")
-        (path / "link").symlink_to("bin/a.sh")
-        return path
-
-
-@asynccontextmanager
-async def stage(server: NatsServer, folder: Path) -> AsyncIterator[Stage]:
-    async with connected(server) as connection:
-        artifacts = Artifacts(connection)
-        await artifacts.ensure(create=True)
-        yield Stage(artifacts, folder)
-
-
-async def refused(cache: Cache, artifact: Artifact = ONE, *, fatal: bool) -> str:
-    with pytest.raises(SliceFailed) as caught:
-        await cache.get(artifact)
-    assert caught.value.fatal is fatal
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-async def break_part(user: Raw, stage: Stage, artifact: Artifact) -> None:
+async def break_part(user: Raw, supply: Supply, artifact: Artifact) -> None:
     """Another part comes in the place of the last one."""
-    stored = await stage.artifacts.describe(artifact)
+    stored = await supply.artifacts.describe(artifact)
     subject = f"$O.artifacts.C.{stored.nuid}"
     last = await user.api("STREAM.MSG.GET.OBJ_artifacts", {"last_by_subj": subject})
     await user.api("STREAM.MSG.DELETE.OBJ_artifacts", {"seq": last["message"]["seq"]})
@@ -104,7 +45,7 @@ async def break_part(user: Raw, stage: Stage, artifact: Artifact) -> None:
 
 @pytest.mark.quick
 async def test_a_file_is_there_under_its_name_and_can_be_run(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         script = tmp_path / "job.py"
         script.write_text("print(1)")
         await at.push(ONE, script)
@@ -121,7 +62,7 @@ async def test_a_file_is_there_under_its_name_and_can_be_run(server: NatsServer,
 
 async def test_a_lone_file_can_be_run_whatever_runs_it(server: NatsServer, tmp_path: Path) -> None:
     """An earlier version pushed it with the permissions that it had."""
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         script = tmp_path / "job"
         script.write_text("#!/bin/sh\necho done\n")
         packed = pack(script, tmp_path)
@@ -134,7 +75,7 @@ async def test_a_lone_file_can_be_run_whatever_runs_it(server: NatsServer, tmp_p
 
 
 async def test_a_sparse_file_takes_no_more_room_than_it_did(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         image = at.file()
         os.truncate(image, 50_000_000)
         if image.stat().st_blocks * 512 > 1_000_000:
@@ -148,7 +89,7 @@ async def test_a_sparse_file_takes_no_more_room_than_it_did(server: NatsServer, 
 async def test_of_a_tree_the_entry_can_be_run_and_the_same_content_is_there_once(
     server: NatsServer, tmp_path: Path
 ) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         tree = at.tree()
         await at.push(ONE, tree, Manifest(entry="link"))
         await at.push(TWO, tree, Manifest(entry="bin/b.sh"))
@@ -164,7 +105,7 @@ async def test_of_a_tree_the_entry_can_be_run_and_the_same_content_is_there_once
 
 
 async def test_the_same_bytes_under_other_names_are_other_contents(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         for artifact, name in ((ONE, "a.py"), (TWO, "b.py")):
             (tmp_path / name).write_text("print(1)")
             await at.push(artifact, tmp_path / name)
@@ -175,7 +116,7 @@ async def test_the_same_bytes_under_other_names_are_other_contents(server: NatsS
 
 
 async def test_an_archive_is_unpacked(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         with tarfile.open(tmp_path / "app.tar.gz", "w:gz") as made:
             made.add(at.tree(), "app")
         await at.push(ONE, tmp_path / "app.tar.gz", Manifest(entry="app/bin/a.sh"))
@@ -185,7 +126,7 @@ async def test_an_archive_is_unpacked(server: NatsServer, tmp_path: Path) -> Non
 
 
 async def test_gets_at_once_share_one_download(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at, raw(server) as user:
+    async with supply(server, tmp_path) as at, raw(server) as user:
         await at.push(ONE, at.file(5_000_000))
         asked = 0
 
@@ -211,7 +152,7 @@ async def test_gets_at_once_share_one_download(server: NatsServer, tmp_path: Pat
 
 
 async def test_who_waits_goes_on_when_the_first_is_cancelled(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         await at.push(ONE, at.file(20_000_000))
         cache = at.cache()
         found: list[Fetched] = []
@@ -235,7 +176,7 @@ async def test_who_waits_goes_on_when_the_first_is_cancelled(server: NatsServer,
 
 
 async def test_a_cancelled_download_leaves_nothing(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         await at.push(ONE, at.file(20_000_000))
         for pause in (0.0, 0.005, 0.02, 0.05, 0.1):
             with anyio.move_on_after(pause) as scope:
@@ -252,12 +193,12 @@ async def test_what_is_missing_is_told_with_what_to_do(server: NatsServer, tmp_p
     async with connected(server) as connection:
         cache = Cache(tmp_path / "cache", Artifacts(connection))
         assert "cdm init" in await refused(cache, fatal=True)
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         assert "cdm artifact push g:one:1" in await refused(at.cache(), fatal=True)
 
 
 async def test_a_manifest_that_cannot_be_obeyed_is_fatal(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         await at.push(ONE, at.tree(), Manifest(entry="bin/no"))
         text = await refused(at.cache(), fatal=True)
         assert "entry: 'bin/no'" in text
@@ -267,7 +208,7 @@ async def test_a_manifest_that_cannot_be_obeyed_is_fatal(server: NatsServer, tmp
 
 
 async def test_a_record_of_a_later_version_is_fatal(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at, raw(server) as user:
+    async with supply(server, tmp_path) as at, raw(server) as user:
         await at.push(ONE, at.file())
         info = await user.api("STREAM.INFO.OBJ_artifacts", {"subjects_filter": "$O.artifacts.M.>"})
         (subject,) = info["state"]["subjects"]
@@ -281,7 +222,7 @@ async def test_a_record_of_a_later_version_is_fatal(server: NatsServer, tmp_path
 
 
 async def test_a_damaged_artifact_is_never_there(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at, raw(server) as user:
+    async with supply(server, tmp_path) as at, raw(server) as user:
         await at.push(ONE, at.file(300_000))
         await break_part(user, at, ONE)
         cache = at.cache()
@@ -303,7 +244,7 @@ async def test_a_damaged_artifact_is_never_there(server: NatsServer, tmp_path: P
 async def test_a_damaged_artifact_does_not_hinder_another_with_the_same_content(
     server: NatsServer, tmp_path: Path
 ) -> None:
-    async with stage(server, tmp_path) as at, raw(server) as user:
+    async with supply(server, tmp_path) as at, raw(server) as user:
         path = at.file(300_000)
         await at.push(ONE, path)
         await at.push(TWO, path)
@@ -317,7 +258,7 @@ async def test_a_damaged_artifact_does_not_hinder_another_with_the_same_content(
 
 
 async def test_a_harmful_archive_is_never_there(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         bad = tmp_path / "bad.tar"
         with tarfile.open(bad, "w") as made:
             made.addfile(tarfile.TarInfo("../../escaped"))
@@ -329,7 +270,7 @@ async def test_a_harmful_archive_is_never_there(server: NatsServer, tmp_path: Pa
 
 
 async def test_one_that_unpacks_to_more_than_it_says_is_refused(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         tree = at.tree()
         (tree / "big").write_bytes(bytes(1_000_000))
         packed = pack(tree, tmp_path)
@@ -342,7 +283,7 @@ async def test_one_that_unpacks_to_more_than_it_says_is_refused(server: NatsServ
 async def test_a_full_disk_is_told_and_leaves_nothing(
     server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         await at.push(ONE, at.tree(), Manifest(entry="link"))
         cache = at.cache()
 
@@ -362,7 +303,7 @@ async def test_without_a_connection_it_is_not_fatal(
     server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cdm.store.objects.PATIENCE", 0.5)
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         await at.push(ONE, at.file())
         server.kill()
         assert "g:one:1" in await refused(at.cache(), fatal=False)
@@ -374,7 +315,7 @@ async def test_without_a_connection_it_is_not_fatal(
 async def test_one_that_is_replaced_while_it_is_downloaded_is_downloaded_anew(
     server: NatsServer, tmp_path: Path
 ) -> None:
-    async with stage(server, tmp_path) as at, connected(server) as connection:
+    async with supply(server, tmp_path) as at, connected(server) as connection:
         await at.push(ONE, at.file(40_000_000))
         before = await at.artifacts.describe(ONE)
         new = at.file(1_000_000, "new")
@@ -396,7 +337,7 @@ async def test_one_that_is_replaced_while_it_is_downloaded_is_downloaded_anew(
 
 
 async def test_one_that_is_replaced_later_stays_for_those_who_hold_it(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         await at.push(ONE, at.file())
         cache = at.cache()
         old = await cache.get(ONE)
@@ -410,7 +351,7 @@ async def test_one_that_is_replaced_later_stays_for_those_who_hold_it(server: Na
 
 
 async def test_what_was_not_used_for_longest_makes_room_unless_it_is_held(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         for artifact in (ONE, TWO, THREE):
             await at.push(artifact, at.file(400_000, artifact.name))
         cache = at.cache(1_000_000)
@@ -434,7 +375,7 @@ async def test_what_was_not_used_for_longest_makes_room_unless_it_is_held(server
 
 
 async def test_what_can_never_fit_is_fatal(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         await at.push(ONE, at.file(2000))
         assert "enlarge" in await refused(at.cache(1000), fatal=True)
 
@@ -454,7 +395,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 async def test_what_has_no_room_on_the_disk_says_what_it_needs(
     server: NatsServer, tmp_path: Path, small_disk: Path
 ) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         for artifact in (ONE, TWO):
             tree = at.tree(artifact.name)
             (tree / "data").write_bytes(os.urandom(3_000_000))
@@ -477,7 +418,7 @@ async def test_what_has_no_room_on_the_disk_says_what_it_needs(
 
 
 async def test_many_at_once_stay_within_the_bound(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         all_of_them = [Artifact("g", f"a{number}", "1") for number in range(8)]
         for artifact in all_of_them:
             await at.push(artifact, at.file(300_000, artifact.name))
@@ -505,7 +446,7 @@ async def test_many_at_once_stay_within_the_bound(server: NatsServer, tmp_path: 
 
 
 async def test_a_new_process_takes_over_what_is_there_and_removes_leftovers(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         for artifact in (ONE, TWO, THREE):
             await at.push(artifact, at.file(400_000, artifact.name))
         before = at.cache(1_000_000)
@@ -534,7 +475,7 @@ async def test_a_new_process_takes_over_what_is_there_and_removes_leftovers(serv
 async def test_what_somebody_removed_from_the_folder_is_fetched_again(
     server: NatsServer, tmp_path: Path, removed: str, held: bool
 ) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         await at.push(ONE, at.tree(), Manifest(entry="bin/a.sh"))
         cache = at.cache()
         one = await cache.get(ONE)
@@ -564,7 +505,7 @@ async def test_what_somebody_removed_from_the_folder_is_fetched_again(
 
 
 async def test_what_somebody_removed_makes_room(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         for artifact in (ONE, TWO):
             await at.push(artifact, at.file(400_000, artifact.name))
         cache = at.cache(500_000)
@@ -578,7 +519,7 @@ async def test_what_somebody_removed_makes_room(server: NatsServer, tmp_path: Pa
 async def test_what_cannot_be_removed_is_not_forgotten(
     server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with stage(server, tmp_path) as at:
+    async with supply(server, tmp_path) as at:
         for artifact in (ONE, TWO):
             await at.push(artifact, at.file(400_000, artifact.name))
         cache = at.cache(500_000)
@@ -594,193 +535,3 @@ async def test_what_cannot_be_removed_is_not_forgotten(
         assert await cache.get(ONE) == one
         await cache.get(TWO)
         await cache.get(ONE)
-
-
-# Altered on the disk
-
-
-def _appended(folder: Path) -> None:
-    program = folder / "bin" / "a.sh"
-    program.chmod(0o755)
-    with program.open("a") as file:
-        file.write("echo more\n")
-
-
-def _other_bytes_at_the_same_time(folder: Path) -> None:
-    program = folder / "bin" / "b.sh"  # not the entry: the program may read it
-    known = program.stat()
-    program.chmod(0o755)
-    program.write_text(program.read_text().replace("echo b", "echo x"))
-    program.chmod(stat.S_IMODE(known.st_mode))
-    os.utime(program, ns=(known.st_atime_ns, known.st_mtime_ns))
-
-
-def _another_file(folder: Path) -> None:
-    program = folder / "bin" / "a.sh"
-    known = program.stat()
-    other = folder.parent / "other"
-    other.write_text(program.read_text().replace("echo a", "echo x"))
-    other.chmod(stat.S_IMODE(known.st_mode))
-    os.utime(other, ns=(known.st_atime_ns, known.st_mtime_ns))
-    other.rename(program)
-
-
-def _link_for_file(folder: Path) -> None:
-    program = folder / "bin" / "a.sh"
-    other = folder.parent.parent / "elsewhere"
-    other.write_bytes(program.read_bytes())
-    program.unlink()
-    program.symlink_to(other)
-
-
-def _link_elsewhere(folder: Path) -> None:
-    (folder / "link").unlink()
-    (folder / "link").symlink_to("bin/b.sh")
-
-
-def _link_for_folder(folder: Path) -> None:
-    (folder / "bin").rename(folder.parent.parent / "bin")
-    (folder / "bin").symlink_to(folder.parent.parent / "bin")
-
-
-def _link_for_all(folder: Path) -> None:
-    folder.rename(folder.parent.parent / "all")
-    folder.symlink_to(folder.parent.parent / "all")
-
-
-def _one_more(folder: Path) -> None:
-    (folder / "bin" / "more.sh").write_text("#!/bin/sh\n")
-    (folder / "more").mkdir()
-    (folder / "more" / "x").touch()
-
-
-def _file_for_folder(folder: Path) -> None:
-    (folder / "empty").rmdir()
-    (folder / "empty").touch()
-
-
-ALTERATIONS = [
-    *(_appended, _other_bytes_at_the_same_time, _another_file),
-    *(_link_for_file, _link_elsewhere, _link_for_folder, _link_for_all),
-    *(_one_more, _file_for_folder),
-]
-
-
-def state_of(folder: Path) -> dict[str, str | bytes | None]:
-    """What is in a folder: bytes of files, targets of links."""
-    assert not folder.is_symlink()
-    return {
-        path.relative_to(folder).as_posix(): str(path.readlink())
-        if path.is_symlink()
-        else path.read_bytes()
-        if path.is_file()
-        else None
-        for path in folder.rglob("*")
-    }
-
-
-@pytest.mark.parametrize("alter", ALTERATIONS, ids=lambda alter: alter.__name__)
-@pytest.mark.parametrize("restarted", [False, True])
-async def test_what_somebody_altered_is_not_run(
-    server: NatsServer, tmp_path: Path, alter: Callable[[Path], None], restarted: bool
-) -> None:
-    async with stage(server, tmp_path) as at:
-        tree = at.tree()
-        (tree / "empty").mkdir()
-        await at.push(ONE, tree, Manifest(entry="link"))
-        cache = at.cache()
-        one = await cache.get(ONE)
-        before = state_of(one.folder)
-        alter(one.folder)
-        if restarted:
-            cache = at.cache()
-        assert await cache.get(ONE) == one
-        assert state_of(one.folder) == before
-        assert at.contents == [one.digest]
-        assert at.seals == [one.digest]
-
-
-async def test_a_lone_file_that_was_altered_is_not_run(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at:
-        script = tmp_path / "job.sh"
-        script.write_text("#!/bin/sh\necho right\n")
-        script.chmod(0o755)
-        await at.push(ONE, script)
-        for cache in (at.cache(), at.cache()):
-            program = (await cache.get(ONE)).folder / "job.sh"
-            program.chmod(0o755)
-            program.write_text("#!/bin/sh\necho wrong\n")
-            assert (await cache.get(ONE)).folder / "job.sh" == program
-            assert (await anyio.run_process([program])).stdout == b"right\n"
-
-
-async def test_what_is_still_the_same_is_not_downloaded_again(server: NatsServer, tmp_path: Path) -> None:
-    async with stage(server, tmp_path) as at, raw(server) as user:
-        await at.push(ONE, at.tree(), Manifest(entry="link"))
-        one = await at.cache().get(ONE)
-        asked = 0
-
-        async def count(message: object) -> None:
-            nonlocal asked
-            asked += 1
-
-        await user.client.subscribe("$JS.API.DIRECT.GET.OBJ_artifacts", cb=count)
-        await user.client.flush()
-        cache = at.cache()
-        await cache.get(ONE)
-        for path in one.folder.rglob("*.sh"):
-            os.utime(path)
-        await cache.get(ONE)
-        shutil.copytree(one.folder, tmp_path / "copy", symlinks=True)
-        shutil.rmtree(one.folder)
-        (tmp_path / "copy").rename(one.folder)
-        (one.folder / "bin" / "b.sh").chmod(0o6777)
-        await cache.get(ONE)
-        assert stat.S_IMODE((one.folder / "bin" / "b.sh").stat().st_mode) == 0o444
-        await user.client.flush()
-        assert asked == 0
-
-
-async def test_what_slices_write_beside_their_program_is_left_while_they_are_there(
-    server: NatsServer, tmp_path: Path
-) -> None:
-    async with stage(server, tmp_path) as at:
-        await at.push(ONE, at.tree(), Manifest(entry="link"))
-        cache = at.cache()
-        one = await cache.get(ONE)
-        cache.hold(one.digest)
-        (one.folder / "data").write_text("mine")
-        await cache.get(ONE)
-        assert (one.folder / "data").exists()
-        cache.release(one.digest)
-        await cache.get(ONE)
-        assert not (one.folder / "data").exists()
-
-
-async def test_what_has_no_seal_is_downloaded_anew(server: NatsServer, tmp_path: Path) -> None:
-    """An earlier version of cdm left none; and what is altered must not be trusted because its seal is gone."""
-    async with stage(server, tmp_path) as at:
-        await at.push(ONE, at.tree(), Manifest(entry="link"))
-        one = await at.cache().get(ONE)
-        for spoil in (Path.unlink, lambda seal: seal.write_bytes(b"nonsense")):
-            _appended(one.folder)
-            spoil(tmp_path / "cache" / f"{one.digest}.seal")
-            cache = at.cache()
-            await cache.start()
-            assert cache.size > 0
-            await cache.get(ONE)
-            assert (await anyio.run_process([one.folder / "bin" / "a.sh"])).stdout == b"a\n"
-            assert at.contents == at.seals == [one.digest]
-
-
-async def test_one_that_is_altered_and_held_needs_no_room_beside_the_new_one(
-    server: NatsServer, tmp_path: Path
-) -> None:
-    async with stage(server, tmp_path) as at:
-        await at.push(ONE, at.file(400_000))
-        cache = at.cache(500_000)
-        one = await cache.get(ONE)
-        cache.hold(one.digest)
-        (one.folder / "program").unlink()
-        assert await cache.get(ONE) == one
-        assert cache.size == 400_000
