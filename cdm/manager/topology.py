@@ -218,6 +218,11 @@ class Topology:
         """It had no effect, so there is nothing to undo."""
         log.info("unreadable key is gone", bucket="nodes", key=removed.name)
 
+    def was_stopped(self, until: float) -> None:
+        """This process did not run until now, so it has heard nobody: what is told late is no silence of others."""
+        if self._hearing_since is not None:
+            self._hearing_since = until
+
     @receiver
     def on_connected(self, connected: Connected) -> None:
         """Nodes can be heard from now on."""

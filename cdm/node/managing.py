@@ -23,6 +23,7 @@ from cdm.log import Log
 from cdm.manager.active import Active
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Outbox
+from cdm.manager.pulse import PERIOD, Pulse
 from cdm.manager.topology import Registered, Topology
 from cdm.node.buckets import ensure
 from cdm.node.part import WHOLE, Ground, Part
@@ -74,6 +75,7 @@ class Managing(Part):
         self._status_writer = StatusWriter(
             ground.buckets["status"], self.outbox, self._statuses, self.election, ground.backpressure
         )
+        self._pulse = Pulse(clock.now())
         self.leadership = Leadership(
             slices,
             self.election,
@@ -86,7 +88,7 @@ class Managing(Part):
         self.mirrors = dict.fromkeys(ground.buckets, WHOLE)
         # The topology first: what the manager makes of a message depends on it.
         self.receivers = (self.topology, self.leadership, self.manager)
-        self.work = (self._commands.run, self._status_writer.run, self._tick, self.leadership.run)
+        self.work = (self._commands.run, self._status_writer.run, self._tick, self._keep_pulse, self.leadership.run)
 
     async def prepare(self) -> None:
         """Check the buckets, or make them; waits while JetStream itself is not ready.
@@ -172,6 +174,19 @@ class Managing(Part):
         if failed is not None:
             raise failed
 
+    async def _keep_pulse(self) -> None:
+        while True:
+            await anyio.sleep(PERIOD)
+            self._beat()
+
+    def _beat(self) -> float:
+        """Take note that this process runs; returns the time."""
+        now = clock.now()
+        if gap := self._pulse.beat(now):
+            log.warning("this process was not running, and has heard nobody meanwhile", seconds=round(gap, 1))
+            self.topology.was_stopped(now)
+        return now
+
     async def _tick(self) -> None:
         """Route a `Tick` whenever there is work or something is due."""
         while True:
@@ -179,5 +194,5 @@ class Managing(Part):
             pause = max(min(due) - clock.now(), 0) if due else None
             with anyio.move_on_after(pause):
                 await self._due.wait()
-            self._ground.route(Tick(clock.now()))
+            self._ground.route(Tick(self._beat()))
             await anyio.lowlevel.checkpoint()

@@ -180,6 +180,28 @@ def test_an_expiry_just_after_connecting_again_is_no_death_for_a_whole_ttl() -> 
     assert world.tick(90.0) == [NodeDied(n(1))]
 
 
+def test_an_expiry_that_is_heard_of_after_this_process_was_stopped_is_no_death_for_a_whole_ttl() -> None:
+    """All were stopped together, as by a paused hypervisor: what came meanwhile is told at once, in any order."""
+    world = World(connected=0.0)
+    for number in (1, 2, 3):
+        world.beat(n(number), 100.0)
+    world.gone(n(1), at=110.0)
+    world.topology.was_stopped(112.0)
+    world.gone(n(2), at=110.0)
+    assert world.tick(112.0) == []
+    world.beat(n(2), 112.5)
+    assert world.tick(121.9) == []
+    assert world.tick(122.0) == [NodeDied(n(1))]
+
+
+def test_a_process_that_was_stopped_while_disconnected_hears_nobody_yet() -> None:
+    world = World(connected=None)
+    world.beat(n(1), 0.0)
+    world.gone(n(1))
+    world.topology.was_stopped(5.0)
+    assert world.topology.wake_at() is None
+
+
 def test_nobody_dies_while_disconnected() -> None:
     world = World(connected=None)
     world.beat(n(1), 0.0)
