@@ -79,21 +79,26 @@ async def _look(access: Access, prefix: str) -> ClusterReport:
 
 
 def render(found: ClusterReport) -> list[Text | Table]:
-    """The report for people: what is wrong comes first, and is said once."""
+    """The report for people: what is wrong comes first, and is said once; the sums come last, above the prompt."""
     return [
-        *_summary(found),
+        *_leader(found),
         *(plain(f"note: {each}", "yellow") for each in found.notes),
         *_blueprints(found),
         *_nodes(found),
         *_slices(found),
+        _sum(found),
     ]
 
 
-def _summary(found: ClusterReport) -> list[Text]:
+def _leader(found: ClusterReport) -> list[Text]:
     leader = plain(found.leader or "none", "green" if found.leader else "red")
     lines = [Text.assemble(("leader ", "bold"), leader, f"   term {found.term}")]
     if not found.healthy:
         lines.append(Text("nobody leads: what follows is as the last leader left it", "red"))
+    return lines
+
+
+def _sum(found: ClusterReport) -> Text:
     conditions = _sums((each.condition for each in found.blueprints), list(_CONDITIONS))
     states = _sums((each.state for each in found.slices), _ORDER)
     schedules = _sums((each.schedule for each in found.nodes if each.schedule is not Schedule.NORMAL), ())
@@ -102,7 +107,7 @@ def _summary(found: ClusterReport) -> list[Text]:
         _count(len(found.blueprints), "blueprint", conditions),
         _count(len(found.slices), "slice", states),
     ]
-    return [*lines, plain(", ".join(counts))]
+    return Text.assemble("\n", plain(", ".join(counts)))
 
 
 _ORDER = (SliceState.FAILED, *(state for state in SliceState if state not in (SliceState.FAILED, SliceState.ACTIVE)))
