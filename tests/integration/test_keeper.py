@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import signal
 import socket
@@ -18,7 +19,7 @@ import anyio
 import pytest
 
 from cdm import clock
-from cdm.errors import SliceFailed
+from cdm.errors import SliceFailed, UsageError
 from cdm.model.manifest import Line, Manifest, Readiness, Restart
 from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper import processes as census
@@ -232,12 +233,23 @@ async def test_one_program_more_than_there_are_file_descriptors_for(stage: Stage
             await stage.runtime.activate(key)
         except SliceFailed as error:
             reason = str(error)
-    assert "no file descriptors left for one more program" in reason
+    assert re.search(r"no file descriptors left for one more program: \d+ need about \d+, and its limit", reason)
     assert 3 < len(stage.living) < 10
     for key in stage.runtime.slices:
         await stage.runtime.deactivate(key)
     assert stage.living == []
     assert stage.runtime.keeper == keeper
+
+
+async def test_a_node_with_too_few_file_descriptors_says_how_many_it_needs(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    stage = Stage(tmp_path)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
+    try:
+        with pytest.raises(UsageError, match=r"only 40 files may be open \(ulimit -n\); a node needs 64, and about 3"):
+            await stage.runtime.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture

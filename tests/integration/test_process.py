@@ -31,6 +31,7 @@ from cdm.model.manifest import (
 from cdm.runtimes import Runtime, Work
 from tests.harness.proc import children, exists, read
 from tests.harness.programs import STUBBORN, Stage, key_of, staged
+from tests.harness.servers import free_port
 from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.anyio
@@ -177,7 +178,10 @@ class TestPrograms:
         assert stage.runtime.slices == {work.key: False}
         assert stage.pids == []
 
-    async def test_free_ports_differ_and_a_taken_one_is_told(self, stage: Stage) -> None:
+    async def test_free_ports_differ_and_a_taken_one_is_told(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("cdm.runtimes.process.slice.PORT_PATIENCE", 0.2)
         auto = Manifest(port="auto", readiness=Readiness(check=Tcp(), timeout=10))
         ports = set()
         for number in range(5):
@@ -190,6 +194,28 @@ class TestPrograms:
         with pytest.raises(SliceFailed, match=f"port {taken} is in use") as caught:
             await stage.runtime.activate(key)
         assert not caught.value.fatal
+
+    @pytest.mark.parametrize("stubborn", [False, True])
+    async def test_a_fixed_port_that_another_slice_had_is_taken_as_soon_as_it_is_free(
+        self, stage: Stage, stubborn: bool
+    ) -> None:
+        """Also while that is being stopped, which takes all of its grace."""
+        port = free_port()
+        manifest = Manifest(port=port, readiness=Readiness(check=Tcp(), interval=0.05), stop_grace=1)
+        program = LISTEN + "time.sleep(600)"
+        old = await stage.up(STUBBORN + program if stubborn else program, manifest)
+        new = await stage.load(program, manifest, key_of("new"))
+        async with anyio.create_task_group() as tasks:
+            if stubborn:
+                tasks.start_soon(stage.runtime.unload, old)
+                await anyio.sleep(0.1)
+            tasks.start_soon(stage.runtime.activate, new)
+            await anyio.sleep(0.3)
+            assert len(stage.pids) == 1
+            await stage.runtime.unload(old)
+            freed = time.monotonic()
+        assert time.monotonic() - freed < 3
+        assert stage.runtime.slices == {new: True}
 
     async def test_a_port_of_a_stranger_is_not_taken_for_ours(self, stage: Stage) -> None:
         async with await anyio.create_tcp_listener(local_host="127.0.0.1") as stranger:

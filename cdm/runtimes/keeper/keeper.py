@@ -188,7 +188,7 @@ class Keeper:
                 os.close(descriptor)
             if group is not None:
                 cgroup.remove(group)
-            self._tell(SpawnRefused(spawn.run, shortage(error, self._files)))
+            self._tell(SpawnRefused(spawn.run, shortage(error, self._files, len(self._runs))))
             return
         os.close(pipes[1])
         os.close(pipes[3])

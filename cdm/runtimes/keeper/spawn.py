@@ -24,6 +24,9 @@ _prctl = ctypes.CDLL(None, use_errno=True).prctl
 """Loaded before any fork."""
 RESERVE = 16
 """File descriptors that runs cannot use up."""
+FILES_A_RUN = 3
+FILES_BESIDES = RESERVE + 14
+"""File descriptors that a keeper needs for a run, and besides: some of them only while a program is started."""
 OOM_SCORE = 200
 """How much sooner the kernel ends a program than the keeper when memory is short, in thousandths of all memory. It ends
 the largest process, and of a program that forks without end each process is smaller than the node."""
@@ -155,6 +158,8 @@ def _become(
     try:
         signal.set_wakeup_fd(-1)
         os.setsid()
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # until exec closes what is the keeper's
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != keeper:  # it died before PR_SET_PDEATHSIG
             os._exit(127)
@@ -219,11 +224,21 @@ def _why_not(program: str, number: int) -> str | None:
     return None
 
 
-def shortage(error: OSError, files: tuple[int, int]) -> str:
-    """Why no process could be started, in words; ``files`` is RLIMIT_NOFILE as `raise_open_files` found it."""
+def shortage(error: OSError, files: tuple[int, int], runs: int) -> str:
+    """Why one more program could not be started, in words.
+
+    Args:
+        error: what the system said.
+        files: RLIMIT_NOFILE as `raise_open_files` found it.
+        runs: how many programs run.
+    """
     match error.errno:
         case errno.EMFILE:
-            return f"this node has no file descriptors left for one more program (RLIMIT_NOFILE {files[1]})"
+            needed = FILES_BESIDES + FILES_A_RUN * (runs + 1)
+            return (
+                f"this node has no file descriptors left for one more program: {runs + 1} need about {needed},"
+                f" and its limit (ulimit -n, LimitNOFILE) is {files[1]}"
+            )
         case errno.EAGAIN:
             return "this node has no processes left for one more program (pid_max, TasksMax or RLIMIT_NPROC)"
     return str(error)

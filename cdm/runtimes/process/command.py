@@ -115,6 +115,13 @@ def _expand(argument: str, environment: Mapping[str, str]) -> str:
     return _VARIABLE.sub(value, argument)
 
 
+def fixed_ports(manifest: Manifest, before: int | None) -> set[int]:
+    """The ports that must be free when the slice is started; ``before`` is the one that it had, and keeps."""
+    checks = (manifest.readiness.check, manifest.liveness.check if manifest.liveness else None)
+    ports = {check.port for check in checks if isinstance(check, (Tcp, Http))} | {before or manifest.port}
+    return {port for port in ports if isinstance(port, int)}
+
+
 def _port(manifest: Manifest, taken: Collection[int], before: int | None) -> int | None:
     wanted = manifest.port if before is None else before
     if wanted == "auto":
@@ -123,9 +130,7 @@ def _port(manifest: Manifest, taken: Collection[int], before: int | None) -> int
             if port not in taken:
                 return port
         raise SliceFailed("no TCP port is free")
-    checks = (manifest.readiness.check, manifest.liveness.check if manifest.liveness else None)
-    ports = {check.port for check in checks if isinstance(check, (Tcp, Http))} | {wanted}
-    for port in sorted(port for port in ports if port is not None):
+    for port in sorted(fixed_ports(manifest, before)):
         # A check could not tell another program that listens there from ours.
         if port in taken:
             raise SliceFailed(f"port {port} is in use by another slice on this node")

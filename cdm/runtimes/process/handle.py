@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable, Coroutine
+from typing import TypeVar
+
+import anyio
 
 from cdm import clock
 from cdm.model.keys import SliceKey
 from cdm.runtimes.keeper.protocol import Exited, Gone, Lapsed, Listener, Losing, RunEvent, Said, SpawnRefused, Started
+
+T = TypeVar("T")
 
 LOST = "the process that keeps this node's slices died"
 CUT_OFF = "stopped: NATS accepted no heartbeat of this node for too long (stop_after)"
@@ -73,6 +79,20 @@ class RunHandle:
         if not self.left:
             self.over.set()
         self.gone.set()
+
+    async def unless_over(self, wait: Callable[[], Coroutine[object, object, T]]) -> T | None:
+        """Wait for something as long as the program runs; returns None when that ended first."""
+        result: T | None = None
+        async with anyio.create_task_group() as tasks:
+
+            async def over() -> None:
+                await self.over.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(over)
+            result = await wait()
+            tasks.cancel_scope.cancel()
+        return result
 
     @property
     def clean(self) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import anyio
 
-from cdm.errors import SliceFailed
+from cdm.errors import SliceFailed, UsageError
 from cdm.log import Log
 from cdm.model.artifact import Artifact
 from cdm.model.keys import SliceKey
@@ -38,6 +39,8 @@ log = Log("cdm.process")
 
 ORPHAN_BOUND = 2.0
 """Seconds after the node's death, however it died, when no process of its slices lives any more."""
+MIN_FILES = 64
+"""File descriptors that node and keeper each need before there is a slice."""
 KEPT = 20
 """How many unloaded slices' output is kept."""
 UNLIMITED = (
@@ -83,7 +86,13 @@ class ProcessRuntime(Runtime):
 
         Raises:
             SliceFailed: a process cannot be ended.
+            UsageError: too few files may be open.
         """
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if files != resource.RLIM_INFINITY and files < MIN_FILES:
+            raise UsageError(
+                f"only {files} files may be open (ulimit -n); a node needs {MIN_FILES}, and about 3 more for each slice"
+            )
         self._folder.mkdir(parents=True, exist_ok=True)
         self._keeping = await Keeping.start(self._folder, self._read_token(), grouped=self._cgroups)
         self.heard(self._heard)

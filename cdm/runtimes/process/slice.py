@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Coroutine
 from enum import Enum, auto
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import anyio
 
@@ -20,7 +20,7 @@ from cdm.model.manifest import Http, Line, Liveness, Tcp, Up
 from cdm.runtimes import Surroundings, Work
 from cdm.runtimes.keeper.protocol import Lapse, Spawn
 from cdm.runtimes.process.checks import probe
-from cdm.runtimes.process.command import prepare
+from cdm.runtimes.process.command import fixed_ports, prepare
 from cdm.runtimes.process.handle import CUT_OFF, RunHandle
 from cdm.runtimes.process.restart import Again, GiveUp, decide
 from cdm.runtimes.process.supervisor import Keeping
@@ -29,10 +29,12 @@ log = Log("cdm.process")
 
 PROBE_TIMEOUT = 5.0
 """Seconds that one check for readiness may take."""
+PORT_PATIENCE = 10.0
+"""Seconds that a port which another slice of this node has is waited for. Longer would keep a slice from being started
+on another node."""
+PORT_INTERVAL = 0.05
 STRANGERS = 2
 """Checks answered by another process after which the program is not waited for any longer."""
-
-T = TypeVar("T")
 
 
 class Host(Protocol):
@@ -138,7 +140,6 @@ class Slice:
 
     async def deactivate(self) -> None:
         """Stop it. The stop goes on where the caller is cancelled. Raises `SliceFailed` where something lives on."""
-        self.port = None
         if self.phase is Phase.LOADED:
             return
         life = self._begin_life(Phase.STOPPING, self._finish) if self.phase is Phase.STUCK else self._life
@@ -184,7 +185,9 @@ class Slice:
         except SliceFailed as error:
             life.stuck = error
         finally:
-            self.phase = Phase.LOADED if self._run is None else Phase.STUCK
+            self.phase = Phase.STUCK
+            if self._run is None:
+                self.phase, self.port = Phase.LOADED, None
             life.over.set()
             life.settled.set()
 
@@ -212,6 +215,7 @@ class Slice:
             raise SliceFailed(CUT_OFF)
         keeping = self._host.keeping
         await keeping.ready()
+        await self._wait_for_ports()
         name = keeping.name()
         program = prepare(self.work, keeping.mark(name), os.environ, self._host.ports(self), self.port)
         self.port = program.port
@@ -236,6 +240,13 @@ class Slice:
             self.key,
         )
 
+    async def _wait_for_ports(self) -> None:
+        """Wait a while for fixed ports that another slice of this node has: it may be about to stop."""
+        wanted = fixed_ports(self.work.manifest, self.port)
+        with anyio.move_on_after(PORT_PATIENCE):
+            while not wanted.isdisjoint(self._host.ports(self)):  # noqa: ASYNC110  # seldom, and not for long
+                await anyio.sleep(PORT_INTERVAL)
+
     @property
     def _stop_signal(self) -> signal.Signals:
         return signal.Signals[self.work.manifest.stop_signal]
@@ -253,12 +264,12 @@ class Slice:
             case None:
                 pass
             case Up(seconds):
-                await _unless_over(run, partial(anyio.sleep, seconds))
+                await run.unless_over(partial(anyio.sleep, seconds))
             case Line(text):
                 run.lacking = f"the line {text!r} was not written"
-                await _unless_over(run, run.said.wait)
+                await run.unless_over(run.said.wait)
             case Tcp() | Http() as check:
-                return await _unless_over(run, partial(self._until_answered, run, check, readiness.interval))
+                return await run.unless_over(partial(self._until_answered, run, check, readiness.interval))
         return None
 
     async def _until_answered(self, run: RunHandle, check: Tcp | Http, interval: float) -> str | None:
@@ -358,7 +369,7 @@ class Slice:
         if liveness is None:
             await run.over.wait()
             return None
-        return await _unless_over(run, partial(self._until_dead, liveness))
+        return await run.unless_over(partial(self._until_dead, liveness))
 
     async def _until_dead(self, liveness: Liveness) -> str:
         failed = 0
@@ -368,21 +379,6 @@ class Slice:
             failed = failed + 1 if problem else 0
             if failed >= liveness.failures:
                 return f"not alive ({problem}, {failed} times in a row)"
-
-
-async def _unless_over(run: RunHandle, wait: Callable[[], Coroutine[object, object, T]]) -> T | None:
-    """Wait for something as long as the program runs; returns None when that ended first."""
-    result: T | None = None
-    async with anyio.create_task_group() as tasks:
-
-        async def over() -> None:
-            await run.over.wait()
-            tasks.cancel_scope.cancel()
-
-        tasks.start_soon(over)
-        result = await wait()
-        tasks.cancel_scope.cancel()
-    return result
 
 
 def _reason(problem: str, last: tuple[str, ...]) -> str:
