@@ -74,6 +74,8 @@ class _Kept:
         """None: it is not, or not any more, what was unpacked. It takes room until it is replaced or removed."""
         self.used = used
         self.checking = anyio.Lock()
+        self.checked = 0
+        """When the last check began that found it whole."""
 
 
 class _Download:
@@ -105,8 +107,11 @@ class Cache:
         self._kept: dict[str, _Kept] = {}
         self._holds = Counter[str]()
         """Not in `_Kept`: what is held may have been removed from the folder, and be downloaded again."""
+        self._getting = Counter[str]()
+        """Holds of calls of `get` that are under way."""
         self._running: dict[str, _Download] = {}
         self._clock = 0
+        """Counts what happens; what is later has a higher number."""
         self._started = False
         self._starting = anyio.Lock()
 
@@ -178,7 +183,7 @@ class Cache:
     async def _fetched(self, stored: StoredArtifact) -> Fetched:
         digest, artifact = stored.content.identity, stored.artifact
         kept, seal = await self._present(stored, digest)
-        kept.used = self._tick()
+        asked = kept.used = self._tick()
         folder = self.folder / digest
         try:
             manifest = completed(stored.content.manifest, seal.tree)
@@ -187,17 +192,24 @@ class Cache:
                 f"manifest of {artifact}: {error}; push it again with another: "
                 f"cdm artifact push --force --manifest FILE {artifact} PATH"
             ) from None
+        others: list[str] = []
         self.hold(digest)  # against the downloads of others, until the caller can
+        self._getting[digest] += 1
         try:
             async with kept.checking:
-                # What slices wrote to the folder, although it is shared, is left while there are any.
-                alone = self._holds[digest] == 1
-                others = await to_thread.run_sync(_prepare, folder, manifest, seal, alone)
+                if kept.checked < asked:  # nobody else had it checked meanwhile
+                    began = self._tick()
+                    # What slices wrote to the folder, although it is shared, is left while there are any.
+                    alone = self._holds[digest] == self._getting[digest]
+                    others = await to_thread.run_sync(_check, folder, seal, alone)
+                    kept.checked = began
+                await to_thread.run_sync(_make_runnable, folder, manifest, seal)
         except (Altered, FileNotFoundError):
             # Those who hold it have what comes in its place.
             kept.seal = None
             raise
         finally:
+            self._getting[digest] -= 1
             self.release(digest)
         if others:
             log.warning("removed what is not the artifact's", artifact=str(artifact), files=", ".join(others[:5]))
@@ -344,9 +356,11 @@ def _install(temporary: Path, target: Path) -> None:
     sync(target.parent)
 
 
-def _prepare(folder: Path, manifest: Manifest, seal: Seal, remove_others: bool) -> list[str]:
-    """Make sure that a content is whole, and that its entry can be run; returns what was removed."""
-    others = seal.check(folder, from_thread.check_cancelled, remove_others=remove_others)
+def _check(folder: Path, seal: Seal, remove_others: bool) -> list[str]:
+    return seal.check(folder, from_thread.check_cancelled, remove_others=remove_others)
+
+
+def _make_runnable(folder: Path, manifest: Manifest, seal: Seal) -> None:
     os.utime(folder)
     entry = seal.tree.resolve(manifest.entry)
     if entry in seal.tree.files:
@@ -355,7 +369,6 @@ def _prepare(folder: Path, manifest: Manifest, seal: Seal, remove_others: bool) 
         if mode != runnable(mode):
             program.chmod(runnable(mode))
             seal.changed(folder, entry)
-    return others
 
 
 def _discard(path: Path) -> None:

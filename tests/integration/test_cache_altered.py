@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from cdm.artifacts.seal import Seal
 from cdm.model.manifest import Manifest
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.supply import ONE, supply
@@ -205,3 +206,28 @@ async def test_one_that_is_altered_and_held_needs_no_room_beside_the_new_one(
         (one.folder / "program").unlink()
         assert await cache.get(ONE) == one
         assert cache.size == 400_000
+
+
+async def test_many_who_load_at_once_have_one_check_and_nothing_that_was_added(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = 0
+    check = Seal.check
+
+    def counted(seal: Seal, folder: Path, go_on: Callable[[], None], *, remove_others: bool) -> list[str]:
+        nonlocal checks
+        checks += 1
+        return check(seal, folder, go_on, remove_others=remove_others)
+
+    monkeypatch.setattr(Seal, "check", counted)
+    async with supply(server, tmp_path) as at:
+        await at.push(ONE, at.tree(), Manifest(entry="link"))
+        cache = at.cache()
+        one = await cache.get(ONE)
+        (one.folder / "added").touch()
+        assert checks == 1
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(cache.get, ONE)
+        assert not (one.folder / "added").exists()
+        assert checks < 10, "who comes while a check waits for its turn need not have another"
