@@ -9,25 +9,31 @@ removed from it, is never run, and downloaded again when it is needed.
 from __future__ import annotations
 
 import errno
-import os
-import re
 import resource
 import secrets
-import shutil
 from collections import Counter
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import anyio
-from anyio import from_thread, to_thread
+from anyio import to_thread
 from msgspec import Struct
 
 from cdm.artifacts.entry import completed
+from cdm.artifacts.folder import (
+    TEMPORARY,
+    check,
+    discard,
+    free_bytes,
+    install,
+    make_runnable,
+    seal_of,
+    survey,
+    unpack_into,
+)
 from cdm.artifacts.repository import Artifacts, StoredArtifact
 from cdm.artifacts.seal import Altered, Seal
-from cdm.artifacts.tree import runnable, scan
-from cdm.artifacts.unpacking import sync, unpack
 from cdm.errors import (
     ArtifactMissing,
     BucketMissing,
@@ -49,9 +55,6 @@ MAX_BYTES = 10 * 1024**3
 """Bytes that a cache may have unless it is told otherwise."""
 ATTEMPTS = 5
 """Downloads of an artifact that is replaced, or altered in the folder, each time while it is downloaded."""
-_TEMPORARY = "tmp-"
-_SEAL = ".seal"
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Fetched(Struct, frozen=True):
@@ -128,7 +131,7 @@ class Cache:
         """
         async with self._starting:
             if not self._started:
-                found = await to_thread.run_sync(_survey, self.folder)
+                found = await to_thread.run_sync(survey, self.folder)
                 for name, size, seal in found:
                     self._kept[name] = _Kept(size, seal, self._tick())
                 self._started = True
@@ -201,9 +204,9 @@ class Cache:
                     began = self._tick()
                     # What slices wrote to the folder, although it is shared, is left while there are any.
                     alone = self._holds[digest] == self._getting[digest]
-                    others = await to_thread.run_sync(_check, folder, seal, alone)
+                    others = await to_thread.run_sync(check, folder, seal, alone)
                     kept.checked = began
-                await to_thread.run_sync(_make_runnable, folder, manifest, seal)
+                await to_thread.run_sync(make_runnable, folder, manifest, seal)
         except (Altered, FileNotFoundError):
             # Those who hold it have what comes in its place.
             kept.seal = None
@@ -232,18 +235,18 @@ class Cache:
     async def _download(self, stored: StoredArtifact, digest: str) -> None:
         content, artifact = stored.content, stored.artifact
         running = self._running[digest] = _Download(stored)
-        temporary = self.folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        temporary = self.folder / f"{TEMPORARY}{secrets.token_hex(8)}"
         try:
             await self._make_room(stored, running.size)
             await to_thread.run_sync(partial(temporary.mkdir, parents=True))
             await self.artifacts.fetch(stored, temporary / "packed")
             try:
-                seal = await to_thread.run_sync(_unpack, temporary, content)
+                seal = await to_thread.run_sync(unpack_into, temporary, content)
             except InvalidContent as error:
                 raise InvalidContent(
                     f"{artifact} cannot be unpacked: {error}; push it again: cdm artifact push --force {artifact} PATH"
                 ) from None
-            await to_thread.run_sync(_install, temporary, self.folder / digest)
+            await to_thread.run_sync(install, temporary, self.folder / digest)
             running.size = 0
             size = seal.tree.size
             self._kept[digest] = _Kept(size, seal, self._tick())
@@ -253,7 +256,7 @@ class Cache:
             raise
         finally:
             with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(_discard, temporary)
+                await to_thread.run_sync(discard, temporary)
             del self._running[digest]
             running.over.set()
 
@@ -264,7 +267,7 @@ class Cache:
                 f"{artifact} needs {needs}, and this node's cache may have {self.max_bytes:,}; enlarge it", fatal=True
             )
         # Up to the first await nothing else runs: what is worked out here holds when it is acted on.
-        free = _free(self.folder)
+        free = free_bytes(self.folder)
         replaced = stored.content.identity  # what is there of it is no more once this is installed
         others = {digest: kept for digest, kept in self._kept.items() if digest != replaced}
         idle = sorted((kept.used, digest) for digest, kept in others.items() if digest not in self._holds)
@@ -285,18 +288,18 @@ class Cache:
             for _, digest in idle:
                 if excess <= 0:
                     break
-                folder = self.folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
+                folder = self.folder / f"{TEMPORARY}{secrets.token_hex(8)}"
                 with suppress(FileNotFoundError):  # somebody removed it
                     # At once, and all of it at once: its name is free, and what a crash leaves of it is no content.
                     (self.folder / digest).rename(folder)
                     doomed.append(folder)
-                _seal_of(self.folder, digest).unlink(missing_ok=True)
+                seal_of(self.folder, digest).unlink(missing_ok=True)
                 excess -= self._kept.pop(digest).size
                 log.info("artifact removed from the cache", digest=digest)
         finally:
             for folder in doomed:
                 with anyio.CancelScope(shield=True):
-                    await to_thread.run_sync(_discard, folder)
+                    await to_thread.run_sync(discard, folder)
 
     def _tick(self) -> int:
         self._clock += 1
@@ -309,67 +312,3 @@ def _needs(content: Content) -> str:
         return f"{content.size:,} bytes"
     total = content.size + content.unpacked
     return f"{total:,} bytes ({content.size:,} for the archive and {content.unpacked:,} for what it unpacks to)"
-
-
-def _free(folder: Path) -> int:
-    """Bytes that may still be written to a folder, which somebody may have removed."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-# In threads
-
-
-def _survey(folder: Path) -> list[tuple[str, int, Seal | None]]:
-    """Contents of the folder, the one that was not asked for longest first: digest, bytes, seal."""
-    folder.mkdir(parents=True, exist_ok=True)
-    found, seals = list[tuple[int, str]](), set[str]()
-    for path in folder.iterdir():
-        if path.name.startswith(_TEMPORARY):
-            _discard(path)
-        elif path.suffix == _SEAL and _DIGEST.fullmatch(path.stem):
-            seals.add(path.stem)
-        elif _DIGEST.fullmatch(path.name):
-            found.append((path.stat().st_mtime_ns, path.name))
-    for name in seals - {name for _, name in found}:
-        _seal_of(folder, name).unlink(missing_ok=True)
-    contents = [(name, Seal.load(_seal_of(folder, name))) for _, name in sorted(found)]
-    return [(name, seal.tree.size if seal else scan(folder / name).size, seal) for name, seal in contents]
-
-
-def _seal_of(folder: Path, digest: str) -> Path:
-    return folder / f"{digest}{_SEAL}"
-
-
-def _unpack(temporary: Path, content: Content) -> Seal:
-    seal = unpack(temporary / "packed", content, temporary / "content", from_thread.check_cancelled)
-    seal.save(temporary / "seal")
-    return seal
-
-
-def _install(temporary: Path, target: Path) -> None:
-    with suppress(FileNotFoundError):  # there may be something left of a content that somebody altered
-        target.rename(temporary / "before")
-    (temporary / "content").rename(target)
-    (temporary / "seal").rename(_seal_of(target.parent, target.name))
-    sync(target.parent)
-
-
-def _check(folder: Path, seal: Seal, remove_others: bool) -> list[str]:
-    return seal.check(folder, from_thread.check_cancelled, remove_others=remove_others)
-
-
-def _make_runnable(folder: Path, manifest: Manifest, seal: Seal) -> None:
-    os.utime(folder)
-    entry = seal.tree.resolve(manifest.entry)
-    if entry in seal.tree.files:
-        program = folder / entry
-        mode = program.stat().st_mode & 0o777
-        if mode != runnable(mode):
-            program.chmod(runnable(mode))
-            seal.changed(folder, entry)
-
-
-def _discard(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)

@@ -15,7 +15,7 @@ import pytest
 from cdm.artifacts.seal import Seal
 from cdm.model.manifest import Manifest
 from tests.harness.servers import FORGIVEN, NatsServer
-from tests.harness.supply import ONE, supply
+from tests.harness.supply import ONE, TWO, supply
 from tests.harness.wire import raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -70,6 +70,16 @@ def _link_for_all(folder: Path) -> None:
     folder.symlink_to(folder.parent.parent / "all")
 
 
+def _link_to_nothing(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to(folder.parent.parent / "nothing")
+
+
+def _file_for_all(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.touch()
+
+
 def _one_more(folder: Path) -> None:
     (folder / "bin" / "more.sh").write_text("#!/bin/sh\n")
     (folder / "more").mkdir()
@@ -83,7 +93,7 @@ def _file_for_folder(folder: Path) -> None:
 
 ALTERATIONS = [
     *(_appended, _other_bytes_at_the_same_time, _another_file),
-    *(_link_for_file, _link_elsewhere, _link_for_folder, _link_for_all),
+    *(_link_for_file, _link_elsewhere, _link_for_folder, _link_for_all, _link_to_nothing, _file_for_all),
     *(_one_more, _file_for_folder),
 ]
 
@@ -231,3 +241,16 @@ async def test_many_who_load_at_once_have_one_check_and_nothing_that_was_added(
                 tasks.start_soon(cache.get, ONE)
         assert not (one.folder / "added").exists()
         assert checks < 10, "who comes while a check waits for its turn need not have another"
+
+
+@pytest.mark.parametrize("alter", [_link_to_nothing, _file_for_all], ids=lambda alter: alter.__name__)
+async def test_what_is_in_the_place_of_a_content_is_removed_where_room_is_needed(
+    server: NatsServer, tmp_path: Path, alter: Callable[[Path], None]
+) -> None:
+    async with supply(server, tmp_path) as at:
+        for artifact in (ONE, TWO):
+            await at.push(artifact, at.file(400_000, artifact.name))
+        cache = at.cache(500_000)
+        alter((await cache.get(ONE)).folder)
+        two = await cache.get(TWO)
+        assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [two.digest, f"{two.digest}.seal"]
