@@ -142,8 +142,11 @@ class Active:
 
     def shown(self, name: str, status: Status | None) -> None:
         """The mirror shows the status, or shows it no more."""
-        if name in self._statuses and self._statuses[name] == status:
-            del self._statuses[name]
+        if name in self._statuses:
+            if self._statuses[name] == status:
+                del self._statuses[name]
+        elif status is None and self._of(name) is not None:
+            self.touch(decode_artifact(name))  # somebody else removed it: it is written again
 
     def written(self, artifact: Artifact, revision: int) -> None:
         """An order is stored, up to this revision."""

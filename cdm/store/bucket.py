@@ -68,8 +68,15 @@ class Bucket:
         sent = await self.connection.api_retried(f"STREAM.INFO.{self.stream}")
         if not has_majority(sent.get("cluster") or {}):
             raise StoreBusy(f"the stream of {self.name} has no majority")
-        lacks = ", ".join(lacking(self.layout, sent["config"]))
-        return StreamState(sent["created"], sent["state"]["last_seq"], seconds(sent["ts"]), lacks)
+        state = sent["state"]
+        return StreamState(
+            sent["created"],
+            state["last_seq"],
+            seconds(sent["ts"]),
+            ", ".join(lacking(self.layout, sent["config"])),
+            state["first_seq"],
+            state.get("num_subjects", 0),
+        )
 
     async def read(self, key: Key, timeout: float | None = None) -> Stored | None:
         """What the stream's leader holds under the key; None where nothing was written, or all trace of it expired."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from cdm.dispatch.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.errors import InvalidBlueprint, InvalidKey, InvalidValue
@@ -21,13 +21,14 @@ from cdm.model.blueprint import Blueprint
 from cdm.model.keys import NODES, Key, Layout
 from cdm.model.node import Intent, Registration
 from cdm.model.problems import explain
-from cdm.store.wire import MARKER, StreamState, is_removal
+from cdm.store.history import History, Known
+from cdm.store.wire import MARKER, MARKER_TTL, StreamState, is_removal
 
 MARKS = 256
 """How many messages are remembered, the newest ones, to know the stream again by."""
 
-Known = ValuePut[Any, Any] | ValueRejected[Any, Any] | KeyRejected[Any]
-"""What is known of a key: the newest update of it that was emitted."""
+MARGIN = 60.0
+"""Seconds before their time from which markers may have expired: clocks differ."""
 
 
 class Gap(Exception):
@@ -47,14 +48,16 @@ class Mark(Struct, frozen=True, gc=False):
     """When it was stored, in nanoseconds since 1970, by the server's clock."""
 
 
-class Behind(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Behind:
     """There is no consumer: changes may be missed."""
 
     replaced: bool = False
     """Whether the stream is another one than that which the known keys are from: revisions cannot be compared."""
 
 
-class Resuming(Struct):
+@dataclass(slots=True)
+class Resuming:
     """A consumer delivers the last messages that are known, so far as they are there still, and what was stored since.
 
     The first ones prove that the stream is the one that it was.
@@ -72,7 +75,8 @@ class Resuming(Struct):
     """Whether a message was delivered that is known."""
 
 
-class Listing(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Listing:
     """A consumer delivers the newest message of each key."""
 
     end: int
@@ -81,13 +85,15 @@ class Listing(Struct, frozen=True):
     """Keys known before that were not delivered so far."""
 
 
-class ListingHistory(Listing, frozen=True):
+@dataclass(frozen=True, slots=True)
+class ListingHistory(Listing):
     """A consumer delivers everything that the bucket keeps of each key."""
 
-    histories: dict[str, History] = {}
+    histories: dict[str, History] = field(default_factory=dict)
 
 
-class Live(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Live:
     """Everything that the bucket held was delivered; a consumer delivers what follows."""
 
 
@@ -125,6 +131,10 @@ class Mirror:
         self._layout = layout
         self._emit = emit
         self._known: dict[str, Known] = {}
+        self._markers: dict[str, int] = {}
+        """Keys that the stream holds a marker of, and when that was stored, in nanoseconds since 1970."""
+        self._none_before = 0
+        """No known message is older than this sequence."""
         self._marks: deque[Mark] = deque(maxlen=MARKS)
         """The newest messages, in order, without a gap."""
         self._decode_key = layout.decode
@@ -167,6 +177,7 @@ class Mirror:
     def list(self, end: int) -> None:
         """A consumer is about to deliver everything; the stream's last sequence is ``end``."""
         self._marks.clear()
+        self._markers.clear()
         kind = ListingHistory if self._layout.history > 1 else Listing
         self.phase = kind(end, self._replaced, self._known.copy())
 
@@ -228,24 +239,50 @@ class Mirror:
         if isinstance(phase, Resuming) and self._proves(phase, Mark(sequence, name, stored)):
             return
         self._marks.append(Mark(sequence, name, stored))
+        cause = _cause(headers) if headers is not None else None
+        if cause is not None:
+            self._markers[name] = stored
+        elif self._markers:
+            self._markers.pop(name, None)
         listing = isinstance(phase, Listing)
         if isinstance(phase, Listing):
             if isinstance(phase, ListingHistory):
-                self._note(phase.histories, name, data, headers, sequence, at)
+                history = phase.histories.get(name) or phase.histories.setdefault(name, History())
+                if cause is not None:
+                    history.remove(sequence, at, cause)
+                else:
+                    history.add(self._decode(name, data, sequence, at, known))
                 return
             phase.unlisted.pop(name, None)
             if known is not None and sequence == known.revision and not phase.replaced:
                 return
-        if headers is None or not is_removal(headers):
+        if cause is None:
             update = self._decode(name, data, sequence, at, known)
             self._known[name] = update
             self._emit(update)
         elif known is not None:
-            self._remove(name, known, sequence, _cause(headers), at)
+            self._remove(name, known, sequence, cause, at)
         elif self._layout is NODES and (sequence > self.reached or not listing):
-            self._tell_end(name, sequence, _cause(headers), at)
+            self._tell_end(name, sequence, cause, at)
         if not listing:
             self.reached = sequence
+
+    def lost(self, stream: StreamState) -> int:
+        """How many of the known messages are gone from the stream, at least: they were purged, and left no marker.
+
+        Where the stream is further than ``reached`` some of them may only have been replaced since.
+        """
+        older = 0
+        if stream.first > self._none_before:
+            older = sum(known.revision < stream.first for known in self._known.values())
+            if not older:
+                self._none_before = stream.first
+        expired = (stream.clock - MARKER_TTL + MARGIN) * 1e9
+        self._markers = {name: stored for name, stored in self._markers.items() if stored > expired}
+        if len(self._known) + len(self._markers) <= stream.keys:
+            return older
+        kept = sum(known.revision <= stream.last for known in self._known.values())
+        return max(older, kept + len(self._markers) - stream.keys)
 
     def skip(self, end: int) -> None:
         """What is left up to this sequence was removed without a trace: nothing of it will be delivered."""
@@ -256,7 +293,7 @@ class Mirror:
     def _begin_anew(self) -> None:
         """The stream is another one: nothing that is known of the old one says anything about it."""
         self.generation += 1
-        self.reached = 0
+        self.reached = self._none_before = 0
         self.listed_at = float("-inf")
         self._marks.clear()
         self.phase = Behind(replaced=True)
@@ -281,25 +318,8 @@ class Mirror:
     def _replaced(self) -> bool:
         return isinstance(self.phase, (Behind, Listing)) and self.phase.replaced
 
-    def _note(
-        self,
-        histories: dict[str, History],
-        name: str,
-        data: bytes,
-        headers: dict[str, str] | None,
-        sequence: int,
-        at: float,
-    ) -> None:
-        history = histories.get(name)
-        if history is None:
-            history = histories[name] = History()
-        if headers is not None and is_removal(headers):
-            history.remove(sequence, at, _cause(headers))
-        else:
-            history.add(self._decode(name, data, sequence, at, self._known.get(name)))
-
     def _decode(self, name: str, data: bytes, sequence: int, at: float, known: Known | None) -> Known:
-        if isinstance(known, (ValuePut, ValueRejected)):
+        if known is not None and isinstance(known, (ValuePut, ValueRejected)):  # the first is faster
             key: Key = known.key
         else:
             try:
@@ -347,45 +367,10 @@ class Mirror:
                 self._emit(update)
 
 
-class Removal(Struct, frozen=True):
-    """A key's last removal in a listed history."""
-
-    sequence: int
-    at: float
-    cause: Cause
-
-
-class History:
-    """What one key's listed history comes to: its last valid value since it was last removed, and a later one that was
-    refused.
-    """
-
-    __slots__ = ("removed", "updates")
-
-    def __init__(self) -> None:
-        self.updates: list[Known] = []
-        self.removed: Removal | None = None
-
-    def remove(self, sequence: int, at: float, cause: Cause) -> None:
-        """The key was removed: nothing before counts."""
-        self.updates = []
-        self.removed = Removal(sequence, at, cause)
-
-    def ends_before(self, known: Known) -> bool:
-        """Whether the bucket holds something older than what is known: the bucket was set back."""
-        return self.updates[-1].revision < known.revision
-
-    def add(self, update: Known) -> None:
-        """The key was given a value."""
-        if isinstance(update, ValuePut):
-            self.updates = [update]
-        else:
-            if isinstance(update, ValueRejected):
-                update = replace(update, removed=self.removed.sequence if self.removed else 0)
-            self.updates = [*(each for each in self.updates if isinstance(each, ValuePut)), update]
-
-
-def _cause(headers: dict[str, str]) -> Cause:
+def _cause(headers: dict[str, str]) -> Cause | None:
+    """How a message with these headers ended its key; None: it gave it a value."""
+    if not is_removal(headers):
+        return None
     return Cause.EXPIRED if headers.get(MARKER) == "MaxAge" else Cause.DELETED
 
 

@@ -36,6 +36,8 @@ RELIST_INTERVAL = 300.0
 """Seconds between two full comparisons with the bucket."""
 CHECK_INTERVAL = 30.0
 """Seconds between two looks at whether the stream is the one that is followed, and has the settings it needs."""
+CHECK_PATIENCE = 2.0
+"""Seconds that such a look waits for what is on its way."""
 TRUSTED_GAP = MARKER_TTL / 3
 """Longest silence, in seconds, after which the watch resumes behind its last sequence without listing."""
 BARRIER_PATIENCE = 0.05
@@ -143,15 +145,17 @@ class Watch:
         Raises:
             StoreError: the server did not say how far the bucket is.
         """
+        # Where the stream is replaced meanwhile, sequences of the old one say nothing about the new one.
+        while not await self._reach(self._mirror.generation, await self.bucket.state()):
+            pass
+
+    async def _reach(self, generation: int, target: StreamState) -> bool:
+        """Wait until all that the stream held is emitted; returns False where the stream was replaced meanwhile."""
         mirror = self._mirror
-        generation, target = mirror.generation, await self.bucket.state()
-        while True:
-            if generation != mirror.generation:
-                # The stream was replaced meanwhile: sequences of the old one say nothing about it.
-                generation, target = mirror.generation, await self.bucket.state()
+        while generation == mirror.generation:
             same = mirror.created == target.created
             if same and mirror.is_live and mirror.reached >= target.last:
-                return
+                return True
             if not same and mirror.is_live:
                 self._end("the stream was created anew")
             self._progress = self._progress or anyio.Event()
@@ -162,6 +166,7 @@ class Watch:
             consumer = self._consumer
             if same and mirror.is_live and consumer and await consumer.drained() and consumer is self._consumer:
                 mirror.skip(target.last)
+        return False
 
     def relist(self) -> None:
         """List the whole bucket again, now; `caught_up` waits for it."""
@@ -302,14 +307,21 @@ class Watch:
         return consumer.over.result()
 
     async def _check(self, consumer: Consumer) -> None:
-        """Look whether the stream is the one that is followed, and has the settings that it needs."""
-        reached = self._mirror.reached
+        """Look whether the stream is the one that is followed, holds what is known, and has the settings it needs."""
+        mirror = self._mirror
+        reached, generation = mirror.reached, mirror.generation
         with suppress(StoreBusy, Uncertain, Unreachable):
             stream = await self.bucket.state()
-            if stream.created != self._mirror.created or stream.last < reached:
+            if stream.created != mirror.created or stream.last < reached:
                 consumer.end("the stream is another one")
-            elif stream.lacks:
+                return
+            if stream.lacks:
                 await self._provide_bucket(f"it lacks {stream.lacks}")
+            with anyio.move_on_after(CHECK_PATIENCE):
+                # Most often it is only that what was replaced meanwhile was not delivered so far.
+                if mirror.lost(stream) and await self._reach(generation, stream) and (lost := mirror.lost(stream)):
+                    log.warning("keys were purged; everything is listed", bucket=self.bucket.name, at_least=lost)
+                    self.relist()
 
     @property
     def _overdue(self) -> float:

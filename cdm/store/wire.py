@@ -59,6 +59,10 @@ class StreamState(Struct, frozen=True):
     """The server's time, in seconds since 1970."""
     lacks: str = ""
     """Names of settings that cdm needs and the stream does not have."""
+    first: int = 0
+    """Sequence of the oldest message that it holds; 0: it never held one."""
+    keys: int = 0
+    """How many keys it holds messages of, markers included."""
 
 
 def has_majority(cluster: dict[str, Any]) -> bool:

@@ -157,3 +157,22 @@ def wanted(running: Running) -> int | None:
     """How many instances the node's manager takes to be wanted."""
     desired = running.managing.manager.cluster.desired.get(Artifact("org.example", "one", "1.0.0"))
     return desired.blueprint.instances if desired and desired.blueprint else None
+
+
+async def test_purged_buckets_are_noticed_within_a_reconcile_interval(server: NatsServer) -> None:
+    """Slices of purged blueprints end, and purged statuses are written again."""
+    async with raw(server) as user, nodes_on(server, reconcile_interval=2.0) as nodes:
+        await nodes.start("n1", "n2")
+        await nodes.leader()
+        await serves(user, KEY, 1)
+        await eventually(lambda: _told(user, KEY), 5)
+        await user.api("STREAM.PURGE.KV_status", {})
+        await eventually(lambda: _told(user, KEY), 3.5, "it has a status again")
+        await user.api("STREAM.PURGE.KV_blueprints", {})
+        await eventually(lambda: _unloaded(user), 3.5, "it is unloaded")
+        await nodes.leader()
+        nodes.unharmed()
+
+
+async def _unloaded(user: Raw) -> bool:
+    return all(state == "UNLOAD" for key, state in (await user.slices()).items() if KEY in key)

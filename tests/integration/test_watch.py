@@ -560,15 +560,33 @@ async def test_a_bucket_set_back_and_grown_since(server: NatsServer, layout: Lay
         assert len(watched.mirror.resets) == 1
 
 
-async def test_a_purged_stream(server: NatsServer) -> None:
-    """``nats stream purge`` leaves no markers: the next full comparison finds what is missing."""
-    async with raw(server) as user, watching(server, SLICES, relist_interval=1) as watched:
-        for number in range(5):
-            await user.put("slices", f"n1.{KEY}/{number + 1}", slice_value())
+@pytest.mark.parametrize("layout", [SLICES, BLUEPRINTS], ids=["slices", "blueprints"])
+@pytest.mark.parametrize("purge", ["all", "seq", "keep", "one"])
+async def test_a_purged_stream(server: NatsServer, layout: Layout, purge: str) -> None:
+    """``nats stream purge`` leaves no markers: what the stream holds is fewer than what is known."""
+    keys = [f"n1.{KEY}/{number + 1}" if layout is SLICES else f"g/n/{number}" for number in range(8)]
+    value = slice_value() if layout is SLICES else 3
+    async with raw(server) as user, watching(server, layout, check_interval=0.3) as watched:
+        for key in keys:
+            last = await user.put(layout.name, key, value)
+        await user.delete(layout.name, keys[-1])
         await watched.watch.caught_up()
-        await user.api("STREAM.PURGE.KV_slices", {})
-        await user.put("slices", f"n2.{KEY}", slice_value())
-        await eventually(lambda: watched.equals(user), 15, "the mirror equals the purged bucket")
+        options: dict[str, dict[str, Any]] = {
+            "all": {},
+            "seq": {"seq": last},
+            "keep": {"keep": 3},
+            "one": {"filter": f"$KV.{layout.name}.{keys[3]}"},
+        }
+        consumer = consumer_of(watched.watch)
+        await anyio.sleep(1)
+        assert consumer_of(watched.watch) == consumer, "nothing is missed as long as nothing is gone"
+        await user.api(f"STREAM.PURGE.KV_{layout.name}", options[purge])
+        await eventually(lambda: watched.equals(user), 5, "the mirror equals the purged bucket")
+        assert not watched.mirror.resets
+        assert set(watched.mirror.names(ValueRemove)) >= {keys[3]} if purge != "keep" else {keys[0]}
+        consumer = consumer_of(watched.watch)
+        await anyio.sleep(1)
+        assert consumer_of(watched.watch) == consumer, "it was listed once"
 
 
 @pytest.mark.usefixtures("quick_heartbeats")

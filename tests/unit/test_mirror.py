@@ -12,8 +12,8 @@ from msgspec import Struct
 
 from cdm.dispatch.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.model.keys import BLUEPRINTS, NODES, SLICES, Layout, encode
-from cdm.store.mirror import MARKS, Behind, Gap, Listing, ListingHistory, Live, Mirror, Resuming, SetBack
-from cdm.store.wire import StreamState
+from cdm.store.mirror import MARGIN, MARKS, Behind, Gap, Listing, ListingHistory, Live, Mirror, Resuming, SetBack
+from cdm.store.wire import MARKER_TTL, StreamState
 
 LAYOUTS = {"blueprints": BLUEPRINTS, "slices": SLICES, "nodes": NODES}
 KEYS = {
@@ -56,7 +56,8 @@ class Stream:
 
     @property
     def state(self) -> StreamState:
-        return StreamState(str(self.created), self.last, 0.0)
+        first = self.messages[0].sequence if self.messages else self.last + 1
+        return StreamState(str(self.created), self.last, 0.0, "", first, len(self.newest()))
 
     def store(self, key: str, data: bytes, cause: Cause | None = None) -> None:
         self.last += 1
@@ -343,6 +344,23 @@ def test_a_listing_of_what_is_known_tells_nothing(layout: Layout, events: list[E
     assert world.receiver.heard == heard
 
 
+@layouts
+@given(events=st.lists(event, max_size=40), losses=st.lists(st.none() | number, max_size=3))
+def test_what_was_purged_is_counted(layout: Layout, events: list[Event], losses: list[int | None]) -> None:
+    world = World(layout)
+    for act, *arguments in events:
+        act(world, *arguments)
+    world.settle(resume=True)
+    assert world.mirror.lost(world.stream.state) == 0
+    before = len(world.stream.newest())
+    for loss in losses:
+        world.lose(loss)
+    lost = world.mirror.lost(world.stream.state)
+    assert lost == before - len(world.stream.newest())
+    world.settle(resume=False)
+    assert world.mirror.lost(world.stream.state) == 0
+
+
 # Single steps
 
 
@@ -520,3 +538,32 @@ def test_how_a_node_went_that_was_never_known_is_told() -> None:
         ("n2", Cause.EXPIRED, 2, 2.0),
     ]
     assert len(heard) == 2
+
+
+def stream(last: int, *, first: int = 1, keys: int = 0, clock: float = 0.0) -> StreamState:
+    return StreamState("a", last, clock, "", first, keys)
+
+
+def test_markers_that_may_have_expired_are_not_missed() -> None:
+    it, _ = mirror()
+    it.list(9)
+    deliver(it, 8, "n1.g/a/1")
+    deliver(it, 9, "n1.g/a/1/1", stored=int(1e9), removed=Cause.DELETED)
+    it.finish(0.0)
+    assert it.lost(stream(9, first=8, keys=2)) == 0
+    assert it.lost(stream(9, first=8, keys=1, clock=MARKER_TTL - MARGIN)) == 1
+    assert it.lost(stream(9, first=8, keys=1, clock=MARKER_TTL)) == 0
+    assert it.lost(stream(9, first=10, keys=0, clock=MARKER_TTL)) == 1
+
+
+def test_what_came_after_the_stream_was_looked_at_is_not_missed() -> None:
+    it, _ = mirror()
+    it.list(5)
+    deliver(it, 5, "n1.g/a/1")
+    it.finish(0.0)
+    deliver(it, 6, "n1.g/a/1/1")
+    assert it.lost(stream(5, first=5, keys=1)) == 0
+    assert it.lost(stream(7, first=7, keys=2)) == 2, "both may have been replaced: what is on its way tells"
+    deliver(it, 7, "n1.g/a/1")
+    deliver(it, 8, "n1.g/a/1/1")
+    assert it.lost(stream(8, first=7, keys=2)) == 0
