@@ -1,14 +1,32 @@
-"""A node's folder: where it is, and the lock that keeps it to one process."""
+"""A node's folder: where it is, and what keeps it to one process."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
 import os
+import socket
+import struct
+import sys
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
+
 from cdm.errors import FolderTaken
+from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import encode_node
+
+log = Log("cdm.node")
+
+CHECK_INTERVAL = 2.0
+"""Seconds between two looks whether the folder is still there."""
+BACKLOG = 4096
+"""How many others may ask who has a name: they are never accepted."""
+NOBODY = -1
+_CREDENTIALS = struct.Struct("3i")
 
 
 def state_folder(prefix: str, node: NodeId) -> Path:
@@ -17,23 +35,119 @@ def state_folder(prefix: str, node: NodeId) -> Path:
     return base.expanduser() / "cdm" / (prefix or "default") / encode_node(node)
 
 
-def lock(folder: Path) -> int:
-    """Lock a node's folder, and make it where it is missing. It is free when the file that this returns is closed.
+class Folder:
+    """A folder that this process has to itself from `take` until `free`.
+
+    Two locks keep others out. One is on a file in the folder: it holds against everybody who sees the same files. The
+    other is a socket without a file, named after the folder: it also holds when the folder is deleted and made anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: int | None = None
+        self._name: socket.socket | None = None
+
+    def take(self) -> None:
+        """Lock the folder, and make it where it is missing.
+
+        Raises:
+            FolderTaken: another process has it.
+            OSError: it cannot be used.
+        """
+        self._file = self._lock()
+        try:
+            self._name = _bound(_name_of(self.path)) if sys.platform == "linux" else None
+        except OSError as error:
+            self.free()
+            raise self._taken() if error.errno == errno.EADDRINUSE else error from None
+
+    def free(self) -> None:
+        """Let others have it."""
+        if self._file is not None:
+            os.close(self._file)
+        if self._name is not None:
+            self._name.close()
+        self._file = self._name = None
+
+    async def watch(self) -> None:
+        """Tell when somebody deletes the folder, and lock what is made in its place; until cancelled."""
+        while True:
+            await anyio.sleep(CHECK_INTERVAL)
+            if await anyio.to_thread.run_sync(self._is_there):
+                continue
+            log.error(
+                "the node's folder was deleted while the node runs: what its slices wrote is lost, and artifacts are"
+                " fetched again; restart the node",
+                folder=str(self.path),
+            )
+            try:
+                old, self._file = self._file, await anyio.to_thread.run_sync(self._lock)
+            except (FolderTaken, OSError) as error:
+                log.error("the node's folder cannot be made anew", folder=str(self.path), reason=str(error))
+            else:
+                if old is not None:
+                    os.close(old)
+
+    def _lock(self) -> int:
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(file)
+            raise self._taken() if isinstance(error, BlockingIOError) else error from None
+        return file
+
+    def _is_there(self) -> bool:
+        """Whether the file that is locked is still the one in the folder."""
+        try:
+            return self._file is not None and os.path.samestat(os.fstat(self._file), (self.path / "lock").stat())
+        except OSError:
+            return False
+
+    def _taken(self) -> FolderTaken:
+        return FolderTaken(
+            f"{self.path} is used by another process; if that is not a node of this name, choose another --folder"
+        )
+
+
+def _name_of(folder: Path) -> bytes:
+    """A name for the folder that stays when it is deleted: where it is in the file system that is mounted there.
+
+    Containers that share the host's network, and with it such names, each have file systems of their own.
+    """
+    path = folder.resolve()
+    mount = next(parent for parent in (path, *path.parents) if os.path.ismount(parent))
+    root = mount.stat()
+    where = f"{root.st_dev}:{root.st_ino}:{path.relative_to(mount)}"
+    return b"\0cdm.folder." + hashlib.sha256(os.fsencode(where)).hexdigest()[:40].encode()
+
+
+def _bound(name: bytes) -> socket.socket | None:
+    """Take a name; None where a stranger has it, who must not be able to keep this node from its folder.
 
     Raises:
-        FolderTaken: another process holds it.
-        OSError: it cannot be used.
+        OSError: a process of the same user, or of root, has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        raise FolderTaken(
-            f"{folder} is used by another process; if that is not a node of this name, choose another --folder"
-        ) from None
+        bound.bind(name)
+        bound.listen(BACKLOG)
+        return bound
     except OSError:
-        os.close(file)
-        raise
-    return file
+        bound.close()
+        if _holder(name) in (0, os.geteuid()):
+            raise
+        return None
+
+
+def _holder(name: bytes) -> int:
+    """The user who has a name."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(name)
+        except OSError:
+            return NOBODY  # it does not listen, or its backlog is full
+        _, user, _ = _CREDENTIALS.unpack(asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(user)

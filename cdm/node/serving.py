@@ -6,8 +6,6 @@ any other runtime `Running` has an agent of ours.
 
 from __future__ import annotations
 
-import os
-
 from cdm.agent.agent import Agent
 from cdm.agent.own_slices import SENT, OwnSlices, Unreadable
 from cdm.artifacts.cache import Cache
@@ -15,7 +13,7 @@ from cdm.artifacts.repository import Artifacts
 from cdm.errors import UsageError
 from cdm.model.keys import encode_node
 from cdm.model.node import Role
-from cdm.node.folder import lock, state_folder
+from cdm.node.folder import Folder, state_folder
 from cdm.node.part import Ground, Part
 from cdm.output.service import LogService
 from cdm.runtimes import runtime_named
@@ -44,10 +42,10 @@ class Running(Serving):
         settings = ground.settings
         # Absolute: slices are started in folders of their own.
         folder = (settings.folder or state_folder(settings.prefix, settings.node)).expanduser().absolute()
+        self._folder = Folder(folder)
         artifacts = Artifacts(ground.connection)
         cache = Cache(folder / "artifacts", artifacts, settings.cache_bytes)
-        self._cache, self._folder = cache, folder
-        self._lock: int | None = None
+        self._cache = cache
         self.agent = Agent(
             settings.node,
             ground.buckets["slices"],
@@ -60,7 +58,7 @@ class Running(Serving):
         self._runtime = runtime = self.agent.runtime
         self.logs = LogService(ground.connection, settings.node, runtime if runtime.logs else None)
         self.receivers = (self.agent, *self._unreadable)
-        self.work = (self.agent.run, self.logs.run)
+        self.work = (self.agent.run, self.logs.run, self._folder.watch)
 
     async def prepare(self) -> None:
         """Take the folder, and end what an earlier process of this node left running.
@@ -71,12 +69,13 @@ class Running(Serving):
         """
         try:
             # First: what another node downloads and runs would be mistaken for a dead one's.
-            self._lock = lock(self._folder)
+            self._folder.take()
             await self._cache.start()
             await self._runtime.start()
         except OSError as error:
+            problem = error.strerror or error
             raise UsageError(
-                f"folder {self._folder} cannot be used: {error.strerror or error}; choose another --folder (CDM_FOLDER)"
+                f"folder {self._folder.path} cannot be used: {problem}; choose another --folder (CDM_FOLDER)"
             ) from None
 
     def heard(self, at: float) -> None:
@@ -100,6 +99,4 @@ class Running(Serving):
         try:
             await self._runtime.close()
         finally:
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+            self._folder.free()

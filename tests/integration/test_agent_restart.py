@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -302,6 +303,29 @@ async def test_a_folder_is_one_nodes_whatever_its_runtime(
                 pass
         await nodes.all["n1"].stop()
         await nodes.start("n3")
+
+
+async def test_a_folder_that_is_deleted_while_its_node_runs_is_told_and_stays_its_own(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with one_process(server, tmp_path) as (ground, hand, running):
+        start(running, tmp_path)
+        key = hand.key(await ground.push("one"))
+        port = (await hand.up(key))["port"]
+        await anyio.to_thread.run_sync(shutil.rmtree, tmp_path / "n1")
+        own = ("--role", "agent", "--runtime", "process", "--folder", str(tmp_path / "n1"))
+        other = await command_line("node", "--id", "n2", "--server", server.url, *own)
+        assert other.returncode == Exit.CONFLICT, other.stderr
+        assert b"is used by another process" in other.stderr
+        told = "the node's folder was deleted while the node runs"
+        await eventually(lambda: told in running.all["n1"].log)
+        await anyio.sleep(3)
+        assert running.all["n1"].log.count(told) == 1
+        assert ask(port), "what runs goes on"
+        running.unharmed()
+        running.all["n1"].kill()
+        start(running, tmp_path)
+        await hand.reaches(key, "ACTIVE")
 
 
 @pytest.mark.parametrize("folder", ["file", "/proc/nowhere"])
