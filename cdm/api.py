@@ -33,8 +33,19 @@ from cdm.manager.reconciliation import Command
 from cdm.manager.topology import Missing, Registered, Topology
 from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.blueprint import Blueprint, Overrides
-from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, Key, LeaseKey, NodeKey, SliceKey, StatusKey, encode
-from cdm.model.node import Fence, Intent, Lease, Registration, Role, Schedule
+from cdm.model.keys import (
+    BlueprintKey,
+    FenceKey,
+    IntentKey,
+    Key,
+    LeaseKey,
+    NodeKey,
+    SeenKey,
+    SliceKey,
+    StatusKey,
+    encode,
+)
+from cdm.model.node import Fence, Intent, Lease, Registration, Role, Schedule, Seen
 from cdm.model.slice import TRANSITIONS, SliceState, SliceValue, legal
 from cdm.model.status import Condition, Status
 
@@ -88,6 +99,8 @@ __all__ = [
     "Role",
     "Router",
     "Schedule",
+    "Seen",
+    "SeenKey",
     "SliceKey",
     "SliceState",
     "SliceValue",

@@ -43,6 +43,7 @@ def node(
     node_ttl: Annotated[float, duration("CDM_NODE_TTL", ttl=True)] = 10.0,
     reconcile_interval: Annotated[float, duration("CDM_RECONCILE_INTERVAL")] = 30.0,
     command_timeout: Annotated[float, duration("CDM_COMMAND_TIMEOUT")] = 60.0,
+    settle: Annotated[float, duration("CDM_SETTLE")] = Policy().settle,
     runtime: Annotated[str, Parameter(env_var="CDM_RUNTIME")] = PROCESS,
     folder: Annotated[Path | None, Parameter(env_var="CDM_FOLDER")] = None,
     cache: Annotated[int, size("CDM_CACHE")] = 10 * 2**30,
@@ -74,6 +75,8 @@ def node(
         Time between two reconciliations of everything.
     command_timeout
         How long a node may take to obey a command; a transition may take twice as long.
+    settle
+        Time after the first node's registration for which the leader of a new cluster waits for more of them.
     runtime
         What runs the slices: "process" (as processes), "external" (an agent of your own), or one that is installed.
     folder
@@ -104,7 +107,7 @@ def node(
         lease_ttl=lease_ttl,
         node_ttl=node_ttl,
         reconcile_interval=reconcile_interval,
-        policy=Policy(command_timeout=command_timeout, transition_timeout=2 * command_timeout),
+        policy=Policy(command_timeout=command_timeout, transition_timeout=2 * command_timeout, settle=settle),
     )
     refuse_contradictions(settings)
     if runtime != EXTERNAL:

@@ -22,10 +22,12 @@ from cdm.manager.outbox import Order, Outbox
 from cdm.manager.placement import Placement
 from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import WHOLE, Command, Plan, reconcile, settled
+from cdm.manager.settling import Settling
 from cdm.manager.status import refused_status, status_of
-from cdm.manager.topology import Topology
+from cdm.manager.topology import Registered, Topology
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, decode_artifact, encode_artifact
+from cdm.model.node import LEFT, LOST, Seen
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
 
@@ -100,7 +102,7 @@ class Active:
         self._timers: list[tuple[float, Artifact]] = []
         self._timer_of: dict[Artifact, float] = {}
         self._short: dict[Artifact, Plan] = {}
-        """The plans that cannot be carried out whole: nodes have no room, or exclusive instances may still run."""
+        """Plans that cannot be carried out whole: there is no room, or nodes or the end of instances are waited for."""
         self._unwritten: dict[Artifact, str] = {}
         """Artifacts whose last order was not stored, and why."""
         self._statuses: dict[str, Status | None] = {}
@@ -111,6 +113,9 @@ class Active:
         self._barrier = 0.0
         """The revision that the mirror of ``slices`` must reach before anything is decided; inf: not known yet."""
         self._next_round = now
+        self._settling = Settling(at.topology, at.cluster.on_node, at.policy, now)
+        self._settles_at = self._settling.until(now)
+        """Until when nothing is placed because nodes are waited for; None: no node is."""
         self._unfinished = False
         self._ration = Ration(LOGGED_A_SECOND)
 
@@ -172,6 +177,7 @@ class Active:
     def node_changed(self, node: NodeId) -> None:
         """A node joined, left, died, went missing or was given another intent."""
         self._placement.refresh()
+        self._remember(node)
         for artifact in self._cluster.artifacts_on(node):
             self.touch(artifact, now_due=True)
         for artifact, plan in self._short.items():
@@ -190,7 +196,8 @@ class Active:
             return None
         if self._unfinished:
             return -math.inf
-        return min(self._next_round, self._timers[0][0]) if self._timers else self._next_round
+        due = min(self._next_round, self._timers[0][0]) if self._timers else self._next_round
+        return due if self._settles_at is None else min(due, self._settles_at)
 
     # What is done about it
 
@@ -199,6 +206,7 @@ class Active:
         if self._barrier:
             return
         at = self._at
+        self._settle(now)
         if now >= self._next_round:
             self._next_round = now + at.reconcile_interval
             self._begin_round()
@@ -218,8 +226,20 @@ class Active:
         # With a full outbox the next `Written` message brings the next turn.
         self._unfinished = bool(self._dirty) and not at.outbox.full
 
+    def _settle(self, now: float) -> None:
+        """Begin to place what was held back, once nodes need not be waited for any longer."""
+        if self._settling.over:
+            return
+        self._settles_at = self._settling.until(now)
+        if self._settles_at is None:
+            for artifact, plan in self._short.items():
+                if plan.held:
+                    self.touch(artifact, now_due=True)
+
     def _begin_round(self) -> None:
         self._placement.refresh()
+        for node in {**self._at.topology.nodes, **self._at.topology.seen}:
+            self._remember(node)
         for artifact in self._cluster.artifacts():
             # A deadline may have passed while this node did not lead.
             self.touch(artifact, now_due=self._cluster.group(artifact).moving)
@@ -239,6 +259,19 @@ class Active:
                 self._tell(name, None)
         for name, (problem, revision) in self._cluster.refused.items():
             self.tell_refused(name, problem, revision)
+
+    def _remember(self, node: NodeId) -> None:
+        """Have it stored that there is such a node, or that it is gone, where that is not known yet."""
+        topology = self._at.topology
+        presence, known = topology.nodes.get(node), topology.seen.get(node)
+        if isinstance(presence, Registered):
+            seen = Seen(presence.registration)
+        elif presence is None and known is not None and known.gone is None:
+            seen = Seen(known.registration, LEFT if topology.left(node) else LOST)
+        else:
+            return
+        if seen != known:
+            self._at.outbox.remember(node, seen)
 
     def tell_refused(self, name: str, problem: str, revision: int) -> None:
         """Write the status of a blueprint whose key does not parse."""
@@ -263,9 +296,10 @@ class Active:
             if group.moving and artifact not in self._timer_of:
                 self._set_timer(artifact, now + policy.command_timeout)
         else:
-            plan = reconcile(artifact, desired, group, placement.fleet, now, policy, self._cursor)
+            fleet = placement.fleet(settling=self._settles_at is not None)
+            plan = reconcile(artifact, desired, group, fleet, now, policy, self._cursor)
             self._cursor = plan.cursor
-            if plan.unplaced or plan.lingering:
+            if plan.unplaced or plan.held or plan.lingering:
                 self._short[artifact] = plan
             else:
                 self._short.pop(artifact, None)

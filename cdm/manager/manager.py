@@ -131,10 +131,9 @@ class ClusterDeploymentManager:
         """A slice has a new value."""
         key = put.key
         self.cluster.put_slice(put)
-        if key.node not in self.topology.nodes:
-            self.topology.notice(key.node)
         self.state.seen(key)
-        self.state.touch(key.artifact)
+        # The counts do not show that its node is dead, or was never known.
+        self.state.touch(key.artifact, now_due=key.node not in self.topology.nodes)
         self._reached(put.revision)
 
     @receiver

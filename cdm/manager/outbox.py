@@ -9,7 +9,8 @@ from itertools import islice
 from msgspec import Struct
 
 from cdm.manager.reconciliation import Command
-from cdm.model.artifact import Artifact
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.node import Seen
 from cdm.model.status import Status
 
 HIGH_WATER = 20_000
@@ -30,14 +31,23 @@ class Outbox:
     Args:
         on_orders: called when there are orders.
         on_statuses: called when there are statuses.
+        on_seen: called when there is something to remember of nodes.
     """
 
-    def __init__(self, on_orders: Callable[[], None], on_statuses: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        on_orders: Callable[[], None],
+        on_statuses: Callable[[], None],
+        on_seen: Callable[[], None] = lambda: None,
+    ) -> None:
         self._on_orders = on_orders
         self._on_statuses = on_statuses
+        self._on_seen = on_seen
         self.orders: deque[Order] = deque()
         self.statuses: dict[str, Status | None] = {}
         """By blueprint key; None deletes. A later one replaces an earlier one that is still waiting."""
+        self.seen: dict[NodeId, Seen] = {}
+        """What is to be remembered of nodes; a later one replaces an earlier one that is still waiting."""
         self.queued = 0
         """How many commands the orders hold."""
 
@@ -72,8 +82,21 @@ class Outbox:
             del self.statuses[name]
         return oldest
 
+    def remember(self, node: NodeId, seen: Seen) -> None:
+        """Queue what is to be remembered of a node."""
+        self.seen[node] = seen
+        self._on_seen()
+
+    def take_seen(self, limit: int) -> dict[NodeId, Seen]:
+        """What is to be remembered of up to ``limit`` nodes, the oldest first."""
+        oldest = dict(islice(self.seen.items(), limit))
+        for node in oldest:
+            del self.seen[node]
+        return oldest
+
     def clear(self) -> None:
         """Drop everything: the leadership that wanted it is over."""
         self.orders.clear()
         self.statuses.clear()
+        self.seen.clear()
         self.queued = 0

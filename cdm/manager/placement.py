@@ -52,10 +52,9 @@ class Placement:
             self._recount.update(self._nodes)
         return self._nodes
 
-    @property
-    def fleet(self) -> Fleet:
-        """The nodes as they are now, for one decision."""
-        return Fleet(self.nodes, self.total, self._topology.lost, self.ranking())
+    def fleet(self, *, settling: bool) -> Fleet:
+        """The nodes as they are now, for one decision; ``settling``: which is to place nothing yet."""
+        return Fleet(self.nodes, self.total, self._topology.lost, self.ranking(), settling)
 
     def refresh(self) -> None:
         """A node joined, went, or was given another intent."""
@@ -110,5 +109,5 @@ class Placement:
     def _live(self, node: NodeId, presence: Registered | Missing) -> LiveNode:
         schedule = self._topology.schedule(node)
         if not isinstance(presence, Registered):
-            return LiveNode(node, open=False, draining=False)
+            return LiveNode(node, open=False, draining=False, registered=False)
         return LiveNode(node, schedule is Schedule.NORMAL, schedule is Schedule.DRAIN, presence.registration.capacity)

@@ -22,6 +22,8 @@ class Policy(Struct, frozen=True):
     """Wait before the first retry of a failed slice; doubled with each further failure."""
     retry_limit: float = 300.0
     """Longest wait between retries; fatal failures wait this long at once."""
+    settle: float = 3.0
+    """How long after the first node's registration the leader of a new cluster waits before it places anything."""
 
     def deadline(self, put: SlicePut) -> float | None:
         """When the slice is stuck, in seconds on the clock of ``put.at``; None for states at rest."""

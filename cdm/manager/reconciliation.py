@@ -46,6 +46,8 @@ class Plan(Struct, frozen=True):
     """When something becomes due without any further message, in seconds."""
     unplaced: int = 0
     """Instances for which no node is open."""
+    held: int = 0
+    """Instances that are not placed yet because nodes are waited for."""
     lingering: int = 0
     """Exclusive instances that are to stop, or whose node is lost, and that may still run."""
     cursor: NodeId | None = None
@@ -107,7 +109,7 @@ def reconcile(
         return Plan(_forget(case), _earliest(_gone(case)), lingering=len(unheard), cursor=cursor)
     live, waited_for = case.standings[Standing.LIVE], len(lingering(case.standings))
     commands = [*_forget(case), *_take_away(case)]
-    missing = wanted - len(live) - waited_for
+    missing = wanted - len(live) - len(case.standings[Standing.AWAITED]) - waited_for
     if missing > 0:
         growth = _grow(case, missing, cursor)
         commands += growth.commands
@@ -125,7 +127,7 @@ def reconcile(
         if put.value.state is SliceState.LOADED
     )
     wake_at = _earliest((*_gone(case), *_deadlines(case), *_unloads_to_come(case), *growth.retries))
-    return Plan(commands, wake_at, growth.unplaced, waited_for, growth.cursor)
+    return Plan(commands, wake_at, growth.unplaced, growth.held, waited_for, growth.cursor)
 
 
 class _Case(NamedTuple):
@@ -171,6 +173,7 @@ class _Growth(NamedTuple):
     retries: Sequence[float] = ()
     """When failed slices are due."""
     unplaced: int = 0
+    held: int = 0
     cursor: NodeId | None = None
 
 
@@ -189,7 +192,7 @@ def _deadlines(case: _Case) -> list[float]:
         return []
     due = (
         case.policy.deadline(put)
-        for standing in (Standing.LIVE, Standing.DRAINING, Standing.LEAVING)
+        for standing in (Standing.LIVE, Standing.AWAITED, Standing.DRAINING, Standing.LEAVING)
         for put in case.standings[standing]
     )
     return [each for each in due if each is not None and each > case.now]
@@ -255,10 +258,10 @@ def _grow(case: _Case, missing: int, cursor: NodeId | None) -> _Growth:
     due = [put for put in retried if case.retry_at(put) <= case.now]
     retries = [case.retry_at(put) for put in retried if case.retry_at(put) > case.now]
     count = missing - len(retries)
-    if count == 0:
-        return _Growth(commands, retries, cursor=cursor)
+    if count == 0 or case.fleet.settling:
+        return _Growth(commands, retries, held=count, cursor=cursor)
     nodes, cursor = _place(case, count, due, cursor)
-    return _Growth(commands + _load(case, nodes, due), retries, count - sum(nodes.values()), cursor)
+    return _Growth(commands + _load(case, nodes, due), retries, count - sum(nodes.values()), cursor=cursor)
 
 
 def _place(

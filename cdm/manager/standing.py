@@ -42,6 +42,8 @@ class LiveNode(Struct, frozen=True):
     """Is to be emptied."""
     capacity: int | None = None
     """Most slices that it takes; None: no limit."""
+    registered: bool = True
+    """False: it is missing, and may come back."""
 
 
 class Fleet(Struct, frozen=True):
@@ -55,10 +57,12 @@ class Fleet(Struct, frozen=True):
     """Nodes that died without a word, and when they were last heard, in seconds on this node's clock."""
     ranking: Ranking | None = None
     """The open nodes that have room, in order; None: they are put in order where that is needed."""
+    settling: bool = False
+    """Nothing is placed yet: nodes are waited for."""
 
     def has_room(self) -> bool:
-        """Whether any node takes one more slice."""
-        return any(
+        """Whether any node takes one more slice now."""
+        return not self.settling and any(
             node.open and (node.capacity is None or self.total(name) < node.capacity)
             for name, node in self.nodes.items()
         )
@@ -70,6 +74,8 @@ class Standing(StrEnum):
 
     LIVE = "live"
     """It counts towards the wanted instances, and may stay."""
+    AWAITED = "awaited"
+    """Its node is missing, and may come back: it is not replaced yet, and nothing else is removed for it."""
     DRAINING = "draining"
     """It serves until its replacement does: its node is to be emptied."""
     EVACUATED = "evacuated"
@@ -140,6 +146,8 @@ def standing_of(
         return Standing.UNANSWERED if overdue and not exclusive(put) else Standing.LEAVING
     if overdue:
         return Standing.STUCK
+    if not node.registered:
+        return Standing.AWAITED
     if node.draining:
         return Standing.EVACUATED if exclusive(put) and fleet.has_room() else Standing.DRAINING
     return _LIVE

@@ -77,6 +77,8 @@ def _judge(desired: Desired, group: Group, plan: Plan, now: float, *, open_nodes
 def _awaited(desired: Desired, group: Group, plan: Plan, now: float) -> tuple[str, float | None]:
     """What is to happen yet until the blueprint is Ready, and when it will have; nothing: it is."""
     wanted = desired.instances or 0
+    if plan.held:
+        return f"{plan.held} of {wanted} instances not placed yet; waiting for nodes to register", None
     if plan.lingering:
         instances = "instance" if plan.lingering == 1 else "instances"
         return f"waiting for {plan.lingering} exclusive {instances} to stop", None

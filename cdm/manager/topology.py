@@ -4,6 +4,9 @@ An expired registration alone proves little: after an outage every registration 
 renew its own. A node is called dead only when this process could have heard it for one whole TTL and did not. When more
 than half of the known nodes are missing at the same time, the fault is more likely on this side: then they are given up
 one by one, `MASS_LOSS_PACE` of a TTL apart.
+
+Missing is only what was known before: to this process, by what a leader remembered of it, or by the marker of its
+expired registration. Of a node that nobody ever heard of nothing is awaited.
 """
 
 from __future__ import annotations
@@ -33,8 +36,8 @@ from cdm.dispatch.messages import (
 from cdm.dispatch.router import receiver
 from cdm.log import Log
 from cdm.model.artifact import NodeId
-from cdm.model.keys import IntentKey, NodeKey
-from cdm.model.node import NO_INTENT, UNREADABLE_INTENT, Intent, Registration, Schedule
+from cdm.model.keys import IntentKey, NodeKey, SeenKey
+from cdm.model.node import LEFT, NO_INTENT, UNREADABLE_INTENT, Intent, Registration, Schedule, Seen
 
 log = Log("cdm.topology")
 
@@ -87,13 +90,16 @@ class Topology:
 
     def __init__(self, emit: Callable[[Message], None], node_ttl: float) -> None:
         self._emit = emit
-        self._node_ttl = node_ttl
+        self.node_ttl = node_ttl
+        self.first_heard: float | None = None
+        """When the first registration of a node that runs slices was stored, in seconds on this node's clock."""
         self._nodes: dict[NodeId, Registered | Missing] = {}
         self._intents: dict[NodeId, Intent] = {}
         self._missing: dict[NodeId, Missing] = {}
         self._lost: dict[NodeId, float] = {}
         self._departed: dict[NodeId, None] = {}
         """Nodes that left in good order, the latest last: slices that are still seen on them run no more."""
+        self._seen: dict[NodeId, Seen] = {}
         self._candidates: set[NodeId] = set()
         self._hearing_since: float | None = None
         self._mass_loss = False
@@ -112,6 +118,11 @@ class Topology:
         return self._lost
 
     @property
+    def seen(self) -> Mapping[NodeId, Seen]:
+        """What leaders remembered of nodes."""
+        return self._seen
+
+    @property
     def candidates(self) -> AbstractSet[NodeId]:
         """Those of the registered nodes that take part in elections."""
         return self._candidates
@@ -121,12 +132,9 @@ class Topology:
         intent = self._intents.get(node)
         return intent.schedule if intent else Schedule.NORMAL
 
-    def notice(self, node: NodeId) -> None:
-        """A slice was seen on a node that is not registered: unless it left, it is lost after a TTL of hearing."""
-        if node in self._departed:
-            self._emit(NodeLeft(node))
-        elif node not in self._nodes:
-            self._lose(node, NEVER, self._node_ttl)
+    def left(self, node: NodeId) -> bool:
+        """Whether the node is known to have left in good order."""
+        return node in self._departed
 
     def wake_at(self) -> float | None:
         """When the next node may have to be given up, in seconds on this node's clock."""
@@ -143,6 +151,8 @@ class Topology:
         if put.at >= self._look_at:
             self._look_for_silent(put.at)
         old = self._nodes.get(node)
+        if self.first_heard is None and new.hosts:
+            self.first_heard = put.at
         self._nodes[node] = Registered(new, put.at)
         self._lost.pop(node, None)
         self._departed.pop(node, None)
@@ -171,6 +181,7 @@ class Topology:
         old = self._nodes.get(node)
         if remove.cause is Cause.DELETED:
             self._depart(node)
+            self._lost.pop(node, None)
             if old is not None:
                 self._forget(node)
                 log.info("node left", node=node)
@@ -180,6 +191,32 @@ class Topology:
         if isinstance(old, Registered):
             log.warning("node is missing", node=node, cause=str(remove.cause))
             self._lose(node, old.heard, self._ttl_of(old))
+        elif old is None and remove.cause is Cause.EXPIRED and not self._known_gone(node):
+            self._lose(node, NEVER, self.node_ttl)
+
+    @receiver
+    def on_seen(self, put: ValuePut[SeenKey, Seen]) -> None:
+        """A leader remembered a node: one that is not registered, and not known to be gone, is missing."""
+        node, seen = put.key.node, put.value
+        self._seen[node] = seen
+        presence = self._nodes.get(node)
+        if isinstance(presence, Registered) or node in self._departed:
+            return
+        if seen.gone is None:
+            if presence is None and not self._known_gone(node):
+                self._lose(node, NEVER, seen.registration.ttl or self.node_ttl)
+        else:
+            # Where it left in good order nothing runs there; else something may for some time, as of this message.
+            if seen.gone != LEFT:
+                self._lost[node] = max(put.at, self._lost.get(node, NEVER))
+            if presence is not None:
+                self._forget(node)
+                self._emit(NodeDied(node))
+
+    @receiver
+    def on_seen_removed(self, remove: ValueRemove[SeenKey, Seen] | ValueRejected[SeenKey, Seen]) -> None:
+        """What was remembered of a node is gone, or cannot be read: a leader that knows the node writes it anew."""
+        self._seen.pop(remove.key.node, None)
 
     @receiver
     def on_intent(self, put: ValuePut[IntentKey, Intent]) -> None:
@@ -248,7 +285,7 @@ class Topology:
             if self._mass_loss:
                 if tick.at < self._next_eviction:
                     return
-                self._next_eviction = tick.at + MASS_LOSS_PACE * self._node_ttl
+                self._next_eviction = tick.at + MASS_LOSS_PACE * self.node_ttl
             log.warning("node is dead", node=node)
             self._remember(node, max(since, overdue[node].heard), tick.at)
             self._forget(node)
@@ -259,11 +296,16 @@ class Topology:
 
         Such a node has one more TTL in which it may be heard: the server's clock may have been set.
         """
-        self._look_at = now + self._node_ttl / 2
+        self._look_at = now + self.node_ttl / 2
         for node, each in list(self._nodes.items()):
             if isinstance(each, Registered) and now - each.heard > self._ttl_of(each) + EXPIRY_MARGIN:
                 log.warning("node is missing, and its registration does not expire", node=node)
                 self._lose(node, now, self._ttl_of(each))
+
+    def _known_gone(self, node: NodeId) -> bool:
+        """Whether this process, or a leader, has given the node up already."""
+        seen = self._seen.get(node)
+        return node in self._lost or (seen is not None and seen.gone is not None)
 
     def _silent(self, now: float) -> int:
         """How many nodes are missing or about to be: nodes that died together expire one after another."""
@@ -276,7 +318,7 @@ class Topology:
     def _ttl_of(self, presence: Registered | Missing) -> float:
         if isinstance(presence, Missing):
             return presence.ttl
-        return presence.registration.ttl or self._node_ttl
+        return presence.registration.ttl or self.node_ttl
 
     def _remember(self, node: NodeId, heard: float, now: float) -> None:
         """Note the latest time at which another process may have heard the node, while this one could not."""

@@ -17,7 +17,7 @@ from msgspec import Struct
 from cdm.errors import InvalidKey, ModelError
 from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.blueprint import Blueprint
-from cdm.model.node import Fence, Intent, Lease, Registration
+from cdm.model.node import Fence, Intent, Lease, Registration, Seen
 from cdm.model.slice import SliceValue
 from cdm.model.status import Status
 
@@ -90,6 +90,16 @@ class IntentKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
         return f"nodes/{self.node}.intent"
 
 
+class SeenKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
+    """``nodes/{node}.seen``: what the leader remembers of a node."""
+
+    value_type = Seen
+    node: NodeId
+
+    def __str__(self) -> str:
+        return f"nodes/{self.node}.seen"
+
+
 class StatusKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
     """``status/{name}``, where ``name`` is exactly a key string of ``blueprints``.
 
@@ -108,6 +118,7 @@ FENCE = FenceKey()
 _LEASE_NAME = "_leader"
 _FENCE_NAME = "_term"
 _INTENT_SUFFIX = ".intent"
+_SEEN_SUFFIX = ".seen"
 
 _UNSAFE = re.compile(r"[^-_.a-zA-Z0-9]|^\.|\.$|(?<=\.)\.")
 _UNSAFE_NODE = re.compile(r"[^-_a-zA-Z0-9]")
@@ -195,11 +206,14 @@ def _decode_slice(name: str) -> Key:
 
 
 def _decode_node(name: str) -> Key:
-    token = name.removesuffix(_INTENT_SUFFIX)
+    if name.endswith(_SEEN_SUFFIX):
+        kind: type[SeenKey | IntentKey | NodeKey] = SeenKey
+    else:
+        kind = IntentKey if name.endswith(_INTENT_SUFFIX) else NodeKey
+    token = name.removesuffix(_SEEN_SUFFIX if kind is SeenKey else _INTENT_SUFFIX)
     if "." in token:  # most likely a typing error
         raise InvalidKey(f"{name!r} is neither a node's key nor that of an intent (NODE{_INTENT_SUFFIX})")
-    node = decode_node(token)
-    return NodeKey(node) if token == name else IntentKey(node)
+    return kind(decode_node(token))
 
 
 def encode(key: Key) -> str:
@@ -217,10 +231,10 @@ def encode(key: Key) -> str:
             return encode_node(node)
         case IntentKey(node):
             return encode_node(node) + _INTENT_SUFFIX
-        case LeaseKey():
-            return _LEASE_NAME
-        case FenceKey():
-            return _FENCE_NAME
+        case SeenKey(node):
+            return encode_node(node) + _SEEN_SUFFIX
+        case LeaseKey() | FenceKey():
+            return _LEASE_NAME if key == LEASE else _FENCE_NAME
     raise TypeError(f"no bucket holds {type(key).__name__}")
 
 
@@ -239,6 +253,6 @@ class Layout(NamedTuple):
 
 BLUEPRINTS = Layout("blueprints", (BlueprintKey,), _decode_blueprint, history=10)
 SLICES = Layout("slices", (SliceKey, LeaseKey, FenceKey), _decode_slice, expires=True)
-NODES = Layout("nodes", (NodeKey, IntentKey), _decode_node, expires=True)
+NODES = Layout("nodes", (NodeKey, IntentKey, SeenKey), _decode_node, expires=True)
 STATUS = Layout("status", (StatusKey,), StatusKey)
 LAYOUTS = (BLUEPRINTS, SLICES, NODES, STATUS)

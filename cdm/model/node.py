@@ -116,6 +116,19 @@ UNREADABLE_INTENT = Intent(Schedule.CORDON)
 """The intent where the value cannot be read: the careful one, and the same for every process."""
 
 
+LEFT, LOST = "left", "lost"
+"""How a node can be gone: it took its registration back, or it was not heard of any more."""
+
+
+class Seen(Struct, frozen=True, omit_defaults=True):
+    """The value under ``nodes/{node}.seen``: that there is such a node. The leader writes it; it never expires."""
+
+    registration: Registration
+    """The node's last one."""
+    gone: str | None = None
+    """`LEFT` or `LOST`, since this was written; None: the node is there, or was when last heard of."""
+
+
 class Lease(Struct, frozen=True):
     """The value under ``slices/_leader``: which node leads. It expires unless it is renewed."""
 

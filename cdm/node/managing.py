@@ -17,6 +17,7 @@ from cdm.errors import AccessDenied, StoreError
 from cdm.leader.election import Election
 from cdm.leader.leadership import Leadership
 from cdm.leader.records import Timing
+from cdm.leader.seen_writer import SeenWriter
 from cdm.leader.status_writer import StatusWriter
 from cdm.leader.writer import CommandWriter
 from cdm.log import Log
@@ -49,11 +50,12 @@ class Managing(Part):
         self._due = Wakeup()
         self._orders = Wakeup()
         self._statuses = Wakeup()
+        self._seen = Wakeup()
         self.election = Election(
             settings.node, ground.incarnation, Timing(ttl=settings.lease_ttl), random.SystemRandom().random
         )
         self.topology = Topology(ground.route, settings.node_ttl)
-        self.outbox = Outbox(self._on_orders, self._statuses.set)
+        self.outbox = Outbox(self._on_orders, self._statuses.set, self._seen.set)
         self.manager = ClusterDeploymentManager(
             settings.node,
             self.topology,
@@ -76,6 +78,7 @@ class Managing(Part):
             ground.buckets["status"], self.outbox, self._statuses, self.election, ground.backpressure
         )
         self._pulse = Pulse(clock.now())
+        self._seen_writer = SeenWriter(ground.buckets["nodes"], self.outbox, self._seen, self.election)
         self.leadership = Leadership(
             slices,
             self.election,
@@ -88,7 +91,8 @@ class Managing(Part):
         self.mirrors = dict.fromkeys(ground.buckets, WHOLE)
         # The topology first: what the manager makes of a message depends on it.
         self.receivers = (self.topology, self.leadership, self.manager)
-        self.work = (self._commands.run, self._status_writer.run, self._tick, self._keep_pulse, self.leadership.run)
+        writers = (self._commands.run, self._status_writer.run, self._seen_writer.run)
+        self.work = (*writers, self._tick, self._keep_pulse, self.leadership.run)
 
     async def prepare(self) -> None:
         """Check the buckets, or make them; waits while JetStream itself is not ready.

@@ -10,6 +10,7 @@ from typing import Any
 
 from nats.aio.client import Client
 
+from cdm.manager.policy import Policy
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import SLICES, SliceKey, encode, encode_artifact
@@ -101,7 +102,13 @@ class Playground:
     def node(self, name: str = "bench", **settings: Any) -> Node:
         """The product's parts, wired but not running."""
         return Node(
-            NodeSettings(NodeId(name), Access((self.servers[0].url,)), runtime=EXTERNAL, **settings), self.connection
+            NodeSettings(
+                NodeId(name),
+                Access((self.servers[0].url,)),
+                runtime=EXTERNAL,
+                **{"policy": Policy(settle=0.0), **settings},
+            ),
+            self.connection,
         )
 
 

@@ -297,7 +297,7 @@ async def test_health_is_what_the_nodes_own_process_says(server: NatsServer, tmp
     async with raw(server) as user, processes(server, user, tmp_path, "n1") as running:
         lives = run("health", "--json", env={"NATS_URL": server.url, "CDM_ID": "n1"})
         assert lives.returncode == 0, lives.stdout + lives.stderr
-        registered = (await user.contents("nodes"))["n1"].value
+        registered = (await user.registrations())["n1"].value
         assert json.loads(lives.stdout)["incarnation"] == registered["incarnation"]
         assert "n1 answers" in run("health", "--id", "n1", "--server", server.url).stdout
         running.all["n1"].send(signal.SIGSTOP)  # registered and connected, and does nothing
@@ -332,7 +332,7 @@ async def test_a_node_whose_log_has_no_reader_any_more_lives_on(server: NatsServ
                 await eventually(lambda: _all_active(user), 20)
                 before = (await user.contents("slices"))["n1.g/n/1"]
                 await anyio.sleep(3)  # past the TTL of its registration
-                assert "n1" in await user.contents("nodes")
+                assert "n1" in await user.registrations()
                 assert (await user.contents("slices"))["n1.g/n/1"] == before
             node.terminate()
             assert await anyio.to_thread.run_sync(node.wait, 20) == 0

@@ -57,7 +57,7 @@ async def whole(cluster: Cluster) -> None:
     """Wait until everything is as before the fault, for a while."""
 
     async def back() -> bool:
-        return {*cluster.nodes} <= {*await cluster.user.contents("nodes")}
+        return {*cluster.nodes} <= {*await cluster.user.registrations()}
 
     await eventually(lambda: patiently(back), 60, "all nodes are back")
     await cluster.exact(60)

@@ -129,7 +129,7 @@ async def test_up_used_and_down(compose: Compose, port: int) -> None:
             return on_nodes(slices) == {"node-1": 2, "node-3": 2} and {*slices.values()} == {"ACTIVE"}
 
         await eventually(lambda: patiently(moved), 20)
-        assert {*await user.contents("nodes")} == {"node-1", "node-3"}
+        assert {*await user.registrations()} == {"node-1", "node-3"}
     await run_sync(compose.run, *down)
     assert left_of(compose.project) == []
 

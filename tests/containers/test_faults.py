@@ -118,7 +118,7 @@ async def gave_up(cluster: Cluster, node: str) -> bool:
 
 
 async def registered(cluster: Cluster, node: str) -> bool:
-    return node in await cluster.user.contents("nodes")
+    return node in await cluster.user.registrations()
 
 
 async def knows_everything(cluster: Cluster, name: str) -> None:

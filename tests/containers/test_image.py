@@ -58,7 +58,7 @@ async def test_nodes_in_containers_serve_a_blueprint_and_stop_in_good_order(
         assert one.exec(["id", "-u"]).output.strip() != b"0"
 
         async def registered() -> bool:
-            return {"one", "two"} == {*await user.contents("nodes")}
+            return {"one", "two"} == {*await user.registrations()}
 
         await eventually(lambda: patiently(registered), 20, "both are registered under their host names")
         async with anyio.create_task_group() as tasks:
@@ -79,7 +79,7 @@ async def test_nodes_in_containers_serve_a_blueprint_and_stop_in_good_order(
             await members[0].do("stop")
             assert time.monotonic() - began < 8, "it had to be killed"
             assert (await members[0].facts())["State"]["ExitCode"] == 0
-            assert [*await user.contents("nodes")] == ["two"]
+            assert [*await user.registrations()] == ["two"]
             await eventually(lambda: are({"two.g/n/1": "ACTIVE", "two.g/n/1/1": "ACTIVE"}), 5)
             tasks.cancel_scope.cancel()
 

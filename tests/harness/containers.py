@@ -275,7 +275,7 @@ async def _has_meta_leader(user: Raw) -> bool:
 
 
 async def _registered(user: Raw, names: Sequence[str]) -> bool:
-    return {*names} <= {*await user.contents("nodes")}
+    return {*names} <= {*await user.registrations()}
 
 
 @asynccontextmanager

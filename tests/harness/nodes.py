@@ -10,6 +10,7 @@ import anyio
 import anyio.abc
 
 from cdm.manager.active import Active
+from cdm.manager.policy import Policy
 from cdm.model.artifact import NodeId
 from cdm.model.node import EXTERNAL, Role
 from cdm.node import node as runtime
@@ -96,6 +97,7 @@ class Nodes:
                 "lease_ttl": 2.0,
                 "node_ttl": 2.0,
                 "runtime": EXTERNAL,
+                "policy": Policy(settle=0.0),
                 **self._defaults,
                 **settings,
             }

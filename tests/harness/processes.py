@@ -21,8 +21,9 @@ from tests.harness.wire import Raw, Rejection
 
 
 def environment() -> dict[str, str]:
-    """The environment for processes that tests start: nothing of the developer's own NATS."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "CDM_"))}
+    """The environment for processes that tests start: nothing of the developer's own NATS, and no wait for nodes."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "CDM_"))}
+    return {**clean, "CDM_SETTLE": "1ms"}  # tests start new clusters all the time
 
 
 class Process:
@@ -139,7 +140,7 @@ async def processes(
         async def up() -> bool:
             running.unharmed()
             try:
-                registered = await user.contents("nodes")
+                registered = await user.registrations()
             except (Rejection, nats.errors.Error):
                 return False
             return set(names) <= set(registered) and bool(await user.lease())

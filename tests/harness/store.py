@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import anyio
 
 from cdm.dispatch import messages
-from cdm.model.keys import IntentKey, Layout, NodeKey, encode
+from cdm.model.keys import IntentKey, Layout, NodeKey, SeenKey, encode
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.watch import Phase, Watch
@@ -48,7 +48,7 @@ class Mirror:
                 self._put(encode(key), "value", revision)
             case messages.KeyRejected(_, name, _, revision):
                 self._put(name, "key", revision)
-            case messages.ValueRemove(NodeKey() | IntentKey() as key) if encode(key) not in self.values:
+            case messages.ValueRemove(NodeKey() | IntentKey() | SeenKey() as key) if encode(key) not in self.values:
                 pass  # of a node that was never known it is told how it went
             case messages.ValueRemove(key):
                 self._remove(encode(key), False)

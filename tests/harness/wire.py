@@ -151,6 +151,10 @@ class Raw:
         """The bucket's living keys."""
         return {record.key: record for record in await self.records(bucket) if not record.gone}
 
+    async def registrations(self) -> dict[str, Record]:
+        """The nodes that are registered; neither intents nor what is remembered of nodes."""
+        return {key: record for key, record in (await self.contents("nodes")).items() if "." not in key}
+
     async def slices(self) -> dict[str, str]:
         """State by slice key."""
         found = await self.contents("slices")

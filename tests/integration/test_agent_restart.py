@@ -141,7 +141,7 @@ async def test_sigterm_leaves_no_process_and_the_slices_run_elsewhere(server: Na
 
 
 async def _registered(ground: Yard, count: int) -> bool:
-    return len(await ground.user.contents("nodes")) == count if await ground.user.lease() else False
+    return len(await ground.user.registrations()) == count if await ground.user.lease() else False
 
 
 async def test_a_killed_node_is_replaced_and_unloads_when_it_returns(server: NatsServer, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ async def test_a_folder_that_another_node_uses_is_refused_before_anybody_hears_o
         assert refused.returncode == Exit.CONFLICT
         assert b"is used by another process" in refused.stderr
         assert b"--folder" in refused.stderr
-        assert [*await ground.user.contents("nodes")] == ["n1"]
+        assert [*await ground.user.registrations()] == ["n1"]
         assert ground.living == before
         assert download.exists()
 
@@ -340,7 +340,7 @@ async def test_a_folder_that_cannot_be_used_is_told_in_one_line(
     assert refused.stderr.decode().splitlines()[-1].startswith(f"cdm: folder {path} cannot be used: ")
     assert b"Traceback" not in refused.stderr
     async with raw(server) as user:
-        assert not await user.contents("nodes")
+        assert not await user.registrations()
 
 
 def _started_without(closed: str, server: NatsServer, folder: Path) -> subprocess.Popen[bytes]:

@@ -79,7 +79,7 @@ async def well(user: Raw, nodes: Nodes, names: tuple[str, ...]) -> None:
 
 
 async def _registered(user: Raw, *names: str) -> bool:
-    return {name for name, record in (await user.contents("nodes")).items() if not record.gone} >= set(names)
+    return {name for name, record in (await user.registrations()).items() if not record.gone} >= set(names)
 
 
 async def _told(user: Raw, *names: str) -> bool:

@@ -117,7 +117,7 @@ class Stage:
         self.nodes.start(name, "--runtime", "process", "--folder", str(self.folder / f"of-{name}"))
 
     async def registered(self, *names: str) -> bool:
-        return set(names) <= set(await self.user.contents("nodes")) and bool(await self.user.lease())
+        return set(names) <= set(await self.user.registrations()) and bool(await self.user.lease())
 
     async def active(self, count: int) -> bool:
         return list((await self.user.slices()).values()) == ["ACTIVE"] * count
@@ -381,7 +381,7 @@ async def test_a_flood_keeps_no_node_from_its_heartbeat_and_a_slow_reader_is_tol
             with bounded(60):
                 while time.monotonic() < ends or output.stat().st_size < 100_000:
                     await stage.tell(inbox, seen=0)
-                    registered += len({"n1", "n2"} & set(await stage.user.contents("nodes")))
+                    registered += len({"n1", "n2"} & set(await stage.user.registrations()))
                     await anyio.sleep(0.5)
             assert registered % 2 == 0
             # Not a message more than the window while nothing is dealt with, and none is too long.

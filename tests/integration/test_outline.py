@@ -161,7 +161,7 @@ async def settled_without(user: Raw, artifact: str, instances: int, node: str) -
 
 
 async def _registered(user: Raw, name: str) -> bool:
-    return name in await user.contents("nodes")
+    return name in await user.registrations()
 
 
 async def test_a_frozen_leader(server: NatsServer, user: Raw, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ async def test_a_stopped_leader(server: NatsServer, user: Raw, tmp_path: Path) -
         assert await last.ends(5) == 0, last.log
         assert set(await user.contents("slices")) >= {"_term"}
         assert "_leader" not in await user.contents("slices")
-        assert not await user.contents("nodes")
+        assert not await user.registrations()
         assert_terms_grow(await user.recorded())
 
 
@@ -585,7 +585,7 @@ async def test_a_waiting_node_can_be_stopped_and_starts_with_its_server(tmp_path
 
 async def _registered_soon(user: Raw, name: str) -> bool:
     try:
-        return name in await user.contents("nodes")
+        return name in await user.registrations()
     except (Rejection, nats.errors.Error):
         return False
 

@@ -35,12 +35,12 @@ def presence(connection: Connection, incarnation: str, ttl: float = 2.0, node: s
 
 
 async def registration(user: Raw, node: str = "n1") -> dict[str, Any]:
-    record = (await user.contents("nodes")).get(node)
+    record = (await user.registrations()).get(node)
     return record.value if record else {}
 
 
 async def revision(user: Raw, node: str = "n1") -> int:
-    record = (await user.contents("nodes")).get(node)
+    record = (await user.registrations()).get(node)
     return record.sequence if record else 0
 
 
@@ -149,7 +149,7 @@ async def test_an_answer_writes_no_key(server: NatsServer) -> None:
             await user.client.publish("cdm.node.n1", b"", reply=reply)
         assert (await user.client.request("cdm.node.n1", b"", timeout=ANSWER)).data
         await user.client.flush()
-        assert set(await user.contents("nodes")) == {"n1"}
+        assert set(await user.registrations()) == {"n1"}
 
 
 @pytest.mark.parametrize("value", [b"\xff rubbish", b'{"incarnation":"\xff"}', b'{"x":' + b"[" * 100_000])
@@ -486,11 +486,11 @@ async def _active(user: Raw, count: int) -> bool:
 
 
 async def _nobody(user: Raw) -> bool:
-    return not await user.contents("nodes")
+    return not await user.registrations()
 
 
 async def _everybody(user: Raw, names: tuple[str, ...]) -> bool:
-    return {*names} == {*await user.contents("nodes")}
+    return {*names} == {*await user.registrations()}
 
 
 async def _all_off(user: Raw, node: str) -> bool:

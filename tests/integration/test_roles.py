@@ -68,7 +68,7 @@ async def test_what_each_role_says_of_itself(server: NatsServer) -> None:
         await nodes.start("x")
         await nodes.start("m", role=Role.MANAGER, labels={"zone": "a"})
         await nodes.start("a", role=Role.AGENT, capacity=3)
-        said = {key: record.value for key, record in (await user.contents("nodes")).items()}
+        said = {key: record.value for key, record in (await user.registrations()).items()}
         assert "role" not in said["x"], "as before there were roles"
         assert (said["m"]["role"], said["m"]["capacity"], said["m"]["runtime"]) == ("manager", 0, "none")
         assert said["m"]["labels"] == {"zone": "a"}
@@ -168,7 +168,7 @@ async def test_an_agents_id_is_its_own(server: NatsServer) -> None:
         with pytest.raises(AssertionError, match="NodeIdTaken"):
             await others.start("m", role=Role.AGENT)
         await nodes.all["n1"].stop()
-        assert "n1" not in await user.contents("nodes")
+        assert "n1" not in await user.registrations()
 
 
 async def test_a_dead_agents_slices_move(server: NatsServer) -> None:
@@ -218,7 +218,7 @@ async def test_processes_of_all_roles_together(server: NatsServer, tmp_path: Pat
 
 
 async def _registered(user: Raw, *names: str) -> bool:
-    return set(names) <= set(await user.contents("nodes"))
+    return set(names) <= set(await user.registrations())
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ async def alone(server: NatsServer, folder: Path, *, stops_in: float = 0.3) -> A
 
 
 async def _registered(ground: Yard, count: int) -> bool:
-    return len(await ground.user.contents("nodes")) == count
+    return len(await ground.user.registrations()) == count
 
 
 async def test_a_frozen_nodes_slice_is_stopped_and_replaced_no_earlier(server: NatsServer, tmp_path: Path) -> None:
@@ -194,9 +194,9 @@ async def test_what_cannot_be_stopped_is_not_said_to_be(
                 tasks.start_soon(nodes.all["n1"].stop)
             await eventually(lambda: tried > 3, 20)
             assert (await ground.user.contents("slices"))[key].value["state"] == "ACTIVE"
-            assert "n1" in await ground.user.contents("nodes")
+            assert "n1" in await ground.user.registrations()
             monkeypatch.setattr(Keeping, "stop", stop)
         if why == "it ended":
             assert "killed by SIGKILL" in (await hand.reaches(key, "FAILED"))["reason"]
         else:
-            assert "n1" not in await ground.user.contents("nodes")
+            assert "n1" not in await ground.user.registrations()

@@ -208,7 +208,7 @@ async def test_how_a_node_went_is_told_to_those_who_never_knew_it(server: NatsSe
 
 
 async def _expired(user: Raw, name: str) -> bool:
-    return name not in await user.contents("nodes")
+    return name not in await user.registrations()
 
 
 async def test_a_purged_key_is_deleted(server: NatsServer) -> None:

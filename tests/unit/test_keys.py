@@ -25,11 +25,12 @@ from cdm.model.keys import (
     Layout,
     LeaseKey,
     NodeKey,
+    SeenKey,
     SliceKey,
     StatusKey,
     encode,
 )
-from cdm.model.node import Fence, Intent, Lease, Registration
+from cdm.model.node import Fence, Intent, Lease, Registration, Seen
 from cdm.model.slice import SliceValue
 from cdm.model.status import Status
 from tests.unit.support import APP, artifacts, n, node_ids, parts
@@ -40,7 +41,9 @@ slice_keys = st.builds(SliceKey, node_ids, artifacts, ordinals)
 located: st.SearchStrategy[tuple[Layout, Key]] = st.one_of(
     st.tuples(st.just(SLICES), slice_keys),
     st.tuples(st.just(BLUEPRINTS), st.builds(BlueprintKey, artifacts)),
-    st.tuples(st.just(NODES), st.builds(NodeKey, node_ids) | st.builds(IntentKey, node_ids)),
+    st.tuples(
+        st.just(NODES), st.sampled_from([NodeKey, IntentKey, SeenKey]).flatmap(lambda kind: st.builds(kind, node_ids))
+    ),
     st.tuples(st.just(STATUS), st.builds(StatusKey, artifacts.map(BlueprintKey).map(encode))),
     st.tuples(st.just(SLICES), st.sampled_from([LEASE, FENCE])),
 )
@@ -52,6 +55,7 @@ located: st.SearchStrategy[tuple[Layout, Key]] = st.one_of(
 @example((SLICES, SliceKey(NodeId("a.intent"), APP, 1)))
 @example((NODES, NodeKey(NodeId("a.intent"))))
 @example((NODES, IntentKey(NodeId("intent"))))
+@example((NODES, SeenKey(NodeId("seen"))))
 @example((BLUEPRINTS, BlueprintKey(Artifact("=", "=2E", "==3D"))))
 def test_the_codec_is_total_and_reversible(where: tuple[Layout, Key]) -> None:
     layout, key = where
@@ -122,6 +126,7 @@ def test_a_key_that_does_not_decode_is_an_invalid_key_and_nothing_else(layout: L
         (BlueprintKey(Artifact("a..b", ".n", "v.")), "a.=2Eb/=2En/v=2E"),
         (NodeKey(NodeId("node-1")), "node-1"),
         (IntentKey(NodeId("node-1")), "node-1.intent"),
+        (SeenKey(NodeId("node-1")), "node-1.seen"),
         (LEASE, "_leader"),
         (FENCE, "_term"),
     ],
@@ -202,6 +207,7 @@ def test_each_kind_of_key_names_its_values_type() -> None:
         FenceKey: Fence,
         NodeKey: Registration,
         IntentKey: Intent,
+        SeenKey: Seen,
         StatusKey: Status,
     }
 

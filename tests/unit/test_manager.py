@@ -20,11 +20,12 @@ from cdm.dispatch.messages import (
 )
 from cdm.manager.active import Active, Dormant
 from cdm.manager.outbox import HIGH_WATER, Order, Outbox
+from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import Command
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.keys import BlueprintKey, FenceKey, SliceKey, StatusKey, encode
-from cdm.model.node import Fence, Registration, Role, Schedule
+from cdm.model.node import LEFT, LOST, Fence, Registration, Role, Schedule, Seen
 from cdm.model.slice import SliceValue
 from cdm.model.status import Condition, Status
 from tests.unit.support import APP, OTHER, S, n
@@ -688,15 +689,198 @@ def test_a_dead_node_that_returns_is_used_again() -> None:
     assert n(2) in {key.node for key in each.slices}
 
 
-def test_slices_of_a_node_that_nobody_knows_are_replaced_after_its_time() -> None:
-    each = running()
-    key = SliceKey(n(9), APP)
-    each.store(key, SliceValue(S.ACTIVE))
+@pytest.mark.parametrize("fresh", [True, False])
+def test_slices_of_nodes_that_nobody_knows_are_deleted_and_nothing_else_is_touched(fresh: bool) -> None:
+    each = running(12)
+    before = dict(each.slices)
+    for number in range(10, 50):
+        each.store(SliceKey(n(number), APP), SliceValue(S.ACTIVE))
+    if fresh:
+        each.boot(("slices", "nodes", "blueprints", "statuses"))
+        each.lead()
     each.settle()
-    each.tick(11.0)
+    assert each.slices == before
+    assert {command.state for order in each.decided for command in order.commands} == {None}
+
+
+def test_one_of_an_unknown_node_that_takes_a_missing_ones_place_in_the_counts_is_seen_through() -> None:
+    each = running()
+    each.step_down()
+    (gone, *_) = each.slices
+    each.store(gone, None)
+    each.store(SliceKey(n(9), APP), SliceValue(S.ACTIVE))
+    each.lead()
+    each.run_down()
+    slept(each, 10.0)  # slices may name nodes that come back from a power cut
     each.run_down()
     assert states(each) == {"ACTIVE": 3}
-    assert key not in each.slices
+    assert n(9) not in {key.node for key in each.slices}
+
+
+def test_unknown_nodes_slow_no_eviction_down() -> None:
+    each = running()
+    for number in range(10, 50):
+        each.store(SliceKey(n(number), OTHER), SliceValue(S.ACTIVE))
+    each.expire(n(2))
+    each.tick(10.0)
+    assert n(2) not in each.topology.nodes
+
+
+def test_nothing_is_unloaded_for_a_missing_node_that_may_not_come_back() -> None:
+    each = running(6)
+    each.expire(n(2))
+    each.want(APP, 4)
+    each.settle()
+    assert each.decided == []
+    each.tick(10.0)
+    each.run_down()
+    assert states(each) == {"ACTIVE": 4}
+    assert n(2) not in {key.node for key in each.slices}
+    assert not any(c.state is S.UNLOAD for order in each.decided for c in order.commands), "four served all the time"
+
+
+def test_a_missing_node_that_comes_back_loses_what_is_too_many() -> None:
+    each = running(6)
+    each.expire(n(2))
+    each.want(APP, 4)
+    each.settle()
+    each.join(n(2))
+    each.run_down()
+    assert states(each) == {"ACTIVE": 4}
+
+
+def test_the_leader_remembers_nodes_and_says_when_they_are_gone() -> None:
+    each = running()
+    assert {node: seen.gone for node, (seen, _) in each.seen.items()} == {n(1): None, n(2): None, n(3): None}
+    each.expire(n(1), Cause.DELETED)
+    each.expire(n(2))
+    each.tick(10.0)
+    each.run_down()
+    assert {node: seen.gone for node, (seen, _) in each.seen.items()} == {n(1): LEFT, n(2): LOST, n(3): None}
+    each.join(n(2), Registration(incarnation="b"))
+    each.settle()
+    assert each.seen[n(2)][0] == Seen(Registration(incarnation="b"))
+
+
+def test_a_process_that_began_later_knows_by_what_is_remembered_that_a_node_may_come_back() -> None:
+    each = running()
+    del each.nodes[n(2)]  # its registration expired, and so did the marker of that
+    each.boot()
+    each.lead()
+    each.run_down()
+    assert each.decided == [], "it has a whole TTL to come back"
+    each.tick(10.0)
+    each.run_down()
+    assert states(each) == {"ACTIVE": 3}
+    assert n(2) not in {key.node for key in each.slices}
+
+
+def test_a_process_that_began_later_waits_for_no_node_that_was_given_up() -> None:
+    each = running()
+    each.expire(n(2))
+    each.tick(10.0)
+    each.run_down()
+    each.boot()
+    assert n(2) not in each.topology.nodes
+    each.lead()
+    each.run_down()
+    assert states(each) == {"ACTIVE": 3}
+
+
+# Nodes that are waited for
+
+
+def cold(*names: int, markers: bool = True, settle: float = 3.0) -> World:
+    """A process that begins after a power cut, in which three nodes were known; only these are back."""
+    before = running(6) if markers else World()
+    each = World(policy=Policy(settle=settle))
+    each.seen, each.statuses, each.blueprints = before.seen, before.statuses, before.blueprints
+    each.now, each.sequence, each.term = before.now + 100.0, before.sequence, before.term
+    each.boot()
+    for number in names:
+        each.join(n(number))
+    each.lead()
+    return each
+
+
+def spread(each: World) -> dict[str, int]:
+    return dict(Counter(key.node for key in each.slices))
+
+
+def test_after_a_power_cut_the_first_node_up_does_not_get_everything() -> None:
+    each = cold(1)
+    each.run_down()
+    assert each.slices == {}
+    assert condition(each) == (
+        Condition.PROGRESSING,
+        "6 of 6 instances not placed yet; waiting for nodes to register",
+    )
+    each.tick(5.0)
+    each.join(n(2))
+    each.run_down()
+    assert each.slices == {}
+    each.join(n(3))
+    each.run_down()
+    assert spread(each) == {n(1): 2, n(2): 2, n(3): 2}
+
+
+def test_nodes_that_do_not_come_back_are_waited_for_one_ttl_at_most() -> None:
+    each = cold(1, 2)
+    slept(each, 9.9)
+    assert each.slices == {}
+    slept(each, 0.1)
+    each.run_down()
+    assert spread(each) == {n(1): 3, n(2): 3}
+
+
+def test_a_node_that_left_for_good_or_runs_nothing_is_not_waited_for() -> None:
+    each = cold(1, 2)
+    each.seen[n(3)] = (Seen(Registration(), LEFT), 0.0)
+    each.seen[n(4)] = (Seen(Registration(), LOST), 0.0)
+    each.seen[n(5)] = (Seen(Registration(role=Role.MANAGER)), 0.0)
+    each.boot()
+    each.lead()
+    each.run_down()
+    assert spread(each) == {n(1): 3, n(2): 3}
+
+
+def test_a_very_first_start_waits_for_a_moment_from_the_first_registration() -> None:
+    each = cold(1, markers=False)
+    each.want(APP, 3)
+    slept(each, 2.0)
+    each.join(n(2))
+    each.join(n(3))
+    slept(each, 0.9)
+    assert each.slices == {}
+    slept(each, 0.1)
+    each.run_down()
+    assert spread(each) == {n(1): 1, n(2): 1, n(3): 1}
+
+
+def test_scaling_down_and_deleting_never_wait() -> None:
+    each = running(6)
+    each.nodes.pop(n(3))
+    each.boot()
+    each.lead()
+    each.want(APP, 1)
+    each.settle()
+    assert states(each) == {"ACTIVE": 3, "UNLOAD": 3}
+    each.drop(APP)
+    each.settle()
+    assert states(each) == {"ACTIVE": 2, "UNLOAD": 4}, "all but those of the node that may come back"
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_fail_over_in_a_running_cluster_never_waits(fresh: bool) -> None:
+    each = running(6)
+    each.policy = Policy()
+    each.step_down()
+    if fresh:
+        each.boot()
+    each.lead()
+    each.want(APP, 9)
+    each.run_down()
+    assert states(each) == {"ACTIVE": 9}
 
 
 # Failures and deadlines

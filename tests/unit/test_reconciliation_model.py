@@ -30,7 +30,7 @@ NODES = [n(number) for number in range(1, 6)]
 which_artifact = st.sampled_from(ARTIFACTS)
 which_node = st.sampled_from(NODES)
 numbers = st.integers(0, 1_000_000)
-POLICY = Policy(retry_limit=60.0)
+POLICY = Policy(retry_limit=60.0, settle=0.0)
 BREAKABLE = (S.LOADING, S.ACTIVATING, S.ACTIVE, S.UNLOADING)
 
 

@@ -22,6 +22,7 @@ POLICY = Policy()
 OPEN = LiveNode(n(1), open=True, draining=False)
 EMPTYING = LiveNode(n(1), open=False, draining=True)
 FULL = LiveNode(n(1), open=True, draining=False, capacity=1)
+MISSING = LiveNode(n(1), open=False, draining=False, registered=False)
 LATE = 500.0
 """Seconds that are past every deadline."""
 
@@ -50,6 +51,13 @@ def test_on_a_node_that_takes_slices(state: SliceState, late: bool) -> None:
     else:
         expected = Standing.STUCK if overdue else Standing.LIVE
     assert judge(each, fleet(OPEN)) is expected
+
+
+@pytest.mark.parametrize("state", SliceState)
+def test_on_a_node_that_is_missing_what_is_live_is_awaited(state: SliceState) -> None:
+    found = judge(put(n(1), state, at=NOW), fleet(MISSING))
+    assert (found is Standing.AWAITED) == state.live
+    assert found is not Standing.GONE
 
 
 def test_what_failed_while_it_was_unloaded_is_told_apart() -> None:

@@ -28,12 +28,12 @@ from cdm.dispatch.messages import (
 from cdm.dispatch.router import Router
 from cdm.manager.topology import MASS_LOSS_PACE, REMEMBERED, Missing, Registered, Topology
 from cdm.model.artifact import NodeId
-from cdm.model.keys import IntentKey, NodeKey
-from cdm.model.node import NO_INTENT, Intent, Registration, Role, Schedule
+from cdm.model.keys import IntentKey, NodeKey, SeenKey
+from cdm.model.node import LEFT, LOST, NO_INTENT, Intent, Registration, Role, Schedule, Seen
 from tests.unit.support import n
 
 TTL = 10.0
-SENT = (*about(NodeKey, IntentKey), *about_rejected(NodeKey), Connected, Disconnected, Tick)
+SENT = (*about(NodeKey, IntentKey, SeenKey), *about_rejected(NodeKey), Connected, Disconnected, Tick)
 
 
 class World:
@@ -55,6 +55,9 @@ class World:
         self.revision += 1
         gone: ValueRemove[NodeKey, Registration] = ValueRemove(NodeKey(node), self.revision, cause, at)
         self.router.route(gone)
+
+    def seen(self, node: NodeId, gone: str | None = None, at: float = 0.0) -> None:
+        self.router.route(ValuePut(SeenKey(node), Seen(Registration(), gone), 1, at))
 
     def tick(self, at: float) -> list[Message]:
         self.said.clear()
@@ -147,9 +150,9 @@ def test_a_missing_node_that_is_deleted_has_left() -> None:
     assert world.topology.wake_at() is None
 
 
-def test_the_end_of_an_unknown_registration_is_no_news() -> None:
+def test_the_end_of_an_unknown_registration_is_no_news_unless_it_expired() -> None:
     world = World()
-    for cause in Cause:
+    for cause in (Cause.DELETED, Cause.MISSING):
         world.gone(n(9), cause)
     assert world.said == []
 
@@ -347,52 +350,74 @@ def test_most_nodes_lost_in_one_outage_and_back_again_are_not_evicted_in_between
     assert world.tick(500.0) == []
 
 
-def test_a_slice_on_a_node_that_never_registered_makes_it_missing() -> None:
+def test_a_node_that_a_leader_remembered_and_that_is_not_there_is_missing() -> None:
     world = World(connected=95.0)
     world.beat(n(1), 100.0)
     world.beat(n(2), 100.0)
-    world.topology.notice(n(9))
+    world.seen(n(9))
     assert world.said[-1] == NodeMissing(n(9))
     assert isinstance(world.topology.nodes[n(9)], Missing)
-    world.topology.notice(n(9))
+    world.seen(n(9))
     assert world.said.count(NodeMissing(n(9))) == 1
     assert world.tick(104.9) == []
     assert world.tick(105.0) == [NodeDied(n(9))]
 
 
-def test_a_noticed_node_that_registers_is_a_member_like_others() -> None:
+def test_a_remembered_node_that_registers_is_a_member_like_others() -> None:
     world = World()
-    world.topology.notice(n(9))
+    world.seen(n(9))
     world.beat(n(9), 1.0)
     assert world.said == [NodeMissing(n(9)), NodeJoined(n(9), Registration())]
-    world.topology.notice(n(9))
+    world.seen(n(9))
     assert len(world.said) == 2
     assert world.tick(100.0) == []
 
 
-def test_a_slice_on_a_node_that_left_is_nobodys() -> None:
-    """Whichever of the two is heard of first, and as often as there is another one."""
+@pytest.mark.parametrize("leader_first", [True, False])
+def test_a_node_that_left_is_not_missing_whatever_was_remembered_of_it(leader_first: bool) -> None:
     world = World()
+    if leader_first:
+        world.seen(n(8))
     world.gone(n(8), Cause.DELETED)
-    assert world.said == []
-    world.topology.notice(n(8))
-    world.topology.notice(n(8))
-    assert world.said == [NodeLeft(n(8)), NodeLeft(n(8))]
-    world.topology.notice(n(9))
-    world.gone(n(9), Cause.DELETED)
-    assert world.said[2:] == [NodeMissing(n(9)), NodeLeft(n(9))]
+    world.seen(n(8))
+    world.seen(n(8), LEFT)
     assert world.topology.nodes == {}
+    assert world.topology.lost == {}
     assert world.topology.wake_at() is None
 
 
-@pytest.mark.parametrize("cause", [Cause.EXPIRED, Cause.MISSING])
-def test_a_slice_on_a_node_whose_registration_expired_before_is_given_its_time(cause: Cause) -> None:
+def test_a_node_that_another_leader_gave_up_is_given_up() -> None:
+    world = World()
+    world.seen(n(7), LOST, 40.0)
+    world.gone(n(7))
+    assert world.said == []
+    world.seen(n(8))
+    world.seen(n(8), LOST, 50.0)
+    assert world.said == [NodeMissing(n(8)), NodeDied(n(8))]
+    assert world.topology.nodes == {}
+    assert world.topology.lost == {n(7): 40.0, n(8): 50.0}, "something may still run there"
+    world.beat(n(8), 60.0)
+    world.seen(n(8), LOST, 61.0)
+    assert isinstance(world.topology.nodes[n(8)], Registered)
+    assert world.topology.lost == {n(7): 40.0}
+
+
+def test_what_is_remembered_can_be_forgotten() -> None:
+    world = World()
+    world.beat(n(1), 1.0)
+    world.seen(n(1))
+    assert world.topology.seen == {n(1): Seen(Registration())}
+    world.router.route(ValueRejected(SeenKey(n(1)), "nonsense", 9))
+    assert world.topology.seen == {}
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_node_whose_registration_expired_before_is_given_its_time(remembered: bool) -> None:
     world = World(connected=100.0)
-    world.gone(n(8), cause, at=50.0)
-    world.topology.notice(n(8))
-    world.topology.notice(n(9))
-    world.gone(n(9), cause, at=50.0)
-    assert world.said == [NodeMissing(n(8)), NodeMissing(n(9))]
+    if remembered:
+        world.seen(n(8))
+    world.gone(n(8), Cause.EXPIRED, at=50.0)
+    assert world.said == [NodeMissing(n(8))]
     assert world.topology.wake_at() == 110.0
 
 
@@ -411,9 +436,7 @@ def test_a_node_that_left_and_may_have_come_back_is_given_its_time(what: str) ->
                 world.router.route(Disconnected(2.0))
             case _:
                 world.router.route(Connected(3.0))
-    world.said.clear()
-    world.topology.notice(n(1))
-    assert NodeLeft(n(1)) not in world.said
+    world.seen(n(1))
     assert n(1) in world.topology.nodes
 
 
@@ -421,9 +444,7 @@ def test_of_the_many_nodes_that_left_the_last_ones_are_remembered() -> None:
     world = World()
     for number in (0, *range(REMEMBERED), 0, REMEMBERED):
         world.gone(n(number), Cause.DELETED)
-    for number in (0, 1, 2, REMEMBERED):
-        world.topology.notice(n(number))
-    assert world.said == [NodeLeft(n(0)), NodeMissing(n(1)), NodeLeft(n(2)), NodeLeft(n(REMEMBERED))]
+    assert [world.topology.left(n(number)) for number in (0, 1, 2, REMEMBERED)] == [True, False, True, True]
 
 
 def test_intents_are_told_once_each() -> None:
@@ -510,7 +531,7 @@ def test_keys_that_do_not_parse_are_left_alone() -> None:
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["beat", "expire", "leave", "list", "notice", "up", "down", "tick"]),
+        st.sampled_from(["beat", "expire", "leave", "list", "seen", "up", "down", "tick"]),
         st.integers(0, 4),
         st.floats(0.0, 8.0),
     ),
@@ -539,9 +560,8 @@ def test_a_death_is_told_only_after_a_whole_ttl_of_hearing_nothing(script: list[
                 world.gone(node, Cause.MISSING)
             case "leave":
                 world.gone(node, Cause.DELETED)
-            case "notice":
-                world.topology.notice(node)
-                dead.discard(node)
+            case "seen":
+                world.seen(node)
             case "up":
                 world.router.route(Connected(now))
                 up_since = now

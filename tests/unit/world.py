@@ -31,8 +31,8 @@ from cdm.manager.policy import Policy
 from cdm.manager.topology import Registered, Topology
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
-from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, LeaseKey, NodeKey, SliceKey, StatusKey
-from cdm.model.node import Fence, Intent, Lease, Registration, Schedule
+from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, LeaseKey, NodeKey, SeenKey, SliceKey, StatusKey
+from cdm.model.node import Fence, Intent, Lease, Registration, Schedule, Seen
 from cdm.model.slice import SliceState, SliceValue, legal
 from cdm.model.status import Status
 from tests.unit.support import S
@@ -65,7 +65,7 @@ class World:
         self.now = 1_000.0
         self.clock: Callable[[], float] = lambda: self.now
         self.interval = interval
-        self.policy = policy
+        self.policy = policy or Policy(settle=0.0)
         self.sequence = 0
         self.term = 0
         self.slices: dict[SliceKey, ValuePut[SliceKey, SliceValue]] = {}
@@ -74,6 +74,7 @@ class World:
         self.nodes: dict[NodeId, tuple[Registration, float]] = {}
         self.markers: dict[NodeId, Cause] = {}
         self.intents: dict[NodeId, Schedule] = {}
+        self.seen: dict[NodeId, tuple[Seen, float]] = {}
         self.statuses: dict[str, Status] = {}
         self.mirror: deque[Message] = deque()
         """What the mirror of ``slices`` has yet to bring."""
@@ -105,6 +106,8 @@ class World:
         return self.clock()
 
     def _list_nodes(self) -> None:
+        for node, (seen, at) in self.seen.items():
+            self.route(ValuePut(SeenKey(node), seen, 1, at))
         for node, (registration, heard) in self.nodes.items():
             self.route(ValuePut(NodeKey(node), registration, 1, heard))
         for node, cause in self.markers.items():
@@ -300,7 +303,10 @@ class World:
             self.route(self.acks.popleft())
 
     def tell(self) -> None:
-        """Carry out all statuses."""
+        """Carry out all statuses, and remember nodes."""
+        for node, seen in self.outbox.take_seen(10_000).items():
+            self.seen[node] = (seen, self.now)
+            self.route(ValuePut(SeenKey(node), seen, 1, self.now))
         taken = self.outbox.take_statuses(10_000)
         if taken:
             self.told.append(taken)

@@ -131,6 +131,7 @@ class Playground:
             "--lease-ttl": TTL,
             "--node-ttl": TTL,
             "--reconcile-interval": 2,
+            "--settle": "100ms",
             "--folder": self._folder / node,
             "--log-format": "json",
         }

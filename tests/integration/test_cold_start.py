@@ -1,0 +1,80 @@
+"""Nodes come up one after another, at the very first start and after a power cut: the first one does not get all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.harness.agents import agents
+from tests.harness.processes import Processes, node_processes, processes
+from tests.harness.servers import FORGIVEN, NatsServer
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, on_nodes, raw
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
+
+NAME = "org.example/one/1.0.0"
+ALL = ("a", "b", "c")
+
+
+async def _spread(user: Raw) -> dict[str, int]:
+    return dict(on_nodes(await user.slices()))
+
+
+async def _told(user: Raw) -> str:
+    return str((await user.status(NAME)).get("reason"))
+
+
+async def _placed(user: Raw, count: int) -> bool:
+    return sum((await _spread(user)).values()) == count
+
+
+async def test_at_the_very_first_start_the_leader_waits_a_moment_for_more_nodes(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with raw(server) as user:
+        with node_processes(server, tmp_path) as nodes:
+            await _first_start(user, nodes)
+
+
+async def _first_start(user: Raw, nodes: Processes) -> None:
+    nodes.start("a", "--settle", "5s")
+    await eventually(user.lease, 20)
+    await user.put("blueprints", NAME, 6)
+    await eventually(lambda: _told(user), 5)
+    assert not await _spread(user)
+    nodes.start("b", "--settle", "5s")
+    nodes.start("c", "--settle", "5s")
+    await eventually(lambda: _placed(user, 6), 20)
+    assert await _spread(user) == {"a": 2, "b": 2, "c": 2}
+
+
+async def test_after_a_power_cut_the_leader_waits_for_the_nodes_that_it_remembers(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with raw(server) as user:
+        async with processes(server, user, tmp_path, *ALL, node_ttl=5), agents(server, *ALL):
+            await user.put("blueprints", NAME, 3)
+            await eventually(lambda: _placed(user, 3), 10)
+
+            async def remembered() -> bool:
+                return {f"{node}.seen" for node in ALL} <= set(await user.contents("nodes"))
+
+            await eventually(remembered, 10)
+        # All of them are killed. Somebody wants more before they are back.
+        await user.put("blueprints", NAME, 6)
+
+        async def expired() -> bool:
+            return not await user.registrations()
+
+        await eventually(expired, 20)
+        async with processes(server, user, tmp_path, "a", node_ttl=5) as nodes:
+            await anyio.sleep(1.5)
+            assert await _spread(user) == {"a": 1, "b": 1, "c": 1}
+            nodes.start("b")
+            nodes.start("c")
+            await eventually(lambda: _placed(user, 6), 20)
+            print("spread", await _spread(user))
+            assert await _spread(user) == {"a": 2, "b": 2, "c": 2}
