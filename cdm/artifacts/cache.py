@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import anyio
-from anyio import to_thread
 from msgspec import Struct
 
 from cdm.artifacts.entry import completed
@@ -34,6 +33,7 @@ from cdm.artifacts.folder import (
 )
 from cdm.artifacts.repository import Artifacts, StoredArtifact
 from cdm.artifacts.seal import Altered, Seal
+from cdm.artifacts.threads import cleaned_up, in_thread
 from cdm.errors import (
     ArtifactMissing,
     BucketMissing,
@@ -131,7 +131,7 @@ class Cache:
         """
         async with self._starting:
             if not self._started:
-                found = await to_thread.run_sync(survey, self.folder)
+                found = await in_thread(survey, self.folder)
                 for name, size, seal in found:
                     self._kept[name] = _Kept(size, seal, self._tick())
                 self._started = True
@@ -204,9 +204,9 @@ class Cache:
                     began = self._tick()
                     # What slices wrote to the folder, although it is shared, is left while there are any.
                     alone = self._holds[digest] == self._getting[digest]
-                    others = await to_thread.run_sync(check, folder, seal, alone)
+                    others = await in_thread(check, folder, seal, alone)
                     kept.checked = began
-                await to_thread.run_sync(make_runnable, folder, manifest, seal)
+                await in_thread(make_runnable, folder, manifest, seal)
         except (Altered, FileNotFoundError):
             # Those who hold it have what comes in its place.
             kept.seal = None
@@ -238,15 +238,15 @@ class Cache:
         temporary = self.folder / f"{TEMPORARY}{secrets.token_hex(8)}"
         try:
             await self._make_room(stored, running.size)
-            await to_thread.run_sync(partial(temporary.mkdir, parents=True))
+            await in_thread(partial(temporary.mkdir, parents=True))
             await self.artifacts.fetch(stored, temporary / "packed")
             try:
-                seal = await to_thread.run_sync(unpack_into, temporary, content)
+                seal = await in_thread(unpack_into, temporary, content)
             except InvalidContent as error:
                 raise InvalidContent(
                     f"{artifact} cannot be unpacked: {error}; push it again: cdm artifact push --force {artifact} PATH"
                 ) from None
-            await to_thread.run_sync(install, temporary, self.folder / digest)
+            await in_thread(install, temporary, self.folder / digest)
             running.size = 0
             size = seal.tree.size
             self._kept[digest] = _Kept(size, seal, self._tick())
@@ -256,7 +256,7 @@ class Cache:
             raise
         finally:
             with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(discard, temporary)
+                await cleaned_up(discard, temporary)
             del self._running[digest]
             running.over.set()
 
@@ -299,7 +299,7 @@ class Cache:
         finally:
             for folder in doomed:
                 with anyio.CancelScope(shield=True):
-                    await to_thread.run_sync(discard, folder)
+                    await cleaned_up(discard, folder)
 
     def _tick(self) -> int:
         self._clock += 1

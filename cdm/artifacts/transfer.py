@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import anyio
-from anyio import to_thread
 
 from cdm import clock
 from cdm.artifacts.sparse import SparseFile
+from cdm.artifacts.threads import cleaned_up, in_thread
 from cdm.errors import ArtifactDamaged, InvalidContent, Uncertain
 from cdm.model.content import Content
 from cdm.store.objects import Objects
@@ -38,7 +38,7 @@ async def upload(objects: Objects, nuid: str, source: Path, content: Content, pr
     digest = hashlib.sha256()
     file = source.open("rb")  # not in a thread: see `download`
     try:
-        while buffer := await to_thread.run_sync(_read, file, digest, _BUFFER // length * length):
+        while buffer := await in_thread(_read, file, digest, _BUFFER // length * length):
             for start in range(0, len(buffer), length):
                 number += 1
                 part = buffer[start : start + length]
@@ -48,7 +48,7 @@ async def upload(objects: Objects, nuid: str, source: Path, content: Content, pr
                     progress(done, content.size)
     finally:
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(file.close)
+            await cleaned_up(file.close)
     if digest.hexdigest() != content.sha256:
         raise InvalidContent(f"{source} was changed while it was pushed")
     # Were this process to stand still for long, its parts would be swept away, or one be stored twice.
@@ -82,12 +82,12 @@ async def download(
         async for part in _parts(objects, nuid, content, check, progress):
             buffer += part
             if len(buffer) >= _BUFFER:
-                await to_thread.run_sync(_take, file, digest, bytes(buffer))
+                await in_thread(_take, file, digest, bytes(buffer))
                 buffer.clear()
-        await to_thread.run_sync(_take, file, digest, bytes(buffer))
+        await in_thread(_take, file, digest, bytes(buffer))
     finally:
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(file.close)
+            await cleaned_up(file.close)
     _compare(digest, content)
 
 

@@ -11,10 +11,12 @@ import tarfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+from anyio import to_thread
 from msgspec.structs import replace
 
 from cdm.artifacts import unpacking
@@ -535,3 +537,26 @@ async def test_what_cannot_be_removed_is_not_forgotten(
         assert await cache.get(ONE) == one
         await cache.get(TWO)
         await cache.get(ONE)
+
+
+@pytest.mark.parametrize("started", range(6))
+async def test_without_threads_a_slice_fails_and_the_node_lives(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: int
+) -> None:
+    """A slice that forks without end leaves none, sooner or later while another is loaded."""
+    async with supply(server, tmp_path) as at:
+        await at.push(ONE, at.file())
+        cache = at.cache()
+        run, left = to_thread.run_sync, started
+
+        async def none(*args: Any) -> object:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise RuntimeError("can't start new thread")
+            return await run(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(to_thread, "run_sync", none)
+            assert "no thread can be started now" in await refused(cache, ONE, fatal=False)
+        assert (await cache.get(ONE)).folder.exists()
