@@ -257,7 +257,9 @@ class History:
                 if term > fence and not (after and after.key == "_term" and after.fields.get("term") == term):
                     found.append(f"{entry}: a lease without its fence")
             elif entry.key == "_term":
-                if term <= fence:
+                # Its own leader, which names its process, writes it anew where it cannot know what was stored.
+                anew = fields.get("incarnation") and fields["incarnation"] == holders.get(term, (None, None))[1]
+                if term < fence or (term == fence and not anew):
                     found.append(f"{entry}: the fence was {fence} before")
                 if holders.get(term, (None, None))[0] != fields.get("leader"):
                     found.append(f"{entry}: the lease of term {term} is {holders.get(term)}'s")
@@ -353,7 +355,9 @@ class History:
 
     def first_take_over(self, after: float) -> float | None:
         """When the first term began, from a moment on."""
-        return next((entry.time for entry in self.slices if entry.key == "_term" and entry.time >= after), None)
+        fences = [entry for entry in self.slices if entry.key == "_term"]
+        before = max((entry.fields.get("term", 0) for entry in fences if entry.time < after), default=0)
+        return next((e.time for e in fences if e.time >= after and e.fields.get("term", 0) > before), None)
 
     def last_renewal(self, term: int) -> float:
         """When a term's lease was last taken or renewed."""

@@ -129,6 +129,12 @@ def test_a_fence_that_stands_still() -> None:
     assert "the fence was 1 before" in told(begun().write("slices", "_term", {"term": 1, "leader": "n1"}))
 
 
+def test_a_fence_that_its_own_leader_writes_anew() -> None:
+    anew = {"term": 1, "leader": "n1", "incarnation": "of n1"}
+    assert begun().write("slices", "_term", anew).history.violations() == []
+    assert "the fence was 1 before" in told(begun().write("slices", "_term", {**anew, "incarnation": "of n2"}))
+
+
 def test_a_command_of_a_term_that_has_not_begun() -> None:
     assert "under the fence of term 1" in told(begun(3).command("n3.g/n/1", "LOAD", 2))
 
