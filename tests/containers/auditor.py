@@ -1,30 +1,16 @@
-"""An auditor: it records what the buckets' streams store, and judges it by PROTOCOL's promises alone.
+"""An auditor: it judges what the buckets' streams stored by the protocol's promises alone.
 
 It is a second opinion. So it takes nothing from cdm: what a live slice is, who may write what, and how many instances
 there may be is written down here again.
-
-It hears of every stored message through the streams' republishing: the server that leads a stream says there, as it
-stores a message, what it stored, under which number and after which. A consumer would miss what is written over at
-once, for a bucket keeps one value a key. One connection to each server goes on hearing when a server is lost.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import nats.errors
-from nats.aio.msg import Msg
-
-from tests.harness.servers import raw_client
-from tests.harness.waiting import eventually
-from tests.harness.wire import Raw, Rejection
-
-BUCKETS = ("slices", "nodes", "blueprints")
 NOT_LIVE = ("FAILED", "UNLOAD", "UNLOADING")
 COMMANDS = ("LOAD", "ACTIVATE", "DEACTIVATE", "UNLOAD")
 FENCE = "$KV.slices._term"
@@ -67,85 +53,6 @@ class Entry(NamedTuple):
     def __str__(self) -> str:
         what = "deleted" if self.gone else self.data.decode("utf-8", "replace")
         return f"{self.bucket} #{self.sequence} {self.key} {what}"
-
-
-# Recording
-
-
-class Recorder:
-    """Keeps what was stored. Made by `recording`."""
-
-    def __init__(self) -> None:
-        self._found: dict[tuple[str, int], Entry] = {}
-        self.contradictions: list[str] = []
-        """Numbers under which two servers stored different things."""
-
-    async def hear(self, message: Msg) -> None:
-        """Take one republished message."""
-        headers = dict(message.headers or {})
-        _, bucket, key = message.subject.split(".", 2)
-        entry = Entry(
-            bucket,
-            key,
-            int(headers["Nats-Sequence"]),
-            _seconds(headers["Nats-Time-Stamp"]),
-            int(headers["Nats-Last-Sequence"]),
-            message.data,
-            headers,
-        )
-        known = self._found.setdefault((bucket, entry.sequence), entry)
-        if (known.key, known.data) != (entry.key, entry.data):
-            self.contradictions.append(f"{known} and {entry}")
-
-    def entries(self, bucket: str) -> list[Entry]:
-        """What one bucket stored, in its order."""
-        return sorted((e for e in self._found.values() if e.bucket == bucket), key=lambda entry: entry.sequence)
-
-    @property
-    def history(self) -> History:
-        """All that was recorded."""
-        return History({bucket: self.entries(bucket) for bucket in BUCKETS})
-
-    async def complete(self, user: Raw) -> History:
-        """All up to now; fails where something was not heard."""
-
-        async def all_heard() -> bool:
-            for bucket in BUCKETS:
-                try:
-                    last = (await user.api(f"STREAM.INFO.KV_{bucket}"))["state"]["last_seq"]
-                except (Rejection, nats.errors.Error):
-                    return False
-                if (bucket, last) not in self._found:
-                    return False
-            return True
-
-        await eventually(all_heard, 15, "all that is stored is recorded")
-        return self.history
-
-
-@asynccontextmanager
-async def recording(user: Raw, urls: Iterable[str]) -> AsyncIterator[Recorder]:
-    """Record what is stored in the buckets, which must be there and be empty, from now on."""
-    recorder = Recorder()
-    async with AsyncExitStack() as stack:
-        for url in urls:
-            client = await stack.enter_async_context(raw_client(url))
-            await client.subscribe("audit.>", cb=recorder.hear)
-            await client.flush()
-        for bucket in BUCKETS:
-            info = await user.api(f"STREAM.INFO.KV_{bucket}")
-            assert info["state"]["messages"] == 0, f"{bucket} was written before it was recorded"
-            again = {"src": f"$KV.{bucket}.>", "dest": f"audit.{bucket}.>"}
-            await user.api(f"STREAM.UPDATE.KV_{bucket}", {**info["config"], "republish": again})
-        yield recorder
-
-
-def _seconds(timestamp: str) -> float:
-    head, _, fraction = timestamp.rstrip("Z").partition(".")
-    return datetime.fromisoformat(f"{head}+00:00").timestamp() + float(f"0.{fraction or 0}")
-
-
-# Judging
 
 
 class Past:
@@ -224,7 +131,7 @@ class History:
                 self._blueprints[entry.key].add(entry.time, count)
 
     def violations(self) -> list[str]:
-        """Everything in it that PROTOCOL forbids, but for the end state."""
+        """Everything in it that the protocol forbids, but for the end state."""
         return [*self.holes(), *self.terms(), *self.fences(), *self.placements()]
 
     def holes(self) -> list[str]:

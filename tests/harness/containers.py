@@ -23,7 +23,7 @@ from cdm.model.keys import LAYOUTS
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, connect
 from cdm.store.watch import Watch
-from tests.containers.auditor import Recorder, recording
+from tests.containers.recorder import Recorder, recording
 from tests.harness.agents import Agents
 from tests.harness.engine import Images
 from tests.harness.paths import ROOT

@@ -210,7 +210,9 @@ def test_an_end_that_is_not_exact() -> None:
 
 
 def test_it_shares_no_code_with_what_it_judges() -> None:
-    """Neither the auditor nor anything that it imports loads a module of cdm: its mistakes would be judged right."""
-    look = "import sys, tests.containers.auditor; print(*(name for name in sys.modules if name.split('.')[0] == 'cdm'))"
+    """The auditor, its recorder and what they import load no module of cdm: its faults would be judged right."""
+    look = (
+        "import sys, tests.containers.recorder; print(*(name for name in sys.modules if name.split('.')[0] == 'cdm'))"
+    )
     found = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.split() == []
