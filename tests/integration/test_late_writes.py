@@ -36,7 +36,7 @@ async def test_a_batch_that_hung_in_the_network_never_makes_two_live_of_one_want
         await managers.start("m", lease_ttl=20.0, node_ttl=20.0)
         leader = await managers.leader()
         term = leader.active
-        await nodes.start("a1", "a2")
+        await nodes.start("a1", "a2", node_ttl=20.0)
         proxy.hold(b'"state":"ACTIVATE"')
         await user.put("blueprints", KEY, 1)
         with bounded():
@@ -46,6 +46,7 @@ async def test_a_batch_that_hung_in_the_network_never_makes_two_live_of_one_want
         await anyio.sleep(1)
         await proxy.break_connections()
         await eventually(lambda: _none(user), 20, "the leader is back, and has unloaded the slice")
+        await user.put("nodes", f"{first.partition('.')[0]}.intent", {"schedule": "cordon"})
         await user.put("blueprints", KEY, 1)
         (second,) = await eventually(lambda: slices_of(user, "ACTIVE"), 20, "another node runs the slice")
         assert second != first
