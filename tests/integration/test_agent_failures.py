@@ -14,7 +14,7 @@ from cdm.manager.policy import Policy
 from cdm.model.artifact import Artifact
 from cdm.model.manifest import Line, Readiness, Restart
 from cdm.node.serving import Running
-from tests.harness.judging import assert_legal
+from tests.harness.judging import assert_legal, histories, names
 from tests.harness.nodes import nodes_on
 from tests.harness.proc import children, descriptors, keepers, resident
 from tests.harness.servers import NatsServer
@@ -84,6 +84,30 @@ async def test_a_crash_loop_is_tried_here_before_it_is_told(server: NatsServer, 
         assert "the disk is full" in failed["reason"]
         assert not ground.living
         assert_legal(await ground.user.recorded())
+
+
+async def test_what_is_started_again_says_so_until_it_serves(server: NatsServer, tmp_path: Path) -> None:
+    async with agent_alone(server, tmp_path) as (ground, hand, nodes):
+        manifest = replace(ANSWERING, restart=Restart(attempts=9, backoff=0.5, stable=7))
+        key = hand.key(await ground.push("one", PORTS, manifest))
+        port = (await hand.up(key))["port"]
+        for restarts in (1, 2):
+            os.kill(ground.living[shown(key)][0], signal.SIGKILL)
+            said = await hand.reaches(key, "ACTIVATING")
+            assert "killed by SIGKILL" in said["reason"]
+            assert (said["restarts"], said["stable"]) == (restarts, 7)
+            assert said["deadline"] > manifest.readiness.timeout
+            assert "port" not in said
+            said = await hand.reaches(key, "ACTIVE")
+            assert ask(said["port"])
+            assert (said["port"], said["restarts"], said.get("reason")) == (port, restarts, None)
+        await hand.unload(key)
+        records = await ground.user.recorded()
+        assert_legal(records)
+        assert names(histories(records)[key]) == (
+            "LOAD LOADING LOADED ACTIVATE ACTIVATING ACTIVE ACTIVATING ACTIVE ACTIVATING ACTIVE UNLOAD UNLOADING gone"
+        )
+        nodes.unharmed()
 
 
 async def test_a_slice_that_is_started_again_keeps_its_port(server: NatsServer, tmp_path: Path) -> None:
