@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from cdm import clock
 from cdm.dispatch.messages import FenceRenewal, Message, WriteFailed, Written
-from cdm.errors import Conflict, RequestRefused, StoreBusy, StoreError
+from cdm.errors import AccessDenied, Conflict, RequestRefused, StoreBusy, StoreError
 from cdm.leader.batching import Cutter, Part
 from cdm.leader.election import Election
 from cdm.leader.lease import LeaseStore
@@ -155,6 +155,8 @@ class CommandWriter:
                 return
             except StoreError as error:
                 log.warning("unknown whether commands were stored", reason=str(error), commands=len(part.writes))
+                if isinstance(error, AccessDenied):
+                    await anyio.sleep(REFUSAL_PAUSE)  # it is decided anew, and would be refused anew at once
                 await self._settle(prepared, str(error))
                 return
             else:

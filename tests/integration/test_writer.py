@@ -12,7 +12,7 @@ import pytest
 
 from cdm import clock
 from cdm.dispatch.messages import FenceRenewal, Message, WriteFailed, Written
-from cdm.errors import Conflict, Uncertain
+from cdm.errors import AccessDenied, Conflict, Uncertain
 from cdm.leader.actions import TakeOver
 from cdm.leader.election import Election
 from cdm.leader.records import NO_FENCE, Records, Tenure, Timing, Vacant
@@ -201,6 +201,22 @@ async def test_a_fence_whose_answers_are_lost_is_written_until_one_is_answered(s
         assert each.said[1] == FenceRenewal(1, each.tenure.fence_revision)
         assert await each.stored() == 3
         each.election.valid(clock.now())
+
+
+async def test_a_missing_permission_to_write_commands_is_no_tight_loop(server: NatsServer) -> None:
+    async with desk(server) as each:
+        tries: list[float] = []
+
+        async def deny(batch: Batch, timeout: float | None = None) -> int:
+            tries.append(clock.now())
+            raise AccessDenied("permission denied")
+
+        each.bucket.commit = deny  # type: ignore[method-assign]
+        for number in range(1, 4):
+            each.order(BIG, 3)
+            await eventually(lambda number=number: len(each.said) == 3 * number, 10)  # type: ignore[misc]
+        assert tries[-1] - tries[0] > 0.4
+        assert await each.stored() == 0
 
 
 async def test_a_leader_whose_fence_is_anothers_when_it_writes_it_anew_is_fenced(server: NatsServer) -> None:
