@@ -92,7 +92,7 @@ class Managing(Part):
         # The topology first: what the manager makes of a message depends on it.
         self.receivers = (self.topology, self.leadership, self.manager)
         writers = (self._commands.run, self._status_writer.run, self._seen_writer.run)
-        self.work = (*writers, self._tick, self._keep_pulse, self.leadership.run)
+        self.work = (*writers, self._tick, self._check_buckets, self._keep_pulse, self.leadership.run)
 
     async def prepare(self) -> None:
         """Check the buckets, or make them; waits while JetStream itself is not ready.
@@ -165,6 +165,15 @@ class Managing(Part):
     def _list_anew(self) -> None:
         for watch in self._ground.watches.values():
             watch.relist()
+
+    async def _check_buckets(self) -> None:
+        """Look at the buckets in every round: the leader for all nodes, and each where nobody leads."""
+        while True:
+            await anyio.sleep(self._ground.settings.reconcile_interval)
+            leader = self.election.leader
+            if leader is None or leader.node == self._ground.settings.node:
+                for watch in self._ground.watches.values():
+                    await watch.check()
 
     async def _barrier(self) -> None:
         failed: Exception | None = None

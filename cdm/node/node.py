@@ -184,7 +184,6 @@ class Node:
             on_reset=self._on_reset if bucket.layout is SLICES else None,
             provide=partial(self._provide, bucket),
             relist_interval=self.settings.relist_interval,
-            check_interval=self.settings.reconcile_interval,
             backpressure=self.ground.backpressure if bucket.layout is SLICES else None,
         )
 

@@ -13,6 +13,7 @@ from cdm import clock
 from cdm.errors import StoreError, Uncertain
 from cdm.log import Log
 from cdm.store.bucket import Bucket
+from cdm.store.connection import Connection
 
 log = Log("cdm.watch")
 
@@ -21,6 +22,22 @@ INFO_TIMEOUT = 1.0
 INACTIVE = 10.0
 """Seconds after which the server deletes a consumer to which nobody listens."""
 DELETE_TIMEOUT = 0.5
+
+
+async def until_up(connection: Connection) -> None:
+    """Wait until there is a connection."""
+    up = anyio.Event()
+
+    def listener(is_up: bool) -> None:
+        if is_up:
+            up.set()
+
+    connection.listen(listener)
+    try:
+        if not connection.is_up:
+            await up.wait()
+    finally:
+        connection.unlisten(listener)
 
 
 class Consumer:

@@ -22,7 +22,7 @@ from cdm.errors import AccessDenied, BucketMissing, StoreBusy, StoreError, Uncer
 from cdm.log import Log
 from cdm.store.backpressure import Backpressure, FlowControl
 from cdm.store.bucket import Bucket
-from cdm.store.consumer import Consumer
+from cdm.store.consumer import Consumer, until_up
 from cdm.store.mirror import Behind, Gap, Live, Mirror, SetBack
 from cdm.store.wire import MARKER_TTL, StreamState, headers_of
 
@@ -34,10 +34,8 @@ OVERDUE = 2.5
 """Heartbeats after which a silent consumer counts as lost."""
 RELIST_INTERVAL = 300.0
 """Seconds between two full comparisons with the bucket."""
-CHECK_INTERVAL = 30.0
-"""Seconds between two looks at whether the stream is the one that is followed, and has the settings it needs."""
 CHECK_PATIENCE = 2.0
-"""Seconds that such a look waits for what is on its way."""
+"""Seconds that a check of the stream waits for what is on its way."""
 TRUSTED_GAP = MARKER_TTL / 3
 """Longest silence, in seconds, after which the watch resumes behind its last sequence without listing."""
 BARRIER_PATIENCE = 0.05
@@ -75,7 +73,6 @@ class Watch:
         on_reset: called with a reason when the stream is not the one that it was.
         provide: called when the bucket is missing or lacks settings; it may create or adapt it.
         relist_interval: seconds between two full comparisons with the bucket.
-        check_interval: seconds between two looks at the stream's state.
         backpressure: holds updates back while a leader's commands are being written.
     """
 
@@ -89,7 +86,6 @@ class Watch:
         on_reset: Callable[[str], None] | None = None,
         provide: Callable[[], Awaitable[object]] | None = None,
         relist_interval: float = RELIST_INTERVAL,
-        check_interval: float = CHECK_INTERVAL,
         backpressure: Backpressure | None = None,
     ) -> None:
         self.bucket = bucket
@@ -100,7 +96,6 @@ class Watch:
         self._on_reset = on_reset
         self._provide = provide
         self._relist_interval = relist_interval
-        self._check_interval = check_interval
         self._flow_control = FlowControl(bucket.connection, backpressure, lambda: self._mirror.is_live)
         self._consumer: Consumer | None = None
         self._progress: anyio.Event | None = None
@@ -146,8 +141,10 @@ class Watch:
             StoreError: the server did not say how far the bucket is.
         """
         # Where the stream is replaced meanwhile, sequences of the old one say nothing about the new one.
-        while not await self._reach(self._mirror.generation, await self.bucket.state()):
-            pass
+        while True:
+            generation, target = self._mirror.generation, await self.bucket.state()
+            if await self._reach(generation, target) and not self._purged(target):
+                return
 
     async def _reach(self, generation: int, target: StreamState) -> bool:
         """Wait until all that the stream held is emitted; returns False where the stream was replaced meanwhile."""
@@ -167,6 +164,37 @@ class Watch:
             if same and mirror.is_live and consumer and await consumer.drained() and consumer is self._consumer:
                 mirror.skip(target.last)
         return False
+
+    async def check(self) -> None:
+        """Look whether the stream is the one that is followed, holds what is known, and has the settings it needs.
+
+        Where it is not so the bucket is adapted, or listed. A new consumer is preceded by such a look in any case.
+        """
+        mirror = self._mirror
+        reached, generation = mirror.reached, mirror.generation
+        try:
+            stream = await self.bucket.state()
+        except StoreError as error:
+            log.debug("bucket not checked", bucket=self.bucket.name, reason=str(error))
+            if isinstance(error, BucketMissing):
+                self._end("the bucket is missing")
+            return
+        if stream.lacks:
+            await self._provide_bucket(f"it lacks {stream.lacks}")
+        if mirror.is_live and (stream.created != mirror.created or stream.last < reached):
+            self._end("the stream is another one")
+        elif mirror.is_live and mirror.lost(stream):
+            # Most often it is only that what was replaced meanwhile was not delivered so far.
+            with anyio.move_on_after(CHECK_PATIENCE), suppress(StoreError):
+                if await self._reach(generation, stream):
+                    self._purged(stream)
+
+    def _purged(self, stream: StreamState) -> bool:
+        """Whether known keys are gone from the stream, which was reached; then everything is listed."""
+        if lost := self._mirror.lost(stream):
+            log.warning("keys were purged; everything is listed", bucket=self.bucket.name, at_least=lost)
+            self.relist()
+        return lost > 0
 
     def relist(self) -> None:
         """List the whole bucket again, now; `caught_up` waits for it."""
@@ -199,17 +227,16 @@ class Watch:
         self._complain("updates do not come", str(error))
 
     async def _provide_bucket(self, problem: str) -> None:
-        reason = problem
         try:
             if self._provide is not None:
                 await self._provide()
                 return
+        except (StoreBusy, Uncertain, Unreachable) as error:
+            log.debug("bucket not provided", bucket=self.bucket.name, reason=f"{problem}: {error}")
+            return
         except StoreError as error:
-            log.debug("bucket not provided", bucket=self.bucket.name, problem=problem, reason=str(error))
-            if isinstance(error, (StoreBusy, Uncertain, Unreachable)):
-                return
-            reason = f"{problem}: {error}"
-        self._complain("bucket cannot be used; run `cdm init`", reason)
+            problem = f"{problem}: {error}"
+        self._complain("bucket cannot be used; run `cdm init`", problem)
 
     def _complain(self, what: str, reason: str) -> None:
         """Log an error, but not each time: such a state may last."""
@@ -224,7 +251,7 @@ class Watch:
         connection = self.bucket.connection
         if not connection.is_up:
             self._tell_live(False)
-            await self._until_up()
+            await until_up(connection)
         stream = await self.bucket.state()
         consumer = Consumer(self.bucket, self._filter, stream.clock - clock.now())
         self._compare(stream)
@@ -249,21 +276,6 @@ class Watch:
             if clock.now() < self._overdue:  # else it is lost, and whoever could delete it may be too
                 await consumer.delete()
 
-    async def _until_up(self) -> None:
-        up = anyio.Event()
-
-        def listener(is_up: bool) -> None:
-            if is_up:
-                up.set()
-
-        connection = self.bucket.connection
-        connection.listen(listener)
-        try:
-            if not connection.is_up:
-                await up.wait()
-        finally:
-            connection.unlisten(listener)
-
     def _compare(self, stream: StreamState) -> None:
         """Compare the stream with the one seen before."""
         if reason := self._mirror.other_stream(stream):
@@ -285,7 +297,6 @@ class Watch:
 
     async def _until_over(self, consumer: Consumer) -> str:
         """Wait for the session to end; returns why."""
-        check = consumer.made + self._check_interval
         while not consumer.over.done():
             now, overdue = clock.now(), self._overdue
             relist = self._mirror.listed_at + self._relist_interval
@@ -299,29 +310,9 @@ class Watch:
                     self._finish()
             elif now >= relist:
                 return "time to compare everything"
-            elif now >= check:
-                check = now + self._check_interval
-                await self._check(consumer)
             else:
-                await asyncio.wait((consumer.over,), timeout=min(overdue, relist, check) - now)
+                await asyncio.wait((consumer.over,), timeout=min(overdue, relist) - now)
         return consumer.over.result()
-
-    async def _check(self, consumer: Consumer) -> None:
-        """Look whether the stream is the one that is followed, holds what is known, and has the settings it needs."""
-        mirror = self._mirror
-        reached, generation = mirror.reached, mirror.generation
-        with suppress(StoreBusy, Uncertain, Unreachable):
-            stream = await self.bucket.state()
-            if stream.created != mirror.created or stream.last < reached:
-                consumer.end("the stream is another one")
-                return
-            if stream.lacks:
-                await self._provide_bucket(f"it lacks {stream.lacks}")
-            with anyio.move_on_after(CHECK_PATIENCE):
-                # Most often it is only that what was replaced meanwhile was not delivered so far.
-                if mirror.lost(stream) and await self._reach(generation, stream) and (lost := mirror.lost(stream)):
-                    log.warning("keys were purged; everything is listed", bucket=self.bucket.name, at_least=lost)
-                    self.relist()
 
     @property
     def _overdue(self) -> float:

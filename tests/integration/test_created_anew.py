@@ -117,7 +117,7 @@ async def test_what_may_not_be_adapted_is_refused_in_one_line_and_adapted_once_i
         bucket, mirror = Bucket(connection, SLICES), Mirror()
         await bucket.ensure(create=True)
         provide = partial(bucket.ensure, create=False)
-        watch = Watch(bucket, mirror, on_reset=mirror.reset, provide=provide, check_interval=0.3)
+        watch = Watch(bucket, mirror, on_reset=mirror.reset, provide=provide)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch.run)
             await eventually(lambda: watch.phase is Phase.LIVE)
@@ -125,13 +125,15 @@ async def test_what_may_not_be_adapted_is_refused_in_one_line_and_adapted_once_i
             await delete_and_add(connection, "slices")
             await connection.request(f"$KV.slices.n1.{KEY}", b'{"state":"LOAD"}')
             await eventually(lambda: set(mirror.values) == {f"n1.{KEY}"}, 10, "it is followed all the same")
-            await anyio.sleep(1)
+            for _ in range(3):
+                await watch.check()
             told = capfd.readouterr().out
             assert told.count("[error") == 1
             assert "cannot be used; run `cdm init`" in told
             assert "it lacks allow_msg_ttl, subject_delete_marker_ttl, allow_atomic: permission denied" in told
             await server.change({})
-            await eventually(lambda: adapted(connection, "slices"), 10)
+            await watch.check()
+            assert await adapted(connection, "slices")
             tasks.cancel_scope.cancel()
 
 

@@ -566,7 +566,7 @@ async def test_a_purged_stream(server: NatsServer, layout: Layout, purge: str) -
     """``nats stream purge`` leaves no markers: what the stream holds is fewer than what is known."""
     keys = [f"n1.{KEY}/{number + 1}" if layout is SLICES else f"g/n/{number}" for number in range(8)]
     value = slice_value() if layout is SLICES else 3
-    async with raw(server) as user, watching(server, layout, check_interval=0.3) as watched:
+    async with raw(server) as user, watching(server, layout) as watched:
         for key in keys:
             last = await user.put(layout.name, key, value)
         await user.delete(layout.name, keys[-1])
@@ -578,14 +578,18 @@ async def test_a_purged_stream(server: NatsServer, layout: Layout, purge: str) -
             "one": {"filter": f"$KV.{layout.name}.{keys[3]}"},
         }
         consumer = consumer_of(watched.watch)
-        await anyio.sleep(1)
+        await watched.watch.check()
+        await anyio.sleep(0.1)
         assert consumer_of(watched.watch) == consumer, "nothing is missed as long as nothing is gone"
         await user.api(f"STREAM.PURGE.KV_{layout.name}", options[purge])
+        await (watched.watch.check() if purge != "one" else watched.watch.caught_up())
         await eventually(lambda: watched.equals(user), 5, "the mirror equals the purged bucket")
         assert not watched.mirror.resets
         assert set(watched.mirror.names(ValueRemove)) >= {keys[3]} if purge != "keep" else {keys[0]}
+        await eventually(lambda: watched.watch.phase is Phase.LIVE)
         consumer = consumer_of(watched.watch)
-        await anyio.sleep(1)
+        await watched.watch.check()
+        await anyio.sleep(0.1)
         assert consumer_of(watched.watch) == consumer, "it was listed once"
 
 
