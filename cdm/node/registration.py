@@ -1,7 +1,8 @@
 """This node's own entry in ``nodes``: made by compare-and-set, kept alive by heartbeats, taken back at the end.
 
 A node answers on ``cdm.node.{node}``. A process that starts under an id that is registered asks there first: an
-answer means that the id is taken, 'no responders' that its holder died and the id is free at once.
+answer means that the id is taken, 'no responders' that its holder died and the id is free at once. A node that finds
+another process in the place of its own registration asks there too, and ends only if that process answers.
 """
 
 from __future__ import annotations
