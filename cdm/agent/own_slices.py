@@ -1,4 +1,4 @@
-"""A node's own slices as their keys are, for a node that does not obey them itself, and what cannot be read of them."""
+"""The slice keys of a node whose agent is another program, and a log of those that cannot be read."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class Program:
         shared = self._shared
         stop_after = overrides.stop_after if overrides else None
         if stop_after is not None:
-            self._refuse_unless_it_can_lapse(stop_after)
+            self._check_can_stop_after(stop_after)
         fetched = await shared.cache.get(self.key.artifact)
         try:
             manifest = _overridden(fetched.manifest, overrides)
@@ -146,7 +146,7 @@ class Program:
             self._shared.cache.release(self._content)
             self._content = None
 
-    def _refuse_unless_it_can_lapse(self, stop_after: float) -> None:
+    def _check_can_stop_after(self, stop_after: float) -> None:
         shared = self._shared
         if not shared.runtime.lapses:
             raise SliceFailed("stop_after: this node's runtime does not stop slices by itself", fatal=True)

@@ -1,4 +1,4 @@
-"""What the workers of one node share."""
+"""What the workers of one node share: its connection to the bucket, its runtime, its artifacts, and turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an agent does next about one slice: pure. The key says what is wanted, the runtime what is so.
+"""What an agent does next about one slice: pure. The key says what is wanted, the runtime what is there.
 
 By level, not by edge: whatever was missed, and in whatever order things come, the same key and the same local state
 lead to the same step. Every report follows `cdm.model.slice.TRANSITIONS`.

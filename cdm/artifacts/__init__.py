@@ -1,1 +1,1 @@
-"""What is deployed: files to artifacts and back, where they are kept, and a node's copies of them."""
+"""What is deployed: packing and unpacking, the repository in the object store, and a node's cache."""

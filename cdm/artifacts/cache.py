@@ -1,4 +1,4 @@
-"""A node's artifacts on its disk: each content once, verified, and never half of one.
+"""A node's artifacts on its disk: each content is kept once, verified and complete.
 
 A content is downloaded and unpacked under a temporary name in the same folder, brought to the disk, and renamed to its
 digest. So what has a digest for its name is whole, whatever happens to the process or the machine. Beside it lies its

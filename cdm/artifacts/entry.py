@@ -1,4 +1,4 @@
-"""What of an artifact is run."""
+"""Which file of an artifact is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files, folders and archives to what is pushed.
+"""Makes what is pushed out of a file, a folder or an archive.
 
 A folder becomes a tar archive that depends on nothing but names, contents and permissions, so that the same folder has
 the same digest on every machine. For that reason it is not compressed: what a compressor makes of the same bytes

@@ -1,4 +1,4 @@
-"""Artifacts in the object store: pushed once and for all, fetched whole or not at all, listed and removed.
+"""Artifacts in the object store: pushed, fetched whole or not at all, listed and removed.
 
 How the bucket is read and written is in `cdm.store.objects`.
 """

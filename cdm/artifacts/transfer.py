@@ -1,4 +1,4 @@
-"""An artifact's bytes to the store and back, a part at a time: memory use does not depend on their number."""
+"""Sends and fetches an artifact's bytes, a part at a time: memory use does not depend on their number."""
 
 from __future__ import annotations
 

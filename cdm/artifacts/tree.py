@@ -1,4 +1,4 @@
-"""What an artifact consists of: names of files, folders and links, and which of them are allowed.
+"""The names of files, folders and links in an artifact, and which of them are allowed.
 
 Archives come from anybody. So nothing is noted here whose path, or whose link's target, might lead outside.
 """

@@ -1,4 +1,4 @@
-"""An artifact's stored bytes to files on a node.
+"""Makes files on a node out of an artifact's stored bytes.
 
 No file is written through a link: links are made last, and point to what lies inside.
 """

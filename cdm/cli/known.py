@@ -1,4 +1,4 @@
-"""What a mistyped name may have meant."""
+"""The names that a cluster knows, and which of them a mistyped one may have meant."""
 
 from __future__ import annotations
 

@@ -66,12 +66,12 @@ def _configure(form: LogFormat, threshold: int, bound: dict[str, Any], stream: T
             *finish,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=lambda *_: structlog.WriteLogger(_Unharmed(stream)),  # type: ignore[arg-type]  # it only writes
+        logger_factory=lambda *_: structlog.WriteLogger(_StreamThatMayBreak(stream)),  # type: ignore[arg-type]  # it only writes
         cache_logger_on_first_use=True,
     )
 
 
-class _Unharmed:
+class _StreamThatMayBreak:
     """Writes to a stream that may fail (its reader is gone, the disk is full): then the line is lost, and nothing else.
 
     It bypasses the stream's buffer: what is left there would be written when the process ends, fail again, and change

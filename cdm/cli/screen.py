@@ -1,4 +1,4 @@
-"""What commands draw on."""
+"""The console that commands print tables on."""
 
 from __future__ import annotations
 

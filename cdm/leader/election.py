@@ -1,6 +1,6 @@
 """Leadership as a state machine without I/O: facts go in, the next thing to do comes out.
 
-PROTOCOL's "Leadership" is all here; `leadership` carries the actions out. What to do next is derived from the phase
+All rules of leadership are here; `leadership` carries the actions out. What to do next is derived from the phase
 that this process is in, from what it knows of the lease and the fence, and from the clock, so the machine runs in
 virtual time as well as in real time. The clock must count suspended time (CLOCK_BOOTTIME): a lease ends while a
 machine sleeps.

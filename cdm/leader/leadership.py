@@ -260,7 +260,7 @@ class Leadership:
         election = self._election
         started = self._activation is not None
         try:
-            await self._raise_voice(attempt.term)
+            await self._start_responder(attempt.term)
         except StoreError as error:
             self._refuse_to_start(error, started=started)
             log.debug("no take-over", reason=str(error))
@@ -343,7 +343,7 @@ class Leadership:
         else:
             detector.answered(clock.now())
 
-    async def _raise_voice(self, term: int) -> None:
+    async def _start_responder(self, term: int) -> None:
         """Answer for this term from before it begins, or followers would take its leader for dead."""
         await self._drop_voice()
         identity = Identity(self._election.node, self._election.incarnation)

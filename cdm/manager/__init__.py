@@ -1,1 +1,1 @@
-"""What decides: desired and actual state and the nodes in, commands with their reasons out. Nothing here does I/O."""
+"""What decides: from desired state, actual state and nodes to commands, each with its reason. Nothing here does I/O."""

@@ -1,4 +1,4 @@
-"""What a manager is at a time: `Dormant`, or `Active` in one term.
+"""The two states of a manager: `Dormant`, or `Active` in one term.
 
 `Active` keeps the list of artifacts to look at, decides with `reconciliation`, and hands commands to the outbox. It
 decides about an artifact only when its mirror has reached the last sequence that it wrote for it (read-your-writes):

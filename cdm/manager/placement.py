@@ -1,4 +1,4 @@
-"""The nodes as places for slices, with the slices that are already commanded but not yet mirrored counted in."""
+"""How much room each node has for slices; commands that the mirror does not show yet are counted in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Desired plus actual plus nodes gives commands, each with its reason. Pure; knows no term and writes nothing.
+"""Decides what to do about one artifact: commands, each with its reason. Pure; knows no term and writes nothing.
 
 `reconcile` looks at one artifact. It is called whenever something about the artifact changed, and its answer depends
 only on what it is given: asked again about the same facts, it says the same, and asked about a settled artifact, it

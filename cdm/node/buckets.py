@@ -1,4 +1,4 @@
-"""Waiting for JetStream and its buckets while a node, or a command, starts."""
+"""Waits for JetStream and its buckets while a node, or a command, starts."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Node:
         self._closing = anyio.CancelScope()
         role = ROLES[settings.role]
         self._behind = set(role.hears_by)
-        self.parts = tuple(make(self.ground) for make in (*role.parts, *_servants(settings)))
+        self.parts = tuple(make(self.ground) for make in (*role.parts, *_serving_parts(settings)))
         self.watches.update(
             (name, self._watch(self.buckets[name], keys, hears=name in role.hears_by))
             for name, keys in _widest(self.parts).items()
@@ -234,7 +234,7 @@ class Node:
         return replace(described, **ROLES[settings.role].says)
 
 
-def _servants(settings: NodeSettings) -> tuple[Callable[[Ground], Part], ...]:
+def _serving_parts(settings: NodeSettings) -> tuple[Callable[[Ground], Part], ...]:
     """The part for the node's own slices, where there is one: an agent that is not ours reads them itself."""
     if settings.role is Role.MANAGER or (settings.role is Role.ALL and settings.runtime == EXTERNAL):
         return ()

@@ -1,4 +1,4 @@
-"""What ``cdm logs`` knows of one node that it asks for output."""
+"""One node that ``cdm logs`` asks for output: what was asked, and what came."""
 
 from __future__ import annotations
 

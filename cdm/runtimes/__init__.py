@@ -11,7 +11,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -186,6 +185,8 @@ def runtime_named(name: str) -> Callable[[Surroundings], Any]:
     Raises:
         UsageError: none is installed.
     """
+    from importlib.metadata import entry_points  # noqa: PLC0415  # takes 20 ms, which a keeper need not wait for
+
     found = {each.name: each for each in entry_points(group=GROUP)}
     if name not in found:
         known = ", ".join(sorted({*found, EXTERNAL}))

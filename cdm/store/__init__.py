@@ -1,1 +1,1 @@
-"""All that knows NATS: the only package that imports the client."""
+"""Everything that knows NATS: the only package that imports the client."""

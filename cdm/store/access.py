@@ -1,4 +1,4 @@
-"""How to reach NATS and who to be there.
+"""How to reach NATS, and with which credentials.
 
 The files with credentials are read here. Nothing secret leaves this module, except to the client.
 """

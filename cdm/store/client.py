@@ -1,4 +1,4 @@
-"""nats-py's client, mended where it must be, and with a short way for the many messages of a watch.
+"""nats-py's client, repaired where that is necessary, and with a fast path for the many messages of a watch.
 
 This is the only file that touches nats-py's private names; that is why the library is pinned to one minor version. Each
 override says what goes wrong upstream without it, and names the upstream issue where one is known.

@@ -1,4 +1,4 @@
-"""What the listed history of one key comes to. Pure."""
+"""Works out which of a key's listed revisions still count: the last valid one, and a refused one after it. Pure."""
 
 from __future__ import annotations
 

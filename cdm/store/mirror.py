@@ -1,7 +1,7 @@
 """A local copy of one bucket, and the changes that follow from what a consumer delivers. Pure: no client, no clock.
 
 However often the consumer is replaced, and whatever happened meanwhile, the mirror ends equal to the bucket and emits
-no change that did not happen (PROTOCOL: no update is missed). Each change is a typed message. Keys and values that do
+no change that did not happen. Each change is a typed message. Keys and values that do
 not decode are messages too. How a node's registration ended is told even where the registration was never known.
 """
 

@@ -120,10 +120,10 @@ class TestKeeper:
     async def test_the_next_one_is_not_asked_for_what_could_not_be_ended_before(self, stage: Stage) -> None:
         """It knows nothing of it, and would be killed for not answering."""
         key = await stage.up(READY, SHORT)
-        for run in stage.runtime.keeping._runs.values():
+        for run in stage.runtime.supervisor._runs.values():
             run.left = (1,)
         await kill_keeper(stage)
-        await stage.runtime.keeping.ready()
+        await stage.runtime.supervisor.ready()
         keeper = stage.runtime.keeper
         with bounded():
             await stage.runtime.deactivate(key)
@@ -134,7 +134,7 @@ class TestKeeper:
         began = time.monotonic()
         for _ in range(4):
             await kill_keeper(stage)
-            await stage.runtime.keeping.ready()
+            await stage.runtime.supervisor.ready()
         assert time.monotonic() - began >= 0.5 + 1 + 2
 
     async def test_one_that_dies_again_and_again_leaves_its_slices_to_others(
@@ -161,7 +161,7 @@ class TestKeeper:
         began = time.monotonic()
         for _ in range(3):
             await kill_keeper(stage)
-            await stage.runtime.keeping.ready()
+            await stage.runtime.supervisor.ready()
         assert time.monotonic() - began < 10
 
     async def test_it_ignores_the_signals_of_a_service_manager(self, stage: Stage) -> None:
@@ -216,7 +216,7 @@ async def kill_keeper(stage: Stage, before: Callable[[], object] = lambda: None)
     before()
     os.kill(keeper, signal.SIGKILL)
     await eventually(lambda: not exists(keeper))
-    await eventually(lambda: stage.runtime.keeper != keeper or not stage.runtime.keeping._ready.is_set())
+    await eventually(lambda: stage.runtime.keeper != keeper or not stage.runtime.supervisor._ready.is_set())
 
 
 async def test_one_program_more_than_there_are_file_descriptors_for(stage: Stage) -> None:

@@ -437,7 +437,7 @@ async def test_a_server_that_hangs_while_a_take_over_is_prepared(
         await nodes.start("n1")
         first = await nodes.leader()
         leadership = first.managing.leadership
-        raised = leadership._raise_voice
+        raised = leadership._start_responder
         hung: list[int] = []
 
         async def hang_first(term: int) -> None:
@@ -446,7 +446,7 @@ async def test_a_server_that_hangs_while_a_take_over_is_prepared(
                 server.pause()
             await raised(term)
 
-        leadership._raise_voice = hang_first  # type: ignore[method-assign]
+        leadership._start_responder = hang_first  # type: ignore[method-assign]
         await user.client.publish("$KV.slices._leader", b"", headers={"KV-Operation": "DEL"})
         await eventually(lambda: bool(hung))
         await anyio.sleep(1.5)  # longer than the flush waits

@@ -15,7 +15,7 @@ import pytest
 from cdm.errors import SliceFailed
 from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
-from cdm.runtimes.process.supervisor import Keeping
+from cdm.runtimes.process.supervisor import Supervisor
 from tests.harness.processes import Processes, node_processes
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, SLEEP, Yard, agent_alone, made, yard
@@ -177,7 +177,7 @@ async def test_what_cannot_be_stopped_is_not_said_to_be(
         artifact = await ground.push("alone", "import time\ntime.sleep(600)", NO_RESTART)
         key = hand.key(artifact)
         await hand.up(key, overrides={"stop_after": 60})
-        stop = Keeping.stop
+        stop = Supervisor.stop
         tried = 0
 
         async def fail(*_: object) -> None:
@@ -185,7 +185,7 @@ async def test_what_cannot_be_stopped_is_not_said_to_be(
             tried += 1
             raise SliceFailed("cannot be stopped: SIGKILL does not end pid 1")
 
-        monkeypatch.setattr(Keeping, "stop", fail)
+        monkeypatch.setattr(Supervisor, "stop", fail)
         async with anyio.create_task_group() as tasks:
             if why == "it ended":
                 (pids,) = ground.living.values()
@@ -195,7 +195,7 @@ async def test_what_cannot_be_stopped_is_not_said_to_be(
             await eventually(lambda: tried > 3, 20)
             assert (await ground.user.contents("slices"))[key].value["state"] == "ACTIVE"
             assert "n1" in await ground.user.registrations()
-            monkeypatch.setattr(Keeping, "stop", stop)
+            monkeypatch.setattr(Supervisor, "stop", stop)
         if why == "it ended":
             assert "killed by SIGKILL" in (await hand.reaches(key, "FAILED"))["reason"]
         else:

@@ -1,1 +1,1 @@
-"""`cdm demo`: the main job, shown on an embedded nats-server."""
+"""`cdm demo`: what cdm is for, shown on an embedded nats-server."""

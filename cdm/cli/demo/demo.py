@@ -278,7 +278,7 @@ class Script:
             pids = {reply.pid for reply in self.serving.values()}
             return len(self.serving) == count == len(keys) and pids == ground.programs()
 
-        await ground.until_so(f"not exactly {count} processes, all replying", served, PATIENCE)
+        await ground.wait_until(f"not exactly {count} processes, all replying", served, PATIENCE)
 
     async def _gone(self, replies: Iterable[HttpReply], *, listens: bool = False) -> None:
         """Wait until these processes have ended, and, unless ``listens``, nothing listens on their ports."""
@@ -289,7 +289,7 @@ class Script:
             return listens or all([await self.ground.ask(reply.port) is None for reply in old])
 
         old = list(replies)
-        await self.ground.until_so("a process still runs, or something listens on its port", gone, PATIENCE)
+        await self.ground.wait_until("a process still runs, or something listens on its port", gone, PATIENCE)
 
     def _check(self, holds: bool, problem: str) -> None:
         if not holds:

@@ -95,7 +95,7 @@ class Playground:
             return clock.now() - started
         raise CdmError(f"{what} (after {within:g} s)")
 
-    async def until_so(self, what: str, holds: Callable[[], Awaitable[bool]], within: float) -> float:
+    async def wait_until(self, what: str, holds: Callable[[], Awaitable[bool]], within: float) -> float:
         """Wait as `until` does, for something that no bucket shows: it is polled."""
         started = clock.now()
         with anyio.move_on_after(within):

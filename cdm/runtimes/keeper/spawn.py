@@ -173,7 +173,7 @@ def _become(
         for number, descriptor in enumerate((null, out, err)):
             os.dup2(descriptor, number)
         step = "limits"
-        _be_ended_first()
+        _prefer_for_oom_kill()
         resource.setrlimit(resource.RLIMIT_NOFILE, files)
         _leave_pids()
         for what, value in rlimits(spawn.limits, grouped=grouped).items():
@@ -199,7 +199,7 @@ def _become(
         os._exit(127)
 
 
-def _be_ended_first() -> None:
+def _prefer_for_oom_kill() -> None:
     path = Path("/proc/self/oom_score_adj")
     with contextlib.suppress(OSError, ValueError):
         path.write_text(str(min(int(path.read_text()) + OOM_SCORE, 1000)))

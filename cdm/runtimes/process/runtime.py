@@ -33,7 +33,7 @@ from cdm.model.keys import SliceKey
 from cdm.output.reading import batches, folder_name, keys, prune, tail
 from cdm.runtimes import OutputLine, Runtime, Surroundings, Work
 from cdm.runtimes.process.slice import Slice
-from cdm.runtimes.process.supervisor import Keeping
+from cdm.runtimes.process.supervisor import Supervisor
 
 log = Log("cdm.process")
 
@@ -62,7 +62,7 @@ class ProcessRuntime(Runtime):
         self._folder = surroundings.folder
         self._cgroups = cgroups
         self._slices: dict[SliceKey, Slice] = {}
-        self._keeping: Keeping | None = None
+        self._supervisor: Supervisor | None = None
         self._heard = float("-inf")
 
     @property
@@ -72,14 +72,14 @@ class ProcessRuntime(Runtime):
 
     def warning(self, key: SliceKey) -> str | None:
         """Which limit of a slice is not enforced."""
-        each, keeping = self._slices.get(key), self._keeping
+        each, keeping = self._slices.get(key), self._supervisor
         limited = each is not None and each.work.manifest.limits.processes is not None
         return UNLIMITED if limited and keeping is not None and not keeping.limits_processes else None
 
     @property
     def keeper(self) -> int | None:
         """The keeper's pid; None: there is none."""
-        return None if self._keeping is None else self._keeping.pid
+        return None if self._supervisor is None else self._supervisor.pid
 
     async def start(self) -> None:
         """End what an earlier process of this node left running.
@@ -94,14 +94,14 @@ class ProcessRuntime(Runtime):
                 f"only {files} files may be open (ulimit -n); a node needs {MIN_FILES}, and about 3 more for each slice"
             )
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._keeping = await Keeping.start(self._folder, self._read_token(), grouped=self._cgroups)
+        self._supervisor = await Supervisor.start(self._folder, self._read_token(), grouped=self._cgroups)
         self.heard(self._heard)
 
     def heard(self, at: float) -> None:
         """NATS accepted a heartbeat of this node, sent at this time on `cdm.clock`: slices with stop_after run on."""
         self._heard = at
-        if self._keeping is not None:
-            self._keeping.heard(at)
+        if self._supervisor is not None:
+            self._supervisor.heard(at)
 
     async def load(self, work: Work) -> None:
         """Take note of it. What was loaded under the key, and may run, is stopped first.
@@ -111,8 +111,8 @@ class ProcessRuntime(Runtime):
         """
         await self.unload(work.key)
         if work.manifest.limits.processes is not None and self.surroundings.enforce_limits:
-            await self.keeping.ready()
-            if not self.keeping.limits_processes:
+            await self.supervisor.ready()
+            if not self.supervisor.limits_processes:
                 raise SliceFailed(UNLIMITED, fatal=True)
         self._slices[work.key] = Slice(work, self)
 
@@ -157,7 +157,7 @@ class ProcessRuntime(Runtime):
                 for each in self._slices.values():
                     tasks.start_soon(self._close, each)
         finally:
-            keeping, self._keeping = self._keeping, None
+            keeping, self._supervisor = self._supervisor, None
             if keeping is not None:
                 with anyio.CancelScope(shield=True):
                     await keeping.close()
@@ -186,11 +186,11 @@ class ProcessRuntime(Runtime):
         return self._folder / "logs" / folder_name(key)
 
     @property
-    def keeping(self) -> Keeping:
+    def supervisor(self) -> Supervisor:
         """Starts and stops programs. Raises `SliceFailed` before `start` and after `close`."""
-        if self._keeping is None:
+        if self._supervisor is None:
             raise SliceFailed("the runtime is not started")
-        return self._keeping
+        return self._supervisor
 
     def ports(self, but: Slice) -> set[int]:
         """The ports that other slices have."""

@@ -23,7 +23,7 @@ from cdm.runtimes.process.checks import probe
 from cdm.runtimes.process.command import fixed_ports, prepare
 from cdm.runtimes.process.handle import CUT_OFF, RunHandle
 from cdm.runtimes.process.restart import Again, GiveUp, decide
-from cdm.runtimes.process.supervisor import Keeping
+from cdm.runtimes.process.supervisor import Supervisor
 
 log = Log("cdm.process")
 
@@ -41,7 +41,7 @@ class Host(Protocol):
     """What a slice needs of its runtime."""
 
     @property
-    def keeping(self) -> Keeping:
+    def supervisor(self) -> Supervisor:
         """Starts and stops programs. Raises `SliceFailed` while the runtime is not started."""
 
     def ports(self, but: Slice) -> Collection[int]:
@@ -150,7 +150,7 @@ class Slice:
             raise life.stuck
 
     def _begin_life(self, phase: Phase, run: Callable[[Life], Coroutine[object, object, None]]) -> Life:
-        tasks = self._host.keeping.tasks
+        tasks = self._host.supervisor.tasks
         life = self._life = Life()
         self.phase = phase
         tasks.start_soon(run, life, name=f"slice {self.key}")
@@ -213,7 +213,7 @@ class Slice:
     async def _spawn(self) -> RunHandle:
         if self._cut_off:
             raise SliceFailed(CUT_OFF)
-        keeping = self._host.keeping
+        keeping = self._host.supervisor
         await keeping.ready()
         await self._wait_for_ports()
         name = keeping.name()
@@ -254,7 +254,7 @@ class Slice:
     @property
     def _cut_off(self) -> bool:
         """Whether it must not run now: others may start it elsewhere."""
-        return self.work.stop_after is not None and self._host.keeping.silent_for() >= self.work.stop_after
+        return self.work.stop_after is not None and self._host.supervisor.silent_for() >= self.work.stop_after
 
     async def _until_ready(self, run: RunHandle) -> str | None:
         """Wait until the run is ready, or over. Returns why it never will be, if that is known."""
@@ -291,7 +291,7 @@ class Slice:
         port = self.port
         if self.work.manifest.port != "auto" or port is None or check.port not in (None, port):
             return None
-        stranger = await self._host.keeping.stranger(run, port)
+        stranger = await self._host.supervisor.stranger(run, port)
         return None if stranger is None else f"port {port}: another process listens there (pid {stranger})"
 
     # Stopping
@@ -302,7 +302,7 @@ class Slice:
         if run is not None:
             # What is left of a program that ended by itself is not asked.
             grace = 0 if run.over.is_set() else self.work.manifest.stop_grace
-            await self._host.keeping.stop(run, self._stop_signal, grace)
+            await self._host.supervisor.stop(run, self._stop_signal, grace)
             self._run = None
 
     async def _clear_up(self) -> tuple[str, ...]:
@@ -314,7 +314,7 @@ class Slice:
             log.error("slice is not stopped", slice=str(self.key), reason=str(error))
         return () if run is None else run.last
 
-    # Keeping it going
+    # Keeping it running
 
     async def _until_hopeless(self, run: RunHandle) -> tuple[str, bool]:
         """Start the slice again whenever it ends; returns why that is no use any more, and whether it is fatal."""

@@ -1,4 +1,4 @@
-"""Keeps a keeper going: commands go through it, and a keeper that died is replaced.
+"""Supervises the keeper: commands go through it, and a keeper that died is replaced.
 
 A keeper that dies takes all programs with it: what it leaves is killed, every run is over, and a new one is started.
 """
@@ -52,7 +52,7 @@ STABLE = 60.0
 """Seconds after which a keeper's death is not counted as a consequence of the last one."""
 
 
-class Keeping:
+class Supervisor:
     """The keepers of one runtime, one at a time; made by `start`.
 
     Args:
@@ -82,7 +82,7 @@ class Keeping:
         self._heard = Heard(float("-inf"))
 
     @classmethod
-    async def start(cls, folder: Path, token: str, *, grouped: bool) -> Keeping:
+    async def start(cls, folder: Path, token: str, *, grouped: bool) -> Supervisor:
         """End what a predecessor left, and start the keeper. Raises `SliceFailed` where something cannot be ended."""
         if left := await sweep(folder / RECORDS, token):
             raise SliceFailed(f"processes of an earlier run of this node cannot be ended: {_pids(left)}")
