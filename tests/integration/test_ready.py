@@ -10,8 +10,10 @@ from typing import Any
 import anyio
 import pytest
 
+from tests.harness.nodes import nodes_on
 from tests.harness.processes import processes
 from tests.harness.servers import FORGIVEN, NatsServer
+from tests.harness.serving import PLAIN, yard
 from tests.harness.waiting import eventually
 from tests.harness.wire import EXPECT, Raw, raw
 
@@ -72,3 +74,23 @@ async def test_a_program_that_crashes_again_and_again_is_never_ready_in_between(
 
         await eventually(ready, 10)
         assert time.monotonic() - served > 2.5
+
+
+async def test_a_program_that_cannot_stay_up_is_never_ready(server: NatsServer, tmp_path: Path) -> None:
+    """The whole way: process runtime, agent, leader."""
+    async with yard(server, tmp_path) as ground, nodes_on(server, reconcile_interval=0.5) as nodes:
+        await nodes.start("a", runtime="process", folder=tmp_path / "a")
+        name = await ground.push("one", "import sys, time\ntime.sleep(0.3)\nsys.exit(1)", PLAIN)
+        await ground.user.put("blueprints", name, {"instances": 1, "min_healthy": 1})
+        sampled: Counter[str] = Counter()
+        for _ in range(28):
+            await anyio.sleep(0.25)
+            sampled[(await ground.user.status(name)).get("condition", "none")] += 1
+        print(dict(sampled))
+        assert "Ready" not in sampled
+        told = await ground.user.status(name)
+        assert told["condition"] == "Degraded"
+        assert told["reason"].startswith("crash loop: 1 of 1 instances: ")
+        await ground.user.put("blueprints", name, 0)
+        await ground.settles(0)
+        nodes.unharmed()
