@@ -7,9 +7,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.harness.agents import agents
+from cdm.store.bucket import buckets
 from tests.harness.processes import Processes, node_processes, processes
 from tests.harness.servers import FORGIVEN, NatsServer
+from tests.harness.store import connected
 from tests.harness.waiting import eventually
 from tests.harness.wire import Raw, on_nodes, raw
 
@@ -51,28 +52,21 @@ async def _first_start(user: Raw, nodes: Processes) -> None:
     assert await _spread(user) == {"a": 2, "b": 2, "c": 2}
 
 
-async def test_after_a_power_cut_the_leader_waits_for_the_nodes_that_it_remembers(
+async def test_after_a_power_cut_the_leader_waits_for_the_nodes_that_are_remembered(
     server: NatsServer, tmp_path: Path
 ) -> None:
-    async with raw(server) as user:
-        async with processes(server, user, tmp_path, *ALL, node_ttl=5), agents(server, *ALL):
-            await user.put("blueprints", NAME, 3)
-            await eventually(lambda: _placed(user, 3), 10)
-
-            async def remembered() -> bool:
-                return {f"{node}.seen" for node in ALL} <= set(await user.contents("nodes"))
-
-            await eventually(remembered, 10)
-        # All of them are killed. Somebody wants more before they are back.
+    async with raw(server) as user, connected(server) as connection:
+        for bucket in buckets(connection).values():
+            await bucket.ensure(create=True)
+        for node in ALL:  # all that is left of them; their registrations have expired, and the markers of that
+            await user.put("nodes", f"{node}.seen", {"registration": {"runtime": "external", "ttl": 60}})
+            await user.put("slices", f"{node}.{NAME}", {"state": "ACTIVE", "term": 0})
         await user.put("blueprints", NAME, 6)
-
-        async def expired() -> bool:
-            return not await user.registrations()
-
-        await eventually(expired, 20)
-        async with processes(server, user, tmp_path, "a", node_ttl=5) as nodes:
-            await anyio.sleep(1.5)
+        async with processes(server, user, tmp_path, "a", node_ttl=60) as nodes:
+            await eventually(lambda: _told(user), 10)
+            await anyio.sleep(1)
             assert await _spread(user) == {"a": 1, "b": 1, "c": 1}
+            assert "waiting for nodes to register" in await _told(user)
             nodes.start("b")
             nodes.start("c")
             await eventually(lambda: _placed(user, 6), 20)
