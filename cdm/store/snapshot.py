@@ -1,4 +1,4 @@
-"""One look at all buckets, for commands that show and leave."""
+"""One look at the buckets, for commands that show something and end."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from cdm.store.watch import Watch
 
 
 async def snapshot(connection: Connection, timeout: float = 30.0, names: Collection[str] = ()) -> list[Message]:
-    """What the buckets of these names hold, or all, as messages.
+    """What the buckets of these names hold, as messages; without names, what all of them hold.
 
     Raises:
-        BucketMissing: the cluster was never initialised; in a group, as all that goes wrong with one bucket.
+        BucketMissing: the cluster was never initialised. It comes in an exception group, as does every error of a
+            single bucket.
         Uncertain: the buckets could not be listed within ``timeout`` seconds.
     """
     everything = [bucket for name, bucket in buckets(connection).items() if not names or name in names]

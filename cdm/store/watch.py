@@ -168,7 +168,7 @@ class Watch:
     async def check(self) -> None:
         """Look whether the stream is the one that is followed, holds what is known, and has the settings it needs.
 
-        Where it is not so the bucket is adapted, or listed. A new consumer is preceded by such a look in any case.
+        Where not, the bucket is adapted, or listed. Such a look precedes each new consumer in any case.
         """
         mirror = self._mirror
         reached, generation = mirror.reached, mirror.generation
@@ -346,8 +346,6 @@ class Watch:
         if self._progress is not None:
             self._progress.set()
             self._progress = None
-
-    # Messages
 
     def _on_message(self, consumer: Consumer, subject: bytes, reply: bytes, data: bytes, block: bytes) -> None:
         if consumer.over.done():
