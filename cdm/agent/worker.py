@@ -232,11 +232,11 @@ class Worker:
 
     @asynccontextmanager
     async def _turn(self, step: Do, state: SliceState | None) -> AsyncIterator[None]:
-        """Wait for a turn. Who has to wait says so: waiting is not being stuck."""
+        """Wait for a turn. What waits for longer than a moment tells so: waiting is not being stuck."""
         turns = self._shared.turns[step]
-        try:
-            turns.acquire_nowait()
-        except anyio.WouldBlock:
+        with anyio.move_on_after(PROMPT / 2) as moment:
+            await turns.acquire()
+        if moment.cancelled_caught:
             if self._value is not None and self._value.deadline != TURN_DEADLINE:
                 await self._report(state, waits=True)
             await turns.acquire()
