@@ -37,7 +37,7 @@ class Permissions:
         self._unheard: dict[str, AccessDenied] = {}
         """Subscriptions that were refused on the connection that is up, by subject."""
         self._complained: dict[str, float] = {}
-        """When each missing permission was last logged, the longest ago first."""
+        """When each missing permission was last logged, or told to somebody, the longest ago first."""
 
     def denied(self, kind: str, subject: str) -> None:
         """The server refused a subject; ``kind`` is ``publish`` or ``subscription``."""
@@ -53,7 +53,9 @@ class Permissions:
             if not refusal.done() and (subject in subjects if what == "publish" else self._is_inbox(subject)):
                 refusal.set_exception(error)
                 told = True
-        if what == "publish" and not told:
+        if told:
+            self._is_news(error)  # the request may have been put twice: what was told need not be logged, too
+        elif what == "publish":
             self.complain(error)
 
     @contextmanager
@@ -85,14 +87,19 @@ class Permissions:
 
     def complain(self, error: AccessDenied) -> None:
         """Log that a permission is missing, but not every time: it may be missing for long."""
+        if self._is_news(error):
+            log.error(str(error))
+
+    def _is_news(self, error: AccessDenied) -> bool:
+        """Whether nobody heard of it lately; from now on somebody has."""
         text, now = str(error), clock.now()
         if now < self._complained.get(text, float("-inf")) + COMPLAINT_INTERVAL:
-            return
+            return False
         self._complained.pop(text, None)  # the newest comes last
         self._complained[text] = now
         if len(self._complained) > COMPLAINTS:
             del self._complained[next(iter(self._complained))]
-        log.error(text)
+        return True
 
     def _is_inbox(self, subject: str) -> bool:
         return subject.startswith(self._access.inbox_prefix + ".")

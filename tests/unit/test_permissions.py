@@ -69,3 +69,15 @@ async def test_a_refusal_reaches_those_whose_subject_it_names(complaints: Compla
     assert complaints.logged == []
     permissions.denied("publish", "nobody waits for this")
     assert len(complaints.logged) == 1
+
+
+async def test_a_request_that_was_put_twice_is_refused_twice_and_told_once(complaints: Complaints) -> None:
+    permissions = Permissions(Access())
+    with permissions.refusal({"a"}) as refusal:
+        permissions.denied("publish", "a")
+        assert refusal.done()
+    permissions.denied("publish", "a")
+    assert complaints.logged == []
+    complaints.now += COMPLAINT_INTERVAL
+    permissions.denied("publish", "a")
+    assert len(complaints.logged) == 1
