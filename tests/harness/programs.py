@@ -73,6 +73,7 @@ class Stage:
 
     def __init__(self, folder: Path, *, cgroups: bool = True) -> None:
         self.folder = folder
+        self.cgroups = cgroups
         self.crashes: list[Crash] = []
         self.restarts: list[tuple[object, ...]] = []
         """What the agent was told of restarts: which slice, why and how long it may take; which slice and its port."""

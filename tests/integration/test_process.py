@@ -581,8 +581,8 @@ class TestRestart:
 
     async def test_how_long_it_is_up_counts_from_when_it_is_ready(self, stage: Stage) -> None:
         """One that takes long to start, and then ends at once, is not stable."""
-        manifest = Manifest(readiness=Readiness(check=Line()), restart=Restart(stable=0.5, attempts=1, backoff=0.05))
-        await stage.up("time.sleep(0.7); print('READY=1'); sys.exit(1)", manifest)
+        manifest = Manifest(readiness=Readiness(check=Line()), restart=Restart(stable=1.0, attempts=1, backoff=0.05))
+        await stage.up("time.sleep(1.2); print('READY=1', flush=True); time.sleep(0.2); sys.exit(1)", manifest)
         await eventually(lambda: stage.crashes)
         assert len(stage.pids) == 2
 
