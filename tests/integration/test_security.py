@@ -196,6 +196,7 @@ ALLOWED = {
         "$KV.slices._term",
         f"$KV.slices.node-1.{ONE}",
         "$KV.nodes.m1",
+        "$KV.nodes.node-1.seen",
         f"$KV.status.{ONE}",
         "cdm.leader.1",
         "cdm.node.node-1",
