@@ -12,6 +12,7 @@ from cdm.dispatch.messages import (
     MESSAGES,
     Connected,
     Disconnected,
+    FenceRenewal,
     IntentChanged,
     KeyRejected,
     LeaderChange,
@@ -220,6 +221,7 @@ class Nothing:
         | Tick
         | Written
         | WriteFailed
+        | FenceRenewal
         | NodeJoined
         | NodeLeft
         | NodeMissing
