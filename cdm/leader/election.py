@@ -28,7 +28,7 @@ from msgspec.structs import replace
 
 from cdm.leader.actions import Action, Probe, Read, Renew, StepDown, TakeOver, Wait
 from cdm.leader.detector import Detector
-from cdm.leader.records import Held, Records, StoredFence, Tenure, Timing, Vacant
+from cdm.leader.records import Doubtful, Held, Known, Reading, Records, StoredFence, Tenure, Timing, Vacant
 from cdm.model.artifact import NodeId
 from cdm.model.node import Lease
 
@@ -70,24 +70,6 @@ class Deposed(Struct, frozen=True):
 
     tenure: Tenure
     reason: str
-
-
-class Known(Struct, frozen=True):
-    """The records are these, as far as was read and heard."""
-
-    records: Records
-
-
-class Doubtful(Struct, frozen=True):
-    """The records must be read before anything else; what they were, if they were ever read."""
-
-    records: Records | None
-
-
-class Reading(Struct, frozen=True):
-    """A reading that has begun: what the watch brings meanwhile is newer than what it will show."""
-
-    fence_known: bool
 
 
 class Election:
@@ -179,11 +161,13 @@ class Election:
 
     def reading(self) -> Reading:
         """A reading of the server begins."""
-        return Reading(self._fence_known)
+        return Reading(self._fence_known, self.tenure.fence_revision if self.tenure else 0)
 
     def read(self, reading: Reading, records: Records, now: float) -> bool:
         """A reading is complete. Returns whether it shows that the fence was lost."""
         lease, fence = records.lease, records.fence
+        if self.tenure is not None and self.tenure.fence_revision > max(reading.fence_revision, fence.revision):
+            return False  # the fence was written anew meanwhile: the reading shows what was there before
         fence_lost = reading.fence_known and fence.term == 0
         if fence_lost or fence.term:
             self._fence_known = fence.term > 0

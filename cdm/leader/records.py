@@ -44,6 +44,26 @@ class Records(Struct, frozen=True):
     fence: StoredFence
 
 
+class Known(Struct, frozen=True):
+    """The records are these, as far as was read and heard."""
+
+    records: Records
+
+
+class Doubtful(Struct, frozen=True):
+    """The records must be read before anything else; what they were, if they were ever read."""
+
+    records: Records | None
+
+
+class Reading(Struct, frozen=True):
+    """A reading that has begun: what the watch brings meanwhile is newer than what it will show."""
+
+    fence_known: bool
+    fence_revision: int
+    """The revision of this process's own fence at the beginning; 0: it did not lead."""
+
+
 class Tenure(Struct, frozen=True, kw_only=True):
     """What a leader holds."""
 

@@ -327,6 +327,27 @@ def test_a_reading_that_is_behind_does_not_take_a_leaders_new_fence_from_it() ->
     assert each.tenure == tenure(1, 1, 2, 0.0)
 
 
+def test_a_reading_that_began_before_the_fence_was_written_anew_is_made_again() -> None:
+    each = leader()
+    each.connected(1.0)
+    reading = each.reading()
+    each.fence_renewed(50)
+    each.read(reading, Records(held(ME, 1, 1, "me"), own_fence(2)), 1.1)
+    assert each.valid(1.1)
+    assert each.next(1.1) == Read()
+    read(each, Records(held(ME, 1, 1, "me"), own_fence(50)), 1.2)
+    assert each.tenure == tenure(1, 1, 50, 0.0)
+    assert not each.in_doubt
+
+
+def test_a_fence_that_went_back_is_a_loss() -> None:
+    each = leader()
+    each.fence_renewed(50)
+    each.doubt()
+    read(each, Records(held(ME, 1, 1, "me"), own_fence(2)), 1.0)
+    assert isinstance(each.next(1.0), StepDown)
+
+
 @pytest.mark.parametrize(
     "stored", [own_fence(50, 2), own_fence(50, 1, "another"), own_fence(50, 1, ""), fence(0, 0), fence(50, 0)]
 )
