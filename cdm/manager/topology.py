@@ -294,11 +294,15 @@ class Topology:
     def _look_for_silent(self, now: float) -> None:
         """Lose the nodes whose registrations should have expired by now, which is when another node was heard.
 
-        Such a node has one more TTL in which it may be heard: the server's clock may have been set.
+        As for deaths, silence counts only from when this process could hear. Such a node has one more TTL in which it
+        may be heard: the server's clock may have been set.
         """
+        since = self._hearing_since
+        if since is None:
+            return
         self._look_at = now + self.node_ttl / 2
         for node, each in list(self._nodes.items()):
-            if isinstance(each, Registered) and now - each.heard > self._ttl_of(each) + EXPIRY_MARGIN:
+            if isinstance(each, Registered) and now - max(since, each.heard) > self._ttl_of(each) + EXPIRY_MARGIN:
                 log.warning("node is missing, and its registration does not expire", node=node)
                 self._lose(node, now, self._ttl_of(each))
 

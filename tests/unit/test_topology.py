@@ -121,6 +121,28 @@ def test_a_registration_that_does_not_expire_does_so_here() -> None:
     assert set(world.topology.nodes) == {n(2)}
 
 
+@pytest.mark.parametrize("deaf", ["disconnected", "stopped"])
+def test_a_registration_counts_as_one_that_does_not_expire_only_after_it_could_be_heard_for_long_enough(
+    deaf: str,
+) -> None:
+    world = World(connected=0.0)
+    for number in (1, 2, 3):
+        world.beat(n(number), 100.0)
+    world.said.clear()
+    if deaf == "disconnected":
+        world.router.route(Disconnected(100.5))
+        world.beat(n(1), 113.2)  # stored before this process knew that it is connected
+        world.router.route(Connected(113.5))
+    else:
+        world.topology.was_stopped(113.5)
+    world.beat(n(1), 114.0)
+    world.beat(n(2), 114.0)
+    world.beat(n(1), 125.4)
+    assert world.said == [], "the third one is heard from 113.5 on, for 12 s"
+    world.beat(n(1), 131.0)
+    assert set(world.said) == {NodeMissing(n(2)), NodeMissing(n(3))}
+
+
 def test_a_server_whose_clock_is_set_costs_no_node() -> None:
     """Heartbeats then seem to be far apart; within a TTL every living node is heard again."""
     world = World(connected=0.0)
