@@ -101,7 +101,7 @@ async def _run(
 
             await tasks.start(stop_on_signal)
             async with connect(access, name="cdm logs", prefix=prefix) as connection:
-                hosts = await _hosts(connection, only, follow=request.follow)
+                hosts = await _hosts(connection, only)
                 missing = partial(_no_such_artifact, connection, artifact)
                 complete = await Reader(connection, request, only, write, remark, missing).run(hosts)
                 code = 0 if complete else 1
@@ -123,8 +123,8 @@ async def _no_such_artifact(connection: Connection, artifact: Artifact) -> str:
     return f"there is no artifact {artifact}{nearest(str(artifact), known)}"
 
 
-async def _hosts(connection: Connection, only: NodeId | None, *, follow: bool) -> list[Registered]:
-    """The nodes that may have output; empty where they are followed and none is registered yet."""
+async def _hosts(connection: Connection, only: NodeId | None) -> list[Registered]:
+    """The nodes that may have output; empty where none is registered."""
     await connection.check_server()
     registered: dict[NodeId, Registered] = {}
     for message in await snapshot(connection, names=("nodes",)):
@@ -133,8 +133,8 @@ async def _hosts(connection: Connection, only: NodeId | None, *, follow: bool) -
     found = {node: message for node, message in registered.items() if only in (None, node)}
     if only is not None and not found:
         raise OutputMissing(f"there is no node {only!r}{nearest(only, registered) or ' (see `cdm status`)'}")
-    if follow and not found:
-        return []
+    if not found:
+        return []  # the reader says so, or waits
     hosts = [found[name] for name in sorted(found) if keeps_output(found[name].value)]
     if not hosts:
         who = "no node runs its slices itself" if only is None else f"node {only!r} does not run its slices itself"

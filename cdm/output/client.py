@@ -256,7 +256,7 @@ class Reader:
         if self._request.ordinal is not None:
             what += f"#{self._request.ordinal}"
         names = ", ".join(source.node for source in answered[:5]) + (", …" if len(answered) > 5 else "")
-        looked = f"asked: {names}" if names else "no node is registered"
+        looked = f"asked: {names}" if names else "no node is registered, see `cdm status`"
         reason = await self._missing()
         if not self._request.follow:
             raise OutputMissing(reason or f"there is no output of {what} ({looked})")

@@ -271,6 +271,20 @@ async def test_output_and_nodes_that_are_yet_to_come_are_waited_for(server: Nats
             assert b"there is no node 'n9'" in unknown.stderr
 
 
+@pytest.mark.quick
+async def test_that_no_node_is_registered_is_told(server: NatsServer) -> None:
+    made = await command_line("init", "--server", server.url)
+    assert made.returncode == 0, made.stderr
+    async with raw(server) as user:
+        await user.put("blueprints", KEY, 1)
+    for name, complaint in (
+        (NAME, f"there is no output of {NAME} (no node is registered, see `cdm status`)"),
+        ("g:tlaker:1", f"there is no artifact g:tlaker:1 (did you mean {NAME}?)"),
+    ):
+        failed = await command_line("logs", name, "--server", server.url)
+        assert (failed.returncode, failed.stderr.decode()) == (1, f"cdm: {complaint}\n")
+
+
 def _waiting(looked: str) -> str:
     return f"cdm: note: there is no output of {NAME} yet ({looked}); waiting\n"
 
