@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from cdm.dispatch.messages import KeyRejected, Message, ValuePut, ValueRejected
 from cdm.manager.cluster import Cluster
+from cdm.manager.endings import kind_of
 from cdm.model.artifact import NodeId
 from cdm.model.keys import (
     LAYOUTS,
@@ -79,7 +80,7 @@ class SliceReport(Struct, frozen=True):
 
 
 class Trouble(NamedTuple):
-    """Slices of one artifact that have the same reason to be in the same state."""
+    """Slices of one artifact that have reasons of the same kind to be in the same state."""
 
     state: str
     reason: str
@@ -118,12 +119,12 @@ def report(messages: Iterable[Message], now: float) -> ClusterReport:
 
 def troubles(slices: Iterable[SliceReport]) -> dict[str, list[Trouble]]:
     """What is wrong with slices, by artifact, what concerns most of them first."""
-    found: dict[str, dict[tuple[str, str], Trouble]] = {}
+    found: dict[str, dict[tuple[str, tuple[str, str]], Trouble]] = {}
     for each in slices:
         if each.troubled:
             reason = each.reason or "no reason given"
             alike = found.setdefault(each.artifact, {})
-            alike.setdefault((each.state, reason), Trouble(each.state, reason, [])).slices.append(each)
+            alike.setdefault((each.state, kind_of(reason)), Trouble(each.state, reason, [])).slices.append(each)
     return {
         artifact: sorted(alike.values(), key=lambda trouble: -len(trouble.slices)) for artifact, alike in found.items()
     }

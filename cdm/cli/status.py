@@ -18,6 +18,7 @@ from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.report import BlueprintReport, ClusterReport, Trouble, report, troubles
 from cdm.cli.screen import plain, wide_console
+from cdm.manager.endings import LAST_OUTPUT, kind_of
 from cdm.model.artifact import NodeId
 from cdm.model.node import Schedule
 from cdm.model.slice import SliceState
@@ -43,6 +44,8 @@ _CONDITIONS = {
 """Conditions, the worst first, and their colours."""
 _FAILURES = re.compile(r"\d+ failed: ")
 """Beginning of a status's summary of failed slices."""
+_CRASH_LOOP = re.compile(r"(.*\bcrash loop: \d+ of \d+ instances): (.*)", re.DOTALL)
+"""What a status says of a crash loop, and its reasons."""
 _NUMBERS = ("desired", "active", "pending", "failed")
 _SLICE_NUMBERS = ("restarts", "term", "port")
 _STATE_STYLE = {SliceState.ACTIVE: "green", SliceState.FAILED: "red", SliceState.UNLOAD: "dim"}
@@ -166,8 +169,10 @@ def _reasons(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> list[Text]
     # The lines about failed slices say more than the leader's summary of them, and the columns have the counts.
     if (wrong and _FAILURES.match(reason)) or reason == f"{blueprint.active} of {blueprint.desired} active":
         reason = ""
-    for trouble in wrong:  # what a status repeats of a crash loop's reasons
-        reason = reason.removesuffix(f": {trouble.reason}")
+    # One reason that is told below is not repeated; the status may have it shorter, or of another instance.
+    loop = _CRASH_LOOP.match(reason)
+    if loop and loop[2].count(LAST_OUTPUT) <= 1 and kind_of(loop[2]) in {kind_of(trouble.reason) for trouble in wrong}:
+        reason = loop[1]
     return [*([plain(f"    {reason}")] if reason else []), *map(_trouble, wrong)]
 
 

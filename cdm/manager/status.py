@@ -8,6 +8,7 @@ from math import inf
 from msgspec import UNSET
 
 from cdm.manager.cluster import Desired, Group
+from cdm.manager.endings import kind_of
 from cdm.manager.reconciliation import Plan
 from cdm.model.blueprint import MIN_HEALTHY
 from cdm.model.slice import SliceState, SliceValue
@@ -138,8 +139,17 @@ def _why_failed(group: Group) -> set[str]:
 
 
 def _reasons(found: Collection[str]) -> str:
-    """Three different reasons at most, each cut to its share of the room."""
-    shown = sorted(found)[:3] or [NO_REASON]
+    """Three reasons of different kinds at most, each cut to its share of the room."""
+    kinds: dict[tuple[str, str], str] = {}
+    for each in sorted(found):
+        kinds.setdefault(kind_of(each), each)
+    shown = list(kinds.values())[:3] or [NO_REASON]
     room = REASONS // len(shown) - 3
-    more = "; …" if len(found) > len(shown) else ""
-    return "; ".join(each if len(each) <= room else f"{each[:room]}…" for each in shown) + more
+    more = "; …" if len(kinds) > len(shown) else ""
+    return "; ".join(_cut(each, room) for each in shown) + more
+
+
+def _cut(reason: str, room: int) -> str:
+    """Cut out of the middle: a reason begins with how it ended, and ends with the last line of output."""
+    start = room // 4
+    return reason if len(reason) <= room else f"{reason[:start]}…{reason[start - room :]}"

@@ -120,13 +120,14 @@ async def test_a_crash_loop_and_a_warning_are_told_once_and_what_warns_is_listed
     server: NatsServer,
 ) -> None:
     assert run("init", "--server", server.url).returncode == 0
-    ended = "exit status 1; last lines: boom"
+    first, ended = (f"exit status 1 after {seconds} s; last output: starting up | boom" for seconds in (0.3, 0.4))
     async with raw(server) as user:
         await user.put("slices", "_leader", {"node": "n1", "term": 3})
         await user.put("slices", "n1.g/loop/1", {"state": "ACTIVATING", "reason": ended, "restarts": 3})
+        await user.put("slices", "n2.g/loop/1", {"state": "ACTIVATING", "reason": first, "restarts": 3})
         await user.put("slices", "n1.g/warned/1", {"state": "ACTIVE", "reason": "no cgroups", "port": 4711})
         for name, condition, reason in (
-            ("loop", "Degraded", f"crash loop: 1 of 1 instances: {ended}"),
+            ("loop", "Degraded", f"crash loop: 2 of 2 instances: {first}"),
             ("well", "Ready", ""),
             ("warned", "Ready", ""),
         ):
@@ -135,9 +136,9 @@ async def test_a_crash_loop_and_a_warning_are_told_once_and_what_warns_is_listed
     shown = await anyio.to_thread.run_sync(lambda: run("status", "--server", server.url))
     words = [line.split() for line in shown.stdout.splitlines()[3:-1] if line.strip()]
     assert words == [
-        ["g:loop:1", "Degraded", "1", "0", "1", "0"],
-        ["crash", "loop:", "1", "of", "1", "instances"],
-        f"1 ACTIVATING on n1, 3 restarts: {ended}".split(),
+        ["g:loop:1", "Degraded", "1", "0", "2", "0"],
+        ["crash", "loop:", "2", "of", "2", "instances"],
+        f"2 ACTIVATING on n1, n2, 6 restarts: {ended}".split(),
         ["g:warned:1", "Ready", "1", "1", "0", "0"],
         ["1", "ACTIVE", "on", "n1:", "no", "cgroups"],
         ["g:well:1", "Ready", "1", "0", "0", "0"],

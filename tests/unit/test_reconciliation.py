@@ -551,8 +551,36 @@ def test_long_reasons_are_cut_and_none_hides_another(count: int) -> None:
     assert 400 < len(reason) <= 500
     for number in range(min(count, 3)):
         assert f" {number} xxx" in reason
-    assert reason.count("x…") == min(count, 3)
+    assert reason.count("x…x") == min(count, 3)
     assert reason.endswith("; …") == (count > 3)
+
+
+def crashed(
+    after: str = "0.4", folder: str = "/var/n1", line: int = 4, status: int = 1, error: str = "KeyError: 'X'"
+) -> str:
+    """As the runtime says it, longer than a status has room for."""
+    trace = f'Traceback (most recent call last): |   File "{folder}/app/main.py", line {line}, in <module> | '
+    return f"exit status {status} after {after} s; last output: {'starting up | ' * 40}{trace}{error}"
+
+
+def failed_status(*reasons: str) -> str:
+    puts = [put(n(number), S.FAILED, reason=reason) for number, reason in enumerate(reasons, 1)]
+    return status_of(wanted(len(puts)), group_of(*puts), WHOLE, 1, NOW, open_nodes=True)[0].reason
+
+
+def test_of_a_long_reason_its_end_is_told_and_how_it_ended() -> None:
+    reason = failed_status(crashed())
+    assert reason.startswith("1 failed: exit status 1 after 0.4 s; last output: starting up")
+    assert reason.endswith("in <module> | KeyError: 'X'")
+
+
+def test_reasons_that_differ_only_in_a_duration_a_folder_or_a_line_are_told_once() -> None:
+    reason = failed_status(crashed(), crashed(after="12"), crashed(folder="/srv/n2"), crashed(line=17))
+    assert reason.count("KeyError") == 1
+    assert reason.startswith("4 failed: ")
+    assert not reason.endswith("…")
+    for other in (crashed(status=2), crashed(error="KeyError: 'Y'"), "exit status 1 after 0.4 s"):
+        assert failed_status(crashed(), other).count("exit status") == 2
 
 
 def test_a_failure_of_which_nothing_is_owed_is_told_without_its_reason() -> None:
