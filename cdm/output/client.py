@@ -19,7 +19,7 @@ from cdm.model.keys import NODES, NodeKey, encode_node
 from cdm.model.node import Registration
 from cdm.model.problems import UNREADABLE
 from cdm.output.source import Phase, Received, Registered, Shown, Source, keeps_output
-from cdm.output.wire import RENEWAL, LogReply, LogRequest, WireLine, ripe
+from cdm.output.wire import KEEPS_NONE, RENEWAL, LogReply, LogRequest, WireLine, ripe
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
 from cdm.store.watch import Watch
@@ -76,6 +76,10 @@ class Reader:
         """Requests that are to be sent."""
         self._due_news = Wakeup()
         self._news = Wakeup()
+        self._begun = False
+        """All nodes have answered, or had the time to."""
+        self._without: set[NodeId] = set()
+        """Nodes that keep no output, which the user is told, or will be as soon as all have answered."""
         self._complete = True
 
     async def run(self, hosts: Sequence[Registered]) -> bool:
@@ -211,7 +215,11 @@ class Reader:
         except UNREADABLE as error:
             self._give_up(source, f"its reply is not understood: {error}", Phase.REFUSED)
             return
-        if reply.error:
+        if reply.error == KEEPS_NONE and (source.node in self._without or not self._begun):
+            self._without.add(source.node)
+            self._complete = False
+            source.phase = Phase.REFUSED
+        elif reply.error:
             self._give_up(source, reply.error, Phase.REFUSED)
         elif not source.reply(reply, lines):
             self._complete = False
@@ -242,25 +250,35 @@ class Reader:
         with anyio.move_on_after(PATIENCE):
             while any(source.phase is Phase.ASKED for source in self._sources.values()):
                 await self._news.wait()
+        self._begun = True
         answered = [source for source in self._sources.values() if source.slices is not None]
         for source in self._sources.values():
             if source.phase is Phase.ASKED:
                 self._give_up(source, f"did not answer within {PATIENCE:g} s")
+        if self._sources and self._without == self._sources.keys():
+            await self._nothing_yet(
+                "no node keeps output of {}: their runtimes keep none", list(self._sources.values())
+            )
+            return
+        for source in self._sources.values():
+            if source.node in self._without:
+                self._give_up(source, KEEPS_NONE, Phase.REFUSED)
         if self._sources and not answered:
-            raise OutputMissing("no node answered")
+            raise OutputMissing(f"no node {'that keeps output ' if self._without else ''}answered")
         if not any(source.slices for source in answered):
-            await self._nothing_yet(answered)
+            yet = " yet" if self._request.follow else ""
+            await self._nothing_yet(f"there is no output of {{}}{yet}", answered)
 
-    async def _nothing_yet(self, answered: Sequence[Source]) -> None:
+    async def _nothing_yet(self, finding: str, asked: Sequence[Source]) -> None:
         what = self._request.artifact
         if self._request.ordinal is not None:
             what += f"#{self._request.ordinal}"
-        names = ", ".join(source.node for source in answered[:5]) + (", …" if len(answered) > 5 else "")
+        names = ", ".join(source.node for source in asked[:5]) + (", …" if len(asked) > 5 else "")
         looked = f"asked: {names}" if names else "no node is registered, see `cdm status`"
-        reason = await self._missing()
+        reason = await self._missing() or f"{finding.format(what)} ({looked})"
         if not self._request.follow:
-            raise OutputMissing(reason or f"there is no output of {what} ({looked})")
-        self._remark(f"note: {reason or f'there is no output of {what} yet ({looked})'}; waiting")
+            raise OutputMissing(reason)
+        self._remark(f"note: {reason}; waiting")
 
     async def _go_on(self) -> None:
         while (live := self._live) or self._request.follow:

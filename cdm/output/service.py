@@ -25,7 +25,7 @@ from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, encode_node
 from cdm.model.problems import UNREADABLE
 from cdm.output import Logging, OutputLine
-from cdm.output.wire import LEASE, QUIET, WINDOW, LogReply, LogRequest, WireLine, ripe
+from cdm.output.wire import KEEPS_NONE, LEASE, QUIET, WINDOW, LogReply, LogRequest, WireLine, ripe
 from cdm.store.connection import Connection
 from cdm.wakeup import Wakeup
 
@@ -114,7 +114,7 @@ class LogService:
 
     def _session_or_refusal(self, name: str, to: str, request: LogRequest, artifact: Artifact) -> Session | Refusal:
         if self._runtime is None:
-            return Refusal(name, to, str(artifact), "its runtime keeps no output")
+            return Refusal(name, to, str(artifact), KEEPS_NONE)
         if len(self._open) >= SESSIONS:
             return Refusal(name, to, str(artifact), f"{SESSIONS} others are being served; try again later")
         return Session(self._connection, self._node, self._runtime, name, to, request, artifact)

@@ -65,6 +65,10 @@ class WireLine(Struct, frozen=True, array_like=True):
     """Whether the line goes on in the next one of this slice and stream."""
 
 
+KEEPS_NONE = "its runtime keeps no output"
+"""The error of a node that can have no output."""
+
+
 class LogReply(Struct, frozen=True, omit_defaults=True):
     """One message from a node."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +21,8 @@ import pytest
 from nats.aio.msg import Msg
 
 from cdm.output.wire import WINDOW
-from tests.harness.processes import Processes, command_line, environment
+from tests.harness.paths import ROOT
+from tests.harness.processes import Processes, command_line, environment, node_processes
 from tests.harness.servers import NatsServer
 from tests.harness.waiting import bounded, eventually, patience
 from tests.harness.wire import ANSWER, Raw, raw
@@ -283,6 +286,53 @@ async def test_that_no_node_is_registered_is_told(server: NatsServer) -> None:
     ):
         failed = await command_line("logs", name, "--server", server.url)
         assert (failed.returncode, failed.stderr.decode()) == (1, f"cdm: {complaint}\n")
+
+
+@pytest.mark.quick
+async def test_that_no_node_keeps_output_is_told_once(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example of a runtime keeps none."""
+    shutil.copy(ROOT / "examples" / "sites.py", tmp_path)
+    installed = tmp_path / "sites-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: sites\nVersion: 1\n", encoding="utf-8")
+    (installed / "entry_points.txt").write_text("[cdm.runtimes]\nsites = sites:Sites\n", encoding="utf-8")
+    searched = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    made = await command_line("init", "--server", server.url)
+    assert made.returncode == 0, made.stderr
+    output = tmp_path / "followed"
+    with node_processes(server, tmp_path) as nodes:
+        with monkeypatch.context() as patch:
+            patch.setenv("PYTHONPATH", searched)
+            nodes.start("web-1", "--runtime", "sites", "--folder", str(tmp_path / "of-web-1"))
+        async with raw(server) as user:
+            await user.put("blueprints", KEY, 0)
+            told = f"no node keeps output of {NAME}: their runtimes keep none (asked: web-1)"
+
+            async def said() -> bool:
+                failed = await command_line("logs", NAME, "--server", server.url)
+                assert failed.returncode == 1
+                return failed.stderr.decode() == f"cdm: {told}\n"
+
+            await eventually(lambda: _registered(user, "web-1"), 20)
+            await eventually(said, 10)
+            async with asking(server, NAME, "-f", output=output):
+                await eventually(lambda: output.read_text() == f"cdm: note: {told}; waiting\n", 10)
+                nodes.start("n1", "--runtime", "process", "--folder", str(tmp_path / "of-n1"))
+                await eventually(lambda: _registered(user, "n1"), 20)
+                both = await command_line("logs", NAME, "--server", server.url)
+                assert both.returncode == 1
+                assert both.stderr.decode() == (
+                    "cdm: warning: node 'web-1': its runtime keeps no output\n"
+                    f"cdm: there is no output of {NAME} (asked: n1)\n"
+                )
+                assert output.read_text() == f"cdm: note: {told}; waiting\n"
+        nodes.unharmed()
+
+
+async def _registered(user: Raw, name: str) -> bool:
+    return name in await user.registrations()
 
 
 def _waiting(looked: str) -> str:
