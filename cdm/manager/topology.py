@@ -164,8 +164,9 @@ class Topology:
             self._candidates.add(node)
         else:
             self._candidates.discard(node)
+        same = isinstance(old, Registered) and old.registration.incarnation == new.incarnation
         log.info(
-            "node joined",
+            "node registered anew" if same else "node joined",
             node=node,
             role=new.role,
             runtime=new.runtime,
