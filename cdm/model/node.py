@@ -42,7 +42,7 @@ class Registration(Struct, frozen=True, omit_defaults=True):
     """
     labels: dict[str, str] = field(default_factory=dict)
     capacity: int | None = None
-    """Most slices that the node takes; None: no limit."""
+    """Most slices that the node takes; None: no limit. A node that is about to leave puts 0."""
     runtime: str = EXTERNAL
     version: str = ""
     started: str = ""

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from cdm import clock
 from cdm.dispatch.messages import Connected, Disconnected, Message
 from cdm.dispatch.router import Router
+from cdm.errors import StoreError
 from cdm.log import Log
 from cdm.model.keys import SLICES
 from cdm.model.node import EXTERNAL, NO_RUNTIME, Registration, Role
@@ -38,6 +39,9 @@ __all__ = ["Node", "NodeSettings", "ensure", "node"]
 log = Log("cdm.node")
 
 P = TypeVar("P")
+
+FAREWELL_PATIENCE = 2.0
+"""Seconds that a node which stops takes to have it known that it takes no more slices."""
 
 
 class Composition(NamedTuple):
@@ -147,6 +151,7 @@ class Node:
             tasks.start_soon(self.connection.lost)
             await stop.wait()
             log.info("stopping")
+            await self._take_no_more()
             # Slices may take their time to stop: this node leads on meanwhile.
             for part in reversed(self.parts):
                 await part.resign()
@@ -157,6 +162,21 @@ class Node:
                 for part in self.parts:
                     await part.give_back()
             tasks.cancel_scope.cancel()
+
+    async def _take_no_more(self) -> None:
+        """Have managers place nothing here any more: they would start anew what is about to be stopped.
+
+        This node's own manager knows of it, too, before anything is stopped: it may lead to the end.
+        """
+        with anyio.move_on_after(FAREWELL_PATIENCE) as scope:
+            try:
+                await self.presence.take_no_more()
+                if self.connection.is_up and (nodes := self.watches.get("nodes")):
+                    await nodes.caught_up()
+            except StoreError as error:
+                log.debug("nobody may know that this node takes no more slices", reason=str(error))
+        if scope.cancelled_caught:
+            log.debug("nobody may know that this node takes no more slices", seconds=FAREWELL_PATIENCE)
 
     async def _enter(self, stop: anyio.Event) -> bool:
         """Register, however long it takes; returns False when told to stop before."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 
 from cdm import clock
 from cdm.errors import AccessDenied, Conflict, NodeIdTaken, NoResponders, StoreBusy, StoreError, Uncertain
@@ -125,6 +126,7 @@ class Presence:
         self._node = node
         self._key = NodeKey(node)
         self._incarnation = registration.incarnation
+        self._registration = registration
         self._payload = dump(registration)
         self._ttl = registration.ttl
         self._on_beat = on_beat
@@ -133,6 +135,10 @@ class Presence:
         self._revision = 0
         """Of the registration as this process wrote it last."""
         self._leaving = False
+        self._stored = b""
+        """What this process put last, as far as it was acknowledged."""
+        self._stored_anew = anyio.Event()
+        """Set when what the registration is to say is stored."""
         self._responder: Responder | None = None
         self._due = Wakeup()
         """A heartbeat is due at once."""
@@ -178,6 +184,20 @@ class Presence:
                 await self._due.wait()
             if self._connection.is_up and not self._leaving:
                 await self._beat()
+
+    async def take_no_more(self) -> None:
+        """Register a capacity of 0 from now on, and wait until that is stored; `run` does it, with its next heartbeat.
+
+        Managers of every version place nothing on such a node, and leave alone what it has. Does not wait where there
+        is no connection.
+        """
+        self._payload = dump(replace(self._registration, capacity=0))
+        if self._stored == self._payload:
+            return
+        self._stored_anew = anyio.Event()
+        self._due.set()
+        if self._connection.is_up:
+            await self._stored_anew.wait()
 
     async def leave(self) -> None:
         """Take the registration back, if it is this process's, for good; never raises a `StoreError`."""
@@ -263,10 +283,11 @@ class Presence:
         self._due.set()
 
     async def _put(self, expect: int) -> None:
-        sent = clock.now()
-        self._revision = await self._nodes.put(
-            self._key, self._payload, expect=expect, ttl=self._ttl, timeout=self._patience
-        )
+        sent, payload = clock.now(), self._payload
+        self._revision = await self._nodes.put(self._key, payload, expect=expect, ttl=self._ttl, timeout=self._patience)
+        self._stored = payload
+        if payload == self._payload:
+            self._stored_anew.set()
         if self._on_beat:
             self._on_beat(sent)
         self._accepting.confirm()

@@ -1,4 +1,4 @@
-"""What the last nodes of a cluster leave behind when they stop in good order."""
+"""What nodes that stop in good order leave behind, the last ones of a cluster above all."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 import anyio
 import pytest
 
+from cdm.model.node import Role
 from tests.harness.nodes import nodes_on
 from tests.harness.processes import processes
 from tests.harness.servers import FORGIVEN, NatsServer
+from tests.harness.serving import PLAIN, SLEEP, made, yard
 from tests.harness.waiting import eventually
 from tests.harness.wire import Raw, raw
 
@@ -77,3 +79,49 @@ async def test_processes_that_are_terminated_together_leave_no_slice_and_no_read
             assert await process.ends() == 0
         assert await told(user) == NOTHING
         assert set(await user.contents("slices")) == {"_term"}
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["the last leader", "an agent that others lead"])
+async def test_nothing_is_placed_on_a_node_that_leaves(server: NatsServer, tmp_path: Path, alone: bool) -> None:
+    """The keys of its slices go one by one, and before its registration: their instances are missing at once."""
+    async with yard(server, tmp_path) as ground:
+        user = ground.user
+        await made(server, user)
+        async with nodes_on(server) as running:
+            role = Role.ALL if alone else Role.AGENT
+            if not alone:
+                await running.start("m", role=Role.MANAGER)
+            await running.start("n1", role=role, runtime="process", folder=tmp_path / "n1")
+            await running.leader()
+            await user.put("blueprints", await ground.push("one", SLEEP, PLAIN), 6)
+            await ground.settles(6)
+            if not alone:
+                await running.start("n2", role=role, runtime="process", folder=tmp_path / "n2")
+            before = (await user.recorded())[-1].sequence
+            await running.all["n1"].stop()
+            if not alone:
+                await ground.settles(6)
+            since = [record for record in await user.recorded() if record.sequence > before]
+            assert sum(record.gone and record.key.startswith("n1.") for record in since) == 6
+            assert [record.key for record in since if record.key.startswith("n1.") and not record.gone] == []
+            running.unharmed()
+
+
+async def test_what_runs_on_a_node_that_takes_no_more_is_left_alone(server: NatsServer) -> None:
+    """A capacity of 0 is no reason to move anything: whoever leaves stops its slices itself, in its own time."""
+    async with raw(server) as user, nodes_on(server, reconcile_interval=0.3) as running:
+        await running.start("n1", "n2")
+        await running.leader()
+        await user.put("blueprints", KEY, 4)
+        await eventually(lambda: loaded(user, 4))
+        before = {key: record.sequence for key, record in (await user.contents("slices")).items() if key[0] != "_"}
+        await running.all["n2"].node.presence.take_no_more()
+        assert (await user.registrations())["n2"].value["capacity"] == 0
+        await anyio.sleep(1)
+        after = {key: record.sequence for key, record in (await user.contents("slices")).items() if key[0] != "_"}
+        assert after == before
+        await user.put("blueprints", KEY, 6)
+        await eventually(lambda: loaded(user, 6))
+        added = set(await user.slices()) - set(before)
+        assert {key.partition(".")[0] for key in added} == {"n1"}
+        running.unharmed()

@@ -188,6 +188,30 @@ async def _gone(user: Raw) -> bool:
     return not await registration(user)
 
 
+@pytest.mark.parametrize("on_its_way", [False, True], ids=["at rest", "with a heartbeat on its way"])
+async def test_heartbeats_keep_what_a_node_that_leaves_says(server: NatsServer, on_its_way: bool) -> None:
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, NODES).ensure(create=True)
+        one = presence(connection, "a", ttl=1.0)
+        await one.register()
+        before = await registration(user)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.run)
+            if on_its_way:
+                one._on_connection(True)  # a heartbeat is due now
+                for _ in range(3):
+                    await anyio.lowlevel.checkpoint()
+            with bounded():
+                await one.take_no_more()
+            until = time.monotonic() + 1.5
+            while time.monotonic() < until:
+                assert await registration(user) == {**before, "capacity": 0}
+                await anyio.sleep(0.02)
+            await one.leave()
+            assert not await registration(user)
+            tasks.cancel_scope.cancel()
+
+
 async def test_leaving_is_final(server: NatsServer) -> None:
     """Between the farewell and the end of the process no heartbeat enters the node again."""
     async with raw(server) as user, connected(server) as connection:
