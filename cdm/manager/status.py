@@ -59,10 +59,17 @@ def status_of(
 
 
 def _judge(desired: Desired, group: Group, plan: Plan, now: float, *, open_nodes: bool) -> Judgement:
-    """The condition and its reason: the worst that there is to say."""
-    wanted = desired.instances or 0
-    if desired.problem is not None:
+    """The condition and its reason: the worst that there is to say, and what troubles the blueprint in force."""
+    condition, reason, until = _judge_in_force(desired, group, plan, now, open_nodes=open_nodes)
+    if desired.problem is None:
+        return condition, reason, until
+    if desired.blueprint is None or condition not in (Condition.DEGRADED, Condition.UNSCHEDULABLE):
         return Condition.INVALID, desired.problem, None
+    return Condition.INVALID, f"{desired.problem}; in force: {reason}", until
+
+
+def _judge_in_force(desired: Desired, group: Group, plan: Plan, now: float, *, open_nodes: bool) -> Judgement:
+    wanted = desired.instances or 0
     if plan.unplaced:
         what = "no node that takes new slices has room" if open_nodes else "no node takes new slices"
         return Condition.UNSCHEDULABLE, f"{_unplaced(plan.unplaced, wanted, group.live)}: {what}", None

@@ -1112,6 +1112,20 @@ def test_a_program_that_ends_again_and_again_is_never_ready_in_between(stable: f
     assert condition(each) == (Condition.READY, "")
 
 
+def test_a_crash_loop_is_told_of_as_long_as_it_lasts_though_a_newer_blueprint_is_refused() -> None:
+    each = running(1)
+    (key,) = each.slices
+    for _ in range(2):
+        each.end(key)
+        each.run_down()
+    each.refuse(APP, "foo: there is no such field")
+    each.settle()
+    loop = "foo: there is no such field; in force: crash loop: 1 of 1 instances: exit status 1"
+    assert condition(each) == (Condition.INVALID, loop)
+    slept(each, 60.0)
+    assert condition(each) == (Condition.INVALID, "foo: there is no such field")
+
+
 def test_ends_that_are_far_apart_and_of_different_instances_are_no_crash_loop() -> None:
     each = running()
     first, second, _ = each.slices

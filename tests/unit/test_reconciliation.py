@@ -589,6 +589,20 @@ def test_a_failure_of_which_nothing_is_owed_is_told_without_its_reason() -> None
     assert status_of(wanted(1), group, WHOLE, 1, NOW, open_nodes=True)[0].reason == "1 failed: no reason given"
 
 
+def test_a_refused_blueprint_does_not_hide_what_troubles_the_one_in_force() -> None:
+    failed, loading = put(n(1), S.FAILED, reason="boom"), put(n(1), S.LOADING)
+    refused = Desired(Blueprint(1), 3, 9, "foo: there is no such field")
+    for each, unplaced, reason in (
+        (failed, 0, "foo: there is no such field; in force: 1 failed: boom"),
+        (loading, 1, "foo: there is no such field; in force: 1 cannot be moved: no node takes new slices"),
+        (loading, 0, "foo: there is no such field"),
+    ):
+        status = status_of(refused, group_of(each), Plan(unplaced=unplaced), 1, NOW, open_nodes=False)[0]
+        assert (status.condition, status.reason) == (Condition.INVALID, reason)
+    status = status_of(Desired(None, 0, 9, "bad"), group_of(failed), WHOLE, 1, NOW, open_nodes=True)[0]
+    assert status.reason == "bad", "nothing is in force"
+
+
 def test_a_blueprint_whose_key_does_not_parse_has_a_status_too() -> None:
     assert refused_status("bad key", 4, 2) == Status(Condition.INVALID, "bad key", observed_revision=4, term=2)
 

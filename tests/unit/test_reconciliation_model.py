@@ -277,9 +277,10 @@ class ClusterModel(RuleBasedStateMachine):
         status = world.statuses[encode(BlueprintKey(artifact))]
         assert status.observed_revision == (refused[1] if refused else in_force)
         assert status.in_force_revision == in_force
+        problem, _, trouble = status.reason.partition("; in force: ")
         if refused:
             assert status.condition is Condition.INVALID
-            assert status.reason == refused[0]
+            assert problem == refused[0]
         if valid is None:
             return  # there never was a valid one: nothing is changed
         assert all(key.node in world.nodes for key in states), "keys of dead nodes are deleted"
@@ -289,11 +290,11 @@ class ClusterModel(RuleBasedStateMachine):
         assert len(placed) <= valid.instances
         if len(placed) == valid.instances:
             assert placed == set(states), "what failed, or drained and is replaced, is unloaded"
-            assert refused or status.condition is Condition.READY
+            assert not trouble if refused else status.condition is Condition.READY
         else:
             # Or a status says why not.
             assert self._room() == 0, f"{len(placed)} of {valid.instances} placed, though there is room"
-            assert refused or status.condition is (Condition.UNSCHEDULABLE if world.nodes else Condition.DEGRADED)
+            assert trouble or status.condition is (Condition.UNSCHEDULABLE if world.nodes else Condition.DEGRADED)
             assert all(state in (S.ACTIVE, S.FAILED) for state in states.values())
             assert len(serving) <= valid.instances
         assert (status.desired, status.active) == (valid.instances, len(serving))
