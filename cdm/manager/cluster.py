@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import inf
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,7 +18,7 @@ from cdm.manager.endings import Endings, ends_between
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import SliceKey
-from cdm.model.slice import TRANSITIONS, SliceState, SliceValue, Writer
+from cdm.model.slice import TRANSITIONS, Kind, SliceState, SliceValue, Writer
 from cdm.model.status import Status
 
 SlicePut = ValuePut[SliceKey, SliceValue]
@@ -26,7 +27,7 @@ STABLE_AFTER = 300.0
 """Seconds of being ACTIVE after which a slice's earlier failures are forgiven."""
 
 # On the hot path: before Python 3.12, looking a member up on its class takes ten times as long.
-_ACTIVE, _FAILED = SliceState.ACTIVE, SliceState.FAILED
+_ACTIVE, _FAILED, _UNLOAD = SliceState.ACTIVE, SliceState.FAILED, SliceState.UNLOAD
 _ENDED = frozenset({SliceState.FAILED, SliceState.ACTIVATING})
 
 OWED = frozenset({SliceState.LOADED, SliceState.FAILED})
@@ -57,6 +58,14 @@ class Desired(Struct, frozen=True):
         return 0 if self.removed else None
 
 
+class Unanswered(NamedTuple):
+    """A command that a node did not answer."""
+
+    state: SliceState
+    within: float
+    """Seconds."""
+
+
 _LATEST = 2**63
 """Later than any revision."""
 _NO_COUNTS: dict[SliceState, int] = dict.fromkeys(SliceState, 0)
@@ -65,7 +74,17 @@ _NO_COUNTS: dict[SliceState, int] = dict.fromkeys(SliceState, 0)
 class Group:
     """All slices of one artifact, with what can be counted kept counted."""
 
-    __slots__ = ("counts", "endings", "failed_on", "failed_unloading", "oldest", "owed", "slices", "youngest")
+    __slots__ = (
+        "counts",
+        "endings",
+        "failed_on",
+        "failed_unloading",
+        "oldest",
+        "owed",
+        "slices",
+        "unanswered",
+        "youngest",
+    )
 
     def __init__(self) -> None:
         self.slices: dict[SliceKey, SlicePut] = {}
@@ -73,6 +92,8 @@ class Group:
         self.owed: set[SliceKey] = set()
         self.failed_on: dict[NodeId, float] = {}
         """Nodes on which the artifact failed and was not ACTIVE since, and when."""
+        self.unanswered: dict[NodeId, Unanswered] = {}
+        """Nodes that did not answer a command in time, and did not say anything of the artifact since."""
         self.failed_unloading: frozenset[SliceKey] = frozenset()
         """FAILED slices that failed while they were being unloaded."""
         self.endings: Endings | None = None
@@ -124,6 +145,8 @@ class Group:
                 self.failed_unloading |= {key}
         if value.restarts is not None or state is _FAILED or (old is not None and old.value.state is _ACTIVE):
             self._note_ends(put, old)
+        if old is not None and (state is _UNLOAD or self.unanswered):
+            self._note_answer(put, old)
         if self.failed_unloading and state is not _FAILED:
             self.failed_unloading -= {key}
         if value.blueprint is not None and value.blueprint < self.oldest:
@@ -135,6 +158,14 @@ class Group:
         elif self.owed:
             self.owed.discard(key)
         return old is None
+
+    def _note_answer(self, put: SlicePut, old: SlicePut) -> None:
+        """Record whether a node answers, or a leader took a command back since it did not: only that is a failure."""
+        value, before = put.value, old.value
+        if value.state.kind is not Kind.COMMAND:
+            self.unanswered.pop(put.key.node, None)
+        elif before.state.kind is Kind.COMMAND and (value.failures or 0) > (before.failures or 0):
+            self.unanswered[put.key.node] = Unanswered(before.state, put.at - old.at)
 
     def _note_ends(self, put: SlicePut, old: SlicePut | None) -> None:
         """Record that a slice's program ended, where it did."""

@@ -11,7 +11,7 @@ from cdm.manager.cluster import Desired, Group
 from cdm.manager.endings import kind_of
 from cdm.manager.reconciliation import Plan
 from cdm.model.blueprint import MIN_HEALTHY
-from cdm.model.slice import SliceState, SliceValue
+from cdm.model.slice import Kind, SliceState, SliceValue
 from cdm.model.status import Condition, Status
 
 REASONS = 480
@@ -91,7 +91,7 @@ def _awaited(desired: Desired, group: Group, plan: Plan, now: float) -> tuple[st
         instances = "instance" if plan.lingering == 1 else "instances"
         return f"waiting for {plan.lingering} exclusive {instances} to stop", None
     if not group.active == group.live == wanted:
-        return _progress(wanted, group.active, group.live - group.active), None
+        return _progress(wanted, group.active, group.live - group.active) + _unanswered(group), None
     if outdated := _outdated(desired, group):
         return f"{outdated} of {wanted} run older settings", None
     min_healthy = desired.blueprint.min_healthy if desired.blueprint else 0.0
@@ -133,6 +133,19 @@ def _progress(wanted: int, active: int, pending: int) -> str:
     if active == wanted:
         return f"{active} of {wanted} active; replacing {pending}"
     return f"{active} of {wanted} active"
+
+
+def _unanswered(group: Group) -> str:
+    """A hint about nodes that are waited for, and did not answer before."""
+    if not group.unanswered:
+        return ""
+    asked = {key.node for key, put in group.slices.items() if put.value.state.kind is Kind.COMMAND}
+    silent = sorted(asked & group.unanswered.keys())
+    if not silent:
+        return ""
+    state, within = group.unanswered[silent[0]]
+    more = f" (and {len(silent) - 1} more)" if len(silent) > 1 else ""
+    return f"; {state} was not answered within {within:.0f} s on {silent[0]}{more}; does its agent run?"
 
 
 def refused_status(problem: str, revision: int, term: int) -> Status:

@@ -644,6 +644,32 @@ def test_a_slice_that_got_stuck_while_nobody_led_is_replaced_at_once() -> None:
     assert states(each) == {"UNLOAD": 1, "LOAD": 1}
 
 
+def test_a_node_without_an_agent_is_named_for_as_long_as_it_is_waited_for() -> None:
+    each = world(1)
+    each.want(APP, 1)
+    each.settle()
+    assert condition(each) == (Condition.PROGRESSING, "0 of 1 active")
+    hint = f"0 of 1 active; LOAD was not answered within 60 s on {n(1)}; does its agent run?"
+    for _ in range(3):
+        slept(each, 60.0)
+        each.settle()
+        assert condition(each) == (Condition.PROGRESSING, hint)
+    key = next(key for key, value in each.slices.items() if value.value.state is S.LOAD)
+    each.report(key, S.LOADING)
+    each.settle()
+    assert condition(each) == (Condition.PROGRESSING, "0 of 1 active")
+
+
+def test_a_command_that_is_taken_back_though_there_is_time_left_says_nothing_of_the_node() -> None:
+    each = world(2)
+    each.want(APP, 2)
+    each.settle()
+    each.want(APP, 1)
+    each.settle()
+    assert states(each) == {"LOAD": 1, "UNLOAD": 1}
+    assert condition(each) == (Condition.PROGRESSING, "0 of 1 active")
+
+
 def test_a_drain_ordered_while_nobody_led_is_carried_out() -> None:
     each = running()
     each.step_down()
