@@ -6,7 +6,8 @@ than half of the known nodes are missing at the same time, the fault is more lik
 one by one, `MASS_LOSS_PACE` of a TTL apart.
 
 Missing is only what was known before: to this process, by what a leader remembered of it, or by the marker of its
-expired registration. Of a node that nobody ever heard of nothing is awaited.
+expired registration. Of a node that nobody ever heard of nothing is awaited. A node whose registration this process
+never saw may be one out of an old backup: it has one TTL to be heard, and slows the eviction of no other down.
 """
 
 from __future__ import annotations
@@ -72,8 +73,13 @@ class Missing(Struct, frozen=True):
     """The registration is gone, but the node is not yet dead."""
 
     heard: float
-    """When its last heartbeat was stored, in seconds on this node's clock."""
+    """When its last heartbeat was stored, in seconds on this node's clock; `NEVER`: no registration was seen."""
     ttl: float
+
+    @property
+    def hearsay(self) -> bool:
+        """Whether this process knows the node only by what was left behind in the bucket."""
+        return self.heard == NEVER
 
     def due(self, hearing_since: float) -> float:
         """When the node is dead, unless it is heard: after a whole TTL in which this process could have heard it."""
@@ -141,8 +147,11 @@ class Topology:
         since = self._hearing_since
         if not self._missing or since is None:
             return None
-        due = min(missing.due(since) for missing in self._missing.values())
-        return max(due, self._next_eviction) if self._mass_loss else due
+        hearsay = [each.due(since) for each in self._missing.values() if each.hearsay]
+        heard = [each.due(since) for each in self._missing.values() if not each.hearsay]
+        if heard and self._mass_loss:
+            heard = [max(min(heard), self._next_eviction)]
+        return min(hearsay + heard)
 
     @receiver
     def on_registration(self, put: ValuePut[NodeKey, Registration]) -> None:
@@ -158,8 +167,7 @@ class Topology:
         self._departed.pop(node, None)
         if isinstance(old, Registered) and old.registration == new:
             return
-        if self._missing.pop(node, None) and not self._missing:
-            self._mass_loss = False
+        self._found(node)
         if new.leads:
             self._candidates.add(node)
         else:
@@ -205,7 +213,8 @@ class Topology:
             return
         if seen.gone is None:
             if presence is None and not self._known_gone(node):
-                self._lose(node, NEVER, seen.registration.ttl or self.node_ttl)
+                # What others wrote is not believed without bound: it may be anything.
+                self._lose(node, NEVER, min(seen.registration.ttl or self.node_ttl, self.node_ttl))
         else:
             # Where it left in good order nothing runs there; else something may for some time, as of this message.
             if seen.gone != LEFT:
@@ -279,18 +288,25 @@ class Topology:
         if since is None:
             return
         overdue = {node: missing for node, missing in self._missing.items() if missing.due(since) <= tick.at}
-        if overdue and not self._mass_loss and (silent := self._silent(tick.at)) > 1 and 2 * silent > len(self._nodes):
-            self._mass_loss = True
-            log.warning("most nodes are silent; evictions are paced", silent=silent, nodes=len(self._nodes))
+        for node in sorted(node for node, missing in overdue.items() if missing.hearsay):
+            self._give_up(node, overdue.pop(node), since, tick.at)
+        if overdue and not self._mass_loss:
+            silent, known = self._silent(tick.at)
+            if silent > 1 and 2 * silent > known:
+                self._mass_loss = True
+                log.warning("most nodes are silent; evictions are paced", silent=silent, nodes=known)
         for node in sorted(overdue):
             if self._mass_loss:
                 if tick.at < self._next_eviction:
                     return
                 self._next_eviction = tick.at + MASS_LOSS_PACE * self.node_ttl
-            log.warning("node is dead", node=node)
-            self._remember(node, max(since, overdue[node].heard), tick.at)
-            self._forget(node)
-            self._emit(NodeDied(node))
+            self._give_up(node, overdue[node], since, tick.at)
+
+    def _give_up(self, node: NodeId, missing: Missing, since: float, now: float) -> None:
+        log.warning("node is dead", node=node)
+        self._remember(node, max(since, missing.heard), now)
+        self._forget(node)
+        self._emit(NodeDied(node))
 
     def _look_for_silent(self, now: float) -> None:
         """Lose the nodes whose registrations should have expired by now, which is when another node was heard.
@@ -312,13 +328,18 @@ class Topology:
         seen = self._seen.get(node)
         return node in self._lost or (seen is not None and seen.gone is not None)
 
-    def _silent(self, now: float) -> int:
-        """How many nodes are missing or about to be: nodes that died together expire one after another."""
-        return sum(
+    def _silent(self, now: float) -> tuple[int, int]:
+        """How many nodes are missing or about to be, and of how many: those that died together expire one by one.
+
+        Only nodes that were registered in this process's time count.
+        """
+        known = [each for each in self._nodes.values() if isinstance(each, Registered) or not each.hearsay]
+        silent = sum(
             isinstance(each, Missing)
             or (each.registration.ttl is not None and now - each.heard > SILENT_AFTER * each.registration.ttl)
-            for each in self._nodes.values()
+            for each in known
         )
+        return silent, len(known)
 
     def _ttl_of(self, presence: Registered | Missing) -> float:
         if isinstance(presence, Missing):
@@ -345,7 +366,11 @@ class Topology:
     def _forget(self, node: NodeId) -> None:
         self._nodes.pop(node, None)
         self._candidates.discard(node)
-        if self._missing.pop(node, None) and not self._missing:
+        self._found(node)
+
+    def _found(self, node: NodeId) -> None:
+        """The node is missing no more, for better or worse."""
+        if self._missing.pop(node, None) and all(each.hearsay for each in self._missing.values()):
             self._mass_loss = False
 
     def _intend(self, node: NodeId, intent: Intent) -> None:

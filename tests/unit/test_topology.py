@@ -56,8 +56,8 @@ class World:
         gone: ValueRemove[NodeKey, Registration] = ValueRemove(NodeKey(node), self.revision, cause, at)
         self.router.route(gone)
 
-    def seen(self, node: NodeId, gone: str | None = None, at: float = 0.0) -> None:
-        self.router.route(ValuePut(SeenKey(node), Seen(Registration(), gone), 1, at))
+    def seen(self, node: NodeId, gone: str | None = None, at: float = 0.0, ttl: float | None = None) -> None:
+        self.router.route(ValuePut(SeenKey(node), Seen(Registration(ttl=ttl), gone), 1, at))
 
     def tick(self, at: float) -> list[Message]:
         self.said.clear()
@@ -383,6 +383,67 @@ def test_a_node_that_a_leader_remembered_and_that_is_not_there_is_missing() -> N
     assert world.said.count(NodeMissing(n(9))) == 1
     assert world.tick(104.9) == []
     assert world.tick(105.0) == [NodeDied(n(9))]
+
+
+@pytest.mark.parametrize("left_behind", ["remembered", "expired"])
+def test_nodes_that_this_process_never_saw_slow_no_eviction_down(left_behind: str) -> None:
+    """Forty of them come with an old backup."""
+    world = World(connected=0.0)
+    for number in range(4):
+        world.beat(n(number), 100.0)
+    for number in range(100, 140):
+        if left_behind == "remembered":
+            world.seen(n(number))
+        else:
+            world.gone(n(number))
+    world.gone(n(0), at=110.0)
+    assert world.topology.wake_at() == TTL, "nothing was to be heard of them for a whole TTL"
+    assert world.tick(110.0) == [NodeDied(n(number)) for number in (*range(100, 140), 0)]
+
+
+def test_nodes_that_this_process_never_saw_are_given_up_in_the_middle_of_a_paced_loss() -> None:
+    world = World(connected=0.0)
+    for number in range(4):
+        world.beat(n(number), 100.0)
+    for number in range(3):
+        world.gone(n(number))
+    assert world.tick(110.0) == [NodeDied(n(0))]
+    for number in range(100, 140):
+        world.seen(n(number))
+    assert world.tick(110.5) == [NodeDied(n(number)) for number in range(100, 140)]
+    assert world.topology.wake_at() == 115.0
+    world.router.route(Connected(112.0))
+    world.seen(n(200))
+    for number in range(3):
+        world.beat(n(number), 113.0)
+        world.gone(n(number))
+    assert world.tick(123.0) == [NodeDied(n(200)), NodeDied(n(0))]
+
+
+def test_a_paced_loss_is_over_when_all_that_was_seen_are_back() -> None:
+    world = World(connected=0.0)
+    for number in range(4):
+        world.beat(n(number), 100.0)
+    for number in range(3):
+        world.gone(n(number))
+    assert world.tick(110.0) == [NodeDied(n(0))]
+    world.router.route(Connected(111.0))
+    world.seen(n(9))
+    for number in range(3):
+        world.beat(n(number), 112.0)
+    world.gone(n(1))
+    world.beat(n(2), 121.0)
+    world.beat(n(3), 121.0)
+    assert world.tick(122.0) == [NodeDied(n(9)), NodeDied(n(1))], "not from 115.0 on, one by one"
+
+
+@pytest.mark.parametrize("ttl", [None, TTL, 86_400.0])
+def test_a_remembered_ttl_is_believed_up_to_the_managers_own(ttl: float | None) -> None:
+    world = World(connected=100.0)
+    world.seen(n(9), ttl=ttl)
+    assert world.topology.wake_at() == 110.0
+    world.seen(n(8), ttl=4.0)
+    assert world.topology.wake_at() == 104.0
 
 
 def test_a_remembered_node_that_registers_is_a_member_like_others() -> None:
