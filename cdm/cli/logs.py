@@ -17,6 +17,7 @@ from cyclopts.types import NonNegativeInt
 from cdm.cli.known import known_artifacts, nearest
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
 from cdm.cli.options import FLAG, ConnectionOptions, duration
+from cdm.cli.signals import open_signals
 from cdm.dispatch.messages import ValuePut
 from cdm.errors import OutputMissing, UsageError
 from cdm.model.artifact import Artifact, NodeId, node_id
@@ -93,7 +94,7 @@ async def _run(
         async with anyio.create_task_group() as tasks:
 
             async def stop_on_signal(*, task_status: anyio.abc.TaskStatus[None]) -> None:
-                with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                with open_signals(signal.SIGINT, signal.SIGTERM) as signals:
                     task_status.started()
                     async for number in signals:
                         stopped.append(number)

@@ -16,6 +16,7 @@ from cyclopts.types import NonNegativeInt
 from cdm.cli.context import expanded
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import ConnectionOptions, duration, labels_of, size
+from cdm.cli.signals import open_signals
 from cdm.errors import UsageError
 from cdm.log import Log
 from cdm.manager.policy import Policy
@@ -169,7 +170,7 @@ async def _stop_on_signal(
     task_status: anyio.abc.TaskStatus[None],
 ) -> None:
     """Stop a running node in good order, or at once at the second signal; one that still waits for NATS just ends."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    with open_signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         task_status.started()
         async for number in signals:
             if stop.is_set():

@@ -253,6 +253,25 @@ async def test_followed_until_told_to_stop(server: NatsServer, tmp_path: Path, n
             asker.wait()
 
 
+async def test_told_to_stop_once_more_it_stops_as_it_would(server: NatsServer, tmp_path: Path) -> None:
+    """A signal that came while it shut down became a KeyboardInterrupt."""
+    made = await command_line("init", "--server", server.url)
+    assert made.returncode == 0, made.stderr
+    for attempt in range(30):
+        output = tmp_path / f"followed-{attempt}"
+        asker = begun(server, NAME, "-f", output=output)
+        try:
+            await eventually(lambda: output.read_text().endswith("; waiting\n"), 10)  # noqa: B023
+            asker.send_signal(signal.SIGINT)
+            time.sleep(attempt / 10_000)  # noqa: ASYNC251  # as exactly as can be
+            asker.send_signal(signal.SIGINT)
+            assert await anyio.to_thread.run_sync(asker.wait, patience()) == 0
+        finally:
+            asker.kill()
+            asker.wait()
+        assert output.read_text() == f"cdm: note: there is no artifact {NAME}; waiting\n"
+
+
 async def test_output_and_nodes_that_are_yet_to_come_are_waited_for(server: NatsServer, tmp_path: Path) -> None:
     early, late = tmp_path / "early", tmp_path / "late"
     made = await command_line("init", "--server", server.url)

@@ -26,6 +26,7 @@ from cdm.artifacts.repository import Artifacts
 from cdm.cli.demo import web
 from cdm.cli.demo.playground import TTL, HttpReply, Playground, lives, playground
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
+from cdm.cli.signals import open_signals
 from cdm.errors import CdmError
 from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.keys import BlueprintKey, SliceKey
@@ -53,7 +54,7 @@ async def _until_signal(console: Console) -> int:
     """Play, and clean up also after Ctrl-C or SIGTERM."""
     code = 130
     async with anyio.create_task_group() as tasks:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        with open_signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
 
             async def listen() -> None:
                 async for _ in signals:
