@@ -42,8 +42,8 @@ _CONDITIONS = {
     Condition.READY: "green",
 }
 """Conditions, the worst first, and their colours."""
-_FAILURES = re.compile(r"\d+ failed: ")
-"""Beginning of a status's summary of failed slices."""
+_FAILURES = re.compile(r"(?:(.*); in force: )?\d+ failed: ", re.DOTALL)
+"""Beginning of a status's summary of failed slices, after why a newer blueprint is refused."""
 _CRASH_LOOP = re.compile(r"(.*\bcrash loop: \d+ of \d+ instances): (.*)", re.DOTALL)
 """What a status says of a crash loop, and its reasons."""
 _NUMBERS = ("desired", "active", "pending", "failed")
@@ -167,7 +167,9 @@ def _badness(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> tuple[int,
 def _reasons(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> list[Text]:
     reason = blueprint.reason
     # The lines about failed slices say more than the leader's summary of them, and the columns have the counts.
-    if (wrong and _FAILURES.match(reason)) or reason == f"{blueprint.active} of {blueprint.desired} active":
+    if wrong and (failures := _FAILURES.match(reason)):
+        reason = failures[1] or ""
+    elif reason == f"{blueprint.active} of {blueprint.desired} active":
         reason = ""
     # One reason that is told below is not repeated; the status may have it shorter, or of another instance.
     loop = _CRASH_LOOP.match(reason)

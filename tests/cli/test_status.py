@@ -147,3 +147,16 @@ async def test_a_crash_loop_and_a_warning_are_told_once_and_what_warns_is_listed
         words[-2],
         ["n1", "g:warned:1", "ACTIVE", "0", "0", "4711"],
     ]
+
+
+async def test_why_slices_failed_is_told_once_though_a_newer_blueprint_is_refused(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    async with raw(server) as user:
+        await user.put("slices", "n1.g/a/1", {"state": "FAILED", "reason": "boom"})
+        await user.put("blueprints", "g/a/1", 1)
+        reason = "foo: there is no such field; in force: 1 failed: boom"
+        await user.put("status", "g/a/1", {"condition": "Invalid", "reason": reason, "desired": 1})
+    shown = await anyio.to_thread.run_sync(lambda: run("status", "--server", server.url))
+    lines = [line.strip() for line in shown.stdout.splitlines()]
+    assert "foo: there is no such field" in lines
+    assert shown.stdout.count("boom") == 1
