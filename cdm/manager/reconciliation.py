@@ -117,8 +117,9 @@ def reconcile(
     else:
         growth = _Growth(cursor=cursor)
         commands += (case.unload(put, "failed, and not needed any more") for put in case.standings[Standing.FAILED])
+        count = "1 instance" if len(live) == 1 else f"{len(live)} instances"
         removed = _choose_removals(case, max(len(live) - wanted, 0), commands)
-        commands += (case.unload(put, f"{len(live)} instances, {wanted} wanted") for put in live if put.key in removed)
+        commands += (case.unload(put, f"{count}, {wanted} wanted") for put in live if put.key in removed)
         staying = [put for put in live if put.key not in removed] if removed else live
     commands += _empty_draining(case, staying, wanted)
     commands += (

@@ -96,12 +96,12 @@ async def test_another_content_or_manifest_is_a_conflict(server: NatsServer, scr
     assert json.loads(artifact(server, "push", NAME, script, "--json").stdout)["result"] == "unchanged"
     other = artifact(server, "push", NAME, script, "--env", "A=1")
     assert other.returncode == 4
-    assert f"{NAME} is there already with another manifest" in other.stderr  # and not with an emoji for :b:
+    assert f"{NAME} is already stored with another manifest" in other.stderr  # and not with an emoji for :b:
     assert "--force" in other.stderr
     await anyio.Path(script).write_text("print('other')")
     other = artifact(server, "push", NAME, script)
     assert other.returncode == 4
-    assert "another content" in other.stderr
+    assert f"{NAME} is already stored with other content" in other.stderr
     forced = artifact(server, "push", NAME, script, "--force", "--json")
     assert forced.returncode == 0
     assert json.loads(forced.stdout)["result"] == "replaced"

@@ -137,7 +137,7 @@ async def test_what_is_there_is_not_changed_without_force(server: NatsServer, tm
     async with store(server) as artifacts, raw(server) as user:
         await artifacts.push(ONE, path, content)
         before = await artifacts.describe(ONE)
-        with pytest.raises(Conflict, match="another content"):
+        with pytest.raises(Conflict, match="other content"):
             await artifacts.push(ONE, other, other_content)
         manifest = replace(content, manifest=Manifest(entry="program", args=("-x",)))
         with pytest.raises(Conflict, match="another manifest"):

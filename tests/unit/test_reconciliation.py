@@ -115,6 +115,12 @@ def test_scaling_down_only_removes_and_exactly_the_difference() -> None:
     assert [command.state for command in found.commands] == [S.UNLOAD] * 3
 
 
+@pytest.mark.parametrize(("count", "told"), [(1, "1 instance, 0 wanted"), (2, "2 instances, 0 wanted")])
+def test_scaling_down_says_how_many_there_are(count: int, told: str) -> None:
+    found = plan(wanted(0), *active(*range(1, count + 1)))
+    assert {command.reason for command in found.commands} == {told}
+
+
 def test_scaling_down_takes_not_yet_active_ones_first() -> None:
     found = plan(wanted(2), *active(1, 2), put(n(3), S.LOADING, at=NOW), put(n(3), S.LOADED, 1))
     assert shown(found.commands) == {("n3", 0, S.UNLOAD), ("n3", 1, S.UNLOAD)}
