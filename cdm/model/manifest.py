@@ -16,8 +16,8 @@ from cdm.model.problems import explain, problem_with_encoding, without_mark
 MAX_BYTES = 64 * 1024
 """Longest manifest that is read, in bytes; people type these."""
 
-Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-Bytes = Annotated[int, Meta(gt=0, le=2**60)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400, description="seconds (more than 0, at most 86,400)")]
+Bytes = Annotated[int, Meta(gt=0, le=2**60, description="a whole number of bytes (more than 0, at most 2^60)")]
 Amount = Annotated[int, Meta(ge=0, le=1_000_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the name of a variable")]
