@@ -243,8 +243,12 @@ class Artifacts:
         there = msgspec.structs.replace(stored.content, mode=content.mode)
         if there == content:
             return stored
-        what = "manifest" if msgspec.structs.replace(there, manifest=content.manifest) == content else "content"
-        raise Conflict(f"{artifact} is there already with another {what}; push a new version, or replace it: --force")
+        what = (
+            "another manifest"
+            if msgspec.structs.replace(there, manifest=content.manifest) == content
+            else "other content"
+        )
+        raise Conflict(f"{artifact} is already stored with {what}; push a new version, or replace it: --force")
 
     async def remove(self, artifact: Artifact) -> None:
         """Remove an artifact.
