@@ -28,6 +28,8 @@ from tests.harness.processes import environment
 from tests.harness.waiting import eventually
 
 HOUR = 3600.0
+LOOK_UPS = Goal(500, "value<=")
+"""The leader looks at each of the four buckets once in a reconcile interval, for all nodes, to notice a purge: 480."""
 
 
 async def rest(quick: bool) -> list[Figure]:
@@ -40,7 +42,7 @@ async def rest(quick: bool) -> list[Figure]:
     return [
         figure("rest messages", "messages/h", [traffic.messages * HOUR], note=note),
         figure("rest bytes", "bytes/h", [traffic.bytes * HOUR], note=note),
-        figure("rest look-ups", "messages/h", [look_ups], (), Goal(0, "value<="), note=f"by kind, once each: {kinds}"),
+        figure("rest look-ups", "messages/h", [look_ups], (), LOOK_UPS, note=f"by kind, once each: {kinds}"),
     ]
 
 
