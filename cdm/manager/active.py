@@ -289,7 +289,7 @@ class Active:
 
     def _decide(self, artifact: Artifact, closely: bool, now: float) -> None:
         cluster, placement, policy = self._cluster, self._placement, self._at.policy
-        desired, group = cluster.desired.get(artifact), cluster.group(artifact)
+        desired, group = cluster.desired.get(artifact), placement.counted(cluster.group(artifact), with_exclusive=True)
         closely = closely or artifact in self._short or placement.drains(artifact)
         if not closely and settled(desired, group):
             self._unwritten.pop(artifact, None)
@@ -340,10 +340,10 @@ class Active:
             return
         plan = self._short.get(artifact, WHOLE)
         anywhere = plan.unplaced > 0 and any(node.open for node in self._placement.nodes.values())
-        group = self._cluster.group(artifact)
-        status, until = status_of(
-            desired, group, plan, self.term, now, open_nodes=anywhere, any_nodes=bool(self._at.topology.nodes)
-        )
+        group = self._placement.counted(self._cluster.group(artifact))
+        nodes = self._at.topology.nodes.values()
+        any_nodes = any(isinstance(each, Registered) or not each.hearsay for each in nodes)
+        status, until = status_of(desired, group, plan, self.term, now, open_nodes=anywhere, any_nodes=any_nodes)
         if until is not None:
             self._set_timer(artifact, until)
         if (reason := self._unwritten.get(artifact)) and status.condition is not Condition.INVALID:

@@ -6,7 +6,8 @@ starts warm. It only records; what to do about it is decided in `cdm.manager.rec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from math import inf
 from typing import NamedTuple
 
@@ -125,6 +126,18 @@ class Group:
     def failed(self) -> int:
         """Slices that are FAILED."""
         return self.counts[SliceState.FAILED]
+
+    def only(self, counts: Callable[[SlicePut], bool]) -> Group:
+        """The same with those slices alone that count; a view for one decision, or this group where all of them do."""
+        kept = {key: put for key, put in self.slices.items() if counts(put)}
+        if len(kept) == len(self.slices):
+            return self
+        part = Group()
+        part.slices, part.owed = kept, self.owed & kept.keys()
+        part.counts = _NO_COUNTS | Counter(put.value.state for put in kept.values())
+        part.failed_on, part.failed_unloading, part.endings = self.failed_on, self.failed_unloading, self.endings
+        part.youngest, part.oldest = self.youngest, self.oldest
+        return part
 
     def put(self, put: SlicePut) -> bool:
         """Record a slice's newest value; returns whether the slice is a new one."""

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from cdm.manager.allocation import Ranking
-from cdm.manager.cluster import Cluster
-from cdm.manager.standing import Fleet, LiveNode
+from cdm.manager.cluster import Cluster, Group
+from cdm.manager.standing import Fleet, LiveNode, exclusive
 from cdm.manager.topology import Missing, Registered, Topology
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
@@ -27,6 +27,8 @@ class Placement:
         self._topology = topology
         self._nodes: dict[NodeId, LiveNode] | None = None
         self._draining: list[NodeId] = []
+        self._hearsay: frozenset[NodeId] = frozenset()
+        """Missing nodes whose registration this process never saw."""
         self._ranking = Ranking()
         self._recount: set[NodeId] = set()
         """Nodes whose number of slices may be another one than the ranking has."""
@@ -48,6 +50,8 @@ class Placement:
                 if not isinstance(presence, Registered) or presence.registration.hosts
             }
             self._draining = [node for node, live in self._nodes.items() if live.draining]
+            missing = ((node, each) for node, each in self._topology.nodes.items() if isinstance(each, Missing))
+            self._hearsay = frozenset(node for node, each in missing if each.hearsay)
             self._ranking = Ranking()
             self._recount.update(self._nodes)
         return self._nodes
@@ -82,6 +86,21 @@ class Placement:
             return False
         on_node = self._cluster.on_node
         return any(key.artifact == artifact for node in self._draining for key in on_node.get(node, ()))
+
+    def counted(self, group: Group, *, with_exclusive: bool = False) -> Group:
+        """The artifact's slices without those on nodes whose registration this process never saw.
+
+        Such a slice may be out of an old backup: it takes no instance's place, and is left alone until its node
+        registers or is dead.
+
+        Args:
+            group: all slices.
+            with_exclusive: keep those that must not run twice and may run.
+        """
+        if not (self.nodes and self._hearsay):
+            return group
+        hearsay = self._hearsay
+        return group.only(lambda put: put.key.node not in hearsay or (with_exclusive and exclusive(put)))
 
     def expect(self, artifact: Artifact, keys: Iterable[SliceKey]) -> None:
         """These slices are commanded: until the mirror shows them they are counted here."""

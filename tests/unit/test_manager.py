@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from msgspec import UNSET, UnsetType
@@ -24,7 +25,7 @@ from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import Command
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint, Overrides
-from cdm.model.keys import BlueprintKey, FenceKey, SliceKey, StatusKey, encode
+from cdm.model.keys import BlueprintKey, FenceKey, SeenKey, SliceKey, StatusKey, encode
 from cdm.model.node import LEFT, LOST, Fence, Registration, Role, Schedule, Seen
 from cdm.model.slice import SliceValue
 from cdm.model.status import Condition, Status
@@ -811,6 +812,86 @@ def test_a_process_that_began_later_waits_for_no_node_that_was_given_up() -> Non
     each.lead()
     each.run_down()
     assert states(each) == {"ACTIVE": 3}
+
+
+# Nodes that this process never saw
+
+
+GHOST = n(50)
+
+
+def haunted(each: World, count: int = 4, **more: Any) -> None:
+    """What an older backup brings: the memory of a node that is no more, and slices that once ran there."""
+    each.seen[GHOST] = (Seen(Registration()), each.now)
+    each.route(ValuePut(SeenKey(GHOST), Seen(Registration()), 1, each.now))
+    for ordinal in range(1, count + 1):
+        each.store(SliceKey(GHOST, APP, ordinal), SliceValue(S.ACTIVE, 1, **more))
+    each.run_down()
+
+
+def test_slices_on_a_node_that_this_process_never_saw_take_no_instances_place() -> None:
+    each = running(3)
+    haunted(each)
+    assert not each.decided, "they may be there, and are left alone"
+    assert condition(each) == (Condition.READY, "")
+    each.want(APP, 7)
+    each.run_down()
+    assert Counter(key.node == GHOST for key in each.slices) == {False: 7, True: 4}
+    assert each.statuses[NAME].active == 7
+    assert condition(each) == (Condition.READY, "")
+    slept(each, 10.0)
+    each.run_down()
+    assert states(each) == {"ACTIVE": 7}
+    assert all(key.node != GHOST for key in each.slices)
+
+
+def test_ready_counts_no_slice_on_a_node_that_this_process_never_saw() -> None:
+    each = world()
+    haunted(each, 3)
+    for node in (n(1), n(2), n(3)):
+        each.intend(node, Schedule.CORDON)
+    each.want(APP, 3)
+    each.run_down()
+    status = each.statuses[NAME]
+    assert (status.condition, status.active) == (Condition.UNSCHEDULABLE, 0)
+
+
+def test_a_node_that_this_process_never_saw_and_that_registers_keeps_its_slices() -> None:
+    each = running(3)
+    haunted(each, 3)
+    each.want(APP, 6)
+    each.run_down()
+    each.join(GHOST)
+    each.want(APP, 9)
+    each.run_down()
+    assert states(each) == {"ACTIVE": 9}
+    assert spread(each)[GHOST] == 3
+
+
+def test_what_must_not_run_twice_is_not_replaced_while_it_may_run_on_a_node_that_this_process_never_saw() -> None:
+    each = world()
+    overrides = Overrides(stop_after=20.0)
+    haunted(each, 1, overrides=overrides)
+    each.apply(APP, Blueprint(1, overrides, min_healthy=0.0))
+    each.run_down()
+    assert set(spread(each)) == {GHOST}
+    status = each.statuses[NAME]
+    assert (status.condition, status.active) == (Condition.PROGRESSING, 0)
+    slept(each, 20.0)
+    each.run_down()
+    assert set(spread(each)) == {GHOST}
+    slept(each, overrides.gone_after or 0.0)
+    each.run_down()
+    assert len(each.slices) == 1
+    assert GHOST not in spread(each)
+
+
+def test_a_cluster_of_nodes_that_this_process_never_saw_has_none() -> None:
+    each = world(0)
+    haunted(each, 3)
+    each.want(APP, 3)
+    each.settle()
+    assert condition(each) == (Condition.DEGRADED, "no nodes")
 
 
 # Nodes that are waited for
