@@ -133,13 +133,15 @@ def _problem(raw: bytes, error: Exception) -> InvalidBlueprint:
         return InvalidBlueprint("", f"is empty; {_EXPECTED}")
     if problem := problem_with_encoding(raw):
         return InvalidBlueprint("", problem)
+    value: object = None
     try:
         # Once more and slowly: json tells line and column, and finds a field that is given twice.
-        msgspec.convert(_LOOSE.decode(raw.decode()), _WRITTEN)
+        value = _LOOSE.decode(raw.decode())
+        msgspec.convert(value, _WRITTEN)
     except InvalidBlueprint as found:
         return found
     except msgspec.ValidationError as found:
-        field, what = explain(found, _WRITTEN)
+        field, what = explain(found, _WRITTEN, value)
         return InvalidBlueprint(field or "instances", what)
     except RecursionError:
         return InvalidBlueprint("", "is nested too deeply")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import tomllib
+from contextlib import suppress
 from enum import StrEnum, unique
 from typing import Annotated, Literal
 
@@ -11,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from cdm.errors import InvalidManifest
-from cdm.model.problems import explain, problem_with_encoding, without_mark
+from cdm.model.problems import UNREADABLE, explain, problem_with_encoding, without_mark
 
 MAX_BYTES = 64 * 1024
 """Longest manifest that is read, in bytes; people type these."""
@@ -166,7 +167,10 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         except msgspec.ValidationError as error:
             if isinstance(error.__cause__, InvalidManifest):
                 raise error.__cause__ from None
-            raise InvalidManifest(str(explain(error, cls))) from None
+            value: object = None
+            with suppress(*UNREADABLE):  # msgspec stops at the first error, and there may be another behind it
+                value = msgspec.json.decode(raw) if language == "JSON" else tomllib.loads(raw.decode())
+            raise InvalidManifest(str(explain(error, cls, value))) from None
         except RecursionError:
             raise InvalidManifest("is nested too deeply") from None
         except ValueError as error:  # of msgspec, tomllib and UTF-8

@@ -33,12 +33,13 @@ class Problem(NamedTuple):
         return f"{self.field}: {self.what}" if self.field else self.what
 
 
-def explain(error: msgspec.ValidationError, expected: Any) -> Problem:
+def explain(error: msgspec.ValidationError, expected: Any, value: object = None) -> Problem:
     """Say in plain words what an error of msgspec means.
 
     Args:
         error: from reading a value of type ``expected``.
         expected: the type.
+        value: what was read, as plain objects, if it is at hand: names the wrong one of a mapping's values.
     """
     found = _ERROR.fullmatch(str(error))
     assert found is not None
@@ -54,7 +55,11 @@ def explain(error: msgspec.ValidationError, expected: Any) -> Problem:
         names = [each.key_type for each in _options(kind) if isinstance(each, inspect.DictType)]
         return Problem(path, f"each name must be {_either(map(_described, names))}")
     if path.endswith("[...]"):
-        return Problem(path.removesuffix("[...]"), f"each value must be {_described(kind)}")
+        path = path.removesuffix("[...]")
+        for name, each in _mapping(value, path).items():
+            if not _fits(kind, each):
+                return Problem(f"{path}.{shortened(str(name))}", f"must be {_described(kind)}")
+        return Problem(path, f"each value must be {_described(kind)}")
     return Problem(path, f"must be {_described(kind)}")
 
 
@@ -94,6 +99,22 @@ def _inside(kind: inspect.Type, step: str) -> inspect.Type:
             case inspect.VarTupleType(item_type=item):
                 return item
     return inspect.AnyType()
+
+
+def _mapping(value: object, path: str) -> dict[Any, Any]:
+    """The mapping at this path; empty where none is found."""
+    for step in _STEP.findall(path):
+        value = value.get(step) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _fits(kind: inspect.Type, value: object) -> bool:
+    """Whether a value is a string as expected; also true where something else is expected."""
+    if isinstance(kind, inspect.Metadata):
+        kind = kind.type
+    if not isinstance(kind, inspect.StrType):
+        return True
+    return isinstance(value, str) and (kind.pattern is None or re.search(kind.pattern, value) is not None)
 
 
 def _fields(kind: inspect.Type) -> str:

@@ -147,7 +147,7 @@ FIELDS = ", ".join(Manifest.__struct_fields__)
         (b"limits = { memory = '64M' }", "limits.memory: must be a whole number of bytes (more than 0, at most 2^60)"),
         (b"args = 'x'", "args: must be a list of strings"),
         (b"args = ['a', 1]", "args[1]: must be a string"),
-        (b"env = { A = 1 }", "env: each value must be a string"),
+        (b"env = { B = 'x', A = 1 }", "env.A: must be a string"),
         (b"env = { 'A B' = '1' }", "env: each name must be the name of a variable"),
         (b"readiness = { check = 'http' }", "readiness.check: must be an object"),
         (b"readiness = { check = {} }", "readiness.check.kind: is required"),
