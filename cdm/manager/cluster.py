@@ -156,7 +156,7 @@ class Group:
             self.failed_on[key.node] = put.at
             if old is not None and old.value.state in (SliceState.UNLOADING, SliceState.UNLOAD):
                 self.failed_unloading |= {key}
-        if value.restarts is not None or state is _FAILED or (old is not None and old.value.state is _ACTIVE):
+        if self.endings or value.restarts is not None or state is _FAILED or (old and old.value.state is _ACTIVE):
             self._note_ends(put, old)
         if old is not None and (state is _UNLOAD or self.unanswered):
             self._note_answer(put, old)
@@ -187,9 +187,10 @@ class Group:
         else:
             restarts = put.value.restarts or 0
             ended = restarts if restarts > 1 else 0  # when is not known; a single one may be long ago
-        if ended:
-            self.endings = self.endings or Endings()
-            self.endings.note(put, ended)
+        if ended and self.endings is None:
+            self.endings = Endings()
+        if self.endings:
+            self.endings.follow(put, old, ended)
 
     def drop(self, key: SliceKey) -> bool:
         """Forget a slice; returns whether it was known."""
@@ -242,6 +243,8 @@ class Cluster:
         self.desired[artifact] = Desired(blueprint, revision, revision, settings_since=since)
         if group := self.groups.get(artifact):
             group.failed_on.clear()
+        if not blueprint.instances:
+            self._forget_endings(artifact)
 
     def refuse_blueprint(self, artifact: Artifact, problem: str, revision: int, removed: int = 0) -> None:
         """The newest blueprint is refused; the last valid one since ``removed`` stays in force."""
@@ -260,6 +263,14 @@ class Cluster:
         """There is no blueprint of this artifact any more."""
         self.removed[artifact] = revision
         self.desired.pop(artifact, None)
+        self._forget_endings(artifact)
+
+    def _forget_endings(self, artifact: Artifact) -> None:
+        """No instances are wanted any more: what is started later has nothing to do with them."""
+        if group := self.groups.get(artifact):
+            group.endings = None
+            if not group.slices:
+                del self.groups[artifact]
 
     def put_slice(self, put: SlicePut) -> None:
         """Record a slice's newest value."""
@@ -278,7 +289,8 @@ class Cluster:
         group = self.groups.get(key.artifact)
         if group is None or not group.drop(key):
             return
-        if not group.slices:
+        desired = self.desired.get(key.artifact)
+        if not group.slices and not (group.endings and desired and desired.instances):
             del self.groups[key.artifact]
         on_node = self.on_node[key.node]
         on_node.discard(key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from math import inf
 from typing import NamedTuple
 
 from cdm.dispatch.messages import ValuePut
@@ -18,6 +17,11 @@ STABLE = Restart().stable
 """Seconds of being up that end a crash loop, for slices that do not say their own."""
 LONGEST_STABLE = 86_400.0
 """Most seconds that are believed of a slice that says its own."""
+HEIRLESS = 2 * WINDOW
+"""Seconds after its last end for which an instance that is gone is remembered: longer than a retry is put off."""
+MOST_LEFT = 1_000
+"""Most instances of an artifact that are gone and remembered."""
+NO_REASON = "no reason given"
 
 # On the hot path: before Python 3.12, looking a member up on its class takes ten times as long.
 _ACTIVE, _ACTIVATING, _FAILED = SliceState.ACTIVE, SliceState.ACTIVATING, SliceState.FAILED
@@ -38,16 +42,15 @@ def kind_of(reason: str) -> tuple[str, str]:
 
 
 class Ending(NamedTuple):
-    """The latest two ends of an instance, in seconds on this node's clock, and how it ended last."""
+    """How an instance ended last, and whether it does so again and again."""
 
-    previous: float
     last: float
+    """When, in seconds on this node's clock."""
+    looping: bool
+    """Whether it ended twice within `WINDOW`, and has not been up for long enough since."""
     reason: str
-
-    @property
-    def again(self) -> bool:
-        """Whether the two are so close that it is a crash loop."""
-        return self.last - self.previous <= WINDOW
+    stable: float
+    """Seconds of being up that end the crash loop, for slices that do not say their own."""
 
 
 class CrashLoop(NamedTuple):
@@ -69,58 +72,101 @@ def ends_between(old: SliceValue, new: SliceValue) -> int:
     return max((new.restarts or 0) - (old.restarts or 0), least)
 
 
-def stable_at(put: _Put) -> float:
-    """When an ACTIVE slice whose program ended before counts as stable."""
+def stable_at(put: _Put, otherwise: float = STABLE) -> float:
+    """When an ACTIVE slice whose program ended before counts as stable; ``otherwise``: if it does not say its own."""
     told = put.value.stable
-    return put.at + (STABLE if told is None else min(max(told, 0.0), LONGEST_STABLE))
+    return put.at + (otherwise if told is None else min(max(told, 0.0), LONGEST_STABLE))
 
 
 class Endings:
-    """The ends of one artifact's instances."""
+    """The ends of one artifact's instances.
 
-    __slots__ = ("_by_key", "_failed")
+    What is remembered of an instance does not end with its key: what replaces it, on whichever node and with whichever
+    ordinal, inherits it.
+    """
+
+    __slots__ = ("_by_key", "_left")
 
     def __init__(self) -> None:
         self._by_key: dict[SliceKey, Ending] = {}
-        self._failed: Ending | None = None
-        """Of instances that were not started again on their node, whichever: their replacements have other keys."""
+        """Of live slices."""
+        self._left: dict[SliceKey, Ending] = {}
+        """Of slices that failed, were unloaded or are gone, the latest last, until another inherits it."""
 
-    def note(self, put: _Put, times: int) -> None:
-        """A slice's program ended, the last time just before this value."""
-        known = self._by_key.get(put.key)
-        reason = put.value.reason or (known.reason if known else "no reason given")
-        previous = put.at if times > 1 else known.last if known else -inf
-        self._by_key[put.key] = Ending(previous, put.at, reason)
-        if put.value.state is _FAILED:
-            # Several that fail for the first time at once are no loop yet.
-            before = self._failed.last if self._failed and put.value.failures else -inf
-            self._failed = Ending(before, put.at, reason)
+    def follow(self, put: _Put, old: _Put | None, ended: int) -> None:
+        """A slice has a new value, before which its program ended so many times, the last time just before."""
+        key, live = put.key, put.value.state.live
+        if live and (old is None or not old.value.state.live) and (inherited := self._inherit(key, put.at)):
+            self._by_key[key] = inherited
+        if ended:
+            self._by_key[key] = _one_more(self._by_key.get(key), put, old, ended)
+        elif not live and (known := self._by_key.get(key)) and _recovered(known, put, old):
+            del self._by_key[key]
+        if not live:
+            self.forget(key)
 
     def forget(self, key: SliceKey) -> None:
-        """The slice is gone."""
-        self._by_key.pop(key, None)
+        """The slice serves no more, or is gone."""
+        if ending := self._by_key.pop(key, None):
+            self._left[key] = ending
+            if len(self._left) > MOST_LEFT:
+                del self._left[next(iter(self._left))]
+
+    def _inherit(self, key: SliceKey, now: float) -> Ending | None:
+        """What a slice that begins takes over: its own, or that of the one that has waited longest."""
+        if own := self._left.pop(key, None):
+            return own
+        self._left = {each: ending for each, ending in self._left.items() if ending.last + HEIRLESS > now}
+        return self._left.pop(next(iter(self._left))) if self._left else None
 
     def crash_loop(self, slices: Mapping[SliceKey, _Put], now: float) -> CrashLoop | None:
         """The instances that ended twice within `WINDOW` and have not been up for long enough since."""
         reasons: list[str] = []
         until: list[float] = []
-        for key, ending in self._by_key.items():
-            put = slices.get(key)
-            if not ending.again or put is None or not put.value.state.live:
-                continue
+
+        def loops(put: _Put, ending: Ending) -> bool:
             if put.value.state is _ACTIVE:
-                if (at := stable_at(put)) <= now:
-                    continue
+                if (at := stable_at(put, ending.stable)) <= now:
+                    return False
                 until.append(at)
             reasons.append(ending.reason)
-        failed = self._failed
-        if not reasons and failed is not None and failed.again and (over := _replaced_at(failed, slices)) > now:
-            reasons.append(failed.reason)
-            until.append(over)
+            return True
+
+        for key, ending in self._by_key.items():
+            if ending.looping and (put := slices.get(key)):
+                loops(put, ending)
+        left = [each for each in self._left.values() if each.looping and each.last + HEIRLESS > now]
+        if left:
+            # Some were replaced before they went, so that nobody inherited: what came up after their last end.
+            left.sort(key=lambda ending: ending.last)
+            younger = [
+                put
+                for key, put in slices.items()
+                if put.at > left[0].last and put.value.state.live and not self._loops(key)
+            ]
+            for put in sorted(younger, key=lambda put: -put.at):
+                while left and put.at <= left[-1].last:
+                    left.pop()
+                if left and loops(put, left[-1]):
+                    left.pop()
         return CrashLoop(len(reasons), frozenset(reasons), min(until, default=None)) if reasons else None
 
+    def _loops(self, key: SliceKey) -> bool:
+        return (ending := self._by_key.get(key)) is not None and ending.looping
 
-def _replaced_at(failed: Ending, slices: Mapping[SliceKey, _Put]) -> float:
-    """When the replacement of an instance that failed counts as stable, or nothing more needs to be said of it."""
-    stable = (stable_at(put) for put in slices.values() if put.value.state is _ACTIVE and put.at > failed.last)
-    return min((failed.last + WINDOW, *stable))
+
+def _recovered(known: Ending, put: _Put, old: _Put | None) -> bool:
+    """Whether the slice had been up for long enough when it changed."""
+    return old is not None and old.value.state is _ACTIVE and stable_at(old, known.stable) <= put.at
+
+
+def _one_more(known: Ending | None, put: _Put, old: _Put | None, ended: int) -> Ending:
+    """What is remembered of an instance that ended."""
+    value = put.value
+    looping, stable = ended > 1, STABLE
+    if known is not None:
+        looping = looping or put.at - known.last <= WINDOW or (known.looping and not _recovered(known, put, old))
+        stable = known.stable
+    if value.stable is not None:
+        stable = min(max(value.stable, 0.0), LONGEST_STABLE)
+    return Ending(put.at, looping, value.reason or (known.reason if known else NO_REASON), stable)

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
+from cdm.model.manifest import Manifest, Restart
 from tests.harness.nodes import nodes_on
 from tests.harness.processes import processes
 from tests.harness.servers import FORGIVEN, NatsServer
@@ -91,6 +92,37 @@ async def test_a_program_that_cannot_stay_up_is_never_ready(server: NatsServer, 
         told = await ground.user.status(name)
         assert told["condition"] == "Degraded"
         assert told["reason"].startswith("crash loop: 1 of 1 instances: ")
+        await ground.user.put("blueprints", name, 0)
+        await ground.settles(0)
+        nodes.unharmed()
+
+
+async def test_a_program_that_cannot_stay_up_is_never_ready_on_other_nodes_either(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with yard(server, tmp_path) as ground, nodes_on(server, reconcile_interval=0.5) as nodes:
+        for node in ("a", "b"):
+            await nodes.start(node, runtime="process", folder=tmp_path / node)
+        manifest = Manifest(stop_grace=2, restart=Restart(attempts=1, backoff=0.1))
+        name = await ground.push("one", "import sys, time\ntime.sleep(1)\nsys.exit(1)", manifest)
+        await ground.user.put("blueprints", name, {"instances": 1, "min_healthy": 0.3})
+
+        async def states() -> Counter[str]:
+            found = await ground.user.contents("slices")
+            return Counter(record.value["state"] for key, record in found.items() if key.endswith(name))
+
+        async def failed() -> bool:
+            return "FAILED" in await states()
+
+        await eventually(failed, 20, "it ended twice")
+        sampled: Counter[tuple[str, bool]] = Counter()
+        with anyio.fail_after(60):
+            while sampled["Degraded", True] + sampled["Ready", True] < 8:
+                await anyio.sleep(0.1)
+                serves = (await states())["ACTIVE"] == 1
+                sampled[(await ground.user.status(name))["condition"], serves] += 1
+        print(dict(sampled))
+        assert {condition for condition, _ in sampled} <= {"Degraded", "Progressing"}
         await ground.user.put("blueprints", name, 0)
         await ground.settles(0)
         nodes.unharmed()

@@ -1,0 +1,174 @@
+"""Programs that end again and again, wherever their instances are replaced: never Ready in between."""
+
+from __future__ import annotations
+
+import pytest
+
+from cdm.model.keys import SliceKey
+from cdm.model.node import Schedule
+from cdm.model.status import Condition
+from tests.unit.support import APP, S, n
+from tests.unit.test_manager import condition, running, slept
+from tests.unit.world import World
+
+LOOP = (Condition.DEGRADED, "crash loop: 1 of 1 instances: exit status 1")
+
+
+def only(each: World) -> SliceKey:
+    """The one slice that is ACTIVE."""
+    (key,) = (key for key, put in each.slices.items() if put.value.state is S.ACTIVE)
+    return key
+
+
+def served(each: World, seconds: float) -> Condition:
+    """Let it be replaced and be up for some time; returns what is told of it then."""
+    each.run_down()
+    slept(each, 8.0)
+    each.run_down()
+    slept(each, seconds)
+    return condition(each)[0]
+
+
+def restarted_until_it_failed(each: World, restarts: int = 3) -> SliceKey:
+    """Its program ends, and is started again, so many times, and then once more."""
+    key = only(each)
+    for _ in range(restarts):
+        slept(each, 12.0)
+        each.end(key)
+        each.run_down()
+    slept(each, 12.0)
+    each.report(key, S.FAILED, reason="exit status 1")
+    each.settle()
+    return key
+
+
+def test_what_replaces_a_crash_loop_on_another_node_is_not_ready_until_it_is_stable() -> None:
+    each = running(1, 2)
+    old = restarted_until_it_failed(each)
+    assert served(each, 12.0) is Condition.DEGRADED
+    new = only(each)
+    assert new.node != old.node
+    assert condition(each) == LOOP
+    each.end(new)
+    each.run_down()
+    assert condition(each) == LOOP
+    slept(each, 59.9)
+    assert condition(each) == LOOP
+    slept(each, 0.1)
+    assert condition(each) == (Condition.READY, "")
+
+
+def test_a_replacement_counts_as_stable_when_what_it_replaces_would_have() -> None:
+    each = running(1, 2)
+    for _ in range(2):
+        each.end(only(each), stable=20.0)
+        each.run_down()
+    each.report(only(each), S.FAILED, reason="exit status 1")
+    each.settle()
+    assert served(each, 10.0) is Condition.DEGRADED
+    slept(each, 10.0)
+    assert condition(each)[0] is Condition.READY
+
+
+def test_programs_that_are_never_started_again_are_a_crash_loop_from_the_second_end_on() -> None:
+    each = running(1, 2)
+    for ends in (1, 2, 3):
+        each.report(only(each), S.FAILED, reason="exit status 1")
+        each.settle()
+        assert served(each, 4.0) is (Condition.READY if ends == 1 else Condition.DEGRADED)
+
+
+def test_a_crash_loop_that_is_retried_ever_more_rarely_stays_one() -> None:
+    each = running(1, 2)
+    for ends in range(1, 12):
+        each.report(only(each), S.FAILED, reason="exit status 1")
+        for _ in range(80):  # the longest wait between retries is 300 s
+            slept(each, 4.0)
+            each.run_down()
+            if each.manager.cluster.group(APP).active:
+                break
+        slept(each, 30.0)
+        assert ends == 1 or condition(each) == LOOP
+
+
+def test_a_crash_loop_is_not_over_because_its_node_is_drained_or_dies() -> None:
+    each = running(1, 3)
+    for _ in range(2):
+        each.end(only(each))
+        each.run_down()
+    slept(each, 5.0)
+    assert condition(each) == LOOP
+    each.intend(only(each).node, Schedule.DRAIN)
+    each.run_down()
+    slept(each, 5.0)
+    assert condition(each) == LOOP, "its replacement was there before it went"
+    each.end(only(each))
+    each.run_down()
+    slept(each, 5.0)
+    assert condition(each) == LOOP, "and ended as well"
+    each.expire(only(each).node)
+    slept(each, 10.0)
+    each.run_down()
+    slept(each, 5.0)
+    assert condition(each) == LOOP
+    slept(each, 60.0)
+    assert condition(each)[0] is Condition.READY
+
+
+def test_a_crash_loop_is_over_when_its_instance_is_not_wanted_any_more() -> None:
+    each = running(3, 3)
+    slept(each, 100.0)
+    key = min(each.slices)
+    for _ in range(2):
+        each.end(key)
+        each.settle()
+        if each.slices[key].value.restarts == 1:
+            each.run_down()
+    assert condition(each)[0] is Condition.DEGRADED
+    each.want(APP, 2)
+    each.run_down()
+    assert key not in each.slices
+    assert condition(each)[0] is Condition.READY
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_crash_loop_is_forgotten_with_the_blueprint_and_where_no_instances_are_wanted(gone: bool) -> None:
+    each = running(1, 2)
+    for _ in range(2):
+        each.end(only(each))
+        each.run_down()
+    assert condition(each) == LOOP
+    if gone:
+        each.drop(APP)
+    else:
+        each.want(APP, 0)
+    each.run_down()
+    assert not each.slices
+    assert not each.manager.cluster.groups
+    each.want(APP, 1)
+    each.run_down()
+    assert condition(each)[0] is Condition.READY
+
+
+def test_instances_that_are_ended_by_commands_or_with_their_nodes_are_no_crash_loop() -> None:
+    each = running(2, 4)
+    for instances in (4, 1, 3, 2):
+        each.want(APP, instances)
+        each.run_down()
+        assert condition(each)[0] is Condition.READY
+    for node in (n(1), n(2)):
+        each.intend(node, Schedule.DRAIN)
+        each.run_down()
+        assert condition(each)[0] is Condition.READY
+    each.expire(n(3))
+    slept(each, 10.0)
+    each.run_down()
+    assert condition(each)[0] is Condition.READY
+
+
+def test_instances_that_fail_all_at_once_are_no_crash_loop_yet() -> None:
+    each = running(3, 6)
+    for key in list(each.slices):
+        each.report(key, S.FAILED)
+    each.settle()
+    assert served(each, 1.0) is Condition.READY
