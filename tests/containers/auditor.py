@@ -145,7 +145,7 @@ class History:
         return found
 
     def terms(self) -> list[str]:
-        """I1: in the order of the stream no term is followed by an earlier one, and each has one holder."""
+        """In the order of the stream no term is followed by an earlier one, and each has one holder."""
         found = []
         highest = fence = 0
         holders: dict[int, tuple[Any, Any]] = {}
@@ -176,7 +176,7 @@ class History:
         return found
 
     def fences(self) -> list[str]:
-        """I1: what leaders write to slices is guarded by the fence of that moment, a batch by its first message."""
+        """What leaders write to slices is guarded by the fence of that moment, a batch by its first message."""
         found = []
         fence = 0
         guarded: dict[str, bool] = {}
@@ -194,7 +194,7 @@ class History:
         return found
 
     def placements(self) -> list[str]:
-        """I2, I10: no LOAD makes more live slices than are wanted; none is taken away that was healthy and wanted."""
+        """No LOAD makes more live slices than are wanted; none is taken away that was healthy and wanted."""
         found = []
         for step in self._steps():
             entry, now = step.entry, step.now
@@ -235,7 +235,7 @@ class History:
         return time - before.since < self._patience and self._steady(before.node, time)
 
     def end(self) -> list[str]:
-        """I2: in the end each blueprint has its instances, all ACTIVE on registered nodes, and nothing else is."""
+        """In the end each blueprint has its instances, all ACTIVE on registered nodes, and nothing else is."""
         slices: dict[str, Slice] = {}
         for step in self._steps():
             slices.pop(step.entry.key, None)

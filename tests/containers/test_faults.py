@@ -122,7 +122,7 @@ async def registered(cluster: Cluster, node: str) -> bool:
 
 
 async def knows_everything(cluster: Cluster, name: str) -> None:
-    """Its mirrors are equal to the buckets (I8): when it is the last one and leads, it does just what is to be done."""
+    """Its mirrors are equal to the buckets: when it is the last one and leads, it does just what is to be done."""
     others = [node for node in cluster.nodes.values() if node.name != name]
     for node in others:
         await node.do("stop")

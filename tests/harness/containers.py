@@ -191,7 +191,7 @@ class Cluster:
             raise AssertionError(f"not exact in time: {self.recorder.history.end()}") from None
 
     async def mirrors_are_equal(self, within: float = 20) -> None:
-        """Wait until the mirrors in this process equal the buckets (I8)."""
+        """Wait until the mirrors in this process equal the buckets."""
 
         async def look() -> bool:
             for name, mirror in self.mirrors.items():

@@ -128,7 +128,7 @@ async def test_a_slice_that_is_started_again_keeps_its_port(server: NatsServer, 
 
 @pytest.mark.quick
 async def test_the_leader_replaces_elsewhere_what_fails_on_one_node(server: NatsServer, tmp_path: Path) -> None:
-    """I11: and it goes on from the count in the value."""
+    """And it goes on from the count in the value."""
     policy = Policy(retry_base=0.2, settle=0.0)
     async with yard(server, tmp_path) as ground, nodes_on(server, reconcile_interval=0.5, policy=policy) as nodes:
         for name in ("n1", "n2"):

@@ -145,7 +145,7 @@ async def _registered(ground: Yard, count: int) -> bool:
 
 
 async def test_a_killed_node_is_replaced_and_unloads_when_it_returns(server: NatsServer, tmp_path: Path) -> None:
-    """I9."""
+    """A dead node's slices are replaced elsewhere; when it returns, it unloads what is not its own any more."""
     async with yard(server, tmp_path) as ground:
         with node_processes(server, tmp_path) as running:
             running.start("m1", "--role", "manager")

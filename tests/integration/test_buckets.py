@@ -345,7 +345,7 @@ async def test_a_start_is_patient_with_a_server_that_comes_back(server: NatsServ
 
 
 async def test_a_bucket_that_is_made_anew_numbers_on(server: NatsServer) -> None:
-    """A fence of the stream before must not hold in the new one (I1)."""
+    """A fence of the stream before must not hold in the new one."""
     async with connected(server) as connection:
         bucket = Bucket(connection, SLICES)
         await bucket.ensure(create=True)

@@ -1,4 +1,4 @@
-"""Lease and fence on a real server, with several nodes in this process (PROTOCOL "Leadership", I1, I12)."""
+"""Lease and fence on a real server, with several nodes in this process."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ async def test_a_silent_leader_is_replaced_when_its_lease_ends(server: NatsServe
 
 @pytest.mark.quick
 async def test_the_server_refuses_an_old_fence(server: NatsServer) -> None:
-    """Whatever a deposed leader sends, single or in a batch, changes nothing (I1)."""
+    """Whatever a deposed leader sends, single or in a batch, changes nothing."""
     async with raw(server) as user, nodes_on(server) as nodes:
         await nodes.start("n1", "n2")
         first = await nodes.leader()
@@ -669,7 +669,7 @@ async def test_slices_of_a_node_that_left_before_its_successor_began_are_moved_a
 
 
 async def test_slices_of_a_node_that_expired_before_its_successor_began_have_their_time(server: NatsServer) -> None:
-    """After an outage every registration has expired: a marker of that is no farewell (I10)."""
+    """After an outage every registration has expired: a marker of that is no farewell."""
     async with raw(server) as user, nodes_on(server, node_ttl=6.0) as nodes:
         await nodes.start("n1", node_ttl=4.0)
         first = await nodes.leader()

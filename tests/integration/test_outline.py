@@ -165,7 +165,7 @@ async def _registered(user: Raw, name: str) -> bool:
 
 
 async def test_a_frozen_leader(server: NatsServer, user: Raw, tmp_path: Path) -> None:
-    """Past its lease it wakes up with work in its hands, and nothing of that is stored (I1)."""
+    """Past its lease it wakes up with work in its hands, and nothing of that is stored."""
     async with processes(server, user, tmp_path, "n1", "n2", "n3", node_ttl=30) as running:
         await user.put("blueprints", KEY, 3)
         await eventually(lambda: settled(user, KEY, 3, "LOAD"), 5)

@@ -1,4 +1,4 @@
-"""A node's entry in ``nodes``, on a real server (PROTOCOL "Buckets", I9)."""
+"""A node's entry in ``nodes``, on a real server."""
 
 from __future__ import annotations
 
@@ -461,7 +461,7 @@ async def test_most_nodes_gone_at_once_are_given_up_one_by_one(server: NatsServe
 
 
 async def test_a_bucket_that_takes_no_heartbeats_evicts_nobody(server: NatsServer) -> None:
-    """The connection is up, and every registration expires: so it is when NATS elects for long (I10)."""
+    """The connection is up, and every registration expires: so it is when NATS elects for long."""
     names = ("n1", "n2", "n3")
     async with raw(server) as user, nodes_on(server) as nodes, agents(server, *names):
         await nodes.start(*names)

@@ -1,4 +1,4 @@
-"""Three servers, three replicas: one of them dies, and the end state is exact (PROTOCOL "Leadership" 10)."""
+"""Three servers, three replicas: one of them dies, and the end state is exact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watch follows a real bucket and never loses its place (PROTOCOL I8)."""
+"""The watch follows a real bucket and never loses its place."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cdm.model.slice import TRANSITIONS, Kind, SliceState, SliceValue, Writer, legal
 
-PROTOCOL = """
+DOCUMENTED = """
 | LOAD | command | leader | LOADING, UNLOAD |
 | LOADING | in transition | node | LOADED, FAILED, UNLOAD |
 | LOADED | at rest | node | ACTIVATE, UNLOAD |
@@ -42,7 +42,7 @@ def test_the_transition_table_is_the_protocols() -> None:
         )
         for state, row in TRANSITIONS.items()
     }
-    assert coded == _table(PROTOCOL)
+    assert coded == _table(DOCUMENTED)
     assert set(TRANSITIONS) == set(SliceState)
 
 
@@ -59,7 +59,7 @@ def test_the_kind_of_a_state_and_its_writer_agree(state: SliceState) -> None:
 
 
 def test_legality_is_the_tables_and_nobody_elses() -> None:
-    table = _table(PROTOCOL)
+    table = _table(DOCUMENTED)
     for current in SliceState:
         for following in (*SliceState, None):
             shown = "key deleted" if following is None else str(following)
