@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from cdm.dispatch.messages import ValuePut
-from cdm.manager.endings import Endings, ends_between
+from cdm.manager.endings import Endings, ends_between, failures_of
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import SliceKey
@@ -80,6 +80,7 @@ class Group:
         "endings",
         "failed_on",
         "failed_unloading",
+        "most_failures",
         "oldest",
         "owed",
         "slices",
@@ -99,6 +100,8 @@ class Group:
         """FAILED slices that failed while they were being unloaded."""
         self.endings: Endings | None = None
         """Which instances ended; None: none did."""
+        self.most_failures = 0
+        """No slice that was seen here told of more failures than this."""
         self.youngest = -inf
         """No ACTIVE slice became so later than this."""
         self.oldest = _LATEST
@@ -156,7 +159,8 @@ class Group:
             self.failed_on[key.node] = put.at
             if old is not None and old.value.state in (SliceState.UNLOADING, SliceState.UNLOAD):
                 self.failed_unloading |= {key}
-        if self.endings or value.restarts is not None or state is _FAILED or (old and old.value.state is _ACTIVE):
+        ended = value.restarts or value.failures or state is _FAILED or (old and old.value.state is _ACTIVE)
+        if ended or self.endings:
             self._note_ends(put, old)
         if old is not None and (state is _UNLOAD or self.unanswered):
             self._note_answer(put, old)
@@ -182,11 +186,13 @@ class Group:
 
     def _note_ends(self, put: SlicePut, old: SlicePut | None) -> None:
         """Record that a slice's program ended, where it did."""
+        failures = failures_of(put.value)
         if old is not None:
             ended = ends_between(old.value, put.value)
         else:
-            restarts = put.value.restarts or 0
-            ended = restarts if restarts > 1 else 0  # when is not known; a single one may be long ago
+            # Failures that happened here were noted, unless they were none of the program's.
+            ended = (put.value.restarts or 0) + (failures if failures > self.most_failures else 0)
+        self.most_failures = max(self.most_failures, failures)
         if ended and self.endings is None:
             self.endings = Endings()
         if self.endings:

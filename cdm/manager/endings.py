@@ -22,6 +22,8 @@ HEIRLESS = 2 * WINDOW
 MOST_LEFT = 1_000
 """Most instances of an artifact that are gone and remembered."""
 NO_REASON = "no reason given"
+EARLIER = "ended several times before the leader's process started"
+"""The reason of what ended before this process could see it, until it ends again."""
 
 # On the hot path: before Python 3.12, looking a member up on its class takes ten times as long.
 _ACTIVE, _ACTIVATING, _FAILED = SliceState.ACTIVE, SliceState.ACTIVATING, SliceState.FAILED
@@ -72,6 +74,11 @@ def ends_between(old: SliceValue, new: SliceValue) -> int:
     return max((new.restarts or 0) - (old.restarts or 0), least)
 
 
+def failures_of(value: SliceValue) -> int:
+    """How often an instance has failed as far as a value tells, wherever it ran."""
+    return (value.failures or 0) + (value.state is _FAILED)
+
+
 def stable_at(put: _Put, otherwise: float = STABLE) -> float:
     """When an ACTIVE slice whose program ended before counts as stable; ``otherwise``: if it does not say its own."""
     told = put.value.stable
@@ -94,7 +101,10 @@ class Endings:
         """Of slices that failed, were unloaded or are gone, the latest last, until another inherits it."""
 
     def follow(self, put: _Put, old: _Put | None, ended: int) -> None:
-        """A slice has a new value, before which its program ended so many times, the last time just before."""
+        """A slice has a new value, before which its program ended so many times.
+
+        The last time was just before, also of what is first seen now: what has been up since told so when it came up.
+        """
         key, live = put.key, put.value.state.live
         if live and (old is None or not old.value.state.live) and (inherited := self._inherit(key, put.at)):
             self._by_key[key] = inherited
@@ -169,4 +179,6 @@ def _one_more(known: Ending | None, put: _Put, old: _Put | None, ended: int) -> 
         stable = known.stable
     if value.stable is not None:
         stable = min(max(value.stable, 0.0), LONGEST_STABLE)
-    return Ending(put.at, looping, value.reason or (known.reason if known else NO_REASON), stable)
+    # That of an ACTIVE slice is a warning.
+    reason = value.reason if value.state in (_FAILED, _ACTIVATING) else None
+    return Ending(put.at, looping, reason or (known.reason if known else NO_REASON if old else EARLIER), stable)

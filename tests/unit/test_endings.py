@@ -172,3 +172,62 @@ def test_instances_that_fail_all_at_once_are_no_crash_loop_yet() -> None:
         each.report(key, S.FAILED)
     each.settle()
     assert served(each, 1.0) is Condition.READY
+
+
+def started_anew(each: World) -> None:
+    """The leader's process ends, and another begins."""
+    each.boot()
+    each.lead()
+    each.settle()
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+def test_a_process_that_began_later_takes_what_failed_often_for_a_crash_loop(waiting: bool) -> None:
+    each = running(1, 2)
+    for _ in range(3):
+        failed = each.now
+        each.report(only(each), S.FAILED, reason="exit status 1")
+        each.settle()
+        if waiting:
+            started_anew(each)
+            assert condition(each) == (Condition.DEGRADED, "1 failed: exit status 1")
+        served(each, 4.0)
+    if not waiting:
+        started_anew(each)
+    assert each.now < failed + 60.0
+    why = "exit status 1" if waiting else "ended several times before the leader's process started"
+    assert condition(each) == (Condition.DEGRADED, f"crash loop: 1 of 1 instances: {why}")
+    up = next(iter(each.slices.values())).at
+    slept(each, up + 59.9 - each.now)
+    assert condition(each)[0] is Condition.DEGRADED
+    slept(each, 0.1)
+    assert condition(each)[0] is Condition.READY
+    started_anew(each)
+    assert condition(each)[0] is Condition.READY
+
+
+def test_two_ends_are_a_crash_loop_also_if_the_leader_was_started_anew_in_between() -> None:
+    each = running(1, 2)
+    each.end(only(each))
+    each.run_down()
+    started_anew(each)
+    assert condition(each)[0] is Condition.READY
+    each.end(only(each))
+    each.run_down()
+    assert condition(each) == LOOP
+
+
+def test_what_could_not_be_loaded_several_times_is_no_crash_loop_for_a_leader_that_saw_it() -> None:
+    each = running(1, 2)
+    each.want(APP, 2)
+    for _ in range(3):
+        for _ in range(60):
+            slept(each, 1.0)
+            if loading := [key for key, put in each.slices.items() if put.value.state is S.LOAD]:
+                break
+        each.report(loading[0], S.LOADING)
+        each.settle()
+        each.report(loading[0], S.FAILED, reason="no such artifact")
+        each.settle()
+    served(each, 1.0)
+    assert condition(each) == (Condition.READY, "")
