@@ -7,7 +7,7 @@ from typing import NamedTuple
 from cdm.model.slice import SliceState, SliceValue
 
 
-class Held(NamedTuple):
+class Current(NamedTuple):
     """What a key holds, as the mirror told or as this agent wrote it."""
 
     revision: int
@@ -26,7 +26,7 @@ class Deleted(NamedTuple):
     revision: int
 
 
-def is_late(known: Held | Stale | Deleted | None, new: SliceValue) -> bool:
+def is_late(known: Current | Stale | Deleted | None, new: SliceValue) -> bool:
     """Whether this is an ACTIVATE that answers an earlier LOADED than what the agent knows, or one that it never wrote.
 
     A later LOADED than what is known is a report of this agent whose acknowledgement was lost.

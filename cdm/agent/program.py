@@ -26,7 +26,7 @@ class _Loaded(NamedTuple):
     overrides: Overrides | None
 
 
-class Restart(NamedTuple):
+class Interruption(NamedTuple):
     """The runtime is starting an ended program again."""
 
     reason: str
@@ -41,7 +41,7 @@ class Program:
     def __init__(self, shared: Shared, key: SliceKey) -> None:
         self.key = key
         self.port: int | None = None
-        self.restart: Restart | None = None
+        self.interruption: Interruption | None = None
         """What the runtime is doing by itself about a program that ended."""
         self._shared = shared
         self._loaded: _Loaded | None = None
@@ -60,7 +60,7 @@ class Program:
             return LocalState.NOTHING
         if not active:
             return LocalState.LOADED
-        return LocalState.ACTIVE if self.restart is None else LocalState.RESTARTING
+        return LocalState.ACTIVE if self.interruption is None else LocalState.RESTARTING
 
     @property
     def exclusive(self) -> bool:
@@ -84,8 +84,8 @@ class Program:
 
     def deadline(self, state: SliceState) -> float | None:
         """Seconds that the state may take as far as is known of the slice; None: as long as any other."""
-        if state is SliceState.ACTIVATING and self.restart is not None:
-            return self.restart.within + DEADLINE_MARGIN
+        if state is SliceState.ACTIVATING and self.interruption is not None:
+            return self.interruption.within + DEADLINE_MARGIN
         if self._loaded is None:
             return None
         manifest = self._loaded.manifest
@@ -99,12 +99,12 @@ class Program:
 
     def restarting(self, reason: str, within: float) -> None:
         """It was active and ended, and the runtime starts it again."""
-        self.restart = Restart(reason, within)
+        self.interruption = Interruption(reason, within)
         self._starts += 1
 
     def restarted(self, port: int | None) -> None:
         """It is ready again."""
-        self.restart, self.port = None, port
+        self.interruption, self.port = None, port
 
     # What is done with it
 
@@ -127,7 +127,7 @@ class Program:
 
     async def activate(self) -> None:
         """Start it, and wait until it is ready."""
-        self.restart = None
+        self.interruption = None
         self._starts += 1
         self.port = await self._shared.runtime.activate(self.key)
 

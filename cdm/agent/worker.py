@@ -10,7 +10,7 @@ import anyio
 from msgspec.structs import replace
 
 from cdm import clock
-from cdm.agent.known import Deleted, Held, Stale, is_late
+from cdm.agent.known import Current, Deleted, Stale, is_late
 from cdm.agent.program import Program
 from cdm.agent.shared import Shared
 from cdm.agent.steps import Do, LocalState, StateReport, may_fail, next_step
@@ -62,7 +62,7 @@ class Worker:
         self._shared = shared
         self._program = Program(shared, key)
         self._news = Wakeup()
-        self._known: Held | Stale | Deleted | None = None
+        self._known: Current | Stale | Deleted | None = None
         """What is known of the key; None: there is none."""
         self._crash: SliceFailed | None = None
         """Why the slice that was active is not any more, until that is reported."""
@@ -75,12 +75,12 @@ class Worker:
 
     def learn(self, revision: int, value: SliceValue) -> None:
         """The key holds this; what is older than what is known is passed over."""
-        if not isinstance(self._known, (Held, Deleted)) or revision > self._known.revision:
+        if not isinstance(self._known, (Current, Deleted)) or revision > self._known.revision:
             if value.state is not SliceState.ACTIVATING:  # which may be the echo of what follows a refused command
                 active = self._program.local_state is LocalState.ACTIVE
                 late = self._shared.listed and not active and is_late(self._known, value)
                 self._refusal = SliceFailed("a late ACTIVATE, which answers an earlier LOADED") if late else None
-            self._known = Held(revision, value)
+            self._known = Current(revision, value)
             self.wake()
 
     def removed(self, revision: int) -> None:
@@ -91,7 +91,7 @@ class Worker:
 
     def forget(self) -> None:
         """The stream of ``slices`` is another one than before: its revisions say nothing about the old ones."""
-        if isinstance(self._known, Held):
+        if isinstance(self._known, Current):
             self._known = Stale(self._known.value)
         elif isinstance(self._known, Deleted):
             self._known = None
@@ -196,7 +196,7 @@ class Worker:
         self.withdrawn.set()
 
     async def _withdraw(self) -> None:
-        if isinstance(self._known, Held) and self.may_withdraw:
+        if isinstance(self._known, Current) and self.may_withdraw:
             await self._report(None)
         else:
             self.withdrawn.set()
@@ -248,7 +248,7 @@ class Worker:
     async def _counts_from_now(self, state: SliceState | None) -> bool:
         """Tell the deadline, unless it was told just now. Returns whether that holds."""
         known = self._known
-        if not isinstance(known, Held) or state is None:
+        if not isinstance(known, Current) or state is None:
             return False
         just_now = known.revision == self._told.revision and clock.now() - self._told.at < PROMPT
         if just_now and known.value.deadline == self._program.deadline(state):
@@ -299,16 +299,16 @@ class Worker:
         known = self._known
         if isinstance(known, Stale):
             await self._pause()  # the mirror tells first whether there is such a key
-        if not isinstance(known, Held):
+        if not isinstance(known, Current):
             return False
         slices = self._shared.slices
         try:
             if state is None:
                 said = None
-                told: Held | Deleted = Deleted(await slices.delete(self.key, expect=known.revision))
+                told: Current | Deleted = Deleted(await slices.delete(self.key, expect=known.revision))
             else:
                 said = self._said(known.value, state, error, TURN_DEADLINE if waits else self._program.deadline(state))
-                told = Held(await slices.put(self.key, dump(said), expect=known.revision), said)
+                told = Current(await slices.put(self.key, dump(said), expect=known.revision), said)
             self._told = _Told(told.revision, clock.now())
             # Where the mirror was faster it has told of this write, and maybe that the key is gone since.
             if self._known is known:
@@ -332,7 +332,7 @@ class Worker:
     ) -> SliceValue:
         """The value that tells of this state; what the command said stays in it."""
         program = self._program
-        restart = program.restart if state is SliceState.ACTIVATING else None
+        restart = program.interruption if state is SliceState.ACTIVATING else None
         warning = self._shared.runtime.warning(self.key) if state.kind is Kind.REST else None
         return replace(
             value,

@@ -16,7 +16,7 @@ from cdm.store.batch import MAX_BATCH, Write
 from cdm.store.wire import DELETE, dump
 
 
-class Part(Struct, frozen=True):
+class BatchPart(Struct, frozen=True):
     """What goes into one batch."""
 
     term: int
@@ -40,12 +40,12 @@ class Cutter:
         """How many commands wait for a batch."""
         return self._outbox.queued + (len(self._rest.commands) if self._rest else 0)
 
-    def cut(self, term: int, *, one_order: bool) -> Part | None:
+    def cut(self, term: int, *, one_order: bool) -> BatchPart | None:
         """The next part, of one order or of as many as fit; None where nothing is to be written.
 
         Orders of other terms are dropped.
         """
-        part = Part(term, [], [], [])
+        part = BatchPart(term, [], [], [])
         while (room := MAX_BATCH - len(part.writes)) and (order := self._take()):
             if order.term != term:
                 continue

@@ -20,7 +20,7 @@ from msgspec import Struct
 from cdm import clock
 from cdm.dispatch.messages import FenceRenewal, Message, WriteFailed, Written
 from cdm.errors import AccessDenied, Conflict, RequestRefused, StoreBusy, StoreError
-from cdm.leader.batching import Cutter, Part
+from cdm.leader.batching import BatchPart, Cutter
 from cdm.leader.election import Election
 from cdm.leader.lease import LeaseStore
 from cdm.leader.records import Tenure
@@ -46,7 +46,7 @@ REFUSAL_LOG_INTERVAL = 10.0
 class Prepared(Struct, frozen=True):
     """A part, the batch that it is sent as, which can be sent once, and the revision of the fence that guards it."""
 
-    part: Part
+    part: BatchPart
     batch: Batch
     fence_revision: int
 
@@ -209,7 +209,7 @@ class CommandWriter:
             if not self._election.valid(clock.now()):
                 self._on_fenced()
 
-    async def _failed(self, part: Part, reason: str) -> None:
+    async def _failed(self, part: BatchPart, reason: str) -> None:
         """Nothing was stored of it: its orders are decided anew when the mirror shows all that was stored so far."""
         while await self._tenure(part.term):
             try:
@@ -221,7 +221,7 @@ class CommandWriter:
             return
         self._give_up(part, 0, "the term is over")
 
-    def _give_up(self, part: Part, revision: int, reason: str, *, with_all_orders: bool = False) -> None:
+    def _give_up(self, part: BatchPart, revision: int, reason: str, *, with_all_orders: bool = False) -> None:
         """Drop what is left of its orders, too, or everything that waits: it is decided anew."""
         ahead, self._ahead = self._ahead, None
         touched = dict.fromkeys([*part.touched, *(ahead.part.touched if ahead else ())])

@@ -18,7 +18,7 @@ from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey, encode_node
 from cdm.model.node import Registration
 from cdm.model.problems import UNREADABLE
-from cdm.output.source import Phase, Received, Registered, Shown, Source, keeps_output
+from cdm.output.source import Received, Registered, Shown, Source, SourcePhase, keeps_output
 from cdm.output.wire import KEEPS_NONE, RENEWAL, LogReply, LogRequest, WireLine, ripe
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
@@ -148,7 +148,7 @@ class Reader:
             return
         later = registered.revision > source.registered.revision
         source.registered = registered
-        if later and source.phase in (Phase.ENDED, Phase.LOST):
+        if later and source.phase in (SourcePhase.ENDED, SourcePhase.LOST):
             self._ask_soon(registered)
 
     def _on_connection(self, up: bool) -> None:
@@ -213,26 +213,26 @@ class Reader:
             reply = msgspec.json.decode(data, type=LogReply)
             lines = [msgspec.json.decode(raw, type=WireLine) for raw in reply.lines]
         except UNREADABLE as error:
-            self._give_up(source, f"its reply is not understood: {error}", Phase.REFUSED)
+            self._give_up(source, f"its reply is not understood: {error}", SourcePhase.REFUSED)
             return
         if reply.error == KEEPS_NONE and (source.node in self._without or not self._begun):
             self._without.add(source.node)
             self._complete = False
-            source.phase = Phase.REFUSED
+            source.phase = SourcePhase.REFUSED
         elif reply.error:
-            self._give_up(source, reply.error, Phase.REFUSED)
+            self._give_up(source, reply.error, SourcePhase.REFUSED)
         elif not source.reply(reply, lines):
             self._complete = False
 
     def _nobody_listens(self, source: Source) -> None:
         if source.excused:
-            source.phase = Phase.LOST  # it is asked again at its next heartbeat
+            source.phase = SourcePhase.LOST  # it is asked again at its next heartbeat
             return
         ago = max(clock.now() - source.registered.at, 0)
         self._give_up(source, f"does not answer (registered, last heard of {ago:.0f} s ago)")
 
-    def _give_up(self, source: Source, reason: str, phase: Phase = Phase.LOST) -> None:
-        if source.phase is not Phase.REFUSED:
+    def _give_up(self, source: Source, reason: str, phase: SourcePhase = SourcePhase.LOST) -> None:
+        if source.phase is not SourcePhase.REFUSED:
             source.phase = phase
         self._complete = False
         if not source.received.complained:
@@ -248,12 +248,12 @@ class Reader:
     async def _begin(self) -> None:
         """Wait a short while until all nodes have answered; raises `OutputMissing`."""
         with anyio.move_on_after(PATIENCE):
-            while any(source.phase is Phase.ASKED for source in self._sources.values()):
+            while any(source.phase is SourcePhase.ASKED for source in self._sources.values()):
                 await self._news.wait()
         self._begun = True
         answered = [source for source in self._sources.values() if source.slices is not None]
         for source in self._sources.values():
-            if source.phase is Phase.ASKED:
+            if source.phase is SourcePhase.ASKED:
                 self._give_up(source, f"did not answer within {PATIENCE:g} s")
         if self._sources and self._without == self._sources.keys():
             await self._nothing_yet(
@@ -262,7 +262,7 @@ class Reader:
             return
         for source in self._sources.values():
             if source.node in self._without:
-                self._give_up(source, KEEPS_NONE, Phase.REFUSED)
+                self._give_up(source, KEEPS_NONE, SourcePhase.REFUSED)
         if self._sources and not answered:
             raise OutputMissing(f"no node {'that keeps output ' if self._without else ''}answered")
         if not any(source.slices for source in answered):

@@ -69,7 +69,7 @@ class Received:
         self.lines.append(Shown(self.node, WireLine(datetime.now(UTC), "cdm", 0, text)))
 
 
-class Phase(Enum):
+class SourcePhase(Enum):
     """How far a request has come.
 
     ::
@@ -110,7 +110,7 @@ class Source:
         self.session = session
         self.received = received
         self.excused = excused
-        self.phase = Phase.ASKED
+        self.phase = SourcePhase.ASKED
         self.slices: list[int] | None = None
         """The ordinals that it has output of; None: it has not replied yet."""
         self.published = 0
@@ -125,12 +125,12 @@ class Source:
     @property
     def open(self) -> bool:
         """Whether replies are expected."""
-        return self.phase in (Phase.ASKED, Phase.REPLYING)
+        return self.phase in (SourcePhase.ASKED, SourcePhase.REPLYING)
 
     def reply(self, reply: LogReply, lines: list[WireLine]) -> bool:
         """Take in a reply; returns False where earlier ones with lines were lost."""
-        if self.phase is Phase.ASKED:
-            self.phase = Phase.REPLYING
+        if self.phase is SourcePhase.ASKED:
+            self.phase = SourcePhase.REPLYING
             self.slices = reply.slices or []
         lost = reply.number - self.seen - bool(lines)
         if lost:
@@ -138,5 +138,5 @@ class Source:
         self.seen = reply.number
         self.received.take(lines)
         if reply.end:
-            self.phase = Phase.ENDED
+            self.phase = SourcePhase.ENDED
         return not lost

@@ -22,7 +22,7 @@ from cdm.store.access import Access
 from cdm.store.client import Deliver, translated
 from cdm.store.jetstream import checked, problem_with_version
 from cdm.store.link import Link
-from cdm.store.phases import Up
+from cdm.store.phases import LinkUp
 
 __all__ = ["Access", "Connection", "connect"]
 
@@ -216,7 +216,9 @@ class Connection(Link):
         """A subject of one's own."""
         return self._client.new_inbox()
 
-    async def _while_up(self, up: Up, talk: Coroutine[Any, Any, T], refusal: asyncio.Future[None] | None = None) -> T:
+    async def _while_up(
+        self, up: LinkUp, talk: Coroutine[Any, Any, T], refusal: asyncio.Future[None] | None = None
+    ) -> T:
         """The result of a talk with the server, which ends when it is refused or the connection is lost.
 
         The client would wait for the time-out, but an answer can only come on this connection.

@@ -19,7 +19,7 @@ from cdm.log import Log
 from cdm.store.access import Access, credentials_of, without_secrets
 from cdm.store.client import Client, translated
 from cdm.store.permissions import Permissions
-from cdm.store.phases import Closed, Down, Opening, Phase, Up
+from cdm.store.phases import Closed, Down, LinkPhase, LinkUp, Opening
 from cdm.store.trust import tls_of
 
 log = Log("cdm.nats")
@@ -44,7 +44,7 @@ class Link:
     def __init__(self, access: Access, timeout: float | None) -> None:
         self.access = access
         self._opening = Opening(access, timeout)
-        self._phase: Phase = self._opening
+        self._phase: LinkPhase = self._opening
         self._permissions = Permissions(access)
         self._client = Client(self._on_denied)
         self._listeners: list[Callable[[bool], None]] = []
@@ -126,30 +126,30 @@ class Link:
     @property
     def is_up(self) -> bool:
         """Whether there is a connection at this moment."""
-        return isinstance(self._phase, Up)
+        return isinstance(self._phase, LinkUp)
 
     @property
     def up_since(self) -> float | None:
         """When it was last (re)connected, in seconds on this node's clock; None while it is down."""
-        return self._phase.since if isinstance(self._phase, Up) else None
+        return self._phase.since if isinstance(self._phase, LinkUp) else None
 
-    def _now_up(self) -> Up:
-        return Up(clock.now(), asyncio.get_running_loop().create_future())
+    def _now_up(self) -> LinkUp:
+        return LinkUp(clock.now(), asyncio.get_running_loop().create_future())
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter(self, phase: LinkPhase) -> None:
         before = self._phase
         if isinstance(before, Closed) or type(before) is type(phase):
             return
         self._phase = phase
-        if isinstance(before, Up):
+        if isinstance(before, LinkUp):
             self._permissions.reconnecting()
             before.over.set_result(None)
-        if isinstance(before, Up) or isinstance(phase, Up):
+        if isinstance(before, LinkUp) or isinstance(phase, LinkUp):
             for listener in list(self._listeners):
                 listener(self.is_up)
 
     async def _on_disconnected(self) -> None:
-        if isinstance(self._phase, Up):
+        if isinstance(self._phase, LinkUp):
             log.warning("connection to NATS lost; reconnecting", servers=self.access.shown)
             self._enter(Down())
 
@@ -189,8 +189,8 @@ class Link:
             log.warning("going to another server", servers=self.access.shown)
             await self._client.force_reconnect()
 
-    def check_up(self) -> Up:
+    def check_up(self) -> LinkUp:
         """The phase in which something can be sent. Raises `Unreachable` in any other."""
-        if not isinstance(self._phase, Up):
+        if not isinstance(self._phase, LinkUp):
             raise Unreachable("not connected to NATS")
         return self._phase

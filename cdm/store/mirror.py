@@ -97,7 +97,7 @@ class Live:
     """Everything that the bucket held was delivered; a consumer delivers what follows."""
 
 
-Phase = Behind | Resuming | Listing | ListingHistory | Live
+MirrorPhase = Behind | Resuming | Listing | ListingHistory | Live
 
 
 class Mirror:
@@ -119,7 +119,7 @@ class Mirror:
     """
 
     def __init__(self, layout: Layout, emit: Callable[[Message], None]) -> None:
-        self.phase: Phase = Behind()
+        self.phase: MirrorPhase = Behind()
         self.reached = 0
         """Everything up to this sequence of the stream was emitted."""
         self.created: str | None = None

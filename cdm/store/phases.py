@@ -2,11 +2,11 @@
 
 ::
 
-    Opening ──> Up <──> Down
+    Opening ──> LinkUp <──> Down
        │         │        │
        └─────────┴────────┴──> Closed
 
-A connection is `Opening` until it is up for the first time. Then it goes `Down` whenever it is lost, and `Up` again
+A connection is `Opening` until it is up for the first time. Then it goes `Down` whenever it is lost, and `LinkUp` again
 when the client has found a server. `Closed` is the end: its owner closed it, or the client gave up.
 """
 
@@ -75,7 +75,7 @@ class Opening:
             self.hopeless.set_result(error)
 
 
-class Up(Struct, frozen=True, eq=False):
+class LinkUp(Struct, frozen=True, eq=False):
     """There is a connection."""
 
     since: float
@@ -92,4 +92,4 @@ class Closed:
     """There will be no connection any more."""
 
 
-Phase = Opening | Up | Down | Closed
+LinkPhase = Opening | LinkUp | Down | Closed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import cdm
@@ -22,3 +23,14 @@ def test_nothing_is_raised_where_a_group_is_taken_apart() -> None:
         if isinstance(statement, ast.Raise)
     ]
     assert not found
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    """One word, one thing: what is named alike is taken for the same."""
+    names = Counter(
+        statement.name
+        for path in SOURCE.rglob("*.py")
+        for statement in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(statement, ast.ClassDef) and not statement.name.startswith("_")
+    )
+    assert not [name for name, count in names.items() if count > 1]

@@ -40,7 +40,7 @@ LASTING = frozenset(
 """Errors of chdir and exec that trying again soon does not mend."""
 
 
-class Problem(NamedTuple):
+class SpawnProblem(NamedTuple):
     """Why a program could not be run; the child writes it to its parent."""
 
     text: str
@@ -53,7 +53,7 @@ class Launched(NamedTuple):
 
     pid: int
     exec_pipe: int
-    """It ends when exec has succeeded; else a `Problem` comes out of it."""
+    """It ends when exec has succeeded; else a `SpawnProblem` comes out of it."""
 
 
 def adopt_orphans() -> None:
@@ -194,7 +194,7 @@ def _become(
         if step == spawn.program:
             reason = _why_not(spawn.program, number) or reason
         fatal = number in LASTING and step in (spawn.program, spawn.directory)
-        os.write(problem, msgspec.json.encode(Problem(f"{step}: {reason}", fatal)))
+        os.write(problem, msgspec.json.encode(SpawnProblem(f"{step}: {reason}", fatal)))
     finally:
         os._exit(127)
 
@@ -244,9 +244,9 @@ def shortage(error: OSError, files: tuple[int, int], runs: int) -> str:
     return str(error)
 
 
-def problem_of(data: bytes) -> Problem:
+def problem_of(data: bytes) -> SpawnProblem:
     """Read what a child wrote to its exec pipe."""
     try:
-        return msgspec.json.decode(data, type=Problem)
+        return msgspec.json.decode(data, type=SpawnProblem)
     except msgspec.DecodeError:
-        return Problem("ended before it could be run", fatal=False)
+        return SpawnProblem("ended before it could be run", fatal=False)

@@ -26,7 +26,7 @@ PORT_ATTEMPTS = 100
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-class Program(NamedTuple):
+class CommandLine(NamedTuple):
     """What to run."""
 
     path: str
@@ -38,7 +38,7 @@ class Program(NamedTuple):
 
 def prepare(
     work: Work, mark: dict[str, str], outside: Mapping[str, str], taken: Collection[int], port: int | None = None
-) -> Program:
+) -> CommandLine:
     """Work out what to run.
 
     Args:
@@ -66,7 +66,7 @@ def prepare(
     directory = work.folder / manifest.directory
     if not directory.is_dir():
         raise SliceFailed(f"directory {manifest.directory!r} does not exist", fatal=True)
-    return Program(path, tuple(arguments), environment, str(directory), port)
+    return CommandLine(path, tuple(arguments), environment, str(directory), port)
 
 
 def _environment(work: Work, port: int | None, outside: Mapping[str, str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ BURST = 64
 """Events that are read at once, before others on the loop have their turn."""
 
 
-class Link:
+class KeeperLink:
     """A keeper that was started.
 
     Args:
@@ -49,7 +49,7 @@ class Link:
     @classmethod
     def open(
         cls, folder: Path, token: str, on_event: Callable[[Event], None], on_lost: Callable[[], None], *, grouped: bool
-    ) -> Link:
+    ) -> KeeperLink:
         """Start a keeper. Raises `OSError`."""
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [

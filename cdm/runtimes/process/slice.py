@@ -37,7 +37,7 @@ STRANGERS = 2
 """Checks answered by another process after which the program is not waited for any longer."""
 
 
-class Host(Protocol):
+class SliceHost(Protocol):
     """What a slice needs of its runtime."""
 
     @property
@@ -55,7 +55,7 @@ class Host(Protocol):
         """Whom it tells how slices fare."""
 
 
-class Phase(Enum):
+class SlicePhase(Enum):
     """Where a slice is in its life.
 
     ::
@@ -104,10 +104,10 @@ class Slice:
         host: its runtime.
     """
 
-    def __init__(self, work: Work, host: Host) -> None:
+    def __init__(self, work: Work, host: SliceHost) -> None:
         self.key = work.key
         self.work = work
-        self.phase = Phase.LOADED
+        self.phase = SlicePhase.LOADED
         self.port: int | None = None
         """The port that it was given; it keeps it when it is started again by itself, for others know it."""
         self._host = host
@@ -119,14 +119,14 @@ class Slice:
     @property
     def active(self) -> bool:
         """Whether it serves, or is started again without being asked."""
-        return self.phase in (Phase.ACTIVE, Phase.RESTARTING)
+        return self.phase in (SlicePhase.ACTIVE, SlicePhase.RESTARTING)
 
     async def activate(self) -> int | None:
         """Start it, and wait until it is ready; returns its port. Raises `SliceFailed`."""
         if self.active:
             return self.port
         await self.deactivate()  # after a call that was cancelled
-        life = self._begin_life(Phase.STARTING, self._live)
+        life = self._begin_life(SlicePhase.STARTING, self._live)
         try:
             await life.settled.wait()
         except BaseException:
@@ -140,16 +140,16 @@ class Slice:
 
     async def deactivate(self) -> None:
         """Stop it. The stop goes on where the caller is cancelled. Raises `SliceFailed` where something lives on."""
-        if self.phase is Phase.LOADED:
+        if self.phase is SlicePhase.LOADED:
             return
-        life = self._begin_life(Phase.STOPPING, self._finish) if self.phase is Phase.STUCK else self._life
-        self.phase = Phase.STOPPING
+        life = self._begin_life(SlicePhase.STOPPING, self._finish) if self.phase is SlicePhase.STUCK else self._life
+        self.phase = SlicePhase.STOPPING
         life.scope.cancel()
         await life.over.wait()
         if life.stuck is not None:
             raise life.stuck
 
-    def _begin_life(self, phase: Phase, run: Callable[[Life], Coroutine[object, object, None]]) -> Life:
+    def _begin_life(self, phase: SlicePhase, run: Callable[[Life], Coroutine[object, object, None]]) -> Life:
         tasks = self._host.supervisor.tasks
         life = self._life = Life()
         self.phase = phase
@@ -162,7 +162,7 @@ class Slice:
         try:
             with life.scope:
                 run = await self._begin()
-                self.phase = Phase.ACTIVE
+                self.phase = SlicePhase.ACTIVE
                 life.failure = None
                 life.settled.set()
                 given_up = await self._until_hopeless(run)
@@ -179,15 +179,15 @@ class Slice:
             self._host.surroundings.crashed(self.key, *given_up)
 
     async def _finish(self, life: Life) -> None:
-        self.phase = Phase.STOPPING
+        self.phase = SlicePhase.STOPPING
         try:
             await self._stop()
         except SliceFailed as error:
             life.stuck = error
         finally:
-            self.phase = Phase.STUCK
+            self.phase = SlicePhase.STUCK
             if self._run is None:
-                self.phase, self.port = Phase.LOADED, None
+                self.phase, self.port = SlicePhase.LOADED, None
             life.over.set()
             life.settled.set()
 
@@ -324,7 +324,7 @@ class Slice:
         while True:
             ready = clock.now()
             problem = await self._until_over(run)
-            self.phase = Phase.RESTARTING
+            self.phase = SlicePhase.RESTARTING
             now = clock.now()
             reason = f"{problem or run.ending} after {now - run.begun:.1f} s"
             if run.excused:
@@ -352,7 +352,7 @@ class Slice:
                         return reason, error.fatal
                     verdict = decide(manifest.restart, verdict, 0.0, clean=False)
                 else:
-                    self.phase = Phase.ACTIVE
+                    self.phase = SlicePhase.ACTIVE
                     tell.restarted(self.key, self.port)
                     before = verdict
                     break

@@ -35,7 +35,7 @@ from cdm.runtimes.keeper.protocol import (
 )
 from cdm.runtimes.process.background import Background
 from cdm.runtimes.process.handle import LOST, RunHandle
-from cdm.runtimes.process.link import Link
+from cdm.runtimes.process.link import KeeperLink
 
 log = Log("cdm.process")
 
@@ -69,7 +69,7 @@ class Supervisor:
         self._grouped = grouped
         self._runs: dict[str, RunHandle] = {}
         self._count = 0
-        self._link: Link | None = None
+        self._link: KeeperLink | None = None
         """To the present keeper, or to one that died and whose programs may live."""
         self._ready = asyncio.Event()
         """Set from the present keeper's `Hello` until its death."""
@@ -193,7 +193,7 @@ class Supervisor:
         self._runs.clear()
 
     def _launch(self) -> None:
-        self._link = Link.open(self._folder, self._token, self._on_event, self._on_lost, grouped=self._grouped)
+        self._link = KeeperLink.open(self._folder, self._token, self._on_event, self._on_lost, grouped=self._grouped)
         self._launched = clock.now()
 
     def _on_event(self, event: Event) -> None:
