@@ -311,17 +311,19 @@ class Cluster:
 def _with_history(put: SlicePut, old: SlicePut) -> SlicePut:
     """The slice's new value, with what is known from the one before.
 
-    An agent that reports a state without copying ``failures`` and ``blueprint`` from the command does not make them
-    forgotten. Failures from before a long time of being ACTIVE are forgiven, and an agent that goes on copying them
-    does not bring them back. A slice that says again that it is ACTIVE is so since it first said it, unless its
-    program was started again in between.
+    An agent that reports a state without copying ``failures``, ``blueprint`` and ``overrides`` from the command does
+    not make them forgotten; a command without overrides says that there are none. Failures from before a long time of
+    being ACTIVE are forgiven, and an agent that goes on copying them does not bring them back. A slice that says again
+    that it is ACTIVE is so since it first said it, unless its program was started again in between.
     """
     value, before = put.value, old.value
-    failures, blueprint, at = value.failures, value.blueprint, put.at
+    failures, blueprint, overrides, at = value.failures, value.blueprint, value.overrides, put.at
     if failures is None:
         failures = before.failures
     if blueprint is None:
         blueprint = before.blueprint
+    if overrides is None and before.overrides is not None and TRANSITIONS[value.state].writer is Writer.NODE:
+        overrides = before.overrides
     if before.state is _ACTIVE:
         if value.state is _ACTIVE and value.restarts == before.restarts:
             at = old.at
@@ -329,6 +331,6 @@ def _with_history(put: SlicePut, old: SlicePut) -> SlicePut:
             failures = 0
     elif failures and before.failures == 0 and TRANSITIONS[value.state].writer is Writer.NODE:
         failures = 0
-    if failures == value.failures and blueprint == value.blueprint and at == put.at:
+    if failures == value.failures and blueprint == value.blueprint and overrides is value.overrides and at == put.at:
         return put
-    return replace(put, value=replace(value, failures=failures, blueprint=blueprint), at=at)
+    return replace(put, value=replace(value, failures=failures, blueprint=blueprint, overrides=overrides), at=at)

@@ -1302,6 +1302,45 @@ def test_another_number_of_instances_is_no_other_setting_even_if_the_agent_drops
         assert condition(each)[0] is Condition.READY
 
 
+def dropped(each: World) -> None:
+    """Agents that copy nothing but the blueprint's revision go on until nothing is left to do."""
+    for _ in range(5):
+        for key, put in list(each.slices.items()):
+            if put.value.state in NEXT:
+                each.report(key, NEXT[put.value.state], copy=False, blueprint=put.value.blueprint)
+        each.settle()
+
+
+def test_an_exclusive_slice_whose_agent_drops_the_settings_is_waited_for_all_the_same() -> None:
+    each = world(2)
+    overrides = Overrides(stop_after=20.0)
+    each.apply(APP, Blueprint(1, overrides, 0.0))
+    each.settle()
+    dropped(each)
+    ((key, put),) = each.slices.items()
+    assert (put.value.state, put.value.overrides) == (S.ACTIVE, None)
+    each.expire(key.node)
+    slept(each, 20.0)
+    assert list(each.slices) == [key]
+    assert condition(each) == (Condition.PROGRESSING, "waiting for 1 exclusive instance to stop")
+    slept(each, overrides.gone_after or 0.0)
+    each.run_down()
+    assert key not in each.slices
+    assert len(each.slices) == 1
+
+
+def test_what_a_command_sets_no_more_is_not_kept() -> None:
+    each = world(1)
+    each.apply(APP, NEWER)
+    each.settle()
+    dropped(each)
+    (key, *_) = each.slices
+    each.report(key, S.FAILED, copy=False)
+    each.apply(APP, OLDER)
+    each.run_down()
+    assert each.manager.cluster.group(APP).slices[key].value.overrides is None
+
+
 def test_what_does_not_say_which_blueprint_it_serves_is_never_outdated() -> None:
     each = running(1)
     (key,) = each.slices
