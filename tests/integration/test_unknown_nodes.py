@@ -20,6 +20,37 @@ REAL = ("a", "b", "c")
 GHOSTS = 40
 
 
+async def test_nodes_that_an_older_backup_remembers_hold_nothing_up(server: NatsServer, tmp_path: Path) -> None:
+    async with (
+        raw(server) as user,
+        processes(server, user, tmp_path, *REAL, node_ttl=4) as nodes,
+        agents(server, *REAL),
+    ):
+        await user.put("blueprints", NAME, {"instances": 6, "min_healthy": 0})
+
+        async def whole(*on: str, count: int) -> bool:
+            states = await _slices(user)
+            status = await user.status(NAME)
+            all_there = sorted(states.values()) == ["ACTIVE"] * count and {key.partition(".")[0] for key in states} <= {
+                *on
+            }
+            return all_there and (status["condition"], status["active"]) == ("Ready", count)
+
+        await eventually(lambda: whole(*REAL, count=6), 20)
+        for number in range(GHOSTS):
+            await user.put("nodes", f"ghost-{number}.seen", {"registration": {"ttl": 86_400}})
+            await user.put("slices", f"ghost-{number}.{NAME}", {"state": "ACTIVE"})
+        await user.put("blueprints", NAME, {"instances": 12, "min_healthy": 0})
+        await eventually(lambda: whole(*REAL, count=12), 10, "all twelve run on nodes that there are")
+        for number in range(GHOSTS):
+            await user.put("nodes", f"spectre-{number}.seen", {"registration": {"ttl": 86_400}})
+        lease = await user.lease()
+        victim = next(node for node in REAL if node != lease["node"])
+        nodes.all[victim].kill()
+        left = [node for node in REAL if node != victim]
+        await eventually(lambda: whole(*left, count=12), 15, "a node that is killed is replaced")
+
+
 async def _slices(user: Raw, *nodes: str) -> dict[str, str]:
     return {key: state for key, state in (await user.slices()).items() if not nodes or key.partition(".")[0] in nodes}
 
