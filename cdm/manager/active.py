@@ -187,8 +187,10 @@ class Active:
     @property
     def at_rest(self) -> bool:
         """Whether everything was looked at, and the mirrors show all that was asked to be written."""
-        looked_at = self._at.clock() < self._next_round and not self._dirty and not self._barrier
-        return looked_at and not self._awaited and not self._statuses
+        if self._dirty or self._barrier or self._awaited or self._statuses or self._at.clock() >= self._next_round:
+            return False
+        topology = self._at.topology
+        return all(seen.gone is not None or node in topology.nodes for node, seen in topology.seen.items())
 
     def wake_at(self) -> float | None:
         """When something is due, in seconds on this node's clock; -inf: now; None: once the mirror has come further."""

@@ -97,8 +97,8 @@ class Topology:
     def __init__(self, emit: Callable[[Message], None], node_ttl: float) -> None:
         self._emit = emit
         self.node_ttl = node_ttl
-        self.first_heard: float | None = None
-        """When the first registration of a node that runs slices was stored, in seconds on this node's clock."""
+        self.hosting_since: float | None = None
+        """Since when there has been a node that runs slices, in seconds on this node's clock; None: there is none."""
         self._nodes: dict[NodeId, Registered | Missing] = {}
         self._intents: dict[NodeId, Intent] = {}
         self._missing: dict[NodeId, Missing] = {}
@@ -160,8 +160,8 @@ class Topology:
         if put.at >= self._look_at:
             self._look_for_silent(put.at)
         old = self._nodes.get(node)
-        if self.first_heard is None and new.hosts:
-            self.first_heard = put.at
+        if self.hosting_since is None and new.hosts:
+            self.hosting_since = put.at
         self._nodes[node] = Registered(new, put.at)
         self._lost.pop(node, None)
         self._departed.pop(node, None)
@@ -367,6 +367,8 @@ class Topology:
         self._nodes.pop(node, None)
         self._candidates.discard(node)
         self._found(node)
+        if not any(isinstance(each, Missing) or each.registration.hosts for each in self._nodes.values()):
+            self.hosting_since = None
 
     def _found(self, node: NodeId) -> None:
         """The node is missing no more, for better or worse."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import anyio
@@ -50,6 +51,27 @@ async def _first_start(user: Raw, nodes: Processes) -> None:
     nodes.start("c", "--settle", "5s")
     await eventually(lambda: _placed(user, 6), 20)
     assert await _spread(user) == {"a": 2, "b": 2, "c": 2}
+
+
+async def test_after_all_nodes_have_left_the_leader_waits_a_moment_for_more_nodes(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with raw(server) as user, processes(server, user, tmp_path, *ALL) as nodes:
+        await user.put("blueprints", NAME, 6)
+        await eventually(lambda: _placed(user, 6), 20)
+        for node in ALL:
+            nodes.all[node].send(signal.SIGTERM)
+        for node in ALL:
+            await nodes.all[node].ends()
+        assert not await _spread(user)
+        nodes.start("a", "--settle", "5s")
+        await eventually(user.lease, 20)
+        await anyio.sleep(1)
+        assert not await _spread(user)
+        nodes.start("b", "--settle", "5s")
+        nodes.start("c", "--settle", "5s")
+        await eventually(lambda: _placed(user, 6), 20)
+        assert await _spread(user) == {"a": 2, "b": 2, "c": 2}
 
 
 async def test_after_a_power_cut_the_leader_waits_for_the_nodes_that_are_remembered(

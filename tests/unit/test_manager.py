@@ -964,6 +964,88 @@ def test_a_very_first_start_waits_for_a_moment_from_the_first_registration() -> 
     assert spread(each) == {n(1): 1, n(2): 1, n(3): 1}
 
 
+def stopped(each: World, cause: Cause = Cause.DELETED) -> None:
+    """All nodes go, and the last leader tells of it."""
+    for node in list(each.nodes):
+        each.expire(node, cause)
+    slept(each, 100.0)
+    each.run_down()
+    assert each.slices == {}
+    assert all(seen.gone for seen, _ in each.seen.values())
+
+
+@pytest.mark.parametrize("cause", [Cause.DELETED, Cause.EXPIRED])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_after_all_nodes_have_left_a_start_is_like_the_very_first(fresh: bool, cause: Cause) -> None:
+    each = running(6)
+    each.policy = Policy(settle=3.0)
+    stopped(each, cause)
+    each.step_down()
+    each.boot()
+    if not fresh:  # a manager that heard of a node that has left since
+        each.join(n(1))
+        each.expire(n(1), cause=Cause.DELETED)
+        each.tick(50.0)
+    else:
+        each.join(n(1))
+    each.lead()
+    if not fresh:
+        slept(each, 50.0)
+        each.join(n(1))
+    slept(each, 0.8)
+    assert each.slices == {}
+    assert "waiting for nodes to register" in condition(each)[1]
+    each.join(n(2))
+    slept(each, 0.8)
+    each.join(n(3))
+    each.run_down()
+    assert each.slices == {}
+    slept(each, 1.4)
+    each.run_down()
+    assert spread(each) == {n(1): 2, n(2): 2, n(3): 2}
+
+
+def test_slices_that_nodes_left_behind_in_good_order_make_a_start_no_other() -> None:
+    each = running(6)
+    each.policy = Policy(settle=3.0)
+    for node in list(each.nodes):
+        each.expire(node, Cause.DELETED)
+    each.tell()
+    each.boot()
+    each.join(n(1))
+    each.seen = {node: (Seen(Registration(), LEFT), 0.0) for node in each.seen}
+    each.boot()
+    each.lead()
+    each.run_down()
+    assert spread(each) == {n(1): 2}, "its own"
+    slept(each, 1.0)
+    each.join(n(2))
+    each.join(n(3))
+    slept(each, 2.0)
+    each.run_down()
+    assert spread(each) == {n(1): 2, n(2): 2, n(3): 2}
+
+
+def test_the_last_leader_is_at_rest_only_when_it_is_remembered_that_all_have_left() -> None:
+    each = running(3)
+    for node in list(each.nodes):
+        each.expire(node, Cause.DELETED)
+    while each.write():
+        pass
+    each.deliver()
+    each.acknowledge()
+    remembered = dict(each.outbox.seen)
+    each.outbox.seen.clear()  # taken, and not stored yet
+    each.settle()
+    assert isinstance(each.manager.state, Active)
+    assert each.slices == {}
+    assert not each.manager.state.at_rest
+    for node, seen in remembered.items():
+        each.outbox.remember(node, seen)
+    each.settle()
+    assert each.manager.state.at_rest
+
+
 def test_scaling_down_and_deleting_never_wait() -> None:
     each = running(6)
     each.nodes.pop(n(3))
