@@ -27,7 +27,7 @@ from cdm.manager.status import refused_status, status_of
 from cdm.manager.topology import Registered, Topology
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, decode_artifact, encode_artifact
-from cdm.model.node import LEFT, LOST, Seen
+from cdm.model.node import EXTERNAL, LEFT, LOST, Seen
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
 
@@ -345,12 +345,20 @@ class Active:
         group = self._placement.counted(self._cluster.group(artifact))
         nodes = self._at.topology.nodes.values()
         any_nodes = any(isinstance(each, Registered) or not each.hearsay for each in nodes)
-        status, until = status_of(desired, group, plan, self.term, now, open_nodes=anywhere, any_nodes=any_nodes)
+        status, until = status_of(
+            desired, group, plan, self.term, now, open_nodes=anywhere, any_nodes=any_nodes, copies=self._copies
+        )
         if until is not None:
             self._set_timer(artifact, until)
         if (reason := self._unwritten.get(artifact)) and status.condition is not Condition.INVALID:
             status = replace(status, condition=Condition.DEGRADED, reason=f"commands cannot be stored: {reason}")
         self._tell(name, status)
+
+    def _copies(self, node: NodeId) -> bool:
+        """Whether the node's agent is cdm's own, which copies what a command says."""
+        topology = self._at.topology
+        known = presence if isinstance(presence := topology.nodes.get(node), Registered) else topology.seen.get(node)
+        return known is not None and known.registration.runtime != EXTERNAL
 
     def _tell(self, name: str, status: Status | None) -> None:
         known = self._statuses[name] if name in self._statuses else self._cluster.statuses.get(name)

@@ -48,6 +48,8 @@ class Desired(Struct, frozen=True):
     problem: str | None = None
     settings_since: int = 0
     """Earliest known revision since which the blueprint in force has the settings that it has now."""
+    known_since: int = 0
+    """Earliest known revision of a valid blueprint: commands that serve an older one were not seen by this process."""
     removed: bool = False
     """Whether a blueprint is known to have been deleted before the refused one: then no instances are wanted."""
 
@@ -246,7 +248,8 @@ class Cluster:
         old = self.desired.get(artifact)
         same = old is not None and old.blueprint is not None and old.blueprint.overrides == blueprint.overrides
         since = old.settings_since if old is not None and same else revision
-        self.desired[artifact] = Desired(blueprint, revision, revision, settings_since=since)
+        known = old.known_since if old is not None and old.blueprint is not None else revision
+        self.desired[artifact] = Desired(blueprint, revision, revision, settings_since=since, known_since=known)
         if group := self.groups.get(artifact):
             group.failed_on.clear()
         if not blueprint.instances:
@@ -262,7 +265,11 @@ class Cluster:
     def recover_blueprint(self, artifact: Artifact, blueprint: Blueprint, revision: int) -> None:
         """The newest blueprint stays refused, and this older one turns out to be the last valid one."""
         self.desired[artifact] = replace(
-            self.desired[artifact], blueprint=blueprint, in_force=revision, settings_since=revision
+            self.desired[artifact],
+            blueprint=blueprint,
+            in_force=revision,
+            settings_since=revision,
+            known_since=revision,
         )
 
     def remove_blueprint(self, artifact: Artifact, revision: int) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from math import inf
 
 from msgspec import UNSET
 
-from cdm.manager.cluster import Desired, Group
+from cdm.manager.cluster import Desired, Group, SlicePut
 from cdm.manager.endings import kind_of
 from cdm.manager.reconciliation import Plan
+from cdm.model.artifact import NodeId
 from cdm.model.blueprint import MIN_HEALTHY
-from cdm.model.slice import Kind, SliceState, SliceValue
+from cdm.model.slice import Kind, SliceState
 from cdm.model.status import Condition, Status
 
 REASONS = 480
@@ -19,12 +20,21 @@ REASONS = 480
 NO_REASON = "no reason given"
 
 
+Copies = Callable[[NodeId], bool]
 Judgement = tuple[Condition, str, float | None]
 """Condition, reason, and when it may be something else although nothing happens, in seconds on this node's clock."""
 
 
 def status_of(
-    desired: Desired, group: Group, plan: Plan, term: int, now: float, *, open_nodes: bool, any_nodes: bool = True
+    desired: Desired,
+    group: Group,
+    plan: Plan,
+    term: int,
+    now: float,
+    *,
+    open_nodes: bool,
+    any_nodes: bool = True,
+    copies: Copies = lambda _: True,
 ) -> tuple[Status, float | None]:
     """What to tell users of a blueprint, and when to look again although nothing happens.
 
@@ -36,9 +46,10 @@ def status_of(
         now: seconds on the clock that the slices' ``at`` are on.
         open_nodes: whether any node takes new slices.
         any_nodes: whether there is any node at all.
+        copies: whether the agent of a node is known to copy a command's settings.
     """
     if any_nodes or desired.problem is not None or not desired.instances:
-        condition, reason, until = _judge(desired, group, plan, now, open_nodes=open_nodes)
+        condition, reason, until = _judge(desired, group, plan, now, copies, open_nodes=open_nodes)
     else:
         condition, reason, until = Condition.DEGRADED, "no nodes", None
     blueprint, active = desired.blueprint, group.active
@@ -58,9 +69,9 @@ def status_of(
     return told, until
 
 
-def _judge(desired: Desired, group: Group, plan: Plan, now: float, *, open_nodes: bool) -> Judgement:
+def _judge(desired: Desired, group: Group, plan: Plan, now: float, copies: Copies, *, open_nodes: bool) -> Judgement:
     """The condition and its reason: the worst that there is to say, and what troubles the blueprint in force."""
-    condition, reason, until = _judge_in_force(desired, group, plan, now, open_nodes=open_nodes)
+    condition, reason, until = _judge_in_force(desired, group, plan, now, copies, open_nodes=open_nodes)
     if desired.problem is None:
         return condition, reason, until
     if desired.blueprint is None or condition not in (Condition.DEGRADED, Condition.UNSCHEDULABLE):
@@ -68,7 +79,9 @@ def _judge(desired: Desired, group: Group, plan: Plan, now: float, *, open_nodes
     return Condition.INVALID, f"{desired.problem}; in force: {reason}", until
 
 
-def _judge_in_force(desired: Desired, group: Group, plan: Plan, now: float, *, open_nodes: bool) -> Judgement:
+def _judge_in_force(
+    desired: Desired, group: Group, plan: Plan, now: float, copies: Copies, *, open_nodes: bool
+) -> Judgement:
     wanted = desired.instances or 0
     if plan.unplaced:
         what = "no node that takes new slices has room" if open_nodes else "no node takes new slices"
@@ -78,11 +91,11 @@ def _judge_in_force(desired: Desired, group: Group, plan: Plan, now: float, *, o
     if group.endings and (loop := group.endings.crash_loop(group.slices, now)):
         reason = f"crash loop: {loop.instances} of {wanted} instances: {_reasons(loop.reasons)}"
         return Condition.DEGRADED, reason, loop.until
-    waiting, until = _awaited(desired, group, plan, now)
+    waiting, until = _awaited(desired, group, plan, now, copies)
     return (Condition.PROGRESSING if waiting else Condition.READY), waiting, until
 
 
-def _awaited(desired: Desired, group: Group, plan: Plan, now: float) -> tuple[str, float | None]:
+def _awaited(desired: Desired, group: Group, plan: Plan, now: float, copies: Copies) -> tuple[str, float | None]:
     """What is to happen yet until the blueprint is Ready, and when it will have; nothing: it is."""
     wanted = desired.instances or 0
     if plan.held:
@@ -92,7 +105,7 @@ def _awaited(desired: Desired, group: Group, plan: Plan, now: float) -> tuple[st
         return f"waiting for {plan.lingering} exclusive {instances} to stop", None
     if not group.active == group.live == wanted:
         return _progress(wanted, group.active, group.live - group.active) + _unanswered(group), None
-    if outdated := _outdated(desired, group):
+    if outdated := _outdated(desired, group, copies):
         return f"{outdated} of {wanted} run older settings", None
     min_healthy = desired.blueprint.min_healthy if desired.blueprint else 0.0
     if group.youngest + min_healthy > now and (healthy_at := _last_up(group) + min_healthy) > now:
@@ -100,18 +113,21 @@ def _awaited(desired: Desired, group: Group, plan: Plan, now: float) -> tuple[st
     return "", None
 
 
-def _outdated(desired: Desired, group: Group) -> int:
-    """How many instances were loaded with settings that the blueprint has no more."""
+def _outdated(desired: Desired, group: Group, copies: Copies) -> int:
+    """How many instances were loaded with settings that the blueprint has no more, as far as is known."""
     since = desired.settings_since
     if group.oldest >= since or desired.blueprint is None:
         return 0
-    overrides = desired.blueprint.overrides
-    values = (put.value for put in group.slices.values() if put.value.state.live)
-    return sum(1 for each in values if _revision(each, since) < since and each.overrides != overrides)
+    overrides, known = desired.blueprint.overrides, desired.known_since
 
+    def outdated(put: SlicePut) -> bool:
+        value = put.value
+        if value.blueprint is None or value.blueprint >= since or value.overrides == overrides:
+            return False
+        # One without overrides, whose command this process did not see, has none, or an agent that dropped them.
+        return value.overrides is not None or value.blueprint >= known or copies(put.key.node)
 
-def _revision(value: SliceValue, otherwise: int) -> int:
-    return otherwise if value.blueprint is None else value.blueprint
+    return sum(outdated(put) for put in group.slices.values() if put.value.state.live)
 
 
 def _last_up(group: Group) -> float:

@@ -1353,6 +1353,8 @@ def test_a_process_that_began_later_takes_what_was_started_often_for_a_crash_loo
 
 def test_instances_that_run_older_settings_are_told() -> None:
     each = running()
+    for node in list(each.nodes):
+        each.join(node, Registration(runtime="process"))
     each.apply(APP, NEWER)
     each.run_down()
     assert condition(each) == (Condition.PROGRESSING, "3 of 3 run older settings")
@@ -1409,6 +1411,26 @@ def test_an_exclusive_slice_whose_agent_drops_the_settings_is_waited_for_all_the
     each.run_down()
     assert key not in each.slices
     assert len(each.slices) == 1
+
+
+def test_what_drops_the_settings_is_not_taken_for_outdated_by_a_leader_that_did_not_see_the_command() -> None:
+    each = world()
+    each.apply(APP, NEWER)
+    each.settle()
+    dropped(each)
+    each.apply(APP, Blueprint(2, NEWER.overrides, 0.0))
+    each.settle()
+    dropped(each)
+    each.boot()
+    each.lead()
+    each.settle()
+    assert condition(each) == (Condition.READY, "")
+    each.apply(APP, Blueprint(3, Overrides({"LEVEL": "info"}), 0.0))
+    each.settle()
+    dropped(each)
+    each.apply(APP, Blueprint(3, Overrides({"LEVEL": "none"}), 0.0))
+    each.settle()
+    assert condition(each) == (Condition.PROGRESSING, "1 of 3 run older settings"), "what it commanded itself is known"
 
 
 def test_what_a_command_sets_no_more_is_not_kept() -> None:
