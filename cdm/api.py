@@ -31,7 +31,7 @@ from cdm.manager.outbox import Order, Outbox
 from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import Command
 from cdm.manager.topology import Missing, Registered, Topology
-from cdm.model.artifact import Artifact, NodeId, node_id
+from cdm.model.artifact import Artifact, NodeId, Service, node_id
 from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.keys import (
     BlueprintKey,
@@ -40,14 +40,18 @@ from cdm.model.keys import (
     Key,
     LeaseKey,
     NodeKey,
+    RolloutKey,
     SeenKey,
     SliceKey,
     StatusKey,
     encode,
 )
 from cdm.model.node import Fence, Intent, Lease, Registration, Role, Schedule, Seen
+from cdm.model.record import Rollout, RolloutPhase, Side, Weights
+from cdm.model.rollout import RolloutKind, RolloutSettings, RolloutStep
 from cdm.model.slice import TRANSITIONS, SliceState, SliceValue, legal
-from cdm.model.status import Condition, Status
+from cdm.model.status import Condition, RolloutStatus, Status
+from cdm.model.template import Template
 
 __all__ = [
     "MESSAGES",
@@ -97,20 +101,31 @@ __all__ = [
     "Registration",
     "RejectedKeyRemoved",
     "Role",
+    "Rollout",
+    "RolloutKey",
+    "RolloutKind",
+    "RolloutPhase",
+    "RolloutSettings",
+    "RolloutStatus",
+    "RolloutStep",
     "Router",
     "Schedule",
     "Seen",
     "SeenKey",
+    "Service",
+    "Side",
     "SliceKey",
     "SliceState",
     "SliceValue",
     "Status",
     "StatusKey",
+    "Template",
     "Tick",
     "Topology",
     "ValuePut",
     "ValueRejected",
     "ValueRemove",
+    "Weights",
     "WiringError",
     "WriteFailed",
     "Written",

@@ -16,9 +16,10 @@ from msgspec.structs import replace
 
 from cdm.dispatch.messages import ValuePut
 from cdm.manager.endings import Endings, ends_between, failures_of
-from cdm.model.artifact import Artifact, NodeId
+from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.blueprint import Blueprint
-from cdm.model.keys import SliceKey
+from cdm.model.keys import RolloutKey, SliceKey
+from cdm.model.record import Rollout
 from cdm.model.slice import TRANSITIONS, Kind, SliceState, SliceValue, Writer
 from cdm.model.status import Status
 
@@ -228,6 +229,8 @@ class Cluster:
         self.on_node: dict[NodeId, set[SliceKey]] = {}
         self.removed: dict[Artifact, int] = {}
         """Revision at which an artifact's blueprint was last removed."""
+        self.rollouts: dict[Service, ValuePut[RolloutKey, Rollout]] = {}
+        """The records of rollouts."""
         self.statuses: dict[str, Status] = {}
         self.refused: dict[str, tuple[str, int]] = {}
         """Blueprint keys that do not parse: why, and the revision."""

@@ -42,10 +42,12 @@ from cdm.model.keys import (
     BlueprintKey,
     FenceKey,
     LeaseKey,
+    RolloutKey,
     SliceKey,
     StatusKey,
     encode_artifact,
 )
+from cdm.model.record import Rollout
 from cdm.model.slice import SliceState, SliceValue
 from cdm.model.status import Status
 
@@ -184,6 +186,21 @@ class ClusterDeploymentManager:
         self.cluster.statuses.pop(name, None)
         if isinstance(message, ValueRemove):
             self.state.shown(name, None)
+
+    @receiver
+    def on_rollout(
+        self,
+        message: ValuePut[RolloutKey, Rollout] | ValueRemove[RolloutKey, Rollout] | ValueRejected[RolloutKey, Rollout],
+    ) -> None:
+        """The record of a service's rollout."""
+        service = message.key.service
+        if isinstance(message, ValuePut):
+            self.cluster.rollouts[service] = message
+        elif isinstance(message, ValueRemove):
+            self.cluster.rollouts.pop(service, None)
+        else:
+            log.error("unreadable record of a rollout", service=str(service), reason=message.reason)
+        self._reached(message.revision)
 
     @receiver
     def on_leadership_record(

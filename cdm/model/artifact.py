@@ -28,6 +28,37 @@ def _complaint(text: str) -> str | None:
     return None
 
 
+class Service(Struct, frozen=True, order=True, cache_hash=True, gc=False):
+    """``group:name``: what all versions of an artifact have in common.
+
+    Raises:
+        InvalidArtifact: a part is empty, too long, or holds a character that is not allowed.
+    """
+
+    group: str
+    name: str
+
+    def __post_init__(self) -> None:
+        for part, text in (("group", self.group), ("name", self.name)):
+            if problem := _complaint(text):
+                raise InvalidArtifact(f"service {part} {text!r} {problem}")
+
+    @classmethod
+    def parse(cls, text: str) -> Service:
+        """Read ``group:name``; raises `InvalidArtifact` for anything else."""
+        parts = text.split(":")
+        if len(parts) != 2:
+            raise InvalidArtifact(f"service {text!r} is not of the form group:name")
+        return cls(*parts)
+
+    def version(self, version: str) -> Artifact:
+        """One version of it."""
+        return Artifact(self.group, self.name, version)
+
+    def __str__(self) -> str:
+        return f"{self.group}:{self.name}"
+
+
 class Artifact(Struct, frozen=True, order=True, cache_hash=True, gc=False):
     """``group:name:version``, for example ``org.example:slice:1.0.0``.
 
@@ -51,6 +82,11 @@ class Artifact(Struct, frozen=True, order=True, cache_hash=True, gc=False):
         if len(parts) != 3:
             raise InvalidArtifact(f"artifact {text!r} is not of the form group:name:version")
         return cls(*parts)
+
+    @property
+    def service(self) -> Service:
+        """What it is a version of."""
+        return Service(self.group, self.name)
 
     def __str__(self) -> str:
         return f"{self.group}:{self.name}:{self.version}"

@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 from cdm.errors import InvalidBlueprint
 from cdm.model.problems import UNREADABLE, explain, problem_with_encoding, shortened, without_mark
+from cdm.model.rollout import RolloutSettings
 
 MAX_INSTANCES = 100_000
 MAX_BYTES = 64 * 1024
@@ -24,6 +25,8 @@ LAST_MARGIN = 2.0
 MIN_HEALTHY = 10.0
 """Seconds that an instance has to be ACTIVE to count as healthy, unless its blueprint says otherwise."""
 LONGEST_MIN_HEALTHY = 86_400.0
+DRAIN_DELAY = 5.0
+"""Seconds between an instance's leaving the endpoints and its being stopped, unless its blueprint says otherwise."""
 _EXPECTED = 'write a number of instances or {"instances": N}'
 
 Instances = Annotated[int, Meta(ge=0, le=MAX_INSTANCES, description=f"a whole number from 0 to {MAX_INSTANCES:,}")]
@@ -86,6 +89,14 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     """
     min_healthy: float = MIN_HEALTHY
     """Seconds that an instance has to be ACTIVE, since its last start, to count as healthy."""
+    restarted: str | None = None
+    """Any text: another one replaces every instance."""
+    drain_delay: float = DRAIN_DELAY
+    """Seconds between an instance's leaving the endpoints and its being stopped in good order."""
+    after: tuple[str, ...] = ()
+    """Services that must have a healthy instance before an instance of this is activated."""
+    rollout: RolloutSettings = RolloutSettings()
+    """How a new template or version takes over."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.instances <= MAX_INSTANCES:
@@ -110,7 +121,15 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
         if isinstance(typed, int):
             return cls(typed)
         overrides = Overrides(typed.env or {}, typed.args, typed.stop_after)
-        return cls(typed.instances, None if overrides == Overrides() else overrides, typed.min_healthy)
+        return cls(
+            typed.instances,
+            None if overrides == Overrides() else overrides,
+            typed.min_healthy,
+            typed.restarted,
+            typed.drain_delay,
+            typed.after,
+            typed.rollout or RolloutSettings(),
+        )
 
 
 class _Typed(Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,6 +140,10 @@ class _Typed(Struct, frozen=True, forbid_unknown_fields=True):
     args: tuple[Text, ...] | None = None
     stop_after: Seconds | None = None
     min_healthy: Healthy = MIN_HEALTHY
+    restarted: Text | None = None
+    drain_delay: Healthy = DRAIN_DELAY
+    after: tuple[str, ...] = ()
+    rollout: RolloutSettings | None = None
 
 
 _WRITTEN = Instances | _Typed

@@ -15,9 +15,10 @@ from typing import Any, ClassVar, NamedTuple
 from msgspec import Struct
 
 from cdm.errors import InvalidKey, ModelError
-from cdm.model.artifact import Artifact, NodeId, node_id
+from cdm.model.artifact import Artifact, NodeId, Service, node_id
 from cdm.model.blueprint import Blueprint
 from cdm.model.node import Fence, Intent, Lease, Registration, Seen
+from cdm.model.record import Rollout
 from cdm.model.slice import SliceValue
 from cdm.model.status import Status
 
@@ -70,6 +71,16 @@ class FenceKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
         return "slices/_term"
 
 
+class RolloutKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
+    """``slices/_rollout.{group}/{name}``: the record of a service's rollout."""
+
+    value_type = Rollout
+    service: Service
+
+    def __str__(self) -> str:
+        return f"slices/_rollout.{self.service}"
+
+
 class NodeKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
     """``nodes/{node}``: a node's registration."""
 
@@ -117,8 +128,10 @@ LEASE = LeaseKey()
 FENCE = FenceKey()
 _LEASE_NAME = "_leader"
 _FENCE_NAME = "_term"
+_ROLLOUT = "_rollout"
 _INTENT_SUFFIX = ".intent"
 _SEEN_SUFFIX = ".seen"
+_SUFFIXES: dict[type[Key], str] = {NodeKey: "", IntentKey: _INTENT_SUFFIX, SeenKey: _SEEN_SUFFIX}
 
 _UNSAFE = re.compile(r"[^-_.a-zA-Z0-9]|^\.|\.$|(?<=\.)\.")
 _UNSAFE_NODE = re.compile(r"[^-_a-zA-Z0-9]")
@@ -167,6 +180,25 @@ def decode_artifact(path: str) -> Artifact:
     return artifact
 
 
+def encode_service(service: Service) -> str:
+    """``{group}/{name}``, escaped."""
+    return "/".join(_UNSAFE.sub(_hex, part) for part in (service.group, service.name))
+
+
+def decode_service(path: str) -> Service:
+    """Read ``{group}/{name}``; raises `InvalidKey`."""
+    parts = path.split("/")
+    if len(parts) != 2:
+        raise InvalidKey(f"{path!r} is not of the form group/name")
+    try:
+        service = Service(*map(_unescape, parts))
+    except ModelError as error:
+        raise InvalidKey(str(error)) from None
+    if encode_service(service) != path:
+        raise InvalidKey(f"{path!r} is not the key of {service}, which is {encode_service(service)!r}")
+    return service
+
+
 @lru_cache(maxsize=16_384)
 def decode_node(token: str) -> NodeId:
     """Read a node id from its subject token; raises `InvalidKey`."""
@@ -202,6 +234,8 @@ def _decode_slice(name: str) -> Key:
         if name == _FENCE_NAME:
             return FENCE
         raise InvalidKey(f"{name!r} is not of the form node.group/name/version")
+    if token == _ROLLOUT:
+        return RolloutKey(decode_service(path))
     return SliceKey(decode_node(token), *_decode_instance(path))
 
 
@@ -219,20 +253,17 @@ def _decode_node(name: str) -> Key:
 def encode(key: Key) -> str:
     """The KV key string of a typed key, without the bucket."""
     match key:
-        case SliceKey(node, artifact, 0):
-            return f"{encode_node(node)}.{encode_artifact(artifact)}"
         case SliceKey(node, artifact, ordinal):
-            return f"{encode_node(node)}.{encode_artifact(artifact)}/{ordinal}"
+            name = f"{encode_node(node)}.{encode_artifact(artifact)}"
+            return f"{name}/{ordinal}" if ordinal else name
         case BlueprintKey(artifact):
             return encode_artifact(artifact)
         case StatusKey(name):
             return name
-        case NodeKey(node):
-            return encode_node(node)
-        case IntentKey(node):
-            return encode_node(node) + _INTENT_SUFFIX
-        case SeenKey(node):
-            return encode_node(node) + _SEEN_SUFFIX
+        case NodeKey(node) | IntentKey(node) | SeenKey(node):
+            return encode_node(node) + _SUFFIXES[type(key)]
+        case RolloutKey(service):
+            return f"{_ROLLOUT}.{encode_service(service)}"
         case LeaseKey() | FenceKey():
             return _LEASE_NAME if key == LEASE else _FENCE_NAME
     raise TypeError(f"no bucket holds {type(key).__name__}")
@@ -252,7 +283,7 @@ class Layout(NamedTuple):
 
 
 BLUEPRINTS = Layout("blueprints", (BlueprintKey,), _decode_blueprint, history=10)
-SLICES = Layout("slices", (SliceKey, LeaseKey, FenceKey), _decode_slice, expires=True)
+SLICES = Layout("slices", (SliceKey, LeaseKey, FenceKey, RolloutKey), _decode_slice, expires=True)
 NODES = Layout("nodes", (NodeKey, IntentKey, SeenKey), _decode_node, expires=True)
 STATUS = Layout("status", (StatusKey,), StatusKey)
 LAYOUTS = (BLUEPRINTS, SLICES, NODES, STATUS)

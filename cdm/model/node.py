@@ -20,6 +20,12 @@ NO_RUNTIME = "none"
 """Registered by a node that runs no slices."""
 
 
+ROLLOUTS = "rollouts"
+"""The feature of managers that carry out rollouts, and read what blueprints say of them."""
+FEATURES = (ROLLOUTS,)
+"""Every feature of this version."""
+
+
 @unique
 class Role(StrEnum):
     """What a process is for."""
@@ -51,6 +57,10 @@ class Registration(Struct, frozen=True, omit_defaults=True):
     """A nonce that distinguishes a restarted process from its predecessor."""
     ttl: float | None = None
     """Seconds after which the registration expires without a heartbeat; None: not given."""
+    address: str | None = None
+    """Where its slices are reached; None: not given."""
+    features: tuple[str, ...] = ()
+    """What this version of cdm can do that earlier ones cannot (`FEATURES`)."""
 
     @property
     def hosts(self) -> bool:

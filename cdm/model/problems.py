@@ -92,7 +92,7 @@ def _inside(kind: inspect.Type, step: str) -> inspect.Type:
         match each:
             case inspect.StructType(fields=fields):
                 for field in fields:
-                    if field.name == step:
+                    if field.encode_name == step:
                         return field.type
             case inspect.DictType(value_type=value):
                 return value
@@ -120,7 +120,7 @@ def _fits(kind: inspect.Type, value: object) -> bool:
 def _fields(kind: inspect.Type) -> str:
     """The fields that there are; empty where objects of several kinds are allowed."""
     structs = [each for each in _options(kind) if isinstance(each, inspect.StructType)]
-    return f" (fields: {', '.join(field.name for field in structs[0].fields)})" if len(structs) == 1 else ""
+    return f" (fields: {', '.join(field.encode_name for field in structs[0].fields)})" if len(structs) == 1 else ""
 
 
 def _options(kind: inspect.Type) -> tuple[inspect.Type, ...]:

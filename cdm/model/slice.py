@@ -129,3 +129,13 @@ class SliceValue(Struct, frozen=True, omit_defaults=True, gc=False):
     """Of an ACTIVATE: revision of the LOADED that it answers. None: not given, by an older leader."""
     deadline: float | None = None
     """Seconds from this message that a state in transition may take. None: what is usual."""
+    template: str | None = None
+    """Digest of the template (`cdm.model.template`) that the command serves; agents copy it from the command."""
+    content: str | None = None
+    """Digest of the artifact's content that is to run (SHA-256, hex); agents copy it from the command. None: whatever
+    is stored under the artifact's name."""
+    after: float | None = None
+    """Of an UNLOAD or DEACTIVATE: seconds for which the slice goes on serving before it is stopped. Whoever routes
+    takes it out at once."""
+    address: str | None = None
+    """Where an ACTIVE slice is reached, with its port."""

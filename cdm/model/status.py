@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum, unique
 
-from msgspec import UNSET, Struct, UnsetType, json, to_builtins
+from msgspec import UNSET, Struct, UnsetType, field, json, to_builtins
 from msgspec.structs import replace
 
 from cdm.model.blueprint import Blueprint, Overrides
@@ -19,6 +19,31 @@ class Condition(StrEnum):
     DEGRADED = "Degraded"
     UNSCHEDULABLE = "Unschedulable"
     INVALID = "Invalid"
+    SUPERSEDED = "Superseded"
+    """Another version of the service has taken over, or is about to."""
+    REVERTED = "Reverted"
+    """It was rolled out and taken back; the one before serves."""
+
+
+class RolloutStatus(Struct, frozen=True, omit_defaults=True):
+    """How far a rollout is."""
+
+    phase: str
+    """One of `cdm.model.record.RolloutPhase`."""
+    kind: str
+    source: str = field(name="from", default="")
+    """The version that is replaced."""
+    target: str = field(name="to", default="")
+    """The version that takes over."""
+    step: int = 0
+    """Number of the step that is being taken, from 1; 0: there are none."""
+    steps: int = 0
+    since: float = 0.0
+    """When this step began: server time, in seconds since 1970."""
+    why: str = ""
+    """What it waits for, or why it was taken back."""
+    share: float = 0.0
+    """Healthy new instances in per cent of all instances that are wanted."""
 
 
 class Status(Struct, frozen=True):
@@ -44,6 +69,14 @@ class Status(Struct, frozen=True):
 
     min_healthy: float | UnsetType = UNSET
     """That of the blueprint that is served, where it is not the usual one."""
+    up_to_date: int | UnsetType = UNSET
+    """Live instances of the wanted template."""
+    healthy: int | UnsetType = UNSET
+    """Instances that have been ACTIVE for ``min_healthy``."""
+    outdated: int | UnsetType = UNSET
+    """Live instances of another template than the wanted one."""
+    rollout: RolloutStatus | UnsetType = UNSET
+    """The rollout that the blueprint takes part in."""
 
     @property
     def blueprint(self) -> Blueprint:

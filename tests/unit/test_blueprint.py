@@ -229,7 +229,10 @@ def test_overrides_that_nothing_can_be_given_are_refused(raw: bytes, field: str)
         (b"{}", "instances: is required"),
         (
             b'{"instence": 3}',
-            "instence: there is no such field (fields: instances, env, args, stop_after, min_healthy)",
+            (
+                "instence: there is no such field (fields: instances, env, args, stop_after, min_healthy, restarted,"
+                " drain_delay, after, rollout)"
+            ),
         ),
         (b'{"instances": 2, "stop_after": 0}', "stop_after: must be seconds from 1 to 86,400"),
         (b'{"instances": 2, "min_healthy": -1}', "min_healthy: must be seconds from 0 to 86,400"),

@@ -25,12 +25,14 @@ from cdm.model.keys import (
     Layout,
     LeaseKey,
     NodeKey,
+    RolloutKey,
     SeenKey,
     SliceKey,
     StatusKey,
     encode,
 )
 from cdm.model.node import Fence, Intent, Lease, Registration, Seen
+from cdm.model.record import Rollout
 from cdm.model.slice import SliceValue
 from cdm.model.status import Status
 from tests.unit.support import APP, artifacts, n, node_ids, parts
@@ -203,6 +205,7 @@ def test_each_kind_of_key_names_its_values_type() -> None:
     assert kinds == {
         BlueprintKey: Blueprint,
         SliceKey: SliceValue,
+        RolloutKey: Rollout,
         LeaseKey: Lease,
         FenceKey: Fence,
         NodeKey: Registration,

@@ -1,0 +1,30 @@
+"""What an instance was started with, and its digest: two instances of one digest are alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+
+from msgspec import Struct, to_builtins
+
+from cdm.model.blueprint import Overrides
+
+
+class Template(Struct, frozen=True, omit_defaults=True, dict=True):
+    """The fields of a blueprint that, changed, make another instance.
+
+    Defaults are left out of what is digested, so that a later version of cdm with more fields computes the same.
+    """
+
+    overrides: Overrides = Overrides()
+    restarted: str | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, in hex, of the fields as JSON: names in order, no white space, UTF-8."""
+        fields = to_builtins(self.overrides)
+        if self.restarted is not None:
+            fields["restarted"] = self.restarted
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
