@@ -102,7 +102,7 @@ class Step(NamedTuple):
     def by_leader(self) -> bool:
         """Whether a leader wrote it. A node deletes nothing but what is UNLOADING, and has no guard."""
         if self.entry.gone:
-            return self.before is None or self.before.state != "UNLOADING" or bool(_guard(self.entry))
+            return self.before is None or self.before.state != "UNLOADING" or bool(guard(self.entry))
         return _by_leader(self.entry)
 
 
@@ -188,7 +188,7 @@ class History:
                 continue
             batch = entry.headers.get("Nats-Batch-Id", "")
             if not batch or batch not in guarded:
-                guarded[batch] = _guard(entry) == str(fence)
+                guarded[batch] = guard(entry) == str(fence)
             if not guarded[batch]:
                 found.append(f"{entry}: written without the fence #{fence}")
         return found
@@ -295,7 +295,7 @@ def _by_leader(entry: Entry) -> bool:
     return entry.key in ("_leader", "_term") or entry.fields.get("state") in COMMANDS
 
 
-def _guard(entry: Entry) -> str:
+def guard(entry: Entry) -> str:
     """The number that the fence must have for this write to be taken."""
     if entry.headers.get("Nats-Expected-Last-Subject-Sequence-Subject") != FENCE:
         return ""

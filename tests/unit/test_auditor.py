@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
+from typing import Self
 
 import pytest
 
@@ -24,7 +25,7 @@ class Script:
         self.time = 1000.0
         self._fence = 0
 
-    def write(self, bucket: str, key: str, value: object, headers: dict[str, str] | None = None) -> Script:
+    def write(self, bucket: str, key: str, value: object, headers: dict[str, str] | None = None) -> Self:
         self.time += 1
         entries = self.entries[bucket]
         previous = max((e.sequence for e in entries if e.key == key), default=0)
@@ -33,45 +34,45 @@ class Script:
         entries.append(Entry(bucket, key, len(entries) + 1, self.time, previous, data, headers))
         return self
 
-    def node(self, *names: str) -> Script:
+    def node(self, *names: str) -> Self:
         for name in names:
             self.write("nodes", name, {"ttl": 10})
         return self
 
-    def expire(self, name: str) -> Script:
+    def expire(self, name: str) -> Self:
         self.write("nodes", name, None)
         entry = self.entries["nodes"].pop()
         self.entries["nodes"].append(entry._replace(headers={"Nats-Marker-Reason": "MaxAge"}))
         return self
 
-    def blueprint(self, value: object, artifact: str = "g/n/1") -> Script:
+    def blueprint(self, value: object, artifact: str = "g/n/1") -> Self:
         return self.write("blueprints", artifact, value)
 
-    def term(self, term: int, node: str = "n1") -> Script:
+    def term(self, term: int, node: str = "n1") -> Self:
         self.write("slices", "_leader", {"node": node, "term": term, "incarnation": f"of {node}"})
         self.write("slices", "_term", {"term": term, "leader": node})
         self._fence = len(self.entries["slices"])
         return self
 
-    def renew(self, term: int, node: str = "n1") -> Script:
+    def renew(self, term: int, node: str = "n1") -> Self:
         return self.write("slices", "_leader", {"node": node, "term": term, "incarnation": f"of {node}"})
 
-    def command(self, key: str, state: str | None, term: int = 1, fence: int | None = None) -> Script:
+    def command(self, key: str, state: str | None, term: int = 1, fence: int | None = None) -> Self:
         guard = {GUARDED: "$KV.slices._term", GUARD: str(fence or self._fence)}
         return self.write("slices", key, state and {"state": state, "term": term}, guard)
 
-    def answer(self, key: str, *states: str | None, term: int = 1) -> Script:
+    def answer(self, key: str, *states: str | None, term: int = 1) -> Self:
         for state in states:
             self.write("slices", key, state and {"state": state, "term": term})
         return self
 
-    def load(self, *keys: str, term: int = 1) -> Script:
+    def load(self, *keys: str, term: int = 1) -> Self:
         for key in keys:
             self.command(key, "LOAD", term).answer(key, "LOADING", "LOADED", term=term)
             self.command(key, "ACTIVATE", term).answer(key, "ACTIVATING", "ACTIVE", term=term)
         return self
 
-    def unload(self, key: str) -> Script:
+    def unload(self, key: str) -> Self:
         return self.command(key, "UNLOAD").answer(key, "UNLOADING", None)
 
     @property
