@@ -748,6 +748,7 @@ def test_unknown_nodes_slow_no_eviction_down() -> None:
     each = running()
     for number in range(10, 50):
         each.store(SliceKey(n(number), OTHER), SliceValue(S.ACTIVE))
+    each.settle()
     each.expire(n(2))
     each.tick(10.0)
     assert n(2) not in each.topology.nodes
