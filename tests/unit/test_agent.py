@@ -70,6 +70,17 @@ class World:
     async def reaches(self, state: SliceState | None) -> None:
         await eventually(lambda: self.written[-1:] == [state], 3, f"{state}, not {self.written}")
 
+    async def loaded(self, **fields: Any) -> None:
+        """LOAD it, and wait until it is LOADED."""
+        self.say(S.LOAD, **fields)
+        await self.reaches(S.LOADED)
+
+    async def up(self, **fields: Any) -> None:
+        """LOAD it, ACTIVATE it, and wait until it is ACTIVE."""
+        await self.loaded(**fields)
+        self.say(S.ACTIVATE, **fields)
+        await self.reaches(S.ACTIVE)
+
     # The bucket
 
     async def put(self, key: SliceKey, payload: bytes, *, expect: int) -> int:
@@ -166,10 +177,7 @@ async def world(made: World | None = None) -> AsyncIterator[World]:
 async def test_what_serves_again_is_not_said_of_a_slice_that_is_to_be_unloaded() -> None:
     """A slice that was ACTIVE is started again, and meanwhile UNLOAD comes: ACTIVE is not written over it."""
     async with world() as it:
-        it.say(S.LOAD)
-        await it.reaches(S.LOADED)
-        it.say(S.ACTIVATE)
-        await it.reaches(S.ACTIVE)
+        await it.up()
         it.may_activate = anyio.Event()
         it.states[KEY] = False  # as after a failure that could not be reported
         it.agent.wake()
@@ -182,8 +190,7 @@ async def test_what_serves_again_is_not_said_of_a_slice_that_is_to_be_unloaded()
 @pytest.mark.parametrize("gone", [True, False], ids=["deleted", "unloaded"])
 async def test_content_is_let_go_when_loading_anew_is_interrupted(gone: bool) -> None:
     async with world() as it:
-        it.say(S.LOAD)
-        await it.reaches(S.LOADED)
+        await it.loaded()
         assert it.holds == 1
         it.may_unload = anyio.Event()
         it.say(S.ACTIVATE, overrides=Overrides(env={"A": "b"}))  # other than it was loaded with
@@ -204,8 +211,7 @@ async def test_an_activate_that_answers_an_earlier_loaded_is_refused(before: str
     """It hung in the network while the leader, and this agent, went on without it."""
     async with world() as it:
         if before != "nothing":
-            it.say(S.LOAD)
-            await it.reaches(S.LOADED)
+            await it.loaded()
         late = it.revision
         match before:
             case "deleted":
@@ -218,8 +224,7 @@ async def test_an_activate_that_answers_an_earlier_loaded_is_refused(before: str
                 it.say(S.LOAD)
                 await it.reaches(S.LOADING)
             case "loaded again":
-                it.say(S.LOAD)
-                await it.reaches(S.LOADED)
+                await it.loaded()
             case "failed":
                 it.say(S.FAILED)
             case _:
@@ -230,8 +235,7 @@ async def test_an_activate_that_answers_an_earlier_loaded_is_refused(before: str
         assert it.values[-1].reason == "a late ACTIVATE, which answers an earlier LOADED"
         await eventually(lambda: not it.states)
         it.may_load.set()
-        it.say(S.LOAD)
-        await it.reaches(S.LOADED)
+        await it.loaded()
         it.say(S.ACTIVATE, loaded=it.revision)
         await it.reaches(S.ACTIVE)
 
@@ -272,16 +276,14 @@ async def test_what_is_listed_in_another_stream_is_obeyed() -> None:
 async def test_an_activate_that_answers_a_loaded_whose_acknowledgement_was_lost_is_obeyed() -> None:
     async with world() as it:
         it.deaf_to = S.LOADED
-        it.say(S.LOAD)
-        await it.reaches(S.LOADED)
+        await it.loaded()
         it.say(S.ACTIVATE, loaded=it.revision)
         await it.reaches(S.ACTIVE)
 
 
 async def test_what_is_active_goes_on_when_a_late_activate_comes() -> None:
     async with world() as it:
-        it.say(S.LOAD)
-        await it.reaches(S.LOADED)
+        await it.loaded()
         late = it.revision
         it.say(S.ACTIVATE, loaded=late)
         await it.reaches(S.ACTIVE)
@@ -294,8 +296,7 @@ async def test_what_is_active_goes_on_when_a_late_activate_comes() -> None:
 
 async def test_nothing_is_written_into_another_stream_before_its_keys_are_known() -> None:
     async with world() as it:
-        it.say(S.LOAD)
-        await it.reaches(S.LOADED)
+        await it.loaded()
         it.may_activate = anyio.Event()
         it.say(S.ACTIVATE)
         await eventually(lambda: it.busy)
@@ -319,10 +320,7 @@ async def test_a_late_answer_does_not_bring_back_a_key_that_is_gone() -> None:
                 it.remove()
 
         it.before_answer = gone
-        it.say(S.LOAD)
-        await it.reaches(S.LOADED)
-        it.say(S.ACTIVATE)
-        await it.reaches(S.ACTIVE)
+        await it.up()
         await eventually(lambda: not it.states)
         await eventually(lambda: not it.agent._workers)
 
@@ -335,8 +333,7 @@ async def test_the_echo_of_a_delete_may_come_before_its_answer() -> None:
                 it.agent.on_slice_removed(ValueRemove(KEY, it.revision))
 
         it.before_answer = echo
-        it.say(S.LOAD)
-        await it.reaches(S.LOADED)
+        await it.loaded()
         it.say(S.UNLOAD)
         await it.reaches(None)
         await eventually(lambda: not it.agent._workers)
@@ -345,10 +342,7 @@ async def test_the_echo_of_a_delete_may_come_before_its_answer() -> None:
 async def test_a_failure_without_nats_is_told_afterwards() -> None:
     """It is not started again as if nothing had happened: failures are counted."""
     async with world() as it:
-        it.say(S.LOAD)
-        await it.reaches(S.LOADED)
-        it.say(S.ACTIVATE)
-        await it.reaches(S.ACTIVE)
+        await it.up()
         it.down = True
         it.states[KEY] = False
         it.agent.crashed(KEY, "exit status 1", False)
@@ -360,10 +354,7 @@ async def test_a_failure_without_nats_is_told_afterwards() -> None:
 
 async def test_what_is_started_again_is_not_active_until_it_is_ready() -> None:
     async with world() as it:
-        it.say(S.LOAD)
-        await it.reaches(S.LOADED)
-        it.say(S.ACTIVATE)
-        await it.reaches(S.ACTIVE)
+        await it.up()
         assert it.values[-1].restarts is None
         it.agent.restarting(KEY, "exit status 1", 70.0)
         await it.reaches(S.ACTIVATING)
@@ -383,10 +374,7 @@ async def test_what_is_started_again_is_not_active_until_it_is_ready() -> None:
 
 async def test_a_restart_that_was_over_before_it_was_told_is_counted() -> None:
     async with world() as it:
-        it.say(S.LOAD)
-        await it.reaches(S.LOADED)
-        it.say(S.ACTIVATE)
-        await it.reaches(S.ACTIVE)
+        await it.up()
         it.agent.restarting(KEY, "exit status 1", 70.0)
         it.agent.restarted(KEY, 1002)
         await eventually(lambda: it.values[-1].restarts == 1)
@@ -395,18 +383,14 @@ async def test_a_restart_that_was_over_before_it_was_told_is_counted() -> None:
 
 async def test_what_is_given_up_while_it_is_started_again_has_failed() -> None:
     async with world() as it:
-        it.say(S.LOAD)
-        await it.reaches(S.LOADED)
-        it.say(S.ACTIVATE)
-        await it.reaches(S.ACTIVE)
+        await it.up()
         it.agent.restarting(KEY, "exit status 1", 70.0)
         await it.reaches(S.ACTIVATING)
         it.states[KEY] = False
         it.agent.crashed(KEY, "exit status 1; 3 restarts in a row", False)
         await it.reaches(S.FAILED)
         assert (it.values[-1].reason, it.values[-1].restarts) == ("exit status 1; 3 restarts in a row", 1)
-        it.say(S.LOAD)
-        await it.reaches(S.LOADED)
+        await it.loaded()
         assert it.values[-1].restarts is None, "it was loaded anew"
         it.say(S.ACTIVATE)
         await it.reaches(S.ACTIVE)
@@ -416,10 +400,7 @@ async def test_what_is_given_up_while_it_is_started_again_has_failed() -> None:
 async def test_what_is_started_again_may_be_unloaded_and_loaded_meanwhile() -> None:
     async with world() as it:
         for _ in range(2):
-            it.say(S.LOAD)
-            await it.reaches(S.LOADED)
-            it.say(S.ACTIVATE)
-            await it.reaches(S.ACTIVE)
+            await it.up()
             it.agent.restarting(KEY, "exit status 1", 70.0)
             await it.reaches(S.ACTIVATING)
             it.say(S.UNLOAD)
@@ -430,8 +411,7 @@ async def test_what_is_started_again_may_be_unloaded_and_loaded_meanwhile() -> N
 async def test_nothing_is_kept_of_slices_that_are_gone() -> None:
     async with world() as it:
         for _ in range(3):
-            it.say(S.LOAD)
-            await it.reaches(S.LOADED)
+            await it.loaded()
             it.say(S.UNLOAD)
             await it.reaches(None)
             it.agent.on_slice_removed(ValueRemove(KEY, it.revision))
@@ -461,10 +441,7 @@ async def test_overrides_that_no_program_can_be_started_with_fail_the_slice_and_
 async def test_a_node_that_leaves_stops_only_what_must_not_run_twice_and_begins_nothing() -> None:
     for overrides, runs in ((Overrides(stop_after=4.0), False), (None, True)):
         async with world(Lapses()) as it:
-            it.say(S.LOAD, overrides=overrides)
-            await it.reaches(S.LOADED)
-            it.say(S.ACTIVATE, overrides=overrides)
-            await it.reaches(S.ACTIVE)
+            await it.up(overrides=overrides)
             await it.agent.resign()
             assert it.states == {KEY: runs}
             it.agent.wake()
@@ -475,10 +452,7 @@ async def test_a_node_that_leaves_stops_only_what_must_not_run_twice_and_begins_
 
 async def test_a_node_that_leaves_deletes_its_keys_and_stops_nothing_by_that() -> None:
     async with world() as it:
-        it.say(S.LOAD)
-        await it.reaches(S.LOADED)
-        it.say(S.ACTIVATE)
-        await it.reaches(S.ACTIVE)
+        await it.up()
         await it.agent.resign()
         await it.agent.withdraw()
         assert it.written[-1] is None
@@ -495,10 +469,7 @@ async def test_a_node_that_leaves_keeps_the_key_of_what_must_not_run_twice_and_m
     monkeypatch.setattr("cdm.agent.agent.LONGEST_LAST_GRACE", -5.9)
     async with world(Lapses()) as it:
         overrides = Overrides(stop_after=4.0)
-        it.say(S.LOAD, overrides=overrides)
-        await it.reaches(S.LOADED)
-        it.say(S.ACTIVATE, overrides=overrides)
-        await it.reaches(S.ACTIVE)
+        await it.up(overrides=overrides)
         it.may_deactivate = anyio.Event()
         await it.agent.resign()
         await it.agent.withdraw()
@@ -508,8 +479,7 @@ async def test_a_node_that_leaves_keeps_the_key_of_what_must_not_run_twice_and_m
 async def test_a_node_that_leaves_does_not_wait_for_a_start() -> None:
     async with world(Lapses()) as it:
         overrides = Overrides(stop_after=4.0)
-        it.say(S.LOAD, overrides=overrides)
-        await it.reaches(S.LOADED)
+        await it.loaded(overrides=overrides)
         it.may_activate = anyio.Event()
         it.say(S.ACTIVATE, overrides=overrides)
         await eventually(lambda: it.busy)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import pytest
@@ -56,6 +57,11 @@ class World:
         gone: ValueRemove[NodeKey, Registration] = ValueRemove(NodeKey(node), self.revision, cause, at)
         self.router.route(gone)
 
+    def lose(self, numbers: Iterable[int]) -> None:
+        """The registrations of all these nodes expire."""
+        for number in numbers:
+            self.gone(n(number))
+
     def seen(self, node: NodeId, gone: str | None = None, at: float = 0.0, ttl: float | None = None) -> None:
         self.router.route(ValuePut(SeenKey(node), Seen(Registration(ttl=ttl), gone), 1, at))
 
@@ -66,6 +72,14 @@ class World:
 
     def intend(self, node: NodeId, schedule: Schedule) -> None:
         self.router.route(ValuePut(IntentKey(node), Intent(schedule), 1))
+
+
+def heard(numbers: Iterable[int], at: float = 100.0) -> World:
+    """Connected all the time; the latest heartbeats of these nodes came at once."""
+    world = World()
+    for number in numbers:
+        world.beat(n(number), at)
+    return world
 
 
 def test_a_first_registration_is_a_join() -> None:
@@ -125,9 +139,7 @@ def test_a_registration_that_does_not_expire_does_so_here() -> None:
 def test_a_registration_counts_as_one_that_does_not_expire_only_after_it_could_be_heard_for_long_enough(
     deaf: str,
 ) -> None:
-    world = World(connected=0.0)
-    for number in (1, 2, 3):
-        world.beat(n(number), 100.0)
+    world = heard((1, 2, 3))
     world.said.clear()
     if deaf == "disconnected":
         world.router.route(Disconnected(100.5))
@@ -145,9 +157,7 @@ def test_a_registration_counts_as_one_that_does_not_expire_only_after_it_could_b
 
 def test_a_server_whose_clock_is_set_costs_no_node() -> None:
     """Heartbeats then seem to be far apart; within a TTL every living node is heard again."""
-    world = World(connected=0.0)
-    for number in (1, 2, 3):
-        world.beat(n(number), 100.0)
+    world = heard((1, 2, 3))
     for number in (1, 2, 3):
         world.beat(n(number), 1000.0)
         assert not [each for each in world.tick(1000.0) if isinstance(each, NodeDied)]
@@ -192,9 +202,7 @@ def test_an_expiry_that_was_heard_while_connected_for_long_is_a_death() -> None:
 
 
 def test_an_expiry_just_after_connecting_again_is_no_death_for_a_whole_ttl() -> None:
-    world = World(connected=0.0)
-    for number in (1, 2, 3):
-        world.beat(n(number), 50.0)
+    world = heard((1, 2, 3), 50.0)
     world.router.route(Disconnected(51.0))
     assert world.tick(75.0) == []
     world.router.route(Connected(80.0))
@@ -207,9 +215,7 @@ def test_an_expiry_just_after_connecting_again_is_no_death_for_a_whole_ttl() -> 
 
 def test_an_expiry_that_is_heard_of_after_this_process_was_stopped_is_no_death_for_a_whole_ttl() -> None:
     """All were stopped together, as by a paused hypervisor: what came meanwhile is told at once, in any order."""
-    world = World(connected=0.0)
-    for number in (1, 2, 3):
-        world.beat(n(number), 100.0)
+    world = heard((1, 2, 3))
     world.gone(n(1), at=110.0)
     world.topology.was_stopped(112.0)
     world.gone(n(2), at=110.0)
@@ -241,9 +247,7 @@ def test_nobody_dies_while_disconnected() -> None:
 
 @pytest.mark.parametrize("cause", [Cause.EXPIRED, Cause.MISSING])
 def test_an_outage_in_which_all_expire_at_once_kills_nobody_who_comes_back(cause: Cause) -> None:
-    world = World(connected=0.0)
-    for number in range(10):
-        world.beat(n(number), 5.0)
+    world = heard(range(10), 5.0)
     world.router.route(Disconnected(6.0))
     world.router.route(Connected(60.0))
     for number in range(10):
@@ -277,9 +281,7 @@ def test_a_node_that_says_its_own_ttl_is_judged_by_it() -> None:
 
 
 def test_a_second_expiry_of_a_missing_node_does_not_renew_its_time() -> None:
-    world = World(connected=0.0)
-    for number in (1, 2, 3):
-        world.beat(n(number), 100.0)
+    world = heard((1, 2, 3))
     world.gone(n(1), Cause.MISSING)
     world.gone(n(1), Cause.MISSING)
     assert world.said[3:] == [NodeMissing(n(1))]
@@ -287,9 +289,7 @@ def test_a_second_expiry_of_a_missing_node_does_not_renew_its_time() -> None:
 
 
 def test_a_dead_node_that_returns_joins() -> None:
-    world = World()
-    for number in (1, 2, 3):
-        world.beat(n(number), 100.0)
+    world = heard((1, 2, 3))
     world.gone(n(1))
     assert world.tick(110.0) == [NodeDied(n(1))]
     world.beat(n(1), 120.0)
@@ -297,11 +297,8 @@ def test_a_dead_node_that_returns_joins() -> None:
 
 
 def test_the_loss_of_most_nodes_is_paced() -> None:
-    world = World(connected=0.0)
-    for number in range(10):
-        world.beat(n(number), 100.0)
-    for number in range(6):
-        world.gone(n(number))
+    world = heard(range(10))
+    world.lose(range(6))
     died: list[tuple[float, int]] = []
     at = 110.0
     while at < 200.0:
@@ -316,11 +313,8 @@ def test_the_loss_of_most_nodes_is_paced() -> None:
 
 
 def test_wake_at_tells_when_the_next_paced_eviction_is_due() -> None:
-    world = World(connected=0.0)
-    for number in range(4):
-        world.beat(n(number), 100.0)
-    for number in range(3):
-        world.gone(n(number))
+    world = heard(range(4))
+    world.lose(range(3))
     deaths: list[float] = []
     while (at := world.topology.wake_at()) is not None:
         assert len(deaths) < 5
@@ -331,28 +325,20 @@ def test_wake_at_tells_when_the_next_paced_eviction_is_due() -> None:
 
 
 def test_the_loss_of_no_more_than_half_is_not_paced() -> None:
-    world = World(connected=0.0)
-    for number in range(10):
-        world.beat(n(number), 100.0)
-    for number in range(5):
-        world.gone(n(number))
+    world = heard(range(10))
+    world.lose(range(5))
     assert world.tick(110.0) == [NodeDied(n(number)) for number in range(5)]
 
 
 def test_a_lone_node_among_two_is_given_up_at_once() -> None:
-    world = World(connected=0.0)
-    world.beat(n(1), 100.0)
-    world.beat(n(2), 100.0)
+    world = heard((1, 2))
     world.gone(n(1))
     assert world.tick(110.0) == [NodeDied(n(1))]
 
 
 def test_pacing_ends_when_the_lost_ones_are_back() -> None:
-    world = World(connected=0.0)
-    for number in range(4):
-        world.beat(n(number), 100.0)
-    for number in range(3):
-        world.gone(n(number))
+    world = heard(range(4))
+    world.lose(range(3))
     assert world.tick(110.0) == [NodeDied(n(0))]
     for number in range(4):
         world.beat(n(number), 111.0)
@@ -361,11 +347,8 @@ def test_pacing_ends_when_the_lost_ones_are_back() -> None:
 
 
 def test_most_nodes_lost_in_one_outage_and_back_again_are_not_evicted_in_between() -> None:
-    world = World(connected=0.0)
-    for number in range(4):
-        world.beat(n(number), 100.0)
-    for number in range(4):
-        world.gone(n(number))
+    world = heard(range(4))
+    world.lose(range(4))
     assert world.tick(110.0) == [NodeDied(n(0))]
     for number in range(1, 4):
         world.beat(n(number), 112.0)
@@ -388,9 +371,7 @@ def test_a_node_that_a_leader_remembered_and_that_is_not_there_is_missing() -> N
 @pytest.mark.parametrize("left_behind", ["remembered", "expired"])
 def test_nodes_that_this_process_never_saw_slow_no_eviction_down(left_behind: str) -> None:
     """Forty of them come with an old backup."""
-    world = World(connected=0.0)
-    for number in range(4):
-        world.beat(n(number), 100.0)
+    world = heard(range(4))
     for number in range(100, 140):
         if left_behind == "remembered":
             world.seen(n(number))
@@ -402,11 +383,8 @@ def test_nodes_that_this_process_never_saw_slow_no_eviction_down(left_behind: st
 
 
 def test_nodes_that_this_process_never_saw_are_given_up_in_the_middle_of_a_paced_loss() -> None:
-    world = World(connected=0.0)
-    for number in range(4):
-        world.beat(n(number), 100.0)
-    for number in range(3):
-        world.gone(n(number))
+    world = heard(range(4))
+    world.lose(range(3))
     assert world.tick(110.0) == [NodeDied(n(0))]
     for number in range(100, 140):
         world.seen(n(number))
@@ -421,11 +399,8 @@ def test_nodes_that_this_process_never_saw_are_given_up_in_the_middle_of_a_paced
 
 
 def test_a_paced_loss_is_over_when_all_that_was_seen_are_back() -> None:
-    world = World(connected=0.0)
-    for number in range(4):
-        world.beat(n(number), 100.0)
-    for number in range(3):
-        world.gone(n(number))
+    world = heard(range(4))
+    world.lose(range(3))
     assert world.tick(110.0) == [NodeDied(n(0))]
     world.router.route(Connected(111.0))
     world.seen(n(9))
