@@ -42,7 +42,7 @@ FLOOD = "import os\nblock = b'x' * 80 + b'\\n'\nwhile True:\n    os.write(1, blo
 @asynccontextmanager
 async def cluster(
     server: NatsServer, folder: Path, program: str, count: int, node_ttl: int = 2, **more: Any
-) -> AsyncIterator[Stage]:
+) -> AsyncIterator[Talkers]:
     """Two nodes, and so many slices of a program that are ACTIVE."""
     script = folder / "program.py"
     script.write_text(f"#!{sys.executable}\n{program}\n", encoding="utf-8")
@@ -53,16 +53,16 @@ async def cluster(
     times = ("--lease-ttl", "2", "--node-ttl", str(node_ttl), "--reconcile-interval", "1")
     nodes = Processes(server.url, folder, times)
     async with raw(server) as user, _ended(nodes):
-        stage = Stage(server, user, nodes, folder)
+        talkers = Talkers(server, user, nodes, folder)
         for name in ("n1", "n2"):
-            stage.start(name)
-        await eventually(lambda: stage.registered("n1", "n2"), 20)
+            talkers.start(name)
+        await eventually(lambda: talkers.registered("n1", "n2"), 20)
         arguments = ("artifact", "push", NAME, str(script), "--manifest", str(manifest), "--server", server.url)
         pushed = await command_line(*arguments)
         assert pushed.returncode == 0, pushed.stderr
         await user.put("blueprints", KEY, count)
-        await eventually(lambda: stage.active(count), 20)
-        yield stage
+        await eventually(lambda: talkers.active(count), 20)
+        yield talkers
         nodes.unharmed()
 
 
@@ -107,8 +107,8 @@ def _print_end(output: Path) -> None:
     print(output.read_text()[-3000:])
 
 
-class Stage:
-    """A cluster that runs programs."""
+class Talkers:
+    """Nodes whose slices write lines, and those who ask for them."""
 
     def __init__(self, server: NatsServer, user: Raw, nodes: Processes, folder: Path) -> None:
         self.server = server
@@ -157,9 +157,9 @@ class Stage:
 
 
 async def test_two_nodes_are_merged_and_what_is_not_there_is_told(server: NatsServer, tmp_path: Path) -> None:
-    async with cluster(server, tmp_path, SLOW, 3, node_ttl=30) as stage:  # a frozen one stays registered
+    async with cluster(server, tmp_path, SLOW, 3, node_ttl=30) as talkers:  # a frozen one stays registered
         await anyio.sleep(1)
-        shown = await stage.logs(NAME, "--json")
+        shown = await talkers.logs(NAME, "--json")
         assert shown.returncode == 0, shown.stderr
         lines = [json.loads(line) for line in shown.stdout.splitlines()]
         assert {(line["node"], line["ordinal"]) for line in lines} >= {("n1", 0), ("n2", 0)}
@@ -170,20 +170,20 @@ async def test_two_nodes_are_merged_and_what_is_not_there_is_told(server: NatsSe
             of_one = [line["text"] for line in lines if (line["node"], line["ordinal"]) == (node, 0)]
             assert of_one == [f"tick {number}" for number in range(len(of_one))]
 
-        two = await stage.logs(NAME, "--node", "n2", "--ordinal", "0", "--lines", "2")
+        two = await talkers.logs(NAME, "--node", "n2", "--ordinal", "0", "--lines", "2")
         first, second = two.stdout.decode().splitlines()
         assert first.startswith(f"n2/{NAME} | tick ")
         assert int(second.split()[-1]) == int(first.split()[-1]) + 1
 
-        recent = (await stage.logs(NAME, "--node", "n1", "--ordinal", "0", "--since", "500ms")).stdout.splitlines()
+        recent = (await talkers.logs(NAME, "--node", "n1", "--ordinal", "0", "--since", "500ms")).stdout.splitlines()
         assert 0 < len(recent) <= 6
         assert not recent[0].endswith(b" tick 0")
         for ever in ("100h", "8760h"):  # the longest time that may be written
-            everything = await stage.logs(NAME, "--node", "n1", "--ordinal", "0", "--since", ever)
+            everything = await talkers.logs(NAME, "--node", "n1", "--ordinal", "0", "--since", ever)
             assert everything.returncode == 0, everything.stderr
             assert everything.stdout.splitlines()[0].endswith(b" tick 0")
 
-        await stage.user.put("blueprints", "g/never/1", 0)  # known, though it was never pushed
+        await talkers.user.put("blueprints", "g/never/1", 0)  # known, though it was never pushed
         for options, complaint in (
             (("g:nothing:1",), "there is no artifact g:nothing:1\n"),
             (("g:tlaker:1",), f"there is no artifact g:tlaker:1 (did you mean {NAME}?)\n"),
@@ -191,15 +191,15 @@ async def test_two_nodes_are_merged_and_what_is_not_there_is_told(server: NatsSe
             ((NAME, "--ordinal", "7"), f"there is no output of {NAME}#7"),
             ((NAME, "--node", "n9"), "there is no node 'n9' (see `cdm status`)"),
         ):
-            failed = await stage.logs(*options)
+            failed = await talkers.logs(*options)
             assert failed.returncode == 1
             assert complaint in failed.stderr.decode()
 
-        stage.nodes.all["n2"].send(signal.SIGSTOP)
+        talkers.nodes.all["n2"].send(signal.SIGSTOP)
         try:
-            partly = await stage.logs(NAME)
+            partly = await talkers.logs(NAME)
         finally:
-            stage.nodes.all["n2"].send(signal.SIGCONT)
+            talkers.nodes.all["n2"].send(signal.SIGCONT)
         assert partly.returncode == 1
         assert b"'n2': did not answer within 2 s" in partly.stderr or b"'n2'" not in partly.stdout
         assert b"n1/" in partly.stdout
@@ -207,23 +207,23 @@ async def test_two_nodes_are_merged_and_what_is_not_there_is_told(server: NatsSe
 
 async def test_a_line_of_any_length_is_one_line(server: NatsServer, tmp_path: Path) -> None:
     program = "import time\nprint('{' + 'é' * 200_000 + '}', flush=True)\nprint('after', flush=True)\ntime.sleep(600)"
-    async with cluster(server, tmp_path, program, 1) as stage:
-        await eventually(lambda: any(b"after" in each.read_bytes() for each in stage.written), 20)
-        shown = await stage.logs(NAME)
+    async with cluster(server, tmp_path, program, 1) as talkers:
+        await eventually(lambda: any(b"after" in each.read_bytes() for each in talkers.written), 20)
+        shown = await talkers.logs(NAME)
         long, after = shown.stdout.decode().splitlines()
         assert long.partition(" | ")[2] == "{" + "é" * 200_000 + "}"
         assert after.endswith(" | after")
-        parts = [json.loads(line) for line in (await stage.logs(NAME, "--json")).stdout.splitlines()]
+        parts = [json.loads(line) for line in (await talkers.logs(NAME, "--json")).stdout.splitlines()]
         assert {part.get("partial") for part in parts[:-2]} == {True}
         assert "".join(part["text"] for part in parts[:-1]) == "{" + "é" * 200_000 + "}"
 
 
 async def test_a_node_that_died_is_told_as_one_that_does_not_answer(server: NatsServer, tmp_path: Path) -> None:
-    async with cluster(server, tmp_path, SLOW, 2) as stage:
-        await stage.user.put("nodes", "n0", {"runtime": "process"})  # registered, and nobody is there
+    async with cluster(server, tmp_path, SLOW, 2) as talkers:
+        await talkers.user.put("nodes", "n0", {"runtime": "process"})  # registered, and nobody is there
 
         async def others() -> subprocess.CompletedProcess[bytes] | None:
-            shown = await stage.logs(NAME)
+            shown = await talkers.logs(NAME)
             return shown if b"n1/" in shown.stdout and b"n2/" in shown.stdout else None
 
         shown = await eventually(others, 20)
@@ -237,9 +237,9 @@ async def test_a_node_that_died_is_told_as_one_that_does_not_answer(server: Nats
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_followed_until_told_to_stop(server: NatsServer, tmp_path: Path, number: signal.Signals) -> None:
-    async with cluster(server, tmp_path, SLOW, 2) as stage:
+    async with cluster(server, tmp_path, SLOW, 2) as talkers:
         output = tmp_path / "followed"
-        asker = stage.begin(NAME, "-f", output=output)
+        asker = talkers.begin(NAME, "-f", output=output)
         try:
             await eventually(lambda: output.read_bytes().count(b"\n") > 40, 20)
             text = output.read_text()
@@ -247,7 +247,7 @@ async def test_followed_until_told_to_stop(server: NatsServer, tmp_path: Path, n
             assert f"n2/{NAME} | tick" in text
             asker.send_signal(number)
             assert await anyio.to_thread.run_sync(asker.wait, patience()) == 0
-            await eventually(lambda: stage.forgotten(2), 2)
+            await eventually(lambda: talkers.forgotten(2), 2)
         finally:
             asker.kill()
             asker.wait()
@@ -278,7 +278,7 @@ async def test_output_and_nodes_that_are_yet_to_come_are_waited_for(server: Nats
     assert made.returncode == 0, made.stderr
     async with asking(server, NAME, "-f", output=early):
         await eventually(lambda: early.read_text() == f"cdm: note: there is no artifact {NAME}; waiting\n", 10)
-        async with cluster(server, tmp_path, SLOW, 0, node_ttl=30) as stage:  # so that each has its slice
+        async with cluster(server, tmp_path, SLOW, 0, node_ttl=30) as talkers:  # so that each has its slice
             async with asking(server, NAME, "-f", output=late):
                 await eventually(lambda: late.read_text().endswith("; waiting\n"))
                 # A node that is slow is told of, and followed all the same.
@@ -286,9 +286,9 @@ async def test_output_and_nodes_that_are_yet_to_come_are_waited_for(server: Nats
                 slow = {node for line in told[:-1] for node in re.findall(r"^cdm: warning: node '(n\d)': d", line)}
                 assert len(slow) == len(told) - 1
                 assert slow or told == [_waiting("asked: n1, n2")]
-                await stage.user.put("blueprints", KEY, 2)
+                await talkers.user.put("blueprints", KEY, 2)
                 await eventually(lambda: _first_ticks(early) == _first_ticks(late) == {"n1", "n2"}, 20)
-            unknown = await stage.logs(NAME, "-f", "--node", "n9")
+            unknown = await talkers.logs(NAME, "-f", "--node", "n9")
             assert unknown.returncode == 1
             assert b"there is no node 'n9'" in unknown.stderr
 
@@ -365,7 +365,7 @@ def _first_ticks(output: Path) -> set[str]:
 
 @pytest.mark.quick
 async def test_followed_through_a_restart_of_nats(server: NatsServer, tmp_path: Path) -> None:
-    async with cluster(server, tmp_path, COUNT, 2) as stage, following(stage, tmp_path) as followed:
+    async with cluster(server, tmp_path, COUNT, 2) as talkers, following(talkers, tmp_path) as followed:
         await eventually(lambda: set(followed.ends) == {"n1", "n2"}, 20)
         for _ in range(2):
             await server.restart()
@@ -376,17 +376,17 @@ async def test_followed_through_a_restart_of_nats(server: NatsServer, tmp_path: 
 
 
 async def test_nodes_that_come_later_or_again_are_followed(server: NatsServer, tmp_path: Path) -> None:
-    async with cluster(server, tmp_path, COUNT, 2) as stage, following(stage, tmp_path) as followed:
+    async with cluster(server, tmp_path, COUNT, 2) as talkers, following(talkers, tmp_path) as followed:
         await eventually(lambda: set(followed.ends) == {"n1", "n2"}, 20)
-        stage.start("n3")
-        await eventually(lambda: stage.registered("n3"), 20)
-        await stage.user.put("blueprints", KEY, 3)
+        talkers.start("n3")
+        await eventually(lambda: talkers.registered("n3"), 20)
+        await talkers.user.put("blueprints", KEY, 3)
         await eventually(lambda: "n3" in followed.ends, 20)
         for other in ("n1", "n3"):
-            await stage.user.put("nodes", f"{other}.intent", {"schedule": "cordon"})
-        stage.nodes.all["n2"].kill()
-        stage.start("n2")
-        await stage.user.put("blueprints", KEY, 4)
+            await talkers.user.put("nodes", f"{other}.intent", {"schedule": "cordon"})
+        talkers.nodes.all["n2"].kill()
+        talkers.start("n2")
+        await talkers.user.put("blueprints", KEY, 4)
         await eventually(lambda: len(followed.runs("n2")) > 1, 30)
         await followed.further()
         followed.whole()
@@ -433,80 +433,80 @@ class Followed:
 
 
 @asynccontextmanager
-async def following(stage: Stage, folder: Path) -> AsyncIterator[Followed]:
+async def following(talkers: Talkers, folder: Path) -> AsyncIterator[Followed]:
     """A command that follows, until it is told to stop."""
     output = folder / "followed"
-    async with asking(stage.server, NAME, "-f", "--json", output=output):
+    async with asking(talkers.server, NAME, "-f", "--json", output=output):
         yield Followed(output)
 
 
 async def test_an_asker_that_is_killed_leaves_nothing_behind(server: NatsServer, tmp_path: Path) -> None:
-    async with cluster(server, tmp_path, SLOW, 2) as stage:
+    async with cluster(server, tmp_path, SLOW, 2) as talkers:
         output = tmp_path / "followed"
-        asker = stage.begin(NAME, "-f", output=output)
+        asker = talkers.begin(NAME, "-f", output=output)
         await eventually(lambda: output.stat().st_size > 0, 20)
         asker.kill()
         asker.wait()
-        await eventually(lambda: stage.forgotten(2), 12)
+        await eventually(lambda: talkers.forgotten(2), 12)
 
 
 async def test_a_flood_keeps_no_node_from_its_heartbeat_and_a_slow_reader_is_told_what_he_missed(
     server: NatsServer, tmp_path: Path
 ) -> None:
     logs = {"max_bytes": 200_000, "files": 2}
-    async with cluster(server, tmp_path, FLOOD, 2, node_ttl=5, logs=logs) as stage:
-        found, inbox = await stage.answers(follow=True, lines=1)
+    async with cluster(server, tmp_path, FLOOD, 2, node_ttl=5, logs=logs) as talkers:
+        found, inbox = await talkers.answers(follow=True, lines=1)
         output = tmp_path / "followed"
-        asker = stage.begin(NAME, "-f", output=output)
+        asker = talkers.begin(NAME, "-f", output=output)
         try:
             ends = time.monotonic() + 12  # more than twice the nodes' TTL
             registered = 0
             with bounded(60):
                 while time.monotonic() < ends or output.stat().st_size < 100_000:
-                    await stage.tell(inbox, seen=0)
-                    registered += len({"n1", "n2"} & set(await stage.user.registrations()))
+                    await talkers.tell(inbox, seen=0)
+                    registered += len({"n1", "n2"} & set(await talkers.user.registrations()))
                     await anyio.sleep(0.5)
             assert registered % 2 == 0
             # Not a message more than the window while nothing is dealt with, and none is too long.
             assert max(each["number"] for each in found) == WINDOW
             assert max(len(json.dumps(each)) for each in found) < 200_000
-            await eventually(lambda: _remarked(stage, found, inbox), 10)
-            await stage.tell(inbox, stop=True)
+            await eventually(lambda: _remarked(talkers, found, inbox), 10)
+            await talkers.tell(inbox, stop=True)
             assert asker.poll() is None
         finally:
             asker.kill()
             asker.wait()
-        assert not any("node left" in each.log or "node is dead" in each.log for each in stage.nodes.all.values())
+        assert not any("node left" in each.log or "node is dead" in each.log for each in talkers.nodes.all.values())
 
 
-async def _remarked(stage: Stage, found: list[dict[str, Any]], inbox: str) -> bool:
-    await stage.tell(inbox, seen=max(each["number"] for each in found))
+async def _remarked(talkers: Talkers, found: list[dict[str, Any]], inbox: str) -> bool:
+    await talkers.tell(inbox, seen=max(each["number"] for each in found))
     return any(line[1] == "cdm" and "lines were lost" in line[3] for each in found for line in each.get("lines", ()))
 
 
 async def test_what_is_not_understood_is_told(server: NatsServer, tmp_path: Path) -> None:
-    async with cluster(server, tmp_path, SLOW, 1) as stage:
+    async with cluster(server, tmp_path, SLOW, 1) as talkers:
         deep = b'{"artifact":' + b"[" * 100_000
         for payload in (b"{", b'{"artifact":"x"}', b'{"artifact":"g:a:1","lines":-1}', b'{"artifact":"\xff"}', deep):
-            answer = json.loads((await stage.user.client.request("cdm.logs.n1", payload, timeout=ANSWER)).data)
+            answer = json.loads((await talkers.user.client.request("cdm.logs.n1", payload, timeout=ANSWER)).data)
             assert "not understood" in answer["error"]
             assert answer["end"]
-        found, _ = await stage.answers(since=1e300)
+        found, _ = await talkers.answers(since=1e300)
         await eventually(lambda: any(each.get("end") for each in found))
         assert not any(each.get("error") for each in found)
-        await stage.tell("$KV.blueprints.g/other/1", artifact=NAME)
+        await talkers.tell("$KV.blueprints.g/other/1", artifact=NAME)
         await anyio.sleep(0.3)
-        assert set(await stage.user.contents("blueprints")) == {KEY}
+        assert set(await talkers.user.contents("blueprints")) == {KEY}
 
 
 @pytest.mark.parametrize("follow", [False, True])
 async def test_what_cannot_be_read_is_told(server: NatsServer, tmp_path: Path, follow: bool) -> None:
-    async with cluster(server, tmp_path, SLOW, 2) as stage:
-        await eventually(lambda: len(stage.written) == 2, 10)
-        stage.written[0].with_name("00000000.log").mkdir()
+    async with cluster(server, tmp_path, SLOW, 2) as talkers:
+        await eventually(lambda: len(talkers.written) == 2, 10)
+        talkers.written[0].with_name("00000000.log").mkdir()
         if follow:
             output = tmp_path / "followed"
-            asker = stage.begin(NAME, "-f", output=output)
+            asker = talkers.begin(NAME, "-f", output=output)
             try:
                 await eventually(lambda: b"Is a directory" in output.read_bytes() and b"n2/" in output.read_bytes(), 10)
                 asker.terminate()
@@ -516,7 +516,7 @@ async def test_what_cannot_be_read_is_told(server: NatsServer, tmp_path: Path, f
                 asker.wait()
             told = output.read_text()
         else:
-            shown = await stage.logs(NAME)
+            shown = await talkers.logs(NAME)
             assert shown.returncode == 1
             assert b"n2/" in shown.stdout
             told = shown.stderr.decode()
