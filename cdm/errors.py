@@ -19,6 +19,7 @@
     │   ├── Unsuitable
     │   ├── BucketMissing
     │   ├── ArtifactMissing
+    │   ├── ContentMissing
     │   ├── ArtifactDamaged
     │   ├── NoResponders
     │   ├── Conflict
@@ -109,6 +110,10 @@ class BucketMissing(StoreError):
 
 class ArtifactMissing(StoreError):
     """Raised when the store holds no artifact of that name; ``cdm artifact push`` stores one."""
+
+
+class ContentMissing(StoreError):
+    """Raised when the store does not hold the content of an artifact that is asked for, or not any more."""
 
 
 class ArtifactDamaged(StoreError):

@@ -24,6 +24,8 @@ class _Loaded(NamedTuple):
 
     manifest: Manifest
     overrides: Overrides | None
+    content: str
+    """Digest of the artifact's content."""
 
 
 class Interruption(NamedTuple):
@@ -78,9 +80,10 @@ class Program:
         """Seconds that a program that ended has to be up to count as stable; None: it has not ended."""
         return self._loaded.manifest.restart.stable if self._loaded and self.restarts else None
 
-    def is_loaded_with(self, overrides: Overrides | None) -> bool:
-        """Whether it was loaded with these."""
-        return self._loaded is not None and self._loaded.overrides == overrides
+    def is_loaded_with(self, overrides: Overrides | None, content: str | None) -> bool:
+        """Whether it was loaded with these; a content of None is whichever it was loaded with."""
+        loaded = self._loaded
+        return loaded is not None and loaded.overrides == overrides and content in (None, loaded.content)
 
     def deadline(self, state: SliceState) -> float | None:
         """Seconds that the state may take as far as is known of the slice; None: as long as any other."""
@@ -108,13 +111,18 @@ class Program:
 
     # What is done with it
 
-    async def load(self, overrides: Overrides | None) -> None:
-        """Fetch its content and load it."""
+    async def load(self, overrides: Overrides | None, content: str | None = None) -> None:
+        """Fetch its content and load it.
+
+        Args:
+            overrides: where it differs from the manifest.
+            content: digest of the content that it is to be; None: the one that the artifact has at present.
+        """
         shared = self._shared
         stop_after = overrides.stop_after if overrides else None
         if stop_after is not None:
             self._check_can_stop_after(stop_after)
-        fetched = await shared.cache.get(self.key.artifact)
+        fetched = await shared.cache.get(self.key.artifact, content)
         try:
             manifest = _overridden(fetched.manifest, overrides)
         except InvalidManifest as error:
@@ -123,7 +131,7 @@ class Program:
         self.release()
         self._content = fetched.digest
         await shared.runtime.load(Work(self.key, fetched.folder, manifest, stop_after))
-        self._loaded, self._starts = _Loaded(manifest, overrides), 0
+        self._loaded, self._starts = _Loaded(manifest, overrides, fetched.content), 0
 
     async def activate(self) -> None:
         """Start it, and wait until it is ready."""

@@ -145,9 +145,10 @@ class Worker:
         return value.state if value is not None else None
 
     @property
-    def _overrides(self) -> Overrides | None:
+    def _wanted(self) -> tuple[Overrides | None, str | None]:
+        """What it is to be loaded with: overrides, and the digest of its content."""
         value = self._value
-        return value.overrides if value is not None else None
+        return (value.overrides, value.content) if value is not None else (None, None)
 
     @property
     def _untold(self) -> bool:
@@ -211,7 +212,7 @@ class Worker:
             await self._news.wait()
             return
         failure: SliceFailed | None = None
-        if not self._program.is_loaded_with(self._overrides):
+        if not self._program.is_loaded_with(*self._wanted):
             step = Do.LOAD
         with anyio.CancelScope() as scope:
             self._beginning = _Beginning(scope, state)
@@ -220,7 +221,7 @@ class Worker:
                     if not shared.may_begin() or not await self._counts_from_now(state):
                         return  # NATS was lost, or the leader wrote in between
                     if step is Do.LOAD:
-                        await self._program.load(self._overrides)
+                        await self._program.load(*self._wanted)
                     else:
                         await self._program.activate()
             except SliceFailed as error:

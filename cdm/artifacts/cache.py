@@ -66,6 +66,8 @@ class Fetched(Struct, frozen=True):
     """How to run it; its entry is never empty."""
     digest: str
     """The content's name here, for `Cache.hold` and `Cache.release`."""
+    content: str
+    """The content's digest in the store."""
 
 
 class _Kept:
@@ -148,8 +150,12 @@ class Cache:
         if not self._holds[digest]:
             del self._holds[digest]
 
-    async def get(self, artifact: Artifact) -> Fetched:
+    async def get(self, artifact: Artifact, content: str | None = None) -> Fetched:
         """An artifact that is ready to be run, downloaded where its content is not there yet.
+
+        Args:
+            artifact: its name.
+            content: digest of the content that it is to be; None: the one that it has at present.
 
         Raises:
             SliceFailed: says why not, and what to do; fatal where an operator has to do it.
@@ -159,7 +165,7 @@ class Cache:
             await self.start()
             for _ in range(ATTEMPTS):
                 try:
-                    stored = await self.artifacts.describe(artifact)
+                    stored = await self.artifacts.describe(artifact, content)
                     needs = _needs(stored.content)
                     return await self._fetched(stored)
                 except (Conflict, FileNotFoundError) as error:
@@ -216,7 +222,7 @@ class Cache:
             self.release(digest)
         if others:
             log.warning("removed what is not the artifact's", artifact=str(artifact), files=", ".join(others[:5]))
-        return Fetched(folder, manifest, digest)
+        return Fetched(folder, manifest, digest, stored.content.sha256)
 
     async def _present(self, stored: StoredArtifact, digest: str) -> tuple[_Kept, Seal]:
         while True:

@@ -16,12 +16,15 @@ import anyio
 import msgspec
 from msgspec import Struct
 
+from cdm.artifacts.kept import METADATA, UNFINISHED, Kept, KeptContent, KeptName, digest_of
+from cdm.artifacts.named import named_contents
 from cdm.artifacts.transfer import Progress, download, upload, verify
 from cdm.errors import (
     AccessDenied,
     ArtifactDamaged,
     ArtifactMissing,
     Conflict,
+    ContentMissing,
     InvalidContent,
     InvalidKey,
     RequestRefused,
@@ -37,10 +40,6 @@ from cdm.store.objects import CHUNK, Found, ObjectInfo, Objects
 log = Log("cdm.store")
 
 NAME = "artifacts"
-ORPHANED = 3600.0
-"""Seconds after which the parts of a push that was never finished are removed."""
-_METADATA = "cdm"
-"""Where the content is found among an object's metadata."""
 _AT_ONCE = 16
 
 
@@ -67,6 +66,8 @@ class StoredArtifact(Struct, frozen=True):
     revision: int
     pushed: str
     """When, by the server's clock, as RFC 3339 has it."""
+    name: str
+    """Of the object: another than the artifact's where this content was pushed over, and is kept."""
 
 
 class UnreadableArtifact(Struct, frozen=True):
@@ -82,6 +83,7 @@ class Artifacts:
     def __init__(self, connection: Connection) -> None:
         self._objects = Objects(connection, NAME)
         self.name = self._objects.name
+        self._kept = Kept(self._objects, partial(named_contents, connection), self._purge)
 
     async def ensure(self, *, create: bool, replicas: int = 1, change_replicas: bool = False) -> bool:
         """Make sure that the bucket is there. Arguments, result and errors as those of `Bucket.ensure`."""
@@ -89,17 +91,40 @@ class Artifacts:
 
     # Reading
 
-    async def describe(self, artifact: Artifact) -> StoredArtifact:
-        """What is known of an artifact.
+    async def describe(self, artifact: Artifact, digest: str | None = None) -> StoredArtifact:
+        """What is known of an artifact, or of one of its contents: another one may have been pushed over it.
+
+        Args:
+            artifact: its name.
+            digest: SHA-256 of the content, in hexadecimal; None: the one that has the name at present.
 
         Raises:
             ArtifactMissing: there is none of this name.
+            ContentMissing: there is no such content of it, or not any more.
             InvalidContent: there is one that cdm did not push, or whose manifest is invalid to this version.
             BucketMissing: nothing was ever pushed.
             StoreError: the store did not answer.
         """
-        found = await self._objects.find(encode_artifact(artifact))
+        name = encode_artifact(artifact)
+        found = await self._objects.find(name)
+        if digest is None:
+            return self._stored(artifact, found)
+        while digest_of(found) != digest:
+            # It is kept before another one takes its place, and no longer once it has its place again.
+            kept, before = await self._kept.find(name, digest), found
+            if kept.live is not None:
+                return self._stored(artifact, kept)
+            found = await self._objects.find(name)
+            if found.revision == before.revision:
+                raise ContentMissing(
+                    f"content {digest[:12]} of {artifact} is not in bucket {self.name} any more: "
+                    f"{'another was pushed over it' if found.live else 'it was removed'}"
+                )
         return self._stored(artifact, found)
+
+    async def kept(self) -> list[KeptContent]:
+        """Contents that were pushed over, and that slices or rollouts still name. Errors as those of `describe`."""
+        return await self._kept.listing()
 
     async def listing(self) -> list[StoredArtifact | UnreadableArtifact]:
         """All that the bucket holds, by name. Errors as those of `describe`."""
@@ -113,7 +138,8 @@ class Artifacts:
         return [found[name] for name in sorted(found)]
 
     async def _everything(self) -> dict[str, Found]:
-        names = await self._objects.names()
+        """What is under all names but those of contents that are kept."""
+        names = [name for name in await self._objects.names() if KeptName.read(name) is None]
         found: dict[str, Found] = {}
         failed: list[StoreError] = []
         limit = anyio.CapacityLimiter(_AT_ONCE)
@@ -153,9 +179,12 @@ class Artifacts:
             ) from None
 
     async def _check_current(self, stored: StoredArtifact) -> None:
-        now = await self._objects.find(encode_artifact(stored.artifact))
-        if now.live is None or now.live.nuid != stored.nuid:
-            raise Conflict(f"{stored.artifact} was replaced or removed while it was read")
+        name = encode_artifact(stored.artifact)
+        # In this order: a content is kept before another one takes its place.
+        for now in (await self._objects.find(name), await self._kept.find(name, stored.content.sha256)):
+            if now.live is not None and now.live.nuid == stored.nuid:
+                return
+        raise Conflict(f"{stored.artifact} was replaced or removed while it was read")
 
     # Writing
 
@@ -171,6 +200,7 @@ class Artifacts:
         """Store an artifact. Until all of it is there, and after any failure, whatever was there before stays.
 
         Where the same is there already, what is stored is read and compared, and stored anew where it is damaged.
+        Another content that was there is kept for as long as something names it (`cdm.artifacts.kept`).
 
         Args:
             artifact: its name.
@@ -201,13 +231,14 @@ class Artifacts:
             except Conflict:
                 before = await self._objects.find(name)
         await self._sweep()
-        nuid, named, old = secrets.token_hex(11), False, before.live
+        nuid, named, kept, old = secrets.token_hex(11), False, False, before.live
         info = self._info(name, nuid, content)
         try:
             info.chunks = await upload(self._objects, nuid, source, content, progress)
             while True:
-                named = True  # from here on it may be, whatever is heard of it
                 try:
+                    kept = digest_of(before) != content.sha256 and await self._kept.keep(name, before)
+                    named = True  # from here on it may be, whatever is heard of it
                     await self._objects.put(info, before.revision)
                     break
                 except (AccessDenied, RequestRefused):
@@ -224,9 +255,11 @@ class Artifacts:
         finally:
             if not named:
                 await self._purge(nuid)
+        if old is not None and not kept:
+            await self._purge(old.nuid)
+        await self._kept.sweep()
         if old is None:
             return Pushed.STORED
-        await self._purge(old.nuid)
         return Pushed.REPAIRED if damaged and old.nuid == damaged else Pushed.REPLACED
 
     def _same(self, artifact: Artifact, found: Found, content: Content) -> StoredArtifact | None:
@@ -250,8 +283,12 @@ class Artifacts:
         )
         raise Conflict(f"{artifact} is already stored with {what}; push a new version, or replace it: --force")
 
-    async def remove(self, artifact: Artifact) -> None:
-        """Remove an artifact.
+    async def remove(self, artifact: Artifact, *, force: bool = False) -> bool:
+        """Remove an artifact. Returns whether its content is kept for what names it.
+
+        Args:
+            artifact: its name.
+            force: whatever names it, keep neither its content, nor those that were kept before.
 
         Raises:
             ArtifactMissing: there is none of this name.
@@ -261,7 +298,10 @@ class Artifacts:
         name = encode_artifact(artifact)
         found = await self._objects.find(name)
         if found.live is None:
+            if force and await self._kept.remove(name):
+                return False
             raise self._missing(artifact)
+        kept = not force and await self._kept.keep(name, found)
         gone = ObjectInfo(name=name, bucket=self.name, nuid=found.live.nuid, deleted=True)
         try:
             await self._objects.put(gone, found.revision)
@@ -269,7 +309,12 @@ class Artifacts:
             now = await self._objects.find(name)
             if now.live is not None:
                 raise Conflict(f"{artifact} was replaced at the same time") from None
-        await self._purge(found.live.nuid)
+        if not kept:
+            await self._purge(found.live.nuid)
+        if force:
+            await self._kept.remove(name)
+        await self._kept.sweep()
+        return kept and (await self._kept.find(name, digest_of(found) or "")).live is not None
 
     def _info(self, name: str, nuid: str, content: Content) -> ObjectInfo:
         return ObjectInfo(
@@ -279,7 +324,7 @@ class Artifacts:
             size=content.size,
             digest="SHA-256=" + base64.urlsafe_b64encode(bytes.fromhex(content.sha256)).decode(),
             mtime=datetime.now(UTC).isoformat(),
-            metadata={_METADATA: msgspec.json.encode(content).decode()},
+            metadata={METADATA: msgspec.json.encode(content).decode()},
             options={"max_chunk_size": CHUNK},
         )
 
@@ -298,9 +343,13 @@ class Artifacts:
         try:
             # In this order: the parts of a push that ends in between are named by then.
             parts = await self._objects.parts()
-            named = {found.live.nuid for found in (await self._everything()).values() if found.live} if parts else set()
+            if not parts:
+                return
+            # In this order, too: a content is kept before another one takes its place.
+            named = {found.live.nuid for found in (await self._everything()).values() if found.live}
+            named |= await self._kept.parts()
             for nuid in parts:
-                if nuid not in named and await self._objects.age(nuid) >= ORPHANED:
+                if nuid not in named and await self._objects.idle(nuid) >= UNFINISHED:
                     log.info("parts of an unfinished push removed", bucket=self.name, parts=nuid)
                     await self._purge(nuid)
         except StoreError as error:
@@ -310,7 +359,7 @@ class Artifacts:
         info = found.live
         if info is None:
             raise self._missing(artifact)
-        raw = (info.metadata or {}).get(_METADATA)
+        raw = (info.metadata or {}).get(METADATA)
         if not raw or not info.nuid:
             raise InvalidContent(
                 f"{artifact} was not pushed by cdm; push it: cdm artifact push --force {artifact} PATH"
@@ -319,7 +368,7 @@ class Artifacts:
             content = Content.parse(raw)
         except InvalidContent as error:
             raise InvalidContent(f"what {artifact} was pushed with is invalid: {error}") from None
-        return StoredArtifact(artifact, content, info.nuid, info.chunks, found.revision, found.time)
+        return StoredArtifact(artifact, content, info.nuid, info.chunks, found.revision, found.time, info.name)
 
     def _missing(self, artifact: Artifact) -> ArtifactMissing:
         return ArtifactMissing(

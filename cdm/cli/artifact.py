@@ -21,6 +21,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from cdm.artifacts.entry import completed, program_of
+from cdm.artifacts.kept import KeptContent
 from cdm.artifacts.packing import Packed, pack, problem_with_program
 from cdm.artifacts.repository import Artifacts, Pushed, StoredArtifact, UnreadableArtifact
 from cdm.cli.known import nearest, stored_artifacts
@@ -87,7 +88,8 @@ def push(
     manifest
         File (TOML or JSON) that says how to run it. --entry and --env take precedence.
     force
-        Replace what is stored. Slices that run already keep what they have.
+        Replace what is stored. Slices that run already keep what they have; the old content stays in the store for as
+        long as slices or rollouts name it.
     replicas
         Replicas of the bucket, if this push creates it.
     json
@@ -140,9 +142,10 @@ def ls(
         Print JSON.
     """
     configure_logs(LogFormat.CONSOLE, LogLevel.ERROR)
-    found = anyio.run(_list, connection.access(), connection.prefix)
+    found, kept = anyio.run(_list, connection.access(), connection.prefix)
     if json:
-        print(msgspec.json.encode({"artifacts": [_described(each) for each in found]}).decode())
+        told = {"artifacts": [_described(each) for each in found], "kept": [_described(each) for each in kept]}
+        print(msgspec.json.encode(told).decode())
         return 0
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("artifact", "size", "pushed", "sha256", "entry"):
@@ -157,13 +160,18 @@ def ls(
             cells = (str(each.artifact), decimal(content.size), pushed, content.sha256[:12])
             table.add_row(*map(plain, (*cells, content.manifest.entry)))
     wide_console().print(table if found else "there are no artifacts")
+    if kept:
+        size = decimal(sum(each.content.size for each in kept))
+        several = f"{len(kept)} contents" if len(kept) > 1 else "1 content"
+        print(f"and {several} ({size}) of earlier pushes, kept for slices and rollouts that name them")
     return 0
 
 
 @app.command(
     help=(
         "Remove an artifact from the store.\n\n"
-        "What runs on nodes already goes on running. Exits with 1 where there is no such artifact, and with 4 where a "
+        "What runs on nodes already goes on running; a content that slices or rollouts name stays in the store for as "
+        "long as they do. Exits with 1 where there is no such artifact, and with 4 where a "
         "blueprint needs it."
     )
 )
@@ -182,14 +190,17 @@ def rm(
     artifact
         The name, group:name:version.
     force
-        Remove it although a blueprint needs it.
+        Remove it although a blueprint needs it, and all of its contents, whatever names them.
     json
         Print JSON.
     """
     configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
     name = Artifact.parse(artifact)
-    anyio.run(_remove, connection.access(), connection.prefix, name, force)
-    print(msgspec.json.encode({"artifact": str(name), "result": "removed"}).decode() if json else f"{name}: removed")
+    kept = anyio.run(_remove, connection.access(), connection.prefix, name, force)
+    if json:
+        print(msgspec.json.encode({"artifact": str(name), "result": "removed", "kept": kept}).decode())
+        return 0
+    print(f"{name}: removed" + ("; its content is kept while slices or rollouts name it" if kept else ""))
     return 0
 
 
@@ -247,9 +258,11 @@ def _fields(content: Content) -> dict[str, Any]:
     }
 
 
-def _described(each: StoredArtifact | UnreadableArtifact) -> dict[str, Any]:
+def _described(each: StoredArtifact | UnreadableArtifact | KeptContent) -> dict[str, Any]:
     if isinstance(each, UnreadableArtifact):
         return {"artifact": each.name, "problem": each.problem}
+    if isinstance(each, KeptContent):
+        return {"artifact": str(each.artifact), "since": each.since, **_fields(each.content)}
     return {"artifact": str(each.artifact), "pushed": each.pushed, **_fields(each.content)}
 
 
@@ -273,22 +286,24 @@ async def _push(
         return result, waiting
 
 
-async def _list(access: Access, prefix: str) -> list[StoredArtifact | UnreadableArtifact]:
+async def _list(access: Access, prefix: str) -> tuple[list[StoredArtifact | UnreadableArtifact], list[KeptContent]]:
     async with connect(access, name="cdm artifact", prefix=prefix) as connection:
         await connection.check_server()
-        return await Artifacts(connection).listing()
+        artifacts = Artifacts(connection)
+        return await artifacts.listing(), await artifacts.kept()
 
 
-async def _remove(access: Access, prefix: str, name: Artifact, force: bool) -> None:
+async def _remove(access: Access, prefix: str, name: Artifact, force: bool) -> bool:
     async with connect(access, name="cdm artifact", prefix=prefix) as connection:
         await connection.check_server()
         artifacts = Artifacts(connection)
         try:
-            with suppress(InvalidContent):  # it can be removed all the same
-                await artifacts.describe(name)
-            if not force and (wanted := await _wanted(connection, name)):
-                raise Conflict(f"blueprint {name} asks for {wanted}; delete it first, or use --force")
-            await artifacts.remove(name)
+            if not force:
+                with suppress(InvalidContent):  # it can be removed all the same
+                    await artifacts.describe(name)
+                if wanted := await _wanted(connection, name):
+                    raise Conflict(f"blueprint {name} asks for {wanted}; delete it first, or use --force")
+            return await artifacts.remove(name, force=force)
         except ArtifactMissing:
             close = nearest(str(name), await stored_artifacts(connection))
             raise ArtifactMissing(f"there is no artifact {name}{close}; `cdm artifact ls` lists them") from None

@@ -47,7 +47,7 @@ class Content(Struct, frozen=True):
     """Permission bits of a file."""
 
     def __post_init__(self) -> None:
-        if not _SHA256.fullmatch(self.sha256):
+        if not is_digest(self.sha256):
             raise InvalidContent(f"sha256: {self.sha256[:80]!r} is not a SHA-256 digest")
         for field, number in (("size", self.size), ("unpacked", self.unpacked)):
             if number < 0:
@@ -72,6 +72,26 @@ class Content(Struct, frozen=True):
             return msgspec.json.decode(raw, type=cls)
         except UNREADABLE as error:
             raise InvalidContent(str(error)) from None
+
+
+class _Digest(Struct, frozen=True):
+    """Of a content's record no more than its digest: another version of cdm may have written it."""
+
+    sha256: str
+
+
+def digest_in(record: str | bytes) -> str | None:
+    """The digest of the content that is recorded; None: the text is no record of one. Judges nothing else of it."""
+    try:
+        found = msgspec.json.decode(record, type=_Digest).sha256
+    except UNREADABLE:
+        return None
+    return found if is_digest(found) else None
+
+
+def is_digest(text: str) -> bool:
+    """Whether this is a SHA-256 digest in hexadecimal."""
+    return _SHA256.fullmatch(text) is not None
 
 
 def problem_with_name(name: str) -> str:

@@ -16,7 +16,6 @@ import base64
 import json
 import re
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -30,7 +29,7 @@ from cdm.log import Log
 from cdm.model.problems import UNREADABLE
 from cdm.store.connection import Connection
 from cdm.store.jetstream import checked, no_message
-from cdm.store.wire import EXPECT, ROLLUP
+from cdm.store.wire import EXPECT, OPERATION, ROLLUP, seconds
 
 log = Log("cdm.store")
 
@@ -155,7 +154,17 @@ class Objects:
             Conflict: another one is there; it may be this one, whose answer was lost.
         """
         headers = {ROLLUP: "sub", EXPECT: str(expect)}
+        if info.deleted:
+            headers[OPERATION] = "DEL"  # what follows the descriptions need not read them to know
         await self._retried(partial(self._publish, self._subject(info.name), msgspec.json.encode(info), headers))
+
+    async def forget(self, name: str, revision: int) -> None:
+        """Remove what is under a name without a trace, up to this revision; what is newer stays."""
+        await self._api("STREAM.PURGE", {"filter": self._subject(name), "seq": revision + 1})
+
+    async def age(self, found: Found) -> float:
+        """Seconds since it was stored, by the server's clock."""
+        return await self._since(found.time)
 
     # Parts
 
@@ -192,17 +201,19 @@ class Objects:
         """How many parts of this name there are."""
         return (await self._subjects(self._parts + nuid)).get(self._parts + nuid, 0)
 
-    async def age(self, nuid: str) -> float:
+    async def idle(self, nuid: str) -> float:
         """Seconds since the last part of this name came, by the server's clock."""
         last = (await self._api("STREAM.MSG.GET", {"last_by_subj": self._parts + nuid}))["message"]
-        now = await self._api("STREAM.INFO")
-        return (_time(now["ts"]) - _time(last["time"])).total_seconds()
+        return await self._since(last["time"])
 
     async def purge(self, nuid: str) -> None:
         """Remove all parts of this name."""
         await self._api("STREAM.PURGE", {"filter": self._parts + nuid})
 
     # Talk
+
+    async def _since(self, time: str) -> float:
+        return seconds((await self._api("STREAM.INFO"))["ts"]) - seconds(time)
 
     def _subject(self, name: str) -> str:
         return self._infos + base64.urlsafe_b64encode(name.encode()).decode()
@@ -252,8 +263,3 @@ def _plain(token: str) -> str:
         return base64.urlsafe_b64decode(token).decode()
     except ValueError:
         return token
-
-
-def _time(timestamp: str) -> datetime:
-    # The server writes nanoseconds; Python 3.11 reads six digits.
-    return datetime.fromisoformat(timestamp.rstrip("Z").partition(".")[0] + "+00:00")

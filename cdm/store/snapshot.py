@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import anyio
 
@@ -26,13 +26,14 @@ async def snapshot(connection: Connection, timeout: float = 30.0, names: Collect
     with anyio.move_on_after(timeout) as scope:
         async with anyio.create_task_group() as tasks:
             for bucket in everything:
-                tasks.start_soon(_list, bucket, found[bucket.name])
+                tasks.start_soon(listed, bucket, found[bucket.name].append)
     if scope.cancelled_caught:
         raise Uncertain(f"the buckets could not be listed within {timeout:g} s")
     return [message for messages in found.values() for message in messages]
 
 
-async def _list(bucket: Bucket, messages: list[Message]) -> None:
+async def listed(bucket: Bucket, emit: Callable[[Message], None]) -> None:
+    """Tell of all that a bucket holds, once; errors as those of `snapshot`."""
     try:
         await bucket.state()
     except BucketMissing:
@@ -45,7 +46,7 @@ async def _list(bucket: Bucket, messages: list[Message]) -> None:
         if live:
             complete.set()
 
-    watch = Watch(bucket, messages.append, on_live=on_live)
+    watch = Watch(bucket, emit, on_live=on_live)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch.run)
         await complete.wait()

@@ -107,6 +107,31 @@ async def test_another_content_or_manifest_is_a_conflict(server: NatsServer, scr
     assert json.loads(forced.stdout)["result"] == "replaced"
 
 
+async def test_what_a_slice_names_is_kept_until_it_is_removed_by_force(server: NatsServer, script: Path) -> None:
+    digest = json.loads(artifact(server, "push", NAME, script, "--json").stdout)["sha256"]
+    async with raw(server) as user:
+        await user.record()
+        await user.put("slices", f"n1.{KEY}", {"state": "ACTIVE", "term": 1, "content": digest})
+    assert "kept" not in artifact(server, "ls").stdout
+    await anyio.Path(script).write_text("print('other')")
+    assert "replaced" in artifact(server, "push", NAME, script, "--force").stdout
+    shown = artifact(server, "ls").stdout
+    assert "and 1 content (14 bytes) of earlier pushes, kept for slices and rollouts that name them" in shown
+    assert digest[:12] not in shown
+    listed = json.loads(artifact(server, "ls", "--json").stdout)
+    assert [each["artifact"] for each in listed["artifacts"]] == [NAME]
+    assert [(each["artifact"], each["sha256"]) for each in listed["kept"]] == [(NAME, digest)]
+    removed = artifact(server, "rm", NAME)
+    assert removed.stdout == f"{NAME}: removed\n", "no slice names what is there now"
+    assert artifact(server, "rm", NAME).returncode == 1
+    assert artifact(server, "rm", NAME, "--force").returncode == 0
+    assert json.loads(artifact(server, "ls", "--json").stdout) == {"artifacts": [], "kept": []}
+    await anyio.Path(script).write_text("print('hello')")
+    assert artifact(server, "push", NAME, script).returncode == 0
+    assert "removed; its content is kept while" in artifact(server, "rm", NAME).stdout
+    assert "and 1 content" in artifact(server, "ls").stdout
+
+
 async def test_the_manifest_is_read_and_options_go_before_it(server: NatsServer, tree: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "cdm.toml"
     manifest.write_text("entry = 'data'\nstop_grace = 3\n[env]\nA = 'a'\nB = 'b'\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import anyio
@@ -11,11 +12,13 @@ import pytest
 from msgspec.structs import replace
 
 from cdm.agent.shared import LOADS
+from cdm.model.artifact import Artifact
+from cdm.model.node import Role
 from tests.harness.judging import assert_legal, histories, names
 from tests.harness.nodes import nodes_on
 from tests.harness.proc import keepers
 from tests.harness.servers import NatsServer
-from tests.harness.serving import ANSWERING, PLAIN, SLEEP, agent_alone, ask, yard
+from tests.harness.serving import ANSWERING, PLAIN, PORTS, SLEEP, agent_alone, ask, yard
 from tests.harness.waiting import eventually
 from tests.harness.wire import on_nodes
 
@@ -161,3 +164,39 @@ async def test_the_newest_command_is_obeyed_however_fast_they_come(server: NatsS
                 tasks.start_soon(harass, number, key)
         found = await ground.settles(6)
         assert [json.loads(record.data)["blueprint"] for record in found.values()] == [99] * 6
+
+
+async def test_the_content_that_is_told_is_run_although_another_was_pushed_over_it(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with agent_alone(server, tmp_path) as (ground, hand, nodes):
+        one = Artifact("g", "one", "1")
+        key, later = hand.key(await ground.push("one")), hand.key("g/one/1", 1)
+        old = (await ground.artifacts.describe(one)).content.sha256
+        await hand.up(key, content=old)
+        await ground.push("one", PORTS.replace("CDM_SLICE", "CDM_ARTIFACT"), force=True)
+        new = (await ground.artifacts.describe(one)).content.sha256
+        # Also by a node that has nothing of it any more.
+        await nodes.all["n1"].stop()
+        rmtree(tmp_path / "n1" / "artifacts")
+        await nodes.start("n1", role=Role.AGENT, runtime="process", folder=tmp_path / "n1")
+        active = await hand.up(later, content=old)
+        assert active["content"] == old
+        assert ask(active["port"]).startswith("n1/g:one:1#1")
+        assert ask((await hand.up(hand.key("g/one/1", 2), content=new))["port"]).startswith("g:one:1")
+        assert ask((await hand.up(hand.key("g/one/1", 3)))["port"]).startswith("g:one:1"), "what is there now"
+
+        # Told with ACTIVATE, of what was loaded as something else.
+        await hand.put(key, "LOAD", content=new)
+        await hand.reaches(key, "LOADED")
+        await hand.put(key, "ACTIVATE", content=old)
+        assert ask((await hand.reaches(key, "ACTIVE"))["port"]).startswith("n1/g:one:1")
+
+        gone = hand.key("g/one/1", 4)
+        await hand.put(gone, "LOAD", content="0" * 64)
+        failed = await hand.reaches(gone, "FAILED")
+        assert failed["reason"] == (
+            "cannot fetch g:one:1: content 000000000000 of g:one:1 is not in bucket artifacts any more: "
+            "another was pushed over it"
+        )
+        assert "fatal" not in failed, "the next command may tell another"

@@ -243,7 +243,7 @@ async def test_parts_of_killed_pushes_are_swept_away_once_they_are_old(
         await user.client.request("$O.artifacts.C.orphan", b"x" * 1000)
         await artifacts.push(ONE, path, content)
         assert "orphan" in await chunks(user)
-        monkeypatch.setattr(module, "ORPHANED", 0.0)
+        monkeypatch.setattr(module, "UNFINISHED", 0.0)
         other = Artifact("g", "other", "1")
         await artifacts.push(other, path, content)
         assert set(await chunks(user)) == {

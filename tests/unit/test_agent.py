@@ -29,6 +29,7 @@ pytestmark = pytest.mark.anyio
 NODE = NodeId("n1")
 KEY = SliceKey(NODE, Artifact("g", "one", "1"), 0)
 S = SliceState
+OLD, NEW = "0" * 64, "1" * 64
 
 
 class World:
@@ -39,6 +40,9 @@ class World:
         self.states: dict[SliceKey, bool] = {}
         self.port = 1000
         self.holds = 0
+        self.current = OLD
+        """The content that the artifact has at present."""
+        self.fetched: list[str | None] = []
         self.written: list[SliceState | None] = []
         self.may_activate = anyio.Event()
         self.may_activate.set()
@@ -107,8 +111,9 @@ class World:
 
     # The content
 
-    async def get(self, artifact: Artifact) -> Fetched:
-        return Fetched(Path(), Manifest(), "d")
+    async def get(self, artifact: Artifact, content: str | None = None) -> Fetched:
+        self.fetched.append(content)
+        return Fetched(Path(), Manifest(), "d", content or self.current)
 
     def hold(self, digest: str) -> None:
         self.holds += 1
@@ -204,6 +209,34 @@ async def test_content_is_let_go_when_loading_anew_is_interrupted(gone: bool) ->
         it.may_unload.set()
         await eventually(lambda: not it.agent._workers)
         assert it.holds == 0
+
+
+async def test_what_is_loaded_is_the_content_that_is_told_and_every_report_tells_it() -> None:
+    async with world() as it:
+        it.current = NEW
+        it.say(S.LOAD, content=OLD)
+        await it.reaches(S.LOADED)
+        it.say(S.ACTIVATE, content=OLD)
+        await it.reaches(S.ACTIVE)
+        assert it.fetched == [OLD]
+        assert {value.content for value in it.values} == {OLD}
+
+
+async def test_what_is_loaded_with_another_content_than_is_told_is_loaded_anew() -> None:
+    async with world() as it:
+        it.say(S.LOAD)
+        await it.reaches(S.LOADED)
+        it.say(S.ACTIVATE, content=NEW)
+        await it.reaches(S.ACTIVE)
+        assert it.fetched == [None, NEW]
+        it.say(S.DEACTIVATE, content=NEW)
+        await it.reaches(S.LOADED)
+        for content in (None, NEW):  # not told: whichever it was loaded with
+            it.say(S.ACTIVATE, content=content)
+            await it.reaches(S.ACTIVE)
+            it.say(S.DEACTIVATE, content=content)
+            await it.reaches(S.LOADED)
+        assert it.fetched == [None, NEW]
 
 
 @pytest.mark.parametrize("before", ["nothing", "deleted", "loading", "loaded again", "failed"])

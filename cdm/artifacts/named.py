@@ -1,0 +1,70 @@
+"""Which contents something in the cluster still names: the slices, and the records of rollouts.
+
+Both are in ``slices``, and more may name contents there one day. So a value is not decoded: every digest that occurs in
+it counts as named, whatever version of cdm wrote it, and in whichever field.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+import anyio
+import msgspec
+
+from cdm.dispatch.messages import Message, ValuePut
+from cdm.errors import BucketMissing, StoreError, Uncertain
+from cdm.model.keys import SLICES, Key
+from cdm.store.bucket import Bucket
+from cdm.store.connection import Connection
+from cdm.store.snapshot import listed
+
+PATIENCE = 30.0
+"""Seconds that the bucket may take to be read."""
+_DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+
+
+class RawKey(Key, frozen=True):
+    """A key of ``slices`` of whichever kind, with whatever it holds."""
+
+    value_type: ClassVar[type[Any]] = msgspec.Raw
+    name: str
+
+
+_RAW = SLICES._replace(kinds=(RawKey,), decode=RawKey)
+
+
+async def named_contents(connection: Connection) -> frozenset[str]:
+    """The digests of all contents that are named: none, where there is no such bucket.
+
+    Raises:
+        StoreError: not everything could be read; what was read says nothing then.
+    """
+    named: set[str] = set()
+
+    def take(message: Message) -> None:
+        if isinstance(message, ValuePut):
+            named.update(digest.decode() for digest in _DIGEST.findall(bytes(message.value)))
+
+    bucket, failed = Bucket(connection, _RAW), None
+    with anyio.move_on_after(PATIENCE) as scope:
+        try:
+            await listed(bucket, take)
+        except* StoreError as errors:
+            failed = _first(errors)
+    # Not from within: early releases of Python 3.11 make a group of what is raised there.
+    if isinstance(failed, BucketMissing):
+        return frozenset()
+    if failed is not None:
+        raise failed
+    if scope.cancelled_caught:
+        raise Uncertain(f"bucket {bucket.name} could not be read within {PATIENCE:g} s")
+    return frozenset(named)
+
+
+def _first(group: BaseExceptionGroup[StoreError]) -> StoreError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, StoreError)
+    return error
