@@ -65,6 +65,7 @@ def status_of(
         term,
         (blueprint and blueprint.overrides) or UNSET,
         blueprint.min_healthy if blueprint and blueprint.min_healthy != MIN_HEALTHY else UNSET,
+        (blueprint and blueprint.settings) or UNSET,
     )
     return told, until
 

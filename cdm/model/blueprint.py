@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
-from cdm.errors import InvalidBlueprint
-from cdm.model.problems import UNREADABLE, explain, problem_with_encoding, shortened, without_mark
-from cdm.model.rollout import RolloutSettings
+from cdm.errors import InvalidArtifact, InvalidBlueprint
+from cdm.model.artifact import MAX_PART, Artifact, Service
+from cdm.model.problems import UNREADABLE, cut, explain, problem_with_encoding, shortened, without_mark
+from cdm.model.rollout import NO_ROLLOUT, RolloutSettings
 
 MAX_INSTANCES = 100_000
 MAX_BYTES = 64 * 1024
@@ -27,6 +28,8 @@ MIN_HEALTHY = 10.0
 LONGEST_MIN_HEALTHY = 86_400.0
 DRAIN_DELAY = 5.0
 """Seconds between an instance's leaving the endpoints and its being stopped, unless its blueprint says otherwise."""
+MAX_AFTER = 100
+"""Most services that a blueprint may wait for."""
 _EXPECTED = 'write a number of instances or {"instances": N}'
 
 Instances = Annotated[int, Meta(ge=0, le=MAX_INSTANCES, description=f"a whole number from 0 to {MAX_INSTANCES:,}")]
@@ -45,6 +48,11 @@ Seconds = Annotated[
 ]
 Healthy = Annotated[
     float, Meta(ge=0, le=LONGEST_MIN_HEALTHY, description=f"seconds from 0 to {LONGEST_MIN_HEALTHY:,.0f}")
+]
+
+_Service = Annotated[str, Meta(max_length=2 * MAX_PART + 1, description="a service, group:name")]
+Services = Annotated[
+    tuple[_Service, ...], Meta(max_length=MAX_AFTER, description=f"a list of at most {MAX_AFTER} services, group:name")
 ]
 
 
@@ -77,7 +85,7 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     """Desired state of one artifact.
 
     Raises:
-        InvalidBlueprint: ``instances`` is outside 0 … 100,000.
+        InvalidBlueprint: ``instances`` is outside 0 … 100,000, or what is in ``after`` is no service, or given twice.
     """
 
     instances: int
@@ -94,13 +102,39 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     drain_delay: float = DRAIN_DELAY
     """Seconds between an instance's leaving the endpoints and its being stopped in good order."""
     after: tuple[str, ...] = ()
-    """Services that must have a healthy instance before an instance of this is activated."""
-    rollout: RolloutSettings = RolloutSettings()
+    """Services, ``group:name``, that must have a healthy instance before an instance of this is activated."""
+    rollout: RolloutSettings = NO_ROLLOUT
     """How a new template or version takes over."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.instances <= MAX_INSTANCES:
             raise InvalidBlueprint("instances", f"must be from 0 to {MAX_INSTANCES:,}")
+        if self.after:
+            _check_services(self.after)
+
+    def check_for(self, artifact: Artifact) -> None:
+        """Check what depends on the artifact that this is the blueprint of.
+
+        Raises:
+            InvalidBlueprint: it waits for itself, or is to replace itself.
+        """
+        if self.after and (own := str(artifact.service)) in self.after:
+            raise InvalidBlueprint(f"after[{self.after.index(own)}]", f"{own} cannot wait for itself")
+        if self.rollout.source == artifact.version:
+            raise InvalidBlueprint(
+                "rollout.from", f"{artifact.version} is this version itself; name the one that it replaces, or none"
+            )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All but ``instances``, ``overrides`` and ``min_healthy``, as people type it; defaults are left out."""
+        if (
+            not (self.restarted is not None or self.after or self.drain_delay != DRAIN_DELAY)
+            and self.rollout is NO_ROLLOUT
+        ):
+            return {}
+        fields: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
+        return {name: value for name, value in fields.items() if name not in _TOLD_APART}
 
     @classmethod
     def parse(cls, raw: bytes) -> Blueprint:
@@ -128,7 +162,7 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
             typed.restarted,
             typed.drain_delay,
             typed.after,
-            typed.rollout or RolloutSettings(),
+            typed.rollout or NO_ROLLOUT,
         )
 
 
@@ -142,12 +176,23 @@ class _Typed(Struct, frozen=True, forbid_unknown_fields=True):
     min_healthy: Healthy = MIN_HEALTHY
     restarted: Text | None = None
     drain_delay: Healthy = DRAIN_DELAY
-    after: tuple[str, ...] = ()
+    after: Services = ()
     rollout: RolloutSettings | None = None
 
 
+_TOLD_APART = frozenset({"instances", "overrides", "min_healthy"})
 _WRITTEN = Instances | _Typed
 _DECODER: msgspec.json.Decoder[int | _Typed] = msgspec.json.Decoder(_WRITTEN)
+
+
+def _check_services(services: tuple[str, ...]) -> None:
+    for number, service in enumerate(services):
+        try:
+            Service.parse(service)
+        except InvalidArtifact as error:
+            raise InvalidBlueprint(f"after[{number}]", cut(str(error))) from None
+        if service in services[:number]:
+            raise InvalidBlueprint(f"after[{number}]", cut(f"{service} is given twice"))
 
 
 def _problem(raw: bytes, error: Exception) -> InvalidBlueprint:

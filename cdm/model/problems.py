@@ -11,13 +11,17 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import inspect
 
+from cdm.errors import InvalidBlueprint
+
 UNREADABLE = (ValueError, RecursionError)
 """What msgspec raises for bytes that are not JSON, not UTF-8, nested too deeply, or of another type than expected."""
 
 _ERROR = re.compile(r"(.*?)(?: - at (`key` in )?`\$\.?(.*?)`)?", re.DOTALL)
 _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
 _STEP = re.compile(r"\[[^]]*\]|[^.\[]+")
-_NAMES: dict[type[inspect.Type], str] = {inspect.StrType: "a string"}
+_NAMES: dict[type[inspect.Type], str] = {inspect.StrType: "a string", inspect.BoolType: "true or false"}
+_LONGEST = 240
+"""Most characters of what is said of a value."""
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
 
@@ -44,6 +48,8 @@ def explain(error: msgspec.ValidationError, expected: Any, value: object = None)
     found = _ERROR.fullmatch(str(error))
     assert found is not None
     problem, of_key, path = found[1], found[2], found[3] or ""
+    if isinstance(cause := error.__cause__, InvalidBlueprint):  # a part of it has found fault with itself
+        return Problem(".".join(filter(None, (path, cause.field))), cause.problem)
     kind = inspect.type_info(expected)
     for step in _STEP.findall(path):
         kind = _inside(kind, step)
@@ -68,6 +74,11 @@ def shortened(text: str) -> str:
     if text.isprintable() and len(text) <= 40:
         return text
     return repr(text[:40])
+
+
+def cut(text: str) -> str:
+    """A sentence about something that was typed, which may be long."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def without_mark(raw: bytes) -> bytes:
@@ -124,6 +135,8 @@ def _fields(kind: inspect.Type) -> str:
 
 
 def _options(kind: inspect.Type) -> tuple[inspect.Type, ...]:
+    if isinstance(kind, inspect.Metadata):
+        kind = kind.type
     return kind.types if isinstance(kind, inspect.UnionType) else (kind,)
 
 

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from enum import StrEnum, unique
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from cdm.errors import InvalidBlueprint
-from cdm.model.duration import LONGEST, PATTERN, Duration, seconds
+from cdm.errors import InvalidArtifact, InvalidBlueprint
+from cdm.model.artifact import MAX_PART, Service
+from cdm.model.duration import LONGEST, PATTERN, Duration, check_duration, seconds
+from cdm.model.problems import cut
 
-Bound = (
-    Annotated[int, Meta(ge=0, le=100_000, description='a whole number, or a percentage like "25%"')]
-    | Annotated[str, Meta(pattern=r"^(?:100|\d{1,2})%\Z", description='a whole number, or a percentage like "25%"')]
-)
 APPROVE = "approve"
+"""A pause that ends with the operator's approval."""
+AUTO = "auto"
+MAX_STEPS = 100
+LEAST_DEADLINE = 0.1
+"""Seconds; before this nothing can have become healthy."""
+
+_PERCENTAGE = r"(?:100|\d{1,2})%"
+_BOUND = 'a whole number, or a percentage like "25%"'
+_BOUND_OR_AUTO = 'a whole number, a percentage like "25%", or "auto"'
 _PAUSE = 'a duration (seconds, or a text like "5m"), or "approve"'
+_Number = Meta(ge=0, le=100_000)
+Surge = (
+    Annotated[int, _Number, Meta(description=_BOUND)]
+    | Annotated[str, Meta(pattern=rf"^{_PERCENTAGE}\Z", description=_BOUND)]
+)
+Unavailable = (
+    Annotated[int, _Number, Meta(description=_BOUND_OR_AUTO)]
+    | Annotated[str, Meta(pattern=rf"^(?:{AUTO}|{_PERCENTAGE})\Z", description=_BOUND_OR_AUTO)]
+)
 Pause = (
     Annotated[float, Meta(ge=0, le=LONGEST, description=_PAUSE)]
     | Annotated[str, Meta(pattern=rf"^(?:{APPROVE}|{PATTERN})\Z", description=_PAUSE)]
 )
+Version = Annotated[
+    str, Meta(max_length=MAX_PART, description=f'a version like "1.0.0" (at most {MAX_PART} characters)')
+]
+GroupName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z",
+        description='a short name of letters, digits, ".", "-" and "_" (at most 63 characters)',
+    ),
+]
 
 
 @unique
@@ -47,36 +71,86 @@ class RolloutStep(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     pause: Pause | None = None
 
     def __post_init__(self) -> None:
-        if (self.weight is None) == (self.pause is None):
-            raise InvalidBlueprint("rollout.steps", 'each step has either a "weight" or a "pause"')
+        if self.weight is not None and self.pause is not None:
+            raise InvalidBlueprint("", 'has both a "weight" and a "pause"; write them as two steps')
+        if self.weight is None and self.pause is None:
+            raise InvalidBlueprint("", 'must have a "weight" or a "pause"')
+        if self.pause is not None and self.pause != APPROVE:
+            check_duration("pause", self.pause)
 
 
 class RolloutSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The field ``rollout`` of a blueprint."""
+    """The field ``rollout`` of a blueprint.
 
-    source: str | None = field(name="from", default=None)
+    Raises:
+        InvalidBlueprint: fields that contradict each other, or a value that its type alone does not rule out. The
+            field's name is relative to ``rollout``.
+    """
+
+    source: Version | None = field(name="from", default=None)
     """The version of the same service that is replaced."""
     kind: RolloutKind = RolloutKind.ROLLING
-    max_surge: Bound = 1
-    max_unavailable: Bound | Literal["auto"] = "auto"
-    steps: tuple[RolloutStep, ...] = ()
+    max_surge: Surge = 1
+    max_unavailable: Unavailable = AUTO
+    steps: Annotated[
+        tuple[RolloutStep, ...], Meta(max_length=MAX_STEPS, description=f"a list of at most {MAX_STEPS} steps")
+    ] = ()
     deadline: Duration = "10m"
     auto_promote: bool = True
     auto_revert: bool = True
     if_stable_down: Literal["proceed", "hold"] = "proceed"
     keep_old: Duration = "30s"
-    group: str | None = None
+    group: GroupName | None = None
     paused: bool = False
     approved: Annotated[int, Meta(ge=0, le=1_000)] = 0
     abort: bool = False
 
+    def __post_init__(self) -> None:
+        if self.source is not None:
+            try:
+                Service("g", "n").version(self.source)
+            except InvalidArtifact as error:
+                raise InvalidBlueprint("from", cut(str(error).removeprefix("artifact "))) from None
+        if _nothing(self.max_surge) and _nothing(self.max_unavailable):
+            raise InvalidBlueprint("max_surge", "is 0, and so is max_unavailable: then nothing could ever be replaced")
+        check_duration("deadline", self.deadline, LEAST_DEADLINE)
+        check_duration("keep_old", self.keep_old)
+        self._check_steps()
+
+    def _check_steps(self) -> None:
+        if self.kind is not RolloutKind.CANARY:
+            if self.steps:
+                raise InvalidBlueprint("steps", f'only a canary has steps, and kind is "{self.kind}"')
+            return
+        highest = 0
+        for number, step in enumerate(self.steps):
+            if step.weight is None:
+                continue
+            if step.weight <= highest:
+                raise InvalidBlueprint(
+                    f"steps[{number}].weight", f"must be more than {highest}, the weight of an earlier step"
+                )
+            highest = step.weight
+        if not highest:
+            raise InvalidBlueprint("steps", 'a canary needs at least one step with a "weight"')
+
     def surge(self, instances: int) -> int:
         """How many instances more than wanted there may be; percentages round up."""
-        return _share(self.max_surge, instances, math.ceil)
+        if isinstance(self.max_surge, int):
+            return self.max_surge
+        return -(-_percent(self.max_surge) * instances // 100)
 
     def unavailable(self, instances: int) -> int | None:
-        """How many healthy instances fewer than wanted there may be; percentages round down. None: "auto"."""
-        return None if self.max_unavailable == "auto" else _share(self.max_unavailable, instances, math.floor)
+        """How many healthy instances fewer than wanted there may be; percentages round down. None: "auto".
+
+        Where there is to be no surge and a percentage comes to nothing, it is 1: else nothing could be replaced.
+        """
+        if self.max_unavailable == AUTO:
+            return None
+        if isinstance(self.max_unavailable, int):
+            return self.max_unavailable
+        share = _percent(self.max_unavailable) * instances // 100
+        return share or int(_nothing(self.max_surge))
 
     @property
     def deadline_seconds(self) -> float:
@@ -89,7 +163,13 @@ class RolloutSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         return seconds(self.keep_old)
 
 
-def _share(bound: int | str, instances: int, rounded: Callable[[float], int]) -> int:
-    if isinstance(bound, int):
-        return bound
-    return rounded(int(bound.removesuffix("%")) * instances / 100)
+def _percent(bound: str) -> int:
+    return int(bound.removesuffix("%"))
+
+
+def _nothing(bound: int | str) -> bool:
+    return bound == 0 if isinstance(bound, int) else bound in ("0%", "00%")
+
+
+NO_ROLLOUT = RolloutSettings()
+"""What holds where a blueprint says nothing of it."""

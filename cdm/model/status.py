@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum, unique
+from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType, field, json, to_builtins
 from msgspec.structs import replace
@@ -62,13 +63,15 @@ class Status(Struct, frozen=True):
     term: int = 0
     """Term in which this was last changed."""
     overrides: Overrides | UnsetType = UNSET
-    """Where the blueprint that is served differs from the manifest; with ``desired`` this is all of the blueprint.
+    """Where the blueprint that is served differs from the manifest.
 
-    A new leader reads it here if refused blueprints have pushed the valid one out of the bucket's history.
+    With ``desired``, ``min_healthy`` and ``settings`` this is all of that blueprint. A new leader reads it here if
+    refused blueprints have pushed the valid one out of the bucket's history.
     """
-
     min_healthy: float | UnsetType = UNSET
     """That of the blueprint that is served, where it is not the usual one."""
+    settings: dict[str, Any] | UnsetType = UNSET
+    """All other fields of the blueprint that is served, as people type them; usual ones are left out."""
     up_to_date: int | UnsetType = UNSET
     """Live instances of the wanted template."""
     healthy: int | UnsetType = UNSET
@@ -85,10 +88,10 @@ class Status(Struct, frozen=True):
         Raises:
             InvalidBlueprint: the status was not written by cdm.
         """
-        settings = to_builtins(self.overrides) if self.overrides else {}
+        fields = {**(self.settings or {}), **(to_builtins(self.overrides) if self.overrides else {})}
         if self.min_healthy is not UNSET:
-            settings["min_healthy"] = self.min_healthy
-        return Blueprint.parse(json.encode({"instances": self.desired, **settings}))
+            fields["min_healthy"] = self.min_healthy
+        return Blueprint.parse(json.encode({**fields, "instances": self.desired}))
 
     def same_as(self, other: Status | None) -> bool:
         """Whether both say the same, apart from the term: a new leader alone changes nothing."""

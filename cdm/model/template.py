@@ -24,7 +24,9 @@ class Template(Struct, frozen=True, omit_defaults=True, dict=True):
     def digest(self) -> str:
         """SHA-256, in hex, of the fields as JSON: names in order, no white space, UTF-8."""
         fields = to_builtins(self.overrides)
+        if self.overrides.stop_after is not None:
+            fields["stop_after"] = float(self.overrides.stop_after)  # 30 and 30.0 are written differently
         if self.restarted is not None:
             fields["restarted"] = self.restarted
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()

@@ -18,7 +18,7 @@ from msgspec import Struct
 from cdm.dispatch.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.errors import InvalidBlueprint, InvalidKey, InvalidValue
 from cdm.model.blueprint import Blueprint
-from cdm.model.keys import NODES, Key, Layout
+from cdm.model.keys import NODES, BlueprintKey, Key, Layout
 from cdm.model.node import Intent, Registration
 from cdm.model.problems import explain
 from cdm.store.history import History, Known
@@ -327,7 +327,10 @@ class Mirror:
             except InvalidKey as error:
                 return KeyRejected(self._layout.kinds[0], name, str(error), sequence)
         try:
-            return ValuePut(key, self._decoders[type(key)](data), sequence, at)
+            value = self._decoders[type(key)](data)
+            if isinstance(key, BlueprintKey):
+                value.check_for(key.artifact)
+            return ValuePut(key, value, sequence, at)
         except (InvalidBlueprint, InvalidValue) as error:
             reason = str(error)
         except msgspec.ValidationError as error:

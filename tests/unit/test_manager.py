@@ -27,6 +27,7 @@ from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.keys import BlueprintKey, FenceKey, SeenKey, SliceKey, StatusKey, encode
 from cdm.model.node import LEFT, LOST, Fence, Registration, Role, Schedule, Seen
+from cdm.model.rollout import RolloutSettings
 from cdm.model.slice import SliceValue
 from cdm.model.status import Condition, Status
 from tests.unit.support import APP, OTHER, S, n
@@ -495,7 +496,10 @@ def test_a_status_that_cannot_be_does_not_stop_a_leader(desired: int, overrides:
 
 def test_a_blueprint_that_is_recovered_from_the_status_is_whole() -> None:
     each = running()
-    guarded = Blueprint(3, Overrides({"A": "x"}, ("--safe",), 30.0), 2.5)
+    rest: dict[str, Any] = {"restarted": "now", "drain_delay": 1.5, "after": ("g:db",)}
+    guarded = Blueprint(
+        3, Overrides({"A": "x"}, ("--safe",), 30.0), 2.5, **rest, rollout=RolloutSettings(max_surge="50%")
+    )
     each.apply(APP, guarded)
     each.refuse(APP)
     each.run_down()

@@ -480,6 +480,20 @@ def test_where_nothing_that_is_known_is_left_everything_is_listed() -> None:
     assert not heard, "until then nothing is told"
 
 
+def test_a_blueprint_that_waits_for_itself_or_replaces_itself_is_refused_by_its_key() -> None:
+    it, told = mirror(BLUEPRINTS)
+    it.list(0)
+    it.finish(0.0)
+    for sequence, data in enumerate(
+        (b'{"instances": 1, "after": ["g:a"]}', b'{"instances": 1, "rollout": {"from": "1"}}'), 1
+    ):
+        it.update("g/a/1", data, None, sequence, sequence, 0.0)
+    assert [type(each) for each in told] == [ValueRejected, ValueRejected]
+    assert [getattr(each, "reason", "").partition(":")[0] for each in told] == ["after[0]", "rollout.from"]
+    it.update("g/a/2", b'{"instances": 1, "after": ["g:b"], "rollout": {"from": "1"}}', None, 3, 3, 0.0)
+    assert isinstance(told[-1], ValuePut)
+
+
 def test_a_bucket_with_history_is_listed_with_it() -> None:
     it, _ = mirror(BLUEPRINTS)
     it.list(3)
