@@ -173,6 +173,17 @@ class Raw:
             return {}
         return record.value if record else {}
 
+    async def overhear(self, subject: str) -> list[Msg]:
+        """All that is sent to this subject from now on gathers in what this returns."""
+        heard: list[Msg] = []
+
+        async def take(message: Msg) -> None:
+            heard.append(message)
+
+        await self.client.subscribe(subject, cb=take)
+        await self.client.flush()
+        return heard
+
     async def consumers(self, bucket: str) -> int:
         """How many consumers the bucket's stream has."""
         info = await self.api(f"STREAM.INFO.KV_{self.bucket(bucket)}")
@@ -241,6 +252,12 @@ def on_nodes(slices: Mapping[str, str], state: Callable[[str], bool] = lambda st
 def artifact_of(key: str) -> str:
     """The artifact's path of a slice key."""
     return "/".join(key.partition(".")[2].split("/")[:3])
+
+
+async def runs_exactly(user: Raw, wanted: Mapping[str, int]) -> bool:
+    """Whether each artifact has so many slices, and no other has any, and all of them are ACTIVE."""
+    found = await user.slices()
+    return set(found.values()) <= {"ACTIVE"} and Counter(map(artifact_of, found)) == Counter(wanted)
 
 
 async def patiently(look: Callable[[], Awaitable[bool]]) -> bool:

@@ -130,14 +130,7 @@ async def test_an_archive_is_unpacked(server: NatsServer, tmp_path: Path) -> Non
 async def test_gets_at_once_share_one_download(server: NatsServer, tmp_path: Path) -> None:
     async with supply(server, tmp_path) as at, raw(server) as user:
         await at.push(ONE, at.file(5_000_000))
-        asked = 0
-
-        async def count(message: object) -> None:
-            nonlocal asked
-            asked += 1
-
-        await user.client.subscribe("$JS.API.DIRECT.GET.OBJ_artifacts", cb=count)
-        await user.client.flush()
+        asked = await user.overhear("$JS.API.DIRECT.GET.OBJ_artifacts")
         cache = at.cache()
         found: list[Fetched] = []
 
@@ -150,7 +143,7 @@ async def test_gets_at_once_share_one_download(server: NatsServer, tmp_path: Pat
         assert len(found) == 10
         assert len({fetched.digest for fetched in found}) == 1
         await user.client.flush()
-        assert asked == -(-5_000_000 // (128 * 1024))
+        assert len(asked) == -(-5_000_000 // (128 * 1024))
 
 
 async def test_who_waits_goes_on_when_the_first_is_cancelled(server: NatsServer, tmp_path: Path) -> None:

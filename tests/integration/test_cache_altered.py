@@ -150,14 +150,7 @@ async def test_what_is_still_the_same_is_not_downloaded_again(server: NatsServer
     async with supply(server, tmp_path) as at, raw(server) as user:
         await at.push(ONE, at.tree(), Manifest(entry="link"))
         one = await at.cache().get(ONE)
-        asked = 0
-
-        async def count(message: object) -> None:
-            nonlocal asked
-            asked += 1
-
-        await user.client.subscribe("$JS.API.DIRECT.GET.OBJ_artifacts", cb=count)
-        await user.client.flush()
+        asked = await user.overhear("$JS.API.DIRECT.GET.OBJ_artifacts")
         cache = at.cache()
         await cache.get(ONE)
         for path in one.folder.rglob("*.sh"):
@@ -170,7 +163,7 @@ async def test_what_is_still_the_same_is_not_downloaded_again(server: NatsServer
         await cache.get(ONE)
         assert stat.S_IMODE((one.folder / "bin" / "b.sh").stat().st_mode) == 0o444
         await user.client.flush()
-        assert asked == 0
+        assert not asked
 
 
 async def test_what_slices_write_beside_their_program_is_left_while_they_are_there(

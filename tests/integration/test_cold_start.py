@@ -33,6 +33,14 @@ async def _placed(user: Raw, count: int) -> bool:
     return sum((await _spread(user)).values()) == count
 
 
+async def _others_come(user: Raw, nodes: Processes, *options: str) -> None:
+    """Two more nodes begin, and each of the three has its share."""
+    nodes.start("b", *options)
+    nodes.start("c", *options)
+    await eventually(lambda: _placed(user, 6), 20)
+    assert await _spread(user) == {"a": 2, "b": 2, "c": 2}
+
+
 async def test_at_the_very_first_start_the_leader_waits_a_moment_for_more_nodes(
     server: NatsServer, tmp_path: Path
 ) -> None:
@@ -47,10 +55,7 @@ async def _first_start(user: Raw, nodes: Processes) -> None:
     await user.put("blueprints", NAME, 6)
     await eventually(lambda: _told(user), 5)
     assert not await _spread(user)
-    nodes.start("b", "--settle", "5s")
-    nodes.start("c", "--settle", "5s")
-    await eventually(lambda: _placed(user, 6), 20)
-    assert await _spread(user) == {"a": 2, "b": 2, "c": 2}
+    await _others_come(user, nodes, "--settle", "5s")
 
 
 async def test_after_all_nodes_have_left_the_leader_waits_a_moment_for_more_nodes(
@@ -68,10 +73,7 @@ async def test_after_all_nodes_have_left_the_leader_waits_a_moment_for_more_node
         await eventually(user.lease, 20)
         await anyio.sleep(1)
         assert not await _spread(user)
-        nodes.start("b", "--settle", "5s")
-        nodes.start("c", "--settle", "5s")
-        await eventually(lambda: _placed(user, 6), 20)
-        assert await _spread(user) == {"a": 2, "b": 2, "c": 2}
+        await _others_come(user, nodes, "--settle", "5s")
 
 
 async def test_after_a_power_cut_the_leader_waits_for_the_nodes_that_are_remembered(
@@ -89,8 +91,4 @@ async def test_after_a_power_cut_the_leader_waits_for_the_nodes_that_are_remembe
             await anyio.sleep(1)
             assert await _spread(user) == {"a": 1, "b": 1, "c": 1}
             assert "waiting for nodes to register" in await _told(user)
-            nodes.start("b")
-            nodes.start("c")
-            await eventually(lambda: _placed(user, 6), 20)
-            print("spread", await _spread(user))
-            assert await _spread(user) == {"a": 2, "b": 2, "c": 2}
+            await _others_come(user, nodes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tests.harness.judging import assert_terms_grow, live
 from tests.harness.processes import Process, Processes, command_line, processes
 from tests.harness.servers import FORGIVEN, NatsServer, running_server
 from tests.harness.waiting import SLACK, eventually, in_time
-from tests.harness.wire import Raw, Record, Rejection, artifact_of, on_nodes, raw
+from tests.harness.wire import Raw, Record, Rejection, artifact_of, on_nodes, patiently, raw, runs_exactly
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -296,13 +297,9 @@ async def test_malformed_blueprints_between_good_ones(server: NatsServer, user: 
         last = await user.put("blueprints", "g/good/1", 2)
 
         async def all_served() -> bool:
-            found = await user.slices()
-            counts = dict.fromkeys([artifact_of(key) for key in found], 0)
-            for key in found:
-                counts[artifact_of(key)] += 1
             wanted = {f"g/n/{number}": 1 + number % 3 for number in range(40)}
             wanted |= {f"g/good/{number}": 1 for number in range(40)} | {"g/good/1": 2}
-            return counts == wanted
+            return Counter(map(artifact_of, await user.slices())) == wanted
 
         await eventually(all_served, 15, "good ones are served, refused ones leave the last valid one in force")
         assert last
@@ -351,16 +348,7 @@ async def test_a_server_killed_during_edits(server: NatsServer, user: Raw, tmp_p
             await server.start()
 
         async def exact() -> bool:
-            try:
-                found = await user.slices()
-            except (Rejection, nats.errors.Error):
-                return False
-            counts = dict.fromkeys(wanted, 0)
-            for key, state in found.items():
-                if state != "ACTIVE":
-                    return False
-                counts[artifact_of(key)] += 1
-            return counts == wanted
+            return await patiently(lambda: runs_exactly(user, wanted))
 
         await eventually(exact, 25, "the end state is exact")
         running.unharmed()

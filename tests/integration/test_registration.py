@@ -20,7 +20,7 @@ from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.snapshot import snapshot
 from tests.harness.agents import agents
-from tests.harness.nodes import nodes_on
+from tests.harness.nodes import Nodes, Running, nodes_on
 from tests.harness.servers import FORGIVEN, NatsServer, running_server
 from tests.harness.store import connected
 from tests.harness.waiting import SLACK, bounded, eventually, in_time
@@ -331,11 +331,7 @@ async def _registered_as(user: Raw, incarnation: str) -> bool:
 
 async def test_a_dead_nodes_registration_without_a_ttl_expires(server: NatsServer) -> None:
     async with raw(server) as user, nodes_on(server) as nodes:
-        await nodes.start("n1", "n2", "n3")
-        await nodes.leader()
-        await user.put("blueprints", "g/n/1", 3)
-        await eventually(lambda: _count(user, 3))
-        victim = next(running for running in nodes.all.values() if not running.active)
+        victim = await _one_of_three(user, nodes)
         name = str(victim.settings.node)
         await victim.crash()
         await user.put("nodes", name, {**await registration(user, name), "incarnation": "other"})
@@ -401,11 +397,7 @@ async def _beyond(user: Raw, before: int) -> bool:
 @pytest.mark.parametrize("slip", [False, True], ids=["alone", "an intent in the place of its registration"])
 async def test_a_node_that_dies_is_told_within_its_ttl(server: NatsServer, slip: bool) -> None:
     async with raw(server) as user, nodes_on(server) as nodes:
-        await nodes.start("n1", "n2", "n3")
-        await nodes.leader()
-        await user.put("blueprints", "g/n/1", 3)
-        await eventually(lambda: _count(user, 3))
-        victim = next(running for running in nodes.all.values() if not running.active)
+        victim = await _one_of_three(user, nodes)
         name = str(victim.settings.node)
         await victim.crash()
         began = time.monotonic()
@@ -414,6 +406,15 @@ async def test_a_node_that_dies_is_told_within_its_ttl(server: NatsServer, slip:
         await in_time(lambda: _moved(user, name), 3)
         assert time.monotonic() - began < 3 + SLACK
         nodes.unharmed()
+
+
+async def _one_of_three(user: Raw, nodes: Nodes) -> Running:
+    """Three nodes with a slice each; one of those that do not lead."""
+    await nodes.start("n1", "n2", "n3")
+    await nodes.leader()
+    await user.put("blueprints", "g/n/1", 3)
+    await eventually(lambda: _count(user, 3))
+    return next(running for running in nodes.all.values() if not running.active)
 
 
 async def _count(user: Raw, count: int) -> bool:
@@ -427,11 +428,7 @@ async def _moved(user: Raw, name: str) -> bool:
 
 async def test_a_clean_leave_frees_its_slices_at_once(server: NatsServer) -> None:
     async with raw(server) as user, nodes_on(server, node_ttl=30.0) as nodes:
-        await nodes.start("n1", "n2", "n3")
-        await nodes.leader()
-        await user.put("blueprints", "g/n/1", 3)
-        await eventually(lambda: _count(user, 3))
-        victim = next(running for running in nodes.all.values() if not running.active)
+        victim = await _one_of_three(user, nodes)
         await victim.stop()
         await in_time(lambda: _moved(user, str(victim.settings.node)), 0.0)
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import anyio
-import nats.errors
 import pytest
 
 from cdm.errors import StoreError
@@ -19,7 +18,7 @@ from tests.harness.agents import agents
 from tests.harness.processes import processes
 from tests.harness.servers import FORGIVEN, NatsServer, running_cluster
 from tests.harness.waiting import bounded, eventually
-from tests.harness.wire import Raw, Rejection, artifact_of, raw
+from tests.harness.wire import Raw, patiently, raw, runs_exactly
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -56,16 +55,7 @@ async def test_the_stream_leaders_server_dies(tmp_path: Path) -> None:
                 victim.kill()
 
             async def exact() -> bool:
-                try:
-                    found = await user.slices()
-                except (Rejection, nats.errors.Error, TimeoutError):
-                    return False
-                counts = dict.fromkeys(wanted, 0)
-                for key, state in found.items():
-                    if state != "ACTIVE":
-                        return False
-                    counts[artifact_of(key)] += 1
-                return counts == wanted
+                return await patiently(lambda: runs_exactly(user, wanted))
 
             await eventually(exact, 40, "the end state is exact with two servers left")
             await victim.start()
