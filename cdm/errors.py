@@ -29,6 +29,7 @@
     ├── NodeIdTaken
     ├── FolderTaken
     ├── OutputMissing
+    ├── ServiceMissing
     ├── SliceFailed
     └── UsageError
 """
@@ -154,6 +155,10 @@ class FolderTaken(CdmError):
 
 class OutputMissing(CdmError):
     """Raised when no node that was asked has output of an artifact, or none answered."""
+
+
+class ServiceMissing(CdmError):
+    """Raised when no version of a service is stored, has a blueprint, or runs."""
 
 
 class UsageError(CdmError):

@@ -1,4 +1,4 @@
-"""The command line: ``cdm node``, ``init``, ``status``, ``health``, ``artifact``, ``logs``, ``demo``.
+"""The command line: ``cdm node``, ``init``, ``status``, ``health``, ``artifact``, ``logs``, ``endpoints``, ``demo``.
 
 The commands are registered by name, with the texts that ``--help`` shows, so that each one's imports are paid for
 only when it runs.
@@ -92,6 +92,16 @@ app.command(
         "Show what an artifact's slices write, from all nodes.\n\n"
         "Lines come in the order of time. Exits with 1 where there is no such output or node, or where a node did not "
         "answer."
+    ),
+)
+app.command(
+    "cdm.cli.endpoints:endpoints",
+    name="endpoints",
+    help=(
+        "Show where a service can be sent requests: address, port, weight, node and version.\n\n"
+        "Those are the ACTIVE instances of all versions of the service, with the weights of a rollout that goes on. "
+        "With --watch a router can follow it: the list is printed at once, and whenever it changes. Exits with 1 "
+        "where there is no such service."
     ),
 )
 app.command(

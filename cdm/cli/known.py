@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from cdm.errors import BucketMissing, StoreError
-from cdm.model.artifact import Artifact
+from cdm.model.artifact import Artifact, Service
 from cdm.model.keys import BlueprintKey, SliceKey
 from cdm.store.connection import Connection
 from cdm.store.snapshot import snapshot
@@ -26,6 +26,12 @@ async def known_artifacts(connection: Connection) -> set[Artifact] | None:
     except* StoreError:
         pass
     return None
+
+
+async def known_services(connection: Connection) -> set[Service] | None:
+    """Every service of which a version is stored, has a blueprint, or has a slice; None: not all can be read."""
+    known = await known_artifacts(connection)
+    return None if known is None else {each.service for each in known}
 
 
 async def stored_artifacts(connection: Connection) -> set[Artifact]:

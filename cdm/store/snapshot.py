@@ -32,14 +32,19 @@ async def snapshot(connection: Connection, timeout: float = 30.0, names: Collect
     return [message for messages in found.values() for message in messages]
 
 
-async def listed(bucket: Bucket, emit: Callable[[Message], None]) -> None:
-    """Tell of all that a bucket holds, once; errors as those of `snapshot`."""
+async def check_there(bucket: Bucket) -> None:
+    """Raise `BucketMissing` where the bucket does not exist, with what to do about it."""
     try:
         await bucket.state()
     except BucketMissing:
         raise BucketMissing(
             f"bucket {bucket.name} does not exist; run `cdm init`, or start a node (is --prefix right?)"
         ) from None
+
+
+async def listed(bucket: Bucket, emit: Callable[[Message], None]) -> None:
+    """Tell of all that a bucket holds, once; errors as those of `snapshot`."""
+    await check_there(bucket)
     complete = anyio.Event()
 
     def on_live(live: bool) -> None:

@@ -1,0 +1,247 @@
+"""``cdm endpoints``: where a service can be sent requests, as a list or as one that is followed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Annotated
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import msgspec
+from msgspec import Struct
+from rich import box
+from rich.table import Table
+
+from cdm import clock
+from cdm.cli.known import known_services, nearest
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
+from cdm.cli.options import FLAG, ConnectionOptions
+from cdm.cli.screen import plain, wide_console
+from cdm.cli.signals import open_signals
+from cdm.dispatch.messages import Message
+from cdm.errors import ServiceMissing, Uncertain
+from cdm.manager.endpoints import Endpoint, ServiceView
+from cdm.model.artifact import Service
+from cdm.model.keys import encode_service
+from cdm.store.bucket import buckets
+from cdm.store.connection import Access, Connection, connect
+from cdm.store.snapshot import check_there
+from cdm.store.watch import Watch
+from cdm.wakeup import Wakeup
+
+LISTING_PATIENCE = 30.0
+"""Seconds that the first listing of the buckets may take."""
+_COLUMNS = ("address", "port", "weight", "node", "version")
+_NUMBERS = ("port", "weight")
+
+Form = Callable[[Sequence[Endpoint]], str]
+"""Puts a list of endpoints into words, or JSON."""
+
+
+class EndpointList(Struct, frozen=True):
+    """What ``--json`` prints on each line."""
+
+    service: str
+    endpoints: Sequence[Endpoint]
+
+
+def endpoints(
+    service: str,
+    /,
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    *,
+    watch: Annotated[bool, FLAG] = False,
+    json: Annotated[bool, FLAG] = False,
+) -> int:
+    """Show where a service can be sent requests: address, port, weight, node and version of each instance.
+
+    Parameters
+    ----------
+    service
+        The name, group:name; instances of all its versions are listed.
+    watch
+        Print the list at once and whenever it changes, until Ctrl-C or SIGTERM. Where NATS is lost the last list
+        stays in force.
+    json
+        Print each list as a JSON object on a line of its own.
+    """
+    configure_logs(LogFormat.CONSOLE, LogLevel.ERROR)
+    name = Service.parse(service)
+    form: Form = partial(_as_json, name) if json else partial(_as_table, name, dated=watch)
+    return anyio.run(_run, connection.access(), connection.prefix, name, form, watch)
+
+
+async def _run(access: Access, prefix: str, service: Service, form: Form, watch: bool) -> int:
+    """Show the list, and with ``watch`` follow it until told to stop."""
+    stopped: list[int] = []
+    try:
+        async with anyio.create_task_group() as tasks:
+
+            async def stop_on_signal(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+                with open_signals(signal.SIGINT, signal.SIGTERM) as signals:
+                    task_status.started()
+                    async for number in signals:
+                        stopped.append(number)
+                        tasks.cancel_scope.cancel()
+
+            await tasks.start(stop_on_signal)
+            async with connect(access, name="cdm endpoints", prefix=prefix) as connection:
+                await connection.check_server()
+                await _show(Follower(connection, service), connection, service, form, watch)
+            tasks.cancel_scope.cancel()
+    except* BrokenPipeError:
+        # Whoever read this has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if stopped and not watch:
+        return 128 + stopped[0]
+    return 0
+
+
+async def _show(follower: Follower, connection: Connection, service: Service, form: Form, watch: bool) -> None:
+    async with anyio.create_task_group() as tasks:
+        await follower.start(tasks)
+        if not follower.view.is_known and (problem := await _no_such_service(connection, service)):
+            if not watch:
+                raise ServiceMissing(problem)
+            remark(f"{problem}; waiting for it")
+        if watch:
+            await follower.follow(form)
+        else:
+            await follower.show(form)
+        tasks.cancel_scope.cancel()
+
+
+async def _no_such_service(connection: Connection, service: Service) -> str:
+    """That there is no such service, in words; empty: it is known, or what is known cannot be read."""
+    known = await known_services(connection)
+    if known is None or service in known:
+        return ""
+    return f"there is no service {service}{nearest(str(service), known)}"
+
+
+class Follower:
+    """Follows what concerns one service, with one consumer for each of the two buckets.
+
+    Args:
+        connection: to NATS.
+        service: which service.
+    """
+
+    def __init__(self, connection: Connection, service: Service) -> None:
+        self.view = ServiceView(service)
+        there = buckets(connection)
+        # Neither the lease nor the fence, which are written all the time; neither intents nor what is remembered.
+        self._watches = {
+            name: Watch(there[name], self._on_message, keys=keys, on_live=partial(self._on_live, name))
+            for name, keys in {"slices": keys_of(service), "nodes": "*"}.items()
+        }
+        self._behind = set(self._watches)
+        self._listed = anyio.Event()
+        self._news = Wakeup()
+        self._shown: list[Endpoint] | None = None
+        self._silent = 0
+        """Instances without an address that the user was told of."""
+
+    async def start(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Follow, in tasks of this group, and wait until everything is listed.
+
+        Raises:
+            BucketMissing: the cluster was never initialised.
+            Uncertain: the buckets could not be listed in time.
+            AccessDenied: a permission is missing.
+        """
+        with anyio.move_on_after(LISTING_PATIENCE) as scope:
+            for watch in self._watches.values():
+                await check_there(watch.bucket)
+                tasks.start_soon(watch.run)
+            await self._listed.wait()
+        if scope.cancelled_caught:
+            raise Uncertain(f"the buckets could not be listed within {LISTING_PATIENCE:g} s")
+
+    async def follow(self, form: Form) -> None:
+        """Show the list now, and whenever it is another one, until cancelled."""
+        while True:
+            if not self._behind:
+                await self.show(form)
+            due = self.view.wake_at()
+            with anyio.move_on_after(None if due is None else max(due - clock.now(), 0)):
+                await self._news.wait()
+
+    async def show(self, form: Form) -> None:
+        """Show the list, unless it was shown last."""
+        self.view.tick(clock.now())
+        found = self.view.endpoints()
+        if self._silent < (silent := self.view.without_address):
+            remark(f"{silent} instances are left out: nobody says their address; nodes of an earlier cdm do not")
+        self._silent = silent
+        if found != self._shown:
+            self._shown = found
+            # In a thread: a reader that takes its time must not keep the server from hearing of this command.
+            await anyio.to_thread.run_sync(_write_out, form(found).encode(), abandon_on_cancel=True)
+
+    def _on_message(self, message: Message) -> None:
+        self.view.take(message)
+        self._news.set()
+
+    def _on_live(self, name: str, live: bool) -> None:
+        before = bool(self._behind)
+        if live:
+            self._behind.discard(name)
+        else:
+            self._behind.add(name)
+        behind = bool(self._behind)
+        if behind and not before:
+            self.view.disconnected()
+            remark("NATS is away; the last list stays in force")
+        elif before and not behind:
+            self.view.connected(clock.now())
+            if self._listed.is_set():
+                remark("NATS is back")
+            self._listed.set()
+        self._news.set()
+
+
+def keys_of(service: Service) -> str:
+    """A pattern of the keys in ``slices`` that covers the service's slices and its rollout's record, and little else.
+
+    A dot in a name ends a token of the subject; what stands before the last one is the same in all its keys.
+    """
+    return ".".join(("*", *encode_service(service).split(".")[:-1], ">"))
+
+
+# What is shown
+
+
+def _as_json(service: Service, found: Sequence[Endpoint]) -> str:
+    return msgspec.json.encode(EndpointList(str(service), found)).decode() + "\n"
+
+
+def _as_table(service: Service, found: Sequence[Endpoint], *, dated: bool) -> str:
+    time = f"{datetime.now().astimezone():%H:%M:%S}  " if dated else ""
+    console = wide_console()
+    with console.capture() as capture:
+        if not found:
+            console.print(plain(f"{time}no instance of {service} can be sent requests"), soft_wrap=True)
+            return capture.get()
+        if dated:
+            console.print(plain(f"{time}{service}"), soft_wrap=True)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="")
+        for column in _COLUMNS:
+            table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
+        for each in found:
+            texts = (each.address, str(each.port), f"{each.weight:g}", each.node, each.version)
+            table.add_row(*map(plain, texts))
+        console.print(table)
+    return capture.get()
+
+
+def _write_out(data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view) :]

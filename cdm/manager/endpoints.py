@@ -1,0 +1,230 @@
+"""Where the instances of one service can be sent requests, and how many of them each is to get. Pure.
+
+An instance is an endpoint while it is ACTIVE, its slice tells a port, and its node is registered; one that is told to
+go (UNLOAD, DEACTIVATE) is none from that moment on. While a rollout goes on its record says how many per cent of the
+requests each side gets, which is shared out among the instances of that side; a side with a weight of 0 gets none.
+Otherwise all instances get the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from cdm.dispatch.messages import Cause, Message, ValuePut, ValueRejected, ValueRemove
+from cdm.model.artifact import NodeId, Service
+from cdm.model.keys import NodeKey, RolloutKey, SliceKey
+from cdm.model.node import Registration
+from cdm.model.record import Rollout, Side
+from cdm.model.slice import SliceState, SliceValue
+
+PLACES = 4
+"""Decimal places of weights: of 10,000 instances each still has one that is not 0."""
+DEFAULT_TTL = 10.0
+"""Seconds without a heartbeat after which a node that does not say so itself counts as gone."""
+EXPIRY_GRACE = 0.5
+"""Fraction of its TTL for which a node whose registration expired may still be heard. After an outage of NATS all
+registrations expire at once, before any node could renew its own."""
+
+
+class Endpoint(Struct, frozen=True):
+    """An instance that may be sent requests."""
+
+    address: str
+    port: int
+    weight: float
+    """Per cent of the service's requests, rounded to `PLACES` decimal places; all weights come to 100."""
+    node: NodeId
+    version: str
+
+
+class _Instance(NamedTuple):
+    """An instance that could be sent requests."""
+
+    address: str
+    port: int
+    key: SliceKey
+    value: SliceValue
+
+
+def endpoints(
+    slices: Mapping[SliceKey, SliceValue], nodes: Mapping[NodeId, Registration], record: Rollout | None
+) -> list[Endpoint]:
+    """Work out the endpoints of one service, ordered by address and port.
+
+    Args:
+        slices: the slices of all its versions.
+        nodes: the nodes that are registered.
+        record: of its rollout; None: there is none.
+    """
+    found = [each for each in _instances(slices, nodes) if each is not None]
+    weighted = _weighted(found, record) if record is not None and record.phase.under_way else _shared(found, 100.0)
+    return sorted(
+        (
+            Endpoint(each.address, each.port, round(weight, PLACES), each.key.node, each.key.artifact.version)
+            for each, weight in weighted
+        ),
+        key=lambda each: (each.address, each.port, each.node, each.version),
+    )
+
+
+def without_address(slices: Mapping[SliceKey, SliceValue], nodes: Mapping[NodeId, Registration]) -> int:
+    """How many instances serve on a port of which nobody says the address: their nodes run an earlier cdm."""
+    return sum(each is None for each in _instances(slices, nodes))
+
+
+def _instances(
+    slices: Mapping[SliceKey, SliceValue], nodes: Mapping[NodeId, Registration]
+) -> Iterable[_Instance | None]:
+    """Those that serve on a port, on registered nodes; None for one whose address nobody says."""
+    for key, value in slices.items():
+        node = nodes.get(key.node)
+        if node is not None and value.state is SliceState.ACTIVE and value.port is not None:
+            address = value.address or node.address
+            yield _Instance(address, value.port, key, value) if address else None
+
+
+def _shared(instances: list[_Instance], weight: float) -> list[tuple[_Instance, float]]:
+    return [(each, weight / len(instances)) for each in instances]
+
+
+def _weighted(found: list[_Instance], record: Rollout) -> list[tuple[_Instance, float]]:
+    """The instances with the record's weights.
+
+    Versions that have no part in the rollout, as they are in force beside it, get what is theirs by number; the sides
+    get the rest. A side without an instance leaves its weight to the other one.
+    """
+    weights = {"from": record.weights.source, "to": record.weights.target}
+    sides: dict[str, list[_Instance]] = {"from": [], "to": []}
+    beside: list[_Instance] = []
+    for each in found:
+        side = _side(each, record)
+        if side is not None:
+            sides[side].append(each)
+        elif _is_beside(each.key.artifact.version, record):
+            beside.append(each)
+    serving = {side: several for side, several in sides.items() if several and weights[side] > 0}
+    count = sum(map(len, serving.values()))
+    if not count:
+        return _shared(beside, 100.0)
+    for_sides = 100.0 * count / (count + len(beside))
+    total = sum(weights[side] for side in serving)
+    weighted = _shared(beside, 100.0 - for_sides)
+    for side, several in serving.items():
+        weighted += _shared(several, for_sides * weights[side] / total)
+    return weighted
+
+
+def _side(instance: _Instance, record: Rollout) -> str | None:
+    """The side that an instance is of; None: neither.
+
+    One that could be of either, as its slice says too little of itself, counts to the one that gets more.
+    """
+    source = _may_be_of(instance, record.source)
+    target = _may_be_of(instance, record.target)
+    if source and target:
+        return "to" if record.weights.target > record.weights.source else "from"
+    return "from" if source else "to" if target else None
+
+
+def _may_be_of(instance: _Instance, side: Side) -> bool:
+    value = instance.value
+    if instance.key.artifact.version != side.version:
+        return False
+    if value.template not in (None, side.digest or side.template.digest):
+        return False
+    return value.content is None or side.content in (None, value.content)
+
+
+def _is_beside(version: str, record: Rollout) -> bool:
+    """Whether a version is in force beside the rollout, and not what it replaces or replaced."""
+    return version not in (record.source.version, record.target.version, *record.superseded, *record.reverted)
+
+
+class ServiceView:
+    """What is known of one service, from the messages of the watches of ``slices`` and ``nodes``.
+
+    Args:
+        service: which service.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._slices: dict[SliceKey, SliceValue] = {}
+        self._nodes: dict[NodeId, Registration] = {}
+        self._expired: dict[NodeId, float] = {}
+        """Nodes whose registration expired, which may yet be heard, and when it did, in seconds on `cdm.clock`."""
+        self._record: Rollout | None = None
+        self._hearing_since: float | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the service has a slice, or the record of a rollout."""
+        return bool(self._slices) or self._record is not None
+
+    @property
+    def without_address(self) -> int:
+        """How many instances serve where nobody says the address."""
+        return without_address(self._slices, self._nodes)
+
+    def endpoints(self) -> list[Endpoint]:
+        """The endpoints, as far as is known."""
+        return endpoints(self._slices, self._nodes, self._record)
+
+    def take(self, message: Message) -> None:
+        """Learn from a message about either bucket; those about other services change nothing."""
+        match message:
+            case ValuePut(key=SliceKey() as key, value=SliceValue() as value):
+                if (key.artifact.group, key.artifact.name) == (self._service.group, self._service.name):
+                    self._slices[key] = value
+            case ValueRemove(key=SliceKey() as key) | ValueRejected(key=SliceKey() as key):
+                self._slices.pop(key, None)  # nobody can tell whether what cannot be read serves
+            case ValuePut(key=RolloutKey(service), value=Rollout() as record):
+                if service == self._service:
+                    self._record = record
+            case ValueRemove(key=RolloutKey(service)):
+                if service == self._service:
+                    self._record = None
+            case ValuePut(key=NodeKey(node), value=Registration() as registration):
+                self._nodes[node] = registration
+                self._expired.pop(node, None)
+            case ValueRemove(key=NodeKey(node), cause=Cause.DELETED):
+                self._forget(node)
+            case ValueRemove(key=NodeKey(node), at=at) | ValueRejected(key=NodeKey(node), at=at):
+                if node in self._nodes:
+                    self._expired.setdefault(node, at)
+
+    def connected(self, now: float) -> None:
+        """Nodes can be heard from now on."""
+        self._hearing_since = now
+
+    def disconnected(self) -> None:
+        """What is known stays as it is: silence means nothing until the connection is back."""
+        self._hearing_since = None
+
+    def tick(self, now: float) -> None:
+        """Forget the nodes that have not been heard for too long."""
+        for node in [node for node in self._expired if self._gone_at(node) <= now]:
+            self._forget(node)
+
+    def wake_at(self) -> float | None:
+        """When the next node may be gone, in seconds on `cdm.clock`; None: none that is known of."""
+        if self._hearing_since is None or not self._expired:
+            return None
+        return min(map(self._gone_at, self._expired))
+
+    def _gone_at(self, node: NodeId) -> float:
+        """When a node whose registration expired is gone, unless it is heard: as managers judge it, or a little later.
+
+        They delete the slices of a node that died, which is told before this.
+        """
+        if self._hearing_since is None:
+            return float("inf")
+        ttl = self._nodes[node].ttl or DEFAULT_TTL
+        return max(self._hearing_since + ttl, self._expired[node] + EXPIRY_GRACE * ttl)
+
+    def _forget(self, node: NodeId) -> None:
+        self._nodes.pop(node, None)
+        self._expired.pop(node, None)
