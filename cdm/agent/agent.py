@@ -50,6 +50,7 @@ class Agent:
         folder: the runtime's own.
         cache: fetches artifacts.
         least_stop_after: see `Shared`.
+        address: tells where this node's slices are reached; None: that is not known.
         enforce_limits: see `Surroundings`.
     """
 
@@ -62,12 +63,13 @@ class Agent:
         cache: Cache,
         least_stop_after: float = 0.0,
         *,
+        address: Callable[[], str | None] = lambda: None,
         enforce_limits: bool = True,
     ) -> None:
         self.node = node
         told = Surroundings(node, folder, self.crashed, self.restarting, self.restarted, enforce_limits)
         self.runtime = adapted(make_runtime(told))
-        self._shared = Shared(slices, self.runtime, cache, least_stop_after)
+        self._shared = Shared(slices, self.runtime, cache, least_stop_after, address)
         self._workers: dict[SliceKey, Worker] = {}
         """One for every key that there is, and for every slice that the runtime has."""
         self._unattended: list[Worker] = []

@@ -65,6 +65,12 @@ class Program:
         return LocalState.ACTIVE if self.interruption is None else LocalState.RESTARTING
 
     @property
+    def fixed_port(self) -> int | None:
+        """The port that its manifest demands; None: none, or any that is free."""
+        port = self._loaded.manifest.port if self._loaded is not None else None
+        return port if isinstance(port, int) else None
+
+    @property
     def exclusive(self) -> bool:
         """Whether what is loaded must not run twice."""
         overrides = self._loaded.overrides if self._loaded is not None else None

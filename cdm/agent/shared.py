@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
 
 from cdm.agent.steps import Do
@@ -23,13 +25,22 @@ class Shared:
         runtime: runs slices.
         cache: fetches artifacts.
         least_stop_after: seconds that ``stop_after`` must be at least, so that one lost heartbeat stops nothing.
+        address: tells where the node's slices are reached; None: that is not known.
     """
 
-    def __init__(self, slices: Bucket, runtime: Runtime, cache: Cache, least_stop_after: float) -> None:
+    def __init__(
+        self,
+        slices: Bucket,
+        runtime: Runtime,
+        cache: Cache,
+        least_stop_after: float,
+        address: Callable[[], str | None],
+    ) -> None:
         self.slices = slices
         self.runtime = runtime
         self.cache = cache
         self.least_stop_after = least_stop_after
+        self.address = address
         self.hearing = False
         """Whether the mirror is up to date: without NATS it is not."""
         self.listed = False

@@ -27,6 +27,8 @@ log = Log("cdm.agent")
 STEP_RETRY_PAUSE = 0.5
 """Seconds after which a write that was not stored, or a stop that failed, is tried again."""
 _UP = (SliceState.ACTIVATING, SliceState.ACTIVE)
+_KEEPS_PORT = (SliceState.LOADED, SliceState.ACTIVATING, SliceState.DEACTIVATING, SliceState.UNLOADING)
+"""States in which a slice tells a port that its manifest fixes: nothing else can have it on the same node."""
 
 
 PROMPT = 1.0
@@ -340,7 +342,9 @@ class Worker:
             state=state,
             reason=str(error) if error else restart.reason if restart else warning,
             fatal=error.fatal if error else False,
-            port=program.port if state is SliceState.ACTIVE else None,
+            port=program.port if state is SliceState.ACTIVE else program.fixed_port if state in _KEEPS_PORT else None,
+            address=self._shared.address() if state is SliceState.ACTIVE else None,
+            after=None,
             restarts=program.restarts,
             stable=program.stable,
             loaded=None,

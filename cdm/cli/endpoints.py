@@ -225,19 +225,18 @@ def _as_json(service: Service, found: Sequence[Endpoint]) -> str:
 def _as_table(service: Service, found: Sequence[Endpoint], *, dated: bool) -> str:
     time = f"{datetime.now().astimezone():%H:%M:%S}  " if dated else ""
     console = wide_console()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="")
+    for column in _COLUMNS:
+        table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
+    for each in found:
+        table.add_row(*map(plain, (each.address, str(each.port), f"{each.weight:g}", each.node, each.version)))
     with console.capture() as capture:
         if not found:
             console.print(plain(f"{time}no instance of {service} can be sent requests"), soft_wrap=True)
-            return capture.get()
-        if dated:
-            console.print(plain(f"{time}{service}"), soft_wrap=True)
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="")
-        for column in _COLUMNS:
-            table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
-        for each in found:
-            texts = (each.address, str(each.port), f"{each.weight:g}", each.node, each.version)
-            table.add_row(*map(plain, texts))
-        console.print(table)
+        else:
+            if dated:
+                console.print(plain(f"{time}{service}"), soft_wrap=True)
+            console.print(table)
     return capture.get()
 
 

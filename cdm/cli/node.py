@@ -15,7 +15,7 @@ from cyclopts.types import NonNegativeInt
 
 from cdm.cli.context import expanded
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
-from cdm.cli.options import ConnectionOptions, duration, labels_of, size
+from cdm.cli.options import ConnectionOptions, address_of_slices, duration, labels_of, size
 from cdm.cli.signals import open_signals
 from cdm.errors import UsageError
 from cdm.log import Log
@@ -45,6 +45,7 @@ def node(
     reconcile_interval: Annotated[float, duration("CDM_RECONCILE_INTERVAL")] = 30.0,
     command_timeout: Annotated[float, duration("CDM_COMMAND_TIMEOUT")] = 60.0,
     settle: Annotated[float, duration("CDM_SETTLE")] = Policy().settle,
+    address: Annotated[str | None, Parameter(env_var="CDM_ADDRESS")] = None,
     runtime: Annotated[str, Parameter(env_var="CDM_RUNTIME")] = PROCESS,
     folder: Annotated[Path | None, Parameter(env_var="CDM_FOLDER")] = None,
     cache: Annotated[int, size("CDM_CACHE")] = 10 * 2**30,
@@ -78,6 +79,8 @@ def node(
         How long a node may take to obey a command; a transition may take twice as long.
     settle
         Time after the first node's registration for which the leader of a new cluster waits for more of them.
+    address
+        Where this node's slices are reached, a host name or IP address. [default: its own on its connection to NATS]
     runtime
         What runs the slices: "process" (as processes), "external" (an agent of your own), or one that is installed.
     folder
@@ -101,6 +104,7 @@ def node(
         replicas=replicas,
         labels=labels_of(label),
         capacity=capacity,
+        address=address_of_slices(address) if address else None,
         runtime=runtime,
         folder=folder and expanded(folder),
         cache_bytes=cache,

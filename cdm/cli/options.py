@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,8 @@ _POWERS = ("", "K", "M", "G", "T")
 _WHO = ("creds", "nkey", "user", "token")
 _SCHEMES = ("nats", "tls", "ws", "wss")
 _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
+_HOST = re.compile(r"(?!-)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+_LONGEST_HOST = 253
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
@@ -186,6 +189,19 @@ def _check(servers: Sequence[str]) -> None:
                 f"NATS address {without_secrets(server)!r} (--server, NATS_URL, or the context): "
                 f"write host, host:port or nats://host:port{hint if '@' in server else ''}"
             )
+
+
+def address_of_slices(text: str) -> str:
+    """Check where a node's slices are said to be reached: a host name, or an IP address; raises `UsageError`."""
+    address = text.strip()
+    try:
+        ip_address(address)
+    except ValueError:
+        if len(address) > _LONGEST_HOST or not _HOST.fullmatch(address):
+            raise UsageError(
+                f"address {text!r} (--address, CDM_ADDRESS): write a host name or an IP address, without a port"
+            ) from None
+    return address
 
 
 def labels_of(pairs: Sequence[str]) -> dict[str, str]:

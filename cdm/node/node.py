@@ -22,7 +22,7 @@ from cdm.dispatch.router import Router
 from cdm.errors import StoreError
 from cdm.log import Log
 from cdm.model.keys import SLICES
-from cdm.model.node import EXTERNAL, NO_RUNTIME, Registration, Role
+from cdm.model.node import EXTERNAL, FEATURES, NO_RUNTIME, Registration, Role
 from cdm.node.buckets import ensure, patiently
 from cdm.node.managing import Managing
 from cdm.node.part import WHOLE, Ground, Part
@@ -90,6 +90,7 @@ class Node:
             self._registration(),
             self._on_accepting if judges else None,
             self._on_beat,
+            self.ground.address,
         )
         self.router = Router(
             (receiver for part in self.parts for receiver in part.receivers),
@@ -250,6 +251,8 @@ class Node:
             started=datetime.now(UTC).isoformat(timespec="milliseconds"),
             incarnation=self.incarnation,
             ttl=settings.node_ttl,
+            address=self.ground.address(),
+            features=FEATURES,
         )
         return replace(described, **ROLES[settings.role].says)
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cdm.dispatch.messages import Message
+from cdm.node.address import OwnAddress
 from cdm.node.settings import NodeSettings
 from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import Bucket, buckets
@@ -38,6 +39,8 @@ class Ground:
         self.connection = connection
         self.route = route
         self.incarnation = secrets.token_hex(8)
+        self.address = OwnAddress(settings.address, lambda: connection.own_address)
+        """Where this node's slices are reached."""
         self.buckets: dict[str, Bucket] = buckets(connection)
         self.watches: dict[str, Watch] = {}
         """The mirrors of all parts, by bucket; there once the parts are made."""

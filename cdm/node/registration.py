@@ -110,6 +110,7 @@ class Presence:
         on_accepting: told False when the bucket has accepted no heartbeat for a while, and True when it does again:
             the connection may be up, and a cluster of servers be electing.
         on_beat: told of every accepted heartbeat when it had been sent, in seconds on `cdm.clock`.
+        address: tells where its slices are reached, which may be another after a reconnect.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Presence:
         registration: Registration,
         on_accepting: Callable[[bool], None] | None = None,
         on_beat: Callable[[float], None] | None = None,
+        address: Callable[[], str | None] = lambda: None,
     ) -> None:
         if registration.ttl is None:
             raise ValueError("a registration that is kept alive must have a TTL")
@@ -128,6 +130,7 @@ class Presence:
         self._incarnation = registration.incarnation
         self._registration = registration
         self._payload = dump(registration)
+        self._address = address
         self._ttl = registration.ttl
         self._on_beat = on_beat
         self._accepting = Acceptance(DEAF_AFTER * self._ttl, on_accepting)
@@ -191,7 +194,8 @@ class Presence:
         Managers of every version place nothing on such a node, and leave alone what it has. Does not wait where there
         is no connection.
         """
-        self._payload = dump(replace(self._registration, capacity=0))
+        self._registration = replace(self._registration, capacity=0)
+        self._payload = dump(self._registration)
         if self._stored == self._payload:
             return
         self._stored_anew = anyio.Event()
@@ -283,6 +287,9 @@ class Presence:
         self._due.set()
 
     async def _put(self, expect: int) -> None:
+        if (address := self._address()) not in (None, self._registration.address):
+            self._registration = replace(self._registration, address=address)
+            self._payload = dump(self._registration)
         sent, payload = clock.now(), self._payload
         self._revision = await self._nodes.put(self._key, payload, expect=expect, ttl=self._ttl, timeout=self._patience)
         self._stored = payload

@@ -53,6 +53,7 @@ class Running(Serving):
             folder / "runtime",
             cache,
             settings.node_ttl,
+            address=ground.address,
             enforce_limits=settings.enforce_limits,
         )
         self._runtime = runtime = self.agent.runtime

@@ -27,6 +27,8 @@ class NodeSettings(Struct, frozen=True):
     labels: dict[str, str] = {}
     capacity: int | None = None
     """Most slices that the node takes; None: no limit."""
+    address: str | None = None
+    """Where its slices are reached; None: at the node's own address on its connection to NATS."""
     runtime: str = PROCESS
     folder: Path | None = None
     """Where the node keeps artifacts and what its slices write; None: `cdm.node.folder.state_folder`."""

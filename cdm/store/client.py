@@ -164,6 +164,15 @@ class Client(nats.aio.client.Client):
         """Address of the server that is connected to, or being tried; upstream shows it only when it is connected."""
         return self._current_server.uri.geturl() if self._current_server else None
 
+    @property
+    def own_address(self) -> str | None:
+        """This side's address on the connection, as the system tells it; None: there is no connection of that kind."""
+        transport = self._transport
+        # A plain connection, or one with TLS, has a stream; a web socket has that of its HTTP client.
+        carrier = getattr(transport, "_io_writer", None) or getattr(transport, "_ws", None)
+        name = carrier.get_extra_info("sockname") if carrier is not None else None
+        return name[0] if isinstance(name, tuple) and isinstance(name[0], str) else None
+
     def keep_order(self) -> None:
         """From now on go to the servers in the order in which they are.
 

@@ -133,6 +133,11 @@ class Link:
         """When it was last (re)connected, in seconds on this node's clock; None while it is down."""
         return self._phase.since if isinstance(self._phase, LinkUp) else None
 
+    @property
+    def own_address(self) -> str | None:
+        """This machine's address on the connection; None: there is no connection, or not one between addresses."""
+        return self._client.own_address if self.is_up else None
+
     def _now_up(self) -> LinkUp:
         return LinkUp(clock.now(), asyncio.get_running_loop().create_future())
 
