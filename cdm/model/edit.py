@@ -1,0 +1,237 @@
+"""Edits of blueprints as people wrote them: one thing is changed, and all else stays as it stands there. Pure.
+
+Each function takes a blueprint's bytes and gives back other ones; where nothing is to be changed, the same. What comes
+out is what somebody could have typed: a number stays a number where it can.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import to_builtins
+
+from cdm.errors import InvalidBlueprint
+from cdm.model.artifact import Artifact
+from cdm.model.blueprint import Blueprint
+from cdm.model.duration import PATTERN
+from cdm.model.problems import without_mark
+from cdm.model.rollout import APPROVE, RolloutKind
+from cdm.model.template import Template
+
+Fields = dict[str, Any]
+
+TEMPLATE = ("env", "args", "stop_after", "restarted")
+"""The fields of a blueprint that, changed, make another instance."""
+_BY_HAND = ("paused", "approved", "abort")
+"""What an operator said of one rollout, and is not meant for the next."""
+
+
+def fields_of(raw: bytes) -> Fields:
+    """The fields of a blueprint as they stand there.
+
+    Raises:
+        InvalidBlueprint: it is refused as it is.
+    """
+    Blueprint.parse(raw)
+    typed = json.loads(without_mark(raw))
+    return typed if isinstance(typed, dict) else {"instances": typed}
+
+
+def written(fields: Fields, like: bytes) -> bytes:
+    """A blueprint with these fields, written like another one: on one line or several, or as a mere number.
+
+    Raises:
+        InvalidBlueprint: these fields are refused.
+    """
+    number = not without_mark(like).lstrip().startswith(b"{")
+    if number and fields.keys() == {"instances"}:
+        raw = str(fields["instances"]).encode()
+    else:
+        indent = 2 if b"\n" in like.strip() else None
+        raw = json.dumps(fields, ensure_ascii=False, indent=indent).encode()
+    Blueprint.parse(raw)
+    return raw
+
+
+def _edited(raw: bytes, fields: Fields) -> bytes:
+    return raw if fields == fields_of(raw) else written(fields, raw)
+
+
+def _with_rollout(fields: Fields, changes: Mapping[str, Any]) -> Fields:
+    """The same with other fields in ``rollout``; None takes one out, and the last one takes ``rollout`` with it."""
+    rollout = {**(fields.get("rollout") or {}), **changes}
+    rollout = {name: value for name, value in rollout.items() if name not in changes or value is not None}
+    if rollout:
+        return {**fields, "rollout": rollout}
+    return {name: value for name, value in fields.items() if name != "rollout"}
+
+
+def scaled(raw: bytes, instances: int) -> bytes:
+    """The same with another number of instances."""
+    return _edited(raw, {**fields_of(raw), "instances": instances})
+
+
+def restarted(raw: bytes, stamp: str) -> bytes:
+    """The same with another text in ``restarted``, which replaces every instance."""
+    return _edited(raw, {**fields_of(raw), "restarted": stamp})
+
+
+def paused(raw: bytes, on: bool) -> bytes:
+    """The same with its rollout stopped where it is, or let go on."""
+    fields = fields_of(raw)
+    if on is bool((fields.get("rollout") or {}).get("paused")):
+        return raw
+    return _edited(raw, _with_rollout(fields, {"paused": True if on else None}))
+
+
+def approved(raw: bytes) -> bytes:
+    """The same with one more approval."""
+    fields = fields_of(raw)
+    count = (fields.get("rollout") or {}).get("approved", 0)
+    return _edited(raw, _with_rollout(fields, {"approved": count + 1}))
+
+
+def aborted(raw: bytes) -> bytes:
+    """The same with its rollout taken back."""
+    return _edited(raw, _with_rollout(fields_of(raw), {"abort": True, "paused": None}))
+
+
+def retried(raw: bytes, stamp: str) -> bytes:
+    """The same to be rolled out once more: with another ``restarted``, without what was said of the last rollout."""
+    fields = {**fields_of(raw), "restarted": stamp}
+    return _edited(raw, _with_rollout(fields, dict.fromkeys(_BY_HAND)))
+
+
+def released(
+    raw: bytes, *, source: str | None, instances: int | None = None, way: Mapping[str, Any] | None = None
+) -> bytes:
+    """The blueprint that has a version take over.
+
+    Args:
+        raw: whose settings it is to have: an older blueprint of that version, or that of the version before.
+        source: the version that is replaced; None: none is.
+        instances: how many; None: as many as there.
+        way: ``kind`` and ``steps`` of the rollout; None: as there.
+    """
+    fields = fields_of(raw)
+    if instances is not None:
+        fields["instances"] = instances
+    changes: Fields = dict.fromkeys(_BY_HAND)
+    if way is not None:
+        changes |= {"kind": None, "steps": None, **way}
+    fields = _with_rollout(fields, {"from": None, **changes})
+    if source is not None:
+        fields["rollout"] = {"from": source, **fields.get("rollout", {})}
+    return _edited(raw, fields)
+
+
+def without_restart(raw: bytes) -> bytes:
+    """The same as a blueprint of another version would have it: that this one was restarted is no setting."""
+    fields = fields_of(raw)
+    fields.pop("restarted", None)
+    return _edited(raw, fields)
+
+
+def with_template(raw: bytes, template: Template) -> bytes:
+    """The same with env, args, stop_after and restarted of another template."""
+    wanted: Fields = to_builtins(template.overrides)
+    if template.restarted is not None:
+        wanted["restarted"] = template.restarted
+    fields = {name: value for name, value in fields_of(raw).items() if name not in TEMPLATE or name in wanted}
+    fields = {name: wanted.get(name, value) for name, value in {**fields, **wanted}.items()}
+    return _edited(raw, _with_rollout(fields, {"from": None, **dict.fromkeys(_BY_HAND)}))
+
+
+def rolling_way() -> Fields:
+    """One instance after another: how a rollout goes where nothing is said."""
+    return {}
+
+
+def blue_green_way() -> Fields:
+    """All new instances beside all old ones."""
+    return {"kind": str(RolloutKind.BLUE_GREEN)}
+
+
+def canary_way(steps: Sequence[str]) -> Fields:
+    """In steps.
+
+    Args:
+        steps: as typed: "10" for per cent of the instances, "5m" for a pause, "approve" for one that ends by hand.
+
+    Raises:
+        InvalidBlueprint: one is none of these.
+    """
+    return {"kind": str(RolloutKind.CANARY), "steps": [_step(each.strip()) for each in steps]}
+
+
+def _step(text: str) -> Fields:
+    share = text.removesuffix("%")
+    if share.isascii() and share.isdigit() and len(share) <= 3:
+        return {"weight": int(share)}
+    if text == APPROVE or re.fullmatch(PATTERN, text):
+        return {"pause": text}
+    raise InvalidBlueprint("", f"step {text[:20]!r}: write per cent (10), a pause (5m), or approve")
+
+
+def changes_between(before: bytes | None, after: bytes | None) -> list[str]:
+    """What is different, in words; None: there is no blueprint."""
+    if after is None:
+        return ["deleted"]
+    try:
+        new = fields_of(after)
+    except InvalidBlueprint:
+        return ["refused"]
+    try:
+        old = fields_of(before) if before is not None else None
+    except InvalidBlueprint:
+        old = None
+    if old is None:
+        return ["created" if before is None else "mended"]
+    return _differences(_flat(old), _flat(new)) or ["the same again"]
+
+
+def _flat(fields: Fields) -> Fields:
+    """Fields by path: those of ``rollout`` and the variables of ``env`` each on their own."""
+    flat: Fields = {}
+    for name, value in fields.items():
+        if name in ("env", "rollout") and isinstance(value, dict):
+            flat |= {f"{name}.{inner}": each for inner, each in value.items()}
+        elif value is not None:
+            flat[name] = value
+    return flat
+
+
+def _differences(old: Fields, new: Fields) -> list[str]:
+    found = []
+    for name in (*new, *(each for each in old if each not in new)):
+        if name not in new:
+            found.append(f"{name} removed")
+        elif name not in old:
+            found.append(f"{name} {_shown(new[name])}".rstrip() if _tellable(name) else f"{name} set")
+        elif old[name] != new[name]:
+            told = f" {_shown(old[name])} -> {_shown(new[name])}" if _tellable(name) else " changed"
+            found.append(name + told)
+    return found
+
+
+def _tellable(name: str) -> bool:
+    """Whether a value is fit to be shown: variables may be long, and some are secrets."""
+    return not name.startswith("env.") and name not in ("args", "restarted", "rollout.steps", "rollout.checks")
+
+
+def _shown(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def checked(raw: bytes, artifact: Artifact) -> bytes:
+    """The same, once it is known to be valid for this artifact.
+
+    Raises:
+        InvalidBlueprint: it is not.
+    """
+    Blueprint.parse(raw).check_for(artifact)
+    return raw
