@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -120,6 +120,7 @@ class Bucket:
         expect: int | None = None,
         ttl: float | None = None,
         timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> int:
         """Write one key and return its new revision.
 
@@ -129,18 +130,19 @@ class Bucket:
             expect: the revision that the key must have now (0: never written); None: any.
             ttl: seconds after which the server removes the value; None: never.
             timeout: seconds to wait for the answer.
+            headers: to be stored with it.
 
         Raises:
             Conflict: the key has another revision.
             StoreBusy: the server cannot write at present; nothing was stored.
             Uncertain: no answer came; the value may be stored.
         """
-        headers: dict[str, str] = {}
+        sent = dict(headers or {})
         if expect is not None:
-            headers[EXPECT] = str(expect)
+            sent[EXPECT] = str(expect)
         if ttl is not None:
-            headers[TTL] = ttl_header(ttl)
-        return await self._publish(self.subject(encode(key)), payload, headers, timeout)
+            sent[TTL] = ttl_header(ttl)
+        return await self._publish(self.subject(encode(key)), payload, sent, timeout)
 
     async def delete(self, key: Key, *, expect: int | None = None, timeout: float | None = None) -> int:
         """Delete one key; arguments and errors as in `put`."""

@@ -1,0 +1,94 @@
+"""Everything that a bucket keeps of some keys, with who wrote it and when: what a mirror leaves out."""
+
+from __future__ import annotations
+
+import anyio
+from msgspec import Struct
+from nats.aio.msg import Msg
+
+from cdm import clock
+from cdm.errors import Uncertain
+from cdm.store.bucket import Bucket
+from cdm.store.consumer import Consumer
+from cdm.store.wire import is_removal
+
+PATIENCE = 10.0
+"""Seconds that reading may take."""
+HEARTBEAT = 1.0
+"""Seconds between the server's heartbeats; after each silence it is asked whether that was all."""
+WRITER = "Cdm-By"
+"""Header in which a command says who typed it: declared, not proven."""
+
+
+class Revision(Struct, frozen=True):
+    """One message of a bucket."""
+
+    name: str
+    """The key's string."""
+    number: int
+    at: float
+    """When it was stored, by the server's clock, in seconds since 1970."""
+    payload: bytes | None
+    """None: the key was removed."""
+    by: str = ""
+    """Who wrote it, as that command declared; empty: nobody said."""
+
+
+async def revisions(bucket: Bucket, keys: str = ">") -> list[Revision]:
+    """Every revision that is kept of the keys that match a pattern, the oldest first.
+
+    Raises:
+        BucketMissing: there is no such bucket.
+        Uncertain: they could not all be read in time.
+    """
+    with anyio.move_on_after(PATIENCE):
+        return await _Reading(bucket, keys).run()
+    raise Uncertain(f"bucket {bucket.name} could not be read within {PATIENCE:g} s")
+
+
+class _Reading:
+    """Reads with a consumer of its own, whose deliveries the server numbers."""
+
+    def __init__(self, bucket: Bucket, keys: str) -> None:
+        self._bucket = bucket
+        self._subjects = bucket.subject(keys)
+        self._found: dict[int, Revision] = {}
+        self._complete = anyio.Event()
+        self._consumer: Consumer | None = None
+
+    async def run(self) -> list[Revision]:
+        connection = self._bucket.connection
+        stream = await self._bucket.state()
+        consumer = self._consumer = Consumer(self._bucket, self._subjects, stream.clock - clock.now())
+        inbox = connection.new_inbox()
+        subscription = await connection.subscribe(inbox, self._take)
+        try:
+            if not await consumer.create(inbox, None, HEARTBEAT):
+                while not self._complete.is_set():
+                    with anyio.move_on_after(HEARTBEAT):
+                        await self._complete.wait()
+                    # What was still to be delivered may have been replaced meanwhile: then nothing was the last one.
+                    if not self._complete.is_set() and await consumer.drained():
+                        break
+        finally:
+            await connection.unsubscribe(subscription)
+            await consumer.delete()
+        return [self._found[number] for number in sorted(self._found)]
+
+    async def _take(self, message: Msg) -> None:
+        consumer, headers = self._consumer, message.headers or {}
+        tokens = message.reply.split(".")
+        if not message.reply.startswith("$JS.ACK."):
+            if question := message.reply or headers.get("Nats-Consumer-Stalled"):
+                await self._bucket.connection.publish(question)
+            return
+        base = 2 if len(tokens) == 9 else 4  # as in `cdm.store.watch`
+        if consumer is None or tokens[base + 1] != consumer.name:
+            return
+        sequence, stored, pending = (int(tokens[base + at]) for at in (3, 5, 6))
+        consumer.expected += 1
+        name = message.subject[len(self._bucket.subject("")) :]
+        payload = None if is_removal(headers) else message.data
+        self._found[sequence] = Revision(name, sequence, stored / 1e9, payload, headers.get(WRITER, ""))
+        if pending == 0:
+            self._complete.set()
