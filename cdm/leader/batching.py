@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from cdm.manager.outbox import Order, Outbox
 from cdm.manager.reconciliation import Command
-from cdm.model.artifact import Artifact
-from cdm.model.keys import encode
+from cdm.model.artifact import Artifact, Service
+from cdm.model.keys import RolloutKey, encode
+from cdm.model.record import Rollout
 from cdm.model.slice import SliceValue
 from cdm.store.batch import MAX_BATCH, Write
 from cdm.store.wire import DELETE, dump
@@ -38,7 +39,7 @@ class Cutter:
     @property
     def waiting(self) -> int:
         """How many commands wait for a batch."""
-        return self._outbox.queued + (len(self._rest.commands) if self._rest else 0)
+        return self._outbox.queued + (self._rest.size if self._rest else 0)
 
     def cut(self, term: int, *, one_order: bool) -> BatchPart | None:
         """The next part, of one order or of as many as fit; None where nothing is to be written.
@@ -49,31 +50,41 @@ class Cutter:
         while (room := MAX_BATCH - len(part.writes)) and (order := self._take()):
             if order.term != term:
                 continue
+            if len(order.records) > room:  # records and the first commands go together
+                self._rest = order
+                break
+            part.writes.extend(_write_record(service, record) for service, record in order.records.items())
+            room -= len(order.records)
             part.writes.extend(_write(command, term) for command in order.commands[:room])
-            part.touched.append(order.artifact)
+            part.touched.extend((order.artifact, *order.also))
             if len(order.commands) > room:
-                self._rest = replace(order, commands=order.commands[room:])
+                self._rest = replace(order, commands=order.commands[room:], records={})
             else:
-                part.finished.append(order.artifact)
+                part.finished.extend((order.artifact, *order.also))
                 if one_order:
                     break
         return part if part.writes else None
 
     def drop(self, artifacts: Collection[Artifact]) -> None:
         """Write nothing more of an order of these artifacts that was begun."""
-        if self._rest is not None and self._rest.artifact in artifacts:
+        if self._rest is not None and not {self._rest.artifact, *self._rest.also}.isdisjoint(artifacts):
             self._rest = None
 
     def drop_all(self) -> list[Artifact]:
         """Write nothing more of any order; returns the artifacts that they are about."""
         dropped: list[Artifact] = []
         while order := self._take():
-            dropped.append(order.artifact)
+            dropped.extend((order.artifact, *order.also))
         return dropped
 
     def _take(self) -> Order | None:
         rest, self._rest = self._rest, None
         return rest or self._outbox.take_order()
+
+
+def _write_record(service: Service, record: Rollout | None) -> Write:
+    name = encode(RolloutKey(service))
+    return Write(name, b"", DELETE) if record is None else Write(name, dump(record))
 
 
 def _write(command: Command, term: int) -> Write:
@@ -87,5 +98,8 @@ def _write(command: Command, term: int) -> Write:
         blueprint=command.blueprint or None,
         overrides=command.overrides,
         loaded=command.loaded or None,
+        template=command.template,
+        content=command.content,
+        after=command.after,
     )
     return Write(name, dump(value))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
@@ -22,12 +22,15 @@ from cdm.manager.outbox import Order, Outbox
 from cdm.manager.placement import Placement
 from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import WHOLE, Command, Plan, reconcile, settled
+from cdm.manager.releases import UNTOLD, Job, Release, Releases, told_of
 from cdm.manager.settling import Settling
+from cdm.manager.standing import Fleet
 from cdm.manager.status import refused_status, status_of
+from cdm.manager.statuses import Statuses
 from cdm.manager.topology import Registered, Topology
-from cdm.model.artifact import Artifact, NodeId
+from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.keys import SliceKey, decode_artifact, encode_artifact
-from cdm.model.node import EXTERNAL, LEFT, LOST, Seen
+from cdm.model.node import LEFT, LOST, Seen
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
 
@@ -35,8 +38,6 @@ log = Log("cdm.manager")
 
 WORK_BUDGET = 0.02
 """Seconds of deciding after which other tasks get their turn."""
-TROUBLE = frozenset({Condition.DEGRADED, Condition.UNSCHEDULABLE, Condition.INVALID})
-"""Conditions that somebody should look at."""
 LOGGED_A_SECOND = 20
 """Decisions and statuses that are logged at level info; of more, the rest is counted."""
 LOGGED_KEYS = 20
@@ -56,6 +57,8 @@ class Workplace(Struct, frozen=True):
     policy: Policy
     reconcile_interval: float
     """Seconds between two rounds over everything."""
+    epoch: Callable[[], float] = lambda: 0.0
+    """The server's clock less this node's, in seconds."""
 
 
 class Dormant:
@@ -105,10 +108,9 @@ class Active:
         """Plans that cannot be carried out whole: there is no room, or nodes or the end of instances are waited for."""
         self._unwritten: dict[Artifact, str] = {}
         """Artifacts whose last order was not stored, and why."""
-        self._statuses: dict[str, Status | None] = {}
-        """Statuses asked to be written that the mirror does not show yet, by blueprint key."""
-        self._overdue: set[str] = set()
-        """Those of them that were asked for before the latest round."""
+        self._ration = Ration(LOGGED_A_SECOND)
+        self._statuses = Statuses(at.cluster, at.outbox, self._level)
+        self._releases = Releases(at.cluster, self._placement, at.topology, at.epoch, term)
         self._cursor: NodeId | None = None
         self._barrier = 0.0
         """The revision that the mirror of ``slices`` must reach before anything is decided; inf: not known yet."""
@@ -117,7 +119,6 @@ class Active:
         self._settles_at = self._settling.until(now)
         """Until when nothing is placed because nodes are waited for; None: no node is."""
         self._unfinished = False
-        self._ration = Ration(LOGGED_A_SECOND)
 
     # What happens
 
@@ -147,10 +148,7 @@ class Active:
 
     def shown(self, name: str, status: Status | None) -> None:
         """The mirror shows the status, or shows it no more."""
-        if name in self._statuses:
-            if self._statuses[name] == status:
-                del self._statuses[name]
-        elif status is None and self._of(name) is not None:
+        if not self._statuses.shown(name, status) and status is None and self._of(name) is not None:
             self.touch(decode_artifact(name))  # somebody else removed it: it is written again
 
     def written(self, artifact: Artifact, revision: int) -> None:
@@ -187,7 +185,13 @@ class Active:
     @property
     def at_rest(self) -> bool:
         """Whether everything was looked at, and the mirrors show all that was asked to be written."""
-        if self._dirty or self._barrier or self._awaited or self._statuses or self._at.clock() >= self._next_round:
+        if (
+            self._dirty
+            or self._barrier
+            or self._awaited
+            or self._statuses.pending
+            or self._at.clock() >= self._next_round
+        ):
             return False
         topology = self._at.topology
         return all(seen.gone is not None or node in topology.nodes for node, seen in topology.seen.items())
@@ -251,14 +255,11 @@ class Active:
             if node not in live:
                 for artifact in self._cluster.artifacts_on(node):
                     self.touch(artifact, now_due=True)
-        # What somebody else wrote to `status`, or left behind there, is found out here. One that the mirror has not
-        # shown for a whole round was written over before it could.
-        for name in self._overdue:
-            self._statuses.pop(name, None)
-        self._overdue = set(self._statuses)
+        # What somebody else wrote to `status`, or left behind there, is found out here.
+        self._statuses.begin_round()
         for name in self._cluster.statuses:
             if name not in self._cluster.refused and self._of(name) is None:
-                self._tell(name, None)
+                self._statuses.tell(name, None)
         for name, (problem, revision) in self._cluster.refused.items():
             self.tell_refused(name, problem, revision)
 
@@ -277,11 +278,11 @@ class Active:
 
     def tell_refused(self, name: str, problem: str, revision: int) -> None:
         """Write the status of a blueprint whose key does not parse."""
-        self._tell(name, refused_status(problem, revision, self.term))
+        self._statuses.tell(name, refused_status(problem, revision, self.term))
 
     def forget_refused(self, name: str) -> None:
         """A blueprint whose key does not parse is gone."""
-        self._tell(name, None)
+        self._statuses.tell(name, None)
 
     def _of(self, name: str) -> Desired | None:
         try:
@@ -290,38 +291,92 @@ class Active:
             return None
 
     def _decide(self, artifact: Artifact, closely: bool, now: float) -> None:
-        cluster, placement, policy = self._cluster, self._placement, self._at.policy
-        desired, group = cluster.desired.get(artifact), placement.counted(cluster.group(artifact), with_exclusive=True)
+        cluster, placement = self._cluster, self._placement
+        group, wanted = cluster.group(artifact), self._releases.wanted(artifact)
+        if self._releases.concern(artifact, wanted, group):
+            self._decide_release(artifact.service, now)
+            return
+        group = placement.counted(group, with_exclusive=True)
         closely = closely or artifact in self._short or placement.drains(artifact)
-        if not closely and settled(desired, group):
+        if not closely and settled(wanted, group):
             self._unwritten.pop(artifact, None)
             if group.moving and artifact not in self._timer_of:
-                self._set_timer(artifact, now + policy.command_timeout)
+                self._set_timer(artifact, now + self._at.policy.command_timeout)
         else:
-            fleet = placement.fleet(settling=self._settles_at is not None)
-            plan = reconcile(artifact, desired, group, fleet, now, policy, self._cursor)
-            self._cursor = plan.cursor
-            if plan.unplaced or plan.held or plan.lingering:
-                self._short[artifact] = plan
-            else:
-                self._short.pop(artifact, None)
-            if plan.wake_at is not None:
-                self._set_timer(artifact, plan.wake_at)
-            if plan.commands:
-                self._send(artifact, plan.commands)
-                if artifact not in self._unwritten:
-                    return  # the status follows once the mirror shows them
-            else:
-                self._unwritten.pop(artifact, None)  # what was not stored is not wanted any more
-        self._update_status(artifact, desired, now)
+            plan = self._plan(Job(artifact, wanted, group), self._fleet(), now)
+            if self._carry_out(Order(artifact, self.term, plan.commands)):
+                return  # the status follows once the mirror shows them
+        self._update_status(artifact, now)
 
-    def _send(self, artifact: Artifact, commands: Sequence[Command]) -> None:
+    def _fleet(self) -> Fleet:
+        return self._placement.fleet(settling=self._settles_at is not None)
+
+    def _plan(self, job: Job, fleet: Fleet, now: float) -> Plan:
+        """Decide what to do about an artifact, and remember what cannot be done."""
+        artifact = job.artifact
+        plan = self._reconcile(job, fleet, now)
+        self._cursor = plan.cursor
+        if plan.unplaced or plan.held or plan.lingering:
+            self._short[artifact] = plan
+        else:
+            self._short.pop(artifact, None)
+        if plan.wake_at is not None:
+            self._set_timer(artifact, plan.wake_at)
+        return plan
+
+    def _reconcile(self, job: Job, fleet: Fleet, now: float) -> Plan:
+        taken = self._cluster.group(job.artifact).slices
+        return reconcile(job.artifact, job.wanted, job.group, fleet, now, self._at.policy, self._cursor, taken)
+
+    def _carry_out(self, order: Order) -> bool:
+        """Send an order, where it says anything; returns whether its outcome is to be waited for."""
+        artifacts = (order.artifact, *order.also)
+        if order.size == 0:
+            for artifact in artifacts:
+                self._unwritten.pop(artifact, None)  # what was not stored is not wanted any more
+            return False
         level = self._level()
         if log.tells(level):
-            _log_commands(artifact, commands, getattr(log, level))
-        self._awaited[artifact] = math.inf
-        self._placement.expect(artifact, (each.key for each in commands if each.state is SliceState.LOAD))
-        self._at.outbox.order(Order(artifact, self.term, commands))
+            _log_commands(order, getattr(log, level))
+        for artifact in artifacts:
+            self._awaited[artifact] = math.inf
+            keys = (each.key for each in order.commands if each.state is SliceState.LOAD)
+            self._placement.expect(artifact, (key for key in keys if key.artifact == artifact))
+        self._at.outbox.order(order)
+        return self._unwritten.keys().isdisjoint(artifacts)
+
+    def _decide_release(self, service: Service, now: float) -> None:
+        """Decide about all versions of a service at once, and of those that advance together with it."""
+        services = self._releases.group_of(service)
+        artifacts = sorted(each for one in services for each in self._cluster.versions_of(one))
+        if awaited := [each for each in artifacts if each in self._awaited]:
+            for each in awaited:
+                self._held[each] = True
+            return
+        for each in artifacts:
+            self._dirty.pop(each, None)
+        fleet = self._fleet()
+        releases = [self._release_of(each, fleet, now, may_advance=len(services) == 1) for each in services]
+        if len(services) > 1 and all(each.decision.held or not each.decision.courses for each in releases):
+            releases = [self._release_of(each, fleet, now, may_advance=True) for each in services]
+        commands: list[Command] = []
+        for release in releases:
+            for job in release.jobs:
+                commands += self._plan(job, fleet, now).commands
+            if release.decision.wake_at < math.inf and release.jobs:
+                self._set_timer(release.jobs[0].artifact, release.decision.wake_at)
+        records = {each.service: each.record for each in releases if each.changed}
+        if artifacts and self._carry_out(Order(artifacts[0], self.term, commands, artifacts[1:], records)):
+            return
+        for release in releases:
+            for version in release.facts.versions.values():
+                self._update_status(version.artifact, now, release)
+
+    def _release_of(self, service: Service, fleet: Fleet, now: float, *, may_advance: bool) -> Release:
+        release = self._releases.of(service, fleet, now, may_advance=may_advance)
+        if any(job.is_new and self._reconcile(job, fleet, now).unplaced for job in release.jobs):
+            release = self._releases.of(service, fleet, now, may_advance=may_advance, crowded=True)
+        return release
 
     def _release(self, artifact: Artifact) -> None:
         del self._awaited[artifact]
@@ -335,53 +390,47 @@ class Active:
             self._timer_of[artifact] = at
             heapq.heappush(self._timers, (at, artifact))
 
-    def _update_status(self, artifact: Artifact, desired: Desired | None, now: float) -> None:
-        name = encode_artifact(artifact)
+    def _update_status(self, artifact: Artifact, now: float, release: Release | None = None) -> None:
+        name, desired = encode_artifact(artifact), self._cluster.desired.get(artifact)
         if desired is None:
-            self._tell(name, None)
+            self._statuses.tell(name, None)
             return
         plan = self._short.get(artifact, WHOLE)
         anywhere = plan.unplaced > 0 and any(node.open for node in self._placement.nodes.values())
         group = self._placement.counted(self._cluster.group(artifact))
         nodes = self._at.topology.nodes.values()
         any_nodes = any(isinstance(each, Registered) or not each.hearsay for each in nodes)
+        told = told_of(release, artifact, desired) if release is not None else UNTOLD
         status, until = status_of(
-            desired, group, plan, self.term, now, open_nodes=anywhere, any_nodes=any_nodes, copies=self._copies
+            desired,
+            group,
+            plan,
+            self.term,
+            now,
+            open_nodes=anywhere,
+            any_nodes=any_nodes,
+            told=told,
         )
         if until is not None:
             self._set_timer(artifact, until)
         if (reason := self._unwritten.get(artifact)) and status.condition is not Condition.INVALID:
             status = replace(status, condition=Condition.DEGRADED, reason=f"commands cannot be stored: {reason}")
-        self._tell(name, status)
-
-    def _copies(self, node: NodeId) -> bool:
-        """Whether the node's agent is cdm's own, which copies what a command says."""
-        topology = self._at.topology
-        known = presence if isinstance(presence := topology.nodes.get(node), Registered) else topology.seen.get(node)
-        return known is not None and known.registration.runtime != EXTERNAL
-
-    def _tell(self, name: str, status: Status | None) -> None:
-        known = self._statuses[name] if name in self._statuses else self._cluster.statuses.get(name)
-        if (status is None and known is None) or (status is not None and status.same_as(known)):
-            return
-        self._statuses[name] = status
-        if status is not None and status.condition is not (known.condition if known else None):
-            level = self._level()
-            if level == "info" and status.condition in TROUBLE:
-                level = "warning"
-            say = getattr(log, level)
-            say("status", blueprint=name, condition=str(status.condition), reason=status.reason or None)
-        self._at.outbox.status(name, status)
+        self._statuses.tell(name, status)
 
     def _level(self) -> str:
         """At which level to log one more decision: thousands of lines a second are of no use, and cost time."""
         return "info" if self._ration.take(self._at.clock()) else "debug"
 
 
-def _log_commands(artifact: Artifact, commands: Sequence[Command], say: Callable[..., Any]) -> None:
-    alike: dict[tuple[str, str], list[SliceKey]] = {}
-    for command in commands:
-        alike.setdefault((command.state or "delete", command.reason), []).append(command.key)
-    for (state, reason), keys in alike.items():
+def _log_commands(order: Order, say: Callable[..., Any]) -> None:
+    for service, record in order.records.items():
+        phase = str(record.phase) if record is not None else "over"
+        reason = (record.reason or None) if record is not None else None
+        target = record.target.version if record is not None else None
+        say("rollout", service=str(service), phase=phase, to=target, step=record and record.step, reason=reason)
+    alike: dict[tuple[Artifact, str, str], list[SliceKey]] = {}
+    for command in order.commands:
+        alike.setdefault((command.key.artifact, command.state or "delete", command.reason), []).append(command.key)
+    for (artifact, state, reason), keys in alike.items():
         shown = [str(key).removeprefix("slices/") for key in keys[:LOGGED_KEYS]]
         say(state, artifact=str(artifact), count=len(keys), reason=reason, slices=shown)

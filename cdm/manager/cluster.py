@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from math import inf
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from cdm.model.keys import RolloutKey, SliceKey
 from cdm.model.record import Rollout
 from cdm.model.slice import TRANSITIONS, Kind, SliceState, SliceValue, Writer
 from cdm.model.status import Status
+from cdm.model.template import PLAIN, Template, template_of
 
 SlicePut = ValuePut[SliceKey, SliceValue]
 
@@ -29,7 +31,7 @@ STABLE_AFTER = 300.0
 """Seconds of being ACTIVE after which a slice's earlier failures are forgiven."""
 
 # On the hot path: before Python 3.12, looking a member up on its class takes ten times as long.
-_ACTIVE, _FAILED, _UNLOAD = SliceState.ACTIVE, SliceState.FAILED, SliceState.UNLOAD
+_ACTIVE, _FAILED, _LOAD, _UNLOAD = SliceState.ACTIVE, SliceState.FAILED, SliceState.LOAD, SliceState.UNLOAD
 _ENDED = frozenset({SliceState.FAILED, SliceState.ACTIVATING})
 
 OWED = frozenset({SliceState.LOADED, SliceState.FAILED})
@@ -47,12 +49,10 @@ class Desired(Struct, frozen=True):
     in_force: int
     observed: int
     problem: str | None = None
-    settings_since: int = 0
-    """Earliest known revision since which the blueprint in force has the settings that it has now."""
-    known_since: int = 0
-    """Earliest known revision of a valid blueprint: commands that serve an older one were not seen by this process."""
     removed: bool = False
     """Whether a blueprint is known to have been deleted before the refused one: then no instances are wanted."""
+    template: Template = PLAIN
+    """Of the blueprint in force."""
 
     @property
     def instances(self) -> int | None:
@@ -70,8 +70,6 @@ class Unanswered(NamedTuple):
     """Seconds."""
 
 
-_LATEST = 2**63
-"""Later than any revision."""
 _NO_COUNTS: dict[SliceState, int] = dict.fromkeys(SliceState, 0)
 
 
@@ -79,12 +77,12 @@ class Group:
     """All slices of one artifact, with what can be counted kept counted."""
 
     __slots__ = (
+        "builds",
         "counts",
         "endings",
         "failed_on",
         "failed_unloading",
         "most_failures",
-        "oldest",
         "owed",
         "slices",
         "unanswered",
@@ -94,6 +92,8 @@ class Group:
     def __init__(self) -> None:
         self.slices: dict[SliceKey, SlicePut] = {}
         self.counts = _NO_COUNTS.copy()
+        self.builds: dict[tuple[str | None, str | None], int] = {}
+        """How many slices were started with each template and content (their digests)."""
         self.owed: set[SliceKey] = set()
         self.failed_on: dict[NodeId, float] = {}
         """Nodes on which the artifact failed and was not ACTIVE since, and when."""
@@ -107,8 +107,6 @@ class Group:
         """No slice that was seen here told of more failures than this."""
         self.youngest = -inf
         """No ACTIVE slice became so later than this."""
-        self.oldest = _LATEST
-        """No slice serves a blueprint of an earlier revision than this."""
 
     @property
     def live(self) -> int:
@@ -140,9 +138,11 @@ class Group:
             return self
         part = Group()
         part.slices, part.owed = kept, self.owed & kept.keys()
+        for put in kept.values():
+            part._count_build(put.value, 1)
         part.counts = _NO_COUNTS | Counter(put.value.state for put in kept.values())
         part.failed_on, part.failed_unloading, part.endings = self.failed_on, self.failed_unloading, self.endings
-        part.youngest, part.oldest = self.youngest, self.oldest
+        part.youngest = self.youngest
         return part
 
     def put(self, put: SlicePut) -> bool:
@@ -150,9 +150,9 @@ class Group:
         key = put.key
         old = self.slices.get(key)
         if old is not None:
-            self.counts[old.value.state] -= 1
             put = _with_history(put, old)
         value = put.value
+        self._count(value, old)
         state = value.state
         if state is _ACTIVE:
             self.youngest = max(self.youngest, put.at)
@@ -169,15 +169,31 @@ class Group:
             self._note_answer(put, old)
         if self.failed_unloading and state is not _FAILED:
             self.failed_unloading -= {key}
-        if value.blueprint is not None and value.blueprint < self.oldest:
-            self.oldest = value.blueprint
         self.slices[key] = put
-        self.counts[state] += 1
         if state in OWED:
             self.owed.add(key)
         elif self.owed:
             self.owed.discard(key)
         return old is None
+
+    def _count(self, value: SliceValue, old: SlicePut | None) -> None:
+        self.counts[value.state] += 1
+        if old is None:
+            self._count_build(value, 1)
+            return
+        before = old.value
+        self.counts[before.state] -= 1
+        if value.template != before.template or value.content != before.content:
+            self._count_build(before, -1)
+            self._count_build(value, 1)
+
+    def _count_build(self, value: SliceValue, more: int) -> None:
+        build = value.template, value.content
+        count = self.builds.get(build, 0) + more
+        if count:
+            self.builds[build] = count
+        else:
+            del self.builds[build]
 
     def _note_answer(self, put: SlicePut, old: SlicePut) -> None:
         """Record whether a node answers, or a leader took a command back since it did not: only that is a failure."""
@@ -207,6 +223,7 @@ class Group:
         if old is None:
             return False
         self.counts[old.value.state] -= 1
+        self._count_build(old.value, -1)
         self.owed.discard(key)
         self.failed_unloading -= {key}
         if self.endings:
@@ -229,6 +246,11 @@ class Cluster:
         self.on_node: dict[NodeId, set[SliceKey]] = {}
         self.removed: dict[Artifact, int] = {}
         """Revision at which an artifact's blueprint was last removed."""
+        self.contents: dict[Artifact, str] = {}
+        """Digests of the contents of artifacts, as far as they are known."""
+        self.successors: dict[Service, set[Artifact]] = {}
+        """Versions of services whose blueprints name another one that they replace."""
+        self._versions: dict[Service, set[Artifact]] = {}
         self.rollouts: dict[Service, ValuePut[RolloutKey, Rollout]] = {}
         """The records of rollouts."""
         self.statuses: dict[str, Status] = {}
@@ -248,11 +270,10 @@ class Cluster:
 
     def accept_blueprint(self, artifact: Artifact, blueprint: Blueprint, revision: int) -> None:
         """A valid blueprint is in force from now on."""
-        old = self.desired.get(artifact)
-        same = old is not None and old.blueprint is not None and old.blueprint.overrides == blueprint.overrides
-        since = old.settings_since if old is not None and same else revision
-        known = old.known_since if old is not None and old.blueprint is not None else revision
-        self.desired[artifact] = Desired(blueprint, revision, revision, settings_since=since, known_since=known)
+        if artifact not in self.desired:
+            self._add_version(artifact)
+        self._note_successor(artifact, blueprint)
+        self.desired[artifact] = Desired(blueprint, revision, revision, template=template_of(blueprint))
         if group := self.groups.get(artifact):
             group.failed_on.clear()
         if not blueprint.instances:
@@ -262,24 +283,52 @@ class Cluster:
         """The newest blueprint is refused; the last valid one since ``removed`` stays in force."""
         if removed:
             self.removed[artifact] = removed
+        self._add_version(artifact)
         old = self.desired.get(artifact) or Desired(None, 0, 0, removed=artifact in self.removed)
         self.desired[artifact] = replace(old, observed=revision, problem=problem)
 
     def recover_blueprint(self, artifact: Artifact, blueprint: Blueprint, revision: int) -> None:
         """The newest blueprint stays refused, and this older one turns out to be the last valid one."""
+        self._note_successor(artifact, blueprint)
         self.desired[artifact] = replace(
             self.desired[artifact],
             blueprint=blueprint,
             in_force=revision,
-            settings_since=revision,
-            known_since=revision,
+            template=template_of(blueprint),
         )
 
     def remove_blueprint(self, artifact: Artifact, revision: int) -> None:
         """There is no blueprint of this artifact any more."""
         self.removed[artifact] = revision
+        self._note_successor(artifact, None)
         self.desired.pop(artifact, None)
         self._forget_endings(artifact)
+        self._drop_version(artifact)
+
+    def _note_successor(self, artifact: Artifact, blueprint: Blueprint | None) -> None:
+        if blueprint is not None and blueprint.rollout.source is not None:
+            self.successors.setdefault(artifact.service, set()).add(artifact)
+        elif self.successors and (known := self.successors.get(artifact.service)):
+            known.discard(artifact)
+            if not known:
+                del self.successors[artifact.service]
+
+    def versions_of(self, service: Service) -> AbstractSet[Artifact]:
+        """The versions of a service that have a blueprint or slices."""
+        return self._versions.get(service, frozenset())
+
+    def _add_version(self, artifact: Artifact) -> None:
+        self._versions.setdefault(artifact.service, set()).add(artifact)
+
+    def _drop_version(self, artifact: Artifact) -> None:
+        """Forget the version, where it has neither a blueprint nor slices."""
+        if artifact in self.desired or artifact in self.groups:
+            return
+        versions = self._versions.get(artifact.service)
+        if versions is not None:
+            versions.discard(artifact)
+            if not versions:
+                del self._versions[artifact.service]
 
     def _forget_endings(self, artifact: Artifact) -> None:
         """No instances are wanted any more: what is started later has nothing to do with them."""
@@ -294,6 +343,7 @@ class Cluster:
         group = self.groups.get(key.artifact)
         if group is None:
             group = self.groups[key.artifact] = Group()
+            self._add_version(key.artifact)
         if group.put(put):
             on_node = self.on_node.get(key.node)
             if on_node is None:
@@ -308,6 +358,7 @@ class Cluster:
         desired = self.desired.get(key.artifact)
         if not group.slices and not (group.endings and desired and desired.instances):
             del self.groups[key.artifact]
+            self._drop_version(key.artifact)
         on_node = self.on_node[key.node]
         on_node.discard(key)
         if not on_node:
@@ -328,12 +379,16 @@ def _with_history(put: SlicePut, old: SlicePut) -> SlicePut:
     """
     value, before = put.value, old.value
     failures, blueprint, overrides, at = value.failures, value.blueprint, value.overrides, put.at
+    template, content = value.template, value.content
     if failures is None:
         failures = before.failures
     if blueprint is None:
         blueprint = before.blueprint
     if overrides is None and before.overrides is not None and TRANSITIONS[value.state].writer is Writer.NODE:
         overrides = before.overrides
+    if value.state is not _LOAD:
+        template = before.template if template is None else template
+        content = before.content if content is None else content
     if before.state is _ACTIVE:
         if value.state is _ACTIVE and value.restarts == before.restarts:
             at = old.at
@@ -341,6 +396,10 @@ def _with_history(put: SlicePut, old: SlicePut) -> SlicePut:
             failures = 0
     elif failures and before.failures == 0 and TRANSITIONS[value.state].writer is Writer.NODE:
         failures = 0
-    if failures == value.failures and blueprint == value.blueprint and overrides is value.overrides and at == put.at:
+    same = failures == value.failures and blueprint == value.blueprint and overrides is value.overrides
+    if same and at == put.at and template is value.template and content is value.content:
         return put
-    return replace(put, value=replace(value, failures=failures, blueprint=blueprint, overrides=overrides), at=at)
+    value = replace(
+        value, failures=failures, blueprint=blueprint, overrides=overrides, template=template, content=content
+    )
+    return replace(put, value=value, at=at)

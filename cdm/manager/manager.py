@@ -65,6 +65,7 @@ class ClusterDeploymentManager:
         wake: called when there is work; the answer is a `Tick`, soon.
         policy: deadlines and backoff.
         reconcile_interval: seconds between two rounds over everything.
+        epoch: the server's clock less this node's: seconds since 1970 when this node's clock was at 0.
     """
 
     def __init__(
@@ -76,12 +77,13 @@ class ClusterDeploymentManager:
         wake: Callable[[], None],
         policy: Policy | None = None,
         reconcile_interval: float = 30.0,
+        epoch: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.node = node
         self.topology = topology
         self.cluster = Cluster()
         self.state: Dormant | Active = Dormant()
-        self._at = Workplace(self.cluster, topology, outbox, clock, wake, policy or Policy(), reconcile_interval)
+        self._at = Workplace(self.cluster, topology, outbox, clock, wake, policy or Policy(), reconcile_interval, epoch)
 
     def wake_at(self) -> float | None:
         """When it needs its next `Tick`, in seconds on this node's clock; None: only when something happens."""
@@ -200,6 +202,8 @@ class ClusterDeploymentManager:
             self.cluster.rollouts.pop(service, None)
         else:
             log.error("unreadable record of a rollout", service=str(service), reason=message.reason)
+        for artifact in self.cluster.versions_of(service):
+            self.state.touch(artifact)
         self._reached(message.revision)
 
     @receiver

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 from msgspec import Struct
 
 from cdm.manager.reconciliation import Command
-from cdm.model.artifact import Artifact, NodeId
+from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.node import Seen
+from cdm.model.record import Rollout
 from cdm.model.status import Status
 
 HIGH_WATER = 20_000
@@ -18,11 +19,20 @@ HIGH_WATER = 20_000
 
 
 class Order(Struct, frozen=True):
-    """All commands of one decision on one artifact; they are acknowledged together."""
+    """All commands of one decision on one artifact, or on the versions of services; they are acknowledged together."""
 
     artifact: Artifact
     term: int
     commands: Sequence[Command]
+    also: Sequence[Artifact] = ()
+    """Other artifacts that it is about."""
+    records: Mapping[Service, Rollout | None] = {}
+    """Records of rollouts, in the same batch as the first of the commands, and before them. None deletes."""
+
+    @property
+    def size(self) -> int:
+        """How many messages it takes."""
+        return len(self.commands) + len(self.records)
 
 
 class Outbox:
@@ -59,7 +69,7 @@ class Outbox:
     def order(self, order: Order) -> None:
         """Queue an order."""
         self.orders.append(order)
-        self.queued += len(order.commands)
+        self.queued += order.size
         self._on_orders()
 
     def take_order(self) -> Order | None:
@@ -67,7 +77,7 @@ class Outbox:
         if not self.orders:
             return None
         order = self.orders.popleft()
-        self.queued -= len(order.commands)
+        self.queued -= order.size
         return order
 
     def status(self, name: str, status: Status | None) -> None:

@@ -16,9 +16,10 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from cdm.manager.allocation import Host, allocate, choose_removals, free_ordinals
-from cdm.manager.cluster import Desired, Group, SlicePut
+from cdm.manager.cluster import Group, SlicePut
 from cdm.manager.policy import Policy
 from cdm.manager.standing import NEVER_RAN, Fleet, Standing, Standings, gone_at, lingering, sort
+from cdm.manager.wanted import Wanted
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey
@@ -36,6 +37,12 @@ class Command(Struct, frozen=True):
     overrides: Overrides | None = None
     loaded: int = 0
     """Of an ACTIVATE: revision of the LOADED that it answers."""
+    template: str | None = None
+    """Digest of the template that it serves."""
+    content: str | None = None
+    """Digest of the content that is to run."""
+    after: float | None = None
+    """Of an UNLOAD: seconds for which the slice goes on serving."""
 
 
 class Plan(Struct, frozen=True):
@@ -58,7 +65,7 @@ WHOLE = Plan()
 """The plan of an artifact that needs nothing."""
 
 
-def settled(desired: Desired | None, group: Group) -> bool:
+def settled(wanted: Wanted, group: Group) -> bool:
     """Whether the counts alone show that nothing is to be done.
 
     They do unless a slice waits for an answer, sits on a node that is dead or draining, or has missed a deadline:
@@ -66,66 +73,57 @@ def settled(desired: Desired | None, group: Group) -> bool:
     """
     if group.owed:
         return False
-    if desired is None:
-        return group.live == 0
-    return desired.instances is None or group.live == desired.instances
+    return wanted.instances is None or group.live == wanted.instances
 
 
 def reconcile(
     artifact: Artifact,
-    desired: Desired | None,
+    wanted: Wanted,
     group: Group,
     fleet: Fleet,
     now: float,
     policy: Policy,
     cursor: NodeId | None = None,
+    taken: Iterable[SliceKey] | None = None,
 ) -> Plan:
-    """Decide what to do about one artifact.
+    """Decide what to do about one artifact, or about its slices of one template.
 
     Args:
         artifact: which one.
-        desired: its blueprint; None where there is none, which means no instances.
+        wanted: how many instances there are to be, and what they are started with.
         group: its slices.
         fleet: the nodes.
         now: seconds on the clock that the slices' ``at`` are on.
         policy: deadlines and backoff.
         cursor: the node that was served last; among equals the next one in name order comes first.
+        taken: the keys of all slices of the artifact; None: those of the group are all.
     """
-    blueprint = desired.blueprint if desired else None
-    case = _Case(
-        artifact,
-        desired.in_force if desired else 0,
-        blueprint.overrides if blueprint else None,
-        group,
-        fleet,
-        now,
-        policy,
-        sort(group, fleet, policy, now),
-    )
-    wanted = desired.instances if desired else 0
-    if wanted is None:
+    keys = group.slices if taken is None else taken
+    case = _Case(artifact, wanted, group, fleet, now, policy, sort(group, fleet, policy, now), keys)
+    count = wanted.instances
+    if count is None:
         # Refused, and never a valid one before: nothing is changed, but the keys of dead nodes go.
         unheard = case.standings[Standing.UNHEARD]
         return Plan(_forget(case), _earliest(_gone(case)), lingering=len(unheard), cursor=cursor)
     live, waited_for = case.standings[Standing.LIVE], len(lingering(case.standings))
     commands = [*_forget(case), *_take_away(case)]
-    missing = wanted - len(live) - len(case.standings[Standing.AWAITED]) - waited_for
-    if missing > 0:
+    missing = count - len(live) - len(case.standings[Standing.AWAITED]) - waited_for
+    if missing > 0 and wanted.grows:
         growth = _grow(case, missing, cursor)
         commands += growth.commands
         staying: Sequence[SlicePut] = live
     else:
         growth = _Growth(cursor=cursor)
         commands += (case.unload(put, "failed, and not needed any more") for put in case.standings[Standing.FAILED])
-        count = "1 instance" if len(live) == 1 else f"{len(live)} instances"
-        removed = _choose_removals(case, max(len(live) - wanted, 0), commands)
-        commands += (case.unload(put, f"{count}, {wanted} wanted") for put in live if put.key in removed)
+        there = "1 instance" if len(live) == 1 else f"{len(live)} instances"
+        removed = _choose_removals(case, max(len(live) - count, 0), commands)
+        commands += (case.retire(put, f"{there}, {count} wanted") for put in live if put.key in removed)
         staying = [put for put in live if put.key not in removed] if removed else live
-    commands += _empty_draining(case, staying, wanted)
+    commands += _empty_draining(case, staying, count)
     commands += (
         case.command(put.key, SliceState.ACTIVATE, "loaded", case.failures(put), put.revision)
         for put in staying
-        if put.value.state is SliceState.LOADED
+        if put.value.state is SliceState.LOADED and wanted.grows
     )
     wake_at = _earliest((*_gone(case), *_deadlines(case), *_unloads_to_come(case), *growth.retries))
     return Plan(commands, wake_at, growth.unplaced, growth.held, waited_for, growth.cursor)
@@ -135,14 +133,14 @@ class _Case(NamedTuple):
     """What is decided about: the facts, which nothing changes, and how commands are made of them."""
 
     artifact: Artifact
-    revision: int
-    """Of the blueprint in force; 0: none is."""
-    overrides: Overrides | None
+    wanted: Wanted
     group: Group
     fleet: Fleet
     now: float
     policy: Policy
     standings: Standings
+    taken: Iterable[SliceKey]
+    """The keys of all slices of the artifact."""
 
     def failures(self, put: SlicePut) -> int:
         """How often the instance failed before."""
@@ -151,20 +149,47 @@ class _Case(NamedTuple):
     def retry_at(self, put: SlicePut) -> float:
         """When a failed slice is due to be tried again, or to be unloaded again."""
         # Whoever puts the blueprint again expects it to be tried again.
-        if put.value.blueprint is not None and put.value.blueprint < self.revision:
+        if put.value.blueprint is not None and put.value.blueprint < self.wanted.revision:
             return put.at
         return self.policy.retry_at(put)
 
     def command(self, key: SliceKey, state: SliceState, reason: str, failures: int, loaded: int = 0) -> Command:
         """A command on the way up."""
-        return Command(key, state, reason, failures, self.revision, self.overrides, loaded)
+        wanted = self.wanted
+        return Command(
+            key,
+            state,
+            reason,
+            failures,
+            wanted.revision,
+            wanted.overrides,
+            loaded,
+            wanted.template,
+            wanted.content,
+        )
 
-    def unload(self, put: SlicePut, reason: str, *, failed: bool = False) -> Command:
+    def unload(self, put: SlicePut, reason: str, *, failed: bool = False, after: float | None = None) -> Command:
         """An UNLOAD; ``failed``: it counts as one more failure."""
         # With the overrides that it runs with: they say for how long it may run unheard of.
-        overrides = None if put.value.state in NEVER_RAN else put.value.overrides
+        value = put.value
+        overrides = None if value.state in NEVER_RAN else value.overrides
         failures = self.failures(put) + 1 if failed else self.failures(put)
-        return Command(put.key, SliceState.UNLOAD, reason, failures, self.revision, overrides)
+        return Command(
+            put.key,
+            SliceState.UNLOAD,
+            reason,
+            failures,
+            self.wanted.revision,
+            overrides,
+            template=value.template,
+            content=value.content,
+            after=after,
+        )
+
+    def retire(self, put: SlicePut, reason: str) -> Command:
+        """An UNLOAD in good order: what can be reached goes on serving until nobody sends to it any more."""
+        reached = put.value.state is SliceState.ACTIVE and put.value.port is not None
+        return self.unload(put, reason, after=self.wanted.drain_delay or None if reached else None)
 
 
 class _Growth(NamedTuple):
@@ -219,7 +244,7 @@ def _take_away(case: _Case) -> list[Command]:
             for put in standings[Standing.UNANSWERED]
         ),
         *(case.unload(put, f"stuck in {put.value.state}", failed=True) for put in standings[Standing.STUCK]),
-        *(case.unload(put, f"node {put.key.node} is draining") for put in standings[Standing.EVACUATED]),
+        *(case.retire(put, f"node {put.key.node} is draining") for put in standings[Standing.EVACUATED]),
         *(
             case.unload(put, "unloading failed", failed=True)
             for put in standings[Standing.UNLOAD_FAILED]
@@ -233,11 +258,14 @@ def _choose_removals(case: _Case, surplus: int, commands: Iterable[Command]) -> 
     if surplus == 0:
         return set()
     live = case.standings[Standing.LIVE]
+    healthy_since = case.now - (case.wanted.min_healthy if case.wanted.young_first else 0.0)
     waiting = [put.key for put in live if put.value.state is not SliceState.ACTIVE]
-    active = [put.key for put in live if put.value.state is SliceState.ACTIVE]
+    active = [put for put in live if put.value.state is SliceState.ACTIVE]
+    young = [put.key for put in active if put.at > healthy_since]
+    healthy = [put.key for put in active if put.at <= healthy_since]
     leaving = Counter(command.key.node for command in commands if command.state is SliceState.UNLOAD)
     total = case.fleet.total
-    return set(choose_removals(surplus, (waiting, active), lambda node: total(node) - leaving[node]))
+    return set(choose_removals(surplus, (waiting, young, healthy), lambda node: total(node) - leaving[node]))
 
 
 def _empty_draining(case: _Case, staying: Iterable[SlicePut], wanted: int) -> list[Command]:
@@ -248,7 +276,7 @@ def _empty_draining(case: _Case, staying: Iterable[SlicePut], wanted: int) -> li
     serving = sum(1 for put in staying if put.value.state is SliceState.ACTIVE)
     active = sorted(put.key for put in draining if put.value.state is SliceState.ACTIVE)
     kept = set(active[: max(wanted - serving, 0)])
-    return [case.unload(put, f"node {put.key.node} is draining") for put in draining if put.key not in kept]
+    return [case.retire(put, f"node {put.key.node} is draining") for put in draining if put.key not in kept]
 
 
 def _grow(case: _Case, missing: int, cursor: NodeId | None) -> _Growth:
@@ -322,7 +350,7 @@ def _load(case: _Case, nodes: Mapping[NodeId, int], due: Sequence[SlicePut]) -> 
     elsewhere = elsewhere[: sum(left.values())]
     history = sorted(case.failures(put) + 1 for put in (*elsewhere, *case.standings[Standing.STUCK]))
     used: dict[NodeId, list[int]] = {}
-    for key in case.group.slices:
+    for key in case.taken:
         if key.node in left:
             used.setdefault(key.node, []).append(key.ordinal)
     artifact, state, command = case.artifact, SliceState.LOAD, case.command  # looked up once for 100,000 instances

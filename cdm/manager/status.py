@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from math import inf
 
 from msgspec import UNSET
 
-from cdm.manager.cluster import Desired, Group, SlicePut
+from cdm.manager.cluster import Desired, Group
 from cdm.manager.endings import kind_of
 from cdm.manager.reconciliation import Plan
-from cdm.model.artifact import NodeId
+from cdm.manager.releases import UNTOLD, Told
 from cdm.model.blueprint import MIN_HEALTHY
 from cdm.model.slice import Kind, SliceState
 from cdm.model.status import Condition, Status
@@ -20,7 +20,6 @@ REASONS = 480
 NO_REASON = "no reason given"
 
 
-Copies = Callable[[NodeId], bool]
 Judgement = tuple[Condition, str, float | None]
 """Condition, reason, and when it may be something else although nothing happens, in seconds on this node's clock."""
 
@@ -34,7 +33,7 @@ def status_of(
     *,
     open_nodes: bool,
     any_nodes: bool = True,
-    copies: Copies = lambda _: True,
+    told: Told = UNTOLD,
 ) -> tuple[Status, float | None]:
     """What to tell users of a blueprint, and when to look again although nothing happens.
 
@@ -46,19 +45,20 @@ def status_of(
         now: seconds on the clock that the slices' ``at`` are on.
         open_nodes: whether any node takes new slices.
         any_nodes: whether there is any node at all.
-        copies: whether the agent of a node is known to copy a command's settings.
+        told: what there is to tell of rollouts.
     """
-    if any_nodes or desired.problem is not None or not desired.instances:
-        condition, reason, until = _judge(desired, group, plan, now, copies, open_nodes=open_nodes)
+    wanted = (desired.instances or 0) if told.instances is None else told.instances
+    if any_nodes or desired.problem is not None or not wanted:
+        condition, reason, until = _judge(desired, group, plan, now, wanted, told, open_nodes=open_nodes)
     else:
         condition, reason, until = Condition.DEGRADED, "no nodes", None
     blueprint, active = desired.blueprint, group.active
-    told = Status(
+    status = Status(
         condition,
         reason,
         desired.observed,
         desired.in_force,
-        desired.instances or 0,
+        wanted,
         active,
         group.live - active,
         group.failed,
@@ -66,13 +66,16 @@ def status_of(
         (blueprint and blueprint.overrides) or UNSET,
         blueprint.min_healthy if blueprint and blueprint.min_healthy != MIN_HEALTHY else UNSET,
         (blueprint and blueprint.settings) or UNSET,
+        rollout=told.rollout or UNSET,
     )
-    return told, until
+    return status, until
 
 
-def _judge(desired: Desired, group: Group, plan: Plan, now: float, copies: Copies, *, open_nodes: bool) -> Judgement:
+def _judge(
+    desired: Desired, group: Group, plan: Plan, now: float, wanted: int, told: Told, *, open_nodes: bool
+) -> Judgement:
     """The condition and its reason: the worst that there is to say, and what troubles the blueprint in force."""
-    condition, reason, until = _judge_in_force(desired, group, plan, now, copies, open_nodes=open_nodes)
+    condition, reason, until = _judge_release(desired, group, plan, now, wanted, told, open_nodes=open_nodes)
     if desired.problem is None:
         return condition, reason, until
     if desired.blueprint is None or condition not in (Condition.DEGRADED, Condition.UNSCHEDULABLE):
@@ -80,10 +83,27 @@ def _judge(desired: Desired, group: Group, plan: Plan, now: float, copies: Copie
     return Condition.INVALID, f"{desired.problem}; in force: {reason}", until
 
 
-def _judge_in_force(
-    desired: Desired, group: Group, plan: Plan, now: float, copies: Copies, *, open_nodes: bool
+def _judge_release(
+    desired: Desired, group: Group, plan: Plan, now: float, wanted: int, told: Told, *, open_nodes: bool
 ) -> Judgement:
-    wanted = desired.instances or 0
+    """What a rollout, or the last one, makes of it; otherwise how its instances are."""
+    if told.superseded:
+        return Condition.SUPERSEDED, told.superseded, None
+    if told.failed:
+        return Condition.DEGRADED, told.failed, None
+    if told.progressing:
+        return Condition.PROGRESSING, told.progressing, None
+    condition, reason, until = _judge_in_force(desired, group, plan, now, wanted, open_nodes=open_nodes)
+    if told.reverted:
+        if condition in (Condition.DEGRADED, Condition.UNSCHEDULABLE) and wanted:
+            return condition, f"{reason}; reverted before: {told.reverted}", until
+        return Condition.REVERTED, told.reverted, until
+    return condition, reason, until
+
+
+def _judge_in_force(
+    desired: Desired, group: Group, plan: Plan, now: float, wanted: int, *, open_nodes: bool
+) -> Judgement:
     if plan.unplaced:
         what = "no node that takes new slices has room" if open_nodes else "no node takes new slices"
         return Condition.UNSCHEDULABLE, f"{_unplaced(plan.unplaced, wanted, group.live)}: {what}", None
@@ -92,13 +112,12 @@ def _judge_in_force(
     if group.endings and (loop := group.endings.crash_loop(group.slices, now)):
         reason = f"crash loop: {loop.instances} of {wanted} instances: {_reasons(loop.reasons)}"
         return Condition.DEGRADED, reason, loop.until
-    waiting, until = _awaited(desired, group, plan, now, copies)
+    waiting, until = _awaited(desired, group, plan, now, wanted)
     return (Condition.PROGRESSING if waiting else Condition.READY), waiting, until
 
 
-def _awaited(desired: Desired, group: Group, plan: Plan, now: float, copies: Copies) -> tuple[str, float | None]:
+def _awaited(desired: Desired, group: Group, plan: Plan, now: float, wanted: int) -> tuple[str, float | None]:
     """What is to happen yet until the blueprint is Ready, and when it will have; nothing: it is."""
-    wanted = desired.instances or 0
     if plan.held:
         return f"{plan.held} of {wanted} instances not placed yet; waiting for nodes to register", None
     if plan.lingering:
@@ -106,29 +125,10 @@ def _awaited(desired: Desired, group: Group, plan: Plan, now: float, copies: Cop
         return f"waiting for {plan.lingering} exclusive {instances} to stop", None
     if not group.active == group.live == wanted:
         return _progress(wanted, group.active, group.live - group.active) + _unanswered(group), None
-    if outdated := _outdated(desired, group, copies):
-        return f"{outdated} of {wanted} run older settings", None
     min_healthy = desired.blueprint.min_healthy if desired.blueprint else 0.0
     if group.youngest + min_healthy > now and (healthy_at := _last_up(group) + min_healthy) > now:
         return f"{wanted} of {wanted} active, but not all of them for {min_healthy:g} s yet", healthy_at
     return "", None
-
-
-def _outdated(desired: Desired, group: Group, copies: Copies) -> int:
-    """How many instances were loaded with settings that the blueprint has no more, as far as is known."""
-    since = desired.settings_since
-    if group.oldest >= since or desired.blueprint is None:
-        return 0
-    overrides, known = desired.blueprint.overrides, desired.known_since
-
-    def outdated(put: SlicePut) -> bool:
-        value = put.value
-        if value.blueprint is None or value.blueprint >= since or value.overrides == overrides:
-            return False
-        # One without overrides, whose command this process did not see, has none, or an agent that dropped them.
-        return value.overrides is not None or value.blueprint >= known or copies(put.key.node)
-
-    return sum(outdated(put) for put in group.slices.values() if put.value.state.live)
 
 
 def _last_up(group: Group) -> float:

@@ -46,7 +46,20 @@ class Side(Struct, frozen=True, omit_defaults=True):
     content: str | None = None
     """Digest of the artifact's content; None: not known."""
     digest: str = ""
-    """The template's."""
+    """The template's; it may be known where the template is not."""
+
+    @property
+    def mark(self) -> str:
+        """Tells this template and content from others of the same version."""
+        return f"{self.digest}/{self.content}" if self.content else self.digest
+
+    def same_as(self, other: Side) -> bool:
+        """Whether an instance of one side is an instance of the other, as far as is known."""
+        return self.version == other.version and self.alike(other)
+
+    def alike(self, other: Side) -> bool:
+        """Whether template and content are the same, whatever the version; unknown contents differ from none."""
+        return self.digest == other.digest and (None in (self.content, other.content) or self.content == other.content)
 
 
 class Weights(Struct, frozen=True):
@@ -67,11 +80,12 @@ class Rollout(Struct, frozen=True, omit_defaults=True):
     """Index of the step that is being taken."""
     since: float = 0.0
     """When the phase and the step began: server time, in seconds since 1970."""
-    weights: Weights = Weights()
+    weights: Weights | None = None
+    """None: each instance is sent as much as any other."""
     superseded: dict[str, Count] = {}
     """Versions that were replaced: the revision of their blueprint, for as long as it has that revision."""
     reverted: dict[str, str] = {}
-    """Versions that were rolled out and taken back: the digest of the template, which is not tried again."""
+    """Versions that were rolled out and taken back: the mark (`Side.mark`) of what is not tried again."""
     reason: str = ""
     """Why it was taken back, or failed."""
     term: Count = 0

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from msgspec import Struct, to_builtins
 
-from cdm.model.blueprint import Overrides
+from cdm.model.blueprint import Blueprint, Overrides
 
 
 class Template(Struct, frozen=True, omit_defaults=True, dict=True):
@@ -30,3 +30,14 @@ class Template(Struct, frozen=True, omit_defaults=True, dict=True):
             fields["restarted"] = self.restarted
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
+
+
+PLAIN = Template()
+"""The template of most blueprints: nothing but what the artifact's manifest says."""
+
+
+def template_of(blueprint: Blueprint) -> Template:
+    """The template that a blueprint's fields make."""
+    if blueprint.overrides is None and blueprint.restarted is None:
+        return PLAIN
+    return Template(blueprint.overrides or Overrides(), blueprint.restarted)

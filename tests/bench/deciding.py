@@ -39,6 +39,7 @@ from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import reconcile
 from cdm.manager.standing import Fleet, LiveNode
 from cdm.manager.topology import Topology
+from cdm.manager.wanted import wanted_of
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, Key, LeaseKey, NodeKey, SliceKey
@@ -160,7 +161,7 @@ def _commands(count: int, repetitions: int) -> Figure:
 
     def decide() -> None:
         for number in range(count // instances):
-            found = reconcile(artifact(number), desired, Group(), fleet, 0.0, policy)
+            found = reconcile(artifact(number), wanted_of(desired), Group(), fleet, 0.0, policy)
             assert len(found.commands) == instances
 
     return figure(

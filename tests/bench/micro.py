@@ -19,6 +19,7 @@ from cdm.manager.cluster import Desired, Group
 from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import reconcile
 from cdm.manager.standing import Fleet, LiveNode
+from cdm.manager.wanted import wanted_of
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import SLICES, BlueprintKey, decode_artifact, encode
 from cdm.model.slice import SliceValue
@@ -95,7 +96,7 @@ def test_pick_from_ranking(benchmark: Any) -> None:
 def test_reconcile_new_blueprint(benchmark: Any) -> None:
     fleet = Fleet({node: LiveNode(node, open=True, draining=False) for node in NODES}, lambda node: 0)
     desired = Desired(Blueprint(100), 1, 1)
-    plan = benchmark(lambda: reconcile(artifact(1), desired, Group(), fleet, 0.0, Policy()))
+    plan = benchmark(lambda: reconcile(artifact(1), wanted_of(desired), Group(), fleet, 0.0, Policy()))
     assert len(plan.commands) == 100
 
 

@@ -1356,25 +1356,6 @@ def test_a_process_that_began_later_takes_what_was_started_often_for_a_crash_loo
     assert condition(each)[0] is Condition.READY
 
 
-def test_instances_that_run_older_settings_are_told() -> None:
-    each = running()
-    for node in list(each.nodes):
-        each.join(node, Registration(runtime="process"))
-    each.apply(APP, NEWER)
-    each.run_down()
-    assert condition(each) == (Condition.PROGRESSING, "3 of 3 run older settings")
-    each.apply(APP, Blueprint(4, NEWER.overrides, 0.0))
-    each.run_down()
-    assert condition(each) == (Condition.PROGRESSING, "3 of 4 run older settings")
-    each.boot()
-    each.lead()
-    each.settle()
-    assert condition(each) == (Condition.PROGRESSING, "3 of 4 run older settings")
-    each.apply(APP, OLDER)
-    each.run_down()
-    assert condition(each)[0] is Condition.READY, "the newest instance went first"
-
-
 @pytest.mark.parametrize("copy", [True, False])
 def test_another_number_of_instances_is_no_other_setting_even_if_the_agent_drops_the_settings(copy: bool) -> None:
     each = world()
@@ -1430,12 +1411,6 @@ def test_what_drops_the_settings_is_not_taken_for_outdated_by_a_leader_that_did_
     each.lead()
     each.settle()
     assert condition(each) == (Condition.READY, "")
-    each.apply(APP, Blueprint(3, Overrides({"LEVEL": "info"}), 0.0))
-    each.settle()
-    dropped(each)
-    each.apply(APP, Blueprint(3, Overrides({"LEVEL": "none"}), 0.0))
-    each.settle()
-    assert condition(each) == (Condition.PROGRESSING, "1 of 3 run older settings"), "what it commanded itself is known"
 
 
 def test_what_a_command_sets_no_more_is_not_kept() -> None:

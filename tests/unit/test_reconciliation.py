@@ -15,11 +15,13 @@ from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import WHOLE, Command, Plan, reconcile, settled
 from cdm.manager.standing import MAY_RUN, NEVER_RAN, Fleet, LiveNode
 from cdm.manager.status import refused_status, status_of
+from cdm.manager.wanted import wanted_of
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import LAST_MARGIN, LONGEST_LAST_GRACE, Blueprint, Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.slice import Kind, SliceState, SliceValue, legal
 from cdm.model.status import Condition, Status
+from cdm.model.template import PLAIN
 from tests.unit.support import APP, OTHER, S, cluster_of, group_of, n, put, wanted
 
 POLICY = Policy()
@@ -51,7 +53,7 @@ def plan(
     cluster = with_failures(puts, failed_unloading)
     return reconcile(
         APP,
-        desired,
+        wanted_of(desired),
         cluster.group(APP),
         fleet(cluster, places() if nodes is None else nodes, more, lost),
         now,
@@ -186,7 +188,7 @@ def test_ties_go_to_the_node_with_the_fewest_slices_of_all_artifacts() -> None:
 
 def test_loaded_is_answered_with_activate() -> None:
     found = plan(wanted(1, 9), put(n(1), S.LOADED, failures=2))
-    assert found.commands == [Command(SliceKey(n(1), APP), S.ACTIVATE, "loaded", 2, 9, loaded=1)]
+    assert found.commands == [Command(SliceKey(n(1), APP), S.ACTIVATE, "loaded", 2, 9, loaded=1, template=PLAIN.digest)]
 
 
 @pytest.mark.parametrize("state", [S.LOAD, S.LOADING, S.ACTIVATE, S.ACTIVATING, S.DEACTIVATE, S.DEACTIVATING])
@@ -210,7 +212,7 @@ def test_a_stuck_slice_is_replaced_elsewhere(state: SliceState, limit: float) ->
     found = plan(wanted(1, 4), put(n(1), state, at=NOW - limit, failures=3))
     assert sorted(found.commands, key=lambda command: command.key) == [
         Command(SliceKey(n(1), APP), S.UNLOAD, f"stuck in {state}", 4, 4),
-        Command(SliceKey(n(2), APP), S.LOAD, "replaces a failed instance", 4, 4),
+        Command(SliceKey(n(2), APP), S.LOAD, "replaces a failed instance", 4, 4, template=PLAIN.digest),
     ]
 
 
@@ -275,7 +277,7 @@ def test_a_newer_blueprint_is_tried_at_once() -> None:
 
 def test_a_retry_on_the_only_node_goes_over_the_failed_slice() -> None:
     found = plan(wanted(1, 2), put(n(1), S.FAILED, at=NOW - 10, failures=1, blueprint=2), nodes=places(1))
-    assert found.commands == [Command(SliceKey(n(1), APP), S.LOAD, "retry", 2, 2)]
+    assert found.commands == [Command(SliceKey(n(1), APP), S.LOAD, "retry", 2, 2, template=PLAIN.digest)]
 
 
 def loads(found: Plan) -> Counter[NodeId]:
@@ -303,7 +305,7 @@ def test_a_failed_instance_visits_every_node_before_it_comes_back_to_one() -> No
     visited = []
     now = NOW
     for failures in range(3):
-        found = reconcile(APP, wanted(1), cluster.group(APP), fleet(cluster, places(3)), now, POLICY)
+        found = reconcile(APP, wanted_of(wanted(1)), cluster.group(APP), fleet(cluster, places(3)), now, POLICY)
         (load,) = (command for command in found.commands if command.state is S.LOAD)
         visited.append(load.key.node)
         cluster.put_slice(put(load.key.node, S.FAILED, load.key.ordinal, at=now, failures=failures))
@@ -484,15 +486,15 @@ def test_without_any_node_everything_is_unplaced() -> None:
 
 
 def test_settled_is_a_matter_of_counts() -> None:
-    assert settled(wanted(2), group_of(*active(1, 2)))
-    assert settled(wanted(2), group_of(put(n(1), S.LOADING), put(n(2), S.ACTIVE), put(n(3), S.UNLOADING)))
-    assert settled(None, group_of(put(n(1), S.UNLOAD)))
-    assert settled(Desired(None, 0, 1, "bad"), group_of(*active(1)))
-    assert not settled(wanted(2), group_of(*active(1)))
-    assert not settled(wanted(1), group_of(*active(1, 2)))
-    assert not settled(wanted(1), group_of(put(n(1), S.LOADED)))
-    assert not settled(wanted(1), group_of(put(n(1), S.ACTIVE), put(n(2), S.FAILED)))
-    assert not settled(None, group_of(*active(1)))
+    assert settled(wanted_of(wanted(2)), group_of(*active(1, 2)))
+    assert settled(wanted_of(wanted(2)), group_of(put(n(1), S.LOADING), put(n(2), S.ACTIVE), put(n(3), S.UNLOADING)))
+    assert settled(wanted_of(None), group_of(put(n(1), S.UNLOAD)))
+    assert settled(wanted_of(Desired(None, 0, 1, "bad")), group_of(*active(1)))
+    assert not settled(wanted_of(wanted(2)), group_of(*active(1)))
+    assert not settled(wanted_of(wanted(1)), group_of(*active(1, 2)))
+    assert not settled(wanted_of(wanted(1)), group_of(put(n(1), S.LOADED)))
+    assert not settled(wanted_of(wanted(1)), group_of(put(n(1), S.ACTIVE), put(n(2), S.FAILED)))
+    assert not settled(wanted_of(None), group_of(*active(1)))
 
 
 # Status
@@ -818,7 +820,7 @@ def test_every_plan_is_legal_exact_and_final(
             cluster.put_slice(ValuePut(command.key, value, 2, NOW))
     again = reconcile(
         APP,
-        desired,
+        wanted_of(desired),
         cluster.group(APP),
         fleet(cluster, nodes, more),
         NOW,
@@ -848,8 +850,8 @@ def test_the_ranking_changes_the_cost_of_a_plan_and_nothing_else(
         if live.open and (live.capacity is None or unranked.total(node) < live.capacity):
             ranking.put(node, unranked.total(node))
     group = cluster.group(APP)
-    plain = reconcile(APP, desired, group, unranked, NOW, POLICY, cursor)
-    ranked = reconcile(APP, desired, group, given, NOW, POLICY, cursor)
+    plain = reconcile(APP, wanted_of(desired), group, unranked, NOW, POLICY, cursor)
+    ranked = reconcile(APP, wanted_of(desired), group, given, NOW, POLICY, cursor)
     assert ranked == plain
 
 

@@ -29,10 +29,21 @@ from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Order, Outbox
 from cdm.manager.policy import Policy
 from cdm.manager.topology import Registered, Topology
-from cdm.model.artifact import Artifact, NodeId
+from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.blueprint import Blueprint
-from cdm.model.keys import BlueprintKey, FenceKey, IntentKey, LeaseKey, NodeKey, SeenKey, SliceKey, StatusKey
+from cdm.model.keys import (
+    BlueprintKey,
+    FenceKey,
+    IntentKey,
+    LeaseKey,
+    NodeKey,
+    RolloutKey,
+    SeenKey,
+    SliceKey,
+    StatusKey,
+)
 from cdm.model.node import Fence, Intent, Lease, Registration, Schedule, Seen
+from cdm.model.record import Rollout
 from cdm.model.slice import SliceState, SliceValue, legal
 from cdm.model.status import Status
 from tests.unit.support import S
@@ -69,6 +80,7 @@ class World:
         self.sequence = 0
         self.term = 0
         self.slices: dict[SliceKey, ValuePut[SliceKey, SliceValue]] = {}
+        self.records: dict[RolloutKey, ValuePut[RolloutKey, Rollout]] = {}
         self.blueprints: dict[Artifact, tuple[Blueprint | None, int, tuple[str, int] | None]] = {}
         """The last valid one and its revision, and the refused one after it."""
         self.nodes: dict[NodeId, tuple[Registration, float]] = {}
@@ -123,7 +135,7 @@ class World:
                 self.route(ValueRejected(BlueprintKey(artifact), *refused))
 
     def _list_slices(self) -> None:
-        for put in sorted(self.slices.values(), key=lambda put: put.revision):
+        for put in sorted([*self.slices.values(), *self.records.values()], key=lambda put: put.revision):
             self.route(put)
 
     def _list_statuses(self) -> None:
@@ -224,6 +236,18 @@ class World:
             self.mirror.append(gone)
         return self.sequence
 
+    def store_record(self, service: Service, record: Rollout | None) -> int:
+        """Write the record of a rollout; the mirror brings it later."""
+        self.sequence += 1
+        key = RolloutKey(service)
+        if record is not None:
+            self.records[key] = ValuePut(key, record, self.sequence, self.now)
+            self.mirror.append(self.records[key])
+        elif self.records.pop(key, None) is not None:
+            gone: ValueRemove[RolloutKey, Rollout] = ValueRemove(key, self.sequence, at=self.now)
+            self.mirror.append(gone)
+        return self.sequence
+
     def report(
         self, key: SliceKey, state: SliceState | None, *, copy: bool = True, fatal: bool = False, **more: Any
     ) -> None:
@@ -236,6 +260,7 @@ class World:
         fields: dict[str, Any] = {"reason": "it broke" if state is S.FAILED else None, "restarts": before.restarts}
         if copy:
             fields |= {"failures": before.failures, "blueprint": before.blueprint, "overrides": before.overrides}
+            fields |= {"template": before.template, "content": before.content}
         self.store(key, SliceValue(state, before.term, fatal=fatal, **(fields | more)))
 
     def end(self, key: SliceKey, reason: str = "exit status 1", **more: Any) -> None:
@@ -248,9 +273,8 @@ class World:
     def _on_order(self) -> None:
         order = self.outbox.orders[-1]
         self.decided.append(order)
-        slices = self.manager.cluster.group(order.artifact).slices
         for command in order.commands:
-            known = slices.get(command.key)
+            known = self.manager.cluster.group(command.key.artifact).slices.get(command.key)
             state = known.value.state if known else None
             if command.state is not None:
                 assert legal(state, command.state), f"{state} -> {command}"
@@ -267,6 +291,9 @@ class World:
             return None
         commands: Sequence[Any] = order.commands if stored is None else order.commands[:stored]
         revision = self.sequence
+        if stored is None or stored > 0 or not order.commands:
+            for service, record in order.records.items():
+                revision = self.store_record(service, record)
         for command in commands:
             before = self.slices.get(command.key)
             state = before.value.state if before else None
@@ -280,12 +307,16 @@ class World:
                 failures=command.failures or None,
                 blueprint=command.blueprint or None,
                 overrides=command.overrides,
+                template=command.template,
+                content=command.content,
+                after=command.after,
             )
             revision = self.store(command.key, value)
-        if acked and len(commands) == len(order.commands):
-            self.acks.append(Written(order.artifact, order.term, revision))
-        else:
-            self.acks.append(WriteFailed(order.artifact, order.term, self.sequence, "no answer"))
+        for artifact in (order.artifact, *order.also):
+            if acked and len(commands) == len(order.commands):
+                self.acks.append(Written(artifact, order.term, revision))
+            else:
+                self.acks.append(WriteFailed(artifact, order.term, self.sequence, "no answer"))
         return order
 
     def deliver(self, count: int | None = None) -> None:

@@ -1,0 +1,123 @@
+"""How the instances of one side of a rollout fare, and what that says of the new side. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum, unique
+from math import inf
+from typing import NamedTuple
+
+from cdm.manager.cluster import SlicePut
+from cdm.manager.standing import Fleet, exclusive
+from cdm.model.slice import SliceState
+
+_ACTIVE, _FAILED = SliceState.ACTIVE, SliceState.FAILED
+
+
+class SideHealth(NamedTuple):
+    """Counts of the instances of one template. Times in seconds on this node's clock."""
+
+    live: int = 0
+    """Slices that count towards the wanted instances, those on missing nodes included."""
+    active: int = 0
+    """Live ones that are ACTIVE on a registered node."""
+    healthy: int = 0
+    """Those of them that have been ACTIVE for ``min_healthy``."""
+    troubled: int = 0
+    """Slices that failed, or whose program ended, and that have not been healthy since."""
+    troubles: int = 0
+    """How often that happened to them."""
+    troubled_since: float = inf
+    """When the latest thing was heard of the one of them that has been silent for longest."""
+    fatal: bool = False
+    """Whether one failed in a way that trying again soon cannot mend."""
+    lingering: int = 0
+    """Slices that are not live, must not run twice, and may still run."""
+    last_healthy: float = -inf
+    """When the latest of the healthy ones became so."""
+    next_healthy: float = inf
+    """When the next of the active ones will be healthy."""
+    reason: str = ""
+    """Why one of the troubled ones failed."""
+
+
+def is_healthy(put: SlicePut, min_healthy: float, fleet: Fleet, now: float) -> bool:
+    """Whether an instance serves, and has done so for ``min_healthy`` seconds since its last start."""
+    node = fleet.nodes.get(put.key.node)
+    return put.value.state is _ACTIVE and node is not None and node.registered and put.at + min_healthy <= now
+
+
+def health_of(puts: Iterable[SlicePut], min_healthy: float, fleet: Fleet, now: float) -> SideHealth:
+    """Count.
+
+    Args:
+        puts: the slices.
+        min_healthy: seconds.
+        fleet: the nodes.
+        now: seconds on this node's clock.
+    """
+    live = active = healthy = troubled = troubles = lingering = 0
+    since, last, following, fatal, reason = inf, -inf, inf, False, ""
+    for put in puts:
+        value, node = put.value, fleet.nodes.get(put.key.node)
+        state = value.state
+        if node is None or not state.live:
+            lingering += exclusive(put)
+        else:
+            live += 1
+        up = state is _ACTIVE and node is not None and node.registered
+        well = up and put.at + min_healthy <= now
+        active += up
+        healthy += well
+        if well:
+            last = max(last, put.at + min_healthy)
+        elif up:
+            following = min(following, put.at + min_healthy)
+        ends = (value.failures or 0) + (value.restarts or 0) + (state is _FAILED)
+        if ends and not well and (state.live or state is _FAILED) and node is not None:
+            troubled, troubles, since = troubled + 1, troubles + ends, min(since, put.at)
+            fatal = fatal or (state is _FAILED and value.fatal)
+            reason = reason or value.reason or ""
+    return SideHealth(live, active, healthy, troubled, troubles, since, fatal, lingering, last, following, reason)
+
+
+@unique
+class Outcome(StrEnum):
+    """What can be said of something that is checked."""
+
+    PASSED = "pass"
+    FAILED = "fail"
+    HOLD = "hold"
+    """Nothing certain: what is in doubt is not promoted."""
+
+
+class Verdict(NamedTuple):
+    """What the instances say of the new side."""
+
+    outcome: Outcome
+    reason: str = ""
+    until: float = inf
+    """When it may be another one although nothing happens, in seconds on this node's clock."""
+
+
+NOTHING_WRONG = Verdict(Outcome.PASSED)
+TWICE = 2
+"""As many failures of new instances say more than one can, which may be the node's fault."""
+
+
+def judge(new: SideHealth, old: SideHealth, min_healthy: float, now: float) -> Verdict:
+    """Compare failures and restarts of the new instances with those of the old ones.
+
+    A single failure may have had its reason in the node: then the new instances have ``min_healthy`` seconds to get
+    over it. One that trying again cannot mend, or a second one, is enough.
+    """
+    if not new.troubled:
+        return NOTHING_WRONG
+    count = "1 new instance" if new.troubled == 1 else f"{new.troubled} new instances"
+    why = f": {new.reason}" if new.reason else ""
+    if old.live and new.troubled * old.live <= old.troubled * max(new.live, new.troubled):
+        return Verdict(Outcome.HOLD, f"{count} failed or restarted, and the old ones do so as often{why}")
+    until = new.troubled_since + min_healthy
+    if new.fatal or new.troubles >= TWICE or until <= now:
+        return Verdict(Outcome.FAILED, f"{count} failed or restarted{why}")
+    return Verdict(Outcome.HOLD, f"{count} failed or restarted; watching{why}", until)

@@ -1,0 +1,254 @@
+"""What blueprints that were written, changed or deleted make of a service's rollout. Pure.
+
+A rollout begins when the template of a blueprint changes while instances of the old one run, or when a blueprint that
+was written after another version's names that version in ``rollout.from``. Everything else that users can write in the
+middle of one has one outcome, and `follow` has a branch for each.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from cdm.manager.rollouts import Facts, Version, governing, of_side, revert
+from cdm.manager.stages import stages_of
+from cdm.model.blueprint import Blueprint, Overrides
+from cdm.model.record import Rollout, RolloutPhase, Side
+from cdm.model.template import Template
+
+
+def follow(facts: Facts) -> Rollout | None:
+    """The service's record after all that users have written; None: there is to be none."""
+    record = _pruned(facts)
+    if record is None or not record.phase.under_way:
+        return _begin(facts, record)
+    return _go_on(facts, record)
+
+
+def _blueprint(version: Version | None) -> Blueprint | None:
+    """The blueprint in force."""
+    return version.desired.blueprint if version is not None and version.desired is not None else None
+
+
+def _revision(version: Version | None) -> int:
+    """The revision of the blueprint in force; 0: there is none."""
+    return version.desired.in_force if _blueprint(version) and version and version.desired else 0
+
+
+def _pruned(facts: Facts) -> Rollout | None:
+    """The record without what it remembers of blueprints that are gone, or were written anew."""
+    record = facts.record
+    if record is None:
+        return None
+    superseded = {
+        name: revision
+        for name, revision in record.superseded.items()
+        if _revision(facts.versions.get(name)) == revision
+    }
+    reverted = {
+        name: mark
+        for name, mark in record.reverted.items()
+        if (version := facts.versions.get(name)) and version.wanted and version.wanted.mark == mark
+    }
+    if superseded == record.superseded and reverted == record.reverted:
+        return record
+    return replace(record, superseded=superseded, reverted=reverted)
+
+
+def is_superseded(record: Rollout | None, name: str, revision: int) -> bool:
+    """Whether another version has taken over from this one, or is about to."""
+    return record is not None and record.superseded.get(name) == revision
+
+
+def is_reverted(record: Rollout | None, wanted: Side) -> bool:
+    """Whether what a blueprint wants was rolled out, and taken back."""
+    return record is not None and record.reverted.get(wanted.version) == wanted.mark
+
+
+def _begin(facts: Facts, record: Rollout | None) -> Rollout | None:
+    """Begin a rollout, where something asks for one."""
+    if record is not None and record.phase is RolloutPhase.COMPLETE and _aborts(facts, record):
+        return revert(record, "aborted after it was complete", facts.now + facts.epoch)
+    found = max(_candidates(facts, record), key=lambda each: each.target.revision, default=None)
+    if found is None:
+        if record is not None and not any(_blueprint(each) for each in facts.versions.values()):
+            return record if any(each.group.slices for each in facts.versions.values()) else None
+        return record
+    return record if facts.waits_for else found
+
+
+def _aborts(facts: Facts, record: Rollout) -> bool:
+    """Whether the operator wants to go back from what the record leads to."""
+    version = facts.versions.get(record.target.version)
+    blueprint = _blueprint(version)
+    return (
+        blueprint is not None
+        and blueprint.rollout.abort
+        and version is not None
+        and version.wanted is not None
+        and version.wanted.same_as(record.target)
+        and not record.source.same_as(record.target)
+    )
+
+
+def _candidates(facts: Facts, record: Rollout | None) -> Iterator[Rollout]:
+    """Every rollout that could begin."""
+    for name, version in facts.versions.items():
+        blueprint, wanted = _blueprint(version), version.wanted
+        if blueprint is None or wanted is None or blueprint.rollout.abort:
+            continue
+        if is_superseded(record, name, wanted.revision) or is_reverted(record, wanted):
+            continue
+        source = _replaced(facts, record, name, blueprint, wanted) or _outdated(record, version, wanted)
+        if source is not None:
+            yield _started(facts, record, source, wanted, blueprint)
+
+
+def _replaced(facts: Facts, record: Rollout | None, name: str, blueprint: Blueprint, wanted: Side) -> Side | None:
+    """The version that a blueprint replaces; None: none that is in force, and was written before it."""
+    other = blueprint.rollout.source
+    version = facts.versions.get(other) if other is not None and other != name else None
+    revision = _revision(version)
+    if version is None or other is None or not 0 < revision < wanted.revision:
+        return None
+    if is_superseded(record, other, revision) or version.wanted is None:
+        return None
+    return _known(record, other) or version.wanted
+
+
+def _known(record: Rollout | None, name: str) -> Side | None:
+    """What serves of a version according to the record of the last rollout."""
+    if record is None:
+        return None
+    side = record.target if record.phase is RolloutPhase.COMPLETE else record.source
+    return side if side.version == name else None
+
+
+def _outdated(record: Rollout | None, version: Version, wanted: Side) -> Side | None:
+    """The template that live instances were started with, where it is another than the wanted one."""
+    old = [put for put in version.group.slices.values() if put.value.state.live and not of_side(put, wanted)]
+    if not old:
+        return None
+    known = _known(record, wanted.version)
+    if known is not None and any(of_side(put, known) for put in old):
+        return known
+    (digest, content), _ = Counter((put.value.template, put.value.content) for put in old).most_common(1)[0]
+    one = next(put for put in old if (put.value.template, put.value.content) == (digest, content))
+    template = Template(one.value.overrides or Overrides())
+    return Side(wanted.version, one.value.blueprint or 0, template, content, digest or "")
+
+
+def _started(facts: Facts, record: Rollout | None, source: Side, target: Side, blueprint: Blueprint) -> Rollout:
+    """The record of a rollout that begins. Where nothing of the old version runs, it is complete at once."""
+    superseded = dict(record.superseded) if record is not None else {}
+    reverted = dict(record.reverted) if record is not None else {}
+    superseded.pop(target.version, None)
+    reverted.pop(target.version, None)
+    runs = True
+    if source.version != target.version:
+        old = facts.versions.get(source.version)
+        superseded[source.version] = _revision(old)
+        runs = old is not None and any(put.value.state.live for put in old.group.slices.values())
+    stages = stages_of(blueprint.rollout)
+    return Rollout(
+        source,
+        target,
+        RolloutPhase.ROLLING if runs else RolloutPhase.COMPLETE,
+        step=0 if runs else len(stages),
+        since=facts.now + facts.epoch,
+        weights=stages[0].weights if runs else None,
+        superseded=superseded,
+        reverted=reverted,
+        term=facts.term,
+    )
+
+
+def _go_on(facts: Facts, record: Rollout) -> Rollout | None:
+    """What users have written in the middle of a rollout."""
+    new, old = facts.versions.get(record.target.version), facts.versions.get(record.source.version)
+    now = facts.now + facts.epoch
+    if _blueprint(new) is None and _blueprint(old) is None:
+        # Both are gone: nothing is wanted, and a version that was replaced before does not come back.
+        return replace(record, phase=RolloutPhase.REVERTED, since=now) if record.superseded else None
+    if third := _third(facts, record):
+        return third
+    again, reason = _put_again(record, new, old)
+    if reason or again is not record:
+        return again if record.phase is RolloutPhase.REVERTING else revert(again, reason, now)
+    return _changed(facts, record, new)
+
+
+def _put_again(record: Rollout, new: Version | None, old: Version | None) -> tuple[Rollout, str]:
+    """The record with the side to go back to, and why that is gone back to; no reason: it is not."""
+    source, target = record.source, record.target
+    if source.version == target.version:
+        return record, ""
+    if _blueprint(new) is None:
+        return record, f"the blueprint of {target.version} was deleted"
+    wanted = old.wanted if old is not None else None
+    if wanted is not None and wanted.revision > _revision(new) and wanted.revision != source.revision:
+        return replace(record, source=wanted), f"{source.version} was put again"
+    return record, ""
+
+
+def _changed(facts: Facts, record: Rollout, new: Version | None) -> Rollout:
+    """What the blueprint that is rolled out says by now."""
+    source, target, now = record.source, record.target, facts.now + facts.epoch
+    reverting = record.phase is RolloutPhase.REVERTING
+    blueprint, wanted = _blueprint(new), new.wanted if new is not None else None
+    if blueprint is None or wanted is None:
+        return record
+    if wanted.same_as(target) or (reverting and wanted.same_as(source)):
+        return revert(record, "aborted", now) if not reverting and _aborts(facts, record) else record
+    if wanted.same_as(source):
+        return revert(record, "the blueprint was changed back", now)
+    return record if facts.waits_for else _started(facts, record, source, wanted, blueprint)
+
+
+def _third(facts: Facts, record: Rollout) -> Rollout | None:
+    """A rollout to another version that takes the place of the one under way; it goes back to the same."""
+    ends = (record.source.version, record.target.version)
+    latest = max(_revision(facts.versions.get(end)) for end in ends)
+    for name, version in facts.versions.items():
+        blueprint, wanted = _blueprint(version), version.wanted
+        if name in ends or blueprint is None or wanted is None or blueprint.rollout.source not in ends:
+            continue
+        if wanted.revision < latest or blueprint.rollout.abort or record.reverted.get(name) == wanted.mark:
+            continue
+        if is_superseded(record, name, wanted.revision) or facts.waits_for:
+            continue
+        started = _started(facts, record, record.source, wanted, blueprint)
+        superseded = dict(started.superseded)
+        for end in ends:
+            if revision := _revision(facts.versions.get(end)):
+                superseded[end] = revision
+        return replace(started, superseded=superseded)
+    return None
+
+
+def at_rest(facts: Facts, record: Rollout | None, version: Version) -> tuple[Side | None, int | None]:
+    """What instances of a version are while no rollout of the service is under way, and how many there are.
+
+    None: as its blueprint says, in both places.
+    """
+    wanted, name = version.wanted, version.artifact.version
+    if wanted is None:
+        return None, None
+    if is_superseded(record, name, wanted.revision):
+        return None, 0
+    old = _outdated(record, version, wanted)
+    if record is not None and (is_reverted(record, wanted) or (old is not None and _says_abort(version))):
+        return (record.source, None) if record.source.version == name else (None, 0)
+    if old is not None and facts.waits_for:
+        return old, None
+    if record is not None and record.phase is RolloutPhase.REVERTED and record.source.version == name:
+        desired = governing(facts, record)
+        return None, desired.instances if desired is not None else None
+    return None, None
+
+
+def _says_abort(version: Version) -> bool:
+    blueprint = _blueprint(version)
+    return blueprint is not None and blueprint.rollout.abort

@@ -1,0 +1,270 @@
+"""What a service's rollout, or the last one, makes of its versions: gathers the facts, and asks what follows.
+
+`Releases` is where `cdm.manager.active` asks; what is decided is in `cdm.manager.intents` and `cdm.manager.rollouts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from cdm.manager.cluster import Cluster, Desired, Group, SlicePut
+from cdm.manager.intents import at_rest, follow, is_reverted, is_superseded
+from cdm.manager.placement import Placement
+from cdm.manager.rollouts import Decision, Facts, Version, decide, governing, of_side
+from cdm.manager.standing import Fleet
+from cdm.manager.topology import Registered, Topology
+from cdm.manager.wanted import Wanted, is_outdated, side_of, wanted_of, wanted_of_side
+from cdm.model.artifact import Artifact, Service
+from cdm.model.node import ROLLOUTS
+from cdm.model.record import Rollout, RolloutPhase
+from cdm.model.slice import SliceState
+from cdm.model.status import RolloutStatus
+
+_BEFORE_ACTIVE = frozenset({SliceState.LOADED, SliceState.ACTIVATE, SliceState.ACTIVATING})
+
+
+class Job(NamedTuple):
+    """One artifact, or its slices of one template, for reconciliation."""
+
+    artifact: Artifact
+    wanted: Wanted
+    group: Group
+    is_new: bool = False
+    """Whether these are the new side of a rollout under way."""
+
+
+class Release(Struct, frozen=True):
+    """What follows for a service."""
+
+    service: Service
+    facts: Facts
+    decision: Decision
+    jobs: tuple[Job, ...]
+
+    @property
+    def record(self) -> Rollout | None:
+        """What the service's record is to be."""
+        return self.decision.record
+
+    @property
+    def changed(self) -> bool:
+        """Whether that is another one than is stored."""
+        return self.record != self.facts.record
+
+
+class Releases:
+    """Asks about services.
+
+    Args:
+        cluster: blueprints, slices and records.
+        placement: which slices count.
+        topology: which managers there are.
+        epoch: the server's clock less this node's, in seconds.
+        term: the leadership's number.
+    """
+
+    def __init__(
+        self, cluster: Cluster, placement: Placement, topology: Topology, epoch: Callable[[], float], term: int
+    ) -> None:
+        self._cluster = cluster
+        self._placement = placement
+        self._topology = topology
+        self._epoch = epoch
+        self._term = term
+
+    def wanted(self, artifact: Artifact) -> Wanted:
+        """What the artifact's blueprint wants."""
+        cluster = self._cluster
+        return wanted_of(cluster.desired.get(artifact), cluster.contents.get(artifact))
+
+    def concern(self, artifact: Artifact, wanted: Wanted, group: Group) -> bool:
+        """Whether a rollout, or what the last one left, has a say in what becomes of the artifact."""
+        cluster = self._cluster
+        if (cluster.rollouts or cluster.successors) and (
+            (service := artifact.service) in cluster.rollouts or service in cluster.successors
+        ):
+            return True
+        return wanted.revision > 0 and is_outdated(group, wanted)
+
+    def group_of(self, service: Service) -> tuple[Service, ...]:
+        """The services whose rollouts advance together with this one's, itself included."""
+        name = self._group_name(service)
+        if name is None:
+            return (service,)
+        return tuple(sorted({service, *(each for each in self._under_way() if self._group_name(each) == name)}))
+
+    def _under_way(self) -> Iterator[Service]:
+        for service, put in self._cluster.rollouts.items():
+            if put.value.phase.under_way:
+                yield service
+
+    def _group_name(self, service: Service) -> str | None:
+        """The ``rollout.group`` of the blueprint that a service's rollout leads to, or might."""
+        put = self._cluster.rollouts.get(service)
+        if put is not None and put.value.phase.under_way:
+            desired = self._cluster.desired.get(service.version(put.value.target.version))
+            return desired.blueprint.rollout.group if desired is not None and desired.blueprint is not None else None
+        return None
+
+    def of(
+        self, service: Service, fleet: Fleet, now: float, *, may_advance: bool = True, crowded: bool = False
+    ) -> Release:
+        """What follows for a service now.
+
+        Args:
+            service: which one.
+            fleet: the nodes.
+            now: seconds on this node's clock.
+            may_advance: whether it may go on to its next stage.
+            crowded: whether it turned out that no new instance can be placed beside the old ones.
+        """
+        facts = self._facts(service, fleet, now, crowded)
+        decision = decide(facts, follow(facts), may_advance=may_advance)
+        return Release(service, facts, decision, tuple(self._jobs(facts, decision)))
+
+    def _facts(self, service: Service, fleet: Fleet, now: float, crowded: bool) -> Facts:
+        cluster, placement = self._cluster, self._placement
+        versions: dict[str, Version] = {}
+        for artifact in sorted(cluster.versions_of(service)):
+            desired = cluster.desired.get(artifact)
+            group = placement.counted(cluster.group(artifact), with_exclusive=True)
+            wanted = side_of(artifact.version, desired, cluster.contents.get(artifact))
+            versions[artifact.version] = Version(artifact, desired, wanted, group)
+        put = cluster.rollouts.get(service)
+        record = put.value if put is not None else None
+        crowded = crowded or (record is not None and _port_is_taken(versions, record))
+        return Facts(
+            service, record, versions, fleet, now, self._epoch(), self._term, self.waits_for(), crowded=crowded
+        )
+
+    def waits_for(self) -> str:
+        """Which manager does not know rollouts, for people; empty: all do."""
+        old = sorted(
+            (node, presence.registration.version)
+            for node, presence in self._topology.nodes.items()
+            if isinstance(presence, Registered)
+            and presence.registration.leads
+            and presence.registration.version
+            and ROLLOUTS not in presence.registration.features
+        )
+        if not old:
+            return ""
+        node, version = old[0]
+        more = f" (and {len(old) - 1} more)" if len(old) > 1 else ""
+        return f"waiting for manager {node}{more}: its cdm {version} does not know rollouts; upgrade managers first"
+
+    def _jobs(self, facts: Facts, decision: Decision) -> Iterator[Job]:
+        """What reconciliation is to look at, version by version, or side by side."""
+        record, aside = decision.record, set()
+        if decision.courses and record is not None:
+            desired = governing(facts, record)
+            base = wanted_of(desired)
+            for course in decision.courses:
+                wanted = wanted_of_side(base, course.side, course.instances, grows=course.grows)
+                is_new = course.side is record.target and course.grows
+                yield Job(course.artifact, wanted, course.group, is_new)
+                aside.add(course.artifact.version)
+            aside.update((record.source.version, record.target.version))
+        for name, version in facts.versions.items():
+            if name in aside:
+                continue
+            wanted = self.wanted(version.artifact)
+            side, instances = at_rest(facts, record, version)
+            count = wanted.instances if instances is None else instances
+            if side is not None:
+                wanted = wanted_of_side(wanted, side, count or 0)
+            elif instances is not None:
+                wanted = replace(wanted, instances=instances)
+            yield Job(version.artifact, wanted, version.group)
+
+
+def _port_is_taken(versions: Mapping[str, Version], record: Rollout) -> bool:
+    """Whether a new instance waits for a port that another instance of the service holds on its node."""
+    puts: list[SlicePut] = [put for version in versions.values() for put in version.group.slices.values()]
+    new = {
+        (put.key.node, put.value.port): put.key
+        for put in puts
+        if put.value.port is not None
+        and put.value.state in _BEFORE_ACTIVE
+        and put.key.artifact.version == record.target.version
+        and of_side(put, record.target)
+    }
+    return bool(new) and any(
+        put.value.state is SliceState.ACTIVE and (put.key.node, put.value.port) in new for put in puts
+    )
+
+
+class Told(NamedTuple):
+    """What the status of one version says of rollouts."""
+
+    rollout: RolloutStatus | None = None
+    superseded: str = ""
+    """Why it wants no instances of its own; empty: it does."""
+    reverted: str = ""
+    """Why it was taken back; empty: it was not."""
+    progressing: str = ""
+    """What the rollout is waiting for; empty: none is under way."""
+    failed: str = ""
+    """Why its rollout stays as it is; empty: it does not."""
+    instances: int | None = None
+    """How many are wanted, where that is not what its blueprint says."""
+
+
+UNTOLD = Told()
+"""Where no rollout has a say."""
+
+
+def told_of(release: Release, artifact: Artifact, desired: Desired) -> Told:
+    """What to tell of a version."""
+    record, decision = release.record, release.decision
+    if record is None:
+        return UNTOLD
+    name, facts = artifact.version, release.facts
+    wanted = facts.versions[name].wanted if name in facts.versions else None
+    rollout = _rollout_status(record, decision, governing(facts, record))
+    ends = (record.source.version, record.target.version)
+    if is_superseded(record, name, desired.in_force):
+        by = record.target.version
+        return Told(rollout if name in ends else None, superseded=f"replaced by {by}", instances=0)
+    if record.phase.under_way and name in ends:
+        if record.phase is RolloutPhase.FAILED:
+            return Told(rollout, failed=f"rollout failed: {record.reason}")
+        return Told(rollout, progressing=decision.why or "rolling out")
+    if wanted is not None and is_reverted(record, wanted):
+        reason = record.reason if name == record.target.version else "it was rolled out, and taken back"
+        instances = None if record.source.version == name else 0
+        return Told(rollout if name in ends else None, reverted=reason, instances=instances)
+    if facts.waits_for and _begins_later(facts, name):
+        return Told(progressing=facts.waits_for)
+    return Told(rollout if name in ends else None)
+
+
+def _begins_later(facts: Facts, name: str) -> bool:
+    version = facts.versions.get(name)
+    if version is None or version.wanted is None or version.desired is None or version.desired.blueprint is None:
+        return False
+    wanted = version.wanted
+    outdated = any(put.value.state.live and not of_side(put, wanted) for put in version.group.slices.values())
+    return outdated or version.desired.blueprint.rollout.source in facts.versions
+
+
+def _rollout_status(record: Rollout, decision: Decision, desired: Desired | None) -> RolloutStatus:
+    wanted = desired.instances if desired is not None and desired.instances else 0
+    kind = decision.kind or (str(desired.blueprint.rollout.kind) if desired and desired.blueprint else "rolling")
+    under_way = record.phase.under_way
+    share = 100.0 * decision.new.healthy / wanted if under_way and wanted else 0.0
+    return RolloutStatus(
+        phase=str(record.phase),
+        kind=kind,
+        source=record.source.version,
+        target=record.target.version,
+        step=min(record.step + 1, decision.stages) if under_way else 0,
+        steps=decision.stages if under_way else 0,
+        since=round(record.since, 3),
+        why=decision.why if under_way else record.reason,
+        share=round(share, 1),
+    )

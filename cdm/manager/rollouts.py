@@ -1,0 +1,402 @@
+"""Decides how a service goes from one template or version to another: its record, and what each side is to have. Pure.
+
+`decide` is asked whenever something about the service changes. Its answer depends only on the record, the blueprints,
+the slices and the clock, so any leader gives the same and goes on where another left off:
+
+1. what users wrote since changes the record (`cdm.manager.intents`): a rollout begins, is aborted, or leads elsewhere;
+2. what the instances do takes it to its next stage, or back;
+3. what follows from the record for each side is worked out by `cdm.manager.shares`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf
+from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from cdm.manager.cluster import Desired, Group, SlicePut
+from cdm.manager.health import NOTHING_WRONG, Outcome, SideHealth, Verdict, health_of, judge
+from cdm.manager.shares import Bounds, Share, targets
+from cdm.manager.stages import Stage, StageKind, new_instances, stages_of
+from cdm.manager.standing import Fleet
+from cdm.model.artifact import Artifact, Service
+from cdm.model.record import Rollout, RolloutPhase, Side, Weights
+from cdm.model.rollout import RolloutSettings
+
+MOST_TURNS = 300
+"""More stages than a blueprint may have: they may all be over at once."""
+
+
+class Version(NamedTuple):
+    """One version of a service."""
+
+    artifact: Artifact
+    desired: Desired | None
+    """Its blueprint; None: there is none, or none that was ever valid."""
+    wanted: Side | None
+    """What that blueprint says an instance is to be."""
+    group: Group
+    """Its slices."""
+
+
+class Facts(Struct, frozen=True):
+    """What is known of a service when a decision is made."""
+
+    service: Service
+    record: Rollout | None
+    versions: Mapping[str, Version]
+    """Every version that has a blueprint or slices."""
+    fleet: Fleet
+    now: float
+    """Seconds on this node's clock; what `ValuePut.at` is on."""
+    epoch: float = 0.0
+    """The server's clock less this node's: seconds since 1970 when this node's clock was at 0."""
+    term: int = 0
+    waits_for: str = ""
+    """Why no rollout may begin; empty: one may."""
+    crowded: bool = False
+    """Whether a new instance could not be placed, or waits for a port that an old one holds."""
+    checks: Verdict = NOTHING_WRONG
+    """What the blueprint's checks say."""
+
+
+class Course(NamedTuple):
+    """What follows for one side: how many instances of it there are to be now."""
+
+    artifact: Artifact
+    side: Side
+    group: Group
+    instances: int
+    grows: bool = True
+    """False: what is there of it may only become less."""
+
+
+class Decision(NamedTuple):
+    """What to do about a service."""
+
+    record: Rollout | None
+    """What its record is to be; None: there is to be none."""
+    courses: tuple[Course, ...] = ()
+    """The sides; none: each version is on its own."""
+    why: str = ""
+    """What it waits for, for people."""
+    wake_at: float = inf
+    """When to decide again although nothing happens, in seconds on this node's clock."""
+    held: bool = False
+    """Whether only the other services of its group keep it from its next stage."""
+    kind: str = ""
+    stages: int = 0
+    new: SideHealth = SideHealth()
+
+
+def of_side(put: SlicePut, side: Side) -> bool:
+    """Whether a slice was started as this side says, as far as is known."""
+    value = put.value
+    return value.template in (None, side.digest) and (
+        value.content is None or side.content is None or value.content == side.content
+    )
+
+
+def revert(record: Rollout, reason: str, now: float) -> Rollout:
+    """Go back to the stable side; where that is the same, say so and stay.
+
+    Args:
+        record: of the rollout.
+        reason: why.
+        now: server time, in seconds since 1970.
+    """
+    source, target = record.source, record.target
+    if source.alike(target) and (source.version == target.version or source.content is not None):
+        reason = f"{reason}; the version before is the same, so there is nothing to go back to"
+        return replace(record, phase=RolloutPhase.FAILED, since=now, reason=reason)
+    superseded = {version: revision for version, revision in record.superseded.items() if version != source.version}
+    return replace(
+        record,
+        phase=RolloutPhase.REVERTING,
+        since=now,
+        weights=Weights(100, 0) if record.weights is not None else None,
+        superseded=superseded,
+        reverted={**record.reverted, target.version: target.mark},
+        reason=reason,
+    )
+
+
+class _Sides(NamedTuple):
+    """The slices of a rollout, sorted."""
+
+    new: Group
+    stable: Group
+    others: tuple[tuple[Artifact, Group], ...]
+    """Of templates and versions that are neither."""
+
+
+def _sort(facts: Facts, record: Rollout) -> _Sides:
+    service, source, target = facts.service, record.source, record.target
+
+    def slices(name: str) -> Group:
+        version = facts.versions.get(name)
+        return version.group if version is not None else Group()
+
+    new = slices(target.version).only(lambda put: of_side(put, target))
+    stable = slices(source.version).only(lambda put: put.key not in new.slices and of_side(put, source))
+    taken = {*new.slices, *stable.slices}
+    names = {source.version, target.version}
+    if source.version != target.version:
+        names.update(record.superseded, record.reverted)
+    others = ((service.version(name), slices(name).only(lambda put: put.key not in taken)) for name in sorted(names))
+    return _Sides(new, stable, tuple((artifact, rest) for artifact, rest in others if rest.slices))
+
+
+def governing(facts: Facts, record: Rollout) -> Desired | None:
+    """The blueprint that says how many instances there are, and how they are exchanged: the one written last."""
+    found = [
+        version.desired
+        for name in {record.source.version, record.target.version}
+        if (version := facts.versions.get(name)) and version.desired and version.desired.blueprint
+    ]
+    return max(found, key=lambda desired: desired.in_force, default=None)
+
+
+class _Case:
+    """One decision about a rollout under way: the facts, and what is counted from them."""
+
+    def __init__(self, facts: Facts, record: Rollout) -> None:
+        self.facts, self.record = facts, record
+        desired = governing(facts, record)
+        blueprint = desired.blueprint if desired else None
+        self.instances = blueprint.instances if blueprint else 0
+        self.settings = blueprint.rollout if blueprint else RolloutSettings()
+        self.min_healthy = blueprint.min_healthy if blueprint else 0.0
+        self.stages = stages_of(self.settings)
+        self.sides = sides = _sort(facts, record)
+        self.new = self._health(sides.new)
+        self.stable = self._health(sides.stable)
+        self.others = self._health(*(group for _, group in sides.others))
+        self.since = record.since - facts.epoch
+        """When the stage began, in seconds on this node's clock."""
+
+    def _health(self, *groups: Group) -> SideHealth:
+        puts = [put for group in groups for put in group.slices.values()]
+        return health_of(puts, self.min_healthy, self.facts.fleet, self.facts.now)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that it is in; steps that were taken out of the blueprint since count as passed."""
+        return self.stages[min(self.record.step, len(self.stages) - 1)]
+
+    @property
+    def goal(self) -> int:
+        """How many new instances the stage asks for."""
+        return new_instances(self.stage, self.instances)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether old or new instances must not run twice: then none comes up beside another."""
+        sides = (self.record.source, self.record.target)
+        return any(side.template.overrides.stop_after is not None for side in sides)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether no instance can come up beside the others."""
+        return self.exclusive or self.facts.crowded or self.settings.surge(self.instances) == 0
+
+    def bounds(self) -> Bounds:
+        """What holds for all sides together."""
+        instances, settings = self.instances, self.settings
+        unavailable = settings.unavailable(instances)
+        if unavailable is None:
+            unavailable = 1 if self.crowded else 0
+        surge = 0 if self.exclusive else settings.surge(instances)
+        if self.beside and not self.exclusive:
+            surge = max(surge, instances)
+        return Bounds(instances + surge, instances - unavailable)
+
+    @property
+    def beside(self) -> bool:
+        """Whether all new and all old instances are to be there."""
+        return (
+            self.record.phase is not RolloutPhase.REVERTING
+            and self.stage.weights is not None
+            and (self.stage.kind in (StageKind.BESIDE, StageKind.SWITCH) or self.stage.weights.target == 0)
+        )
+
+    def courses(self) -> tuple[Course, ...]:
+        """What each side is to have now."""
+        service, record, instances = self.facts.service, self.record, self.instances
+        if record.phase is RolloutPhase.REVERTING:
+            new, stable = 0, instances
+        elif self.beside:
+            new, stable = instances, instances
+        else:
+            new = self.goal
+            stable = instances - new
+        shares = [Share(0, self.others), Share(stable, self.stable), Share(new, self.new)]
+        if self.stopped:
+            # Nothing goes and nothing comes, but what is lost is made up for.
+            lost = max(instances - sum(share.health.live for share in shares), 0)
+            filled = min(lost, max(stable - self.stable.live, 0))
+            counts = [self.others.live, self.stable.live + filled, self.new.live + lost - filled]
+        else:
+            counts = targets(shares, self.bounds())
+        found: list[Course] = []
+        left = counts[0]
+        for artifact, group in self.sides.others:
+            stays = min(left, group.live)
+            left -= stays
+            found.append(Course(artifact, record.source, group, stays, grows=False))
+        source, target = record.source, record.target
+        found.append(Course(service.version(source.version), source, self.sides.stable, counts[1]))
+        found.append(Course(service.version(target.version), target, self.sides.new, counts[2]))
+        return tuple(found)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the operator's hand stops it, or it failed and stays."""
+        if self.record.phase is RolloutPhase.FAILED:
+            return True
+        return self.record.phase is not RolloutPhase.REVERTING and self.settings.paused
+
+
+def decide(facts: Facts, record: Rollout | None, *, may_advance: bool = True) -> Decision:
+    """Decide about a service.
+
+    Args:
+        facts: what is known.
+        record: what users' edits have made of the record (`cdm.manager.intents.follow`).
+        may_advance: whether it may go on to its next stage; False asks only whether it could (`Decision.held`).
+    """
+    if record is None or not record.phase.under_way:
+        return Decision(record, why=facts.waits_for)
+    held = False
+    why, until = "", inf
+    for _ in range(MOST_TURNS):
+        case = _Case(facts, record)
+        turn = _turn(case)
+        why, until = turn.why, turn.until
+        if turn.record is None or turn.record == record:
+            break
+        if turn.forward and not may_advance:
+            held = True
+            break
+        record = replace(turn.record, term=facts.term)
+        if not record.phase.under_way:
+            return Decision(record, why=why, new=case.new, kind=case.settings.kind, stages=len(case.stages))
+    return Decision(
+        record,
+        case.courses(),
+        why,
+        min(until, case.new.next_healthy, case.stable.next_healthy, case.others.next_healthy),
+        held,
+        str(case.settings.kind),
+        len(case.stages),
+        case.new,
+    )
+
+
+class _Turn(NamedTuple):
+    """What the next record is, if another."""
+
+    record: Rollout | None = None
+    why: str = ""
+    until: float = inf
+    forward: bool = False
+    """Whether it is a step that services of one group take together."""
+
+
+def _turn(case: _Case) -> _Turn:
+    """Whether the rollout goes on, back, or stays."""
+    record = case.record
+    if record.phase is RolloutPhase.REVERTING:
+        gone = case.new.live == 0 and case.others.live == 0
+        if gone and case.stable.live >= case.instances and not case.new.lingering:
+            return _Turn(_in_phase(case, RolloutPhase.REVERTED), record.reason)
+        return _Turn(why=f"going back to {record.source.version}: {record.reason}")
+    if record.phase is RolloutPhase.FAILED:
+        return _Turn(why=record.reason)
+    if case.instances == 0 and not (case.new.live or case.stable.live or case.others.live):
+        return _Turn(_complete(case))
+    verdict = judge(case.new, case.stable, case.min_healthy, case.facts.now)
+    verdicts = (verdict, case.facts.checks)
+    if failed := next((each for each in verdicts if each.outcome is Outcome.FAILED), None):
+        return _Turn(_failed(case, failed.reason), failed.reason)
+    turn = _by_hand(case) or _passed(case)
+    if turn.record is None:
+        held = next((each for each in verdicts if each.outcome is Outcome.HOLD), None)
+        if not turn.why:
+            turn = _Turn(why=held.reason) if held else _next(case)
+        turn = turn._replace(until=min(turn.until, *(each.until for each in verdicts)))
+    return turn
+
+
+def _by_hand(case: _Case) -> _Turn | None:
+    """What comes of the operator's stopping it, or letting it go on; None: nothing."""
+    paused = case.record.phase is RolloutPhase.PAUSED
+    if case.settings.paused:
+        why = "paused by hand; cdm rollout resume goes on"
+        return _Turn(None if paused else _in_phase(case, RolloutPhase.PAUSED), why)
+    if paused and not case.stage.waits:
+        return _Turn(_in_phase(case, _phase_of(case.stage)))
+    return None
+
+
+def _in_phase(case: _Case, phase: RolloutPhase) -> Rollout:
+    return replace(case.record, phase=phase, since=case.facts.now + case.facts.epoch)
+
+
+def _phase_of(stage: Stage) -> RolloutPhase:
+    if stage.waits:
+        return RolloutPhase.PAUSED
+    return RolloutPhase.SWITCHED if stage.kind is StageKind.SWITCH else RolloutPhase.ROLLING
+
+
+def _passed(case: _Case) -> _Turn:
+    """Why the stage is not over; no reason: it is. Or what its deadline makes of it."""
+    now, stage = case.facts.now, case.stage
+    down = case.stable.active == 0 and case.settings.if_stable_down == "proceed"
+    match stage.kind:
+        case StageKind.PAUSE | StageKind.SWITCH:
+            until = case.since + stage.seconds
+            if until > now and not (down and stage.kind is StageKind.PAUSE):
+                what = "pausing" if stage.kind is StageKind.PAUSE else "switched; keeping the old instances"
+                return _Turn(why=f"{what} for {stage.seconds:g} s", until=until)
+        case StageKind.APPROVAL:
+            if case.settings.approved < stage.approval and not down:
+                return _Turn(why="waiting for an approval: cdm rollout approve")
+    if case.new.healthy < case.goal:
+        began = max(case.since, case.new.last_healthy)
+        until = began + case.settings.deadline_seconds
+        if until <= now and not stage.waits:
+            why = f"no instance became healthy for {case.settings.deadline_seconds:g} s"
+            return _Turn(_failed(case, why), why)
+        why = f"{case.new.healthy} of {case.goal} new instances healthy"
+        if case.crowded and not case.exclusive and case.facts.crowded:
+            why += "; no room for a new one beside the old ones"
+        return _Turn(why=why, until=until if not stage.waits else inf)
+    if stage.kind is StageKind.SHARE:
+        too_many = case.others.live + max(case.stable.live - (case.instances - case.goal), 0)
+        if too_many:
+            return _Turn(why=f"{too_many} old instances still to go")
+    return _Turn()
+
+
+def _next(case: _Case) -> _Turn:
+    """The stage is over: the next one, or the end."""
+    record = case.record
+    step = min(record.step, len(case.stages) - 1) + 1
+    if step >= len(case.stages):
+        return _Turn(_complete(case), forward=True)
+    stage = case.stages[step]
+    return _Turn(replace(_in_phase(case, _phase_of(stage)), step=step, weights=stage.weights), forward=True)
+
+
+def _complete(case: _Case) -> Rollout:
+    return replace(_in_phase(case, RolloutPhase.COMPLETE), step=len(case.stages), weights=None)
+
+
+def _failed(case: _Case, reason: str) -> Rollout:
+    if case.settings.auto_revert:
+        return revert(case.record, reason, case.facts.now + case.facts.epoch)
+    return replace(_in_phase(case, RolloutPhase.FAILED), reason=reason)

@@ -1,0 +1,91 @@
+"""What reconciliation is to make of an artifact's slices: how many, and started with what. Pure."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from cdm.manager.cluster import Desired, Group
+from cdm.model.blueprint import DRAIN_DELAY, MIN_HEALTHY, Overrides
+from cdm.model.record import Side
+
+
+class Wanted(Struct, frozen=True):
+    """What is wanted of one artifact, or of one template of it."""
+
+    instances: int | None = 0
+    """None: nobody knows, since no blueprint was ever valid."""
+    revision: int = 0
+    """Of the blueprint that says so; 0: none does."""
+    overrides: Overrides | None = None
+    template: str | None = None
+    """Its digest."""
+    content: str | None = None
+    """Digest of the artifact's content, where it is known."""
+    drain_delay: float = DRAIN_DELAY
+    """Seconds for which an instance that is taken away in good order goes on serving."""
+    min_healthy: float = MIN_HEALTHY
+    """Seconds after which an ACTIVE instance counts as healthy."""
+    young_first: bool = False
+    """Whether, of too many, those go first that are not healthy yet."""
+    grows: bool = True
+    """Whether instances that are missing are placed, and those that are LOADED are activated."""
+
+
+NOTHING_WANTED = Wanted()
+"""What is wanted of an artifact without a blueprint."""
+
+
+def wanted_of(desired: Desired | None, content: str | None = None) -> Wanted:
+    """What a blueprint wants.
+
+    Args:
+        desired: what is known of it; None: there is none.
+        content: digest of the artifact's content; None: not known.
+    """
+    if desired is None:
+        return NOTHING_WANTED
+    blueprint = desired.blueprint
+    if blueprint is None:
+        return Wanted(desired.instances)
+    return Wanted(
+        blueprint.instances,
+        desired.in_force,
+        blueprint.overrides,
+        desired.template.digest,
+        content,
+        blueprint.drain_delay,
+        blueprint.min_healthy,
+    )
+
+
+def side_of(version: str, desired: Desired | None, content: str | None) -> Side | None:
+    """What a blueprint says an instance is to be; None: none that is valid says so."""
+    if desired is None or desired.blueprint is None:
+        return None
+    template = desired.template
+    return Side(version, desired.in_force, template, content, template.digest)
+
+
+def wanted_of_side(wanted: Wanted, side: Side, instances: int, *, grows: bool = True) -> Wanted:
+    """The same blueprint's wishes for instances of another template or version."""
+    overrides = side.template.overrides
+    return Wanted(
+        instances,
+        side.revision,
+        None if overrides == Overrides() else overrides,
+        side.digest,
+        side.content,
+        wanted.drain_delay,
+        wanted.min_healthy,
+        young_first=True,
+        grows=grows,
+    )
+
+
+def is_outdated(group: Group, wanted: Wanted) -> bool:
+    """Whether any slice is known to have been started with something else."""
+    return any(
+        template not in (None, wanted.template)
+        or (content is not None and wanted.content is not None and content != wanted.content)
+        for template, content in group.builds
+    )

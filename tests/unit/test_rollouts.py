@@ -1,0 +1,391 @@
+"""Rollouts of one manager in virtual time: what becomes of a service while agents answer, fail, or are silent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cdm.model.artifact import Artifact
+from cdm.model.blueprint import Blueprint, Overrides
+from cdm.model.keys import RolloutKey, encode_artifact
+from cdm.model.record import Rollout, RolloutPhase
+from cdm.model.rollout import RolloutKind, RolloutSettings, RolloutStep
+from cdm.model.slice import SliceState
+from cdm.model.status import Condition, Status
+from tests.unit.support import APP, S, n
+from tests.unit.world import NEXT, World
+
+pytestmark = pytest.mark.quick
+NEXT_VERSION = Artifact("org.example", "slice", "1.1.0")
+THIRD_VERSION = Artifact("org.example", "slice", "1.2.0")
+MIN_HEALTHY = 5.0
+FROM = RolloutSettings(source="1.0.0")
+
+
+def blueprint(instances: int = 3, *, rollout: RolloutSettings | None = None, **env: Any) -> Blueprint:
+    return Blueprint(instances, Overrides(env) if env else None, MIN_HEALTHY, rollout=rollout or RolloutSettings())
+
+
+def running(instances: int = 3, nodes: int = 3, **env: Any) -> World:
+    """A world in which `APP` runs and is healthy."""
+    each = World()
+    for number in range(1, nodes + 1):
+        each.join(n(number))
+    each.lead()
+    each.apply(APP, blueprint(instances, **env))
+    each.run_down()
+    later(each, MIN_HEALTHY)
+    return each
+
+
+def later(each: World, seconds: float) -> None:
+    """So much time passes, and everybody goes on."""
+    each.tick(seconds)
+    each.run_down()
+
+
+def finish(each: World, most: float = 120.0) -> None:
+    """Time passes until the rollout is over."""
+    each.run_down()
+    until = each.now + most
+    while (found := record(each)) is not None and found.phase.under_way and each.now < until:
+        later(each, MIN_HEALTHY)
+
+
+def record(each: World, artifact: Artifact = APP) -> Rollout | None:
+    put = each.records.get(RolloutKey(artifact.service))
+    return put.value if put else None
+
+
+def phase(each: World) -> RolloutPhase:
+    found = record(each)
+    assert found is not None
+    return found.phase
+
+
+def status(each: World, artifact: Artifact = APP) -> Status:
+    return each.statuses[encode_artifact(artifact)]
+
+
+def condition(each: World, artifact: Artifact = APP) -> tuple[Condition, str]:
+    found = status(each, artifact)
+    return found.condition, found.reason
+
+
+def count(each: World, artifact: Artifact, state: SliceState = S.ACTIVE) -> int:
+    return sum(1 for each in each.states(artifact).values() if each is state)
+
+
+def env_of(each: World, artifact: Artifact = APP) -> list[dict[str, str]]:
+    puts = [put for key, put in each.slices.items() if key.artifact == artifact]
+    return [dict(put.value.overrides.env) if put.value.overrides else {} for put in puts]
+
+
+# Another template
+
+
+def test_a_changed_variable_reaches_every_instance_one_after_another() -> None:
+    each = running()
+    each.apply(APP, blueprint(LEVEL="debug"))
+    each.run_down()
+    assert phase(each) is RolloutPhase.ROLLING
+    assert count(each, APP) == 4, "a new one comes up beside the old ones"
+    assert condition(each) == (Condition.PROGRESSING, "0 of 3 new instances healthy")
+    later(each, MIN_HEALTHY)
+    assert sorted(map(len, env_of(each))) == [0, 0, 1, 1]
+    finish(each)
+    assert phase(each) is RolloutPhase.COMPLETE
+    assert env_of(each) == [{"LEVEL": "debug"}] * 3
+    assert condition(each) == (Condition.READY, "")
+
+
+def test_what_runs_without_a_digest_is_not_rolled() -> None:
+    each = running()
+    for key, put in list(each.slices.items()):
+        each.store(key, type(put.value)(S.ACTIVE, 1))
+    each.boot()
+    each.lead()
+    each.run_down()
+    each.apply(APP, blueprint(LEVEL="debug"))
+    each.run_down()
+    assert record(each) is None
+    assert count(each, APP) == 3
+
+
+def test_another_number_of_instances_is_no_rollout() -> None:
+    each = running()
+    each.apply(APP, blueprint(5))
+    each.run_down()
+    assert record(each) is None
+    assert count(each, APP) == 5
+
+
+def test_what_changes_back_in_the_middle_goes_back() -> None:
+    each = running()
+    each.apply(APP, blueprint(LEVEL="debug"))
+    later(each, MIN_HEALTHY)
+    each.apply(APP, blueprint())
+    finish(each)
+    assert env_of(each) == [{}] * 3
+    later(each, MIN_HEALTHY)
+    assert condition(each) == (Condition.READY, "")
+
+
+# Another version
+
+
+def test_a_new_version_takes_over() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    each.run_down()
+    assert condition(each)[0] is Condition.SUPERSEDED
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 1)
+    finish(each)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
+    assert condition(each) == (Condition.SUPERSEDED, "replaced by 1.1.0")
+    assert condition(each, NEXT_VERSION) == (Condition.READY, "")
+    each.apply(NEXT_VERSION, blueprint(2, rollout=FROM))
+    each.run_down()
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 2)
+
+
+def test_without_instances_of_the_replaced_version_it_is_complete_at_once() -> None:
+    each = World()
+    each.join(n(1))
+    each.apply(APP, blueprint())
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    each.lead()
+    each.run_down()
+    assert phase(each) is RolloutPhase.COMPLETE
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
+
+
+def test_the_old_version_put_again_after_the_end_runs_beside_the_new_one() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    each.apply(APP, blueprint(1))
+    each.run_down()
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (1, 3)
+
+
+def test_the_old_version_put_again_in_the_middle_is_an_abort() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    later(each, MIN_HEALTHY)
+    each.apply(APP, blueprint(2))
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (2, 0)
+    assert condition(each) == (Condition.READY, "")
+    assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "1.0.0 was put again")
+
+
+def test_the_new_blueprint_deleted_in_the_middle_is_an_abort() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    later(each, MIN_HEALTHY)
+    each.drop(NEXT_VERSION)
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 0)
+    assert condition(each) == (Condition.READY, "")
+
+
+def test_the_new_blueprint_deleted_after_the_end_brings_nothing_back() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    each.drop(NEXT_VERSION)
+    each.run_down()
+    later(each, 30.0)
+    assert not each.slices
+    assert condition(each)[0] is Condition.SUPERSEDED
+
+
+def test_the_old_blueprint_deleted_in_the_middle_changes_nothing() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    later(each, MIN_HEALTHY)
+    each.drop(APP)
+    finish(each)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
+
+
+def test_a_third_version_replaces_the_second_and_the_first_stays_the_one_to_go_back_to() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    later(each, MIN_HEALTHY)
+    each.apply(THIRD_VERSION, blueprint(rollout=RolloutSettings(source="1.1.0")))
+    each.run_down()
+    found = record(each)
+    assert found is not None
+    assert (found.source.version, found.target.version) == ("1.0.0", "1.2.0")
+    finish(each)
+    assert [count(each, one) for one in (APP, NEXT_VERSION, THIRD_VERSION)] == [0, 0, 3]
+    assert condition(each, NEXT_VERSION)[0] is Condition.SUPERSEDED
+
+
+# The operator's hand
+
+
+def test_an_abort_goes_back_in_the_middle_and_after_the_end() -> None:
+    for late in (False, True):
+        each = running()
+        each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+        finish(each) if late else later(each, MIN_HEALTHY)
+        each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", abort=True)))
+        each.run_down()
+        finish(each)
+        later(each, MIN_HEALTHY)
+        assert phase(each) is RolloutPhase.REVERTED
+        assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 0), late
+        assert condition(each)[0] is Condition.READY
+        assert condition(each, NEXT_VERSION)[0] is Condition.REVERTED
+
+
+def test_a_paused_rollout_stays_and_goes_on_when_it_is_resumed() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    later(each, MIN_HEALTHY)
+    stopped = RolloutSettings(source="1.0.0", paused=True)
+    each.apply(NEXT_VERSION, blueprint(rollout=stopped))
+    each.run_down()
+    before = (count(each, APP), count(each, NEXT_VERSION))
+    later(each, 3_600.0)
+    assert phase(each) is RolloutPhase.PAUSED
+    assert (count(each, APP), count(each, NEXT_VERSION)) == before
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
+
+
+# Steps
+
+
+def steps(*given: float | str) -> tuple[RolloutStep, ...]:
+    return tuple(RolloutStep(weight=one) if isinstance(one, int) else RolloutStep(pause=one) for one in given)
+
+
+def test_a_canary_goes_step_by_step_and_waits_for_approvals() -> None:
+    each = running(10, 5)
+    settings: dict[str, Any] = {"source": "1.0.0", "kind": RolloutKind.CANARY, "steps": steps(10, "approve", 50, 60.0)}
+    each.apply(NEXT_VERSION, blueprint(10, rollout=RolloutSettings(**settings)))
+    each.run_down()
+    later(each, MIN_HEALTHY)
+    later(each, 600.0)
+    assert phase(each) is RolloutPhase.PAUSED
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (9, 1)
+    found = status(each, NEXT_VERSION).rollout
+    assert found
+    assert (found.phase, found.step, found.steps, found.share) == ("paused", 2, 5, 10.0)
+    assert found.why == "waiting for an approval: cdm rollout approve"
+    each.apply(NEXT_VERSION, blueprint(10, rollout=RolloutSettings(**settings, approved=1)))
+    each.run_down()
+    for _ in range(5):
+        later(each, MIN_HEALTHY)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (5, 5)
+    later(each, 60.0)
+    finish(each)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 10)
+    assert phase(each) is RolloutPhase.COMPLETE
+
+
+def test_blue_green_switches_when_all_are_there_and_keeps_the_old_ones_for_a_while() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", kind=RolloutKind.BLUE_GREEN)))
+    each.run_down()
+    found = record(each)
+    assert found is not None
+    assert found.weights is not None
+    assert (found.weights.source, found.weights.target) == (100, 0)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 3)
+    later(each, MIN_HEALTHY)
+    found = record(each)
+    assert found is not None
+    assert found.weights is not None
+    assert (found.phase, found.weights.source, found.weights.target) == (RolloutPhase.SWITCHED, 0, 100)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 3)
+    later(each, 30.0)
+    finish(each)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
+    assert phase(each) is RolloutPhase.COMPLETE
+
+
+# What goes wrong
+
+
+def fail_new(each: World, *, fatal: bool = False) -> None:
+    key = next(key for key, put in each.slices.items() if key.artifact == NEXT_VERSION and put.value.state is S.ACTIVE)
+    each.report(key, S.FAILED, fatal=fatal)
+    each.settle()
+
+
+def test_a_version_that_fails_twice_is_taken_back_once() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    each.run_down()
+    fail_new(each)
+    assert phase(each) is RolloutPhase.ROLLING
+    later(each, 1.0)
+    fail_new(each)
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert phase(each) is RolloutPhase.REVERTED
+    assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "1 new instance failed or restarted: it broke")
+    assert condition(each) == (Condition.READY, "")
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 0)
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    each.run_down()
+    later(each, 60.0)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 0), "the same is not tried again"
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM, LEVEL="debug"))
+    finish(each)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
+
+
+def test_a_variable_that_breaks_it_is_taken_back() -> None:
+    each = running(LEVEL="info")
+    each.apply(APP, blueprint(LEVEL="debug"))
+    each.run_down()
+    key = next(key for key, put in each.slices.items() if put.value.overrides == Overrides({"LEVEL": "debug"}))
+    each.report(key, S.FAILED, fatal=True)
+    each.settle()
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert env_of(each) == [{"LEVEL": "info"}] * 3
+    assert condition(each)[0] is Condition.REVERTED
+    each.apply(APP, blueprint(5, LEVEL="debug"))
+    each.run_down()
+    assert env_of(each) == [{"LEVEL": "info"}] * 5, "the number of instances holds for what is in force"
+
+
+def test_what_is_never_healthy_is_taken_back_at_its_deadline() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", deadline=60.0)))
+    each.settle()
+    for _ in range(30):
+        for key in [key for key in each.slices if key.artifact == NEXT_VERSION]:
+            if each.slices[key].value.state in NEXT and each.slices[key].value.state is not S.ACTIVATING:
+                each.report(key, NEXT[each.slices[key].value.state])
+        each.tick(2.5)
+        each.settle()
+    finish(each)
+    assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "no instance became healthy for 60 s")
+
+
+def test_a_new_leader_goes_on_in_the_middle() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    for _ in range(40):
+        each.settle()
+        each.answer()
+        each.boot()
+        each.lead()
+        each.settle()
+        each.tick(1.0)
+        assert count(each, APP) + count(each, NEXT_VERSION) >= 3
+    finish(each)
+    assert phase(each) is RolloutPhase.COMPLETE
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
