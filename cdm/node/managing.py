@@ -64,6 +64,7 @@ class Managing(Part):
             self._due.set,
             settings.policy,
             settings.reconcile_interval,
+            lambda: ground.watches["slices"].epoch,
         )
         self._commands = CommandWriter(
             slices,

@@ -9,6 +9,7 @@ marker of a delete is still kept; otherwise it lists the bucket again. `cdm.stor
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum, auto
@@ -98,6 +99,8 @@ class Watch:
         self._relist_interval = relist_interval
         self._flow_control = FlowControl(bucket.connection, backpressure, lambda: self._mirror.is_live)
         self._consumer: Consumer | None = None
+        self.epoch = time.time() - clock.now()
+        """The server's clock less this node's, in seconds, as far as is known: what `ValuePut.at` was made with."""
         self._progress: anyio.Event | None = None
         """Set when more was emitted; there while a barrier waits."""
         self._told_live = False
@@ -258,7 +261,7 @@ class Watch:
         if stream.lacks:
             await self._provide_bucket(f"it lacks {stream.lacks}")
         after = self._begin(stream)
-        self._consumer = consumer
+        self._consumer, self.epoch = consumer, consumer.offset
         inbox = connection.new_inbox()
         connection.listen(self._on_connection)
         subscription = await connection.subscribe_directly(inbox, partial(self._on_message, consumer))
