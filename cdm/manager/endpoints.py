@@ -1,9 +1,8 @@
 """Where the instances of one service can be sent requests, and how many of them each is to get. Pure.
 
 An instance is an endpoint while it is ACTIVE, its slice tells a port, and its node is registered; one that is told to
-go (UNLOAD, DEACTIVATE) is none from that moment on. While a rollout goes on its record says how many per cent of the
-requests each side gets, which is shared out among the instances of that side; a side with a weight of 0 gets none.
-Otherwise all instances get the same.
+go (UNLOAD, DEACTIVATE) is none from that moment on. All get the same; while a rollout goes on, a side to which its
+record gives a weight of 0 gets none.
 """
 
 from __future__ import annotations
@@ -91,30 +90,17 @@ def _shared(instances: list[_Instance], weight: float) -> list[tuple[_Instance, 
 
 
 def _weighted(found: list[_Instance], record: Rollout) -> list[tuple[_Instance, float]]:
-    """The instances with the record's weights.
+    """The instances that are sent requests while a rollout is under way, each as many as any other.
 
-    Versions that have no part in the rollout, as they are in force beside it, get what is theirs by number; the sides
-    get the rest. A side without an instance leaves its weight to the other one.
+    A side whose weight is 0 gets none. What a step's weight is in per cent, the numbers of instances come to when the
+    step is over: before, a few new ones would get more than they can take. What is of neither side serves until it is
+    told to go.
     """
-    weights = {"from": record.weights.source, "to": record.weights.target}
-    sides: dict[str, list[_Instance]] = {"from": [], "to": []}
-    beside: list[_Instance] = []
-    for each in found:
-        side = _side(each, record)
-        if side is not None:
-            sides[side].append(each)
-        elif _is_beside(each.key.artifact.version, record):
-            beside.append(each)
-    serving = {side: several for side, several in sides.items() if several and weights[side] > 0}
-    count = sum(map(len, serving.values()))
-    if not count:
-        return _shared(beside, 100.0)
-    for_sides = 100.0 * count / (count + len(beside))
-    total = sum(weights[side] for side in serving)
-    weighted = _shared(beside, 100.0 - for_sides)
-    for side, several in serving.items():
-        weighted += _shared(several, for_sides * weights[side] / total)
-    return weighted
+    weights = record.weights
+    if weights is None:
+        return _shared(found, 100.0)
+    shut = {side for side, weight in (("from", weights.source), ("to", weights.target)) if weight == 0}
+    return _shared([each for each in found if _side(each, record) not in shut], 100.0)
 
 
 def _side(instance: _Instance, record: Rollout) -> str | None:
@@ -125,7 +111,8 @@ def _side(instance: _Instance, record: Rollout) -> str | None:
     source = _may_be_of(instance, record.source)
     target = _may_be_of(instance, record.target)
     if source and target:
-        return "to" if record.weights.target > record.weights.source else "from"
+        weights = record.weights
+        return "to" if weights is None or weights.target > weights.source else "from"
     return "from" if source else "to" if target else None
 
 
@@ -136,11 +123,6 @@ def _may_be_of(instance: _Instance, side: Side) -> bool:
     if value.template not in (None, side.digest or side.template.digest):
         return False
     return value.content is None or side.content in (None, value.content)
-
-
-def _is_beside(version: str, record: Rollout) -> bool:
-    """Whether a version is in force beside the rollout, and not what it replaces or replaced."""
-    return version not in (record.source.version, record.target.version, *record.superseded, *record.reverted)
 
 
 class ServiceView:

