@@ -9,6 +9,7 @@ from msgspec import Meta, Struct, field
 
 from cdm.errors import InvalidArtifact, InvalidBlueprint
 from cdm.model.artifact import MAX_PART, Service
+from cdm.model.check import Check
 from cdm.model.duration import LONGEST, PATTERN, Duration, check_duration, seconds
 from cdm.model.problems import cut
 
@@ -16,6 +17,7 @@ APPROVE = "approve"
 """A pause that ends with the operator's approval."""
 AUTO = "auto"
 MAX_STEPS = 100
+MAX_CHECKS = 20
 LEAST_DEADLINE = 0.1
 """Seconds; before this nothing can have become healthy."""
 
@@ -100,6 +102,10 @@ class RolloutSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     auto_revert: bool = True
     if_stable_down: Literal["proceed", "hold"] = "proceed"
     keep_old: Duration = "30s"
+    checks: Annotated[
+        tuple[Check, ...], Meta(max_length=MAX_CHECKS, description=f"a list of at most {MAX_CHECKS} checks")
+    ] = ()
+    """What has to be well for the rollout to go on."""
     group: GroupName | None = None
     paused: bool = False
     approved: Annotated[int, Meta(ge=0, le=1_000)] = 0
