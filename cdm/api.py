@@ -3,6 +3,7 @@
 from cdm.dispatch.messages import (
     MESSAGES,
     Cause,
+    CheckResult,
     Connected,
     Disconnected,
     FenceRenewal,
@@ -33,6 +34,7 @@ from cdm.manager.reconciliation import Command
 from cdm.manager.topology import Missing, Registered, Topology
 from cdm.model.artifact import Artifact, NodeId, Service, node_id
 from cdm.model.blueprint import Blueprint, Overrides
+from cdm.model.check import Check, CheckOutcome, CheckRun, HttpCheck, NatsCheck, PrometheusCheck
 from cdm.model.keys import (
     BlueprintKey,
     FenceKey,
@@ -62,6 +64,10 @@ __all__ = [
     "BlueprintKey",
     "Cause",
     "CdmError",
+    "Check",
+    "CheckOutcome",
+    "CheckResult",
+    "CheckRun",
     "ClusterDeploymentManager",
     "Command",
     "Condition",
@@ -71,6 +77,7 @@ __all__ = [
     "Fence",
     "FenceKey",
     "FenceRenewal",
+    "HttpCheck",
     "Intent",
     "IntentChanged",
     "IntentKey",
@@ -87,6 +94,7 @@ __all__ = [
     "Message",
     "Missing",
     "ModelError",
+    "NatsCheck",
     "NodeDied",
     "NodeId",
     "NodeJoined",
@@ -97,6 +105,7 @@ __all__ = [
     "Outbox",
     "Overrides",
     "Policy",
+    "PrometheusCheck",
     "Registered",
     "Registration",
     "RejectedKeyRemoved",

@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
-from cdm.model.artifact import Artifact, NodeId
+from cdm.model.artifact import Artifact, NodeId, Service
+from cdm.model.check import Check, CheckOutcome
 from cdm.model.keys import LAYOUTS, STATUS, Key
 from cdm.model.node import Intent, Registration
 
@@ -199,6 +200,25 @@ class WriteFailed(Message, frozen=True, gc=False):
     reason: str
 
 
+class CheckResult(Message, frozen=True, gc=False):
+    """A check of a rollout was made once."""
+
+    service: Service
+    series: str
+    """The `CheckRun.series` that was to be judged when the check was made."""
+    index: int
+    """Which of the rollout's checks."""
+    check: Check
+    """What it was then: it may be another one by now."""
+    outcome: CheckOutcome
+    value: float | None
+    """What was measured; None: no number."""
+    reason: str
+    """In plain words, what came of it; in one line."""
+    at: float
+    """When, in seconds on this node's clock."""
+
+
 def about(*kinds: type[Key]) -> tuple[Any, ...]:
     """The messages that a watch sends about keys of these kinds, as a router takes them."""
     return tuple(message[kind, kind.value_type] for kind in kinds for message in (ValuePut, ValueRemove, ValueRejected))
@@ -224,5 +244,6 @@ MESSAGES: tuple[Any, ...] = (
     Written,
     WriteFailed,
     FenceRenewal,
+    CheckResult,
 )
 """Every message that there is, as a router takes them. (Every key of ``status`` decodes.)"""

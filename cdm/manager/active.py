@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from cdm.log import Log, Ration
 from cdm.manager.cluster import Cluster, Desired
+from cdm.manager.gates import Gates
 from cdm.manager.outbox import Order, Outbox
 from cdm.manager.placement import Placement
 from cdm.manager.policy import Policy
@@ -119,6 +120,7 @@ class Active:
         self._settles_at = self._settling.until(now)
         """Until when nothing is placed because nodes are waited for; None: no node is."""
         self._unfinished = False
+        self.gates = Gates(at.outbox)
 
     # What happens
 

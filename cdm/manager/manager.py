@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cdm.dispatch.messages import (
+    CheckResult,
     FenceRenewal,
     IntentChanged,
     KeyRejected,
@@ -248,6 +249,13 @@ class ClusterDeploymentManager:
         """What was written last may be stored, or not, and the mirror tells once it shows the new fence."""
         if isinstance(self.state, Active) and self.state.term == renewal.term:
             self.state.decide_from(math.inf if renewal.revision is None else renewal.revision)
+
+    @receiver
+    def on_check_result(self, result: CheckResult) -> None:
+        """A check of a rollout was made: what follows from it is decided next."""
+        if isinstance(self.state, Active):
+            for artifact in self.state.gates.hear(result):
+                self.state.touch(artifact, now_due=True)
 
     def _recover_blueprints(self) -> None:
         """Where refused blueprints have pushed the valid one out of the history, the status still has it."""

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from cdm.manager.reconciliation import Command
 from cdm.model.artifact import Artifact, NodeId, Service
+from cdm.model.check import CheckRun
 from cdm.model.node import Seen
 from cdm.model.record import Rollout
 from cdm.model.status import Status
@@ -42,6 +43,7 @@ class Outbox:
         on_orders: called when there are orders.
         on_statuses: called when there are statuses.
         on_seen: called when there is something to remember of nodes.
+        on_checks: called when other checks are to be made than before.
     """
 
     def __init__(
@@ -49,15 +51,19 @@ class Outbox:
         on_orders: Callable[[], None],
         on_statuses: Callable[[], None],
         on_seen: Callable[[], None] = lambda: None,
+        on_checks: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_orders = on_orders
         self._on_statuses = on_statuses
         self._on_seen = on_seen
+        self._on_checks = on_checks
         self.orders: deque[Order] = deque()
         self.statuses: dict[str, Status | None] = {}
         """By blueprint key; None deletes. A later one replaces an earlier one that is still waiting."""
         self.seen: dict[NodeId, Seen] = {}
         """What is to be remembered of nodes; a later one replaces an earlier one that is still waiting."""
+        self.checks: dict[Service, CheckRun] = {}
+        """The checks that are made, again and again, for as long as they are here; what comes of them is routed."""
         self.queued = 0
         """How many commands the orders hold."""
 
@@ -104,9 +110,21 @@ class Outbox:
             del self.seen[node]
         return oldest
 
+    def check(self, service: Service, run: CheckRun | None) -> None:
+        """Have these checks made for a service from now on, instead of those before; None: no more."""
+        before = self.checks.get(service)
+        if run is None:
+            self.checks.pop(service, None)
+        else:
+            self.checks[service] = run
+        if run != before:
+            self._on_checks()
+
     def clear(self) -> None:
         """Drop everything: the leadership that wanted it is over."""
         self.orders.clear()
         self.statuses.clear()
         self.seen.clear()
         self.queued = 0
+        self.checks.clear()
+        self._on_checks()
