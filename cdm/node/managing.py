@@ -12,6 +12,8 @@ import anyio.lowlevel
 
 from cdm import clock
 from cdm.artifacts.repository import Artifacts
+from cdm.checks.asking import Asker
+from cdm.checks.checker import Checker
 from cdm.dispatch.messages import MESSAGES, Tick
 from cdm.errors import AccessDenied, StoreError
 from cdm.leader.election import Election
@@ -51,11 +53,12 @@ class Managing(Part):
         self._orders = Wakeup()
         self._statuses = Wakeup()
         self._seen = Wakeup()
+        self._checks = Wakeup()
         self.election = Election(
             settings.node, ground.incarnation, Timing(ttl=settings.lease_ttl), random.SystemRandom().random
         )
         self.topology = Topology(ground.route, settings.node_ttl)
-        self.outbox = Outbox(self._on_orders, self._statuses.set, self._seen.set)
+        self.outbox = Outbox(self._on_orders, self._statuses.set, self._seen.set, self._checks.set)
         self.manager = ClusterDeploymentManager(
             settings.node,
             self.topology,
@@ -80,6 +83,7 @@ class Managing(Part):
         )
         self._pulse = Pulse(clock.now())
         self._seen_writer = SeenWriter(ground.buckets["nodes"], self.outbox, self._seen, self.election)
+        self._checker = Checker(self.outbox, self._checks, Asker(ground.connection), ground.route)
         self.leadership = Leadership(
             slices,
             self.election,
@@ -92,7 +96,7 @@ class Managing(Part):
         self.mirrors = dict.fromkeys(ground.buckets, WHOLE)
         # The topology first: what the manager makes of a message depends on it.
         self.receivers = (self.topology, self.leadership, self.manager)
-        writers = (self._commands.run, self._status_writer.run, self._seen_writer.run)
+        writers = (self._commands.run, self._status_writer.run, self._seen_writer.run, self._checker.run)
         self.work = (*writers, self._tick, self._check_buckets, self._keep_pulse, self.leadership.run)
 
     async def prepare(self) -> None:
