@@ -25,7 +25,7 @@ from cdm.wakeup import Wakeup
 log = Log("cdm.checks")
 
 
-class Wanted(Struct, frozen=True):
+class WantedCheck(Struct, frozen=True):
     """One check as it is wanted; with any other one it begins anew."""
 
     service: Service
@@ -49,7 +49,7 @@ class Checker:
         self._ready = ready
         self._asker = asker
         self._route = route
-        self._running: dict[Wanted, anyio.CancelScope] = {}
+        self._running: dict[WantedCheck, anyio.CancelScope] = {}
 
     async def run(self) -> None:
         """Make checks until cancelled."""
@@ -61,7 +61,7 @@ class Checker:
     def _adjust(self, tasks: TaskGroup) -> None:
         """End what is not wanted any more, and begin what is new."""
         wanted = {
-            Wanted(service, index, run.series, check)
+            WantedCheck(service, index, run.series, check)
             for service, run in self._outbox.checks.items()
             for index, check in enumerate(run.checks)
         }
@@ -71,7 +71,7 @@ class Checker:
             self._running[new] = anyio.CancelScope()
             tasks.start_soon(self._keep_checking, new, self._running[new])
 
-    async def _keep_checking(self, wanted: Wanted, scope: anyio.CancelScope) -> None:
+    async def _keep_checking(self, wanted: WantedCheck, scope: anyio.CancelScope) -> None:
         check = wanted.check
         told: CheckOutcome | None = None
         with scope:
@@ -91,7 +91,7 @@ class Checker:
         if self._running.get(wanted) is scope:  # the outbox has changed, and it is looked at again
             del self._running[wanted]
 
-    def _current(self, wanted: Wanted) -> CheckRun | None:
+    def _current(self, wanted: WantedCheck) -> CheckRun | None:
         """What the check is told, if it is still wanted."""
         run = self._outbox.checks.get(wanted.service)
         if run is None or run.series != wanted.series or run.checks[wanted.index : wanted.index + 1] != (wanted.check,):
@@ -99,7 +99,7 @@ class Checker:
         return run
 
 
-def _result(wanted: Wanted, answer: Answer) -> CheckResult:
+def _result(wanted: WantedCheck, answer: Answer) -> CheckResult:
     return CheckResult(
         wanted.service,
         wanted.series,

@@ -39,7 +39,7 @@ class Gate(StrEnum):
     """Nothing can be said, or not enough yet."""
 
 
-class Verdict(Struct, frozen=True):
+class GateVerdict(Struct, frozen=True):
     """What one check, or all of a rollout, come to."""
 
     gate: Gate
@@ -89,27 +89,27 @@ class Tally(Struct, frozen=True):
         return told
 
 
-def judge(check: Check, tally: Tally, now: float) -> Verdict:
+def judge(check: Check, tally: Tally, now: float) -> GateVerdict:
     """What one check says at this time."""
     if tally.outcome is None:
-        return Verdict(Gate.HOLD, "no result yet")
+        return GateVerdict(Gate.HOLD, "no result yet")
     if tally.failures > check.failures:
         times = "" if tally.failures == 1 else f" ({tally.failures} failing answers, {check.failures} tolerated)"
-        return Verdict(Gate.FAIL, f"{tally.reason}{times}")
+        return GateVerdict(Gate.FAIL, f"{tally.reason}{times}")
     if tally.outcome is CheckOutcome.NO_DATA:
-        return Verdict(Gate.HOLD, tally.reason or "no data")
+        return GateVerdict(Gate.HOLD, tally.reason or "no data")
     until = tally.at + max(OVERDUE * check.interval_seconds, LEAST_OVERDUE) + check.timeout_seconds
     if now >= until:
-        return Verdict(Gate.HOLD, f"no result for {now - tally.at:.0f} s")
+        return GateVerdict(Gate.HOLD, f"no result for {now - tally.at:.0f} s")
     if tally.row >= check.count:
-        return Verdict(Gate.PASS, until=until)
+        return GateVerdict(Gate.PASS, until=until)
     passes = f"{tally.row} of {check.count} passes"
     if tally.outcome is CheckOutcome.PASS or not tally.reason:
-        return Verdict(Gate.HOLD, passes, until)
-    return Verdict(Gate.HOLD, f"{tally.reason}; {passes}", until)
+        return GateVerdict(Gate.HOLD, passes, until)
+    return GateVerdict(Gate.HOLD, f"{tally.reason}; {passes}", until)
 
 
-def judge_all(checks: Sequence[Check], tallies: Sequence[Tally], now: float) -> Verdict:
+def judge_all(checks: Sequence[Check], tallies: Sequence[Tally], now: float) -> GateVerdict:
     """What all checks say together: fail where one fails, pass where all pass, and hold otherwise."""
     verdicts = [judge(check, tally, now) for check, tally in zip(checks, tallies, strict=True)]
     untils = [each.until for each in verdicts if each.until is not None]
@@ -119,8 +119,8 @@ def judge_all(checks: Sequence[Check], tallies: Sequence[Tally], now: float) -> 
             f"{_named(checks, index)}: {each.reason}" for index, each in enumerate(verdicts) if each.gate is gate
         ]
         if reasons:
-            return Verdict(gate, "; ".join(reasons), until)
-    return Verdict(Gate.PASS, until=until)
+            return GateVerdict(gate, "; ".join(reasons), until)
+    return GateVerdict(Gate.PASS, until=until)
 
 
 class Gates:
@@ -168,10 +168,10 @@ class Gates:
         tallies[result.index] = tallies[result.index].after(result.check, result)
         return tuple(result.service.version(each) for each in dict.fromkeys((run.version, run.source)))
 
-    def judge(self, service: Service, now: float) -> Verdict:
+    def judge(self, service: Service, now: float) -> GateVerdict:
         """What the checks of a service say at this time; a service without any passes."""
         run = self._runs.get(service)
-        return Verdict(Gate.PASS) if run is None else judge_all(run.checks, self._tallies[service], now)
+        return GateVerdict(Gate.PASS) if run is None else judge_all(run.checks, self._tallies[service], now)
 
 
 def _taken_for(check: Check, outcome: CheckOutcome) -> CheckOutcome:

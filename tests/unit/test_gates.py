@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from cdm.dispatch.messages import CheckResult
-from cdm.manager.gates import LEAST_OVERDUE, OVERDUE, Gate, Gates, Tally, Verdict, judge, judge_all
+from cdm.manager.gates import LEAST_OVERDUE, OVERDUE, Gate, Gates, GateVerdict, Tally, judge, judge_all
 from cdm.manager.outbox import Outbox
 from cdm.model.artifact import Artifact, Service
 from cdm.model.check import Check, CheckOutcome, CheckRun, PrometheusCheck
@@ -112,8 +112,8 @@ def test_results_that_stay_away_are_no_pass() -> None:
     check = Check(http="http://shop/health", interval="1m", timeout=5.0)
     found = tally(check, [P, P, P])
     verdict = judge(check, found, 3.0)
-    assert verdict == Verdict(Gate.PASS, until=2.0 + OVERDUE * 60 + 5.0)
-    assert judge(check, found, 200.0) == Verdict(Gate.HOLD, "no result for 198 s")
+    assert verdict == GateVerdict(Gate.PASS, until=2.0 + OVERDUE * 60 + 5.0)
+    assert judge(check, found, 200.0) == GateVerdict(Gate.HOLD, "no result for 198 s")
     often = Check(http="http://shop/health", interval=1.0, timeout=5.0)
     assert judge(often, tally(often, [P, P, P]), 3.0).until == 2.0 + LEAST_OVERDUE + 5.0
 
@@ -217,13 +217,13 @@ def test_the_reason_names_the_checks_that_it_comes_from() -> None:
         "check 1, GET http://shop/health: 1 of 3 passes; check 2, Prometheus query sum(errors): no result yet"
     )
     failed = judge_all([CHECK, errors], [tally(CHECK, [P]), tally(errors, [F])], 1.0)
-    assert failed == Verdict(Gate.FAIL, "check 2, Prometheus query sum(errors): it is fail", failed.until)
+    assert failed == GateVerdict(Gate.FAIL, "check 2, Prometheus query sum(errors): it is fail", failed.until)
 
 
 def test_it_is_looked_at_again_when_the_first_result_is_overdue() -> None:
     rare = Check(http="http://shop/rare", interval="1h")
     verdict = judge_all([rare, CHECK], [tally(rare, [P, P, P]), tally(CHECK, [P, P, P])], 3.0)
-    assert verdict == Verdict(Gate.PASS, until=2.0 + LEAST_OVERDUE + 5.0)
+    assert verdict == GateVerdict(Gate.PASS, until=2.0 + LEAST_OVERDUE + 5.0)
 
 
 # What is kept of all rollouts
@@ -251,9 +251,9 @@ def test_what_is_to_be_checked_is_in_the_outbox_until_it_ends() -> None:
 
 def test_a_rollout_without_checks_passes_and_asks_for_none() -> None:
     each, outbox, told = gates()
-    assert each.judge(SHOP, 0.0) == Verdict(Gate.PASS)
+    assert each.judge(SHOP, 0.0) == GateVerdict(Gate.PASS)
     each.begin(SHOP, replace(RUN, checks=()))
-    assert each.judge(SHOP, 0.0) == Verdict(Gate.PASS)
+    assert each.judge(SHOP, 0.0) == GateVerdict(Gate.PASS)
     assert outbox.checks == {}
     assert told == []
 
