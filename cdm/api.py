@@ -5,6 +5,7 @@ from cdm.dispatch.messages import (
     Cause,
     CheckResult,
     Connected,
+    ContentsUnknown,
     Disconnected,
     FenceRenewal,
     IntentChanged,
@@ -35,8 +36,10 @@ from cdm.manager.topology import Missing, Registered, Topology
 from cdm.model.artifact import Artifact, NodeId, Service, node_id
 from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.check import Check, CheckOutcome, CheckRun, HttpCheck, NatsCheck, PrometheusCheck
+from cdm.model.content import Description
 from cdm.model.keys import (
     BlueprintKey,
+    ContentKey,
     FenceKey,
     IntentKey,
     Key,
@@ -72,6 +75,9 @@ __all__ = [
     "Command",
     "Condition",
     "Connected",
+    "ContentKey",
+    "ContentsUnknown",
+    "Description",
     "Disconnected",
     "Dormant",
     "Fence",

@@ -27,7 +27,7 @@ from msgspec.structs import replace
 from cdm.errors import Conflict, InvalidContent, InvalidKey, StoreError
 from cdm.log import Log
 from cdm.model.artifact import Artifact
-from cdm.model.content import Content, digest_in, is_digest
+from cdm.model.content import METADATA, Content, digest_in, is_digest
 from cdm.model.keys import decode_artifact
 from cdm.store.objects import Found, ObjectInfo, Objects
 from cdm.store.wire import MARKER_TTL
@@ -36,8 +36,6 @@ log = Log("cdm.store")
 
 UNFINISHED = 3600.0
 """Seconds after which what a push has begun, and not finished, counts as given up."""
-METADATA = "cdm"
-"""Where the content is found among an object's metadata."""
 
 
 class KeptName(NamedTuple):

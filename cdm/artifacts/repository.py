@@ -16,7 +16,7 @@ import anyio
 import msgspec
 from msgspec import Struct
 
-from cdm.artifacts.kept import METADATA, UNFINISHED, Kept, KeptContent, KeptName, digest_of
+from cdm.artifacts.kept import UNFINISHED, Kept, KeptContent, KeptName, digest_of
 from cdm.artifacts.named import named_contents
 from cdm.artifacts.transfer import Progress, download, upload, verify
 from cdm.errors import (
@@ -32,14 +32,13 @@ from cdm.errors import (
 )
 from cdm.log import Log
 from cdm.model.artifact import Artifact
-from cdm.model.content import Content
-from cdm.model.keys import decode_artifact, encode_artifact
+from cdm.model.content import METADATA, Content
+from cdm.model.keys import ARTIFACTS, decode_artifact, encode_artifact
 from cdm.store.connection import Connection
 from cdm.store.objects import CHUNK, Found, ObjectInfo, Objects
 
 log = Log("cdm.store")
 
-NAME = "artifacts"
 _AT_ONCE = 16
 
 
@@ -81,7 +80,7 @@ class Artifacts:
     """The artifacts' bucket."""
 
     def __init__(self, connection: Connection) -> None:
-        self._objects = Objects(connection, NAME)
+        self._objects = Objects(connection, ARTIFACTS.name)
         self.name = self._objects.name
         self._kept = Kept(self._objects, partial(named_contents, connection), self._purge)
 

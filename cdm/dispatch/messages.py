@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.check import Check, CheckOutcome
-from cdm.model.keys import LAYOUTS, STATUS, Key
+from cdm.model.keys import ARTIFACTS, LAYOUTS, STATUS, Key
 from cdm.model.node import Intent, Registration
 
 K = TypeVar("K", bound=Key, covariant=True)
@@ -119,6 +119,10 @@ class LeaderChange(Message, frozen=True, gc=False):
     leader: NodeId | None
     term: int
     local_node_is_leader: bool
+
+
+class ContentsUnknown(Message, frozen=True, gc=False):
+    """What the artifacts consist of cannot be read: what was told of it before does not hold any more."""
 
 
 class Connected(Message, frozen=True, gc=False):
@@ -232,6 +236,8 @@ def about_rejected(*kinds: type[Key]) -> tuple[Any, ...]:
 MESSAGES: tuple[Any, ...] = (
     *(message for layout in LAYOUTS for message in about(*layout.kinds)),
     *(message for layout in LAYOUTS if layout is not STATUS for message in about_rejected(layout.kinds[0])),
+    *about(*ARTIFACTS.kinds),
+    ContentsUnknown,
     LeaderChange,
     Connected,
     Disconnected,
@@ -246,4 +252,4 @@ MESSAGES: tuple[Any, ...] = (
     FenceRenewal,
     CheckResult,
 )
-"""Every message that there is, as a router takes them. (Every key of ``status`` decodes.)"""
+"""Every message that there is, as a router takes them. (Every key of ``status`` and ``artifacts`` decodes.)"""

@@ -337,6 +337,13 @@ class Cluster:
             if not group.slices:
                 del self.groups[artifact]
 
+    def know_content(self, artifact: Artifact, digest: str | None) -> bool:
+        """The artifact has this content from now on; None: none that is known. Returns whether it had another."""
+        before = self.contents.pop(artifact, None)
+        if digest is not None:
+            self.contents[artifact] = digest
+        return digest != before
+
     def put_slice(self, put: SlicePut) -> None:
         """Record a slice's newest value."""
         key = put.key

@@ -13,6 +13,7 @@ from typing import Any
 
 from cdm.dispatch.messages import (
     CheckResult,
+    ContentsUnknown,
     FenceRenewal,
     IntentChanged,
     KeyRejected,
@@ -39,8 +40,10 @@ from cdm.manager.policy import Policy
 from cdm.manager.topology import Topology
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Blueprint
+from cdm.model.content import Description
 from cdm.model.keys import (
     BlueprintKey,
+    ContentKey,
     FenceKey,
     LeaseKey,
     RolloutKey,
@@ -206,6 +209,25 @@ class ClusterDeploymentManager:
         for artifact in self.cluster.versions_of(service):
             self.state.touch(artifact)
         self._reached(message.revision)
+
+    @receiver
+    def on_content(
+        self,
+        message: ValuePut[ContentKey, Description]
+        | ValueRemove[ContentKey, Description]
+        | ValueRejected[ContentKey, Description],
+    ) -> None:
+        """An artifact has another content, or none any more."""
+        artifact = message.key.artifact
+        digest = message.value.content if isinstance(message, ValuePut) else None
+        if artifact is not None and self.cluster.know_content(artifact, digest):
+            log.debug("content", artifact=str(artifact), sha256=digest)
+            self.state.touch(artifact)
+
+    @receiver
+    def on_contents_unknown(self, unknown: ContentsUnknown) -> None:
+        """Nobody can tell what artifacts consist of."""
+        self.cluster.contents.clear()
 
     @receiver
     def on_leadership_record(

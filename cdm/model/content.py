@@ -13,6 +13,8 @@ from cdm.errors import InvalidContent
 from cdm.model.manifest import Manifest
 from cdm.model.problems import UNREADABLE
 
+METADATA = "cdm"
+"""Where an object's metadata has the record of its content."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -87,6 +89,27 @@ def digest_in(record: str | bytes) -> str | None:
     except UNREADABLE:
         return None
     return found if is_digest(found) else None
+
+
+class _Object(Struct, frozen=True):
+    """Of an object's description what is read here."""
+
+    deleted: bool = False
+    metadata: dict[str, str] | None = None
+
+
+class Description(Struct, frozen=True):
+    """What an object store says of an artifact, as far as managers need it."""
+
+    content: str | None
+    """Digest of its content, in hexadecimal; None: it was removed, or was not pushed by cdm."""
+
+    @classmethod
+    def parse(cls, raw: str | bytes) -> Description:
+        """Read an object's description, in JSON; raises what msgspec does."""
+        found = msgspec.json.decode(raw, type=_Object)
+        record = "" if found.deleted else (found.metadata or {}).get(METADATA, "")
+        return cls(digest_in(record))
 
 
 def is_digest(text: str) -> bool:

@@ -7,6 +7,7 @@ kept, except where it would leave an empty subject token.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,6 +18,7 @@ from msgspec import Struct
 from cdm.errors import InvalidKey, ModelError
 from cdm.model.artifact import Artifact, NodeId, Service, node_id
 from cdm.model.blueprint import Blueprint
+from cdm.model.content import Description
 from cdm.model.node import Fence, Intent, Lease, Registration, Seen
 from cdm.model.record import Rollout
 from cdm.model.slice import SliceValue
@@ -122,6 +124,29 @@ class StatusKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
 
     def __str__(self) -> str:
         return f"status/{self.name}"
+
+
+class ContentKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
+    """``artifacts``, a bucket of the object store: what describes an object, which may be an artifact's content.
+
+    It is not decoded: what else lies there is nobody's error.
+    """
+
+    value_type = Description
+    token: str
+    """The object's name in URL-safe base64, as clients of object stores have it in subjects."""
+
+    @property
+    def artifact(self) -> Artifact | None:
+        """The artifact that the object is the content of; None: of none."""
+        try:
+            name = base64.b64decode(self.token, b"-_", validate=True)
+            return decode_artifact(name.decode()) if base64.urlsafe_b64encode(name).decode() == self.token else None
+        except ValueError:
+            return None
+
+    def __str__(self) -> str:
+        return f"artifacts/{self.artifact or self.token}"
 
 
 LEASE = LeaseKey()
@@ -258,7 +283,7 @@ def encode(key: Key) -> str:
             return f"{name}/{ordinal}" if ordinal else name
         case BlueprintKey(artifact):
             return encode_artifact(artifact)
-        case StatusKey(name):
+        case StatusKey(name) | ContentKey(name):
             return name
         case NodeKey(node) | IntentKey(node) | SeenKey(node):
             return encode_node(node) + _SUFFIXES[type(key)]
@@ -287,3 +312,6 @@ SLICES = Layout("slices", (SliceKey, LeaseKey, FenceKey, RolloutKey), _decode_sl
 NODES = Layout("nodes", (NodeKey, IntentKey, SeenKey), _decode_node, expires=True)
 STATUS = Layout("status", (StatusKey,), StatusKey)
 LAYOUTS = (BLUEPRINTS, SLICES, NODES, STATUS)
+"""The buckets that cdm keeps its values in."""
+ARTIFACTS = Layout("artifacts", (ContentKey,), ContentKey)
+"""A bucket of the object store; its keys are what describes the objects."""

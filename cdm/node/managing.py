@@ -29,8 +29,10 @@ from cdm.manager.outbox import Outbox
 from cdm.manager.pulse import PERIOD, Pulse
 from cdm.manager.topology import Registered, Topology
 from cdm.node.buckets import ensure
+from cdm.node.contents import ContentsWatch
 from cdm.node.part import WHOLE, Ground, Part
 from cdm.store.bucket import Bucket
+from cdm.store.watch import Watch
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.node")
@@ -94,10 +96,12 @@ class Managing(Part):
             candidates=lambda: self.topology.candidates,
         )
         self.mirrors = dict.fromkeys(ground.buckets, WHOLE)
+        self.contents = ContentsWatch(ground)
         # The topology first: what the manager makes of a message depends on it.
         self.receivers = (self.topology, self.leadership, self.manager)
         writers = (self._commands.run, self._status_writer.run, self._seen_writer.run, self._checker.run)
-        self.work = (*writers, self._tick, self._check_buckets, self._keep_pulse, self.leadership.run)
+        looks = (self._check_buckets, self.contents.run)
+        self.work = (*writers, self._tick, *looks, self._keep_pulse, self.leadership.run)
 
     async def prepare(self) -> None:
         """Check the buckets, or make them; waits while JetStream itself is not ready.
@@ -159,6 +163,10 @@ class Managing(Part):
                 return
             await anyio.sleep(LAST_WORD_PAUSE)
 
+    @property
+    def _followed(self) -> list[Watch | ContentsWatch]:
+        return [*self._ground.watches.values(), self.contents]
+
     def _on_orders(self) -> None:
         # A leader's own writes may come back to it after it has written.
         self._ground.backpressure.hold()
@@ -177,14 +185,14 @@ class Managing(Part):
             await anyio.sleep(self._ground.settings.reconcile_interval)
             leader = self.election.leader
             if leader is None or leader.node == self._ground.settings.node:
-                for watch in self._ground.watches.values():
+                for watch in self._followed:
                     await watch.check()
 
     async def _barrier(self) -> None:
         failed: Exception | None = None
         try:
             async with anyio.create_task_group() as tasks:
-                for watch in self._ground.watches.values():
+                for watch in self._followed:
                     tasks.start_soon(watch.caught_up)
         except* StoreError as errors:
             failed = errors.exceptions[0]

@@ -73,7 +73,7 @@ class Bucket:
             sent["created"],
             state["last_seq"],
             seconds(sent["ts"]),
-            ", ".join(lacking(self.layout, sent["config"])),
+            ", ".join(self._lacking(sent["config"])),
             state["first_seq"],
             state.get("num_subjects", 0),
         )
@@ -230,8 +230,12 @@ class Bucket:
             # Its name is in use: a cluster knows of it before the servers that are to hold it do.
             raise StoreBusy(f"bucket {self.name} is being created") from None
 
+    def _lacking(self, config: dict[str, Any]) -> dict[str, Any]:
+        """What must be changed of the stream."""
+        return lacking(self.layout, config)
+
     async def _adapt(self, config: dict[str, Any], replicas: int | None) -> None:
-        missing = lacking(self.layout, config)
+        missing = self._lacking(config)
         if replicas is not None and config.get("num_replicas") != replicas:
             missing["num_replicas"] = replicas
         if not missing:

@@ -18,6 +18,7 @@ from msgspec import Struct
 from cdm.dispatch.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.errors import InvalidBlueprint, InvalidKey, InvalidValue
 from cdm.model.blueprint import Blueprint
+from cdm.model.content import Description
 from cdm.model.keys import NODES, BlueprintKey, Key, Layout
 from cdm.model.node import Intent, Registration
 from cdm.model.problems import explain
@@ -378,7 +379,7 @@ def _cause(headers: dict[str, str]) -> Cause | None:
 
 
 def _decoders(layout: Layout) -> dict[type[Key], Callable[[bytes], Any]]:
-    judged = (Blueprint, Intent, Registration)
+    judged = (Blueprint, Intent, Registration, Description)
     return {
         kind: kind.value_type.parse if kind.value_type in judged else msgspec.json.Decoder(kind.value_type).decode
         for kind in layout.kinds

@@ -89,6 +89,11 @@ class Objects:
         self._parts = f"$O.{self.name}.C."
         self._infos = f"$O.{self.name}.M."
 
+    @property
+    def descriptions(self) -> str:
+        """What the subjects of all descriptions begin with."""
+        return self._infos
+
     async def ensure(self, *, create: bool, replicas: int = 1, change_replicas: bool = False) -> bool:
         """Make sure that the bucket is there. Arguments, result and errors as those of `Bucket.ensure`."""
         try:

@@ -18,7 +18,11 @@ from cdm.artifacts.cache import Cache
 from cdm.artifacts.repository import Artifacts
 from cdm.cli import Exit
 from cdm.errors import AccessDenied, Unreachable, Untrusted
-from cdm.model.artifact import Artifact
+from cdm.model.artifact import Artifact, node_id
+from cdm.model.node import Role
+from cdm.node.managing import Managing
+from cdm.node.node import NodeSettings
+from cdm.node.node import node as node_of
 from cdm.store.access import Access
 from cdm.store.connection import connect
 from tests.harness.agents import agents_of
@@ -274,6 +278,33 @@ async def test_the_operator_pushes_artifacts_and_nodes_fetch_them(tmp_path: Path
         assert b"no artifacts" in shown.stdout
         info = await Raw(operator.client).api("STREAM.INFO.OBJ_artifacts")
         assert info["state"]["messages"] == 1  # the record of the removal: no part is left
+        assert not operator.refusals
+
+
+async def test_what_slices_name_is_kept_by_the_operator_and_managers_know_what_is_pushed(tmp_path: Path) -> None:
+    script = tmp_path / "hello.py"
+    artifact = Artifact("g", "one", "1")
+    async with prepared(tmp_path, "node-1") as found, found.client("operator") as operator:
+        options = found.options("operator")
+        digests = []
+        for number in range(2):
+            script.write_text(f"print({number})")
+            pushed = await command_line("artifact", "push", "g:one:1", str(script), "--force", "--json", *options)
+            assert pushed.returncode == 0, pushed.stderr
+            assert not pushed.stderr
+            digests.append(json.loads(pushed.stdout)["sha256"])
+            async with found.client("node-1") as node:
+                await node.client.request(f"$KV.slices.node-1.{ONE}", json.dumps({"content": digests[0]}).encode())
+        async with connect(found.access("node-1"), name="test") as connection:
+            cache = Cache(tmp_path / "node-1", Artifacts(connection))
+            for digest in digests:
+                assert (await cache.get(artifact, digest)).content == digest
+        settings = NodeSettings(node_id("m1"), found.access("manager"), role=Role.MANAGER, create=False)
+        async with node_of(settings) as manager, anyio.create_task_group() as tasks:
+            tasks.start_soon(manager.run, anyio.Event())
+            contents = manager.part(Managing).manager.cluster.contents
+            await eventually(lambda: contents == {artifact: digests[1]})
+            tasks.cancel_scope.cancel()
         assert not operator.refusals
 
 

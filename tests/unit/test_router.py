@@ -24,7 +24,7 @@ from cdm.dispatch.router import Router, receiver
 from cdm.errors import WiringError
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Blueprint
-from cdm.model.keys import LAYOUTS, BlueprintKey, Key, LeaseKey, NodeKey, SliceKey, StatusKey
+from cdm.model.keys import ARTIFACTS, LAYOUTS, BlueprintKey, Key, LeaseKey, NodeKey, SliceKey, StatusKey
 from cdm.model.node import Registration
 from cdm.model.slice import SliceState, SliceValue
 from cdm.model.status import Status
@@ -171,7 +171,7 @@ def test_the_list_of_messages_is_complete() -> None:
     keyed = {get_args(each) for each in MESSAGES if get_origin(each) is ValuePut}
     defined = {each for each in vars(messages).values() if isinstance(each, type) and issubclass(each, Message)}
     assert listed == defined - {Message, KeyedMessage}
-    assert keyed == {(kind, kind.value_type) for layout in LAYOUTS for kind in layout.kinds}
+    assert keyed == {(kind, kind.value_type) for layout in (*LAYOUTS, ARTIFACTS) for kind in layout.kinds}
     assert len(set(MESSAGES)) == len(MESSAGES)
 
 
