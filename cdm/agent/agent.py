@@ -81,7 +81,7 @@ class Agent:
     def on_slice(self, put: ValuePut[SliceKey, SliceValue]) -> None:
         """A command came, or the echo of a report."""
         if put.key.node == self.node:
-            self._worker(put.key).learn(put.revision, put.value)
+            self._worker(put.key).learn(put.revision, put.value, put.at)
 
     @receiver
     def on_slice_removed(self, remove: ValueRemove[SliceKey, SliceValue]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from cdm.agent.ports import Holder
 from cdm.agent.shared import Shared
 from cdm.agent.steps import LocalState
 from cdm.errors import InvalidManifest, SliceFailed
@@ -38,14 +40,22 @@ class Interruption(NamedTuple):
 
 
 class Program:
-    """What runs, or may run, for one slice. The calls that go to the runtime raise `SliceFailed`."""
+    """What runs, or may run, for one slice. The calls that go to the runtime raise `SliceFailed`.
 
-    def __init__(self, shared: Shared, key: SliceKey) -> None:
+    Args:
+        shared: the node's.
+        key: the slice's.
+        leaves_within: tells for how many seconds it goes on, where it is told to go; None: it is not.
+    """
+
+    def __init__(self, shared: Shared, key: SliceKey, leaves_within: Callable[[], float | None]) -> None:
         self.key = key
         self.port: int | None = None
         self.interruption: Interruption | None = None
         """What the runtime is doing by itself about a program that ended."""
         self._shared = shared
+        self.leaves_within = leaves_within
+        self._holder = Holder(key, leaves_within)
         self._loaded: _Loaded | None = None
         self._starts = 0
         """Since it was loaded."""
@@ -69,6 +79,16 @@ class Program:
         """The port that its manifest demands; None: none, or any that is free."""
         port = self._loaded.manifest.port if self._loaded is not None else None
         return port if isinstance(port, int) else None
+
+    @property
+    def address(self) -> str | None:
+        """Where the node's slices are reached; None: that is not known."""
+        return self._shared.address()
+
+    @property
+    def warning(self) -> str | None:
+        """What users should know of it; None: nothing."""
+        return self._shared.runtime.warning(self.key)
 
     @property
     def exclusive(self) -> bool:
@@ -101,7 +121,8 @@ class Program:
         if state is SliceState.ACTIVATING:
             return manifest.readiness.timeout + manifest.stop_grace + DEADLINE_MARGIN
         if state in (SliceState.DEACTIVATING, SliceState.UNLOADING):
-            return manifest.stop_grace + DEADLINE_MARGIN
+            serves_on = self.leaves_within() if self.local_state is LocalState.ACTIVE else None
+            return (serves_on or 0.0) + manifest.stop_grace + DEADLINE_MARGIN
         return None
 
     # What happens to it
@@ -114,6 +135,16 @@ class Program:
     def restarted(self, port: int | None) -> None:
         """It is ready again."""
         self.interruption, self.port = None, port
+
+    def take_port(self) -> None:
+        """Have the port that its manifest demands, if it does, before anything else of this node has it."""
+        if (port := self.fixed_port) is not None:
+            self._shared.ports.take(port, self._holder)
+
+    def free_port(self) -> None:
+        """Have no port any more, unless it is active."""
+        if self.local_state not in (LocalState.ACTIVE, LocalState.RESTARTING):
+            self._shared.ports.free(self.key)
 
     # What is done with it
 
@@ -144,14 +175,18 @@ class Program:
         self.interruption = None
         self._starts += 1
         self.port = await self._shared.runtime.activate(self.key)
+        if self.port is not None:
+            self._shared.ports.take(self.port, self._holder)
 
     async def deactivate(self) -> None:
         """Stop it; it stays loaded."""
         await self._shared.runtime.deactivate(self.key)
+        self.free_port()
 
     async def unload(self) -> None:
         """Stop it, and forget it."""
         await self._shared.runtime.unload(self.key)
+        self.free_port()
         self.release()
 
     def release(self) -> None:

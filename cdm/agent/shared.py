@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import anyio
 
+from cdm.agent.ports import Ports
 from cdm.agent.steps import Do
 from cdm.artifacts.cache import Cache
 from cdm.runtimes import Runtime
@@ -49,6 +50,7 @@ class Shared:
         """Whether the node stops: nothing new is begun."""
         self.leaving = False
         """Whether the node is about to leave: the keys of its slices are deleted."""
+        self.ports = Ports()
         self.turns = {Do.LOAD: anyio.Semaphore(LOADS), Do.ACTIVATE: anyio.Semaphore(ACTIVATIONS)}
 
     def may_begin(self) -> bool:

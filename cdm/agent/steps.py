@@ -70,8 +70,16 @@ _STEPS: dict[SliceState | None, tuple[Step | None, Step | None, Step | None, Ste
 }
 
 
-def next_step(state: SliceState | None, local: LocalState) -> Step | None:
-    """The next step; None: nothing is to be done until the key or the local state changes."""
+def next_step(state: SliceState | None, local: LocalState, *, lingers: bool = False) -> Step | None:
+    """The next step; None: nothing is to be done until the key or the local state changes.
+
+    Args:
+        state: what the key holds; None: there is no key.
+        local: what the runtime has.
+        lingers: whether what is told to go is to serve for a while yet. What does not serve is stopped all the same.
+    """
+    if lingers and local is LocalState.ACTIVE and state in (_S.DEACTIVATING, _S.UNLOADING):
+        return None
     return _STEPS[state][local.value]
 
 

@@ -7,18 +7,19 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import anyio
-from msgspec.structs import replace
 
 from cdm import clock
 from cdm.agent.known import Current, Deleted, Stale, is_late
+from cdm.agent.lingering import GOING, Lingering
 from cdm.agent.program import Program
+from cdm.agent.reports import Wait, report
 from cdm.agent.shared import Shared
 from cdm.agent.steps import Do, LocalState, StateReport, may_fail, next_step
 from cdm.errors import Conflict, SliceFailed, StoreError
 from cdm.log import Log
 from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey
-from cdm.model.slice import Kind, SliceState, SliceValue
+from cdm.model.slice import SliceState, SliceValue
 from cdm.store.wire import dump
 from cdm.wakeup import Wakeup
 
@@ -27,14 +28,17 @@ log = Log("cdm.agent")
 STEP_RETRY_PAUSE = 0.5
 """Seconds after which a write that was not stored, or a stop that failed, is tried again."""
 _UP = (SliceState.ACTIVATING, SliceState.ACTIVE)
-_KEEPS_PORT = (SliceState.LOADED, SliceState.ACTIVATING, SliceState.DEACTIVATING, SliceState.UNLOADING)
-"""States in which a slice tells a port that its manifest fixes: nothing else can have it on the same node."""
 
 
 PROMPT = 1.0
 """Seconds after which a deadline that was told before the work began is told again: it counts from when it is told."""
 TURN_DEADLINE = 86_400.0
 """Seconds that are told of a slice that waits for its turn: the most that a leader believes."""
+PORT_PATIENCE = 10.0
+"""Seconds that a slice waits for a port that another slice of this node has and keeps: it may be told to go by then.
+Longer would keep it from being started on another node."""
+PORT_INTERVAL = 1.0
+"""Seconds between two looks whether whoever has the port is told to go."""
 
 
 class _Told(NamedTuple):
@@ -62,7 +66,8 @@ class Worker:
         self.withdrawn = anyio.Event()
         """Set once the node leaves and there is no key that it may delete."""
         self._shared = shared
-        self._program = Program(shared, key)
+        self._program = Program(shared, key, self._leaves_within)
+        self._lingering = Lingering()
         self._news = Wakeup()
         self._known: Current | Stale | Deleted | None = None
         """What is known of the key; None: there is none."""
@@ -75,14 +80,21 @@ class Worker:
 
     # What it is told
 
-    def learn(self, revision: int, value: SliceValue) -> None:
-        """The key holds this; what is older than what is known is passed over."""
+    def learn(self, revision: int, value: SliceValue, at: float) -> None:
+        """The key holds this; what is older than what is known is passed over.
+
+        Args:
+            revision: of this.
+            value: what it holds.
+            at: when that was stored, in seconds on `cdm.clock`.
+        """
         if not isinstance(self._known, (Current, Deleted)) or revision > self._known.revision:
             if value.state is not SliceState.ACTIVATING:  # which may be the echo of what follows a refused command
                 active = self._program.local_state is LocalState.ACTIVE
                 late = self._shared.listed and not active and is_late(self._known, value)
                 self._refusal = SliceFailed("a late ACTIVATE, which answers an earlier LOADED") if late else None
             self._known = Current(revision, value)
+            self._lingering.learn(value, at)
             self.wake()
 
     def removed(self, revision: int) -> None:
@@ -102,6 +114,7 @@ class Worker:
     def crashed(self, failure: SliceFailed) -> None:
         """The slice that was active ended, and the runtime has given it up."""
         self._crash = failure
+        self._program.free_port()
         self.wake()
 
     def restarting(self, reason: str, within: float) -> None:
@@ -152,12 +165,21 @@ class Worker:
         value = self._value
         return (value.overrides, value.content) if value is not None else (None, None)
 
+    def _leaves_within(self) -> float | None:
+        """Seconds that it goes on serving; None: it is not told to go."""
+        state = self._state
+        if state is None:
+            return 0.0
+        return self._lingering.left(clock.now()) if state in GOING else None
+
     @property
     def _untold(self) -> bool:
-        """Whether the key tells of another start than the last one."""
+        """Whether the key tells of another start than the last one, or of an address that this node had before."""
         value = self._value
         if value is None or value.state not in _UP:
             return False
+        if value.state is SliceState.ACTIVE and self._shared.address() not in (None, value.address):
+            return True
         started = self._program.local_state in (LocalState.RESTARTING, LocalState.ACTIVE)
         return started and value.restarts != self._program.restarts
 
@@ -178,11 +200,13 @@ class Worker:
             if await self._is_stopped():
                 self.at_rest.set()
             return
-        step = next_step(state, self._program.local_state)
+        lingers = self._lingering.left(clock.now())
+        step = next_step(state, self._program.local_state, lingers=lingers > 0)
         if step is None and self._untold:
             await self._report(state)
         elif step is None:
-            await self._news.wait()
+            with anyio.move_on_after(lingers or None):
+                await self._news.wait()
         elif isinstance(step, StateReport):
             if self._shared.resigned and step.begins:
                 await self._news.wait()
@@ -219,6 +243,8 @@ class Worker:
         with anyio.CancelScope() as scope:
             self._beginning = _Beginning(scope, state)
             try:
+                if step is Do.ACTIVATE and not await self._has_its_port(state):
+                    return
                 async with self._turn(step, state):
                     if not shared.may_begin() or not await self._counts_from_now(state):
                         return  # NATS was lost, or the leader wrote in between
@@ -230,8 +256,36 @@ class Worker:
                 failure = error
             finally:
                 self._beginning = None
+                self._program.free_port()
         if failure is not None:
             await self._failed(failure)
+
+    async def _has_its_port(self, state: SliceState | None) -> bool:
+        """Wait until no other slice of this node has the port that this one demands, and tell what it waits for.
+
+        Returns whether it can begin now.
+
+        Raises:
+            SliceFailed: the other slice keeps it.
+        """
+        port, ports, told = self._program.fixed_port, self._shared.ports, ""
+        give_up_at = clock.now() + PORT_PATIENCE
+        while port is not None and (holder := ports.holder(port, self.key)) is not None:
+            within, left = holder.leaves_within(), give_up_at - clock.now()
+            if within is not None:
+                give_up_at = clock.now() + PORT_PATIENCE
+            elif left <= 0:
+                raise SliceFailed(f"port {port} is in use by another slice on this node: {holder.key}")
+            how = "still has" if within is None else "has until it is stopped"
+            reason = f"waits for port {port}, which {holder.key} {how}"
+            if reason != told:
+                told = reason
+                own = self._program.deadline(SliceState.ACTIVATING) or 0.0
+                if not await self._report(state, wait=Wait((within or 0.0) + PORT_PATIENCE + own, reason)):
+                    return False
+            await ports.until_one_is_free(min(PORT_INTERVAL, left) if within is None else PORT_INTERVAL)
+        self._program.take_port()
+        return True
 
     @asynccontextmanager
     async def _turn(self, step: Do, state: SliceState | None) -> AsyncIterator[None]:
@@ -241,7 +295,7 @@ class Worker:
             await turns.acquire()
         if moment.cancelled_caught:
             if self._value is not None and self._value.deadline != TURN_DEADLINE:
-                await self._report(state, waits=True)
+                await self._report(state, wait=Wait(TURN_DEADLINE))
             await turns.acquire()
         try:
             yield
@@ -291,13 +345,15 @@ class Worker:
             return False
         return True
 
-    async def _report(self, state: SliceState | None, error: SliceFailed | None = None, *, waits: bool = False) -> bool:
+    async def _report(
+        self, state: SliceState | None, error: SliceFailed | None = None, *, wait: Wait | None = None
+    ) -> bool:
         """Write a state, by compare-and-set on the revision that it answers. Returns whether it was stored.
 
         Args:
             state: which; None: delete the key.
             error: why it is FAILED.
-            waits: whether it waits for its turn.
+            wait: what it waits for.
         """
         known = self._known
         if isinstance(known, Stale):
@@ -310,7 +366,7 @@ class Worker:
                 said = None
                 told: Current | Deleted = Deleted(await slices.delete(self.key, expect=known.revision))
             else:
-                said = self._said(known.value, state, error, TURN_DEADLINE if waits else self._program.deadline(state))
+                said = report(known.value, state, self._program, error, wait)
                 told = Current(await slices.put(self.key, dump(said), expect=known.revision), said)
             self._told = _Told(told.revision, clock.now())
             # Where the mirror was faster it has told of this write, and maybe that the key is gone since.
@@ -329,27 +385,6 @@ class Worker:
             say(str(state or "unloaded"), slice=str(self.key), reason=said.reason if said else None)
             return True
         return False
-
-    def _said(
-        self, value: SliceValue, state: SliceState, error: SliceFailed | None, deadline: float | None
-    ) -> SliceValue:
-        """The value that tells of this state; what the command said stays in it."""
-        program = self._program
-        restart = program.interruption if state is SliceState.ACTIVATING else None
-        warning = self._shared.runtime.warning(self.key) if state.kind is Kind.REST else None
-        return replace(
-            value,
-            state=state,
-            reason=str(error) if error else restart.reason if restart else warning,
-            fatal=error.fatal if error else False,
-            port=program.port if state is SliceState.ACTIVE else program.fixed_port if state in _KEEPS_PORT else None,
-            address=self._shared.address() if state is SliceState.ACTIVE else None,
-            after=None,
-            restarts=program.restarts,
-            stable=program.stable,
-            loaded=None,
-            deadline=deadline,
-        )
 
     async def _pause(self) -> None:
         """Wait for news, but not for ever."""

@@ -91,7 +91,7 @@ TRANSITIONS: dict[SliceState, Row] = {
     _S.DEACTIVATING: _row(Kind.TRANSITION, Writer.NODE, _S.LOADED, _S.FAILED, _S.UNLOAD),
     _S.FAILED: _row(Kind.REST, Writer.NODE, _S.UNLOAD, _S.LOAD),
     _S.UNLOAD: _row(Kind.COMMAND, Writer.LEADER, _S.UNLOADING),
-    _S.UNLOADING: _row(Kind.TRANSITION, Writer.NODE, None, _S.FAILED),
+    _S.UNLOADING: _row(Kind.TRANSITION, Writer.NODE, None, _S.FAILED, _S.UNLOAD),
 }
 _NOT_LIVE = frozenset({_S.FAILED, _S.UNLOAD, _S.UNLOADING})
 
@@ -135,7 +135,7 @@ class SliceValue(Struct, frozen=True, omit_defaults=True, gc=False):
     """Digest of the artifact's content that is to run (SHA-256, hex); agents copy it from the command. None: whatever
     is stored under the artifact's name."""
     after: float | None = None
-    """Of an UNLOAD or DEACTIVATE: seconds for which the slice goes on serving before it is stopped. Whoever routes
-    takes it out at once."""
+    """Of an UNLOAD or DEACTIVATE: seconds for which the slice goes on serving before it is stopped, counted from the
+    first such command. Whoever routes takes it out at once. Of an UNLOADING or DEACTIVATING: what was left of them."""
     address: str | None = None
     """Where an ACTIVE slice is reached, with its port."""

@@ -11,6 +11,7 @@ import anyio
 import msgspec
 import pytest
 
+from cdm import clock
 from cdm.agent.agent import Agent
 from cdm.artifacts.cache import Cache, Fetched
 from cdm.dispatch.messages import Connected, Disconnected, ValuePut, ValueRemove
@@ -37,9 +38,11 @@ class World:
 
     def __init__(self, least_stop_after: float = 0.0) -> None:
         self.values: list[SliceValue] = []
+        self.reports: list[tuple[SliceKey, SliceValue]] = []
         self.states: dict[SliceKey, bool] = {}
         self.port = 1000
         self.holds = 0
+        self.manifest = Manifest()
         self.current = OLD
         """The content that the artifact has at present."""
         self.fetched: list[str | None] = []
@@ -59,16 +62,21 @@ class World:
         self.before_answer: Callable[[SliceState | None], None] | None = None
         """What the mirror tells before a write is acknowledged."""
         self.revision = 0
+        self.last: dict[SliceKey, int] = {}
+        """The newest revision of each key."""
         self.agent = Agent(NODE, cast("Bucket", self), lambda _: self, Path(), cast("Cache", self), least_stop_after)
 
     # The leader
 
-    def say(self, state: SliceState, **fields: Any) -> None:
+    def say(self, state: SliceState, key: SliceKey = KEY, at: float | None = None, **fields: Any) -> None:
         self.revision += 1
-        self.agent.on_slice(ValuePut(KEY, SliceValue(state, **fields), self.revision))
+        self.last[key] = self.revision
+        stored = clock.now() if at is None else at
+        self.agent.on_slice(ValuePut(key, SliceValue(state, **fields), self.revision, stored))
 
     def remove(self) -> None:
         self.revision += 1
+        self.last[KEY] = self.revision
         self.agent.on_slice_removed(ValueRemove(KEY, self.revision))
 
     async def reaches(self, state: SliceState | None) -> None:
@@ -90,18 +98,20 @@ class World:
     async def put(self, key: SliceKey, payload: bytes, *, expect: int) -> int:
         value = msgspec.json.decode(payload, type=SliceValue)
         self.values.append(value)
-        return self._write(value.state, expect)
+        self.reports.append((key, value))
+        return self._write(key, value.state, expect)
 
     async def delete(self, key: SliceKey, *, expect: int) -> int:
-        return self._write(None, expect)
+        return self._write(key, None, expect)
 
-    def _write(self, state: SliceState | None, expect: int) -> int:
+    def _write(self, key: SliceKey, state: SliceState | None, expect: int) -> int:
         if self.down:
             raise StoreError("nobody answers")
-        if self.deaf_to is not None and expect < self.revision:
+        last = self.last.get(key, self.revision)
+        if self.deaf_to is not None and expect < last:
             raise Conflict("it was stored before")
-        assert expect == self.revision
-        self.revision = revision = self.revision + 1
+        assert expect == last
+        self.last[key] = self.revision = revision = self.revision + 1
         self.written.append(state)
         if self.before_answer is not None:
             self.before_answer(state)
@@ -113,7 +123,7 @@ class World:
 
     async def get(self, artifact: Artifact, content: str | None = None) -> Fetched:
         self.fetched.append(content)
-        return Fetched(Path(), Manifest(), "d", content or self.current)
+        return Fetched(Path(), self.manifest, "d", content or self.current)
 
     def hold(self, digest: str) -> None:
         self.holds += 1
@@ -144,7 +154,7 @@ class World:
             self.busy -= 1
         self.states[key] = True
         self.port += 1
-        return self.port
+        return self.manifest.port if isinstance(self.manifest.port, int) else self.port
 
     async def deactivate(self, key: SliceKey) -> None:
         await self.may_deactivate.wait()

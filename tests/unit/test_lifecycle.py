@@ -55,6 +55,12 @@ def test_a_command_is_answered_before_anything_is_done(command: SliceState, loca
     assert TRANSITIONS[step.state].kind is Kind.TRANSITION
 
 
+@pytest.mark.parametrize(("state", "local"), CASES)
+def test_only_what_is_told_to_go_and_serves_lingers(state: SliceState | None, local: LocalState) -> None:
+    going = state in (SliceState.UNLOADING, SliceState.DEACTIVATING) and local is LocalState.ACTIVE
+    assert next_step(state, local, lingers=True) == (None if going else next_step(state, local))
+
+
 def test_nothing_runs_under_a_key_that_is_not_there() -> None:
     assert next_step(None, LocalState.ACTIVE) is Do.UNLOAD
     assert next_step(None, LocalState.NOTHING) is None

@@ -18,7 +18,7 @@ DOCUMENTED = """
 | DEACTIVATING | in transition | node | LOADED, FAILED, UNLOAD |
 | FAILED | at rest, with `reason` and `fatal` | node | UNLOAD, LOAD (retry) |
 | UNLOAD | command | leader | UNLOADING |
-| UNLOADING | in transition | node | key deleted, FAILED |
+| UNLOADING | in transition | node | key deleted, FAILED, UNLOAD |
 """
 
 Table = dict[str, tuple[str, str, frozenset[str]]]
