@@ -16,7 +16,7 @@ KEEPS_PORT = (SliceState.LOADED, SliceState.ACTIVATING, SliceState.DEACTIVATING,
 """States in which a slice tells a port that its manifest fixes: nothing else can have it on the same node."""
 
 
-class Wait(NamedTuple):
+class HeldUp(NamedTuple):
     """Why something does not begin yet."""
 
     deadline: float
@@ -25,7 +25,7 @@ class Wait(NamedTuple):
 
 
 def report(
-    value: SliceValue, state: SliceState, program: Program, error: SliceFailed | None, wait: Wait | None
+    value: SliceValue, state: SliceState, program: Program, error: SliceFailed | None, wait: HeldUp | None
 ) -> SliceValue:
     """The value that tells of a state; what the command said stays in it.
 

@@ -12,7 +12,7 @@ from cdm import clock
 from cdm.agent.known import Current, Deleted, Stale, is_late
 from cdm.agent.lingering import GOING, Lingering
 from cdm.agent.program import Program
-from cdm.agent.reports import Wait, report
+from cdm.agent.reports import HeldUp, report
 from cdm.agent.shared import Shared
 from cdm.agent.steps import Do, LocalState, StateReport, may_fail, next_step
 from cdm.errors import Conflict, SliceFailed, StoreError
@@ -261,7 +261,7 @@ class Worker:
             await self._failed(failure)
 
     async def _has_its_port(self, state: SliceState | None) -> bool:
-        """Wait until no other slice of this node has the port that this one demands, and tell what it waits for.
+        """HeldUp until no other slice of this node has the port that this one demands, and tell what it waits for.
 
         Returns whether it can begin now.
 
@@ -281,7 +281,7 @@ class Worker:
             if reason != told:
                 told = reason
                 own = self._program.deadline(SliceState.ACTIVATING) or 0.0
-                if not await self._report(state, wait=Wait((within or 0.0) + PORT_PATIENCE + own, reason)):
+                if not await self._report(state, wait=HeldUp((within or 0.0) + PORT_PATIENCE + own, reason)):
                     return False
             await ports.until_one_is_free(min(PORT_INTERVAL, left) if within is None else PORT_INTERVAL)
         self._program.take_port()
@@ -289,13 +289,13 @@ class Worker:
 
     @asynccontextmanager
     async def _turn(self, step: Do, state: SliceState | None) -> AsyncIterator[None]:
-        """Wait for a turn. What waits for longer than a moment tells so: waiting is not being stuck."""
+        """HeldUp for a turn. What waits for longer than a moment tells so: waiting is not being stuck."""
         turns = self._shared.turns[step]
         with anyio.move_on_after(PROMPT / 2) as moment:
             await turns.acquire()
         if moment.cancelled_caught:
             if self._value is not None and self._value.deadline != TURN_DEADLINE:
-                await self._report(state, wait=Wait(TURN_DEADLINE))
+                await self._report(state, wait=HeldUp(TURN_DEADLINE))
             await turns.acquire()
         try:
             yield
@@ -346,7 +346,7 @@ class Worker:
         return True
 
     async def _report(
-        self, state: SliceState | None, error: SliceFailed | None = None, *, wait: Wait | None = None
+        self, state: SliceState | None, error: SliceFailed | None = None, *, wait: HeldUp | None = None
     ) -> bool:
         """Write a state, by compare-and-set on the revision that it answers. Returns whether it was stored.
 
@@ -387,6 +387,6 @@ class Worker:
         return False
 
     async def _pause(self) -> None:
-        """Wait for news, but not for ever."""
+        """HeldUp for news, but not for ever."""
         with anyio.move_on_after(STEP_RETRY_PAUSE):
             await self._news.wait()

@@ -69,7 +69,7 @@ async def test_every_step_of_a_life_is_reported(server: NatsServer, tmp_path: Pa
         await hand.put(key, "ACTIVATE", **told)
         active = await hand.reaches(key, "ACTIVE")
         assert ask(active.pop("port")) == "n1/g:one:1 x"
-        assert active == {"state": "ACTIVE", "term": 7, **told}
+        assert active == {"state": "ACTIVE", "term": 7, "address": "127.0.0.1", **told}
         await hand.put(key, "DEACTIVATE", **told)
         assert await hand.reaches(key, "LOADED") == loaded
         assert not ground.living
