@@ -76,21 +76,7 @@ def of_prometheus(check: Check, status: int, body: bytes | None, location: str =
         return error(
             f"the answer is longer than {MAX_BODY // 1024} KiB; write a query that has one sample, with sum(…)"
         )
-    match _json(body):
-        case {"status": "success", "data": {"resultType": "vector" | "scalar" as kind, "result": list(result)}}:
-            samples = [{"value": result}] if kind == "scalar" else result
-        case {"status": "success", "data": {"resultType": "matrix" | "string" as kind}}:
-            return error(f"the query is of type {kind}; write one that has a single number")
-        case _:
-            samples = [None]
-    match samples:
-        case []:
-            return Answer(CheckOutcome.NO_DATA, "no data: the query has no sample")
-        case [{"value": [_, str(text)]}] if _NUMBER.fullmatch(text):
-            return _compared(check, text)
-        case [_, _, *_]:
-            return error(f"the query has {len(samples)} samples; write one that has a single one, with sum(…)")
-    return error(f"the answer is not Prometheus's: {shown(body)}")
+    return _of_samples(check, body)
 
 
 def shown(text: str | bytes) -> str:
@@ -110,6 +96,27 @@ def _unusable(status: int, location: str) -> Answer | None:
     if 300 <= status < 400 and location:
         return error(f"status {status}, which leads to {shown(location)}: write that address")
     return error(f"status {status}")
+
+
+def _of_samples(check: Check, body: bytes) -> Answer:
+    """What the result of a query says, which has to be one number."""
+    match _json(body):
+        case {"status": "success", "data": {"resultType": "vector" | "scalar" as kind, "result": list(result)}}:
+            samples = [{"value": result}] if kind == "scalar" else result
+        case {"status": "success", "data": {"resultType": "matrix" | "string" as kind}}:
+            return error(f"the query is of type {kind}; write one that has a single number")
+        case _:
+            samples = [None]
+    match samples:
+        case []:
+            return Answer(CheckOutcome.NO_DATA, "no data: the query has no sample")
+        case [{"value": [_, str(text)]}] if _NUMBER.fullmatch(text):
+            return _compared(check, text)
+        case [{"histogram": _}]:
+            return error("the query has a histogram; write one that has a number, with histogram_quantile(…)")
+        case [_, _, *_]:
+            return error(f"the query has {len(samples)} samples; write one that has a single one, with sum(…)")
+    return error(f"the answer is not Prometheus's: {shown(body)}")
 
 
 def _judged_by_itself(body: bytes) -> Answer:

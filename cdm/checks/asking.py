@@ -41,9 +41,6 @@ from cdm.store.connection import Connection
 
 log = Log("cdm.checks")
 
-OVER_NATS = "nats"
-"""The lane of all requests over NATS: they share one connection."""
-
 
 class _Web(NamedTuple):
     """What does HTTP; its types are those of a module that is imported late."""
@@ -101,7 +98,8 @@ class Asker:
                 most = None if check.ok is None else MAX_BODY
                 return await self._get(check, filled_address(url, values), most, of_http)
             case PrometheusCheck(url=url, query=query):
-                asked = urlencode({"query": filled_query(query, values), "timeout": f"{check.timeout_seconds:g}s"})
+                # Seconds as a plain number: of fractions with a unit Prometheus knows nothing.
+                asked = urlencode({"query": filled_query(query, values), "timeout": f"{check.timeout_seconds:g}"})
                 url = f"{filled_address(url, values).rstrip('/')}/api/v1/query?{asked}"
                 return await self._get(check, url, MAX_BODY, of_prometheus)
             case NatsCheck(subject=subject):
@@ -150,7 +148,9 @@ class Asker:
 
 
 def _lane_of(source: HttpCheck | NatsCheck | PrometheusCheck, values: Mapping[str, str]) -> str:
-    return OVER_NATS if isinstance(source, NatsCheck) else urlsplit(filled_address(source.url, values)).netloc
+    if isinstance(source, NatsCheck):
+        return f"nats:{filled_subject(source.subject, values)}"
+    return urlsplit(filled_address(source.url, values)).netloc
 
 
 def _problem_of(problem: Exception) -> str:

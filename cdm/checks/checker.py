@@ -16,13 +16,16 @@ from cdm import clock
 from cdm.checks.answers import Answer
 from cdm.checks.asking import Asker
 from cdm.dispatch.messages import CheckResult, Message
-from cdm.log import Log
+from cdm.log import Log, Ration
 from cdm.manager.outbox import Outbox
 from cdm.model.artifact import Service
 from cdm.model.check import Check, CheckOutcome, CheckRun
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.checks")
+
+LOGGED_A_SECOND = 20
+"""Changes of outcomes that are logged."""
 
 
 class WantedCheck(Struct, frozen=True):
@@ -49,6 +52,7 @@ class Checker:
         self._ready = ready
         self._asker = asker
         self._route = route
+        self._ration = Ration(LOGGED_A_SECOND)
         self._running: dict[WantedCheck, anyio.CancelScope] = {}
 
     async def run(self) -> None:
@@ -82,7 +86,7 @@ class Checker:
                 answer = await self._asker.ask(wanted.service, check, run, turn)
                 if self._current(wanted) is None:
                     break
-                if answer.outcome is not told:
+                if answer.outcome is not told and self._ration.take(clock.now()):
                     told = answer.outcome
                     of = {"service": str(wanted.service), "check": check.source.shown}
                     log.info("check", **of, outcome=str(told), reason=answer.reason)

@@ -1,4 +1,4 @@
-"""How many checks are made at once: not many of all, and fewer of one host, so that one that hangs leaves room."""
+"""How many checks are made at once: not many of all, and fewer of one host or subject: one that hangs leaves room."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from anyio import CapacityLimiter
 AT_ONCE = 64
 """Checks of all hosts together."""
 AT_ONCE_OF_ONE = 16
-"""Checks of one host."""
+"""Checks of one host, or of one subject."""
 
 
 class _Lane:
@@ -21,7 +21,7 @@ class _Lane:
 
 
 class Lanes:
-    """One lane for each host that is asked, and a limit to all of them.
+    """One lane for each host or subject that is asked, and a limit to all of them.
 
     Args:
         all_together: most that go on at once.

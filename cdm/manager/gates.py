@@ -160,12 +160,19 @@ class Gates:
             self._ask(service, None)
 
     def hear(self, result: CheckResult) -> tuple[Artifact, ...]:
-        """Count a result; returns the artifacts that it is about, none where it is of no use any more."""
+        """Count a result; returns the artifacts about which something else is to be said or done now than before.
+
+        A result that belongs to no series that is counted is passed over.
+        """
         run = self._runs.get(result.service)
         if run is None or run.series != result.series or run.checks[result.index : result.index + 1] != (result.check,):
             return ()
-        tallies = self._tallies[result.service]
-        tallies[result.index] = tallies[result.index].after(result.check, result)
+        tallies, check = self._tallies[result.service], result.check
+        before = tallies[result.index]
+        after = tallies[result.index] = before.after(check, result)
+        was, now = judge(check, before, result.at), judge(check, after, result.at)
+        if (was.gate, was.reason) == (now.gate, now.reason):
+            return ()
         return tuple(result.service.version(each) for each in dict.fromkeys((run.version, run.source)))
 
     def judge(self, service: Service, now: float) -> GateVerdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -43,6 +44,13 @@ class Site:
 
         def answer(request: Request) -> None:
             asked = parse_qs(urlsplit(request.path).query)
+            timeout = asked.get("timeout", ["1"])[0]
+            if not re.fullmatch(r"[0-9.]+|[0-9]+(ms|[smhdwy])", timeout):
+                problem = f'invalid parameter "timeout": cannot parse "{timeout}" to a valid duration'
+                request.say(
+                    400, json.dumps({"status": "error", "errorType": "bad_data", "error": problem}).encode(), {}
+                )
+                return
             samples = [{"metric": {}, "value": [time.time(), each]} for each in value(asked["query"][0])]
             told = {"status": "success", "data": {"resultType": "vector", "result": samples}}
             request.say(200, json.dumps(told).encode(), {"Content-Type": "application/json"})

@@ -300,14 +300,14 @@ async def test_a_query_is_put_to_prometheus(asker: Asker, web: Site) -> None:
     web.measures(lambda query: samples[query])
 
     async def query(text: str, ok: str = "< 0.01") -> Answer:
-        return await ask(asker, Check(prometheus=PrometheusCheck(web.url, text), ok=ok))
+        return await ask(asker, Check(prometheus=PrometheusCheck(web.url, text), ok=ok, timeout="750ms"))
 
     assert await query('sum(errors{version="{version}"})') == Answer(P, "0.002 is < 0.01", 0.002)
     assert await query('sum(errors{version="{version}"})', "> 1") == Answer(F, "0.002 is not > 1", 0.002)
     assert (await query("idle")).outcome is N
     assert (await query("nan")).outcome is N
     assert (await query("many")).outcome is E
-    assert web.asked[0][0].startswith("/api/v1/query?query=sum%28errors%7Bversion%3D%221.1.0%22%7D%29&timeout=5s")
+    assert web.asked[0][0].startswith("/api/v1/query?query=sum%28errors%7Bversion%3D%221.1.0%22%7D%29&timeout=0.75")
 
 
 async def test_prometheus_may_be_below_a_path_and_say_what_is_wrong(asker: Asker, web: Site) -> None:

@@ -156,6 +156,12 @@ def test_a_service_that_answers_with_an_error_says_nothing() -> None:
         (200, vector("NaN"), N, "no data: NaN"),
         (200, vector("1", "2"), E, "the query has 2 samples; write one that has a single one, with sum(…)"),
         (200, vector("0x1"), E, None),
+        (
+            200,
+            b'{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"histogram":[1,{"count":"1"}]}]}}',
+            E,
+            "the query has a histogram; write one that has a number, with histogram_quantile(…)",
+        ),
         (200, vector(0.001), E, None),
         (200, b'{"status":"success","data":{"resultType":"scalar","result":[1,"0"]}}', P, "0 is < 0.01"),
         (

@@ -268,6 +268,7 @@ def test_results_are_counted_where_they_belong_and_no_other() -> None:
     assert each.hear(result(P, index=2, series="7/0")) == ()
     for _ in range(3):
         assert each.hear(result(P, series="7/0")) == (SHOP.version("1.1.0"), SHOP.version("1.0.0"))
+    assert each.hear(result(P, series="7/0")) == ()  # it passes as before
     assert each.judge(SHOP, 0.0).reason == "check 2, GET http://shop/health: no result yet"
     each.hear(result(P, check=second, index=1, series="7/0"))
     assert each.judge(SHOP, 0.0).gate is Gate.PASS
