@@ -26,7 +26,7 @@ from cdm.manager.reconciliation import WHOLE, Command, Plan, reconcile, settled
 from cdm.manager.releases import UNTOLD, Job, Release, Releases, told_of
 from cdm.manager.settling import Settling
 from cdm.manager.standing import Fleet
-from cdm.manager.status import refused_status, status_of
+from cdm.manager.status import refused_status, status_of, with_counts
 from cdm.manager.statuses import Statuses
 from cdm.manager.topology import Registered, Topology
 from cdm.model.artifact import Artifact, NodeId, Service
@@ -415,6 +415,8 @@ class Active:
         )
         if until is not None:
             self._set_timer(artifact, until)
+        if desired.blueprint is not None:
+            status = with_counts(status, group, self._releases.wanted(artifact), now)
         if (reason := self._unwritten.get(artifact)) and status.condition is not Condition.INVALID:
             status = replace(status, condition=Condition.DEGRADED, reason=f"commands cannot be stored: {reason}")
         self._statuses.tell(name, status)

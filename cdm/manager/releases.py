@@ -256,7 +256,9 @@ def _rollout_status(record: Rollout, decision: Decision, desired: Desired | None
     wanted = desired.instances if desired is not None and desired.instances else 0
     kind = decision.kind or (str(desired.blueprint.rollout.kind) if desired and desired.blueprint else "rolling")
     under_way = record.phase.under_way
-    share = 100.0 * decision.new.healthy / wanted if under_way and wanted else 0.0
+    share = 100.0 if record.phase is RolloutPhase.COMPLETE else 0.0
+    if under_way and wanted:
+        share = 100.0 * decision.new.healthy / wanted
     return RolloutStatus(
         phase=str(record.phase),
         kind=kind,

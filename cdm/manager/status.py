@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from math import inf
+from typing import Any
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from cdm.manager.cluster import Desired, Group
 from cdm.manager.endings import kind_of
 from cdm.manager.reconciliation import Plan
 from cdm.manager.releases import UNTOLD, Told
-from cdm.model.blueprint import MIN_HEALTHY
+from cdm.manager.wanted import Wanted, is_other, is_outdated
+from cdm.model.blueprint import MIN_HEALTHY, Blueprint
 from cdm.model.slice import Kind, SliceState
 from cdm.model.status import Condition, Status
 
@@ -65,10 +68,40 @@ def status_of(
         term,
         (blueprint and blueprint.overrides) or UNSET,
         blueprint.min_healthy if blueprint and blueprint.min_healthy != MIN_HEALTHY else UNSET,
-        (blueprint and blueprint.settings) or UNSET,
+        _settings(blueprint, wanted) or UNSET,
         rollout=told.rollout or UNSET,
     )
     return status, until
+
+
+def _settings(blueprint: Blueprint | None, wanted: int) -> dict[str, Any]:
+    """What a new leader needs, beside the other fields, to know the whole blueprint."""
+    if blueprint is None:
+        return {}
+    return (
+        blueprint.settings
+        if blueprint.instances == wanted
+        else {**blueprint.settings, "instances": blueprint.instances}
+    )
+
+
+def with_counts(status: Status, group: Group, wanted: Wanted, now: float) -> Status:
+    """The status with how many instances are up to date, and healthy.
+
+    Args:
+        status: without them.
+        group: the slices.
+        wanted: what instances are to be started with.
+        now: seconds on the clock that the slices' ``at`` are on.
+    """
+    outdated, healthy = 0, group.active
+    if is_outdated(group, wanted):
+        live = (put.value for put in group.slices.values() if put.value.state.live)
+        outdated = sum(is_other(value.template, value.content, wanted) for value in live)
+    if group.youngest + wanted.min_healthy > now:
+        active = (put for put in group.slices.values() if put.value.state is SliceState.ACTIVE)
+        healthy = sum(put.at + wanted.min_healthy <= now for put in active)
+    return replace(status, up_to_date=group.live - outdated, healthy=healthy, outdated=outdated)
 
 
 def _judge(

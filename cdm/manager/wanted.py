@@ -82,10 +82,13 @@ def wanted_of_side(wanted: Wanted, side: Side, instances: int, *, grows: bool = 
     )
 
 
+def is_other(template: str | None, content: str | None, wanted: Wanted) -> bool:
+    """Whether what was started with these (digests) is known to be something else than is wanted."""
+    if template not in (None, wanted.template):
+        return True
+    return content is not None and wanted.content is not None and content != wanted.content
+
+
 def is_outdated(group: Group, wanted: Wanted) -> bool:
     """Whether any slice is known to have been started with something else."""
-    return any(
-        template not in (None, wanted.template)
-        or (content is not None and wanted.content is not None and content != wanted.content)
-        for template, content in group.builds
-    )
+    return any(is_other(template, content, wanted) for template, content in group.builds)

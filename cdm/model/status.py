@@ -71,7 +71,10 @@ class Status(Struct, frozen=True):
     min_healthy: float | UnsetType = UNSET
     """That of the blueprint that is served, where it is not the usual one."""
     settings: dict[str, Any] | UnsetType = UNSET
-    """All other fields of the blueprint that is served, as people type them; usual ones are left out."""
+    """All other fields of the blueprint that is served, as people type them; usual ones are left out.
+
+    With ``instances`` where another number is wanted, since another version has taken over.
+    """
     up_to_date: int | UnsetType = UNSET
     """Live instances of the wanted template."""
     healthy: int | UnsetType = UNSET
@@ -91,7 +94,7 @@ class Status(Struct, frozen=True):
         fields = {**(self.settings or {}), **(to_builtins(self.overrides) if self.overrides else {})}
         if self.min_healthy is not UNSET:
             fields["min_healthy"] = self.min_healthy
-        return Blueprint.parse(json.encode({**fields, "instances": self.desired}))
+        return Blueprint.parse(json.encode({"instances": self.desired, **fields}))
 
     def same_as(self, other: Status | None) -> bool:
         """Whether both say the same, apart from the term: a new leader alone changes nothing."""
