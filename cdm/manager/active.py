@@ -7,9 +7,7 @@ until then the artifact is held back.
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from cdm.log import Log, Ration
+from cdm.manager.agenda import Agenda
 from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.gates import Gates
 from cdm.manager.outbox import Order, Outbox
@@ -96,17 +95,11 @@ class Active:
         self._at = at
         self._cluster = at.cluster
         self._placement = Placement(at.cluster, at.topology)
-        self._dirty: dict[Artifact, bool] = {}
-        """Artifacts to look at; True: look closely, whatever the counts say."""
-        self._awaited: dict[Artifact, float] = {}
-        """Artifacts with writes that the mirror does not show yet: the revision to wait for (inf: not yet acked)."""
-        self._held: dict[Artifact, bool] = {}
-        """Artifacts that changed while they were awaited."""
-        self._acked: deque[tuple[int, Artifact]] = deque()
-        self._timers: list[tuple[float, Artifact]] = []
-        self._timer_of: dict[Artifact, float] = {}
+        self._agenda = Agenda(at.wake)
         self._short: dict[Artifact, Plan] = {}
         """Plans that cannot be carried out whole: there is no room, or nodes or the end of instances are waited for."""
+        self._gated: set[Artifact] = set()
+        """Artifacts whose rollout may not begin, since a manager does not know rollouts."""
         self._unwritten: dict[Artifact, str] = {}
         """Artifacts whose last order was not stored, and why."""
         self._ration = Ration(LOGGED_A_SECOND)
@@ -126,11 +119,7 @@ class Active:
 
     def touch(self, artifact: Artifact, now_due: bool = False) -> None:
         """The artifact changed; ``now_due``: look closely, whatever the counts say."""
-        if artifact in self._awaited:
-            self._held[artifact] = now_due or self._held.get(artifact, False)
-        else:
-            self._dirty[artifact] = now_due or self._dirty.get(artifact, False)
-            self._at.wake()
+        self._agenda.touch(artifact, now_due)
 
     def seen(self, key: SliceKey) -> None:
         """The mirror shows the slice, or shows it no more."""
@@ -143,10 +132,8 @@ class Active:
                 return
             self._barrier = 0.0
             self._at.wake()
-        while self._acked and self._acked[0][0] <= revision:
-            awaited, artifact = self._acked.popleft()
-            if self._awaited.get(artifact) == awaited:
-                self._release(artifact)
+        for artifact in self._agenda.reached(revision):
+            self._placement.release(artifact)
 
     def shown(self, name: str, status: Status | None) -> None:
         """The mirror shows the status, or shows it no more."""
@@ -156,16 +143,14 @@ class Active:
     def written(self, artifact: Artifact, revision: int) -> None:
         """An order is stored, up to this revision."""
         self._unwritten.pop(artifact, None)
-        if artifact in self._awaited:
-            self._awaited[artifact] = revision
-            self._acked.append((revision, artifact))
+        if self._agenda.written(artifact, revision):
             self.reached(self._cluster.revision)
         self._at.wake()  # there may be room in the outbox again
 
     def write_failed(self, artifact: Artifact, revision: int, reason: str) -> None:
         """An order may or may not be stored: look closely once the mirror shows everything up to this revision."""
-        if artifact in self._awaited:
-            self._held[artifact] = True
+        if self._agenda.is_put_off(artifact):
+            self._agenda.touch(artifact, closely=True)
             self.written(artifact, revision)
             self._unwritten[artifact] = reason
 
@@ -183,17 +168,17 @@ class Active:
         for artifact, plan in self._short.items():
             if plan.unplaced:
                 self.touch(artifact, now_due=True)
+        gated, self._gated = self._gated, set()
+        for artifact in gated:
+            self.touch(artifact, now_due=True)
 
     @property
     def at_rest(self) -> bool:
         """Whether everything was looked at, and the mirrors show all that was asked to be written."""
-        if (
-            self._dirty
-            or self._barrier
-            or self._awaited
-            or self._statuses.pending
-            or self._at.clock() >= self._next_round
-        ):
+        agenda = self._agenda
+        if self._barrier or agenda.awaits or not agenda.empty or self._statuses.pending:
+            return False
+        if self._at.clock() >= self._next_round:
             return False
         topology = self._at.topology
         return all(seen.gone is not None or node in topology.nodes for node, seen in topology.seen.items())
@@ -204,7 +189,7 @@ class Active:
             return None
         if self._unfinished:
             return -math.inf
-        due = min(self._next_round, self._timers[0][0]) if self._timers else self._next_round
+        due = min(self._next_round, self._agenda.due_at)
         return due if self._settles_at is None else min(due, self._settles_at)
 
     # What is done about it
@@ -218,21 +203,18 @@ class Active:
         if now >= self._next_round:
             self._next_round = now + at.reconcile_interval
             self._begin_round()
-        while self._timers and self._timers[0][0] <= now:
-            due, artifact = heapq.heappop(self._timers)
-            if self._timer_of.get(artifact) == due:
-                del self._timer_of[artifact]
-                self.touch(artifact, now_due=True)
+        agenda = self._agenda
+        agenda.ring(now)
         stop = at.clock() + WORK_BUDGET
-        while self._dirty and not at.outbox.full:
-            artifact = next(iter(self._dirty))
-            self._decide(artifact, self._dirty.pop(artifact), now)
+        while not agenda.empty and not at.outbox.full:
+            artifact, closely = agenda.take()
+            self._decide(artifact, closely, now)
             if at.clock() >= stop:
                 break
         if missed := self._ration.missed():
             log.info("and more", lines=missed, level_of_these="debug")
         # With a full outbox the next `Written` message brings the next turn.
-        self._unfinished = bool(self._dirty) and not at.outbox.full
+        self._unfinished = not agenda.empty and not at.outbox.full
 
     def _settle(self, now: float) -> None:
         """Begin to place what was held back, once nodes need not be waited for any longer."""
@@ -296,14 +278,14 @@ class Active:
         cluster, placement = self._cluster, self._placement
         group, wanted = cluster.group(artifact), self._releases.wanted(artifact)
         if self._releases.concern(artifact, wanted, group):
-            self._decide_release(artifact.service, now)
+            self._decide_release(artifact, now)
             return
         group = placement.counted(group, with_exclusive=True)
         closely = closely or artifact in self._short or placement.drains(artifact)
         if not closely and settled(wanted, group):
             self._unwritten.pop(artifact, None)
-            if group.moving and artifact not in self._timer_of:
-                self._set_timer(artifact, now + self._at.policy.command_timeout)
+            if group.moving and not self._agenda.is_timed(artifact):
+                self._agenda.look_at(artifact, now + self._at.policy.command_timeout)
         else:
             plan = self._plan(Job(artifact, wanted, group), self._fleet(), now)
             if self._carry_out(Order(artifact, self.term, plan.commands)):
@@ -323,7 +305,7 @@ class Active:
         else:
             self._short.pop(artifact, None)
         if plan.wake_at is not None:
-            self._set_timer(artifact, plan.wake_at)
+            self._agenda.look_at(artifact, plan.wake_at)
         return plan
 
     def _reconcile(self, job: Job, fleet: Fleet, now: float) -> Plan:
@@ -341,22 +323,18 @@ class Active:
         if log.tells(level):
             _log_commands(order, getattr(log, level))
         for artifact in artifacts:
-            self._awaited[artifact] = math.inf
+            self._agenda.put_off(artifact)
             keys = (each.key for each in order.commands if each.state is SliceState.LOAD)
             self._placement.expect(artifact, (key for key in keys if key.artifact == artifact))
         self._at.outbox.order(order)
         return self._unwritten.keys().isdisjoint(artifacts)
 
-    def _decide_release(self, service: Service, now: float) -> None:
+    def _decide_release(self, artifact: Artifact, now: float) -> None:
         """Decide about all versions of a service at once, and of those that advance together with it."""
-        services = self._releases.group_of(service)
-        artifacts = sorted(each for one in services for each in self._cluster.versions_of(one))
-        if awaited := [each for each in artifacts if each in self._awaited]:
-            for each in awaited:
-                self._held[each] = True
+        services = self._releases.group_of(artifact.service)
+        artifacts = sorted({artifact, *(each for one in services for each in self._cluster.versions_of(one))})
+        if not self._agenda.take_all(artifacts):
             return
-        for each in artifacts:
-            self._dirty.pop(each, None)
         fleet = self._fleet()
         releases = [self._release_of(each, fleet, now, may_advance=len(services) == 1) for each in services]
         if len(services) > 1 and all(each.decision.held or not each.decision.courses for each in releases):
@@ -366,31 +344,21 @@ class Active:
             for job in release.jobs:
                 commands += self._plan(job, fleet, now).commands
             if release.decision.wake_at < math.inf and release.jobs:
-                self._set_timer(release.jobs[0].artifact, release.decision.wake_at)
+                self._agenda.look_at(release.jobs[0].artifact, release.decision.wake_at)
         records = {each.service: each.record for each in releases if each.changed}
-        if artifacts and self._carry_out(Order(artifacts[0], self.term, commands, artifacts[1:], records)):
+        if self._carry_out(Order(artifacts[0], self.term, commands, artifacts[1:], records)):
             return
         for release in releases:
             for version in release.facts.versions.values():
                 self._update_status(version.artifact, now, release)
+                if release.facts.waits_for:
+                    self._gated.add(version.artifact)
 
     def _release_of(self, service: Service, fleet: Fleet, now: float, *, may_advance: bool) -> Release:
         release = self._releases.of(service, fleet, now, may_advance=may_advance)
         if any(job.is_new and self._reconcile(job, fleet, now).unplaced for job in release.jobs):
             release = self._releases.of(service, fleet, now, may_advance=may_advance, crowded=True)
         return release
-
-    def _release(self, artifact: Artifact) -> None:
-        del self._awaited[artifact]
-        self._placement.release(artifact)
-        if artifact in self._held:
-            self.touch(artifact, self._held.pop(artifact))
-
-    def _set_timer(self, artifact: Artifact, at: float) -> None:
-        known = self._timer_of.get(artifact)
-        if known is None or at < known:
-            self._timer_of[artifact] = at
-            heapq.heappush(self._timers, (at, artifact))
 
     def _update_status(self, artifact: Artifact, now: float, release: Release | None = None) -> None:
         name, desired = encode_artifact(artifact), self._cluster.desired.get(artifact)
@@ -414,7 +382,7 @@ class Active:
             told=told,
         )
         if until is not None:
-            self._set_timer(artifact, until)
+            self._agenda.look_at(artifact, until)
         if desired.blueprint is not None:
             status = with_counts(status, group, self._releases.wanted(artifact), now)
         if (reason := self._unwritten.get(artifact)) and status.condition is not Condition.INVALID:

@@ -111,7 +111,7 @@ def tell(world: World, artifact: Artifact, digest: str | None) -> bool:
 
 def touched(world: World) -> bool:
     state = world.manager.state
-    return isinstance(state, Active) and bool(state._dirty)
+    return isinstance(state, Active) and not state._agenda.empty
 
 
 def test_a_manager_knows_what_each_artifact_has_at_present(world: World) -> None:
