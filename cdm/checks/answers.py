@@ -184,7 +184,7 @@ def _compared(check: Check, told: str | float) -> Answer:
     try:
         value = float(told)
     except OverflowError:  # an integer beyond all floats
-        value = math.copysign(math.inf, told)  # type: ignore[arg-type]
+        value = math.inf if told > 0 else -math.inf  # type: ignore[operator]
     if math.isnan(value):
         return Answer(CheckOutcome.NO_DATA, "no data: NaN")
     wanted = Comparison.parse(check.ok)

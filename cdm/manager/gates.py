@@ -98,9 +98,10 @@ def judge(check: Check, tally: Tally, now: float) -> GateVerdict:
         return GateVerdict(Gate.FAIL, f"{tally.reason}{times}")
     if tally.outcome is CheckOutcome.NO_DATA:
         return GateVerdict(Gate.HOLD, tally.reason or "no data")
-    until = tally.at + max(OVERDUE * check.interval_seconds, LEAST_OVERDUE) + check.timeout_seconds
+    patience = max(OVERDUE * check.interval_seconds, LEAST_OVERDUE) + check.timeout_seconds
+    until = tally.at + patience
     if now >= until:
-        return GateVerdict(Gate.HOLD, f"no result for {now - tally.at:.0f} s")
+        return GateVerdict(Gate.HOLD, f"no result for more than {patience:g} s")
     if tally.row >= check.count:
         return GateVerdict(Gate.PASS, until=until)
     passes = f"{tally.row} of {check.count} passes"

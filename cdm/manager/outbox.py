@@ -112,12 +112,10 @@ class Outbox:
 
     def check(self, service: Service, run: CheckRun | None) -> None:
         """Have these checks made for a service from now on, instead of those before; None: no more."""
-        before = self.checks.get(service)
-        if run is None:
-            self.checks.pop(service, None)
-        else:
+        before = self.checks.pop(service, None)
+        if run is not None:
             self.checks[service] = run
-        if run != before:
+        if before is not None if run is None else not run.asks_as(before):
             self._on_checks()
 
     def clear(self) -> None:

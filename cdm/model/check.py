@@ -26,6 +26,7 @@ TIMEOUT_RANGE = (0.1, 60.0)
 """Least and most seconds that a check waits for its answer."""
 _SHOWN = 80
 """Most characters of an address, subject or query that are shown."""
+_HOST = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,252}|[0-9A-Fa-f:.]{2,45}")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _NUMBER = r"-?(?:[0-9]{1,30}(?:\.[0-9]{1,30})?|\.[0-9]{1,30})(?:[eE][+-]?[0-9]{1,3})?"
 _COMPARISON = re.compile(rf"\s*(<=|>=|==|!=|<|>)\s*({_NUMBER}|true|false)\s*")
@@ -143,7 +144,7 @@ class PrometheusCheck(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 Source = HttpCheck | NatsCheck | PrometheusCheck
 
 
-class Check(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Check(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, cache_hash=True):
     """One of ``rollout.checks``.
 
     Raises:
@@ -254,10 +255,17 @@ class CheckRun(Struct, frozen=True):
             "phase": self.phase,
             "step": str(self.step),
         }
-        if self.instances:
-            address, port = self.instances[turn % len(self.instances)]
-            told["instance"] = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        for offset in range(len(self.instances)):
+            address, port = self.instances[(turn + offset) % len(self.instances)]
+            # Nodes say themselves where their instances are. What is no host must not become a path, or a login.
+            if _HOST.fullmatch(address) and 0 < port < 2**16:
+                told["instance"] = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+                break
         return told
+
+    def asks_as(self, other: CheckRun | None) -> bool:
+        """Whether the same checks are made, and count for the same, as in another."""
+        return other is not None and (self.checks, self.series) == (other.checks, other.series)
 
 
 def filled_address(text: str, values: Mapping[str, str]) -> str:

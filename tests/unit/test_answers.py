@@ -76,6 +76,7 @@ def test_a_body_is_a_number(body: bytes | None, outcome: CheckOutcome, reason: s
         (b'{"errors": [{"rate": 0.001}]}', P, "0.001 is < 0.01"),
         (b'{"errors": [{"rate": "0.5"}]}', F, "0.5 is not < 0.01"),
         (b'{"errors": {"0": {"rate": 0}}}', P, "0 is < 0.01"),
+        (b'{"errors": [{"rate": ' + b"9" * 400 + b"}]}", F, "inf is not < 0.01"),
         (b'{"errors": [{"rate": null}]}', N, "no data: errors.0.rate is null"),
         (b'{"errors": null}', N, "no data: errors.0.rate is null"),
         (b"null", N, "no data: errors.0.rate is null"),

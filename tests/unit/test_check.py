@@ -211,6 +211,17 @@ def test_the_instances_have_their_turns() -> None:
     assert "instance" not in CheckRun((), "1", "1.1.0", "1.0.0").values(SHOP, 0)
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["", "h/latest?x=", "h@i", "h#", "h?", "h:80", "[::1]", "h\r\n", "a b", "é", "::1%eth0", "h\\i", "-h", "x" * 300],
+)
+def test_a_node_that_lies_about_its_address_leads_nobody_elsewhere(address: str) -> None:
+    only = CheckRun((), "1", "1.1.0", "1.0.0", instances=((address, 80),))
+    assert "instance" not in only.values(SHOP, 0)
+    both = CheckRun((), "1", "1.1.0", "1.0.0", instances=((address, 80), ("good", 80), ("good", 0), ("good", 70_000)))
+    assert {both.values(SHOP, turn)["instance"] for turn in range(8)} == {"good:80"}
+
+
 @given(parts, parts, parts)
 def test_no_name_breaks_out_of_where_it_stands(group: str, name: str, version: str) -> None:
     values = CheckRun((), "1", version, version).values(Service(group, name), 0)

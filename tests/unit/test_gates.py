@@ -113,7 +113,7 @@ def test_results_that_stay_away_are_no_pass() -> None:
     found = tally(check, [P, P, P])
     verdict = judge(check, found, 3.0)
     assert verdict == GateVerdict(Gate.PASS, until=2.0 + OVERDUE * 60 + 5.0)
-    assert judge(check, found, 200.0) == GateVerdict(Gate.HOLD, "no result for 198 s")
+    assert judge(check, found, 200.0) == GateVerdict(Gate.HOLD, "no result for more than 185 s")
     often = Check(http="http://shop/health", interval=1.0, timeout=5.0)
     assert judge(often, tally(often, [P, P, P]), 3.0).until == 2.0 + LEAST_OVERDUE + 5.0
 
@@ -247,6 +247,17 @@ def test_what_is_to_be_checked_is_in_the_outbox_until_it_ends() -> None:
     each.end(SHOP)
     assert outbox.checks == {}
     assert told == [{SHOP: RUN}, {}]
+
+
+def test_what_the_checks_are_told_changes_without_ado() -> None:
+    each, outbox, told = gates()
+    each.begin(SHOP, RUN)
+    later = replace(RUN, phase="paused", instances=(("10.0.0.1", 80),))
+    each.begin(SHOP, later)
+    assert outbox.checks == {SHOP: later}
+    assert told == [{SHOP: RUN}]
+    each.begin(SHOP, replace(later, series="7/1"))
+    assert len(told) == 2
 
 
 def test_a_rollout_without_checks_passes_and_asks_for_none() -> None:
