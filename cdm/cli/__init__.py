@@ -108,10 +108,11 @@ app.command(
     "cdm.cli.demo.demo:demo",
     name="demo",
     help=(
-        "Play a cluster's whole life on this machine, in ten seconds.\n\n"
+        "Play a cluster's whole life on this machine, in fifteen seconds.\n\n"
         "Starts an embedded nats-server in a temporary folder and three real nodes, which run a small web service; "
-        "scales it, kills a slice and the leader, and corrects drift. Every step is checked, also by asking the "
-        "service; exits with 1 if one fails. Nothing is left behind."
+        "scales it, has a new version take over, and a bad one come to nothing, kills a slice and the leader, and "
+        "corrects drift. Every step is checked, also by asking the service, which answers all through scaling and "
+        "releases; exits with 1 if one fails. Nothing is left behind."
     ),
 )
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -18,7 +17,6 @@ import anyio.to_thread
 import pytest
 
 from cdm.cli.context import config_home
-from tests.docs.documents import commands
 from tests.harness.processes import environment, processes
 from tests.harness.servers import NatsServer
 from tests.harness.waiting import eventually
@@ -35,64 +33,6 @@ def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Com
         env={**clean, "COLUMNS": "100", **(env or {})},
         check=False,
     )
-
-
-def test_the_demo_plays_through_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    _install, demo = commands("Try it")[0].split(" && ")
-    played = run(*demo.removeprefix("cdm ").split(), env=_traced(tmp_path))
-    assert played.returncode == 0, played.stdout + played.stderr
-    assert played.stdout.count("✓") == 10
-    assert len(re.findall(r"http://127\.0\.0\.1:\d+  node-\d/org\.example:slice:1\.0\.0", played.stdout)) >= 6
-    assert list(tmp_path.iterdir()) == []
-    assert _left(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    ("number", "after"),
-    [
-        (signal.SIGINT, "elected"),
-        (signal.SIGTERM, "put 5"),
-        (signal.SIGTERM, "kill -9 the leading node"),
-    ],
-)
-def test_the_demo_that_is_interrupted_leaves_nothing_behind(number: int, after: str, tmp_path: Path) -> None:
-    playing = subprocess.Popen(
-        [sys.executable, "-m", "cdm", "demo"],
-        env={**environment(), "COLUMNS": "100", **_traced(tmp_path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    with playing:
-        assert playing.stdout is not None
-        try:
-            seen = next((line for line in playing.stdout if "✓" in line and after in line), "")
-            assert len(_left(tmp_path)) > 3
-            playing.send_signal(number)
-            rest = playing.stdout.read()
-            code = playing.wait(30)
-        finally:
-            playing.kill()
-    assert seen
-    assert code == 130, rest
-    assert "Traceback" not in rest
-    assert list(tmp_path.iterdir()) == []
-    assert _left(tmp_path) == []
-
-
-def _traced(folder: Path) -> dict[str, str]:
-    """Variables by which all that a command starts is known: even slices and their keepers have its PATH."""
-    return {"TMPDIR": str(folder), "PATH": f"{os.environ['PATH']}:{folder}"}
-
-
-def _left(folder: Path) -> list[str]:
-    """The command lines of all processes that have the folder in their environment."""
-    found = []
-    for each in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if str(folder).encode() in (each / "environ").read_bytes():
-                found.append((each / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-    return found
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 
 from cdm.cli import Exit
 from cdm.cli.logs import FOLLOWED_FROM
-from tests.cli import test_cli
+from tests.cli import test_demo, test_endpoints
 from tests.containers import test_compose
 from tests.docs import test_documents, test_first_steps
 from tests.docs.documents import BLOCKS, INLINE, adapted, commands, inline
@@ -165,7 +165,7 @@ Test = Callable[..., object]
 
 BLOCKS_ARE_IN: dict[str, Test] = {
     **dict.fromkeys(test_nats_cli.SECTIONS, test_nats_cli.test_every_nats_command_of_the_documents_does_what_they_say),
-    "Try it": test_cli.test_the_demo_plays_through_and_leaves_nothing_behind,
+    "Try it": test_demo.test_the_demo_plays_through_and_leaves_nothing_behind,
     "First steps": test_first_steps.test_the_first_steps,
     "Installation": test_a_node_is_operated,
     "Containers": test_compose.test_up_used_and_down,
@@ -185,7 +185,8 @@ INLINE_IS_IN: dict[str, Test] = {
     "nats-server -js": test_a_server_of_ones_own,
     "python -m pip install .": test_the_checks_install_cdm_as_the_documents_say,
     "pip wheel --wheel-dir wheelhouse . 'setuptools>=77'": test_the_checks_install_cdm_as_the_documents_say,
-    "cdm demo": test_cli.test_the_demo_plays_through_and_leaves_nothing_behind,
+    "cdm demo": test_demo.test_the_demo_plays_through_and_leaves_nothing_behind,
+    "cdm endpoints": test_endpoints.test_the_list_is_shown_once,
     "cdm artifact push": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "cdm artifact ls": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "cdm artifact rm": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,

@@ -15,21 +15,20 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from http.client import HTTPConnection, HTTPException
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import anyio
-import anyio.to_thread
 
 from cdm import clock
+from cdm.cli.demo.asking import Asker, HttpReply, get
 from cdm.dispatch.messages import Message, ValuePut, ValueRemove
 from cdm.errors import CdmError, UsageError
 from cdm.manager.cluster import Cluster, SlicePut
-from cdm.model.artifact import NodeId
-from cdm.model.keys import LeaseKey, NodeKey, SliceKey
+from cdm.model.artifact import NodeId, Service
+from cdm.model.keys import LeaseKey, NodeKey, RolloutKey, SliceKey
 from cdm.model.node import Lease
+from cdm.model.record import Rollout
 from cdm.model.slice import SliceState
 from cdm.node.node import ensure
 from cdm.runtimes.keeper.processes import Process, census, look, mark, send
@@ -47,23 +46,16 @@ TTL = 3.0
 """Lease and heartbeat TTL of the demo's nodes, in seconds: shorter than the default, to keep the demo short."""
 
 
-class HttpReply(NamedTuple):
-    """What a slice replied to a GET."""
-
-    port: int
-    slice: str
-    pid: int
-
-    @property
-    def url(self) -> str:
-        """Where the slice listens."""
-        return f"http://127.0.0.1:{self.port}"
-
-
 class Playground:
-    """The demo's cluster as its buckets show it, and its node processes."""
+    """The demo's cluster as its buckets show it, and its node processes.
 
-    def __init__(self, connection: Connection, folder: Path) -> None:
+    Args:
+        connection: to the server.
+        folder: where all its files are.
+        service: the service that is run.
+    """
+
+    def __init__(self, connection: Connection, folder: Path, service: Service) -> None:
         self.connection = connection
         self.buckets: dict[str, Bucket] = buckets(connection)
         self.cluster = Cluster()
@@ -71,6 +63,9 @@ class Playground:
         self.registered: set[NodeId] = set()
         self.commands: list[SlicePut] = []
         """Every LOAD and UNLOAD that was seen, in order."""
+        self.rollouts: list[ValuePut[RolloutKey, Rollout]] = []
+        """Every record of a rollout that was seen, in order."""
+        self.asker = Asker(service)
         self.on_change: Callable[[], None] = lambda: None
         self._folder = folder
         self._nodes: dict[NodeId, subprocess.Popen[bytes]] = {}
@@ -81,6 +76,11 @@ class Playground:
         """All slices, in key order."""
         puts = [put for group in self.cluster.groups.values() for put in group.slices.values()]
         return sorted(puts, key=lambda put: put.key)
+
+    @property
+    def rollout(self) -> Rollout | None:
+        """The record of the rollout that began last; None: there was none."""
+        return self.rollouts[-1].value if self.rollouts else None
 
     async def until(self, what: str, holds: Callable[[], bool], within: float) -> float:
         """Wait until something holds; returns how long that took.
@@ -106,7 +106,9 @@ class Playground:
 
     async def ask(self, port: int) -> HttpReply | None:
         """GET from a slice; None: nothing replies."""
-        return await anyio.to_thread.run_sync(_ask, port)
+        with suppress(CdmError):
+            return await get(port)
+        return None
 
     async def replies(self) -> list[HttpReply]:
         """What all slices that have a port reply, in key order."""
@@ -176,6 +178,7 @@ class Playground:
 
     def hear(self, message: Message) -> None:
         """Take in a change of a bucket."""
+        self.asker.view.take(message)
         match message:
             case ValuePut(key=SliceKey()):
                 self.cluster.put_slice(message)
@@ -183,6 +186,8 @@ class Playground:
                     self.commands.append(message)
             case ValueRemove(key=SliceKey() as key):
                 self.cluster.remove_slice(key)
+            case ValuePut(key=RolloutKey(), value=Rollout()):
+                self.rollouts.append(message)
             case ValuePut(key=LeaseKey(), value=Lease() as lease):
                 self.lease = lease
             case ValueRemove(key=LeaseKey()):
@@ -201,19 +206,6 @@ def lives(pid: int) -> bool:
     return process is not None and not process.zombie
 
 
-def _ask(port: int) -> HttpReply | None:
-    connection = HTTPConnection("127.0.0.1", port, timeout=2)
-    try:
-        connection.request("GET", "/")
-        line = connection.getresponse().read().decode()
-        said, _, pid = line.partition(" from ")[2].rpartition(", pid ")
-        return HttpReply(port, said, int(pid))
-    except (OSError, HTTPException, ValueError):
-        return None
-    finally:
-        connection.close()
-
-
 def find_server() -> str:
     """The nats-server program: on PATH, or where the wheel put it.
 
@@ -227,8 +219,8 @@ def find_server() -> str:
 
 
 @asynccontextmanager
-async def playground() -> AsyncIterator[Playground]:
-    """Start a server and connect to it; on leaving, stop every process and remove every file."""
+async def playground(service: Service) -> AsyncIterator[Playground]:
+    """Start a server for this service and connect to it; on leaving, stop every process and remove every file."""
     program = find_server()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cdm-demo-")))
@@ -237,13 +229,14 @@ async def playground() -> AsyncIterator[Playground]:
         url = await _address(server, folder)
         connection = await stack.enter_async_context(connect(Access((url,)), name="cdm demo", timeout=START_PATIENCE))
         await connection.check_server()
-        ground = Playground(connection, folder)
+        ground = Playground(connection, folder, service)
         for bucket in ground.buckets.values():
             await ensure(bucket, create=True, replicas=1)
         stack.callback(ground.stop_nodes)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         for name in ("slices", "nodes", "blueprints"):
             tasks.start_soon(Watch(ground.buckets[name], ground.hear).run)
+        tasks.start_soon(ground.asker.run)
         stack.callback(tasks.cancel_scope.cancel)
         yield ground
 
