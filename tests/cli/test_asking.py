@@ -9,7 +9,7 @@ from http.server import ThreadingHTTPServer
 import anyio
 import pytest
 
-from cdm.cli.demo.asking import Asker
+from cdm.cli.demo.asking import Caller
 from cdm.cli.demo.web import HelloHandler
 from cdm.dispatch.messages import ValuePut, ValueRemove
 from cdm.model.artifact import Service, node_id
@@ -36,50 +36,50 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 
 @pytest.fixture
-def asker() -> Asker:
+def caller() -> Caller:
     """Knows a node."""
-    asker = Asker(SERVICE)
-    asker.view.take(ValuePut(NodeKey(NODE), Registration(address="127.0.0.1"), 1))
-    return asker
+    caller = Caller(SERVICE)
+    caller.view.take(ValuePut(NodeKey(NODE), Registration(address="127.0.0.1"), 1))
+    return caller
 
 
-def serves(asker: Asker, port: int, key: SliceKey = KEY) -> None:
-    asker.view.take(ValuePut(key, SliceValue(SliceState.ACTIVE, 1, port=port), 2))
+def serves(caller: Caller, port: int, key: SliceKey = KEY) -> None:
+    caller.view.take(ValuePut(key, SliceValue(SliceState.ACTIVE, 1, port=port), 2))
 
 
-async def failure(asker: Asker) -> str:
+async def failure(caller: Caller) -> str:
     """What the first failed request ran into."""
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(asker.run)
-        asker.begin()
-        await eventually(lambda: bool(asker.failures), 10)
-        await asker.stop()
-    return asker.failures[0]
+        tasks.start_soon(caller.run)
+        caller.begin()
+        await eventually(lambda: bool(caller.failures), 10)
+        await caller.stop()
+    return caller.failures[0]
 
 
-async def test_what_is_answered_is_counted_by_version(asker: Asker, port: int) -> None:
-    serves(asker, port)
+async def test_what_is_answered_is_counted_by_version(caller: Caller, port: int) -> None:
+    serves(caller, port)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(asker.run)
-        asker.begin()
-        await eventually(lambda: asker.asked >= 10, 10)
-        await asker.stop()
-    assert asker.failures == []
-    assert asker.answers == {"1.1.0": asker.asked}
+        tasks.start_soon(caller.run)
+        caller.begin()
+        await eventually(lambda: caller.asked >= 10, 10)
+        await caller.stop()
+    assert caller.failures == []
+    assert caller.answers == {"1.1.0": caller.asked}
 
 
-async def test_nobody_to_ask_is_a_failure(asker: Asker, port: int) -> None:
-    serves(asker, port)
-    asker.view.take(ValueRemove(KEY, 3))
-    assert await failure(asker) == "there was nobody to ask"
+async def test_nobody_to_ask_is_a_failure(caller: Caller, port: int) -> None:
+    serves(caller, port)
+    caller.view.take(ValueRemove(KEY, 3))
+    assert await failure(caller) == "there was nobody to ask"
 
 
-async def test_a_port_where_nobody_listens_is_a_failure(asker: Asker) -> None:
-    serves(asker, port := free_port())
-    assert f"127.0.0.1:{port}" in await failure(asker)
-    assert not asker.answers
+async def test_a_port_where_nobody_listens_is_a_failure(caller: Caller) -> None:
+    serves(caller, port := free_port())
+    assert f"127.0.0.1:{port}" in await failure(caller)
+    assert not caller.answers
 
 
-async def test_the_answer_of_another_version_is_a_failure(asker: Asker, port: int) -> None:
-    serves(asker, port, SliceKey(NODE, SERVICE.version("1.0.0")))
-    assert await failure(asker) == "node-1/org.example:slice:1.1.0 replied where 1.0.0 was asked"
+async def test_the_answer_of_another_version_is_a_failure(caller: Caller, port: int) -> None:
+    serves(caller, port, SliceKey(NODE, SERVICE.version("1.0.0")))
+    assert await failure(caller) == "node-1/org.example:slice:1.1.0 replied where 1.0.0 was asked"

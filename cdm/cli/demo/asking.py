@@ -59,7 +59,7 @@ def _get(port: int, address: str) -> HttpReply:
         connection.close()
 
 
-class Asker:
+class Caller:
     """Sends requests to a service all the time, and counts what comes of them.
 
     Args:

@@ -79,10 +79,10 @@ async def _demo(console: Console) -> int:
                 done.append(Done(title, proof, clock.now() - began))
                 live.console.print(Text.assemble(("✓ ", "bold green"), (title, "bold"), f"  {done[-1].took:.1f} s"))
                 live.console.print(Padding(Text(proof), (0, 0, 0, 2)))
-    asker = ground.asker
+    caller = ground.caller
     console.print(
-        f"\nWhile it was scaled and released, the service was asked {asker.asked:,} times, "
-        f"each time once and on a new connection: {len(asker.failures)} failed."
+        f"\nWhile it was scaled and released, the service was asked {caller.asked:,} times, "
+        f"each time once and on a new connection: {len(caller.failures)} failed."
     )
     console.print(f"All {len(done)} steps held, in {clock.now() - started:.0f} s. Nothing is left behind.")
     return 0
@@ -100,8 +100,8 @@ def _screen(ground: Playground, title: str) -> Group:
     told = [f"leader: {ground.lease.node}, term {ground.lease.term}" if ground.lease else "no leader"]
     if (record := ground.rollout) is not None and record.phase.under_way:
         told.append(f"{record.phase} {record.source.version} → {record.target.version}")
-    if asked := ground.asker.asked:
-        told.append(f"{asked} requests, {len(ground.asker.failures)} failed")
+    if asked := ground.caller.asked:
+        told.append(f"{asked} requests, {len(ground.caller.failures)} failed")
     return Group(Text.assemble(("▶ ", "bold cyan"), (title, "bold")), Text(f"  {'; '.join(told)}"), table)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import anyio
 
 from cdm import clock
-from cdm.cli.demo.asking import Asker, HttpReply, get
+from cdm.cli.demo.asking import Caller, HttpReply, get
 from cdm.dispatch.messages import Message, ValuePut, ValueRemove
 from cdm.errors import CdmError, UsageError
 from cdm.manager.cluster import Cluster, SlicePut
@@ -65,7 +65,7 @@ class Playground:
         """Every LOAD and UNLOAD that was seen, in order."""
         self.rollouts: list[ValuePut[RolloutKey, Rollout]] = []
         """Every record of a rollout that was seen, in order."""
-        self.asker = Asker(service)
+        self.caller = Caller(service)
         self.on_change: Callable[[], None] = lambda: None
         self._folder = folder
         self._nodes: dict[NodeId, subprocess.Popen[bytes]] = {}
@@ -178,7 +178,7 @@ class Playground:
 
     def hear(self, message: Message) -> None:
         """Take in a change of a bucket."""
-        self.asker.view.take(message)
+        self.caller.view.take(message)
         match message:
             case ValuePut(key=SliceKey()):
                 self.cluster.put_slice(message)
@@ -236,7 +236,7 @@ async def playground(service: Service) -> AsyncIterator[Playground]:
         tasks = await stack.enter_async_context(anyio.create_task_group())
         for name in ("slices", "nodes", "blueprints"):
             tasks.start_soon(Watch(ground.buckets[name], ground.hear).run)
-        tasks.start_soon(ground.asker.run)
+        tasks.start_soon(ground.caller.run)
         stack.callback(tasks.cancel_scope.cancel)
         yield ground
 

@@ -95,7 +95,7 @@ class Script:
         loads = [put for put in self.ground.commands if put.value.state is SliceState.LOAD]
         self._check(len(loads) == 3, f"{len(loads)} LOAD commands instead of 3")
         self._check(all(put.value.term == self._term for put in loads), "a LOAD has another term")
-        self.ground.asker.begin()
+        self.ground.caller.begin()
         return f"3 LOADs of term {self._term}; they reply:\n" + "\n".join(map(_line, self.serving.values()))
 
     async def scale_up(self) -> str:
@@ -127,11 +127,11 @@ class Script:
         """A new version takes over: one instance first, then all."""
         ground = self.ground
         await self.push(NEW, Path(web.__file__))
-        before = ground.asker.answers.copy()
+        before = ground.caller.answers.copy()
         await self._release(NEW, OLD)
         first = partial(self._reached, NEW, step=1)
         await ground.until("the first new instance did not become healthy", first, ROLLOUT_PATIENCE)
-        meanwhile = ground.asker.answers - before
+        meanwhile = ground.caller.answers - before
         second = next(put for put in ground.rollouts if put.value.step == 1)
         loads = [put for put in ground.commands if put.key.artifact == NEW and put.revision < second.revision]
         self._check(len(loads) == 1, f"{len(loads)} new instances at first instead of 1")
@@ -153,9 +153,9 @@ class Script:
         took = await ground.until("the bad version was not taken back", reverted, ROLLOUT_PATIENCE)
         await self._serve(3)
         self._check(self.serving == before, "an instance of the good version moved, or was started again")
-        self._check(not ground.asker.answers[BROKEN.version], "the bad version was asked")
+        self._check(not ground.caller.answers[BROKEN.version], "the bad version was asked")
         asked, reason = self._asked(), ground.rollout.reason if ground.rollout else ""
-        await ground.asker.stop()
+        await ground.caller.stop()
         return f"taken back by itself after {took:.1f} s: {reason}\nthe three of {NEW.version} run on; {asked}"
 
     async def kill_slice(self) -> str:
@@ -257,10 +257,10 @@ class Script:
 
     def _asked(self) -> str:
         """How many requests the service was asked since the last time, of which none may have failed."""
-        asker = self.ground.asker
-        asked, self.counted = asker.asked - self.counted, asker.asked
-        if asker.failures:
-            raise CdmError(f"{len(asker.failures)} of {asker.asked} requests failed: {asker.failures[0]}")
+        caller = self.ground.caller
+        asked, self.counted = caller.asked - self.counted, caller.asked
+        if caller.failures:
+            raise CdmError(f"{len(caller.failures)} of {caller.asked} requests failed: {caller.failures[0]}")
         return f"{asked} requests meanwhile, 0 failed"
 
     async def _serve(self, count: int) -> None:
