@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import anyio
 import anyio.abc
@@ -91,6 +92,8 @@ async def _run(access: Access, prefix: str, service: Service, form: Form, watch:
                         tasks.cancel_scope.cancel()
 
             await tasks.start(stop_on_signal)
+            if watch:
+                tasks.start_soon(_until_nobody_reads)
             async with connect(access, name="cdm endpoints", prefix=prefix) as connection:
                 await connection.check_server()
                 await _show(Follower(connection, service), connection, service, form, watch)
@@ -106,15 +109,21 @@ async def _run(access: Access, prefix: str, service: Service, form: Form, watch:
 async def _show(follower: Follower, connection: Connection, service: Service, form: Form, watch: bool) -> None:
     async with anyio.create_task_group() as tasks:
         await follower.start(tasks)
-        if not follower.view.is_known and (problem := await _no_such_service(connection, service)):
-            if not watch:
-                raise ServiceMissing(problem)
-            remark(f"{problem}; waiting for it")
+        known = follower.view.is_known
         if watch:
+            tasks.start_soon(connection.lost)
+            if not known:
+                tasks.start_soon(_tell_if_missing, connection, service)
             await follower.follow(form)
-        else:
-            await follower.show(form)
+        elif not known and (problem := await _no_such_service(connection, service)):
+            raise ServiceMissing(problem)
+        await follower.show(form)
         tasks.cancel_scope.cancel()
+
+
+async def _tell_if_missing(connection: Connection, service: Service) -> None:
+    if problem := await _no_such_service(connection, service):
+        remark(f"{problem}; waiting for it")
 
 
 async def _no_such_service(connection: Connection, service: Service) -> str:
@@ -123,6 +132,19 @@ async def _no_such_service(connection: Connection, service: Service) -> str:
     if known is None or service in known:
         return ""
     return f"there is no service {service}{nearest(str(service), known)}"
+
+
+async def _until_nobody_reads() -> None:
+    """Wait until whoever reads a pipe that this writes to is gone, which nothing that is written may tell for days.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+    """
+    out = sys.stdout.fileno()
+    if not stat.S_ISFIFO(os.fstat(out).st_mode):
+        return
+    await anyio.wait_readable(out)  # the end that is written to becomes so when the other one is closed
+    raise BrokenPipeError
 
 
 class Follower:
@@ -164,7 +186,7 @@ class Follower:
         if scope.cancelled_caught:
             raise Uncertain(f"the buckets could not be listed within {LISTING_PATIENCE:g} s")
 
-    async def follow(self, form: Form) -> None:
+    async def follow(self, form: Form) -> NoReturn:
         """Show the list now, and whenever it is another one, until cancelled."""
         while True:
             if not self._behind:

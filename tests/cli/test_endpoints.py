@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -12,8 +17,9 @@ import pytest
 
 from tests.cli.test_cli import run
 from tests.harness.listing import listing
-from tests.harness.servers import NatsServer
-from tests.harness.waiting import eventually
+from tests.harness.processes import environment
+from tests.harness.servers import NatsServer, raw_client, running_server
+from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import Raw, raw
 
 pytestmark = pytest.mark.anyio
@@ -85,12 +91,13 @@ async def test_each_change_is_told_at_once_and_nothing_else(server: NatsServer, 
         await told.comes_to(8001, 8003, promised=0.2)
         assert len(told.lists) == count + 1
 
-        await user.put("slices", "_rollout.acme/web", rollout("1", "3", 90, 10))
+        await user.put("slices", "_rollout.acme/web", rollout("1", "3", 100, 0))
         await serve(user, "n2.acme/web/3", 8004)
-        await told.comes_to(8001, 8003, 8004, promised=0.2)
-        assert {each["port"]: each["weight"] for each in told.lists[-1]} == {8001: 45.0, 8003: 45.0, 8004: 10.0}
+        await user.put("slices", "_rollout.acme/web", rollout("1", "3", 0, 100))
+        await told.comes_to(8004, promised=0.2)
         await user.delete("slices", "_rollout.acme/web")
-        await eventually(lambda: told.lists[-1][-1]["weight"] == 33.3333)
+        await told.comes_to(8001, 8003, 8004, promised=0.2)
+        assert len(told.lists) == count + 3
         await told.stop()
         assert told.remarks == ""
 
@@ -107,6 +114,140 @@ def rollout(source: str, target: str, *weights: int) -> dict[str, object]:
 async def test_what_is_not_there_yet_is_waited_for(server: NatsServer, user: Raw, tmp_path: Path) -> None:
     async with listing(server, "acme:wbe", tmp_path) as told:
         assert told.lists == [[]]
+        await eventually(lambda: told.remarks, what="it is told what may be meant")
         assert told.remarks == "cdm: there is no service acme:wbe (did you mean acme:web?); waiting for it\n"
         await serve(user, "n1.acme/wbe/1", 8003)
         await told.comes_to(8003, promised=0.2)
+
+
+@asynccontextmanager
+async def beating(user: Raw, *nodes: str) -> AsyncIterator[None]:
+    """Nodes whose heart beats for as long as the ``with`` block."""
+
+    async def beat() -> None:
+        while True:
+            for node in nodes:
+                await user.stubborn("nodes", node, {"address": "10.0.0.1", "ttl": 2}, {"Nats-TTL": "2s"})
+            await anyio.sleep(0.3)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(beat)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def expired(user: Raw) -> bool:
+    return not await user.registrations()
+
+
+async def test_the_list_stands_while_nats_is_away(server: NatsServer, user: Raw, tmp_path: Path) -> None:
+    """Registrations expire at once when the server is back, before any node could renew its own."""
+    async with AsyncExitStack() as stack:
+        async with beating(user, "n1", "n2"):
+            told = await stack.enter_async_context(listing(server, "acme:web", tmp_path))
+            await told.comes_to(8001, 8002)
+        server.kill()
+        await eventually(lambda: "NATS is away; the last list stays in force" in told.remarks)
+        await anyio.sleep(2.5)
+        await server.restart()
+        await eventually(lambda: "NATS is back" in told.remarks, 15)
+        await eventually(partial(expired, user), what="the registrations expire")
+        async with beating(user, "n1"):
+            await user.stubborn("slices", "n1.acme/web/1/1", {"state": "ACTIVE", "port": 8003})
+            await told.comes_to(8001, 8002, 8003)
+            await told.comes_to(8001, 8003)
+        ports = [[each["port"] for each in entries] for entries in told.lists]
+        assert list(map(sorted, ports)) == [[8001, 8002], [8001, 8002, 8003], [8001, 8003]], "nothing went meanwhile"
+        assert told.remarks.count("NATS is") == 2
+
+
+async def test_a_node_that_dies_is_out_when_it_has_not_been_heard_for_a_while(
+    server: NatsServer, user: Raw, tmp_path: Path
+) -> None:
+    async with beating(user, "n2"), AsyncExitStack() as stack:
+        async with beating(user, "n1"):
+            told = await stack.enter_async_context(listing(server, "acme:web", tmp_path))
+            await told.comes_to(8001, 8002)
+        await told.comes_to(8002, promised=3)
+
+
+async def test_a_node_that_leaves_is_out_at_once(server: NatsServer, user: Raw, tmp_path: Path) -> None:
+    async with listing(server, "acme:web", tmp_path) as told:
+        await told.comes_to(8001, 8002)
+        await user.delete("nodes", "n1")
+        await told.comes_to(8002, promised=0.2)
+
+
+async def test_it_costs_one_consumer_a_bucket_for_as_long_as_it_runs(
+    server: NatsServer, user: Raw, tmp_path: Path
+) -> None:
+    async with listing(server, "acme:web", tmp_path) as told:
+        await eventually(lambda: told.lists)
+        assert [await user.consumers(bucket) for bucket in ("slices", "nodes", "blueprints")] == [1, 1, 0]
+        await told.stop()
+    assert [await user.consumers(bucket) for bucket in ("slices", "nodes")] == [0, 0]
+
+
+async def test_it_ends_with_whoever_reads_it(server: NatsServer, user: Raw) -> None:
+    command = [sys.executable, "-m", "cdm", "endpoints", "acme:web", "--watch", "--json", "--server", server.url]
+    reading, writing = os.pipe()
+    process = await anyio.open_process(command, stdin=None, stdout=writing, stderr=None, env=environment())
+    os.close(writing)
+    try:
+        assert await anyio.to_thread.run_sync(os.read, reading, 1)
+        os.close(reading)
+        with bounded():
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
+async def test_for_people_each_list_is_a_table_with_its_time(server: NatsServer, user: Raw, tmp_path: Path) -> None:
+    async with listing(server, "acme:web", tmp_path, "--prefix", "") as told:
+        await user.put("slices", "n2.acme/web/2", {"state": "UNLOAD"})
+        await eventually(lambda: told.output.count("acme:web") == 2)
+        await user.delete("slices", "n1.acme/web/1")
+        await eventually(lambda: "no instance of acme:web can be sent requests" in told.output)
+    first, second, third = re.split(r"^\d\d:\d\d:\d\d  ", told.output, flags=re.MULTILINE)[1:]
+    assert [len(each.splitlines()) for each in (first, second, third)] == [5, 4, 1]
+    assert second.splitlines()[-1].split() == ["10.0.0.9", "8001", "100", "n1", "1"]
+
+
+async def test_whoever_may_read_slices_and_nodes_may_follow(tmp_path: Path) -> None:
+    """As a router does, which needs nothing else."""
+    may = {
+        "publish": [
+            "$JS.API.INFO",
+            *(
+                f"$JS.API.{call}"
+                for bucket in ("slices", "nodes")
+                for call in (
+                    f"STREAM.INFO.KV_{bucket}",
+                    f"CONSUMER.CREATE.KV_{bucket}.*.$KV.{bucket}.>",
+                    f"CONSUMER.INFO.KV_{bucket}.*",
+                    f"CONSUMER.DELETE.KV_{bucket}.*",
+                )
+            ),
+            "$JS.FC.KV_slices.>",
+            "$JS.FC.KV_nodes.>",
+        ],
+        "subscribe": "_INBOX_router.>",
+    }
+    config = tmp_path / "server.conf"
+    users = [{"user": "all", "password": "x"}, {"user": "router", "password": "x", "permissions": may}]
+    config.write_text(json.dumps({"authorization": {"users": users}}))
+    async with running_server(arguments=["-c", str(config)]) as server:
+        everybody = server.url.replace("nats://", "nats://all:x@")
+        router = server.url.replace("nats://", "nats://router:x@")
+        assert run("init", "--server", everybody).returncode == 0
+        async with raw_client(everybody) as client:
+            user = Raw(client)
+            await user.put("nodes", "n1", {})
+            for service in ("org.example/web", "acme/web"):
+                await serve(user, f"n1.{service}/1", 8001)
+            for service in ("org.example:web", "acme:web", "acme:none"):
+                command = ("endpoints", service, "--json", "--server", router, "--inbox-prefix", "_INBOX_router")
+                shown = await anyio.to_thread.run_sync(partial(run, *command))
+                assert (shown.returncode, shown.stderr) == (0, "")
+                assert len(json.loads(shown.stdout)["endpoints"]) == (service != "acme:none")

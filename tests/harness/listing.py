@@ -25,10 +25,15 @@ class Listing:
         self._remarks = folder / "endpoints.err"
 
     @property
+    def output(self) -> str:
+        """What it wrote."""
+        return self._output.read_text()
+
+    @property
     def lists(self) -> list[list[dict[str, Any]]]:
         """All lists so far."""
         assert self.process.poll() is None, self.remarks
-        whole = self._output.read_text().rpartition("\n")[0].splitlines()
+        whole = self.output.rpartition("\n")[0].splitlines()
         return [json.loads(line)["endpoints"] for line in whole]
 
     @property
@@ -51,12 +56,11 @@ class Listing:
         what = f"{ports} are listed"
         await (eventually(listed, within, what) if promised is None else in_time(listed, promised, what))
 
-    async def stop(self) -> str:
-        """End it in good order; returns all that it wrote."""
+    async def stop(self) -> None:
+        """End it in good order."""
         self.process.send_signal(signal.SIGTERM)
         await eventually(lambda: self.process.poll() is not None, what="it ends")
         assert self.process.returncode == 0, self.remarks
-        return self._output.read_text()
 
 
 def _started(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
