@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import anyio
@@ -159,6 +160,21 @@ async def test_the_server_is_away_meanwhile(server: NatsServer, tmp_path: Path) 
         server.kill()
         assert await answers(port)
         await eventually(lambda: not ask(port), what="it is stopped when its time is over")
+        await server.restart()
+        await hand.reaches(key, None)
+
+
+async def test_what_must_not_run_twice_does_not_serve_on_when_its_node_is_cut_off(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with agent_alone(server, tmp_path, node_ttl=2.0) as (ground, hand, _):
+        key = hand.key(await push_web(ground, replace(HTTP, stop_grace=1)))
+        told: dict[str, Any] = {"overrides": {"stop_after": 2.0}}
+        port = (await hand.up(key, **told))["port"]
+        await hand.put(key, "UNLOAD", after=3600, **told)
+        await hand.reaches(key, "UNLOADING")
+        server.kill()
+        await in_time(lambda: not ask(port), 4, "it is stopped")
         await server.restart()
         await hand.reaches(key, None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import anyio
@@ -14,7 +15,7 @@ from cdm.cli.report import report
 from cdm.errors import NodeIdTaken
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey
-from cdm.model.node import Registration
+from cdm.model.node import Registration, Role
 from cdm.node.registration import Presence
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
@@ -53,8 +54,41 @@ async def test_it_says_what_the_node_is(server: NatsServer) -> None:
         assert value["capacity"] == 7
         assert value["ttl"] == 2.0
         assert value["incarnation"] == nodes.all["n1"].node.incarnation
+        assert value["address"] == "127.0.0.1", "its own on the connection"
+        assert value["features"] == ["rollouts"]
         await nodes.all["n1"].stop()
         assert not await registration(user)
+
+
+@pytest.mark.parametrize("role", Role)
+async def test_every_node_tells_what_it_can_do_and_where_its_slices_are_reached(server: NatsServer, role: Role) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1")
+        await nodes.start("n2", role=role, address="n2.example.org")
+        value = await registration(user, "n2")
+        assert (value["address"], value["features"]) == ("n2.example.org", ["rollouts"])
+
+
+async def test_another_address_is_told_with_the_next_heartbeat(server: NatsServer) -> None:
+    async with raw(server) as user, connected(server) as connection:
+        addresses = ["10.0.0.1"]
+        bucket = Bucket(connection, NODES)
+        await bucket.ensure(create=True)
+        one = Presence(bucket, NodeId("n1"), Registration(incarnation="a", ttl=2.0), address=lambda: addresses[-1])
+        await one.register()
+        assert (await registration(user))["address"] == "10.0.0.1"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.run)
+            addresses.append("10.0.0.2")
+            await eventually(partial(_tells, user, address="10.0.0.2"))
+            await one.take_no_more()
+            assert await _tells(user, address="10.0.0.2", capacity=0)
+            tasks.cancel_scope.cancel()
+        await one.leave()
+
+
+async def _tells(user: Raw, **fields: Any) -> bool:
+    return fields.items() <= (await registration(user)).items()
 
 
 async def test_an_odd_name_is_one_token(server: NatsServer) -> None:

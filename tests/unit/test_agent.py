@@ -36,7 +36,7 @@ OLD, NEW = "0" * 64, "1" * 64
 class World:
     """The bucket, the content and the runtime of one agent."""
 
-    def __init__(self, least_stop_after: float = 0.0) -> None:
+    def __init__(self, least_stop_after: float = 0.0, address: Callable[[], str | None] = lambda: None) -> None:
         self.values: list[SliceValue] = []
         self.reports: list[tuple[SliceKey, SliceValue]] = []
         self.states: dict[SliceKey, bool] = {}
@@ -64,7 +64,8 @@ class World:
         self.revision = 0
         self.last: dict[SliceKey, int] = {}
         """The newest revision of each key."""
-        self.agent = Agent(NODE, cast("Bucket", self), lambda _: self, Path(), cast("Cache", self), least_stop_after)
+        bucket, cache = cast("Bucket", self), cast("Cache", self)
+        self.agent = Agent(NODE, bucket, lambda _: self, Path(), cache, least_stop_after, address=address)
 
     # The leader
 

@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdm.cli.endpoints import keys_of
 from cdm.dispatch.messages import Cause, Message, ValuePut, ValueRejected, ValueRemove
 from cdm.manager.endpoints import EXPIRY_GRACE, Endpoint, ServiceView, endpoints, without_address
-from cdm.model.artifact import NodeId, Service
+from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.blueprint import Overrides
-from cdm.model.keys import NodeKey, RolloutKey, SliceKey
+from cdm.model.keys import FENCE, LEASE, NodeKey, RolloutKey, SliceKey, encode
 from cdm.model.node import Registration
 from cdm.model.record import Rollout, RolloutPhase, Side, Weights
 from cdm.model.slice import SliceState, SliceValue
 from cdm.model.template import Template
-from tests.unit.support import n
+from tests.unit.support import artifacts, n, node_ids
 
 pytestmark = pytest.mark.quick
 
@@ -184,6 +185,34 @@ def test_instances_of_one_side_get_the_same(slices: Slices, rollout: Rollout) ->
     if len(versions) == 2:
         for version in ("0", *versions):
             assert len({each.weight for each in found if each.version == version}) <= 1
+
+
+# Which keys are followed
+
+
+def matches(pattern: str, subject: str) -> bool:
+    """Whether a subject matches a pattern, as NATS has it."""
+    *tokens, last = pattern.split(".")
+    assert last == ">"
+    found = subject.split(".")
+    return len(found) > len(tokens) and all(token in ("*", each) for token, each in zip(tokens, found, strict=False))
+
+
+@given(artifacts, node_ids, st.integers(0, 9))
+def test_all_keys_of_a_service_are_followed_and_neither_the_lease_nor_the_fence(
+    artifact: Artifact, node: NodeId, ordinal: int
+) -> None:
+    pattern = keys_of(artifact.service)
+    assert matches(pattern, encode(SliceKey(node, artifact, ordinal)))
+    assert matches(pattern, encode(RolloutKey(artifact.service)))
+    assert not matches(pattern, encode(LEASE))
+    assert not matches(pattern, encode(FENCE))
+
+
+def test_what_precedes_a_dot_in_the_name_narrows_what_is_followed() -> None:
+    assert keys_of(Service("acme", "web")) == "*.>"
+    assert keys_of(Service("org.example", "web")) == "*.org.>"
+    assert keys_of(Service("org.example", "my.web")) == "*.org.example/my.>"
 
 
 # What follows from messages
