@@ -98,13 +98,16 @@ class Kept:
         """Keep what an artifact has at present, which another content is to replace. Returns whether it can be kept.
 
         Raises:
-            Conflict: somebody else is doing something about the same content.
+            Conflict: it does not have that any more, or somebody else is keeping it, too.
         """
         digest = digest_of(found)
         if digest is None or found.live is None or not found.live.nuid:
             return False
         name = str(KeptName(artifact, digest))
         before = await self._objects.find(name)
+        # In this order: who was overtaken since must not put what is gone in the place of what was kept meanwhile.
+        if (await self._objects.find(artifact)).revision != found.revision:
+            raise Conflict(f"{artifact} was replaced or removed at the same time")
         await self._objects.put(replace(found.live, name=name), before.revision)
         if before.live is not None and before.live.nuid != found.live.nuid:
             await self._purge(before.live.nuid)

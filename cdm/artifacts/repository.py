@@ -294,20 +294,25 @@ class Artifacts:
             Conflict: it was replaced at the same time.
             StoreError: the store did not answer.
         """
-        name = encode_artifact(artifact)
+        name, kept = encode_artifact(artifact), False
         found = await self._objects.find(name)
         if found.live is None:
             if force and await self._kept.remove(name):
                 return False
             raise self._missing(artifact)
-        kept = not force and await self._kept.keep(name, found)
         gone = ObjectInfo(name=name, bucket=self.name, nuid=found.live.nuid, deleted=True)
-        try:
-            await self._objects.put(gone, found.revision)
-        except Conflict:
-            now = await self._objects.find(name)
-            if now.live is not None:
-                raise Conflict(f"{artifact} was replaced at the same time") from None
+        while True:
+            try:
+                kept = not force and await self._kept.keep(name, found)
+                await self._objects.put(gone, found.revision)
+            except Conflict:
+                now = await self._objects.find(name)
+                if now.revision == found.revision:
+                    continue  # somebody else is keeping it, too
+                if now.live is not None:
+                    raise Conflict(f"{artifact} was replaced at the same time") from None
+                kept = not force  # an answer was lost, or somebody else removed it, and may keep it
+            break
         if not kept:
             await self._purge(found.live.nuid)
         if force:

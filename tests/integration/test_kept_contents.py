@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from cdm.artifacts import kept as module
 from cdm.artifacts import repository
@@ -20,7 +21,7 @@ from cdm.artifacts.kept import Kept
 from cdm.artifacts.named import named_contents
 from cdm.artifacts.packing import pack
 from cdm.artifacts.repository import Artifacts, Pushed, StoredArtifact
-from cdm.errors import ArtifactMissing, ContentMissing, StoreError, Unreachable
+from cdm.errors import ArtifactDamaged, ArtifactMissing, Conflict, ContentMissing, StoreError, Unreachable
 from cdm.model.artifact import Artifact
 from cdm.model.content import Content
 from cdm.model.manifest import Manifest
@@ -414,6 +415,51 @@ async def test_of_two_pushes_at_once_neither_loses_what_is_named(server: NatsSer
         assert (await at.artifacts.describe(ONE)).content.sha256 == at.digest("c")
         assert await at.has("a", "b", "c")
         assert await at.parts() == 3
+
+
+async def test_one_that_was_overtaken_does_not_put_what_is_gone_in_the_place_of_what_is_kept(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    """While it stood still its content was stored anew, by another manifest, and then pushed over."""
+    async with shop(server, tmp_path) as at, connected(server) as connection:
+        other = Artifacts(connection)
+        await at.push("a")
+        await at.name_in_slice("a")
+        stale = await at.artifacts._objects.find(NAME)
+        path, content = at.sources["a"]
+        await other.push(ONE, path, replace(content, manifest=Manifest(entry="program")), force=True)
+        await at.push("b", artifacts=other)
+        with pytest.raises(Conflict):
+            await at.artifacts._kept.keep(NAME, stale)
+        kept = await at.artifacts.describe(ONE, at.digest("a"))
+        assert await at.bytes_of(kept) == b"a" * 300_000
+
+
+async def test_two_who_remove_it_at_once_keep_what_is_named(server: NatsServer, tmp_path: Path) -> None:
+    async with shop(server, tmp_path) as at, connected(server) as connection:
+        other = Artifacts(connection)
+        await at.push("a")
+        await at.name_in_slice("a")
+
+        async def act(info: ObjectInfo) -> None:
+            assert await other.remove(ONE) is True
+
+        with before_puts(1, act):
+            assert await at.artifacts.remove(ONE) is True
+        assert await at.has("a")
+
+
+async def test_a_part_that_is_missing_of_what_is_kept_is_told(server: NatsServer, tmp_path: Path) -> None:
+    """It is not taken for one that was replaced, and asked for again."""
+    async with shop(server, tmp_path) as at:
+        await at.push("a")
+        stored = await at.artifacts.describe(ONE)
+        await at.name_in_slice("a")
+        await at.push("b")
+        await at.user.api("STREAM.PURGE.OBJ_artifacts", {"filter": f"$O.artifacts.C.{stored.nuid}"})
+        for each in (stored, await at.artifacts.describe(ONE, at.digest("a"))):
+            with pytest.raises(ArtifactDamaged, match="a part of it is missing"):
+                await at.bytes_of(each)
 
 
 @pytest.mark.parametrize("step", [1, 2])
