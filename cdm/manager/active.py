@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -18,7 +17,7 @@ from cdm.log import Log, Ration
 from cdm.manager.agenda import Agenda
 from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.gates import Gates
-from cdm.manager.outbox import Order, Outbox
+from cdm.manager.outbox import Order, Outbox, log_order
 from cdm.manager.placement import Placement
 from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import WHOLE, Command, Plan, reconcile, settled
@@ -40,8 +39,6 @@ WORK_BUDGET = 0.02
 """Seconds of deciding after which other tasks get their turn."""
 LOGGED_A_SECOND = 20
 """Decisions and statuses that are logged at level info; of more, the rest is counted."""
-LOGGED_KEYS = 20
-"""Most slices that a line in the log names; it counts them all."""
 
 
 class Workplace(Struct, frozen=True):
@@ -104,7 +101,6 @@ class Active:
         """Artifacts whose last order was not stored, and why."""
         self._ration = Ration(LOGGED_A_SECOND)
         self._statuses = Statuses(at.cluster, at.outbox, self._level)
-        self._releases = Releases(at.cluster, self._placement, at.topology, at.epoch, term)
         self._cursor: NodeId | None = None
         self._barrier = 0.0
         """The revision that the mirror of ``slices`` must reach before anything is decided; inf: not known yet."""
@@ -114,6 +110,7 @@ class Active:
         """Until when nothing is placed because nodes are waited for; None: no node is."""
         self._unfinished = False
         self.gates = Gates(at.outbox)
+        self._releases = Releases(at.cluster, self._placement, at.topology, self.gates, at.epoch, term)
 
     # What happens
 
@@ -321,7 +318,7 @@ class Active:
             return False
         level = self._level()
         if log.tells(level):
-            _log_commands(order, getattr(log, level))
+            log_order(order, getattr(log, level))
         for artifact in artifacts:
             self._agenda.put_off(artifact)
             keys = (each.key for each in order.commands if each.state is SliceState.LOAD)
@@ -341,6 +338,7 @@ class Active:
             releases = [self._release_of(each, fleet, now, may_advance=True) for each in services]
         commands: list[Command] = []
         for release in releases:
+            self._releases.check(release)
             for job in release.jobs:
                 commands += self._plan(job, fleet, now).commands
             if release.decision.wake_at < math.inf and release.jobs:
@@ -392,17 +390,3 @@ class Active:
     def _level(self) -> str:
         """At which level to log one more decision: thousands of lines a second are of no use, and cost time."""
         return "info" if self._ration.take(self._at.clock()) else "debug"
-
-
-def _log_commands(order: Order, say: Callable[..., Any]) -> None:
-    for service, record in order.records.items():
-        phase = str(record.phase) if record is not None else "over"
-        reason = (record.reason or None) if record is not None else None
-        target = record.target.version if record is not None else None
-        say("rollout", service=str(service), phase=phase, to=target, step=record and record.step, reason=reason)
-    alike: dict[tuple[Artifact, str, str], list[SliceKey]] = {}
-    for command in order.commands:
-        alike.setdefault((command.key.artifact, command.state or "delete", command.reason), []).append(command.key)
-    for (artifact, state, reason), keys in alike.items():
-        shown = [str(key).removeprefix("slices/") for key in keys[:LOGGED_KEYS]]
-        say(state, artifact=str(artifact), count=len(keys), reason=reason, slices=shown)

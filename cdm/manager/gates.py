@@ -176,6 +176,11 @@ class Gates:
             return ()
         return tuple(result.service.version(each) for each in dict.fromkeys((run.version, run.source)))
 
+    def series(self, service: Service) -> str:
+        """What is being judged of a service; empty: nothing is."""
+        run = self._runs.get(service)
+        return run.series if run is not None else ""
+
     def judge(self, service: Service, now: float) -> GateVerdict:
         """What the checks of a service say at this time; a service without any passes."""
         run = self._runs.get(service)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import StrEnum, unique
 from math import inf
 from typing import NamedTuple
 
-from cdm.manager.cluster import SlicePut
+from cdm.manager.gates import Gate, GateVerdict
+from cdm.manager.group import SlicePut
 from cdm.manager.standing import Fleet, exclusive
 from cdm.model.slice import SliceState
 
@@ -81,31 +81,12 @@ def health_of(puts: Iterable[SlicePut], min_healthy: float, fleet: Fleet, now: f
     return SideHealth(live, active, healthy, troubled, troubles, since, fatal, lingering, last, following, reason)
 
 
-@unique
-class Outcome(StrEnum):
-    """What can be said of something that is checked."""
-
-    PASSED = "pass"
-    FAILED = "fail"
-    HOLD = "hold"
-    """Nothing certain: what is in doubt is not promoted."""
-
-
-class Verdict(NamedTuple):
-    """What the instances say of the new side."""
-
-    outcome: Outcome
-    reason: str = ""
-    until: float = inf
-    """When it may be another one although nothing happens, in seconds on this node's clock."""
-
-
-NOTHING_WRONG = Verdict(Outcome.PASSED)
+NOTHING_WRONG = GateVerdict(Gate.PASS)
 TWICE = 2
 """As many failures of new instances say more than one can, which may be the node's fault."""
 
 
-def judge(new: SideHealth, old: SideHealth, min_healthy: float, now: float) -> Verdict:
+def judge(new: SideHealth, old: SideHealth, min_healthy: float, now: float) -> GateVerdict:
     """Compare failures and restarts of the new instances with those of the old ones.
 
     A single failure may have had its reason in the node: then the new instances have ``min_healthy`` seconds to get
@@ -116,8 +97,8 @@ def judge(new: SideHealth, old: SideHealth, min_healthy: float, now: float) -> V
     count = "1 new instance" if new.troubled == 1 else f"{new.troubled} new instances"
     why = f": {new.reason}" if new.reason else ""
     if old.live and new.troubled * old.live <= old.troubled * max(new.live, new.troubled):
-        return Verdict(Outcome.HOLD, f"{count} failed or restarted, and the old ones do so as often{why}")
+        return GateVerdict(Gate.HOLD, f"{count} failed or restarted, and the old ones do so as often{why}")
     until = new.troubled_since + min_healthy
     if new.fatal or new.troubles >= TWICE or until <= now:
-        return Verdict(Outcome.FAILED, f"{count} failed or restarted{why}")
-    return Verdict(Outcome.HOLD, f"{count} failed or restarted; watching{why}", until)
+        return GateVerdict(Gate.FAIL, f"{count} failed or restarted{why}")
+    return GateVerdict(Gate.HOLD, f"{count} failed or restarted; watching{why}", until)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from cdm.manager.rollouts import Facts, Version, governing, of_side, revert
+from cdm.manager.service import Facts, Version, governing, of_side, revert
 from cdm.manager.stages import stages_of
 from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.record import Rollout, RolloutPhase, Side
@@ -241,8 +241,11 @@ def at_rest(facts: Facts, record: Rollout | None, version: Version) -> tuple[Sid
     old = _outdated(record, version, wanted)
     if record is not None and (is_reverted(record, wanted) or (old is not None and _says_abort(version))):
         return (record.source, None) if record.source.version == name else (None, 0)
-    if old is not None and facts.waits_for:
+    if facts.waits_for and old is not None:
         return old, None
+    blueprint = _blueprint(version)
+    if facts.waits_for and blueprint is not None and _replaced(facts, record, name, blueprint, wanted):
+        return None, 0
     if record is not None and record.phase is RolloutPhase.REVERTED and record.source.version == name:
         desired = governing(facts, record)
         return None, desired.instances if desired is not None else None

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 from msgspec import Struct
 
 from cdm.manager.reconciliation import Command
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.check import CheckRun
+from cdm.model.keys import SliceKey
 from cdm.model.node import Seen
 from cdm.model.record import Rollout
 from cdm.model.status import Status
 
+LOGGED_KEYS = 20
+"""Most slices that a line in the log names; it counts them all."""
 HIGH_WATER = 20_000
 """Queued commands above which no further decisions are made, so that a slow store slows the manager down."""
 
@@ -126,3 +130,18 @@ class Outbox:
         self.queued = 0
         self.checks.clear()
         self._on_checks()
+
+
+def log_order(order: Order, say: Callable[..., Any]) -> None:
+    """Log what an order is about, like commands together."""
+    for service, record in order.records.items():
+        phase = str(record.phase) if record is not None else "over"
+        reason = (record.reason or None) if record is not None else None
+        target = record.target.version if record is not None else None
+        say("rollout", service=str(service), phase=phase, to=target, step=record and record.step, reason=reason)
+    alike: dict[tuple[Artifact, str, str], list[SliceKey]] = {}
+    for command in order.commands:
+        alike.setdefault((command.key.artifact, command.state or "delete", command.reason), []).append(command.key)
+    for (artifact, state, reason), keys in alike.items():
+        shown = [str(key).removeprefix("slices/") for key in keys[:LOGGED_KEYS]]
+        say(state, artifact=str(artifact), count=len(keys), reason=reason, slices=shown)

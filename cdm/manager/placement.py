@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from cdm.manager.allocation import Ranking
-from cdm.manager.cluster import Cluster, Group
+from cdm.manager.cluster import Cluster
+from cdm.manager.group import Group
 from cdm.manager.standing import Fleet, LiveNode, exclusive
 from cdm.manager.topology import Missing, Registered, Topology
 from cdm.model.artifact import Artifact, NodeId

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from cdm.manager.cluster import SlicePut
+from cdm.manager.group import SlicePut
 from cdm.model.slice import Kind
 
 LONGEST_DEADLINE = 86_400.0

@@ -11,19 +11,24 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from cdm.manager.cluster import Cluster, Desired, Group, SlicePut
+from cdm.manager.cluster import Cluster, Desired
+from cdm.manager.gates import Gates
+from cdm.manager.group import Group, SlicePut
 from cdm.manager.intents import at_rest, follow, is_reverted, is_superseded
 from cdm.manager.placement import Placement
-from cdm.manager.rollouts import Decision, Facts, Version, decide, governing, of_side
+from cdm.manager.rollouts import Decision, decide
+from cdm.manager.service import Facts, Version, governing, of_side, series_of
 from cdm.manager.standing import Fleet
 from cdm.manager.topology import Registered, Topology
 from cdm.manager.wanted import Wanted, is_outdated, side_of, wanted_of, wanted_of_side
 from cdm.model.artifact import Artifact, Service
+from cdm.model.check import CheckRun
 from cdm.model.node import ROLLOUTS
 from cdm.model.record import Rollout, RolloutPhase
 from cdm.model.slice import SliceState
 from cdm.model.status import RolloutStatus
 
+_CHECKED = frozenset({RolloutPhase.ROLLING, RolloutPhase.PAUSED, RolloutPhase.SWITCHED})
 _BEFORE_ACTIVE = frozenset({SliceState.LOADED, SliceState.ACTIVATE, SliceState.ACTIVATING})
 
 
@@ -63,16 +68,24 @@ class Releases:
         cluster: blueprints, slices and records.
         placement: which slices count.
         topology: which managers there are.
+        gates: what the checks of rollouts say.
         epoch: the server's clock less this node's, in seconds.
         term: the leadership's number.
     """
 
     def __init__(
-        self, cluster: Cluster, placement: Placement, topology: Topology, epoch: Callable[[], float], term: int
+        self,
+        cluster: Cluster,
+        placement: Placement,
+        topology: Topology,
+        gates: Gates,
+        epoch: Callable[[], float],
+        term: int,
     ) -> None:
         self._cluster = cluster
         self._placement = placement
         self._topology = topology
+        self._gates = gates
         self._epoch = epoch
         self._term = term
 
@@ -138,8 +151,39 @@ class Releases:
         record = put.value if put is not None else None
         crowded = crowded or (record is not None and _port_is_taken(versions, record))
         return Facts(
-            service, record, versions, fleet, now, self._epoch(), self._term, self.waits_for(), crowded=crowded
+            service,
+            record,
+            versions,
+            fleet,
+            now,
+            self._epoch(),
+            self._term,
+            self.waits_for(),
+            crowded,
+            self._gates.judge(service, now),
+            self._gates.series(service),
         )
+
+    def check(self, release: Release) -> None:
+        """Have the checks made that this step of the rollout asks for, and no others."""
+        record, facts = release.record, release.facts
+        desired = governing(facts, record) if record is not None and record.phase in _CHECKED else None
+        if record is None or desired is None or desired.blueprint is None or not desired.blueprint.rollout.checks:
+            self._gates.end(release.service)
+            return
+        new = (job.group for job in release.jobs if job.is_new)
+        values = (put.value for group in new for put in group.slices.values() if put.value.state is SliceState.ACTIVE)
+        instances = sorted((each.address, each.port) for each in values if each.address and each.port)
+        run = CheckRun(
+            desired.blueprint.rollout.checks,
+            series_of(record),
+            record.target.version,
+            record.source.version,
+            str(record.phase),
+            record.step,
+            tuple(instances),
+        )
+        self._gates.begin(release.service, run)
 
     def waits_for(self) -> str:
         """Which manager does not know rollouts, for people; empty: all do."""
@@ -220,10 +264,10 @@ UNTOLD = Told()
 
 def told_of(release: Release, artifact: Artifact, desired: Desired) -> Told:
     """What to tell of a version."""
-    record, decision = release.record, release.decision
+    record, decision, facts = release.record, release.decision, release.facts
+    name = artifact.version
     if record is None:
-        return UNTOLD
-    name, facts = artifact.version, release.facts
+        return Told(progressing=facts.waits_for) if facts.waits_for and _begins_later(facts, name) else UNTOLD
     wanted = facts.versions[name].wanted if name in facts.versions else None
     rollout = _rollout_status(record, decision, governing(facts, record))
     ends = (record.source.version, record.target.version)

@@ -10,57 +10,23 @@ the slices and the clock, so any leader gives the same and goes on where another
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import inf
 from typing import NamedTuple
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from cdm.manager.cluster import Desired, Group, SlicePut
-from cdm.manager.health import NOTHING_WRONG, Outcome, SideHealth, Verdict, health_of, judge
+from cdm.manager.gates import Gate, GateVerdict
+from cdm.manager.group import Group
+from cdm.manager.health import SideHealth, health_of, judge
+from cdm.manager.service import Facts, governing, of_side, revert, series_of
 from cdm.manager.shares import Bounds, Share, targets
 from cdm.manager.stages import Stage, StageKind, new_instances, stages_of
-from cdm.manager.standing import Fleet
-from cdm.model.artifact import Artifact, Service
-from cdm.model.record import Rollout, RolloutPhase, Side, Weights
+from cdm.model.artifact import Artifact
+from cdm.model.record import Rollout, RolloutPhase, Side
 from cdm.model.rollout import RolloutSettings
 
 MOST_TURNS = 300
 """More stages than a blueprint may have: they may all be over at once."""
-
-
-class Version(NamedTuple):
-    """One version of a service."""
-
-    artifact: Artifact
-    desired: Desired | None
-    """Its blueprint; None: there is none, or none that was ever valid."""
-    wanted: Side | None
-    """What that blueprint says an instance is to be."""
-    group: Group
-    """Its slices."""
-
-
-class Facts(Struct, frozen=True):
-    """What is known of a service when a decision is made."""
-
-    service: Service
-    record: Rollout | None
-    versions: Mapping[str, Version]
-    """Every version that has a blueprint or slices."""
-    fleet: Fleet
-    now: float
-    """Seconds on this node's clock; what `ValuePut.at` is on."""
-    epoch: float = 0.0
-    """The server's clock less this node's: seconds since 1970 when this node's clock was at 0."""
-    term: int = 0
-    waits_for: str = ""
-    """Why no rollout may begin; empty: one may."""
-    crowded: bool = False
-    """Whether a new instance could not be placed, or waits for a port that an old one holds."""
-    checks: Verdict = NOTHING_WRONG
-    """What the blueprint's checks say."""
 
 
 class Course(NamedTuple):
@@ -92,38 +58,6 @@ class Decision(NamedTuple):
     new: SideHealth = SideHealth()
 
 
-def of_side(put: SlicePut, side: Side) -> bool:
-    """Whether a slice was started as this side says, as far as is known."""
-    value = put.value
-    return value.template in (None, side.digest) and (
-        value.content is None or side.content is None or value.content == side.content
-    )
-
-
-def revert(record: Rollout, reason: str, now: float) -> Rollout:
-    """Go back to the stable side; where that is the same, say so and stay.
-
-    Args:
-        record: of the rollout.
-        reason: why.
-        now: server time, in seconds since 1970.
-    """
-    source, target = record.source, record.target
-    if source.alike(target) and (source.version == target.version or source.content is not None):
-        reason = f"{reason}; the version before is the same, so there is nothing to go back to"
-        return replace(record, phase=RolloutPhase.FAILED, since=now, reason=reason)
-    superseded = {version: revision for version, revision in record.superseded.items() if version != source.version}
-    return replace(
-        record,
-        phase=RolloutPhase.REVERTING,
-        since=now,
-        weights=Weights(100, 0) if record.weights is not None else None,
-        superseded=superseded,
-        reverted={**record.reverted, target.version: target.mark},
-        reason=reason,
-    )
-
-
 class _Sides(NamedTuple):
     """The slices of a rollout, sorted."""
 
@@ -150,16 +84,6 @@ def _sort(facts: Facts, record: Rollout) -> _Sides:
     return _Sides(new, stable, tuple((artifact, rest) for artifact, rest in others if rest.slices))
 
 
-def governing(facts: Facts, record: Rollout) -> Desired | None:
-    """The blueprint that says how many instances there are, and how they are exchanged: the one written last."""
-    found = [
-        version.desired
-        for name in {record.source.version, record.target.version}
-        if (version := facts.versions.get(name)) and version.desired and version.desired.blueprint
-    ]
-    return max(found, key=lambda desired: desired.in_force, default=None)
-
-
 class _Case:
     """One decision about a rollout under way: the facts, and what is counted from them."""
 
@@ -181,6 +105,13 @@ class _Case:
     def _health(self, *groups: Group) -> SideHealth:
         puts = [put for group in groups for put in group.slices.values()]
         return health_of(puts, self.min_healthy, self.facts.fleet, self.facts.now)
+
+    @property
+    def checks(self) -> GateVerdict:
+        """What the blueprint's checks say of this step; each step has its own answers."""
+        if self.settings.checks and self.facts.checked != series_of(self.record):
+            return GateVerdict(Gate.HOLD, "checks: no result yet")
+        return self.facts.checks
 
     @property
     def stage(self) -> Stage:
@@ -319,15 +250,15 @@ def _turn(case: _Case) -> _Turn:
     if case.instances == 0 and not (case.new.live or case.stable.live or case.others.live):
         return _Turn(_complete(case))
     verdict = judge(case.new, case.stable, case.min_healthy, case.facts.now)
-    verdicts = (verdict, case.facts.checks)
-    if failed := next((each for each in verdicts if each.outcome is Outcome.FAILED), None):
+    verdicts = (verdict, case.checks)
+    if failed := next((each for each in verdicts if each.gate is Gate.FAIL), None):
         return _Turn(_failed(case, failed.reason), failed.reason)
     turn = _by_hand(case) or _passed(case)
     if turn.record is None:
-        held = next((each for each in verdicts if each.outcome is Outcome.HOLD), None)
+        held = next((each for each in verdicts if each.gate is Gate.HOLD), None)
         if not turn.why:
             turn = _Turn(why=held.reason) if held else _next(case)
-        turn = turn._replace(until=min(turn.until, *(each.until for each in verdicts)))
+        turn = turn._replace(until=min((turn.until, *(each.until for each in verdicts if each.until is not None))))
     return turn
 
 

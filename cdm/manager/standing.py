@@ -9,7 +9,7 @@ from math import inf
 from msgspec import Struct
 
 from cdm.manager.allocation import Ranking
-from cdm.manager.cluster import Group, SlicePut
+from cdm.manager.group import Group, SlicePut
 from cdm.manager.policy import Policy
 from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey

@@ -9,8 +9,9 @@ from typing import Any
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from cdm.manager.cluster import Desired, Group
+from cdm.manager.cluster import Desired
 from cdm.manager.endings import kind_of
+from cdm.manager.group import Group
 from cdm.manager.reconciliation import Plan
 from cdm.manager.releases import UNTOLD, Told
 from cdm.manager.wanted import Wanted, is_other, is_outdated

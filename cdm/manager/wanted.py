@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from cdm.manager.cluster import Desired, Group
+from cdm.manager.cluster import Desired
+from cdm.manager.group import Group
 from cdm.model.blueprint import DRAIN_DELAY, MIN_HEALTHY, Overrides
 from cdm.model.record import Side
 

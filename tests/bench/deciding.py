@@ -32,7 +32,8 @@ from cdm.dispatch.messages import (
 from cdm.dispatch.router import Router, receiver
 from cdm.manager.active import Active
 from cdm.manager.allocation import Host, allocate
-from cdm.manager.cluster import Desired, Group
+from cdm.manager.cluster import Desired
+from cdm.manager.group import Group
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Outbox
 from cdm.manager.policy import Policy

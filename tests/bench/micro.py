@@ -15,7 +15,8 @@ import pytest
 from cdm.dispatch.messages import MESSAGES
 from cdm.dispatch.router import Router
 from cdm.manager.allocation import Host, Ranking, allocate
-from cdm.manager.cluster import Desired, Group
+from cdm.manager.cluster import Desired
+from cdm.manager.group import Group
 from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import reconcile
 from cdm.manager.standing import Fleet, LiveNode

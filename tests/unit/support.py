@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from cdm.dispatch.messages import ValuePut
-from cdm.manager.cluster import Cluster, Desired, Group, SlicePut
+from cdm.manager.cluster import Cluster, Desired
+from cdm.manager.group import Group, SlicePut
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import SliceKey

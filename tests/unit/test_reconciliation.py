@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from cdm.dispatch.messages import ValuePut
 from cdm.manager.allocation import Ranking
-from cdm.manager.cluster import STABLE_AFTER, Cluster, Desired, SlicePut
+from cdm.manager.cluster import Cluster, Desired
+from cdm.manager.group import STABLE_AFTER, SlicePut
 from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import WHOLE, Command, Plan, reconcile, settled
 from cdm.manager.standing import MAY_RUN, NEVER_RAN, Fleet, LiveNode

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from cdm.manager.cluster import SlicePut
+from cdm.manager.group import SlicePut
 from cdm.manager.policy import Policy
 from cdm.manager.standing import Fleet, LiveNode, Standing, lingering, sort, standing_of
 from cdm.model.artifact import NodeId

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from cdm.dispatch.messages import CheckResult
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint, Overrides
+from cdm.model.check import Check, CheckOutcome
 from cdm.model.keys import RolloutKey, encode_artifact
+from cdm.model.node import FEATURES, Registration
 from cdm.model.record import Rollout, RolloutPhase
 from cdm.model.rollout import RolloutKind, RolloutSettings, RolloutStep
 from cdm.model.slice import SliceState
@@ -389,3 +392,74 @@ def test_a_new_leader_goes_on_in_the_middle() -> None:
     finish(each)
     assert phase(each) is RolloutPhase.COMPLETE
     assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
+
+
+# Checks
+
+CHECK = Check(nats="health", count=2)
+
+
+def checked(each: World, outcome: CheckOutcome, times: int = 1) -> None:
+    """The check that is wanted comes to this, so many times."""
+    for _ in range(times):
+        each.run_down()
+        (service, run), *_ = each.outbox.checks.items()
+        each.route(CheckResult(service, run.series, 0, CHECK, outcome, 0.0, "errors are up", each.now))
+    each.run_down()
+
+
+def test_a_step_is_over_when_its_checks_have_passed_too() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", checks=(CHECK,))))
+    for _ in range(10):
+        later(each, MIN_HEALTHY)
+    assert phase(each) is RolloutPhase.ROLLING
+    assert condition(each, NEXT_VERSION) == (Condition.PROGRESSING, "NATS request health: no result yet")
+    checked(each, CheckOutcome.PASS, 2)
+    assert phase(each) is RolloutPhase.COMPLETE
+    assert not each.outbox.checks, "nothing is checked any more"
+
+
+def test_checks_that_fail_take_a_canary_back_while_it_pauses() -> None:
+    each = running()
+    settings = RolloutSettings(source="1.0.0", kind=RolloutKind.CANARY, steps=steps(10, "approve"), checks=(CHECK,))
+    each.apply(NEXT_VERSION, blueprint(rollout=settings))
+    each.run_down()
+    later(each, MIN_HEALTHY)
+    checked(each, CheckOutcome.PASS, 2)
+    assert phase(each) is RolloutPhase.PAUSED
+    checked(each, CheckOutcome.FAIL, 2)
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert condition(each, NEXT_VERSION)[0] is Condition.REVERTED
+    assert "errors are up" in condition(each, NEXT_VERSION)[1]
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 0)
+
+
+# Managers that do not know rollouts
+
+
+def test_nothing_begins_before_every_manager_knows_rollouts() -> None:
+    each = running()
+    each.join(n(9), Registration(version="0.1", capacity=0))
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    each.run_down()
+    later(each, 60.0)
+    assert record(each) is None
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 0)
+    assert condition(each, NEXT_VERSION)[0] is Condition.PROGRESSING
+    assert "n9" in condition(each, NEXT_VERSION)[1]
+    each.join(n(9), Registration(version="0.2", capacity=0, features=FEATURES))
+    each.run_down()
+    finish(each)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
+
+
+def test_a_changed_variable_waits_for_managers_too() -> None:
+    each = running()
+    each.join(n(9), Registration(version="0.1", capacity=0))
+    each.apply(APP, blueprint(5, LEVEL="debug"))
+    each.run_down()
+    later(each, 60.0)
+    assert env_of(each) == [{}] * 5
+    assert "n9" in condition(each)[1]

@@ -24,7 +24,8 @@ from cdm import clock
 from cdm.cli.demo.asking import Caller, HttpReply, get
 from cdm.dispatch.messages import Message, ValuePut, ValueRemove
 from cdm.errors import CdmError, UsageError
-from cdm.manager.cluster import Cluster, SlicePut
+from cdm.manager.cluster import Cluster
+from cdm.manager.group import SlicePut
 from cdm.model.artifact import NodeId, Service
 from cdm.model.keys import LeaseKey, NodeKey, RolloutKey, SliceKey
 from cdm.model.node import Lease

@@ -1,0 +1,99 @@
+"""What is known of a service when a decision about its rollout is made, and what follows from a record alone. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from cdm.manager.cluster import Desired
+from cdm.manager.gates import GateVerdict
+from cdm.manager.group import Group, SlicePut
+from cdm.manager.health import NOTHING_WRONG
+from cdm.manager.standing import Fleet
+from cdm.model.artifact import Artifact, Service
+from cdm.model.record import Rollout, RolloutPhase, Side, Weights
+
+
+class Version(NamedTuple):
+    """One version of a service."""
+
+    artifact: Artifact
+    desired: Desired | None
+    """Its blueprint; None: there is none, or none that was ever valid."""
+    wanted: Side | None
+    """What that blueprint says an instance is to be."""
+    group: Group
+    """Its slices."""
+
+
+class Facts(Struct, frozen=True):
+    """What is known of a service when a decision is made."""
+
+    service: Service
+    record: Rollout | None
+    versions: Mapping[str, Version]
+    """Every version that has a blueprint or slices."""
+    fleet: Fleet
+    now: float
+    """Seconds on this node's clock; what `ValuePut.at` is on."""
+    epoch: float = 0.0
+    """The server's clock less this node's: seconds since 1970 when this node's clock was at 0."""
+    term: int = 0
+    waits_for: str = ""
+    """Why no rollout may begin; empty: one may."""
+    crowded: bool = False
+    """Whether a new instance could not be placed, or waits for a port that an old one holds."""
+    checks: GateVerdict = NOTHING_WRONG
+    """What the blueprint's checks say."""
+    checked: str = ""
+    """Of which step that is (`series_of`)."""
+
+
+def of_side(put: SlicePut, side: Side) -> bool:
+    """Whether a slice was started as this side says, as far as is known."""
+    value = put.value
+    return value.template in (None, side.digest) and (
+        value.content is None or side.content is None or value.content == side.content
+    )
+
+
+def revert(record: Rollout, reason: str, now: float) -> Rollout:
+    """Go back to the stable side; where that is the same, say so and stay.
+
+    Args:
+        record: of the rollout.
+        reason: why.
+        now: server time, in seconds since 1970.
+    """
+    source, target = record.source, record.target
+    if source.alike(target) and (source.version == target.version or source.content is not None):
+        reason = f"{reason}; the version before is the same, so there is nothing to go back to"
+        return replace(record, phase=RolloutPhase.FAILED, since=now, reason=reason)
+    superseded = {version: revision for version, revision in record.superseded.items() if version != source.version}
+    return replace(
+        record,
+        phase=RolloutPhase.REVERTING,
+        since=now,
+        weights=Weights(100, 0) if record.weights is not None else None,
+        superseded=superseded,
+        reverted={**record.reverted, target.version: target.mark},
+        reason=reason,
+    )
+
+
+def series_of(record: Rollout) -> str:
+    """Names a rollout and its step: what its checks say is about these alone."""
+    return f"{record.target.revision}/{record.target.mark}/{record.step}"
+
+
+def governing(facts: Facts, record: Rollout) -> Desired | None:
+    """The blueprint that says how many instances there are, and how they are exchanged: the one written last."""
+    found = [
+        version.desired
+        for name in {record.source.version, record.target.version}
+        if (version := facts.versions.get(name)) and version.desired and version.desired.blueprint
+    ]
+    return max(found, key=lambda desired: desired.in_force, default=None)
