@@ -62,6 +62,33 @@ def translated() -> Iterator[None]:
         raise Unreachable(str(error) or type(error).__name__) from error
 
 
+CANCELLED_ANEW = 0.05
+"""Seconds after which a task that goes on though it was cancelled is cancelled again."""
+
+
+async def ended(task: asyncio.Task[Any]) -> None:
+    """Cancel a task until it has ended; how it ended is nobody's business any more.
+
+    Once is not always enough: before Python 3.12 `asyncio.wait_for`, of which the client makes much use, swallows a
+    cancellation that comes in the moment in which what it waits for is there.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=CANCELLED_ANEW)
+    _heard(task)
+
+
+def dismiss(task: asyncio.Task[Any]) -> None:
+    """Cancel a task that nobody waits for any more; should it fail instead, asyncio prints no traceback of it."""
+    task.cancel()
+    task.add_done_callback(_heard)
+
+
+def _heard(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
 def _place(server: Srv) -> str:
     """Host and port, as servers tell them of each other."""
     return server.uri.netloc.rpartition("@")[2]
@@ -274,7 +301,16 @@ class Client(nats.aio.client.Client):
         else:
             await super()._process_pong()
 
-    # Mended, connecting
+    # Mended, connecting and closing
+
+    async def close(self) -> None:
+        """Close the connection for good, whatever it is doing."""
+        # Upstream closes the transport under an attempt to connect that may go on all the same: it then stumbles over a
+        # TLS handshake that came to nothing, or connects a client that was closed.
+        attempt = self._reconnection_task
+        if attempt is not None and attempt is not asyncio.current_task():
+            await ended(attempt)
+        await super().close()
 
     @staticmethod
     def _parse_server_uri(connect_url: str) -> Address:

@@ -19,7 +19,7 @@ from nats.aio.subscription import Subscription
 from cdm.errors import AccessDenied, NoResponders, RequestRefused, StoreBusy, Uncertain, Unsuitable
 from cdm.log import Log
 from cdm.store.access import Access
-from cdm.store.client import Deliver, translated
+from cdm.store.client import Deliver, dismiss, translated
 from cdm.store.jetstream import checked, problem_with_version
 from cdm.store.link import Link
 from cdm.store.phases import LinkUp
@@ -223,7 +223,7 @@ class Connection(Link):
 
         The client would wait for the time-out, but an answer can only come on this connection.
         """
-        task = asyncio.ensure_future(talk)
+        task = asyncio.create_task(talk)
         try:
             await asyncio.wait(
                 (task, up.over) if refusal is None else (task, up.over, refusal), return_when=asyncio.FIRST_COMPLETED
@@ -235,7 +235,7 @@ class Connection(Link):
             with translated():
                 return task.result()
         finally:
-            task.cancel()
+            dismiss(task)
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from cdm import clock
 from cdm.errors import Unreachable
 from cdm.log import Log
 from cdm.store.access import Access, credentials_of, without_secrets
-from cdm.store.client import Client, translated
+from cdm.store.client import Client, ended, translated
 from cdm.store.permissions import Permissions
 from cdm.store.phases import Closed, Down, LinkPhase, LinkUp, Opening
 from cdm.store.trust import tls_of
@@ -47,6 +47,8 @@ class Link:
         self._phase: LinkPhase = self._opening
         self._permissions = Permissions(access)
         self._client = Client(self._on_denied)
+        self._attempt: asyncio.Task[None] | None = None
+        """Seeks the first connection, until there is one or `close` is called."""
         self._listeners: list[Callable[[bool], None]] = []
         self._lost = anyio.Event()
         self._problem = "no answer"
@@ -54,7 +56,7 @@ class Link:
         self._logged_at = float("-inf")
 
     async def open(self, name: str) -> None:
-        """Connect, and show this name to the server.
+        """Connect, and show this name to the server. `close` is to follow, also where this raises.
 
         Raises:
             Unreachable: no server answered in time.
@@ -62,15 +64,12 @@ class Link:
             AccessDenied: a server refused the credentials.
         """
         opening = self._opening
-        attempt = asyncio.ensure_future(self._connect(name))
+        attempt = self._attempt = asyncio.create_task(self._connect(name))
         try:
             async with asyncio.timeout(opening.timeout):
                 await asyncio.wait((attempt, opening.hopeless), return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             raise opening.too_late(self._problem) from None
-        finally:
-            if not attempt.done():
-                attempt.cancel()
         if opening.hopeless.done():
             raise opening.hopeless.result()
         await attempt
@@ -106,6 +105,8 @@ class Link:
         # Also when cancelled: a client left half open goes on answering for a process that has left.
         with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_TIMEOUT):
             try:
+                if self._attempt is not None:
+                    await ended(self._attempt)
                 await self._client.close()
             except Exception as error:  # noqa: BLE001  # it may be half connected; there is nothing left to save
                 log.debug("closing failed", error=str(error))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -387,3 +390,101 @@ async def _silent(user: Raw) -> bool:
     except nats.errors.TimeoutError:
         return False  # the server has not seen yet that the socket is closed
     return False
+
+
+class Greeter:
+    """Greets as a NATS server does, and answers pings on its first connection only. Made by `greeter`."""
+
+    def __init__(self) -> None:
+        self.again = asyncio.Event()
+        """Set ``turns`` turns of the loop after a second connection was greeted."""
+        self.turns = 0
+        self.blocks = 0.0
+        """Seconds for which the whole process stands still when the first connection was greeted."""
+        self._first: asyncio.StreamWriter | None = None
+
+    def drop(self) -> None:
+        """Close the first connection."""
+        assert self._first
+        self._first.close()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        writer.write(b'INFO {"server_id":"x","version":"2.12.0","headers":true,"max_payload":1048576}\r\n')
+        if self._first is None:
+            self._first = writer
+            time.sleep(self.blocks)  # noqa: ASYNC251  # that is what it is for
+            while line := await reader.readline():
+                if line.startswith(b"PING"):
+                    writer.write(b"PONG\r\n")
+        else:
+            for _ in range(self.turns):
+                await anyio.lowlevel.checkpoint()
+            self.again.set()
+        writer.close()
+
+
+@asynccontextmanager
+async def greeter() -> AsyncIterator[tuple[Greeter, Access]]:
+    """Something that greets, in this very process, and the way to it."""
+    made = Greeter()
+    async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as server:
+        yield made, Access((f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}",))
+
+
+def _connecting() -> list[str]:
+    """The attempts to connect that are under way in this process."""
+    names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
+    return [name for name in names if name.endswith(("._connect", "._attempt_reconnect"))]
+
+
+async def test_an_attempt_that_is_given_up_in_the_moment_of_the_answer_ends() -> None:
+    """Python 3.11 swallows its cancellation: it went on for ever, or ended with a traceback on stderr."""
+    async with greeter() as (server, access):
+        server.blocks = 0.4  # greeting and time-out are noticed in one turn of the loop
+        with pytest.raises(Unreachable, match=r"within 0\.3 s"):
+            async with connect(access, name="test", timeout=0.3):
+                pass
+        assert not _connecting()
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_connection_that_is_closed_in_the_moment_of_the_answer_ends(turns: int) -> None:
+    """The same while it was reconnecting: the client came back after it had been closed."""
+    async with greeter() as (server, access):
+        server.turns = turns
+        async with connect(access, name="test") as connection:
+            server.drop()
+            with bounded():
+                await server.again.wait()
+        assert not _connecting()
+        assert not connection._client.is_connected
+
+
+async def _refuse_as_it_fails(connection: Connection) -> None:
+    refusal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def talk() -> None:
+        refusal.set_exception(AccessDenied("no"))
+        try:
+            await anyio.sleep_forever()
+        except asyncio.CancelledError:
+            raise nats.errors.TimeoutError from None
+
+    with pytest.raises(AccessDenied):
+        await connection._while_up(connection.check_up(), talk(), refusal)
+
+
+async def test_what_fails_as_it_is_cancelled_prints_no_traceback(server: NatsServer) -> None:
+    loop = asyncio.get_running_loop()
+    complaints: list[str] = []
+    handler = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: complaints.append(context["message"]))
+    try:
+        async with connected(server) as connection:
+            await _refuse_as_it_fails(connection)
+            await anyio.wait_all_tasks_blocked()
+            gc.collect()
+    finally:
+        loop.set_exception_handler(handler)
+    assert complaints == []
