@@ -134,6 +134,18 @@ class History:
         """Everything in it that the protocol forbids, but for the end state."""
         return [*self.holes(), *self.terms(), *self.fences(), *self.placements()]
 
+    def story(self) -> str:
+        """All of it but for what was written again unchanged, line by line in order of time, to explain a failure."""
+        told = []
+        for entries in self._entries.values():
+            last: dict[str, bytes | None] = {}
+            for entry in entries:
+                held = None if entry.gone else entry.data
+                if entry.key not in last or last[entry.key] != held:
+                    told.append(entry)
+                last[entry.key] = held
+        return "\n".join(f"{entry.time:.3f} {entry}" for entry in sorted(told, key=lambda entry: entry.time))
+
     def holes(self) -> list[str]:
         """Numbers that are missing: without them nothing is proved."""
         found = []

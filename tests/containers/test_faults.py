@@ -51,6 +51,8 @@ async def judge(cluster: Cluster, evicted: Collection[str] = ()) -> None:
     await cluster.exact()
     await cluster.mirrors_are_equal()
     history = await cluster.recorder.complete(cluster.user)
+    if history.violations():
+        print(history.story())
     assert history.violations() == []
     assert cluster.recorder.contradictions == []
     assert {entry.key.partition(".")[0] for entry in history.evicted()} <= {*evicted}
