@@ -8,7 +8,7 @@ until then the artifact is held back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -306,7 +306,7 @@ class Active:
         return plan
 
     def _reconcile(self, job: Job, fleet: Fleet, now: float) -> Plan:
-        taken = self._cluster.group(job.artifact).slices
+        taken = self._placement.taken(job.artifact)
         return reconcile(job.artifact, job.wanted, job.group, fleet, now, self._at.policy, self._cursor, taken)
 
     def _carry_out(self, order: Order) -> bool:
@@ -321,10 +321,14 @@ class Active:
             log_order(order, getattr(log, level))
         for artifact in artifacts:
             self._agenda.put_off(artifact)
-            keys = (each.key for each in order.commands if each.state is SliceState.LOAD)
-            self._placement.expect(artifact, (key for key in keys if key.artifact == artifact))
+            self._expect(artifact, order.commands)
         self._at.outbox.order(order)
         return self._unwritten.keys().isdisjoint(artifacts)
+
+    def _expect(self, artifact: Artifact, commands: Iterable[Command]) -> None:
+        """Count the new slices of an artifact before the mirror shows them."""
+        keys = (each.key for each in commands if each.state is SliceState.LOAD)
+        self._placement.expect(artifact, (key for key in keys if key.artifact == artifact))
 
     def _decide_release(self, artifact: Artifact, now: float) -> None:
         """Decide about all versions of a service at once, and of those that advance together with it."""
@@ -340,7 +344,12 @@ class Active:
         for release in releases:
             self._releases.check(release)
             for job in release.jobs:
-                commands += self._plan(job, fleet, now).commands
+                planned = self._plan(job, fleet, now).commands
+                if any(each.state is SliceState.LOAD for each in planned):
+                    # The next job finds these keys and this room taken.
+                    self._expect(job.artifact, planned)
+                    fleet = self._fleet()
+                commands += planned
             if release.decision.wake_at < math.inf and release.jobs:
                 self._agenda.look_at(release.jobs[0].artifact, release.decision.wake_at)
         records = {each.service: each.record for each in releases if each.changed}

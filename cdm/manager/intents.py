@@ -21,10 +21,9 @@ from cdm.model.template import Template
 
 def follow(facts: Facts) -> Rollout | None:
     """The service's record after all that users have written; None: there is to be none."""
-    record = _pruned(facts)
-    if record is None or not record.phase.under_way:
-        return _begin(facts, record)
-    return _go_on(facts, record)
+    record = _pruned(facts, facts.record)
+    going_on = record is not None and record.phase.under_way
+    return _pruned(facts, _go_on(facts, record) if record is not None and going_on else _begin(facts, record))
 
 
 def _blueprint(version: Version | None) -> Blueprint | None:
@@ -37,9 +36,8 @@ def _revision(version: Version | None) -> int:
     return version.desired.in_force if _blueprint(version) and version and version.desired else 0
 
 
-def _pruned(facts: Facts) -> Rollout | None:
-    """The record without what it remembers of blueprints that are gone, or were written anew."""
-    record = facts.record
+def _pruned(facts: Facts, record: Rollout | None) -> Rollout | None:
+    """A record without what it remembers of blueprints that are gone, or were written anew."""
     if record is None:
         return None
     superseded = {
@@ -101,9 +99,15 @@ def _candidates(facts: Facts, record: Rollout | None) -> Iterator[Rollout]:
             continue
         if is_superseded(record, name, wanted.revision) or is_reverted(record, wanted):
             continue
-        source = _replaced(facts, record, name, blueprint, wanted) or _outdated(record, version, wanted)
-        if source is not None:
-            yield _started(facts, record, source, wanted, blueprint)
+        own, known = _outdated(record, version, wanted), record
+        if source := _replaced(facts, record, name, blueprint, wanted):
+            known = _started(facts, record, source, wanted, blueprint)
+            if known.phase.under_way or own is None:
+                yield known
+                continue
+            # Nothing runs of what it replaces, but instances of an earlier template of its own do.
+        if own is not None:
+            yield _started(facts, known, own, wanted, blueprint)
 
 
 def _replaced(facts: Facts, record: Rollout | None, name: str, blueprint: Blueprint, wanted: Side) -> Side | None:

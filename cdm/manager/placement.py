@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from cdm.manager.allocation import Ranking
 from cdm.manager.cluster import Cluster
@@ -104,13 +104,18 @@ class Placement:
         return group.only(lambda put: put.key.node not in hearsay or (with_exclusive and exclusive(put)))
 
     def expect(self, artifact: Artifact, keys: Iterable[SliceKey]) -> None:
-        """These slices are commanded: until the mirror shows them they are counted here."""
-        known = self._cluster.group(artifact).slices
-        new = {key for key in keys if key not in known}
+        """These slices are commanded, or are about to be: until the mirror shows them they are counted here."""
+        known, expected = self._cluster.group(artifact).slices, self._expected.get(artifact, set())
+        new = {key for key in keys if key not in known and key not in expected}
         if new:
-            self._expected[artifact] = new
+            self._expected.setdefault(artifact, set()).update(new)
             self._extra.update(key.node for key in new)
             self._recount.update(key.node for key in new)
+
+    def taken(self, artifact: Artifact) -> Collection[SliceKey]:
+        """The keys of the artifact's slices, commanded ones included."""
+        known, expected = self._cluster.group(artifact).slices, self._expected.get(artifact)
+        return known.keys() | expected if expected else known
 
     def seen(self, key: SliceKey) -> None:
         """The mirror shows the slice, or shows it no more."""

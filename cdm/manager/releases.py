@@ -39,7 +39,7 @@ class Job(NamedTuple):
     wanted: Wanted
     group: Group
     is_new: bool = False
-    """Whether these are the new side of a rollout under way."""
+    """Whether these are the side that a rollout under way leads to, or back to."""
 
 
 class Release(Struct, frozen=True):
@@ -206,10 +206,10 @@ class Releases:
         record, aside = decision.record, set()
         if decision.courses and record is not None:
             desired = governing(facts, record)
-            base = wanted_of(desired)
+            base, back = wanted_of(desired), record.phase is RolloutPhase.REVERTING
             for course in decision.courses:
                 wanted = wanted_of_side(base, course.side, course.instances, grows=course.grows)
-                is_new = course.side is record.target and course.grows
+                is_new = course.grows and course.side is (record.source if back else record.target)
                 yield Job(course.artifact, wanted, course.group, is_new)
                 aside.add(course.artifact.version)
             aside.update((record.source.version, record.target.version))

@@ -241,10 +241,13 @@ def _turn(case: _Case) -> _Turn:
     """Whether the rollout goes on, back, or stays."""
     record = case.record
     if record.phase is RolloutPhase.REVERTING:
-        gone = case.new.live == 0 and case.others.live == 0
-        if gone and case.stable.live >= case.instances and not case.new.lingering:
+        gone = not (case.new.live or case.others.live or case.new.lingering or case.others.lingering)
+        if gone and (case.stable.live >= case.instances or case.facts.crowded):
             return _Turn(_in_phase(case, RolloutPhase.REVERTED), record.reason)
-        return _Turn(why=f"going back to {record.source.version}: {record.reason}")
+        why = f"going back to {record.source.version}: {record.reason}"
+        if case.stable.healthy < case.instances:
+            why += f"; {case.stable.healthy} of {case.instances} instances healthy{_no_room(case, 'old', 'new')}"
+        return _Turn(why=why)
     if record.phase is RolloutPhase.FAILED:
         return _Turn(why=record.reason)
     if case.instances == 0 and not (case.new.live or case.stable.live or case.others.live):
@@ -302,15 +305,19 @@ def _passed(case: _Case) -> _Turn:
         if until <= now and not stage.waits:
             why = f"no instance became healthy for {case.settings.deadline_seconds:g} s"
             return _Turn(_failed(case, why), why)
-        why = f"{case.new.healthy} of {case.goal} new instances healthy"
-        if case.crowded and not case.exclusive and case.facts.crowded:
-            why += "; no room for a new one beside the old ones"
+        why = f"{case.new.healthy} of {case.goal} new instances healthy{_no_room(case, 'new', 'old')}"
         return _Turn(why=why, until=until if not stage.waits else inf)
     if stage.kind is StageKind.SHARE:
         too_many = case.others.live + max(case.stable.live - (case.instances - case.goal), 0)
         if too_many:
             return _Turn(why=f"{too_many} old instances still to go")
     return _Turn()
+
+
+def _no_room(case: _Case, one: str, others: str) -> str:
+    if case.exclusive or not case.facts.crowded:
+        return ""
+    return f"; no room for {'an' if one == 'old' else 'a'} {one} one beside the {others} ones"
 
 
 def _next(case: _Case) -> _Turn:

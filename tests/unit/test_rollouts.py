@@ -30,11 +30,11 @@ def blueprint(instances: int = 3, *, rollout: RolloutSettings | None = None, **e
     return Blueprint(instances, Overrides(env) if env else None, MIN_HEALTHY, rollout=rollout or RolloutSettings())
 
 
-def running(instances: int = 3, nodes: int = 3, **env: Any) -> World:
+def running(instances: int = 3, nodes: int = 3, *, capacity: int | None = None, **env: Any) -> World:
     """A world in which `APP` runs and is healthy."""
     each = World()
     for number in range(1, nodes + 1):
-        each.join(n(number))
+        each.join(n(number), Registration(capacity=capacity))
     each.lead()
     each.apply(APP, blueprint(instances, **env))
     each.run_down()
@@ -230,6 +230,19 @@ def test_a_third_version_replaces_the_second_and_the_first_stays_the_one_to_go_b
     assert condition(each, NEXT_VERSION)[0] is Condition.SUPERSEDED
 
 
+def test_a_version_that_replaces_what_does_not_run_replaces_its_own_earlier_template() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(0))
+    each.apply(APP, blueprint(rollout=RolloutSettings(source="1.1.0"), LEVEL="debug"))
+    each.settle()
+    found = record(each)
+    assert found is not None
+    assert (found.source.version, found.phase) == ("1.0.0", RolloutPhase.ROLLING)
+    assert condition(each, NEXT_VERSION)[0] is Condition.SUPERSEDED
+    finish(each)
+    assert env_of(each) == [{"LEVEL": "debug"}] * 3
+
+
 # The operator's hand
 
 
@@ -314,6 +327,56 @@ def test_blue_green_switches_when_all_are_there_and_keeps_the_old_ones_for_a_whi
     finish(each)
     assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
     assert phase(each) is RolloutPhase.COMPLETE
+
+
+def test_both_sides_grow_at_once_and_take_keys_and_room_of_their_own() -> None:
+    each = running(1, 2, capacity=2)
+    settings = RolloutSettings(kind=RolloutKind.BLUE_GREEN)
+    each.apply(APP, blueprint(2, rollout=settings, LEVEL="debug"))
+    each.run_down()
+    assert sorted(map(len, env_of(each))) == [0, 0, 1, 1]
+    assert len({key.node for key in each.slices}) == 2
+    finish(each)
+    assert env_of(each) == [{"LEVEL": "debug"}] * 2
+
+
+# Full nodes
+
+
+def test_on_full_nodes_one_is_stopped_first_and_an_abort_after_the_end_comes_back_in_the_same_way() -> None:
+    each = running(3, 3, capacity=1)
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", abort=True)))
+    each.run_down()
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (1, 2)
+    finish(each)
+    assert phase(each) is RolloutPhase.REVERTED
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 0)
+
+
+def test_what_there_is_no_room_for_does_not_keep_a_revert_from_its_end() -> None:
+    each = running(1, 1, capacity=1)
+    each.apply(NEXT_VERSION, blueprint(2, rollout=RolloutSettings(source="1.0.0", deadline=60.0)))
+    finish(each)
+    assert phase(each) is RolloutPhase.REVERTED
+    assert condition(each)[0] is Condition.UNSCHEDULABLE
+    assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "no instance became healthy for 60 s")
+
+
+def test_a_revert_that_waits_says_for_what() -> None:
+    each = running(3, 3, capacity=1)
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    stays = RolloutSettings(source="1.0.0", max_unavailable=0, abort=True)
+    each.apply(NEXT_VERSION, blueprint(rollout=stays))
+    later(each, 600.0)
+    assert phase(each) is RolloutPhase.REVERTING
+    found, why = condition(each, NEXT_VERSION)
+    assert found is Condition.PROGRESSING
+    assert why.startswith("going back to 1.0.0: aborted after it was complete; 0 of 3 instances healthy; ")
+    assert why.endswith("no room for an old one beside the new ones")
 
 
 # What goes wrong
