@@ -30,6 +30,7 @@
     ├── FolderTaken
     ├── OutputMissing
     ├── ServiceMissing
+    ├── EditRefused
     ├── SliceFailed
     └── UsageError
 """
@@ -159,6 +160,10 @@ class OutputMissing(CdmError):
 
 class ServiceMissing(CdmError):
     """Raised when no version of a service is stored, has a blueprint, or runs."""
+
+
+class EditRefused(CdmError):
+    """Raised for an edit that makes no sense as a service stands: nothing waits for an approval, for example."""
 
 
 class UsageError(CdmError):

@@ -1,4 +1,4 @@
-"""The command line: ``cdm node``, ``init``, ``status``, ``health``, ``artifact``, ``logs``, ``endpoints``, ``demo``.
+"""The command line: ``cdm node``, ``init``, ``status``, ``deploy``, ``rollout`` and the others that are listed here.
 
 The commands are registered by name, with the texts that ``--help`` shows, so that each one's imports are paid for
 only when it runs.
@@ -44,8 +44,9 @@ app = App(
     help_format="plaintext",
     version_format="plaintext",
     help_epilogue=(
-        "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unhealthy (nobody leads, or a node does not answer), "
-        "4 conflict (the node id is taken, the artifact exists), 5 denied (credentials or a permission)."
+        "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unhealthy (nobody leads, a node does not answer, a rollout "
+        "was taken back or failed), 4 conflict (the node id is taken, the artifact exists, the blueprint was written "
+        "by others), 5 denied (credentials or a permission)."
     ),
 )
 app.command(
@@ -85,6 +86,58 @@ app.command(
     ),
 )
 app.command("cdm.cli.artifact:app", name="artifact", help="Push programs to the cluster, list them, remove them.")
+app.command(
+    "cdm.cli.deploy:deploy",
+    name="deploy",
+    help=(
+        "Have a version take over from the one in force, with its number of instances and its settings.\n\n"
+        "Pushes the program where a path is given, writes the version's blueprint, and follows the rollout until the "
+        "version serves. Exits with 3 where it was taken back or failed, and with 4 where the blueprint was written "
+        "by others, or another version took over meanwhile."
+    ),
+)
+app.command(
+    "cdm.cli.rollout:app",
+    name="rollout",
+    help="Look at a service's rollout, stop it, let it go on, take it back, try it again.",
+)
+app.command(
+    "cdm.cli.rollback:rollback",
+    name="rollback",
+    help=(
+        "Have the version, or the settings, serve again that a service had before.\n\n"
+        "In the middle of a rollout that is taken back. After it, the version that the rollout replaced comes back, or "
+        "the settings that the blueprint had; --to names any version that has a blueprint, or had one. Exits with 1 "
+        "where there is nothing to go back to."
+    ),
+)
+app.command(
+    "cdm.cli.scale:scale",
+    name="scale",
+    help=(
+        "Have another number of instances of a version.\n\n"
+        "Edits the version's blueprint, and leaves its other fields as they are. Exits with 1 where the version was "
+        "replaced by another one."
+    ),
+)
+app.command(
+    "cdm.cli.scale:restart",
+    name="restart",
+    help=(
+        "Replace every instance of a version by a new one.\n\n"
+        "Writes the time into the field `restarted` of its blueprint. The instances are replaced one after another, or "
+        "as the blueprint's `rollout` says. Exits with 1 where the version was replaced by another one."
+    ),
+)
+app.command(
+    "cdm.cli.history:history",
+    name="history",
+    help=(
+        "Show what was written of a service's blueprints: when, by whom, what changed, and what is in force.\n\n"
+        "NATS keeps the last ten revisions of each version's blueprint. By whom is what cdm's commands declare; who "
+        "writes without them is unknown."
+    ),
+)
 app.command(
     "cdm.cli.logs:logs",
     name="logs",

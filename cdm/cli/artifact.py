@@ -88,8 +88,7 @@ def push(
     manifest
         File (TOML or JSON) that says how to run it. --entry and --env take precedence.
     force
-        Replace what is stored. Slices that run already keep what they have; the old content stays in the store for as
-        long as slices or rollouts name it.
+        Replace what is stored. What slices run, or rollouts name, stays in the store for as long as they do.
     replicas
         Replicas of the bucket, if this push creates it.
     json
@@ -97,10 +96,10 @@ def push(
     """
     configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
     name = Artifact.parse(artifact)
-    wanted = _manifest(manifest, entry, env)
+    wanted = manifest_of(manifest, entry, env)
     with tempfile.TemporaryDirectory(prefix="cdm-push-") as folder:
         packed = pack(path, Path(folder))
-        content = packed.content(_completed(wanted, packed, manifest))
+        content = packed.content(completed_manifest(wanted, packed, manifest))
         problem = problem_with_program(packed, content.manifest)
         pushing = (connection.access(), connection.prefix, name, packed, content, force, replicas)
         result, waiting = anyio.run(_push, *pushing)
@@ -207,7 +206,8 @@ def rm(
 # What is pushed
 
 
-def _manifest(path: Path | None, entry: str | None, env: Sequence[str]) -> Manifest:
+def manifest_of(path: Path | None, entry: str | None, env: Sequence[str]) -> Manifest:
+    """The manifest that options say."""
     found = Manifest()
     if path is not None:
         try:
@@ -240,7 +240,8 @@ def _variables(pairs: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _completed(manifest: Manifest, packed: Packed, path: Path | None) -> Manifest:
+def completed_manifest(manifest: Manifest, packed: Packed, path: Path | None) -> Manifest:
+    """The same with the entry, where it goes without saying; ``path`` is where it was read from."""
     try:
         return completed(manifest, packed.tree)
     except InvalidManifest as error:
@@ -277,7 +278,7 @@ async def _push(
         await connection.check_server()
         artifacts = Artifacts(connection)
         await artifacts.ensure(create=True, replicas=replicas)
-        with _Shown(f"pushing {name}") as shown:
+        with TransferBar(f"pushing {name}") as shown:
             result = await artifacts.push(name, packed.path, content, force=force, progress=shown)
         waiting = ""
         if result is Pushed.STORED:
@@ -326,7 +327,7 @@ async def _wanted(connection: Connection, name: Artifact) -> str:
     return f"{instances} instance{'s' if instances > 1 else ''} of it" if instances else ""
 
 
-class _Shown:
+class TransferBar:
     """A progress bar for people who wait longer than a moment."""
 
     def __init__(self, what: str) -> None:
@@ -337,6 +338,7 @@ class _Shown:
         self._task = TaskID(0)
 
     def __call__(self, done: int, total: int) -> None:
+        """So much is done, of so much."""
         if not self._console.is_terminal or time.monotonic() - self._began < PATIENCE:
             return
         if self._bar is None:

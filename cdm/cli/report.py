@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from cdm.dispatch.messages import KeyRejected, Message, ValuePut, ValueRejected
 from cdm.manager.cluster import Cluster
@@ -25,7 +25,11 @@ from cdm.model.keys import (
     encode_artifact,
 )
 from cdm.model.node import NO_INTENT, UNREADABLE_INTENT, Fence, Intent, Lease, Registration, Schedule
+from cdm.model.record import RolloutPhase
 from cdm.model.slice import SliceState
+from cdm.model.status import Condition, RolloutStatus
+
+_OVER = (RolloutPhase.COMPLETE, RolloutPhase.REVERTED)
 
 
 class NodeReport(Struct, frozen=True):
@@ -56,6 +60,20 @@ class BlueprintReport(Struct, frozen=True):
     failed: int
     observed_revision: int
     in_force_revision: int
+    up_to_date: int | None = None
+    """Live instances of the wanted template; None: no leader says."""
+    healthy: int | None = None
+    outdated: int | None = None
+    rollout: RolloutStatus | None = None
+    """The rollout that it takes part in, or the last one."""
+
+    @property
+    def told_rollout(self) -> RolloutStatus | None:
+        """A rollout that is under way, or failed and stays; told of once, by the version that takes over."""
+        rollout, (_, _, version) = self.rollout, self.artifact.rpartition(":")
+        if rollout is None or rollout.target != version or rollout.phase in _OVER:
+            return None
+        return rollout
 
 
 class SliceReport(Struct, frozen=True):
@@ -220,6 +238,8 @@ def _blueprints(cluster: Cluster) -> list[BlueprintReport]:
         desired, group = cluster.desired[artifact], cluster.group(artifact)
         status = cluster.statuses.get(encode_artifact(artifact))
         wanted = desired.blueprint.instances if desired.blueprint else (status.desired if status else 0)
+        if status and status.condition in (Condition.SUPERSEDED, Condition.REVERTED):
+            wanted = status.desired
         found.append(
             BlueprintReport(
                 str(artifact),
@@ -231,9 +251,17 @@ def _blueprints(cluster: Cluster) -> list[BlueprintReport]:
                 group.failed,
                 desired.observed,
                 desired.in_force or (status.in_force_revision if status else 0),
+                _known(status.up_to_date) if status else None,
+                _known(status.healthy) if status else None,
+                _known(status.outdated) if status else None,
+                (status.rollout or None) if status else None,
             )
         )
     return found
+
+
+def _known(count: int | UnsetType) -> int | None:
+    return None if count is UNSET else count
 
 
 def _slices(cluster: Cluster) -> list[SliceReport]:

@@ -18,6 +18,7 @@ from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.report import BlueprintReport, ClusterReport, Trouble, report, troubles
 from cdm.cli.screen import plain, wide_console
+from cdm.cli.wording import rollout_in_words
 from cdm.manager.endings import LAST_OUTPUT, kind_of
 from cdm.model.artifact import NodeId
 from cdm.model.node import Schedule
@@ -37,9 +38,11 @@ _CONDITIONS = {
     Condition.INVALID: "red",
     Condition.UNSCHEDULABLE: "yellow",
     Condition.DEGRADED: "yellow",
+    Condition.REVERTED: "yellow",
     "Unknown": "yellow",
     Condition.PROGRESSING: "cyan",
     Condition.READY: "green",
+    Condition.SUPERSEDED: "dim",
 }
 """Conditions, the worst first, and their colours."""
 _FAILURES = re.compile(r"(?:(.*); in force: )?\d+ failed: ", re.DOTALL)
@@ -140,6 +143,8 @@ def _blueprints(found: ClusterReport) -> list[Text]:
         condition = plain(f"{each.condition:<13}", _CONDITIONS.get(each.condition, ""))
         numbers = "".join(f"{getattr(each, number):>9}" for number in _NUMBERS)
         lines.append(Text.assemble(_padded(each.artifact, width), "  ", condition, numbers))
+        if (rollout := each.told_rollout) is not None:
+            lines.append(plain(f"    {rollout_in_words(rollout)}", "cyan"))
         lines += _reasons(each, wrong.get(each.artifact, []))
     for artifact in sorted(wrong.keys() - named):
         lines.append(Text.assemble(_padded(artifact, width), "  ", ("no blueprint", "yellow")))
@@ -169,13 +174,19 @@ def _reasons(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> list[Text]
     # The lines about failed slices say more than the leader's summary of them, and the columns have the counts.
     if wrong and (failures := _FAILURES.match(reason)):
         reason = failures[1] or ""
-    elif reason == f"{blueprint.active} of {blueprint.desired} active":
+    elif reason == f"{blueprint.active} of {blueprint.desired} active" or _told(blueprint, reason):
         reason = ""
     # One reason that is told below is not repeated; the status may have it shorter, or of another instance.
     loop = _CRASH_LOOP.match(reason)
     if loop and loop[2].count(LAST_OUTPUT) <= 1 and kind_of(loop[2]) in {kind_of(trouble.reason) for trouble in wrong}:
         reason = loop[1]
     return [*([plain(f"    {reason}")] if reason else []), *map(_trouble, wrong)]
+
+
+def _told(blueprint: BlueprintReport, reason: str) -> bool:
+    """Whether the line about the rollout says it already."""
+    rollout = blueprint.told_rollout
+    return rollout is not None and bool(rollout.why) and reason.endswith(rollout.why)
 
 
 def _trouble(trouble: Trouble) -> Text:

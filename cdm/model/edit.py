@@ -75,8 +75,9 @@ def scaled(raw: bytes, instances: int) -> bytes:
 
 
 def restarted(raw: bytes, stamp: str) -> bytes:
-    """The same with another text in ``restarted``, which replaces every instance."""
-    return _edited(raw, {**fields_of(raw), "restarted": stamp})
+    """The same with another text in ``restarted``, which replaces every instance; approvals were for those before."""
+    fields = {**fields_of(raw), "restarted": stamp}
+    return _edited(raw, _with_rollout(fields, {"approved": None, "abort": None}))
 
 
 def paused(raw: bytes, on: bool) -> bytes:
@@ -126,6 +127,11 @@ def released(
     if source is not None:
         fields["rollout"] = {"from": source, **fields.get("rollout", {})}
     return _edited(raw, fields)
+
+
+def led(raw: bytes, way: Mapping[str, Any]) -> bytes:
+    """The same with other ``kind`` and ``steps``."""
+    return _edited(raw, _with_rollout(fields_of(raw), {"kind": None, "steps": None, **way}))
 
 
 def without_restart(raw: bytes) -> bytes:
@@ -189,7 +195,8 @@ def changes_between(before: bytes | None, after: bytes | None) -> list[str]:
     except InvalidBlueprint:
         old = None
     if old is None:
-        return ["created" if before is None else "mended"]
+        source = (new.get("rollout") or {}).get("from")
+        return ["created" if before is None else "mended", *([f"rollout.from {source}"] if source else [])]
     return _differences(_flat(old), _flat(new)) or ["the same again"]
 
 

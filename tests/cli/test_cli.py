@@ -94,7 +94,11 @@ def test_no_part_of_a_password_that_is_not_encoded_is_shown(server: str) -> None
 
 
 @pytest.mark.parametrize(
-    "command", ["status", "init", "health", "logs g:n:1", "artifact push g:n:1 /bin/sh", "artifact rm g:n:1"]
+    "command",
+    [
+        *("status", "init", "health", "logs g:n:1", "artifact push g:n:1 /bin/sh", "artifact rm g:n:1"),
+        *("deploy g:n:1", "rollout status g:n", "rollout abort g:n", "rollback g:n", "scale g:n:1 2", "history g:n"),
+    ],
 )
 def test_no_server_exits_with_1_and_says_in_a_line_where_it_looked(command: str) -> None:
     failed = run(*command.split(), "--server", "nats://user:secret@127.0.0.1:1")
@@ -305,7 +309,11 @@ def test_help_does_not_wait_for_what_it_does_not_use() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["node", "init", "status", "health", "logs", "demo", "artifact", "artifact push", "artifact ls"]
+    "command",
+    [
+        *("node", "init", "status", "health", "logs", "demo", "artifact", "artifact push", "artifact ls"),
+        *("deploy", "rollout", "rollout status", "rollout approve", "rollback", "scale", "restart", "history"),
+    ],
 )
 def test_every_command_has_a_help_text(command: str) -> None:
     shown = run(*command.split(), "--help")
@@ -313,12 +321,12 @@ def test_every_command_has_a_help_text(command: str) -> None:
     assert f"cdm {command}" in shown.stdout
 
 
-@pytest.mark.parametrize("command", ["node", "init", "status", "health", "logs", "artifact push", "artifact rm"])
+@pytest.mark.parametrize("command", ["node", "init", "health", "logs", "artifact push", "deploy", "rollout pause"])
 def test_the_help_of_an_option_is_wrapped_at_the_terminals_width_alone(command: str) -> None:
     shown = run(*command.split(), "--help", env={"COLUMNS": "400"}).stdout
     rows = [line for line in shown.splitlines() if line.startswith("│")]
     assert len(rows) > 10
-    assert all(re.match(r"│ (\*  )?(--)?[a-zA-Z]", row) for row in rows), shown
+    assert all(re.match(r"│ (\*  |   )?(--)?[a-zA-Z]", row) for row in rows), shown
 
 
 @pytest.mark.anyio

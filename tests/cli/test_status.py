@@ -160,3 +160,41 @@ async def test_why_slices_failed_is_told_once_though_a_newer_blueprint_is_refuse
     lines = [line.strip() for line in shown.stdout.splitlines()]
     assert "foo: there is no such field" in lines
     assert shown.stdout.count("boom") == 1
+
+
+async def test_a_rollout_is_told_in_a_line_and_what_was_replaced_is_no_trouble(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    why = "1 of 2 new instances healthy"
+    rollout = {"phase": "rolling", "kind": "canary", "from": "1", "to": "2", "step": 1, "steps": 3, "why": why}
+    over = {**rollout, "phase": "reverted", "to": "8", "why": "boom"}
+    failed = {**rollout, "from": "1", "to": "5", "phase": "failed", "why": "no instance became healthy for 600 s"}
+    async with raw(server) as user:
+        await user.put("slices", "_leader", {"node": "n1", "term": 3})
+        for name, condition, status in (
+            ("web/1", "Superseded", {"reason": "replaced by 2", "rollout": rollout}),
+            ("web/2", "Progressing", {"reason": why, "desired": 4, "rollout": rollout, "healthy": 1, "outdated": 3}),
+            ("api/8", "Reverted", {"reason": "boom", "rollout": over}),
+            ("api/1", "Ready", {"desired": 4, "rollout": over}),
+            ("bad/5", "Degraded", {"reason": f"rollout failed: {failed['why']}", "rollout": failed}),
+        ):
+            await user.put("blueprints", f"g/{name}", 4)
+            await user.put("status", f"g/{name}", {"condition": condition, **status})
+    shown = await anyio.to_thread.run_sync(lambda: run("status", "--server", server.url))
+    assert shown.returncode == 0
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert lines[3:-2] == [
+        "g:bad:5 Degraded 4 0 0 0",
+        "failed 1 -> 5, step 1 of 3: no instance became healthy for 600 s",
+        "g:api:8 Reverted 0 0 0 0",
+        "boom",
+        "g:web:2 Progressing 4 0 0 0",
+        f"rolling 1 -> 2, step 1 of 3: {why}",
+        "g:api:1 Ready 4 0 0 0",
+        "g:web:1 Superseded 0 0 0 0",
+        "replaced by 2",
+    ]
+    assert "5 blueprints (1 Degraded, 1 Reverted, 1 Progressing, 1 Ready, 1 Superseded)" in lines[-1]
+    shown = await anyio.to_thread.run_sync(lambda: run("status", "--json", "--server", server.url))
+    (web,) = [each for each in json.loads(shown.stdout)["blueprints"] if each["artifact"] == "g:web:2"]
+    assert (web["healthy"], web["outdated"], web["up_to_date"]) == (1, 3, None)
+    assert web["rollout"]["why"] == why

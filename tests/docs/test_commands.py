@@ -17,7 +17,7 @@ import pytest
 
 from cdm.cli import Exit
 from cdm.cli.logs import FOLLOWED_FROM
-from tests.cli import test_demo, test_endpoints
+from tests.cli import test_demo, test_endpoints, test_releases
 from tests.containers import test_compose
 from tests.docs import test_documents, test_first_steps
 from tests.docs.documents import BLOCKS, INLINE, adapted, commands, inline
@@ -144,6 +144,25 @@ async def test_artifacts_are_pushed_and_run_and_what_they_write_is_shown(server:
         await shell.good("kill $node; wait $node")
 
 
+async def test_a_service_is_released_by_command(server: NatsServer, tmp_path: Path) -> None:
+    first, second, status, approve, back, history, scale, restart = commands("Releasing by command")
+    (tmp_path / "web.py").write_text("print('hello')\n", encoding="utf-8")
+    async with (
+        test_releases.cluster(server, "n1", "n2") as cluster,
+        terminal(tmp_path, NATS_URL=server.url, COLUMNS="200") as shell,
+    ):
+        assert "acme:web:1: complete" in await shell.good(first)
+        await cluster.user.put("blueprints", "acme/web/1", {"instances": 4, "min_healthy": 0})
+        assert "1 -> 2, 4 instances" in await shell.good(second)
+        await cluster.phase("paused", 1)
+        assert "waiting for an approval" in await shell.good(status)
+        assert "acme:web:2: complete" in await shell.good(approve)
+        assert "acme:web:2: reverted" in await shell.good(back)
+        assert "rollout.abort true" in await shell.good(history)
+        assert "4 -> 5 instances" in await shell.good(scale)
+        assert "acme:web:1: complete" in await shell.good(restart)
+
+
 async def test_the_scripts_for_those_who_change_cdm(tmp_path: Path) -> None:
     measure = inline("python -m tests.containers.measure --rounds 10")
     quick, everything, static, bench, checks = commands("Running the checks")
@@ -172,6 +191,7 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "Artifacts": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "The manifest": test_first_steps.test_the_manifest_of_the_documents_is_one,
     "Logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
+    "Releasing by command": test_a_service_is_released_by_command,
     "Users and permissions": test_nats_cli.test_the_security_of_the_documents,
     "A runtime in forty lines": test_first_steps.test_the_runtime_example_serves_a_site,
     "Writing an agent": test_documents.test_the_agent_example_serves_a_blueprint,
@@ -190,6 +210,17 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm artifact push": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "cdm artifact ls": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "cdm artifact rm": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
+    "cdm deploy": test_a_service_is_released_by_command,
+    "cdm rollout status": test_a_service_is_released_by_command,
+    "cdm rollout approve": test_a_service_is_released_by_command,
+    "cdm rollout pause": test_releases.test_a_canary_is_paused_resumed_and_approved,
+    "cdm rollout resume": test_releases.test_a_canary_is_paused_resumed_and_approved,
+    "cdm rollout abort": test_releases.test_a_rollout_is_aborted_and_whoever_waits_for_it_hears_so,
+    "cdm rollout retry": test_releases.test_a_service_is_deployed_released_and_rolled_back,
+    "cdm rollback": test_a_service_is_released_by_command,
+    "cdm scale": test_a_service_is_released_by_command,
+    "cdm restart": test_a_service_is_released_by_command,
+    "cdm history": test_a_service_is_released_by_command,
     "cdm init": test_a_server_of_ones_own,
     "cdm node": test_a_node_is_operated,
     "cdm status": test_a_node_is_operated,

@@ -76,7 +76,11 @@ def test_the_state_table_is_the_one_in_force() -> None:
     assert set(shown) == set(SliceState)
 
 
-COMMANDS = ("init", "node", "status", "logs", "endpoints", "health", "artifact push", "artifact ls", "artifact rm")
+COMMANDS = (
+    *("init", "node", "status", "logs", "endpoints", "health", "artifact push", "artifact ls", "artifact rm"),
+    *("deploy", "rollback", "scale", "restart", "history"),
+    *(f"rollout {each}" for each in ("status", "pause", "resume", "approve", "abort", "retry")),
+)
 
 
 def _options(command: str) -> set[str]:

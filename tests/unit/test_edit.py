@@ -59,7 +59,7 @@ def _typed(draw: st.DrawFn) -> bytes:
 Touched = set[str]
 EDITS: list[tuple[Callable[[bytes], bytes], Touched]] = [
     (lambda raw: edit.scaled(raw, 7), {"instances"}),
-    (lambda raw: edit.restarted(raw, "now"), {"restarted"}),
+    (lambda raw: edit.restarted(raw, "now"), {"restarted", "rollout.approved", "rollout.abort"}),
     (lambda raw: edit.paused(raw, True), {"rollout.paused"}),
     (lambda raw: edit.paused(raw, False), {"rollout.paused"}),
     (edit.approved, {"rollout.approved"}),

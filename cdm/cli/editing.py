@@ -1,0 +1,124 @@
+"""Reads how a service stands, and writes one edit of a blueprint by compare-and-set."""
+
+from __future__ import annotations
+
+import getpass
+import random
+import socket
+from collections.abc import Callable
+from functools import partial
+
+import anyio
+from msgspec import Struct
+
+from cdm.cli.plans import Edit
+from cdm.cli.service import ServiceLook, look_of
+from cdm.errors import Conflict, StoreBusy, Uncertain
+from cdm.model.artifact import Service
+from cdm.model.keys import BlueprintKey, RolloutKey, encode_service
+from cdm.store.bucket import Bucket, buckets
+from cdm.store.connection import Connection
+from cdm.store.revisions import WRITER, Revision, revisions
+from cdm.store.snapshot import check_there
+
+TRIES = 5
+"""How often an edit is made anew where the blueprint was written meanwhile, or the server could not write."""
+PAUSE = 0.2
+"""Seconds between two tries, at most."""
+
+Plan = Callable[[ServiceLook], Edit]
+
+
+class Made(Struct, frozen=True):
+    """An edit that stands in the bucket."""
+
+    edit: Edit
+    revision: int
+    """Of the blueprint; where nothing was to be changed, that which it had."""
+    look: ServiceLook
+    """How the service stood before."""
+
+
+def keys_of(service: Service) -> str:
+    """A pattern of the keys in ``blueprints`` and ``status`` that covers a service's, and little else.
+
+    A dot in a name ends a token of the subject; what stands before the last one is the same in all its keys.
+    """
+    return ".".join((*encode_service(service).split(".")[:-1], ">"))
+
+
+async def looked(connection: Connection, service: Service) -> ServiceLook:
+    """How a service stands.
+
+    Raises:
+        StoreError: the buckets are missing, or cannot be read; in an exception group.
+    """
+    there, keys = buckets(connection), keys_of(service)
+    await check_there(there["blueprints"])
+    read: dict[str, list[Revision]] = {}
+    records: list[bytes | None] = []
+
+    async def read_bucket(bucket: Bucket) -> None:
+        read[bucket.layout.name] = await revisions(bucket, keys)
+
+    async def read_record() -> None:
+        stored = await there["slices"].read_near(RolloutKey(service))
+        records.append(stored.payload if stored else None)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read_bucket, there["blueprints"])
+        tasks.start_soon(read_bucket, there["status"])
+        tasks.start_soon(read_record)
+    return look_of(service, read["blueprints"], read["status"], records[0])
+
+
+async def edited(connection: Connection, service: Service, plan: Plan) -> Made:
+    """Have one blueprint edited; what was written by others meanwhile is looked at, and the edit made anew.
+
+    Raises:
+        EditRefused, UsageError, InvalidBlueprint: as the service stands, the edit makes no sense.
+        Conflict: it was written by others again and again.
+        StoreBusy: the server cannot write.
+    """
+    busy: StoreBusy | None = None
+    for _ in range(TRIES):
+        look = await looked(connection, service)
+        edit = plan(look)
+        if not edit.changes:
+            return Made(edit, edit.version.revision, look)
+        try:
+            return Made(edit, await _put(connection, edit), look)
+        except Conflict:
+            busy = None
+        except StoreBusy as error:
+            busy = error
+        await anyio.sleep(random.uniform(PAUSE / 4, PAUSE))
+    if busy is not None:
+        raise busy
+    raise Conflict(
+        f"blueprint {edit.version.artifact} was written by others meanwhile, {TRIES} times in a row; nothing of this "
+        f"was stored (see `cdm history {service}`)"
+    )
+
+
+async def _put(connection: Connection, edit: Edit) -> int:
+    """Write it; raises `Conflict` and `StoreBusy`, after which nothing of it is stored."""
+    bucket, key = buckets(connection)["blueprints"], BlueprintKey(edit.version.artifact)
+    put = partial(bucket.put, key, edit.raw, headers={WRITER: typist()})
+    try:
+        return await put(expect=edit.version.revision)
+    except Uncertain:
+        stored = await bucket.read_near(key)
+        if stored is not None and stored.payload == edit.raw and stored.revision > edit.version.revision:
+            return stored.revision
+        raise Conflict("it may be stored later") from None
+
+
+def typist() -> str:
+    """Who types, as told in a header: user and host, in printable ASCII."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # in a container the user may have no entry
+        user = "unknown"
+    text = f"{user}@{socket.gethostname()}"
+    return "".join(each if each.isascii() and each.isprintable() else "?" for each in text)[:100]

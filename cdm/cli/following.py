@@ -1,0 +1,224 @@
+"""Follows what becomes of an edit: a line whenever something is new, until it is done, taken back, or has failed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from enum import StrEnum, unique
+from typing import Any
+
+import anyio
+import msgspec
+from msgspec import Struct, to_builtins
+
+from cdm.cli.editing import Made, keys_of
+from cdm.cli.plans import Goal
+from cdm.cli.screen import plain, wide_console
+from cdm.cli.wording import in_words
+from cdm.dispatch.messages import Message, ValuePut, ValueRemove
+from cdm.errors import InvalidKey
+from cdm.model.artifact import Artifact, Service
+from cdm.model.keys import StatusKey, decode_artifact
+from cdm.model.record import RolloutPhase
+from cdm.model.status import Condition, Status
+from cdm.store.bucket import buckets
+from cdm.store.connection import Connection
+from cdm.store.watch import Watch
+from cdm.wakeup import Wakeup
+
+NOBODY = 5.0
+"""Seconds without any status after which it is said that no leader has taken the blueprint up."""
+
+
+@unique
+class End(StrEnum):
+    """How it ended."""
+
+    COMPLETE = "complete"
+    REVERTED = "reverted"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+    DELETED = "deleted"
+    REFUSED = "refused"
+    TIMED_OUT = "timed out"
+
+
+class Ended(Struct, frozen=True):
+    """How it ended, and why."""
+
+    end: End
+    reason: str = ""
+
+    def code(self, goal: Goal) -> int:
+        """The exit code of the command that waited for it."""
+        wanted = End.COMPLETE if goal is Goal.FORWARD else End.REVERTED
+        if self.end is wanted:
+            return 0
+        return 4 if self.end in (End.SUPERSEDED, End.DELETED) else 3
+
+
+def judged(revision: int, status: Status | None, goal: Goal) -> Ended | None:
+    """How an edit ended according to the status of its blueprint; None: it is not over.
+
+    Args:
+        revision: of the blueprint.
+        status: what the leader says of it; None: nothing so far.
+        goal: what is waited for.
+    """
+    if status is None or status.observed_revision < revision:
+        return None
+    rollout = status.rollout or None
+    phase = rollout.phase if rollout else ""
+    if phase == RolloutPhase.FAILED:
+        return Ended(End.FAILED, status.reason or (rollout.why if rollout else ""))
+    if phase in (RolloutPhase.ROLLING, RolloutPhase.PAUSED, RolloutPhase.SWITCHED, RolloutPhase.REVERTING):
+        return None
+    match status.condition:
+        case Condition.INVALID:
+            return Ended(End.REFUSED, status.reason)
+        case Condition.SUPERSEDED:
+            return Ended(End.SUPERSEDED, status.reason)
+        case Condition.REVERTED:
+            return Ended(End.REVERTED, status.reason)
+        case Condition.READY if goal is Goal.FORWARD:
+            return Ended(End.COMPLETE)
+    return None
+
+
+class StatusFollower:
+    """Follows the statuses of a service's versions.
+
+    Args:
+        connection: to NATS.
+        service: which service.
+    """
+
+    def __init__(self, connection: Connection, service: Service) -> None:
+        self.statuses: dict[Artifact, Status] = {}
+        self._service = service
+        self._news = Wakeup()
+        bucket = buckets(connection)["status"]
+        self._watch = Watch(bucket, self._take, keys=keys_of(service), on_live=self._on_live)
+        self._live = anyio.Event()
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        await self._watch.run()
+
+    async def listed(self) -> None:
+        """Wait until all that is there is known."""
+        await self._live.wait()
+
+    async def news(self) -> None:
+        """Wait until something is new."""
+        await self._news.wait()
+
+    def _take(self, message: Message) -> None:
+        key = message.key if isinstance(message, (ValuePut, ValueRemove)) else None
+        if not isinstance(key, StatusKey):
+            return
+        with suppress(InvalidKey):
+            artifact = decode_artifact(key.name)
+            if artifact.service == self._service:
+                if isinstance(message, ValuePut):
+                    self.statuses[artifact] = message.value
+                else:
+                    self.statuses.pop(artifact, None)
+                self._news.set()
+
+    def _on_live(self, live: bool) -> None:
+        if live:
+            self._live.set()
+        self._news.set()
+
+
+Say = Callable[[str], None]
+
+
+async def followed(connection: Connection, made: Made, say: Say, timeout: float | None = None) -> Ended:
+    """Follow an edit to its end.
+
+    Args:
+        connection: to NATS.
+        made: the edit.
+        say: shows a line.
+        timeout: seconds after which it is no longer waited for; None: for ever.
+    """
+    artifact = made.edit.version.artifact
+    follower = StatusFollower(connection, artifact.service)
+    ended = Ended(End.TIMED_OUT, f"not over within {timeout or 0:g} s; it goes on")
+    with anyio.move_on_after(timeout):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follower.run)
+            await follower.listed()
+            ended = await _until_over(follower, made, say)
+            tasks.cancel_scope.cancel()
+    return ended
+
+
+async def _until_over(follower: StatusFollower, made: Made, say: Say) -> Ended:
+    artifact, goal = made.edit.version.artifact, made.edit.goal
+    shown, taken_up = "", False
+    while True:
+        status = follower.statuses.get(artifact)
+        if status is None and taken_up:
+            return Ended(End.DELETED, f"the blueprint of {artifact} was deleted")
+        if ended := judged(made.revision, status, goal):
+            return ended
+        taken_up = taken_up or (status is not None and status.observed_revision >= made.revision)
+        if taken_up and (line := in_words(status, made.revision)) != shown:
+            shown = line
+            say(line)
+        with anyio.move_on_after(None if taken_up or shown else NOBODY) as silence:
+            await follower.news()
+        if silence.cancelled_caught:
+            shown = "no leader has taken it up so far; is a node running? (`cdm status`)"
+            say(shown)
+
+
+def shown_line(text: str) -> None:
+    """Show a line with the time."""
+    wide_console().print(plain(f"{datetime.now().astimezone():%H:%M:%S}  {text}"), soft_wrap=True)
+    sys.stdout.flush()
+
+
+def unsaid(_text: str) -> None:
+    """Show nothing: ``--json`` prints one document at the end."""
+
+
+async def finished(
+    connection: Connection, made: Made, *, wait: bool, timeout: float | None = None, json: bool = False, **more: Any
+) -> int:
+    """Say what was edited, follow it where that is wanted, and return the exit code."""
+    edit = made.edit
+    say = unsaid if json else shown_line
+    say(f"{edit.version.artifact.service}: {edit.said}{'' if edit.changes else ' (unchanged)'}")
+    ended = await followed(connection, made, say, timeout) if wait else None
+    if json:
+        print(msgspec.json.encode({**described(made, ended), **more}).decode())
+    elif ended is not None:
+        say(f"{edit.version.artifact}: {ended.end}{f': {ended.reason}' if ended.reason else ''}")
+    return ended.code(edit.goal) if ended is not None else 0
+
+
+def described(made: Made, ended: Ended | None) -> dict[str, Any]:
+    """What ``--json`` prints of an edit, and of what became of it."""
+    edit = made.edit
+    found: dict[str, Any] = {
+        "service": str(edit.version.artifact.service),
+        "artifact": str(edit.version.artifact),
+        "changed": edit.changes,
+        "revision": made.revision,
+        "from": edit.source,
+    }
+    if ended is not None:
+        found |= {"result": str(ended.end), "reason": ended.reason}
+    return found
+
+
+def described_status(status: Status) -> dict[str, Any]:
+    """A status as ``--json`` prints it."""
+    told: dict[str, Any] = to_builtins(status)
+    return {name: value for name, value in told.items() if name not in ("overrides", "settings", "min_healthy")}

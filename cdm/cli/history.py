@@ -1,0 +1,132 @@
+"""``cdm history``: every revision that is kept of a service's blueprints."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import anyio
+import msgspec
+from msgspec import Struct
+from rich import box
+from rich.table import Table
+
+from cdm.cli.editing import looked
+from cdm.cli.known import known_services, nearest
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
+from cdm.cli.options import FLAG, ConnectionOptions
+from cdm.cli.plans import service_of
+from cdm.cli.screen import plain, wide_console
+from cdm.cli.service import ServiceLook, VersionLook, parsed
+from cdm.errors import ServiceMissing
+from cdm.model.artifact import Service
+from cdm.model.edit import changes_between
+from cdm.model.keys import BLUEPRINTS
+from cdm.store.connection import Access, connect
+
+UNKNOWN = "unknown"
+"""Who wrote a revision, where nobody said."""
+
+
+class HistoryRow(Struct, frozen=True):
+    """One revision of one version's blueprint."""
+
+    revision: int
+    at: str
+    version: str
+    instances: int | None
+    """None: it was deleted, or is refused."""
+    by: str
+    """Who wrote it, as declared."""
+    changes: list[str]
+    state: str
+    """``in force``, ``superseded``, ``reverted``, ``refused``, or nothing, where a newer one took its place."""
+
+
+def history(
+    service: str,
+    /,
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    *,
+    json: Annotated[bool, FLAG] = False,
+) -> int:
+    """Show what was written of a service's blueprints: when, by whom, what changed, and what is in force.
+
+    Parameters
+    ----------
+    service
+        The name, group:name; the blueprints of all its versions are shown.
+    json
+        Print JSON.
+    """
+    configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
+    name = service_of(service)
+    look = anyio.run(_look, connection.access(), connection.prefix, name)
+    found = rows(look)
+    if json:
+        print(msgspec.json.encode({"service": str(name), "revisions": found}).decode())
+        return 0
+    columns = ("revision", "time (UTC)", "version", "instances", "by", "what changed", "")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="")
+    for column in columns:
+        table.add_column(
+            column,
+            justify="right" if column in ("revision", "instances") else "left",
+            no_wrap=column != "what changed",
+            overflow="fold",
+        )
+    for row in found:
+        instances = "" if row.instances is None else str(row.instances)
+        at = row.at[:19].replace("T", " ")
+        cells = (str(row.revision), at, row.version, instances, row.by, "; ".join(row.changes), row.state)
+        table.add_row(*map(plain, cells))
+    wide_console().print(table)
+    return 0
+
+
+async def _look(access: Access, prefix: str, service: Service) -> ServiceLook:
+    async with connect(access, name="cdm history", prefix=prefix) as connection:
+        await connection.check_server()
+        look = await looked(connection, service)
+        if not any(each.revisions for each in look.versions.values()):
+            close = nearest(str(service), await known_services(connection) or ())
+            raise ServiceMissing(f"there is no blueprint of {service}, and none is kept{close}")
+        return look
+
+
+def rows(look: ServiceLook) -> list[HistoryRow]:
+    """The revisions of all versions, the oldest first."""
+    found = [row for version in look.versions.values() for row in _rows_of(version)]
+    return sorted(found, key=lambda row: row.revision)
+
+
+def _rows_of(version: VersionLook) -> list[HistoryRow]:
+    found, before = [], None
+    whole = len(version.revisions) < BLUEPRINTS.history
+    for each in version.revisions:
+        blueprint = parsed(each, version.artifact)
+        oldest = each is version.revisions[0] and not whole
+        changes = ["the oldest that is kept"] if oldest else changes_between(before, each.payload)
+        found.append(
+            HistoryRow(
+                each.number,
+                datetime.fromtimestamp(each.at, UTC).isoformat(timespec="milliseconds"),
+                version.version,
+                blueprint.instances if blueprint else None,
+                each.by or UNKNOWN,
+                changes,
+                _state(version, each.number, refused=each.payload is not None and blueprint is None),
+            )
+        )
+        before = each.payload
+    return found
+
+
+def _state(version: VersionLook, revision: int, *, refused: bool) -> str:
+    if refused:
+        return "refused"
+    if revision != version.in_force_revision or version.raw is None:
+        return ""
+    if version.superseded:
+        return "superseded"
+    return "reverted" if version.reverted else "in force"

@@ -1,0 +1,320 @@
+"""``cdm rollout``: how far a service's rollout is, and the operator's hand on it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+import anyio
+import msgspec
+from cyclopts import App
+from rich.text import Text
+
+from cdm.cli.editing import looked
+from cdm.cli.following import StatusFollower, described_status
+from cdm.cli.known import known_services, nearest
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
+from cdm.cli.options import FLAG, ConnectionOptions
+from cdm.cli.plans import aborting, approving, awaited, pausing, retrying, service_of
+from cdm.cli.scale import run_edit, stamp
+from cdm.cli.screen import plain, wide_console
+from cdm.cli.service import ServiceLook, VersionLook
+from cdm.cli.wording import ago, in_words, rollout_in_words
+from cdm.errors import ServiceMissing
+from cdm.model.artifact import Service
+from cdm.model.record import RolloutPhase
+from cdm.model.status import Condition, Status
+from cdm.store.connection import Access, Connection, connect
+
+_OVER = (RolloutPhase.COMPLETE, RolloutPhase.REVERTED, RolloutPhase.FAILED)
+_BAD = (RolloutPhase.REVERTED, RolloutPhase.FAILED)
+
+app = App(name="rollout", help="Look at a service's rollout, stop it, let it go on, take it back.")
+
+
+@app.command(
+    help=(
+        "Show how far a service's rollout is: its phase and step, what it waits for, and its versions.\n\n"
+        "Exits with 3 where the last rollout was taken back, or failed."
+    )
+)
+def status(
+    service: str,
+    /,
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    *,
+    watch: Annotated[bool, FLAG] = False,
+    json: Annotated[bool, FLAG] = False,
+) -> int:
+    """Show how far a service's rollout is.
+
+    Parameters
+    ----------
+    service
+        The name, group:name.
+    watch
+        Show it whenever something is new, until the rollout is over.
+    json
+        Print JSON; with --watch an object per line.
+    """
+    configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
+    return anyio.run(_status, connection.access(), connection.prefix, service_of(service), watch, json)
+
+
+@app.command
+def pause(
+    service: str,
+    /,
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    *,
+    watch: Annotated[bool, FLAG] = False,
+    json: Annotated[bool, FLAG] = False,
+) -> int:
+    """Stop a rollout where it is; what is lost meanwhile is made up for.
+
+    Parameters
+    ----------
+    service
+        The name, group:name.
+    watch
+        Follow the rollout afterwards until it is over.
+    json
+        Print JSON.
+    """
+    return _edit(connection, service, partial(pausing, on=True), watch=watch, json=json)
+
+
+@app.command
+def resume(
+    service: str,
+    /,
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    *,
+    watch: Annotated[bool, FLAG] = False,
+    json: Annotated[bool, FLAG] = False,
+) -> int:
+    """Let a rollout go on that was stopped by hand.
+
+    Parameters
+    ----------
+    service
+        The name, group:name.
+    watch
+        Follow the rollout until it is over.
+    json
+        Print JSON.
+    """
+    return _edit(connection, service, partial(pausing, on=False), watch=watch, json=json)
+
+
+@app.command
+def approve(
+    service: str,
+    /,
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    *,
+    watch: Annotated[bool, FLAG] = False,
+    json: Annotated[bool, FLAG] = False,
+) -> int:
+    """Let a rollout go on that waits for an approval; exits with 1 where it does not.
+
+    Parameters
+    ----------
+    service
+        The name, group:name.
+    watch
+        Follow the rollout until it is over.
+    json
+        Print JSON.
+    """
+    return _edit(connection, service, approving, watch=watch, json=json)
+
+
+@app.command
+def abort(
+    service: str,
+    /,
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    *,
+    watch: Annotated[bool, FLAG] = False,
+    json: Annotated[bool, FLAG] = False,
+) -> int:
+    """Take a rollout back, also one that is complete.
+
+    Parameters
+    ----------
+    service
+        The name, group:name.
+    watch
+        Follow it until what was before serves again.
+    json
+        Print JSON.
+    """
+    return _edit(connection, service, aborting, watch=watch, json=json)
+
+
+@app.command
+def retry(
+    service: str,
+    /,
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    *,
+    watch: Annotated[bool, FLAG] = False,
+    json: Annotated[bool, FLAG] = False,
+) -> int:
+    """Roll out once more what was taken back, or failed.
+
+    Parameters
+    ----------
+    service
+        The name, group:name.
+    watch
+        Follow the rollout until it is over.
+    json
+        Print JSON.
+    """
+    return _edit(connection, service, partial(retrying, stamp=stamp()), watch=watch, json=json)
+
+
+def _edit(connection: ConnectionOptions, service: str, plan: Any, *, watch: bool, json: bool) -> int:
+    return run_edit(connection, service_of(service), plan, wait=watch, timeout=None, json=json)
+
+
+# Looking
+
+
+async def _status(access: Access, prefix: str, service: Service, watch: bool, json: bool) -> int:
+    async with connect(access, name="cdm rollout", prefix=prefix) as connection:
+        await connection.check_server()
+        look = await looked(connection, service)
+        if not look.versions and look.record is None:
+            raise ServiceMissing(f"there is no blueprint of {service}{await _meant(connection, service)}")
+        _show(look, json=json)
+        if watch:
+            look = await _follow(connection, look, json=json)
+    return 3 if look.record is not None and look.record.phase in _BAD else 0
+
+
+async def _meant(connection: Connection, service: Service) -> str:
+    return nearest(str(service), await known_services(connection) or ())
+
+
+async def _follow(connection: Connection, look: ServiceLook, *, json: bool) -> ServiceLook:
+    """Show each change until the rollout is over; returns the last look."""
+    follower = StatusFollower(connection, look.service)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(follower.run)
+        await follower.listed()
+        shown = _told(look)
+        while look.under_way is not None or _begins(look):
+            await follower.news()
+            look = await looked(connection, look.service)
+            if (told := _told(look)) != shown:
+                shown = told
+                _show(look, json=json)
+        tasks.cancel_scope.cancel()
+    return look
+
+
+def _begins(look: ServiceLook) -> bool:
+    """Whether a blueprint was written that the leader has not read yet."""
+    return any(
+        each.raw is not None and (each.status is None or each.status.observed_revision < each.revision)
+        for each in look.versions.values()
+    )
+
+
+def _told(look: ServiceLook) -> object:
+    """What is shown, but for what changes with time alone."""
+    return look.record, {name: each.status for name, each in look.versions.items()}
+
+
+def _show(look: ServiceLook, *, json: bool) -> None:
+    if json:
+        print(msgspec.json.encode(_document(look)).decode(), flush=True)
+        return
+    console = wide_console()
+    for line in _lines(look):
+        console.print(line, soft_wrap=True)
+
+
+def _lines(look: ServiceLook) -> list[Text]:
+    record = look.record
+    lines = [Text.assemble((str(look.service), "bold"), plain(f"  {_headline(look)}"))]
+    if record is not None and record.phase not in _OVER:
+        lines.append(plain(f"    in this step for {ago(record.since)}"))
+    if awaited(look):
+        lines.append(plain(f"    `cdm rollout approve {look.service}` lets it go on"))
+    living = [each for each in look.versions.values() if each.raw is not None or each.status is not None]
+    width = max((len(each.version) for each in living), default=0)
+    lines += [plain(f"    {each.version:<{width}}  {_version_line(each)}") for each in living]
+    return lines
+
+
+def _headline(look: ServiceLook) -> str:
+    record = look.record
+    if record is None:
+        return "no rollout so far"
+    told = _rollout_of(look)
+    if told is not None and record.phase not in _OVER:
+        return rollout_in_words(told) + (f"; {told.share:g} % of the instances are new" if told.share else "")
+    reason = f": {record.reason}" if record.reason and record.phase in _BAD else ""
+    return f"{look.way} {record.phase} {ago(record.since)} ago{reason}"
+
+
+def _rollout_of(look: ServiceLook) -> Any:
+    """What the status of the version that takes over says of the rollout; None: nothing that is of this rollout."""
+    if look.record is None:
+        return None
+    status = look.version(look.service.version(look.record.target.version)).status
+    told = status.rollout or None if status is not None else None
+    return told if told is not None and told.phase == look.record.phase else None
+
+
+def _version_line(version: VersionLook) -> str:
+    status = version.status
+    if status is None:
+        return "no leader has processed it yet"
+    if status.observed_revision < version.revision:
+        return in_words(status, version.revision)
+    healthy = f", {status.healthy} healthy" if isinstance(status.healthy, int) else ""
+    outdated = f", {status.outdated} with older settings" if status.outdated else ""
+    reason = f": {status.reason}" if status.reason and not _said_above(status) else ""
+    return f"{status.condition}  {status.active} of {status.desired} active{healthy}{outdated}{reason}"
+
+
+def _said_above(status: Status) -> bool:
+    return bool(status.rollout) and status.condition in (Condition.PROGRESSING, Condition.READY)
+
+
+def _document(look: ServiceLook) -> dict[str, Any]:
+    record, told = look.record, _rollout_of(look)
+    rollout: dict[str, Any] | None = None
+    if record is not None:
+        rollout = {
+            "phase": str(record.phase),
+            "from": record.source.version,
+            "to": record.target.version,
+            "since": record.since,
+            "reason": record.reason,
+            "awaits_approval": awaited(look) > 0,
+        }
+        if told is not None:
+            rollout |= {
+                "kind": told.kind,
+                "step": told.step,
+                "steps": told.steps,
+                "why": told.why,
+                "share": told.share,
+            }
+    versions = [
+        {
+            "version": each.version,
+            "revision": each.revision,
+            "serves": each.serves,
+            "status": described_status(each.status) if each.status else None,
+        }
+        for each in look.versions.values()
+        if each.raw is not None or each.status is not None
+    ]
+    return {"service": str(look.service), "rollout": rollout, "versions": versions}

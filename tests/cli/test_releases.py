@@ -1,0 +1,251 @@
+"""The commands of releases as their users meet them: real servers, real managers, and what is in the bucket after."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from cdm.cli import editing
+from cdm.cli.plans import scaling
+from cdm.errors import Conflict
+from cdm.model.artifact import Artifact
+from cdm.store.revisions import WRITER
+from tests.harness.agents import agents
+from tests.harness.nodes import nodes_on
+from tests.harness.processes import command_line
+from tests.harness.servers import NatsServer
+from tests.harness.store import connected
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, raw
+
+pytestmark = pytest.mark.anyio
+
+QUICK = {"instances": 2, "min_healthy": 0, "env": {"LEVEL": "info"}, "drain_delay": 0}
+
+
+class Cluster:
+    """A cluster whose agents do as they are told, and somebody who types commands."""
+
+    def __init__(self, server: NatsServer, user: Raw) -> None:
+        self.server = server
+        self.user = user
+
+    async def cdm(self, *arguments: str, code: int = 0) -> str:
+        """Type a command; returns what it said. On standard error there is a line at most."""
+        return "".join(await self._type(*arguments, code=code))
+
+    async def json(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """Type a command with ``--json``."""
+        found = json.loads((await self._type(*arguments, "--json", code=code))[0])
+        assert isinstance(found, dict)
+        return found
+
+    async def _type(self, *arguments: str, code: int) -> tuple[str, str]:
+        done = await command_line(*arguments, env={"NATS_URL": self.server.url}, within=40)
+        out, err = done.stdout.decode(), done.stderr.decode()
+        assert done.returncode == code, out + err
+        assert len(err.splitlines()) <= 1
+        assert "Traceback" not in err
+        return out, err
+
+    async def blueprint(self, version: str) -> Any:
+        """A blueprint as it stands in the bucket."""
+        record = (await self.user.contents("blueprints"))[f"acme/web/{version}"]
+        return json.loads(record.data)
+
+    async def settles(self, version: str, condition: str = "Ready") -> None:
+        """Wait until the leader says so of a version."""
+
+        async def settled() -> bool:
+            newest = (await self.user.contents("blueprints"))[f"acme/web/{version}"].sequence
+            status = await self.user.status(f"acme/web/{version}")
+            return status.get("condition") == condition and status["observed_revision"] == newest
+
+        await eventually(settled, what=f"{version} is {condition}")
+
+    async def phase(self, phase: str, step: int | None = None) -> None:
+        """Wait until the rollout is in this phase."""
+
+        async def there() -> bool:
+            record = (await self.user.contents("slices")).get("_rollout.acme/web")
+            value = record.value if record else {}
+            return value.get("phase") == phase and step in (None, value.get("step", 0))
+
+        await eventually(there, what=f"the rollout is {phase}")
+
+
+@asynccontextmanager
+async def cluster(server: NatsServer, *nodes: str) -> AsyncIterator[Cluster]:
+    async with raw(server) as user, nodes_on(server) as running:
+        await running.start(*nodes)
+        await running.leader()
+        async with agents(server, *nodes):
+            yield Cluster(server, user)
+        running.unharmed()
+
+
+@pytest.mark.quick
+async def test_a_service_is_deployed_released_and_rolled_back(server: NatsServer) -> None:
+    async with cluster(server, "n1", "n2") as it:
+        first = await it.cdm("deploy", "acme:web:1", "--instances", "2", "--no-wait")
+        assert "acme:web: 1, 2 instances" in first
+        assert "acme:web:1 is not in the store" in first
+        assert await it.blueprint("1") == 2
+        await it.user.put("blueprints", "acme/web/1", QUICK)
+        await it.settles("1")
+
+        released = await it.cdm("deploy", "acme:web:2")
+        assert re.search(r"^\d\d:\d\d:\d\d  acme:web: 1 -> 2, 2 instances$", released, re.MULTILINE)
+        assert re.search(r"^\d\d:\d\d:\d\d  acme:web:2: complete$", released, re.MULTILINE)
+        assert await it.blueprint("2") == {**QUICK, "rollout": {"from": "1"}}
+        assert {key.partition(".")[2][:10] for key in await it.user.slices()} == {"acme/web/2"}
+
+        again = await it.json("deploy", "acme:web:2")
+        assert (again["changed"], again["result"]) == (False, "complete")
+        refused = await it.cdm("rollout", "approve", "acme:web", code=1)
+        assert "no rollout of acme:web is under way (the last one, 1 -> 2, is complete)" in refused
+
+        back = await it.json("rollback", "acme:web")
+        assert back["result"] == "reverted"
+        assert {key.partition(".")[2][:10] for key in await it.user.slices()} == {"acme/web/1"}
+        assert "2 was taken back already" in await it.cdm("rollback", "acme:web", code=1)
+        assert "`cdm rollout retry acme:web` tries it again" in await it.cdm("deploy", "acme:web:2", code=1)
+        assert "1 -> 2 reverted" in await it.cdm("rollout", "status", "acme:web", code=3)
+        assert (await it.json("rollout", "retry", "acme:web", "--watch"))["result"] == "complete"
+
+        found = (await it.json("history", "acme:web"))["revisions"]
+        states = [(each["version"], each["state"]) for each in found if each["state"]]
+        assert states == [("1", "superseded"), ("2", "in force")]
+        assert [each["by"] == "unknown" for each in found] == [False, True, False, False, False]
+        assert found[3]["changes"] == ["rollout.abort true"]
+        shown = await it.cdm("history", "acme:web")
+        assert "rollout.abort true" in shown
+
+
+async def test_a_canary_is_paused_resumed_and_approved(server: NatsServer) -> None:
+    async with cluster(server, "n1", "n2") as it:
+        await it.user.put("blueprints", "acme/web/1", {**QUICK, "instances": 4})
+        await it.settles("1")
+        assert (await it.json("deploy", "acme:web:2", "--canary", "25,approve,50,approve", "--no-wait"))["changed"]
+        await it.phase("paused", 1)
+        shown = await it.cdm("rollout", "status", "acme:web")
+        assert "paused 1 -> 2, step 2 of 5" in shown
+        assert "`cdm rollout approve acme:web` lets it go on" in shown
+        status = await it.cdm("status")
+        assert status.count("paused 1 -> 2, step 2 of 5") == 1
+        assert re.search(r"acme:web:1 +Superseded +0 +3", status)
+        refused = await it.cdm("rollout", "resume", "acme:web", code=1)
+        assert "waits for approval 1: `cdm rollout approve acme:web`" in refused
+        assert "is being replaced (in force: 2)" in await it.cdm("scale", "acme:web:1", "9", code=1)
+
+        assert (await it.json("rollout", "pause", "acme:web"))["changed"]
+        assert not (await it.json("rollout", "pause", "acme:web"))["changed"]
+        await it.settles("2", "Progressing")
+        assert (await it.json("rollout", "resume", "acme:web"))["changed"]
+        assert (await it.blueprint("2"))["rollout"].get("paused") is None
+        assert (await it.json("rollout", "approve", "acme:web"))["changed"]
+        await it.phase("paused", 3)
+        document = await it.json("rollout", "status", "acme:web")
+        assert document["rollout"]["awaits_approval"]
+        assert document["rollout"]["share"] == 50
+        done = await it.cdm("rollout", "approve", "acme:web", "--watch")
+        assert done.splitlines()[-1].endswith("acme:web:2: complete")
+        assert "1 -> 2 complete" in await it.cdm("rollout", "status", "acme:web")
+        assert (await it.blueprint("2"))["rollout"]["approved"] == 2
+
+
+async def test_a_rollout_is_aborted_and_whoever_waits_for_it_hears_so(server: NatsServer) -> None:
+    async with cluster(server, "n1") as it:
+        await it.user.put("blueprints", "acme/web/1", QUICK)
+        await it.settles("1")
+        waited: dict[str, Any] = {}
+
+        async def deploy() -> None:
+            waited.update(await it.json("deploy", "acme:web:2", "--canary", "50,approve", code=3))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(deploy)
+            await it.phase("paused", 1)
+            aborted = await it.cdm("rollout", "abort", "acme:web", "--watch")
+        assert "acme:web: 1 -> 2: going back to 1" in aborted
+        assert aborted.splitlines()[-1].endswith("acme:web:2: reverted: aborted")
+        assert waited["result"] == "reverted"
+        assert "was taken back already" in await it.cdm("rollout", "abort", "acme:web", code=1)
+
+
+async def test_scale_and_restart_keep_what_people_wrote(server: NatsServer) -> None:
+    async with cluster(server, "n1", "n2") as it:
+        await it.user.put("blueprints", "acme/web/1", b"2")
+        assert (await it.json("scale", "acme:web:1", "3"))["changed"]
+        newest = (await it.user.contents("blueprints"))["acme/web/1"]
+        assert newest.data == b"3"
+        assert re.fullmatch(r"\S+@\S+", newest.headers[WRITER])
+        typed = b'{"min_healthy": 0,\n "instances": 3, "env": {"A": "x"}}'
+        await it.user.put("blueprints", "acme/web/1", typed)
+        await it.settles("1")
+        restarted = await it.json("restart", "acme:web:1", "--wait")
+        assert restarted["result"] == "complete"
+        written = await it.blueprint("1")
+        assert list(written) == ["min_healthy", "instances", "env", "restarted"]
+        assert "`cdm deploy acme:web:9` makes one" in await it.cdm("scale", "acme:web:9", "3", code=1)
+        assert "write the version too" in await it.cdm("restart", "acme:web", code=2)
+        assert "write the service, acme:web" in await it.cdm("history", "acme:web:1", code=2)
+        assert "there is no blueprint of acme:wep (did you mean acme:web?)" in await it.cdm(
+            "rollout", "status", "acme:wep", code=1
+        )
+
+
+async def test_a_program_is_pushed_and_serves(server: NatsServer, tmp_path: Path) -> None:
+    program = tmp_path / "serve.py"
+    program.write_text("print('hello')", encoding="utf-8")
+    async with cluster(server, "n1") as it:
+        deployed = await it.json("deploy", "acme:web:1", str(program), "--no-wait")
+        assert (deployed["pushed"], deployed["from"]) == ("stored", None)
+        assert "there is no artifact acme:web:2 (did you mean acme:web:1?)" in await it.cdm(
+            "deploy", "acme:web:2", code=1
+        )
+        program.write_text("print('other')", encoding="utf-8")
+        refused = await it.cdm("deploy", "acme:web:1", str(program), code=4)
+        assert "already stored with other content" in refused
+        with_program = await it.cdm("deploy", "acme:web:2", str(program), "--blue-green", "--rolling", code=2)
+        assert "choose one" in with_program
+        assert "choose" not in await it.cdm("deploy", "acme:web:2", str(program), "--canary", "x", code=2)
+
+
+@pytest.mark.quick
+async def test_what_others_write_meanwhile_is_kept_and_after_a_few_tries_it_is_a_conflict(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with raw(server) as user:
+        assert (await command_line("init", env={"NATS_URL": server.url})).returncode == 0
+        await user.put("blueprints", "acme/web/1", {"instances": 1, "env": {"A": "0"}})
+        monkeypatch.setattr(editing, "PAUSE", 0.01)
+        web = Artifact("acme", "web", "1")
+        meddling = 1
+
+        async with connected(server) as connection:
+            looked = editing.looked
+
+            async def disturbed(*arguments: Any) -> Any:
+                nonlocal meddling
+                found = await looked(*arguments)
+                if meddling:
+                    meddling -= 1
+                    await user.put("blueprints", "acme/web/1", {"instances": 1, "env": {"A": str(meddling + 1)}})
+                return found
+
+            monkeypatch.setattr(editing, "looked", disturbed)
+            made = await editing.edited(connection, web.service, lambda look: scaling(look, web, 5))
+            assert (await user.contents("blueprints"))["acme/web/1"].sequence == made.revision
+            stored = (await user.contents("blueprints"))["acme/web/1"].value
+            assert stored == {"instances": 5, "env": {"A": "1"}}, "the edit was made anew, on what others wrote"
+            meddling = 100
+            with pytest.raises(Conflict, match="cdm history acme:web"):
+                await editing.edited(connection, web.service, lambda look: scaling(look, web, 9))

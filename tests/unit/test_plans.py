@@ -1,0 +1,468 @@
+"""Which edit each command comes to, as a service stands, and what is refused because it makes no sense."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from cdm.cli.following import End, Ended, judged
+from cdm.cli.history import rows
+from cdm.cli.plans import (
+    Edit,
+    Goal,
+    aborting,
+    approving,
+    artifact_of,
+    awaited,
+    deploying,
+    pausing,
+    restarting,
+    retrying,
+    rolling_back,
+    scaling,
+    service_of,
+)
+from cdm.cli.service import ServiceLook, look_of
+from cdm.cli.wording import in_words
+from cdm.errors import EditRefused, InvalidArtifact, InvalidBlueprint, UsageError
+from cdm.model.artifact import Artifact, Service
+from cdm.model.blueprint import Overrides
+from cdm.model.edit import canary_way, fields_of
+from cdm.model.keys import encode_artifact
+from cdm.model.record import Rollout, RolloutPhase, Side
+from cdm.model.status import Condition, RolloutStatus, Status
+from cdm.model.template import Template
+from cdm.store.revisions import Revision
+
+WEB = Service("acme.shop", "web")
+NOW = "2026-11-28T09:00:00Z"
+
+
+class Bucket:
+    """Blueprints, statuses and a record, written one after another."""
+
+    def __init__(self) -> None:
+        self.blueprints: list[Revision] = []
+        self.statuses: dict[str, Status] = {}
+        self.record: Rollout | None = None
+
+    def put(self, version: str, value: object) -> int:
+        """Write a blueprint; None deletes it."""
+        payload = None if value is None else value if isinstance(value, bytes) else json.dumps(value).encode()
+        number = len(self.blueprints) + 1
+        name = encode_artifact(WEB.version(version))
+        self.blueprints.append(Revision(name, number, 1_000.0 + number, payload, "me@here" if number % 2 else ""))
+        return number
+
+    def status(self, version: str, condition: Condition, **fields: Any) -> None:
+        """Have the leader say something of the newest blueprint of a version."""
+        name = encode_artifact(WEB.version(version))
+        newest = max(each.number for each in self.blueprints if each.name == name)
+        self.statuses[name] = Status(condition, observed_revision=newest, in_force_revision=newest, **fields)
+
+    def rollout(self, source: str, target: str, phase: RolloutPhase, step: int = 0, **fields: Any) -> None:
+        """Write the record of a rollout that began with the newest blueprints."""
+        old, new = (Side(version, self._newest(version), digest=version) for version in (source, target))
+        superseded = {source: self._newest(source)} if source != target and phase is not RolloutPhase.REVERTED else {}
+        self.record = Rollout(old, new, phase, step, superseded=superseded, **fields)
+
+    def _newest(self, version: str) -> int:
+        name = encode_artifact(WEB.version(version))
+        return max((each.number for each in self.blueprints if each.name == name), default=0)
+
+    @property
+    def look(self) -> ServiceLook:
+        """What a command finds."""
+        statuses = [Revision(name, 1, 0.0, msgspec.json.encode(status)) for name, status in self.statuses.items()]
+        record = None if self.record is None else msgspec.json.encode(self.record)
+        other = Revision("acme.shop/api/1", 99, 0.0, b"7")
+        return look_of(WEB, [*self.blueprints, other, Revision("?", 100, 0.0, b"7")], statuses, record)
+
+
+@pytest.fixture
+def one() -> Bucket:
+    """One version, in force, with settings of its own."""
+    bucket = Bucket()
+    bucket.put("1", {"instances": 3, "env": {"A": "x"}, "restarted": "then", "rollout": {"max_surge": 2}})
+    bucket.status("1", Condition.READY, desired=3)
+    return bucket
+
+
+@pytest.fixture
+def two(one: Bucket) -> Bucket:
+    """A rollout from 1 to 2 is under way."""
+    one.put(
+        "2",
+        {"instances": 3, "rollout": {"from": "1", "kind": "canary", "steps": [{"weight": 10}, {"pause": "approve"}]}},
+    )
+    one.rollout("1", "2", RolloutPhase.ROLLING)
+    one.status("1", Condition.SUPERSEDED)
+    one.status("2", Condition.PROGRESSING, desired=3)
+    return one
+
+
+def _fields(edit: Edit) -> dict[str, Any]:
+    return fields_of(edit.raw)
+
+
+def _deploy(bucket: Bucket, version: str, **options: Any) -> Edit:
+    return deploying(bucket.look, WEB.version(version), **options)
+
+
+def _refused(told: str) -> Any:
+    return pytest.raises(EditRefused, match=told)
+
+
+# Deploying
+
+
+def test_the_first_version_of_a_service_is_one_instance_unless_a_number_is_said() -> None:
+    edit = _deploy(Bucket(), "1")
+    assert (edit.raw, edit.version.revision, edit.source) == (b"1", 0, None)
+    assert _deploy(Bucket(), "1", instances=4).raw == b"4"
+    assert _fields(_deploy(Bucket(), "1", way=canary_way(["10"])))["rollout"]["kind"] == "canary"
+
+
+def test_a_new_version_gets_number_and_settings_of_the_one_in_force(one: Bucket) -> None:
+    edit = _deploy(one, "2")
+    assert edit.source == "1"
+    assert _fields(edit) == {"instances": 3, "env": {"A": "x"}, "rollout": {"from": "1", "max_surge": 2}}
+    assert _fields(_deploy(one, "2", instances=5))["instances"] == 5
+    canary = _fields(_deploy(one, "2", way=canary_way(["10", "5m"])))["rollout"]
+    assert canary == {"from": "1", "max_surge": 2, "kind": "canary", "steps": [{"weight": 10}, {"pause": "5m"}]}
+    with pytest.raises(InvalidBlueprint, match="steps"):
+        _deploy(one, "2", way=canary_way(["50", "10"]))
+
+
+def test_what_an_operator_said_of_the_last_rollout_is_not_taken_over(one: Bucket) -> None:
+    rollout = {"from": "0", "paused": True, "approved": 3, "deadline": "5m"}
+    one.put("1", {"instances": 3, "rollout": rollout})
+    assert _fields(_deploy(one, "2"))["rollout"] == {"from": "1", "deadline": "5m"}
+
+
+def test_an_older_blueprint_of_the_version_keeps_its_settings_and_gets_the_number_of_now(one: Bucket) -> None:
+    one.put("0", {"instances": 9, "args": ["old"]})
+    one.put("0", None)
+    edit = _deploy(one, "0")
+    assert _fields(edit) == {"instances": 3, "args": ["old"], "rollout": {"from": "1"}}
+    assert edit.version.revision == 3, "the marker of its removal"
+
+
+def test_what_is_in_force_already_is_only_changed_as_is_said(one: Bucket) -> None:
+    assert not _deploy(one, "1").changes
+    edit = _deploy(one, "1", instances=5, way={"kind": "blue-green"})
+    assert _fields(edit)["rollout"] == {"max_surge": 2, "kind": "blue-green"}
+    assert (edit.source, _fields(edit)["restarted"]) == (None, "then")
+
+
+def test_which_version_is_replaced_is_asked_for_where_several_are_in_force(one: Bucket) -> None:
+    one.put("2", 2)
+    with pytest.raises(UsageError, match=r"--from VERSION \(in force: 1, 2\)"):
+        _deploy(one, "3")
+    assert _deploy(one, "3", source="2").source == "2"
+    with pytest.raises(UsageError, match=r"web:4 is not in force \(in force: 1, 2\)"):
+        _deploy(one, "3", source="4")
+    with pytest.raises(UsageError, match="the version itself"):
+        _deploy(one, "3", source="3")
+    one.put("1", 0)
+    assert _deploy(one, "3").source == "2", "a version without instances replaces nothing, and is not replaced"
+
+
+def test_a_third_version_replaces_the_second_in_the_middle(two: Bucket) -> None:
+    assert _deploy(two, "3").source == "2"
+    with _refused("1 -> 2 is under way; `cdm rollback acme.shop:web` goes back to 1"):
+        _deploy(two, "1")
+    with pytest.raises(UsageError, match="not in force"):
+        _deploy(two, "3", source="1")
+
+
+def test_the_version_that_is_being_rolled_out_is_only_changed(two: Bucket) -> None:
+    two.put("2", {"instances": 5, "rollout": {"from": "1", "paused": True}})
+    for source in (None, "1"):
+        edit = _deploy(two, "2", source=source, instances=6)
+        assert _fields(edit) == {"instances": 6, "rollout": {"from": "1", "paused": True}}
+
+
+def test_after_a_rollout_the_new_version_is_the_one_in_force(two: Bucket) -> None:
+    two.rollout("1", "2", RolloutPhase.COMPLETE)
+    two.status("2", Condition.READY)
+    assert _deploy(two, "3").source == "2"
+    edit = _deploy(two, "1", instances=None)
+    assert (edit.source, _fields(edit)["rollout"]) == ("2", {"from": "2", "max_surge": 2})
+
+
+def test_what_was_taken_back_is_not_deployed_as_it_is(two: Bucket) -> None:
+    two.rollout("1", "2", RolloutPhase.REVERTED, reason="boom")
+    two.status("1", Condition.READY)
+    two.status("2", Condition.REVERTED, reason="boom")
+    with _refused("taken back: boom; `cdm rollout retry acme.shop:web` tries it again"):
+        _deploy(two, "2")
+    assert _deploy(two, "3").source == "1"
+    two.rollout("1", "1", RolloutPhase.COMPLETE)
+    with _refused("`cdm rollback acme.shop:web --to 2` has it serve again"):
+        _deploy(two, "2")
+
+
+def test_a_blueprint_that_is_refused_is_not_built_upon(one: Bucket) -> None:
+    one.put("1", {"instances": 3, "replicas": 3})
+    with pytest.raises(InvalidBlueprint, match="replicas"):
+        _deploy(one, "2")
+    with pytest.raises(InvalidBlueprint, match="replicas"):
+        scaling(one.look, WEB.version("1"), 4)
+
+
+# Going back
+
+
+def test_a_rollback_in_the_middle_is_an_abort(two: Bucket) -> None:
+    for to in (None, "1"):
+        edit = rolling_back(two.look, to, NOW)
+        assert (edit.version.version, edit.goal, _fields(edit)["rollout"]["abort"]) == ("2", Goal.BACK, True)
+    with _refused("web:2 is in force already"):
+        rolling_back(two.look, "2", NOW)
+    two.put("0", 9)
+    two.put("0", None)
+    third = rolling_back(two.look, "0", NOW)
+    assert (third.source, _fields(third)) == ("2", {"instances": 3, "rollout": {"from": "2"}})
+    two.rollout("1", "2", RolloutPhase.REVERTING)
+    with _refused("is going back to 1 already"):
+        rolling_back(two.look, None, NOW)
+
+
+def test_a_rollback_after_completion_goes_to_what_the_record_names(two: Bucket) -> None:
+    two.rollout("1", "2", RolloutPhase.COMPLETE)
+    two.status("2", Condition.READY)
+    for to in (None, "1"):
+        edit = rolling_back(two.look, to, NOW)
+        assert (edit.version.version, edit.goal, _fields(edit)["rollout"]["abort"]) == ("2", Goal.BACK, True)
+    two.put("2", {"instances": 7, "rollout": {"from": "1"}})
+    two.put("1", None)
+    again = rolling_back(two.look, None, NOW)
+    assert (again.version.version, again.goal, again.source) == ("1", Goal.FORWARD, "2")
+    assert (_fields(again)["instances"], _fields(again)["env"]) == (7, {"A": "x"})
+
+
+def test_a_rollback_of_settings_writes_those_that_there_were(one: Bucket) -> None:
+    one.put("1", {"instances": 5, "env": {"A": "y"}, "args": ["-v"], "rollout": {"approved": 1, "max_surge": 2}})
+    old, new = Template(Overrides({"A": "x"}), "then"), Template(Overrides({"A": "y"}, ("-v",)))
+    before, after = Side("1", 1, old), Side("1", 2, new)
+    one.record = Rollout(before, after, RolloutPhase.COMPLETE)
+    wanted = {"instances": 5, "env": {"A": "x"}, "rollout": {"max_surge": 2}, "restarted": "then"}
+    assert _fields(rolling_back(one.look, None, NOW)) == wanted
+    one.record = None
+    assert _fields(rolling_back(one.look, None, NOW)) == wanted, "the history tells, too"
+    one.record = Rollout(Side("1", 1, new, "aa"), Side("1", 2, new, "bb"), RolloutPhase.COMPLETE)
+    assert rolling_back(one.look, None, NOW).goal is Goal.BACK, "no blueprint says which content"
+    one.record = Rollout(after, after, RolloutPhase.COMPLETE)
+    with _refused("there is nothing to go back to"):
+        rolling_back(one.look, None, NOW)
+
+
+def test_a_rollback_that_leads_nowhere_says_so(one: Bucket) -> None:
+    with _refused("no version of acme.shop:web is in force"):
+        rolling_back(Bucket().look, None, NOW)
+    with _refused(r"before 1 is not known; .* --to VERSION \(versions with a blueprint, or that had one: 1\)"):
+        rolling_back(one.look, None, NOW)
+    with _refused("web:1 is in force already"):
+        rolling_back(one.look, "1", NOW)
+    with _refused("web:0.9 has no blueprint, and none is kept"):
+        rolling_back(one.look, "0.9", NOW)
+    one.put("2", 2)
+    with _refused(r"several versions of acme.shop:web are in force, each on its own \(in force: 1, 2\)"):
+        rolling_back(one.look, None, NOW)
+
+
+def test_without_a_record_the_blueprint_says_what_it_replaced(one: Bucket) -> None:
+    one.put("2", {"instances": 2, "rollout": {"from": "1"}})
+    one.put("1", None)
+    assert rolling_back(one.look, None, NOW).version.version == "1"
+
+
+def test_after_a_revert_only_a_named_version_is_gone_back_to_and_one_that_was_taken_back_is_another_try(
+    two: Bucket,
+) -> None:
+    two.rollout("1", "2", RolloutPhase.REVERTED)
+    two.status("1", Condition.READY)
+    two.status("2", Condition.REVERTED)
+    with _refused("2 was taken back already, and 1 serves"):
+        rolling_back(two.look, None, NOW)
+    edit = rolling_back(two.look, "2", NOW)
+    assert (edit.source, _fields(edit)["restarted"]) == ("1", NOW)
+
+
+# The operator's hand
+
+
+def test_pausing_and_resuming_edit_the_version_that_takes_over(two: Bucket) -> None:
+    edit = pausing(two.look, True)
+    assert (edit.version.version, _fields(edit)["rollout"]["paused"]) == ("2", True)
+    assert not pausing(two.look, False).changes
+    two.put("2", edit.raw)
+    assert not pausing(two.look, True).changes
+    assert "paused" not in _fields(pausing(two.look, False))["rollout"]
+
+
+def test_only_what_waits_for_an_approval_is_approved(two: Bucket) -> None:
+    with _refused("1 -> 2 does not wait for an approval"):
+        approving(two.look)
+    two.rollout("1", "2", RolloutPhase.PAUSED, step=1)
+    assert awaited(two.look) == 1
+    with _refused("waits for approval 1: `cdm rollout approve acme.shop:web`"):
+        pausing(two.look, False)
+    edit = approving(two.look)
+    assert _fields(edit)["rollout"]["approved"] == 1
+    two.put("2", edit.raw)
+    with _refused("does not wait"):  # the leader has yet to see it: a second one would pass the next pause
+        approving(two.look)
+
+
+@pytest.mark.parametrize("plan", [lambda look: pausing(look, True), approving])
+def test_where_no_rollout_is_under_way_there_is_nothing_to_stop_or_approve(plan: Any, two: Bucket) -> None:
+    with _refused("no rollout of acme.shop:web is under way"):
+        plan(Bucket().look)
+    two.rollout("1", "2", RolloutPhase.COMPLETE)
+    with _refused(r"is under way \(the last one, 1 -> 2, is complete\)"):
+        plan(two.look)
+    two.rollout("1", "2", RolloutPhase.REVERTING)
+    with _refused("is going back to 1"):
+        plan(two.look)
+
+
+def test_an_abort_works_until_the_old_version_is_gone(two: Bucket) -> None:
+    two.put("2", {"instances": 3, "rollout": {"from": "1", "paused": True}})
+    assert _fields(aborting(two.look))["rollout"] == {"from": "1", "abort": True}
+    two.rollout("1", "2", RolloutPhase.COMPLETE)
+    assert aborting(two.look).goal is Goal.BACK
+    two.put("1", None)
+    with _refused("the blueprint of 1 was deleted; `cdm rollback acme.shop:web` puts it again"):
+        aborting(two.look)
+    for phase, told in ((RolloutPhase.REVERTING, "going back to 1 already"), (RolloutPhase.REVERTED, "was taken back")):
+        two.rollout("1", "2", phase)
+        with _refused(told):
+            aborting(two.look)
+    with _refused("there was no rollout"):
+        aborting(Bucket().look)
+
+
+def test_only_what_was_taken_back_or_failed_is_tried_again(two: Bucket) -> None:
+    with _refused("only what was taken back, or failed, is tried again"):
+        retrying(two.look, NOW)
+    with _refused("there was no rollout"):
+        retrying(Bucket().look, NOW)
+    two.put("2", {"instances": 3, "rollout": {"from": "1", "abort": True, "approved": 1}})
+    two.rollout("1", "2", RolloutPhase.REVERTED)
+    assert _fields(retrying(two.look, NOW)) == {"instances": 3, "rollout": {"from": "1"}, "restarted": NOW}
+    two.put("2", None)
+    with _refused("web:2 was deleted"):
+        retrying(two.look, NOW)
+
+
+# One version
+
+
+def test_scaling_and_restarting_edit_what_serves(two: Bucket) -> None:
+    assert _fields(scaling(two.look, WEB.version("2"), 5))["instances"] == 5
+    assert _fields(restarting(two.look, WEB.version("2"), NOW))["restarted"] == NOW
+    told = r"web:1 is being replaced \(in force: 2\)"
+    with _refused(told):
+        scaling(two.look, WEB.version("1"), 5)
+    with _refused(told):
+        restarting(two.look, WEB.version("1"), NOW)
+    with _refused("there is no blueprint of acme.shop:web:3"):
+        scaling(two.look, WEB.version("3"), 5)
+
+
+def test_settings_that_were_taken_back_are_not_restarted_by_the_way(one: Bucket) -> None:
+    one.rollout("1", "1", RolloutPhase.REVERTED)
+    one.status("1", Condition.REVERTED)
+    with _refused("was changed, and that was taken back"):
+        restarting(one.look, WEB.version("1"), NOW)
+    assert scaling(one.look, WEB.version("1"), 5).changes
+    assert _fields(retrying(one.look, NOW))["restarted"] == NOW
+
+
+def test_services_and_versions_are_not_mistaken_for_each_other() -> None:
+    assert service_of("a:b") == Service("a", "b")
+    assert artifact_of("a:b:1") == Artifact("a", "b", "1")
+    with pytest.raises(UsageError, match=r"write the service, a:b$"):
+        service_of("a:b:1")
+    with pytest.raises(UsageError, match="write the version too, a:b:VERSION"):
+        artifact_of("a:b")
+    for text in ("a", "a:b:c:d", ":b"):
+        with pytest.raises((InvalidArtifact, UsageError)):
+            service_of(text)
+        with pytest.raises((InvalidArtifact, UsageError)):
+            artifact_of(text)
+
+
+# What becomes of it
+
+
+def _status(condition: Condition, phase: str = "", **fields: Any) -> Status:
+    rollout = RolloutStatus(phase, "rolling", "1", "2", why="because") if phase else msgspec.UNSET
+    return Status(condition, "so", 7, 7, rollout=rollout, **fields)
+
+
+@pytest.mark.parametrize(
+    ("status", "goal", "ended", "code"),
+    [
+        (None, Goal.FORWARD, None, 0),
+        (Status(Condition.READY, observed_revision=6), Goal.FORWARD, None, 0),
+        (_status(Condition.PROGRESSING), Goal.FORWARD, None, 0),
+        (_status(Condition.PROGRESSING, "rolling"), Goal.FORWARD, None, 0),
+        (_status(Condition.READY, "paused"), Goal.FORWARD, None, 0),
+        (_status(Condition.PROGRESSING, "complete"), Goal.FORWARD, None, 0),
+        (_status(Condition.READY, "complete"), Goal.FORWARD, Ended(End.COMPLETE), 0),
+        (_status(Condition.READY), Goal.FORWARD, Ended(End.COMPLETE), 0),
+        (_status(Condition.REVERTED, "reverting"), Goal.FORWARD, None, 0),
+        (_status(Condition.REVERTED, "reverted"), Goal.FORWARD, Ended(End.REVERTED, "so"), 3),
+        (_status(Condition.REVERTED, "reverted"), Goal.BACK, Ended(End.REVERTED, "so"), 0),
+        (_status(Condition.READY, "complete"), Goal.BACK, None, 0),
+        (_status(Condition.DEGRADED, "failed"), Goal.FORWARD, Ended(End.FAILED, "so"), 3),
+        (_status(Condition.DEGRADED, "failed"), Goal.BACK, Ended(End.FAILED, "so"), 3),
+        (_status(Condition.INVALID), Goal.FORWARD, Ended(End.REFUSED, "so"), 3),
+        (_status(Condition.SUPERSEDED, "complete"), Goal.FORWARD, Ended(End.SUPERSEDED, "so"), 4),
+    ],
+)
+def test_a_command_that_waits_knows_from_the_status_when_it_is_over(
+    status: Status | None, goal: Goal, ended: Ended | None, code: int
+) -> None:
+    found = judged(7, status, goal)
+    assert found == ended
+    if found is not None:
+        assert found.code(goal) == code
+
+
+def test_how_far_it_is_is_told_in_a_line() -> None:
+    assert in_words(None, 7) == "waiting for the leader"
+    assert in_words(_status(Condition.DEGRADED), 7) == "Degraded: so"
+    rolling = _status(Condition.PROGRESSING, "rolling", healthy=4, up_to_date=2, outdated=3)
+    assert in_words(rolling, 7) == "rolling 1 -> 2: because (4 healthy, 2 new, 3 old)"
+
+
+# History
+
+
+def test_the_history_tells_what_changed_and_what_is_in_force(two: Bucket) -> None:
+    two.put("2", b"many")
+    two.put("3", 1)
+    two.put("3", None)
+    told = [(row.revision, row.version, row.instances, row.by, row.changes, row.state) for row in rows(two.look)]
+    assert told == [
+        (1, "1", 3, "me@here", ["created"], "superseded"),
+        (2, "2", 3, "unknown", ["created", "rollout.from 1"], "in force"),
+        (3, "2", None, "me@here", ["refused"], "refused"),
+        (4, "3", 1, "unknown", ["created"], ""),
+        (5, "3", None, "me@here", ["deleted"], ""),
+    ]
+    assert rows(two.look)[0].at == "1970-01-01T00:16:41.000+00:00"
+
+
+def test_of_the_oldest_revision_that_is_kept_it_is_not_known_what_it_changed() -> None:
+    bucket = Bucket()
+    for number in range(10):
+        bucket.put("1", number)
+    assert [row.changes for row in rows(bucket.look)][:2] == [["the oldest that is kept"], ["instances 0 -> 1"]]
