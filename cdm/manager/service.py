@@ -70,6 +70,8 @@ def revert(record: Rollout, reason: str, now: float) -> Rollout:
     """
     source, target = record.source, record.target
     if source.alike(target) and (source.version == target.version or source.content is not None):
+        if record.phase is RolloutPhase.FAILED:
+            return record  # said before, and each time that it is asked
         reason = f"{reason}; the version before is the same, so there is nothing to go back to"
         return replace(record, phase=RolloutPhase.FAILED, since=now, reason=reason)
     superseded = {version: revision for version, revision in record.superseded.items() if version != source.version}

@@ -153,6 +153,7 @@ async def test_a_service_is_released_by_command(server: NatsServer, tmp_path: Pa
     ):
         assert "acme:web:1: complete" in await shell.good(first)
         await cluster.user.put("blueprints", "acme/web/1", {"instances": 4, "min_healthy": 0})
+        (tmp_path / "web.py").write_text("print('hello again')\n", encoding="utf-8")
         assert "1 -> 2, 4 instances" in await shell.good(second)
         await cluster.phase("paused", 1)
         assert "waiting for an approval" in await shell.good(status)

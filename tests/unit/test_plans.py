@@ -238,6 +238,11 @@ def test_a_rollback_after_completion_goes_to_what_the_record_names(two: Bucket) 
     for to in (None, "1"):
         edit = rolling_back(two.look, to, NOW)
         assert (edit.version.version, edit.goal, _fields(edit)["rollout"]["abort"]) == ("2", Goal.BACK, True)
+    assert two.record is not None
+    record, same = two.record, msgspec.structs.replace(two.record.source, version="2", revision=2)
+    two.record = msgspec.structs.replace(record, target=same)
+    assert rolling_back(two.look, None, NOW).source == "2", "the same under another name is not taken back"
+    two.record = record
     two.put("2", {"instances": 7, "rollout": {"from": "1"}})
     two.put("1", None)
     again = rolling_back(two.look, None, NOW)

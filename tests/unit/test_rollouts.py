@@ -261,6 +261,26 @@ def test_an_abort_goes_back_in_the_middle_and_after_the_end() -> None:
         assert condition(each, NEXT_VERSION)[0] is Condition.REVERTED
 
 
+def test_an_abort_to_what_is_the_same_under_another_name_is_said_once_and_not_for_ever() -> None:
+    each = running()
+    for artifact in (APP, NEXT_VERSION):
+        each.manager.cluster.contents[artifact] = "c0ffee"
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    assert phase(each) is RolloutPhase.COMPLETE
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", abort=True)))
+    each.run_down()
+    found = record(each)
+    assert found is not None
+    assert found.phase is RolloutPhase.FAILED
+    assert (
+        found.reason
+        == "aborted after it was complete; the version before is the same, so there is nothing to go back to"
+    )
+    later(each, MIN_HEALTHY)
+    assert record(each) == found
+
+
 def test_a_paused_rollout_stays_and_goes_on_when_it_is_resumed() -> None:
     each = running()
     each.apply(NEXT_VERSION, blueprint(rollout=FROM))
