@@ -208,8 +208,8 @@ class Follower:
             await anyio.to_thread.run_sync(_write_out, form(found).encode(), abandon_on_cancel=True)
 
     def _on_message(self, message: Message) -> None:
-        self.view.take(message)
-        self._news.set()
+        if self.view.take(message):
+            self._news.set()
 
     def _on_live(self, name: str, live: bool) -> None:
         before = bool(self._behind)

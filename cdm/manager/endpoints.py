@@ -155,28 +155,45 @@ class ServiceView:
         """The endpoints, as far as is known."""
         return endpoints(self._slices, self._nodes, self._record)
 
-    def take(self, message: Message) -> None:
-        """Learn from a message about either bucket; those about other services change nothing."""
+    def take(self, message: Message) -> bool:
+        """Learn from a message about either bucket; returns whether the endpoints may be others, now or later."""
+        match getattr(message, "key", None):
+            case SliceKey() as key:
+                return self._on_slice(key, message)
+            case RolloutKey(service):
+                return self._on_record(service, message)
+            case NodeKey(node):
+                return self._on_node(node, message)
+        return False
+
+    def _on_slice(self, key: SliceKey, message: Message) -> bool:
+        if (key.artifact.group, key.artifact.name) != (self._service.group, self._service.name):
+            return False
         match message:
-            case ValuePut(key=SliceKey() as key, value=SliceValue() as value):
-                if (key.artifact.group, key.artifact.name) == (self._service.group, self._service.name):
-                    self._slices[key] = value
-            case ValueRemove(key=SliceKey() as key) | ValueRejected(key=SliceKey() as key):
-                self._slices.pop(key, None)  # nobody can tell whether what cannot be read serves
-            case ValuePut(key=RolloutKey(service), value=Rollout() as record):
-                if service == self._service:
-                    self._record = record
-            case ValueRemove(key=RolloutKey(service)):
-                if service == self._service:
-                    self._record = None
-            case ValuePut(key=NodeKey(node), value=Registration() as registration):
+            case ValuePut(value=SliceValue() as value):
+                self._slices[key] = value
+                return True
+        return self._slices.pop(key, None) is not None  # nobody can tell whether what cannot be read serves
+
+    def _on_record(self, service: Service, message: Message) -> bool:
+        if service != self._service or isinstance(message, ValueRejected):
+            return False
+        self._record = message.value if isinstance(message, ValuePut) else None
+        return True
+
+    def _on_node(self, node: NodeId, message: Message) -> bool:
+        match message:
+            case ValuePut(value=Registration() as registration):
+                before = self._nodes.get(node)
                 self._nodes[node] = registration
                 self._expired.pop(node, None)
-            case ValueRemove(key=NodeKey(node), cause=Cause.DELETED):
-                self._forget(node)
-            case ValueRemove(key=NodeKey(node), at=at) | ValueRejected(key=NodeKey(node), at=at):
-                if node in self._nodes:
-                    self._expired.setdefault(node, at)
+                return before != registration
+            case ValueRemove(cause=Cause.DELETED):
+                return self._forget(node)
+            case ValueRemove(at=at) | ValueRejected(at=at) if node in self._nodes:
+                self._expired.setdefault(node, at)
+                return True
+        return False
 
     def connected(self, now: float) -> None:
         """Nodes can be heard from now on."""
@@ -207,6 +224,6 @@ class ServiceView:
         ttl = self._nodes[node].ttl or DEFAULT_TTL
         return max(self._hearing_since + ttl, self._expired[node] + EXPIRY_GRACE * ttl)
 
-    def _forget(self, node: NodeId) -> None:
-        self._nodes.pop(node, None)
+    def _forget(self, node: NodeId) -> bool:
         self._expired.pop(node, None)
+        return self._nodes.pop(node, None) is not None

@@ -227,7 +227,10 @@ class Seen:
         self.revision = 0
 
     def take(self, message: Message) -> None:
-        self.view.take(message)
+        before, due = self.view.endpoints(), self.view.wake_at()
+        changed = self.view.take(message)
+        assert changed or self.view.endpoints() == before
+        assert changed or self.view.wake_at() in (due, None)
 
     def beat(self, node: NodeId, ttl: float | None = None) -> None:
         self.take(ValuePut(NodeKey(node), Registration(ttl=ttl, address="10.0.0.1"), 1))
@@ -256,6 +259,11 @@ def test_slices_of_other_services_and_of_none_are_passed_over(seen: Seen) -> Non
     seen.take(ValuePut(SliceKey(n(0), other.version("1")), serving(1), 1))
     seen.take(ValuePut(RolloutKey(other), record(0, 100, versions=("2", "1")), 1))
     assert seen.ports == [8000, 8001]
+
+
+def test_a_heartbeat_changes_nothing(seen: Seen) -> None:
+    assert not seen.view.take(ValuePut(NodeKey(n(0)), Registration(ttl=4.0, address="10.0.0.1"), 2))
+    assert seen.view.take(ValuePut(NodeKey(n(0)), Registration(ttl=4.0, address="10.0.0.2"), 3))
 
 
 def test_a_slice_that_is_removed_or_cannot_be_read_is_out(seen: Seen) -> None:
