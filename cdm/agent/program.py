@@ -51,8 +51,7 @@ class Program:
     def __init__(self, shared: Shared, key: SliceKey, leaves_within: Callable[[], float | None]) -> None:
         self.key = key
         self.port: int | None = None
-        self.interruption: Interruption | None = None
-        """What the runtime is doing by itself about a program that ended."""
+        self._interruption: Interruption | None = None
         self._shared = shared
         self.leaves_within = leaves_within
         self._holder = Holder(key, leaves_within)
@@ -65,6 +64,11 @@ class Program:
     # How it stands
 
     @property
+    def interruption(self) -> Interruption | None:
+        """What the runtime is doing by itself about a program that ended; None: it has not ended, or was given up."""
+        return self._interruption if self._shared.runtime.slices.get(self.key) else None
+
+    @property
     def local_state(self) -> LocalState:
         """What the runtime has of it."""
         active = self._shared.runtime.slices.get(self.key)
@@ -72,7 +76,7 @@ class Program:
             return LocalState.NOTHING
         if not active:
             return LocalState.LOADED
-        return LocalState.ACTIVE if self.interruption is None else LocalState.RESTARTING
+        return LocalState.ACTIVE if self._interruption is None else LocalState.RESTARTING
 
     @property
     def fixed_port(self) -> int | None:
@@ -129,12 +133,12 @@ class Program:
 
     def restarting(self, reason: str, within: float) -> None:
         """It was active and ended, and the runtime starts it again."""
-        self.interruption = Interruption(reason, within)
+        self._interruption = Interruption(reason, within)
         self._starts += 1
 
     def restarted(self, port: int | None) -> None:
         """It is ready again."""
-        self.interruption, self.port = None, port
+        self._interruption, self.port = None, port
 
     def take_port(self) -> None:
         """Have the port that its manifest demands, if it does, before anything else of this node has it."""
@@ -172,7 +176,7 @@ class Program:
 
     async def activate(self) -> None:
         """Start it, and wait until it is ready."""
-        self.interruption = None
+        self._interruption = None
         self._starts += 1
         self.port = await self._shared.runtime.activate(self.key)
         if self.port is not None:

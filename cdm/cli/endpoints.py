@@ -200,7 +200,8 @@ class Follower:
         self.view.tick(clock.now())
         found = self.view.endpoints()
         if self._silent < (silent := self.view.without_address):
-            remark(f"{silent} instances are left out: nobody says their address; nodes of an earlier cdm do not")
+            left_out = f"{silent} instances are" if silent > 1 else "an instance is"
+            remark(f"{left_out} left out: no node says at which address; those of an earlier cdm do not")
         self._silent = silent
         if found != self._shown:
             self._shown = found

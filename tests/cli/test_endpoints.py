@@ -76,6 +76,16 @@ async def test_an_unknown_service_is_told_with_the_nearest_name(server: NatsServ
     assert "group:name" in wrong.stderr
 
 
+async def test_instances_whose_address_nobody_says_are_left_out_with_a_remark(server: NatsServer, user: Raw) -> None:
+    await user.put("nodes", "old", {"version": "0.9"})
+    await user.put("slices", "old.acme/web/1", {"state": "ACTIVE", "port": 8003})
+    shown = await anyio.to_thread.run_sync(lambda: run("endpoints", "acme:web", "--json", "--server", server.url))
+    assert [each["port"] for each in json.loads(shown.stdout)["endpoints"]] == [8001, 8002]
+    assert shown.stderr == (
+        "cdm: an instance is left out: no node says at which address; those of an earlier cdm do not\n"
+    )
+
+
 @pytest.mark.quick
 async def test_each_change_is_told_at_once_and_nothing_else(server: NatsServer, user: Raw, tmp_path: Path) -> None:
     async with listing(server, "acme:web", tmp_path) as told:

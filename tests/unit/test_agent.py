@@ -13,6 +13,7 @@ import pytest
 
 from cdm import clock
 from cdm.agent.agent import Agent
+from cdm.agent.program import DEADLINE_MARGIN
 from cdm.artifacts.cache import Cache, Fetched
 from cdm.dispatch.messages import Connected, Disconnected, ValuePut, ValueRemove
 from cdm.errors import Conflict, StoreError, Uncertain
@@ -31,6 +32,8 @@ NODE = NodeId("n1")
 KEY = SliceKey(NODE, Artifact("g", "one", "1"), 0)
 S = SliceState
 OLD, NEW = "0" * 64, "1" * 64
+ACTIVATION = Manifest().readiness.timeout + Manifest().stop_grace + DEADLINE_MARGIN
+"""Seconds that ACTIVATING may take."""
 
 
 class World:
@@ -201,6 +204,21 @@ async def test_what_serves_again_is_not_said_of_a_slice_that_is_to_be_unloaded()
         it.say(S.UNLOAD)
         await it.reaches(None)
         assert it.written[-4:] == [S.ACTIVE, S.ACTIVATING, S.UNLOADING, None]
+
+
+async def test_how_it_ended_once_is_not_said_of_what_is_started_anew() -> None:
+    async with world() as it:
+        await it.up()
+        it.agent.restarting(KEY, "exit status 1 after 2.0 s", 5.0)
+        await it.reaches(S.ACTIVATING)
+        assert it.values[-1].reason == "exit status 1 after 2.0 s"
+        it.states[KEY] = False
+        it.agent.crashed(KEY, "exit status 1 after 2.0 s; it was started again once", False)
+        await it.reaches(S.FAILED)
+        await it.up()
+        anew = it.values[-2]
+        assert (anew.state, anew.reason) == (S.ACTIVATING, None)
+        assert anew.deadline == ACTIVATION
 
 
 @pytest.mark.parametrize("gone", [True, False], ids=["deleted", "unloaded"])
