@@ -245,8 +245,6 @@ class Artifacts:
                     raise
                 except Conflict:
                     before = await self._objects.find(name)
-                    if before.live is not None and before.live.nuid == nuid:
-                        break  # an answer was lost
                     named, old = False, before.live
                     now = None if force else self._same(artifact, before, content)
                     if now is not None and now.nuid != damaged:
@@ -311,7 +309,7 @@ class Artifacts:
                     continue  # somebody else is keeping it, too
                 if now.live is not None:
                     raise Conflict(f"{artifact} was replaced at the same time") from None
-                kept = not force  # an answer was lost, or somebody else removed it, and may keep it
+                kept = not force  # somebody else removed it, and may keep it
             break
         if not kept:
             await self._purge(found.live.nuid)

@@ -24,7 +24,16 @@ import msgspec
 from msgspec import Struct
 
 from cdm import clock
-from cdm.errors import BucketMissing, NoResponders, RequestRefused, StoreBusy, Uncertain, Unreachable, Unsuitable
+from cdm.errors import (
+    BucketMissing,
+    Conflict,
+    NoResponders,
+    RequestRefused,
+    StoreBusy,
+    Uncertain,
+    Unreachable,
+    Unsuitable,
+)
 from cdm.log import Log
 from cdm.model.problems import UNREADABLE
 from cdm.store.connection import Connection
@@ -156,12 +165,30 @@ class Objects:
         """Describe an object, in place of the description with this revision.
 
         Raises:
-            Conflict: another one is there; it may be this one, whose answer was lost.
+            Conflict: another one is there. This one never was.
+            Uncertain: no answer came. This one may be there, or may have been replaced since.
         """
         headers = {ROLLUP: "sub", EXPECT: str(expect)}
         if info.deleted:
             headers[OPERATION] = "DEL"  # what follows the descriptions need not read them to know
-        await self._retried(partial(self._publish, self._subject(info.name), msgspec.json.encode(info), headers))
+        lost = False
+
+        async def publish() -> None:
+            nonlocal lost
+            try:
+                await self._publish(self._subject(info.name), msgspec.json.encode(info), headers)
+            except Uncertain:
+                lost = True
+                raise
+
+        try:
+            await self._retried(publish)
+        except Conflict:
+            if not lost:
+                raise
+            there = (await self.find(info.name)).info
+            if there is None or (there.nuid, there.deleted) != (info.nuid, info.deleted):
+                raise Uncertain(f"no answer about {info.name} came, and by now it is another one; try again") from None
 
     async def forget(self, name: str, revision: int) -> None:
         """Remove what is under a name without a trace, up to this revision; what is newer stays."""

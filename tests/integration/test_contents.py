@@ -30,7 +30,7 @@ from tests.harness.nodes import Nodes, Running, nodes_on
 from tests.harness.servers import FORGIVEN, NatsServer, running_server
 from tests.harness.store import Mirror, connected
 from tests.harness.waiting import eventually
-from tests.harness.wire import Raw, raw
+from tests.harness.wire import Raw, patiently, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -274,9 +274,14 @@ async def test_a_bucket_that_is_deleted_is_made_again_by_nodes_that_may(server: 
         await at.push(ONE, "1")
         await knows(first, {ONE: await at.push(ONE, "1")})
         await user.api("STREAM.DELETE.OBJ_artifacts")
+        await eventually(lambda: patiently(partial(_made, user)), 30)
         await knows(first, {}, 20)
         two = await at.push(TWO, "2")
         await knows(first, {TWO: two}, 20)
+
+
+async def _made(user: Raw) -> bool:
+    return bool(await user.api("STREAM.INFO.OBJ_artifacts"))
 
 
 async def test_a_manager_that_may_not_read_it_manages_and_reads_it_once_it_may(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from cdm.artifacts.kept import Kept
 from cdm.artifacts.named import named_contents
 from cdm.artifacts.packing import pack
 from cdm.artifacts.repository import Artifacts, Pushed, StoredArtifact
-from cdm.errors import ArtifactDamaged, ArtifactMissing, Conflict, ContentMissing, StoreError, Unreachable
+from cdm.errors import ArtifactDamaged, ArtifactMissing, Conflict, ContentMissing, StoreError, Uncertain, Unreachable
 from cdm.model.artifact import Artifact
 from cdm.model.content import Content
 from cdm.model.manifest import Manifest
@@ -394,6 +395,39 @@ async def test_parts_of_old_pushes_are_not_swept_away_while_they_come_to_be_kept
         await at.artifacts._sweep()
         assert done
         assert await at.has("a", "b")
+
+
+@pytest.mark.parametrize("overtaken", [False, True])
+async def test_a_push_whose_answer_is_lost_does_not_name_parts_that_are_gone(
+    server: NatsServer, tmp_path: Path, overtaken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took its place, and by the time that it is tried again another one has, and has removed its parts."""
+    real, lost = Objects._publish, False
+
+    async with shop(server, tmp_path) as at, connected(server) as connection:
+        other = Artifacts(connection)
+        await at.push("a")
+
+        async def publish(self: Objects, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+            nonlocal lost
+            await real(self, subject, payload, headers)
+            if not lost and subject.endswith(key(NAME)) and self is at.artifacts._objects:
+                lost = True
+                if overtaken:
+                    await at.push("c", artifacts=other)
+                raise Uncertain("no answer")
+
+        monkeypatch.setattr(Objects, "_publish", publish)
+        if overtaken:
+            with pytest.raises(Uncertain, match="try again"):
+                await at.push("b")
+        else:
+            assert await at.push("b") is Pushed.REPLACED
+        assert await at.has("c" if overtaken else "b")
+
+
+def key(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode()
 
 
 # At once
