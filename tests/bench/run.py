@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
-from tests.bench import deciding, growth, leading, reading, resting, writing
+from tests.bench import deciding, growth, leading, reading, releasing, resting, writing
 from tests.bench.measure import Figure
 
 Benchmark = Callable[[bool], list[Figure] | Coroutine[Any, Any, list[Figure]]]
@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "activation": leading.activation,
     "failover": leading.failover,
     "node-death": leading.node_death,
+    "rollout": releasing.rollout,
     "memory": reading.memory_of_slices,
     "rest": resting.rest,
     "agents": resting.agents,
