@@ -154,10 +154,9 @@ class Site:
     async def judged(self, **bounds: Any) -> Rollouts:
         """Everything that was promised held."""
         history = await self.recorder.complete(self.user)
-        assert [*history.holes(), *history.terms(), *history.fences()] == []
         found = self.rollouts(**bounds)
-        assert found.violations() == []
-        assert self.recorder.contradictions == []
+        told = [*history.holes(), *history.terms(), *history.fences(), *found.violations()]
+        assert not told, "\n".join(["the auditor found:", *told])
         return found
 
     # What befalls it.
