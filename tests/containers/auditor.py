@@ -196,12 +196,10 @@ class History:
         for entry in self.slices:
             if entry.key == "_term":
                 fence = entry.sequence
-            if entry.sequence not in steps or not steps[entry.sequence].by_leader:
-                continue
             batch = entry.headers.get("Nats-Batch-Id", "")
             if not batch or batch not in guarded:
                 guarded[batch] = guard(entry) == str(fence)
-            if not guarded[batch]:
+            if entry.sequence in steps and steps[entry.sequence].by_leader and not guarded[batch]:
                 found.append(f"{entry}: written without the fence #{fence}")
         return found
 

@@ -17,15 +17,17 @@ AWAY = ("UNLOAD", "DEACTIVATE")
 OVER = ("complete", "reverted", "failed")
 """Phases in which nothing goes on by itself."""
 BACK = ("reverting", "reverted")
+SETTLED = ("switched", "complete", "reverted")
+"""Phases that are not reached before one side is whole."""
 WAYS: Mapping[str, Sequence[str]] = {
     "": ("rolling", "paused"),
-    "rolling": ("rolling", "paused", "switched", "complete", "reverting", "failed"),
-    "paused": ("paused", "rolling", "switched", "complete", "reverting", "failed"),
-    "switched": ("switched", "complete", "reverting", "failed"),
+    "rolling": ("rolling", "paused", "switched", "complete", "reverting", "reverted", "failed"),
+    "paused": ("paused", "rolling", "switched", "complete", "reverting", "reverted", "failed"),
+    "switched": ("switched", "rolling", "complete", "reverting", "failed"),
     "complete": ("complete", "reverting"),
     "reverting": ("reverting", "reverted", "failed"),
     "reverted": ("reverted",),
-    "failed": ("failed", "reverting"),
+    "failed": ("failed", "reverting", "reverted"),
 }
 """What may follow a phase while the rollout is to the same template. "": there was no record."""
 BEGINNINGS = WAYS[""]
@@ -228,14 +230,17 @@ class Rollouts:
             yield f"{loads[-1]}: makes {count} new ones where {leg.share:g} % of {self._bounds.wanted} may be"
 
     def _whole(self, move: Move) -> Iterator[str]:
-        """A rollout is complete, or switched, once all that is wanted is new and healthy."""
+        """A rollout is complete, or switched, or reverted, once all that is wanted is healthy on that side."""
         leg, before = move.leg, move.leg_before
-        if leg is None or leg.phase not in ("complete", "switched") or (before and before.phase == leg.phase):
+        if leg is None or leg.phase not in SETTLED or (before and before.phase == leg.phase):
             return
         new = [each for each in move.before.values() if leg.starts(each.template)]
-        count = sum(self._perhaps_healthy(each, move.time) for each in new)
+        old = [each for each in move.before.values() if not leg.starts(each.template)]
+        count = sum(self._perhaps_healthy(each, move.time) for each in (old if leg.phase == "reverted" else new))
         if count < self._bounds.wanted - self._bounds.max_unavailable:
-            yield f"{leg.entry}: {leg.phase} with {count} healthy new ones where {self._bounds.wanted} are wanted"
+            yield f"{leg.entry}: {leg.phase} with {count} healthy ones where {self._bounds.wanted} are wanted"
+        if leg.phase == "reverted" and any(each.live for each in new):
+            yield f"{leg.entry}: reverted, and there are new ones"
 
     # How things stood.
 

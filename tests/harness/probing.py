@@ -37,7 +37,7 @@ class Probed(NamedTuple):
     def flawless(self, least: int = 1) -> None:
         """Not one request failed, of at least so many."""
         assert not self.failures, f"{len(self.failures)} of {self.requests} failed: {self.failures[:20]}"
-        assert self.requests >= least
+        assert self.requests >= least, f"only {self.requests} requests were sent"
 
 
 class Probing:

@@ -170,7 +170,7 @@ async def test_an_abort_in_each_step_and_after_promotion(server: NatsServer, tmp
             await place.serves("1")
             await condition(place, "2", "Reverted")
             found = await prober.stop()
-        found.flawless(100)
+        found.flawless(20)
         await place.judged(canary=True)
 
 
@@ -194,7 +194,7 @@ async def test_a_bad_version_is_taken_back_by_itself(server: NatsServer, tmp_pat
             await place.serves("1")
             told = await condition(place, "2", "Reverted")
             found = await prober.stop()
-        found.flawless(100)
+        found.flawless(20)
         judge = await place.judged(max_surge=3 if kind == "blue-green" else 1)
         failed = judge.first_failure("2", put)
         assert failed is not None
@@ -220,7 +220,7 @@ async def test_a_bad_variable_is_taken_back_and_another_one_is_tried(server: Nat
             await place.serves("1")
             assert await levels(place) == {"good"}
             found = await prober.stop()
-        found.flawless(100)
+        found.flawless(20)
         await place.judged()
 
 

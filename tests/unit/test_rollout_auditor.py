@@ -287,7 +287,15 @@ def test_more_new_ones_than_the_canarys_step_says() -> None:
 def test_complete_before_all_are_healthy(phase: str) -> None:
     story = begun()
     story.say("rolling", story.order("n1/1", "LOAD", B)).serve("n1/1", B).wait().say(phase)
-    assert f"{phase} with 1 healthy new ones where 3 are wanted" in told(story)
+    assert f"{phase} with 1 healthy ones where 3 are wanted" in told(story)
+
+
+def test_reverted_before_it_is() -> None:
+    story = begun()
+    story.say("rolling", story.order("n1/1", "LOAD", B)).say("reverted")
+    assert "there are new ones" in told(story)
+    story = begun().end("n1", A)
+    assert any("reverted with 2 healthy ones" in each for each in story.say("rolling").say("reverted").judged())
 
 
 @pytest.mark.parametrize(
@@ -297,7 +305,7 @@ def test_complete_before_all_are_healthy(phase: str) -> None:
         (["rolling", "reverting", "reverted", "reverting"], "no way on from reverted"),
         (["rolling", "reverting", "complete"], "no way on from reverting"),
         (["rolling", "failed", "rolling"], "no way on from failed"),
-        (["paused", "reverted"], "no way on from paused"),
+        (["switched", "reverted"], "no way on from switched"),
         (["reverting"], "begins a rollout as reverting"),
     ],
 )
