@@ -156,7 +156,16 @@ class Site:
         history = await self.recorder.complete(self.user)
         found = self.rollouts(**bounds)
         told = [*history.holes(), *history.terms(), *history.fences(), *found.violations()]
-        assert not told, "\n".join(["the auditor found:", *told])
+        assert not told, "\n".join(["the auditor found:", *told, "in this:", *self.story()])
+        return found
+
+    def story(self) -> list[str]:
+        """What was stored of the service, line by line, for the one who reads of a failure."""
+        found = []
+        for entry in self.recorder.entries("slices"):
+            if entry.key == f"_rollout.{SERVICE}" or _ours(entry.key):
+                shown = {name: value for name, value in entry.fields.items() if name in _TOLD}
+                found.append(f"{entry.time:.2f} #{entry.sequence % 10_000} {entry.key} {shown or 'gone'}")
         return found
 
     # What befalls it.
@@ -207,6 +216,9 @@ class Site:
             finally:
                 await subscription.unsubscribe()
                 tasks.cancel_scope.cancel()
+
+
+_TOLD = ("state", "phase", "step", "weights", "term", "reason", "restarts", "after")
 
 
 def _ours(key: str) -> bool:

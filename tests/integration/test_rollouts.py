@@ -23,7 +23,7 @@ from tests.harness.waiting import SLACK, eventually, patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
-CANARY = [{"weight": 34}, {"pause": "approve"}, {"weight": 67}, {"pause": "approve"}]
+CANARY = [{"weight": 33}, {"pause": "approve"}, {"weight": 66}, {"pause": "approve"}]
 NO_TRY = Restart(policy=RestartPolicy.NEVER)
 
 

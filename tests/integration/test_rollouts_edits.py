@@ -18,7 +18,7 @@ from tests.integration.test_rollouts import condition, levels, shared, shared_le
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
-CANARY: dict[str, Any] = {"from": "1", "kind": "canary", "steps": [{"weight": 34}, {"pause": "approve"}]}
+CANARY: dict[str, Any] = {"from": "1", "kind": "canary", "steps": [{"weight": 33}, {"pause": "approve"}]}
 
 
 @asynccontextmanager

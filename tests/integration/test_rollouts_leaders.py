@@ -13,7 +13,7 @@ from tests.harness.servers import FORGIVEN, NatsServer
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 MANAGERS = ("m1", "m2", "m3")
-STEPS = [{"weight": 34}, {"pause": 1}, {"weight": 67}, {"pause": 1}]
+STEPS = [{"weight": 33}, {"pause": 1}, {"weight": 66}, {"pause": 1}]
 KINDS: dict[str, dict[str, Any]] = {
     "rolling": {},
     "canary": {"kind": "canary", "steps": STEPS},

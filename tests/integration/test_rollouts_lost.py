@@ -17,7 +17,7 @@ from tests.integration.test_rollouts import condition, versions
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
-CANARY = {"from": "1", "kind": "canary", "steps": [{"weight": 34}, {"pause": "approve"}]}
+CANARY = {"from": "1", "kind": "canary", "steps": [{"weight": 33}, {"pause": "approve"}]}
 TTL = 3
 
 
