@@ -44,8 +44,8 @@ class Bounds(NamedTuple):
     max_unavailable: int = 0
     min_healthy: float = 10.0
     """Seconds that an instance has to be ACTIVE to count as healthy."""
-    canary: bool = False
-    """Whether the record's weights bound the number of new instances."""
+    canary: Sequence[float | None] = ()
+    """The weights of a canary's steps, in per cent; None: a pause. Behind the last one all are to be new."""
     since: float = 0.0
     """Only what was written from then on is judged, in seconds since 1970."""
     until: float = math.inf
@@ -219,15 +219,16 @@ class Rollouts:
 
     def _share(self, move: Move) -> Iterator[str]:
         """A canary has no more new instances than its step says."""
-        leg = move.leg
-        if not self._bounds.canary or leg is None or leg.phase in OVER:
+        leg, steps = move.leg, self._bounds.canary
+        if not steps or leg is None or leg.phase in OVER or leg.step >= len(steps):
             return
+        share = next((weight for weight in reversed(steps[: leg.step + 1]) if weight is not None), 0)
+        most = max(1, math.floor(self._bounds.wanted * share / 100 + 1e-9))
         loads = [entry for entry in self._loads(move) if leg.starts(move.after[entry.key].template)]
-        most = max(1, math.ceil(self._bounds.wanted * leg.share / 100 - 1e-9))
         new = [each for each in move.after.values() if each.live and leg.starts(each.template)]
         count = sum(self._steady(each.node, move.time) for each in new)
         if loads and count > most:
-            yield f"{loads[-1]}: makes {count} new ones where {leg.share:g} % of {self._bounds.wanted} may be"
+            yield f"{loads[-1]}: makes {count} new ones where {share:g} % of {self._bounds.wanted} may be"
 
     def _whole(self, move: Move) -> Iterator[str]:
         """A rollout is complete, or switched, or reverted, once all that is wanted is healthy on that side."""

@@ -85,13 +85,6 @@ class Leg(NamedTuple):
         ends = (self.old, other.old), (self.new, other.new)
         return all(one is not None and another is not None and one.same(another) for one, another in ends)
 
-    @property
-    def share(self) -> float:
-        """Per cent of the instances that shall be new."""
-        weights = self.entry.fields.get("weights")
-        share = weights.get("to") if isinstance(weights, dict) else None
-        return float(share) if isinstance(share, int | float) else 100.0
-
 
 class Move(NamedTuple):
     """Messages that were stored as one: an atomic batch, or a single one."""

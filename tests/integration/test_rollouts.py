@@ -23,7 +23,7 @@ from tests.harness.waiting import SLACK, eventually, patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
-CANARY = [{"weight": 33}, {"pause": "approve"}, {"weight": 66}, {"pause": "approve"}]
+CANARY = [{"weight": 34}, {"pause": "approve"}, {"weight": 67}, {"pause": "approve"}]
 NO_TRY = Restart(policy=RestartPolicy.NEVER)
 
 
@@ -117,7 +117,7 @@ async def test_a_canary_waits_to_be_approved_at_each_pause(server: NatsServer, t
             await place.serves("2")
             found = await prober.stop()
         found.flawless(100)
-        await place.judged(canary=True)
+        await place.judged(canary=(34, None, 67, None))
 
 
 async def shared(place: Site, new: int) -> bool:
@@ -171,7 +171,7 @@ async def test_an_abort_in_each_step_and_after_promotion(server: NatsServer, tmp
             await condition(place, "2", "Reverted")
             found = await prober.stop()
         found.flawless(20)
-        await place.judged(canary=True)
+        await place.judged(canary=(34, None, 67, None))
 
 
 BAD = {

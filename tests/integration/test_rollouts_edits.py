@@ -18,7 +18,7 @@ from tests.integration.test_rollouts import condition, levels, shared, shared_le
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
-CANARY: dict[str, Any] = {"from": "1", "kind": "canary", "steps": [{"weight": 33}, {"pause": "approve"}]}
+CANARY: dict[str, Any] = {"from": "1", "kind": "canary", "steps": [{"weight": 34}, {"pause": "approve"}]}
 
 
 @asynccontextmanager
@@ -40,7 +40,7 @@ async def test_the_replaced_version_is_put_again(server: NatsServer, tmp_path: P
         await place.put("1")
         await place.reaches("reverted")
         await place.serves("1")
-        await place.judged(canary=True)
+        await place.judged(canary=(34, None))
 
 
 async def test_the_new_blueprint_is_deleted(server: NatsServer, tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ async def test_the_new_blueprint_is_deleted(server: NatsServer, tmp_path: Path) 
         await place.user.delete("blueprints", f"{SERVICE}/2")
         await eventually(lambda: only(place, {"1": 3}), 30, "all are as before")
         await condition(place, "1", "Ready")
-        await place.judged(canary=True)
+        await place.judged(canary=(34, None))
 
 
 async def only(place: Site, wanted: dict[str, int]) -> bool:
@@ -57,19 +57,19 @@ async def only(place: Site, wanted: dict[str, int]) -> bool:
 
 async def test_the_new_blueprint_is_put_again_as_it_is(server: NatsServer, tmp_path: Path) -> None:
     async with in_a_canary(server, tmp_path) as (place, _):
-        before = (await place.judged(canary=True)).commands()
+        before = (await place.judged(canary=(34, None))).commands()
         await place.put("2", rollout=CANARY)
         await place.stays("paused", 2)
-        assert (await place.judged(canary=True)).commands() <= before + 1, "the record at most"
+        assert (await place.judged(canary=(34, None))).commands() <= before + 1, "the record at most"
         await place.put("2", rollout={**CANARY, "approved": 1})
         await place.reaches("complete")
         await place.serves("2")
-        await place.judged(canary=True)
+        await place.judged(canary=(34, None))
 
 
 async def test_scaling_in_the_middle(server: NatsServer, tmp_path: Path) -> None:
     async with in_a_canary(server, tmp_path) as (place, _):
-        await place.judged(canary=True)
+        await place.judged(canary=(34, None))
         place.wanted = 5
         await place.put("2", rollout=CANARY)
         await eventually(lambda: total(place, 5), 30, "there are five")

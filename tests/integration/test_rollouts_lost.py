@@ -17,7 +17,7 @@ from tests.integration.test_rollouts import condition, versions
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
-CANARY = {"from": "1", "kind": "canary", "steps": [{"weight": 33}, {"pause": "approve"}]}
+CANARY = {"from": "1", "kind": "canary", "steps": [{"weight": 34}, {"pause": "approve"}]}
 TTL = 3
 
 
@@ -41,7 +41,7 @@ async def test_a_node_that_is_cut_off_in_a_canary_makes_no_more_instances(server
         await place.put("2", rollout={**CANARY, "approved": 1})
         await place.reaches("complete", after=time.time() - 2)
         await place.serves("2")
-        judge = await place.judged(canary=True)
+        judge = await place.judged(canary=(34, None))
         assert judge.most() <= 4 + 1, "keys of a node that is gone count until they are deleted"
 
 
@@ -73,7 +73,7 @@ async def test_what_cannot_be_placed_fails_by_its_deadline(server: NatsServer, t
             await condition(place, "2", "Reverted")
             found = await prober.stop()
         found.flawless(100)
-        await place.judged(canary=kind == "canary")
+        await place.judged(canary=(34, None) if kind == "canary" else ())
         assert 5 <= reverted.entry.time - put < 5 + 5 + SLACK
         assert await versions(place) == {"1": 3}
 
@@ -116,7 +116,7 @@ async def test_what_does_not_start_fails_by_its_deadline(server: NatsServer, tmp
             told = await condition(place, "2", "Reverted")
             found = await prober.stop()
         found.flawless(100)
-        await place.judged(canary=kind == "canary", max_surge=3 if kind == "blue-green" else 1)
+        await place.judged(canary=(34, None) if kind == "canary" else (), max_surge=3 if kind == "blue-green" else 1)
         assert 5 <= reverted.entry.time - put < 5 + 5 + SLACK
         assert told["reason"]
 

@@ -118,12 +118,11 @@ def test_a_good_rolling_is_not_complained_of() -> None:
 
 def test_a_good_canary_with_a_pause_and_a_revert_is_not_complained_of() -> None:
     story = begun()
-    weights = {"weights": {"from": 67, "to": 33}}
-    story.say("rolling", story.order("n1", "LOAD", C), new=C, **weights).serve("n1", C).wait()
-    story.end("n1", A).say("paused", new=C, step=1, **weights)
+    story.say("rolling", story.order("n1", "LOAD", C), new=C).serve("n1", C).wait()
+    story.end("n1", A).say("paused", new=C, step=1)
     story.tell("n1", C, "ACTIVATING", restarts=1).say("reverting", story.order("n1/1", "LOAD", A), new=C, step=1)
     story.serve("n1/1", A).end("n1", C).wait().say("reverted", new=C, reason="it ended")
-    assert story.judged(canary=True) == []
+    assert story.judged(canary=(33, None)) == []
     judge = Rollouts(story.entries["slices"], story.entries["nodes"], BOUNDS)
     failed = judge.first_failure("2")
     assert failed is not None
@@ -276,11 +275,13 @@ def test_an_old_one_is_started_after_the_rollout() -> None:
 
 def test_more_new_ones_than_the_canarys_step_says() -> None:
     story = begun()
-    weights = {"weights": {"from": 67, "to": 33}}
-    story.say("rolling", story.order("n1", "LOAD", C), new=C, **weights).serve("n1", C).wait().end("n1", A)
+    story.say("rolling", story.order("n1", "LOAD", C), new=C).serve("n1", C).wait().end("n1", A)
     story.start("n2", C)
-    assert "makes 2 new ones where 33 % of 3 may be" in told(story, canary=True)
-    assert story.judged() == []
+    assert "makes 2 new ones where 33 % of 3 may be" in told(story, canary=(33, None))
+    assert story.judged() == story.judged(canary=(67, None)) == []
+    story = begun()
+    story.say("rolling", new=C).say("rolling", story.order("n1", "LOAD", C), new=C, step=2).serve("n1", C).wait()
+    assert story.end("n1", A).start("n2", C).judged(canary=(33, None)) == []
 
 
 @pytest.mark.parametrize("phase", ["complete", "switched"])
