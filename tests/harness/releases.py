@@ -73,11 +73,23 @@ class Site:
         force: bool = False,
         restart: Restart | None = None,
         patience: float = 20,
+        remark: str = "",
     ) -> None:
-        """Push the web service under a version, with variables in its manifest; ``patience``: seconds to be ready."""
+        """Push the web service under a version.
+
+        Args:
+            version: under which.
+            env: variables in its manifest.
+            force: over what has this version.
+            restart: what is done when it ends.
+            patience: seconds within which it has to be ready.
+            remark: a line that makes its content another one.
+        """
         check = Readiness(check=Http(), interval=0.1, timeout=patience)
         manifest = Manifest(port="auto", readiness=check, stop_grace=5, env=dict(env), restart=restart or Restart())
-        await self.ground.push_file(Artifact("g", "web", version), WEB_SLICE, manifest, force=force)
+        source = self.folder / "web_slice.py"
+        source.write_text(f"{WEB_SLICE.read_text()}# {remark}\n")
+        await self.ground.push_file(Artifact("g", "web", version), source, manifest, force=force)
 
     async def put(self, version: str, **fields: Any) -> int:
         """Put the blueprint of a version."""
@@ -92,7 +104,7 @@ class Site:
 
     # How it stands.
 
-    async def serves(self, version: str, within: float = 60) -> None:
+    async def serves(self, version: str, within: float = 25) -> None:
         """Wait until all instances are of this version, wanted ones and ACTIVE, and its status is Ready."""
 
         async def served() -> Any:
@@ -119,7 +131,7 @@ class Site:
         """What the record said so far."""
         return self.rollouts().legs
 
-    async def reaches(self, phase: str, within: float = 60, step: int | None = None, after: float = 0.0) -> Leg:
+    async def reaches(self, phase: str, within: float = 25, step: int | None = None, after: float = 0.0) -> Leg:
         """Wait until the record says so, in a record that was stored after a moment."""
 
         def reached() -> Leg | None:

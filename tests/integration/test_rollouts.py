@@ -58,7 +58,6 @@ async def condition(place: Site, version: str, wanted: str, within: float = 20) 
     return await eventually(told, within, f"{version} is {wanted}", pause=0.1)
 
 
-@pytest.mark.quick
 async def test_a_changed_variable_reaches_every_instance(server: NatsServer, tmp_path: Path) -> None:
     async with site(server, tmp_path) as place:
         await place.release("1", env={"LEVEL": "low"})

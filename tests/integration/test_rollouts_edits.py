@@ -161,8 +161,8 @@ async def test_other_content_and_a_restart_replace_every_instance(server: NatsSe
         await place.put("1")
         await place.serves("1")
         async with place.probing() as prober:
-            await place.push("1", {"LEVEL": "two"}, force=True)
-            first = await place.reaches("complete", 90)
+            await place.push("1", {"LEVEL": "two"}, force=True, remark="other bytes")
+            first = await place.reaches("complete")
             await eventually(lambda: shared_levels(place, {"two"}), what="all run the new content")
             await place.serves("1")
             await place.put("1", restarted="today")
