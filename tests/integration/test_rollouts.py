@@ -30,7 +30,7 @@ NO_TRY = Restart(policy=RestartPolicy.NEVER)
 async def levels(place: Site) -> set[str]:
     """What all instances say of their variable."""
     found = await place.user.contents("slices")
-    ports = [record.value["port"] for key, record in found.items() if not key.startswith("_")]
+    ports = [record.value["port"] for record in found.values() if record.value.get("state") == "ACTIVE"]
 
     def ask(port: int) -> str:
         with urlopen(f"http://127.0.0.1:{port}/", timeout=patience()) as answer:
