@@ -89,6 +89,14 @@ def test_errors_that_are_tolerated_do_not_break_the_row_and_more_begin_it_anew()
     assert gate(check, [P, E, P, E, P, P, P]) is Gate.PASS
 
 
+def test_only_passes_with_nothing_in_between_clear_what_was_put_up_with() -> None:
+    check = replace(CHECK, count=3, errors=1, failures=1)
+    assert gate(check, [P, E, P, P, P, E]) is Gate.PASS
+    assert gate(check, [P, E, P, P, E]) is Gate.HOLD
+    assert gate(check, [F, P, P, P, F]) is Gate.HOLD
+    assert gate(check, [F, P, E, P, P, F]) is Gate.FAIL
+
+
 def test_an_endpoint_that_answers_every_second_time_is_never_trusted() -> None:
     for errors in range(3):
         check = replace(CHECK, count=2 * errors + 3, errors=errors)
@@ -127,6 +135,7 @@ def test_results_that_stay_away_are_no_pass() -> None:
         ([P, F, F], "it is fail (2 failing answers, 1 tolerated)"),
         ([P, F, F, E], "it is fail (2 failing answers, 1 tolerated)"),
         ([P, E], "it is error; 1 of 3 passes"),
+        ([F, E], "it is error; 0 of 3 passes"),
         ([P, N], "it is no data"),
         ([P, P, P], ""),
     ],
