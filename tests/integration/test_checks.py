@@ -5,6 +5,7 @@ of Prometheus (no Prometheus runs here).
 from __future__ import annotations
 
 import json
+import random
 import socket
 import ssl
 import threading
@@ -12,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +293,44 @@ async def test_certificates_are_checked(asker: Asker, tmp_path: Path, monkeypatc
         assert (await ask(asker, Check(http=plain.url.replace("http:", "https:")))).outcome is E
 
 
+async def test_checks_that_are_broken_off_leave_no_socket(
+    asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificates = Certificates(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.cert, certificates.key)
+    rng = random.Random(1)
+
+    def ours() -> int:
+        """Sockets that lead to one of the two servers."""
+        ports = {f":{port:04X}" for port in (secure.port, plain.port)}
+        table = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
+        inodes = {line.split()[9] for line in table if line.split()[2][8:] in ports}
+        links = [link.readlink().name for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return sum(name.startswith("socket:[") and name[8:-1] in inodes for name in links)
+
+    async def ask_a_while(check: Check, seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            await asker.ask(SHOP, check, RUN, 0)
+
+    def slow(request: Request) -> None:
+        time.sleep(0.02)
+        request.say(200, b"0" * 1000, {})
+
+    wrap = partial(context.wrap_socket, server_side=True, do_handshake_on_connect=False)
+    with site(wrap) as secure, site() as plain:
+        for each in (secure, plain):
+            each.pages["/"] = slow
+        checks = [Check(http=plain.url, ok="< 1"), Check(http=f"https://localhost:{secure.port}/", ok="< 1")]
+        assert [(await ask(asker, check)).outcome for check in checks] == [P, P]
+        async with anyio.create_task_group() as tasks:
+            for _ in range(300):
+                tasks.start_soon(ask_a_while, rng.choice(checks), rng.uniform(0.0, 0.2))
+                await anyio.sleep(rng.uniform(0.0, 0.005))
+        await eventually(lambda: not ours(), what="no socket is left")
+
+
 # Prometheus
 
 
@@ -498,6 +538,36 @@ async def test_another_step_is_asked_about_at_once_and_what_is_told_changes_with
         made.gates.begin(SHOP, replace(run(check, series="2"), phase="paused"))
         await eventually(lambda: len(made.said) == 2)
     assert [target for target, _ in web.asked] == ["/health?rolling", "/health?paused"]
+
+
+async def test_whatever_is_wanted_and_not_wanted_any_more_in_the_end_the_last_word_counts(
+    asker: Asker, web: Site
+) -> None:
+    web.says("/health")
+    rng = random.Random(2)
+    services = [Service("g", f"s{number}") for number in range(5)]
+    checks = [Check(http=f"{web.url}/health?{number}", interval=3_600.0) for number in range(3)]
+    async with bench(asker) as made:
+        for _ in range(400):
+            service = rng.choice(services)
+            if rng.random() < 0.3:
+                made.gates.end(service)
+            else:
+                some = rng.sample(checks, rng.randint(0, 3))
+                made.gates.begin(service, run(*some, series=str(rng.randint(0, 2))))
+            if rng.random() < 0.5:
+                await anyio.sleep(rng.choice([0, 0, 0.001, 0.02]))
+        made.said.clear()
+        for number, service in enumerate(services):
+            made.gates.begin(service, run(*checks[: number % 3], series="last"))
+        wanted = {(service, number) for at, service in enumerate(services) for number in range(at % 3)}
+        await eventually(lambda: {(each.service, each.index) for each in made.said if each.series == "last"} == wanted)
+        await anyio.sleep(0.2)
+        told = Counter((each.service, each.index) for each in made.said if each.series == "last")
+        assert told == dict.fromkeys(wanted, 1)
+        assert len(made.checker._running) == len(wanted)
+        made.outbox.clear()
+        await eventually(lambda: not made.checker._running)
 
 
 async def test_hanging_endpoints_hold_up_neither_the_loop_nor_other_checks(asker: Asker, web: Site) -> None:
