@@ -64,8 +64,8 @@ class Resolver:
                 found = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
             except OSError as error:
                 problem = error
-            except UnicodeError as error:  # no name at all
-                problem = OSError(str(error))
+            except UnicodeError:
+                problem = OSError(f"{host} cannot be the name of a host")
             with suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(done, found, problem)
 

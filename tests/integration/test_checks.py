@@ -222,6 +222,7 @@ async def test_a_body_that_nobody_needs_is_not_read(asker: Asker) -> None:
 @pytest.mark.quick
 async def test_where_nobody_answers_it_is_told_in_the_systems_words(asker: Asker) -> None:
     assert await ask(asker, Check(http=f"http://127.0.0.1:{free_port()}/")) == Answer(E, "Connection refused")
+    assert await ask(asker, Check(http="http://a..b/")) == Answer(E, "a..b cannot be the name of a host")
     unknown = await ask(asker, Check(http="http://no-such-host.invalid/", timeout=20.0))
     assert unknown.outcome is E
     assert unknown.reason
