@@ -21,6 +21,7 @@ from pathlib import Path
 import anyio
 
 from cdm import clock
+from cdm.cli.demo import web
 from cdm.cli.demo.asking import Caller, HttpReply, get
 from cdm.dispatch.messages import Message, ValuePut, ValueRemove
 from cdm.errors import CdmError, UsageError
@@ -45,6 +46,12 @@ POLL = 0.05
 """Seconds between two looks at what no bucket shows."""
 TTL = 3.0
 """Lease and heartbeat TTL of the demo's nodes, in seconds: shorter than the default, to keep the demo short."""
+
+MANIFEST = """\
+port = "auto"
+readiness = { check = { kind = "http" }, interval = 0.05 }
+"""
+BAD_PROGRAM = 'raise SystemExit("something is missing")\n'
 
 
 class Playground:
@@ -139,16 +146,40 @@ class Playground:
             "--log-format": "json",
         }
         arguments = [str(word) for pair in options.items() for word in pair]
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("CDM_", "NATS_"))}
         with self.log_of(node).open("ab") as output:
             self._nodes[node] = subprocess.Popen(
                 [sys.executable, "-m", "cdm", "node", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=clean,
+                env=self._environment,
                 start_new_session=True,  # Ctrl-C at the terminal reaches the demo alone, which then stops them
             )
+
+    async def type(self, command: str, code: int = 0) -> str:
+        """Have a ``cdm`` command run in the folder, against the server; returns the last line that it prints.
+
+        Raises:
+            CdmError: it ends with another exit code.
+        """
+        arguments = command.removeprefix("cdm ").split()
+        ended = await anyio.run_process(
+            [sys.executable, "-m", "cdm", *arguments],
+            stderr=subprocess.STDOUT,
+            check=False,
+            cwd=self._folder,
+            env={**self._environment, "NATS_URL": self.connection.access.servers[0]},
+            start_new_session=True,
+        )
+        said = (ended.stdout.decode(errors="replace").strip() or "nothing was said").splitlines()[-1]
+        if ended.returncode != code:
+            raise CdmError(f"exit code {ended.returncode}: {said}")
+        return said
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        """Variables for commands: nothing of the user's own NATS."""
+        return {name: value for name, value in os.environ.items() if not name.startswith(("CDM_", "NATS_"))}
 
     def log_of(self, node: NodeId) -> Path:
         """Where a node's log goes."""
@@ -231,6 +262,7 @@ async def playground(service: Service) -> AsyncIterator[Playground]:
         connection = await stack.enter_async_context(connect(Access((url,)), name="cdm demo", timeout=START_PATIENCE))
         await connection.check_server()
         ground = Playground(connection, folder, service)
+        _write_programs(folder)
         for bucket in ground.buckets.values():
             await ensure(bucket, create=True, replicas=1)
         stack.callback(ground.stop_nodes)
@@ -240,6 +272,13 @@ async def playground(service: Service) -> AsyncIterator[Playground]:
         tasks.start_soon(ground.caller.run)
         stack.callback(tasks.cancel_scope.cancel)
         yield ground
+
+
+def _write_programs(folder: Path) -> None:
+    """What is pushed: a web service, one that does not start, and how both are run."""
+    shutil.copyfile(web.__file__, folder / "web.py")
+    (folder / "bad.py").write_text(BAD_PROGRAM, encoding="utf-8")
+    (folder / "web.toml").write_text(MANIFEST, encoding="utf-8")
 
 
 def _start_server(program: str, folder: Path) -> subprocess.Popen[bytes]:
