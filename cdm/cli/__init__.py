@@ -161,7 +161,7 @@ app.command(
     "cdm.cli.demo.demo:demo",
     name="demo",
     help=(
-        "Play a cluster's whole life on this machine, in fifteen seconds.\n\n"
+        "Play a cluster's whole life on this machine, in twenty seconds.\n\n"
         "Starts an embedded nats-server in a temporary folder and three real nodes, which run a small web service; "
         "scales it, has a new version take over, and a bad one come to nothing, kills a slice and the leader, and "
         "corrects drift. Every step is checked, also by asking the service, which answers all through scaling and "

@@ -85,7 +85,7 @@ def test_the_demo_plays_through_and_leaves_nothing_behind(tmp_path: Path) -> Non
     ("number", "after"),
     [
         (signal.SIGINT, "elected"),
-        (signal.SIGTERM, "with 5 instances"),
+        (signal.SIGTERM, r"cdm scale \S+ 3"),
         (signal.SIGTERM, "kill -9 the leading node"),
     ],
 )

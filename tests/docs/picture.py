@@ -22,7 +22,8 @@ WIDTH = 96
 def demo() -> str:
     """What the demo prints where nobody watches it live."""
     command = [sys.executable, "-m", "cdm", "demo"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
+    told = {**environment(), "COLUMNS": str(WIDTH)}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=told).stdout
 
 
 def draw(output: str) -> str:

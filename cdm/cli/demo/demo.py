@@ -1,4 +1,4 @@
-"""``cdm demo``: a cluster's life in about fifteen seconds, on a real nats-server, each step checked."""
+"""``cdm demo``: a cluster's life in about twenty seconds, on a real nats-server, each step checked."""
 
 from __future__ import annotations
 

@@ -42,6 +42,8 @@ from cdm.store.watch import Watch
 from cdm.wakeup import Wakeup
 
 START_PATIENCE = 15.0
+COMMAND_PATIENCE = 60.0
+"""Seconds that a command may take."""
 POLL = 0.05
 """Seconds between two looks at what no bucket shows."""
 TTL = 3.0
@@ -160,17 +162,21 @@ class Playground:
         """Have a ``cdm`` command run in the folder, against the server; returns the last line that it prints.
 
         Raises:
-            CdmError: it ends with another exit code.
+            CdmError: it ends with another exit code, or not in time.
         """
+        ended = None
         arguments = command.removeprefix("cdm ").split()
-        ended = await anyio.run_process(
-            [sys.executable, "-m", "cdm", *arguments],
-            stderr=subprocess.STDOUT,
-            check=False,
-            cwd=self._folder,
-            env={**self._environment, "NATS_URL": self.connection.access.servers[0]},
-            start_new_session=True,
-        )
+        with anyio.move_on_after(COMMAND_PATIENCE):
+            ended = await anyio.run_process(
+                [sys.executable, "-m", "cdm", *arguments],
+                stderr=subprocess.STDOUT,
+                check=False,
+                cwd=self._folder,
+                env={**self._environment, "NATS_URL": self.connection.access.servers[0]},
+                start_new_session=True,
+            )
+        if ended is None:
+            raise CdmError(f"not over within {COMMAND_PATIENCE:g} s")
         said = (ended.stdout.decode(errors="replace").strip() or "nothing was said").splitlines()[-1]
         if ended.returncode != code:
             raise CdmError(f"exit code {ended.returncode}: {said}")
