@@ -17,7 +17,10 @@ from cdm.model.artifact import Service
 
 RATE = 50.0
 """Requests a second."""
-TIMEOUT = 5.0
+MOST_AT_ONCE = 20
+"""Requests under way. A machine too busy for more is asked less often: a request that waits goes out to where it could
+be sent a while ago."""
+TIMEOUT = 10.0
 """Seconds without an answer after which a request has failed."""
 
 
@@ -73,6 +76,7 @@ class Caller:
         """How many requests each version has answered."""
         self.failures: list[str] = []
         """What each failed request ran into."""
+        self._under_way = 0
         self._begun = anyio.Event()
         self._stopping = anyio.Event()
         self._stopped = anyio.Event()
@@ -88,7 +92,9 @@ class Caller:
         self.view.connected(clock.now())
         async with anyio.create_task_group() as tasks:
             while not self._stopping.is_set():
-                tasks.start_soon(self._ask)
+                if self._under_way < MOST_AT_ONCE:
+                    self._under_way += 1
+                    tasks.start_soon(self._ask)
                 with anyio.move_on_after(1 / RATE):
                     await self._stopping.wait()
         self._stopped.set()
@@ -103,17 +109,22 @@ class Caller:
         await self._stopped.wait()
 
     async def _ask(self) -> None:
-        self.view.tick(clock.now())
-        if not (able := self.view.endpoints()):
-            self.failures.append("there was nobody to ask")
-            return
-        (to,) = random.choices(able, [each.weight for each in able])
         try:
-            reply = await get(to.port, to.address)
+            version = await self._answer()
         except CdmError as error:
             self.failures.append(str(error))
-            return
-        if reply.slice.partition("#")[0].endswith(f":{to.version}"):
-            self.answers[to.version] += 1
         else:
-            self.failures.append(f"{reply.slice} replied where {to.version} was asked")
+            self.answers[version] += 1
+        finally:
+            self._under_way -= 1
+
+    async def _answer(self) -> str:
+        """Send one request; returns the version that answered, if it is the one that was asked."""
+        self.view.tick(clock.now())
+        if not (able := self.view.endpoints()):
+            raise CdmError("there was nobody to ask")
+        (to,) = random.choices(able, [each.weight for each in able])
+        reply = await get(to.port, to.address)
+        if not reply.slice.partition("#")[0].endswith(f":{to.version}"):
+            raise CdmError(f"{reply.slice} replied where {to.version} was asked")
+        return to.version

@@ -122,9 +122,9 @@ class Script:
         first = [put for put in loads if second is not None and put.revision < second.revision]
         self._check(len(first) == 1, f"{len(first)} new instances at first instead of 1")
         asked, new = self._asked(), ground.caller.answers[NEW.version]
-        return (
-            f"one instance first, then all; {asked}, {new} of them by {NEW.version}:\n{_lines(self.serving.values())}"
-        )
+        self._check(new > 0, f"{NEW.version} was never asked")
+        asked += f"; {NEW.version} replied to {new} of them"
+        return f"one instance first, then all; {asked}:\n{_lines(self.serving.values())}"
 
     async def release_bad(self) -> str:
         """A version that does not start is taken back by itself, and nobody who asks the service notices."""
