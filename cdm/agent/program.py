@@ -110,6 +110,11 @@ class Program:
         """Seconds that a program that ended has to be up to count as stable; None: it has not ended."""
         return self._loaded.manifest.restart.stable if self._loaded and self.restarts else None
 
+    @property
+    def content(self) -> str | None:
+        """Digest of the artifact's content that it was loaded with; None: it is not loaded."""
+        return self._loaded.content if self._loaded is not None else None
+
     def is_loaded_with(self, overrides: Overrides | None, content: str | None) -> bool:
         """Whether it was loaded with these; a content of None is whichever it was loaded with."""
         loaded = self._loaded

@@ -53,6 +53,7 @@ def report(
         restarts=program.restarts,
         stable=program.stable,
         loaded=None,
+        content=value.content or program.content,
         deadline=wait.deadline if wait else program.deadline(state),
         after=(serves_on or None) if state in GOING else None,
     )

@@ -48,11 +48,16 @@ def _pruned(facts: Facts, record: Rollout | None) -> Rollout | None:
     reverted = {
         name: mark
         for name, mark in record.reverted.items()
-        if (version := facts.versions.get(name)) and version.wanted and version.wanted.mark == mark
+        if (version := facts.versions.get(name)) and version.wanted and version.wanted.has_mark(mark)
     }
-    if superseded == record.superseded and reverted == record.reverted:
+    target = record.target
+    version = facts.versions.get(target.version)
+    wanted = version.wanted if version is not None else None
+    if target.content is None and wanted is not None and wanted.content is not None and wanted.same_as(target):
+        target = replace(target, content=wanted.content)  # it was not known when the rollout began
+    if superseded == record.superseded and reverted == record.reverted and target is record.target:
         return record
-    return replace(record, superseded=superseded, reverted=reverted)
+    return replace(record, superseded=superseded, reverted=reverted, target=target)
 
 
 def is_superseded(record: Rollout | None, name: str, revision: int) -> bool:
@@ -62,7 +67,7 @@ def is_superseded(record: Rollout | None, name: str, revision: int) -> bool:
 
 def is_reverted(record: Rollout | None, wanted: Side) -> bool:
     """Whether what a blueprint wants was rolled out, and taken back."""
-    return record is not None and record.reverted.get(wanted.version) == wanted.mark
+    return record is not None and wanted.has_mark(record.reverted.get(wanted.version))
 
 
 def _begin(facts: Facts, record: Rollout | None) -> Rollout | None:
@@ -219,7 +224,7 @@ def _third(facts: Facts, record: Rollout) -> Rollout | None:
         blueprint, wanted = _blueprint(version), version.wanted
         if name in ends or blueprint is None or wanted is None or blueprint.rollout.source not in ends:
             continue
-        if wanted.revision < latest or blueprint.rollout.abort or record.reverted.get(name) == wanted.mark:
+        if wanted.revision < latest or blueprint.rollout.abort or is_reverted(record, wanted):
             continue
         if is_superseded(record, name, wanted.revision) or facts.waits_for:
             continue

@@ -69,7 +69,7 @@ def revert(record: Rollout, reason: str, now: float) -> Rollout:
         now: server time, in seconds since 1970.
     """
     source, target = record.source, record.target
-    if source.alike(target) and (source.version == target.version or source.content is not None):
+    if source.same_as(target):
         if record.phase is RolloutPhase.FAILED:
             return record  # said before, and each time that it is asked
         reason = f"{reason}; the version before is the same, so there is nothing to go back to"
@@ -88,7 +88,7 @@ def revert(record: Rollout, reason: str, now: float) -> Rollout:
 
 def series_of(record: Rollout) -> str:
     """Names a rollout and its step: what its checks say is about these alone."""
-    return f"{record.target.revision}/{record.target.mark}/{record.step}"
+    return f"{record.target.revision}/{record.target.digest}/{record.step}"
 
 
 def governing(facts: Facts, record: Rollout) -> Desired | None:

@@ -53,13 +53,16 @@ class Side(Struct, frozen=True, omit_defaults=True):
         """Tells this template and content from others of the same version."""
         return f"{self.digest}/{self.content}" if self.content else self.digest
 
+    def has_mark(self, mark: str | None) -> bool:
+        """Whether a mark is that of this template and content, as far as is known."""
+        digest, _, content = (mark or "").partition("/")
+        return digest == self.digest and (not content or self.content in (None, content))
+
     def same_as(self, other: Side) -> bool:
         """Whether an instance of one side is an instance of the other, as far as is known."""
-        return self.version == other.version and self.alike(other)
-
-    def alike(self, other: Side) -> bool:
-        """Whether template and content are the same, whatever the version; unknown contents differ from none."""
-        return self.digest == other.digest and (None in (self.content, other.content) or self.content == other.content)
+        if self.version != other.version or self.digest != other.digest:
+            return False
+        return None in (self.content, other.content) or self.content == other.content
 
 
 class Weights(Struct, frozen=True):

@@ -64,12 +64,14 @@ async def test_every_step_of_a_life_is_reported(server: NatsServer, tmp_path: Pa
         told: dict[str, Any] = {"failures": 3, "blueprint": 12, "overrides": {"env": {"LEVEL": "x"}}}
         await hand.put(key, "LOAD", **told)
         loaded = await hand.reaches(key, "LOADED")
-        assert loaded == {"state": "LOADED", "term": 7, **told}
+        content = loaded["content"]
+        assert len(content) == 64, "what it has loaded, where the command does not say"
+        assert loaded == {"state": "LOADED", "term": 7, "content": content, **told}
         assert not ground.living
         await hand.put(key, "ACTIVATE", **told)
         active = await hand.reaches(key, "ACTIVE")
         assert ask(active.pop("port")) == "n1/g:one:1 x"
-        assert active == {"state": "ACTIVE", "term": 7, "address": "127.0.0.1", **told}
+        assert active == {"state": "ACTIVE", "term": 7, "address": "127.0.0.1", "content": content, **told}
         await hand.put(key, "DEACTIVATE", **told)
         assert await hand.reaches(key, "LOADED") == loaded
         assert not ground.living
