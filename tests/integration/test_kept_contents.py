@@ -26,11 +26,12 @@ from cdm.errors import ArtifactDamaged, ArtifactMissing, Conflict, ContentMissin
 from cdm.model.artifact import Artifact
 from cdm.model.content import Content
 from cdm.model.manifest import Manifest
+from cdm.store.connection import Access, connect
 from cdm.store.objects import ObjectInfo, Objects
 from tests.harness.processes import environment
-from tests.harness.servers import FORGIVEN, NatsServer
+from tests.harness.servers import FORGIVEN, NatsServer, running_server
 from tests.harness.store import connected
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import Raw, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -232,6 +233,29 @@ async def test_nothing_is_removed_where_it_cannot_be_told_what_is_named(
         assert await at.has("a", "b")
         assert await blind.remove(ONE) is True
         assert await at.has("a", "b")
+
+
+@pytest.mark.parametrize("denied", ["$JS.API.CONSUMER.CREATE.KV_slices.>", "$JS.API.STREAM.INFO.KV_slices"])
+async def test_one_who_may_not_read_what_is_named_keeps_everything(
+    tmp_path: Path, denied: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    restricted = {"user": "p", "password": "p", "permissions": {"publish": {"allow": ">", "deny": denied}}}
+    users = [restricted, {"user": "o", "password": "o"}]
+    config = tmp_path / "server.conf"
+    js = {"store_dir": str(tmp_path / "js")}
+    config.write_text(json.dumps({"jetstream": js, "authorization": {"users": users}, "no_auth_user": "o"}))
+    async with running_server(jetstream=False, arguments=["-c", str(config)]) as server:
+        access = Access(servers=(server.url,), user="p", password="p")
+        async with shop(server, tmp_path) as at, connect(access, name="test") as connection:
+            await at.push("a")
+            with bounded(20):
+                assert await at.push("b", artifacts=Artifacts(connection)) is Pushed.REPLACED
+            assert await at.has("a", "b")
+            output = capsys.readouterr().out
+            assert "contents that were pushed over are kept" in output
+            assert f'permission denied: publish "{denied.removesuffix(".>")}' in output
+            await at.push("c")
+            assert await at.has("c")
 
 
 async def test_every_digest_in_any_value_counts_as_named(server: NatsServer, tmp_path: Path) -> None:
