@@ -107,7 +107,7 @@ def _candidates(facts: Facts, record: Rollout | None) -> Iterator[Rollout]:
         own, known = _outdated(record, version, wanted), record
         if source := _replaced(facts, record, name, blueprint, wanted):
             known = _started(facts, record, source, wanted, blueprint)
-            if known.phase.under_way or own is None:
+            if own is None or _runs(facts, source.version):
                 yield known
                 continue
             # Nothing runs of what it replaces, but instances of an earlier template of its own do.
@@ -157,9 +157,8 @@ def _started(facts: Facts, record: Rollout | None, source: Side, target: Side, b
     reverted.pop(target.version, None)
     runs = True
     if source.version != target.version:
-        old = facts.versions.get(source.version)
-        superseded[source.version] = _revision(old)
-        runs = old is not None and any(put.value.state.live for put in old.group.slices.values())
+        superseded[source.version] = _revision(facts.versions.get(source.version))
+        runs = _runs(facts, source.version) or _runs(facts, target.version, other_than=target)
     stages = stages_of(blueprint.rollout)
     return Rollout(
         source,
@@ -172,6 +171,13 @@ def _started(facts: Facts, record: Rollout | None, source: Side, target: Side, b
         reverted=reverted,
         term=facts.term,
     )
+
+
+def _runs(facts: Facts, name: str, other_than: Side | None = None) -> bool:
+    """Whether there are live instances of a version."""
+    version = facts.versions.get(name)
+    puts = version.group.slices.values() if version is not None else ()
+    return any(put.value.state.live and not (other_than and of_side(put, other_than)) for put in puts)
 
 
 def _go_on(facts: Facts, record: Rollout) -> Rollout | None:
@@ -198,7 +204,9 @@ def _put_again(record: Rollout, new: Version | None, old: Version | None) -> tup
         return record, f"the blueprint of {target.version} was deleted"
     wanted = old.wanted if old is not None else None
     if wanted is not None and wanted.revision > _revision(new) and wanted.revision != source.revision:
-        return replace(record, source=wanted), f"{source.version} was put again"
+        # What the new blueprint said last is what is taken back.
+        latest = new.wanted if new is not None and new.wanted is not None else target
+        return replace(record, source=wanted, target=latest), f"{source.version} was put again"
     return record, ""
 
 
@@ -207,7 +215,7 @@ def _changed(facts: Facts, record: Rollout, new: Version | None) -> Rollout:
     source, target, now = record.source, record.target, facts.now + facts.epoch
     reverting = record.phase is RolloutPhase.REVERTING
     blueprint, wanted = _blueprint(new), new.wanted if new is not None else None
-    if blueprint is None or wanted is None:
+    if blueprint is None or wanted is None or (reverting and wanted.revision < source.revision):
         return record
     if wanted.same_as(target) or (reverting and wanted.same_as(source)):
         return revert(record, "aborted", now) if not reverting and _aborts(facts, record) else record

@@ -8,11 +8,13 @@ from collections.abc import Collection, Iterable
 from cdm.manager.allocation import Ranking
 from cdm.manager.cluster import Cluster
 from cdm.manager.group import Group
+from cdm.manager.reconciliation import Command
 from cdm.manager.standing import Fleet, LiveNode, exclusive
 from cdm.manager.topology import Missing, Registered, Topology
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.node import Schedule
+from cdm.model.slice import SliceState
 
 
 class Placement:
@@ -103,14 +105,17 @@ class Placement:
         hearsay = self._hearsay
         return group.only(lambda put: put.key.node not in hearsay or (with_exclusive and exclusive(put)))
 
-    def expect(self, artifact: Artifact, keys: Iterable[SliceKey]) -> None:
-        """These slices are commanded, or are about to be: until the mirror shows them they are counted here."""
-        known, expected = self._cluster.group(artifact).slices, self._expected.get(artifact, set())
-        new = {key for key in keys if key not in known and key not in expected}
-        if new:
-            self._expected.setdefault(artifact, set()).update(new)
-            self._extra.update(key.node for key in new)
-            self._recount.update(key.node for key in new)
+    def expect(self, commands: Iterable[Command]) -> None:
+        """These are commanded, or are about to be: until the mirror shows what is new it is counted here."""
+        for key in (command.key for command in commands if command.state is SliceState.LOAD):
+            expected = self._expected.get(key.artifact)
+            if key in self._cluster.group(key.artifact).slices or (expected is not None and key in expected):
+                continue
+            if expected is None:
+                expected = self._expected[key.artifact] = set()
+            expected.add(key)
+            self._extra[key.node] += 1
+            self._recount.add(key.node)
 
     def taken(self, artifact: Artifact) -> Collection[SliceKey]:
         """The keys of the artifact's slices, commanded ones included."""
