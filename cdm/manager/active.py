@@ -8,7 +8,7 @@ until then the artifact is held back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,7 +21,7 @@ from cdm.manager.outbox import Order, Outbox, log_order
 from cdm.manager.placement import Placement
 from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import WHOLE, Command, Plan, reconcile, settled
-from cdm.manager.releases import UNTOLD, Job, Release, Releases, told_of
+from cdm.manager.releases import Job, Release, Releases
 from cdm.manager.settling import Settling
 from cdm.manager.standing import Fleet
 from cdm.manager.status import refused_status, status_of, with_counts
@@ -30,7 +30,6 @@ from cdm.manager.topology import Registered, Topology
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.keys import SliceKey, decode_artifact, encode_artifact
 from cdm.model.node import LEFT, LOST, Seen
-from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
 
 log = Log("cdm.manager")
@@ -163,7 +162,7 @@ class Active:
         for artifact in self._cluster.artifacts_on(node):
             self.touch(artifact, now_due=True)
         for artifact, plan in self._short.items():
-            if plan.unplaced:
+            if plan.unplaced or plan.waits_for:
                 self.touch(artifact, now_due=True)
         gated, self._gated = self._gated, set()
         for artifact in gated:
@@ -284,6 +283,7 @@ class Active:
             if group.moving and not self._agenda.is_timed(artifact):
                 self._agenda.look_at(artifact, now + self._at.policy.command_timeout)
         else:
+            self._short.pop(artifact, None)
             plan = self._plan(Job(artifact, wanted, group), self._fleet(), now)
             if self._carry_out(Order(artifact, self.term, plan.commands)):
                 return  # the status follows once the mirror shows them
@@ -295,12 +295,15 @@ class Active:
     def _plan(self, job: Job, fleet: Fleet, now: float) -> Plan:
         """Decide what to do about an artifact, and remember what cannot be done."""
         artifact = job.artifact
+        waiting = self._releases.waiting(job, fleet, now)
+        if waiting.services:
+            job = job._replace(wanted=replace(job.wanted, waits_for=tuple(map(str, waiting.services))))
+            self._agenda.look_at(artifact, waiting.until)
         plan = self._reconcile(job, fleet, now)
         self._cursor = plan.cursor
-        if plan.unplaced or plan.held or plan.lingering:
-            self._short[artifact] = plan
-        else:
-            self._short.pop(artifact, None)
+        if plan.is_short:
+            before = self._short.get(artifact)
+            self._short[artifact] = plan if before is None else before.joined(plan)
         if plan.wake_at is not None:
             self._agenda.look_at(artifact, plan.wake_at)
         return plan
@@ -321,14 +324,9 @@ class Active:
             log_order(order, getattr(log, level))
         for artifact in artifacts:
             self._agenda.put_off(artifact)
-            self._expect(artifact, order.commands)
+        self._placement.expect(order.commands)
         self._at.outbox.order(order)
         return self._unwritten.keys().isdisjoint(artifacts)
-
-    def _expect(self, artifact: Artifact, commands: Iterable[Command]) -> None:
-        """Count the new slices of an artifact before the mirror shows them."""
-        keys = (each.key for each in commands if each.state is SliceState.LOAD)
-        self._placement.expect(artifact, (key for key in keys if key.artifact == artifact))
 
     def _decide_release(self, artifact: Artifact, now: float) -> None:
         """Decide about all versions of a service at once, and of those that advance together with it."""
@@ -336,6 +334,8 @@ class Active:
         artifacts = sorted({artifact, *(each for one in services for each in self._cluster.versions_of(one))})
         if not self._agenda.take_all(artifacts):
             return
+        for each in artifacts:
+            self._short.pop(each, None)
         fleet = self._fleet()
         releases = [self._release_of(each, fleet, now, may_advance=len(services) == 1) for each in services]
         if len(services) > 1 and all(each.decision.held or not each.decision.courses for each in releases):
@@ -345,12 +345,10 @@ class Active:
             self._releases.check(release)
             for job in release.jobs:
                 planned = self._plan(job, fleet, now).commands
-                if any(each.state is SliceState.LOAD for each in planned):
-                    # The next job finds these keys and this room taken.
-                    self._expect(job.artifact, planned)
-                    fleet = self._fleet()
+                self._placement.expect(planned)  # the next job finds these keys and this room taken
+                fleet = self._fleet()
                 commands += planned
-            if release.decision.wake_at < math.inf and release.jobs:
+            if release.jobs:
                 self._agenda.look_at(release.jobs[0].artifact, release.decision.wake_at)
         records = {each.service: each.record for each in releases if each.changed}
         if self._carry_out(Order(artifacts[0], self.term, commands, artifacts[1:], records)):
@@ -377,7 +375,7 @@ class Active:
         group = self._placement.counted(self._cluster.group(artifact))
         nodes = self._at.topology.nodes.values()
         any_nodes = any(isinstance(each, Registered) or not each.hearsay for each in nodes)
-        told = told_of(release, artifact, desired) if release is not None else UNTOLD
+        told = self._releases.told(release, artifact, desired)
         status, until = status_of(
             desired,
             group,

@@ -107,7 +107,9 @@ class Agenda:
         return artifact in self._timer_of
 
     def look_at(self, artifact: Artifact, at: float) -> None:
-        """Look at it at this time, or before."""
+        """Look at it at this time, or before; inf: only when something happens."""
+        if at == math.inf:
+            return
         known = self._timer_of.get(artifact)
         if known is None or at < known:
             self._timer_of[artifact] = at

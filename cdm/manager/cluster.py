@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from cdm.dispatch.messages import ValuePut
+from cdm.manager.dependencies import Dependencies
 from cdm.manager.group import EMPTY, Group, SlicePut
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.blueprint import Blueprint
@@ -62,6 +63,8 @@ class Cluster:
         self.successors: dict[Service, set[Artifact]] = {}
         """Versions of services whose blueprints name another one that they replace."""
         self._versions: dict[Service, set[Artifact]] = {}
+        self.dependencies = Dependencies()
+        """Which blueprints wait for which services."""
         self.rollouts: dict[Service, ValuePut[RolloutKey, Rollout]] = {}
         """The records of rollouts."""
         self.statuses: dict[str, Status] = {}
@@ -83,7 +86,7 @@ class Cluster:
         """A valid blueprint is in force from now on."""
         if artifact not in self.desired:
             self._add_version(artifact)
-        self._note_successor(artifact, blueprint)
+        self._note_others(artifact, blueprint)
         self.desired[artifact] = Desired(blueprint, revision, revision, template=template_of(blueprint))
         if group := self.groups.get(artifact):
             group.failed_on.clear()
@@ -100,7 +103,7 @@ class Cluster:
 
     def recover_blueprint(self, artifact: Artifact, blueprint: Blueprint, revision: int) -> None:
         """The newest blueprint stays refused, and this older one turns out to be the last valid one."""
-        self._note_successor(artifact, blueprint)
+        self._note_others(artifact, blueprint)
         self.desired[artifact] = replace(
             self.desired[artifact],
             blueprint=blueprint,
@@ -111,12 +114,14 @@ class Cluster:
     def remove_blueprint(self, artifact: Artifact, revision: int) -> None:
         """There is no blueprint of this artifact any more."""
         self.removed[artifact] = revision
-        self._note_successor(artifact, None)
+        self._note_others(artifact, None)
         self.desired.pop(artifact, None)
         self._forget_endings(artifact)
         self._drop_version(artifact)
 
-    def _note_successor(self, artifact: Artifact, blueprint: Blueprint | None) -> None:
+    def _note_others(self, artifact: Artifact, blueprint: Blueprint | None) -> None:
+        """Record what the blueprint says of other versions and services."""
+        self.dependencies.note(artifact, blueprint)
         if blueprint is not None and blueprint.rollout.source is not None:
             self.successors.setdefault(artifact.service, set()).add(artifact)
         elif self.successors and (known := self.successors.get(artifact.service)):

@@ -38,7 +38,7 @@ from cdm.manager.cluster import Cluster
 from cdm.manager.outbox import Outbox
 from cdm.manager.policy import Policy
 from cdm.manager.topology import Topology
-from cdm.model.artifact import NodeId
+from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.content import Description
 from cdm.model.keys import (
@@ -116,7 +116,7 @@ class ClusterDeploymentManager:
         artifact = put.key.artifact
         self.cluster.accept_blueprint(artifact, put.value, put.revision)
         log.debug("blueprint", artifact=str(artifact), instances=put.value.instances, revision=put.revision)
-        self.state.touch(artifact)
+        self._touch(artifact)
 
     @receiver
     def on_blueprint_removed(self, remove: ValueRemove[BlueprintKey, Blueprint]) -> None:
@@ -124,7 +124,7 @@ class ClusterDeploymentManager:
         artifact = remove.key.artifact
         self.cluster.remove_blueprint(artifact, remove.revision)
         log.debug("blueprint removed", artifact=str(artifact), revision=remove.revision)
-        self.state.touch(artifact)
+        self._touch(artifact)
 
     @receiver
     def on_blueprint_rejected(self, rejected: ValueRejected[BlueprintKey, Blueprint]) -> None:
@@ -142,6 +142,9 @@ class ClusterDeploymentManager:
         self.state.seen(key)
         # The counts do not show that its node is dead, or was never known.
         self.state.touch(key.artifact, now_due=key.node not in self.topology.nodes)
+        if put.value.state is SliceState.ACTIVE:
+            for each in self.cluster.dependencies.dependents(key.artifact.service):
+                self.state.touch(each)
         self._reached(put.revision)
 
     @receiver
@@ -291,6 +294,12 @@ class ClusterDeploymentManager:
                     self.cluster.recover_blueprint(artifact, status.blueprint, revision)
                 except InvalidBlueprint as error:
                     log.warning("unusable status", artifact=str(artifact), reason=str(error))
+
+    def _touch(self, artifact: Artifact) -> None:
+        """The artifact's blueprint changed: that concerns all that wait for its service, too."""
+        self.state.touch(artifact)
+        for each in self.cluster.dependencies.downstream(artifact.service):
+            self.state.touch(each)
 
     def _reached(self, revision: int) -> None:
         self.cluster.revision = revision

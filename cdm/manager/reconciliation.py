@@ -59,6 +59,22 @@ class Plan(Struct, frozen=True):
     """Exclusive instances that are to stop, or whose node is lost, and that may still run."""
     cursor: NodeId | None = None
     """The node that was served last, where any was: the next round robin goes on behind it."""
+    waits_for: tuple[str, ...] = ()
+    """Services for which instances wait that are LOADED."""
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it cannot be carried out whole."""
+        return bool(self.unplaced or self.held or self.lingering or self.waits_for)
+
+    def joined(self, other: Plan) -> Plan:
+        """What is short of two plans for parts of one artifact's slices."""
+        return Plan(
+            unplaced=self.unplaced + other.unplaced,
+            held=self.held + other.held,
+            lingering=self.lingering + other.lingering,
+            waits_for=(*self.waits_for, *(each for each in other.waits_for if each not in self.waits_for)),
+        )
 
 
 WHOLE = Plan()
@@ -120,13 +136,15 @@ def reconcile(
         commands += (case.retire(put, f"{there}, {count} wanted") for put in live if put.key in removed)
         staying = [put for put in live if put.key not in removed] if removed else live
     commands += _empty_draining(case, staying, count)
+    loaded = [put for put in staying if put.value.state is SliceState.LOADED] if wanted.grows else []
+    waits_for = wanted.waits_for if loaded else ()
     commands += (
         case.command(put.key, SliceState.ACTIVATE, "loaded", case.failures(put), put.revision)
-        for put in staying
-        if put.value.state is SliceState.LOADED and wanted.grows
+        for put in loaded
+        if not waits_for
     )
     wake_at = _earliest((*_gone(case), *_deadlines(case), *_unloads_to_come(case), *growth.retries))
-    return Plan(commands, wake_at, growth.unplaced, growth.held, waited_for, growth.cursor)
+    return Plan(commands, wake_at, growth.unplaced, growth.held, waited_for, growth.cursor, waits_for)
 
 
 class _Case(NamedTuple):

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from math import inf
 from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from cdm.manager.cluster import Cluster, Desired
+from cdm.manager.dependencies import NOTHING_AWAITED, Waiting, first_healthy, told_of_circle, waiting
 from cdm.manager.gates import Gates
 from cdm.manager.group import Group, SlicePut
 from cdm.manager.intents import at_rest, follow, is_reverted, is_superseded
@@ -185,6 +187,37 @@ class Releases:
         )
         self._gates.begin(release.service, run)
 
+    def waiting(self, job: Job, fleet: Fleet, now: float) -> Waiting:
+        """What the instances wait for that are to be activated next."""
+        after = self._cluster.dependencies.of(job.artifact)
+        if not after or not job.group.counts[SliceState.LOADED]:
+            return NOTHING_AWAITED
+        return waiting(after, lambda service: self._serves_from(service, fleet), now)
+
+    def _serves_from(self, service: Service, fleet: Fleet) -> float:
+        """When the service had, or has, its first healthy instance."""
+        return min(
+            (
+                first_healthy(self._cluster.group(each).slices.values(), self.wanted(each).min_healthy, fleet)
+                for each in self._cluster.versions_of(service)
+            ),
+            default=inf,
+        )
+
+    def told(self, release: Release | None, artifact: Artifact, desired: Desired) -> Told:
+        """What to tell of a version; None: no rollout has a say."""
+        told = told_of(release, artifact, desired) if release is not None else UNTOLD
+        if not self._cluster.dependencies.of(artifact):
+            return told
+        circle = self._cluster.dependencies.circle(artifact.service, self._is_wanted)
+        return told._replace(circle=told_of_circle(circle))
+
+    def _is_wanted(self, artifact: Artifact) -> bool:
+        desired, put = self._cluster.desired.get(artifact), self._cluster.rollouts.get(artifact.service)
+        if desired is None or not desired.instances:
+            return False
+        return put is None or not is_superseded(put.value, artifact.version, desired.in_force)
+
     def waits_for(self) -> str:
         """Which manager does not know rollouts, for people; empty: all do."""
         old = sorted(
@@ -256,6 +289,8 @@ class Told(NamedTuple):
     """Why its rollout stays as it is; empty: it does not."""
     instances: int | None = None
     """How many are wanted, where that is not what its blueprint says."""
+    circle: str = ""
+    """Which services wait for each other, this one among them; empty: none do."""
 
 
 UNTOLD = Told()

@@ -10,6 +10,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from cdm.manager.cluster import Desired
+from cdm.manager.dependencies import told_of_waiting
 from cdm.manager.endings import kind_of
 from cdm.manager.group import Group
 from cdm.manager.reconciliation import Plan
@@ -125,8 +126,11 @@ def _judge_release(
         return Condition.SUPERSEDED, told.superseded, None
     if told.failed:
         return Condition.DEGRADED, told.failed, None
+    if told.circle and wanted:
+        return Condition.DEGRADED, told.circle, None
     if told.progressing:
-        return Condition.PROGRESSING, told.progressing, None
+        waits = f"; {told_of_waiting(plan.waits_for)}" if plan.waits_for else ""
+        return Condition.PROGRESSING, told.progressing + waits, None
     condition, reason, until = _judge_in_force(desired, group, plan, now, wanted, open_nodes=open_nodes)
     if told.reverted:
         if condition in (Condition.DEGRADED, Condition.UNSCHEDULABLE) and wanted:
@@ -157,6 +161,8 @@ def _awaited(desired: Desired, group: Group, plan: Plan, now: float, wanted: int
     if plan.lingering:
         instances = "instance" if plan.lingering == 1 else "instances"
         return f"waiting for {plan.lingering} exclusive {instances} to stop", None
+    if plan.waits_for:
+        return told_of_waiting(plan.waits_for), None
     if not group.active == group.live == wanted:
         return _progress(wanted, group.active, group.live - group.active) + _unanswered(group), None
     min_healthy = desired.blueprint.min_healthy if desired.blueprint else 0.0

@@ -30,6 +30,8 @@ class Wanted(Struct, frozen=True):
     """Whether, of too many, those go first that are not healthy yet."""
     grows: bool = True
     """Whether instances that are missing are placed, and those that are LOADED are activated."""
+    waits_for: tuple[str, ...] = ()
+    """Services that are to have a healthy instance before anything more is activated, and have none."""
 
 
 NOTHING_WANTED = Wanted()

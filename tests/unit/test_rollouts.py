@@ -49,11 +49,11 @@ def later(each: World, seconds: float) -> None:
     each.run_down()
 
 
-def finish(each: World, most: float = 120.0) -> None:
+def finish(each: World, most: float = 120.0, artifact: Artifact = APP) -> None:
     """Time passes until the rollout is over."""
     each.run_down()
     until = each.now + most
-    while (found := record(each)) is not None and found.phase.under_way and each.now < until:
+    while (found := record(each, artifact)) is not None and found.phase.under_way and each.now < until:
         later(each, MIN_HEALTHY)
 
 
@@ -62,8 +62,8 @@ def record(each: World, artifact: Artifact = APP) -> Rollout | None:
     return put.value if put else None
 
 
-def phase(each: World) -> RolloutPhase:
-    found = record(each)
+def phase(each: World, artifact: Artifact = APP) -> RolloutPhase:
+    found = record(each, artifact)
     assert found is not None
     return found.phase
 
@@ -183,6 +183,19 @@ def test_the_old_version_put_again_in_the_middle_is_an_abort() -> None:
     later(each, MIN_HEALTHY)
     assert (count(each, APP), count(each, NEXT_VERSION)) == (2, 0)
     assert condition(each) == (Condition.READY, "")
+    assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "1.0.0 was put again")
+
+
+def test_of_both_blueprints_written_in_the_middle_the_later_one_decides() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    later(each, MIN_HEALTHY)
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM, LEVEL="debug"))
+    each.apply(APP, blueprint(2))
+    finish(each)
+    later(each, 60.0)
+    assert phase(each) is RolloutPhase.REVERTED
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (2, 0)
     assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "1.0.0 was put again")
 
 
