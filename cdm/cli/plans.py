@@ -9,14 +9,12 @@ from typing import Any
 from msgspec import Struct
 
 from cdm.cli.known import nearest
-from cdm.cli.service import ServiceLook, VersionLook, parsed
-from cdm.errors import EditRefused, UsageError
-from cdm.manager.stages import stages_of
+from cdm.cli.service import ServiceLook, VersionLook
+from cdm.errors import EditRefused, InvalidBlueprint, UsageError
 from cdm.model import edit
 from cdm.model.artifact import Artifact, Service
 from cdm.model.blueprint import Blueprint
-from cdm.model.record import Rollout, RolloutPhase
-from cdm.model.template import PLAIN, Template, template_of
+from cdm.model.record import RolloutPhase
 
 
 class Goal(Enum):
@@ -90,12 +88,12 @@ def deploying(
     if replaced is None:
         return _put_itself(own, instances, way)
     # An older blueprint of the version has the settings that it was made for; the number is that of now.
-    text = own.raw or own.last_text
+    text = own.last_text if own.raw is None else text_of(own)
     if text is None:
-        text = edit.without_restart(_text_of(replaced))
+        text = edit.without_restart(text_of(replaced))
     count = replaced.instances if instances is None else instances
     raw = edit.checked(edit.released(text, source=replaced.version, instances=count, way=way), artifact)
-    said = f"{replaced.version} -> {own.version}, {_instances(raw)}"
+    said = f"{replaced.version} -> {own.version}, {instances_in(raw)}"
     return Edit(own, raw, said, source=replaced.version)
 
 
@@ -104,10 +102,11 @@ def _put_itself(own: VersionLook, instances: int | None, way: Mapping[str, Any] 
     if own.raw is None:
         text = own.last_text or b"1"
         raw = edit.released(text, source=None, instances=instances, way=way)
-        return Edit(own, edit.checked(raw, own.artifact), f"{own.version}, {_instances(raw)}")
-    raw = own.raw if instances is None else edit.scaled(own.raw, instances)
+        return Edit(own, edit.checked(raw, own.artifact), f"{own.version}, {instances_in(raw)}")
+    raw = text_of(own)
+    raw = raw if instances is None else edit.scaled(raw, instances)
     raw = raw if way is None else edit.led(raw, way)
-    return Edit(own, edit.checked(raw, own.artifact), f"{own.version}, {_instances(raw)}")
+    return Edit(own, edit.checked(raw, own.artifact), f"{own.version}, {instances_in(raw)}")
 
 
 def _refuse_going_back(look: ServiceLook, own: VersionLook) -> None:
@@ -128,7 +127,7 @@ def _replaced(look: ServiceLook, own: VersionLook, source: str | None) -> Versio
         if found is None or not found.serves:
             raise UsageError(
                 f"--from {source}: {look.service.version(source)} is not in force"
-                f"{_in_force(look.serving) or nearest(source, look.versions)}"
+                f"{in_force_shown(look.serving) or nearest(source, look.versions)}"
             )
         return found
     others = [each for each in look.serving if each.version != own.version]
@@ -136,178 +135,10 @@ def _replaced(look: ServiceLook, own: VersionLook, source: str | None) -> Versio
         return None
     if len(others) > 1:
         raise UsageError(
-            f"several versions of {look.service} are in force: say which is replaced, --from VERSION{_in_force(others)}"
+            f"several versions of {look.service} are in force: say which is replaced, --from VERSION"
+            f"{in_force_shown(others)}"
         )
     return others[0]
-
-
-# Going back
-
-
-def rolling_back(look: ServiceLook, to: str | None, stamp: str) -> Edit:
-    """The version or the settings before are to serve again.
-
-    Args:
-        look: the service.
-        to: a version; None: whatever was before.
-        stamp: for ``restarted``, where it is a version that was taken back as it is.
-    """
-    record = look.record
-    if record is not None and record.phase is RolloutPhase.REVERTING:
-        raise EditRefused(f"{look.service} is going back to {record.source.version} already")
-    if record is not None and record.phase.under_way:
-        if to in (None, record.source.version):
-            return aborting(look)
-        return _again(look, look.version(look.service.version(record.target.version)), str(to), stamp)
-    now = _one(look)
-    if to is None or (record is not None and _leads_to(record, now) and to == record.source.version != now.version):
-        return _before(look, now, stamp)
-    return _again(look, now, to, stamp)
-
-
-def _one(look: ServiceLook) -> VersionLook:
-    serving = look.serving
-    if not serving:
-        raise EditRefused(f"no version of {look.service} is in force{_known(look)}")
-    if len(serving) > 1:
-        raise EditRefused(f"several versions of {look.service} are in force, each on its own{_in_force(serving)}")
-    return serving[0]
-
-
-def _leads_to(record: Rollout, now: VersionLook) -> bool:
-    return record.phase is RolloutPhase.COMPLETE and record.target.version == now.version
-
-
-def _before(look: ServiceLook, now: VersionLook, stamp: str) -> Edit:
-    """Back to what the record of the last rollout says was before, or the history of the blueprint."""
-    record, service = look.record, look.service
-    if record is not None and record.phase is RolloutPhase.REVERTED:
-        raise EditRefused(
-            f"{record.target.version} was taken back already, and {now.version} serves; to go back further, "
-            f"say to which version: --to VERSION{_known(look)}"
-        )
-    if record is not None and _leads_to(record, now):
-        source, target = record.source, record.target
-        if source.version != target.version:
-            old = look.version(service.version(source.version))
-            return aborting(look) if old.raw is not None else _again(look, now, source.version, stamp)
-        if None not in (source.content, target.content) and source.content != target.content:
-            return aborting(look)
-        return _settings_back(now, source.template)
-    own = _template(now.blueprint)
-    for each in reversed(now.revisions):
-        blueprint = parsed(each, now.artifact)
-        if blueprint is not None and _template(blueprint).digest != own.digest:
-            return _settings_back(now, _template(blueprint))
-    before = now.blueprint.rollout.source if now.blueprint else None
-    if before is None:
-        raise EditRefused(
-            f"what {service} was before {now.version} is not known; say to which version: --to VERSION{_known(look)}"
-        )
-    return _again(look, now, before, stamp)
-
-
-def _settings_back(now: VersionLook, template: Template) -> Edit:
-    raw = edit.checked(edit.with_template(_text_of(now), template), now.artifact)
-    if _template(Blueprint.parse(raw)).digest == _template(now.blueprint).digest:
-        raise EditRefused(f"{now.artifact} has the settings that it had before: there is nothing to go back to")
-    return Edit(now, raw, f"{now.version} with the settings that it had before")
-
-
-def _again(look: ServiceLook, now: VersionLook, to: str, stamp: str) -> Edit:
-    """A version is put again, with the number of instances that there are now."""
-    if to == now.version:
-        raise EditRefused(f"{now.artifact} is in force already")
-    old = look.version(look.service.version(to))
-    text = old.raw if old.raw is not None else old.last_text
-    if text is None:
-        raise EditRefused(
-            f"{old.artifact} has no blueprint, and none is kept{nearest(to, look.versions) or _known(look)}; "
-            f"`cdm deploy {old.artifact}` makes one"
-        )
-    text = edit.retried(text, stamp) if old.reverted else text
-    raw = edit.checked(edit.released(text, source=now.version, instances=now.instances), old.artifact)
-    return Edit(old, raw, f"{now.version} -> {to}, {_instances(raw)}", source=now.version)
-
-
-# The operator's hand
-
-
-def pausing(look: ServiceLook, on: bool) -> Edit:
-    """The rollout is to stop where it is, or to go on."""
-    _, target = _rollout(look)
-    text = _text_of(target)
-    if not on and not Blueprint.parse(text).rollout.paused and (number := awaited(look)):
-        raise EditRefused(f"{look.way} waits for approval {number}: `cdm rollout approve {look.service}`")
-    return Edit(target, edit.paused(text, on), f"{look.way}: {'paused' if on else 'goes on'}")
-
-
-def approving(look: ServiceLook) -> Edit:
-    """The pause that the rollout is in is to end."""
-    _, target = _rollout(look)
-    if not awaited(look):
-        why = target.status.rollout.why if target.status and target.status.rollout else ""
-        raise EditRefused(f"{look.way} does not wait for an approval{f': {why}' if why else ''}")
-    return Edit(target, edit.approved(_text_of(target)), f"{look.way}: approved")
-
-
-def aborting(look: ServiceLook) -> Edit:
-    """The rollout is to be taken back, also one that is complete."""
-    record = look.record
-    if record is None:
-        raise EditRefused(f"there was no rollout of {look.service}")
-    if record.phase is RolloutPhase.REVERTING:
-        raise EditRefused(f"{look.service} is going back to {record.source.version} already")
-    if record.phase is RolloutPhase.REVERTED:
-        raise EditRefused(f"{look.way} was taken back already: {record.reason}")
-    target = look.version(look.service.version(record.target.version))
-    if record.phase is RolloutPhase.COMPLETE:
-        if not target.serves:
-            raise EditRefused(f"{look.way} is complete, and {target.version} is no longer in force")
-        if look.version(look.service.version(record.source.version)).raw is None:
-            raise EditRefused(
-                f"{look.way} is complete, and the blueprint of {record.source.version} was deleted; "
-                f"`cdm rollback {look.service}` puts it again"
-            )
-    raw = edit.aborted(_text_of(target))
-    return Edit(target, raw, f"{look.way}: going back to {record.source.version}", Goal.BACK)
-
-
-def retrying(look: ServiceLook, stamp: str) -> Edit:
-    """What was taken back, or failed, is to be tried again."""
-    record = look.record
-    if record is None:
-        raise EditRefused(f"there was no rollout of {look.service}")
-    if record.phase not in (RolloutPhase.REVERTED, RolloutPhase.FAILED):
-        raise EditRefused(
-            f"the last rollout ({look.way}) is {record.phase}: only what was taken back, or failed, is tried again"
-        )
-    target = look.version(look.service.version(record.target.version))
-    raw = edit.checked(edit.retried(_text_of(target), stamp), target.artifact)
-    return Edit(target, raw, f"{look.way}: once more", source=record.source.version)
-
-
-def awaited(look: ServiceLook) -> int:
-    """The number of the approval that the rollout waits for, from 1; 0: it waits for none."""
-    record = look.under_way
-    if record is None or record.phase is not RolloutPhase.PAUSED:
-        return 0
-    blueprint = look.version(look.service.version(record.target.version)).blueprint
-    if blueprint is None:
-        return 0
-    stages = stages_of(blueprint.rollout)
-    number = stages[min(record.step, len(stages) - 1)].approval
-    return number if blueprint.rollout.approved < number else 0
-
-
-def _rollout(look: ServiceLook) -> tuple[Rollout, VersionLook]:
-    record = look.under_way
-    if record is None:
-        last = f" (the last one, {look.way}, is {look.record.phase})" if look.record is not None else ""
-        raise EditRefused(f"no rollout of {look.service} is under way{last}")
-    if record.phase is RolloutPhase.REVERTING:
-        raise EditRefused(f"{look.service} is going back to {record.source.version}")
-    return record, look.version(look.service.version(record.target.version))
 
 
 # One version
@@ -316,8 +147,8 @@ def _rollout(look: ServiceLook) -> tuple[Rollout, VersionLook]:
 def scaling(look: ServiceLook, artifact: Artifact, instances: int) -> Edit:
     """A version is to have another number of instances."""
     own = _in_place(look, artifact)
-    raw = edit.scaled(_text_of(own), instances)
-    return Edit(own, raw, f"{own.instances} -> {_instances(raw)}")
+    raw = edit.scaled(text_of(own), instances)
+    return Edit(own, raw, f"{own.instances} -> {instances_in(raw)}")
 
 
 def restarting(look: ServiceLook, artifact: Artifact, stamp: str) -> Edit:
@@ -328,20 +159,20 @@ def restarting(look: ServiceLook, artifact: Artifact, stamp: str) -> Edit:
             f"{artifact} was changed, and that was taken back: to restart it would try it again, "
             f"as `cdm rollout retry {look.service}` does"
         )
-    raw = edit.restarted(_text_of(own), stamp)
-    return Edit(own, raw, f"restarting {_instances(raw)}")
+    raw = edit.restarted(text_of(own), stamp)
+    return Edit(own, raw, f"restarting {instances_in(raw)}")
 
 
 def _in_place(look: ServiceLook, artifact: Artifact) -> VersionLook:
     own = look.version(artifact)
     if own.raw is None:
         raise EditRefused(
-            f"there is no blueprint of {artifact}{nearest(artifact.version, _living(look)) or _known(look)}; "
+            f"there is no blueprint of {artifact}{nearest(artifact.version, _living(look)) or versions_shown(look)}; "
             f"`cdm deploy {artifact}` makes one"
         )
     if own.replaced_by_another:
         how = "is being replaced" if look.under_way else "was taken back" if own.reverted else "was replaced"
-        raise EditRefused(f"{artifact} {how}{_in_force(look.serving)}; {_once_more(look, own)}")
+        raise EditRefused(f"{artifact} {how}{in_force_shown(look.serving)}; {_once_more(look, own)}")
     return own
 
 
@@ -356,17 +187,21 @@ def _once_more(look: ServiceLook, own: VersionLook) -> str:
     return f"`cdm rollback {look.service} --to {own.version}` has it serve again"
 
 
-def _text_of(version: VersionLook) -> bytes:
+def text_of(version: VersionLook) -> bytes:
+    """A version's blueprint as it stands there; raises `EditRefused` where there is none, or none that is valid."""
     if version.raw is None:
         raise EditRefused(f"the blueprint of {version.artifact} was deleted")
+    try:
+        edit.checked(version.raw, version.artifact)
+    except InvalidBlueprint as error:
+        raise EditRefused(
+            f"the blueprint of {version.artifact} is refused as it stands, so it is not edited: {error}"
+        ) from None
     return version.raw
 
 
-def _template(blueprint: Blueprint | None) -> Template:
-    return PLAIN if blueprint is None else template_of(blueprint)
-
-
-def _instances(raw: bytes) -> str:
+def instances_in(raw: bytes) -> str:
+    """How many instances a blueprint asks for, in words."""
     count = Blueprint.parse(raw).instances
     return f"{count} instance{'' if count == 1 else 's'}"
 
@@ -375,11 +210,13 @@ def _living(look: ServiceLook) -> list[str]:
     return [each.version for each in look.versions.values() if each.raw is not None]
 
 
-def _in_force(versions: Iterable[VersionLook]) -> str:
+def in_force_shown(versions: Iterable[VersionLook]) -> str:
+    """These versions, as those in force, in brackets."""
     names = [each.version for each in versions]
     return f" (in force: {', '.join(names)})" if names else ""
 
 
-def _known(look: ServiceLook) -> str:
+def versions_shown(look: ServiceLook) -> str:
+    """The versions that could be gone back to, in brackets."""
     names = [each.version for each in look.versions.values() if each.last_text is not None]
     return f" (versions with a blueprint, or that had one: {', '.join(names)})" if names else ""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
+from cdm.cli.hand import rolling_back
 from cdm.cli.options import FLAG, ConnectionOptions, duration
-from cdm.cli.plans import rolling_back, service_of
+from cdm.cli.plans import service_of
 from cdm.cli.scale import run_edit, stamp
 
 

@@ -12,10 +12,11 @@ from rich.text import Text
 
 from cdm.cli.editing import looked
 from cdm.cli.following import StatusFollower, described_status
+from cdm.cli.hand import aborting, approving, awaited, pausing, retrying
 from cdm.cli.known import known_services, nearest
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions
-from cdm.cli.plans import aborting, approving, awaited, pausing, retrying, service_of
+from cdm.cli.plans import service_of
 from cdm.cli.scale import run_edit, stamp
 from cdm.cli.screen import plain, wide_console
 from cdm.cli.service import ServiceLook, VersionLook

@@ -281,6 +281,26 @@ async def test_the_operator_pushes_artifacts_and_nodes_fetch_them(tmp_path: Path
         assert not operator.refusals
 
 
+async def test_the_operator_releases_by_command(tmp_path: Path) -> None:
+    program = tmp_path / "web.py"
+    program.write_text("print('hello')")
+    async with prepared(tmp_path) as found, found.client("operator") as operator:
+        options = found.options("operator")
+        for *command, code in (
+            ("deploy", "acme:web:1", str(program), "--no-wait", Exit.OK),
+            ("deploy", "acme:web:2", str(program), "--no-wait", Exit.OK),
+            ("scale", "acme:web:2", "3", Exit.OK),
+            ("restart", "acme:web:2", "--wait", "--timeout", "1s", Exit.UNHEALTHY),
+            ("history", "acme:web", Exit.OK),
+            ("rollout", "status", "acme:web", Exit.OK),
+            ("rollout", "abort", "acme:web", Exit.FAILED),
+        ):
+            done = await command_line(*command, *options)
+            assert done.returncode == code, (command, done.stderr)
+            silent(found, done.stdout.decode() + done.stderr.decode())
+        assert (await Raw(operator.client).contents("blueprints"))["acme/web/2"].value["instances"] == 3
+
+
 async def test_what_slices_name_is_kept_by_the_operator_and_managers_know_what_is_pushed(tmp_path: Path) -> None:
     script = tmp_path / "hello.py"
     artifact = Artifact("g", "one", "1")

@@ -1,0 +1,188 @@
+"""What the operator's hand on a rollout, and going back, come to as a service stands. Pure; see `cdm.cli.plans`."""
+
+from __future__ import annotations
+
+from cdm.cli.known import nearest
+from cdm.cli.plans import Edit, Goal, in_force_shown, instances_in, text_of, versions_shown
+from cdm.cli.service import ServiceLook, VersionLook, parsed
+from cdm.errors import EditRefused
+from cdm.manager.stages import stages_of
+from cdm.model import edit
+from cdm.model.blueprint import Blueprint
+from cdm.model.record import Rollout, RolloutPhase
+from cdm.model.template import PLAIN, Template, template_of
+
+# Going back
+
+
+def rolling_back(look: ServiceLook, to: str | None, stamp: str) -> Edit:
+    """The version or the settings before are to serve again.
+
+    Args:
+        look: the service.
+        to: a version; None: whatever was before.
+        stamp: for ``restarted``, where it is a version that was taken back as it is.
+    """
+    record = look.record
+    if record is not None and record.phase is RolloutPhase.REVERTING:
+        raise EditRefused(f"{look.service} is going back to {record.source.version} already")
+    if record is not None and record.phase.under_way:
+        if to in (None, record.source.version):
+            return aborting(look)
+        return _again(look, look.version(look.service.version(record.target.version)), str(to), stamp)
+    now = _one(look)
+    if to is None or (record is not None and _leads_to(record, now) and to == record.source.version != now.version):
+        return _before(look, now, stamp)
+    return _again(look, now, to, stamp)
+
+
+def _one(look: ServiceLook) -> VersionLook:
+    serving = look.serving
+    if not serving:
+        raise EditRefused(f"no version of {look.service} is in force{versions_shown(look)}")
+    if len(serving) > 1:
+        raise EditRefused(f"several versions of {look.service} are in force, each on its own{in_force_shown(serving)}")
+    return serving[0]
+
+
+def _leads_to(record: Rollout, now: VersionLook) -> bool:
+    return record.phase is RolloutPhase.COMPLETE and record.target.version == now.version
+
+
+def _before(look: ServiceLook, now: VersionLook, stamp: str) -> Edit:
+    """Back to what the record of the last rollout says was before, or the history of the blueprint."""
+    record, service = look.record, look.service
+    if record is not None and record.phase is RolloutPhase.REVERTED:
+        raise EditRefused(
+            f"{record.target.version} was taken back already, and {now.version} serves; to go back further, "
+            f"say to which version: --to VERSION{versions_shown(look)}"
+        )
+    if record is not None and _leads_to(record, now):
+        source, target = record.source, record.target
+        if source.version != target.version:
+            old = look.version(service.version(source.version))
+            # The leader does not take back what is the same under another name.
+            back = old.raw is not None and not source.alike(target)
+            return aborting(look) if back else _again(look, now, source.version, stamp)
+        if None not in (source.content, target.content) and source.content != target.content:
+            return aborting(look)
+        return _settings_back(now, source.template)
+    own = _template(now.blueprint)
+    for each in reversed(now.revisions):
+        blueprint = parsed(each, now.artifact)
+        if blueprint is not None and _template(blueprint).digest != own.digest:
+            return _settings_back(now, _template(blueprint))
+    before = now.blueprint.rollout.source if now.blueprint else None
+    if before is None:
+        raise EditRefused(
+            f"what {service} was before {now.version} is not known; say to which version: --to VERSION"
+            f"{versions_shown(look)}"
+        )
+    return _again(look, now, before, stamp)
+
+
+def _settings_back(now: VersionLook, template: Template) -> Edit:
+    raw = edit.checked(edit.with_template(text_of(now), template), now.artifact)
+    if _template(Blueprint.parse(raw)).digest == _template(now.blueprint).digest:
+        raise EditRefused(f"{now.artifact} has the settings that it had before: there is nothing to go back to")
+    return Edit(now, raw, f"{now.version} with the settings that it had before")
+
+
+def _again(look: ServiceLook, now: VersionLook, to: str, stamp: str) -> Edit:
+    """A version is put again, with the number of instances that there are now."""
+    if to == now.version:
+        raise EditRefused(f"{now.artifact} is in force already")
+    old = look.version(look.service.version(to))
+    text = old.last_text if old.raw is None else text_of(old)
+    if text is None:
+        raise EditRefused(
+            f"{old.artifact} has no blueprint, and none is kept{nearest(to, look.versions) or versions_shown(look)}; "
+            f"`cdm deploy {old.artifact}` makes one"
+        )
+    text = edit.retried(text, stamp) if old.reverted else text
+    raw = edit.checked(edit.released(text, source=now.version, instances=now.instances), old.artifact)
+    return Edit(old, raw, f"{now.version} -> {to}, {instances_in(raw)}", source=now.version)
+
+
+# The operator's hand
+
+
+def pausing(look: ServiceLook, on: bool) -> Edit:
+    """The rollout is to stop where it is, or to go on."""
+    _, target = _rollout(look)
+    text = text_of(target)
+    if not on and not Blueprint.parse(text).rollout.paused and (number := awaited(look)):
+        raise EditRefused(f"{look.way} waits for approval {number}: `cdm rollout approve {look.service}`")
+    return Edit(target, edit.paused(text, on), f"{look.way}: {'paused' if on else 'goes on'}")
+
+
+def approving(look: ServiceLook) -> Edit:
+    """The pause that the rollout is in is to end."""
+    _, target = _rollout(look)
+    if not awaited(look):
+        why = target.status.rollout.why if target.status and target.status.rollout else ""
+        raise EditRefused(f"{look.way} does not wait for an approval{f': {why}' if why else ''}")
+    return Edit(target, edit.approved(text_of(target)), f"{look.way}: approved")
+
+
+def aborting(look: ServiceLook) -> Edit:
+    """The rollout is to be taken back, also one that is complete."""
+    record = look.record
+    if record is None:
+        raise EditRefused(f"there was no rollout of {look.service}")
+    if record.phase is RolloutPhase.REVERTING:
+        raise EditRefused(f"{look.service} is going back to {record.source.version} already")
+    if record.phase is RolloutPhase.REVERTED:
+        raise EditRefused(f"{look.way} was taken back already: {record.reason}")
+    target = look.version(look.service.version(record.target.version))
+    if record.phase is RolloutPhase.COMPLETE:
+        if not target.serves:
+            raise EditRefused(f"{look.way} is complete, and {target.version} is no longer in force")
+        if look.version(look.service.version(record.source.version)).raw is None:
+            raise EditRefused(
+                f"{look.way} is complete, and the blueprint of {record.source.version} was deleted; "
+                f"`cdm rollback {look.service}` puts it again"
+            )
+    raw = edit.aborted(text_of(target))
+    return Edit(target, raw, f"{look.way}: going back to {record.source.version}", Goal.BACK)
+
+
+def retrying(look: ServiceLook, stamp: str) -> Edit:
+    """What was taken back, or failed, is to be tried again."""
+    record = look.record
+    if record is None:
+        raise EditRefused(f"there was no rollout of {look.service}")
+    if record.phase not in (RolloutPhase.REVERTED, RolloutPhase.FAILED):
+        raise EditRefused(
+            f"the last rollout ({look.way}) is {record.phase}: only what was taken back, or failed, is tried again"
+        )
+    target = look.version(look.service.version(record.target.version))
+    raw = edit.checked(edit.retried(text_of(target), stamp), target.artifact)
+    return Edit(target, raw, f"{look.way}: once more", source=record.source.version)
+
+
+def awaited(look: ServiceLook) -> int:
+    """The number of the approval that the rollout waits for, from 1; 0: it waits for none."""
+    record = look.under_way
+    if record is None or record.phase is not RolloutPhase.PAUSED:
+        return 0
+    blueprint = look.version(look.service.version(record.target.version)).blueprint
+    if blueprint is None:
+        return 0
+    stages = stages_of(blueprint.rollout)
+    number = stages[min(record.step, len(stages) - 1)].approval
+    return number if blueprint.rollout.approved < number else 0
+
+
+def _rollout(look: ServiceLook) -> tuple[Rollout, VersionLook]:
+    record = look.under_way
+    if record is None:
+        last = f" (the last one, {look.way}, is {look.record.phase})" if look.record is not None else ""
+        raise EditRefused(f"no rollout of {look.service} is under way{last}")
+    if record.phase is RolloutPhase.REVERTING:
+        raise EditRefused(f"{look.service} is going back to {record.source.version}")
+    return record, look.version(look.service.version(record.target.version))
+
+
+def _template(blueprint: Blueprint | None) -> Template:
+    return PLAIN if blueprint is None else template_of(blueprint)
