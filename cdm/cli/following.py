@@ -7,12 +7,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum, unique
+from math import inf
 from typing import Any
 
 import anyio
 import msgspec
 from msgspec import Struct, to_builtins
 
+from cdm import clock
 from cdm.cli.editing import Made, keys_of
 from cdm.cli.plans import Goal
 from cdm.cli.screen import plain, wide_console
@@ -20,6 +22,7 @@ from cdm.cli.wording import in_words
 from cdm.dispatch.messages import Message, ValuePut, ValueRemove
 from cdm.errors import InvalidKey
 from cdm.model.artifact import Artifact, Service
+from cdm.model.blueprint import Blueprint
 from cdm.model.keys import StatusKey, decode_artifact
 from cdm.model.record import RolloutPhase
 from cdm.model.status import Condition, Status
@@ -59,6 +62,13 @@ class Ended(Struct, frozen=True):
         return 4 if self.end in (End.SUPERSEDED, End.DELETED) else 3
 
 
+def under_way(status: Status) -> bool:
+    """Whether a rollout goes on, so that nothing is decided yet."""
+    phases = (RolloutPhase.ROLLING, RolloutPhase.PAUSED, RolloutPhase.SWITCHED, RolloutPhase.REVERTING)
+    rollout = status.rollout or None
+    return rollout is not None and rollout.phase in phases
+
+
 def judged(revision: int, status: Status | None, goal: Goal) -> Ended | None:
     """How an edit ended according to the status of its blueprint; None: it is not over.
 
@@ -70,10 +80,9 @@ def judged(revision: int, status: Status | None, goal: Goal) -> Ended | None:
     if status is None or status.observed_revision < revision:
         return None
     rollout = status.rollout or None
-    phase = rollout.phase if rollout else ""
-    if phase == RolloutPhase.FAILED:
-        return Ended(End.FAILED, status.reason or (rollout.why if rollout else ""))
-    if phase in (RolloutPhase.ROLLING, RolloutPhase.PAUSED, RolloutPhase.SWITCHED, RolloutPhase.REVERTING):
+    if rollout is not None and rollout.phase == RolloutPhase.FAILED:
+        return Ended(End.FAILED, status.reason or rollout.why)
+    if under_way(status):
         return None
     match status.condition:
         case Condition.INVALID:
@@ -160,7 +169,9 @@ async def followed(connection: Connection, made: Made, say: Say, timeout: float 
 
 async def _until_over(follower: StatusFollower, made: Made, say: Say) -> Ended:
     artifact, goal = made.edit.version.artifact, made.edit.goal
-    shown, taken_up = "", False
+    # A rollout has its own deadline, which the leader watches; without one, nobody else ends the wait.
+    deadline = Blueprint.parse(made.edit.raw).rollout.deadline_seconds
+    shown, taken_up, idle = "", False, clock.now()
     while True:
         status = follower.statuses.get(artifact)
         if status is None and taken_up:
@@ -171,9 +182,15 @@ async def _until_over(follower: StatusFollower, made: Made, say: Say) -> Ended:
         if taken_up and (line := in_words(status, made.revision)) != shown:
             shown = line
             say(line)
-        with anyio.move_on_after(None if taken_up or shown else NOBODY) as silence:
+        rolling, now = taken_up and status is not None and under_way(status), clock.now()
+        idle = now if rolling else idle
+        if now >= idle + deadline:
+            return Ended(End.FAILED, f"not Ready within {deadline:g} s: {shown}")
+        until_said = NOBODY if not taken_up and not shown else inf
+        patience = inf if rolling else min(until_said, idle + deadline - now)
+        with anyio.move_on_after(None if patience == inf else patience) as silence:
             await follower.news()
-        if silence.cancelled_caught:
+        if silence.cancelled_caught and not taken_up and not shown:
             shown = "no leader has taken it up so far; is a node running? (`cdm status`)"
             say(shown)
 
@@ -195,7 +212,12 @@ async def finished(
     edit = made.edit
     say = unsaid if json else shown_line
     say(f"{edit.version.artifact.service}: {edit.said}{'' if edit.changes else ' (unchanged)'}")
-    ended = await followed(connection, made, say, timeout) if wait else None
+    try:
+        ended = await followed(connection, made, say, timeout) if wait else None
+    except anyio.get_cancelled_exc_class():  # Ctrl-C
+        service = edit.version.artifact.service
+        print(f"cdm: no longer waited for, but it goes on; see `cdm rollout status {service}`", file=sys.stderr)
+        raise
     if json:
         print(msgspec.json.encode({**described(made, ended), **more}).decode())
     elif ended is not None:

@@ -62,7 +62,8 @@ def _before(look: ServiceLook, now: VersionLook, stamp: str) -> Edit:
         if source.version != target.version:
             old = look.version(service.version(source.version))
             # The leader does not take back what is the same under another name.
-            back = old.raw is not None and not source.alike(target)
+            same = source.alike(target) and source.content is not None
+            back = old.raw is not None and not same
             return aborting(look) if back else _again(look, now, source.version, stamp)
         if None not in (source.content, target.content) and source.content != target.content:
             return aborting(look)

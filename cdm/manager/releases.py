@@ -307,7 +307,8 @@ def told_of(release: Release, artifact: Artifact, desired: Desired) -> Told:
     rollout = _rollout_status(record, decision, governing(facts, record))
     ends = (record.source.version, record.target.version)
     if is_superseded(record, name, desired.in_force):
-        by = record.target.version
+        back = record.phase in (RolloutPhase.REVERTING, RolloutPhase.REVERTED)
+        by = record.source.version if back else record.target.version
         return Told(rollout if name in ends else None, superseded=f"replaced by {by}", instances=0)
     if record.phase.under_way and name in ends:
         if record.phase is RolloutPhase.FAILED:

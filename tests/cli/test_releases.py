@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,10 +22,10 @@ from cdm.model.artifact import Artifact
 from cdm.store.revisions import WRITER
 from tests.harness.agents import agents
 from tests.harness.nodes import nodes_on
-from tests.harness.processes import command_line
+from tests.harness.processes import command_line, environment
 from tests.harness.servers import NatsServer
 from tests.harness.store import connected
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import Raw, raw
 
 pytestmark = pytest.mark.anyio
@@ -159,6 +162,44 @@ async def test_a_canary_is_paused_resumed_and_approved(server: NatsServer) -> No
         assert done.splitlines()[-1].endswith("acme:web:2: complete")
         assert "1 -> 2 complete" in await it.cdm("rollout", "status", "acme:web")
         assert (await it.blueprint("2"))["rollout"]["approved"] == 2
+
+
+async def test_a_rollout_is_watched_until_it_is_over(server: NatsServer) -> None:
+    async with cluster(server, "n1") as it:
+        await it.user.put("blueprints", "acme/web/1", QUICK)
+        await it.settles("1")
+        await it.cdm("deploy", "acme:web:2", "--canary", "50,approve", "--no-wait")
+        await it.phase("paused", 1)
+        shown: list[str] = []
+
+        async def watch() -> None:
+            shown.extend((await it._type("rollout", "status", "acme:web", "--watch", "--json", code=0))[0].splitlines())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch)
+            await eventually(lambda: it.user.consumers("status"), what="it is watched")
+            await it.cdm("rollout", "approve", "acme:web")
+        phases = [json.loads(line)["rollout"]["phase"] for line in shown]
+        assert (phases[0], phases[-1]) == ("paused", "complete")
+        assert len(set(shown)) == len(shown), "each line tells something new"
+
+
+async def test_whoever_stops_waiting_is_told_that_it_goes_on(server: NatsServer) -> None:
+    assert (await command_line("init", env={"NATS_URL": server.url})).returncode == 0
+    async with raw(server) as user:
+        await user.put("blueprints", "acme/web/1", 1)
+        command = [sys.executable, "-m", "cdm", "scale", "acme:web:1", "2", "--wait", "--server", server.url]
+        async with await anyio.open_process(command, env=environment(), stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            said = b""
+            with bounded(20):
+                while b"no leader has taken it up so far" not in said:
+                    said += await process.stdout.receive()
+                process.send_signal(signal.SIGINT)
+                told = b"".join([chunk async for chunk in process.stderr])
+                assert await process.wait() == 130
+        assert told == b"cdm: no longer waited for, but it goes on; see `cdm rollout status acme:web`\n"
 
 
 async def test_a_rollout_is_aborted_and_whoever_waits_for_it_hears_so(server: NatsServer) -> None:

@@ -257,6 +257,19 @@ def test_a_version_that_replaces_what_does_not_run_replaces_its_own_earlier_temp
     assert env_of(each) == [{"LEVEL": "debug"}] * 3
 
 
+def test_what_was_replaced_before_is_told_which_version_serves_though_a_later_one_was_taken_back() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    each.apply(THIRD_VERSION, blueprint(rollout=RolloutSettings(source="1.1.0")))
+    later(each, MIN_HEALTHY)
+    assert condition(each) == (Condition.SUPERSEDED, "replaced by 1.2.0")
+    each.apply(THIRD_VERSION, blueprint(rollout=RolloutSettings(source="1.1.0", abort=True)))
+    finish(each)
+    assert phase(each) is RolloutPhase.REVERTED
+    assert condition(each) == (Condition.SUPERSEDED, "replaced by 1.1.0")
+
+
 # The operator's hand
 
 
