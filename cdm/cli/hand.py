@@ -61,10 +61,7 @@ def _before(look: ServiceLook, now: VersionLook, stamp: str) -> Edit:
         source, target = record.source, record.target
         if source.version != target.version:
             old = look.version(service.version(source.version))
-            # The leader does not take back what is the same under another name.
-            same = source.alike(target) and source.content is not None
-            back = old.raw is not None and not same
-            return aborting(look) if back else _again(look, now, source.version, stamp)
+            return aborting(look) if old.raw is not None else _again(look, now, source.version, stamp)
         if None not in (source.content, target.content) and source.content != target.content:
             return aborting(look)
         return _settings_back(now, source.template)
