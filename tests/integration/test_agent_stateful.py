@@ -72,6 +72,8 @@ ORDERS: Sequence[Following] = (
     dict.fromkeys(S),
     {S.LOADING: S.LOAD, S.ACTIVATING: S.ACTIVATE, S.DEACTIVATING: S.DEACTIVATE, S.UNLOADING: S.UNLOAD},  # once more
 )
+AFTER: Sequence[dict[str, float]] = ({}, {"after": 0.0}, {"after": 0.3}, {"after": 1.5})
+"""How long what is told to go is to serve on."""
 Order = tuple[int, int, float]
 """Which of `ORDERS`, unless no key is in a state for it; which of these keys; and how many seconds pass before."""
 numbers = st.integers(0, 1_000_000)
@@ -140,7 +142,8 @@ class NodeMachine(RuleBasedStateMachine):
         key = keys[number % len(keys)]
         command = following[states[key]]
         headers = {EXPECT: str(found[key].sequence if key in found else 0)}
-        value: object = {"state": command, "term": 7, "overrides": {"env": {"LEVEL": str(level)}}}
+        after = AFTER[number % len(AFTER)] if command in (S.UNLOAD, S.DEACTIVATE) else {}
+        value: object = {"state": command, "term": 7, "overrides": {"env": {"LEVEL": str(level)}}, **after}
         if command is None:
             headers["KV-Operation"], value = "DEL", b""
         try:
