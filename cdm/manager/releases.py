@@ -19,7 +19,7 @@ from cdm.manager.group import Group, SlicePut
 from cdm.manager.intents import at_rest, follow, is_reverted, is_superseded
 from cdm.manager.placement import Placement
 from cdm.manager.rollouts import Decision, decide
-from cdm.manager.service import Facts, Version, governing, of_side, series_of
+from cdm.manager.service import Facts, Version, governing, of_side
 from cdm.manager.standing import Fleet
 from cdm.manager.topology import Registered, Topology
 from cdm.manager.wanted import Wanted, is_outdated, side_of, wanted_of, wanted_of_side
@@ -178,7 +178,7 @@ class Releases:
         instances = sorted((each.address, each.port) for each in values if each.address and each.port)
         run = CheckRun(
             desired.blueprint.rollout.checks,
-            series_of(record),
+            release.decision.series,
             record.target.version,
             record.source.version,
             str(record.phase),

@@ -56,6 +56,8 @@ class Decision(NamedTuple):
     kind: str = ""
     stages: int = 0
     new: SideHealth = SideHealth()
+    series: str = ""
+    """What its checks are to be about (`series_of`)."""
 
 
 class _Sides(NamedTuple):
@@ -107,9 +109,14 @@ class _Case:
         return health_of(puts, self.min_healthy, self.facts.fleet, self.facts.now)
 
     @property
+    def series(self) -> str:
+        """What the checks are to be about now."""
+        return series_of(self.record, ready=self.new.healthy >= self.goal)
+
+    @property
     def checks(self) -> GateVerdict:
         """What the blueprint's checks say of this step; each step has its own answers."""
-        if self.settings.checks and self.facts.checked != series_of(self.record):
+        if self.settings.checks and self.facts.checked != self.series:
             return GateVerdict(Gate.HOLD, "checks: no result yet")
         return self.facts.checks
 
@@ -224,6 +231,7 @@ def decide(facts: Facts, record: Rollout | None, *, may_advance: bool = True) ->
         str(case.settings.kind),
         len(case.stages),
         case.new,
+        case.series,
     )
 
 

@@ -86,9 +86,12 @@ def revert(record: Rollout, reason: str, now: float) -> Rollout:
     )
 
 
-def series_of(record: Rollout) -> str:
-    """Names a rollout and its step: what its checks say is about these alone."""
-    return f"{record.target.revision}/{record.target.digest}/{record.step}"
+def series_of(record: Rollout, *, ready: bool) -> str:
+    """Names a rollout and its step: what its checks say is about these alone.
+
+    It counts anew once the step's new instances are healthy (``ready``): what passed before passed without them.
+    """
+    return f"{record.target.revision}/{record.target.digest}/{record.step}/{int(ready)}"
 
 
 def governing(facts: Facts, record: Rollout) -> Desired | None:

@@ -21,8 +21,10 @@ import anyio.abc
 import pytest
 
 from cdm.cli import Exit
-from tests.docs.documents import adapted, commands, inline
+from cdm.model.blueprint import Blueprint
+from tests.docs.documents import adapted, blocks, commands, inline
 from tests.harness.agents import agents
+from tests.harness.paths import ROOT
 from tests.harness.processes import environment, processes
 from tests.harness.secure import CONFIG, Certificates, JwtFortress, fortress
 from tests.harness.servers import NatsServer, free_port, running_server
@@ -253,6 +255,40 @@ async def test_every_nats_command_of_the_documents_does_what_they_say(server: Na
             used.add(effect)
         assert used == {effect for _, effect in EFFECTS}
         running.unharmed()
+
+
+async def test_a_release_of_the_documents(server: NatsServer, shell: Shell) -> None:
+    await shell.good("context", "add", "readme", "--server", server.url, "--select")
+    push, put, status, endpoints = (shlex.split(line)[1:] for line in commands("What begins a rollout"))
+    (record,) = (shlex.split(line)[1:] for line in commands("What happens in the middle"))
+    assert endpoints == ["endpoints", "org.example:slice"]
+    async with (
+        raw(server) as user,
+        processes(server, user, shell.folder, "node-1", "node-2") as running,
+        agents(server, "node-1", "node-2"),
+    ):
+        await user.put("blueprints", ONE, {"instances": 3, "min_healthy": 0})
+        await eventually(_are(user, 3), PATIENCE)
+        pushed = await shell.cdm(*(str(ROOT / each) if each.startswith("examples/") else each for each in push))
+        assert pushed.returncode == Exit.OK
+        await shell.good(*put)
+
+        async def begun() -> bool:
+            done = await shell.nats(*record)
+            return done.returncode == 0 and json.loads(done.stdout)["phase"] == "rolling"
+
+        await eventually(begun, PATIENCE)
+        told = json.loads(await shell.good(*status))
+        assert told["rollout"]["from"] == "1.0.0"
+        listed = await shell.cdm(*endpoints)
+        assert listed.returncode == Exit.OK, listed.stderr
+        running.unharmed()
+
+
+def test_the_checks_of_the_documents_are_a_blueprint() -> None:
+    (text,) = blocks("Checks", "json")
+    rollout = Blueprint.parse(text.encode()).rollout
+    assert len(rollout.checks) == 3
 
 
 Effect = Callable[[Shell, Raw, list[str]], Awaitable[None]]

@@ -523,6 +523,16 @@ def test_a_step_is_over_when_its_checks_have_passed_too() -> None:
     assert not each.outbox.checks, "nothing is checked any more"
 
 
+def test_what_checks_said_before_new_instances_served_does_not_count() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", checks=(CHECK,))))
+    checked(each, CheckOutcome.PASS, 2)
+    for _ in range(10):
+        later(each, MIN_HEALTHY)
+    assert phase(each) is RolloutPhase.ROLLING
+    assert condition(each, NEXT_VERSION)[1] == "NATS request health: no result yet"
+
+
 def test_checks_that_fail_take_a_canary_back_while_it_pauses() -> None:
     each = running()
     settings = RolloutSettings(source="1.0.0", kind=RolloutKind.CANARY, steps=steps(10, "approve"), checks=(CHECK,))
