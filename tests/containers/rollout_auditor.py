@@ -223,7 +223,7 @@ class Rollouts:
         if not steps or leg is None or leg.phase in OVER or leg.step >= len(steps):
             return
         share = next((weight for weight in reversed(steps[: leg.step + 1]) if weight is not None), 0)
-        most = max(1, math.floor(self._bounds.wanted * share / 100 + 1e-9))
+        most = max(1, math.floor(self._bounds.wanted * share / 100 + 0.5))
         loads = [entry for entry in self._loads(move) if leg.starts(move.after[entry.key].template)]
         new = [each for each in move.after.values() if each.live and leg.starts(each.template)]
         count = sum(self._steady(each.node, move.time) for each in new)
