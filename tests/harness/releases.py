@@ -23,7 +23,7 @@ from cdm.store.bucket import buckets
 from tests.containers.recorder import Recorder, recording
 from tests.containers.rollout_auditor import Bounds, Rollouts
 from tests.containers.rollout_replay import Leg
-from tests.harness.probing import WEB_SLICE, Probing, endpoints, probing
+from tests.harness.probing import WEB_SLICE, Probed, Probing, endpoints, probing
 from tests.harness.processes import Process, Processes, node_processes
 from tests.harness.servers import NatsServer
 from tests.harness.serving import Yard, yard
@@ -179,6 +179,22 @@ class Site:
                 shown = {name: value for name, value in entry.fields.items() if name in _TOLD}
                 found.append(f"{entry.time:.2f} #{entry.sequence % 10_000} {entry.key} {shown or 'gone'}")
         return found
+
+    def flawless(self, found: Probed, least: int = 20) -> None:
+        """No request failed but those that met an instance as it crashed, before anybody could know."""
+        crashes = [
+            (entry.key.partition(".")[0], entry.time)
+            for entry in self.recorder.entries("slices")
+            if _ours(entry.key) and entry.fields.get("state") in ("ACTIVATING", "FAILED") and entry.fields.get("reason")
+        ]
+        inexcusable = [
+            failure
+            for failure in found.failures
+            if not any(
+                f" on {node} " in failure["to"] and time - 0.5 <= failure["time"] <= time + 1 for node, time in crashes
+            )
+        ]
+        found._replace(failures=inexcusable).flawless(least)
 
     # What befalls it.
 

@@ -193,7 +193,7 @@ async def test_a_bad_version_is_taken_back_by_itself(server: NatsServer, tmp_pat
             await place.serves("1")
             told = await condition(place, "2", "Reverted")
             found = await prober.stop()
-        found.flawless(20)
+        place.flawless(found)
         judge = await place.judged(max_surge=3 if kind == "blue-green" else 1)
         failed = judge.first_failure("2", put)
         assert failed is not None
@@ -219,7 +219,7 @@ async def test_a_bad_variable_is_taken_back_and_another_one_is_tried(server: Nat
             await place.serves("1")
             assert await levels(place) == {"good"}
             found = await prober.stop()
-        found.flawless(20)
+        place.flawless(found)
         await place.judged()
 
 

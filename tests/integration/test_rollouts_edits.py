@@ -32,7 +32,7 @@ async def in_a_canary(server: NatsServer, folder: Path) -> AsyncIterator[tuple[S
             await place.reaches("paused")
             await eventually(lambda: shared(place, 1), what="one is new")
             yield place, prober
-            (await prober.stop()).flawless(100)
+            place.flawless(await prober.stop())
 
 
 async def test_the_replaced_version_is_put_again(server: NatsServer, tmp_path: Path) -> None:

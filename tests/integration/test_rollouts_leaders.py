@@ -87,6 +87,6 @@ async def test_leaders_killed_while_a_bad_version_is_taken_back(server: NatsServ
                 await place.serves("1")
             found = await prober.stop()
         print(f"{kind}: killed at {struck}; {len(found.failures)} of {found.requests} requests failed")
-        found.flawless(100)
+        place.flawless(found)
         await place.judged(canary=WEIGHTS if kind == "canary" else (), max_surge=surge(kind))
         assert any("reverting" in str(each) for each in struck)
