@@ -170,8 +170,15 @@ def _in_place(look: ServiceLook, artifact: Artifact) -> VersionLook:
             f"there is no blueprint of {artifact}{nearest(artifact.version, _living(look)) or versions_shown(look)}; "
             f"`cdm deploy {artifact}` makes one"
         )
-    if own.replaced_by_another:
-        how = "is being replaced" if look.under_way else "was taken back" if own.reverted else "was replaced"
+    about_to_go = own.serves and own not in look.serving
+    if own.replaced_by_another or about_to_go:
+        how = (
+            "is being replaced"
+            if look.under_way or about_to_go
+            else "was taken back"
+            if own.reverted
+            else "was replaced"
+        )
         raise EditRefused(f"{artifact} {how}{in_force_shown(look.serving)}; {_once_more(look, own)}")
     return own
 

@@ -206,11 +206,11 @@ async def _follow(connection: Connection, look: ServiceLook, *, json: bool) -> S
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(follower.run)
         await follower.listed()
-        shown = _told(look)
+        shown = _document(look)
         while look.under_way is not None or _begins(look):
             await follower.news()
             look = await looked(connection, look.service)
-            if (told := _told(look)) != shown:
+            if (told := _document(look)) != shown:
                 shown = told
                 _show(look, json=json)
         tasks.cancel_scope.cancel()
@@ -219,15 +219,7 @@ async def _follow(connection: Connection, look: ServiceLook, *, json: bool) -> S
 
 def _begins(look: ServiceLook) -> bool:
     """Whether a blueprint was written that the leader has not read yet."""
-    return any(
-        each.raw is not None and (each.status is None or each.status.observed_revision < each.revision)
-        for each in look.versions.values()
-    )
-
-
-def _told(look: ServiceLook) -> object:
-    """What is shown, but for what changes with time alone."""
-    return look.record, {name: each.status for name, each in look.versions.items()}
+    return any(each.raw is not None and each.unread for each in look.versions.values())
 
 
 def _show(look: ServiceLook, *, json: bool) -> None:

@@ -85,6 +85,11 @@ class VersionLook(Struct, frozen=True):
         return self._is(Condition.SUPERSEDED)
 
     @property
+    def unread(self) -> bool:
+        """Whether no leader has read its newest blueprint so far."""
+        return self.status is None or self.status.observed_revision < self.revision
+
+    @property
     def reverted(self) -> bool:
         """Whether it was rolled out as it stands there, and taken back."""
         return self._is(Condition.REVERTED)
@@ -123,8 +128,11 @@ class ServiceLook(Struct, frozen=True):
 
     @property
     def serving(self) -> list[VersionLook]:
-        """The versions in force."""
-        return [each for each in self.versions.values() if each.serves]
+        """The versions in force, and not about to be replaced by a blueprint that the leader has yet to read."""
+        unread = [each for each in self.versions.values() if each.serves and each.unread]
+        going = {each.blueprint.rollout.source: each.in_force_revision for each in unread if each.blueprint is not None}
+        found = [each for each in self.versions.values() if each.serves]
+        return [each for each in found if going.get(each.version, 0) <= each.in_force_revision]
 
     @property
     def under_way(self) -> Rollout | None:

@@ -170,15 +170,16 @@ async def test_a_rollout_is_watched_until_it_is_over(server: NatsServer) -> None
         await it.settles("1")
         await it.cdm("deploy", "acme:web:2", "--canary", "50,approve", "--no-wait")
         await it.phase("paused", 1)
-        shown: list[str] = []
-
-        async def watch() -> None:
-            shown.extend((await it._type("rollout", "status", "acme:web", "--watch", "--json", code=0))[0].splitlines())
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch)
-            await eventually(lambda: it.user.consumers("status"), what="it is watched")
-            await it.cdm("rollout", "approve", "acme:web")
+        command = [sys.executable, "-m", "cdm", "rollout", "status", "acme:web", "--watch", "--json"]
+        where = {**environment(), "NATS_URL": server.url}
+        async with await anyio.open_process(command, env=where, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            with bounded(20):
+                said = await process.stdout.receive()
+                await it.cdm("rollout", "approve", "acme:web")
+                said += b"".join([chunk async for chunk in process.stdout])
+                assert await process.wait() == 0
+        shown = said.decode().splitlines()
         phases = [json.loads(line)["rollout"]["phase"] for line in shown]
         assert (phases[0], phases[-1]) == ("paused", "complete")
         assert len(set(shown)) == len(shown), "each line tells something new"

@@ -158,6 +158,17 @@ def test_which_version_is_replaced_is_asked_for_where_several_are_in_force(one: 
     assert _deploy(one, "3").source == "2", "a version without instances replaces nothing, and is not replaced"
 
 
+def test_what_a_leader_has_yet_to_read_counts_already(one: Bucket) -> None:
+    edit = _deploy(one, "2")
+    one.put("2", edit.raw)
+    assert _deploy(one, "3").source == "2"
+    with _refused(r"web:1 is being replaced \(in force: 2\)"):
+        scaling(one.look, WEB.version("1"), 5)
+    one.put("1", 4)
+    with pytest.raises(UsageError, match=r"\(in force: 1, 2\)"):
+        _deploy(one, "3")
+
+
 def test_a_third_version_replaces_the_second_in_the_middle(two: Bucket) -> None:
     assert _deploy(two, "3").source == "2"
     with _refused("1 -> 2 is under way; `cdm rollback acme.shop:web` goes back to 1"):
