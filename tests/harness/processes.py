@@ -15,7 +15,7 @@ import anyio
 import nats.errors
 
 from cdm.model.node import EXTERNAL
-from tests.harness.servers import NatsServer
+from tests.harness.servers import Addressed, NatsServer
 from tests.harness.waiting import LEAST, bounded, eventually, patience
 from tests.harness.wire import Raw, Rejection
 
@@ -156,7 +156,7 @@ async def processes(
 
 
 @contextmanager
-def node_processes(server: NatsServer, folder: Path, node_ttl: float = 2) -> Iterator[Processes]:
+def node_processes(server: Addressed, folder: Path, node_ttl: float = 2) -> Iterator[Processes]:
     """Room for ``cdm node`` processes; killed with the ``with`` block."""
     times = ("--lease-ttl", "2", "--node-ttl", str(node_ttl), "--reconcile-interval", "1")
     running = Processes(server.url, folder, times)

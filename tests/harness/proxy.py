@@ -19,6 +19,8 @@ class Proxy:
     def __init__(self, server: NatsServer, port: int) -> None:
         self.holding = anyio.Event()
         """Set once something is held back."""
+        self.shut = False
+        """Whether there is no way to the server: clients that connect are turned away at once."""
         self._server = server
         self._port = port
         self._pattern: bytes | None = None
@@ -47,6 +49,9 @@ class Proxy:
 
     async def serve(self, client: SocketStream) -> None:
         """One client's connection."""
+        if self.shut:
+            await client.aclose()
+            return
         self._clients.add(client)
         host, _, port = self._server.url.removeprefix("nats://").partition(":")
         async with await anyio.connect_tcp(host, int(port)) as server, anyio.create_task_group() as tasks:
