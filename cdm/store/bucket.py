@@ -76,7 +76,23 @@ class Bucket:
             ", ".join(self._lacking(sent["config"])),
             state["first_seq"],
             state.get("num_subjects", 0),
+            sent["config"].get("num_replicas", 1),
         )
+
+    async def newest(self) -> int:
+        """Sequence of the newest message that the stream's leader still has; 0: it has none."""
+        try:
+            answer = await self.connection.api(f"STREAM.MSG.GET.{self.stream}", {"last_by_subj": self.all_subjects})
+        except RequestRefused as error:
+            if no_message(error):
+                return 0
+            raise
+        return int(answer["message"]["seq"])
+
+    async def subjects(self, pattern: str) -> set[str]:
+        """The subjects that match a pattern, as the stream's leader has them."""
+        answer = await self.connection.api(f"STREAM.INFO.{self.stream}", {"subjects_filter": pattern})
+        return {*(answer["state"].get("subjects") or ())}
 
     async def read(self, key: Key, timeout: float | None = None) -> Stored | None:
         """What the stream's leader holds under the key; None where nothing was written, or all trace of it expired."""

@@ -10,10 +10,11 @@ from typing import Any
 import anyio
 
 from cdm import clock
-from cdm.errors import StoreError, Uncertain
+from cdm.errors import AccessDenied, StoreBusy, StoreError, Uncertain, Unreachable
 from cdm.log import Log
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
+from cdm.store.wire import StreamState
 
 log = Log("cdm.watch")
 
@@ -46,12 +47,25 @@ class Consumer:
     Args:
         bucket: whose messages it delivers.
         subjects: which of them.
-        offset: the server's clock less this node's, in seconds.
+        stream: the bucket's stream, as its leader had it just now.
     """
 
-    __slots__ = ("_bucket", "_subjects", "expected", "made", "name", "offset", "over", "token")
+    __slots__ = (
+        "_bucket",
+        "_delivered",
+        "_subjects",
+        "expected",
+        "idle",
+        "made",
+        "name",
+        "offset",
+        "over",
+        "reached",
+        "stream",
+        "token",
+    )
 
-    def __init__(self, bucket: Bucket, subjects: str, offset: float) -> None:
+    def __init__(self, bucket: Bucket, subjects: str, stream: StreamState) -> None:
         self._bucket = bucket
         self._subjects = subjects
         self.name = f"cdm-{secrets.token_hex(8)}"
@@ -60,7 +74,15 @@ class Consumer:
         self.expected = 1
         """Number of its next delivery."""
         self.made = clock.now()
-        self.offset = offset
+        self.offset = stream.clock - self.made
+        """The server's clock less this node's, in seconds."""
+        self.stream = stream
+        self.reached = 0
+        """Sequence of the message that it delivered last."""
+        self._delivered: set[str] = set()
+        """The subjects that it delivered, where it does not deliver all."""
+        self.idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when it had nothing more to deliver, and yet not all that its stream's leader had when it was made."""
         self.over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done when another one is to take its place; holds the reason, or a receiver's exception."""
 
@@ -102,6 +124,37 @@ class Consumer:
         )
         self.made = clock.now()
         return bool(info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == 0)
+
+    def delivered(self, subject: bytes, sequence: int) -> None:
+        """It delivered this message."""
+        self.reached = sequence
+        if self.stream.replicas > 1 and self._subjects != self._bucket.all_subjects:
+            self._delivered.add(subject.decode("utf-8", "backslashreplace"))
+
+    def surely_complete(self, stream: StreamState) -> bool:
+        """Whether its deliveries alone show that it delivered all that the stream held."""
+        return stream.replicas < 2 or self.reached >= stream.last
+
+    async def complete(self, stream: StreamState, *, listing: bool) -> bool:
+        """Whether it delivered all that the stream held as its leader has it; asked once it was `drained`.
+
+        It lives on any one of the stream's replicas. One that is behind, as when its server has just come back, has
+        nothing more to deliver before it has caught up: what it lacks would be taken for deleted, and what was
+        replaced since for new.
+
+        Args:
+            stream: the stream, as its leader had it.
+            listing: whether it was made to deliver every key.
+        """
+        if self.surely_complete(stream):
+            return True
+        with suppress(Uncertain, StoreBusy, Unreachable):
+            if self._subjects == self._bucket.all_subjects:
+                with suppress(AccessDenied):
+                    return await self._bucket.newest() <= self.reached
+                return True
+            return not listing or await self._bucket.subjects(self._subjects) <= self._delivered
+        return False
 
     async def drained(self) -> bool:
         """Whether all that it has was delivered. One that does not answer may be lost: its silence shows."""

@@ -84,6 +84,9 @@ class Listing:
     replaced: bool
     unlisted: dict[str, Known]
     """Keys known before that were not delivered so far."""
+    older: dict[str, tuple[bytes, Cause | None, int, float]] = field(default_factory=dict)
+    """What was delivered of keys of which something newer is known. A replica that is behind delivers it, and then what
+    it lacks; where nothing follows, the stream was set back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,8 @@ class Mirror:
                 if isinstance(listing, ListingHistory):
                     for name, history in listing.histories.items():
                         self._emit_history(listing, name, history)
+                for name, (data, cause, sequence, at) in listing.older.items():
+                    self._take(name, data, cause, sequence, at)
                 for name in listing.unlisted:
                     if known := self._known.get(name):
                         self._remove(name, known, end, Cause.MISSING, now)
@@ -255,18 +260,26 @@ class Mirror:
                     history.add(self._decode(name, data, sequence, at, known))
                 return
             phase.unlisted.pop(name, None)
-            if known is not None and sequence == known.revision and not phase.replaced:
+            phase.older.pop(name, None)
+            if known is not None and sequence <= known.revision and not phase.replaced:
+                if sequence < known.revision:
+                    phase.older[name] = (data, cause, sequence, at)
                 return
+        self._take(name, data, cause, sequence, at)
+        if not listing:
+            self.reached = sequence
+
+    def _take(self, name: str, data: bytes, cause: Cause | None, sequence: int, at: float) -> None:
+        """A key was given a value, or was removed."""
+        known = self._known.get(name)
         if cause is None:
             update = self._decode(name, data, sequence, at, known)
             self._known[name] = update
             self._emit(update)
         elif known is not None:
             self._remove(name, known, sequence, cause, at)
-        elif self._layout is NODES and (sequence > self.reached or not listing):
+        elif self._layout is NODES and (sequence > self.reached or not isinstance(self.phase, Listing)):
             self._tell_end(name, sequence, cause, at)
-        if not listing:
-            self.reached = sequence
 
     def lost(self, stream: StreamState) -> int:
         """How many of the known messages are gone from the stream, at least: they were purged, and left no marker.

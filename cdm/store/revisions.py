@@ -6,11 +6,10 @@ import anyio
 from msgspec import Struct
 from nats.aio.msg import Msg
 
-from cdm import clock
 from cdm.errors import Uncertain
 from cdm.store.bucket import Bucket
 from cdm.store.consumer import Consumer
-from cdm.store.wire import is_removal
+from cdm.store.wire import delivery_of, is_removal
 
 PATIENCE = 10.0
 """Seconds that reading may take."""
@@ -53,23 +52,24 @@ class _Reading:
         self._bucket = bucket
         self._subjects = bucket.subject(keys)
         self._found: dict[int, Revision] = {}
-        self._complete = anyio.Event()
+        self._drained = anyio.Event()
+        """Set when nothing waited behind what was delivered."""
         self._consumer: Consumer | None = None
 
     async def run(self) -> list[Revision]:
         connection = self._bucket.connection
         stream = await self._bucket.state()
-        consumer = self._consumer = Consumer(self._bucket, self._subjects, stream.clock - clock.now())
+        consumer = self._consumer = Consumer(self._bucket, self._subjects, stream)
         inbox = connection.new_inbox()
         subscription = await connection.subscribe(inbox, self._take)
         try:
-            if not await consumer.create(inbox, None, HEARTBEAT):
-                while not self._complete.is_set():
-                    with anyio.move_on_after(HEARTBEAT):
-                        await self._complete.wait()
-                    # What was still to be delivered may have been replaced meanwhile: then nothing was the last one.
-                    if not self._complete.is_set() and await consumer.drained():
-                        break
+            drained = await consumer.create(inbox, None, HEARTBEAT)
+            while not (drained and await consumer.complete(stream, listing=True)):
+                with anyio.move_on_after(HEARTBEAT):
+                    await self._drained.wait()
+                # What was still to be delivered may have been replaced meanwhile: then nothing was the last one.
+                drained = self._drained.is_set() or await consumer.drained()
+                self._drained = anyio.Event()
         finally:
             await connection.unsubscribe(subscription)
             await consumer.delete()
@@ -77,18 +77,18 @@ class _Reading:
 
     async def _take(self, message: Msg) -> None:
         consumer, headers = self._consumer, message.headers or {}
-        tokens = message.reply.split(".")
         if not message.reply.startswith("$JS.ACK."):
             if question := message.reply or headers.get("Nats-Consumer-Stalled"):
                 await self._bucket.connection.publish(question)
             return
-        base = 2 if len(tokens) == 9 else 4  # as in `cdm.store.watch`
-        if consumer is None or tokens[base + 1] != consumer.name:
+        delivery = delivery_of(message.reply.encode())
+        if consumer is None or delivery is None or delivery[0] != consumer.token:
             return
-        sequence, stored, pending = (int(tokens[base + at]) for at in (3, 5, 6))
+        _, sequence, _, stored, pending = delivery
         consumer.expected += 1
+        consumer.delivered(message.subject.encode(), sequence)
         name = message.subject[len(self._bucket.subject("")) :]
         payload = None if is_removal(headers) else message.data
         self._found[sequence] = Revision(name, sequence, stored / 1e9, payload, headers.get(WRITER, ""))
-        if pending == 0:
-            self._complete.set()
+        if pending == b"0":
+            self._drained.set()

@@ -24,8 +24,8 @@ from cdm.log import Log
 from cdm.store.backpressure import Backpressure, FlowControl
 from cdm.store.bucket import Bucket
 from cdm.store.consumer import Consumer, until_up
-from cdm.store.mirror import Behind, Gap, Live, Mirror, SetBack
-from cdm.store.wire import MARKER_TTL, StreamState, headers_of
+from cdm.store.mirror import Behind, Gap, Listing, Live, Mirror, SetBack
+from cdm.store.wire import MARKER_TTL, StreamState, delivery_of, headers_of
 
 log = Log("cdm.watch")
 
@@ -45,6 +45,8 @@ SESSION_PAUSE = 0.25
 """Seconds before another consumer is made where one could not be."""
 COMPLAINT_INTERVAL = 30.0
 """Seconds between two lines that say that updates of a bucket do not come."""
+BEHIND_PATIENCE = 10.0
+"""Seconds that a consumer's server may take to catch up with the stream's leader."""
 DRIFT = 5.0
 """Seconds by which a message's time may differ from this node's clock, given what the server's clock was when the
 consumer was made: servers take turns in leading a stream, and a clock may be set."""
@@ -164,7 +166,8 @@ class Watch:
                 continue
             # Nothing more is delivered where the last messages were removed again: the consumer knows.
             consumer = self._consumer
-            if same and mirror.is_live and consumer and await consumer.drained() and consumer is self._consumer:
+            complete = consumer and await consumer.drained() and await consumer.complete(target, listing=False)
+            if same and complete and mirror.is_live and consumer is self._consumer:
                 mirror.skip(target.last)
         return False
 
@@ -256,7 +259,7 @@ class Watch:
             self._tell_live(False)
             await until_up(connection)
         stream = await self.bucket.state()
-        consumer = Consumer(self.bucket, self._filter, stream.clock - clock.now())
+        consumer = Consumer(self.bucket, self._filter, stream)
         self._compare(stream)
         if stream.lacks:
             await self._provide_bucket(f"it lacks {stream.lacks}")
@@ -269,7 +272,7 @@ class Watch:
             drained = await consumer.create(inbox, after, HEARTBEAT)
             self._heard = consumer.made
             if drained:
-                self._finish()
+                await self._finish_if_complete(consumer)
             return await self._until_over(consumer)
         finally:
             self._consumer = None
@@ -307,10 +310,11 @@ class Watch:
                 self._tell_live(False)
                 return "the consumer is silent"
             if not self._mirror.is_live:
-                await asyncio.wait((consumer.over,), timeout=HEARTBEAT / 2)
+                waited_for = (consumer.over,) if consumer.idle.done() else (consumer.over, consumer.idle)
+                await asyncio.wait(waited_for, timeout=HEARTBEAT / 2, return_when=asyncio.FIRST_COMPLETED)
                 # What was still to be delivered may be purged or expired meanwhile: then no delivery was the last one.
-                if not self._mirror.is_live and await consumer.drained() and not consumer.over.done():
-                    self._finish()
+                if not self._mirror.is_live and not consumer.over.done() and await consumer.drained():
+                    await self._finish_if_complete(consumer)
             elif now >= relist:
                 return "time to compare everything"
             else:
@@ -321,6 +325,14 @@ class Watch:
     def _overdue(self) -> float:
         """When the consumer counts as lost, unless it is heard of before."""
         return max(self._heard, self._began) + HEARTBEAT * OVERDUE
+
+    async def _finish_if_complete(self, consumer: Consumer) -> None:
+        """It has nothing more to deliver: that is all that there is, or the server that it is on is behind."""
+        if await consumer.complete(consumer.stream, listing=isinstance(self._mirror.phase, Listing)):
+            if not self._mirror.is_live and not consumer.over.done():
+                self._finish()
+        elif clock.now() >= consumer.made + BEHIND_PATIENCE:
+            consumer.end("its server is behind the stream's leader")
 
     def _finish(self) -> None:
         try:
@@ -367,14 +379,9 @@ class Watch:
                 consumer.over.set_exception(error)
 
     def _on_delivery(self, consumer: Consumer, subject: bytes, reply: bytes, data: bytes, block: bytes) -> None:
-        tokens = reply.split(b".")
-        # $JS.ACK[.<domain>.<account>].<stream>.<consumer>.<deliveries>.<sequence>.<number>.<time>.<pending>[.<token>]
-        base = 2 if len(tokens) == 9 else 4
-        try:
-            name, sequence, number = tokens[base + 1], int(tokens[base + 3]), int(tokens[base + 4])
-            stored, pending = int(tokens[base + 5]), tokens[base + 6]
-        except (LookupError, ValueError):
-            return  # it is not a consumer's: those number their deliveries
+        if (delivery := delivery_of(reply)) is None:
+            return
+        name, sequence, number, stored, pending = delivery
         if number != consumer.expected or name != consumer.token:
             if name == consumer.token:
                 consumer.end(f"delivery {number} came instead of {consumer.expected}")
@@ -385,12 +392,16 @@ class Watch:
         marked = block and (b"KV-Operation" in block or b"Nats-Marker" in block)
         key = subject[self._name_at :].decode("utf-8", "backslashreplace")
         at = stored / 1e9 - consumer.offset
+        consumer.delivered(subject, sequence)
         self._mirror.update(key, data, headers_of(block) if marked else None, sequence, stored, min(at, now))
         if self._progress is not None:
             self._tell_progress()
         if pending == b"0":  # nothing waits behind it, so it was stored just now
             if not self._mirror.is_live:
-                self._finish()
+                if consumer.surely_complete(consumer.stream):
+                    self._finish()
+                elif not consumer.idle.done():
+                    consumer.idle.set_result(None)
             elif abs(at - now) > DRIFT and now > consumer.made + DRIFT_INTERVAL:
                 consumer.end("the server's clock is another one")
 

@@ -49,6 +49,21 @@ def is_removal(headers: Mapping[str, str]) -> bool:
     return MARKER in headers or headers.get(OPERATION) in ("DEL", "PURGE")
 
 
+def delivery_of(reply: bytes) -> tuple[bytes, int, int, int, bytes] | None:
+    """What a consumer's delivery says of itself in its reply subject; None: it is not a consumer's.
+
+    These are the consumer's name, the message's sequence in the stream, the number of the delivery, when the message
+    was stored in nanoseconds since 1970, and how many messages wait behind it.
+    """
+    tokens = reply.split(b".")
+    # $JS.ACK[.<domain>.<account>].<stream>.<consumer>.<deliveries>.<sequence>.<number>.<time>.<pending>[.<token>]
+    base = 2 if len(tokens) == 9 else 4
+    try:
+        return tokens[base + 1], int(tokens[base + 3]), int(tokens[base + 4]), int(tokens[base + 5]), tokens[base + 6]
+    except (LookupError, ValueError):
+        return None
+
+
 class StreamState(Struct, frozen=True):
     """A bucket's stream at one moment."""
 
@@ -63,6 +78,8 @@ class StreamState(Struct, frozen=True):
     """Sequence of the oldest message that it holds; 0: it never held one."""
     keys: int = 0
     """How many keys it holds messages of, markers included."""
+    replicas: int = 1
+    """On how many servers it is kept."""
 
 
 def has_majority(cluster: dict[str, Any]) -> bool:

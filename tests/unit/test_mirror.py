@@ -406,6 +406,34 @@ def test_the_phases_of_a_session() -> None:
     assert it.reached == 5
 
 
+def test_what_a_replica_that_is_behind_delivers_is_not_told() -> None:
+    it, heard = mirror()
+    it.list(5)
+    deliver(it, 5)
+    it.finish(1.0)
+    heard.clear()
+    it.list(7)
+    deliver(it, 3)
+    assert not heard
+    deliver(it, 7)  # it has caught up
+    it.finish(2.0)
+    assert [message.revision for message in heard if isinstance(message, ValuePut)] == [7]
+    assert len(heard) == 1
+
+
+def test_what_was_set_back_is_told_when_all_is_listed() -> None:
+    it, heard = mirror()
+    it.list(5)
+    deliver(it, 5)
+    it.finish(1.0)
+    it.list(5)
+    deliver(it, 3)
+    deliver(it, 4, "n2.g/a/1")
+    assert [message.revision for message in heard if isinstance(message, ValuePut)] == [5, 4]
+    it.finish(2.0)
+    assert [message.revision for message in heard if isinstance(message, ValuePut)] == [5, 4, 3]
+
+
 def test_only_a_listing_that_was_not_broken_off_counts_as_one() -> None:
     it, _ = mirror()
     it.list(3)
