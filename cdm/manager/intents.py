@@ -251,22 +251,35 @@ def at_rest(facts: Facts, record: Rollout | None, version: Version) -> tuple[Sid
     None: as its blueprint says, in both places.
     """
     wanted, name = version.wanted, version.artifact.version
+    back = record is not None and record.phase is RolloutPhase.REVERTED and record.source.version == name
     if wanted is None:
+        # Its blueprint was deleted, and yet it is what was gone back to, as many as the one taken back says.
+        target = facts.versions.get(record.target.version) if record is not None and back else None
+        if record is not None and target is not None and target.wanted and is_reverted(record, target.wanted):
+            return record.source, target.desired.instances if target.desired else None
         return None, None
     if is_superseded(record, name, wanted.revision):
         return None, 0
-    old = _outdated(record, version, wanted)
-    if record is not None and (is_reverted(record, wanted) or (old is not None and _says_abort(version))):
+    if record is not None and is_reverted(record, wanted):
         return (record.source, None) if record.source.version == name else (None, 0)
-    if facts.waits_for and old is not None:
-        return old, None
-    blueprint = _blueprint(version)
-    if facts.waits_for and blueprint is not None and _replaced(facts, record, name, blueprint, wanted):
-        return None, 0
-    if record is not None and record.phase is RolloutPhase.REVERTED and record.source.version == name:
+    if facts.waits_for or _says_abort(version):
+        if old := _outdated(record, version, wanted):
+            return old, None
+        if is_withheld(facts, record, version):
+            return None, 0
+    if record is not None and back:
         desired = governing(facts, record)
         return None, desired.instances if desired is not None else None
     return None, None
+
+
+def is_withheld(facts: Facts, record: Rollout | None, version: Version) -> bool:
+    """Whether a blueprint asks for a rollout, and one that is not to begin yet, or was aborted before it began."""
+    blueprint, wanted = _blueprint(version), version.wanted
+    if blueprint is None or wanted is None or not (facts.waits_for or blueprint.rollout.abort):
+        return False
+    name = version.artifact.version
+    return bool(_replaced(facts, record, name, blueprint, wanted) or _outdated(record, version, wanted))
 
 
 def _says_abort(version: Version) -> bool:

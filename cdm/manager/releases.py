@@ -16,7 +16,7 @@ from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.dependencies import NOTHING_AWAITED, Waiting, first_healthy, told_of_circle, waiting
 from cdm.manager.gates import Gates
 from cdm.manager.group import Group, SlicePut
-from cdm.manager.intents import at_rest, follow, is_reverted, is_superseded
+from cdm.manager.intents import at_rest, follow, is_reverted, is_superseded, is_withheld
 from cdm.manager.placement import Placement
 from cdm.manager.rollouts import Decision, decide
 from cdm.manager.service import Facts, Version, governing, of_side
@@ -144,13 +144,15 @@ class Releases:
     def _facts(self, service: Service, fleet: Fleet, now: float, crowded: bool) -> Facts:
         cluster, placement = self._cluster, self._placement
         versions: dict[str, Version] = {}
-        for artifact in sorted(cluster.versions_of(service)):
+        put = cluster.rollouts.get(service)
+        record = put.value if put is not None else None
+        # What was gone back to is wanted although it has no blueprint, and no slices at this moment.
+        ends = {service.version(record.source.version)} if record is not None else set()
+        for artifact in sorted(cluster.versions_of(service) | ends):
             desired = cluster.desired.get(artifact)
             group = placement.counted(cluster.group(artifact), with_exclusive=True)
             wanted = side_of(artifact.version, desired, cluster.contents.get(artifact))
             versions[artifact.version] = Version(artifact, desired, wanted, group)
-        put = cluster.rollouts.get(service)
-        record = put.value if put is not None else None
         crowded = crowded or (record is not None and _port_is_taken(versions, record))
         return Facts(
             service,
@@ -302,7 +304,7 @@ def told_of(release: Release, artifact: Artifact, desired: Desired) -> Told:
     record, decision, facts = release.record, release.decision, release.facts
     name = artifact.version
     if record is None:
-        return Told(progressing=facts.waits_for) if facts.waits_for and _begins_later(facts, name) else UNTOLD
+        return _told_before(facts, name, None)
     wanted = facts.versions[name].wanted if name in facts.versions else None
     rollout = _rollout_status(record, decision, governing(facts, record))
     ends = (record.source.version, record.target.version)
@@ -318,9 +320,17 @@ def told_of(release: Release, artifact: Artifact, desired: Desired) -> Told:
         reason = record.reason if name == record.target.version else "it was rolled out, and taken back"
         instances = None if record.source.version == name else 0
         return Told(rollout if name in ends else None, reverted=reason, instances=instances)
+    return _told_before(facts, name, rollout if name in ends else None)
+
+
+def _told_before(facts: Facts, name: str, rollout: RolloutStatus | None) -> Told:
+    """What to tell of a rollout that has not begun."""
     if facts.waits_for and _begins_later(facts, name):
         return Told(progressing=facts.waits_for)
-    return Told(rollout if name in ends else None)
+    version = facts.versions.get(name)
+    if version is not None and is_withheld(facts, facts.record, version):
+        return Told(rollout, reverted="aborted before it began", instances=None if version.group.live else 0)
+    return Told(rollout) if rollout is not None else UNTOLD
 
 
 def _begins_later(facts: Facts, name: str) -> bool:

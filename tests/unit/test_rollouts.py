@@ -380,6 +380,51 @@ def test_both_sides_grow_at_once_and_take_keys_and_room_of_their_own() -> None:
     assert env_of(each) == [{"LEVEL": "debug"}] * 2
 
 
+# Without the old blueprint, and aborted before it begins
+
+
+def test_what_was_gone_back_to_stays_although_its_blueprint_was_deleted() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    later(each, MIN_HEALTHY)
+    each.drop(APP)
+    each.run_down()
+    each.apply(NEXT_VERSION, blueprint(4, rollout=RolloutSettings(source="1.0.0", abort=True)))
+    finish(each)
+    later(each, 60.0)
+    assert phase(each) is RolloutPhase.REVERTED
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (4, 0)
+    for node in (n(1), n(2), n(3)):
+        each.expire(node)
+        each.join(n(4))
+        later(each, 60.0)
+    assert count(each, APP) == 4, "also where every instance was lost in between"
+    each.drop(NEXT_VERSION)
+    later(each, 60.0)
+    assert not each.slices
+
+
+def test_a_template_that_is_written_with_abort_never_begins_and_takes_nothing_away() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", abort=True), LEVEL="debug"))
+    later(each, 60.0)
+    assert env_of(each, NEXT_VERSION) == [{}] * 3
+    assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "aborted before it began")
+
+
+def test_a_version_that_is_written_with_abort_never_begins() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", abort=True)))
+    later(each, 60.0)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 0)
+    assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "aborted before it began")
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
+
+
 # Full nodes
 
 
