@@ -83,6 +83,8 @@ def _canary(settings: RolloutSettings) -> list[Stage]:
 
 def new_instances(stage: Stage, instances: int) -> int:
     """How many instances the stage's share is: the nearest number, at least one, and with less than 100 % not all."""
+    if stage.weight == 0:
+        return 0  # a pause before the first share
     nearest = (instances * stage.weight + 50) // 100
     most = instances if stage.weight == 100 else max(instances - 1, 1)
     return min(max(nearest, 1), most, instances)

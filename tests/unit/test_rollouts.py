@@ -348,6 +348,18 @@ def test_a_canary_goes_step_by_step_and_waits_for_approvals() -> None:
     assert phase(each) is RolloutPhase.COMPLETE
 
 
+def test_before_the_first_share_nothing_comes_up() -> None:
+    each = running()
+    settings: dict[str, Any] = {"source": "1.0.0", "kind": RolloutKind.CANARY, "steps": steps("approve", 50)}
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(**settings)))
+    later(each, 600.0)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 0)
+    assert condition(each, NEXT_VERSION)[1] == "waiting for an approval: cdm rollout approve"
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(**settings, approved=1)))
+    finish(each)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
+
+
 def test_blue_green_switches_when_all_are_there_and_keeps_the_old_ones_for_a_while() -> None:
     each = running()
     each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", kind=RolloutKind.BLUE_GREEN)))

@@ -1,0 +1,241 @@
+"""A judge of rollouts that knows the contract (what blueprints say, and the record's fields) and nothing of the code.
+
+It is shown every order before it is written, together with what the manager's mirrors show at that moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from cdm.manager.group import SlicePut
+from cdm.manager.outbox import Order
+from cdm.manager.topology import Registered
+from cdm.model.artifact import Artifact, NodeId, Service
+from cdm.model.blueprint import Blueprint
+from cdm.model.keys import SliceKey
+from cdm.model.node import Schedule
+from cdm.model.record import Rollout, RolloutPhase
+from cdm.model.rollout import RolloutKind
+from cdm.model.template import template_of
+from tests.unit.support import S
+from tests.unit.world import World
+
+P = RolloutPhase
+UNDER_WAY = frozenset({P.ROLLING, P.PAUSED, P.SWITCHED, P.REVERTING, P.FAILED})
+FORWARD = frozenset({P.ROLLING, P.PAUSED, P.SWITCHED})
+LEGAL: dict[P, frozenset[P]] = {
+    P.ROLLING: frozenset({*FORWARD, P.COMPLETE, P.REVERTING, P.REVERTED, P.FAILED}),
+    P.PAUSED: frozenset({*FORWARD, P.COMPLETE, P.REVERTING, P.REVERTED, P.FAILED}),
+    P.SWITCHED: frozenset({*FORWARD, P.COMPLETE, P.REVERTING, P.REVERTED, P.FAILED}),
+    P.COMPLETE: frozenset({P.COMPLETE, P.REVERTING, P.REVERTED}),
+    P.REVERTING: frozenset({P.REVERTING, P.REVERTED}),
+    P.REVERTED: frozenset({P.REVERTED}),
+    P.FAILED: frozenset({P.FAILED, P.REVERTING, P.REVERTED, P.COMPLETE}),
+}
+"""What may follow in the record of one and the same rollout. Several steps may be taken at once."""
+
+
+def percent(bound: int | str, instances: int, *, up: bool) -> int:
+    """What a number or a percentage of the instances comes to."""
+    if isinstance(bound, int):
+        return bound
+    share = int(bound[:-1]) * instances
+    return -(-share // 100) if up else share // 100
+
+
+class Governing(NamedTuple):
+    """What holds for a rollout under way."""
+
+    blueprint: Blueprint
+    names: frozenset[str]
+    """Versions that it is about."""
+
+
+class JudgedWorld(World):
+    """A world in which every order is judged."""
+
+    def _on_order(self) -> None:
+        super()._on_order()
+        judge(self, self.outbox.orders[-1])
+
+
+def judge(world: World, order: Order) -> None:
+    """Judge an order against what the mirrors show."""
+    for service in {each.service for each in (order.artifact, *order.also)}:
+        put = world.manager.cluster.rollouts.get(service)
+        before = put.value if put else None
+        after = order.records.get(service, before)
+        _judge_phase(before, after)
+        record = after if after is not None and after.phase in UNDER_WAY else before
+        if record is not None and record.phase in UNDER_WAY and (found := governing(world, service, record)):
+            _judge_bounds(world, service, record, found, order, over=after is None or after.phase not in UNDER_WAY)
+
+
+def brief(order: Order) -> str:
+    """An order in one line."""
+    return ", ".join(f"{each.state} {each.key} ({each.reason})" for each in order.commands)
+
+
+def blueprint_of(world: World, artifact: Artifact) -> tuple[Blueprint | None, int]:
+    """The blueprint in force, and its revision."""
+    blueprint, revision, _ = world.blueprints.get(artifact, (None, 0, None))
+    return blueprint, revision
+
+
+def governing(world: World, service: Service, record: Rollout) -> Governing | None:
+    """The blueprint of either end that was written last."""
+    ends = {record.source.version, record.target.version}
+    found = [blueprint_of(world, service.version(name)) for name in ends]
+    valid = [(revision, blueprint) for blueprint, revision in found if blueprint is not None]
+    if not valid:
+        return None
+    names = ends
+    if len(ends) > 1:
+        names |= {*record.superseded, *record.reverted}
+    return Governing(max(valid, key=lambda each: each[0])[1], frozenset(names))
+
+
+def _judge_phase(before: Rollout | None, after: Rollout | None) -> None:
+    if before is None or after is None:
+        assert after is None or after.phase in (*FORWARD, P.COMPLETE, P.REVERTING, P.FAILED), f"began as {after}"
+        return
+    if (before.target.version, before.target.mark) != (after.target.version, after.target.mark):
+        return
+    if before.phase is P.COMPLETE and before.source.version != after.source.version:
+        return  # it replaces one more version
+    if before.phase in UNDER_WAY or before.phase is P.REVERTED or before.target.revision == after.target.revision:
+        assert after.phase in LEGAL[before.phase], f"{before} -> {after}"
+    if before.phase in FORWARD and after.phase in FORWARD and before.target.revision == after.target.revision:
+        assert after.step >= before.step, f"{before} -> {after}"
+
+
+def slices_of(world: World, service: Service, names: Iterable[str]) -> dict[SliceKey, SlicePut]:
+    """What the manager's mirror shows of these versions, without nodes that are dead or only known by hearsay."""
+    nodes = world.topology.nodes
+    hearsay = {node for node, each in nodes.items() if not isinstance(each, Registered) and each.hearsay}
+    return {
+        key: put
+        for name in names
+        for key, put in world.manager.cluster.group(service.version(name)).slices.items()
+        if key.node in nodes and key.node not in hearsay
+    }
+
+
+def is_registered(world: World, node: NodeId) -> bool:
+    """Whether the node is there, as far as the manager knows."""
+    presence = world.topology.nodes.get(node)
+    return isinstance(presence, Registered) and presence.registration.hosts
+
+
+def drains(world: World, node: NodeId) -> bool:
+    """Whether the node is to be emptied."""
+    return is_registered(world, node) and world.topology.schedule(node) is Schedule.DRAIN
+
+
+def healthy(world: World, put: SlicePut, min_healthy: float) -> bool:
+    """Whether an instance is healthy, as far as the manager's mirror shows it."""
+    return put.value.state is S.ACTIVE and is_registered(world, put.key.node) and put.at + min_healthy <= world.now
+
+
+def has_room(world: World, order: Order) -> bool:
+    """Whether a node takes one more slice once the order, and all before it, are carried out."""
+    keys = {key for group in world.manager.cluster.groups.values() for key in group.slices}
+    for each in (*world.outbox.orders, order):
+        keys.update(command.key for command in each.commands if command.state is S.LOAD)
+    for node, presence in world.topology.nodes.items():
+        if is_registered(world, node) and world.topology.schedule(node) is Schedule.NORMAL:
+            assert isinstance(presence, Registered)
+            capacity = presence.registration.capacity
+            if capacity is None or sum(key.node == node for key in keys) < capacity:
+                return True
+    return False
+
+
+def _exclusive(record: Rollout) -> bool:
+    return any(side.template.overrides.stop_after is not None for side in (record.source, record.target))
+
+
+def _judge_bounds(
+    world: World, service: Service, record: Rollout, found: Governing, order: Order, *, over: bool
+) -> None:
+    blueprint = found.blueprint
+    wanted, settings = blueprint.instances, blueprint.rollout
+    slices = slices_of(world, service, found.names)
+    commands = [command for command in order.commands if command.key.artifact.service == service]
+    loads = {each.key for each in commands if each.state is S.LOAD}
+    unloads = {each.key for each in commands if each.state is S.UNLOAD}
+    surge = 0 if _exclusive(record) else percent(settings.max_surge, wanted, up=True)
+    if settings.kind is RolloutKind.BLUE_GREEN and record.phase is not P.REVERTING and not _exclusive(record):
+        surge = max(surge, wanted)
+    live = {key for key, put in slices.items() if put.value.state.live}
+    after = {key for key in (live - unloads) | loads if key.artifact.version in found.names}
+    if loads and not over:
+        # What is on a draining node serves until its replacement does, on top of all others.
+        leaving = {key for key in after if drains(world, key.node)}
+        assert len(after) <= wanted + surge + len(leaving), (
+            f"{len(after)} live after {brief(order)}; {wanted} wanted, {surge} more, {len(leaving)} leaving"
+        )
+    well = {key for key, put in slices.items() if healthy(world, put, blueprint.min_healthy)}
+    taken = {key for key in well & unloads if not drains(world, key.node)}
+    if taken:
+        unavailable = (
+            percent(settings.max_unavailable, wanted, up=False)
+            if settings.max_unavailable != "auto"
+            else int(surge == 0 or not has_room(world, order))
+        )
+        if isinstance(settings.max_unavailable, str) and settings.max_surge in (0, "0%"):
+            unavailable = max(unavailable, 1)
+        remaining = len(well - unloads)
+        assert remaining >= wanted - unavailable, (
+            f"{len(well)} healthy, {remaining} after {brief(order)}; {wanted} wanted, {unavailable} may be unavailable"
+        )
+
+
+class Expected(NamedTuple):
+    """What there is to be of a version at rest."""
+
+    instances: int
+    digest: str | None
+    """Of the template; None: no matter which."""
+
+
+def expected(world: World, service: Service, record: Rollout | None) -> dict[Artifact, Expected] | None:
+    """What the blueprints and the record of a rollout that is over say; None: it is not over."""
+    if record is not None and record.phase in UNDER_WAY:
+        return None
+    found = _kept(world, service, record)
+    for artifact in world.blueprints:
+        blueprint, revision = blueprint_of(world, artifact)
+        if artifact.service != service or blueprint is None:
+            continue
+        one = _expected(world, artifact, blueprint, revision, record)
+        if one is not None:
+            found[artifact] = one
+    return found
+
+
+def _kept(world: World, service: Service, record: Rollout | None) -> dict[Artifact, Expected]:
+    """What was gone back to stays, also without a blueprint of its own, while what was taken back has one."""
+    if record is None or record.phase is not P.REVERTED or record.source.version == record.target.version:
+        return {}
+    new, _ = blueprint_of(world, service.version(record.target.version))
+    if new is None or record.reverted.get(record.target.version) != template_of(new).digest:
+        return {}
+    return {service.version(record.source.version): Expected(new.instances, record.source.digest)}
+
+
+def _expected(
+    world: World, artifact: Artifact, blueprint: Blueprint, revision: int, record: Rollout | None
+) -> Expected | None:
+    """What a blueprint comes to; None: it was aborted before it began, which scenarios check."""
+    name, digest = artifact.version, template_of(blueprint).digest
+    if record is not None:
+        back = record.phase is P.REVERTED and record.source.version == name
+        if record.superseded.get(name) == revision:
+            return Expected(0, None)
+        if record.reverted.get(name) == digest:
+            return Expected(blueprint.instances, record.source.digest) if back else Expected(0, None)
+        if back and not blueprint.rollout.abort and (other := governing(world, artifact.service, record)):
+            return Expected(other.blueprint.instances, digest)
+    return None if blueprint.rollout.abort else Expected(blueprint.instances, digest)
