@@ -18,12 +18,20 @@ from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.record import Rollout, RolloutPhase, Side
 from cdm.model.template import Template
 
+MOST_EDITS = 8
+"""More edits than can each make another record of a service, one after another, before a leader looks."""
+
 
 def follow(facts: Facts) -> Rollout | None:
     """The service's record after all that users have written; None: there is to be none."""
-    record = _pruned(facts, facts.record)
-    going_on = record is not None and record.phase.under_way
-    return _pruned(facts, _go_on(facts, record) if record is not None and going_on else _begin(facts, record))
+    record = facts.record
+    for _ in range(MOST_EDITS):
+        before, record = record, _pruned(facts, record)
+        going_on = record is not None and record.phase.under_way
+        record = _pruned(facts, _go_on(facts, record) if record is not None and going_on else _begin(facts, record))
+        if record == before:
+            break
+    return record
 
 
 def _blueprint(version: Version | None) -> Blueprint | None:

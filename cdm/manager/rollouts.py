@@ -171,23 +171,26 @@ class _Case:
         else:
             new = self.goal
             stable = instances - new
-        shares = [Share(0, self.others), Share(stable, self.stable), Share(new, self.new)]
+        # Each of the others is a side of its own: else what serves of one could give way to what does not of another.
+        others = [Share(0, self._health(group)) for _, group in self.sides.others]
+        shares = [*others, Share(stable, self.stable), Share(new, self.new)]
         if self.stopped:
             # Nothing goes and nothing comes, but what is lost is made up for.
             lost = max(instances - sum(share.health.live for share in shares), 0)
             filled = min(lost, max(stable - self.stable.live, 0))
-            counts = [self.others.live, self.stable.live + filled, self.new.live + lost - filled]
+            counts = [
+                *(share.health.live for share in others),
+                self.stable.live + filled,
+                self.new.live + lost - filled,
+            ]
         else:
             counts = targets(shares, self.bounds())
         found: list[Course] = []
-        left = counts[0]
-        for artifact, group in self.sides.others:
-            stays = min(left, group.live)
-            left -= stays
+        for (artifact, group), stays in zip(self.sides.others, counts, strict=False):
             found.append(Course(artifact, record.source, group, stays, grows=False))
         source, target = record.source, record.target
-        found.append(Course(service.version(source.version), source, self.sides.stable, counts[1]))
-        found.append(Course(service.version(target.version), target, self.sides.new, counts[2]))
+        found.append(Course(service.version(source.version), source, self.sides.stable, counts[-2]))
+        found.append(Course(service.version(target.version), target, self.sides.new, counts[-1]))
         return tuple(found)
 
     @property

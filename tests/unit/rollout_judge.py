@@ -67,6 +67,7 @@ def judge(world: World, order: Order) -> None:
         before = put.value if put else None
         after = order.records.get(service, before)
         _judge_phase(before, after)
+        _judge_loads(after, order)
         record = after if after is not None and after.phase in UNDER_WAY else before
         if record is not None and record.phase in UNDER_WAY and (found := governing(world, service, record)):
             _judge_bounds(world, service, record, found, order, over=after is None or after.phase not in UNDER_WAY)
@@ -108,6 +109,14 @@ def _judge_phase(before: Rollout | None, after: Rollout | None) -> None:
         assert after.phase in LEGAL[before.phase], f"{before} -> {after}"
     if before.phase in FORWARD and after.phase in FORWARD and before.target.revision == after.target.revision:
         assert after.step >= before.step, f"{before} -> {after}"
+
+
+def _judge_loads(record: Rollout | None, order: Order) -> None:
+    """What was taken back is not tried again."""
+    for command in order.commands if record is not None else ():
+        taken_back = record.reverted.get(command.key.artifact.version) if record is not None else None
+        if command.state is S.LOAD and taken_back == command.template is not None and record is not None:
+            assert command.template == record.source.digest, f"{command} again"
 
 
 def slices_of(world: World, service: Service, names: Iterable[str]) -> dict[SliceKey, SlicePut]:

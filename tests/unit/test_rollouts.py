@@ -270,6 +270,23 @@ def test_what_was_replaced_before_is_told_which_version_serves_though_a_later_on
     assert condition(each) == (Condition.SUPERSEDED, "replaced by 1.1.0")
 
 
+def test_what_serves_of_several_older_versions_stays_until_the_new_one_does() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    each.apply(APP, blueprint(LEVEL="debug"))
+    each.settle()
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", abort=True)))
+    each.apply(THIRD_VERSION, blueprint(rollout=RolloutSettings(source="1.1.0")))
+    each.settle()
+    assert count(each, NEXT_VERSION) == 3, "those that do not serve yet go, and not those that do"
+    for _ in range(30):
+        later(each, 1.0)
+        assert sum(count(each, one) for one in (APP, NEXT_VERSION, THIRD_VERSION)) >= 3
+    finish(each)
+    assert [count(each, one) for one in (APP, NEXT_VERSION, THIRD_VERSION)] == [0, 0, 3]
+
+
 # The operator's hand
 
 
