@@ -326,9 +326,8 @@ def _passed(case: _Case) -> _Turn:
 
 
 def _no_room(case: _Case, one: str, others: str) -> str:
-    if case.exclusive:
-        stays = case.settings.unavailable(case.instances) == 0
-        return "; max_unavailable is 0, and with stop_after none comes up beside another" if stays else ""
+    if case.exclusive and case.settings.unavailable(case.instances) == 0:
+        return "; max_unavailable is 0, and with stop_after none comes up beside another"
     if not case.facts.crowded:
         return ""
     return f"; no room for {'an' if one == 'old' else 'a'} {one} one beside the {others} ones"

@@ -479,6 +479,14 @@ def test_what_there_is_no_room_for_does_not_keep_a_revert_from_its_end() -> None
     assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "no instance became healthy for 60 s")
 
 
+def test_what_must_not_run_twice_and_has_no_room_says_so() -> None:
+    each = running(2, 1, capacity=1)
+    exclusive = Blueprint(2, Overrides(stop_after=5.0), MIN_HEALTHY)
+    each.apply(APP, exclusive)
+    later(each, 60.0)
+    assert condition(each)[1] == "0 of 2 new instances healthy; no room for a new one beside the old ones"
+
+
 def test_a_revert_that_waits_says_for_what() -> None:
     each = running(3, 3, capacity=1)
     each.apply(NEXT_VERSION, blueprint(rollout=FROM))

@@ -37,6 +37,7 @@ SERVICES = [Service("g", "a"), Service("g", "b")]
 VERSIONS = ["1.0.0", "1.1.0", "1.2.0"]
 NODES = [n(number) for number in range(1, 5)]
 MIN_HEALTHY = 5.0
+QUICK = RolloutSettings(deadline=60.0)
 POLICY = Policy(retry_limit=30.0, settle=0.0)
 BREAKABLE = (S.LOADING, S.ACTIVATING, S.ACTIVE, S.UNLOADING)
 which_service = st.sampled_from([SERVICES[0], SERVICES[0], SERVICES[1]])
@@ -99,7 +100,7 @@ class RolloutModel(RuleBasedStateMachine):
         for node, capacity in zip(NODES, capacities, strict=False):
             self.world.join(node, Registration(capacity=capacity, incarnation="0"))
         self.world.lead()
-        self.world.apply(SERVICES[0].version(VERSIONS[0]), Blueprint(instances, overrides, MIN_HEALTHY))
+        self.world.apply(SERVICES[0].version(VERSIONS[0]), Blueprint(instances, overrides, MIN_HEALTHY, rollout=QUICK))
         self.world.run_down()
         self.world.tick(MIN_HEALTHY)
         self.world.settle()
