@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,7 +22,7 @@ from cdm.manager.outbox import Order, Outbox, log_order
 from cdm.manager.placement import Placement
 from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import WHOLE, Command, Plan, reconcile, settled
-from cdm.manager.releases import Job, Release, Releases
+from cdm.manager.releases import Job, Release, Releases, together
 from cdm.manager.settling import Settling
 from cdm.manager.standing import Fleet
 from cdm.manager.status import refused_status, status_of, with_counts
@@ -337,9 +338,7 @@ class Active:
         for each in artifacts:
             self._short.pop(each, None)
         fleet = self._fleet()
-        releases = [self._release_of(each, fleet, now, may_advance=len(services) == 1) for each in services]
-        if len(services) > 1 and all(each.decision.held or not each.decision.courses for each in releases):
-            releases = [self._release_of(each, fleet, now, may_advance=True) for each in services]
+        releases = together(services, partial(self._release_of, fleet, now))
         commands: list[Command] = []
         for release in releases:
             self._releases.check(release)
@@ -359,10 +358,11 @@ class Active:
                 if release.facts.waits_for:
                     self._gated.add(version.artifact)
 
-    def _release_of(self, service: Service, fleet: Fleet, now: float, *, may_advance: bool) -> Release:
-        release = self._releases.of(service, fleet, now, may_advance=may_advance)
+    def _release_of(self, fleet: Fleet, now: float, service: Service, *, may_advance: bool, goes_back: str) -> Release:
+        ask = partial(self._releases.of, service, fleet, now, may_advance=may_advance, goes_back=goes_back)
+        release = ask()
         if any(job.is_new and self._reconcile(job, fleet, now).unplaced for job in release.jobs):
-            release = self._releases.of(service, fleet, now, may_advance=may_advance, crowded=True)
+            return ask(crowded=True)
         return release
 
     def _update_status(self, artifact: Artifact, now: float, release: Release | None = None) -> None:

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -31,6 +31,7 @@ from cdm.model.slice import SliceState
 from cdm.model.status import RolloutStatus
 
 _CHECKED = frozenset({RolloutPhase.ROLLING, RolloutPhase.PAUSED, RolloutPhase.SWITCHED})
+_BACK = frozenset({RolloutPhase.REVERTING, RolloutPhase.REVERTED})
 _BEFORE_ACTIVE = frozenset({SliceState.LOADED, SliceState.ACTIVATE, SliceState.ACTIVATING})
 
 
@@ -56,6 +57,11 @@ class Release(Struct, frozen=True):
     def record(self) -> Rollout | None:
         """What the service's record is to be."""
         return self.decision.record
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether its rollout is being taken back."""
+        return self.record is not None and self.record.phase in _BACK
 
     @property
     def changed(self) -> bool:
@@ -126,7 +132,14 @@ class Releases:
         return None
 
     def of(
-        self, service: Service, fleet: Fleet, now: float, *, may_advance: bool = True, crowded: bool = False
+        self,
+        service: Service,
+        fleet: Fleet,
+        now: float,
+        *,
+        may_advance: bool = True,
+        crowded: bool = False,
+        goes_back: str = "",
     ) -> Release:
         """What follows for a service now.
 
@@ -136,8 +149,9 @@ class Releases:
             now: seconds on this node's clock.
             may_advance: whether it may go on to its next stage.
             crowded: whether it turned out that no new instance can be placed beside the old ones.
+            goes_back: why it goes back, since another service of its group does; empty: none does.
         """
-        facts = self._facts(service, fleet, now, crowded)
+        facts = replace(self._facts(service, fleet, now, crowded), goes_back=goes_back)
         decision = decide(facts, follow(facts), may_advance=may_advance)
         return Release(service, facts, decision, tuple(self._jobs(facts, decision)))
 
@@ -275,6 +289,26 @@ def _port_is_taken(versions: Mapping[str, Version], record: Rollout) -> bool:
     return bool(new) and any(
         put.value.state is SliceState.ACTIVE and (put.key.node, put.value.port) in new for put in puts
     )
+
+
+class Asking(Protocol):
+    """Asks what follows for a service."""
+
+    def __call__(self, service: Service, *, may_advance: bool, goes_back: str) -> Release:
+        """Arguments as those of `Releases.of`."""
+
+
+def together(services: Sequence[Service], ask: Asking) -> list[Release]:
+    """What follows for services whose rollouts advance together, and go back together."""
+    if len(services) == 1:
+        return [ask(services[0], may_advance=True, goes_back="")]
+    releases = [ask(each, may_advance=False, goes_back="") for each in services]
+    if back := next((each for each in releases if each.goes_back), None):
+        reason = f"{back.service} of its group goes back: {back.record.reason if back.record else ''}"
+        return [each if each.goes_back else ask(each.service, may_advance=False, goes_back=reason) for each in releases]
+    if all(each.decision.held or not each.decision.courses for each in releases):
+        return [ask(each, may_advance=True, goes_back="") for each in services]
+    return releases
 
 
 class Told(NamedTuple):

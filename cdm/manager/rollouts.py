@@ -263,6 +263,9 @@ def _turn(case: _Case) -> _Turn:
         return _Turn(why=record.reason)
     if case.instances == 0 and not (case.new.live or case.stable.live or case.others.live):
         return _Turn(_complete(case))
+    if case.facts.goes_back:
+        back = revert(record, case.facts.goes_back, case.facts.now + case.facts.epoch)
+        return _Turn(back, case.facts.goes_back)
     verdict = judge(case.new, case.stable, case.min_healthy, case.facts.now)
     verdicts = (verdict, case.checks)
     if failed := next((each for each in verdicts if each.gate is Gate.FAIL), None):

@@ -50,6 +50,8 @@ class Facts(Struct, frozen=True):
     """What the blueprint's checks say."""
     checked: str = ""
     """Of which step that is (`series_of`)."""
+    goes_back: str = ""
+    """Why it goes back although nothing is wrong with it: another service of its group does; empty: none does."""
 
 
 def of_side(put: SlicePut, side: Side) -> bool:

@@ -688,3 +688,57 @@ def test_a_version_whose_content_became_known_late_is_taken_back_all_the_same_an
     assert condition(each, NEXT_VERSION)[0] is Condition.REVERTED
     later(each, 60.0)
     assert phase(each) is RolloutPhase.REVERTED
+
+
+# Groups
+
+FRIEND = Artifact("org.example", "friend", "1.0.0")
+NEXT_FRIEND = Artifact("org.example", "friend", "1.1.0")
+TOGETHER = RolloutSettings(source="1.0.0", kind=RolloutKind.CANARY, steps=steps(34, "approve"), group="shop")
+
+
+def both(rollout: RolloutSettings = TOGETHER) -> World:
+    """Two services of one group, each with a rollout under way."""
+    each = running()
+    each.apply(FRIEND, blueprint())
+    each.run_down()
+    later(each, MIN_HEALTHY)
+    each.apply(NEXT_VERSION, blueprint(rollout=rollout))
+    each.apply(NEXT_FRIEND, blueprint(rollout=rollout))
+    each.run_down()
+    return each
+
+
+def test_services_of_a_group_advance_together() -> None:
+    each = both()
+    friend = next(key for key in each.slices if key.artifact == NEXT_FRIEND)
+    each.end(friend)
+    each.settle()  # it has to come up again, and the other one is not to go on before it is healthy
+    later(each, MIN_HEALTHY - 1.0)
+    assert (phase(each), record(each, FRIEND).phase) == (RolloutPhase.ROLLING,) * 2  # type: ignore[union-attr]
+    for _ in range(4):
+        later(each, MIN_HEALTHY)
+    assert (phase(each), record(each, FRIEND).phase) == (RolloutPhase.PAUSED,) * 2  # type: ignore[union-attr]
+    together = [order for order in each.decided if len(order.records) == 2]
+    assert {each.phase for order in together for each in order.records.values() if each} >= {RolloutPhase.PAUSED}
+    each.apply(NEXT_VERSION, blueprint(rollout=replace(TOGETHER, approved=1)))
+    later(each, 60.0)
+    assert phase(each) is RolloutPhase.PAUSED, "the other one is not approved"
+    each.apply(NEXT_FRIEND, blueprint(rollout=replace(TOGETHER, approved=1)))
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert [count(each, one) for one in (APP, FRIEND, NEXT_VERSION, NEXT_FRIEND)] == [0, 0, 3, 3]
+
+
+def test_services_of_a_group_go_back_together() -> None:
+    each = both()
+    later(each, MIN_HEALTHY)
+    fail_new(each, fatal=True)
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert [count(each, one) for one in (APP, FRIEND, NEXT_VERSION, NEXT_FRIEND)] == [3, 3, 0, 0]
+    assert condition(each, NEXT_VERSION)[0] is Condition.REVERTED
+    assert condition(each, NEXT_FRIEND) == (
+        Condition.REVERTED,
+        "org.example:slice of its group goes back: 1 new instance failed or restarted: it broke",
+    )
