@@ -36,6 +36,7 @@ class Probed(NamedTuple):
 
     def flawless(self, least: int = 1) -> None:
         """Not one request failed, of at least so many."""
+        print(f"{len(self.failures)} of {self.requests} requests failed, the slowest took {self.slowest} s")
         assert not self.failures, f"{len(self.failures)} of {self.requests} failed: {self.failures[:20]}"
         assert self.requests >= least, f"only {self.requests} requests were sent"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FO
 
 MANAGERS = ("m1", "m2", "m3")
 STEPS = [{"weight": 34}, {"pause": 1}, {"weight": 67}, {"pause": 1}]
+BAD = {"FAIL": "crash:0.4"}
 WEIGHTS = (34, None, 67, None)
 KINDS: dict[str, dict[str, Any]] = {
     "rolling": {},
@@ -39,6 +41,18 @@ class EachOrder:
         elif self._step and value.get("state") in ("LOAD", "ACTIVATE", "UNLOAD"):
             return self._step, value["state"]
         return None
+
+
+class AtRandom:
+    """Any order or record, one in so many."""
+
+    def __init__(self, seed: int, one_in: int) -> None:
+        self._random = random.Random(seed)
+        self._one_in = one_in
+
+    def __call__(self, key: str, value: dict[str, Any]) -> object:
+        struck = value.get("state") in ("LOAD", "ACTIVATE", "UNLOAD", None) and value
+        return (key, self._random.random()) if struck and self._random.randrange(self._one_in) == 0 else None
 
 
 def surge(kind: str) -> int:
@@ -80,7 +94,7 @@ async def test_leaders_killed_while_a_bad_version_is_taken_back(server: NatsServ
     async with site(server, tmp_path, MANAGERS) as place:
         await place.release("1")
         async with place.probing() as prober:
-            await place.push("2", {"FAIL": "crash:0.4"})
+            await place.push("2", BAD)
             async with place.killing(each_step) as struck:
                 await place.put("2", rollout={"from": "1", **KINDS[kind]})
                 await place.reaches("reverted", 120)
@@ -90,3 +104,27 @@ async def test_leaders_killed_while_a_bad_version_is_taken_back(server: NatsServ
         place.flawless(found)
         await place.judged(canary=WEIGHTS if kind == "canary" else (), max_surge=surge(kind))
         assert any("reverting" in str(each) for each in struck)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
+async def test_leaders_killed_at_random_through_a_day_of_releases(
+    server: NatsServer, tmp_path: Path, seed: int
+) -> None:
+    """Each kind once, and a bad version after each."""
+    async with site(server, tmp_path, MANAGERS) as place:
+        await place.release("1")
+        good = "1"
+        async with place.probing() as prober, place.killing(AtRandom(seed, 12)) as struck:
+            for number, kind in enumerate(KINDS, 1):
+                for version, env, phase in ((f"1.{number}", {}, "complete"), (f"1.{number}-bad", BAD, "reverted")):
+                    before = max((leg.entry.time for leg in place.legs), default=0.0)
+                    await place.push(version, env)
+                    await place.put(version, rollout={"from": good, **KINDS[kind]})
+                    await place.reaches(phase, 60, after=before + 0.001)
+                    good = version if phase == "complete" else good
+                    await place.serves(good, 60)
+            found = await prober.stop()
+        print(f"killed {len(struck)} times")
+        place.flawless(found, 200)
+        await place.judged(max_surge=3)
