@@ -166,9 +166,10 @@ class Watch:
                 continue
             # Nothing more is delivered where the last messages were removed again: the consumer knows.
             consumer = self._consumer
-            complete = consumer and await consumer.drained() and await consumer.complete(target, listing=False)
-            if same and complete and mirror.is_live and consumer is self._consumer:
-                mirror.skip(target.last)
+            if same and mirror.is_live and consumer and await consumer.drained():
+                complete = await consumer.complete(target, listing=False)
+                if complete and consumer is self._consumer:
+                    mirror.skip(target.last)
         return False
 
     async def check(self) -> None:
