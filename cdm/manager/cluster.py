@@ -82,14 +82,25 @@ class Cluster:
         """The artifact's slices; an empty group where there are none."""
         return self.groups.get(artifact, EMPTY)
 
-    def accept_blueprint(self, artifact: Artifact, blueprint: Blueprint, revision: int) -> None:
-        """A valid blueprint is in force from now on."""
-        if artifact not in self.desired:
+    def accept_blueprint(self, artifact: Artifact, blueprint: Blueprint, revision: int, *, rolls: bool = True) -> None:
+        """A valid blueprint is in force from now on.
+
+        Args:
+            artifact: whose.
+            blueprint: what it says.
+            revision: its revision.
+            rolls: whether another template than before is to reach what was started by a leader that wrote no digests.
+        """
+        before = self.desired.get(artifact)
+        if before is None:
             self._add_version(artifact)
         self._note_others(artifact, blueprint)
-        self.desired[artifact] = Desired(blueprint, revision, revision, template=template_of(blueprint))
+        template = template_of(blueprint)
+        self.desired[artifact] = Desired(blueprint, revision, revision, template=template)
         if group := self.groups.get(artifact):
             group.failed_on.clear()
+            if rolls and before is not None and before.blueprint is not None and before.template != template:
+                group.assume(template=before.template.digest)
         if not blueprint.instances:
             self._forget_endings(artifact)
 
@@ -153,11 +164,19 @@ class Cluster:
             if not group.slices:
                 del self.groups[artifact]
 
-    def know_content(self, artifact: Artifact, digest: str | None) -> bool:
-        """The artifact has this content from now on; None: none that is known. Returns whether it had another."""
+    def know_content(self, artifact: Artifact, digest: str | None, *, rolls: bool = True) -> bool:
+        """The artifact has this content from now on; returns whether it had another.
+
+        Args:
+            artifact: which one.
+            digest: of the content; None: none that is known.
+            rolls: as for `accept_blueprint`.
+        """
         before = self.contents.pop(artifact, None)
         if digest is not None:
             self.contents[artifact] = digest
+        if rolls and before not in (None, digest) and (group := self.groups.get(artifact)):
+            group.assume(content=before)
         return digest != before
 
     def put_slice(self, put: SlicePut) -> None:

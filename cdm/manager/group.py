@@ -161,6 +161,15 @@ class Group:
         else:
             del self.builds[build]
 
+    def assume(self, template: str | None = None, content: str | None = None) -> None:
+        """Slices of which nothing else is known count as started with these (digests; None: not known either)."""
+        for key, put in self.slices.items():
+            value = put.value
+            if (template and value.template is None) or (content and value.content is None):
+                value = replace(value, template=value.template or template, content=value.content or content)
+                self._count(value, put)
+                self.slices[key] = replace(put, value=value)
+
     def _note_answer(self, put: SlicePut, old: SlicePut) -> None:
         """Record whether a node answers, or a leader took a command back since it did not: only that is a failure."""
         value, before = put.value, old.value

@@ -37,7 +37,7 @@ from cdm.manager.active import Active, Dormant, Workplace
 from cdm.manager.cluster import Cluster
 from cdm.manager.outbox import Outbox
 from cdm.manager.policy import Policy
-from cdm.manager.topology import Topology
+from cdm.manager.topology import Registered, Topology
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.content import Description
@@ -51,6 +51,7 @@ from cdm.model.keys import (
     StatusKey,
     encode_artifact,
 )
+from cdm.model.node import ROLLOUTS
 from cdm.model.record import Rollout
 from cdm.model.slice import SliceState, SliceValue
 from cdm.model.status import Status
@@ -87,6 +88,8 @@ class ClusterDeploymentManager:
         self.topology = topology
         self.cluster = Cluster()
         self.state: Dormant | Active = Dormant()
+        self._leader: NodeId | None = None
+        """Which node leads, or led last; None: not known."""
         self._at = Workplace(self.cluster, topology, outbox, clock, wake, policy or Policy(), reconcile_interval, epoch)
 
     def wake_at(self) -> float | None:
@@ -98,6 +101,7 @@ class ClusterDeploymentManager:
     @receiver
     def on_leader_change(self, change: LeaderChange) -> None:
         """Become Active in a term of this node's own, Dormant in any other."""
+        self._leader = change.leader or self._leader
         if change.local_node_is_leader:
             log.info("active", term=change.term, blueprints=len(self.cluster.desired), nodes=len(self.topology.nodes))
             self._recover_blueprints()
@@ -114,7 +118,7 @@ class ClusterDeploymentManager:
     def on_blueprint(self, put: ValuePut[BlueprintKey, Blueprint]) -> None:
         """A valid blueprint says how many instances are wanted."""
         artifact = put.key.artifact
-        self.cluster.accept_blueprint(artifact, put.value, put.revision)
+        self.cluster.accept_blueprint(artifact, put.value, put.revision, rolls=self._rolls)
         log.debug("blueprint", artifact=str(artifact), instances=put.value.instances, revision=put.revision)
         self._touch(artifact)
 
@@ -223,7 +227,7 @@ class ClusterDeploymentManager:
         """An artifact has another content, or none any more."""
         artifact = message.key.artifact
         digest = message.value.content if isinstance(message, ValuePut) else None
-        if artifact is not None and self.cluster.know_content(artifact, digest):
+        if artifact is not None and self.cluster.know_content(artifact, digest, rolls=self._rolls):
             log.debug("content", artifact=str(artifact), sha256=digest)
             self.state.touch(artifact)
 
@@ -281,6 +285,14 @@ class ClusterDeploymentManager:
         if isinstance(self.state, Active):
             for artifact in self.state.gates.hear(result):
                 self.state.touch(artifact, now_due=True)
+
+    @property
+    def _rolls(self) -> bool:
+        """Whether who leads knows rollouts. What changes under an older leader reaches only what it loads later."""
+        if isinstance(self.state, Active):
+            return True
+        presence = self.topology.nodes.get(self._leader) if self._leader is not None else None
+        return isinstance(presence, Registered) and ROLLOUTS in presence.registration.features
 
     def _recover_blueprints(self) -> None:
         """Where refused blueprints have pushed the valid one out of the history, the status still has it."""

@@ -19,7 +19,7 @@ from cdm.manager.group import Group, SlicePut
 from cdm.manager.intents import at_rest, follow, is_reverted, is_superseded, is_withheld
 from cdm.manager.placement import Placement
 from cdm.manager.rollouts import Decision, decide
-from cdm.manager.service import Facts, Version, governing, of_side
+from cdm.manager.service import Facts, Version, governing, is_new, of_side
 from cdm.manager.standing import Fleet
 from cdm.manager.topology import Registered, Topology
 from cdm.manager.wanted import Wanted, is_outdated, side_of, wanted_of, wanted_of_side
@@ -284,7 +284,7 @@ def _port_is_taken(versions: Mapping[str, Version], record: Rollout) -> bool:
         if put.value.port is not None
         and put.value.state in _BEFORE_ACTIVE
         and put.key.artifact.version == record.target.version
-        and of_side(put, record.target)
+        and is_new(put, record.target)
     }
     return bool(new) and any(
         put.value.state is SliceState.ACTIVE and (put.key.node, put.value.port) in new for put in puts

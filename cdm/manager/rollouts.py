@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from cdm.manager.gates import Gate, GateVerdict
 from cdm.manager.group import Group
 from cdm.manager.health import SideHealth, health_of, judge
-from cdm.manager.service import Facts, governing, of_side, revert, series_of
+from cdm.manager.service import Facts, governing, is_new, of_side, revert, series_of
 from cdm.manager.shares import Bounds, Share, targets
 from cdm.manager.stages import Stage, StageKind, new_instances, stages_of
 from cdm.model.artifact import Artifact
@@ -76,7 +76,7 @@ def _sort(facts: Facts, record: Rollout) -> _Sides:
         version = facts.versions.get(name)
         return version.group if version is not None else Group()
 
-    new = slices(target.version).only(lambda put: of_side(put, target))
+    new = slices(target.version).only(lambda put: is_new(put, target))
     stable = slices(source.version).only(lambda put: put.key not in new.slices and of_side(put, source))
     taken = {*new.slices, *stable.slices}
     names = {source.version, target.version}

@@ -62,6 +62,16 @@ def of_side(put: SlicePut, side: Side) -> bool:
     )
 
 
+def is_new(put: SlicePut, target: Side) -> bool:
+    """Whether a slice was started as the side says that a rollout under way leads to.
+
+    Where agents drop the digests, and who leads has not seen the commands, their blueprint's revision tells.
+    """
+    value = put.value
+    before = value.template is None and value.blueprint is not None and value.blueprint < target.revision
+    return of_side(put, target) and not before
+
+
 def revert(record: Rollout, reason: str, now: float) -> Rollout:
     """Go back to the stable side; where that is the same, say so and stay.
 

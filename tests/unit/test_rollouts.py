@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from cdm.dispatch.messages import CheckResult
+from cdm.dispatch.messages import Cause, CheckResult, LeaderChange, ValuePut
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.check import Check, CheckOutcome
-from cdm.model.keys import RolloutKey, encode_artifact
-from cdm.model.node import FEATURES, Registration
+from cdm.model.content import Description
+from cdm.model.keys import ContentKey, RolloutKey, encode_artifact
+from cdm.model.node import FEATURES, Registration, Role
 from cdm.model.record import Rollout, RolloutPhase
 from cdm.model.rollout import RolloutKind, RolloutSettings, RolloutStep
 from cdm.model.slice import SliceState
@@ -104,17 +106,101 @@ def test_a_changed_variable_reaches_every_instance_one_after_another() -> None:
     assert condition(each) == (Condition.READY, "")
 
 
-def test_what_runs_without_a_digest_is_not_rolled() -> None:
+# What an older leader loaded, or an older agent tells: values without digests
+
+DIGESTS: dict[str, Any] = {"template": None, "content": None}
+
+
+def upgraded(*, changed: bool = False) -> World:
+    """`APP` was loaded by an older version, and this one leads for the first time.
+
+    Args:
+        changed: whether the blueprint was changed since, which the older version let reach nobody.
+    """
     each = running()
     for key, put in list(each.slices.items()):
-        each.store(key, type(put.value)(S.ACTIVE, 1))
+        each.store(key, replace(put.value, **DIGESTS))
+    each.blueprints[APP] = (blueprint(LEVEL="info") if changed else blueprint(), each.sequence, None)
     each.boot()
     each.lead()
     each.run_down()
+    later(each, MIN_HEALTHY)
+    return each
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_runs_without_a_digest_is_not_rolled(changed: bool) -> None:
+    each = upgraded(changed=changed)
+    level: dict[str, Any] = {"LEVEL": "info"} if changed else {}
+    before = {put.key: put.revision for put in each.slices.values()}
+    each.apply(APP, blueprint(4, **level))
+    each.run_down()
+    later(each, 60.0)
+    assert record(each) is None
+    assert count(each, APP) == 4
+    assert {put.key: put.revision for put in each.slices.values() if put.key in before} == before
+    assert sorted(map(len, env_of(each))) == [0, 0, 0, len(level)]
+    assert status(each).outdated == 0
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_what_is_changed_later_reaches_what_runs_without_a_digest(changed: bool) -> None:
+    each = upgraded(changed=changed)
     each.apply(APP, blueprint(LEVEL="debug"))
     each.run_down()
-    assert record(each) is None
-    assert count(each, APP) == 3
+    assert phase(each) is RolloutPhase.ROLLING
+    assert status(each).outdated == 3
+    finish(each)
+    assert env_of(each) == [{"LEVEL": "debug"}] * 3
+    assert condition(each) == (Condition.READY, "")
+
+
+def test_a_restart_reaches_what_runs_without_a_digest() -> None:
+    each = upgraded()
+    first = {put.revision for put in each.slices.values()}
+    each.apply(APP, replace(blueprint(), restarted="today"))
+    finish(each)
+    assert phase(each) is RolloutPhase.COMPLETE
+    assert first.isdisjoint(put.revision for put in each.slices.values())
+
+
+def test_another_content_reaches_what_runs_without_a_digest() -> None:
+    each = upgraded()
+    key = ContentKey(base64.urlsafe_b64encode(encode_artifact(APP).encode()).decode())
+    for content in ("c0ffee", "decade"):
+        each.route(ValuePut(key, Description(content), 1))
+        finish(each)
+        assert (record(each) is not None) == (content == "decade"), content
+    assert {put.value.content for put in each.slices.values()} == {"decade"}
+
+
+@pytest.mark.parametrize("knows", [False, True])
+def test_what_changes_while_another_one_leads_is_rolled_only_where_that_one_knows_rollouts(knows: bool) -> None:
+    each = upgraded()
+    leader = n(9)
+    each.join(leader, Registration(Role.MANAGER, version="0.1.0", features=FEATURES if knows else ()))
+    each.route(LeaderChange(leader, each.term, local_node_is_leader=False))
+    each.apply(APP, blueprint(LEVEL="debug"))
+    each.expire(leader, Cause.DELETED)
+    each.lead()
+    finish(each)
+    assert (record(each) is not None) == knows
+    assert env_of(each) == [{"LEVEL": "debug"} if knows else {}] * 3
+
+
+def test_a_leader_that_was_just_started_goes_on_although_agents_drop_the_digests() -> None:
+    each = running()
+    each.apply(APP, blueprint(LEVEL="debug"))
+    each.run_down()
+    later(each, MIN_HEALTHY)
+    assert sorted(map(len, env_of(each))) == [0, 0, 1, 1]
+    for key, put in list(each.slices.items()):
+        each.store(key, replace(put.value, **DIGESTS))
+    each.boot()
+    each.lead()
+    finish(each)
+    assert phase(each) is RolloutPhase.COMPLETE
+    assert env_of(each) == [{"LEVEL": "debug"}] * 3
 
 
 def test_another_number_of_instances_is_no_rollout() -> None:
