@@ -26,6 +26,12 @@ def environment() -> dict[str, str]:
     return {**clean, "CDM_SETTLE": "1ms"}  # tests start new clusters all the time
 
 
+def _other(library: Path) -> dict[str, str]:
+    """The environment for another ``cdm``, of which no coverage is measured."""
+    clean = {name: value for name, value in environment().items() if not name.startswith("COV")}
+    return {**clean, "PYTHONPATH": str(library)}
+
+
 class Process:
     """A ``cdm node`` process. Made by `started_node`."""
 
@@ -71,15 +77,22 @@ class Process:
             self._process.wait(patience())
 
 
-def started_node(name: str, log: Path, *options: str) -> Process:
-    """Start ``cdm node`` with these options, beside its log."""
+def started_node(name: str, log: Path, *options: str, library: Path | None = None) -> Process:
+    """Start ``cdm node`` with these options, beside its log.
+
+    Args:
+        name: what it is called in messages.
+        log: where its output goes.
+        options: of the command.
+        library: where ``cdm`` is imported from; None: what is tested.
+    """
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "cdm", "node", *options],
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=environment(),
+            env=environment() if library is None else _other(library),
             cwd=log.parent,
         )
     return Process(name, process, log)
@@ -96,11 +109,11 @@ class Processes:
         """The process that was started last under each name."""
         self._ever: list[Process] = []
 
-    def start(self, name: str, *options: str) -> Process:
-        """Start a node."""
+    def start(self, name: str, *options: str, library: Path | None = None) -> Process:
+        """Start a node; ``library``: where ``cdm`` is imported from instead of what is tested."""
         log = self._folder / f"{name}-{secrets.token_hex(2)}.log"
         options = ("--id", name, "--server", self._urls, "--log-level", "debug", *self._options, *options)
-        started = self.all[name] = started_node(name, log, *_outside(options), *options)
+        started = self.all[name] = started_node(name, log, *_outside(options), *options, library=library)
         self._ever.append(started)
         return started
 

@@ -49,6 +49,9 @@ class Site:
         self.nodes = nodes
         self.folder = folder
         self.wanted = 3
+        self.older: set[str] = set()
+        """Nodes of an older version, which is in ``library``."""
+        self.library: Path | None = None
         self._leading = ""
 
     @property
@@ -60,10 +63,11 @@ class Site:
 
     def start(self, name: str, *options: str) -> Process:
         """Start a node: ``m…`` is a manager, all others are agents."""
+        library = self.library if name in self.older else None
         if name.startswith("m"):
-            return self.nodes.start(name, "--role", "manager", *options)
+            return self.nodes.start(name, "--role", "manager", *options, library=library)
         own = ("--runtime", "process", "--folder", str(self.folder / f"of-{name}"))
-        return self.nodes.start(name, "--role", "agent", *own, *options)
+        return self.nodes.start(name, "--role", "agent", *own, *options, library=library)
 
     async def push(
         self,
@@ -261,8 +265,20 @@ async def site(
     agents: Sequence[str] = ("a1", "a2"),
     *,
     node_ttl: float = 10,
+    older: Sequence[str] = (),
+    library: Path | None = None,
 ) -> AsyncIterator[Site]:
-    """A cluster that is up, and has nothing to do; nothing of it is left afterwards."""
+    """A cluster that is up, and has nothing to do; nothing of it is left afterwards.
+
+    Args:
+        server: for it.
+        folder: for it.
+        managers: their names.
+        agents: their names.
+        node_ttl: seconds.
+        older: the nodes that are of an older version.
+        library: where that can be imported from.
+    """
     async with AsyncExitStack() as stack:
         ground = await stack.enter_async_context(yard(server, folder))
         async with connected(server) as connection:
@@ -271,6 +287,7 @@ async def site(
         recorder = await stack.enter_async_context(recording(ground.user, [server.url]))
         nodes = stack.enter_context(node_processes(server, folder, node_ttl=node_ttl))
         made = Site(server, ground, recorder, nodes, folder)
+        made.older, made.library = set(older), library
         for name in (*managers, *agents):
             made.start(name)
 
