@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
+import fcntl
 import subprocess
 import sys
+import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,29 +19,30 @@ def library(commit: str, cache: Path) -> Path:
 
     Args:
         commit: which one.
-        cache: a folder in which others may look for the same at the same time.
+        cache: the folder in which it is kept; others may look for the same there at the same time.
     """
     found = cache / f"cdm-{commit}"
-    if found.is_dir():
-        return found
-    made = cache / f"cdm-{commit}-{secrets.token_hex(4)}"
-    for name in ("source", "wheel", "library"):
-        (made / name).mkdir(parents=True)
-    archive = made / "source.tar"
-    try:
-        _run("git", "-C", str(ROOT), "archive", "-o", str(archive), commit)
-    except (FileNotFoundError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"commit {commit} is not there: {getattr(error, 'stderr', None) or error}")
-    _run("tar", "-x", "-f", str(archive), "-C", str(made / "source"))
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
-    _run(*pip, "wheel", "--no-deps", "--wheel-dir", str(made / "wheel"), str(made / "source"))
-    (wheel,) = (made / "wheel").iterdir()
-    _run(sys.executable, "-m", "zipfile", "-e", str(wheel), str(made / "library"))
-    try:
-        (made / "library").rename(found)
-    except OSError:
-        assert found.is_dir(), "somebody else made it meanwhile"
+    with (cache / f"{found.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not found.is_dir():
+            _build(commit, found)
     return found
+
+
+def _build(commit: str, found: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=found.parent) as folder:
+        archive, source, wheels, unpacked = (Path(folder, name) for name in ("tar", "source", "wheels", "unpacked"))
+        try:
+            _run("git", "-C", str(ROOT), "archive", "--output", str(archive), commit)
+        except (FileNotFoundError, subprocess.CalledProcessError):
+            pytest.skip(f"commit {commit} is not there: this is no clone of the repository, or not all of its history")
+        with tarfile.open(archive) as packed:
+            packed.extractall(source, filter="data")
+        pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+        _run(*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(source))
+        (wheel,) = wheels.iterdir()
+        _run(sys.executable, "-m", "zipfile", "-e", str(wheel), str(unpacked))
+        unpacked.rename(found)
 
 
 def _run(*command: str) -> None:

@@ -81,9 +81,9 @@ async def upgrade(place: Site, node: str) -> None:
 
 
 async def identities(place: Site) -> dict[str, Any]:
-    """Which instances there are: nobody that is replaced comes back with the same revision of LOAD's."""
+    """Which instances there are, and what they do; the port tells one from another under the same key."""
     found = await place.user.contents("slices")
-    return {key: (record.value["state"], record.value["port"]) for key, record in found.items() if key[0] != "_"}
+    return {key: (record.value["state"], record.value.get("port")) for key, record in found.items() if key[0] != "_"}
 
 
 async def waits(place: Site, version: str) -> None:
@@ -104,7 +104,7 @@ async def test_nothing_begins_before_all_managers_are_upgraded(server: NatsServe
         # What is lost is made up for by what runs.
         lost = min(before).partition(".")[0]
         place.nodes.all[lost].kill()
-        await eventually(lambda: all_active(place, lost), 40, "the others have taken over")
+        await eventually(lambda: taken_over(place, lost), 40, "the others have taken over")
         assert await levels(place) == {"low"}
         await start(place, lost)
         # Another version.
@@ -123,7 +123,7 @@ async def test_nothing_begins_before_all_managers_are_upgraded(server: NatsServe
         assert await levels(place) == {"high"}
 
 
-async def all_active(place: Site, lost: str) -> bool:
+async def taken_over(place: Site, lost: str) -> bool:
     found = await place.user.slices()
     return (
         len(found) == place.wanted and set(found.values()) == {"ACTIVE"} and not any(k.startswith(lost) for k in found)
@@ -178,4 +178,94 @@ async def test_what_runs_is_not_rolled_by_the_upgrade(server: NatsServer, tmp_pa
         await put(place, "1", env={"LEVEL": "high"})
         await place.reaches("complete", 40, after=told)
         await place.serves("1")
+        assert await levels(place) == {"high"}
+
+
+async def hand_over(place: Site, node: str, after: str) -> None:
+    """Let another manager lead; nobody has choked on anything."""
+    log = place.nodes.all[after]
+    await start(place, node)
+    await stop(place, after)
+    await leads(place, node)
+    assert "Traceback" not in log.log
+    # A look at everything, of which there is one a second.
+    await anyio.sleep(2.5)
+
+
+async def settles(place: Site, **wanted: int) -> dict[str, Any]:
+    """Wait until so many instances of each version are ACTIVE, and nothing else is there; returns what they are."""
+    counts = {name.removeprefix("v"): count for name, count in wanted.items()}
+
+    async def settled() -> dict[str, Any]:
+        found = await identities(place)
+        at_rest = {state for state, _ in found.values()} == {"ACTIVE"}
+        return found if at_rest and await versions(place) == counts else {}
+
+    return await eventually(settled, 30, f"there are {counts}", pause=0.1)
+
+
+async def refused(place: Site, version: str, field: str) -> None:
+    """Wait until the older version says that it does not know a field."""
+    status = await condition(place, version, "Invalid")
+    assert status["reason"].startswith(field), status
+
+
+async def test_an_older_leader_starts_what_was_replaced_and_this_one_ends_it_again(
+    server: NatsServer, tmp_path: Path, older: Path
+) -> None:
+    """Why going back is not supported: the older version does not know that another one has taken over."""
+    async with site(server, tmp_path, ("m1",)) as place:
+        place.older, place.library = {"m2"}, older
+        await place.push("1")
+        await put(place, "1")
+        await place.serves("1")
+        await place.push("2")
+        await put(place, "2", rollout={"from": "1"})
+        await place.reaches("complete")
+        await place.serves("2")
+        legs, new = len(place.legs), await identities(place)
+        await hand_over(place, "m2", "m1")
+        await refused(place, "2", "rollout: ")  # what runs of it stays
+        assert new.items() <= (await settles(place, v1=3, v2=3)).items()
+        await condition(place, "1", "Ready")
+        assert len(place.legs) == legs
+        await hand_over(place, "m1", "m2")
+        assert await settles(place, v2=3) == new
+        await condition(place, "1", "Superseded")
+        await condition(place, "2", "Ready")
+        assert len(place.legs) == legs
+
+
+async def test_an_older_leader_keeps_to_the_last_blueprint_that_it_can_read(
+    server: NatsServer, tmp_path: Path, older: Path
+) -> None:
+    rollout = {"kind": "canary", "steps": [{"weight": 34}, {"pause": "approve"}]}
+    async with site(server, tmp_path, ("m1",)) as place:
+        place.older, place.library = {"m2"}, older
+        await place.push("1")
+        await put(place, "1", env={"LEVEL": "low"})
+        await place.serves("1")
+        await put(place, "1", env={"LEVEL": "high"}, rollout=rollout)
+        await place.reaches("paused")
+        middle = await settles(place, v1=3)
+        assert await levels(place) == {"low", "high"}
+        # In the middle of a rollout nothing changes.
+        await hand_over(place, "m2", "m1")
+        await refused(place, "1", "rollout: ")
+        place.wanted = 4
+        await put(place, "1", env={"LEVEL": "high"}, rollout={**rollout, "approved": 1})
+        await anyio.sleep(1.5)
+        assert await settles(place, v1=3) == middle
+        # What was refused meanwhile begins at once.
+        await hand_over(place, "m1", "m2")
+        await place.reaches("complete")
+        await place.serves("1")
+        assert await levels(place) == {"high"}
+        # The number of instances is that of the last blueprint that it can read, too.
+        four = await settles(place, v1=4)
+        await hand_over(place, "m2", "m1")
+        three = await settles(place, v1=3)
+        assert three.items() <= four.items()
+        await hand_over(place, "m1", "m2")
+        assert three.items() <= (await settles(place, v1=4)).items()
         assert await levels(place) == {"high"}
