@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import subprocess
 import sys
-import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -31,18 +31,22 @@ def library(commit: str, cache: Path) -> Path:
 
 def _build(commit: str, found: Path) -> None:
     with tempfile.TemporaryDirectory(dir=found.parent) as folder:
-        archive, source, wheels, unpacked = (Path(folder, name) for name in ("tar", "source", "wheels", "unpacked"))
+        archive, source, wheels, unpacked = (Path(folder, name) for name in ("archive", "source", "wheels", "unpacked"))
         try:
-            _run("git", "-C", str(ROOT), "archive", "--output", str(archive), commit)
+            _run("git", "-C", str(ROOT), "archive", "--format=zip", "--output", str(archive), commit)
         except (FileNotFoundError, subprocess.CalledProcessError):
             pytest.skip(f"commit {commit} is not there: this is no clone of the repository, or not all of its history")
-        with tarfile.open(archive) as packed:
-            packed.extractall(source, filter="data")
+        _unzip(archive, source)
         pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
         _run(*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(source))
         (wheel,) = wheels.iterdir()
-        _run(sys.executable, "-m", "zipfile", "-e", str(wheel), str(unpacked))
+        _unzip(wheel, unpacked)
         unpacked.rename(found)
+
+
+def _unzip(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder)
 
 
 def _run(*command: str) -> None:
