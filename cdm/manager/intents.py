@@ -123,6 +123,11 @@ def _candidates(facts: Facts, record: Rollout | None) -> Iterator[Rollout]:
             yield _started(facts, known, own, wanted, blueprint)
 
 
+def would_begin(facts: Facts, record: Rollout | None, name: str) -> bool:
+    """Whether a rollout to this version could begin, if nothing were waited for."""
+    return any(each.target.version == name for each in _candidates(facts, record))
+
+
 def _replaced(facts: Facts, record: Rollout | None, name: str, blueprint: Blueprint, wanted: Side) -> Side | None:
     """The version that a blueprint replaces; None: none that is in force, and was written before it."""
     other = blueprint.rollout.source

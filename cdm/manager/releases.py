@@ -16,10 +16,10 @@ from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.dependencies import NOTHING_AWAITED, Waiting, first_healthy, told_of_circle, waiting
 from cdm.manager.gates import Gates
 from cdm.manager.group import Group, SlicePut
-from cdm.manager.intents import at_rest, follow, is_reverted, is_superseded, is_withheld
+from cdm.manager.intents import at_rest, follow, is_reverted, is_superseded, is_withheld, would_begin
 from cdm.manager.placement import Placement
 from cdm.manager.rollouts import Decision, decide
-from cdm.manager.service import Facts, Version, governing, is_new, of_side
+from cdm.manager.service import Facts, Version, governing, is_new
 from cdm.manager.standing import Fleet
 from cdm.manager.topology import Registered, Topology
 from cdm.manager.wanted import Wanted, is_outdated, side_of, wanted_of, wanted_of_side
@@ -359,21 +359,12 @@ def told_of(release: Release, artifact: Artifact, desired: Desired) -> Told:
 
 def _told_before(facts: Facts, name: str, rollout: RolloutStatus | None) -> Told:
     """What to tell of a rollout that has not begun."""
-    if facts.waits_for and _begins_later(facts, name):
+    if facts.waits_for and would_begin(facts, facts.record, name):
         return Told(progressing=facts.waits_for)
     version = facts.versions.get(name)
     if version is not None and is_withheld(facts, facts.record, version):
         return Told(rollout, reverted="aborted before it began", instances=None if version.group.live else 0)
     return Told(rollout) if rollout is not None else UNTOLD
-
-
-def _begins_later(facts: Facts, name: str) -> bool:
-    version = facts.versions.get(name)
-    if version is None or version.wanted is None or version.desired is None or version.desired.blueprint is None:
-        return False
-    wanted = version.wanted
-    outdated = any(put.value.state.live and not of_side(put, wanted) for put in version.group.slices.values())
-    return outdated or version.desired.blueprint.rollout.source in facts.versions
 
 
 def _rollout_status(record: Rollout, decision: Decision, desired: Desired | None) -> RolloutStatus:

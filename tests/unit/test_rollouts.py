@@ -736,6 +736,16 @@ def test_nothing_begins_before_every_manager_knows_rollouts() -> None:
     assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
 
 
+def test_after_the_end_of_a_rollout_no_manager_is_waited_for() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    each.join(n(9), Registration(version="0.1", capacity=0))
+    later(each, 60.0)
+    assert condition(each, NEXT_VERSION) == (Condition.READY, "")
+    assert condition(each) == (Condition.SUPERSEDED, "replaced by 1.1.0")
+
+
 def test_a_changed_variable_waits_for_managers_too() -> None:
     each = running()
     each.join(n(9), Registration(version="0.1", capacity=0))
