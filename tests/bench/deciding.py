@@ -10,7 +10,9 @@ from typing import Any
 from cdm import clock
 from cdm.dispatch.messages import (
     MESSAGES,
+    CheckResult,
     Connected,
+    ContentsUnknown,
     Disconnected,
     FenceRenewal,
     IntentChanged,
@@ -224,6 +226,8 @@ class Nothing:
         | Written
         | WriteFailed
         | FenceRenewal
+        | CheckResult
+        | ContentsUnknown
         | NodeJoined
         | NodeLeft
         | NodeMissing

@@ -28,6 +28,7 @@ from cdm.model.keys import ARTIFACTS, LAYOUTS, BlueprintKey, Key, LeaseKey, Node
 from cdm.model.node import Registration
 from cdm.model.slice import SliceState, SliceValue
 from cdm.model.status import Status
+from tests.bench.deciding import Nothing
 from tests.unit.support import APP, n
 
 BLUEPRINT = ValuePut(BlueprintKey(APP), Blueprint(3), 1)
@@ -495,3 +496,7 @@ def test_a_messages_topic_is_its_class_and_the_class_of_its_key(message: Message
 
 def test_the_topic_of_a_node_message_does_not_depend_on_the_node() -> None:
     assert NodeDied(NodeId("a")).topic == NodeDied(NodeId("b")).topic
+
+
+def test_the_benchmark_of_the_router_knows_every_message() -> None:
+    Router((Nothing(),), MESSAGES)
