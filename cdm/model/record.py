@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from enum import StrEnum, unique
+from typing import Annotated
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
+from cdm.errors import InvalidArtifact, InvalidValue
+from cdm.model.artifact import Service
 from cdm.model.slice import Count
 from cdm.model.template import Template
+
+Moment = Annotated[float, Meta(ge=0, le=253_402_300_799)]
+"""Server time, in seconds since 1970; up to the year 9999, so that it can be shown."""
+Percent = Annotated[int, Meta(ge=0, le=100)]
 
 
 @unique
@@ -37,7 +44,11 @@ _OVER = frozenset({RolloutPhase.COMPLETE, RolloutPhase.REVERTED})
 
 
 class Side(Struct, frozen=True, omit_defaults=True):
-    """What a rollout leads from, or to."""
+    """What a rollout leads from, or to.
+
+    Raises:
+        InvalidValue: the version cannot be one.
+    """
 
     version: str
     revision: Count
@@ -47,6 +58,9 @@ class Side(Struct, frozen=True, omit_defaults=True):
     """Digest of the artifact's content; None: not known."""
     digest: str = ""
     """The template's; it may be known where the template is not."""
+
+    def __post_init__(self) -> None:
+        _check_version(self.version)
 
     @property
     def mark(self) -> str:
@@ -68,20 +82,24 @@ class Side(Struct, frozen=True, omit_defaults=True):
 class Weights(Struct, frozen=True):
     """Per cent of the requests that each side is to be sent."""
 
-    source: int = field(name="from", default=100)
-    target: int = field(name="to", default=0)
+    source: Percent = field(name="from", default=100)
+    target: Percent = field(name="to", default=0)
 
 
 class Rollout(Struct, frozen=True, omit_defaults=True):
-    """The value of a service's record."""
+    """The value of a service's record.
+
+    Raises:
+        InvalidValue: what names a version cannot be one: the record was not written by a leader.
+    """
 
     source: Side = field(name="from")
     """The stable side: the last that was healthy as a whole. A revert goes there."""
     target: Side = field(name="to")
     phase: RolloutPhase
-    step: int = 0
+    step: Count = 0
     """Index of the step that is being taken."""
-    since: float = 0.0
+    since: Moment = 0.0
     """When the phase and the step began: server time, in seconds since 1970."""
     weights: Weights | None = None
     """None: each instance is sent as much as any other."""
@@ -92,3 +110,14 @@ class Rollout(Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     """Why it was taken back, or failed."""
     term: Count = 0
+
+    def __post_init__(self) -> None:
+        for version in (*self.superseded, *self.reverted):
+            _check_version(version)
+
+
+def _check_version(version: str) -> None:
+    try:
+        Service("g", "n").version(version)
+    except InvalidArtifact as error:
+        raise InvalidValue(str(error).removeprefix("artifact ")) from None
