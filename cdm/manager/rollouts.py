@@ -138,8 +138,19 @@ class _Case:
 
     @property
     def crowded(self) -> bool:
-        """Whether no instance can come up beside the others."""
-        return self.exclusive or self.facts.crowded or self.settings.surge(self.instances) == 0
+        """Whether no instance can come up beside the others, but one could in the place of another."""
+        tight = self.exclusive or self.facts.crowded or self.settings.surge(self.instances) == 0
+        return tight and (self.facts.fleet.has_room() or self._gives_room())
+
+    def _gives_room(self) -> bool:
+        """Whether an instance that goes leaves its place, or its port, to one that is to come."""
+        sides, nodes = self.sides, self.facts.fleet.nodes
+        coming, going = sides.new, [sides.stable, *(group for _, group in sides.others)]
+        if self.record.phase is RolloutPhase.REVERTING:
+            coming, going[0] = going[0], coming
+        waiting = {key.node for key in coming.slices}
+        places = {key.node for group in going for key in group.slices}
+        return any(node in waiting or (node in nodes and nodes[node].open) for node in places)
 
     def bounds(self) -> Bounds:
         """What holds for all sides together."""
