@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from cdm.manager.service import Facts, Version, governing, of_side, revert
+from cdm.manager.service import Facts, Version, governing, of_side, revert, serving
 from cdm.manager.stages import stages_of
 from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.record import Rollout, RolloutPhase, Side
@@ -144,7 +144,7 @@ def _known(record: Rollout | None, name: str) -> Side | None:
     """What serves of a version according to the record of the last rollout."""
     if record is None:
         return None
-    side = record.target if record.phase is RolloutPhase.COMPLETE else record.source
+    side = serving(record)
     return side if side.version == name else None
 
 
@@ -274,7 +274,8 @@ def at_rest(facts: Facts, record: Rollout | None, version: Version) -> tuple[Sid
     if is_superseded(record, name, wanted.revision):
         return None, 0
     if record is not None and is_reverted(record, wanted):
-        return (record.source, None) if record.source.version == name else (None, 0)
+        side = serving(record)
+        return (side, None) if side.version == name else (None, 0)
     if facts.waits_for or _says_abort(version):
         if old := _outdated(record, version, wanted):
             return old, None

@@ -19,7 +19,7 @@ from cdm.manager.group import Group, SlicePut
 from cdm.manager.intents import at_rest, follow, is_reverted, is_superseded, is_withheld, would_begin
 from cdm.manager.placement import Placement
 from cdm.manager.rollouts import Decision, decide
-from cdm.manager.service import Facts, Version, governing, is_new
+from cdm.manager.service import Facts, Version, governing, is_new, serving
 from cdm.manager.standing import Fleet
 from cdm.manager.topology import Registered, Topology
 from cdm.manager.wanted import Wanted, is_outdated, side_of, wanted_of, wanted_of_side
@@ -352,7 +352,7 @@ def told_of(release: Release, artifact: Artifact, desired: Desired) -> Told:
         return Told(rollout, progressing=decision.why or "rolling out")
     if wanted is not None and is_reverted(record, wanted):
         reason = record.reason if name == record.target.version else "it was rolled out, and taken back"
-        instances = None if record.source.version == name else 0
+        instances = None if serving(record).version == name else 0
         return Told(rollout if name in ends else None, reverted=reason, instances=instances)
     return _told_before(facts, name, rollout if name in ends else None)
 

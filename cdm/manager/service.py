@@ -106,6 +106,11 @@ def series_of(record: Rollout, *, ready: bool) -> str:
     return f"{record.target.revision}/{record.target.digest}/{record.step}/{int(ready)}"
 
 
+def serving(record: Rollout) -> Side:
+    """What serves, or is gone back to, by the record of the last rollout."""
+    return record.target if record.phase is RolloutPhase.COMPLETE else record.source
+
+
 def governing(facts: Facts, record: Rollout) -> Desired | None:
     """The blueprint that says how many instances there are, and how they are exchanged: the one written last."""
     found = [
