@@ -37,6 +37,8 @@ class SideHealth(NamedTuple):
     """When the latest of the healthy ones became so."""
     next_healthy: float = inf
     """When the next of the active ones will be healthy."""
+    draining: int = 0
+    """Live ones on nodes that are being emptied: reconciliation replaces each, and ends it when that serves."""
     reason: str = ""
     """Why one of the troubled ones failed."""
 
@@ -56,7 +58,7 @@ def health_of(puts: Iterable[SlicePut], min_healthy: float, fleet: Fleet, now: f
         fleet: the nodes.
         now: seconds on this node's clock.
     """
-    live = active = healthy = troubled = troubles = lingering = 0
+    live = active = healthy = troubled = troubles = lingering = draining = 0
     since, last, following, fatal, reason = inf, -inf, inf, False, ""
     for put in puts:
         value, node = put.value, fleet.nodes.get(put.key.node)
@@ -65,6 +67,7 @@ def health_of(puts: Iterable[SlicePut], min_healthy: float, fleet: Fleet, now: f
             lingering += exclusive(put)
         else:
             live += 1
+            draining += node.draining
         up = state is _ACTIVE and node is not None and node.registered
         well = up and put.at + min_healthy <= now
         active += up
@@ -78,7 +81,8 @@ def health_of(puts: Iterable[SlicePut], min_healthy: float, fleet: Fleet, now: f
             troubled, troubles, since = troubled + 1, troubles + ends, min(since, put.at)
             fatal = fatal or (state is _FAILED and value.fatal)
             reason = reason or value.reason or ""
-    return SideHealth(live, active, healthy, troubled, troubles, since, fatal, lingering, last, following, reason)
+    counts = SideHealth(live, active, healthy, troubled, troubles, since, fatal, lingering, last, following)
+    return counts._replace(draining=draining, reason=reason)
 
 
 NOTHING_WRONG = GateVerdict(Gate.PASS)

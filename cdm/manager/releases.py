@@ -354,7 +354,11 @@ def told_of(release: Release, artifact: Artifact, desired: Desired) -> Told:
         reason = record.reason if name == record.target.version else "it was rolled out, and taken back"
         instances = None if serving(record).version == name else 0
         return Told(rollout if name in ends else None, reverted=reason, instances=instances)
-    return _told_before(facts, name, rollout if name in ends else None)
+    told = _told_before(facts, name, rollout if name in ends else None)
+    if told.instances is None and record.phase is RolloutPhase.REVERTED and record.source.version == name:
+        last = governing(facts, record)
+        return told._replace(instances=last.instances if last is not None else None)
+    return told
 
 
 def _told_before(facts: Facts, name: str, rollout: RolloutStatus | None) -> Told:

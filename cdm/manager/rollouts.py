@@ -186,14 +186,11 @@ class _Case:
         others = [Share(0, self._health(group)) for _, group in self.sides.others]
         shares = [*others, Share(stable, self.stable), Share(new, self.new)]
         if self.stopped:
-            # Nothing goes and nothing comes, but what is lost is made up for.
-            lost = max(instances - sum(share.health.live for share in shares), 0)
-            filled = min(lost, max(stable - self.stable.live, 0))
-            counts = [
-                *(share.health.live for share in others),
-                self.stable.live + filled,
-                self.new.live + lost - filled,
-            ]
+            # Nothing goes and nothing comes, but what is lost, or is on a node that is being emptied, is made up for.
+            *rest, old, fresh = (share.health.live - share.health.draining for share in shares)
+            lost = max(instances - sum(rest) - old - fresh, 0)
+            filled = min(lost, max(stable - old, 0))
+            counts = [*rest, old + filled, fresh + lost - filled]
         else:
             counts = targets(shares, self.bounds())
         found: list[Course] = []
