@@ -24,6 +24,7 @@ from cdm.manager.stages import Stage, StageKind, new_instances, stages_of
 from cdm.model.artifact import Artifact
 from cdm.model.record import Rollout, RolloutPhase, Side
 from cdm.model.rollout import RolloutSettings
+from cdm.model.slice import SliceState
 
 MOST_TURNS = 300
 """More stages than a blueprint may have: they may all be over at once."""
@@ -148,7 +149,7 @@ class _Case:
         coming, going = sides.new, [sides.stable, *(group for _, group in sides.others)]
         if self.record.phase is RolloutPhase.REVERTING:
             coming, going[0] = going[0], coming
-        waiting = {key.node for key in coming.slices}
+        waiting = {key.node for key, put in coming.slices.items() if put.value.state is not SliceState.ACTIVE}
         places = {key.node for group in going for key in group.slices}
         return any(node in waiting or (node in nodes and nodes[node].open) for node in places)
 
