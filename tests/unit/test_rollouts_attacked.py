@@ -1,0 +1,143 @@
+"""Rollouts under attack, in virtual time: nodes emptied in the middle, blueprints put in turn, records by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from cdm.model.blueprint import Blueprint, Overrides
+from cdm.model.node import Schedule
+from cdm.model.record import Rollout, RolloutPhase
+from cdm.model.rollout import RolloutKind, RolloutSettings, RolloutStep
+from cdm.model.status import Condition
+from tests.unit.support import APP, S, n
+from tests.unit.test_rollouts import (
+    FROM,
+    MIN_HEALTHY,
+    NEXT_VERSION,
+    blueprint,
+    condition,
+    count,
+    env_of,
+    finish,
+    later,
+    phase,
+    running,
+)
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.mark.parametrize("order", ["2+2+1+++212+", "12+1+++2+++2+2"])
+def test_blueprints_that_replace_each_other_in_turn_leave_one_version_that_serves(order: str) -> None:
+    each = running()
+    for what in order:
+        if what == "+":
+            later(each, MIN_HEALTHY)
+        elif what == "1":
+            each.apply(APP, blueprint(rollout=RolloutSettings(source="1.1.0")))
+        else:
+            each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    there = {artifact: count(each, artifact) for artifact in (APP, NEXT_VERSION)}
+    assert sorted(there.values()) == [0, 3]
+    (serves,) = (artifact for artifact, instances in there.items() if instances)
+    assert condition(each, serves) == (Condition.READY, "")
+
+
+@pytest.mark.parametrize("how", [Schedule.CORDON, Schedule.DRAIN])
+@pytest.mark.parametrize("stop_after", [None, 30.0])
+@pytest.mark.parametrize("instances", [1, 3])
+def test_nothing_is_stopped_where_nothing_could_take_its_place(
+    how: Schedule, stop_after: float | None, instances: int
+) -> None:
+    each = running(0)
+    each.apply(APP, Blueprint(instances, Overrides({}, stop_after=stop_after), MIN_HEALTHY))
+    each.run_down()
+    for number in (1, 2, 3):
+        each.intend(n(number), how)
+    each.apply(APP, Blueprint(instances, Overrides({"LEVEL": "debug"}, stop_after=stop_after), MIN_HEALTHY))
+    for _ in range(3):
+        later(each, MIN_HEALTHY)
+    assert (phase(each), count(each, APP)) == (RolloutPhase.ROLLING, instances)
+    for number in (1, 2, 3):
+        each.intend(n(number), Schedule.NORMAL)
+    finish(each)
+    assert (phase(each), count(each, APP)) == (RolloutPhase.COMPLETE, instances)
+    assert env_of(each) == [{"LEVEL": "debug"}] * instances
+
+
+@pytest.mark.parametrize("stopped", [{"paused": True}, {}])
+def test_a_node_that_is_drained_in_the_middle_has_each_instance_replaced_once(stopped: dict[str, Any]) -> None:
+    each = running()
+    steps = (RolloutStep(weight=34), RolloutStep(pause="approve"))
+    canary: dict[str, Any] = {"source": "1.0.0", "kind": RolloutKind.CANARY, "steps": steps}
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(**canary)))
+    for _ in range(3):
+        later(each, MIN_HEALTHY)
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(**{**canary, **stopped})))
+    each.run_down()
+    there = (count(each, APP), count(each, NEXT_VERSION))
+    before = len(each.decided)
+    for number in (1, 2):
+        each.intend(n(number), Schedule.DRAIN)
+        for _ in range(3):
+            later(each, MIN_HEALTHY)
+    loads = [one for order in each.decided[before:] for one in order.commands if one.state is S.LOAD]
+    assert len(loads) <= 2 * sum(there)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == there
+    assert {key.node for key in each.slices} == {n(3)}
+
+
+def test_nothing_more_is_stopped_when_all_nodes_are_drained_in_the_middle() -> None:
+    each = running(nodes=2)
+    steps = (RolloutStep(weight=34), RolloutStep(pause="approve"))
+    canary = RolloutSettings(source="1.0.0", kind=RolloutKind.CANARY, steps=steps)
+    each.apply(NEXT_VERSION, blueprint(rollout=canary))
+    for _ in range(3):
+        later(each, MIN_HEALTHY)
+    for number in (1, 2):
+        each.intend(n(number), Schedule.DRAIN)
+    each.apply(NEXT_VERSION, blueprint(rollout=replace(canary, approved=1)))
+    for _ in range(3):
+        later(each, MIN_HEALTHY)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (2, 1)
+
+
+def test_what_is_gone_back_to_has_the_number_that_was_written_last_and_says_so() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(4, rollout=FROM))
+    each.run_down()
+    each.apply(NEXT_VERSION, blueprint(4, rollout=replace(FROM, abort=True)))
+    finish(each)
+    for _ in range(2):
+        later(each, MIN_HEALTHY)
+    assert (phase(each), count(each, APP)) == (RolloutPhase.REVERTED, 4)
+    assert condition(each) == (Condition.READY, "")
+
+
+# What no leader wrote
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"step": -1},
+        {"since": -1.0},
+        {"since": 1e300},
+        {"weights": {"from": -5, "to": 10**12}},
+        {"from": {"version": "", "revision": 1}},
+        {"to": {"version": "no version", "revision": 2}},
+        {"superseded": {"a/b": 3}},
+        {"reverted": {"": "digest"}},
+    ],
+)
+def test_a_record_that_no_leader_can_have_written_is_refused(fields: dict[str, Any]) -> None:
+    sides = {"from": {"version": "1.0.0", "revision": 1}, "to": {"version": "1.1.0", "revision": 2}}
+    value = {**sides, "phase": "rolling", "step": 1, "since": 1_000.0}
+    assert msgspec.convert(value, Rollout).step == 1
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({**value, **fields}, Rollout)
