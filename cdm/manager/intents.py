@@ -293,7 +293,9 @@ def is_withheld(facts: Facts, record: Rollout | None, version: Version) -> bool:
     if blueprint is None or wanted is None or not (facts.waits_for or blueprint.rollout.abort):
         return False
     name = version.artifact.version
-    return bool(_replaced(facts, record, name, blueprint, wanted) or _outdated(record, version, wanted))
+    serves = record is not None and serving(record).version == name  # whatever it says that it replaces
+    replaces = not serves and _replaced(facts, record, name, blueprint, wanted)
+    return bool(replaces or _outdated(record, version, wanted))
 
 
 def _says_abort(version: Version) -> bool:

@@ -356,7 +356,7 @@ def told_of(release: Release, artifact: Artifact, desired: Desired) -> Told:
         return Told(rollout if name in ends else None, reverted=reason, instances=instances)
     told = _told_before(facts, name, rollout if name in ends else None)
     if told.instances is None and record.phase is RolloutPhase.REVERTED and record.source.version == name:
-        told = told._replace(instances=(last := governing(facts, record)) and last.instances)
+        told = told._replace(instances=last.instances if (last := governing(facts, record)) else None)
     return told
 
 

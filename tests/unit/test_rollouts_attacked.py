@@ -18,6 +18,7 @@ from tests.unit.test_rollouts import (
     FROM,
     MIN_HEALTHY,
     NEXT_VERSION,
+    THIRD_VERSION,
     blueprint,
     condition,
     count,
@@ -117,6 +118,17 @@ def test_what_is_gone_back_to_has_the_number_that_was_written_last_and_says_so()
         later(each, MIN_HEALTHY)
     assert (phase(each), count(each, APP)) == (RolloutPhase.REVERTED, 4)
     assert condition(each) == (Condition.READY, "")
+
+
+def test_what_is_gone_back_to_serves_although_its_blueprint_says_abort() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    each.run_down()
+    each.apply(THIRD_VERSION, blueprint(rollout=RolloutSettings(source="1.1.0", abort=True)))
+    each.run_down()
+    each.apply(APP, blueprint(rollout=RolloutSettings(source="1.2.0", abort=True)))
+    finish(each)
+    assert (phase(each), count(each, APP)) == (RolloutPhase.REVERTED, 3)
 
 
 # What no leader wrote
