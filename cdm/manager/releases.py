@@ -351,7 +351,11 @@ def told_of(release: Release, artifact: Artifact, desired: Desired) -> Told:
             return Told(rollout, failed=f"rollout failed: {record.reason}")
         return Told(rollout, progressing=decision.why or "rolling out")
     if wanted is not None and is_reverted(record, wanted):
-        reason = record.reason if name == record.target.version else "it was rolled out, and taken back"
+        reason = (
+            record.reason
+            if name == record.target.version
+            else "it was taken back before; cdm rollout retry tries it again"
+        )
         instances = None if serving(record).version == name else 0
         return Told(rollout if name in ends else None, reverted=reason, instances=instances)
     told = _told_before(facts, name, rollout if name in ends else None)

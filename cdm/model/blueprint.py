@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from cdm.errors import InvalidArtifact, InvalidBlueprint
 from cdm.model.artifact import MAX_PART, Artifact, Service
 from cdm.model.problems import UNREADABLE, cut, explain, problem_with_encoding, shortened, without_mark
-from cdm.model.rollout import NO_ROLLOUT, RolloutSettings
+from cdm.model.rollout import NO_ROLLOUT, RolloutKind, RolloutSettings
 
 MAX_INSTANCES = 100_000
 MAX_BYTES = 64 * 1024
@@ -154,6 +154,11 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
             raise _problem(raw, error) from None
         if isinstance(typed, int):
             return cls(typed)
+        if typed.stop_after is not None and typed.rollout is not None and typed.rollout.kind is RolloutKind.BLUE_GREEN:
+            raise InvalidBlueprint(
+                "rollout.kind",
+                'cannot be "blue-green" with stop_after, which lets none run beside another; write "rolling"',
+            )
         overrides = Overrides(typed.env or {}, typed.args, typed.stop_after)
         return cls(
             typed.instances,

@@ -198,7 +198,18 @@ _blueprints = st.builds(
     st.just(5.0) | st.floats(0, 86_400),
     st.lists(_services, max_size=3, unique=True).map(tuple),
     st.just(RolloutSettings()) | _settings,
+).filter(
+    lambda found: (
+        found.rollout.kind is not RolloutKind.BLUE_GREEN
+        or found.overrides is None
+        or found.overrides.stop_after is None
+    )
 )
+
+
+def test_what_must_not_run_twice_is_not_rolled_out_all_beside_all() -> None:
+    with pytest.raises(InvalidBlueprint, match="rollout.kind: .*stop_after.*rolling"):
+        _parse(stop_after=30, rollout={"kind": "blue-green"})
 
 
 @given(_blueprints)
