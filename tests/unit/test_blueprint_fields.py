@@ -208,7 +208,7 @@ _blueprints = st.builds(
 
 
 def test_what_must_not_run_twice_is_not_rolled_out_all_beside_all() -> None:
-    with pytest.raises(InvalidBlueprint, match="rollout.kind: .*stop_after.*rolling"):
+    with pytest.raises(InvalidBlueprint, match=r"rollout\.kind: .*stop_after.*rolling"):
         _parse(stop_after=30, rollout={"kind": "blue-green"})
 
 

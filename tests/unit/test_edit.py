@@ -129,6 +129,9 @@ def test_edits_do_what_they_are_called(raw: bytes) -> None:
         False,
         0,
     )
+    overrides = Blueprint.parse(raw).overrides
+    if overrides is not None and overrides.stop_after is not None:
+        return  # which is refused together with blue-green
     new = Blueprint.parse(edit.released(raw, source="1.0", instances=3, way=edit.blue_green_way()))
     assert (new.instances, new.rollout.source, new.rollout.kind, new.rollout.steps) == (3, "1.0", "blue-green", ())
 
