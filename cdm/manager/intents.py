@@ -182,6 +182,7 @@ def _started(facts: Facts, record: Rollout | None, source: Side, target: Side, b
         weights=stages[0].weights if runs else None,
         superseded=superseded,
         reverted=reverted,
+        group=blueprint.rollout.group,
         term=facts.term,
     )
 

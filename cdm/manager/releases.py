@@ -124,12 +124,13 @@ class Releases:
                 yield service
 
     def _group_name(self, service: Service) -> str | None:
-        """The ``rollout.group`` of the blueprint that a service's rollout leads to, or might."""
+        """The ``rollout.group`` of the blueprint that a service's rollout leads to, or that it had before it went."""
         put = self._cluster.rollouts.get(service)
-        if put is not None and put.value.phase.under_way:
-            desired = self._cluster.desired.get(service.version(put.value.target.version))
-            return desired.blueprint.rollout.group if desired is not None and desired.blueprint is not None else None
-        return None
+        if put is None or not put.value.phase.under_way:
+            return None
+        desired = self._cluster.desired.get(service.version(put.value.target.version))
+        blueprint = desired.blueprint if desired is not None else None
+        return put.value.group if blueprint is None else blueprint.rollout.group
 
     def of(
         self,

@@ -107,6 +107,8 @@ class Rollout(Struct, frozen=True, omit_defaults=True):
     """Versions that were replaced: the revision of their blueprint, for as long as it has that revision."""
     reverted: dict[str, str] = {}
     """Versions that were rolled out and taken back: the mark (`Side.mark`) of what is not tried again."""
+    group: str | None = None
+    """Rollouts of one group advance together, and go back together."""
     reason: str = ""
     """Why it was taken back, or failed."""
     term: Count = 0

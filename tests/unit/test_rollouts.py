@@ -855,3 +855,13 @@ def test_services_of_a_group_go_back_together() -> None:
         Condition.REVERTED,
         "org.example:slice of its group goes back: 1 new instance failed or restarted: it broke",
     )
+
+
+def test_a_new_blueprint_that_is_deleted_takes_its_whole_group_back() -> None:
+    each = both()
+    later(each, MIN_HEALTHY)
+    each.drop(NEXT_VERSION)
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert [count(each, one) for one in (APP, FRIEND, NEXT_VERSION, NEXT_FRIEND)] == [3, 3, 0, 0]
+    assert condition(each, NEXT_FRIEND)[0] is Condition.REVERTED
