@@ -22,6 +22,7 @@ import pytest
 
 from cdm.cli import Exit
 from cdm.model.blueprint import Blueprint
+from cdm.model.rollout import RolloutKind
 from tests.docs.documents import adapted, blocks, commands, inline
 from tests.harness.agents import agents
 from tests.harness.paths import ROOT
@@ -285,10 +286,12 @@ async def test_a_release_of_the_documents(server: NatsServer, shell: Shell) -> N
         running.unharmed()
 
 
-def test_the_checks_of_the_documents_are_a_blueprint() -> None:
+def test_the_blueprints_of_the_documents_are_read() -> None:
     (text,) = blocks("Checks", "json")
-    rollout = Blueprint.parse(text.encode()).rollout
-    assert len(rollout.checks) == 3
+    assert len(Blueprint.parse(text.encode()).rollout.checks) == 3
+    (lines,) = blocks("How it goes", "json")
+    kinds = [Blueprint.parse(line.encode()).rollout.kind for line in lines.splitlines()]
+    assert kinds == [RolloutKind.CANARY, RolloutKind.BLUE_GREEN]
 
 
 Effect = Callable[[Shell, Raw, list[str]], Awaitable[None]]
