@@ -15,6 +15,9 @@ from cdm.model.slice import Kind, SliceState, SliceValue
 KEEPS_PORT = (SliceState.LOADED, SliceState.ACTIVATING, SliceState.DEACTIVATING, SliceState.UNLOADING)
 """States in which a slice tells a port that its manifest fixes: nothing else can have it on the same node."""
 
+RUNS_LOADED = (SliceState.LOADED, SliceState.ACTIVATING, SliceState.ACTIVE)
+"""States that tell the content that is loaded, where the command did not. In others it may be an earlier load's."""
+
 
 class HeldUp(NamedTuple):
     """Why something does not begin yet."""
@@ -53,7 +56,7 @@ def report(
         restarts=program.restarts,
         stable=program.stable,
         loaded=None,
-        content=value.content or program.content,
+        content=value.content or (program.content if state in RUNS_LOADED else None),
         deadline=wait.deadline if wait else program.deadline(state),
         after=(serves_on or None) if state in GOING else None,
     )

@@ -100,7 +100,7 @@ async def test_the_first_steps(server: NatsServer, tmp_path: Path) -> None:
         third = await eventually(moved, 10 + 10, "it runs elsewhere")
         await shell.type(update)
         fifth = await eventually(lambda: answers(user, 5), 20, "five answer")
-        assert third.items() <= fifth.items()
+        # Those that ran are being replaced, one after another.
         assert all(fifth[each].startswith("good morning from ") for each in fifth.keys() - third.keys())
 
         await shell.type(stop)

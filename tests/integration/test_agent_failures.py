@@ -40,7 +40,9 @@ async def test_a_missing_artifact_says_what_to_do_and_loads_once_it_is_there(
         await ground.push("one")
         await hand.put(key, "LOAD", failures=3)
         loaded = await hand.reaches(key, "LOADED")
+        content = loaded.pop("content")
         assert loaded == {"state": "LOADED", "term": 7, "failures": 3}, "nothing is left of the reason"
+        assert len(content) == 64
         assert_legal(await ground.user.recorded())
 
 

@@ -245,6 +245,7 @@ def _expected(
             return Expected(0, None)
         if record.reverted.get(name) == digest:
             return Expected(blueprint.instances, record.source.digest) if back else Expected(0, None)
-        if back and not blueprint.rollout.abort and (other := governing(world, artifact.service, record)):
-            return Expected(other.blueprint.instances, digest)
+        if back and (other := governing(world, artifact.service, record)):
+            # An abort that its own blueprint says began nothing: what serves may be of the template before.
+            return Expected(other.blueprint.instances, None if blueprint.rollout.abort else digest)
     return None if blueprint.rollout.abort else Expected(blueprint.instances, digest)
