@@ -100,12 +100,18 @@ async def test_the_first_steps(server: NatsServer, tmp_path: Path) -> None:
         third = await eventually(moved, 10 + 10, "it runs elsewhere")
         await shell.type(update)
         fifth = await eventually(lambda: answers(user, 5), 20, "five answer")
-        # Those that ran are being replaced, one after another.
         assert all(fifth[each].startswith("good morning from ") for each in fifth.keys() - third.keys())
+
+        async def replaced() -> dict[str, str]:
+            found = await answers(user, 5)
+            return found if all(each.startswith("good morning from ") for each in found.values()) else {}
+
+        last = await eventually(replaced, 90, "those that ran before are replaced, one after another")
+        await eventually(lambda: not any(living(each) for each in third.values()), 20, "and what they were is stopped")
 
         await shell.type(stop)
         await eventually(lambda: _nothing(user), 20, "no slice is left")
-        assert not any(living(answer) for answer in fifth.values())
+        assert not any(living(answer) for answer in last.values())
         assert "removed" in await shell.type(remove)
         await shell.type("wait $node_2 $node_3")
         assert "FAILED" not in await shell.type("cat node-*.log")
