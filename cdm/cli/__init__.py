@@ -106,9 +106,9 @@ app.command(
     name="rollback",
     help=(
         "Have the version, or the settings, serve again that a service had before.\n\n"
-        "In the middle of a rollout that is taken back. After it, the version that the rollout replaced comes back, or "
-        "the settings that the blueprint had; --to names any version that has a blueprint, or had one. Exits with 1 "
-        "where there is nothing to go back to."
+        "In the middle of a rollout, that is taken back. Afterwards what was different last comes back: the version "
+        "that was replaced, or the settings that the blueprint had. A restart is looked past. --to names any version "
+        "that has a blueprint, or had one. Exits with 1 where there is nothing to go back to."
     ),
 )
 app.command(

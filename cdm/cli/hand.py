@@ -8,9 +8,9 @@ from cdm.cli.service import ServiceLook, VersionLook, parsed
 from cdm.errors import EditRefused
 from cdm.manager.stages import stages_of
 from cdm.model import edit
-from cdm.model.blueprint import Blueprint
+from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.record import Rollout, RolloutPhase
-from cdm.model.template import PLAIN, Template, template_of
+from cdm.model.template import Template, template_of
 
 # Going back
 
@@ -50,40 +50,73 @@ def _leads_to(record: Rollout, now: VersionLook) -> bool:
 
 
 def _before(look: ServiceLook, now: VersionLook, stamp: str) -> Edit:
-    """Back to what the record of the last rollout says was before, or the history of the blueprint."""
+    """Back to what the record of the last rollout says was before, or the history of the blueprint.
+
+    A rollout that only restarted the instances changed nothing that could be gone back to: it is looked past.
+    """
     record, service = look.record, look.service
-    if record is not None and record.phase is RolloutPhase.REVERTED:
-        raise EditRefused(
-            f"{record.target.version} was taken back already, and {now.version} serves; to go back further, "
-            f"say to which version: --to VERSION{versions_shown(look)}"
-        )
-    if record is not None and _leads_to(record, now):
+    if record is not None and not _only_restarts(record):
         source, target = record.source, record.target
-        if source.version != target.version:
+        if record.phase is RolloutPhase.REVERTED:
+            taken_back = target.version if source.version != target.version else f"what was changed of {now.version}"
+            raise EditRefused(
+                f"{taken_back} was taken back already, and {now.version} serves"
+                f"{' as before' if source.version == target.version else ''}; to go back further, "
+                f"say to which version: --to VERSION{versions_shown(look)}"
+            )
+        if _leads_to(record, now) and source.version != target.version:
             old = look.version(service.version(source.version))
             return aborting(look) if old.raw is not None else _again(look, now, source.version, stamp)
-        if None not in (source.content, target.content) and source.content != target.content:
-            return aborting(look)
-        return _settings_back(now, source.template)
-    own = _template(now.blueprint)
+        if _leads_to(record, now):
+            if _other_content(record):
+                return aborting(look)
+            return _settings_back(look, now, source.template.overrides, stamp)
+    found = _earlier(now)
+    if isinstance(found, Overrides):
+        return _settings_back(look, now, found, stamp)
+    if found is not None:
+        return _again(look, now, found, stamp)
+    raise EditRefused(
+        f"what {service} was before {now.version} is not known; say to which version: --to VERSION"
+        f"{versions_shown(look)}"
+    )
+
+
+def _earlier(now: VersionLook) -> Overrides | str | None:
+    """The latest other settings of its blueprint, or the version that it took over from, whichever is later."""
+    own, source = _settings(now.blueprint), now.blueprint.rollout.source if now.blueprint else None
     for each in reversed(now.revisions):
         blueprint = parsed(each, now.artifact)
-        if blueprint is not None and _template(blueprint).digest != own.digest:
-            return _settings_back(now, _template(blueprint))
-    before = now.blueprint.rollout.source if now.blueprint else None
-    if before is None:
-        raise EditRefused(
-            f"what {service} was before {now.version} is not known; say to which version: --to VERSION"
-            f"{versions_shown(look)}"
-        )
-    return _again(look, now, before, stamp)
+        if blueprint is None:
+            continue
+        if source is not None and blueprint.rollout.source != source:
+            return source
+        if not _same(_settings(blueprint), own):
+            return _settings(blueprint)
+        source = blueprint.rollout.source
+    return source
 
 
-def _settings_back(now: VersionLook, template: Template) -> Edit:
-    raw = edit.checked(edit.with_template(text_of(now), template), now.artifact)
-    if _template(Blueprint.parse(raw)).digest == _template(now.blueprint).digest:
+def _only_restarts(record: Rollout) -> bool:
+    """Whether both sides are the same version with the same settings and content."""
+    source, target = record.source, record.target
+    alike = source.version == target.version and not _other_content(record)
+    return alike and _same(source.template.overrides, target.template.overrides)
+
+
+def _other_content(record: Rollout) -> bool:
+    contents = (record.source.content, record.target.content)
+    return None not in contents and contents[0] != contents[1]
+
+
+def _settings_back(look: ServiceLook, now: VersionLook, settings: Overrides, stamp: str) -> Edit:
+    raw = edit.with_settings(text_of(now), settings)
+    if _same(_settings(Blueprint.parse(raw)), _settings(now.blueprint)):
         raise EditRefused(f"{now.artifact} has the settings that it had before: there is nothing to go back to")
-    return Edit(now, raw, f"{now.version} with the settings that it had before")
+    digest = template_of(Blueprint.parse(raw)).digest
+    if look.record is not None and digest == look.record.reverted.get(now.version, "").partition("/")[0]:
+        raw = edit.restarted(raw, stamp)  # taken back before as it is: this is another try
+    return Edit(now, edit.checked(raw, now.artifact), f"{now.version} with the settings that it had before")
 
 
 def _again(look: ServiceLook, now: VersionLook, to: str, stamp: str) -> Edit:
@@ -182,5 +215,10 @@ def _rollout(look: ServiceLook) -> tuple[Rollout, VersionLook]:
     return record, look.version(look.service.version(record.target.version))
 
 
-def _template(blueprint: Blueprint | None) -> Template:
-    return PLAIN if blueprint is None else template_of(blueprint)
+def _settings(blueprint: Blueprint | None) -> Overrides:
+    return (blueprint and blueprint.overrides) or Overrides()
+
+
+def _same(one: Overrides, other: Overrides) -> bool:
+    """Whether instances are started alike; 30 and 30.0 are the same."""
+    return Template(one).digest == Template(other).digest

@@ -15,16 +15,15 @@ from msgspec import to_builtins
 
 from cdm.errors import InvalidBlueprint
 from cdm.model.artifact import Artifact
-from cdm.model.blueprint import Blueprint
+from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.duration import PATTERN
 from cdm.model.problems import without_mark
 from cdm.model.rollout import APPROVE, RolloutKind
-from cdm.model.template import Template
 
 Fields = dict[str, Any]
 
-TEMPLATE = ("env", "args", "stop_after", "restarted")
-"""The fields of a blueprint that, changed, make another instance."""
+SETTINGS = ("env", "args", "stop_after")
+"""The fields of a blueprint that say how its instances are started; with ``restarted`` they make the template."""
 _BY_HAND = ("paused", "approved", "abort")
 """What an operator said of one rollout, and is not meant for the next."""
 
@@ -141,12 +140,10 @@ def without_restart(raw: bytes) -> bytes:
     return _edited(raw, fields)
 
 
-def with_template(raw: bytes, template: Template) -> bytes:
-    """The same with env, args, stop_after and restarted of another template."""
-    wanted: Fields = to_builtins(template.overrides)
-    if template.restarted is not None:
-        wanted["restarted"] = template.restarted
-    fields = {name: value for name, value in fields_of(raw).items() if name not in TEMPLATE or name in wanted}
+def with_settings(raw: bytes, settings: Overrides) -> bytes:
+    """The same with other env, args and stop_after; ``restarted`` is no setting, and stays."""
+    wanted: Fields = to_builtins(settings)
+    fields = {name: value for name, value in fields_of(raw).items() if name not in SETTINGS or name in wanted}
     fields = {name: wanted.get(name, value) for name, value in {**fields, **wanted}.items()}
     return _edited(raw, _with_rollout(fields, {"from": None, **dict.fromkeys(_BY_HAND)}))
 

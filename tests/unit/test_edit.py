@@ -75,8 +75,8 @@ EDITS: list[tuple[Callable[[bytes], bytes], Touched]] = [
     ),
     (edit.without_restart, {"restarted"}),
     (
-        lambda raw: edit.with_template(raw, Template(Overrides({"A": "x"}), "then")),
-        {*edit.TEMPLATE, "rollout.from", "rollout.paused", "rollout.approved", "rollout.abort"},
+        lambda raw: edit.with_settings(raw, Overrides({"A": "x"})),
+        {*edit.SETTINGS, "rollout.from", "rollout.paused", "rollout.approved", "rollout.abort"},
     ),
 ]
 
@@ -137,10 +137,10 @@ def test_edits_do_what_they_are_called(raw: bytes) -> None:
 
 
 @given(_typed(), _typed())
-def test_a_template_goes_from_one_blueprint_to_another(raw: bytes, other: bytes) -> None:
-    template, own = _template(other), _template(raw)
-    assert _template(edit.with_template(raw, template)).digest == template.digest
-    assert _template(edit.with_template(raw, own)).digest == own.digest
+def test_settings_go_from_one_blueprint_to_another_and_when_it_was_restarted_does_not(raw: bytes, other: bytes) -> None:
+    settings, own = _template(other).overrides, _template(raw)
+    assert _template(edit.with_settings(raw, settings)).digest == Template(settings, own.restarted).digest
+    assert _template(edit.with_settings(raw, own.overrides)).digest == own.digest
 
 
 def _template(raw: bytes) -> Template:

@@ -249,20 +249,67 @@ def test_a_rollback_after_completion_goes_to_what_the_record_names(two: Bucket) 
     assert (_fields(again)["instances"], _fields(again)["env"]) == (7, {"A": "x"})
 
 
-def test_a_rollback_of_settings_writes_those_that_there_were(one: Bucket) -> None:
+OLD, NEW = Overrides({"A": "x"}), Overrides({"A": "y"}, ("-v",))
+"""Settings of the first version: those that it had, and those that it has now."""
+
+
+@pytest.fixture
+def changed(one: Bucket) -> Bucket:
+    """The settings of the only version were changed, and the new ones are in force."""
     one.put("1", {"instances": 5, "env": {"A": "y"}, "args": ["-v"], "rollout": {"approved": 1, "max_surge": 2}})
-    old, new = Template(Overrides({"A": "x"}), "then"), Template(Overrides({"A": "y"}, ("-v",)))
-    before, after = Side("1", 1, old), Side("1", 2, new)
-    one.record = Rollout(before, after, RolloutPhase.COMPLETE)
-    wanted = {"instances": 5, "env": {"A": "x"}, "rollout": {"max_surge": 2}, "restarted": "then"}
-    assert _fields(rolling_back(one.look, None, NOW)) == wanted
-    one.record = None
-    assert _fields(rolling_back(one.look, None, NOW)) == wanted, "the history tells, too"
-    one.record = Rollout(Side("1", 1, new, "aa"), Side("1", 2, new, "bb"), RolloutPhase.COMPLETE)
-    assert rolling_back(one.look, None, NOW).goal is Goal.BACK, "no blueprint says which content"
-    one.record = Rollout(after, after, RolloutPhase.COMPLETE)
-    with _refused("there is nothing to go back to"):
-        rolling_back(one.look, None, NOW)
+    one.record = Rollout(Side("1", 1, Template(OLD, "then")), Side("1", 2, Template(NEW)), RolloutPhase.COMPLETE)
+    return one
+
+
+BACK = {"instances": 5, "env": {"A": "x"}, "rollout": {"max_surge": 2}}
+
+
+def test_a_rollback_of_settings_writes_those_that_there_were(changed: Bucket) -> None:
+    assert _fields(rolling_back(changed.look, None, NOW)) == BACK
+    changed.record = None
+    assert _fields(rolling_back(changed.look, None, NOW)) == BACK, "the history tells, too"
+    old, new = Template(OLD), Template(NEW)
+    changed.record = Rollout(Side("1", 1, new, "aa"), Side("1", 2, new, "bb"), RolloutPhase.COMPLETE)
+    assert rolling_back(changed.look, None, NOW).goal is Goal.BACK, "no blueprint says which content"
+    changed.record = Rollout(Side("1", 2, new), Side("1", 1, old), RolloutPhase.REVERTED)
+    with _refused("what was changed of 1 was taken back already, and 1 serves as before"):
+        rolling_back(changed.look, None, NOW)
+
+
+@pytest.mark.parametrize("phase", [RolloutPhase.COMPLETE, RolloutPhase.REVERTED])
+def test_a_restart_is_nothing_to_go_back_to_and_a_rollback_keeps_it(changed: Bucket, phase: RolloutPhase) -> None:
+    for stamp in ("once", "twice"):
+        changed.put("1", restarting(changed.look, WEB.version("1"), stamp).raw)
+    once, twice = (Side("1", 1, Template(NEW, stamp), "content") for stamp in ("once", "twice"))
+    changed.record = Rollout(once, twice, phase)
+    back = rolling_back(changed.look, None, NOW)
+    assert _fields(back) == {**BACK, "restarted": "twice"}
+
+    # Back and forth: what changes are the settings, and never whether it was restarted.
+    changed.put("1", back.raw)
+    changed.record = Rollout(twice, Side("1", 1, Template(OLD, "twice"), "content"), RolloutPhase.COMPLETE)
+    forth = rolling_back(changed.look, None, NOW)
+    assert _fields(forth) == {**BACK, "env": {"A": "y"}, "args": ["-v"], "restarted": "twice"}
+    changed.record = msgspec.structs.replace(
+        changed.record, reverted={"1": f"{Template(NEW, 'twice').digest}/content"}, phase=RolloutPhase.COMPLETE
+    )
+    assert _fields(rolling_back(changed.look, None, NOW))["restarted"] == NOW, "it was taken back as it was: a new try"
+
+
+def test_after_a_restart_a_rollback_goes_to_the_version_before(two: Bucket) -> None:
+    two.put("2", restarting(two.look, WEB.version("2"), "once").raw)
+    two.status("2", Condition.READY)
+    first, second = Side("2", 2, Template()), Side("2", 3, Template(restarted="once"))
+    two.record = Rollout(first, second, RolloutPhase.COMPLETE, superseded={"1": 1})
+    back = rolling_back(two.look, None, NOW)
+    assert (back.version.version, back.source, _fields(back)["env"]) == ("1", "2", {"A": "x"})
+    # Also where it has a history of its own from before.
+    two.put("2", {"instances": 3, "env": {"A": "z"}})
+    two.put("2", {"instances": 3, "rollout": {"from": "0"}})
+    two.put("2", {"instances": 3, "rollout": {"from": "0"}, "restarted": "twice"})
+    two.put("0", 3)
+    two.put("0", None)
+    assert rolling_back(two.look, None, NOW).version.version == "0"
 
 
 def test_a_rollback_that_leads_nowhere_says_so(one: Bucket) -> None:
