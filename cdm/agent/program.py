@@ -145,6 +145,10 @@ class Program:
         """It is ready again."""
         self._interruption, self.port = None, port
 
+    def count_anew(self) -> None:
+        """It is told to be loaded, maybe although it is: its starts count from here."""
+        self._starts = 0
+
     def take_port(self) -> None:
         """Have the port that its manifest demands, if it does, before anything else of this node has it."""
         if (port := self.fixed_port) is not None:

@@ -93,6 +93,8 @@ class Worker:
                 active = self._program.local_state is LocalState.ACTIVE
                 late = self._shared.listed and not active and is_late(self._known, value)
                 self._refusal = SliceFailed("a late ACTIVATE, which answers an earlier LOADED") if late else None
+            if value.state is SliceState.LOAD:
+                self._program.count_anew()
             self._known = Current(revision, value)
             self._lingering.learn(value, at)
             self.wake()

@@ -459,6 +459,16 @@ async def test_what_is_given_up_while_it_is_started_again_has_failed() -> None:
         assert it.values[-1].restarts is None
 
 
+async def test_what_runs_and_is_told_to_be_loaded_is_counted_anew() -> None:
+    """A node that was cut off hears only of the new command: nothing was wrong with its program."""
+    async with world() as it:
+        await it.up()
+        for _ in range(2):
+            await it.up()
+            assert it.states[KEY]
+            assert {told.restarts for told in it.values} == {None}
+
+
 async def test_what_is_started_again_may_be_unloaded_and_loaded_meanwhile() -> None:
     async with world() as it:
         for _ in range(2):
