@@ -22,11 +22,12 @@ from cdm.manager.outbox import Order, Outbox, log_order
 from cdm.manager.placement import Placement
 from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import WHOLE, Command, Plan, reconcile, settled
-from cdm.manager.releases import Job, Release, Releases, together
+from cdm.manager.releases import Job, Release, Releases
 from cdm.manager.settling import Settling
 from cdm.manager.standing import Fleet
 from cdm.manager.status import refused_status, status_of, with_counts
 from cdm.manager.statuses import Statuses
+from cdm.manager.together import together
 from cdm.manager.topology import Registered, Topology
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.keys import SliceKey, decode_artifact, encode_artifact
@@ -377,14 +378,7 @@ class Active:
         any_nodes = any(isinstance(each, Registered) or not each.hearsay for each in nodes)
         told = self._releases.told(release, artifact, desired)
         status, until = status_of(
-            desired,
-            group,
-            plan,
-            self.term,
-            now,
-            open_nodes=anywhere,
-            any_nodes=any_nodes,
-            told=told,
+            desired, group, plan, self.term, now, open_nodes=anywhere, any_nodes=any_nodes, told=told
         )
         if until is not None:
             self._agenda.look_at(artifact, until)

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from math import inf
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -290,26 +290,6 @@ def _port_is_taken(versions: Mapping[str, Version], record: Rollout) -> bool:
     return bool(new) and any(
         put.value.state is SliceState.ACTIVE and (put.key.node, put.value.port) in new for put in puts
     )
-
-
-class Asking(Protocol):
-    """Asks what follows for a service."""
-
-    def __call__(self, service: Service, *, may_advance: bool, goes_back: str) -> Release:
-        """Arguments as those of `Releases.of`."""
-
-
-def together(services: Sequence[Service], ask: Asking) -> list[Release]:
-    """What follows for services whose rollouts advance together, and go back together."""
-    if len(services) == 1:
-        return [ask(services[0], may_advance=True, goes_back="")]
-    releases = [ask(each, may_advance=False, goes_back="") for each in services]
-    if back := next((each for each in releases if each.goes_back), None):
-        reason = f"{back.service} of its group goes back: {back.record.reason if back.record else ''}"
-        return [each if each.goes_back else ask(each.service, may_advance=False, goes_back=reason) for each in releases]
-    if all(each.decision.held or not each.decision.courses for each in releases):
-        return [ask(each, may_advance=True, goes_back="") for each in services]
-    return releases
 
 
 class Told(NamedTuple):

@@ -109,10 +109,17 @@ class Processes:
         """The process that was started last under each name."""
         self._ever: list[Process] = []
 
-    def start(self, name: str, *options: str, library: Path | None = None) -> Process:
-        """Start a node; ``library``: where ``cdm`` is imported from instead of what is tested."""
+    def start(self, name: str, *options: str, library: Path | None = None, url: str = "") -> Process:
+        """Start a node.
+
+        Args:
+            name: its id.
+            options: of the command.
+            library: where ``cdm`` is imported from instead of what is tested.
+            url: where it finds the server, if not where all do.
+        """
         log = self._folder / f"{name}-{secrets.token_hex(2)}.log"
-        options = ("--id", name, "--server", self._urls, "--log-level", "debug", *self._options, *options)
+        options = ("--id", name, "--server", url or self._urls, "--log-level", "debug", *self._options, *options)
         started = self.all[name] = started_node(name, log, *_outside(options), *options, library=library)
         self._ever.append(started)
         return started

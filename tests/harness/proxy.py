@@ -1,4 +1,4 @@
-"""A way to a server on which bytes can be held back and connections broken, one side at a time."""
+"""A way to a server that can be cut, on which bytes can be held back, and connections broken one side at a time."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ class Proxy:
         self._port = port
         self._pattern: bytes | None = None
         self._clients: set[SocketStream] = set()
+        self._whole = anyio.Event()
+        """Set while it is not cut."""
+        self._whole.set()
         self._released = anyio.Event()
         self._delivered = anyio.Event()
 
@@ -36,6 +39,14 @@ class Proxy:
     def hold(self, pattern: bytes) -> None:
         """From the next time on that a client says this, hold back all that it says on that connection."""
         self._pattern = pattern
+
+    def cut(self) -> None:
+        """Let nothing through any more, either way, and tell nobody: clients can connect, and are not answered."""
+        self._whole = anyio.Event()
+
+    def mend(self) -> None:
+        """Let everything through again: what was sent meanwhile arrives now, also of who has hung up since."""
+        self._whole.set()
 
     async def break_connections(self) -> None:
         """Close the clients' sides. What is held back stays, and the server notices nothing."""
@@ -53,9 +64,10 @@ class Proxy:
             await client.aclose()
             return
         self._clients.add(client)
+        await self._whole.wait()
         host, _, port = self._server.url.removeprefix("nats://").partition(":")
         async with await anyio.connect_tcp(host, int(port)) as server, anyio.create_task_group() as tasks:
-            tasks.start_soon(_pass_on, server, client)
+            tasks.start_soon(self._pass_on, server, client)
             if held := await self._pass_on_until_held(client, server):
                 await self._released.wait()
                 await server.send(held)
@@ -74,14 +86,16 @@ class Proxy:
                     held += data
                     self.holding.set()
                 else:
+                    await self._whole.wait()
                     await server.send(data)
         return held
 
-
-async def _pass_on(source: SocketStream, target: SocketStream) -> None:
-    with suppress(*BROKEN):
-        while True:
-            await target.send(await source.receive())
+    async def _pass_on(self, source: SocketStream, target: SocketStream) -> None:
+        with suppress(*BROKEN):
+            while True:
+                data = await source.receive()
+                await self._whole.wait()
+                await target.send(data)
 
 
 @asynccontextmanager

@@ -33,22 +33,32 @@ from tests.harness.wire import Raw, artifact_of
 
 SERVICE = "g/web"
 """As in keys."""
-NAME = "g:web"
-"""As in commands."""
 MIN_HEALTHY = 1.0
 DRAIN_DELAY = 1.0
 
 
 class Site:
-    """The cluster. Made by `site`."""
+    """The cluster, and a service that is released there. Made by `site`."""
 
-    def __init__(self, server: NatsServer, ground: Yard, recorder: Recorder, nodes: Processes, folder: Path) -> None:
+    def __init__(
+        self,
+        server: NatsServer,
+        ground: Yard,
+        recorder: Recorder,
+        nodes: Processes,
+        folder: Path,
+        service: str = SERVICE,
+    ) -> None:
         self.server = server
         self.ground = ground
         self.recorder = recorder
         self.nodes = nodes
         self.folder = folder
+        self.service = service
+        """As in keys."""
         self.wanted = 3
+        self.ways: dict[str, str] = {}
+        """Where nodes find the server that do not find it where all do."""
         self.older: set[str] = set()
         """Nodes of an older version, which is in ``library``."""
         self.library: Path | None = None
@@ -59,15 +69,21 @@ class Site:
         """Somebody with nothing but a NATS client."""
         return self.ground.user
 
+    def beside(self, name: str) -> Site:
+        """Another service on the same cluster."""
+        folder = self.folder / name
+        folder.mkdir()
+        return Site(self.server, self.ground, self.recorder, self.nodes, folder, f"g/{name}")
+
     # What an operator does.
 
     def start(self, name: str, *options: str) -> Process:
         """Start a node: ``m…`` is a manager, all others are agents."""
-        library = self.library if name in self.older else None
+        library, url = self.library if name in self.older else None, self.ways.get(name, "")
         if name.startswith("m"):
-            return self.nodes.start(name, "--role", "manager", *options, library=library)
+            return self.nodes.start(name, "--role", "manager", *options, library=library, url=url)
         own = ("--runtime", "process", "--folder", str(self.folder / f"of-{name}"))
-        return self.nodes.start(name, "--role", "agent", *own, *options, library=library)
+        return self.nodes.start(name, "--role", "agent", *own, *options, library=library, url=url)
 
     async def push(
         self,
@@ -91,14 +107,15 @@ class Site:
         """
         check = Readiness(check=Http(), interval=0.1, timeout=patience)
         manifest = Manifest(port="auto", readiness=check, stop_grace=5, env=dict(env), restart=restart or Restart())
+        group, _, name = self.service.partition("/")
         source = self.folder / "web_slice.py"
         source.write_text(f"{WEB_SLICE.read_text()}# {remark}\n")
-        await self.ground.push_file(Artifact("g", "web", version), source, manifest, force=force)
+        await self.ground.push_file(Artifact(group, name, version), source, manifest, force=force)
 
     async def put(self, version: str, **fields: Any) -> int:
         """Put the blueprint of a version."""
         own: dict[str, Any] = {"instances": self.wanted, "min_healthy": MIN_HEALTHY, "drain_delay": DRAIN_DELAY}
-        return await self.user.stubborn("blueprints", f"{SERVICE}/{version}", {**own, **fields})
+        return await self.user.stubborn("blueprints", f"{self.service}/{version}", {**own, **fields})
 
     async def release(self, version: str, **fields: Any) -> None:
         """Push and put a version, and wait until it serves."""
@@ -108,13 +125,16 @@ class Site:
 
     # How it stands.
 
+    def _ours(self, key: str) -> bool:
+        return artifact_of(key).startswith(f"{self.service}/")
+
     async def serves(self, version: str, within: float = 25) -> None:
         """Wait until all instances are of this version, wanted ones and ACTIVE, and its status is Ready."""
 
         async def served() -> Any:
-            states = {key: state for key, state in (await self.user.slices()).items() if _ours(key)}
-            all_there = [artifact_of(key) for key in states] == [f"{SERVICE}/{version}"] * self.wanted
-            status = await self.user.status(f"{SERVICE}/{version}")
+            states = {key: state for key, state in (await self.user.slices()).items() if self._ours(key)}
+            all_there = [artifact_of(key) for key in states] == [f"{self.service}/{version}"] * self.wanted
+            status = await self.user.status(f"{self.service}/{version}")
             if all_there and set(states.values()) <= {"ACTIVE"} and status.get("condition") == "Ready":
                 return status
             last.append((states, status))
@@ -128,7 +148,7 @@ class Site:
 
     async def status(self, version: str) -> dict[str, Any]:
         """What the leader says of a version."""
-        return await self.user.status(f"{SERVICE}/{version}")
+        return await self.user.status(f"{self.service}/{version}")
 
     @property
     def legs(self) -> list[Leg]:
@@ -160,11 +180,11 @@ class Site:
 
     def probing(self) -> AbstractAsyncContextManager[Probing]:
         """A prober of the service."""
-        return probing(self.folder, endpoints(NAME, self.server.url), within=20)
+        return probing(self.folder, endpoints(self.service.replace("/", ":"), self.server.url), within=20)
 
     def rollouts(self, **bounds: Any) -> Rollouts:
         """What was recorded up to now, for judging."""
-        own = Bounds(SERVICE, self.wanted, min_healthy=MIN_HEALTHY)._replace(**bounds)
+        own = Bounds(self.service, self.wanted, min_healthy=MIN_HEALTHY)._replace(**bounds)
         return Rollouts(self.recorder.entries("slices"), self.recorder.entries("nodes"), own)
 
     async def judged(self, **bounds: Any) -> Rollouts:
@@ -179,7 +199,7 @@ class Site:
         """What was stored of the service, line by line, for the one who reads of a failure."""
         found = []
         for entry in self.recorder.entries("slices"):
-            if entry.key == f"_rollout.{SERVICE}" or _ours(entry.key):
+            if entry.key == f"_rollout.{self.service}" or self._ours(entry.key):
                 shown = {name: value for name, value in entry.fields.items() if name in _TOLD}
                 found.append(f"{entry.time:.2f} #{entry.sequence % 10_000} {entry.key} {shown or 'gone'}")
         return found
@@ -189,7 +209,9 @@ class Site:
         crashes = [
             (entry.key.partition(".")[0], entry.time)
             for entry in self.recorder.entries("slices")
-            if _ours(entry.key) and entry.fields.get("state") in ("ACTIVATING", "FAILED") and entry.fields.get("reason")
+            if self._ours(entry.key)
+            and entry.fields.get("state") in ("ACTIVATING", "FAILED")
+            and entry.fields.get("reason")
         ]
         inexcusable = [
             failure
@@ -222,7 +244,7 @@ class Site:
             value = json.loads(message.data) if message.data else {}
             if key == "_leader":
                 self._leading = value.get("node", "")
-            name = moment(key, value) if key.endswith(SERVICE) or _ours(key) else None
+            name = moment(key, value) if key.endswith(self.service) or self._ours(key) else None
             process = self.nodes.all.get(self._leading)
             if name and name not in struck and process is not None and process.code is None:
                 process.send(signal.SIGKILL)
@@ -253,10 +275,6 @@ class Site:
 _TOLD = ("state", "phase", "step", "weights", "term", "reason", "restarts", "after")
 
 
-def _ours(key: str) -> bool:
-    return artifact_of(key).startswith(f"{SERVICE}/")
-
-
 @asynccontextmanager
 async def site(
     server: NatsServer,
@@ -267,6 +285,7 @@ async def site(
     node_ttl: float = 10,
     older: Sequence[str] = (),
     library: Path | None = None,
+    ways: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Site]:
     """A cluster that is up, and has nothing to do; nothing of it is left afterwards.
 
@@ -278,6 +297,7 @@ async def site(
         node_ttl: seconds.
         older: the nodes that are of an older version.
         library: where that can be imported from.
+        ways: where nodes find the server that do not find it where all do.
     """
     async with AsyncExitStack() as stack:
         ground = await stack.enter_async_context(yard(server, folder))
@@ -287,7 +307,7 @@ async def site(
         recorder = await stack.enter_async_context(recording(ground.user, [server.url]))
         nodes = stack.enter_context(node_processes(server, folder, node_ttl=node_ttl))
         made = Site(server, ground, recorder, nodes, folder)
-        made.older, made.library = set(older), library
+        made.older, made.library, made.ways = set(older), library, dict(ways)
         for name in (*managers, *agents):
             made.start(name)
 

@@ -6,9 +6,10 @@ to stop, it answers whom it has accepted, and ends. The variable ``FAIL`` makes 
 - ``start``: it ends at once;
 - ``hang``: it runs, and never listens;
 - ``500``: it answers nothing but 500; ``500:3`` from three seconds on;
-- ``crash:3``: it ends after so many seconds.
+- ``crash:3``: it ends after so many seconds;
+- ``if:/a/path``: it ends as soon as there is such a file.
 
-``SLOW=0.2`` makes each answer take so long.
+``SLOW=0.2`` makes each answer take so long. ``LISTEN`` is the address that it listens on.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 STARTED = time.monotonic()
-FAIL, _, _AFTER = os.environ.get("FAIL", "").partition(":")
-AFTER = float(_AFTER or 0)
+FAIL, _, DETAIL = os.environ.get("FAIL", "").partition(":")
+AFTER = float(DETAIL or 0) if FAIL in ("500", "crash") else 0.0
 SLOW = float(os.environ.get("SLOW", "0"))
 LINE = json.dumps(
     {
@@ -56,6 +58,12 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         answering.discard(task)
 
 
+def end_where_it_is(path: Path) -> None:
+    """End at once, if there is such a file."""
+    if path.exists():
+        os._exit(7)
+
+
 async def serve() -> None:
     """Serve until told to stop."""
     stopped = asyncio.Event()
@@ -63,9 +71,13 @@ async def serve() -> None:
     if FAIL == "hang":
         await stopped.wait()
         return
-    server = await asyncio.start_server(answer, "127.0.0.1", int(os.environ["CDM_PORT"]), backlog=1000)
+    address = os.environ.get("LISTEN", "127.0.0.1")
+    server = await asyncio.start_server(answer, address, int(os.environ["CDM_PORT"]), backlog=1000)
     if FAIL == "crash":
         asyncio.get_running_loop().call_later(AFTER, os._exit, 7)
+    while FAIL == "if" and not stopped.is_set():
+        end_where_it_is(Path(DETAIL))
+        await asyncio.sleep(0.05)
     await stopped.wait()
     server.close()
     if answering:

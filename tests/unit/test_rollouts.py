@@ -837,6 +837,7 @@ def test_services_of_a_group_advance_together() -> None:
     each.apply(NEXT_VERSION, blueprint(rollout=replace(TOGETHER, approved=1)))
     later(each, 60.0)
     assert phase(each) is RolloutPhase.PAUSED, "the other one is not approved"
+    assert condition(each, NEXT_VERSION) == (Condition.PROGRESSING, "waiting for org.example:friend of its group")
     each.apply(NEXT_FRIEND, blueprint(rollout=replace(TOGETHER, approved=1)))
     finish(each)
     later(each, MIN_HEALTHY)
