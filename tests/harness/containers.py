@@ -230,8 +230,17 @@ def cdm(images: Images, clients: Network, name: str, *arguments: str, **variable
 
 
 @asynccontextmanager
-async def running(images: Images, names: Sequence[str] = NAMES, **variables: str) -> AsyncIterator[Cluster]:
-    """Three servers with R3 buckets, recorded from the start, nodes, their agents, and mirrors in this process."""
+async def running(
+    images: Images, names: Sequence[str] = NAMES, *, managers: Sequence[str] = (), **variables: str
+) -> AsyncIterator[Cluster]:
+    """Three servers with R3 buckets, recorded from the start, nodes, their agents, and mirrors in this process.
+
+    Args:
+        images: what is run.
+        names: the nodes. Agents of the test see to their slices.
+        managers: nodes that only manage. With any, the other ones only run slices, and see to them themselves.
+        variables: of all nodes.
+    """
     with ExitStack() as stack:
         # Without a way out of it: published ports go by the other network.
         routes = stack.enter_context(network(internal=True))
@@ -252,13 +261,15 @@ async def running(images: Images, names: Sequence[str] = NAMES, **variables: str
             assert await run_sync(init.wait) == 0, init.get_logs()
             recorder = await more.enter_async_context(recording(user, urls))
             made = Cluster(servers, user, recorder, await more.enter_async_context(mirrors(urls)), more)
-            for name in names:
-                container = cdm(images, clients, name, **variables)
+            for name in (*managers, *names):
+                role = {"CDM_ROLE": "manager" if name in managers else "agent", "CDM_RUNTIME": "process"}
+                container = cdm(images, clients, name, **(role if managers else {}), **variables)
                 await run_sync(stack.enter_context, container)
                 made.nodes[name] = Member(name, container, clients, name)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(Agents(user, {*names}).run)
-                await eventually(lambda: patiently(lambda: _registered(user, names)), 40, "all are registered")
+                tasks.start_soon(Agents(user, set() if managers else {*names}).run)
+                everybody = (*managers, *names)
+                await eventually(lambda: patiently(lambda: _registered(user, everybody)), 40, "all are registered")
                 await made.leader()
                 try:
                     yield made

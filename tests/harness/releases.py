@@ -25,7 +25,7 @@ from tests.containers.rollout_auditor import Bounds, Rollouts
 from tests.containers.rollout_replay import Leg
 from tests.harness.probing import WEB_SLICE, Probed, Probing, endpoints, probing
 from tests.harness.processes import Process, Processes, node_processes
-from tests.harness.servers import NatsServer
+from tests.harness.servers import Addressed, NatsServer
 from tests.harness.serving import Yard, yard
 from tests.harness.store import connected
 from tests.harness.waiting import eventually
@@ -42,7 +42,7 @@ class Site:
 
     def __init__(
         self,
-        server: NatsServer,
+        server: Addressed,
         ground: Yard,
         recorder: Recorder,
         nodes: Processes,
