@@ -14,13 +14,12 @@ from cdm.model.keys import LAYOUTS, Key, Layout, encode
 from cdm.store.batch import Batch, Write, prepared, problem_with
 from cdm.store.configuration import created, lacking
 from cdm.store.connection import Connection
-from cdm.store.jetstream import checked, no_message
+from cdm.store.jetstream import checked, no_message, of_leader
 from cdm.store.wire import (
     DELETE,
     EXPECT,
     TTL,
     StreamState,
-    has_majority,
     headers_of,
     is_removal,
     seconds,
@@ -63,11 +62,9 @@ class Bucket:
         """Ask the server about the stream.
 
         Raises:
-            StoreBusy: the server that answers may not lead the stream any more: what it holds may be old.
+            StoreBusy: whoever answers may not lead the stream (any more): what it holds may be old.
         """
-        sent = await self.connection.api_retried(f"STREAM.INFO.{self.stream}")
-        if not has_majority(sent.get("cluster") or {}):
-            raise StoreBusy(f"the stream of {self.name} has no majority")
+        sent = of_leader(await self.connection.api_retried(f"STREAM.INFO.{self.stream}"), self.name)
         state = sent["state"]
         return StreamState(
             sent["created"],
@@ -90,8 +87,9 @@ class Bucket:
         return int(answer["message"]["seq"])
 
     async def subjects(self, pattern: str) -> set[str]:
-        """The subjects that match a pattern, as the stream's leader has them."""
-        answer = await self.connection.api(f"STREAM.INFO.{self.stream}", {"subjects_filter": pattern})
+        """The subjects that match a pattern, as the stream's leader has them. Errors as in `state`."""
+        sent = await self.connection.api(f"STREAM.INFO.{self.stream}", {"subjects_filter": pattern})
+        answer = of_leader(sent, self.name)
         return {*(answer["state"].get("subjects") or ())}
 
     async def read(self, key: Key, timeout: float | None = None) -> Stored | None:
@@ -217,11 +215,11 @@ class Bucket:
 
         Raises:
             BucketMissing: it does not exist and ``create`` is false.
-            StoreBusy: it is being created by another process.
+            StoreBusy: it is being created by another process, or its stream has no leader at present.
             Unsuitable: it exists, and cannot be adapted.
         """
         try:
-            info = await self.connection.api(f"STREAM.INFO.{self.stream}")
+            info = await self._info()
         except BucketMissing:
             if not create:
                 raise BucketMissing(f"bucket {self.name} does not exist; run `cdm init` first") from None
@@ -239,9 +237,12 @@ class Bucket:
         await self._adapt(info["config"], replicas if change_replicas else None)
         return False
 
+    async def _info(self) -> Any:
+        return of_leader(await self.connection.api(f"STREAM.INFO.{self.stream}"), self.name)
+
     async def _info_of_new(self) -> Any:
         try:
-            return await self.connection.api(f"STREAM.INFO.{self.stream}")
+            return await self._info()
         except BucketMissing:
             # Its name is in use: a cluster knows of it before the servers that are to hold it do.
             raise StoreBusy(f"bucket {self.name} is being created") from None

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from cdm.errors import BucketMissing, Conflict, RequestRefused, StoreBusy, StoreError, Unsuitable
+from cdm.store.wire import is_leaders
 
 MINIMUM_SERVER = (2, 12, 0)
 
@@ -44,6 +45,17 @@ def error_of(code: int, text: str) -> StoreError:
     if code in _JETSTREAM_OFF:
         return Unsuitable(f"JetStream: {text}")
     return RequestRefused(text, code)
+
+
+def of_leader(info: Any, bucket: str) -> Any:
+    """An answer of ``STREAM.INFO``, as it is.
+
+    Raises:
+        StoreBusy: it is not that of the stream's leader: what that server holds may be old.
+    """
+    if not is_leaders(info):
+        raise StoreBusy(f"no leader of the stream of {bucket} answers")
+    return info
 
 
 def no_message(error: RequestRefused) -> bool:

@@ -37,7 +37,7 @@ from cdm.errors import (
 from cdm.log import Log
 from cdm.model.problems import UNREADABLE
 from cdm.store.connection import Connection
-from cdm.store.jetstream import checked, no_message
+from cdm.store.jetstream import checked, no_message, of_leader
 from cdm.store.wire import EXPECT, OPERATION, ROLLUP, seconds
 
 log = Log("cdm.store")
@@ -106,7 +106,7 @@ class Objects:
     async def ensure(self, *, create: bool, replicas: int = 1, change_replicas: bool = False) -> bool:
         """Make sure that the bucket is there. Arguments, result and errors as those of `Bucket.ensure`."""
         try:
-            config = (await self._api("STREAM.INFO"))["config"]
+            config = (await self._retried(self._info))["config"]
         except BucketMissing:
             if not create:
                 raise
@@ -245,7 +245,7 @@ class Objects:
     # Talk
 
     async def _since(self, time: str) -> float:
-        return seconds((await self._api("STREAM.INFO"))["ts"]) - seconds(time)
+        return seconds((await self._info())["ts"]) - seconds(time)
 
     def _subject(self, name: str) -> str:
         return self._infos + base64.urlsafe_b64encode(name.encode()).decode()
@@ -254,9 +254,7 @@ class Objects:
         """Subjects of the stream that match, and how many messages each has."""
         found: dict[str, int] = {}
         while True:
-            page = await self._retried(
-                partial(self._api, "STREAM.INFO", {"subjects_filter": pattern, "offset": len(found)})
-            )
+            page = await self._retried(partial(self._info, {"subjects_filter": pattern, "offset": len(found)}))
             subjects = page["state"].get("subjects") or {}
             found |= subjects
             if not subjects or len(found) >= page.get("total", 0):
@@ -275,6 +273,9 @@ class Objects:
             raise BucketMissing(
                 f"bucket {self.name} does not exist; run `cdm init` first (is --prefix right?)"
             ) from None
+
+    async def _info(self, body: dict[str, Any] | None = None) -> Any:
+        return of_leader(await self._api("STREAM.INFO", body), self.name)
 
     async def _retried(self, call: Callable[[], Awaitable[T]]) -> T:
         """Try again what found no connection or no answer, for a while. What is called must be safe to repeat."""

@@ -82,14 +82,20 @@ class StreamState(Struct, frozen=True):
     """On how many servers it is kept."""
 
 
-def has_majority(cluster: dict[str, Any]) -> bool:
-    """Whether the leader of a stream has heard of most replicas of late.
+def is_leaders(info: Mapping[str, Any]) -> bool:
+    """Whether an answer of ``STREAM.INFO`` is that of the stream's leader, who has heard of most replicas of late.
 
-    A leader that is cut off from its peers goes on answering for some time. A listing from there would lack what was
-    written since, and blueprints that are only unknown there would count as deleted.
+    Where a server knows of no leader, as one that has just come back, it answers itself, with what it holds, which may
+    be old; and a leader that is cut off from its peers goes on answering for some time. A listing from there would lack
+    what was written since, and blueprints that are only unknown there would count as deleted.
     """
+    cluster = info.get("cluster") or {}
     replicas = cluster.get("replicas") or []
-    heard = len([each for each in replicas if not each.get("offline") and each.get("active", 0) < SILENT])
+    leader = cluster.get("leader")
+    if replicas and (not leader or any(each.get("name") == leader for each in replicas)):
+        return False  # the leader itself tells of its peers only
+    # No time at all since a replica was heard of means that it never was.
+    heard = len([each for each in replicas if not each.get("offline") and 0 < each.get("active", 0) < SILENT])
     return 2 * (1 + heard) > 1 + len(replicas)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
+import nats.errors
 import pytest
 
+from cdm.errors import StoreBusy, Uncertain
 from cdm.model.keys import BLUEPRINTS, SLICES, Layout
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
@@ -17,8 +22,8 @@ from cdm.store.revisions import revisions
 from cdm.store.watch import Watch
 from tests.harness.servers import FORGIVEN, NatsServer, running_cluster
 from tests.harness.store import Mirror
-from tests.harness.waiting import bounded
-from tests.harness.wire import Raw, raw
+from tests.harness.waiting import bounded, eventually
+from tests.harness.wire import Raw, Rejection, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -144,3 +149,52 @@ async def test_revisions_that_are_read_are_all_there(monkeypatch: pytest.MonkeyP
             if any(behind.lacked):
                 return
         raise AssertionError("it was never behind")
+
+
+def _room_in_sockets() -> int:
+    """How many bytes a server can be sent while it stands still."""
+    return sum(int(Path(f"/proc/sys/net/ipv4/tcp_{way}").read_text().split()[-1]) for way in ("rmem", "wmem"))
+
+
+async def test_a_server_that_knows_of_no_leader_is_not_believed() -> None:
+    """It answers itself what is asked of the leader, and may lack what the others have stored."""
+    async with running_cluster() as servers:
+        urls = tuple(server.url for server in servers)
+        async with connect(Access(urls), name="init") as connection, raw(servers) as user:
+            bucket = Bucket(connection, BLUEPRINTS)
+            await bucket.ensure(create=True, replicas=3)
+            await user.put(BLUEPRINTS.name, "g/a/1", 1)
+            info = await user.api(f"STREAM.INFO.{bucket.stream}")
+        *others, alone = sorted(servers, key=lambda each: each.folder.name != info["cluster"]["leader"])
+        alone.pause()
+        async with raw(others) as user:
+            for number in range(_room_in_sockets() // len(LONG) + 5):
+                newest = await user.put(BLUEPRINTS.name, f"g/b/{number}", os.urandom(len(LONG)))
+        for other in others:
+            other.pause()
+        alone.resume()
+        async with raw([alone]) as user, connect(Access((alone.url,)), name="test") as connection:
+            stale: list[int] = []
+
+            async def answers() -> bool:
+                with suppress(nats.errors.Error, Rejection):
+                    sent = await user.api(f"STREAM.INFO.{bucket.stream}", timeout=1)
+                    assert not sent["cluster"].get("leader")
+                    stale.append(sent["state"]["last_seq"])
+                return bool(stale)
+
+            await eventually(answers, 60, "the server answers itself")
+            assert stale[0] < newest
+            bucket = Bucket(connection, BLUEPRINTS)
+            for call in (bucket.state, partial(bucket.subjects, ">"), partial(bucket.ensure, create=False)):
+                with pytest.raises(StoreBusy):
+                    await call()
+            for other in others:
+                other.resume()
+
+            async def knows() -> bool:
+                with suppress(StoreBusy, Uncertain):
+                    return (await bucket.state()).last == newest
+                return False
+
+            await eventually(knows, 60, "the leader answers")
