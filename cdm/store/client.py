@@ -78,6 +78,17 @@ async def ended(task: asyncio.Task[Any]) -> None:
     _heard(task)
 
 
+async def end_attempt(client: nats.aio.client.Client) -> None:
+    """End the client's attempt to connect again, where it makes one; it is about to be closed.
+
+    Upstream closes the transport under an attempt that may go on all the same: it then stumbles over a TLS handshake
+    that came to nothing, connects a client that was closed, or tries for ever to.
+    """
+    attempt = client._reconnection_task
+    if attempt is not None and attempt is not asyncio.current_task():
+        await ended(attempt)
+
+
 def dismiss(task: asyncio.Task[Any]) -> None:
     """Cancel a task that nobody waits for any more; should it fail instead, asyncio prints no traceback of it."""
     task.cancel()
@@ -305,11 +316,7 @@ class Client(nats.aio.client.Client):
 
     async def close(self) -> None:
         """Close the connection for good, whatever it is doing."""
-        # Upstream closes the transport under an attempt to connect that may go on all the same: it then stumbles over a
-        # TLS handshake that came to nothing, or connects a client that was closed.
-        attempt = self._reconnection_task
-        if attempt is not None and attempt is not asyncio.current_task():
-            await ended(attempt)
+        await end_attempt(self)
         await super().close()
 
     @staticmethod
@@ -356,8 +363,10 @@ class Client(nats.aio.client.Client):
             raise nats.errors.Error(f"nats: no server answers there ({type(error).__name__})") from error
 
     async def _attempt_reconnect(self) -> None:
-        # Upstream waits until a hung server has taken what is still to be sent: issue 671.
+        # Upstream waits until a hung server has taken what is still to be sent: issue 671. An attempt that is cancelled
+        # while it waits cancels with it whoever closes the client, and waits for the same.
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None:
             writer.transport.abort()
+            self._transport = None
         await super()._attempt_reconnect()

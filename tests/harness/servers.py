@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -243,3 +244,22 @@ async def raw_client(*urls: str, **options: Any) -> AsyncIterator[Client]:
         yield client
     finally:
         await client.close()
+        await _end_tasks(client)
+
+
+async def _end_tasks(client: Client) -> None:
+    """End what a client is still doing though it was closed.
+
+    It may go on for ever to connect again: before Python 3.12 `asyncio.wait_for` swallows a cancellation that comes in
+    the moment in which what it waits for is there.
+    """
+    while tasks := [task for task in asyncio.all_tasks() if _self_of(task) is client]:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=0.05)
+
+
+def _self_of(task: asyncio.Task[Any]) -> object:
+    """Whose method a task runs."""
+    frame = getattr(task.get_coro(), "cr_frame", None)
+    return frame.f_locals.get("self") if frame else None

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -262,6 +262,27 @@ async def test_a_request_ends_with_its_connection(server: NatsServer) -> None:
             with pytest.raises((Uncertain, Unreachable)):
                 await connection.request("black.hole", timeout=10)
             assert time.monotonic() - began < 9
+
+
+async def test_a_connection_is_closed_while_it_is_being_lost(server: NatsServer) -> None:
+    """Closing it is over soon and cancels nobody, wherever the client is in losing it."""
+    async with AsyncExitStack() as closing:
+        connections = [await closing.enter_async_context(connected(server)) for _ in range(40)]
+        reader, writer = await asyncio.open_connection(*server.url.removeprefix("nats://").split(":"))
+        await reader.readline()
+        server.kill()
+        with suppress(ConnectionError), bounded(10):
+            await reader.read()  # it is told when they are
+
+        async def close(connection: Connection, turns: int) -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await connection.close()
+
+        # Not in a task group of anyio's, which says nothing of a task that was cancelled from elsewhere.
+        await asyncio.gather(*(close(connection, turns) for turns, connection in enumerate(connections)))
+        writer.close()
+    assert not any(connection.is_up for connection in connections)
 
 
 async def test_what_nobody_heard_is_asked_again_soon(server: NatsServer) -> None:
