@@ -6,7 +6,6 @@ only when it runs.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from enum import IntEnum
@@ -14,7 +13,7 @@ from typing import Any
 
 from cyclopts import App, CycloptsError
 
-from cdm.cli.streams import open_missing
+from cdm.cli.streams import discard_output, open_missing
 from cdm.errors import AccessDenied, CdmError, Conflict, FolderTaken, ModelError, NodeIdTaken, UsageError
 from cdm.log import printable
 from cdm.version import VERSION
@@ -186,8 +185,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever reads the output has seen enough; what is left in the buffer has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()  # whoever read it has seen enough
         return Exit.OK
     except OSError as problem:
         return _failed(CdmError(str(problem)))

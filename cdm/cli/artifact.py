@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self
 
-import anyio
-import msgspec
 from cyclopts import App, Parameter
 from rich import box
 from rich.console import Console
@@ -20,31 +18,31 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from cdm.artifacts.entry import completed, program_of
+from cdm.artifacts.entry import program_of
 from cdm.artifacts.kept import KeptContent
 from cdm.artifacts.packing import Packed, pack, problem_with_program
 from cdm.artifacts.repository import Artifacts, Pushed, StoredArtifact, UnreadableArtifact
+from cdm.cli.connected import run_connected
 from cdm.cli.known import nearest, stored_artifacts
-from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
+from cdm.cli.log_setup import LogLevel
+from cdm.cli.manifests import completed_manifest, manifest_of
 from cdm.cli.options import FLAG, ConnectionOptions
-from cdm.cli.screen import plain, wide_console
+from cdm.cli.parameters import HERE, ArtifactName, Json
+from cdm.cli.screen import plain, print_json, wide_console
 from cdm.errors import (
     ArtifactMissing,
     BucketMissing,
     Conflict,
     InvalidBlueprint,
     InvalidContent,
-    InvalidManifest,
     StoreError,
-    UsageError,
 )
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint
 from cdm.model.content import Content
 from cdm.model.keys import BLUEPRINTS, BlueprintKey
-from cdm.model.manifest import Manifest
 from cdm.store.bucket import Bucket
-from cdm.store.connection import Access, Connection, connect
+from cdm.store.connection import Connection
 
 PATIENCE = 1.0
 """Seconds after which a transfer shows its progress."""
@@ -61,24 +59,22 @@ app = App(name="artifact", help="Push programs to the cluster, list them, remove
     )
 )
 def push(
-    artifact: str,
+    artifact: ArtifactName,
     path: Path,
     /,
-    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    connection: ConnectionOptions = HERE,
     *,
     entry: str | None = None,
     env: Annotated[tuple[str, ...], Parameter(name="--env", negative="", show_default=False)] = (),
     manifest: Path | None = None,
     force: Annotated[bool, FLAG] = False,
     replicas: Annotated[Literal[1, 2, 3, 4, 5], Parameter(env_var="CDM_REPLICAS")] = 1,
-    json: Annotated[bool, FLAG] = False,
+    json: Json = False,
 ) -> int:
     """Store a program under an artifact's name, so that nodes can run it.
 
     Parameters
     ----------
-    artifact
-        The name, group:name:version, for example org.example:slice:1.0.0.
     path
         A program, a script, a folder, or a .tar.gz, which the nodes unpack.
     entry
@@ -91,28 +87,24 @@ def push(
         Replace what is stored. What slices run, or rollouts name, stays in the store for as long as they do.
     replicas
         Replicas of the bucket, if this push creates it.
-    json
-        Print JSON.
     """
-    configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
-    name = Artifact.parse(artifact)
     wanted = manifest_of(manifest, entry, env)
     with tempfile.TemporaryDirectory(prefix="cdm-push-") as folder:
         packed = pack(path, Path(folder))
         content = packed.content(completed_manifest(wanted, packed, manifest))
         problem = problem_with_program(packed, content.manifest)
-        pushing = (connection.access(), connection.prefix, name, packed, content, force, replicas)
-        result, waiting = anyio.run(_push, *pushing)
+        pushing = partial(_push, name=artifact, packed=packed, content=content, force=force, replicas=replicas)
+        result, waiting = run_connected(connection, "cdm artifact", pushing)
     if waiting:
         print(
-            f"cdm: note: blueprint {name} asks for {waiting}; slices that failed without the artifact are tried again "
-            "within 5 minutes, or at once when the blueprint is put again",
+            f"cdm: note: blueprint {artifact} asks for {waiting}; slices that failed without the artifact are tried "
+            "again within 5 minutes, or at once when the blueprint is put again",
             file=sys.stderr,
         )
     if problem:
         print(f"cdm: warning: no node can run this as a program: {problem}", file=sys.stderr)
     if json:
-        print(msgspec.json.encode({"artifact": str(name), "result": result, **_fields(content)}).decode())
+        print_json({"artifact": str(artifact), "result": result, **_fields(content)})
         return 0
     said = {
         Pushed.STORED: "pushed",
@@ -120,7 +112,7 @@ def push(
         Pushed.UNCHANGED: "unchanged: this content and manifest are stored already",
         Pushed.REPAIRED: "repaired: some of its bytes were missing from the store, or altered there",
     }
-    print(f"{name}: {said[result]} ({decimal(content.size)}, sha256 {content.sha256[:12]})")
+    print(f"{artifact}: {said[result]} ({decimal(content.size)}, sha256 {content.sha256[:12]})")
     if program_of(content.manifest, packed.tree) == "path":
         entry = content.manifest.entry
         print(f"cdm: note: {entry!r} is not in the content; nodes look for it on their PATH", file=sys.stderr)
@@ -129,22 +121,14 @@ def push(
 
 @app.command
 def ls(
-    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    connection: ConnectionOptions = HERE,
     *,
-    json: Annotated[bool, FLAG] = False,
+    json: Json = False,
 ) -> int:
-    """List the artifacts in the store.
-
-    Parameters
-    ----------
-    json
-        Print JSON.
-    """
-    configure_logs(LogFormat.CONSOLE, LogLevel.ERROR)
-    found, kept = anyio.run(_list, connection.access(), connection.prefix)
+    """List the artifacts in the store."""
+    found, kept = run_connected(connection, "cdm artifact", _list, level=LogLevel.ERROR)
     if json:
-        told = {"artifacts": [_described(each) for each in found], "kept": [_described(each) for each in kept]}
-        print(msgspec.json.encode(told).decode())
+        print_json({"artifacts": [_described(each) for each in found], "kept": [_described(each) for each in kept]})
         return 0
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("artifact", "size", "pushed", "sha256", "entry"):
@@ -175,77 +159,29 @@ def ls(
     )
 )
 def rm(
-    artifact: str,
+    artifact: ArtifactName,
     /,
-    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    connection: ConnectionOptions = HERE,
     *,
     force: Annotated[bool, FLAG] = False,
-    json: Annotated[bool, FLAG] = False,
+    json: Json = False,
 ) -> int:
     """Remove an artifact from the store.
 
     Parameters
     ----------
-    artifact
-        The name, group:name:version.
     force
         Remove it although a blueprint needs it, and all of its contents, whatever names them.
-    json
-        Print JSON.
     """
-    configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
-    name = Artifact.parse(artifact)
-    kept = anyio.run(_remove, connection.access(), connection.prefix, name, force)
+    kept = run_connected(connection, "cdm artifact", partial(_remove, name=artifact, force=force))
     if json:
-        print(msgspec.json.encode({"artifact": str(name), "result": "removed", "kept": kept}).decode())
+        print_json({"artifact": str(artifact), "result": "removed", "kept": kept})
         return 0
-    print(f"{name}: removed" + ("; its content is kept while slices or rollouts name it" if kept else ""))
+    print(f"{artifact}: removed" + ("; its content is kept while slices or rollouts name it" if kept else ""))
     return 0
 
 
-# What is pushed
-
-
-def manifest_of(path: Path | None, entry: str | None, env: Sequence[str]) -> Manifest:
-    """The manifest that options say."""
-    found = Manifest()
-    if path is not None:
-        try:
-            raw = path.read_bytes()
-        except OSError as error:
-            raise UsageError(f"manifest {path} cannot be read: {error.strerror}") from None
-        try:
-            found = Manifest.parse(raw)
-        except InvalidManifest as error:
-            raise InvalidManifest(f"manifest {path}: {error}") from None
-    fields: dict[str, Any] = msgspec.to_builtins(found)
-    if entry is not None:
-        fields["entry"] = entry
-    fields["env"] = {**fields["env"], **_variables(env)}
-    try:
-        return Manifest.parse(msgspec.json.encode(fields))
-    except UnicodeEncodeError as error:
-        raise UsageError(f"--entry, --env: {error.object!r} is not UTF-8") from None
-
-
-def _variables(pairs: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--env {pair!r} is not of the form NAME=VALUE")
-        if name in found:
-            raise UsageError(f"--env: {name!r} is given twice")
-        found[name] = value
-    return found
-
-
-def completed_manifest(manifest: Manifest, packed: Packed, path: Path | None) -> Manifest:
-    """The same with the entry, where it goes without saying; ``path`` is where it was read from."""
-    try:
-        return completed(manifest, packed.tree)
-    except InvalidManifest as error:
-        raise InvalidManifest(f"manifest {path}: {error}" if path else f"{error} (see --entry, --manifest)") from None
+# What is shown
 
 
 def _fields(content: Content) -> dict[str, Any]:
@@ -271,43 +207,37 @@ def _described(each: StoredArtifact | UnreadableArtifact | KeptContent) -> dict[
 
 
 async def _push(
-    access: Access, prefix: str, name: Artifact, packed: Packed, content: Content, force: bool, replicas: int
+    connection: Connection, name: Artifact, packed: Packed, content: Content, *, force: bool, replicas: int
 ) -> tuple[Pushed, str]:
     """Store it; returns the result, and what a blueprint that was put before the artifact asks for."""
-    async with connect(access, name="cdm artifact", prefix=prefix) as connection:
-        await connection.check_server()
-        artifacts = Artifacts(connection)
-        await artifacts.ensure(create=True, replicas=replicas)
-        with TransferBar(f"pushing {name}") as shown:
-            result = await artifacts.push(name, packed.path, content, force=force, progress=shown)
-        waiting = ""
-        if result is Pushed.STORED:
-            with suppress(StoreError):  # whoever may push need not have the right to read blueprints
-                waiting = await _wanted(connection, name)
-        return result, waiting
+    artifacts = Artifacts(connection)
+    await artifacts.ensure(create=True, replicas=replicas)
+    with TransferBar(f"pushing {name}") as shown:
+        result = await artifacts.push(name, packed.path, content, force=force, progress=shown)
+    waiting = ""
+    if result is Pushed.STORED:
+        with suppress(StoreError):  # whoever may push need not have the right to read blueprints
+            waiting = await _wanted(connection, name)
+    return result, waiting
 
 
-async def _list(access: Access, prefix: str) -> tuple[list[StoredArtifact | UnreadableArtifact], list[KeptContent]]:
-    async with connect(access, name="cdm artifact", prefix=prefix) as connection:
-        await connection.check_server()
-        artifacts = Artifacts(connection)
-        return await artifacts.listing(), await artifacts.kept()
+async def _list(connection: Connection) -> tuple[list[StoredArtifact | UnreadableArtifact], list[KeptContent]]:
+    artifacts = Artifacts(connection)
+    return await artifacts.listing(), await artifacts.kept()
 
 
-async def _remove(access: Access, prefix: str, name: Artifact, force: bool) -> bool:
-    async with connect(access, name="cdm artifact", prefix=prefix) as connection:
-        await connection.check_server()
-        artifacts = Artifacts(connection)
-        try:
-            if not force:
-                with suppress(InvalidContent):  # it can be removed all the same
-                    await artifacts.describe(name)
-                if wanted := await _wanted(connection, name):
-                    raise Conflict(f"blueprint {name} asks for {wanted}; delete it first, or use --force")
-            return await artifacts.remove(name, force=force)
-        except ArtifactMissing:
-            close = nearest(str(name), await stored_artifacts(connection))
-            raise ArtifactMissing(f"there is no artifact {name}{close}; `cdm artifact ls` lists them") from None
+async def _remove(connection: Connection, name: Artifact, *, force: bool) -> bool:
+    artifacts = Artifacts(connection)
+    try:
+        if not force:
+            with suppress(InvalidContent):  # it can be removed all the same
+                await artifacts.describe(name)
+            if wanted := await _wanted(connection, name):
+                raise Conflict(f"blueprint {name} asks for {wanted}; delete it first, or use --force")
+        return await artifacts.remove(name, force=force)
+    except ArtifactMissing:
+        close = nearest(str(name), await stored_artifacts(connection))
+        raise ArtifactMissing(f"there is no artifact {name}{close}; `cdm artifact ls` lists them") from None
 
 
 async def _wanted(connection: Connection, name: Artifact) -> str:

@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-import anyio
 from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt
 
 from cdm.artifacts.packing import Packed, pack, problem_with_program
-from cdm.artifacts.repository import Artifacts
-from cdm.cli.artifact import TransferBar, completed_manifest, manifest_of
-from cdm.cli.editing import Plan, edited
+from cdm.artifacts.repository import Artifacts, Pushed
+from cdm.cli.artifact import TransferBar
+from cdm.cli.connected import run_connected
+from cdm.cli.editing import edited, looked
 from cdm.cli.following import finished, shown_line, unsaid
 from cdm.cli.known import nearest, stored_artifacts
-from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
-from cdm.cli.options import FLAG, ConnectionOptions, duration
-from cdm.cli.plans import artifact_of, deploying
-from cdm.errors import AccessDenied, ArtifactMissing, Conflict, UsageError
+from cdm.cli.log_setup import remark
+from cdm.cli.manifests import completed_manifest, inherited, manifest_of, missing_in, settings_in
+from cdm.cli.options import FLAG
+from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions
+from cdm.cli.plans import Edit, deploying, stamp
+from cdm.errors import AccessDenied, ArtifactMissing, BucketMissing, Conflict, InvalidContent, UsageError
 from cdm.model import edit
 from cdm.model.artifact import Artifact
 from cdm.model.content import Content
-from cdm.store.connection import Access, Connection, connect
+from cdm.model.manifest import Manifest
+from cdm.store.connection import Connection
 
 Way = dict[str, Any] | None
 
 
+class _Program(NamedTuple):
+    """What is to be pushed."""
+
+    packed: Packed
+    file: Path | None
+    """Of the manifest."""
+    entry: str | None
+    force: bool
+
+
 def deploy(
-    artifact: str,
+    artifact: ArtifactName,
     path: Path | None = None,
     /,
-    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
     *,
     source: Annotated[str | None, Parameter(name="--from")] = None,
     canary: str | None = None,
@@ -43,16 +55,14 @@ def deploy(
     instances: NonNegativeInt | None = None,
     entry: str | None = None,
     manifest: Path | None = None,
+    force: Annotated[bool, FLAG] = False,
     wait: bool = True,
-    timeout: Annotated[float | None, duration()] = None,
-    json: Annotated[bool, FLAG] = False,
+    options: WaitOptions = WAIT,
 ) -> int:
     """Have a version take over from the one in force, with its number of instances and its settings.
 
     Parameters
     ----------
-    artifact
-        The version that is to serve, group:name:version.
     path
         A program, a script, a folder, or a .tar.gz to push first. [default: what was pushed before]
     source
@@ -68,30 +78,24 @@ def deploy(
     entry
         The program to run, relative to the folder or archive that is pushed.
     manifest
-        File (TOML or JSON) that says how to run what is pushed.
+        File (TOML or JSON) that says how to run what is pushed. [default: as the version that is replaced]
+    force
+        Push over what is stored of this version; instances that run are replaced.
     wait
         Wait until the version serves, or is taken back.
-    timeout
-        Wait no longer than this; the rollout goes on.
-    json
-        Print JSON.
     """
-    configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
-    name = artifact_of(artifact)
     way = _way(canary, blue_green=blue_green, rolling=rolling)
-    if path is None and (entry or manifest):
-        raise UsageError("--entry, --manifest: they say how to run what is pushed, and no path is given")
-    plan = partial(deploying, artifact=name, source=source, instances=instances, way=way)
-    run = partial(_deploy, connection.access(), connection.prefix, name, plan)
+    if path is None and (entry or manifest or force):
+        raise UsageError("--entry, --manifest, --force: they are about what is pushed, and no path is given")
+    plan = partial(deploying, artifact=artifact, source=source, instances=instances, way=way)
+    run = partial(_deploy, artifact=artifact, plan=plan, options=options, wait=wait)
     if path is None:
-        return anyio.run(partial(run, None, None, wait=wait, timeout=timeout, json=json))
-    wanted = manifest_of(manifest, entry, ())
+        return run_connected(options.connection, "cdm deploy", partial(run, program=None))
+    if manifest is not None:
+        manifest_of(manifest, entry, ())  # what is wrong with it is said before a large folder is packed
     with tempfile.TemporaryDirectory(prefix="cdm-push-") as folder:
-        packed = pack(path, Path(folder))
-        content = packed.content(completed_manifest(wanted, packed, manifest))
-        if problem := problem_with_program(packed, content.manifest):
-            raise UsageError(f"no node can run this as a program: {problem}")
-        return anyio.run(partial(run, packed, content, wait=wait, timeout=timeout, json=json))
+        program = _Program(pack(path, Path(folder)), manifest, entry, force)
+        return run_connected(options.connection, "cdm deploy", partial(run, program=program))
 
 
 def _way(canary: str | None, *, blue_green: bool, rolling: bool) -> Way:
@@ -105,41 +109,74 @@ def _way(canary: str | None, *, blue_green: bool, rolling: bool) -> Way:
 
 
 async def _deploy(
-    access: Access,
-    prefix: str,
-    name: Artifact,
-    plan: Plan,
-    packed: Packed | None,
-    content: Content | None,
+    connection: Connection,
+    artifact: Artifact,
+    plan: partial[Edit],
+    program: _Program | None,
+    options: WaitOptions,
     *,
     wait: bool,
-    timeout: float | None,
-    json: bool,
 ) -> int:
-    say = unsaid if json else shown_line
-    async with connect(access, name="cdm deploy", prefix=prefix) as connection:
-        await connection.check_server()
-        pushed, note = None, ""
-        if packed is not None and content is not None:
-            pushed = str(await _push(connection, name, packed, content))
-            say(f"{name}: pushed" if pushed == "stored" else f"{name}: {pushed}")
-        else:
-            note = await _check_stored(connection, name)
-        made = await edited(connection, name.service, plan)
-        if note:
-            print(f"cdm: note: {note}", file=sys.stderr)
-        more = {"pushed": pushed} if pushed else {}
-        return await finished(connection, made, wait=wait, timeout=timeout, json=json, **more)
+    say = unsaid if options.json else shown_line
+    source = plan(await looked(connection, artifact.service)).source  # what is refused is so before anything is pushed
+    own = await _manifest(connection, artifact)
+    before = await _manifest(connection, artifact.service.version(source)) if source else None
+    note, more = "", dict[str, Any]()
+    if program is None:
+        note = await _check_stored(connection, artifact)
+    else:
+        content = _content(program, own or before)
+        pushed = await _push(connection, artifact, program, content)
+        like = source if before is not None and own is None and program.file is None else None
+        say(_told(artifact, pushed, like, content.manifest))
+        more = {"pushed": str(pushed), "manifest_from": like}
+        own = content.manifest
+        if pushed is Pushed.REPLACED:
+            plan = partial(plan, restarted=stamp())
+    if lost := missing_in(own, before):
+        note = f"the manifest of {source} says {', '.join(lost)}; that of {artifact.version} does not"
+    made = await edited(connection, artifact.service, plan)
+    if note:
+        remark(f"note: {note}")
+    return await finished(connection, made, wait=wait, timeout=options.timeout, json=options.json, **more)
 
 
-async def _push(connection: Connection, name: Artifact, packed: Packed, content: Content) -> str:
+def _told(artifact: Artifact, pushed: Pushed, like: str | None, manifest: Manifest) -> str:
+    settings = settings_in(manifest)
+    how = f", to be run as {like} is: {', '.join(settings)}" if like and settings else ""
+    return f"{artifact}: {'pushed' if pushed is Pushed.STORED else pushed}{how}"
+
+
+async def _manifest(connection: Connection, artifact: Artifact) -> Manifest | None:
+    """That of a version that is stored; None: it is not, or whoever deploys may not see it."""
+    with suppress(ArtifactMissing, BucketMissing, AccessDenied, InvalidContent):
+        return (await Artifacts(connection).describe(artifact)).content.manifest
+    return None
+
+
+def _content(program: _Program, before: Manifest | None) -> Content:
+    """What is to be pushed, to be run as a file says, or as before."""
+    if program.file is not None or before is None:
+        wanted = manifest_of(program.file, program.entry, ())
+    else:
+        wanted = inherited(before, program.packed.tree, program.entry)
+    content = program.packed.content(completed_manifest(wanted, program.packed, program.file))
+    if problem := problem_with_program(program.packed, content.manifest):
+        raise UsageError(f"no node can run this as a program: {problem}")
+    return content
+
+
+async def _push(connection: Connection, artifact: Artifact, program: _Program, content: Content) -> Pushed:
     artifacts = Artifacts(connection)
     await artifacts.ensure(create=True, replicas=1)
-    try:
-        with TransferBar(f"pushing {name}") as bar:
-            return str(await artifacts.push(name, packed.path, content, progress=bar))
-    except Conflict as error:
-        raise Conflict(f"{error} (of `cdm artifact push`)") from None
+    with TransferBar(f"pushing {artifact}") as bar:
+        push = partial(artifacts.push, artifact, program.packed.path, content, progress=bar)
+        try:
+            return await push()
+        except Conflict:
+            if not program.force:
+                raise
+            return await push(force=True)
 
 
 async def _check_stored(connection: Connection, name: Artifact) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import stat
 import sys
 from collections.abc import Callable, Sequence
@@ -23,8 +22,10 @@ from cdm import clock
 from cdm.cli.known import known_services, nearest
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
 from cdm.cli.options import FLAG, ConnectionOptions
+from cdm.cli.parameters import HERE, ServiceName
 from cdm.cli.screen import plain, wide_console
-from cdm.cli.signals import open_signals
+from cdm.cli.signals import until_stopped
+from cdm.cli.streams import write_out
 from cdm.dispatch.messages import Message
 from cdm.errors import ServiceMissing, Uncertain
 from cdm.manager.endpoints import Endpoint, ServiceView
@@ -53,9 +54,9 @@ class EndpointList(Struct, frozen=True):
 
 
 def endpoints(
-    service: str,
+    service: ServiceName,
     /,
-    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    connection: ConnectionOptions = HERE,
     *,
     watch: Annotated[bool, FLAG] = False,
     json: Annotated[bool, FLAG] = False,
@@ -64,46 +65,28 @@ def endpoints(
 
     Parameters
     ----------
-    service
-        The name, group:name; instances of all its versions are listed.
     watch
-        Print the list at once and whenever it changes, until Ctrl-C or SIGTERM. Where NATS is lost the last list
-        stays in force.
+        Print the list at once and whenever it changes, until Ctrl-C or SIGTERM; while NATS is away the last one stands.
     json
         Print each list as a JSON object on a line of its own.
     """
     configure_logs(LogFormat.CONSOLE, LogLevel.ERROR)
-    name = Service.parse(service)
-    form: Form = partial(_as_json, name) if json else partial(_as_table, name, dated=watch)
-    return anyio.run(_run, connection.access(), connection.prefix, name, form, watch)
+    form: Form = partial(_as_json, service) if json else partial(_as_table, service, dated=watch)
+    return anyio.run(_run, connection.access(), connection.prefix, service, form, watch)
 
 
 async def _run(access: Access, prefix: str, service: Service, form: Form, watch: bool) -> int:
     """Show the list, and with ``watch`` follow it until told to stop."""
-    stopped: list[int] = []
-    try:
-        async with anyio.create_task_group() as tasks:
 
-            async def stop_on_signal(*, task_status: anyio.abc.TaskStatus[None]) -> None:
-                with open_signals(signal.SIGINT, signal.SIGTERM) as signals:
-                    task_status.started()
-                    async for number in signals:
-                        stopped.append(number)
-                        tasks.cancel_scope.cancel()
+    async def work(tasks: anyio.abc.TaskGroup) -> None:
+        if watch:
+            tasks.start_soon(_until_nobody_reads)
+        async with connect(access, name="cdm endpoints", prefix=prefix) as connection:
+            await connection.check_server()
+            await _show(Follower(connection, service), connection, service, form, watch)
 
-            await tasks.start(stop_on_signal)
-            if watch:
-                tasks.start_soon(_until_nobody_reads)
-            async with connect(access, name="cdm endpoints", prefix=prefix) as connection:
-                await connection.check_server()
-                await _show(Follower(connection, service), connection, service, form, watch)
-            tasks.cancel_scope.cancel()
-    except* BrokenPipeError:
-        # Whoever read this has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if stopped and not watch:
-        return 128 + stopped[0]
-    return 0
+    stopped = await until_stopped(work)
+    return 128 + stopped if stopped and not watch else 0
 
 
 async def _show(follower: Follower, connection: Connection, service: Service, form: Form, watch: bool) -> None:
@@ -206,7 +189,7 @@ class Follower:
         if found != self._shown:
             self._shown = found
             # In a thread: a reader that takes its time must not keep the server from hearing of this command.
-            await anyio.to_thread.run_sync(_write_out, form(found).encode(), abandon_on_cancel=True)
+            await anyio.to_thread.run_sync(write_out, form(found).encode(), abandon_on_cancel=True)
 
     def _on_message(self, message: Message) -> None:
         if self.view.take(message):
@@ -261,9 +244,3 @@ def _as_table(service: Service, found: Sequence[Endpoint], *, dated: bool) -> st
                 console.print(plain(f"{time}{service}"), soft_wrap=True)
             console.print(table)
     return capture.get()
-
-
-def _write_out(data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(1, view) :]

@@ -15,7 +15,9 @@ import msgspec
 from msgspec import Struct, to_builtins
 
 from cdm import clock
-from cdm.cli.editing import Made, keys_of
+from cdm.cli.connected import run_connected
+from cdm.cli.editing import Made, Plan, edited, keys_of
+from cdm.cli.parameters import WaitOptions
 from cdm.cli.plans import Goal
 from cdm.cli.screen import plain, wide_console
 from cdm.cli.wording import in_words
@@ -244,3 +246,13 @@ def described_status(status: Status) -> dict[str, Any]:
     """A status as ``--json`` prints it."""
     told: dict[str, Any] = to_builtins(status)
     return {name: value for name, value in told.items() if name not in ("overrides", "settings", "min_healthy")}
+
+
+def run_edit(options: WaitOptions, service: Service, plan: Plan, *, wait: bool) -> int:
+    """Have a blueprint edited, and follow what becomes of it where that is wanted; returns the exit code."""
+
+    async def use(connection: Connection) -> int:
+        made = await edited(connection, service, plan)
+        return await finished(connection, made, wait=wait, timeout=options.timeout, json=options.json)
+
+    return run_connected(options.connection, "cdm", use)

@@ -6,14 +6,14 @@ import socket
 from typing import Annotated
 
 import anyio
-import msgspec
 from cyclopts import Parameter
 from msgspec import Struct
 from rich.console import Console
 
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
-from cdm.cli.options import FLAG, ConnectionOptions
-from cdm.cli.screen import plain
+from cdm.cli.options import ConnectionOptions
+from cdm.cli.parameters import HERE, Json
+from cdm.cli.screen import plain, print_json
 from cdm.errors import NoResponders, Uncertain
 from cdm.model.artifact import NodeId, node_id
 from cdm.node.registration import ASK_TIMEOUT, ask
@@ -30,10 +30,10 @@ class Health(Struct, frozen=True):
 
 
 def health(
-    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    connection: ConnectionOptions = HERE,
     *,
     id: Annotated[str | None, Parameter(name="--id", env_var="CDM_ID")] = None,  # noqa: A002
-    json: Annotated[bool, FLAG] = False,
+    json: Json = False,
 ) -> int:
     """Ask over NATS whether a node runs and is connected; the exit code is 3 where it does not answer.
 
@@ -41,13 +41,11 @@ def health(
     ----------
     id
         The node's name. [default: the host name]
-    json
-        Print JSON.
     """
     configure_logs(LogFormat.CONSOLE, LogLevel.ERROR)
     found = anyio.run(_ask, connection.access(), connection.prefix, node_id(id or socket.gethostname()))
     if json:
-        print(msgspec.json.encode(found).decode())
+        print_json(found)
     else:
         result = f"answers (incarnation {found.incarnation})" if found.healthy else f"is unhealthy: {found.reason}"
         Console(highlight=False, soft_wrap=True).print(plain(f"{found.node} {result}"))

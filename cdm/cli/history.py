@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from functools import partial
 
-import anyio
-import msgspec
 from msgspec import Struct
 from rich import box
 from rich.table import Table
 
+from cdm.cli.connected import run_connected
 from cdm.cli.editing import looked
 from cdm.cli.known import known_services, nearest
-from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
-from cdm.cli.options import FLAG, ConnectionOptions
-from cdm.cli.plans import service_of
-from cdm.cli.screen import plain, wide_console
+from cdm.cli.options import ConnectionOptions
+from cdm.cli.parameters import HERE, Json, ServiceName
+from cdm.cli.screen import plain, print_json, wide_console
 from cdm.cli.service import ServiceLook, VersionLook, parsed
 from cdm.errors import ServiceMissing
 from cdm.model.artifact import Service
 from cdm.model.edit import changes_between
 from cdm.model.keys import BLUEPRINTS
-from cdm.store.connection import Access, connect
+from cdm.store.connection import Connection
 
 UNKNOWN = "unknown"
 """Who wrote a revision, where nobody said."""
@@ -43,28 +41,11 @@ class HistoryRow(Struct, frozen=True):
     """``in force``, ``superseded``, ``reverted``, ``refused``, or nothing, where a newer one took its place."""
 
 
-def history(
-    service: str,
-    /,
-    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
-    *,
-    json: Annotated[bool, FLAG] = False,
-) -> int:
-    """Show what was written of a service's blueprints: when, by whom, what changed, and what is in force.
-
-    Parameters
-    ----------
-    service
-        The name, group:name; the blueprints of all its versions are shown.
-    json
-        Print JSON.
-    """
-    configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
-    name = service_of(service)
-    look = anyio.run(_look, connection.access(), connection.prefix, name)
-    found = rows(look)
+def history(service: ServiceName, /, connection: ConnectionOptions = HERE, *, json: Json = False) -> int:
+    """Show what was written of the blueprints of all a service's versions."""
+    found = rows(run_connected(connection, "cdm history", partial(_look, service=service)))
     if json:
-        print(msgspec.json.encode({"service": str(name), "revisions": found}).decode())
+        print_json({"service": str(service), "revisions": found})
         return 0
     columns = ("revision", "time (UTC)", "version", "instances", "by", "what changed", "")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="")
@@ -84,14 +65,12 @@ def history(
     return 0
 
 
-async def _look(access: Access, prefix: str, service: Service) -> ServiceLook:
-    async with connect(access, name="cdm history", prefix=prefix) as connection:
-        await connection.check_server()
-        look = await looked(connection, service)
-        if not any(each.revisions for each in look.versions.values()):
-            close = nearest(str(service), await known_services(connection) or ())
-            raise ServiceMissing(f"there is no blueprint of {service}, and none is kept{close}")
-        return look
+async def _look(connection: Connection, service: Service) -> ServiceLook:
+    look = await looked(connection, service)
+    if not any(each.revisions for each in look.versions.values()):
+        close = nearest(str(service), await known_services(connection) or ())
+        raise ServiceMissing(f"there is no blueprint of {service}, and none is kept{close}")
+    return look
 
 
 def rows(look: ServiceLook) -> list[HistoryRow]:

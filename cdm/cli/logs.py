@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from functools import partial
 from typing import Annotated
@@ -17,7 +16,9 @@ from cyclopts.types import NonNegativeInt
 from cdm.cli.known import known_artifacts, nearest
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
 from cdm.cli.options import FLAG, ConnectionOptions, duration
-from cdm.cli.signals import open_signals
+from cdm.cli.parameters import HERE, ArtifactName
+from cdm.cli.signals import until_stopped
+from cdm.cli.streams import discard_output, write_out
 from cdm.dispatch.messages import ValuePut
 from cdm.errors import OutputMissing, UsageError
 from cdm.model.artifact import Artifact, NodeId, node_id
@@ -34,9 +35,9 @@ FOLLOWED_FROM = 10
 
 
 def logs(
-    artifact: str,
+    artifact: ArtifactName,
     /,
-    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    connection: ConnectionOptions = HERE,
     *,
     node: str | None = None,
     ordinal: NonNegativeInt | None = None,
@@ -49,8 +50,6 @@ def logs(
 
     Parameters
     ----------
-    artifact
-        The name, group:name:version.
     node
         Only output of this node.
     ordinal
@@ -69,13 +68,12 @@ def logs(
         raise UsageError(f"--lines: at most {MAX_LINES}; leave it out for all lines")
     if follow and lines is None and since is None:
         lines = FOLLOWED_FROM
-    name = Artifact.parse(artifact)
-    request = LogRequest(artifact=str(name), ordinal=ordinal, since=since, lines=lines, follow=follow)
+    request = LogRequest(artifact=str(artifact), ordinal=ordinal, since=since, lines=lines, follow=follow)
     terminal = sys.stdout.isatty()
     coloured = terminal and not os.environ.get("NO_COLOR")
-    show: Show = AsJson(name) if json else AsText(name, terminal=terminal, coloured=coloured)
+    show: Show = AsJson(artifact) if json else AsText(artifact, terminal=terminal, coloured=coloured)
     only = None if node is None else node_id(node)
-    return anyio.run(_run, connection.access(), connection.prefix, request, name, only, show)
+    return anyio.run(_run, connection.access(), connection.prefix, request, artifact, only, show)
 
 
 async def _run(
@@ -86,34 +84,25 @@ async def _run(
     async def write(lines: list[Shown]) -> None:
         # In a thread: a reader that takes its time must not keep the nodes from hearing of this command.
         text = show.lines(lines).encode(errors="replace")
-        await anyio.to_thread.run_sync(_write_out, text, abandon_on_cancel=True)
+        await anyio.to_thread.run_sync(write_out, text, abandon_on_cancel=True)
 
-    stopped: list[int] = []
-    code = 0
+    complete = True
+
+    async def work(_tasks: anyio.abc.TaskGroup) -> None:
+        nonlocal complete
+        async with connect(access, name="cdm logs", prefix=prefix) as connection:
+            hosts = await _hosts(connection, only)
+            missing = partial(_no_such_artifact, connection, artifact)
+            complete = await Reader(connection, request, only, write, remark, missing).run(hosts)
+
+    stopped = await until_stopped(work)
     try:
-        async with anyio.create_task_group() as tasks:
-
-            async def stop_on_signal(*, task_status: anyio.abc.TaskStatus[None]) -> None:
-                with open_signals(signal.SIGINT, signal.SIGTERM) as signals:
-                    task_status.started()
-                    async for number in signals:
-                        stopped.append(number)
-                        tasks.cancel_scope.cancel()
-
-            await tasks.start(stop_on_signal)
-            async with connect(access, name="cdm logs", prefix=prefix) as connection:
-                hosts = await _hosts(connection, only)
-                missing = partial(_no_such_artifact, connection, artifact)
-                complete = await Reader(connection, request, only, write, remark, missing).run(hosts)
-                code = 0 if complete else 1
-            tasks.cancel_scope.cancel()
-        _write_out(show.end().encode())
-    except* BrokenPipeError:
-        # Whoever read this has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        write_out(show.end().encode())
+    except BrokenPipeError:
+        discard_output()
     if stopped:
-        return 0 if request.follow else 128 + stopped[0]
-    return code
+        return 0 if request.follow else 128 + stopped
+    return 0 if complete else 1
 
 
 async def _no_such_artifact(connection: Connection, artifact: Artifact) -> str:
@@ -141,9 +130,3 @@ async def _hosts(connection: Connection, only: NodeId | None) -> list[Registered
         who = "no node runs its slices itself" if only is None else f"node {only!r} does not run its slices itself"
         raise OutputMissing(f"{who}: their output is kept by an agent outside cdm")
     return hosts
-
-
-def _write_out(data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(1, view) :]

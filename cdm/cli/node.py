@@ -15,7 +15,8 @@ from cyclopts.types import NonNegativeInt
 
 from cdm.cli.context import expanded
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
-from cdm.cli.options import ConnectionOptions, address_of_slices, duration, labels_of, size
+from cdm.cli.options import ConnectionOptions, address_of_slices, duration, pairs_of, size
+from cdm.cli.parameters import HERE
 from cdm.cli.signals import open_signals
 from cdm.errors import UsageError
 from cdm.log import Log
@@ -30,7 +31,7 @@ log = Log("cdm.node")
 
 
 def node(
-    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    connection: ConnectionOptions = HERE,
     *,
     id: Annotated[str | None, Parameter(name="--id", env_var="CDM_ID")] = None,  # noqa: A002
     role: Annotated[Role, Parameter(env_var="CDM_ROLE")] = Role.ALL,
@@ -102,7 +103,7 @@ def node(
         prefix=connection.prefix,
         create=create,
         replicas=replicas,
-        labels=labels_of(label),
+        labels=pairs_of(label, "label", "--label, CDM_LABEL"),
         capacity=capacity,
         address=address_of_slices(address) if address else None,
         runtime=runtime,

@@ -204,14 +204,14 @@ def address_of_slices(text: str) -> str:
     return address
 
 
-def labels_of(pairs: Sequence[str]) -> dict[str, str]:
-    """Read ``k=v`` pairs; raises `UsageError`."""
-    labels = {}
+def pairs_of(pairs: Sequence[str], what: str, option: str) -> dict[str, str]:
+    """Read ``NAME=VALUE`` pairs, each a label, or whatever else, of an option; raises `UsageError`."""
+    found: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise UsageError(f"label {pair!r} is not of the form name=value (--label, CDM_LABEL)")
-        if name in labels:
-            raise UsageError(f"label {name!r} is given twice (--label, CDM_LABEL)")
-        labels[name] = value
-    return labels
+            raise UsageError(f"{what} {pair!r} is not of the form NAME=VALUE ({option})")
+        if name in found:
+            raise UsageError(f"{what} {name!r} is given twice ({option})")
+        found[name] = value
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any
 
@@ -12,7 +13,7 @@ from cdm.cli.known import nearest
 from cdm.cli.service import ServiceLook, VersionLook
 from cdm.errors import EditRefused, InvalidBlueprint, UsageError
 from cdm.model import edit
-from cdm.model.artifact import Artifact, Service
+from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint
 from cdm.model.record import RolloutPhase
 
@@ -44,19 +45,9 @@ class Edit(Struct, frozen=True):
         return self.raw != self.version.raw
 
 
-def service_of(text: str) -> Service:
-    """Read ``group:name``; raises `UsageError` for an artifact, and `InvalidArtifact` for anything else."""
-    if text.count(":") == 2:
-        artifact = Artifact.parse(text)
-        raise UsageError(f"{text} is one version; write the service, {artifact.service}")
-    return Service.parse(text)
-
-
-def artifact_of(text: str) -> Artifact:
-    """Read ``group:name:version``; raises `UsageError` for a service, and `InvalidArtifact` for anything else."""
-    if text.count(":") == 1:
-        raise UsageError(f"{text} is a service; write the version too, {Service.parse(text)}:VERSION")
-    return Artifact.parse(text)
+def stamp() -> str:
+    """The time, as what is written into ``restarted``."""
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
 # Deploying
@@ -69,6 +60,7 @@ def deploying(
     source: str | None = None,
     instances: int | None = None,
     way: Mapping[str, Any] | None = None,
+    restarted: str | None = None,
 ) -> Edit:
     """A version is to take over, or to begin.
 
@@ -78,15 +70,16 @@ def deploying(
         source: the version that it is to replace, as typed; None: whichever is in force.
         instances: how many; None: as many as that one has.
         way: ``kind`` and ``steps``; None: as in the blueprint whose settings it gets.
+        restarted: for ``restarted``, where it is in force and something else was pushed over it; None: nothing was.
     """
     own = look.version(artifact)
     _refuse_going_back(look, own)
     record = look.under_way
     if record is not None and record.target.version == own.version and source in (None, record.source.version):
-        return _put_itself(own, instances, way)
+        return _put_itself(own, instances, way, restarted)
     replaced = _replaced(look, own, source)
     if replaced is None:
-        return _put_itself(own, instances, way)
+        return _put_itself(own, instances, way, restarted)
     # An older blueprint of the version has the settings that it was made for; the number is that of now.
     text = own.last_text if own.raw is None else text_of(own)
     if text is None:
@@ -97,15 +90,15 @@ def deploying(
     return Edit(own, raw, said, source=replaced.version)
 
 
-def _put_itself(own: VersionLook, instances: int | None, way: Mapping[str, Any] | None) -> Edit:
+def _put_itself(own: VersionLook, instances: int | None, way: Mapping[str, Any] | None, restarted: str | None) -> Edit:
     """It replaces nothing: it is the first version, or in force already."""
     if own.raw is None:
-        text = own.last_text or b"1"
-        raw = edit.released(text, source=None, instances=instances, way=way)
-        return Edit(own, edit.checked(raw, own.artifact), f"{own.version}, {instances_in(raw)}")
-    raw = text_of(own)
-    raw = raw if instances is None else edit.scaled(raw, instances)
-    raw = raw if way is None else edit.led(raw, way)
+        raw = edit.released(own.last_text or b"1", source=None, instances=instances, way=way)
+    else:
+        raw = text_of(own)
+        raw = raw if instances is None else edit.scaled(raw, instances)
+        raw = raw if way is None else edit.led(raw, way)
+        raw = raw if restarted is None else edit.restarted(raw, restarted)
     return Edit(own, edit.checked(raw, own.artifact), f"{own.version}, {instances_in(raw)}")
 
 

@@ -6,26 +6,25 @@ from functools import partial
 from typing import Annotated, Any
 
 import anyio
-import msgspec
 from cyclopts import App
 from rich.text import Text
 
-from cdm.cli.editing import looked
-from cdm.cli.following import StatusFollower, described_status
+from cdm.cli.connected import run_connected
+from cdm.cli.editing import Plan, looked
+from cdm.cli.following import StatusFollower, described_status, run_edit
 from cdm.cli.hand import aborting, approving, awaited, pausing, retrying
 from cdm.cli.known import known_services, nearest
-from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions
-from cdm.cli.plans import service_of
-from cdm.cli.scale import run_edit, stamp
-from cdm.cli.screen import plain, wide_console
+from cdm.cli.parameters import HERE, WATCH, ServiceName, WaitOptions, WatchOptions
+from cdm.cli.plans import stamp
+from cdm.cli.screen import plain, print_json, wide_console
 from cdm.cli.service import ServiceLook, VersionLook
 from cdm.cli.wording import ago, in_words, rollout_in_words
 from cdm.errors import ServiceMissing
 from cdm.model.artifact import Service
 from cdm.model.record import RolloutPhase
 from cdm.model.status import Condition, Status
-from cdm.store.connection import Access, Connection, connect
+from cdm.store.connection import Connection
 
 _OVER = (RolloutPhase.COMPLETE, RolloutPhase.REVERTED, RolloutPhase.FAILED)
 _BAD = (RolloutPhase.REVERTED, RolloutPhase.FAILED)
@@ -40,9 +39,9 @@ app = App(name="rollout", help="Look at a service's rollout, stop it, let it go 
     )
 )
 def status(
-    service: str,
+    service: ServiceName,
     /,
-    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    connection: ConnectionOptions = HERE,
     *,
     watch: Annotated[bool, FLAG] = False,
     json: Annotated[bool, FLAG] = False,
@@ -51,148 +50,59 @@ def status(
 
     Parameters
     ----------
-    service
-        The name, group:name.
     watch
         Show it whenever something is new, until the rollout is over.
     json
         Print JSON; with --watch an object per line.
     """
-    configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
-    return anyio.run(_status, connection.access(), connection.prefix, service_of(service), watch, json)
+    return run_connected(connection, "cdm rollout", partial(_status, service=service, watch=watch, json=json))
 
 
 @app.command
-def pause(
-    service: str,
-    /,
-    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
-    *,
-    watch: Annotated[bool, FLAG] = False,
-    json: Annotated[bool, FLAG] = False,
-) -> int:
-    """Stop a rollout where it is; what is lost meanwhile is made up for.
-
-    Parameters
-    ----------
-    service
-        The name, group:name.
-    watch
-        Follow the rollout afterwards until it is over.
-    json
-        Print JSON.
-    """
-    return _edit(connection, service, partial(pausing, on=True), watch=watch, json=json)
+def pause(service: ServiceName, /, options: WatchOptions = WATCH) -> int:
+    """Stop a rollout where it is; what is lost meanwhile is made up for."""
+    return _edit(options, service, partial(pausing, on=True))
 
 
 @app.command
-def resume(
-    service: str,
-    /,
-    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
-    *,
-    watch: Annotated[bool, FLAG] = False,
-    json: Annotated[bool, FLAG] = False,
-) -> int:
-    """Let a rollout go on that was stopped by hand.
-
-    Parameters
-    ----------
-    service
-        The name, group:name.
-    watch
-        Follow the rollout until it is over.
-    json
-        Print JSON.
-    """
-    return _edit(connection, service, partial(pausing, on=False), watch=watch, json=json)
+def resume(service: ServiceName, /, options: WatchOptions = WATCH) -> int:
+    """Let a rollout go on that was stopped by hand."""
+    return _edit(options, service, partial(pausing, on=False))
 
 
 @app.command
-def approve(
-    service: str,
-    /,
-    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
-    *,
-    watch: Annotated[bool, FLAG] = False,
-    json: Annotated[bool, FLAG] = False,
-) -> int:
-    """Let a rollout go on that waits for an approval; exits with 1 where it does not.
-
-    Parameters
-    ----------
-    service
-        The name, group:name.
-    watch
-        Follow the rollout until it is over.
-    json
-        Print JSON.
-    """
-    return _edit(connection, service, approving, watch=watch, json=json)
+def approve(service: ServiceName, /, options: WatchOptions = WATCH) -> int:
+    """Let a rollout go on that waits for an approval; exits with 1 where it does not."""
+    return _edit(options, service, approving)
 
 
 @app.command
-def abort(
-    service: str,
-    /,
-    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
-    *,
-    watch: Annotated[bool, FLAG] = False,
-    json: Annotated[bool, FLAG] = False,
-) -> int:
-    """Take a rollout back, also one that is complete.
-
-    Parameters
-    ----------
-    service
-        The name, group:name.
-    watch
-        Follow it until what was before serves again.
-    json
-        Print JSON.
-    """
-    return _edit(connection, service, aborting, watch=watch, json=json)
+def abort(service: ServiceName, /, options: WatchOptions = WATCH) -> int:
+    """Take a rollout back, also one that is complete."""
+    return _edit(options, service, aborting)
 
 
 @app.command
-def retry(
-    service: str,
-    /,
-    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
-    *,
-    watch: Annotated[bool, FLAG] = False,
-    json: Annotated[bool, FLAG] = False,
-) -> int:
-    """Roll out once more what was taken back, or failed.
-
-    Parameters
-    ----------
-    service
-        The name, group:name.
-    watch
-        Follow the rollout until it is over.
-    json
-        Print JSON.
-    """
-    return _edit(connection, service, partial(retrying, stamp=stamp()), watch=watch, json=json)
+def retry(service: ServiceName, /, options: WatchOptions = WATCH) -> int:
+    """Roll out once more what was taken back, or failed."""
+    return _edit(options, service, partial(retrying, stamp=stamp()))
 
 
-def _edit(connection: ConnectionOptions, service: str, plan: Any, *, watch: bool, json: bool) -> int:
-    return run_edit(connection, service_of(service), plan, wait=watch, timeout=None, json=json)
+def _edit(options: WatchOptions, service: Service, plan: Plan) -> int:
+    waits = WaitOptions(connection=options.connection, json=options.json)
+    return run_edit(waits, service, plan, wait=options.watch)
 
 
 # Looking
 
 
-async def _status(access: Access, prefix: str, service: Service, watch: bool, json: bool) -> int:
-    async with connect(access, name="cdm rollout", prefix=prefix) as connection:
-        await connection.check_server()
-        look = await looked(connection, service)
-        if not look.versions and look.record is None:
-            raise ServiceMissing(f"there is no blueprint of {service}{await _meant(connection, service)}")
-        _show(look, json=json)
-        if watch:
-            look = await _follow(connection, look, json=json)
+async def _status(connection: Connection, service: Service, *, watch: bool, json: bool) -> int:
+    look = await looked(connection, service)
+    if not look.versions and look.record is None:
+        raise ServiceMissing(f"there is no blueprint of {service}{await _meant(connection, service)}")
+    _show(look, json=json)
+    if watch:
+        look = await _follow(connection, look, json=json)
     return 3 if look.record is not None and look.record.phase in _BAD else 0
 
 
@@ -224,7 +134,7 @@ def _begins(look: ServiceLook) -> bool:
 
 def _show(look: ServiceLook, *, json: bool) -> None:
     if json:
-        print(msgspec.json.encode(_document(look)).decode(), flush=True)
+        print_json(_document(look))
         return
     console = wide_console()
     for line in _lines(look):

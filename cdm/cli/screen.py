@@ -1,9 +1,10 @@
-"""The console that commands print tables on."""
+"""What commands print on: a console for tables, and JSON."""
 
 from __future__ import annotations
 
 import os
 
+import msgspec
 from rich.console import Console
 from rich.text import Text
 
@@ -21,3 +22,8 @@ def wide_console() -> Console:
 def plain(text: str, style: str = "") -> Text:
     """Text shown as it is, whoever wrote it: neither markup nor control characters have an effect."""
     return Text(printable(text), style)
+
+
+def print_json(document: object) -> None:
+    """Print a document as JSON on one line of its own, at once."""
+    print(msgspec.json.encode(document).decode(), flush=True)

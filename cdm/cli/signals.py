@@ -7,14 +7,16 @@ import atexit
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 import anyio
+import anyio.abc
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from cdm import clock
+from cdm.cli.streams import discard_output
 
 HELD_UP = 1.0
 """Seconds after which a command that is told to stop once more, and has nothing left to do, is ended."""
@@ -51,3 +53,32 @@ def open_signals(*numbers: signal.Signals) -> Iterator[MemoryObjectReceiveStream
             yield receive
     finally:
         ended = clock.now()
+
+
+async def until_stopped(work: Callable[[anyio.abc.TaskGroup], Awaitable[None]]) -> int:
+    """Do something until it is done, until SIGINT or SIGTERM, or until nobody reads the output any more.
+
+    Args:
+        work: what to do; tasks that it starts in the group end with it.
+
+    Returns:
+        The number of the signal; 0: there was none.
+    """
+    stopped = 0
+    try:
+        async with anyio.create_task_group() as tasks:
+
+            async def stop_on_signal(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+                nonlocal stopped
+                with open_signals(signal.SIGINT, signal.SIGTERM) as signals:
+                    task_status.started()
+                    async for number in signals:
+                        stopped = stopped or number
+                        tasks.cancel_scope.cancel()
+
+            await tasks.start(stop_on_signal)
+            await work(tasks)
+            tasks.cancel_scope.cancel()
+    except* BrokenPipeError:
+        discard_output()  # whoever read it has seen enough
+    return stopped

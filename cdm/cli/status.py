@@ -5,26 +5,25 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Annotated
 
-import anyio
-import msgspec
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from cdm import clock
-from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
-from cdm.cli.options import FLAG, ConnectionOptions
+from cdm.cli.connected import run_connected
+from cdm.cli.log_setup import LogLevel
+from cdm.cli.options import ConnectionOptions
+from cdm.cli.parameters import HERE, Json
 from cdm.cli.report import BlueprintReport, ClusterReport, Trouble, report, troubles
-from cdm.cli.screen import plain, wide_console
+from cdm.cli.screen import plain, print_json, wide_console
 from cdm.cli.wording import rollout_in_words
 from cdm.manager.endings import LAST_OUTPUT, kind_of
 from cdm.model.artifact import NodeId
 from cdm.model.node import Schedule
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition
-from cdm.store.connection import Access, connect
+from cdm.store.connection import Connection
 from cdm.store.snapshot import snapshot
 
 LISTED_SLICES = 30
@@ -55,21 +54,14 @@ _STATE_STYLE = {SliceState.ACTIVE: "green", SliceState.FAILED: "red", SliceState
 
 
 def status(
-    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  # frozen
+    connection: ConnectionOptions = HERE,
     *,
-    json: Annotated[bool, FLAG] = False,
+    json: Json = False,
 ) -> int:
-    """Show leader and term, blueprints, nodes and slices; the exit code is 3 where nobody leads.
-
-    Parameters
-    ----------
-    json
-        Print JSON.
-    """
-    configure_logs(LogFormat.CONSOLE, LogLevel.ERROR)
-    found = anyio.run(_look, connection.access(), connection.prefix)
+    """Show leader and term, blueprints, nodes and slices; the exit code is 3 where nobody leads."""
+    found = run_connected(connection, "cdm status", _look, level=LogLevel.ERROR)
     if json:
-        print(msgspec.json.encode(found).decode())
+        print_json(found)
     else:
         console = wide_console()
         for part in render(found):
@@ -78,10 +70,8 @@ def status(
     return 0 if found.healthy else 3
 
 
-async def _look(access: Access, prefix: str) -> ClusterReport:
-    async with connect(access, name="cdm status", prefix=prefix) as connection:
-        await connection.check_server()
-        return report(await snapshot(connection), clock.now())
+async def _look(connection: Connection) -> ClusterReport:
+    return report(await snapshot(connection), clock.now())
 
 
 def render(found: ClusterReport) -> list[Text | Table]:

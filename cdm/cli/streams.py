@@ -1,4 +1,4 @@
-"""The standard streams of a process that was started without them."""
+"""The standard streams: of a process that was started without them, or whose output nobody reads any more."""
 
 from __future__ import annotations
 
@@ -22,3 +22,15 @@ def open_missing() -> None:
         if getattr(sys, name) is None:
             stream = open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
+
+
+def write_out(data: bytes) -> None:
+    """Write to standard output, past Python's buffer."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view) :]
+
+
+def discard_output() -> None:
+    """Nobody reads the output any more: what is left of it in a buffer has nowhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

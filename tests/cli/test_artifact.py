@@ -178,7 +178,7 @@ async def test_a_program_on_the_path_is_pointed_out(server: NatsServer, tree: Pa
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["push", "a:b", "{script}"], "group:name:version"),
+        (["push", "a:b", "{script}"], "write the version too"),
         (["push", NAME, "{folder}/nothing"], "does not exist"),
         (["push", NAME, "/dev/null"], "is not a file, folder or archive"),
         (["push", NAME, "{folder}/broken.tar.gz"], "broken.tar.gz"),
@@ -186,7 +186,7 @@ async def test_a_program_on_the_path_is_pointed_out(server: NatsServer, tree: Pa
         (["push", NAME, "{tree}", "--entry", "bin/none"], "entry: 'bin/none'"),
         (["push", NAME, "{tree}", "--entry", "../x"], "entry: '../x'"),
         (["push", NAME, "{tree}", "--entry", "bin"], "entry: 'bin' is a folder"),
-        (["push", NAME, "{script}", "--env", "x"], "--env 'x'"),
+        (["push", NAME, "{script}", "--env", "x"], "variable 'x' is not of the form NAME=VALUE (--env)"),
         (["push", NAME, "{script}", "--env", "x=1", "--env", "x=2"], "given twice"),
         (["push", NAME, "{script}", "--env", "a-b=1"], "env"),
         (["push", NAME, "{script}", "--env", "A=\udcff"], "is not UTF-8"),
@@ -197,7 +197,7 @@ async def test_a_program_on_the_path_is_pointed_out(server: NatsServer, tree: Pa
         (["push", NAME, "{script}", "--manifest", "{folder}/none.toml"], "none.toml"),
         (["push", NAME, "{script}", "--manifest", "{folder}/wrong.toml"], "entri"),
         (["push", NAME, "{script}", "--manifest", "{folder}/elsewhere.json"], "directory: "),
-        (["rm", "a:b"], "group:name:version"),
+        (["rm", "a:b"], "write the version too"),
     ],
 )
 async def test_what_cannot_be_pushed_is_told_in_a_line_and_exits_with_2(

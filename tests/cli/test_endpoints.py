@@ -73,7 +73,7 @@ async def test_an_unknown_service_is_told_with_the_nearest_name(server: NatsServ
     assert missed.stderr == "cdm: there is no service acme:wbe (did you mean acme:web?)\n"
     wrong = await anyio.to_thread.run_sync(lambda: run("endpoints", "acme:web:1", "--server", server.url))
     assert wrong.returncode == 2
-    assert "group:name" in wrong.stderr
+    assert "write the service, acme:web" in wrong.stderr
 
 
 async def test_instances_whose_address_nobody_says_are_left_out_with_a_remark(server: NatsServer, user: Raw) -> None:

@@ -261,6 +261,61 @@ async def test_a_program_is_pushed_and_serves(server: NatsServer, tmp_path: Path
         assert "choose" not in await it.cdm("deploy", "acme:web:2", str(program), "--canary", "x", code=2)
 
 
+async def test_a_new_version_is_run_as_the_one_before_unless_a_manifest_says_otherwise(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    first, second, manifest = tmp_path / "one.py", tmp_path / "two.py", tmp_path / "m.toml"
+    for program in (first, second):
+        program.write_text("print('hello')", encoding="utf-8")
+    manifest.write_text('args = ["-v"]\nport = "auto"\n', encoding="utf-8")
+    async with cluster(server, "n1") as it:
+        told = await it.json("deploy", "acme:web:1", str(first), "--manifest", str(manifest), "--no-wait")
+        assert (told["pushed"], told["manifest_from"]) == ("stored", None)
+        said = await it.cdm("deploy", "acme:web:2", str(second), "--no-wait")
+        assert "acme:web:2: pushed, to be run as 1 is: args, port" in said
+        manifest.write_text('args = ["-q"]\n', encoding="utf-8")
+        other = await it.cdm("deploy", "acme:web:3", str(second), "--manifest", str(manifest), "--no-wait")
+        assert "cdm: note: the manifest of 2 says port; that of 3 does not" in other
+        told = await it.json("deploy", "acme:web:4", str(first), "--entry", "one.py", "--no-wait")
+        assert told["manifest_from"] == "3"
+        stored = {each["artifact"]: each["manifest"] for each in (await it.json("artifact", "ls"))["artifacts"]}
+        assert [stored[f"acme:web:{version}"]["entry"] for version in "1234"] == [
+            "one.py",
+            "two.py",
+            "two.py",
+            "one.py",
+        ]
+        assert [stored[f"acme:web:{version}"]["args"] for version in "1234"] == [["-v"], ["-v"], ["-q"], ["-q"]]
+        assert [stored[f"acme:web:{version}"]["port"] for version in "1234"] == ["auto", "auto", None, None]
+        await it.cdm("artifact", "push", "acme:web:5", str(first))
+        assert "the manifest of 4 says args; that of 5 does not" in await it.cdm("deploy", "acme:web:5", "--no-wait")
+
+
+async def test_what_is_pushed_over_the_version_in_force_replaces_what_runs(server: NatsServer, tmp_path: Path) -> None:
+    program = tmp_path / "serve.py"
+    program.write_text("print('hello')", encoding="utf-8")
+    async with cluster(server, "n1") as it:
+        await it.user.put("blueprints", "acme/web/1", QUICK)
+        await it.settles("1")
+        assert (await it.json("deploy", "acme:web:1", str(program)))["changed"] is False
+        program.write_text("print('other')", encoding="utf-8")
+        assert "replace it: --force" in await it.cdm("deploy", "acme:web:1", str(program), code=4)
+        told = await it.json("deploy", "acme:web:1", str(program), "--force")
+        assert (told["pushed"], told["changed"], told["result"]) == ("replaced", True, "complete")
+        assert "restarted" in await it.blueprint("1")
+        again = await it.json("deploy", "acme:web:1", str(program), "--force")
+        assert (again["pushed"], again["changed"]) == ("unchanged", False)
+        assert "no path is given" in await it.cdm("deploy", "acme:web:1", "--force", code=2)
+
+
+async def test_what_is_refused_pushes_nothing(server: NatsServer, tmp_path: Path) -> None:
+    program = tmp_path / "serve.py"
+    program.write_text("print('hello')", encoding="utf-8")
+    async with cluster(server, "n1") as it:
+        await it.cdm("deploy", "acme:web:1", str(program), "--from", "0", "--no-wait", code=2)
+        assert (await it.json("artifact", "ls"))["artifacts"] == []
+
+
 @pytest.mark.quick
 async def test_what_others_write_meanwhile_is_kept_and_after_a_few_tries_it_is_a_conflict(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,8 @@ import pytest
 from cdm.cli.following import End, Ended, judged
 from cdm.cli.hand import aborting, approving, awaited, pausing, retrying, rolling_back
 from cdm.cli.history import rows
-from cdm.cli.plans import Edit, Goal, artifact_of, deploying, restarting, scaling, service_of
+from cdm.cli.parameters import artifact_of, service_of
+from cdm.cli.plans import Edit, Goal, deploying, restarting, scaling
 from cdm.cli.service import ServiceLook, look_of
 from cdm.cli.wording import in_words
 from cdm.errors import EditRefused, InvalidArtifact, InvalidBlueprint, UsageError

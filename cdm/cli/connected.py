@@ -1,0 +1,44 @@
+"""What each command does first: it sets up logs, connects, and looks whether the server will do."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
+from cdm.cli.options import ConnectionOptions
+from cdm.store.connection import Connection, connect
+
+Result = TypeVar("Result")
+
+
+def run_connected(
+    options: ConnectionOptions,
+    name: str,
+    use: Callable[[Connection], Awaitable[Result]],
+    *,
+    level: LogLevel = LogLevel.WARNING,
+) -> Result:
+    """Connect, and run something with the connection.
+
+    Args:
+        options: where NATS is.
+        name: of the connection, as the server's operators see it.
+        use: what to run.
+        level: the least severe level that is logged.
+
+    Raises:
+        UsageError: the options cannot be used.
+        StoreError: there is no connection, or the server will not do; it may be in an exception group.
+    """
+    configure_logs(LogFormat.CONSOLE, level)
+    access = options.access()
+
+    async def run() -> Result:
+        async with connect(access, name=name, prefix=options.prefix) as connection:
+            await connection.check_server()
+            return await use(connection)
+
+    return anyio.run(run)

@@ -1,0 +1,70 @@
+"""Parameters that several commands have: names, and options about what is printed and waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from cyclopts import Parameter, Token
+
+from cdm.cli.options import FLAG, ConnectionOptions, duration
+from cdm.errors import UsageError
+from cdm.model.artifact import Artifact, Service
+
+HERE = ConnectionOptions()
+"""Where NATS is, if no option says so."""
+
+Json = Annotated[bool, FLAG, Parameter(help="Print JSON.")]
+
+
+def service_of(text: str) -> Service:
+    """Read ``group:name``; raises `UsageError` for an artifact, and `InvalidArtifact` for anything else."""
+    if text.count(":") == 2:
+        artifact = Artifact.parse(text)
+        raise UsageError(f"{text} is one version; write the service, {artifact.service}")
+    return Service.parse(text)
+
+
+def artifact_of(text: str) -> Artifact:
+    """Read ``group:name:version``; raises `UsageError` for a service, and `InvalidArtifact` for anything else."""
+    if text.count(":") == 1:
+        raise UsageError(f"{text} is a service; write the version too, {Service.parse(text)}:VERSION")
+    return Artifact.parse(text)
+
+
+def _name(read: Callable[[str], object], told: str) -> Parameter:
+    def convert(_type: Any, tokens: Sequence[Token]) -> object:
+        return read(tokens[0].value)
+
+    return Parameter(converter=convert, n_tokens=1, accepts_keys=False, help=told)
+
+
+ServiceName = Annotated[Service, _name(service_of, "The name, group:name.")]
+ArtifactName = Annotated[Artifact, _name(artifact_of, "The name, group:name:version.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class WatchOptions:
+    """Options of a command whose rollout may be followed afterwards."""
+
+    connection: ConnectionOptions = HERE
+    watch: Annotated[bool, FLAG] = False
+    """Follow the rollout until it is over."""
+    json: Json = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class WaitOptions:
+    """Options of a command that may be waited for."""
+
+    connection: ConnectionOptions = HERE
+    timeout: Annotated[float | None, duration()] = None
+    """Wait no longer than this; what was begun goes on."""
+    json: Json = False
+
+
+WATCH, WAIT = WatchOptions(), WaitOptions()
+"""Neither option given."""
