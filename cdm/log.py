@@ -69,17 +69,21 @@ class Log:
 
 
 class Ration:
-    """How many lines may be logged: ``size`` at once, and then as many a second (token bucket). Others are counted."""
+    """How many lines may be logged: ``size`` at once, and then as many in ``seconds`` (token bucket).
 
-    def __init__(self, size: int) -> None:
+    Others are counted.
+    """
+
+    def __init__(self, size: int, seconds: float = 1.0) -> None:
         self._size = size
+        self._rate = size / seconds
         self._left = float(size)
         self._at = float("-inf")
         self._missed = 0
 
     def take(self, now: float) -> bool:
         """Whether one more line may be logged at this time, in seconds on any clock."""
-        self._left = min(self._left + max(now - self._at, 0) * self._size, self._size)
+        self._left = min(self._left + max(now - self._at, 0) * self._rate, self._size)
         self._at = now
         if self._left < 1:
             self._missed += 1

@@ -27,7 +27,7 @@ from cdm.leader.actions import Probe, Read, Renew, StepDown, TakeOver, Wait
 from cdm.leader.election import Election
 from cdm.leader.lease import PATIENCE, UNREADABLE_HOLDER, LeaseStore
 from cdm.leader.records import NO_FENCE, Held, StoredFence, Tenure, Vacant
-from cdm.log import Log
+from cdm.log import Log, Ration
 from cdm.model.artifact import NodeId
 from cdm.model.keys import FenceKey, LeaseKey
 from cdm.model.node import Fence, Lease
@@ -99,7 +99,7 @@ class Leadership:
         """Whether the records were ever read."""
         self._reported_gone = 0
         """The term whose leader was last found gone."""
-        self._complained_at = float("-inf")
+        self._complaints = Ration(1, COMPLAINT_INTERVAL)
         self._resigned = anyio.Event()
         self._connection.listen(self._on_connection)
         if self._connection.up_since is not None:
@@ -245,8 +245,7 @@ class Leadership:
 
     def _complain(self, what: str, error: StoreError) -> None:
         """Log it, but not every time: such a state may last."""
-        if clock.now() >= self._complained_at + COMPLAINT_INTERVAL:
-            self._complained_at = clock.now()
+        if self._complaints.take(clock.now()):
             log.warning(what, reason=str(error))
 
     def _patience(self) -> float:

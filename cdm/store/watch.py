@@ -20,7 +20,7 @@ import anyio
 from cdm import clock
 from cdm.dispatch.messages import Message
 from cdm.errors import AccessDenied, BucketMissing, StoreBusy, StoreError, Uncertain, Unreachable
-from cdm.log import Log
+from cdm.log import Log, Ration
 from cdm.store.backpressure import Backpressure, FlowControl
 from cdm.store.bucket import Bucket
 from cdm.store.consumer import Consumer, until_up
@@ -109,7 +109,7 @@ class Watch:
         self._began = float("-inf")
         self._heard = float("-inf")
         """When the server was last heard of, by whichever consumer."""
-        self._complained_at = float("-inf")
+        self._complaints = Ration(1, COMPLAINT_INTERVAL)
 
     @property
     def phase(self) -> Phase:
@@ -247,9 +247,7 @@ class Watch:
 
     def _complain(self, what: str, reason: str) -> None:
         """Log an error, but not each time: such a state may last."""
-        now = clock.now()
-        if now >= self._complained_at + COMPLAINT_INTERVAL:
-            self._complained_at = now
+        if self._complaints.take(clock.now()):
             log.error(what, bucket=self.bucket.name, reason=reason)
 
     # A session: the life of one consumer
