@@ -96,7 +96,7 @@ class Active:
         self._agenda = Agenda(at.wake)
         self._short: dict[Artifact, Plan] = {}
         """Plans that cannot be carried out whole: there is no room, or nodes or the end of instances are waited for."""
-        self._gated: set[Artifact] = set()
+        self._gated: dict[Artifact, None] = {}
         """Artifacts whose rollout may not begin, since a manager does not know rollouts."""
         self._unwritten: dict[Artifact, str] = {}
         """Artifacts whose last order was not stored, and why."""
@@ -166,7 +166,7 @@ class Active:
         for artifact, plan in self._short.items():
             if plan.unplaced or plan.waits_for:
                 self.touch(artifact, now_due=True)
-        gated, self._gated = self._gated, set()
+        gated, self._gated = self._gated, {}
         for artifact in gated:
             self.touch(artifact, now_due=True)
 
@@ -357,7 +357,7 @@ class Active:
             for version in release.facts.versions.values():
                 self._update_status(version.artifact, now, release)
                 if release.facts.waits_for:
-                    self._gated.add(version.artifact)
+                    self._gated[version.artifact] = None
 
     def _release_of(self, fleet: Fleet, now: float, service: Service, *, may_advance: bool, goes_back: str) -> Release:
         ask = partial(self._releases.of, service, fleet, now, may_advance=may_advance, goes_back=goes_back)

@@ -206,6 +206,6 @@ class Cluster:
         if not on_node:
             del self.on_node[key.node]
 
-    def artifacts_on(self, node: NodeId) -> set[Artifact]:
-        """The artifacts that have slices on the node."""
-        return {key.artifact for key in self.on_node.get(node, ())}
+    def artifacts_on(self, node: NodeId) -> list[Artifact]:
+        """The artifacts that have slices on the node, in order: every process looks at them in the same one."""
+        return sorted({key.artifact for key in self.on_node.get(node, ())})

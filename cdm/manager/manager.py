@@ -147,7 +147,7 @@ class ClusterDeploymentManager:
         # The counts do not show that its node is dead, or was never known.
         self.state.touch(key.artifact, now_due=key.node not in self.topology.nodes)
         if put.value.state is SliceState.ACTIVE:
-            for each in self.cluster.dependencies.dependents(key.artifact.service):
+            for each in sorted(self.cluster.dependencies.dependents(key.artifact.service)):
                 self.state.touch(each)
         self._reached(put.revision)
 
@@ -213,7 +213,7 @@ class ClusterDeploymentManager:
             self.cluster.rollouts.pop(service, None)
         else:
             log.error("unreadable record of a rollout", service=str(service), reason=message.reason)
-        for artifact in self.cluster.versions_of(service):
+        for artifact in sorted(self.cluster.versions_of(service)):
             self.state.touch(artifact)
         self._reached(message.revision)
 
@@ -310,7 +310,7 @@ class ClusterDeploymentManager:
     def _touch(self, artifact: Artifact) -> None:
         """The artifact's blueprint changed: that concerns all that wait for its service, too."""
         self.state.touch(artifact)
-        for each in self.cluster.dependencies.downstream(artifact.service):
+        for each in sorted(self.cluster.dependencies.downstream(artifact.service)):
             self.state.touch(each)
 
     def _reached(self, revision: int) -> None:

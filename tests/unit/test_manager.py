@@ -709,6 +709,18 @@ def test_a_cordoned_node_gets_nothing_new() -> None:
     assert Counter(key.node for key in each.slices)[n(1)] == 2
 
 
+def test_what_a_node_leaves_behind_is_decided_on_in_the_same_order_by_every_process() -> None:
+    each = world(2)
+    artifacts = [Artifact("g", "a", f"1.{number}.0") for number in range(8)]
+    for artifact in artifacts:
+        each.want(artifact, 2)
+    each.run_down()
+    each.decided.clear()
+    each.expire(n(1), Cause.DELETED)
+    each.settle()
+    assert [order.artifact for order in each.decided] == artifacts
+
+
 def test_a_dead_node_that_returns_is_used_again() -> None:
     each = running()
     each.expire(n(2))

@@ -698,7 +698,7 @@ def test_counts_stay_what_the_slices_are(steps: list[tuple[NodeId, int, SliceSta
         assert cluster.on_node == {
             node: {key for key in expected if key.node == node} for node in {key.node for key in expected}
         }
-        assert cluster.artifacts_on(node) == ({APP} if node in cluster.on_node else set())
+        assert cluster.artifacts_on(node) == ([APP] if node in cluster.on_node else [])
         assert group.failed_unloading <= {key for key, each in expected.items() if each is S.FAILED}
 
 
