@@ -202,7 +202,7 @@ def awaited(look: ServiceLook) -> int:
         return 0
     stages = stages_of(blueprint.rollout)
     number = stages[min(record.step, len(stages) - 1)].approval
-    return number if blueprint.rollout.approved < number else 0
+    return number if blueprint.rollout.approved - record.approved < number else 0
 
 
 def _rollout(look: ServiceLook) -> tuple[Rollout, VersionLook]:

@@ -39,6 +39,8 @@ class HistoryRow(Struct, frozen=True):
     changes: list[str]
     state: str
     """``in force``, ``superseded``, ``reverted``, ``refused``, or nothing, where a newer one took its place."""
+    reason: str = ""
+    """Why it was taken back, where that is known."""
 
 
 def history(service: ServiceName, /, connection: ConnectionOptions = HERE, *, json: Json = False) -> int:
@@ -53,13 +55,14 @@ def history(service: ServiceName, /, connection: ConnectionOptions = HERE, *, js
         table.add_column(
             column,
             justify="right" if column in ("revision", "instances") else "left",
-            no_wrap=column != "what changed",
+            no_wrap=column not in ("what changed", ""),
             overflow="fold",
         )
     for row in found:
         instances = "" if row.instances is None else str(row.instances)
         at = row.at[:19].replace("T", " ")
-        cells = (str(row.revision), at, row.version, instances, row.by, "; ".join(row.changes), row.state)
+        state = f"{row.state}: {row.reason}" if row.reason else row.state
+        cells = (str(row.revision), at, row.version, instances, row.by, "; ".join(row.changes), state)
         table.add_row(*map(plain, cells))
     wide_console().print(table)
     return 0
@@ -84,6 +87,7 @@ def _rows_of(version: VersionLook) -> list[HistoryRow]:
     whole = len(version.revisions) < BLUEPRINTS.history
     for each in version.revisions:
         blueprint = parsed(each, version.artifact)
+        state = _state(version, each.number, refused=each.payload is not None and blueprint is None)
         oldest = each is version.revisions[0] and not whole
         changes = ["the oldest that is kept"] if oldest else changes_between(before, each.payload)
         found.append(
@@ -94,7 +98,8 @@ def _rows_of(version: VersionLook) -> list[HistoryRow]:
                 blueprint.instances if blueprint else None,
                 each.by or UNKNOWN,
                 changes,
-                _state(version, each.number, refused=each.payload is not None and blueprint is None),
+                state,
+                version.status.reason if state == "reverted" and version.status is not None else "",
             )
         )
         before = each.payload

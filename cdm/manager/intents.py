@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from cdm.manager.service import Facts, Version, governing, of_side, revert, serving
 from cdm.manager.stages import stages_of
 from cdm.model.blueprint import Blueprint, Overrides
-from cdm.model.record import Rollout, RolloutPhase, Side
+from cdm.model.record import ALL_NEW, Rollout, RolloutPhase, Side
 from cdm.model.template import Template
 
 MOST_EDITS = 8
@@ -39,6 +40,11 @@ def _blueprint(version: Version | None) -> Blueprint | None:
     return version.desired.blueprint if version is not None and version.desired is not None else None
 
 
+def _says_abort(version: Version | None) -> bool:
+    blueprint = _blueprint(version)
+    return blueprint is not None and blueprint.rollout.abort
+
+
 def _revision(version: Version | None) -> int:
     """The revision of the blueprint in force; 0: there is none."""
     return version.desired.in_force if _blueprint(version) and version and version.desired else 0
@@ -58,14 +64,18 @@ def _pruned(facts: Facts, record: Rollout | None) -> Rollout | None:
         for name, mark in record.reverted.items()
         if (version := facts.versions.get(name)) and version.wanted and version.wanted.has_mark(mark)
     }
+    reasons = {name: reason for name, reason in record.reasons.items() if name in reverted}
     target = record.target
     version = facts.versions.get(target.version)
+    blueprint = _blueprint(version)
+    # Approvals that were taken out of the blueprint do not count against those that are yet to come.
+    approved = record.approved
+    if record.phase.under_way and blueprint is not None:
+        approved = min(approved, blueprint.rollout.approved)
     wanted = version.wanted if version is not None else None
     if target.content is None and wanted is not None and wanted.content is not None and wanted.same_as(target):
         target = replace(target, content=wanted.content)  # it was not known when the rollout began
-    if superseded == record.superseded and reverted == record.reverted and target is record.target:
-        return record
-    return replace(record, superseded=superseded, reverted=reverted, target=target)
+    return replace(record, superseded=superseded, reverted=reverted, reasons=reasons, target=target, approved=approved)
 
 
 def is_superseded(record: Rollout | None, name: str, revision: int) -> bool:
@@ -128,12 +138,23 @@ def would_begin(facts: Facts, record: Rollout | None, name: str) -> bool:
     return any(each.target.version == name for each in _candidates(facts, record))
 
 
-def _replaced(facts: Facts, record: Rollout | None, name: str, blueprint: Blueprint, wanted: Side) -> Side | None:
-    """The version that a blueprint replaces; None: none that is in force, and was written before it."""
+def _replaced(
+    facts: Facts, record: Rollout | None, name: str, blueprint: Blueprint, wanted: Side, *, ever: bool = False
+) -> Side | None:
+    """The version that a blueprint replaces; None: none that is in force, and was written before it.
+
+    Where the one that it names was taken back, that is the one that serves instead. ``ever``: also one that was
+    written after it.
+    """
     other = blueprint.rollout.source
-    version = facts.versions.get(other) if other is not None and other != name else None
+    version = facts.versions.get(other) if other is not None else None
+    if record is not None and version is not None and version.wanted and is_reverted(record, version.wanted):
+        other = serving(record).version
+        version = facts.versions.get(other)
     revision = _revision(version)
-    if version is None or other is None or not 0 < revision < wanted.revision:
+    if version is None or other is None or other == name or revision == 0:
+        return None
+    if revision > wanted.revision and not ever:
         return None
     if is_superseded(record, other, revision) or version.wanted is None:
         return None
@@ -166,8 +187,10 @@ def _started(facts: Facts, record: Rollout | None, source: Side, target: Side, b
     """The record of a rollout that begins. Where nothing of the old version runs, it is complete at once."""
     superseded = dict(record.superseded) if record is not None else {}
     reverted = dict(record.reverted) if record is not None else {}
+    reasons = dict(record.reasons) if record is not None else {}
     superseded.pop(target.version, None)
     reverted.pop(target.version, None)
+    reasons.pop(target.version, None)
     runs = True
     if source.version != target.version:
         superseded[source.version] = _revision(facts.versions.get(source.version))
@@ -179,9 +202,11 @@ def _started(facts: Facts, record: Rollout | None, source: Side, target: Side, b
         RolloutPhase.ROLLING if runs else RolloutPhase.COMPLETE,
         step=0 if runs else len(stages),
         since=facts.now + facts.epoch,
-        weights=stages[0].weights if runs else None,
+        weights=stages[0].weights if runs else ALL_NEW,
         superseded=superseded,
         reverted=reverted,
+        reasons=reasons,
+        approved=blueprint.rollout.approved,
         group=blueprint.rollout.group,
         term=facts.term,
     )
@@ -220,7 +245,9 @@ def _put_again(record: Rollout, new: Version | None, old: Version | None) -> tup
     if wanted is not None and wanted.revision > _revision(new) and wanted.revision != source.revision:
         # What the new blueprint said last is what is taken back.
         latest = new.wanted if new is not None and new.wanted is not None else target
-        return replace(record, source=wanted, target=latest), f"{source.version} was put again"
+        # A template that comes with an abort never begins: what was there before comes back as it was.
+        stable = source if _says_abort(old) else wanted
+        return replace(record, source=stable, target=latest), f"{source.version} was put again"
     return record, ""
 
 
@@ -274,31 +301,64 @@ def at_rest(facts: Facts, record: Rollout | None, version: Version) -> tuple[Sid
         return None, None
     if is_superseded(record, name, wanted.revision):
         return None, 0
+    desired = governing(facts, record) if record is not None and back else None
+    count = desired.instances if desired is not None else None
     if record is not None and is_reverted(record, wanted):
         side = serving(record)
-        return (side, None) if side.version == name else (None, 0)
-    if facts.waits_for or _says_abort(version):
-        if old := _outdated(record, version, wanted):
-            return old, None
-        if is_withheld(facts, record, version):
-            return None, 0
-    if record is not None and back:
-        desired = governing(facts, record)
-        return None, desired.instances if desired is not None else None
-    return None, None
+        return (side, count) if side.version == name else (None, 0)
+    if held := withheld(facts, record, version):
+        return held.serves, count if held.serves is not None else 0
+    return None, count
 
 
-def is_withheld(facts: Facts, record: Rollout | None, version: Version) -> bool:
-    """Whether a blueprint asks for a rollout, and one that is not to begin yet, or was aborted before it began."""
+class Withheld(NamedTuple):
+    """What a blueprint comes to that asks for a rollout which is not to begin yet, or was aborted before it began."""
+
+    serves: Side | None
+    """What stays of this version; None: nothing was there, and nothing comes."""
+
+
+def withheld(facts: Facts, record: Rollout | None, version: Version) -> Withheld | None:
+    """What stays instead of what a blueprint asks for; None: what it asks for is there, or may come."""
     blueprint, wanted = _blueprint(version), version.wanted
     if blueprint is None or wanted is None or not (facts.waits_for or blueprint.rollout.abort):
-        return False
+        return None
     name = version.artifact.version
-    serves = record is not None and serving(record).version == name  # whatever it says that it replaces
-    replaces = not serves and _replaced(facts, record, name, blueprint, wanted)
-    return bool(replaces or _outdated(record, version, wanted))
+    if before := _before(record, version, wanted):
+        return Withheld(before)
+    if record is not None and serving(record).version == name:
+        return None  # whatever it says that it replaces
+    if _replaced(facts, record, name, blueprint, wanted, ever=blueprint.rollout.abort):
+        return Withheld(None)
+    # What never began does not begin later either, when what it names is put again, or is replaced by another version.
+    others = record is not None or len(facts.versions) > 1
+    never = blueprint.rollout.abort and blueprint.rollout.source is not None and not version.group.live
+    return Withheld(None) if never and others else None
 
 
-def _says_abort(version: Version) -> bool:
-    blueprint = _blueprint(version)
-    return blueprint is not None and blueprint.rollout.abort
+def _before(record: Rollout | None, version: Version, wanted: Side) -> Side | None:
+    """What runs of a version although its blueprint says something else, or ran when it had instances."""
+    if old := _outdated(record, version, wanted):
+        return old
+    known = _known(record, wanted.version)
+    return None if known is None or known.same_as(wanted) or version.group.live else known
+
+
+def passed_over(facts: Facts, record: Rollout | None, version: Version) -> str:
+    """Why the version that a blueprint names in ``rollout.from`` is not replaced, for people; empty: it is, or was."""
+    blueprint, name = _blueprint(version), version.artifact.version
+    source = blueprint.rollout.source if blueprint is not None else None
+    if source is None or (record is not None and name in _known_versions(record)):
+        return ""
+    revision = _revision(facts.versions.get(source))
+    if revision and not is_superseded(record, source, revision):
+        if revision < _revision(version):
+            return ""
+        return f"rollout.from: {source} was written later, so it is not replaced; write this one again to replace it"
+    instead = f" ({serving(record).version} is)" if record is not None else ""
+    return f"rollout.from: {source} is not in force{instead}, so nothing is replaced"
+
+
+def _known_versions(record: Rollout) -> set[str]:
+    """Versions that a rollout was about, this one or one before."""
+    return {record.source.version, record.target.version, *record.superseded, *record.reverted}

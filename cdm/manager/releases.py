@@ -16,10 +16,10 @@ from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.dependencies import NOTHING_AWAITED, Waiting, first_healthy, told_of_circle, waiting
 from cdm.manager.gates import Gates
 from cdm.manager.group import Group, SlicePut
-from cdm.manager.intents import at_rest, follow, is_reverted, is_superseded, is_withheld, would_begin
+from cdm.manager.intents import at_rest, follow, is_reverted, is_superseded, passed_over, withheld, would_begin
 from cdm.manager.placement import Placement
 from cdm.manager.rollouts import Decision, decide
-from cdm.manager.service import Facts, Version, governing, is_new, serving
+from cdm.manager.service import BACK, Facts, Version, governing, is_new, serving
 from cdm.manager.standing import Fleet
 from cdm.manager.topology import Registered, Topology
 from cdm.manager.wanted import Wanted, is_outdated, side_of, wanted_of, wanted_of_side
@@ -31,7 +31,6 @@ from cdm.model.slice import SliceState
 from cdm.model.status import RolloutStatus
 
 _CHECKED = frozenset({RolloutPhase.ROLLING, RolloutPhase.PAUSED, RolloutPhase.SWITCHED})
-_BACK = frozenset({RolloutPhase.REVERTING, RolloutPhase.REVERTED})
 _BEFORE_ACTIVE = frozenset({SliceState.LOADED, SliceState.ACTIVATE, SliceState.ACTIVATING})
 
 
@@ -61,7 +60,7 @@ class Release(Struct, frozen=True):
     @property
     def goes_back(self) -> bool:
         """Whether its rollout is being taken back."""
-        return self.record is not None and self.record.phase in _BACK
+        return self.record is not None and self.record.phase in BACK
 
     @property
     def changed(self) -> bool:
@@ -306,6 +305,8 @@ class Told(NamedTuple):
     """Why its rollout stays as it is; empty: it does not."""
     instances: int | None = None
     """How many are wanted, where that is not what its blueprint says."""
+    note: str = ""
+    """What else is to be known of it, where nothing is wrong; empty: nothing."""
     circle: str = ""
     """Which services wait for each other, this one among them; empty: none do."""
 
@@ -319,46 +320,51 @@ def told_of(release: Release, artifact: Artifact, desired: Desired) -> Told:
     record, decision, facts = release.record, release.decision, release.facts
     name = artifact.version
     if record is None:
-        return _told_before(facts, name, None)
+        return _told_before(facts, None, name, None)
     wanted = facts.versions[name].wanted if name in facts.versions else None
     rollout = _rollout_status(record, decision, governing(facts, record))
     ends = (record.source.version, record.target.version)
     if is_superseded(record, name, desired.in_force):
-        back = record.phase in (RolloutPhase.REVERTING, RolloutPhase.REVERTED)
-        by = record.source.version if back else record.target.version
+        by = record.source.version if record.phase in BACK else record.target.version
         return Told(rollout if name in ends else None, superseded=f"replaced by {by}", instances=0)
     if record.phase.under_way and name in ends:
         if record.phase is RolloutPhase.FAILED:
             return Told(rollout, failed=f"rollout failed: {record.reason}")
         return Told(rollout, progressing=decision.why or "rolling out")
     if wanted is not None and is_reverted(record, wanted):
-        reason = (
-            record.reason
-            if name == record.target.version
-            else "it was taken back before; cdm rollout retry tries it again"
-        )
-        instances = None if serving(record).version == name else 0
-        return Told(rollout if name in ends else None, reverted=reason, instances=instances)
-    told = _told_before(facts, name, rollout if name in ends else None)
-    if told.instances is None and record.phase is RolloutPhase.REVERTED and record.source.version == name:
-        told = told._replace(instances=last.instances if (last := governing(facts, record)) else None)
+        why = record.reason if name == record.target.version else record.reasons.get(name, "it was taken back before")
+        told = Told(rollout if name in ends else None, reverted=why, instances=0)
+        if serving(record).version != name:
+            return told
+        told = told._replace(instances=None)
+    else:
+        told = _told_before(facts, record, name, rollout if name in ends else None)
+    last = governing(facts, record)
+    back = record.phase is RolloutPhase.REVERTED and record.source.version == name
+    if told.instances is None and back and last is not None and last.instances != desired.instances:
+        note = f"as many instances as the blueprint of {record.target.version} says, which was written last"
+        told = told._replace(instances=last.instances, note=note)
     return told
 
 
-def _told_before(facts: Facts, name: str, rollout: RolloutStatus | None) -> Told:
+def _told_before(facts: Facts, record: Rollout | None, name: str, rollout: RolloutStatus | None) -> Told:
     """What to tell of a rollout that has not begun."""
     if facts.waits_for and would_begin(facts, facts.record, name):
         return Told(progressing=facts.waits_for)
     version = facts.versions.get(name)
-    if version is not None and is_withheld(facts, facts.record, version):
-        return Told(rollout, reverted="aborted before it began", instances=None if version.group.live else 0)
-    return Told(rollout) if rollout is not None else UNTOLD
+    if version is None:
+        return Told(rollout)
+    if held := withheld(facts, record, version):
+        if facts.waits_for:
+            return Told(progressing=facts.waits_for)
+        return Told(rollout, reverted="aborted before it began", instances=None if held.serves is not None else 0)
+    return Told(rollout, note=passed_over(facts, record, version))
 
 
 def _rollout_status(record: Rollout, decision: Decision, desired: Desired | None) -> RolloutStatus:
     wanted = desired.instances if desired is not None and desired.instances else 0
     kind = decision.kind or (str(desired.blueprint.rollout.kind) if desired and desired.blueprint else "rolling")
-    under_way = record.phase.under_way
+    under_way, back = record.phase.under_way, record.phase in BACK
     share = 100.0 if record.phase is RolloutPhase.COMPLETE else 0.0
     if under_way and wanted:
         share = 100.0 * decision.new.healthy / wanted
@@ -367,8 +373,8 @@ def _rollout_status(record: Rollout, decision: Decision, desired: Desired | None
         kind=kind,
         source=record.source.version,
         target=record.target.version,
-        step=min(record.step + 1, decision.stages) if under_way else 0,
-        steps=decision.stages if under_way else 0,
+        step=min(record.step + 1, decision.stages) if under_way and not back else 0,
+        steps=decision.stages if under_way and not back else 0,
         since=round(record.since, 3),
         why=decision.why if under_way else record.reason,
         share=round(share, 1),

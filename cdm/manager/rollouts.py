@@ -22,7 +22,7 @@ from cdm.manager.service import Facts, governing, is_new, of_side, revert, serie
 from cdm.manager.shares import Bounds, Share, targets
 from cdm.manager.stages import Stage, StageKind, new_instances, stages_of
 from cdm.model.artifact import Artifact
-from cdm.model.record import Rollout, RolloutPhase, Side
+from cdm.model.record import ALL_NEW, Rollout, RolloutPhase, Side
 from cdm.model.rollout import RolloutSettings
 from cdm.model.slice import SliceState
 
@@ -320,7 +320,7 @@ def _passed(case: _Case) -> _Turn:
                 what = "pausing" if stage.kind is StageKind.PAUSE else "switched; keeping the old instances"
                 return _Turn(why=f"{what} for {stage.seconds:g} s", until=until)
         case StageKind.APPROVAL:
-            if case.settings.approved < stage.approval and not down:
+            if case.settings.approved - case.record.approved < stage.approval and not down:
                 return _Turn(why="waiting for an approval: cdm rollout approve")
     if case.new.healthy < case.goal:
         began = max(case.since, case.new.last_healthy)
@@ -356,7 +356,7 @@ def _next(case: _Case) -> _Turn:
 
 
 def _complete(case: _Case) -> Rollout:
-    return replace(_in_phase(case, RolloutPhase.COMPLETE), step=len(case.stages), weights=None)
+    return replace(_in_phase(case, RolloutPhase.COMPLETE), step=len(case.stages), weights=ALL_NEW)
 
 
 def _failed(case: _Case, reason: str) -> Rollout:

@@ -16,6 +16,9 @@ from cdm.manager.standing import Fleet
 from cdm.model.artifact import Artifact, Service
 from cdm.model.record import Rollout, RolloutPhase, Side, Weights
 
+BACK = frozenset({RolloutPhase.REVERTING, RolloutPhase.REVERTED})
+"""Phases of a rollout that is taken back."""
+
 
 class Version(NamedTuple):
     """One version of a service."""
@@ -94,6 +97,7 @@ def revert(record: Rollout, reason: str, now: float) -> Rollout:
         weights=Weights(100, 0) if record.weights is not None else None,
         superseded=superseded,
         reverted={**record.reverted, target.version: target.mark},
+        reasons={**record.reasons, target.version: reason},
         reason=reason,
     )
 
@@ -112,10 +116,17 @@ def serving(record: Rollout) -> Side:
 
 
 def governing(facts: Facts, record: Rollout) -> Desired | None:
-    """The blueprint that says how many instances there are, and how they are exchanged: the one written last."""
-    found = [
-        version.desired
-        for name in {record.source.version, record.target.version}
+    """The blueprint that says how many instances there are, and how they are exchanged: the one written last.
+
+    One of a version that was taken back and says 0 instances says only that nobody wants that version: the other one
+    has its own number.
+    """
+    ends = (record.source.version, record.target.version)
+    found = {
+        name: version.desired
+        for name in ends
         if (version := facts.versions.get(name)) and version.desired and version.desired.blueprint
-    ]
-    return max(found, key=lambda desired: desired.in_force, default=None)
+    }
+    if len(found) > 1 and record.phase in BACK and found[record.target.version].instances == 0:
+        del found[record.target.version]
+    return max(found.values(), key=lambda desired: desired.in_force, default=None)

@@ -86,6 +86,10 @@ class Weights(Struct, frozen=True):
     target: Percent = field(name="to", default=0)
 
 
+ALL_NEW = Weights(0, 100)
+"""Everything goes to the new side."""
+
+
 class Rollout(Struct, frozen=True, omit_defaults=True):
     """The value of a service's record.
 
@@ -102,11 +106,15 @@ class Rollout(Struct, frozen=True, omit_defaults=True):
     since: Moment = 0.0
     """When the phase and the step began: server time, in seconds since 1970."""
     weights: Weights | None = None
-    """None: each instance is sent as much as any other."""
+    """None: each instance is sent as much as any other. When it is complete, all goes to the new side."""
     superseded: dict[str, Count] = {}
     """Versions that were replaced: the revision of their blueprint, for as long as it has that revision."""
     reverted: dict[str, str] = {}
     """Versions that were rolled out and taken back: the mark (`Side.mark`) of what is not tried again."""
+    reasons: dict[str, str] = {}
+    """Why each of these was taken back, where that is known."""
+    approved: Count = 0
+    """How many approvals the blueprint said already when the rollout began: they were for an earlier one."""
     group: str | None = None
     """Rollouts of one group advance together, and go back together."""
     reason: str = ""

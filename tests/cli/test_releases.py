@@ -119,6 +119,9 @@ async def test_a_service_is_deployed_released_and_rolled_back(server: NatsServer
         assert back["result"] == "reverted"
         assert {key.partition(".")[2][:10] for key in await it.user.slices()} == {"acme/web/1"}
         assert "2 was taken back already" in await it.cdm("rollback", "acme:web", code=1)
+        (why,) = (each for each in (await it.json("history", "acme:web"))["revisions"] if each["state"] == "reverted")
+        assert (why["version"], why["reason"]) == ("2", "aborted after it was complete")
+        assert "reverted: aborted after" in " ".join((await it.cdm("history", "acme:web")).split())
         assert "`cdm rollout retry acme:web` tries it again" in await it.cdm("deploy", "acme:web:2", code=1)
         assert "1 -> 2 reverted" in await it.cdm("rollout", "status", "acme:web", code=3)
         assert (await it.json("rollout", "retry", "acme:web", "--watch"))["result"] == "complete"

@@ -91,6 +91,10 @@ def governing(world: World, service: Service, record: Rollout) -> Governing | No
     valid = [(revision, blueprint) for blueprint, revision in found if blueprint is not None]
     if not valid:
         return None
+    if len(valid) > 1 and record.phase in (P.REVERTING, P.REVERTED):
+        # A version that was taken back and is to have 0 instances says nothing of the other one.
+        new, revision = blueprint_of(world, service.version(record.target.version))
+        valid = [each for each in valid if each != (revision, new)] if new and new.instances == 0 else valid
     names = ends
     if len(ends) > 1:
         names |= {*record.superseded, *record.reverted}
@@ -237,15 +241,20 @@ def _kept(world: World, service: Service, record: Rollout | None) -> dict[Artifa
 def _expected(
     world: World, artifact: Artifact, blueprint: Blueprint, revision: int, record: Rollout | None
 ) -> Expected | None:
-    """What a blueprint comes to; None: it was aborted before it began, which scenarios check."""
+    """What a blueprint comes to; None: it is a version that was aborted before it began, which scenarios check."""
     name, digest = artifact.version, template_of(blueprint).digest
     if record is not None:
-        back = record.phase is P.REVERTED and record.source.version == name
         if record.superseded.get(name) == revision:
             return Expected(0, None)
+        if record.phase is P.REVERTED and record.source.version == name:
+            other = governing(world, artifact.service, record)
+            instances = other.blueprint.instances if other else blueprint.instances
+            # Neither what was taken back nor what came with an abort takes the place of what was gone back to.
+            stays = record.reverted.get(name) == digest or blueprint.rollout.abort
+            return Expected(instances, record.source.digest if stays else digest)
         if record.reverted.get(name) == digest:
-            return Expected(blueprint.instances, record.source.digest) if back else Expected(0, None)
-        if back and (other := governing(world, artifact.service, record)):
-            # An abort that its own blueprint says began nothing: what serves may be of the template before.
-            return Expected(other.blueprint.instances, None if blueprint.rollout.abort else digest)
+            return Expected(0, None)
+        if blueprint.rollout.abort and record.phase is P.COMPLETE and record.target.version == name:
+            # While it had no instances it may have been given another template, which no rollout brought.
+            return Expected(blueprint.instances, None)
     return None if blueprint.rollout.abort else Expected(blueprint.instances, digest)

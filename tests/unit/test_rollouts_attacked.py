@@ -117,7 +117,8 @@ def test_what_is_gone_back_to_has_the_number_that_was_written_last_and_says_so()
     for _ in range(2):
         later(each, MIN_HEALTHY)
     assert (phase(each), count(each, APP)) == (RolloutPhase.REVERTED, 4)
-    assert condition(each) == (Condition.READY, "")
+    why = "as many instances as the blueprint of 1.1.0 says, which was written last"
+    assert condition(each) == (Condition.READY, why)
 
 
 def test_what_is_gone_back_to_serves_although_its_blueprint_says_abort() -> None:

@@ -1,0 +1,275 @@
+"""What users write in the middle of a rollout, before and after it, in virtual time: each edit has one outcome."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from cdm.model.record import Rollout, RolloutPhase, Weights
+from cdm.model.rollout import RolloutKind, RolloutSettings
+from cdm.model.status import Condition
+from tests.unit.support import APP, n
+from tests.unit.test_rollouts import (
+    FROM,
+    MIN_HEALTHY,
+    NEXT_VERSION,
+    THIRD_VERSION,
+    blueprint,
+    condition,
+    count,
+    env_of,
+    fail_new,
+    finish,
+    later,
+    phase,
+    record,
+    running,
+    status,
+    steps,
+)
+from tests.unit.world import World
+
+pytestmark = pytest.mark.quick
+
+ABORT = RolloutSettings(abort=True)
+FROM_AND_ABORT = replace(FROM, abort=True)
+CANARY: dict[str, Any] = {"source": "1.0.0", "kind": RolloutKind.CANARY, "steps": steps(34, "approve", 67, "approve")}
+
+
+def losing_all(each: World) -> None:
+    """Every node is lost, and another one comes."""
+    for node in list(each.nodes):
+        each.expire(node)
+    each.join(n(9))
+    for _ in range(4):
+        later(each, 30.0)
+
+
+def taken_back(each: World) -> None:
+    """The next version is rolled out, and breaks."""
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    each.run_down()
+    fail_new(each, fatal=True)
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert phase(each) is RolloutPhase.REVERTED
+
+
+# Aborted before it began
+
+
+def test_what_is_put_again_with_an_abort_and_another_template_comes_back_as_it_was() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    later(each, MIN_HEALTHY)
+    each.apply(APP, blueprint(rollout=ABORT, LEVEL="debug"))
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert phase(each) is RolloutPhase.REVERTED
+    assert (env_of(each), count(each, NEXT_VERSION)) == ([{}] * 3, 0)
+    assert condition(each) == (Condition.REVERTED, "aborted before it began")
+    losing_all(each)
+    assert env_of(each) == [{}] * 3, "also where every instance was lost"
+    each.apply(APP, blueprint(LEVEL="debug"))
+    finish(each)
+    assert env_of(each) == [{"LEVEL": "debug"}] * 3, "without the abort it begins"
+
+
+def test_a_template_that_came_with_an_abort_does_not_begin_when_every_instance_is_lost() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM_AND_ABORT, LEVEL="debug"))
+    each.run_down()
+    losing_all(each)
+    assert env_of(each, NEXT_VERSION) == [{}] * 3
+    assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "aborted before it began")
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_version_that_came_with_an_abort_does_not_begin_when_what_it_names_is_put_again(ended: bool) -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM_AND_ABORT))
+    each.run_down()
+    each.apply(APP, blueprint())
+    later(each, 60.0)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 0)
+    assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "aborted before it began")
+    each.apply(THIRD_VERSION, blueprint(rollout=FROM))
+    finish(each) if ended else later(each, MIN_HEALTHY)
+    assert count(each, NEXT_VERSION) == 0, "nor when another version replaces it"
+    assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "aborted before it began")
+
+
+# What is named in `from`
+
+
+def test_what_is_named_in_from_and_is_not_in_force_is_told() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="0.9.0")))
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 3)
+    why = "rollout.from: 0.9.0 is not in force, so nothing is replaced"
+    assert condition(each, NEXT_VERSION) == (Condition.READY, why)
+    assert condition(each) == (Condition.READY, "")
+
+
+def test_what_is_named_in_from_and_was_replaced_before_is_told_with_what_is_in_force() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    each.apply(THIRD_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert (count(each, NEXT_VERSION), count(each, THIRD_VERSION)) == (3, 3)
+    why = "rollout.from: 1.0.0 is not in force (1.1.0 is), so nothing is replaced"
+    assert condition(each, THIRD_VERSION) == (Condition.READY, why)
+    assert condition(each, NEXT_VERSION) == (Condition.READY, "")
+
+
+def test_what_is_named_in_from_and_was_written_later_is_told() -> None:
+    each = running(0)
+    each.drop(APP)
+    each.run_down()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    each.run_down()
+    each.apply(APP, blueprint())
+    each.run_down()
+    later(each, MIN_HEALTHY)
+    why = "rollout.from: 1.0.0 was written later, so it is not replaced; write this one again to replace it"
+    assert condition(each, NEXT_VERSION) == (Condition.READY, why)
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
+    assert condition(each, NEXT_VERSION) == (Condition.READY, "")
+
+
+def test_what_names_a_version_that_was_taken_back_replaces_what_serves_instead() -> None:
+    each = running()
+    taken_back(each)
+    each.apply(THIRD_VERSION, blueprint(rollout=RolloutSettings(source="1.1.0")))
+    each.run_down()
+    found = record(each)
+    assert found is not None
+    assert (found.source.version, found.target.version) == ("1.0.0", "1.2.0")
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert [count(each, one) for one in (APP, NEXT_VERSION, THIRD_VERSION)] == [0, 0, 3]
+    assert condition(each, THIRD_VERSION) == (Condition.READY, "")
+
+
+# Why a version was taken back
+
+
+def test_why_a_version_was_taken_back_is_told_for_as_long_as_its_blueprint_stands() -> None:
+    each = running()
+    taken_back(each)
+    why = condition(each, NEXT_VERSION)
+    assert why == (Condition.REVERTED, "1 new instance failed or restarted: it broke")
+    each.apply(THIRD_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    later(each, MIN_HEALTHY)
+    each.boot()
+    each.lead()
+    each.run_down()
+    assert condition(each, NEXT_VERSION) == why
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.2.0"), LEVEL="debug"))
+    finish(each)
+    found = record(each)
+    assert found is not None
+    assert not found.reasons
+
+
+def test_a_record_of_before_tells_no_reasons_and_has_no_approvals() -> None:
+    sides = {"from": {"version": "1.0.0", "revision": 1}, "to": {"version": "1.1.0", "revision": 2}}
+    found = msgspec.convert({**sides, "phase": "reverted", "reverted": {"1.1.0": "digest"}}, Rollout)
+    assert (found.reasons, found.approved) == ({}, 0)
+
+
+# How many there are after a revert
+
+
+def test_a_version_that_was_taken_back_and_is_scaled_to_none_takes_nothing_from_what_serves() -> None:
+    each = running()
+    taken_back(each)
+    each.apply(NEXT_VERSION, blueprint(0, rollout=FROM))
+    for _ in range(3):
+        later(each, MIN_HEALTHY)
+    assert (count(each, APP), condition(each)) == (3, (Condition.READY, ""))
+    each.apply(NEXT_VERSION, blueprint(2, rollout=FROM))
+    for _ in range(3):
+        later(each, MIN_HEALTHY)
+    why = "as many instances as the blueprint of 1.1.0 says, which was written last"
+    assert (count(each, APP), condition(each)) == (2, (Condition.READY, why))
+    each.apply(APP, blueprint(4))
+    for _ in range(3):
+        later(each, MIN_HEALTHY)
+    assert (count(each, APP), condition(each)) == (4, (Condition.READY, ""))
+
+
+def test_an_abort_with_no_instances_goes_back_to_as_many_as_there_were() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    later(each, MIN_HEALTHY)
+    each.apply(NEXT_VERSION, blueprint(0, rollout=FROM_AND_ABORT))
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 0)
+
+
+# Steps, weights and approvals
+
+
+def test_what_goes_back_is_in_no_step() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(**CANARY)))
+    each.run_down()
+    later(each, MIN_HEALTHY)
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(**CANARY, abort=True)))
+    each.settle()
+    told = status(each, NEXT_VERSION).rollout
+    assert told
+    assert (told.phase, told.step, told.steps) == ("reverting", 0, 0)
+
+
+@pytest.mark.parametrize("fields", [{}, {"kind": RolloutKind.CANARY, "steps": steps(50)}, {"kind": "blue-green"}])
+def test_at_the_end_the_new_side_has_all_the_weight(fields: dict[str, Any]) -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=msgspec.convert({"from": "1.0.0", **fields}, RolloutSettings)))
+    finish(each)
+    found = record(each)
+    assert found is not None
+    assert (found.phase, found.weights) == (RolloutPhase.COMPLETE, Weights(0, 100))
+
+
+def approve(each: World, times: int, **env: Any) -> None:
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(**CANARY, approved=times), **env))
+    for _ in range(4):
+        later(each, MIN_HEALTHY)
+
+
+def test_approvals_that_a_blueprint_brings_along_approve_nothing() -> None:
+    each = running()
+    approve(each, 1)
+    assert (phase(each), count(each, NEXT_VERSION)) == (RolloutPhase.PAUSED, 1)
+    approve(each, 2)
+    assert (phase(each), count(each, NEXT_VERSION)) == (RolloutPhase.PAUSED, 2)
+    approve(each, 3)
+    finish(each)
+    assert phase(each) is RolloutPhase.COMPLETE
+    approve(each, 3, LEVEL="debug")
+    assert (phase(each), sorted(map(len, env_of(each, NEXT_VERSION)))) == (RolloutPhase.PAUSED, [0, 0, 1])
+
+
+def test_approvals_that_are_taken_out_of_the_blueprint_do_not_count_against_those_to_come() -> None:
+    each = running()
+    approve(each, 3)
+    approve(each, 0)
+    assert (phase(each), count(each, NEXT_VERSION)) == (RolloutPhase.PAUSED, 1)
+    approve(each, 1)
+    assert (phase(each), count(each, NEXT_VERSION)) == (RolloutPhase.PAUSED, 2)
