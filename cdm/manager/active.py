@@ -20,16 +20,16 @@ from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.gates import Gates
 from cdm.manager.outbox import Order, Outbox, log_order
 from cdm.manager.placement import Placement
+from cdm.manager.planning import Planning
 from cdm.manager.policy import Policy
-from cdm.manager.reconciliation import WHOLE, Command, Plan, reconcile, settled
+from cdm.manager.reconciliation import Command, settled
 from cdm.manager.releases import Job, Release, Releases
 from cdm.manager.settling import Settling
-from cdm.manager.standing import Fleet
 from cdm.manager.status import refused_status, status_of, with_counts
 from cdm.manager.statuses import Statuses
 from cdm.manager.together import together
 from cdm.manager.topology import Registered, Topology
-from cdm.model.artifact import Artifact, NodeId, Service
+from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, decode_artifact, encode_artifact
 from cdm.model.node import LEFT, LOST, Seen
 from cdm.model.status import Condition, Status
@@ -94,24 +94,20 @@ class Active:
         self._cluster = at.cluster
         self._placement = Placement(at.cluster, at.topology)
         self._agenda = Agenda(at.wake)
-        self._short: dict[Artifact, Plan] = {}
-        """Plans that cannot be carried out whole: there is no room, or nodes or the end of instances are waited for."""
         self._gated: dict[Artifact, None] = {}
         """Artifacts whose rollout may not begin, since a manager does not know rollouts."""
         self._unwritten: dict[Artifact, str] = {}
         """Artifacts whose last order was not stored, and why."""
         self._ration = Ration(LOGGED_A_SECOND)
         self._statuses = Statuses(at.cluster, at.outbox, self._level)
-        self._cursor: NodeId | None = None
         self._barrier = 0.0
         """The revision that the mirror of ``slices`` must reach before anything is decided; inf: not known yet."""
         self._next_round = now
-        self._settling = Settling(at.topology, at.cluster.on_node, at.policy, now)
-        self._settles_at = self._settling.until(now)
-        """Until when nothing is placed because nodes are waited for; None: no node is."""
         self._unfinished = False
         self.gates = Gates(at.outbox)
         self._releases = Releases(at.cluster, self._placement, at.topology, self.gates, at.epoch, term)
+        settling = Settling(at.topology, at.cluster.on_node, at.policy, now)
+        self._planning = Planning(self._placement, self._releases, self._agenda, settling, at.policy, now)
 
     # What happens
 
@@ -163,9 +159,8 @@ class Active:
         self._remember(node)
         for artifact in self._cluster.artifacts_on(node):
             self.touch(artifact, now_due=True)
-        for artifact, plan in self._short.items():
-            if plan.unplaced or plan.waits_for:
-                self.touch(artifact, now_due=True)
+        for artifact in self._planning.waiting_for_nodes():
+            self.touch(artifact, now_due=True)
         gated, self._gated = self._gated, {}
         for artifact in gated:
             self.touch(artifact, now_due=True)
@@ -188,7 +183,8 @@ class Active:
         if self._unfinished:
             return -math.inf
         due = min(self._next_round, self._agenda.due_at)
-        return due if self._settles_at is None else min(due, self._settles_at)
+        settles_at = self._planning.settles_at
+        return due if settles_at is None else min(due, settles_at)
 
     # What is done about it
 
@@ -197,7 +193,8 @@ class Active:
         if self._barrier:
             return
         at = self._at
-        self._settle(now)
+        for artifact in self._planning.settle(now):
+            self.touch(artifact, now_due=True)
         if now >= self._next_round:
             self._next_round = now + at.reconcile_interval
             self._begin_round()
@@ -213,16 +210,6 @@ class Active:
             log.info("and more", lines=missed, level_of_these="debug")
         # With a full outbox the next `Written` message brings the next turn.
         self._unfinished = not agenda.empty and not at.outbox.full
-
-    def _settle(self, now: float) -> None:
-        """Begin to place what was held back, once nodes need not be waited for any longer."""
-        if self._settling.over:
-            return
-        self._settles_at = self._settling.until(now)
-        if self._settles_at is None:
-            for artifact, plan in self._short.items():
-                if plan.held:
-                    self.touch(artifact, now_due=True)
 
     def _begin_round(self) -> None:
         self._placement.refresh()
@@ -279,40 +266,17 @@ class Active:
             self._decide_release(artifact, now)
             return
         group = placement.counted(group, with_exclusive=True)
-        closely = closely or artifact in self._short or placement.drains(artifact)
+        closely = closely or self._planning.is_short(artifact) or placement.drains(artifact)
         if not closely and settled(wanted, group):
             self._unwritten.pop(artifact, None)
             if group.moving and not self._agenda.is_timed(artifact):
                 self._agenda.look_at(artifact, now + self._at.policy.command_timeout)
         else:
-            self._short.pop(artifact, None)
-            plan = self._plan(Job(artifact, wanted, group), self._fleet(), now)
+            self._planning.forget((artifact,))
+            plan = self._planning.plan(Job(artifact, wanted, group), self._planning.fleet(), now)
             if self._carry_out(Order(artifact, self.term, plan.commands)):
                 return  # the status follows once the mirror shows them
         self._update_status(artifact, now)
-
-    def _fleet(self) -> Fleet:
-        return self._placement.fleet(settling=self._settles_at is not None)
-
-    def _plan(self, job: Job, fleet: Fleet, now: float) -> Plan:
-        """Decide what to do about an artifact, and remember what cannot be done."""
-        artifact = job.artifact
-        waiting = self._releases.waiting(job, fleet, now)
-        if waiting.services:
-            job = job._replace(wanted=replace(job.wanted, waits_for=tuple(map(str, waiting.services))))
-            self._agenda.look_at(artifact, waiting.until)
-        plan = self._reconcile(job, fleet, now)
-        self._cursor = plan.cursor
-        if plan.is_short:
-            before = self._short.get(artifact)
-            self._short[artifact] = plan if before is None else before.joined(plan)
-        if plan.wake_at is not None:
-            self._agenda.look_at(artifact, plan.wake_at)
-        return plan
-
-    def _reconcile(self, job: Job, fleet: Fleet, now: float) -> Plan:
-        taken = self._placement.taken(job.artifact)
-        return reconcile(job.artifact, job.wanted, job.group, fleet, now, self._at.policy, self._cursor, taken)
 
     def _carry_out(self, order: Order) -> bool:
         """Send an order, where it says anything; returns whether its outcome is to be waited for."""
@@ -336,17 +300,16 @@ class Active:
         artifacts = sorted({artifact, *(each for one in services for each in self._cluster.versions_of(one))})
         if not self._agenda.take_all(artifacts):
             return
-        for each in artifacts:
-            self._short.pop(each, None)
-        fleet = self._fleet()
-        releases = together(services, partial(self._release_of, fleet, now))
+        self._planning.forget(artifacts)
+        fleet = self._planning.fleet()
+        releases = together(services, partial(self._planning.release_of, fleet, now))
         commands: list[Command] = []
         for release in releases:
             self._releases.check(release)
             for job in release.jobs:
-                planned = self._plan(job, fleet, now).commands
+                planned = self._planning.plan(job, fleet, now).commands
                 self._placement.expect(planned)  # the next job finds these keys and this room taken
-                fleet = self._fleet()
+                fleet = self._planning.fleet()
                 commands += planned
             if release.jobs:
                 self._agenda.look_at(release.jobs[0].artifact, release.decision.wake_at)
@@ -359,19 +322,12 @@ class Active:
                 if release.facts.waits_for:
                     self._gated[version.artifact] = None
 
-    def _release_of(self, fleet: Fleet, now: float, service: Service, *, may_advance: bool, goes_back: str) -> Release:
-        ask = partial(self._releases.of, service, fleet, now, may_advance=may_advance, goes_back=goes_back)
-        release = ask()
-        if any(job.is_new and self._reconcile(job, fleet, now).unplaced for job in release.jobs):
-            return ask(crowded=True)
-        return release
-
     def _update_status(self, artifact: Artifact, now: float, release: Release | None = None) -> None:
         name, desired = encode_artifact(artifact), self._cluster.desired.get(artifact)
         if desired is None:
             self._statuses.tell(name, None)
             return
-        plan = self._short.get(artifact, WHOLE)
+        plan = self._planning.short(artifact)
         anywhere = plan.unplaced > 0 and any(node.open for node in self._placement.nodes.values())
         group = self._placement.counted(self._cluster.group(artifact))
         nodes = self._at.topology.nodes.values()

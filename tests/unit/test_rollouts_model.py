@@ -310,7 +310,7 @@ class RolloutModel(RuleBasedStateMachine):
             assert said(again)[1] == said(first.decision)[1]
 
     def _ask(self, state: Active, service: Service) -> Release:
-        return state._releases.of(service, state._fleet(), self.world.now)
+        return state._releases.of(service, state._planning.fleet(), self.world.now)
 
     # At rest
 
