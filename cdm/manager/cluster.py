@@ -58,6 +58,8 @@ class Cluster:
         self.on_node: dict[NodeId, set[SliceKey]] = {}
         self.removed: dict[Artifact, int] = {}
         """Revision at which an artifact's blueprint was last removed."""
+        self.drain_delays: dict[Artifact, float] = {}
+        """What deleted blueprints said of it, for as long as there are slices of theirs."""
         self.contents: dict[Artifact, str] = {}
         """Digests of the contents of artifacts, as far as they are known."""
         self.successors: dict[Service, set[Artifact]] = {}
@@ -95,6 +97,7 @@ class Cluster:
         if before is None:
             self._add_version(artifact)
         self._note_others(artifact, blueprint)
+        self.drain_delays.pop(artifact, None)
         template = template_of(blueprint)
         self.desired[artifact] = Desired(blueprint, revision, revision, template=template)
         if group := self.groups.get(artifact):
@@ -126,7 +129,9 @@ class Cluster:
         """There is no blueprint of this artifact any more."""
         self.removed[artifact] = revision
         self._note_others(artifact, None)
-        self.desired.pop(artifact, None)
+        before = self.desired.pop(artifact, None)
+        if before is not None and before.blueprint is not None:
+            self.drain_delays[artifact] = before.blueprint.drain_delay
         self._forget_endings(artifact)
         self._drop_version(artifact)
 
@@ -151,6 +156,7 @@ class Cluster:
         """Forget the version, where it has neither a blueprint nor slices."""
         if artifact in self.desired or artifact in self.groups:
             return
+        self.drain_delays.pop(artifact, None)
         versions = self._versions.get(artifact.service)
         if versions is not None:
             versions.discard(artifact)

@@ -43,6 +43,14 @@ def kind_of(reason: str) -> tuple[str, str]:
     return _VARYING.sub("", how), _VARYING.sub("", output.rpartition(" | ")[2])
 
 
+Build = tuple[str | None, str | None]
+"""What an instance was started with: digests of template and content; None: not known."""
+
+
+def _alike(one: Build, other: Build) -> bool:
+    return all(None in pair or pair[0] == pair[1] for pair in zip(one, other, strict=True))
+
+
 class Ending(NamedTuple):
     """How an instance ended last, and whether it does so again and again."""
 
@@ -53,6 +61,7 @@ class Ending(NamedTuple):
     reason: str
     stable: float
     """Seconds of being up that end the crash loop, for slices that do not say their own."""
+    build: Build = (None, None)
 
 
 class CrashLoop(NamedTuple):
@@ -89,7 +98,7 @@ class Endings:
     """The ends of one artifact's instances.
 
     What is remembered of an instance does not end with its key: what replaces it, on whichever node and with whichever
-    ordinal, inherits it.
+    ordinal, inherits it. Only what was started with something else (another template or content) begins anew.
     """
 
     __slots__ = ("_by_key", "_left")
@@ -106,7 +115,7 @@ class Endings:
         The last time was just before, also of what is first seen now: what has been up since told so when it came up.
         """
         key, live = put.key, put.value.state.live
-        if live and (old is None or not old.value.state.live) and (inherited := self._inherit(key, put.at)):
+        if live and (old is None or not old.value.state.live) and (inherited := self._inherit(put)):
             self._by_key[key] = inherited
         if ended:
             self._by_key[key] = _one_more(self._by_key.get(key), put, old, ended)
@@ -122,12 +131,14 @@ class Endings:
             if len(self._left) > MOST_LEFT:
                 del self._left[next(iter(self._left))]
 
-    def _inherit(self, key: SliceKey, now: float) -> Ending | None:
+    def _inherit(self, put: _Put) -> Ending | None:
         """What a slice that begins takes over: its own, or that of the one that has waited longest."""
-        if own := self._left.pop(key, None):
-            return own
-        self._left = {each: ending for each, ending in self._left.items() if ending.last + HEIRLESS > now}
-        return self._left.pop(next(iter(self._left))) if self._left else None
+        build = _build(put)
+        if (own := self._left.get(put.key)) and _alike(own.build, build):
+            return self._left.pop(put.key)
+        self._left = {each: ending for each, ending in self._left.items() if ending.last + HEIRLESS > put.at}
+        heir_of = next((key for key, ending in self._left.items() if _alike(ending.build, build)), None)
+        return self._left.pop(heir_of) if heir_of is not None else None
 
     def crash_loop(self, slices: Mapping[SliceKey, _Put], now: float) -> CrashLoop | None:
         """The instances that ended twice within `WINDOW` and have not been up for long enough since."""
@@ -154,15 +165,22 @@ class Endings:
                 for key, put in slices.items()
                 if put.at > left[0].last and put.value.state.live and not self._loops(key)
             ]
-            for put in sorted(younger, key=lambda put: -put.at):
-                while left and put.at <= left[-1].last:
-                    left.pop()
-                if left and loops(put, left[-1]):
-                    left.pop()
+            for build in {_build(put): None for put in younger}:
+                alike = [ending for ending in left if _alike(ending.build, build)]
+                puts = (put for put in younger if _build(put) == build)
+                for put in sorted(puts, key=lambda put: -put.at):
+                    while alike and put.at <= alike[-1].last:
+                        alike.pop()
+                    if alike and loops(put, alike[-1]):
+                        alike.pop()
         return CrashLoop(len(reasons), frozenset(reasons), min(until, default=None)) if reasons else None
 
     def _loops(self, key: SliceKey) -> bool:
         return (ending := self._by_key.get(key)) is not None and ending.looping
+
+
+def _build(put: _Put) -> Build:
+    return put.value.template, put.value.content
 
 
 def _recovered(known: Ending, put: _Put, old: _Put | None) -> bool:
@@ -181,4 +199,6 @@ def _one_more(known: Ending | None, put: _Put, old: _Put | None, ended: int) -> 
         stable = min(max(value.stable, 0.0), LONGEST_STABLE)
     # That of an ACTIVE slice is a warning.
     reason = value.reason if value.state in (_FAILED, _ACTIVATING) else None
-    return Ending(put.at, looping, reason or (known.reason if known else NO_REASON if old else EARLIER), stable)
+    return Ending(
+        put.at, looping, reason or (known.reason if known else NO_REASON if old else EARLIER), stable, _build(put)
+    )

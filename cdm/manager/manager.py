@@ -121,6 +121,8 @@ class ClusterDeploymentManager:
         self.cluster.accept_blueprint(artifact, put.value, put.revision, rolls=self._rolls)
         log.debug("blueprint", artifact=str(artifact), instances=put.value.instances, revision=put.revision)
         self._touch(artifact)
+        if self.cluster.group(artifact).counts[SliceState.UNLOADING]:
+            self.state.touch(artifact, now_due=True)  # those may have to go sooner, which the counts do not show
 
     @receiver
     def on_blueprint_removed(self, remove: ValueRemove[BlueprintKey, Blueprint]) -> None:

@@ -21,9 +21,12 @@ from cdm.manager.policy import Policy
 from cdm.manager.standing import NEVER_RAN, Fleet, Standing, Standings, gone_at, lingering, sort
 from cdm.manager.wanted import Wanted
 from cdm.model.artifact import Artifact, NodeId
-from cdm.model.blueprint import Overrides
+from cdm.model.blueprint import DRAIN_DELAY, Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.slice import SliceState
+
+CLOCKS_APART = 1.0
+"""Seconds: what an instance may be told to go on serving for, beyond what is left of it, and it is not told again."""
 
 
 class Command(Struct, frozen=True):
@@ -207,7 +210,8 @@ class _Case(NamedTuple):
     def retire(self, put: SlicePut, reason: str) -> Command:
         """An UNLOAD in good order: what can be reached goes on serving until nobody sends to it any more."""
         reached = put.value.state is SliceState.ACTIVE and put.value.port is not None
-        return self.unload(put, reason, after=self.wanted.drain_delay or None if reached else None)
+        delay = DRAIN_DELAY if self.wanted.drain_delay is None else self.wanted.drain_delay
+        return self.unload(put, reason, after=delay or None if reached else None)
 
 
 class _Growth(NamedTuple):
@@ -268,6 +272,20 @@ def _take_away(case: _Case) -> list[Command]:
             for put in standings[Standing.UNLOAD_FAILED]
             if case.retry_at(put) <= case.now
         ),
+        *_hurry(case),
+    ]
+
+
+def _hurry(case: _Case) -> list[Command]:
+    """Stop sooner what goes on serving for longer than the blueprint says by now."""
+    delay = case.wanted.drain_delay
+    if delay is None:
+        return []
+    return [
+        case.unload(put, f"drain_delay is {delay:g} s now", after=delay or None)
+        for put in case.standings[Standing.LEAVING]
+        if put.value.state is SliceState.UNLOADING and put.value.after is not None
+        if put.at + put.value.after - case.now > delay + CLOCKS_APART
     ]
 
 

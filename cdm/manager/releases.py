@@ -99,7 +99,8 @@ class Releases:
     def wanted(self, artifact: Artifact) -> Wanted:
         """What the artifact's blueprint wants."""
         cluster = self._cluster
-        return wanted_of(cluster.desired.get(artifact), cluster.contents.get(artifact))
+        desired, delay = cluster.desired.get(artifact), cluster.drain_delays.get(artifact)
+        return wanted_of(desired, cluster.contents.get(artifact), drain_delay=delay)
 
     def concern(self, artifact: Artifact, wanted: Wanted, group: Group) -> bool:
         """Whether a rollout, or what the last one left, has a say in what becomes of the artifact."""
@@ -189,8 +190,10 @@ class Releases:
         if record is None or desired is None or desired.blueprint is None or not desired.blueprint.rollout.checks:
             self._gates.end(release.service)
             return
-        new = (job.group for job in release.jobs if job.is_new)
-        values = (put.value for group in new for put in group.slices.values() if put.value.state is SliceState.ACTIVE)
+        puts = (put for job in release.jobs if job.is_new for put in job.group.slices.values())
+        # One that just came up may not be warm yet: what it answers says nothing of the release.
+        warm = facts.now - desired.blueprint.min_healthy
+        values = (put.value for put in puts if put.value.state is SliceState.ACTIVE and put.at <= warm)
         instances = sorted((each.address, each.port) for each in values if each.address and each.port)
         run = CheckRun(
             desired.blueprint.rollout.checks,
@@ -253,15 +256,15 @@ class Releases:
     def _jobs(self, facts: Facts, decision: Decision) -> Iterator[Job]:
         """What reconciliation is to look at, version by version, or side by side."""
         record, aside = decision.record, set()
+        desired = governing(facts, record) if record is not None else None
         if decision.courses and record is not None:
-            desired = governing(facts, record)
             base, back = wanted_of(desired), record.phase is RolloutPhase.REVERTING
             for course in decision.courses:
                 wanted = wanted_of_side(base, course.side, course.instances, grows=course.grows)
                 is_new = course.grows and course.side is (record.source if back else record.target)
                 yield Job(course.artifact, wanted, course.group, is_new)
                 aside.add(course.artifact.version)
-            aside.update((record.source.version, record.target.version))
+            aside.update(_ends(record))
         for name, version in facts.versions.items():
             if name in aside:
                 continue
@@ -272,7 +275,14 @@ class Releases:
                 wanted = wanted_of_side(wanted, side, count or 0)
             elif instances is not None:
                 wanted = replace(wanted, instances=instances)
+            if record is not None and desired is not None and not count and name in _ends(record):
+                # What goes of it is on its way since the rollout, for as long as the blueprint of that says.
+                wanted = replace(wanted, drain_delay=wanted_of(desired).drain_delay)
             yield Job(version.artifact, wanted, version.group)
+
+
+def _ends(record: Rollout) -> tuple[str, str]:
+    return record.source.version, record.target.version
 
 
 def _port_is_taken(versions: Mapping[str, Version], record: Rollout) -> bool:
@@ -323,7 +333,7 @@ def told_of(release: Release, artifact: Artifact, desired: Desired) -> Told:
         return _told_before(facts, None, name, None)
     wanted = facts.versions[name].wanted if name in facts.versions else None
     rollout = _rollout_status(record, decision, governing(facts, record))
-    ends = (record.source.version, record.target.version)
+    ends = _ends(record)
     if is_superseded(record, name, desired.in_force):
         by = record.source.version if record.phase in BACK else record.target.version
         return Told(rollout if name in ends else None, superseded=f"replaced by {by}", instances=0)

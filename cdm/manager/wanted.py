@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from cdm.manager.cluster import Desired
 from cdm.manager.group import Group
-from cdm.model.blueprint import DRAIN_DELAY, MIN_HEALTHY, Overrides
+from cdm.model.blueprint import MIN_HEALTHY, Overrides
 from cdm.model.record import Side
 
 
@@ -22,8 +22,9 @@ class Wanted(Struct, frozen=True):
     """Its digest."""
     content: str | None = None
     """Digest of the artifact's content, where it is known."""
-    drain_delay: float = DRAIN_DELAY
-    """Seconds for which an instance that is taken away in good order goes on serving."""
+    drain_delay: float | None = None
+    """Seconds for which an instance that is taken away in good order goes on serving; None: nobody said, or it is
+    not known any more."""
     min_healthy: float = MIN_HEALTHY
     """Seconds after which an ACTIVE instance counts as healthy."""
     young_first: bool = False
@@ -38,15 +39,16 @@ NOTHING_WANTED = Wanted()
 """What is wanted of an artifact without a blueprint."""
 
 
-def wanted_of(desired: Desired | None, content: str | None = None) -> Wanted:
+def wanted_of(desired: Desired | None, content: str | None = None, *, drain_delay: float | None = None) -> Wanted:
     """What a blueprint wants.
 
     Args:
         desired: what is known of it; None: there is none.
         content: digest of the artifact's content; None: not known.
+        drain_delay: what it said of that before it was deleted; None: not known.
     """
     if desired is None:
-        return NOTHING_WANTED
+        return NOTHING_WANTED if drain_delay is None else Wanted(drain_delay=drain_delay)
     blueprint = desired.blueprint
     if blueprint is None:
         return Wanted(desired.instances)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cdm.model.blueprint import Blueprint
 from cdm.model.keys import SliceKey
 from cdm.model.node import Schedule
 from cdm.model.status import Condition
@@ -231,3 +232,18 @@ def test_what_could_not_be_loaded_several_times_is_no_crash_loop_for_a_leader_th
         each.settle()
     served(each, 1.0)
     assert condition(each) == (Condition.READY, "")
+
+
+def test_what_was_started_with_something_else_has_nothing_to_do_with_a_crash_loop_before() -> None:
+    each = running(1, 2)
+    restarted_until_it_failed(each)
+    served(each, 12.0)
+    assert condition(each) == LOOP
+    each.apply(APP, Blueprint(1, min_healthy=0.0, restarted="now"))
+    each.run_down()
+    assert condition(each) == (Condition.READY, "")
+    new = only(each)
+    for _ in range(2):
+        each.end(new)
+        each.run_down()
+    assert condition(each) == LOOP, "it is judged by its own ends"

@@ -718,6 +718,20 @@ def test_what_checks_said_before_new_instances_served_does_not_count() -> None:
     assert condition(each, NEXT_VERSION)[1] == "NATS request health: no result yet"
 
 
+def test_only_healthy_instances_are_asked_themselves() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", checks=(CHECK,))))
+    each.run_down()
+    (new,) = (key for key in each.slices if key.artifact == NEXT_VERSION)
+    each.store(new, replace(each.slices[new].value, address="10.0.0.1", port=80))
+    each.settle()
+    (run,) = each.outbox.checks.values()
+    assert run.instances == (), "it came up just now"
+    later(each, MIN_HEALTHY)
+    (run,) = each.outbox.checks.values()
+    assert run.instances == (("10.0.0.1", 80),)
+
+
 def test_checks_that_fail_take_a_canary_back_while_it_pauses() -> None:
     each = running()
     settings = RolloutSettings(source="1.0.0", kind=RolloutKind.CANARY, steps=steps(10, "approve"), checks=(CHECK,))

@@ -8,10 +8,12 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from cdm.model.artifact import Artifact
+from cdm.model.keys import SliceKey
 from cdm.model.record import Rollout, RolloutPhase, Weights
 from cdm.model.rollout import RolloutKind, RolloutSettings
 from cdm.model.status import Condition
-from tests.unit.support import APP, n
+from tests.unit.support import APP, S, n
 from tests.unit.test_rollouts import (
     FROM,
     MIN_HEALTHY,
@@ -273,3 +275,76 @@ def test_approvals_that_are_taken_out_of_the_blueprint_do_not_count_against_thos
     assert (phase(each), count(each, NEXT_VERSION)) == (RolloutPhase.PAUSED, 1)
     approve(each, 1)
     assert (phase(each), count(each, NEXT_VERSION)) == (RolloutPhase.PAUSED, 2)
+
+
+# How long what goes serves on
+
+
+def reached(each: World, artifact: Artifact = APP) -> None:
+    """Its instances can be reached, and so are drained."""
+    for key, put in list(each.slices.items()):
+        if key.artifact == artifact:
+            each.store(key, replace(put.value, port=8080))
+    each.settle()
+
+
+def draining(each: World, left: float | None) -> list[SliceKey]:
+    """Agents that are told to unload answer that so many seconds are left; None: as long as they were told."""
+    each.settle()
+    told = [key for key, put in each.slices.items() if put.value.state is S.UNLOAD]
+    for key in told:
+        each.report(key, S.UNLOADING, after=each.slices[key].value.after if left is None else left)
+    each.settle()
+    return told
+
+
+def hurried(each: World) -> list[float | None]:
+    """What is left, as each is told, to those that are told to unload once more."""
+    each.settle()
+    return [put.value.after for put in each.slices.values() if put.value.state is S.UNLOAD]
+
+
+def test_what_drains_for_long_is_told_to_go_sooner_when_the_blueprint_says_so() -> None:
+    each = running()
+    each.apply(APP, replace(blueprint(), drain_delay=3_600.0))
+    reached(each)
+    each.apply(APP, replace(blueprint(1), drain_delay=3_600.0))
+    assert len(draining(each, None)) == 2
+    each.tick(60.0)
+    each.settle()
+    assert hurried(each) == [], "it is told again only what is another"
+    each.apply(APP, replace(blueprint(1), drain_delay=30.0))
+    assert hurried(each) == [30.0, 30.0]
+    draining(each, 0.0)
+    each.apply(APP, replace(blueprint(1), drain_delay=0.0))
+    assert hurried(each) == []
+
+
+def test_what_was_replaced_drains_as_the_new_blueprint_says_and_sooner_when_that_is_changed() -> None:
+    each = running()
+    reached(each)
+    each.apply(NEXT_VERSION, replace(blueprint(rollout=replace(FROM, max_surge=3)), drain_delay=3_600.0))
+    each.run_down()
+    each.tick(MIN_HEALTHY)
+    assert len(draining(each, None)) == 3
+    each.tick(60.0)
+    each.settle()
+    assert phase(each) is RolloutPhase.COMPLETE
+    assert hurried(each) == []
+    each.apply(NEXT_VERSION, replace(blueprint(rollout=replace(FROM, max_surge=3)), drain_delay=30.0))
+    assert hurried(each) == [30.0] * 3
+
+
+def test_what_is_deleted_drains_for_as_long_as_its_blueprint_said() -> None:
+    each = running()
+    each.apply(APP, replace(blueprint(), drain_delay=60.0))
+    reached(each)
+    each.drop(APP)
+    each.settle()
+    assert hurried(each) == [60.0] * 3
+    draining(each, None)
+    each.boot()
+    each.lead()
+    each.tick(30.0)
+    each.settle()
+    assert hurried(each) == [], "a new leader does not know for how long, and changes nothing"
