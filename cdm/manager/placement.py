@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from cdm.manager.allocation import Ranking
+from cdm.allocation.evenly import Ranking
 from cdm.manager.cluster import Cluster
 from cdm.manager.group import Group
 from cdm.manager.reconciliation import Command

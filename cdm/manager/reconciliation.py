@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from cdm.manager.allocation import Host, allocate, choose_removals, free_ordinals
+from cdm.allocation.evenly import Host, allocate, choose_removals, free_ordinals
 from cdm.manager.group import Group, SlicePut
 from cdm.manager.policy import Policy
 from cdm.manager.standing import NEVER_RAN, Fleet, Standing, Standings, gone_at, lingering, sort

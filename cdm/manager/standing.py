@@ -8,7 +8,7 @@ from math import inf
 
 from msgspec import Struct
 
-from cdm.manager.allocation import Ranking
+from cdm.allocation.evenly import Ranking
 from cdm.manager.group import Group, SlicePut
 from cdm.manager.policy import Policy
 from cdm.model.artifact import NodeId

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cdm import clock
+from cdm.allocation.evenly import Host, allocate
 from cdm.dispatch.messages import (
     MESSAGES,
     CheckResult,
@@ -33,7 +34,6 @@ from cdm.dispatch.messages import (
 )
 from cdm.dispatch.router import Router, receiver
 from cdm.manager.active import Active
-from cdm.manager.allocation import Host, allocate
 from cdm.manager.cluster import Desired
 from cdm.manager.group import Group
 from cdm.manager.manager import ClusterDeploymentManager

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from cdm.allocation.evenly import Host, Ranking, allocate
 from cdm.dispatch.messages import MESSAGES
 from cdm.dispatch.router import Router
-from cdm.manager.allocation import Host, Ranking, allocate
 from cdm.manager.cluster import Desired
 from cdm.manager.group import Group
 from cdm.manager.policy import Policy

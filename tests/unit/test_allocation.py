@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdm.manager.allocation import Allocation, Host, Ranking, allocate, choose_removals, free_ordinals
+from cdm.allocation.evenly import Allocation, Host, Ranking, allocate, choose_removals, free_ordinals
 from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey
 from tests.unit.support import APP, n

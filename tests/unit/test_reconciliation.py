@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from cdm.allocation.evenly import Ranking
 from cdm.dispatch.messages import ValuePut
-from cdm.manager.allocation import Ranking
 from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.group import STABLE_AFTER, SlicePut
 from cdm.manager.policy import Policy

@@ -1,4 +1,4 @@
-"""Where instances go, and which ones go first: pure functions, called by reconciliation.
+"""Where instances go that have no rules, and which ones go first: pure functions, called by reconciliation.
 
 Spreading is water-filling: the nodes with the fewest instances of the artifact are raised together, level by level;
 within a level those with the fewest slices in all come first, and then the order in which the hosts are given, which
