@@ -90,11 +90,13 @@ def revert(record: Rollout, reason: str, now: float) -> Rollout:
         reason = f"{reason}; the version before is the same, so there is nothing to go back to"
         return replace(record, phase=RolloutPhase.FAILED, since=now, reason=reason)
     superseded = {version: revision for version, revision in record.superseded.items() if version != source.version}
+    # After the end nothing is there yet of the side that comes back: all that serves is sent requests.
+    weighted = record.weights is not None and record.phase is not RolloutPhase.COMPLETE
     return replace(
         record,
         phase=RolloutPhase.REVERTING,
         since=now,
-        weights=Weights(100, 0) if record.weights is not None else None,
+        weights=Weights(100, 0) if weighted else None,
         superseded=superseded,
         reverted={**record.reverted, target.version: target.mark},
         reasons={**record.reasons, target.version: reason},

@@ -247,6 +247,12 @@ def test_at_the_end_the_new_side_has_all_the_weight(fields: dict[str, Any]) -> N
     found = record(each)
     assert found is not None
     assert (found.phase, found.weights) == (RolloutPhase.COMPLETE, Weights(0, 100))
+    gone_back = msgspec.convert({"from": "1.0.0", **fields, "abort": True}, RolloutSettings)
+    each.apply(NEXT_VERSION, blueprint(rollout=gone_back))
+    each.settle()
+    found = record(each)
+    assert found is not None
+    assert (found.phase, found.weights) == (RolloutPhase.REVERTING, None), "nothing is there yet to send requests to"
 
 
 def approve(each: World, times: int, **env: Any) -> None:
