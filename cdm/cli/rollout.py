@@ -181,9 +181,21 @@ def _version_line(version: VersionLook) -> str:
     if status.observed_revision < version.revision:
         return in_words(status, version.revision)
     healthy = f", {status.healthy} healthy" if isinstance(status.healthy, int) else ""
-    outdated = f", {status.outdated} with older settings" if status.outdated else ""
+    outdated = f", {status.outdated} with {older(version)}" if status.outdated else ""
     reason = f": {status.reason}" if status.reason and not _said_above(status) else ""
     return f"{status.condition}  {status.active} of {status.desired} active{healthy}{outdated}{reason}"
+
+
+def older(version: VersionLook) -> str:
+    """In what the outdated instances of a version differ from what is wanted."""
+    record = version.record
+    if record is None or {record.source.version, record.target.version} != {version.version}:
+        return "older settings"
+    source, target = record.source, record.target
+    same_content = None in (source.content, target.content) or source.content == target.content
+    if source.digest == target.digest:
+        return "older content"
+    return "older settings" if same_content else "older settings and content"
 
 
 def _said_above(status: Status) -> bool:

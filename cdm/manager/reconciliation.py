@@ -144,7 +144,7 @@ def reconcile(
     commands += (
         case.command(put.key, SliceState.ACTIVATE, "loaded", case.failures(put), put.revision)
         for put in loaded
-        if not waits_for
+        if not waits_for and put.key not in wanted.held
     )
     wake_at = _earliest((*_gone(case), *_deadlines(case), *_unloads_to_come(case), *growth.retries))
     return Plan(commands, wake_at, growth.unplaced, growth.held, waited_for, growth.cursor, waits_for)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from math import inf
 from typing import NamedTuple
 
@@ -15,11 +15,12 @@ from msgspec.structs import replace
 from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.dependencies import NOTHING_AWAITED, Waiting, first_healthy, told_of_circle, waiting
 from cdm.manager.gates import Gates
-from cdm.manager.group import Group, SlicePut
+from cdm.manager.group import Group
 from cdm.manager.intents import at_rest, follow, is_reverted, is_superseded, passed_over, withheld, would_begin
 from cdm.manager.placement import Placement
+from cdm.manager.ports import awaited_ports
 from cdm.manager.rollouts import Decision, decide
-from cdm.manager.service import BACK, Facts, Version, governing, is_new, serving
+from cdm.manager.service import BACK, Facts, Version, governing, serving
 from cdm.manager.standing import Fleet
 from cdm.manager.topology import Registered, Topology
 from cdm.manager.wanted import Wanted, is_outdated, side_of, wanted_of, wanted_of_side
@@ -31,7 +32,6 @@ from cdm.model.slice import SliceState
 from cdm.model.status import RolloutStatus
 
 _CHECKED = frozenset({RolloutPhase.ROLLING, RolloutPhase.PAUSED, RolloutPhase.SWITCHED})
-_BEFORE_ACTIVE = frozenset({SliceState.LOADED, SliceState.ACTIVATE, SliceState.ACTIVATING})
 
 
 class Job(NamedTuple):
@@ -168,7 +168,7 @@ class Releases:
             group = placement.counted(cluster.group(artifact), with_exclusive=True)
             wanted = side_of(artifact.version, desired, cluster.contents.get(artifact))
             versions[artifact.version] = Version(artifact, desired, wanted, group)
-        crowded = crowded or (record is not None and _port_is_taken(versions, record))
+        ports = awaited_ports(put for version in versions.values() for put in version.group.slices.values())
         return Facts(
             service,
             record,
@@ -179,6 +179,7 @@ class Releases:
             self._term,
             self.waits_for(),
             crowded,
+            ports,
             self._gates.judge(service, now),
             self._gates.series(service),
         )
@@ -261,6 +262,7 @@ class Releases:
             base, back = wanted_of(desired), record.phase is RolloutPhase.REVERTING
             for course in decision.courses:
                 wanted = wanted_of_side(base, course.side, course.instances, grows=course.grows)
+                wanted = replace(wanted, held=frozenset(facts.ports))
                 is_new = course.grows and course.side is (record.source if back else record.target)
                 yield Job(course.artifact, wanted, course.group, is_new)
                 aside.add(course.artifact.version)
@@ -283,22 +285,6 @@ class Releases:
 
 def _ends(record: Rollout) -> tuple[str, str]:
     return record.source.version, record.target.version
-
-
-def _port_is_taken(versions: Mapping[str, Version], record: Rollout) -> bool:
-    """Whether a new instance waits for a port that another instance of the service holds on its node."""
-    puts: list[SlicePut] = [put for version in versions.values() for put in version.group.slices.values()]
-    new = {
-        (put.key.node, put.value.port): put.key
-        for put in puts
-        if put.value.port is not None
-        and put.value.state in _BEFORE_ACTIVE
-        and put.key.artifact.version == record.target.version
-        and is_new(put, record.target)
-    }
-    return bool(new) and any(
-        put.value.state is SliceState.ACTIVE and (put.key.node, put.value.port) in new for put in puts
-    )
 
 
 class Told(NamedTuple):

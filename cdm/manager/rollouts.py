@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from cdm.manager.gates import Gate, GateVerdict
 from cdm.manager.group import Group
 from cdm.manager.health import SideHealth, health_of, judge
+from cdm.manager.ports import told_of_ports
 from cdm.manager.service import Facts, governing, is_new, of_side, revert, series_of
 from cdm.manager.shares import Bounds, Share, targets
 from cdm.manager.stages import Stage, StageKind, new_instances, stages_of
@@ -102,6 +103,9 @@ class _Case:
         self.new = self._health(sides.new)
         self.stable = self._health(sides.stable)
         self.others = self._health(*(group for _, group in sides.others))
+        coming = sides.stable if record.phase is RolloutPhase.REVERTING else sides.new
+        self.ports = {key: port for key, port in facts.ports.items() if key in coming.slices}
+        """Ports that new instances (old ones, where it goes back) wait for."""
         self.since = record.since - facts.epoch
         """When the stage began, in seconds on this node's clock."""
 
@@ -140,7 +144,7 @@ class _Case:
     @property
     def crowded(self) -> bool:
         """Whether no instance can come up beside the others, but one could in the place of another."""
-        tight = self.exclusive or self.facts.crowded or self.settings.surge(self.instances) == 0
+        tight = self.exclusive or self.facts.crowded or bool(self.ports) or self.settings.surge(self.instances) == 0
         return tight and (self.facts.fleet.has_room() or self._gives_room())
 
     def _gives_room(self) -> bool:
@@ -326,7 +330,8 @@ def _passed(case: _Case) -> _Turn:
         began = max(case.since, case.new.last_healthy)
         until = began + case.settings.deadline_seconds
         if until <= now and not stage.waits:
-            why = f"no instance became healthy for {case.settings.deadline_seconds:g} s"
+            held = f": {_told_of_ports(case, 'old')}" if case.ports else ""
+            why = f"no instance became healthy for {case.settings.deadline_seconds:g} s{held}"
             return _Turn(_failed(case, why), why)
         why = f"{case.new.healthy} of {case.goal} new instances healthy{_no_room(case, 'new', 'old')}"
         return _Turn(why=why, until=until if not stage.waits else inf)
@@ -340,9 +345,16 @@ def _passed(case: _Case) -> _Turn:
 def _no_room(case: _Case, one: str, others: str) -> str:
     if case.exclusive and case.settings.unavailable(case.instances) == 0:
         return "; max_unavailable is 0, and with stop_after none comes up beside another"
+    if case.ports:
+        return f"; {_told_of_ports(case, others)}"
     if not case.facts.crowded:
         return ""
     return f"; no room for {'an' if one == 'old' else 'a'} {one} one beside the {others} ones"
+
+
+def _told_of_ports(case: _Case, holders: str) -> str:
+    needs = ", and blue-green needs a node without one for each new instance" if case.beside else ""
+    return told_of_ports(case.ports, holders) + needs
 
 
 def _next(case: _Case) -> _Turn:

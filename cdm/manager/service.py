@@ -14,6 +14,7 @@ from cdm.manager.group import Group, SlicePut
 from cdm.manager.health import NOTHING_WRONG
 from cdm.manager.standing import Fleet
 from cdm.model.artifact import Artifact, Service
+from cdm.model.keys import SliceKey
 from cdm.model.record import Rollout, RolloutPhase, Side, Weights
 
 BACK = frozenset({RolloutPhase.REVERTING, RolloutPhase.REVERTED})
@@ -49,6 +50,8 @@ class Facts(Struct, frozen=True):
     """Why no rollout may begin; empty: one may."""
     crowded: bool = False
     """Whether a new instance could not be placed, or waits for a port that an old one holds."""
+    ports: Mapping[SliceKey, int] = {}
+    """Slices that wait for a port that another instance of the service holds on their node, and which port."""
     checks: GateVerdict = NOTHING_WRONG
     """What the blueprint's checks say."""
     checked: str = ""

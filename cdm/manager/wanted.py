@@ -7,6 +7,7 @@ from msgspec import Struct
 from cdm.manager.cluster import Desired
 from cdm.manager.group import Group
 from cdm.model.blueprint import MIN_HEALTHY, Overrides
+from cdm.model.keys import SliceKey
 from cdm.model.record import Side
 
 
@@ -31,6 +32,8 @@ class Wanted(Struct, frozen=True):
     """Whether, of too many, those go first that are not healthy yet."""
     grows: bool = True
     """Whether instances that are missing are placed, and those that are LOADED are activated."""
+    held: frozenset[SliceKey] = frozenset()
+    """LOADED slices that are not to be activated yet: another one has their port."""
     waits_for: tuple[str, ...] = ()
     """Services that are to have a healthy instance before anything more is activated, and have none."""
 

@@ -13,7 +13,8 @@ from cdm.cli.hand import aborting, approving, awaited, pausing, retrying, rollin
 from cdm.cli.history import rows
 from cdm.cli.parameters import artifact_of, service_of
 from cdm.cli.plans import Edit, Goal, deploying, restarting, scaling
-from cdm.cli.service import ServiceLook, look_of
+from cdm.cli.rollout import older
+from cdm.cli.service import ServiceLook, VersionLook, look_of
 from cdm.cli.wording import in_words
 from cdm.errors import EditRefused, InvalidArtifact, InvalidBlueprint, UsageError
 from cdm.model.artifact import Artifact, Service
@@ -369,6 +370,31 @@ def test_only_what_waits_for_an_approval_is_approved(two: Bucket) -> None:
     two.put("2", edit.raw)
     with _refused("does not wait"):  # the leader has yet to see it: a second one would pass the next pause
         approving(two.look)
+
+
+def test_approvals_that_a_blueprint_brought_along_are_not_counted(two: Bucket) -> None:
+    way = {"from": "1", "kind": "canary", "steps": [{"weight": 10}, {"pause": "approve"}], "approved": 1}
+    two.put("2", {"instances": 3, "rollout": way})
+    two.rollout("1", "2", RolloutPhase.PAUSED, 1, approved=1)
+    assert awaited(two.look) == 1
+    assert _fields(approving(two.look))["rollout"]["approved"] == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (("a", "x"), ("b", "x"), "older settings"),
+        (("a", None), ("b", "x"), "older settings"),
+        (("a", "x"), ("a", "y"), "older content"),
+        (("a", "x"), ("b", "y"), "older settings and content"),
+    ],
+)
+def test_what_is_outdated_is_told_to_be_of_older_settings_or_content(
+    old: tuple[str, str | None], new: tuple[str, str | None], told: str
+) -> None:
+    source, target = (Side("1", 1, digest=digest, content=content) for digest, content in (old, new))
+    record = Rollout(source, target, RolloutPhase.REVERTED)
+    assert older(VersionLook(WEB.version("1"), record=record)) == told
 
 
 @pytest.mark.parametrize("plan", [lambda look: pausing(look, True), approving])
