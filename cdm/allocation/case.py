@@ -1,0 +1,71 @@
+"""What is decided about: one version of a service, its rules, and the nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from cdm.allocation.site import Held, Site
+from cdm.allocation.sites import Sites
+from cdm.allocation.strategy import EVEN, AllocationStrategy
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.quantity import millicores
+from cdm.model.rules import Rules
+
+_NOTHING_HELD = Held(0)
+
+
+class Case(Struct, frozen=True):
+    """The facts of a decision; nothing changes them."""
+
+    artifact: Artifact
+    rules: Rules
+    sites: Sites
+    wanted: int
+    """Instances of this version that there are to be in all: what the shares of a spread are shares of."""
+    mine: Mapping[NodeId, int] = {}
+    """Instances of this version by node, with those on missing nodes that are waited for."""
+    of_service: Mapping[str, Mapping[NodeId, int]] = {}
+    """Instances of services (``group:name``), all versions, by node: of those that are neighbours in the rules."""
+    cursor: NodeId | None = None
+    """The node that was served last; among equals the next one in name order comes first."""
+    shun: Mapping[NodeId, float] = {}
+    """Nodes on which it failed, and when."""
+    runs_elsewhere: bool = False
+    """Whether it runs anywhere: then it is the node that fails it, and such nodes are the last resort. Else a failure
+    weighs as much as an instance."""
+    retried: Mapping[NodeId, Held] = {}
+    """Failed slices by node that are due again."""
+    strategy: AllocationStrategy = EVEN
+
+    def room(self, site: Site) -> int:
+        """How many more instances a node has room for, be it open or not; `wanted` where there is no limit."""
+        held = self.retried.get(site.node, _NOTHING_HELD)
+        room = self.wanted
+        if site.capacity is not None:
+            room = min(room, site.capacity - site.total + held.slices)
+        rules = self.rules
+        if rules.max_per_node is not None:
+            room = min(room, rules.max_per_node - self.mine.get(site.node, 0))
+        needs = rules.needs
+        if needs is not None and room > 0:
+            if needs.cpu:
+                free = None if site.cpu is None else millicores(site.cpu) - millicores(site.cpu_reserved)
+                room = min(room, _fits(free, millicores(needs.cpu), held.slices, millicores(held.cpu)))
+            if needs.memory:
+                free = None if site.memory is None else site.memory - site.memory_reserved
+                room = min(room, _fits(free, needs.memory, held.slices, held.memory))
+        return max(room, 0)
+
+
+def _fits(free: int | None, need: int, slices: int, held: int) -> int:
+    """How many instances fit that need so much; so many of them may take over what a failed slice holds."""
+    if free is None:
+        return 0
+    if not slices:
+        return free // need
+    if need <= held:
+        return slices + max(free // need, 0) if free >= 0 else 0
+    taken_over = free // (need - held)
+    return taken_over if taken_over <= slices else slices + (free - slices * (need - held)) // need

@@ -1,0 +1,87 @@
+"""Services that instances are to be near to, or apart from: where they are, and what that says of a node."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from cdm.allocation.case import Case
+from cdm.allocation.site import Site
+from cdm.model.rules import Neighbour
+
+WISH = 100
+"""What a neighbour that is only wished for weighs beside preferences: as much as the strongest of them."""
+
+
+class Side(NamedTuple):
+    """A service that is to be near or apart, and where it is."""
+
+    rule: Neighbour
+    near: bool
+    values: dict[str, int]
+    """The values of the label on its nodes, and how many instances there are."""
+    own: bool
+    """It is the service itself, so that each instance that is placed changes the values."""
+
+    def kept(self, site: Site, here: int = 0) -> bool:
+        """Whether an instance on the node is, or would be, where the rule wants it.
+
+        Args:
+            site: the node.
+            here: 1 where the instance is there already, and is counted.
+        """
+        value = site.labels.get(self.rule.by)
+        counted = here if self.own else 0
+        others = self.values.get(value, 0) - counted if value is not None else 0
+        if not self.near:
+            return others <= 0
+        # The first of those that are to be near each other may be anywhere.
+        return others > 0 or (self.own and value is not None and sum(self.values.values()) == counted)
+
+
+class Neighbours:
+    """The neighbours of a case.
+
+    Args:
+        case: the facts.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.hard: list[Side] = []
+        self.soft: list[Side] = []
+        rules = case.rules
+        if rules.near or rules.apart:
+            for near, each in [*((True, each) for each in rules.near), *((False, each) for each in rules.apart)]:
+                (self.hard if each.hard else self.soft).append(_side(case, each, near=near))
+        self.moving = any(side.own for side in (*self.hard, *self.soft))
+        """Whether placing an instance changes where the next one may go."""
+
+    def allow(self, site: Site, here: int = 0) -> bool:
+        """Whether the hard ones let an instance run there; ``here``: 1 for one that does already."""
+        return not self.hard or all(side.kept(site, here) for side in self.hard)
+
+    def wishes(self, site: Site) -> int:
+        """What those that are wished for add to the sum of the preferences."""
+        return WISH * sum(side.kept(site) for side in self.soft) if self.soft else 0
+
+    def placed(self, site: Site) -> bool:
+        """An instance is placed there; returns whether that makes some other node look better than before."""
+        better = False
+        for side in (*self.hard, *self.soft):
+            value = site.labels.get(side.rule.by)
+            if side.own and value is not None:
+                better = better or (side.near and value not in side.values)
+                side.values[value] = side.values.get(value, 0) + 1
+        return better
+
+
+def _side(case: Case, rule: Neighbour, *, near: bool) -> Side:
+    own = rule.service == str(case.artifact.service)
+    counts = dict(case.of_service.get(rule.service, {}))
+    if own:
+        counts.update((node, max(count, counts.get(node, 0))) for node, count in case.mine.items())
+    values: dict[str, int] = {}
+    for node, count in counts.items():
+        value = case.sites.labels(node).get(rule.by)
+        if count and value is not None:
+            values[value] = values.get(value, 0) + count
+    return Side(rule, near, values, own)

@@ -1,0 +1,156 @@
+"""All nodes, and which of them fit: what rules say of labels is worked out once, and kept while nodes change.
+
+What changes all the time, how much is on a node, costs one assignment. What changes rarely, labels and whether a node
+is open, is followed in every list that is kept.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from cdm.allocation.site import Site
+from cdm.model.artifact import NodeId
+from cdm.model.condition import LabelCondition
+from cdm.model.rules import Preference
+
+KEPT = 200
+"""Most lists of each kind that are kept; the one that was made first goes first."""
+
+Require = tuple[LabelCondition, ...]
+K = TypeVar("K")
+V = TypeVar("V")
+
+Domain = str | None
+"""A value of a label; None: it is not there."""
+
+
+class Sites:
+    """The nodes, in any order.
+
+    Args:
+        sites: those that there are.
+    """
+
+    def __init__(self, sites: Iterable[Site] = ()) -> None:
+        self._sites: dict[NodeId, Site] = {}
+        self._gone: dict[NodeId, Mapping[str, str]] = {}
+        self._fitting: dict[Require, list[NodeId]] = {}
+        self._domains: dict[tuple[Require, str], Counter[Domain]] = {}
+        self._scores: dict[tuple[Preference, ...], dict[NodeId, int]] = {}
+        for site in sites:
+            self.put(site)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __iter__(self) -> Iterator[Site]:
+        """Those that are not dead, in name order."""
+        return iter([self._sites[node] for node in sorted(self._sites)])
+
+    @property
+    def all(self) -> Mapping[NodeId, Site]:
+        """Those that are not dead, by node."""
+        return self._sites
+
+    def put(self, site: Site) -> None:
+        """The node is there, or something about it changed."""
+        node = site.node
+        old = self._sites.get(node)
+        self._sites[node] = site
+        if old is not None and old.open == site.open and (old.labels is site.labels or old.labels == site.labels):
+            return
+        known = self._gone.pop(node, None) if old is None else old.labels
+        self._relabel(node, known, site.labels)
+        self._reopen(node, old, site)
+
+    def gone(self, node: NodeId, labels: Mapping[str, str]) -> None:
+        """The node is dead or left, and is not forgotten: its domains are still some to be filled."""
+        old = self._sites.pop(node, None)
+        known = self._gone.get(node) if old is None else old.labels
+        self._gone[node] = labels
+        if known != labels:
+            self._relabel(node, known, labels)
+        self._reopen(node, old, None)
+
+    def forget(self, node: NodeId) -> None:
+        """Nothing is known of the node any more."""
+        old = self._sites.pop(node, None)
+        known = self._gone.pop(node, None) if old is None else old.labels
+        self._relabel(node, known, None)
+        self._reopen(node, old, None)
+
+    def labels(self, node: NodeId) -> Mapping[str, str]:
+        """A node's labels, also of one that is gone; of one that nobody knows its id."""
+        site = self._sites.get(node)
+        if site is not None:
+            return site.labels
+        return self._gone.get(node) or {"node": node}
+
+    def fitting(self, require: Require) -> Sequence[NodeId]:
+        """The open nodes whose labels fulfil all conditions, in name order."""
+        found = self._fitting.get(require)
+        if found is None:
+            sites = self._sites
+            found = sorted(node for node, site in sites.items() if site.open and holds(require, site.labels))
+            _keep(self._fitting, require, found)
+        return found
+
+    def domains(self, require: Require, label: str) -> Iterable[Domain]:
+        """The values of a label on the nodes that fulfil all conditions, be they open, missing, or gone."""
+        found = self._domains.get((require, label))
+        if found is None:
+            everybody = [site.labels for site in self._sites.values()] + list(self._gone.values())
+            found = Counter(labels.get(label) for labels in everybody if holds(require, labels))
+            _keep(self._domains, (require, label), found)
+        return found.keys()
+
+    def scores(self, prefer: tuple[Preference, ...]) -> Mapping[NodeId, int]:
+        """The sum of the weights of the preferences that hold on each node that is not dead."""
+        found = self._scores.get(prefer)
+        if found is None:
+            found = {node: score(prefer, site.labels) for node, site in self._sites.items()}
+            _keep(self._scores, prefer, found)
+        return found
+
+    def _relabel(self, node: NodeId, old: Mapping[str, str] | None, new: Mapping[str, str] | None) -> None:
+        for prefer, scores in self._scores.items():
+            if new is None:
+                scores.pop(node, None)
+            else:
+                scores[node] = score(prefer, new)
+        for (require, label), counted in self._domains.items():
+            if old is not None and holds(require, old):
+                domain = old.get(label)
+                counted[domain] -= 1
+                if not counted[domain]:
+                    del counted[domain]
+            if new is not None and holds(require, new):
+                counted[new.get(label)] += 1
+
+    def _reopen(self, node: NodeId, old: Site | None, new: Site | None) -> None:
+        for require, nodes in self._fitting.items():
+            was = old is not None and old.open and holds(require, old.labels)
+            fits = new is not None and new.open and holds(require, new.labels)
+            if fits and not was:
+                insort(nodes, node)
+            elif was and not fits:
+                del nodes[bisect_left(nodes, node)]
+
+
+def holds(require: Require, labels: Mapping[str, str]) -> bool:
+    """Whether labels fulfil all conditions."""
+    return all(condition.holds(labels) for condition in require)
+
+
+def score(prefer: Iterable[Preference], labels: Mapping[str, str]) -> int:
+    """The sum of the weights of the preferences that hold."""
+    return sum(each.weight for each in prefer if each.condition.holds(labels))
+
+
+def _keep(kept: dict[K, V], key: K, value: V) -> None:
+    if len(kept) >= KEPT:
+        del kept[next(iter(kept))]
+    kept[key] = value

@@ -1,0 +1,241 @@
+"""Why a node takes an instance, and why it does not: every rule on every node. Pure.
+
+The same for the leader, which tells of instances that it cannot place, and for whoever asks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from cdm.allocation.balances import balances_of
+from cdm.allocation.case import Case
+from cdm.allocation.neighbours import Neighbours, Side
+from cdm.allocation.shares import Balance
+from cdm.allocation.site import Held, Site
+from cdm.allocation.sites import Domain, score
+from cdm.model.artifact import NodeId
+from cdm.model.condition import LabelCondition, Operator
+from cdm.model.quantity import memory_shown, millicores
+from cdm.model.rules import Needs
+
+SHOWN = 3
+"""Most near misses that are told."""
+
+
+class Obstacle(Struct, frozen=True):
+    """A rule that keeps a version off a node."""
+
+    what: str
+    """In a word or two: ``draining``, ``memory``, ``zone``; the same for all nodes that it keeps out alike."""
+    why: str
+    """What is so, to be said of several nodes: ``zone is not eu-1``, ``full``."""
+    numbers: str = ""
+    """Of this node: ``cpu 7.5 of 8 reserved``."""
+    miss: str = ""
+    """By how much it falls short: ``256M needed, 100M free``."""
+
+
+class Verdict(Struct, frozen=True):
+    """What the rules say of a node."""
+
+    node: NodeId
+    obstacles: tuple[Obstacle, ...] = ()
+    """All that keeps it out, the most lasting first; none: it fits."""
+    score: int = 0
+    """The sum of the preferences that hold, and of the neighbours that are wished for."""
+    preferred: tuple[str, ...] = ()
+    """Those preferences."""
+    domains: tuple[str, ...] = ()
+    """For each spread, how its domain stands: ``zone a has 2 of 3``."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether it takes one more instance now."""
+        return not self.obstacles
+
+
+def verdicts(case: Case) -> list[Verdict]:
+    """What the rules say of each node that is not dead, about one more instance, in name order."""
+    neighbours = Neighbours(case)
+    # Judged as `choose` would: every rule but the spread first, since what has no room has no share of some.
+    first = [(site, _obstacles(case, neighbours, site)) for site in case.sites]
+    balances = balances_of(case, [(site, case.room(site)) for site, obstacles in first if not obstacles])
+    found: list[Verdict] = []
+    for site, obstacles in first:
+        labels = [site.labels.get(balance.spread.by) for balance in balances]
+        placed = list(zip(balances, labels, strict=True))
+        has = [each for each in placed if each[1] in each[0].counts]
+        waiting = [_has_its_share(balance, domain) for balance, domain in has if balance.next(domain) is None]
+        found.append(
+            Verdict(
+                site.node,
+                (*obstacles, *waiting),
+                score(case.rules.prefer, site.labels) + neighbours.wishes(site),
+                tuple(str(each.condition) for each in case.rules.prefer if each.condition.holds(site.labels)),
+                tuple(_stand(balance, domain) for balance, domain in has),
+            )
+        )
+    return found
+
+
+def summary(found: Sequence[Verdict]) -> str:
+    """``0 of 12 nodes take it: 7 zone is not eu-1, 3 full (cpu 7.5 of 8 reserved), 2 draining``."""
+    taking = sum(each.fits for each in found)
+    nodes = "1 node takes" if len(found) == 1 else f"{len(found):,} nodes take"
+    if not found:
+        return "there is no node"
+    head = f"{taking:,} of {nodes} it"
+    groups: dict[tuple[str, str], list[str]] = {}
+    for each in found:
+        if each.obstacles:
+            first = each.obstacles[0]
+            groups.setdefault((first.what, first.why), []).append(first.numbers)
+    told = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+    parts = [f"{len(numbers):,} {why}{_numbers(numbers)}" for (_, why), numbers in told]
+    return f"{head}: {', '.join(parts)}" if parts else head
+
+
+def nearest(found: Iterable[Verdict], most: int = SHOWN) -> list[str]:
+    """Nodes that a single rule keeps out: ``only memory keeps node-4 out: 256M needed, 100M free``.
+
+    Those come first that fall short of a number.
+    """
+    misses = sorted(
+        (each for each in found if len(each.obstacles) == 1), key=lambda each: not each.obstacles[0].numbers
+    )
+    told: list[str] = []
+    for each in misses[:most]:
+        only = each.obstacles[0]
+        said = f": {only.miss}" if only.miss else ""
+        told.append(f"only {only.what} keeps {each.node} out{said}")
+    return told
+
+
+def broken(case: Case) -> dict[NodeId, tuple[Obstacle, ...]]:
+    """The nodes on which instances are that a hard rule forbids to be there now, and what is wrong."""
+    neighbours = Neighbours(case)
+    found: dict[NodeId, tuple[Obstacle, ...]] = {}
+    for node, count in sorted(case.mine.items()):
+        site = case.sites.all.get(node)
+        if count and site is not None and (obstacles := _broken_on(case, neighbours, site, count)):
+            found[node] = tuple(obstacles)
+    return found
+
+
+def _broken_on(case: Case, neighbours: Neighbours, site: Site, count: int) -> list[Obstacle]:
+    found = [_unfulfilled(each, site) for each in case.rules.require if not each.holds(site.labels)]
+    found += [_neighbour(side, site) for side in neighbours.hard if not side.kept(site, here=1)]
+    most = case.rules.max_per_node
+    if most is not None and count > most:
+        found.append(Obstacle("max_per_node", "more than may be", f"{count} of {most}"))
+    return found + _overdrawn(case, site)
+
+
+def _obstacles(case: Case, neighbours: Neighbours, site: Site) -> list[Obstacle]:
+    """All but the spread: what operators and users would have to change first comes first."""
+    rules = case.rules
+    found = [_unfulfilled(each, site) for each in rules.require if not each.holds(site.labels)]
+    if not site.registered:
+        found.append(Obstacle("silence", "missing"))
+    elif site.draining:
+        found.append(Obstacle("draining", "draining"))
+    elif not site.open:
+        found.append(Obstacle("cordon", "cordoned"))
+    found += [_neighbour(side, site) for side in neighbours.hard if not side.kept(site)]
+    held = case.retried.get(site.node, Held(0))
+    mine = case.mine.get(site.node, 0)
+    if rules.max_per_node is not None and mine >= rules.max_per_node:
+        counts = f"{mine} of {rules.max_per_node} on a node"
+        found.append(Obstacle("max_per_node", "with as many as may be", counts, counts))
+    if site.capacity is not None and site.total - held.slices >= site.capacity:
+        if site.capacity == 0:
+            found.append(Obstacle("capacity", "taking none"))
+        else:
+            counts = f"{site.total} of {site.capacity} slices"
+            found.append(Obstacle("capacity", "full", counts, counts))
+    return found + _needs(case, site)
+
+
+def _unfulfilled(condition: LabelCondition, site: Site) -> Obstacle:
+    label, value = condition.label, site.labels.get(condition.label)
+    if condition.operator is Operator.PRESENT:
+        return Obstacle(label, f"without {label}")
+    if condition.operator is Operator.ABSENT:
+        return Obstacle(label, f"with {label}")
+    if condition.operator is Operator.NOT_IN:
+        return Obstacle(label, f"{label} is {value}")
+    if condition.operator is Operator.IN:
+        wanted = condition.values[0] if len(condition.values) == 1 else f"one of {', '.join(condition.values)}"
+        why = f"{label} is not {wanted}"
+    else:
+        wanted = f"{condition.operator} {condition.values[0]}"
+        why = f"{label} is not {wanted}"
+    return Obstacle(label, why, miss=f"{wanted} needed, {'it has none' if value is None else f'it is {value}'}")
+
+
+def _neighbour(side: Side, site: Site) -> Obstacle:
+    rule = side.rule
+    where = "" if rule.by == "node" else f" ({rule.by} {site.labels.get(rule.by, 'none')})"
+    what = f"near {rule.service}" if side.near else f"apart from {rule.service}"
+    why = f"not near {rule.service}" if side.near else f"beside {rule.service}"
+    return Obstacle(what, why, miss=f"{why}{where}")
+
+
+def _needs(case: Case, site: Site) -> list[Obstacle]:
+    needs, found = case.rules.needs, list[Obstacle]()
+    if needs is None or case.retried.get(site.node):
+        # What a failed slice holds it may take over: then only `Case.room` knows.
+        return found if needs is None or case.room(site) else [Obstacle("needs", "full")]
+    if needs.cpu:
+        if site.cpu is None:
+            found.append(Obstacle("cpu", "not telling its cpu"))
+        elif millicores(site.cpu) - millicores(site.cpu_reserved) < millicores(needs.cpu):
+            free = max((millicores(site.cpu) - millicores(site.cpu_reserved)) / 1000, 0.0)
+            numbers = f"cpu {site.cpu_reserved:.6g} of {site.cpu:.6g} reserved"
+            found.append(Obstacle("cpu", "full", numbers, f"{needs.cpu:.6g} needed, {free:.6g} free"))
+    if needs.memory:
+        if site.memory is None:
+            found.append(Obstacle("memory", "not telling its memory"))
+        elif site.memory - site.memory_reserved < needs.memory:
+            free_memory = memory_shown(max(site.memory - site.memory_reserved, 0))
+            numbers = f"memory {memory_shown(site.memory_reserved)} of {memory_shown(site.memory)} reserved"
+            miss = f"{memory_shown(needs.memory)} needed, {free_memory} free"
+            found.append(Obstacle("memory", "full", numbers, miss))
+    return found
+
+
+def _overdrawn(case: Case, site: Site) -> list[Obstacle]:
+    """More is reserved than the node has by now."""
+    needs = case.rules.needs or Needs()
+    found: list[Obstacle] = []
+    if needs.cpu and site.cpu is not None and millicores(site.cpu_reserved) > millicores(site.cpu):
+        found.append(Obstacle("cpu", "too full", f"cpu {site.cpu_reserved:.6g} of {site.cpu:.6g} reserved"))
+    if needs.memory and site.memory is not None and site.memory_reserved > site.memory:
+        numbers = f"memory {memory_shown(site.memory_reserved)} of {memory_shown(site.memory)} reserved"
+        found.append(Obstacle("memory", "too full", numbers))
+    return found
+
+
+def _has_its_share(balance: Balance, domain: Domain) -> Obstacle:
+    by = balance.spread.by
+    numbers = _stand(balance, domain)
+    return Obstacle(f"spread by {by}", f"in a {by} that has its share", numbers, numbers)
+
+
+def _stand(balance: Balance, domain: Domain) -> str:
+    by = balance.spread.by
+    name = f"without {by}" if domain is None else f"{by} {domain}"
+    share = balance.share.get(domain, 0)
+    most = f"{share} or {share + 1}" if domain in balance.tied else f"{share}"
+    return f"{name} has {balance.counts.get(domain, 0)} of {most}"
+
+
+def _numbers(each: Sequence[str]) -> str:
+    told = Counter(numbers for numbers in each if numbers)
+    if not told:
+        return ""
+    (first, _), *others = told.most_common()
+    return f" ({first} and the like)" if others else f" ({first})"
