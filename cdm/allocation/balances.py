@@ -18,7 +18,9 @@ def balances_of(case: Case, room: Iterable[tuple[Site, int]] | None) -> list[Bal
         case: the facts.
         room: the nodes that take some, and how many; None: instances are to go.
     """
-    rooms = None if room is None or not case.rules.spread else list(room)
+    if not case.rules.spread:
+        return []
+    rooms = list(room or ())
     found: list[Balance] = []
     for spread in case.rules.spread:
         domains = domains_of(case, spread)
@@ -27,7 +29,7 @@ def balances_of(case: Case, room: Iterable[tuple[Site, int]] | None) -> list[Bal
             domain = case.sites.labels(node).get(spread.by)
             counts[domain] = counts.get(domain, 0) + mine
         most = dict(counts)
-        for site, free in rooms or ():
+        for site, free in rooms:
             most[site.labels.get(spread.by)] += free
         weights = {domain: spread.weight(domain) if domain in domains else 0.0 for domain in counts}
         balance = Balance(spread, case.wanted, weights, counts, most)

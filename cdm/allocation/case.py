@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from cdm.allocation.site import Held, Site
+from cdm.allocation.site import Freed, Site
 from cdm.allocation.sites import Sites
 from cdm.allocation.strategy import EVEN, AllocationStrategy
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.quantity import millicores
 from cdm.model.rules import Rules
 
-_NOTHING_HELD = Held(0)
+NO_LIMIT = 1_000_000
+"""More instances than any blueprint may want."""
+
+_NOTHING_FREED = Freed(0)
 
 
 class Case(Struct, frozen=True):
@@ -26,6 +29,9 @@ class Case(Struct, frozen=True):
     """Instances of this version that there are to be in all: what the shares of a spread are shares of."""
     mine: Mapping[NodeId, int] = {}
     """Instances of this version by node, with those on missing nodes that are waited for."""
+    beside: Mapping[NodeId, int] = {}
+    """Other instances by node that count for `Rules.max_per_node` and for nothing else: those of the version's other
+    template, and failed ones that wait."""
     of_service: Mapping[str, Mapping[NodeId, int]] = {}
     """Instances of services (``group:name``), all versions, by node: of those that are neighbours in the rules."""
     cursor: NodeId | None = None
@@ -35,19 +41,30 @@ class Case(Struct, frozen=True):
     runs_elsewhere: bool = False
     """Whether it runs anywhere: then it is the node that fails it, and such nodes are the last resort. Else a failure
     weighs as much as an instance."""
-    retried: Mapping[NodeId, Held] = {}
+    retried: Mapping[NodeId, Freed] = {}
     """Failed slices by node that are due again."""
     strategy: AllocationStrategy = EVEN
 
+    def on_node(self, node: NodeId) -> int:
+        """How many instances on a node count for `Rules.max_per_node`."""
+        return self.mine.get(node, 0) + self.beside.get(node, 0)
+
+    def rooms(self, sites: Sequence[Site]) -> list[int]:
+        """How many more instances each of the nodes has room for."""
+        rules = self.rules
+        if rules.needs is not None or rules.max_per_node is not None or self.retried:
+            return [self.room(site) for site in sites]
+        return [NO_LIMIT if site.capacity is None else max(site.capacity - site.total, 0) for site in sites]
+
     def room(self, site: Site) -> int:
-        """How many more instances a node has room for, be it open or not; `wanted` where there is no limit."""
-        held = self.retried.get(site.node, _NOTHING_HELD)
-        room = self.wanted
+        """How many more instances a node has room for, be it open or not; `NO_LIMIT` where nothing limits it."""
+        held = self.retried.get(site.node, _NOTHING_FREED)
+        room = NO_LIMIT
         if site.capacity is not None:
             room = min(room, site.capacity - site.total + held.slices)
         rules = self.rules
         if rules.max_per_node is not None:
-            room = min(room, rules.max_per_node - self.mine.get(site.node, 0))
+            room = min(room, rules.max_per_node - self.on_node(site.node))
         needs = rules.needs
         if needs is not None and room > 0:
             if needs.cpu:

@@ -7,13 +7,15 @@ preferences; the strategy; fewest instances of the version; fewest slices; round
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from heapq import heappop, heapreplace
 
 from cdm.allocation.balances import balances_of
 from cdm.allocation.case import Case
 from cdm.allocation.evenly import Allocation
 from cdm.allocation.neighbours import Neighbours
 from cdm.allocation.site import Site
+from cdm.allocation.sites import Domain
 from cdm.allocation.strategy import EVEN, AllocationStrategy, by_strategy
 from cdm.allocation.tree import Branch, Key, Leaf
 
@@ -46,10 +48,11 @@ class _Choice:
         self._sites, self._room = self._with_room()
         self._given = [0] * len(self._sites)
         self._last: int | None = None
-        spreads = case.rules.spread
-        self._domains = [[site.labels.get(spread.by) for spread in spreads] for site in self._sites] if spreads else []
+        self._domains = [[site.labels.get(spread.by) for site in self._sites] for spread in case.rules.spread]
+        """By spread, then by node."""
         self._balances = balances_of(case, zip(self._sites, self._room, strict=True))
-        self._scores = [self._score(site) for site in self._sites]
+        scored = case.rules.prefer or self._neighbours.soft
+        self._scores = [self._score(site) for site in self._sites] if scored else [0] * len(self._sites)
         self._best = max(self._scores, default=0)
 
     def place(self, count: int) -> Allocation:
@@ -69,17 +72,16 @@ class _Choice:
     def _with_room(self) -> tuple[list[Site], list[int]]:
         """The nodes that fit by their labels and that have room, and how much they have."""
         case = self._case
-        all_, room, allow = case.sites.all, case.room, self._neighbours.allow
+        all_, allow = case.sites.all, self._neighbours.allow
         nodes = case.sites.fitting(case.rules.require)
         start = bisect_right(nodes, case.cursor) if case.cursor else 0
-        sites: list[Site] = []
-        rooms: list[int] = []
-        for node in (*nodes[start:], *nodes[:start]):
-            site = all_[node]
-            free = room(site)
-            if free and allow(site):
-                sites.append(site)
-                rooms.append(free)
+        sites = [all_[node] for node in (*nodes[start:], *nodes[:start])]
+        if self._neighbours.hard:
+            sites = [site for site in sites if allow(site)]
+        rooms = case.rooms(sites)
+        if not all(rooms):
+            sites = [site for site, room in zip(sites, rooms, strict=True) if room]
+            rooms = [room for room in rooms if room]
         return sites, rooms
 
     def _score(self, site: Site) -> int:
@@ -90,37 +92,72 @@ class _Choice:
     def _place_on(self, nodes: Sequence[int], count: int) -> int:
         """Place so many on these nodes, given in their turn; returns how many are left."""
         while count:
-            left = self._serve(self._tree(nodes), nodes, count)
+            tree = self._tree(nodes)
+            left = count
+            if isinstance(tree, Branch) and len(self._balances) == 1 and not self._neighbours.moving:
+                left = self._give_what_they_lack(tree, nodes, left)
+            tree.ready()
+            left = self._serve(tree, nodes, left)
             if left == count:
                 break
             count = left
         return count
 
-    def _serve(self, tree: Branch | Leaf, nodes: Sequence[int], count: int) -> int:
-        """Place until nobody takes any more, or until some other node looks better than it did."""
-        given, room, balances, moving = self._given, self._room, self._balances, self._neighbours.moving
+    def _give_what_they_lack(self, tree: Branch, nodes: Sequence[int], count: int) -> int:
+        """Give each domain what it lacks, if there are so many: whose turn it is makes no difference then."""
+        (balance,) = self._balances
+        lacks = {domain: lack for domain in tree.children if (lack := balance.lacks(domain)) > 0}
+        if sum(lacks.values()) > count:
+            return count
+        for domain, lack in lacks.items():
+            leaf = tree.children[domain]
+            assert isinstance(leaf, Leaf)
+            leaf.ready()
+            placed = lack - self._fill(leaf, nodes, lack)
+            balance.counts[domain] += placed
+            count -= placed
+        return count
+
+    def _fill(self, leaf: Leaf, nodes: Sequence[int], count: int) -> int:
+        """Place so many on the nodes of one leaf; returns how many are left."""
+        given, room, heap = self._given, self._room, leaf.heap
         numbers = self._strategy is EVEN
-        better = False
-        while count and not better and tree.best() is not None:
-            leaf = tree if isinstance(tree, Leaf) else tree.first()
-            key = leaf.heap[0]
+        while count and heap:
+            key = heap[0]
             number = key if numbers else key[-1]
-            self._last = i = nodes[number & _TURN]
+            i = nodes[number & _TURN]
             given[i] += 1
             room[i] -= 1
             count -= 1
-            for position, balance in enumerate(balances):
-                balance.add(self._domains[i][position])
+            if not room[i]:
+                heappop(heap)
+            elif numbers:
+                heapreplace(heap, key + _ONE_MORE)
+            else:
+                heapreplace(heap, self._key(i, number + _ONE_MORE))
+            self._last = i
+        return count
+
+    def _serve(self, tree: Branch | Leaf, nodes: Sequence[int], count: int) -> int:
+        """Place until nobody takes any more, or until some other node looks better than it did."""
+        moving = self._neighbours.moving
+        if isinstance(tree, Leaf) and not moving:
+            return self._fill(tree, nodes, count)
+        better = False
+        while count and not better and tree.best() is not None:
+            leaf = tree if isinstance(tree, Leaf) else tree.first()
+            self._fill(leaf, nodes, 1)
+            count -= 1
+            i = self._last
+            assert i is not None
+            for balance, domains in zip(self._balances, self._domains, strict=True):
+                balance.add(domains[i])
             if moving:
                 better = self._neighbours.placed(self._sites[i])
-            if not room[i]:
-                leaf.replace(None)
-            else:
-                leaf.replace(key + _ONE_MORE if numbers else self._key(i, number + _ONE_MORE))
         return count
 
     def _tree(self, nodes: Sequence[int]) -> Branch | Leaf:
-        """Those of the nodes that have room, ready to be served."""
+        """Those of the nodes that have room, by their domains; it is not `ready` yet."""
 
         def look(key: Key) -> Key | None:
             """Looks at a node anew after the service itself, its neighbour, got another instance."""
@@ -133,17 +170,27 @@ class _Choice:
 
         values = [balance.next for balance in self._balances]
         again = look if self._neighbours.moving else None
-        tree: Branch | Leaf = Branch(values, again) if values else Leaf(again)
-        mine = self._case.mine
-        failed = {} if self._case.runs_elsewhere else self._case.shun
-        for turn, i in enumerate(nodes):
-            if self._room[i]:
-                site, given = self._sites[i], self._given[i]
-                count = mine.get(site.node, 0) + (site.node in failed) + given
-                leaf = tree if isinstance(tree, Leaf) else tree.leaf(self._domains[i])
-                leaf.heap.append(self._key(i, (count << 2 * _BITS) + (site.total + given << _BITS) + turn))
-        tree.ready()
+        if not values:
+            leaf = Leaf(again)
+            leaf.heap += [self._key(i, number) for i, number in self._numbers(nodes)]
+            return leaf
+        tree = Branch(values, again)
+        domains = list(zip(*self._domains, strict=True))
+        heaps: dict[tuple[Domain, ...], list[Key]] = {each: tree.leaf(each).heap for each in set(domains)}
+        for i, number in self._numbers(nodes):
+            heaps[domains[i]].append(self._key(i, number))
         return tree
+
+    def _numbers(self, nodes: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """The nodes that have room: instances, slices, and turn of each, in one number."""
+        mine, failed = self._case.mine, {} if self._case.runs_elsewhere else self._case.shun
+        sites, room, given = self._sites, self._room, self._given
+        for turn, i in enumerate(nodes):
+            if room[i]:
+                site = sites[i]
+                node = site.node
+                count = mine.get(node, 0) + (node in failed) + given[i]
+                yield i, (count << 2 * _BITS) + (site.total + given[i] << _BITS) + turn
 
     def _key(self, i: int, number: int) -> Key:
         """What a node is compared by; ``number``: instances, slices, and turn."""

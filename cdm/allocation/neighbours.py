@@ -12,7 +12,7 @@ WISH = 100
 """What a neighbour that is only wished for weighs beside preferences: as much as the strongest of them."""
 
 
-class Side(NamedTuple):
+class Vicinity(NamedTuple):
     """A service that is to be near or apart, and where it is."""
 
     rule: Neighbour
@@ -46,8 +46,8 @@ class Neighbours:
     """
 
     def __init__(self, case: Case) -> None:
-        self.hard: list[Side] = []
-        self.soft: list[Side] = []
+        self.hard: list[Vicinity] = []
+        self.soft: list[Vicinity] = []
         rules = case.rules
         if rules.near or rules.apart:
             for near, each in [*((True, each) for each in rules.near), *((False, each) for each in rules.apart)]:
@@ -73,8 +73,15 @@ class Neighbours:
                 side.values[value] = side.values.get(value, 0) + 1
         return better
 
+    def left(self, site: Site) -> None:
+        """An instance is there no more."""
+        for side in (*self.hard, *self.soft):
+            value = site.labels.get(side.rule.by)
+            if side.own and value is not None and side.values.get(value):
+                side.values[value] -= 1
 
-def _side(case: Case, rule: Neighbour, *, near: bool) -> Side:
+
+def _side(case: Case, rule: Neighbour, *, near: bool) -> Vicinity:
     own = rule.service == str(case.artifact.service)
     counts = dict(case.of_service.get(rule.service, {}))
     if own:
@@ -84,4 +91,4 @@ def _side(case: Case, rule: Neighbour, *, near: bool) -> Side:
         value = case.sites.labels(node).get(rule.by)
         if count and value is not None:
             values[value] = values.get(value, 0) + count
-    return Side(rule, near, values, own)
+    return Vicinity(rule, near, values, own)

@@ -87,9 +87,10 @@ class _Removal:
             found.setdefault((key.node, key.node not in self._forbidden), []).append(key)
         most = self._case.rules.max_per_node
         if most is not None:
-            for node in [node for node, allowed in found if allowed and self._mine[node] > most]:
+            over = {node: self._mine[node] + self._case.beside.get(node, 0) - most for node, _ in found}
+            for node in [node for node, allowed in found if allowed and over[node] > 0]:
                 slices = found[node, True]
-                fewer = max(len(slices) - (self._mine[node] - most), 0)
+                fewer = max(len(slices) - over[node], 0)
                 found[node, False] = slices[fewer:]
                 found[node, True] = slices[:fewer]
         return {place: slices for place, slices in found.items() if slices}

@@ -96,7 +96,7 @@ class Balance:
         self.slack = max(spread.max_skew - 1, 0)
         self.counts = counts
         self.share, self.tied, seats = shares(total, weights, most if spread.anyway else None)
-        self.seats = max(seats - sum(counts[each] > self.share[each] + self.slack for each in self.tied), 0)
+        self.seats = seats - sum(counts[each] > self.share[each] + self.slack for each in self.tied)
 
     def next(self, domain: Domain) -> float | None:
         """How badly the domain should not get the next one: the lowest does; None: it must not.
@@ -114,6 +114,10 @@ class Balance:
             return None
         return over - 0.5 if tied else float(over)
 
+    def lacks(self, domain: Domain) -> int:
+        """How many it gets before any domain gets one that does not lack some."""
+        return self.share[domain] - self.slack - self.counts[domain]
+
     def first_to_go(self, domain: Domain) -> float:
         """How well the domain can spare one: the highest gives it."""
         count, share, slack = self.counts[domain], self.share[domain], self.slack
@@ -128,10 +132,12 @@ class Balance:
         """It got one."""
         self.counts[domain] += 1
         if domain in self.tied and self.counts[domain] == self.share[domain] + self.slack + 1:
-            self.seats = max(self.seats - 1, 0)
+            self.seats -= 1
 
     def remove(self, domain: Domain) -> None:
         """It gave one."""
+        if domain in self.tied and self.counts[domain] == self.share[domain] + self.slack + 1:
+            self.seats += 1
         self.counts[domain] -= 1
 
     def off(self, domain: Domain) -> int:

@@ -36,7 +36,7 @@ class Site(Struct, frozen=True):
     """How busy it is, as it tells it; None: it does not say."""
 
 
-class Held(NamedTuple):
+class Freed(NamedTuple):
     """What failed slices that are due again hold on their node: tried again there, they take no further room."""
 
     slices: int

@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from cdm.allocation.balances import balances_of
 from cdm.allocation.case import Case
-from cdm.allocation.neighbours import Neighbours, Side
+from cdm.allocation.neighbours import Neighbours, Vicinity
 from cdm.allocation.shares import Balance
-from cdm.allocation.site import Held, Site
+from cdm.allocation.site import Freed, Site
 from cdm.allocation.sites import Domain, score
 from cdm.model.artifact import NodeId
 from cdm.model.condition import LabelCondition, Operator
@@ -120,15 +120,15 @@ def broken(case: Case) -> dict[NodeId, tuple[Obstacle, ...]]:
     found: dict[NodeId, tuple[Obstacle, ...]] = {}
     for node, count in sorted(case.mine.items()):
         site = case.sites.all.get(node)
-        if count and site is not None and (obstacles := _broken_on(case, neighbours, site, count)):
+        if count and site is not None and (obstacles := _broken_on(case, neighbours, site)):
             found[node] = tuple(obstacles)
     return found
 
 
-def _broken_on(case: Case, neighbours: Neighbours, site: Site, count: int) -> list[Obstacle]:
+def _broken_on(case: Case, neighbours: Neighbours, site: Site) -> list[Obstacle]:
     found = [_unfulfilled(each, site) for each in case.rules.require if not each.holds(site.labels)]
     found += [_neighbour(side, site) for side in neighbours.hard if not side.kept(site, here=1)]
-    most = case.rules.max_per_node
+    most, count = case.rules.max_per_node, case.on_node(site.node)
     if most is not None and count > most:
         found.append(Obstacle("max_per_node", "more than may be", f"{count} of {most}"))
     return found + _overdrawn(case, site)
@@ -145,8 +145,8 @@ def _obstacles(case: Case, neighbours: Neighbours, site: Site) -> list[Obstacle]
     elif not site.open:
         found.append(Obstacle("cordon", "cordoned"))
     found += [_neighbour(side, site) for side in neighbours.hard if not side.kept(site)]
-    held = case.retried.get(site.node, Held(0))
-    mine = case.mine.get(site.node, 0)
+    held = case.retried.get(site.node, Freed(0))
+    mine = case.on_node(site.node)
     if rules.max_per_node is not None and mine >= rules.max_per_node:
         counts = f"{mine} of {rules.max_per_node} on a node"
         found.append(Obstacle("max_per_node", "with as many as may be", counts, counts))
@@ -176,7 +176,7 @@ def _unfulfilled(condition: LabelCondition, site: Site) -> Obstacle:
     return Obstacle(label, why, miss=f"{wanted} needed, {'it has none' if value is None else f'it is {value}'}")
 
 
-def _neighbour(side: Side, site: Site) -> Obstacle:
+def _neighbour(side: Vicinity, site: Site) -> Obstacle:
     rule = side.rule
     where = "" if rule.by == "node" else f" ({rule.by} {site.labels.get(rule.by, 'none')})"
     what = f"near {rule.service}" if side.near else f"apart from {rule.service}"

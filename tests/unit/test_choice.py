@@ -1,42 +1,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
-from cdm.allocation.case import Case
 from cdm.allocation.choice import choose
 from cdm.allocation.removal import surplus
-from cdm.allocation.site import Site
-from cdm.allocation.sites import Sites
 from cdm.allocation.strategy import strategy_named
 from cdm.allocation.verdict import nearest, summary, verdicts
-from cdm.model.artifact import NodeId
-from cdm.model.condition import LabelCondition
 from cdm.model.keys import SliceKey
 from cdm.model.rules import Needs, Neighbour, Preference, Rules, Spread
+from tests.unit.placing import by_label, case, require, site
 from tests.unit.support import APP, n
-
-
-def site(number: int, zone: str | None = None, **facts: Any) -> Site:
-    labels = {"node": n(number), **({} if zone is None else {"zone": zone}), **facts.pop("labels", {})}
-    return Site(n(number), labels, **facts)
-
-
-def case(rules: Rules, wanted: int, *sites: Site, **facts: Any) -> Case:
-    return Case(APP, rules, Sites(sites), wanted, **facts)
-
-
-def by_label(given: Case, counts: Mapping[NodeId, int], label: str = "zone") -> dict[str | None, int]:
-    found: Counter[str | None] = Counter()
-    for node, count in counts.items():
-        found[given.sites.labels(node).get(label)] += count
-    return dict(found)
-
-
-def require(*texts: str) -> tuple[LabelCondition, ...]:
-    return tuple(LabelCondition.parse(text) for text in texts)
-
 
 NINE = [site(i, "abc"[i % 3]) for i in range(9)]
 BY_ZONE = (Spread("zone"),)

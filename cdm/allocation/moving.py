@@ -1,0 +1,245 @@
+"""Which instances to move so that the rules are kept better: the fewest that do, the most wanted first. Pure.
+
+First what a hard rule forbids to be where it is; then, spread after spread, from domains that have too many to those
+that lack some; then, within the same domains, to nodes that are preferred, that the strategy puts first, or that have
+fewer instances. What is within the skew of a spread is not moved over its domains. How busy nodes are is no reason to
+move: that changes with each move.
+
+The room that a move leaves behind is not counted on: an instance goes only when the one that replaces it is healthy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from math import ceil
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from cdm.allocation.balances import balances_of
+from cdm.allocation.case import Case
+from cdm.allocation.neighbours import Neighbours
+from cdm.allocation.sites import Domain, holds, score
+from cdm.allocation.strategy import AllocationStrategy, Rank, by_strategy
+from cdm.model.artifact import NodeId
+from cdm.model.keys import SliceKey
+from cdm.model.quantity import millicores
+
+
+class Relocation(NamedTuple):
+    """An instance that is to be somewhere else."""
+
+    slice: SliceKey
+    to: NodeId
+    why: str
+    """``a hard rule``, ``spread by zone``, ``preferences``, or ``strategy``: the first rule that is kept better."""
+
+
+HARD_RULE = "a hard rule"
+PREFERENCES = "preferences"
+STRATEGY = "strategy"
+
+
+def moves(case: Case, slices: Iterable[SliceKey], most: int) -> list[Relocation]:
+    """What to move, at most so much; nothing where the rules are kept as well as they can be.
+
+    Args:
+        case: the facts; ``wanted`` is how many instances there are to be.
+        slices: those that may be moved: healthy ones on nodes that are there.
+        most: how many.
+    """
+    movable = list(slices)
+    return by_strategy(case.strategy, lambda strategy: _Moving(case, strategy, movable, most).decide())
+
+
+class _Moving:
+    """One decision: moves are made one by one, on counts of its own.
+
+    Args:
+        case: the facts.
+        strategy: the one to go by.
+        slices: those that may be moved.
+        most: how many of them.
+    """
+
+    def __init__(self, case: Case, strategy: AllocationStrategy, slices: Sequence[SliceKey], most: int) -> None:
+        self._case = case
+        self._strategy = strategy
+        self._most = most
+        self._sites = {node: replace(site, load=None) for node, site in case.sites.all.items()}
+        self._mine = dict(case.mine)
+        self._neighbours, self._after = Neighbours(case), Neighbours(case)
+        """With what is moved still where it was, and without."""
+        self._movable: dict[NodeId, list[SliceKey]] = {}
+        for key in sorted(slices, key=lambda key: key.ordinal):
+            if key.node in self._sites:
+                self._movable.setdefault(key.node, []).append(key)
+        self._arrived: dict[NodeId, list[SliceKey]] = {}
+        """Slices that are moved, by where they are moved to."""
+        self._why: dict[SliceKey, str] = {}
+        fitting = case.sites.fitting(case.rules.require)
+        room = {node: case.room(self._sites[node]) for node in fitting}
+        self._room = {node: free for node, free in room.items() if free}
+        takers = [(self._sites[node], free) for node, free in self._room.items()]
+        self._balances = balances_of(case, [each for each in takers if self._neighbours.allow(each[0])])
+        self._nodes = sorted({*self._movable, *self._room})
+        self._domains: dict[NodeId, tuple[Domain, ...]] = {}
+        for node in self._nodes:
+            labels = self._sites[node].labels
+            self._domains[node] = tuple(labels.get(balance.spread.by) for balance in self._balances)
+
+    def decide(self) -> list[Relocation]:
+        """Make moves until all is as it should be."""
+        self._keep_hard_rules()
+        for level in range(len(self._balances)):
+            while self._left and self._spread(level):
+                pass
+        for cell in self._groups(len(self._balances)):
+            while self._left and self._improve(cell):
+                pass
+        at = {key: node for node, keys in self._arrived.items() for key in keys}
+        return [Relocation(key, at[key], why) for key, why in self._why.items() if at[key] != key.node]
+
+    @property
+    def _left(self) -> bool:
+        return len(self._why) < self._most
+
+    def _groups(self, depth: int) -> Iterator[list[NodeId]]:
+        """The nodes that are in the same domains of the first spreads."""
+        found: dict[tuple[Domain, ...], list[NodeId]] = {}
+        for node in self._nodes:
+            found.setdefault(self._domains[node][:depth], []).append(node)
+        return iter(found.values())
+
+    def _keep_hard_rules(self) -> None:
+        for node in [node for node in self._nodes if self._has(node)]:
+            too_many = self._too_many(node)
+            while self._left and self._has(node) and (too_many > 0 or self._forbidden(node)):
+                if (to := self._elsewhere(node)) is None:
+                    break
+                self._move(node, to, HARD_RULE)
+                too_many -= 1
+
+    def _elsewhere(self, node: NodeId) -> NodeId | None:
+        """Where an instance goes that must leave its node; None: nowhere."""
+        for balance, domain in zip(self._balances, self._domains[node], strict=True):
+            balance.remove(domain)
+        able = [each for each in self._nodes if each != node and self._takes(each) and self._values(each) is not None]
+        to = min(able, key=self._first, default=None)
+        for balance, domain in zip(self._balances, self._domains[node], strict=True):
+            balance.add(domain)
+        return to
+
+    def _forbidden(self, node: NodeId) -> bool:
+        site = self._sites[node]
+        return not (holds(self._case.rules.require, site.labels) and self._after.allow(site, here=1))
+
+    def _too_many(self, node: NodeId) -> int:
+        """How many instances are too many on a node, by number and by what is reserved."""
+        rules, site = self._case.rules, self._sites[node]
+        found = (
+            0 if rules.max_per_node is None else self._mine[node] + self._case.beside.get(node, 0) - rules.max_per_node
+        )
+        if rules.needs is not None:
+            needs = rules.needs
+            if needs.cpu and site.cpu is not None:
+                over = millicores(site.cpu_reserved) - millicores(site.cpu)
+                found = max(found, ceil(over / millicores(needs.cpu)))
+            if needs.memory and site.memory is not None:
+                found = max(found, -((site.memory - site.memory_reserved) // needs.memory))
+        return found
+
+    def _spread(self, level: int) -> bool:
+        """Make the most wanted move for a spread that keeps those before it as they are; returns whether there is."""
+        balance = self._balances[level]
+        best: tuple[float, NodeId, NodeId] | None = None
+        for group in self._groups(level):
+            givers = {self._domains[node][level] for node in group if self._has(node)}
+            takers = {self._domains[node][level] for node in group if self._takes(node)}
+            values = {domain: value for domain in takers if (value := balance.next(domain)) is not None}
+            if not givers or not values:
+                continue
+            give = max(givers, key=lambda domain: (balance.first_to_go(domain), domain is not None, domain or ""))
+            take = min(values, key=lambda domain: (values[domain], domain is None, domain or ""))
+            spare = balance.first_to_go(give)
+            wanted = balance.off(give) > 0 and values[take] <= 0
+            if give == take or not (wanted or (balance.off(take) < 0 and spare >= 0)):
+                continue
+            source = max(
+                (node for node in group if self._domains[node][level] == give and self._has(node)), key=self._last
+            )
+            able = [node for node in group if self._domains[node][level] == take and self._takes(node)]
+            if best is None or spare - values[take] > best[0]:
+                best = spare - values[take], source, min(able, key=self._first)
+        if best is None:
+            return False
+        self._move(best[1], best[2], f"spread by {balance.spread.by}")
+        return True
+
+    def _improve(self, cell: Sequence[NodeId]) -> bool:
+        """Make the most wanted move between nodes that are in the same domains; returns whether there is one."""
+        sources = [node for node in cell if self._has(node)]
+        if not sources:
+            return False
+        source = max(sources, key=self._last)
+        able = [node for node in cell if node != source and self._takes(node)]
+        if not able:
+            return False
+        to = min(able, key=self._first)
+        if self._score(to) != self._score(source):
+            better, why = self._score(to) > self._score(source), PREFERENCES
+        else:
+            there, here = self._mine.get(to, 0), self._mine[source] - 1
+            better, why = (self._rank(to, there), there) < (self._rank(source, here), here), STRATEGY
+        if better:
+            self._move(source, to, why)
+        return better
+
+    def _move(self, source: NodeId, to: NodeId, why: str) -> None:
+        if self._movable.get(source):
+            key = self._movable[source].pop()
+            self._why[key] = why
+        else:
+            key = self._arrived[source].pop()
+        self._arrived.setdefault(to, []).append(key)
+        self._room[to] -= 1
+        self._mine[source] -= 1
+        self._mine[to] = self._mine.get(to, 0) + 1
+        self._neighbours.placed(self._sites[to])
+        self._after.placed(self._sites[to])
+        self._after.left(self._sites[source])
+        for number, balance in enumerate(self._balances):
+            balance.remove(self._domains[source][number])
+            balance.add(self._domains[to][number])
+
+    def _has(self, node: NodeId) -> bool:
+        return bool(self._movable.get(node) or self._arrived.get(node))
+
+    def _takes(self, node: NodeId) -> bool:
+        return self._room.get(node, 0) > 0 and self._neighbours.allow(self._sites[node])
+
+    def _score(self, node: NodeId) -> int:
+        site = self._sites[node]
+        return score(self._case.rules.prefer, site.labels) + self._neighbours.wishes(site)
+
+    def _rank(self, node: NodeId, count: int) -> Rank:
+        return self._strategy.rank(self._case.artifact, self._sites[node], count)
+
+    def _values(self, node: NodeId) -> list[float] | None:
+        """How the node's domains stand; None: one of them must not have more."""
+        found = [each.next(domain) for each, domain in zip(self._balances, self._domains[node], strict=True)]
+        values = [value for value in found if value is not None]
+        return values if len(values) == len(found) else None
+
+    def _first(self, node: NodeId) -> tuple[object, ...]:
+        """The lowest is the one that is to get an instance."""
+        count = self._mine.get(node, 0)
+        values = self._values(node)
+        total = self._sites[node].total
+        return values is None, values or [], -self._score(node), self._rank(node, count), count, total, node
+
+    def _last(self, node: NodeId) -> tuple[object, ...]:
+        """The highest is the one that is to give an instance."""
+        count = self._mine[node] - 1
+        spare = [each.first_to_go(domain) for each, domain in zip(self._balances, self._domains[node], strict=True)]
+        return spare, -self._score(node), self._rank(node, count), count, self._sites[node].total, node

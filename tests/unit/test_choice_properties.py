@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
+from itertools import combinations, product
+from math import floor
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from cdm.allocation.balances import balances_of
+from cdm.allocation.case import Case
+from cdm.allocation.choice import choose
+from cdm.allocation.neighbours import Neighbours
+from cdm.allocation.shares import Balance, shares
+from cdm.allocation.site import Site
+from cdm.allocation.sites import Sites, score
+from cdm.allocation.verdict import verdicts
+from cdm.model.artifact import NodeId
+from cdm.model.rules import Neighbour, Rules, Spread
+from tests.unit.placing import OWN, carried_out, case, cases, rules, site
+
+Domain = str | None
+
+
+@given(cases())
+def test_hard_rules_are_never_broken(drawn: tuple[Case, int]) -> None:
+    given_, missing = drawn
+    counts = choose(given_, missing).counts
+    after = carried_out(given_, counts)
+    rules = given_.rules
+    assert sum(counts.values()) <= missing
+    assert all(count > 0 for count in counts.values())
+    for node in counts:
+        each = after.sites.all[node]
+        assert each.open
+        assert all(condition.holds(each.labels) for condition in rules.require)
+        assert each.capacity is None or each.total <= each.capacity
+        assert rules.max_per_node is None or after.mine[node] <= rules.max_per_node
+        if rules.needs is not None and rules.needs.cpu:
+            assert each.cpu is not None
+            assert each.cpu_reserved <= each.cpu
+        if rules.needs is not None and rules.needs.memory:
+            assert each.memory is not None
+            assert each.memory_reserved <= each.memory
+        for rule in rules.apart:
+            if rule.hard and (value := each.labels.get(rule.by)) is not None:
+                assert together(given_, rule.service, rule.by, value) == 0
+                if rule.service == OWN:
+                    assert together(after, OWN, rule.by, value) == 1
+        for rule in rules.near:
+            if rule.hard:
+                value = each.labels.get(rule.by)
+                assert value is not None
+                beside = together(given_, rule.service, rule.by, value)
+                anywhere = sum(given_.of_service[rule.service].values())
+                assert beside or (rule.service == OWN and not anywhere)
+
+
+def together(given_: Case, service: str, label: str, value: str) -> int:
+    counts = given_.of_service[service].items()
+    return sum(count for node, count in counts if given_.sites.labels(node).get(label) == value)
+
+
+@given(cases())
+def test_what_is_not_placed_fits_nowhere_and_the_verdicts_say_why(drawn: tuple[Case, int]) -> None:
+    given_, missing = drawn
+    placed = sum((counts := choose(given_, missing).counts).values())
+    fits = any(each.fits for each in verdicts(replace(carried_out(given_, counts), shun={})))
+    if placed < missing:
+        assert not fits
+    assert bool(choose(given_, 1).counts) == any(each.fits for each in verdicts(given_))
+
+
+@given(cases(), st.randoms(use_true_random=False))
+def test_the_order_in_which_nodes_are_given_does_not_matter(drawn: tuple[Case, int], random: object) -> None:
+    given_, missing = drawn
+    first = choose(given_, missing)
+    assert choose(given_, missing) == first
+    shuffled = list(given_.sites)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    gone = {node: given_.sites.labels(node) for node in (NodeId(f"n{i}") for i in range(10, 13))}
+    other = Sites(shuffled)
+    for node, labels in reversed(gone.items()):
+        if "zone" in labels:
+            other.gone(node, labels)
+    mine = dict(reversed(list(given_.mine.items())))
+    assert choose(replace(given_, sites=other, mine=mine), missing) == first
+
+
+@given(cases(), st.data())
+def test_what_is_kept_of_nodes_is_what_is_worked_out_anew(drawn: tuple[Case, int], data: st.DataObject) -> None:
+    given_, missing = drawn
+    choose(given_, missing)  # everything that is kept is made
+    everyone = list(given_.sites)
+    assume(everyone)
+    for _ in range(data.draw(st.integers(1, 3))):
+        each = data.draw(st.sampled_from(everyone))
+        what = data.draw(st.sampled_from(["put", "gone", "forget"]))
+        if what == "put":
+            labels = {"node": each.node, **data.draw(st.dictionaries(st.just("zone"), st.sampled_from("abc")))}
+            given_.sites.put(replace(each, labels=labels, open=data.draw(st.booleans()), total=0))
+        elif what == "gone":
+            given_.sites.gone(each.node, each.labels)
+        else:
+            given_.sites.forget(each.node)
+    anew = Sites(given_.sites)
+    for node, known in given_.sites._gone.items():
+        anew.gone(node, known)
+    assert choose(given_, missing) == choose(replace(given_, sites=anew), missing)
+
+
+@given(cases())
+def test_placing_at_once_is_placing_one_by_one(drawn: tuple[Case, int]) -> None:
+    given_, missing = drawn
+    assert choose(given_, missing).counts == naive(given_, missing)
+
+
+def naive(given_: Case, count: int) -> dict[NodeId, int]:
+    """One instance at a time, each on the best of all nodes by a key that says all there is to say."""
+    found: Counter[NodeId] = Counter()
+    neighbours = Neighbours(given_)
+    sites = [each for each in given_.sites if each.open]
+    sites = [each for each in sites if all(condition.holds(each.labels) for condition in given_.rules.require)]
+    cursor = given_.cursor or ""
+    order = [*(each for each in sites if each.node > cursor), *(each for each in sites if each.node <= cursor)]
+    room = {each.node: given_.room(each) for each in order}
+    balances = balances_of(given_, [(each, room[each.node]) for each in order if neighbours.allow(each)])
+    shun = given_.shun
+    for _ in range(count):
+        able = []
+        for turn, each in enumerate(order):
+            node = each.node
+            values = [balance.next(each.labels.get(balance.spread.by)) for balance in balances]
+            if not room[node] or not neighbours.allow(each) or None in values:
+                continue
+            last_resort = given_.runs_elsewhere and node in shun
+            mine = given_.mine.get(node, 0) + found[node] + (node in shun and not given_.runs_elsewhere)
+            points = score(given_.rules.prefer, each.labels) + neighbours.wishes(each)
+            rank = given_.strategy.rank(given_.artifact, each, mine)
+            when = shun[node] if last_resort else 0.0
+            able.append((last_resort, values, -points, rank, mine, each.total + found[node], when, turn, each))
+        if not able:
+            break
+        chosen: Site = min(able, key=lambda key: key[:-1])[-1]
+        found[chosen.node] += 1
+        room[chosen.node] -= 1
+        for balance in balances:
+            balance.add(chosen.labels.get(balance.spread.by))
+        neighbours.placed(chosen)
+    return dict(found)
+
+
+def without_own(drawn: Rules) -> Rules:
+    """Without what makes the first instance's place decide on the others', and with no more than one that waits."""
+    spread = tuple(replace(each, anyway=each.anyway or number > 0) for number, each in enumerate(drawn.spread))
+    near = tuple(each for each in drawn.near if each.service != OWN)
+    return replace(drawn, spread=spread, near=near, apart=tuple(each for each in drawn.apart if each.service != OWN))
+
+
+@given(cases(rules.map(without_own)))
+def test_a_preference_never_makes_anything_unplaceable(drawn: tuple[Case, int]) -> None:
+    given_, missing = drawn
+    plain = replace(given_, rules=replace(given_.rules, prefer=()))
+    soft = replace(plain, rules=replace(plain.rules, near=hard(plain.rules.near), apart=hard(plain.rules.apart)))
+    placed = sum(choose(given_, missing).counts.values())
+    assert placed == sum(choose(plain, missing).counts.values()) == sum(choose(soft, missing).counts.values())
+
+
+def hard(neighbours: Iterable[Neighbour]) -> tuple[Neighbour, ...]:
+    return tuple(each for each in neighbours if each.hard)
+
+
+some_weights = st.dictionaries(st.sampled_from("abcd"), st.sampled_from([1.0, 2.0, 0.5, 3.0, 0.1, 0.2]), min_size=1)
+
+
+@given(st.integers(0, 30), some_weights)
+def test_shares_go_by_largest_remainder(total: int, weights: dict[str, float]) -> None:
+    by_domain: dict[Domain, float] = dict(weights.items())
+    found = shares(total, by_domain)
+    seats = combinations(sorted(map(str, found.tied)), found.seats)
+    ways = [{str(each): count + (each in chosen) for each, count in found.whole.items()} for chosen in seats]
+    expected = naive_shares(total, weights)
+    assert len(ways) == len(expected)
+    assert all(way in expected for way in ways)
+
+
+def naive_shares(total: int, weights: Mapping[str, float]) -> list[dict[str, int]]:
+    """Every way to share out by largest remainder, in exact numbers."""
+    exact = {domain: Fraction(str(weight)) for domain, weight in weights.items()}
+    quotas = {domain: total * weight / sum(exact.values()) for domain, weight in exact.items()}
+    whole = {domain: floor(quota) for domain, quota in quotas.items()}
+    left = total - sum(whole.values())
+    found = []
+    for chosen in combinations(sorted(quotas), left):
+        least = min((quotas[each] - whole[each] for each in chosen), default=Fraction(1))
+        if all(quotas[each] - whole[each] <= least for each in quotas if each not in chosen):
+            found.append({domain: count + (domain in chosen) for domain, count in whole.items()})
+    return found
+
+
+@st.composite
+def zoned(draw: st.DrawFn) -> tuple[Case, int]:
+    """Three zones with some room, some instances, and a spread."""
+    nodes = [site(i, "abc"[i % 3], capacity=draw(st.integers(0, 5))) for i in range(draw(st.integers(3, 6)))]
+    mine = {each.node: count for each in nodes if (count := draw(st.integers(0, 2)))}
+    nodes = [replace(each, total=mine.get(each.node, 0)) for each in nodes]
+    weights = draw(st.just({}) | st.fixed_dictionaries(dict.fromkeys("abc", st.sampled_from([1.0, 2.0, 3.0]))))
+    spread = Spread("zone", weights, draw(st.integers(1, 3)), draw(st.booleans()))
+    missing = draw(st.integers(0, 7))
+    return case(Rules(spread=(spread,)), sum(mine.values()) + missing, *nodes, mine=mine), missing
+
+
+def within(spread: Spread, wanted: int, counts: Mapping[str, int]) -> bool:
+    """Whether each zone is within the skew of some share by largest remainder."""
+    weights = {zone: spread.weight(zone) for zone in "abc"}
+    ways = naive_shares(wanted, weights)
+    return any(all(abs(counts[zone] - way[zone]) < spread.max_skew for zone in "abc") for way in ways)
+
+
+def reachable(given_: Case, missing: int) -> Iterator[dict[str, int]]:
+    """Every number of instances by zone that there could be after placing so many."""
+    have = in_zones(given_, given_.mine)
+    room = in_zones(given_, {each.node: given_.room(each) for each in given_.sites})
+    for more in product(*(range(room[zone] + 1) for zone in "abc")):
+        if sum(more) == missing:
+            yield {zone: have[zone] + extra for zone, extra in zip("abc", more, strict=True)}
+
+
+def in_zones(given_: Case, counts: Mapping[NodeId, int]) -> dict[str, int]:
+    found = dict.fromkeys("abc", 0)
+    for node, count in counts.items():
+        found[given_.sites.labels(node)["zone"]] += count
+    return found
+
+
+@given(zoned())
+def test_the_skew_is_kept_whenever_that_can_be(drawn: tuple[Case, int]) -> None:
+    given_, missing = drawn
+    (spread,) = given_.rules.spread
+    feasible = any(within(spread, given_.wanted, each) for each in reachable(given_, missing))
+    counts = in_zones(given_, (Counter(given_.mine) + Counter(choose(given_, missing).counts)))
+    if feasible and not (spread.anyway and short_of_its_share(given_, spread)):
+        assert within(spread, given_.wanted, counts)
+    if spread.anyway:
+        room = sum(given_.room(each) for each in given_.sites)
+        assert sum(counts.values()) == min(given_.wanted, sum(given_.mine.values()) + room)
+
+
+def short_of_its_share(given_: Case, spread: Spread) -> bool:
+    """Whether some zone has no room for its share: then others are given it."""
+    weights = {zone: spread.weight(zone) for zone in "abc"}
+    have = in_zones(given_, given_.mine)
+    room = in_zones(given_, {each.node: given_.room(each) for each in given_.sites})
+    ways = naive_shares(given_.wanted, weights)
+    return any(have[zone] + room[zone] < way[zone] for way in ways for zone in "abc")
+
+
+@given(zoned())
+def test_a_spread_that_waits_never_gives_a_zone_more_than_the_skew_allows(drawn: tuple[Case, int]) -> None:
+    given_, missing = drawn
+    (spread,) = given_.rules.spread
+    given_ = replace(given_, rules=Rules(spread=(replace(spread, anyway=False),)))
+    placed = choose(given_, missing).counts
+    before, after = in_zones(given_, given_.mine), in_zones(given_, Counter(given_.mine) + Counter(placed))
+    ways = naive_shares(given_.wanted, {zone: spread.weight(zone) for zone in "abc"})
+    most = {zone: max(way[zone] for way in ways) + spread.max_skew - 1 for zone in "abc"}
+    assert all(after[zone] <= max(most[zone], before[zone]) for zone in "abc")
+
+
+@given(zoned())
+def test_zones_that_take_nothing_are_as_if_they_were_not_there_for_a_spread_that_goes_on(
+    drawn: tuple[Case, int],
+) -> None:
+    given_, missing = drawn
+    (spread,) = given_.rules.spread
+    here = [each for each in given_.sites if each.labels["zone"] != "c"]
+    mine = {node: count for node, count in given_.mine.items() if given_.sites.labels(node)["zone"] != "c"}
+    wanted = sum(mine.values()) + missing
+    two = case(Rules(spread=(replace(spread, anyway=True, weights={}),)), wanted, *here, mine=mine)
+    three = replace(two, sites=Sites(here))
+    three.sites.gone(NodeId("n99"), {"node": "n99", "zone": "c"})
+    assert choose(two, missing).counts == choose(three, missing).counts
+
+
+def test_a_balance_is_the_same_after_adding_and_taking_away() -> None:
+    balance = Balance(Spread("zone"), 4, dict.fromkeys("abc", 1.0), dict.fromkeys("abc", 1), dict.fromkeys("abc", 9))
+    before = [balance.next(zone) for zone in "abc"]
+    balance.add("a")
+    assert [balance.next(zone) for zone in "bc"] == [0.5, 0.5]
+    balance.remove("a")
+    assert [balance.next(zone) for zone in "abc"] == before == [0.0, 0.0, 0.0]
