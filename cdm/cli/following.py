@@ -6,28 +6,26 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from enum import StrEnum, unique
 from math import inf
 from typing import Any
 
 import anyio
 import msgspec
-from msgspec import Struct, to_builtins
+from msgspec import to_builtins
 
 from cdm import clock
 from cdm.cli.connected import run_connected
 from cdm.cli.editing import Made, Plan, edited, keys_of
+from cdm.cli.judging import End, Ended, Failures, judged, under_way
 from cdm.cli.parameters import WaitOptions
-from cdm.cli.plans import Goal
 from cdm.cli.screen import plain, wide_console
-from cdm.cli.wording import in_words
+from cdm.cli.wording import alike, brief, in_words
 from cdm.dispatch.messages import Message, ValuePut, ValueRemove
 from cdm.errors import InvalidKey
 from cdm.model.artifact import Artifact, Service
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import StatusKey, decode_artifact
-from cdm.model.record import RolloutPhase
-from cdm.model.status import Condition, Status
+from cdm.model.status import Status
 from cdm.store.bucket import buckets
 from cdm.store.connection import Connection
 from cdm.store.watch import Watch
@@ -35,67 +33,8 @@ from cdm.wakeup import Wakeup
 
 NOBODY = 5.0
 """Seconds without any status after which it is said that no leader has taken the blueprint up."""
-
-
-@unique
-class End(StrEnum):
-    """How it ended."""
-
-    COMPLETE = "complete"
-    REVERTED = "reverted"
-    FAILED = "failed"
-    SUPERSEDED = "superseded"
-    DELETED = "deleted"
-    REFUSED = "refused"
-    TIMED_OUT = "timed out"
-
-
-class Ended(Struct, frozen=True):
-    """How it ended, and why."""
-
-    end: End
-    reason: str = ""
-
-    def code(self, goal: Goal) -> int:
-        """The exit code of the command that waited for it."""
-        wanted = End.COMPLETE if goal is Goal.FORWARD else End.REVERTED
-        if self.end is wanted:
-            return 0
-        return 4 if self.end in (End.SUPERSEDED, End.DELETED) else 3
-
-
-def under_way(status: Status) -> bool:
-    """Whether a rollout goes on, so that nothing is decided yet."""
-    phases = (RolloutPhase.ROLLING, RolloutPhase.PAUSED, RolloutPhase.SWITCHED, RolloutPhase.REVERTING)
-    rollout = status.rollout or None
-    return rollout is not None and rollout.phase in phases
-
-
-def judged(revision: int, status: Status | None, goal: Goal) -> Ended | None:
-    """How an edit ended according to the status of its blueprint; None: it is not over.
-
-    Args:
-        revision: of the blueprint.
-        status: what the leader says of it; None: nothing so far.
-        goal: what is waited for.
-    """
-    if status is None or status.observed_revision < revision:
-        return None
-    rollout = status.rollout or None
-    if rollout is not None and rollout.phase == RolloutPhase.FAILED:
-        return Ended(End.FAILED, status.reason or rollout.why)
-    if under_way(status):
-        return None
-    match status.condition:
-        case Condition.INVALID:
-            return Ended(End.REFUSED, status.reason)
-        case Condition.SUPERSEDED:
-            return Ended(End.SUPERSEDED, status.reason)
-        case Condition.REVERTED:
-            return Ended(End.REVERTED, status.reason)
-        case Condition.READY if goal is Goal.FORWARD:
-            return Ended(End.COMPLETE)
-    return None
+APART = 1.0
+"""Least seconds between two lines."""
 
 
 class StatusFollower:
@@ -173,27 +112,32 @@ async def _until_over(follower: StatusFollower, made: Made, say: Say) -> Ended:
     artifact, goal = made.edit.version.artifact, made.edit.goal
     # A rollout has its own deadline, which the leader watches; without one, nobody else ends the wait.
     deadline = Blueprint.parse(made.edit.raw).rollout.deadline_seconds
-    shown, taken_up, idle = "", False, clock.now()
+    failures = Failures(made.edit.version.status)
+    line, shown, taken_up, idle, due = "", "", False, clock.now(), 0.0
     while True:
         status = follower.statuses.get(artifact)
         if status is None and taken_up:
             return Ended(End.DELETED, f"the blueprint of {artifact} was deleted")
-        if ended := judged(made.revision, status, goal):
-            return ended
         taken_up = taken_up or (status is not None and status.observed_revision >= made.revision)
-        if taken_up and (line := in_words(status, made.revision)) != shown:
-            shown = line
-            say(line)
+        hopeless = taken_up and status is not None and failures.decided(status)
+        if ended := judged(made.revision, status, goal, hopeless=hopeless):
+            return ended
         rolling, now = taken_up and status is not None and under_way(status), clock.now()
+        if taken_up:
+            line = in_words(status, made.revision, follower.statuses)
+        fresh = not alike(line, shown)
+        if fresh and now >= due:
+            shown, fresh, due = line, False, now + APART
+            say(line)
         idle = now if rolling else idle
         if now >= idle + deadline:
             return Ended(End.FAILED, f"not Ready within {deadline:g} s: {shown}")
-        until_said = NOBODY if not taken_up and not shown else inf
-        patience = inf if rolling else min(until_said, idle + deadline - now)
+        patience = inf if rolling else idle + deadline - now
+        patience = min(patience, due - now if fresh else inf, NOBODY if not taken_up and not shown else inf)
         with anyio.move_on_after(None if patience == inf else patience) as silence:
             await follower.news()
         if silence.cancelled_caught and not taken_up and not shown:
-            shown = "no leader has taken it up so far; is a node running? (`cdm status`)"
+            line = shown = "no leader has taken it up so far; is a node running? (`cdm status`)"
             say(shown)
 
 
@@ -223,7 +167,9 @@ async def finished(
     if json:
         print(msgspec.json.encode({**described(made, ended), **more}).decode())
     elif ended is not None:
-        say(f"{edit.version.artifact}: {ended.end}{f': {ended.reason}' if ended.reason else ''}")
+        say(f"{edit.version.artifact}: {ended.end}{f': {brief(ended.reason)}' if ended.reason else ''}")
+        if ended.of_instances:
+            say(f"`cdm logs {edit.version.artifact}` shows what its instances wrote")
     return ended.code(edit.goal) if ended is not None else 0
 
 

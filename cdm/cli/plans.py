@@ -25,6 +25,8 @@ class Goal(Enum):
     """The version serves."""
     BACK = auto()
     """The rollout is taken back."""
+    COUNT = auto()
+    """There are as many instances as asked for, of whatever is in force."""
 
 
 class Edit(Struct, frozen=True):
@@ -141,7 +143,7 @@ def scaling(look: ServiceLook, artifact: Artifact, instances: int) -> Edit:
     """A version is to have another number of instances."""
     own = _in_place(look, artifact)
     raw = edit.scaled(text_of(own), instances)
-    return Edit(own, raw, f"{own.instances} -> {instances_in(raw)}")
+    return Edit(own, raw, f"{own.instances} -> {instances_in(raw)}", Goal.COUNT)
 
 
 def restarting(look: ServiceLook, artifact: Artifact, stamp: str) -> Edit:

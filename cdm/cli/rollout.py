@@ -146,8 +146,6 @@ def _lines(look: ServiceLook) -> list[Text]:
     lines = [Text.assemble((str(look.service), "bold"), plain(f"  {_headline(look)}"))]
     if record is not None and record.phase not in _OVER:
         lines.append(plain(f"    in this step for {ago(record.since)}"))
-    if awaited(look):
-        lines.append(plain(f"    `cdm rollout approve {look.service}` lets it go on"))
     living = [each for each in look.versions.values() if each.raw is not None or each.status is not None]
     width = max((len(each.version) for each in living), default=0)
     lines += [plain(f"    {each.version:<{width}}  {_version_line(each)}") for each in living]

@@ -17,7 +17,7 @@ from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, Json
 from cdm.cli.report import BlueprintReport, ClusterReport, Trouble, report, troubles
 from cdm.cli.screen import plain, print_json, wide_console
-from cdm.cli.wording import rollout_in_words
+from cdm.cli.wording import CRASH_LOOP, rollout_in_words
 from cdm.manager.endings import LAST_OUTPUT, kind_of
 from cdm.model.artifact import NodeId
 from cdm.model.node import Schedule
@@ -46,8 +46,6 @@ _CONDITIONS = {
 """Conditions, the worst first, and their colours."""
 _FAILURES = re.compile(r"(?:(.*); in force: )?\d+ failed: ", re.DOTALL)
 """Beginning of a status's summary of failed slices, after why a newer blueprint is refused."""
-_CRASH_LOOP = re.compile(r"(.*\bcrash loop: \d+ of \d+ instances): (.*)", re.DOTALL)
-"""What a status says of a crash loop, and its reasons."""
 _NUMBERS = ("desired", "active", "pending", "failed")
 _SLICE_NUMBERS = ("restarts", "term", "port")
 _STATE_STYLE = {SliceState.ACTIVE: "green", SliceState.FAILED: "red", SliceState.UNLOAD: "dim"}
@@ -167,9 +165,10 @@ def _reasons(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> list[Text]
     elif reason == f"{blueprint.active} of {blueprint.desired} active" or _told(blueprint, reason):
         reason = ""
     # One reason that is told below is not repeated; the status may have it shorter, or of another instance.
-    loop = _CRASH_LOOP.match(reason)
-    if loop and loop[2].count(LAST_OUTPUT) <= 1 and kind_of(loop[2]) in {kind_of(trouble.reason) for trouble in wrong}:
-        reason = loop[1]
+    loop = CRASH_LOOP.match(reason)
+    why = loop["reasons"] if loop else ""
+    if loop and why.count(LAST_OUTPUT) <= 1 and kind_of(why) in {kind_of(trouble.reason) for trouble in wrong}:
+        reason = loop["what"]
     return [*([plain(f"    {reason}")] if reason else []), *map(_trouble, wrong)]
 
 

@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Mapping
 
 from msgspec import UNSET
 
+from cdm.manager.endings import LAST_OUTPUT, kind_of
+from cdm.model.artifact import Artifact
 from cdm.model.record import RolloutPhase
 from cdm.model.status import RolloutStatus, Status
 
+CRASH_LOOP = re.compile(
+    r"(?P<what>.*\bcrash loop: (?P<instances>\d+) of (?P<wanted>\d+) instances): (?P<reasons>.*)", re.DOTALL
+)
+"""What a status says of a crash loop, and its reasons."""
+LONGEST = 200
+"""Most characters of a reason in a line that tells how far it is."""
 
-def in_words(status: Status | None, revision: int) -> str:
-    """How far it is, in a line for people."""
+
+def in_words(status: Status | None, revision: int, versions: Mapping[Artifact, Status] | None = None) -> str:
+    """How far it is, in a line for people.
+
+    Args:
+        status: what the leader says of a blueprint.
+        revision: of that blueprint.
+        versions: what the leader says of all versions of the service; their instances are counted.
+    """
     if status is None or status.observed_revision < revision:
         return "waiting for the leader"
     rollout = status.rollout or None
     if rollout is None or rollout.phase in (RolloutPhase.COMPLETE, RolloutPhase.REVERTED):
-        reason = status.reason or f"{status.active} of {status.desired} active"
-        return f"{status.condition}: {reason}"
-    return f"{rollout_in_words(rollout)}{_counts(status)}"
+        return f"{status.condition}: {brief(status.reason) or f'{status.active} of {status.desired} active'}"
+    return brief(rollout_in_words(rollout)) + _counts(status, rollout, versions or {})
+
+
+def brief(reason: str) -> str:
+    """A reason on one line: of the last lines of output only the very last, which says what went wrong."""
+    how, *outputs = reason.split(LAST_OUTPUT)
+    said = LAST_OUTPUT.join((how, *(each.rpartition(" | ")[2] for each in outputs)))
+    line = " ".join(said.split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]}…{line[-LONGEST // 2 :]}"
+
+
+def alike(line: str, other: str) -> bool:
+    """Whether two lines tell the same, but for durations and such."""
+    return kind_of(line) == kind_of(other)
 
 
 def rollout_in_words(rollout: RolloutStatus) -> str:
@@ -28,13 +57,26 @@ def rollout_in_words(rollout: RolloutStatus) -> str:
     return f"{rollout.phase}{way}{step}{f': {rollout.why}' if rollout.why else ''}"
 
 
-def _counts(status: Status) -> str:
+def _counts(status: Status, rollout: RolloutStatus, versions: Mapping[Artifact, Status]) -> str:
+    """Of a rollout between versions how each of them fares, the new one first; else of the old and new instances."""
+    if rollout.source != rollout.target:
+        order = {rollout.target: 0, rollout.source: 1}
+        named = sorted((order.get(artifact.version, 2), artifact.version, told) for artifact, told in versions.items())
+        shown = [
+            f"{version}: {_healthy(told)}" for place, version, told in named if place < 2 or told.active + told.pending
+        ]
+        return f" ({', '.join(shown)})" if shown else ""
     told = [
         f"{count} {what}"
-        for count, what in ((status.healthy, "healthy"), (status.up_to_date, "new"), (status.outdated, "old"))
+        for count, what in ((status.up_to_date, "new"), (status.outdated, "old"), (status.healthy, "healthy"))
         if count is not UNSET
     ]
     return f" ({', '.join(told)})" if told else ""
+
+
+def _healthy(status: Status) -> str:
+    healthy = status.active if status.healthy is UNSET else status.healthy
+    return f"{healthy} of {status.active + status.pending} healthy"
 
 
 def ago(since: float) -> str:

@@ -90,15 +90,15 @@ TWICE = 2
 """As many failures of new instances say more than one can, which may be the node's fault."""
 
 
-def judge(new: SideHealth, old: SideHealth, min_healthy: float, now: float) -> GateVerdict:
+def judge(new: SideHealth, old: SideHealth, min_healthy: float, now: float, *, side: str = "new") -> GateVerdict:
     """Compare failures and restarts of the new instances with those of the old ones.
 
     A single failure may have had its reason in the node: then the new instances have ``min_healthy`` seconds to get
-    over it. One that trying again cannot mend, or a second one, is enough.
+    over it. One that trying again cannot mend, or a second one, is enough. ``side`` is what the new ones are called.
     """
     if not new.troubled:
         return NOTHING_WRONG
-    count = "1 new instance" if new.troubled == 1 else f"{new.troubled} new instances"
+    count = f"1 {side} instance" if new.troubled == 1 else f"{new.troubled} {side} instances"
     why = f": {new.reason}" if new.reason else ""
     if old.live and new.troubled * old.live <= old.troubled * max(new.live, new.troubled):
         return GateVerdict(Gate.HOLD, f"{count} failed or restarted, and the old ones do so as often{why}")

@@ -271,6 +271,10 @@ def _turn(case: _Case) -> _Turn:
         why = f"going back to {record.source.version}: {record.reason}"
         if case.stable.healthy < case.instances:
             why += f"; {case.stable.healthy} of {case.instances} instances healthy{_no_room(case, 'old', 'new')}"
+            verdict = judge(case.stable, SideHealth(), case.min_healthy, case.facts.now, side="old")
+            if verdict.gate is Gate.FAIL:
+                why += f"; {verdict.reason}"
+            return _Turn(why=why, until=inf if verdict.until is None else verdict.until)
         return _Turn(why=why)
     if record.phase is RolloutPhase.FAILED:
         return _Turn(why=record.reason)
@@ -296,7 +300,7 @@ def _by_hand(case: _Case) -> _Turn | None:
     """What comes of the operator's stopping it, or letting it go on; None: nothing."""
     paused = case.record.phase is RolloutPhase.PAUSED
     if case.settings.paused:
-        why = "paused by hand; cdm rollout resume goes on"
+        why = f"paused by hand; cdm rollout resume {case.facts.service} goes on"
         return _Turn(None if paused else _in_phase(case, RolloutPhase.PAUSED), why)
     if paused and not case.stage.waits:
         return _Turn(_in_phase(case, _phase_of(case.stage)))
@@ -325,7 +329,7 @@ def _passed(case: _Case) -> _Turn:
                 return _Turn(why=f"{what} for {stage.seconds:g} s", until=until)
         case StageKind.APPROVAL:
             if case.settings.approved - case.record.approved < stage.approval and not down:
-                return _Turn(why="waiting for an approval: cdm rollout approve")
+                return _Turn(why=f"waiting for an approval: cdm rollout approve {case.facts.service}")
     if case.new.healthy < case.goal:
         began = max(case.since, case.new.last_healthy)
         until = began + case.settings.deadline_seconds

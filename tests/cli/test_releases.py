@@ -143,7 +143,7 @@ async def test_a_canary_is_paused_resumed_and_approved(server: NatsServer) -> No
         await it.phase("paused", 1)
         shown = await it.cdm("rollout", "status", "acme:web")
         assert "paused 1 -> 2, step 2 of 5" in shown
-        assert "`cdm rollout approve acme:web` lets it go on" in shown
+        assert "waiting for an approval: cdm rollout approve acme:web" in shown
         status = await it.cdm("status")
         assert status.count("paused 1 -> 2, step 2 of 5") == 1
         assert re.search(r"acme:web:1 +Superseded +0 +3", status)
@@ -223,6 +223,23 @@ async def test_a_rollout_is_aborted_and_whoever_waits_for_it_hears_so(server: Na
         assert aborted.splitlines()[-1].endswith("acme:web:2: reverted: aborted")
         assert waited["result"] == "reverted"
         assert "was taken back already" in await it.cdm("rollout", "abort", "acme:web", code=1)
+
+
+async def test_what_is_in_force_is_scaled_where_new_settings_were_taken_back(server: NatsServer) -> None:
+    async with cluster(server, "n1", "n2") as it:
+        await it.user.put("blueprints", "acme/web/1", QUICK)
+        await it.settles("1")
+        other = {
+            "env": {"LEVEL": "debug"},
+            "rollout": {"kind": "canary", "steps": [{"weight": 50}, {"pause": "approve"}]},
+        }
+        await it.user.put("blueprints", "acme/web/1", {**QUICK, **other})
+        await it.phase("paused", 1)
+        await it.cdm("rollout", "abort", "acme:web", "--watch")
+        assert "acme:web:1: complete" in await it.cdm("scale", "acme:web:1", "3", "--wait")
+        stored = await it.user.contents("slices")
+        values = [record.value for key, record in stored.items() if not key.startswith("_")]
+        assert [each["overrides"]["env"] for each in values] == [{"LEVEL": "info"}] * 3
 
 
 async def test_scale_and_restart_keep_what_people_wrote(server: NatsServer) -> None:

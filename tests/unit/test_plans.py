@@ -8,14 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdm.cli.following import End, Ended, judged
 from cdm.cli.hand import aborting, approving, awaited, pausing, retrying, rolling_back
 from cdm.cli.history import rows
+from cdm.cli.judging import End, Ended, Failures, judged
 from cdm.cli.parameters import artifact_of, service_of
 from cdm.cli.plans import Edit, Goal, deploying, restarting, scaling
 from cdm.cli.rollout import older
 from cdm.cli.service import ServiceLook, VersionLook, look_of
-from cdm.cli.wording import in_words
+from cdm.cli.wording import alike, brief, in_words
 from cdm.errors import EditRefused, InvalidArtifact, InvalidBlueprint, UsageError
 from cdm.model.artifact import Artifact, Service
 from cdm.model.blueprint import Overrides
@@ -503,6 +503,8 @@ def _status(condition: Condition, phase: str = "", **fields: Any) -> Status:
         (_status(Condition.DEGRADED, "failed"), Goal.BACK, Ended(End.FAILED, "so"), 3),
         (_status(Condition.INVALID), Goal.FORWARD, Ended(End.REFUSED, "so"), 3),
         (_status(Condition.SUPERSEDED, "complete"), Goal.FORWARD, Ended(End.SUPERSEDED, "so"), 4),
+        (_status(Condition.READY), Goal.COUNT, Ended(End.COMPLETE), 0),
+        (_status(Condition.REVERTED, "reverted"), Goal.COUNT, Ended(End.REVERTED, "so"), 3),
     ],
 )
 def test_a_command_that_waits_knows_from_the_status_when_it_is_over(
@@ -514,11 +516,87 @@ def test_a_command_that_waits_knows_from_the_status_when_it_is_over(
         assert found.code(goal) == code
 
 
+def _counted(
+    condition: Condition, desired: int, active: int = 0, pending: int = 0, failed: int = 0, reason: str = "so"
+) -> Status:
+    return Status(condition, reason, 7, 7, desired, active, pending, failed, healthy=active)
+
+
+def test_the_number_of_instances_counts_also_where_new_settings_were_taken_back() -> None:
+    for counts, ended in (
+        ((3, 3), Ended(End.COMPLETE)),
+        ((3, 2), None),
+        ((3, 3, 1), None),
+        ((0,), Ended(End.COMPLETE)),
+    ):
+        assert judged(7, _counted(Condition.REVERTED, *counts), Goal.COUNT) == ended
+    assert judged(7, _counted(Condition.REVERTED, 3, 3), Goal.FORWARD) == Ended(End.REVERTED, "so")
+
+
+LOOP = "crash loop: {} of 2 instances: exit status 1 after 0.3 s; last output: Traceback | File x | KeyError: 'DB'"
+
+
+def test_instances_that_do_not_come_up_end_the_wait_as_soon_as_that_is_certain() -> None:
+    degraded = Condition.DEGRADED
+    all_loop, one_loops = (_counted(degraded, 2, 1, 1, reason=LOOP.format(count)) for count in (2, 1))
+    fresh = Failures(None)
+    for status, decided in (
+        (_counted(degraded, 3, pending=2, failed=1), False),
+        (_counted(degraded, 3, active=1, failed=2), False),
+        (_counted(degraded, 3, pending=1, failed=2), True),
+        (_counted(degraded, 0, failed=1), False),
+        (one_loops, False),
+        (all_loop, True),
+        (Status(degraded, "no nodes", 7, 7, 2), False),
+    ):
+        assert fresh.decided(status) is decided
+    assert judged(7, all_loop, Goal.FORWARD, hopeless=True) == Ended(End.FAILED, all_loop.reason)
+    assert judged(7, _counted(Condition.PROGRESSING, 2), Goal.FORWARD, hopeless=True) is None
+
+
+def test_what_failed_before_an_edit_is_first_tried_again() -> None:
+    failed, tried = _counted(Condition.DEGRADED, 2, failed=2), _counted(Condition.PROGRESSING, 2, pending=2)
+    all_loop = _counted(Condition.DEGRADED, 2, pending=2, reason=LOOP.format(2))
+    for before in (failed, all_loop):
+        failures = Failures(before)
+        found = [failures.decided(each) for each in (before, failed, tried, all_loop, failed)]
+        assert found == [False, before is all_loop, False, False, True], "a crash loop is remembered when it is over"
+
+
+def test_going_back_to_what_does_not_come_up_ends_the_wait() -> None:
+    def reverting(why: str) -> Status:
+        rollout = RolloutStatus("reverting", "rolling", "1", "2", why=why)
+        return Status(Condition.PROGRESSING, why, 7, 7, rollout=rollout)
+
+    going = "going back to 1: 1 new instance failed or restarted: boom; 0 of 2 instances healthy"
+    assert judged(7, reverting(going), Goal.BACK) is None
+    stuck = f"{going}; 1 old instance failed or restarted: KeyError"
+    ended = judged(7, reverting(stuck), Goal.BACK)
+    assert ended == Ended(End.FAILED, stuck)
+    assert ended.code(Goal.BACK) == 3
+    assert ended.of_instances
+
+
 def test_how_far_it_is_is_told_in_a_line() -> None:
     assert in_words(None, 7) == "waiting for the leader"
     assert in_words(_status(Condition.DEGRADED), 7) == "Degraded: so"
-    rolling = _status(Condition.PROGRESSING, "rolling", healthy=4, up_to_date=2, outdated=3)
-    assert in_words(rolling, 7) == "rolling 1 -> 2: because (4 healthy, 2 new, 3 old)"
+    rolling = _status(Condition.PROGRESSING, "rolling", active=2, pending=1, healthy=1, up_to_date=3, outdated=0)
+    old = Status(Condition.PROGRESSING, active=3, healthy=3, up_to_date=3, outdated=0)
+    versions = {WEB.version("0"): Status(Condition.SUPERSEDED), WEB.version("1"): old, WEB.version("2"): rolling}
+    told = in_words(rolling, 7, versions)
+    assert told == "rolling 1 -> 2: because (2: 1 of 3 healthy, 1: 3 of 3 healthy)"
+    settings = RolloutStatus("rolling", "rolling", "2", "2", why="because")
+    status = Status(Condition.PROGRESSING, "so", 7, 7, rollout=settings, healthy=4, up_to_date=2, outdated=3)
+    assert in_words(status, 7, versions) == "rolling: because (2 new, 3 old, 4 healthy)"
+
+
+def test_of_an_output_only_the_last_line_is_told_and_a_change_of_durations_is_no_news() -> None:
+    line = in_words(_counted(Condition.DEGRADED, 2, reason=LOOP.format(2)), 7)
+    assert line == ("Degraded: crash loop: 2 of 2 instances: exit status 1 after 0.3 s; last output: KeyError: 'DB'")
+    assert alike(line, line.replace("0.3 s", "12 s"))
+    assert not alike(line, line.replace("2 of 2", "1 of 2"))
+    assert len(brief("x" * 1000)) < 300
+    assert "\n" not in brief("a\nb")
 
 
 # History

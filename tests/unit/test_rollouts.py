@@ -456,7 +456,7 @@ def test_a_canary_goes_step_by_step_and_waits_for_approvals() -> None:
     found = status(each, NEXT_VERSION).rollout
     assert found
     assert (found.phase, found.step, found.steps, found.share) == ("paused", 2, 5, 10.0)
-    assert found.why == "waiting for an approval: cdm rollout approve"
+    assert found.why == "waiting for an approval: cdm rollout approve org.example:slice"
     each.apply(NEXT_VERSION, blueprint(10, rollout=RolloutSettings(**settings, approved=1)))
     each.run_down()
     for _ in range(5):
@@ -474,7 +474,7 @@ def test_before_the_first_share_nothing_comes_up() -> None:
     each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(**settings)))
     later(each, 600.0)
     assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 0)
-    assert condition(each, NEXT_VERSION)[1] == "waiting for an approval: cdm rollout approve"
+    assert condition(each, NEXT_VERSION)[1] == "waiting for an approval: cdm rollout approve org.example:slice"
     each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(**settings, approved=1)))
     finish(each)
     assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
@@ -602,6 +602,25 @@ def test_a_revert_that_waits_says_for_what() -> None:
     assert found is Condition.PROGRESSING
     assert why.startswith("going back to 1.0.0: aborted after it was complete; 0 of 3 instances healthy; ")
     assert why.endswith("no room for an old one beside the new ones")
+
+
+def test_a_revert_to_what_does_not_come_up_any_more_says_so_and_keeps_what_serves() -> None:
+    each = running(2)
+    each.apply(NEXT_VERSION, blueprint(2, rollout=FROM))
+    finish(each)
+    each.apply(NEXT_VERSION, blueprint(2, rollout=RolloutSettings(source="1.0.0", abort=True)))
+    each.settle()
+    for _ in range(4):
+        each.answer()
+        each.settle()
+        for key in [key for key, put in each.slices.items() if key.artifact == APP and put.value.state is S.ACTIVATING]:
+            each.report(key, S.FAILED, fatal=True)
+        each.settle()
+    later(each, 1.0)
+    assert phase(each) is RolloutPhase.REVERTING
+    why = condition(each, NEXT_VERSION)[1]
+    assert why.endswith("; 0 of 2 instances healthy; 1 old instance failed or restarted: it broke")
+    assert count(each, NEXT_VERSION) == 2
 
 
 # What goes wrong

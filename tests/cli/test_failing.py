@@ -1,0 +1,57 @@
+"""What commands that wait say of programs that do not come up: on a real node, with a real program that raises."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_releases import Cluster
+from tests.harness.processes import node_processes
+from tests.harness.servers import NatsServer
+from tests.harness.waiting import eventually
+from tests.harness.wire import raw
+
+pytestmark = pytest.mark.anyio
+
+BAD = """
+def connect():
+    raise RuntimeError("no database")
+
+print("starting")
+connect()
+"""
+GOOD = "import time\ntime.sleep(600)\n"
+
+
+async def test_what_does_not_come_up_is_told_at_once_in_lines_that_can_be_read(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    bad, good = tmp_path / "bad.py", tmp_path / "good.py"
+    bad.write_text(BAD, encoding="utf-8")
+    good.write_text(GOOD, encoding="utf-8")
+    async with raw(server) as user:
+        it = Cluster(server, user)
+        await it.cdm("init")
+        with node_processes(server, tmp_path) as nodes:
+            node = nodes.start("n1", "--runtime", "process", "--folder", str(tmp_path / "n1"))
+
+            async def leads() -> bool:
+                node.unharmed()
+                return bool(await user.lease())
+
+            await eventually(leads, 30, "n1 leads")
+            failed = (await it.cdm("deploy", "acme:web:1", str(bad), "--instances", "2", code=3)).splitlines()
+            assert all(re.match(r"\d\d:\d\d:\d\d  ", line) for line in failed), failed
+            assert not any("Traceback" in line or "raise RuntimeError" in line for line in failed)
+            assert re.search(r"acme:web:1: failed: .*; last output: RuntimeError: no database$", failed[-2])
+            assert failed[-1].endswith("`cdm logs acme:web:1` shows what its instances wrote")
+            assert "no database" in await it.cdm("logs", "acme:web:1")
+
+            await user.put("blueprints", "acme/web/1", {"instances": 1, "min_healthy": 3, "drain_delay": 0})
+            assert (await it.json("deploy", "acme:web:2", str(good)))["result"] == "complete"
+            back = (await it.cdm("rollback", "acme:web", code=3)).splitlines()
+            assert re.search(r"acme:web:2: failed: going back to 1: .*1 old instance failed or restarted", back[-2])
+            assert "no database" in back[-2]
+            assert [key for key in await user.slices() if "acme/web/2" in key], "what serves stays"
