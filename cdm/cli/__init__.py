@@ -71,8 +71,8 @@ app.command(
     name="status",
     help=(
         "Show leader, blueprints, nodes and slices.\n\n"
-        "What is wrong comes first. Of many slices those are listed that have something to tell; --json has all. "
-        "Exits with 3 where nobody leads."
+        "What is wrong comes first. Versions that were replaced or taken back are counted, and so are slices, where "
+        "there are many that have nothing to tell; --all lists them. Exits with 3 where nobody leads."
     ),
 )
 app.command(
@@ -178,10 +178,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     try:
-        result: Any = app(arguments, exit_on_error=False, result_action="return_value")
+        result: Any = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
-    except CycloptsError:
-        return Exit.USAGE  # cyclopts has said what is wrong
+    except CycloptsError as error:
+        from cdm.cli.usage import usage_error  # noqa: PLC0415  # rarely needed
+
+        return _failed(usage_error(error))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

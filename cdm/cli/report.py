@@ -75,6 +75,18 @@ class BlueprintReport(Struct, frozen=True):
             return None
         return rollout
 
+    @property
+    def replaced(self) -> bool:
+        """Whether another version serves in its place."""
+        return self.condition == Condition.SUPERSEDED or (self.condition == Condition.REVERTED and not self.desired)
+
+    @property
+    def past(self) -> bool:
+        """Whether there is nothing more to tell of it: it was replaced, and has neither instances nor a rollout."""
+        rollout = self.rollout
+        told = rollout is not None and (self.condition == Condition.REVERTED or rollout.phase not in _OVER)
+        return self.replaced and not (self.active or self.pending or self.failed or told)
+
 
 class SliceReport(Struct, frozen=True):
     """One slice."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -13,7 +15,7 @@ from rich.text import Text
 from cdm import clock
 from cdm.cli.connected import run_connected
 from cdm.cli.log_setup import LogLevel
-from cdm.cli.options import ConnectionOptions
+from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.parameters import HERE, Json
 from cdm.cli.report import BlueprintReport, ClusterReport, Trouble, report, troubles
 from cdm.cli.screen import plain, print_json, wide_console
@@ -27,7 +29,7 @@ from cdm.store.connection import Connection
 from cdm.store.snapshot import snapshot
 
 LISTED_SLICES = 30
-"""Most slices that are listed for people; of more there are counts, and ``--json`` has them all."""
+"""Most slices that are listed for people; of more there are counts, and ``--all`` lists them all."""
 NAMED_NODES = 20
 """Most nodes that are named in one line."""
 _WIDEST_NAME = 48
@@ -54,15 +56,22 @@ _STATE_STYLE = {SliceState.ACTIVE: "green", SliceState.FAILED: "red", SliceState
 def status(
     connection: ConnectionOptions = HERE,
     *,
+    everything: Annotated[bool, FLAG, Parameter(name="--all")] = False,
     json: Json = False,
 ) -> int:
-    """Show leader and term, blueprints, nodes and slices; the exit code is 3 where nobody leads."""
+    """Show leader and term, blueprints, nodes and slices; the exit code is 3 where nobody leads.
+
+    Parameters
+    ----------
+    everything
+        List also versions that were replaced or taken back, and all slices, however many there are.
+    """
     found = run_connected(connection, "cdm status", _look, level=LogLevel.ERROR)
     if json:
         print_json(found)
     else:
         console = wide_console()
-        for part in render(found):
+        for part in render(found, everything=everything):
             # A line that is too long for the terminal is wrapped by it, and can be copied as a whole.
             console.print(part, soft_wrap=isinstance(part, Text))
     return 0 if found.healthy else 3
@@ -72,14 +81,14 @@ async def _look(connection: Connection) -> ClusterReport:
     return report(await snapshot(connection), clock.now())
 
 
-def render(found: ClusterReport) -> list[Text | Table]:
+def render(found: ClusterReport, *, everything: bool = False) -> list[Text | Table]:
     """The report for people: what is wrong comes first, and is said once; the sums come last, above the prompt."""
     return [
         *_leader(found),
         *(plain(f"note: {each}", "yellow") for each in found.notes),
-        *_blueprints(found),
+        *_blueprints(found, everything=everything),
         *_nodes(found),
-        *_slices(found),
+        *_slices(found, everything=everything),
         _sum(found),
     ]
 
@@ -121,13 +130,14 @@ def _count(number: int, what: str, sums: str) -> str:
 # Blueprints, and what is wrong with their slices
 
 
-def _blueprints(found: ClusterReport) -> list[Text]:
-    """A line for each blueprint, the worst first, with the reasons below it."""
+def _blueprints(found: ClusterReport, *, everything: bool) -> list[Text]:
+    """A line for each blueprint, the worst of those in force first, with the reasons below it."""
     wrong = troubles(found.slices)
     named = {each.artifact for each in found.blueprints}
-    width = min(max(len(name) for name in ("blueprints", *named, *wrong)), _WIDEST_NAME)
+    listed = [each for each in found.blueprints if everything or each.artifact in wrong or not each.past]
+    width = min(max(len(name) for name in ("blueprints", *(each.artifact for each in listed), *wrong)), _WIDEST_NAME)
     lines: list[Text] = []
-    for each in sorted(found.blueprints, key=lambda each: _badness(each, wrong.get(each.artifact, []))):
+    for each in sorted(listed, key=lambda each: _badness(each, wrong.get(each.artifact, []))):
         condition = plain(f"{each.condition:<13}", _CONDITIONS.get(each.condition, ""))
         numbers = "".join(f"{getattr(each, number):>9}" for number in _NUMBERS)
         lines.append(Text.assemble(_padded(each.artifact, width), "  ", condition, numbers))
@@ -137,6 +147,11 @@ def _blueprints(found: ClusterReport) -> list[Text]:
     for artifact in sorted(wrong.keys() - named):
         lines.append(Text.assemble(_padded(artifact, width), "  ", ("no blueprint", "yellow")))
         lines += map(_trouble, wrong[artifact])
+    if past := [each.condition for each in found.blueprints if each not in listed]:
+        sums = _sums(past, list(_CONDITIONS))
+        lines.append(
+            Text(f"{_count(len(past), 'version', sums)} not in force and not listed here; --all lists all", "dim")
+        )
     if not lines:
         return []
     head = Text.assemble(
@@ -151,10 +166,11 @@ def _padded(artifact: str, width: int) -> Text:
     return name
 
 
-def _badness(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> tuple[int, int, bool]:
+def _badness(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> tuple[bool, int, int, bool]:
     order = [str(condition) for condition in _CONDITIONS]
     known = blueprint.condition in order  # a condition of a later version is taken for Progressing
-    return order.index(blueprint.condition if known else Condition.PROGRESSING), -blueprint.failed, not wrong
+    worst = order.index(blueprint.condition if known else Condition.PROGRESSING)
+    return blueprint.replaced, worst, -blueprint.failed, not wrong
 
 
 def _reasons(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> list[Text]:
@@ -224,14 +240,14 @@ def _nodes(found: ClusterReport) -> list[Table]:
     return [table] if found.nodes else []
 
 
-def _slices(found: ClusterReport) -> list[Text | Table]:
+def _slices(found: ClusterReport, *, everything: bool) -> list[Text | Table]:
     """Slices about which not everything is said above; of very many only those with something to tell."""
     rest = [each for each in found.slices if each.state == SliceState.ACTIVE or not each.troubled]
     rest.sort(key=lambda each: (each.state == SliceState.ACTIVE, -each.restarts))
     listed = rest
-    if len(rest) > LISTED_SLICES:
+    if len(rest) > LISTED_SLICES and not everything:
         listed = [each for each in rest if each.state != SliceState.ACTIVE or each.restarts]
-    if len(listed) > LISTED_SLICES:
+    if len(listed) > LISTED_SLICES and not everything:
         listed = []
     table = _table("slices", "node", "artifact", "state", *_SLICE_NUMBERS, right=_SLICE_NUMBERS)
     for each in listed:
@@ -241,5 +257,5 @@ def _slices(found: ClusterReport) -> list[Text | Table]:
         table.add_row(plain(each.node), plain(artifact), state, str(each.restarts), str(each.term), port)
     parts: list[Text | Table] = [table] if listed else []
     if more := len(rest) - len(listed):
-        parts.append(Text(f"\n{_count(more, 'slice', '')} not listed here; --json lists all", "dim"))
+        parts.append(Text(f"\n{_count(more, 'slice', '')} not listed here; --all lists all", "dim"))
     return parts

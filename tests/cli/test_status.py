@@ -52,7 +52,7 @@ async def test_seventeen_failed_slices_of_five_hundred_are_found_at_a_glance(ser
     assert crashed == f"    12 FAILED on n3 (12): {CRASHED}"
     assert others == [f"    4 FAILED on n3 (4): {REFUSED}", f"    1 FAILED on n3#80: {REFUSED}"]
     assert len(lines) < 25, "it fits on a screen"
-    assert "483 slices not listed here; --json lists all" in lines
+    assert "483 slices not listed here; --all lists all" in lines
     assert "…" not in shown.stdout, "nothing is cut"
     assert not any("_" in line for line in lines)
 
@@ -60,6 +60,47 @@ async def test_seventeen_failed_slices_of_five_hundred_are_found_at_a_glance(ser
         (await anyio.to_thread.run_sync(lambda: run("status", "--json", "--server", server.url))).stdout
     )
     assert len(everything["slices"]) == 500
+
+
+async def test_what_is_in_force_comes_first_and_what_was_replaced_long_ago_is_counted(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    done = {"phase": "complete", "kind": "rolling", "from": "7", "to": "8"}
+    back = {"phase": "reverted", "kind": "rolling", "from": "8", "to": "9", "why": "boom"}
+    told: dict[str, dict[str, object]] = {
+        "web/1": {"condition": "Superseded"},
+        "web/2": {"condition": "Reverted", "reason": "long ago"},
+        "web/7": {"condition": "Superseded", "rollout": done},
+        "web/8": {"condition": "Ready", "desired": 2, "rollout": back},
+        "web/9": {"condition": "Reverted", "reason": "boom", "rollout": back},
+        "api/1": {"condition": "Superseded"},
+        "api/2": {"condition": "Reverted", "reason": "settings", "desired": 1},
+        "db/1": {"condition": "Superseded"},
+        "db/2": {"condition": "Progressing", "desired": 1},
+        "old/1": {"condition": "Superseded"},
+    }
+    async with raw(server) as user:
+        await user.put("slices", "_leader", {"node": "n1", "term": 3})
+        await user.put("slices", "n1.g/db/1", {"state": "ACTIVE"})
+        for name, status in told.items():
+            await user.put("blueprints", f"g/{name}", 1)
+            await user.put("status", f"g/{name}", status)
+
+    async def listed(*options: str) -> list[str]:
+        shown = await anyio.to_thread.run_sync(lambda: run("status", *options, "--server", server.url))
+        assert shown.returncode == 0, shown.stderr
+        return [line.partition("  ")[0] for line in shown.stdout.splitlines()[3:] if line[:1] not in ("", " ")]
+
+    some = await listed()
+    assert some[:5] == ["g:api:2", "g:db:2", "g:web:8", "g:web:9", "g:db:1"]
+    assert some[5] == "5 versions (1 Reverted, 4 Superseded) not in force and not listed here; --all lists all"
+    assert (await listed("--all"))[:10] == [
+        *some[:3],
+        "g:web:2",
+        "g:web:9",
+        "g:api:1",
+        "g:db:1",
+        *("g:old:1", "g:web:1", "g:web:7"),
+    ]
 
 
 async def test_few_slices_are_all_listed_and_reasons_that_repeat_the_numbers_are_not(server: NatsServer) -> None:
@@ -185,11 +226,11 @@ async def test_a_rollout_is_told_in_a_line_and_what_was_replaced_is_no_trouble(s
     assert lines[3:-2] == [
         "g:bad:5 Degraded 4 0 0 0",
         "failed 1 -> 5, step 1 of 3: no instance became healthy for 600 s",
-        "g:api:8 Reverted 0 0 0 0",
-        "boom",
         "g:web:2 Progressing 4 0 0 0",
         f"rolling 1 -> 2, step 1 of 3: {why}",
         "g:api:1 Ready 4 0 0 0",
+        "g:api:8 Reverted 0 0 0 0",
+        "boom",
         "g:web:1 Superseded 0 0 0 0",
         "replaced by 2",
     ]
