@@ -121,7 +121,7 @@ async def _deploy(
     source = plan(await looked(connection, artifact.service)).source  # what is refused is so before anything is pushed
     own = await _manifest(connection, artifact)
     before = await _manifest(connection, artifact.service.version(source)) if source else None
-    note, more = "", dict[str, Any]()
+    note, more = "", dict[str, Any](pushed=None, manifest_from=None)
     if program is None:
         note = await _check_stored(connection, artifact)
     else:

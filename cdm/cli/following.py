@@ -174,18 +174,17 @@ async def finished(
 
 
 def described(made: Made, ended: Ended | None) -> dict[str, Any]:
-    """What ``--json`` prints of an edit, and of what became of it."""
+    """What ``--json`` prints of an edit, and of what became of it; the same fields where it was not waited for."""
     edit = made.edit
-    found: dict[str, Any] = {
+    return {
         "service": str(edit.version.artifact.service),
         "artifact": str(edit.version.artifact),
         "changed": edit.changes,
         "revision": made.revision,
         "from": edit.source,
+        "result": str(ended.end) if ended else None,
+        "reason": ended.reason if ended else "",
     }
-    if ended is not None:
-        found |= {"result": str(ended.end), "reason": ended.reason}
-    return found
 
 
 def described_status(status: Status) -> dict[str, Any]:

@@ -225,6 +225,20 @@ async def test_a_rollout_is_aborted_and_whoever_waits_for_it_hears_so(server: Na
         assert "was taken back already" in await it.cdm("rollout", "abort", "acme:web", code=1)
 
 
+async def test_a_rollback_goes_back_and_forth_between_settings_and_past_restarts(server: NatsServer) -> None:
+    async with cluster(server, "n1") as it:
+        for level in ("info", "debug"):
+            await it.user.put("blueprints", "acme/web/1", {**QUICK, "env": {"LEVEL": level}})
+            await it.settles("1")
+        await it.json("restart", "acme:web:1", "--wait")
+        stamp = (await it.blueprint("1"))["restarted"]
+        for level in ("info", "debug"):
+            assert (await it.json("rollback", "acme:web"))["result"] == "complete"
+            there = await it.blueprint("1")
+            assert (there["env"], there["restarted"]) == ({"LEVEL": level}, stamp)
+        assert list((await it.json("restart", "acme:web:1")).items())[-2:] == [("result", None), ("reason", "")]
+
+
 async def test_what_is_in_force_is_scaled_where_new_settings_were_taken_back(server: NatsServer) -> None:
     async with cluster(server, "n1", "n2") as it:
         await it.user.put("blueprints", "acme/web/1", QUICK)
