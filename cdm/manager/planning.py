@@ -98,9 +98,9 @@ class Planning:
         taken = self._placement.taken(job.artifact)
         return reconcile(job.artifact, job.wanted, job.group, fleet, now, self._policy, self._cursor, taken)
 
-    def release_of(self, fleet: Fleet, now: float, service: Service, *, may_advance: bool, goes_back: str) -> Release:
+    def release_of(self, fleet: Fleet, now: float, service: Service, *, steps: int, goes_back: str) -> Release:
         """What follows for a service, which may be that no new instance has room beside the old ones."""
-        ask = partial(self._releases.of, service, fleet, now, may_advance=may_advance, goes_back=goes_back)
+        ask = partial(self._releases.of, service, fleet, now, steps=steps, goes_back=goes_back)
         release = ask()
         if any(job.is_new and self._reconcile(job, fleet, now).unplaced for job in release.jobs):
             return ask(crowded=True)

@@ -19,7 +19,7 @@ from cdm.manager.group import Group
 from cdm.manager.intents import at_rest, follow, is_reverted, is_superseded, passed_over, withheld, would_begin
 from cdm.manager.placement import Placement
 from cdm.manager.ports import awaited_ports
-from cdm.manager.rollouts import Decision, decide
+from cdm.manager.rollouts import MOST_TURNS, Decision, decide
 from cdm.manager.service import BACK, Facts, Version, governing, serving
 from cdm.manager.standing import Fleet
 from cdm.manager.topology import Registered, Topology
@@ -138,7 +138,7 @@ class Releases:
         fleet: Fleet,
         now: float,
         *,
-        may_advance: bool = True,
+        steps: int = MOST_TURNS,
         crowded: bool = False,
         goes_back: str = "",
     ) -> Release:
@@ -148,12 +148,12 @@ class Releases:
             service: which one.
             fleet: the nodes.
             now: seconds on this node's clock.
-            may_advance: whether it may go on to its next stage.
+            steps: by how many stages it may go on.
             crowded: whether it turned out that no new instance can be placed beside the old ones.
             goes_back: why it goes back, since another service of its group does; empty: none does.
         """
         facts = replace(self._facts(service, fleet, now, crowded), goes_back=goes_back)
-        decision = decide(facts, follow(facts), may_advance=may_advance)
+        decision = decide(facts, follow(facts), steps=steps)
         return Release(service, facts, decision, tuple(self._jobs(facts, decision)))
 
     def _facts(self, service: Service, fleet: Fleet, now: float, crowded: bool) -> Facts:

@@ -54,12 +54,17 @@ class Decision(NamedTuple):
     wake_at: float = inf
     """When to decide again although nothing happens, in seconds on this node's clock."""
     held: bool = False
-    """Whether only the other services of its group keep it from its next stage."""
+    """Whether it could go on to its next stage, and was not to: the other services of its group are waited for."""
     kind: str = ""
     stages: int = 0
     new: SideHealth = SideHealth()
     series: str = ""
     """What its checks are to be about (`series_of`)."""
+
+    @property
+    def ends_next(self) -> bool:
+        """Whether the end is what follows its stage."""
+        return self.record is not None and self.record.step + 1 >= self.stages
 
 
 class _Sides(NamedTuple):
@@ -214,13 +219,13 @@ class _Case:
         return self.record.phase is not RolloutPhase.REVERTING and self.settings.paused
 
 
-def decide(facts: Facts, record: Rollout | None, *, may_advance: bool = True) -> Decision:
+def decide(facts: Facts, record: Rollout | None, *, steps: int = MOST_TURNS) -> Decision:
     """Decide about a service.
 
     Args:
         facts: what is known.
         record: what users' edits have made of the record (`cdm.manager.intents.follow`).
-        may_advance: whether it may go on to its next stage; False asks only whether it could (`Decision.held`).
+        steps: by how many stages it may go on; 0 asks only whether it could (`Decision.held`).
     """
     if record is None or not record.phase.under_way:
         return Decision(record, why=facts.waits_for)
@@ -232,9 +237,11 @@ def decide(facts: Facts, record: Rollout | None, *, may_advance: bool = True) ->
         why, until = turn.why, turn.until
         if turn.record is None or turn.record == record:
             break
-        if turn.forward and not may_advance:
-            held = True
-            break
+        if turn.forward:
+            if steps == 0:
+                held = True
+                break
+            steps -= 1
         record = replace(turn.record, term=facts.term)
         if not record.phase.under_way:
             return Decision(record, why=why, new=case.new, kind=case.settings.kind, stages=len(case.stages))

@@ -71,6 +71,41 @@ def judge(world: World, order: Order) -> None:
         record = after if after is not None and after.phase in UNDER_WAY else before
         if record is not None and record.phase in UNDER_WAY and (found := governing(world, service, record)):
             _judge_bounds(world, service, record, found, order, over=after is None or after.phase not in UNDER_WAY)
+    _judge_group(world, order)
+
+
+def _judge_group(world: World, order: Order) -> None:
+    """What goes on to its next step, or ends, does so with all of its group that are under way, one step at a time."""
+    for service, after in order.records.items():
+        put = world.manager.cluster.rollouts.get(service)
+        before = put.value if put else None
+        if before is None or after is None or before.phase not in FORWARD:
+            continue
+        found = governing(world, service, before)
+        if (group := _group(world, service, before)) is None or found is None or not found.blueprint.instances:
+            continue
+        if before.target.mark != after.target.mark or after.phase not in (*FORWARD, P.COMPLETE):
+            continue
+        if after.step == before.step and after.phase is not P.COMPLETE:
+            continue
+        others = [
+            other
+            for other, put in world.manager.cluster.rollouts.items()
+            if other != service and put.value.phase in UNDER_WAY and _group(world, other, put.value) == group
+        ]
+        if others:
+            assert after.step <= before.step + 1, f"{service} goes ahead of its group: {before} -> {after}"
+        for other in others:
+            theirs = order.records.get(other)
+            assert after.phase is not P.COMPLETE or (theirs is not None and theirs.phase not in UNDER_WAY), (
+                f"{service} ends without {other}"
+            )
+
+
+def _group(world: World, service: Service, record: Rollout) -> str | None:
+    """The group of a rollout."""
+    blueprint, _ = blueprint_of(world, service.version(record.target.version))
+    return record.group if blueprint is None else blueprint.rollout.group
 
 
 def brief(order: Order) -> str:

@@ -877,6 +877,34 @@ def test_services_of_a_group_advance_together() -> None:
     assert [count(each, one) for one in (APP, FRIEND, NEXT_VERSION, NEXT_FRIEND)] == [0, 0, 3, 3]
 
 
+def test_a_step_of_a_group_that_is_approved_before_is_not_gone_ahead_to() -> None:
+    each = both()
+    each.apply(NEXT_VERSION, blueprint(rollout=replace(TOGETHER, approved=1)))
+    for _ in range(5):
+        later(each, MIN_HEALTHY)
+    assert (phase(each), record(each, FRIEND).phase) == (RolloutPhase.PAUSED,) * 2  # type: ignore[union-attr]
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (2, 1)
+    each.apply(NEXT_FRIEND, blueprint(rollout=replace(TOGETHER, approved=1)))
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert [count(each, one) for one in (APP, FRIEND, NEXT_VERSION, NEXT_FRIEND)] == [0, 0, 3, 3]
+
+
+def test_services_of_a_group_end_together_although_one_has_fewer_steps() -> None:
+    each = both(replace(FROM, group="shop"))
+    each.apply(NEXT_FRIEND, blueprint(rollout=TOGETHER))
+    for _ in range(10):
+        later(each, MIN_HEALTHY)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
+    assert condition(each, NEXT_VERSION) == (Condition.PROGRESSING, "waiting for org.example:friend of its group")
+    friend = next(key for key in each.slices if key.artifact == NEXT_FRIEND)
+    each.report(friend, S.FAILED, fatal=True)
+    each.settle()
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert [count(each, one) for one in (APP, FRIEND, NEXT_VERSION, NEXT_FRIEND)] == [3, 3, 0, 0]
+
+
 def test_services_of_a_group_go_back_together() -> None:
     each = both()
     later(each, MIN_HEALTHY)

@@ -71,6 +71,7 @@ def rollouts(draw: st.DrawFn) -> RolloutSettings:
         "if_stable_down": draw(st.sampled_from(["proceed", "hold"])),
         "keep_old": draw(st.sampled_from([0.0, 10.0])),
         "approved": draw(st.sampled_from([0, 0, 5])),
+        "group": draw(st.sampled_from([None, "shop"])),
     }
     if fields["max_surge"] == 0 and fields["max_unavailable"] == 0:
         fields["max_unavailable"] = 1
@@ -389,6 +390,7 @@ REASONS = (
     "rollout failed",
     "no room",
     "max_unavailable is 0",
+    "of its group",
     "no node",
     "cannot be placed",
 )
