@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cdm.manager.gates import Gate, GateVerdict
 from cdm.manager.group import SlicePut
-from cdm.manager.standing import Fleet, exclusive
+from cdm.manager.standing import MAY_RUN, Fleet, exclusive
 from cdm.model.slice import SliceState
 
 _ACTIVE, _FAILED = SliceState.ACTIVE, SliceState.FAILED
@@ -32,7 +32,7 @@ class SideHealth(NamedTuple):
     fatal: bool = False
     """Whether one failed in a way that trying again soon cannot mend."""
     lingering: int = 0
-    """Slices that are not live, must not run twice, and may still run."""
+    """Slices that are not live, may still run, and have to have stopped before another one comes up."""
     last_healthy: float = -inf
     """When the latest of the healthy ones became so."""
     next_healthy: float = inf
@@ -49,7 +49,9 @@ def is_healthy(put: SlicePut, min_healthy: float, fleet: Fleet, now: float) -> b
     return put.value.state is _ACTIVE and node is not None and node.registered and put.at + min_healthy <= now
 
 
-def health_of(puts: Iterable[SlicePut], min_healthy: float, fleet: Fleet, now: float) -> SideHealth:
+def health_of(
+    puts: Iterable[SlicePut], min_healthy: float, fleet: Fleet, now: float, *, one_by_one: bool = False
+) -> SideHealth:
     """Count.
 
     Args:
@@ -57,6 +59,7 @@ def health_of(puts: Iterable[SlicePut], min_healthy: float, fleet: Fleet, now: f
         min_healthy: seconds.
         fleet: the nodes.
         now: seconds on this node's clock.
+        one_by_one: whether nothing may come up before what is to stop has stopped, whatever that was started with.
     """
     live = active = healthy = troubled = troubles = lingering = draining = 0
     since, last, following, fatal, reason = inf, -inf, inf, False, ""
@@ -64,7 +67,7 @@ def health_of(puts: Iterable[SlicePut], min_healthy: float, fleet: Fleet, now: f
         value, node = put.value, fleet.nodes.get(put.key.node)
         state = value.state
         if node is None or not state.live:
-            lingering += exclusive(put)
+            lingering += exclusive(put) or (one_by_one and node is not None and state in MAY_RUN)
         else:
             live += 1
             draining += node.draining

@@ -116,7 +116,8 @@ class _Case:
 
     def _health(self, *groups: Group) -> SideHealth:
         puts = [put for group in groups for put in group.slices.values()]
-        return health_of(puts, self.min_healthy, self.facts.fleet, self.facts.now)
+        facts = self.facts
+        return health_of(puts, self.min_healthy, facts.fleet, facts.now, one_by_one=self.exclusive)
 
     @property
     def series(self) -> str:

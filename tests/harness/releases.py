@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 from nats.aio.msg import Msg
@@ -94,6 +94,7 @@ class Site:
         restart: Restart | None = None,
         patience: float = 20,
         remark: str = "",
+        port: int | Literal["auto"] = "auto",
     ) -> None:
         """Push the web service under a version.
 
@@ -104,9 +105,10 @@ class Site:
             restart: what is done when it ends.
             patience: seconds within which it has to be ready.
             remark: a line that makes its content another one.
+            port: a fixed one, if not any.
         """
         check = Readiness(check=Http(), interval=0.1, timeout=patience)
-        manifest = Manifest(port="auto", readiness=check, stop_grace=5, env=dict(env), restart=restart or Restart())
+        manifest = Manifest(port=port, readiness=check, stop_grace=5, env=dict(env), restart=restart or Restart())
         group, _, name = self.service.partition("/")
         source = self.folder / "web_slice.py"
         source.write_text(f"{WEB_SLICE.read_text()}# {remark}\n")

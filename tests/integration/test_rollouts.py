@@ -23,7 +23,7 @@ from tests.harness.waiting import SLACK, eventually, patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
-CANARY = [{"weight": 34}, {"pause": "approve"}, {"weight": 67}, {"pause": "approve"}]
+CANARY: list[dict[str, Any]] = [{"weight": 34}, {"pause": "approve"}, {"weight": 67}, {"pause": "approve"}]
 NO_TRY = Restart(policy=RestartPolicy.NEVER)
 
 
@@ -108,6 +108,10 @@ async def test_a_canary_waits_to_be_approved_at_each_pause(server: NatsServer, t
                 await eventually(lambda new=new: shared(place, new), what=f"{new} are new")  # type: ignore[misc]
                 status = await place.status("2")
                 assert status["rollout"]["phase"] == "paused"
+                share = CANARY[leg.step - 1]["weight"]
+                assert leg.entry.fields["weights"] == {"from": 100 - share, "to": share}, "for routers"
+                assert status["rollout"]["share"] == round(100 * new / 3, 1), "the real one"
+                assert (status["up_to_date"], status["healthy"], status["outdated"]) == (new, new, 0)
                 assert status["rollout"]["why"]
                 await place.stays("paused", 2)
                 assert place.legs[-1].step == leg.step

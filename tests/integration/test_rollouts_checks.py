@@ -112,10 +112,13 @@ ORACLES: dict[str, Callable[[NatsServer], AbstractAsyncContextManager[Oracle]]] 
 async def test_a_canary_is_held_promoted_or_taken_back_as_its_checks_say(
     server: NatsServer, tmp_path: Path, kind: str
 ) -> None:
-    """Version 2 is held for as long as nothing can be said, and promoted; version 3 is taken back as it pauses."""
+    """A check of the new instances themselves passes all the while.
+
+    Version 2 is held for as long as nothing can be said, and promoted; version 3 is taken back as it pauses."""
     async with ORACLES[kind](server) as oracle, site(server, tmp_path) as place:
         check = {**oracle.check, "interval": "1s", "timeout": "500ms", "count": 2, "failures": 0}
-        canary: dict[str, Any] = {"kind": "canary", "steps": STEPS, "checks": [check]}
+        own = {"http": "http://{instance}/", "interval": "1s", "count": 1}
+        canary: dict[str, Any] = {"kind": "canary", "steps": STEPS, "checks": [own, check]}
         await place.release("1")
         async with place.probing() as prober:
             await place.push("2")

@@ -18,7 +18,7 @@ from tests.harness.releases import Site, site
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.waiting import SLACK, eventually
 from tests.integration.test_rollouts import condition, versions
-from tests.integration.test_rollouts_lost import TTL, back, canary_stands, gone
+from tests.integration.test_rollouts_lost import TTL, back, canary_stands, gone, says
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -116,10 +116,6 @@ async def test_without_room_elsewhere_it_goes_back_by_its_deadline(server: NatsS
         assert not any(restarts), "what is loaded anew has not been restarted"
         assert 10 <= reverted.entry.time - put < 10 + 5 + SLACK
         assert told["reason"] == "no instance became healthy for 10 s"
-
-
-async def says(place: Site, what: str) -> bool:
-    return what in str((await place.status("2")).get("rollout", {}).get("why"))
 
 
 async def test_the_leader_is_cut_off_and_what_it_sent_arrives_late(server: NatsServer, tmp_path: Path) -> None:

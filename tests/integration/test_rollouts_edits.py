@@ -55,6 +55,38 @@ async def only(place: Site, wanted: dict[str, int]) -> bool:
     return await versions(place) == wanted
 
 
+async def test_the_old_blueprint_is_deleted_and_is_gone_back_to_all_the_same(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    """What it said is in the record."""
+    async with in_a_canary(server, tmp_path) as (place, _):
+        await place.user.delete("blueprints", f"{SERVICE}/1")
+        await place.stays("paused", 2)
+        assert await versions(place) == {"1": 2, "2": 1}
+        await place.put("2", rollout={**CANARY, "abort": True})
+        await place.reaches("reverted")
+        await eventually(lambda: only(place, {"1": 3}), 30, "all are as before")
+        await condition(place, "2", "Reverted")
+        await place.judged(canary=(34, None))
+
+
+async def test_both_blueprints_are_deleted_in_the_middle(server: NatsServer, tmp_path: Path) -> None:
+    async with site(server, tmp_path) as place:
+        await place.release("1")
+        await place.push("2")
+        await place.put("2", rollout=CANARY)
+        await place.reaches("paused")
+        for version in ("1", "2"):
+            await place.user.delete("blueprints", f"{SERVICE}/{version}")
+        await eventually(lambda: only(place, {}), 30, "nothing is left")
+        await eventually(lambda: unrecorded(place), what="nor is the record")
+        assert not place.ground.living
+
+
+async def unrecorded(place: Site) -> bool:
+    return f"_rollout.{SERVICE}" not in await place.user.contents("slices")
+
+
 async def test_the_new_blueprint_is_put_again_as_it_is(server: NatsServer, tmp_path: Path) -> None:
     async with in_a_canary(server, tmp_path) as (place, _):
         before = (await place.judged(canary=(34, None))).commands()

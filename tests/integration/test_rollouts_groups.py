@@ -12,6 +12,7 @@ from tests.harness.releases import Site, site
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.waiting import eventually
 from tests.integration.test_rollouts import condition
+from tests.integration.test_rollouts_lost import says
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -44,8 +45,8 @@ async def advance(web: Site, api: Site) -> None:
     await api.put("2", rollout=checked)
     await web.put("2", rollout={**TOGETHER, "from": "1"})
     # One of them could go on, and waits for the other, whose check nobody answers.
-    await eventually(lambda: waits_for(web, "g:api"), 30, "it says that it waits for the other one")
-    await eventually(lambda: waits_for(api, "nobody answers"), 30, "it says what it waits for itself")
+    await eventually(lambda: says(web, "g:api"), 30, "it says that it waits for the other one")
+    await eventually(lambda: says(api, "nobody answers"), 30, "it says what it waits for itself")
     await web.stays("rolling", 2)
     assert [place.legs[-1].step for place in (web, api)] == [0, 0]
 
@@ -56,7 +57,7 @@ async def advance(web: Site, api: Site) -> None:
     for place in (web, api):
         await place.reaches("paused")
     await web.put("2", rollout={**TOGETHER, "from": "1", "approved": 1})
-    await eventually(lambda: waits_for(web, "g:api"), 30, "it says that it waits for the other one's approval")
+    await eventually(lambda: says(web, "g:api"), 30, "it says that it waits for the other one's approval")
     await web.stays("paused", 1)
     await api.put("2", rollout={**checked, "approved": 1})
     for place in (web, api):
@@ -78,10 +79,6 @@ async def go_back(web: Site, api: Site) -> None:
     assert "failed or restarted" in own["reason"]
     assert (await condition(web, "3", "Reverted"))["reason"] == f"g:api of its group goes back: {own['reason']}"
     assert ("reverting", 0) in written_together(web, api)
-
-
-async def waits_for(place: Site, what: str) -> bool:
-    return what in str((await place.status("2")).get("rollout", {}).get("why"))
 
 
 def written_together(one: Site, other: Site) -> list[tuple[str, int]]:

@@ -106,6 +106,24 @@ async def test_leaders_killed_while_a_bad_version_is_taken_back(server: NatsServ
         assert any("reverting" in str(each) for each in struck)
 
 
+async def test_leaders_killed_while_a_complete_release_is_aborted(server: NatsServer, tmp_path: Path) -> None:
+    async with site(server, tmp_path, MANAGERS) as place:
+        await place.release("1")
+        await place.push("2")
+        await place.put("2", rollout={"from": "1"})
+        await place.reaches("complete")
+        await place.serves("2")
+        async with place.probing() as prober:
+            async with place.killing(each_step) as struck:
+                await place.put("2", rollout={"from": "1", "abort": True})
+                await place.reaches("reverted", 120)
+                await place.serves("1")
+            found = await prober.stop()
+        found.flawless(100)
+        await place.judged()
+        assert struck == [("reverting", 1), ("reverted", 1)]
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.slow
 async def test_leaders_killed_at_random_through_a_day_of_releases(

@@ -87,6 +87,11 @@ async def holds(place: Site) -> bool:
     return bool((await place.status("2")).get("rollout", {}).get("why"))
 
 
+async def says(place: Site, what: str) -> bool:
+    """Whether the status of version 2 says this of what its rollout waits for."""
+    return what in str((await place.status("2")).get("rollout", {}).get("why"))
+
+
 async def test_without_room_one_goes_first_and_status_says_so(server: NatsServer, tmp_path: Path) -> None:
     """`max_unavailable` is auto."""
     async with site(server, tmp_path, agents=()) as place:
@@ -96,6 +101,7 @@ async def test_without_room_one_goes_first_and_status_says_so(server: NatsServer
         async with place.probing() as prober:
             await place.push("2")
             await place.put("2", rollout={"from": "1"})
+            await eventually(lambda: says(place, "no room for a new one beside the old ones"), what="status says so")
             await place.reaches("complete")
             await place.serves("2")
             found = await prober.stop()

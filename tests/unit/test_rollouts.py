@@ -9,13 +9,15 @@ import pytest
 from msgspec.structs import replace
 
 from cdm.dispatch.messages import Cause, CheckResult, LeaderChange, ValuePut
+from cdm.manager.service import revert
+from cdm.manager.standing import MAY_RUN
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.check import Check, CheckOutcome
 from cdm.model.content import Description
 from cdm.model.keys import ContentKey, RolloutKey, encode_artifact
 from cdm.model.node import FEATURES, Registration, Role
-from cdm.model.record import Rollout, RolloutPhase
+from cdm.model.record import Rollout, RolloutPhase, Side
 from cdm.model.rollout import RolloutKind, RolloutSettings, RolloutStep
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
@@ -590,6 +592,56 @@ def test_what_must_not_run_twice_and_has_no_room_says_so() -> None:
     assert condition(each)[1] == "0 of 2 new instances healthy; no room for a new one beside the old ones"
 
 
+def on_port(each: World, *artifacts: Artifact, port: int = 80) -> None:
+    """The instances of these have this port, as agents tell of a fixed one, and of what they have loaded."""
+    for key, put in list(each.slices.items()):
+        if key.artifact in artifacts and put.value.state in (S.LOADED, S.ACTIVATE, S.ACTIVATING, S.ACTIVE, S.UNLOADING):
+            each.store(key, replace(put.value, port=port))
+
+
+def go_on_with_one_port(each: World) -> None:
+    """Agents answer, but nothing is started while something else has the port of its node."""
+    for _ in range(20):
+        each.settle()
+        on_port(each, APP, NEXT_VERSION)
+        held = any(put.value.state in (S.ACTIVE, S.UNLOADING) for put in each.slices.values())
+        for key, put in list(each.slices.items()):
+            if put.value.state in NEXT and not (put.value.state is S.ACTIVATING and held):
+                each.report(key, NEXT[put.value.state])
+        each.tick(1.0)
+
+
+def test_on_a_fixed_port_one_is_stopped_first_both_ways() -> None:
+    each = running(1, 1)
+    on_port(each, APP)
+    each.apply(NEXT_VERSION, blueprint(1, rollout=FROM))
+    for _ in range(3):
+        go_on_with_one_port(each)
+    assert phase(each) is RolloutPhase.COMPLETE
+    each.apply(NEXT_VERSION, blueprint(1, rollout=RolloutSettings(source="1.0.0", abort=True)))
+    for _ in range(3):
+        go_on_with_one_port(each)
+    assert phase(each) is RolloutPhase.REVERTED
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (1, 0)
+
+
+def test_what_must_not_run_twice_from_now_on_waits_until_what_it_replaces_has_stopped() -> None:
+    """Also where that was started without ``stop_after``, and drains."""
+    each = running(2, 2)
+    each.apply(APP, Blueprint(2, Overrides(stop_after=5.0), MIN_HEALTHY))
+    for _ in range(60):
+        each.settle()
+        states = [put.value.state for put in each.slices.values()]
+        assert sum(state in MAY_RUN for state in states) <= 2, states
+        # Of those that are to stop, one serves on for a while.
+        for key, put in list(each.slices.items()):
+            if put.value.state in NEXT and (put.value.state is not S.UNLOADING or put.at + 3.0 <= each.now):
+                each.report(key, NEXT[put.value.state])
+        each.tick(1.0)
+    assert phase(each) is RolloutPhase.COMPLETE
+    assert count(each, APP) == 2
+
+
 def test_a_revert_that_waits_says_for_what() -> None:
     each = running(3, 3, capacity=1)
     each.apply(NEXT_VERSION, blueprint(rollout=FROM))
@@ -683,6 +735,24 @@ def test_what_is_never_healthy_is_taken_back_at_its_deadline() -> None:
         each.settle()
     finish(each)
     assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "no instance became healthy for 60 s")
+
+
+def test_the_deadline_counts_from_the_last_that_became_healthy() -> None:
+    each = running(4, 4)
+    slow = Blueprint(4, None, 40.0, rollout=RolloutSettings(source="1.0.0", deadline=60.0))
+    each.apply(NEXT_VERSION, slow)
+    for _ in range(20):
+        later(each, 10.0)
+    assert phase(each) is RolloutPhase.COMPLETE, "each took 40 s, and all of them much longer than the deadline"
+
+
+def test_what_is_the_same_is_not_gone_back_to_and_that_is_said() -> None:
+    side = Side("1.0.0", 1, digest="d")
+    rolling = Rollout(side, replace(side, revision=2), RolloutPhase.ROLLING)
+    found = revert(rolling, "it broke", 5.0)
+    assert (found.phase, found.since) == (RolloutPhase.FAILED, 5.0)
+    assert found.reason == "it broke; the version before is the same, so there is nothing to go back to"
+    assert revert(found, "it broke again", 6.0) is found
 
 
 def test_a_new_leader_goes_on_in_the_middle() -> None:
