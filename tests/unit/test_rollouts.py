@@ -737,6 +737,22 @@ def test_what_is_never_healthy_is_taken_back_at_its_deadline() -> None:
     assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "no instance became healthy for 60 s")
 
 
+def test_where_none_are_wanted_none_can_fail() -> None:
+    each = running(2, 1)
+    each.apply(APP, blueprint(0, LEVEL="debug"))
+    each.report(next(iter(each.slices)), S.FAILED, copy=False)  # it is not known any more what it was started with
+    each.now += 60.0
+    each.boot(["nodes", "blueprints", "slices", "statuses"])
+    each.tick()
+    each.lead()
+    finish(each)
+    each.apply(APP, blueprint(2, LEVEL="debug"))
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert env_of(each) == [{"LEVEL": "debug"}] * 2
+    assert condition(each)[0] is Condition.READY
+
+
 def test_the_deadline_counts_from_the_last_that_became_healthy() -> None:
     each = running(4, 4)
     slow = Blueprint(4, None, 40.0, rollout=RolloutSettings(source="1.0.0", deadline=60.0))
