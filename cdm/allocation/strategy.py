@@ -125,7 +125,7 @@ def strategy_named(name: str) -> AllocationStrategy:
         raise UsageError(f"there is no strategy {name!r} (installed: {known})")
     try:
         return Checked(name, found[name].load()())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"strategy {name!r} cannot be made: {type(error).__name__}: {error}") from error
 
 
@@ -144,7 +144,7 @@ class Checked:
         """What the strategy says, if it can be compared."""
         try:
             found = self._made.rank(artifact, site, count)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise StrategyFailed(f"{type(error).__name__}: {error}") from error
         numbers = found if isinstance(found, tuple) else (found,)
         if not all(isinstance(each, int | float) and not isnan(each) for each in numbers):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
-from tests.bench import deciding, growth, leading, reading, releasing, resting, writing
+from tests.bench import deciding, growth, leading, placing, reading, releasing, resting, writing
 from tests.bench.measure import Figure
 
 Benchmark = Callable[[bool], list[Figure] | Coroutine[Any, Any, list[Figure]]]
@@ -25,6 +25,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "commands-r3": writing.commands_r3,
     "many-blueprints": writing.many_blueprints,
     "plan": deciding.plan,
+    "place-require-spread": placing.place_require_spread,
+    "place-needs": placing.place_needs,
     "delta": deciding.delta,
     "route": deciding.route,
     "activation": leading.activation,

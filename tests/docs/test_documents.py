@@ -13,8 +13,10 @@ import pytest
 
 import cdm
 import cdm.api
+from cdm.allocation import GROUP
+from cdm.allocation.strategy import SHIPPED
 from cdm.model.slice import TRANSITIONS, SliceState
-from tests.docs.documents import DOCUMENTS, blocks, example, inline, section
+from tests.docs.documents import DOCUMENTS, adapted, blocks, example, inline, section
 from tests.harness.paths import ROOT
 from tests.harness.servers import NatsServer
 from tests.harness.terminal import terminal
@@ -27,6 +29,7 @@ EXAMPLES = {
     "agent.py": "Writing an agent",
     "listener.py": "Using cdm as a library",
     "sites.py": "A runtime in forty lines",
+    "weighted.py": "A strategy in ten lines",
 }
 """The examples that are printed in the documents, and below which heading."""
 
@@ -59,6 +62,38 @@ async def _states(user: Raw, wanted: list[str]) -> bool:
 def test_the_library_example_runs() -> None:
     done = subprocess.run([sys.executable, example("listener.py")], capture_output=True, text=True, check=True)
     assert done.stdout == "load slices/node-1/org.example:slice:1.0.0\n"
+
+
+def test_the_strategy_example_is_installed_and_decides(tmp_path: Path) -> None:
+    (points,) = blocks("A strategy in ten lines", "toml")
+    (tmp_path / "weighted.py").write_text(example("weighted.py").read_text("utf-8"), "utf-8")
+    installed = tmp_path / "weighted-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: weighted\nVersion: 1\n", encoding="utf-8")
+    # What an installer makes of it.
+    points = adapted(points, {f'[project.entry-points."{GROUP}"]': f"[{GROUP}]", '"': ""})
+    (installed / "entry_points.txt").write_text(points, encoding="utf-8")
+    code = """
+from cdm.allocation.case import Case
+from cdm.allocation.choice import choose
+from cdm.allocation.site import Site
+from cdm.allocation.sites import Sites
+from cdm.allocation.strategy import strategy_named
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.rules import Rules
+sites = [Site(NodeId(n), {"node": n, **labels}) for n, labels in (("n1", {}), ("n2", {"power": "3"}))]
+case = Case(Artifact("g", "n", "1"), Rules(), Sites(sites), 8, strategy=strategy_named("weighted"))
+print(choose(case, 8).counts)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tmp_path)}
+    )
+    assert ran.stdout == "{'n1': 2, 'n2': 6}\n"
+
+
+def test_the_table_of_strategies_names_those_that_there_are() -> None:
+    table = section("docs/strategies.md", "The strategies of cdm")
+    assert re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)[1:] == list(SHIPPED)
 
 
 def test_the_state_table_is_the_one_in_force() -> None:

@@ -14,13 +14,16 @@ from cdm.allocation.balances import balances_of
 from cdm.allocation.case import Case
 from cdm.allocation.choice import choose
 from cdm.allocation.neighbours import Neighbours
+from cdm.allocation.removal import surplus
 from cdm.allocation.shares import Balance, shares
 from cdm.allocation.site import Site
 from cdm.allocation.sites import Sites, score
 from cdm.allocation.verdict import verdicts
 from cdm.model.artifact import NodeId
+from cdm.model.keys import SliceKey
 from cdm.model.rules import Neighbour, Rules, Spread
 from tests.unit.placing import OWN, carried_out, case, cases, rules, site
+from tests.unit.support import APP
 
 Domain = str | None
 
@@ -292,3 +295,40 @@ def test_a_balance_is_the_same_after_adding_and_taking_away() -> None:
     assert [balance.next(zone) for zone in "bc"] == [0.5, 0.5]
     balance.remove("a")
     assert [balance.next(zone) for zone in "abc"] == before == [0.0, 0.0, 0.0]
+
+
+@given(cases(), st.data())
+def test_what_goes_goes_by_class_and_off_forbidden_nodes_first(drawn: tuple[Case, int], data: st.DataObject) -> None:
+    given_, _ = drawn
+    keys = [SliceKey(node, APP, ordinal) for node, count in given_.mine.items() for ordinal in range(count)]
+    classes = [data.draw(st.integers(0, 1)) for _ in keys]
+    ranked = [[key for key, each in zip(keys, classes, strict=True) if each == rank] for rank in range(2)]
+    count = data.draw(st.integers(0, len(keys) + 1))
+    given_ = replace(given_, wanted=max(len(keys) - count, 0))
+    gone = surplus(given_, count, ranked)
+    assert len(gone) == len(set(gone)) == min(count, len(keys))
+    assert not set(gone) & set(ranked[1]) or set(ranked[0]) <= set(gone)
+    assert surplus(given_, count, [list(reversed(group)) for group in ranked]) == gone
+    fulfilled = [all(each.holds(given_.sites.labels(key.node)) for each in given_.rules.require) for key in keys]
+    for key, each, holding in zip(keys, classes, fulfilled, strict=True):
+        if not holding and key not in gone:
+            stays = [k for k, e, h in zip(keys, classes, fulfilled, strict=True) if e == each and h and k in gone]
+            assert not stays or given_.rules.apart or given_.rules.near or given_.rules.max_per_node
+
+
+@given(zoned(), st.integers(0, 6))
+def test_the_skew_is_kept_on_the_way_down_whenever_that_can_be(drawn: tuple[Case, int], count: int) -> None:
+    given_, _ = drawn
+    (spread,) = given_.rules.spread
+    keys = [SliceKey(node, APP, ordinal) for node, mine in given_.mine.items() for ordinal in range(mine)]
+    have, count = in_zones(given_, given_.mine), min(count, len(keys))
+    given_ = replace(given_, wanted=len(keys) - count, rules=Rules(spread=(replace(spread, anyway=False),)))
+    fewer = (
+        {zone: have[zone] - less for zone, less in zip("abc", some, strict=True)}
+        for some in product(*(range(have[zone] + 1) for zone in "abc"))
+        if sum(some) == count
+    )
+    gone = Counter(key.node for key in surplus(given_, count, [keys]))
+    left = in_zones(given_, {node: mine - gone[node] for node, mine in given_.mine.items()})
+    if any(within(spread, given_.wanted, each) for each in fewer):
+        assert within(spread, given_.wanted, left)
