@@ -18,18 +18,19 @@ def awaited_ports(puts: Iterable[SlicePut]) -> dict[SliceKey, int]:
     Args:
         puts: all slices of a service.
     """
-    found: dict[SliceKey, int] = {}
-    known = sorted(puts, key=lambda put: put.key)
+    known = list(puts)
+    waiting = [put for put in known if put.value.port is not None and put.value.state in _TOLD_BEFORE]
+    if not waiting:
+        return {}
     taken = {(put.key.node, put.value.port) for put in known if put.value.state is SliceState.ACTIVE}
     # The command to start does not tell the port: what is alike, on the same node, is about to have the same one.
     about = {(put.key.node, put.key.artifact) for put in known if put.value.state is SliceState.ACTIVATE}
-    for put in known:
-        port, place = put.value.port, (put.key.node, put.value.port)
-        if port is None or put.value.state not in _TOLD_BEFORE:
-            continue
+    found: dict[SliceKey, int] = {}
+    for put in sorted(waiting, key=lambda put: put.key):
+        place = (put.key.node, put.value.port)
         starting = put.value.state is SliceState.LOADED and (put.key.node, put.key.artifact) in about
         if place in taken or starting:
-            found[put.key] = port
+            found[put.key] = put.value.port or 0
         else:
             taken.add(place)
     return found
