@@ -5,6 +5,7 @@ from __future__ import annotations
 from cdm.cli.known import nearest
 from cdm.cli.plans import Edit, Goal, in_force_shown, instances_in, text_of, versions_shown
 from cdm.cli.service import ServiceLook, VersionLook, parsed
+from cdm.cli.wording import brief
 from cdm.errors import EditRefused
 from cdm.manager.stages import stages_of
 from cdm.model import edit
@@ -164,7 +165,7 @@ def aborting(look: ServiceLook) -> Edit:
     if record.phase is RolloutPhase.REVERTING:
         raise EditRefused(f"{look.service} is going back to {record.source.version} already")
     if record.phase is RolloutPhase.REVERTED:
-        raise EditRefused(f"{look.way} was taken back already: {record.reason}")
+        raise EditRefused(f"{look.way} was taken back already: {brief(record.reason)}")
     target = look.version(look.service.version(record.target.version))
     if record.phase is RolloutPhase.COMPLETE:
         if not target.serves:

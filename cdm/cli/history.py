@@ -16,6 +16,7 @@ from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, Json, ServiceName
 from cdm.cli.screen import plain, print_json, wide_console
 from cdm.cli.service import ServiceLook, VersionLook, parsed
+from cdm.cli.wording import brief
 from cdm.errors import ServiceMissing
 from cdm.model.artifact import Service
 from cdm.model.edit import changes_between
@@ -61,7 +62,7 @@ def history(service: ServiceName, /, connection: ConnectionOptions = HERE, *, js
     for row in found:
         instances = "" if row.instances is None else str(row.instances)
         at = row.at[:19].replace("T", " ")
-        state = f"{row.state}: {row.reason}" if row.reason else row.state
+        state = f"{row.state}: {brief(row.reason)}" if row.reason else row.state
         cells = (str(row.revision), at, row.version, instances, row.by, "; ".join(row.changes), state)
         table.add_row(*map(plain, cells))
     wide_console().print(table)

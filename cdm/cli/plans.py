@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from cdm.cli.known import nearest
 from cdm.cli.service import ServiceLook, VersionLook
+from cdm.cli.wording import brief
 from cdm.errors import EditRefused, InvalidBlueprint, UsageError
 from cdm.model import edit
 from cdm.model.artifact import Artifact
@@ -109,7 +110,7 @@ def _refuse_going_back(look: ServiceLook, own: VersionLook) -> None:
     if record is not None and record.source.version == own.version != record.target.version:
         raise EditRefused(f"{look.way} is under way; `cdm rollback {look.service}` goes back to {own.version}")
     if own.reverted and own.replaced_by_another:
-        why = own.status.reason if own.status else ""
+        why = brief(own.status.reason) if own.status else ""
         raise EditRefused(f"{own.artifact} was rolled out and taken back: {why}; {_once_more(look, own)}")
 
 

@@ -19,7 +19,7 @@ from cdm.cli.parameters import HERE, WATCH, ServiceName, WaitOptions, WatchOptio
 from cdm.cli.plans import stamp
 from cdm.cli.screen import plain, print_json, wide_console
 from cdm.cli.service import ServiceLook, VersionLook
-from cdm.cli.wording import ago, in_words, rollout_in_words
+from cdm.cli.wording import ago, brief, in_words, rollout_in_words
 from cdm.errors import ServiceMissing
 from cdm.model.artifact import Service
 from cdm.model.record import RolloutPhase
@@ -158,8 +158,8 @@ def _headline(look: ServiceLook) -> str:
         return "no rollout so far"
     told = _rollout_of(look)
     if told is not None and record.phase not in _OVER:
-        return rollout_in_words(told) + (f"; {told.share:g} % of the instances are new" if told.share else "")
-    reason = f": {record.reason}" if record.reason and record.phase in _BAD else ""
+        return brief(rollout_in_words(told)) + (f"; {told.share:g} % of the instances are new" if told.share else "")
+    reason = f": {brief(record.reason)}" if record.reason and record.phase in _BAD else ""
     return f"{look.way} {record.phase} {ago(record.since)} ago{reason}"
 
 
@@ -180,8 +180,9 @@ def _version_line(version: VersionLook) -> str:
         return in_words(status, version.revision)
     healthy = f", {status.healthy} healthy" if isinstance(status.healthy, int) else ""
     outdated = f", {status.outdated} with {older(version)}" if status.outdated else ""
-    reason = f": {status.reason}" if status.reason and not _said_above(status) else ""
-    return f"{status.condition}  {status.active} of {status.desired} active{healthy}{outdated}{reason}"
+    reason = f": {brief(status.reason)}" if status.reason and not _said_above(version, status) else ""
+    wanted = f" of {status.desired}" if status.desired else ""  # of none it is said that another one took over
+    return f"{status.condition}  {status.active}{wanted} active{healthy}{outdated}{reason}"
 
 
 def older(version: VersionLook) -> str:
@@ -196,8 +197,10 @@ def older(version: VersionLook) -> str:
     return "older settings" if same_content else "older settings and content"
 
 
-def _said_above(status: Status) -> bool:
-    return bool(status.rollout) and status.condition in (Condition.PROGRESSING, Condition.READY)
+def _said_above(version: VersionLook, status: Status) -> bool:
+    """Whether the line about the rollout tells the reason, too."""
+    told = bool(status.rollout) and status.condition in (Condition.PROGRESSING, Condition.READY)
+    return told or (version.record is not None and status.reason == version.record.reason)
 
 
 def _document(look: ServiceLook) -> dict[str, Any]:

@@ -55,3 +55,6 @@ async def test_what_does_not_come_up_is_told_at_once_in_lines_that_can_be_read(
             assert re.search(r"acme:web:2: failed: going back to 1: .*1 old instance failed or restarted", back[-2])
             assert "no database" in back[-2]
             assert [key for key in await user.slices() if "acme/web/2" in key], "what serves stays"
+
+            for shown in (await it.cdm("rollout", "status", "acme:web"), await it.cdm("history", "acme:web")):
+                assert "raise RuntimeError" not in shown
