@@ -79,10 +79,10 @@ def deploying(
     _refuse_going_back(look, own)
     record = look.under_way
     if record is not None and record.target.version == own.version and source in (None, record.source.version):
-        return _put_itself(own, instances, way, restarted)
+        return _put_itself(look, own, instances, way, restarted)
     replaced = _replaced(look, own, source)
     if replaced is None:
-        return _put_itself(own, instances, way, restarted)
+        return _put_itself(look, own, instances, way, restarted)
     # An older blueprint of the version has the settings that it was made for; the number is that of now.
     text = own.last_text if own.raw is None else text_of(own)
     if text is None:
@@ -93,7 +93,9 @@ def deploying(
     return Edit(own, raw, said, source=replaced.version)
 
 
-def _put_itself(own: VersionLook, instances: int | None, way: Mapping[str, Any] | None, restarted: str | None) -> Edit:
+def _put_itself(
+    look: ServiceLook, own: VersionLook, instances: int | None, way: Mapping[str, Any] | None, restarted: str | None
+) -> Edit:
     """It replaces nothing: it is the first version, or in force already."""
     if own.raw is None:
         raw = edit.released(own.last_text or b"1", source=None, instances=instances, way=way)
@@ -102,6 +104,7 @@ def _put_itself(own: VersionLook, instances: int | None, way: Mapping[str, Any] 
         raw = raw if instances is None else edit.scaled(raw, instances)
         raw = raw if way is None else edit.led(raw, way)
         raw = raw if restarted is None else edit.restarted(raw, restarted)
+        raw = _beside(look, own, raw)
     return Edit(own, edit.checked(raw, own.artifact), f"{own.version}, {instances_in(raw)}")
 
 
@@ -143,7 +146,7 @@ def _replaced(look: ServiceLook, own: VersionLook, source: str | None) -> Versio
 def scaling(look: ServiceLook, artifact: Artifact, instances: int) -> Edit:
     """A version is to have another number of instances."""
     own = _in_place(look, artifact)
-    raw = edit.scaled(text_of(own), instances)
+    raw = _beside(look, own, edit.scaled(text_of(own), instances))
     return Edit(own, raw, f"{own.instances} -> {instances_in(raw)}", Goal.COUNT)
 
 
@@ -155,7 +158,7 @@ def restarting(look: ServiceLook, artifact: Artifact, stamp: str) -> Edit:
             f"{artifact} was changed, and that was taken back: to restart it would try it again, "
             f"as `cdm rollout retry {look.service}` does"
         )
-    raw = edit.restarted(text_of(own), stamp)
+    raw = _beside(look, own, edit.restarted(text_of(own), stamp))
     return Edit(own, raw, f"restarting {instances_in(raw)}")
 
 
@@ -201,6 +204,15 @@ def text_of(version: VersionLook) -> bytes:
             f"the blueprint of {version.artifact} is refused as it stands, so it is not edited: {error}"
         ) from None
     return version.raw
+
+
+def _beside(look: ServiceLook, own: VersionLook, raw: bytes) -> bytes:
+    """An edited blueprint under which what the version replaced once, and is in force again, stays beside it."""
+    record, source = look.record, Blueprint.parse(raw).rollout.source
+    acted = record is not None and record.phase is RolloutPhase.COMPLETE and record.target.version == own.version
+    if raw != own.raw and acted and any(each.version == source for each in look.serving):
+        return edit.without_source(raw)
+    return raw
 
 
 def instances_in(raw: bytes) -> str:

@@ -128,6 +128,11 @@ def released(
     return _edited(raw, fields)
 
 
+def without_source(raw: bytes) -> bytes:
+    """The same without ``from``: it has acted, and would again with a new revision."""
+    return _edited(raw, _with_rollout(fields_of(raw), {"from": None}))
+
+
 def led(raw: bytes, way: Mapping[str, Any]) -> bytes:
     """The same with other ``kind`` and ``steps``."""
     return _edited(raw, _with_rollout(fields_of(raw), {"kind": None, "steps": None, **way}))

@@ -74,6 +74,7 @@ EDITS: list[tuple[Callable[[bytes], bytes], Touched]] = [
         {f"rollout.{each}" for each in ("from", "paused", "approved", "abort", "kind", "steps")},
     ),
     (edit.without_restart, {"restarted"}),
+    (edit.without_source, {"rollout.from"}),
     (
         lambda raw: edit.with_settings(raw, Overrides({"A": "x"})),
         {*edit.SETTINGS, "rollout.from", "rollout.paused", "rollout.approved", "rollout.abort"},

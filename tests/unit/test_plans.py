@@ -453,6 +453,21 @@ def test_scaling_and_restarting_edit_what_serves(two: Bucket) -> None:
         scaling(two.look, WEB.version("3"), 5)
 
 
+def test_what_was_replaced_and_is_in_force_again_is_not_replaced_once_more_by_an_edit(two: Bucket) -> None:
+    two.rollout("1", "2", RolloutPhase.COMPLETE)
+    two.status("2", Condition.READY)
+    assert _fields(scaling(two.look, WEB.version("2"), 5))["rollout"]["from"] == "1"
+    two.put("1", 4)
+    for edit in (
+        scaling(two.look, WEB.version("2"), 5),
+        restarting(two.look, WEB.version("2"), NOW),
+        _deploy(two, "2", instances=6),
+    ):
+        assert _fields(edit)["rollout"].keys() == {"kind", "steps"}
+    assert not _deploy(two, "2").changes
+    assert _fields(scaling(two.look, WEB.version("1"), 5)) == {"instances": 5}
+
+
 def test_settings_that_were_taken_back_are_not_restarted_by_the_way(one: Bucket) -> None:
     one.rollout("1", "1", RolloutPhase.REVERTED)
     one.status("1", Condition.REVERTED)
