@@ -82,10 +82,11 @@ async def go_back(web: Site, api: Site) -> None:
 
 
 def written_together(one: Site, other: Site) -> list[tuple[str, int]]:
-    """The phases and steps to which both records went in one batch, in order."""
+    """The phases and steps to which both records went in one batch, in order; how they began is left out."""
     legs: dict[tuple[str, int, str], set[str]] = {}
     for place in (one, other):
         for leg in place.legs:
             if batch := leg.entry.headers.get("Nats-Batch-Id"):
                 legs.setdefault((leg.phase, leg.step, batch), set()).add(place.service)
-    return [(phase, step) for (phase, step, _), services in legs.items() if len(services) == 2]
+    together = [(phase, step) for (phase, step, _), services in legs.items() if len(services) == 2]
+    return [each for each in together if each != ("rolling", 0)]
