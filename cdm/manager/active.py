@@ -237,7 +237,7 @@ class Active:
         topology = self._at.topology
         presence, known = topology.nodes.get(node), topology.seen.get(node)
         if isinstance(presence, Registered):
-            seen = Seen(presence.registration)
+            seen = Seen(presence.registration.lasting)
         elif presence is None and known is not None and known.gone is None:
             seen = Seen(known.registration, LEFT if topology.left(node) else LOST)
         else:

@@ -187,7 +187,7 @@ class ServiceView:
                 before = self._nodes.get(node)
                 self._nodes[node] = registration
                 self._expired.pop(node, None)
-                return before != registration
+                return before is None or registration.differs_from(before)
             case ValueRemove(cause=Cause.DELETED):
                 return self._forget(node)
             case ValueRemove(at=at) | ValueRejected(at=at) if node in self._nodes:

@@ -165,7 +165,7 @@ class Topology:
         self._nodes[node] = Registered(new, put.at)
         self._lost.pop(node, None)
         self._departed.pop(node, None)
-        if isinstance(old, Registered) and old.registration == new:
+        if isinstance(old, Registered) and not new.differs_from(old.registration):
             return
         self._found(node)
         if new.leads:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -13,6 +13,8 @@ from cdm.errors import InvalidArtifact, InvalidBlueprint
 from cdm.model.artifact import MAX_PART, Artifact, Service
 from cdm.model.problems import UNREADABLE, cut, explain, problem_with_encoding, shortened, without_mark
 from cdm.model.rollout import NO_ROLLOUT, RolloutKind, RolloutSettings
+from cdm.model.rules import EACH, NO_RULES, OnViolation, Rebalance, Rules
+from cdm.model.rules_typed import TypedRules, check_for_each, check_for_service, typed_rules
 
 MAX_INSTANCES = 100_000
 MAX_BYTES = 64 * 1024
@@ -105,6 +107,12 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     """Services, ``group:name``, that must have a healthy instance before an instance of this is activated."""
     rollout: RolloutSettings = NO_ROLLOUT
     """How a new template or version takes over."""
+    rules: Rules = NO_RULES
+    """Where instances go; typed as the fields of `TypedRules`."""
+    each: bool = False
+    """Typed as ``"instances": "each"``: one instance on every node that fits; ``instances`` is 0 then."""
+    on_violation: OnViolation = OnViolation.STAY
+    rebalance: Rebalance = Rebalance.OFF
 
     def __post_init__(self) -> None:
         if not 0 <= self.instances <= MAX_INSTANCES:
@@ -116,7 +124,7 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
         """Check what depends on the artifact that this is the blueprint of.
 
         Raises:
-            InvalidBlueprint: it waits for itself, or is to replace itself.
+            InvalidBlueprint: it waits for itself, is to replace itself, or must be near itself.
         """
         if self.after and (own := str(artifact.service)) in self.after:
             raise InvalidBlueprint(f"after[{self.after.index(own)}]", f"{own} cannot wait for itself")
@@ -124,17 +132,29 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
             raise InvalidBlueprint(
                 "rollout.from", f"{artifact.version} is this version itself; name the one that it replaces, or none"
             )
+        if self.rules.near:
+            check_for_service(self.rules, artifact.service)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All but ``instances``, ``overrides`` and ``min_healthy``, as people type it; defaults are left out."""
-        if (
-            not (self.restarted is not None or self.after or self.drain_delay != DRAIN_DELAY)
-            and self.rollout is NO_ROLLOUT
-        ):
+        """All but a number of ``instances``, ``overrides`` and ``min_healthy``, as typed; defaults are left out."""
+        if self.rules is NO_RULES and not self.each and self._is_plain:
             return {}
         fields: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
-        return {name: value for name, value in fields.items() if name not in _TOLD_APART}
+        fields = {name: value for name, value in fields.items() if name not in _TOLD_APART}
+        return {**({"instances": EACH} if self.each else {}), **fields, **typed_rules(self.rules)}
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether `settings` have nothing to say, but for the rules and ``each``."""
+        return (
+            self.restarted is None
+            and not self.after
+            and self.drain_delay == DRAIN_DELAY
+            and self.rollout is NO_ROLLOUT
+            and self.on_violation is OnViolation.STAY
+            and self.rebalance is Rebalance.OFF
+        )
 
     @classmethod
     def parse(cls, raw: bytes) -> Blueprint:
@@ -143,32 +163,23 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
         Raises:
             InvalidBlueprint: names the field and what is wrong with it.
         """
-        if len(raw) > MAX_BYTES:
-            raise InvalidBlueprint("", f"is {len(raw):,} bytes long; at most {MAX_BYTES:,} are read")
-        raw = without_mark(raw)
-        try:
-            typed = _DECODER.decode(raw)
-            if raw.count(b":") > 1:  # each field has its colon: with a single one, none is given twice
-                _LOOSE.decode(raw.decode())
-        except UNREADABLE as error:
-            raise _problem(raw, error) from None
+        typed = _read(raw, _DECODER)
+        return cls(typed) if isinstance(typed, int) else _made(typed)
+
+    @classmethod
+    def parse_with_rules(cls, raw: bytes) -> Blueprint:
+        """Read what says where instances go, too: ``"instances": "each"``, and the fields of `TypedRules`.
+
+        Raises:
+            InvalidBlueprint: names the field and what is wrong with it.
+        """
+        typed = _read(raw, _DECODER_OF_RULES)
         if isinstance(typed, int):
             return cls(typed)
-        if typed.stop_after is not None and typed.rollout is not None and typed.rollout.kind is RolloutKind.BLUE_GREEN:
-            raise InvalidBlueprint(
-                "rollout.kind",
-                'cannot be "blue-green" with stop_after, which lets none run beside another; write "rolling"',
-            )
-        overrides = Overrides(typed.env or {}, typed.args, typed.stop_after)
-        return cls(
-            typed.instances,
-            None if overrides == Overrides() else overrides,
-            typed.min_healthy,
-            typed.restarted,
-            typed.drain_delay,
-            typed.after,
-            typed.rollout or NO_ROLLOUT,
-        )
+        made, rules = _made(typed), typed.rules()
+        if made.each:
+            check_for_each(rules)
+        return msgspec.structs.replace(made, rules=rules, on_violation=typed.on_violation, rebalance=typed.rebalance)
 
 
 class _Typed(Struct, frozen=True, forbid_unknown_fields=True):
@@ -185,9 +196,57 @@ class _Typed(Struct, frozen=True, forbid_unknown_fields=True):
     rollout: RolloutSettings | None = None
 
 
-_TOLD_APART = frozenset({"instances", "overrides", "min_healthy"})
-_WRITTEN = Instances | _Typed
-_DECODER: msgspec.json.Decoder[int | _Typed] = msgspec.json.Decoder(_WRITTEN)
+class _TypedWithRules(TypedRules, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The same with where its instances go."""
+
+    instances: Instances | Literal["each"]
+    env: dict[Name, Text] | None = None
+    args: tuple[Text, ...] | None = None
+    stop_after: Seconds | None = None
+    min_healthy: Healthy = MIN_HEALTHY
+    restarted: Text | None = None
+    drain_delay: Healthy = DRAIN_DELAY
+    after: Services = ()
+    rollout: RolloutSettings | None = None
+
+
+T = TypeVar("T")
+_TOLD_APART = frozenset({"instances", "overrides", "min_healthy", "rules", "each"})
+_DECODER: msgspec.json.Decoder[int | _Typed] = msgspec.json.Decoder(Instances | _Typed)
+_DECODER_OF_RULES: msgspec.json.Decoder[int | _TypedWithRules] = msgspec.json.Decoder(Instances | _TypedWithRules)
+
+
+def _read(raw: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """What people typed; raises `InvalidBlueprint`."""
+    if len(raw) > MAX_BYTES:
+        raise InvalidBlueprint("", f"is {len(raw):,} bytes long; at most {MAX_BYTES:,} are read")
+    raw = without_mark(raw)
+    try:
+        typed = decoder.decode(raw)
+        if raw.count(b":") > 1:  # each field has its colon: with a single one, none is given twice
+            _LOOSE.decode(raw.decode())
+    except UNREADABLE as error:
+        raise _problem(raw, error, decoder.type) from None
+    return typed
+
+
+def _made(typed: _Typed | _TypedWithRules) -> Blueprint:
+    if typed.stop_after is not None and typed.rollout is not None and typed.rollout.kind is RolloutKind.BLUE_GREEN:
+        raise InvalidBlueprint(
+            "rollout.kind",
+            'cannot be "blue-green" with stop_after, which lets none run beside another; write "rolling"',
+        )
+    overrides = Overrides(typed.env or {}, typed.args, typed.stop_after)
+    return Blueprint(
+        0 if isinstance(typed.instances, str) else typed.instances,
+        None if overrides == Overrides() else overrides,
+        typed.min_healthy,
+        typed.restarted,
+        typed.drain_delay,
+        typed.after,
+        typed.rollout or NO_ROLLOUT,
+        each=isinstance(typed.instances, str),
+    )
 
 
 def _check_services(services: tuple[str, ...]) -> None:
@@ -200,7 +259,7 @@ def _check_services(services: tuple[str, ...]) -> None:
             raise InvalidBlueprint(f"after[{number}]", cut(f"{service} is given twice"))
 
 
-def _problem(raw: bytes, error: Exception) -> InvalidBlueprint:
+def _problem(raw: bytes, error: Exception, written: Any) -> InvalidBlueprint:
     """What is wrong with bytes that were refused with this error."""
     if not raw.strip():
         return InvalidBlueprint("", f"is empty; {_EXPECTED}")
@@ -210,11 +269,11 @@ def _problem(raw: bytes, error: Exception) -> InvalidBlueprint:
     try:
         # Once more and slowly: json tells line and column, and finds a field that is given twice.
         value = _LOOSE.decode(raw.decode())
-        msgspec.convert(value, _WRITTEN)
+        msgspec.convert(value, written)
     except InvalidBlueprint as found:
         return found
     except msgspec.ValidationError as found:
-        field, what = explain(found, _WRITTEN, value)
+        field, what = explain(found, written, value)
         return InvalidBlueprint(field or "instances", what)
     except RecursionError:
         return InvalidBlueprint("", "is nested too deeply")

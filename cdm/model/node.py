@@ -6,6 +6,7 @@ from enum import StrEnum, unique
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from cdm.errors import InvalidValue
 from cdm.model.artifact import NodeId
@@ -61,6 +62,21 @@ class Registration(Struct, frozen=True, omit_defaults=True):
     """Where its slices are reached; None: not given."""
     features: tuple[str, ...] = ()
     """What this version of cdm can do that earlier ones cannot (`FEATURES`)."""
+    cpu: float | None = None
+    """Cores that slices may reserve; None: not given."""
+    memory: int | None = None
+    """Bytes of memory that slices may reserve; None: not given."""
+    load: float | None = None
+    """How busy its processors are, in coarse steps: 1.0 means that each has just enough to do. None: not given."""
+
+    def differs_from(self, other: Registration) -> bool:
+        """Whether it says another thing; how busy it is changes all the time, and does not count."""
+        return self != other and replace(self, load=other.load) != other
+
+    @property
+    def lasting(self) -> Registration:
+        """The same without how busy it is."""
+        return self if self.load is None else replace(self, load=None)
 
     @property
     def hosts(self) -> bool:

@@ -115,17 +115,26 @@ def _inside(kind: inspect.Type, step: str) -> inspect.Type:
 def _mapping(value: object, path: str) -> dict[Any, Any]:
     """The mapping at this path; empty where none is found."""
     for step in _STEP.findall(path):
-        value = value.get(step) if isinstance(value, dict) else None
+        if isinstance(value, list):
+            value = value[int(step[1:-1])]
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
     return value if isinstance(value, dict) else {}
 
 
 def _fits(kind: inspect.Type, value: object) -> bool:
-    """Whether a value is a string as expected; also true where something else is expected."""
+    """Whether a value is a string or number as expected; also true where something else is expected."""
     if isinstance(kind, inspect.Metadata):
         kind = kind.type
-    if not isinstance(kind, inspect.StrType):
-        return True
-    return isinstance(value, str) and (kind.pattern is None or re.search(kind.pattern, value) is not None)
+    match kind:
+        case inspect.StrType(pattern=pattern):
+            return isinstance(value, str) and (pattern is None or re.search(pattern, value) is not None)
+        case inspect.FloatType(ge=least, le=most):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                return False
+            return (least is None or value >= least) and (most is None or value <= most)
+        case _:
+            return True
 
 
 def _fields(kind: inspect.Type) -> str:

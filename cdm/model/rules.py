@@ -7,8 +7,9 @@ that waits), then spread, preferences, strategy, fewest slices, round robin. Com
 from __future__ import annotations
 
 from enum import StrEnum, unique
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from cdm.model.condition import LabelCondition
 
@@ -81,12 +82,12 @@ class Neighbour(Struct, frozen=True, omit_defaults=True):
     """Whether it is a rule; else it is a wish."""
 
 
-class Needs(Struct, frozen=True, omit_defaults=True):
+class Needs(Struct, frozen=True, omit_defaults=True, gc=False):
     """What one instance reserves on its node."""
 
-    cpu: float = 0.0
+    cpu: Annotated[float, Meta(ge=0)] = 0.0
     """Cores, in thousandths; sum them up with `cdm.model.quantity.millicores`."""
-    memory: int = 0
+    memory: Annotated[int, Meta(ge=0)] = 0
     """Bytes."""
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, NamedTuple
 from msgspec import Meta, Struct
 
 from cdm.model.blueprint import Overrides
+from cdm.model.rules import Needs
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 """A counter; above this bound JSON numbers are not exact in most languages."""
@@ -139,3 +140,5 @@ class SliceValue(Struct, frozen=True, omit_defaults=True, gc=False):
     first such command. Whoever routes takes it out at once. Of an UNLOADING or DEACTIVATING: what was left of them."""
     address: str | None = None
     """Where an ACTIVE slice is reached, with its port."""
+    needs: Needs | None = None
+    """What it reserves on its node; agents copy it from the command."""

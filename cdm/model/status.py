@@ -81,6 +81,8 @@ class Status(Struct, frozen=True):
     """Instances that have been ACTIVE for ``min_healthy``."""
     outdated: int | UnsetType = UNSET
     """Live instances of another template than the wanted one."""
+    violations: int | UnsetType = UNSET
+    """Live instances for which a hard rule does not hold any more where they run."""
     rollout: RolloutStatus | UnsetType = UNSET
     """The rollout that the blueprint takes part in."""
 

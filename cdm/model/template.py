@@ -9,6 +9,7 @@ from functools import cached_property
 from msgspec import Struct, to_builtins
 
 from cdm.model.blueprint import Blueprint, Overrides
+from cdm.model.rules import Needs
 
 
 class Template(Struct, frozen=True, omit_defaults=True, dict=True):
@@ -19,6 +20,7 @@ class Template(Struct, frozen=True, omit_defaults=True, dict=True):
 
     overrides: Overrides = Overrides()
     restarted: str | None = None
+    needs: Needs | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -28,6 +30,8 @@ class Template(Struct, frozen=True, omit_defaults=True, dict=True):
             fields["stop_after"] = float(self.overrides.stop_after)  # 30 and 30.0 are written differently
         if self.restarted is not None:
             fields["restarted"] = self.restarted
+        if self.needs is not None:
+            fields["needs"] = to_builtins(Needs(float(self.needs.cpu), self.needs.memory))
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
 
@@ -38,6 +42,6 @@ PLAIN = Template()
 
 def template_of(blueprint: Blueprint) -> Template:
     """The template that a blueprint's fields make."""
-    if blueprint.overrides is None and blueprint.restarted is None:
+    if blueprint.overrides is None and blueprint.restarted is None and blueprint.rules.needs is None:
         return PLAIN
-    return Template(blueprint.overrides or Overrides(), blueprint.restarted)
+    return Template(blueprint.overrides or Overrides(), blueprint.restarted, blueprint.rules.needs)

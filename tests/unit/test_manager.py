@@ -801,9 +801,9 @@ def test_the_leader_remembers_nodes_and_says_when_they_are_gone() -> None:
     each.tick(10.0)
     each.run_down()
     assert {node: seen.gone for node, (seen, _) in each.seen.items()} == {n(1): LEFT, n(2): LOST, n(3): None}
-    each.join(n(2), Registration(incarnation="b"))
+    each.join(n(2), Registration(incarnation="b", load=0.5))
     each.settle()
-    assert each.seen[n(2)][0] == Seen(Registration(incarnation="b"))
+    assert each.seen[n(2)][0] == Seen(Registration(incarnation="b")), "without what changes all the time"
 
 
 def test_a_process_that_began_later_knows_by_what_is_remembered_that_a_node_may_come_back() -> None:

@@ -97,6 +97,14 @@ def test_a_heartbeat_is_no_join() -> None:
     assert len(world.said) == 1
 
 
+def test_a_node_that_is_busier_than_before_is_no_join() -> None:
+    world = World()
+    for load in (None, 0.25, 1.5):
+        world.beat(n(1), 1.0, Registration(load=load))
+    assert world.said == [NodeJoined(n(1), Registration())]
+    assert world.topology.nodes == {n(1): Registered(Registration(load=1.5), 1.0)}
+
+
 @pytest.mark.parametrize("other", [Registration(capacity=1), Registration(incarnation="b"), Registration(version="2")])
 def test_another_description_or_incarnation_is_a_join(other: Registration) -> None:
     world = World()
