@@ -30,12 +30,13 @@ from cdm.errors import CdmError, InvalidArtifact, InvalidBlueprint, InvalidKey, 
 from cdm.manager.active import Active, Dormant
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Order, Outbox
+from cdm.manager.plan import Command
 from cdm.manager.policy import Policy
-from cdm.manager.reconciliation import Command
 from cdm.manager.topology import Missing, Registered, Topology
 from cdm.model.artifact import Artifact, NodeId, Service, node_id
 from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.check import Check, CheckOutcome, CheckRun, HttpCheck, NatsCheck, PrometheusCheck
+from cdm.model.condition import LabelCondition, LabelOperator
 from cdm.model.content import Description
 from cdm.model.keys import (
     BlueprintKey,
@@ -54,6 +55,7 @@ from cdm.model.keys import (
 from cdm.model.node import Fence, Intent, Lease, Registration, Role, Schedule, Seen
 from cdm.model.record import Rollout, RolloutPhase, Side, Weights
 from cdm.model.rollout import RolloutKind, RolloutSettings, RolloutStep
+from cdm.model.rules import Needs, Neighbour, OnViolation, Preference, Rebalance, Rules, Spread
 from cdm.model.slice import TRANSITIONS, SliceState, SliceValue, legal
 from cdm.model.status import Condition, RolloutStatus, Status
 from cdm.model.template import Template
@@ -94,6 +96,8 @@ __all__ = [
     "Key",
     "KeyRejected",
     "KeyedMessage",
+    "LabelCondition",
+    "LabelOperator",
     "LeaderChange",
     "Lease",
     "LeaseKey",
@@ -101,17 +105,22 @@ __all__ = [
     "Missing",
     "ModelError",
     "NatsCheck",
+    "Needs",
+    "Neighbour",
     "NodeDied",
     "NodeId",
     "NodeJoined",
     "NodeKey",
     "NodeLeft",
     "NodeMissing",
+    "OnViolation",
     "Order",
     "Outbox",
     "Overrides",
     "Policy",
+    "Preference",
     "PrometheusCheck",
+    "Rebalance",
     "Registered",
     "Registration",
     "RejectedKeyRemoved",
@@ -124,6 +133,7 @@ __all__ = [
     "RolloutStatus",
     "RolloutStep",
     "Router",
+    "Rules",
     "Schedule",
     "Seen",
     "SeenKey",
@@ -132,6 +142,7 @@ __all__ = [
     "SliceKey",
     "SliceState",
     "SliceValue",
+    "Spread",
     "Status",
     "StatusKey",
     "Template",

@@ -17,7 +17,7 @@ from cdm.allocation.shares import Balance
 from cdm.allocation.site import Freed, Site
 from cdm.allocation.sites import Domain, score
 from cdm.model.artifact import NodeId
-from cdm.model.condition import LabelCondition, Operator
+from cdm.model.condition import LabelCondition, LabelOperator
 from cdm.model.quantity import memory_shown, millicores
 from cdm.model.rules import Needs
 
@@ -161,13 +161,13 @@ def _obstacles(case: Case, neighbours: Neighbours, site: Site) -> list[Obstacle]
 
 def _unfulfilled(condition: LabelCondition, site: Site) -> Obstacle:
     label, value = condition.label, site.labels.get(condition.label)
-    if condition.operator is Operator.PRESENT:
+    if condition.operator is LabelOperator.PRESENT:
         return Obstacle(label, f"without {label}")
-    if condition.operator is Operator.ABSENT:
+    if condition.operator is LabelOperator.ABSENT:
         return Obstacle(label, f"with {label}")
-    if condition.operator is Operator.NOT_IN:
+    if condition.operator is LabelOperator.NOT_IN:
         return Obstacle(label, f"{label} is {value}")
-    if condition.operator is Operator.IN:
+    if condition.operator is LabelOperator.IN:
         wanted = condition.values[0] if len(condition.values) == 1 else f"one of {', '.join(condition.values)}"
         why = f"{label} is not {wanted}"
     else:

@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from cdm.manager.outbox import Order, Outbox
-from cdm.manager.reconciliation import Command
+from cdm.manager.plan import Command
 from cdm.model.artifact import Artifact, Service
 from cdm.model.keys import RolloutKey, encode
 from cdm.model.record import Rollout
@@ -101,5 +101,6 @@ def _write(command: Command, term: int) -> Write:
         template=command.template,
         content=command.content,
         after=command.after,
+        needs=command.needs,
     )
     return Write(name, dump(value))

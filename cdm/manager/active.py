@@ -11,24 +11,28 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from cdm.log import Log, Ration
 from cdm.manager.agenda import Agenda
 from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.gates import Gates
+from cdm.manager.moves import Moves
 from cdm.manager.outbox import Order, Outbox, log_order
 from cdm.manager.placement import Placement
+from cdm.manager.plan import Command
 from cdm.manager.planning import Planning
 from cdm.manager.policy import Policy
-from cdm.manager.reconciliation import Command, settled
+from cdm.manager.reconciliation import settled
 from cdm.manager.releases import Job, Release, Releases
 from cdm.manager.settling import Settling
 from cdm.manager.status import refused_status, status_of, with_counts
 from cdm.manager.statuses import Statuses
 from cdm.manager.together import together
 from cdm.manager.topology import Registered, Topology
+from cdm.manager.wanted import Wanted
+from cdm.manager.wishes import Wishes
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, decode_artifact, encode_artifact
 from cdm.model.node import LEFT, LOST, Seen
@@ -65,8 +69,11 @@ class Dormant:
     def touch(self, artifact: Artifact, now_due: bool = False) -> None:
         """The artifact changed."""
 
-    def seen(self, key: SliceKey) -> None:
-        """The mirror shows the slice, or shows it no more."""
+    def seen(self, key: SliceKey, *, gone: bool = False) -> None:
+        """The mirror shows the slice, or (``gone``) shows it no more."""
+
+    def heard(self, node: NodeId) -> None:
+        """A node's heart beat."""
 
     def reached(self, revision: int) -> None:
         """The mirror of ``slices`` has come this far."""
@@ -95,7 +102,7 @@ class Active:
         self._placement = Placement(at.cluster, at.topology)
         self._agenda = Agenda(at.wake)
         self._gated: dict[Artifact, None] = {}
-        """Artifacts whose rollout may not begin, since a manager does not know rollouts."""
+        """Artifacts whose rollout may not begin, or about which nothing is done, since a manager does not know how."""
         self._unwritten: dict[Artifact, str] = {}
         """Artifacts whose last order was not stored, and why."""
         self._ration = Ration(LOGGED_A_SECOND)
@@ -105,9 +112,13 @@ class Active:
         self._next_round = now
         self._unfinished = False
         self.gates = Gates(at.outbox)
-        self._releases = Releases(at.cluster, self._placement, at.topology, self.gates, at.epoch, term)
+        self._wishes = Wishes(at.cluster, self._placement, at.topology)
+        self._releases = Releases(at.cluster, self._placement, self._wishes, self.gates, at.epoch, term)
         settling = Settling(at.topology, at.cluster.on_node, at.policy, now)
-        self._planning = Planning(self._placement, self._releases, self._agenda, settling, at.policy, now)
+        moves = Moves(self._up_since, partial(self.touch, now_due=True))
+        self._planning = Planning(
+            at.cluster, self._placement, moves, self._releases, self._agenda, settling, at.policy, now
+        )
 
     # What happens
 
@@ -115,9 +126,15 @@ class Active:
         """The artifact changed; ``now_due``: look closely, whatever the counts say."""
         self._agenda.touch(artifact, now_due)
 
-    def seen(self, key: SliceKey) -> None:
-        """The mirror shows the slice, or shows it no more."""
+    def seen(self, key: SliceKey, *, gone: bool = False) -> None:
+        """The mirror shows the slice, or (``gone``) shows it no more."""
         self._placement.seen(key)
+        if gone:
+            self._planning.free(self._at.clock())
+
+    def heard(self, node: NodeId) -> None:
+        """A node's heart beat."""
+        self._placement.heard(node)
 
     def reached(self, revision: int) -> None:
         """The mirror of ``slices`` has come this far: what waited for it is decided next."""
@@ -159,11 +176,16 @@ class Active:
         self._remember(node)
         for artifact in self._cluster.artifacts_on(node):
             self.touch(artifact, now_due=True)
-        for artifact in self._planning.waiting_for_nodes():
+        ruled = self._cluster.ruled
+        for artifact in (*self._planning.waiting_for_nodes(), *ruled.each, *ruled.on_join):
             self.touch(artifact, now_due=True)
         gated, self._gated = self._gated, {}
         for artifact in gated:
             self.touch(artifact, now_due=True)
+
+    def _up_since(self, node: NodeId) -> float:
+        presence = self._at.topology.nodes.get(node)
+        return presence.since if isinstance(presence, Registered) else math.inf
 
     @property
     def at_rest(self) -> bool:
@@ -182,7 +204,7 @@ class Active:
             return None
         if self._unfinished:
             return -math.inf
-        due = min(self._next_round, self._agenda.due_at)
+        due = min(self._next_round, self._agenda.due_at, self._planning.room_at)
         settles_at = self._planning.settles_at
         return due if settles_at is None else min(due, settles_at)
 
@@ -193,7 +215,7 @@ class Active:
         if self._barrier:
             return
         at = self._at
-        for artifact in self._planning.settle(now):
+        for artifact in (*self._planning.settle(now), *self._planning.waiting_for_room(now)):
             self.touch(artifact, now_due=True)
         if now >= self._next_round:
             self._next_round = now + at.reconcile_interval
@@ -261,22 +283,35 @@ class Active:
 
     def _decide(self, artifact: Artifact, closely: bool, now: float) -> None:
         cluster, placement = self._cluster, self._placement
-        group, wanted = cluster.group(artifact), self._releases.wanted(artifact)
+        if why := self._wishes.no_rules(artifact):
+            self._hold(artifact, why, now)
+            return
+        group, wanted = cluster.group(artifact), self._wishes.wanted(artifact)
         if self._releases.concern(artifact, wanted, group):
             self._decide_release(artifact, now)
             return
         group = placement.counted(group, with_exclusive=True)
-        closely = closely or self._planning.is_short(artifact) or placement.drains(artifact)
+        planning = self._planning
+        closely = closely or planning.is_short(artifact) or planning.may_move(artifact) or placement.drains(artifact)
         if not closely and settled(wanted, group):
             self._unwritten.pop(artifact, None)
             if group.moving and not self._agenda.is_timed(artifact):
                 self._agenda.look_at(artifact, now + self._at.policy.command_timeout)
         else:
-            self._planning.forget((artifact,))
-            plan = self._planning.plan(Job(artifact, wanted, group), self._planning.fleet(), now)
+            planning.forget((artifact,))
+            plan = planning.plan(Job(artifact, wanted, group), planning.fleet(), now)
             if self._carry_out(Order(artifact, self.term, plan.commands)):
                 return  # the status follows once the mirror shows them
         self._update_status(artifact, now)
+
+    def _hold(self, artifact: Artifact, why: str, now: float) -> None:
+        """Leave the artifact's instances as they are: not all managers know what its blueprint says."""
+        self._gated[artifact] = None
+        group = self._placement.counted(self._cluster.group(artifact), with_exclusive=True)
+        self._planning.forget((artifact,))
+        plan = self._planning.plan(Job(artifact, Wanted(None), group), self._planning.fleet(), now)
+        if not self._carry_out(Order(artifact, self.term, plan.commands)):
+            self._update_status(artifact, now, held=why)
 
     def _carry_out(self, order: Order) -> bool:
         """Send an order, where it says anything; returns whether its outcome is to be waited for."""
@@ -322,8 +357,8 @@ class Active:
                 if release.facts.waits_for:
                     self._gated[version.artifact] = None
 
-    def _update_status(self, artifact: Artifact, now: float, release: Release | None = None) -> None:
-        name, desired = encode_artifact(artifact), self._cluster.desired.get(artifact)
+    def _update_status(self, artifact: Artifact, now: float, release: Release | None = None, held: str = "") -> None:
+        name, desired = encode_artifact(artifact), self._wishes.desired(artifact)
         if desired is None:
             self._statuses.tell(name, None)
             return
@@ -333,13 +368,20 @@ class Active:
         nodes = self._at.topology.nodes.values()
         any_nodes = any(isinstance(each, Registered) or not each.hearsay for each in nodes)
         told = self._releases.told(release, artifact, desired)
+        if held:
+            told = told._replace(progressing=held)
         status, until = status_of(
             desired, group, plan, self.term, now, open_nodes=anywhere, any_nodes=any_nodes, told=told
         )
         if until is not None:
             self._agenda.look_at(artifact, until)
         if desired.blueprint is not None:
-            status = with_counts(status, group, self._releases.wanted(artifact), now)
+            wanted = self._wishes.wanted(artifact)
+            status = with_counts(status, group, wanted, now)
+            if artifact in self._cluster.ruled.artifacts:
+                violations = self._planning.violations(Job(artifact, wanted, group), now)
+                rebalanced = self._planning.rebalanced(artifact)
+                status = replace(status, violations=violations or UNSET, rebalanced=rebalanced or UNSET)
         if (reason := self._unwritten.get(artifact)) and status.condition is not Condition.INVALID:
             status = replace(status, condition=Condition.DEGRADED, reason=f"commands cannot be stored: {reason}")
         self._statuses.tell(name, status)

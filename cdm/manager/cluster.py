@@ -15,6 +15,8 @@ from msgspec.structs import replace
 from cdm.dispatch.messages import ValuePut
 from cdm.manager.dependencies import Dependencies
 from cdm.manager.group import EMPTY, Group, SlicePut
+from cdm.manager.ledger import Ledger
+from cdm.manager.ruled import Ruled
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import RolloutKey, SliceKey
@@ -38,6 +40,8 @@ class Desired(Struct, frozen=True):
     """Whether a blueprint is known to have been deleted before the refused one: then no instances are wanted."""
     template: Template = PLAIN
     """Of the blueprint in force."""
+    nodes: frozenset[NodeId] | None = None
+    """Where one instance is wanted each, and no other; None: wherever the rules let them be."""
 
     @property
     def instances(self) -> int | None:
@@ -45,6 +49,11 @@ class Desired(Struct, frozen=True):
         if self.blueprint is not None:
             return self.blueprint.instances
         return 0 if self.removed else None
+
+    @property
+    def wants_any(self) -> bool:
+        """Whether any instance is wanted, or would be if a node for it were there."""
+        return bool(self.instances) or (self.blueprint is not None and self.blueprint.each)
 
 
 class Cluster:
@@ -56,6 +65,8 @@ class Cluster:
         self.desired: dict[Artifact, Desired] = {}
         self.groups: dict[Artifact, Group] = {}
         self.on_node: dict[NodeId, set[SliceKey]] = {}
+        self.reserved = Ledger()
+        """What slices reserve on their nodes."""
         self.removed: dict[Artifact, int] = {}
         """Revision at which an artifact's blueprint was last removed."""
         self.drain_delays: dict[Artifact, float] = {}
@@ -67,6 +78,8 @@ class Cluster:
         self._versions: dict[Service, set[Artifact]] = {}
         self.dependencies = Dependencies()
         """Which blueprints wait for which services."""
+        self.ruled = Ruled()
+        """Which blueprints say where instances go."""
         self.rollouts: dict[Service, ValuePut[RolloutKey, Rollout]] = {}
         """The records of rollouts."""
         self.statuses: dict[str, Status] = {}
@@ -104,7 +117,7 @@ class Cluster:
             group.failed_on.clear()
             if rolls and before is not None and before.blueprint is not None and before.template != template:
                 group.assume(template=before.template.digest)
-        if not blueprint.instances:
+        if not (blueprint.instances or blueprint.each):
             self._forget_endings(artifact)
 
     def refuse_blueprint(self, artifact: Artifact, problem: str, revision: int, removed: int = 0) -> None:
@@ -138,6 +151,7 @@ class Cluster:
     def _note_others(self, artifact: Artifact, blueprint: Blueprint | None) -> None:
         """Record what the blueprint says of other versions and services."""
         self.dependencies.note(artifact, blueprint)
+        self.ruled.note(artifact, blueprint)
         if blueprint is not None and blueprint.rollout.source is not None:
             self.successors.setdefault(artifact.service, set()).add(artifact)
         elif self.successors and (known := self.successors.get(artifact.service)):
@@ -197,14 +211,18 @@ class Cluster:
             if on_node is None:
                 on_node = self.on_node[key.node] = set()
             on_node.add(key)
+        if put.value.needs is not None or not self.reserved.empty:
+            self.reserved.note(key, group.slices[key].value.needs)
 
     def remove_slice(self, key: SliceKey) -> None:
         """The slice's key is gone."""
         group = self.groups.get(key.artifact)
         if group is None or not group.drop(key):
             return
+        if not self.reserved.empty:
+            self.reserved.note(key, None)
         desired = self.desired.get(key.artifact)
-        if not group.slices and not (group.endings and desired and desired.instances):
+        if not group.slices and not (group.endings and desired and desired.wants_any):
             del self.groups[key.artifact]
             self._drop_version(key.artifact)
         on_node = self.on_node[key.node]

@@ -213,14 +213,14 @@ EMPTY = Group()
 def _with_history(put: SlicePut, old: SlicePut) -> SlicePut:
     """The slice's new value, with what is known from the one before.
 
-    An agent that reports a state without copying ``failures``, ``blueprint`` and ``overrides`` from the command does
-    not make them forgotten; a command without overrides says that there are none. Failures from before a long time of
-    being ACTIVE are forgiven, and an agent that goes on copying them does not bring them back. A slice that says again
-    that it is ACTIVE is so since it first said it, unless its program was started again in between.
+    An agent that reports a state without copying ``failures``, ``blueprint``, ``overrides`` and ``needs`` from the
+    command does not make them forgotten; a command without overrides says that there are none. Failures from before a
+    long time of being ACTIVE are forgiven, and an agent that goes on copying them does not bring them back. A slice
+    that says again that it is ACTIVE is so since it first said it, unless its program was started again in between.
     """
     value, before = put.value, old.value
     failures, blueprint, overrides, at = value.failures, value.blueprint, value.overrides, put.at
-    template, content = value.template, value.content
+    template, content, needs = value.template, value.content, value.needs
     if failures is None:
         failures = before.failures
     if blueprint is None:
@@ -230,6 +230,7 @@ def _with_history(put: SlicePut, old: SlicePut) -> SlicePut:
     if value.state is not _LOAD:
         template = before.template if template is None else template
         content = before.content if content is None else content
+        needs = before.needs if needs is None else needs
     if before.state is _ACTIVE:
         if value.state is _ACTIVE and value.restarts == before.restarts:
             at = old.at
@@ -238,9 +239,16 @@ def _with_history(put: SlicePut, old: SlicePut) -> SlicePut:
     elif failures and before.failures == 0 and TRANSITIONS[value.state].writer is Writer.NODE:
         failures = 0
     same = failures == value.failures and blueprint == value.blueprint and overrides is value.overrides
-    if same and at == put.at and template is value.template and content is value.content:
+    same = same and template is value.template and content is value.content and needs is value.needs
+    if same and at == put.at:
         return put
     value = replace(
-        value, failures=failures, blueprint=blueprint, overrides=overrides, template=template, content=content
+        value,
+        failures=failures,
+        blueprint=blueprint,
+        overrides=overrides,
+        template=template,
+        content=content,
+        needs=needs,
     )
     return replace(put, value=value, at=at)

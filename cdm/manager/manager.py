@@ -46,17 +46,21 @@ from cdm.model.keys import (
     ContentKey,
     FenceKey,
     LeaseKey,
+    NodeKey,
     RolloutKey,
     SliceKey,
     StatusKey,
     encode_artifact,
 )
-from cdm.model.node import ROLLOUTS
+from cdm.model.node import ROLLOUTS, Registration
 from cdm.model.record import Rollout
 from cdm.model.slice import SliceState, SliceValue
 from cdm.model.status import Status
 
 log = Log("cdm.manager")
+
+_COMES_OR_GOES = frozenset({SliceState.LOAD, SliceState.FAILED, SliceState.UNLOAD})
+"""States with which another number of instances is on a node."""
 
 
 class ClusterDeploymentManager:
@@ -148,6 +152,8 @@ class ClusterDeploymentManager:
         self.state.seen(key)
         # The counts do not show that its node is dead, or was never known.
         self.state.touch(key.artifact, now_due=key.node not in self.topology.nodes)
+        if put.value.state in _COMES_OR_GOES:
+            self._touch_neighbours(key)
         if put.value.state is SliceState.ACTIVE:
             for each in sorted(self.cluster.dependencies.dependents(key.artifact.service)):
                 self.state.touch(each)
@@ -158,8 +164,9 @@ class ClusterDeploymentManager:
         """A slice is gone."""
         key = remove.key
         self.cluster.remove_slice(key)
-        self.state.seen(key)
+        self.state.seen(key, gone=True)
         self.state.touch(key.artifact)
+        self._touch_neighbours(key)
         self._reached(remove.revision)
 
     @receiver
@@ -258,6 +265,11 @@ class ClusterDeploymentManager:
             self._at.wake()
 
     @receiver
+    def on_heartbeat(self, put: ValuePut[NodeKey, Registration]) -> None:
+        """A node's heart beat tells how busy it is; all else that follows, the topology tells."""
+        self.state.heard(put.key.node)
+
+    @receiver
     def on_tick(self, tick: Tick) -> None:
         """Decide about what changed or is due."""
         if isinstance(self.state, Active):
@@ -308,6 +320,11 @@ class ClusterDeploymentManager:
                     self.cluster.recover_blueprint(artifact, status.blueprint, revision)
                 except InvalidBlueprint as error:
                     log.warning("unusable status", artifact=str(artifact), reason=str(error))
+
+    def _touch_neighbours(self, key: SliceKey) -> None:
+        """An instance came or went: that concerns those that are to be near to its service, or apart from it."""
+        for each in self.cluster.ruled.wanting(key.artifact.service):
+            self.state.touch(each)
 
     def _touch(self, artifact: Artifact) -> None:
         """The artifact's blueprint changed: that concerns all that wait for its service, too."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from cdm.manager.reconciliation import Command
+from cdm.manager.plan import Command
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.check import CheckRun
 from cdm.model.keys import SliceKey

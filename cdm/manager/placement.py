@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 
 from cdm.allocation.evenly import Ranking
+from cdm.allocation.sites import Sites
 from cdm.manager.cluster import Cluster
 from cdm.manager.group import Group
-from cdm.manager.reconciliation import Command
+from cdm.manager.ledger import Ledger, more
+from cdm.manager.plan import Command
+from cdm.manager.siting import Siting, nodes_for_each
 from cdm.manager.standing import Fleet, LiveNode, exclusive
 from cdm.manager.topology import Missing, Registered, Topology
-from cdm.model.artifact import Artifact, NodeId
+from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.keys import SliceKey
 from cdm.model.node import Schedule
+from cdm.model.rules import Needs, Rules
 from cdm.model.slice import SliceState
 
 
@@ -39,6 +43,13 @@ class Placement:
         """New slices that were commanded and that the mirror does not show yet."""
         self._extra: Counter[NodeId] = Counter()
         """The same, counted by node."""
+        self._coming = Ledger()
+        """What commanded slices reserve, beyond what the mirror shows."""
+        self._anew: dict[Artifact, dict[SliceKey, Needs]] = {}
+        """Slices that the mirror shows, and that were commanded to be loaded anew and to reserve so much."""
+        self._siting = Siting(cluster, topology, self.total, self._coming, lambda each: self._expected.get(each, ()))
+        self._moved = False
+        """Whether nodes are others, or other ones, than when sites were last asked for."""
 
     @property
     def nodes(self) -> dict[NodeId, LiveNode]:
@@ -57,11 +68,44 @@ class Placement:
             self._hearsay = frozenset(node for node, each in missing if each.hearsay)
             self._ranking = Ranking()
             self._recount.update(self._nodes)
+            self._moved = True
         return self._nodes
 
     def fleet(self, *, settling: bool) -> Fleet:
         """The nodes as they are now, for one decision; ``settling``: which is to place nothing yet."""
-        return Fleet(self.nodes, self.total, self._topology.lost, self.ranking(), settling)
+        topology = self._topology
+        return Fleet(
+            self.nodes, self.total, topology.lost, self.ranking(), settling, self.sites, self.of_service, self.others_of
+        )
+
+    def sites(self) -> Sites:
+        """The same nodes as rules see them."""
+        nodes = self.nodes
+        moved, self._moved = self._moved, False
+        return self._siting.sites(nodes, anew=moved)
+
+    def of_service(self, service: Service) -> Mapping[NodeId, int]:
+        """How many instances of a service are on each node, or are about to be."""
+        return self._siting.of_service(service, self.nodes)
+
+    def others_of(self, service: Service, own: Container[SliceKey]) -> Iterator[NodeId]:
+        """The nodes of all slices of a service but these, whatever their state."""
+        for artifact in self._cluster.versions_of(service):
+            yield from (key.node for key in self.taken(artifact) if key not in own)
+
+    def nodes_for_each(self, artifacts: Iterable[Artifact], rules: Rules) -> frozenset[NodeId]:
+        """The nodes on each of which one instance is wanted, of one of these artifacts."""
+        holding = {
+            key.node
+            for artifact in artifacts
+            for key, put in self._cluster.group(artifact).slices.items()
+            if put.value.state.live
+        }
+        return nodes_for_each(self.sites(), rules, holding)
+
+    def heard(self, node: NodeId) -> None:
+        """A node's heart beat: it may be busier than it was."""
+        self._siting.heard(node)
 
     def refresh(self) -> None:
         """A node joined, went, or was given another intent."""
@@ -107,15 +151,28 @@ class Placement:
 
     def expect(self, commands: Iterable[Command]) -> None:
         """These are commanded, or are about to be: until the mirror shows what is new it is counted here."""
-        for key in (command.key for command in commands if command.state is SliceState.LOAD):
-            expected = self._expected.get(key.artifact)
-            if key in self._cluster.group(key.artifact).slices or (expected is not None and key in expected):
+        for command in commands:
+            if command.state is not SliceState.LOAD:
+                continue
+            key, expected = command.key, self._expected.get(command.key.artifact)
+            if key in self._cluster.group(key.artifact).slices:
+                if command.needs is not None:
+                    self._anew.setdefault(key.artifact, {})[key] = command.needs
+                    self._reserve_anew(key, command.needs)
+                continue
+            if expected is not None and key in expected:
                 continue
             if expected is None:
                 expected = self._expected[key.artifact] = set()
             expected.add(key)
             self._extra[key.node] += 1
-            self._recount.add(key.node)
+            self._coming.note(key, command.needs)
+            self._changed(key.node)
+
+    def _reserve_anew(self, key: SliceKey, needs: Needs) -> None:
+        """Count what a slice that is there was commanded to reserve beyond what the mirror shows."""
+        self._coming.note(key, more(needs, self._cluster.reserved.of(key)))
+        self._changed(key.node)
 
     def taken(self, artifact: Artifact) -> Collection[SliceKey]:
         """The keys of the artifact's slices, commanded ones included."""
@@ -124,17 +181,29 @@ class Placement:
 
     def seen(self, key: SliceKey) -> None:
         """The mirror shows the slice, or shows it no more."""
-        self._recount.add(key.node)
+        self._changed(key.node)
         expected = self._expected.get(key.artifact)
         if expected is not None and key in expected:
             expected.remove(key)
             self._extra[key.node] -= 1
+            self._coming.note(key, None)
+        elif self._anew and (needs := self._anew.get(key.artifact, {}).get(key)):
+            self._reserve_anew(key, needs)
+
+    def _changed(self, node: NodeId) -> None:
+        """There are more slices on the node than before, or fewer, or they reserve something else."""
+        self._recount.add(node)
+        self._siting.changed(node)
 
     def release(self, artifact: Artifact) -> None:
         """The mirror shows all that was commanded of the artifact."""
         for key in self._expected.pop(artifact, ()):
             self._extra[key.node] -= 1
-            self._recount.add(key.node)
+            self._coming.note(key, None)
+            self._changed(key.node)
+        for key in self._anew.pop(artifact, ()):
+            self._coming.note(key, None)
+            self._changed(key.node)
 
     def _live(self, node: NodeId, presence: Registered | Missing) -> LiveNode:
         schedule = self._topology.schedule(node)

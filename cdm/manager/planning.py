@@ -4,24 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from math import inf
 
 from msgspec.structs import replace
 
 from cdm.manager.agenda import Agenda
+from cdm.manager.choosing import leave_room, violations
+from cdm.manager.cluster import Cluster
+from cdm.manager.moves import Moves
 from cdm.manager.placement import Placement
+from cdm.manager.plan import WHOLE, Plan
 from cdm.manager.policy import Policy
-from cdm.manager.reconciliation import WHOLE, Plan, reconcile
+from cdm.manager.reconciliation import reconcile, situation_of
 from cdm.manager.releases import Job, Release, Releases
 from cdm.manager.settling import Settling
+from cdm.manager.situation import Situation
 from cdm.manager.standing import Fleet
 from cdm.model.artifact import Artifact, NodeId, Service
+from cdm.model.blueprint import Blueprint
+from cdm.model.keys import encode_artifact
+from cdm.model.rules import NO_RULES
+
+ROOM_PAUSE = 1.0
+"""Seconds after which those have their turn that wait for room: however much becomes free, that costs little."""
 
 
 class Planning:
     """Asks reconciliation, and remembers the plans that cannot be carried out whole.
 
     Args:
+        cluster: what blueprints say.
         placement: how much room the nodes have.
+        moves: which instances are to be elsewhere.
         releases: what instances wait for.
         agenda: when to look again.
         settling: whether nothing is placed yet.
@@ -31,14 +45,18 @@ class Planning:
 
     def __init__(
         self,
+        cluster: Cluster,
         placement: Placement,
+        moves: Moves,
         releases: Releases,
         agenda: Agenda,
         settling: Settling,
         policy: Policy,
         now: float,
     ) -> None:
+        self._cluster = cluster
         self._placement = placement
+        self._moves = moves
         self._releases = releases
         self._agenda = agenda
         self._settling = settling
@@ -48,6 +66,8 @@ class Planning:
         self._cursor: NodeId | None = None
         self.settles_at = settling.until(now)
         """Until when nothing is placed because nodes are waited for; None: no node is."""
+        self.room_at = inf
+        """When those have their turn that wait for room, since some became free; inf: none did."""
 
     def settle(self, now: float) -> Iterator[Artifact]:
         """Wait for nodes no longer than is needed; yields what was held back and is to be placed from now on."""
@@ -73,10 +93,47 @@ class Planning:
         """The artifacts whose plans another node, or the end of one, may make whole."""
         return (artifact for artifact, plan in self._short.items() if plan.unplaced or plan.waits_for)
 
+    def free(self, now: float) -> None:
+        """There is room that was not there before: what waits for some has a turn, soon."""
+        if self.room_at == inf and any(plan.unplaced for plan in self._short.values()):
+            self.room_at = now + ROOM_PAUSE
+
+    def waiting_for_room(self, now: float) -> Iterator[Artifact]:
+        """The artifacts whose plans room may make whole that became free."""
+        if self.room_at <= now:
+            self.room_at = inf
+            yield from (artifact for artifact, plan in self._short.items() if plan.unplaced)
+
     def forget(self, artifacts: Iterable[Artifact]) -> None:
         """These are decided on anew."""
         for artifact in artifacts:
             self._short.pop(artifact, None)
+
+    def may_move(self, artifact: Artifact) -> bool:
+        """Whether any of the artifact's instances may have to be moved, although their number is right."""
+        if artifact not in self._cluster.ruled.artifacts:
+            return False
+        return self._moves.wants(artifact, self._blueprint(artifact), self._rebalanced(artifact))
+
+    def rebalanced(self, artifact: Artifact) -> str | None:
+        """The rebalancing that the artifact's blueprint asked for last, and that is done; None: none."""
+        blueprint = self._blueprint(artifact)
+        known = self._rebalanced(artifact)
+        return self._moves.done(artifact, blueprint, known) if blueprint is not None else None
+
+    def violations(self, job: Job, now: float) -> int:
+        """How many live instances are where a hard rule forbids them to be."""
+        found = violations(self._situation(job, self.fleet(), now))
+        puts = job.group.slices.values() if found else ()
+        return sum(put.key.node in found and put.value.state.live for put in puts)
+
+    def _blueprint(self, artifact: Artifact) -> Blueprint | None:
+        desired = self._cluster.desired.get(artifact)
+        return desired.blueprint if desired is not None else None
+
+    def _rebalanced(self, artifact: Artifact) -> str | None:
+        status = self._cluster.statuses.get(encode_artifact(artifact))
+        return (status.rebalanced or None) if status is not None else None
 
     def plan(self, job: Job, fleet: Fleet, now: float) -> Plan:
         """Decide what to do about an artifact, and remember what cannot be done."""
@@ -85,7 +142,12 @@ class Planning:
         if waiting.services:
             job = job._replace(wanted=replace(job.wanted, waits_for=tuple(map(str, waiting.services))))
             self._agenda.look_at(artifact, waiting.until)
+        if artifact in self._cluster.ruled.artifacts:
+            job = self._with_move(job, fleet, now)
         plan = self._reconcile(job, fleet, now)
+        if plan.unplaced and job.wanted.moving is not None:
+            self._moves.end(artifact)  # what there was room for is taken
+            plan = self._reconcile(job._replace(wanted=replace(job.wanted, moving=None)), fleet, now)
         self._cursor = plan.cursor
         if plan.is_short:
             before = self._short.get(artifact)
@@ -93,6 +155,18 @@ class Planning:
         if plan.wake_at is not None:
             self._agenda.look_at(artifact, plan.wake_at)
         return plan
+
+    def _with_move(self, job: Job, fleet: Fleet, now: float) -> Job:
+        """The same with the instance that is to be moved; none is while a rollout is under way."""
+        artifact, done = job.artifact, self._rebalanced(job.artifact)
+        blueprint = None if job.wanted.beside else self._blueprint(artifact)
+        move, again_at = self._moves.next(self._situation(job, fleet, now), blueprint, done)
+        self._agenda.look_at(artifact, again_at)
+        return job if move is None else job._replace(wanted=replace(job.wanted, moving=move))
+
+    def _situation(self, job: Job, fleet: Fleet, now: float) -> Situation:
+        taken = self._placement.taken(job.artifact)
+        return situation_of(job.artifact, job.wanted, job.group, fleet, now, self._policy, taken)
 
     def _reconcile(self, job: Job, fleet: Fleet, now: float) -> Plan:
         taken = self._placement.taken(job.artifact)
@@ -102,6 +176,14 @@ class Planning:
         """What follows for a service, which may be that no new instance has room beside the old ones."""
         ask = partial(self._releases.of, service, fleet, now, steps=steps, goes_back=goes_back)
         release = ask()
-        if any(job.is_new and self._reconcile(job, fleet, now).unplaced for job in release.jobs):
-            return ask(crowded=True)
+        for job in release.jobs:
+            if job.is_new and self._reconcile(job, fleet, now).unplaced:
+                return ask(crowded=True, stuck=self._is_stuck(job, release.jobs, fleet, now))
         return release
+
+    def _is_stuck(self, job: Job, jobs: Iterable[Job], fleet: Fleet, now: float) -> bool:
+        """Whether no instance that went would leave its place to a new one, as rules see it."""
+        if job.wanted.rules is NO_RULES:
+            return False
+        others = (put for each in jobs if not each.is_new for put in each.group.slices.values() if put.value.state.live)
+        return not leave_room(self._situation(job, fleet, now), others)

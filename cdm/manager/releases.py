@@ -22,11 +22,10 @@ from cdm.manager.ports import awaited_ports
 from cdm.manager.rollouts import MOST_TURNS, Decision, decide
 from cdm.manager.service import BACK, Facts, Version, governing, serving
 from cdm.manager.standing import Fleet
-from cdm.manager.topology import Registered, Topology
 from cdm.manager.wanted import Wanted, is_outdated, side_of, wanted_of, wanted_of_side
+from cdm.manager.wishes import Wishes
 from cdm.model.artifact import Artifact, Service
 from cdm.model.check import CheckRun
-from cdm.model.node import ROLLOUTS
 from cdm.model.record import Rollout, RolloutPhase
 from cdm.model.slice import SliceState
 from cdm.model.status import RolloutStatus
@@ -74,7 +73,7 @@ class Releases:
     Args:
         cluster: blueprints, slices and records.
         placement: which slices count.
-        topology: which managers there are.
+        wishes: what blueprints come to.
         gates: what the checks of rollouts say.
         epoch: the server's clock less this node's, in seconds.
         term: the leadership's number.
@@ -84,23 +83,17 @@ class Releases:
         self,
         cluster: Cluster,
         placement: Placement,
-        topology: Topology,
+        wishes: Wishes,
         gates: Gates,
         epoch: Callable[[], float],
         term: int,
     ) -> None:
         self._cluster = cluster
         self._placement = placement
-        self._topology = topology
+        self._wishes = wishes
         self._gates = gates
         self._epoch = epoch
         self._term = term
-
-    def wanted(self, artifact: Artifact) -> Wanted:
-        """What the artifact's blueprint wants."""
-        cluster = self._cluster
-        desired, delay = cluster.desired.get(artifact), cluster.drain_delays.get(artifact)
-        return wanted_of(desired, cluster.contents.get(artifact), drain_delay=delay)
 
     def concern(self, artifact: Artifact, wanted: Wanted, group: Group) -> bool:
         """Whether a rollout, or what the last one left, has a say in what becomes of the artifact."""
@@ -140,6 +133,7 @@ class Releases:
         *,
         steps: int = MOST_TURNS,
         crowded: bool = False,
+        stuck: bool = False,
         goes_back: str = "",
     ) -> Release:
         """What follows for a service now.
@@ -150,9 +144,10 @@ class Releases:
             now: seconds on this node's clock.
             steps: by how many stages it may go on.
             crowded: whether it turned out that no new instance can be placed beside the old ones.
+            stuck: whether none of these would leave its place to a new one.
             goes_back: why it goes back, since another service of its group does; empty: none does.
         """
-        facts = replace(self._facts(service, fleet, now, crowded), goes_back=goes_back)
+        facts = replace(self._facts(service, fleet, now, crowded), stuck=stuck, goes_back=goes_back)
         decision = decide(facts, follow(facts), steps=steps)
         return Release(service, facts, decision, tuple(self._jobs(facts, decision)))
 
@@ -164,7 +159,7 @@ class Releases:
         # What was gone back to is wanted although it has no blueprint, and no slices at this moment.
         ends = {service.version(record.source.version)} if record is not None else set()
         for artifact in sorted(cluster.versions_of(service) | ends):
-            desired = cluster.desired.get(artifact)
+            desired = self._wishes.desired(artifact)
             group = placement.counted(cluster.group(artifact), with_exclusive=True)
             wanted = side_of(artifact.version, desired, cluster.contents.get(artifact))
             versions[artifact.version] = Version(artifact, desired, wanted, group)
@@ -177,7 +172,7 @@ class Releases:
             now,
             self._epoch(),
             self._term,
-            self.waits_for(),
+            self._wishes.no_rollouts(),
             crowded,
             ports,
             self._gates.judge(service, now),
@@ -218,7 +213,7 @@ class Releases:
         """When the service had, or has, its first healthy instance."""
         return min(
             (
-                first_healthy(self._cluster.group(each).slices.values(), self.wanted(each).min_healthy, fleet)
+                first_healthy(self._cluster.group(each).slices.values(), self._wishes.wanted(each).min_healthy, fleet)
                 for each in self._cluster.versions_of(service)
             ),
             default=inf,
@@ -233,26 +228,10 @@ class Releases:
         return told._replace(circle=told_of_circle(circle))
 
     def _is_wanted(self, artifact: Artifact) -> bool:
-        desired, put = self._cluster.desired.get(artifact), self._cluster.rollouts.get(artifact.service)
+        desired, put = self._wishes.desired(artifact), self._cluster.rollouts.get(artifact.service)
         if desired is None or not desired.instances:
             return False
         return put is None or not is_superseded(put.value, artifact.version, desired.in_force)
-
-    def waits_for(self) -> str:
-        """Which manager does not know rollouts, for people; empty: all do."""
-        old = sorted(
-            (node, presence.registration.version)
-            for node, presence in self._topology.nodes.items()
-            if isinstance(presence, Registered)
-            and presence.registration.leads
-            and presence.registration.version
-            and ROLLOUTS not in presence.registration.features
-        )
-        if not old:
-            return ""
-        node, version = old[0]
-        more = f" (and {len(old) - 1} more)" if len(old) > 1 else ""
-        return f"waiting for manager {node}{more}: its cdm {version} does not know rollouts; upgrade managers first"
 
     def _jobs(self, facts: Facts, decision: Decision) -> Iterator[Job]:
         """What reconciliation is to look at, version by version, or side by side."""
@@ -261,7 +240,7 @@ class Releases:
         if decision.courses and record is not None:
             base, back = wanted_of(desired), record.phase is RolloutPhase.REVERTING
             for course in decision.courses:
-                wanted = wanted_of_side(base, course.side, course.instances, grows=course.grows)
+                wanted = wanted_of_side(base, course.side, course.instances, grows=course.grows, beside=True)
                 wanted = replace(wanted, held=frozenset(facts.ports))
                 is_new = course.grows and course.side is (record.source if back else record.target)
                 yield Job(course.artifact, wanted, course.group, is_new)
@@ -270,7 +249,7 @@ class Releases:
         for name, version in facts.versions.items():
             if name in aside:
                 continue
-            wanted = self.wanted(version.artifact)
+            wanted = self._wishes.wanted(version.artifact)
             side, instances = at_rest(facts, record, version)
             count = wanted.instances if instances is None else instances
             if side is not None:

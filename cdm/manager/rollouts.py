@@ -151,7 +151,7 @@ class _Case:
     def crowded(self) -> bool:
         """Whether no instance can come up beside the others, but one could in the place of another."""
         tight = self.exclusive or self.facts.crowded or bool(self.ports) or self.settings.surge(self.instances) == 0
-        return tight and (self.facts.fleet.has_room() or self._gives_room())
+        return tight and not self.facts.stuck and (self.facts.fleet.has_room() or self._gives_room())
 
     def _gives_room(self) -> bool:
         """Whether an instance that goes leaves its place, or its port, to one that is to come."""

@@ -58,6 +58,8 @@ class Facts(Struct, frozen=True):
     """Of which step that is (`series_of`)."""
     goes_back: str = ""
     """Why it goes back although nothing is wrong with it: another service of its group does; empty: none does."""
+    stuck: bool = False
+    """Whether, by the rules of where instances go, none that is there would leave its place to a new one."""
 
 
 def of_side(put: SlicePut, side: Side) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from enum import StrEnum, unique
 from math import inf
 
 from msgspec import Struct
 
 from cdm.allocation.evenly import Ranking
+from cdm.allocation.sites import Sites
 from cdm.manager.group import Group, SlicePut
 from cdm.manager.policy import Policy
-from cdm.model.artifact import NodeId
+from cdm.model.artifact import NodeId, Service
 from cdm.model.keys import SliceKey
 from cdm.model.slice import SliceState
 
@@ -59,6 +60,12 @@ class Fleet(Struct, frozen=True):
     """The open nodes that have room, in order; None: they are put in order where that is needed."""
     settling: bool = False
     """Nothing is placed yet: nodes are waited for."""
+    sites: Callable[[], Sites] = Sites
+    """The nodes as rules see them."""
+    of_service: Callable[[Service], Mapping[NodeId, int]] = lambda _: {}
+    """How many instances of a service are on each node, or are about to be."""
+    others_of: Callable[[Service, Container[SliceKey]], Iterable[NodeId]] = lambda _service, _own: ()
+    """The nodes of all slices of a service but these, whatever their state, each as often as it has some."""
 
     def has_room(self) -> bool:
         """Whether any node takes one more slice now."""
@@ -80,6 +87,10 @@ class Standing(StrEnum):
     """It serves until its replacement does: its node is to be emptied."""
     EVACUATED = "evacuated"
     """Like `DRAINING`, but it must not run twice: it is unloaded first, since its replacement has room elsewhere."""
+    MISPLACED = "misplaced"
+    """One is wanted on each of certain nodes, and this is on none of them, or beside another: it goes."""
+    MOVING = "moving"
+    """It serves until its replacement is healthy: it is better placed elsewhere."""
     STUCK = "stuck"
     """It missed its deadline on the way up: it is unloaded, and replaced."""
     FAILED = "failed"
@@ -171,4 +182,11 @@ def lingering(standings: Standings) -> list[SlicePut]:
     ]
 
 
-_TO_STOP = (Standing.EVACUATED, Standing.STUCK, Standing.UNLOAD_FAILED, Standing.LEAVING, Standing.UNHEARD)
+_TO_STOP = (
+    Standing.EVACUATED,
+    Standing.MISPLACED,
+    Standing.STUCK,
+    Standing.UNLOAD_FAILED,
+    Standing.LEAVING,
+    Standing.UNHEARD,
+)

@@ -13,7 +13,7 @@ from cdm.manager.cluster import Desired
 from cdm.manager.dependencies import told_of_waiting
 from cdm.manager.endings import kind_of
 from cdm.manager.group import Group
-from cdm.manager.reconciliation import Plan
+from cdm.manager.plan import Plan
 from cdm.manager.releases import UNTOLD, Told
 from cdm.manager.wanted import Wanted, is_other, is_outdated
 from cdm.model.blueprint import MIN_HEALTHY, Blueprint
@@ -80,11 +80,9 @@ def _settings(blueprint: Blueprint | None, wanted: int) -> dict[str, Any]:
     """What a new leader needs, beside the other fields, to know the whole blueprint."""
     if blueprint is None:
         return {}
-    return (
-        blueprint.settings
-        if blueprint.instances == wanted
-        else {**blueprint.settings, "instances": blueprint.instances}
-    )
+    if blueprint.each or blueprint.instances == wanted:
+        return blueprint.settings
+    return {**blueprint.settings, "instances": blueprint.instances}
 
 
 def with_counts(status: Status, group: Group, wanted: Wanted, now: float) -> Status:
@@ -145,7 +143,7 @@ def _judge_in_force(
     desired: Desired, group: Group, plan: Plan, now: float, wanted: int, *, open_nodes: bool
 ) -> Judgement:
     if plan.unplaced:
-        what = "no node that takes new slices has room" if open_nodes else "no node takes new slices"
+        what = plan.why or ("no node that takes new slices has room" if open_nodes else "no node takes new slices")
         return Condition.UNSCHEDULABLE, f"{_unplaced(plan.unplaced, wanted, group.live)}: {what}", None
     if group.failed:
         return Condition.DEGRADED, f"{group.failed} failed: {_reasons(_why_failed(group))}", None
@@ -165,6 +163,8 @@ def _awaited(desired: Desired, group: Group, plan: Plan, now: float, wanted: int
         return f"waiting for {plan.lingering} exclusive {instances} to stop", None
     if plan.waits_for:
         return told_of_waiting(plan.waits_for), None
+    if plan.moving:
+        return f"an instance is being {plan.moving}", None
     if not group.active == group.live == wanted:
         return _progress(wanted, group.active, group.live - group.active) + _unanswered(group), None
     min_healthy = desired.blueprint.min_healthy if desired.blueprint else 0.0

@@ -67,6 +67,8 @@ class Registered(Struct, frozen=True):
     registration: Registration
     heard: float
     """When its last heartbeat was stored, in seconds on this node's clock."""
+    since: float = NEVER
+    """When its process was heard first, in seconds on this node's clock, of what was heard without a gap."""
 
 
 class Missing(Struct, frozen=True):
@@ -162,7 +164,8 @@ class Topology:
         old = self._nodes.get(node)
         if self.hosting_since is None and new.hosts:
             self.hosting_since = put.at
-        self._nodes[node] = Registered(new, put.at)
+        same = isinstance(old, Registered) and old.registration.incarnation == new.incarnation
+        self._nodes[node] = Registered(new, put.at, old.since if same and isinstance(old, Registered) else put.at)
         self._lost.pop(node, None)
         self._departed.pop(node, None)
         if isinstance(old, Registered) and not new.differs_from(old.registration):
@@ -172,7 +175,6 @@ class Topology:
             self._candidates.add(node)
         else:
             self._candidates.discard(node)
-        same = isinstance(old, Registered) and old.registration.incarnation == new.incarnation
         log.info(
             "node registered anew" if same else "node joined",
             node=node,

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cdm.manager.cluster import Desired
 from cdm.manager.group import Group
+from cdm.model.artifact import NodeId
 from cdm.model.blueprint import MIN_HEALTHY, Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.record import Side
+from cdm.model.rules import NO_RULES, Needs, Rules
+
+
+class Move(NamedTuple):
+    """An instance that is to be elsewhere."""
+
+    key: SliceKey
+    reason: str
 
 
 class Wanted(Struct, frozen=True):
@@ -32,6 +44,14 @@ class Wanted(Struct, frozen=True):
     """Whether, of too many, those go first that are not healthy yet."""
     grows: bool = True
     """Whether instances that are missing are placed, and those that are LOADED are activated."""
+    rules: Rules = NO_RULES
+    """Where they go."""
+    nodes: frozenset[NodeId] | None = None
+    """Where one instance is wanted each, and no other; None: wherever the rules let them be."""
+    beside: bool = False
+    """Whether instances of other templates and versions of the service count for the most that a node has."""
+    moving: Move | None = None
+    """Which instance is to be moved."""
     held: frozenset[SliceKey] = frozenset()
     """LOADED slices that are not to be activated yet: another one has their port."""
     waits_for: tuple[str, ...] = ()
@@ -63,6 +83,8 @@ def wanted_of(desired: Desired | None, content: str | None = None, *, drain_dela
         content,
         blueprint.drain_delay,
         blueprint.min_healthy,
+        rules=replace(blueprint.rules, max_per_node=1) if blueprint.each else blueprint.rules,
+        nodes=desired.nodes,
     )
 
 
@@ -74,7 +96,7 @@ def side_of(version: str, desired: Desired | None, content: str | None) -> Side 
     return Side(version, desired.in_force, template, content, template.digest)
 
 
-def wanted_of_side(wanted: Wanted, side: Side, instances: int, *, grows: bool = True) -> Wanted:
+def wanted_of_side(wanted: Wanted, side: Side, instances: int, *, grows: bool = True, beside: bool = False) -> Wanted:
     """The same blueprint's wishes for instances of another template or version."""
     overrides = side.template.overrides
     return Wanted(
@@ -87,7 +109,18 @@ def wanted_of_side(wanted: Wanted, side: Side, instances: int, *, grows: bool = 
         wanted.min_healthy,
         young_first=True,
         grows=grows,
+        rules=_with_needs(wanted.rules, side.template.needs),
+        nodes=wanted.nodes,
+        beside=beside,
     )
+
+
+def _with_needs(rules: Rules, needs: Needs | None) -> Rules:
+    """The same rules for instances that reserve something else."""
+    if rules.needs == needs:
+        return rules
+    changed = replace(rules, needs=needs)
+    return NO_RULES if changed == NO_RULES else changed
 
 
 def is_other(template: str | None, content: str | None, wanted: Wanted) -> bool:

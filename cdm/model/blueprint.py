@@ -113,6 +113,8 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     """Typed as ``"instances": "each"``: one instance on every node that fits; ``instances`` is 0 then."""
     on_violation: OnViolation = OnViolation.STAY
     rebalance: Rebalance = Rebalance.OFF
+    rebalanced: str | None = None
+    """Any text: another one has instances moved until they are balanced, once."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.instances <= MAX_INSTANCES:
@@ -154,6 +156,7 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
             and self.rollout is NO_ROLLOUT
             and self.on_violation is OnViolation.STAY
             and self.rebalance is Rebalance.OFF
+            and self.rebalanced is None
         )
 
     @classmethod
@@ -179,7 +182,13 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
         made, rules = _made(typed), typed.rules()
         if made.each:
             check_for_each(rules)
-        return msgspec.structs.replace(made, rules=rules, on_violation=typed.on_violation, rebalance=typed.rebalance)
+        return msgspec.structs.replace(
+            made,
+            rules=rules,
+            on_violation=typed.on_violation,
+            rebalance=typed.rebalance,
+            rebalanced=typed.rebalanced,
+        )
 
 
 class _Typed(Struct, frozen=True, forbid_unknown_fields=True):

@@ -31,7 +31,7 @@ _NUMBER = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})*)(?:[-+~_].*)?", re.DOTALL)
 
 
 @unique
-class Operator(StrEnum):
+class LabelOperator(StrEnum):
     """How a condition judges a label."""
 
     PRESENT = "present"
@@ -47,11 +47,11 @@ class Operator(StrEnum):
     __hash__ = str.__hash__
 
 
-_ORDER: dict[Operator, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
-    Operator.LESS: operator.lt,
-    Operator.AT_MOST: operator.le,
-    Operator.MORE: operator.gt,
-    Operator.AT_LEAST: operator.ge,
+_ORDER: dict[LabelOperator, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
+    LabelOperator.LESS: operator.lt,
+    LabelOperator.AT_MOST: operator.le,
+    LabelOperator.MORE: operator.gt,
+    LabelOperator.AT_LEAST: operator.ge,
 }
 
 
@@ -61,7 +61,7 @@ class LabelCondition(Struct, frozen=True, cache_hash=True):
     text: str
     """As people write it, with the usual white space: `parse` reads the same condition from it."""
     label: str
-    operator: Operator
+    operator: LabelOperator
     values: tuple[str, ...] = ()
     """What the label is compared with."""
     number: tuple[int, ...] = ()
@@ -78,12 +78,12 @@ class LabelCondition(Struct, frozen=True, cache_hash=True):
             raise InvalidBlueprint("", f"is {len(text):,} characters long; at most {MAX_CONDITION:,} are read")
         stripped = text.strip()
         if found := _ALONE.fullmatch(stripped):
-            label, kind = _unquoted(found[2]), Operator.ABSENT if found[1] else Operator.PRESENT
+            label, kind = _unquoted(found[2]), LabelOperator.ABSENT if found[1] else LabelOperator.PRESENT
             return cls(f"{found[1]}{_quoted(label)}", label, kind)
         if found := _COMPARED.fullmatch(stripped):
             return cls._compared(_unquoted(found[1]), found[2], _unquoted(found[3]))
         if found := _AMONG.fullmatch(stripped):
-            label, kind = _unquoted(found[1]), Operator.NOT_IN if found[2] else Operator.IN
+            label, kind = _unquoted(found[1]), LabelOperator.NOT_IN if found[2] else LabelOperator.IN
             values = tuple(dict.fromkeys(map(_unquoted, _WORDS.findall(found[3]))))
             return cls(f"{_quoted(label)} {kind} ({', '.join(map(_quoted, values))})", label, kind, values)
         raise InvalidBlueprint("", cut(f'"{shortened(stripped)}" {_complaint(stripped)}'))
@@ -92,24 +92,24 @@ class LabelCondition(Struct, frozen=True, cache_hash=True):
     def _compared(cls, label: str, sign: str, value: str) -> LabelCondition:
         text = f"{_quoted(label)} {sign} {_quoted(value)}"
         if sign in ("=", "!="):
-            return cls(text, label, Operator.IN if sign == "=" else Operator.NOT_IN, (value,))
+            return cls(text, label, LabelOperator.IN if sign == "=" else LabelOperator.NOT_IN, (value,))
         if (number := _dotted(value)) is None:
             raise InvalidBlueprint(
                 "", f'"{shortened(text)}" compares with {value[:40]!r}, which is not a dotted number such as 6.1'
             )
-        return cls(text, label, Operator(sign), (value,), number)
+        return cls(text, label, LabelOperator(sign), (value,), number)
 
     def holds(self, labels: Mapping[str, str]) -> bool:
         """Whether it holds on a node with these labels."""
         value = labels.get(self.label)
-        if self.operator is Operator.IN:
+        if self.operator is LabelOperator.IN:
             return value in self.values
-        if self.operator is Operator.NOT_IN:
+        if self.operator is LabelOperator.NOT_IN:
             return value not in self.values
         if value is None:
-            return self.operator is Operator.ABSENT
-        if self.operator in (Operator.PRESENT, Operator.ABSENT):
-            return self.operator is Operator.PRESENT
+            return self.operator is LabelOperator.ABSENT
+        if self.operator in (LabelOperator.PRESENT, LabelOperator.ABSENT):
+            return self.operator is LabelOperator.PRESENT
         number = _dotted(value)
         return number is not None and _ORDER[self.operator](number, self.number)
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from cdm.errors import InvalidValue
 from cdm.model.artifact import NodeId
 from cdm.model.problems import problem_with_encoding, without_mark
+from cdm.model.rules import NODE_LABEL
 from cdm.model.slice import Term
 
 EXTERNAL = "external"
@@ -23,7 +24,9 @@ NO_RUNTIME = "none"
 
 ROLLOUTS = "rollouts"
 """The feature of managers that carry out rollouts, and read what blueprints say of them."""
-FEATURES = (ROLLOUTS,)
+PLACEMENT = "placement"
+"""The feature of managers that know what blueprints say of where instances go."""
+FEATURES = (ROLLOUTS, PLACEMENT)
 """Every feature of this version."""
 
 
@@ -72,6 +75,10 @@ class Registration(Struct, frozen=True, omit_defaults=True):
     def differs_from(self, other: Registration) -> bool:
         """Whether it says another thing; how busy it is changes all the time, and does not count."""
         return self != other and replace(self, load=other.load) != other
+
+    def labels_on(self, node: NodeId) -> dict[str, str]:
+        """Its labels as conditions see them: with the node's id as the label ``node``, whatever it says itself."""
+        return {**self.labels, NODE_LABEL: node}
 
     @property
     def lasting(self) -> Registration:

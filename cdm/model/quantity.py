@@ -81,7 +81,7 @@ def check_cores(field: str, cores: float) -> None:
     """Check what the type cannot.
 
     Raises:
-        InvalidBlueprint: it is not a whole number of thousandths of a core.
+        InvalidBlueprint: it is not a whole number of thousandths of a core, or more than `MOST_CPU`.
     """
-    if abs(cores * 1000 - millicores(cores)) > 1e-6 * max(1.0, cores):
+    if not 0 <= cores <= MOST_CPU or abs(cores * 1000 - millicores(cores)) > 1e-6 * max(1.0, cores):
         raise InvalidBlueprint(field, f"must be {_CPU}")

@@ -112,6 +112,7 @@ class TypedRules(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     strategy: _Name = ROUND_ROBIN
     on_violation: OnViolation = OnViolation.STAY
     rebalance: Rebalance = Rebalance.OFF
+    rebalanced: Annotated[str, _Text] | None = None
 
     def rules(self) -> Rules:
         """What they say; `NO_RULES` itself where that is nothing.

@@ -83,6 +83,8 @@ class Status(Struct, frozen=True):
     """Live instances of another template than the wanted one."""
     violations: int | UnsetType = UNSET
     """Live instances for which a hard rule does not hold any more where they run."""
+    rebalanced: str | UnsetType = UNSET
+    """The blueprint's ``rebalanced``, once that is done."""
     rollout: RolloutStatus | UnsetType = UNSET
     """The rollout that the blueprint takes part in."""
 

@@ -19,7 +19,7 @@ from cdm.leader.records import NO_FENCE, Records, Tenure, Timing, Vacant
 from cdm.leader.status_writer import StatusWriter
 from cdm.leader.writer import CommandWriter
 from cdm.manager.outbox import Order, Outbox
-from cdm.manager.reconciliation import Command
+from cdm.manager.plan import Command
 from cdm.model.artifact import Artifact
 from cdm.model.keys import FENCE, LEASE, SLICES, STATUS, SliceKey, encode
 from cdm.model.slice import SliceState

@@ -21,8 +21,8 @@ from cdm.dispatch.messages import (
 )
 from cdm.manager.active import Active, Dormant
 from cdm.manager.outbox import HIGH_WATER, Order, Outbox
+from cdm.manager.plan import Command
 from cdm.manager.policy import Policy
-from cdm.manager.reconciliation import Command
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.keys import BlueprintKey, FenceKey, SeenKey, SliceKey, StatusKey, encode

@@ -12,8 +12,9 @@ from cdm.allocation.evenly import Ranking
 from cdm.dispatch.messages import ValuePut
 from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.group import STABLE_AFTER, SlicePut
+from cdm.manager.plan import WHOLE, Command, Plan
 from cdm.manager.policy import Policy
-from cdm.manager.reconciliation import WHOLE, Command, Plan, reconcile, settled
+from cdm.manager.reconciliation import reconcile, settled
 from cdm.manager.standing import MAY_RUN, NEVER_RAN, Fleet, LiveNode
 from cdm.manager.status import refused_status, status_of
 from cdm.manager.wanted import wanted_of

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm.errors import InvalidBlueprint
-from cdm.model.condition import LabelCondition, Operator
+from cdm.model.condition import LabelCondition, LabelOperator
 from cdm.model.quantity import MOST_MEMORY, memory_of, memory_shown, memory_text, millicores
 from cdm.model.rules import Spread
 
@@ -97,7 +97,7 @@ def test_a_label_alone_reads_as_it_is_written(label: str, absent: bool) -> None:
 def test_a_list_of_values_reads_as_it_is_written(label: str, negated: bool, values: list[str]) -> None:
     words = ["'{}'".format(word.replace("'", "''")) for word in (label, *values)]
     condition = LabelCondition.parse(f"{words[0]} {'not ' * negated}in ({','.join(words[1:])})")
-    assert condition.operator is (Operator.NOT_IN if negated else Operator.IN)
+    assert condition.operator is (LabelOperator.NOT_IN if negated else LabelOperator.IN)
     assert condition.values == tuple(dict.fromkeys(values))
     assert LabelCondition.parse(condition.text) == condition
     assert all(condition.holds({label: value}) is not negated for value in values)

@@ -260,7 +260,7 @@ class World:
         fields: dict[str, Any] = {"reason": "it broke" if state is S.FAILED else None, "restarts": before.restarts}
         if copy:
             fields |= {"failures": before.failures, "blueprint": before.blueprint, "overrides": before.overrides}
-            fields |= {"template": before.template, "content": before.content}
+            fields |= {"template": before.template, "content": before.content, "needs": before.needs}
         self.store(key, SliceValue(state, before.term, fatal=fatal, **(fields | more)))
 
     def end(self, key: SliceKey, reason: str = "exit status 1", **more: Any) -> None:
@@ -310,6 +310,7 @@ class World:
                 template=command.template,
                 content=command.content,
                 after=command.after,
+                needs=command.needs,
             )
             revision = self.store(command.key, value)
         for artifact in (order.artifact, *order.also):

@@ -1,0 +1,129 @@
+"""Puts the choice of nodes by rules (`cdm.allocation`) to one artifact's slices. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from cdm.allocation.case import Case
+from cdm.allocation.choice import choose
+from cdm.allocation.evenly import Allocation
+from cdm.allocation.leaving import leaves_room
+from cdm.allocation.moving import Relocation, moves
+from cdm.allocation.removal import surplus
+from cdm.allocation.site import Freed
+from cdm.allocation.strategy import EVEN, AllocationStrategy, strategy_named
+from cdm.allocation.verdict import broken, nearest, summary, verdicts
+from cdm.errors import UsageError
+from cdm.log import Log
+from cdm.manager.group import SlicePut
+from cdm.manager.situation import Situation
+from cdm.manager.standing import Standing
+from cdm.model.artifact import NodeId, Service
+from cdm.model.keys import SliceKey
+
+log = Log("cdm.manager")
+
+_STAYS = (Standing.LIVE, Standing.AWAITED)
+_missed: set[str] = set()
+"""Strategies that are not installed, and were logged."""
+
+
+def case_of(at: Situation, due: Sequence[SlicePut] = (), cursor: NodeId | None = None) -> Case:
+    """What is to be decided about an artifact's instances, for the rules.
+
+    Args:
+        at: the facts.
+        due: failed slices that are tried again.
+        cursor: the node that was served last.
+    """
+    rules, fleet, group = at.wanted.rules, at.fleet, at.group
+    shun = {put.key.node: 0.0 for standing in (Standing.FAILED, Standing.STUCK) for put in at.standings[standing]}
+    services = {each.service for each in (*rules.near, *rules.apart)}
+    return Case(
+        at.artifact,
+        rules,
+        fleet.sites(),
+        at.wanted.instances or 0,
+        Counter(put.key.node for standing in _STAYS for put in at.standings[standing]),
+        of_service={service: fleet.of_service(Service.parse(service)) for service in services},
+        cursor=cursor,
+        shun={**shun, **group.failed_on},
+        runs_elsewhere=bool(group.active),
+        retried=_held(due),
+        strategy=_strategy(rules.strategy),
+        beside=_beside(at, due) if rules.max_per_node is not None else {},
+    )
+
+
+def place(at: Situation, count: int, due: Sequence[SlicePut], cursor: NodeId | None) -> Allocation:
+    """Which nodes get the instances that are missing."""
+    return choose(case_of(at, due, cursor), count)
+
+
+def which_go(at: Situation, count: int, ranked: Sequence[Sequence[SliceKey]]) -> list[SliceKey]:
+    """Which of the live slices go when there are too many; those of an earlier class before those of a later one."""
+    return surplus(case_of(at), count, ranked)
+
+
+def why_not(at: Situation, due: Sequence[SlicePut]) -> str:
+    """Why no node takes another instance, for people."""
+    found = verdicts(case_of(at, due))
+    return "; ".join((summary(found), *nearest(found)))
+
+
+def violations(at: Situation) -> dict[NodeId, str]:
+    """The nodes on which an instance is that a hard rule forbids to be there, and which."""
+    rules = at.wanted.rules
+    hard = rules.require or rules.needs or rules.max_per_node or any(each.hard for each in (*rules.near, *rules.apart))
+    if not hard:
+        return {}
+    return {node: obstacles[0].why for node, obstacles in broken(case_of(at)).items()}
+
+
+def better_placed(at: Situation, most: int) -> list[Relocation]:
+    """Live slices that would be better placed elsewhere, not on nodes on which it failed; at most so many."""
+    found = moves(case_of(at), [put.key for put in at.standings[Standing.LIVE]], most)
+    return [each for each in found if each.to not in at.group.failed_on]
+
+
+def leave_room(at: Situation, others: Iterable[SlicePut]) -> bool:
+    """Whether any of these, slices of the same service, would leave its place to a new instance."""
+    case = case_of(at)
+    return any(leaves_room(case, node, held) for node, held in _held(others).items())
+
+
+def _held(due: Iterable[SlicePut]) -> Mapping[NodeId, Freed]:
+    found: dict[NodeId, Freed] = {}
+    for put in due:
+        needs, before = put.value.needs, found.get(put.key.node)
+        cpu, memory = (needs.cpu, needs.memory) if needs is not None else (0.0, 0)
+        if before is not None:
+            cpu, memory = min(cpu, before.cpu), min(memory, before.memory)
+        found[put.key.node] = Freed(before.slices + 1 if before is not None else 1, cpu, memory)
+    return found
+
+
+def _beside(at: Situation, due: Sequence[SlicePut]) -> Mapping[NodeId, int]:
+    """What else counts for the most that a node has: what is on its way out, and the other side of a rollout."""
+    tried = {put.key for put in due}
+    found = Counter(
+        put.key.node
+        for standing, puts in at.standings.items()
+        if standing not in _STAYS
+        for put in puts
+        if put.key not in tried
+    )
+    if at.wanted.beside:
+        found.update(at.fleet.others_of(at.artifact.service, at.group.slices))
+    return found
+
+
+def _strategy(name: str) -> AllocationStrategy:
+    try:
+        return strategy_named(name)
+    except UsageError as error:
+        if name not in _missed:
+            _missed.add(name)
+            log.warning("strategy is not there; round-robin instead", strategy=name, reason=str(error))
+        return EVEN

@@ -1,0 +1,119 @@
+"""Places the instances of one artifact that are missing, and tries again those that failed. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from cdm.allocation.evenly import Host, allocate, free_ordinals
+from cdm.manager.choosing import place, why_not
+from cdm.manager.group import SlicePut
+from cdm.manager.plan import Command
+from cdm.manager.situation import Situation
+from cdm.manager.standing import Standing
+from cdm.model.artifact import NodeId
+from cdm.model.keys import SliceKey
+from cdm.model.rules import NO_RULES
+
+
+class Growth(NamedTuple):
+    """What comes of looking for more instances."""
+
+    commands: Sequence[Command] = ()
+    retries: Sequence[float] = ()
+    """When failed slices are due."""
+    unplaced: int = 0
+    held: int = 0
+    why: str = ""
+    """Why what is unplaced is."""
+    cursor: NodeId | None = None
+
+
+def grow(case: Situation, missing: int, cursor: NodeId | None) -> Growth:
+    """Retry the failed slices that are due, and place what they do not cover."""
+    failed = sorted(case.standings[Standing.FAILED], key=case.retry_at)
+    retried, superfluous = failed[:missing], failed[missing:]
+    commands = [case.unload(put, "failed, and not needed any more") for put in superfluous]
+    due = [put for put in retried if case.retry_at(put) <= case.now]
+    retries = [case.retry_at(put) for put in retried if case.retry_at(put) > case.now]
+    count = missing - len(retries)
+    if count == 0 or case.fleet.settling:
+        return Growth(commands, retries, held=count, cursor=cursor)
+    nodes, cursor = _place(case, count, due, cursor)
+    unplaced = count - sum(nodes.values())
+    why = why_not(case, due) if unplaced and case.wanted.rules is not NO_RULES else ""
+    return Growth(commands + _load(case, nodes, due), retries, unplaced, why=why, cursor=cursor)
+
+
+def _place(
+    case: Situation, count: int, due: Sequence[SlicePut], cursor: NodeId | None
+) -> tuple[dict[NodeId, int], NodeId | None]:
+    """How many new instances each node gets, and the node that was served last."""
+    if case.wanted.rules is not NO_RULES:
+        chosen = place(case, count, due, cursor)
+        return chosen.counts, chosen.last or cursor
+    standings, fleet, failed_on = case.standings, case.fleet, case.group.failed_on
+    shun = {put.key.node for standing in (Standing.FAILED, Standing.STUCK) for put in standings[standing]}
+    shun.update(failed_on)
+    if fleet.ranking is not None:
+        occupied = shun.union(put.key.node for put in standings[Standing.LIVE])
+        if picked := fleet.ranking.pick(count, occupied, cursor):
+            return dict.fromkeys(picked, 1), picked[-1]
+    hosts = _hosts(case, Counter(put.key.node for put in due), cursor)
+    if case.group.active:
+        # It runs elsewhere, so what failed is the node: better all others are full than one is missing.
+        shunned = sorted((host for host in hosts if host.node in shun), key=lambda host: failed_on.get(host.node, 0.0))
+        classes = [[host for host in hosts if host.node not in shun], shunned]
+    else:
+        # Nothing says whose fault it is. A failure weighs as much as an instance: where there are other nodes it is
+        # tried there, and yet those that are left do not get all of them.
+        classes = [[host._replace(mine=host.mine + 1) if host.node in shun else host for host in hosts]]
+    nodes: dict[NodeId, int] = {}
+    for candidates in classes:
+        chosen = allocate(count - sum(nodes.values()), candidates)
+        nodes |= chosen.counts
+        cursor = chosen.last or cursor
+    return nodes, cursor
+
+
+def _hosts(case: Situation, retried: Mapping[NodeId, int], cursor: NodeId | None) -> list[Host]:
+    """Nodes that take new slices. A slice that is tried again where it failed takes no further room there."""
+    mine = Counter(put.key.node for put in case.standings[Standing.LIVE])
+    names = sorted(case.fleet.nodes)
+    start = bisect_right(names, cursor) if cursor else 0
+    hosts: list[Host] = []
+    for name in names[start:] + names[:start]:
+        node = case.fleet.nodes[name]
+        if node.open:
+            total = case.fleet.total(name)
+            free = None if node.capacity is None else max(node.capacity - total + retried.get(name, 0), 0)
+            hosts.append(Host(name, mine.get(name, 0), total, free))
+    return hosts
+
+
+def _load(case: Situation, nodes: Mapping[NodeId, int], due: Sequence[SlicePut]) -> list[Command]:
+    """LOADs for the chosen nodes; the failures of those retried and replaced go with them."""
+    commands: list[Command] = []
+    left = dict(nodes)
+    elsewhere: list[SlicePut] = []
+    for put in due:
+        if left.get(put.key.node):
+            left[put.key.node] -= 1
+            commands.append(case.load(put.key, "retry", case.failures(put) + 1))
+        else:
+            elsewhere.append(put)
+    elsewhere = elsewhere[: sum(left.values())]
+    history = sorted(case.failures(put) + 1 for put in (*elsewhere, *case.standings[Standing.STUCK]))
+    used: dict[NodeId, list[int]] = {}
+    for key in case.taken:
+        if key.node in left:
+            used.setdefault(key.node, []).append(key.ordinal)
+    artifact, load = case.artifact, case.load  # looked up once for 100,000 instances
+    for node in sorted(left):
+        for ordinal in free_ordinals(left[node], used.get(node, ())):
+            failures = history.pop() if history else 0
+            reason = "replaces a failed instance" if failures else "instance missing"
+            commands.append(load(SliceKey(node, artifact, ordinal), reason, failures))
+    return commands + [case.unload(put, "failed, and replaced") for put in elsewhere]

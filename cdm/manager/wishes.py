@@ -1,0 +1,76 @@
+"""What blueprints come to at this moment: how many instances, of what, and whether it may be done already."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from cdm.manager.cluster import Cluster, Desired
+from cdm.manager.placement import Placement
+from cdm.manager.topology import Registered, Topology
+from cdm.manager.wanted import Wanted, wanted_of
+from cdm.model.artifact import Artifact
+from cdm.model.node import PLACEMENT, ROLLOUTS
+
+
+class Wishes:
+    """Answers from the mirrors.
+
+    Args:
+        cluster: the blueprints.
+        placement: the nodes that fit.
+        topology: which managers there are, and what they know.
+    """
+
+    def __init__(self, cluster: Cluster, placement: Placement, topology: Topology) -> None:
+        self._cluster = cluster
+        self._placement = placement
+        self._topology = topology
+
+    def wanted(self, artifact: Artifact) -> Wanted:
+        """What the artifact's blueprint wants."""
+        cluster = self._cluster
+        delay = cluster.drain_delays.get(artifact)
+        return wanted_of(self.desired(artifact), cluster.contents.get(artifact), drain_delay=delay)
+
+    def desired(self, artifact: Artifact) -> Desired | None:
+        """What is known of the artifact's blueprint; one that wants an instance on each node, with their number."""
+        cluster = self._cluster
+        desired = cluster.desired.get(artifact)
+        if desired is None or artifact not in cluster.ruled.each or (blueprint := desired.blueprint) is None:
+            return desired
+        put = cluster.rollouts.get(artifact.service)
+        versions = {artifact}
+        if put is not None and put.value.phase.under_way:
+            ends = {artifact.service.version(each.version) for each in (put.value.source, put.value.target)}
+            versions |= ends if artifact in ends else set()
+        nodes = self._placement.nodes_for_each(versions, blueprint.rules)
+        return replace(desired, blueprint=replace(blueprint, instances=len(nodes)), nodes=nodes)
+
+    def no_rollouts(self) -> str:
+        """Which manager does not know rollouts, for people; empty: all do."""
+        return self._lacking(ROLLOUTS, "rollouts")
+
+    def no_rules(self, artifact: Artifact) -> str:
+        """Which manager does not know what the blueprints of a service say of where instances go; empty: all do.
+
+        Until all do nothing is done about it: one that does not, and leads next, would place them anywhere.
+        """
+        ruled = self._cluster.ruled.artifacts
+        if not ruled or ruled.isdisjoint(self._cluster.versions_of(artifact.service)):
+            return ""
+        return self._lacking(PLACEMENT, "where instances are to go")
+
+    def _lacking(self, feature: str, what: str) -> str:
+        old = sorted(
+            (node, presence.registration.version)
+            for node, presence in self._topology.nodes.items()
+            if isinstance(presence, Registered)
+            and presence.registration.leads
+            and presence.registration.version
+            and feature not in presence.registration.features
+        )
+        if not old:
+            return ""
+        node, version = old[0]
+        more = f" (and {len(old) - 1} more)" if len(old) > 1 else ""
+        return f"waiting for manager {node}{more}: its cdm {version} does not know {what}; upgrade managers first"
