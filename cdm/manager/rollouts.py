@@ -209,7 +209,9 @@ class _Case:
             found.append(Course(artifact, record.source, group, stays, grows=False))
         source, target = record.source, record.target
         found.append(Course(service.version(source.version), source, self.sides.stable, counts[-2]))
-        found.append(Course(service.version(target.version), target, self.sides.new, counts[-1]))
+        # What is taken back is not started again, not even for an instance that has to leave its node meanwhile.
+        forward = record.phase is not RolloutPhase.REVERTING
+        found.append(Course(service.version(target.version), target, self.sides.new, counts[-1], grows=forward))
         return tuple(found)
 
     @property

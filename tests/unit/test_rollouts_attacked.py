@@ -108,6 +108,23 @@ def test_nothing_more_is_stopped_when_all_nodes_are_drained_in_the_middle() -> N
     assert (count(each, APP), count(each, NEXT_VERSION)) == (2, 1)
 
 
+def test_what_is_taken_back_is_not_started_again_where_its_node_is_drained_meanwhile() -> None:
+    each = running(nodes=4)
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    finish(each)
+    each.apply(NEXT_VERSION, blueprint(rollout=replace(FROM, abort=True)))
+    each.settle()
+    assert (phase(each), count(each, NEXT_VERSION)) == (RolloutPhase.REVERTING, 3)
+    before = len(each.decided)
+    for node in sorted({key.node for key in each.slices if key.artifact == NEXT_VERSION}):
+        each.intend(node, Schedule.DRAIN)
+        each.settle()
+    finish(each)
+    loaded = [one.key.artifact for order in each.decided[before:] for one in order.commands if one.state is S.LOAD]
+    assert NEXT_VERSION not in loaded
+    assert (phase(each), count(each, APP), count(each, NEXT_VERSION)) == (RolloutPhase.REVERTED, 3, 0)
+
+
 def test_what_is_gone_back_to_has_the_number_that_was_written_last_and_says_so() -> None:
     each = running()
     each.apply(NEXT_VERSION, blueprint(4, rollout=FROM))
