@@ -21,25 +21,35 @@ def balances_of(case: Case, room: Iterable[tuple[Site, int]] | None) -> list[Bal
     if not case.rules.spread:
         return []
     rooms = list(room or ())
-    found: list[Balance] = []
-    for spread in case.rules.spread:
-        domains = domains_of(case, spread)
-        counts = dict.fromkeys(domains, 0)
-        for node, mine in case.mine.items():
-            domain = case.sites.labels(node).get(spread.by)
-            counts[domain] = counts.get(domain, 0) + mine
+    return [balance_of(case, spread, rooms) for spread in case.rules.spread]
+
+
+def balance_of(case: Case, spread: Spread, room: Iterable[tuple[Site, int]] | None) -> Balance:
+    """How the instances of a case are spread, by one of its rules.
+
+    Args:
+        case: the facts.
+        spread: the rule.
+        room: the nodes that take some, and how many; None: every domain has room for its share.
+    """
+    domains = domains_of(case, spread)
+    counts = dict.fromkeys(domains, 0)
+    for node, mine in case.mine.items():
+        domain = case.sites.labels(node).get(spread.by)
+        counts[domain] = counts.get(domain, 0) + mine
+    most: dict[Domain, int] | None = None
+    if room is not None:
         most = dict(counts)
-        for site, free in rooms:
+        for site, free in room:
             most[site.labels.get(spread.by)] += free
-        weights = {domain: spread.weight(domain) if domain in domains else 0.0 for domain in counts}
-        balance = Balance(spread, case.wanted, weights, counts, most)
-        if spread.anyway and not case.runs_elsewhere:
-            for node in case.shun:
-                domain = case.sites.labels(node).get(spread.by)
-                if domain in counts:
-                    counts[domain] += 1
-        found.append(balance)
-    return found
+    weights = {domain: spread.weight(domain) if domain in domains else 0.0 for domain in counts}
+    balance = Balance(spread, case.wanted, weights, counts, most)
+    if spread.anyway and not case.runs_elsewhere:
+        for node in case.shun:
+            domain = case.sites.labels(node).get(spread.by)
+            if domain in counts:
+                counts[domain] += 1
+    return balance
 
 
 def domains_of(case: Case, spread: Spread) -> set[Domain]:

@@ -13,6 +13,7 @@ from heapq import heappop, heapreplace
 from cdm.allocation.balances import balances_of
 from cdm.allocation.case import Case
 from cdm.allocation.evenly import Allocation
+from cdm.allocation.few import choose_few
 from cdm.allocation.neighbours import Neighbours
 from cdm.allocation.site import Site
 from cdm.allocation.sites import Domain
@@ -30,6 +31,8 @@ def choose(case: Case, count: int) -> Allocation:
     """Place ``count`` new instances; fewer only where hard rules leave no node for them."""
     if count <= 0:
         return Allocation({}, None)
+    if (few := choose_few(case, count)) is not None:
+        return few
     return by_strategy(case.strategy, lambda strategy: _Choice(case, strategy).place(count))
 
 

@@ -109,6 +109,10 @@ class Ranking:
             if not level:
                 del self._levels[total]
 
+    def level(self, node: NodeId) -> int:
+        """What a node was put with."""
+        return self._total[node]
+
     def pick(self, count: int, occupied: Container[NodeId], cursor: NodeId | None) -> list[NodeId] | None:
         """The first ``count`` nodes that are not occupied; None where there are fewer.
 
@@ -116,11 +120,12 @@ class Ranking:
         """
         if count > len(self._total):
             return None
-        free = (node for node in self._in_order(cursor) if node not in occupied)
+        free = (node for node in self.in_order(cursor) if node not in occupied)
         found = list(islice(free, count))
         return found if len(found) == count else None
 
-    def _in_order(self, cursor: NodeId | None) -> Iterator[NodeId]:
+    def in_order(self, cursor: NodeId | None) -> Iterator[NodeId]:
+        """Those with the fewest slices first, and among them the one behind the cursor."""
         for total in sorted(self._levels):
             level = self._levels[total]
             start = bisect_right(level, cursor) if cursor is not None else 0

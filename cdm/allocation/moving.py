@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from cdm.allocation.balances import balances_of
+from cdm.allocation.balances import balance_of, balances_of
 from cdm.allocation.case import Case
 from cdm.allocation.neighbours import Neighbours
 from cdm.allocation.sites import Domain, holds, score
-from cdm.allocation.strategy import AllocationStrategy, Rank, by_strategy
+from cdm.allocation.strategy import EVEN, AllocationStrategy, Rank, by_strategy
+from cdm.allocation.verdict import broken
 from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.quantity import millicores
@@ -49,7 +50,24 @@ def moves(case: Case, slices: Iterable[SliceKey], most: int) -> list[Relocation]
         most: how many.
     """
     movable = list(slices)
+    if not movable or _is_settled(case, movable):
+        return []
     return by_strategy(case.strategy, lambda strategy: _Moving(case, strategy, movable, most).decide())
+
+
+def _is_settled(case: Case, slices: Iterable[SliceKey]) -> bool:
+    """Whether a look at where the instances are shows that none is to be moved; else all nodes have to be looked at."""
+    rules = case.rules
+    if case.strategy is not EVEN or max(case.mine.values(), default=0) > 1 or Neighbours(case).soft or broken(case):
+        return False
+    for spread in rules.spread:
+        balance = balance_of(case, spread, None)
+        if any(balance.off(domain) for domain in balance.counts):
+            return False
+    if rules.prefer:
+        best = case.sites.best_score(rules.require, rules.prefer)
+        return all(score(rules.prefer, case.sites.labels(key.node)) >= best for key in slices)
+    return True
 
 
 class _Moving:

@@ -81,7 +81,7 @@ class Balance:
         total: instances that there are to be.
         weights: of every domain.
         counts: instances in every domain; it is changed.
-        most: what each domain can have, for a spread that goes on anyway.
+        most: what each domain can have, for a spread that goes on anyway; None: its share in any case.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Balance:
         total: int,
         weights: Mapping[Domain, float],
         counts: dict[Domain, int],
-        most: Mapping[Domain, int],
+        most: Mapping[Domain, int] | None,
     ) -> None:
         self.spread = spread
         self.slack = max(spread.max_skew - 1, 0)

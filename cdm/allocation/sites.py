@@ -11,13 +11,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+from cdm.allocation.evenly import Ranking
 from cdm.allocation.site import Site
 from cdm.model.artifact import NodeId
 from cdm.model.condition import LabelCondition
 from cdm.model.rules import Preference
 
+PREFERRED_BITS = 24
+"""In the number that nodes are ranked by, the bits that slices take; what is preferred stands above them."""
 KEPT = 200
 """Most lists of each kind that are kept; the one that was made first goes first."""
+
+REMEMBERED = 10_000
+"""Most changes that are remembered for those that keep nodes in order."""
 
 Require = tuple[LabelCondition, ...]
 K = TypeVar("K")
@@ -40,6 +46,9 @@ class Sites:
         self._fitting: dict[Require, list[NodeId]] = {}
         self._domains: dict[tuple[Require, str], Counter[Domain]] = {}
         self._scores: dict[tuple[Preference, ...], dict[NodeId, int]] = {}
+        self._ranked: dict[tuple[Require, tuple[Preference, ...], str | None], _Ranked] = {}
+        self._changed: list[NodeId] = []
+        """Nodes that changed, in order, for those that keep them in order."""
         for site in sites:
             self.put(site)
 
@@ -60,6 +69,7 @@ class Sites:
         node = site.node
         old = self._sites.get(node)
         self._sites[node] = site
+        self._note(node)
         if old is not None and old.open == site.open and (old.labels is site.labels or old.labels == site.labels):
             return
         known = self._gone.pop(node, None) if old is None else old.labels
@@ -69,6 +79,7 @@ class Sites:
     def gone(self, node: NodeId, labels: Mapping[str, str]) -> None:
         """The node is dead or left, and is not forgotten: its domains are still some to be filled."""
         old = self._sites.pop(node, None)
+        self._note(node)
         known = self._gone.get(node) if old is None else old.labels
         self._gone[node] = labels
         if known != labels:
@@ -78,6 +89,7 @@ class Sites:
     def forget(self, node: NodeId) -> None:
         """Nothing is known of the node any more."""
         old = self._sites.pop(node, None)
+        self._note(node)
         known = self._gone.pop(node, None) if old is None else old.labels
         self._relabel(node, known, None)
         self._reopen(node, old, None)
@@ -115,6 +127,44 @@ class Sites:
             _keep(self._scores, prefer, found)
         return found
 
+    def ranked(self, require: Require, prefer: tuple[Preference, ...], label: str | None) -> Mapping[Domain, Ranking]:
+        """The open nodes that fulfil all conditions, and have room for slices, in order, by a label's values.
+
+        The most preferred come first, and among them those with the fewest slices. Without a label, all together as
+        those of None. Keeping them costs what changed since it was asked for last.
+        """
+        kind = (require, prefer, label)
+        found = self._ranked.get(kind)
+        if found is None:
+            found = _Ranked(prefer, label)
+            for node in self.fitting(require):
+                found.put(self._sites[node])
+            _keep(self._ranked, kind, found)
+        else:
+            for node in dict.fromkeys(self._changed[found.seen :]):
+                site = self._sites.get(node)
+                if site is not None and site.open and holds(require, site.labels):
+                    found.put(site)
+                else:
+                    found.drop(node)
+        found.seen = len(self._changed)
+        return found.domains
+
+    def best_score(self, require: Require, prefer: tuple[Preference, ...]) -> int:
+        """The most that is to be said for one of those nodes; 0: there is none."""
+        ranking = self.ranked(require, prefer, None).get(None)
+        first = None if ranking is None else next(ranking.in_order(None), None)
+        return 0 if first is None else score(prefer, self._sites[first].labels)
+
+    def _note(self, node: NodeId) -> None:
+        if self._ranked:
+            if len(self._changed) >= REMEMBERED:
+                # Whoever was not asked for so long is made anew.
+                self._changed.clear()
+                self._ranked.clear()
+            else:
+                self._changed.append(node)
+
     def _relabel(self, node: NodeId, old: Mapping[str, str] | None, new: Mapping[str, str] | None) -> None:
         for prefer, scores in self._scores.items():
             if new is None:
@@ -138,6 +188,45 @@ class Sites:
                 insort(nodes, node)
             elif was and not fits:
                 del nodes[bisect_left(nodes, node)]
+
+
+class _Ranked:
+    """Nodes in order, by the values of a label.
+
+    Args:
+        prefer: those for which most is to be said come first.
+        label: which; None: all together.
+    """
+
+    def __init__(self, prefer: tuple[Preference, ...], label: str | None) -> None:
+        self._prefer = prefer
+        self._label = label
+        self._where: dict[NodeId, Domain] = {}
+        self.domains: dict[Domain, Ranking] = {}
+        self.seen = 0
+        """How many changes are followed."""
+
+    def put(self, site: Site) -> None:
+        """The node is open, and fulfils the conditions."""
+        node = site.node
+        if site.capacity is not None and site.total >= site.capacity:
+            self.drop(node)
+            return
+        domain = None if self._label is None else site.labels.get(self._label)
+        if node in self._where and self._where[node] != domain:
+            self.drop(node)
+        self._where[node] = domain
+        ranking = self.domains.get(domain)
+        if ranking is None:
+            ranking = self.domains[domain] = Ranking()
+        worse = -score(self._prefer, site.labels) if self._prefer else 0
+        ranking.put(node, (worse << PREFERRED_BITS) + site.total)
+
+    def drop(self, node: NodeId) -> None:
+        """The node takes nothing."""
+        if node in self._where:
+            domain = self._where.pop(node)
+            self.domains[domain].drop(node)
 
 
 def holds(require: Require, labels: Mapping[str, str]) -> bool:

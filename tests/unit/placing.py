@@ -68,7 +68,10 @@ def carried_out(given: Case, counts: Mapping[NodeId, int]) -> Case:
         for node, count in counts.items():
             own[node] += count
         of_service[OWN] = own
-    return replace(given, sites=Sites(sites), mine=mine, of_service=of_service)
+    found = Sites(sites)
+    for node, labels in given.sites._gone.items():
+        found.gone(node, labels)
+    return replace(given, sites=found, mine=mine, of_service=of_service)
 
 
 zones = st.sampled_from(["a", "b", "c", None])

@@ -2,8 +2,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+from msgspec.structs import replace
+
+from cdm.allocation.case import Case
 from cdm.allocation.choice import choose
 from cdm.allocation.removal import surplus
+from cdm.allocation.site import Site
+from cdm.allocation.sites import Sites
 from cdm.allocation.strategy import strategy_named
 from cdm.allocation.verdict import nearest, summary, verdicts
 from cdm.model.keys import SliceKey
@@ -77,3 +82,20 @@ def test_a_summary_says_what_keeps_out_how_many() -> None:
         "only cpu keeps n7 out: 1 needed, 0.5 free",
         "only cpu keeps n8 out: 1 needed, 0.5 free",
     ]
+
+
+def test_one_more_on_many_nodes_looks_at_few_of_them() -> None:
+    looked_at: list[Site] = []
+
+    class Counting(Case, frozen=True):
+        def room(self, site: Site) -> int:
+            looked_at.append(site)
+            return Case.room(self, site)
+
+    sites = Sites(site(i, "abc"[i % 3], cpu=1.0) for i in range(300))
+    rules = Rules(require=require("zone in (a, b)"), spread=(Spread("zone"),), needs=Needs(cpu=0.5))
+    for number in range(100):
+        given = Counting(APP, rules, sites, 3, mine={n(0): 1, n(1): 1})
+        (node,) = choose(given, 1).counts
+        sites.put(replace(sites.all[node], total=number))
+    assert len(looked_at) < 500

@@ -13,11 +13,13 @@ from msgspec.structs import replace
 from cdm.allocation.balances import balances_of
 from cdm.allocation.case import Case
 from cdm.allocation.choice import choose
+from cdm.allocation.few import choose_few
 from cdm.allocation.neighbours import Neighbours
 from cdm.allocation.removal import surplus
 from cdm.allocation.shares import Balance, shares
 from cdm.allocation.site import Site
 from cdm.allocation.sites import Sites, score
+from cdm.allocation.strategy import EVEN
 from cdm.allocation.verdict import verdicts
 from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey
@@ -332,3 +334,30 @@ def test_the_skew_is_kept_on_the_way_down_whenever_that_can_be(drawn: tuple[Case
     left = in_zones(given_, {node: mine - gone[node] for node, mine in given_.mine.items()})
     if any(within(spread, given_.wanted, each) for each in fewer):
         assert within(spread, given_.wanted, left)
+
+
+def plain(drawn: Rules) -> Rules:
+    """Rules for which a few can be placed without a look at all nodes."""
+    near, apart = (tuple(each for each in some if each.service != OWN) for some in (drawn.near, drawn.apart))
+    return replace(drawn, spread=drawn.spread[:1], near=hard(near), apart=hard(apart))
+
+
+@given(
+    cases(rules.map(plain)),
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9), st.booleans()), max_size=8),
+    st.integers(1, 4),
+)
+def test_a_few_are_placed_as_if_all_nodes_were_looked_at(
+    drawn: tuple[Case, int], changes: list[tuple[int, int, bool]], count: int
+) -> None:
+    given_, _ = drawn
+    given_ = replace(given_, wanted=sum(given_.mine.values()) + count, strategy=EVEN)
+    for number, total, is_open in changes:
+        choose_few(given_, count)  # what is kept is followed from change to change
+        site_ = given_.sites.all.get(NodeId(f"n{number}"))
+        if site_ is not None:
+            given_.sites.put(replace(site_, total=total, open=is_open))
+    few = choose_few(given_, count)
+    if few is not None:
+        assert few.counts == naive(given_, count)
+        assert few.last in few.counts
