@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cdm.allocation.site import Freed, Site
 from cdm.allocation.sites import Sites
 from cdm.allocation.strategy import EVEN, AllocationStrategy
 from cdm.model.artifact import Artifact, NodeId
+from cdm.model.keys import SliceKey
 from cdm.model.quantity import millicores
 from cdm.model.rules import Rules
 
@@ -44,6 +47,13 @@ class Case(Struct, frozen=True):
     retried: Mapping[NodeId, Freed] = {}
     """Failed slices by node that are due again."""
     strategy: AllocationStrategy = EVEN
+
+    def having(self, slices: Iterable[SliceKey]) -> Case:
+        """The case with at least these instances: whoever asks about some need not have counted all of them."""
+        there = Counter(key.node for key in slices)
+        if all(self.mine.get(node, 0) >= count for node, count in there.items()):
+            return self
+        return replace(self, mine=dict(Counter(self.mine) | there))
 
     def on_node(self, node: NodeId) -> int:
         """How many instances on a node count for `Rules.max_per_node`."""

@@ -50,6 +50,7 @@ def moves(case: Case, slices: Iterable[SliceKey], most: int) -> list[Relocation]
         most: how many.
     """
     movable = list(slices)
+    case = case.having(movable)
     if not movable or _is_settled(case, movable):
         return []
     return by_strategy(case.strategy, lambda strategy: _Moving(case, strategy, movable, most).decide())
@@ -86,6 +87,8 @@ class _Moving:
         self._most = most
         self._sites = {node: replace(site, load=None) for node, site in case.sites.all.items()}
         self._mine = dict(case.mine)
+        self._steps = 4 * len(slices)
+        """So many are made at most: a strategy that contradicts itself would go on for ever."""
         self._neighbours, self._after = Neighbours(case), Neighbours(case)
         """With what is moved still where it was, and without."""
         self._movable: dict[NodeId, list[SliceKey]] = {}
@@ -120,7 +123,7 @@ class _Moving:
 
     @property
     def _left(self) -> bool:
-        return len(self._why) < self._most
+        return len(self._why) < self._most and self._steps > 0
 
     def _groups(self, depth: int) -> Iterator[list[NodeId]]:
         """The nodes that are in the same domains of the first spreads."""
@@ -214,6 +217,7 @@ class _Moving:
         return better
 
     def _move(self, source: NodeId, to: NodeId, why: str) -> None:
+        self._steps -= 1
         if self._movable.get(source):
             key = self._movable[source].pop()
             self._why[key] = why

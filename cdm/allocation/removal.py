@@ -31,6 +31,7 @@ def surplus(case: Case, count: int, ranked: Sequence[Sequence[SliceKey]]) -> lis
     """
     if count <= 0:
         return []
+    case = case.having(key for group in ranked for key in group)
     return by_strategy(case.strategy, lambda strategy: _Removal(case, strategy).take(count, ranked))
 
 

@@ -59,7 +59,7 @@ class Spread(Struct, frozen=True, omit_defaults=True):
     weights: dict[str, float] = {}
     """Shares by value; `OTHERS` stands for every value that is not named. Empty: every domain has the same share."""
     max_skew: int = 1
-    """By how many instances a domain may differ from its share."""
+    """A domain has less than so many instances more, or fewer, than its share: with 1, exactly its share."""
     anyway: bool = True
     """Whether an instance that no node takes within the skew is placed all the same, or waits."""
 

@@ -13,7 +13,7 @@ from cdm.allocation.strategy import strategy_named
 from cdm.allocation.verdict import nearest, summary, verdicts
 from cdm.model.keys import SliceKey
 from cdm.model.rules import Needs, Neighbour, Preference, Rules, Spread
-from tests.unit.placing import by_label, case, require, site
+from tests.unit.placing import FRIEND, by_label, case, require, site
 from tests.unit.support import APP, n
 
 NINE = [site(i, "abc"[i % 3]) for i in range(9)]
@@ -37,6 +37,46 @@ def test_a_domain_whose_nodes_are_gone_keeps_its_share_while_the_spread_waits() 
             if each.labels["zone"] == "c":
                 given.sites.gone(each.node, each.labels)
         assert by_label(given, choose(given, 6).counts) == counts
+
+
+def test_domains_whose_nodes_do_not_fulfil_the_conditions_are_none() -> None:
+    rules = Rules(require=require("zone in (a, b)"), spread=(Spread("zone", anyway=False),))
+    given = case(rules, 6, *NINE)
+    assert by_label(given, choose(given, 6).counts) == {"a": 3, "b": 3}
+
+
+def test_nodes_without_the_label_are_a_domain_of_their_own() -> None:
+    given = case(Rules(spread=BY_ZONE), 4, site(0, "a"), site(1), site(2))
+    assert by_label(given, choose(given, 4).counts) == {"a": 2, None: 2}
+
+
+def test_a_domain_that_is_named_and_that_nobody_has_seen_keeps_its_share() -> None:
+    given = case(Rules(spread=(Spread("zone", {"a": 1, "z": 1}, anyway=False),)), 4, *NINE)
+    assert by_label(given, choose(given, 4).counts) == {"a": 2}
+
+
+def test_a_second_spread_is_kept_within_the_first() -> None:
+    racks = [site(i, "ab"[i % 2], labels={"rack": "xyz"[i % 3]}) for i in range(12)]
+    given = case(Rules(spread=(Spread("zone"), Spread("rack"))), 6, *racks)
+    counts = choose(given, 6).counts
+    assert by_label(given, counts) == {"a": 3, "b": 3}
+    assert by_label(given, counts, "rack") == {"x": 2, "y": 2, "z": 2}
+
+
+def test_a_node_on_which_it_failed_is_the_last_resort_where_it_runs_elsewhere() -> None:
+    sites = [site(0, "a"), site(1, "b", capacity=1)]
+    given = case(Rules(spread=BY_ZONE), 3, *sites, shun={n(0): 1.0}, runs_elsewhere=True)
+    assert choose(given, 1).counts == {n(1): 1}
+    assert choose(given, 3).counts == {n(0): 2, n(1): 1}
+
+
+def test_near_is_a_rule_or_a_wish() -> None:
+    friends = {FRIEND: {n(1): 1}}
+    wish = Rules(near=(Neighbour(FRIEND, "zone"),))
+    sites = [site(0, "a"), site(1, "b", capacity=1), site(2, "b", capacity=1)]
+    assert choose(case(wish, 3, *sites, of_service=friends), 3).counts == {n(0): 1, n(1): 1, n(2): 1}
+    rule = Rules(near=(Neighbour(FRIEND, "zone", hard=True),))
+    assert choose(case(rule, 3, *sites, of_service=friends), 3).counts == {n(1): 1, n(2): 1}
 
 
 def test_needs_are_never_exceeded() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,8 +12,10 @@ from msgspec.structs import replace
 from cdm.allocation.case import Case
 from cdm.allocation.choice import choose
 from cdm.allocation.moving import HARD_RULE, PREFERENCES, STRATEGY, Relocation, moves
-from cdm.allocation.strategy import strategy_named
-from cdm.model.artifact import NodeId
+from cdm.allocation.removal import surplus
+from cdm.allocation.site import Site
+from cdm.allocation.strategy import Rank, strategy_named
+from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.rules import Neighbour, Preference, Rules, Spread
 from tests.unit.placing import OWN, by_label, carried_out, case, cases, require, site
@@ -111,6 +114,27 @@ def test_a_cheaper_node_that_joined_is_moved_to() -> None:
     sites = [site(0, labels={"cost": "2"}), site(1, labels={"cost": "1"}, capacity=1)]
     given_ = case(Rules(), 2, *sites, mine={n(0): 2}, strategy=strategy_named("cheapest"))
     assert counted(after(given_, moved(given_))) == [1, 1]
+
+
+def test_a_strategy_that_contradicts_itself_comes_to_an_end() -> None:
+    class Restless:
+        name = "restless"
+
+        def __init__(self) -> None:
+            self.rank_of = itertools.count(9**9, -1)
+
+        def rank(self, artifact: Artifact, site: Site, count: int) -> Rank:
+            return next(self.rank_of)
+
+    given_ = case(Rules(), 3, *(site(i) for i in range(3)), mine={n(0): 3}, strategy=Restless())
+    assert len(moved(given_)) <= 3
+
+
+def test_instances_that_were_not_counted_are_moved_and_taken_away_all_the_same() -> None:
+    keys = [SliceKey(n(0), APP, ordinal) for ordinal in range(4)]
+    given_ = case(Rules(spread=BY_ZONE), 4, site(0, "a"), site(1, "b"))
+    assert len(moves(given_, keys, 9)) == 2
+    assert surplus(given_, 3, [keys]) == keys[:0:-1]
 
 
 def test_two_that_are_to_be_apart_are_not_moved_within_their_zone() -> None:
