@@ -251,10 +251,13 @@ async def _wanted(connection: Connection, name: Artifact) -> str:
     if stored is None or stored.payload is None:
         return ""
     try:
-        instances = Blueprint.parse(stored.payload).instances
+        blueprint = Blueprint.parse(stored.payload)
     except InvalidBlueprint:
         return "it (and cannot be read)"  # the last valid one is in force
-    return f"{instances} instance{'s' if instances > 1 else ''} of it" if instances else ""
+    if blueprint.each:
+        return "an instance of it on each node"
+    count = blueprint.instances
+    return f"{count} instance{'s' if count > 1 else ''} of it" if count else ""
 
 
 class TransferBar:

@@ -33,7 +33,7 @@ class HistoryRow(Struct, frozen=True):
     revision: int
     at: str
     version: str
-    instances: int | None
+    instances: int | str | None
     """None: it was deleted, or is refused."""
     by: str
     """Who wrote it, as declared."""
@@ -96,7 +96,7 @@ def _rows_of(version: VersionLook) -> list[HistoryRow]:
                 each.number,
                 datetime.fromtimestamp(each.at, UTC).isoformat(timespec="milliseconds"),
                 version.version,
-                blueprint.instances if blueprint else None,
+                blueprint.asked if blueprint else None,
                 each.by or UNKNOWN,
                 changes,
                 state,

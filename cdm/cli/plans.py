@@ -217,8 +217,10 @@ def _beside(look: ServiceLook, own: VersionLook, raw: bytes) -> bytes:
 
 def instances_in(raw: bytes) -> str:
     """How many instances a blueprint asks for, in words."""
-    count = Blueprint.parse(raw).instances
-    return f"{count} instance{'' if count == 1 else 's'}"
+    blueprint = Blueprint.parse(raw)
+    if blueprint.each:
+        return "one instance on each node"
+    return f"{blueprint.instances} instance{'' if blueprint.instances == 1 else 's'}"
 
 
 def _living(look: ServiceLook) -> list[str]:

@@ -249,8 +249,10 @@ def _blueprints(cluster: Cluster) -> list[BlueprintReport]:
     for artifact in sorted(cluster.desired):
         desired, group = cluster.desired[artifact], cluster.group(artifact)
         status = cluster.statuses.get(encode_artifact(artifact))
-        wanted = desired.blueprint.instances if desired.blueprint else (status.desired if status else 0)
-        if status and status.condition in (Condition.SUPERSEDED, Condition.REVERTED):
+        blueprint = desired.blueprint
+        wanted = blueprint.instances if blueprint else (status.desired if status else 0)
+        replaced = status is not None and status.condition in (Condition.SUPERSEDED, Condition.REVERTED)
+        if status and (replaced or (blueprint is not None and blueprint.each)):
             wanted = status.desired
         found.append(
             BlueprintReport(

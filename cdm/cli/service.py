@@ -66,9 +66,9 @@ class VersionLook(Struct, frozen=True):
         return None
 
     @property
-    def instances(self) -> int:
-        """How many instances its blueprint asks for."""
-        return self.blueprint.instances if self.blueprint else 0
+    def instances(self) -> int | str:
+        """How many instances its blueprint asks for, or "each"."""
+        return self.blueprint.asked if self.blueprint else 0
 
     @property
     def in_force_revision(self) -> int:
@@ -107,7 +107,7 @@ class VersionLook(Struct, frozen=True):
     @property
     def serves(self) -> bool:
         """Whether its blueprint is in force, and wants instances."""
-        return self.instances > 0 and not self.replaced_by_another
+        return self.blueprint is not None and self.blueprint.wants_any and not self.replaced_by_another
 
     @property
     def version(self) -> str:

@@ -53,7 +53,7 @@ class Desired(Struct, frozen=True):
     @property
     def wants_any(self) -> bool:
         """Whether any instance is wanted, or would be if a node for it were there."""
-        return bool(self.instances) or (self.blueprint is not None and self.blueprint.each)
+        return self.blueprint is not None and self.blueprint.wants_any
 
 
 class Cluster:
@@ -117,7 +117,7 @@ class Cluster:
             group.failed_on.clear()
             if rolls and before is not None and before.blueprint is not None and before.template != template:
                 group.assume(template=before.template.digest)
-        if not (blueprint.instances or blueprint.each):
+        if not blueprint.wants_any:
             self._forget_endings(artifact)
 
     def refuse_blueprint(self, artifact: Artifact, problem: str, revision: int, removed: int = 0) -> None:

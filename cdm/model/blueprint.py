@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -161,52 +161,27 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
 
     @classmethod
     def parse(cls, raw: bytes) -> Blueprint:
-        """Read ``3`` or ``{"instances": 3}``; an object may have the fields of `Overrides`, too.
+        """Read ``3`` or ``{"instances": 3}``; an object may have the fields of `Overrides` and `TypedRules`, too.
 
         Raises:
             InvalidBlueprint: names the field and what is wrong with it.
         """
-        typed = _read(raw, _DECODER)
+        typed = _read(raw)
         return cls(typed) if isinstance(typed, int) else _made(typed)
 
-    @classmethod
-    def parse_with_rules(cls, raw: bytes) -> Blueprint:
-        """Read what says where instances go, too: ``"instances": "each"``, and the fields of `TypedRules`.
+    @property
+    def asked(self) -> int | str:
+        """What ``instances`` is typed as."""
+        return EACH if self.each else self.instances
 
-        Raises:
-            InvalidBlueprint: names the field and what is wrong with it.
-        """
-        typed = _read(raw, _DECODER_OF_RULES)
-        if isinstance(typed, int):
-            return cls(typed)
-        made, rules = _made(typed), typed.rules()
-        if made.each:
-            check_for_each(rules)
-        return msgspec.structs.replace(
-            made,
-            rules=rules,
-            on_violation=typed.on_violation,
-            rebalance=typed.rebalance,
-            rebalanced=typed.rebalanced,
-        )
+    @property
+    def wants_any(self) -> bool:
+        """Whether any instance is wanted, or would be if a node for it were there."""
+        return self.each or self.instances > 0
 
 
-class _Typed(Struct, frozen=True, forbid_unknown_fields=True):
+class _Typed(TypedRules, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A blueprint as people type it."""
-
-    instances: Instances
-    env: dict[Name, Text] | None = None
-    args: tuple[Text, ...] | None = None
-    stop_after: Seconds | None = None
-    min_healthy: Healthy = MIN_HEALTHY
-    restarted: Text | None = None
-    drain_delay: Healthy = DRAIN_DELAY
-    after: Services = ()
-    rollout: RolloutSettings | None = None
-
-
-class _TypedWithRules(TypedRules, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The same with where its instances go."""
 
     instances: Instances | Literal["each"]
     env: dict[Name, Text] | None = None
@@ -219,33 +194,35 @@ class _TypedWithRules(TypedRules, frozen=True, forbid_unknown_fields=True, kw_on
     rollout: RolloutSettings | None = None
 
 
-T = TypeVar("T")
 _TOLD_APART = frozenset({"instances", "overrides", "min_healthy", "rules", "each"})
-_DECODER: msgspec.json.Decoder[int | _Typed] = msgspec.json.Decoder(Instances | _Typed)
-_DECODER_OF_RULES: msgspec.json.Decoder[int | _TypedWithRules] = msgspec.json.Decoder(Instances | _TypedWithRules)
+_WRITTEN = Instances | _Typed
+_DECODER: msgspec.json.Decoder[int | _Typed] = msgspec.json.Decoder(_WRITTEN)
 
 
-def _read(raw: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+def _read(raw: bytes) -> int | _Typed:
     """What people typed; raises `InvalidBlueprint`."""
     if len(raw) > MAX_BYTES:
         raise InvalidBlueprint("", f"is {len(raw):,} bytes long; at most {MAX_BYTES:,} are read")
     raw = without_mark(raw)
     try:
-        typed = decoder.decode(raw)
+        typed = _DECODER.decode(raw)
         if raw.count(b":") > 1:  # each field has its colon: with a single one, none is given twice
             _LOOSE.decode(raw.decode())
     except UNREADABLE as error:
-        raise _problem(raw, error, decoder.type) from None
+        raise _problem(raw, error) from None
     return typed
 
 
-def _made(typed: _Typed | _TypedWithRules) -> Blueprint:
+def _made(typed: _Typed) -> Blueprint:
     if typed.stop_after is not None and typed.rollout is not None and typed.rollout.kind is RolloutKind.BLUE_GREEN:
         raise InvalidBlueprint(
             "rollout.kind",
             'cannot be "blue-green" with stop_after, which lets none run beside another; write "rolling"',
         )
     overrides = Overrides(typed.env or {}, typed.args, typed.stop_after)
+    each, rules = isinstance(typed.instances, str), typed.rules()
+    if each:
+        check_for_each(rules)
     return Blueprint(
         0 if isinstance(typed.instances, str) else typed.instances,
         None if overrides == Overrides() else overrides,
@@ -254,7 +231,11 @@ def _made(typed: _Typed | _TypedWithRules) -> Blueprint:
         typed.drain_delay,
         typed.after,
         typed.rollout or NO_ROLLOUT,
-        each=isinstance(typed.instances, str),
+        rules,
+        each,
+        typed.on_violation,
+        typed.rebalance,
+        typed.rebalanced,
     )
 
 
@@ -268,7 +249,7 @@ def _check_services(services: tuple[str, ...]) -> None:
             raise InvalidBlueprint(f"after[{number}]", cut(f"{service} is given twice"))
 
 
-def _problem(raw: bytes, error: Exception, written: Any) -> InvalidBlueprint:
+def _problem(raw: bytes, error: Exception) -> InvalidBlueprint:
     """What is wrong with bytes that were refused with this error."""
     if not raw.strip():
         return InvalidBlueprint("", f"is empty; {_EXPECTED}")
@@ -278,11 +259,11 @@ def _problem(raw: bytes, error: Exception, written: Any) -> InvalidBlueprint:
     try:
         # Once more and slowly: json tells line and column, and finds a field that is given twice.
         value = _LOOSE.decode(raw.decode())
-        msgspec.convert(value, written)
+        msgspec.convert(value, _WRITTEN)
     except InvalidBlueprint as found:
         return found
     except msgspec.ValidationError as found:
-        field, what = explain(found, written, value)
+        field, what = explain(found, _WRITTEN, value)
         return InvalidBlueprint(field or "instances", what)
     except RecursionError:
         return InvalidBlueprint("", "is nested too deeply")

@@ -106,14 +106,14 @@ def retried(raw: bytes, stamp: str) -> bytes:
 
 
 def released(
-    raw: bytes, *, source: str | None, instances: int | None = None, way: Mapping[str, Any] | None = None
+    raw: bytes, *, source: str | None, instances: int | str | None = None, way: Mapping[str, Any] | None = None
 ) -> bytes:
     """The blueprint that has a version take over.
 
     Args:
         raw: whose settings it is to have: an older blueprint of that version, or that of the version before.
         source: the version that is replaced; None: none is.
-        instances: how many; None: as many as there.
+        instances: how many, or "each"; None: as many as there.
         way: ``kind`` and ``steps`` of the rollout; None: as there.
     """
     fields = fields_of(raw)

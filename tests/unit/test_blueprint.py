@@ -225,13 +225,14 @@ def test_overrides_that_nothing_can_be_given_are_refused(raw: bytes, field: str)
     ("raw", "told"),
     [
         (b'"3"', "instances: must be a whole number from 0 to 100,000 or an object"),
-        (b'{"instances": -1}', "instances: must be a whole number from 0 to 100,000"),
+        (b'{"instances": -1}', 'instances: must be a whole number from 0 to 100,000 or "each"'),
         (b"{}", "instances: is required"),
         (
             b'{"instence": 3}',
             (
-                "instence: there is no such field (fields: instances, env, args, stop_after, min_healthy, restarted,"
-                " drain_delay, after, rollout)"
+                "instence: there is no such field (fields: require, prefer, spread, near, apart, needs, max_per_node,"
+                " strategy, on_violation, rebalance, rebalanced, instances, env, args, stop_after, min_healthy,"
+                " restarted, drain_delay, after, rollout)"
             ),
         ),
         (b'{"instances": 2, "stop_after": 0}', "stop_after: must be seconds from 1 to 86,400"),

@@ -24,7 +24,7 @@ GIB = 2**30
 def typed(instances: int | str, **fields: Any) -> Blueprint:
     """A blueprint as people write it; its instances are healthy at once."""
     fields = {"min_healthy": 0, "drain_delay": 0, **fields}
-    return Blueprint.parse_with_rules(msgspec.json.encode({"instances": instances, **fields}))
+    return Blueprint.parse(msgspec.json.encode({"instances": instances, **fields}))
 
 
 def world(**nodes: Registration) -> World:

@@ -258,9 +258,10 @@ class World:
             self.store(key, None)
             return
         fields: dict[str, Any] = {"reason": "it broke" if state is S.FAILED else None, "restarts": before.restarts}
+        fields["needs"] = before.needs  # an agent whose node tells what it has knows of them
         if copy:
             fields |= {"failures": before.failures, "blueprint": before.blueprint, "overrides": before.overrides}
-            fields |= {"template": before.template, "content": before.content, "needs": before.needs}
+            fields |= {"template": before.template, "content": before.content}
         self.store(key, SliceValue(state, before.term, fatal=fatal, **(fields | more)))
 
     def end(self, key: SliceKey, reason: str = "exit status 1", **more: Any) -> None:

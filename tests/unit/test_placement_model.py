@@ -1,0 +1,150 @@
+"""The model of `tests.unit.test_reconciliation_model`, with blueprints that say where their instances go.
+
+Besides what holds there: nothing is placed where a hard rule forbids it, no node ever reserves more than it has, and at
+rest what is missing fits nowhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, rule
+
+from cdm.manager.topology import Registered
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.blueprint import Blueprint
+from cdm.model.keys import BlueprintKey, encode
+from cdm.model.node import Registration, Schedule
+from cdm.model.quantity import millicores
+from cdm.model.rules import OnViolation
+from cdm.model.status import Condition
+from tests.harness.examples import examples
+from tests.unit.support import S
+from tests.unit.test_reconciliation_model import NODES, ClusterModel, which_artifact, which_node
+
+CORES = dict(zip(NODES, (1.0, 2.0, None, 1.5, 4.0), strict=True))
+"""What each node has."""
+zones = st.sampled_from(["a", "b"])
+capacities = st.none() | st.integers(0, 4)
+fields = st.fixed_dictionaries(
+    {"min_healthy": st.sampled_from([0, 10])},
+    optional={
+        "require": st.sampled_from([["zone = a"], ["zone"], ["zone = b"]]),
+        "spread": st.just([{"by": "zone"}]),
+        "prefer": st.just([{"if": "zone = b", "weight": 7}]),
+        "needs": st.sampled_from([{"cpu": 0.5}, {"cpu": 0.75}]),
+        "strategy": st.sampled_from(["pack", "round-robin"]),
+        "on_violation": st.sampled_from(["move", "stay"]),
+        "rebalance": st.just("on-join"),
+        "rebalanced": st.sampled_from(["x", "y"]),
+    },
+)
+_OF_NUMBERS = ("prefer", "spread", "strategy")
+each = st.booleans().map(lambda yes: {"instances": "each"} if yes else {})
+
+
+class PlacementModel(ClusterModel):
+    """Nodes in two zones, and users who care."""
+
+    def registration(self, node: NodeId, zone: str, capacity: int | None, incarnation: str) -> Registration:
+        return Registration(capacity=capacity, incarnation=incarnation, labels={"zone": zone}, cpu=CORES[node])
+
+    @initialize(nodes=st.lists(st.tuples(zones, capacities), min_size=0, max_size=4))
+    def begin(self, nodes: list[tuple[str, int | None]]) -> None:
+        for node, (zone, capacity) in zip(NODES, nodes, strict=False):
+            self.world.join(node, self.registration(node, zone, capacity, "0"))
+        self.world.lead()
+
+    @rule(node=which_node, zone=zones, capacity=capacities, incarnation=st.sampled_from("ab"))
+    def node_registers(self, node: NodeId, zone: str, capacity: int | None, incarnation: str) -> None:
+        self.world.join(node, self.registration(node, zone, capacity, incarnation))
+
+    @rule(artifact=which_artifact, instances=st.integers(0, 5), typed=fields, each=each)
+    def user_applies(self, artifact: Artifact, instances: int, typed: dict[str, Any], each: dict[str, Any]) -> None:
+        blueprint = {"instances": instances, **typed, **each}
+        if each:
+            blueprint = {name: value for name, value in blueprint.items() if name not in _OF_NUMBERS}
+        before = self.world.blueprints.get(artifact, (None, 0, None))[0]
+        if before is not None and before.rules.needs is not None:
+            blueprint["needs"] = {"cpu": before.rules.needs.cpu}  # a rollout is another model's business
+        elif before is not None or artifact in self.world.manager.cluster.groups:
+            blueprint.pop("needs", None)
+        self.world.apply(artifact, Blueprint.parse(msgspec.json.encode(blueprint)))
+
+    @invariant()
+    def no_node_reserves_more_than_it_has(self) -> None:
+        for node, cores in CORES.items():
+            needs = [put.value.needs for key, put in self.world.slices.items() if key.node == node]
+            assert sum(millicores(each.cpu) for each in needs if each is not None) <= millicores(cores or 0.0)
+
+    @invariant()
+    def nothing_is_placed_where_a_rule_forbids_it(self) -> None:
+        world = self.world
+        for order in world.decided[self.checked :]:
+            desired = world.manager.cluster.desired.get(order.artifact)
+            for command in order.commands:
+                if command.state is S.LOAD and desired is not None and desired.blueprint is not None:
+                    presence = world.topology.nodes[command.key.node]
+                    assert isinstance(presence, Registered)
+                    assert all(one.holds(presence.registration.labels) for one in desired.blueprint.rules.require)
+                    assert world.topology.schedule(command.key.node) is Schedule.NORMAL
+
+    def _fits(self, node: NodeId, artifact: Artifact, blueprint: Blueprint) -> bool:
+        """Whether one more instance fits there, by the buckets alone."""
+        world = self.world
+        registration, _ = world.nodes[node]
+        if world.intents.get(node, Schedule.NORMAL) is not Schedule.NORMAL or not registration.hosts:
+            return False
+        on_it = {key: put.value for key, put in world.slices.items() if key.node == node}
+        if registration.capacity is not None and len(on_it) >= registration.capacity:
+            return False
+        if blueprint.each and any(key.artifact == artifact for key in on_it):
+            return False
+        if not self._is_allowed(node, blueprint):
+            return False
+        needs = blueprint.rules.needs
+        reserved = sum(millicores(value.needs.cpu) for value in on_it.values() if value.needs is not None)
+        return needs is None or reserved + millicores(needs.cpu) <= millicores(registration.cpu or 0.0)
+
+    def _check(self, artifact: Artifact) -> None:
+        world = self.world
+        states = world.states(artifact)
+        valid, in_force, refused = world.blueprints.get(artifact, (None, 0, None))
+        if artifact not in world.blueprints:
+            assert states == {}, "without a blueprint nothing is left"
+            return
+        status = world.statuses[encode(BlueprintKey(artifact))]
+        assert status.in_force_revision == in_force
+        if valid is None:
+            return
+        assert all(key.node in world.nodes for key in states), "keys of dead nodes are deleted"
+        serving = {key for key, state in states.items() if state is S.ACTIVE}
+        draining = {key for key in states if world.intents.get(key.node) is Schedule.DRAIN}
+        wanted = status.desired
+        assert valid.each or wanted == valid.instances
+        assert len(serving - draining) <= wanted
+        fitting = [node for node in world.nodes if self._fits(node, artifact, valid)]
+        if len(serving - draining) == wanted:
+            assert serving == set(states)
+            assert refused or status.condition is Condition.READY
+        else:
+            assert not fitting, f"{status.reason}, though {fitting} would take one"
+            trouble = Condition.UNSCHEDULABLE if world.nodes else Condition.DEGRADED
+            assert refused or status.condition is trouble, f"{status}: {states}"
+        if valid.each:
+            assert len({key.node for key in serving}) == len(serving)
+        forbidden = [key for key in serving if not self._is_allowed(key.node, valid)]
+        assert len(forbidden) == (status.violations or 0)
+        if forbidden and len(serving - draining) == wanted and valid.on_violation is OnViolation.MOVE:
+            assert not fitting, f"{forbidden} could go to {fitting}"
+
+    def _is_allowed(self, node: NodeId, blueprint: Blueprint) -> bool:
+        labels = self.world.nodes[node][0].labels
+        return all(one.holds(labels) for one in blueprint.rules.require)
+
+
+PlacementModel.TestCase.settings = settings(max_examples=examples(200), stateful_step_count=40, deadline=None)
+TestPlacementModel = PlacementModel.TestCase
