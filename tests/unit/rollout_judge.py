@@ -211,13 +211,14 @@ def _judge_bounds(
     wanted, settings = blueprint.instances, blueprint.rollout
     slices = slices_of(world, service, found.names)
     commands = [command for command in order.commands if command.key.artifact.service == service]
-    loads = {each.key for each in commands if each.state is S.LOAD}
+    # A version that is in force beside those of the rollout has instances of its own.
+    loads = {each.key for each in commands if each.state is S.LOAD and each.key.artifact.version in found.names}
     unloads = {each.key for each in commands if each.state is S.UNLOAD}
     surge = 0 if _exclusive(record) else percent(settings.max_surge, wanted, up=True)
     if settings.kind is RolloutKind.BLUE_GREEN and record.phase is not P.REVERTING and not _exclusive(record):
         surge = max(surge, wanted)
     live = {key for key, put in slices.items() if put.value.state.live}
-    after = {key for key in (live - unloads) | loads if key.artifact.version in found.names}
+    after = (live - unloads) | loads
     if loads and not over:
         # What is on a draining node serves until its replacement does, on top of all others.
         leaving = {key for key in after if drains(world, key.node)}
