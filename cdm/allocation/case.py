@@ -14,7 +14,7 @@ from cdm.allocation.strategy import EVEN, AllocationStrategy
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.quantity import millicores
-from cdm.model.rules import Rules
+from cdm.model.rules import Needs, Rules
 
 NO_LIMIT = 1_000_000
 """More instances than any blueprint may want."""
@@ -55,16 +55,47 @@ class Case(Struct, frozen=True):
             return self
         return replace(self, mine=dict(Counter(self.mine) | there))
 
+    def placed(self, counts: Mapping[NodeId, int]) -> Case:
+        """The case after these new instances were placed; for a look at what more there is room for."""
+        needs, own = self.rules.needs or Needs(), str(self.artifact.service)
+        sites, retried = self.sites.copy(), dict(self.retried)
+        for node, count in counts.items():
+            site, freed = sites.all[node], self.retried.get(node, _NOTHING_FREED)
+            again = min(count, freed.slices)
+            retried[node] = freed._replace(slices=freed.slices - again)
+            sites.put(
+                replace(
+                    site,
+                    total=site.total + count - again,
+                    cpu_reserved=site.cpu_reserved + needs.cpu * count - freed.cpu * again,
+                    memory_reserved=site.memory_reserved + needs.memory * count - freed.memory * again,
+                )
+            )
+        of_service = dict(self.of_service)
+        if own in of_service:
+            of_service[own] = dict(Counter(of_service[own]) + Counter(counts))
+        mine = dict(Counter(self.mine) + Counter(counts))
+        left = {node: freed for node, freed in retried.items() if freed.slices}
+        return replace(self, sites=sites, mine=mine, of_service=of_service, retried=left)
+
     def on_node(self, node: NodeId) -> int:
         """How many instances on a node count for `Rules.max_per_node`."""
         return self.mine.get(node, 0) + self.beside.get(node, 0)
 
     def rooms(self, sites: Sequence[Site]) -> list[int]:
-        """How many more instances each of the nodes has room for."""
+        """How many more instances each of the nodes has room for: `room`, for many nodes at once."""
         rules = self.rules
-        if rules.needs is not None or rules.max_per_node is not None or self.retried:
+        if rules.max_per_node is not None or self.retried:
             return [self.room(site) for site in sites]
-        return [NO_LIMIT if site.capacity is None else max(site.capacity - site.total, 0) for site in sites]
+        found = [NO_LIMIT if site.capacity is None else max(site.capacity - site.total, 0) for site in sites]
+        needs = rules.needs
+        if needs is not None and (cpu := millicores(needs.cpu)):
+            free = [0 if each.cpu is None else millicores(each.cpu) - millicores(each.cpu_reserved) for each in sites]
+            found = [min(room, max(each, 0) // cpu) for room, each in zip(found, free, strict=True)]
+        if needs is not None and (memory := needs.memory):
+            free = [0 if each.memory is None else each.memory - each.memory_reserved for each in sites]
+            found = [min(room, max(each, 0) // memory) for room, each in zip(found, free, strict=True)]
+        return found
 
     def room(self, site: Site) -> int:
         """How many more instances a node has room for, be it open or not; `NO_LIMIT` where nothing limits it."""

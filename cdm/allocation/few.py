@@ -129,7 +129,7 @@ class _Queues:
         sites, mine, shun, cursor = case.sites.all, case.mine, case.shun, case.cursor
         limited = case.rules.needs is not None or case.rules.max_per_node is not None
         for node in ranking.in_order(cursor):
-            if node not in mine and node not in shun:
+            if not mine.get(node) and node not in shun:
                 site = sites[node]
                 if (not limited or case.room(site)) and allow(site):
                     yield ranking.level(node), cursor is not None and node <= cursor, node

@@ -41,19 +41,24 @@ PREFERENCES = "preferences"
 STRATEGY = "strategy"
 
 
-def moves(case: Case, slices: Iterable[SliceKey], most: int) -> list[Relocation]:
+def moves(case: Case, slices: Iterable[SliceKey], most: int, *, off_forbidden: bool = True) -> list[Relocation]:
     """What to move, at most so much; nothing where the rules are kept as well as they can be.
+
+    Nothing is moved to a node on which the version failed.
 
     Args:
         case: the facts; ``wanted`` is how many instances there are to be.
         slices: those that may be moved: healthy ones on nodes that are there.
         most: how many.
+        off_forbidden: whether those are moved that are where a hard rule forbids it, for that reason.
     """
     movable = list(slices)
     case = case.having(movable)
     if not movable or _is_settled(case, movable):
         return []
-    return by_strategy(case.strategy, lambda strategy: _Moving(case, strategy, movable, most).decide())
+    return by_strategy(
+        case.strategy, lambda strategy: _Moving(case, strategy, movable, most).decide(off_forbidden=off_forbidden)
+    )
 
 
 def _is_settled(case: Case, slices: Iterable[SliceKey]) -> bool:
@@ -98,7 +103,7 @@ class _Moving:
         self._arrived: dict[NodeId, list[SliceKey]] = {}
         """Slices that are moved, by where they are moved to."""
         self._why: dict[SliceKey, str] = {}
-        fitting = case.sites.fitting(case.rules.require)
+        fitting = [node for node in case.sites.fitting(case.rules.require) if node not in case.shun]
         room = {node: case.room(self._sites[node]) for node in fitting}
         self._room = {node: free for node, free in room.items() if free}
         takers = [(self._sites[node], free) for node, free in self._room.items()]
@@ -109,9 +114,10 @@ class _Moving:
             labels = self._sites[node].labels
             self._domains[node] = tuple(labels.get(balance.spread.by) for balance in self._balances)
 
-    def decide(self) -> list[Relocation]:
+    def decide(self, *, off_forbidden: bool) -> list[Relocation]:
         """Make moves until all is as it should be."""
-        self._keep_hard_rules()
+        if off_forbidden:
+            self._keep_hard_rules()
         for level in range(len(self._balances)):
             while self._left and self._spread(level):
                 pass

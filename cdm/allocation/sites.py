@@ -59,6 +59,12 @@ class Sites:
         """Those that are not dead, in name order."""
         return iter([self._sites[node] for node in sorted(self._sites)])
 
+    def copy(self) -> Sites:
+        """The same nodes, to be changed apart from these."""
+        found = Sites(self._sites.values())
+        found._gone.update(self._gone)
+        return found
+
     @property
     def all(self) -> Mapping[NodeId, Site]:
         """Those that are not dead, by node."""

@@ -108,25 +108,31 @@ EVEN = RoundRobin()
 SHIPPED: dict[str, AllocationStrategy] = {each.name: each for each in (EVEN, Pack(), LeastLoaded(), Cheapest())}
 
 
-@cache
 def strategy_named(name: str) -> AllocationStrategy:
     """The strategy of this name; one of the user's own is made once, and what it says is checked.
 
     Raises:
         UsageError: none is installed, or it cannot be made.
     """
-    if name in SHIPPED:
-        return SHIPPED[name]
+    found = SHIPPED.get(name) or _installed(name)
+    if isinstance(found, str):
+        raise UsageError(found)
+    return found
+
+
+@cache
+def _installed(name: str) -> AllocationStrategy | str:
+    """A user's own strategy, or what is wrong; looked for once, for that reads what is installed."""
     from importlib.metadata import entry_points  # noqa: PLC0415  # takes 20 ms, which others need not wait for
 
     found = {each.name: each for each in entry_points(group=GROUP)}
     if name not in found:
         known = ", ".join(sorted({*found, *SHIPPED}))
-        raise UsageError(f"there is no strategy {name!r} (installed: {known})")
+        return f"there is no strategy {name!r} (installed: {known})"
     try:
         return Checked(name, found[name].load()())
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"strategy {name!r} cannot be made: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a user's own does
+        return f"strategy {name!r} cannot be made: {type(error).__name__}: {error}"
 
 
 class Checked:

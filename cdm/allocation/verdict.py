@@ -15,7 +15,7 @@ from cdm.allocation.case import Case
 from cdm.allocation.neighbours import Neighbours, Vicinity
 from cdm.allocation.shares import Balance
 from cdm.allocation.site import Freed, Site
-from cdm.allocation.sites import Domain, score
+from cdm.allocation.sites import Domain
 from cdm.model.artifact import NodeId
 from cdm.model.condition import LabelCondition, LabelOperator
 from cdm.model.quantity import memory_shown, millicores
@@ -63,21 +63,20 @@ def verdicts(case: Case) -> list[Verdict]:
     # Judged as `choose` would: every rule but the spread first, since what has no room has no share of some.
     first = [(site, _obstacles(case, neighbours, site)) for site in case.sites]
     balances = balances_of(case, [(site, case.room(site)) for site, obstacles in first if not obstacles])
+    # Of a domain the same is said on each of its nodes.
+    standing = [{domain: _domain(balance, domain) for domain in balance.counts} for balance in balances]
+    prefer = case.rules.prefer
     found: list[Verdict] = []
     for site, obstacles in first:
-        labels = [site.labels.get(balance.spread.by) for balance in balances]
-        placed = list(zip(balances, labels, strict=True))
-        has = [each for each in placed if each[1] in each[0].counts]
-        waiting = [_has_its_share(balance, domain) for balance, domain in has if balance.next(domain) is None]
-        found.append(
-            Verdict(
-                site.node,
-                (*obstacles, *waiting),
-                score(case.rules.prefer, site.labels) + neighbours.wishes(site),
-                tuple(str(each.condition) for each in case.rules.prefer if each.condition.holds(site.labels)),
-                tuple(_stand(balance, domain) for balance, domain in has),
-            )
-        )
+        stands: list[str] = []
+        for balance, known in zip(balances, standing, strict=True):
+            stand, full = known.get(site.labels.get(balance.spread.by), _NO_DOMAIN)
+            stands.extend(stand)
+            obstacles.extend(full)
+        held = [each for each in prefer if each.condition.holds(site.labels)]
+        points = sum(each.weight for each in held) + neighbours.wishes(site)
+        preferred = tuple(str(each.condition) for each in held)
+        found.append(Verdict(site.node, tuple(obstacles), points, preferred, tuple(stands)))
     return found
 
 
@@ -219,10 +218,15 @@ def _overdrawn(case: Case, site: Site) -> list[Obstacle]:
     return found
 
 
-def _has_its_share(balance: Balance, domain: Domain) -> Obstacle:
-    by = balance.spread.by
-    numbers = _stand(balance, domain)
-    return Obstacle(f"spread by {by}", f"in a {by} that has its share", numbers, numbers)
+_NO_DOMAIN: tuple[list[str], list[Obstacle]] = ([], [])
+
+
+def _domain(balance: Balance, domain: Domain) -> tuple[list[str], list[Obstacle]]:
+    """How a domain stands, and what keeps further instances out of it."""
+    by, stand = balance.spread.by, _stand(balance, domain)
+    if balance.next(domain) is not None:
+        return [stand], []
+    return [stand], [Obstacle(f"spread by {by}", f"in a {by} that has its share", stand, stand)]
 
 
 def _stand(balance: Balance, domain: Domain) -> str:

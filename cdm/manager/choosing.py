@@ -66,9 +66,9 @@ def which_go(at: Situation, count: int, ranked: Sequence[Sequence[SliceKey]]) ->
     return surplus(case_of(at), count, ranked)
 
 
-def why_not(at: Situation, due: Sequence[SlicePut]) -> str:
-    """Why no node takes another instance, for people."""
-    found = verdicts(case_of(at, due))
+def why_not(at: Situation, due: Sequence[SlicePut], placed: Mapping[NodeId, int]) -> str:
+    """Why no node takes another instance, besides those that are placed now; for people."""
+    found = verdicts(case_of(at, due).placed(placed))
     return "; ".join((summary(found), *nearest(found)))
 
 

@@ -76,6 +76,7 @@ def test_what_is_not_placed_fits_nowhere_and_the_verdicts_say_why(drawn: tuple[C
     fits = any(each.fits for each in verdicts(replace(carried_out(given_, counts), shun={})))
     if placed < missing:
         assert not fits
+        assert not any(each.fits for each in verdicts(replace(given_.placed(counts), shun={})))
     assert bool(choose(given_, 1).counts) == any(each.fits for each in verdicts(given_))
 
 
@@ -115,6 +116,12 @@ def test_what_is_kept_of_nodes_is_what_is_worked_out_anew(drawn: tuple[Case, int
     for node, known in given_.sites._gone.items():
         anew.gone(node, known)
     assert choose(given_, missing) == choose(replace(given_, sites=anew), missing)
+
+
+@given(cases())
+def test_the_room_of_many_nodes_is_that_of_each(drawn: tuple[Case, int]) -> None:
+    given_, _ = drawn
+    assert given_.rooms(list(given_.sites)) == [given_.room(each) for each in given_.sites]
 
 
 @given(cases())

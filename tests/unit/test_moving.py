@@ -94,6 +94,7 @@ def test_the_most_wanted_move_comes_first() -> None:
     given_ = case(rules, 6, *sites, mine={n(0): 1, n(1): 2, n(2): 2, n(3): 1})
     made = moved(given_)
     assert [move.why for move in made] == [HARD_RULE, "spread by zone", PREFERENCES, PREFERENCES]
+    assert moves(given_, slices_of(given_), 9, off_forbidden=False)[0].why == "spread by zone"
     assert [moved(given_, most) for most in range(5)] == [made[:most] for most in range(5)]
 
 
@@ -135,6 +136,11 @@ def test_instances_that_were_not_counted_are_moved_and_taken_away_all_the_same()
     given_ = case(Rules(spread=BY_ZONE), 4, site(0, "a"), site(1, "b"))
     assert len(moves(given_, keys, 9)) == 2
     assert surplus(given_, 3, [keys]) == keys[:0:-1]
+
+
+def test_nothing_is_moved_to_a_node_on_which_it_failed() -> None:
+    given_ = case(Rules(), 4, *(site(i) for i in range(3)), mine={n(0): 4}, shun={n(1): 1.0}, runs_elsewhere=True)
+    assert {move.to for move in moved(given_)} == {n(2)}
 
 
 def test_two_that_are_to_be_apart_are_not_moved_within_their_zone() -> None:

@@ -103,6 +103,20 @@ def test_a_broken_strategy_is_as_if_it_were_round_robin(how: str) -> None:
         assert moves(there, keys, 9) == moves(case(rules, 4, *sites, mine={n(0): 4}), keys, 9)
 
 
+def test_what_is_installed_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    def entry_points(group: str) -> tuple[()]:
+        looked.append(group)
+        return ()
+
+    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
+    for _ in range(3):
+        with pytest.raises(UsageError):
+            strategy_named("sought")
+    assert looked == ["cdm.strategies"]
+
+
 def test_a_strategy_that_is_not_installed_is_an_error_that_names_the_others() -> None:
     with pytest.raises(
         UsageError, match=r"no strategy 'none' \(installed: cheapest, least-loaded, pack, round-robin\)"

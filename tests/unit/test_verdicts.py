@@ -114,6 +114,7 @@ def test_a_failed_slice_is_tried_again_in_what_it_holds() -> None:
     again = case(rules, 1, full, retried={n(0): Freed(1, 1.0)})
     assert why(again) == []
     assert choose(again, 2).counts == {n(0): 1}
+    assert why(again.placed({n(0): 1})) == ["full (1 of 1 slices)", "full (cpu 1 of 1 reserved)"]
     larger = case(Rules(needs=Needs(cpu=1.5)), 1, full, retried={n(0): Freed(1, 1.0)})
     assert not choose(larger, 1).counts
     assert why(larger) == ["full"]
