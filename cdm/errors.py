@@ -30,6 +30,7 @@
     ├── FolderTaken
     ├── OutputMissing
     ├── ServiceMissing
+    ├── SliceMissing
     ├── EditRefused
     ├── SliceFailed
     └── UsageError
@@ -159,7 +160,11 @@ class OutputMissing(CdmError):
 
 
 class ServiceMissing(CdmError):
-    """Raised when no version of a service is stored, has a blueprint, or runs."""
+    """Raised when no version of a service, or not the one that is meant, is stored, has a blueprint, or runs."""
+
+
+class SliceMissing(CdmError):
+    """Raised when there is no such slice."""
 
 
 class EditRefused(CdmError):

@@ -76,6 +76,17 @@ app.command(
     ),
 )
 app.command(
+    "cdm.cli.explain:explain",
+    name="explain",
+    help=(
+        "Show why instances are where they are, and why others are nowhere.\n\n"
+        "Of a version it shows for every node whether it takes one more instance, or all that keeps it out: rules, "
+        "capacity, cordon, drain, silence; and which nodes a single thing keeps out. Of a slice it shows since when "
+        "it is what it is, by which blueprint, and which rules hold. Exits with 1 where there is no such version or "
+        "slice."
+    ),
+)
+app.command(
     "cdm.cli.health:health",
     name="health",
     help=(

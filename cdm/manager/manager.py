@@ -100,6 +100,19 @@ class ClusterDeploymentManager:
         """When it needs its next `Tick`, in seconds on this node's clock; None: only when something happens."""
         return self.state.wake_at()
 
+    def recover_blueprints(self) -> None:
+        """Where refused blueprints have pushed the valid one out of the history, the status still has it."""
+        for artifact, desired in self.cluster.desired.items():
+            status = self.cluster.statuses.get(encode_artifact(artifact))
+            if desired.blueprint is not None or status is None:
+                continue
+            revision = status.in_force_revision
+            if self.cluster.removed.get(artifact, 0) < revision < desired.observed:
+                try:
+                    self.cluster.recover_blueprint(artifact, status.blueprint, revision)
+                except InvalidBlueprint as error:
+                    log.warning("unusable status", artifact=str(artifact), reason=str(error))
+
     # Leadership
 
     @receiver
@@ -108,7 +121,7 @@ class ClusterDeploymentManager:
         self._leader = change.leader or self._leader
         if change.local_node_is_leader:
             log.info("active", term=change.term, blueprints=len(self.cluster.desired), nodes=len(self.topology.nodes))
-            self._recover_blueprints()
+            self.recover_blueprints()
             self.state = Active(self._at, change.term, self._at.clock())
             self._at.wake()
         elif isinstance(self.state, Active):
@@ -307,19 +320,6 @@ class ClusterDeploymentManager:
             return True
         presence = self.topology.nodes.get(self._leader) if self._leader is not None else None
         return isinstance(presence, Registered) and ROLLOUTS in presence.registration.features
-
-    def _recover_blueprints(self) -> None:
-        """Where refused blueprints have pushed the valid one out of the history, the status still has it."""
-        for artifact, desired in self.cluster.desired.items():
-            status = self.cluster.statuses.get(encode_artifact(artifact))
-            if desired.blueprint is not None or status is None:
-                continue
-            revision = status.in_force_revision
-            if self.cluster.removed.get(artifact, 0) < revision < desired.observed:
-                try:
-                    self.cluster.recover_blueprint(artifact, status.blueprint, revision)
-                except InvalidBlueprint as error:
-                    log.warning("unusable status", artifact=str(artifact), reason=str(error))
 
     def _touch_neighbours(self, key: SliceKey) -> None:
         """An instance came or went: that concerns those that are to be near to its service, or apart from it."""

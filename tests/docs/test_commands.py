@@ -17,9 +17,9 @@ import pytest
 
 from cdm.cli import Exit
 from cdm.cli.logs import FOLLOWED_FROM
-from tests.cli import test_demo, test_endpoints, test_releases
+from tests.cli import test_demo, test_endpoints, test_explain, test_releases
 from tests.containers import test_compose
-from tests.docs import test_documents, test_first_steps
+from tests.docs import test_documents, test_first_steps, test_placement
 from tests.docs.documents import BLOCKS, INLINE, adapted, commands, inline
 from tests.harness.paths import ROOT
 from tests.harness.servers import NatsServer, free_port, running_cluster
@@ -191,12 +191,15 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "Containers": test_compose.test_up_used_and_down,
     "Artifacts": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "The manifest": test_first_steps.test_the_manifest_of_the_documents_is_one,
+    "Why it is there, or not": test_explain.test_the_commands_of_the_documents,
     "Logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "Releasing by command": test_a_service_is_released_by_command,
     "What begins a rollout": test_nats_cli.test_a_release_of_the_documents,
     "What happens in the middle": test_nats_cli.test_a_release_of_the_documents,
     "How it goes": test_nats_cli.test_the_blueprints_of_the_documents_are_read,
     "Checks": test_nats_cli.test_the_blueprints_of_the_documents_are_read,
+    **dict.fromkeys(test_placement.OUTCOMES, test_placement.test_an_example_is_placed_as_is_said),
+    "A strategy in ten lines": test_documents.test_the_strategy_example_is_installed_and_decides,
     "Users and permissions": test_nats_cli.test_the_security_of_the_documents,
     "A runtime in forty lines": test_first_steps.test_the_runtime_example_serves_a_site,
     "Writing an agent": test_documents.test_the_agent_example_serves_a_blueprint,
@@ -229,8 +232,10 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm init": test_a_server_of_ones_own,
     "cdm node": test_a_node_is_operated,
     "cdm status": test_a_node_is_operated,
+    "cdm explain": test_explain.test_every_node_says_what_keeps_an_instance_out,
     "cdm health": test_a_node_is_operated,
     "cdm logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
+    "nats kv put": test_nats_cli.test_every_nats_command_of_the_documents_does_what_they_say,
     "nats object": test_nats_cli.test_what_is_pushed_is_an_object,
     "chmod 600 node-1.nk": test_nats_cli.test_the_security_of_the_documents,
     "cdm node --runtime sites": test_first_steps.test_the_runtime_example_serves_a_site,

@@ -112,7 +112,18 @@ def test_the_state_table_is_the_one_in_force() -> None:
 
 
 COMMANDS = (
-    *("init", "node", "status", "logs", "endpoints", "health", "artifact push", "artifact ls", "artifact rm"),
+    *(
+        "init",
+        "node",
+        "status",
+        "explain",
+        "logs",
+        "endpoints",
+        "health",
+        "artifact push",
+        "artifact ls",
+        "artifact rm",
+    ),
     *("deploy", "rollback", "scale", "restart", "history"),
     *(f"rollout {each}" for each in ("status", "pause", "resume", "approve", "abort", "retry")),
 )

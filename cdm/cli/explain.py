@@ -1,0 +1,284 @@
+"""``cdm explain``: why instances are where they are, and why others are nowhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Any
+
+import anyio
+from cyclopts import Parameter, Token
+from msgspec.structs import replace
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from cdm import clock
+from cdm.allocation.verdict import Obstacle
+from cdm.cli.connected import run_connected
+from cdm.cli.known import nearest
+from cdm.cli.log_setup import LogLevel
+from cdm.cli.options import ConnectionOptions
+from cdm.cli.parameters import HERE, Json, artifact_of
+from cdm.cli.screen import plain, print_json, wide_console
+from cdm.cli.wording import ago
+from cdm.errors import InvalidKey, ServiceMissing, SliceMissing, UsageError
+from cdm.manager.explanation import Explanation, NodeExplanation, SliceExplanation, explained, explained_slice
+from cdm.manager.onlooker import Onlooker
+from cdm.manager.standing import Standing
+from cdm.model.artifact import Artifact, node_id
+from cdm.model.keys import SLICES, SliceKey, encode, encode_artifact
+from cdm.store.bucket import Bucket, buckets
+from cdm.store.connection import Connection
+from cdm.store.revisions import Revision, revisions
+from cdm.store.snapshot import snapshot
+
+Slices = tuple[SliceKey, ...]
+"""What a text may mean: a version may end like an ordinal."""
+
+_ORDINAL = re.compile(r"(?P<artifact>.+)[/#](?P<ordinal>[0-9]{1,6})")
+_STANDINGS = {
+    Standing.AWAITED: "its node is missing and may come back: it is not replaced yet",
+    Standing.DRAINING: "its node is to be emptied: it serves until another one does in its place",
+    Standing.EVACUATED: "it is to be elsewhere and must not run twice: it stops first",
+    Standing.MISPLACED: "one is wanted on certain nodes, and this is on none of them, or beside another: it goes",
+    Standing.MOVING: "it serves until another one does in its place",
+    Standing.STUCK: "it did not answer in time: it is unloaded, and replaced",
+    Standing.FAILED: "it failed, and is tried again, or replaced",
+    Standing.UNLOAD_FAILED: "it failed while it was being unloaded, and is unloaded again",
+    Standing.LEAVING: "it is being unloaded",
+    Standing.UNANSWERED: "its node does not answer the command to unload it",
+    Standing.UNHEARD: "its node is lost; it must not run twice, and may still run there: it is not replaced yet",
+    Standing.GONE: "its node is gone, and it with it",
+}
+"""What a slice means for its artifact, where it does not simply count."""
+
+
+def subject_of(text: str) -> Artifact | Slices:
+    """Read what is to be explained: an artifact, or a slice in one of the ways in which they are written.
+
+    Raises:
+        ModelError: it is neither.
+        UsageError: it is a service.
+    """
+    name = text.removeprefix("slices/")
+    node, slash, rest = name.partition("/")
+    if ":" not in name:
+        key = SLICES.decode(name)
+        if not isinstance(key, SliceKey):
+            raise InvalidKey(f"{text!r} is not the key of a slice, NODE.GROUP/NAME/VERSION")
+        return (key,)
+    if not slash or ":" in node:
+        return artifact_of(text)
+    found = []
+    if (match := _ORDINAL.fullmatch(rest)) is not None:
+        found.append(SliceKey(node_id(node), artifact_of(match["artifact"]), int(match["ordinal"])))
+    if match is None or "#" in rest:
+        found.append(SliceKey(node_id(node), artifact_of(rest)))
+    return tuple(found)
+
+
+def _convert(_type: Any, tokens: Sequence[Token]) -> object:
+    return subject_of(tokens[0].value)
+
+
+Subject = Annotated[
+    Artifact | Slices,
+    Parameter(
+        name="ARTIFACT",
+        converter=_convert,
+        n_tokens=1,
+        accepts_keys=False,
+        help="A version, group:name:version; or a slice, NODE/ARTIFACT/ORDINAL or as its key is in the bucket.",
+    ),
+]
+
+
+def explain(
+    subject: Subject,
+    /,
+    connection: ConnectionOptions = HERE,
+    *,
+    node: Annotated[str | None, Parameter(name="--node")] = None,
+    json: Json = False,
+) -> int:
+    """Show why the instances of a version are where they are, and what keeps more of them off each node.
+
+    Parameters
+    ----------
+    node
+        Show only this node.
+    """
+    if isinstance(subject, tuple):
+        if node is not None:
+            raise UsageError("--node: a slice is on one node alone; give the artifact instead")
+        look = partial(_look_at_slice, keys=subject)
+        told = run_connected(connection, "cdm explain", look, level=LogLevel.ERROR)
+        _print(told, _slice_lines(told), json=json)
+        return 0
+    found = run_connected(connection, "cdm explain", partial(_look, artifact=subject, node=node), level=LogLevel.ERROR)
+    _print(found, _lines(found), json=json)
+    return 0
+
+
+def _print(found: object, lines: Iterable[Text | Table], *, json: bool) -> None:
+    if json:
+        print_json(found)
+        return
+    console = wide_console()
+    for part in lines:
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+# Looking
+
+
+async def _look(connection: Connection, artifact: Artifact, node: str | None) -> Explanation:
+    look = Onlooker(await snapshot(connection), clock.now())
+    known = set(look.cluster.artifacts())
+    if artifact not in known:
+        raise ServiceMissing(f"there is no blueprint of {artifact}, and no slice{nearest(str(artifact), known)}")
+    found = explained(look, artifact)
+    if node is None:
+        return found
+    only = [each for each in found.nodes if each.node == node]
+    if not only:
+        raise UsageError(f"--node {node}: there is no such node{nearest(node, (each.node for each in found.nodes))}")
+    return replace(found, nodes=only)
+
+
+async def _look_at_slice(connection: Connection, keys: Slices) -> SliceExplanation:
+    look = Onlooker(await snapshot(connection), clock.now())
+    for key in keys:
+        if (found := explained_slice(look, key)) is not None:
+            return await _dated(connection, key, found)
+    known = {str(each).removeprefix("slices/") for slices in look.cluster.on_node.values() for each in slices}
+    asked = str(keys[0]).removeprefix("slices/")
+    raise SliceMissing(f"there is no slice {asked}{nearest(asked, known)}")
+
+
+async def _dated(connection: Connection, key: SliceKey, found: SliceExplanation) -> SliceExplanation:
+    """The same with when its state and its blueprint were written, and by whom, as far as that is kept."""
+    there = buckets(connection)
+    read: dict[str, list[Revision]] = {}
+
+    async def read_keys(bucket: Bucket, keys: str) -> None:
+        read[bucket.layout.name] = await revisions(bucket, keys)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read_keys, there["slices"], encode(key))
+        tasks.start_soon(read_keys, there["blueprints"], encode_artifact(key.artifact))
+    for each in read["slices"]:
+        if each.number == found.revision:
+            found = replace(found, since=_time(each.at))
+    for each in read["blueprints"]:
+        if each.number == found.blueprint:
+            found = replace(found, blueprint_at=_time(each.at), blueprint_by=each.by)
+    return found
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+# Words
+
+
+def _lines(found: Explanation) -> list[Text | Table]:
+    wanted = "an unknown number" if found.desired is None else f"{found.desired} wanted"
+    others = "".join(f", {count} {what}" for what, count in found.others.items())
+    lines: list[Text | Table] = [
+        Text.assemble((found.artifact, "bold"), f"  {found.condition}  {wanted}, {found.placed} placed{others}")
+    ]
+    if found.leader is None:
+        lines.append(plain("nobody leads: nothing is placed until somebody does", "red"))
+    # A status of instances without room says the same as what follows.
+    if found.reason and found.summary not in found.reason:
+        lines.append(plain(f"    {found.reason}"))
+    lines += [plain(f"rule: {each}") for each in found.rules]
+    lines.append(plain(f"one more: {found.summary}"))
+    lines += [plain(f"    {each}") for each in found.nearest]
+    if found.nodes:
+        lines.append(_table(found.nodes))
+    return lines
+
+
+def _table(nodes: Iterable[NodeExplanation]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="")
+    for column in ("node", "has", "one more", "why"):
+        table.add_column(
+            column,
+            justify="right" if column == "has" else "left",
+            no_wrap=column != "why",
+            overflow="fold",
+        )
+    for each in nodes:
+        fits = plain("yes", "green") if each.fits else plain("no", "yellow")
+        table.add_row(plain(each.node), str(each.instances), fits, plain("; ".join(_told(each))))
+    return table
+
+
+def _told(each: NodeExplanation) -> list[str]:
+    score = f" ({', '.join(each.preferred)})" if each.preferred else ""
+    return [
+        *map(_obstacle, each.obstacles),
+        *(standing for standing in each.domains if not any(standing == one.numbers for one in each.obstacles)),
+        *([f"score {each.score}{score}"] if each.score else []),
+        *([f"failed there: {each.failed}"] if each.failed else []),
+    ]
+
+
+def _obstacle(each: Obstacle) -> str:
+    if each.miss.startswith(each.why):
+        return each.miss
+    numbers = f" ({each.numbers})" if each.numbers else ""
+    return f"{each.why}{numbers}{f': {each.miss}' if each.miss not in ('', each.numbers) else ''}"
+
+
+def _slice_lines(found: SliceExplanation) -> list[Text]:
+    name = f"{found.node}/{found.artifact}{f'/{found.ordinal}' if found.ordinal else ''}"
+    since = f" since {found.since[:19].replace('T', ' ')} UTC ({_ago(found.since)})" if found.since else ""
+    who = "commanded by the leader" if found.said_by == "leader" else f"told by node {found.node}"
+    lines = [
+        Text.assemble((name, "bold"), f"  {found.state}{since}, {who}, term {found.term}, revision {found.revision}")
+    ]
+    if found.reason:
+        lines.append(plain(f"    {found.reason}"))
+    if (standing := _STANDINGS.get(Standing(found.standing))) is not None:
+        lines.append(plain(f"    {standing}", "yellow"))
+    lines.append(plain(f"    {_why_here(found)}"))
+    if found.failures or found.restarts:
+        lines.append(plain(f"    failures before: {found.failures}, restarts of its program: {found.restarts}"))
+    for each in found.rules:
+        holds = plain("holds:  ", "green") if each.holds else plain("broken: ", "red")
+        lines.append(Text.assemble("    ", holds, plain(f"{each.rule}{f' ({each.why})' if each.why else ''}")))
+    lines += [plain(f"    spread: {each}") for each in found.domains]
+    if found.score:
+        preferred = f" ({', '.join(found.preferred)})" if found.preferred else ""
+        lines.append(plain(f"    score: {found.score}{preferred}"))
+    if found.better:
+        lines.append(plain(f"    better placed on {found.better}", "yellow"))
+    return lines
+
+
+def _ago(since: str) -> str:
+    return f"{ago(datetime.fromisoformat(since).timestamp())} ago"
+
+
+def _why_here(found: SliceExplanation) -> str:
+    """By which blueprint it is there."""
+    if found.blueprint is None:
+        return f"no blueprint is told; {_in_force(found)}"
+    written = f", written {found.blueprint_at[:19].replace('T', ' ')} UTC" if found.blueprint_at else ""
+    by = f" by {found.blueprint_by}" if found.blueprint_by else ""
+    return f"serves blueprint revision {found.blueprint}{written}{by}; {_in_force(found)}"
+
+
+def _in_force(found: SliceExplanation) -> str:
+    if not found.in_force:
+        return "no blueprint is in force"
+    which = "it" if found.in_force == found.blueprint else f"revision {found.in_force}"
+    count = "" if found.desired is None else f", {found.desired} wanted"
+    return f"{which} is in force{count}"

@@ -1,0 +1,89 @@
+"""The mirrors of a manager that decides nothing: for whoever asks what it would decide, and why. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from cdm.dispatch.messages import MESSAGES, Message
+from cdm.dispatch.router import Router
+from cdm.manager.cluster import Desired
+from cdm.manager.manager import ClusterDeploymentManager
+from cdm.manager.outbox import Outbox
+from cdm.manager.placement import Placement
+from cdm.manager.policy import Policy
+from cdm.manager.reconciliation import situation_of
+from cdm.manager.situation import Situation
+from cdm.manager.topology import Topology
+from cdm.manager.wishes import Wishes
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.keys import LeaseKey, encode_artifact
+from cdm.model.node import Lease
+from cdm.model.status import Status
+
+_NOBODY = NodeId("")
+"""The node that an onlooker is."""
+
+
+class Lookup(NamedTuple):
+    """What there is to know of one artifact."""
+
+    desired: Desired | None
+    """Its blueprint, which may be a refused one; None: it has none."""
+    status: Status | None
+    """What the leader says of it."""
+    at: Situation
+    """What the leader would decide on."""
+
+
+class Onlooker:
+    """Takes in one look at the buckets as a manager does, and leads never.
+
+    Args:
+        messages: what the buckets hold.
+        now: the time of that, in seconds on this process's clock, as the messages are timed.
+        node_ttl: heartbeat TTL in seconds, for nodes that do not say their own.
+    """
+
+    def __init__(self, messages: Iterable[Message], now: float, node_ttl: float = 10.0) -> None:
+        self.now = now
+        self.topology = Topology(self._route, node_ttl)
+        manager = ClusterDeploymentManager(
+            _NOBODY, self.topology, Outbox(_nothing, _nothing), lambda: self.now, _nothing, Policy()
+        )
+        self.cluster = manager.cluster
+        self.leader: NodeId | None = None
+        """Which node leads; None: nobody does."""
+        self._router = Router([self.topology, manager], MESSAGES)
+        for message in messages:
+            if isinstance(lease := getattr(message, "value", None), Lease) and message.topic[1] is LeaseKey:
+                self.leader = lease.node
+            self._route(message)
+        manager.recover_blueprints()
+        self.placement = Placement(self.cluster, self.topology)
+        self._wishes = Wishes(self.cluster, self.placement, self.topology)
+
+    def _route(self, message: Message) -> None:
+        self._router.route(message)
+
+    def lookup(self, artifact: Artifact) -> Lookup:
+        """What there is to know of an artifact."""
+        cluster, placement = self.cluster, self.placement
+        desired = self._wishes.desired(artifact)
+        status = cluster.statuses.get(encode_artifact(artifact))
+        wanted = self._wishes.wanted(artifact)
+        if desired is not None and status is not None and status.observed_revision >= desired.observed:
+            # The leader knows of rollouts: what was replaced wants none, and the two sides of one share the number.
+            wanted = replace(wanted, instances=status.desired)
+        record = cluster.rollouts.get(artifact.service)
+        if record is not None and record.value.phase.under_way:
+            wanted = replace(wanted, beside=True)
+        group, fleet = cluster.group(artifact), placement.fleet(settling=False)
+        at = situation_of(artifact, wanted, group, fleet, self.now, Policy(), placement.taken(artifact))
+        return Lookup(desired, status, at)
+
+
+def _nothing() -> None:
+    """Nobody waits for it."""
