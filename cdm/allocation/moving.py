@@ -152,14 +152,14 @@ class _Moving:
         for balance, domain in zip(self._balances, self._domains[node], strict=True):
             balance.remove(domain)
         able = [each for each in self._nodes if each != node and self._takes(each) and self._values(each) is not None]
-        to = min(able, key=self._first, default=None)
+        to = min(able, key=lambda each: self._first(each, node), default=None)
         for balance, domain in zip(self._balances, self._domains[node], strict=True):
             balance.add(domain)
         return to
 
     def _forbidden(self, node: NodeId) -> bool:
         site = self._sites[node]
-        return not (holds(self._case.rules.require, site.labels) and self._after.allow(site, here=1))
+        return not (holds(self._case.rules.require, site.labels) and self._after.allow(site, without=site))
 
     def _too_many(self, node: NodeId) -> int:
         """How many instances are too many on a node, by number and by what is reserved."""
@@ -192,12 +192,11 @@ class _Moving:
             wanted = balance.off(give) > 0 and values[take] <= 0
             if give == take or not (wanted or (balance.off(take) < 0 and spare >= 0)):
                 continue
-            source = max(
-                (node for node in group if self._domains[node][level] == give and self._has(node)), key=self._last
-            )
-            able = [node for node in group if self._domains[node][level] == take and self._takes(node)]
             if best is None or spare - values[take] > best[0]:
-                best = spare - values[take], source, min(able, key=self._first)
+                having = [node for node in group if self._domains[node][level] == give and self._has(node)]
+                able = [node for node in group if self._domains[node][level] == take and self._takes(node)]
+                source = max(having, key=self._last)
+                best = spare - values[take], source, self._best_of(able, source)
         if best is None:
             return False
         self._move(best[1], best[2], f"spread by {balance.spread.by}")
@@ -212,9 +211,9 @@ class _Moving:
         able = [node for node in cell if node != source and self._takes(node)]
         if not able:
             return False
-        to = min(able, key=self._first)
-        if self._score(to) != self._score(source):
-            better, why = self._score(to) > self._score(source), PREFERENCES
+        to = self._best_of(able, source)
+        if (there_is := self._score(to, source)) != (here_is := self._score(source, source)):
+            better, why = there_is > here_is, PREFERENCES
         else:
             there, here = self._mine.get(to, 0), self._mine[source] - 1
             better, why = (self._rank(to, there), there) < (self._rank(source, here), here), STRATEGY
@@ -246,9 +245,10 @@ class _Moving:
     def _takes(self, node: NodeId) -> bool:
         return self._room.get(node, 0) > 0 and self._neighbours.allow(self._sites[node])
 
-    def _score(self, node: NodeId) -> int:
+    def _score(self, node: NodeId, source: NodeId) -> int:
+        """What is to be said for a node, for an instance that is on the source."""
         site = self._sites[node]
-        return score(self._case.rules.prefer, site.labels) + self._neighbours.wishes(site)
+        return score(self._case.rules.prefer, site.labels) + self._after.wishes(site, without=self._sites[source])
 
     def _rank(self, node: NodeId, count: int) -> Rank:
         return self._strategy.rank(self._case.artifact, self._sites[node], count)
@@ -259,15 +259,18 @@ class _Moving:
         values = [value for value in found if value is not None]
         return values if len(values) == len(found) else None
 
-    def _first(self, node: NodeId) -> tuple[object, ...]:
-        """The lowest is the one that is to get an instance."""
+    def _best_of(self, nodes: Sequence[NodeId], source: NodeId) -> NodeId:
+        return min(nodes, key=lambda node: self._first(node, source))
+
+    def _first(self, node: NodeId, source: NodeId) -> tuple[object, ...]:
+        """The lowest is the one that is to get the source's instance."""
         count = self._mine.get(node, 0)
         values = self._values(node)
         total = self._sites[node].total
-        return values is None, values or [], -self._score(node), self._rank(node, count), count, total, node
+        return values is None, values or [], -self._score(node, source), self._rank(node, count), count, total, node
 
     def _last(self, node: NodeId) -> tuple[object, ...]:
         """The highest is the one that is to give an instance."""
         count = self._mine[node] - 1
         spare = [each.first_to_go(domain) for each, domain in zip(self._balances, self._domains[node], strict=True)]
-        return spare, -self._score(node), self._rank(node, count), count, self._sites[node].total, node
+        return spare, -self._score(node, node), self._rank(node, count), count, self._sites[node].total, node

@@ -22,20 +22,21 @@ class Vicinity(NamedTuple):
     own: bool
     """It is the service itself, so that each instance that is placed changes the values."""
 
-    def kept(self, site: Site, here: int = 0) -> bool:
+    def kept(self, site: Site, without: Site | None = None) -> bool:
         """Whether an instance on the node is, or would be, where the rule wants it.
 
         Args:
             site: the node.
-            here: 1 where the instance is there already, and is counted.
+            without: where the instance is now, if it is counted: it is no neighbour of its own.
         """
         value = site.labels.get(self.rule.by)
-        counted = here if self.own else 0
-        others = self.values.get(value, 0) - counted if value is not None else 0
+        itself = without.labels.get(self.rule.by) if self.own and without is not None else None
+        others = 0 if value is None else self.values.get(value, 0) - (value == itself)
         if not self.near:
             return others <= 0
         # The first of those that are to be near each other may be anywhere.
-        return others > 0 or (self.own and value is not None and sum(self.values.values()) == counted)
+        alone = self.own and value is not None and sum(self.values.values()) == (itself is not None)
+        return others > 0 or alone
 
 
 class Neighbours:
@@ -55,13 +56,13 @@ class Neighbours:
         self.moving = any(side.own for side in (*self.hard, *self.soft))
         """Whether placing an instance changes where the next one may go."""
 
-    def allow(self, site: Site, here: int = 0) -> bool:
-        """Whether the hard ones let an instance run there; ``here``: 1 for one that does already."""
-        return not self.hard or all(side.kept(site, here) for side in self.hard)
+    def allow(self, site: Site, without: Site | None = None) -> bool:
+        """Whether the hard ones let an instance run there; ``without``: where it is now."""
+        return not self.hard or all(side.kept(site, without) for side in self.hard)
 
-    def wishes(self, site: Site) -> int:
-        """What those that are wished for add to the sum of the preferences."""
-        return WISH * sum(side.kept(site) for side in self.soft) if self.soft else 0
+    def wishes(self, site: Site, without: Site | None = None) -> int:
+        """What those that are wished for add to the sum of the preferences; ``without``: where the instance is now."""
+        return WISH * sum(side.kept(site, without) for side in self.soft) if self.soft else 0
 
     def placed(self, site: Site) -> bool:
         """An instance is placed there; returns whether that makes some other node look better than before."""

@@ -56,11 +56,11 @@ class _Removal:
         """Nodes on which a hard rule forbids instances to be."""
         for node in self._mine:
             site = case.sites.all.get(node)
-            if site is None or not (holds(case.rules.require, site.labels) and neighbours.allow(site, here=1)):
+            if site is None or not (holds(case.rules.require, site.labels) and neighbours.allow(site, without=site)):
                 self._forbidden.add(node)
             self._scores[node] = -inf
             if site is not None:
-                self._scores[node] = score(case.rules.prefer, site.labels) + neighbours.wishes(site)
+                self._scores[node] = score(case.rules.prefer, site.labels) + neighbours.wishes(site, without=site)
 
     def take(self, count: int, ranked: Sequence[Sequence[SliceKey]]) -> list[SliceKey]:
         """Take so many, class by class."""

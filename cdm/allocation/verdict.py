@@ -126,7 +126,7 @@ def broken(case: Case) -> dict[NodeId, tuple[Obstacle, ...]]:
 
 def _broken_on(case: Case, neighbours: Neighbours, site: Site) -> list[Obstacle]:
     found = [_unfulfilled(each, site) for each in case.rules.require if not each.holds(site.labels)]
-    found += [_neighbour(side, site) for side in neighbours.hard if not side.kept(site, here=1)]
+    found += [_neighbour(side, site) for side in neighbours.hard if not side.kept(site, without=site)]
     most, count = case.rules.max_per_node, case.on_node(site.node)
     if most is not None and count > most:
         found.append(Obstacle("max_per_node", "more than may be", f"{count} of {most}"))

@@ -138,6 +138,18 @@ def test_instances_that_were_not_counted_are_moved_and_taken_away_all_the_same()
     assert surplus(given_, 3, [keys]) == keys[:0:-1]
 
 
+@pytest.mark.parametrize("near", [True, False])
+def test_an_instance_is_no_neighbour_of_its_own(near: bool) -> None:
+    wish = (Neighbour(OWN, "zone"),)
+    rules = Rules(near=wish) if near else Rules(apart=wish)
+    sites = [site(0, "a"), site(1, "a"), site(2, "b")]
+    for mine in ({n(0): 1}, {n(0): 1, n(2): 1}):
+        given_ = case(rules, len(mine), *sites, mine=mine, of_service={OWN: mine})
+        made = moved(given_)
+        assert [move.why for move in made] == ([PREFERENCES] if near and len(mine) > 1 else [])
+        assert not moved(after(given_, made))
+
+
 def test_nothing_is_moved_to_a_node_on_which_it_failed() -> None:
     given_ = case(Rules(), 4, *(site(i) for i in range(3)), mine={n(0): 4}, shun={n(1): 1.0}, runs_elsewhere=True)
     assert {move.to for move in moved(given_)} == {n(2)}
