@@ -1,13 +1,14 @@
 """HTTP requests, with limits to all of them. Imported when the first check needs it, as its libraries take their time.
 
 Redirects are not followed, proxies of the environment are not used, nothing is sent but the request: no cookies and no
-credentials. Certificates are checked against those that this machine trusts.
+credentials of its own. Certificates are checked against those that this machine trusts.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -79,12 +80,20 @@ class WebClient:
         self._reading = anyio.Lock()
 
     async def get(self, url: str, timeout: float, most: int | None) -> WebAnswer:
-        """GET an address. The caller limits the whole time.
+        """GET an address; as `request`."""
+        return await self.request("GET", url, timeout, most)
+
+    async def request(
+        self, method: str, url: str, timeout: float, most: int | None, more: Mapping[str, str] = MappingProxyType({})
+    ) -> WebAnswer:
+        """Send a request without a body. The caller limits the whole time.
 
         Args:
+            method: such as GET.
             url: absolute, of http or https.
             timeout: seconds that connecting may take.
             most: longest body that is read, in bytes; None: none is.
+            more: further headers.
 
         Raises:
             Exception: one of `WEB_ERRORS`: there is no answer, or none in HTTP.
@@ -105,6 +114,8 @@ class WebClient:
             (b"Accept", b"*/*"),
             (b"Accept-Encoding", b"identity"),
             (b"Connection", b"close"),
+            *([] if method == "GET" else [(b"Content-Length", b"0")]),
+            *((name.encode("ascii"), value.encode("ascii")) for name, value in more.items()),
         ]
         backend = _Backend(self._resolver)
         connection = httpcore2.AsyncHTTPConnection(
@@ -112,7 +123,9 @@ class WebClient:
         )
         try:
             limits = {"timeout": {"connect": timeout}}
-            async with connection.stream(b"GET", address, headers=headers, extensions=limits) as response:
+            async with connection.stream(
+                method.encode("ascii"), address, headers=headers, extensions=limits
+            ) as response:
                 told = [value for name, value in response.headers if name.lower() == b"location"]
                 location = told[0].decode("latin-1") if told else ""
                 return WebAnswer(response.status, await _body(response, most), location)

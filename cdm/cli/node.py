@@ -15,7 +15,7 @@ from cyclopts.types import NonNegativeInt
 
 from cdm.cli.context import expanded
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
-from cdm.cli.options import ConnectionOptions, address_of_slices, duration, pairs_of, size
+from cdm.cli.options import ConnectionOptions, address_of_slices, cores, duration, node_labels, reserved_of, size
 from cdm.cli.parameters import HERE
 from cdm.cli.signals import open_signals
 from cdm.errors import UsageError
@@ -23,6 +23,8 @@ from cdm.log import Log
 from cdm.manager.policy import Policy
 from cdm.model.artifact import node_id
 from cdm.model.node import EXTERNAL, PROCESS, Role
+from cdm.node.machine import Machine
+from cdm.node.metadata import ADDRESS
 from cdm.node.node import Node, NodeSettings
 from cdm.node.node import node as make_node
 from cdm.runtimes import runtime_named
@@ -40,7 +42,14 @@ def node(
     label: Annotated[
         tuple[str, ...], Parameter(name="--label", env_var="CDM_LABEL", negative="", show_default=False)
     ] = (),
+    label_from: Annotated[Literal["metadata"] | None, Parameter(env_var="CDM_LABEL_FROM")] = None,
+    metadata_url: Annotated[str, Parameter(env_var="CDM_METADATA_URL")] = ADDRESS,
     capacity: Annotated[NonNegativeInt | None, Parameter(env_var="CDM_CAPACITY")] = None,
+    cpu: Annotated[float | None, cores("CDM_CPU")] = None,
+    memory: Annotated[int | None, size("CDM_MEMORY", show_default=False)] = None,
+    reserve: Annotated[
+        tuple[str, ...], Parameter(name="--reserve", env_var="CDM_RESERVE", negative="", show_default=False)
+    ] = (),
     lease_ttl: Annotated[float, duration("CDM_LEASE_TTL", ttl=True)] = 10.0,
     node_ttl: Annotated[float, duration("CDM_NODE_TTL", ttl=True)] = 10.0,
     reconcile_interval: Annotated[float, duration("CDM_RECONCILE_INTERVAL")] = 30.0,
@@ -68,8 +77,18 @@ def node(
         Create buckets that are missing.
     label
         A label of this node, NAME=VALUE; may be repeated.
+    label_from
+        "metadata": ask the cloud for the labels provider, region, zone and instance-type, once at the start.
+    metadata_url
+        Where the cloud is asked.
     capacity
         The most slices that this node takes. [default: no limit]
+    cpu
+        Cores that slices may reserve. [default: those that this process may use]
+    memory
+        Memory that slices may reserve: bytes, or 500M, 16Gi. [default: the machine's, or this process's limit]
+    reserve
+        What is kept back of these, cpu=0.5 or memory=1Gi; may be repeated.
     lease_ttl
         How long the leadership of a node that stops answering lasts.
     node_ttl
@@ -87,7 +106,7 @@ def node(
     folder
         Where artifacts and output are kept. [default: /var/lib/cdm/… for root, else ~/.local/state/cdm/…]
     cache
-        The most that is kept of artifacts that no slice uses: bytes, or 500M, 10G.
+        The most that is kept of artifacts that no slice uses: bytes, or 500M, 10Gi.
     enforce_limits
         Refuse slices with a limit that cannot be enforced on this machine; else they run, with a warning in status.
     log_format
@@ -103,8 +122,12 @@ def node(
         prefix=connection.prefix,
         create=create,
         replicas=replicas,
-        labels=pairs_of(label, "label", "--label, CDM_LABEL"),
+        labels=node_labels(label),
+        labels_from_metadata=label_from == "metadata",
+        metadata_address=metadata_url.rstrip("/"),
         capacity=capacity,
+        machine=Machine(cpu, memory),
+        reserved=reserved_of(reserve),
         address=address_of_slices(address) if address else None,
         runtime=runtime,
         folder=folder and expanded(folder),
@@ -125,6 +148,8 @@ def node(
 
 OF_SLICES = {
     "capacity": "--capacity (CDM_CAPACITY)",
+    "machine": "--cpu or --memory (CDM_CPU, CDM_MEMORY)",
+    "reserved": "--reserve (CDM_RESERVE)",
     "runtime": "--runtime (CDM_RUNTIME)",
     "folder": "--folder (CDM_FOLDER)",
     "cache_bytes": "--cache (CDM_CACHE)",

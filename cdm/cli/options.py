@@ -14,7 +14,10 @@ from cyclopts import Parameter, Token
 from msgspec.structs import replace
 
 from cdm.cli.context import access_of, expanded, selected_context, servers_of
-from cdm.errors import UsageError
+from cdm.errors import InvalidBlueprint, UsageError
+from cdm.model.quantity import check_cores, memory_of, memory_text
+from cdm.model.rules import NODE_LABEL
+from cdm.node.machine import Machine
 from cdm.store.access import Access, address_of, without_secrets
 
 _UNITS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -23,8 +26,6 @@ _SECONDS = re.compile(_NUMBER)
 _DURATION = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit in _UNITS))
 _LONGEST = 365 * 86_400.0
 """Seconds; longer ones are taken for typing errors, and NATS limits TTLs."""
-_SIZE = re.compile(r"(\d+)([KMGT]?)B?")
-_POWERS = ("", "K", "M", "G", "T")
 _WHO = ("creds", "nkey", "user", "token")
 _SCHEMES = ("nats", "tls", "ws", "wss")
 _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
@@ -78,20 +79,65 @@ def duration(env: str | None = None, *, ttl: bool = False) -> Parameter:
 
 
 def _size(_type: Any, tokens: Sequence[Token]) -> int:
-    match = _SIZE.fullmatch(tokens[0].value.strip().upper())
-    if match is None:
-        raise ValueError("write a size in bytes, or as 500M, 10G")
-    return int(match[1]) << 10 * _POWERS.index(match[2])
+    return _bytes(tokens[0].value)
 
 
-def size(env: str) -> Parameter:
-    """An option that is a number of bytes, or of K, M, G or T."""
-    return Parameter(env_var=env, metavar="SIZE", converter=_size, n_tokens=1, show_default=_shown_size)
+def _bytes(text: str) -> int:
+    """Read a size; raises `ValueError`, which shows it as it was typed."""
+    try:
+        return memory_of(text.strip())
+    except InvalidBlueprint:
+        raise ValueError(f"{text[:20]!r} is not a size: write bytes, or 500M (millions), 10G, 512Mi, 10Gi") from None
 
 
-def _shown_size(count: int) -> str:
-    power = max(power for power in range(len(_POWERS)) if count % 1024**power == 0)
-    return f"{count // 1024**power}{_POWERS[power]}"
+def size(env: str, *, show_default: bool = True) -> Parameter:
+    """An option that is a number of bytes, also with a unit."""
+    shown = show_default and memory_text
+    return Parameter(env_var=env, metavar="SIZE", converter=_size, n_tokens=1, show_default=shown)
+
+
+def _cores(text: str) -> float:
+    """Read a number of cores; raises `ValueError`, which shows it as it was typed."""
+    problem = ValueError(f"{text[:20]!r} is not a number of cores: write 4, or 0.5")
+    if not _SECONDS.fullmatch(text.strip()):
+        raise problem
+    cores = float(text)
+    try:
+        check_cores("", cores)
+    except InvalidBlueprint:
+        raise problem from None
+    return cores
+
+
+def cores(env: str) -> Parameter:
+    """An option that is a number of cores, or a part of one."""
+
+    def convert(_type: Any, tokens: Sequence[Token]) -> float:
+        return _cores(tokens[0].value)
+
+    return Parameter(env_var=env, metavar="CORES", converter=convert, n_tokens=1, show_default=False)
+
+
+def reserved_of(pairs: Sequence[str]) -> Machine:
+    """Read what is kept back, ``cpu=0.5`` and ``memory=1Gi``; raises `UsageError`."""
+    option = "--reserve, CDM_RESERVE"
+    found = pairs_of(pairs, "reserve", option)
+    if unknown := [name for name in found if name not in ("cpu", "memory")]:
+        raise UsageError(f"reserve {unknown[0]!r}: write cpu=0.5 or memory=1Gi ({option})")
+    try:
+        cpu, memory = found.get("cpu"), found.get("memory")
+        return Machine(None if cpu is None else _cores(cpu), None if memory is None else _bytes(memory))
+    except ValueError as error:
+        raise UsageError(f"reserve: {error} ({option})") from None
+
+
+def node_labels(pairs: Sequence[str]) -> dict[str, str]:
+    """Read the labels of a node; raises `UsageError`."""
+    option = "--label, CDM_LABEL"
+    labels = pairs_of(pairs, "label", option)
+    if NODE_LABEL in labels:
+        raise UsageError(f"label {NODE_LABEL!r} is always the node's id (--id, CDM_ID), and cannot be set ({option})")
+    return labels
 
 
 @Parameter(name="*", group="Connection")

@@ -46,6 +46,11 @@ class NodeReport(Struct, frozen=True):
     slices: int
     heard: float
     """Seconds since its registration was last written."""
+    cpu: float | None = None
+    """Cores that slices may reserve; None: not given."""
+    memory: int | None = None
+    """Bytes of memory that slices may reserve; None: not given."""
+    load: float | None = None
 
 
 class BlueprintReport(Struct, frozen=True):
@@ -241,6 +246,9 @@ def _node(put: ValuePut[NodeKey, Registration], intent: Intent, slices: int, now
         registration.started,
         slices,
         round(max(now - put.at, 0), 3),
+        registration.cpu,
+        registration.memory,
+        registration.load,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -17,14 +17,16 @@ from cdm.cli.connected import run_connected
 from cdm.cli.log_setup import LogLevel
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.parameters import HERE, Json
-from cdm.cli.report import BlueprintReport, ClusterReport, Trouble, report, troubles
+from cdm.cli.report import BlueprintReport, ClusterReport, NodeReport, Trouble, report, troubles
 from cdm.cli.screen import plain, print_json, wide_console
 from cdm.cli.wording import CRASH_LOOP, rollout_in_words
 from cdm.manager.endings import LAST_OUTPUT, kind_of
 from cdm.model.artifact import NodeId
 from cdm.model.node import Schedule
+from cdm.model.quantity import memory_shown
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition
+from cdm.node.machine import USUAL_LABELS
 from cdm.store.connection import Connection
 from cdm.store.snapshot import snapshot
 
@@ -230,13 +232,21 @@ def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
 
 
 def _nodes(found: ClusterReport) -> list[Table]:
-    columns = ("schedule", "heard", "slices", "capacity", "runtime", "labels")
-    table = _table("nodes", "node", "role", *columns, right=("heard", "slices", "capacity"))
+    told: dict[str, Callable[[NodeReport], str]] = {
+        "heard": lambda node: f"{node.heard:.0f} s ago",
+        "slices": lambda node: str(node.slices),
+        "capacity": lambda node: "" if node.capacity is None else str(node.capacity),
+        "cpu": lambda node: "" if node.cpu is None else f"{node.cpu:g}",
+        "memory": lambda node: "" if node.memory is None else memory_shown(node.memory),
+    }
+    # The screen is narrow: what no node limits, and what all have in common of themselves, goes without saying.
+    numbers = [name for name, shown in told.items() if any(map(shown, found.nodes))]
+    usual = {label for label in USUAL_LABELS if len({node.labels.get(label) for node in found.nodes}) == 1}
+    table = _table("nodes", "node", "role", "schedule", *numbers, "runtime", "labels", right=tuple(numbers))
     for node in sorted(found.nodes, key=lambda node: node.schedule is Schedule.NORMAL):
-        labels = " ".join(f"{name}={value}" for name, value in node.labels.items())
-        capacity = "" if node.capacity is None else str(node.capacity)
-        numbers = (f"{node.heard:.0f} s ago", str(node.slices), capacity)
-        table.add_row(*map(plain, (node.node, node.role, node.schedule, *numbers, node.runtime, labels)))
+        labels = " ".join(f"{name}={value}" for name, value in node.labels.items() if name not in usual)
+        row = (node.node, node.role, node.schedule, *(told[name](node) for name in numbers), node.runtime, labels)
+        table.add_row(*map(plain, row))
     return [table] if found.nodes else []
 
 

@@ -24,7 +24,9 @@ from cdm.log import Log
 from cdm.model.keys import SLICES
 from cdm.model.node import EXTERNAL, FEATURES, NO_RUNTIME, Registration, Role
 from cdm.node.buckets import ensure, patiently
+from cdm.node.machine import Load, Machine, detected, usual_labels
 from cdm.node.managing import Managing
+from cdm.node.metadata import metadata_labels
 from cdm.node.part import WHOLE, Ground, Part
 from cdm.node.registration import Presence
 from cdm.node.serving import Running, Serving
@@ -57,7 +59,9 @@ class Composition(NamedTuple):
 ROLES = {
     # A node that could not hear obeys nothing that it knew before: its slices may have been replaced elsewhere.
     Role.ALL: Composition((Managing,), hears_by=("nodes", "slices")),
-    Role.MANAGER: Composition((Managing,), hears_by=("nodes",), says={"capacity": 0, "runtime": NO_RUNTIME}),
+    Role.MANAGER: Composition(
+        (Managing,), hears_by=("nodes",), says={"capacity": 0, "runtime": NO_RUNTIME, "cpu": None, "memory": None}
+    ),
     Role.AGENT: Composition((), hears_by=("slices",)),
 }
 
@@ -91,6 +95,7 @@ class Node:
             self._on_accepting if judges else None,
             self._on_beat,
             self.ground.address,
+            Load() if settings.role is not Role.MANAGER else None,
         )
         self.router = Router(
             (receiver for part in self.parts for receiver in part.receivers),
@@ -242,9 +247,17 @@ class Node:
 
     def _registration(self) -> Registration:
         settings = self.settings
+        found = detected()
+        machine = Machine(
+            found.cpu if settings.machine.cpu is None else settings.machine.cpu,
+            found.memory if settings.machine.memory is None else settings.machine.memory,
+        )
+        left = machine.less(settings.reserved)
+        if 0 in left and 0 not in machine:
+            log.warning("nothing is left that slices could reserve", machine=machine, reserved=settings.reserved)
         described = Registration(
             role=settings.role,
-            labels=settings.labels,
+            labels={**usual_labels(), **settings.labels},
             capacity=settings.capacity,
             runtime=settings.runtime,
             version=VERSION,
@@ -253,6 +266,8 @@ class Node:
             ttl=settings.node_ttl,
             address=self.ground.address(),
             features=FEATURES,
+            cpu=left.cpu,
+            memory=left.memory,
         )
         return replace(described, **ROLES[settings.role].says)
 
@@ -276,6 +291,9 @@ def _widest(parts: tuple[Part, ...]) -> dict[str, str]:
 @asynccontextmanager
 async def node(settings: NodeSettings) -> AsyncIterator[Node]:
     """Connect, however long it takes, and make a node that is ready to run; what it runs ends with the block."""
+    if settings.labels_from_metadata:
+        found = await metadata_labels(settings.metadata_address)
+        settings = replace(settings, labels={**found, **settings.labels})
     async with connect(
         settings.access, name=f"cdm node {settings.node}", prefix=settings.prefix, timeout=None
     ) as connection:

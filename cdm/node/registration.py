@@ -111,6 +111,7 @@ class Presence:
             the connection may be up, and a cluster of servers be electing.
         on_beat: told of every accepted heartbeat when it had been sent, in seconds on `cdm.clock`.
         address: tells where its slices are reached, which may be another after a reconnect.
+        load: tells how busy the machine is; None: nobody does.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Presence:
         on_accepting: Callable[[bool], None] | None = None,
         on_beat: Callable[[float], None] | None = None,
         address: Callable[[], str | None] = lambda: None,
+        load: Callable[[], float | None] | None = None,
     ) -> None:
         if registration.ttl is None:
             raise ValueError("a registration that is kept alive must have a TTL")
@@ -131,6 +133,7 @@ class Presence:
         self._registration = registration
         self._payload = dump(registration)
         self._address = address
+        self._load = load
         self._ttl = registration.ttl
         self._on_beat = on_beat
         self._accepting = Acceptance(DEAF_AFTER * self._ttl, on_accepting)
@@ -287,9 +290,7 @@ class Presence:
         self._due.set()
 
     async def _put(self, expect: int) -> None:
-        if (address := self._address()) not in (None, self._registration.address):
-            self._registration = replace(self._registration, address=address)
-            self._payload = dump(self._registration)
+        self._describe()
         sent, payload = clock.now(), self._payload
         self._revision = await self._nodes.put(self._key, payload, expect=expect, ttl=self._ttl, timeout=self._patience)
         self._stored = payload
@@ -298,6 +299,17 @@ class Presence:
         if self._on_beat:
             self._on_beat(sent)
         self._accepting.confirm()
+
+    def _describe(self) -> None:
+        """Say what may be another at each heartbeat."""
+        described = self._registration
+        if (address := self._address()) not in (None, described.address):
+            described = replace(described, address=address)
+        if self._load and (load := self._load()) != described.load:
+            described = replace(described, load=load)
+        if described is not self._registration:
+            self._registration = described
+            self._payload = dump(described)
 
     @property
     def _patience(self) -> float:

@@ -9,6 +9,8 @@ from msgspec import Struct
 from cdm.manager.policy import Policy
 from cdm.model.artifact import NodeId
 from cdm.model.node import PROCESS, Role
+from cdm.node.machine import Machine
+from cdm.node.metadata import ADDRESS
 from cdm.store.connection import Access
 from cdm.store.watch import RELIST_INTERVAL
 
@@ -25,8 +27,16 @@ class NodeSettings(Struct, frozen=True):
     replicas: int = 1
     """Replicas of buckets that it creates."""
     labels: dict[str, str] = {}
+    labels_from_metadata: bool = False
+    """Ask the cloud that the node runs in for more labels; what is in ``labels`` counts more."""
+    metadata_address: str = ADDRESS
+    """Where it is asked."""
     capacity: int | None = None
     """Most slices that the node takes; None: no limit."""
+    machine: Machine = Machine(None, None)
+    """What slices may reserve between them; None: what is detected."""
+    reserved: Machine = Machine(None, None)
+    """What is kept back of that."""
     address: str | None = None
     """Where its slices are reached; None: at the node's own address on its connection to NATS."""
     runtime: str = PROCESS

@@ -76,6 +76,10 @@ class Request(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     site: Site
 
+    def do_PUT(self) -> None:
+        """Answer it."""
+        self.do_GET()
+
     def do_GET(self) -> None:
         """Answer it."""
         self.site.begun(self)

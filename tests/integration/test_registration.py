@@ -16,6 +16,7 @@ from cdm.errors import NodeIdTaken
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey
 from cdm.model.node import Registration, Role
+from cdm.node.machine import LOAD_STEP, Machine, detected, usual_labels
 from cdm.node.registration import Presence
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
@@ -45,12 +46,36 @@ async def revision(user: Raw, node: str = "n1") -> int:
     return record.sequence if record else 0
 
 
+async def test_it_says_what_slices_may_reserve_and_how_busy_the_machine_is(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1", machine=Machine(4.0, 2**30), reserved=Machine(0.5, None))
+        value = await registration(user)
+        assert (value["cpu"], value["memory"]) == (3.5, 2**30)
+
+
+async def test_another_load_is_told_with_the_next_heartbeat(server: NatsServer) -> None:
+    async with raw(server) as user, connected(server) as connection:
+        loads = [0.25]
+        bucket = Bucket(connection, NODES)
+        await bucket.ensure(create=True)
+        one = Presence(bucket, NodeId("n1"), Registration(incarnation="a", ttl=2.0), load=lambda: loads[-1])
+        await one.register()
+        assert (await registration(user))["load"] == 0.25
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.run)
+            loads.append(0.5)
+            await eventually(partial(_tells, user, load=0.5))
+            tasks.cancel_scope.cancel()
+
+
 @pytest.mark.quick
 async def test_it_says_what_the_node_is(server: NatsServer) -> None:
     async with raw(server) as user, nodes_on(server) as nodes:
         await nodes.start("n1", labels={"zone": "a"}, capacity=7, runtime="external")
         value = await registration(user)
-        assert value["labels"] == {"zone": "a"}
+        assert value["labels"] == {**usual_labels(), "zone": "a"}
+        assert (value["cpu"], value["memory"]) == detected()
+        assert value["load"] % LOAD_STEP == 0
         assert value["capacity"] == 7
         assert value["ttl"] == 2.0
         assert value["incarnation"] == nodes.all["n1"].node.incarnation
