@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm.errors import InvalidBlueprint
-from cdm.model.artifact import Artifact
+from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.condition import LabelCondition
 from cdm.model.node import Registration
@@ -24,6 +24,7 @@ from cdm.model.rules import (
     Rules,
     Spread,
 )
+from cdm.model.rules_typed import TypedRules
 from cdm.model.slice import SliceState, SliceValue
 from cdm.model.template import PLAIN, Template, template_of
 from tests.unit.support import parts
@@ -255,6 +256,26 @@ def test_what_is_written_is_read_as_it_was_meant(blueprint: Blueprint, each: boo
     assert msgspec.json.decode(written) == {"instances": blueprint.instances, **blueprint.settings}
 
 
+_typed_names = st.sampled_from(["by", "weights", "or", "if", "weight", "with", "from", "cpu", "memory", "*"])
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.sampled_from(["zone = a", "a:b", "each"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_typed_names | st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+_fields = st.sampled_from(["instances", *(name for name in TypedRules.__struct_fields__)])
+
+
+@given(st.dictionaries(_fields, _json, max_size=3))
+def test_whatever_is_typed_is_understood_or_refused_in_words(typed: dict[str, object]) -> None:
+    try:
+        blueprint = _parse(**typed)
+    except InvalidBlueprint as refused:
+        problem = str(refused)
+        assert problem.partition(":")[0].partition("[")[0].partition(".")[0] in typed
+        return
+    assert _parse(**{"instances": blueprint.instances, **blueprint.settings}) == blueprint
+
+
 def test_needs_make_another_template_and_other_rules_do_not() -> None:
     plain = _parse(require=["gpu"], spread=[{"by": "zone"}], max_per_node=1)
     assert template_of(plain) is PLAIN
@@ -289,6 +310,11 @@ def test_load_alone_makes_no_other_registration() -> None:
     assert not one.differs_from(one)
     assert one.differs_from(msgspec.structs.replace(one, load=0.5, cpu=2))
     assert one.differs_from(Registration())
+
+
+def test_the_label_node_is_the_nodes_id_whatever_a_node_says() -> None:
+    registration = Registration(labels={"zone": "a", "node": "another"})
+    assert registration.labels_on(NodeId("n1")) == {"zone": "a", "node": "n1"}
 
 
 def test_overrides_of_a_status_are_as_before() -> None:
