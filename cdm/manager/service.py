@@ -16,6 +16,7 @@ from cdm.manager.standing import Fleet
 from cdm.model.artifact import Artifact, Service
 from cdm.model.keys import SliceKey
 from cdm.model.record import Rollout, RolloutPhase, Side, Weights
+from cdm.model.slice import SliceState
 
 BACK = frozenset({RolloutPhase.REVERTING, RolloutPhase.REVERTED})
 """Phases of a rollout that is taken back."""
@@ -73,11 +74,15 @@ def of_side(put: SlicePut, side: Side) -> bool:
 def is_new(put: SlicePut, target: Side) -> bool:
     """Whether a slice was started as the side says that a rollout under way leads to.
 
-    Where agents drop the digests, and who leads has not seen the commands, their blueprint's revision tells.
+    Where agents drop the digests, and who leads has not seen the commands, their blueprint's revision tells. What
+    failed and tells not even that is no failure of the new side: it may have failed long before.
     """
     value = put.value
-    before = value.template is None and value.blueprint is not None and value.blueprint < target.revision
-    return of_side(put, target) and not before
+    if value.template is None:
+        failed = value.state is SliceState.FAILED
+        if value.blueprint < target.revision if value.blueprint is not None else failed:
+            return False
+    return of_side(put, target)
 
 
 def revert(record: Rollout, reason: str, now: float) -> Rollout:

@@ -190,6 +190,18 @@ def test_what_changes_while_another_one_leads_is_rolled_only_where_that_one_know
     assert env_of(each) == [{"LEVEL": "debug"} if knows else {}] * 3
 
 
+def test_what_failed_before_and_tells_nothing_of_itself_takes_no_rollout_back() -> None:
+    each = running()
+    key = next(iter(each.slices))
+    each.store(key, replace(each.slices[key].value, state=S.FAILED, fatal=True, blueprint=None, **DIGESTS))
+    each.apply(APP, blueprint(LEVEL="debug"))
+    each.boot()
+    each.lead()
+    finish(each)
+    assert phase(each) is RolloutPhase.COMPLETE
+    assert env_of(each) == [{"LEVEL": "debug"}] * 3
+
+
 def test_a_leader_that_was_just_started_goes_on_although_agents_drop_the_digests() -> None:
     each = running()
     each.apply(APP, blueprint(LEVEL="debug"))
