@@ -144,7 +144,9 @@ def _judge_phase(before: Rollout | None, after: Rollout | None) -> None:
         return
     if before.phase is P.COMPLETE and before.source.version != after.source.version:
         return  # it replaces one more version
-    if before.phase in UNDER_WAY or before.phase is P.REVERTED or before.target.revision == after.target.revision:
+    # What is not remembered as taken back was deleted meanwhile: written anew, it may begin.
+    back = before.phase is P.REVERTED and before.target.version in before.reverted
+    if before.phase in UNDER_WAY or back or before.target.revision == after.target.revision:
         assert after.phase in LEGAL[before.phase], f"{before} -> {after}"
     if before.phase in FORWARD and after.phase in FORWARD and before.target.revision == after.target.revision:
         assert after.step >= before.step, f"{before} -> {after}"
@@ -210,9 +212,10 @@ def _judge_bounds(
     blueprint = found.blueprint
     wanted, settings = blueprint.instances, blueprint.rollout
     slices = slices_of(world, service, found.names)
-    commands = [command for command in order.commands if command.key.artifact.service == service]
     # A version that is in force beside those of the rollout has instances of its own.
-    loads = {each.key for each in commands if each.state is S.LOAD and each.key.artifact.version in found.names}
+    about = {service.version(name) for name in found.names}
+    commands = [command for command in order.commands if command.key.artifact in about]
+    loads = {each.key for each in commands if each.state is S.LOAD}
     unloads = {each.key for each in commands if each.state is S.UNLOAD}
     surge = 0 if _exclusive(record) else percent(settings.max_surge, wanted, up=True)
     if settings.kind is RolloutKind.BLUE_GREEN and record.phase is not P.REVERTING and not _exclusive(record):

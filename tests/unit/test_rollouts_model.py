@@ -390,6 +390,7 @@ REASONS = (
     "rollout failed",
     "no room",
     "max_unavailable is 0",
+    "with stop_after none comes up",
     "of its group",
     "no node",
     "cannot be placed",
