@@ -357,6 +357,8 @@ def _passed(case: _Case) -> _Turn:
 
 
 def _no_room(case: _Case, one: str, others: str) -> str:
+    if case.exclusive and case.beside:
+        return "; with stop_after none comes up beside another, and blue-green needs that"
     if case.exclusive and case.settings.unavailable(case.instances) == 0:
         return "; max_unavailable is 0, and with stop_after none comes up beside another"
     if case.ports:

@@ -604,6 +604,20 @@ def test_what_must_not_run_twice_and_has_no_room_says_so() -> None:
     assert condition(each)[1] == "0 of 2 new instances healthy; no room for a new one beside the old ones"
 
 
+def test_blue_green_that_replaces_what_must_not_run_twice_says_so() -> None:
+    """The new blueprint cannot be refused for what the old one says."""
+    each = running(2, 3)
+    each.apply(APP, Blueprint(2, Overrides(stop_after=5.0), MIN_HEALTHY))
+    finish(each)
+    settings = RolloutSettings(source="1.0.0", kind=RolloutKind.BLUE_GREEN, deadline=60.0)
+    each.apply(NEXT_VERSION, blueprint(2, rollout=settings))
+    each.run_down()
+    waits = "with stop_after none comes up beside another, and blue-green needs that"
+    assert condition(each, NEXT_VERSION)[1] == f"0 of 2 new instances healthy; {waits}"
+    finish(each)
+    assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "no instance became healthy for 60 s")
+
+
 def on_port(each: World, *artifacts: Artifact, port: int = 80) -> None:
     """The instances of these have this port, as agents tell of a fixed one, and of what they have loaded."""
     for key, put in list(each.slices.items()):
