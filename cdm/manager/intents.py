@@ -195,6 +195,10 @@ def _started(facts: Facts, record: Rollout | None, source: Side, target: Side, b
     if source.version != target.version:
         superseded[source.version] = _revision(facts.versions.get(source.version))
         runs = _runs(facts, source.version) or _runs(facts, target.version, other_than=target)
+        if record is not None and record.phase.under_way:
+            # What took over from the old version, as far as it came, serves until this one does.
+            serves = {record.target.version, *superseded, *reverted} - {target.version}
+            runs = runs or any(_runs(facts, name) for name in serves)
     stages = stages_of(blueprint.rollout)
     return Rollout(
         source,

@@ -238,7 +238,9 @@ def _judge_bounds(
         )
         if isinstance(settings.max_unavailable, str) and settings.max_surge in (0, "0%"):
             unavailable = max(unavailable, 1)
-        remaining = len(well - unloads)
+        # At the end of a rollout a surplus goes as it does at rest: what has just come up is as good as any other.
+        since = 0.0 if over else blueprint.min_healthy
+        remaining = len({key for key, put in slices.items() if healthy(world, put, since)} - unloads)
         assert remaining >= wanted - unavailable, (
             f"{len(well)} healthy, {remaining} after {brief(order)}; {wanted} wanted, {unavailable} may be unavailable"
         )

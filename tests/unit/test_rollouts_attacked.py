@@ -171,3 +171,21 @@ def test_a_record_that_no_leader_can_have_written_is_refused(fields: dict[str, A
     assert msgspec.convert(value, Rollout).step == 1
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({**value, **fields}, Rollout)
+
+
+@pytest.mark.parametrize("source", ["1.0.0", "1.1.0"])
+def test_a_third_version_replaces_what_serves_one_by_one_also_where_nothing_of_the_first_is_left(source: str) -> None:
+    """All of the second had been unloaded at once, before any of the third was up."""
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=replace(FROM, auto_promote=False, if_stable_down="hold")))
+    later(each, MIN_HEALTHY)
+    while count(each, APP):
+        later(each, MIN_HEALTHY)
+    each.apply(THIRD_VERSION, blueprint(rollout=RolloutSettings(source=source)))
+    for _ in range(40):
+        each.settle()
+        assert sum(put.value.state is S.ACTIVE for put in each.slices.values()) >= 3
+        if not each.answer():
+            each.tick(MIN_HEALTHY)
+    assert phase(each) is RolloutPhase.COMPLETE
+    assert (count(each, THIRD_VERSION), count(each, NEXT_VERSION), count(each, APP)) == (3, 0, 0)
