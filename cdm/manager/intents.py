@@ -235,7 +235,17 @@ def _go_on(facts: Facts, record: Rollout) -> Rollout | None:
     again, reason = _put_again(record, new, old)
     if reason or again is not record:
         return again if record.phase is RolloutPhase.REVERTING else revert(again, reason, now)
-    return _changed(facts, record, new)
+    return _changed(facts, _named_anew(record, new, old), new)
+
+
+def _named_anew(record: Rollout, new: Version | None, old: Version | None) -> Rollout:
+    """The record, where the old version was put again, and then the new one, which still says that it replaces it."""
+    source, blueprint, revision = record.source.version, _blueprint(new), _revision(old)
+    if record.phase is RolloutPhase.REVERTING or source == record.target.version or blueprint is None:
+        return record
+    if blueprint.rollout.source != source or not 0 < revision < _revision(new):
+        return record
+    return replace(record, superseded={**record.superseded, source: revision})
 
 
 def _put_again(record: Rollout, new: Version | None, old: Version | None) -> tuple[Rollout, str]:

@@ -225,7 +225,8 @@ def _judge_bounds(
     if loads and not over:
         # What is on a draining node serves until its replacement does, on top of all others.
         leaving = {key for key in after if drains(world, key.node)}
-        assert len(after) <= wanted + surge + len(leaving), (
+        # One that is given up is replaced, also where the bounds have become narrower since.
+        assert len(after) <= max(wanted + surge + len(leaving), len(live)), (
             f"{len(after)} live after {brief(order)}; {wanted} wanted, {surge} more, {len(leaving)} leaving"
         )
     well = {key for key, put in slices.items() if healthy(world, put, blueprint.min_healthy)}

@@ -354,3 +354,19 @@ def test_what_is_deleted_drains_for_as_long_as_its_blueprint_said() -> None:
     each.tick(30.0)
     each.settle()
     assert hurried(each) == [], "a new leader does not know for how long, and changes nothing"
+
+
+def test_a_version_that_is_put_again_and_named_anew_before_anybody_looked_does_not_come_up() -> None:
+    """It was started when the rollout was complete, and taken away at once."""
+    each = running()
+    waits = replace(FROM, auto_promote=False, if_stable_down="hold")
+    each.apply(NEXT_VERSION, blueprint(rollout=waits))
+    finish(each, 60.0)
+    assert (phase(each), count(each, APP)) == (RolloutPhase.PAUSED, 0)
+    each.apply(APP, blueprint())
+    each.apply(NEXT_VERSION, blueprint(rollout=replace(waits, approved=1)))
+    decided = len(each.decided)
+    later(each, 60.0)
+    assert (phase(each), count(each, APP), count(each, NEXT_VERSION)) == (RolloutPhase.COMPLETE, 0, 3)
+    assert condition(each)[0] is Condition.SUPERSEDED
+    assert not [each.commands for each in each.decided[decided:] if each.commands]
