@@ -70,7 +70,7 @@ def health_of(
             lingering += exclusive(put) or (one_by_one and node is not None and state in MAY_RUN)
         else:
             live += 1
-            draining += node.draining
+            draining += node.draining and node.registered
         up = state is _ACTIVE and node is not None and node.registered
         well = up and put.at + min_healthy <= now
         active += up

@@ -35,18 +35,16 @@ def targets(shares: Sequence[Share], bounds: Bounds) -> list[int]:
         shares: the sides; earlier ones shrink first, and grow first.
         bounds: of all of them.
     """
-    total = sum(share.health.live + share.health.lingering for share in shares)
-    room = max(bounds.most - total, 0)
-    spare_healthy = max(sum(share.health.healthy for share in shares) - bounds.fewest, 0)
-    spare_active = max(sum(share.health.active for share in shares) - bounds.fewest, 0)
+    grown, lost = _grown(shares, bounds.most)
+    # What is on a node that is being emptied is not relied on, where it goes before anything replaces it.
+    spare_healthy = max(sum(share.health.healthy for share in shares) - lost - bounds.fewest, 0)
+    spare_active = max(sum(share.health.active for share in shares) - lost - bounds.fewest, 0)
     found: list[int] = []
-    for goal, health in shares:
-        surplus = health.live - goal
-        if surplus <= 0:
-            grown = min(room, -surplus)
-            room -= grown
-            found.append(health.live + grown)
+    for (goal, health), count in zip(shares, grown, strict=True):
+        if count is not None:
+            found.append(count)
             continue
+        surplus = health.live - goal
         # Those that do not serve go first, then those that have not served for long, then the healthy ones.
         idle = min(surplus, health.live - health.active)
         young = min(surplus - idle, health.active - health.healthy, spare_active)
@@ -57,3 +55,26 @@ def targets(shares: Sequence[Share], bounds: Bounds) -> list[int]:
         spare_healthy -= healthy
         found.append(health.live - idle - young - healthy)
     return found
+
+
+def _grown(shares: Sequence[Share], most: int) -> tuple[list[int | None], int]:
+    """How many each side that is not above its goal is to have; and how many instances that leave are not replaced.
+
+    What is on nodes that are being emptied serves on top of all others until it is replaced. It does not count beside
+    its replacements: each of these would be taken for one more that is to be replaced.
+    """
+    grows = [health.live <= goal for goal, health in shares]
+    room = most - sum(
+        health.live + health.lingering - (health.draining if growing else 0)
+        for (_, health), growing in zip(shares, grows, strict=True)
+    )
+    found: list[int | None] = []
+    lost = 0
+    for (goal, health), growing in zip(shares, grows, strict=True):
+        staying = health.live - health.draining
+        more = min(max(room, 0), goal - staying)
+        if growing:
+            room -= more
+            lost += max(health.draining - more, 0)
+        found.append(staying + more if growing else None)
+    return found, lost

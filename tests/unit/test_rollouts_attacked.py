@@ -189,3 +189,23 @@ def test_a_third_version_replaces_what_serves_one_by_one_also_where_nothing_of_t
             each.tick(MIN_HEALTHY)
     assert phase(each) is RolloutPhase.COMPLETE
     assert (count(each, THIRD_VERSION), count(each, NEXT_VERSION), count(each, APP)) == (3, 0, 0)
+
+
+def test_what_comes_up_on_a_node_that_is_emptied_is_replaced_once() -> None:
+    """Each replacement had been taken for one more that was to be replaced, beyond what ``max_surge`` allows."""
+    each = running(4, 6)
+    each.apply(NEXT_VERSION, blueprint(4, rollout=FROM))
+    finish(each)
+    assert phase(each) is RolloutPhase.COMPLETE
+    each.apply(NEXT_VERSION, blueprint(4, rollout=replace(FROM, abort=True)))
+    each.run_down()
+    assert count(each, APP) == 1
+    (first,) = (key for key in each.slices if key.artifact == APP)
+    each.intend(first.node, Schedule.DRAIN)
+    for _ in range(100):
+        each.settle()
+        assert sum(put.value.state.live for put in each.slices.values()) <= 4 + 1 + 1
+        if not each.answer():
+            each.tick(MIN_HEALTHY)
+    assert phase(each) is RolloutPhase.REVERTED
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (4, 0)
