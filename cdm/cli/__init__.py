@@ -140,6 +140,17 @@ app.command(
     ),
 )
 app.command(
+    "cdm.cli.rebalance:rebalance",
+    name="rebalance",
+    help=(
+        "Have healthy instances moved to where they would be placed today.\n\n"
+        "Without ARTIFACT that concerns every version with instances. Writes the time into the field `rebalanced` of "
+        "the blueprints whose instances are not placed best; the leader moves one instance of each at a time: it "
+        "places one, waits until it is healthy, and takes the other away. Exits with 3 where it was not over in time, "
+        "and with 4 where a blueprint was written by others meanwhile."
+    ),
+)
+app.command(
     "cdm.cli.history:history",
     name="history",
     help=(

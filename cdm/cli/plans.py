@@ -162,6 +162,12 @@ def restarting(look: ServiceLook, artifact: Artifact, stamp: str) -> Edit:
     return Edit(own, raw, f"restarting {instances_in(raw)}")
 
 
+def rebalancing(look: ServiceLook, artifact: Artifact, stamp: str) -> Edit:
+    """The instances of a version are to be moved to where they are placed best."""
+    own = _in_place(look, artifact)
+    return Edit(own, _beside(look, own, edit.rebalanced(text_of(own), stamp)), "rebalancing", Goal.COUNT)
+
+
 def _in_place(look: ServiceLook, artifact: Artifact) -> VersionLook:
     own = look.version(artifact)
     if own.raw is None:

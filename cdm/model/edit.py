@@ -79,6 +79,11 @@ def restarted(raw: bytes, stamp: str) -> bytes:
     return _edited(raw, _with_rollout(fields, {"approved": None, "abort": None}))
 
 
+def rebalanced(raw: bytes, stamp: str) -> bytes:
+    """The same with another text in ``rebalanced``, which has its instances moved to where they are placed best."""
+    return _edited(raw, {**fields_of(raw), "rebalanced": stamp})
+
+
 def paused(raw: bytes, on: bool) -> bytes:
     """The same with its rollout stopped where it is, or let go on."""
     fields = fields_of(raw)

@@ -17,7 +17,7 @@ import pytest
 
 from cdm.cli import Exit
 from cdm.cli.logs import FOLLOWED_FROM
-from tests.cli import test_demo, test_endpoints, test_explain, test_releases
+from tests.cli import test_demo, test_endpoints, test_explain, test_rebalance, test_releases
 from tests.containers import test_compose
 from tests.docs import test_documents, test_first_steps, test_placement
 from tests.docs.documents import BLOCKS, INLINE, adapted, commands, inline
@@ -199,6 +199,7 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "How it goes": test_nats_cli.test_the_blueprints_of_the_documents_are_read,
     "Checks": test_nats_cli.test_the_blueprints_of_the_documents_are_read,
     **dict.fromkeys(test_placement.OUTCOMES, test_placement.test_an_example_is_placed_as_is_said),
+    "Balance": test_rebalance.test_what_is_on_one_node_is_spread_by_one_command,
     "A strategy in ten lines": test_documents.test_the_strategy_example_is_installed_and_decides,
     "Users and permissions": test_nats_cli.test_the_security_of_the_documents,
     "A runtime in forty lines": test_first_steps.test_the_runtime_example_serves_a_site,
@@ -228,6 +229,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm rollback": test_a_service_is_released_by_command,
     "cdm scale": test_a_service_is_released_by_command,
     "cdm restart": test_a_service_is_released_by_command,
+    "cdm rebalance": test_rebalance.test_what_is_on_one_node_is_spread_by_one_command,
     "cdm history": test_a_service_is_released_by_command,
     "cdm init": test_a_server_of_ones_own,
     "cdm node": test_a_node_is_operated,

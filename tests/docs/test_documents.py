@@ -124,7 +124,7 @@ COMMANDS = (
         "artifact ls",
         "artifact rm",
     ),
-    *("deploy", "rollback", "scale", "restart", "history"),
+    *("deploy", "rollback", "scale", "restart", "rebalance", "history"),
     *(f"rollout {each}" for each in ("status", "pause", "resume", "approve", "abort", "retry")),
 )
 

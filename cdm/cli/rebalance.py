@@ -1,0 +1,199 @@
+"""``cdm rebalance``: has healthy instances moved to where they would be placed today."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated
+
+import anyio
+from cyclopts import Parameter
+from cyclopts.types import PositiveInt
+from msgspec import Struct
+from msgspec.structs import replace
+from rich.text import Text
+
+from cdm import clock
+from cdm.cli.connected import run_connected
+from cdm.cli.editing import edited
+from cdm.cli.following import StatusFollower, shown_line, unsaid
+from cdm.cli.known import nearest
+from cdm.cli.options import FLAG
+from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions
+from cdm.cli.plans import rebalancing, stamp
+from cdm.cli.screen import plain, print_json, wide_console
+from cdm.errors import ServiceMissing
+from cdm.manager.onlooker import Onlooker
+from cdm.manager.rebalancing import balancing
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.keys import encode
+from cdm.model.status import Condition, Status
+from cdm.store.connection import Connection
+from cdm.store.snapshot import snapshot
+
+COMPLETE, SUPERSEDED, TIMED_OUT = "complete", "superseded", "timed out"
+
+
+class PlannedMove(Struct, frozen=True):
+    """One instance that is to be elsewhere."""
+
+    slice: str
+    """Its key in the bucket."""
+    to: NodeId
+    why: str
+
+
+class Rebalanced(Struct, frozen=True):
+    """What is done about one artifact."""
+
+    artifact: str
+    moves: list[PlannedMove]
+    waits: str
+    """What the leader waits for before it moves anything; empty: nothing."""
+    left_out: bool
+    """Whether it was left alone because of ``--max-moves``."""
+    result: str | None = None
+    """How it ended: ``complete``, ``superseded``, or ``timed out``; None: that was not waited for."""
+
+
+def rebalance(
+    artifacts: Annotated[tuple[ArtifactName, ...], Parameter(negative="")] = (),
+    /,
+    *,
+    plan: Annotated[bool, FLAG] = False,
+    max_moves: PositiveInt | None = None,
+    wait: Annotated[bool, FLAG] = False,
+    options: WaitOptions = WAIT,
+) -> int:
+    """Have healthy instances moved to where they would be placed today.
+
+    Parameters
+    ----------
+    plan
+        Show what would be moved, and move nothing.
+    max_moves
+        Leave out the versions that would need more moves than this, together with those before them.
+    wait
+        Wait until all is moved.
+    """
+    return run_connected(
+        options.connection,
+        "cdm rebalance",
+        partial(_run, artifacts=artifacts, plan=plan, most=max_moves, wait=wait, options=options),
+    )
+
+
+async def _run(
+    connection: Connection,
+    artifacts: Sequence[Artifact],
+    plan: bool,
+    most: int | None,
+    wait: bool,
+    options: WaitOptions,
+) -> int:
+    found = _chosen(Onlooker(await snapshot(connection), clock.now()), artifacts, most)
+    say = unsaid if options.json else shown_line
+    ends: dict[str, str] = {}
+    if plan:
+        if not options.json:
+            for line in _lines(found):
+                wide_console().print(line, soft_wrap=True)
+    else:
+        revisions: dict[str, int] = {}
+        asked = [each for each in found if each.moves and not each.left_out]
+        text = stamp()
+        for each in asked:
+            artifact = Artifact.parse(each.artifact)
+            made = await edited(connection, artifact.service, partial(rebalancing, artifact=artifact, stamp=text))
+            revisions[each.artifact] = made.revision
+            say(f"{each.artifact}: {_count(each)}{f', once the leader may: {each.waits}' if each.waits else ''}")
+        for each in found:
+            if each.left_out:
+                say(f"{each.artifact}: {_count(each)}, left out (--max-moves)")
+        if not asked:
+            say("nothing is to be moved")
+        if wait:
+            until = math.inf if options.timeout is None else clock.now() + options.timeout
+            for each in asked:
+                ends[each.artifact] = await _ended(
+                    connection, Artifact.parse(each.artifact), text, revisions[each.artifact], until
+                )
+                say(f"{each.artifact}: {ends[each.artifact]}")
+    if options.json:
+        print_json({"artifacts": [replace(each, result=ends.get(each.artifact)) for each in found]})
+    if SUPERSEDED in ends.values():
+        return 4
+    return 3 if TIMED_OUT in ends.values() else 0
+
+
+def _chosen(look: Onlooker, artifacts: Sequence[Artifact], most: int | None) -> list[Rebalanced]:
+    """What is to be moved of each of the artifacts, or of all."""
+    known = look.cluster.desired
+    for artifact in artifacts:
+        if artifact not in known:
+            raise ServiceMissing(f"there is no blueprint of {artifact}{nearest(str(artifact), known)}")
+    found, total = list[Rebalanced](), 0
+    for artifact in dict.fromkeys(artifacts) or sorted(known):
+        each = balancing(look, artifact)
+        if not artifacts and not each.settled:
+            continue
+        left_out = most is not None and total + len(each.moves) > most
+        total += 0 if left_out else len(each.moves)
+        if each.moves or artifacts:
+            moves = [PlannedMove(encode(move.slice), move.to, move.why) for move in each.moves]
+            found.append(Rebalanced(str(artifact), moves, each.waits, left_out))
+    return found
+
+
+async def _ended(connection: Connection, artifact: Artifact, text: str, revision: int, until: float) -> str:
+    """Wait until the leader says that nothing of it is left to be moved; returns how that ended."""
+    follower = StatusFollower(connection, artifact.service)
+    end = TIMED_OUT
+    with anyio.move_on_after(None if until == math.inf else max(until - clock.now(), 0)):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(follower.run)
+            await follower.listed()
+            seen = False
+            while (told := _told(follower.statuses.get(artifact), text, revision, seen=seen)) is None:
+                seen = artifact in follower.statuses
+                await follower.news()
+            end = told
+            tasks.cancel_scope.cancel()
+    return end
+
+
+def _told(status: Status | None, text: str, revision: int, *, seen: bool) -> str | None:
+    """How it ended, according to the status; None: it goes on.
+
+    Args:
+        status: what the leader says; None: nothing.
+        text: what was asked for.
+        revision: of the blueprint that asks for it.
+        seen: whether there was a status before.
+    """
+    if status is None:
+        return SUPERSEDED if seen else None
+    if status.rebalanced == text:
+        return COMPLETE
+    if status.observed_revision < revision:
+        return None
+    other = (status.settings or {}).get("rebalanced") != text
+    return SUPERSEDED if other or status.condition is Condition.SUPERSEDED else None
+
+
+# Words
+
+
+def _lines(found: Sequence[Rebalanced]) -> list[Text]:
+    lines = []
+    for each in found:
+        left_out = ", left out (--max-moves)" if each.left_out else ""
+        waits = f"; waits: {each.waits}" if each.waits else ""
+        lines.append(plain(f"{each.artifact}: {_count(each)}{left_out}{waits}"))
+        lines += [plain(f"    {move.slice} -> {move.to}, for {move.why}") for move in each.moves]
+    return lines or [plain("nothing is to be moved")]
+
+
+def _count(each: Rebalanced) -> str:
+    return "1 move" if len(each.moves) == 1 else f"{len(each.moves):,} moves"

@@ -1,0 +1,64 @@
+"""``cdm rebalance`` on a real leader: what it plans is what is moved, and never fewer serve than are wanted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli import test_releases
+from tests.cli.test_cli import run
+from tests.docs.documents import commands
+from tests.harness.processes import command_line
+from tests.harness.servers import NatsServer
+from tests.harness.waiting import eventually
+from tests.harness.wire import on_nodes, raw
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_what_is_on_one_node_is_spread_by_one_command(server: NatsServer) -> None:
+    planned, waited = (command.split()[1:] for command in commands("Balance"))
+    async with test_releases.cluster(server, "n1", "n2") as cluster:
+        user = cluster.user
+        await user.put("nodes", "n2.intent", {"schedule": "cordon"})
+        await user.put("blueprints", "org.example/slice/1.0.0", {"instances": 4, "min_healthy": 0, "drain_delay": 0})
+
+        async def all_on_one() -> bool:
+            found = await user.slices()
+            return on_nodes(found) == {"n1": 4} and set(found.values()) == {"ACTIVE"}
+
+        await eventually(all_on_one, 30, "all are on one node")
+        assert (await cluster.json("rebalance", "--plan"))["artifacts"] == []
+        await user.delete("nodes", "n2.intent")
+        plan = (await cluster.json("rebalance", "--plan", "org.example:slice:1.0.0"))["artifacts"]
+        assert [move["to"] for move in plan[0]["moves"]] == ["n2", "n2"]
+        shown = await cluster.cdm(*planned)
+        assert shown.startswith("org.example:slice:1.0.0: 2 moves\n    n1.org.example/slice/1.0.0")
+        assert "left out (--max-moves)" in await cluster.cdm("rebalance", "--max-moves", "1")
+        assert on_nodes(await user.slices()) == {"n1": 4}
+        assert "rebalanced" not in json.dumps((await user.contents("blueprints"))["org.example/slice/1.0.0"].value)
+
+        done = (await cluster.json(*waited, "--timeout", "60s"))["artifacts"]
+        assert [each["result"] for each in done] == ["complete"]
+        assert on_nodes(await user.slices()) == {"n1": 2, "n2": 2}
+        assert "nothing is to be moved" in await cluster.cdm("rebalance")
+        missing = await cluster.cdm("rebalance", "org.example:slcie:1.0.0", code=1)
+        assert "there is no blueprint of org.example:slcie:1.0.0 (did you mean org.example:slice:1.0.0?)" in missing
+
+
+async def test_a_wait_ends_where_another_rebalancing_is_asked_for_or_time_is_over(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    async with raw(server) as user:
+        for node in ("n1", "n2"):
+            await user.put("nodes", node, {})
+        for ordinal in ("", "/1"):
+            await user.put("slices", f"n1.acme/web/1{ordinal}", {"state": "ACTIVE"})
+        await user.put("blueprints", "acme/web/1", 2)
+        await user.put("status", "acme/web/1", {"condition": "Ready", "desired": 2})
+        late = await command_line("rebalance", "--wait", "--timeout", "1s", env={"NATS_URL": server.url}, within=40)
+        assert (late.returncode, b"acme:web:1: timed out" in late.stdout) == (3, True), late.stderr
+        told = {"condition": "Ready", "desired": 2, "observed_revision": 2**50, "settings": {"rebalanced": "x"}}
+        await user.put("status", "acme/web/1", told)
+        other = await command_line("rebalance", "--wait", env={"NATS_URL": server.url}, within=40)
+        assert (other.returncode, b"acme:web:1: superseded" in other.stdout) == (4, True), other.stderr
