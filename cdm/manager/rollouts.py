@@ -151,17 +151,18 @@ class _Case:
     def crowded(self) -> bool:
         """Whether no instance can come up beside the others, but one could in the place of another."""
         tight = self.exclusive or self.facts.crowded or bool(self.ports) or self.settings.surge(self.instances) == 0
-        return tight and not self.facts.stuck and (self.facts.fleet.has_room() or self._gives_room())
+        return tight and not self.facts.stuck and self.finds_room()
 
-    def _gives_room(self) -> bool:
-        """Whether an instance that goes leaves its place, or its port, to one that is to come."""
+    def finds_room(self) -> bool:
+        """Whether a node has room, or an instance that goes leaves its place, or its port, to one that is to come."""
         sides, nodes = self.sides, self.facts.fleet.nodes
         coming, going = sides.new, [sides.stable, *(group for _, group in sides.others)]
         if self.record.phase is RolloutPhase.REVERTING:
             coming, going[0] = going[0], coming
         waiting = {key.node for key, put in coming.slices.items() if put.value.state is not SliceState.ACTIVE}
         places = {key.node for group in going for key in group.slices}
-        return any(node in waiting or (node in nodes and nodes[node].open) for node in places)
+        given = any(node in waiting or (node in nodes and nodes[node].open) for node in places)
+        return given or self.facts.fleet.has_room()
 
     def bounds(self) -> Bounds:
         """What holds for all sides together."""
@@ -363,7 +364,10 @@ def _no_room(case: _Case, one: str, others: str) -> str:
         return "; max_unavailable is 0, and with stop_after none comes up beside another"
     if case.ports:
         return f"; {_told_of_ports(case, others)}"
-    if not case.facts.crowded:
+    short = case.stable.live < case.instances if one == "old" else case.new.live < case.goal
+    # Where none comes up beside another, and none goes for it, none was tried to be placed.
+    waits = case.exclusive and short and not (case.facts.fleet.settling or case.finds_room())
+    if not (case.facts.crowded or waits):
         return ""
     return f"; no room for {'an' if one == 'old' else 'a'} {one} one beside the {others} ones"
 

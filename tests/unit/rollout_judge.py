@@ -67,7 +67,7 @@ def judge(world: World, order: Order) -> None:
         before = put.value if put else None
         after = order.records.get(service, before)
         _judge_phase(before, after)
-        _judge_loads(after, order)
+        _judge_loads(service, after, order)
         record = after if after is not None and after.phase in UNDER_WAY else before
         if record is not None and record.phase in UNDER_WAY and (found := governing(world, service, record)):
             _judge_bounds(world, service, record, found, order, over=after is None or after.phase not in UNDER_WAY)
@@ -152,9 +152,11 @@ def _judge_phase(before: Rollout | None, after: Rollout | None) -> None:
         assert after.step >= before.step, f"{before} -> {after}"
 
 
-def _judge_loads(record: Rollout | None, order: Order) -> None:
+def _judge_loads(service: Service, record: Rollout | None, order: Order) -> None:
     """What was taken back is not tried again."""
     for command in order.commands if record is not None else ():
+        if command.key.artifact.service != service:
+            continue  # of another service of its group
         taken_back = record.reverted.get(command.key.artifact.version) if record is not None else None
         if command.state is S.LOAD and taken_back == command.template is not None and record is not None:
             assert command.template == record.source.digest, f"{command} again"
