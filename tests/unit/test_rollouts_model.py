@@ -305,6 +305,9 @@ class RolloutModel(RuleBasedStateMachine):
             assert said(first.decision) == said(second.decision)
             facts = replace(first.facts, record=first.record)
             again = decide(facts, follow(facts))
+            puts = (put for version in facts.versions.values() for put in version.group.slices.values())
+            if any(put.key.node not in facts.fleet.nodes for put in puts):
+                continue  # the same order deletes what is left of dead nodes
             if another(first.record, again.record):
                 continue  # one was over at once, and the next may begin
             assert again.record == first.record, "what it says is carried out: then it says nothing new"
