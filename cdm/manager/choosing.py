@@ -115,7 +115,7 @@ def _beside(at: Situation, due: Sequence[SlicePut]) -> Mapping[NodeId, int]:
         if put.key not in tried
     )
     if at.wanted.beside:
-        found.update(at.fleet.others_of(at.artifact.service, at.group.slices))
+        found.update(at.fleet.others_of(at.wanted.beside, at.group.slices))
     return found
 
 

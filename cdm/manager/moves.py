@@ -77,7 +77,7 @@ class Moves:
         asked = blueprint.rebalanced
         return asked is not None and asked not in (done, self._balanced.get(artifact))
 
-    def next(self, at: Situation, blueprint: Blueprint | None, done: str | None) -> tuple[Move | None, float]:
+    def next(self, at: Situation, blueprint: Blueprint, done: str | None) -> tuple[Move | None, float]:
         """What is to be moved, and when to look again although nothing happens.
 
         Args:
@@ -91,8 +91,6 @@ class Moves:
             if any(put.key == move.key for put in at.standings[Standing.LIVE]):
                 return move, inf
             self.end(artifact)
-        if blueprint is None or not self.wants(artifact, blueprint, done):
-            return None, inf
         if (healthy_at := _healthy_at(at)) > at.now:
             return None, healthy_at
         move, again_at = self._found(at, blueprint, done)
@@ -105,6 +103,12 @@ class Moves:
             return None, inf
         self._under_way[artifact] = move
         return move, inf
+
+    def forget(self, artifact: Artifact) -> None:
+        """Nothing is to be moved of the artifact, and nothing was asked for."""
+        if self._under_way or self._balanced:
+            self.end(artifact)
+            self._balanced.pop(artifact, None)
 
     def end(self, artifact: Artifact) -> None:
         """The artifact's move is over, or cannot be made: it is another one's turn."""

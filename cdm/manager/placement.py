@@ -88,9 +88,9 @@ class Placement:
         """How many instances of a service are on each node, or are about to be."""
         return self._siting.of_service(service, self.nodes)
 
-    def others_of(self, service: Service, own: Container[SliceKey]) -> Iterator[NodeId]:
-        """The nodes of all slices of a service but these, whatever their state."""
-        for artifact in self._cluster.versions_of(service):
+    def others_of(self, artifacts: Iterable[Artifact], own: Container[SliceKey]) -> Iterator[NodeId]:
+        """The nodes of all slices of artifacts but these, whatever their state."""
+        for artifact in artifacts:
             yield from (key.node for key in self.taken(artifact) if key not in own)
 
     def nodes_for_each(self, artifacts: Iterable[Artifact], rules: Rules) -> frozenset[NodeId]:

@@ -142,8 +142,7 @@ class Planning:
         if waiting.services:
             job = job._replace(wanted=replace(job.wanted, waits_for=tuple(map(str, waiting.services))))
             self._agenda.look_at(artifact, waiting.until)
-        if artifact in self._cluster.ruled.artifacts:
-            job = self._with_move(job, fleet, now)
+        job = self._with_move(job, fleet, now)
         plan = self._reconcile(job, fleet, now)
         if plan.unplaced and job.wanted.moving is not None:
             self._moves.end(artifact)  # what there was room for is taken
@@ -158,8 +157,14 @@ class Planning:
 
     def _with_move(self, job: Job, fleet: Fleet, now: float) -> Job:
         """The same with the instance that is to be moved; none is while a rollout is under way."""
-        artifact, done = job.artifact, self._rebalanced(job.artifact)
-        blueprint = None if job.wanted.beside else self._blueprint(artifact)
+        artifact = job.artifact
+        if artifact not in self._cluster.ruled.artifacts:
+            self._moves.forget(artifact)
+            return job
+        blueprint, done = self._blueprint(artifact), self._rebalanced(artifact)
+        if blueprint is None or job.wanted.beside or not self._moves.wants(artifact, blueprint, done):
+            self._moves.end(artifact)
+            return job
         move, again_at = self._moves.next(self._situation(job, fleet, now), blueprint, done)
         self._agenda.look_at(artifact, again_at)
         return job if move is None else job._replace(wanted=replace(job.wanted, moving=move))

@@ -239,8 +239,9 @@ class Releases:
         desired = governing(facts, record) if record is not None else None
         if decision.courses and record is not None:
             base, back = wanted_of(desired), record.phase is RolloutPhase.REVERTING
+            together = {course.artifact for course in decision.courses}
             for course in decision.courses:
-                wanted = wanted_of_side(base, course.side, course.instances, grows=course.grows, beside=True)
+                wanted = wanted_of_side(base, course.side, course.instances, grows=course.grows, beside=together)
                 wanted = replace(wanted, held=frozenset(facts.ports))
                 is_new = course.grows and course.side is (record.source if back else record.target)
                 yield Job(course.artifact, wanted, course.group, is_new)

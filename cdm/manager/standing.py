@@ -12,7 +12,7 @@ from cdm.allocation.evenly import Ranking
 from cdm.allocation.sites import Sites
 from cdm.manager.group import Group, SlicePut
 from cdm.manager.policy import Policy
-from cdm.model.artifact import NodeId, Service
+from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.keys import SliceKey
 from cdm.model.slice import SliceState
 
@@ -64,8 +64,8 @@ class Fleet(Struct, frozen=True):
     """The nodes as rules see them."""
     of_service: Callable[[Service], Mapping[NodeId, int]] = lambda _: {}
     """How many instances of a service are on each node, or are about to be."""
-    others_of: Callable[[Service, Container[SliceKey]], Iterable[NodeId]] = lambda _service, _own: ()
-    """The nodes of all slices of a service but these, whatever their state, each as often as it has some."""
+    others_of: Callable[[Iterable[Artifact], Container[SliceKey]], Iterable[NodeId]] = lambda _artifacts, _own: ()
+    """The nodes of all slices of artifacts but these, whatever their state, each as often as it has some."""
 
     def has_room(self) -> bool:
         """Whether any node takes one more slice now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -9,7 +10,7 @@ from msgspec.structs import replace
 
 from cdm.manager.cluster import Desired
 from cdm.manager.group import Group
-from cdm.model.artifact import NodeId
+from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import MIN_HEALTHY, Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.record import Side
@@ -48,8 +49,8 @@ class Wanted(Struct, frozen=True):
     """Where they go."""
     nodes: frozenset[NodeId] | None = None
     """Where one instance is wanted each, and no other; None: wherever the rules let them be."""
-    beside: bool = False
-    """Whether instances of other templates and versions of the service count for the most that a node has."""
+    beside: frozenset[Artifact] = frozenset()
+    """Of a rollout under way: its versions, whose instances count together for the most that a node has."""
     moving: Move | None = None
     """Which instance is to be moved."""
     held: frozenset[SliceKey] = frozenset()
@@ -96,7 +97,9 @@ def side_of(version: str, desired: Desired | None, content: str | None) -> Side 
     return Side(version, desired.in_force, template, content, template.digest)
 
 
-def wanted_of_side(wanted: Wanted, side: Side, instances: int, *, grows: bool = True, beside: bool = False) -> Wanted:
+def wanted_of_side(
+    wanted: Wanted, side: Side, instances: int, *, grows: bool = True, beside: Collection[Artifact] = ()
+) -> Wanted:
     """The same blueprint's wishes for instances of another template or version."""
     overrides = side.template.overrides
     return Wanted(
@@ -111,7 +114,7 @@ def wanted_of_side(wanted: Wanted, side: Side, instances: int, *, grows: bool = 
         grows=grows,
         rules=_with_needs(wanted.rules, side.template.needs),
         nodes=wanted.nodes,
-        beside=beside,
+        beside=frozenset(beside),
     )
 
 

@@ -440,6 +440,18 @@ def test_the_most_on_a_node_counts_old_and_new_instances(rules: dict[str, Any]) 
     assert status(it).condition is Condition.READY
 
 
+def test_another_version_that_is_in_force_is_no_part_of_a_rollout() -> None:
+    it = world()
+    newer = APP.service.version("2.0.0")
+    for artifact in (APP, newer):
+        it.apply(artifact, typed("each"))
+    it.run_down()
+    it.apply(newer, typed("each", restarted="again"))
+    run_on(it, 10)
+    assert live(it) == live(it, newer) == {"n1": 1, "n2": 1, "n3": 1}
+    assert (status(it, newer).condition, status(it, newer).outdated) == (Condition.READY, 0)
+
+
 # Balance
 
 
