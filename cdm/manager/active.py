@@ -282,8 +282,9 @@ class Active:
             return None
 
     def _decide(self, artifact: Artifact, closely: bool, now: float) -> None:
-        cluster, placement = self._cluster, self._placement
-        if why := self._wishes.no_rules(artifact):
+        cluster, placement, planning = self._cluster, self._placement, self._planning
+        ruled = artifact in cluster.ruled.artifacts
+        if cluster.ruled.artifacts and (why := self._wishes.no_rules(artifact)):
             self._hold(artifact, why, now)
             return
         group, wanted = cluster.group(artifact), self._wishes.wanted(artifact)
@@ -291,8 +292,8 @@ class Active:
             self._decide_release(artifact, now)
             return
         group = placement.counted(group, with_exclusive=True)
-        planning = self._planning
-        closely = closely or planning.is_short(artifact) or planning.may_move(artifact) or placement.drains(artifact)
+        closely = closely or planning.is_short(artifact) or placement.drains(artifact)
+        closely = closely or (ruled and planning.may_move(artifact))
         if not closely and settled(wanted, group):
             self._unwritten.pop(artifact, None)
             if group.moving and not self._agenda.is_timed(artifact):
@@ -376,7 +377,7 @@ class Active:
         if until is not None:
             self._agenda.look_at(artifact, until)
         if desired.blueprint is not None:
-            wanted = self._wishes.wanted(artifact)
+            wanted = self._wishes.wanted(artifact, desired)
             status = with_counts(status, group, wanted, now)
             if artifact in self._cluster.ruled.artifacts:
                 violations = self._planning.violations(Job(artifact, wanted, group), now)

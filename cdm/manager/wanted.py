@@ -84,8 +84,10 @@ def wanted_of(desired: Desired | None, content: str | None = None, *, drain_dela
         content,
         blueprint.drain_delay,
         blueprint.min_healthy,
-        rules=replace(blueprint.rules, max_per_node=1) if blueprint.each else blueprint.rules,
-        nodes=desired.nodes,
+        False,
+        True,
+        replace(blueprint.rules, max_per_node=1) if blueprint.each else blueprint.rules,
+        desired.nodes,
     )
 
 

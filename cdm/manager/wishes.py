@@ -26,17 +26,18 @@ class Wishes:
         self._placement = placement
         self._topology = topology
 
-    def wanted(self, artifact: Artifact) -> Wanted:
-        """What the artifact's blueprint wants."""
-        cluster = self._cluster
-        delay = cluster.drain_delays.get(artifact)
-        return wanted_of(self.desired(artifact), cluster.contents.get(artifact), drain_delay=delay)
+    def wanted(self, artifact: Artifact, desired: Desired | None = None) -> Wanted:
+        """What the artifact's blueprint wants; ``desired``: what `desired` said a moment ago."""
+        cluster, desired = self._cluster, desired or self.desired(artifact)
+        delay = cluster.drain_delays.get(artifact) if desired is None else None
+        return wanted_of(desired, cluster.contents.get(artifact), drain_delay=delay)
 
     def desired(self, artifact: Artifact) -> Desired | None:
         """What is known of the artifact's blueprint; one that wants an instance on each node, with their number."""
         cluster = self._cluster
         desired = cluster.desired.get(artifact)
-        if desired is None or artifact not in cluster.ruled.each or (blueprint := desired.blueprint) is None:
+        each = cluster.ruled.each
+        if not each or desired is None or artifact not in each or (blueprint := desired.blueprint) is None:
             return desired
         put = cluster.rollouts.get(artifact.service)
         versions = {artifact}
