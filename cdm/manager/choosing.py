@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from cdm.allocation.case import Case
 from cdm.allocation.choice import choose
 from cdm.allocation.evenly import Allocation
@@ -78,7 +80,9 @@ def violations(at: Situation) -> dict[NodeId, str]:
     hard = rules.require or rules.needs or rules.max_per_node or any(each.hard for each in (*rules.near, *rules.apart))
     if not hard:
         return {}
-    return {node: obstacles[0].why for node, obstacles in broken(case_of(at)).items()}
+    # What failed, or is on its way out, is no instance that is where it must not be.
+    case = replace(case_of(at), beside={})
+    return {node: obstacles[0].why for node, obstacles in broken(case).items()}
 
 
 def better_placed(at: Situation, most: int) -> list[Relocation]:

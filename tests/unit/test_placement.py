@@ -202,6 +202,18 @@ def test_where_nothing_else_fits_a_violation_stays() -> None:
     assert status(it).condition is Condition.READY
 
 
+def test_what_failed_beside_an_instance_is_no_violation() -> None:
+    it = world(n1=Registration(cpu=4.0), n2=Registration())
+    it.apply(APP, typed(2, needs={"cpu": 1}))
+    it.run_down()
+    it.report(sorted(it.slices)[1], S.FAILED)
+    it.apply(APP, typed("each", needs={"cpu": 1}))  # n2 does not say what it has, and waits
+    it.run_down()
+    assert live(it) == {"n1": 1}
+    assert status(it).condition is Condition.UNSCHEDULABLE
+    assert status(it).violations is msgspec.UNSET
+
+
 # One on each node
 
 

@@ -136,7 +136,7 @@ class PlacementModel(ClusterModel):
             assert refused or status.condition is trouble, f"{status}: {states}"
         if valid.each:
             assert len({key.node for key in serving}) == len(serving)
-        forbidden = [key for key in serving if not self._is_allowed(key.node, valid)]
+        forbidden = [key for key in serving - draining if not self._is_allowed(key.node, valid)]
         assert len(forbidden) == (status.violations or 0), f"{status}: {states}"
         if forbidden and len(serving - draining) == wanted and valid.on_violation is OnViolation.MOVE:
             assert not fitting, f"{forbidden} could go to {fitting}"
