@@ -16,16 +16,17 @@ from msgspec import to_builtins
 from cdm import clock
 from cdm.cli.connected import run_connected
 from cdm.cli.editing import Made, Plan, edited, keys_of
-from cdm.cli.judging import End, Ended, Failures, judged, under_way
+from cdm.cli.judging import End, Ended, Failures, gone_back_to, judged, under_way
 from cdm.cli.parameters import WaitOptions
+from cdm.cli.plans import Goal
 from cdm.cli.screen import plain, wide_console
-from cdm.cli.wording import alike, brief, in_words
+from cdm.cli.wording import alike, brief, in_words, serves_in_words
 from cdm.dispatch.messages import Message, ValuePut, ValueRemove
 from cdm.errors import InvalidKey
 from cdm.model.artifact import Artifact, Service
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import StatusKey, decode_artifact
-from cdm.model.status import Status
+from cdm.model.status import Condition, Status
 from cdm.store.bucket import buckets
 from cdm.store.connection import Connection
 from cdm.store.watch import Watch
@@ -120,11 +121,13 @@ async def _until_over(follower: StatusFollower, made: Made, say: Say) -> Ended:
             return Ended(End.DELETED, f"the blueprint of {artifact} was deleted")
         taken_up = taken_up or (status is not None and status.observed_revision >= made.revision)
         hopeless = taken_up and status is not None and failures.decided(status)
-        if ended := judged(made.revision, status, goal, hopeless=hopeless):
+        back_to = gone_back_to(status)
+        serving = follower.statuses.get(artifact.service.version(back_to)) if back_to else None
+        if ended := judged(made.revision, status, goal, hopeless=hopeless, serving=serving):
             return ended
         rolling, now = taken_up and status is not None and under_way(status), clock.now()
         if taken_up:
-            line = in_words(status, made.revision, follower.statuses)
+            line = _progress(made, status, serving, follower)
         fresh = not alike(line, shown)
         if fresh and now >= due:
             shown, fresh, due = line, False, now + APART
@@ -139,6 +142,14 @@ async def _until_over(follower: StatusFollower, made: Made, say: Say) -> Ended:
         if silence.cancelled_caught and not taken_up and not shown:
             line = shown = "no leader has taken it up so far; is a node running? (`cdm status`)"
             say(shown)
+
+
+def _progress(made: Made, status: Status | None, serving: Status | None, follower: StatusFollower) -> str:
+    """How far it is. Why a version was taken back is no news to whoever scales it, or goes back from it."""
+    goal = made.edit.goal
+    if status is not None and status.condition is Condition.REVERTED and goal is not Goal.FORWARD:
+        return serves_in_words(serving or status)
+    return in_words(status, made.revision, follower.statuses)
 
 
 def shown_line(text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cdm.cli.known import nearest
 from cdm.cli.plans import Edit, Goal, in_force_shown, instances_in, text_of, versions_shown
-from cdm.cli.service import ServiceLook, VersionLook, parsed
+from cdm.cli.service import ServiceLook, VersionLook, other_content, parsed
 from cdm.cli.wording import brief
 from cdm.errors import EditRefused
 from cdm.manager.stages import stages_of
@@ -69,7 +69,7 @@ def _before(look: ServiceLook, now: VersionLook, stamp: str) -> Edit:
             old = look.version(service.version(source.version))
             return aborting(look) if old.raw is not None else _again(look, now, source.version, stamp)
         if _leads_to(record, now):
-            if _other_content(record):
+            if other_content(record):
                 return aborting(look)
             return _settings_back(look, now, source.template.overrides, stamp)
     found = _earlier(now)
@@ -77,6 +77,11 @@ def _before(look: ServiceLook, now: VersionLook, stamp: str) -> Edit:
         return _settings_back(look, now, found, stamp)
     if found is not None:
         return _again(look, now, found, stamp)
+    if not any(each.last_text for each in look.versions.values() if each.version != now.version):
+        raise EditRefused(
+            f"there is nothing to go back to: {now.version} is the only version of {service}, and none of the "
+            f"revisions that are kept of its blueprint has other settings"
+        )
     raise EditRefused(
         f"what {service} was before {now.version} is not known; say to which version: --to VERSION"
         f"{versions_shown(look)}"
@@ -101,13 +106,8 @@ def _earlier(now: VersionLook) -> Overrides | str | None:
 def _only_restarts(record: Rollout) -> bool:
     """Whether both sides are the same version with the same settings and content."""
     source, target = record.source, record.target
-    alike = source.version == target.version and not _other_content(record)
+    alike = source.version == target.version and not other_content(record)
     return alike and _same(source.template.overrides, target.template.overrides)
-
-
-def _other_content(record: Rollout) -> bool:
-    contents = (record.source.content, record.target.content)
-    return None not in contents and contents[0] != contents[1]
 
 
 def _settings_back(look: ServiceLook, now: VersionLook, settings: Overrides, stamp: str) -> Edit:
@@ -117,7 +117,10 @@ def _settings_back(look: ServiceLook, now: VersionLook, settings: Overrides, sta
     digest = template_of(Blueprint.parse(raw)).digest
     if look.record is not None and digest == look.record.reverted.get(now.version, "").partition("/")[0]:
         raw = edit.restarted(raw, stamp)  # taken back before as it is: this is another try
-    return Edit(now, edit.checked(raw, now.artifact), f"{now.version} with the settings that it had before")
+    told = ", ".join(
+        each for each in edit.changes_between(now.raw, raw) if not each.startswith(("rollout", "restarted"))
+    )
+    return Edit(now, edit.checked(raw, now.artifact), f"{now.version} with the settings that it had before: {told}")
 
 
 def _again(look: ServiceLook, now: VersionLook, to: str, stamp: str) -> Edit:
@@ -181,16 +184,47 @@ def aborting(look: ServiceLook) -> Edit:
 
 def retrying(look: ServiceLook, stamp: str) -> Edit:
     """What was taken back, or failed, is to be tried again."""
-    record = look.record
-    if record is None:
-        raise EditRefused(f"there was no rollout of {look.service}")
-    if record.phase not in (RolloutPhase.REVERTED, RolloutPhase.FAILED):
+    record, taken_back = look.record, _taken_back_last(look)
+    if taken_back is None:
+        if record is None:
+            raise EditRefused(f"there was no rollout of {look.service}, so there is none to try again{_way_on(look)}")
         raise EditRefused(
             f"the last rollout ({look.way}) is {record.phase}: only what was taken back, or failed, is tried again"
         )
-    target = look.version(look.service.version(record.target.version))
-    raw = edit.checked(edit.retried(text_of(target), stamp), target.artifact)
-    return Edit(target, raw, f"{look.way}: once more", source=record.source.version)
+    raw = edit.checked(edit.retried(text_of(taken_back), stamp), taken_back.artifact)
+    way, source = look.way, record.source.version if record is not None else None
+    if record is None or taken_back.version != record.target.version:
+        source = Blueprint.parse(raw).rollout.source
+        way = f"{source} -> {taken_back.version}" if source else f"new settings of {taken_back.version}"
+    return Edit(taken_back, raw, f"{way}: once more", source=source)
+
+
+def _taken_back_last(look: ServiceLook) -> VersionLook | None:
+    """The version that failed, or was taken back, after everything else; None: none was.
+
+    One that was aborted before it began has no rollout: its blueprint was written after that of the last rollout.
+    """
+    record = look.record
+    if record is not None and record.phase.under_way and record.phase is not RolloutPhase.FAILED:
+        return None
+    last = look.version(look.service.version(record.target.version)) if record is not None else None
+    if record is not None and record.phase is RolloutPhase.FAILED:
+        return last
+    never = [each for each in look.versions.values() if each.reverted and each is not last]
+    later = [each for each in never if last is None or each.in_force_revision > last.in_force_revision]
+    if later:
+        return max(later, key=lambda each: each.in_force_revision)
+    if last is None or record is None:
+        return None
+    return last if record.phase is RolloutPhase.REVERTED or last.reverted else None
+
+
+def _way_on(look: ServiceLook) -> str:
+    """What to do where the only version there ever was does not come up."""
+    if len(serving := look.serving) != 1:
+        return ""
+    first = serving[0].artifact
+    return f"; `cdm deploy {first} PATH --force` has a mended program run, `cdm restart {first}` the same once more"
 
 
 def awaited(look: ServiceLook) -> int:

@@ -15,7 +15,7 @@ from cdm.cli.known import known_services, nearest
 from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, Json, ServiceName
 from cdm.cli.screen import plain, print_json, wide_console
-from cdm.cli.service import ServiceLook, VersionLook, parsed
+from cdm.cli.service import ServiceLook, VersionLook, parsed, refusal
 from cdm.cli.wording import brief
 from cdm.errors import ServiceMissing
 from cdm.model.artifact import Service
@@ -41,7 +41,7 @@ class HistoryRow(Struct, frozen=True):
     state: str
     """``in force``, ``superseded``, ``reverted``, ``refused``, or nothing, where a newer one took its place."""
     reason: str = ""
-    """Why it was taken back, where that is known."""
+    """Why it was taken back, or is refused, where that is known."""
 
 
 def history(service: ServiceName, /, connection: ConnectionOptions = HERE, *, json: Json = False) -> int:
@@ -88,7 +88,7 @@ def _rows_of(version: VersionLook) -> list[HistoryRow]:
     whole = len(version.revisions) < BLUEPRINTS.history
     for each in version.revisions:
         blueprint = parsed(each, version.artifact)
-        state = _state(version, each.number, refused=each.payload is not None and blueprint is None)
+        state, reason = _state(version, each.number, refusal(each, version.artifact))
         oldest = each is version.revisions[0] and not whole
         changes = ["the oldest that is kept"] if oldest else changes_between(before, each.payload)
         found.append(
@@ -100,18 +100,27 @@ def _rows_of(version: VersionLook) -> list[HistoryRow]:
                 each.by or UNKNOWN,
                 changes,
                 state,
-                version.status.reason if state == "reverted" and version.status is not None else "",
+                reason,
             )
         )
         before = each.payload
     return found
 
 
-def _state(version: VersionLook, revision: int, *, refused: bool) -> str:
+def _state(version: VersionLook, revision: int, refused: str) -> tuple[str, str]:
+    """The state of a revision, and the reason of it."""
     if refused:
-        return "refused"
-    if revision != version.in_force_revision or version.raw is None:
-        return ""
+        return "refused", refused
+    newest = revision == version.in_force_revision
+    instead = version.serves_instead.revision if version.reverted and version.serves_instead else 0
+    if version.raw is None or not (newest or revision == instead):
+        return "", ""
     if version.superseded:
-        return "superseded"
-    return "reverted" if version.reverted else "in force"
+        return "superseded", ""
+    if not version.reverted:
+        return "in force", ""
+    why = version.status.reason if version.status is not None else ""
+    if not newest:
+        return "in force", ""
+    # Other content was pushed over the same blueprint, and that was taken back, not what the blueprint says.
+    return ("in force", f"other content was taken back: {why}") if revision == instead else ("reverted", why)

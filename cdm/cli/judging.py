@@ -12,7 +12,7 @@ from cdm.cli.wording import CRASH_LOOP
 from cdm.model.record import RolloutPhase
 from cdm.model.status import Condition, RolloutStatus, Status
 
-_STUCK = re.compile(r"; \d+ of \d+ instances healthy.*; \d+ old instances? failed or restarted", re.DOTALL)
+_STUCK = re.compile(r"; \d+ of \d+ (?:old )?instances healthy.*; \d+ old instances? failed or restarted", re.DOTALL)
 """What a rollout says that is going back to what does not come up."""
 _INSTANCES = re.compile(
     r"\bcrash loop\b|\bfailed or restarted\b|\b\d+ failed: |\bbecame healthy\b|\bnot Ready within\b"
@@ -59,7 +59,9 @@ def under_way(status: Status) -> bool:
     return rollout is not None and rollout.phase in phases
 
 
-def judged(revision: int, status: Status | None, goal: Goal, *, hopeless: bool = False) -> Ended | None:
+def judged(
+    revision: int, status: Status | None, goal: Goal, *, hopeless: bool = False, serving: Status | None = None
+) -> Ended | None:
     """How an edit ended according to the status of its blueprint; None: it is not over.
 
     Args:
@@ -67,6 +69,7 @@ def judged(revision: int, status: Status | None, goal: Goal, *, hopeless: bool =
         status: what the leader says of it; None: nothing so far.
         goal: what is waited for.
         hopeless: whether its instances do not come up (`Failures`).
+        serving: what the leader says of the version that is gone back to, where that is another one; None: nothing.
     """
     if status is None or status.observed_revision < revision:
         return None
@@ -78,11 +81,33 @@ def judged(revision: int, status: Status | None, goal: Goal, *, hopeless: bool =
         return Ended(End.FAILED, rollout.why) if stuck else None
     if (end := _end(status, goal, hopeless=hopeless)) is None:
         return None
+    if end is End.REVERTED and goal is Goal.BACK:
+        return _back(status, serving if _elsewhere(rollout) else status)
     return Ended(end, "" if end is End.COMPLETE else status.reason)
+
+
+def gone_back_to(status: Status | None) -> str | None:
+    """The version that serves instead, once a rollout was taken back; None: none does, or it is the same version."""
+    rollout = status.rollout or None if status is not None else None
+    back = rollout is not None and rollout.phase == RolloutPhase.REVERTED and _elsewhere(rollout)
+    return rollout.source if rollout is not None and back else None
+
+
+def _back(status: Status, serving: Status | None) -> Ended | None:
+    """How a rollout that was taken back ended: what it went back to has to serve, or turns out not to come up."""
+    if serving is None or (all_serve(serving) and serving.condition is not Condition.DEGRADED):
+        return Ended(End.REVERTED, status.reason)
+    hopeless = serving.condition is Condition.DEGRADED and Failures(None).decided(serving)
+    return (
+        Ended(End.FAILED, f"taken back, but what it went back to does not come up: {serving.reason}")
+        if hopeless
+        else None
+    )
 
 
 def _end(status: Status, goal: Goal, *, hopeless: bool) -> End | None:
     """How it ended where no rollout is under way."""
+    phase = status.rollout.phase if status.rollout else ""
     match status.condition:
         case Condition.INVALID:
             return End.REFUSED
@@ -94,6 +119,8 @@ def _end(status: Status, goal: Goal, *, hopeless: bool) -> End | None:
             return End.COMPLETE
         case Condition.READY if goal is not Goal.BACK:
             return End.COMPLETE
+        case Condition.DEGRADED if goal is Goal.BACK and phase == RolloutPhase.REVERTED:
+            return End.REVERTED  # of the same version: its settings were taken back, and those before do not serve
         case Condition.DEGRADED if hopeless:
             return End.FAILED
         case _:

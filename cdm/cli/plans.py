@@ -113,6 +113,7 @@ def _refuse_going_back(look: ServiceLook, own: VersionLook) -> None:
     if record is not None and record.source.version == own.version != record.target.version:
         raise EditRefused(f"{look.way} is under way; `cdm rollback {look.service}` goes back to {own.version}")
     if own.reverted and own.replaced_by_another:
+        text_of(own)  # where it is refused, that is what is wrong with it
         why = brief(own.status.reason) if own.status else ""
         raise EditRefused(f"{own.artifact} was rolled out and taken back: {why}; {_once_more(look, own)}")
 
@@ -133,7 +134,7 @@ def _replaced(look: ServiceLook, own: VersionLook, source: str | None) -> Versio
     if own.serves or not others:
         return None
     if len(others) > 1:
-        raise UsageError(
+        raise EditRefused(
             f"several versions of {look.service} are in force: say which is replaced, --from VERSION"
             f"{in_force_shown(others)}"
         )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
 
+from cdm.cli.wording import natural
 from cdm.dispatch.messages import KeyRejected, Message, ValuePut, ValueRejected
 from cdm.manager.cluster import Cluster
 from cdm.manager.endings import kind_of
@@ -254,13 +255,15 @@ def _node(put: ValuePut[NodeKey, Registration], intent: Intent, slices: int, now
 
 def _blueprints(cluster: Cluster) -> list[BlueprintReport]:
     found = []
-    for artifact in sorted(cluster.desired):
+    for artifact in sorted(cluster.desired, key=lambda each: (each.service, natural(each.version))):
         desired, group = cluster.desired[artifact], cluster.group(artifact)
         status = cluster.statuses.get(encode_artifact(artifact))
         blueprint = desired.blueprint
-        wanted = blueprint.instances if blueprint else (status.desired if status else 0)
+        wanted = blueprint.instances if blueprint else 0
         replaced = status is not None and status.condition in (Condition.SUPERSEDED, Condition.REVERTED)
-        if status and (replaced or (blueprint is not None and blueprint.each)):
+        # Another version's blueprint may say how many: the leader knows, once it has read this one.
+        read = status is not None and status.observed_revision >= desired.observed
+        if status and (replaced or read or blueprint is None or blueprint.each):
             wanted = status.desired
         found.append(
             BlueprintReport(

@@ -22,7 +22,7 @@ from cdm.cli.service import ServiceLook, VersionLook
 from cdm.cli.wording import ago, brief, in_words, rollout_in_words
 from cdm.errors import ServiceMissing
 from cdm.model.artifact import Service
-from cdm.model.record import RolloutPhase
+from cdm.model.record import Rollout, RolloutPhase
 from cdm.model.status import Condition, Status
 from cdm.store.connection import Connection
 
@@ -158,9 +158,18 @@ def _headline(look: ServiceLook) -> str:
         return "no rollout so far"
     told = _rollout_of(look)
     if told is not None and record.phase not in _OVER:
-        return brief(rollout_in_words(told)) + (f"; {told.share:g} % of the instances are new" if told.share else "")
+        return brief(rollout_in_words(told)) + _share(record, told.share)
     reason = f": {brief(record.reason)}" if record.reason and record.phase in _BAD else ""
     return f"{look.way} {record.phase} {ago(record.since)} ago{reason}"
+
+
+def _share(record: Rollout, share: float) -> str:
+    """How many instances are new; where these are sent no requests yet, that is said, too."""
+    if not share:
+        return ""
+    if record.weights is not None and record.weights.target == 0:
+        return f"; {share:g} % of the new instances are healthy, and all requests go to the old ones"
+    return f"; {share:g} % of the instances are new"
 
 
 def _rollout_of(look: ServiceLook) -> Any:
@@ -227,7 +236,7 @@ def _document(look: ServiceLook) -> dict[str, Any]:
         {
             "version": each.version,
             "revision": each.revision,
-            "serves": each.serves,
+            "in_force": each.serves,
             "status": described_status(each.status) if each.status else None,
         }
         for each in look.versions.values()

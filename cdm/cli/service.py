@@ -7,13 +7,16 @@ from contextlib import suppress
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
+from cdm.cli.wording import natural
 from cdm.errors import EditRefused, InvalidBlueprint, InvalidKey
 from cdm.model.artifact import Artifact, Service
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import decode_artifact
-from cdm.model.record import Rollout
+from cdm.model.record import Rollout, RolloutPhase, Side
 from cdm.model.status import Condition, Status
+from cdm.model.template import Template
 from cdm.store.revisions import Revision
 
 
@@ -91,18 +94,37 @@ class VersionLook(Struct, frozen=True):
 
     @property
     def reverted(self) -> bool:
-        """Whether it was rolled out as it stands there, and taken back."""
-        return self._is(Condition.REVERTED)
+        """Whether what is in force of it was rolled out, and taken back.
+
+        Where its newest blueprint is refused, the status says that instead: then none are wanted of what is in force.
+        """
+        if self._is(Condition.REVERTED):
+            return True
+        wanted = self.blueprint is not None and self.blueprint.wants_any
+        none = self.status is not None and self.status.desired == 0
+        return wanted and none and self._is(Condition.INVALID) and not self.superseded
 
     def _is(self, condition: Condition) -> bool:
         status = self.status
-        return status is not None and status.condition is condition and status.observed_revision == self.revision
+        return (
+            status is not None and status.condition is condition and status.in_force_revision == self.in_force_revision
+        )
+
+    @property
+    def serves_instead(self) -> Side | None:
+        """What serves of this version, where something else of it was taken back; None: another version serves."""
+        record = self.record
+        if record is None or self.replaced_by_another:
+            return None
+        side = record.target if record.phase is RolloutPhase.COMPLETE else record.source
+        return side if side.version == self.version else None
 
     @property
     def replaced_by_another(self) -> bool:
         """Whether another version serves in its place."""
         source = self.record.source.version if self.record is not None else None
-        return self.superseded or (self.reverted and source != self.version)
+        wanted = self.status.desired if self.status is not None else 0
+        return self.superseded or (self.reverted and source != self.version and not wanted)
 
     @property
     def serves(self) -> bool:
@@ -144,19 +166,49 @@ class ServiceLook(Struct, frozen=True):
         """From which version to which the rollout leads, for people."""
         if self.record is None:
             return "no rollout"
-        source, target = self.record.source.version, self.record.target.version
-        return f"{source} -> {target}" if source != target else f"new settings of {target}"
+        source, target = self.record.source, self.record.target
+        if source.version != target.version:
+            return f"{source.version} -> {target.version}"
+        again = source.template.restarted != target.template.restarted
+        changed = not _same_but_for_restarts(source.template, target.template)
+        content = other_content(self.record)
+        if again and not changed and not content:
+            return f"restart of {target.version}"
+        what = " and ".join((*(["settings"] if changed or not content else []), *(["content"] if content else [])))
+        return f"new {what} of {target.version}"
+
+
+def _same_but_for_restarts(one: Template, other: Template) -> bool:
+    return replace(one, restarted=None).digest == replace(other, restarted=None).digest
+
+
+def other_content(record: Rollout) -> bool:
+    """Whether the content is known of both sides, and differs."""
+    contents = (record.source.content, record.target.content)
+    return None not in contents and contents[0] != contents[1]
 
 
 def parsed(revision: Revision, artifact: Artifact) -> Blueprint | None:
     """The blueprint of a revision; None: it was removed, or is refused."""
-    if revision.payload is None:
-        return None
     try:
-        blueprint = Blueprint.parse(revision.payload)
-        blueprint.check_for(artifact)
+        return None if revision.payload is None else _checked(revision.payload, artifact)
     except InvalidBlueprint:
         return None
+
+
+def refusal(revision: Revision, artifact: Artifact) -> str:
+    """Why the blueprint of a revision is refused; empty: it is not, or it was removed."""
+    try:
+        if revision.payload is not None:
+            _checked(revision.payload, artifact)
+    except InvalidBlueprint as error:
+        return str(error)
+    return ""
+
+
+def _checked(payload: bytes, artifact: Artifact) -> Blueprint:
+    blueprint = Blueprint.parse(payload)
+    blueprint.check_for(artifact)
     return blueprint
 
 
@@ -186,7 +238,7 @@ def look_of(
                 told[artifact] = msgspec.json.decode(each.payload, type=Status)
     versions = {
         artifact.version: VersionLook(artifact, tuple(kept.get(artifact, ())), told.get(artifact), rollout)
-        for artifact in sorted({*kept, *told})
+        for artifact in sorted({*kept, *told}, key=lambda each: natural(each.version))
     }
     return ServiceLook(service, versions, rollout)
 

@@ -11,7 +11,7 @@ from msgspec import UNSET
 from cdm.manager.endings import LAST_OUTPUT, kind_of
 from cdm.model.artifact import Artifact
 from cdm.model.record import RolloutPhase
-from cdm.model.status import RolloutStatus, Status
+from cdm.model.status import Condition, RolloutStatus, Status
 
 CRASH_LOOP = re.compile(
     r"(?P<what>.*\bcrash loop: (?P<instances>\d+) of (?P<wanted>\d+) instances): (?P<reasons>.*)", re.DOTALL
@@ -35,6 +35,12 @@ def in_words(status: Status | None, revision: int, versions: Mapping[Artifact, S
     if rollout is None or rollout.phase in (RolloutPhase.COMPLETE, RolloutPhase.REVERTED):
         return f"{status.condition}: {brief(status.reason) or f'{status.active} of {status.desired} active'}"
     return brief(rollout_in_words(rollout)) + _counts(status, rollout, versions or {})
+
+
+def serves_in_words(status: Status) -> str:
+    """How many instances serve of what was gone back to, and why not more, where that is not about the rollout."""
+    why = f": {brief(status.reason)}" if status.reason and status.condition is not Condition.REVERTED else ""
+    return f"{status.active} of {status.desired} instances active{why}"
 
 
 def brief(reason: str) -> str:
@@ -61,7 +67,10 @@ def _counts(status: Status, rollout: RolloutStatus, versions: Mapping[Artifact, 
     """Of a rollout between versions how each of them fares, the new one first; else of the old and new instances."""
     if rollout.source != rollout.target:
         order = {rollout.target: 0, rollout.source: 1}
-        named = sorted((order.get(artifact.version, 2), artifact.version, told) for artifact, told in versions.items())
+        named = sorted(
+            ((order.get(artifact.version, 2), artifact.version, told) for artifact, told in versions.items()),
+            key=lambda each: (each[0], natural(each[1])),
+        )
         shown = [
             f"{version}: {_healthy(told)}" for place, version, told in named if place < 2 or told.active + told.pending
         ]
@@ -77,6 +86,12 @@ def _counts(status: Status, rollout: RolloutStatus, versions: Mapping[Artifact, 
 def _healthy(status: Status) -> str:
     healthy = status.active if status.healthy is UNSET else status.healthy
     return f"{healthy} of {status.active + status.pending} healthy"
+
+
+def natural(version: str) -> tuple[tuple[bool, int, str], ...]:
+    """What versions are put in order by: numbers in them as numbers, so that 2 comes before 10."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", version)
+    return tuple((not each[0].isdigit(), int(each) if each[0].isdigit() else 0, each) for each in parts)
 
 
 def ago(since: float) -> str:

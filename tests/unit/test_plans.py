@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -10,12 +11,12 @@ import pytest
 
 from cdm.cli.hand import aborting, approving, awaited, pausing, retrying, rolling_back
 from cdm.cli.history import rows
-from cdm.cli.judging import End, Ended, Failures, judged
+from cdm.cli.judging import End, Ended, Failures, gone_back_to, judged
 from cdm.cli.parameters import artifact_of, service_of
 from cdm.cli.plans import Edit, Goal, deploying, restarting, scaling
 from cdm.cli.rollout import older
 from cdm.cli.service import ServiceLook, VersionLook, look_of
-from cdm.cli.wording import alike, brief, in_words
+from cdm.cli.wording import alike, brief, in_words, serves_in_words
 from cdm.errors import EditRefused, InvalidArtifact, InvalidBlueprint, UsageError
 from cdm.model.artifact import Artifact, Service
 from cdm.model.blueprint import Overrides
@@ -149,7 +150,7 @@ def test_what_is_in_force_already_is_only_changed_as_is_said(one: Bucket) -> Non
 
 def test_which_version_is_replaced_is_asked_for_where_several_are_in_force(one: Bucket) -> None:
     one.put("2", 2)
-    with pytest.raises(UsageError, match=r"--from VERSION \(in force: 1, 2\)"):
+    with _refused(r"--from VERSION \(in force: 1, 2\)"):
         _deploy(one, "3")
     assert _deploy(one, "3", source="2").source == "2"
     with pytest.raises(UsageError, match=r"web:4 is not in force \(in force: 1, 2\)"):
@@ -167,7 +168,7 @@ def test_what_a_leader_has_yet_to_read_counts_already(one: Bucket) -> None:
     with _refused(r"web:1 is being replaced \(in force: 2\)"):
         scaling(one.look, WEB.version("1"), 5)
     one.put("1", 4)
-    with pytest.raises(UsageError, match=r"\(in force: 1, 2\)"):
+    with _refused(r"\(in force: 1, 2\)"):
         _deploy(one, "3")
 
 
@@ -204,6 +205,44 @@ def test_what_was_taken_back_is_not_deployed_as_it_is(two: Bucket) -> None:
     two.rollout("1", "1", RolloutPhase.COMPLETE)
     with _refused("`cdm rollback acme.shop:web --to 2` has it serve again"):
         _deploy(two, "2")
+
+
+def test_a_refused_blueprint_of_what_was_taken_back_is_not_in_force(two: Bucket) -> None:
+    two.rollout("1", "2", RolloutPhase.REVERTED, reverted={"2": "2"})
+    two.status("1", Condition.READY, desired=3)
+    two.status("2", Condition.REVERTED, reason="boom")
+    two.put("2", {"instances": 3, "replicas": 3})
+    assert [each.version for each in two.look.serving] == ["1"], "before a leader has read it"
+    name = encode_artifact(WEB.version("2"))
+    two.statuses[name] = Status(Condition.INVALID, "replicas", observed_revision=3, in_force_revision=2)
+    assert [each.version for each in two.look.serving] == ["1"]
+    assert _deploy(two, "3").source == "1"
+    with _refused("2 was taken back already, and 1 serves"):
+        rolling_back(two.look, None, NOW)
+    with _refused("web:2 is refused as it stands, so it is not edited: replicas"):
+        _deploy(two, "2")
+    with _refused("web:2 is refused as it stands, so it is not edited: replicas"):
+        retrying(two.look, NOW)
+    two.statuses[name] = msgspec.structs.replace(two.statuses[name], desired=3)
+    assert [each.version for each in two.look.serving] == ["1", "2"], "what is in force of it wants instances"
+
+
+def test_settings_that_were_aborted_before_they_began_leave_their_version_in_force(two: Bucket) -> None:
+    two.rollout("1", "2", RolloutPhase.COMPLETE)
+    two.put("2", {"instances": 3, "args": ["-v"], "rollout": {"from": "1", "abort": True}})
+    two.status("2", Condition.REVERTED, reason="aborted before it began", desired=3)
+    assert [each.version for each in two.look.serving] == ["2"]
+
+
+def test_versions_are_in_the_order_of_their_numbers(one: Bucket) -> None:
+    for version in ("10", "2", "1.10.0", "1.9.0"):
+        one.put(version, 1)
+    assert list(one.look.versions) == ["1", "1.9.0", "1.10.0", "2", "10"]
+    with _refused(re.escape("(in force: 1, 1.9.0, 1.10.0, 2, 10)")):
+        rolling_back(one.look, None, NOW)
+    versions = {WEB.version(each): Status(Condition.READY, active=1) for each in ("2", "10", "9", "1")}
+    told = in_words(_status(Condition.PROGRESSING, "rolling"), 7, versions)
+    assert told.endswith("(2: 1 of 1 healthy, 1: 1 of 1 healthy, 9: 1 of 1 healthy, 10: 1 of 1 healthy)")
 
 
 def test_a_blueprint_that_is_refused_is_not_built_upon(one: Bucket) -> None:
@@ -269,7 +308,9 @@ BACK = {"instances": 5, "env": {"A": "x"}, "rollout": {"max_surge": 2}}
 def test_a_rollback_of_settings_writes_those_that_there_were(changed: Bucket) -> None:
     assert _fields(rolling_back(changed.look, None, NOW)) == BACK
     changed.record = None
-    assert _fields(rolling_back(changed.look, None, NOW)) == BACK, "the history tells, too"
+    edit = rolling_back(changed.look, None, NOW)
+    assert _fields(edit) == BACK, "the history tells, too"
+    assert edit.said == "1 with the settings that it had before: env.A changed, args removed"
     old, new = Template(OLD), Template(NEW)
     changed.record = Rollout(Side("1", 1, new, "aa"), Side("1", 2, new, "bb"), RolloutPhase.COMPLETE)
     assert rolling_back(changed.look, None, NOW).goal is Goal.BACK, "no blueprint says which content"
@@ -317,12 +358,15 @@ def test_after_a_restart_a_rollback_goes_to_the_version_before(two: Bucket) -> N
 def test_a_rollback_that_leads_nowhere_says_so(one: Bucket) -> None:
     with _refused("no version of acme.shop:web is in force"):
         rolling_back(Bucket().look, None, NOW)
-    with _refused(r"before 1 is not known; .* --to VERSION \(versions with a blueprint, or that had one: 1\)"):
+    with _refused("nothing to go back to: 1 is the only version of acme.shop:web"):
         rolling_back(one.look, None, NOW)
     with _refused("web:1 is in force already"):
         rolling_back(one.look, "1", NOW)
     with _refused("web:0.9 has no blueprint, and none is kept"):
         rolling_back(one.look, "0.9", NOW)
+    one.put("0", 0)
+    with _refused(r"before 1 is not known; .* --to VERSION \(versions with a blueprint, or that had one: 0, 1\)"):
+        rolling_back(one.look, None, NOW)
     one.put("2", 2)
     with _refused(r"several versions of acme.shop:web are in force, each on its own \(in force: 1, 2\)"):
         rolling_back(one.look, None, NOW)
@@ -436,6 +480,43 @@ def test_only_what_was_taken_back_or_failed_is_tried_again(two: Bucket) -> None:
     two.put("2", None)
     with _refused("web:2 was deleted"):
         retrying(two.look, NOW)
+
+
+def test_what_was_taken_back_last_is_what_is_tried_again(two: Bucket) -> None:
+    two.rollout("1", "1", RolloutPhase.REVERTED)
+    two.status("1", Condition.READY, desired=3)
+    two.put("2", {"instances": 3, "rollout": {"from": "1", "abort": True}})
+    two.status("2", Condition.REVERTED, reason="aborted before it began")
+    edit = retrying(two.look, NOW)
+    assert (edit.version.version, edit.source, edit.said) == ("2", "1", "1 -> 2: once more")
+    two.record = None
+    assert retrying(two.look, NOW).version.version == "2"
+    two.rollout("1", "1", RolloutPhase.FAILED)
+    assert retrying(two.look, NOW).version.version == "1", "it failed, and stays: that is under way"
+    two.rollout("1", "3", RolloutPhase.ROLLING)
+    with _refused("is rolling: only what was taken back"):
+        retrying(two.look, NOW)
+
+
+def test_where_there_was_no_rollout_a_way_on_is_named(one: Bucket) -> None:
+    with _refused("`cdm deploy acme.shop:web:1 PATH --force` has a mended program run, `cdm restart acme.shop:web:1`"):
+        retrying(one.look, NOW)
+
+
+def test_a_rollout_of_one_version_is_called_by_what_is_new() -> None:
+    bucket = Bucket()
+    bucket.put("1", 1)
+    old, restarted, args = Template(), Template(restarted="now"), Template(Overrides(args=("-v",)))
+    for new, content, told in (
+        (args, "a", "new settings of 1"),
+        (old, "b", "new content of 1"),
+        (restarted, "b", "new content of 1"),
+        (args, "b", "new settings and content of 1"),
+        (restarted, "a", "restart of 1"),
+        (old, "a", "new settings of 1"),
+    ):
+        bucket.record = Rollout(Side("1", 1, old, "a"), Side("1", 1, new, content), RolloutPhase.ROLLING)
+        assert bucket.look.way == told
 
 
 # One version
@@ -592,6 +673,47 @@ def test_going_back_to_what_does_not_come_up_ends_the_wait() -> None:
     assert ended.of_instances
 
 
+def test_it_is_gone_back_only_when_what_was_gone_back_to_serves() -> None:
+    taken_back = _status(Condition.REVERTED, "reverted")
+    assert gone_back_to(taken_back) == "1"
+    assert gone_back_to(_status(Condition.REVERTED, "reverting")) is None
+    coming, serving = _counted(Condition.PROGRESSING, 2, 1, 1), _counted(Condition.READY, 2, 2)
+    failed, loops = _counted(Condition.DEGRADED, 2, failed=2), _counted(Condition.DEGRADED, 2, 2, reason=LOOP.format(2))
+    one_failed = _counted(Condition.DEGRADED, 2, 1, failed=1)
+
+    def ended(of: Status, serving: Status | None = None) -> Ended | None:
+        return judged(7, of, Goal.BACK, serving=serving)
+
+    assert ended(taken_back, coming) is ended(taken_back, one_failed) is None
+    assert ended(taken_back, serving) == Ended(End.REVERTED, "so")
+    assert ended(taken_back) == Ended(End.REVERTED, "so"), "its blueprint was deleted, so that nothing is told of it"
+    for status in (failed, loops):
+        found = ended(taken_back, status)
+        assert found == Ended(End.FAILED, f"taken back, but what it went back to does not come up: {status.reason}")
+        assert found.code(Goal.BACK) == 3
+
+    # The same version with the settings before tells of itself.
+    same = RolloutStatus("reverted", "rolling", "2", "2")
+    assert gone_back_to(Status(Condition.REVERTED, rollout=same)) is None
+
+    def told(status: Status, condition: Condition) -> Ended | None:
+        return ended(msgspec.structs.replace(status, condition=condition, rollout=same))
+
+    assert told(coming, Condition.REVERTED) is told(one_failed, Condition.DEGRADED) is None
+    assert told(serving, Condition.REVERTED) == Ended(End.REVERTED, "so")
+    assert told(failed, Condition.DEGRADED) == Ended(
+        End.FAILED, "taken back, but what it went back to does not come up: so"
+    )
+
+
+def test_where_something_was_taken_back_progress_is_told_of_what_serves() -> None:
+    taken_back = _counted(Condition.REVERTED, 3, 2, reason="boom")
+    assert serves_in_words(taken_back) == "2 of 3 instances active"
+    assert serves_in_words(_counted(Condition.DEGRADED, 3, 2, reason="1 failed: x")) == (
+        "2 of 3 instances active: 1 failed: x"
+    )
+
+
 def test_how_far_it_is_is_told_in_a_line() -> None:
     assert in_words(None, 7) == "waiting for the leader"
     assert in_words(_status(Condition.DEGRADED), 7) == "Degraded: so"
@@ -630,6 +752,19 @@ def test_the_history_tells_what_changed_and_what_is_in_force(two: Bucket) -> Non
         (5, "3", None, "me@here", ["deleted"], ""),
     ]
     assert rows(two.look)[0].at == "1970-01-01T00:16:41.000+00:00"
+    assert "JSON" in rows(two.look)[2].reason
+
+
+def test_what_serves_is_in_force_where_newer_settings_or_content_of_it_were_taken_back(one: Bucket) -> None:
+    one.put("1", {"instances": 3, "args": ["-v"]})
+    one.status("1", Condition.REVERTED, reason="boom", desired=3)
+    one.record = Rollout(Side("1", 1), Side("1", 2, digest="new"), RolloutPhase.REVERTED)
+    assert [(row.state, row.reason) for row in rows(one.look)] == [("in force", ""), ("reverted", "boom")]
+    one.record = Rollout(Side("1", 2, content="a"), Side("1", 2, content="b"), RolloutPhase.REVERTED)
+    assert [(row.state, row.reason) for row in rows(one.look)] == [
+        ("", ""),
+        ("in force", "other content was taken back: boom"),
+    ]
 
 
 def test_of_the_oldest_revision_that_is_kept_it_is_not_known_what_it_changed() -> None:
