@@ -217,6 +217,8 @@ async def test_a_rollout_is_told_in_a_line_and_what_was_replaced_is_no_trouble(s
             ("api/8", "Reverted", {"reason": "boom", "rollout": over}),
             ("api/1", "Ready", {"desired": 4, "rollout": over}),
             ("bad/5", "Degraded", {"reason": f"rollout failed: {failed['why']}", "rollout": failed}),
+            ("cut/10", "Ready", {"desired": 3, "observed_revision": 1_000}),
+            ("cut/2", "Ready", {"desired": 3}),
         ):
             await user.put("blueprints", f"g/{name}", 4)
             await user.put("status", f"g/{name}", {"condition": condition, **status})
@@ -229,12 +231,14 @@ async def test_a_rollout_is_told_in_a_line_and_what_was_replaced_is_no_trouble(s
         "g:web:2 Progressing 4 0 0 0",
         f"rolling 1 -> 2, step 1 of 3: {why}",
         "g:api:1 Ready 4 0 0 0",
+        "g:cut:2 Ready 4 0 0 0",
+        "g:cut:10 Ready 3 0 0 0",
         "g:api:8 Reverted 0 0 0 0",
         "boom",
         "g:web:1 Superseded 0 0 0 0",
         "replaced by 2",
     ]
-    assert "5 blueprints (1 Degraded, 1 Reverted, 1 Progressing, 1 Ready, 1 Superseded)" in lines[-1]
+    assert "7 blueprints (1 Degraded, 1 Reverted, 1 Progressing, 3 Ready, 1 Superseded)" in lines[-1]
     shown = await anyio.to_thread.run_sync(lambda: run("status", "--json", "--server", server.url))
     (web,) = [each for each in json.loads(shown.stdout)["blueprints"] if each["artifact"] == "g:web:2"]
     assert (web["healthy"], web["outdated"], web["up_to_date"]) == (1, 3, None)
