@@ -122,7 +122,14 @@ class VersionLook(Struct, frozen=True):
     @property
     def replaced_by_another(self) -> bool:
         """Whether another version serves in its place."""
-        source = self.record.source.version if self.record is not None else None
+        record = self.record
+        source = record.source.version if record is not None else None
+        if (
+            record is not None
+            and record.phase is RolloutPhase.REVERTING
+            and source != record.target.version == self.version
+        ):
+            return True
         wanted = self.status.desired if self.status is not None else 0
         return self.superseded or (self.reverted and source != self.version and not wanted)
 

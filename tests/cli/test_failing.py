@@ -49,6 +49,11 @@ async def test_what_does_not_come_up_is_told_at_once_in_lines_that_can_be_read(
             assert failed[-1].endswith("`cdm logs acme:web:1` shows what its instances wrote")
             assert "no database" in await it.cdm("logs", "acme:web:1")
 
+            await it.cdm("deploy", "acme:web:1.1", str(good), "--canary", "50,approve", "--no-wait")
+            nothing = await it.json("rollback", "acme:web", code=3)
+            assert nothing["result"] == "failed", "it is taken back, and what it went back to never came up"
+            assert "no database" in nothing["reason"]
+
             await user.put("blueprints", "acme/web/1", {"instances": 1, "min_healthy": 3, "drain_delay": 0})
             assert (await it.json("deploy", "acme:web:2", str(good)))["result"] == "complete"
             back = (await it.cdm("rollback", "acme:web", code=3)).splitlines()

@@ -217,7 +217,7 @@ async def test_a_rollout_is_told_in_a_line_and_what_was_replaced_is_no_trouble(s
             ("api/8", "Reverted", {"reason": "boom", "rollout": over}),
             ("api/1", "Ready", {"desired": 4, "rollout": over}),
             ("bad/5", "Degraded", {"reason": f"rollout failed: {failed['why']}", "rollout": failed}),
-            ("cut/10", "Ready", {"desired": 3, "observed_revision": 1_000}),
+            ("cut/10", "Ready", {"desired": 3, "observed_revision": 9_000_000_000_000}),
             ("cut/2", "Ready", {"desired": 3}),
         ):
             await user.put("blueprints", f"g/{name}", 4)

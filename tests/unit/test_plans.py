@@ -270,6 +270,8 @@ def test_a_rollback_in_the_middle_is_an_abort(two: Bucket) -> None:
     two.rollout("1", "2", RolloutPhase.REVERTING)
     with _refused("is going back to 1 already"):
         rolling_back(two.look, None, NOW)
+    two.record = msgspec.structs.replace(two.record, superseded={}) if two.record else None
+    assert _deploy(two, "3").source == "1", "what is being taken back is not in force"
 
 
 def test_a_rollback_after_completion_goes_to_what_the_record_names(two: Bucket) -> None:
