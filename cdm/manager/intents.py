@@ -17,6 +17,7 @@ from cdm.manager.service import Facts, Version, governing, of_side, revert, serv
 from cdm.manager.stages import stages_of
 from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.record import ALL_NEW, Rollout, RolloutPhase, Side
+from cdm.model.slice import SliceState
 from cdm.model.template import Template
 
 MOST_EDITS = 8
@@ -217,10 +218,11 @@ def _started(facts: Facts, record: Rollout | None, source: Side, target: Side, b
 
 
 def _runs(facts: Facts, name: str, other_than: Side | None = None) -> bool:
-    """Whether there are live instances of a version."""
+    """Whether there are instances of a version that are to stay, though they may have failed."""
     version = facts.versions.get(name)
     puts = version.group.slices.values() if version is not None else ()
-    return any(put.value.state.live and not (other_than and of_side(put, other_than)) for put in puts)
+    staying = (put for put in puts if put.value.state not in (SliceState.UNLOAD, SliceState.UNLOADING))
+    return any(not (other_than and of_side(put, other_than)) for put in staying)
 
 
 def _go_on(facts: Facts, record: Rollout) -> Rollout | None:

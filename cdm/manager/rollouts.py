@@ -142,6 +142,22 @@ class _Case:
         return new_instances(self.stage, self.instances)
 
     @property
+    def kept(self) -> int:
+        """How many old instances the stage leaves.
+
+        What has a single instance keeps it beside the new one until that is the only one wanted.
+        """
+        left = self.instances - self.goal
+        alone = left == 0 < self.goal and self.stage.weight < 100
+        beside = self.settings.surge(self.instances) > 0 and not (self.exclusive or self.facts.crowded)
+        return 1 if alone and beside else left
+
+    @property
+    def serves_nothing(self) -> bool:
+        """Whether the old version serves nothing although the stage leaves instances of it."""
+        return self.stable.active == 0 and (self.beside or self.kept > 0)
+
+    @property
     def exclusive(self) -> bool:
         """Whether old or new instances must not run twice: then none comes up beside another."""
         sides = (self.record.source, self.record.target)
@@ -192,8 +208,7 @@ class _Case:
         elif self.beside:
             new, stable = instances, instances
         else:
-            new = self.goal
-            stable = instances - new
+            new, stable = self.goal, self.kept
         # Each of the others is a side of its own: else what serves of one could give way to what does not of another.
         others = [Share(0, self._health(group)) for _, group in self.sides.others]
         shares = [*others, Share(stable, self.stable), Share(new, self.new)]
@@ -331,7 +346,7 @@ def _phase_of(stage: Stage) -> RolloutPhase:
 def _passed(case: _Case) -> _Turn:
     """Why the stage is not over; no reason: it is. Or what its deadline makes of it."""
     now, stage = case.facts.now, case.stage
-    down = case.stable.active == 0 and case.settings.if_stable_down == "proceed"
+    down = case.serves_nothing and case.settings.if_stable_down == "proceed"
     match stage.kind:
         case StageKind.PAUSE | StageKind.SWITCH:
             until = case.since + stage.seconds
@@ -351,7 +366,7 @@ def _passed(case: _Case) -> _Turn:
         why = f"{case.new.healthy} of {case.goal} new instances healthy{_no_room(case, 'new', 'old')}"
         return _Turn(why=why, until=until if not stage.waits else inf)
     if stage.kind is StageKind.SHARE:
-        too_many = case.others.live + max(case.stable.live - (case.instances - case.goal), 0)
+        too_many = case.others.live + max(case.stable.live - case.kept, 0)
         if too_many:
             return _Turn(why=f"{too_many} old instances still to go")
     return _Turn()

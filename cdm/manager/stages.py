@@ -9,6 +9,9 @@ from cdm.model.duration import seconds
 from cdm.model.record import Weights
 from cdm.model.rollout import APPROVE, RolloutKind, RolloutSettings
 
+LEAST_WEIGHT = 1
+"""Share, in per cent, of the first new instances of a rolling rollout that has checks: at least one instance."""
+
 
 @unique
 class StageKind(StrEnum):
@@ -48,6 +51,8 @@ def stages_of(settings: RolloutSettings) -> list[Stage]:
     match settings.kind:
         case RolloutKind.ROLLING:
             stages = [Stage(StageKind.SHARE, 100)]
+            if settings.checks:  # they are to pass with the first new instances before more of the old ones go
+                stages.insert(0, Stage(StageKind.SHARE, LEAST_WEIGHT))
             if not settings.auto_promote:
                 stages.append(Stage(StageKind.APPROVAL, 100, approval=1))
             return stages

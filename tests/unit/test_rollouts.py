@@ -265,6 +265,31 @@ def test_without_instances_of_the_replaced_version_it_is_complete_at_once() -> N
     assert (count(each, APP), count(each, NEXT_VERSION)) == (0, 3)
 
 
+def test_a_version_that_replaces_one_that_failed_is_rolled_out_all_the_same() -> None:
+    """It is complete once it is healthy, and not before: nobody knows yet whether it comes up."""
+    each = running()
+    for key in list(each.slices):
+        each.report(key, S.FAILED, fatal=True)
+    each.settle()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    each.settle()
+    assert phase(each) is RolloutPhase.ROLLING
+    finish(each)
+    assert (phase(each), count(each, APP), count(each, NEXT_VERSION)) == (RolloutPhase.COMPLETE, 0, 3)
+
+
+def test_the_last_of_the_old_instances_is_no_sign_of_a_version_that_is_down() -> None:
+    """With the old ones gone, as they are to be, the approval that ends a rolling release is waited for."""
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", auto_promote=False)))
+    for _ in range(10):
+        later(each, MIN_HEALTHY)
+    assert (phase(each), count(each, APP), count(each, NEXT_VERSION)) == (RolloutPhase.PAUSED, 0, 3)
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", auto_promote=False, approved=1)))
+    finish(each)
+    assert phase(each) is RolloutPhase.COMPLETE
+
+
 def test_the_old_version_put_again_after_the_end_runs_beside_the_new_one() -> None:
     each = running()
     each.apply(NEXT_VERSION, blueprint(rollout=FROM))
@@ -827,11 +852,22 @@ def checked(each: World, outcome: CheckOutcome, times: int = 1) -> None:
     each.run_down()
 
 
-def test_a_step_is_over_when_its_checks_have_passed_too() -> None:
-    each = running()
-    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", checks=(CHECK,))))
-    for _ in range(10):
+@pytest.mark.parametrize("instances", [1, 2, 5])
+def test_checks_have_to_pass_with_the_first_new_instance_and_with_all(instances: int) -> None:
+    """Of a rolling release, too: until then old instances serve, however long the checks say nothing."""
+    each = running(instances)
+    each.apply(NEXT_VERSION, blueprint(instances, rollout=RolloutSettings(source="1.0.0", checks=(CHECK,))))
+    for _ in range(100):
         later(each, MIN_HEALTHY)
+        assert phase(each) is RolloutPhase.ROLLING
+        assert count(each, NEXT_VERSION) <= 1
+        assert count(each, APP) >= max(instances - 1, 1)
+    assert count(each, NEXT_VERSION) == 1
+    assert condition(each, NEXT_VERSION) == (Condition.PROGRESSING, "NATS request health: no result yet")
+    checked(each, CheckOutcome.PASS, 2)
+    for _ in range(20):
+        later(each, MIN_HEALTHY)
+    assert (count(each, APP), count(each, NEXT_VERSION)) == (0, instances)
     assert phase(each) is RolloutPhase.ROLLING
     assert condition(each, NEXT_VERSION) == (Condition.PROGRESSING, "NATS request health: no result yet")
     checked(each, CheckOutcome.PASS, 2)
