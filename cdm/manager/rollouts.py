@@ -292,7 +292,8 @@ def _turn(case: _Case) -> _Turn:
     record = case.record
     if record.phase is RolloutPhase.REVERTING:
         gone = not (case.new.live or case.others.live or case.new.lingering or case.others.lingering)
-        if gone and (case.stable.live >= case.instances or case.facts.crowded):
+        # What has failed of the old ones is tried again, as it is without a rollout.
+        if gone and (case.stable.live + case.sides.stable.failed >= case.instances or case.facts.crowded):
             return _Turn(_in_phase(case, RolloutPhase.REVERTED), record.reason)
         why = f"going back to {record.source.version}: {record.reason}"
         if case.stable.healthy < case.instances:
