@@ -120,7 +120,8 @@ rules = st.builds(
     require=st.lists(conditions, max_size=1).map(tuple),
     prefer=st.lists(st.builds(Preference, conditions, st.integers(1, 100)), max_size=2).map(tuple),
     spread=st.lists(spreads, max_size=2).map(tuple),
-    near=st.lists(neighbours, max_size=1).map(tuple),
+    # Blueprints refuse what is to be near itself, hard.
+    near=st.lists(neighbours.filter(lambda each: not (each.hard and each.service == OWN)), max_size=1).map(tuple),
     apart=st.lists(neighbours, max_size=1).map(tuple),
     needs=st.none() | st.builds(Needs, st.sampled_from([0.0, 0.1, 0.5]), st.integers(0, 3)),
     max_per_node=st.none() | st.integers(1, 3),
