@@ -234,6 +234,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm init": test_a_server_of_ones_own,
     "cdm node": test_a_node_is_operated,
     "cdm status": test_a_node_is_operated,
+    "cdm status --json": test_a_node_is_operated,
     "cdm explain": test_explain.test_every_node_says_what_keeps_an_instance_out,
     "cdm health": test_a_node_is_operated,
     "cdm logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
