@@ -381,8 +381,8 @@ def _no_room(case: _Case, one: str, others: str) -> str:
     if case.ports:
         return f"; {_told_of_ports(case, others)}"
     short = case.stable.live < case.instances if one == "old" else case.new.live < case.goal
-    # Where none comes up beside another, and none goes for it, none was tried to be placed.
-    waits = case.exclusive and short and not (case.facts.fleet.settling or case.finds_room())
+    # Where none may come up beside another, and none goes for it, none was tried to be placed.
+    waits = short and not (case.facts.fleet.settling or case.finds_room())
     if not (case.facts.crowded or waits):
         return ""
     return f"; no room for {'an' if one == 'old' else 'a'} {one} one beside the {others} ones"

@@ -211,12 +211,15 @@ def test_what_comes_up_on_a_node_that_is_emptied_is_replaced_once() -> None:
     assert (count(each, APP), count(each, NEXT_VERSION)) == (4, 0)
 
 
-def test_a_revert_of_what_must_not_run_twice_says_that_no_node_takes_the_old_ones() -> None:
+@pytest.mark.parametrize(
+    "one_by_one", [{"overrides": Overrides(stop_after=5.0)}, {"rollout": RolloutSettings(max_surge=0)}]
+)
+def test_a_revert_one_by_one_says_that_no_node_takes_the_old_ones(one_by_one: dict[str, Any]) -> None:
     each = running(1, 1)
     each.apply(NEXT_VERSION, blueprint(1, rollout=RolloutSettings(source="1.0.0", paused=True)))
     each.run_down()
     each.intend(n(1), Schedule.CORDON)
-    each.apply(APP, Blueprint(1, Overrides(stop_after=5.0), MIN_HEALTHY))
+    each.apply(APP, replace(blueprint(1, LEVEL="debug"), **one_by_one))
     later(each, 60.0)
     why = "going back to 1.0.0: 1.0.0 was put again; 0 of 1 instances healthy"
     assert condition(each)[1] == f"{why}; no room for an old one beside the new ones"
