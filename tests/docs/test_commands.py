@@ -225,6 +225,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm rollout pause": test_releases.test_a_canary_is_paused_resumed_and_approved,
     "cdm rollout resume": test_releases.test_a_canary_is_paused_resumed_and_approved,
     "cdm rollout abort": test_releases.test_a_rollout_is_aborted_and_whoever_waits_for_it_hears_so,
+    "cdm rollout abort --watch": test_releases.test_a_rollout_is_aborted_and_whoever_waits_for_it_hears_so,
     "cdm rollout retry": test_releases.test_a_service_is_deployed_released_and_rolled_back,
     "cdm rollback": test_a_service_is_released_by_command,
     "cdm scale": test_a_service_is_released_by_command,
@@ -249,6 +250,7 @@ INLINE_IS_IN: dict[str, Test] = {
 """The test of each command in running text."""
 
 
+@pytest.mark.quick
 def test_no_command_is_forgotten() -> None:
     assert {block.section for block in BLOCKS} == BLOCKS_ARE_IN.keys()
     assert INLINE_IS_IN.keys() == INLINE
