@@ -221,6 +221,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm artifact rm": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "cdm deploy": test_a_service_is_released_by_command,
     "cdm rollout status": test_a_service_is_released_by_command,
+    "cdm rollout status --json": test_a_service_is_released_by_command,
     "cdm rollout approve": test_a_service_is_released_by_command,
     "cdm rollout pause": test_releases.test_a_canary_is_paused_resumed_and_approved,
     "cdm rollout resume": test_releases.test_a_canary_is_paused_resumed_and_approved,
