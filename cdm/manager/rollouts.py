@@ -15,31 +15,16 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from cdm.manager.gates import Gate, GateVerdict
-from cdm.manager.group import Group
-from cdm.manager.health import SideHealth, health_of, judge
+from cdm.manager.gates import Gate
+from cdm.manager.health import SideHealth, judge
 from cdm.manager.ports import told_of_ports
-from cdm.manager.service import Facts, governing, is_new, of_side, revert, series_of
-from cdm.manager.shares import Bounds, Share, targets
-from cdm.manager.stages import Stage, StageKind, new_instances, stages_of
-from cdm.model.artifact import Artifact
-from cdm.model.record import ALL_NEW, Rollout, RolloutPhase, Side
-from cdm.model.rollout import RolloutSettings
-from cdm.model.slice import SliceState
+from cdm.manager.progress import Course, Progress
+from cdm.manager.service import Facts, revert
+from cdm.manager.stages import Stage, StageKind
+from cdm.model.record import ALL_NEW, Rollout, RolloutPhase
 
 MOST_TURNS = 300
 """More stages than a blueprint may have: they may all be over at once."""
-
-
-class Course(NamedTuple):
-    """What follows for one side: how many instances of it there are to be now."""
-
-    artifact: Artifact
-    side: Side
-    group: Group
-    instances: int
-    grows: bool = True
-    """False: what is there of it may only become less."""
 
 
 class Decision(NamedTuple):
@@ -67,177 +52,6 @@ class Decision(NamedTuple):
         return self.record is not None and self.record.step + 1 >= self.stages
 
 
-class _Sides(NamedTuple):
-    """The slices of a rollout, sorted."""
-
-    new: Group
-    stable: Group
-    others: tuple[tuple[Artifact, Group], ...]
-    """Of templates and versions that are neither."""
-
-
-def _sort(facts: Facts, record: Rollout) -> _Sides:
-    service, source, target = facts.service, record.source, record.target
-
-    def slices(name: str) -> Group:
-        version = facts.versions.get(name)
-        return version.group if version is not None else Group()
-
-    new = slices(target.version).only(lambda put: is_new(put, target))
-    stable = slices(source.version).only(lambda put: put.key not in new.slices and of_side(put, source))
-    taken = {*new.slices, *stable.slices}
-    names = {source.version, target.version}
-    if source.version != target.version:
-        names.update(record.superseded, record.reverted)
-    others = ((service.version(name), slices(name).only(lambda put: put.key not in taken)) for name in sorted(names))
-    return _Sides(new, stable, tuple((artifact, rest) for artifact, rest in others if rest.slices))
-
-
-class _Case:
-    """One decision about a rollout under way: the facts, and what is counted from them."""
-
-    def __init__(self, facts: Facts, record: Rollout) -> None:
-        self.facts, self.record = facts, record
-        desired = governing(facts, record)
-        blueprint = desired.blueprint if desired else None
-        self.instances = blueprint.instances if blueprint else 0
-        self.settings = blueprint.rollout if blueprint else RolloutSettings()
-        self.min_healthy = blueprint.min_healthy if blueprint else 0.0
-        self.stages = stages_of(self.settings)
-        self.sides = sides = _sort(facts, record)
-        self.new = self._health(sides.new)
-        self.stable = self._health(sides.stable)
-        self.others = self._health(*(group for _, group in sides.others))
-        coming = sides.stable if record.phase is RolloutPhase.REVERTING else sides.new
-        self.ports = {key: port for key, port in facts.ports.items() if key in coming.slices}
-        """Ports that new instances (old ones, where it goes back) wait for."""
-        self.since = record.since - facts.epoch
-        """When the stage began, in seconds on this node's clock."""
-
-    def _health(self, *groups: Group) -> SideHealth:
-        puts = [put for group in groups for put in group.slices.values()]
-        facts = self.facts
-        return health_of(puts, self.min_healthy, facts.fleet, facts.now, one_by_one=self.exclusive)
-
-    @property
-    def series(self) -> str:
-        """What the checks are to be about now."""
-        return series_of(self.record, ready=self.new.healthy >= self.goal)
-
-    @property
-    def checks(self) -> GateVerdict:
-        """What the blueprint's checks say of this step; each step has its own answers."""
-        if self.settings.checks and self.facts.checked != self.series:
-            return GateVerdict(Gate.HOLD, "checks: no result yet")
-        return self.facts.checks
-
-    @property
-    def stage(self) -> Stage:
-        """The stage that it is in; steps that were taken out of the blueprint since count as passed."""
-        return self.stages[min(self.record.step, len(self.stages) - 1)]
-
-    @property
-    def goal(self) -> int:
-        """How many new instances the stage asks for."""
-        return new_instances(self.stage, self.instances)
-
-    @property
-    def kept(self) -> int:
-        """How many old instances the stage leaves.
-
-        What has a single instance keeps it beside the new one until that is the only one wanted.
-        """
-        left = self.instances - self.goal
-        alone = left == 0 < self.goal and self.stage.weight < 100
-        beside = self.settings.surge(self.instances) > 0 and not (self.exclusive or self.facts.crowded)
-        return 1 if alone and beside else left
-
-    @property
-    def serves_nothing(self) -> bool:
-        """Whether the old version serves nothing although the stage leaves instances of it."""
-        return self.stable.active == 0 and (self.beside or self.kept > 0)
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether old or new instances must not run twice: then none comes up beside another."""
-        sides = (self.record.source, self.record.target)
-        return any(side.template.overrides.stop_after is not None for side in sides)
-
-    @property
-    def crowded(self) -> bool:
-        """Whether no instance can come up beside the others, but one could in the place of another."""
-        tight = self.exclusive or self.facts.crowded or bool(self.ports) or self.settings.surge(self.instances) == 0
-        return tight and not self.facts.stuck and self.finds_room()
-
-    def finds_room(self) -> bool:
-        """Whether a node has room, or an instance that goes leaves its place, or its port, to one that is to come."""
-        sides, nodes = self.sides, self.facts.fleet.nodes
-        coming, going = sides.new, [sides.stable, *(group for _, group in sides.others)]
-        if self.record.phase is RolloutPhase.REVERTING:
-            coming, going[0] = going[0], coming
-        waiting = {key.node for key, put in coming.slices.items() if put.value.state is not SliceState.ACTIVE}
-        places = {key.node for group in going for key in group.slices}
-        given = any(node in waiting or (node in nodes and nodes[node].open) for node in places)
-        return given or self.facts.fleet.has_room()
-
-    def bounds(self) -> Bounds:
-        """What holds for all sides together."""
-        instances, settings = self.instances, self.settings
-        unavailable = settings.unavailable(instances)
-        if unavailable is None:
-            unavailable = 1 if self.crowded else 0
-        surge = 0 if self.exclusive else settings.surge(instances)
-        if self.beside and not self.exclusive:
-            surge = max(surge, instances)
-        return Bounds(instances + surge, instances - unavailable)
-
-    @property
-    def beside(self) -> bool:
-        """Whether all new and all old instances are to be there."""
-        return (
-            self.record.phase is not RolloutPhase.REVERTING
-            and self.stage.weights is not None
-            and (self.stage.kind in (StageKind.BESIDE, StageKind.SWITCH) or self.stage.weights.target == 0)
-        )
-
-    def courses(self) -> tuple[Course, ...]:
-        """What each side is to have now."""
-        service, record, instances = self.facts.service, self.record, self.instances
-        if record.phase is RolloutPhase.REVERTING:
-            new, stable = 0, instances
-        elif self.beside:
-            new, stable = instances, instances
-        else:
-            new, stable = self.goal, self.kept
-        # Each of the others is a side of its own: else what serves of one could give way to what does not of another.
-        others = [Share(0, self._health(group)) for _, group in self.sides.others]
-        shares = [*others, Share(stable, self.stable), Share(new, self.new)]
-        if self.stopped:
-            # Nothing goes and nothing comes, but what is lost, or is on a node that is being emptied, is made up for.
-            *rest, old, fresh = (share.health.live - share.health.draining for share in shares)
-            lost = max(instances - sum(rest) - old - fresh, 0)
-            filled = min(lost, max(stable - old, 0))
-            counts = [*rest, old + filled, fresh + lost - filled]
-        else:
-            counts = targets(shares, self.bounds())
-        found: list[Course] = []
-        for (artifact, group), stays in zip(self.sides.others, counts, strict=False):
-            found.append(Course(artifact, record.source, group, stays, grows=False))
-        source, target = record.source, record.target
-        found.append(Course(service.version(source.version), source, self.sides.stable, counts[-2]))
-        # What is taken back is not started again, not even for an instance that has to leave its node meanwhile.
-        forward = record.phase is not RolloutPhase.REVERTING
-        found.append(Course(service.version(target.version), target, self.sides.new, counts[-1], grows=forward))
-        return tuple(found)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the operator's hand stops it, or it failed and stays."""
-        if self.record.phase is RolloutPhase.FAILED:
-            return True
-        return self.record.phase is not RolloutPhase.REVERTING and self.settings.paused
-
-
 def decide(facts: Facts, record: Rollout | None, *, steps: int = MOST_TURNS) -> Decision:
     """Decide about a service.
 
@@ -251,7 +65,7 @@ def decide(facts: Facts, record: Rollout | None, *, steps: int = MOST_TURNS) -> 
     held = False
     why, until = "", inf
     for _ in range(MOST_TURNS):
-        case = _Case(facts, record)
+        case = Progress(facts, record)
         turn = _turn(case)
         why, until = turn.why, turn.until
         if turn.record is None or turn.record == record:
@@ -287,7 +101,7 @@ class _Turn(NamedTuple):
     """Whether it is a step that services of one group take together."""
 
 
-def _turn(case: _Case) -> _Turn:
+def _turn(case: Progress) -> _Turn:
     """Whether the rollout goes on, back, or stays."""
     record = case.record
     if record.phase is RolloutPhase.REVERTING:
@@ -297,7 +111,7 @@ def _turn(case: _Case) -> _Turn:
             return _Turn(_in_phase(case, RolloutPhase.REVERTED), record.reason)
         why = f"going back to {record.source.version}: {record.reason}"
         if case.stable.healthy < case.instances:
-            why += f"; {case.stable.healthy} of {case.instances} instances healthy{_no_room(case, 'old', 'new')}"
+            why += f"; {case.stable.healthy} of {case.instances} old instances healthy{_no_room(case, 'old', 'new')}"
             verdict = judge(case.stable, SideHealth(), case.min_healthy, case.facts.now, side="old")
             if verdict.gate is Gate.FAIL:
                 why += f"; {verdict.reason}"
@@ -323,7 +137,7 @@ def _turn(case: _Case) -> _Turn:
     return turn
 
 
-def _by_hand(case: _Case) -> _Turn | None:
+def _by_hand(case: Progress) -> _Turn | None:
     """What comes of the operator's stopping it, or letting it go on; None: nothing."""
     paused = case.record.phase is RolloutPhase.PAUSED
     if case.settings.paused:
@@ -334,7 +148,7 @@ def _by_hand(case: _Case) -> _Turn | None:
     return None
 
 
-def _in_phase(case: _Case, phase: RolloutPhase) -> Rollout:
+def _in_phase(case: Progress, phase: RolloutPhase) -> Rollout:
     return replace(case.record, phase=phase, since=case.facts.now + case.facts.epoch)
 
 
@@ -344,7 +158,7 @@ def _phase_of(stage: Stage) -> RolloutPhase:
     return RolloutPhase.SWITCHED if stage.kind is StageKind.SWITCH else RolloutPhase.ROLLING
 
 
-def _passed(case: _Case) -> _Turn:
+def _passed(case: Progress) -> _Turn:
     """Why the stage is not over; no reason: it is. Or what its deadline makes of it."""
     now, stage = case.facts.now, case.stage
     down = case.serves_nothing and case.settings.if_stable_down == "proceed"
@@ -364,7 +178,8 @@ def _passed(case: _Case) -> _Turn:
             held = f": {_told_of_ports(case, 'old')}" if case.ports else ""
             why = f"no instance became healthy for {case.settings.deadline_seconds:g} s{held}"
             return _Turn(_failed(case, why), why)
-        why = f"{case.new.healthy} of {case.goal} new instances healthy{_no_room(case, 'new', 'old')}"
+        why = "the pause is over; " if stage.waits else ""
+        why += f"{case.new.healthy} of {case.goal} new instances healthy{_no_room(case, 'new', 'old')}"
         return _Turn(why=why, until=until if not stage.waits else inf)
     if stage.kind is StageKind.SHARE:
         too_many = case.others.live + max(case.stable.live - case.kept, 0)
@@ -373,7 +188,7 @@ def _passed(case: _Case) -> _Turn:
     return _Turn()
 
 
-def _no_room(case: _Case, one: str, others: str) -> str:
+def _no_room(case: Progress, one: str, others: str) -> str:
     if case.exclusive and case.beside:
         return "; with stop_after none comes up beside another, and blue-green needs that"
     if case.exclusive and case.settings.unavailable(case.instances) == 0:
@@ -388,12 +203,12 @@ def _no_room(case: _Case, one: str, others: str) -> str:
     return f"; no room for {'an' if one == 'old' else 'a'} {one} one beside the {others} ones"
 
 
-def _told_of_ports(case: _Case, holders: str) -> str:
+def _told_of_ports(case: Progress, holders: str) -> str:
     needs = ", and blue-green needs a node without one for each new instance" if case.beside else ""
     return told_of_ports(case.ports, holders) + needs
 
 
-def _next(case: _Case) -> _Turn:
+def _next(case: Progress) -> _Turn:
     """The stage is over: the next one, or the end."""
     record = case.record
     step = min(record.step, len(case.stages) - 1) + 1
@@ -403,11 +218,11 @@ def _next(case: _Case) -> _Turn:
     return _Turn(replace(_in_phase(case, _phase_of(stage)), step=step, weights=stage.weights), forward=True)
 
 
-def _complete(case: _Case) -> Rollout:
+def _complete(case: Progress) -> Rollout:
     return replace(_in_phase(case, RolloutPhase.COMPLETE), step=len(case.stages), weights=ALL_NEW)
 
 
-def _failed(case: _Case, reason: str) -> Rollout:
+def _failed(case: Progress, reason: str) -> Rollout:
     if case.settings.auto_revert:
         return revert(case.record, reason, case.facts.now + case.facts.epoch)
     return replace(_in_phase(case, RolloutPhase.FAILED), reason=reason)

@@ -666,7 +666,7 @@ def test_going_back_to_what_does_not_come_up_ends_the_wait() -> None:
         rollout = RolloutStatus("reverting", "rolling", "1", "2", why=why)
         return Status(Condition.PROGRESSING, why, 7, 7, rollout=rollout)
 
-    going = "going back to 1: 1 new instance failed or restarted: boom; 0 of 2 instances healthy"
+    going = "going back to 1: 1 new instance failed or restarted: boom; 0 of 2 old instances healthy"
     assert judged(7, reverting(going), Goal.BACK) is None
     stuck = f"{going}; 1 old instance failed or restarted: KeyError"
     ended = judged(7, reverting(stuck), Goal.BACK)

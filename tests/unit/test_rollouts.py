@@ -703,7 +703,7 @@ def test_a_revert_that_waits_says_for_what() -> None:
     assert phase(each) is RolloutPhase.REVERTING
     found, why = condition(each, NEXT_VERSION)
     assert found is Condition.PROGRESSING
-    assert why.startswith("going back to 1.0.0: aborted after it was complete; 0 of 3 instances healthy; ")
+    assert why.startswith("going back to 1.0.0: aborted after it was complete; 0 of 3 old instances healthy; ")
     assert why.endswith("no room for an old one beside the new ones")
 
 
@@ -722,7 +722,7 @@ def test_a_revert_to_what_does_not_come_up_any_more_says_so_and_keeps_what_serve
     later(each, 1.0)
     assert phase(each) is RolloutPhase.REVERTING
     why = condition(each, NEXT_VERSION)[1]
-    assert why.endswith("; 0 of 2 instances healthy; 1 old instance failed or restarted: it broke")
+    assert why.endswith("; 0 of 2 old instances healthy; 1 old instance failed or restarted: it broke")
     assert count(each, NEXT_VERSION) == 2
 
 

@@ -221,7 +221,7 @@ def test_a_revert_one_by_one_says_that_no_node_takes_the_old_ones(one_by_one: di
     each.intend(n(1), Schedule.CORDON)
     each.apply(APP, replace(blueprint(1, LEVEL="debug"), **one_by_one))
     later(each, 60.0)
-    why = "going back to 1.0.0: 1.0.0 was put again; 0 of 1 instances healthy"
+    why = "going back to 1.0.0: 1.0.0 was put again; 0 of 1 old instances healthy"
     assert condition(each)[1] == f"{why}; no room for an old one beside the new ones"
     each.intend(n(1), Schedule.NORMAL)
     finish(each)
