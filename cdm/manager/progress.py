@@ -76,6 +76,9 @@ class Progress:
         coming = sides.stable if record.phase is RolloutPhase.REVERTING else sides.new
         self.ports = {key: port for key, port in facts.ports.items() if key in coming.slices}
         """Ports that new instances (old ones, where it goes back) wait for."""
+        puts = (put for _, put in sorted(coming.slices.items()) if put.value.state is SliceState.ACTIVATING)
+        self.told_by_coming = [(put.key.node, put.value.reason) for put in puts if put.value.reason]
+        """What instances that are being activated say of themselves, and their nodes."""
         self.since = record.since - facts.epoch
         """When the stage began, in seconds on this node's clock."""
 

@@ -199,7 +199,8 @@ def _no_room(case: Progress, one: str, others: str) -> str:
     # Where none may come up beside another, and none goes for it, none was tried to be placed.
     waits = short and not (case.facts.fleet.settling or case.finds_room())
     if not (case.facts.crowded or waits):
-        return ""
+        # One that is about to start and waits, for a port that is not free yet, says so itself.
+        return next((f"; on {node}: {reason}" for node, reason in case.told_by_coming), "")
     return f"; no room for {'an' if one == 'old' else 'a'} {one} one beside the {others} ones"
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.harness.releases import Site, site
 from tests.harness.servers import FORGIVEN, NatsServer, free_port
+from tests.harness.waiting import eventually
 from tests.integration.test_rollouts_lost import TTL
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -20,7 +21,8 @@ async def test_on_a_fixed_port_the_old_one_goes_first_both_ways(server: NatsServ
             await place.push(version, port=port)
         await place.put("1")
         await place.serves("1")
-        await place.put("2", rollout={"from": "1"})
+        await place.put("2", rollout={"from": "1"}, drain_delay=2)  # so there is time to read why
+        await eventually(lambda: waits_for(place, f"port {port}"), 30, "status says why the old one goes first")
         await place.reaches("complete")
         await place.serves("2")
         await place.judged(max_unavailable=1)
@@ -44,6 +46,11 @@ async def test_what_must_not_run_twice_goes_one_after_another(server: NatsServer
         assert {arguments(pid) for pids in place.ground.living.values() for pid in pids} == {("--safe",)}
         assert (await place.judged(max_surge=0, max_unavailable=1)).most() == 3
         assert_never_twice(place)
+
+
+async def waits_for(place: Site, what: str) -> bool:
+    rollout = (await place.status("2")).get("rollout") or {}
+    return what in str(rollout.get("why"))
 
 
 def arguments(pid: int) -> tuple[str, ...]:
