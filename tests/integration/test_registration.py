@@ -15,7 +15,7 @@ from cdm.cli.report import report
 from cdm.errors import NodeIdTaken
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey
-from cdm.model.node import Registration, Role
+from cdm.model.node import FEATURES, Registration, Role
 from cdm.node.machine import LOAD_STEP, Machine, detected, usual_labels
 from cdm.node.registration import Presence
 from cdm.store.bucket import Bucket
@@ -80,7 +80,7 @@ async def test_it_says_what_the_node_is(server: NatsServer) -> None:
         assert value["ttl"] == 2.0
         assert value["incarnation"] == nodes.all["n1"].node.incarnation
         assert value["address"] == "127.0.0.1", "its own on the connection"
-        assert value["features"] == ["rollouts"]
+        assert value["features"] == [*FEATURES]
         await nodes.all["n1"].stop()
         assert not await registration(user)
 
@@ -91,7 +91,7 @@ async def test_every_node_tells_what_it_can_do_and_where_its_slices_are_reached(
         await nodes.start("n1")
         await nodes.start("n2", role=role, address="n2.example.org")
         value = await registration(user, "n2")
-        assert (value["address"], value["features"]) == ("n2.example.org", ["rollouts"])
+        assert (value["address"], value["features"]) == ("n2.example.org", [*FEATURES])
 
 
 async def test_another_address_is_told_with_the_next_heartbeat(server: NatsServer) -> None:
