@@ -214,8 +214,11 @@ def _trouble(trouble: Trouble) -> Text:
 
 # Nodes and slices
 
+LEAST_WIDTH = 10
+"""Characters of a name or of labels that a line has at least; what is longer is folded."""
 
-def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
+
+def _table(title: str, *columns: str, right: tuple[str, ...] = (), least: int = 0) -> Table:
     table = Table(
         title=f"\n{title}",
         title_justify="left",
@@ -227,26 +230,36 @@ def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
     )
     for column in columns:
         whole = column not in ("node", "artifact", "labels")
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=whole)
+        table.add_column(
+            column,
+            justify="right" if column in right else "left",
+            overflow="fold",
+            no_wrap=whole,
+            min_width=None if whole else least,  # else a narrow screen has no room for it at all
+        )
     return table
 
 
 def _nodes(found: ClusterReport) -> list[Table]:
+    # The screen is narrow: what no node limits, and what all have in common of themselves, goes without saying.
+    usual = {label for label in USUAL_LABELS if len({node.labels.get(label) for node in found.nodes}) == 1}
     told: dict[str, Callable[[NodeReport], str]] = {
+        "role": lambda node: node.role,
+        "schedule": lambda node: "" if node.schedule is Schedule.NORMAL else node.schedule,
         "heard": lambda node: f"{node.heard:.0f} s ago",
         "slices": lambda node: str(node.slices),
         "capacity": lambda node: "" if node.capacity is None else str(node.capacity),
         "cpu": lambda node: "" if node.cpu is None else f"{node.cpu:g}",
         "memory": lambda node: "" if node.memory is None else memory_shown(node.memory),
+        "runtime": lambda node: node.runtime,
+        "labels": lambda node: " ".join(f"{name}={value}" for name, value in node.labels.items() if name not in usual),
     }
-    # The screen is narrow: what no node limits, and what all have in common of themselves, goes without saying.
-    numbers = [name for name, shown in told.items() if any(map(shown, found.nodes))]
-    usual = {label for label in USUAL_LABELS if len({node.labels.get(label) for node in found.nodes}) == 1}
-    table = _table("nodes", "node", "role", "schedule", *numbers, "runtime", "labels", right=tuple(numbers))
+    columns = [name for name, shown in told.items() if any(map(shown, found.nodes))]
+    numbers = ("heard", "slices", "capacity", "cpu", "memory")
+    least = min(LEAST_WIDTH, max((len(node.node) for node in found.nodes), default=0))
+    table = _table("nodes", "node", *columns, right=numbers, least=least)
     for node in sorted(found.nodes, key=lambda node: node.schedule is Schedule.NORMAL):
-        labels = " ".join(f"{name}={value}" for name, value in node.labels.items() if name not in usual)
-        row = (node.node, node.role, node.schedule, *(told[name](node) for name in numbers), node.runtime, labels)
-        table.add_row(*map(plain, row))
+        table.add_row(*map(plain, (node.node, *(told[name](node) for name in columns))))
     return [table] if found.nodes else []
 
 

@@ -103,6 +103,21 @@ async def test_what_is_in_force_comes_first_and_what_was_replaced_long_ago_is_co
     ]
 
 
+async def test_nodes_keep_their_names_on_a_narrow_screen(server: NatsServer) -> None:
+    """There is much that nodes tell of themselves, and eighty characters."""
+    assert run("init", "--server", server.url).returncode == 0
+    async with raw(server) as user:
+        machine = {"cpu": 2, "memory": 2**34, "capacity": 100, "runtime": "process"}
+        for number in (1, 2):
+            await user.put("nodes", f"node-{number}", {**machine, "labels": {"os": "linux", "zone": f"z{number}"}})
+        await user.put("nodes", "node-2.intent", {"schedule": "cordon"})
+        shown = run("status", "--server", server.url, env={"COLUMNS": "80"}).stdout.splitlines()
+    assert max(map(len, shown)) <= 80
+    rows = [line.split()[:2] for line in shown]
+    assert ["node-1", "all"] in rows
+    assert ["node-2", "all"] in rows
+
+
 async def test_few_slices_are_all_listed_and_reasons_that_repeat_the_numbers_are_not(server: NatsServer) -> None:
     assert run("init", "--server", server.url).returncode == 0
     async with raw(server) as user:
