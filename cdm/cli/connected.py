@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import anyio
 
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import ConnectionOptions
+from cdm.store.client import ended
 from cdm.store.connection import Connection, connect
 
 Result = TypeVar("Result")
@@ -41,4 +43,18 @@ def run_connected(
             await connection.check_server()
             return await use(connection)
 
-    return anyio.run(run)
+    return anyio.run(interruptible, run)
+
+
+async def interruptible(run: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """Run something in a task of its own, so that Ctrl-C ends it for sure.
+
+    Asyncio cancels the task that it was given, once. Before Python 3.12 `asyncio.wait_for`, of which the client makes
+    much use, swallows a cancellation that comes in the moment in which what it waits for is there.
+    """
+    task = asyncio.create_task(run())
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await ended(task)
+        raise
