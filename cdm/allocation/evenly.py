@@ -93,6 +93,10 @@ class Ranking:
         self._levels: dict[int, list[NodeId]] = {}
         self._total: dict[NodeId, int] = {}
 
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._total)
+
     def put(self, node: NodeId, total: int) -> None:
         """The node is open and has so many slices in all."""
         if self._total.get(node) != total:

@@ -232,7 +232,10 @@ class _Ranked:
         """The node takes nothing."""
         if node in self._where:
             domain = self._where.pop(node)
-            self.domains[domain].drop(node)
+            ranking = self.domains[domain]
+            ranking.drop(node)
+            if not ranking:
+                del self.domains[domain]  # nobody may know of it any more
 
 
 def holds(require: Require, labels: Mapping[str, str]) -> bool:

@@ -116,6 +116,13 @@ def test_what_is_kept_of_nodes_is_what_is_worked_out_anew(drawn: tuple[Case, int
     assert choose(given_, missing) == choose(replace(given_, sites=anew), missing)
 
 
+def test_a_domain_whose_last_node_is_forgotten_gets_nothing() -> None:
+    each = case(Rules(spread=(Spread("node", anyway=False),)), 1, site(0), site(1))
+    assert choose(each, 1).counts == {"n0": 1}
+    each.sites.forget(NodeId("n0"))
+    assert choose(each, 1).counts == {"n1": 1}
+
+
 @given(cases())
 def test_the_room_of_many_nodes_is_that_of_each(drawn: tuple[Case, int]) -> None:
     given_, _ = drawn
