@@ -9,6 +9,12 @@ import anyio
 
 from cdm.model.keys import SliceKey
 
+PATIENCE = 10.0
+"""Seconds that a slice waits for a port that another slice of this node has and keeps: it may be told to go by then.
+Longer would keep it from being started on another node."""
+INTERVAL = 1.0
+"""Seconds between two looks whether whoever has the port is told to go."""
+
 
 class Holder(NamedTuple):
     """A slice that has a port, or is about to."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import anyio
 
 from cdm import clock
+from cdm.agent import ports
 from cdm.agent.known import Current, Deleted, Stale, is_late
 from cdm.agent.lingering import GOING, Lingering
 from cdm.agent.program import Program
@@ -34,11 +35,6 @@ PROMPT = 1.0
 """Seconds after which a deadline that was told before the work began is told again: it counts from when it is told."""
 TURN_DEADLINE = 86_400.0
 """Seconds that are told of a slice that waits for its turn: the most that a leader believes."""
-PORT_PATIENCE = 10.0
-"""Seconds that a slice waits for a port that another slice of this node has and keeps: it may be told to go by then.
-Longer would keep it from being started on another node."""
-PORT_INTERVAL = 1.0
-"""Seconds between two looks whether whoever has the port is told to go."""
 
 
 class _Told(NamedTuple):
@@ -196,7 +192,7 @@ class Worker:
         if state not in _UP:
             self._crash = None
         elif self._crash is not None:
-            await self._failed(self._crash)
+            await self._failed(self._crash, state)
             return
         if self._shared.resigned and self.exclusive and not self.at_rest.is_set():
             if await self._is_stopped():
@@ -217,7 +213,7 @@ class Worker:
         elif step.begins:
             await self._begin(step, state)
         else:
-            await self._end(step)
+            await self._end(step, state)
 
     def finish(self) -> None:
         """Nothing is left to be done."""
@@ -234,7 +230,7 @@ class Worker:
     async def _begin(self, step: Do, state: SliceState | None) -> None:
         shared = self._shared
         if self._refusal is not None:
-            await self._failed(self._refusal)
+            await self._failed(self._refusal, state)
             return
         if not shared.may_begin():
             await self._news.wait()
@@ -260,22 +256,22 @@ class Worker:
                 self._beginning = None
                 self._program.free_port()
         if failure is not None:
-            await self._failed(failure)
+            await self._failed(failure, state)
 
     async def _has_its_port(self, state: SliceState | None) -> bool:
-        """HeldUp until no other slice of this node has the port that this one demands, and tell what it waits for.
+        """Wait until no other slice of this node has the port that this one demands, and tell what it waits for.
 
         Returns whether it can begin now.
 
         Raises:
             SliceFailed: the other slice keeps it.
         """
-        port, ports, told = self._program.fixed_port, self._shared.ports, ""
-        give_up_at = clock.now() + PORT_PATIENCE
-        while port is not None and (holder := ports.holder(port, self.key)) is not None:
+        port, taken, told = self._program.fixed_port, self._shared.ports, ""
+        give_up_at = clock.now() + ports.PATIENCE
+        while port is not None and (holder := taken.holder(port, self.key)) is not None:
             within, left = holder.leaves_within(), give_up_at - clock.now()
             if within is not None:
-                give_up_at = clock.now() + PORT_PATIENCE
+                give_up_at = clock.now() + ports.PATIENCE
             elif left <= 0:
                 raise SliceFailed(f"port {port} is in use by another slice on this node: {holder.key}")
             how = "still has" if within is None else "has until it is stopped"
@@ -283,21 +279,21 @@ class Worker:
             if reason != told:
                 told = reason
                 own = self._program.deadline(SliceState.ACTIVATING) or 0.0
-                if not await self._report(state, wait=HeldUp((within or 0.0) + PORT_PATIENCE + own, reason)):
+                if not await self._tell_on(state, HeldUp((within or 0.0) + ports.PATIENCE + own, reason)):
                     return False
-            await ports.until_one_is_free(min(PORT_INTERVAL, left) if within is None else PORT_INTERVAL)
+            await taken.until_one_is_free(min(ports.INTERVAL, left) if within is None else ports.INTERVAL)
         self._program.take_port()
         return True
 
     @asynccontextmanager
     async def _turn(self, step: Do, state: SliceState | None) -> AsyncIterator[None]:
-        """HeldUp for a turn. What waits for longer than a moment tells so: waiting is not being stuck."""
+        """Wait for a turn. What waits for longer than a moment tells so: waiting is not being stuck."""
         turns = self._shared.turns[step]
         with anyio.move_on_after(PROMPT / 2) as moment:
             await turns.acquire()
         if moment.cancelled_caught:
             if self._value is not None and self._value.deadline != TURN_DEADLINE:
-                await self._report(state, wait=HeldUp(TURN_DEADLINE))
+                await self._tell_on(state, HeldUp(TURN_DEADLINE))
             await turns.acquire()
         try:
             yield
@@ -307,14 +303,14 @@ class Worker:
     async def _counts_from_now(self, state: SliceState | None) -> bool:
         """Tell the deadline, unless it was told just now. Returns whether that holds."""
         known = self._known
-        if not isinstance(known, Current) or state is None:
+        if not isinstance(known, Current) or state is None or self._state is not state:
             return False
         just_now = known.revision == self._told.revision and clock.now() - self._told.at < PROMPT
         if just_now and known.value.deadline == self._program.deadline(state):
             return True
-        return await self._report(state)
+        return await self._tell_on(state)
 
-    async def _end(self, step: Do) -> None:
+    async def _end(self, step: Do, state: SliceState | None) -> None:
         if self._state is None:
             log.info("its key is gone: stopping", slice=str(self.key))
         try:
@@ -323,13 +319,15 @@ class Worker:
             else:
                 await self._program.unload()
         except SliceFailed as error:
-            await self._failed(error)
+            await self._failed(error, state)
 
-    async def _failed(self, error: SliceFailed) -> None:
-        """Report it where the key may say FAILED; elsewhere the step is tried again."""
+    async def _failed(self, error: SliceFailed, state: SliceState | None) -> None:
+        """Report what failed in this state where the key still has it and may say FAILED; else the step is retried."""
         if self.exclusive and not await self._is_stopped():
             return
-        if may_fail(self._state):
+        if self._state is not state:
+            return  # that is answered next
+        if may_fail(state):
             await self._report(SliceState.FAILED, error)
         else:
             log.warning("slice fails", slice=str(self.key), reason=str(error))
@@ -346,6 +344,14 @@ class Worker:
             await self._pause()
             return False
         return True
+
+    async def _tell_on(self, state: SliceState | None, wait: HeldUp | None = None) -> bool:
+        """Report again the state that work was begun for. Returns whether it was stored.
+
+        A command that came meanwhile cancels that work, but a task that was about to go on does go on until it waits:
+        without the look at the key it would answer the command with a state that nobody asked for any more.
+        """
+        return self._state is state and await self._report(state, wait=wait)
 
     async def _report(
         self, state: SliceState | None, error: SliceFailed | None = None, *, wait: HeldUp | None = None
@@ -389,6 +395,6 @@ class Worker:
         return False
 
     async def _pause(self) -> None:
-        """HeldUp for news, but not for ever."""
+        """Wait for news, but not for ever."""
         with anyio.move_on_after(STEP_RETRY_PAUSE):
             await self._news.wait()

@@ -12,8 +12,6 @@ from cdm.cli.wording import CRASH_LOOP
 from cdm.model.record import RolloutPhase
 from cdm.model.status import Condition, RolloutStatus, Status
 
-_STUCK = re.compile(r"; \d+ of \d+ (?:old )?instances healthy.*; \d+ old instances? failed or restarted", re.DOTALL)
-"""What a rollout says that is going back to what does not come up."""
 _INSTANCES = re.compile(
     r"\bcrash loop\b|\bfailed or restarted\b|\b\d+ failed: |\bbecame healthy\b|\bnot Ready within\b"
 )
@@ -77,8 +75,7 @@ def judged(
     if rollout is not None and rollout.phase == RolloutPhase.FAILED:
         return Ended(End.FAILED, status.reason or rollout.why)
     if rollout is not None and under_way(status):
-        stuck = rollout.phase == RolloutPhase.REVERTING and _STUCK.search(rollout.why)
-        return Ended(End.FAILED, rollout.why) if stuck else None
+        return Ended(End.FAILED, rollout.why) if rollout.stuck else None
     if (end := _end(status, goal, hopeless=hopeless)) is None:
         return None
     if end is End.REVERTED and goal is Goal.BACK:

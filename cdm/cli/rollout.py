@@ -231,6 +231,7 @@ def _document(look: ServiceLook) -> dict[str, Any]:
                 "steps": told.steps,
                 "why": told.why,
                 "share": told.share,
+                "stuck": told.stuck,
             }
     versions = [
         {

@@ -354,4 +354,5 @@ def _rollout_status(record: Rollout, decision: Decision, desired: Desired | None
         since=round(record.since, 3),
         why=decision.why if under_way else record.reason,
         share=round(share, 1),
+        stuck=decision.stuck,
     )

@@ -45,6 +45,8 @@ class Decision(NamedTuple):
     new: SideHealth = SideHealth()
     series: str = ""
     """What its checks are to be about (`series_of`)."""
+    stuck: bool = False
+    """Whether it goes back to instances that do not come up."""
 
     @property
     def ends_next(self) -> bool:
@@ -88,6 +90,7 @@ def decide(facts: Facts, record: Rollout | None, *, steps: int = MOST_TURNS) -> 
         len(case.stages),
         case.new,
         case.series,
+        turn.stuck,
     )
 
 
@@ -99,6 +102,8 @@ class _Turn(NamedTuple):
     until: float = inf
     forward: bool = False
     """Whether it is a step that services of one group take together."""
+    stuck: bool = False
+    """Whether it goes back to instances that do not come up."""
 
 
 def _turn(case: Progress) -> _Turn:
@@ -113,9 +118,10 @@ def _turn(case: Progress) -> _Turn:
         if case.stable.healthy < case.instances:
             why += f"; {case.stable.healthy} of {case.instances} old instances healthy{_no_room(case, 'old', 'new')}"
             verdict = judge(case.stable, SideHealth(), case.min_healthy, case.facts.now, side="old")
-            if verdict.gate is Gate.FAIL:
+            stuck = verdict.gate is Gate.FAIL
+            if stuck:
                 why += f"; {verdict.reason}"
-            return _Turn(why=why, until=inf if verdict.until is None else verdict.until)
+            return _Turn(why=why, until=inf if verdict.until is None else verdict.until, stuck=stuck)
         return _Turn(why=why)
     if record.phase is RolloutPhase.FAILED:
         return _Turn(why=record.reason)

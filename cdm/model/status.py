@@ -45,6 +45,8 @@ class RolloutStatus(Struct, frozen=True, omit_defaults=True):
     """What it waits for, or why it was taken back."""
     share: float = 0.0
     """Healthy new instances in per cent of all instances that are wanted."""
+    stuck: bool = False
+    """Whether it goes back to instances that do not come up: it goes on only once they do."""
 
 
 class Status(Struct, frozen=True):

@@ -14,9 +14,11 @@ import pytest
 from cdm import clock
 from cdm.agent.agent import Agent
 from cdm.agent.program import DEADLINE_MARGIN
+from cdm.agent.shared import LOADS
+from cdm.agent.steps import Do
 from cdm.artifacts.cache import Cache, Fetched
 from cdm.dispatch.messages import Connected, Disconnected, ValuePut, ValueRemove
-from cdm.errors import Conflict, StoreError, Uncertain
+from cdm.errors import Conflict, SliceFailed, StoreError, Uncertain
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey
@@ -59,6 +61,8 @@ class World:
         self.may_deactivate = anyio.Event()
         self.may_deactivate.set()
         self.busy = 0
+        self.refuses: SliceFailed | None = None
+        """Why nothing can be activated."""
         self.down = False
         self.deaf_to: SliceState | None = None
         """The state whose acknowledgements are lost."""
@@ -156,6 +160,8 @@ class World:
             await self.may_activate.wait()
         finally:
             self.busy -= 1
+        if self.refuses is not None:
+            raise self.refuses
         self.states[key] = True
         self.port += 1
         return self.manifest.port if isinstance(self.manifest.port, int) else self.port
@@ -316,6 +322,33 @@ async def test_an_activate_of_an_older_leader_says_nothing_of_the_loaded_that_it
     async with world() as it:
         it.say(S.ACTIVATE)
         await it.reaches(S.ACTIVE)
+
+
+async def test_a_command_that_comes_in_the_moment_that_work_begins_is_not_answered_with_what_was_begun() -> None:
+    async with world() as it:
+        turns = it.agent._shared.turns[Do.LOAD]
+        for _ in range(LOADS):
+            turns.acquire_nowait()
+        it.say(S.LOAD)
+        await eventually(lambda: len(it.written) == 2, what="it tells that it waits for its turn")
+        turns.release()  # its task is about to go on, which cannot be cancelled any more
+        it.say(S.UNLOAD)
+        await it.reaches(None)
+        assert it.written == [S.LOADING, S.LOADING, S.UNLOADING, None]
+
+
+@pytest.mark.parametrize("command", [S.UNLOAD, S.LOAD])
+async def test_a_failure_is_not_the_answer_to_a_command_that_came_in_the_moment_of_it(command: SliceState) -> None:
+    async with world() as it:
+        await it.loaded()
+        it.may_activate = anyio.Event()
+        it.say(S.ACTIVATE)
+        await eventually(lambda: it.busy == 1, what="it is being activated")
+        it.refuses = SliceFailed("it does not start")
+        it.may_activate.set()
+        it.say(command)
+        await it.reaches(None if command is S.UNLOAD else S.LOADED)
+        assert S.FAILED not in it.written
 
 
 async def test_what_is_listed_at_the_start_is_obeyed() -> None:

@@ -662,14 +662,14 @@ def test_what_failed_before_an_edit_is_first_tried_again() -> None:
 
 
 def test_going_back_to_what_does_not_come_up_ends_the_wait() -> None:
-    def reverting(why: str) -> Status:
-        rollout = RolloutStatus("reverting", "rolling", "1", "2", why=why)
+    def reverting(why: str, *, stuck: bool = False) -> Status:
+        rollout = RolloutStatus("reverting", "rolling", "1", "2", why=why, stuck=stuck)
         return Status(Condition.PROGRESSING, why, 7, 7, rollout=rollout)
 
     going = "going back to 1: 1 new instance failed or restarted: boom; 0 of 2 old instances healthy"
     assert judged(7, reverting(going), Goal.BACK) is None
     stuck = f"{going}; 1 old instance failed or restarted: KeyError"
-    ended = judged(7, reverting(stuck), Goal.BACK)
+    ended = judged(7, reverting(stuck, stuck=True), Goal.BACK)
     assert ended == Ended(End.FAILED, stuck)
     assert ended.code(Goal.BACK) == 3
     assert ended.of_instances

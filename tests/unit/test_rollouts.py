@@ -723,6 +723,9 @@ def test_a_revert_to_what_does_not_come_up_any_more_says_so_and_keeps_what_serve
     assert phase(each) is RolloutPhase.REVERTING
     why = condition(each, NEXT_VERSION)[1]
     assert why.endswith("; 0 of 2 old instances healthy; 1 old instance failed or restarted: it broke")
+    rollout = status(each, NEXT_VERSION).rollout
+    assert rollout
+    assert rollout.stuck
     assert count(each, NEXT_VERSION) == 2
 
 
