@@ -13,6 +13,7 @@ from heapq import heappop, heapreplace
 from cdm.allocation.balances import balances_of
 from cdm.allocation.case import Case
 from cdm.allocation.evenly import Allocation
+from cdm.allocation.exchange import Exchange
 from cdm.allocation.few import choose_few
 from cdm.allocation.neighbours import Neighbours
 from cdm.allocation.site import Site
@@ -66,9 +67,11 @@ class _Choice:
             left = self._place_on([i for i in everyone if sites[i].node not in shun], count)
             # Those come first on which it failed longest ago, instead of the one whose turn it is.
             last_resort = sorted((i for i in everyone if sites[i].node in shun), key=lambda i: shun[sites[i].node])
-            self._place_on(last_resort, left)
+            left = self._place_on(last_resort, left)
         else:
-            self._place_on(everyone, count)
+            left = self._place_on(everyone, count)
+        if left:
+            self._exchange(left)
         counts = {site.node: given for site, given in zip(sites, self._given, strict=True) if given}
         return Allocation(counts, None if self._last is None else sites[self._last].node)
 
@@ -105,6 +108,18 @@ class _Choice:
                 break
             count = left
         return count
+
+    def _exchange(self, count: int) -> None:
+        """Place as many of these as can be by giving others another node, the best nodes first."""
+        order = sorted(range(len(self._sites)), key=lambda i: (-self._scores[i], self._sites[i].total))
+        room, given = [self._room[i] for i in order], [self._given[i] for i in order]
+        exchange = Exchange([self._sites[i] for i in order], room, given, self._balances, self._neighbours)
+        if not exchange.may_help:
+            return
+        while count and exchange.one_more():
+            count -= 1
+        for place, i in enumerate(order):
+            self._room[i], self._given[i] = room[place], given[place]
 
     def _give_what_they_lack(self, tree: Branch, nodes: Sequence[int], count: int) -> int:
         """Give each domain what it lacks, if there are so many: whose turn it is makes no difference then."""
