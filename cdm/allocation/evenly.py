@@ -5,15 +5,15 @@ within a level those with the fewest slices in all come first, and then the orde
 the caller rotates (round robin). One pass costs what the number of hosts costs, not what the number of instances
 does.
 
-Most placements are small and find enough nodes without an instance of the artifact. For these `Ranking` keeps the
-nodes in order, so that the cost is that of the placement and not of the cluster; the answer is the same.
+Most placements are small and find enough nodes that have equally few instances of the artifact. For these `Ranking`
+keeps the nodes in order, so that the cost is that of the placement and not of the cluster; the answer is the same.
 """
 
 from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -117,14 +117,25 @@ class Ranking:
         """What a node was put with."""
         return self._total[node]
 
-    def pick(self, count: int, occupied: Container[NodeId], cursor: NodeId | None) -> list[NodeId] | None:
-        """The first ``count`` nodes that are not occupied; None where there are fewer.
+    def pick(
+        self, count: int, mine: Mapping[NodeId, int], cursor: NodeId | None, shun: Container[NodeId] = ()
+    ) -> list[NodeId] | None:
+        """The first ``count`` of the nodes that have the fewest instances of an artifact; None: those are fewer.
 
-        They are what `allocate` would choose for an artifact whose instances, and failures, are on the occupied nodes.
+        They are what `allocate` would choose.
+
+        Args:
+            count: how many.
+            mine: the artifact's instances by node.
+            cursor: the node that was served last.
+            shun: nodes that are left out.
         """
         if count > len(self._total):
             return None
-        free = (node for node in self.in_order(cursor) if node not in occupied)
+        least = 0
+        if len(mine) >= len(self._total):  # else there is a node without any
+            least = min((mine.get(node, 0) for node in self._total if node not in shun), default=0)
+        free = (node for node in self.in_order(cursor) if mine.get(node, 0) == least and node not in shun)
         found = list(islice(free, count))
         return found if len(found) == count else None
 

@@ -57,11 +57,12 @@ def _place(
     standings, fleet, failed_on = case.standings, case.fleet, case.group.failed_on
     shun = {put.key.node for standing in (Standing.FAILED, Standing.STUCK) for put in standings[standing]}
     shun.update(failed_on)
-    if fleet.ranking is not None:
-        occupied = shun.union(put.key.node for put in standings[Standing.LIVE])
-        if picked := fleet.ranking.pick(count, occupied, cursor):
-            return dict.fromkeys(picked, 1), picked[-1]
-    hosts = _hosts(case, Counter(put.key.node for put in due), cursor)
+    mine = Counter([put.key.node for put in standings[Standing.LIVE]])
+    picked = None if fleet.ranking is None else fleet.ranking.pick(count, mine, cursor, shun)
+    # Where nothing says whose fault a failure is, a node that failed it is as good as one that has an instance.
+    if picked and (case.group.active or not shun or not mine[picked[0]]):
+        return dict.fromkeys(picked, 1), picked[-1]
+    hosts = _hosts(case, mine, Counter(put.key.node for put in due), cursor)
     if case.group.active:
         # It runs elsewhere, so what failed is the node: better all others are full than one is missing.
         shunned = sorted((host for host in hosts if host.node in shun), key=lambda host: failed_on.get(host.node, 0.0))
@@ -78,9 +79,10 @@ def _place(
     return nodes, cursor
 
 
-def _hosts(case: Situation, retried: Mapping[NodeId, int], cursor: NodeId | None) -> list[Host]:
+def _hosts(
+    case: Situation, mine: Mapping[NodeId, int], retried: Mapping[NodeId, int], cursor: NodeId | None
+) -> list[Host]:
     """Nodes that take new slices. A slice that is tried again where it failed takes no further room there."""
-    mine = Counter(put.key.node for put in case.standings[Standing.LIVE])
     names = sorted(case.fleet.nodes)
     start = bisect_right(names, cursor) if cursor else 0
     hosts: list[Host] = []

@@ -113,7 +113,7 @@ class Standing(StrEnum):
 Standings = Mapping[Standing, list[SlicePut]]
 
 # On the hot path: before Python 3.12, looking a member up on its class takes ten times as long.
-_LIVE, _FAILED = Standing.LIVE, SliceState.FAILED
+_LIVE, _ACTIVE, _FAILED = Standing.LIVE, SliceState.ACTIVE, SliceState.FAILED
 
 
 def runs_unheard_for(put: SlicePut) -> float:
@@ -167,7 +167,13 @@ def standing_of(
 def sort(group: Group, fleet: Fleet, policy: Policy, now: float) -> Standings:
     """All slices of an artifact by how they stand; every standing has a list."""
     found: dict[Standing, list[SlicePut]] = {standing: [] for standing in Standing}
+    live, nodes = found[_LIVE], fleet.nodes
     for put in group.slices.values():
+        if put.value.state is _ACTIVE:  # nearly all are, and a blueprint may have one on every node
+            node = nodes.get(put.key.node)
+            if node is not None and node.registered and not node.draining:
+                live.append(put)
+                continue
         found[standing_of(put, group.failed_unloading, fleet, policy, now)].append(put)
     return found
 

@@ -176,7 +176,10 @@ def _commands(count: int, repetitions: int) -> Figure:
 
 
 def delta(quick: bool) -> list[Figure]:
-    """A blueprint changed by one: from the message to its command in the outbox, in clusters of several sizes."""
+    """A blueprint changed by one: from the message to its command in the outbox.
+
+    In clusters of several sizes, and of a blueprint that has an instance on each of 1,000 nodes.
+    """
     sizes = (10_000, 100_000) if quick else (10_000, 100_000, 1_000_000)
     found: list[Figure] = []
     smallest: list[float] = []
@@ -186,7 +189,9 @@ def delta(quick: bool) -> list[Figure]:
         goals = (Goal(200, "value<="), Goal(1.3, "ratio<="))
         base = [] if size == sizes[0] else smallest
         found.append(figure(f"delta {size:,}", "µs", values, base, *goals[: 1 + bool(base)]))
-    return found
+    everywhere = [each / 1_000 for each in deltas(World(20_000, nodes=1_000, instances=1_000), 60 if quick else 200)]
+    note = "20 blueprints of 1,000 instances on 1,000 nodes"
+    return [*found, figure("delta on every node", "ms", everywhere, (), Goal(1, "value<="), note=note)]
 
 
 def deltas(world: World, count: int) -> list[float]:

@@ -198,9 +198,16 @@ def test_an_even_spread_stays_even_when_it_shrinks(nodes: int, instances: int, c
 operations = st.lists(st.tuples(st.integers(0, 7).map(n), st.none() | st.integers(0, 4)), max_size=30)
 
 
-@given(operations, st.integers(1, 9), st.sets(st.integers(0, 7).map(n)), st.none() | st.integers(0, 9).map(n))
+counted = st.dictionaries(st.integers(0, 7).map(n), st.integers(0, 3), max_size=8)
+
+
+@given(operations, st.integers(1, 9), counted, st.none() | st.integers(0, 9).map(n), st.sets(st.integers(0, 7).map(n)))
 def test_the_ranking_picks_what_allocation_would_choose(
-    changes: list[tuple[NodeId, int | None]], count: int, occupied: set[NodeId], cursor: NodeId | None
+    changes: list[tuple[NodeId, int | None]],
+    count: int,
+    mine: dict[NodeId, int],
+    cursor: NodeId | None,
+    shun: set[NodeId],
 ) -> None:
     ranking = Ranking()
     totals: dict[NodeId, int] = {}
@@ -214,12 +221,12 @@ def test_the_ranking_picks_what_allocation_would_choose(
     names = sorted(totals)
     order = [node for node in names if cursor is not None and node > cursor]
     order += [node for node in names if node not in order]
-    free = [node for node in order if node not in occupied]
-    picked = ranking.pick(count, occupied, cursor)
-    if count > len(free):
+    hosts = [Host(node, mine.get(node, 0), totals[node]) for node in order if node not in shun]
+    least = min((host.mine for host in hosts), default=0)
+    picked = ranking.pick(count, mine, cursor, shun)
+    if count > sum(host.mine == least for host in hosts):
         assert picked is None
     else:
-        hosts = [Host(node, int(node in occupied), totals[node]) for node in order]
         chosen = allocate(count, hosts)
         assert picked is not None
         assert dict.fromkeys(picked, 1) == chosen.counts
