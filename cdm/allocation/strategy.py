@@ -120,6 +120,18 @@ def strategy_named(name: str) -> AllocationStrategy:
     return found
 
 
+def problem_of(name: str) -> str:
+    """What keeps decisions of this process from going by the strategy of this name, for people; empty: nothing.
+
+    Of one that failed that is told for as long as the process lives: it is made once, and will fail again.
+    """
+    found = SHIPPED.get(name) or _installed(name)
+    if isinstance(found, str):
+        return f"{found}; round-robin instead"
+    failed = _told.get(name)
+    return f"strategy {name!r} failed, and it was round-robin instead: {failed}" if failed else ""
+
+
 @cache
 def _installed(name: str) -> AllocationStrategy | str:
     """A user's own strategy, or what is wrong; looked for once, for that reads what is installed."""

@@ -86,7 +86,7 @@ def deploying(
     # An older blueprint of the version has the settings that it was made for; the number is that of now.
     text = own.last_text if own.raw is None else text_of(own)
     if text is None:
-        text = edit.without_restart(text_of(replaced))
+        text = edit.without_stamps(text_of(replaced))
     count = replaced.instances if instances is None else instances
     raw = edit.checked(edit.released(text, source=replaced.version, instances=count, way=way), artifact)
     said = f"{replaced.version} -> {own.version}, {instances_in(raw)}"

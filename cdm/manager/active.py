@@ -171,12 +171,14 @@ class Active:
         self.reached(self._cluster.revision)
 
     def node_changed(self, node: NodeId) -> None:
-        """A node joined, left, died, went missing or was given another intent."""
+        """A node joined, left, died, went missing, was forgotten or given another intent, or has other labels."""
         self._placement.refresh()
         self._remember(node)
+        ruled = self._cluster.ruled
         for artifact in self._cluster.artifacts_on(node):
             self.touch(artifact, now_due=True)
-        ruled = self._cluster.ruled
+            for neighbour in ruled.wanting(artifact.service):
+                self.touch(neighbour, now_due=True)
         for artifact in (*self._planning.waiting_for_nodes(), *ruled.each, *ruled.on_join):
             self.touch(artifact, now_due=True)
         gated, self._gated = self._gated, {}

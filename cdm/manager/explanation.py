@@ -9,7 +9,9 @@ from msgspec import Struct
 
 from cdm.allocation.case import Case
 from cdm.allocation.moving import moves
+from cdm.allocation.strategy import strategy_named
 from cdm.allocation.verdict import Obstacle, Verdict, broken, nearest, summary, verdicts
+from cdm.errors import UsageError
 from cdm.manager.choosing import case_of
 from cdm.manager.group import SlicePut
 from cdm.manager.onlooker import Lookup, Onlooker
@@ -173,7 +175,7 @@ def explained_slice(look: Onlooker, key: SliceKey) -> SliceExplanation | None:
         mine.score if mine is not None else 0,
         mine.preferred if mine is not None else (),
         mine.domains if mine is not None else (),
-        _better(case, put, standing),
+        _better(case, put, standing) if at.wanted.nodes is None else "",
     )
 
 
@@ -230,8 +232,16 @@ def _in_words(rules: Rules, found: Lookup) -> list[str]:
         *([] if rules.max_per_node is None or each else [f"at most {rules.max_per_node} on a node"]),
         *map(_spread, rules.spread),
         *(f"prefer {one.condition}, weight {one.weight}" for one in rules.prefer),
-        *([] if rules.strategy == ROUND_ROBIN else [f"strategy {rules.strategy}"]),
+        *([] if rules.strategy == ROUND_ROBIN else [_strategy(rules.strategy)]),
     ]
+
+
+def _strategy(name: str) -> str:
+    """Whether it is installed where this is asked: what the leader makes of it, its status tells."""
+    try:
+        return f"strategy {strategy_named(name).name}"
+    except UsageError:
+        return f"strategy {name}, which is not installed here"
 
 
 def _neighbour(how: str, rule: Neighbour) -> str:

@@ -48,11 +48,12 @@ from cdm.model.keys import (
     LeaseKey,
     NodeKey,
     RolloutKey,
+    SeenKey,
     SliceKey,
     StatusKey,
     encode_artifact,
 )
-from cdm.model.node import ROLLOUTS, Registration
+from cdm.model.node import ROLLOUTS, Registration, Seen
 from cdm.model.record import Rollout
 from cdm.model.slice import SliceState, SliceValue
 from cdm.model.status import Status
@@ -275,6 +276,13 @@ class ClusterDeploymentManager:
         """The set of usable nodes changed."""
         if isinstance(self.state, Active):
             self.state.node_changed(change.node)
+            self._at.wake()
+
+    @receiver
+    def on_node_forgotten(self, remove: ValueRemove[SeenKey, Seen]) -> None:
+        """What was remembered of a node is gone: what waits for its share of a spread may wait no more."""
+        if isinstance(self.state, Active):
+            self.state.node_changed(remove.key.node)
             self._at.wake()
 
     @receiver

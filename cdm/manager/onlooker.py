@@ -77,9 +77,9 @@ class Onlooker:
         if desired is not None and status is not None and status.observed_revision >= desired.observed:
             # The leader knows of rollouts: what was replaced wants none, and the two sides of one share the number.
             wanted = replace(wanted, instances=status.desired)
-        record = cluster.rollouts.get(artifact.service)
-        if record is not None and record.value.phase.under_way:
-            wanted = replace(wanted, beside=True)
+        ends = self._wishes.ends(artifact)
+        if artifact in ends:
+            wanted = replace(wanted, beside=ends)
         group, fleet = cluster.group(artifact), placement.fleet(settling=False)
         at = situation_of(artifact, wanted, group, fleet, self.now, Policy(), placement.taken(artifact))
         return Lookup(desired, status, at)

@@ -42,4 +42,5 @@ def balancing(look: Onlooker, artifact: Artifact) -> Balancing:
     ):
         waits = "not all of its instances are ACTIVE"
     settled = not rolling and found.desired is not None and found.desired.problem is None
-    return Balancing(artifact, better_placed(at, MOST_SHOWN), waits, settled)
+    moves = better_placed(at, MOST_SHOWN) if at.wanted.nodes is None else ()
+    return Balancing(artifact, moves, waits, settled)

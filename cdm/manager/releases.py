@@ -12,6 +12,7 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
+from cdm.allocation.strategy import problem_of
 from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.dependencies import NOTHING_AWAITED, Waiting, first_healthy, told_of_circle, waiting
 from cdm.manager.gates import Gates
@@ -222,6 +223,8 @@ class Releases:
     def told(self, release: Release | None, artifact: Artifact, desired: Desired) -> Told:
         """What to tell of a version; None: no rollout has a say."""
         told = told_of(release, artifact, desired) if release is not None else UNTOLD
+        if desired.blueprint is not None and (problem := problem_of(desired.blueprint.rules.strategy)):
+            told = told.noting(problem)
         if not self._cluster.dependencies.of(artifact):
             return told
         circle = self._cluster.dependencies.circle(artifact.service, self._is_wanted)
@@ -285,6 +288,12 @@ class Told(NamedTuple):
     """What else is to be known of it, where nothing is wrong; empty: nothing."""
     circle: str = ""
     """Which services wait for each other, this one among them; empty: none do."""
+
+    def noting(self, what: str) -> Told:
+        """The same, where something else is to be known."""
+        if self.progressing:
+            return self._replace(progressing=f"{self.progressing}; {what}")
+        return self._replace(note=f"{self.note}; {what}" if self.note else what)
 
 
 UNTOLD = Told()

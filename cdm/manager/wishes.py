@@ -39,13 +39,17 @@ class Wishes:
         each = cluster.ruled.each
         if not each or desired is None or artifact not in each or (blueprint := desired.blueprint) is None:
             return desired
-        put = cluster.rollouts.get(artifact.service)
-        versions = {artifact}
-        if put is not None and put.value.phase.under_way:
-            ends = {artifact.service.version(each.version) for each in (put.value.source, put.value.target)}
-            versions |= ends if artifact in ends else set()
+        ends = self.ends(artifact)
+        versions = ends if artifact in ends else {artifact}
         nodes = self._placement.nodes_for_each(versions, blueprint.rules)
         return replace(desired, blueprint=replace(blueprint, instances=len(nodes)), nodes=nodes)
+
+    def ends(self, artifact: Artifact) -> frozenset[Artifact]:
+        """The versions that a rollout of the artifact's service leads from and to; none: none is under way."""
+        put = self._cluster.rollouts.get(artifact.service)
+        if put is None or not put.value.phase.under_way:
+            return frozenset()
+        return frozenset(artifact.service.version(each.version) for each in (put.value.source, put.value.target))
 
     def no_rollouts(self) -> str:
         """Which manager does not know rollouts, for people; empty: all do."""

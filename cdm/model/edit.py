@@ -19,6 +19,7 @@ from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.duration import PATTERN
 from cdm.model.problems import without_mark
 from cdm.model.rollout import APPROVE, RolloutKind
+from cdm.model.rules import EACH
 
 Fields = dict[str, Any]
 
@@ -124,6 +125,8 @@ def released(
     fields = fields_of(raw)
     if instances is not None:
         fields["instances"] = instances
+        if instances == EACH:
+            fields.pop("rebalanced", None)  # it says nothing of these, and is refused
     changes: Fields = dict.fromkeys(_BY_HAND)
     if way is not None:
         changes |= {"kind": None, "steps": None, **way}
@@ -143,10 +146,9 @@ def led(raw: bytes, way: Mapping[str, Any]) -> bytes:
     return _edited(raw, _with_rollout(fields_of(raw), {"kind": None, "steps": None, **way}))
 
 
-def without_restart(raw: bytes) -> bytes:
-    """The same as a blueprint of another version would have it: that this one was restarted is no setting."""
-    fields = fields_of(raw)
-    fields.pop("restarted", None)
+def without_stamps(raw: bytes) -> bytes:
+    """The same as a blueprint of another version would have it: that this was restarted, or balanced, is no setting."""
+    fields = {name: value for name, value in fields_of(raw).items() if name not in ("restarted", "rebalanced")}
     return _edited(raw, fields)
 
 

@@ -141,6 +141,9 @@ class TypedRules(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return rules
 
 
+_NOTHING_TYPED = TypedRules()
+
+
 def typed_rules(rules: Rules) -> dict[str, Any]:
     """Rules as people type them; `TypedRules` reads the same from it."""
     if rules is NO_RULES:
@@ -158,17 +161,23 @@ def typed_rules(rules: Rules) -> dict[str, Any]:
     return {name: value for name, value in typed.items() if value}
 
 
-def check_for_each(rules: Rules) -> None:
-    """Check the rules of a blueprint that wants one instance on every node that fits.
+_NOT_FOR_EACH = {
+    **dict.fromkeys(("prefer", "spread", "max_per_node", "strategy"), "one runs on every node that fits"),
+    "on_violation": "what does not fit any more goes at once",
+    **dict.fromkeys(("rebalance", "rebalanced"), "none can be elsewhere"),
+}
+"""Fields that say nothing of a blueprint that wants one instance on every node that fits, and why."""
+
+
+def check_for_each(typed: TypedRules) -> None:
+    """Check what is typed of a blueprint that wants one instance on every node that fits.
 
     Raises:
-        InvalidBlueprint: they say how many go where.
+        InvalidBlueprint: it says how many go where, or that any are to be moved.
     """
-    for name in ("prefer", "spread", "max_per_node", "strategy"):
-        if getattr(rules, name) != getattr(NO_RULES, name):
-            raise InvalidBlueprint(
-                name, f'says nothing where "instances" is "{EACH}": one runs on every node that fits; leave it out'
-            )
+    for name, why in _NOT_FOR_EACH.items():
+        if getattr(typed, name) != getattr(_NOTHING_TYPED, name):
+            raise InvalidBlueprint(name, f'says nothing where "instances" is "{EACH}": {why}; leave it out')
 
 
 def check_for_service(rules: Rules, service: Service) -> None:

@@ -38,6 +38,7 @@ _fields: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "stop_after": st.sampled_from([30, 1.5]),
         "min_healthy": st.sampled_from([0, 2.5]),
         "restarted": _text,
+        "rebalanced": _text,
         "drain_delay": st.just(1),
         "after": st.just(["g:db"]),
         "rollout": st.none() | _rollout,
@@ -70,10 +71,14 @@ EDITS: list[tuple[Callable[[bytes], bytes], Touched]] = [
         {"instances", "rollout.from", "rollout.paused", "rollout.approved", "rollout.abort"},
     ),
     (
+        lambda raw: edit.released(raw, source="1.0", instances="each"),
+        {"instances", "rebalanced", "rollout.from", "rollout.paused", "rollout.approved", "rollout.abort"},
+    ),
+    (
         lambda raw: edit.released(raw, source=None, way=edit.canary_way(["10", "5m", "50"])),
         {f"rollout.{each}" for each in ("from", "paused", "approved", "abort", "kind", "steps")},
     ),
-    (edit.without_restart, {"restarted"}),
+    (edit.without_stamps, {"restarted", "rebalanced"}),
     (edit.without_source, {"rollout.from"}),
     (
         lambda raw: edit.with_settings(raw, Overrides({"A": "x"})),

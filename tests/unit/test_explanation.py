@@ -9,11 +9,13 @@ import pytest
 from cdm.dispatch.messages import Message, ValuePut, ValueRejected
 from cdm.manager.explanation import Explanation, HeldRule, explained, explained_slice
 from cdm.manager.onlooker import Onlooker
-from cdm.model.artifact import Artifact, node_id
+from cdm.manager.rebalancing import balancing
+from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.blueprint import Blueprint
 from cdm.model.condition import LabelCondition
-from cdm.model.keys import BlueprintKey, NodeKey, SliceKey, StatusKey
+from cdm.model.keys import BlueprintKey, NodeKey, RolloutKey, SliceKey, StatusKey
 from cdm.model.node import Registration
+from cdm.model.record import Rollout, RolloutPhase, Side
 from cdm.model.rules import Needs, Neighbour, Preference, Rules, Spread
 from cdm.model.slice import SliceState, SliceValue
 from cdm.model.status import Condition, Status
@@ -119,6 +121,35 @@ def test_one_on_each_node_counts_those_that_fit() -> None:
         (N1, False, "with as many as may be"),
         (N2, False, "running no slices"),
         (N3, False, "taking none"),
+    ]
+
+
+OLD = WEB.service.version("0")
+NEW_SETTINGS = Rollout(Side("1", 5, digest="old"), Side("1", 6, digest="new"), RolloutPhase.ROLLING)
+NEW_VERSION = Rollout(Side("0", 5), Side("1", 6), RolloutPhase.ROLLING)
+COMPLETE = Rollout(Side("0", 5), Side("1", 6), RolloutPhase.COMPLETE)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "taken"), [(NEW_SETTINGS, [N1]), (NEW_VERSION, [N1, N2]), (COMPLETE, [N1])], ids=lambda each: ""
+)
+def test_instances_of_both_sides_of_a_rollout_count_for_the_most_on_a_node(
+    rollout: Rollout, taken: list[NodeId]
+) -> None:
+    record: Message = ValuePut(RolloutKey(WEB.service), rollout, 90)
+    slices = [active(WEB, "n1"), active(OLD, "n2")]
+    for blueprint in (Blueprint(3, rules=Rules(max_per_node=1)), Blueprint.parse(b'{"instances": "each"}')):
+        it = look(blueprint, dict.fromkeys(("n1", "n2", "n3"), Registration()), slices, [record])
+        found = explained(it, WEB)
+        assert [each.node for each in found.nodes if not each.fits] == taken
+        assert explained_slice(it, slices[0][0]) is not None
+        assert not balancing(it, WEB).moves
+
+
+def test_a_strategy_that_is_not_installed_where_it_is_asked_is_told() -> None:
+    rules = Rules(strategy="mine")
+    assert explanation(Blueprint(1, rules=rules), {"n1": Registration()}).rules == [
+        "strategy mine, which is not installed here"
     ]
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from cdm.allocation.site import Site
+from cdm.allocation.strategy import SHIPPED, Checked, Rank
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import encode_artifact
@@ -512,6 +514,64 @@ def test_a_new_leader_goes_on_with_a_rebalance_that_is_not_done() -> None:
     assert run_on(it, 10) >= 4
     assert live(it) == {"n1": 2, "n2": 2}
     assert status(it).rebalanced == "x"
+
+
+# What is told
+
+
+def test_what_another_label_of_a_neighbours_node_violates_is_told_at_once() -> None:
+    it = world(**in_zones("a", "a", "b"))
+    it.apply(OTHER, typed(1, require=["node = n1"]))
+    it.run_down()
+    near = {"with": str(OTHER.service), "by": "zone", "hard": True}
+    it.apply(APP, typed(1, require=["node = n2"], near=[near]))
+    it.run_down()
+    assert live(it) == {"n2": 1}
+    it.join(n(1), Registration(labels={"zone": "b"}))
+    it.run_down()
+    assert status(it).violations == 1
+
+
+def test_what_waits_for_its_share_does_no_more_when_the_lost_zone_is_forgotten() -> None:
+    it = world(**in_zones("a", "a", "b"))
+    it.apply(APP, typed(2, spread=[{"by": "zone", "or": "wait"}]))
+    it.run_down()
+    it.expire(n(3))
+    it.tick(30.0)
+    it.run_down()
+    assert status(it).condition is Condition.UNSCHEDULABLE
+    it.forget(n(3))
+    it.run_down()
+    assert sum(live(it).values()) == 2
+    assert status(it).condition is Condition.READY
+
+
+def test_a_strategy_that_is_not_there_is_told_and_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = world()
+    it.apply(APP, typed(1, strategy="mine"))
+    it.run_down()
+    assert status(it).condition is Condition.READY
+    assert status(it).reason == (
+        "there is no strategy 'mine' (installed: cheapest, least-loaded, pack, round-robin); round-robin instead"
+    )
+    monkeypatch.setitem(SHIPPED, "broken", Checked("broken", Broken()))
+    it.apply(APP, typed(2, strategy="broken", min_healthy=10))
+    it.run_down()
+    told = "strategy 'broken' failed, and it was round-robin instead: LookupError: no such thing"
+    assert status(it).condition is Condition.PROGRESSING
+    assert status(it).reason.endswith(f"; {told}")
+    it.apply(APP, typed(2, strategy="broken"))
+    it.run_down()
+    assert (status(it).condition, status(it).reason) == (Condition.READY, told)
+
+
+class Broken:
+    """A strategy that never works."""
+
+    name = "broken"
+
+    def rank(self, artifact: Artifact, site: Site, count: int) -> Rank:
+        raise LookupError("no such thing")
 
 
 # Versions side by side

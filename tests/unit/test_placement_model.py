@@ -42,7 +42,7 @@ fields = st.fixed_dictionaries(
         "rebalanced": st.sampled_from(["x", "y"]),
     },
 )
-_OF_NUMBERS = ("prefer", "spread", "strategy")
+_OF_NUMBERS = ("prefer", "spread", "strategy", "on_violation", "rebalance", "rebalanced")
 each = st.booleans().map(lambda yes: {"instances": "each"} if yes else {})
 
 

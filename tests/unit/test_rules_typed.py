@@ -181,6 +181,14 @@ def test_one_on_every_node() -> None:
             {"instances": "each", "max_per_node": 1},
             'max_per_node: says nothing where "instances" is "each": one runs on every node that fits; leave it out',
         ),
+        *(
+            ({"instances": "each", **field}, f'{name}: says nothing where "instances" is "each": {why}; leave it out')
+            for name, why, field in (
+                ("on_violation", "what does not fit any more goes at once", {"on_violation": "move"}),
+                ("rebalance", "none can be elsewhere", {"rebalance": "on-join"}),
+                ("rebalanced", "none can be elsewhere", {"rebalanced": "now"}),
+            )
+        ),
         ({"instances": "some"}, 'instances: must be a whole number from 0 to 100,000 or "each"'),
     ],
 )
@@ -250,7 +258,7 @@ def test_what_is_written_is_read_as_it_was_meant(blueprint: Blueprint, each: boo
     if each:
         rules = Rules(blueprint.rules.require, near=blueprint.rules.near, needs=blueprint.rules.needs)
         rules = NO_RULES if rules == NO_RULES else rules
-        blueprint = msgspec.structs.replace(blueprint, instances=0, each=True, rules=rules)
+        blueprint = Blueprint(0, each=True, rules=rules)
     written = msgspec.json.encode({"instances": blueprint.instances, **blueprint.settings})
     assert Blueprint.parse(written) == blueprint
     assert msgspec.json.decode(written) == {"instances": blueprint.instances, **blueprint.settings}

@@ -201,6 +201,12 @@ class World:
         gone: ValueRemove[NodeKey, Registration] = ValueRemove(NodeKey(node), 1, cause, self.now)
         self.route(gone)
 
+    def forget(self, node: NodeId) -> None:
+        """An operator has a node that is gone forgotten."""
+        del self.seen[node]
+        forgotten: ValueRemove[SeenKey, Seen] = ValueRemove(SeenKey(node), 1, at=self.now)
+        self.route(forgotten)
+
     def intend(self, node: NodeId, schedule: Schedule) -> None:
         self.intents[node] = schedule
         self.route(ValuePut(IntentKey(node), Intent(schedule), 1))
