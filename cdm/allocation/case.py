@@ -57,6 +57,8 @@ class Case(Struct, frozen=True):
 
     def placed(self, counts: Mapping[NodeId, int]) -> Case:
         """The case after these new instances were placed; for a look at what more there is room for."""
+        if not counts:
+            return self
         needs, own = self.rules.needs or Needs(), str(self.artifact.service)
         sites, retried = self.sites.copy(), dict(self.retried)
         for node, count in counts.items():

@@ -19,8 +19,8 @@ from cdm.model.rules import Preference
 
 PREFERRED_BITS = 24
 """In the number that nodes are ranked by, the bits that slices take; what is preferred stands above them."""
-KEPT = 200
-"""Most lists of each kind that are kept; the one that was made first goes first."""
+KEPT = 1_000
+"""Most lists of each kind that are kept; the one that was asked for longest ago goes first."""
 
 REMEMBERED = 10_000
 """Most changes that are remembered for those that keep nodes in order."""
@@ -109,7 +109,7 @@ class Sites:
 
     def fitting(self, require: Require) -> Sequence[NodeId]:
         """The open nodes whose labels fulfil all conditions, in name order."""
-        found = self._fitting.get(require)
+        found = _kept(self._fitting, require)
         if found is None:
             sites = self._sites
             found = sorted(node for node, site in sites.items() if site.open and holds(require, site.labels))
@@ -118,7 +118,7 @@ class Sites:
 
     def domains(self, require: Require, label: str) -> Iterable[Domain]:
         """The values of a label on the nodes that fulfil all conditions, be they open, missing, or gone."""
-        found = self._domains.get((require, label))
+        found = _kept(self._domains, (require, label))
         if found is None:
             everybody = [site.labels for site in self._sites.values()] + list(self._gone.values())
             found = Counter(labels.get(label) for labels in everybody if holds(require, labels))
@@ -127,7 +127,7 @@ class Sites:
 
     def scores(self, prefer: tuple[Preference, ...]) -> Mapping[NodeId, int]:
         """The sum of the weights of the preferences that hold on each node that is not dead."""
-        found = self._scores.get(prefer)
+        found = _kept(self._scores, prefer)
         if found is None:
             found = {node: score(prefer, site.labels) for node, site in self._sites.items()}
             _keep(self._scores, prefer, found)
@@ -140,7 +140,7 @@ class Sites:
         those of None. Keeping them costs what changed since it was asked for last.
         """
         kind = (require, prefer, label)
-        found = self._ranked.get(kind)
+        found = _kept(self._ranked, kind)
         if found is None:
             found = _Ranked(prefer, label)
             for node in self.fitting(require):
@@ -246,6 +246,13 @@ def holds(require: Require, labels: Mapping[str, str]) -> bool:
 def score(prefer: Iterable[Preference], labels: Mapping[str, str]) -> int:
     """The sum of the weights of the preferences that hold."""
     return sum(each.weight for each in prefer if each.condition.holds(labels))
+
+
+def _kept(kept: dict[K, V], key: K) -> V | None:
+    found = kept.pop(key, None)
+    if found is not None:
+        kept[key] = found
+    return found
 
 
 def _keep(kept: dict[K, V], key: K, value: V) -> None:

@@ -31,8 +31,8 @@ class Growth(NamedTuple):
     cursor: NodeId | None = None
 
 
-def grow(case: Situation, missing: int, cursor: NodeId | None) -> Growth:
-    """Retry the failed slices that are due, and place what they do not cover."""
+def grow(case: Situation, missing: int, cursor: NodeId | None, *, tells: bool = True) -> Growth:
+    """Retry the failed slices that are due, and place what they do not cover; ``tells``: and say why some is not."""
     failed = sorted(case.standings[Standing.FAILED], key=case.retry_at)
     retried, superfluous = failed[:missing], failed[missing:]
     commands = [case.unload(put, "failed, and not needed any more") for put in superfluous]
@@ -43,7 +43,7 @@ def grow(case: Situation, missing: int, cursor: NodeId | None) -> Growth:
         return Growth(commands, retries, held=count, cursor=cursor)
     nodes, cursor = _place(case, count, due, cursor)
     unplaced = count - sum(nodes.values())
-    why = why_not(case, due, nodes) if unplaced and case.wanted.rules is not NO_RULES else ""
+    why = why_not(case, due, nodes) if unplaced and tells and case.wanted.rules is not NO_RULES else ""
     return Growth(commands + _load(case, nodes, due), retries, unplaced, why=why, cursor=cursor)
 
 

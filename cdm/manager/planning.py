@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import partial
 from math import inf
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -27,6 +28,15 @@ from cdm.model.rules import NO_RULES
 
 ROOM_PAUSE = 1.0
 """Seconds after which those have their turn that wait for room: however much becomes free, that costs little."""
+TOLD_FOR = 5.0
+"""Seconds for which what was said of why there is no room holds, where nothing changed but that some became free."""
+
+
+class _Told(NamedTuple):
+    """Why there is no room, and until when that is said without another look."""
+
+    why: str
+    until: float
 
 
 class Planning:
@@ -64,6 +74,10 @@ class Planning:
         self._short: dict[Artifact, Plan] = {}
         """Plans that cannot be carried out whole: there is no room, or nodes or the end of instances are waited for."""
         self._cursor: NodeId | None = None
+        self._for_room: set[Artifact] = set()
+        """Artifacts that are looked at because some room became free."""
+        self._told: dict[Artifact, _Told] = {}
+        """Why what is unplaced is."""
         self.settles_at = settling.until(now)
         """Until when nothing is placed because nodes are waited for; None: no node is."""
         self.room_at = inf
@@ -102,7 +116,8 @@ class Planning:
         """The artifacts whose plans room may make whole that became free."""
         if self.room_at <= now:
             self.room_at = inf
-            yield from (artifact for artifact, plan in self._short.items() if plan.unplaced)
+            self._for_room = {artifact for artifact, plan in self._short.items() if plan.unplaced}
+            yield from self._for_room
 
     def forget(self, artifacts: Iterable[Artifact]) -> None:
         """These are decided on anew."""
@@ -143,10 +158,14 @@ class Planning:
             job = job._replace(wanted=replace(job.wanted, waits_for=tuple(map(str, waiting.services))))
             self._agenda.look_at(artifact, waiting.until)
         job = self._with_move(job, fleet, now)
-        plan = self._reconcile(job, fleet, now)
-        if plan.unplaced and job.wanted.moving is not None:
-            self._moves.end(artifact)  # what there was room for is taken
-            plan = self._reconcile(job._replace(wanted=replace(job.wanted, moving=None)), fleet, now)
+        plan = None
+        if job.wanted.moving is not None:
+            plan = self._reconcile(job, fleet, now, tells=False)
+            if plan.unplaced:
+                self._moves.end(artifact)  # what there was room for is taken
+                job, plan = job._replace(wanted=replace(job.wanted, moving=None)), None
+        if plan is None:
+            plan = self._told_why(job, fleet, now)
         self._cursor = plan.cursor
         if plan.is_short:
             before = self._short.get(artifact)
@@ -173,16 +192,36 @@ class Planning:
         taken = self._placement.taken(job.artifact)
         return situation_of(job.artifact, job.wanted, job.group, fleet, now, self._policy, taken)
 
-    def _reconcile(self, job: Job, fleet: Fleet, now: float) -> Plan:
+    def _told_why(self, job: Job, fleet: Fleet, now: float) -> Plan:
+        """The plan, which says why what is unplaced is; that may have been found out a moment ago."""
+        artifact = job.artifact
+        told = self._told.get(artifact) if artifact in self._for_room else None
+        self._for_room.discard(artifact)
+        if told is not None and told.until <= now:
+            told = None
+        plan = self._reconcile(job, fleet, now, tells=told is None)
+        if not plan.unplaced:
+            self._told.pop(artifact, None)
+        elif told is None:
+            if plan.why:
+                self._told[artifact] = _Told(plan.why, now + TOLD_FOR)
+        else:
+            plan = replace(plan, why=told.why)
+            self._agenda.look_at(artifact, told.until)
+        return plan
+
+    def _reconcile(self, job: Job, fleet: Fleet, now: float, *, tells: bool) -> Plan:
         taken = self._placement.taken(job.artifact)
-        return reconcile(job.artifact, job.wanted, job.group, fleet, now, self._policy, self._cursor, taken)
+        return reconcile(
+            job.artifact, job.wanted, job.group, fleet, now, self._policy, self._cursor, taken, tells=tells
+        )
 
     def release_of(self, fleet: Fleet, now: float, service: Service, *, steps: int, goes_back: str) -> Release:
         """What follows for a service, which may be that no new instance has room beside the old ones."""
         ask = partial(self._releases.of, service, fleet, now, steps=steps, goes_back=goes_back)
         release = ask()
         for job in release.jobs:
-            if job.is_new and self._reconcile(job, fleet, now).unplaced:
+            if job.is_new and self._reconcile(job, fleet, now, tells=False).unplaced:
                 return ask(crowded=True, stuck=self._is_stuck(job, release.jobs, fleet, now))
         return release
 

@@ -56,6 +56,8 @@ def reconcile(
     policy: Policy,
     cursor: NodeId | None = None,
     taken: Iterable[SliceKey] | None = None,
+    *,
+    tells: bool = True,
 ) -> Plan:
     """Decide what to do about one artifact, or about its slices of one template.
 
@@ -68,6 +70,7 @@ def reconcile(
         policy: deadlines and backoff.
         cursor: the node that was served last; among equals the next one in name order comes first.
         taken: the keys of all slices of the artifact; None: those of the group are all.
+        tells: whether the plan is to say why what is unplaced is; that costs a look at every node.
     """
     case = situation_of(artifact, wanted, group, fleet, now, policy, taken)
     count = wanted.instances
@@ -79,7 +82,7 @@ def reconcile(
     commands = [*_forget(case), *_take_away(case)]
     missing = count - len(live) - len(case.standings[Standing.AWAITED]) - waited_for
     if missing > 0 and wanted.grows:
-        growth = grow(case, missing, cursor)
+        growth = grow(case, missing, cursor, tells=tells)
         commands += growth.commands
         staying: Sequence[SlicePut] = live
     else:

@@ -10,6 +10,7 @@ import pytest
 
 from cdm.allocation.site import Site
 from cdm.allocation.strategy import SHIPPED, Checked, Rank
+from cdm.manager.planning import ROOM_PAUSE, TOLD_FOR
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import encode_artifact
@@ -113,6 +114,29 @@ def test_what_is_stopped_counts_until_it_is_gone_and_what_waits_for_the_room_has
     it.run_down()
     assert it.states(APP) == {}
     it.tick(1.0)  # not the next round over everything
+    it.run_down()
+    assert live(it, OTHER) == {"n1": 1}
+
+
+def test_why_there_is_no_room_is_looked_into_again_soon_however_much_becomes_free() -> None:
+    it = world(n1=Registration(cpu=2.0))
+    it.apply(APP, typed(2, needs={"cpu": 1}))
+    it.run_down()
+    it.tick(TOLD_FOR)
+    it.apply(OTHER, typed(1, needs={"cpu": 2}))
+    it.run_down()
+    assert "cpu 2 of 2 reserved" in status(it, OTHER).reason
+    it.apply(APP, typed(1, needs={"cpu": 1}))
+    it.run_down()
+    it.tick(ROOM_PAUSE)
+    it.run_down()
+    assert "1 of 1 instances cannot be placed" in status(it, OTHER).reason
+    it.tick(TOLD_FOR)
+    it.run_down()
+    assert "cpu 1 of 2 reserved" in status(it, OTHER).reason
+    it.apply(APP, typed(0, needs={"cpu": 1}))
+    it.run_down()
+    it.tick(ROOM_PAUSE)
     it.run_down()
     assert live(it, OTHER) == {"n1": 1}
 
