@@ -31,6 +31,8 @@ class Answer(Struct, frozen=True):
     """In plain words and one line."""
     value: float | None = None
     """What was measured; None: no number."""
+    asked: str = ""
+    """The request, for people, where it is another one each time: to one of several instances."""
 
 
 def error(reason: str) -> Answer:

@@ -35,6 +35,7 @@ from cdm.model.check import (
     filled_query,
     filled_subject,
     reserved,
+    shown_at,
     uses_instance,
 )
 from cdm.store.connection import Connection
@@ -85,7 +86,7 @@ class Asker:
             answer = error(f"the check cannot be made: {shown(str(problem) or type(problem).__name__)}")
         if isinstance(source, NatsCheck) or not uses_instance(source.url):
             return answer
-        return replace(answer, reason=f"{values['instance']}: {answer.reason}")
+        return replace(answer, asked=shown_at(source, values))
 
     async def _ask_in_time(self, service: Service, check: Check, run: CheckRun, values: Mapping[str, str]) -> Answer:
         with anyio.move_on_after(check.timeout_seconds):

@@ -88,7 +88,7 @@ class Checker:
                     break
                 if answer.outcome is not told and self._ration.take(clock.now()):
                     told = answer.outcome
-                    of = {"service": str(wanted.service), "check": check.source.shown}
+                    of = {"service": str(wanted.service), "check": answer.asked or check.source.shown}
                     log.info("check", **of, outcome=str(told), reason=answer.reason)
                 self._route(_result(wanted, answer))
                 await anyio.sleep(max(began + check.interval_seconds - clock.now(), 0))
@@ -113,4 +113,5 @@ def _result(wanted: WantedCheck, answer: Answer) -> CheckResult:
         answer.value,
         answer.reason,
         clock.now(),
+        answer.asked,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from cdm.cli.known import nearest
 from cdm.cli.plans import Edit, Goal, in_force_shown, instances_in, text_of, versions_shown
 from cdm.cli.service import ServiceLook, VersionLook, other_content, parsed
@@ -9,9 +11,9 @@ from cdm.cli.wording import brief
 from cdm.errors import EditRefused
 from cdm.manager.stages import stages_of
 from cdm.model import edit
-from cdm.model.blueprint import Blueprint, Overrides
+from cdm.model.blueprint import Blueprint
 from cdm.model.record import Rollout, RolloutPhase
-from cdm.model.template import Template, template_of
+from cdm.model.template import PLAIN, Template, template_of
 
 # Going back
 
@@ -71,9 +73,9 @@ def _before(look: ServiceLook, now: VersionLook, stamp: str) -> Edit:
         if _leads_to(record, now):
             if other_content(record):
                 return aborting(look)
-            return _settings_back(look, now, source.template.overrides, stamp)
+            return _settings_back(look, now, _without_restart(source.template), stamp)
     found = _earlier(now)
-    if isinstance(found, Overrides):
+    if isinstance(found, Template):
         return _settings_back(look, now, found, stamp)
     if found is not None:
         return _again(look, now, found, stamp)
@@ -88,7 +90,7 @@ def _before(look: ServiceLook, now: VersionLook, stamp: str) -> Edit:
     )
 
 
-def _earlier(now: VersionLook) -> Overrides | str | None:
+def _earlier(now: VersionLook) -> Template | str | None:
     """The latest other settings of its blueprint, or the version that it took over from, whichever is later."""
     own, source = _settings(now.blueprint), now.blueprint.rollout.source if now.blueprint else None
     for each in reversed(now.revisions):
@@ -97,7 +99,7 @@ def _earlier(now: VersionLook) -> Overrides | str | None:
             continue
         if source is not None and blueprint.rollout.source != source:
             return source
-        if not _same(_settings(blueprint), own):
+        if _settings(blueprint).digest != own.digest:
             return _settings(blueprint)
         source = blueprint.rollout.source
     return source
@@ -107,12 +109,12 @@ def _only_restarts(record: Rollout) -> bool:
     """Whether both sides are the same version with the same settings and content."""
     source, target = record.source, record.target
     alike = source.version == target.version and not other_content(record)
-    return alike and _same(source.template.overrides, target.template.overrides)
+    return alike and _without_restart(source.template).digest == _without_restart(target.template).digest
 
 
-def _settings_back(look: ServiceLook, now: VersionLook, settings: Overrides, stamp: str) -> Edit:
+def _settings_back(look: ServiceLook, now: VersionLook, settings: Template, stamp: str) -> Edit:
     raw = edit.with_settings(text_of(now), settings)
-    if _same(_settings(Blueprint.parse(raw)), _settings(now.blueprint)):
+    if _settings(Blueprint.parse(raw)).digest == _settings(now.blueprint).digest:
         raise EditRefused(f"{now.artifact} has the settings that it had before: there is nothing to go back to")
     digest = template_of(Blueprint.parse(raw)).digest
     if look.record is not None and digest == look.record.reverted.get(now.version, "").partition("/")[0]:
@@ -250,10 +252,10 @@ def _rollout(look: ServiceLook) -> tuple[Rollout, VersionLook]:
     return record, look.version(look.service.version(record.target.version))
 
 
-def _settings(blueprint: Blueprint | None) -> Overrides:
-    return (blueprint and blueprint.overrides) or Overrides()
+def _settings(blueprint: Blueprint | None) -> Template:
+    """What instances are started with, but for when they were restarted."""
+    return _without_restart(template_of(blueprint)) if blueprint is not None else PLAIN
 
 
-def _same(one: Overrides, other: Overrides) -> bool:
-    """Whether instances are started alike; 30 and 30.0 are the same."""
-    return Template(one).digest == Template(other).digest
+def _without_restart(template: Template) -> Template:
+    return replace(template, restarted=None)

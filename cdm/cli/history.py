@@ -21,6 +21,7 @@ from cdm.errors import ServiceMissing
 from cdm.model.artifact import Service
 from cdm.model.edit import changes_between
 from cdm.model.keys import BLUEPRINTS
+from cdm.model.record import RolloutPhase
 from cdm.store.connection import Connection
 
 UNKNOWN = "unknown"
@@ -39,9 +40,10 @@ class HistoryRow(Struct, frozen=True):
     """Who wrote it, as declared."""
     changes: list[str]
     state: str
-    """``in force``, ``superseded``, ``reverted``, ``refused``, or nothing, where a newer one took its place."""
+    """``in force``, ``superseded``, ``reverting``, ``reverted``, ``refused``, or nothing, where a newer one took its
+    place."""
     reason: str = ""
-    """Why it was taken back, or is refused, where that is known."""
+    """Why it was taken back, or is being taken back, or is refused, where that is known."""
 
 
 def history(service: ServiceName, /, connection: ConnectionOptions = HERE, *, json: Json = False) -> int:
@@ -111,16 +113,24 @@ def _state(version: VersionLook, revision: int, refused: str) -> tuple[str, str]
     """The state of a revision, and the reason of it."""
     if refused:
         return "refused", refused
-    newest = revision == version.in_force_revision
-    instead = version.serves_instead.revision if version.reverted and version.serves_instead else 0
+    newest, going = revision == version.in_force_revision, _goes_back(version)
+    instead = version.serves_instead.revision if (going or version.reverted) and version.serves_instead else 0
     if version.raw is None or not (newest or revision == instead):
         return "", ""
     if version.superseded:
         return "superseded", ""
-    if not version.reverted:
+    if not newest or not (going or version.reverted):
         return "in force", ""
     why = version.status.reason if version.status is not None else ""
-    if not newest:
-        return "in force", ""
-    # Other content was pushed over the same blueprint, and that was taken back, not what the blueprint says.
-    return ("in force", f"other content was taken back: {why}") if revision == instead else ("reverted", why)
+    if going and version.record is not None:
+        why = version.record.reason
+    if revision == instead:
+        # Other content was pushed over the same blueprint, and that is taken back, not what the blueprint says.
+        return "in force", f"other content {'is being' if going else 'was'} taken back: {why}"
+    return "reverting" if going else "reverted", why
+
+
+def _goes_back(version: VersionLook) -> bool:
+    """Whether a rollout that led to this version is being taken back."""
+    record = version.record
+    return record is not None and record.phase is RolloutPhase.REVERTING and record.target.version == version.version

@@ -221,6 +221,8 @@ class CheckResult(Message, frozen=True, gc=False):
     """In plain words, what came of it; in one line."""
     at: float
     """When, in seconds on this node's clock."""
+    asked: str = ""
+    """The request, for people, where it is another one each time: to one of several instances."""
 
 
 def about(*kinds: type[Key]) -> tuple[Any, ...]:

@@ -62,13 +62,15 @@ class Tally(Struct, frozen=True):
     """The newest result's; None: there is none yet. Errors do not replace that there was nothing to measure."""
     reason: str = ""
     """The newest result's, or that of the newest failure where there are too many."""
+    asked: str = ""
+    """Whom that result is from, where the check is made of several instances in turn."""
     at: float = 0.0
     """When the newest result was had."""
 
     def after(self, check: Check, result: CheckResult) -> Tally:
         """With one more result."""
         outcome = _taken_for(check, result.outcome)
-        told = replace(self, outcome=outcome, reason=result.reason, at=result.at)
+        told = replace(self, outcome=outcome, reason=result.reason, at=result.at, asked=result.asked)
         match outcome:
             case CheckOutcome.PASS:
                 row, clean = min(self.row + 1, check.count), min(self.clean + 1, check.count)
@@ -85,7 +87,7 @@ class Tally(Struct, frozen=True):
             case CheckOutcome.NO_DATA:
                 pass
         if told.failures > check.failures and outcome is not CheckOutcome.FAIL:
-            return replace(told, reason=self.reason)
+            return replace(told, reason=self.reason, asked=self.asked)
         return told
 
 
@@ -117,7 +119,9 @@ def judge_all(checks: Sequence[Check], tallies: Sequence[Tally], now: float) -> 
     until = min(untils, default=None)
     for gate in (Gate.FAIL, Gate.HOLD):
         reasons = [
-            f"{_named(checks, index)}: {each.reason}" for index, each in enumerate(verdicts) if each.gate is gate
+            f"{_named(checks, index, tallies[index], each)}: {each.reason}"
+            for index, each in enumerate(verdicts)
+            if each.gate is gate
         ]
         if reasons:
             return GateVerdict(gate, "; ".join(reasons), until)
@@ -193,6 +197,8 @@ def _taken_for(check: Check, outcome: CheckOutcome) -> CheckOutcome:
     return outcome
 
 
-def _named(checks: Sequence[Check], index: int) -> str:
-    shown = checks[index].source.shown
+def _named(checks: Sequence[Check], index: int, tally: Tally, verdict: GateVerdict) -> str:
+    """A check by its request: the very one that the verdict tells of, where it tells of one."""
+    tells = tally.asked and tally.reason and verdict.reason.startswith(tally.reason)
+    shown = tally.asked if tells else checks[index].source.shown
     return shown if len(checks) == 1 else f"check {index + 1}, {shown}"

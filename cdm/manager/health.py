@@ -102,10 +102,20 @@ def judge(new: SideHealth, old: SideHealth, min_healthy: float, now: float, *, s
     if not new.troubled:
         return NOTHING_WRONG
     count = f"1 {side} instance" if new.troubled == 1 else f"{new.troubled} {side} instances"
+    ended = f"{count} failed or restarted{_times(new)}"
     why = f": {new.reason}" if new.reason else ""
     if old.live and new.troubled * old.live <= old.troubled * max(new.live, new.troubled):
-        return GateVerdict(Gate.HOLD, f"{count} failed or restarted, and the old ones do so as often{why}")
+        return GateVerdict(Gate.HOLD, f"{ended}, and the old ones do so as often{why}")
     until = new.troubled_since + min_healthy
     if new.fatal or new.troubles >= TWICE or until <= now:
-        return GateVerdict(Gate.FAIL, f"{count} failed or restarted{why}")
-    return GateVerdict(Gate.HOLD, f"{count} failed or restarted; watching{why}", until)
+        return GateVerdict(Gate.FAIL, f"{ended}{why}")
+    return GateVerdict(Gate.HOLD, f"{ended}; watching{why}", until)
+
+
+def _times(new: SideHealth) -> str:
+    """How often, where that is more than once each."""
+    if new.troubles == new.troubled:
+        return ""
+    if new.troubled > 1:
+        return f", {new.troubles} times in all"
+    return " twice" if new.troubles == TWICE else f" {new.troubles} times"

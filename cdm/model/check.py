@@ -283,6 +283,13 @@ def filled_query(text: str, values: Mapping[str, str]) -> str:
     return _filled(text, {name: re.sub(r"[\"'`\\]", _escaped, value) for name, value in values.items()})
 
 
+def shown_at(source: HttpCheck | PrometheusCheck, values: Mapping[str, str]) -> str:
+    """A request to one instance, for people: with the address that is asked, instead of the placeholder."""
+    if isinstance(source, HttpCheck):
+        return f"GET {_shortened(filled_address(source.url, values))}"
+    return f"{source.shown} at {values['instance']}"
+
+
 def uses_instance(text: str) -> bool:
     """Whether the address of an instance is needed to ask there."""
     return "{instance}" in text

@@ -15,15 +15,17 @@ from msgspec import to_builtins
 
 from cdm.errors import InvalidBlueprint
 from cdm.model.artifact import Artifact
-from cdm.model.blueprint import Blueprint, Overrides
+from cdm.model.blueprint import Blueprint
 from cdm.model.duration import PATTERN
 from cdm.model.problems import without_mark
 from cdm.model.rollout import APPROVE, RolloutKind
-from cdm.model.rules import EACH
+from cdm.model.rules import EACH, Rules
+from cdm.model.rules_typed import typed_rules
+from cdm.model.template import Template
 
 Fields = dict[str, Any]
 
-SETTINGS = ("env", "args", "stop_after")
+SETTINGS = ("env", "args", "stop_after", "needs")
 """The fields of a blueprint that say how its instances are started; with ``restarted`` they make the template."""
 _BY_HAND = ("paused", "approved", "abort")
 """What an operator said of one rollout, and is not meant for the next."""
@@ -152,10 +154,15 @@ def without_stamps(raw: bytes) -> bytes:
     return _edited(raw, fields)
 
 
-def with_settings(raw: bytes, settings: Overrides) -> bytes:
-    """The same with other env, args and stop_after; ``restarted`` is no setting, and stays."""
-    wanted: Fields = to_builtins(settings)
-    fields = {name: value for name, value in fields_of(raw).items() if name not in SETTINGS or name in wanted}
+def with_settings(raw: bytes, settings: Template) -> bytes:
+    """The same with other env, args, stop_after and needs; ``restarted`` is no setting, and stays."""
+    typed = fields_of(raw)
+    wanted: Fields = to_builtins(settings.overrides)
+    if Blueprint.parse(raw).rules.needs != settings.needs:
+        wanted |= typed_rules(Rules(needs=settings.needs))
+    elif "needs" in typed:
+        wanted["needs"] = typed["needs"]  # in the units in which somebody wrote them
+    fields = {name: value for name, value in typed.items() if name not in SETTINGS or name in wanted}
     fields = {name: wanted.get(name, value) for name, value in {**fields, **wanted}.items()}
     return _edited(raw, _with_rollout(fields, {"from": None, **dict.fromkeys(_BY_HAND)}))
 

@@ -111,11 +111,15 @@ async def test_each_new_instance_is_asked_in_its_turn(asker: Asker) -> None:
         good.says("/health")
         bad.says("/health", status=500)
         run = replace(RUN, instances=(("127.0.0.1", good.port), ("127.0.0.1", bad.port)))
+        first, second = (f"GET http://127.0.0.1:{each.port}/health" for each in (good, bad))
         assert [await ask(asker, check, run, turn) for turn in range(3)] == [
-            Answer(P, f"127.0.0.1:{good.port}: status 200"),
-            Answer(F, f"127.0.0.1:{bad.port}: status 500"),
-            Answer(P, f"127.0.0.1:{good.port}: status 200"),
+            Answer(P, "status 200", asked=first),
+            Answer(F, "status 500", asked=second),
+            Answer(P, "status 200", asked=first),
         ]
+        metrics = Check(prometheus=PrometheusCheck("http://{instance}", "up"), ok="== 1")
+        answer = await ask(asker, metrics, run, 1)
+        assert answer.asked == f"Prometheus query up at 127.0.0.1:{bad.port}"
 
 
 async def test_a_loop_of_redirects_is_not_followed(asker: Asker, web: Site) -> None:

@@ -39,6 +39,7 @@ _fields: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "min_healthy": st.sampled_from([0, 2.5]),
         "restarted": _text,
         "rebalanced": _text,
+        "needs": st.sampled_from([None, {}, {"cpu": 1, "memory": "512Mi"}, {"memory": 1_000_000}]),
         "drain_delay": st.just(1),
         "after": st.just(["g:db"]),
         "rollout": st.none() | _rollout,
@@ -81,7 +82,7 @@ EDITS: list[tuple[Callable[[bytes], bytes], Touched]] = [
     (edit.without_stamps, {"restarted", "rebalanced"}),
     (edit.without_source, {"rollout.from"}),
     (
-        lambda raw: edit.with_settings(raw, Overrides({"A": "x"})),
+        lambda raw: edit.with_settings(raw, Template(Overrides({"A": "x"}))),
         {*edit.SETTINGS, "rollout.from", "rollout.paused", "rollout.approved", "rollout.abort"},
     ),
 ]
@@ -144,9 +145,10 @@ def test_edits_do_what_they_are_called(raw: bytes) -> None:
 
 @given(_typed(), _typed())
 def test_settings_go_from_one_blueprint_to_another_and_when_it_was_restarted_does_not(raw: bytes, other: bytes) -> None:
-    settings, own = _template(other).overrides, _template(raw)
-    assert _template(edit.with_settings(raw, settings)).digest == Template(settings, own.restarted).digest
-    assert _template(edit.with_settings(raw, own.overrides)).digest == own.digest
+    settings, own = _template(other), _template(raw)
+    restarted = Template(settings.overrides, own.restarted, settings.needs)
+    assert _template(edit.with_settings(raw, settings)).digest == restarted.digest
+    assert _template(edit.with_settings(raw, own)).digest == own.digest
 
 
 def _template(raw: bytes) -> Template:

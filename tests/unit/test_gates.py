@@ -57,6 +57,18 @@ def since_cleared(check: Check, each: Sequence[CheckOutcome]) -> list[CheckOutco
     return said
 
 
+def test_of_a_check_of_each_instance_the_address_is_told_that_was_asked() -> None:
+    each = Check(http="http://{instance}/health", failures=0)
+    asked = replace(result(F, 1.0, each), asked="GET http://10.0.0.2:80/health")
+    failed = Tally().after(each, asked)
+    assert judge_all([each], [failed], 1.0).reason == "GET http://10.0.0.2:80/health: it is fail"
+    later = failed.after(each, replace(result(P, 2.0, each), asked="GET http://10.0.0.1:80/health"))
+    assert judge_all([each], [later], 2.0).reason == "GET http://10.0.0.2:80/health: it is fail", "who failed"
+    passed = Tally().after(each, replace(result(P, 2.0, each), asked="GET http://10.0.0.1:80/health"))
+    assert judge_all([each], [passed], 2.0).reason == "GET http://{instance}/health: 1 of 3 passes", "of all of them"
+    assert judge_all([each], [Tally()], 2.0).reason == "GET http://{instance}/health: no result yet"
+
+
 # One check
 
 

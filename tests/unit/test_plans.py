@@ -23,6 +23,7 @@ from cdm.model.blueprint import Overrides
 from cdm.model.edit import canary_way, fields_of
 from cdm.model.keys import encode_artifact
 from cdm.model.record import Rollout, RolloutPhase, Side
+from cdm.model.rules import Needs
 from cdm.model.status import Condition, RolloutStatus, Status
 from cdm.model.template import Template
 from cdm.store.revisions import Revision
@@ -319,6 +320,26 @@ def test_a_rollback_of_settings_writes_those_that_there_were(changed: Bucket) ->
     changed.record = Rollout(Side("1", 2, new), Side("1", 1, old), RolloutPhase.REVERTED)
     with _refused("what was changed of 1 was taken back already, and 1 serves as before"):
         rolling_back(changed.look, None, NOW)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_rollback_puts_needs_back_and_leaves_where_instances_go(one: Bucket, recorded: bool) -> None:
+    was = {"instances": 3, "env": {"A": "x"}, "needs": {"cpu": 1.0, "memory": "1Gi"}}
+    now = {"instances": 4, "require": ["zone = a"], "env": {"A": "x"}, "needs": {"cpu": 9}, "restarted": "then"}
+    for fields in (was, now):
+        one.put("1", fields)
+    if recorded:
+        old, new = Needs(1.0, 2**30), Needs(9.0)
+        first, second = (Side("1", 2, Template(OLD, None, needs)) for needs in (old, new))
+        one.record = Rollout(first, second, RolloutPhase.COMPLETE)
+    back = rolling_back(one.look, None, NOW)
+    assert _fields(back) == {**now, "needs": was["needs"]}
+    assert back.said.startswith("1 with the settings that it had before: needs ")
+    one.put("1", {**now, "needs": {"cpu": 9}, "env": {"A": "y"}})
+    one.record = None
+    assert _fields(rolling_back(one.look, None, NOW)) == now, "as it was typed"
+    one.put("1", {name: value for name, value in now.items() if name != "needs"})
+    assert _fields(rolling_back(one.look, None, NOW))["needs"] == {"cpu": 9.0}
 
 
 @pytest.mark.parametrize("phase", [RolloutPhase.COMPLETE, RolloutPhase.REVERTED])
@@ -766,6 +787,21 @@ def test_what_serves_is_in_force_where_newer_settings_or_content_of_it_were_take
     assert [(row.state, row.reason) for row in rows(one.look)] == [
         ("", ""),
         ("in force", "other content was taken back: boom"),
+    ]
+
+
+def test_what_is_being_taken_back_is_not_in_force(two: Bucket) -> None:
+    two.rollout("1", "2", RolloutPhase.REVERTING, reason="boom")
+    assert [(row.state, row.reason) for row in rows(two.look)] == [("superseded", ""), ("reverting", "boom")]
+    two.put("3", 3)
+    two.put("3", {"instances": 3, "args": ["-v"]})
+    two.status("3", Condition.PROGRESSING)
+    two.record = Rollout(Side("3", 3), Side("3", 4, digest="new"), RolloutPhase.REVERTING, reason="boom")
+    assert [(row.state, row.reason) for row in rows(two.look)][2:] == [("in force", ""), ("reverting", "boom")]
+    two.record = Rollout(Side("3", 4, content="a"), Side("3", 4, content="b"), RolloutPhase.REVERTING, reason="boom")
+    assert [(row.state, row.reason) for row in rows(two.look)][2:] == [
+        ("", ""),
+        ("in force", "other content is being taken back: boom"),
     ]
 
 

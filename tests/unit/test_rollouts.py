@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from cdm.cli.judging import End, Ended
 from cdm.dispatch.messages import Cause, CheckResult, LeaderChange, ValuePut
+from cdm.manager.gates import Gate
+from cdm.manager.health import SideHealth, judge
 from cdm.manager.service import revert
 from cdm.manager.standing import MAY_RUN
 from cdm.model.artifact import Artifact
@@ -738,6 +741,23 @@ def fail_new(each: World, *, fatal: bool = False) -> None:
     each.settle()
 
 
+@pytest.mark.parametrize(
+    ("troubled", "troubles", "told"),
+    [
+        (1, 1, "1 new instance failed or restarted: it broke"),
+        (1, 2, "1 new instance failed or restarted twice: it broke"),
+        (1, 3, "1 new instance failed or restarted 3 times: it broke"),
+        (2, 2, "2 new instances failed or restarted: it broke"),
+        (2, 5, "2 new instances failed or restarted, 5 times in all: it broke"),
+    ],
+)
+def test_how_often_instances_failed_is_told(troubled: int, troubles: int, told: str) -> None:
+    new = SideHealth(live=2, troubled=troubled, troubles=troubles, troubled_since=0.0, reason="it broke")
+    verdict = judge(new, SideHealth(), 10.0, 60.0)
+    assert (verdict.gate, verdict.reason) == (Gate.FAIL, told)
+    assert Ended(End.REVERTED, verdict.reason).of_instances, "a command that waits shows what they wrote last"
+
+
 def test_a_version_that_fails_twice_is_taken_back_once() -> None:
     each = running()
     each.apply(NEXT_VERSION, blueprint(rollout=FROM))
@@ -749,7 +769,7 @@ def test_a_version_that_fails_twice_is_taken_back_once() -> None:
     finish(each)
     later(each, MIN_HEALTHY)
     assert phase(each) is RolloutPhase.REVERTED
-    assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "1 new instance failed or restarted: it broke")
+    assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "1 new instance failed or restarted twice: it broke")
     assert condition(each) == (Condition.READY, "")
     assert (count(each, APP), count(each, NEXT_VERSION)) == (3, 0)
     each.apply(NEXT_VERSION, blueprint(rollout=FROM))
