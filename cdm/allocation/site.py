@@ -8,6 +8,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from cdm.model.artifact import NodeId
+from cdm.model.quantity import millicores
 
 
 class Site(Struct, frozen=True):
@@ -34,6 +35,15 @@ class Site(Struct, frozen=True):
     memory_reserved: int = 0
     load: float | None = None
     """How busy it is, as it tells it; None: it does not say."""
+
+
+def overdrawn(site: Site) -> tuple[bool, bool]:
+    """Whether more cores, and more memory, are reserved than the node has by now."""
+    cpu, memory = site.cpu, site.memory
+    return (
+        cpu is not None and site.cpu_reserved > cpu and millicores(site.cpu_reserved) > millicores(cpu),
+        memory is not None and site.memory_reserved > memory,
+    )
 
 
 class Freed(NamedTuple):

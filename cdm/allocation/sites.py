@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from cdm.allocation.evenly import Ranking
-from cdm.allocation.site import Site
+from cdm.allocation.site import Site, overdrawn
 from cdm.model.artifact import NodeId
 from cdm.model.condition import LabelCondition
 from cdm.model.rules import Preference
@@ -42,6 +42,9 @@ class Sites:
 
     def __init__(self, sites: Iterable[Site] = ()) -> None:
         self._sites: dict[NodeId, Site] = {}
+        self.fixed = 0
+        """How often anything changed but how much is on a node, as long as that is no more than may be, and what it
+        could take."""
         self._gone: dict[NodeId, Mapping[str, str]] = {}
         self._fitting: dict[Require, list[NodeId]] = {}
         self._domains: dict[tuple[Require, str], Counter[Domain]] = {}
@@ -76,6 +79,8 @@ class Sites:
         old = self._sites.get(node)
         self._sites[node] = site
         self._note(node)
+        if old is None or not _stands_alike(old, site):
+            self.fixed += 1
         if old is not None and old.open == site.open and (old.labels is site.labels or old.labels == site.labels):
             return
         known = self._gone.pop(node, None) if old is None else old.labels
@@ -88,6 +93,8 @@ class Sites:
         self._note(node)
         known = self._gone.get(node) if old is None else old.labels
         self._gone[node] = labels
+        if old is not None or known != labels:
+            self.fixed += 1
         if known != labels:
             self._relabel(node, known, labels)
         self._reopen(node, old, None)
@@ -97,6 +104,7 @@ class Sites:
         old = self._sites.pop(node, None)
         self._note(node)
         known = self._gone.pop(node, None) if old is None else old.labels
+        self.fixed += 1
         self._relabel(node, known, None)
         self._reopen(node, old, None)
 
@@ -236,6 +244,12 @@ class _Ranked:
             ranking.drop(node)
             if not ranking:
                 del self.domains[domain]  # nobody may know of it any more
+
+
+def _stands_alike(old: Site, new: Site) -> bool:
+    if (old.open, old.draining, old.registered) != (new.open, new.draining, new.registered):
+        return False
+    return overdrawn(old) == overdrawn(new) and (old.labels is new.labels or old.labels == new.labels)
 
 
 def holds(require: Require, labels: Mapping[str, str]) -> bool:

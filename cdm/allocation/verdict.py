@@ -14,7 +14,7 @@ from cdm.allocation.balances import balances_of
 from cdm.allocation.case import Case
 from cdm.allocation.neighbours import Neighbours, Vicinity
 from cdm.allocation.shares import Balance
-from cdm.allocation.site import Freed, Site
+from cdm.allocation.site import Freed, Site, overdrawn
 from cdm.allocation.sites import Domain
 from cdm.model.artifact import NodeId
 from cdm.model.condition import LabelCondition, LabelOperator
@@ -210,9 +210,10 @@ def _overdrawn(case: Case, site: Site) -> list[Obstacle]:
     """More is reserved than the node has by now."""
     needs = case.rules.needs or Needs()
     found: list[Obstacle] = []
-    if needs.cpu and site.cpu is not None and millicores(site.cpu_reserved) > millicores(site.cpu):
+    cpu, memory = overdrawn(site)
+    if needs.cpu and cpu:
         found.append(Obstacle("cpu", "too full", f"cpu {site.cpu_reserved:.6g} of {site.cpu:.6g} reserved"))
-    if needs.memory and site.memory is not None and site.memory_reserved > site.memory:
+    if needs.memory and memory and site.memory is not None:
         numbers = f"memory {memory_shown(site.memory_reserved)} of {memory_shown(site.memory)} reserved"
         found.append(Obstacle("memory", "too full", numbers))
     return found

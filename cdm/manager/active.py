@@ -295,7 +295,7 @@ class Active:
             return
         group = placement.counted(group, with_exclusive=True)
         closely = closely or planning.is_short(artifact) or placement.drains(artifact)
-        closely = closely or (ruled and planning.may_move(artifact))
+        closely = closely or (ruled and planning.may_move(artifact, group))
         if not closely and settled(wanted, group):
             self._unwritten.pop(artifact, None)
             if group.moving and not self._agenda.is_timed(artifact):

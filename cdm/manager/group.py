@@ -36,6 +36,9 @@ class Unanswered(NamedTuple):
     """Seconds."""
 
 
+_KIND = {state: (state.live, state is _FAILED) for state in SliceState}
+"""Whether a slice counts, or failed, or is on its way out."""
+
 _NO_COUNTS: dict[SliceState, int] = dict.fromkeys(SliceState, 0)
 
 
@@ -44,6 +47,7 @@ class Group:
 
     __slots__ = (
         "builds",
+        "comings",
         "counts",
         "endings",
         "failed_on",
@@ -58,6 +62,8 @@ class Group:
     def __init__(self) -> None:
         self.slices: dict[SliceKey, SlicePut] = {}
         self.counts = _NO_COUNTS.copy()
+        self.comings = 0
+        """How often a slice came or went, or another number of them was live, or failed."""
         self.builds: dict[tuple[str | None, str | None], int] = {}
         """How many slices were started with each template and content (their digests)."""
         self.owed: set[SliceKey] = set()
@@ -145,9 +151,12 @@ class Group:
     def _count(self, value: SliceValue, old: SlicePut | None) -> None:
         self.counts[value.state] += 1
         if old is None:
+            self.comings += 1
             self._count_build(value, 1)
             return
         before = old.value
+        if value.state is not before.state and _KIND[value.state] != _KIND[before.state]:
+            self.comings += 1
         self.counts[before.state] -= 1
         if value.template != before.template or value.content != before.content:
             self._count_build(before, -1)
@@ -197,6 +206,7 @@ class Group:
         old = self.slices.pop(key, None)
         if old is None:
             return False
+        self.comings += 1
         self.counts[old.value.state] -= 1
         self._count_build(old.value, -1)
         self.owed.discard(key)

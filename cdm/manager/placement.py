@@ -190,6 +190,10 @@ class Placement:
         elif self._anew and (needs := self._anew.get(key.artifact, {}).get(key)):
             self._reserve_anew(key, needs)
 
+    def expected(self, artifact: Artifact) -> frozenset[SliceKey]:
+        """New slices of the artifact that were commanded and that the mirror does not show yet."""
+        return frozenset(self._expected.get(artifact, ()))
+
     def _changed(self, node: NodeId) -> None:
         """There are more slices on the node than before, or fewer, or they reserve something else."""
         self._recount.add(node)

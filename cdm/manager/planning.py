@@ -10,8 +10,9 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from cdm.manager.agenda import Agenda
-from cdm.manager.choosing import leave_room, violations
+from cdm.manager.choosing import leave_room
 from cdm.manager.cluster import Cluster
+from cdm.manager.group import Group
 from cdm.manager.moves import Moves
 from cdm.manager.placement import Placement
 from cdm.manager.plan import WHOLE, Plan
@@ -21,6 +22,7 @@ from cdm.manager.releases import Job, Release, Releases
 from cdm.manager.settling import Settling
 from cdm.manager.situation import Situation
 from cdm.manager.standing import Fleet
+from cdm.manager.violations import Violations
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import encode_artifact
@@ -71,6 +73,7 @@ class Planning:
         self._agenda = agenda
         self._settling = settling
         self._policy = policy
+        self._violations = Violations(cluster, placement)
         self._short: dict[Artifact, Plan] = {}
         """Plans that cannot be carried out whole: there is no room, or nodes or the end of instances are waited for."""
         self._cursor: NodeId | None = None
@@ -124,9 +127,12 @@ class Planning:
         for artifact in artifacts:
             self._short.pop(artifact, None)
 
-    def may_move(self, artifact: Artifact) -> bool:
-        """Whether any of the artifact's instances may have to be moved, although their number is right."""
-        if artifact not in self._cluster.ruled.artifacts:
+    def may_move(self, artifact: Artifact, group: Group) -> bool:
+        """Whether any of the artifact's instances may have to be moved, although their number is right.
+
+        None is while any is not ACTIVE. That the one is still there that is being moved, its plan shows.
+        """
+        if artifact not in self._cluster.ruled.artifacts or group.active < len(group.slices):
             return False
         return self._moves.wants(artifact, self._blueprint(artifact), self._rebalanced(artifact))
 
@@ -138,9 +144,7 @@ class Planning:
 
     def violations(self, job: Job, now: float) -> int:
         """How many live instances are where a hard rule forbids them to be."""
-        found = violations(self._situation(job, self.fleet(), now))
-        puts = job.group.slices.values() if found else ()
-        return sum(put.key.node in found and put.value.state.live for put in puts)
+        return self._violations.count(job, lambda: self._situation(job, self.fleet(), now))
 
     def _blueprint(self, artifact: Artifact) -> Blueprint | None:
         desired = self._cluster.desired.get(artifact)
@@ -179,6 +183,7 @@ class Planning:
         artifact = job.artifact
         if artifact not in self._cluster.ruled.artifacts:
             self._moves.forget(artifact)
+            self._violations.forget(artifact)
             return job
         blueprint, done = self._blueprint(artifact), self._rebalanced(artifact)
         if blueprint is None or job.wanted.beside or not self._moves.wants(artifact, blueprint, done):
