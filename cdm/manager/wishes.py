@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec.structs import replace
 
 from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.placement import Placement
+from cdm.manager.standing import LiveNode
 from cdm.manager.topology import Registered, Topology
 from cdm.manager.wanted import Wanted, wanted_of
-from cdm.model.artifact import Artifact
+from cdm.model.artifact import Artifact, NodeId
 from cdm.model.node import PLACEMENT, ROLLOUTS
 
 
@@ -25,6 +28,9 @@ class Wishes:
         self._cluster = cluster
         self._placement = placement
         self._topology = topology
+        self._nodes: Mapping[NodeId, LiveNode] | None = None
+        self._lacks: dict[str, str] = {}
+        """Which managers among these nodes do not know a feature: asked for all the time, and hardly ever news."""
 
     def wanted(self, artifact: Artifact, desired: Desired | None = None) -> Wanted:
         """What the artifact's blueprint wants; ``desired``: what `desired` said a moment ago."""
@@ -66,6 +72,15 @@ class Wishes:
         return self._lacking(PLACEMENT, "where instances are to go")
 
     def _lacking(self, feature: str, what: str) -> str:
+        nodes = self._placement.nodes
+        if nodes is not self._nodes:
+            self._nodes, self._lacks = nodes, {}
+        found = self._lacks.get(feature)
+        if found is None:
+            found = self._lacks[feature] = self._look_for_lacking(feature, what)
+        return found
+
+    def _look_for_lacking(self, feature: str, what: str) -> str:
         old = sorted(
             (node, presence.registration.version)
             for node, presence in self._topology.nodes.items()

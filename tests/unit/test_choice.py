@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from msgspec.structs import replace
 
 from cdm.allocation.case import Case
@@ -139,3 +140,17 @@ def test_one_more_on_many_nodes_looks_at_few_of_them() -> None:
         (node,) = choose(given, 1).counts
         sites.put(replace(sites.all[node], total=number))
     assert len(looked_at) < 500
+
+
+def test_the_rule_that_was_asked_for_longest_ago_is_worked_out_again_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdm.allocation.sites.KEPT", 3)
+    sites = Sites(site(i, "abc"[i % 3]) for i in range(9))
+    rules = [require(f"zone = {zone}") for zone in "abcd"]
+    kept = [sites.fitting(each) for each in rules[:3]]
+    assert sites.fitting(rules[0]) is kept[0]
+    assert sites.fitting(rules[3]) == []
+    assert sites.fitting(rules[0]) is kept[0]
+    assert sites.fitting(rules[2]) is kept[2]
+    again = sites.fitting(rules[1])
+    assert again is not kept[1]
+    assert again == kept[1]
