@@ -1,11 +1,14 @@
 """The model of `tests.unit.test_reconciliation_model`, with blueprints that say where their instances go.
 
 Besides what holds there: nothing is placed where a hard rule forbids it, no node ever reserves more than it has, and at
-rest what is missing fits nowhere.
+rest what is missing fits nowhere. What is moved comes to an end: left alone, no instance is moved more than once for
+each time that what it is to be near to, or apart from, may have moved.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -16,17 +19,19 @@ from hypothesis.stateful import initialize, invariant, rule
 from cdm.manager.topology import Registered
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
-from cdm.model.keys import BlueprintKey, encode
+from cdm.model.keys import BlueprintKey, SliceKey, encode
 from cdm.model.node import Registration, Schedule
 from cdm.model.quantity import millicores
-from cdm.model.rules import OnViolation
+from cdm.model.rules import Neighbour, OnViolation
 from cdm.model.status import Condition
 from tests.harness.examples import examples
 from tests.unit.support import S
-from tests.unit.test_reconciliation_model import NODES, ClusterModel, which_artifact, which_node
+from tests.unit.test_reconciliation_model import ARTIFACTS, NODES, ClusterModel, which_artifact, which_node
 
 CORES = dict(zip(NODES, (1.0, 2.0, None, 1.5, 4.0), strict=True))
 """What each node has."""
+MOST_MOVES = (1, 2, 4)
+"""Moves of each instance at most, once nothing else happens: by what those before it in the alphabet may do."""
 zones = st.sampled_from(["a", "b"])
 capacities = st.none() | st.integers(0, 4)
 fields = st.fixed_dictionaries(
@@ -43,11 +48,31 @@ fields = st.fixed_dictionaries(
     },
 )
 _OF_NUMBERS = ("prefer", "spread", "strategy", "on_violation", "rebalance", "rebalanced")
+by = st.sampled_from(["zone", "node"])
 each = st.booleans().map(lambda yes: {"instances": "each"} if yes else {})
+
+
+@st.composite
+def neighbours(draw: st.DrawFn, artifact: Artifact) -> dict[str, Any]:
+    """What an artifact is to be near to, or apart from: itself, and others that come before it in the alphabet.
+
+    Two that each have a rule about the other may chase one another for ever, as they were told to.
+    """
+    own = str(artifact.service)
+    others = [str(each.service) for each in ARTIFACTS if each < artifact]
+    found: dict[str, Any] = {}
+    if apart := draw(st.lists(st.sampled_from([own, *others]), max_size=2, unique=True)):
+        found["apart"] = [{"from": each, "by": draw(by), "hard": draw(st.booleans())} for each in apart]
+    near = draw(st.sampled_from([None, *(each for each in others if each not in apart)]))
+    if near is not None:
+        found["near"] = [{"with": near, "by": draw(by), "hard": draw(st.booleans())}]
+    return found
 
 
 class PlacementModel(ClusterModel):
     """Nodes in two zones, and users who care."""
+
+    rounds = 60
 
     def registration(self, node: NodeId, zone: str, capacity: int | None, incarnation: str) -> Registration:
         return Registration(capacity=capacity, incarnation=incarnation, labels={"zone": zone}, cpu=CORES[node])
@@ -62,9 +87,12 @@ class PlacementModel(ClusterModel):
     def node_registers(self, node: NodeId, zone: str, capacity: int | None, incarnation: str) -> None:
         self.world.join(node, self.registration(node, zone, capacity, incarnation))
 
-    @rule(artifact=which_artifact, instances=st.integers(0, 5), typed=fields, each=each)
-    def user_applies(self, artifact: Artifact, instances: int, typed: dict[str, Any], each: dict[str, Any]) -> None:
-        blueprint = {"instances": instances, **typed, **each}
+    @rule(artifact=which_artifact, instances=st.integers(0, 5), typed=fields, each=each, data=st.data())
+    def user_applies(
+        self, artifact: Artifact, instances: int, typed: dict[str, Any], each: dict[str, Any], data: st.DataObject
+    ) -> None:
+        near_and_apart = data.draw(neighbours(artifact)) if data.draw(st.booleans()) else {}
+        blueprint = {"instances": instances, **typed, **near_and_apart, **each}
         if each:
             blueprint = {name: value for name, value in blueprint.items() if name not in _OF_NUMBERS}
         before = self.world.blueprints.get(artifact, (None, 0, None))[0]
@@ -103,7 +131,7 @@ class PlacementModel(ClusterModel):
             return False
         if blueprint.each and any(key.artifact == artifact for key in on_it):
             return False
-        if not self._is_allowed(node, blueprint):
+        if not self._is_allowed(artifact, node, blueprint):
             return False
         needs = blueprint.rules.needs
         reserved = sum(millicores(value.needs.cpu) for value in on_it.values() if value.needs is not None)
@@ -136,14 +164,45 @@ class PlacementModel(ClusterModel):
             assert refused or status.condition is trouble, f"{status}: {states}"
         if valid.each:
             assert len({key.node for key in serving}) == len(serving)
-        forbidden = [key for key in serving - draining if not self._is_allowed(key.node, valid)]
+        forbidden = [key for key in serving - draining if not self._is_allowed(artifact, key.node, valid, key)]
         assert len(forbidden) == (status.violations or 0), f"{status}: {states}"
         if forbidden and len(serving - draining) == wanted and valid.on_violation is OnViolation.MOVE:
             assert not fitting, f"{forbidden} could go to {fitting}"
 
-    def _is_allowed(self, node: NodeId, blueprint: Blueprint) -> bool:
-        labels = self.world.nodes[node][0].labels
-        return all(one.holds(labels) for one in blueprint.rules.require)
+    def _is_allowed(
+        self, artifact: Artifact, node: NodeId, blueprint: Blueprint, itself: SliceKey | None = None
+    ) -> bool:
+        """Whether hard rules on labels and neighbours let an instance be there; ``itself``: it is there."""
+        labels = self._labels(node)
+        if not all(one.holds(labels) for one in blueprint.rules.require):
+            return False
+        rules = blueprint.rules
+        near = all(self._is_near(each, labels, itself) for each in rules.near if each.hard)
+        return near and not any(self._is_near(each, labels, itself) for each in rules.apart if each.hard)
+
+    def _is_near(self, rule: Neighbour, labels: Mapping[str, str], itself: SliceKey | None) -> bool:
+        live = [key for key, put in self.world.slices.items() if put.value.state.live and key.node in self.world.nodes]
+        there = [key for key in live if str(key.artifact.service) == rule.service and key != itself]
+        return rule.by in labels and any(self._labels(key.node).get(rule.by) == labels[rule.by] for key in there)
+
+    def _labels(self, node: NodeId) -> Mapping[str, str]:
+        return {**self.world.nodes[node][0].labels, "node": node}
+
+    @rule()
+    def at_rest_all_is_well(self) -> None:
+        """Also what is moved is, and it was moved no more often than was needed."""
+        before = len(self.world.decided)
+        super().at_rest_all_is_well()
+        moved = Counter(
+            order.artifact
+            for order in self.world.decided[before:]
+            for command in order.commands
+            if command.state is S.UNLOAD and "moved off" in command.reason
+        )
+        for number, artifact in enumerate(ARTIFACTS):
+            valid = self.world.blueprints.get(artifact, (None, 0, None))[0]
+            most = MOST_MOVES[number] * (valid.instances if valid is not None else 0)
+            assert moved[artifact] <= most, f"{moved[artifact]} moves of {artifact}, {valid}"
 
 
 PlacementModel.TestCase.settings = settings(max_examples=examples(200), stateful_step_count=40, deadline=None)

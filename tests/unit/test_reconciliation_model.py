@@ -37,6 +37,9 @@ BREAKABLE = (S.LOADING, S.ACTIVATING, S.ACTIVE, S.UNLOADING)
 class ClusterModel(RuleBasedStateMachine):
     """One manager, its buckets, agents and operators."""
 
+    rounds = 14
+    """So many rounds over everything, at most, until all is at rest."""
+
     def __init__(self) -> None:
         super().__init__()
         self.world = World(policy=POLICY)
@@ -238,7 +241,7 @@ class ClusterModel(RuleBasedStateMachine):
         world = self.world
         if not world.active:
             self._lead()
-        for _ in range(14):
+        for _ in range(self.rounds):
             world.run_down()
             world.tick(31.0)
         world.run_down()
