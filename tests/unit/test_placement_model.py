@@ -8,7 +8,7 @@ each time that what it is to be near to, or apart from, may have moved.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
+from cdm.manager.outbox import Order
 from cdm.manager.topology import Registered
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
@@ -77,6 +78,10 @@ class PlacementModel(ClusterModel):
     def registration(self, node: NodeId, zone: str, capacity: int | None, incarnation: str) -> Registration:
         return Registration(capacity=capacity, incarnation=incarnation, labels={"zone": zone}, cpu=CORES[node])
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.world.watch = self.apart_is_what_must_be_apart
+
     @initialize(nodes=st.lists(st.tuples(zones, capacities), min_size=0, max_size=4))
     def begin(self, nodes: list[tuple[str, int | None]]) -> None:
         for node, (zone, capacity) in zip(NODES, nodes, strict=False):
@@ -120,6 +125,21 @@ class PlacementModel(ClusterModel):
                     assert all(one.holds(presence.registration.labels) for one in desired.blueprint.rules.require)
                     assert world.topology.schedule(command.key.node) is Schedule.NORMAL
 
+    def apart_is_what_must_be_apart(self, order: Order) -> None:
+        """Nothing is placed beside what it must be apart from, by all that the leader has seen and ordered so far."""
+        world = self.world
+        desired = world.manager.cluster.desired.get(order.artifact)
+        if desired is None or desired.blueprint is None:
+            return
+        groups = world.manager.cluster.groups.values()
+        there = {key for group in groups for key, put in group.slices.items() if put.value.state.live}
+        there |= {each.key for one in world.outbox.orders for each in one.commands if each.state is S.LOAD}
+        for command in order.commands:
+            if command.state is S.LOAD:
+                labels = self._labels(command.key.node)
+                for rule in desired.blueprint.rules.apart:
+                    assert not rule.hard or not self._is_near(rule, labels, there - {command.key}), command
+
     def _fits(self, node: NodeId, artifact: Artifact, blueprint: Blueprint) -> bool:
         """Whether one more instance fits there, by the buckets alone."""
         world = self.world
@@ -131,7 +151,7 @@ class PlacementModel(ClusterModel):
             return False
         if blueprint.each and any(key.artifact == artifact for key in on_it):
             return False
-        if not self._is_allowed(artifact, node, blueprint):
+        if not self._is_allowed(node, blueprint):
             return False
         needs = blueprint.rules.needs
         reserved = sum(millicores(value.needs.cpu) for value in on_it.values() if value.needs is not None)
@@ -164,26 +184,29 @@ class PlacementModel(ClusterModel):
             assert refused or status.condition is trouble, f"{status}: {states}"
         if valid.each:
             assert len({key.node for key in serving}) == len(serving)
-        forbidden = [key for key in serving - draining if not self._is_allowed(artifact, key.node, valid, key)]
+        forbidden = [key for key in serving - draining if not self._is_allowed(key.node, valid, key)]
         assert len(forbidden) == (status.violations or 0), f"{status}: {states}"
         if forbidden and len(serving - draining) == wanted and valid.on_violation is OnViolation.MOVE:
             assert not fitting, f"{forbidden} could go to {fitting}"
 
-    def _is_allowed(
-        self, artifact: Artifact, node: NodeId, blueprint: Blueprint, itself: SliceKey | None = None
-    ) -> bool:
+    def _is_allowed(self, node: NodeId, blueprint: Blueprint, itself: SliceKey | None = None) -> bool:
         """Whether hard rules on labels and neighbours let an instance be there; ``itself``: it is there."""
-        labels = self._labels(node)
-        if not all(one.holds(labels) for one in blueprint.rules.require):
-            return False
-        rules = blueprint.rules
-        near = all(self._is_near(each, labels, itself) for each in rules.near if each.hard)
-        return near and not any(self._is_near(each, labels, itself) for each in rules.apart if each.hard)
+        labels, rules = self._labels(node), blueprint.rules
+        there = {key for key, put in self.world.slices.items() if put.value.state.live and key != itself}
+        return (
+            all(one.holds(labels) for one in rules.require)
+            and all(self._is_near(each, labels, there) for each in rules.near if each.hard)
+            and not any(self._is_near(each, labels, there) for each in rules.apart if each.hard)
+        )
 
-    def _is_near(self, rule: Neighbour, labels: Mapping[str, str], itself: SliceKey | None) -> bool:
-        live = [key for key, put in self.world.slices.items() if put.value.state.live and key.node in self.world.nodes]
-        there = [key for key in live if str(key.artifact.service) == rule.service and key != itself]
-        return rule.by in labels and any(self._labels(key.node).get(rule.by) == labels[rule.by] for key in there)
+    def _is_near(self, rule: Neighbour, labels: Mapping[str, str], there: Collection[SliceKey]) -> bool:
+        """Whether one of these slices is where the rule speaks of, seen from a node with these labels."""
+        return rule.by in labels and any(
+            str(key.artifact.service) == rule.service
+            and key.node in self.world.nodes
+            and self._labels(key.node).get(rule.by) == labels[rule.by]
+            for key in there
+        )
 
     def _labels(self, node: NodeId) -> Mapping[str, str]:
         return {**self.world.nodes[node][0].labels, "node": node}

@@ -96,6 +96,8 @@ class World:
         self.told: list[dict[str, Status | None]] = []
         """Every batch of statuses so far."""
         self.wakes = 0
+        self.watch: Callable[[Order], None] = lambda order: None
+        """Called with each order, at the moment that it is decided on."""
         self.boot()
 
     # The process
@@ -290,6 +292,7 @@ class World:
                 gone = presence is None or (isinstance(presence, Registered) and not presence.registration.hosts)
                 assert known is not None
                 assert gone or state in (S.UNLOAD, S.UNLOADING), f"{state} -> {command}"
+        self.watch(order)
 
     def write(self, *, stored: int | None = None, acked: bool = True) -> Order | None:
         """Carry out one order: ``stored`` of its commands, all if None."""
