@@ -35,6 +35,7 @@ MOST_MOVES = (1, 2, 4)
 """Moves of each instance at most, once nothing else happens: by what those before it in the alphabet may do."""
 zones = st.sampled_from(["a", "b"])
 capacities = st.none() | st.integers(0, 4)
+a_node = st.tuples(zones, capacities)
 fields = st.fixed_dictionaries(
     {"min_healthy": st.sampled_from([0, 10])},
     optional={
@@ -82,11 +83,32 @@ class PlacementModel(ClusterModel):
         super().__init__()
         self.world.watch = self.apart_is_what_must_be_apart
 
-    @initialize(nodes=st.lists(st.tuples(zones, capacities), min_size=0, max_size=4))
-    def begin(self, nodes: list[tuple[str, int | None]]) -> None:
+    @initialize(
+        nodes=st.lists(a_node, max_size=4) | st.lists(a_node, min_size=4, max_size=5),
+        begun=st.booleans(),
+        data=st.data(),
+    )
+    def begin(self, nodes: list[tuple[str, int | None]], begun: bool, data: st.DataObject) -> None:
         for node, (zone, capacity) in zip(NODES, nodes, strict=False):
             self.world.join(node, self.registration(node, zone, capacity, "0"))
         self.world.lead()
+        if begun:
+            for artifact in ARTIFACTS:
+                self.user_applies(artifact, data.draw(st.integers(1, 5)), data.draw(fields), {}, data)
+            self.all_goes_on()
+
+    @rule()
+    def all_goes_on(self) -> None:
+        """Long enough for some to be moved."""
+        for _ in range(8):
+            self.world.run_down()
+            self.world.tick(11.0)
+
+    @rule(node=which_node, zone=zones)
+    def a_node_has_another_label(self, node: NodeId, zone: str) -> None:
+        if node in self.world.nodes:
+            known = self.world.nodes[node][0]
+            self.world.join(node, msgspec.structs.replace(known, labels={"zone": zone}))
 
     @rule(node=which_node, zone=zones, capacity=capacities, incarnation=st.sampled_from("ab"))
     def node_registers(self, node: NodeId, zone: str, capacity: int | None, incarnation: str) -> None:
@@ -96,7 +118,7 @@ class PlacementModel(ClusterModel):
     def user_applies(
         self, artifact: Artifact, instances: int, typed: dict[str, Any], each: dict[str, Any], data: st.DataObject
     ) -> None:
-        near_and_apart = data.draw(neighbours(artifact)) if data.draw(st.booleans()) else {}
+        near_and_apart = data.draw(neighbours(artifact))
         blueprint = {"instances": instances, **typed, **near_and_apart, **each}
         if each:
             blueprint = {name: value for name, value in blueprint.items() if name not in _OF_NUMBERS}
@@ -228,5 +250,5 @@ class PlacementModel(ClusterModel):
             assert moved[artifact] <= most, f"{moved[artifact]} moves of {artifact}, {valid}"
 
 
-PlacementModel.TestCase.settings = settings(max_examples=examples(200), stateful_step_count=40, deadline=None)
+PlacementModel.TestCase.settings = settings(max_examples=examples(120), stateful_step_count=30, deadline=None)
 TestPlacementModel = PlacementModel.TestCase
