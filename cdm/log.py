@@ -76,14 +76,15 @@ class Ration:
 
     def __init__(self, size: int, seconds: float = 1.0) -> None:
         self._size = size
-        self._rate = size / seconds
+        self._seconds = seconds
         self._left = float(size)
         self._at = float("-inf")
         self._missed = 0
+        self._told_at = float("-inf")
 
     def take(self, now: float) -> bool:
         """Whether one more line may be logged at this time, in seconds on any clock."""
-        self._left = min(self._left + max(now - self._at, 0) * self._rate, self._size)
+        self._left = min(self._left + max(now - self._at, 0) * self._size / self._seconds, self._size)
         self._at = now
         if self._left < 1:
             self._missed += 1
@@ -91,10 +92,17 @@ class Ration:
         self._left -= 1
         return True
 
-    def missed(self) -> int:
-        """How many lines were refused since this was asked last."""
-        missed, self._missed = self._missed, 0
+    def missed(self, now: float) -> int:
+        """How many lines were refused since this last said so; 0 before `missed_at`, or where none was."""
+        if now < self.missed_at:
+            return 0
+        missed, self._missed, self._told_at = self._missed, 0, now
         return missed
+
+    @property
+    def missed_at(self) -> float:
+        """When it is time to tell how many were refused, on the clock of `take`: once in ``seconds``; inf: none was."""
+        return self._told_at + self._seconds if self._missed else float("inf")
 
 
 def _nothing(*_: Any, **__: Any) -> None:

@@ -206,7 +206,7 @@ class Active:
             return None
         if self._unfinished:
             return -math.inf
-        due = min(self._next_round, self._agenda.due_at, self._planning.room_at)
+        due = min(self._next_round, self._agenda.due_at, self._planning.room_at, self._ration.missed_at)
         settles_at = self._planning.settles_at
         return due if settles_at is None else min(due, settles_at)
 
@@ -230,7 +230,7 @@ class Active:
             self._decide(artifact, closely, now)
             if at.clock() >= stop:
                 break
-        if missed := self._ration.missed():
+        if missed := self._ration.missed(now):
             log.info("and more", lines=missed, level_of_these="debug")
         # With a full outbox the next `Written` message brings the next turn.
         self._unfinished = not agenda.empty and not at.outbox.full

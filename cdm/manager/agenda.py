@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 
 from cdm.model.artifact import Artifact
@@ -23,7 +23,8 @@ class Agenda:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._dirty: dict[Artifact, bool] = {}
+        # Not a plain dictionary: that one goes past all it gave away to find its first.
+        self._dirty: OrderedDict[Artifact, bool] = OrderedDict()
         """Artifacts to look at; True: look closely, whatever the counts say."""
         self._awaited: dict[Artifact, float] = {}
         """Artifacts with writes that the mirror does not show yet: the revision to wait for (inf: not yet acked)."""
@@ -53,8 +54,7 @@ class Agenda:
 
     def take(self) -> tuple[Artifact, bool]:
         """The artifact to look at next, and whether closely; there must be one."""
-        artifact = next(iter(self._dirty))
-        return artifact, self._dirty.pop(artifact)
+        return self._dirty.popitem(last=False)
 
     def take_all(self, artifacts: Iterable[Artifact]) -> bool:
         """Look at these together. Returns whether that can be done: else it is, once none of them is awaited."""

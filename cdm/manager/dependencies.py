@@ -54,6 +54,8 @@ class Dependencies:
 
     def downstream(self, service: Service) -> AbstractSet[Artifact]:
         """The artifacts that wait for the service, or for one that does, and so on."""
+        if service not in self._dependents:
+            return frozenset()
         found: set[Artifact] = set()
         todo = [service]
         while todo:

@@ -137,7 +137,8 @@ class ClusterDeploymentManager:
         """A valid blueprint says how many instances are wanted."""
         artifact = put.key.artifact
         self.cluster.accept_blueprint(artifact, put.value, put.revision, rolls=self._rolls)
-        log.debug("blueprint", artifact=str(artifact), instances=put.value.instances, revision=put.revision)
+        if log.tells("debug"):
+            log.debug("blueprint", artifact=str(artifact), instances=put.value.instances, revision=put.revision)
         self._touch(artifact)
         if self.cluster.group(artifact).counts[SliceState.UNLOADING]:
             self.state.touch(artifact, now_due=True)  # those may have to go sooner, which the counts do not show
@@ -331,7 +332,8 @@ class ClusterDeploymentManager:
 
     def _touch_neighbours(self, key: SliceKey) -> None:
         """An instance came or went: that concerns those that are to be near to its service, or apart from it."""
-        for each in self.cluster.ruled.wanting(key.artifact.service):
+        ruled = self.cluster.ruled
+        for each in ruled.wanting(key.artifact.service) if ruled.artifacts else ():
             self.state.touch(each)
 
     def _touch(self, artifact: Artifact) -> None:

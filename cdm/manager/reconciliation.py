@@ -78,6 +78,9 @@ def reconcile(
         # Refused, and never a valid one before: nothing is changed, but the keys of dead nodes go.
         unheard = case.standings[Standing.UNHEARD]
         return Plan(_forget(case), _earliest(_gone(case)), lingering=len(unheard), cursor=cursor)
+    if not group.slices and wanted.grows and wanted.moving is None:
+        growth = grow(case, count, cursor) if count else Growth(cursor=cursor)  # there is nothing else to look at
+        return Plan([*growth.commands], None, growth.unplaced, growth.why, growth.held, cursor=growth.cursor)
     live, waited_for = case.standings[Standing.LIVE], len(lingering(case.standings))
     commands = [*_forget(case), *_take_away(case)]
     missing = count - len(live) - len(case.standings[Standing.AWAITED]) - waited_for

@@ -112,6 +112,9 @@ class Standing(StrEnum):
 
 Standings = Mapping[Standing, list[SlicePut]]
 
+_NONE: Standings = {standing: [] for standing in Standing}
+"""How the slices of an artifact stand that has none; never changed."""
+
 # On the hot path: before Python 3.12, looking a member up on its class takes ten times as long.
 _LIVE, _ACTIVE, _FAILED = Standing.LIVE, SliceState.ACTIVE, SliceState.FAILED
 
@@ -166,6 +169,8 @@ def standing_of(
 
 def sort(group: Group, fleet: Fleet, policy: Policy, now: float) -> Standings:
     """All slices of an artifact by how they stand; every standing has a list."""
+    if not group.slices:
+        return _NONE
     found: dict[Standing, list[SlicePut]] = {standing: [] for standing in Standing}
     live, nodes = found[_LIVE], fleet.nodes
     for put in group.slices.values():

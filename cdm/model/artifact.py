@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NewType
 
 from msgspec import Struct
@@ -86,10 +87,16 @@ class Artifact(Struct, frozen=True, order=True, cache_hash=True, gc=False):
     @property
     def service(self) -> Service:
         """What it is a version of."""
-        return Service(self.group, self.name)
+        return _service(self.group, self.name)
 
     def __str__(self) -> str:
         return f"{self.group}:{self.name}:{self.version}"
+
+
+@lru_cache(maxsize=4_096)
+def _service(group: str, name: str) -> Service:
+    """The service; checking its parts, which are an artifact's, would take most of the time."""
+    return Service(group, name)
 
 
 def node_id(text: str) -> NodeId:

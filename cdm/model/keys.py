@@ -161,6 +161,9 @@ _SUFFIXES: dict[type[Key], str] = {NodeKey: "", IntentKey: _INTENT_SUFFIX, SeenK
 _UNSAFE = re.compile(r"[^-_.a-zA-Z0-9]|^\.|\.$|(?<=\.)\.")
 _UNSAFE_NODE = re.compile(r"[^-_a-zA-Z0-9]")
 _ESCAPED = re.compile(r"(?:=[0-9A-F]{2})+")
+_PLAIN_PART = r"([-_a-zA-Z0-9]+(?:\.[-_a-zA-Z0-9]+)*)"
+_PLAIN = re.compile(rf"{_PLAIN_PART}/{_PLAIN_PART}/{_PLAIN_PART}")
+"""The path of an artifact in which nothing is escaped, as most are."""
 
 
 def _hex(match: re.Match[str]) -> str:
@@ -174,6 +177,9 @@ def _unhex(match: re.Match[str]) -> str:
 @lru_cache(maxsize=65_536)
 def encode_artifact(artifact: Artifact) -> str:
     """``{group}/{name}/{version}``, escaped."""
+    path = f"{artifact.group}/{artifact.name}/{artifact.version}"
+    if _PLAIN.fullmatch(path):
+        return path
     return "/".join(_UNSAFE.sub(_hex, part) for part in (artifact.group, artifact.name, artifact.version))
 
 
@@ -193,14 +199,15 @@ def _unescape(text: str) -> str:
 @lru_cache(maxsize=65_536)
 def decode_artifact(path: str) -> Artifact:
     """Read ``{group}/{name}/{version}``; raises `InvalidKey`."""
-    parts = path.split("/")
+    plain = _PLAIN.fullmatch(path)
+    parts = plain.groups() if plain else path.split("/")
     if len(parts) != 3:
         raise InvalidKey(f"{path!r} is not of the form group/name/version")
     try:
-        artifact = Artifact(*map(_unescape, parts))
+        artifact = Artifact(*(parts if plain else map(_unescape, parts)))
     except ModelError as error:
         raise InvalidKey(str(error)) from None
-    if encode_artifact(artifact) != path:
+    if not plain and encode_artifact(artifact) != path:
         raise InvalidKey(f"{path!r} is not the key of {artifact}, which is {encode_artifact(artifact)!r}")
     return artifact
 
@@ -278,9 +285,9 @@ def _decode_node(name: str) -> Key:
 def encode(key: Key) -> str:
     """The KV key string of a typed key, without the bucket."""
     match key:
-        case SliceKey(node, artifact, ordinal):
-            name = f"{encode_node(node)}.{encode_artifact(artifact)}"
-            return f"{name}/{ordinal}" if ordinal else name
+        case SliceKey():  # its fields are not named here, which would take as long as all the rest
+            name = f"{encode_node(key.node)}.{encode_artifact(key.artifact)}"
+            return f"{name}/{key.ordinal}" if key.ordinal else name
         case BlueprintKey(artifact):
             return encode_artifact(artifact)
         case StatusKey(name) | ContentKey(name):

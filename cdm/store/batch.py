@@ -53,10 +53,12 @@ def prepared(writes: Sequence[Write], subjects: str, max_payload: int) -> Batch:
     problem = next(filter(None, (problem_with(write, max_payload) for write in writes)), "")
     for position, write in enumerate(others, 1):
         # The client takes three times as long for each.
-        own = "".join([f"{name}: {value}\r\n" for name, value in write.headers.items()])
-        block = f"NATS/1.0\r\n{own}Nats-Batch-Id: {identity}\r\nNats-Batch-Sequence: {position}\r\n\r\n".encode()
-        size = len(block) + len(write.payload)
-        frames += (f"HPUB {subjects}{write.name} {len(block)} {size}\r\n".encode(), block, write.payload, b"\r\n")
+        headers = write.headers
+        own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]) if headers else ""
+        block = f"NATS/1.0\r\n{own}Nats-Batch-Id: {identity}\r\nNats-Batch-Sequence: {position}\r\n\r\n"
+        length = len(block) if block.isascii() else len(block.encode())
+        size = length + len(write.payload)
+        frames += (f"HPUB {subjects}{write.name} {length} {size}\r\n{block}".encode(), write.payload, b"\r\n")
     headers = {
         **last.headers,
         "Nats-Batch-Id": identity,

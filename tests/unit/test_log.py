@@ -20,8 +20,22 @@ from cdm.output.wire import WireLine
 def test_a_ration_lets_a_burst_through_and_counts_the_rest() -> None:
     ration = Ration(20)
     assert sum(ration.take(5.0) for _ in range(50)) == 20
-    assert ration.missed() == 30
-    assert ration.missed() == 0
+    assert ration.missed(5.0) == 30
+    assert ration.missed(5.0) == 0
+
+
+def test_what_a_ration_refused_is_told_once_in_its_time() -> None:
+    ration = Ration(20)
+    for _ in range(50):
+        ration.take(5.0)
+    assert ration.missed_at <= 5.0
+    assert ration.missed(5.0) == 30
+    assert ration.missed_at == float("inf")
+    for _ in range(3):
+        ration.take(5.0)
+    assert ration.missed_at == 6.0
+    assert ration.missed(5.9) == 0
+    assert ration.missed(6.0) == 3
 
 
 @pytest.mark.parametrize(("later", "more"), [(0.0, 0), (0.5, 10), (1.0, 20), (3600.0, 20), (-1.0, 0)])
