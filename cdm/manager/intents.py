@@ -27,7 +27,7 @@ MOST_EDITS = 8
 def follow(facts: Facts) -> Rollout | None:
     """The service's record after all that users have written; None: there is to be none."""
     record = facts.record
-    for _ in range(MOST_EDITS):
+    for _ in range(MOST_EDITS + len(facts.versions)):
         before, record = record, _pruned(facts, record)
         going_on = record is not None and record.phase.under_way
         record = _pruned(facts, _go_on(facts, record) if record is not None and going_on else _begin(facts, record))
@@ -93,7 +93,7 @@ def _begin(facts: Facts, record: Rollout | None) -> Rollout | None:
     """Begin a rollout, where something asks for one."""
     if record is not None and record.phase is RolloutPhase.COMPLETE and _aborts(facts, record):
         return revert(record, "aborted after it was complete", facts.now + facts.epoch)
-    found = max(_candidates(facts, record), key=lambda each: each.target.revision, default=None)
+    found = min(_candidates(facts, record), key=lambda each: each.target.revision, default=None)
     if found is None:
         if record is not None and not any(_blueprint(each) for each in facts.versions.values()):
             return record if any(each.group.slices for each in facts.versions.values()) else None
@@ -285,7 +285,8 @@ def _third(facts: Facts, record: Rollout) -> Rollout | None:
     """A rollout to another version that takes the place of the one under way; it goes back to the same."""
     ends = (record.source.version, record.target.version)
     latest = max(_revision(facts.versions.get(end)) for end in ends)
-    for name, version in facts.versions.items():
+    # In the order in which they were written: each takes the place of the one before.
+    for name, version in sorted(facts.versions.items(), key=lambda each: _revision(each[1])):
         blueprint, wanted = _blueprint(version), version.wanted
         if name in ends or blueprint is None or wanted is None or blueprint.rollout.source not in ends:
             continue

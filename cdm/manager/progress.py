@@ -85,7 +85,9 @@ class Progress:
     def _health(self, *groups: Group) -> SideHealth:
         puts = [put for group in groups for put in group.slices.values()]
         facts = self.facts
-        return health_of(puts, self.min_healthy, facts.fleet, facts.now, one_by_one=self.exclusive)
+        health = health_of(puts, self.min_healthy, facts.fleet, facts.now, one_by_one=self.exclusive)
+        # Where no node takes another one, what is on those that are being emptied stays: nothing replaces it.
+        return health if not health.draining or facts.fleet.has_room() else health._replace(draining=0)
 
     @property
     def series(self) -> str:
