@@ -137,12 +137,9 @@ def _obstacles(case: Case, neighbours: Neighbours, site: Site) -> list[Obstacle]
     """All but the spread: what operators and users would have to change first comes first."""
     rules = case.rules
     found = [_unfulfilled(each, site) for each in rules.require if not each.holds(site.labels)]
-    if not site.registered:
-        found.append(Obstacle("silence", "missing"))
-    elif site.draining:
-        found.append(Obstacle("draining", "draining"))
-    elif not site.open:
-        found.append(Obstacle("cordon", "cordoned"))
+    closed = closed_by(registered=site.registered, draining=site.draining, takes=site.open)
+    if closed is not None:
+        found.append(closed)
     found += [_neighbour(side, site) for side in neighbours.hard if not side.kept(site)]
     held = case.retried.get(site.node, Freed(0))
     mine = case.on_node(site.node)
@@ -150,12 +147,25 @@ def _obstacles(case: Case, neighbours: Neighbours, site: Site) -> list[Obstacle]
         counts = f"{mine} of {rules.max_per_node} on a node"
         found.append(Obstacle("max_per_node", "with as many as may be", counts, counts))
     if site.capacity is not None and site.total - held.slices >= site.capacity:
-        if site.capacity == 0:
-            found.append(Obstacle("capacity", "taking none"))
-        else:
-            counts = f"{site.total} of {site.capacity} slices"
-            found.append(Obstacle("capacity", "full", counts, counts))
+        found.append(full(site.total, site.capacity))
     return found + _needs(case, site)
+
+
+def closed_by(*, registered: bool, draining: bool, takes: bool) -> Obstacle | None:
+    """Why a node takes no slices, whatever is placed; None: it does."""
+    if not registered:
+        return Obstacle("silence", "missing")
+    if draining:
+        return Obstacle("draining", "draining")
+    return None if takes else Obstacle("cordon", "cordoned")
+
+
+def full(total: int, capacity: int) -> Obstacle:
+    """A node has as many slices as it takes."""
+    if capacity == 0:
+        return Obstacle("capacity", "taking none")
+    counts = f"{total} of {capacity} slices"
+    return Obstacle("capacity", "full", counts, counts)
 
 
 def _unfulfilled(condition: LabelCondition, site: Site) -> Obstacle:

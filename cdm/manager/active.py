@@ -366,16 +366,13 @@ class Active:
             self._statuses.tell(name, None)
             return
         plan = self._planning.short(artifact)
-        anywhere = plan.unplaced > 0 and any(node.open for node in self._placement.nodes.values())
         group = self._placement.counted(self._cluster.group(artifact))
         nodes = self._at.topology.nodes.values()
         any_nodes = any(isinstance(each, Registered) or not each.hearsay for each in nodes)
         told = self._releases.told(release, artifact, desired)
         if held:
             told = told._replace(progressing=held)
-        status, until = status_of(
-            desired, group, plan, self.term, now, open_nodes=anywhere, any_nodes=any_nodes, told=told
-        )
+        status, until = status_of(desired, group, plan, self.term, now, any_nodes=any_nodes, told=told)
         if until is not None:
             self._agenda.look_at(artifact, until)
         if desired.blueprint is not None:

@@ -15,7 +15,7 @@ from cdm.allocation.moving import Relocation, moves
 from cdm.allocation.removal import surplus
 from cdm.allocation.site import Freed
 from cdm.allocation.strategy import EVEN, AllocationStrategy, strategy_named
-from cdm.allocation.verdict import broken, nearest, summary, verdicts
+from cdm.allocation.verdict import Verdict, broken, closed_by, full, nearest, summary, verdicts
 from cdm.errors import UsageError
 from cdm.log import Log
 from cdm.manager.group import SlicePut
@@ -23,6 +23,7 @@ from cdm.manager.situation import Situation
 from cdm.manager.standing import Standing
 from cdm.model.artifact import NodeId, Service
 from cdm.model.keys import SliceKey
+from cdm.model.rules import NO_RULES
 
 log = Log("cdm.manager")
 
@@ -70,8 +71,22 @@ def which_go(at: Situation, count: int, ranked: Sequence[Sequence[SliceKey]]) ->
 
 def why_not(at: Situation, due: Sequence[SlicePut], placed: Mapping[NodeId, int]) -> str:
     """Why no node takes another instance, besides those that are placed now; for people."""
+    if at.wanted.rules is NO_RULES:
+        return _why_full(at, due, placed)
     found = verdicts(case_of(at, due).placed(placed))
     return "; ".join((summary(found), *nearest(found)))
+
+
+def _why_full(at: Situation, due: Sequence[SlicePut], placed: Mapping[NodeId, int]) -> str:
+    """The same where there are no rules: a look at each node is enough, and all that is open is full."""
+    again, total = Counter(put.key.node for put in due), at.fleet.total
+    found = []
+    for node, live in at.fleet.nodes.items():
+        more = placed.get(node, 0)
+        closed = closed_by(registered=live.registered, draining=live.draining, takes=live.open)
+        obstacle = closed or full(total(node) + more - min(more, again[node]), live.capacity or 0)
+        found.append(Verdict(node, (obstacle,)))
+    return summary(found) if found else ""
 
 
 def violations(at: Situation) -> dict[NodeId, str]:

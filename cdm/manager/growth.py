@@ -43,7 +43,7 @@ def grow(case: Situation, missing: int, cursor: NodeId | None, *, tells: bool = 
         return Growth(commands, retries, held=count, cursor=cursor)
     nodes, cursor = _place(case, count, due, cursor)
     unplaced = count - sum(nodes.values())
-    why = why_not(case, due, nodes) if unplaced and tells and case.wanted.rules is not NO_RULES else ""
+    why = why_not(case, due, nodes) if unplaced and tells else ""
     return Growth(commands + _load(case, nodes, due), retries, unplaced, why=why, cursor=cursor)
 
 

@@ -36,7 +36,6 @@ def status_of(
     term: int,
     now: float,
     *,
-    open_nodes: bool,
     any_nodes: bool = True,
     told: Told = UNTOLD,
 ) -> tuple[Status, float | None]:
@@ -48,13 +47,12 @@ def status_of(
         plan: what the latest decision could not do.
         term: the leadership's number.
         now: seconds on the clock that the slices' ``at`` are on.
-        open_nodes: whether any node takes new slices.
         any_nodes: whether there is any node at all.
         told: what there is to tell of rollouts.
     """
     wanted = (desired.instances or 0) if told.instances is None else told.instances
     if any_nodes or desired.problem is not None or not wanted:
-        condition, reason, until = _judge(desired, group, plan, now, wanted, told, open_nodes=open_nodes)
+        condition, reason, until = _judge(desired, group, plan, now, wanted, told)
     else:
         condition, reason, until = Condition.DEGRADED, "no nodes", None
     blueprint, active = desired.blueprint, group.active
@@ -104,11 +102,9 @@ def with_counts(status: Status, group: Group, wanted: Wanted, now: float) -> Sta
     return replace(status, up_to_date=group.live - outdated, healthy=healthy, outdated=outdated)
 
 
-def _judge(
-    desired: Desired, group: Group, plan: Plan, now: float, wanted: int, told: Told, *, open_nodes: bool
-) -> Judgement:
+def _judge(desired: Desired, group: Group, plan: Plan, now: float, wanted: int, told: Told) -> Judgement:
     """The condition and its reason: the worst that there is to say, and what troubles the blueprint in force."""
-    condition, reason, until = _judge_release(desired, group, plan, now, wanted, told, open_nodes=open_nodes)
+    condition, reason, until = _judge_release(desired, group, plan, now, wanted, told)
     if desired.problem is None:
         return condition, reason, until
     if desired.blueprint is None or condition not in (Condition.DEGRADED, Condition.UNSCHEDULABLE):
@@ -116,9 +112,7 @@ def _judge(
     return Condition.INVALID, f"{desired.problem}; in force: {reason}", until
 
 
-def _judge_release(
-    desired: Desired, group: Group, plan: Plan, now: float, wanted: int, told: Told, *, open_nodes: bool
-) -> Judgement:
+def _judge_release(desired: Desired, group: Group, plan: Plan, now: float, wanted: int, told: Told) -> Judgement:
     """What a rollout, or the last one, makes of it; otherwise how its instances are."""
     if told.superseded:
         return Condition.SUPERSEDED, told.superseded, None
@@ -129,7 +123,7 @@ def _judge_release(
     if told.progressing:
         waits = f"; {told_of_waiting(plan.waits_for)}" if plan.waits_for else ""
         return Condition.PROGRESSING, told.progressing + waits, None
-    condition, reason, until = _judge_in_force(desired, group, plan, now, wanted, open_nodes=open_nodes)
+    condition, reason, until = _judge_in_force(desired, group, plan, now, wanted)
     if told.reverted:
         if condition in (Condition.DEGRADED, Condition.UNSCHEDULABLE) and wanted:
             return condition, f"{reason}; reverted before: {told.reverted}", until
@@ -139,11 +133,9 @@ def _judge_release(
     return condition, reason, until
 
 
-def _judge_in_force(
-    desired: Desired, group: Group, plan: Plan, now: float, wanted: int, *, open_nodes: bool
-) -> Judgement:
+def _judge_in_force(desired: Desired, group: Group, plan: Plan, now: float, wanted: int) -> Judgement:
     if plan.unplaced:
-        what = plan.why or ("no node that takes new slices has room" if open_nodes else "no node takes new slices")
+        what = plan.why or "no node takes new slices"
         return Condition.UNSCHEDULABLE, f"{_unplaced(plan.unplaced, wanted, group.live)}: {what}", None
     if group.failed:
         return Condition.DEGRADED, f"{group.failed} failed: {_reasons(_why_failed(group))}", None

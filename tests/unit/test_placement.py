@@ -570,6 +570,19 @@ def test_what_waits_for_its_share_does_no_more_when_the_lost_zone_is_forgotten()
     assert status(it).condition is Condition.READY
 
 
+def test_without_rules_it_is_told_what_keeps_each_node_out() -> None:
+    it = world(n1=Registration(capacity=2), n2=Registration(capacity=1), n3=Registration(), n4=Registration())
+    it.intend(n(3), Schedule.DRAIN)
+    it.intend(n(4), Schedule.CORDON)
+    it.apply(APP, typed(5))
+    it.run_down()
+    assert live(it) == {"n1": 2, "n2": 1}
+    assert status(it).reason == (
+        "2 of 5 instances cannot be placed: 0 of 4 nodes take it: 2 full (2 of 2 slices and the like), 1 cordoned, "
+        "1 draining"
+    )
+
+
 def test_a_strategy_that_is_not_there_is_told_and_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     it = world()
     it.apply(APP, typed(1, strategy="mine"))

@@ -535,12 +535,12 @@ def test_settled_is_a_matter_of_counts() -> None:
     ],
 )
 def test_the_status_says_what_is(puts: list[SlicePut], desired: Desired, unplaced: int, status: Status) -> None:
-    assert status_of(desired, group_of(*puts), Plan(unplaced=unplaced), 5, NOW, open_nodes=True)[0] == status
+    assert status_of(desired, group_of(*puts), Plan(unplaced=unplaced), 5, NOW)[0] == status
 
 
-@pytest.mark.parametrize(("open_nodes", "why"), [(False, "no node takes new slices"), (True, "has room")])
-def test_an_unschedulable_blueprint_says_why(open_nodes: bool, why: str) -> None:
-    status = status_of(wanted(3), group_of(*active(1)), Plan(unplaced=2), 1, NOW, open_nodes=open_nodes)[0]
+@pytest.mark.parametrize(("said", "why"), [("", "no node takes new slices"), ("2 nodes full", "2 nodes full")])
+def test_an_unschedulable_blueprint_says_why(said: str, why: str) -> None:
+    status = status_of(wanted(3), group_of(*active(1)), Plan(unplaced=2, why=said), 1, NOW)[0]
     assert status.condition is Condition.UNSCHEDULABLE
     assert why in status.reason
     assert "2 of 3" in status.reason
@@ -548,16 +548,16 @@ def test_an_unschedulable_blueprint_says_why(open_nodes: bool, why: str) -> None
 
 def test_what_serves_on_a_draining_node_is_not_missing() -> None:
     """Seven are wanted, and the nodes that six of them serve on are draining."""
-    status = status_of(wanted(7), group_of(*active(*range(1, 7))), Plan(unplaced=7), 1, NOW, open_nodes=False)[0]
+    status = status_of(wanted(7), group_of(*active(*range(1, 7))), Plan(unplaced=7), 1, NOW)[0]
     assert status.reason == "1 of 7 instances cannot be placed, and 6 cannot be moved: no node takes new slices"
-    status = status_of(wanted(6), group_of(*active(*range(1, 7))), Plan(unplaced=6), 1, NOW, open_nodes=False)[0]
+    status = status_of(wanted(6), group_of(*active(*range(1, 7))), Plan(unplaced=6), 1, NOW)[0]
     assert status.reason == "6 cannot be moved: no node takes new slices"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9])
 def test_long_reasons_are_cut_and_none_hides_another(count: int) -> None:
     puts = [put(n(number), S.FAILED, reason=f"{number} " + "x" * 1000) for number in range(count)]
-    reason = status_of(wanted(count), group_of(*puts), WHOLE, 1, NOW, open_nodes=True)[0].reason
+    reason = status_of(wanted(count), group_of(*puts), WHOLE, 1, NOW)[0].reason
     assert 400 < len(reason) <= 500
     for number in range(min(count, 3)):
         assert f" {number} xxx" in reason
@@ -575,7 +575,7 @@ def crashed(
 
 def failed_status(*reasons: str) -> str:
     puts = [put(n(number), S.FAILED, reason=reason) for number, reason in enumerate(reasons, 1)]
-    return status_of(wanted(len(puts)), group_of(*puts), WHOLE, 1, NOW, open_nodes=True)[0].reason
+    return status_of(wanted(len(puts)), group_of(*puts), WHOLE, 1, NOW)[0].reason
 
 
 def test_of_a_long_reason_its_end_is_told_and_how_it_ended() -> None:
@@ -596,7 +596,7 @@ def test_reasons_that_differ_only_in_a_duration_a_folder_or_a_line_are_told_once
 def test_a_failure_of_which_nothing_is_owed_is_told_without_its_reason() -> None:
     group = group_of(put(n(1), S.FAILED, reason="boom"))
     group.owed.clear()
-    assert status_of(wanted(1), group, WHOLE, 1, NOW, open_nodes=True)[0].reason == "1 failed: no reason given"
+    assert status_of(wanted(1), group, WHOLE, 1, NOW)[0].reason == "1 failed: no reason given"
 
 
 def test_a_refused_blueprint_does_not_hide_what_troubles_the_one_in_force() -> None:
@@ -607,9 +607,9 @@ def test_a_refused_blueprint_does_not_hide_what_troubles_the_one_in_force() -> N
         (loading, 1, "foo: there is no such field; in force: 1 cannot be moved: no node takes new slices"),
         (loading, 0, "foo: there is no such field"),
     ):
-        status = status_of(refused, group_of(each), Plan(unplaced=unplaced), 1, NOW, open_nodes=False)[0]
+        status = status_of(refused, group_of(each), Plan(unplaced=unplaced), 1, NOW)[0]
         assert (status.condition, status.reason) == (Condition.INVALID, reason)
-    status = status_of(Desired(None, 0, 9, "bad"), group_of(failed), WHOLE, 1, NOW, open_nodes=True)[0]
+    status = status_of(Desired(None, 0, 9, "bad"), group_of(failed), WHOLE, 1, NOW)[0]
     assert status.reason == "bad", "nothing is in force"
 
 
