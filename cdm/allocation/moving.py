@@ -6,11 +6,13 @@ fewer instances. What is within the skew of a spread is not moved over its domai
 move: that changes with each move.
 
 The room that a move leaves behind is not counted on: an instance goes only when the one that replaces it is healthy.
+What is moved first can be moved as things are; what follows counts on the moves before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from itertools import islice
 from math import ceil
 from typing import NamedTuple
 
@@ -40,8 +42,18 @@ HARD_RULE = "a hard rule"
 PREFERENCES = "preferences"
 STRATEGY = "strategy"
 
+TRIES = 50
+"""So many ways to make one move for a spread are tried where spreads that wait forbid some."""
 
-def moves(case: Case, slices: Iterable[SliceKey], most: int, *, off_forbidden: bool = True) -> list[Relocation]:
+
+def moves(
+    case: Case,
+    slices: Iterable[SliceKey],
+    most: int,
+    *,
+    off_forbidden: bool = True,
+    avoid: Container[NodeId] = frozenset(),
+) -> list[Relocation]:
     """What to move, at most so much; nothing where the rules are kept as well as they can be.
 
     Nothing is moved to a node on which the version failed.
@@ -50,14 +62,28 @@ def moves(case: Case, slices: Iterable[SliceKey], most: int, *, off_forbidden: b
         case: the facts; ``wanted`` is how many instances there are to be.
         slices: those that may be moved: healthy ones on nodes that are there.
         most: how many.
-        off_forbidden: whether those are moved that are where a hard rule forbids it, for that reason.
+        off_forbidden: whether those are moved that are where a hard rule forbids it; else they stay, whatever else
+            there is to be said for another node.
+        avoid: nodes to which nothing is moved.
     """
     movable = list(slices)
     case = case.having(movable)
     if not movable or _is_settled(case, movable):
         return []
     return by_strategy(
-        case.strategy, lambda strategy: _Moving(case, strategy, movable, most).decide(off_forbidden=off_forbidden)
+        case.strategy,
+        lambda strategy: _Moving(case, strategy, movable, most, avoid).decide(off_forbidden=off_forbidden),
+    )
+
+
+def takes(case: Case, node: NodeId) -> bool:
+    """Whether a node takes one more instance by all hard rules, those spreads among them that wait."""
+    site, rules = case.sites.all.get(node), case.rules
+    if site is None or not site.open or not holds(rules.require, site.labels) or not case.room(site):
+        return False
+    waiting = [balance_of(case, spread, None) for spread in rules.spread if not spread.anyway]
+    return Neighbours(case).allow(site) and all(
+        balance.next(site.labels.get(balance.spread.by)) is not None for balance in waiting
     )
 
 
@@ -84,9 +110,17 @@ class _Moving:
         strategy: the one to go by.
         slices: those that may be moved.
         most: how many of them.
+        avoid: nodes to which nothing is moved.
     """
 
-    def __init__(self, case: Case, strategy: AllocationStrategy, slices: Sequence[SliceKey], most: int) -> None:
+    def __init__(
+        self,
+        case: Case,
+        strategy: AllocationStrategy,
+        slices: Sequence[SliceKey],
+        most: int,
+        avoid: Container[NodeId],
+    ) -> None:
         self._case = case
         self._strategy = strategy
         self._most = most
@@ -103,11 +137,14 @@ class _Moving:
         self._arrived: dict[NodeId, list[SliceKey]] = {}
         """Slices that are moved, by where they are moved to."""
         self._why: dict[SliceKey, str] = {}
-        fitting = [node for node in case.sites.fitting(case.rules.require) if node not in case.shun]
+        fitting = [
+            node for node in case.sites.fitting(case.rules.require) if node not in case.shun and node not in avoid
+        ]
         room = {node: case.room(self._sites[node]) for node in fitting}
         self._room = {node: free for node, free in room.items() if free}
         takers = [(self._sites[node], free) for node, free in self._room.items()]
         self._balances = balances_of(case, [each for each in takers if self._neighbours.allow(each[0])])
+        self._some_wait = any(not balance.spread.anyway for balance in self._balances)
         self._nodes = sorted({*self._movable, *self._room})
         self._domains: dict[NodeId, tuple[Domain, ...]] = {}
         for node in self._nodes:
@@ -118,6 +155,8 @@ class _Moving:
         """Make moves until all is as it should be."""
         if off_forbidden:
             self._keep_hard_rules()
+        else:
+            self._leave_forbidden()
         for level in range(len(self._balances)):
             while self._left and self._spread(level):
                 pass
@@ -147,13 +186,25 @@ class _Moving:
                 self._move(node, to, HARD_RULE)
                 too_many -= 1
 
+    def _leave_forbidden(self) -> None:
+        """Have nothing moved that is where a hard rule forbids it to be."""
+        for node, keys in self._movable.items():
+            if self._forbidden(node):
+                keys.clear()
+            elif (too_many := self._too_many(node)) > 0:
+                del keys[-too_many:]
+
     def _elsewhere(self, node: NodeId) -> NodeId | None:
         """Where an instance goes that must leave its node; None: nowhere."""
-        for balance, domain in zip(self._balances, self._domains[node], strict=True):
+        return self._to([each for each in self._nodes if each != node and self._takes(each)], node)
+
+    def _to(self, able: Iterable[NodeId], source: NodeId) -> NodeId | None:
+        """The best of these nodes for an instance of the source, as spreads let it be; None: there is none."""
+        for balance, domain in zip(self._balances, self._domains[source], strict=True):
             balance.remove(domain)
-        able = [each for each in self._nodes if each != node and self._takes(each) and self._values(each) is not None]
-        to = min(able, key=lambda each: self._first(each, node), default=None)
-        for balance, domain in zip(self._balances, self._domains[node], strict=True):
+        allowed = [each for each in able if self._values(each) is not None] if self._some_wait else able
+        to = min(allowed, key=lambda each: self._first(each, source), default=None)
+        for balance, domain in zip(self._balances, self._domains[source], strict=True):
             balance.add(domain)
         return to
 
@@ -181,26 +232,63 @@ class _Moving:
         balance = self._balances[level]
         best: tuple[float, NodeId, NodeId] | None = None
         for group in self._groups(level):
-            givers = {self._domains[node][level] for node in group if self._has(node)}
-            takers = {self._domains[node][level] for node in group if self._takes(node)}
-            values = {domain: value for domain in takers if (value := balance.next(domain)) is not None}
-            if not givers or not values:
-                continue
-            give = max(givers, key=lambda domain: (balance.first_to_go(domain), domain is not None, domain or ""))
-            take = min(values, key=lambda domain: (values[domain], domain is None, domain or ""))
-            spare = balance.first_to_go(give)
-            wanted = balance.off(give) > 0 and values[take] <= 0
-            if give == take or not (wanted or (balance.off(take) < 0 and spare >= 0)):
-                continue
-            if best is None or spare - values[take] > best[0]:
+            for give, take, gain in self._wanted(level, group):
+                if best is not None and gain <= best[0]:
+                    continue
                 having = [node for node in group if self._domains[node][level] == give and self._has(node)]
                 able = [node for node in group if self._domains[node][level] == take and self._takes(node)]
-                source = max(having, key=self._last)
-                best = spare - values[take], source, self._best_of(able, source)
+                if (move := self._allowed(having, able)) is not None:
+                    best = gain, *move
+                    break
         if best is None:
             return False
         self._move(best[1], best[2], f"spread by {balance.spread.by}")
         return True
+
+    def _wanted(self, level: int, group: Sequence[NodeId]) -> Iterator[tuple[Domain, Domain, float]]:
+        """Which domain of a spread is to give an instance to which, and how much that is wanted: the most first.
+
+        More than one pair only where a spread that waits may forbid the first.
+        """
+        balance = self._balances[level]
+        givers = {self._domains[node][level] for node in group if self._has(node)}
+        takers = {self._domains[node][level] for node in group if self._takes(node)}
+        values = {domain: value for domain in takers if (value := balance.next(domain)) is not None}
+        if not givers or not values:
+            return
+
+        def spares(domain: Domain) -> tuple[float, bool, str]:
+            return balance.first_to_go(domain), domain is not None, domain or ""
+
+        def lacks(domain: Domain) -> tuple[float, bool, str]:
+            return values[domain], domain is None, domain or ""
+
+        if self._some_wait:
+            giving, taking = sorted(givers, key=spares, reverse=True), sorted(values, key=lacks)
+        else:
+            giving, taking = [max(givers, key=spares)], [min(values, key=lacks)]
+        lacking = [domain for domain in taking if balance.off(domain) < 0]
+        without_harm = [domain for domain in taking if values[domain] <= 0]
+        pairs = (
+            (give, take, balance.first_to_go(give) - values[take])
+            for give in giving
+            for take in (without_harm if balance.off(give) > 0 else lacking if balance.first_to_go(give) >= 0 else ())
+            if give != take
+        )
+        yield from islice(pairs, TRIES)
+
+    def _allowed(self, having: Sequence[NodeId], able: Sequence[NodeId]) -> tuple[NodeId, NodeId] | None:
+        """The best node of one domain to give, and of another to take; None: spreads that wait forbid all pairs."""
+        if not self._some_wait:
+            source = max(having, key=self._last)
+            return source, self._best_of(able, source)
+        alike: set[tuple[Domain, ...]] = set()
+        for source in sorted(having, key=self._last, reverse=True):
+            if self._domains[source] not in alike and len(alike) < TRIES:
+                alike.add(self._domains[source])
+                if (to := self._to(able, source)) is not None:
+                    return source, to
+        return None
 
     def _improve(self, cell: Sequence[NodeId]) -> bool:
         """Make the most wanted move between nodes that are in the same domains; returns whether there is one."""
@@ -210,6 +298,8 @@ class _Moving:
         source = max(sources, key=self._last)
         able = [node for node in cell if node != source and self._takes(node)]
         if not able:
+            return False
+        if self._some_wait and self._to(able, source) is None:
             return False
         to = self._best_of(able, source)
         if (there_is := self._score(to, source)) != (here_is := self._score(source, source)):

@@ -115,9 +115,11 @@ class Active:
         self._wishes = Wishes(at.cluster, self._placement, at.topology)
         self._releases = Releases(at.cluster, self._placement, self._wishes, self.gates, at.epoch, term)
         settling = Settling(at.topology, at.cluster.on_node, at.policy, now)
-        moves = Moves(self._up_since, partial(self.touch, now_due=True))
+        self._moves = Moves(self._up_since, partial(self.touch, now_due=True))
+        for node in at.topology.nodes:
+            self._moves.node_changed(node)
         self._planning = Planning(
-            at.cluster, self._placement, moves, self._releases, self._agenda, settling, at.policy, now
+            at.cluster, self._placement, self._moves, self._releases, self._agenda, settling, at.policy, now
         )
 
     # What happens
@@ -173,6 +175,7 @@ class Active:
     def node_changed(self, node: NodeId) -> None:
         """A node joined, left, died, went missing, was forgotten or given another intent, or has other labels."""
         self._placement.refresh()
+        self._moves.node_changed(node)
         self._remember(node)
         ruled = self._cluster.ruled
         for artifact in self._cluster.artifacts_on(node):

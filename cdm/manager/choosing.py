@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -11,7 +11,7 @@ from cdm.allocation.case import Case
 from cdm.allocation.choice import choose
 from cdm.allocation.evenly import Allocation
 from cdm.allocation.leaving import leaves_room
-from cdm.allocation.moving import Relocation, moves
+from cdm.allocation.moving import Relocation, moves, takes
 from cdm.allocation.removal import surplus
 from cdm.allocation.site import Freed
 from cdm.allocation.strategy import EVEN, AllocationStrategy, strategy_named
@@ -100,10 +100,24 @@ def violations(at: Situation) -> dict[NodeId, str]:
     return {node: obstacles[0].why for node, obstacles in broken(case).items()}
 
 
-def better_placed(at: Situation, most: int) -> list[Relocation]:
-    """Live slices that would be better placed elsewhere, not on nodes on which it failed; at most so many."""
-    found = moves(case_of(at), [put.key for put in at.standings[Standing.LIVE]], most)
-    return [each for each in found if each.to not in at.group.failed_on]
+def better_placed(
+    at: Situation, most: int, *, off_forbidden: bool = True, avoid: Container[NodeId] = frozenset()
+) -> list[Relocation]:
+    """Live slices that would be better placed elsewhere, not on nodes on which it failed; at most so many.
+
+    Args:
+        at: the facts.
+        most: how many.
+        off_forbidden: whether those are among them that are where a hard rule forbids it; else such slices stay.
+        avoid: nodes to which none is moved.
+    """
+    slices = [put.key for put in at.standings[Standing.LIVE]]
+    return moves(case_of(at), slices, most, off_forbidden=off_forbidden, avoid=avoid)
+
+
+def has_place(at: Situation, node: NodeId) -> bool:
+    """Whether the node takes one more instance, by all hard rules."""
+    return takes(case_of(at), node)
 
 
 def leave_room(at: Situation, others: Iterable[SlicePut]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from cdm.allocation.evenly import Host, allocate, free_ordinals
-from cdm.manager.choosing import place, why_not
+from cdm.manager.choosing import has_place, place, why_not
 from cdm.manager.group import SlicePut
 from cdm.manager.plan import Command
 from cdm.manager.situation import Situation
@@ -51,6 +51,10 @@ def _place(
     case: Situation, count: int, due: Sequence[SlicePut], cursor: NodeId | None
 ) -> tuple[dict[NodeId, int], NodeId | None]:
     """How many new instances each node gets, and the node that was served last."""
+    moving = case.wanted.moving
+    if moving is not None and count == 1:
+        # What is chosen anew, by rules that look at more than moves do, may be the node that it is moved off.
+        return ({moving.to: 1} if has_place(case, moving.to) else {}), cursor
     if case.wanted.rules is not NO_RULES:
         chosen = place(case, count, due, cursor)
         return chosen.counts, chosen.last or cursor

@@ -1,8 +1,14 @@
 """Healthy instances that are moved: off nodes that a hard rule forbids them by now, and for the sake of balance.
 
-A move is made as a rollout would: an instance is placed where the rules want one, and once it is healthy the other one
-goes. Of an artifact one instance is moved at a time, and only while all of its instances are healthy. That is kept in
-memory alone: the next leader finds one instance too many, takes away the one that fares worst, and looks anew.
+A move is made as a rollout would: an instance is placed where it is wanted, and once it is healthy the other one goes.
+Of an artifact one instance is moved at a time, and only while all of its instances are healthy. Where the instance
+cannot be placed there, or fails, the move ends, and the other one stays.
+
+For balance there is an occasion: somebody asks for it, or a node has been up for a minute. On each occasion an artifact
+has at most as many moves as it has instances, so that two services that are after each other come to rest.
+
+All this is kept in memory alone: the next leader finds one instance too many, takes away the one that fares worst, and
+looks anew.
 """
 
 from __future__ import annotations
@@ -10,10 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
-from cdm.allocation.moving import HARD_RULE
+from msgspec import Struct
+
+from cdm.allocation.moving import HARD_RULE, Relocation
 from cdm.manager.choosing import better_placed
 from cdm.manager.situation import Situation
-from cdm.manager.standing import Standing
+from cdm.manager.standing import Standing, exclusive
 from cdm.manager.wanted import Move
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
@@ -24,15 +32,24 @@ MOST_MOVES = 20
 """Most instances that are moved at a time, of all artifacts together."""
 UP_FOR = 60.0
 """Seconds that a node must have been up before instances are moved to it because it joined."""
-LOOKED_AT = 5
-"""So many of the instances that are better placed elsewhere are looked at for one that may be moved now."""
+
+
+class Occasion(Struct):
+    """An artifact's moves for balance on one occasion."""
+
+    blueprint: Blueprint
+    """The one in force; another one is another occasion."""
+    joins: int | None
+    """How often nodes had joined; None: the blueprint asks for it."""
+    left: int
+    """So many moves may still be begun; 0: it is over."""
 
 
 class Moves:
     """The moves of one leadership.
 
     Args:
-        up_since: since when a node has been registered, in seconds on this node's clock.
+        up_since: since when a node has been registered, in seconds on this node's clock; inf: it is not there.
         touch: called with an artifact whose turn to move instances it may be.
     """
 
@@ -41,8 +58,21 @@ class Moves:
         self._touch = touch
         self._under_way: dict[Artifact, Move] = {}
         self._queue: dict[Artifact, None] = {}
+        self._occasions: dict[Artifact, Occasion] = {}
         self._balanced: dict[Artifact, str] = {}
         """What was asked for by ``rebalanced``, and is done."""
+        self._young: dict[NodeId, float] = {}
+        """Nodes that joined, or changed, and when they will have been up for long enough."""
+        self._joins = 0
+        """How often some have been."""
+
+    def node_changed(self, node: NodeId) -> None:
+        """A node joined, left, or is another one than before: it may be better than it was."""
+        since = self._up_since(node)
+        if since == inf:
+            self._young.pop(node, None)
+        else:
+            self._young[node] = since + UP_FOR
 
     def wants(self, artifact: Artifact, blueprint: Blueprint | None, done: str | None) -> bool:
         """Whether any instance may have to be moved.
@@ -54,10 +84,15 @@ class Moves:
         """
         if artifact in self._under_way:
             return True
-        return blueprint is not None and (
+        if blueprint is None:
+            return False
+        return (
             blueprint.on_violation is OnViolation.MOVE
-            or blueprint.rebalance is Rebalance.ON_JOIN
             or self._is_asked_for(artifact, blueprint, done)
+            or (
+                blueprint.rebalance is Rebalance.ON_JOIN
+                and (bool(self._young) or self._on_occasion(artifact, blueprint, self._joins, 1).left > 0)
+            )
         )
 
     def done(self, artifact: Artifact, blueprint: Blueprint, known: str | None) -> str | None:
@@ -88,27 +123,42 @@ class Moves:
         artifact = at.artifact
         move = self._under_way.get(artifact)
         if move is not None:
-            if any(put.key == move.key for put in at.standings[Standing.LIVE]):
+            if _goes_on(at, move):
                 return move, inf
             self.end(artifact)
+        again_at = self._grow_up(at.now) if blueprint.rebalance is Rebalance.ON_JOIN else inf
         if (healthy_at := _healthy_at(at)) > at.now:
-            return None, healthy_at
-        move, again_at = self._found(at, blueprint, done)
-        if move is None:
-            if again_at == inf and blueprint.rebalanced is not None:
+            return None, min(healthy_at, again_at)
+        asked = self._is_asked_for(artifact, blueprint, done)
+        occasion = None
+        if asked or blueprint.rebalance is Rebalance.ON_JOIN:
+            instances = at.wanted.instances or 0
+            occasion = self._on_occasion(artifact, blueprint, None if asked else self._joins, instances)
+        found = self._found(at, blueprint, occasion)
+        if found is None:
+            if occasion is not None:
+                self._occasions[artifact] = occasion
+                occasion.left = 0
+            if asked and blueprint.rebalanced is not None:
                 self._balanced[artifact] = blueprint.rebalanced
             return None, again_at
         if len(self._under_way) >= MOST_MOVES:
             self._queue[artifact] = None
             return None, inf
+        if occasion is not None and (found.why != HARD_RULE or blueprint.on_violation is OnViolation.STAY):
+            self._occasions[artifact] = occasion
+            occasion.left -= 1
+        first = exclusive(at.group.slices[found.slice])
+        move = Move(found.slice, f"moved off {found.slice.node}, for {found.why}", found.to, first)
         self._under_way[artifact] = move
         return move, inf
 
     def forget(self, artifact: Artifact) -> None:
         """Nothing is to be moved of the artifact, and nothing was asked for."""
-        if self._under_way or self._balanced:
+        if self._under_way or self._balanced or self._occasions:
             self.end(artifact)
             self._balanced.pop(artifact, None)
+            self._occasions.pop(artifact, None)
 
     def end(self, artifact: Artifact) -> None:
         """The artifact's move is over, or cannot be made: it is another one's turn."""
@@ -117,19 +167,46 @@ class Moves:
             del self._queue[waiting]
             self._touch(waiting)
 
-    def _found(self, at: Situation, blueprint: Blueprint, done: str | None) -> tuple[Move | None, float]:
-        asked = self._is_asked_for(at.artifact, blueprint, done)
-        balances = asked or blueprint.rebalance is Rebalance.ON_JOIN
-        again_at = inf
-        for each in better_placed(at, LOOKED_AT):
-            forbidden = each.why == HARD_RULE
-            if (forbidden and not asked and blueprint.on_violation is OnViolation.STAY) or not (forbidden or balances):
-                continue
-            up_at = -inf if asked or forbidden else self._up_since(each.to) + UP_FOR
-            if up_at <= at.now:
-                return Move(each.slice, f"moved off {each.slice.node}, for {each.why}"), inf
-            again_at = min(again_at, up_at)
-        return None, again_at
+    def _grow_up(self, now: float) -> float:
+        """Count the nodes that have been up for long enough by now; returns when the next one will have been."""
+        for node in [node for node, at in self._young.items() if at <= now]:
+            del self._young[node]
+            self._joins += 1
+        return min(self._young.values(), default=inf)
+
+    def _on_occasion(self, artifact: Artifact, blueprint: Blueprint, joins: int | None, instances: int) -> Occasion:
+        """What is left of the moves for balance: as many as there are instances, where the occasion is a new one."""
+        known = self._occasions.get(artifact)
+        if known is not None and known.blueprint is blueprint and known.joins == joins:
+            return known
+        return Occasion(blueprint, joins, instances)
+
+    def _found(self, at: Situation, blueprint: Blueprint, occasion: Occasion | None) -> Relocation | None:
+        """The move that is wanted most of those that may be made."""
+        may_balance = occasion is not None and occasion.left > 0
+        asked = may_balance and occasion is not None and occasion.joins is None
+        off_forbidden = asked or blueprint.on_violation is OnViolation.MOVE
+        if not (may_balance or off_forbidden):
+            return None
+        found = better_placed(at, 1, off_forbidden=off_forbidden)
+        if found and found[0].why != HARD_RULE:
+            if not may_balance:
+                return None
+            if self._young and not asked:
+                found = better_placed(at, 1, off_forbidden=off_forbidden, avoid=self._young)
+        return found[0] if found else None
+
+
+def _goes_on(at: Situation, move: Move) -> bool:
+    """Whether a move that was begun is neither over nor in vain."""
+    standings = at.standings
+    if standings[Standing.FAILED] or standings[Standing.STUCK] or at.wanted.instances is None:
+        return False
+    more = len(standings[Standing.LIVE]) + len(standings[Standing.AWAITED]) - at.wanted.instances
+    if any(put.key == move.key for put in standings[Standing.LIVE]):
+        return more > 0  # the other one is there
+    # One that must not run twice goes first, and it is yet to be placed elsewhere.
+    return move.goes_first and more < 0
 
 
 def _healthy_at(at: Situation) -> float:

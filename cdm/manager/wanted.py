@@ -22,6 +22,10 @@ class Move(NamedTuple):
 
     key: SliceKey
     reason: str
+    to: NodeId
+    """Where the one that replaces it is placed, and nowhere else."""
+    goes_first: bool = False
+    """It must not run twice: it is gone before the other one is placed."""
 
 
 class Wanted(Struct, frozen=True):
