@@ -27,7 +27,8 @@ from cdm.dispatch.messages import (
 )
 from cdm.dispatch.router import Router, receiver
 from cdm.errors import CdmError, InvalidArtifact, InvalidBlueprint, InvalidKey, InvalidNodeId, ModelError, WiringError
-from cdm.manager.active import Active, Dormant
+from cdm.manager.active import Active
+from cdm.manager.dormant import Dormant
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Order, Outbox
 from cdm.manager.plan import Command

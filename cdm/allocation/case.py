@@ -110,13 +110,30 @@ class Case(Struct, frozen=True):
             room = min(room, rules.max_per_node - self.on_node(site.node))
         needs = rules.needs
         if needs is not None and room > 0:
-            if needs.cpu:
+            if cpu := millicores(needs.cpu):
                 free = None if site.cpu is None else millicores(site.cpu) - millicores(site.cpu_reserved)
-                room = min(room, _fits(free, millicores(needs.cpu), held.slices, millicores(held.cpu)))
+                room = min(room, _fits(free, cpu, held.slices, millicores(held.cpu)))
             if needs.memory:
                 free = None if site.memory is None else site.memory - site.memory_reserved
                 room = min(room, _fits(free, needs.memory, held.slices, held.memory))
         return max(room, 0)
+
+    def too_many(self, site: Site, mine: int) -> int:
+        """How many instances are too many on a node, by number and by what is reserved there; below 1: none.
+
+        Args:
+            site: the node.
+            mine: instances of this version that are counted there.
+        """
+        rules, found = self.rules, 0
+        if rules.max_per_node is not None:
+            found = mine + self.beside.get(site.node, 0) - rules.max_per_node
+        if (needs := rules.needs) is not None:
+            if (cpu := millicores(needs.cpu)) and site.cpu is not None:
+                found = max(found, -((millicores(site.cpu) - millicores(site.cpu_reserved)) // cpu))
+            if needs.memory and site.memory is not None:
+                found = max(found, -((site.memory - site.memory_reserved) // needs.memory))
+        return found
 
 
 def _fits(free: int | None, need: int, slices: int, held: int) -> int:

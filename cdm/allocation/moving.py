@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import islice
-from math import ceil
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -26,7 +25,6 @@ from cdm.allocation.strategy import EVEN, AllocationStrategy, Rank, by_strategy
 from cdm.allocation.verdict import broken
 from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey
-from cdm.model.quantity import millicores
 
 
 class Relocation(NamedTuple):
@@ -179,7 +177,7 @@ class _Moving:
 
     def _keep_hard_rules(self) -> None:
         for node in [node for node in self._nodes if self._has(node)]:
-            too_many = self._too_many(node)
+            too_many = self._case.too_many(self._sites[node], self._mine[node])
             while self._left and self._has(node) and (too_many > 0 or self._forbidden(node)):
                 if (to := self._elsewhere(node)) is None:
                     break
@@ -191,7 +189,7 @@ class _Moving:
         for node, keys in self._movable.items():
             if self._forbidden(node):
                 keys.clear()
-            elif (too_many := self._too_many(node)) > 0:
+            elif (too_many := self._case.too_many(self._sites[node], self._mine[node])) > 0:
                 del keys[-too_many:]
 
     def _elsewhere(self, node: NodeId) -> NodeId | None:
@@ -211,21 +209,6 @@ class _Moving:
     def _forbidden(self, node: NodeId) -> bool:
         site = self._sites[node]
         return not (holds(self._case.rules.require, site.labels) and self._after.allow(site, without=site))
-
-    def _too_many(self, node: NodeId) -> int:
-        """How many instances are too many on a node, by number and by what is reserved."""
-        rules, site = self._case.rules, self._sites[node]
-        found = (
-            0 if rules.max_per_node is None else self._mine[node] + self._case.beside.get(node, 0) - rules.max_per_node
-        )
-        if rules.needs is not None:
-            needs = rules.needs
-            if needs.cpu and site.cpu is not None:
-                over = millicores(site.cpu_reserved) - millicores(site.cpu)
-                found = max(found, ceil(over / millicores(needs.cpu)))
-            if needs.memory and site.memory is not None:
-                found = max(found, -((site.memory - site.memory_reserved) // needs.memory))
-        return found
 
     def _spread(self, level: int) -> bool:
         """Make the most wanted move for a spread that keeps those before it as they are; returns whether there is."""

@@ -86,14 +86,15 @@ class _Removal:
         found: dict[tuple[NodeId, bool], list[SliceKey]] = {}
         for key in sorted(group, key=lambda key: key.ordinal):
             found.setdefault((key.node, key.node not in self._forbidden), []).append(key)
-        most = self._case.rules.max_per_node
-        if most is not None:
-            over = {node: self._mine[node] + self._case.beside.get(node, 0) - most for node, _ in found}
-            for node in [node for node, allowed in found if allowed and over[node] > 0]:
-                slices = found[node, True]
-                fewer = max(len(slices) - over[node], 0)
-                found[node, False] = slices[fewer:]
-                found[node, True] = slices[:fewer]
+        rules, sites = self._case.rules, self._case.sites.all
+        if rules.max_per_node is not None or rules.needs is not None:
+            for node in [node for node, allowed in found if allowed and node in sites]:
+                gone = self._gone.get(node, 0)
+                if (over := self._case.too_many(sites[node], self._mine[node] + gone) - gone) > 0:
+                    slices = found[node, True]
+                    fewer = max(len(slices) - over, 0)
+                    found[node, False] = slices[fewer:]
+                    found[node, True] = slices[:fewer]
         return {place: slices for place, slices in found.items() if slices}
 
     def _tree(self, slices: Iterable[tuple[NodeId, bool]]) -> Branch:

@@ -162,12 +162,14 @@ class Checked:
         """What the strategy says, if it can be compared."""
         try:
             found = self._made.rank(artifact, site, count)
+            numbers = found if isinstance(found, tuple) else (found,)
+            # A whole number may be too large to be compared with others as a float.
+            if all(isinstance(each, int | float) and not isnan(each) for each in numbers):
+                return found
+            said = str(found)[:100]
         except (Exception, SystemExit) as error:
             raise StrategyFailed(f"{type(error).__name__}: {error}") from error
-        numbers = found if isinstance(found, tuple) else (found,)
-        if not all(isinstance(each, int | float) and not isnan(each) for each in numbers):
-            raise StrategyFailed(f"{str(found)[:100]!r} is no number, and no tuple of numbers")
-        return found
+        raise StrategyFailed(f"{said!r} is no number, and no tuple of numbers")
 
 
 class StrategyFailed(CdmError):

@@ -198,7 +198,7 @@ def _needs(case: Case, site: Site) -> list[Obstacle]:
     if needs is None or case.retried.get(site.node):
         # What a failed slice holds it may take over: then only `Case.room` knows.
         return found if needs is None or case.room(site) else [Obstacle("needs", "full")]
-    if needs.cpu:
+    if millicores(needs.cpu):
         if site.cpu is None:
             found.append(Obstacle("cpu", "not telling its cpu"))
         elif millicores(site.cpu) - millicores(site.cpu_reserved) < millicores(needs.cpu):

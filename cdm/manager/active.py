@@ -1,6 +1,6 @@
-"""The two states of a manager: `Dormant`, or `Active` in one term.
+"""The state of a manager that leads: `Active`, in one term.
 
-`Active` keeps the list of artifacts to look at, decides with `reconciliation`, and hands commands to the outbox. It
+It keeps the list of artifacts to look at, decides with `reconciliation`, and hands commands to the outbox. It
 decides about an artifact only when its mirror has reached the last sequence that it wrote for it (read-your-writes):
 until then the artifact is held back.
 """
@@ -8,7 +8,7 @@ until then the artifact is held back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from msgspec import UNSET, Struct
@@ -31,6 +31,7 @@ from cdm.manager.status import refused_status, status_of, with_counts
 from cdm.manager.statuses import Statuses
 from cdm.manager.together import together
 from cdm.manager.topology import Registered, Topology
+from cdm.manager.undecided import LeftAlone, status_of_undecided
 from cdm.manager.wanted import Wanted
 from cdm.manager.wishes import Wishes
 from cdm.model.artifact import Artifact, NodeId
@@ -63,29 +64,6 @@ class Workplace(Struct, frozen=True):
     """The server's clock less this node's, in seconds."""
 
 
-class Dormant:
-    """Another node leads, or none does: nothing is decided here."""
-
-    def touch(self, artifact: Artifact, now_due: bool = False) -> None:
-        """The artifact changed."""
-
-    def seen(self, key: SliceKey, *, gone: bool = False) -> None:
-        """The mirror shows the slice, or (``gone``) shows it no more."""
-
-    def heard(self, node: NodeId) -> None:
-        """A node's heart beat."""
-
-    def reached(self, revision: int) -> None:
-        """The mirror of ``slices`` has come this far."""
-
-    def shown(self, name: str, status: Status | None) -> None:
-        """The mirror shows the status, or shows it no more."""
-
-    def wake_at(self) -> float | None:
-        """Nothing will ever be due."""
-        return None
-
-
 class Active:
     """This node leads: the artifacts to look at, and when.
 
@@ -111,6 +89,7 @@ class Active:
         """The revision that the mirror of ``slices`` must reach before anything is decided; inf: not known yet."""
         self._next_round = now
         self._unfinished = False
+        self._undecided = LeftAlone()
         self.gates = Gates(at.outbox)
         self._wishes = Wishes(at.cluster, self._placement, at.topology)
         self._releases = Releases(at.cluster, self._placement, self._wishes, self.gates, at.epoch, term)
@@ -193,6 +172,11 @@ class Active:
         return presence.since if isinstance(presence, Registered) else math.inf
 
     @property
+    def undecided(self) -> Mapping[Artifact, Exception]:
+        """The artifacts whose latest decision raised an exception, and which."""
+        return self._undecided.errors
+
+    @property
     def at_rest(self) -> bool:
         """Whether everything was looked at, and the mirrors show all that was asked to be written."""
         agenda = self._agenda
@@ -230,7 +214,12 @@ class Active:
         stop = at.clock() + WORK_BUDGET
         while not agenda.empty and not at.outbox.full:
             artifact, closely = agenda.take()
-            self._decide(artifact, closely, now)
+            try:
+                self._decide(artifact, closely, now)
+            except Exception as error:  # noqa: BLE001  # the leader has to go on for all others
+                self._leave(artifact, error, now)
+            else:
+                self._undecided.forget(artifact)
             if at.clock() >= stop:
                 break
         if missed := self._ration.missed(now):
@@ -310,6 +299,18 @@ class Active:
                 return  # the status follows once the mirror shows them
         self._update_status(artifact, now)
 
+    def _leave(self, artifact: Artifact, error: Exception, now: float) -> None:
+        """Leave an artifact as it is whose decision raised, until something happens to it, or for one round."""
+        self._undecided.note(artifact, error)
+        for each in self._placement.expecting:
+            if not self._agenda.is_put_off(each):
+                self._placement.release(each)  # what was about to be commanded is not
+        self._agenda.look_at(artifact, now + self._at.reconcile_interval)
+        name, desired = encode_artifact(artifact), self._cluster.desired.get(artifact)
+        if desired is not None:
+            known = self._cluster.statuses.get(name)
+            self._statuses.tell(name, status_of_undecided(desired, known, error, self.term))
+
     def _hold(self, artifact: Artifact, why: str, now: float) -> None:
         """Leave the artifact's instances as they are: not all managers know what its blueprint says."""
         self._gated[artifact] = None
@@ -329,10 +330,10 @@ class Active:
         level = self._level()
         if log.tells(level):
             log_order(order, getattr(log, level))
-        for artifact in artifacts:
-            self._agenda.put_off(artifact)
         self._placement.expect(order.commands)
         self._at.outbox.order(order)
+        for artifact in artifacts:
+            self._agenda.put_off(artifact)
         return self._unwritten.keys().isdisjoint(artifacts)
 
     def _decide_release(self, artifact: Artifact, now: float) -> None:

@@ -33,8 +33,9 @@ from cdm.dispatch.messages import (
 from cdm.dispatch.router import receiver
 from cdm.errors import InvalidBlueprint
 from cdm.log import Log
-from cdm.manager.active import Active, Dormant, Workplace
+from cdm.manager.active import Active, Workplace
 from cdm.manager.cluster import Cluster
+from cdm.manager.dormant import Dormant
 from cdm.manager.outbox import Outbox
 from cdm.manager.policy import Policy
 from cdm.manager.topology import Registered, Topology

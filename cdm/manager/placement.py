@@ -177,6 +177,11 @@ class Placement:
                 self._coming.note(key, command.needs)
             self._changed(key.node)
 
+    @property
+    def expecting(self) -> list[Artifact]:
+        """The artifacts of which anything is commanded, or about to be, that the mirror does not show yet."""
+        return [*{**self._expected, **self._anew}]
+
     def _reserve_anew(self, key: SliceKey, needs: Needs) -> None:
         """Count what a slice that is there was commanded to reserve beyond what the mirror shows."""
         self._coming.note(key, more(needs, self._cluster.reserved.of(key)))

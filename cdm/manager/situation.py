@@ -15,6 +15,9 @@ from cdm.model.blueprint import DRAIN_DELAY
 from cdm.model.keys import SliceKey
 from cdm.model.slice import SliceState
 
+MOST_FAILURES = 1_000_000
+"""Most failures that are counted: one more can always be told."""
+
 # On the hot path: before Python 3.12, looking a member up on its class takes ten times as long.
 _LOAD = SliceState.LOAD
 
@@ -33,8 +36,8 @@ class Situation(NamedTuple):
     """The keys of all slices of the artifact."""
 
     def failures(self, put: SlicePut) -> int:
-        """How often the instance failed before."""
-        return put.value.failures or 0
+        """How often the instance failed before; what a node says of it is believed up to a bound."""
+        return min(put.value.failures or 0, MOST_FAILURES)
 
     def retry_at(self, put: SlicePut) -> float:
         """When a failed slice is due to be tried again, or to be unloaded again."""

@@ -6,11 +6,12 @@ from enum import StrEnum, unique
 
 import msgspec
 from msgspec import Struct, field
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
 from cdm.errors import InvalidValue
 from cdm.model.artifact import NodeId
 from cdm.model.problems import problem_with_encoding, without_mark
+from cdm.model.quantity import MOST_CPU, MOST_MEMORY
 from cdm.model.rules import NODE_LABEL
 from cdm.model.slice import Term
 
@@ -30,6 +31,10 @@ FEATURES = (ROLLOUTS, PLACEMENT)
 """Every feature of this version."""
 
 
+_MOST = {"capacity": 2**53, "cpu": MOST_CPU, "memory": MOST_MEMORY, "load": 1_000.0, "ttl": 365 * 86_400.0}
+"""The most of each that is believed of a node; below 0 is 0."""
+
+
 @unique
 class Role(StrEnum):
     """What a process is for."""
@@ -43,7 +48,10 @@ class Role(StrEnum):
 
 
 class Registration(Struct, frozen=True, omit_defaults=True):
-    """The value under ``nodes/{node}``, which the node puts again as its heartbeat."""
+    """The value under ``nodes/{node}``, which the node puts again as its heartbeat.
+
+    Numbers out of bounds become the nearest within them: refused, the node would be lost for what it tells wrongly.
+    """
 
     role: str = Role.ALL
     """One of `Role`; a string, so that a role of a later version does not make the registration unreadable.
@@ -71,6 +79,15 @@ class Registration(Struct, frozen=True, omit_defaults=True):
     """Bytes of memory that slices may reserve; None: not given."""
     load: float | None = None
     """How busy its processors are, in coarse steps: 1.0 means that each has just enough to do. None: not given."""
+
+    def __post_init__(self) -> None:
+        """Believe no number that no machine has: whatever a node says of itself, those that decide can reckon with."""
+        for name, most in _MOST.items():
+            said = getattr(self, name)
+            if said is not None and not 0 <= said <= most:
+                force_setattr(self, name, min(max(said, type(most)(0)), most))
+        if self.ttl == 0:
+            force_setattr(self, "ttl", None)
 
     def differs_from(self, other: Registration) -> bool:
         """Whether it says another thing; how busy it is changes all the time, and does not count."""

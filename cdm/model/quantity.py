@@ -83,5 +83,6 @@ def check_cores(field: str, cores: float) -> None:
     Raises:
         InvalidBlueprint: it is not a whole number of thousandths of a core, or more than `MOST_CPU`.
     """
-    if not 0 <= cores <= MOST_CPU or abs(cores * 1000 - millicores(cores)) > 1e-6 * max(1.0, cores):
+    whole = millicores(cores) if 0 <= cores <= MOST_CPU else 0
+    if abs(cores * 1000 - whole) > 1e-6 * max(1.0, cores) or (cores and not whole):
         raise InvalidBlueprint(field, f"must be {_CPU}")

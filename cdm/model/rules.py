@@ -12,6 +12,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from cdm.model.condition import LabelCondition
+from cdm.model.quantity import MOST_CPU, MOST_MEMORY
 
 EACH = "each"
 """Typed as ``instances``: one on every node that fits."""
@@ -85,9 +86,9 @@ class Neighbour(Struct, frozen=True, omit_defaults=True):
 class Needs(Struct, frozen=True, omit_defaults=True, gc=False):
     """What one instance reserves on its node."""
 
-    cpu: Annotated[float, Meta(ge=0)] = 0.0
+    cpu: Annotated[float, Meta(ge=0, le=MOST_CPU)] = 0.0
     """Cores, in thousandths; sum them up with `cdm.model.quantity.millicores`."""
-    memory: Annotated[int, Meta(ge=0)] = 0
+    memory: Annotated[int, Meta(ge=0, le=MOST_MEMORY)] = 0
     """Bytes."""
 
 

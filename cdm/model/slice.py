@@ -118,7 +118,7 @@ class SliceValue(Struct, frozen=True, omit_defaults=True, gc=False):
     """How often this instance failed before, on any node; agents copy it from the command. None: not given."""
     blueprint: Count | None = None
     """Revision of the blueprint that the command serves; agents copy it from the command."""
-    port: int | None = None
+    port: Annotated[int, Meta(ge=0, le=65_535)] | None = None
     """TCP port that the slice listens on, if its manifest asks for one."""
     overrides: Overrides | None = None
     """Where the blueprint differs from the manifest; agents copy it from the command."""

@@ -19,7 +19,8 @@ from cdm.dispatch.messages import (
     WriteFailed,
     Written,
 )
-from cdm.manager.active import Active, Dormant
+from cdm.manager.active import Active
+from cdm.manager.dormant import Dormant
 from cdm.manager.outbox import HIGH_WATER, Order, Outbox
 from cdm.manager.plan import Command
 from cdm.manager.policy import Policy

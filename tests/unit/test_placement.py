@@ -645,3 +645,20 @@ def test_how_busy_a_node_is_is_no_news_of_the_node() -> None:
     it.apply(APP, typed(1, strategy="least-loaded"))
     it.run_down()
     assert live(it) == {"n2": 1}
+
+
+# What goes first
+
+
+def test_scaled_down_it_gives_from_the_node_that_has_less_than_is_reserved_there() -> None:
+    it = world(n1=Registration(cpu=4.0), n2=Registration(cpu=4.0))
+    it.apply(APP, typed(4, needs={"cpu": 1}))
+    it.run_down()
+    it.join(n(1), Registration(cpu=1.0))
+    it.run_down()
+    it.apply(APP, typed(3, needs={"cpu": 1}))
+    it.run_down()
+    assert live(it) == {"n1": 1, "n2": 2}
+    it.tick(31.0)
+    it.tell()
+    assert not status(it).violations

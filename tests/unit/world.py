@@ -98,6 +98,8 @@ class World:
         self.wakes = 0
         self.watch: Callable[[Order], None] = lambda order: None
         """Called with each order, at the moment that it is decided on."""
+        self.may_fail = False
+        """Whether decisions may raise."""
         self.boot()
 
     # The process
@@ -178,6 +180,9 @@ class World:
             self.now = min(self.now + HEARTBEAT, until)
             self._beat()
         self.route(Tick(self.now))
+        state = self.manager.state
+        for error in state.undecided.values() if isinstance(state, Active) and not self.may_fail else ():
+            raise error
 
     def _beat(self) -> None:
         """All nodes that are registered are heard."""
