@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from cdm.cli.known import nearest
 from cdm.cli.plans import Edit, Goal, in_force_shown, instances_in, text_of, versions_shown
-from cdm.cli.service import ServiceLook, VersionLook, other_content, parsed
+from cdm.cli.service import ServiceLook, VersionLook, parsed
 from cdm.cli.wording import brief
 from cdm.errors import EditRefused
 from cdm.manager.stages import stages_of
 from cdm.model import edit
 from cdm.model.blueprint import Blueprint
-from cdm.model.record import Rollout, RolloutPhase
+from cdm.model.record import Rollout, RolloutPhase, Side
 from cdm.model.template import PLAIN, Template, template_of
 
 # Going back
@@ -53,39 +51,67 @@ def _leads_to(record: Rollout, now: VersionLook) -> bool:
 
 
 def _before(look: ServiceLook, now: VersionLook, stamp: str) -> Edit:
-    """Back to what the record of the last rollout says was before, or the history of the blueprint.
+    """Back to what the record of the last rollout says was before.
 
-    A rollout that only restarted the instances changed nothing that could be gone back to: it is looked past.
+    A rollout that only restarted the instances changed nothing that could be gone back to: it is looked past. Where
+    the record is of something else, or there is none, the history of the blueprint tells.
     """
     record, service = look.record, look.service
-    if record is not None and not _only_restarts(record):
-        source, target = record.source, record.target
-        if record.phase is RolloutPhase.REVERTED:
-            taken_back = target.version if source.version != target.version else f"what was changed of {now.version}"
-            raise EditRefused(
-                f"{taken_back} was taken back already, and {now.version} serves"
-                f"{' as before' if source.version == target.version else ''}; to go back further, "
-                f"say to which version: --to VERSION{versions_shown(look)}"
-            )
-        if _leads_to(record, now) and source.version != target.version:
-            old = look.version(service.version(source.version))
-            return aborting(look) if old.raw is not None else _again(look, now, source.version, stamp)
-        if _leads_to(record, now):
-            if other_content(record):
-                return aborting(look)
-            return _settings_back(look, now, _without_restart(source.template), stamp)
+    if record is None or now.version not in (record.source.version, record.target.version):
+        return _by_history(look, now, stamp)
+    source, target = record.source, record.target
+    if record.only_restarts:
+        if record.before is None:
+            raise EditRefused(_unknown(look, now))
+        return _back_to(look, now, record.before, stamp)
+    if record.phase is RolloutPhase.REVERTED:
+        taken_back = target.version if source.version != target.version else f"what was changed of {now.version}"
+        raise EditRefused(
+            f"{taken_back} was taken back already, and {now.version} serves"
+            f"{' as before' if source.version == target.version else ''}; to go back further, "
+            f"say to which version: --to VERSION{versions_shown(look)}"
+        )
+    if not _leads_to(record, now):
+        return _by_history(look, now, stamp)
+    if source.version != target.version:
+        by_abort = look.version(service.version(source.version)).raw is not None
+    else:
+        by_abort = record.other_content  # no blueprint says which
+    if by_abort:
+        return aborting(look)
+    return _back_to(look, now, source, stamp)
+
+
+def _back_to(look: ServiceLook, now: VersionLook, side: Side, stamp: str) -> Edit:
+    """Back to what was healthy as a whole before: by a blueprint that says the same."""
+    if side.version != now.version:
+        return _again(look, now, side.version, stamp, side)
+    if side.template.settings.digest == _settings(now.blueprint).digest:
+        raise EditRefused(
+            f"before it was restarted, {now.artifact} had other content, which is gone back to by pushing it again: "
+            f"`cdm deploy {now.artifact} PATH --force`; to go back further, say to which version: --to VERSION"
+            f"{versions_shown(look)}"
+        )
+    return _settings_back(look, now, side.template.settings, stamp)
+
+
+def _by_history(look: ServiceLook, now: VersionLook, stamp: str) -> Edit:
     found = _earlier(now)
     if isinstance(found, Template):
         return _settings_back(look, now, found, stamp)
     if found is not None:
         return _again(look, now, found, stamp)
+    raise EditRefused(_unknown(look, now))
+
+
+def _unknown(look: ServiceLook, now: VersionLook) -> str:
     if not any(each.last_text for each in look.versions.values() if each.version != now.version):
-        raise EditRefused(
-            f"there is nothing to go back to: {now.version} is the only version of {service}, and none of the "
+        return (
+            f"there is nothing to go back to: {now.version} is the only version of {look.service}, and none of the "
             f"revisions that are kept of its blueprint has other settings"
         )
-    raise EditRefused(
-        f"what {service} was before {now.version} is not known; say to which version: --to VERSION"
+    return (
+        f"what {look.service} was before {now.version} is not known; say to which version: --to VERSION"
         f"{versions_shown(look)}"
     )
 
@@ -105,13 +131,6 @@ def _earlier(now: VersionLook) -> Template | str | None:
     return source
 
 
-def _only_restarts(record: Rollout) -> bool:
-    """Whether both sides are the same version with the same settings and content."""
-    source, target = record.source, record.target
-    alike = source.version == target.version and not other_content(record)
-    return alike and _without_restart(source.template).digest == _without_restart(target.template).digest
-
-
 def _settings_back(look: ServiceLook, now: VersionLook, settings: Template, stamp: str) -> Edit:
     raw = edit.with_settings(text_of(now), settings)
     if _settings(Blueprint.parse(raw)).digest == _settings(now.blueprint).digest:
@@ -125,8 +144,8 @@ def _settings_back(look: ServiceLook, now: VersionLook, settings: Template, stam
     return Edit(now, edit.checked(raw, now.artifact), f"{now.version} with the settings that it had before: {told}")
 
 
-def _again(look: ServiceLook, now: VersionLook, to: str, stamp: str) -> Edit:
-    """A version is put again, with the number of instances that there are now."""
+def _again(look: ServiceLook, now: VersionLook, to: str, stamp: str, was: Side | None = None) -> Edit:
+    """A version is put again, with the number of instances that there are now, and the settings that it was with."""
     if to == now.version:
         raise EditRefused(f"{now.artifact} is in force already")
     old = look.version(look.service.version(to))
@@ -137,6 +156,8 @@ def _again(look: ServiceLook, now: VersionLook, to: str, stamp: str) -> Edit:
             f"`cdm deploy {old.artifact}` makes one"
         )
     text = edit.retried(text, stamp) if old.reverted else text
+    if was is not None and was.digest == was.template.digest:  # its settings are known
+        text = edit.with_settings(text, was.template)
     raw = edit.checked(edit.released(text, source=now.version, instances=now.instances), old.artifact)
     return Edit(old, raw, f"{now.version} -> {to}, {instances_in(raw)}", source=now.version)
 
@@ -254,8 +275,4 @@ def _rollout(look: ServiceLook) -> tuple[Rollout, VersionLook]:
 
 def _settings(blueprint: Blueprint | None) -> Template:
     """What instances are started with, but for when they were restarted."""
-    return _without_restart(template_of(blueprint)) if blueprint is not None else PLAIN
-
-
-def _without_restart(template: Template) -> Template:
-    return replace(template, restarted=None)
+    return template_of(blueprint).settings if blueprint is not None else PLAIN

@@ -7,7 +7,6 @@ from contextlib import suppress
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from cdm.cli.wording import natural
 from cdm.errors import EditRefused, InvalidBlueprint, InvalidKey
@@ -16,7 +15,6 @@ from cdm.model.blueprint import Blueprint
 from cdm.model.keys import decode_artifact
 from cdm.model.record import Rollout, RolloutPhase, Side
 from cdm.model.status import Condition, Status
-from cdm.model.template import Template
 from cdm.store.revisions import Revision
 
 
@@ -177,22 +175,12 @@ class ServiceLook(Struct, frozen=True):
         if source.version != target.version:
             return f"{source.version} -> {target.version}"
         again = source.template.restarted != target.template.restarted
-        changed = not _same_but_for_restarts(source.template, target.template)
-        content = other_content(self.record)
+        changed = source.template.settings.digest != target.template.settings.digest
+        content = self.record.other_content
         if again and not changed and not content:
             return f"restart of {target.version}"
         what = " and ".join((*(["settings"] if changed or not content else []), *(["content"] if content else [])))
         return f"new {what} of {target.version}"
-
-
-def _same_but_for_restarts(one: Template, other: Template) -> bool:
-    return replace(one, restarted=None).digest == replace(other, restarted=None).digest
-
-
-def other_content(record: Rollout) -> bool:
-    """Whether the content is known of both sides, and differs."""
-    contents = (record.source.content, record.target.content)
-    return None not in contents and contents[0] != contents[1]
 
 
 def parsed(revision: Revision, artifact: Artifact) -> Blueprint | None:

@@ -213,6 +213,7 @@ def _started(facts: Facts, record: Rollout | None, source: Side, target: Side, b
         reasons=reasons,
         approved=blueprint.rollout.approved,
         group=blueprint.rollout.group,
+        before=record.whole_before(source) if record is not None else None,
         term=facts.term,
     )
 

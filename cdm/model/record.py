@@ -119,11 +119,36 @@ class Rollout(Struct, frozen=True, omit_defaults=True):
     """Rollouts of one group advance together, and go back together."""
     reason: str = ""
     """Why it was taken back, or failed."""
+    before: Side | None = None
+    """What was healthy as a whole before the stable side, restarts left aside; None: nothing was, or it is not known.
+
+    It is what is gone back to once the stable side was only restarted."""
     term: Count = 0
 
     def __post_init__(self) -> None:
         for version in (*self.superseded, *self.reverted):
             _check_version(version)
+
+    @property
+    def other_content(self) -> bool:
+        """Whether the content is known of both sides, and differs."""
+        contents = (self.source.content, self.target.content)
+        return None not in contents and contents[0] != contents[1]
+
+    @property
+    def only_restarts(self) -> bool:
+        """Whether both sides are the same version with the same settings and content."""
+        alike = self.source.version == self.target.version and not self.other_content
+        return alike and self.source.template.settings.digest == self.target.template.settings.digest
+
+    def whole_before(self, side: Side) -> Side | None:
+        """What was healthy as a whole before the side that the next rollout leads from.
+
+        That is not always what a blueprint names: what it replaced in the middle of a rollout never was.
+        """
+        if self.phase is RolloutPhase.COMPLETE and side.same_as(self.target):
+            return self.before if self.only_restarts else self.source
+        return self.before if side.same_as(self.source) else None
 
 
 def _check_version(version: str) -> None:

@@ -7,6 +7,7 @@ import json
 from functools import cached_property
 
 from msgspec import Struct, to_builtins
+from msgspec.structs import replace
 
 from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.rules import Needs
@@ -34,6 +35,11 @@ class Template(Struct, frozen=True, omit_defaults=True, dict=True):
             fields["needs"] = to_builtins(Needs(float(self.needs.cpu), self.needs.memory))
         canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
+
+    @property
+    def settings(self) -> Template:
+        """The same but for when it was restarted, which changes nothing that could be gone back to."""
+        return self if self.restarted is None else replace(self, restarted=None)
 
 
 PLAIN = Template()

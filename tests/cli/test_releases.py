@@ -239,6 +239,19 @@ async def test_a_rollback_goes_back_and_forth_between_settings_and_past_restarts
         assert list((await it.json("restart", "acme:web:1")).items())[-2:] == [("result", None), ("reason", "")]
 
 
+async def test_after_a_restart_a_rollback_passes_over_a_version_that_was_replaced_before_it_was_complete(
+    server: NatsServer,
+) -> None:
+    async with cluster(server, "n1", "n2") as it:
+        await it.user.put("blueprints", "acme/web/1", QUICK)
+        await it.settles("1")
+        await it.cdm("deploy", "acme:web:2", "--canary", "50,approve", "--no-wait")
+        await it.phase("paused", 1)
+        await it.cdm("deploy", "acme:web:3", "--rolling")
+        await it.cdm("restart", "acme:web:3", "--wait")
+        assert "acme:web: 3 -> 1, 2 instances" in await it.cdm("rollback", "acme:web")
+
+
 async def test_what_is_in_force_is_scaled_where_new_settings_were_taken_back(server: NatsServer) -> None:
     async with cluster(server, "n1", "n2") as it:
         await it.user.put("blueprints", "acme/web/1", QUICK)

@@ -347,7 +347,7 @@ def test_a_restart_is_nothing_to_go_back_to_and_a_rollback_keeps_it(changed: Buc
     for stamp in ("once", "twice"):
         changed.put("1", restarting(changed.look, WEB.version("1"), stamp).raw)
     once, twice = (Side("1", 1, Template(NEW, stamp), "content") for stamp in ("once", "twice"))
-    changed.record = Rollout(once, twice, phase)
+    changed.record = Rollout(once, twice, phase, before=Side("1", 1, Template(OLD), "content"))
     back = rolling_back(changed.look, None, NOW)
     assert _fields(back) == {**BACK, "restarted": "twice"}
 
@@ -362,20 +362,37 @@ def test_a_restart_is_nothing_to_go_back_to_and_a_rollback_keeps_it(changed: Buc
     assert _fields(rolling_back(changed.look, None, NOW))["restarted"] == NOW, "it was taken back as it was: a new try"
 
 
-def test_after_a_restart_a_rollback_goes_to_the_version_before(two: Bucket) -> None:
-    two.put("2", restarting(two.look, WEB.version("2"), "once").raw)
-    two.status("2", Condition.READY)
-    first, second = Side("2", 2, Template()), Side("2", 3, Template(restarted="once"))
-    two.record = Rollout(first, second, RolloutPhase.COMPLETE, superseded={"1": 1})
+def test_after_a_restart_a_rollback_goes_to_what_was_whole_before_and_to_nothing_else(two: Bucket) -> None:
+    """The second version was replaced by the third in the middle of its rollout: it never was whole."""
+    two.put("3", {"instances": 3, "rollout": {"from": "2"}})
+    two.put("3", restarting(two.look, WEB.version("3"), "once").raw)
+    two.status("2", Condition.SUPERSEDED)
+    two.status("3", Condition.READY, desired=3)
+    sides = Side("3", 3, Template()), Side("3", 4, Template(restarted="once"))
+    superseded = {"1": 1, "2": 2}
+    two.record = Rollout(*sides, RolloutPhase.COMPLETE, superseded=superseded)
+    with _refused(r"what acme.shop:web was before 3 is not known; .* --to VERSION"):
+        rolling_back(two.look, None, NOW)
+    was = Template(OLD)
+    two.record = Rollout(
+        *sides, RolloutPhase.COMPLETE, superseded=superseded, before=Side("1", 1, was, None, was.digest)
+    )
     back = rolling_back(two.look, None, NOW)
-    assert (back.version.version, back.source, _fields(back)["env"]) == ("1", "2", {"A": "x"})
-    # Also where it has a history of its own from before.
-    two.put("2", {"instances": 3, "env": {"A": "z"}})
-    two.put("2", {"instances": 3, "rollout": {"from": "0"}})
-    two.put("2", {"instances": 3, "rollout": {"from": "0"}, "restarted": "twice"})
-    two.put("0", 3)
-    two.put("0", None)
-    assert rolling_back(two.look, None, NOW).version.version == "0"
+    assert (back.version.version, back.source, _fields(back)["env"]) == ("1", "3", {"A": "x"})
+    # Settings of the first version that were replaced in the middle, too, are none to go back to.
+    middle = two.put("1", {"instances": 3, "env": {"A": "never whole"}})
+    two.record = msgspec.structs.replace(two.record, superseded={"1": middle, "2": 2})
+    for _ in range(2):
+        assert _fields(rolling_back(two.look, None, NOW))["env"] == {"A": "x"}
+        two.put("1", None)
+
+
+def test_content_that_was_other_before_a_restart_is_gone_back_to_by_pushing_it_again(one: Bucket) -> None:
+    one.put("1", restarting(one.look, WEB.version("1"), "once").raw)
+    once, twice = (Side("1", 2, Template(OLD, stamp), "new") for stamp in (None, "once"))
+    one.record = Rollout(once, twice, RolloutPhase.COMPLETE, before=Side("1", 1, Template(OLD), "old"))
+    with _refused("web:1 had other content, .* `cdm deploy acme.shop:web:1 PATH --force`"):
+        rolling_back(one.look, None, NOW)
 
 
 def test_a_rollback_that_leads_nowhere_says_so(one: Bucket) -> None:

@@ -370,3 +370,46 @@ def test_a_version_that_is_put_again_and_named_anew_before_anybody_looked_does_n
     assert (phase(each), count(each, APP), count(each, NEXT_VERSION)) == (RolloutPhase.COMPLETE, 0, 3)
     assert condition(each)[0] is Condition.SUPERSEDED
     assert not [each.commands for each in each.decided[decided:] if each.commands]
+
+
+# What was whole before
+
+
+def _restart(each: World, artifact: Artifact, stamp: str, **more: Any) -> Rollout:
+    each.apply(artifact, replace(blueprint(**more), restarted=stamp))
+    finish(each)
+    found = record(each)
+    assert found is not None
+    assert (found.phase, found.only_restarts) == (RolloutPhase.COMPLETE, True)
+    return found
+
+
+def test_a_restart_leaves_in_the_record_what_was_whole_before_and_not_what_was_replaced_in_the_middle() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    later(each, MIN_HEALTHY)
+    third = RolloutSettings(source="1.1.0")
+    each.apply(THIRD_VERSION, blueprint(rollout=third))
+    finish(each)
+    for stamp in ("once", "twice"):
+        before = _restart(each, THIRD_VERSION, stamp, rollout=third).before
+        assert before is not None
+        assert before.version == "1.0.0"
+
+
+def test_settings_that_were_replaced_in_the_middle_or_taken_back_never_were_whole() -> None:
+    each = running()
+    each.apply(APP, blueprint(LEVEL="middle"))
+    later(each, MIN_HEALTHY)
+    each.apply(APP, blueprint(LEVEL="whole"))
+    finish(each)
+    for rollout in (RolloutSettings(), ABORT):
+        each.apply(APP, blueprint(rollout=rollout, LEVEL="bad"))
+        later(each, MIN_HEALTHY)
+    finish(each)
+    assert phase(each) is RolloutPhase.REVERTED
+    each.apply(APP, blueprint(LEVEL="whole"))
+    finish(each)
+    before = _restart(each, APP, "once", LEVEL="whole").before
+    assert before is not None
+    assert before.template.overrides.env == {}
