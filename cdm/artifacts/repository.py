@@ -374,6 +374,5 @@ class Artifacts:
 
     def _missing(self, artifact: Artifact) -> ArtifactMissing:
         return ArtifactMissing(
-            f"there is no artifact {artifact} in bucket {self.name}; push it: cdm artifact push {artifact} PATH "
-            "(and put its blueprint again, or wait up to five minutes)"
+            f"there is no artifact {artifact} in bucket {self.name}; push it: cdm artifact push {artifact} PATH"
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self
 
+import msgspec
 from cyclopts import App, Parameter
 from rich import box
 from rich.console import Console
@@ -40,7 +41,8 @@ from cdm.errors import (
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint
 from cdm.model.content import Content
-from cdm.model.keys import BLUEPRINTS, BlueprintKey
+from cdm.model.keys import BLUEPRINTS, STATUS, BlueprintKey, StatusKey, encode_artifact
+from cdm.model.status import Condition, Status
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
 
@@ -96,11 +98,7 @@ def push(
         pushing = partial(_push, name=artifact, packed=packed, content=content, force=force, replicas=replicas)
         result, waiting = run_connected(connection, "cdm artifact", pushing)
     if waiting:
-        print(
-            f"cdm: note: blueprint {artifact} asks for {waiting}; slices that failed without the artifact are tried "
-            "again within 5 minutes, or at once when the blueprint is put again",
-            file=sys.stderr,
-        )
+        print(f"cdm: note: blueprint {artifact} asks for {waiting}", file=sys.stderr)
     if problem:
         print(f"cdm: warning: no node can run this as a program: {problem}", file=sys.stderr)
     if json:
@@ -209,7 +207,7 @@ def _described(each: StoredArtifact | UnreadableArtifact | KeptContent) -> dict[
 async def _push(
     connection: Connection, name: Artifact, packed: Packed, content: Content, *, force: bool, replicas: int
 ) -> tuple[Pushed, str]:
-    """Store it; returns the result, and what a blueprint that was put before the artifact asks for."""
+    """Store it; returns the result, and what a blueprint that was put before asks for, and comes of it."""
     artifacts = Artifacts(connection)
     await artifacts.ensure(create=True, replicas=replicas)
     with TransferBar(f"pushing {name}") as shown:
@@ -217,8 +215,23 @@ async def _push(
     waiting = ""
     if result is Pushed.STORED:
         with suppress(StoreError):  # whoever may push need not have the right to read blueprints
-            waiting = await _wanted(connection, name)
+            if waiting := await _wanted(connection, name):
+                waiting += await _next(connection, name)
     return result, waiting
+
+
+async def _next(connection: Connection, name: Artifact) -> str:
+    """What has a blueprint come up that did not without its artifact."""
+    with suppress(StoreError, msgspec.MsgspecError):
+        stored = await Bucket(connection, STATUS).read_near(StatusKey(encode_artifact(name)))
+        if stored is not None and stored.payload is not None:
+            status = msgspec.json.decode(stored.payload, type=Status)
+            if status.condition is Condition.REVERTED:
+                return f", but was taken back: `cdm rollout retry {name.service}` tries it once more"
+    return (
+        "; slices that failed without the artifact are tried again within 5 minutes, or at once when the blueprint is "
+        "put again"
+    )
 
 
 async def _list(connection: Connection) -> tuple[list[StoredArtifact | UnreadableArtifact], list[KeptContent]]:

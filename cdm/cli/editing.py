@@ -11,9 +11,10 @@ from functools import partial
 import anyio
 from msgspec import Struct
 
+from cdm.cli.known import meant
 from cdm.cli.plans import Edit
 from cdm.cli.service import ServiceLook, look_of
-from cdm.errors import Conflict, StoreBusy, Uncertain
+from cdm.errors import Conflict, ServiceMissing, StoreBusy, Uncertain
 from cdm.model.artifact import Service
 from cdm.model.keys import BlueprintKey, RolloutKey, encode_service
 from cdm.store.bucket import Bucket, buckets
@@ -77,13 +78,17 @@ async def edited(connection: Connection, service: Service, plan: Plan) -> Made:
 
     Raises:
         EditRefused, UsageError, InvalidBlueprint: as the service stands, the edit makes no sense.
+        ServiceMissing: nothing is known of the service.
         Conflict: it was written by others again and again.
         StoreBusy: the server cannot write.
     """
     busy: StoreBusy | None = None
     for _ in range(TRIES):
         look = await looked(connection, service)
-        edit = plan(look)
+        try:
+            edit = plan(look)
+        except ServiceMissing as error:
+            raise ServiceMissing(f"{error}{await meant(connection, service)}") from None
         if not edit.changes:
             return Made(edit, edit.version.revision, look)
         try:

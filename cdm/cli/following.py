@@ -179,6 +179,8 @@ async def finished(
         print(msgspec.json.encode({**described(made, ended), **more}).decode())
     elif ended is not None:
         say(f"{edit.version.artifact}: {ended.end}{f': {brief(ended.reason)}' if ended.reason else ''}")
+        if ended.end is End.REVERTED and edit.goal is Goal.FORWARD:
+            say(f"`cdm rollout retry {edit.version.artifact.service}` tries {edit.version.artifact.version} once more")
         if ended.of_instances:
             say(f"`cdm logs {edit.version.artifact}` shows what its instances wrote")
     return ended.code(edit.goal) if ended is not None else 0

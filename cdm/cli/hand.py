@@ -6,7 +6,7 @@ from cdm.cli.known import nearest
 from cdm.cli.plans import Edit, Goal, in_force_shown, instances_in, text_of, versions_shown
 from cdm.cli.service import ServiceLook, VersionLook, parsed
 from cdm.cli.wording import brief
-from cdm.errors import EditRefused
+from cdm.errors import EditRefused, ServiceMissing
 from cdm.manager.stages import stages_of
 from cdm.model import edit
 from cdm.model.blueprint import Blueprint
@@ -24,6 +24,7 @@ def rolling_back(look: ServiceLook, to: str | None, stamp: str) -> Edit:
         to: a version; None: whatever was before.
         stamp: for ``restarted``, where it is a version that was taken back as it is.
     """
+    check_known(look)
     record = look.record
     if record is not None and record.phase is RolloutPhase.REVERTING:
         raise EditRefused(f"{look.service} is going back to {record.source.version} already")
@@ -31,18 +32,24 @@ def rolling_back(look: ServiceLook, to: str | None, stamp: str) -> Edit:
         if to in (None, record.source.version):
             return aborting(look)
         return _again(look, look.version(look.service.version(record.target.version)), str(to), stamp)
-    now = _one(look)
+    now = _one(look, to)
     if to is None or (record is not None and _leads_to(record, now) and to == record.source.version != now.version):
         return _before(look, now, stamp)
     return _again(look, now, to, stamp)
 
 
-def _one(look: ServiceLook) -> VersionLook:
+def _one(look: ServiceLook, to: str | None) -> VersionLook:
     serving = look.serving
     if not serving:
         raise EditRefused(f"no version of {look.service} is in force{versions_shown(look)}")
     if len(serving) > 1:
-        raise EditRefused(f"several versions of {look.service} are in force, each on its own{in_force_shown(serving)}")
+        last = max(serving, key=lambda each: (each.version == to, each.in_force_revision))
+        other = next(each for each in serving if each is not last)
+        raise EditRefused(
+            f"several versions of {look.service} are in force, each on its own{in_force_shown(serving)}: "
+            f"`cdm deploy {last.artifact} --from {other.version}` has one replace another, "
+            f"`cdm scale {other.artifact} 0` ends one"
+        )
     return serving[0]
 
 
@@ -153,13 +160,13 @@ def _again(look: ServiceLook, now: VersionLook, to: str, stamp: str, was: Side |
     if text is None:
         raise EditRefused(
             f"{old.artifact} has no blueprint, and none is kept{nearest(to, look.versions) or versions_shown(look)}; "
-            f"`cdm deploy {old.artifact}` makes one"
+            f"`cdm deploy {old.artifact} PATH` pushes a program and makes one"
         )
-    text = edit.retried(text, stamp) if old.reverted else text
+    text = edit.restarted(text, stamp) if old.reverted else text
     if was is not None and was.digest == was.template.digest:  # its settings are known
         text = edit.with_settings(text, was.template)
     raw = edit.checked(edit.released(text, source=now.version, instances=now.instances), old.artifact)
-    return Edit(old, raw, f"{now.version} -> {to}, {instances_in(raw)}", source=now.version)
+    return Edit(old, raw, f"{now.version} -> {to}, {instances_in(raw)}", source=now.version, anew=True)
 
 
 # The operator's hand
@@ -185,6 +192,7 @@ def approving(look: ServiceLook) -> Edit:
 
 def aborting(look: ServiceLook) -> Edit:
     """The rollout is to be taken back, also one that is complete."""
+    check_known(look)
     record = look.record
     if record is None:
         raise EditRefused(f"there was no rollout of {look.service}")
@@ -207,14 +215,15 @@ def aborting(look: ServiceLook) -> Edit:
 
 def retrying(look: ServiceLook, stamp: str) -> Edit:
     """What was taken back, or failed, is to be tried again."""
-    record, taken_back = look.record, _taken_back_last(look)
+    check_known(look)
+    record, taken_back = look.record, taken_back_last(look)
     if taken_back is None:
         if record is None:
             raise EditRefused(f"there was no rollout of {look.service}, so there is none to try again{_way_on(look)}")
         raise EditRefused(
             f"the last rollout ({look.way}) is {record.phase}: only what was taken back, or failed, is tried again"
         )
-    raw = edit.checked(edit.retried(text_of(taken_back), stamp), taken_back.artifact)
+    raw = edit.checked(edit.restarted(text_of(taken_back), stamp), taken_back.artifact)
     way, source = look.way, record.source.version if record is not None else None
     if record is None or taken_back.version != record.target.version:
         source = Blueprint.parse(raw).rollout.source
@@ -222,7 +231,7 @@ def retrying(look: ServiceLook, stamp: str) -> Edit:
     return Edit(taken_back, raw, f"{way}: once more", source=source)
 
 
-def _taken_back_last(look: ServiceLook) -> VersionLook | None:
+def taken_back_last(look: ServiceLook) -> VersionLook | None:
     """The version that failed, or was taken back, after everything else; None: none was.
 
     One that was aborted before it began has no rollout: its blueprint was written after that of the last rollout.
@@ -264,6 +273,7 @@ def awaited(look: ServiceLook) -> int:
 
 
 def _rollout(look: ServiceLook) -> tuple[Rollout, VersionLook]:
+    check_known(look)
     record = look.under_way
     if record is None:
         last = f" (the last one, {look.way}, is {look.record.phase})" if look.record is not None else ""
@@ -271,6 +281,12 @@ def _rollout(look: ServiceLook) -> tuple[Rollout, VersionLook]:
     if record.phase is RolloutPhase.REVERTING:
         raise EditRefused(f"{look.service} is going back to {record.source.version}")
     return record, look.version(look.service.version(record.target.version))
+
+
+def check_known(look: ServiceLook) -> None:
+    """Raise `ServiceMissing` where nothing is known of a service."""
+    if not look.versions and look.record is None:
+        raise ServiceMissing(f"there is no blueprint of {look.service}")
 
 
 def _settings(blueprint: Blueprint | None) -> Template:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cdm.cli.connected import run_connected
 from cdm.cli.editing import looked
-from cdm.cli.known import known_services, nearest
+from cdm.cli.known import meant
 from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, Json, ServiceName
 from cdm.cli.screen import plain, print_json, wide_console
@@ -74,8 +74,7 @@ def history(service: ServiceName, /, connection: ConnectionOptions = HERE, *, js
 async def _look(connection: Connection, service: Service) -> ServiceLook:
     look = await looked(connection, service)
     if not any(each.revisions for each in look.versions.values()):
-        close = nearest(str(service), await known_services(connection) or ())
-        raise ServiceMissing(f"there is no blueprint of {service}, and none is kept{close}")
+        raise ServiceMissing(f"there is no blueprint of {service}, and none is kept{await meant(connection, service)}")
     return look
 
 

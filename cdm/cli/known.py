@@ -34,6 +34,11 @@ async def known_services(connection: Connection) -> set[Service] | None:
     return None if known is None else {each.service for each in known}
 
 
+async def meant(connection: Connection, service: Service) -> str:
+    """A question about the service that may have been meant instead of one of which nothing is known."""
+    return nearest(str(service), await known_services(connection) or ())
+
+
 async def stored_artifacts(connection: Connection) -> set[Artifact]:
     """Every artifact in the store; raises `StoreError`."""
     from cdm.artifacts.repository import Artifacts, StoredArtifact  # noqa: PLC0415  # rarely needed

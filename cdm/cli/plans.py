@@ -16,6 +16,7 @@ from cdm.errors import EditRefused, InvalidBlueprint, UsageError
 from cdm.model import edit
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint
+from cdm.model.keys import encode_artifact
 from cdm.model.record import RolloutPhase
 
 
@@ -41,11 +42,13 @@ class Edit(Struct, frozen=True):
     goal: Goal = Goal.FORWARD
     source: str | None = None
     """The version that is replaced."""
+    anew: bool = False
+    """Whether it is written also where it says what it said before: ``from`` acts once with each revision."""
 
     @property
     def changes(self) -> bool:
         """Whether anything is to be written."""
-        return self.raw != self.version.raw
+        return self.anew or self.raw != self.version.raw
 
 
 def stamp() -> str:
@@ -90,7 +93,7 @@ def deploying(
     count = replaced.instances if instances is None else instances
     raw = edit.checked(edit.released(text, source=replaced.version, instances=count, way=way), artifact)
     said = f"{replaced.version} -> {own.version}, {instances_in(raw)}"
-    return Edit(own, raw, said, source=replaced.version)
+    return Edit(own, raw, said, source=replaced.version, anew=True)
 
 
 def _put_itself(
@@ -174,7 +177,7 @@ def _in_place(look: ServiceLook, artifact: Artifact) -> VersionLook:
     if own.raw is None:
         raise EditRefused(
             f"there is no blueprint of {artifact}{nearest(artifact.version, _living(look)) or versions_shown(look)}; "
-            f"`cdm deploy {artifact}` makes one"
+            f"`cdm deploy {artifact} PATH` pushes a program and makes one"
         )
     about_to_go = own.serves and own not in look.serving
     if own.replaced_by_another or about_to_go:
@@ -208,7 +211,9 @@ def text_of(version: VersionLook) -> bytes:
         edit.checked(version.raw, version.artifact)
     except InvalidBlueprint as error:
         raise EditRefused(
-            f"the blueprint of {version.artifact} is refused as it stands, so it is not edited: {error}"
+            f"the newest blueprint of {version.artifact} is refused, so it is not edited, and none gets its "
+            f"settings: {error}; write a valid one first: nats kv put blueprints {encode_artifact(version.artifact)} … "
+            f"(`cdm history {version.artifact.service}` shows which ones there were)"
         ) from None
     return version.raw
 

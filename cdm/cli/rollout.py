@@ -12,8 +12,8 @@ from rich.text import Text
 from cdm.cli.connected import run_connected
 from cdm.cli.editing import Plan, looked
 from cdm.cli.following import StatusFollower, described_status, run_edit
-from cdm.cli.hand import aborting, approving, awaited, pausing, retrying
-from cdm.cli.known import known_services, nearest
+from cdm.cli.hand import aborting, approving, awaited, check_known, pausing, retrying, taken_back_last
+from cdm.cli.known import meant
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.parameters import HERE, WATCH, ServiceName, WaitOptions, WatchOptions
 from cdm.cli.plans import stamp
@@ -98,16 +98,14 @@ def _edit(options: WatchOptions, service: Service, plan: Plan) -> int:
 
 async def _status(connection: Connection, service: Service, *, watch: bool, json: bool) -> int:
     look = await looked(connection, service)
-    if not look.versions and look.record is None:
-        raise ServiceMissing(f"there is no blueprint of {service}{await _meant(connection, service)}")
+    try:
+        check_known(look)
+    except ServiceMissing as error:
+        raise ServiceMissing(f"{error}{await meant(connection, service)}") from None
     _show(look, json=json)
     if watch:
         look = await _follow(connection, look, json=json)
     return 3 if look.record is not None and look.record.phase in _BAD else 0
-
-
-async def _meant(connection: Connection, service: Service) -> str:
-    return nearest(str(service), await known_services(connection) or ())
 
 
 async def _follow(connection: Connection, look: ServiceLook, *, json: bool) -> ServiceLook:
@@ -149,6 +147,8 @@ def _lines(look: ServiceLook) -> list[Text]:
     living = [each for each in look.versions.values() if each.raw is not None or each.status is not None]
     width = max((len(each.version) for each in living), default=0)
     lines += [plain(f"    {each.version:<{width}}  {_version_line(each)}") for each in living]
+    if (again := taken_back_last(look)) and again.raw is not None:
+        lines.append(plain(f"    `cdm rollout retry {look.service}` tries {again.version} once more"))
     return lines
 
 

@@ -128,7 +128,7 @@ def _judge_release(desired: Desired, group: Group, plan: Plan, now: float, wante
         if condition in (Condition.DEGRADED, Condition.UNSCHEDULABLE) and wanted:
             return condition, f"{reason}; reverted before: {told.reverted}", until
         return Condition.REVERTED, told.reverted, until
-    if told.note and condition in (Condition.READY, Condition.PROGRESSING):
+    if told.note:
         return condition, f"{reason}; {told.note}" if reason else told.note, until
     return condition, reason, until
 

@@ -77,9 +77,12 @@ def scaled(raw: bytes, instances: int) -> bytes:
 
 
 def restarted(raw: bytes, stamp: str) -> bytes:
-    """The same with another text in ``restarted``, which replaces every instance; approvals were for those before."""
+    """The same with another text in ``restarted``, which replaces every instance, or tries once more.
+
+    A rollout begins, so what was said by hand of the last one is taken out.
+    """
     fields = {**fields_of(raw), "restarted": stamp}
-    return _edited(raw, _with_rollout(fields, {"approved": None, "abort": None}))
+    return _edited(raw, _with_rollout(fields, dict.fromkeys(_BY_HAND)))
 
 
 def rebalanced(raw: bytes, stamp: str) -> bytes:
@@ -105,12 +108,6 @@ def approved(raw: bytes) -> bytes:
 def aborted(raw: bytes) -> bytes:
     """The same with its rollout taken back."""
     return _edited(raw, _with_rollout(fields_of(raw), {"abort": True, "paused": None}))
-
-
-def retried(raw: bytes, stamp: str) -> bytes:
-    """The same to be rolled out once more: with another ``restarted``, without what was said of the last rollout."""
-    fields = {**fields_of(raw), "restarted": stamp}
-    return _edited(raw, _with_rollout(fields, dict.fromkeys(_BY_HAND)))
 
 
 def released(

@@ -123,7 +123,9 @@ async def test_a_service_is_deployed_released_and_rolled_back(server: NatsServer
         assert (why["version"], why["reason"]) == ("2", "aborted after it was complete")
         assert "reverted: aborted after" in " ".join((await it.cdm("history", "acme:web")).split())
         assert "`cdm rollout retry acme:web` tries it again" in await it.cdm("deploy", "acme:web:2", code=1)
-        assert "1 -> 2 reverted" in await it.cdm("rollout", "status", "acme:web", code=3)
+        told = await it.cdm("rollout", "status", "acme:web", code=3)
+        assert "1 -> 2 reverted" in told
+        assert "`cdm rollout retry acme:web` tries 2 once more" in told
         assert (await it.json("rollout", "retry", "acme:web", "--watch"))["result"] == "complete"
 
         found = (await it.json("history", "acme:web"))["revisions"]
@@ -283,12 +285,14 @@ async def test_scale_and_restart_keep_what_people_wrote(server: NatsServer) -> N
         assert restarted["result"] == "complete"
         written = await it.blueprint("1")
         assert list(written) == ["min_healthy", "instances", "env", "restarted"]
-        assert "`cdm deploy acme:web:9` makes one" in await it.cdm("scale", "acme:web:9", "3", code=1)
+        assert "`cdm deploy acme:web:9 PATH` pushes a program and makes one" in await it.cdm(
+            "scale", "acme:web:9", "3", code=1
+        )
         assert "write the version too" in await it.cdm("restart", "acme:web", code=2)
         assert "write the service, acme:web" in await it.cdm("history", "acme:web:1", code=2)
-        assert "there is no blueprint of acme:wep (did you mean acme:web?)" in await it.cdm(
-            "rollout", "status", "acme:wep", code=1
-        )
+        unknown = "there is no blueprint of acme:wep (did you mean acme:web?)"
+        for command in ("rollout status", "rollout abort", "rollback"):
+            assert unknown in await it.cdm(*command.split(), "acme:wep", code=1)
 
 
 async def test_a_program_is_pushed_and_serves(server: NatsServer, tmp_path: Path) -> None:

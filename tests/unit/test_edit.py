@@ -61,12 +61,11 @@ def _typed(draw: st.DrawFn) -> bytes:
 Touched = set[str]
 EDITS: list[tuple[Callable[[bytes], bytes], Touched]] = [
     (lambda raw: edit.scaled(raw, 7), {"instances"}),
-    (lambda raw: edit.restarted(raw, "now"), {"restarted", "rollout.approved", "rollout.abort"}),
     (lambda raw: edit.paused(raw, True), {"rollout.paused"}),
     (lambda raw: edit.paused(raw, False), {"rollout.paused"}),
     (edit.approved, {"rollout.approved"}),
     (edit.aborted, {"rollout.abort", "rollout.paused"}),
-    (lambda raw: edit.retried(raw, "now"), {"restarted", "rollout.paused", "rollout.approved", "rollout.abort"}),
+    (lambda raw: edit.restarted(raw, "now"), {"restarted", "rollout.paused", "rollout.approved", "rollout.abort"}),
     (
         lambda raw: edit.released(raw, source="1.0", instances=7),
         {"instances", "rollout.from", "rollout.paused", "rollout.approved", "rollout.abort"},
@@ -123,13 +122,12 @@ def test_what_an_edit_writes_is_a_valid_blueprint_and_a_number_stays_one_where_i
 @given(_typed())
 def test_edits_do_what_they_are_called(raw: bytes) -> None:
     assert Blueprint.parse(edit.scaled(raw, 7)).instances == 7
-    assert Blueprint.parse(edit.restarted(raw, "now")).restarted == "now"
     assert Blueprint.parse(edit.paused(raw, True)).rollout.paused
     assert not Blueprint.parse(edit.paused(raw, False)).rollout.paused
     assert Blueprint.parse(edit.approved(raw)).rollout.approved == Blueprint.parse(raw).rollout.approved + 1
     aborted = Blueprint.parse(edit.aborted(raw)).rollout
     assert (aborted.abort, aborted.paused) == (True, False)
-    again = Blueprint.parse(edit.retried(raw, "now"))
+    again = Blueprint.parse(edit.restarted(raw, "now"))
     assert (again.restarted, again.rollout.abort, again.rollout.paused, again.rollout.approved) == (
         "now",
         False,

@@ -17,7 +17,7 @@ from cdm.cli.plans import Edit, Goal, deploying, restarting, scaling
 from cdm.cli.rollout import older
 from cdm.cli.service import ServiceLook, VersionLook, look_of
 from cdm.cli.wording import alike, brief, in_words, serves_in_words
-from cdm.errors import EditRefused, InvalidArtifact, InvalidBlueprint, UsageError
+from cdm.errors import EditRefused, InvalidArtifact, InvalidBlueprint, ServiceMissing, UsageError
 from cdm.model.artifact import Artifact, Service
 from cdm.model.blueprint import Overrides
 from cdm.model.edit import canary_way, fields_of
@@ -93,6 +93,13 @@ def two(one: Bucket) -> Bucket:
     one.status("1", Condition.SUPERSEDED)
     one.status("2", Condition.PROGRESSING, desired=3)
     return one
+
+
+def _begun() -> Bucket:
+    """A first version, and no rollout so far."""
+    bucket = Bucket()
+    bucket.put("1", 1)
+    return bucket
 
 
 def _fields(edit: Edit) -> dict[str, Any]:
@@ -220,9 +227,9 @@ def test_a_refused_blueprint_of_what_was_taken_back_is_not_in_force(two: Bucket)
     assert _deploy(two, "3").source == "1"
     with _refused("2 was taken back already, and 1 serves"):
         rolling_back(two.look, None, NOW)
-    with _refused("web:2 is refused as it stands, so it is not edited: replicas"):
+    with _refused("web:2 is refused, so it is not edited, .*: replicas"):
         _deploy(two, "2")
-    with _refused("web:2 is refused as it stands, so it is not edited: replicas"):
+    with _refused("web:2 is refused, so it is not edited, .*: replicas"):
         retrying(two.look, NOW)
     two.statuses[name] = msgspec.structs.replace(two.statuses[name], desired=3)
     assert [each.version for each in two.look.serving] == ["1", "2"], "what is in force of it wants instances"
@@ -249,7 +256,9 @@ def test_versions_are_in_the_order_of_their_numbers(one: Bucket) -> None:
 def test_a_blueprint_that_is_refused_is_not_built_upon(one: Bucket) -> None:
     one.put("1", {"instances": 3, "replicas": 3})
     for version in ("1", "2"):
-        with _refused("web:1 is refused as it stands, so it is not edited: replicas: there is no such field"):
+        with _refused(
+            "web:1 is refused, .*: replicas: there is no such field.* nats kv put blueprints acme.shop/web/1 "
+        ):
             _deploy(one, version)
     with _refused("replicas"):
         scaling(one.look, WEB.version("1"), 4)
@@ -397,7 +406,9 @@ def test_content_that_was_other_before_a_restart_is_gone_back_to_by_pushing_it_a
 
 def test_a_rollback_that_leads_nowhere_says_so(one: Bucket) -> None:
     with _refused("no version of acme.shop:web is in force"):
-        rolling_back(Bucket().look, None, NOW)
+        gone = Bucket()
+        gone.put("1", None)
+        rolling_back(gone.look, None, NOW)
     with _refused("nothing to go back to: 1 is the only version of acme.shop:web"):
         rolling_back(one.look, None, NOW)
     with _refused("web:1 is in force already"):
@@ -408,8 +419,45 @@ def test_a_rollback_that_leads_nowhere_says_so(one: Bucket) -> None:
     with _refused(r"before 1 is not known; .* --to VERSION \(versions with a blueprint, or that had one: 0, 1\)"):
         rolling_back(one.look, None, NOW)
     one.put("2", 2)
-    with _refused(r"several versions of acme.shop:web are in force, each on its own \(in force: 1, 2\)"):
-        rolling_back(one.look, None, NOW)
+    told = r"several versions of acme.shop:web are in force, each on its own \(in force: 1, 2\): `cdm deploy "
+    for to, way in ((None, "web:2 --from 1`"), ("1", "web:1 --from 2`")):
+        with _refused(f"{told}acme.shop:{way}"):
+            rolling_back(one.look, to, NOW)
+
+
+def test_what_was_put_beside_its_successor_is_replaced_again_by_the_same_blueprint(two: Bucket) -> None:
+    two.rollout("1", "2", RolloutPhase.COMPLETE)
+    two.status("2", Condition.READY)
+    two.put("1", 3)
+    again = _deploy(two, "2", source="1")
+    assert (again.raw, again.changes, again.source) == (two.look.versions["2"].raw, True, "1")
+
+
+def test_a_version_is_put_again_though_its_blueprint_says_already_what_it_is_to_replace(two: Bucket) -> None:
+    """Back and forth between two versions: each names the other, and a restart hides the way back."""
+    two.put("1", {"instances": 3, "rollout": {"from": "2"}})
+    two.put("2", {"instances": 3, "rollout": {"from": "1"}, "restarted": "once"})
+    two.status("2", Condition.READY, desired=3)
+    sides = Side("2", 3), Side("2", 4, Template(restarted="once"))
+    two.record = Rollout(*sides, RolloutPhase.COMPLETE, superseded={"1": 3}, before=Side("1", 3))
+    back = rolling_back(two.look, None, NOW)
+    assert (back.version.version, back.raw, back.changes) == ("1", two.look.versions["1"].raw, True)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        aborting,
+        approving,
+        lambda look: pausing(look, on=True),
+        lambda look: retrying(look, NOW),
+        lambda look: rolling_back(look, None, NOW),
+        lambda look: rolling_back(look, "1", NOW),
+    ],
+)
+def test_of_a_service_of_which_nothing_is_known_every_command_says_the_same(plan: Any) -> None:
+    with pytest.raises(ServiceMissing, match=r"^there is no blueprint of acme\.shop:web$"):
+        plan(Bucket().look)
 
 
 def test_without_a_record_the_blueprint_says_what_it_replaced(one: Bucket) -> None:
@@ -484,7 +532,7 @@ def test_what_is_outdated_is_told_to_be_of_older_settings_or_content(
 @pytest.mark.parametrize("plan", [lambda look: pausing(look, True), approving])
 def test_where_no_rollout_is_under_way_there_is_nothing_to_stop_or_approve(plan: Any, two: Bucket) -> None:
     with _refused("no rollout of acme.shop:web is under way"):
-        plan(Bucket().look)
+        plan(_begun().look)
     two.rollout("1", "2", RolloutPhase.COMPLETE)
     with _refused(r"is under way \(the last one, 1 -> 2, is complete\)"):
         plan(two.look)
@@ -506,14 +554,14 @@ def test_an_abort_works_until_the_old_version_is_gone(two: Bucket) -> None:
         with _refused(told):
             aborting(two.look)
     with _refused("there was no rollout"):
-        aborting(Bucket().look)
+        aborting(_begun().look)
 
 
 def test_only_what_was_taken_back_or_failed_is_tried_again(two: Bucket) -> None:
     with _refused("only what was taken back, or failed, is tried again"):
         retrying(two.look, NOW)
     with _refused("there was no rollout"):
-        retrying(Bucket().look, NOW)
+        retrying(_begun().look, NOW)
     two.put("2", {"instances": 3, "rollout": {"from": "1", "abort": True, "approved": 1}})
     two.rollout("1", "2", RolloutPhase.REVERTED)
     assert _fields(retrying(two.look, NOW)) == {"instances": 3, "rollout": {"from": "1"}, "restarted": NOW}
@@ -570,8 +618,13 @@ def test_scaling_and_restarting_edit_what_serves(two: Bucket) -> None:
         scaling(two.look, WEB.version("1"), 5)
     with _refused(told):
         restarting(two.look, WEB.version("1"), NOW)
-    with _refused("there is no blueprint of acme.shop:web:3"):
+    with _refused("there is no blueprint of acme.shop:web:3.*`cdm deploy acme.shop:web:3 PATH` pushes a program"):
         scaling(two.look, WEB.version("3"), 5)
+
+
+def test_a_restart_in_the_middle_begins_anew_also_where_the_rollout_was_paused(two: Bucket) -> None:
+    two.put("2", {"instances": 3, "rollout": {"from": "1", "paused": True, "approved": 1}})
+    assert _fields(restarting(two.look, WEB.version("2"), NOW))["rollout"] == {"from": "1"}
 
 
 def test_what_was_replaced_and_is_in_force_again_is_not_replaced_once_more_by_an_edit(two: Bucket) -> None:

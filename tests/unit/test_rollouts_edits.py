@@ -118,6 +118,10 @@ def test_what_is_named_in_from_and_is_not_in_force_is_told() -> None:
     why = "rollout.from: 0.9.0 is not in force, so nothing is replaced"
     assert condition(each, NEXT_VERSION) == (Condition.READY, why)
     assert condition(each) == (Condition.READY, "")
+    fail_new(each)
+    told = condition(each, NEXT_VERSION)
+    assert told[0] is Condition.DEGRADED
+    assert told[1].endswith(f"; {why}"), "also where something else is wrong"
 
 
 def test_what_is_named_in_from_and_was_replaced_before_is_told_with_what_is_in_force() -> None:
