@@ -48,9 +48,9 @@ class Placement:
         """The same, counted by node."""
         self._coming = Ledger()
         """What commanded slices reserve, beyond what the mirror shows."""
-        self._anew: dict[Artifact, dict[SliceKey, Needs]] = {}
-        """Slices that the mirror shows, and that were commanded to be loaded anew and to reserve so much."""
-        self._siting = Siting(cluster, topology, self.total, self._coming, lambda each: self._expected.get(each, ()))
+        self._anew: dict[Artifact, dict[SliceKey, Needs | None]] = {}
+        """Slices that the mirror shows, and that were commanded to be loaded anew, and what they are to reserve."""
+        self._siting = Siting(cluster, topology, self.total, self._coming, self.expected)
         self._moved = False
         """Whether nodes are others, or other ones, than when sites were last asked for."""
 
@@ -163,8 +163,8 @@ class Placement:
                 artifact = key.artifact
                 known, expected = self._cluster.group(artifact).slices, self._expected.get(artifact)
             if key in known:
+                self._anew.setdefault(key.artifact, {})[key] = command.needs
                 if command.needs is not None:
-                    self._anew.setdefault(key.artifact, {})[key] = command.needs
                     self._reserve_anew(key, command.needs)
                 continue
             if expected is not None and key in expected:
@@ -204,8 +204,8 @@ class Placement:
             self._reserve_anew(key, needs)
 
     def expected(self, artifact: Artifact) -> frozenset[SliceKey]:
-        """New slices of the artifact that were commanded and that the mirror does not show yet."""
-        return frozenset(self._expected.get(artifact, ()))
+        """Slices of the artifact that were commanded to be loaded, new or again, and that the mirror may not show."""
+        return frozenset((*self._expected.get(artifact, ()), *self._anew.get(artifact, ())))
 
     def _changed(self, node: NodeId) -> None:
         """There are more slices on the node than before, or fewer, or they reserve something else."""

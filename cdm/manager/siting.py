@@ -28,7 +28,7 @@ class Siting:
         topology: which nodes there are.
         total: how many slices are on a node, commanded ones included.
         coming: what commanded slices reserve that the mirror does not show.
-        expected: new slices of an artifact that were commanded and that the mirror does not show.
+        expected: slices of an artifact that were commanded to be loaded, new or again; the mirror may not show it.
     """
 
     def __init__(
@@ -117,7 +117,10 @@ class Siting:
         for artifact in self._cluster.versions_of(service):
             slices = self._cluster.group(artifact).slices
             found.update(key.node for key, put in slices.items() if put.value.state.live and key.node in nodes)
-            found.update(key.node for key in self._expected(artifact) if key not in slices)
+            for key in self._expected(artifact):
+                put = slices.get(key)
+                if put is None or not put.value.state.live:  # what failed and is tried again counts from its command on
+                    found[key.node] += 1
         return found
 
 
@@ -139,8 +142,8 @@ def nodes_for_each(sites: Sites, rules: Rules, holding: Iterable[NodeId]) -> fro
     found = {node for node in sites.fitting(rules.require) if sites.all[node].capacity != 0}
     for node in holding:
         site = sites.all.get(node)
-        if site is None or site.draining:
-            continue
+        if site is None or site.draining or site.capacity == 0:
+            continue  # what is where nothing is taken could not be replaced there: rollouts would wait for it
         if not site.registered or all(condition.holds(site.labels) for condition in rules.require):
             found.add(node)
     return frozenset(found)

@@ -286,6 +286,20 @@ def test_a_full_node_is_wanted_and_told() -> None:
     assert "full (1 of 1 slices)" in told.reason
 
 
+def test_a_node_that_takes_no_slices_any_more_has_none_and_no_rollout_waits_for_it() -> None:
+    it = world()
+    it.apply(APP, typed("each"))
+    it.run_down()
+    it.join(n(1), Registration(capacity=0))
+    it.apply(APP, typed("each", restarted="again"))
+    for _ in range(60):
+        it.run_down()
+        it.tick(11.0)
+    assert live(it) == {"n2": 1, "n3": 1}
+    assert status(it).condition is Condition.READY
+    assert status(it).up_to_date == status(it).desired == 2
+
+
 def test_a_number_that_becomes_each_keeps_one_on_every_node() -> None:
     it = world()
     it.apply(APP, typed(5))
@@ -358,6 +372,22 @@ def test_what_is_decided_in_one_turn_is_kept_apart() -> None:
     it.apply(APP, typed(1, apart=["org.example:other"]))
     it.run_down()
     assert live(it).keys().isdisjoint(live(it, OTHER))
+
+
+def test_what_is_tried_again_is_kept_apart_before_the_mirror_shows_it() -> None:
+    it = world(n1=Registration())
+    it.apply(OTHER, typed(1))
+    it.run_down()
+    (key,) = it.slices
+    it.report(key, S.FAILED)
+    it.settle()
+    assert it.states(OTHER) == {key: S.FAILED}
+    it.tick(5.0)  # it is tried again, which the mirror does not show yet
+    assert it.states(OTHER) == {key: S.FAILED}
+    it.apply(APP, typed(1, apart=[str(OTHER.service)]))
+    it.run_down()
+    assert live(it, OTHER) == {"n1": 1}
+    assert it.states(APP) == {}
 
 
 def test_a_neighbour_that_comes_later_is_waited_for() -> None:
