@@ -148,7 +148,8 @@ def _settings_back(look: ServiceLook, now: VersionLook, settings: Template, stam
     told = ", ".join(
         each for each in edit.changes_between(now.raw, raw) if not each.startswith(("rollout", "restarted"))
     )
-    return Edit(now, edit.checked(raw, now.artifact), f"{now.version} with the settings that it had before: {told}")
+    said = f"{now.version} with the settings that it had before: {told}"
+    return Edit(now, edit.checked(raw, now.artifact), said, source=now.version)
 
 
 def _again(look: ServiceLook, now: VersionLook, to: str, stamp: str, was: Side | None = None) -> Edit:
@@ -174,20 +175,21 @@ def _again(look: ServiceLook, now: VersionLook, to: str, stamp: str, was: Side |
 
 def pausing(look: ServiceLook, on: bool) -> Edit:
     """The rollout is to stop where it is, or to go on."""
-    _, target = _rollout(look)
+    record, target = _rollout(look)
     text = text_of(target)
     if not on and not Blueprint.parse(text).rollout.paused and (number := awaited(look)):
         raise EditRefused(f"{look.way} waits for approval {number}: `cdm rollout approve {look.service}`")
-    return Edit(target, edit.paused(text, on), f"{look.way}: {'paused' if on else 'goes on'}")
+    said = f"{look.way}: {'paused' if on else 'goes on'}"
+    return Edit(target, edit.paused(text, on), said, source=record.source.version)
 
 
 def approving(look: ServiceLook) -> Edit:
     """The pause that the rollout is in is to end."""
-    _, target = _rollout(look)
+    record, target = _rollout(look)
     if not awaited(look):
         why = target.status.rollout.why if target.status and target.status.rollout else ""
         raise EditRefused(f"{look.way} does not wait for an approval{f': {why}' if why else ''}")
-    return Edit(target, edit.approved(text_of(target)), f"{look.way}: approved")
+    return Edit(target, edit.approved(text_of(target)), f"{look.way}: approved", source=record.source.version)
 
 
 def aborting(look: ServiceLook) -> Edit:
@@ -209,8 +211,8 @@ def aborting(look: ServiceLook) -> Edit:
                 f"{look.way} is complete, and the blueprint of {record.source.version} was deleted; "
                 f"`cdm rollback {look.service}` puts it again"
             )
-    raw = edit.aborted(text_of(target))
-    return Edit(target, raw, f"{look.way}: going back to {record.source.version}", Goal.BACK)
+    raw, source = edit.aborted(text_of(target)), record.source.version
+    return Edit(target, raw, f"{look.way}: going back to {source}", Goal.BACK, source=source)
 
 
 def retrying(look: ServiceLook, stamp: str) -> Edit:

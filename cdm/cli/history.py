@@ -52,22 +52,27 @@ def history(service: ServiceName, /, connection: ConnectionOptions = HERE, *, js
     if json:
         print_json({"service": str(service), "revisions": found})
         return 0
-    columns = ("revision", "time (UTC)", "version", "instances", "by", "what changed", "")
+    columns = ("revision", "time (UTC)", "version", "instances", "by", "what changed", "state")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="")
     for column in columns:
         table.add_column(
             column,
             justify="right" if column in ("revision", "instances") else "left",
-            no_wrap=column not in ("what changed", ""),
+            no_wrap=column != "what changed",
             overflow="fold",
         )
     for row in found:
         instances = "" if row.instances is None else str(row.instances)
         at = row.at[:19].replace("T", " ")
-        state = f"{row.state}: {brief(row.reason)}" if row.reason else row.state
-        cells = (str(row.revision), at, row.version, instances, row.by, "; ".join(row.changes), state)
+        cells = (str(row.revision), at, row.version, instances, row.by, "; ".join(row.changes), row.state)
         table.add_row(*map(plain, cells))
-    wide_console().print(table)
+    console = wide_console()
+    console.print(table)
+    # Below it: in the table the longest reason would make every line as long.
+    for row in found:
+        if row.reason:
+            told = f"{row.revision} ({row.version}) {row.state}: {brief(row.reason)}"
+            console.print(plain(told), soft_wrap=True)
     return 0
 
 

@@ -41,7 +41,7 @@ class Edit(Struct, frozen=True):
     """What is done, for people."""
     goal: Goal = Goal.FORWARD
     source: str | None = None
-    """The version that is replaced."""
+    """The version that the rollout leads from, whether it goes on or back; None: there is none."""
     anew: bool = False
     """Whether it is written also where it says what it said before: ``from`` acts once with each revision."""
 

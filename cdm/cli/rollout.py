@@ -135,21 +135,38 @@ def _show(look: ServiceLook, *, json: bool) -> None:
         print_json(_document(look))
         return
     console = wide_console()
-    for line in _lines(look):
+    for line in lines_of(look):
         console.print(line, soft_wrap=True)
 
 
-def _lines(look: ServiceLook) -> list[Text]:
+def lines_of(look: ServiceLook) -> list[Text]:
+    """How a service's rollout is, and its versions, for people."""
     record = look.record
     lines = [Text.assemble((str(look.service), "bold"), plain(f"  {_headline(look)}"))]
     if record is not None and record.phase not in _OVER:
         lines.append(plain(f"    in this step for {ago(record.since)}"))
-    living = [each for each in look.versions.values() if each.raw is not None or each.status is not None]
+    there = [each for each in look.versions.values() if each.raw is not None or each.status is not None]
+    living = [each for each in there if not _is_past(look, each)]
     width = max((len(each.version) for each in living), default=0)
     lines += [plain(f"    {each.version:<{width}}  {_version_line(each)}") for each in living]
+    if past := len(there) - len(living):
+        what = "versions that were" if past > 1 else "version that was"
+        lines.append(plain(f"    and {past} {what} replaced or taken back before: `cdm history {look.service}`"))
     if (again := taken_back_last(look)) and again.raw is not None:
         lines.append(plain(f"    `cdm rollout retry {look.service}` tries {again.version} once more"))
     return lines
+
+
+def _is_past(look: ServiceLook, version: VersionLook) -> bool:
+    """Whether a version was replaced or taken back before the last rollout, and has no instances any more."""
+    record, status = look.record, version.status
+    if status is None or version.unread or status.condition not in (Condition.SUPERSEDED, Condition.REVERTED):
+        return False
+    if record is None or version.version in (record.source.version, record.target.version):
+        return False
+    last = taken_back_last(look)
+    named = last is not None and last.version == version.version
+    return not (named or status.desired or status.active or status.pending or status.failed)
 
 
 def _headline(look: ServiceLook) -> str:
@@ -220,7 +237,7 @@ def _document(look: ServiceLook) -> dict[str, Any]:
             "phase": str(record.phase),
             "from": record.source.version,
             "to": record.target.version,
-            "since": record.since,
+            "since": round(record.since, 3),
             "reason": record.reason,
             "awaits_approval": awaited(look) > 0,
         }

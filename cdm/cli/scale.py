@@ -37,7 +37,7 @@ def restart(
     artifact: ArtifactName,
     /,
     *,
-    wait: Annotated[bool, FLAG] = False,
+    wait: bool = True,
     options: WaitOptions = WAIT,
 ) -> int:
     """Replace every instance of a version by a new one, as a rollout does.
@@ -45,6 +45,6 @@ def restart(
     Parameters
     ----------
     wait
-        Wait until all new ones serve.
+        Wait until all new ones serve, or are taken back.
     """
     return run_edit(options, artifact.service, partial(restarting, artifact=artifact, stamp=stamp()), wait=wait)

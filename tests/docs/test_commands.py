@@ -20,7 +20,7 @@ from cdm.cli.logs import FOLLOWED_FROM
 from tests.cli import test_demo, test_endpoints, test_explain, test_rebalance, test_releases
 from tests.containers import test_compose
 from tests.docs import test_documents, test_first_steps, test_placement
-from tests.docs.documents import BLOCKS, INLINE, adapted, commands, inline
+from tests.docs.documents import BLOCKS, INLINE, adapted, blocks, commands, inline
 from tests.harness.paths import ROOT
 from tests.harness.servers import NatsServer, free_port, running_cluster
 from tests.harness.terminal import terminal
@@ -146,7 +146,9 @@ async def test_artifacts_are_pushed_and_run_and_what_they_write_is_shown(server:
 
 async def test_a_service_is_released_by_command(server: NatsServer, tmp_path: Path) -> None:
     first, second, status, approve, back, history, scale, restart = commands("Releasing by command")
+    (manifest,) = blocks("Releasing by command", "toml")
     (tmp_path / "web.py").write_text("print('hello')\n", encoding="utf-8")
+    (tmp_path / "web.toml").write_text(manifest, encoding="utf-8")
     async with (
         test_releases.cluster(server, "n1", "n2") as cluster,
         terminal(tmp_path, NATS_URL=server.url, COLUMNS="200") as shell,

@@ -290,7 +290,7 @@ async def test_the_operator_releases_by_command(tmp_path: Path) -> None:
             ("deploy", "acme:web:1", str(program), "--no-wait", Exit.OK),
             ("deploy", "acme:web:2", str(program), "--no-wait", Exit.OK),
             ("scale", "acme:web:2", "3", Exit.OK),
-            ("restart", "acme:web:2", "--wait", "--timeout", "1s", Exit.UNHEALTHY),
+            ("restart", "acme:web:2", "--timeout", "1s", Exit.UNHEALTHY),
             ("history", "acme:web", Exit.OK),
             ("rollout", "status", "acme:web", Exit.OK),
             ("rollout", "abort", "acme:web", Exit.FAILED),

@@ -166,7 +166,7 @@ async def test_what_runs_is_not_rolled_by_the_upgrade(server: NatsServer, tmp_pa
         assert before.items() <= found.items()
         assert not place.legs
         # The next change reaches all, also through agents that are older.
-        done = await command_line("restart", "g:web:1", "--server", server.url)
+        done = await command_line("restart", "g:web:1", "--no-wait", "--server", server.url)
         assert done.returncode == 0, done.stderr
         await place.reaches("complete", 40)
         await place.serves("1")

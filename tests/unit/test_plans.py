@@ -14,7 +14,7 @@ from cdm.cli.history import rows
 from cdm.cli.judging import End, Ended, Failures, gone_back_to, judged
 from cdm.cli.parameters import artifact_of, service_of
 from cdm.cli.plans import Edit, Goal, deploying, restarting, scaling
-from cdm.cli.rollout import older
+from cdm.cli.rollout import lines_of, older
 from cdm.cli.service import ServiceLook, VersionLook, look_of
 from cdm.cli.wording import alike, brief, in_words, serves_in_words
 from cdm.errors import EditRefused, InvalidArtifact, InvalidBlueprint, ServiceMissing, UsageError
@@ -608,6 +608,30 @@ def test_a_rollout_of_one_version_is_called_by_what_is_new() -> None:
 
 
 # One version
+
+
+def test_versions_of_earlier_rollouts_are_counted_unless_they_have_instances(two: Bucket) -> None:
+    for version in ("3", "4", "5"):
+        two.put(version, {"instances": 3, "rollout": {"from": "1"}})
+    two.status("3", Condition.REVERTED, reason="boom")
+    two.status("4", Condition.REVERTED, reason="boom", active=1)
+    two.rollout("1", "5", RolloutPhase.REVERTED, reason="bang")
+    two.status("1", Condition.READY, desired=3)
+    two.status("2", Condition.SUPERSEDED)
+    two.status("5", Condition.REVERTED, reason="bang")
+    head, *versions = map(str, lines_of(two.look))
+    assert "1 -> 5 reverted" in head
+    assert [each.split()[0] for each in versions[:3]] == ["1", "4", "5"]
+    assert [each.strip() for each in versions[3:]] == [
+        "and 2 versions that were replaced or taken back before: `cdm history acme.shop:web`",
+        "`cdm rollout retry acme.shop:web` tries 5 once more",
+    ]
+
+
+def test_whether_a_rollout_goes_on_or_back_the_version_that_it_leads_from_is_told(two: Bucket) -> None:
+    two.rollout("1", "2", RolloutPhase.PAUSED, step=1)
+    for edit in (pausing(two.look, True), approving(two.look), aborting(two.look), rolling_back(two.look, None, NOW)):
+        assert (edit.source, edit.version.version) == ("1", "2")
 
 
 def test_scaling_and_restarting_edit_what_serves(two: Bucket) -> None:
