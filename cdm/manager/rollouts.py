@@ -21,7 +21,7 @@ from cdm.manager.ports import told_of_ports
 from cdm.manager.progress import Course, Progress
 from cdm.manager.service import Facts, revert
 from cdm.manager.stages import Stage, StageKind
-from cdm.model.record import ALL_NEW, Rollout, RolloutPhase
+from cdm.model.record import ALL_NEW, Rollout, RolloutPhase, Weights
 
 MOST_TURNS = 300
 """More stages than a blueprint may have: they may all be over at once."""
@@ -110,19 +110,7 @@ def _turn(case: Progress) -> _Turn:
     """Whether the rollout goes on, back, or stays."""
     record = case.record
     if record.phase is RolloutPhase.REVERTING:
-        gone = not (case.new.live or case.others.live or case.new.lingering or case.others.lingering)
-        # What has failed of the old ones is tried again, as it is without a rollout.
-        if gone and (case.stable.live + case.sides.stable.failed >= case.instances or case.facts.crowded):
-            return _Turn(_in_phase(case, RolloutPhase.REVERTED), record.reason)
-        why = f"going back to {record.source.version}: {record.reason}"
-        if case.stable.healthy < case.instances:
-            why += f"; {case.stable.healthy} of {case.instances} old instances healthy{_no_room(case, 'old', 'new')}"
-            verdict = judge(case.stable, SideHealth(), case.min_healthy, case.facts.now, side="old")
-            stuck = verdict.gate is Gate.FAIL
-            if stuck:
-                why += f"; {verdict.reason}"
-            return _Turn(why=why, until=inf if verdict.until is None else verdict.until, stuck=stuck)
-        return _Turn(why=why)
+        return _back(case)
     if record.phase is RolloutPhase.FAILED:
         return _Turn(why=record.reason)
     if case.instances == 0 and not (case.new.live or case.stable.live or case.others.live):
@@ -141,6 +129,27 @@ def _turn(case: Progress) -> _Turn:
             turn = _Turn(why=held.reason) if held else _next(case)
         turn = turn._replace(until=min((turn.until, *(each.until for each in verdicts if each.until is not None))))
     return turn
+
+
+def _back(case: Progress) -> _Turn:
+    """Whether what goes back is there."""
+    record = case.record
+    gone = not (case.new.live or case.others.live or case.new.lingering or case.others.lingering)
+    # What has failed of the old ones is tried again, as it is without a rollout.
+    if gone and (case.stable.live + case.sides.stable.failed >= case.instances or case.facts.crowded):
+        return _Turn(_in_phase(case, RolloutPhase.REVERTED), record.reason)
+    if record.weights is None and case.new.active and case.stable.healthy >= case.new.active:
+        # The old ones can take what the new ones got, which need not serve until they are stopped.
+        return _Turn(replace(record, weights=Weights(100, 0)), record.reason)
+    why = f"going back to {record.source.version}: {record.reason}"
+    if case.stable.healthy < case.instances:
+        why += f"; {case.stable.healthy} of {case.instances} old instances healthy{_no_room(case, 'old', 'new')}"
+        verdict = judge(case.stable, SideHealth(), case.min_healthy, case.facts.now, side="old")
+        stuck = verdict.gate is Gate.FAIL
+        if stuck:
+            why += f"; {verdict.reason}"
+        return _Turn(why=why, until=inf if verdict.until is None else verdict.until, stuck=stuck)
+    return _Turn(why=why)
 
 
 def _by_hand(case: Progress) -> _Turn | None:

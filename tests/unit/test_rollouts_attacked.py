@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.node import Schedule
-from cdm.model.record import Rollout, RolloutPhase
+from cdm.model.record import Rollout, RolloutPhase, Weights
 from cdm.model.rollout import RolloutKind, RolloutSettings, RolloutStep
 from cdm.model.status import Condition
 from tests.unit.support import APP, S, n
@@ -26,6 +26,7 @@ from tests.unit.test_rollouts import (
     finish,
     later,
     phase,
+    record,
     running,
 )
 
@@ -226,3 +227,33 @@ def test_a_revert_one_by_one_says_that_no_node_takes_the_old_ones(one_by_one: di
     each.intend(n(1), Schedule.NORMAL)
     finish(each)
     assert (phase(each), count(each, APP)) == (RolloutPhase.REVERTED, 1)
+
+
+def test_of_a_rolling_release_that_failed_the_new_ones_get_no_requests_as_soon_as_the_old_ones_can_take_them() -> None:
+    each = running(4)
+    each.apply(NEXT_VERSION, blueprint(4, rollout=FROM))
+    while count(each, NEXT_VERSION) == 0:
+        later(each, 1.0)
+    abort = replace(FROM, abort=True)
+    each.apply(NEXT_VERSION, blueprint(4, rollout=abort))
+    each.settle()
+    found = record(each)
+    assert found is not None
+    assert found.phase in (RolloutPhase.REVERTING, RolloutPhase.REVERTED)
+    assert found.weights == Weights(100, 0), "an old one for each new one serves"
+
+
+def test_where_most_are_new_already_they_serve_until_as_many_old_ones_do() -> None:
+    each = running(4)
+    each.apply(NEXT_VERSION, blueprint(4, rollout=FROM))
+    finish(each)
+    each.apply(NEXT_VERSION, blueprint(4, rollout=replace(FROM, abort=True)))
+    seen = []
+    while phase(each) is not RolloutPhase.REVERTED:
+        later(each, 1.0)
+        found = record(each)
+        assert found is not None
+        seen.append((found.weights, count(each, APP) < count(each, NEXT_VERSION)))
+    assert seen[0] == (None, True)
+    assert not any(weights is not None and fewer for weights, fewer in seen)
+    assert (Weights(100, 0), False) in seen
