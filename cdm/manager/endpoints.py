@@ -93,14 +93,19 @@ def _weighted(found: list[_Instance], record: Rollout) -> list[tuple[_Instance, 
     """The instances that are sent requests while a rollout is under way, each as many as any other.
 
     A side whose weight is 0 gets none. What a step's weight is in per cent, the numbers of instances come to when the
-    step is over: before, a few new ones would get more than they can take. What is of neither side serves until it is
-    told to go.
+    step is over: before, a few new ones would get more than they can take. What is of neither side was replaced in the
+    middle: it serves until it is told to go, and where one side is to get all, until that side has as many.
     """
     weights = record.weights
     if weights is None:
         return _shared(found, 100.0)
     shut = {side for side, weight in (("from", weights.source), ("to", weights.target)) if weight == 0}
-    return _shared([each for each in found if _side(each, record) not in shut], 100.0)
+    chosen = [(each, side) for each in found if (side := _side(each, record)) not in shut]
+    if shut:
+        neither = sum(side is None for _, side in chosen)
+        replaced = 2 * neither > len(chosen)
+        chosen = [(each, side) for each, side in chosen if (side is None) == replaced]
+    return _shared([each for each, _ in chosen], 100.0)
 
 
 def _side(instance: _Instance, record: Rollout) -> str | None:

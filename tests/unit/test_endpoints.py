@@ -132,6 +132,12 @@ def test_what_is_of_neither_side_serves_until_it_is_told_to_go() -> None:
     found = endpoints(slices, registered(), record(0, 100, versions=("1", "1")))
     assert [each.port for each in found] == [2]
 
+    # Where one side is to get all, what was replaced in the middle is not listed beside it.
+    slices = {key(0, "1"): serving(1), key(1, "2"): serving(2, template=third), key(2, "2"): serving(3, template=third)}
+    replaced = record(100, 0)
+    assert by_version(endpoints(slices, registered(), replaced)) == {"2": 100.0}
+    assert by_version(endpoints({**slices, key(3, "1"): serving(4)}, registered(), replaced)) == {"1": 100.0}
+
 
 sides = st.sampled_from((None, OLD.digest, NEW.digest, "0" * 64))
 
