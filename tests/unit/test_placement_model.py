@@ -43,13 +43,14 @@ fields = st.fixed_dictionaries(
         "spread": st.just([{"by": "zone"}]),
         "prefer": st.just([{"if": "zone = b", "weight": 7}]),
         "needs": st.sampled_from([{"cpu": 0.5}, {"cpu": 0.75}]),
+        "max_per_node": st.integers(1, 3),
         "strategy": st.sampled_from(["pack", "round-robin"]),
         "on_violation": st.sampled_from(["move", "stay"]),
         "rebalance": st.just("on-join"),
         "rebalanced": st.sampled_from(["x", "y"]),
     },
 )
-_OF_NUMBERS = ("prefer", "spread", "strategy", "on_violation", "rebalance", "rebalanced")
+_OF_NUMBERS = ("max_per_node", "prefer", "spread", "strategy", "on_violation", "rebalance", "rebalanced")
 by = st.sampled_from(["zone", "node"])
 each = st.booleans().map(lambda yes: {"instances": "each"} if yes else {})
 
@@ -65,9 +66,9 @@ def neighbours(draw: st.DrawFn, artifact: Artifact) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if apart := draw(st.lists(st.sampled_from([own, *others]), max_size=2, unique=True)):
         found["apart"] = [{"from": each, "by": draw(by), "hard": draw(st.booleans())} for each in apart]
-    near = draw(st.sampled_from([None, *(each for each in others if each not in apart)]))
+    near = draw(st.sampled_from([None, *(each for each in (own, *others) if each not in apart)]))
     if near is not None:
-        found["near"] = [{"with": near, "by": draw(by), "hard": draw(st.booleans())}]
+        found["near"] = [{"with": near, "by": draw(by), "hard": near != own and draw(st.booleans())}]
     return found
 
 
@@ -173,6 +174,9 @@ class PlacementModel(ClusterModel):
             return False
         if blueprint.each and any(key.artifact == artifact for key in on_it):
             return False
+        most = blueprint.rules.max_per_node
+        if most is not None and sum(key.artifact == artifact for key in on_it) >= most:
+            return False
         if not self._is_allowed(node, blueprint):
             return False
         needs = blueprint.rules.needs
@@ -212,9 +216,13 @@ class PlacementModel(ClusterModel):
             assert not fitting, f"{forbidden} could go to {fitting}"
 
     def _is_allowed(self, node: NodeId, blueprint: Blueprint, itself: SliceKey | None = None) -> bool:
-        """Whether hard rules on labels and neighbours let an instance be there; ``itself``: it is there."""
+        """Whether hard rules let an instance be there, whatever room there is; ``itself``: it is there."""
         labels, rules = self._labels(node), blueprint.rules
         there = {key for key, put in self.world.slices.items() if put.value.state.live and key != itself}
+        if itself is not None and rules.max_per_node is not None:
+            beside = sum(key.node == node and key.artifact == itself.artifact for key in there)
+            if beside >= rules.max_per_node:
+                return False
         return (
             all(one.holds(labels) for one in rules.require)
             and all(self._is_near(each, labels, there) for each in rules.near if each.hard)
