@@ -41,10 +41,10 @@ Slices = tuple[SliceKey, ...]
 _ORDINAL = re.compile(r"(?P<artifact>.+)[/#](?P<ordinal>[0-9]{1,6})")
 _STANDINGS = {
     Standing.AWAITED: "its node is missing and may come back: it is not replaced yet",
-    Standing.DRAINING: "its node is to be emptied: it serves until another one does in its place",
+    Standing.DRAINING: "its node is to be emptied: it serves until another one is healthy in its place",
     Standing.EVACUATED: "it is to be elsewhere and must not run twice: it stops first",
     Standing.MISPLACED: "one is wanted on certain nodes, and this is on none of them, or beside another: it goes",
-    Standing.MOVING: "it serves until another one does in its place",
+    Standing.MOVING: "it serves until another one is healthy in its place",
     Standing.STUCK: "it did not answer in time: it is unloaded, and replaced",
     Standing.FAILED: "it failed, and is tried again, or replaced",
     Standing.UNLOAD_FAILED: "it failed while it was being unloaded, and is unloaded again",

@@ -29,6 +29,9 @@ from cdm.model.slice import SliceState
 CLOCKS_APART = 1.0
 """Seconds: what an instance may be told to go on serving for, beyond what is left of it, and it is not told again."""
 
+_IDLE, _YOUNG, _HEALTHY = 0, 1, 2
+"""What a slice is worth; the least goes first."""
+
 
 def settled(wanted: Wanted, group: Group) -> bool:
     """Whether the counts alone show that nothing is to be done.
@@ -95,13 +98,15 @@ def reconcile(
         removed = _choose_removals(case, max(len(live) - count, 0), commands)
         commands += (case.retire(put, f"{there}, {count} wanted") for put in live if put.key in removed)
         staying = [put for put in live if put.key not in removed] if removed else live
-    commands += _empty_draining(case, staying, count)
+    emptied, emptied_at = _empty_draining(case, staying, count)
     moved, moved_at = _moved(case, staying, count)
-    commands += moved
+    commands += emptied + moved
     loaded = [put for put in staying if put.value.state is SliceState.LOADED] if wanted.grows else []
     waits_for = wanted.waits_for if loaded else ()
     commands += (case.activate(put) for put in loaded if not waits_for and put.key not in wanted.held)
-    wake_at = _earliest((*_gone(case), *_deadlines(case), *_unloads_to_come(case), *growth.retries, *moved_at))
+    wake_at = _earliest(
+        (*_gone(case), *_deadlines(case), *_unloads_to_come(case), *growth.retries, *emptied_at, *moved_at)
+    )
     return Plan(
         commands,
         wake_at,
@@ -127,16 +132,16 @@ def situation_of(
     """The facts, with the slices sorted; the arguments are those of `reconcile`."""
     standings = sort(group, fleet, policy, now)
     if wanted.nodes is not None:
-        _set_apart_misplaced(standings, wanted.nodes)
+        _set_apart_misplaced(standings, wanted, wanted.nodes, now)
     if wanted.moving is not None:
         _set_apart_moving(standings, wanted.moving.key)
     keys = group.slices if taken is None else taken
     return Situation(artifact, wanted, group, fleet, now, policy, standings, keys)
 
 
-def _set_apart_misplaced(standings: Standings, nodes: AbstractSet[NodeId]) -> None:
+def _set_apart_misplaced(standings: Standings, wanted: Wanted, nodes: AbstractSet[NodeId], now: float) -> None:
     """Of those that serve and those that will, keep one on each of the nodes, and none on nodes that are emptied."""
-    live = sorted(standings[Standing.LIVE], key=lambda put: (put.value.state is not SliceState.ACTIVE, put.key))
+    live = sorted(standings[Standing.LIVE], key=lambda put: (-_worth(wanted, put, now), put.key))
     kept: dict[NodeId, SlicePut] = {}
     for put in live:
         if put.key.node in nodes and put.key.node not in kept:
@@ -145,6 +150,18 @@ def _set_apart_misplaced(standings: Standings, nodes: AbstractSet[NodeId]) -> No
     standings[Standing.MISPLACED] += standings[Standing.DRAINING]
     standings[Standing.LIVE][:] = kept.values()
     standings[Standing.DRAINING].clear()
+
+
+def _worth(wanted: Wanted, put: SlicePut, now: float) -> int:
+    """What goes first: of several slices those that do not serve, then the young, then the healthy ones."""
+    if put.value.state is not SliceState.ACTIVE:
+        return _IDLE
+    return _YOUNG if _healthy_at(wanted, put) > now else _HEALTHY
+
+
+def _healthy_at(wanted: Wanted, put: SlicePut) -> float:
+    """When a slice that is ACTIVE counts as healthy."""
+    return put.at + wanted.min_healthy
 
 
 def _set_apart_moving(standings: Standings, key: SliceKey) -> None:
@@ -232,7 +249,7 @@ def _moved(case: Situation, staying: Sequence[SlicePut], wanted: int) -> tuple[l
     moving, move = case.standings[Standing.MOVING], case.wanted.moving
     if not moving or move is None:
         return [], []
-    healthy_at = sorted(put.at + case.wanted.min_healthy for put in staying if put.value.state is SliceState.ACTIVE)
+    healthy_at = sorted(_healthy_at(case.wanted, put) for put in staying if put.value.state is SliceState.ACTIVE)
     if len(healthy_at) < wanted:
         return [], []
     if wanted and healthy_at[wanted - 1] > case.now:
@@ -241,16 +258,13 @@ def _moved(case: Situation, staying: Sequence[SlicePut], wanted: int) -> tuple[l
 
 
 def _choose_removals(case: Situation, surplus: int, commands: Iterable[Command]) -> set[SliceKey]:
-    """Which of the live slices go when there are too many: those first that do not serve yet."""
+    """Which of the live slices go when there are too many: those first that do not serve yet, or not for long."""
     if surplus == 0:
         return set()
     live = case.standings[Standing.LIVE]
-    healthy_since = case.now - (case.wanted.min_healthy if case.wanted.young_first else 0.0)
-    waiting = [put.key for put in live if put.value.state is not SliceState.ACTIVE]
-    active = [put for put in live if put.value.state is SliceState.ACTIVE]
-    young = [put.key for put in active if put.at > healthy_since]
-    healthy = [put.key for put in active if put.at <= healthy_since]
-    ranked = (waiting, young, healthy)
+    ranked: tuple[list[SliceKey], ...] = ([], [], [])
+    for put in live:
+        ranked[_worth(case.wanted, put, case.now)].append(put.key)
     if case.wanted.rules is not NO_RULES:
         return set(which_go(case, surplus, ranked))
     leaving = Counter(command.key.node for command in commands if command.state is SliceState.UNLOAD)
@@ -258,12 +272,21 @@ def _choose_removals(case: Situation, surplus: int, commands: Iterable[Command])
     return set(choose_removals(surplus, ranked, lambda node: total(node) - leaving[node]))
 
 
-def _empty_draining(case: Situation, staying: Iterable[SlicePut], wanted: int) -> list[Command]:
-    """Unload what sits on draining nodes as far as its replacement already serves."""
+def _empty_draining(case: Situation, staying: Iterable[SlicePut], count: int) -> tuple[list[Command], list[float]]:
+    """Unload what sits on draining nodes as far as its replacement is healthy, and else say when it may be.
+
+    What is not healthy itself is kept only where fewer than are wanted would serve without it.
+    """
     draining = case.standings[Standing.DRAINING]
     if not draining:
-        return []
-    serving = sum(1 for put in staying if put.value.state is SliceState.ACTIVE)
-    active = sorted(put.key for put in draining if put.value.state is SliceState.ACTIVE)
-    kept = set(active[: max(wanted - serving, 0)])
-    return [case.retire(put, f"node {put.key.node} is draining") for put in draining if put.key not in kept]
+        return [], []
+    wanted, now = case.wanted, case.now
+    healthy_at = [_healthy_at(wanted, put) for put in staying if put.value.state is SliceState.ACTIVE]
+    to_come = [at for at in healthy_at if at > now]
+    worth = {put.key: _worth(wanted, put, now) for put in draining}
+    healthy = sum(1 for each in worth.values() if each == _HEALTHY)
+    few = max(min(count - len(healthy_at) + len(to_come), healthy), count - len(healthy_at), 0)
+    serving = sorted((key for key, each in worth.items() if each), key=lambda key: (-worth[key], key))
+    kept = set(serving[:few])
+    commands = [case.retire(put, f"node {put.key.node} is draining") for put in draining if put.key not in kept]
+    return commands, to_come if kept else []

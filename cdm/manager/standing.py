@@ -84,7 +84,7 @@ class Standing(StrEnum):
     AWAITED = "awaited"
     """Its node is missing, and may come back: it is not replaced yet, and nothing else is removed for it."""
     DRAINING = "draining"
-    """It serves until its replacement does: its node is to be emptied."""
+    """It serves until its replacement is healthy: its node is to be emptied."""
     EVACUATED = "evacuated"
     """Like `DRAINING`, but it must not run twice: it is unloaded first, since its replacement has room elsewhere."""
     MISPLACED = "misplaced"

@@ -45,8 +45,6 @@ class Wanted(Struct, frozen=True):
     not known any more."""
     min_healthy: float = MIN_HEALTHY
     """Seconds after which an ACTIVE instance counts as healthy."""
-    young_first: bool = False
-    """Whether, of too many, those go first that are not healthy yet."""
     grows: bool = True
     """Whether instances that are missing are placed, and those that are LOADED are activated."""
     rules: Rules = NO_RULES
@@ -88,7 +86,6 @@ def wanted_of(desired: Desired | None, content: str | None = None, *, drain_dela
         content,
         blueprint.drain_delay,
         blueprint.min_healthy,
-        False,
         True,
         replace(blueprint.rules, max_per_node=1) if blueprint.each else blueprint.rules,
         desired.nodes,
@@ -116,7 +113,6 @@ def wanted_of_side(
         side.content,
         wanted.drain_delay,
         wanted.min_healthy,
-        young_first=True,
         grows=grows,
         rules=_with_needs(wanted.rules, side.template.needs),
         nodes=wanted.nodes,

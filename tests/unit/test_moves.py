@@ -80,6 +80,25 @@ def test_of_two_spreads_the_one_that_waits_is_not_moved_against() -> None:
     assert status(it).rebalanced == "x"
 
 
+def test_the_next_leader_takes_the_replacement_that_is_not_healthy_yet() -> None:
+    it = world(**in_zones("a", "a"))
+    it.apply(APP, typed(2, spread=[{"by": "zone"}], rebalance="on-join", min_healthy=10))
+    it.run_down()
+    it.tick(100.0)
+    it.run_down()
+    old = it.states(APP)
+    it.join(n(3), Registration(labels={"zone": "b"}))
+    it.run_down()
+    it.tick(61.0)
+    it.run_down()
+    assert set(it.states(APP).values()) == {S.ACTIVE}
+    assert len(it.states(APP)) == 3
+    it.boot()
+    it.lead()
+    it.settle()
+    assert {key for key, state in it.states(APP).items() if state is S.ACTIVE} == old.keys()
+
+
 def test_where_the_replacement_fails_the_instance_stays() -> None:
     it = world(n1=Registration())
     it.apply(APP, typed(2))

@@ -311,6 +311,23 @@ def test_a_number_that_becomes_each_keeps_one_on_every_node() -> None:
     assert it.states(APP).keys() <= kept
 
 
+def test_of_several_on_a_node_the_one_that_is_healthy_is_kept() -> None:
+    it = world(n1=Registration())
+    it.apply(APP, typed(2, min_healthy=10.0))
+    it.run_down()
+    it.tick(20.0)
+    first, second = sorted(it.states(APP))
+    it.report(first, S.FAILED)
+    it.tick(5.0)
+    it.run_down()
+    it.tick(5.0)
+    it.run_down()
+    assert it.states(APP) == {first: S.ACTIVE, second: S.ACTIVE}
+    it.apply(APP, typed("each", min_healthy=10.0))
+    it.run_down()
+    assert it.states(APP) == {second: S.ACTIVE}
+
+
 def test_a_node_that_died_is_wanted_no_more() -> None:
     it = world()
     it.apply(APP, typed("each"))

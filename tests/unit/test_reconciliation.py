@@ -130,6 +130,12 @@ def test_scaling_down_takes_not_yet_active_ones_first() -> None:
     assert shown(found.commands) == {("n3", 0, S.UNLOAD), ("n3", 1, S.UNLOAD)}
 
 
+def test_scaling_down_takes_what_has_not_served_for_long_before_what_is_healthy() -> None:
+    old = [put(n(1), S.ACTIVE, 1, at=NOW - 100), put(n(1), S.ACTIVE, at=NOW - 100)]
+    found = plan(Desired(Blueprint(2, min_healthy=10.0), 1, 1), *old, put(n(2), S.ACTIVE, at=NOW - 9))
+    assert shown(found.commands) == {("n2", 0, S.UNLOAD)}
+
+
 def test_scaling_down_then_takes_from_the_fullest_node_the_highest_ordinal() -> None:
     found = plan(wanted(3), *active(1, 2, 3), *active(2, ordinal=1), *active(2, ordinal=7))
     assert shown(found.commands) == {("n2", 7, S.UNLOAD), ("n2", 1, S.UNLOAD)}
@@ -442,6 +448,25 @@ def test_a_draining_nodes_slice_serves_until_its_replacement_does() -> None:
     assert shown(loaded.commands) == {("n1", 1, S.ACTIVATE)}
     last = plan(wanted(3), *active(1, 2, 3), put(n(1), S.ACTIVE, 1), nodes=nodes)
     assert shown(last.commands) == {("n3", 0, S.UNLOAD)}
+
+
+def test_a_healthy_slice_leaves_a_draining_node_once_its_replacement_is_healthy() -> None:
+    nodes, desired = places(3, n3="drain"), Desired(Blueprint(1, min_healthy=10.0), 1, 1)
+    old, fresh = put(n(3), S.ACTIVE, at=NOW - 100), put(n(1), S.ACTIVE, at=NOW)
+    early = plan(desired, old, fresh, nodes=nodes)
+    assert early.commands == []
+    assert early.wake_at == NOW + 10.0
+    late = plan(desired, old, fresh, nodes=nodes, now=NOW + 10.0)
+    assert shown(late.commands) == {("n3", 0, S.UNLOAD)}
+
+
+def test_of_draining_slices_the_healthy_ones_stay_for_longest() -> None:
+    nodes, desired = places(4, n3="drain", n4="drain"), Desired(Blueprint(2, min_healthy=10.0), 1, 1)
+    young, old = put(n(3), S.ACTIVE, at=NOW - 1), put(n(4), S.ACTIVE, at=NOW - 100)
+    found = plan(desired, young, old, put(n(1), S.ACTIVE, at=NOW), put(n(2), S.LOADING, at=NOW), nodes=nodes)
+    assert shown(found.commands) == {("n3", 0, S.UNLOAD)}
+    found = plan(desired, young, old, put(n(1), S.LOADING, at=NOW), put(n(2), S.LOADING, at=NOW), nodes=nodes)
+    assert found.commands == []
 
 
 def test_of_several_slices_on_draining_nodes_as_many_go_as_are_replaced() -> None:
