@@ -64,6 +64,30 @@ def place(at: Situation, count: int, due: Sequence[SlicePut], cursor: NodeId | N
     return choose(case_of(at, due, cursor), count)
 
 
+def places(at: Situation, count: int, without: Sequence[SlicePut]) -> int:
+    """How many of ``count`` more instances there is a place for now, by all hard rules.
+
+    Args:
+        at: the facts.
+        count: how many are looked for.
+        without: slices that will have gone by then, and are no neighbours of what is placed.
+    """
+    due = at.standings[Standing.FAILED]
+    if at.wanted.rules is NO_RULES:
+        again, total = Counter(put.key.node for put in due), at.fleet.total
+        found = 0
+        for node, live in at.fleet.nodes.items():
+            if live.open:
+                room = count if live.capacity is None else live.capacity - total(node) + again[node]
+                found += max(room, 0)
+        return min(found, count)
+    case, own = case_of(at, due), str(at.artifact.service)
+    if own in case.of_service:
+        left = Counter(case.of_service[own]) - Counter(put.key.node for put in without)
+        case = replace(case, of_service={**case.of_service, own: left})
+    return sum(choose(case, count).counts.values())
+
+
 def which_go(at: Situation, count: int, ranked: Sequence[Sequence[SliceKey]]) -> list[SliceKey]:
     """Which of the live slices go when there are too many; those of an earlier class before those of a later one."""
     return surplus(case_of(at), count, ranked)

@@ -12,7 +12,7 @@ from cdm.manager.choosing import has_place, place, why_not
 from cdm.manager.group import SlicePut
 from cdm.manager.plan import Command
 from cdm.manager.situation import Situation
-from cdm.manager.standing import Standing
+from cdm.manager.standing import Standing, exclusive
 from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.rules import NO_RULES
@@ -33,16 +33,20 @@ class Growth(NamedTuple):
 
 def grow(case: Situation, missing: int, cursor: NodeId | None, *, tells: bool = True) -> Growth:
     """Retry the failed slices that are due, and place what they do not cover; ``tells``: and say why some is not."""
+    # What has to go first, and has no place to go to, is not placed beside it.
+    draining = case.standings[Standing.DRAINING]
+    waiting = min(sum(map(exclusive, draining)), missing) if draining else 0
+    missing -= waiting
     failed = sorted(case.standings[Standing.FAILED], key=case.retry_at)
     retried, superfluous = failed[:missing], failed[missing:]
     commands = [case.unload(put, "failed, and not needed any more") for put in superfluous]
     due = [put for put in retried if case.retry_at(put) <= case.now]
     retries = [case.retry_at(put) for put in retried if case.retry_at(put) > case.now]
     count = missing - len(retries)
-    if count == 0 or case.fleet.settling:
-        return Growth(commands, retries, held=count, cursor=cursor)
-    nodes, cursor = _place(case, count, due, cursor)
-    unplaced = count - sum(nodes.values())
+    if count + waiting == 0 or case.fleet.settling:
+        return Growth(commands, retries, held=count + waiting, cursor=cursor)
+    nodes, cursor = _place(case, count, due, cursor) if count else ({}, cursor)
+    unplaced = count - sum(nodes.values()) + waiting
     why = why_not(case, due, nodes) if unplaced and tells else ""
     return Growth(commands + _load(case, nodes, due), retries, unplaced, why=why, cursor=cursor)
 

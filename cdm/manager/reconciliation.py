@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
 from cdm.allocation.evenly import choose_removals
-from cdm.manager.choosing import which_go
+from cdm.manager.choosing import places, which_go
 from cdm.manager.group import Group, SlicePut
 from cdm.manager.growth import Growth, grow
 from cdm.manager.plan import Command, Plan
@@ -136,7 +136,10 @@ def situation_of(
     if wanted.moving is not None:
         _set_apart_moving(standings, wanted.moving.key)
     keys = group.slices if taken is None else taken
-    return Situation(artifact, wanted, group, fleet, now, policy, standings, keys)
+    case = Situation(artifact, wanted, group, fleet, now, policy, standings, keys)
+    if standings[Standing.DRAINING]:
+        _set_apart_evacuated(case)
+    return case
 
 
 def _set_apart_misplaced(standings: Standings, wanted: Wanted, nodes: AbstractSet[NodeId], now: float) -> None:
@@ -150,6 +153,28 @@ def _set_apart_misplaced(standings: Standings, wanted: Wanted, nodes: AbstractSe
     standings[Standing.MISPLACED] += standings[Standing.DRAINING]
     standings[Standing.LIVE][:] = kept.values()
     standings[Standing.DRAINING].clear()
+
+
+def _set_apart_evacuated(case: Situation) -> None:
+    """Of what must not run twice, and drains, as many go as there are places for beside what is missing."""
+    standings, wanted = case.standings, case.wanted
+    waiting = sorted((put for put in standings[Standing.DRAINING] if exclusive(put)), key=lambda put: put.key)
+    if not waiting or wanted.instances is None or not case.fleet.has_room():
+        return
+    needed = wanted.instances - len(standings[Standing.LIVE]) - len(standings[Standing.AWAITED])
+    go = waiting[max(needed - len(lingering(standings)), 0) :]  # the others are there instead
+    waiting = waiting[: len(waiting) - len(go)]
+    first = needed - len(waiting)
+    if not wanted.grows:
+        go += waiting
+    elif any(each.service == str(case.artifact.service) for each in wanted.rules.apart if each.hard):
+        # Each keeps others off its own neighbourhood, and leaves it when it goes.
+        go += [put for put in waiting if places(case, first + 1, [put]) > first][:1]
+    elif waiting:
+        go += waiting[: max(places(case, needed, ()) - first, 0)]
+    standings[Standing.EVACUATED] += go
+    gone = {put.key for put in go}
+    standings[Standing.DRAINING][:] = [put for put in standings[Standing.DRAINING] if put.key not in gone]
 
 
 def _worth(wanted: Wanted, put: SlicePut, now: float) -> int:

@@ -86,7 +86,7 @@ class Standing(StrEnum):
     DRAINING = "draining"
     """It serves until its replacement is healthy: its node is to be emptied."""
     EVACUATED = "evacuated"
-    """Like `DRAINING`, but it must not run twice: it is unloaded first, since its replacement has room elsewhere."""
+    """It is to be elsewhere, and must not run twice: it is unloaded first; there is a place for its replacement."""
     MISPLACED = "misplaced"
     """One is wanted on each of certain nodes, and this is on none of them, or beside another: it goes."""
     MOVING = "moving"
@@ -163,7 +163,7 @@ def standing_of(
     if not node.registered:
         return Standing.AWAITED
     if node.draining:
-        return Standing.EVACUATED if exclusive(put) and fleet.has_room() else Standing.DRAINING
+        return Standing.DRAINING
     return _LIVE
 
 

@@ -420,6 +420,33 @@ def test_a_neighbour_that_comes_later_is_waited_for() -> None:
 # Spread, on the way up and down
 
 
+@pytest.mark.parametrize(
+    ("rules", "stays"),
+    [
+        ({"require": ["gpu"]}, True),
+        ({"needs": {"cpu": 4}}, True),
+        ({"require": ["!gone"]}, False),
+        ({"apart": [{"from": str(APP.service), "by": "zone"}]}, False),
+    ],
+)
+def test_what_must_not_run_twice_leaves_a_draining_node_where_the_rules_let_it_be_elsewhere(
+    rules: dict[str, Any], *, stays: bool
+) -> None:
+    it = world(
+        n1=Registration(labels={"gpu": "1", "zone": "a"}, cpu=8.0), n2=Registration(labels={"zone": "a"}, cpu=2.0)
+    )
+    it.intend(n(2), Schedule.CORDON)
+    it.apply(APP, typed(1, stop_after=5, **rules))
+    it.run_down()
+    it.intend(n(2), Schedule.NORMAL)
+    it.intend(n(1), Schedule.DRAIN)
+    it.run_down()
+    assert live(it) == ({"n1": 1} if stays else {"n2": 1})
+    if stays:
+        assert status(it).condition is Condition.UNSCHEDULABLE
+        assert "1 cannot be moved" in status(it).reason
+
+
 def test_a_spread_is_kept_when_nodes_drain_and_when_it_shrinks() -> None:
     it = world(**in_zones("a", "a", "b", "b", "c", "c"))
     it.apply(APP, typed(6, spread=[{"by": "zone"}]))

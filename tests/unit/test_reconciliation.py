@@ -971,6 +971,34 @@ def test_a_drain_unloads_what_must_not_run_twice_before_it_is_replaced() -> None
     assert plan(wanted(1), alone(1), nodes=places(2, n1="drain", n2="cordon")).commands == []
 
 
+def alone_on_one(count: int) -> list[SlicePut]:
+    return [replace(alone(1), key=SliceKey(n(1), APP, ordinal)) for ordinal in range(count)]
+
+
+def test_a_drain_stops_as_many_that_must_not_run_twice_as_there_are_places_for() -> None:
+    nodes, puts = places(2, n1="drain", n2="1"), alone_on_one(3)
+    found = plan(wanted(3), *puts, nodes=nodes)
+    assert shown(found.commands) == {("n1", 0, S.UNLOAD)}
+    assert (found.lingering, found.unplaced) == (1, 2)
+    leaving = replace(puts[0], value=replace(puts[0].value, state=S.UNLOADING))
+    assert plan(wanted(3), leaving, *puts[1:], nodes=nodes).commands == []
+    found = plan(wanted(3), *puts[1:], nodes=nodes)
+    assert shown(found.commands) == {("n2", 0, S.LOAD)}
+    assert found.unplaced == 2
+
+
+def test_a_drain_stops_nothing_for_a_place_that_a_missing_instance_gets() -> None:
+    found = plan(wanted(3), *alone_on_one(2), nodes=places(2, n1="drain", n2="1"))
+    assert shown(found.commands) == {("n2", 0, S.LOAD)}
+    assert found.unplaced == 2
+
+
+def test_a_drain_stops_at_once_what_is_not_needed_of_what_must_not_run_twice() -> None:
+    found = plan(wanted(1), *alone_on_one(2), put(n(2), S.LOADED), nodes=places(2, n1="drain"))
+    assert ("n1", 0, S.UNLOAD) in shown(found.commands)
+    assert ("n1", 1, S.UNLOAD) in shown(found.commands)
+
+
 def test_an_unload_says_with_what_the_slice_runs() -> None:
     (command,) = plan(wanted(0), alone(1)).commands
     assert command.overrides == ALONE
