@@ -447,6 +447,21 @@ def test_what_must_not_run_twice_leaves_a_draining_node_where_the_rules_let_it_b
         assert "1 cannot be moved" in status(it).reason
 
 
+@pytest.mark.parametrize(
+    ("keeps_out", "placed"),
+    [({}, 1), ({"require": ["zone != b"]}, 2), ({"weights": {"b": 0, "*": 1}}, 2)],
+)
+def test_the_domain_of_a_node_that_takes_nothing_is_waited_for_unless_it_is_kept_out(
+    keeps_out: dict[str, Any], placed: int
+) -> None:
+    it = world(n1=Registration(labels={"zone": "a"}), n2=Registration(labels={"zone": "b"}, capacity=0))
+    weights = {"weights": keeps_out["weights"]} if "weights" in keeps_out else {}
+    rules = {"require": keeps_out["require"]} if "require" in keeps_out else {}
+    it.apply(APP, typed(2, spread=[{"by": "zone", "or": "wait", **weights}], **rules))
+    it.run_down()
+    assert live(it) == {"n1": placed}
+
+
 def test_a_spread_is_kept_when_nodes_drain_and_when_it_shrinks() -> None:
     it = world(**in_zones("a", "a", "b", "b", "c", "c"))
     it.apply(APP, typed(6, spread=[{"by": "zone"}]))
