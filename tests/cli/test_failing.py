@@ -57,8 +57,10 @@ async def test_what_does_not_come_up_is_told_at_once_in_lines_that_can_be_read(
             await user.put("blueprints", "acme/web/1", {"instances": 1, "min_healthy": 3, "drain_delay": 0})
             assert (await it.json("deploy", "acme:web:2", str(good)))["result"] == "complete"
             back = (await it.cdm("rollback", "acme:web", code=3)).splitlines()
-            assert re.search(r"acme:web:2: failed: going back to 1: .*old instance failed or restarted", back[-2])
-            assert "no database" in back[-2]
+            assert "acme:web:2: failed: going back to 1: " in back[-2]
+            told = (await it.json("rollout", "status", "acme:web"))["rollout"]
+            assert told["stuck"]
+            assert "1 old instance failed or restarted" in told["why"]
             assert [key for key in await user.slices() if "acme/web/2" in key], "what serves stays"
 
             for shown in (await it.cdm("rollout", "status", "acme:web"), await it.cdm("history", "acme:web")):
