@@ -14,7 +14,7 @@ from cdm.allocation.neighbours import Neighbours
 from cdm.allocation.shares import Balance
 from cdm.allocation.site import Site
 
-LOOKS = 20_000
+LOOKS = 5_000
 """How many looks at nodes one decision may take: what is still unplaced then waits."""
 
 

@@ -15,7 +15,13 @@ from cdm.manager.situation import Situation
 from cdm.manager.standing import Standing, exclusive
 from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey
-from cdm.model.rules import NO_RULES
+from cdm.model.rules import NO_RULES, Rules
+
+MOST_AT_ONCE = 25_000
+"""Most instances with rules that one decision places: the leader has its lease to renew. The others follow once these
+are written."""
+LOOKS_AT_ONCE = 200_000
+"""So often one decision may look at a node or a domain where each instance changes how the next one is compared."""
 
 
 class Growth(NamedTuple):
@@ -45,10 +51,18 @@ def grow(case: Situation, missing: int, cursor: NodeId | None, *, tells: bool = 
     count = missing - len(retries)
     if count + waiting == 0 or case.fleet.settling:
         return Growth(commands, retries, held=count + waiting, cursor=cursor)
-    nodes, cursor = _place(case, count, due, cursor) if count else ({}, cursor)
-    unplaced = count - sum(nodes.values()) + waiting
+    at_once = min(count, most_at_once(case.wanted.rules, len(case.fleet.nodes)))
+    nodes, cursor = _place(case, at_once, due, cursor) if count else ({}, cursor)
+    placed = sum(nodes.values())
+    unplaced = waiting + (count - placed if placed < at_once else 0)
     why = why_not(case, due, nodes) if unplaced and tells else ""
     return Growth(commands + _load(case, nodes, due), retries, unplaced, why=why, cursor=cursor)
+
+
+def most_at_once(rules: Rules, nodes: int) -> int:
+    """How many instances one decision places."""
+    levels = len(rules.spread) + len(rules.near) + len(rules.apart)
+    return MOST_AT_ONCE if levels < 2 else max(1, min(MOST_AT_ONCE, LOOKS_AT_ONCE // (levels * max(nodes, 1))))
 
 
 def _place(

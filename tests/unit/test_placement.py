@@ -10,11 +10,13 @@ import pytest
 
 from cdm.allocation.site import Site
 from cdm.allocation.strategy import SHIPPED, Checked, Rank
+from cdm.manager import growth
 from cdm.manager.planning import ROOM_PAUSE, TOLD_FOR
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import encode_artifact
 from cdm.model.node import FEATURES, PLACEMENT, Registration, Schedule
+from cdm.model.rules import Rules, Spread
 from cdm.model.status import Condition, Status
 from tests.unit.support import APP, OTHER, S, n
 from tests.unit.world import World
@@ -751,3 +753,27 @@ def test_scaled_down_it_gives_from_the_node_that_has_less_than_is_reserved_there
     it.tick(31.0)
     it.tell()
     assert not status(it).violations
+
+
+def test_what_costs_much_is_placed_bit_by_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "LOOKS_AT_ONCE", 24)
+    it = world(**in_zones("a", "b", "c", "a"))
+    spread = [{"by": "zone", "or": "wait"}, {"by": "node"}]
+    it.apply(APP, typed(9, spread=spread))
+    it.run_down()
+    loads = [sum(each.state is S.LOAD for each in order.commands) for order in it.decided]
+    assert [count for count in loads if count] == [3, 3, 3]
+    assert sum(live(it).values()) == 9
+    assert status(it).condition is Condition.READY
+
+    it.apply(APP, typed(9, spread=spread, max_per_node=1))
+    it.apply(OTHER, typed(9, spread=spread, max_per_node=1))
+    it.run_down()
+    assert sum(live(it, OTHER).values()) == 4
+    assert status(it, OTHER).reason.startswith("5 of 9 ")
+
+
+@pytest.mark.parametrize(("spreads", "nodes", "expected"), [(1, 1000, 25_000), (10, 1000, 20), (2, 10_000, 10)])
+def test_no_decision_takes_longer_than_a_leader_has(spreads: int, nodes: int, expected: int) -> None:
+    rules = Rules(spread=tuple(Spread(f"l{number}") for number in range(spreads)))
+    assert growth.most_at_once(rules, nodes) == expected
