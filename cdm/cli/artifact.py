@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 from cyclopts import App, Parameter
@@ -27,7 +27,7 @@ from cdm.cli.connected import run_connected
 from cdm.cli.known import nearest, stored_artifacts
 from cdm.cli.log_setup import LogLevel
 from cdm.cli.manifests import completed_manifest, manifest_of
-from cdm.cli.options import FLAG, ConnectionOptions
+from cdm.cli.options import FLAG, REPLICAS, ConnectionOptions, Replicas
 from cdm.cli.parameters import HERE, ArtifactName, Json
 from cdm.cli.screen import plain, print_json, wide_console
 from cdm.errors import (
@@ -70,7 +70,7 @@ def push(
     env: Annotated[tuple[str, ...], Parameter(name="--env", negative="", show_default=False)] = (),
     manifest: Path | None = None,
     force: Annotated[bool, FLAG] = False,
-    replicas: Annotated[Literal[1, 2, 3, 4, 5], Parameter(env_var="CDM_REPLICAS")] = 1,
+    replicas: Annotated[Replicas, REPLICAS] = 1,
     json: Json = False,
 ) -> int:
     """Store a program under an artifact's name, so that nodes can run it.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
-from cyclopts.types import NonNegativeInt
 
 from cdm.artifacts.packing import Packed, pack, problem_with_program
 from cdm.artifacts.repository import Artifacts, Pushed
@@ -20,7 +19,7 @@ from cdm.cli.following import finished, shown_line, unsaid
 from cdm.cli.known import nearest, stored_artifacts
 from cdm.cli.log_setup import remark
 from cdm.cli.manifests import completed_manifest, inherited, manifest_of, missing_in, settings_in
-from cdm.cli.options import FLAG
+from cdm.cli.options import FLAG, whole
 from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions
 from cdm.cli.plans import Edit, deploying, stamp
 from cdm.errors import AccessDenied, ArtifactMissing, BucketMissing, Conflict, InvalidContent, UsageError
@@ -52,7 +51,7 @@ def deploy(
     canary: str | None = None,
     blue_green: Annotated[bool, FLAG] = False,
     rolling: Annotated[bool, FLAG] = False,
-    instances: NonNegativeInt | None = None,
+    instances: Annotated[int | None, whole()] = None,
     entry: str | None = None,
     manifest: Path | None = None,
     force: Annotated[bool, FLAG] = False,

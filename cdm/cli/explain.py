@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
@@ -24,7 +25,7 @@ from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, Json, artifact_of
 from cdm.cli.screen import plain, print_json, wide_console
 from cdm.cli.wording import ago
-from cdm.errors import InvalidKey, ServiceMissing, SliceMissing, UsageError
+from cdm.errors import ModelError, ServiceMissing, SliceMissing, UsageError
 from cdm.manager.explanation import Explanation, NodeExplanation, SliceExplanation, explained, explained_slice
 from cdm.manager.onlooker import Onlooker
 from cdm.manager.standing import Standing
@@ -35,8 +36,13 @@ from cdm.store.connection import Connection
 from cdm.store.revisions import Revision, revisions
 from cdm.store.snapshot import snapshot
 
-Slices = tuple[SliceKey, ...]
-"""What a text may mean: a version may end like an ordinal."""
+
+@dataclass(frozen=True)
+class SlicesNamed:
+    """What a text that names a slice may mean: a version may end like an ordinal."""
+
+    keys: tuple[SliceKey, ...]
+
 
 _ORDINAL = re.compile(r"(?P<artifact>.+)[/#](?P<ordinal>[0-9]{1,6})")
 _STANDINGS = {
@@ -56,7 +62,7 @@ _STANDINGS = {
 """What a slice means for its artifact, where it does not simply count."""
 
 
-def subject_of(text: str) -> Artifact | Slices:
+def subject_of(text: str) -> Artifact | SlicesNamed:
     """Read what is to be explained: an artifact, or a slice in one of the ways in which they are written.
 
     Raises:
@@ -66,10 +72,16 @@ def subject_of(text: str) -> Artifact | Slices:
     name = text.removeprefix("slices/")
     node, slash, rest = name.partition("/")
     if ":" not in name:
-        key = SLICES.decode(name)
+        try:
+            key = SLICES.decode(name)
+        except ModelError:
+            key = None
         if not isinstance(key, SliceKey):
-            raise InvalidKey(f"{text!r} is not the key of a slice, NODE.GROUP/NAME/VERSION")
-        return (key,)
+            raise UsageError(
+                f"{text!r} is neither a version, group:name:version, nor a slice, NODE/group:name:version/ORDINAL, "
+                "nor a slice's key, NODE.group/name/version/ORDINAL"
+            )
+        return SlicesNamed((key,))
     if not slash or ":" in node:
         return artifact_of(text)
     found = []
@@ -77,7 +89,7 @@ def subject_of(text: str) -> Artifact | Slices:
         found.append(SliceKey(node_id(node), artifact_of(match["artifact"]), int(match["ordinal"])))
     if match is None or "#" in rest:
         found.append(SliceKey(node_id(node), artifact_of(rest)))
-    return tuple(found)
+    return SlicesNamed(tuple(found))
 
 
 def _convert(_type: Any, tokens: Sequence[Token]) -> object:
@@ -85,7 +97,7 @@ def _convert(_type: Any, tokens: Sequence[Token]) -> object:
 
 
 Subject = Annotated[
-    Artifact | Slices,
+    Any,  # of a union with tuples in it every argument that follows would be taken
     Parameter(
         name="ARTIFACT",
         converter=_convert,
@@ -111,10 +123,10 @@ def explain(
     node
         Show only this node.
     """
-    if isinstance(subject, tuple):
+    if isinstance(subject, SlicesNamed):
         if node is not None:
             raise UsageError("--node: a slice is on one node alone; give the artifact instead")
-        look = partial(_look_at_slice, keys=subject)
+        look = partial(_look_at_slice, keys=subject.keys)
         told = run_connected(connection, "cdm explain", look, level=LogLevel.ERROR)
         _print(told, _slice_lines(told), json=json)
         return 0
@@ -149,7 +161,7 @@ async def _look(connection: Connection, artifact: Artifact, node: str | None) ->
     return replace(found, nodes=only)
 
 
-async def _look_at_slice(connection: Connection, keys: Slices) -> SliceExplanation:
+async def _look_at_slice(connection: Connection, keys: tuple[SliceKey, ...]) -> SliceExplanation:
     look = Onlooker(await snapshot(connection), clock.now())
     for key in keys:
         if (found := explained_slice(look, key)) is not None:

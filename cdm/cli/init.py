@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
-from cyclopts import Parameter
 from rich.console import Console
 
 from cdm.artifacts.repository import Artifacts
 from cdm.cli.connected import run_connected
-from cdm.cli.options import ConnectionOptions
+from cdm.cli.options import REPLICAS, ConnectionOptions, Replicas
 from cdm.cli.parameters import HERE, Json
 from cdm.cli.screen import print_json
 from cdm.node.node import ensure
@@ -21,7 +20,7 @@ from cdm.store.connection import Connection
 def init(
     connection: ConnectionOptions = HERE,
     *,
-    replicas: Annotated[Literal[1, 2, 3, 4, 5] | None, Parameter(env_var="CDM_REPLICAS")] = None,
+    replicas: Annotated[Replicas | None, REPLICAS] = None,
     json: Json = False,
 ) -> int:
     """Create the buckets that are missing, and update the settings of those that exist.

@@ -11,11 +11,10 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 from cyclopts import Parameter
-from cyclopts.types import NonNegativeInt
 
 from cdm.cli.known import known_artifacts, nearest
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
-from cdm.cli.options import FLAG, ConnectionOptions, duration
+from cdm.cli.options import FLAG, ConnectionOptions, duration, whole
 from cdm.cli.parameters import HERE, ArtifactName
 from cdm.cli.signals import until_stopped
 from cdm.cli.streams import discard_output, write_out
@@ -40,10 +39,10 @@ def logs(
     connection: ConnectionOptions = HERE,
     *,
     node: str | None = None,
-    ordinal: NonNegativeInt | None = None,
+    ordinal: Annotated[int | None, whole()] = None,
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="", show_default=False)] = False,
     since: Annotated[float | None, duration()] = None,
-    lines: NonNegativeInt | None = None,
+    lines: Annotated[int | None, whole()] = None,
     json: Annotated[bool, FLAG] = False,
 ) -> int:
     """Show what an artifact's slices write and wrote, from all nodes, in the order of time.

@@ -11,11 +11,21 @@ from typing import Annotated, Literal
 import anyio
 import anyio.abc
 from cyclopts import Parameter
-from cyclopts.types import NonNegativeInt
 
 from cdm.cli.context import expanded
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
-from cdm.cli.options import ConnectionOptions, address_of_slices, cores, duration, node_labels, reserved_of, size
+from cdm.cli.options import (
+    REPLICAS,
+    ConnectionOptions,
+    Replicas,
+    address_of_slices,
+    cores,
+    duration,
+    node_labels,
+    reserved_of,
+    size,
+    whole,
+)
 from cdm.cli.parameters import HERE
 from cdm.cli.signals import open_signals
 from cdm.errors import UsageError
@@ -37,14 +47,14 @@ def node(
     *,
     id: Annotated[str | None, Parameter(name="--id", env_var="CDM_ID")] = None,  # noqa: A002
     role: Annotated[Role, Parameter(env_var="CDM_ROLE")] = Role.ALL,
-    replicas: Annotated[Literal[1, 2, 3, 4, 5], Parameter(env_var="CDM_REPLICAS")] = 1,
+    replicas: Annotated[Replicas, REPLICAS] = 1,
     create: Annotated[bool, Parameter(env_var="CDM_CREATE")] = True,
     label: Annotated[
         tuple[str, ...], Parameter(name="--label", env_var="CDM_LABEL", negative="", show_default=False)
     ] = (),
     label_from: Annotated[Literal["metadata"] | None, Parameter(env_var="CDM_LABEL_FROM")] = None,
     metadata_url: Annotated[str, Parameter(env_var="CDM_METADATA_URL")] = ADDRESS,
-    capacity: Annotated[NonNegativeInt | None, Parameter(env_var="CDM_CAPACITY")] = None,
+    capacity: Annotated[int | None, whole("CDM_CAPACITY")] = None,
     cpu: Annotated[float | None, cores("CDM_CPU")] = None,
     memory: Annotated[int | None, size("CDM_MEMORY", show_default=False)] = None,
     reserve: Annotated[

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter, Token
+from cyclopts.validators import Number
 from msgspec.structs import replace
 
 from cdm.cli.context import access_of, expanded, selected_context, servers_of
@@ -26,6 +27,7 @@ _SECONDS = re.compile(_NUMBER)
 _DURATION = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit in _UNITS))
 _LONGEST = 365 * 86_400.0
 """Seconds; longer ones are taken for typing errors, and NATS limits TTLs."""
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _WHO = ("creds", "nkey", "user", "token")
 _SCHEMES = ("nats", "tls", "ws", "wss")
 _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
@@ -76,6 +78,34 @@ def duration(env: str | None = None, *, ttl: bool = False) -> Parameter:
         n_tokens=1,
         show_default=env is not None and (lambda seconds: f"{seconds:g}s"),
     )
+
+
+def _whole(_type: Any, tokens: Sequence[Token]) -> int:
+    # Cyclopts rounds 1.5, and reads 0x2 and 1_0.
+    if not _WHOLE.fullmatch(typed := tokens[0].value.strip()):
+        raise ValueError
+    return int(typed)
+
+
+def whole(env: str | None = None, *, least: int = 0) -> Parameter:
+    """An option or argument that is a whole number.
+
+    Args:
+        env: its environment variable.
+        least: the least that it may be.
+    """
+    return Parameter(env_var=env, converter=_whole, n_tokens=1, validator=Number(gte=least))
+
+
+def _replicas(_type: Any, tokens: Sequence[Token]) -> int:
+    if (count := _whole(_type, tokens)) not in get_args(Replicas):
+        raise ValueError
+    return count
+
+
+Replicas = Literal[1, 2, 3, 4, 5]
+REPLICAS = Parameter(env_var="CDM_REPLICAS", converter=_replicas, n_tokens=1)
+"""An option that is a number of replicas of a bucket."""
 
 
 def _size(_type: Any, tokens: Sequence[Token]) -> int:

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import anyio
 from cyclopts import Parameter
-from cyclopts.types import PositiveInt
 from msgspec import Struct
 from msgspec.structs import replace
 from rich.text import Text
@@ -19,7 +18,7 @@ from cdm.cli.connected import run_connected
 from cdm.cli.editing import edited
 from cdm.cli.following import StatusFollower, shown_line, unsaid
 from cdm.cli.known import nearest
-from cdm.cli.options import FLAG
+from cdm.cli.options import FLAG, whole
 from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions
 from cdm.cli.plans import rebalancing, stamp
 from cdm.cli.screen import plain, print_json, wide_console
@@ -62,7 +61,7 @@ def rebalance(
     /,
     *,
     plan: Annotated[bool, FLAG] = False,
-    max_moves: PositiveInt | None = None,
+    max_moves: Annotated[int | None, whole(least=1)] = None,
     wait: Annotated[bool, FLAG] = False,
     options: WaitOptions = WAIT,
 ) -> int:

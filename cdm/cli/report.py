@@ -52,6 +52,10 @@ class NodeReport(Struct, frozen=True):
     memory: int | None = None
     """Bytes of memory that slices may reserve; None: not given."""
     load: float | None = None
+    reserved_cpu: float = 0.0
+    """Cores that its slices reserve."""
+    reserved_memory: int = 0
+    """Bytes that its slices reserve."""
 
 
 class BlueprintReport(Struct, frozen=True):
@@ -70,6 +74,8 @@ class BlueprintReport(Struct, frozen=True):
     """Live instances of the wanted template; None: no leader says."""
     healthy: int | None = None
     outdated: int | None = None
+    violations: int = 0
+    """Live instances on nodes that a hard rule forbids by now."""
     rollout: RolloutStatus | None = None
     """The rollout that it takes part in, or the last one."""
 
@@ -221,7 +227,7 @@ class _Reader:
             leader=lease.node if lease else None,
             term=max(self.fence.term, lease.term if lease else 0),
             nodes=[
-                _node(put, self.intents.get(node, NO_INTENT), len(cluster.on_node.get(node, ())), now)
+                _node(put, self.intents.get(node, NO_INTENT), cluster, now)
                 for node, put in sorted(self.registrations.items())
             ],
             blueprints=_blueprints(cluster),
@@ -234,10 +240,10 @@ def _bucket(kind: type[Any]) -> str:
     return next((layout.name for layout in LAYOUTS if kind in layout.kinds), kind.__name__)
 
 
-def _node(put: ValuePut[NodeKey, Registration], intent: Intent, slices: int, now: float) -> NodeReport:
-    registration = put.value
+def _node(put: ValuePut[NodeKey, Registration], intent: Intent, cluster: Cluster, now: float) -> NodeReport:
+    registration, node = put.value, put.key.node
     return NodeReport(
-        put.key.node,
+        node,
         registration.role,
         intent.schedule,
         registration.runtime,
@@ -245,11 +251,13 @@ def _node(put: ValuePut[NodeKey, Registration], intent: Intent, slices: int, now
         registration.labels,
         registration.version,
         registration.started,
-        slices,
+        len(cluster.on_node.get(node, ())),
         round(max(now - put.at, 0), 3),
         registration.cpu,
         registration.memory,
         registration.load,
+        cluster.reserved.cpu(node),
+        cluster.reserved.memory(node),
     )
 
 
@@ -279,6 +287,7 @@ def _blueprints(cluster: Cluster) -> list[BlueprintReport]:
                 _known(status.up_to_date) if status else None,
                 _known(status.healthy) if status else None,
                 _known(status.outdated) if status else None,
+                (status.violations or 0) if status else 0,
                 (status.rollout or None) if status else None,
             )
         )

@@ -5,17 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-from cyclopts.types import NonNegativeInt
-
 from cdm.cli.following import run_edit
-from cdm.cli.options import FLAG
+from cdm.cli.options import FLAG, whole
 from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions
 from cdm.cli.plans import restarting, scaling, stamp
 
 
 def scale(
     artifact: ArtifactName,
-    instances: NonNegativeInt,
+    instances: Annotated[int, whole()],
     /,
     *,
     wait: Annotated[bool, FLAG] = False,

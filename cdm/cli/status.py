@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from cyclopts import Parameter
 from rich import box
@@ -29,6 +29,8 @@ from cdm.model.status import Condition
 from cdm.node.machine import USUAL_LABELS
 from cdm.store.connection import Connection
 from cdm.store.snapshot import snapshot
+
+Amount = TypeVar("Amount", int, float)
 
 LISTED_SLICES = 30
 """Most slices that are listed for people; of more there are counts, and ``--all`` lists them all."""
@@ -146,6 +148,9 @@ def _blueprints(found: ClusterReport, *, everything: bool) -> list[Text]:
         if (rollout := each.told_rollout) is not None:
             lines.append(plain(f"    {rollout_in_words(rollout)}", "cyan"))
         lines += _reasons(each, wrong.get(each.artifact, []))
+        if each.violations:
+            are = "instance is on a node" if each.violations == 1 else "instances are on nodes"
+            lines.append(plain(f"    violations: {each.violations} {are} that a rule forbids by now", "yellow"))
     for artifact in sorted(wrong.keys() - named):
         lines.append(Text.assemble(_padded(artifact, width), "  ", ("no blueprint", "yellow")))
         lines += map(_trouble, wrong[artifact])
@@ -172,7 +177,7 @@ def _badness(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> tuple[bool
     order = [str(condition) for condition in _CONDITIONS]
     known = blueprint.condition in order  # a condition of a later version is taken for Progressing
     worst = order.index(blueprint.condition if known else Condition.PROGRESSING)
-    return blueprint.replaced, worst, -blueprint.failed, not wrong
+    return blueprint.replaced, worst, -blueprint.failed, not (wrong or blueprint.violations)
 
 
 def _reasons(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> list[Text]:
@@ -249,8 +254,8 @@ def _nodes(found: ClusterReport) -> list[Table]:
         "heard": lambda node: f"{node.heard:.0f} s ago",
         "slices": lambda node: str(node.slices),
         "capacity": lambda node: "" if node.capacity is None else str(node.capacity),
-        "cpu": lambda node: "" if node.cpu is None else f"{node.cpu:g}",
-        "memory": lambda node: "" if node.memory is None else memory_shown(node.memory),
+        "cpu": lambda node: _of(node.reserved_cpu, node.cpu, "{:g}".format),
+        "memory": lambda node: _of(node.reserved_memory, node.memory, memory_shown),
         "runtime": lambda node: node.runtime,
         "labels": lambda node: " ".join(f"{name}={value}" for name, value in node.labels.items() if name not in usual),
     }
@@ -261,6 +266,13 @@ def _nodes(found: ClusterReport) -> list[Table]:
     for node in sorted(found.nodes, key=lambda node: node.schedule is Schedule.NORMAL):
         table.add_row(*map(plain, (node.node, *(told[name](node) for name in columns))))
     return [table] if found.nodes else []
+
+
+def _of(reserved: Amount, there: Amount | None, shown: Callable[[Amount], str]) -> str:
+    """What a node has, and how much of it is reserved."""
+    if there is None:
+        return f"{shown(reserved)} of ?" if reserved else ""
+    return f"{shown(reserved)} of {shown(there)}" if reserved else shown(there)
 
 
 def _slices(found: ClusterReport, *, everything: bool) -> list[Text | Table]:

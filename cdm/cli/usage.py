@@ -19,7 +19,7 @@ from cyclopts import (
 )
 
 from cdm.cli.known import nearest
-from cdm.errors import UsageError
+from cdm.errors import CdmError, UsageError
 
 _AT_LEAST = re.compile(r"Must be >= (\S+)\.")
 _KINDS = {int: "a whole number", float: "a number"}
@@ -66,7 +66,11 @@ def _unreadable(error: CoercionError) -> str:
     named = error.token is not None and error.token.keyword is not None
     if error.msg is not None:
         return f"{_name(error)}: {error.msg}" if named else str(error.msg)
+    if isinstance(cause := error.__cause__ or error.__context__, CdmError):
+        return str(cause)  # what a converter says of one of several values
     kind: Any = error.target_type
+    if type(None) in get_args(kind):
+        kind = next(each for each in get_args(kind) if each is not type(None))
     if kind is bool:
         return f"{_name(error)} takes no value"
     choices = [each.value for each in kind] if isinstance(kind, type) and issubclass(kind, Enum) else get_args(kind)

@@ -48,6 +48,21 @@ def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Com
         (["scale", "a:b:1"], "INSTANCES is missing; see `cdm scale --help`"),
         (["scale", "a:b:1", "many"], "INSTANCES: 'many' is not a whole number"),
         (["scale", "a:b:1", "-1"], "INSTANCES: '-1': must be at least 0"),
+        *(
+            (["scale", "a:b:1", text], f"{text!r} is not a whole number")
+            for text in ("1.5", "1_0", "0x2", "2.0", "1e2")
+        ),
+        (["deploy", "a:b:1", "--instances", "1.5"], "--instances: '1.5' is not a whole number"),
+        (["logs", "a:b:1", "--lines", "1.5"], "--lines: '1.5' is not a whole number"),
+        (["logs", "a:b:1", "--ordinal", "0x1"], "--ordinal: '0x1' is not a whole number"),
+        (["rebalance", "--max-moves", "1.5"], "--max-moves: '1.5' is not a whole number"),
+        (["rebalance", "--max-moves", "0"], "--max-moves: '0': must be at least 1"),
+        (["node", "--capacity", "1.5"], "--capacity: '1.5' is not a whole number"),
+        (["init", "--replicas", "1.2"], "--replicas: '1.2' is not one of 1, 2, 3, 4, 5"),
+        (["rebalance", "a:b:1", "nope"], "artifact 'nope' is not of the form group:name:version"),
+        (["rebalance", "a:b"], "a:b is a service; write the version too, a:b:VERSION"),
+        (["explain", "a:b:1", "extra"], "'extra' is one argument too many; see `cdm explain --help`"),
+        (["explain", "n1/a:b:1", "x", "y", "--json"], "'x' is one argument too many; see `cdm explain --help`"),
         (["deploy", "a:b:1", "--from"], "--from needs a value; see `cdm deploy --help`"),
         (["rollout", "pause", "a"], "service 'a' is not of the form group:name"),
         (["node", "--capacity", "-1"], "--capacity: '-1': must be at least 0"),

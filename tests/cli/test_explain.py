@@ -143,8 +143,8 @@ async def test_what_is_not_there_is_told_with_what_is_most_like_it(server: NatsS
         (["n1/acme:web:1/7"], 1, "there is no slice n1/acme:web:1#7 (did you mean n1/acme:web:1"),
         (["n1/acme:web:1", "--node", "n1"], 2, "--node: a slice is on one node alone"),
         (["acme:web"], 2, "acme:web is a service; write the version too, acme:web:VERSION"),
-        (["nonsense"], 2, "'nonsense' is not of the form node.group/name/version"),
-        (["_leader"], 2, "'_leader' is not the key of a slice"),
+        *(([text], 2, f"{text!r} is neither a version, group:name:version, nor") for text in ("nope", "", "/", "n1/")),
+        (["_leader"], 2, "'_leader' is neither a version, group:name:version, nor a slice, NODE/"),
     ):
         done = await type_in(server, *arguments)
         assert done.returncode == code, arguments

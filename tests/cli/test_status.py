@@ -258,3 +258,32 @@ async def test_a_rollout_is_told_in_a_line_and_what_was_replaced_is_no_trouble(s
     (web,) = [each for each in json.loads(shown.stdout)["blueprints"] if each["artifact"] == "g:web:2"]
     assert (web["healthy"], web["outdated"], web["up_to_date"]) == (1, 3, None)
     assert web["rollout"]["why"] == why
+
+
+async def test_violations_and_what_is_reserved_of_each_node_are_told(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    async with raw(server) as user:
+        await user.put("slices", "_leader", {"node": "n1", "term": 3})
+        for node in ("n1", "n2"):
+            await user.put("nodes", node, {"cpu": 4, "memory": 2**33, "runtime": "process"})
+        for ordinal in ("", "/1"):
+            needs = {"cpu": 0.7, "memory": 2**28}
+            await user.put("slices", f"n1.g/b/1{ordinal}", {"state": "ACTIVE", "needs": needs})
+        for name, violations in (("a", {}), ("b", {"violations": 2}), ("c", {"violations": 1})):
+            await user.put("blueprints", f"g/{name}/1", 2)
+            await user.put("status", f"g/{name}/1", {"condition": "Ready", "desired": 2, **violations})
+    shown = await anyio.to_thread.run_sync(lambda: run("status", "--server", server.url))
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert lines[3:8] == [
+        "g:b:1 Ready 2 2 0 0",
+        "violations: 2 instances are on nodes that a rule forbids by now",
+        "g:c:1 Ready 2 0 0 0",
+        "violations: 1 instance is on a node that a rule forbids by now",
+        "g:a:1 Ready 2 0 0 0",
+    ]
+    first, second = (line for line in lines if line.startswith(("n1 all", "n2 all")))
+    assert "2 1.4 of 4 512Mi of 8Gi process" in first
+    assert "0 4 8Gi process" in second
+    found = json.loads((await anyio.to_thread.run_sync(lambda: run("status", "--json", "--server", server.url))).stdout)
+    assert [each["violations"] for each in found["blueprints"]] == [0, 2, 1]
+    assert [(each["reserved_cpu"], each["reserved_memory"]) for each in found["nodes"]] == [(1.4, 2**29), (0.0, 0)]
