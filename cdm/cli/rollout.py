@@ -176,7 +176,7 @@ def _headline(look: ServiceLook) -> str:
     told = _rollout_of(look)
     if told is not None and record.phase not in _OVER:
         return brief(rollout_in_words(told)) + _share(record, told.share)
-    reason = f": {brief(record.reason)}" if record.reason and record.phase in _BAD else ""
+    reason = f": {brief(record.reason)}" if record.reason and record.phase in (*_BAD, RolloutPhase.REVERTING) else ""
     return f"{look.way} {record.phase} {ago(record.since)} ago{reason}"
 
 

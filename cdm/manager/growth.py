@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from cdm.allocation.case import NO_LIMIT
 from cdm.allocation.evenly import Host, allocate, free_ordinals
 from cdm.manager.choosing import has_place, place, why_not
 from cdm.manager.group import SlicePut
@@ -61,6 +62,8 @@ def grow(case: Situation, missing: int, cursor: NodeId | None, *, tells: bool = 
 
 def most_at_once(rules: Rules, nodes: int) -> int:
     """How many instances one decision places."""
+    if rules is NO_RULES:
+        return NO_LIMIT  # an even spread over all nodes costs what there are nodes
     levels = len(rules.spread) + len(rules.near) + len(rules.apart)
     return MOST_AT_ONCE if levels < 2 else max(1, min(MOST_AT_ONCE, LOOKS_AT_ONCE // (levels * max(nodes, 1))))
 

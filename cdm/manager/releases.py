@@ -352,7 +352,7 @@ def _rollout_status(record: Rollout, decision: Decision, desired: Desired | None
     under_way, back = record.phase.under_way, record.phase in BACK
     share = 100.0 if record.phase is RolloutPhase.COMPLETE else 0.0
     if under_way and wanted:
-        share = 100.0 * decision.new.healthy / wanted
+        share = min(100.0 * decision.new.healthy / wanted, 100.0)
     return RolloutStatus(
         phase=str(record.phase),
         kind=kind,

@@ -22,6 +22,7 @@ from cdm.manager.progress import Course, Progress
 from cdm.manager.service import Facts, revert
 from cdm.manager.stages import Stage, StageKind
 from cdm.model.record import ALL_NEW, Rollout, RolloutPhase, Weights
+from cdm.model.rollout import RolloutKind
 
 MOST_TURNS = 300
 """More stages than a blueprint may have: they may all be over at once."""
@@ -141,6 +142,8 @@ def _back(case: Progress) -> _Turn:
     if record.weights is None and case.new.active and case.stable.healthy >= case.new.active:
         # The old ones can take what the new ones got, which need not serve until they are stopped.
         return _Turn(replace(record, weights=Weights(100, 0)), record.reason)
+    if case.settings.kind is RolloutKind.ROLLING and record.weights is not None and not case.stable.active:
+        return _Turn(replace(record, weights=None), record.reason)  # the old ones are lost: whatever serves is to serve
     why = f"going back to {record.source.version}: {record.reason}"
     if case.stable.healthy < case.instances:
         why += f"; {case.stable.healthy} of {case.instances} old instances healthy{_no_room(case, 'old', 'new')}"

@@ -16,7 +16,7 @@ from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import encode_artifact
 from cdm.model.node import FEATURES, PLACEMENT, Registration, Schedule
-from cdm.model.rules import Rules, Spread
+from cdm.model.rules import NO_RULES, Rules, Spread
 from cdm.model.status import Condition, Status
 from tests.unit.support import APP, OTHER, S, n
 from tests.unit.world import World
@@ -773,7 +773,9 @@ def test_what_costs_much_is_placed_bit_by_bit(monkeypatch: pytest.MonkeyPatch) -
     assert status(it, OTHER).reason.startswith("5 of 9 ")
 
 
-@pytest.mark.parametrize(("spreads", "nodes", "expected"), [(1, 1000, 25_000), (10, 1000, 20), (2, 10_000, 10)])
+@pytest.mark.parametrize(
+    ("spreads", "nodes", "expected"), [(0, 1000, 1_000_000), (1, 1000, 25_000), (10, 1000, 20), (2, 10_000, 10)]
+)
 def test_no_decision_takes_longer_than_a_leader_has(spreads: int, nodes: int, expected: int) -> None:
-    rules = Rules(spread=tuple(Spread(f"l{number}") for number in range(spreads)))
+    rules = Rules(spread=tuple(Spread(f"l{number}") for number in range(spreads))) if spreads else NO_RULES
     assert growth.most_at_once(rules, nodes) == expected

@@ -28,6 +28,7 @@ from tests.unit.test_rollouts import (
     phase,
     record,
     running,
+    status,
 )
 
 pytestmark = pytest.mark.quick
@@ -257,3 +258,32 @@ def test_where_most_are_new_already_they_serve_until_as_many_old_ones_do() -> No
     assert seen[0] == (None, True)
     assert not any(weights is not None and fewer for weights, fewer in seen)
     assert (Weights(100, 0), False) in seen
+
+
+def test_where_the_old_ones_are_lost_on_the_way_back_whatever_serves_is_sent_requests() -> None:
+    each = running(2, nodes=4)
+    each.apply(NEXT_VERSION, blueprint(2, rollout=FROM))
+    finish(each)
+    each.apply(NEXT_VERSION, blueprint(2, rollout=replace(FROM, abort=True)))
+    while not ((found := record(each)) and found.weights):
+        later(each, 1.0)
+    for key in [key for key in each.slices if key.artifact == APP]:
+        each.report(key, S.FAILED)
+    each.settle()
+    found = record(each)
+    assert found is not None
+    assert (found.phase, found.weights) == (RolloutPhase.REVERTING, None)
+
+
+def test_more_new_instances_than_are_wanted_are_all_of_them() -> None:
+    each = running(4)
+    kept = RolloutSettings(source="1.0.0", kind=RolloutKind.BLUE_GREEN, keep_old="10m")
+    each.apply(NEXT_VERSION, blueprint(4, rollout=kept))
+    each.run_down()
+    while phase(each) is not RolloutPhase.SWITCHED:
+        later(each, 1.0)
+    each.apply(NEXT_VERSION, blueprint(3, rollout=replace(kept, paused=True)))
+    later(each, 1.0)
+    told = status(each, NEXT_VERSION).rollout
+    assert told
+    assert told.share == 100
