@@ -20,13 +20,14 @@ from cdm.cli.known import nearest, stored_artifacts
 from cdm.cli.log_setup import remark
 from cdm.cli.manifests import completed_manifest, inherited, manifest_of, missing_in, settings_in
 from cdm.cli.options import FLAG, whole
-from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions
+from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions, check_timeout
 from cdm.cli.plans import Edit, deploying, stamp
 from cdm.errors import AccessDenied, ArtifactMissing, BucketMissing, Conflict, InvalidContent, UsageError
 from cdm.model import edit
 from cdm.model.artifact import Artifact
 from cdm.model.content import Content
 from cdm.model.manifest import Manifest
+from cdm.model.rules_typed import MOST_INSTANCES
 from cdm.store.connection import Connection
 
 Way = dict[str, Any] | None
@@ -51,7 +52,7 @@ def deploy(
     canary: str | None = None,
     blue_green: Annotated[bool, FLAG] = False,
     rolling: Annotated[bool, FLAG] = False,
-    instances: Annotated[int | None, whole()] = None,
+    instances: Annotated[int | None, whole(most=MOST_INSTANCES)] = None,
     entry: str | None = None,
     manifest: Path | None = None,
     force: Annotated[bool, FLAG] = False,
@@ -83,6 +84,7 @@ def deploy(
     wait
         Wait until the version serves, or is taken back.
     """
+    check_timeout(options, wait=wait)
     way = _way(canary, blue_green=blue_green, rolling=rolling)
     if path is None and (entry or manifest or force):
         raise UsageError("--entry, --manifest, --force: they are about what is pushed, and no path is given")

@@ -78,7 +78,7 @@ def subject_of(text: str) -> Artifact | SlicesNamed:
             key = None
         if not isinstance(key, SliceKey):
             raise UsageError(
-                f"{text!r} is neither a version, group:name:version, nor a slice, NODE/group:name:version/ORDINAL, "
+                f"{text!r} is neither a version, group:name:version, nor a slice, NODE/group:name:version#ORDINAL, "
                 "nor a slice's key, NODE.group/name/version/ORDINAL"
             )
         return SlicesNamed((key,))
@@ -103,7 +103,7 @@ Subject = Annotated[
         converter=_convert,
         n_tokens=1,
         accepts_keys=False,
-        help="A version, group:name:version; or a slice, NODE/ARTIFACT/ORDINAL or as its key is in the bucket.",
+        help="A version, group:name:version; or a slice, NODE/ARTIFACT#ORDINAL or as its key is in the bucket.",
     ),
 ]
 
@@ -153,6 +153,10 @@ async def _look(connection: Connection, artifact: Artifact, node: str | None) ->
     if artifact not in known:
         raise ServiceMissing(f"there is no blueprint of {artifact}, and no slice{nearest(str(artifact), known)}")
     found = explained(look, artifact)
+    desired = look.cluster.desired.get(artifact)
+    if node is None and (desired is None or desired.blueprint is None):
+        # How nodes are judged would mean something only if one more were wanted.
+        return replace(found, summary="nothing is placed while no blueprint is in force", nearest=[], nodes=[])
     if node is None:
         return found
     only = [each for each in found.nodes if each.node == node]
@@ -250,7 +254,7 @@ def _obstacle(each: Obstacle) -> str:
 
 
 def _slice_lines(found: SliceExplanation) -> list[Text]:
-    name = f"{found.node}/{found.artifact}{f'/{found.ordinal}' if found.ordinal else ''}"
+    name = f"{found.node}/{found.artifact}{f'#{found.ordinal}' if found.ordinal else ''}"
     since = f" since {found.since[:19].replace('T', ' ')} UTC ({_ago(found.since)})" if found.since else ""
     who = "commanded by the leader" if found.said_by == "leader" else f"told by node {found.node}"
     lines = [

@@ -17,7 +17,7 @@ from cdm import clock
 from cdm.cli.connected import run_connected
 from cdm.cli.editing import Made, Plan, edited, keys_of
 from cdm.cli.judging import End, Ended, Failures, gone_back_to, judged, under_way
-from cdm.cli.parameters import WaitOptions
+from cdm.cli.parameters import WaitOptions, check_timeout
 from cdm.cli.plans import Goal
 from cdm.cli.screen import plain, wide_console
 from cdm.cli.wording import alike, brief, in_words, serves_in_words
@@ -208,6 +208,7 @@ def described_status(status: Status) -> dict[str, Any]:
 
 def run_edit(options: WaitOptions, service: Service, plan: Plan, *, wait: bool) -> int:
     """Have a blueprint edited, and follow what becomes of it where that is wanted; returns the exit code."""
+    check_timeout(options, wait=wait)
 
     async def use(connection: Connection) -> int:
         made = await edited(connection, service, plan)

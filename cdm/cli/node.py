@@ -19,6 +19,7 @@ from cdm.cli.options import (
     ConnectionOptions,
     Replicas,
     address_of_slices,
+    check_url,
     cores,
     duration,
     node_labels,
@@ -124,6 +125,7 @@ def node(
     log_level
         The least severe level that is logged.
     """
+    check_url(metadata_url)
     name = node_id(id or socket.gethostname())
     settings = NodeSettings(
         node=name,

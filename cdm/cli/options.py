@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from cyclopts import Parameter, Token
 from cyclopts.validators import Number
@@ -87,14 +88,15 @@ def _whole(_type: Any, tokens: Sequence[Token]) -> int:
     return int(typed)
 
 
-def whole(env: str | None = None, *, least: int = 0) -> Parameter:
+def whole(env: str | None = None, *, least: int = 0, most: int | None = None) -> Parameter:
     """An option or argument that is a whole number.
 
     Args:
         env: its environment variable.
         least: the least that it may be.
+        most: the most; None: there is no limit.
     """
-    return Parameter(env_var=env, converter=_whole, n_tokens=1, validator=Number(gte=least))
+    return Parameter(env_var=env, converter=_whole, n_tokens=1, validator=Number(gte=least, lte=most))
 
 
 def _replicas(_type: Any, tokens: Sequence[Token]) -> int:
@@ -278,6 +280,19 @@ def address_of_slices(text: str) -> str:
                 f"address {text!r} (--address, CDM_ADDRESS): write a host name or an IP address, without a port"
             ) from None
     return address
+
+
+def check_url(text: str) -> None:
+    """Check where a cloud is asked for metadata: the beginning of a URL; raises `UsageError`."""
+    try:
+        url = urlsplit(text)
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        usable = False
+    if not usable or url.query or url.fragment:
+        raise UsageError(
+            f"{text!r} is not the beginning of a URL: write http://HOST[:PORT] (--metadata-url, CDM_METADATA_URL)"
+        )
 
 
 def pairs_of(pairs: Sequence[str], what: str, option: str) -> dict[str, str]:

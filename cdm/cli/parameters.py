@@ -66,5 +66,11 @@ class WaitOptions:
     json: Json = False
 
 
+def check_timeout(options: WaitOptions, *, wait: bool) -> None:
+    """Refuse ``--timeout`` where nothing is waited for; raises `UsageError`."""
+    if options.timeout is not None and not wait:
+        raise UsageError("--timeout: nothing is waited for; leave it out, or --wait for the end")
+
+
 WATCH, WAIT = WatchOptions(), WaitOptions()
 """Neither option given."""

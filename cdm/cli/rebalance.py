@@ -18,15 +18,16 @@ from cdm.cli.connected import run_connected
 from cdm.cli.editing import edited
 from cdm.cli.following import StatusFollower, shown_line, unsaid
 from cdm.cli.known import nearest
+from cdm.cli.log_setup import LogLevel
 from cdm.cli.options import FLAG, whole
-from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions
+from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions, check_timeout
 from cdm.cli.plans import rebalancing, stamp
 from cdm.cli.screen import plain, print_json, wide_console
-from cdm.errors import ServiceMissing
+from cdm.errors import EditRefused, ServiceMissing, UsageError
 from cdm.manager.onlooker import Onlooker
 from cdm.manager.rebalancing import balancing
 from cdm.model.artifact import Artifact, NodeId
-from cdm.model.keys import encode
+from cdm.model.keys import SLICES, encode
 from cdm.model.status import Condition, Status
 from cdm.store.connection import Connection
 from cdm.store.snapshot import snapshot
@@ -76,10 +77,14 @@ def rebalance(
     wait
         Wait until all is moved.
     """
+    if plan and wait:
+        raise UsageError("--plan moves nothing that --wait could wait for: choose one of them")
+    check_timeout(options, wait=wait)
     return run_connected(
         options.connection,
         "cdm rebalance",
         partial(_run, artifacts=artifacts, plan=plan, most=max_moves, wait=wait, options=options),
+        level=LogLevel.ERROR,  # what the leader would warn of is the leader's business
     )
 
 
@@ -135,6 +140,8 @@ def _chosen(look: Onlooker, artifacts: Sequence[Artifact], most: int | None) -> 
     found, total = list[Rebalanced](), 0
     for artifact in dict.fromkeys(artifacts) or sorted(known):
         each = balancing(look, artifact)
+        if artifacts and (problem := known[artifact].problem) is not None:
+            raise EditRefused(f"{artifact}: its newest blueprint is refused ({problem}); write one that is valid first")
         if not artifacts and not each.settled:
             continue
         left_out = most is not None and total + len(each.moves) > most
@@ -190,8 +197,12 @@ def _lines(found: Sequence[Rebalanced]) -> list[Text]:
         left_out = ", left out (--max-moves)" if each.left_out else ""
         waits = f"; waits: {each.waits}" if each.waits else ""
         lines.append(plain(f"{each.artifact}: {_count(each)}{left_out}{waits}"))
-        lines += [plain(f"    {move.slice} -> {move.to}, for {move.why}") for move in each.moves]
+        lines += [plain(f"    {_named(move)} -> {move.to}, for {move.why}") for move in each.moves]
     return lines or [plain("nothing is to be moved")]
+
+
+def _named(move: PlannedMove) -> str:
+    return str(SLICES.decode(move.slice)).removeprefix("slices/")
 
 
 def _count(each: Rebalanced) -> str:

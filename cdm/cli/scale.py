@@ -9,11 +9,12 @@ from cdm.cli.following import run_edit
 from cdm.cli.options import FLAG, whole
 from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions
 from cdm.cli.plans import restarting, scaling, stamp
+from cdm.model.rules_typed import MOST_INSTANCES
 
 
 def scale(
     artifact: ArtifactName,
-    instances: Annotated[int, whole()],
+    instances: Annotated[int, whole(most=MOST_INSTANCES)],
     /,
     *,
     wait: Annotated[bool, FLAG] = False,

@@ -22,6 +22,7 @@ from cdm.cli.known import nearest
 from cdm.errors import CdmError, UsageError
 
 _AT_LEAST = re.compile(r"Must be >= (\S+)\.")
+_AT_MOST = re.compile(r"Must be <= (\S+)\.")
 _KINDS = {int: "a whole number", float: "a number"}
 
 
@@ -52,7 +53,9 @@ def usage_error(error: CycloptsError) -> UsageError:
             return UsageError(_unreadable(error))
         case ValidationError():
             least = _AT_LEAST.fullmatch(error.exception_message)
+            most = _AT_MOST.fullmatch(error.exception_message)
             why = f"must be at least {least[1]}" if least else error.exception_message
+            why = f"must be at most {int(most[1]):,}" if most else why
             return UsageError(f"{_name(error)}: {_typed(error)!r}: {why}")
     error.verbose = False
     return UsageError(str(error))

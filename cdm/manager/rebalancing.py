@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from cdm.allocation.moving import Relocation
-from cdm.manager.choosing import better_placed
+from cdm.allocation.moving import HARD_RULE, Relocation
+from cdm.manager.choosing import better_placed, violations
 from cdm.manager.onlooker import Onlooker
 from cdm.manager.standing import Standing
 from cdm.model.artifact import Artifact
@@ -42,5 +42,12 @@ def balancing(look: Onlooker, artifact: Artifact) -> Balancing:
     ):
         waits = "not all of its instances are ACTIVE"
     settled = not rolling and found.desired is not None and found.desired.problem is None
-    moves = better_placed(at, MOST_SHOWN) if at.wanted.nodes is None else ()
-    return Balancing(artifact, moves, waits, settled)
+    moves = better_placed(at, MOST_SHOWN) if at.wanted.nodes is None else []
+    forbidden = violations(at) if any(move.why == HARD_RULE for move in moves) else {}
+    named = [
+        move._replace(why=f"{HARD_RULE}: {forbidden[move.slice.node]}")
+        if move.why == HARD_RULE and move.slice.node in forbidden
+        else move
+        for move in moves
+    ]
+    return Balancing(artifact, named, waits, settled)

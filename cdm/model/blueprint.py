@@ -259,6 +259,8 @@ def _problem(raw: bytes, error: Exception) -> InvalidBlueprint:
     try:
         # Once more and slowly: json tells line and column, and finds a field that is given twice.
         value = _LOOSE.decode(raw.decode())
+        if value == EACH:
+            return InvalidBlueprint("", f'write {{"instances": "{EACH}"}} for one on each node')
         msgspec.convert(value, _WRITTEN)
     except InvalidBlueprint as found:
         return found

@@ -31,6 +31,11 @@ class Machine(NamedTuple):
         memory = None if self.memory is None else max(self.memory - (reserved.memory or 0), 0)
         return Machine(cpu, memory)
 
+    def used_up(self, reserved: Machine) -> list[str]:
+        """The names of what there is, and of which nothing is left when so much is kept back."""
+        left = self.less(reserved)
+        return [name for name, has, rest in zip(self._fields, self, left, strict=True) if has and rest == 0]
+
 
 def detected(root: Path = Path("/"), cores: int | None = None) -> Machine:
     """What this process may use: its cores and the machine's memory, or what its cgroups (v2 or v1) allow, if less.

@@ -253,8 +253,9 @@ class Node:
             found.memory if settings.machine.memory is None else settings.machine.memory,
         )
         left = machine.less(settings.reserved)
-        if 0 in left and 0 not in machine:
-            log.warning("nothing is left that slices could reserve", machine=machine, reserved=settings.reserved)
+        for what in machine.used_up(settings.reserved):
+            has, kept_back = getattr(machine, what), getattr(settings.reserved, what)
+            log.warning(f"no {what} is left that slices could reserve", has=has, kept_back=kept_back)
         described = Registration(
             role=settings.role,
             labels={**usual_labels(), **settings.labels},

@@ -101,7 +101,7 @@ async def test_a_slice_says_since_when_and_why_it_is_there(server: NatsServer) -
         await fill(user)
     first, second, third, *others = await lines_of(server, "n1/acme:web:1/1")
     assert re.fullmatch(
-        r"n1/acme:web:1/1 ACTIVE since \S+ \S+ UTC \(\d+ s ago\), told by node n1, term 3, revision \d+", first
+        r"n1/acme:web:1#1 ACTIVE since \S+ \S+ UTC \(\d+ s ago\), told by node n1, term 3, revision \d+", first
     )
     assert re.fullmatch(
         r"serves blueprint revision \d+, written \S+ \S+ UTC by ann@host; it is in force, 3 wanted", second
@@ -152,6 +152,20 @@ async def test_what_is_not_there_is_told_with_what_is_most_like_it(server: NatsS
         assert len(done.stderr.splitlines()) == 1
 
 
+async def test_of_a_blueprint_that_was_never_valid_nothing_is_placed(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    async with raw(server) as user:
+        await user.put("nodes", "n1", {})
+        await user.put("blueprints", "acme/web/1", "each")
+        lines = await lines_of(server, "acme:web:1")
+        assert lines[-1] == "one more: nothing is placed while no blueprint is in force"
+        refused = await anyio.to_thread.run_sync(lambda: run("rebalance", "acme:web:1", "--server", server.url))
+        assert refused.returncode == 1
+        (told,) = refused.stderr.splitlines()
+        assert told.startswith("cdm: acme:web:1: its newest blueprint is refused (")
+        assert '{"instances": "each"}' in told
+
+
 async def test_where_nobody_leads_that_is_why_nothing_is_placed(server: NatsServer) -> None:
     assert run("init", "--server", server.url).returncode == 0
     async with raw(server) as user:
@@ -174,4 +188,4 @@ async def test_the_commands_of_the_documents(server: NatsServer, tmp_path: Path)
         await user.put("blueprints", "org.example/slice/1.0.0", 2)
         assert "2 of 2 nodes take it" in await shell.good(whole)
         assert "node-1" not in await shell.good(one)
-        assert "node-1/org.example:slice:1.0.0/1  ACTIVE" in await shell.good(some)
+        assert "node-1/org.example:slice:1.0.0#1  ACTIVE" in await shell.good(some)

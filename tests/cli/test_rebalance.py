@@ -34,7 +34,7 @@ async def test_what_is_on_one_node_is_spread_by_one_command(server: NatsServer) 
         plan = (await cluster.json("rebalance", "--plan", "org.example:slice:1.0.0"))["artifacts"]
         assert [move["to"] for move in plan[0]["moves"]] == ["n2", "n2"]
         shown = await cluster.cdm(*planned)
-        assert shown.startswith("org.example:slice:1.0.0: 2 moves\n    n1.org.example/slice/1.0.0")
+        assert shown.startswith("org.example:slice:1.0.0: 2 moves\n    n1/org.example:slice:1.0.0")
         assert "left out (--max-moves)" in await cluster.cdm("rebalance", "--max-moves", "1")
         assert on_nodes(await user.slices()) == {"n1": 4}
         assert "rebalanced" not in json.dumps((await user.contents("blueprints"))["org.example/slice/1.0.0"].value)
@@ -62,3 +62,15 @@ async def test_a_wait_ends_where_another_rebalancing_is_asked_for_or_time_is_ove
         await user.put("status", "acme/web/1", told)
         other = await command_line("rebalance", "--wait", env={"NATS_URL": server.url}, within=40)
         assert (other.returncode, b"acme:web:1: superseded" in other.stdout) == (4, True), other.stderr
+
+
+async def test_a_plan_names_the_hard_rule(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    async with raw(server) as user:
+        await user.put("nodes", "n1", {"labels": {"zone": "a"}})
+        await user.put("nodes", "n2", {"labels": {"zone": "b"}})
+        await user.put("slices", "n1.acme/web/1/1", {"state": "ACTIVE"})
+        await user.put("blueprints", "acme/web/1", {"instances": 1, "require": ["zone = b"]})
+        done = await command_line("rebalance", "--plan", env={"NATS_URL": server.url}, within=40)
+    lines = done.stdout.decode().splitlines()
+    assert lines == ["acme:web:1: 1 move", "    n1/acme:web:1#1 -> n2, for a hard rule: zone is not b"], done.stderr

@@ -131,3 +131,11 @@ def test_load_does_not_flap_between_two_steps() -> None:
 def test_this_machines_load_is_known() -> None:
     load = Load()
     assert (load() or 0.0) >= 0.0
+
+
+def test_of_what_nothing_is_left_is_told_by_name() -> None:
+    machine = Machine(4.0, 2**30)
+    assert machine.used_up(Machine(5.0, None)) == ["cpu"]
+    assert machine.used_up(Machine(4.0, 2**30)) == ["cpu", "memory"]
+    assert machine.used_up(Machine(1.0, 2**20)) == []
+    assert Machine(0.0, None).used_up(Machine(1.0, 1)) == []
