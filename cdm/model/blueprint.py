@@ -260,7 +260,8 @@ def _problem(raw: bytes, error: Exception) -> InvalidBlueprint:
         # Once more and slowly: json tells line and column, and finds a field that is given twice.
         value = _LOOSE.decode(raw.decode())
         if value == EACH:
-            return InvalidBlueprint("", f'write {{"instances": "{EACH}"}} for one on each node')
+            what = f"must be a whole number from 0 to {MAX_INSTANCES:,} or an object"
+            return InvalidBlueprint("", f'{what}; one on each node is {{"instances": "{EACH}"}}')
         msgspec.convert(value, _WRITTEN)
     except InvalidBlueprint as found:
         return found
