@@ -37,6 +37,9 @@ class Case(Struct, frozen=True):
     template, and failed ones that wait."""
     of_service: Mapping[str, Mapping[NodeId, int]] = {}
     """Instances of services (``group:name``), all versions, by node: of those that are neighbours in the rules."""
+    leaving: Mapping[str, Mapping[NodeId, int]] = {}
+    """Instances of services that are to be `apart`, by node, that are being stopped: until they are gone nothing comes
+    beside them, and what is there already is told of none."""
     cursor: NodeId | None = None
     """The node that was served last; among equals the next one in name order comes first."""
     shun: Mapping[NodeId, float] = {}
@@ -123,11 +126,11 @@ class Case(Struct, frozen=True):
 
         Args:
             site: the node.
-            mine: instances of this version that are counted there.
+            mine: instances that are counted there.
         """
         rules, found = self.rules, 0
         if rules.max_per_node is not None:
-            found = mine + self.beside.get(site.node, 0) - rules.max_per_node
+            found = mine - rules.max_per_node
         if (needs := rules.needs) is not None:
             if (cpu := millicores(needs.cpu)) and site.cpu is not None:
                 found = max(found, -((millicores(site.cpu) - millicores(site.cpu_reserved)) // cpu))

@@ -26,5 +26,7 @@ def leaves_room(case: Case, node: NodeId, held: Freed) -> bool:
     if service in of_service:
         of_service[service] = {**of_service[service], node: max(of_service[service].get(node, 0) - 1, 0)}
     beside = {**case.beside, node: max(case.beside.get(node, 0) - 1, 0)}
-    rest = replace(case, beside=beside, of_service=of_service, retried={**case.retried, node: held})
+    # What is being stopped will be gone by then.
+    leaving = {each: counts for each, counts in case.leaving.items() if each != service}
+    rest = replace(case, beside=beside, of_service=of_service, leaving=leaving, retried={**case.retried, node: held})
     return Neighbours(rest).allow(site) and rest.room(site) > 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from cdm.allocation.case import Case
 from cdm.allocation.site import Site
+from cdm.model.artifact import NodeId
 from cdm.model.rules import Neighbour
 
 WISH = 100
@@ -21,6 +23,8 @@ class Vicinity(NamedTuple):
     """The values of the label on its nodes, and how many instances there are."""
     own: bool
     """It is the service itself, so that each instance that is placed changes the values."""
+    leaving: Mapping[str, int] = {}
+    """The same of instances that are being stopped, where an instance that is to come must be apart from them."""
 
     def kept(self, site: Site, without: Site | None = None) -> bool:
         """Whether an instance on the node is, or would be, where the rule wants it.
@@ -33,10 +37,14 @@ class Vicinity(NamedTuple):
         itself = without.labels.get(self.rule.by) if self.own and without is not None else None
         others = 0 if value is None else self.values.get(value, 0) - (value == itself)
         if not self.near:
-            return others <= 0
+            return others <= 0 and (without is not None or not self.awaits(site))
         # The first of those that are to be near each other may be anywhere.
         alone = self.own and value is not None and sum(self.values.values()) == (itself is not None)
         return others > 0 or alone
+
+    def awaits(self, site: Site) -> bool:
+        """Whether there are instances near the node that are being stopped, and that nothing may come beside."""
+        return bool(self.leaving) and self.leaving.get(site.labels.get(self.rule.by, ""), 0) > 0
 
 
 class Neighbours:
@@ -87,9 +95,14 @@ def _side(case: Case, rule: Neighbour, *, near: bool) -> Vicinity:
     counts = dict(case.of_service.get(rule.service, {}))
     if own:
         counts.update((node, max(count, counts.get(node, 0))) for node, count in case.mine.items())
+    leaving = {} if near or not rule.hard else case.leaving.get(rule.service, {})
+    return Vicinity(rule, near, _by_value(case, rule, counts), own, _by_value(case, rule, leaving))
+
+
+def _by_value(case: Case, rule: Neighbour, counts: Mapping[NodeId, int]) -> dict[str, int]:
     values: dict[str, int] = {}
     for node, count in counts.items():
         value = case.sites.labels(node).get(rule.by)
         if count and value is not None:
             values[value] = values.get(value, 0) + count
-    return Vicinity(rule, near, values, own)
+    return values

@@ -90,7 +90,8 @@ class _Removal:
         if rules.max_per_node is not None or rules.needs is not None:
             for node in [node for node, allowed in found if allowed and node in sites]:
                 gone = self._gone.get(node, 0)
-                if (over := self._case.too_many(sites[node], self._mine[node] + gone) - gone) > 0:
+                there = self._mine[node] + self._case.beside.get(node, 0)
+                if (over := self._case.too_many(sites[node], there + gone) - gone) > 0:
                     slices = found[node, True]
                     fewer = max(len(slices) - over, 0)
                     found[node, False] = slices[fewer:]

@@ -127,7 +127,8 @@ def broken(case: Case) -> dict[NodeId, tuple[Obstacle, ...]]:
 def _broken_on(case: Case, neighbours: Neighbours, site: Site) -> list[Obstacle]:
     found = [_unfulfilled(each, site) for each in case.rules.require if not each.holds(site.labels)]
     found += [_neighbour(side, site) for side in neighbours.hard if not side.kept(site, without=site)]
-    most, count = case.rules.max_per_node, case.on_node(site.node)
+    # What failed, or is on its way out, is no instance that is where it must not be.
+    most, count = case.rules.max_per_node, case.mine.get(site.node, 0)
     if most is not None and count > most:
         found.append(Obstacle("max_per_node", "more than may be", f"{count} of {most}"))
     return found + _overdrawn(case, site)
@@ -190,6 +191,8 @@ def _neighbour(side: Vicinity, site: Site) -> Obstacle:
     where = "" if rule.by == "node" else f" ({rule.by} {site.labels.get(rule.by, 'none')})"
     what = f"near {rule.service}" if side.near else f"apart from {rule.service}"
     why = f"not near {rule.service}" if side.near else f"beside {rule.service}"
+    if not side.near and not side.values.get(site.labels.get(rule.by, "")):
+        why += ", which is being stopped"
     return Obstacle(what, why, miss=f"{why}{where}")
 
 

@@ -43,6 +43,7 @@ def case_of(at: Situation, due: Sequence[SlicePut] = (), cursor: NodeId | None =
     rules, fleet, group = at.wanted.rules, at.fleet, at.group
     shun = {put.key.node: 0.0 for standing in (Standing.FAILED, Standing.STUCK) for put in at.standings[standing]}
     services = {each.service for each in (*rules.near, *rules.apart)}
+    apart = {each.service for each in rules.apart if each.hard}
     return Case(
         at.artifact,
         rules,
@@ -50,6 +51,7 @@ def case_of(at: Situation, due: Sequence[SlicePut] = (), cursor: NodeId | None =
         at.wanted.instances or 0,
         Counter(put.key.node for standing in _STAYS for put in at.standings[standing]),
         of_service={service: fleet.of_service(Service.parse(service)) for service in services},
+        leaving={service: fleet.leaving(Service.parse(service)) for service in apart},
         cursor=cursor,
         shun={**shun, **group.failed_on},
         runs_elsewhere=bool(group.active),
@@ -84,7 +86,8 @@ def places(at: Situation, count: int, without: Sequence[SlicePut]) -> int:
     case, own = case_of(at, due), str(at.artifact.service)
     if own in case.of_service:
         left = Counter(case.of_service[own]) - Counter(put.key.node for put in without)
-        case = replace(case, of_service={**case.of_service, own: left})
+        leaving = {service: counts for service, counts in case.leaving.items() if service != own}
+        case = replace(case, of_service={**case.of_service, own: left}, leaving=leaving)
     return sum(choose(case, count).counts.values())
 
 
@@ -119,9 +122,7 @@ def violations(at: Situation) -> dict[NodeId, str]:
     hard = rules.require or rules.needs or rules.max_per_node or any(each.hard for each in (*rules.near, *rules.apart))
     if not hard:
         return {}
-    # What failed, or is on its way out, is no instance that is where it must not be.
-    case = replace(case_of(at), beside={})
-    return {node: obstacles[0].why for node, obstacles in broken(case).items()}
+    return {node: obstacles[0].why for node, obstacles in broken(case_of(at)).items()}
 
 
 def better_placed(

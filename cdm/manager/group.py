@@ -103,6 +103,11 @@ class Group:
         """Slices that are FAILED."""
         return self.counts[SliceState.FAILED]
 
+    @property
+    def leaving(self) -> int:
+        """Slices that are being unloaded."""
+        return self.counts[SliceState.UNLOAD] + self.counts[SliceState.UNLOADING]
+
     def only(self, counts: Callable[[SlicePut], bool]) -> Group:
         """The same with those slices alone that count; a view for one decision, or this group where all of them do."""
         kept = {key: put for key, put in self.slices.items() if counts(put)}

@@ -78,7 +78,15 @@ class Placement:
         """The nodes as they are now, for one decision; ``settling``: which is to place nothing yet."""
         topology = self._topology
         return Fleet(
-            self.nodes, self.total, topology.lost, self.ranking(), settling, self.sites, self.of_service, self.others_of
+            self.nodes,
+            self.total,
+            topology.lost,
+            self.ranking(),
+            settling,
+            self.sites,
+            self.of_service,
+            self.leaving,
+            self.others_of,
         )
 
     def sites(self) -> Sites:
@@ -90,6 +98,10 @@ class Placement:
     def of_service(self, service: Service) -> Mapping[NodeId, int]:
         """How many instances of a service are on each node, or are about to be."""
         return self._siting.of_service(service, self.nodes)
+
+    def leaving(self, service: Service) -> Mapping[NodeId, int]:
+        """How many instances of a service are being stopped on each node, and may still serve."""
+        return self._siting.leaving(service, self.nodes)
 
     def others_of(self, artifacts: Iterable[Artifact], own: Container[SliceKey]) -> Iterator[NodeId]:
         """The nodes of all slices of artifacts but these, whatever their state."""

@@ -135,8 +135,12 @@ class Progress:
 
     @property
     def crowded(self) -> bool:
-        """Whether no instance can come up beside the others, but one could in the place of another."""
-        tight = self.exclusive or self.facts.crowded or bool(self.ports) or self.settings.surge(self.instances) == 0
+        """Whether no instance can come up beside the others, but one could in the place of another.
+
+        The place of what is being stopped is free soon: until then no other one goes for that.
+        """
+        full = self.facts.crowded and not any(version.group.leaving for version in self.facts.versions.values())
+        tight = self.exclusive or full or bool(self.ports) or self.settings.surge(self.instances) == 0
         return tight and not self.facts.stuck and self.finds_room()
 
     def finds_room(self) -> bool:

@@ -15,7 +15,9 @@ from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.keys import SliceKey
 from cdm.model.node import Registration
 from cdm.model.rules import NODE_LABEL, Rules
+from cdm.model.slice import SliceState
 
+_LEAVING = (SliceState.UNLOAD, SliceState.UNLOADING)
 _UNKNOWN = Registration()
 """What is known of a node that was never registered in this process's time."""
 
@@ -122,6 +124,15 @@ class Siting:
                 if put is None or not put.value.state.live:  # what failed and is tried again counts from its command on
                     found[key.node] += 1
         return found
+
+    def leaving(self, service: Service, nodes: Mapping[NodeId, LiveNode]) -> Counter[NodeId]:
+        """How many instances of a service, of whatever version, are being stopped on each node, and may still serve."""
+        return Counter(
+            key.node
+            for artifact in self._cluster.versions_of(service)
+            for key, put in self._cluster.group(artifact).slices.items()
+            if put.value.state in _LEAVING and key.node in nodes
+        )
 
 
 def _labels(node: NodeId, registration: Registration) -> Mapping[str, str]:

@@ -64,6 +64,8 @@ class Fleet(Struct, frozen=True):
     """The nodes as rules see them."""
     of_service: Callable[[Service], Mapping[NodeId, int]] = lambda _: {}
     """How many instances of a service are on each node, or are about to be."""
+    leaving: Callable[[Service], Mapping[NodeId, int]] = lambda _: {}
+    """How many instances of a service are being stopped on each node, and may still serve."""
     others_of: Callable[[Iterable[Artifact], Container[SliceKey]], Iterable[NodeId]] = lambda _artifacts, _own: ()
     """The nodes of all slices of artifacts but these, whatever their state, each as often as it has some."""
 

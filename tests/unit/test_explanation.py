@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 from cdm.dispatch.messages import Message, ValuePut, ValueRejected
+from cdm.manager.choosing import violations
 from cdm.manager.explanation import Explanation, HeldRule, explained, explained_slice
 from cdm.manager.onlooker import Onlooker
 from cdm.manager.rebalancing import balancing
@@ -167,3 +168,14 @@ def test_a_blueprint_that_is_refused_stays_in_force_as_its_status_has_it() -> No
     status = Status(Condition.INVALID, "no", desired=3, observed_revision=9, in_force_revision=5)
     messages = [refused, ValuePut(StatusKey("g/web/1"), status, 1), ValuePut(NodeKey(N1), Registration(), 1)]
     assert explained(Onlooker(messages, 100.0), WEB).desired == 3
+
+
+def test_what_failed_beside_an_instance_makes_it_no_violation() -> None:
+    failed = (SliceKey(N1, WEB, 1), SliceValue(SliceState.FAILED, 1, reason="it broke"))
+    nodes = {"n1": Registration(), "n2": Registration()}
+    onlooker = look(Blueprint(1, rules=Rules(max_per_node=1)), nodes, [active(WEB, "n1"), failed])
+    found = explained_slice(onlooker, SliceKey(N1, WEB))
+    assert found is not None
+    assert found.rules == [HeldRule("at most 1 on a node", True)]
+    assert found.better == ""
+    assert not violations(onlooker.lookup(WEB).at)

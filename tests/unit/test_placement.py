@@ -409,6 +409,40 @@ def test_what_is_tried_again_is_kept_apart_before_the_mirror_shows_it() -> None:
     assert it.states(APP) == {}
 
 
+def test_nothing_comes_beside_what_still_serves_until_it_is_gone() -> None:
+    it = world(n1=Registration())
+    it.apply(OTHER, typed(1, drain_delay=5))
+    it.run_down()
+    it.apply(APP, typed(1, apart=[str(OTHER.service)]))
+    it.run_down()
+    it.drop(OTHER)
+    it.settle()
+    assert set(it.states(OTHER).values()) == {S.UNLOAD}
+    it.tick(TOLD_FOR)
+    it.settle()
+    assert it.states(APP) == {}
+    told = f"beside {OTHER.service}, which is being stopped"
+    assert f"0 of 1 node takes it: 1 {told}" in status(it).reason
+    assert f"only apart from {OTHER.service} keeps n1 out: {told}" in status(it).reason
+    it.run_down()
+    it.tick(ROOM_PAUSE)
+    it.run_down()
+    assert live(it) == {"n1": 1}
+
+
+def test_what_is_there_already_is_not_forbidden_by_what_leaves() -> None:
+    it = world(n1=Registration())
+    it.apply(APP, typed(1, apart=[str(OTHER.service)]))
+    it.run_down()
+    it.apply(OTHER, typed(1, drain_delay=5))
+    it.run_down()
+    assert status(it).violations == 1
+    it.drop(OTHER)
+    it.settle()
+    assert set(it.states(OTHER).values()) == {S.UNLOAD}
+    assert not status(it).violations
+
+
 def test_a_neighbour_that_comes_later_is_waited_for() -> None:
     it = world()
     it.apply(APP, typed(1, near=[{"with": "org.example:other", "hard": True}]))
@@ -566,6 +600,22 @@ def test_the_most_on_a_node_counts_old_and_new_instances(rules: dict[str, Any]) 
         if not it.answer():
             it.tick(1.0)
     assert fewest == 2
+    assert status(it).condition is Condition.READY
+
+
+@pytest.mark.parametrize("rules", [{"max_per_node": 1}, {"apart": ["org.example:slice"]}])
+def test_while_an_old_instance_stops_its_place_is_waited_for_and_no_other_one_goes(rules: dict[str, Any]) -> None:
+    it = world(**dict.fromkeys(("n1", "n2", "n3", "n4"), Registration()))
+    it.apply(APP, typed(3, **rules))
+    it.run_down()
+    it.apply(APP, typed(3, restarted="again", **rules))
+    fewest = 3
+    for _ in range(80):
+        it.settle()
+        fewest = min(fewest, sum(state is S.ACTIVE for state in it.states(APP).values()))
+        if not it.answer():
+            it.tick(1.0)
+    assert fewest == 3
     assert status(it).condition is Condition.READY
 
 

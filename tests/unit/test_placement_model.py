@@ -155,7 +155,8 @@ class PlacementModel(ClusterModel):
         if desired is None or desired.blueprint is None:
             return
         groups = world.manager.cluster.groups.values()
-        there = {key for group in groups for key, put in group.slices.items() if put.value.state.live}
+        # What is being stopped may still serve.
+        there = {key for group in groups for key, put in group.slices.items() if put.value.state is not S.FAILED}
         there |= {each.key for one in world.outbox.orders for each in one.commands if each.state is S.LOAD}
         for command in order.commands:
             if command.state is S.LOAD:
