@@ -68,7 +68,8 @@ class ValueRemove(KeyedMessage[K], Generic[K, V], frozen=True, gc=False):
     """A key is gone."""
 
     revision: int
-    """Sequence of the delete or expiry marker; where none was seen, the last sequence known of the bucket."""
+    """Sequence of the marker that tells of it; where there is none, that of the value that expired, or else the last
+    sequence known of the bucket."""
     cause: Cause = Cause.DELETED
     at: float = 0.0
 

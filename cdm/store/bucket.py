@@ -88,9 +88,14 @@ class Bucket:
 
     async def subjects(self, pattern: str) -> set[str]:
         """The subjects that match a pattern, as the stream's leader has them. Errors as in `state`."""
-        sent = await self.connection.api(f"STREAM.INFO.{self.stream}", {"subjects_filter": pattern})
-        answer = of_leader(sent, self.name)
-        return {*(answer["state"].get("subjects") or ())}
+        found: set[str] = set()
+        while True:
+            question = {"subjects_filter": pattern, "offset": len(found)}
+            answer = of_leader(await self.connection.api(f"STREAM.INFO.{self.stream}", question), self.name)
+            page = answer["state"].get("subjects") or ()
+            found.update(page)
+            if not page or len(found) >= answer.get("total", 0):  # a server tells 100,000 at once
+                return found
 
     async def read(self, key: Key, timeout: float | None = None) -> Stored | None:
         """What the stream's leader holds under the key; None where nothing was written, or all trace of it expired."""

@@ -8,21 +8,17 @@ not decode are messages too. How a node's registration ended is told even where 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-import msgspec
 from msgspec import Struct
 
-from cdm.dispatch.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
-from cdm.errors import InvalidBlueprint, InvalidKey, InvalidValue
-from cdm.model.blueprint import Blueprint
-from cdm.model.content import Description
-from cdm.model.keys import NODES, BlueprintKey, Key, Layout
-from cdm.model.node import Intent, Registration
-from cdm.model.problems import explain
+from cdm.dispatch.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValueRemove
+from cdm.errors import InvalidKey
+from cdm.model.keys import NODES, Layout
+from cdm.store.decoding import Decoder
 from cdm.store.history import History, Known
+from cdm.store.lifetimes import Lifetimes, ttl_of
 from cdm.store.wire import MARKER, MARKER_TTL, StreamState, is_removal
 
 MARKS = 256
@@ -120,9 +116,12 @@ class Mirror:
     Args:
         layout: the bucket's.
         emit: takes each message.
+        sooner: called when a key is to be looked for sooner than any was.
     """
 
-    def __init__(self, layout: Layout, emit: Callable[[Message], None]) -> None:
+    def __init__(
+        self, layout: Layout, emit: Callable[[Message], None], sooner: Callable[[], None] = lambda: None
+    ) -> None:
         self.phase: MirrorPhase = Behind()
         self.reached = 0
         """Everything up to this sequence of the stream was emitted."""
@@ -141,8 +140,10 @@ class Mirror:
         """No known message is older than this sequence."""
         self._marks: deque[Mark] = deque(maxlen=MARKS)
         """The newest messages, in order, without a gap."""
-        self._decode_key = layout.decode
-        self._decoders = _decoders(layout)
+        self.lifetimes = Lifetimes(sooner)
+        """The keys that have a TTL, and when they end."""
+        self._decoder = Decoder(layout)
+        self._decode = self._decoder.decode
 
     @property
     def is_live(self) -> bool:
@@ -195,9 +196,10 @@ class Mirror:
             case Behind() | Live():
                 return
             case Resuming(end) as resuming:
-                if resuming.missing:
+                if resuming.missing.keys() - self.lifetimes.over(now):
                     self.distrust()
                     raise Gap(f"{len(resuming.missing)} of the newest keys are gone without a trace")
+                self.lifetimes.doubt(now)
             case Listing(end) as listing:
                 if isinstance(listing, ListingHistory):
                     for name, history in listing.histories.items():
@@ -250,6 +252,12 @@ class Mirror:
             self._markers[name] = stored
         elif self._markers:
             self._markers.pop(name, None)
+        # Where older values are kept, one that expires uncovers them, or leaves a marker.
+        ttl = ttl_of(headers) if headers is not None and cause is None and self._layout.history == 1 else None
+        if ttl is not None:
+            self.lifetimes.begin(name, at + ttl)
+        elif self.lifetimes.ends:
+            self.lifetimes.forget(name)
         listing = isinstance(phase, Listing)
         if isinstance(phase, Listing):
             if isinstance(phase, ListingHistory):
@@ -281,21 +289,30 @@ class Mirror:
         elif self._layout is NODES and (sequence > self.reached or not isinstance(self.phase, Listing)):
             self._tell_end(name, sequence, cause, at)
 
-    def lost(self, stream: StreamState) -> int:
+    def ended(self, names: Iterable[str]) -> None:
+        """These keys' TTL is over, and they are gone."""
+        for name in names:
+            end = self.lifetimes.ends.get(name, 0.0)
+            self.lifetimes.forget(name)
+            if known := self._known.get(name):
+                self._remove(name, known, known.revision, Cause.EXPIRED, end)
+
+    def lost(self, stream: StreamState, now: float) -> int:
         """How many of the known messages are gone from the stream, at least: they were purged, and left no marker.
 
-        Where the stream is further than ``reached`` some of them may only have been replaced since.
+        Where the stream is further than ``reached`` some of them may only have been replaced since. Those that may have
+        expired by now do not count.
         """
-        older = 0
+        older, over = 0, self.lifetimes.over(now)
         if stream.first > self._none_before:
-            older = sum(known.revision < stream.first for known in self._known.values())
+            older = sum(known.revision < stream.first for name, known in self._known.items() if name not in over)
             if not older:
                 self._none_before = stream.first
         expired = (stream.clock - MARKER_TTL + MARGIN) * 1e9
         self._markers = {name: stored for name, stored in self._markers.items() if stored > expired}
-        if len(self._known) + len(self._markers) <= stream.keys:
+        if len(self._known) + len(self._markers) - len(over) <= stream.keys:
             return older
-        kept = sum(known.revision <= stream.last for known in self._known.values())
+        kept = sum(known.revision <= stream.last for name, known in self._known.items() if name not in over)
         return max(older, kept + len(self._markers) - stream.keys)
 
     def skip(self, end: int) -> None:
@@ -332,31 +349,10 @@ class Mirror:
     def _replaced(self) -> bool:
         return isinstance(self.phase, (Behind, Listing)) and self.phase.replaced
 
-    def _decode(self, name: str, data: bytes, sequence: int, at: float, known: Known | None) -> Known:
-        if known is not None and isinstance(known, (ValuePut, ValueRejected)):  # the first is faster
-            key: Key = known.key
-        else:
-            try:
-                key = self._decode_key(name)
-            except InvalidKey as error:
-                return KeyRejected(self._layout.kinds[0], name, str(error), sequence)
-        try:
-            value = self._decoders[type(key)](data)
-            if isinstance(key, BlueprintKey):
-                value.check_for(key.artifact)
-            return ValuePut(key, value, sequence, at)
-        except (InvalidBlueprint, InvalidValue) as error:
-            reason = str(error)
-        except msgspec.ValidationError as error:
-            reason = str(explain(error, key.value_type))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            reason = str(error)
-        except RecursionError:
-            reason = "is nested too deeply"
-        return ValueRejected(key, reason, sequence, at)
-
     def _remove(self, name: str, known: Known, sequence: int, cause: Cause, at: float) -> None:
         del self._known[name]
+        if self.lifetimes.ends:
+            self.lifetimes.forget(name)
         if isinstance(known, KeyRejected):
             self._emit(RejectedKeyRemoved(known.kind, name))
         else:
@@ -365,7 +361,7 @@ class Mirror:
     def _tell_end(self, name: str, sequence: int, cause: Cause, at: float) -> None:
         """All that is left of a node that went before it was known here is the marker, which tells how it went."""
         try:
-            key = self._decode_key(name)
+            key = self._decoder.key(name)
         except InvalidKey:
             return
         self._emit(ValueRemove(key, sequence, cause, at))
@@ -389,11 +385,3 @@ def _cause(headers: dict[str, str]) -> Cause | None:
     if not is_removal(headers):
         return None
     return Cause.EXPIRED if headers.get(MARKER) == "MaxAge" else Cause.DELETED
-
-
-def _decoders(layout: Layout) -> dict[type[Key], Callable[[bytes], Any]]:
-    judged = (Blueprint, Intent, Registration, Description)
-    return {
-        kind: kind.value_type.parse if kind.value_type in judged else msgspec.json.Decoder(kind.value_type).decode
-        for kind in layout.kinds
-    }

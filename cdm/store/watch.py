@@ -24,6 +24,7 @@ from cdm.log import Log, Ration
 from cdm.store.backpressure import Backpressure, FlowControl
 from cdm.store.bucket import Bucket
 from cdm.store.consumer import Consumer, until_up
+from cdm.store.looks import Looks
 from cdm.store.mirror import Behind, Gap, Listing, Live, Mirror, SetBack
 from cdm.store.wire import MARKER_TTL, StreamState, delivery_of, headers_of
 
@@ -92,8 +93,9 @@ class Watch:
         backpressure: Backpressure | None = None,
     ) -> None:
         self.bucket = bucket
-        self._mirror = Mirror(bucket.layout, emit)
         self._filter = bucket.subject(keys)
+        self._looks = Looks(bucket, self._filter)
+        self._mirror = Mirror(bucket.layout, emit, self._looks.wake)
         self._name_at = len(bucket.subject(""))
         self._on_live = on_live
         self._on_reset = on_reset
@@ -137,6 +139,7 @@ class Watch:
         self._began = clock.now()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._flow_control.run)
+            tasks.start_soon(self._looks.run, self._mirror)
             await self._follow()
 
     async def caught_up(self) -> None:
@@ -190,7 +193,7 @@ class Watch:
             await self._provide_bucket(f"it lacks {stream.lacks}")
         if mirror.is_live and (stream.created != mirror.created or stream.last < reached):
             self._end("the stream is another one")
-        elif mirror.is_live and mirror.lost(stream):
+        elif mirror.is_live and mirror.lost(stream, clock.now()):
             # Most often it is only that what was replaced meanwhile was not delivered so far.
             with anyio.move_on_after(CHECK_PATIENCE), suppress(StoreError):
                 if await self._reach(generation, stream):
@@ -198,7 +201,7 @@ class Watch:
 
     def _purged(self, stream: StreamState) -> bool:
         """Whether known keys are gone from the stream, which was reached; then everything is listed."""
-        if lost := self._mirror.lost(stream):
+        if lost := self._mirror.lost(stream, clock.now()):
             log.warning("keys were purged; everything is listed", bucket=self.bucket.name, at_least=lost)
             self.relist()
         return lost > 0
@@ -341,6 +344,7 @@ class Watch:
         else:
             self._tell_progress()
             self._tell_live(True)
+            self._looks.wake()
 
     def _end(self, reason: str) -> None:
         if self._consumer is not None:
@@ -388,7 +392,7 @@ class Watch:
         consumer.expected += 1
         now = self._heard = clock.now()
         # Most messages have no headers, or only those of the batch that they were written in.
-        marked = block and (b"KV-Operation" in block or b"Nats-Marker" in block)
+        marked = block and (b"Nats-TTL" in block or b"KV-Operation" in block or b"Nats-Marker" in block)
         key = subject[self._name_at :].decode("utf-8", "backslashreplace")
         at = stored / 1e9 - consumer.offset
         consumer.delivered(subject, sequence)

@@ -351,14 +351,14 @@ def test_what_was_purged_is_counted(layout: Layout, events: list[Event], losses:
     for act, *arguments in events:
         act(world, *arguments)
     world.settle(resume=True)
-    assert world.mirror.lost(world.stream.state) == 0
+    assert world.mirror.lost(world.stream.state, 0.0) == 0
     before = len(world.stream.newest())
     for loss in losses:
         world.lose(loss)
-    lost = world.mirror.lost(world.stream.state)
+    lost = world.mirror.lost(world.stream.state, 0.0)
     assert lost == before - len(world.stream.newest())
     world.settle(resume=False)
-    assert world.mirror.lost(world.stream.state) == 0
+    assert world.mirror.lost(world.stream.state, 0.0) == 0
 
 
 # Single steps
@@ -592,10 +592,10 @@ def test_markers_that_may_have_expired_are_not_missed() -> None:
     deliver(it, 8, "n1.g/a/1")
     deliver(it, 9, "n1.g/a/1/1", stored=int(1e9), removed=Cause.DELETED)
     it.finish(0.0)
-    assert it.lost(stream(9, first=8, keys=2)) == 0
-    assert it.lost(stream(9, first=8, keys=1, clock=MARKER_TTL - MARGIN)) == 1
-    assert it.lost(stream(9, first=8, keys=1, clock=MARKER_TTL)) == 0
-    assert it.lost(stream(9, first=10, keys=0, clock=MARKER_TTL)) == 1
+    assert it.lost(stream(9, first=8, keys=2), 0.0) == 0
+    assert it.lost(stream(9, first=8, keys=1, clock=MARKER_TTL - MARGIN), 0.0) == 1
+    assert it.lost(stream(9, first=8, keys=1, clock=MARKER_TTL), 0.0) == 0
+    assert it.lost(stream(9, first=10, keys=0, clock=MARKER_TTL), 0.0) == 1
 
 
 def test_what_came_after_the_stream_was_looked_at_is_not_missed() -> None:
@@ -604,8 +604,8 @@ def test_what_came_after_the_stream_was_looked_at_is_not_missed() -> None:
     deliver(it, 5, "n1.g/a/1")
     it.finish(0.0)
     deliver(it, 6, "n1.g/a/1/1")
-    assert it.lost(stream(5, first=5, keys=1)) == 0
-    assert it.lost(stream(7, first=7, keys=2)) == 2, "both may have been replaced: what is on its way tells"
+    assert it.lost(stream(5, first=5, keys=1), 0.0) == 0
+    assert it.lost(stream(7, first=7, keys=2), 0.0) == 2, "both may have been replaced: what is on its way tells"
     deliver(it, 7, "n1.g/a/1")
     deliver(it, 8, "n1.g/a/1/1")
-    assert it.lost(stream(8, first=7, keys=2)) == 0
+    assert it.lost(stream(8, first=7, keys=2), 0.0) == 0

@@ -1,0 +1,63 @@
+"""What a bucket's bytes say: typed keys and values, or why they cannot be read. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from cdm.dispatch.messages import KeyRejected, ValuePut, ValueRejected
+from cdm.errors import InvalidBlueprint, InvalidKey, InvalidValue
+from cdm.model.blueprint import Blueprint
+from cdm.model.content import Description
+from cdm.model.keys import BlueprintKey, Key, Layout
+from cdm.model.node import Intent, Registration
+from cdm.model.problems import explain
+from cdm.store.history import Known
+
+
+class Decoder:
+    """Reads keys and values.
+
+    Args:
+        layout: the bucket's.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self.key = layout.decode
+        """Reads a key; raises `InvalidKey`."""
+        self._decoders = _decoders(layout)
+
+    def decode(self, name: str, data: bytes, sequence: int, at: float, known: Known | None) -> Known:
+        """What a message says; ``known`` is what was known of its key before."""
+        if known is not None and isinstance(known, (ValuePut, ValueRejected)):  # the first is faster
+            key: Key = known.key
+        else:
+            try:
+                key = self.key(name)
+            except InvalidKey as error:
+                return KeyRejected(self._layout.kinds[0], name, str(error), sequence)
+        try:
+            value = self._decoders[type(key)](data)
+            if isinstance(key, BlueprintKey):
+                value.check_for(key.artifact)
+            return ValuePut(key, value, sequence, at)
+        except (InvalidBlueprint, InvalidValue) as error:
+            reason = str(error)
+        except msgspec.ValidationError as error:
+            reason = str(explain(error, key.value_type))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            reason = str(error)
+        except RecursionError:
+            reason = "is nested too deeply"
+        return ValueRejected(key, reason, sequence, at)
+
+
+def _decoders(layout: Layout) -> dict[type[Key], Callable[[bytes], Any]]:
+    judged = (Blueprint, Intent, Registration, Description)
+    return {
+        kind: kind.value_type.parse if kind.value_type in judged else msgspec.json.Decoder(kind.value_type).decode
+        for kind in layout.kinds
+    }
