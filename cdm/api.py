@@ -57,6 +57,7 @@ from cdm.model.node import Fence, Intent, Lease, Registration, Role, Schedule, S
 from cdm.model.record import Rollout, RolloutPhase, Side, Weights
 from cdm.model.rollout import RolloutKind, RolloutSettings, RolloutStep
 from cdm.model.rules import Needs, Neighbour, OnViolation, Preference, Rebalance, Rules, Spread
+from cdm.model.secret import SecretForm, SecretRef
 from cdm.model.slice import TRANSITIONS, SliceState, SliceValue, legal
 from cdm.model.status import Condition, RolloutStatus, Status
 from cdm.model.template import Template
@@ -136,6 +137,8 @@ __all__ = [
     "Router",
     "Rules",
     "Schedule",
+    "SecretForm",
+    "SecretRef",
     "Seen",
     "SeenKey",
     "Service",

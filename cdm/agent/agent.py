@@ -28,7 +28,7 @@ from cdm.model.artifact import NodeId
 from cdm.model.blueprint import LONGEST_LAST_GRACE
 from cdm.model.keys import SliceKey
 from cdm.model.slice import SliceValue
-from cdm.runtimes import Surroundings, adapted
+from cdm.runtimes import Secrets, Surroundings, adapted
 from cdm.store.bucket import Bucket
 from cdm.wakeup import Wakeup
 
@@ -52,6 +52,7 @@ class Agent:
         least_stop_after: see `Shared`.
         address: tells where this node's slices are reached; None: that is not known.
         enforce_limits: see `Surroundings`.
+        secrets: the node's; None: it has none.
     """
 
     def __init__(
@@ -65,9 +66,12 @@ class Agent:
         *,
         address: Callable[[], str | None] = lambda: None,
         enforce_limits: bool = True,
+        secrets: Secrets | None = None,
     ) -> None:
         self.node = node
-        told = Surroundings(node, folder, self.crashed, self.restarting, self.restarted, enforce_limits)
+        told = Surroundings(
+            node, folder, self.crashed, self.restarting, self.restarted, enforce_limits, secrets or Secrets(node)
+        )
         self.runtime = adapted(make_runtime(told))
         self._shared = Shared(slices, self.runtime, cache, least_stop_after, address)
         self._workers: dict[SliceKey, Worker] = {}

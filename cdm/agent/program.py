@@ -14,6 +14,7 @@ from cdm.errors import InvalidManifest, SliceFailed
 from cdm.model.blueprint import LONGEST_LAST_GRACE, Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
+from cdm.model.secret import secrets_in
 from cdm.model.slice import SliceState
 from cdm.runtimes import Work
 
@@ -177,10 +178,15 @@ class Program:
             manifest = _overridden(fetched.manifest, overrides)
         except InvalidManifest as error:
             raise SliceFailed(f"overrides: {error}", fatal=True) from None
+        secrets = secrets_in(manifest.env)
+        if secrets and not shared.runtime.gives_secrets:
+            raise SliceFailed("secrets: this node's runtime gives slices none", fatal=True)
         shared.cache.hold(fetched.digest)
         self.release()
         self._content = fetched.digest
-        await shared.runtime.load(Work(self.key, fetched.folder, manifest, stop_after))
+        plain = {name: value for name, value in manifest.env.items() if name not in secrets}
+        work = Work(self.key, fetched.folder, replace(manifest, env=plain), stop_after, secrets)
+        await shared.runtime.load(work)
         self._loaded, self._starts = _Loaded(manifest, overrides, fetched.content), 0
 
     async def activate(self) -> None:

@@ -19,7 +19,7 @@ from cdm.allocation.sites import Domain
 from cdm.model.artifact import NodeId
 from cdm.model.condition import LabelCondition, LabelOperator
 from cdm.model.quantity import memory_shown, millicores
-from cdm.model.rules import Needs
+from cdm.model.rules import GIVES_SECRETS, Needs
 
 SHOWN = 3
 """Most near misses that are told."""
@@ -171,6 +171,8 @@ def full(total: int, capacity: int) -> Obstacle:
 
 def _unfulfilled(condition: LabelCondition, site: Site) -> Obstacle:
     label, value = condition.label, site.labels.get(condition.label)
+    if condition == GIVES_SECRETS:
+        return Obstacle("secrets", "giving no secrets")
     if condition.operator is LabelOperator.PRESENT:
         return Obstacle(label, f"without {label}")
     if condition.operator is LabelOperator.ABSENT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import socket
 from pathlib import Path
@@ -38,7 +39,7 @@ from cdm.node.machine import Machine
 from cdm.node.metadata import ADDRESS
 from cdm.node.node import Node, NodeSettings
 from cdm.node.node import node as make_node
-from cdm.runtimes import runtime_named
+from cdm.runtimes import Secrets, runtime_named
 
 log = Log("cdm.node")
 
@@ -71,6 +72,7 @@ def node(
     folder: Annotated[Path | None, Parameter(env_var="CDM_FOLDER")] = None,
     cache: Annotated[int, size("CDM_CACHE")] = 10 * 2**30,
     enforce_limits: Annotated[bool, Parameter(env_var="CDM_ENFORCE_LIMITS")] = True,
+    secrets: Annotated[Path | None, Parameter(env_var="CDM_SECRETS")] = None,
     log_format: Annotated[LogFormat, Parameter(env_var="CDM_LOG_FORMAT")] = LogFormat.CONSOLE,
     log_level: Annotated[LogLevel, Parameter(env_var="CDM_LOG_LEVEL")] = LogLevel.INFO,
 ) -> int:
@@ -120,6 +122,8 @@ def node(
         The most that is kept of artifacts that no slice uses: bytes, or 500M, 10Gi.
     enforce_limits
         Refuse slices with a limit that cannot be enforced on this machine; else they run, with a warning in status.
+    secrets
+        Folder with the secrets that slices are given, one a file, mode 0700. [default: systemd's credentials]
     log_format
         Format of log lines.
     log_level
@@ -145,12 +149,14 @@ def node(
         folder=folder and expanded(folder),
         cache_bytes=cache,
         enforce_limits=enforce_limits,
+        secrets=secrets and expanded(secrets),
         lease_ttl=lease_ttl,
         node_ttl=node_ttl,
         reconcile_interval=reconcile_interval,
         policy=Policy(command_timeout=command_timeout, transition_timeout=2 * command_timeout, settle=settle),
     )
     refuse_contradictions(settings)
+    Secrets.of(name, settings.secrets, os.environ).check()
     if runtime != EXTERNAL:
         runtime_named(runtime)
     configure_logs(log_format, log_level, id=name)
@@ -166,6 +172,7 @@ OF_SLICES = {
     "folder": "--folder (CDM_FOLDER)",
     "cache_bytes": "--cache (CDM_CACHE)",
     "enforce_limits": "--no-enforce-limits (CDM_ENFORCE_LIMITS)",
+    "secrets": "--secrets (CDM_SECRETS)",
 }
 """Settings that concern the slices on this machine, and their options."""
 

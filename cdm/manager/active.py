@@ -278,7 +278,7 @@ class Active:
     def _decide(self, artifact: Artifact, closely: bool, now: float) -> None:
         cluster, placement, planning = self._cluster, self._placement, self._planning
         ruled = artifact in cluster.ruled.artifacts
-        if cluster.ruled.artifacts and (why := self._wishes.no_rules(artifact)):
+        if cluster.ruled.artifacts and (why := self._wishes.not_known(artifact)):
             self._hold(artifact, why, now)
             return
         group, wanted = cluster.group(artifact), self._wishes.wanted(artifact)

@@ -10,14 +10,20 @@ from cdm.model.rules import NO_RULES, OnViolation, Rebalance
 
 
 def says_where(blueprint: Blueprint | None) -> bool:
-    """Whether a blueprint says anything that managers without rules do not know."""
+    """Whether a blueprint says anything of where instances go, or what follows where they are."""
     return blueprint is not None and (
         blueprint.rules is not NO_RULES
         or blueprint.each
         or blueprint.on_violation is not OnViolation.STAY
         or blueprint.rebalance is not Rebalance.OFF
         or blueprint.rebalanced is not None
+        or has_secrets(blueprint)
     )
+
+
+def has_secrets(blueprint: Blueprint | None) -> bool:
+    """Whether a blueprint's instances are given secrets, which not every node does."""
+    return blueprint is not None and blueprint.overrides is not None and blueprint.overrides.has_secrets
 
 
 class Ruled:
@@ -29,6 +35,8 @@ class Ruled:
         """Those that want one instance on every node that fits."""
         self.on_join: set[Artifact] = set()
         """Those that are rebalanced when a node joins."""
+        self.secret: set[Artifact] = set()
+        """Those whose instances are given secrets."""
         self._neighbours: dict[Artifact, frozenset[Service]] = {}
         self._wanting: dict[Service, set[Artifact]] = {}
 
@@ -40,6 +48,7 @@ class Ruled:
         _keep(self.artifacts, artifact, ruled)
         _keep(self.each, artifact, blueprint is not None and blueprint.each)
         _keep(self.on_join, artifact, blueprint is not None and blueprint.rebalance is Rebalance.ON_JOIN)
+        _keep(self.secret, artifact, has_secrets(blueprint))
         self._note_neighbours(artifact, blueprint)
 
     def _note_neighbours(self, artifact: Artifact, blueprint: Blueprint | None) -> None:

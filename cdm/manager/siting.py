@@ -13,8 +13,8 @@ from cdm.manager.standing import LiveNode
 from cdm.manager.topology import Registered, Topology
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.keys import SliceKey
-from cdm.model.node import Registration
-from cdm.model.rules import NODE_LABEL, Rules
+from cdm.model.node import GIVES_SECRETS, Registration
+from cdm.model.rules import NODE_LABEL, SECRETS_LABEL, Rules
 from cdm.model.slice import SliceState
 
 _LEAVING = (SliceState.UNLOAD, SliceState.UNLOADING)
@@ -136,7 +136,11 @@ class Siting:
 
 
 def _labels(node: NodeId, registration: Registration) -> Mapping[str, str]:
-    return {**registration.labels, NODE_LABEL: node}
+    labels = {**registration.labels, NODE_LABEL: node}
+    labels.pop(SECRETS_LABEL, None)
+    if GIVES_SECRETS in registration.features:
+        labels[SECRETS_LABEL] = ""
+    return labels
 
 
 def nodes_for_each(sites: Sites, rules: Rules, holding: Iterable[NodeId]) -> frozenset[NodeId]:

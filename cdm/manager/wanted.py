@@ -11,10 +11,10 @@ from msgspec.structs import replace
 from cdm.manager.cluster import Desired
 from cdm.manager.group import Group
 from cdm.model.artifact import Artifact, NodeId
-from cdm.model.blueprint import MIN_HEALTHY, Overrides
+from cdm.model.blueprint import MIN_HEALTHY, Blueprint, Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.record import Side
-from cdm.model.rules import NO_RULES, Needs, Rules
+from cdm.model.rules import GIVES_SECRETS, NO_RULES, Needs, Rules
 
 
 class Move(NamedTuple):
@@ -87,9 +87,15 @@ def wanted_of(desired: Desired | None, content: str | None = None, *, drain_dela
         blueprint.drain_delay,
         blueprint.min_healthy,
         True,
-        replace(blueprint.rules, max_per_node=1) if blueprint.each else blueprint.rules,
+        rules_of(blueprint),
         desired.nodes,
     )
+
+
+def rules_of(blueprint: Blueprint) -> Rules:
+    """Where the instances of a blueprint go, all told."""
+    rules = _with_secrets(blueprint.rules, blueprint.overrides)
+    return replace(rules, max_per_node=1) if blueprint.each else rules
 
 
 def side_of(version: str, desired: Desired | None, content: str | None) -> Side | None:
@@ -114,7 +120,7 @@ def wanted_of_side(
         wanted.drain_delay,
         wanted.min_healthy,
         grows=grows,
-        rules=_with_needs(wanted.rules, side.template.needs),
+        rules=_with_secrets(_with_needs(wanted.rules, side.template.needs), overrides),
         nodes=wanted.nodes,
         beside=frozenset(beside),
     )
@@ -125,6 +131,16 @@ def _with_needs(rules: Rules, needs: Needs | None) -> Rules:
     if rules.needs == needs:
         return rules
     changed = replace(rules, needs=needs)
+    return NO_RULES if changed == NO_RULES else changed
+
+
+def _with_secrets(rules: Rules, overrides: Overrides | None) -> Rules:
+    """The same rules for instances that are given these variables: secrets only where the node gives them."""
+    needed = overrides is not None and overrides.has_secrets
+    if needed is (GIVES_SECRETS in rules.require):
+        return rules
+    require = tuple(each for each in rules.require if each != GIVES_SECRETS)
+    changed = replace(rules, require=(*require, GIVES_SECRETS) if needed else require)
     return NO_RULES if changed == NO_RULES else changed
 
 

@@ -10,9 +10,9 @@ from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.placement import Placement
 from cdm.manager.standing import LiveNode
 from cdm.manager.topology import Registered, Topology
-from cdm.manager.wanted import Wanted, wanted_of
+from cdm.manager.wanted import Wanted, rules_of, wanted_of
 from cdm.model.artifact import Artifact, NodeId
-from cdm.model.node import PLACEMENT, ROLLOUTS
+from cdm.model.node import PLACEMENT, ROLLOUTS, SECRETS
 
 
 class Wishes:
@@ -47,7 +47,7 @@ class Wishes:
             return desired
         ends = self.ends(artifact)
         versions = ends if artifact in ends else {artifact}
-        nodes = self._placement.nodes_for_each(versions, blueprint.rules)
+        nodes = self._placement.nodes_for_each(versions, rules_of(blueprint))
         return replace(desired, blueprint=replace(blueprint, instances=len(nodes)), nodes=nodes)
 
     def ends(self, artifact: Artifact) -> frozenset[Artifact]:
@@ -61,15 +61,19 @@ class Wishes:
         """Which manager does not know rollouts, for people; empty: all do."""
         return self._lacking(ROLLOUTS, "rollouts")
 
-    def no_rules(self, artifact: Artifact) -> str:
-        """Which manager does not know what the blueprints of a service say of where instances go; empty: all do.
+    def not_known(self, artifact: Artifact) -> str:
+        """Which manager does not know what the blueprints of a service say; empty: all do.
 
-        Until all do nothing is done about it: one that does not, and leads next, would place them anywhere.
+        That is, where instances go, and which secrets they are given. Until all do nothing is done about it: one that
+        does not, and leads next, would place them anywhere.
         """
-        ruled = self._cluster.ruled.artifacts
-        if not ruled or ruled.isdisjoint(self._cluster.versions_of(artifact.service)):
+        ruled, versions = self._cluster.ruled, self._cluster.versions_of(artifact.service)
+        if not ruled.artifacts or ruled.artifacts.isdisjoint(versions):
             return ""
-        return self._lacking(PLACEMENT, "where instances are to go")
+        waits = self._lacking(PLACEMENT, "where instances are to go")
+        if not waits and not ruled.secret.isdisjoint(versions):
+            return self._lacking(SECRETS, "secrets")
+        return waits
 
     def _lacking(self, feature: str, what: str) -> str:
         nodes = self._placement.nodes

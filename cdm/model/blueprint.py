@@ -15,6 +15,7 @@ from cdm.model.problems import UNREADABLE, cut, explain, problem_with_encoding, 
 from cdm.model.rollout import NO_ROLLOUT, RolloutKind, RolloutSettings
 from cdm.model.rules import EACH, NO_RULES, OnViolation, Rebalance, Rules
 from cdm.model.rules_typed import TypedRules, check_for_each, check_for_service, typed_rules
+from cdm.model.secret import SecretRef, secrets_in
 
 MAX_INSTANCES = 100_000
 MAX_BYTES = 64 * 1024
@@ -40,6 +41,10 @@ Text = Annotated[
     str, Meta(pattern=r"^[^\0\ud800-\udfff]*\Z", description="a string without NUL characters or lone surrogates")
 ]
 """What a program can be given as a variable or an argument."""
+Variable = Annotated[
+    Text | SecretRef,
+    Meta(description='a string without NUL characters or lone surrogates, or {"secret": "NAME"}'),
+]
 Seconds = Annotated[
     float,
     Meta(
@@ -64,8 +69,8 @@ class Overrides(Struct, frozen=True, omit_defaults=True):
     Not judged here, so that a slice's value with an unusual one stays readable; `Blueprint.parse` checks a blueprint's.
     """
 
-    env: dict[str, str] = {}
-    """Variables that are set beside the manifest's, or instead."""
+    env: dict[str, str | SecretRef] = {}
+    """Variables that are set beside the manifest's, or instead; those that are secrets are read on the node."""
     args: tuple[str, ...] | None = None
     """Arguments instead of the manifest's; None: the manifest's."""
     stop_after: float | None = None
@@ -73,6 +78,11 @@ class Overrides(Struct, frozen=True, omit_defaults=True):
 
     A slice that has it must not run twice: no replacement is started while it may still run.
     """
+
+    @property
+    def has_secrets(self) -> bool:
+        """Whether a variable is a secret."""
+        return bool(self.env) and bool(secrets_in(self.env))
 
     @property
     def gone_after(self) -> float | None:
@@ -184,7 +194,7 @@ class _Typed(TypedRules, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A blueprint as people type it."""
 
     instances: Instances | Literal["each"]
-    env: dict[Name, Text] | None = None
+    env: dict[Name, Variable] | None = None
     args: tuple[Text, ...] | None = None
     stop_after: Seconds | None = None
     min_healthy: Healthy = MIN_HEALTHY

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 
 from cdm.errors import InvalidManifest
 from cdm.model.problems import UNREADABLE, explain, problem_with_encoding, without_mark
+from cdm.model.secret import SecretRef
 
 MAX_BYTES = 64 * 1024
 """Longest manifest that is read, in bytes; people type these."""
@@ -22,6 +23,8 @@ Bytes = Annotated[int, Meta(gt=0, le=2**60, description="a whole number of bytes
 Amount = Annotated[int, Meta(ge=0, le=1_000_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the name of a variable")]
+
+Variable = Annotated[str | SecretRef, Meta(description='a string or { secret = "NAME" }')]
 
 
 @unique
@@ -118,7 +121,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     not in the folder is looked up on PATH. Files named .py and .pyz are run by the node's Python."""
     args: tuple[str, ...] = ()
     """Arguments; `${NAME}` is replaced by a variable of the slice's environment."""
-    env: dict[Name, str] = {}
+    env: dict[Name, Variable] = {}
+    """Variables; those that are secrets are read on the node."""
     directory: str = "."
     """Working directory, relative to the artifact's folder."""
     port: Port | Literal["auto"] | None = None
@@ -140,7 +144,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
                 raise InvalidManifest(f"{field}: {path!r} must stay inside the artifact")
         # No program can be started with a NUL: refused here, before anything runs.
         texts = (("entry", self.entry), ("directory", self.directory), *(("args", each) for each in self.args))
-        for field, text in (*texts, *((f"env.{name}", value) for name, value in self.env.items())):
+        variables = ((f"env.{name}", value) for name, value in self.env.items() if isinstance(value, str))
+        for field, text in (*texts, *variables):
             if "\0" in text:
                 raise InvalidManifest(f"{field}: contains a NUL character")
         checks = (self.readiness.check, self.liveness.check if self.liveness else None)

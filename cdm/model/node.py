@@ -27,8 +27,12 @@ ROLLOUTS = "rollouts"
 """The feature of managers that carry out rollouts, and read what blueprints say of them."""
 PLACEMENT = "placement"
 """The feature of managers that know what blueprints say of where instances go."""
-FEATURES = (ROLLOUTS, PLACEMENT)
-"""Every feature of this version."""
+SECRETS = "secrets"
+"""The feature of managers that know secrets in blueprints, and keep copies of blueprints out of ``status``."""
+FEATURES = (ROLLOUTS, PLACEMENT, SECRETS)
+"""Every feature that all nodes of this version have."""
+GIVES_SECRETS = "gives-secrets"
+"""The feature of nodes that have secrets, and a runtime that gives them to slices."""
 
 
 _MOST = {"capacity": 2**53, "cpu": MOST_CPU, "memory": MOST_MEMORY, "load": 1_000.0, "ttl": 365 * 86_400.0}

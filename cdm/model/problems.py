@@ -51,8 +51,11 @@ def explain(error: msgspec.ValidationError, expected: Any, value: object = None)
     if isinstance(cause := error.__cause__, InvalidBlueprint):  # a part of it has found fault with itself
         return Problem(".".join(filter(None, (path, cause.field))), cause.problem)
     kind = inspect.type_info(expected)
-    for step in _STEP.findall(path):
+    steps = _STEP.findall(path)
+    for number, step in enumerate(steps):
         kind = _inside(kind, step)
+        if step == "[...]" and (name := _culprit(kind, _mapping(value, steps[:number]))) is not None:
+            path = path.replace("[...]", f".{name}", 1)
     if field := _FIELD.fullmatch(problem):
         name = shortened(field[2])
         what = "is required" if "missing" in field[1] else f"there is no such field{_fields(kind)}"
@@ -61,11 +64,7 @@ def explain(error: msgspec.ValidationError, expected: Any, value: object = None)
         names = [each.key_type for each in _options(kind) if isinstance(each, inspect.DictType)]
         return Problem(path, f"each name must be {_either(map(_described, names))}")
     if path.endswith("[...]"):
-        path = path.removesuffix("[...]")
-        for name, each in _mapping(value, path).items():
-            if not _fits(kind, each):
-                return Problem(f"{path}.{shortened(str(name))}", f"must be {_described(kind)}")
-        return Problem(path, f"each value must be {_described(kind)}")
+        return Problem(path.removesuffix("[...]"), f"each value must be {_described(kind)}")
     return Problem(path, f"must be {_described(kind)}")
 
 
@@ -112,9 +111,9 @@ def _inside(kind: inspect.Type, step: str) -> inspect.Type:
     return inspect.AnyType()
 
 
-def _mapping(value: object, path: str) -> dict[Any, Any]:
+def _mapping(value: object, steps: Iterable[str]) -> dict[Any, Any]:
     """The mapping at this path; empty where none is found."""
-    for step in _STEP.findall(path):
+    for step in steps:
         if isinstance(value, list):
             value = value[int(step[1:-1])]
         else:
@@ -122,8 +121,13 @@ def _mapping(value: object, path: str) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _culprit(kind: inspect.Type, values: dict[Any, Any]) -> str | None:
+    """The name of the first value that is not as expected; None: that cannot be told."""
+    return next((shortened(str(name)) for name, each in values.items() if not _fits(kind, each)), None)
+
+
 def _fits(kind: inspect.Type, value: object) -> bool:
-    """Whether a value is a string or number as expected; also true where something else is expected."""
+    """Whether a value is as expected; also true where that cannot be told."""
     if isinstance(kind, inspect.Metadata):
         kind = kind.type
     match kind:
@@ -133,6 +137,14 @@ def _fits(kind: inspect.Type, value: object) -> bool:
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 return False
             return (least is None or value >= least) and (most is None or value <= most)
+        case inspect.UnionType(types=kinds):
+            return any(_fits(each, value) for each in kinds)
+        case inspect.StructType(cls=cls):
+            try:
+                msgspec.convert(value, cls)
+            except UNREADABLE:
+                return False
+            return True
         case _:
             return True
 

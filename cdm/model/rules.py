@@ -11,7 +11,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from cdm.model.condition import LabelCondition
+from cdm.model.condition import LabelCondition, LabelOperator
 from cdm.model.quantity import MOST_CPU, MOST_MEMORY
 
 EACH = "each"
@@ -20,6 +20,8 @@ ROUND_ROBIN = "round-robin"
 """The strategy where a blueprint names none."""
 NODE_LABEL = "node"
 """The label that every node has: its id."""
+SECRETS_LABEL = "cdm.secrets"
+"""The label, as conditions see it, of nodes that give slices secrets; whatever a node says of it itself."""
 OTHERS = "*"
 """In the weights of a spread: every value that is not named."""
 
@@ -109,5 +111,7 @@ class Rules(Struct, frozen=True, omit_defaults=True):
     """Name of the strategy that orders nodes which are equal so far."""
 
 
+GIVES_SECRETS = LabelCondition(SECRETS_LABEL, SECRETS_LABEL, LabelOperator.PRESENT)
+"""What is required of nodes where instances are to be given secrets."""
 NO_RULES = Rules()
 """The rules of a blueprint that says nothing of them; always this object, so that `is` tells."""

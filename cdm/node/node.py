@@ -266,7 +266,7 @@ class Node:
             incarnation=self.incarnation,
             ttl=settings.node_ttl,
             address=self.ground.address(),
-            features=FEATURES,
+            features=(*FEATURES, *(each for part in self.parts for each in part.features)),
             cpu=left.cpu,
             memory=left.memory,
         )

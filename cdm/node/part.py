@@ -57,6 +57,8 @@ class Part:
     """Objects for the router, in the order in which they are to receive."""
     sends: tuple[Any, ...] = ()
     """Every message that its receivers wait for, as receivers annotate them."""
+    features: tuple[str, ...] = ()
+    """What it can do that not every node of this version can, for the registration."""
     work: tuple[Work, ...] = ()
     """What runs for as long as the node does."""
 

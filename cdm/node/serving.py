@@ -6,17 +6,19 @@ any other runtime `Running` has an agent of ours.
 
 from __future__ import annotations
 
+import os
+
 from cdm.agent.agent import Agent
 from cdm.agent.own_slices import SENT, OwnSlices, Unreadable
 from cdm.artifacts.cache import Cache
 from cdm.artifacts.repository import Artifacts
 from cdm.errors import UsageError
 from cdm.model.keys import encode_node
-from cdm.model.node import Role
+from cdm.model.node import GIVES_SECRETS, Role
 from cdm.node.folder import Folder, state_folder
 from cdm.node.part import Ground, Part
 from cdm.output.service import LogService
-from cdm.runtimes import runtime_named
+from cdm.runtimes import Secrets, runtime_named
 
 
 class Serving(Part):
@@ -46,6 +48,7 @@ class Running(Serving):
         artifacts = Artifacts(ground.connection)
         cache = Cache(folder / "artifacts", artifacts, settings.cache_bytes)
         self._cache = cache
+        secrets = Secrets.of(settings.node, settings.secrets, os.environ, settings.access.files)
         self.agent = Agent(
             settings.node,
             ground.buckets["slices"],
@@ -55,8 +58,11 @@ class Running(Serving):
             settings.node_ttl,
             address=ground.address,
             enforce_limits=settings.enforce_limits,
+            secrets=secrets,
         )
         self._runtime = runtime = self.agent.runtime
+        if runtime.gives_secrets and secrets.folder is not None:
+            self.features = (GIVES_SECRETS,)
         self.logs = LogService(ground.connection, settings.node, runtime if runtime.logs else None)
         self.receivers = (self.agent, *self._unreadable)
         self.work = (self.agent.run, self.logs.run, self._folder.watch)

@@ -46,6 +46,8 @@ class NodeSettings(Struct, frozen=True):
     """Most bytes of artifacts that are kept while no slice uses them."""
     enforce_limits: bool = True
     """Refuse slices with a limit that cannot be enforced on this machine; else they are run with a warning."""
+    secrets: Path | None = None
+    """Where the secrets are that slices are given; None: the credentials that systemd gave the process, if any."""
     lease_ttl: float = 10.0
     node_ttl: float = 10.0
     reconcile_interval: float = 30.0

@@ -21,9 +21,23 @@ from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
 from cdm.model.node import EXTERNAL
+from cdm.model.secret import SecretRef
 from cdm.output import Logging, OutputLine
+from cdm.runtimes.secrets import Secrets
 
-__all__ = ["GROUP", "Lapsing", "Logging", "OutputLine", "Runtime", "Surroundings", "Work", "adapted", "runtime_named"]
+__all__ = [
+    "GROUP",
+    "Lapsing",
+    "Logging",
+    "OutputLine",
+    "Runtime",
+    "SecretRef",
+    "Secrets",
+    "Surroundings",
+    "Work",
+    "adapted",
+    "runtime_named",
+]
 
 GROUP = "cdm.runtimes"
 
@@ -42,6 +56,9 @@ class Work(Struct, frozen=True):
     stop_after: float | None = None
     """Seconds without an accepted heartbeat after which it must be stopped; only where a runtime is `Lapsing`. It then
     gets no more than the manifest's ``stop_grace``."""
+    secrets: Mapping[str, SecretRef] = {}
+    """Variables, beside the manifest's, that are secrets: to be read from `Surroundings.secrets` whenever the slice
+    starts, and told to nobody else; only where a runtime `gives_secrets`."""
 
 
 class Surroundings(Struct, frozen=True):
@@ -63,6 +80,8 @@ class Surroundings(Struct, frozen=True):
     enforce_limits: bool = True
     """Whether a slice whose limits cannot all be enforced on this node is refused; else it is run with a
     `Runtime.warning`."""
+    secrets: Secrets = Secrets(NodeId(""))
+    """The node's."""
 
 
 class Runtime(ABC):
@@ -70,6 +89,9 @@ class Runtime(ABC):
 
     What is not abstract is optional. A class that has these methods and does not inherit is fine too: see `adapted`.
     """
+
+    gives_secrets = False
+    """Whether it heeds `Work.secrets`; slices that have any are kept off nodes whose runtime does not."""
 
     async def start(self) -> None:
         """Before anything else: stop, or adopt, what an earlier process of this node left running."""
@@ -147,7 +169,7 @@ def adapted(made: Any) -> Runtime:
 class _Adapted(Runtime):
     def __init__(self, made: Any) -> None:
         self._made = made
-        for optional in ("start", "close", "heard", "warning", "written", "read"):
+        for optional in ("gives_secrets", "start", "close", "heard", "warning", "written", "read"):
             if hasattr(made, optional):
                 setattr(self, optional, getattr(made, optional))
 

@@ -73,6 +73,11 @@ class Access(Struct, frozen=True):
         return f"Access({self.shown})"
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Files that hold something secret."""
+        return tuple(path for path in (self.creds, self.nkey, self.key) if path is not None)
+
+    @property
     def shown(self) -> str:
         """The servers, without anything secret."""
         return ", ".join(without_secrets(server) for server in self.servers)

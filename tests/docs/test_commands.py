@@ -200,6 +200,7 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "What happens in the middle": test_nats_cli.test_a_release_of_the_documents,
     "How it goes": test_nats_cli.test_the_blueprints_of_the_documents_are_read,
     "Checks": test_nats_cli.test_the_blueprints_of_the_documents_are_read,
+    "Secrets": test_nats_cli.test_the_blueprints_of_the_documents_are_read,
     **dict.fromkeys(test_placement.OUTCOMES, test_placement.test_an_example_is_placed_as_is_said),
     "Balance": test_rebalance.test_what_is_on_one_node_is_spread_by_one_command,
     "A strategy in ten lines": test_documents.test_the_strategy_example_is_installed_and_decides,

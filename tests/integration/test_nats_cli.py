@@ -23,6 +23,7 @@ import pytest
 from cdm.cli import Exit
 from cdm.model.blueprint import Blueprint
 from cdm.model.rollout import RolloutKind
+from cdm.model.secret import SecretForm, secrets_in
 from tests.docs.documents import adapted, blocks, commands, inline
 from tests.harness.agents import agents
 from tests.harness.paths import ROOT
@@ -292,6 +293,13 @@ def test_the_blueprints_of_the_documents_are_read() -> None:
     (lines,) = blocks("How it goes", "json")
     kinds = [Blueprint.parse(line.encode()).rollout.kind for line in lines.splitlines()]
     assert kinds == [RolloutKind.CANARY, RolloutKind.BLUE_GREEN]
+    (text,) = blocks("Secrets", "json")
+    overrides = Blueprint.parse(text.encode()).overrides
+    assert overrides is not None
+    assert {name: ref.form for name, ref in secrets_in(overrides.env).items()} == {
+        "DB_PASSWORD": SecretForm.ENV,
+        "TLS_KEY": SecretForm.FILE,
+    }
 
 
 Effect = Callable[[Shell, Raw, list[str]], Awaitable[None]]

@@ -242,8 +242,14 @@ def test_overrides_that_nothing_can_be_given_are_refused(raw: bytes, field: str)
         (b'{"instances": 2, "env": {"A B": "x"}}', "env: each name must be the name of a variable"),
         (
             b'{"instances": 2, "env": {"B": "x", "A": 1}}',
-            "env.A: must be a string without NUL characters or lone surrogates",
+            'env.A: must be a string without NUL characters or lone surrogates, or {"secret": "NAME"}',
         ),
+        (
+            b'{"instances": 2, "env": {"B": {"secret": "b"}, "A": {"secret": "a/b"}}}',
+            "env.A.secret: must be the name of a secret (letters, digits, dots, dashes and underscores; at most 128)",
+        ),
+        (b'{"instances": 2, "env": {"A": {"secret": "a", "as": "fd"}}}', 'env.A.as: must be "env" or "file"'),
+        (b'{"instances": 2, "env": {"A": {}}}', "env.A.secret: is required"),
         (b'{"instances": 2, "instances": 2}', "instances: is given twice"),
         ("3".encode("utf-16"), "is UTF-16 or UTF-32, as its byte-order mark says; write it as UTF-8"),
         (

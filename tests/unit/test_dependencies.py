@@ -31,7 +31,7 @@ WAITS = "waiting for org.example:database to have a healthy instance"
 
 
 def blueprint(instances: int = 2, after: tuple[str, ...] = (), env: dict[str, str] | None = None) -> Blueprint:
-    return Blueprint(instances, Overrides(env) if env else None, MIN_HEALTHY, after=after)
+    return Blueprint(instances, Overrides({**env}) if env else None, MIN_HEALTHY, after=after)
 
 
 @pytest.fixture

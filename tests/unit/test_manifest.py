@@ -133,6 +133,7 @@ def test_a_wrong_manifest_is_refused_in_a_line_that_names_the_field(raw: bytes, 
     assert 0 < len(text) < 300
 
 
+A_SECRET = "the name of a secret (letters, digits, dots, dashes and underscores; at most 128)"
 FIELDS = ", ".join(Manifest.__struct_fields__)
 
 
@@ -147,7 +148,10 @@ FIELDS = ", ".join(Manifest.__struct_fields__)
         (b"limits = { memory = '64M' }", "limits.memory: must be a whole number of bytes (more than 0, at most 2^60)"),
         (b"args = 'x'", "args: must be a list of strings"),
         (b"args = ['a', 1]", "args[1]: must be a string"),
-        (b"env = { B = 'x', A = 1 }", "env.A: must be a string"),
+        (b"env = { B = 'x', A = 1 }", 'env.A: must be a string or { secret = "NAME" }'),
+        (b"env = { A = { secret = '../x' } }", f"env.A.secret: must be {A_SECRET}"),
+        (b"env = { A = { secret = 'x', as = 'fd' } }", 'env.A.as: must be "env" or "file"'),
+        (b"env = { A = { secrt = 'x' } }", "env.A.secrt: there is no such field (fields: secret, as)"),
         (b"env = { 'A B' = '1' }", "env: each name must be the name of a variable"),
         (b"readiness = { check = 'http' }", "readiness.check: must be an object"),
         (b"readiness = { check = {} }", "readiness.check.kind: is required"),

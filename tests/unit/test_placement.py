@@ -15,7 +15,7 @@ from cdm.manager.planning import ROOM_PAUSE, TOLD_FOR
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import encode_artifact
-from cdm.model.node import FEATURES, PLACEMENT, Registration, Schedule
+from cdm.model.node import FEATURES, GIVES_SECRETS, PLACEMENT, SECRETS, Registration, Schedule
 from cdm.model.rules import NO_RULES, Rules, Spread
 from cdm.model.status import Condition, Status
 from tests.unit.support import APP, OTHER, S, n
@@ -773,6 +773,37 @@ def test_rules_wait_until_every_manager_knows_them() -> None:
     it.run_down()
     assert live(it) == {"n2": 1}
     assert status(it).condition is Condition.READY
+
+
+def test_secrets_wait_until_every_manager_knows_them_and_go_where_they_are_given() -> None:
+    old = tuple(feature for feature in FEATURES if feature != SECRETS)
+    giving = (*FEATURES, GIVES_SECRETS)
+    it = world(
+        n1=Registration(version="0.9", features=FEATURES, labels={"cdm.secrets": "yes"}),
+        n2=Registration(version="0.8", features=old, runtime="process"),
+    )
+    env = {"PASSWORD": {"secret": "db-password"}}
+    it.apply(APP, typed(3, env=env))
+    it.run_down()
+    assert live(it) == {}
+    told = status(it)
+    assert told.condition is Condition.PROGRESSING
+    assert told.reason == "waiting for manager n2: its cdm 0.8 does not know secrets; upgrade managers first"
+    it.join(n(2), Registration(version="0.9", features=FEATURES))
+    it.run_down()
+    assert live(it) == {}
+    told = status(it)
+    assert told.condition is Condition.UNSCHEDULABLE
+    assert "0 of 2 nodes take it: 2 giving no secrets" in told.reason
+    it.join(n(2), Registration(version="0.9", features=giving))
+    it.run_down()
+    assert live(it) == {"n2": 3}
+    assert status(it).condition is Condition.READY
+    it.apply(APP, typed(4))  # without it, anywhere
+    it.run_down()
+    it.tick(60.0)
+    it.run_down()
+    assert set(live(it)) == {"n1", "n2"}
 
 
 def test_how_busy_a_node_is_is_no_news_of_the_node() -> None:

@@ -88,7 +88,7 @@ def count(each: World, artifact: Artifact, state: SliceState = S.ACTIVE) -> int:
     return sum(1 for each in each.states(artifact).values() if each is state)
 
 
-def env_of(each: World, artifact: Artifact = APP) -> list[dict[str, str]]:
+def env_of(each: World, artifact: Artifact = APP) -> list[dict[str, Any]]:
     puts = [put for key, put in each.slices.items() if key.artifact == artifact]
     return [dict(put.value.overrides.env) if put.value.overrides else {} for put in puts]
 

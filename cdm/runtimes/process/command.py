@@ -14,6 +14,7 @@ from typing import NamedTuple
 from cdm.errors import SliceFailed
 from cdm.model.manifest import Http, Manifest, Tcp
 from cdm.runtimes import Work
+from cdm.runtimes.process.given import Given
 
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR")
 """What a slice gets of the node's environment; the rest may hold the node's credentials."""
@@ -37,7 +38,12 @@ class CommandLine(NamedTuple):
 
 
 def prepare(
-    work: Work, mark: dict[str, str], outside: Mapping[str, str], taken: Collection[int], port: int | None = None
+    work: Work,
+    mark: dict[str, str],
+    outside: Mapping[str, str],
+    taken: Collection[int],
+    port: int | None = None,
+    given: Given | None = None,
 ) -> CommandLine:
     """Work out what to run.
 
@@ -47,13 +53,14 @@ def prepare(
         outside: the node's environment.
         taken: ports of this node's other slices.
         port: the port that the slice had before, and keeps; None: this is its first start.
+        given: its secrets; None: it has none.
 
     Raises:
         SliceFailed: it cannot be run; fatal unless only the port is not free.
     """
     manifest = work.manifest
     port = _port(manifest, taken, port)
-    environment = _environment(work, port, outside) | mark
+    environment = _environment(work, port, outside) | (given.environment if given else {}) | mark
     path = _locate(work, environment.get("PATH"))
     name = work.manifest.entry or path
     if path.endswith(PYTHON_SUFFIXES):
@@ -62,7 +69,8 @@ def prepare(
         path = sys.executable
     else:
         arguments = [name if "/" not in name else path]
-    arguments += [_expand(argument, environment) for argument in manifest.args]
+    secret = given.unfit_for_arguments if given else ()
+    arguments += [_expand(argument, environment, secret) for argument in manifest.args]
     directory = work.folder / manifest.directory
     if not directory.is_dir():
         raise SliceFailed(f"directory {manifest.directory!r} does not exist", fatal=True)
@@ -81,7 +89,7 @@ def _environment(work: Work, port: int | None, outside: Mapping[str, str]) -> di
     }
     if port is not None:
         environment["CDM_PORT"] = str(port)
-    return environment | work.manifest.env
+    return environment | {name: value for name, value in work.manifest.env.items() if isinstance(value, str)}
 
 
 def _locate(work: Work, search: str | None) -> str:
@@ -105,11 +113,17 @@ def _locate(work: Work, search: str | None) -> str:
     return str(path)
 
 
-def _expand(argument: str, environment: Mapping[str, str]) -> str:
+def _expand(argument: str, environment: Mapping[str, str], secret: Collection[str]) -> str:
     def value(match: re.Match[str]) -> str:
         name = match[1]
         if name not in environment:
             raise SliceFailed(f"args: {argument!r} names {name}, which is not in the slice's environment", fatal=True)
+        if name in secret:
+            raise SliceFailed(
+                f"args: {argument!r} names {name}, which is a secret, and everybody on the machine can read arguments; "
+                'have the program read the variable, or a file ("as": "file")',
+                fatal=True,
+            )
         return environment[name]
 
     return _VARIABLE.sub(value, argument)

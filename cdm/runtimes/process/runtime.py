@@ -10,8 +10,8 @@ Every program is started, read, stopped and reaped by the *keeper*, one small pr
 - When the keeper is killed, so is every slice; both are started again. That does not count as failures of the slices.
 
 The folder holds ``logs/`` (one folder a slice; it stays after `unload` for the `KEPT` slices that wrote last),
-``running/`` (records of what runs) and ``token``. No other living process may use it: its slices would be ended. The
-node sees to that (see `cdm.node.folder`).
+``running/`` (records of what runs), ``secrets/`` (one folder a run) and ``token``. No other living process may
+use it: its slices would be ended. The node sees to that (see `cdm.node.folder`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from cdm.model.artifact import Artifact
 from cdm.model.keys import SliceKey
 from cdm.output.reading import batches, folder_name, keys, prune, tail
 from cdm.runtimes import OutputLine, Runtime, Surroundings, Work
+from cdm.runtimes.process.given import SECRETS, remove_all
 from cdm.runtimes.process.slice import Slice
 from cdm.runtimes.process.supervisor import Supervisor
 
@@ -56,6 +57,8 @@ class ProcessRuntime(Runtime):
         surroundings: what the agent gives it.
         cgroups: whether to put every slice into a cgroup where that is possible.
     """
+
+    gives_secrets = True
 
     def __init__(self, surroundings: Surroundings, *, cgroups: bool = True) -> None:
         self.surroundings = surroundings
@@ -95,6 +98,7 @@ class ProcessRuntime(Runtime):
             )
         self._folder.mkdir(parents=True, exist_ok=True)
         self._supervisor = await Supervisor.start(self._folder, self._read_token(), grouped=self._cgroups)
+        remove_all(self._folder)  # of slices that do not run any more
         self.heard(self._heard)
 
     def heard(self, at: float) -> None:
@@ -161,6 +165,7 @@ class ProcessRuntime(Runtime):
             if keeping is not None:
                 with anyio.CancelScope(shield=True):
                     await keeping.close()
+                remove_all(self._folder)
 
     def output(
         self, key: SliceKey, *, lines: int | None = None, since: datetime | None = None, follow: bool = False
@@ -184,6 +189,10 @@ class ProcessRuntime(Runtime):
     def output_folder(self, key: SliceKey) -> Path:
         """Where the slice's output is."""
         return self._folder / "logs" / folder_name(key)
+
+    def secrets_folder(self, run: str) -> Path:
+        """Where the files with a run's secrets are."""
+        return self._folder / SECRETS / run
 
     @property
     def supervisor(self) -> Supervisor:

@@ -21,6 +21,7 @@ from cdm.runtimes import Surroundings, Work
 from cdm.runtimes.keeper.protocol import Lapse, Spawn
 from cdm.runtimes.process.checks import probe
 from cdm.runtimes.process.command import fixed_ports, prepare
+from cdm.runtimes.process.given import NO_SECRETS, Given
 from cdm.runtimes.process.handle import CUT_OFF, RunHandle
 from cdm.runtimes.process.restart import Again, GiveUp, decide
 from cdm.runtimes.process.supervisor import Supervisor
@@ -49,6 +50,9 @@ class SliceHost(Protocol):
 
     def output_folder(self, key: SliceKey) -> Path:
         """Where a slice's output goes."""
+
+    def secrets_folder(self, run: str) -> Path:
+        """Where the files with a run's secrets go."""
 
     @property
     def surroundings(self) -> Surroundings:
@@ -113,6 +117,8 @@ class Slice:
         self._host = host
         self._run: RunHandle | None = None
         """What may have living processes."""
+        self._given = NO_SECRETS
+        """The secrets of that run."""
         self._life = Life()
         """The present one, or the last."""
 
@@ -217,7 +223,11 @@ class Slice:
         await keeping.ready()
         await self._wait_for_ports()
         name = keeping.name()
-        program = prepare(self.work, keeping.mark(name), os.environ, self._host.ports(self), self.port)
+        self._given.remove()
+        given = Given(self._host.secrets_folder(name), self.work.secrets, self._host.surroundings.secrets)
+        self._given = given
+        program = prepare(self.work, keeping.mark(name), os.environ, self._host.ports(self), self.port, given)
+        given.write()
         self.port = program.port
         manifest = self.work.manifest
         check = manifest.readiness.check
@@ -304,15 +314,16 @@ class Slice:
             grace = 0 if run.over.is_set() else self.work.manifest.stop_grace
             await self._host.supervisor.stop(run, self._stop_signal, grace)
             self._run = None
+        self._given.remove()
 
     async def _clear_up(self) -> tuple[str, ...]:
-        """Stop the run; returns its last lines."""
-        run = self._run
+        """Stop the run; returns its last lines, without secrets."""
+        run, given = self._run, self._given
         try:
             await self._stop()
         except SliceFailed as error:
             log.error("slice is not stopped", slice=str(self.key), reason=str(error))
-        return () if run is None else run.last
+        return () if run is None else tuple(map(given.hide, run.last))
 
     # Keeping it running
 

@@ -1,0 +1,123 @@
+"""The secrets that one run of a slice is given: as variables, or in files that are there for as long as the run is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from cdm.errors import SliceFailed
+from cdm.model.artifact import NodeId
+from cdm.model.secret import SecretForm, SecretRef
+from cdm.runtimes.secrets import Secrets
+
+SECRETS = "secrets"
+"""The folder, inside the runtime's own, that holds a folder of files for each run that was given any."""
+MAX_VARIABLE = 32 * 1024
+"""Most bytes of a secret that is given as a variable."""
+_LEAST_HIDDEN = 4
+"""Shorter lines of secrets are not looked for in what a program wrote: they are in every other word."""
+
+
+class Owner(NamedTuple):
+    """Whose a file is to be."""
+
+    uid: int
+    gid: int
+
+
+def write_private(path: Path, data: bytes, owner: Owner | None = None) -> None:
+    """Make a file that its owner can read, and nobody else; None: this process's user. Raises `OSError`."""
+    number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
+    with os.fdopen(number, "wb") as file:
+        if owner is not None:
+            os.fchown(number, owner.uid, owner.gid)
+        file.write(data)
+
+
+class Given:
+    """The secrets of one run. Its text shows none of them.
+
+    Args:
+        folder: where the run's files are to be; made when it has any.
+        wanted: the secrets, by variable.
+        secrets: the node's.
+
+    Raises:
+        SliceFailed: one of them is missing, or cannot be given in this way.
+    """
+
+    def __init__(self, folder: Path, wanted: Mapping[str, SecretRef], secrets: Secrets) -> None:
+        self.environment: dict[str, str] = {}
+        """The variables: secrets, and paths of files with secrets."""
+        self.unfit_for_arguments: set[str] = set()
+        """Variables that hold a secret itself: everybody on the machine can read a program's arguments."""
+        self._folder = folder
+        self._files: dict[str, bytes] = {}
+        self._hidden: dict[str, str] = {}
+        """What is not to be told of, and what is told instead."""
+        for variable, ref in wanted.items():
+            value = secrets.read(ref.name)
+            if ref.form is SecretForm.FILE:
+                self._files[ref.name] = value
+                self.environment[variable] = str(folder / ref.name)
+            else:
+                self.environment[variable] = _as_variable(value, ref.name, secrets)
+                self.unfit_for_arguments.add(variable)
+            for line in value.decode(errors="replace").splitlines():
+                if len(line.strip()) >= _LEAST_HIDDEN:
+                    self._hidden[line.strip()] = f"[secret {ref.name}]"
+
+    def write(self, owner: Owner | None = None) -> None:
+        """Make the files, if there are any, for this user. Raises `SliceFailed`."""
+        if not self._files:
+            return
+        try:
+            self._folder.parent.mkdir(mode=0o711, exist_ok=True)
+            self._folder.mkdir(mode=0o700)
+            for name, value in self._files.items():
+                write_private(self._folder / name, value, owner)
+            if owner is not None:
+                os.chown(self._folder, owner.uid, owner.gid)
+        except OSError as error:
+            raise SliceFailed(f"the files of its secrets cannot be written: {error.strerror}") from None
+
+    def remove(self) -> None:
+        """Remove the files: nothing runs any more that has a use for them."""
+        if self._files:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def hide(self, text: str) -> str:
+        """A text that is to be told to others, without what these secrets consist of."""
+        for line in sorted(self._hidden, key=len, reverse=True):
+            text = text.replace(line, self._hidden[line])
+        return text
+
+
+NO_SECRETS = Given(Path(), {}, Secrets(NodeId("")))
+"""Those of a slice that wants none."""
+
+
+def remove_all(folder: Path) -> None:
+    """Remove what an earlier process of this node left; ``folder`` is the runtime's own."""
+    with suppress(OSError):
+        shutil.rmtree(folder / SECRETS)
+
+
+def _as_variable(value: bytes, name: str, secrets: Secrets) -> str:
+    """A secret without the end of its last line, which editors and `echo` add."""
+    value = value.removesuffix(b"\n").removesuffix(b"\r")
+    problem = ""
+    if len(value) > MAX_VARIABLE:
+        problem = f"is longer than {MAX_VARIABLE:,} bytes"
+    elif b"\0" in value:
+        problem = "contains a NUL character"
+    else:
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            problem = "is not UTF-8"
+    raise SliceFailed(f'secret {name!r} on node {secrets.node} {problem}, and cannot be a variable; use "as": "file"')
