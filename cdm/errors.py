@@ -24,6 +24,7 @@
     │   ├── NoResponders
     │   ├── Conflict
     │   ├── StoreBusy
+    │   │   └── BatchRefused
     │   ├── Uncertain
     │   └── RequestRefused
     ├── NodeIdTaken
@@ -133,6 +134,10 @@ class Conflict(StoreError):
 
 class StoreBusy(StoreError):
     """Raised when the server asks to try again, as when a guarded write is in flight. Nothing was stored."""
+
+
+class BatchRefused(StoreBusy):
+    """Raised when the server takes no atomic batch at present, as when others hold theirs open. Nothing was stored."""
 
 
 class Uncertain(StoreError):

@@ -18,7 +18,12 @@ class Read(Struct, frozen=True):
 
 
 class TakeOver(Struct, frozen=True, kw_only=True):
-    """Write lease and fence in one atomic batch, each by compare-and-set on the given revision."""
+    """Write lease and fence in one atomic batch, each by compare-and-set on the given revision.
+
+    Where the server takes no batch, the fence comes first, and the lease is written under it: whoever writes a fence
+    after that has the lease refused. So nobody holds the lease without the fence, and who holds the fence alone does
+    not lead.
+    """
 
     term: int
     lease_revision: int

@@ -2,6 +2,8 @@
 
 Only 'no responders' counts, and only when it comes twice; a probe that times out proves nothing. A wrong judgement
 costs a hand-over and never correctness: the fence sees to that.
+
+A lease that expires leaves no trace on the server. So it is looked for where it was not renewed for its TTL.
 """
 
 from __future__ import annotations
@@ -12,6 +14,10 @@ from cdm.leader.records import Held, Timing, Vacant
 
 PROBE_JITTER = 0.2
 """How much the pause between two probes varies, as a fraction of it; enough to break up a common rhythm."""
+LOOK_AFTER = 0.1
+"""Seconds after its TTL at which a lease is looked for that was not seen to be renewed."""
+LOOK_PAUSE = 0.1
+"""Least seconds between two looks at a lease that is still there."""
 
 
 class Detector:
@@ -29,6 +35,7 @@ class Detector:
         self._random = random
         self._lease: Vacant | Held | None = None
         self._lease_since = 0.0
+        self._look_at = 0.0
         self._term_since = 0.0
         self._next_probe = 0.0
         self._silent_since: float | None = None
@@ -40,6 +47,9 @@ class Detector:
         old, self._lease = self._lease, lease
         if old is None or lease.revision != old.revision:
             self._lease_since = now
+            self._look_at = now + self._timing.ttl + LOOK_AFTER
+        elif now >= self._look_at:  # whoever looked found it as it was: clocks differ, or it has another TTL
+            self._look_at = now + max((now - self._lease_since - self._timing.ttl) / 2, LOOK_PAUSE)
         known = old.holder.term if old and old.holder else None
         if known == (lease.holder.term if lease.holder else None):
             return
@@ -49,6 +59,11 @@ class Detector:
         self._silent_since = None
         # Every follower learns of a term at the same moment; from here on their probes are out of step.
         self._next_probe = now + self._timing.acquaintance + self._random() * self._pause
+
+    @property
+    def look_at(self) -> float:
+        """When it is to be looked whether the lease has expired, unless it is renewed before."""
+        return self._look_at
 
     def forget_lease(self) -> None:
         """What was observed is of another stream."""

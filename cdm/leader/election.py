@@ -5,15 +5,6 @@ that this process is in, from what it knows of the lease and the fence, and from
 virtual time as well as in real time. The clock must count suspended time (CLOCK_BOOTTIME): a lease ends while a
 machine sleeps.
 
-::
-
-    Following ──take-over stored──────────────> Leading ──fenced, lease lost, too late──> Deposed
-        │  ^                                       ^                                         │
-        │  └──────not stored, or somebody else's───┤                                         │
-        └──take-over not answered──> Undecided ────┘ found stored                            │
-        ^                                                                                    │
-        └───────────────────────────────────stepped down─────────────────────────────────────┘
-
 The lease alone never makes a write safe; the fence does. So every shortcut here (taking a dead leader's lease before
 its TTL is over) costs at worst a hand-over.
 """
@@ -23,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from cdm.leader.actions import Action, Probe, Read, Renew, StepDown, TakeOver, Wait
 from cdm.leader.detector import Detector
-from cdm.leader.records import Doubtful, Held, Known, Reading, Records, StoredFence, Tenure, Timing, Vacant
+from cdm.leader.phases import Deposed, Following, Leading, Undecided
+from cdm.leader.records import Doubtful, Held, Known, Reading, Records, StoredFence, Taken, Tenure, Timing, Vacant
 from cdm.model.artifact import NodeId
 from cdm.model.node import Lease
 
@@ -36,6 +27,8 @@ TURN = 0.02
 """Seconds that each candidate leaves to those before it when nobody leads: longer than a take-over takes."""
 LONGEST_TURN = 0.5
 """Seconds after which any candidate may have its turn."""
+MIDWAY = 0.25
+"""Seconds left, at least, to whoever has written the fence and is about to write the lease."""
 HIGHEST_CREDIBLE = 2**51
 """Highest term that is counted on from, whoever wrote it. No cluster gets there by itself.
 
@@ -43,33 +36,6 @@ Above it only those are counted on from that name the process that wrote them: o
 """
 HIGHEST = 2**52
 """Highest term that there can be: readers take no higher ones (`cdm.model.slice.Term`)."""
-
-# Where this process stands
-
-
-class Following(Struct, frozen=True):
-    """Somebody else leads, or nobody."""
-
-
-class Undecided(Struct, frozen=True):
-    """A take-over was sent and not answered: this process may lead."""
-
-    attempt: TakeOver
-    sent: float
-
-
-class Leading(Struct, frozen=True):
-    """This process leads, unless its lease is too old."""
-
-    tenure: Tenure
-    renew_at: float
-
-
-class Deposed(Struct, frozen=True):
-    """This process led, leads no more, and has yet to step down."""
-
-    tenure: Tenure
-    reason: str
 
 
 class Election:
@@ -173,6 +139,7 @@ class Election:
             self._fence_known = fence.term > 0
         self._note_lease(lease, now)
         self._note_term(fence.term, fence.incarnation)
+        self._give_way(records, now)
         self._knowledge = Known(records)
         match self._phase:
             case Leading(tenure=tenure, renew_at=renew_at):
@@ -206,7 +173,14 @@ class Election:
         if lease.holder is None:
             self._turn_at = now + self._turn(last.node if last else "")
 
-    def watched_fence(self, fence: StoredFence) -> None:
+    def lease_expired(self, revision: int, now: float) -> None:
+        """The lease of this revision is gone, and left no marker: what is there now must be read."""
+        lease = self._knowledge.records.lease if self._knowledge.records else None
+        if lease is not None and lease.holder and lease.revision <= revision:
+            self.doubt()
+            self._turn_at = now + self._turn(lease.holder.node)
+
+    def watched_fence(self, fence: StoredFence, now: float) -> None:
         """The watch brought a new fence, or that it is gone."""
         self._note_term(fence.term, fence.incarnation)
         self._fence_known = self._fence_known or fence.term > 0
@@ -219,6 +193,7 @@ class Election:
             else:
                 self.doubt()
             return
+        self._give_way(Records(records.lease, fence), now)
         self._hear(Records(records.lease, fence))
 
     def reset(self, reason: str) -> None:
@@ -229,13 +204,13 @@ class Election:
 
     # Facts: what became of this process's writes
 
-    def won(self, attempt: TakeOver, last_revision: int, sent: float) -> None:
-        """The take-over is stored; ``last_revision`` is the batch's last sequence, the fence's."""
-        self._lead(attempt.term, last_revision - 1, last_revision, sent)
-        lease = Held(Lease(self.node, attempt.term, self.incarnation), last_revision - 1)
+    def won(self, attempt: TakeOver, revisions: Taken, sent: float) -> None:
+        """The take-over, whose lease was sent then, is stored."""
+        self._lead(attempt.term, revisions.lease, revisions.fence, sent)
+        lease = Held(Lease(self.node, attempt.term, self.incarnation), revisions.lease)
         self.detector.observe(lease, sent)
         self._knowledge = Known(
-            Records(lease, StoredFence(revision=last_revision, term=attempt.term, incarnation=self.incarnation))
+            Records(lease, StoredFence(revision=revisions.fence, term=attempt.term, incarnation=self.incarnation))
         )
 
     def take_over_unknown(self, attempt: TakeOver, sent: float) -> None:
@@ -298,6 +273,9 @@ class Election:
                 return self._next_of_leader(leading, now)
             case _:
                 pass
+        return self._next_of_follower(now)
+
+    def _next_of_follower(self, now: float) -> Action:
         if self._connected_since is None:
             return Wait(None)
         if isinstance(self._knowledge, Doubtful):
@@ -311,8 +289,10 @@ class Election:
         if self._is_mine(holder):
             # This process gave the term up without giving the lease back: nobody else holds it.
             return self._take_over(records)
-        due = self.detector.next_probe(self._connected_since, now)
-        return Wait(due) if now < due else Probe(holder.term)
+        look_at, probe_at = self.detector.look_at, self.detector.next_probe(self._connected_since, now)
+        if now < look_at:
+            return Probe(holder.term) if probe_at <= now else Wait(min(look_at, probe_at))
+        return Read()
 
     def _next_of_leader(self, leading: Leading, now: float) -> Action:
         deadline = self.timing.deadline(leading.tenure)
@@ -328,7 +308,7 @@ class Election:
 
     def confirmed(self, now: float) -> TakeOver | None:
         """Nobody answered a second time: take the lease before it expires, if nothing else was heard meanwhile."""
-        following = isinstance(self._phase, Following) and not self.withdrawn
+        following = isinstance(self._phase, Following) and not self.withdrawn and now >= self._turn_at
         if following and isinstance(self._knowledge, Known) and self.detector.confirms(now):
             return self._take_over(self._knowledge.records)
         return None
@@ -343,6 +323,16 @@ class Election:
         self._phase = Leading(tenure, sent + self.timing.renew_every)
         self._fence_known = True
         self._highest = max(self._highest, term)
+
+    def _give_way(self, records: Records, now: float) -> None:
+        """Leave some time to whoever has just written a fence, and not yet the lease that goes with it.
+
+        Else candidates would depose each other in turn, each before the other has its lease.
+        """
+        before, holder = self._knowledge.records, records.lease.holder
+        news = before is not None and records.fence.revision > before.fence.revision
+        if news and records.fence.incarnation != self.incarnation and (not holder or holder.term < records.fence.term):
+            self._turn_at = max(self._turn_at, now + MIDWAY * (1 + self._random()))
 
     def _hear(self, records: Records) -> None:
         """The watch brings what is newer, and settles no doubt."""

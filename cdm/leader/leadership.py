@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from cdm import clock
 from cdm.dispatch.messages import (
+    Cause,
     LeaderChange,
     Message,
     NodeDied,
@@ -131,7 +132,11 @@ class Leadership:
     @receiver
     def on_lease_gone(self, remove: ValueRemove[LeaseKey, Lease]) -> None:
         """The lease expired or was given back."""
-        self._watched(Vacant(remove.revision))
+        if remove.cause is Cause.DELETED:
+            self._watched(Vacant(remove.revision))
+        else:
+            self._election.lease_expired(remove.revision, clock.now())
+            self._news.set()
 
     @receiver
     def on_lease_rejected(self, rejected: ValueRejected[LeaseKey, Lease]) -> None:
@@ -143,7 +148,7 @@ class Leadership:
     def on_fence(self, put: ValuePut[FenceKey, Fence]) -> None:
         """A new term began, or a leader wrote its fence anew."""
         fence = StoredFence(revision=put.revision, term=put.value.term, incarnation=put.value.incarnation)
-        self._election.watched_fence(fence)
+        self._election.watched_fence(fence, clock.now())
         self._news.set()
 
     @receiver
@@ -151,7 +156,8 @@ class Leadership:
         """The fence was deleted or overwritten: the term that it guarded is over."""
         log.error("the fence was tampered with", key=str(message.key))
         rejected = isinstance(message, ValueRejected)
-        self._election.watched_fence(StoredFence(revision=message.revision, term=0) if rejected else NO_FENCE)
+        fence = StoredFence(revision=message.revision, term=0) if rejected else NO_FENCE
+        self._election.watched_fence(fence, clock.now())
         self._news.set()
 
     @receiver
@@ -268,7 +274,7 @@ class Leadership:
             return
         sent = clock.now()
         try:
-            revision = await self._store.take_over(attempt)
+            taken, sent = await self._store.take_over(attempt)
         except Conflict:
             election.doubt()
         except StoreBusy:
@@ -282,7 +288,7 @@ class Leadership:
             election.doubt()
             await anyio.sleep(REFUSAL_PAUSE)
         else:
-            election.won(attempt, revision, sent)
+            election.won(attempt, taken, sent)
             log.info("leading", term=attempt.term)
 
     async def _match_tenure(self, tasks: anyio.abc.TaskGroup) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import anyio
 import msgspec
 
-from cdm.errors import Conflict, StoreError
+from cdm import clock
+from cdm.errors import BatchRefused, Conflict, StoreBusy, StoreError
 from cdm.leader.actions import TakeOver
-from cdm.leader.records import NO_FENCE, Held, Records, StoredFence, Tenure, Vacant
+from cdm.leader.records import NO_FENCE, Held, Records, StoredFence, Taken, Tenure, Vacant
 from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import FENCE, LEASE, encode
@@ -14,12 +16,14 @@ from cdm.model.node import Fence, Lease
 from cdm.model.problems import UNREADABLE
 from cdm.store.batch import Write
 from cdm.store.bucket import Bucket, Stored
-from cdm.store.wire import EXPECT, TTL, dump, ttl_header
+from cdm.store.wire import EXPECT, EXPECT_SUBJECT, TTL, dump, ttl_header
 
 log = Log("cdm.lease")
 
 PATIENCE = 2.0
 """Seconds to wait for an answer."""
+BUSY_PAUSE = 0.01
+"""Seconds after which a server is asked again that had no time."""
 UNREADABLE_HOLDER = Lease(NodeId("?"), 0)
 """Stands for the holder of a lease that cannot be read: nobody answers for it, so it is taken over."""
 
@@ -50,15 +54,45 @@ class LeaseStore:
         """Read the fence alone. Raises `StoreError`."""
         return _fence_of(await self._slices.read(FENCE, timeout=timeout))
 
-    async def take_over(self, attempt: TakeOver) -> int:
-        """Write both or neither; returns the fence's revision. Errors as in `Bucket.put`."""
-        lease = Write(
-            encode(LEASE),
-            dump(self._lease(attempt.term)),
-            {EXPECT: str(attempt.lease_revision), TTL: ttl_header(self._ttl)},
-        )
+    async def take_over(self, attempt: TakeOver) -> tuple[Taken, float]:
+        """Write lease and fence, both or neither; returns their revisions, and when the lease was sent.
+
+        Where the server takes no batch, the fence comes first, and the lease is written under it.
+
+        Raises:
+            Conflict: one of them is not as expected.
+            StoreBusy: the server cannot write at present.
+            Uncertain: it is unknown what is stored.
+        """
+        sent = clock.now()
+        headers = {EXPECT: str(attempt.lease_revision), TTL: ttl_header(self._ttl)}
+        lease = Write(encode(LEASE), dump(self._lease(attempt.term)), headers)
         fence = Write(encode(FENCE), self._fence(attempt.term), {EXPECT: str(attempt.fence_revision)})
-        return await self._slices.batch([lease, fence], timeout=PATIENCE)
+        try:
+            last = await self._slices.batch([lease, fence], timeout=PATIENCE)
+        except BatchRefused as error:
+            log.debug("taking over step by step", term=attempt.term, reason=str(error))
+            revision = await self._slices.put(FENCE, fence.payload, expect=attempt.fence_revision, timeout=PATIENCE)
+            return await self._take_lease(lease.payload, revision)
+        return Taken(last - 1, last), sent
+
+    async def _take_lease(self, payload: bytes, fence_revision: int) -> tuple[Taken, float]:
+        """Write the lease, unless somebody else wrote a fence since.
+
+        Whoever held it was deposed by the fence, even if it was renewed since.
+        """
+        guard = {EXPECT: str(fence_revision), EXPECT_SUBJECT: self._slices.subject(encode(FENCE))}
+        until = clock.now() + PATIENCE
+        while True:
+            sent = clock.now()
+            try:
+                revision = await self._slices.put(LEASE, payload, ttl=self._ttl, timeout=PATIENCE, headers=guard)
+            except StoreBusy:
+                if sent > until:
+                    raise
+                await anyio.sleep(BUSY_PAUSE)
+            else:
+                return Taken(revision, fence_revision), sent
 
     async def renew(self, tenure: Tenure, timeout: float) -> int:
         """Write the lease anew; returns its revision. Errors as in `Bucket.put`."""

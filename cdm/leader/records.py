@@ -8,7 +8,7 @@ from cdm.model.node import Lease
 
 
 class Vacant(Struct, frozen=True):
-    """Nobody holds the lease. ``revision`` is that of the expiry or delete marker; 0: never written."""
+    """Nobody holds the lease. ``revision`` is that of the delete or expiry marker; 0: there is no trace of it."""
 
     revision: int
 
@@ -62,6 +62,13 @@ class Reading(Struct, frozen=True):
     fence_known: bool
     fence_revision: int
     """The revision of this process's own fence at the beginning; 0: it did not lead."""
+
+
+class Taken(Struct, frozen=True):
+    """The revisions under which a take-over is stored."""
+
+    lease: int
+    fence: int
 
 
 class Tenure(Struct, frozen=True, kw_only=True):

@@ -6,13 +6,15 @@ import json
 import re
 from typing import Any
 
-from cdm.errors import BucketMissing, Conflict, RequestRefused, StoreBusy, StoreError, Unsuitable
+from cdm.errors import BatchRefused, BucketMissing, Conflict, RequestRefused, StoreBusy, StoreError, Unsuitable
 from cdm.store.wire import is_leaders
 
 MINIMUM_SERVER = (2, 12, 0)
 
 _WRONG_LAST_SEQUENCE = 10071
 _GUARDED_WRITE_IN_FLIGHT = 10164
+_NO_ROOM_FOR_BATCH = (10210, 10176)
+"""Too many batches are open; and that of a batch only the last message came to a place of its own, which follows."""
 _CLUSTER_UNAVAILABLE = (10008, 10009)
 _NO_STREAM = 10059
 _NO_MESSAGE = 10037
@@ -36,6 +38,8 @@ def error_of(code: int, text: str) -> StoreError:
     """The error that a code means; the text is the server's."""
     if code == _WRONG_LAST_SEQUENCE:
         return Conflict(text)
+    if code in _NO_ROOM_FOR_BATCH:
+        return BatchRefused(text)
     if code == _GUARDED_WRITE_IN_FLIGHT or code in _CLUSTER_UNAVAILABLE:
         return StoreBusy(text)
     if code == _NO_STREAM:

@@ -15,7 +15,7 @@ from cdm.dispatch.messages import FenceRenewal, Message, WriteFailed, Written
 from cdm.errors import AccessDenied, Conflict, Uncertain
 from cdm.leader.actions import TakeOver
 from cdm.leader.election import Election
-from cdm.leader.records import NO_FENCE, Records, Tenure, Timing, Vacant
+from cdm.leader.records import NO_FENCE, Records, Taken, Tenure, Timing, Vacant
 from cdm.leader.status_writer import StatusWriter
 from cdm.leader.writer import CommandWriter
 from cdm.manager.outbox import Order, Outbox
@@ -67,7 +67,7 @@ class Desk:
         action = self.election.next(now)
         assert isinstance(action, TakeOver)
         revision = await self.bucket.batch([Write(encode(LEASE), b"{}"), Write(encode(FENCE), b'{"term":1}')])
-        self.election.won(action, revision, now)
+        self.election.won(action, Taken(revision - 1, revision), now)
 
     @property
     def tenure(self) -> Tenure:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm.leader.actions import Action, Probe, Read, Renew, StepDown, TakeOver, Wait
-from cdm.leader.election import HIGHEST, HIGHEST_CREDIBLE, TURN, Election
-from cdm.leader.records import Held, Records, StoredFence, Tenure, Timing, Vacant
+from cdm.leader.detector import LOOK_AFTER
+from cdm.leader.election import HIGHEST, HIGHEST_CREDIBLE, MIDWAY, TURN, Election
+from cdm.leader.records import Held, Records, StoredFence, Taken, Tenure, Timing, Vacant
 from cdm.model.artifact import NodeId
 from cdm.model.node import Fence, Lease
 from tests.unit.support import n
@@ -69,7 +70,7 @@ def leader(sent: float = 0.0) -> Election:
     read(each, records(Vacant(0), 0, 0), sent)
     action = each.next(sent)
     assert isinstance(action, TakeOver)
-    each.won(action, 2, sent)
+    each.won(action, Taken(1, 2), sent)
     return each
 
 
@@ -106,7 +107,7 @@ def test_a_lease_that_ended_is_taken_by_compare_and_set_on_its_marker_with_the_n
 
 def test_the_next_term_is_above_the_highest_ever_seen_in_the_bucket_or_in_memory() -> None:
     each = follower()
-    each.watched_fence(fence(200, 41))
+    each.watched_fence(fence(200, 41), 0.0)
     each.watched_lease(held(term=44, revision=201), 1.0)
     read(each, records(Vacant(300), 12, 6), 2.0)
     assert each.next(3.0) == take_over(45, 300, 12)
@@ -117,7 +118,7 @@ def test_the_next_term_is_above_the_highest_ever_seen_in_the_bucket_or_in_memory
 def test_an_absurd_term_is_not_counted_on_from(absurd: int) -> None:
     """Or the terms after it could be read by nobody, and every leader would be nobody's for ever."""
     each = follower()
-    each.watched_fence(fence(200, absurd))
+    each.watched_fence(fence(200, absurd), 0.0)
     each.watched_lease(held(term=absurd, revision=201, incarnation=""), 1.0)
     read(each, records(Vacant(300), 200, absurd), 2.0)
     assert each.next(3.0) == take_over(8, 300, 200)
@@ -126,7 +127,7 @@ def test_an_absurd_term_is_not_counted_on_from(absurd: int) -> None:
 
 def test_a_leader_whose_fence_is_set_to_an_absurd_term_begins_the_next_one() -> None:
     each = leader()
-    each.watched_fence(fence(77, 2**53))
+    each.watched_fence(fence(77, 2**53), 0.0)
     assert each.next(1.0) == Read()
     read(each, records(held(ME, 1, 1, "me"), 77, 2**53), 1.0)
     assert isinstance(each.next(1.0), StepDown)
@@ -146,7 +147,7 @@ def test_terms_go_on_above_the_highest_credible_one_whoever_comes_next() -> None
         assert isinstance(action, TakeOver)
         assert action.term == HIGHEST_CREDIBLE + number
         assert msgspec.json.decode(msgspec.json.encode(Fence(action.term)), type=Fence).term == action.term
-        each.won(action, 100 * number, 0.0)
+        each.won(action, Taken(100 * number - 1, 100 * number), 0.0)
         stored = own_fence(100 * number, action.term)
         lease = Vacant(100 * number + 1) if number % 2 else held(ME, action.term, 100 * number - 1, "me")
         if number == 3:
@@ -156,8 +157,8 @@ def test_terms_go_on_above_the_highest_credible_one_whoever_comes_next() -> None
 
 def test_a_term_that_is_seen_after_the_highest_credible_one_is_not_taken_a_second_time() -> None:
     each = follower()
-    each.watched_fence(fence(200, HIGHEST_CREDIBLE))
-    each.watched_fence(own_fence(201, HIGHEST_CREDIBLE + 1, "x"))
+    each.watched_fence(fence(200, HIGHEST_CREDIBLE), 0.0)
+    each.watched_fence(own_fence(201, HIGHEST_CREDIBLE + 1, "x"), 0.0)
     each.watched_lease(Vacant(300), 1.0)
     assert each.next(2.0) == take_over(HIGHEST_CREDIBLE + 2, 300, 201)
 
@@ -314,7 +315,7 @@ def test_a_fence_of_which_an_earlier_try_was_stored_is_adopted(how: str) -> None
             each.doubt()
             read(each, Records(held(ME, 1, 1, "me"), own_fence(50)), 1.0)
         case _:
-            each.watched_fence(own_fence(50))
+            each.watched_fence(own_fence(50), 0.0)
     assert each.tenure == tenure(1, 1, 50, 0.0)
     assert each.valid(1.0)
     assert not each.in_doubt
@@ -478,7 +479,7 @@ def test_a_leader_that_hears_of_another_lease_asks_the_server() -> None:
 def test_a_leader_that_hears_of_another_fence_asks_the_server() -> None:
     for revision, term in ((50, 2), (0, 0)):
         each = leader()
-        each.watched_fence(fence(revision, term))
+        each.watched_fence(fence(revision, term), 0.0)
         assert each.next(1.0) == Read()
 
 
@@ -487,7 +488,7 @@ def test_a_leader_is_not_disturbed_by_its_own_renewals_and_by_old_news() -> None
     each.renewed(9, 2.0)
     each.watched_lease(held(ME, 1, 9, "me"), 2.1)
     each.watched_lease(Vacant(0), 2.1)
-    each.watched_fence(fence(2, 1))
+    each.watched_fence(fence(2, 1), 0.0)
     assert each.next(2.2) == Wait(4.0)
 
 
@@ -609,7 +610,7 @@ def test_who_led_again_after_it_was_taken_for_dead_is_judged_by_its_ttl_alone() 
     """Two servers without a route to each other: nothing is heard, and both are alive. They must not take turns."""
     each = follower(0.0)
     assert _judge(each, 7, 2.0) == take_over(8, 100, 90)
-    each.won(take_over(8, 100, 90), 111, 2.1)
+    each.won(take_over(8, 100, 90), Taken(110, 111), 2.1)
     each.fenced("another term began")
     each.watched_lease(held(term=9, revision=112), 3.0)
     each.stepped_down()
@@ -688,6 +689,8 @@ def test_all_followers_together_probe_about_ten_times_a_second() -> None:
                 if isinstance(action, Probe):
                     probes += 1
                     each.detector.answered(now)
+                elif isinstance(action, Read):
+                    read(each, records(held(), 90, 7), now)
                 else:
                     assert isinstance(action, Wait)
                     assert action.until is not None
@@ -699,7 +702,7 @@ def test_old_news_of_the_watcher_changes_nothing() -> None:
     each = follower(0.0)
     each.watched_lease(Vacant(100), 2.0)
     each.watched_lease(held(n(3), 6, 50), 2.0)
-    each.watched_fence(fence(90, 99))
+    each.watched_fence(fence(90, 99), 0.0)
     assert each.leader == Lease(OTHER, 7, "x")
     assert each.next(2.0) == Probe(7)
 
@@ -707,7 +710,7 @@ def test_old_news_of_the_watcher_changes_nothing() -> None:
 def test_the_watcher_is_not_believed_before_the_first_look() -> None:
     each = connected()
     each.watched_lease(Vacant(5), 0.0)
-    each.watched_fence(fence(6, 3))
+    each.watched_fence(fence(6, 3), 0.0)
     assert each.next(0.0) == Read()
     read(each, records(Vacant(0), 0, 0), 0.1)
     assert each.next(0.1) == take_over(4, 0, 0)
@@ -735,7 +738,7 @@ def test_a_leader_that_has_withdrawn_keeps_its_lease_until_it_is_given_back() ->
 
 def test_when_the_stream_is_another_one_the_leader_steps_down_and_the_next_term_is_higher() -> None:
     each = leader()
-    each.watched_fence(fence(3, 17))
+    each.watched_fence(fence(3, 17), 0.0)
     each.reset("the stream was created anew")
     assert not each.valid(1.0)
     assert each.next(1.0) == StepDown(1, "the stream was created anew")
@@ -756,7 +759,7 @@ def test_a_follower_of_another_stream_looks_anew_and_goes_above_the_highest_term
 
 def test_a_lost_fence_makes_the_leader_step_down_and_the_next_term_higher() -> None:
     each = leader()
-    each.watched_fence(fence(0, 0))
+    each.watched_fence(fence(0, 0), 0.0)
     assert each.next(1.0) == Read()
     read(each, records(held(ME, 1, 1, "me"), 77, 0), 1.0)
     assert isinstance(each.next(1.0), StepDown)
@@ -781,7 +784,7 @@ def test_there_is_no_loss_where_there_never_was_a_fence() -> None:
 
 def test_the_first_leader_of_all_notices_the_loss_of_the_fence_that_it_wrote_itself() -> None:
     each = leader()
-    each.watched_fence(fence(0, 0))
+    each.watched_fence(fence(0, 0), 0.0)
     assert each.next(1.0) == Read()
     assert read(each, records(held(ME, 1, 1, "me"), 77, 0), 1.0)
 
@@ -790,8 +793,8 @@ def test_a_follower_from_the_very_beginning_notices_the_loss_of_the_first_fence(
     each = connected()
     read(each, records(Vacant(0), 0, 0), 0.0)
     each.watched_lease(held(term=1, revision=1), 0.1)
-    each.watched_fence(fence(2, 1))
-    each.watched_fence(fence(0, 0))
+    each.watched_fence(fence(2, 1), 0.0)
+    each.watched_fence(fence(0, 0), 0.0)
     each.doubt()
     assert read(each, records(held(term=1, revision=1), 77, 0), 1.0)
 
@@ -803,3 +806,112 @@ def test_renewals_and_the_margin_fit_into_any_ttl(ttl: float) -> None:
     assert timing.margin > 0
     if ttl >= 1.0:
         assert ttl - timing.margin > 2 * timing.renew_every
+
+
+# Leases that expire without a trace
+
+
+def test_a_lease_that_is_not_renewed_is_looked_for_after_its_ttl_and_not_before() -> None:
+    each = follower(0.0)
+    each.detector.timed_out(TIMING.ttl + 5.0)  # a frozen leader answers nothing, which proves nothing
+    assert each.next(TIMING.ttl) == Wait(TIMING.ttl + LOOK_AFTER)
+    assert each.next(TIMING.ttl + LOOK_AFTER) == Read()
+    read(each, records(Vacant(0), 90, 7), TIMING.ttl + LOOK_AFTER)
+    assert each.next(TIMING.ttl + LOOK_AFTER) == take_over(8, 0, 90)
+
+
+def test_a_renewed_lease_is_not_looked_for() -> None:
+    each = follower(0.0)
+    for number in range(1, 200):
+        now = number * TIMING.renew_every
+        assert each.next(now) != Read()
+        each.watched_lease(held(revision=100 + number), now)
+        each.detector.answered(now)
+
+
+def test_a_lease_that_is_still_there_is_looked_for_after_ever_longer_pauses() -> None:
+    """Whoever holds it may have been started with another TTL; one that was put without a TTL never ends."""
+    each = follower(0.0)
+    now, looks = 0.0, 0
+    while now < 1_000.0:
+        each.detector.timed_out(now)
+        action = each.next(now)
+        if action == Read():
+            looks += 1
+            read(each, records(held(), 90, 7), now)
+        now += 0.01
+    assert 5 < looks < 30
+
+
+def test_where_the_lease_is_known_to_have_expired_it_is_read_and_taken_in_turn() -> None:
+    each = follower(0.0)
+    each.candidates = {ME, OTHER, n(3)}
+    each.lease_expired(100, 5.0)
+    assert each.next(5.0) == Read()
+    read(each, records(Vacant(0), 90, 7), 5.0)
+    # Those that come after the last leader have their turn before this one.
+    assert each.next(5.0) == Wait(5.0 + TURN)
+    assert each.next(5.0 + TURN) == take_over(8, 0, 90)
+
+
+def test_that_an_older_lease_has_expired_is_no_news() -> None:
+    each = follower(0.0)
+    each.watched_lease(held(revision=105), 1.0)
+    each.lease_expired(100, 5.0)
+    assert each.next(5.0) != Read()
+
+
+def test_a_leader_whose_lease_is_told_to_be_gone_reads_before_it_believes_it() -> None:
+    each = leader()
+    each.lease_expired(1, 1.0)
+    assert each.next(1.0) == Read()
+    read(each, records(Vacant(0), 2, 1), 1.0)
+    assert isinstance(each.next(1.0), StepDown)
+
+
+# Fence and lease in two steps
+
+
+def test_whoever_has_written_a_fence_alone_is_left_time_for_its_lease() -> None:
+    each = connected()
+    read(each, records(Vacant(99), 90, 7), 0.0)
+    each.watched_fence(own_fence(101, 8, "other"), 1.0)
+    action = each.next(1.0)
+    assert isinstance(action, Wait)
+    assert action.until is not None
+    assert MIDWAY <= action.until - 1.0 <= 2 * MIDWAY
+    # It may have died meanwhile.
+    assert each.next(action.until) == take_over(9, 99, 101)
+    # Or it leads.
+    each.watched_lease(held(term=8, revision=102), action.until)
+    assert not isinstance(each.next(action.until), TakeOver)
+
+
+def test_a_silent_leader_is_not_replaced_while_another_one_is_about_to() -> None:
+    each = follower(0.0)
+    each.detector.no_responders(7, 2.0)
+    each.watched_fence(own_fence(101, 8, "other"), 2.04)
+    assert each.confirmed(2.06) is None
+    assert each.confirmed(2.06 + 2 * MIDWAY) == take_over(9, 100, 101)
+
+
+def test_a_fence_that_goes_with_the_lease_is_waited_for_by_nobody() -> None:
+    each = follower(0.0)
+    each.watched_lease(held(term=8, revision=101), 1.0)
+    each.watched_fence(own_fence(102, 8, "x"), 1.0)
+    each.lease_expired(101, 2.0)
+    read(each, records(Vacant(0), 102, 8), 2.0)
+    assert isinstance(each.next(2.0 + TURN), TakeOver)
+
+
+def test_a_leader_that_finds_another_fence_under_its_own_lease_is_deposed() -> None:
+    """Somebody wrote the fence, and died before the lease: this process takes over anew."""
+    each = leader()
+    each.watched_fence(own_fence(5, 2, "other"), 1.0)
+    assert each.next(1.0) == Read()
+    mine = Held(Lease(ME, 1, "me"), 1)
+    read(each, Records(mine, own_fence(5, 2, "other")), 1.0)
+    assert isinstance(each.next(1.0), StepDown)
+    each.stepped_down()
+    read(each, Records(mine, own_fence(5, 2, "other")), 1.0)
+    assert each.next(1.0) == take_over(3, 1, 5)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from cdm.leader.actions import Probe, Read, Renew, StepDown, TakeOver, Wait
 from cdm.leader.election import Election
-from cdm.leader.records import Held, Records, StoredFence, Tenure, Timing, Vacant
+from cdm.leader.records import Held, Records, StoredFence, Taken, Tenure, Timing, Vacant
 from cdm.model.artifact import NodeId
 from cdm.model.node import Lease
 from tests.harness.examples import examples
@@ -40,6 +40,8 @@ class Answer(Enum):
     CONFLICT = auto()
     SILENCE = auto()
     UNCONNECTED = auto()
+    FULL = auto()
+    """The server takes no batch: others hold theirs open."""
 
 
 class Sim:
@@ -53,6 +55,10 @@ class Sim:
         self.events: list[tuple[float, int, Call]] = []
         self.number = 0
         self.calm = calm
+        self.markers = self.random.random() < 0.3
+        """Whether an expired lease leaves a marker, as in the buckets of earlier versions."""
+        self.flooded_until = 0.0
+        """Until when somebody opens batches all the time, so that others have hardly any room for theirs."""
         self.server = Server(self)
         self.processes: list[Process] = []
         for number in range(nodes):
@@ -79,6 +85,9 @@ class Sim:
         if self.calm or chance < 0.9:
             return self.random.uniform(0.0003, 0.004)
         return self.random.uniform(0.004, 0.3) if chance < 0.98 else self.random.uniform(0.3, 3.0)
+
+    def full(self) -> bool:
+        return self.now < self.flooded_until and self.random.random() < 0.95
 
     def lost(self) -> bool:
         return not self.calm and self.random.random() < 0.03
@@ -113,7 +122,8 @@ class Server:
         self.fence_of = ""
         self.term = 0
         self.won_by: dict[int, tuple[NodeId, str]] = {}
-        self.voices: dict[int, Process] = {}
+        self.voices: list[tuple[int, Process]] = []
+        """Who answers for which term; candidates that attempt the same one answer both."""
         self.accepted: list[int] = []
         self.stored: set[int] = set()
         self.taken_for_lost: set[int] = set()
@@ -122,7 +132,12 @@ class Server:
     def expire(self) -> None:
         if self.sim.now < self.lease_ends:
             return
-        if isinstance(self.lease, Held):
+        if isinstance(self.lease, Held) and not self.sim.markers:
+            revision = self.lease.revision
+            self.lease, self.lease_ends = Vacant(0), float("inf")
+            for process in self.sim.processes:
+                process.look_for_lease(revision)
+        elif isinstance(self.lease, Held):
             self.sequence += 1
             self._set(Vacant(self.sequence), self.sim.random.choice([3.0, 900.0]))
         else:
@@ -145,6 +160,8 @@ class Server:
 
     def take_over(self, action: TakeOver, process: Process) -> int | Answer:
         self.expire()
+        if self.sim.full():
+            return Answer.FULL
         if action.lease_revision != self.lease.revision or action.fence_revision != self.fence:
             return Answer.CONFLICT
         assert action.term > self.term, "terms grow strictly"
@@ -154,6 +171,28 @@ class Server:
         self.term = action.term
         self._set(Held(process.own(action.term), self.sequence - 1), TIMING.ttl)
         self._set_fence(process)
+        return self.sequence
+
+    def take_fence(self, action: TakeOver, process: Process) -> int | Answer:
+        """The first step of a take-over without a batch."""
+        if action.fence_revision != self.fence:
+            return Answer.CONFLICT
+        assert action.term > self.term, "terms grow strictly"
+        self.sequence += 1
+        self.term = action.term
+        self._set_fence(process)
+        return self.sequence
+
+    def take_lease(self, action: TakeOver, fence_revision: int, process: Process) -> int | Answer:
+        """The second step, under the fence of the first."""
+        self.expire()
+        if fence_revision != self.fence:
+            return Answer.CONFLICT
+        assert (self.term, self.fence_of) == (action.term, process.incarnation)
+        assert action.term not in self.won_by
+        self.sequence += 1
+        self.won_by[action.term] = (process.node, process.incarnation)
+        self._set(Held(process.own(action.term), self.sequence), TIMING.ttl)
         return self.sequence
 
     def renew(self, tenure: Tenure, process: Process) -> int | Answer:
@@ -203,7 +242,7 @@ class Server:
             each.watch_fence(self.read_fence())
 
     def probe(self, term: int) -> Process | None:
-        return self.voices.get(term)
+        return next((process for of, process in self.voices if of == term), None)
 
 
 class Process:
@@ -253,10 +292,13 @@ class Process:
         self.connection += 1
         self.sent_last = self.heard_last = self.sim.now
         if self.voice is not None:
-            self.sim.server.voices[self.voice] = self
+            self.sim.server.voices.append((self.voice, self))
         self.receive(lambda: self.election.connected(self.sim.now))
         # The watcher resumes: what was missed comes now.
-        self.watch_lease(self.sim.server.lease)
+        if self.sim.server.lease.revision:
+            self.watch_lease(self.sim.server.lease)
+        else:
+            self.look_for_lease(self.sim.server.sequence)
         self.watch_fence(self.sim.server.read_fence())
 
     def disconnect(self) -> None:
@@ -271,7 +313,7 @@ class Process:
 
     def silence(self) -> None:
         server = self.sim.server
-        server.voices = {term: process for term, process in server.voices.items() if process is not self}
+        server.voices = [(term, process) for term, process in server.voices if process is not self]
 
     def freeze(self, seconds: float) -> None:
         self.frozen_until = self.sim.now + seconds
@@ -320,8 +362,13 @@ class Process:
     def watch_lease(self, lease: Vacant | Held) -> None:
         self._hear(lambda: self.election.watched_lease(lease, self.sim.now))
 
+    def look_for_lease(self, revision: int) -> None:
+        """The watch finds the lease gone when it looks for it; where it does not look, the election does."""
+        if self.sim.random.random() < 0.5:
+            self._hear(lambda: self.election.lease_expired(revision, self.sim.now))
+
     def watch_fence(self, fence: StoredFence) -> None:
-        self._hear(lambda: self.election.watched_fence(fence))
+        self._hear(lambda: self.election.watched_fence(fence, self.sim.now))
 
     # What goes out
 
@@ -429,7 +476,7 @@ class Process:
         self.drop_voice()
 
         def raise_voice() -> object:
-            sim.server.voices[action.term] = self
+            sim.server.voices.append((action.term, self))
             return True
 
         def raised(got: object) -> None:
@@ -442,15 +489,43 @@ class Process:
             self.send(lambda: sim.server.take_over(action, self), lambda got: taken(got, sent), REQUEST_TIMEOUT)
 
         def taken(got: object, sent: float) -> None:
-            if got is Answer.CONFLICT or got is Answer.UNCONNECTED:
-                self.election.doubt()
-            elif got is Answer.SILENCE:
-                self.election.take_over_unknown(action, sent)
+            if got is Answer.FULL:
+                self.take_over_in_steps(action)
+            elif isinstance(got, int):
+                self.election.won(action, Taken(got - 1, got), sent)
             else:
-                assert isinstance(got, int)
-                self.election.won(action, got, sent)
+                self.not_taken(action, got, sent)
 
         self.send(raise_voice, raised, REQUEST_TIMEOUT)
+
+    def take_over_in_steps(self, action: TakeOver) -> None:
+        sim, began = self.sim, self.sim.now
+
+        def fenced(fence: object) -> None:
+            sent = sim.now
+            if isinstance(fence, int):
+                revision = fence
+                self.send(
+                    lambda: sim.server.take_lease(action, revision, self),
+                    lambda got: leased(revision, got, sent),
+                    REQUEST_TIMEOUT,
+                )
+            else:
+                self.not_taken(action, fence, began)
+
+        def leased(fence: int, got: object, sent: float) -> None:
+            if isinstance(got, int):
+                self.election.won(action, Taken(got, fence), sent)
+            else:
+                self.not_taken(action, got, began)
+
+        self.send(lambda: sim.server.take_fence(action, self), fenced, REQUEST_TIMEOUT)
+
+    def not_taken(self, action: TakeOver, got: object, sent: float) -> None:
+        if got is Answer.SILENCE:
+            self.election.take_over_unknown(action, sent)
+        else:
+            self.election.doubt()
 
     def renewed(self, got: object, sent: float) -> None:
         if got is Answer.CONFLICT:
@@ -494,8 +569,7 @@ class Process:
             self.drop_voice()
 
     def drop_voice(self) -> None:
-        if self.voice is not None and self.sim.server.voices.get(self.voice) is self:
-            del self.sim.server.voices[self.voice]
+        self.silence()
         self.voice = None
 
     # The writer
@@ -591,6 +665,8 @@ FAULTS = (
     "leader-kill",
     "leader-stall",
     "leader-stall",
+    "flood",
+    "flood",
 )
 
 
@@ -604,6 +680,8 @@ def inflict(sim: Sim, fault: str, number: int, seconds: float) -> None:
         fault = fault.removeprefix("leader-")
         victim = next(iter(sim.leaders), victim)
     match fault:
+        case "flood":
+            sim.flooded_until = sim.now + 2 * seconds
         case "freeze":
             victim.freeze(seconds)
         case "hole":
@@ -724,6 +802,48 @@ def test_a_killed_leader_is_replaced_in_well_under_a_second(seed: int) -> None:
     sim = calm_cluster(seed)
     sim.leaders[0].kill()
     assert time_to_next_leader(sim, 1.0) < 0.9
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_flood_of_batches_holds_no_take_over_up(seed: int) -> None:
+    """Fence and lease are written one after the other, and no candidate deposes another in the middle of it."""
+    sim = calm_cluster(seed)
+    sim.flooded_until = sim.now + 1_000.0
+    for _ in range(3):
+        sim.leaders[0].kill()
+        assert time_to_next_leader(sim, 3.0) < 2.0
+        sim.run(sim.now + 3.0)
+        (leader,) = sim.leaders
+        sim.run(sim.now + 15.0)
+        assert sim.leaders == [leader]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_all_at_once_come_to_one_leader_in_a_flood(seed: int) -> None:
+    sim = Sim(seed, 5, calm=True)
+    sim.flooded_until = sim.now + 1_000.0
+    sim.run(sim.now + 3.0)
+    (leader,) = sim.leaders
+    sim.run(sim.now + 15.0)
+    assert sim.leaders == [leader]
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("flooded", [False, True])
+def test_who_is_cut_off_between_fence_and_lease_holds_nobody_up(seed: int, flooded: bool) -> None:
+    """A candidate writes its fence, and dies before its lease: the leader of before is deposed, and somebody leads."""
+    sim = calm_cluster(seed, 3)
+    leader = sim.leaders[0]
+    other = next(each for each in sim.processes if each is not leader)
+    sim.flooded_until = sim.now + (1_000.0 if flooded else 0.0)
+    tenure = leader.tenure
+    attempt = TakeOver(term=tenure.term + 1, lease_revision=tenure.lease_revision, fence_revision=tenure.fence_revision)
+    assert isinstance(sim.server.take_fence(attempt, other), int)
+    other.kill()
+    assert time_to_next_leader(sim, 3.0) < 2.0
+    sim.run(sim.now + 5.0)
+    assert len(sim.leaders) == 1
+    assert sim.leaders[0].tenure.term > attempt.term
 
 
 @pytest.mark.parametrize("seed", range(10))
