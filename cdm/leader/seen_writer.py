@@ -40,7 +40,9 @@ class SeenWriter:
                 if not self._election.valid(clock.now()):
                     continue
                 try:
-                    await self._bucket.batch([Write(encode(SeenKey(node)), dump(each)) for node, each in seen.items()])
+                    await self._bucket.write_all(
+                        [Write(encode(SeenKey(node)), dump(each)) for node, each in seen.items()]
+                    )
                 except StoreError as error:
                     if isinstance(error, AccessDenied):
                         self._bucket.connection.complain(error)

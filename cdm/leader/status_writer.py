@@ -70,7 +70,7 @@ class StatusWriter:
         if not writes:
             return
         try:
-            await self._bucket.batch(writes)
+            await self._bucket.write_all(writes)
         except StoreError as error:
             if isinstance(error, AccessDenied):
                 self._bucket.connection.complain(error)

@@ -5,6 +5,9 @@ made ready while the server stores the one before. The first message of every ba
 that this leadership wrote, so the server refuses it whole once another term began, however late it arrives. Being
 refused so is loss of leadership at once.
 
+Where the server takes no batch, because others hold theirs open, the same messages go one by one for a while, each with
+the guard, the next one when the one before is stored.
+
 Where a batch is not answered, it may be stored, or still be under way for a long time, and its term is still the right
 one. Then nothing is sent until the fence is stored anew: the server refuses from there on what was under way, and
 whoever has seen the fence's new revision has seen all that was stored before.
@@ -12,6 +15,7 @@ whoever has seen the fence's new revision has seen all that was stored before.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import anyio
@@ -19,7 +23,7 @@ from msgspec import Struct
 
 from cdm import clock
 from cdm.dispatch.messages import FenceRenewal, Message, WriteFailed, Written
-from cdm.errors import AccessDenied, Conflict, RequestRefused, StoreBusy, StoreError
+from cdm.errors import AccessDenied, BatchRefused, Conflict, RequestRefused, StoreBusy, StoreError
 from cdm.leader.batching import BatchPart, Cutter
 from cdm.leader.election import Election
 from cdm.leader.lease import LeaseStore
@@ -37,6 +41,8 @@ log = Log("cdm.writer")
 
 BUSY_PAUSE = 0.02
 """Seconds after which a server is asked again that had no time."""
+SINGLY_FOR = 1.0
+"""Seconds for which messages go one by one, once the server has refused a batch."""
 REFUSAL_PAUSE = 0.25
 """Seconds of patience with a server that refuses commands."""
 REFUSAL_LOG_INTERVAL = 10.0
@@ -44,11 +50,13 @@ REFUSAL_LOG_INTERVAL = 10.0
 
 
 class Prepared(Struct, frozen=True):
-    """A part, the batch that it is sent as, which can be sent once, and the revision of the fence that guards it."""
+    """A part, and what it is sent as: one batch, or one message after the other."""
 
     part: BatchPart
-    batch: Batch
+    batches: deque[Batch]
+    """What is still to be sent of it; each can be sent once."""
     fence_revision: int
+    """The revision of the fence that guards it."""
 
 
 class CommandWriter:
@@ -88,6 +96,7 @@ class CommandWriter:
         self._idle = anyio.Event()
         self._one_order = False
         """Whether the server refused a batch. What is small may still fit: orders go one by one until one is stored."""
+        self._singly_until = float("-inf")
         self._logged_at = float("-inf")
 
     async def run(self) -> None:
@@ -116,10 +125,16 @@ class CommandWriter:
         part = self._cutter.cut(tenure.term if tenure else 0, one_order=self._one_order)
         if tenure is None or part is None:
             return None
-        first, guard = part.writes[0], self._slices.subject(encode(FENCE))
-        headers = {**first.headers, EXPECT: str(tenure.fence_revision), EXPECT_SUBJECT: guard}
-        part.writes[0] = Write(first.name, first.payload, headers)
-        return Prepared(part, self._slices.prepare(part.writes), tenure.fence_revision)
+        return Prepared(part, self._encoded(part.writes, tenure.fence_revision), tenure.fence_revision)
+
+    def _encoded(self, writes: list[Write], fence_revision: int) -> deque[Batch]:
+        """One batch whose first message is guarded, or each message alone, and guarded."""
+        guard = {EXPECT: str(fence_revision), EXPECT_SUBJECT: self._slices.subject(encode(FENCE))}
+        guarded = (Write(write.name, write.payload, {**write.headers, **guard}) for write in writes)
+        if clock.now() < self._singly_until:
+            return deque(self._slices.prepare([write]) for write in guarded)
+        writes[0] = next(guarded)
+        return deque([self._slices.prepare(writes)])
 
     async def _tenure(self, term: int) -> Tenure | None:
         """What this process holds, once its lease covers what is sent; None: the term is over.
@@ -133,23 +148,20 @@ class CommandWriter:
         return None
 
     async def _write(self, prepared: Prepared) -> None:
-        part, batch = prepared.part, prepared.batch
-        while await self._tenure(part.term):
+        part, batches, revision = prepared.part, prepared.batches, 0
+        while batches and await self._tenure(part.term):
             try:
-                revision = await self._send(batch)
+                revision = await self._send(batches[0])
+                batches.popleft()
             except Conflict as error:
                 self._on_conflict(part.term, error)
                 return
             except StoreBusy as error:
-                log.debug("again", reason=str(error))
-                batch = self._slices.prepare(part.writes)
-                await anyio.sleep(BUSY_PAUSE)
+                await self._again(prepared, error)
             except RequestRefused as error:
                 # A full store, most likely.
                 self._one_order = True
-                if clock.now() >= self._logged_at + REFUSAL_LOG_INTERVAL:
-                    self._logged_at = clock.now()
-                    log.warning("the server refuses commands", reason=str(error), commands=len(part.writes))
+                self._log_refusal("the server refuses commands", error, part)
                 await anyio.sleep(REFUSAL_PAUSE)
                 await self._failed(part, str(error))
                 return
@@ -159,18 +171,37 @@ class CommandWriter:
                     await anyio.sleep(REFUSAL_PAUSE)  # it is decided anew, and would be refused anew at once
                 await self._settle(prepared, str(error))
                 return
-            else:
-                self._one_order = False
-                for artifact in part.finished:
-                    self._route(Written(artifact, part.term, revision))
-                return
-        self._give_up(part, 0, "the term is over")
+        if batches:
+            self._give_up(part, 0, "the term is over")
+            return
+        self._one_order = False
+        for artifact in part.finished:
+            self._route(Written(artifact, part.term, revision))
 
     async def _send(self, batch: Batch) -> int:
         await self._slices.stage(batch)
         if self._ahead is None and self._cutter.waiting >= MAX_BATCH:
             self._ahead = self._prepare()
         return await self._slices.commit(batch)
+
+    async def _again(self, prepared: Prepared, error: StoreBusy) -> None:
+        """What was sent last was not stored: make it ready to be sent again, as far as it takes."""
+        part, batches = prepared.part, prepared.batches
+        if isinstance(error, BatchRefused):
+            self._log_refusal("commands go one by one, for the server takes no batch", error, part)
+            self._singly_until = clock.now() + SINGLY_FOR
+            batches.clear()
+            batches.extend(self._encoded(part.writes, prepared.fence_revision))
+            return
+        log.debug("again", reason=str(error))
+        if batches[0].frames:
+            batches[0] = self._slices.prepare(part.writes)
+        await anyio.sleep(BUSY_PAUSE)
+
+    def _log_refusal(self, what: str, error: StoreError, part: BatchPart) -> None:
+        if clock.now() >= self._logged_at + REFUSAL_LOG_INTERVAL:
+            self._logged_at = clock.now()
+            log.warning(what, reason=str(error), commands=len(part.writes))
 
     def _on_conflict(self, term: int, error: Conflict) -> None:
         log.warning("fenced: another term began", term=term, server=str(error))
@@ -210,7 +241,7 @@ class CommandWriter:
                 self._on_fenced()
 
     async def _failed(self, part: BatchPart, reason: str) -> None:
-        """Nothing was stored of it: its orders are decided anew when the mirror shows all that was stored so far."""
+        """No more is stored of it: its orders are decided anew when the mirror shows all that was stored so far."""
         while await self._tenure(part.term):
             try:
                 revision = (await self._slices.state()).last

@@ -25,7 +25,10 @@ class Write(Struct, frozen=True):
 
 
 class Batch(Struct, frozen=True):
-    """An atomic batch, ready to be sent once. Made by `prepared`."""
+    """An atomic batch, ready to be sent once. Made by `prepared`.
+
+    One of a single message is that message, and no batch to the server: it needs none of the room for them.
+    """
 
     frames: bytes
     """All messages but the last, as commands of the client."""
@@ -59,6 +62,8 @@ def prepared(writes: Sequence[Write], subjects: str, max_payload: int) -> Batch:
         length = len(block) if block.isascii() else len(block.encode())
         size = length + len(write.payload)
         frames += (f"HPUB {subjects}{write.name} {length} {size}\r\n{block}".encode(), write.payload, b"\r\n")
+    if not frames:
+        return Batch(b"", last, problem)
     headers = {
         **last.headers,
         "Nats-Batch-Id": identity,

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from cdm.errors import BucketMissing, NoResponders, RequestRefused, StoreBusy, Unsuitable
+from cdm.errors import BatchRefused, BucketMissing, NoResponders, RequestRefused, StoreBusy, Unsuitable
 from cdm.log import Log
 from cdm.model.keys import LAYOUTS, Key, Layout, encode
 from cdm.store.batch import Batch, Write, prepared, problem_with
@@ -175,6 +175,15 @@ class Bucket:
         batch = self.prepare(writes)
         await self.stage(batch)
         return await self.commit(batch, timeout)
+
+    async def write_all(self, writes: list[Write]) -> None:
+        """Write all at once or, where the server takes no batch, one after the other. Errors as in `batch`."""
+        try:
+            await self.batch(writes)
+        except BatchRefused as error:
+            log.debug("written one by one", bucket=self.name, reason=str(error))
+            for write in writes:
+                await self.batch([write])
 
     def prepare(self, writes: Sequence[Write]) -> Batch:
         """Encode a batch for `stage` and `commit`. Raises `ValueError`: there are no writes, or too many."""

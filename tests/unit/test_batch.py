@@ -36,6 +36,13 @@ def test_all_messages_but_the_last_are_encoded_and_the_last_commits_them() -> No
     assert not batch.problem
 
 
+def test_one_message_is_no_batch() -> None:
+    """The server has room for few batches at a time, and for messages always."""
+    batch = prepared([Write("a", b"1", {"Own": "x"})], SUBJECTS, 1_000_000)
+    assert not batch.frames
+    assert batch.last == Write("a", b"1", {"Own": "x"})
+
+
 @pytest.mark.parametrize(
     ("write", "problem"),
     [
