@@ -50,6 +50,8 @@ class Case(Struct, frozen=True):
     retried: Mapping[NodeId, Freed] = {}
     """Failed slices by node that are due again."""
     strategy: AllocationStrategy = EVEN
+    each: bool = False
+    """Whether one instance is wanted on each of certain nodes."""
 
     def having(self, slices: Iterable[SliceKey]) -> Case:
         """The case with at least these instances: whoever asks about some need not have counted all of them."""

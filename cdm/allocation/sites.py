@@ -133,6 +133,11 @@ class Sites:
             _keep(self._domains, (require, label), found)
         return found.keys()
 
+    def gone_in(self, require: Require, label: str, domain: Domain) -> list[NodeId]:
+        """The nodes of a domain that are dead, or left, and are not forgotten, in name order."""
+        gone = self._gone.items()
+        return sorted(node for node, labels in gone if labels.get(label) == domain and holds(require, labels))
+
     def scores(self, prefer: tuple[Preference, ...]) -> Mapping[NodeId, int]:
         """The sum of the weights of the preferences that hold on each node that is not dead."""
         found = _kept(self._scores, prefer)

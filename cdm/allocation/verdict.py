@@ -23,6 +23,9 @@ from cdm.model.rules import GIVES_SECRETS, Needs
 
 SHOWN = 3
 """Most near misses that are told."""
+MAX_PER_NODE, CPU, MEMORY = "max_per_node", "cpu", "memory"
+EACH = "each"
+"""What keeps an instance off a node where one is wanted and there is one: nothing is amiss."""
 
 
 class Obstacle(Struct, frozen=True):
@@ -36,6 +39,11 @@ class Obstacle(Struct, frozen=True):
     """Of this node: ``cpu 7.5 of 8 reserved``."""
     miss: str = ""
     """By how much it falls short: ``256M needed, 100M free``."""
+
+    @property
+    def of_number(self) -> bool:
+        """Whether fewer instances would be none too many."""
+        return self.what in (MAX_PER_NODE, CPU, MEMORY)
 
 
 class Verdict(Struct, frozen=True):
@@ -103,7 +111,8 @@ def nearest(found: Iterable[Verdict], most: int = SHOWN) -> list[str]:
     Those come first that fall short of a number.
     """
     misses = sorted(
-        (each for each in found if len(each.obstacles) == 1), key=lambda each: not each.obstacles[0].numbers
+        (each for each in found if len(each.obstacles) == 1 and each.obstacles[0].what != EACH),
+        key=lambda each: not each.obstacles[0].numbers,
     )
     told: list[str] = []
     for each in misses[:most]:
@@ -130,7 +139,7 @@ def _broken_on(case: Case, neighbours: Neighbours, site: Site) -> list[Obstacle]
     # What failed, or is on its way out, is no instance that is where it must not be.
     most, count = case.rules.max_per_node, case.mine.get(site.node, 0)
     if most is not None and count > most:
-        found.append(Obstacle("max_per_node", "more than may be", f"{count} of {most}"))
+        found.append(Obstacle(MAX_PER_NODE, "more than may be", f"{count} of {most}"))
     return found + _overdrawn(case, site)
 
 
@@ -144,9 +153,11 @@ def _obstacles(case: Case, neighbours: Neighbours, site: Site) -> list[Obstacle]
     found += [_neighbour(side, site) for side in neighbours.hard if not side.kept(site)]
     held = case.retried.get(site.node, Freed(0))
     mine = case.on_node(site.node)
-    if rules.max_per_node is not None and mine >= rules.max_per_node:
+    if case.each and mine:
+        found.append(Obstacle(EACH, "with one already"))
+    elif rules.max_per_node is not None and mine >= rules.max_per_node:
         counts = f"{mine} of {rules.max_per_node} on a node"
-        found.append(Obstacle("max_per_node", "with as many as may be", counts, counts))
+        found.append(Obstacle(MAX_PER_NODE, "with as many as may be", counts, counts))
     if site.capacity is not None and site.total - held.slices >= site.capacity:
         found.append(full(site.total, site.capacity))
     return found + _needs(case, site)
@@ -205,19 +216,26 @@ def _needs(case: Case, site: Site) -> list[Obstacle]:
         return found if needs is None or case.room(site) else [Obstacle("needs", "full")]
     if millicores(needs.cpu):
         if site.cpu is None:
-            found.append(Obstacle("cpu", "not telling its cpu"))
+            found.append(Obstacle(CPU, "not telling its cpu"))
+        elif millicores(site.cpu) < millicores(needs.cpu):
+            numbers = f"cpu {site.cpu:.6g}"
+            found.append(Obstacle(CPU, "too small", numbers, f"{needs.cpu:.6g} needed, {site.cpu:.6g} there"))
         elif millicores(site.cpu) - millicores(site.cpu_reserved) < millicores(needs.cpu):
             free = max((millicores(site.cpu) - millicores(site.cpu_reserved)) / 1000, 0.0)
             numbers = f"cpu {site.cpu_reserved:.6g} of {site.cpu:.6g} reserved"
-            found.append(Obstacle("cpu", "full", numbers, f"{needs.cpu:.6g} needed, {free:.6g} free"))
+            found.append(Obstacle(CPU, "full", numbers, f"{needs.cpu:.6g} needed, {free:.6g} free"))
     if needs.memory:
         if site.memory is None:
-            found.append(Obstacle("memory", "not telling its memory"))
+            found.append(Obstacle(MEMORY, "not telling its memory"))
+        elif site.memory < needs.memory:
+            numbers = f"memory {memory_shown(site.memory)}"
+            miss = f"{memory_shown(needs.memory)} needed, {memory_shown(site.memory)} there"
+            found.append(Obstacle(MEMORY, "too small", numbers, miss))
         elif site.memory - site.memory_reserved < needs.memory:
             free_memory = memory_shown(max(site.memory - site.memory_reserved, 0))
             numbers = f"memory {memory_shown(site.memory_reserved)} of {memory_shown(site.memory)} reserved"
             miss = f"{memory_shown(needs.memory)} needed, {free_memory} free"
-            found.append(Obstacle("memory", "full", numbers, miss))
+            found.append(Obstacle(MEMORY, "full", numbers, miss))
     return found
 
 
@@ -227,10 +245,10 @@ def _overdrawn(case: Case, site: Site) -> list[Obstacle]:
     found: list[Obstacle] = []
     cpu, memory = overdrawn(site)
     if needs.cpu and cpu:
-        found.append(Obstacle("cpu", "too full", f"cpu {site.cpu_reserved:.6g} of {site.cpu:.6g} reserved"))
+        found.append(Obstacle(CPU, "too full", f"cpu {site.cpu_reserved:.6g} of {site.cpu:.6g} reserved"))
     if needs.memory and memory and site.memory is not None:
         numbers = f"memory {memory_shown(site.memory_reserved)} of {memory_shown(site.memory)} reserved"
-        found.append(Obstacle("memory", "too full", numbers))
+        found.append(Obstacle(MEMORY, "too full", numbers))
     return found
 
 

@@ -62,6 +62,9 @@ _STANDINGS = {
 """What a slice means for its artifact, where it does not simply count."""
 
 
+NOTHING_IN_FORCE = "nothing is placed while no blueprint is in force"
+
+
 def subject_of(text: str) -> Artifact | SlicesNamed:
     """Read what is to be explained: an artifact, or a slice in one of the ways in which they are written.
 
@@ -156,7 +159,7 @@ async def _look(connection: Connection, artifact: Artifact, node: str | None) ->
     desired = look.cluster.desired.get(artifact)
     if node is None and (desired is None or desired.blueprint is None):
         # How nodes are judged would mean something only if one more were wanted.
-        return replace(found, summary="nothing is placed while no blueprint is in force", nearest=[], nodes=[])
+        return replace(found, summary=NOTHING_IN_FORCE, awaited=[], nearest=[], nodes=[])
     if node is None:
         return found
     only = [each for each in found.nodes if each.node == node]
@@ -215,7 +218,7 @@ def _lines(found: Explanation) -> list[Text | Table]:
         lines.append(plain(f"    {found.reason}"))
     lines += [plain(f"rule: {each}") for each in found.rules]
     lines.append(plain(f"one more: {found.summary}"))
-    lines += [plain(f"    {each}") for each in found.nearest]
+    lines += [plain(f"    {each}") for each in (*found.awaited, *found.nearest)]
     if found.nodes:
         lines.append(_table(found.nodes))
     return lines

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import anyio
 from cyclopts import Parameter
@@ -32,6 +32,8 @@ from cdm.model.status import Condition, Status
 from cdm.store.connection import Connection
 from cdm.store.snapshot import snapshot
 
+NAMED = 3
+"""Most instances that are named in one line."""
 COMPLETE, SUPERSEDED, TIMED_OUT = "complete", "superseded", "timed out"
 
 
@@ -44,6 +46,14 @@ class PlannedMove(Struct, frozen=True):
     why: str
 
 
+class StayingSlice(Struct, frozen=True):
+    """One instance that a hard rule forbids to be where it is, and that no node takes."""
+
+    slice: str
+    """Its key in the bucket."""
+    why: str
+
+
 class Rebalanced(Struct, frozen=True):
     """What is done about one artifact."""
 
@@ -53,6 +63,8 @@ class Rebalanced(Struct, frozen=True):
     """What the leader waits for before it moves anything; empty: nothing."""
     left_out: bool
     """Whether it was left alone because of ``--max-moves``."""
+    stay: list[StayingSlice]
+    """Instances that cannot be moved, though a hard rule forbids them to be where they are."""
     result: str | None = None
     """How it ended: ``complete``, ``superseded``, or ``timed out``; None: that was not waited for."""
 
@@ -104,26 +116,11 @@ async def _run(
             for line in _lines(found):
                 wide_console().print(line, soft_wrap=True)
     else:
-        revisions: dict[str, int] = {}
-        asked = [each for each in found if each.moves and not each.left_out]
-        text = stamp()
-        for each in asked:
-            artifact = Artifact.parse(each.artifact)
-            made = await edited(connection, artifact.service, partial(rebalancing, artifact=artifact, stamp=text))
-            revisions[each.artifact] = made.revision
-            say(f"{each.artifact}: {_count(each)}{f', once the leader may: {each.waits}' if each.waits else ''}")
-        for each in found:
-            if each.left_out:
-                say(f"{each.artifact}: {_count(each)}, left out (--max-moves)")
-        if not asked:
-            say("nothing is to be moved")
-        if wait:
-            until = math.inf if options.timeout is None else clock.now() + options.timeout
-            for each in asked:
-                ends[each.artifact] = await _ended(
-                    connection, Artifact.parse(each.artifact), text, revisions[each.artifact], until
-                )
-                say(f"{each.artifact}: {ends[each.artifact]}")
+        asked = await _ask(connection, found, say)
+        until = math.inf if options.timeout is None else clock.now() + options.timeout
+        for each in asked if wait else ():
+            ends[each.artifact] = await _ended(connection, each, until)
+            say(f"{each.artifact}: {ends[each.artifact]}")
     if options.json:
         print_json({"artifacts": [replace(each, result=ends.get(each.artifact)) for each in found]})
     if SUPERSEDED in ends.values():
@@ -146,14 +143,46 @@ def _chosen(look: Onlooker, artifacts: Sequence[Artifact], most: int | None) -> 
             continue
         left_out = most is not None and total + len(each.moves) > most
         total += 0 if left_out else len(each.moves)
-        if each.moves or artifacts:
+        if each.moves or each.stay or artifacts:
             moves = [PlannedMove(encode(move.slice), move.to, move.why) for move in each.moves]
-            found.append(Rebalanced(str(artifact), moves, each.waits, left_out))
+            stay = [StayingSlice(encode(key), why) for key, why in sorted(each.stay.items())]
+            found.append(Rebalanced(str(artifact), moves, each.waits, left_out, stay))
     return found
 
 
-async def _ended(connection: Connection, artifact: Artifact, text: str, revision: int, until: float) -> str:
+class _Asked(NamedTuple):
+    """A version that is to be rebalanced."""
+
+    artifact: str
+    text: str
+    """What its blueprint has in ``rebalanced`` now."""
+    revision: int
+    """Of that blueprint."""
+
+
+async def _ask(connection: Connection, found: Sequence[Rebalanced], say: Callable[[str], None]) -> list[_Asked]:
+    """Have the leader move what is to be moved, and tell what is not."""
+    asked, text = list[_Asked](), stamp()
+    for each in found:
+        if not each.moves or each.left_out:
+            continue
+        artifact = Artifact.parse(each.artifact)
+        made = await edited(connection, artifact.service, partial(rebalancing, artifact=artifact, stamp=text))
+        asked.append(_Asked(each.artifact, text, made.revision))
+        say(f"{each.artifact}: {_count(each)}{f', once the leader may: {each.waits}' if each.waits else ''}")
+    for each in found:
+        if each.left_out:
+            say(f"{each.artifact}: {_count(each)}, left out (--max-moves)")
+        for line in _staying(each):
+            say(f"{each.artifact}: {line}")
+    if not asked:
+        say("nothing is to be moved")
+    return asked
+
+
+async def _ended(connection: Connection, asked: _Asked, until: float) -> str:
     """Wait until the leader says that nothing of it is left to be moved; returns how that ended."""
+    artifact = Artifact.parse(asked.artifact)
     follower = StatusFollower(connection, artifact.service)
     end = TIMED_OUT
     with anyio.move_on_after(None if until == math.inf else max(until - clock.now(), 0)):
@@ -161,7 +190,7 @@ async def _ended(connection: Connection, artifact: Artifact, text: str, revision
             tasks.start_soon(follower.run)
             await follower.listed()
             seen = False
-            while (told := _told(follower.statuses.get(artifact), text, revision, seen=seen)) is None:
+            while (told := _told(follower.statuses.get(artifact), asked.text, asked.revision, seen=seen)) is None:
                 seen = artifact in follower.statuses
                 await follower.news()
             end = told
@@ -197,12 +226,29 @@ def _lines(found: Sequence[Rebalanced]) -> list[Text]:
         left_out = ", left out (--max-moves)" if each.left_out else ""
         waits = f"; waits: {each.waits}" if each.waits else ""
         lines.append(plain(f"{each.artifact}: {_count(each)}{left_out}{waits}"))
-        lines += [plain(f"    {_named(move)} -> {move.to}, for {move.why}") for move in each.moves]
+        lines += [plain(f"    {_named(move.slice)} -> {move.to}, for {move.why}") for move in each.moves]
+        lines += [plain(f"    {line}") for line in _staying(each)]
     return lines or [plain("nothing is to be moved")]
 
 
-def _named(move: PlannedMove) -> str:
-    return str(SLICES.decode(move.slice)).removeprefix("slices/")
+def _staying(each: Rebalanced) -> list[str]:
+    """What is told of the instances that cannot be moved, a line for each rule."""
+    rules: dict[str, list[str]] = {}
+    for one in each.stay:
+        rules.setdefault(one.why, []).append(one.slice)
+    lines = []
+    for why, slices in rules.items():
+        stay, them = ("stays", "it") if len(slices) == 1 else ("stay", "them")
+        named = ", ".join(map(_named, slices[:NAMED])) + (f" and {len(slices) - NAMED:,} more" * (len(slices) > NAMED))
+        lines.append(
+            f"{named} {stay} where a rule forbids {them} ({why}): no other node takes one; "
+            f"cdm explain {each.artifact} says why"
+        )
+    return lines
+
+
+def _named(key: str) -> str:
+    return str(SLICES.decode(key)).removeprefix("slices/")
 
 
 def _count(each: Rebalanced) -> str:

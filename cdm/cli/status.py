@@ -21,6 +21,7 @@ from cdm.cli.report import BlueprintReport, ClusterReport, NodeReport, Trouble, 
 from cdm.cli.screen import plain, print_json, wide_console
 from cdm.cli.wording import CRASH_LOOP, rollout_in_words
 from cdm.manager.endings import LAST_OUTPUT, kind_of
+from cdm.manager.violations import FORBIDDEN
 from cdm.model.artifact import NodeId
 from cdm.model.node import Schedule
 from cdm.model.quantity import memory_shown
@@ -148,7 +149,7 @@ def _blueprints(found: ClusterReport, *, everything: bool) -> list[Text]:
         if (rollout := each.told_rollout) is not None:
             lines.append(plain(f"    {rollout_in_words(rollout)}", "cyan"))
         lines += _reasons(each, wrong.get(each.artifact, []))
-        if each.violations:
+        if each.violations and FORBIDDEN not in each.reason:  # a leader of before does not name the rule
             are = "instance is on a node" if each.violations == 1 else "instances are on nodes"
             lines.append(plain(f"    violations: {each.violations} {are} that a rule forbids by now", "yellow"))
     for artifact in sorted(wrong.keys() - named):
@@ -185,8 +186,10 @@ def _reasons(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> list[Text]
     # The lines about failed slices say more than the leader's summary of them, and the columns have the counts.
     if wrong and (failures := _FAILURES.match(reason)):
         reason = failures[1] or ""
-    elif reason == f"{blueprint.active} of {blueprint.desired} active" or _told(blueprint, reason):
+    elif reason == f"{blueprint.active} of {blueprint.desired} active":
         reason = ""
+    else:
+        reason = _untold(blueprint, reason)
     # One reason that is told below is not repeated; the status may have it shorter, or of another instance.
     loop = CRASH_LOOP.match(reason)
     why = loop["reasons"] if loop else ""
@@ -195,10 +198,12 @@ def _reasons(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> list[Text]
     return [*([plain(f"    {reason}")] if reason else []), *map(_trouble, wrong)]
 
 
-def _told(blueprint: BlueprintReport, reason: str) -> bool:
-    """Whether the line about the rollout says it already."""
+def _untold(blueprint: BlueprintReport, reason: str) -> str:
+    """What the line about the rollout does not say of it."""
     rollout = blueprint.told_rollout
-    return rollout is not None and bool(rollout.why) and reason.endswith(rollout.why)
+    if rollout is None or not rollout.why or reason.endswith(rollout.why):
+        return "" if rollout is not None and rollout.why else reason
+    return reason.removeprefix(f"{rollout.why}; ")
 
 
 def _trouble(trouble: Trouble) -> Text:

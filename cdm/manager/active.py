@@ -161,7 +161,7 @@ class Active:
             self.touch(artifact, now_due=True)
             for neighbour in ruled.wanting(artifact.service):
                 self.touch(neighbour, now_due=True)
-        for artifact in (*self._planning.waiting_for_nodes(), *ruled.each, *ruled.on_join):
+        for artifact in (*self._planning.waiting_for_nodes(), *ruled.each, *ruled.on_join, *self._moves.stuck):
             self.touch(artifact, now_due=True)
         gated, self._gated = self._gated, {}
         for artifact in gated:
@@ -376,15 +376,17 @@ class Active:
         told = self._releases.told(release, artifact, desired)
         if held:
             told = told._replace(progressing=held)
+        wanted = self._wishes.wanted(artifact, desired)
+        job = Job(artifact, wanted, group)
+        for remark in self._planning.remarks(job, now) if desired.blueprint is not None else ():
+            told = told.noting(remark)
         status, until = status_of(desired, group, plan, self.term, now, any_nodes=any_nodes, told=told)
         if until is not None:
             self._agenda.look_at(artifact, until)
         if desired.blueprint is not None:
-            wanted = self._wishes.wanted(artifact, desired)
             status = with_counts(status, group, wanted, now)
             if artifact in self._cluster.ruled.artifacts:
-                violations = self._planning.violations(Job(artifact, wanted, group), now)
-                rebalanced = self._planning.rebalanced(artifact)
+                violations, rebalanced = self._planning.forbidden(job, now).number, self._planning.rebalanced(artifact)
                 status = replace(status, violations=violations or UNSET, rebalanced=rebalanced or UNSET)
         if (reason := self._unwritten.get(artifact)) and status.condition is not Condition.INVALID:
             status = replace(status, condition=Condition.DEGRADED, reason=f"commands cannot be stored: {reason}")

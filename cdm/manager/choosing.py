@@ -7,15 +7,16 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
+from cdm.allocation.awaited import awaited
 from cdm.allocation.case import Case
 from cdm.allocation.choice import choose
 from cdm.allocation.evenly import Allocation
 from cdm.allocation.leaving import leaves_room
-from cdm.allocation.moving import Relocation, moves, takes
+from cdm.allocation.moving import HARD_RULE, Relocation, moves, takes
 from cdm.allocation.removal import surplus
 from cdm.allocation.site import Freed
 from cdm.allocation.strategy import EVEN, AllocationStrategy, strategy_named
-from cdm.allocation.verdict import Verdict, broken, closed_by, full, nearest, summary, verdicts
+from cdm.allocation.verdict import Obstacle, Verdict, broken, closed_by, full, nearest, summary, verdicts
 from cdm.errors import UsageError
 from cdm.log import Log
 from cdm.manager.group import SlicePut
@@ -58,6 +59,7 @@ def case_of(at: Situation, due: Sequence[SlicePut] = (), cursor: NodeId | None =
         retried=_held(due),
         strategy=_strategy(rules.strategy),
         beside=_beside(at, due) if rules.max_per_node is not None else {},
+        each=at.wanted.nodes is not None,
     )
 
 
@@ -100,8 +102,15 @@ def why_not(at: Situation, due: Sequence[SlicePut], placed: Mapping[NodeId, int]
     """Why no node takes another instance, besides those that are placed now; for people."""
     if at.wanted.rules is NO_RULES:
         return _why_full(at, due, placed)
-    found = verdicts(case_of(at, due).placed(placed))
-    return "; ".join((summary(found), *nearest(found)))
+    case = case_of(at, due).placed(placed)
+    found = verdicts(case)
+    return "; ".join((summary(found), *awaited(case, found), *nearest(found)))
+
+
+def none_fits(at: Situation) -> str:
+    """Why none is wanted of what is to be on every node that fits; for people."""
+    found = verdicts(case_of(at))
+    return f"no node is to have one: {summary(found)}" if found else "there is no node that is to have one"
 
 
 def _why_full(at: Situation, due: Sequence[SlicePut], placed: Mapping[NodeId, int]) -> str:
@@ -116,13 +125,25 @@ def _why_full(at: Situation, due: Sequence[SlicePut], placed: Mapping[NodeId, in
     return summary(found) if found else ""
 
 
-def violations(at: Situation) -> dict[NodeId, str]:
+def violations(at: Situation) -> dict[NodeId, Obstacle]:
     """The nodes on which an instance is that a hard rule forbids to be there, and which."""
     rules = at.wanted.rules
     hard = rules.require or rules.needs or rules.max_per_node or any(each.hard for each in (*rules.near, *rules.apart))
     if not hard:
         return {}
-    return {node: obstacles[0].why for node, obstacles in broken(case_of(at)).items()}
+    return {node: obstacles[0] for node, obstacles in broken(case_of(at)).items()}
+
+
+def named(at: Situation, found: Iterable[Relocation]) -> list[Relocation]:
+    """The same moves, which name the hard rule that they are made for."""
+    relocations = list(found)
+    forbidden = violations(at) if any(each.why == HARD_RULE for each in relocations) else {}
+    return [
+        each._replace(why=f"{HARD_RULE}: {forbidden[each.slice.node].why}")
+        if each.why == HARD_RULE and each.slice.node in forbidden
+        else each
+        for each in relocations
+    ]
 
 
 def better_placed(

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
+from cdm.allocation.awaited import awaited
 from cdm.allocation.case import Case
 from cdm.allocation.moving import moves
 from cdm.allocation.strategy import strategy_named
 from cdm.allocation.verdict import Obstacle, Verdict, broken, nearest, summary, verdicts
 from cdm.errors import UsageError
-from cdm.manager.choosing import case_of
+from cdm.manager.choosing import case_of, named
 from cdm.manager.group import SlicePut
 from cdm.manager.onlooker import Lookup, Onlooker
 from cdm.manager.situation import Situation
@@ -66,6 +67,8 @@ class Explanation(Struct, frozen=True):
     """What the blueprint says of where they go."""
     summary: str
     """How many nodes take one more, and what keeps the others out."""
+    awaited: list[str]
+    """Domains of spreads that wait for which instances are kept that no node takes."""
     nearest: list[str]
     """Nodes that a single rule keeps out."""
     nodes: list[NodeExplanation]
@@ -139,6 +142,7 @@ def explained(look: Onlooker, artifact: Artifact) -> Explanation:
         others,
         [*_each(found), *_in_words(at.wanted.rules, found)],
         summary(judged) if judged else "there is no node that runs slices",
+        awaited(case, judged),
         nearest(judged),
         sorted([*_of_sites(judged, at), *_of_others(look, at)], key=lambda each: each.node),
     )
@@ -175,7 +179,7 @@ def explained_slice(look: Onlooker, key: SliceKey) -> SliceExplanation | None:
         mine.score if mine is not None else 0,
         mine.preferred if mine is not None else (),
         mine.domains if mine is not None else (),
-        _better(case, put, standing) if at.wanted.nodes is None else "",
+        _better(at, case, put, standing) if at.wanted.nodes is None else "",
     )
 
 
@@ -280,7 +284,7 @@ def _held(case: Case, node: NodeId) -> list[HeldRule]:
     for how, neighbours in (("near", rules.near), ("apart from", rules.apart)):
         hard = (one for one in neighbours if one.hard)
         found += (_rule(_neighbour(how, one), wrong.get(f"{how} {one.service}")) for one in hard)
-    if rules.max_per_node is not None:
+    if rules.max_per_node is not None and not case.each:
         found.append(_rule(f"at most {rules.max_per_node} on a node", wrong.get("max_per_node")))
     needs = _needs(rules)
     if needs:
@@ -296,8 +300,8 @@ def _rule(rule: str, wrong: Obstacle | None) -> HeldRule:
     return HeldRule(rule, wrong is None, "" if wrong is None else wrong.numbers or wrong.why)
 
 
-def _better(case: Case, put: SlicePut, standing: Standing) -> str:
+def _better(at: Situation, case: Case, put: SlicePut, standing: Standing) -> str:
     if standing is not Standing.LIVE:
         return ""
     found = moves(case, [put.key], 1)
-    return f"{found[0].to}, for {found[0].why}" if found else ""
+    return f"{found[0].to}, for {named(at, found)[0].why}" if found else ""

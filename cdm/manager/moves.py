@@ -19,7 +19,7 @@ from math import inf
 from msgspec import Struct
 
 from cdm.allocation.moving import HARD_RULE, Relocation
-from cdm.manager.choosing import better_placed
+from cdm.manager.choosing import better_placed, named
 from cdm.manager.situation import Situation
 from cdm.manager.standing import Standing, exclusive
 from cdm.manager.wanted import Move
@@ -59,6 +59,8 @@ class Moves:
         self._under_way: dict[Artifact, Move] = {}
         self._queue: dict[Artifact, None] = {}
         self._occasions: dict[Artifact, Occasion] = {}
+        self.stuck: set[Artifact] = set()
+        """Artifacts whose instances may be moved off nodes that a hard rule forbids them, where no other takes one."""
         self._balanced: dict[Artifact, str] = {}
         """What was asked for by ``rebalanced``, and is done."""
         self._young: dict[NodeId, float] = {}
@@ -121,6 +123,7 @@ class Moves:
             done: as for `wants`.
         """
         artifact = at.artifact
+        self.stuck.discard(artifact)
         move = self._under_way.get(artifact)
         if move is not None:
             if _goes_on(at, move):
@@ -136,6 +139,8 @@ class Moves:
             occasion = self._on_occasion(artifact, blueprint, None if asked else self._joins, instances)
         found = self._found(at, blueprint, occasion)
         if found is None:
+            if asked or blueprint.on_violation is OnViolation.MOVE:
+                self.stuck.add(artifact)
             if occasion is not None:
                 self._occasions[artifact] = occasion
                 occasion.left = 0
@@ -149,14 +154,15 @@ class Moves:
             self._occasions[artifact] = occasion
             occasion.left -= 1
         first = exclusive(at.group.slices[found.slice])
-        move = Move(found.slice, f"moved off {found.slice.node}, for {found.why}", found.to, first)
+        move = Move(found.slice, f"moved off {found.slice.node}, for {named(at, [found])[0].why}", found.to, first)
         self._under_way[artifact] = move
         return move, inf
 
     def forget(self, artifact: Artifact) -> None:
         """Nothing is to be moved of the artifact, and nothing was asked for."""
-        if self._under_way or self._balanced or self._occasions:
+        if self._under_way or self._balanced or self._occasions or self.stuck:
             self.end(artifact)
+            self.stuck.discard(artifact)
             self._balanced.pop(artifact, None)
             self._occasions.pop(artifact, None)
 

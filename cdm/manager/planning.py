@@ -10,7 +10,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from cdm.manager.agenda import Agenda
-from cdm.manager.choosing import leave_room
+from cdm.manager.choosing import leave_room, none_fits
 from cdm.manager.cluster import Cluster
 from cdm.manager.group import Group
 from cdm.manager.moves import Moves
@@ -22,7 +22,7 @@ from cdm.manager.releases import Job, Release, Releases
 from cdm.manager.settling import Settling
 from cdm.manager.situation import Situation
 from cdm.manager.standing import Fleet
-from cdm.manager.violations import Violations
+from cdm.manager.violations import Forbidden, Violations
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import encode_artifact
@@ -142,9 +142,21 @@ class Planning:
         known = self._rebalanced(artifact)
         return self._moves.done(artifact, blueprint, known) if blueprint is not None else None
 
-    def violations(self, job: Job, now: float) -> int:
-        """How many live instances are where a hard rule forbids them to be."""
-        return self._violations.count(job, lambda: self._situation(job, self.fleet(), now))
+    def forbidden(self, job: Job, now: float) -> Forbidden:
+        """Which live instances are where a hard rule forbids them to be."""
+        return self._violations.of(job, lambda: self._situation(job, self.fleet(), now))
+
+    def remarks(self, job: Job, now: float) -> list[str]:
+        """What else there is to know of where an artifact's instances are, for people."""
+        artifact, ruled = job.artifact, self._cluster.ruled
+        if artifact not in ruled.artifacts:
+            return []
+        found = []
+        if artifact in ruled.each and not job.wanted.nodes:
+            found.append(none_fits(self._situation(job, self.fleet(), now)))
+        if words := self.forbidden(job, now).words:
+            found.append(f"{words}, and no other node takes one" if artifact in self._moves.stuck else words)
+        return found
 
     def _blueprint(self, artifact: Artifact) -> Blueprint | None:
         desired = self._cluster.desired.get(artifact)

@@ -139,9 +139,22 @@ class Progress:
 
         The place of what is being stopped is free soon: until then no other one goes for that.
         """
-        full = self.facts.crowded and not any(version.group.leaving for version in self.facts.versions.values())
+        full = self.facts.crowded and not self.leaving
         tight = self.exclusive or full or bool(self.ports) or self.settings.surge(self.instances) == 0
         return tight and not self.facts.stuck and self.finds_room()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether any instance of the service is being stopped."""
+        return any(version.group.leaving for version in self.facts.versions.values())
+
+    @property
+    def held_back(self) -> int:
+        """How many instances have no place, where no other one goes because of them; 0: that is not so."""
+        sides = (self.stable, self.new, self.others)
+        lacking = self.instances - sum(side.live for side in sides)
+        healthy = sum(side.healthy for side in sides)
+        return lacking if lacking > 0 and healthy <= self.bounds().fewest else 0
 
     def finds_room(self) -> bool:
         """Whether a node has room, or an instance that goes leaves its place, or its port, to one that is to come."""

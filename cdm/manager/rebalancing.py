@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from cdm.allocation.moving import HARD_RULE, Relocation
-from cdm.manager.choosing import better_placed, violations
+from cdm.allocation.moving import Relocation
+from cdm.manager.choosing import better_placed, named, violations
 from cdm.manager.onlooker import Onlooker
+from cdm.manager.situation import Situation
 from cdm.manager.standing import Standing
 from cdm.model.artifact import Artifact
+from cdm.model.keys import SliceKey
 from cdm.model.slice import SliceState
 
 MOST_SHOWN = 10_000
@@ -26,6 +28,8 @@ class Balancing(Struct, frozen=True):
     """Why nothing of it is moved for now; empty: nothing keeps the leader from it."""
     settled: bool = True
     """Whether its blueprint is one to be edited: no rollout is under way, and none is refused."""
+    stay: Mapping[SliceKey, str] = {}
+    """Slices that no node takes, though a hard rule forbids them to be where they are, and which rule."""
 
 
 def balancing(look: Onlooker, artifact: Artifact) -> Balancing:
@@ -43,11 +47,17 @@ def balancing(look: Onlooker, artifact: Artifact) -> Balancing:
         waits = "not all of its instances are ACTIVE"
     settled = not rolling and found.desired is not None and found.desired.problem is None
     moves = better_placed(at, MOST_SHOWN) if at.wanted.nodes is None else []
-    forbidden = violations(at) if any(move.why == HARD_RULE for move in moves) else {}
-    named = [
-        move._replace(why=f"{HARD_RULE}: {forbidden[move.slice.node]}")
-        if move.why == HARD_RULE and move.slice.node in forbidden
-        else move
-        for move in moves
-    ]
-    return Balancing(artifact, named, waits, settled)
+    return Balancing(artifact, named(at, moves), waits, settled, _stay(at, moves))
+
+
+def _stay(at: Situation, moves: Sequence[Relocation]) -> dict[SliceKey, str]:
+    """The slices that no node takes, though a hard rule forbids them to be where they are, and which."""
+    moved = {move.slice for move in moves}
+    off = {key.node for key in moved}
+    return {
+        put.key: obstacle.why
+        for node, obstacle in violations(at).items()
+        for put in at.standings[Standing.LIVE]
+        # Where there are too many, those that are moved are those that are too many.
+        if put.key.node == node and put.key not in moved and not (obstacle.of_number and node in off)
+    }

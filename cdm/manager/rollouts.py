@@ -193,7 +193,7 @@ def _passed(case: Progress) -> _Turn:
         began = max(case.since, case.new.last_healthy)
         until = began + case.settings.deadline_seconds
         if until <= now and not stage.waits:
-            held = f": {_told_of_ports(case, 'old')}" if case.ports else ""
+            held = _no_room(case, "new", "old").replace("; ", ": ", 1)
             why = f"no instance became healthy for {case.settings.deadline_seconds:g} s{held}"
             return _Turn(_failed(case, why), why)
         why = "the pause is over; " if stage.waits else ""
@@ -219,6 +219,13 @@ def _no_room(case: Progress, one: str, others: str) -> str:
     if not (case.facts.crowded or waits):
         # One that is about to start and waits, for a port that is not free yet, says so itself.
         return next((f"; on {node}: {reason}" for node, reason in case.told_by_coming), "")
+    if case.leaving:
+        return "; there is room once what is being stopped has gone"
+    if lacking := case.held_back:
+        they = "1 has no place, and counts" if lacking == 1 else f"{lacking} have no place, and count"
+        return f"; {they} as unavailable, so that no other one goes: make room, or raise max_unavailable"
+    if not (case.stable.live if one == "new" else case.new.live) + case.others.live:
+        return "; no node takes another one"
     return f"; no room for {'an' if one == 'old' else 'a'} {one} one beside the {others} ones"
 
 

@@ -121,7 +121,8 @@ def _judge_release(desired: Desired, group: Group, plan: Plan, now: float, wante
     if told.circle and wanted:
         return Condition.DEGRADED, told.circle, None
     if told.progressing:
-        waits = f"; {told_of_waiting(plan.waits_for)}" if plan.waits_for else ""
+        waits = f"; {plan.why}" if plan.unplaced and plan.why else ""
+        waits += f"; {told_of_waiting(plan.waits_for)}" if plan.waits_for else ""
         return Condition.PROGRESSING, told.progressing + waits, None
     condition, reason, until = _judge_in_force(desired, group, plan, now, wanted)
     if told.reverted:

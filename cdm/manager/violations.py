@@ -1,26 +1,49 @@
-"""How many instances are where a hard rule forbids them to be: counted anew only where something of that changed."""
+"""Which instances are where a hard rule forbids them to be: looked for anew only where something of that changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
 from typing import NamedTuple
 
+from cdm.allocation.verdict import Obstacle
 from cdm.manager.choosing import violations
 from cdm.manager.cluster import Cluster
 from cdm.manager.placement import Placement
 from cdm.manager.releases import Job
 from cdm.manager.situation import Situation
-from cdm.model.artifact import Artifact, Service
+from cdm.model.artifact import Artifact, NodeId, Service
+
+FORBIDDEN = "where a rule forbids it"
+"""In the words that are told of them."""
+NAMED = 3
+"""Most rules that are named."""
+
+
+class Forbidden(NamedTuple):
+    """The live instances of an artifact that are where a hard rule forbids it."""
+
+    number: int = 0
+    rules: str = ""
+    """What is so where they are: ``zone is not a``."""
+
+    @property
+    def words(self) -> str:
+        """For people; empty: there is none."""
+        if not self.number:
+            return ""
+        are = "instance is" if self.number == 1 else "instances are"
+        return f"{self.number:,} {are} {FORBIDDEN}: {self.rules}"
 
 
 class _Known(NamedTuple):
     mark: Hashable
-    """What the number comes from; with another one it may be another number."""
-    number: int
+    """What it comes from; with another one it may be something else."""
+    found: Forbidden
 
 
 class Violations:
-    """The counts of one leadership.
+    """What one leadership knows of them.
 
     Args:
         cluster: which slices there are.
@@ -32,8 +55,8 @@ class Violations:
         self._placement = placement
         self._known: dict[Artifact, _Known] = {}
 
-    def count(self, job: Job, situation: Callable[[], Situation]) -> int:
-        """How many live instances are on nodes that a hard rule forbids them.
+    def of(self, job: Job, situation: Callable[[], Situation]) -> Forbidden:
+        """Which live instances are on nodes that a hard rule forbids them.
 
         Args:
             job: the artifact.
@@ -42,14 +65,12 @@ class Violations:
         mark = self._mark(job)
         known = self._known.get(job.artifact)
         if known is not None and mark is not None and known.mark == mark:
-            return known.number
-        found = violations(situation())
-        puts = job.group.slices.values() if found else ()
-        number = sum(put.key.node in found and put.value.state.live for put in puts)
+            return known.found
+        forbidden = _forbidden(job, violations(situation()))
         self._known.pop(job.artifact, None)
         if mark is not None:
-            self._known[job.artifact] = _Known(mark, number)
-        return number
+            self._known[job.artifact] = _Known(mark, forbidden)
+        return forbidden
 
     def forget(self, artifact: Artifact) -> None:
         """It has no rules any more."""
@@ -73,3 +94,13 @@ class Violations:
             for artifact in sorted(cluster.versions_of(service))
             for group in (cluster.group(artifact),)
         )
+
+
+def _forbidden(job: Job, found: Mapping[NodeId, Obstacle]) -> Forbidden:
+    rules: Counter[str] = Counter()
+    for key, put in job.group.slices.items() if found else ():
+        if put.value.state.live and (obstacle := found.get(key.node)) is not None:
+            rules[obstacle.why] += 1
+    named = sorted(rules, key=lambda rule: (-rules[rule], rule))
+    more = [f"and {len(named) - NAMED} more"] if len(named) > NAMED else []
+    return Forbidden(rules.total(), ", ".join(named[:NAMED] + more))

@@ -74,3 +74,26 @@ async def test_a_plan_names_the_hard_rule(server: NatsServer) -> None:
         done = await command_line("rebalance", "--plan", env={"NATS_URL": server.url}, within=40)
     lines = done.stdout.decode().splitlines()
     assert lines == ["acme:web:1: 1 move", "    n1/acme:web:1#1 -> n2, for a hard rule: zone is not b"], done.stderr
+
+
+async def test_what_no_node_takes_although_a_rule_forbids_it_there_is_told(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    async with raw(server) as user:
+        await user.put("nodes", "n1", {"labels": {"zone": "a"}})
+        for ordinal in ("", "/1", "/2", "/3"):
+            await user.put("slices", f"n1.acme/web/1{ordinal}", {"state": "ACTIVE"})
+        await user.put("blueprints", "acme/web/1", {"instances": 4, "require": ["zone = b"]})
+        env = {"NATS_URL": server.url}
+        planned = await command_line("rebalance", "--plan", env=env, within=40)
+        told = await command_line("rebalance", env=env, within=40)
+        listed = await command_line("rebalance", "--plan", "--json", env=env, within=40)
+    stay = (
+        "n1/acme:web:1, n1/acme:web:1#1, n1/acme:web:1#2 and 1 more stay where a rule forbids them (zone is not b): "
+        "no other node takes one; cdm explain acme:web:1 says why"
+    )
+    assert planned.stdout.decode().splitlines() == ["acme:web:1: 0 moves", f"    {stay}"], planned.stderr
+    first, last = told.stdout.decode().splitlines()
+    assert first.endswith(f"  acme:web:1: {stay}")
+    assert last.endswith("  nothing is to be moved")
+    (found,) = json.loads(listed.stdout)["artifacts"]
+    assert found["stay"][1] == {"slice": "n1.acme/web/1/1", "why": "zone is not b"}

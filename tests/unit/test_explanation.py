@@ -98,7 +98,7 @@ def test_where_a_slice_is_the_rules_are_told_that_hold_and_those_that_do_not() -
         HeldRule("at most 1 on a node", False, "2 of 1"),
     ]
     assert (found.score, found.preferred) == (30, ("ssd",))
-    assert found.better == "n2, for a hard rule"
+    assert found.better == "n2, for a hard rule: without gpu"
     assert found.in_force == 5
     told = explained(onlooker, WEB).rules
     assert told[2:] == [
@@ -119,7 +119,7 @@ def test_one_on_each_node_counts_those_that_fit() -> None:
     )
     assert (found.desired, found.placed, found.rules) == (1, 1, ["one on every node that fits"])
     assert [(each.node, each.fits, each.obstacles[0].why) for each in found.nodes] == [
-        (N1, False, "with as many as may be"),
+        (N1, False, "with one already"),
         (N2, False, "running no slices"),
         (N3, False, "taking none"),
     ]

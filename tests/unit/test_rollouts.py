@@ -621,7 +621,9 @@ def test_what_there_is_no_room_for_does_not_keep_a_revert_from_its_end() -> None
     finish(each)
     assert phase(each) is RolloutPhase.REVERTED
     assert condition(each)[0] is Condition.UNSCHEDULABLE
-    assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "no instance became healthy for 60 s")
+    found, why = condition(each, NEXT_VERSION)
+    assert found is Condition.REVERTED
+    assert why.startswith("no instance became healthy for 60 s: 1 has no place, and counts as unavailable")
 
 
 def test_what_must_not_run_twice_and_has_no_room_says_so() -> None:
@@ -629,7 +631,10 @@ def test_what_must_not_run_twice_and_has_no_room_says_so() -> None:
     exclusive = Blueprint(2, Overrides(stop_after=5.0), MIN_HEALTHY)
     each.apply(APP, exclusive)
     later(each, 60.0)
-    assert condition(each)[1] == "0 of 2 new instances healthy; no room for a new one beside the old ones"
+    assert condition(each)[1] == (
+        "0 of 2 new instances healthy; 1 has no place, and counts as unavailable, so that no other one goes: "
+        "make room, or raise max_unavailable; 0 of 1 node takes it: 1 full (1 of 1 slices)"
+    )
 
 
 def test_blue_green_that_replaces_what_must_not_run_twice_says_so() -> None:
@@ -643,7 +648,7 @@ def test_blue_green_that_replaces_what_must_not_run_twice_says_so() -> None:
     waits = "with stop_after none comes up beside another, and blue-green needs that"
     assert condition(each, NEXT_VERSION)[1] == f"0 of 2 new instances healthy; {waits}"
     finish(each)
-    assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "no instance became healthy for 60 s")
+    assert condition(each, NEXT_VERSION) == (Condition.REVERTED, f"no instance became healthy for 60 s: {waits}")
 
 
 def on_port(each: World, *artifacts: Artifact, port: int = 80) -> None:

@@ -65,8 +65,8 @@ def counted(it: World, artifact: Artifact, *, anew: bool) -> int:
     job = Job(artifact, state._wishes.wanted(artifact), placement.counted(it.manager.cluster.group(artifact)))
     if anew:
         fresh = Violations(it.manager.cluster, placement)
-        return fresh.count(job, lambda: planning._situation(job, planning.fleet(), it.now))
-    return planning.violations(job, it.now)
+        return fresh.of(job, lambda: planning._situation(job, planning.fleet(), it.now)).number
+    return planning.forbidden(job, it.now).number
 
 
 def take(it: World, step: tuple[Any, ...]) -> None:
@@ -121,10 +121,10 @@ def test_nothing_is_counted_while_nothing_changes() -> None:
     def asked() -> Any:
         raise AssertionError("counted")
 
-    assert violations.count(job, lambda: state._planning._situation(job, state._planning.fleet(), it.now)) == 0
+    assert violations.of(job, lambda: state._planning._situation(job, state._planning.fleet(), it.now)).number == 0
     it.apply(OTHER, typed(2))
     it.run_down()
-    assert violations.count(job, asked) == 0
+    assert violations.of(job, asked).number == 0
     it.join(NodeId("n1"), Registration(labels={"zone": "c"}))
     with pytest.raises(AssertionError, match="counted"):
-        violations.count(job, asked)
+        violations.of(job, asked)
