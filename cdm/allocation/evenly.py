@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -99,26 +99,36 @@ class Ranking:
 
     def put(self, node: NodeId, total: int) -> None:
         """The node is open and has so many slices in all."""
-        if self._total.get(node) != total:
-            self.drop(node)
-            self._total[node] = total
-            insort(self._levels.setdefault(total, []), node)
+        before = self._total.get(node)
+        if before == total:
+            return
+        if before is not None:
+            self._take_out(node, before)
+        self._total[node] = total
+        level = self._levels.get(total)
+        if level is None:
+            self._levels[total] = [node]
+        else:
+            insort(level, node)
 
     def drop(self, node: NodeId) -> None:
         """The node takes nothing any more."""
         total = self._total.pop(node, None)
         if total is not None:
-            level = self._levels[total]
-            del level[bisect_left(level, node)]
-            if not level:
-                del self._levels[total]
+            self._take_out(node, total)
+
+    def _take_out(self, node: NodeId, total: int) -> None:
+        level = self._levels[total]
+        del level[bisect_left(level, node)]
+        if not level:
+            del self._levels[total]
 
     def level(self, node: NodeId) -> int:
         """What a node was put with."""
         return self._total[node]
 
     def pick(
-        self, count: int, mine: Mapping[NodeId, int], cursor: NodeId | None, shun: Container[NodeId] = ()
+        self, count: int, mine: Mapping[NodeId, int], cursor: NodeId | None, shun: Collection[NodeId] = ()
     ) -> list[NodeId] | None:
         """The first ``count`` of the nodes that have the fewest instances of an artifact; None: those are fewer.
 
@@ -132,12 +142,26 @@ class Ranking:
         """
         if count > len(self._total):
             return None
+        if not mine and not shun:
+            return self._first(count, cursor)
         least = 0
         if len(mine) >= len(self._total):  # else there is a node without any
             least = min((mine.get(node, 0) for node in self._total if node not in shun), default=0)
         free = (node for node in self.in_order(cursor) if mine.get(node, 0) == least and node not in shun)
         found = list(islice(free, count))
         return found if len(found) == count else None
+
+    def _first(self, count: int, cursor: NodeId | None) -> list[NodeId]:
+        """The first ``count`` of all, which must be that many: in one piece, where they have equally many slices."""
+        found: list[NodeId] = []
+        for total in sorted(self._levels):
+            level = self._levels[total]
+            start = bisect_right(level, cursor) if cursor is not None else 0
+            found += level[start : start + count - len(found)]
+            found += level[: min(start, count - len(found))]
+            if len(found) == count:
+                break
+        return found
 
     def in_order(self, cursor: NodeId | None) -> Iterator[NodeId]:
         """Those with the fewest slices first, and among them the one behind the cursor."""

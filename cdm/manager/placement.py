@@ -132,15 +132,15 @@ class Placement:
 
     def ranking(self) -> Ranking:
         """The open nodes that have room, in order."""
-        nodes = self.nodes
+        nodes, ranking, total_of = self.nodes, self._ranking, self.total
         for node in self._recount:
-            live, total = nodes.get(node), self.total(node)
+            live, total = nodes.get(node), total_of(node)
             if live is not None and live.open and (live.capacity is None or total < live.capacity):
-                self._ranking.put(node, total)
+                ranking.put(node, total)
             else:
-                self._ranking.drop(node)
+                ranking.drop(node)
         self._recount.clear()
-        return self._ranking
+        return ranking
 
     def drains(self, artifact: Artifact) -> bool:
         """Whether the artifact has slices on a draining node."""
@@ -167,6 +167,7 @@ class Placement:
     def expect(self, commands: Iterable[Command]) -> None:
         """These are commanded, or are about to be: until the mirror shows what is new it is counted here."""
         artifact: Artifact | None = None
+        extra, coming = self._extra, self._coming
         for command in commands:
             if command.state is not _LOAD:
                 continue
@@ -183,11 +184,12 @@ class Placement:
                 continue
             if expected is None:
                 expected = self._expected[key.artifact] = set()
+            node = key.node
             expected.add(key)
-            self._extra[key.node] += 1
-            if command.needs is not None or not self._coming.empty:
-                self._coming.note(key, command.needs)
-            self._changed(key.node)
+            extra[node] += 1
+            if command.needs is not None or not coming.empty:
+                coming.note(key, command.needs)
+            self._changed(node)
 
     @property
     def expecting(self) -> list[Artifact]:

@@ -9,7 +9,7 @@ of these into commands.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
 from cdm.allocation.evenly import choose_removals
@@ -58,7 +58,7 @@ def reconcile(
     now: float,
     policy: Policy,
     cursor: NodeId | None = None,
-    taken: Iterable[SliceKey] | None = None,
+    taken: Collection[SliceKey] | None = None,
     *,
     tells: bool = True,
 ) -> Plan:
@@ -127,7 +127,7 @@ def situation_of(
     fleet: Fleet,
     now: float,
     policy: Policy,
-    taken: Iterable[SliceKey] | None = None,
+    taken: Collection[SliceKey] | None = None,
 ) -> Situation:
     """The facts, with the slices sorted; the arguments are those of `reconcile`."""
     standings = sort(group, fleet, policy, now)

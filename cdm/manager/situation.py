@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import NamedTuple
 
 from cdm.manager.group import Group, SlicePut
@@ -32,7 +32,7 @@ class Situation(NamedTuple):
     now: float
     policy: Policy
     standings: Standings
-    taken: Iterable[SliceKey]
+    taken: Collection[SliceKey]
     """The keys of all slices of the artifact."""
 
     def failures(self, put: SlicePut) -> int:
@@ -56,9 +56,11 @@ class Situation(NamedTuple):
             failures,
             wanted.revision,
             wanted.overrides,
-            template=wanted.template,
-            content=wanted.content,
-            needs=wanted.rules.needs,
+            0,
+            wanted.template,
+            wanted.content,
+            None,
+            wanted.rules.needs,
         )
 
     def activate(self, put: SlicePut) -> Command:
