@@ -31,7 +31,9 @@ from cdm.manager.topology import Registered, Topology
 from cdm.node.buckets import ensure
 from cdm.node.contents import ContentsWatch
 from cdm.node.part import WHOLE, Ground, Part
+from cdm.store.batch import MAX_BATCH
 from cdm.store.bucket import Bucket
+from cdm.store.intake import TURNS_OF_OTHERS
 from cdm.store.watch import Watch
 from cdm.wakeup import Wakeup
 
@@ -169,7 +171,7 @@ class Managing(Part):
 
     def _on_orders(self) -> None:
         # A leader's own writes may come back to it after it has written.
-        self._ground.backpressure.hold()
+        self._ground.backpressure.hold(much=self.outbox.queued > MAX_BATCH)
         self._orders.set()
 
     def _wake_leadership(self) -> None:
@@ -221,4 +223,5 @@ class Managing(Part):
             with anyio.move_on_after(pause):
                 await self._due.wait()
             self._ground.route(Tick(self._beat()))
-            await anyio.lowlevel.checkpoint()
+            for _ in range(TURNS_OF_OTHERS):
+                await anyio.lowlevel.checkpoint()

@@ -21,9 +21,10 @@ from cdm import clock
 from cdm.dispatch.messages import Message
 from cdm.errors import AccessDenied, BucketMissing, StoreBusy, StoreError, Uncertain, Unreachable
 from cdm.log import Log, Ration
-from cdm.store.backpressure import Backpressure, FlowControl
+from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import Bucket
 from cdm.store.consumer import Consumer, until_up
+from cdm.store.intake import FlowControl, Intake
 from cdm.store.looks import Looks
 from cdm.store.mirror import Behind, Gap, Listing, Live, Mirror, SetBack
 from cdm.store.wire import MARKER_TTL, StreamState, delivery_of, headers_of
@@ -101,7 +102,8 @@ class Watch:
         self._on_reset = on_reset
         self._provide = provide
         self._relist_interval = relist_interval
-        self._flow_control = FlowControl(bucket.connection, backpressure, lambda: self._mirror.is_live)
+        self._backpressure = backpressure
+        self._flow_control = FlowControl(bucket.connection)
         self._consumer: Consumer | None = None
         self.epoch = time.time() - clock.now()
         """The server's clock less this node's, in seconds, as far as is known: what `ValuePut.at` was made with."""
@@ -269,7 +271,8 @@ class Watch:
         self._consumer, self.epoch = consumer, consumer.offset
         inbox = connection.new_inbox()
         connection.listen(self._on_connection)
-        subscription = await connection.subscribe_directly(inbox, partial(self._on_message, consumer))
+        intake = Intake(partial(self._on_message, consumer), self._backpressure, lambda: self._mirror.is_live)
+        subscription = await connection.subscribe_directly(inbox, intake.put)
         try:
             drained = await consumer.create(inbox, after, HEARTBEAT)
             self._heard = consumer.made
@@ -278,6 +281,7 @@ class Watch:
             return await self._until_over(consumer)
         finally:
             self._consumer = None
+            intake.close()
             self._mirror.leave()
             connection.unlisten(self._on_connection)
             await connection.unsubscribe(subscription)

@@ -25,14 +25,14 @@ from cdm.dispatch.messages import (
 from cdm.errors import StoreError
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS, Layout, encode
-from cdm.store import backpressure as backpressure_module
+from cdm.store import intake as intake_module
 from cdm.store import watch as watch_module
 from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import Bucket
 from cdm.store.configuration import created
 from cdm.store.watch import Phase, Watch
 from tests.harness.servers import FORGIVEN, NatsServer
-from tests.harness.store import Mirror, connected, watching
+from tests.harness.store import Mirror, Watching, connected, watching
 from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import Raw, Rejection, raw
 
@@ -660,13 +660,21 @@ async def _fill_on(user: Raw, start: int, stop: int) -> None:
 async def test_a_held_watch_lets_the_server_stop_and_catches_up_when_let_go(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backpressure_module, "LONGEST_HOLD", 60.0)
+    monkeypatch.setattr(intake_module, "LONGEST_HOLD", 60.0)
     backpressure, count = Backpressure(), 20_000
-    backpressure.hold()
     async with raw(server) as user, watching(server, STATUS, backpressure=backpressure) as watched:
+        backpressure.hold(much=True)
         await _fill_on(user, 0, count)
-        await anyio.sleep(0.5)
-        assert 0 < len(watched.mirror.heard) < count, "the server waits for an answer"
+        consumer = watched.watch._consumer
+        assert consumer is not None
+
+        async def stopped() -> bool:
+            before = await _delivered(watched, consumer.name)
+            await anyio.sleep(0.5)
+            return 0 < before == await _delivered(watched, consumer.name) < count
+
+        await eventually(stopped, 20, "the server waits for an answer")
+        assert not watched.mirror.heard
         backpressure.release()
         with bounded(20):
             await _patiently(watched.watch)
@@ -674,23 +682,43 @@ async def test_a_held_watch_lets_the_server_stop_and_catches_up_when_let_go(
         assert await watched.equals(user)
 
 
+async def _delivered(watched: Watching, consumer: str) -> int:
+    """How much the server has sent."""
+    bucket = watched.watch.bucket
+    info = await bucket.connection.api(f"CONSUMER.INFO.{bucket.stream}.{consumer}")
+    return int(info["delivered"]["consumer_seq"])
+
+
 async def test_a_watch_is_not_held_for_ever_and_never_while_it_lists(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backpressure_module, "LONGEST_HOLD", 60.0)
+    monkeypatch.setattr(intake_module, "LONGEST_HOLD", 60.0)
     backpressure, count = Backpressure(), 20_000
-    backpressure.hold()
+    backpressure.hold(much=True)
     async with raw(server) as user, connected(server) as connection:
         await Bucket(connection, STATUS).ensure(create=True)
         await _fill_on(user, 0, count)
         async with watching(server, STATUS, backpressure=backpressure) as watched:
             assert len(watched.mirror.heard) == count
-            monkeypatch.setattr(backpressure_module, "LONGEST_HOLD", 0.2)
-            # After a list the server's window is wide: more is needed until it asks.
-            for part in range(1, 10):
-                await _fill_on(user, part * count, (part + 1) * count)
+            monkeypatch.setattr(intake_module, "LONGEST_HOLD", 0.2)
+            await _fill_on(user, count, 2 * count)
             with bounded(30):
                 await _patiently(watched.watch)
+
+
+async def test_an_answer_does_not_wait_until_all_that_came_before_it_is_taken_in(server: NatsServer) -> None:
+    async with raw(server) as user, watching(server, STATUS) as watched:
+        taken: list[int] = []
+
+        def slowly(_: object) -> None:
+            time.sleep(0.001)
+            taken.append(0)
+
+        watched.watch._mirror._emit = slowly
+        await _fill_on(user, 0, 5_000)
+        await watched.watch.bucket.state()
+        assert len(taken) < 4_000
+        await eventually(lambda: len(taken) == 5_000, 30, "all of it is taken in")
 
 
 async def test_a_list_that_is_overwritten_while_it_is_read(server: NatsServer) -> None:
