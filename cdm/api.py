@@ -45,6 +45,7 @@ from cdm.model.keys import (
     FenceKey,
     IntentKey,
     Key,
+    LastValidKey,
     LeaseKey,
     NodeKey,
     RolloutKey,
@@ -53,6 +54,7 @@ from cdm.model.keys import (
     StatusKey,
     encode,
 )
+from cdm.model.last_valid import LastValid
 from cdm.model.node import Fence, Intent, Lease, Registration, Role, Schedule, Seen
 from cdm.model.record import Rollout, RolloutPhase, Side, Weights
 from cdm.model.rollout import RolloutKind, RolloutSettings, RolloutStep
@@ -100,6 +102,8 @@ __all__ = [
     "KeyedMessage",
     "LabelCondition",
     "LabelOperator",
+    "LastValid",
+    "LastValidKey",
     "LeaderChange",
     "Lease",
     "LeaseKey",

@@ -6,17 +6,21 @@ import getpass
 import random
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import anyio
+import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cdm.cli.known import meant
 from cdm.cli.plans import Edit
 from cdm.cli.service import ServiceLook, look_of
 from cdm.errors import Conflict, ServiceMissing, StoreBusy, Uncertain
-from cdm.model.artifact import Service
-from cdm.model.keys import BlueprintKey, RolloutKey, encode_service
+from cdm.model.artifact import Artifact, Service
+from cdm.model.keys import BlueprintKey, LastValidKey, RolloutKey, encode_service
+from cdm.model.last_valid import LastValid
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
 from cdm.store.revisions import WRITER, Revision, revisions
@@ -70,7 +74,20 @@ async def looked(connection: Connection, service: Service) -> ServiceLook:
         tasks.start_soon(read_bucket, there["blueprints"])
         tasks.start_soon(read_bucket, there["status"])
         tasks.start_soon(read_record)
-    return look_of(service, read["blueprints"], read["status"], records[0])
+    look = look_of(service, read["blueprints"], read["status"], records[0])
+    for version in look.versions.values():
+        if version.raw is not None and version.valid is None:
+            copied = replace(version, copy=await _copy_of(there["slices"], version.artifact))
+            look = replace(look, versions={**look.versions, version.version: copied})
+    return look
+
+
+async def _copy_of(slices: Bucket, artifact: Artifact) -> LastValid | None:
+    stored = await slices.read_near(LastValidKey(artifact))
+    if stored is not None and stored.payload is not None:
+        with suppress(msgspec.MsgspecError):
+            return msgspec.json.decode(stored.payload, type=LastValid)
+    return None
 
 
 async def edited(connection: Connection, service: Service, plan: Plan) -> Made:

@@ -13,6 +13,7 @@ from cdm.errors import EditRefused, InvalidBlueprint, InvalidKey
 from cdm.model.artifact import Artifact, Service
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import decode_artifact
+from cdm.model.last_valid import LastValid
 from cdm.model.record import Rollout, RolloutPhase, Side
 from cdm.model.status import Condition, Status
 from cdm.store.revisions import Revision
@@ -27,6 +28,8 @@ class VersionLook(Struct, frozen=True):
     status: Status | None = None
     record: Rollout | None = None
     """The service's."""
+    copy: LastValid | None = None
+    """Of the blueprint in force, where refused ones have pushed it out of the bucket's history."""
 
     @property
     def raw(self) -> bytes | None:
@@ -56,14 +59,16 @@ class VersionLook(Struct, frozen=True):
 
     @property
     def blueprint(self) -> Blueprint | None:
-        """The blueprint in force; the status has it where refused ones have pushed it out of the bucket's history."""
+        """The blueprint in force."""
         if self.raw is None:
             return None
         if self.valid is not None:
             return parsed(self.valid, self.artifact)
-        if self.status is not None and self.status.in_force_revision:
-            with suppress(InvalidBlueprint):
-                return self.status.blueprint
+        with suppress(InvalidBlueprint):
+            if self.copy is not None and self.copy.revision >= (self.status.in_force_revision if self.status else 0):
+                return self.copy.read()
+            if self.status is not None and self.status.in_force_revision:
+                return self.status.blueprint  # of an earlier version, or a number
         return None
 
     @property

@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from cdm.manager.outbox import Order, Outbox
 from cdm.manager.plan import Command
-from cdm.model.artifact import Artifact, Service
-from cdm.model.keys import RolloutKey, encode
+from cdm.model.artifact import Artifact
+from cdm.model.keys import LastValidKey, RolloutKey, encode
+from cdm.model.last_valid import LastValid
 from cdm.model.record import Rollout
 from cdm.model.slice import SliceValue
 from cdm.store.batch import MAX_BATCH, Write
@@ -50,15 +51,19 @@ class Cutter:
         while (room := MAX_BATCH - len(part.writes)) and (order := self._take()):
             if order.term != term:
                 continue
-            if len(order.records) > room:  # records and the first commands go together
+            ahead = [
+                *(_write_beside(RolloutKey(service), record) for service, record in order.records.items()),
+                *(_write_beside(LastValidKey(artifact), copy) for artifact, copy in order.copies.items()),
+            ]
+            if len(ahead) > room:  # these and the first commands go together
                 self._rest = order
                 break
-            part.writes.extend(_write_record(service, record) for service, record in order.records.items())
-            room -= len(order.records)
+            part.writes.extend(ahead)
+            room -= len(ahead)
             part.writes.extend(_write(command, term) for command in order.commands[:room])
             part.touched.extend((order.artifact, *order.also))
             if len(order.commands) > room:
-                self._rest = replace(order, commands=order.commands[room:], records={})
+                self._rest = replace(order, commands=order.commands[room:], records={}, copies={})
             else:
                 part.finished.extend((order.artifact, *order.also))
                 if one_order:
@@ -82,9 +87,8 @@ class Cutter:
         return rest or self._outbox.take_order()
 
 
-def _write_record(service: Service, record: Rollout | None) -> Write:
-    name = encode(RolloutKey(service))
-    return Write(name, b"", DELETE) if record is None else Write(name, dump(record))
+def _write_beside(key: RolloutKey | LastValidKey, value: Rollout | LastValid | None) -> Write:
+    return Write(encode(key), b"", DELETE) if value is None else Write(encode(key), dump(value))
 
 
 def _write(command: Command, term: int) -> Write:

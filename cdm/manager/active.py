@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from cdm.log import Log, Ration
 from cdm.manager.agenda import Agenda
 from cdm.manager.cluster import Cluster, Desired
+from cdm.manager.copies import Copies
 from cdm.manager.gates import Gates
 from cdm.manager.moves import Moves
 from cdm.manager.outbox import Order, Outbox, log_order
@@ -92,6 +93,7 @@ class Active:
         self._undecided = LeftAlone()
         self.gates = Gates(at.outbox)
         self._wishes = Wishes(at.cluster, self._placement, at.topology)
+        self._copies = Copies(at.cluster, self._wishes.no_copies)
         self._releases = Releases(at.cluster, self._placement, self._wishes, self.gates, at.epoch, term)
         settling = Settling(at.topology, at.cluster.on_node, at.policy, now)
         self._moves = Moves(self._up_since, partial(self.touch, now_due=True))
@@ -286,7 +288,7 @@ class Active:
             self._decide_release(artifact, now)
             return
         group = placement.counted(group, with_exclusive=True)
-        closely = closely or planning.is_short(artifact) or placement.drains(artifact)
+        closely = closely or self._copies.is_due(artifact) or planning.is_short(artifact) or placement.drains(artifact)
         closely = closely or (ruled and planning.may_move(artifact, group))
         if not closely and settled(wanted, group):
             self._unwritten.pop(artifact, None)
@@ -322,7 +324,7 @@ class Active:
 
     def _carry_out(self, order: Order) -> bool:
         """Send an order, where it says anything; returns whether its outcome is to be waited for."""
-        artifacts = (order.artifact, *order.also)
+        artifacts, order = (order.artifact, *order.also), self._copies.added_to(order)
         if order.size == 0:
             for artifact in artifacts:
                 self._unwritten.pop(artifact, None)  # what was not stored is not wanted any more
@@ -383,6 +385,7 @@ class Active:
         status, until = status_of(desired, group, plan, self.term, now, any_nodes=any_nodes, told=told)
         if until is not None:
             self._agenda.look_at(artifact, until)
+        status = self._copies.without_copy(artifact, status)
         if desired.blueprint is not None:
             status = with_counts(status, group, wanted, now)
             if artifact in self._cluster.ruled.artifacts:

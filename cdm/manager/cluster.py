@@ -20,6 +20,7 @@ from cdm.manager.ruled import Ruled
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import RolloutKey, SliceKey
+from cdm.model.last_valid import LastValid
 from cdm.model.record import Rollout
 from cdm.model.status import Status
 from cdm.model.template import PLAIN, Template, template_of
@@ -82,15 +83,20 @@ class Cluster:
         """Which blueprints say where instances go."""
         self.rollouts: dict[Service, ValuePut[RolloutKey, Rollout]] = {}
         """The records of rollouts."""
+        self.copies: dict[Artifact, LastValid] = {}
+        """Copies of blueprints, for when refused ones have pushed them out of the history."""
         self.statuses: dict[str, Status] = {}
         self.refused: dict[str, tuple[str, int]] = {}
         """Blueprint keys that do not parse: why, and the revision."""
 
     def artifacts(self) -> Iterator[Artifact]:
-        """All artifacts that have a blueprint or a slice."""
+        """All artifacts that have a blueprint, a slice, or the copy of a blueprint."""
         yield from self.desired
         for artifact in self.groups:
             if artifact not in self.desired:
+                yield artifact
+        for artifact in self.copies:
+            if artifact not in self.desired and artifact not in self.groups:
                 yield artifact
 
     def group(self, artifact: Artifact) -> Group:

@@ -31,10 +31,10 @@ from cdm.dispatch.messages import (
     Written,
 )
 from cdm.dispatch.router import receiver
-from cdm.errors import InvalidBlueprint
 from cdm.log import Log
 from cdm.manager.active import Active, Workplace
 from cdm.manager.cluster import Cluster
+from cdm.manager.copies import recover
 from cdm.manager.dormant import Dormant
 from cdm.manager.outbox import Outbox
 from cdm.manager.policy import Policy
@@ -46,14 +46,15 @@ from cdm.model.keys import (
     BlueprintKey,
     ContentKey,
     FenceKey,
+    LastValidKey,
     LeaseKey,
     NodeKey,
     RolloutKey,
     SeenKey,
     SliceKey,
     StatusKey,
-    encode_artifact,
 )
+from cdm.model.last_valid import LastValid
 from cdm.model.node import ROLLOUTS, Registration, Seen
 from cdm.model.record import Rollout
 from cdm.model.slice import SliceState, SliceValue
@@ -102,19 +103,6 @@ class ClusterDeploymentManager:
         """When it needs its next `Tick`, in seconds on this node's clock; None: only when something happens."""
         return self.state.wake_at()
 
-    def recover_blueprints(self) -> None:
-        """Where refused blueprints have pushed the valid one out of the history, the status still has it."""
-        for artifact, desired in self.cluster.desired.items():
-            status = self.cluster.statuses.get(encode_artifact(artifact))
-            if desired.blueprint is not None or status is None:
-                continue
-            revision = status.in_force_revision
-            if self.cluster.removed.get(artifact, 0) < revision < desired.observed:
-                try:
-                    self.cluster.recover_blueprint(artifact, status.blueprint, revision)
-                except InvalidBlueprint as error:
-                    log.warning("unusable status", artifact=str(artifact), reason=str(error))
-
     # Leadership
 
     @receiver
@@ -123,7 +111,7 @@ class ClusterDeploymentManager:
         self._leader = change.leader or self._leader
         if change.local_node_is_leader:
             log.info("active", term=change.term, blueprints=len(self.cluster.desired), nodes=len(self.topology.nodes))
-            self.recover_blueprints()
+            recover(self.cluster)
             self.state = Active(self._at, change.term, self._at.clock())
             self._at.wake()
         elif isinstance(self.state, Active):
@@ -240,6 +228,22 @@ class ClusterDeploymentManager:
             log.error("unreadable record of a rollout", service=str(service), reason=message.reason)
         for artifact in sorted(self.cluster.versions_of(service)):
             self.state.touch(artifact)
+        self._reached(message.revision)
+
+    @receiver
+    def on_copy(
+        self,
+        message: ValuePut[LastValidKey, LastValid]
+        | ValueRemove[LastValidKey, LastValid]
+        | ValueRejected[LastValidKey, LastValid],
+    ) -> None:
+        """The copy of a blueprint; one that cannot be read is written anew."""
+        artifact = message.key.artifact
+        if isinstance(message, ValuePut):
+            self.cluster.copies[artifact] = message.value
+        else:
+            self.cluster.copies.pop(artifact, None)
+        self.state.touch(artifact)
         self._reached(message.revision)
 
     @receiver

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from cdm.dispatch.messages import MESSAGES, Message
 from cdm.dispatch.router import Router
 from cdm.manager.cluster import Desired
+from cdm.manager.copies import recover
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Outbox
 from cdm.manager.placement import Placement
@@ -61,7 +62,7 @@ class Onlooker:
             if isinstance(lease := getattr(message, "value", None), Lease) and message.topic[1] is LeaseKey:
                 self.leader = lease.node
             self._route(message)
-        manager.recover_blueprints()
+        recover(manager.cluster)
         self.placement = Placement(self.cluster, self.topology)
         self._wishes = Wishes(self.cluster, self.placement, self.topology)
 

@@ -13,6 +13,7 @@ from cdm.manager.plan import Command
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.check import CheckRun
 from cdm.model.keys import SliceKey
+from cdm.model.last_valid import LastValid
 from cdm.model.node import Seen
 from cdm.model.record import Rollout
 from cdm.model.status import Status
@@ -33,11 +34,13 @@ class Order(Struct, frozen=True):
     """Other artifacts that it is about."""
     records: Mapping[Service, Rollout | None] = {}
     """Records of rollouts, in the same batch as the first of the commands, and before them. None deletes."""
+    copies: Mapping[Artifact, LastValid | None] = {}
+    """Copies of blueprints, together with the records. None deletes."""
 
     @property
     def size(self) -> int:
         """How many messages it takes."""
-        return len(self.commands) + len(self.records)
+        return len(self.commands) + len(self.records) + len(self.copies)
 
 
 class Outbox:

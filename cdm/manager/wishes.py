@@ -61,6 +61,10 @@ class Wishes:
         """Which manager does not know rollouts, for people; empty: all do."""
         return self._lacking(ROLLOUTS, "rollouts")
 
+    def no_copies(self) -> str:
+        """Which manager does not know copies of blueprints (`cdm.manager.copies`); empty: all do."""
+        return self._lacking(SECRETS, "secrets")
+
     def not_known(self, artifact: Artifact) -> str:
         """Which manager does not know what the blueprints of a service say; empty: all do.
 

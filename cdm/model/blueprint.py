@@ -157,6 +157,19 @@ class Blueprint(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
         return {**({"instances": EACH} if self.each else {}), **fields, **typed_rules(self.rules)}
 
     @property
+    def is_number(self) -> bool:
+        """Whether it says no more than how many instances are wanted."""
+        plain = self.overrides is None and self.rules is NO_RULES and not self.each and self.min_healthy == MIN_HEALTHY
+        return plain and self._is_plain
+
+    @property
+    def typed(self) -> dict[str, Any]:
+        """All fields, as typed; defaults are left out."""
+        overrides: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self.overrides or Overrides()))
+        healthy = {} if self.min_healthy == MIN_HEALTHY else {"min_healthy": self.min_healthy}
+        return {"instances": self.asked, **self.settings, **healthy, **overrides}
+
+    @property
     def _is_plain(self) -> bool:
         """Whether `settings` have nothing to say, but for the rules and ``each``."""
         return (

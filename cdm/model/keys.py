@@ -19,6 +19,7 @@ from cdm.errors import InvalidKey, ModelError
 from cdm.model.artifact import Artifact, NodeId, Service, node_id
 from cdm.model.blueprint import Blueprint
 from cdm.model.content import Description
+from cdm.model.last_valid import LastValid
 from cdm.model.node import Fence, Intent, Lease, Registration, Seen
 from cdm.model.record import Rollout
 from cdm.model.slice import SliceValue
@@ -81,6 +82,16 @@ class RolloutKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
 
     def __str__(self) -> str:
         return f"slices/_rollout.{self.service}"
+
+
+class LastValidKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
+    """``slices/_blueprint.{group}/{name}/{version}``: the copy of a blueprint that is in force."""
+
+    value_type = LastValid
+    artifact: Artifact
+
+    def __str__(self) -> str:
+        return f"slices/_blueprint.{self.artifact}"
 
 
 class NodeKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
@@ -154,6 +165,7 @@ FENCE = FenceKey()
 _LEASE_NAME = "_leader"
 _FENCE_NAME = "_term"
 _ROLLOUT = "_rollout"
+_BLUEPRINT = "_blueprint"
 _INTENT_SUFFIX = ".intent"
 _SEEN_SUFFIX = ".seen"
 _SUFFIXES: dict[type[Key], str] = {NodeKey: "", IntentKey: _INTENT_SUFFIX, SeenKey: _SEEN_SUFFIX}
@@ -268,6 +280,8 @@ def _decode_slice(name: str) -> Key:
         raise InvalidKey(f"{name!r} is not of the form node.group/name/version")
     if token == _ROLLOUT:
         return RolloutKey(decode_service(path))
+    if token == _BLUEPRINT:
+        return LastValidKey(decode_artifact(path))
     return SliceKey(decode_node(token), *_decode_instance(path))
 
 
@@ -296,6 +310,8 @@ def encode(key: Key) -> str:
             return encode_node(node) + _SUFFIXES[type(key)]
         case RolloutKey(service):
             return f"{_ROLLOUT}.{encode_service(service)}"
+        case LastValidKey(artifact):
+            return f"{_BLUEPRINT}.{encode_artifact(artifact)}"
         case LeaseKey() | FenceKey():
             return _LEASE_NAME if key == LEASE else _FENCE_NAME
     raise TypeError(f"no bucket holds {type(key).__name__}")
@@ -315,7 +331,7 @@ class Layout(NamedTuple):
 
 
 BLUEPRINTS = Layout("blueprints", (BlueprintKey,), _decode_blueprint, history=10)
-SLICES = Layout("slices", (SliceKey, LeaseKey, FenceKey, RolloutKey), _decode_slice, expires=True)
+SLICES = Layout("slices", (SliceKey, LeaseKey, FenceKey, RolloutKey, LastValidKey), _decode_slice, expires=True)
 NODES = Layout("nodes", (NodeKey, IntentKey, SeenKey), _decode_node, expires=True)
 STATUS = Layout("status", (StatusKey,), StatusKey)
 LAYOUTS = (BLUEPRINTS, SLICES, NODES, STATUS)

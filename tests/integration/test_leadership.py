@@ -564,7 +564,7 @@ async def test_a_blueprint_behind_more_refused_ones_than_are_kept_stays_in_force
         for number in range(15):
             await user.put("blueprints", KEY, b"x%d" % number)
         await eventually(lambda: _condition(user, "Invalid"))
-        before = await user.contents("slices")
+        before = {key: record for key, record in (await user.contents("slices")).items() if not key.startswith("_")}
         await nodes.all["n1"].stop()
         await nodes.start("n1")
         await nodes.leader(above=1)
@@ -574,9 +574,11 @@ async def test_a_blueprint_behind_more_refused_ones_than_are_kept_stays_in_force
         status = await user.status(KEY)
         assert status["condition"] == "Invalid"
         assert status["desired"] == 3
+        assert not status.keys() & {"overrides", "settings"}, "whoever may read statuses need not read variables"
+        assert (await user.contents("slices"))[f"_blueprint.{KEY}"].value["blueprint"] == {"instances": 3, **guarded}
         after = await user.contents("slices")
         assert {after[key].value["state"] for key in before if key.endswith(KEY)} == {"LOAD"}
-        lost = next(key for key in after if KEY in key)
+        lost = next(key for key in before if KEY in key)
         await user.delete("slices", lost)
 
         async def replaced() -> bool:

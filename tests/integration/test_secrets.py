@@ -132,6 +132,9 @@ async def test_slices_are_given_secrets_and_nobody_else_hears_of_them(server: Na
             logs = running.logs()
         shown = [message.data.decode(errors="replace") for message in heard]
         assert any("db-password" in each for each in shown)
+        statuses = [message.data for message in heard if message.subject.startswith("$KV.status.")]
+        assert statuses
+        assert not [each for each in statuses if b'"env"' in each or b'"settings"' in each]
         for value in (HUSH, "another-hush"):
             assert not [each for each in shown if value in each]
             assert value not in logs

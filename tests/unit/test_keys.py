@@ -22,6 +22,7 @@ from cdm.model.keys import (
     FenceKey,
     IntentKey,
     Key,
+    LastValidKey,
     Layout,
     LeaseKey,
     NodeKey,
@@ -31,6 +32,7 @@ from cdm.model.keys import (
     StatusKey,
     encode,
 )
+from cdm.model.last_valid import LastValid
 from cdm.model.node import Fence, Intent, Lease, Registration, Seen
 from cdm.model.record import Rollout
 from cdm.model.slice import SliceValue
@@ -48,6 +50,7 @@ located: st.SearchStrategy[tuple[Layout, Key]] = st.one_of(
     ),
     st.tuples(st.just(STATUS), st.builds(StatusKey, artifacts.map(BlueprintKey).map(encode))),
     st.tuples(st.just(SLICES), st.sampled_from([LEASE, FENCE])),
+    st.tuples(st.just(SLICES), st.builds(LastValidKey, artifacts)),
 )
 
 
@@ -206,6 +209,7 @@ def test_each_kind_of_key_names_its_values_type() -> None:
         BlueprintKey: Blueprint,
         SliceKey: SliceValue,
         RolloutKey: Rollout,
+        LastValidKey: LastValid,
         LeaseKey: Lease,
         FenceKey: Fence,
         NodeKey: Registration,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from cdm.dispatch.messages import (
     Cause,
@@ -26,9 +27,11 @@ from cdm.manager.plan import Command
 from cdm.manager.policy import Policy
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint, Overrides
-from cdm.model.keys import BlueprintKey, FenceKey, SeenKey, SliceKey, StatusKey, encode
-from cdm.model.node import LEFT, LOST, Fence, Registration, Role, Schedule, Seen
+from cdm.model.keys import BlueprintKey, FenceKey, LastValidKey, SeenKey, SliceKey, StatusKey, encode
+from cdm.model.last_valid import LastValid
+from cdm.model.node import FEATURES, LEFT, LOST, SECRETS, Fence, Registration, Role, Schedule, Seen
 from cdm.model.rollout import RolloutSettings
+from cdm.model.secret import SecretForm, SecretRef
 from cdm.model.slice import SliceValue
 from cdm.model.status import Condition, Status
 from tests.unit.support import APP, OTHER, S, n
@@ -169,7 +172,7 @@ def test_nothing_is_decided_twice_before_the_mirror_shows_what_was_written() -> 
     each.acknowledge()
     each.tick(1.0)
     each.settle()
-    assert len(each.decided) == 1
+    assert [len(order.commands) for order in each.decided] == [3, 0], "the second one is the copy of the blueprint"
     assert states(each) == {"LOAD": 3}
 
 
@@ -461,7 +464,7 @@ def test_a_status_that_was_written_over_before_it_was_seen_is_mended() -> None:
     assert each.outbox.take_statuses(9) == lost
 
 
-def test_the_last_valid_blueprint_is_recovered_from_the_status() -> None:
+def test_the_last_valid_blueprint_is_recovered() -> None:
     each = running()
     each.refuse(APP)
     each.run_down()
@@ -495,12 +498,23 @@ def test_a_status_that_cannot_be_does_not_stop_a_leader(desired: int, overrides:
     assert each.statuses[NAME].condition is Condition.INVALID
 
 
-def test_a_blueprint_that_is_recovered_from_the_status_is_whole() -> None:
+GUARDED = Blueprint(
+    3,
+    Overrides({"A": "x", "B": SecretRef("b"), "C": SecretRef("c", SecretForm.FILE)}, ("--safe",), 30.0),
+    2.5,
+    restarted="now",
+    drain_delay=1.5,
+    after=("g:db",),
+    rollout=RolloutSettings(max_surge="50%"),
+)
+
+
+@pytest.mark.parametrize("all_know", [True, False])
+def test_a_blueprint_that_is_recovered_is_whole_and_only_older_managers_need_it_in_the_status(all_know: bool) -> None:
     each = running()
-    rest: dict[str, Any] = {"restarted": "now", "drain_delay": 1.5, "after": ("g:db",)}
-    guarded = Blueprint(
-        3, Overrides({"A": "x"}, ("--safe",), 30.0), 2.5, **rest, rollout=RolloutSettings(max_surge="50%")
-    )
+    known = tuple(feature for feature in FEATURES if all_know or feature != SECRETS)
+    each.join(n(9), Registration(Role.MANAGER, capacity=0, version="0.1", features=known))
+    guarded = replace(GUARDED, overrides=Overrides({"A": "x"}, ("--safe",), 30.0))
     each.apply(APP, guarded)
     each.refuse(APP)
     each.run_down()
@@ -509,6 +523,36 @@ def test_a_blueprint_that_is_recovered_from_the_status_is_whole() -> None:
     each.lead()
     each.settle()
     assert each.manager.cluster.desired[APP].blueprint == guarded
+    assert (each.statuses[NAME].overrides is UNSET) is all_know
+    assert (each.records[LastValidKey(APP)].value.read() == guarded) is all_know, "else it is an older one"
+    if not all_know:
+        each.join(n(9), Registration(Role.MANAGER, capacity=0, version="0.2", features=FEATURES))
+        each.tick(31.0)
+        each.settle()
+        assert each.statuses[NAME].overrides is each.statuses[NAME].settings is UNSET
+        assert each.records[LastValidKey(APP)].value.read() == guarded
+
+
+def test_a_copy_goes_with_its_blueprint_and_with_each_new_one() -> None:
+    each = running()
+    for blueprint in (GUARDED, replace(GUARDED, restarted="again"), Blueprint(3)):
+        each.apply(APP, blueprint)
+        each.run_down()
+        copy = each.records[LastValidKey(APP)].value
+        assert (copy.revision, copy.read()) == (each.blueprints[APP][1], blueprint)
+    each.drop(APP)
+    each.run_down()
+    assert LastValidKey(APP) not in each.records
+    each.store_beside(LastValidKey(APP), LastValid.of(GUARDED, 7))  # deleted while nobody led
+    each.boot()
+    each.lead()
+    each.settle()
+    assert LastValidKey(APP) not in each.records
+    number = world()
+    number.apply(APP, Blueprint(3))
+    number.run_down()
+    assert not number.records, "the status has all of it"
+    assert number.statuses[NAME].blueprint == Blueprint(3)
 
 
 @pytest.mark.parametrize("revision", [10, 2**60, -1])
@@ -776,7 +820,7 @@ def test_nothing_is_unloaded_for_a_missing_node_that_may_not_come_back() -> None
     each.expire(n(2))
     each.want(APP, 4)
     each.settle()
-    assert each.decided == []
+    assert not any(order.commands for order in each.decided)
     each.tick(10.0)
     each.run_down()
     assert states(each) == {"ACTIVE": 4}

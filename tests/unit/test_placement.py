@@ -361,12 +361,13 @@ def test_each_is_rolled_out_in_place_one_by_one() -> None:
     assert status(it).outdated == 0
 
 
-def test_the_status_has_all_of_a_blueprint_that_wants_each() -> None:
+def test_a_copy_has_all_of_a_blueprint_that_wants_each() -> None:
     it = world()
     blueprint = typed("each", require=["!spot"])
     it.apply(APP, blueprint)
     it.run_down()
-    assert status(it).settings == {"instances": "each", "require": ["!spot"], "drain_delay": 0}
+    assert it.manager.cluster.copies[APP].read() == blueprint
+    assert status(it).settings is msgspec.UNSET
 
 
 # Neighbours

@@ -35,6 +35,8 @@ from cdm.model.keys import (
     BlueprintKey,
     FenceKey,
     IntentKey,
+    Key,
+    LastValidKey,
     LeaseKey,
     NodeKey,
     RolloutKey,
@@ -42,6 +44,7 @@ from cdm.model.keys import (
     SliceKey,
     StatusKey,
 )
+from cdm.model.last_valid import LastValid
 from cdm.model.node import Fence, Intent, Lease, Registration, Schedule, Seen
 from cdm.model.record import Rollout
 from cdm.model.slice import SliceState, SliceValue, legal
@@ -80,7 +83,8 @@ class World:
         self.sequence = 0
         self.term = 0
         self.slices: dict[SliceKey, ValuePut[SliceKey, SliceValue]] = {}
-        self.records: dict[RolloutKey, ValuePut[RolloutKey, Rollout]] = {}
+        self.records: dict[Key, ValuePut[Any, Any]] = {}
+        """Of rollouts, and copies of blueprints."""
         self.blueprints: dict[Artifact, tuple[Blueprint | None, int, tuple[str, int] | None]] = {}
         """The last valid one and its revision, and the refused one after it."""
         self.nodes: dict[NodeId, tuple[Registration, float]] = {}
@@ -251,13 +255,17 @@ class World:
 
     def store_record(self, service: Service, record: Rollout | None) -> int:
         """Write the record of a rollout; the mirror brings it later."""
+        return self.store_beside(RolloutKey(service), record)
+
+    def store_beside(self, key: RolloutKey | LastValidKey, value: Rollout | LastValid | None) -> int:
+        """Write what is no slice; the mirror brings it later."""
         self.sequence += 1
-        key = RolloutKey(service)
-        if record is not None:
-            self.records[key] = ValuePut(key, record, self.sequence, self.now)
+        put = self.records.pop(key, None)
+        if value is not None:
+            self.records[key] = ValuePut(key, value, self.sequence, self.now)
             self.mirror.append(self.records[key])
-        elif self.records.pop(key, None) is not None:
-            gone: ValueRemove[RolloutKey, Rollout] = ValueRemove(key, self.sequence, at=self.now)
+        elif put is not None:
+            gone: ValueRemove[Any, Any] = ValueRemove(key, self.sequence, at=self.now)
             self.mirror.append(gone)
         return self.sequence
 
@@ -309,6 +317,8 @@ class World:
         if stored is None or stored > 0 or not order.commands:
             for service, record in order.records.items():
                 revision = self.store_record(service, record)
+            for artifact, copy in order.copies.items():
+                revision = self.store_beside(LastValidKey(artifact), copy)
         for command in commands:
             before = self.slices.get(command.key)
             state = before.value.state if before else None
