@@ -34,6 +34,7 @@ from cdm.node.part import WHOLE, Ground, Part
 from cdm.store.batch import MAX_BATCH
 from cdm.store.bucket import Bucket
 from cdm.store.intake import TURNS_OF_OTHERS
+from cdm.store.lending import Lender
 from cdm.store.watch import Watch
 from cdm.wakeup import Wakeup
 
@@ -102,7 +103,7 @@ class Managing(Part):
         # The topology first: what the manager makes of a message depends on it.
         self.receivers = (self.topology, self.leadership, self.manager)
         writers = (self._commands.run, self._status_writer.run, self._seen_writer.run, self._checker.run)
-        looks = (self._check_buckets, self.contents.run)
+        looks = (self._check_buckets, self.contents.run, Lender(slices).run)
         self.work = (*writers, self._tick, *looks, self._keep_pulse, self.leadership.run)
 
     async def prepare(self) -> None:

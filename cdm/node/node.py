@@ -33,6 +33,7 @@ from cdm.node.serving import Running, Serving
 from cdm.node.settings import NodeSettings
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection, connect
+from cdm.store.lending import Lent
 from cdm.store.watch import Watch
 from cdm.version import VERSION
 
@@ -211,6 +212,7 @@ class Node:
             provide=partial(self._provide, bucket),
             relist_interval=self.settings.relist_interval,
             backpressure=self.ground.backpressure if bucket.layout is SLICES else None,
+            lent=Lent(self.connection, self.settings.node) if self.settings.role is Role.AGENT else None,
         )
 
     async def _provide(self, bucket: Bucket) -> None:

@@ -171,10 +171,10 @@ class Connection(Link):
         with translated():
             await self._client.send_frames(frames)
 
-    async def subscribe(self, subject: str, handler: Handler) -> Subscription:
-        """Call the handler for each message."""
+    async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> Subscription:
+        """Call the handler for each message; of those who subscribe in the same queue one hears each."""
         with translated():
-            return await self._client.subscribe(subject, cb=handler)
+            return await self._client.subscribe(subject, queue=queue, cb=handler)
 
     async def subscribe_directly(self, subject: str, deliver: Deliver) -> Subscription:
         """Hand each message over as it is read. ``deliver`` must not raise."""

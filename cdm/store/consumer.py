@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from contextlib import suppress
-from typing import Any
 
 import anyio
 
@@ -14,14 +13,13 @@ from cdm.errors import AccessDenied, StoreBusy, StoreError, Uncertain, Unreachab
 from cdm.log import Log
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
+from cdm.store.source import ConsumerSource
 from cdm.store.wire import StreamState
 
 log = Log("cdm.watch")
 
 INFO_TIMEOUT = 1.0
 """Seconds that the server has to say how far the consumer is. If the consumer's server died, no answer comes."""
-INACTIVE = 10.0
-"""Seconds after which the server deletes a consumer to which nobody listens."""
 DELETE_TIMEOUT = 0.5
 
 
@@ -47,15 +45,18 @@ class Consumer:
     Args:
         bucket: whose messages it delivers.
         subjects: which of them.
+        source: makes it.
         stream: the bucket's stream, as its leader had it just now.
     """
 
     __slots__ = (
         "_bucket",
         "_delivered",
+        "_source",
         "_subjects",
         "expected",
         "idle",
+        "inbox",
         "made",
         "name",
         "offset",
@@ -65,11 +66,14 @@ class Consumer:
         "token",
     )
 
-    def __init__(self, bucket: Bucket, subjects: str, stream: StreamState) -> None:
+    def __init__(self, bucket: Bucket, subjects: str, source: ConsumerSource, stream: StreamState) -> None:
         self._bucket = bucket
         self._subjects = subjects
+        self._source = source
         self.name = f"cdm-{secrets.token_hex(8)}"
-        self.token = self.name.encode()
+        self.inbox = source.inbox(self.name)
+        """The subject that it delivers to."""
+        self.token = source.stored_as(self.name).encode()
         """The same, as it stands in the subjects of deliveries."""
         self.expected = 1
         """Number of its next delivery."""
@@ -91,39 +95,16 @@ class Consumer:
         if not self.over.done():
             self.over.set_result(reason)
 
-    async def create(self, inbox: str, after: int | None, heartbeat: float) -> bool:
+    async def create(self, after: int | None, heartbeat: float) -> bool:
         """Make it; returns whether there is nothing for it to deliver.
 
         Args:
-            inbox: the subject that it delivers to.
             after: begin behind this sequence; None: with all that the bucket holds.
             heartbeat: seconds of silence after which it sends a heartbeat.
         """
-        if after is not None:
-            start: dict[str, Any] = {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
-        else:
-            # The last valid blueprint may lie behind refused ones: those buckets are listed with their history.
-            start = {"deliver_policy": "all" if self._bucket.layout.history > 1 else "last_per_subject"}
-        config = {
-            "name": self.name,
-            "deliver_subject": inbox,
-            "filter_subject": self._subjects,
-            "ack_policy": "none",
-            "max_deliver": 1,
-            "mem_storage": True,
-            "num_replicas": 1,
-            "idle_heartbeat": int(heartbeat * 1e9),
-            "flow_control": True,
-            "inactive_threshold": int(INACTIVE * 1e9),
-            **start,
-        }
-        # The subjects are part of the call's, so that a permission can be granted for them. Made twice, it is one.
-        info = await self._bucket.connection.api_retried(
-            f"CONSUMER.CREATE.{self._bucket.stream}.{self.name}.{self._subjects}",
-            {"stream_name": self._bucket.stream, "config": config},
-        )
+        progress = await self._source.create(self.name, self.inbox, after, heartbeat)
         self.made = clock.now()
-        return bool(info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == 0)
+        return progress.pending == 0 and progress.delivered == 0
 
     def delivered(self, subject: bytes, sequence: int) -> None:
         """It delivered this message."""
@@ -153,24 +134,20 @@ class Consumer:
                 with suppress(AccessDenied):
                     return await self._bucket.newest() <= self.reached
                 return True
-            return not listing or await self._bucket.subjects(self._subjects) <= self._delivered
+            return not listing or await self._source.subjects() <= self._delivered
         return False
 
     async def drained(self) -> bool:
         """Whether all that it has was delivered. One that does not answer may be lost: its silence shows."""
-        with suppress(Uncertain):
-            info = await self._bucket.connection.api(
-                f"CONSUMER.INFO.{self._bucket.stream}.{self.name}", timeout=INFO_TIMEOUT
-            )
-            delivered: int = info["delivered"]["consumer_seq"]
-            return info["num_pending"] == 0 and delivered == self.expected - 1
+        with suppress(Uncertain, StoreBusy):
+            progress = await self._source.progress(self.name, INFO_TIMEOUT)
+            return progress.pending == 0 and progress.delivered == self.expected - 1
         return False
 
     async def delete(self) -> None:
         """Delete it, also when cancelled; without this the server would keep it for some time. Never raises."""
-        call = f"CONSUMER.DELETE.{self._bucket.stream}.{self.name}"
         with anyio.CancelScope(shield=True), anyio.move_on_after(DELETE_TIMEOUT):
             try:
-                await self._bucket.connection.api(call, timeout=DELETE_TIMEOUT)
+                await self._source.delete(self.name, DELETE_TIMEOUT)
             except StoreError as error:
                 log.debug("consumer not deleted", bucket=self._bucket.name, reason=str(error))

@@ -9,6 +9,7 @@ from nats.aio.msg import Msg
 from cdm.errors import Uncertain
 from cdm.store.bucket import Bucket
 from cdm.store.consumer import Consumer
+from cdm.store.source import OwnSource
 from cdm.store.wire import delivery_of, is_removal
 
 PATIENCE = 10.0
@@ -59,11 +60,11 @@ class _Reading:
     async def run(self) -> list[Revision]:
         connection = self._bucket.connection
         stream = await self._bucket.state()
-        consumer = self._consumer = Consumer(self._bucket, self._subjects, stream)
-        inbox = connection.new_inbox()
-        subscription = await connection.subscribe(inbox, self._take)
+        source = OwnSource(self._bucket, self._subjects)
+        consumer = self._consumer = Consumer(self._bucket, self._subjects, source, stream)
+        subscription = await connection.subscribe(consumer.inbox, self._take)
         try:
-            drained = await consumer.create(inbox, None, HEARTBEAT)
+            drained = await consumer.create(None, HEARTBEAT)
             while not (drained and await consumer.complete(stream, listing=True)):
                 with anyio.move_on_after(HEARTBEAT):
                     await self._drained.wait()

@@ -19,14 +19,16 @@ import anyio
 
 from cdm import clock
 from cdm.dispatch.messages import Message
-from cdm.errors import AccessDenied, BucketMissing, StoreBusy, StoreError, Uncertain, Unreachable
-from cdm.log import Log, Ration
+from cdm.errors import AccessDenied, BucketMissing, StoreError
+from cdm.log import Log
 from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import Bucket
 from cdm.store.consumer import Consumer, until_up
 from cdm.store.intake import FlowControl, Intake
 from cdm.store.looks import Looks
 from cdm.store.mirror import Behind, Gap, Listing, Live, Mirror, SetBack
+from cdm.store.provider import Provider
+from cdm.store.source import ConsumerSource, OwnSource, first_of
 from cdm.store.wire import MARKER_TTL, StreamState, delivery_of, headers_of
 
 log = Log("cdm.watch")
@@ -45,8 +47,6 @@ BARRIER_PATIENCE = 0.05
 """Seconds after which a barrier asks the consumer how far it is."""
 SESSION_PAUSE = 0.25
 """Seconds before another consumer is made where one could not be."""
-COMPLAINT_INTERVAL = 30.0
-"""Seconds between two lines that say that updates of a bucket do not come."""
 BEHIND_PATIENCE = 10.0
 """Seconds that a consumer's server may take to catch up with the stream's leader."""
 DRIFT = 5.0
@@ -79,6 +79,7 @@ class Watch:
         provide: called when the bucket is missing or lacks settings; it may create or adapt it.
         relist_interval: seconds between two full comparisons with the bucket.
         backpressure: holds updates back while a leader's commands are being written.
+        lent: managers that make the consumer where this user may make none; None: there is no other way.
     """
 
     def __init__(
@@ -92,15 +93,18 @@ class Watch:
         provide: Callable[[], Awaitable[object]] | None = None,
         relist_interval: float = RELIST_INTERVAL,
         backpressure: Backpressure | None = None,
+        lent: ConsumerSource | None = None,
     ) -> None:
         self.bucket = bucket
         self._filter = bucket.subject(keys)
         self._looks = Looks(bucket, self._filter)
         self._mirror = Mirror(bucket.layout, emit, self._looks.wake)
+        self._own = OwnSource(bucket, self._filter)
+        self._lent = lent
         self._name_at = len(bucket.subject(""))
         self._on_live = on_live
         self._on_reset = on_reset
-        self._provide = provide
+        self._provider = Provider(bucket.name, provide)
         self._relist_interval = relist_interval
         self._backpressure = backpressure
         self._flow_control = FlowControl(bucket.connection)
@@ -113,7 +117,6 @@ class Watch:
         self._began = float("-inf")
         self._heard = float("-inf")
         """When the server was last heard of, by whichever consumer."""
-        self._complaints = Ration(1, COMPLAINT_INTERVAL)
 
     @property
     def phase(self) -> Phase:
@@ -192,7 +195,7 @@ class Watch:
                 self._end("the bucket is missing")
             return
         if stream.lacks:
-            await self._provide_bucket(f"it lacks {stream.lacks}")
+            await self._provider.provide(f"it lacks {stream.lacks}")
         if mirror.is_live and (stream.created != mirror.created or stream.last < reached):
             self._end("the stream is another one")
         elif mirror.is_live and mirror.lost(stream, clock.now()):
@@ -220,7 +223,7 @@ class Watch:
                 log.debug("watch renewed", bucket=self.bucket.name, reason=reason)
                 continue
             except BucketMissing:
-                await self._provide_bucket("it does not exist")
+                await self._provider.provide("it does not exist")
             except StoreError as error:
                 if isinstance(error, AccessDenied) and not self.reached:
                     raise
@@ -236,24 +239,7 @@ class Watch:
         elif not isinstance(error, AccessDenied):
             return
         # The error names the consumer, which is another one each time: the connection would log it each time.
-        self._complain("updates do not come", str(error))
-
-    async def _provide_bucket(self, problem: str) -> None:
-        try:
-            if self._provide is not None:
-                await self._provide()
-                return
-        except (StoreBusy, Uncertain, Unreachable) as error:
-            log.debug("bucket not provided", bucket=self.bucket.name, reason=f"{problem}: {error}")
-            return
-        except StoreError as error:
-            problem = f"{problem}: {error}"
-        self._complain("bucket cannot be used; run `cdm init`", problem)
-
-    def _complain(self, what: str, reason: str) -> None:
-        """Log an error, but not each time: such a state may last."""
-        if self._complaints.take(clock.now()):
-            log.error(what, bucket=self.bucket.name, reason=reason)
+        self._provider.complain("updates do not come", str(error))
 
     # A session: the life of one consumer
 
@@ -262,19 +248,18 @@ class Watch:
         if not connection.is_up:
             self._tell_live(False)
             await until_up(connection)
-        stream = await self.bucket.state()
-        consumer = Consumer(self.bucket, self._filter, stream)
+        source, stream = await first_of(self._own, self._lent)
+        consumer = Consumer(self.bucket, self._filter, source, stream)
         self._compare(stream)
         if stream.lacks:
-            await self._provide_bucket(f"it lacks {stream.lacks}")
+            await self._provider.provide(f"it lacks {stream.lacks}")
         after = self._begin(stream)
         self._consumer, self.epoch = consumer, consumer.offset
-        inbox = connection.new_inbox()
         connection.listen(self._on_connection)
         intake = Intake(partial(self._on_message, consumer), self._backpressure, lambda: self._mirror.is_live)
-        subscription = await connection.subscribe_directly(inbox, intake.put)
+        subscription = await connection.subscribe_directly(consumer.inbox, intake.put)
         try:
-            drained = await consumer.create(inbox, after, HEARTBEAT)
+            drained = await consumer.create(after, HEARTBEAT)
             self._heard = consumer.made
             if drained:
                 await self._finish_if_complete(consumer)

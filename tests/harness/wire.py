@@ -106,8 +106,8 @@ class Raw:
 
     async def records(self, bucket: str, deliver: str = "last_per_subject") -> list[Record]:
         """The bucket's messages, read with a consumer of its own; ``deliver``: ``all`` or ``last_per_subject``."""
-        stream = f"KV_{self.bucket(bucket)}"
-        inbox, name = self.client.new_inbox(), f"test-{secrets.token_hex(6)}"
+        name = f"cdm-{secrets.token_hex(6)}"
+        inbox = self._inbox(name)
         start = len(f"$KV.{self.bucket(bucket)}.")
         found: list[Record] = []
         pending = 1
@@ -123,11 +123,8 @@ class Raw:
 
         subscription = await self.client.subscribe(inbox, cb=take)
         try:
-            config = {"name": name, "deliver_subject": inbox, "ack_policy": "none", "deliver_policy": deliver}
-            config["filter_subject"] = f"$KV.{self.bucket(bucket)}.{self.keys}"
-            body = {"stream_name": stream, "config": {**config, "mem_storage": True, "num_replicas": 1}}
-            info = await self.api(f"CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}", body)
-            if info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == 0:
+            pending, delivered = await self._create(bucket, name, inbox, deliver)
+            if pending == 0 and delivered == 0:
                 return []
             silent = 0
             while pending:
@@ -135,17 +132,35 @@ class Raw:
                     await progress.wait()
                 silent = silent + 1 if silence.cancelled_caught else 0
                 progress = anyio.Event()
-                if silent:
-                    # The last ones may have been overwritten: then no message tells that it is the last.
-                    info = await self.api(f"CONSUMER.INFO.{stream}.{name}")
-                    if info["num_pending"] == 0 and info["delivered"]["consumer_seq"] == len(found):
-                        break
+                # The last ones may have been overwritten: then no message tells that it is the last.
+                if silent and await self._progress(bucket, name) == (0, len(found)):
+                    break
                 if silent == 30:
                     raise Rejection(0, "the list broke off: its consumer was lost")
-            await self.api(f"CONSUMER.DELETE.{stream}.{name}")
+            await self._remove(bucket, name)
         finally:
             await subscription.unsubscribe()
         return found
+
+    # Its consumers
+
+    def _inbox(self, name: str) -> str:
+        return self.client.new_inbox()
+
+    async def _create(self, bucket: str, name: str, inbox: str, deliver: str) -> tuple[int, int]:
+        stream = f"KV_{self.bucket(bucket)}"
+        config = {"name": name, "deliver_subject": inbox, "ack_policy": "none", "deliver_policy": deliver}
+        config["filter_subject"] = f"$KV.{self.bucket(bucket)}.{self.keys}"
+        body = {"stream_name": stream, "config": {**config, "mem_storage": True, "num_replicas": 1}}
+        info = await self.api(f"CONSUMER.CREATE.{stream}.{name}.{config['filter_subject']}", body)
+        return info["num_pending"], info["delivered"]["consumer_seq"]
+
+    async def _progress(self, bucket: str, name: str) -> tuple[int, int]:
+        info = await self.api(f"CONSUMER.INFO.KV_{self.bucket(bucket)}.{name}")
+        return info["num_pending"], info["delivered"]["consumer_seq"]
+
+    async def _remove(self, bucket: str, name: str) -> None:
+        await self.api(f"CONSUMER.DELETE.KV_{self.bucket(bucket)}.{name}")
 
     async def contents(self, bucket: str) -> dict[str, Record]:
         """The bucket's living keys."""
@@ -234,6 +249,36 @@ class Raw:
         await eventually(lambda: heard and heard[-1].sequence >= last, what="all is recorded")
         held = [record for record in await self.records(bucket, "all") if record.sequence < last]
         return sorted({record.sequence: record for record in (*held, *heard)}.values())
+
+
+class Tenant(Raw):
+    """A node in an account of its own, with nothing but a NATS client: managers make its consumers."""
+
+    def __init__(self, client: Client, node: str) -> None:
+        super().__init__(client, keys=f"{node}.>")
+        self._subject = f"cdm.watch.{node}"
+
+    async def ask(self, **question: object) -> Any:
+        """Ask a manager."""
+        payload = json.dumps({"reader": "agent", **question}).encode()
+        answer = json.loads((await self.client.request(self._subject, payload, timeout=ANSWER)).data)
+        if error := answer.get("error"):
+            raise Rejection(0, error)
+        return answer
+
+    def _inbox(self, name: str) -> str:
+        return f"{self._subject}.{name}"
+
+    async def _create(self, bucket: str, name: str, inbox: str, deliver: str) -> tuple[int, int]:
+        progress = (await self.ask(what="create", token=name))["progress"]
+        return progress["pending"], progress["delivered"]
+
+    async def _progress(self, bucket: str, name: str) -> tuple[int, int]:
+        progress = (await self.ask(what="progress"))["progress"]
+        return progress["pending"], progress["delivered"]
+
+    async def _remove(self, bucket: str, name: str) -> None:
+        await self.ask(what="delete")
 
 
 @asynccontextmanager
