@@ -67,6 +67,17 @@ app.command(
     ),
 )
 app.command(
+    "cdm.cli.secure:secure",
+    name="secure",
+    help=(
+        "Write a configuration of nats-server in which everybody may do what is theirs, and a key for everybody.\n\n"
+        "Each node has an account of its own: whoever holds its key can do no more than lie about that node. On a "
+        "folder that is there it adds the nodes that are new, gives --rotate another key and takes --remove away, and "
+        "leaves all other keys as they are. Connects to nothing, prints no seed, and overwrites nothing that it did "
+        "not write. Exits with 4 where something else is in its way."
+    ),
+)
+app.command(
     "cdm.cli.status:status",
     name="status",
     help=(

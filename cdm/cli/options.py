@@ -57,6 +57,12 @@ def _duration(text: str, *, ttl: bool) -> float:
     return seconds
 
 
+def check_prefix(prefix: str) -> None:
+    """Raise `UsageError` where it cannot be a prefix of buckets and subjects."""
+    if prefix and not _PREFIX.fullmatch(prefix):
+        raise UsageError(f"--prefix {prefix!r}: use letters, digits, '-' and '_', at most 32")
+
+
 FLAG = Parameter(negative="", show_default=False)
 """An option without a value."""
 
@@ -210,8 +216,7 @@ class ConnectionOptions:
         Raises:
             UsageError: a context or file cannot be used.
         """
-        if self.prefix and not _PREFIX.fullmatch(self.prefix):
-            raise UsageError(f"--prefix {self.prefix!r}: use letters, digits, '-' and '_', at most 32")
+        check_prefix(self.prefix)
         server = self.server
         if self.context and self.context != os.environ.get("NATS_CONTEXT") and server == os.environ.get("NATS_URL"):
             server = None  # a context that is typed takes precedence over a server from the environment

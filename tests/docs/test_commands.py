@@ -183,6 +183,12 @@ async def test_the_scripts_for_those_who_change_cdm(tmp_path: Path) -> None:
         assert "--rounds" in await shell.good(f"{measure} --help")
 
 
+async def test_the_example_of_permissions_is_printed(tmp_path: Path) -> None:
+    async with terminal(tmp_path) as shell:
+        printed = await shell.good(f"cd {ROOT}; {inline('python -m cdm.secure.example')}")
+        assert printed == (ROOT / "nats" / "secure.conf").read_text(encoding="utf-8")
+
+
 Test = Callable[..., object]
 
 BLOCKS_ARE_IN: dict[str, Test] = {
@@ -245,7 +251,9 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "nats kv put": test_nats_cli.test_every_nats_command_of_the_documents_does_what_they_say,
     "nats object": test_nats_cli.test_what_is_pushed_is_an_object,
-    "chmod 600 node-1.nk": test_nats_cli.test_the_security_of_the_documents,
+    "cdm secure": test_nats_cli.test_the_security_of_the_documents,
+    "cdm secure --out site": test_nats_cli.test_the_security_of_the_documents,
+    "python -m cdm.secure.example": test_the_example_of_permissions_is_printed,
     "cdm node --runtime sites": test_first_steps.test_the_runtime_example_serves_a_site,
     "cdm node --runtime external": test_documents.test_the_agent_example_serves_a_blueprint,
     "bash .ci/run": test_the_scripts_for_those_who_change_cdm,

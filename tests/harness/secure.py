@@ -28,12 +28,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from nats.aio.client import Client
 
+from cdm.model.artifact import node_id
+from cdm.secure.example import example, variable
 from cdm.store.access import Access
 from tests.harness.paths import ROOT
 from tests.harness.servers import NatsServer, running_server
 from tests.harness.wire import ANSWER
 
 CONFIG = ROOT / "nats" / "secure.conf"
+BEFORE = Path(__file__).with_name("secure_before.conf")
+"""What was shipped before nodes had accounts of their own: it goes on working."""
 BLOCK = re.compile(r"( *# begin node-1\n)(.*?)( *# end node-1\n)", re.DOTALL)
 
 
@@ -101,16 +105,24 @@ class Pair:
 class Fortress:
     """The secrets of one server, and how each user gets in. Made by `fortress`."""
 
-    def __init__(self, folder: Path, nodes: Sequence[str]) -> None:
+    def __init__(self, folder: Path, nodes: Sequence[str], managers: Sequence[str], *, before: bool = False) -> None:
         self.folder = folder
+        self.nodes = nodes
+        self.managers = managers
         self.tls = Certificates(folder / "tls")
-        self.passwords = {name: f"pass-{secrets.token_hex(8)}" for name in ("admin", "operator")}
-        self.pairs = {name: Pair(nkeys.PREFIX_BYTE_USER) for name in ("manager", *nodes)}
+        who = (*managers, *nodes) if before else ("admin", "operator", *managers, *nodes)
+        known = ("admin", "operator") if before else ()
+        self.passwords = {name: f"pass-{secrets.token_hex(8)}" for name in known}
+        self.pairs = {name: Pair(nkeys.PREFIX_BYTE_USER) for name in who}
         for name, pair in self.pairs.items():
             (folder / f"{name}.nk").write_text(pair.seed, encoding="utf-8")
         self.config = folder / "secure.conf"
-        self.config.write_text(with_nodes(nodes), encoding="utf-8")
+        self.config.write_text(with_nodes(nodes) if before else self.text(), encoding="utf-8")
         self.server: NatsServer | None = None
+
+    def text(self) -> str:
+        """The configuration that is shipped, for these nodes and managers."""
+        return example([node_id(each) for each in self.nodes], [node_id(each) for each in self.managers])
 
     @property
     def url(self) -> str:
@@ -127,7 +139,7 @@ class Fortress:
             "NATS_TLS_KEY": str(self.tls.key),
             "NATS_TLS_CA": str(self.tls.ca),
             **{f"{name.upper()}_PASSWORD": password for name, password in self.passwords.items()},
-            **{f"{name.upper().replace('-', '_')}_NKEY": pair.public for name, pair in self.pairs.items()},
+            **{variable(name): pair.public for name, pair in self.pairs.items()},
         }
 
     @property
@@ -219,8 +231,8 @@ class Insider:
 
 
 def with_nodes(nodes: Sequence[str]) -> str:
-    """The shipped configuration with its block for node-1 copied for every node, as it tells its readers to do."""
-    text = CONFIG.read_text(encoding="utf-8")
+    """The configuration of before with its block for node-1 copied for every node, as it tells its readers to do."""
+    text = BEFORE.read_text(encoding="utf-8")
     found = BLOCK.search(text)
     assert found is not None
     copies = "".join(
@@ -230,11 +242,21 @@ def with_nodes(nodes: Sequence[str]) -> str:
 
 
 @asynccontextmanager
-async def fortress(folder: Path, *nodes: str) -> AsyncIterator[Fortress]:
-    """A server with the shipped configuration, for the time of the ``with`` block."""
-    made = Fortress(folder, nodes or ("node-1",))
-    # As it is shipped where one node is enough; a copy that has more of them otherwise.
-    config = made.config if nodes and nodes != ("node-1",) else CONFIG
+async def fortress(
+    folder: Path, *nodes: str, managers: Sequence[str] = ("manager-1",), before: bool = False
+) -> AsyncIterator[Fortress]:
+    """A server with the shipped configuration, for the time of the ``with`` block.
+
+    Args:
+        folder: where seeds and certificates go.
+        nodes: nodes that only run slices.
+        managers: nodes that manage.
+        before: with the configuration that was shipped before, whose managers are one user, ``manager``.
+    """
+    made = Fortress(folder, nodes or ("node-1",), ("manager",) if before else managers, before=before)
+    # As it is shipped where that is enough.
+    shipped = not before and (*made.nodes, *made.managers) == ("node-1", "manager-1")
+    config = CONFIG if shipped else made.config
     async with running_server(jetstream=False, arguments=["-c", str(config)], env=made.env) as server:
         made.server = server
         yield made
@@ -320,8 +342,8 @@ class JwtFortress:
 
 
 def permissions_of_node(node: str) -> dict[str, Any]:
-    """The permissions that the shipped configuration gives to a node, as a JWT has them."""
-    found = BLOCK.search(CONFIG.read_text(encoding="utf-8"))
+    """The permissions that the configuration of before gives to a node, as a JWT has them."""
+    found = BLOCK.search(BEFORE.read_text(encoding="utf-8"))
     assert found is not None
     block = re.sub(r"#.*", "", found[2].replace("node-1", node))
     publish, subscribe = block.split("subscribe:")

@@ -448,7 +448,7 @@ async def test_subjects_under_the_clusters_prefix_are_cdms_own(server: NatsServe
 
 
 async def test_a_manager_that_may_not_ask_says_which_permission_it_lacks(tmp_path: Path) -> None:
-    async with fortress(tmp_path) as made, connect(made.access("manager"), name="test") as connection:
+    async with fortress(tmp_path) as made, connect(made.access("manager-1"), name="test") as connection:
         found = await ask(Asker(connection), Check(nats="shop.health"))
         assert found.outcome is E
         assert found.reason.startswith('permission denied: publish "shop.health"')

@@ -28,7 +28,7 @@ from tests.docs.documents import adapted, blocks, commands, inline
 from tests.harness.agents import agents
 from tests.harness.paths import ROOT
 from tests.harness.processes import environment, processes
-from tests.harness.secure import CONFIG, Certificates, JwtFortress, fortress
+from tests.harness.secure import Certificates, JwtFortress, fortress
 from tests.harness.servers import NatsServer, free_port, running_server
 from tests.harness.terminal import terminal
 from tests.harness.waiting import bounded, eventually
@@ -165,11 +165,14 @@ async def test_blueprints_as_users_type_them(server: NatsServer, shell: Shell) -
         running.unharmed()
 
 
-async def test_an_operator_of_the_shipped_configuration(shell: Shell) -> None:
-    """User, password, CA and inbox prefix in a context: enough for all that an operator does, and for no more."""
-    async with fortress(shell.folder, "node-1") as found:
+@pytest.mark.parametrize("before", [False, True])
+async def test_an_operator_of_the_shipped_configuration(shell: Shell, before: bool) -> None:
+    """Credentials, CA and inbox prefix in a context: enough for all that an operator does, and for no more."""
+    async with fortress(shell.folder, "node-1", before=before) as found:
         assert (await shell.cdm("init", *found.options("admin"))).returncode == 0
-        who = ["--user", "operator", "--password", found.passwords["operator"], "--tlsca", str(found.tls.ca)]
+        key = ["--nkey", str(shell.folder / "operator.nk")]
+        password = ["--user", "operator", "--password", found.passwords["operator"]] if before else []
+        who = [*(password or key), "--tlsca", str(found.tls.ca)]
         await shell.good(
             "context", "add", "operator", "--server", found.url, *who, "--inbox-prefix", "_INBOX_operator", "--select"
         )
@@ -187,12 +190,13 @@ async def test_an_operator_of_the_shipped_configuration(shell: Shell) -> None:
         keys = (("slices", f"node-1.{ONE}"), ("slices", "_leader"), ("nodes", "node-1"), ("status", ONE))
         await shell.refused(*(("kv", "put", *key, "{}") for key in keys))
         silent = await shell.nats("kv", "ls", "slices")
-        assert found.passwords["operator"].encode() not in silent.stdout + silent.stderr
+        for secret in found.secrets:
+            assert secret.encode() not in silent.stdout + silent.stderr
 
 
-async def test_a_node_of_the_shipped_configuration(shell: Shell) -> None:
+async def test_a_node_of_the_configuration_of_before(shell: Shell) -> None:
     """An nkey in a context: a node's own keys, and nobody else's."""
-    async with fortress(shell.folder, "node-1") as found:
+    async with fortress(shell.folder, "node-1", before=True) as found:
         assert (await shell.cdm("init", *found.options("admin"))).returncode == 0
         own = ["--nkey", str(shell.folder / "node-1.nk"), "--tlsca", str(found.tls.ca)]
         inbox = ["--inbox-prefix", "_INBOX_node-1"]
@@ -205,6 +209,22 @@ async def test_a_node_of_the_shipped_configuration(shell: Shell) -> None:
         await shell.refused(
             (*use, "kv", "get", "slices", f"node-2.{ONE}"), *((*use, "kv", "put", *key, "{}") for key in keys)
         )
+        refused = await shell.cdm("status", *use)
+        assert refused.returncode == Exit.DENIED
+        assert b"permission denied" in refused.stderr
+
+
+async def test_a_node_of_the_shipped_configuration(shell: Shell) -> None:
+    """It reads no bucket with the tool; its own keys it writes."""
+    async with fortress(shell.folder, "node-1") as found:
+        assert (await shell.cdm("init", *found.options("admin"))).returncode == 0
+        own = ["--nkey", str(shell.folder / "node-1.nk"), "--tlsca", str(found.tls.ca)]
+        inbox = ["--inbox-prefix", "_INBOX_node-1"]
+        await shell.good("context", "add", "node-1", "--server", found.url, *own, *inbox)
+        use = ("--context", "node-1")
+        assert '"seq"' in await shell.good(*use, "req", f"$KV.slices.node-1.{ONE}", '{"state":"ACTIVE"}')
+        for bucket in ("slices", "blueprints", "nodes"):
+            assert (await shell.nats(*use, "kv", "ls", bucket)).returncode != 0
         refused = await shell.cdm("status", *use)
         assert refused.returncode == Exit.DENIED
         assert b"permission denied" in refused.stderr
@@ -368,47 +388,46 @@ async def test_what_is_pushed_is_an_object(server: NatsServer, shell: Shell) -> 
 async def test_the_security_of_the_documents(tmp_path: Path) -> None:
     """Keys, a server with its permissions, an admin, a manager, a node and an operator, all as they are typed."""
     program()
-    seed, public, hashed, context, server, init, manager, node, status = commands("Users and permissions")
-    needed = re.findall(r"^ *\w+: \$(\w+)$", CONFIG.read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(re.findall(r"(\w+)=", server)) == sorted(needed), "the configuration takes what is shown"
+    secure, server, contexts, init, manager, node, status, more, rotate, reload = commands("Users and permissions")
     Certificates(tmp_path)
     port = free_port()
     address = {"tls://nats.example.org": f"tls://127.0.0.1:{port}"}
     async with terminal(tmp_path) as shell:
-
-        async def told(command: str) -> str:
-            return (await shell.good(command)).strip()
-
-        await shell.good(seed)
-        await shell.good(inline("chmod 600 node-1.nk"))
-        await shell.good(adapted(context, address))
-        # What is shown for the node and for the operator is done for the manager and for the admin too.
-        await shell.good(adapted(seed, {"node-1": "manager"}))
-        other = adapted(hashed, {"a long password": "another long password"})
-        site = {
-            "ADMIN_PASSWORD='\"$2a$…\"'": f"ADMIN_PASSWORD='\"{await told(other)}\"'",
-            "OPERATOR_PASSWORD='\"$2a$…\"'": f"OPERATOR_PASSWORD='\"{await told(hashed)}\"'",
-            "MANAGER_NKEY=U…": f"MANAGER_NKEY={await told(adapted(public, {'node-1': 'manager'}))}",
-            "NODE_1_NKEY=U…": f"NODE_1_NKEY={await told(public)}",
-            "/var/lib/nats": "store",  # a folder that the tests may write
-            "nats/secure.conf": f"nats/secure.conf -a 127.0.0.1 -p {port}",  # 4222 may be taken
-        }
-        await shell.start(adapted(server, site), "server")
+        written = await shell.good(adapted(secure, {**address, "/var/lib/nats": "store"}))  # where the tests may write
+        seeds = [path.read_text(encoding="utf-8").strip() for path in (tmp_path / "site" / "keys").iterdir()]
+        assert len(seeds) == 4
+        await shell.start(f"{server} -a 127.0.0.1 -p {port}", "server")  # 4222 may be taken
         log = tmp_path / "server.log"
         await eventually(lambda: "Server is ready" in log.read_text(encoding="utf-8"), PATIENCE)
-        await shell.good(adapted(init, address))
-        await shell.start(adapted(manager, address), "manager")
+        await shell.good(contexts)
+        await shell.good(init)
+        await shell.start(manager, "manager")
         await shell.start(f"CDM_FOLDER=state {adapted(node, address)}", "node")
 
-        async def complete() -> bool:
+        async def complete(*names: str) -> bool:
             rows = [line.split()[:2] for line in (await shell.type(status)).splitlines()]
-            return shell.code == Exit.OK and ["manager-1", "manager"] in rows and ["node-1", "agent"] in rows
+            there = all([name, "agent"] in rows for name in names)
+            return shell.code == Exit.OK and ["manager-1", "manager"] in rows and there
 
         try:
-            await eventually(complete, 60, "the manager leads, and the node is there")
+            await eventually(lambda: complete("node-1"), 60, "the manager leads, and the node is there")
         except AssertionError:
             print(await shell.type(f"{status}; cat server.log manager.log node.log"))
             raise
-        await shell.good("kill $node; wait $node && kill $manager; wait $manager")
+        written += await shell.good(more)
+        written += await shell.good(rotate)
+        # There may be other servers on this machine.
+        await shell.good(adapted(reload, {"reload": "reload=$server"}))
+        another = adapted(node, {**address, "node-1": "node-2"})
+        await shell.start(f"CDM_FOLDER=other {another}", "other")
+        await eventually(lambda: complete("node-2"), 60, "the node that was added is there")
+        node_log = tmp_path / "node.log"
+        await eventually(lambda: "Authorization Violation" in node_log.read_text(encoding="utf-8"), PATIENCE, "refused")
+        await shell.good("kill $node; wait $node")
+        await shell.start(f"CDM_FOLDER=state {adapted(node, address)}", "node")
+        await eventually(lambda: complete("node-1", "node-2"), 60, "it is let in with its new key")
+        await shell.good("kill $other; wait $other; kill $node; wait $node && kill $manager; wait $manager")
         await shell.type("kill $server; wait $server")
-        assert "long password" not in await shell.good("cat *.log")
+        told = written + await shell.good("cat *.log")
+        for seed in seeds:
+            assert seed not in told

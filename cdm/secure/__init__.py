@@ -1,0 +1,1 @@
+"""Who may do what in NATS: the permissions of each role, and a server's configuration that grants them."""

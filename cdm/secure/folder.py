@@ -1,0 +1,259 @@
+"""The folder of `cdm secure`: a server's configuration, the users' keys, and contexts for the `nats` tool.
+
+``site.json`` holds who there is, with public keys only: seeds may be taken away to where they are used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from cdm.errors import Conflict, UsageError
+from cdm.model.artifact import NodeId, node_id
+from cdm.model.keys import decode_node, encode_node
+from cdm.model.problems import UNREADABLE
+from cdm.secure.accounts import User
+from cdm.secure.configuration import ACCOUNTS_HEAD, rendered, server_file
+from cdm.secure.keys import Pair, new_pair, write_private
+from cdm.secure.permissions import Members, accounts, inbox_of
+
+ACCOUNTS = "accounts.conf"
+SERVER = "server.conf"
+SITE = "site.json"
+KEYS = "keys"
+CONTEXTS = Path("nats") / "context"
+"""Where the `nats` tool, and cdm, look for contexts beneath XDG_CONFIG_HOME."""
+RESERVED = ("admin", "operator")
+"""Users that every site has."""
+
+Role = Literal["admin", "operator", "manager", "node"]
+What = Literal["new", "rotated", "removed", "kept"]
+
+
+class Tls(Struct, frozen=True, omit_defaults=True):
+    """Files of the server and of its clients; empty: none."""
+
+    cert: str = ""
+    key: str = ""
+    ca: str = ""
+
+
+class SiteRecord(Struct, frozen=True):
+    """What ``site.json`` holds."""
+
+    version: int
+    prefix: str
+    url: str
+    ca: str
+    users: dict[str, str]
+    """Public keys of the admin and the operator."""
+    managers: dict[str, str]
+    """By node, as in keys."""
+    nodes: dict[str, str]
+    accounts: str = ""
+    """Digest of ``accounts.conf`` as it was written."""
+
+    @property
+    def everybody(self) -> dict[str, str]:
+        """All public keys, by user."""
+        return {**self.users, **self.managers, **self.nodes}
+
+    def role(self, name: str) -> Role:
+        """What a user is."""
+        if name in self.users:
+            return "admin" if name == "admin" else "operator"
+        return "manager" if name in self.managers else "node"
+
+
+class UserWritten(Struct, frozen=True):
+    """One user, and what was done about it."""
+
+    name: str
+    role: Role
+    what: What
+    public: str
+    inbox_prefix: str
+    key: str
+    """Path of the file with the seed."""
+    context: str
+    """Path of the context."""
+
+
+class Changes(Struct, frozen=True):
+    """What is to be done to a folder.
+
+    Args:
+        nodes: nodes that only run slices, to be added where they are not there yet.
+        managers: the same of nodes that manage.
+        rotate: users that get another key.
+        remove: users that are to be no more.
+    """
+
+    nodes: tuple[NodeId, ...] = ()
+    managers: tuple[NodeId, ...] = ()
+    rotate: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+class SiteFolder:
+    """The folder at ``path``, which need not be there yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> SiteRecord | None:
+        """Who there is; None: nothing is there.
+
+        Raises:
+            UsageError: what is there cannot be read.
+            Conflict: something else is there.
+        """
+        try:
+            return msgspec.json.decode((self.path / SITE).read_bytes(), type=SiteRecord)
+        except FileNotFoundError:
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise Conflict(f"{self.path} has no {SITE}, and is not empty: choose another --out") from None
+            return None
+        except UNREADABLE as error:
+            raise UsageError(f"{self.path / SITE} is damaged: {error}") from None
+
+    def create(self, changes: Changes, *, url: str, prefix: str, tls: Tls, store: str) -> list[UserWritten]:
+        """Make the folder, with all that it holds. Errors as of `change`."""
+        known = SiteRecord(1, prefix, url, tls.ca, {}, {}, {})
+        _check(known, changes)
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.chmod(0o700)
+        for name in (KEYS, CONTEXTS.parent, CONTEXTS):
+            (self.path / name).mkdir(mode=0o700, exist_ok=True)
+        written = self._write(known, changes, force=False)
+        (self.path / SERVER).write_text(
+            server_file(ACCOUNTS, store=store, cert=tls.cert, key=tls.key, ca=tls.ca), encoding="utf-8"
+        )
+        return written
+
+    def change(self, known: SiteRecord, changes: Changes, *, force: bool) -> list[UserWritten]:
+        """Add, rotate and remove users; the keys of all others stay.
+
+        Raises:
+            UsageError: the changes contradict each other or what is there.
+            Conflict: a file would be overwritten that somebody else wrote.
+        """
+        return self._write(known, changes, force=force)
+
+    def _write(self, known: SiteRecord, changes: Changes, *, force: bool) -> list[UserWritten]:
+        _check(known, changes)
+        new = [name for name in self._wanted(changes) if name not in known.everybody]
+        self._check_files(known, new, force=force)
+        pairs = {name: new_pair() for name in (*new, *changes.rotate)}
+        managers = {encode_node(each) for each in changes.managers}
+        after = replace(
+            known,
+            users=_with(known.users, pairs, RESERVED, changes.remove),
+            managers=_with(known.managers, pairs, managers, changes.remove),
+            nodes=_with(known.nodes, pairs, {encode_node(each) for each in changes.nodes}, changes.remove),
+        )
+        text = self._accounts(after)
+        # The keys first: a server that is told of a key that nobody has locks its user out.
+        for name, pair in pairs.items():
+            write_private(self._key(name), pair.seed + b"\n")
+            write_private(self._context(name), self._connection(after, name))
+        (self.path / ACCOUNTS).write_text(text, encoding="utf-8")
+        site = msgspec.json.format(msgspec.json.encode(replace(after, accounts=_digest(text))), indent=2)
+        write_private(self.path / SITE, site + b"\n")
+        for name in changes.remove:
+            self._key(name).unlink(missing_ok=True)
+            self._context(name).unlink(missing_ok=True)
+        what: dict[str, What] = {**dict.fromkeys(new, "new"), **dict.fromkeys(changes.rotate, "rotated")}
+        return [
+            *(self._written(after, name, what.get(name, "kept")) for name in after.everybody),
+            *(self._written(known, name, "removed") for name in changes.remove),
+        ]
+
+    def _wanted(self, changes: Changes) -> list[str]:
+        return [*RESERVED, *map(encode_node, (*changes.managers, *changes.nodes))]
+
+    def _check_files(self, known: SiteRecord, new: Iterable[str], *, force: bool) -> None:
+        """Nothing that somebody else wrote is overwritten."""
+        for name in new:
+            for path in (self._key(name), self._context(name)):
+                if path.exists():
+                    raise Conflict(f"{path} is there, and {SITE} does not know of it: move it away")
+        path = self.path / ACCOUNTS
+        if force or not known.accounts or not path.exists():
+            return
+        if _digest(path.read_text(encoding="utf-8", errors="replace")) != known.accounts:
+            raise Conflict(f"{path} was changed by hand: take what you added to {SERVER}, or overwrite it with --force")
+
+    def _accounts(self, known: SiteRecord) -> str:
+        site = Members(_ids(known.nodes), _ids(known.managers), known.prefix)
+        keys = known.everybody
+
+        def login(user: User) -> str:
+            return f"nkey: {keys[user.name]}"
+
+        return ACCOUNTS_HEAD + rendered(accounts(site), login)
+
+    def _connection(self, known: SiteRecord, name: str) -> bytes:
+        """A context of the `nats` tool."""
+        context = {
+            "description": f"cdm: {known.role(name)} {name}",
+            "url": known.url,
+            "nkey": str(self._key(name).absolute()),
+            "ca": str(Path(known.ca).expanduser().absolute()) if known.ca else "",
+            "inbox_prefix": inbox_of(name),
+        }
+        return msgspec.json.format(msgspec.json.encode(context), indent=2) + b"\n"
+
+    def _key(self, name: str) -> Path:
+        return self.path / KEYS / f"{name}.nk"
+
+    def _context(self, name: str) -> Path:
+        return self.path / CONTEXTS / f"{name}.json"
+
+    def _written(self, known: SiteRecord, name: str, what: What) -> UserWritten:
+        public, paths = known.everybody[name], (str(self._key(name)), str(self._context(name)))
+        return UserWritten(name, known.role(name), what, public, inbox_of(name), *paths)
+
+
+def _check(known: SiteRecord, changes: Changes) -> None:
+    """Refuse what contradicts itself, or what is there."""
+    nodes, managers = (set(map(encode_node, each)) for each in (changes.nodes, changes.managers))
+    for name in sorted((nodes | managers) & set(RESERVED)):
+        raise UsageError(f"{name!r} is the name of a user that every site has: give the node another id")
+    for name in sorted((nodes & managers) | (nodes & known.managers.keys()) | (managers & known.nodes.keys())):
+        raise UsageError(
+            f"{name!r} cannot be both: a node of --managers manages, and may run slices too; one of --nodes only runs "
+            "slices"
+        )
+    for option, names in (("--rotate", changes.rotate), ("--remove", changes.remove)):
+        for name in names:
+            if name not in known.everybody:
+                there = ", ".join(known.everybody) or "nobody"
+                raise UsageError(f"{option} {name}: there is no such user; there is: {there}")
+    if both := sorted((set(changes.rotate) | nodes | managers) & set(changes.remove)):
+        raise UsageError(f"--remove {both[0]}: the same command adds it, or gives it a new key")
+    for name in changes.remove:
+        if name in RESERVED:
+            raise UsageError(f"--remove {name}: every site has one; --rotate {name} gives it a new key")
+    if not (managers | known.managers.keys()) - set(changes.remove):
+        raise UsageError("without a manager nothing is managed: name at least one node with --managers")
+
+
+def _with(known: dict[str, str], pairs: Mapping[str, Pair], own: Iterable[str], less: Sequence[str]) -> dict[str, str]:
+    """The public keys of a role, with the new ones."""
+    names = dict.fromkeys((*known, *sorted(own)))
+    return {name: pairs[name].public if name in pairs else known[name] for name in names if name not in less}
+
+
+def _ids(names: Iterable[str]) -> tuple[NodeId, ...]:
+    return tuple(node_id(decode_node(name)) for name in names)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,283 @@
+"""The permissions of each role, as data: the one place that says who may do what.
+
+Managers and the admin are users of the buckets' account. A node, and the operator, have accounts of their own, to which
+single subjects of that account are opened as services: NATS brings the answers back to the account that asked, so
+nobody can have an answer written to a subject of somebody else's. A node can make no consumer, which would deliver
+wherever it is told to: managers make it one (`cdm.store.lending`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from cdm.model.artifact import NodeId
+from cdm.model.keys import LAYOUTS, encode_node
+from cdm.secure.accounts import Account, AccountLimits, Export, Grant, Import, User
+
+HUB = "CDM"
+"""The account of the buckets."""
+OPERATORS = "OPERATOR"
+ARTIFACTS = "artifacts"
+"""The object store."""
+
+NODE_CONNECTIONS = 16
+OPERATOR_CONNECTIONS = 256
+NODE_PAYLOAD = 256 * 1024
+"""Bytes of a node's longest message: the state of a slice, or a part of its output."""
+OPERATOR_PAYLOAD = 1024 * 1024
+CONSUMERS = 1000
+"""Consumers that managers, operators and routers may have between them."""
+CONSUMERS_PER_NODE = 4
+
+
+class Members(Struct, frozen=True):
+    """Who there is.
+
+    Args:
+        nodes: nodes that only run slices.
+        managers: nodes that manage, and may run slices, too.
+        prefix: of the names of subjects and buckets.
+    """
+
+    nodes: tuple[NodeId, ...]
+    managers: tuple[NodeId, ...]
+    prefix: str = ""
+
+    def core(self, *tokens: str) -> str:
+        """A core subject."""
+        return ".".join((self.prefix, *tokens) if self.prefix else tokens)
+
+    def bucket(self, name: str) -> str:
+        """A bucket's full name."""
+        return f"{self.prefix}_{name}" if self.prefix else name
+
+    def key(self, bucket: str, keys: str) -> str:
+        """The subject of keys."""
+        return f"$KV.{self.bucket(bucket)}.{keys}"
+
+    def api(self, call: str, *names: str, rest: str = "") -> tuple[str, ...]:
+        """A call of JetStream's API for the streams of these buckets."""
+        return tuple(f"$JS.API.{call}.{self.stream(name)}{rest}" for name in names)
+
+    def stream(self, name: str) -> str:
+        """The stream of a bucket."""
+        return f"{'OBJ' if name == ARTIFACTS else 'KV'}_{self.bucket(name)}"
+
+
+BUCKETS = tuple(layout.name for layout in LAYOUTS)
+
+
+def account_of(node: NodeId) -> str:
+    """The account of a node that only runs slices."""
+    return f"NODE_{encode_node(node)}"
+
+
+def inbox_of(user: str) -> str:
+    """The inbox prefix of a user: nobody hears another's answers."""
+    return f"_INBOX_{user}"
+
+
+def accounts(site: Members) -> tuple[Account, ...]:
+    """All accounts: that of the buckets, the operator's, and each node's."""
+    nodes = tuple(_node(site, node) for node in site.nodes)
+    operator = _operator(site)
+    return (_hub(site, (operator, *nodes)), operator, *nodes)
+
+
+# The account of the buckets
+
+
+def _hub(site: Members, others: tuple[Account, ...]) -> Account:
+    """It exports exactly what the others import."""
+    takers: dict[tuple[str, bool], list[str]] = {}
+    for other in others:
+        for each in other.imports:
+            if each.account == HUB:
+                takers.setdefault((each.subject, each.stream), []).append(other.name)
+    logs = {site.core("cdm", "logs", encode_node(manager)) for manager in site.managers}
+    return Account(
+        HUB,
+        "The buckets, and those who make and manage them.",
+        (_admin(site), *(_manager(site, manager) for manager in site.managers)),
+        tuple(
+            Export(tuple(names), subject, stream, many=subject in logs) for (subject, stream), names in takers.items()
+        ),
+        tuple(Import(account_of(node), site.core("cdm", "node", encode_node(node))) for node in site.nodes),
+        consumers=CONSUMERS + CONSUMERS_PER_NODE * len(site.nodes),
+    )
+
+
+def _admin(site: Members) -> User:
+    every = (*BUCKETS, ARTIFACTS)
+    return User(
+        "admin",
+        "Makes and changes the buckets: `cdm init`. Once they are there, nobody needs it.",
+        (
+            Grant("", ("$JS.API.INFO",)),
+            Grant("", site.api("STREAM.INFO", *every)),
+            Grant("", site.api("STREAM.CREATE", *every)),
+            Grant("", site.api("STREAM.UPDATE", *every)),
+        ),
+        (f"{inbox_of('admin')}.>",),
+    )
+
+
+def _manager(site: Members, manager: NodeId) -> User:
+    own = encode_node(manager)
+    return User(
+        own,
+        f"Takes part in elections and manages: cdm node --id {manager}, of role manager or all.",
+        (
+            Grant(
+                "Commands, the lease (_leader) and the fence (_term); its own registration, and what is remembered "
+                "of nodes; statuses",
+                (site.key("slices", ">"), site.key("nodes", own), site.key("nodes", "*.seen"), site.key("status", ">")),
+            ),
+            Grant(
+                "Reading: the buckets' state, lease and fence, its own registration, and mirrors of all buckets",
+                ("$JS.API.INFO", *site.api("STREAM.INFO", *BUCKETS, ARTIFACTS)),
+            ),
+            Grant("", site.api("STREAM.MSG.GET", *BUCKETS)),
+            Grant("", site.api("DIRECT.GET", "nodes", rest=f".{site.key('nodes', own)}")),
+            Grant(
+                "",
+                tuple(
+                    subject
+                    for name in BUCKETS
+                    for subject in site.api("CONSUMER.CREATE", name, rest=f".*.{site.key(name, '>')}")
+                ),
+            ),
+            Grant("", site.api("CONSUMER.INFO", *BUCKETS, rest=".*")),
+            Grant("", site.api("CONSUMER.DELETE", *BUCKETS, rest=".*")),
+            Grant("", tuple(f"$JS.FC.{site.stream(name)}.>" for name in BUCKETS)),
+            Grant(
+                "Which content each artifact has: what is pushed over another one is rolled out",
+                (
+                    *site.api("CONSUMER.CREATE", ARTIFACTS, rest=f".*.$O.{site.bucket(ARTIFACTS)}.M.>"),
+                    *site.api("CONSUMER.INFO", ARTIFACTS, rest=".*"),
+                    *site.api("CONSUMER.DELETE", ARTIFACTS, rest=".*"),
+                    f"$JS.FC.{site.stream(ARTIFACTS)}.>",
+                ),
+            ),
+            Grant(
+                "Artifacts, for one that runs slices too (--role all)",
+                (*site.api("STREAM.MSG.GET", ARTIFACTS), *site.api("DIRECT.GET", ARTIFACTS)),
+            ),
+            Grant(
+                "Whether a node, or a leader, is alive",
+                (site.core("cdm", "node", "*"), site.core("cdm", "leader", "*")),
+            ),
+            Grant("Checks of rollouts over NATS: add the subjects at which services answer them, as `shop.health`", ()),
+        ),
+        (
+            f"{inbox_of(own)}.>",
+            site.core("cdm", "node", own),
+            site.core("cdm", "leader", "*"),
+            site.core("cdm", "logs", own),
+            site.core("cdm", "watch", "*"),
+        ),
+        "To those who ask; cdm logs allows some more with every message.",
+    )
+
+
+# Accounts of their own
+
+
+def _node(site: Members, node: NodeId) -> Account:
+    own = encode_node(node)
+    alive, logs = site.core("cdm", "node", own), site.core("cdm", "logs", own)
+    watch = site.core("cdm", "watch", own)
+    called = (
+        Grant(
+            "Its own slices, and its own registration; its intent is the operator's",
+            (site.key("slices", f"{own}.>"), site.key("nodes", own)),
+        ),
+        Grant(
+            "Reading: its own registration; and its own slices, by a consumer that managers make for it",
+            (
+                "$JS.API.INFO",
+                *site.api("DIRECT.GET", "nodes", rest=f".{site.key('nodes', own)}"),
+                watch,
+                *(f"$JS.FC.{site.stream('slices')}.cdm-{reader}-{own}.*" for reader in ("node", "agent")),
+            ),
+        ),
+        Grant(
+            "Artifacts: which one has a name, and its parts",
+            (*site.api("STREAM.MSG.GET", ARTIFACTS), *site.api("DIRECT.GET", ARTIFACTS)),
+        ),
+    )
+    local = (
+        Grant("Whether another process has its id", (alive,)),
+        Grant(
+            "Asked first, and answered by nobody in this account: so it knows that managers are to be asked",
+            site.api("STREAM.INFO", "slices"),
+        ),
+    )
+    return Account(
+        account_of(node),
+        f"Runs slices, and can do no more than lie about itself: cdm node --role agent --id {node}.",
+        (
+            User(
+                own,
+                "",
+                called + local,
+                (f"{inbox_of(own)}.>", alive, logs, f"{watch}.*"),
+                "To those who ask; cdm logs allows some more with every message.",
+            ),
+        ),
+        (Export((HUB,), alive), Export((OPERATORS,), logs, many=True)),
+        (*_services(called), Import(HUB, f"{watch}.*", stream=True)),
+        AccountLimits(NODE_CONNECTIONS, NODE_PAYLOAD),
+    )
+
+
+def _operator(site: Members) -> Account:
+    called = (
+        Grant("", (site.key("blueprints", ">"), site.key("nodes", "*.intent"))),
+        Grant(
+            "Artifacts: their parts and records, and the removal of parts that are no longer named",
+            (
+                f"$O.{site.bucket(ARTIFACTS)}.>",
+                *site.api("STREAM.PURGE", ARTIFACTS),
+                *site.api("STREAM.INFO", ARTIFACTS),
+                *site.api("STREAM.MSG.GET", ARTIFACTS),
+                *site.api("DIRECT.GET", ARTIFACTS),
+            ),
+        ),
+        Grant(
+            "Reading: buckets, single keys, and consumers for listing and watching",
+            ("$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", *site.api("STREAM.INFO", *BUCKETS)),
+        ),
+        Grant("", site.api("STREAM.MSG.GET", *BUCKETS)),
+        Grant("", site.api("DIRECT.GET", *BUCKETS, rest=".>")),
+        Grant("", site.api("CONSUMER.CREATE", *BUCKETS, rest=".>")),
+        Grant("", site.api("CONSUMER.INFO", *BUCKETS, rest=".*")),
+        Grant("", site.api("CONSUMER.DELETE", *BUCKETS, rest=".*")),
+        Grant("", tuple(f"$JS.FC.{site.stream(name)}.>" for name in BUCKETS)),
+    )
+    logs = (
+        *(Import(account_of(node), site.core("cdm", "logs", encode_node(node))) for node in site.nodes),
+        *(Import(HUB, site.core("cdm", "logs", encode_node(manager))) for manager in site.managers),
+    )
+    inbox = f"{inbox_of('operator')}.>"
+    return Account(
+        OPERATORS,
+        "Writes blueprints, intents and artifacts, and may see everything: `nats kv …`, `cdm status`.",
+        (
+            User(
+                "operator",
+                "",
+                (*called, Grant("What slices write: `cdm logs`", (site.core("cdm", "logs", "*"),))),
+                (inbox,),
+            ),
+        ),
+        (),
+        (*_services(called), *logs, Import(HUB, inbox, stream=True)),
+        AccountLimits(OPERATOR_CONNECTIONS, OPERATOR_PAYLOAD),
+    )
+
+
+def _services(grants: Iterable[Grant]) -> tuple[Import, ...]:
+    return tuple(Import(HUB, subject) for grant in grants for subject in grant.subjects)
