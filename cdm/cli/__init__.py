@@ -30,6 +30,18 @@ class Exit(IntEnum):
     DENIED = 5
 
 
+_EXITS = (
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unhealthy (nobody leads, a node does not answer, a rollout "
+    "was taken back or failed), 4 conflict (the node id is taken, the artifact exists, the blueprint was written "
+    "by others), 5 denied (credentials or a permission)."
+)
+
+
+def _examples(*commands: str) -> str:
+    """What stands below a command's help."""
+    return "\n".join(("Examples:", *(f"  {each}" for each in commands), "", _EXITS))
+
+
 app = App(
     name="cdm",
     help=(
@@ -42,11 +54,7 @@ app = App(
     # Markdown's parser takes longer to import than everything else.
     help_format="plaintext",
     version_format="plaintext",
-    help_epilogue=(
-        "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 unhealthy (nobody leads, a node does not answer, a rollout "
-        "was taken back or failed), 4 conflict (the node id is taken, the artifact exists, the blueprint was written "
-        "by others), 5 denied (credentials or a permission)."
-    ),
+    help_epilogue=_EXITS,
 )
 app.command(
     "cdm.cli.node:node",
@@ -115,6 +123,49 @@ app.command(
         "Pushes the program where a path is given, writes the version's blueprint, and follows the rollout until the "
         "version serves. Exits with 3 where it was taken back or failed, and with 4 where the blueprint was written "
         "by others, or another version took over meanwhile."
+    ),
+)
+app.command(
+    "cdm.cli.apply:apply",
+    name="apply",
+    help=(
+        "Have blueprints be what files say.\n\n"
+        "A document is a blueprint with `artifact: GROUP:NAME:VERSION` beside its fields. All documents are checked "
+        "first: where one is wrong, nothing is written, and the exit code is 2. Each blueprint that differs is written "
+        "by compare-and-set; what commands wrote there (restarted, a paused rollout) stays. Exits with 4 where a "
+        "blueprint was written by others meanwhile, and, with --wait, with 3 where not all comes to serve."
+    ),
+    help_epilogue=_examples(
+        "cdm apply -f shop.yaml --wait",
+        "cdm apply -f blueprints/ --owner shop --prune",
+        "cdm apply org.example:slice:1.0.0 --instances 3 --set env.LEVEL=debug",
+    ),
+)
+app.command(
+    "cdm.cli.apply:plan",
+    name="plan",
+    help=(
+        "Show what `cdm apply` would change, and what follows from that.\n\n"
+        "Shows the fields that differ, and then what the leader would do first, decided by the leader's own rules: "
+        "+ what it places, - what it stops, ~ what it rolls, ! what it cannot do. Writes nothing."
+    ),
+    help_epilogue=_examples(
+        "cdm plan -f shop.yaml",
+        "cdm plan -f shop.yaml --out shop.plan",
+        "cdm plan org.example:slice:1.0.0 --instances 5",
+    ),
+)
+app.command(
+    "cdm.cli.export:export",
+    name="export",
+    help=(
+        "Write what the cluster is to run as one file, which `cdm apply` takes.\n\n"
+        "For a backup, and to move what one cluster runs to another. Programs are not in it (`cdm artifact push`). "
+        "Versions that were replaced or taken back are left out, since nothing of them is to run."
+    ),
+    help_epilogue=_examples(
+        "cdm export > cluster.yaml",
+        "cdm export --context old | cdm apply --context new -f -",
     ),
 )
 app.command(

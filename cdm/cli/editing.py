@@ -5,9 +5,8 @@ from __future__ import annotations
 import getpass
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
 
 import anyio
 import msgspec
@@ -17,19 +16,24 @@ from msgspec.structs import replace
 from cdm.cli.known import meant
 from cdm.cli.plans import Edit
 from cdm.cli.service import ServiceLook, look_of
-from cdm.errors import Conflict, ServiceMissing, StoreBusy, Uncertain
+from cdm.errors import Conflict, InvalidKey, ServiceMissing, StoreBusy, Uncertain
 from cdm.model.artifact import Artifact, Service
-from cdm.model.keys import BlueprintKey, LastValidKey, RolloutKey, encode_service
+from cdm.model.keys import BlueprintKey, LastValidKey, RolloutKey, decode_artifact, encode, encode_service
 from cdm.model.last_valid import LastValid
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
-from cdm.store.revisions import WRITER, Revision, revisions
+from cdm.store.revisions import OWNER, WRITER, Revision, revisions
 from cdm.store.snapshot import check_there
 
 TRIES = 5
 """How often an edit is made anew where the blueprint was written meanwhile, or the server could not write."""
 PAUSE = 0.2
 """Seconds between two tries, at most."""
+
+FEW = 3
+"""Most services that are read one by one, and not together with all others."""
+RECORDS = "_rollout.>"
+"""A pattern of the keys of rollouts' records."""
 
 Plan = Callable[[ServiceLook], Edit]
 
@@ -74,10 +78,14 @@ async def looked(connection: Connection, service: Service) -> ServiceLook:
         tasks.start_soon(read_bucket, there["blueprints"])
         tasks.start_soon(read_bucket, there["status"])
         tasks.start_soon(read_record)
-    look = look_of(service, read["blueprints"], read["status"], records[0])
+    return await _with_copies(there["slices"], look_of(service, read["blueprints"], read["status"], records[0]))
+
+
+async def _with_copies(slices: Bucket, look: ServiceLook) -> ServiceLook:
+    """The same with the blueprints in force that refused ones have pushed out of the bucket's history."""
     for version in look.versions.values():
         if version.raw is not None and version.valid is None:
-            copied = replace(version, copy=await _copy_of(there["slices"], version.artifact))
+            copied = replace(version, copy=await _copy_of(slices, version.artifact))
             look = replace(look, versions={**look.versions, version.version: copied})
     return look
 
@@ -88,6 +96,45 @@ async def _copy_of(slices: Bucket, artifact: Artifact) -> LastValid | None:
         with suppress(msgspec.MsgspecError):
             return msgspec.json.decode(stored.payload, type=LastValid)
     return None
+
+
+async def looked_at_all(
+    connection: Connection, services: Iterable[Service] | None = None
+) -> dict[Service, ServiceLook]:
+    """How services stand; None: all that have, or had, a blueprint.
+
+    Raises:
+        StoreError: the buckets are missing, or cannot be read; in an exception group.
+    """
+    wanted = None if services is None else set(services)
+    if wanted is not None and len(wanted) <= FEW:
+        return {service: await looked(connection, service) for service in sorted(wanted)}
+    there = buckets(connection)
+    await check_there(there["blueprints"])
+    read: dict[str, list[Revision]] = {}
+
+    async def read_bucket(name: str, keys: str) -> None:
+        read[name] = await revisions(there[name], keys)
+
+    async with anyio.create_task_group() as tasks:
+        for name, keys in (("blueprints", ">"), ("status", ">"), ("slices", RECORDS)):
+            tasks.start_soon(read_bucket, name, keys)
+    records = {each.name: each.payload for each in read["slices"]}
+    blueprints, statuses = _by_service(read["blueprints"]), _by_service(read["status"])
+    looks: dict[Service, ServiceLook] = {}
+    for service in sorted(blueprints if wanted is None else wanted):
+        record = records.get(encode(RolloutKey(service)))
+        look = look_of(service, blueprints.get(service, ()), statuses.get(service, ()), record)
+        looks[service] = await _with_copies(there["slices"], look)
+    return looks
+
+
+def _by_service(found: Iterable[Revision]) -> dict[Service, list[Revision]]:
+    sorted_out: dict[Service, list[Revision]] = {}
+    for each in found:
+        with suppress(InvalidKey):
+            sorted_out.setdefault(decode_artifact(each.name).service, []).append(each)
+    return sorted_out
 
 
 async def edited(connection: Connection, service: Service, plan: Plan) -> Made:
@@ -125,13 +172,35 @@ async def edited(connection: Connection, service: Service, plan: Plan) -> Made:
 
 async def _put(connection: Connection, edit: Edit) -> int:
     """Write it; raises `Conflict` and `StoreBusy`, after which nothing of it is stored."""
-    bucket, key = buckets(connection)["blueprints"], BlueprintKey(edit.version.artifact)
-    put = partial(bucket.put, key, edit.raw, headers={WRITER: typist()})
+    version = edit.version
+    return await put_blueprint(connection, version.artifact, edit.raw, version.revision, version.owner)
+
+
+async def put_blueprint(
+    connection: Connection, artifact: Artifact, raw: bytes | None, expect: int, owner: str = ""
+) -> int:
+    """Write a blueprint by compare-and-set; returns its revision.
+
+    Args:
+        connection: to NATS.
+        artifact: whose.
+        raw: what it says; None: it is removed.
+        expect: the revision that it must have now.
+        owner: who is to look after it; empty: nobody in particular.
+
+    Raises:
+        Conflict: it has another revision. Nothing of this is stored, or it cannot be told.
+        StoreBusy: the server cannot write at present; nothing is stored.
+    """
+    bucket, key = buckets(connection)["blueprints"], BlueprintKey(artifact)
+    headers = {WRITER: typist(), **({OWNER: owner} if owner and raw is not None else {})}
     try:
-        return await put(expect=edit.version.revision)
+        if raw is None:
+            return await bucket.delete(key, expect=expect, headers=headers)
+        return await bucket.put(key, raw, expect=expect, headers=headers)
     except Uncertain:
         stored = await bucket.read_near(key)
-        if stored is not None and stored.payload == edit.raw and stored.revision > edit.version.revision:
+        if stored is not None and stored.payload == raw and stored.revision > expect:
             return stored.revision
         raise Conflict("it may be stored later") from None
 

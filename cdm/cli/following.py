@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from math import inf
@@ -39,19 +39,20 @@ APART = 1.0
 
 
 class StatusFollower:
-    """Follows the statuses of a service's versions.
+    """Follows the statuses of the versions of services.
 
     Args:
         connection: to NATS.
-        service: which service.
+        services: which ones; at least one.
     """
 
-    def __init__(self, connection: Connection, service: Service) -> None:
+    def __init__(self, connection: Connection, *services: Service) -> None:
         self.statuses: dict[Artifact, Status] = {}
-        self._service = service
-        self._news = Wakeup()
-        bucket = buckets(connection)["status"]
-        self._watch = Watch(bucket, self._take, keys=keys_of(service), on_live=self._on_live)
+        self._services = frozenset(services)
+        self._waiting: list[Wakeup] = []
+        self._news = self.wakeup()
+        keys = keys_of(services[0]) if len(services) == 1 else ">"
+        self._watch = Watch(buckets(connection)["status"], self._take, keys=keys, on_live=self._on_live)
         self._live = anyio.Event()
 
     async def run(self) -> None:
@@ -63,8 +64,17 @@ class StatusFollower:
         await self._live.wait()
 
     async def news(self) -> None:
-        """Wait until something is new."""
+        """Wait until something is new since this was last waited for; for one task."""
         await self._news.wait()
+
+    def wakeup(self) -> Wakeup:
+        """What is set whenever something is new, for one more task."""
+        self._waiting.append(Wakeup())
+        return self._waiting[-1]
+
+    def of(self, service: Service) -> dict[Artifact, Status]:
+        """The statuses of one service's versions."""
+        return {artifact: status for artifact, status in self.statuses.items() if artifact.service == service}
 
     def _take(self, message: Message) -> None:
         key = message.key if isinstance(message, (ValuePut, ValueRemove)) else None
@@ -72,17 +82,21 @@ class StatusFollower:
             return
         with suppress(InvalidKey):
             artifact = decode_artifact(key.name)
-            if artifact.service == self._service:
+            if artifact.service in self._services:
                 if isinstance(message, ValuePut):
                     self.statuses[artifact] = message.value
                 else:
                     self.statuses.pop(artifact, None)
-                self._news.set()
+                self._tell()
 
     def _on_live(self, live: bool) -> None:
         if live:
             self._live.set()
-        self._news.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        for each in self._waiting:
+            each.set()
 
 
 Say = Callable[[str], None]
@@ -97,23 +111,47 @@ async def followed(connection: Connection, made: Made, say: Say, timeout: float 
         say: shows a line.
         timeout: seconds after which it is no longer waited for; None: for ever.
     """
-    artifact = made.edit.version.artifact
-    follower = StatusFollower(connection, artifact.service)
-    ended = Ended(End.TIMED_OUT, f"not over within {timeout or 0:g} s; it goes on")
-    with anyio.move_on_after(timeout):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(follower.run)
-            await follower.listed()
-            ended = await _until_over(follower, made, say)
-            tasks.cancel_scope.cancel()
+    (ended,) = await followed_all(connection, [(made, say)], timeout)
     return ended
+
+
+async def followed_all(
+    connection: Connection,
+    edits: Sequence[tuple[Made, Say]],
+    timeout: float | None = None,
+    on_end: Callable[[Made, Ended], None] = lambda _made, _ended: None,
+) -> list[Ended]:
+    """Follow edits to their ends.
+
+    Args:
+        connection: to NATS.
+        edits: each with what shows its lines.
+        timeout: as in `followed`.
+        on_end: told how each ended, once it has; not of what has not ended in time.
+    """
+    follower = StatusFollower(connection, *{made.edit.version.artifact.service for made, _ in edits})
+    ends = [Ended(End.TIMED_OUT, f"not over within {timeout or 0:g} s; it goes on")] * len(edits)
+
+    async def follow(number: int, made: Made, say: Say) -> None:
+        ends[number] = await _until_over(follower, made, say)
+        on_end(made, ends[number])
+
+    with anyio.move_on_after(timeout):
+        async with anyio.create_task_group() as watching:
+            watching.start_soon(follower.run)
+            await follower.listed()
+            async with anyio.create_task_group() as tasks:
+                for number, (made, say) in enumerate(edits):
+                    tasks.start_soon(follow, number, made, say)
+            watching.cancel_scope.cancel()
+    return ends
 
 
 async def _until_over(follower: StatusFollower, made: Made, say: Say) -> Ended:
     artifact, goal = made.edit.version.artifact, made.edit.goal
     # A rollout has its own deadline, which the leader watches; without one, nobody else ends the wait.
     deadline = Blueprint.parse(made.edit.raw).rollout.deadline_seconds
-    failures = Failures(made.edit.version.status)
+    failures, news = Failures(made.edit.version.status), follower.wakeup()
     line, shown, taken_up, idle, due = "", "", False, clock.now(), 0.0
     while True:
         status = follower.statuses.get(artifact)
@@ -138,7 +176,7 @@ async def _until_over(follower: StatusFollower, made: Made, say: Say) -> Ended:
         patience = inf if rolling else idle + deadline - now
         patience = min(patience, due - now if fresh else inf, NOBODY if not taken_up and not shown else inf)
         with anyio.move_on_after(None if patience == inf else patience) as silence:
-            await follower.news()
+            await news.wait()
         if silence.cancelled_caught and not taken_up and not shown:
             line = shown = "no leader has taken it up so far; is a node running? (`cdm status`)"
             say(shown)
@@ -149,7 +187,7 @@ def _progress(made: Made, status: Status | None, serving: Status | None, followe
     goal = made.edit.goal
     if status is not None and status.condition is Condition.REVERTED and goal is not Goal.FORWARD:
         return serves_in_words(serving or status)
-    return in_words(status, made.revision, follower.statuses)
+    return in_words(status, made.revision, follower.of(made.edit.version.artifact.service))
 
 
 def shown_line(text: str) -> None:

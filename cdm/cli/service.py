@@ -42,6 +42,11 @@ class VersionLook(Struct, frozen=True):
         return self.revisions[-1].number if self.revisions else 0
 
     @property
+    def owner(self) -> str:
+        """Who looks after its blueprint; empty: nobody in particular."""
+        return self.revisions[-1].owner if self.raw is not None else ""
+
+    @property
     def valid(self) -> Revision | None:
         """The revision in force: the last valid one since it was last removed, as far as is kept."""
         for each in reversed(self.revisions):

@@ -13,7 +13,6 @@ from cdm.model.artifact import Artifact
 from cdm.model.keys import LastValidKey, RolloutKey, encode
 from cdm.model.last_valid import LastValid
 from cdm.model.record import Rollout
-from cdm.model.slice import SliceValue
 from cdm.store.batch import MAX_BATCH, Write
 from cdm.store.wire import DELETE, dump
 
@@ -95,16 +94,4 @@ def _write(command: Command, term: int) -> Write:
     name = encode(command.key)
     if command.state is None:
         return Write(name, b"", DELETE)
-    value = SliceValue(
-        command.state,
-        term,
-        failures=command.failures or None,
-        blueprint=command.blueprint or None,
-        overrides=command.overrides,
-        loaded=command.loaded or None,
-        template=command.template,
-        content=command.content,
-        after=command.after,
-        needs=command.needs,
-    )
-    return Write(name, dump(value))
+    return Write(name, dump(command.value(term)))

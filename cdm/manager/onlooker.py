@@ -24,7 +24,7 @@ from cdm.model.keys import LeaseKey, encode_artifact
 from cdm.model.node import Lease
 from cdm.model.status import Status
 
-_NOBODY = NodeId("")
+NOBODY = NodeId("")
 """The node that an onlooker is."""
 
 
@@ -50,23 +50,25 @@ class Onlooker:
 
     def __init__(self, messages: Iterable[Message], now: float, node_ttl: float = 10.0) -> None:
         self.now = now
-        self.topology = Topology(self._route, node_ttl)
-        manager = ClusterDeploymentManager(
-            _NOBODY, self.topology, Outbox(_nothing, _nothing), lambda: self.now, _nothing, Policy()
+        self.topology = Topology(self.route, node_ttl)
+        self.outbox = Outbox(_nothing, _nothing)
+        self.manager = ClusterDeploymentManager(
+            NOBODY, self.topology, self.outbox, lambda: self.now, _nothing, Policy(settle=0.0)
         )
-        self.cluster = manager.cluster
+        self.cluster = self.manager.cluster
         self.leader: NodeId | None = None
         """Which node leads; None: nobody does."""
-        self._router = Router([self.topology, manager], MESSAGES)
+        self._router = Router([self.topology, self.manager], MESSAGES)
         for message in messages:
             if isinstance(lease := getattr(message, "value", None), Lease) and message.topic[1] is LeaseKey:
                 self.leader = lease.node
-            self._route(message)
-        recover(manager.cluster)
+            self.route(message)
+        recover(self.cluster)
         self.placement = Placement(self.cluster, self.topology)
         self._wishes = Wishes(self.cluster, self.placement, self.topology)
 
-    def _route(self, message: Message) -> None:
+    def route(self, message: Message) -> None:
+        """Take in one more message."""
         self._router.route(message)
 
     def lookup(self, artifact: Artifact) -> Lookup:

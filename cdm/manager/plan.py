@@ -8,7 +8,7 @@ from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.rules import Needs
-from cdm.model.slice import SliceState
+from cdm.model.slice import SliceState, SliceValue
 
 
 class Command(Struct, frozen=True):
@@ -30,6 +30,22 @@ class Command(Struct, frozen=True):
     """Of an UNLOAD: seconds for which the slice goes on serving."""
     needs: Needs | None = None
     """What the slice reserves on its node."""
+
+    def value(self, term: int) -> SliceValue:
+        """What is written; the command must not be one that deletes the key."""
+        assert self.state is not None
+        return SliceValue(
+            self.state,
+            term,
+            failures=self.failures or None,
+            blueprint=self.blueprint or None,
+            overrides=self.overrides,
+            loaded=self.loaded or None,
+            template=self.template,
+            content=self.content,
+            after=self.after,
+            needs=self.needs,
+        )
 
 
 class Plan(Struct, frozen=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import to_builtins
 
@@ -42,6 +42,14 @@ def fields_of(raw: bytes) -> Fields:
     return typed if isinstance(typed, dict) else {"instances": typed}
 
 
+def encoded(fields: Fields) -> bytes:
+    """Fields as the bytes of a blueprint, on one line; raises `InvalidBlueprint` for text that is none."""
+    try:
+        return json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidBlueprint("", "has text with lone surrogates, which is no UTF-8") from None
+
+
 def written(fields: Fields, like: bytes) -> bytes:
     """A blueprint with these fields, written like another one: on one line or several, or as a mere number.
 
@@ -49,7 +57,7 @@ def written(fields: Fields, like: bytes) -> bytes:
         InvalidBlueprint: these fields are refused.
     """
     number = not without_mark(like).lstrip().startswith(b"{")
-    if number and fields.keys() == {"instances"}:
+    if number and fields.keys() == {"instances"} and fields["instances"] != EACH:
         raw = str(fields["instances"]).encode()
     else:
         indent = 2 if b"\n" in like.strip() else None
@@ -210,41 +218,60 @@ def changes_between(before: bytes | None, after: bytes | None) -> list[str]:
     if old is None:
         source = (new.get("rollout") or {}).get("from")
         return ["created" if before is None else "mended", *([f"rollout.from {source}"] if source else [])]
-    return _differences(_flat(old), _flat(new)) or ["the same again"]
+    return [each.shown() for each in differences(old, new)] or ["the same again"]
 
 
-def _flat(fields: Fields) -> Fields:
-    """Fields by path: those of ``rollout`` and the variables of ``env`` each on their own."""
+class Difference(NamedTuple):
+    """A field in which two blueprints differ; ``before`` or ``after`` is None where it is not there."""
+
+    field: str
+    """Its path, as in ``env.LEVEL``."""
+    before: Any
+    after: Any
+
+    @property
+    def tellable(self) -> bool:
+        """Whether the values are fit to be shown: variables may be long, and some are secrets."""
+        return not self.field.startswith("env.") and self.field not in _UNTOLD
+
+    def shown(self, longest: int = 40) -> str:
+        """In words, with values of so many characters at most."""
+        name = self.field
+        if self.after is None:
+            return f"{name} removed"
+        if self.before is None:
+            return f"{name} {_shown(self.after, longest)}".rstrip() if self.tellable else f"{name} set"
+        if not self.tellable:
+            return f"{name} changed"
+        return f"{name} {_shown(self.before, longest)} -> {_shown(self.after, longest)}"
+
+
+_UNTOLD = ("args", "restarted", "rollout.steps", "rollout.checks")
+
+
+def differences(old: Fields, new: Fields) -> list[Difference]:
+    """In which fields two blueprints differ, those of the new one first."""
+    before, after = _flat(old), _flat(new)
+    names = (*after, *(each for each in before if each not in after))
+    return [
+        Difference(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)
+    ]
+
+
+def _flat(fields: Fields, above: str = "") -> Fields:
+    """Fields by path: those of objects, as ``rollout``, ``needs`` and ``env``, each on their own."""
     flat: Fields = {}
     for name, value in fields.items():
-        if name in ("env", "rollout") and isinstance(value, dict):
-            flat |= {f"{name}.{inner}": each for inner, each in value.items()}
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{above}{name}.")
         elif value is not None:
-            flat[name] = value
+            flat[above + name] = value
     return flat
 
 
-def _differences(old: Fields, new: Fields) -> list[str]:
-    found = []
-    for name in (*new, *(each for each in old if each not in new)):
-        if name not in new:
-            found.append(f"{name} removed")
-        elif name not in old:
-            found.append(f"{name} {_shown(new[name])}".rstrip() if _tellable(name) else f"{name} set")
-        elif old[name] != new[name]:
-            told = f" {_shown(old[name])} -> {_shown(new[name])}" if _tellable(name) else " changed"
-            found.append(name + told)
-    return found
-
-
-def _tellable(name: str) -> bool:
-    """Whether a value is fit to be shown: variables may be long, and some are secrets."""
-    return not name.startswith("env.") and name not in ("args", "restarted", "rollout.steps", "rollout.checks")
-
-
-def _shown(value: object) -> str:
+def _shown(value: object, longest: int) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def checked(raw: bytes, artifact: Artifact) -> bytes:

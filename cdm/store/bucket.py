@@ -163,12 +163,19 @@ class Bucket:
             sent[TTL] = ttl_header(ttl)
         return await self._publish(self.subject(encode(key)), payload, sent, timeout)
 
-    async def delete(self, key: Key, *, expect: int | None = None, timeout: float | None = None) -> int:
+    async def delete(
+        self,
+        key: Key,
+        *,
+        expect: int | None = None,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
         """Delete one key; arguments and errors as in `put`."""
-        headers = dict(DELETE)
+        sent = {**(headers or {}), **DELETE}
         if expect is not None:
-            headers[EXPECT] = str(expect)
-        return await self._publish(self.subject(encode(key)), b"", headers, timeout)
+            sent[EXPECT] = str(expect)
+        return await self._publish(self.subject(encode(key)), b"", sent, timeout)
 
     async def batch(self, writes: list[Write], timeout: float | None = None) -> int:
         """Write all or nothing; returns the last message's revision. Errors as in `prepare`, `stage` and `put`."""

@@ -18,6 +18,8 @@ HEARTBEAT = 1.0
 """Seconds between the server's heartbeats; after each silence it is asked whether that was all."""
 WRITER = "Cdm-By"
 """Header in which a command says who typed it: declared, not proven."""
+OWNER = "Cdm-Owner"
+"""Header that says who looks after a blueprint: what `cdm apply --owner NAME --prune` may remove."""
 
 
 class Revision(Struct, frozen=True):
@@ -32,6 +34,8 @@ class Revision(Struct, frozen=True):
     """None: the key was removed."""
     by: str = ""
     """Who wrote it, as that command declared; empty: nobody said."""
+    owner: str = ""
+    """Who looks after it; empty: nobody said."""
 
 
 async def revisions(bucket: Bucket, keys: str = ">") -> list[Revision]:
@@ -90,6 +94,8 @@ class _Reading:
         consumer.delivered(message.subject.encode(), sequence)
         name = message.subject[len(self._bucket.subject("")) :]
         payload = None if is_removal(headers) else message.data
-        self._found[sequence] = Revision(name, sequence, stored / 1e9, payload, headers.get(WRITER, ""))
+        self._found[sequence] = Revision(
+            name, sequence, stored / 1e9, payload, headers.get(WRITER, ""), headers.get(OWNER, "")
+        )
         if pending == b"0":
             self._drained.set()

@@ -17,7 +17,7 @@ import pytest
 
 from cdm.cli import Exit
 from cdm.cli.logs import FOLLOWED_FROM
-from tests.cli import test_demo, test_endpoints, test_explain, test_rebalance, test_releases
+from tests.cli import test_apply, test_demo, test_endpoints, test_explain, test_rebalance, test_releases
 from tests.containers import test_compose
 from tests.docs import test_documents, test_first_steps, test_placement
 from tests.docs.documents import BLOCKS, INLINE, adapted, blocks, commands, inline
@@ -200,6 +200,7 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "Artifacts": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "The manifest": test_first_steps.test_the_manifest_of_the_documents_is_one,
     "Why it is there, or not": test_explain.test_the_commands_of_the_documents,
+    "From a file": test_apply.test_the_commands_of_the_documents,
     "Logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "Releasing by command": test_a_service_is_released_by_command,
     "What begins a rollout": test_nats_cli.test_a_release_of_the_documents,
@@ -228,6 +229,11 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm artifact push": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "cdm artifact ls": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "cdm artifact rm": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
+    **dict.fromkeys(
+        ("cdm apply", "cdm apply --plan FILE", "cdm apply ARTIFACT", "cdm plan", "cdm plan --out", "cdm export"),
+        test_apply.test_the_commands_of_the_documents,
+    ),
+    "cdm plan --detailed-exitcode": test_apply.test_a_version_takes_over_from_a_file_as_foreseen,
     "cdm deploy": test_a_service_is_released_by_command,
     "cdm rollout status": test_a_service_is_released_by_command,
     "cdm rollout status --json": test_a_service_is_released_by_command,

@@ -125,7 +125,7 @@ COMMANDS = (
         "artifact ls",
         "artifact rm",
     ),
-    *("deploy", "rollback", "scale", "restart", "rebalance", "history"),
+    *("apply", "plan", "export", "deploy", "rollback", "scale", "restart", "rebalance", "history"),
     *(f"rollout {each}" for each in ("status", "pause", "resume", "approve", "abort", "retry")),
 )
 

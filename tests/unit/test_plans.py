@@ -343,7 +343,7 @@ def test_a_rollback_puts_needs_back_and_leaves_where_instances_go(one: Bucket, r
         one.record = Rollout(first, second, RolloutPhase.COMPLETE)
     back = rolling_back(one.look, None, NOW)
     assert _fields(back) == {**now, "needs": was["needs"]}
-    assert back.said.startswith("1 with the settings that it had before: needs ")
+    assert back.said.startswith("1 with the settings that it had before: needs.")
     one.put("1", {**now, "needs": {"cpu": 9}, "env": {"A": "y"}})
     one.record = None
     assert _fields(rolling_back(one.look, None, NOW)) == now, "as it was typed"
