@@ -12,9 +12,10 @@ from cdm.cli.connected import run_connected
 from cdm.cli.options import REPLICAS, ConnectionOptions, Replicas
 from cdm.cli.parameters import HERE, Json
 from cdm.cli.screen import print_json
-from cdm.node.node import ensure
+from cdm.node.buckets import BUCKET_PATIENCE, ensure, patiently
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
+from cdm.store.copies import Copy
 
 
 def init(
@@ -46,4 +47,8 @@ async def _init(connection: Connection, replicas: int | None) -> dict[str, str]:
     for bucket in everything:
         new = await ensure(bucket, create=True, replicas=replicas or 1, change_replicas=replicas is not None)
         found[bucket.name] = "created" if new else "existed"
+    for bucket in buckets(connection).values():
+        made = await patiently(Copy(bucket).ensure, f"copy of {bucket.name}", BUCKET_PATIENCE)
+        if made is not None:
+            found[f"{bucket.name} for operators"] = "created" if made else "existed"
     return found

@@ -38,6 +38,8 @@ class Import(Struct, frozen=True):
     account: str
     subject: str
     stream: bool = False
+    to: str = ""
+    """Where it is found here; empty: under the same subject."""
 
 
 class Export(Struct, frozen=True):

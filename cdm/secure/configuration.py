@@ -15,7 +15,7 @@ limits {
   batch { max_inflight_per_stream: 1000, max_inflight_total: 5000, timeout: "2s" }
 }
 """
-"""AccountLimits of a server's JetStream."""
+"""Limits of a server's JetStream."""
 
 
 def rendered(accounts: Iterable[Account], login: Callable[[User], str]) -> str:
@@ -69,9 +69,8 @@ def _export(export: Export) -> str:
 
 
 def _import(each: Import) -> str:
-    return (
-        f'{{ {"stream" if each.stream else "service"}: {{ account: "{each.account}", subject: "{each.subject}" }} }}\n'
-    )
+    kind, to = "stream" if each.stream else "service", f', to: "{each.to}"' if each.to else ""
+    return f'{{ {kind}: {{ account: "{each.account}", subject: "{each.subject}" }}{to} }}\n'
 
 
 def _subjects(subjects: Iterable[str]) -> str:

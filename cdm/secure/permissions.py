@@ -15,10 +15,14 @@ from msgspec import Struct
 from cdm.model.artifact import NodeId
 from cdm.model.keys import LAYOUTS, encode_node
 from cdm.secure.accounts import Account, AccountLimits, Export, Grant, Import, User
+from cdm.store.wire import BUCKETS_API, COPIES_API, FOLLOWER
 
 HUB = "CDM"
 """The account of the buckets."""
 OPERATORS = "OPERATOR"
+"""The account of those who use the cluster."""
+COPIES = "COPIES"
+"""The account of the copies that the operators read; it has no users."""
 ARTIFACTS = "artifacts"
 """The object store."""
 
@@ -80,10 +84,10 @@ def inbox_of(user: str) -> str:
 
 
 def accounts(site: Members) -> tuple[Account, ...]:
-    """All accounts: that of the buckets, the operator's, and each node's."""
+    """All accounts: that of the buckets, the operator's with that of its copies, and each node's."""
     nodes = tuple(_node(site, node) for node in site.nodes)
-    operator = _operator(site)
-    return (_hub(site, (operator, *nodes)), operator, *nodes)
+    operator, copies = _operator(site), _copies(site)
+    return (_hub(site, (operator, copies, *nodes)), operator, copies, *nodes)
 
 
 # The account of the buckets
@@ -96,15 +100,21 @@ def _hub(site: Members, others: tuple[Account, ...]) -> Account:
         for each in other.imports:
             if each.account == HUB:
                 takers.setdefault((each.subject, each.stream), []).append(other.name)
-    logs = {site.core("cdm", "logs", encode_node(manager)) for manager in site.managers}
+    many = {
+        *(site.core("cdm", "logs", encode_node(manager)) for manager in site.managers),
+        *site.api("DIRECT.GET", ARTIFACTS),
+    }
     return Account(
         HUB,
         "The buckets, and those who make and manage them.",
         (_admin(site), *(_manager(site, manager) for manager in site.managers)),
         tuple(
-            Export(tuple(names), subject, stream, many=subject in logs) for (subject, stream), names in takers.items()
+            Export(tuple(names), subject, stream, many=subject in many) for (subject, stream), names in takers.items()
         ),
-        tuple(Import(account_of(node), site.core("cdm", "node", encode_node(node))) for node in site.nodes),
+        (
+            *(Import(account_of(node), site.core("cdm", "node", encode_node(node))) for node in site.nodes),
+            *(Import(COPIES, call, to=_at_copies(call)) for call in _making_of_copies(site)),
+        ),
         consumers=CONSUMERS + CONSUMERS_PER_NODE * len(site.nodes),
     )
 
@@ -119,6 +129,13 @@ def _admin(site: Members) -> User:
             Grant("", site.api("STREAM.INFO", *every)),
             Grant("", site.api("STREAM.CREATE", *every)),
             Grant("", site.api("STREAM.UPDATE", *every)),
+            Grant(
+                "The copies that the operator reads",
+                (
+                    *map(_at_copies, _making_of_copies(site)),
+                    *(f"{call}.{FOLLOWER}" for call in site.api("CONSUMER.CREATE", *BUCKETS)),
+                ),
+            ),
         ),
         (f"{inbox_of('admin')}.>",),
     )
@@ -234,8 +251,10 @@ def _node(site: Members, node: NodeId) -> Account:
 
 
 def _operator(site: Members) -> Account:
-    called = (
-        Grant("", (site.key("blueprints", ">"), site.key("nodes", "*.intent"))),
+    puts = (site.key("blueprints", ">"), site.key("nodes", "*.intent"))
+    written = (
+        Grant("Blueprints and intents, as cdm puts them, and as clients of a bucket do that is a copy", puts),
+        Grant("", tuple(f"{BUCKETS_API}.{subject}" for subject in puts)),
         Grant(
             "Artifacts: their parts and records, and the removal of parts that are no longer named",
             (
@@ -246,8 +265,10 @@ def _operator(site: Members) -> Account:
                 *site.api("DIRECT.GET", ARTIFACTS),
             ),
         ),
+    )
+    read = (
         Grant(
-            "Reading: buckets, single keys, and consumers for listing and watching",
+            "Reading, of copies: buckets, single keys, and consumers for listing and watching",
             ("$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", *site.api("STREAM.INFO", *BUCKETS)),
         ),
         Grant("", site.api("STREAM.MSG.GET", *BUCKETS)),
@@ -269,14 +290,59 @@ def _operator(site: Members) -> Account:
             User(
                 "operator",
                 "",
-                (*called, Grant("What slices write: `cdm logs`", (site.core("cdm", "logs", "*"),))),
+                (*written, *read, Grant("What slices write: `cdm logs`", (site.core("cdm", "logs", "*"),))),
                 (inbox,),
             ),
         ),
         (),
-        (*_services(called), *logs, Import(HUB, inbox, stream=True)),
+        (
+            *(_put(subject) for grant in written for subject in grant.subjects),
+            *(Import(COPIES, subject) for grant in read for subject in grant.subjects),
+            *logs,
+            Import(COPIES, inbox, stream=True),
+        ),
         AccountLimits(OPERATOR_CONNECTIONS, OPERATOR_PAYLOAD),
     )
+
+
+def _put(subject: str) -> Import:
+    plain = subject.removeprefix(f"{BUCKETS_API}.")
+    return Import(HUB, plain, to=subject if plain != subject else "")
+
+
+def _copies(site: Members) -> Account:
+    """Whoever reads makes consumers, which deliver wherever they are told to: here there is nobody to be harmed."""
+    reading = _operator(site).imports
+    resets = tuple(f"{call}.{FOLLOWER}" for call in site.api("CONSUMER.RESET", *BUCKETS))
+    return Account(
+        COPIES,
+        "Copies of the buckets, for the operator to read; nobody connects here.",
+        (),
+        (
+            *(
+                Export((OPERATORS,), each.subject, each.stream, many="DIRECT.GET" in each.subject)
+                for each in reading
+                if each.account == COPIES
+            ),
+            *(Export((HUB,), call) for call in _making_of_copies(site)),
+        ),
+        (
+            *(Import(HUB, call, to=call.replace("$JS.API", BUCKETS_API, 1)) for call in resets),
+            *(Import(HUB, f"$JS.FC.{site.stream(name)}.{FOLLOWER}.*") for name in BUCKETS),
+            Import(HUB, f"{site.core('cdm', FOLLOWER)}.>", stream=True),
+        ),
+        consumers=CONSUMERS,
+    )
+
+
+def _making_of_copies(site: Members) -> tuple[str, ...]:
+    return tuple(
+        call for what in ("INFO", "CREATE", "UPDATE", "DELETE") for call in site.api(f"STREAM.{what}", *BUCKETS)
+    )
+
+
+def _at_copies(call: str) -> str:
+    return call.replace("$JS.API", COPIES_API, 1)
 
 
 def _services(grants: Iterable[Grant]) -> tuple[Import, ...]:

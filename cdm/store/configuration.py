@@ -39,6 +39,8 @@ def created(layout: Layout, stream: str, subjects: str, replicas: int) -> dict[s
 
 def lacking(layout: Layout, config: dict[str, Any]) -> dict[str, Any]:
     """What must be changed of a stream that exists, with the values that are needed."""
+    if config.get("mirror"):
+        return {}  # a copy for those who only read: nobody writes here, see `cdm.store.copies`
     missing: dict[str, Any] = {name: value for name, value in _FEATURES.items() if not config.get(name)}
     # A value that expires must leave a marker, and not an older value in its place.
     kept = config.get("max_msgs_per_subject", -1)

@@ -22,6 +22,16 @@ ROLLUP = "Nats-Rollup"
 SILENT = 5_000_000_000
 """Nanoseconds after which a replica counts as cut off; replicas of a stream hear of each other every second."""
 
+FOLLOWER = "copies"
+"""Name of the consumer by which a copy follows its bucket, and what it delivers to begins with ``cdm.copies``."""
+BUCKETS_API = "$JS.cdm.API"
+"""Where other accounts have the JetStream API of the buckets' account, as far as they may use it.
+
+Clients of KV buckets put to this prefix, followed by the key's subject, where a bucket is a copy.
+"""
+COPIES_API = f"$JS.{FOLLOWER}.API"
+"""Where the buckets' account has the JetStream API of the account of copies, as far as it may use it."""
+
 DELETE = {OPERATION: "DEL", TTL: str(MARKER_TTL)}
 """Headers of a delete."""
 

@@ -1,0 +1,121 @@
+"""What the operator reads: copies of the buckets, in an account where a consumer can do no harm."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.processes import command_line
+from tests.harness.secure import Fortress, Insider, fortress
+from tests.harness.servers import FORGIVEN
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
+
+ONE = "g/one/1"
+TARGETS = (
+    "$KV.slices._leader",
+    "$KV.slices._term",
+    "$KV.slices.node-1.g/one/1",
+    "$KV.nodes.node-1",
+    "$KV.status.g/one/1",
+    "$JS.API.STREAM.DELETE.KV_blueprints",
+    "$JS.API.STREAM.PURGE.KV_blueprints",
+    "$JS.cdm.API.CONSUMER.RESET.KV_slices.copies",
+    "$JS.cdm.API.$KV.slices._leader",
+    "cdm.copies.slices",
+    "cdm.node.node-1",
+    "_INBOX_manager-1.x",
+)
+"""Where an operator might have consumers deliver."""
+
+
+@asynccontextmanager
+async def prepared(folder: Path) -> AsyncIterator[Fortress]:
+    async with fortress(folder) as found:
+        made = await command_line("init", *found.options("admin"))
+        assert made.returncode == 0, made.stderr
+        assert b"blueprints for operators: created" in made.stdout
+        yield found
+
+
+async def _state(manager: Insider) -> dict[str, Any]:
+    """What the buckets themselves hold, but for what the operator may write."""
+    user = Raw(manager.client)
+    return {name: await user.contents(name) for name in ("slices", "nodes", "status")}
+
+
+async def test_a_consumer_of_the_operator_delivers_to_nobody_else(tmp_path: Path) -> None:
+    async with (
+        prepared(tmp_path) as found,
+        found.client("operator") as operator,
+        found.client("manager-1") as manager,
+    ):
+        await Raw(operator.client).put("blueprints", ONE, 3)
+        await eventually(lambda: _reads(operator, ONE))
+        heard: list[str] = []
+
+        async def hear(message: Any) -> None:
+            heard.append(message.subject)
+
+        await manager.client.subscribe("_INBOX_manager-1.x", cb=hear)
+        await manager.client.flush()
+        before = await _state(manager)
+        for number, target in enumerate(TARGETS):
+            config = {"name": f"x{number}", "deliver_subject": target, "ack_policy": "none", "deliver_policy": "all"}
+            await operator.ask(
+                f"$JS.API.CONSUMER.CREATE.KV_blueprints.x{number}", {"stream_name": "KV_blueprints", "config": config}
+            )
+        mine = operator.client.new_inbox()
+        last = await operator.client.subscribe(mine)
+        config = {"name": "y", "deliver_subject": mine, "ack_policy": "none", "deliver_policy": "all"}
+        await operator.ask(
+            "$JS.API.CONSUMER.CREATE.KV_blueprints.y", {"stream_name": "KV_blueprints", "config": config}
+        )
+        assert (await last.next_msg(timeout=10)).subject == f"$KV.blueprints.{ONE}"  # so the others had their turn
+        await manager.client.flush()
+        assert await _state(manager) == before
+        assert not heard
+        assert (await Raw(manager.client).contents("blueprints")).keys() == {ONE}
+        # What he reads is whole, and goes on.
+        await Raw(operator.client).put("blueprints", "g/two/1", 3)
+        await eventually(lambda: _reads(operator, "g/two/1"))
+
+
+async def test_nothing_but_copies_is_written_by_making_them(tmp_path: Path) -> None:
+    """A copy takes no writes, and what the operator may not write does not get to the bucket by way of it."""
+    async with prepared(tmp_path) as found, found.client("operator") as operator:
+        assert not await operator.may_publish("$KV.slices._leader", b"{}")
+        assert not await operator.may_publish("$JS.cdm.API.$KV.slices._leader", b"{}")
+        assert not await operator.may_publish("$JS.cdm.API.CONSUMER.RESET.KV_slices.copies", b'{"seq":1}')
+        assert not await operator.may_publish("$JS.API.STREAM.UPDATE.KV_blueprints", b"{}")
+        assert not await operator.may_publish("$JS.API.STREAM.DELETE.KV_blueprints")
+
+
+async def test_a_bucket_that_is_made_anew_is_copied_anew(tmp_path: Path) -> None:
+    async with prepared(tmp_path) as found, found.client("operator") as operator:
+        user = Raw(operator.client)
+        await user.put("blueprints", ONE, 3)
+        await eventually(lambda: _reads(operator, ONE))
+        again = await command_line("init", *found.options("admin"))
+        assert b"blueprints for operators: existed" in again.stdout, again.stderr
+        assert found.server is not None
+        found.server.stop()  # nobody may delete a bucket; who has the server's disk may
+        shutil.rmtree(found.folder / "store" / "jetstream" / "CDM" / "streams" / "KV_blueprints")
+        await found.server.start()
+        anew = await command_line("init", *found.options("admin"))
+        assert b"blueprints: created" in anew.stdout, anew.stderr
+        assert b"blueprints for operators: created" in anew.stdout
+        await user.put("blueprints", "g/two/1", 1)
+        await eventually(lambda: _reads(operator, "g/two/1"))
+        assert (await user.contents("blueprints")).keys() == {"g/two/1"}
+
+
+async def _reads(operator: Insider, key: str) -> bool:
+    return key in await Raw(operator.client).contents("blueprints")
