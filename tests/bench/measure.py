@@ -10,9 +10,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+import anyio
 from msgspec import Struct
 
 MIB = 1024 * 1024
+REST = 0.5
+"""Seconds for which a process is watched to see whether it rests."""
+BUSY = 0.06
+"""Share of a processor from which on it does not."""
 
 
 class Goal(Struct, frozen=True):
@@ -108,6 +113,23 @@ def seconds(work: Callable[[], object]) -> float:
     before = time.perf_counter()
     work()
     return time.perf_counter() - before
+
+
+async def at_rest(pid: int, within: float = 60.0) -> None:
+    """Wait until a process uses hardly any processor time."""
+    deadline = time.monotonic() + within
+    used = _processor_time(pid)
+    while True:
+        await anyio.sleep(REST)
+        before, used = used, _processor_time(pid)
+        if used - before < BUSY * REST or time.monotonic() > deadline:
+            return
+
+
+def _processor_time(pid: int) -> float:
+    """Seconds that a process was computing for, on its own behalf and in the kernel."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_memory(pid: int | None = None) -> float:
