@@ -174,6 +174,11 @@ class Active:
         return presence.since if isinstance(presence, Registered) else math.inf
 
     @property
+    def backlog(self) -> int:
+        """How many artifacts are to be looked at now."""
+        return self._agenda.length
+
+    @property
     def undecided(self) -> Mapping[Artifact, Exception]:
         """The artifacts whose latest decision raised an exception, and which."""
         return self._undecided.errors

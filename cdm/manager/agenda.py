@@ -40,6 +40,11 @@ class Agenda:
         return not self._dirty
 
     @property
+    def length(self) -> int:
+        """How many artifacts are to be looked at now."""
+        return len(self._dirty)
+
+    @property
     def awaits(self) -> bool:
         """Whether the mirror has yet to show something that was written."""
         return bool(self._awaited)

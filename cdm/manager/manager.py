@@ -62,6 +62,8 @@ from cdm.model.status import Status
 
 log = Log("cdm.manager")
 
+# On the hot path: before Python 3.12, looking a member up on its class takes ten times as long.
+_ACTIVE, _UNLOADING = SliceState.ACTIVE, SliceState.UNLOADING
 _COMES_OR_GOES = frozenset({SliceState.LOAD, SliceState.FAILED, SliceState.UNLOAD})
 """States with which another number of instances is on a node."""
 
@@ -129,7 +131,7 @@ class ClusterDeploymentManager:
         if log.tells("debug"):
             log.debug("blueprint", artifact=str(artifact), instances=put.value.instances, revision=put.revision)
         self._touch(artifact)
-        if self.cluster.group(artifact).counts[SliceState.UNLOADING]:
+        if self.cluster.group(artifact).counts[_UNLOADING]:
             self.state.touch(artifact, now_due=True)  # those may have to go sooner, which the counts do not show
 
     @receiver
@@ -158,7 +160,7 @@ class ClusterDeploymentManager:
         self.state.touch(key.artifact, now_due=key.node not in self.topology.nodes)
         if put.value.state in _COMES_OR_GOES:
             self._touch_neighbours(key)
-        if put.value.state is SliceState.ACTIVE:
+        if put.value.state is _ACTIVE:
             for each in sorted(self.cluster.dependencies.dependents(key.artifact.service)):
                 self.state.touch(each)
         self._reached(put.revision)

@@ -5,10 +5,10 @@ It mirrors every bucket whether it leads or not, so that any of the candidates c
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import anyio
-import anyio.lowlevel
 
 from cdm import clock
 from cdm.artifacts.repository import Artifacts
@@ -40,6 +40,8 @@ from cdm.wakeup import Wakeup
 
 log = Log("cdm.node")
 
+LONG_BACKLOG = 500
+"""Artifacts to decide about, above which slices are not taken in for a while: the last ones of them could wait, too."""
 LAST_WORD_PATIENCE = 3.0
 """Seconds that the last node takes to tell that nothing runs any more."""
 LAST_WORD_PAUSE = 0.02
@@ -86,6 +88,7 @@ class Managing(Part):
         self._status_writer = StatusWriter(
             ground.buckets["status"], self.outbox, self._statuses, self.election, ground.backpressure
         )
+        ground.backpressure.much = self._is_busy
         self._pulse = Pulse(clock.now())
         self._seen_writer = SeenWriter(ground.buckets["nodes"], self.outbox, self._seen, self.election)
         self._checker = Checker(self.outbox, self._checks, Asker(ground.connection), ground.route)
@@ -171,9 +174,13 @@ class Managing(Part):
         return [*self._ground.watches.values(), self.contents]
 
     def _on_orders(self) -> None:
-        # A leader's own writes may come back to it after it has written.
-        self._ground.backpressure.hold(much=self.outbox.queued > MAX_BATCH)
+        self._ground.backpressure.hold()
         self._orders.set()
+
+    def _is_busy(self) -> bool:
+        """Whether a leader's own writes may come back to it later."""
+        state = self.manager.state
+        return isinstance(state, Active) and (self.outbox.queued > MAX_BATCH or state.backlog > LONG_BACKLOG)
 
     def _wake_leadership(self) -> None:
         self.leadership.wake()
@@ -225,4 +232,4 @@ class Managing(Part):
                 await self._due.wait()
             self._ground.route(Tick(self._beat()))
             for _ in range(TURNS_OF_OTHERS):
-                await anyio.lowlevel.checkpoint()
+                await asyncio.sleep(0)

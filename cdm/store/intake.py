@@ -2,9 +2,9 @@
 
 All that a node hears comes on one connection, in the order in which the server sent it. Where thousands of deliveries
 are before the answer to a write, nothing more is written until they are taken in, and the server is idle meanwhile. So
-they are only put down as they are read, which takes a tenth of the time, and taken in between other work. While many
-commands wait to be written, deliveries are not taken in at all for a while; the server, which is not answered whether
-it is to deliver on, then stops.
+they are only put down as they are read, which takes a tenth of the time, and taken in between other work. While there
+is much to decide or to write, a leader does not take in at all for a while what comes back to it; the server, which is
+not answered whether it is to deliver on, then stops.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 from cdm.errors import StoreError
 from cdm.log import Log
-from cdm.store.backpressure import Backpressure
 from cdm.store.connection import Connection
 from cdm.wakeup import Wakeup
 
@@ -27,7 +26,7 @@ TURN = 0.005
 TURNS_OF_OTHERS = 8
 """Turns of the event loop that others have then: through so many hands an answer goes until the next write is sent."""
 LONGEST_HOLD = 2.0
-"""Seconds for which deliveries may wait while commands are written; what is there then is taken in."""
+"""Seconds for which deliveries may wait; what is there then is taken in."""
 MOST_WAITING = 8 * 1024 * 1024
 """Bytes that may wait here. Where there are more, the oldest are taken in at once, and the rest waits in the socket."""
 
@@ -37,32 +36,23 @@ class Intake:
 
     Args:
         take: takes one in: subject, reply, payload and header block. It must not raise.
-        backpressure: tells when they may wait; None: never.
-        may_hold: whether they may at present.
+        may_wait: whether they may wait at present.
     """
 
-    def __init__(
-        self,
-        take: Callable[[bytes, bytes, bytes, bytes], None],
-        backpressure: Backpressure | None,
-        may_hold: Callable[[], bool],
-    ) -> None:
+    def __init__(self, take: Callable[[bytes, bytes, bytes, bytes], None], may_wait: Callable[[], bool]) -> None:
         self._take = take
-        self._backpressure = backpressure
-        self._may_hold = may_hold
+        self._may_wait = may_wait
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[tuple[bytes, bytes, bytes, bytes]] = deque()
         self._size = 0
         """Bytes that wait."""
         self._next: asyncio.Handle | None = None
-        """The next turn, or the end of a hold."""
-        self._holds = False
+        """The next turn."""
         self._rest = 0
-        """How many turns others still have before the next one."""
+        """How many turns others still have before it."""
+        self._held_since: float | None = None
         self._due = 0
-        """How many deliveries waited when a hold was over: they wait no longer."""
-        if backpressure is not None:
-            backpressure.listen(self._let_go)
+        """How many deliveries have waited for long enough."""
 
     def put(self, subject: bytes, reply: bytes, data: bytes, block: bytes) -> None:
         """A message was read."""
@@ -75,34 +65,36 @@ class Intake:
 
     def close(self) -> None:
         """Take in nothing more."""
-        if self._backpressure is not None:
-            self._backpressure.unlisten(self._let_go)
         if self._next is not None:
             self._next.cancel()
         self._waiting.clear()
         self._size = 0
 
     def _turn(self) -> None:
+        now = time.monotonic()
         if self._rest:
             self._rest -= 1
-        elif not self._due and self._backpressure is not None and self._backpressure.much and self._may_hold():
-            self._holds = True
-            self._next = self._loop.call_later(LONGEST_HOLD, self._let_go)
+        elif self._waits(now):
+            self._next = self._loop.call_later(TURN, self._turn)
             return
         else:
-            stop = time.monotonic() + TURN
-            while self._waiting and time.monotonic() < stop:
+            while self._waiting and time.monotonic() < now + TURN:
                 self._take_one()
             self._rest = TURNS_OF_OTHERS
         self._next = self._loop.call_soon(self._turn) if self._waiting else None
 
-    def _let_go(self) -> None:
-        """What waited for commands is taken in."""
-        if self._holds and self._next is not None:
-            self._holds = False
+    def _waits(self, now: float) -> bool:
+        """Whether deliveries wait now, but for those that have done so for long."""
+        if self._due or not self._may_wait():
+            self._held_since = None
+            return False
+        if self._held_since is None:
+            self._held_since = now
+        elif now >= self._held_since + LONGEST_HOLD:
+            self._held_since = None
             self._due = len(self._waiting)
-            self._next.cancel()
-            self._next = self._loop.call_soon(self._turn)
+            return False
+        return True
 
     def _take_one(self) -> None:
         delivery = self._waiting.popleft()

@@ -256,7 +256,7 @@ class Watch:
         after = self._begin(stream)
         self._consumer, self.epoch = consumer, consumer.offset
         connection.listen(self._on_connection)
-        intake = Intake(partial(self._on_message, consumer), self._backpressure, lambda: self._mirror.is_live)
+        intake = Intake(partial(self._on_message, consumer), self._may_wait)
         subscription = await connection.subscribe_directly(consumer.inbox, intake.put)
         try:
             drained = await consumer.create(after, HEARTBEAT)
@@ -283,6 +283,9 @@ class Watch:
         self._tell_live(False)
         if self._on_reset is not None:
             self._on_reset(f"the stream of {self.bucket.name} {reason}")
+
+    def _may_wait(self) -> bool:
+        return self._backpressure is not None and self._mirror.is_live and self._backpressure.much()
 
     def _begin(self, stream: StreamState) -> int | None:
         """Returns the sequence behind which the consumer is to begin; None: it is to list everything."""

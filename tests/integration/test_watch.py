@@ -663,7 +663,7 @@ async def test_a_held_watch_lets_the_server_stop_and_catches_up_when_let_go(
     monkeypatch.setattr(intake_module, "LONGEST_HOLD", 60.0)
     backpressure, count = Backpressure(), 20_000
     async with raw(server) as user, watching(server, STATUS, backpressure=backpressure) as watched:
-        backpressure.hold(much=True)
+        backpressure.much = lambda: True
         await _fill_on(user, 0, count)
         consumer = watched.watch._consumer
         assert consumer is not None
@@ -675,7 +675,7 @@ async def test_a_held_watch_lets_the_server_stop_and_catches_up_when_let_go(
 
         await eventually(stopped, 20, "the server waits for an answer")
         assert not watched.mirror.heard
-        backpressure.release()
+        backpressure.much = lambda: False
         with bounded(20):
             await _patiently(watched.watch)
         assert len(watched.mirror.heard) == count
@@ -694,7 +694,7 @@ async def test_a_watch_is_not_held_for_ever_and_never_while_it_lists(
 ) -> None:
     monkeypatch.setattr(intake_module, "LONGEST_HOLD", 60.0)
     backpressure, count = Backpressure(), 20_000
-    backpressure.hold(much=True)
+    backpressure.much = lambda: True
     async with raw(server) as user, connected(server) as connection:
         await Bucket(connection, STATUS).ensure(create=True)
         await _fill_on(user, 0, count)

@@ -1,4 +1,4 @@
-"""Deliveries are taken in in order, between other work, and may wait for commands."""
+"""Deliveries are taken in in order, between other work, and may wait while there is much of that."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import anyio
 import pytest
 
 from cdm.store import intake as intake_module
-from cdm.store.backpressure import Backpressure
 from cdm.store.intake import Intake
 from tests.harness.waiting import eventually
 
@@ -24,9 +23,9 @@ class Taken:
     def __init__(self) -> None:
         self.numbers: list[int] = []
         self.pause = 0.0
-        self.backpressure = Backpressure()
-        self.may_hold = True
-        self.intake = Intake(self._take, self.backpressure, lambda: self.may_hold)
+        self.much = False
+        """Whether there is much to do before that."""
+        self.intake = Intake(self._take, lambda: self.much)
 
     def _take(self, subject: bytes, _reply: bytes, _data: bytes, _block: bytes) -> None:
         time.sleep(self.pause)
@@ -74,25 +73,14 @@ async def test_others_have_many_turns_in_between() -> None:
         assert all(seen.count(number) >= intake_module.TURNS_OF_OTHERS for number in (1, 2))
 
 
-async def test_it_waits_while_many_commands_do_and_goes_on_when_they_are_written() -> None:
+async def test_it_waits_while_there_is_much_to_do_and_goes_on_afterwards() -> None:
     async with taking() as taken:
-        taken.backpressure.hold(much=True)
+        taken.much = True
         taken.put(*range(10))
         await anyio.sleep(0.05)
         assert not taken.numbers
-        taken.backpressure.release()
+        taken.much = False
         await taken.has(10)
-
-
-async def test_it_does_not_wait_for_few_commands_nor_where_it_must_not() -> None:
-    async with taking() as taken:
-        taken.backpressure.hold()
-        taken.put(*range(10))
-        await taken.has(10)
-        taken.backpressure.hold(much=True)
-        taken.may_hold = False
-        taken.put(*range(10, 20))
-        await taken.has(20)
 
 
 async def test_it_does_not_wait_for_ever_and_waits_again_with_what_comes_later(
@@ -100,24 +88,24 @@ async def test_it_does_not_wait_for_ever_and_waits_again_with_what_comes_later(
 ) -> None:
     monkeypatch.setattr(intake_module, "LONGEST_HOLD", 0.05)
     async with taking() as taken:
-        taken.backpressure.hold(much=True)
+        taken.much = True
         taken.put(*range(10))
         await taken.has(10)
         monkeypatch.setattr(intake_module, "LONGEST_HOLD", 60.0)
         taken.put(*range(10, 20))
         await anyio.sleep(0.05)
         assert len(taken.numbers) == 10
-        taken.backpressure.release()
+        taken.much = False
         await taken.has(20)
 
 
 async def test_no_more_waits_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake_module, "MOST_WAITING", 1000)
     async with taking() as taken:
-        taken.backpressure.hold(much=True)
+        taken.much = True
         taken.put(*range(20), size=100)
         assert taken.numbers == list(range(10))
-        taken.backpressure.release()
+        taken.much = False
         await taken.has(20)
 
 
@@ -126,5 +114,3 @@ async def test_nothing_is_taken_in_after_the_end() -> None:
         taken.put(*range(10))
     await turns(3)
     assert not taken.numbers
-    taken.backpressure.hold(much=True)
-    taken.backpressure.release()
