@@ -33,6 +33,7 @@ from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Order, Outbox
 from cdm.manager.plan import Command
 from cdm.manager.policy import Policy
+from cdm.manager.schedules import Intended
 from cdm.manager.topology import Missing, Registered, Topology
 from cdm.model.artifact import Artifact, NodeId, Service, node_id
 from cdm.model.blueprint import Blueprint, Overrides
@@ -90,6 +91,7 @@ __all__ = [
     "FenceKey",
     "FenceRenewal",
     "HttpCheck",
+    "Intended",
     "Intent",
     "IntentChanged",
     "IntentKey",

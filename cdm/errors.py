@@ -32,6 +32,7 @@
     ├── OutputMissing
     ├── ServiceMissing
     ├── SliceMissing
+    ├── NodeUnknown
     ├── EditRefused
     ├── SliceFailed
     └── UsageError
@@ -170,6 +171,10 @@ class ServiceMissing(CdmError):
 
 class SliceMissing(CdmError):
     """Raised when there is no such slice."""
+
+
+class NodeUnknown(CdmError):
+    """Raised when there is no such node, and none of that name is remembered."""
 
 
 class EditRefused(CdmError):

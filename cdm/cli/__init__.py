@@ -95,6 +95,48 @@ app.command(
     ),
 )
 app.command(
+    "cdm.cli.nodes:nodes",
+    name="nodes",
+    help=(
+        "Show the nodes, what is left on those that are drained, and those that are gone.\n\n"
+        "Of a node that is drained it tells since when, who wanted that and why, until when, and for each slice that "
+        "is left what it waits for. A node that is gone is listed, with since when and what it had, until "
+        "`cdm node forget`."
+    ),
+)
+app.command(
+    "cdm.cli.cordon:cordon",
+    name="cordon",
+    help=(
+        "Have nodes keep what they have, and take nothing new.\n\n"
+        "Writes the intent of each node, which outlives its process. `cdm uncordon` takes it back. Exits with 1 where "
+        "there is no such node.\n\n"
+        "Example: cdm cordon node-1 --reason 'disk is failing'"
+    ),
+)
+app.command(
+    "cdm.cli.cordon:uncordon",
+    name="uncordon",
+    help=(
+        "Have nodes take slices again that were cordoned or drained.\n\n"
+        "Nothing is moved back by itself; `cdm rebalance` does. Exits with 1 where there is no such node.\n\n"
+        "Example: cdm uncordon node-1 node-2"
+    ),
+)
+app.command(
+    "cdm.cli.drain:drain",
+    name="drain",
+    help=(
+        "Have nodes emptied: what runs there is replaced elsewhere first, and then taken away.\n\n"
+        "An instance goes once its replacement is healthy; one that must not run twice (stop_after) stops first, once "
+        "another node takes it. The leader does it, whoever that is, and it goes on when this command has ended. "
+        "Exits with 3 where what was waited for was not over in time, and with 4 where others want something else of "
+        "a node meanwhile.\n\n"
+        "Examples: cdm drain node-1 --wait --reason 'new kernel'; cdm drain node-1 --deadline 1h --on-deadline force; "
+        "cdm drain node-1 node-2 node-3 --parallel 1"
+    ),
+)
+app.command(
     "cdm.cli.explain:explain",
     name="explain",
     help=(

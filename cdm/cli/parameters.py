@@ -10,11 +10,12 @@ from cyclopts import Parameter, Token
 
 from cdm.cli.options import FLAG, ConnectionOptions, duration
 from cdm.errors import UsageError
-from cdm.model.artifact import Artifact, Service
+from cdm.model.artifact import Artifact, NodeId, Service, node_id
 
 HERE = ConnectionOptions()
 """Where NATS is, if no option says so."""
 
+Reason = Annotated[str, Parameter(show_default=False, help="Why, for people; `cdm nodes` shows it.")]
 Json = Annotated[bool, FLAG, Parameter(help="Print JSON.")]
 
 
@@ -42,6 +43,10 @@ def _name(read: Callable[[str], object], told: str) -> Parameter:
 
 ServiceName = Annotated[Service, _name(service_of, "The name, group:name.")]
 ArtifactName = Annotated[Artifact, _name(artifact_of, "The name, group:name:version.")]
+NodeNames = Annotated[
+    tuple[Annotated[NodeId, _name(node_id, "")], ...],
+    Parameter(negative="", show_default=False, help="Their names."),
+]
 
 
 @Parameter(name="*")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
+from cdm.cli.emptying import Emptied, GoneNode, emptied, gone
+from cdm.cli.known import nearest
 from cdm.cli.wording import natural
 from cdm.dispatch.messages import KeyRejected, Message, ValuePut, ValueRejected
 from cdm.manager.cluster import Cluster
@@ -25,7 +29,16 @@ from cdm.model.keys import (
     encode,
     encode_artifact,
 )
-from cdm.model.node import NO_INTENT, UNREADABLE_INTENT, Fence, Intent, Lease, Registration, Schedule
+from cdm.model.node import (
+    INTENT_FIELDS,
+    NO_INTENT,
+    UNREADABLE_INTENT,
+    Fence,
+    Intent,
+    Lease,
+    Registration,
+    Schedule,
+)
 from cdm.model.record import RolloutPhase
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, RolloutStatus
@@ -56,6 +69,8 @@ class NodeReport(Struct, frozen=True):
     """Cores that its slices reserve."""
     reserved_memory: int = 0
     """Bytes that its slices reserve."""
+    leaving: bool = False
+    """Whether it is about to stop, and waits for its slices to be moved elsewhere."""
 
 
 class BlueprintReport(Struct, frozen=True):
@@ -139,6 +154,10 @@ class ClusterReport(Struct, frozen=True):
     slices: list[SliceReport]
     notes: list[str]
     """Keys and values that cannot be read, and why; intents for nodes that are not registered."""
+    draining: list[Emptied] = []
+    """The nodes that are being drained, and what is left there."""
+    gone: list[GoneNode] = []
+    """Nodes that are gone, and not forgotten."""
 
     @property
     def healthy(self) -> bool:
@@ -146,17 +165,19 @@ class ClusterReport(Struct, frozen=True):
         return self.leader is not None
 
 
-def report(messages: Iterable[Message], now: float) -> ClusterReport:
+def report(messages: Iterable[Message], now: float, writers: Mapping[NodeId, str] | None = None) -> ClusterReport:
     """Make a report of what the buckets hold.
 
     Args:
         messages: a snapshot of the buckets.
         now: the time of the snapshot, in seconds on `cdm.clock`, as the messages are timed.
+        writers: who wrote the nodes' intents, where that is known.
     """
-    reader = _Reader()
-    for message in messages:
+    reader, told = _Reader(), list(messages)
+    for message in told:
         reader.read(message)
-    return reader.report(now)
+    epoch = time.time() - now
+    return replace(reader.report(now), draining=emptied(told, now, epoch, writers), gone=gone(told, epoch))
 
 
 def troubles(slices: Iterable[SliceReport]) -> dict[str, list[Trouble]]:
@@ -210,6 +231,9 @@ class _Reader:
                 self.registrations[node] = put  # type: ignore[assignment]  # likewise
             case IntentKey(node):
                 self.intents[node] = put.value
+                for field in put.value.unknown:
+                    near = nearest(field, INTENT_FIELDS)
+                    self.unreadable.append(f"nodes/{node}.intent: {field} has no effect: there is no such field{near}")
             case LeaseKey():
                 self.lease = put.value
             case FenceKey():
@@ -245,7 +269,7 @@ def _node(put: ValuePut[NodeKey, Registration], intent: Intent, cluster: Cluster
     return NodeReport(
         node,
         registration.role,
-        intent.schedule,
+        Schedule.DRAIN if registration.leaving else intent.schedule,
         registration.runtime,
         registration.capacity,
         registration.labels,
@@ -258,6 +282,7 @@ def _node(put: ValuePut[NodeKey, Registration], intent: Intent, cluster: Cluster
         registration.load,
         cluster.reserved.cpu(node),
         cluster.reserved.memory(node),
+        registration.leaving,
     )
 
 

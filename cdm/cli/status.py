@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 from cyclopts import Parameter
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from cdm import clock
 from cdm.cli.connected import run_connected
 from cdm.cli.log_setup import LogLevel
+from cdm.cli.looking import look_at_cluster
+from cdm.cli.node_tables import node_parts, table
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.parameters import HERE, Json
-from cdm.cli.report import BlueprintReport, ClusterReport, NodeReport, Trouble, report, troubles
+from cdm.cli.report import BlueprintReport, ClusterReport, Trouble, troubles
 from cdm.cli.screen import plain, print_json, wide_console
 from cdm.cli.wording import CRASH_LOOP, rollout_in_words
 from cdm.manager.endings import LAST_OUTPUT, kind_of
 from cdm.manager.violations import FORBIDDEN
 from cdm.model.artifact import NodeId
 from cdm.model.node import Schedule
-from cdm.model.quantity import memory_shown
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition
-from cdm.node.machine import USUAL_LABELS
-from cdm.store.connection import Connection
-from cdm.store.snapshot import snapshot
-
-Amount = TypeVar("Amount", int, float)
 
 LISTED_SLICES = 30
 """Most slices that are listed for people; of more there are counts, and ``--all`` lists them all."""
@@ -71,7 +65,7 @@ def status(
     everything
         List also versions that were replaced or taken back, and all slices, however many there are.
     """
-    found = run_connected(connection, "cdm status", _look, level=LogLevel.ERROR)
+    found = run_connected(connection, "cdm status", look_at_cluster, level=LogLevel.ERROR)
     if json:
         print_json(found)
     else:
@@ -82,17 +76,13 @@ def status(
     return 0 if found.healthy else 3
 
 
-async def _look(connection: Connection) -> ClusterReport:
-    return report(await snapshot(connection), clock.now())
-
-
 def render(found: ClusterReport, *, everything: bool = False) -> list[Text | Table]:
     """The report for people: what is wrong comes first, and is said once; the sums come last, above the prompt."""
     return [
         *_leader(found),
         *(plain(f"note: {each}", "yellow") for each in found.notes),
         *_blueprints(found, everything=everything),
-        *_nodes(found),
+        *node_parts(found),
         *_slices(found, everything=everything),
         _sum(found),
     ]
@@ -224,61 +214,6 @@ def _trouble(trouble: Trouble) -> Text:
 
 # Nodes and slices
 
-LEAST_WIDTH = 10
-"""Characters of a name or of labels that a line has at least; what is longer is folded."""
-
-
-def _table(title: str, *columns: str, right: tuple[str, ...] = (), least: int = 0) -> Table:
-    table = Table(
-        title=f"\n{title}",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        header_style="",
-    )
-    for column in columns:
-        whole = column not in ("node", "artifact", "labels")
-        table.add_column(
-            column,
-            justify="right" if column in right else "left",
-            overflow="fold",
-            no_wrap=whole,
-            min_width=None if whole else least,  # else a narrow screen has no room for it at all
-        )
-    return table
-
-
-def _nodes(found: ClusterReport) -> list[Table]:
-    # The screen is narrow: what no node limits, and what all have in common of themselves, goes without saying.
-    usual = {label for label in USUAL_LABELS if len({node.labels.get(label) for node in found.nodes}) == 1}
-    told: dict[str, Callable[[NodeReport], str]] = {
-        "role": lambda node: node.role,
-        "schedule": lambda node: "" if node.schedule is Schedule.NORMAL else node.schedule,
-        "heard": lambda node: f"{node.heard:.0f} s ago",
-        "slices": lambda node: str(node.slices),
-        "capacity": lambda node: "" if node.capacity is None else str(node.capacity),
-        "cpu": lambda node: _of(node.reserved_cpu, node.cpu, "{:g}".format),
-        "memory": lambda node: _of(node.reserved_memory, node.memory, memory_shown),
-        "runtime": lambda node: node.runtime,
-        "labels": lambda node: " ".join(f"{name}={value}" for name, value in node.labels.items() if name not in usual),
-    }
-    columns = [name for name, shown in told.items() if any(map(shown, found.nodes))]
-    numbers = ("heard", "slices", "capacity", "cpu", "memory")
-    least = min(LEAST_WIDTH, max((len(node.node) for node in found.nodes), default=0))
-    table = _table("nodes", "node", *columns, right=numbers, least=least)
-    for node in sorted(found.nodes, key=lambda node: node.schedule is Schedule.NORMAL):
-        table.add_row(*map(plain, (node.node, *(told[name](node) for name in columns))))
-    return [table] if found.nodes else []
-
-
-def _of(reserved: Amount, there: Amount | None, shown: Callable[[Amount], str]) -> str:
-    """What a node has, and how much of it is reserved."""
-    if there is None:
-        return f"{shown(reserved)} of ?" if reserved else ""
-    return f"{shown(reserved)} of {shown(there)}" if reserved else shown(there)
-
 
 def _slices(found: ClusterReport, *, everything: bool) -> list[Text | Table]:
     """Slices about which not everything is said above; of very many only those with something to tell."""
@@ -289,13 +224,13 @@ def _slices(found: ClusterReport, *, everything: bool) -> list[Text | Table]:
         listed = [each for each in rest if each.state != SliceState.ACTIVE or each.restarts]
     if len(listed) > LISTED_SLICES and not everything:
         listed = []
-    table = _table("slices", "node", "artifact", "state", *_SLICE_NUMBERS, right=_SLICE_NUMBERS)
+    shown = table("slices", "node", "artifact", "state", *_SLICE_NUMBERS, right=_SLICE_NUMBERS)
     for each in listed:
         artifact = f"{each.artifact}#{each.ordinal}" if each.ordinal else each.artifact
         state = plain(each.state, _STATE_STYLE.get(SliceState(each.state), ""))
         port = "" if each.port is None else str(each.port)
-        table.add_row(plain(each.node), plain(artifact), state, str(each.restarts), str(each.term), port)
-    parts: list[Text | Table] = [table] if listed else []
+        shown.add_row(plain(each.node), plain(artifact), state, str(each.restarts), str(each.term), port)
+    parts: list[Text | Table] = [shown] if listed else []
     if more := len(rest) - len(listed):
         parts.append(Text(f"\n{_count(more, 'slice', '')} not listed here; --all lists all", "dim"))
     return parts

@@ -96,8 +96,17 @@ def natural(version: str) -> tuple[tuple[bool, int, str], ...]:
 
 def ago(since: float) -> str:
     """How long ago a time is, in seconds since 1970."""
-    seconds = max(time.time() - since, 0)
+    return span(time.time() - since)
+
+
+def until(at: float) -> str:
+    """How long it is until a time, in seconds since 1970."""
+    return span(at - time.time())
+
+
+def span(seconds: float) -> str:
+    """A span of time, in the largest unit of which there are two or more; what is negative is none."""
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds // size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{max(seconds, 0):.0f} s"

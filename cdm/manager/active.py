@@ -18,6 +18,7 @@ from cdm.log import Log, Ration
 from cdm.manager.agenda import Agenda
 from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.copies import Copies
+from cdm.manager.draining import Drains
 from cdm.manager.gates import Gates
 from cdm.manager.moves import Moves
 from cdm.manager.outbox import Order, Outbox, log_order
@@ -27,6 +28,7 @@ from cdm.manager.planning import Planning
 from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import settled
 from cdm.manager.releases import Job, Release, Releases
+from cdm.manager.remembering import Remembering
 from cdm.manager.settling import Settling
 from cdm.manager.status import refused_status, status_of, with_counts
 from cdm.manager.statuses import Statuses
@@ -37,7 +39,6 @@ from cdm.manager.wanted import Wanted
 from cdm.manager.wishes import Wishes
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, decode_artifact, encode_artifact
-from cdm.model.node import LEFT, LOST, Seen
 from cdm.model.status import Condition, Status
 
 log = Log("cdm.manager")
@@ -95,12 +96,14 @@ class Active:
         self._wishes = Wishes(at.cluster, self._placement, at.topology)
         self._copies = Copies(at.cluster, self._wishes.no_copies)
         self._releases = Releases(at.cluster, self._placement, self._wishes, self.gates, at.epoch, term)
+        self._remembering = Remembering(at.cluster, at.topology, at.outbox)
         settling = Settling(at.topology, at.cluster.on_node, at.policy, now)
         self._moves = Moves(self._up_since, partial(self.touch, now_due=True))
         for node in at.topology.nodes:
             self._moves.node_changed(node)
+        self._drains = drains = Drains(at.cluster, at.topology, self._placement, self._wishes.no_deadlines)
         self._planning = Planning(
-            at.cluster, self._placement, self._moves, self._releases, self._agenda, settling, at.policy, now
+            at.cluster, self._placement, self._moves, self._releases, self._agenda, settling, drains, at.policy, now
         )
 
     # What happens
@@ -114,6 +117,8 @@ class Active:
         self._placement.seen(key)
         if gone:
             self._planning.free(self._at.clock())
+            for artifact in self._drains.freed_by(key.artifact):
+                self.touch(artifact, now_due=True)
 
     def heard(self, node: NodeId) -> None:
         """A node's heart beat."""
@@ -157,7 +162,7 @@ class Active:
         """A node joined, left, died, went missing, was forgotten or given another intent, or has other labels."""
         self._placement.refresh()
         self._moves.node_changed(node)
-        self._remember(node)
+        self._remembering.note(node)
         ruled = self._cluster.ruled
         for artifact in self._cluster.artifacts_on(node):
             self.touch(artifact, now_due=True)
@@ -200,9 +205,8 @@ class Active:
             return None
         if self._unfinished:
             return -math.inf
-        due = min(self._next_round, self._agenda.due_at, self._planning.room_at, self._ration.missed_at)
-        settles_at = self._planning.settles_at
-        return due if settles_at is None else min(due, settles_at)
+        due = min(self._next_round, self._agenda.due_at, self._planning.due_at)
+        return min(due, self._ration.missed_at, self._drains.due_at)
 
     # What is done about it
 
@@ -211,6 +215,8 @@ class Active:
         if self._barrier:
             return
         at = self._at
+        for node in self._drains.look(now):
+            self.node_changed(node)
         for artifact in (*self._planning.settle(now), *self._planning.waiting_for_room(now)):
             self.touch(artifact, now_due=True)
         if now >= self._next_round:
@@ -237,7 +243,7 @@ class Active:
     def _begin_round(self) -> None:
         self._placement.refresh()
         for node in {**self._at.topology.nodes, **self._at.topology.seen}:
-            self._remember(node)
+            self._remembering.note(node)
         for artifact in self._cluster.artifacts():
             # A deadline may have passed while this node did not lead.
             self.touch(artifact, now_due=self._cluster.group(artifact).moving)
@@ -254,19 +260,6 @@ class Active:
                 self._statuses.tell(name, None)
         for name, (problem, revision) in self._cluster.refused.items():
             self.tell_refused(name, problem, revision)
-
-    def _remember(self, node: NodeId) -> None:
-        """Have it stored that there is such a node, or that it is gone, where that is not known yet."""
-        topology = self._at.topology
-        presence, known = topology.nodes.get(node), topology.seen.get(node)
-        if isinstance(presence, Registered):
-            seen = Seen(presence.registration.lasting)
-        elif presence is None and known is not None and known.gone is None:
-            seen = Seen(known.registration, LEFT if topology.left(node) else LOST)
-        else:
-            return
-        if seen != known:
-            self._at.outbox.remember(node, seen)
 
     def tell_refused(self, name: str, problem: str, revision: int) -> None:
         """Write the status of a blueprint whose key does not parse."""

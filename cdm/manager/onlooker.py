@@ -11,6 +11,7 @@ from cdm.dispatch.messages import MESSAGES, Message
 from cdm.dispatch.router import Router
 from cdm.manager.cluster import Desired
 from cdm.manager.copies import recover
+from cdm.manager.draining import Drains
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Outbox
 from cdm.manager.placement import Placement
@@ -66,10 +67,32 @@ class Onlooker:
         recover(self.cluster)
         self.placement = Placement(self.cluster, self.topology)
         self._wishes = Wishes(self.cluster, self.placement, self.topology)
+        self.drains = Drains(self.cluster, self.topology, self.placement, self._wishes.no_deadlines)
+        self.drains.look(now)
 
     def route(self, message: Message) -> None:
         """Take in one more message."""
         self._router.route(message)
+
+    def look_again(self, messages: Iterable[Message], now: float) -> None:
+        """Take in what has changed since, up to this time."""
+        self.now = now
+        for message in messages:
+            if isinstance(getattr(message, "key", None), LeaseKey):
+                value = getattr(message, "value", None)
+                self.leader = value.node if isinstance(value, Lease) else None
+            self.route(message)
+        self.placement.refresh()
+        self.drains.look(now)
+
+    def held(self, artifact: Artifact) -> str:
+        """Why a leader leaves the artifact as it is: a manager does not know what its blueprint says; empty: all do."""
+        return self._wishes.not_known(artifact)
+
+    @property
+    def unforced(self) -> str:
+        """Why no drain is forced, whatever its deadline: which manager does not know that; empty: they are."""
+        return self._wishes.no_deadlines()
 
     def lookup(self, artifact: Artifact) -> Lookup:
         """What there is to know of an artifact."""
@@ -84,6 +107,8 @@ class Onlooker:
         if artifact in ends:
             wanted = replace(wanted, beside=ends)
         group, fleet = cluster.group(artifact), placement.fleet(settling=False)
+        if outlives := self.drains.outlived(artifact, fleet, self.now):
+            wanted = replace(wanted, outlives=tuple(map(str, outlives)))
         at = situation_of(artifact, wanted, group, fleet, self.now, Policy(), placement.taken(artifact))
         return Lookup(desired, status, at)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 from cdm.allocation.evenly import Ranking
 from cdm.allocation.sites import Sites
@@ -37,6 +38,8 @@ class Placement:
         self._topology = topology
         self._nodes: dict[NodeId, LiveNode] | None = None
         self._draining: list[NodeId] = []
+        self.forced: AbstractSet[NodeId] = frozenset()
+        """Nodes that are to be emptied at once."""
         self._hearsay: frozenset[NodeId] = frozenset()
         """Missing nodes whose registration this process never saw."""
         self._ranking = Ranking()
@@ -125,6 +128,11 @@ class Placement:
     def refresh(self) -> None:
         """A node joined, went, or was given another intent."""
         self._nodes = None
+
+    def force(self, nodes: AbstractSet[NodeId]) -> None:
+        """These nodes are to be emptied at once, and no others."""
+        self.forced = nodes
+        self.refresh()
 
     def total(self, node: NodeId) -> int:
         """How many slices of all artifacts are on a node, commanded ones included."""
@@ -240,4 +248,11 @@ class Placement:
         schedule = self._topology.schedule(node)
         if not isinstance(presence, Registered):
             return LiveNode(node, open=False, draining=False, registered=False)
-        return LiveNode(node, schedule is Schedule.NORMAL, schedule is Schedule.DRAIN, presence.registration.capacity)
+        draining = schedule is Schedule.DRAIN
+        return LiveNode(
+            node,
+            schedule is Schedule.NORMAL,
+            draining,
+            presence.registration.capacity,
+            forced=draining and node in self.forced,
+        )

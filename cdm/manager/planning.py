@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from cdm.manager.agenda import Agenda
 from cdm.manager.choosing import leave_room, none_fits
 from cdm.manager.cluster import Cluster
+from cdm.manager.draining import Drains
 from cdm.manager.group import Group
 from cdm.manager.moves import Moves
 from cdm.manager.placement import Placement
@@ -51,6 +52,7 @@ class Planning:
         releases: what instances wait for.
         agenda: when to look again.
         settling: whether nothing is placed yet.
+        drains: what is to stop before what.
         policy: deadlines and backoff.
         now: seconds on this node's clock.
     """
@@ -63,6 +65,7 @@ class Planning:
         releases: Releases,
         agenda: Agenda,
         settling: Settling,
+        drains: Drains,
         policy: Policy,
         now: float,
     ) -> None:
@@ -72,6 +75,7 @@ class Planning:
         self._releases = releases
         self._agenda = agenda
         self._settling = settling
+        self._drains = drains
         self._policy = policy
         self._violations = Violations(cluster, placement)
         self._short: dict[Artifact, Plan] = {}
@@ -93,6 +97,11 @@ class Planning:
         self.settles_at = self._settling.until(now)
         if self.settles_at is None:
             yield from (artifact for artifact, plan in self._short.items() if plan.held)
+
+    @property
+    def due_at(self) -> float:
+        """When something follows although nothing happens, in seconds on this node's clock; inf: nothing does."""
+        return self.room_at if self.settles_at is None else min(self.room_at, self.settles_at)
 
     def fleet(self) -> Fleet:
         """The nodes as they are now, for one decision."""
@@ -173,6 +182,8 @@ class Planning:
         if waiting.services:
             job = job._replace(wanted=replace(job.wanted, waits_for=tuple(map(str, waiting.services))))
             self._agenda.look_at(artifact, waiting.until)
+        if outlives := self._drains.outlived(artifact, fleet, now):
+            job = job._replace(wanted=replace(job.wanted, outlives=tuple(map(str, outlives))))
         job = self._with_move(job, fleet, now)
         plan = None
         if job.wanted.moving is not None:

@@ -80,7 +80,8 @@ def reconcile(
     if count is None:
         # Refused, and never a valid one before: nothing is changed, but the keys of dead nodes go.
         unheard = case.standings[Standing.UNHEARD]
-        return Plan(_forget(case), _earliest(_gone(case)), lingering=len(unheard), cursor=cursor)
+        commands = [*_forget(case), *_evacuate(case)]
+        return Plan(commands, _earliest(_gone(case)), lingering=len(unheard), cursor=cursor)
     if not group.slices and wanted.grows and wanted.moving is None:
         growth = grow(case, count, cursor) if count else Growth(cursor=cursor)  # there is nothing else to look at
         return Plan([*growth.commands], None, growth.unplaced, growth.why, growth.held, cursor=growth.cursor)
@@ -98,7 +99,7 @@ def reconcile(
         removed = _choose_removals(case, max(len(live) - count, 0), commands)
         commands += (case.retire(put, f"{there}, {count} wanted") for put in live if put.key in removed)
         staying = [put for put in live if put.key not in removed] if removed else live
-    emptied, emptied_at = _empty_draining(case, staying, count)
+    emptied, emptied_at = ([], []) if wanted.outlives else _empty_draining(case, staying, count)
     moved, moved_at = _moved(case, staying, count)
     commands += emptied + moved
     loaded = [put for put in staying if put.value.state is SliceState.LOADED] if wanted.grows else []
@@ -131,15 +132,23 @@ def situation_of(
 ) -> Situation:
     """The facts, with the slices sorted; the arguments are those of `reconcile`."""
     standings = sort(group, fleet, policy, now)
-    if wanted.nodes is not None:
+    if wanted.outlives:
+        _set_apart_outliving(standings)
+    elif wanted.nodes is not None:
         _set_apart_misplaced(standings, wanted, wanted.nodes, now)
     if wanted.moving is not None:
         _set_apart_moving(standings, wanted.moving.key)
     keys = group.slices if taken is None else taken
     case = Situation(artifact, wanted, group, fleet, now, policy, standings, keys)
-    if standings[Standing.DRAINING]:
+    if standings[Standing.DRAINING] and not wanted.outlives:
         _set_apart_evacuated(case)
     return case
+
+
+def _set_apart_outliving(standings: Standings) -> None:
+    """What others need that are yet to stop stays until they have."""
+    standings[Standing.DRAINING] += (put for put in standings[Standing.EVACUATED] if put.value.state.live)
+    standings[Standing.EVACUATED][:] = (put for put in standings[Standing.EVACUATED] if not put.value.state.live)
 
 
 def _set_apart_misplaced(standings: Standings, wanted: Wanted, nodes: AbstractSet[NodeId], now: float) -> None:
@@ -237,7 +246,7 @@ def _take_away(case: Situation) -> list[Command]:
             for put in standings[Standing.UNANSWERED]
         ),
         *(case.unload(put, f"stuck in {put.value.state}", failed=True) for put in standings[Standing.STUCK]),
-        *(case.retire(put, _why_evacuated(case, put)) for put in standings[Standing.EVACUATED]),
+        *_evacuate(case),
         *(
             case.retire(put, f"node {put.key.node} is none that is to have it, or has another")
             for put in standings[Standing.MISPLACED]
@@ -264,9 +273,18 @@ def _hurry(case: Situation) -> list[Command]:
     ]
 
 
+def _evacuate(case: Situation) -> list[Command]:
+    """Take away what goes before another one comes."""
+    return [case.retire(put, _why_evacuated(case, put)) for put in case.standings[Standing.EVACUATED]]
+
+
 def _why_evacuated(case: Situation, put: SlicePut) -> str:
-    moving = case.wanted.moving
-    return moving.reason if moving is not None and moving.key == put.key else f"node {put.key.node} is draining"
+    moving, node = case.wanted.moving, put.key.node
+    if moving is not None and moving.key == put.key:
+        return moving.reason
+    live = case.fleet.nodes.get(node)
+    over = " and its deadline is over" if live is not None and live.forced else ""
+    return f"node {node} is draining{over}"
 
 
 def _moved(case: Situation, staying: Sequence[SlicePut], wanted: int) -> tuple[list[Command], list[float]]:

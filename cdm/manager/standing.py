@@ -45,6 +45,8 @@ class LiveNode(Struct, frozen=True):
     """Most slices that it takes; None: no limit."""
     registered: bool = True
     """False: it is missing, and may come back."""
+    forced: bool = False
+    """Is to be emptied at once, be there replacements or not."""
 
 
 class Fleet(Struct, frozen=True):
@@ -88,7 +90,8 @@ class Standing(StrEnum):
     DRAINING = "draining"
     """It serves until its replacement is healthy: its node is to be emptied."""
     EVACUATED = "evacuated"
-    """It is to be elsewhere, and must not run twice: it is unloaded first; there is a place for its replacement."""
+    """It goes before another one comes: it must not run twice, and there is a place for its replacement; or its node is
+    to be empty by now, be there a replacement or not."""
     MISPLACED = "misplaced"
     """One is wanted on each of certain nodes, and this is on none of them, or beside another: it goes."""
     MOVING = "moving"
@@ -155,7 +158,9 @@ def standing_of(
     if node is None:
         return Standing.UNHEARD if gone_at(put, fleet) > now else Standing.GONE
     if state is _FAILED:
-        return Standing.UNLOAD_FAILED if key in failed_unloading else Standing.FAILED
+        if key in failed_unloading:
+            return Standing.UNLOAD_FAILED
+        return Standing.EVACUATED if node.forced else Standing.FAILED
     deadline = policy.deadline(put)
     overdue = deadline is not None and deadline <= now
     if not state.live:
@@ -165,7 +170,7 @@ def standing_of(
     if not node.registered:
         return Standing.AWAITED
     if node.draining:
-        return Standing.DRAINING
+        return Standing.EVACUATED if node.forced else Standing.DRAINING
     return _LIVE
 
 

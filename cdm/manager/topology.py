@@ -21,7 +21,6 @@ from cdm.dispatch.messages import (
     Cause,
     Connected,
     Disconnected,
-    IntentChanged,
     KeyRejected,
     Message,
     NodeDied,
@@ -36,9 +35,10 @@ from cdm.dispatch.messages import (
 )
 from cdm.dispatch.router import receiver
 from cdm.log import Log
+from cdm.manager.schedules import Intents
 from cdm.model.artifact import NodeId
-from cdm.model.keys import IntentKey, NodeKey, SeenKey
-from cdm.model.node import LEFT, NO_INTENT, UNREADABLE_INTENT, Intent, Registration, Schedule, Seen
+from cdm.model.keys import NodeKey, SeenKey
+from cdm.model.node import LEFT, Registration, Schedule, Seen
 
 log = Log("cdm.topology")
 
@@ -88,7 +88,7 @@ class Missing(Struct, frozen=True):
         return max(hearing_since, self.heard) + self.ttl
 
 
-class Topology:
+class Topology(Intents):
     """Follows the ``nodes`` bucket and tells who joins, leaves, goes missing and dies.
 
     Args:
@@ -97,12 +97,11 @@ class Topology:
     """
 
     def __init__(self, emit: Callable[[Message], None], node_ttl: float) -> None:
-        self._emit = emit
+        super().__init__(emit)
         self.node_ttl = node_ttl
         self.hosting_since: float | None = None
         """Since when there has been a node that runs slices, in seconds on this node's clock; None: there is none."""
         self._nodes: dict[NodeId, Registered | Missing] = {}
-        self._intents: dict[NodeId, Intent] = {}
         self._missing: dict[NodeId, Missing] = {}
         self._lost: dict[NodeId, float] = {}
         self._departed: dict[NodeId, None] = {}
@@ -136,9 +135,11 @@ class Topology:
         return self._candidates
 
     def schedule(self, node: NodeId) -> Schedule:
-        """Whether the operator lets slices be placed there."""
-        intent = self._intents.get(node)
-        return intent.schedule if intent else Schedule.NORMAL
+        """What may be placed there, as the operator wants it; a node that is leaving is to be emptied, too."""
+        presence = self._nodes.get(node)
+        if isinstance(presence, Registered) and presence.registration.leaving:
+            return Schedule.DRAIN
+        return self.intended(node).intent.schedule
 
     def left(self, node: NodeId) -> bool:
         """Whether the node is known to have left in good order."""
@@ -231,16 +232,6 @@ class Topology:
         self._seen.pop(remove.key.node, None)
 
     @receiver
-    def on_intent(self, put: ValuePut[IntentKey, Intent]) -> None:
-        """An operator cordoned or drained a node, or made it schedulable again."""
-        self._intend(put.key.node, put.value)
-
-    @receiver
-    def on_intent_removed(self, remove: ValueRemove[IntentKey, Intent]) -> None:
-        """An operator made a node schedulable again."""
-        self._intend(remove.key.node, NO_INTENT)
-
-    @receiver
     def on_registration_rejected(self, rejected: ValueRejected[NodeKey, Registration]) -> None:
         """A registration does not decode: a living node writes over it; if none does, the node is lost after its TTL.
 
@@ -250,12 +241,6 @@ class Topology:
         node = rejected.key.node
         if (old := self._nodes.get(node)) is not None:
             self._lose(node, rejected.at, self._ttl_of(old))
-
-    @receiver
-    def on_intent_rejected(self, rejected: ValueRejected[IntentKey, Intent]) -> None:
-        """What an operator wants cannot be read: nothing new is placed on the node until it can."""
-        log.warning("unreadable intent counts as cordon", key=str(rejected.key), reason=rejected.reason)
-        self._intend(rejected.key.node, UNREADABLE_INTENT)
 
     @receiver
     def on_key_rejected(self, rejected: KeyRejected[NodeKey]) -> None:
@@ -376,13 +361,3 @@ class Topology:
         """The node is missing no more, for better or worse."""
         if self._missing.pop(node, None) and all(each.hearsay for each in self._missing.values()):
             self._mass_loss = False
-
-    def _intend(self, node: NodeId, intent: Intent) -> None:
-        if self._intents.get(node, NO_INTENT) == intent:
-            return
-        if intent.schedule is Schedule.NORMAL:
-            self._intents.pop(node, None)
-        else:
-            self._intents[node] = intent
-        log.info("node intent changed", node=node, schedule=str(intent.schedule))
-        self._emit(IntentChanged(node, intent))

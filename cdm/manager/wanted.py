@@ -59,6 +59,8 @@ class Wanted(Struct, frozen=True):
     """LOADED slices that are not to be activated yet: another one has their port."""
     waits_for: tuple[str, ...] = ()
     """Services that are to have a healthy instance before anything more is activated, and have none."""
+    outlives: tuple[str, ...] = ()
+    """Services that need this one, and are to stop before it does."""
 
 
 NOTHING_WANTED = Wanted()

@@ -12,7 +12,7 @@ from cdm.manager.standing import LiveNode
 from cdm.manager.topology import Registered, Topology
 from cdm.manager.wanted import Wanted, rules_of, wanted_of
 from cdm.model.artifact import Artifact, NodeId
-from cdm.model.node import PLACEMENT, ROLLOUTS, SECRETS
+from cdm.model.node import DRAINS, PLACEMENT, ROLLOUTS, SECRETS
 
 
 class Wishes:
@@ -64,6 +64,10 @@ class Wishes:
     def no_copies(self) -> str:
         """Which manager does not know copies of blueprints (`cdm.manager.copies`); empty: all do."""
         return self._lacking(SECRETS, "secrets")
+
+    def no_deadlines(self) -> str:
+        """Which manager does not know that a drain may have a deadline, for people; empty: all do."""
+        return self._lacking(DRAINS, "deadlines of drains")
 
     def not_known(self, artifact: Artifact) -> str:
         """Which manager does not know what the blueprints of a service say; empty: all do.

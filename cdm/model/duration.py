@@ -40,3 +40,13 @@ def check_duration(field: str, duration: float | str, least: float = 0.0) -> Non
         raise InvalidBlueprint(field, f"must be at most {LONGEST / 86_400:g} days")
     if seconds(duration) < least:
         raise InvalidBlueprint(field, f"must be at least {least:g} s")
+
+
+def duration_text(duration: float) -> str:
+    """A duration in seconds as people write it, to the millisecond: ``1h30m``."""
+    rest, parts = round(duration * 1000), list[str]()
+    for unit, size in sorted(_UNITS.items(), key=lambda each: -each[1]):
+        count, rest = divmod(rest, round(size * 1000))
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"

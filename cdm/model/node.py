@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum, unique
+from math import inf
 
 import msgspec
 from msgspec import Struct, field
@@ -10,6 +11,7 @@ from msgspec.structs import force_setattr, replace
 
 from cdm.errors import InvalidValue
 from cdm.model.artifact import NodeId
+from cdm.model.duration import Duration, check_duration, seconds
 from cdm.model.problems import problem_with_encoding, without_mark
 from cdm.model.quantity import MOST_CPU, MOST_MEMORY
 from cdm.model.rules import NODE_LABEL
@@ -29,7 +31,10 @@ PLACEMENT = "placement"
 """The feature of managers that know what blueprints say of where instances go."""
 SECRETS = "secrets"
 """The feature of managers that know secrets in blueprints, and keep copies of blueprints out of ``status``."""
-FEATURES = (ROLLOUTS, PLACEMENT, SECRETS)
+DRAINS = "drains"
+"""The feature of managers that know intents with a deadline or a reason, and nodes that leave (`Registration.leaving`);
+one that does not takes such an intent for one that cannot be read, and so for cordon."""
+FEATURES = (ROLLOUTS, PLACEMENT, SECRETS, DRAINS)
 """Every feature that all nodes of this version have."""
 GIVES_SECRETS = "gives-secrets"
 """The feature of nodes that have secrets, and a runtime that gives them to slices."""
@@ -83,6 +88,8 @@ class Registration(Struct, frozen=True, omit_defaults=True):
     """Bytes of memory that slices may reserve; None: not given."""
     load: float | None = None
     """How busy its processors are, in coarse steps: 1.0 means that each has just enough to do. None: not given."""
+    leaving: bool = False
+    """It is about to stop, and waits for its slices to be moved elsewhere: to managers it is a node that drains."""
 
     def __post_init__(self) -> None:
         """Believe no number that no machine has: whatever a node says of itself, those that decide can reckon with."""
@@ -145,24 +152,46 @@ class Schedule(StrEnum):
     """Nothing new is placed here, and what runs is moved elsewhere."""
 
 
-class Intent(Struct, frozen=True, forbid_unknown_fields=True):
-    """The value under ``nodes/{node}.intent``. People type it: unknown fields are an error."""
+class Intent(Struct, frozen=True, omit_defaults=True):
+    """The value under ``nodes/{node}.intent``. Operators write it, by hand too."""
 
     schedule: Schedule
+    deadline: Duration | None = None
+    """Of a drain: how long after it was stored the node is to be empty; None: whenever it is."""
+    force: bool = False
+    """Of a drain: what is left at the deadline is taken away, be there a replacement or not; at once without one."""
+    reason: str = ""
+    """For people."""
+    unknown: tuple[str, ...] = ()
+    """Fields that this version does not know, which have no effect; they are found when it is read."""
+
+    @property
+    def due(self) -> float:
+        """Seconds after it was stored at which a drain is to be over; inf: no time is said."""
+        if self.deadline is not None:
+            return seconds(self.deadline)
+        return 0.0 if self.force else inf
 
     @classmethod
     def parse(cls, raw: bytes) -> Intent:
-        """Read JSON.
+        """Read JSON. Unknown fields are noted, and have no effect.
 
         Raises:
-            InvalidValue: it is not encoded in UTF-8.
+            InvalidValue: it is not encoded in UTF-8, or its deadline is too long.
             DecodeError: msgspec's; it is not an intent.
         """
         if problem := problem_with_encoding(raw):
             raise InvalidValue(problem)
-        return _INTENT_DECODER.decode(without_mark(raw))
+        text = without_mark(raw)
+        found = _INTENT_DECODER.decode(text)
+        if found.deadline is not None:
+            check_duration("deadline", found.deadline)
+        told = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        return replace(found, unknown=tuple(each for each in told if each not in INTENT_FIELDS))
 
 
+INTENT_FIELDS = ("schedule", "deadline", "force", "reason")
+"""What is written under ``nodes/{node}.intent``."""
 _INTENT_DECODER = msgspec.json.Decoder(Intent)
 NO_INTENT = Intent(Schedule.NORMAL)
 """The intent where there is none."""
@@ -172,6 +201,8 @@ UNREADABLE_INTENT = Intent(Schedule.CORDON)
 
 LEFT, LOST = "left", "lost"
 """How a node can be gone: it took its registration back, or it was not heard of any more."""
+HAD = 200
+"""Most artifacts of which it is remembered that a lost node had some."""
 
 
 class Seen(Struct, frozen=True, omit_defaults=True):
@@ -181,6 +212,8 @@ class Seen(Struct, frozen=True, omit_defaults=True):
     """The node's last one."""
     gone: str | None = None
     """`LEFT` or `LOST`, since this was written; None: the node is there, or was when last heard of."""
+    had: dict[str, int] = field(default_factory=dict)
+    """Of one that is gone: how many slices of which artifacts it had at that time, `HAD` artifacts at most."""
 
 
 class Lease(Struct, frozen=True):

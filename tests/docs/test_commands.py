@@ -17,7 +17,7 @@ import pytest
 
 from cdm.cli import Exit
 from cdm.cli.logs import FOLLOWED_FROM
-from tests.cli import test_apply, test_demo, test_endpoints, test_explain, test_rebalance, test_releases
+from tests.cli import test_apply, test_demo, test_drain, test_endpoints, test_explain, test_rebalance, test_releases
 from tests.containers import test_compose
 from tests.docs import test_documents, test_first_steps, test_placement
 from tests.docs.documents import BLOCKS, INLINE, adapted, blocks, commands, inline
@@ -199,6 +199,7 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "Containers": test_compose.test_up_used_and_down,
     "Artifacts": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "The manifest": test_first_steps.test_the_manifest_of_the_documents_is_one,
+    "Draining": test_drain.test_the_commands_of_the_documents,
     "Why it is there, or not": test_explain.test_the_commands_of_the_documents,
     "From a file": test_apply.test_the_commands_of_the_documents,
     "Logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
@@ -252,6 +253,13 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm node": test_a_node_is_operated,
     "cdm status": test_a_node_is_operated,
     "cdm status --json": test_a_node_is_operated,
+    "cdm nodes": test_drain.test_a_machine_is_taken_out_and_back,
+    "cdm drain": test_drain.test_a_machine_is_taken_out_and_back,
+    "cdm drain --wait": test_drain.test_a_machine_is_taken_out_and_back,
+    "cdm drain --all": test_drain.test_everything_is_stopped_what_needs_others_first,
+    "cdm cordon": test_drain.test_a_machine_is_taken_out_and_back,
+    "cdm uncordon": test_drain.test_a_machine_is_taken_out_and_back,
+    "cdm uncordon --all": test_drain.test_the_commands_of_the_documents,
     "cdm explain": test_explain.test_every_node_says_what_keeps_an_instance_out,
     "cdm health": test_a_node_is_operated,
     "cdm logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,

@@ -125,6 +125,7 @@ COMMANDS = (
         "artifact ls",
         "artifact rm",
     ),
+    *("nodes", "cordon", "uncordon", "drain"),
     *("apply", "plan", "export", "deploy", "rollback", "scale", "restart", "rebalance", "history"),
     *(f"rollout {each}" for each in ("status", "pause", "resume", "approve", "abort", "retry")),
 )

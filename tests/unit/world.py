@@ -90,6 +90,8 @@ class World:
         self.nodes: dict[NodeId, tuple[Registration, float]] = {}
         self.markers: dict[NodeId, Cause] = {}
         self.intents: dict[NodeId, Schedule] = {}
+        self.more_of_intents: dict[NodeId, tuple[dict[str, Any], float]] = {}
+        """Their other fields, and when they were stored."""
         self.seen: dict[NodeId, tuple[Seen, float]] = {}
         self.statuses: dict[str, Status] = {}
         self.mirror: deque[Message] = deque()
@@ -133,7 +135,8 @@ class World:
         for node, cause in self.markers.items():
             self._tell_gone(node, cause)
         for node, schedule in self.intents.items():
-            self.route(ValuePut(IntentKey(node), Intent(schedule), 1))
+            more, at = self.more_of_intents.get(node, ({}, self.now))
+            self.route(ValuePut(IntentKey(node), Intent(schedule, **more), 1, at))
 
     def _list_blueprints(self) -> None:
         for artifact, (valid, revision, refused) in self.blueprints.items():
@@ -218,9 +221,10 @@ class World:
         forgotten: ValueRemove[SeenKey, Seen] = ValueRemove(SeenKey(node), 1, at=self.now)
         self.route(forgotten)
 
-    def intend(self, node: NodeId, schedule: Schedule) -> None:
+    def intend(self, node: NodeId, schedule: Schedule, **more: Any) -> None:
         self.intents[node] = schedule
-        self.route(ValuePut(IntentKey(node), Intent(schedule), 1))
+        self.more_of_intents[node] = (more, self.now)
+        self.route(ValuePut(IntentKey(node), Intent(schedule, **more), 1, self.now))
 
     def want(self, artifact: Artifact, instances: int, min_healthy: float = 0.0) -> None:
         self.apply(artifact, Blueprint(instances, min_healthy=min_healthy))

@@ -1,0 +1,144 @@
+"""Nodes that are being drained, and nodes that are gone, as ``cdm nodes`` and ``cdm status`` tell of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from math import inf
+
+from msgspec import Struct
+
+from cdm.dispatch.messages import Message, ValuePut
+from cdm.manager.emptying import Left, left_on
+from cdm.manager.onlooker import Onlooker
+from cdm.model.artifact import NodeId
+from cdm.model.keys import NodeKey, SeenKey, SliceKey
+from cdm.model.node import Intent, Registration, Schedule, Seen
+
+
+class Emptied(Struct, frozen=True):
+    """A node that is being drained, and how far that is."""
+
+    node: NodeId
+    leaving: bool
+    """Whether the node wants it itself, since it is about to stop."""
+    since: str
+    """When that was written, RFC 3339; empty: not known."""
+    by: str
+    """Who wrote it, as declared; empty: unknown, or the node itself."""
+    reason: str
+    deadline: str
+    """When it is to be over, RFC 3339; empty: no time is said."""
+    force: bool
+    """Whether what is left goes then, be there a replacement or not."""
+    overdue: bool
+    """Whether that time is over."""
+    waits: str
+    """Why it is not forced although it is due: which manager does not know of it; empty: nothing keeps it."""
+    left: list[Left]
+    """The slices that are left there, and why each is."""
+
+
+class GoneNode(Struct, frozen=True):
+    """A node that is not registered any more, and not forgotten."""
+
+    node: NodeId
+    how: str
+    """``lost``: it was not heard of any more; ``left``: it took its registration back; ``missing``: nobody has given
+    it up yet."""
+    since: str
+    """When that was found out, RFC 3339."""
+    had: dict[str, int]
+    """How many slices of which artifacts it had then."""
+    slices: int
+    """How many of its slices are still there."""
+    labels: dict[str, str]
+    role: str
+    version: str
+
+    @property
+    def lost(self) -> bool:
+        """Whether it went without a word."""
+        return self.how != "left"
+
+
+def emptied(
+    messages: list[Message], now: float, epoch: float, writers: Mapping[NodeId, str] | None = None
+) -> list[Emptied]:
+    """The nodes that are being drained.
+
+    Args:
+        messages: what the buckets hold.
+        now: the time of that, on this process's clock, as the messages are timed.
+        epoch: the time of day less that, in seconds.
+        writers: who wrote the nodes' intents, where that is known.
+    """
+    if not any(_drains(each) for each in messages):
+        return []  # what follows costs as much as to take over the leadership
+    look = Onlooker(messages, now)
+    registered = [node for node in look.topology.nodes if look.topology.schedule(node) is Schedule.DRAIN]
+    away = [
+        node
+        for node, each in look.topology.intents.items()
+        if each.intent.schedule is Schedule.DRAIN and look.cluster.on_node.get(node)
+    ]
+    return [emptied_of(look, node, epoch, (writers or {}).get(node, "")) for node in sorted({*registered, *away})]
+
+
+def emptied_of(look: Onlooker, node: NodeId, epoch: float, by: str = "") -> Emptied:
+    """One node that is being drained; arguments as in `emptied`."""
+    found = look.topology.intended(node)
+    drained = found.intent.schedule is Schedule.DRAIN
+    due = found.due
+    overdue = due <= look.now
+    return Emptied(
+        node,
+        not drained,
+        _time(found.at + epoch) if drained else "",
+        by if drained else "",
+        found.intent.reason,
+        _time(due + epoch) if due < inf else "",
+        drained and found.intent.force,
+        overdue,
+        look.unforced if overdue and found.intent.force else "",
+        left_on(look, node),
+    )
+
+
+def gone(messages: Iterable[Message], epoch: float) -> list[GoneNode]:
+    """The nodes that are gone, and not forgotten; arguments as in `emptied`."""
+    registered, seen = set[NodeId](), dict[NodeId, ValuePut[SeenKey, Seen]]()
+    slices: dict[NodeId, int] = {}
+    for message in messages:
+        match message:
+            case ValuePut(key=NodeKey(node)):
+                registered.add(node)
+            case ValuePut(key=SeenKey(node)):
+                seen[node] = message
+            case ValuePut(key=SliceKey(node)):
+                slices[node] = slices.get(node, 0) + 1
+    return [
+        GoneNode(
+            node,
+            put.value.gone or "missing",
+            _time(put.at + epoch),
+            put.value.had,
+            slices.get(node, 0),
+            put.value.registration.labels,
+            put.value.registration.role,
+            put.value.registration.version,
+        )
+        for node, put in sorted(seen.items())
+        if node not in registered
+    ]
+
+
+def _drains(message: Message) -> bool:
+    value = getattr(message, "value", None)
+    return (isinstance(value, Intent) and value.schedule is Schedule.DRAIN) or (
+        isinstance(value, Registration) and value.leaving
+    )
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(max(at, 0.0), UTC).isoformat(timespec="seconds")

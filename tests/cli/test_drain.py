@@ -1,0 +1,206 @@
+"""``cdm drain``, ``cordon``, ``uncordon`` and ``nodes`` on real servers, managers and agents."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.cli.test_releases import Cluster, cluster
+from tests.docs.documents import commands
+from tests.harness.agents import agents
+from tests.harness.nodes import nodes_on
+from tests.harness.processes import environment
+from tests.harness.servers import NatsServer
+from tests.harness.waiting import bounded, eventually
+from tests.harness.wire import artifact_of, on_nodes, raw
+
+pytestmark = pytest.mark.anyio
+
+ONE = {"instances": 1, "min_healthy": 0, "drain_delay": 0}
+
+
+async def settled(it: Cluster, *wanted: dict[str, int]) -> None:
+    """Wait until so many slices are on each node, all of them ACTIVE."""
+
+    async def there() -> bool:
+        found = await it.user.slices()
+        return on_nodes(found) in wanted and set(found.values()) <= {"ACTIVE"}
+
+    await eventually(there, 30, f"slices are on {wanted}")
+
+
+@pytest.mark.quick
+async def test_a_machine_is_taken_out_and_back(server: NatsServer) -> None:
+    async with cluster(server, "n1", "n2") as it:
+        await it.cdm("cordon", "n2")
+        await it.user.put("blueprints", "acme/web/1", {**ONE, "min_healthy": 1})
+        await settled(it, {"n1": 1})
+        assert "n2: takes slices again" in await it.cdm("uncordon", "n2")
+
+        shown = await it.cdm("drain", "n1", "--wait", "--reason", "new kernel", "--timeout", "60s")
+        assert "n1: to be drained: 1 slice\n" in shown
+        assert "its replacement on n2" in shown
+        assert shown.endswith("n1: drained\n")
+        assert on_nodes(await it.user.slices()) == {"n2": 1}
+
+        (node,) = (await it.json("nodes", "n1"))["draining"]
+        assert (node["reason"], node["left"], node["deadline"]) == ("new kernel", [], "")
+        assert "@" in node["by"]
+        assert "new kernel; empty" in await it.cdm("nodes")
+        again = await it.cdm("drain", "n1", "--reason", "new kernel")
+        assert "n1: to be drained: 0 slices; as it was before" in again
+        assert "n1: takes slices again" in await it.cdm("uncordon", "--all")
+        assert (await it.json("uncordon", "n1"))["nodes"] == [{"node": "n1", "schedule": "normal", "changed": False}]
+        assert "did you mean n1?" in await it.cdm("drain", "n11", code=1)
+
+
+async def test_the_commands_of_the_documents(server: NatsServer) -> None:
+    nodes, cordon, wait, uncordon, force, parallel, uncordon_all, everything = (
+        shlex.split(command)[1:] for command in commands("Draining")
+    )
+    names = ("node-1", "node-2", "node-3")
+    async with cluster(server, *names) as it:
+        await it.user.put("blueprints", "acme/web/1", {**ONE, "instances": 3})
+        await settled(it, dict.fromkeys(names, 1))
+        assert "node-1: cordoned: it keeps what it has" in await it.cdm(*cordon)
+        assert "cordon" in await it.cdm(*nodes)
+        assert (await it.cdm(*wait)).endswith("node-1: drained\n")
+        assert "node-1: takes slices again" in await it.cdm(*uncordon)
+        assert "node-1: to be drained: 0 slices" in await it.cdm(*force)
+        (drained,) = (await it.json(*nodes))["draining"]
+        assert (drained["force"], drained["overdue"], drained["left"]) == (True, False, [])
+        assert "3 of acme:web:1" not in (shown := await it.cdm(*parallel))
+        assert [line.split("  ")[1] for line in shown.splitlines() if line.endswith(": drained")] == [
+            "node-1: drained",
+            "node-2: drained",
+        ]
+        assert "node-2: cordoned, to be drained in its turn: " in shown
+        await settled(it, {"node-3": 3})
+        assert (await it.cdm(*uncordon_all)).count("takes slices again") == 2
+
+        refused = await it.cdm(*everything, code=2)
+        assert "--all stops all 3 slices on 3 nodes, and there is no terminal to ask: say --yes" in refused
+        stopped = await it.json(*everything, "--yes", "--wait", "--timeout", "60s")
+        assert {each["result"] for each in stopped["nodes"]} == {"drained"}
+        assert await it.user.slices() == {}
+        await it.cdm(*uncordon_all)
+        await settled(it, dict.fromkeys(names, 1))
+
+
+async def test_everything_is_stopped_what_needs_others_first(server: NatsServer) -> None:
+    async with raw(server) as user:
+        await user.record()
+        async with cluster(server, "n1", "n2") as it:
+            await it.user.put("blueprints", "acme/db/1", {**ONE, "instances": "each"})
+            await it.user.put("blueprints", "acme/api/1", {**ONE, "instances": 2, "after": ["acme:db"]})
+            await it.user.put("blueprints", "acme/web/1", {**ONE, "instances": 3, "after": ["acme:api", "acme:db"]})
+            for one in ("x", "y"):
+                await it.user.put("blueprints", f"acme/{one}/1", ONE)
+            await settled(it, {"n1": 5, "n2": 4}, {"n1": 4, "n2": 5})
+            for one, other in (("x", "y"), ("y", "x")):  # a circle, which runs as it was no circle before
+                await it.user.put("blueprints", f"acme/{one}/1", {**ONE, "after": [f"acme:{other}"]})
+            done = await it.cdm("drain", "--all", "--yes", "--wait", "--timeout", "60s", "--reason", "the end")
+            assert {line.split("  ")[1] for line in done.splitlines()[-2:]} == {"n1: drained", "n2: drained"}
+        records = await user.recorded()
+    gone: dict[str, list[int]] = {}
+    told: dict[str, list[int]] = {}
+    for record in records:
+        if record.gone and "acme/" in record.key:
+            gone.setdefault(artifact_of(record.key), []).append(record.sequence)
+        elif record.value.get("state") == "UNLOAD":
+            told.setdefault(artifact_of(record.key), []).append(record.sequence)
+    assert {artifact: len(each) for artifact, each in gone.items()} == {
+        "acme/db/1": 2,
+        "acme/api/1": 2,
+        "acme/web/1": 3,
+        "acme/x/1": 1,
+        "acme/y/1": 1,
+    }
+    assert max(gone["acme/web/1"]) < min(told["acme/api/1"])
+    assert max(gone["acme/api/1"]) < min(told["acme/db/1"])
+
+
+async def test_what_no_node_takes_is_told_and_goes_at_the_deadline_also_after_a_change_of_leader(
+    server: NatsServer,
+) -> None:
+    names = ("n1", "n2", "n3")
+    async with raw(server) as user, nodes_on(server) as running, agents(server, *names):
+        await running.start(*names)
+        it = Cluster(server, user)
+        leader = await running.leader()
+        node = next(name for name in names if running.all[name] is not leader)
+        await user.put("blueprints", "acme/web/1", {**ONE, "require": [f"node = {node}"], "stop_after": 5})
+        await settled(it, {node: 1})
+        waited = await it.cdm("drain", node, "--wait", "--timeout", "2s", code=3)
+        assert "acme:web:1 must not run twice, and stops before another one starts" in waited
+        assert "stops once another node takes it: 0 of 3 nodes take it" in waited
+        assert f"no longer waited for; {node} goes on being drained (`cdm nodes {node}` shows how far)" in waited
+
+        before = time.monotonic()
+        await it.cdm("drain", node, "--deadline", "8s", "--on-deadline", "force", "--reason", "power")
+        (told,) = (await it.json("status"))["draining"]
+        assert (told["node"], told["reason"], told["overdue"], len(told["left"])) == (node, "power", False, 1)
+        await leader.crash()
+
+        async def empty() -> bool:
+            return await user.slices() == {}
+
+        await eventually(empty, 30, "the node is empty")
+        assert time.monotonic() - before > 7
+        await running.leader(above=leader.active)
+
+        async def told_of() -> bool:
+            status = await user.status("acme/web/1")
+            return bool(status.get("condition") == "Unschedulable")
+
+        await eventually(told_of, what="status says that no node takes it")
+        shown = await it.cdm("nodes", node)
+        assert "by " in shown
+        assert "forced; empty" in shown
+
+
+async def test_nodes_that_are_drained_in_turn_take_nothing_from_each_other_and_an_interruption_says_what_is_left(
+    server: NatsServer,
+) -> None:
+    names = ("n1", "n2", "n3", "n4")
+    async with cluster(server, *names) as it:
+        await it.user.put("blueprints", "acme/web/1", {**ONE, "instances": 4})
+        await it.user.put("blueprints", "acme/own/1", {**ONE, "require": ["node = n2"]})
+        await settled(it, {"n1": 1, "n2": 2, "n3": 1, "n4": 1})
+        command = ["drain", "n1", "n2", "n3", "--parallel", "1", "--server", server.url]
+        async with await anyio.open_process(
+            [sys.executable, "-m", "cdm", *command], env=environment(), stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            said = b""
+            with bounded(30):
+                while b"no other node takes it" not in said:
+                    said += await process.stdout.receive()
+                process.send_signal(signal.SIGINT)
+                told = b"".join([chunk async for chunk in process.stderr])
+                assert await process.wait() == 130
+        assert b"n1: drained" in said
+        assert told.decode() == (
+            "cdm: no longer waited for; n2 goes on being drained (`cdm nodes n2` shows how far); n3 is cordoned and "
+            "was not begun: `cdm drain n3` does it, `cdm uncordon n3` uses them again\n"
+        )
+        assert on_nodes(await it.user.slices()) == {"n2": 1, "n3": 1, "n4": 3}
+
+        async def drained() -> None:
+            waited.append(await it.json("drain", "n2", "n3", "--wait", "--timeout", "60s", code=4))
+
+        waited: list[dict[str, Any]] = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(drained)
+            await settled(it, {"n2": 1, "n4": 4})
+            await anyio.sleep(1)
+            await it.cdm("cordon", "n2")
+        assert [each["result"] for each in waited[0]["nodes"]] == ["superseded", "drained"]
