@@ -211,7 +211,10 @@ async def _plan(connection: Connection, wish: Wish, out: Path | None, *, json: b
 
 def _lines(changes: Sequence[Change], effects: dict[str, list[Text]]) -> Iterator[Text]:
     for change in changes:
-        if change.action is not Action.NOTHING:
+        if change.note:
+            yield Text.assemble("  ", (str(change.artifact), "bold"), plain(f"  {change.action}  ({change.place})"))
+            yield plain(f"    ! {change.note}", _STYLES["!"])
+        elif change.action is not Action.NOTHING:
             yield from _change_lines(change)
             yield from effects.pop(str(change.artifact), [])
     for artifact, lines in effects.items():
@@ -245,6 +248,7 @@ def _described(change: Change) -> dict[str, Any]:
         "place": change.place,
         "action": str(change.action),
         "owner": change.owner,
+        "note": change.note,
         "differences": [
             {"field": each.field, "before": each.before, "after": each.after}
             if each.tellable
@@ -264,7 +268,8 @@ async def _apply(connection: Connection, decide: partial[Any], options: WaitOpti
     if not options.json:
         console = wide_console()
         for change in found.changes:
-            words = f": {'; '.join(change.words)}" if change.action in (Action.CHANGE, Action.OWN) else ""
+            news = [] if change.action in (Action.CREATE, Action.REMOVE) else [change.note or "; ".join(change.words)]
+            words = "".join(f": {each}" for each in news if each)
             mark = _MARKS[change.action]
             console.print(
                 plain(f"{change.artifact}: {_DONE[change.action]}{words}", _STYLES[mark] if mark == " " else ""),

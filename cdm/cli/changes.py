@@ -10,8 +10,9 @@ from typing import Any
 from msgspec import Struct
 
 from cdm.cli.documents import Document, checked_fields, told
-from cdm.cli.plans import Edit, Goal, instances_in
+from cdm.cli.plans import Edit, Goal, instances_in, text_of
 from cdm.cli.service import ServiceLook, VersionLook
+from cdm.cli.wording import brief
 from cdm.errors import InvalidBlueprint, UsageError
 from cdm.model import edit
 from cdm.model.artifact import Artifact, Service
@@ -89,6 +90,17 @@ class Change(Struct, frozen=True):
             *(each.shown(_LONGEST) for each in self.differences if self.raw is not None),
             *(owner if self.raw is not None and self.owner != self.version.owner else []),
         ]
+
+    @property
+    def note(self) -> str:
+        """Why nothing runs of what is left as it is; empty: something does, or is to."""
+        version = self.version
+        if self.action is not Action.NOTHING or self.raw is None:
+            return ""
+        if version.reverted:
+            why = f": {brief(version.status.reason)}" if version.status is not None else ""
+            return f"it was taken back{why}; `cdm rollout retry {self.artifact.service}` tries it again"
+        return "another version has taken its place" if version.replaced_by_another else ""
 
     @property
     def goal(self) -> Goal:
@@ -213,11 +225,12 @@ def document_of(artifact: Artifact, look: ServiceLook, instances: int | str | No
 
     Raises:
         UsageError: one of these cannot be read.
-        InvalidBlueprint: the blueprint is refused, as it stands there, or with these values.
+        EditRefused: the blueprint that stands there is refused.
+        InvalidBlueprint: these values are refused.
     """
     own = look.version(artifact)
     if own.raw is not None:
-        edit.fields_of(own.raw)  # where it is refused, that is told
+        text_of(own)  # where it is refused, that is told
     fields = _fields(own.raw) or {"instances": 1}
     if instances is not None:
         fields = {**fields, "instances": instances}

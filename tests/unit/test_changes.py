@@ -7,16 +7,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from cdm.cli.changes import Action, Change, changes_of, document_of
 from cdm.cli.documents import Document
 from cdm.cli.plans import Goal
 from cdm.cli.service import ServiceLook, look_of
-from cdm.errors import InvalidBlueprint, UsageError
+from cdm.errors import EditRefused, UsageError
 from cdm.model.artifact import Artifact, Service
 from cdm.model.edit import fields_of
 from cdm.model.keys import encode_artifact
 from cdm.model.record import Rollout, RolloutPhase, Side
+from cdm.model.status import Condition, Status
 from cdm.store.revisions import Revision
 
 pytestmark = pytest.mark.quick
@@ -24,7 +26,9 @@ pytestmark = pytest.mark.quick
 WEB = Service("acme", "web")
 
 
-def _look(record: Rollout | None = None, owner: str = "", **versions: object) -> ServiceLook:
+def _look(
+    record: Rollout | None = None, owner: str = "", status: Status | None = None, **versions: object
+) -> ServiceLook:
     """A service with these versions, written one after another; bytes are written as they are."""
     revisions = [
         Revision(
@@ -36,7 +40,8 @@ def _look(record: Rollout | None = None, owner: str = "", **versions: object) ->
         )
         for number, (version, value) in enumerate(versions.items(), 1)
     ]
-    return look_of(WEB, revisions, [], None if record is None else msgspec.json.encode(record))
+    statuses = [] if status is None else [replace(revisions[0], payload=msgspec.json.encode(status))]
+    return look_of(WEB, revisions, statuses, None if record is None else msgspec.json.encode(record))
 
 
 def _document(version: str, instances: int | str = 1, **fields: Any) -> Document:
@@ -99,6 +104,16 @@ def test_a_field_that_no_document_has_is_taken_out_but_for_what_commands_write()
     # What the document says of it itself holds; and one on each node is balanced by nothing.
     mine = _only(_look(v1=stored), _document("1", "each", restarted="mine"))
     assert (_written(mine)["restarted"], "rebalanced" in _written(mine)) == ("mine", False)
+
+
+def test_what_is_left_as_it_is_and_does_not_run_is_told() -> None:
+    record = Rollout(Side("1", 1), Side("2", 2), RolloutPhase.COMPLETE, superseded={"1": 1})
+    assert _only(_look(record, v1=3, v2=3), _document("1", 3)).note == "another version has taken its place"
+    assert _only(_look(record, v1=3, v2=3), _document("2", 3)).note == ""
+    assert _only(_look(record, v1=3, v2=3), _document("1", 4)).note == ""
+    back = Status(Condition.REVERTED, "boom", observed_revision=1, in_force_revision=1)
+    note = _only(_look(status=back, v1=3), _document("1", 3)).note
+    assert note == "it was taken back: boom; `cdm rollout retry acme:web` tries it again"
 
 
 def test_a_refused_blueprint_is_replaced_as_a_whole() -> None:
@@ -164,7 +179,7 @@ def test_options_change_what_stands_there_and_nothing_else() -> None:
     ):
         with pytest.raises(UsageError, match=why):
             made(wrong)
-    with pytest.raises(InvalidBlueprint):
+    with pytest.raises(EditRefused, match="the newest blueprint of acme:web:1 is refused"):
         document_of(Artifact("acme", "web", "1"), _look(v1=b"?"), 3, ())
 
 
