@@ -28,6 +28,7 @@ RUN useradd --system --uid 10001 --home-dir /home/cdm --create-home --shell /usr
 COPY --from=build /opt/cdm /opt/cdm
 ENV PATH=/opt/cdm/bin:$PATH \
     PYTHONUNBUFFERED=1
+# Slices are this user, too: only root can give them users of their own (docs/security.md).
 USER cdm
 WORKDIR /home/cdm
 # It asks over NATS, as others see this node: an answer means that the process runs and that it is connected.

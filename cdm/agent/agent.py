@@ -29,6 +29,7 @@ from cdm.model.blueprint import LONGEST_LAST_GRACE
 from cdm.model.keys import SliceKey
 from cdm.model.slice import SliceValue
 from cdm.runtimes import Secrets, Surroundings, adapted
+from cdm.runtimes.run_as import SAME, RunAs
 from cdm.store.bucket import Bucket
 from cdm.wakeup import Wakeup
 
@@ -51,8 +52,8 @@ class Agent:
         cache: fetches artifacts.
         least_stop_after: see `Shared`.
         address: tells where this node's slices are reached; None: that is not known.
-        enforce_limits: see `Surroundings`.
         secrets: the node's; None: it has none.
+        enforce_limits, run_as: see `Surroundings`.
     """
 
     def __init__(
@@ -67,11 +68,11 @@ class Agent:
         address: Callable[[], str | None] = lambda: None,
         enforce_limits: bool = True,
         secrets: Secrets | None = None,
+        run_as: RunAs = SAME,
     ) -> None:
         self.node = node
-        told = Surroundings(
-            node, folder, self.crashed, self.restarting, self.restarted, enforce_limits, secrets or Secrets(node)
-        )
+        known, happens = secrets or Secrets(node), (self.crashed, self.restarting, self.restarted)
+        told = Surroundings(node, folder, *happens, enforce_limits, known, run_as)
         self.runtime = adapted(make_runtime(told))
         self._shared = Shared(slices, self.runtime, cache, least_stop_after, address)
         self._workers: dict[SliceKey, Worker] = {}
@@ -97,6 +98,8 @@ class Agent:
     def on_connection(self, change: Connected | Disconnected) -> None:
         """Commands can be heard, or not."""
         self._shared.hearing = isinstance(change, Connected)
+        if self._shared.hearing and not self._shared.listed:
+            self.runtime.listed(list(self._workers))
         self._shared.listed = self._shared.listed or self._shared.hearing
         self.wake()
 

@@ -100,6 +100,9 @@ def _is_settled(case: Case, slices: Iterable[SliceKey]) -> bool:
     return True
 
 
+_Group = dict[Domain, list[NodeId]]
+
+
 class _Moving:
     """One decision: moves are made one by one, on counts of its own.
 
@@ -122,7 +125,7 @@ class _Moving:
         self._case = case
         self._strategy = strategy
         self._most = most
-        self._sites = {node: replace(site, load=None) for node, site in case.sites.all.items()}
+        self._sites = case.sites.all
         self._mine = dict(case.mine)
         self._steps = 4 * len(slices)
         """So many are made at most: a strategy that contradicts itself would go on for ever."""
@@ -138,8 +141,8 @@ class _Moving:
         fitting = [
             node for node in case.sites.fitting(case.rules.require) if node not in case.shun and node not in avoid
         ]
-        room = {node: case.room(self._sites[node]) for node in fitting}
-        self._room = {node: free for node, free in room.items() if free}
+        room = case.rooms([self._sites[node] for node in fitting])
+        self._room = {node: free for node, free in zip(fitting, room, strict=True) if free}
         takers = [(self._sites[node], free) for node, free in self._room.items()]
         self._balances = balances_of(case, [each for each in takers if self._neighbours.allow(each[0])])
         self._some_wait = any(not balance.spread.anyway for balance in self._balances)
@@ -148,6 +151,9 @@ class _Moving:
         for node in self._nodes:
             labels = self._sites[node].labels
             self._domains[node] = tuple(labels.get(balance.spread.by) for balance in self._balances)
+        self._by_level: dict[int, list[_Group]] = {}
+        self._empty: dict[NodeId, tuple[object, ...]] = {}
+        """What nodes without an instance are compared by, within their domains."""
 
     def decide(self, *, off_forbidden: bool) -> list[Relocation]:
         """Make moves until all is as it should be."""
@@ -158,7 +164,7 @@ class _Moving:
         for level in range(len(self._balances)):
             while self._left and self._spread(level):
                 pass
-        for cell in self._groups(len(self._balances)):
+        for cell in self._cells():
             while self._left and self._improve(cell):
                 pass
         at = {key: node for node, keys in self._arrived.items() for key in keys}
@@ -168,12 +174,23 @@ class _Moving:
     def _left(self) -> bool:
         return len(self._why) < self._most and self._steps > 0
 
-    def _groups(self, depth: int) -> Iterator[list[NodeId]]:
-        """The nodes that are in the same domains of the first spreads."""
+    def _groups(self, level: int) -> list[_Group]:
+        """The nodes that are in the same domains of the spreads before a level, by their domain of that one."""
+        found = self._by_level.get(level)
+        if found is None:
+            groups: dict[tuple[Domain, ...], _Group] = {}
+            for node in self._nodes:
+                domains = self._domains[node]
+                groups.setdefault(domains[:level], {}).setdefault(domains[level], []).append(node)
+            found = self._by_level[level] = list(groups.values())
+        return found
+
+    def _cells(self) -> Iterable[list[NodeId]]:
+        """The nodes that are in the same domains of all spreads."""
         found: dict[tuple[Domain, ...], list[NodeId]] = {}
         for node in self._nodes:
-            found.setdefault(self._domains[node][:depth], []).append(node)
-        return iter(found.values())
+            found.setdefault(self._domains[node], []).append(node)
+        return found.values()
 
     def _keep_hard_rules(self) -> None:
         for node in [node for node in self._nodes if self._has(node)]:
@@ -201,7 +218,7 @@ class _Moving:
         for balance, domain in zip(self._balances, self._domains[source], strict=True):
             balance.remove(domain)
         allowed = [each for each in able if self._values(each) is not None] if self._some_wait else able
-        to = min(allowed, key=lambda each: self._first(each, source), default=None)
+        to = min(self._candidates(allowed), key=lambda each: self._first(each, source), default=None)
         for balance, domain in zip(self._balances, self._domains[source], strict=True):
             balance.add(domain)
         return to
@@ -218,8 +235,8 @@ class _Moving:
             for give, take, gain in self._wanted(level, group):
                 if best is not None and gain <= best[0]:
                     continue
-                having = [node for node in group if self._domains[node][level] == give and self._has(node)]
-                able = [node for node in group if self._domains[node][level] == take and self._takes(node)]
+                having = [node for node in group[give] if self._has(node)]
+                able = [node for node in group[take] if self._takes(node)]
                 if (move := self._allowed(having, able)) is not None:
                     best = gain, *move
                     break
@@ -228,14 +245,14 @@ class _Moving:
         self._move(best[1], best[2], f"spread by {balance.spread.by}")
         return True
 
-    def _wanted(self, level: int, group: Sequence[NodeId]) -> Iterator[tuple[Domain, Domain, float]]:
+    def _wanted(self, level: int, group: _Group) -> Iterator[tuple[Domain, Domain, float]]:
         """Which domain of a spread is to give an instance to which, and how much that is wanted: the most first.
 
         More than one pair only where a spread that waits may forbid the first.
         """
         balance = self._balances[level]
-        givers = {self._domains[node][level] for node in group if self._has(node)}
-        takers = {self._domains[node][level] for node in group if self._takes(node)}
+        givers = [domain for domain, nodes in group.items() if any(map(self._has, nodes))]
+        takers = [domain for domain, nodes in group.items() if any(map(self._takes, nodes))]
         values = {domain: value for domain in takers if (value := balance.next(domain)) is not None}
         if not givers or not values:
             return
@@ -324,7 +341,10 @@ class _Moving:
         return score(self._case.rules.prefer, site.labels) + self._after.wishes(site, without=self._sites[source])
 
     def _rank(self, node: NodeId, count: int) -> Rank:
-        return self._strategy.rank(self._case.artifact, self._sites[node], count)
+        site = self._sites[node]
+        if site.load is not None:
+            site = replace(site, load=None)
+        return self._strategy.rank(self._case.artifact, site, count)
 
     def _values(self, node: NodeId) -> list[float] | None:
         """How the node's domains stand; None: one of them must not have more."""
@@ -333,7 +353,30 @@ class _Moving:
         return values if len(values) == len(found) else None
 
     def _best_of(self, nodes: Sequence[NodeId], source: NodeId) -> NodeId:
-        return min(nodes, key=lambda node: self._first(node, source))
+        return min(self._candidates(nodes), key=lambda node: self._first(node, source))
+
+    def _candidates(self, nodes: Iterable[NodeId]) -> Iterable[NodeId]:
+        """The nodes among which the first of these is: of those without an instance one for all that is alike."""
+        if self._neighbours.soft:
+            return nodes  # how they are compared changes with each move
+        mine, empty, domains = self._mine, self._empty, self._domains
+        found: list[NodeId] = []
+        best: dict[tuple[Domain, ...], NodeId] = {}
+        for node in nodes:
+            if mine.get(node):
+                found.append(node)
+                continue
+            if node not in empty:
+                empty[node] = self._in_itself(node)
+            known = best.get(domains[node])
+            if known is None or empty[node] < empty[known]:
+                best[domains[node]] = node
+        return [*found, *best.values()]
+
+    def _in_itself(self, node: NodeId) -> tuple[object, ...]:
+        """What a node without an instance is compared by, but for how its domains stand: as in `_first`."""
+        site = self._sites[node]
+        return -score(self._case.rules.prefer, site.labels), self._rank(node, 0), site.total, node
 
     def _first(self, node: NodeId, source: NodeId) -> tuple[object, ...]:
         """The lowest is the one that is to get the source's instance."""

@@ -11,15 +11,17 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from cdm.artifacts.tree import Tree, runnable
+from cdm.artifacts.tree import Tree, runnable, shared
 
 _PIECE = 1024 * 1024
+_ENTERED = 0o555
+"""Permissions that each folder has: slices may be other users than the node."""
 
 
 class Altered(Exception):
@@ -124,6 +126,7 @@ class Seal:
         missing = (self._sums.keys() - files.keys()) | (self.tree.folders - folders)
         if missing or links != len(self.tree.links):
             raise Altered(f"{min(missing, default='a link')!r} is missing")
+        _open(folder / name for name in folders)
         for name, found in files.items():
             if self._whole.get(name) != _stamp(found):
                 check()
@@ -141,6 +144,7 @@ class Seal:
 
     def _examined(self, path: Path, name: str, found: os.stat_result, check: Callable[[], None]) -> _Stamp:
         wanted = self._sums[name]
+        mode = shared(wanted.mode)  # earlier versions noted those that it was pushed with
         if not stat.S_ISREG(found.st_mode) or found.st_size != wanted.size:
             raise Altered(f"{name!r} is not the file that it was")
         digest = hashlib.sha256()
@@ -150,10 +154,17 @@ class Seal:
                 check()
         if digest.digest() != wanted.sha256:
             raise Altered(f"{name!r} has other bytes than it had")
-        if stat.S_IMODE(found.st_mode) not in (wanted.mode, runnable(wanted.mode)):
-            path.chmod(wanted.mode)
+        if stat.S_IMODE(found.st_mode) not in (mode, runnable(mode)):
+            path.chmod(mode)
             found = path.lstat()
         return _stamp(found)
+
+
+def _open(folders: Iterable[Path]) -> None:
+    """Let everybody enter them who can enter the content's folder; earlier versions left that to the umask."""
+    for folder in folders:
+        if folder.lstat().st_mode & _ENTERED != _ENTERED:
+            folder.chmod(0o755)
 
 
 def _entries(folder: Path, prefix: str, inside: set[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:

@@ -145,6 +145,13 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode(errors="replace")
 
 
+def shared(mode: int) -> int:
+    """Permissions of a file on a node: whoever may enter the artifact's folder may read it, and run it if it could be
+    run where it was pushed; nobody may write to it.
+    """
+    return 0o555 if mode & 0o100 else 0o444
+
+
 def runnable(mode: int) -> int:
     """Permissions with which whoever may read a file may run it."""
     return mode | (mode & 0o444) >> 2

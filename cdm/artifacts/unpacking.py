@@ -15,13 +15,13 @@ from typing import IO
 from cdm.artifacts.archive import clean, explained, members
 from cdm.artifacts.seal import Seal, Sum
 from cdm.artifacts.sparse import SparseFile
-from cdm.artifacts.tree import Tree, runnable
+from cdm.artifacts.tree import Tree, runnable, shared
 from cdm.errors import InvalidContent
 from cdm.model.content import Content, Form
 
 _PIECE = 1024 * 1024
-_KEPT = 0o555
-"""Permissions that are kept; nobody writes to what slices share, and a set-user-id bit is never kept."""
+_FOLDER = 0o755
+"""Permissions of folders, whatever the umask: slices may be other users than the node."""
 _LONE_SYNCS = 200
 """Files up to which each is brought to the disk by itself; for more of them all that the machine has yet to write."""
 
@@ -47,12 +47,12 @@ def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) ->
         OSError: for example, the disk is full.
     """
     tree, sums = Tree(content.unpacked), dict[str, Sum]()
-    into.mkdir()
+    into.mkdir(mode=0o700)  # whoever runs a slice from it opens it
     if content.form is Form.FILE:
         _check_locale(content.file)
         target = into / content.file
         packed.rename(target)
-        mode = runnable(_mode(content.mode))  # whatever runs it: where it was pushed from it need not have been
+        mode = runnable(shared(content.mode))  # whatever runs it: where it was pushed from it need not have been
         target.chmod(mode)
         sync(target)
         tree.add_file(content.file, content.size)
@@ -71,7 +71,9 @@ def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) ->
                     path.hardlink_to(into / target_name)
                     sums[name] = sums[target_name]
                 elif data is not None:
-                    sums[name] = _write(path, data, _mode(member.mode), check)
+                    sums[name] = _write(path, data, shared(member.mode), check)
+        for name in tree.folders:
+            (into / name).chmod(_FOLDER)
         for name, target_name in tree.links.items():
             (into / name).parent.mkdir(parents=True, exist_ok=True)
             _check_locale(target_name)
@@ -106,10 +108,6 @@ def _check_locale(name: str) -> None:
             f"{name!r} cannot be written in this node's locale ({sys.getfilesystemencoding()}); "
             "start the node with LC_ALL=C.UTF-8"
         )
-
-
-def _mode(mode: int) -> int:
-    return mode & _KEPT | 0o400
 
 
 def sync(path: Path) -> None:

@@ -29,6 +29,7 @@ from cdm.cli.log_setup import LogLevel
 from cdm.cli.manifests import completed_manifest, manifest_of
 from cdm.cli.options import FLAG, REPLICAS, ConnectionOptions, Replicas
 from cdm.cli.parameters import HERE, ArtifactName, Json
+from cdm.cli.patience import PATIENCE
 from cdm.cli.screen import plain, print_json, wide_console
 from cdm.errors import (
     ArtifactMissing,
@@ -45,9 +46,6 @@ from cdm.model.keys import BLUEPRINTS, STATUS, BlueprintKey, StatusKey, encode_a
 from cdm.model.status import Condition, Status
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
-
-PATIENCE = 1.0
-"""Seconds after which a transfer shows its progress."""
 
 app = App(name="artifact", help="Push programs to the cluster, list them, remove them.")
 

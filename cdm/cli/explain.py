@@ -23,6 +23,7 @@ from cdm.cli.known import nearest
 from cdm.cli.log_setup import LogLevel
 from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, Json, artifact_of
+from cdm.cli.patience import READING, Patience
 from cdm.cli.screen import plain, print_json, wide_console
 from cdm.cli.wording import ago
 from cdm.errors import ModelError, ServiceMissing, SliceMissing, UsageError
@@ -151,11 +152,13 @@ def _print(found: object, lines: Iterable[Text | Table], *, json: bool) -> None:
 
 
 async def _look(connection: Connection, artifact: Artifact, node: str | None) -> Explanation:
-    look = Onlooker(await snapshot(connection), clock.now())
-    known = set(look.cluster.artifacts())
-    if artifact not in known:
-        raise ServiceMissing(f"there is no blueprint of {artifact}, and no slice{nearest(str(artifact), known)}")
-    found = explained(look, artifact)
+    with Patience(READING) as patience:
+        look = Onlooker(await snapshot(connection), clock.now())
+        known = set(look.cluster.artifacts())
+        if artifact not in known:
+            raise ServiceMissing(f"there is no blueprint of {artifact}, and no slice{nearest(str(artifact), known)}")
+        patience.say(f"judging {len(look.placement.nodes):,} nodes")
+        found = explained(look, artifact)
     desired = look.cluster.desired.get(artifact)
     if node is None and (desired is None or desired.blueprint is None):
         # How nodes are judged would mean something only if one more were wanted.
@@ -169,10 +172,11 @@ async def _look(connection: Connection, artifact: Artifact, node: str | None) ->
 
 
 async def _look_at_slice(connection: Connection, keys: tuple[SliceKey, ...]) -> SliceExplanation:
-    look = Onlooker(await snapshot(connection), clock.now())
-    for key in keys:
-        if (found := explained_slice(look, key)) is not None:
-            return await _dated(connection, key, found)
+    with Patience(READING):
+        look = Onlooker(await snapshot(connection), clock.now())
+        for key in keys:
+            if (found := explained_slice(look, key)) is not None:
+                return await _dated(connection, key, found)
     known = {str(each).removeprefix("slices/") for slices in look.cluster.on_node.values() for each in slices}
     asked = str(keys[0]).removeprefix("slices/")
     raise SliceMissing(f"there is no slice {asked}{nearest(asked, known)}")

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,11 +36,14 @@ from cdm.log import Log
 from cdm.manager.policy import Policy
 from cdm.model.artifact import node_id
 from cdm.model.node import EXTERNAL, PROCESS, Role
+from cdm.node.folder import chosen_folder
 from cdm.node.machine import Machine
 from cdm.node.metadata import ADDRESS
 from cdm.node.node import Node, NodeSettings
 from cdm.node.node import node as make_node
 from cdm.runtimes import Secrets, runtime_named
+from cdm.runtimes.keeper.identity import hide
+from cdm.runtimes.run_as import SAME, RunAs, check, chosen, runs_python
 
 log = Log("cdm.node")
 
@@ -73,6 +77,8 @@ def node(
     cache: Annotated[int, size("CDM_CACHE")] = 10 * 2**30,
     enforce_limits: Annotated[bool, Parameter(env_var="CDM_ENFORCE_LIMITS")] = True,
     secrets: Annotated[Path | None, Parameter(env_var="CDM_SECRETS")] = None,
+    run_as: Annotated[str | None, Parameter(env_var="CDM_RUN_AS")] = None,
+    run_as_range: Annotated[str | None, Parameter(env_var="CDM_RUN_AS_RANGE")] = None,
     log_format: Annotated[LogFormat, Parameter(env_var="CDM_LOG_FORMAT")] = LogFormat.CONSOLE,
     log_level: Annotated[LogLevel, Parameter(env_var="CDM_LOG_LEVEL")] = LogLevel.INFO,
 ) -> int:
@@ -124,6 +130,11 @@ def node(
         Refuse slices with a limit that cannot be enforced on this machine; else they run, with a warning in status.
     secrets
         Folder with the secrets that slices are given, one a file, mode 0700. [default: systemd's credentials]
+    run_as
+        The user that slices run as, a name or number; "same": this node's own. [default: see --run-as-range]
+    run_as_range
+        Users FIRST-LAST, in numbers, of which each slice gets one for itself.
+        [default for root: 1900000000-1900065535; for others: none, and slices run as this node's own user]
     log_format
         Format of log lines.
     log_level
@@ -150,6 +161,7 @@ def node(
         cache_bytes=cache,
         enforce_limits=enforce_limits,
         secrets=secrets and expanded(secrets),
+        run_as=_as_whom(role, runtime, run_as, run_as_range),
         lease_ttl=lease_ttl,
         node_ttl=node_ttl,
         reconcile_interval=reconcile_interval,
@@ -157,11 +169,36 @@ def node(
     )
     refuse_contradictions(settings)
     Secrets.of(name, settings.secrets, os.environ).check()
+    check(settings.run_as, chosen_folder(settings.folder, settings.prefix, name))
+    hide()
     if runtime != EXTERNAL:
         runtime_named(runtime)
     configure_logs(log_format, log_level, id=name)
+    if role is not Role.MANAGER and runtime == PROCESS:
+        _tell(settings.run_as)
     anyio.run(_run, settings)
     return 0
+
+
+def _as_whom(role: Role, runtime: str, user: str | None, users: str | None) -> RunAs:
+    """As whom slices run. Raises `UsageError`."""
+    if runtime != PROCESS and (users or user not in (None, "", "same")):
+        raise UsageError(
+            f"--run-as and --run-as-range (CDM_RUN_AS, CDM_RUN_AS_RANGE) are for --runtime {PROCESS}, not {runtime}"
+        )
+    return SAME if runtime != PROCESS or (role is Role.MANAGER and not (user or users)) else chosen(user, users)
+
+
+def _tell(run_as: RunAs) -> None:
+    """Say once what slices can reach."""
+    if run_as == SAME:
+        log.info(
+            "slices run as this node's own user: they can read each other's files, and the node's with its credentials"
+            + ("" if os.geteuid() == 0 else "; only root can give them users of their own (--run-as-range)"),
+            uid=os.geteuid(),
+        )
+    elif not runs_python(run_as):
+        log.warning("slices may not run this node's Python, so none whose entry ends in .py works", path=sys.executable)
 
 
 OF_SLICES = {
@@ -173,6 +210,7 @@ OF_SLICES = {
     "cache_bytes": "--cache (CDM_CACHE)",
     "enforce_limits": "--no-enforce-limits (CDM_ENFORCE_LIMITS)",
     "secrets": "--secrets (CDM_SECRETS)",
+    "run_as": "--run-as or --run-as-range (CDM_RUN_AS, CDM_RUN_AS_RANGE)",
 }
 """Settings that concern the slices on this machine, and their options."""
 

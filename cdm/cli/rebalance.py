@@ -21,6 +21,7 @@ from cdm.cli.known import nearest
 from cdm.cli.log_setup import LogLevel
 from cdm.cli.options import FLAG, whole
 from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions, check_timeout
+from cdm.cli.patience import READING, Patience
 from cdm.cli.plans import rebalancing, stamp
 from cdm.cli.screen import plain, print_json, wide_console
 from cdm.errors import EditRefused, ServiceMissing, UsageError
@@ -108,7 +109,8 @@ async def _run(
     wait: bool,
     options: WaitOptions,
 ) -> int:
-    found = _chosen(Onlooker(await snapshot(connection), clock.now()), artifacts, most)
+    with Patience(READING) as patience:
+        found = _chosen(Onlooker(await snapshot(connection), clock.now()), artifacts, most, patience.say)
     say = unsaid if options.json else shown_line
     ends: dict[str, str] = {}
     if plan:
@@ -128,14 +130,18 @@ async def _run(
     return 3 if TIMED_OUT in ends.values() else 0
 
 
-def _chosen(look: Onlooker, artifacts: Sequence[Artifact], most: int | None) -> list[Rebalanced]:
-    """What is to be moved of each of the artifacts, or of all."""
+def _chosen(
+    look: Onlooker, artifacts: Sequence[Artifact], most: int | None, say: Callable[[str], None]
+) -> list[Rebalanced]:
+    """What is to be moved of each of the artifacts, or of all; ``say`` is told how far that is."""
     known = look.cluster.desired
     for artifact in artifacts:
         if artifact not in known:
             raise ServiceMissing(f"there is no blueprint of {artifact}{nearest(str(artifact), known)}")
     found, total = list[Rebalanced](), 0
-    for artifact in dict.fromkeys(artifacts) or sorted(known):
+    chosen = list(dict.fromkeys(artifacts)) or sorted(known)
+    for number, artifact in enumerate(chosen, 1):
+        say(f"looking for moves: {number:,} of {len(chosen):,} versions")
         each = balancing(look, artifact)
         if artifacts and (problem := known[artifact].problem) is not None:
             raise EditRefused(f"{artifact}: its newest blueprint is refused ({problem}); write one that is valid first")

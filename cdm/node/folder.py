@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -14,12 +15,16 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
-from cdm.errors import FolderTaken
+from cdm.errors import FolderTaken, UsageError
 from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import encode_node
+from cdm.runtimes.process.files import PASSAGE, make_passage, open_folder, own_folder
 
 log = Log("cdm.node")
+
+ARTIFACTS, RUNTIME = "artifacts", "runtime"
+"""What is in it, besides a lock: what was fetched, and the runtime's own."""
 
 CHECK_INTERVAL = 2.0
 """Seconds between two looks whether the folder is still there."""
@@ -35,15 +40,28 @@ def state_folder(prefix: str, node: NodeId) -> Path:
     return base.expanduser() / "cdm" / (prefix or "default") / encode_node(node)
 
 
+def chosen_folder(chosen: Path | None, prefix: str, node: NodeId) -> Path:
+    """A node's folder, absolute: slices are started in folders of their own."""
+    return (chosen or state_folder(prefix, node)).expanduser().absolute()
+
+
 class Folder:
     """A folder that this process has to itself from `take` until `free`.
 
     Two locks keep others out. One is on a file in the folder: it holds against everybody who sees the same files. The
     other is a socket without a file, named after the folder: it also holds when the folder is deleted and made anew.
+
+    Nobody else can enter it; or, where slices run as others, all can pass through, and can list nothing: what is in it
+    has permissions of its own.
+
+    Args:
+        path: where it is.
+        shared: whether slices run as others.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
         self.path = path
+        self._shared = shared
         self._file: int | None = None
         self._name: socket.socket | None = None
 
@@ -53,13 +71,18 @@ class Folder:
         Raises:
             FolderTaken: another process has it.
             OSError: it cannot be used.
+            UsageError: it is another user's.
         """
         self._file = self._lock()
         try:
             self._name = _bound(_name_of(self.path)) if sys.platform == "linux" else None
+            self._close()
         except OSError as error:
             self.free()
             raise self._taken() if error.errno == errno.EADDRINUSE else error from None
+        except UsageError:
+            self.free()
+            raise
 
     def free(self) -> None:
         """Let others have it."""
@@ -82,21 +105,47 @@ class Folder:
             )
             try:
                 old, self._file = self._file, await anyio.to_thread.run_sync(self._lock)
-            except (FolderTaken, OSError) as error:
+                await anyio.to_thread.run_sync(self._close)
+            except (FolderTaken, OSError, UsageError) as error:
                 log.error("the node's folder cannot be made anew", folder=str(self.path), reason=str(error))
             else:
                 if old is not None:
                     os.close(old)
 
     def _lock(self) -> int:
-        self.path.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        make_passage(self.path)
+        file = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(file)
             raise self._taken() if isinstance(error, BlockingIOError) else error from None
         return file
+
+    def _close(self) -> None:
+        """Close it to others, but for those who pass through; and close what was fetched, until it is let in there."""
+        state = self.path.stat()
+        if not self._shared:
+            if state.st_uid == os.geteuid():
+                self.path.chmod(0o700)
+            return
+        if state.st_uid != os.geteuid():
+            raise UsageError(
+                f"{self.path} belongs to user {state.st_uid}, whose programs may have left traps in it; remove it,"
+                " choose another --folder (CDM_FOLDER), or run slices as the node itself (--run-as same)"
+            )
+        self.path.chmod(PASSAGE)
+        top = open_folder(self.path.resolve())
+        try:
+            for name in (ARTIFACTS, RUNTIME):
+                inner = own_folder(name, top, PASSAGE)
+                try:
+                    if name == ARTIFACTS:
+                        _close_all(inner)
+                finally:
+                    os.close(inner)
+        finally:
+            os.close(top)
 
     def _is_there(self) -> bool:
         """Whether the file that is locked is still the one in the folder."""
@@ -109,6 +158,16 @@ class Folder:
         return FolderTaken(
             f"{self.path} is used by another process; if that is not a node of this name, choose another --folder"
         )
+
+
+def _close_all(folder: int) -> None:
+    for name in os.listdir(folder):
+        with contextlib.suppress(OSError):  # no folder, or a link
+            inner = open_folder(name, folder)
+            try:
+                os.fchmod(inner, 0o700)
+            finally:
+                os.close(inner)
 
 
 def _name_of(folder: Path) -> bytes:

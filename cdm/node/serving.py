@@ -15,10 +15,11 @@ from cdm.artifacts.repository import Artifacts
 from cdm.errors import UsageError
 from cdm.model.keys import encode_node
 from cdm.model.node import GIVES_SECRETS, Role
-from cdm.node.folder import Folder, state_folder
+from cdm.node.folder import ARTIFACTS, RUNTIME, Folder, chosen_folder
 from cdm.node.part import Ground, Part
 from cdm.output.service import LogService
 from cdm.runtimes import Secrets, runtime_named
+from cdm.runtimes.run_as import Same
 
 
 class Serving(Part):
@@ -42,23 +43,23 @@ class Running(Serving):
     def __init__(self, ground: Ground) -> None:
         super().__init__(ground)
         settings = ground.settings
-        # Absolute: slices are started in folders of their own.
-        folder = (settings.folder or state_folder(settings.prefix, settings.node)).expanduser().absolute()
-        self._folder = Folder(folder)
+        folder = chosen_folder(settings.folder, settings.prefix, settings.node)
+        self._folder = Folder(folder, shared=not isinstance(settings.run_as, Same))
         artifacts = Artifacts(ground.connection)
-        cache = Cache(folder / "artifacts", artifacts, settings.cache_bytes)
+        cache = Cache(folder / ARTIFACTS, artifacts, settings.cache_bytes)
         self._cache = cache
         secrets = Secrets.of(settings.node, settings.secrets, os.environ, settings.access.files)
         self.agent = Agent(
             settings.node,
             ground.buckets["slices"],
             runtime_named(settings.runtime),
-            folder / "runtime",
+            folder / RUNTIME,
             cache,
             settings.node_ttl,
             address=ground.address,
             enforce_limits=settings.enforce_limits,
             secrets=secrets,
+            run_as=settings.run_as,
         )
         self._runtime = runtime = self.agent.runtime
         if runtime.gives_secrets and secrets.folder is not None:

@@ -11,6 +11,7 @@ from cdm.model.artifact import NodeId
 from cdm.model.node import PROCESS, Role
 from cdm.node.machine import Machine
 from cdm.node.metadata import ADDRESS
+from cdm.runtimes.run_as import SAME, RunAs
 from cdm.store.connection import Access
 from cdm.store.watch import RELIST_INTERVAL
 
@@ -48,6 +49,8 @@ class NodeSettings(Struct, frozen=True):
     """Refuse slices with a limit that cannot be enforced on this machine; else they are run with a warning."""
     secrets: Path | None = None
     """Where the secrets are that slices are given; None: the credentials that systemd gave the process, if any."""
+    run_as: RunAs = SAME
+    """As whom slices run, where the runtime can choose that."""
     lease_ttl: float = 10.0
     node_ttl: float = 10.0
     reconcile_interval: float = 30.0

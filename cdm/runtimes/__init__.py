@@ -9,7 +9,7 @@ why both accept a slice in any state, and one that they do not know.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -23,6 +23,7 @@ from cdm.model.manifest import Manifest
 from cdm.model.node import EXTERNAL
 from cdm.model.secret import SecretRef
 from cdm.output import Logging, OutputLine
+from cdm.runtimes.run_as import SAME, RunAs
 from cdm.runtimes.secrets import Secrets
 
 __all__ = [
@@ -82,6 +83,8 @@ class Surroundings(Struct, frozen=True):
     `Runtime.warning`."""
     secrets: Secrets = Secrets(NodeId(""))
     """The node's."""
+    run_as: RunAs = SAME
+    """As whom slices are to run, where the runtime can choose that."""
 
 
 class Runtime(ABC):
@@ -120,6 +123,9 @@ class Runtime(ABC):
     def warning(self, key: SliceKey) -> str | None:
         """What users should know of a slice that is loaded: ``cdm status`` shows it. None: nothing."""
         return None
+
+    def listed(self, keys: Collection[SliceKey]) -> None:
+        """All slices that the node has are known, for the first time: these. What is left of others may go."""
 
     async def close(self) -> None:
         """Stop everything: the node ends. Where this is cancelled, at once and without grace."""
@@ -169,7 +175,7 @@ def adapted(made: Any) -> Runtime:
 class _Adapted(Runtime):
     def __init__(self, made: Any) -> None:
         self._made = made
-        for optional in ("gives_secrets", "start", "close", "heard", "warning", "written", "read"):
+        for optional in ("gives_secrets", "start", "listed", "close", "heard", "warning", "written", "read"):
             if hasattr(made, optional):
                 setattr(self, optional, getattr(made, optional))
 

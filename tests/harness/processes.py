@@ -21,15 +21,28 @@ from tests.harness.wire import Raw, Rejection
 
 
 def environment() -> dict[str, str]:
-    """The environment for processes that tests start: nothing of the developer's own NATS, and no wait for nodes."""
+    """The environment for processes that tests start: nothing of the developer's own NATS, and no wait for nodes.
+
+    What slices can do that have users of their own is tried in `tests.security.test_slices`.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "CDM_"))}
-    return {**clean, "CDM_SETTLE": "1ms"}  # tests start new clusters all the time
+    # Tests start new clusters all the time; and their folders are nobody else's, so slices cannot be others there.
+    return {**clean, "CDM_SETTLE": "1ms", "CDM_RUN_AS": "same"}
 
 
 def _other(library: Path) -> dict[str, str]:
     """The environment for another ``cdm``, of which no coverage is measured."""
     clean = {name: value for name, value in environment().items() if not name.startswith("COV")}
     return {**clean, "PYTHONPATH": str(library)}
+
+
+def _for(options: Sequence[str]) -> dict[str, str]:
+    """The environment for a node with these options, which are to count."""
+    return {
+        name: value
+        for name, value in environment().items()
+        if name != "CDM_RUN_AS" or "--run-as" not in " ".join(options)
+    }
 
 
 class Process:
@@ -92,7 +105,7 @@ def started_node(name: str, log: Path, *options: str, library: Path | None = Non
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=environment() if library is None else _other(library),
+            env=_for(options) if library is None else _other(library),
             cwd=log.parent,
         )
     return Process(name, process, log)

@@ -165,7 +165,7 @@ async def test_nodes_that_are_full_and_a_label_that_few_have(server: NatsServer,
                 assert set(found["nearest"]) == {
                     "only cpu keeps small out: 0.5 needed, 0.25 free",
                     "only memory keeps tight out: 128M needed, 72M free",
-                    "only memory keeps gpu-1 out: 128M needed, 64M free",
+                    "only memory keeps gpu-1 out: 128M needed, 64M there",
                 }
                 assert all(miss in reason for miss in found["nearest"])
                 assert on_nodes(await user.slices()) == {"small": 1, "tight": 1, "gpu-1": 1}

@@ -16,8 +16,9 @@ from cdm.model.manifest import Manifest
 from cdm.model.secret import SecretForm, SecretRef
 from cdm.model.template import template_of
 from cdm.runtimes import Secrets, Work
+from cdm.runtimes.keeper.protocol import RunUser
 from cdm.runtimes.process.command import prepare
-from cdm.runtimes.process.given import Given, Owner, write_private
+from cdm.runtimes.process.given import Given, write_private
 
 pytestmark = pytest.mark.quick
 
@@ -147,7 +148,7 @@ class TestGiving:
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
     def test_a_file_may_be_another_users(self, tmp_path: Path) -> None:
-        write_private(tmp_path / "one", b"1", Owner(12_345, 23_456))
+        write_private(tmp_path / "one", b"1", RunUser(12_345, 23_456, own=True))
         found = (tmp_path / "one").stat()
         assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (12_345, 23_456, 0o400)
         with pytest.raises(FileExistsError):

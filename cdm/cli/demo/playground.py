@@ -146,6 +146,7 @@ class Playground:
             "--settle": "100ms",
             "--folder": self._folder / node,
             "--log-format": "json",
+            "--run-as": "same",  # its folder is nobody else's
         }
         arguments = [str(word) for pair in options.items() for word in pair]
         with self.log_of(node).open("ab") as output:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from cdm.runtimes.keeper.cgroup import Cgroups
+from cdm.runtimes.keeper.identity import adopt_orphans, hide
 from cdm.runtimes.keeper.keeper import Keeper
-from cdm.runtimes.keeper.spawn import adopt_orphans
 
 
 def main(descriptor: int, folder: str, token: str, grouped: bool) -> None:
@@ -17,6 +17,7 @@ def main(descriptor: int, folder: str, token: str, grouped: bool) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # Sent to all processes of a service or a terminal: the node hears it too, and stops us when it is done.
         signal.signal(number, signal.SIG_IGN)
+    hide()
     adopt_orphans()
     node = socket.socket(fileno=descriptor)
     node.set_inheritable(False)

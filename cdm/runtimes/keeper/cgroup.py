@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cdm.model.manifest import Limits
 
-CONTROLLERS = ("memory", "pids")
+CONTROLLERS = ("memory", "pids", "cpu")
 PIDS_RESERVE = 64
 """Processes and threads that all runs together cannot use up: node and keeper need some."""
 
@@ -71,6 +71,12 @@ def room(group: Path, machine: Iterable[int]) -> int:
             limits.append(int((each / "pids.max").read_text()))
     most = min(limits)
     return max(most - PIDS_RESERVE, most // 2)
+
+
+def most_processes() -> int:
+    """How many processes and threads one slice may have where nothing else limits them."""
+    own = _own()
+    return room(own, _machine()) if own is not None else room(Path("/"), _machine())
 
 
 def _machine() -> list[int]:

@@ -49,7 +49,15 @@ from cdm.runtimes.keeper.protocol import (
     encode,
 )
 from cdm.runtimes.keeper.runs import KILL_INTERVAL, Run, Runs, Stopping
-from cdm.runtimes.keeper.spawn import launch, limits_processes, problem_of, raise_open_files, reserve, shortage
+from cdm.runtimes.keeper.spawn import (
+    RunBounds,
+    launch,
+    limits_processes,
+    problem_of,
+    raise_open_files,
+    reserve,
+    shortage,
+)
 
 CHUNK = 64 * 1024
 """Bytes read from one pipe before the others have their turn."""
@@ -81,9 +89,9 @@ class Keeper:
         self._packets = PacketQueue(node)
         self._records = folder / RECORDS
         self._cgroups = cgroups
-        self._controllers = frozenset[str]() if cgroups is None else cgroups.controllers
+        controllers = frozenset[str]() if cgroups is None else cgroups.controllers
         self._boot = boot()
-        self._files = raise_open_files()
+        self._bounds = RunBounds(raise_open_files(), cgroup.most_processes(), controllers)
         self._runs = Runs(token)
         self._selector = selectors.DefaultSelector()
         self._watch(node.fileno(), self._on_node)
@@ -107,7 +115,7 @@ class Keeper:
         self._watch(read, lambda: self._on_child(read))
         with contextlib.suppress(OSError):
             self._watch(os.pidfd_open(os.getppid()), self._on_node_dead)
-        self._tell(Hello("pids" in self._controllers or limits_processes()))
+        self._tell(Hello("pids" in self._bounds.controllers or limits_processes()))
         try:
             while not self._node_gone:
                 for key, _ in self._selector.select(self._timeout()):
@@ -181,14 +189,17 @@ class Keeper:
                 pipes += os.pipe()
             if self._cgroups is not None:
                 group = self._cgroups.add(spawn.run, spawn.limits)
+            if spawn.user is not None:  # programs open /dev/stdout anew, as files of theirs
+                for descriptor in pipes[::2]:
+                    os.fchown(descriptor, spawn.user.uid, spawn.user.gid)
             output = OutputWriter(Path(spawn.output), spawn.logs, spawn.line)
-            pid, exec_pipe = launch(spawn, pipes[1], pipes[3], self._files, group, self._controllers)
+            pid, exec_pipe = launch(spawn, pipes[1], pipes[3], self._bounds, group)
         except OSError as error:  # no process, no file descriptor, no disk
             for descriptor in pipes:
                 os.close(descriptor)
             if group is not None:
                 cgroup.remove(group)
-            self._tell(SpawnRefused(spawn.run, shortage(error, self._files, len(self._runs))))
+            self._tell(SpawnRefused(spawn.run, shortage(error, self._bounds.files, len(self._runs))))
             return
         os.close(pipes[1])
         os.close(pipes[3])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Collection
 from pathlib import Path
 
 import anyio
@@ -23,12 +24,13 @@ PATIENCE = 10.0
 """Seconds after which the processes that still live are reported."""
 
 
-async def sweep(folder: Path, token: str) -> list[Process]:
+async def sweep(folder: Path, token: str, users: Collection[int] = ()) -> list[Process]:
     """Send SIGKILL to every process that is marked or recorded as ours; returns those that live on after `PATIENCE`.
 
     Args:
         folder: the `RunRecord` files, which are deleted when none of the processes is left.
         token: what the runtime's runs are marked with.
+        users: those that only slices of this runtime have.
 
     Raises:
         OSError: it cannot be told which processes live.
@@ -47,9 +49,8 @@ async def sweep(folder: Path, token: str) -> list[Process]:
         found = {(each.pid, each.start): each for each in processes.values() if (each.pid, each.start) in found}
         # A zombie that was sent SIGKILL has no living threads: it only waits for its parent.
         left = [each for each in found.values() if not _reap(each) and not each.zombie]
-        new = [
-            each for each in left_behind(processes, token, MARK.encode(), known) if (each.pid, each.start) not in found
-        ]
+        ours = left_behind(processes, token, MARK.encode(), known, users)
+        new = [each for each in ours if (each.pid, each.start) not in found]
         found.update(((each.pid, each.start), each) for each in new)
         left += new
         empty = 0 if left or any(map(cgroup.members, groups)) else empty + 1

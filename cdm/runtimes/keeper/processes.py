@@ -14,7 +14,7 @@ import errno
 import os
 import signal
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,9 +94,35 @@ def mark(pid: int, name: bytes) -> str | None:
     return None
 
 
-def listening(port: int) -> set[int]:
-    """The inodes of the sockets that listen on a TCP port; empty where that cannot be told."""
-    found = set()
+class Owner(NamedTuple):
+    """Whose a process is."""
+
+    uid: int
+    """The real user: others than root cannot change it."""
+    nested: bool
+    """Whether it is in a container, or in another PID namespace for another reason: the uid may be another node's."""
+
+
+def owner(pid: int) -> Owner | None:
+    """Whose a process is; None: it is gone. Raises `OSError` as `census` does."""
+    uid = levels = None
+    for line in _read(pid, "status").splitlines():
+        if line.startswith(b"Uid:"):
+            uid = int(line.split()[1])
+        elif line.startswith(b"NSpid:"):
+            levels = len(line.split()) - 1
+    return None if uid is None else Owner(uid, levels is not None and levels > 1)
+
+
+def all_users() -> set[int]:
+    """The users of all processes. Raises `OSError` as `census` does."""
+    found = (owner(int(name)) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208  # see `_read`
+    return {each.uid for each in found if each is not None}
+
+
+def listening(port: int) -> dict[int, int]:
+    """The inodes of the sockets that listen on a TCP port, with their users; empty where that cannot be told."""
+    found = {}
     for table in ("tcp", "tcp6"):
         try:
             rows = (PROC / "self/net" / table).read_text().splitlines()[1:]
@@ -105,7 +131,7 @@ def listening(port: int) -> set[int]:
         for row in rows:
             fields = row.split()
             if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
-                found.add(int(fields[9]))
+                found[int(fields[9])] = int(fields[7])
     return found
 
 
@@ -178,11 +204,12 @@ class RunRecord(NamedTuple):
 
 
 def left_behind(
-    processes: Mapping[int, Process], token: str, name: bytes, records: Iterable[RunRecord]
+    processes: Mapping[int, Process], token: str, name: bytes, records: Iterable[RunRecord], users: Collection[int] = ()
 ) -> list[Process]:
     """Processes that a runtime with this token left: those with its mark, and the recorded ones with their sessions.
 
-    A session counts only while the recorded process itself lives; after that, its number may be another's.
+    A session counts only while the recorded process itself lives; after that, its number may be another's. Besides all
+    processes of users that only its slices have: their marks may not be readable.
     """
     now = boot()
     sessions = {
@@ -196,4 +223,5 @@ def left_behind(
         if process.pid in sessions
         or process.session in sessions
         or (mark(process.pid, name) or "").startswith(token + ".")
+        or (users and (found := owner(process.pid)) is not None and found.uid in users and not found.nested)
     ]

@@ -30,6 +30,15 @@ class Lapse(Struct, frozen=True):
     """Seconds from the signal to SIGKILL."""
 
 
+class RunUser(Struct, frozen=True):
+    """The user that a program runs as, where that is not the node's own."""
+
+    uid: int
+    gid: int
+    own: bool
+    """Whether no other slice, and nobody else, has this uid: then every process that has it belongs to the slice."""
+
+
 class Spawn(Struct, frozen=True, tag=True):
     """Start a program; answered with `Started` or `SpawnRefused`."""
 
@@ -46,6 +55,8 @@ class Spawn(Struct, frozen=True, tag=True):
     line: str | None = None
     """A line on its standard output that is reported with `Said`."""
     lapse: Lapse | None = None
+    user: RunUser | None = None
+    """None: the node's own."""
 
 
 class Stop(Struct, frozen=True, tag=True):

@@ -1,8 +1,9 @@
 """The keeper's runs: what it knows of each, and which processes belong to it.
 
-A process belongs to a run if it is in the run's cgroup. Where there is none, it belongs to the run if it descends from
-the run's program, is in its session, or has its mark in the environment. (A program that leaves its session, orphans
-itself and empties its environment is stopped together with the last run.)
+A process belongs to a run if it is in the run's cgroup, or has the user that only this slice has. Where there is
+neither, it belongs to the run if it descends from the run's program, is in its session, or has its mark in the
+environment. (A program that leaves its session, orphans itself and empties its environment is then stopped together
+with the last run.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.processes import Process, census, descendants, listening, look, mark, send, sockets
+from cdm.runtimes.keeper.processes import owner as owner_of
 from cdm.runtimes.keeper.protocol import MARK, Spawn
 
 KILL_INTERVAL = 0.05
@@ -61,6 +63,8 @@ class Run:
     ) -> None:
         self.name = spawn.run
         self.lapse = spawn.lapse
+        self.own_uid = spawn.user.uid if spawn.user is not None and spawn.user.own else None
+        """The user that nothing else has; None: there is none."""
         self.pid = pid
         self.exec_pipe: int | None = exec_pipe
         """None: exec succeeded or failed, and that was reported."""
@@ -105,6 +109,8 @@ class Runs:
         self._runs: dict[str, Run] = {}
         self._by_pid: dict[int, Run] = {}
         """By the pid of the program, which is the number of its session too."""
+        self._by_uid: dict[int, Run] = {}
+        """Those with a user of their own: a slice has one run at a time."""
         self._known: dict[tuple[int, int], str] = {}
         """Processes, by pid and start time, that were seen to belong to a run: some empty their environment later."""
         self._missed: dict[str, float] = {}
@@ -127,12 +133,16 @@ class Runs:
     def add(self, run: Run) -> None:
         """A run's program was started."""
         self._runs[run.name] = self._by_pid[run.pid] = run
+        if run.own_uid is not None:
+            self._by_uid[run.own_uid] = run
 
     def remove(self, run: Run) -> None:
         """Nothing of the run lives."""
         del self._runs[run.name]
         if self._by_pid.get(run.pid) is run:  # else the pid is another program's by now
             del self._by_pid[run.pid]
+        if run.own_uid is not None and self._by_uid.get(run.own_uid) is run:
+            del self._by_uid[run.own_uid]
 
     def program(self, run: Run) -> Process | None:
         """The program just started, known from now on. Raises `OSError` where it cannot be looked at."""
@@ -182,18 +192,23 @@ class Runs:
             OSError: it cannot be told.
         """
         wanted = listening(port)
+        if run.own_uid is not None and run.own_uid in wanted.values():
+            return None
         owner = {process.pid: name for name, found in self.living().items() for process in found}
         ours = [sockets(pid) for pid, name in owner.items() if name == run.name]
-        if any(found is None or found & wanted for found in ours):
+        # With a user of its own it would have been known by that, whether its sockets may be looked at or not.
+        if run.own_uid is None and any(found is None or found & wanted.keys() for found in ours):
             return None
         processes = census()
         unknown = {process.pid for process in descendants(processes, os.getpid())} - owner.keys()
         others = (pid for pid in processes if pid not in unknown)
-        return next((pid for pid in others if (sockets(pid) or set()) & wanted), None)
+        return next((pid for pid in others if (sockets(pid) or set()) & wanted.keys()), None)
 
     def _owner(self, process: Process, owner: dict[int, str]) -> str | None:
         name = owner.get(process.pid) or owner.get(process.parent) or self._known.get((process.pid, process.start))
         if name is None and (run := self._by_pid.get(process.session)):
+            name = run.name
+        if name is None and self._by_uid and (found := owner_of(process.pid)) and (run := self._by_uid.get(found.uid)):
             name = run.name
         if name is None:
             token, _, name = (mark(process.pid, MARK.encode()) or "").partition(".")

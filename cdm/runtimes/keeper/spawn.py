@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import resource
@@ -16,12 +15,9 @@ import msgspec
 
 from cdm.model.manifest import Limits
 from cdm.runtimes.keeper import cgroup
-from cdm.runtimes.keeper.protocol import Spawn
+from cdm.runtimes.keeper.identity import become, die_with_parent, shown
+from cdm.runtimes.keeper.protocol import RunUser, Spawn
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
-"""Loaded before any fork."""
 RESERVE = 16
 """File descriptors that runs cannot use up."""
 FILES_A_RUN = 3
@@ -48,18 +44,23 @@ class SpawnProblem(NamedTuple):
     """Whether trying again soon would fail the same way."""
 
 
+class RunBounds(NamedTuple):
+    """What holds for all runs of a keeper."""
+
+    files: tuple[int, int]
+    """RLIMIT_NOFILE of programs, unless their limits say otherwise."""
+    processes: int
+    """Most processes of a user that only one slice has, unless its limits say otherwise."""
+    controllers: frozenset[str]
+    """Those of the runs' cgroups."""
+
+
 class Launched(NamedTuple):
     """A process that was forked, and is about to become the program."""
 
     pid: int
     exec_pipe: int
     """It ends when exec has succeeded; else a `SpawnProblem` comes out of it."""
-
-
-def adopt_orphans() -> None:
-    """Make this process the parent of all its descendants whose own parent ended, so that it can reap them."""
-    if _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def raise_open_files() -> tuple[int, int]:
@@ -118,17 +119,14 @@ def rlimits(limits: Limits, *, grouped: frozenset[str] = frozenset()) -> dict[in
     return {what: value for what, value in wanted.items() if value is not None}
 
 
-def launch(
-    spawn: Spawn, out: int, err: int, files: tuple[int, int], group: Path | None, grouped: frozenset[str]
-) -> Launched:
+def launch(spawn: Spawn, out: int, err: int, bounds: RunBounds, group: Path | None) -> Launched:
     """Fork, and exec in the child.
 
     Args:
         spawn: what to run.
         out, err: pipes for its standard output and standard error.
-        files: its RLIMIT_NOFILE, unless ``spawn.limits`` says otherwise.
+        bounds: what holds for all runs.
         group: its cgroup.
-        grouped: the controllers of the cgroup.
     """
     keeper = os.getpid()
     read, write = os.pipe()
@@ -139,20 +137,13 @@ def launch(
         os.close(write)
         raise
     if pid == 0:
-        _become(spawn, out, err, files, group, grouped, write, keeper)
+        _turn_into(spawn, (out, err), bounds, group, write, keeper)
     os.close(write)
     return Launched(pid, read)
 
 
-def _become(
-    spawn: Spawn,
-    out: int,
-    err: int,
-    files: tuple[int, int],
-    group: Path | None,
-    grouped: frozenset[str],
-    problem: int,
-    keeper: int,
+def _turn_into(
+    spawn: Spawn, output: tuple[int, int], bounds: RunBounds, group: Path | None, problem: int, keeper: int
 ) -> NoReturn:
     step = "session"
     try:
@@ -160,39 +151,43 @@ def _become(
         os.setsid()
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # until exec closes what is the keeper's
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != keeper:  # it died before PR_SET_PDEATHSIG
-            os._exit(127)
         if group is not None:
             step = "cgroup"
             cgroup.enter(group)
-        step = spawn.directory
-        os.chdir(spawn.directory)
         step = "output"
         null = os.open(os.devnull, os.O_RDONLY)
-        for number, descriptor in enumerate((null, out, err)):
+        for number, descriptor in enumerate((null, *output)):
             os.dup2(descriptor, number)
         step = "limits"
         _prefer_for_oom_kill()
-        resource.setrlimit(resource.RLIMIT_NOFILE, files)
-        _leave_pids()
-        for what, value in rlimits(spawn.limits, grouped=grouped).items():
+        resource.setrlimit(resource.RLIMIT_NOFILE, bounds.files)
+        _leave_pids(bounds.processes if spawn.user is not None and spawn.user.own else None)
+        for what, value in rlimits(spawn.limits, grouped=bounds.controllers).items():
             hard = resource.getrlimit(what)[1]
             most = value if hard == resource.RLIM_INFINITY else min(value, hard)
             # The CPU's soft limit is SIGXCPU, and the hard one, a second later, SIGKILL.
             resource.setrlimit(what, (most, most + 1 if what == resource.RLIMIT_CPU and most != hard else most))
+        if spawn.user is not None:
+            step = f"user {spawn.user.uid}"
+            become(spawn.user.uid, spawn.user.gid)
+            os.umask(0o077)
+        step = spawn.directory
+        os.chdir(spawn.directory)
         step = "signals"
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             if signal.getsignal(number) != signal.SIG_DFL:
                 signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        die_with_parent(signal.SIGKILL)
+        if os.getppid() != keeper:  # it died before that
+            os._exit(127)
         step = spawn.program
         os.execve(spawn.program, spawn.arguments, spawn.environment)  # noqa: S606  # no shell
     except BaseException as error:  # noqa: BLE001  # this process must not go on as a second keeper
         number = error.errno if isinstance(error, OSError) and error.errno else 0
         reason = os.strerror(number) if number else f"{type(error).__name__}: {error}"
         if step == spawn.program:
-            reason = _why_not(spawn.program, number) or reason
+            reason = _why_not(spawn.program, number, spawn.user) or reason
         fatal = number in LASTING and step in (spawn.program, spawn.directory)
         os.write(problem, msgspec.json.encode(SpawnProblem(f"{step}: {reason}", fatal)))
     finally:
@@ -201,19 +196,27 @@ def _become(
 
 def _prefer_for_oom_kill() -> None:
     path = Path("/proc/self/oom_score_adj")
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError), shown():
         path.write_text(str(min(int(path.read_text()) + OOM_SCORE, 1000)))
 
 
-def _leave_pids() -> None:
-    soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+def _leave_pids(room: int | None) -> None:
+    """Keep the program from using up the processes of its user, or, where that is no other's, those of the machine."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    limits = [] if room is None else [room]
     if soft != resource.RLIM_INFINITY:
-        most = max(soft - cgroup.PIDS_RESERVE, soft // 2)
+        limits.append(max(soft - cgroup.PIDS_RESERVE, soft // 2))
+    if limits:
+        most = min(limits) if hard == resource.RLIM_INFINITY else min(*limits, hard)
         resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
 
 
-def _why_not(program: str, number: int) -> str | None:
+def _why_not(program: str, number: int, user: RunUser | None) -> str | None:
     """A clearer text for errors of exec whose own text misleads."""
+    if number == errno.EACCES and user is not None:
+        return f"user {user.uid}, which this slice runs as, may not run it, or not enter a folder above it"
+    if number == errno.EAGAIN and user is not None:
+        return f"user {user.uid}, which this slice runs as, may have no more processes (limits.processes)"
     if number == errno.ENOEXEC:
         return "is neither a program for this machine nor a script that begins with #!"
     if number == errno.ENOENT:

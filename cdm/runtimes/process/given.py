@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from cdm.errors import SliceFailed
 from cdm.model.artifact import NodeId
 from cdm.model.secret import SecretForm, SecretRef
+from cdm.runtimes.keeper.protocol import RunUser
+from cdm.runtimes.process.files import PASSAGE, make_passage
 from cdm.runtimes.secrets import Secrets
 
 SECRETS = "secrets"
@@ -22,14 +23,7 @@ _LEAST_HIDDEN = 4
 """Shorter lines of secrets are not looked for in what a program wrote: they are in every other word."""
 
 
-class Owner(NamedTuple):
-    """Whose a file is to be."""
-
-    uid: int
-    gid: int
-
-
-def write_private(path: Path, data: bytes, owner: Owner | None = None) -> None:
+def write_private(path: Path, data: bytes, owner: RunUser | None = None) -> None:
     """Make a file that its owner can read, and nobody else; None: this process's user. Raises `OSError`."""
     number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o400)
     with os.fdopen(number, "wb") as file:
@@ -71,17 +65,17 @@ class Given:
                 if len(line.strip()) >= _LEAST_HIDDEN:
                     self._hidden[line.strip()] = f"[secret {ref.name}]"
 
-    def write(self, owner: Owner | None = None) -> None:
+    def write(self, owner: RunUser | None = None) -> None:
         """Make the files, if there are any, for this user. Raises `SliceFailed`."""
         if not self._files:
             return
         try:
-            self._folder.parent.mkdir(mode=0o711, exist_ok=True)
+            make_passage(self._folder.parent)
             self._folder.mkdir(mode=0o700)
             for name, value in self._files.items():
                 write_private(self._folder / name, value, owner)
-            if owner is not None:
-                os.chown(self._folder, owner.uid, owner.gid)
+            if owner is not None:  # who makes no files there
+                self._folder.chmod(PASSAGE)
         except OSError as error:
             raise SliceFailed(f"the files of its secrets cannot be written: {error.strerror}") from None
 

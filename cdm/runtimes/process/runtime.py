@@ -10,8 +10,9 @@ Every program is started, read, stopped and reaped by the *keeper*, one small pr
 - When the keeper is killed, so is every slice; both are started again. That does not count as failures of the slices.
 
 The folder holds ``logs/`` (one folder a slice; it stays after `unload` for the `KEPT` slices that wrote last),
-``running/`` (records of what runs), ``secrets/`` (one folder a run) and ``token``. No other living process may
-use it: its slices would be ended. The node sees to that (see `cdm.node.folder`).
+``running/`` (records of what runs), ``secrets/`` (one folder a run), ``slices/`` (what slices that run as others have
+of their own) and ``token``. No other living process may use it: its slices would be ended. The node sees to that (see
+`cdm.node.folder`).
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import asyncio
 import contextlib
 import resource
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 
@@ -32,16 +34,22 @@ from cdm.model.artifact import Artifact
 from cdm.model.keys import SliceKey
 from cdm.output.reading import batches, folder_name, keys, prune, tail
 from cdm.runtimes import OutputLine, Runtime, Surroundings, Work
+from cdm.runtimes.keeper.protocol import RECORDS
 from cdm.runtimes.process.given import SECRETS, remove_all
+from cdm.runtimes.process.life import SlicePhase
 from cdm.runtimes.process.slice import Slice
 from cdm.runtimes.process.supervisor import Supervisor
+from cdm.runtimes.process.users import Lodging, Users
 
 log = Log("cdm.process")
+
+T = TypeVar("T")
 
 ORPHAN_BOUND = 2.0
 """Seconds after the node's death, however it died, when no process of its slices lives any more."""
 MIN_FILES = 64
 """File descriptors that node and keeper each need before there is a slice."""
+LOGS = "logs"
 KEPT = 20
 """How many unloaded slices' output is kept."""
 UNLIMITED = (
@@ -56,12 +64,14 @@ class ProcessRuntime(Runtime):
     Args:
         surroundings: what the agent gives it.
         cgroups: whether to put every slice into a cgroup where that is possible.
+        users: as whom slices run; None: as the surroundings say.
     """
 
     gives_secrets = True
 
-    def __init__(self, surroundings: Surroundings, *, cgroups: bool = True) -> None:
+    def __init__(self, surroundings: Surroundings, *, cgroups: bool = True, users: Users | None = None) -> None:
         self.surroundings = surroundings
+        self._users = users or Users.of(surroundings.folder, surroundings.run_as)
         self._folder = surroundings.folder
         self._cgroups = cgroups
         self._slices: dict[SliceKey, Slice] = {}
@@ -77,7 +87,7 @@ class ProcessRuntime(Runtime):
         """Which limit of a slice is not enforced."""
         each, keeping = self._slices.get(key), self._supervisor
         limited = each is not None and each.work.manifest.limits.processes is not None
-        return UNLIMITED if limited and keeping is not None and not keeping.limits_processes else None
+        return UNLIMITED if limited and keeping is not None and not self._limits_processes else None
 
     @property
     def keeper(self) -> int | None:
@@ -97,7 +107,10 @@ class ProcessRuntime(Runtime):
                 f"only {files} files may be open (ulimit -n); a node needs {MIN_FILES}, and about 3 more for each slice"
             )
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._supervisor = await Supervisor.start(self._folder, self._read_token(), grouped=self._cgroups)
+        await self._in_thread(self._users.start, (LOGS, RECORDS), (SECRETS,))
+        self._supervisor = await Supervisor.start(
+            self._folder, self._read_token(), self._users.taken, grouped=self._cgroups
+        )
         remove_all(self._folder)  # of slices that do not run any more
         self.heard(self._heard)
 
@@ -111,14 +124,15 @@ class ProcessRuntime(Runtime):
         """Take note of it. What was loaded under the key, and may run, is stopped first.
 
         Raises:
-            SliceFailed: what was loaded cannot be stopped, or a limit cannot be enforced on this node.
+            SliceFailed: what was loaded cannot be stopped, or a limit cannot be enforced on this node, or there is no
+                user for it.
         """
         await self.unload(work.key)
         if work.manifest.limits.processes is not None and self.surroundings.enforce_limits:
             await self.supervisor.ready()
-            if not self.supervisor.limits_processes:
+            if not self._limits_processes:
                 raise SliceFailed(UNLIMITED, fatal=True)
-        self._slices[work.key] = Slice(work, self)
+        self._slices[work.key] = Slice(work, self, await self._lodge(work) if self._users.others else None)
 
     async def activate(self, key: SliceKey) -> int | None:
         """Start it, and wait until it is ready. Returns its port, if it has one.
@@ -150,9 +164,15 @@ class ProcessRuntime(Runtime):
         """
         await self.deactivate(key)
         if self._slices.pop(key, None) is not None:
+            await self._clear(key)
             names = {folder_name(each) for each in self._slices}
             with contextlib.suppress(RuntimeError):  # no thread can be started now: the next time
-                await asyncio.to_thread(prune, self._folder / "logs", names, KEPT)
+                await asyncio.to_thread(prune, self._folder / LOGS, names, KEPT)
+
+    def listed(self, keys: Collection[SliceKey]) -> None:
+        """These are all slices of the node; what others had of their own goes."""
+        if self._users.others:
+            self.supervisor.tasks.start_soon(self._in_thread, self._users.clear_all_but, {*map(folder_name, keys)})
 
     async def close(self) -> None:
         """Stop all slices at once, each in its own way, and then the keeper, which leaves nothing running."""
@@ -165,6 +185,9 @@ class ProcessRuntime(Runtime):
             if keeping is not None:
                 with anyio.CancelScope(shield=True):
                     await keeping.close()
+                    for key, each in self._slices.items():
+                        if each.phase is SlicePhase.LOADED:
+                            await self._clear(key)
                 remove_all(self._folder)
 
     def output(
@@ -175,9 +198,7 @@ class ProcessRuntime(Runtime):
 
     def written(self, artifact: Artifact) -> Sequence[SliceKey]:
         """This node's slices of the artifact that are loaded, or that there is output of."""
-        found = set(keys(self._folder / "logs", artifact)).union(
-            key for key in self._slices if key.artifact == artifact
-        )
+        found = set(keys(self._folder / LOGS, artifact)).union(key for key in self._slices if key.artifact == artifact)
         return sorted(key for key in found if key.node == self.surroundings.node)
 
     def read(
@@ -188,7 +209,7 @@ class ProcessRuntime(Runtime):
 
     def output_folder(self, key: SliceKey) -> Path:
         """Where the slice's output is."""
-        return self._folder / "logs" / folder_name(key)
+        return self._folder / LOGS / folder_name(key)
 
     def secrets_folder(self, run: str) -> Path:
         """Where the files with a run's secrets are."""
@@ -210,6 +231,31 @@ class ProcessRuntime(Runtime):
             await each.deactivate()
         except SliceFailed as error:
             log.error("slice is not stopped", slice=str(each.key), reason=str(error))
+
+    @property
+    def _limits_processes(self) -> bool:
+        return self._users.others or self.supervisor.limits_processes
+
+    async def _lodge(self, work: Work) -> Lodging:
+        name = folder_name(work.key)
+        try:
+            return await self._in_thread(self._users.lodge, name, work.folder)
+        except BaseException:  # where it is cancelled, the thread goes on
+            with anyio.CancelScope(shield=True):
+                await self._clear(work.key)
+            raise
+
+    async def _clear(self, key: SliceKey) -> None:
+        if self._users.others:
+            await self._in_thread(self._users.clear, folder_name(key))
+
+    async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
+        try:
+            return await asyncio.to_thread(call, *args)
+        except RuntimeError as error:
+            if "start new thread" not in str(error):
+                raise
+            return call(*args)  # none can be started now
 
     def _read_token(self) -> str:
         path = self._folder / "token"

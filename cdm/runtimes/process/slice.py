@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Collection, Coroutine
-from enum import Enum, auto
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -23,8 +22,10 @@ from cdm.runtimes.process.checks import probe
 from cdm.runtimes.process.command import fixed_ports, prepare
 from cdm.runtimes.process.given import NO_SECRETS, Given
 from cdm.runtimes.process.handle import CUT_OFF, RunHandle
+from cdm.runtimes.process.life import Life, SlicePhase
 from cdm.runtimes.process.restart import Again, GiveUp, decide
 from cdm.runtimes.process.supervisor import Supervisor
+from cdm.runtimes.process.users import Lodging
 
 log = Log("cdm.process")
 
@@ -59,58 +60,19 @@ class SliceHost(Protocol):
         """Whom it tells how slices fare."""
 
 
-class SlicePhase(Enum):
-    """Where a slice is in its life.
-
-    ::
-
-        LOADED ── activate ──> STARTING ── ready ──> ACTIVE ── ended ──> RESTARTING ── ready ──> ACTIVE
-                                  │                    │                     │
-                                  └────────────────────┴──────────┬──────────┘
-                                    deactivate, cancelled, failed, given up
-                                                                  │
-        LOADED <── no process lives ────────────────────────── STOPPING <── deactivate, activate ── STUCK
-                                                                  └── SIGKILL does not end it ──> STUCK
-    """
-
-    LOADED = auto()
-    """No process of it lives."""
-    STARTING = auto()
-    ACTIVE = auto()
-    RESTARTING = auto()
-    """It ended by itself, and is stopped, waits, or starts anew."""
-    STOPPING = auto()
-    STUCK = auto()
-    """A process of it could not be ended."""
-
-
-class Life:
-    """One passage from STARTING, or from STUCK, to LOADED."""
-
-    def __init__(self) -> None:
-        self.scope = anyio.CancelScope()
-        """Cancelled to stop it."""
-        self.settled = anyio.Event()
-        """It became active, or never will."""
-        self.over = anyio.Event()
-        """The slice is LOADED or STUCK."""
-        self.failure: Exception | None = SliceFailed("was stopped before it was ready")
-        """Why it did not become active; None: it did."""
-        self.stuck: SliceFailed | None = None
-        """Why it could not be stopped."""
-
-
 class Slice:
     """One slice that is loaded.
 
     Args:
         work: what it runs.
         host: its runtime.
+        lodging: what it has of its own; None: it runs as the node itself.
     """
 
-    def __init__(self, work: Work, host: SliceHost) -> None:
+    def __init__(self, work: Work, host: SliceHost, lodging: Lodging | None = None) -> None:
         self.key = work.key
         self.work = work
+        self._lodging = lodging
         self.phase = SlicePhase.LOADED
         self.port: int | None = None
         """The port that it was given; it keeps it when it is started again by itself, for others know it."""
@@ -224,16 +186,17 @@ class Slice:
         await self._wait_for_ports()
         name = keeping.name()
         self._given.remove()
-        given = Given(self._host.secrets_folder(name), self.work.secrets, self._host.surroundings.secrets)
-        self._given = given
-        program = prepare(self.work, keeping.mark(name), os.environ, self._host.ports(self), self.port, given)
-        given.write()
+        folder, secrets = self._host.secrets_folder(name), self._host.surroundings.secrets
+        given = self._given = Given(folder, self.work.secrets, secrets)
+        lodging, outside = self._lodging, dict(os.environ)
+        outside |= lodging.environment if lodging else {}
+        program = prepare(self.work, keeping.mark(name), outside, self._host.ports(self), self.port, given)
+        given.write(lodging.user if lodging else None)
         self.port = program.port
         manifest = self.work.manifest
         check = manifest.readiness.check
-        lapse = None
-        if self.work.stop_after is not None:
-            lapse = Lapse(self.work.stop_after, self._stop_signal, manifest.stop_grace)
+        stop_after = self.work.stop_after
+        lapse = None if stop_after is None else Lapse(stop_after, self._stop_signal, manifest.stop_grace)
         return keeping.spawn(
             Spawn(
                 name,
@@ -246,6 +209,7 @@ class Slice:
                 manifest.logs,
                 check.text if isinstance(check, Line) else None,
                 lapse,
+                lodging.user if lodging else None,
             ),
             self.key,
         )

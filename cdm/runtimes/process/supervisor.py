@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import anyio
@@ -59,11 +59,15 @@ class Supervisor:
         folder: the runtime's own.
         token: marks this runtime's runs.
         background: where dead keepers are replaced, and slices live.
+        users: tells the users that only slices of this runtime have.
         grouped: whether to use cgroups where they are available.
     """
 
-    def __init__(self, folder: Path, token: str, background: Background, *, grouped: bool) -> None:
+    def __init__(
+        self, folder: Path, token: str, background: Background, users: Callable[[], Collection[int]], *, grouped: bool
+    ) -> None:
         self._folder = folder
+        self._users = users
         self._token = token
         self._background = background
         self._grouped = grouped
@@ -82,11 +86,13 @@ class Supervisor:
         self._heard = Heard(float("-inf"))
 
     @classmethod
-    async def start(cls, folder: Path, token: str, *, grouped: bool) -> Supervisor:
+    async def start(
+        cls, folder: Path, token: str, users: Callable[[], Collection[int]], *, grouped: bool
+    ) -> Supervisor:
         """End what a predecessor left, and start the keeper. Raises `SliceFailed` where something cannot be ended."""
-        if left := await sweep(folder / RECORDS, token):
+        if left := await sweep(folder / RECORDS, token, users()):
             raise SliceFailed(f"processes of an earlier run of this node cannot be ended: {_pids(left)}")
-        keeping = cls(folder, token, await Background.open(), grouped=grouped)
+        keeping = cls(folder, token, await Background.open(), users, grouped=grouped)
         try:
             keeping._launch()
         except BaseException:
@@ -184,7 +190,7 @@ class Supervisor:
             await self._link.wait(KILL_PATIENCE + 5.0)
             self._link = None
         try:
-            if left := await sweep(self._folder / RECORDS, self._token):
+            if left := await sweep(self._folder / RECORDS, self._token, self._users()):
                 log.error("processes cannot be ended", pids=_pids(left))
         except OSError as error:
             log.error("cannot look for processes that are left", reason=str(error))
@@ -238,7 +244,7 @@ class Supervisor:
             self._link.kill()
             await self._link.wait(None)
             self._link = None
-        while left := await sweep(self._folder / RECORDS, self._token):
+        while left := await sweep(self._folder / RECORDS, self._token, self._users()):
             log.error("processes cannot be ended", pids=_pids(left))
         lost, self._runs = self._runs, {}
         for run in lost.values():
