@@ -12,7 +12,7 @@ never saw may be one out of an old backup: it has one TTL to be heard, and slows
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 
 from msgspec import Struct
@@ -118,6 +118,11 @@ class Topology(Intents):
     def nodes(self) -> Mapping[NodeId, Registered | Missing]:
         """All nodes that are not dead."""
         return self._nodes
+
+    @property
+    def registrations(self) -> Iterator[tuple[NodeId, Registration]]:
+        """What the nodes that are registered say of themselves."""
+        return ((node, each.registration) for node, each in self._nodes.items() if isinstance(each, Registered))
 
     @property
     def lost(self) -> Mapping[NodeId, float]:

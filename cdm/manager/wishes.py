@@ -9,10 +9,10 @@ from msgspec.structs import replace
 from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.placement import Placement
 from cdm.manager.standing import LiveNode
-from cdm.manager.topology import Registered, Topology
+from cdm.manager.topology import Topology
 from cdm.manager.wanted import Wanted, rules_of, wanted_of
 from cdm.model.artifact import Artifact, NodeId
-from cdm.model.node import DRAINS, PLACEMENT, ROLLOUTS, SECRETS
+from cdm.model.node import DRAINS, PLACEMENT, ROLLOUTS, SECRETS, managers_without, waits_for
 
 
 class Wishes:
@@ -89,20 +89,6 @@ class Wishes:
             self._nodes, self._lacks = nodes, {}
         found = self._lacks.get(feature)
         if found is None:
-            found = self._lacks[feature] = self._look_for_lacking(feature, what)
+            lacking = managers_without(feature, self._topology.registrations)
+            found = self._lacks[feature] = waits_for(lacking, what)
         return found
-
-    def _look_for_lacking(self, feature: str, what: str) -> str:
-        old = sorted(
-            (node, presence.registration.version)
-            for node, presence in self._topology.nodes.items()
-            if isinstance(presence, Registered)
-            and presence.registration.leads
-            and presence.registration.version
-            and feature not in presence.registration.features
-        )
-        if not old:
-            return ""
-        node, version = old[0]
-        more = f" (and {len(old) - 1} more)" if len(old) > 1 else ""
-        return f"waiting for manager {node}{more}: its cdm {version} does not know {what}; upgrade managers first"

@@ -327,10 +327,13 @@ class Layout(NamedTuple):
     history: int = 1
     """Revisions that are kept of each key."""
     expires: bool = False
-    """Whether values may have a TTL, at whose end the server puts a marker."""
+    """Whether values may have a TTL."""
+    rolls_up: bool = False
+    """Whether clients may roll its keys up, as ``nats kv purge`` does: one message then removes all others of its key,
+    or of the bucket. Where they may, the server leaves a marker of what expires."""
 
 
-BLUEPRINTS = Layout("blueprints", (BlueprintKey,), _decode_blueprint, history=10)
+BLUEPRINTS = Layout("blueprints", (BlueprintKey,), _decode_blueprint, history=10, rolls_up=True)
 SLICES = Layout("slices", (SliceKey, LeaseKey, FenceKey, RolloutKey, LastValidKey), _decode_slice, expires=True)
 NODES = Layout("nodes", (NodeKey, IntentKey, SeenKey), _decode_node, expires=True)
 STATUS = Layout("status", (StatusKey,), StatusKey)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from enum import StrEnum, unique
 from math import inf
 
@@ -34,7 +35,9 @@ SECRETS = "secrets"
 DRAINS = "drains"
 """The feature of managers that know intents with a deadline or a reason, and nodes that leave (`Registration.leaving`);
 one that does not takes such an intent for one that cannot be read, and so for cordon."""
-FEATURES = (ROLLOUTS, PLACEMENT, SECRETS, DRAINS)
+EXPIRY_BY_CLOCK = "expiry-by-clock"
+"""The feature of managers that know by their clock when a lease or a registration expires, and need no marker of it."""
+FEATURES = (ROLLOUTS, PLACEMENT, SECRETS, DRAINS, EXPIRY_BY_CLOCK)
 """Every feature that all nodes of this version have."""
 GIVES_SECRETS = "gives-secrets"
 """The feature of nodes that have secrets, and a runtime that gives them to slices."""
@@ -139,6 +142,22 @@ class Registration(Struct, frozen=True, omit_defaults=True):
 
 
 _DECODER = msgspec.json.Decoder(Registration)
+
+
+def managers_without(feature: str, nodes: Iterable[tuple[NodeId, Registration]]) -> list[tuple[NodeId, str]]:
+    """The managers among these nodes that do not have a feature, and their version of cdm."""
+    return sorted(
+        (node, each.version) for node, each in nodes if each.leads and each.version and feature not in each.features
+    )
+
+
+def waits_for(lacking: Sequence[tuple[NodeId, str]], what: str) -> str:
+    """Say which managers do not know something yet; empty: none of them."""
+    if not lacking:
+        return ""
+    node, version = lacking[0]
+    more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+    return f"waiting for manager {node}{more}: its cdm {version} does not know {what}; upgrade managers first"
 
 
 @unique

@@ -29,6 +29,7 @@ from cdm.manager.outbox import Outbox
 from cdm.manager.pulse import PERIOD, Pulse
 from cdm.manager.topology import Registered, Topology
 from cdm.node.buckets import ensure
+from cdm.node.changeover import Changeover
 from cdm.node.contents import ContentsWatch
 from cdm.node.part import WHOLE, Ground, Part
 from cdm.store.batch import MAX_BATCH
@@ -103,6 +104,7 @@ class Managing(Part):
         )
         self.mirrors = dict.fromkeys(ground.buckets, WHOLE)
         self.contents = ContentsWatch(ground)
+        self._changeover = Changeover(ground.buckets.values(), self.topology)
         # The topology first: what the manager makes of a message depends on it.
         self.receivers = (self.topology, self.leadership, self.manager)
         writers = (self._commands.run, self._status_writer.run, self._seen_writer.run, self._checker.run)
@@ -197,6 +199,8 @@ class Managing(Part):
             if leader is None or leader.node == self._ground.settings.node:
                 for watch in self._followed:
                     await watch.check()
+            if isinstance(self.manager.state, Active):  # what it knows of managers is complete
+                await self._changeover.look()
 
     async def _barrier(self) -> None:
         failed: Exception | None = None

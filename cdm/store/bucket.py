@@ -12,7 +12,7 @@ from cdm.errors import BatchRefused, BucketMissing, NoResponders, RequestRefused
 from cdm.log import Log
 from cdm.model.keys import LAYOUTS, Key, Layout, encode
 from cdm.store.batch import Batch, Write, prepared, problem_with
-from cdm.store.configuration import created, lacking
+from cdm.store.configuration import created, lacking, outdated
 from cdm.store.connection import Connection
 from cdm.store.jetstream import checked, no_message, of_leader
 from cdm.store.wire import (
@@ -74,6 +74,7 @@ class Bucket:
             state["first_seq"],
             state.get("num_subjects", 0),
             sent["config"].get("num_replicas", 1),
+            bool(outdated(self.layout, sent["config"])),
         )
 
     async def newest(self) -> int:
@@ -226,6 +227,16 @@ class Bucket:
             raise StoreBusy(f"bucket {self.name} does not answer") from None
         return int(checked(answer)["seq"])
 
+    async def change_over(self) -> bool:
+        """Take from an existing bucket what only managers of an earlier version need of it.
+
+        Returns whether there was any. Errors as in `ensure`.
+        """
+        config = (await self._info())["config"]
+        changes = outdated(self.layout, config)
+        await self._change(config, changes)
+        return bool(changes)
+
     async def ensure(self, *, create: bool, replicas: int = 1, change_replicas: bool = False) -> bool:
         """Create the bucket, or adapt it to what its layout needs. Returns whether it was created.
 
@@ -276,14 +287,17 @@ class Bucket:
         missing = self._lacking(config)
         if replicas is not None and config.get("num_replicas") != replicas:
             missing["num_replicas"] = replicas
-        if not missing:
+        await self._change(config, missing)
+
+    async def _change(self, config: dict[str, Any], changes: dict[str, Any]) -> None:
+        if not changes:
             return
+        wanted = ", ".join(changes)
         try:
-            await self.connection.api(f"STREAM.UPDATE.{self.stream}", {**config, **missing})
+            await self.connection.api(f"STREAM.UPDATE.{self.stream}", {**config, **changes})
         except RequestRefused as error:
-            wanted = ", ".join(missing)
             raise Unsuitable(f"bucket {self.name} needs another {wanted} and cannot be changed: {error}") from None
-        log.warning("bucket adapted", bucket=self.name, changed=", ".join(missing))
+        log.warning("bucket adapted", bucket=self.name, changed=wanted)
 
 
 def buckets(connection: Connection) -> dict[str, Bucket]:

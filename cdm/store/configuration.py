@@ -11,11 +11,13 @@ from cdm.store.wire import MARKER_TTL
 # Every bucket allows TTLs: cdm's own deletes leave markers that expire. Nodes read their own keys directly.
 _FEATURES = {
     "allow_msg_ttl": True,
-    "subject_delete_marker_ttl": MARKER_TTL * 10**9,
     "allow_atomic": True,
     "allow_direct": True,
 }
-_NO_LIMITS = {"max_age": 0, "max_msgs": -1, "max_bytes": -1}
+# Where the server marks what expires, it lets clients roll keys up: whoever may write one could remove all others.
+_MARKED = {"subject_delete_marker_ttl": MARKER_TTL * 10**9, "allow_rollup_hdrs": True}
+_UNMARKED = {"subject_delete_marker_ttl": 0, "allow_rollup_hdrs": False}
+_NO_LIMITS = {"max_age": 0, "max_msgs": -1, "max_bytes": -1, "sealed": False}
 
 
 def created(layout: Layout, stream: str, subjects: str, replicas: int) -> dict[str, Any]:
@@ -27,13 +29,13 @@ def created(layout: Layout, stream: str, subjects: str, replicas: int) -> dict[s
         "storage": "file",
         "num_replicas": replicas,
         "discard": "new",
-        "allow_rollup_hdrs": True,
         "deny_delete": True,
         "duplicate_window": 120 * 10**9,
         # A stream that is created anew must not number its messages as the one before it did: a fence of the old one
         # would hold in the new one. Milliseconds run ahead of any stream's numbers.
         "first_seq": time.time_ns() // 1_000_000,
         **_FEATURES,
+        **(_MARKED if layout.rolls_up else _UNMARKED),
     }
 
 
@@ -41,10 +43,21 @@ def lacking(layout: Layout, config: dict[str, Any]) -> dict[str, Any]:
     """What must be changed of a stream that exists, with the values that are needed."""
     if config.get("mirror"):
         return {}  # a copy for those who only read: nobody writes here, see `cdm.store.copies`
-    missing: dict[str, Any] = {name: value for name, value in _FEATURES.items() if not config.get(name)}
-    # A value that expires must leave a marker, and not an older value in its place.
+    needed = {**_FEATURES, **_MARKED} if layout.rolls_up else _FEATURES
+    missing: dict[str, Any] = {name: value for name, value in needed.items() if not config.get(name)}
+    # A value that expires must leave nothing behind, and not an older value in its place.
     kept = config.get("max_msgs_per_subject", -1)
     if kept != layout.history and (layout.expires or 0 < kept < layout.history):
         missing["max_msgs_per_subject"] = layout.history
     # No limit may make values vanish: a blueprint is in force, and the fence holds, until somebody removes it.
     return missing | {name: none for name, none in _NO_LIMITS.items() if config.get(name, none) != none}
+
+
+def outdated(layout: Layout, config: dict[str, Any]) -> dict[str, Any]:
+    """What earlier versions need of a stream and this one does without, with the values that it is to get.
+
+    It is changed only once no manager needs it any more.
+    """
+    if layout.rolls_up or config.get("mirror"):
+        return {}
+    return {name: value for name, value in _UNMARKED.items() if config.get(name, value) != value}

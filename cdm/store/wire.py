@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 MARKER_TTL = 900
-"""Seconds that the markers of expired keys, and of keys that cdm deletes, are kept."""
+"""Seconds that the markers of keys that cdm deletes, and where the server marks them, of expired keys, are kept."""
 
 EXPECT = "Nats-Expected-Last-Subject-Sequence"
 EXPECT_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
@@ -90,6 +90,8 @@ class StreamState(Struct, frozen=True):
     """How many keys it holds messages of, markers included."""
     replicas: int = 1
     """On how many servers it is kept."""
+    rolls_up: bool = False
+    """Whether it takes roll-ups, and marks what expires, for managers of an earlier version."""
 
 
 def is_leaders(info: Mapping[str, Any]) -> bool:

@@ -222,22 +222,31 @@ class Raw:
         told = f"RECORD.{self.bucket(bucket)}.>"
         await self.client.subscribe(told, cb=take)
         await self.client.flush()
+        await self.make(bucket, republish={"src": subjects, "dest": told})
+
+    async def make(self, bucket: str, *, before: bool = False, **more: Any) -> None:
+        """Make a bucket as cdm does, or as it did before: it takes roll-ups, and marks what expired."""
         stream = f"KV_{self.bucket(bucket)}"
         config = {
             "name": stream,
-            "subjects": [subjects],
-            "max_msgs_per_subject": 1,
+            "subjects": [f"$KV.{self.bucket(bucket)}.>"],
+            "max_msgs_per_subject": 10 if bucket == "blueprints" else 1,
             "storage": "file",
             "discard": "new",
-            "allow_rollup_hdrs": True,
+            "allow_rollup_hdrs": before or bucket == "blueprints",
             "deny_delete": True,
             "allow_direct": True,
             "allow_msg_ttl": True,
             "allow_atomic": True,
-            "subject_delete_marker_ttl": 900 * 10**9,
-            "republish": {"src": subjects, "dest": told},
+            **more,
         }
+        if config["allow_rollup_hdrs"]:
+            config["subject_delete_marker_ttl"] = 900 * 10**9
         await self.api(f"STREAM.CREATE.{stream}", config)
+
+    async def takes_roll_ups(self, bucket: str) -> bool:
+        """Whether whoever may write a key of a bucket can have others removed."""
+        return bool((await self.api(f"STREAM.INFO.KV_{self.bucket(bucket)}"))["config"].get("allow_rollup_hdrs"))
 
     async def recorded(self, bucket: str = "slices") -> list[Record]:
         """Everything that was stored in the bucket since `record`, in its order.

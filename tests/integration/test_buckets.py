@@ -27,6 +27,7 @@ from cdm.model.keys import (
     LEASE,
     NODES,
     SLICES,
+    STATUS,
     BlueprintKey,
     Layout,
     NodeKey,
@@ -43,7 +44,7 @@ from cdm.store.wire import dump
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.store import connected
 from tests.harness.waiting import bounded, eventually
-from tests.harness.wire import EXPECT, EXPECT_SUBJECT, Raw, raw
+from tests.harness.wire import EXPECT, EXPECT_SUBJECT, Raw, Rejection, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -97,21 +98,65 @@ async def test_every_kind_of_byte_survives(server: NatsServer) -> None:
 
 async def test_what_plain_clients_delete_is_gone(server: NatsServer) -> None:
     async with connected(server) as connection, raw(server) as user:
-        bucket, key = Bucket(connection, NODES), NodeKey(N1)
+        bucket, key = Bucket(connection, BLUEPRINTS), BlueprintKey(ONE)
         await bucket.ensure(create=True)
-        store = await user.client.jetstream().key_value("nodes")
+        store = await user.client.jetstream().key_value("blueprints")
         for operation in (store.delete, store.purge):
-            await store.put("n1", b"{}")
-            await operation("n1")
+            await store.put(encode(key), b"3")
+            await operation(encode(key))
             stored = await bucket.read(key)
             assert stored is not None
             assert stored.payload is None
 
 
-async def test_a_ttl_ends_in_a_marker(server: NatsServer) -> None:
+@pytest.mark.quick
+@pytest.mark.parametrize("layout", [SLICES, NODES, STATUS], ids=lambda layout: layout.name)
+async def test_whoever_may_write_one_key_can_remove_no_other(server: NatsServer, layout: Layout) -> None:
+    """A message that says that it rolls the bucket up is refused, alone and in a batch."""
+    async with connected(server) as connection, raw(server) as user:
+        await Bucket(connection, layout).ensure(create=True)
+        for key in ("n1", "n2"):
+            await user.put(layout.name, key, {})
+        batch = {"Nats-Batch-Id": "b", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "1"}
+        for rollup in ("all", "sub"):
+            for headers in ({}, batch):
+                with pytest.raises(Rejection) as refused:
+                    await user.put(layout.name, "n1", b"", {"Nats-Rollup": rollup, **headers})
+                assert refused.value.code == 10111
+        assert set(await user.contents(layout.name)) == {"n1", "n2"}
+
+
+async def test_a_ttl_ends_without_a_trace(server: NatsServer) -> None:
     async with connected(server) as connection:
         bucket, key = Bucket(connection, NODES), NodeKey(N1)
         await bucket.ensure(create=True)
+        revision = await bucket.put(key, b"{}", ttl=1.0)
+        for _ in range(2):  # kept alive
+            await anyio.sleep(0.7)
+            revision = await bucket.put(key, b"{}", expect=revision, ttl=1.0)
+
+        async def expired() -> bool:
+            return await bucket.read(key) is None
+
+        began = time.monotonic()
+        await eventually(expired, 20)
+        assert time.monotonic() - began > 0.5
+        with pytest.raises(Conflict):
+            await bucket.put(key, b"{}", expect=revision)
+        again = await bucket.put(key, b"{}", expect=0)
+        assert again > revision
+        await anyio.sleep(1.2)
+        stored = await bucket.read(key)
+        assert stored is not None
+        assert stored.payload == b"{}", "what was put without a TTL stays"
+
+
+async def test_a_ttl_ends_in_a_marker_in_a_bucket_of_an_earlier_version(server: NatsServer) -> None:
+    async with connected(server) as connection, raw(server) as user:
+        await user.make("nodes", before=True)
+        bucket, key = Bucket(connection, NODES), NodeKey(N1)
+        await bucket.ensure(create=False)
+        assert await user.takes_roll_ups("nodes"), "it is changed over only when no manager needs it any more"
         revision = await bucket.put(key, b"{}", ttl=1.0)
         for _ in range(2):  # kept alive
             await anyio.sleep(0.7)
@@ -226,10 +271,10 @@ async def test_a_bucket_that_a_plain_client_made_is_upgraded(server: NatsServer,
 
         async def expired() -> bool:
             stored = await bucket.read(LEASE)
-            return stored is not None and stored.payload is None and stored.revision > revision
+            return stored is None or (stored.payload is None and stored.revision > revision)
 
         if layout.expires:
-            await eventually(expired, 20, "its TTLs end in markers")
+            await eventually(expired, 20, "its TTLs end")
         before = await _config(user, layout.name)
         assert await bucket.ensure(create=False) is False
         assert await _config(user, layout.name) == before
@@ -250,7 +295,7 @@ async def test_ttls_work_in_a_bucket_made_with_a_history(server: NatsServer, lay
 
         async def expired() -> bool:
             stored = await bucket.read(LEASE)
-            return stored is not None and stored.payload is None
+            return stored is None or stored.payload is None
 
         await eventually(expired, 20)
 
@@ -353,3 +398,37 @@ async def test_a_bucket_that_is_made_anew_numbers_on(server: NatsServer) -> None
         await connection.api(f"STREAM.DELETE.{bucket.stream}")
         await bucket.ensure(create=True)
         assert await bucket.put(FENCE, dump(Fence(1)), expect=0) > fence
+
+
+@pytest.mark.parametrize("layout", [SLICES, NODES, STATUS], ids=lambda layout: layout.name)
+async def test_a_bucket_of_an_earlier_version_is_changed_over(server: NatsServer, layout: Layout) -> None:
+    """Markers that it holds still end, what is there stays, and what has a TTL ends without a marker from then on."""
+    async with connected(server) as connection, raw(server) as user:
+        await user.make(layout.name, before=True)
+        bucket = Bucket(connection, layout)
+        await bucket.put(LEASE, b"{}", ttl=1.0)
+        kept = await user.put(layout.name, "n1", {})
+        await user.put(layout.name, "n2", b"", {"KV-Operation": "DEL", "Nats-TTL": "1s"})
+        assert (await bucket.state()).rolls_up
+        assert await bucket.change_over() is True
+        assert await bucket.change_over() is False
+        state = await bucket.state()
+        assert not state.rolls_up
+        assert not state.lacks
+
+        async def ended() -> bool:
+            return await bucket.subjects(bucket.all_subjects) == {bucket.subject("n1")}
+
+        await eventually(ended, 20, "leases end, and markers that were put with a TTL")
+        assert (await user.contents(layout.name))["n1"].sequence == kept
+        await bucket.ensure(create=True)
+        assert not (await bucket.state()).rolls_up
+
+
+async def test_blueprints_can_still_be_purged(server: NatsServer) -> None:
+    async with connected(server) as connection, raw(server) as user:
+        bucket = Bucket(connection, BLUEPRINTS)
+        await bucket.ensure(create=True)
+        assert await user.takes_roll_ups("blueprints")
+        assert not (await bucket.state()).rolls_up, "nothing is to be changed"
+        assert await bucket.change_over() is False

@@ -216,7 +216,7 @@ async def test_a_fenced_leader_steps_down_by_its_first_write(server: NatsServer)
 
 VANDALISM = {
     "lease deleted": ("_leader", b"", {"KV-Operation": "DEL"}),
-    "lease purged": ("_leader", b"", {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}),
+    "lease purged": ("_leader", b"", {"KV-Operation": "PURGE"}),
     "lease overwritten with rubbish": ("_leader", b"rubbish", {}),
     "lease given to nobody": ("_leader", b'{"node":"nobody","term":1,"incarnation":"x"}', {}),
     "lease given to a far term": ("_leader", b'{"node":"nobody","term":1000000,"incarnation":"x"}', {}),
@@ -226,7 +226,7 @@ VANDALISM = {
     "lease that is nested too deeply": ("_leader", b'{"x":' + b"[" * 100_000, {}),
     "fence that is not UTF-8": ("_term", b'{"leader":"\xff","term":1}', {}),
     "fence deleted": ("_term", b"", {"KV-Operation": "DEL"}),
-    "fence purged": ("_term", b"", {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}),
+    "fence purged": ("_term", b"", {"KV-Operation": "PURGE"}),
     "fence overwritten with rubbish": ("_term", b"rubbish", {}),
     "fence set back": ("_term", b'{"term":0,"leader":"n1"}', {}),
     "fence set far ahead": ("_term", b'{"term":1000000,"leader":"n1"}', {}),

@@ -321,7 +321,7 @@ async def test_one_that_an_operator_deleted_comes_back(server: NatsServer) -> No
         await user.put("blueprints", "g/n/1", 2)
         await eventually(lambda: _slices(user))
         before = await user.slices()
-        for headers in ({"KV-Operation": "DEL"}, {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}):
+        for headers in ({"KV-Operation": "DEL"}, {"KV-Operation": "PURGE"}):
             await user.put("nodes", "n1", b"", headers)
             await eventually(lambda: registration(user))
         await eventually(lambda: _same(user, before))
