@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
@@ -30,6 +30,7 @@ from cdm.model.keys import (
     encode_artifact,
 )
 from cdm.model.node import (
+    EXPIRY_BY_CLOCK,
     INTENT_FIELDS,
     NO_INTENT,
     UNREADABLE_INTENT,
@@ -38,10 +39,13 @@ from cdm.model.node import (
     Lease,
     Registration,
     Schedule,
+    managers_without,
+    waits_for,
 )
 from cdm.model.record import RolloutPhase
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, RolloutStatus
+from cdm.node.changeover import WHAT
 
 _OVER = (RolloutPhase.COMPLETE, RolloutPhase.REVERTED)
 
@@ -153,7 +157,7 @@ class ClusterReport(Struct, frozen=True):
     blueprints: list[BlueprintReport]
     slices: list[SliceReport]
     notes: list[str]
-    """Keys and values that cannot be read, and why; intents for nodes that are not registered."""
+    """Keys and values that cannot be read, and why; intents for nodes that are not registered; old buckets."""
     draining: list[Emptied] = []
     """The nodes that are being drained, and what is left there."""
     gone: list[GoneNode] = []
@@ -165,19 +169,25 @@ class ClusterReport(Struct, frozen=True):
         return self.leader is not None
 
 
-def report(messages: Iterable[Message], now: float, writers: Mapping[NodeId, str] | None = None) -> ClusterReport:
+def report(
+    messages: Iterable[Message],
+    now: float,
+    writers: Mapping[NodeId, str] | None = None,
+    old: Sequence[str] = (),
+) -> ClusterReport:
     """Make a report of what the buckets hold.
 
     Args:
         messages: a snapshot of the buckets.
         now: the time of the snapshot, in seconds on `cdm.clock`, as the messages are timed.
         writers: who wrote the nodes' intents, where that is known.
+        old: the buckets that are still as managers of an earlier version need them.
     """
     reader, told = _Reader(), list(messages)
     for message in told:
         reader.read(message)
     epoch = time.time() - now
-    return replace(reader.report(now), draining=emptied(told, now, epoch, writers), gone=gone(told, epoch))
+    return replace(reader.report(now, old), draining=emptied(told, now, epoch, writers), gone=gone(told, epoch))
 
 
 def troubles(slices: Iterable[SliceReport]) -> dict[str, list[Trouble]]:
@@ -239,7 +249,7 @@ class _Reader:
             case FenceKey():
                 self.fence = put.value
 
-    def report(self, now: float) -> ClusterReport:
+    def report(self, now: float, old: Sequence[str]) -> ClusterReport:
         """The report of all messages that were read."""
         lease, cluster = self.lease, self.cluster
         orphans = (
@@ -256,8 +266,16 @@ class _Reader:
             ],
             blueprints=_blueprints(cluster),
             slices=_slices(cluster),
-            notes=[*self.unreadable, *orphans],
+            notes=[*self.unreadable, *orphans, *self._old(old)],
         )
+
+    def _old(self, buckets: Sequence[str]) -> Iterator[str]:
+        """What buckets that are as earlier versions need them wait for."""
+        if buckets:
+            known = ((node, put.value) for node, put in self.registrations.items())
+            waits = waits_for(managers_without(EXPIRY_BY_CLOCK, known), WHAT)
+            which = f"{', '.join(buckets)}: whoever may write one key can still have others removed (roll-ups)"
+            yield f"{which}; {waits or 'the leader changes that, or else `cdm init --upgrade`'}"
 
 
 def _bucket(kind: type[Any]) -> str:

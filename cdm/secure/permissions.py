@@ -123,7 +123,7 @@ def _admin(site: Members) -> User:
     every = (*BUCKETS, ARTIFACTS)
     return User(
         "admin",
-        "Makes and changes the buckets: `cdm init`. Once they are there, nobody needs it.",
+        "Makes and changes the buckets: `cdm init`. Once they are there, nobody needs it before the next upgrade.",
         (
             Grant("", ("$JS.API.INFO",)),
             Grant("", site.api("STREAM.INFO", *every)),
@@ -134,6 +134,16 @@ def _admin(site: Members) -> User:
                 (
                     *map(_at_copies, _making_of_copies(site)),
                     *(f"{call}.{FOLLOWER}" for call in site.api("CONSUMER.CREATE", *BUCKETS)),
+                ),
+            ),
+            Grant(
+                "Which version of cdm managers are: `cdm init --upgrade`",
+                (
+                    *site.api("CONSUMER.CREATE", "nodes", rest=f".*.{site.key('nodes', '>')}"),
+                    *site.api("CONSUMER.INFO", "nodes", rest=".*"),
+                    *site.api("CONSUMER.DELETE", "nodes", rest=".*"),
+                    *site.api("STREAM.MSG.GET", "nodes"),
+                    f"$JS.FC.{site.stream('nodes')}.>",
                 ),
             ),
         ),

@@ -25,7 +25,7 @@ from tests.harness.paths import ROOT
 from tests.harness.servers import NatsServer, free_port, running_cluster
 from tests.harness.terminal import terminal
 from tests.harness.waiting import eventually
-from tests.harness.wire import raw
+from tests.harness.wire import Rejection, raw
 from tests.integration import test_nats_cli
 
 pytestmark = pytest.mark.anyio
@@ -73,6 +73,17 @@ async def test_a_server_of_ones_own(tmp_path: Path) -> None:
         log = tmp_path / "server.log"
         await eventually(lambda: "Server is ready" in log.read_text(encoding="utf-8"), 15)
         assert "created" in await shell.good(inline("cdm init"))
+
+
+async def test_buckets_of_an_earlier_version_are_changed_over(server: NatsServer, tmp_path: Path) -> None:
+    (command,) = commands("Roll-ups are taken from the buckets")
+    async with raw(server) as user, terminal(tmp_path, NATS_URL=server.url) as shell:
+        for name in ("blueprints", "slices", "nodes", "status"):
+            await user.make(name, before=True)
+        assert "slices: upgraded" in await shell.good(command)
+        await user.put("blueprints", "g/a/1", b"", {"Nats-Rollup": "sub", "KV-Operation": "PURGE"})
+        with pytest.raises(Rejection):
+            await user.put("slices", "g/a/1", b"", {"Nats-Rollup": "sub", "KV-Operation": "PURGE"})
 
 
 async def test_a_node_is_operated(tmp_path: Path) -> None:
@@ -213,6 +224,7 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "Balance": test_rebalance.test_what_is_on_one_node_is_spread_by_one_command,
     "A strategy in ten lines": test_documents.test_the_strategy_example_is_installed_and_decides,
     "Users and permissions": test_nats_cli.test_the_security_of_the_documents,
+    "Roll-ups are taken from the buckets": test_buckets_of_an_earlier_version_are_changed_over,
     "A runtime in forty lines": test_first_steps.test_the_runtime_example_serves_a_site,
     "Writing an agent": test_documents.test_the_agent_example_serves_a_blueprint,
     "Using cdm as a library": test_documents.test_the_library_example_runs,
@@ -251,6 +263,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm rebalance": test_rebalance.test_what_is_on_one_node_is_spread_by_one_command,
     "cdm history": test_a_service_is_released_by_command,
     "cdm init": test_a_server_of_ones_own,
+    "cdm init --upgrade": test_buckets_of_an_earlier_version_are_changed_over,
     "cdm node": test_a_node_is_operated,
     "cdm status": test_a_node_is_operated,
     "cdm status --json": test_a_node_is_operated,
@@ -265,6 +278,8 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm health": test_a_node_is_operated,
     "cdm logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "nats kv put": test_nats_cli.test_every_nats_command_of_the_documents_does_what_they_say,
+    "nats kv purge": test_buckets_of_an_earlier_version_are_changed_over,
+    "nats kv del": test_nats_cli.test_every_nats_command_of_the_documents_does_what_they_say,
     "nats object": test_nats_cli.test_what_is_pushed_is_an_object,
     "cdm secure": test_nats_cli.test_the_security_of_the_documents,
     "cdm secure --out site": test_nats_cli.test_the_security_of_the_documents,

@@ -204,7 +204,7 @@ class Raw:
         info = await self.api(f"STREAM.INFO.KV_{self.bucket(bucket)}")
         return int(info["state"]["consumer_count"])
 
-    async def record(self, bucket: str = "slices") -> None:
+    async def record(self, bucket: str = "slices", *, before: bool = False) -> None:
         """Make the bucket, and have the server tell of each message as it is stored (see `recorded`).
 
         The bucket itself cannot keep more: with a history the server lifts TTLs to that of its markers. And who reads
@@ -222,7 +222,7 @@ class Raw:
         told = f"RECORD.{self.bucket(bucket)}.>"
         await self.client.subscribe(told, cb=take)
         await self.client.flush()
-        await self.make(bucket, republish={"src": subjects, "dest": told})
+        await self.make(bucket, before=before, republish={"src": subjects, "dest": told})
 
     async def make(self, bucket: str, *, before: bool = False, **more: Any) -> None:
         """Make a bucket as cdm does, or as it did before: it takes roll-ups, and marks what expired."""

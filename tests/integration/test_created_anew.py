@@ -130,7 +130,7 @@ async def test_what_may_not_be_adapted_is_refused_in_one_line_and_adapted_once_i
             told = capfd.readouterr().out
             assert told.count("[error") == 1
             assert "cannot be used; run `cdm init`" in told
-            assert "it lacks allow_msg_ttl, subject_delete_marker_ttl, allow_atomic: permission denied" in told
+            assert "it lacks allow_msg_ttl, allow_atomic: permission denied" in told
             await server.change({})
             await watch.check()
             assert await adapted(connection, "slices")
