@@ -76,10 +76,10 @@ class Ids(NamedTuple):
         lent = tuple(
             UserRange(int(first), int(first) + int(count) - 1)
             for _, first, count in _fields(root / f"etc/sub{kind}", 3)
-            if first.isdigit() and count.isdigit() and int(count)
+            if first.isdecimal() and count.isdecimal() and int(count)
         )
         names = root / ("etc/passwd" if kind == "uid" else "etc/group")
-        named = tuple(int(fields[2]) for fields in _fields(names) if len(fields) > 2 and fields[2].isdigit())
+        named = tuple(int(fields[2]) for fields in _fields(names) if len(fields) > 2 and fields[2].isdecimal())
         return cls(mapped, lent, named)
 
     def problem(self, wanted: UserRange) -> str | None:
@@ -120,10 +120,10 @@ def parse_range(text: str) -> UserRange:
 def parse_user(text: str) -> OneUser:
     """Find a user by name or number; raises `UsageError`."""
     try:
-        entry = pwd.getpwuid(int(text)) if text.isdigit() else pwd.getpwnam(text)
+        entry = pwd.getpwuid(int(text)) if text.isdecimal() else pwd.getpwnam(text)
         user = OneUser(entry.pw_uid, entry.pw_gid)
     except (KeyError, OverflowError):
-        if not text.isdigit() or int(text) > _HIGHEST:
+        if not text.isdecimal() or int(text) > _HIGHEST:
             raise UsageError(f"there is no user {text!r} (--run-as, CDM_RUN_AS)") from None
         user = OneUser(int(text), int(text))
     if 0 in user:

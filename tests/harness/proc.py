@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 
 def exists(pid: int) -> bool:
     """Whether there is a process with this pid, or a zombie, unless that is left to the machine's first process."""
@@ -35,8 +37,11 @@ def resident(pid: int) -> int:
 
 
 def descriptors(pid: int) -> int:
-    """How many a process has open."""
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    """How many a process has open. Nodes and keepers show that to root alone: the test is skipped for others."""
+    try:
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except PermissionError:
+        pytest.skip("only root can look into nodes and keepers")
 
 
 def children(pid: int) -> list[int]:

@@ -393,6 +393,15 @@ class TestNode:
 
 
 class TestPredecessor:
+    async def test_a_keeper_is_known_although_it_hides(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        """For all users but root its environment is empty."""
+        await stage.runtime.supervisor.ready()
+        read, keeper = census._read, stage.runtime.keeper
+        assert keeper is not None
+        monkeypatch.setattr(census, "_read", lambda pid, name: b"" if name == "environ" else read(pid, name))
+        token = (stage.folder / "runtime" / "token").read_text()
+        assert census.mark(keeper, b"CDM_RUN") == f"{token}.keeper"
+
     async def test_a_reused_pid_is_left_alone(self, tmp_path: Path) -> None:
         """Records of a dead slice whose pid, and session, are another's by now; and of another start of the machine."""
         folder = tmp_path / "runtime" / "running"

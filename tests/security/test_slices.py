@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cdm.errors import SliceFailed
 from cdm.model.artifact import Artifact
@@ -28,8 +29,12 @@ from cdm.runtimes.process.claims import Claims
 from cdm.runtimes.process.runtime import ProcessRuntime
 from cdm.runtimes.process.users import HOMES, Users
 from cdm.runtimes.run_as import OneUser, RunAs, UserRange, runs_python
-from tests.harness.proc import exists
+from tests.harness import processes as node_harness
+from tests.harness.proc import exists, read
+from tests.harness.processes import environment, node_processes
 from tests.harness.programs import NODE
+from tests.harness.servers import NatsServer
+from tests.harness.serving import Hand, made, yard
 from tests.harness.waiting import eventually
 
 pytestmark = [
@@ -531,3 +536,78 @@ async def test_a_program_that_it_may_not_run_is_told_as_such(ward: Ward) -> None
     with pytest.raises(SliceFailed, match=r"user 19500\d+, which this slice runs as, may not run it") as caught:
         await ward.runtime.activate(work.key)
     assert caught.value.fatal
+
+
+# The whole of it: a real node, whose credentials are there to be taken
+
+PASSWORD = "a-long-password"
+INTRUDER = """
+node, keeper, seed, artifacts = {node}, os.getppid(), {seed!r}, {artifacts!r}
+calls = (
+    lambda pid: read(f"/proc/{{pid}}/environ"), lambda pid: read(f"/proc/{{pid}}/mem"),
+    lambda pid: os.listdir(f"/proc/{{pid}}/fd"), lambda pid: os.kill(pid, 9), attach,
+)
+say(
+    processes=[tried(call, pid) for pid in (node, keeper) for call in calls],
+    files=[
+        tried(read, seed), tried(os.listdir, artifacts), tried(into, artifacts), tried(os.listdir, artifacts + "/..")
+    ],
+    others=[tried(os.listdir, artifacts + "/" + each) for each in sys.argv[1:]],
+    own=[tried(read, __file__), tried(write, __file__), tried(os.listdir, os.path.dirname(__file__))],
+)
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+async def test_a_node_and_its_credentials_are_out_of_reach(
+    server: NatsServer, top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {**environment(), "NATS_USER": "node-1", "NATS_PASSWORD": PASSWORD}
+    monkeypatch.setattr(node_harness, "environment", lambda: known)
+    seed, folder = top / "node-1.nk", top / "n1"
+    seed.write_text("SUAM")
+    seed.chmod(0o600)
+    ready = Manifest(readiness=Readiness(check=Line("up")), stop_grace=0.2)
+    options = ("--role", "agent", "--runtime", "process", "--folder", str(folder), "--run-as-range", str(RANGE))
+    async with yard(server, top) as ground:
+        await made(server, ground.user)
+        hand = Hand(ground.user)
+
+        async def up(name: str, *others: str) -> str:
+            program = INTRUDER.format(node=node.pid, seed=str(seed), artifacts=str(folder / "artifacts"))
+            source = top / name
+            source.write_text(TRY.replace("{python}", python_for_all()).replace("{program}", f"# {name}\n{program}"))
+            await ground.push_file(Artifact("g", name, "1"), source, replace(ready, args=others))
+            await hand.up(hand.key(f"g/{name}/1"))
+            return hand.key(f"g/{name}/1")
+
+        def users() -> dict[str, int]:
+            return {each.name: each.lstat().st_uid for each in (folder / "runtime" / HOMES).iterdir()}
+
+        with node_processes(server, top) as running:
+            node = running.start("n1", *options)
+            keys = [await up("victim")]
+            (content,) = [each.name for each in (folder / "artifacts").iterdir() if each.is_dir()]
+            keys.append(await up("thief", content, f"{content}.seal"))
+            log = (
+                folder / "runtime" / "logs" / folder_name(SliceKey(NODE, Artifact("g", "thief", "1"))) / "00000001.log"
+            )
+            said = json.loads(log.read_text().partition(" out ")[2].splitlines()[0])
+            assert {*said["processes"]} <= {"EACCES", "EPERM"}, said
+            assert {*said["files"], *said["others"]} <= {"EACCES", "ENOTDIR"}, said
+            assert said["own"] == ["done", "EACCES", "done"]
+            assert PASSWORD.encode() in read(f"/proc/{node.pid}/environ"), "it was there to be read"
+            node.unharmed()
+            before = users()
+            assert len({*before.values()}) == 2
+            assert all(uid in RANGE for uid in before.values())
+
+            node.kill()
+            await ground.nothing_left()
+            node = running.start("n1", *options)
+            await eventually(lambda: len(ground.living) == 2, what="both serve again")
+            assert users() == before, "each is who it was"
+            for key in keys:
+                await hand.unload(key)
+            assert users() == {}

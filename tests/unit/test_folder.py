@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from cdm.errors import FolderTaken
+from cdm.errors import FolderTaken, UsageError
 from cdm.node import folder as folder_module
 from cdm.node.folder import Folder
 
@@ -72,3 +74,58 @@ def test_a_stranger_who_has_its_name_keeps_no_node_from_its_folder(
     second.take()
     first.free()
     second.free()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_nobody_else_enters_it(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b"
+    path.mkdir(parents=True)
+    taken = Folder(path)
+    taken.take()
+    assert mode(path) == 0o700
+    taken.free()
+
+
+def test_slices_that_are_others_pass_through_it_and_enter_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "node"
+    taken = Folder(path, shared=True)
+    taken.take()
+    taken.free()
+    assert [mode(each) for each in (path.parent, path, path / "artifacts", path / "runtime")] == [0o711] * 4
+    assert mode(path / "lock") == 0o600
+    (path / "artifacts" / "content").mkdir(mode=0o755)
+    (path / "artifacts" / "link").symlink_to(tmp_path)
+    (path / "artifacts" / "content.seal").touch()
+    before = mode(tmp_path)
+    taken.take()
+    taken.free()
+    assert mode(path / "artifacts" / "content") == 0o700
+    assert mode(tmp_path) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make it another's")
+def test_traps_of_its_former_user_are_not_walked_into(tmp_path: Path) -> None:
+    path = tmp_path / "node"
+    path.mkdir()
+    os.chown(path, 12345, 12345)
+    with pytest.raises(UsageError, match="belongs to user 12345"):
+        Folder(path, shared=True).take()
+    alike = Folder(path)
+    alike.take()
+    alike.free()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make it another's")
+def test_what_others_made_of_it_is_made_anew(tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "node", tmp_path / "elsewhere"
+    path.mkdir()
+    (elsewhere / "content").mkdir(parents=True)
+    (path / "artifacts").symlink_to(elsewhere)
+    taken = Folder(path, shared=True)
+    taken.take()
+    taken.free()
+    assert not (path / "artifacts").is_symlink()
+    assert mode(elsewhere / "content") == 0o755

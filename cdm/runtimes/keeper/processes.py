@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 PROC = Path("/proc")
 _LISTENING = "0A"
+KEEPER = "cdm.runtimes.keeper"
+"""What a keeper is started as."""
 
 
 class Process(NamedTuple):
@@ -85,12 +87,19 @@ def descendants(processes: Mapping[int, Process], root: int) -> list[Process]:
 def mark(pid: int, name: bytes) -> str | None:
     """The value of a variable in the environment that the process was started with; None: not there, or not readable.
 
+    A keeper hides its environment from all but root, so it is known by its arguments (`cdm.runtimes.keeper.__main__`).
+
     Raises `OSError` as `census` does.
     """
-    for variable in _read(pid, "environ").split(b"\0"):
+    environment = _read(pid, "environ")
+    for variable in environment.split(b"\0"):
         key, _, value = variable.partition(b"=")
         if key == name:
             return value.decode(errors="replace")
+    if not environment:
+        _, module, arguments = _read(pid, "cmdline").partition(KEEPER.encode() + b"\0")
+        if module and len(fields := arguments.split(b"\0")) > 2:
+            return f"{fields[2].decode(errors='replace')}.keeper"
     return None
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 
 from cdm.runtimes.keeper.packets import PacketQueue
+from cdm.runtimes.keeper.processes import KEEPER
 from cdm.runtimes.keeper.protocol import MARK, MAX_PACKET, Command, Event, decode_event, encode
 
 BURST = 64
@@ -53,7 +54,7 @@ class KeeperLink:
         """Start a keeper. Raises `OSError`."""
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [
-            *(sys.executable, "-P", "-m", "cdm.runtimes.keeper"),
+            *(sys.executable, "-P", "-m", KEEPER),
             *(str(there.fileno()), str(folder), token, "yes" if grouped else "no"),
         ]
         # Programs can read their parent's environment: the node's, which holds credentials, is not passed on.
