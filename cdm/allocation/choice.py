@@ -15,10 +15,11 @@ from cdm.allocation.case import Case
 from cdm.allocation.evenly import Allocation
 from cdm.allocation.exchange import Exchange
 from cdm.allocation.few import choose_few
+from cdm.allocation.installed import by_strategy
 from cdm.allocation.neighbours import Neighbours
 from cdm.allocation.site import Site
 from cdm.allocation.sites import Domain
-from cdm.allocation.strategy import EVEN, AllocationStrategy, by_strategy
+from cdm.allocation.strategy import EVEN, AllocationStrategy
 from cdm.allocation.tree import Branch, Key, Leaf
 
 # Instances, then slices, then the node's turn, in one number: heaps compare it faster than a tuple.

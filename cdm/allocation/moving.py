@@ -19,9 +19,10 @@ from msgspec.structs import replace
 
 from cdm.allocation.balances import balance_of, balances_of
 from cdm.allocation.case import Case
+from cdm.allocation.installed import by_strategy
 from cdm.allocation.neighbours import Neighbours
 from cdm.allocation.sites import Domain, holds, score
-from cdm.allocation.strategy import EVEN, AllocationStrategy, Rank, by_strategy
+from cdm.allocation.strategy import EVEN, AllocationStrategy, Rank
 from cdm.allocation.verdict import broken
 from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey

@@ -12,10 +12,11 @@ from math import inf
 
 from cdm.allocation.balances import balances_of
 from cdm.allocation.case import Case
+from cdm.allocation.installed import by_strategy
 from cdm.allocation.neighbours import Neighbours
 from cdm.allocation.shares import Balance
 from cdm.allocation.sites import Domain, holds, score
-from cdm.allocation.strategy import AllocationStrategy, Rank, by_strategy
+from cdm.allocation.strategy import AllocationStrategy, Rank
 from cdm.allocation.tree import Branch, Key, Value
 from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey

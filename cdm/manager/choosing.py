@@ -11,11 +11,12 @@ from cdm.allocation.awaited import awaited
 from cdm.allocation.case import Case
 from cdm.allocation.choice import choose
 from cdm.allocation.evenly import Allocation
+from cdm.allocation.installed import strategy_named
 from cdm.allocation.leaving import leaves_room
 from cdm.allocation.moving import HARD_RULE, Relocation, moves, takes
 from cdm.allocation.removal import surplus
 from cdm.allocation.site import Freed
-from cdm.allocation.strategy import EVEN, AllocationStrategy, strategy_named
+from cdm.allocation.strategy import EVEN, AllocationStrategy
 from cdm.allocation.verdict import Obstacle, Verdict, broken, closed_by, full, nearest, summary, verdicts
 from cdm.errors import UsageError
 from cdm.log import Log

@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from cdm.allocation.awaited import awaited
 from cdm.allocation.case import Case
+from cdm.allocation.installed import strategy_named
 from cdm.allocation.moving import moves
-from cdm.allocation.strategy import strategy_named
 from cdm.allocation.verdict import Obstacle, Verdict, broken, nearest, summary, verdicts
 from cdm.errors import UsageError
 from cdm.manager.choosing import case_of, named

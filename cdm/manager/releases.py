@@ -12,7 +12,7 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from cdm.allocation.strategy import problem_of
+from cdm.allocation.installed import problem_of
 from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.dependencies import NOTHING_AWAITED, Waiting, first_healthy, told_of_circle, waiting
 from cdm.manager.gates import Gates

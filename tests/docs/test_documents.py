@@ -78,7 +78,7 @@ from cdm.allocation.case import Case
 from cdm.allocation.choice import choose
 from cdm.allocation.site import Site
 from cdm.allocation.sites import Sites
-from cdm.allocation.strategy import strategy_named
+from cdm.allocation.installed import strategy_named
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.rules import Rules
 sites = [Site(NodeId(n), {"node": n, **labels}) for n, labels in (("n1", {}), ("n2", {"power": "3"}))]

@@ -7,10 +7,10 @@ from msgspec.structs import replace
 
 from cdm.allocation.case import Case
 from cdm.allocation.choice import choose
+from cdm.allocation.installed import strategy_named
 from cdm.allocation.removal import surplus
 from cdm.allocation.site import Site
 from cdm.allocation.sites import Sites
-from cdm.allocation.strategy import strategy_named
 from cdm.allocation.verdict import nearest, summary, verdicts
 from cdm.model.keys import SliceKey
 from cdm.model.rules import Needs, Neighbour, Preference, Rules, Spread

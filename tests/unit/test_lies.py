@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdm.allocation.strategy import Checked, StrategyFailed
+from cdm.allocation.installed import Checked, StrategyFailed
 from cdm.dispatch.messages import ValuePut, ValueRejected
 from cdm.errors import InvalidBlueprint
 from cdm.manager import undecided

@@ -11,10 +11,11 @@ from msgspec.structs import replace
 
 from cdm.allocation.case import Case
 from cdm.allocation.choice import choose
+from cdm.allocation.installed import strategy_named
 from cdm.allocation.moving import HARD_RULE, PREFERENCES, STRATEGY, Relocation, moves
 from cdm.allocation.removal import surplus
 from cdm.allocation.site import Site
-from cdm.allocation.strategy import Rank, strategy_named
+from cdm.allocation.strategy import Rank
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.rules import Neighbour, Preference, Rules, Spread

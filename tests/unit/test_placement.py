@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from cdm.allocation.installed import Checked
 from cdm.allocation.site import Site
-from cdm.allocation.strategy import SHIPPED, Checked, Rank
+from cdm.allocation.strategy import SHIPPED, Rank
 from cdm.manager import growth
 from cdm.manager.planning import ROOM_PAUSE, TOLD_FOR
 from cdm.model.artifact import Artifact, NodeId

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from threading import Event
+from time import sleep
 
 import pytest
 
+from cdm.allocation import installed
 from cdm.allocation.choice import choose
+from cdm.allocation.installed import Checked, strategy_named
 from cdm.allocation.moving import moves
 from cdm.allocation.removal import surplus
 from cdm.allocation.site import Site
-from cdm.allocation.strategy import SHIPPED, AllocationStrategy, Checked, Rank, strategy_named
+from cdm.allocation.strategy import SHIPPED, AllocationStrategy, Rank
 from cdm.errors import UsageError
 from cdm.model.artifact import Artifact
 from cdm.model.keys import SliceKey
@@ -122,3 +126,73 @@ def test_a_strategy_that_is_not_installed_is_an_error_that_names_the_others() ->
         UsageError, match=r"no strategy 'none' \(installed: cheapest, least-loaded, pack, round-robin\)"
     ):
         strategy_named("none")
+
+
+# Strategies that take long
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]]:
+    """What is logged of strategies."""
+    lines: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(installed.log, "warning", lambda line, **more: lines.append((line, more)), raising=False)
+    return lines
+
+
+@pytest.mark.usefixtures("logged")
+def test_a_strategy_that_hangs_is_given_up_and_not_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installed, "LIMIT", 0.1)
+    monkeypatch.setattr(installed, "PAUSE", 0.0)
+    asked, goes_on = list[Site](), Event()
+
+    def hangs(site: Site) -> Rank:
+        asked.append(site)
+        goes_on.wait()
+        return 0
+
+    own = Checked("own", Own(hangs))
+    sites = [site(i) for i in range(4)]
+    anew = case(Rules(), 6, *sites, strategy=own)
+    for _ in range(3):
+        assert choose(anew, 6) == choose(case(Rules(), 6, *sites), 6)
+    assert len(asked) == 1
+    assert own._late is not None
+    assert own._late.is_alive()
+    goes_on.set()
+    own._late.join()
+    assert len(asked) == 1, "what nobody waits for ends with the answer"
+    assert sum(choose(anew, 6).counts.values()) == 6
+    assert len(asked) > 1
+
+
+@pytest.mark.usefixtures("logged")
+def test_a_strategy_that_takes_too_long_in_all_is_not_asked_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installed, "LIMIT", 0.1)
+    asked: list[Site] = []
+
+    def slow(site: Site) -> Rank:
+        asked.append(site)
+        sleep(0.02)
+        return 0
+
+    sites = [site(i) for i in range(1000)]
+    own = Checked("own", Own(slow))
+    for _ in range(2):
+        assert choose(case(Rules(), 6, *sites, strategy=own), 6) == choose(case(Rules(), 6, *sites), 6)
+    assert own._late is not None
+    own._late.join()
+    assert 0 < len(asked) < 1000
+    assert choose(case(Rules(), 6, *sites, strategy=own), 6) == choose(case(Rules(), 6, *sites), 6)
+    assert len(asked) < 1000
+
+
+def test_a_strategy_that_takes_long_is_logged_with_its_name_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch, logged: list[tuple[str, dict[str, object]]]
+) -> None:
+    monkeypatch.setattr(installed, "SLOW", 0.0)
+    monkeypatch.setattr(installed, "LIMIT", 600.0)
+    anew = case(Rules(), 2, site(0), site(1), strategy=Checked("own", Own(lambda site: 0)))
+    for _ in range(2):
+        choose(anew, 2)
+    ((line, more),) = logged
+    assert (line, more["strategy"], more["asked"]) == ("strategy takes long", "own", 4)
