@@ -13,7 +13,7 @@ from cdm.manager.group import Group
 from cdm.manager.ledger import Ledger, more
 from cdm.manager.plan import Command
 from cdm.manager.siting import Siting, nodes_for_each
-from cdm.manager.standing import Fleet, LiveNode, exclusive
+from cdm.manager.standing import Fleet, LiveNode, exclusive, runs_unheard_for
 from cdm.manager.topology import Missing, Registered, Topology
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.keys import SliceKey
@@ -22,7 +22,7 @@ from cdm.model.rules import Needs, Rules
 from cdm.model.slice import SliceState
 
 # On the hot path: before Python 3.12, looking a member up on its class takes ten times as long.
-_LOAD = SliceState.LOAD
+_LOAD, _UNLOAD = SliceState.LOAD, SliceState.UNLOAD
 
 
 class Placement:
@@ -53,6 +53,8 @@ class Placement:
         """What commanded slices reserve, beyond what the mirror shows."""
         self._anew: dict[Artifact, dict[SliceKey, Needs | None]] = {}
         """Slices that the mirror shows, and that were commanded to be loaded anew, and what they are to reserve."""
+        self._stopping: dict[Artifact, set[SliceKey]] = {}
+        """Slices that must not run twice, and were commanded to be unloaded; the mirror does not show that yet."""
         self._siting = Siting(cluster, topology, self.total, self._coming, self.expected)
         self._moved = False
         """Whether nodes are others, or other ones, than when sites were last asked for."""
@@ -90,6 +92,7 @@ class Placement:
             self.of_service,
             self.leaving,
             self.others_of,
+            self.promised,
         )
 
     def sites(self) -> Sites:
@@ -157,6 +160,21 @@ class Placement:
         on_node = self._cluster.on_node
         return any(key.artifact == artifact for node in self._draining for key in on_node.get(node, ()))
 
+    def promised(self, own: Container[SliceKey]) -> int:
+        """How many places are meant for what is being stopped on draining nodes, since it must not run twice.
+
+        Args:
+            own: slices whose places are not counted.
+        """
+        found = 0
+        for node in self._draining if self.nodes else ():
+            for key in self._cluster.on_node.get(node, ()):
+                put = self._cluster.group(key.artifact).slices.get(key)
+                if put is not None and key not in own and runs_unheard_for(put):
+                    stops = put.value.state in (_UNLOAD, SliceState.UNLOADING)
+                    found += stops or key in self._stopping.get(key.artifact, ())
+        return found
+
     def counted(self, group: Group, *, with_exclusive: bool = False) -> Group:
         """The artifact's slices without those on nodes whose registration this process never saw.
 
@@ -178,6 +196,8 @@ class Placement:
         extra, coming = self._extra, self._coming
         for command in commands:
             if command.state is not _LOAD:
+                if command.state is _UNLOAD and command.overrides is not None and command.overrides.gone_after:
+                    self._stopping.setdefault(command.key.artifact, set()).add(command.key)
                 continue
             key = command.key
             if key.artifact is not artifact:  # most often all are of one
@@ -202,7 +222,7 @@ class Placement:
     @property
     def expecting(self) -> list[Artifact]:
         """The artifacts of which anything is commanded, or about to be, that the mirror does not show yet."""
-        return [*{**self._expected, **self._anew}]
+        return [*{**self._expected, **self._anew, **self._stopping}]
 
     def _reserve_anew(self, key: SliceKey, needs: Needs) -> None:
         """Count what a slice that is there was commanded to reserve beyond what the mirror shows."""
@@ -217,6 +237,8 @@ class Placement:
     def seen(self, key: SliceKey) -> None:
         """The mirror shows the slice, or shows it no more."""
         self._changed(key.node)
+        if self._stopping:
+            self._stopping.get(key.artifact, set()).discard(key)
         expected = self._expected.get(key.artifact)
         if expected is not None and key in expected:
             expected.remove(key)
@@ -236,6 +258,7 @@ class Placement:
 
     def release(self, artifact: Artifact) -> None:
         """The mirror shows all that was commanded of the artifact."""
+        self._stopping.pop(artifact, None)
         for key in self._expected.pop(artifact, ()):
             self._extra[key.node] -= 1
             self._coming.note(key, None)

@@ -173,14 +173,16 @@ def _set_apart_evacuated(case: Situation) -> None:
     needed = wanted.instances - len(standings[Standing.LIVE]) - len(standings[Standing.AWAITED])
     go = waiting[max(needed - len(lingering(standings)), 0) :]  # the others are there instead
     waiting = waiting[: len(waiting) - len(go)]
-    first = needed - len(waiting)
+    # What others have left for is theirs.
+    promised = case.fleet.promised(case.group.slices)
+    first = needed - len(waiting) + promised
     if not wanted.grows:
         go += waiting
     elif any(each.service == str(case.artifact.service) for each in wanted.rules.apart if each.hard):
         # Each keeps others off its own neighbourhood, and leaves it when it goes.
         go += [put for put in waiting if places(case, first + 1, [put]) > first][:1]
     elif waiting:
-        go += waiting[: max(places(case, needed, ()) - first, 0)]
+        go += waiting[: max(places(case, needed + promised, ()) - first, 0)]
     standings[Standing.EVACUATED] += go
     gone = {put.key for put in go}
     standings[Standing.DRAINING][:] = [put for put in standings[Standing.DRAINING] if put.key not in gone]

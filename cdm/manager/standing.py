@@ -71,6 +71,10 @@ class Fleet(Struct, frozen=True):
     others_of: Callable[[Iterable[Artifact], Container[SliceKey]], Iterable[NodeId]] = lambda _artifacts, _own: ()
     """The nodes of all slices of artifacts but these, whatever their state, each as often as it has some."""
 
+    promised: Callable[[Container[SliceKey]], int] = lambda _own: 0
+    """How many places are meant for what is being stopped on draining nodes, since it must not run twice, but for
+    these slices."""
+
     def has_room(self) -> bool:
         """Whether any node takes one more slice now."""
         return not self.settling and any(

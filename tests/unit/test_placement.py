@@ -485,6 +485,29 @@ def test_what_must_not_run_twice_leaves_a_draining_node_where_the_rules_let_it_b
         assert "1 cannot be moved" in status(it).reason
 
 
+@pytest.mark.parametrize("rules", [{}, {"require": ["!gone"]}])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_of_two_that_must_not_run_twice_one_leaves_for_the_one_free_place(
+    rules: dict[str, Any], *, at_once: bool
+) -> None:
+    it = world(n1=Registration())
+    for artifact in (APP, OTHER):
+        it.apply(artifact, typed(1, stop_after=5, **rules))
+    it.run_down()
+    it.join(n(2), Registration(capacity=1))
+    it.intend(n(1), Schedule.DRAIN)
+    if not at_once:
+        it.settle()
+        it.answer()
+        for artifact in (APP, OTHER):
+            it.apply(artifact, typed(1, stop_after=5, min_healthy=1, **rules))
+    it.run_down()
+    for _ in range(5):
+        it.tick(1.0)
+        it.run_down()
+    assert sorted([*live(it), *live(it, OTHER)]) == ["n1", "n2"]
+
+
 @pytest.mark.parametrize(
     ("keeps_out", "placed"),
     [({}, 1), ({"require": ["zone != b"]}, 2), ({"weights": {"b": 0, "*": 1}}, 2)],
