@@ -287,7 +287,7 @@ class Active:
             return
         group = placement.counted(group, with_exclusive=True)
         closely = closely or self._copies.is_due(artifact) or planning.is_short(artifact) or placement.drains(artifact)
-        closely = closely or (ruled and planning.may_move(artifact, group))
+        closely = closely or (ruled and planning.may_move(Job(artifact, wanted, group), now))
         if not closely and settled(wanted, group):
             self._unwritten.pop(artifact, None)
             if group.moving and not self._agenda.is_timed(artifact):

@@ -76,26 +76,38 @@ class Moves:
         else:
             self._young[node] = since + UP_FOR
 
-    def wants(self, artifact: Artifact, blueprint: Blueprint | None, done: str | None) -> bool:
-        """Whether any instance may have to be moved.
+    def under_way(self, artifact: Artifact) -> bool:
+        """Whether an instance of it is being moved."""
+        return artifact in self._under_way
+
+    def wants(
+        self, artifact: Artifact, blueprint: Blueprint, done: str | None, now: float, forbidden: Callable[[], bool]
+    ) -> bool:
+        """Whether any instance may have to be moved; cheap, where nothing happened that is a reason to.
 
         Args:
             artifact: which one.
             blueprint: in force.
             done: the rebalancing that was asked for last and is known to be done.
+            now: seconds on this node's clock.
+            forbidden: whether any instance is where a hard rule forbids it.
         """
-        if artifact in self._under_way:
+        on_join = blueprint.rebalance is Rebalance.ON_JOIN
+        if on_join:
+            self._grow_up(now)
+        if artifact in self._under_way or self._is_asked_for(artifact, blueprint, done):
             return True
-        if blueprint is None:
-            return False
-        return (
-            blueprint.on_violation is OnViolation.MOVE
-            or self._is_asked_for(artifact, blueprint, done)
-            or (
-                blueprint.rebalance is Rebalance.ON_JOIN
-                and (bool(self._young) or self._on_occasion(artifact, blueprint, self._joins, 1).left > 0)
-            )
-        )
+        if on_join and self._on_occasion(artifact, blueprint, self._joins, 1).left > 0:
+            return True
+        if blueprint.on_violation is OnViolation.MOVE and forbidden():
+            return True
+        self.stuck.discard(artifact)
+        return False
+
+    @property
+    def grown_at(self) -> float:
+        """When the next node will have been up for long enough; inf: by waiting none will."""
+        return min(self._young.values(), default=inf)
 
     def done(self, artifact: Artifact, blueprint: Blueprint, known: str | None) -> str | None:
         """The rebalancing that was asked for last and is done; None: none.
@@ -129,9 +141,8 @@ class Moves:
             if _goes_on(at, move):
                 return move, inf
             self.end(artifact)
-        again_at = self._grow_up(at.now) if blueprint.rebalance is Rebalance.ON_JOIN else inf
         if (healthy_at := _healthy_at(at)) > at.now:
-            return None, min(healthy_at, again_at)
+            return None, healthy_at
         asked = self._is_asked_for(artifact, blueprint, done)
         occasion = None
         if asked or blueprint.rebalance is Rebalance.ON_JOIN:
@@ -146,7 +157,7 @@ class Moves:
                 occasion.left = 0
             if asked and blueprint.rebalanced is not None:
                 self._balanced[artifact] = blueprint.rebalanced
-            return None, again_at
+            return None, inf
         if len(self._under_way) >= MOST_MOVES:
             self._queue[artifact] = None
             return None, inf
@@ -173,12 +184,11 @@ class Moves:
             del self._queue[waiting]
             self._touch(waiting)
 
-    def _grow_up(self, now: float) -> float:
-        """Count the nodes that have been up for long enough by now; returns when the next one will have been."""
+    def _grow_up(self, now: float) -> None:
+        """Count the nodes that have been up for long enough by now."""
         for node in [node for node, at in self._young.items() if at <= now]:
             del self._young[node]
             self._joins += 1
-        return min(self._young.values(), default=inf)
 
     def _on_occasion(self, artifact: Artifact, blueprint: Blueprint, joins: int | None, instances: int) -> Occasion:
         """What is left of the moves for balance: as many as there are instances, where the occasion is a new one."""

@@ -13,7 +13,6 @@ from cdm.manager.agenda import Agenda
 from cdm.manager.choosing import leave_room, none_fits
 from cdm.manager.cluster import Cluster
 from cdm.manager.draining import Drains
-from cdm.manager.group import Group
 from cdm.manager.moves import Moves
 from cdm.manager.placement import Placement
 from cdm.manager.plan import WHOLE, Plan
@@ -27,7 +26,7 @@ from cdm.manager.violations import Forbidden, Violations
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import encode_artifact
-from cdm.model.rules import NO_RULES
+from cdm.model.rules import NO_RULES, Rebalance
 
 ROOM_PAUSE = 1.0
 """Seconds after which those have their turn that wait for room: however much becomes free, that costs little."""
@@ -136,14 +135,20 @@ class Planning:
         for artifact in artifacts:
             self._short.pop(artifact, None)
 
-    def may_move(self, artifact: Artifact, group: Group) -> bool:
+    def may_move(self, job: Job, now: float) -> bool:
         """Whether any of the artifact's instances may have to be moved, although their number is right.
 
         None is while any is not ACTIVE. That the one is still there that is being moved, its plan shows.
         """
-        if artifact not in self._cluster.ruled.artifacts or group.active < len(group.slices):
+        artifact, group = job.artifact, job.group
+        blueprint = self._blueprint(artifact) if artifact in self._cluster.ruled.artifacts else None
+        if blueprint is None or (group.active < len(group.slices) and not self._moves.under_way(artifact)):
             return False
-        return self._moves.wants(artifact, self._blueprint(artifact), self._rebalanced(artifact))
+        done = self._rebalanced(artifact)
+        wants = self._moves.wants(artifact, blueprint, done, now, lambda: self.forbidden(job, now).number > 0)
+        if blueprint.rebalance is Rebalance.ON_JOIN:
+            self._agenda.look_at(artifact, self._moves.grown_at)
+        return wants
 
     def rebalanced(self, artifact: Artifact) -> str | None:
         """The rebalancing that the artifact's blueprint asked for last, and that is done; None: none."""
@@ -208,11 +213,11 @@ class Planning:
             self._moves.forget(artifact)
             self._violations.forget(artifact)
             return job
-        blueprint, done = self._blueprint(artifact), self._rebalanced(artifact)
-        if blueprint is None or job.wanted.beside or not self._moves.wants(artifact, blueprint, done):
+        blueprint = self._blueprint(artifact)
+        if blueprint is None or job.wanted.beside or not self.may_move(job, now):
             self._moves.end(artifact)
             return job
-        move, again_at = self._moves.next(self._situation(job, fleet, now), blueprint, done)
+        move, again_at = self._moves.next(self._situation(job, fleet, now), blueprint, self._rebalanced(artifact))
         self._agenda.look_at(artifact, again_at)
         return job if move is None else job._replace(wanted=replace(job.wanted, moving=move))
 

@@ -9,6 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdm.allocation.moving import Relocation
+from cdm.manager import moves
+from cdm.manager.choosing import better_placed
 from cdm.model.artifact import Artifact
 from cdm.model.keys import SliceKey
 from cdm.model.node import Registration, Schedule
@@ -135,6 +138,29 @@ def test_nothing_is_moved_to_a_node_that_has_just_joined_while_another_one_has_b
     assert live(it) == {"n1": 2, "n2": 2}
     go_on(it)
     assert live(it) == {"n1": 2, "n2": 1, "n3": 1} or live(it) == {"n1": 1, "n2": 2, "n3": 1}
+
+
+@pytest.mark.parametrize(
+    "rules", [{"rebalance": "on-join", "spread": [{"by": "zone"}]}, {"on_violation": "move", "require": ["zone"]}]
+)
+def test_nobody_looks_for_moves_where_nothing_happened(rules: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    it = world(**in_zones("a", "b"))
+    it.apply(APP, typed(2, **rules))
+    go_on(it, 3)
+    looks: list[float] = []
+
+    def counted(*facts: Any, **more: Any) -> list[Relocation]:
+        looks.append(it.now)
+        return better_placed(*facts, **more)
+
+    monkeypatch.setattr(moves, "better_placed", counted)
+    go_on(it, 5)  # rounds over everything
+    it.join(n(3), Registration(labels={"zone": "c"}))
+    go_on(it, 5, 10.0)
+    assert looks == []
+    go_on(it)
+    if "rebalance" in rules:
+        assert len(looks) == 1, "once the node has been up for a minute"
 
 
 def test_what_may_not_be_moved_as_a_spread_waits_is_done() -> None:
