@@ -18,6 +18,8 @@ from typing import Any
 import anyio
 
 from cdm.agent.shared import Shared
+from cdm.agent.terms import Terms
+from cdm.agent.trust import Trust
 from cdm.agent.worker import Worker
 from cdm.artifacts.cache import Cache
 from cdm.dispatch.messages import Connected, Disconnected, ValuePut, ValueRemove
@@ -29,12 +31,12 @@ from cdm.model.blueprint import LONGEST_LAST_GRACE
 from cdm.model.keys import SliceKey
 from cdm.model.slice import SliceValue
 from cdm.runtimes import Secrets, Surroundings, adapted
-from cdm.runtimes.run_as import SAME, RunAs
 from cdm.store.bucket import Bucket
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.agent")
 
+ANY_TERMS = Terms()
 RESIGN_MARGIN = 6.0
 """Seconds for SIGKILL to have its effect, for what is not stopped within its grace."""
 WITHDRAWAL_PATIENCE = 5.0
@@ -52,8 +54,7 @@ class Agent:
         cache: fetches artifacts.
         least_stop_after: see `Shared`.
         address: tells where this node's slices are reached; None: that is not known.
-        secrets: the node's; None: it has none.
-        enforce_limits, run_as: see `Surroundings`.
+        terms: on which slices run.
     """
 
     def __init__(
@@ -66,15 +67,13 @@ class Agent:
         least_stop_after: float = 0.0,
         *,
         address: Callable[[], str | None] = lambda: None,
-        enforce_limits: bool = True,
-        secrets: Secrets | None = None,
-        run_as: RunAs = SAME,
+        terms: Terms = ANY_TERMS,
     ) -> None:
         self.node = node
-        known, happens = secrets or Secrets(node), (self.crashed, self.restarting, self.restarted)
-        told = Surroundings(node, folder, *happens, enforce_limits, known, run_as)
+        secrets, happens = terms.secrets or Secrets(node), (self.crashed, self.restarting, self.restarted)
+        told = Surroundings(node, folder, *happens, terms.enforce_limits, secrets, terms.run_as)
         self.runtime = adapted(make_runtime(told))
-        self._shared = Shared(slices, self.runtime, cache, least_stop_after, address)
+        self._shared = Shared(slices, self.runtime, cache, least_stop_after, address, Trust(node, terms.trust))
         self._workers: dict[SliceKey, Worker] = {}
         """One for every key that there is, and for every slice that the runtime has."""
         self._unattended: list[Worker] = []

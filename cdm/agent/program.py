@@ -29,6 +29,8 @@ class _Loaded(NamedTuple):
     overrides: Overrides | None
     content: str
     """Digest of the artifact's content."""
+    may_start: Callable[[], None]
+    """Raises `SliceFailed` where the node does not trust it any more."""
 
 
 class Interruption(NamedTuple):
@@ -174,6 +176,7 @@ class Program:
         if stop_after is not None:
             self._check_can_stop_after(stop_after)
         fetched = await shared.cache.get(self.key.artifact, content)
+        may_start = shared.trust.judge(fetched, overrides)
         try:
             manifest = _overridden(fetched.manifest, overrides)
         except InvalidManifest as error:
@@ -185,14 +188,16 @@ class Program:
         self.release()
         self._content = fetched.digest
         plain = {name: value for name, value in manifest.env.items() if name not in secrets}
-        work = Work(self.key, fetched.folder, replace(manifest, env=plain), stop_after, secrets)
+        work = Work(self.key, fetched.folder, replace(manifest, env=plain), stop_after, secrets, may_start)
         await shared.runtime.load(work)
-        self._loaded, self._starts = _Loaded(manifest, overrides, fetched.content), 0
+        self._loaded, self._starts = _Loaded(manifest, overrides, fetched.content, may_start), 0
 
     async def activate(self) -> None:
         """Start it, and wait until it is ready."""
         self._interruption = None
         self._starts += 1
+        if self._loaded is not None:
+            self._loaded.may_start()
         self.port = await self._shared.runtime.activate(self.key)
         if self.port is not None:
             self._shared.ports.take(self.port, self._holder)

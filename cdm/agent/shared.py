@@ -8,6 +8,7 @@ import anyio
 
 from cdm.agent.ports import Ports
 from cdm.agent.steps import Do
+from cdm.agent.trust import Trust
 from cdm.artifacts.cache import Cache
 from cdm.runtimes import Runtime
 from cdm.store.bucket import Bucket
@@ -27,6 +28,7 @@ class Shared:
         cache: fetches artifacts.
         least_stop_after: seconds that ``stop_after`` must be at least, so that one lost heartbeat stops nothing.
         address: tells where the node's slices are reached; None: that is not known.
+        trust: judges what is loaded and started.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class Shared:
         cache: Cache,
         least_stop_after: float,
         address: Callable[[], str | None],
+        trust: Trust,
     ) -> None:
         self.slices = slices
         self.runtime = runtime
         self.cache = cache
         self.least_stop_after = least_stop_after
         self.address = address
+        self.trust = trust
         self.hearing = False
         """Whether the mirror is up to date: without NATS it is not."""
         self.listed = False

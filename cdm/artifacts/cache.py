@@ -31,8 +31,10 @@ from cdm.artifacts.folder import (
     survey,
     unpack_into,
 )
-from cdm.artifacts.repository import Artifacts, StoredArtifact
+from cdm.artifacts.repository import Artifacts
 from cdm.artifacts.seal import Altered, Seal
+from cdm.artifacts.signing import Signed
+from cdm.artifacts.stored import StoredArtifact
 from cdm.artifacts.threads import cleaned_up, in_thread
 from cdm.errors import (
     ArtifactMissing,
@@ -68,6 +70,8 @@ class Fetched(Struct, frozen=True):
     """The content's name here, for `Cache.hold` and `Cache.release`."""
     content: str
     """The content's digest in the store."""
+    signed: Signed
+    """What of it is signed, and by whom."""
 
 
 class _Kept:
@@ -89,7 +93,7 @@ class _Download:
     def __init__(self, stored: StoredArtifact) -> None:
         content = stored.content
         self.artifact = stored.artifact
-        self.size = content.unpacked + (content.size if content.form is Form.TREE else 0)
+        self.size = content.unpacked + (content.data_size if content.form is Form.TREE else 0)
         """Bytes that it takes at most: archive and files."""
         self.over = anyio.Event()
         self.failed: CdmError | OSError | None = None
@@ -195,7 +199,7 @@ class Cache:
         asked = kept.used = self._tick()
         folder = self.folder / digest
         try:
-            manifest = completed(stored.content.manifest, seal.tree)
+            manifest = completed(stored.content.manifest or Manifest.restore(seal.manifest), seal.tree)
         except InvalidManifest as error:
             raise InvalidManifest(
                 f"manifest of {artifact}: {error}; push it again with another: "
@@ -222,7 +226,9 @@ class Cache:
             self.release(digest)
         if others:
             log.warning("removed what is not the artifact's", artifact=str(artifact), files=", ".join(others[:5]))
-        return Fetched(folder, manifest, digest, stored.content.sha256)
+        return Fetched(
+            folder, manifest, digest, stored.content.sha256, Signed.of(artifact, stored.content, seal.manifest)
+        )
 
     async def _present(self, stored: StoredArtifact, digest: str) -> tuple[_Kept, Seal]:
         while True:
@@ -245,9 +251,9 @@ class Cache:
         try:
             await self._make_room(stored, running.size)
             await in_thread(partial(temporary.mkdir, parents=True))
-            await self.artifacts.fetch(stored, temporary / "packed")
+            manifest = await self.artifacts.fetch(stored, temporary / "packed")
             try:
-                seal = await in_thread(unpack_into, temporary, content)
+                seal = await in_thread(unpack_into, temporary, content, manifest)
             except InvalidContent as error:
                 raise InvalidContent(
                     f"{artifact} cannot be unpacked: {error}; push it again: cdm artifact push --force {artifact} PATH"
@@ -315,6 +321,6 @@ class Cache:
 def _needs(content: Content) -> str:
     """What a content takes while it is fetched."""
     if content.form is Form.FILE:
-        return f"{content.size:,} bytes"
-    total = content.size + content.unpacked
-    return f"{total:,} bytes ({content.size:,} for the archive and {content.unpacked:,} for what it unpacks to)"
+        return f"{content.data_size:,} bytes"
+    total = content.data_size + content.unpacked
+    return f"{total:,} bytes ({content.data_size:,} for the archive and {content.unpacked:,} for what it unpacks to)"

@@ -51,9 +51,10 @@ def seal_of(folder: Path, digest: str) -> Path:
     return folder / f"{digest}{_SEAL}"
 
 
-def unpack_into(temporary: Path, content: Content) -> Seal:
-    """Unpack what was downloaded, and seal it. Errors: see `unpack`."""
+def unpack_into(temporary: Path, content: Content, manifest: bytes) -> Seal:
+    """Unpack what was downloaded, and seal it with its manifest. Errors: see `unpack`."""
     seal = unpack(temporary / "packed", content, temporary / "content", from_thread.check_cancelled)
+    seal.manifest = manifest
     seal.save(temporary / "seal")
     return seal
 

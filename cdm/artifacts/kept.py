@@ -60,6 +60,8 @@ class KeptContent(NamedTuple):
 
     artifact: Artifact
     content: Content
+    nuid: str
+    """Name of its parts."""
     since: str
     """When it was pushed over, by the server's clock, as RFC 3339 has it."""
 
@@ -121,7 +123,7 @@ class Kept:
             if found.live is not None:
                 with suppress(InvalidContent, InvalidKey):  # another version's
                     content = Content.parse((found.live.metadata or {}).get(METADATA, ""))
-                    kept.append(KeptContent(decode_artifact(name.artifact), content, found.time))
+                    kept.append(KeptContent(decode_artifact(name.artifact), content, found.live.nuid, found.time))
         return kept
 
     async def sweep(self) -> None:

@@ -13,6 +13,7 @@ import os
 import stat
 import tarfile
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -40,20 +41,35 @@ class Packed(Struct, frozen=True):
     form: Form
     file: str
     mode: int
-    sha256: str
+    digest: Any
+    """SHA-256 of its bytes, to be gone on with."""
     size: int
     tree: Tree
 
-    def content(self, manifest: Manifest) -> Content:
-        """What describes it in the store."""
+    @property
+    def sha256(self) -> str:
+        """That digest, in hexadecimal."""
+        return str(self.digest.hexdigest())
+
+    def content(self, manifest: Manifest, *, inside: bool = True) -> Content:
+        """What describes it in the store, with a manifest.
+
+        Args:
+            manifest: how it is run.
+            inside: whether the manifest is a part of what is stored, which nodes of earlier versions cannot read.
+        """
+        data, whole, tail = self.sha256, self.digest.copy(), manifest.stored if inside else b""
+        whole.update(tail)
         return Content(
             form=self.form,
             file=self.file,
-            sha256=self.sha256,
-            size=self.size,
+            sha256=whole.hexdigest(),
+            size=self.size + len(tail),
             unpacked=self.tree.size,
             manifest=manifest,
             mode=self.mode,
+            tail=len(tail),
+            data=data if inside else "",
         )
 
 
@@ -105,7 +121,7 @@ def pack(path: Path, folder: Path) -> Packed:
     if not tree.files or (form is Form.FILE and not found.st_size):
         raise InvalidContent(f"{path} is empty")
     size, digest = _digest(source)
-    return Packed(path=source, form=form, file=readable(name), mode=mode, sha256=digest, size=size, tree=tree)
+    return Packed(path=source, form=form, file=readable(name), mode=mode, digest=digest, size=size, tree=tree)
 
 
 def _add(archive: tarfile.TarFile, folder: Path, prefix: str, tree: Tree) -> None:
@@ -134,9 +150,9 @@ def _add(archive: tarfile.TarFile, folder: Path, prefix: str, tree: Tree) -> Non
             raise InvalidContent(f"{entry.path} is not a file, folder or symbolic link")
 
 
-def _digest(path: Path) -> tuple[int, str]:
+def _digest(path: Path) -> tuple[int, Any]:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256")
         return os.fstat(file.fileno()).st_size, digest
 
 

@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
 import anyio
 import msgspec
-from msgspec import Struct
 
 from cdm.artifacts.kept import UNFINISHED, Kept, KeptContent, KeptName, digest_of
 from cdm.artifacts.named import named_contents
-from cdm.artifacts.transfer import Progress, download, upload, verify
+from cdm.artifacts.stored import Pushed, StoredArtifact, UnreadableArtifact, missing, stored_under
+from cdm.artifacts.transfer import Progress, download, manifest_at_end, upload, verify
 from cdm.errors import (
     AccessDenied,
     ArtifactDamaged,
-    ArtifactMissing,
     Conflict,
     ContentMissing,
     InvalidContent,
     InvalidKey,
+    InvalidManifest,
     RequestRefused,
     StoreError,
 )
@@ -34,46 +35,13 @@ from cdm.log import Log
 from cdm.model.artifact import Artifact
 from cdm.model.content import METADATA, Content
 from cdm.model.keys import ARTIFACTS, decode_artifact, encode_artifact
+from cdm.model.manifest import Manifest
 from cdm.store.connection import Connection
 from cdm.store.objects import CHUNK, Found, ObjectInfo, Objects
 
 log = Log("cdm.store")
 
 _AT_ONCE = 16
-
-
-class Pushed(StrEnum):
-    """What a push came to."""
-
-    STORED = "stored"
-    REPLACED = "replaced"
-    UNCHANGED = "unchanged"
-    """The same content and manifest were there, whole; nothing was written."""
-    REPAIRED = "repaired"
-    """The same content and manifest were there, but not all of the bytes; they are there again."""
-
-
-class StoredArtifact(Struct, frozen=True):
-    """An artifact in the store."""
-
-    artifact: Artifact
-    content: Content
-    nuid: str
-    """Name of its parts."""
-    parts: int
-    """How many there are to be."""
-    revision: int
-    pushed: str
-    """When, by the server's clock, as RFC 3339 has it."""
-    name: str
-    """Of the object: another than the artifact's where this content was pushed over, and is kept."""
-
-
-class UnreadableArtifact(Struct, frozen=True):
-    """An object in the bucket that cdm did not push, or cannot read."""
-
-    name: str
-    problem: str
 
 
 class Artifacts:
@@ -107,19 +75,48 @@ class Artifacts:
         name = encode_artifact(artifact)
         found = await self._objects.find(name)
         if digest is None:
-            return self._stored(artifact, found)
+            return stored_under(artifact, self.name, found)
         while digest_of(found) != digest:
             # It is kept before another one takes its place, and no longer once it has its place again.
             kept, before = await self._kept.find(name, digest), found
             if kept.live is not None:
-                return self._stored(artifact, kept)
+                return stored_under(artifact, self.name, kept)
             found = await self._objects.find(name)
             if found.revision == before.revision:
                 raise ContentMissing(
                     f"content {digest[:12]} of {artifact} is not in bucket {self.name} any more: "
                     f"{'another was pushed over it' if found.live else 'it was removed'}"
                 )
-        return self._stored(artifact, found)
+        return stored_under(artifact, self.name, found)
+
+    async def manifest(self, stored: StoredArtifact | KeptContent) -> Manifest:
+        """How an artifact is run. Without having read all of its bytes: that a node runs it so is not certain.
+
+        Raises:
+            InvalidContent: it cannot be read, or is no manifest to this version.
+            StoreError: the store did not answer.
+        """
+        content = stored.content
+        if content.manifest is not None:
+            return content.manifest
+
+        async def gone() -> None:
+            raise InvalidContent(f"{stored.artifact} was replaced or removed while it was read")
+
+        try:
+            return Manifest.restore(await manifest_at_end(self._objects, stored.nuid, content, gone))
+        except (ArtifactDamaged, InvalidManifest) as error:
+            raise InvalidContent(f"manifest of {stored.artifact}: {error}") from None
+
+    async def read(self, stored: StoredArtifact, progress: Progress | None = None) -> bytes:
+        """Read all bytes of an artifact and compare them with its digest; returns the manifest as `fetch` does.
+
+        Errors are those of `fetch`.
+        """
+        with self._explained(stored):
+            return await verify(
+                self._objects, stored.nuid, stored.parts, stored.content, partial(self._check_current, stored), progress
+            )
 
     async def kept(self) -> list[KeptContent]:
         """Contents that were pushed over, and that slices or rollouts still name. Errors as those of `describe`."""
@@ -131,7 +128,7 @@ class Artifacts:
         for name, at in (await self._everything()).items():
             try:
                 if at.live is not None:
-                    found[name] = self._stored(decode_artifact(name), at)
+                    found[name] = stored_under(decode_artifact(name), self.name, at)
             except (InvalidContent, InvalidKey) as error:
                 found[name] = UnreadableArtifact(name, str(error))
         return [found[name] for name in sorted(found)]
@@ -158,8 +155,10 @@ class Artifacts:
             raise failed[0]
         return found
 
-    async def fetch(self, stored: StoredArtifact, into: Path, progress: Progress | None = None) -> None:
+    async def fetch(self, stored: StoredArtifact, into: Path, progress: Progress | None = None) -> bytes:
         """Write an artifact's bytes to a new file. Memory use does not depend on their number.
+
+        Returns the manifest as it is stored at their end, which is not written there; empty: it is not at their end.
 
         Raises:
             Conflict: it was replaced or removed meanwhile; `describe` tells what is there now.
@@ -167,10 +166,15 @@ class Artifacts:
             StoreError: the store did not answer.
             OSError: the file cannot be written. What is there of it is left, also after other errors.
         """
-        try:
-            await download(
+        with self._explained(stored):
+            return await download(
                 self._objects, stored.nuid, stored.content, into, partial(self._check_current, stored), progress
             )
+
+    @contextmanager
+    def _explained(self, stored: StoredArtifact) -> Iterator[None]:
+        try:
+            yield
         except ArtifactDamaged as error:
             raise ArtifactDamaged(
                 f"{stored.artifact} in bucket {self.name} is damaged: {error}; "
@@ -198,7 +202,8 @@ class Artifacts:
     ) -> Pushed:
         """Store an artifact. Until all of it is there, and after any failure, whatever was there before stays.
 
-        Where the same is there already, what is stored is read and compared, and stored anew where it is damaged.
+        Where the same is there already, what is stored is read and compared, and stored anew where it is damaged;
+        signatures that it lacks are added.
         Another content that was there is kept for as long as something names it (`cdm.artifacts.kept`).
 
         Args:
@@ -220,9 +225,9 @@ class Artifacts:
         while not force and (same := self._same(artifact, before, content)) is not None:
             try:
                 await verify(
-                    self._objects, same.nuid, same.parts, content, partial(self._check_current, same), progress
+                    self._objects, same.nuid, same.parts, same.content, partial(self._check_current, same), progress
                 )
-                return Pushed.UNCHANGED
+                return await self._signed(same, content)
             except ArtifactDamaged as error:
                 log.warning("artifact is damaged in the store; storing it anew", artifact=str(artifact), why=str(error))
                 damaged = same.nuid
@@ -248,7 +253,7 @@ class Artifacts:
                     named, old = False, before.live
                     now = None if force else self._same(artifact, before, content)
                     if now is not None and now.nuid != damaged:
-                        return Pushed.UNCHANGED
+                        return await self._signed(now, content)
         finally:
             if not named:
                 await self._purge(nuid)
@@ -267,18 +272,40 @@ class Artifacts:
         if found.live is None:
             return None
         try:
-            stored = self._stored(artifact, found)
+            stored = stored_under(artifact, self.name, found)
         except InvalidContent as error:
             raise Conflict(f"{artifact} is there already, and cannot be read ({error}); --force replaces it") from None
         there = msgspec.structs.replace(stored.content, mode=content.mode)
-        if there == content:
+        if there.bare == content.bare:
             return stored
-        what = (
-            "another manifest"
-            if msgspec.structs.replace(there, manifest=content.manifest) == content
-            else "other content"
-        )
+        same = (there.form, there.file, there.data_sha256) == (content.form, content.file, content.data_sha256)
+        if same and not there.tail and there.manifest == content.manifest:
+            if not content.signatures:
+                return stored  # pushed by an earlier version; it stays what it is
+            raise Conflict(f"{artifact} is stored as earlier versions did, which cannot be signed; replace it: --force")
+        what = "another manifest" if same else "other content"
         raise Conflict(f"{artifact} is already stored with {what}; push a new version, or replace it: --force")
+
+    async def _signed(self, stored: StoredArtifact, content: Content) -> Pushed:
+        """What a push of the same comes to: signatures that are not stored yet are added."""
+        if content.signatures.items() <= stored.content.signatures.items():
+            return Pushed.UNCHANGED
+        await self.sign(stored, content.signatures)
+        return Pushed.SIGNED
+
+    async def sign(self, stored: StoredArtifact, signatures: Mapping[str, str]) -> None:
+        """Add signatures to an artifact.
+
+        Raises:
+            Conflict: it was replaced or removed, or signed by somebody else at the same time.
+            StoreError: the store did not answer.
+        """
+        found = await self._objects.find(stored.name)
+        if found.live is None or found.revision != stored.revision:
+            raise Conflict(f"{stored.artifact} was replaced or removed at the same time; try again")
+        content = msgspec.structs.replace(stored.content, signatures={**stored.content.signatures, **signatures})
+        metadata = {**(found.live.metadata or {}), METADATA: content.record}
+        await self._objects.put(msgspec.structs.replace(found.live, metadata=metadata), found.revision)
 
     async def remove(self, artifact: Artifact, *, force: bool = False) -> bool:
         """Remove an artifact. Returns whether its content is kept for what names it.
@@ -297,7 +324,7 @@ class Artifacts:
         if found.live is None:
             if force and await self._kept.remove(name):
                 return False
-            raise self._missing(artifact)
+            raise missing(artifact, self.name)
         gone = ObjectInfo(name=name, bucket=self.name, nuid=found.live.nuid, deleted=True)
         while True:
             try:
@@ -326,7 +353,7 @@ class Artifacts:
             size=content.size,
             digest="SHA-256=" + base64.urlsafe_b64encode(bytes.fromhex(content.sha256)).decode(),
             mtime=datetime.now(UTC).isoformat(),
-            metadata={METADATA: msgspec.json.encode(content).decode()},
+            metadata={METADATA: content.record},
             options={"max_chunk_size": CHUNK},
         )
 
@@ -356,23 +383,3 @@ class Artifacts:
                     await self._purge(nuid)
         except StoreError as error:
             log.debug("bucket not swept", bucket=self.name, reason=str(error))
-
-    def _stored(self, artifact: Artifact, found: Found) -> StoredArtifact:
-        info = found.live
-        if info is None:
-            raise self._missing(artifact)
-        raw = (info.metadata or {}).get(METADATA)
-        if not raw or not info.nuid:
-            raise InvalidContent(
-                f"{artifact} was not pushed by cdm; push it: cdm artifact push --force {artifact} PATH"
-            )
-        try:
-            content = Content.parse(raw)
-        except InvalidContent as error:
-            raise InvalidContent(f"what {artifact} was pushed with is invalid: {error}") from None
-        return StoredArtifact(artifact, content, info.nuid, info.chunks, found.revision, found.time, info.name)
-
-    def _missing(self, artifact: Artifact) -> ArtifactMissing:
-        return ArtifactMissing(
-            f"there is no artifact {artifact} in bucket {self.name}; push it: cdm artifact push {artifact} PATH"
-        )

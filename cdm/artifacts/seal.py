@@ -43,6 +43,7 @@ class _Stored(Struct, array_like=True):
     files: dict[bytes, Sum]
     folders: list[bytes]
     links: dict[bytes, bytes]
+    manifest: bytes = b""
 
 
 _Stamp = tuple[int, int, int, int, int]
@@ -59,10 +60,12 @@ class Seal:
     Args:
         tree: its names.
         sums: its files.
+        manifest: as it was stored at the end of the content; empty: it was not.
     """
 
-    def __init__(self, tree: Tree, sums: Mapping[str, Sum]) -> None:
+    def __init__(self, tree: Tree, sums: Mapping[str, Sum], manifest: bytes = b"") -> None:
         self.tree = tree
+        self.manifest = manifest
         self._sums = sums
         self._whole: dict[str, _Stamp] = {}
         """Files that this process knows to be whole."""
@@ -73,6 +76,7 @@ class Seal:
             {os.fsencode(name): found for name, found in self._sums.items()},
             [os.fsencode(name) for name in self.tree.folders],
             {os.fsencode(name): os.fsencode(target) for name, target in self.tree.links.items()},
+            self.manifest,
         )
         with path.open("xb") as file:
             file.write(msgspec.msgpack.encode(stored))
@@ -92,7 +96,7 @@ class Seal:
         tree.folders = {os.fsdecode(name) for name in stored.folders}
         tree.links = {os.fsdecode(name): os.fsdecode(target) for name, target in stored.links.items()}
         tree.size = sum(found.size for found in sums.values())
-        return cls(tree, sums)
+        return cls(tree, sums, stored.manifest)
 
     def check(self, folder: Path, check: Callable[[], None], *, remove_others: bool) -> list[str]:
         """Make sure that a folder holds what was unpacked; returns the names of what was removed.

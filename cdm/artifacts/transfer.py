@@ -27,7 +27,7 @@ _BUFFER = 1024 * 1024
 
 
 async def upload(objects: Objects, nuid: str, source: Path, content: Content, progress: Progress | None = None) -> int:
-    """Store a file's bytes under a new name of parts; returns how many parts there are.
+    """Store a file's bytes, and the manifest, under a new name of parts; returns how many parts there are.
 
     Raises:
         InvalidContent: the file has other bytes than the content says.
@@ -49,8 +49,15 @@ async def upload(objects: Objects, nuid: str, source: Path, content: Content, pr
     finally:
         with anyio.CancelScope(shield=True):
             await cleaned_up(file.close)
+    if content.tail:
+        assert content.manifest is not None
+        tail = content.manifest.stored
+        digest.update(tail)
     if digest.hexdigest() != content.sha256:
         raise InvalidContent(f"{source} was changed while it was pushed")
+    for start in range(0, content.tail, length):  # parts of its own: whoever wants the manifest reads no others
+        number += 1
+        await objects.put_part(nuid, number, tail[start : start + length])
     # Were this process to stand still for long, its parts would be swept away, or one be stored twice.
     stored = await objects.count(nuid)
     if stored != number:
@@ -60,8 +67,10 @@ async def upload(objects: Objects, nuid: str, source: Path, content: Content, pr
 
 async def download(
     objects: Objects, nuid: str, content: Content, into: Path, check: Check, progress: Progress | None = None
-) -> None:
+) -> bytes:
     """Write an artifact's bytes to a new file; what is there of it is left, also after errors.
+
+    Returns the manifest, where it is at their end; it is not written to the file.
 
     Args:
         objects: the bucket.
@@ -76,11 +85,13 @@ async def download(
         StoreError: the store did not answer.
         OSError: the file cannot be written.
     """
-    digest, buffer = hashlib.sha256(), bytearray()
+    digest, buffer, tail, left = hashlib.sha256(), bytearray(), bytearray(), content.data_size
     file = SparseFile(into)  # not in a thread: one that is opened while its task is cancelled would be closed by nobody
     try:
         async for part in _parts(objects, nuid, content, check, progress):
-            buffer += part
+            buffer += part[:left]
+            tail += part[left:]
+            left = max(left - len(part), 0)
             if len(buffer) >= _BUFFER:
                 await in_thread(_take, file, digest, bytes(buffer))
                 buffer.clear()
@@ -88,23 +99,43 @@ async def download(
     finally:
         with anyio.CancelScope(shield=True):
             await cleaned_up(file.close)
+    if content.tail and digest.hexdigest() != content.data:
+        raise ArtifactDamaged("its bytes are not those that were pushed")
+    digest.update(tail)
     _compare(digest, content)
+    return bytes(tail)
+
+
+async def manifest_at_end(objects: Objects, nuid: str, content: Content, check: Check) -> bytes:
+    """The manifest at the end of the stored bytes, which are not compared. Errors are those of `download`."""
+    found = await objects.last_part(nuid)
+    if found is not None and len(found) == content.tail:
+        return found
+    end = bytearray()  # it is longer than a part of whoever pushed it
+    async for part in _parts(objects, nuid, content, check, None):
+        end = (end + part)[-content.tail :]
+    return bytes(end)
 
 
 async def verify(
     objects: Objects, nuid: str, parts: int, content: Content, check: Check, progress: Progress | None = None
-) -> None:
+) -> bytes:
     """Read what is stored and compare it with the content; ``parts`` is how many there are to be.
+
+    Returns the manifest, where it is at the end.
 
     The other arguments, and errors, are those of `download`.
     """
     if await objects.count(nuid) != parts:
         await check()
         raise ArtifactDamaged("a part of it is missing")
-    digest = hashlib.sha256()
+    digest, left, tail = hashlib.sha256(), content.data_size, bytearray()
     async for part in _parts(objects, nuid, content, check, progress):
         digest.update(part)
+        tail += part[left:]
+        left = max(left - len(part), 0)
     _compare(digest, content)
+    return bytes(tail)
 
 
 async def _parts(

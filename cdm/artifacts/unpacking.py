@@ -55,8 +55,8 @@ def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) ->
         mode = runnable(shared(content.mode))  # whatever runs it: where it was pushed from it need not have been
         target.chmod(mode)
         sync(target)
-        tree.add_file(content.file, content.size)
-        sums[content.file] = Sum(content.size, mode, bytes.fromhex(content.sha256))
+        tree.add_file(content.file, content.data_size)
+        sums[content.file] = Sum(content.data_size, mode, bytes.fromhex(content.data_sha256))
     else:
         with explained(content.file):
             for name, member, data in members(packed, tree):

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import msgspec
 from cyclopts import App, Parameter
 from rich import box
-from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 from cdm.artifacts.entry import program_of
 from cdm.artifacts.kept import KeptContent
-from cdm.artifacts.packing import Packed, pack, problem_with_program
-from cdm.artifacts.repository import Artifacts, Pushed, StoredArtifact, UnreadableArtifact
+from cdm.artifacts.packing import pack, problem_with_program
+from cdm.artifacts.repository import Artifacts
+from cdm.artifacts.stored import Pushed, StoredArtifact, UnreadableArtifact
 from cdm.cli.connected import run_connected
 from cdm.cli.known import nearest, stored_artifacts
 from cdm.cli.log_setup import LogLevel
 from cdm.cli.manifests import completed_manifest, manifest_of
 from cdm.cli.options import FLAG, REPLICAS, ConnectionOptions, Replicas
 from cdm.cli.parameters import HERE, ArtifactName, Json
-from cdm.cli.patience import PATIENCE
+from cdm.cli.pushing import Offer, content_for_nodes, key_of
 from cdm.cli.screen import plain, print_json, wide_console
+from cdm.cli.signing import sign as sign_stored
+from cdm.cli.signing import verify
+from cdm.cli.transfer_bar import TransferBar
 from cdm.errors import (
     ArtifactMissing,
     BucketMissing,
@@ -43,11 +43,12 @@ from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint
 from cdm.model.content import Content
 from cdm.model.keys import BLUEPRINTS, STATUS, BlueprintKey, StatusKey, encode_artifact
+from cdm.model.manifest import Manifest
 from cdm.model.status import Condition, Status
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
 
-app = App(name="artifact", help="Push programs to the cluster, list them, remove them.")
+app = App(name="artifact", help="Push programs to the cluster, list them, remove them; sign them, verify signatures.")
 
 
 @app.command(
@@ -67,6 +68,7 @@ def push(
     entry: str | None = None,
     env: Annotated[tuple[str, ...], Parameter(name="--env", negative="", show_default=False)] = (),
     manifest: Path | None = None,
+    sign: Path | None = None,
     force: Annotated[bool, FLAG] = False,
     replicas: Annotated[Replicas, REPLICAS] = 1,
     json: Json = False,
@@ -83,35 +85,38 @@ def push(
         A variable for the program, NAME=VALUE; may be repeated.
     manifest
         File (TOML or JSON) that says how to run it. --entry and --env take precedence.
+    sign
+        File with the seed of a key to sign it with (`nats auth nkey gen user`).
     force
         Replace what is stored. What slices run, or rollouts name, stays in the store for as long as they do.
     replicas
         Replicas of the bucket, if this push creates it.
     """
-    wanted = manifest_of(manifest, entry, env)
+    wanted, key = manifest_of(manifest, entry, env), key_of(sign)
     with tempfile.TemporaryDirectory(prefix="cdm-push-") as folder:
         packed = pack(path, Path(folder))
-        content = packed.content(completed_manifest(wanted, packed, manifest))
-        problem = problem_with_program(packed, content.manifest)
-        pushing = partial(_push, name=artifact, packed=packed, content=content, force=force, replicas=replicas)
-        result, waiting = run_connected(connection, "cdm artifact", pushing)
+        run_as = completed_manifest(wanted, packed, manifest)
+        problem = problem_with_program(packed, run_as)
+        offer = Offer(artifact, packed, run_as, key)
+        pushing = partial(_push, offer=offer, force=force, replicas=replicas)
+        content, result, waiting = run_connected(connection, "cdm artifact", pushing)
     if waiting:
         print(f"cdm: note: blueprint {artifact} asks for {waiting}", file=sys.stderr)
     if problem:
         print(f"cdm: warning: no node can run this as a program: {problem}", file=sys.stderr)
     if json:
-        print_json({"artifact": str(artifact), "result": result, **_fields(content)})
+        print_json({"artifact": str(artifact), "result": result, **_fields(content, run_as)})
         return 0
     said = {
         Pushed.STORED: "pushed",
         Pushed.REPLACED: "replaced",
         Pushed.UNCHANGED: "unchanged: this content and manifest are stored already",
+        Pushed.SIGNED: "signed: this content and manifest are stored already",
         Pushed.REPAIRED: "repaired: some of its bytes were missing from the store, or altered there",
     }
-    print(f"{artifact}: {said[result]} ({decimal(content.size)}, sha256 {content.sha256[:12]})")
-    if program_of(content.manifest, packed.tree) == "path":
-        entry = content.manifest.entry
-        print(f"cdm: note: {entry!r} is not in the content; nodes look for it on their PATH", file=sys.stderr)
+    print(f"{artifact}: {said[result]} ({decimal(content.data_size)}, sha256 {content.sha256[:12]})")
+    if program_of(run_as, packed.tree) == "path":
+        print(f"cdm: note: {run_as.entry!r} is not in the content; nodes look for it on their PATH", file=sys.stderr)
     return 0
 
 
@@ -124,23 +129,23 @@ def ls(
     """List the artifacts in the store."""
     found, kept = run_connected(connection, "cdm artifact", _list, level=LogLevel.ERROR)
     if json:
-        print_json({"artifacts": [_described(each) for each in found], "kept": [_described(each) for each in kept]})
+        print_json({"artifacts": [_described(*each) for each in found], "kept": [_described(*each) for each in kept]})
         return 0
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("artifact", "size", "pushed", "sha256", "entry"):
         table.add_column(
             column, justify="right" if column == "size" else "left", no_wrap=column != "entry", overflow="fold"
         )
-    for each in found:
+    for each, manifest in found:
         if isinstance(each, UnreadableArtifact):
             table.add_row(plain(each.name), "", "", "", plain(each.problem, "red"))
-        else:
+        elif manifest is not None:
             content, pushed = each.content, each.pushed[:19].replace("T", " ")
-            cells = (str(each.artifact), decimal(content.size), pushed, content.sha256[:12])
-            table.add_row(*map(plain, (*cells, content.manifest.entry)))
+            cells = (str(each.artifact), decimal(content.data_size), pushed, content.sha256[:12])
+            table.add_row(*map(plain, (*cells, manifest.entry)))
     wide_console().print(table if found else "there are no artifacts")
     if kept:
-        size = decimal(sum(each.content.size for each in kept))
+        size = decimal(sum(each.content.data_size for each, _ in kept))
         several = f"{len(kept)} contents" if len(kept) > 1 else "1 content"
         print(f"and {several} ({size}) of earlier pushes, kept for slices and rollouts that name them")
     return 0
@@ -177,45 +182,49 @@ def rm(
     return 0
 
 
+app.command(sign_stored, name="sign")
+app.command(verify)
+
+
 # What is shown
 
 
-def _fields(content: Content) -> dict[str, Any]:
+def _fields(content: Content, manifest: Manifest | None) -> dict[str, Any]:
     return {
         "form": content.form,
         "file": content.file,
-        "size": content.size,
+        "size": content.data_size,
         "unpacked": content.unpacked,
         "sha256": content.sha256,
-        "manifest": content.manifest,
+        "manifest": manifest,
+        "signed_by": sorted(content.signatures),
     }
 
 
-def _described(each: StoredArtifact | UnreadableArtifact | KeptContent) -> dict[str, Any]:
+def _described(each: StoredArtifact | UnreadableArtifact | KeptContent, manifest: Manifest | None) -> dict[str, Any]:
     if isinstance(each, UnreadableArtifact):
         return {"artifact": each.name, "problem": each.problem}
     if isinstance(each, KeptContent):
-        return {"artifact": str(each.artifact), "since": each.since, **_fields(each.content)}
-    return {"artifact": str(each.artifact), "pushed": each.pushed, **_fields(each.content)}
+        return {"artifact": str(each.artifact), "since": each.since, **_fields(each.content, manifest)}
+    return {"artifact": str(each.artifact), "pushed": each.pushed, **_fields(each.content, manifest)}
 
 
 # With the store
 
 
-async def _push(
-    connection: Connection, name: Artifact, packed: Packed, content: Content, *, force: bool, replicas: int
-) -> tuple[Pushed, str]:
-    """Store it; returns the result, and what a blueprint that was put before asks for, and comes of it."""
-    artifacts = Artifacts(connection)
+async def _push(connection: Connection, offer: Offer, *, force: bool, replicas: int) -> tuple[Content, Pushed, str]:
+    """Store it; returns what and the result, and what a blueprint that was put before asks for, and comes of it."""
+    artifacts, name = Artifacts(connection), offer.artifact
+    content = await content_for_nodes(connection, offer)
     await artifacts.ensure(create=True, replicas=replicas)
     with TransferBar(f"pushing {name}") as shown:
-        result = await artifacts.push(name, packed.path, content, force=force, progress=shown)
+        result = await artifacts.push(name, offer.packed.path, content, force=force, progress=shown)
     waiting = ""
     if result is Pushed.STORED:
         with suppress(StoreError):  # whoever may push need not have the right to read blueprints
             if waiting := await _wanted(connection, name):
                 waiting += await _next(connection, name)
-    return result, waiting
+    return content, result, waiting
 
 
 async def _next(connection: Connection, name: Artifact) -> str:
@@ -232,9 +241,25 @@ async def _next(connection: Connection, name: Artifact) -> str:
     )
 
 
-async def _list(connection: Connection) -> tuple[list[StoredArtifact | UnreadableArtifact], list[KeptContent]]:
-    artifacts = Artifacts(connection)
-    return await artifacts.listing(), await artifacts.kept()
+_Listed = list[tuple[StoredArtifact | UnreadableArtifact, Manifest | None]]
+
+
+async def _list(connection: Connection) -> tuple[_Listed, list[tuple[KeptContent, Manifest | None]]]:
+    """What is there, and what is kept, each with its manifest."""
+    artifacts, found = Artifacts(connection), _Listed()
+    for each in await artifacts.listing():
+        if isinstance(each, UnreadableArtifact):
+            found.append((each, None))
+            continue
+        try:
+            found.append((each, await artifacts.manifest(each)))
+        except InvalidContent as error:
+            found.append((UnreadableArtifact(str(each.artifact), str(error)), None))
+    kept: list[tuple[KeptContent, Manifest | None]] = []
+    for content in await artifacts.kept():
+        with suppress(InvalidContent):  # it went at this moment
+            kept.append((content, await artifacts.manifest(content)))
+    return found, kept
 
 
 async def _remove(connection: Connection, name: Artifact, *, force: bool) -> bool:
@@ -269,34 +294,3 @@ async def _wanted(connection: Connection, name: Artifact) -> str:
         return "an instance of it on each node"
     count = blueprint.instances
     return f"{count} instance{'s' if count > 1 else ''} of it" if count else ""
-
-
-class TransferBar:
-    """A progress bar for people who wait longer than a moment."""
-
-    def __init__(self, what: str) -> None:
-        self._console = Console(stderr=True)
-        self._what = what
-        self._began = time.monotonic()
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-
-    def __call__(self, done: int, total: int) -> None:
-        """So much is done, of so much."""
-        if not self._console.is_terminal or time.monotonic() - self._began < PATIENCE:
-            return
-        if self._bar is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-            self._bar = Progress(*columns, console=self._console, transient=True)
-            self._task = self._bar.add_task(self._what, total=total)
-            self._bar.start()
-        self._bar.update(self._task, completed=done)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()

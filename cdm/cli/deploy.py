@@ -11,8 +11,9 @@ from typing import Annotated, Any, NamedTuple
 from cyclopts import Parameter
 
 from cdm.artifacts.packing import Packed, pack, problem_with_program
-from cdm.artifacts.repository import Artifacts, Pushed
-from cdm.cli.artifact import TransferBar
+from cdm.artifacts.repository import Artifacts
+from cdm.artifacts.signing import SigningKey
+from cdm.artifacts.stored import Pushed
 from cdm.cli.connected import run_connected
 from cdm.cli.editing import edited, looked
 from cdm.cli.following import finished, shown_line, unsaid
@@ -22,10 +23,11 @@ from cdm.cli.manifests import completed_manifest, inherited, manifest_of, missin
 from cdm.cli.options import FLAG, whole
 from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions, check_timeout
 from cdm.cli.plans import Edit, deploying, stamp
+from cdm.cli.pushing import Offer, content_for_nodes, key_of
+from cdm.cli.transfer_bar import TransferBar
 from cdm.errors import AccessDenied, ArtifactMissing, BucketMissing, Conflict, InvalidContent, UsageError
 from cdm.model import edit
 from cdm.model.artifact import Artifact
-from cdm.model.content import Content
 from cdm.model.manifest import Manifest
 from cdm.model.rules_typed import MOST_INSTANCES
 from cdm.store.connection import Connection
@@ -41,6 +43,7 @@ class _Program(NamedTuple):
     """Of the manifest."""
     entry: str | None
     force: bool
+    key: SigningKey | None
 
 
 def deploy(
@@ -55,6 +58,7 @@ def deploy(
     instances: Annotated[int | None, whole(most=MOST_INSTANCES)] = None,
     entry: str | None = None,
     manifest: Path | None = None,
+    sign: Path | None = None,
     force: Annotated[bool, FLAG] = False,
     wait: bool = True,
     options: WaitOptions = WAIT,
@@ -79,6 +83,8 @@ def deploy(
         The program to run, relative to the folder or archive that is pushed.
     manifest
         File (TOML or JSON) that says how to run what is pushed. [default: as the version that is replaced]
+    sign
+        File with the seed of a key to sign with what is pushed.
     force
         Push over what is stored of this version; instances that run are replaced.
     wait
@@ -86,8 +92,8 @@ def deploy(
     """
     check_timeout(options, wait=wait)
     way = _way(canary, blue_green=blue_green, rolling=rolling)
-    if path is None and (entry or manifest or force):
-        raise UsageError("--entry, --manifest, --force: they are about what is pushed, and no path is given")
+    if path is None and (entry or manifest or sign or force):
+        raise UsageError("--entry, --manifest, --sign, --force: they are about what is pushed, and no path is given")
     plan = partial(deploying, artifact=artifact, source=source, instances=instances, way=way)
     run = partial(_deploy, artifact=artifact, plan=plan, options=options, wait=wait)
     if path is None:
@@ -95,7 +101,7 @@ def deploy(
     if manifest is not None:
         manifest_of(manifest, entry, ())  # what is wrong with it is said before a large folder is packed
     with tempfile.TemporaryDirectory(prefix="cdm-push-") as folder:
-        program = _Program(pack(path, Path(folder)), manifest, entry, force)
+        program = _Program(pack(path, Path(folder)), manifest, entry, force, key_of(sign))
         return run_connected(options.connection, "cdm deploy", partial(run, program=program))
 
 
@@ -126,12 +132,12 @@ async def _deploy(
     if program is None:
         note = await _check_stored(connection, artifact)
     else:
-        content = _content(program, own or before)
-        pushed = await _push(connection, artifact, program, content)
+        run_as = _run_as(program, own or before)
+        pushed = await _push(connection, Offer(artifact, program.packed, run_as, program.key), force=program.force)
         like = source if before is not None and own is None and program.file is None else None
-        say(_told(artifact, pushed, like, content.manifest))
+        say(_told(artifact, pushed, like, run_as))
         more = {"pushed": str(pushed), "manifest_from": like}
-        own = content.manifest
+        own = run_as
         if pushed is Pushed.REPLACED:
             plan = partial(plan, restarted=stamp())
     if lost := missing_in(own, before):
@@ -151,31 +157,33 @@ def _told(artifact: Artifact, pushed: Pushed, like: str | None, manifest: Manife
 async def _manifest(connection: Connection, artifact: Artifact) -> Manifest | None:
     """That of a version that is stored; None: it is not, or whoever deploys may not see it."""
     with suppress(ArtifactMissing, BucketMissing, AccessDenied, InvalidContent):
-        return (await Artifacts(connection).describe(artifact)).content.manifest
+        artifacts = Artifacts(connection)
+        return await artifacts.manifest(await artifacts.describe(artifact))
     return None
 
 
-def _content(program: _Program, before: Manifest | None) -> Content:
-    """What is to be pushed, to be run as a file says, or as before."""
+def _run_as(program: _Program, before: Manifest | None) -> Manifest:
+    """How what is to be pushed is run: as a file says, or as before."""
     if program.file is not None or before is None:
         wanted = manifest_of(program.file, program.entry, ())
     else:
         wanted = inherited(before, program.packed.tree, program.entry)
-    content = program.packed.content(completed_manifest(wanted, program.packed, program.file))
-    if problem := problem_with_program(program.packed, content.manifest):
+    manifest = completed_manifest(wanted, program.packed, program.file)
+    if problem := problem_with_program(program.packed, manifest):
         raise UsageError(f"no node can run this as a program: {problem}")
-    return content
+    return manifest
 
 
-async def _push(connection: Connection, artifact: Artifact, program: _Program, content: Content) -> Pushed:
-    artifacts = Artifacts(connection)
+async def _push(connection: Connection, offer: Offer, *, force: bool) -> Pushed:
+    artifacts, artifact = Artifacts(connection), offer.artifact
+    content = await content_for_nodes(connection, offer)
     await artifacts.ensure(create=True, replicas=1)
     with TransferBar(f"pushing {artifact}") as bar:
-        push = partial(artifacts.push, artifact, program.packed.path, content, progress=bar)
+        push = partial(artifacts.push, artifact, offer.packed.path, content, progress=bar)
         try:
             return await push()
         except Conflict:
-            if not program.force:
+            if not force:
                 raise
             return await push(force=True)
 

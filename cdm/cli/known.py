@@ -41,7 +41,8 @@ async def meant(connection: Connection, service: Service) -> str:
 
 async def stored_artifacts(connection: Connection) -> set[Artifact]:
     """Every artifact in the store; raises `StoreError`."""
-    from cdm.artifacts.repository import Artifacts, StoredArtifact  # noqa: PLC0415  # rarely needed
+    from cdm.artifacts.repository import Artifacts  # noqa: PLC0415  # rarely needed
+    from cdm.artifacts.stored import StoredArtifact  # noqa: PLC0415  # rarely needed
 
     with suppress(BucketMissing):
         return {each.artifact for each in await Artifacts(connection).listing() if isinstance(each, StoredArtifact)}

@@ -14,6 +14,7 @@ import anyio
 import anyio.abc
 from cyclopts import Parameter
 
+from cdm.artifacts.signing import TrustedKeys
 from cdm.cli.context import expanded
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import (
@@ -79,6 +80,7 @@ def node(
     secrets: Annotated[Path | None, Parameter(env_var="CDM_SECRETS")] = None,
     run_as: Annotated[str | None, Parameter(env_var="CDM_RUN_AS")] = None,
     run_as_range: Annotated[str | None, Parameter(env_var="CDM_RUN_AS_RANGE")] = None,
+    trust: Annotated[Path | None, Parameter(env_var="CDM_TRUST")] = None,
     log_format: Annotated[LogFormat, Parameter(env_var="CDM_LOG_FORMAT")] = LogFormat.CONSOLE,
     log_level: Annotated[LogLevel, Parameter(env_var="CDM_LOG_LEVEL")] = LogLevel.INFO,
 ) -> int:
@@ -135,6 +137,8 @@ def node(
     run_as_range
         Users FIRST-LAST, in numbers, of which each slice gets one for itself.
         [default for root: 1900000000-1900065535; for others: none, and slices run as this node's own user]
+    trust
+        File with public keys, one a line: only artifacts that one of them has signed are run. [default: anything is]
     log_format
         Format of log lines.
     log_level
@@ -162,6 +166,7 @@ def node(
         enforce_limits=enforce_limits,
         secrets=secrets and expanded(secrets),
         run_as=_as_whom(role, runtime, run_as, run_as_range),
+        trust=trust and expanded(trust),
         lease_ttl=lease_ttl,
         node_ttl=node_ttl,
         reconcile_interval=reconcile_interval,
@@ -171,6 +176,8 @@ def node(
     Secrets.of(name, settings.secrets, os.environ).check()
     check(settings.run_as, chosen_folder(settings.folder, settings.prefix, name))
     hide()
+    if settings.trust is not None:
+        TrustedKeys.read(settings.trust)
     if runtime != EXTERNAL:
         runtime_named(runtime)
     configure_logs(log_format, log_level, id=name)
@@ -211,6 +218,7 @@ OF_SLICES = {
     "enforce_limits": "--no-enforce-limits (CDM_ENFORCE_LIMITS)",
     "secrets": "--secrets (CDM_SECRETS)",
     "run_as": "--run-as or --run-as-range (CDM_RUN_AS, CDM_RUN_AS_RANGE)",
+    "trust": "--trust (CDM_TRUST)",
 }
 """Settings that concern the slices on this machine, and their options."""
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from enum import StrEnum, unique
+from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cdm.errors import InvalidContent
-from cdm.model.manifest import Manifest
+from cdm.model.manifest import MAX_STORED, Manifest
 from cdm.model.problems import UNREADABLE
 
 METADATA = "cdm"
@@ -28,8 +30,11 @@ class Form(StrEnum):
     """Files and folders, as a tar archive, compressed with gzip or not."""
 
 
-class Content(Struct, frozen=True):
+class Content(Struct, frozen=True, omit_defaults=True):
     """What was pushed. Unknown fields are ignored, except for the manifest's, which are refused.
+
+    The manifest is the end of what is stored, so that the digest covers it, and whoever may list objects need not see
+    it. Earlier versions stored it here.
 
     Raises:
         InvalidContent: names the field and what is wrong with it.
@@ -44,16 +49,29 @@ class Content(Struct, frozen=True):
     """Bytes that are stored."""
     unpacked: int
     """Bytes of all files on a node."""
-    manifest: Manifest
+    manifest: Manifest | None = None
+    """None: it was not read from the stored bytes so far."""
     mode: int = 0
     """Permission bits of a file."""
+    tail: int = 0
+    """Bytes of the manifest at the end of what is stored; 0: it is in this record."""
+    data: str = ""
+    """Digest of what is stored before the manifest, in hexadecimal, where that is at its end."""
+    signatures: dict[str, str] = {}
+    """By public key (`cdm.artifacts.signing`)."""
 
     def __post_init__(self) -> None:
-        if not is_digest(self.sha256):
-            raise InvalidContent(f"sha256: {self.sha256[:80]!r} is not a SHA-256 digest")
+        digests = (("sha256", self.sha256), *((("data", self.data),) if self.tail else ()))
+        for field, digest in digests:
+            if not is_digest(digest):
+                raise InvalidContent(f"{field}: {digest[:80]!r} is not a SHA-256 digest")
         for field, number in (("size", self.size), ("unpacked", self.unpacked)):
             if number < 0:
                 raise InvalidContent(f"{field}: {number} is negative")
+        if not 0 <= self.tail <= min(self.size, MAX_STORED):
+            raise InvalidContent(f"tail: {self.tail} is no number of bytes that a manifest has")
+        if not self.tail and self.manifest is None:
+            raise InvalidContent("manifest: is required")
         if self.form is Form.FILE and problem_with_name(self.file):
             raise InvalidContent(f"file: {self.file[:80]!r} {problem_with_name(self.file)}")
 
@@ -61,19 +79,44 @@ class Content(Struct, frozen=True):
     def identity(self) -> str:
         """A digest of everything that differs on a node: contents of the same identity are kept there once.
 
-        For a tree it is the archive's digest; for a file its name and permissions count as well.
+        For a tree it is that of the stored bytes; for a file its name and permissions count as well.
         """
         if self.form is Form.TREE:
             return self.sha256
         return hashlib.sha256(f"{self.sha256} {self.mode:o} {self.file}".encode("utf-8", "surrogateescape")).hexdigest()
 
+    @property
+    def data_size(self) -> int:
+        """Bytes that are stored before the manifest."""
+        return self.size - self.tail
+
+    @property
+    def data_sha256(self) -> str:
+        """Digest of these bytes."""
+        return self.data if self.tail else self.sha256
+
+    @property
+    def bare(self) -> Content:
+        """The same without what may be another in two pushes of the same: signatures, and a manifest at its end."""
+        return replace(self, signatures={}, manifest=None if self.tail else self.manifest)
+
+    @property
+    def record(self) -> str:
+        """What is stored beside the bytes, in JSON."""
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        fields.pop("manifest", None)
+        if self.manifest is not None and not self.tail:
+            fields["manifest"] = msgspec.Raw(self.manifest.stored)
+        return msgspec.json.encode(fields).decode()
+
     @classmethod
     def parse(cls, raw: str | bytes) -> Content:
         """Read JSON; raises `InvalidContent`."""
         try:
-            return msgspec.json.decode(raw, type=cls)
+            found = msgspec.json.decode(raw, type=cls)
         except UNREADABLE as error:
             raise InvalidContent(str(error)) from None
+        return replace(found, manifest=None) if found.tail else found
 
 
 class _Digest(Struct, frozen=True):

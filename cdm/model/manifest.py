@@ -6,7 +6,7 @@ import signal
 import tomllib
 from contextlib import suppress
 from enum import StrEnum, unique
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,12 +18,19 @@ from cdm.model.secret import SecretRef
 MAX_BYTES = 64 * 1024
 """Longest manifest that is read, in bytes; people type these."""
 
+MAX_STORED = 1024 * 1024
+"""Longest manifest as it is stored."""
+
 Seconds = Annotated[float, Meta(gt=0, le=86_400, description="seconds (more than 0, at most 86,400)")]
 Bytes = Annotated[int, Meta(gt=0, le=2**60, description="a whole number of bytes (more than 0, at most 2^60)")]
 Amount = Annotated[int, Meta(ge=0, le=1_000_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the name of a variable")]
 
+Overridable = Annotated[
+    str,
+    Meta(pattern=r"^(?:args|env(?:\.[A-Za-z_][A-Za-z0-9_]*)?)\Z", description='"args", "env" or "env.NAME"'),
+]
 Variable = Annotated[str | SecretRef, Meta(description='a string or { secret = "NAME" }')]
 
 
@@ -135,6 +142,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds from the stop signal to SIGKILL."""
     limits: Limits = Limits()
     logs: Logs = Logs()
+    override: tuple[Overridable, ...] = ()
+    """What blueprints may set where nodes run only what is signed: ``args``, ``env.NAME``, or ``env`` for any."""
 
     def __post_init__(self) -> None:
         if self.stop_signal not in signal.Signals.__members__:
@@ -151,6 +160,22 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         checks = (self.readiness.check, self.liveness.check if self.liveness else None)
         if self.port is None and any(isinstance(check, (Tcp, Http)) and check.port is None for check in checks):
             raise InvalidManifest('port: is required by the check; write a number or "auto"')
+
+    @property
+    def stored(self) -> bytes:
+        """As it is stored: JSON that is the same for the same manifest, without what earlier versions do not know."""
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        if not self.override:
+            del fields["override"]
+        return msgspec.json.encode(fields, order="deterministic")
+
+    @classmethod
+    def restore(cls, raw: bytes) -> Manifest:
+        """Read what `stored` was. Raises `InvalidManifest`: it is none, or a later version's."""
+        try:
+            return msgspec.json.decode(raw, type=cls)
+        except UNREADABLE as error:
+            raise InvalidManifest(f"cannot be read: {error}") from None
 
     @classmethod
     def parse(cls, raw: bytes) -> Manifest:

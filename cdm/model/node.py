@@ -39,6 +39,8 @@ EXPIRY_BY_CLOCK = "expiry-by-clock"
 """The feature of managers that know by their clock when a lease or a registration expires, and need no marker of it."""
 FEATURES = (ROLLOUTS, PLACEMENT, SECRETS, DRAINS, EXPIRY_BY_CLOCK)
 """Every feature that all nodes of this version have."""
+MANIFEST_INSIDE = "manifest-inside"
+"""The feature of nodes that read artifacts with the manifest at the end of their bytes."""
 GIVES_SECRETS = "gives-secrets"
 """The feature of nodes that have secrets, and a runtime that gives them to slices."""
 

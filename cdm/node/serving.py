@@ -10,11 +10,12 @@ import os
 
 from cdm.agent.agent import Agent
 from cdm.agent.own_slices import SENT, OwnSlices, Unreadable
+from cdm.agent.terms import Terms
 from cdm.artifacts.cache import Cache
 from cdm.artifacts.repository import Artifacts
 from cdm.errors import UsageError
 from cdm.model.keys import encode_node
-from cdm.model.node import GIVES_SECRETS, Role
+from cdm.model.node import GIVES_SECRETS, MANIFEST_INSIDE, Role
 from cdm.node.folder import ARTIFACTS, RUNTIME, Folder, chosen_folder
 from cdm.node.part import Ground, Part
 from cdm.output.service import LogService
@@ -49,6 +50,7 @@ class Running(Serving):
         cache = Cache(folder / ARTIFACTS, artifacts, settings.cache_bytes)
         self._cache = cache
         secrets = Secrets.of(settings.node, settings.secrets, os.environ, settings.access.files)
+        trust = settings.trust and settings.trust.absolute()
         self.agent = Agent(
             settings.node,
             ground.buckets["slices"],
@@ -57,13 +59,11 @@ class Running(Serving):
             cache,
             settings.node_ttl,
             address=ground.address,
-            enforce_limits=settings.enforce_limits,
-            secrets=secrets,
-            run_as=settings.run_as,
+            terms=Terms(settings.enforce_limits, settings.run_as, secrets, trust),
         )
         self._runtime = runtime = self.agent.runtime
-        if runtime.gives_secrets and secrets.folder is not None:
-            self.features = (GIVES_SECRETS,)
+        gives = runtime.gives_secrets and secrets.folder is not None
+        self.features = (MANIFEST_INSIDE, *((GIVES_SECRETS,) if gives else ()))
         self.logs = LogService(ground.connection, settings.node, runtime if runtime.logs else None)
         self.receivers = (self.agent, *self._unreadable)
         self.work = (self.agent.run, self.logs.run, self._folder.watch)

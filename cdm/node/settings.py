@@ -51,6 +51,8 @@ class NodeSettings(Struct, frozen=True):
     """Where the secrets are that slices are given; None: the credentials that systemd gave the process, if any."""
     run_as: RunAs = SAME
     """As whom slices run, where the runtime can choose that."""
+    trust: Path | None = None
+    """File with the public keys of those whose artifacts are run, and no others; None: anything is run."""
     lease_ttl: float = 10.0
     node_ttl: float = 10.0
     reconcile_interval: float = 30.0

@@ -60,6 +60,9 @@ class Work(Struct, frozen=True):
     secrets: Mapping[str, SecretRef] = {}
     """Variables, beside the manifest's, that are secrets: to be read from `Surroundings.secrets` whenever the slice
     starts, and told to nobody else; only where a runtime `gives_secrets`."""
+    may_start: Callable[[], None] = _ignored
+    """To be called before each start that the runtime makes by itself; raises `SliceFailed` where the slice must not be
+    started any more, since whoever signed it is not trusted now."""
 
 
 class Surroundings(Struct, frozen=True):

@@ -213,7 +213,9 @@ class Objects:
 
     async def part(self, nuid: str, after: int) -> tuple[bytes, int] | None:
         """The next part behind a sequence of the stream, and its own sequence; None: none is there."""
-        request = json.dumps({"next_by_subj": self._parts + nuid, "seq": after + 1}).encode()
+        return await self._part(json.dumps({"next_by_subj": self._parts + nuid, "seq": after + 1}).encode())
+
+    async def _part(self, request: bytes) -> tuple[bytes, int] | None:
         payload, headers = await self._retried(
             partial(self.connection.ask, f"$JS.API.DIRECT.GET.{self.stream}", request)
         )
@@ -224,6 +226,12 @@ class Objects:
                 return None
             case status:
                 raise RequestRefused(headers.get("Description", "no reason given"), int(status))
+
+    async def last_part(self, nuid: str) -> bytes | None:
+        """The last part of this name; None: there is none."""
+        request = json.dumps({"last_by_subj": self._parts + nuid}).encode()
+        found = await self._part(request)
+        return None if found is None else found[0]
 
     async def parts(self) -> dict[str, int]:
         """How many parts there are, by their name."""

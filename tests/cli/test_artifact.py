@@ -306,8 +306,8 @@ async def test_without_a_store_it_is_said_what_to_do(server: NatsServer, script:
 SLOW = """
 import time
 from cdm import cli
-from cdm.cli import artifact
-artifact.PATIENCE = {patience}
+from cdm.cli import transfer_bar
+transfer_bar.PATIENCE = {patience}
 raise SystemExit(cli.run(["artifact", "push", "g:n:1", {path!r}]))
 """
 

@@ -11,7 +11,8 @@ import pytest
 
 from cdm.artifacts.cache import Cache
 from cdm.artifacts.packing import pack
-from cdm.artifacts.repository import Artifacts, Pushed
+from cdm.artifacts.repository import Artifacts
+from cdm.artifacts.stored import Pushed
 from cdm.errors import SliceFailed
 from cdm.model.artifact import Artifact
 from cdm.model.manifest import Manifest
@@ -44,9 +45,11 @@ class Supply:
         """The contents that have a seal."""
         return sorted(path.stem for path in (self.folder / "cache").glob("*.seal"))
 
-    async def push(self, artifact: Artifact, path: Path, manifest: Manifest = PLAIN, *, force: bool = False) -> Pushed:
+    async def push(
+        self, artifact: Artifact, path: Path, manifest: Manifest = PLAIN, *, force: bool = False, inside: bool = True
+    ) -> Pushed:
         packed = pack(path, self.folder)
-        return await self.artifacts.push(artifact, packed.path, packed.content(manifest), force=force)
+        return await self.artifacts.push(artifact, packed.path, packed.content(manifest, inside=inside), force=force)
 
     def file(self, size: int = 1000, name: str = "program") -> Path:
         path = self.folder / name

@@ -21,7 +21,8 @@ from msgspec.structs import replace
 from cdm.artifacts import repository as module
 from cdm.artifacts import transfer as module_of_transfers
 from cdm.artifacts.packing import pack
-from cdm.artifacts.repository import Artifacts, Pushed, StoredArtifact, UnreadableArtifact
+from cdm.artifacts.repository import Artifacts
+from cdm.artifacts.stored import Pushed, StoredArtifact, UnreadableArtifact
 from cdm.errors import ArtifactDamaged, ArtifactMissing, BucketMissing, Conflict, InvalidContent, StoreError
 from cdm.model.artifact import Artifact
 from cdm.model.content import Content
@@ -54,7 +55,7 @@ def source(folder: Path, size: int = 300_000, name: str = "program") -> tuple[Pa
         for _ in range(size // 1_000_000):
             file.write(os.urandom(1_000_000))
         file.write(os.urandom(size % 1_000_000))
-    return path, pack(path, folder).content(Manifest(entry=name))
+    return path, pack(path, folder).content(Manifest(entry=name), inside=False)
 
 
 async def chunks(user: Raw) -> dict[str, int]:

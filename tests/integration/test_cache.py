@@ -22,7 +22,8 @@ from msgspec.structs import replace
 from cdm.artifacts import unpacking
 from cdm.artifacts.cache import Cache, Fetched
 from cdm.artifacts.packing import pack
-from cdm.artifacts.repository import Artifacts, Pushed
+from cdm.artifacts.repository import Artifacts
+from cdm.artifacts.stored import Pushed
 from cdm.errors import SliceFailed
 from cdm.model.artifact import Artifact
 from cdm.model.content import Form
@@ -93,8 +94,9 @@ async def test_of_a_tree_the_entry_can_be_run_and_the_same_content_is_there_once
 ) -> None:
     async with supply(server, tmp_path) as at:
         tree = at.tree()
-        await at.push(ONE, tree, Manifest(entry="link"))
-        await at.push(TWO, tree, Manifest(entry="bin/b.sh"))
+        # As earlier versions pushed: now the manifest is a part of the content.
+        await at.push(ONE, tree, Manifest(entry="link"), inside=False)
+        await at.push(TWO, tree, Manifest(entry="bin/b.sh"), inside=False)
         cache = at.cache()
         one = await cache.get(ONE)
         assert os.access(one.folder / "bin" / "a.sh", os.X_OK)
@@ -143,7 +145,7 @@ async def test_gets_at_once_share_one_download(server: NatsServer, tmp_path: Pat
         assert len(found) == 10
         assert len({fetched.digest for fetched in found}) == 1
         await user.client.flush()
-        assert len(asked) == -(-5_000_000 // (128 * 1024))
+        assert len(asked) == -(-5_000_000 // (128 * 1024)) + 1, "and the manifest"
 
 
 async def test_who_waits_goes_on_when_the_first_is_cancelled(server: NatsServer, tmp_path: Path) -> None:
@@ -204,7 +206,7 @@ async def test_a_manifest_that_cannot_be_obeyed_is_fatal(server: NatsServer, tmp
 
 async def test_a_record_of_a_later_version_is_fatal(server: NatsServer, tmp_path: Path) -> None:
     async with supply(server, tmp_path) as at, raw(server) as user:
-        await at.push(ONE, at.file())
+        await at.push(ONE, at.file(), inside=False)
         info = await user.api("STREAM.INFO.OBJ_artifacts", {"subjects_filter": "$O.artifacts.M.>"})
         (subject,) = info["state"]["subjects"]
         record = await user.client.request(f"$JS.API.DIRECT.GET.OBJ_artifacts.{subject}")
@@ -401,8 +403,8 @@ async def test_what_has_no_room_on_the_disk_says_what_it_needs(
         cache.hold(one.digest)
         content = (await at.artifacts.describe(TWO)).content
         told = await refused(cache, TWO, fatal=False)
-        assert f"no room on the disk for g:two:1, which needs {content.size + content.unpacked:,} bytes " in told
-        assert f"({content.size:,} for the archive and {content.unpacked:,} for what it unpacks to)" in told
+        assert f"no room on the disk for g:two:1, which needs {content.data_size + content.unpacked:,} bytes " in told
+        assert f"({content.data_size:,} for the archive and {content.unpacked:,} for what it unpacks to)" in told
         assert f"{small_disk / 'cache'} has 5," in told
         cache.release(one.digest)
         assert (await cache.get(TWO)).folder.exists(), "what is not used makes room on the disk, too"

@@ -14,7 +14,8 @@ import pytest
 
 from cdm.artifacts import kept
 from cdm.artifacts.packing import pack
-from cdm.artifacts.repository import Artifacts, UnreadableArtifact
+from cdm.artifacts.repository import Artifacts
+from cdm.artifacts.stored import UnreadableArtifact
 from cdm.errors import StoreBusy
 from cdm.model.artifact import Artifact
 from cdm.model.keys import ARTIFACTS

@@ -21,7 +21,8 @@ from cdm.artifacts import repository
 from cdm.artifacts.kept import Kept
 from cdm.artifacts.named import named_contents
 from cdm.artifacts.packing import pack
-from cdm.artifacts.repository import Artifacts, Pushed, StoredArtifact
+from cdm.artifacts.repository import Artifacts
+from cdm.artifacts.stored import Pushed, StoredArtifact
 from cdm.errors import ArtifactDamaged, ArtifactMissing, Conflict, ContentMissing, StoreError, Uncertain, Unreachable
 from cdm.model.artifact import Artifact
 from cdm.model.content import Content
@@ -56,7 +57,7 @@ class Shop:
         path = self.folder / name / "program"
         path.parent.mkdir()
         path.write_bytes(name.encode() * 300_000)
-        return path, pack(path, path.parent).content(Manifest(entry="program", args=(name,)))
+        return path, pack(path, path.parent).content(Manifest(entry="program", args=(name,)), inside=False)
 
     def digest(self, name: str) -> str:
         return self.sources[name][1].sha256
@@ -366,7 +367,7 @@ async def main(url, path, name):
     Objects.put = put
     async with connect(Access(servers=(url,)), name="test") as connection:
         packed = pack(Path(path), Path(path).parent)
-        content = packed.content(Manifest(entry="program", args=("c",)))
+        content = packed.content(Manifest(entry="program", args=("c",)), inside=False)
         await Artifacts(connection).push(Artifact.parse(name), packed.path, content, force=True)
 
 asyncio.run(main(*sys.argv[1:4]))

@@ -385,6 +385,24 @@ async def test_what_is_pushed_is_an_object(server: NatsServer, shell: Shell) -> 
     assert ONE in await shell.good("--server", server.url, tool, "ls", "artifacts")
 
 
+async def test_the_signatures_of_the_documents(server: NatsServer, tmp_path: Path) -> None:
+    program()
+    make, trust, push, sign, verify = commands("Signatures")
+    (tmp_path / "service" / "bin").mkdir(parents=True)
+    (tmp_path / "service" / "bin" / "serve").write_text("#!/bin/sh\nexec sleep 600\n")
+    (tmp_path / "service" / "bin" / "serve").chmod(0o755)
+    (tmp_path / "worker.py").write_text("print()")
+    async with terminal(tmp_path, NATS_URL=server.url) as shell:
+        public = (await shell.good(f"{make} && {trust}")).split()[-1]
+        assert await shell.good("cat trusted.keys") == f"{public}\n"
+        await shell.good("cdm artifact push org.example:worker:1.0.0 worker.py")
+        for command in (push, f"{inline('cdm artifact sign')} org.example:worker:1.0.0 --key release.nk", sign):
+            await shell.good(command)
+        told = await shell.good(verify)
+        assert f"{public}: valid, trusted" in told
+        assert inline("cdm artifact verify") in verify
+
+
 async def test_the_security_of_the_documents(tmp_path: Path) -> None:
     """Keys, a server with its permissions, an admin, a manager, a node and an operator, all as they are typed."""
     program()

@@ -17,6 +17,7 @@ from cdm.agent.program import DEADLINE_MARGIN
 from cdm.agent.shared import LOADS
 from cdm.agent.steps import Do
 from cdm.artifacts.cache import Cache, Fetched
+from cdm.artifacts.signing import Signed
 from cdm.dispatch.messages import Connected, Disconnected, ValuePut, ValueRemove
 from cdm.errors import Conflict, SliceFailed, StoreError, Uncertain
 from cdm.model.artifact import Artifact, NodeId
@@ -131,7 +132,7 @@ class World:
 
     async def get(self, artifact: Artifact, content: str | None = None) -> Fetched:
         self.fetched.append(content)
-        return Fetched(Path(), self.manifest, "d", content or self.current)
+        return Fetched(Path(), self.manifest, "d", content or self.current, Signed(b"", {}))
 
     def hold(self, digest: str) -> None:
         self.holds += 1

@@ -1,0 +1,85 @@
+"""What is pushed: packed, with its manifest, signed, and in a form that all nodes can read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from cdm.artifacts.packing import Packed
+from cdm.artifacts.signing import Signed, SigningKey
+from cdm.cli.log_setup import remark
+from cdm.dispatch.messages import ValuePut
+from cdm.errors import Conflict, StoreError
+from cdm.model.artifact import Artifact
+from cdm.model.content import Content
+from cdm.model.keys import NodeKey
+from cdm.model.manifest import Manifest
+from cdm.model.node import EXTERNAL, MANIFEST_INSIDE, Registration
+from cdm.model.secret import secrets_in
+from cdm.store.connection import Connection
+from cdm.store.snapshot import snapshot
+
+PATIENCE = 5.0
+"""Seconds that looking at the nodes may take."""
+
+
+class Offer(NamedTuple):
+    """What is to be pushed."""
+
+    artifact: Artifact
+    packed: Packed
+    manifest: Manifest
+    key: SigningKey | None = None
+    """Who signs it; None: nobody does."""
+
+    @property
+    def content(self) -> Content:
+        """What describes it, signed, with the manifest inside."""
+        content = self.packed.content(self.manifest)
+        if self.key is None:
+            return content
+        return replace(content, signatures=self.key.sign(Signed.of(self.artifact, content, self.manifest.stored)))
+
+
+def key_of(path: Path | None) -> SigningKey | None:
+    """The key that was asked for. Raises `UsageError`."""
+    return SigningKey(path) if path is not None else None
+
+
+async def content_for_nodes(connection: Connection, offer: Offer) -> Content:
+    """What describes what is pushed, in the form that the nodes can read that are there.
+
+    Raises:
+        Conflict: not all of them can read what is asked for.
+    """
+    old = await _too_old(connection)
+    if not old:
+        return offer.content
+    only = offer.key is not None or secrets_in(offer.manifest.env) or offer.manifest.override
+    if only:
+        raise Conflict(f"{old} cannot read artifacts that are signed, have secrets or `override`; upgrade it first")
+    remark(f"note: {old} needs the manifest beside the content, where whoever lists objects can read its env")
+    return offer.packed.content(offer.manifest, inside=False)
+
+
+async def _too_old(connection: Connection) -> str:
+    """A node that cannot read a manifest inside the content, for people; empty: none, as far as can be seen."""
+    old: list[tuple[str, str]] = []
+    try:
+        for message in await snapshot(connection, PATIENCE, ("nodes",)):
+            match message:
+                case ValuePut(key=NodeKey(node), value=Registration() as value) if _is_too_old(value):
+                    ours = value.version and value.runtime != EXTERNAL
+                    old.append((node, f"its cdm {value.version}" if ours else "its agent"))
+    except* StoreError:  # whoever may push need not have the right to see nodes
+        pass
+    if not old:
+        return ""
+    first, told = min(old)
+    return f"node {first} ({told})" + (f" and {len(old) - 1} more" if len(old) > 1 else "")
+
+
+def _is_too_old(registration: Registration) -> bool:
+    return registration.hosts and MANIFEST_INSIDE not in registration.features
