@@ -2,7 +2,8 @@
 #
 #   docker build -t cdm:local .
 #
-# Both stages are made from any image that has Python 3.11 or later with venv, and useradd.
+# Both stages are made from any image that has Python 3.11 or later with venv, and useradd. A tag can be given to another
+# image; where that matters, say which one is meant: --build-arg PYTHON_IMAGE=python@sha256:…
 ARG PYTHON_IMAGE=python:3.13.9-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
@@ -15,12 +16,12 @@ ARG PIP_TRUSTED_HOST
 ARG PIP_FIND_LINKS=/source/wheelhouse
 WORKDIR /source
 RUN python3 -m venv /opt/cdm
-COPY LICENSE README.md pyproject.toml ./
+COPY LICENSE README.md pyproject.toml constraints.txt ./
 # The pattern lets the folder be missing.
 COPY LICENSE wheelhous[e] wheelhouse/
 COPY cdm cdm
 # What only installs things does not belong into what runs.
-RUN /opt/cdm/bin/pip install --no-cache-dir --disable-pip-version-check . \
+RUN /opt/cdm/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt . \
     && /opt/cdm/bin/pip uninstall --yes --quiet setuptools pip
 
 FROM ${PYTHON_IMAGE}
