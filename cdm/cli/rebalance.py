@@ -24,12 +24,14 @@ from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions, check_timeout
 from cdm.cli.patience import READING, Patience
 from cdm.cli.plans import rebalancing, stamp
 from cdm.cli.screen import plain, print_json, wide_console
-from cdm.errors import EditRefused, ServiceMissing, UsageError
+from cdm.errors import EditRefused, InvalidBlueprint, ServiceMissing, UsageError
 from cdm.manager.onlooker import Onlooker
 from cdm.manager.rebalancing import balancing
 from cdm.model.artifact import Artifact, NodeId
-from cdm.model.keys import SLICES, encode
+from cdm.model.blueprint import Blueprint
+from cdm.model.keys import SLICES, BlueprintKey, encode
 from cdm.model.status import Condition, Status
+from cdm.store.bucket import buckets
 from cdm.store.connection import Connection
 from cdm.store.snapshot import snapshot
 
@@ -195,8 +197,15 @@ async def _ended(connection: Connection, asked: _Asked, until: float) -> str:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(follower.run)
             await follower.listed()
-            seen = False
-            while (told := _told(follower.statuses.get(artifact), asked.text, asked.revision, seen=seen)) is None:
+            seen, looked_at = False, asked.revision
+            while True:
+                status = follower.statuses.get(artifact)
+                told = _told(status, asked.text, asked.revision, seen=seen)
+                if told is None and status is not None and status.observed_revision > looked_at:
+                    looked_at = status.observed_revision
+                    told = None if await _is_asked(connection, artifact, asked.text) else SUPERSEDED
+                if told is not None:
+                    break
                 seen = artifact in follower.statuses
                 await follower.news()
             end = told
@@ -219,8 +228,18 @@ def _told(status: Status | None, text: str, revision: int, *, seen: bool) -> str
         return COMPLETE
     if status.observed_revision < revision:
         return None
-    other = (status.settings or {}).get("rebalanced") != text
-    return SUPERSEDED if other or status.condition is Condition.SUPERSEDED else None
+    return SUPERSEDED if status.condition is Condition.SUPERSEDED else None
+
+
+async def _is_asked(connection: Connection, artifact: Artifact, text: str) -> bool:
+    """Whether the blueprint still asks for this rebalancing; one that is refused leaves the one before in force."""
+    stored = await buckets(connection)["blueprints"].read_near(BlueprintKey(artifact))
+    if stored is None or stored.payload is None:
+        return False
+    try:
+        return Blueprint.parse(stored.payload).rebalanced == text
+    except InvalidBlueprint:
+        return True
 
 
 # Words

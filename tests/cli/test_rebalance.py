@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import anyio
 import pytest
 
 from tests.cli import test_releases
@@ -21,8 +22,8 @@ async def test_what_is_on_one_node_is_spread_by_one_command(server: NatsServer) 
     planned, waited = (command.split()[1:] for command in commands("Balance"))
     async with test_releases.cluster(server, "n1", "n2") as cluster:
         user = cluster.user
-        await user.put("nodes", "n2.intent", {"schedule": "cordon"})
-        await user.put("blueprints", "org.example/slice/1.0.0", {"instances": 4, "min_healthy": 0, "drain_delay": 0})
+        blueprint = {"instances": 4, "min_healthy": 0, "drain_delay": 0}
+        await user.put("blueprints", "org.example/slice/1.0.0", {**blueprint, "require": ["node = n1"]})
 
         async def all_on_one() -> bool:
             found = await user.slices()
@@ -30,7 +31,7 @@ async def test_what_is_on_one_node_is_spread_by_one_command(server: NatsServer) 
 
         await eventually(all_on_one, 30, "all are on one node")
         assert (await cluster.json("rebalance", "--plan"))["artifacts"] == []
-        await user.delete("nodes", "n2.intent")
+        await user.put("blueprints", "org.example/slice/1.0.0", blueprint)
         plan = (await cluster.json("rebalance", "--plan", "org.example:slice:1.0.0"))["artifacts"]
         assert [move["to"] for move in plan[0]["moves"]] == ["n2", "n2"]
         shown = await cluster.cdm(*planned)
@@ -58,9 +59,19 @@ async def test_a_wait_ends_where_another_rebalancing_is_asked_for_or_time_is_ove
         await user.put("status", "acme/web/1", {"condition": "Ready", "desired": 2})
         late = await command_line("rebalance", "--wait", "--timeout", "1s", env={"NATS_URL": server.url}, within=40)
         assert (late.returncode, b"acme:web:1: timed out" in late.stdout) == (3, True), late.stderr
-        told = {"condition": "Ready", "desired": 2, "observed_revision": 2**50, "settings": {"rebalanced": "x"}}
-        await user.put("status", "acme/web/1", told)
-        other = await command_line("rebalance", "--wait", env={"NATS_URL": server.url}, within=40)
+        known = (await user.contents("blueprints"))["acme/web/1"].sequence
+
+        async def ask_for_another() -> None:
+            async def asked() -> bool:
+                return (await user.contents("blueprints"))["acme/web/1"].sequence > known
+
+            await eventually(asked, 30, "it is asked for")
+            revision = await user.put("blueprints", "acme/web/1", {"instances": 2, "rebalanced": "x"})
+            await user.put("status", "acme/web/1", {"condition": "Ready", "observed_revision": revision})
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask_for_another)
+            other = await command_line("rebalance", "--wait", env={"NATS_URL": server.url}, within=40)
         assert (other.returncode, b"acme:web:1: superseded" in other.stdout) == (4, True), other.stderr
 
 
