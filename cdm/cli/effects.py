@@ -102,6 +102,9 @@ def _rollouts(seen: Foreseen, changed: Mapping[Artifact, Change]) -> Iterator[Ef
         change = changed.get(target)
         blueprint = change.blueprint if change is not None else _in_force(seen, target)
         settings = blueprint.rollout if blueprint is not None else RolloutSettings()
+        put = seen.look.cluster.rollouts.get(service)
+        if put is not None and not record.phase.under_way and put.value.target.version == record.target.version:
+            continue  # what was replaced long ago is remembered differently: that is nothing to look at
         source = service.version(record.source.version)
         count = seen.look.cluster.group(source).live
         yield Effect(EffectKind.ROLLED, str(target), _rolled(record, settings, count))
