@@ -114,6 +114,11 @@ class CommandWriter:
                     self._idle = anyio.Event()
             self._backpressure.release()
 
+    @property
+    def waiting(self) -> int:
+        """How many commands wait for a batch, those of an order that was begun included."""
+        return self._cutter.waiting
+
     async def drained(self) -> None:
         """Wait until no batch is in flight."""
         while self._in_flight:

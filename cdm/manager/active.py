@@ -43,7 +43,7 @@ from cdm.model.status import Condition, Status
 
 log = Log("cdm.manager")
 
-WORK_BUDGET = 0.005
+WORK_BUDGET = 0.0025
 """Seconds of deciding after which other tasks get their turn: the server is idle until the next batch is sent."""
 LOGGED_A_SECOND = 20
 """Decisions and statuses that are logged at level info; of more, the rest is counted."""

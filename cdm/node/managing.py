@@ -182,7 +182,7 @@ class Managing(Part):
     def _is_busy(self) -> bool:
         """Whether a leader's own writes may come back to it later."""
         state = self.manager.state
-        return isinstance(state, Active) and (self.outbox.queued > MAX_BATCH or state.backlog > LONG_BACKLOG)
+        return isinstance(state, Active) and (self._commands.waiting > MAX_BATCH or state.backlog > LONG_BACKLOG)
 
     def _wake_leadership(self) -> None:
         self.leadership.wake()

@@ -21,9 +21,9 @@ from cdm.wakeup import Wakeup
 
 log = Log("cdm.watch")
 
-TURN = 0.005
+TURN = 0.0025
 """Seconds of taking in after which others have their turn."""
-TURNS_OF_OTHERS = 8
+TURNS_OF_OTHERS = 4
 """Turns of the event loop that others have then: through so many hands an answer goes until the next write is sent."""
 LONGEST_HOLD = 2.0
 """Seconds for which deliveries may wait; what is there then is taken in."""

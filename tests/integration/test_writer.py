@@ -14,6 +14,7 @@ from cdm import clock
 from cdm.dispatch.messages import FenceRenewal, Message, WriteFailed, Written
 from cdm.errors import AccessDenied, Conflict, Uncertain
 from cdm.leader.actions import TakeOver
+from cdm.leader.batching import Cutter
 from cdm.leader.election import Election
 from cdm.leader.records import NO_FENCE, Records, Taken, Tenure, Timing, Vacant
 from cdm.leader.status_writer import StatusWriter
@@ -101,11 +102,24 @@ async def desk(server: NatsServer) -> AsyncIterator[Desk]:
 
 
 @pytest.mark.quick
+def test_what_is_left_of_an_order_that_was_begun_waits_too() -> None:
+    outbox, count = Outbox(lambda: None, lambda: None), 2 * MAX_BATCH + 7
+    commands = [Command(SliceKey(n(1), BIG, ordinal), SliceState.LOAD, "because") for ordinal in range(count)]
+    outbox.order(Order(BIG, 1, commands))
+    cutter = Cutter(outbox)
+    assert cutter.waiting == count
+    cutter.cut(1, one_order=False)
+    assert (outbox.queued, cutter.waiting) == (0, MAX_BATCH + 7)
+
+
+@pytest.mark.quick
 async def test_an_order_of_many_batches_is_stored_whole_and_in_order(server: NatsServer) -> None:
     async with desk(server) as each:
         each.order(BIG, 3 * MAX_BATCH + 7)
         each.order(SMALL, 5)
+        assert each.writer.waiting == 3 * MAX_BATCH + 12
         await eventually(lambda: len(each.said) == 2, 10)
+        assert not each.writer.waiting
         assert each.said == [
             Written(BIG, 1, each.election.tenure.fence_revision + 3 * MAX_BATCH + 12),  # type: ignore[union-attr]
             Written(SMALL, 1, each.election.tenure.fence_revision + 3 * MAX_BATCH + 12),  # type: ignore[union-attr]
