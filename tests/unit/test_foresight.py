@@ -22,7 +22,7 @@ NEXT = Artifact(APP.group, APP.name, "1.1.0")
 Changes = dict[Artifact, Blueprint | None]
 
 
-def _world() -> World:
+def running() -> World:
     """Three nodes in two zones, one of which takes no more; an artifact with three instances that have been up."""
     world = World()
     for number, zone in ((1, "a"), (2, "a"), (3, "b")):
@@ -36,7 +36,7 @@ def _world() -> World:
     return world
 
 
-def _messages(world: World) -> list[Message]:
+def messages(world: World) -> list[Message]:
     """One look at the buckets."""
     blueprints = ((key, *rest) for key, rest in world.blueprints.items())
     return [
@@ -50,7 +50,7 @@ def _messages(world: World) -> list[Message]:
 
 
 def _foreseen(world: World, changes: Changes) -> Foreseen:
-    return foresee(_messages(world), world.now, changes)
+    return foresee(messages(world), world.now, changes)
 
 
 def _done(world: World, changes: Changes) -> list[tuple[str, S | None, str]]:
@@ -88,7 +88,7 @@ CHANGES: dict[str, Changes] = {
 
 @pytest.mark.parametrize("case", CHANGES)
 def test_what_is_foreseen_is_what_is_done(case: str) -> None:
-    world = _world()
+    world = running()
     seen = _foreseen(world, CHANGES[case])
     assert _told(seen) == _done(world, CHANGES[case])
     assert bool(seen.commands) is (case != "the same")
@@ -101,7 +101,7 @@ def test_what_is_foreseen_is_what_is_done(case: str) -> None:
 
 
 def test_what_a_leader_would_do_anyway_is_not_foreseen() -> None:
-    world = _world()
+    world = running()
     world.blueprints[OTHER] = (Blueprint(4), world.sequence + 1, None)  # no leader has seen it yet
     world.sequence += 1
     assert _told(_foreseen(world, {})) == []
@@ -109,7 +109,7 @@ def test_what_a_leader_would_do_anyway_is_not_foreseen() -> None:
 
 
 def test_what_cannot_be_placed_is_told_with_its_reason() -> None:
-    world = _world()
+    world = running()
     world.intend(n(3), Schedule.CORDON)
     status = _foreseen(world, {NEXT: Blueprint.parse(b'{"instances": 2, "require": ["zone = b"]}')}).statuses[NEXT]
     assert status.condition is Condition.UNSCHEDULABLE
