@@ -5,8 +5,8 @@ renew its own. A node is called dead only when this process could have heard it 
 than half of the known nodes are missing at the same time, the fault is more likely on this side: then they are given up
 one by one, `MASS_LOSS_PACE` of a TTL apart.
 
-Missing is only what was known before: to this process, by what a leader remembered of it, or by the marker of its
-expired registration. Of a node that nobody ever heard of nothing is awaited. A node whose registration this process
+Missing is only what was known before: to this process, by what a leader remembered of it, or, in a bucket of an earlier
+version, by the marker of its expired registration. Of a node that nobody ever heard of nothing is awaited. A node whose registration this process
 never saw may be one out of an old backup: it has one TTL to be heard, and slows the eviction of no other down.
 """
 

@@ -7,6 +7,8 @@ there may be is written down here again.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -43,6 +45,12 @@ class Entry(NamedTuple):
             return json.loads(self.data)
         except ValueError:
             return None
+
+    @property
+    def ends(self) -> float:
+        """When the server removes it by itself, and leaves no trace of it."""
+        ttl = re.fullmatch(r"(\d+)(ms|s|)", self.headers.get("Nats-TTL", ""))
+        return self.time + int(ttl[1]) * (0.001 if ttl[2] == "ms" else 1) if ttl else math.inf
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -123,8 +131,11 @@ class History:
         self._patience = patience
         self._nodes: defaultdict[str, Past] = defaultdict(Past)
         self._blueprints: defaultdict[str, Past] = defaultdict(Past)
-        for entry in entries["nodes"]:
+        last = max((entry.time for several in entries.values() for entry in several), default=0.0)
+        for entry, following in _with_the_next(entries["nodes"]):
             self._nodes[entry.key].add(entry.time, entry.value)
+            if entry.ends <= (following.time if following else last):
+                self._nodes[entry.key].add(entry.ends, None)
         for entry in entries["blueprints"]:
             count = _instances(entry)
             if count is not None:
@@ -158,34 +169,11 @@ class History:
 
     def terms(self) -> list[str]:
         """In the order of the stream no term is followed by an earlier one, and each has one holder."""
-        found = []
-        highest = fence = 0
-        holders: dict[int, tuple[Any, Any]] = {}
+        terms = _Terms()
         for entry, after in zip(self.slices, [*self.slices[1:], None], strict=True):
-            fields = entry.fields
-            if not _by_leader(entry) or not isinstance(fields.get("term"), int):
-                continue
-            term = fields["term"]
-            if term < highest:
-                found.append(f"{entry}: written after term {highest} began")
-            highest = max(highest, term)
-            if entry.key == "_leader":
-                holder = (fields.get("node"), fields.get("incarnation"))
-                if holders.setdefault(term, holder) != holder:
-                    found.append(f"{entry}: term {term} is {holders[term]}'s")
-                if term > fence and not (after and after.key == "_term" and after.fields.get("term") == term):
-                    found.append(f"{entry}: a lease without its fence")
-            elif entry.key == "_term":
-                # Its own leader, which names its process, writes it anew where it cannot know what was stored.
-                anew = fields.get("incarnation") and fields["incarnation"] == holders.get(term, (None, None))[1]
-                if term < fence or (term == fence and not anew):
-                    found.append(f"{entry}: the fence was {fence} before")
-                if holders.get(term, (None, None))[0] != fields.get("leader"):
-                    found.append(f"{entry}: the lease of term {term} is {holders.get(term)}'s")
-                fence = term
-            elif term != fence:
-                found.append(f"{entry}: a command of term {term} under the fence of term {fence}")
-        return found
+            if _by_leader(entry) and isinstance(entry.fields.get("term"), int):
+                terms.take(entry, after)
+        return terms.found
 
     def fences(self) -> list[str]:
         """What leaders write to slices is guarded by the fence of that moment, a batch by its first message."""
@@ -298,6 +286,63 @@ class History:
         return all(value is not None for value in self._nodes[node].during(start, time)) and all(
             value is None for value in self._nodes[f"{node}.intent"].during(start, time)
         )
+
+
+class _Terms:
+    """Follows the lease and the fence."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+        self._highest = self._fence = self._number = 0
+        self._holders: dict[int, tuple[Any, Any]] = {}
+        self._announced: dict[int, tuple[Any, Any]] = {}
+        """Who wrote the fence of a term before its lease, as where the server took no batch."""
+
+    def take(self, entry: Entry, after: Entry | None) -> None:
+        """A leader wrote this, and somebody what is stored after it."""
+        term = entry.fields["term"]
+        if term < self._highest:
+            self.found.append(f"{entry}: written after term {self._highest} began")
+        self._highest = max(self._highest, term)
+        if entry.key == "_leader":
+            self._lease(entry, term, after)
+        elif entry.key == "_term":
+            self._take_fence(entry, term)
+        elif term != self._fence:
+            self.found.append(f"{entry}: a command of term {term} under the fence of term {self._fence}")
+
+    def _lease(self, entry: Entry, term: int, after: Entry | None) -> None:
+        holder = (entry.fields.get("node"), entry.fields.get("incarnation"))
+        if term in self._announced and term not in self._holders and guard(entry) != str(self._number):
+            self.found.append(f"{entry}: a lease that its fence #{self._number} does not guard")
+        if self._announced.get(term, holder) != holder:
+            self.found.append(f"{entry}: the fence of term {term} is {self._announced[term]}'s")
+        if self._holders.setdefault(term, holder) != holder:
+            self.found.append(f"{entry}: term {term} is {self._holders[term]}'s")
+        if term > self._fence and not (after and after.key == "_term" and after.fields.get("term") == term):
+            self.found.append(f"{entry}: a lease without its fence")
+
+    def _take_fence(self, entry: Entry, term: int) -> None:
+        fields, holder = entry.fields, self._holders.get(term)
+        # Its own leader, which names its process, writes it anew where it cannot know what was stored.
+        anew = holder and fields.get("incarnation") and fields["incarnation"] == holder[1]
+        if term < self._fence or (term == self._fence and not anew):
+            self.found.append(f"{entry}: the fence was {self._fence} before")
+        elif holder is None:
+            self._announced[term] = (fields.get("leader"), fields.get("incarnation"))
+        if holder and holder[0] != fields.get("leader"):
+            self.found.append(f"{entry}: the lease of term {term} is {holder}'s")
+        self._fence, self._number = term, entry.sequence
+
+
+def _with_the_next(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry | None]]:
+    """Each entry, and what was written next under its key."""
+    later: dict[str, Entry] = {}
+    found = []
+    for entry in reversed(entries):
+        found.append((entry, later.get(entry.key)))
+        later[entry.key] = entry
+    return reversed(found)
 
 
 def _by_leader(entry: Entry) -> bool:

@@ -15,7 +15,7 @@ from cdm.store.bucket import Bucket
 from tests.harness.flooding import flood, floodable
 from tests.harness.judging import assert_terms_grow
 from tests.harness.nodes import nodes_on
-from tests.harness.servers import FORGIVEN
+from tests.harness.servers import FORGIVEN, running_cluster
 from tests.harness.store import connected
 from tests.harness.waiting import eventually, in_time
 from tests.harness.wire import Raw, artifact_of, raw
@@ -99,6 +99,19 @@ async def test_a_dead_leader_is_replaced_in_a_flood(tmp_path: Path) -> None:
                     await placed(user, f"org.example/one/1.0.{term}", 3)
             assert_terms_grow(await user.recorded())
             nodes.unharmed()
+
+
+async def test_three_servers_are_flooded() -> None:
+    """There a second guarded write in flight is refused, and a command is acknowledged when two servers have it."""
+    async with running_cluster() as servers, raw(servers) as user, nodes_on(servers[0], replicas=3) as nodes:
+        await nodes.start("n1", "n2", "n3")
+        first = await nodes.leader(within=30)
+        term = first.active
+        async with flood(servers[0]):
+            await placed(user, "org.example/one/1.0.0", 20)
+            await first.crash()
+            await nodes.leader(above=term)
+            await placed(user, "org.example/one/1.0.1", 20)
 
 
 async def test_a_leader_that_stops_hands_over_in_a_flood(tmp_path: Path) -> None:

@@ -154,6 +154,20 @@ async def test_a_silent_leader_is_replaced_when_its_lease_ends(server: NatsServe
             await finish(user, nodes)
 
 
+async def test_nobody_looks_for_what_is_renewed(server: NatsServer) -> None:
+    """What expires is known by the clock, and looked for when it is due: at rest nothing is asked."""
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("n1", "n2", "n3")
+        await nodes.leader()
+        await serves(user)
+        await anyio.sleep(1)
+        asked = [await user.overhear(f"$JS.API.{call}.>") for call in ("STREAM.INFO", "STREAM.MSG", "DIRECT")]
+        await anyio.sleep(4)  # two TTLs of the lease and of registrations
+        assert [message.subject for each in asked for message in each] == []
+        await nodes.all["n3"].crash()
+        await eventually(lambda: any(message.subject.endswith("KV_nodes") for message in asked[0]), 10, "it is due")
+
+
 @pytest.mark.quick
 async def test_the_server_refuses_an_old_fence(server: NatsServer) -> None:
     """Whatever a deposed leader sends, single or in a batch, changes nothing."""

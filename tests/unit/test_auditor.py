@@ -34,10 +34,18 @@ class Script:
         entries.append(Entry(bucket, key, len(entries) + 1, self.time, previous, data, headers))
         return self
 
-    def node(self, *names: str) -> Self:
+    def node(self, *names: str, ttl: str = "") -> Self:
         for name in names:
-            self.write("nodes", name, {"ttl": 10})
+            self.write("nodes", name, {"ttl": 10}, {"Nats-TTL": ttl} if ttl else None)
         return self
+
+    def step_by_step(self, term: int, node: str, *, by: str = "", guard: int = 0) -> Self:
+        """A take-over without a batch: first the fence, then the lease under it."""
+        self.write("slices", "_term", {"term": term, "leader": node, "incarnation": f"of {node}"})
+        self._fence = len(self.entries["slices"])
+        lease = {"node": by or node, "term": term, "incarnation": f"of {by or node}"}
+        headers = {GUARDED: "$KV.slices._term", GUARD: str(guard or self._fence)}
+        return self.write("slices", "_leader", lease, headers)
 
     def expire(self, name: str) -> Self:
         self.write("nodes", name, None)
@@ -119,6 +127,29 @@ def test_two_holders_of_one_term() -> None:
 
 def test_a_lease_without_a_fence() -> None:
     assert "without its fence" in told(begun().renew(2, "n2"))
+
+
+def test_a_take_over_step_by_step() -> None:
+    assert begun().step_by_step(2, "n2").renew(2, "n2").history.violations() == []
+    assert begun().write("slices", "_term", {"term": 2, "leader": "n2"}).term(3, "n3").history.violations() == []
+    assert "the fence of term 2" in told(begun().step_by_step(2, "n2", by="n3"))
+    assert "does not guard" in told(begun().step_by_step(2, "n2", guard=2))
+
+
+def test_a_registration_ends_with_its_ttl() -> None:
+    script = begun()
+    for node in ("n1", "n2", "n3"):
+        script.node(node, ttl="10000ms")
+    script.time += 5
+    script.node("n1", "n2", ttl="10000ms")
+    script.time += 5
+    script.node("n2", "n3", ttl="10000ms")  # n3 was not heard for longer than its TTL, and is back
+    assert script.history.end() == []
+    script.time += 6
+    script.node("n2", ttl="10000ms")
+    assert script.history.end() == ["n1.g/n/1 is on a node that is gone"]
+    script.command("n1.g/n/1", None).load("n3.g/n/1")
+    assert script.history.violations() == []
 
 
 def test_a_fence_of_somebody_else() -> None:
