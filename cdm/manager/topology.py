@@ -6,8 +6,9 @@ than half of the known nodes are missing at the same time, the fault is more lik
 one by one, `MASS_LOSS_PACE` of a TTL apart.
 
 Missing is only what was known before: to this process, by what a leader remembered of it, or, in a bucket of an earlier
-version, by the marker of its expired registration. Of a node that nobody ever heard of nothing is awaited. A node whose registration this process
-never saw may be one out of an old backup: it has one TTL to be heard, and slows the eviction of no other down.
+version, by the marker of its expired registration. Of a node that nobody ever heard of nothing is awaited. A node whose
+registration this process never saw may be one out of an old backup: it has one TTL to be heard, and slows the eviction
+of no other down.
 """
 
 from __future__ import annotations
