@@ -13,9 +13,17 @@ from tests.harness.servers import NatsServer, running_server
 
 # Machines are slow at times: no example fails for the time that it takes.
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
-# The same examples each time, so that what fails does so because of a change; CDM_TEST_RANDOM=1 searches elsewhere.
-ALIKE = not os.environ.get("CDM_TEST_RANDOM")
-settings.register_profile("cdm", deadline=None, print_blob=True, suppress_health_check=SLOW, derandomize=ALIKE)
+# The same examples each time, so that what fails does so because of a change. CDM_TEST_RANDOM=1 searches elsewhere, and
+# CDM_TEST_RANDOM=30 tries thirty times as many.
+TIMES = int(os.environ.get("CDM_TEST_RANDOM") or 0)
+settings.register_profile(
+    "cdm",
+    max_examples=100 * max(TIMES, 1),
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=SLOW,
+    derandomize=not TIMES,
+)
 settings.register_profile("quick", settings.get_profile("cdm"), max_examples=10)
 
 

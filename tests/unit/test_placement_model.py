@@ -56,13 +56,14 @@ each = st.booleans().map(lambda yes: {"instances": "each"} if yes else {})
 
 
 @st.composite
-def neighbours(draw: st.DrawFn, artifact: Artifact) -> dict[str, Any]:
-    """What an artifact is to be near to, or apart from: itself, and others that come before it in the alphabet.
+def neighbours(draw: st.DrawFn, artifact: Artifact, *, moves: bool) -> dict[str, Any]:
+    """What an artifact is to be near to, or apart from: itself, and others.
 
-    Two that each have a rule about the other may chase one another for ever, as they were told to.
+    What is moved off nodes that a rule forbids (``moves``) has rules about those alone that come before it in the
+    alphabet: two that each have a rule about the other may chase one another for ever, as they were told to.
     """
     own = str(artifact.service)
-    others = [str(each.service) for each in ARTIFACTS if each < artifact]
+    others = [str(each.service) for each in ARTIFACTS if each < artifact or (each != artifact and not moves)]
     found: dict[str, Any] = {}
     if apart := draw(st.lists(st.sampled_from([own, *others]), max_size=2, unique=True)):
         found["apart"] = [{"from": each, "by": draw(by), "hard": draw(st.booleans())} for each in apart]
@@ -119,7 +120,7 @@ class PlacementModel(ClusterModel):
     def user_applies(
         self, artifact: Artifact, instances: int, typed: dict[str, Any], each: dict[str, Any], data: st.DataObject
     ) -> None:
-        near_and_apart = data.draw(neighbours(artifact))
+        near_and_apart = data.draw(neighbours(artifact, moves=typed.get("on_violation") == "move"))
         blueprint = {"instances": instances, **typed, **near_and_apart, **each}
         if each:
             blueprint = {name: value for name, value in blueprint.items() if name not in _OF_NUMBERS}
@@ -160,7 +161,9 @@ class PlacementModel(ClusterModel):
         there |= {each.key for one in world.outbox.orders for each in one.commands if each.state is S.LOAD}
         for command in order.commands:
             if command.state is S.LOAD:
-                labels = self._labels(command.key.node)
+                labels, most = self._labels(command.key.node), desired.blueprint.rules.max_per_node
+                on_it = {key for key in there if (key.node, key.artifact) == (command.key.node, order.artifact)}
+                assert most is None or len({*on_it, command.key}) <= most, command
                 for rule in desired.blueprint.rules.apart:
                     assert not rule.hard or not self._is_near(rule, labels, there - {command.key}), command
 
