@@ -54,6 +54,8 @@ class Program:
     def __init__(self, shared: Shared, key: SliceKey, leaves_within: Callable[[], float | None]) -> None:
         self.key = key
         self.port: int | None = None
+        self.cores = 0.0
+        """How many its key says that it reserves; 0: none."""
         self._interruption: Interruption | None = None
         self._shared = shared
         self.leaves_within = leaves_within
@@ -188,7 +190,8 @@ class Program:
         self.release()
         self._content = fetched.digest
         plain = {name: value for name, value in manifest.env.items() if name not in secrets}
-        work = Work(self.key, fetched.folder, replace(manifest, env=plain), stop_after, secrets, may_start)
+        plainly = replace(manifest, env=plain)
+        work = Work(self.key, fetched.folder, plainly, stop_after, secrets, may_start, self.cores)
         await shared.runtime.load(work)
         self._loaded, self._starts = _Loaded(manifest, overrides, fetched.content, may_start), 0
 

@@ -30,7 +30,6 @@ STEP_RETRY_PAUSE = 0.5
 """Seconds after which a write that was not stored, or a stop that failed, is tried again."""
 _UP = (SliceState.ACTIVATING, SliceState.ACTIVE)
 
-
 PROMPT = 1.0
 """Seconds after which a deadline that was told before the work began is told again: it counts from when it is told."""
 TURN_DEADLINE = 86_400.0
@@ -92,6 +91,7 @@ class Worker:
             if value.state is SliceState.LOAD:
                 self._program.count_anew()
             self._known = Current(revision, value)
+            self._program.cores = value.needs.cpu if value.needs else 0.0
             self._lingering.learn(value, at)
             self.wake()
 

@@ -133,10 +133,9 @@ def node(
     secrets
         Folder with the secrets that slices are given, one a file, mode 0700. [default: systemd's credentials]
     run_as
-        The user that slices run as, a name or number; "same": this node's own. [default: see --run-as-range]
+        The user that slices run as, a name or number; "same": this node's own. [default: as --run-as-range says]
     run_as_range
-        Users FIRST-LAST, in numbers, of which each slice gets one for itself.
-        [default for root: 1900000000-1900065535; for others: none, and slices run as this node's own user]
+        Users FIRST-LAST, one for each slice. [default for root: 1900000000-1900065535; for others: none]
     trust
         File with public keys, one a line: only artifacts that one of them has signed are run. [default: anything is]
     log_format
@@ -182,7 +181,7 @@ def node(
         runtime_named(runtime)
     configure_logs(log_format, log_level, id=name)
     if role is not Role.MANAGER and runtime == PROCESS:
-        _tell(settings.run_as)
+        _tell(settings)
     anyio.run(_run, settings)
     return 0
 
@@ -196,15 +195,19 @@ def _as_whom(role: Role, runtime: str, user: str | None, users: str | None) -> R
     return SAME if runtime != PROCESS or (role is Role.MANAGER and not (user or users)) else chosen(user, users)
 
 
-def _tell(run_as: RunAs) -> None:
+def _tell(settings: NodeSettings) -> None:
     """Say once what slices can reach."""
-    if run_as == SAME:
+    if settings.run_as == SAME:
         log.info(
             "slices run as this node's own user: they can read each other's files, and the node's with its credentials"
             + ("" if os.geteuid() == 0 else "; only root can give them users of their own (--run-as-range)"),
             uid=os.geteuid(),
         )
-    elif not runs_python(run_as):
+        return
+    for path in settings.access.files:
+        if path.stat().st_mode & 0o044:
+            log.warning("slices may read this node's credentials: chmod 600", file=str(path))
+    if not runs_python(settings.run_as):
         log.warning("slices may not run this node's Python, so none whose entry ends in .py works", path=sys.executable)
 
 

@@ -63,6 +63,8 @@ class Work(Struct, frozen=True):
     may_start: Callable[[], None] = _ignored
     """To be called before each start that the runtime makes by itself; raises `SliceFailed` where the slice must not be
     started any more, since whoever signed it is not trusted now."""
+    cores: float = 0.0
+    """How many it reserves on the node (``needs.cpu``), so that processors can be shared accordingly; 0: none."""
 
 
 class Surroundings(Struct, frozen=True):

@@ -19,19 +19,21 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from cdm.cli import Exit
 from cdm.errors import SliceFailed
 from cdm.model.artifact import Artifact
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Limits, Line, Manifest, Readiness, Tcp
+from cdm.model.secret import SecretForm, SecretRef
 from cdm.output.reading import folder_name
-from cdm.runtimes import Surroundings, Work
+from cdm.runtimes import Secrets, Surroundings, Work
 from cdm.runtimes.process.claims import Claims
 from cdm.runtimes.process.runtime import ProcessRuntime
 from cdm.runtimes.process.users import HOMES, Users
 from cdm.runtimes.run_as import OneUser, RunAs, UserRange, runs_python
 from tests.harness import processes as node_harness
 from tests.harness.proc import exists, read
-from tests.harness.processes import environment, node_processes
+from tests.harness.processes import command_line, environment, node_processes
 from tests.harness.programs import NODE
 from tests.harness.servers import NatsServer
 from tests.harness.serving import Hand, made, yard
@@ -108,7 +110,7 @@ class Ward:
             each.mkdir(exist_ok=True)
             each.chmod(0o711)
         claims = Claims(chosen, self.registry) if isinstance(chosen, UserRange) else None
-        told = Surroundings(NODE, runtime, lambda *_: None)
+        told = Surroundings(NODE, runtime, lambda *_: None, secrets=Secrets(NODE, self.top / "secrets"))
         return ProcessRuntime(told, users=Users(runtime, chosen, claims), cgroups=cgroups)
 
     def content(self, program: str, name: str = "one") -> Path:
@@ -256,6 +258,27 @@ say(
     assert exists(pid)
     assert ward.uid(twin) != ward.uid(key)
     assert ward.home(twin).stat().st_gid == ward.home(key).stat().st_gid, "they share their artifact"
+
+
+async def test_files_of_its_secrets_are_for_it_alone(ward: Ward) -> None:
+    folder = ward.top / "secrets"
+    folder.mkdir(mode=0o700)
+    (folder / "password").write_text("open sesame")
+    shows = "say(path=os.environ['PASSWORD'], secret=open(os.environ['PASSWORD']).read())"
+    work = ward.work(f"{shows}\nprint('up', flush=True)\ntime.sleep(600)", "other")
+    work = replace(work, secrets={"PASSWORD": SecretRef("password", SecretForm.FILE)})
+    await ward.runtime.load(work)
+    await ward.runtime.activate(work.key)
+    said = await ward.said(work.key)
+    assert said["secret"] == "open sesame"
+    path = Path(said["path"])
+    key = await ward.up(
+        f"""
+path = {str(path)!r}
+say(all=[tried(read, path), tried(os.listdir, os.path.dirname(path)), tried(into, os.path.dirname(path))])
+"""
+    )
+    assert (await ward.said(key))["all"] == ["EACCES"] * 3
 
 
 async def test_keeper_and_logs_are_out_of_its_reach(ward: Ward) -> None:
@@ -440,6 +463,8 @@ async def test_what_was_left_is_cleared_once_the_slices_are_known(top: Path) -> 
         ward.runtime.listed([kept])
         await eventually(lambda: not homes[1].exists())
         assert homes[0].exists()
+        await ward.runtime.unload(kept)  # it was never loaded by this process
+        assert not homes[0].exists()
     finally:
         await ward.runtime.close()
 
@@ -611,3 +636,28 @@ async def test_a_node_and_its_credentials_are_out_of_reach(
             for key in keys:
                 await hand.unload(key)
             assert users() == {}
+
+
+@pytest.fixture
+def shut(tmp_path: Path) -> Path:
+    tmp_path.chmod(0o700)
+    return tmp_path
+
+
+async def test_a_folder_that_slices_cannot_pass_through_ends_the_node_at_once(shut: Path) -> None:
+    for option in ("--run-as-range=1950000000-1950000999", "--run-as=12345"):
+        options = ("--runtime", "process", "--folder", str(shut / "node"), "--server", "127.0.0.1:1", option)
+        ended = await command_line("node", *options, env={"CDM_RUN_AS": ""} if "range" in option else {})
+        told = ended.stderr.decode()
+        assert ended.returncode == Exit.USAGE, told
+        assert "may not be entered by user 1" in told
+        assert "--run-as same" in told
+        assert told.count("\n") == 1
+
+
+async def test_a_node_whose_slices_are_itself_says_so_once(server: NatsServer, top: Path) -> None:
+    with node_processes(server, top) as running:
+        node = running.start("n1", "--runtime", "process", "--folder", str(top / "n1"), "--run-as", "same")
+        await eventually(lambda: "node is up" in node.log)
+        assert node.log.count("slices run as this node's own user") == 1
+        assert stat.S_IMODE((top / "n1").stat().st_mode) == 0o700

@@ -43,8 +43,15 @@ def test_limits_go_where_there_is_a_controller(tmp_path: Path) -> None:
         "memory.oom.group": "1",
         "pids.max": "7",
     }
-    assert list(Cgroups(tmp_path, frozenset()).add("none", limits).iterdir()) == []
+    assert list(Cgroups(tmp_path, frozenset()).add("none", limits, 0.5).iterdir()) == []
     assert list(Cgroups(tmp_path, frozenset({"memory", "pids"})).add("unlimited", Limits()).iterdir()) == []
+
+
+@pytest.mark.parametrize(("cores", "weight"), [(0.5, "50"), (0.001, "1"), (2, "200"), (1000, "10000")])
+def test_processors_are_shared_by_what_is_reserved(tmp_path: Path, cores: float, weight: str) -> None:
+    group = Cgroups(tmp_path, frozenset({"cpu"})).add("one", Limits(memory=1000, processes=7), cores)
+    assert {each.name: each.read_text() for each in group.iterdir()} == {"cpu.weight": weight}
+    assert list(Cgroups(tmp_path, frozenset({"cpu"})).add("other", Limits()).iterdir()) == []
 
 
 def test_processes_are_limited_by_one_of_them() -> None:

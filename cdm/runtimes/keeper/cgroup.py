@@ -17,6 +17,8 @@ from pathlib import Path
 from cdm.model.manifest import Limits
 
 CONTROLLERS = ("memory", "pids", "cpu")
+WEIGHT_OF_A_CORE, MOST_WEIGHT = 100, 10_000
+"""The kernel's default and most: processors that are short are shared by weight."""
 PIDS_RESERVE = 64
 """Processes and threads that all runs together cannot use up: node and keeper need some."""
 
@@ -119,8 +121,14 @@ class Cgroups:
                 continue
         return None
 
-    def add(self, run: str, limits: Limits) -> Path:
-        """Make a run's group. Raises `OSError`."""
+    def add(self, run: str, limits: Limits, cores: float = 0.0) -> Path:
+        """Make a run's group. Raises `OSError`.
+
+        Args:
+            run: its name.
+            limits: the manifest's.
+            cores: how many it reserves; 0: it does not say, and counts like one that reserves one.
+        """
         group = self.base / run
         group.mkdir(parents=True, exist_ok=True)
         if limits.memory is not None and "memory" in self.controllers:
@@ -128,6 +136,9 @@ class Cgroups:
             (group / "memory.oom.group").write_text("1")
         if limits.processes is not None and "pids" in self.controllers:
             (group / "pids.max").write_text(str(limits.processes))
+        if cores and "cpu" in self.controllers:
+            weight = round(cores * WEIGHT_OF_A_CORE)
+            (group / "cpu.weight").write_text(str(min(max(weight, 1), MOST_WEIGHT)))
         return group
 
 

@@ -32,6 +32,30 @@ def _prctl(what: int, *values: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+class _Bound:
+    """Whether this process, or the one that it was forked from, has lost its bounding set."""
+
+    done = False
+
+
+def bind() -> None:
+    """Have nothing that this process runs get capabilities from a file: its bounding set is emptied, once for all.
+
+    What it has itself it keeps. Done before forks, it saves each of them a third of the time that `become` takes.
+
+    Raises:
+        OSError: this process may not do that.
+    """
+    for capability in range(0 if _Bound.done else _CAPABILITIES):
+        try:
+            _prctl(_PR_CAPBSET_DROP, capability)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            break  # that was the last one
+    _Bound.done = True
+
+
 def become(uid: int, gid: int) -> None:
     """Make this process another user's, without groups and capabilities, and without any way to get some.
 
@@ -40,13 +64,7 @@ def become(uid: int, gid: int) -> None:
     Raises:
         OSError: this process may not do that, or the user is none here.
     """
-    for capability in range(_CAPABILITIES):
-        try:
-            _prctl(_PR_CAPBSET_DROP, capability)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            break  # that was the last one
+    bind()
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     os.setgroups([])
     os.setresgid(gid, gid, gid)

@@ -49,15 +49,7 @@ from cdm.runtimes.keeper.protocol import (
     encode,
 )
 from cdm.runtimes.keeper.runs import KILL_INTERVAL, Run, Runs, Stopping
-from cdm.runtimes.keeper.spawn import (
-    RunBounds,
-    launch,
-    limits_processes,
-    problem_of,
-    raise_open_files,
-    reserve,
-    shortage,
-)
+from cdm.runtimes.keeper.spawn import RunBounds, launch, limits_processes, problem_of, reserve, shortage
 
 CHUNK = 64 * 1024
 """Bytes read from one pipe before the others have their turn."""
@@ -89,9 +81,8 @@ class Keeper:
         self._packets = PacketQueue(node)
         self._records = folder / RECORDS
         self._cgroups = cgroups
-        controllers = frozenset[str]() if cgroups is None else cgroups.controllers
         self._boot = boot()
-        self._bounds = RunBounds(raise_open_files(), cgroup.most_processes(), controllers)
+        self._bounds = RunBounds.found(cgroups)
         self._runs = Runs(token)
         self._selector = selectors.DefaultSelector()
         self._watch(node.fileno(), self._on_node)
@@ -188,10 +179,7 @@ class Keeper:
             for _ in range(2):
                 pipes += os.pipe()
             if self._cgroups is not None:
-                group = self._cgroups.add(spawn.run, spawn.limits)
-            if spawn.user is not None:  # programs open /dev/stdout anew, as files of theirs
-                for descriptor in pipes[::2]:
-                    os.fchown(descriptor, spawn.user.uid, spawn.user.gid)
+                group = self._cgroups.add(spawn.run, spawn.limits, spawn.cores)
             output = OutputWriter(Path(spawn.output), spawn.logs, spawn.line)
             pid, exec_pipe = launch(spawn, pipes[1], pipes[3], self._bounds, group)
         except OSError as error:  # no process, no file descriptor, no disk

@@ -57,6 +57,8 @@ class Spawn(Struct, frozen=True, tag=True):
     lapse: Lapse | None = None
     user: RunUser | None = None
     """None: the node's own."""
+    cores: float = 0.0
+    """How many it reserves; 0: it does not say."""
 
 
 class Stop(Struct, frozen=True, tag=True):

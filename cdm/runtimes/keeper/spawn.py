@@ -15,7 +15,8 @@ import msgspec
 
 from cdm.model.manifest import Limits
 from cdm.runtimes.keeper import cgroup
-from cdm.runtimes.keeper.identity import become, die_with_parent, shown
+from cdm.runtimes.keeper.cgroup import Cgroups
+from cdm.runtimes.keeper.identity import become, bind, die_with_parent, shown
 from cdm.runtimes.keeper.protocol import RunUser, Spawn
 
 RESERVE = 16
@@ -53,6 +54,12 @@ class RunBounds(NamedTuple):
     """Most processes of a user that only one slice has, unless its limits say otherwise."""
     controllers: frozenset[str]
     """Those of the runs' cgroups."""
+
+    @classmethod
+    def found(cls, cgroups: Cgroups | None) -> RunBounds:
+        """What holds on this machine. The keeper's own limit of open files is raised."""
+        controllers = frozenset[str]() if cgroups is None else cgroups.controllers
+        return cls(raise_open_files(), cgroup.most_processes(), controllers)
 
 
 class Launched(NamedTuple):
@@ -128,6 +135,10 @@ def launch(spawn: Spawn, out: int, err: int, bounds: RunBounds, group: Path | No
         bounds: what holds for all runs.
         group: its cgroup.
     """
+    if spawn.user is not None:
+        bind()
+        for descriptor in (out, err):  # programs open /dev/stdout anew, as a file of theirs
+            os.fchown(descriptor, spawn.user.uid, spawn.user.gid)
     keeper = os.getpid()
     read, write = os.pipe()
     try:
@@ -196,7 +207,8 @@ def _turn_into(
 
 def _prefer_for_oom_kill() -> None:
     path = Path("/proc/self/oom_score_adj")
-    with contextlib.suppress(OSError, ValueError), shown():
+    # Root may write there although it is hidden.
+    with contextlib.suppress(OSError, ValueError), contextlib.nullcontext() if os.geteuid() == 0 else shown():
         path.write_text(str(min(int(path.read_text()) + OOM_SCORE, 1000)))
 
 
@@ -214,7 +226,9 @@ def _leave_pids(room: int | None) -> None:
 def _why_not(program: str, number: int, user: RunUser | None) -> str | None:
     """A clearer text for errors of exec whose own text misleads."""
     if number == errno.EACCES and user is not None:
-        return f"user {user.uid}, which this slice runs as, may not run it, or not enter a folder above it"
+        return (
+            f"user {user.uid}, which this slice runs as, may not run it, or not enter a folder above it (see --run-as)"
+        )
     if number == errno.EAGAIN and user is not None:
         return f"user {user.uid}, which this slice runs as, may have no more processes (limits.processes)"
     if number == errno.ENOEXEC:

@@ -127,7 +127,7 @@ class ProcessRuntime(Runtime):
             SliceFailed: what was loaded cannot be stopped, or a limit cannot be enforced on this node, or there is no
                 user for it.
         """
-        await self.unload(work.key)
+        await self._drop(work.key)
         if work.manifest.limits.processes is not None and self.surroundings.enforce_limits:
             await self.supervisor.ready()
             if not self._limits_processes:
@@ -162,6 +162,10 @@ class ProcessRuntime(Runtime):
         Raises:
             SliceFailed: a process of it cannot be ended; it stays loaded.
         """
+        await self._drop(key)
+        await self._clear(key)  # also of what an earlier process of the node had
+
+    async def _drop(self, key: SliceKey) -> None:
         await self.deactivate(key)
         if self._slices.pop(key, None) is not None:
             await self._clear(key)

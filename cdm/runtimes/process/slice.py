@@ -211,6 +211,7 @@ class Slice:
                 check.text if isinstance(check, Line) else None,
                 lapse,
                 lodging.user if lodging else None,
+                self.work.cores,
             ),
             self.key,
         )
