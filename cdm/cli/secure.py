@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import anyio
 from cyclopts import Parameter
 from rich import box
 from rich.table import Table
 
+from cdm.cli.connected import interruptible
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, check_prefix
 from cdm.cli.parameters import Json
 from cdm.cli.screen import plain, print_json, wide_console
 from cdm.errors import UsageError
 from cdm.model.artifact import NodeId, node_id
 from cdm.secure.folder import ACCOUNTS, SERVER, Changes, SiteFolder, Tls, UserWritten
+from cdm.secure.telling import tell
 
 Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", metavar="NAME", show_default=False)]
 
@@ -33,6 +37,8 @@ def secure(
     ca: Path | None = None,
     store: str | None = None,
     prefix: str | None = None,
+    jwt: Annotated[bool, FLAG] = False,
+    push: Annotated[bool, FLAG] = False,
     force: Annotated[bool, FLAG] = False,
     json: Json = False,
 ) -> int:
@@ -62,28 +68,55 @@ def secure(
         The server's folder for JetStream. [default: /var/lib/nats]
     prefix
         Prefix of the names of buckets and subjects, as --prefix of `cdm node`.
+    jwt
+        Of a new folder: users show JWTs, signed by an operator that is made, too. Servers need not be told of changes
+        by their configuration: --push tells them.
+    push
+        Tell the servers that run of all accounts. For a folder of --jwt.
     force
         Overwrite accounts.conf though it was changed by hand.
     """
     check_prefix(prefix or "")
     folder = SiteFolder(out.expanduser())
     known = folder.read()
+    if push and not (known and known.system):
+        raise UsageError("--push is for a folder of --jwt whose servers run")
     changes = Changes(_ids(nodes), _ids(managers), _split(rotate), _split(remove))
     if known is None:
         tls = _tls(cert, key, ca)
         url = server or f"{'tls' if cert else 'nats'}://127.0.0.1:4222"
-        written = folder.create(
-            changes, url=url, prefix=prefix or "", tls=tls, store=str(Path(store or "/var/lib/nats").absolute())
-        )
+        place = str(Path(store or "/var/lib/nats").absolute())
+        written = folder.create(changes, url=url, prefix=prefix or "", tls=tls, store=place, jwt=jwt)
     else:
         first = {"--server": server, "--cert": cert, "--key": key, "--ca": ca}
-        _refuse_later(folder, {**first, "--store": store, "--prefix": prefix})
+        _refuse_later(folder, {**first, "--store": store, "--prefix": prefix, "--jwt": jwt or None})
         written = folder.change(known, changes, force=force)
+    told = _push(folder) if push else None
     if json:
-        print_json(_told(folder, written))
+        print_json({**_told(folder, written), "pushed": told})
     else:
-        _show(folder, written, new=known is None, clear=known is None and cert is None)
+        _show(
+            folder,
+            written,
+            new=known is None,
+            clear=known is None and cert is None,
+            tokens=bool(known and known.system),
+            told=told,
+        )
     return 0
+
+
+def _push(folder: SiteFolder) -> int:
+    """Tell the servers of all accounts; returns of how many."""
+    configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
+    known = folder.read()
+    assert known is not None
+    access, tokens = folder.system(known), folder.tokens()
+
+    async def run() -> int:
+        return await tell(access, tokens)
+
+    return anyio.run(interruptible, run)
 
 
 def _ids(names: Sequence[str]) -> tuple[NodeId, ...]:
@@ -116,7 +149,9 @@ def _told(folder: SiteFolder, written: Sequence[UserWritten]) -> dict[str, objec
     return {**{name: str(path) for name, path in files.items()}, "users": written}
 
 
-def _show(folder: SiteFolder, written: Sequence[UserWritten], *, new: bool, clear: bool) -> None:
+def _show(
+    folder: SiteFolder, written: Sequence[UserWritten], *, new: bool, clear: bool, tokens: bool, told: int | None
+) -> None:
     console = wide_console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("user", "role", "", "key", "inbox prefix"):
@@ -129,6 +164,10 @@ def _show(folder: SiteFolder, written: Sequence[UserWritten], *, new: bool, clea
     if new:
         console.print(f"server:   nats-server -c {folder.path / SERVER}", markup=False)
         console.print(f"contexts: XDG_CONFIG_HOME={folder.path} cdm init --context admin", markup=False)
+    elif told is not None:
+        console.print(f"The servers were told of {told} accounts.")
+    elif tokens:
+        console.print(f"The servers do not know of this yet: cdm secure --out {folder.path} --push", markup=False)
     elif any(each.what != "kept" for each in written):
         console.print(
             f"Copy {folder.path / ACCOUNTS} to each server, and have it read anew: nats-server --signal reload"

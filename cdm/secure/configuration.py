@@ -134,6 +134,16 @@ tls {{
 }}
 """
 
+RESOLVER = """
+# Accounts that this server was told of since it was set up; servers of one cluster tell each other.
+resolver {{
+  type: full
+  dir: "{folder}"
+  allow_delete: false
+  interval: "2m"
+}}
+"""
+
 
 def server(*, store: str, cert: str, key: str, ca: str) -> str:
     """All of a server's configuration but its accounts; each argument as the configuration has it, or empty."""
@@ -142,7 +152,17 @@ def server(*, store: str, cert: str, key: str, ca: str) -> str:
     return text + (TLS.format(cert=cert, key=key, ca=authority) if cert else "")
 
 
-def server_file(accounts: str, *, store: str, cert: str, key: str, ca: str) -> str:
-    """A server's own file, which includes that of the accounts; each argument is a path, or empty."""
+def server_file(accounts: str, *, store: str, cert: str, key: str, ca: str, resolver: str = "") -> str:
+    """A server's own file, which includes that of the accounts.
+
+    Args:
+        accounts: name of that file.
+        store: folder of JetStream.
+        cert: the server's certificate, or empty.
+        key: its key, or empty.
+        ca: that of the authority, or empty.
+        resolver: folder of the accounts that the server is told of; empty: it is told of none.
+    """
     quoted = {name: f'"{path}"' if path else "" for name, path in {"cert": cert, "key": key, "ca": ca}.items()}
-    return f'{SERVER_HEAD}{server(store=chr(34) + store + chr(34), **quoted)}\ninclude "{accounts}"\n'
+    told = RESOLVER.format(folder=resolver) if resolver else ""
+    return f'{SERVER_HEAD}{server(store=chr(34) + store + chr(34), **quoted)}{told}\ninclude "{accounts}"\n'

@@ -449,3 +449,50 @@ async def test_the_security_of_the_documents(tmp_path: Path) -> None:
         told = written + await shell.good("cat *.log")
         for seed in seeds:
             assert seed not in told
+
+
+async def test_nodes_that_servers_are_told_of(tmp_path: Path) -> None:
+    """A node is added, given another key, and taken away, all while the server runs."""
+    program()
+    _, server, contexts, init, manager, node, status, *_ = commands("Users and permissions")
+    secure, more, rotate, remove = commands("Nodes that servers are told of")
+    Certificates(tmp_path)
+    port = free_port()
+    place = {"tls://nats.example.org": f"tls://127.0.0.1:{port}"}
+    address = {**place, "--nkey": "--creds", ".nk ": ".creds "}
+    async with terminal(tmp_path) as shell:
+        written = await shell.good(adapted(secure, {**place, "/var/lib/nats": "store"}))
+        await shell.start(f"{server} -a 127.0.0.1 -p {port}", "server")
+        log = tmp_path / "server.log"
+        await eventually(lambda: "Server is ready" in log.read_text(encoding="utf-8"), PATIENCE)
+        await shell.good(contexts)
+        await shell.good(init)
+        await shell.start(manager, "manager")
+        await shell.start(f"CDM_FOLDER=state {adapted(node, address)}", "node")
+
+        async def there(*names: str) -> bool:
+            rows = [line.split()[:2] for line in (await shell.type(status)).splitlines()]
+            return shell.code == Exit.OK and all([name, "agent"] in rows for name in names)
+
+        await eventually(lambda: there("node-1"), 60, "the first node is there")
+        written += await shell.good(more)
+        another = adapted(node, {**address, "node-1": "node-2"})
+        await shell.start(f"CDM_FOLDER=other {another}", "other")
+        await eventually(lambda: there("node-1", "node-2"), 60, "the node that was added is there")
+        old = (tmp_path / "site" / "keys" / "node-1.creds").read_bytes()
+        written += await shell.good(rotate)
+        assert (tmp_path / "site" / "keys" / "node-1.creds").read_bytes() != old
+        written += await shell.good(remove)
+        assert not (tmp_path / "site" / "keys" / "node-2.creds").exists()
+        node_log, other_log = tmp_path / "node.log", tmp_path / "other.log"
+        # The one reads its new credentials when it connects again; the other's are no more.
+        await eventually(lambda: "connected to NATS again" in node_log.read_text(encoding="utf-8"), PATIENCE, "let in")
+        await eventually(lambda: "No such file" in other_log.read_text(encoding="utf-8"), PATIENCE, "refused")
+        (tmp_path / "old.creds").write_bytes(old)
+        refused = await shell.type(adapted(node, {**address, "site/keys/node-1.creds": "old.creds"}))
+        assert shell.code == Exit.DENIED, refused
+        await shell.good("kill $node; wait $node && kill $manager; wait $manager")
+        await shell.type("kill $other; wait $other; kill $server; wait $server")
+        told = written + await shell.good("cat *.log")
+        for seed in re.findall(r"S[UAO][A-Z2-7]{56}", old.decode()):
+            assert seed not in told

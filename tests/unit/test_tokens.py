@@ -1,0 +1,70 @@
+"""JWTs of accounts: what they say, who signed them, and how long they get."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import nkeys
+import pytest
+
+from cdm.model.artifact import node_id
+from cdm.secure.accounts import Account
+from cdm.secure.issuing import issued
+from cdm.secure.jwts import Key, new_key, user_token
+from cdm.secure.permissions import HUB, Members, accounts
+
+pytestmark = pytest.mark.quick
+
+MOST = 1024 * 1024
+"""The longest message that a nats-server takes as it is shipped, in bytes: an account has to fit into one."""
+
+
+def _claims(token: str) -> Any:
+    return json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+
+
+def _issued(found: tuple[Account, ...]) -> tuple[Key, dict[str, Key], dict[str, str]]:
+    operator, keys = new_key("operator"), {each.name: new_key("account") for each in found}
+    signers = {user.name: new_key("account").public for each in found for user in each.users}
+    tokens = issued(found, operator, keys, signers, 1)
+    return operator, keys, {each.name: tokens[keys[each.name].public] for each in found}
+
+
+def test_what_is_signed_is_what_is_said() -> None:
+    signer, user = new_key("account"), new_key("user")
+    token = user_token(signer, "A", "node-1", user.public, 1)
+    text, _, signature = token.rpartition(".")
+    nkeys.from_seed(bytearray(signer.seed.encode())).verify(text.encode(), base64.urlsafe_b64decode(signature + "=="))
+    claims = _claims(token)
+    assert (claims["iss"], claims["sub"], claims["nats"]["issuer_account"]) == (signer.public, user.public, "A")
+
+
+def test_a_thousand_nodes_fit_into_an_account() -> None:
+    found = accounts(Members(tuple(node_id(f"node-{number}") for number in range(1000)), (node_id("m1"),)))
+    _, _, tokens = _issued(found)
+    assert max(map(len, tokens.values())) < MOST
+
+
+def test_nothing_of_the_buckets_is_had_without_their_leave() -> None:
+    """Each import is activated by the buckets' account, for this importer and this subject."""
+    found = accounts(Members((node_id("node-1"), node_id("node-2")), (node_id("m1"),)))
+    operator, keys, tokens = _issued(found)
+    hub = _claims(tokens[HUB])
+    assert hub["iss"] == operator.public
+    assert all(export["token_req"] for export in hub["nats"]["exports"])
+    for account in found:
+        for each in _claims(tokens[account.name])["nats"]["imports"]:
+            if each["account"] == keys[HUB].public:
+                leave = _claims(each["token"])
+                assert (leave["iss"], leave["sub"]) == (keys[HUB].public, keys[account.name].public)
+                assert leave["nats"]["subject"] == each["subject"]
+
+
+def test_a_seed_is_never_shown() -> None:
+    key = new_key("operator")
+    assert key.seed not in repr(key)
+    with pytest.raises(ValueError, match="damaged") as raised:
+        Key(key.seed[:-1])
+    assert key.seed[:-1] not in str(raised.value)
