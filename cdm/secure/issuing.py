@@ -8,14 +8,14 @@ from functools import reduce
 from msgspec.structs import replace
 
 from cdm.secure.accounts import Account, Export
-from cdm.secure.jwts import Key, account_token
+from cdm.secure.jwts import NatsKey, account_token
 
-Keys = Mapping[str, Key]
+Keys = Mapping[str, NatsKey]
 """The accounts' keys, by the accounts' names."""
 
 
 def issued(
-    accounts: Iterable[Account], operator: Key, keys: Keys, signers: Mapping[str, str], now: int
+    accounts: Iterable[Account], operator: NatsKey, keys: Keys, signers: Mapping[str, str], now: int
 ) -> dict[str, str]:
     """The JWT of each account, by its public key.
 

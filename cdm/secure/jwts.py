@@ -40,7 +40,7 @@ _HEAD = b'{"typ":"JWT","alg":"ed25519-nkey"}'
 _UNLIMITED = -1
 
 
-class Key:
+class NatsKey:
     """An nkey that signs.
 
     Args:
@@ -59,19 +59,19 @@ class Key:
         self.public = bytes(self._pair.public_key).decode()
 
     def __repr__(self) -> str:
-        return f"Key({self.public})"
+        return f"NatsKey({self.public})"
 
     def sign(self, text: str) -> bytes:
         """Its signature of a text."""
         return bytes(self._pair.sign(text.encode()))
 
 
-def new_key(kind: Kind) -> Key:
+def new_key(kind: Kind) -> NatsKey:
     """A key that nobody has yet."""
-    return Key(bytes(nkeys.encode_seed(os.urandom(32), _PREFIXES[kind])).decode())
+    return NatsKey(bytes(nkeys.encode_seed(os.urandom(32), _PREFIXES[kind])).decode())
 
 
-def operator_token(operator: Key, name: str, system: str, now: int) -> str:
+def operator_token(operator: NatsKey, name: str, system: str, now: int) -> str:
     """The operator's own, signed by itself.
 
     Args:
@@ -83,7 +83,7 @@ def operator_token(operator: Key, name: str, system: str, now: int) -> str:
     return _signed(operator, operator.public, name, "operator", {"system_account": system}, now)
 
 
-def system_token(operator: Key, system: str, signer: str, now: int) -> str:
+def system_token(operator: NatsKey, system: str, signer: str, now: int) -> str:
     """The account of the servers themselves, over which they are told of accounts; ``signer`` signs its one user."""
     limits = {"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "conn": -1}
     scope = _scope(SYSTEM_USER, signer, Account("SYS", "", (SYSTEM_USER,)))
@@ -92,7 +92,7 @@ def system_token(operator: Key, system: str, signer: str, now: int) -> str:
 
 
 def account_token(
-    operator: Key, account: Account, keys: Mapping[str, Key], signers: Mapping[str, str], now: int
+    operator: NatsKey, account: Account, keys: Mapping[str, NatsKey], signers: Mapping[str, str], now: int
 ) -> str:
     """An account, signed by the operator.
 
@@ -142,7 +142,7 @@ def _scope(user: User, signer: str, account: Account) -> dict[str, Any]:
     return {"kind": "user_scope", "key": signer, "role": user.name, "template": template}
 
 
-def user_token(signer: Key, account: str, user: str, public: str, now: int) -> str:
+def user_token(signer: NatsKey, account: str, user: str, public: str, now: int) -> str:
     """A user of an account, with the permissions of the key that signs it.
 
     Args:
@@ -172,7 +172,7 @@ def _export(export: Export, *, private: bool) -> dict[str, Any]:
     return {**claims, "token_req": True} if private else claims
 
 
-def _import(each: Import, importer: str, exporter: Key, now: int) -> dict[str, Any]:
+def _import(each: Import, importer: str, exporter: NatsKey, now: int) -> dict[str, Any]:
     kind = "stream" if each.stream else "service"
     found = {"subject": each.subject, "account": exporter.public, "type": kind}
     if each.account in PRIVATE:
@@ -181,7 +181,7 @@ def _import(each: Import, importer: str, exporter: Key, now: int) -> dict[str, A
     return {**found, "local_subject": each.to} if each.to else found
 
 
-def _signed(issuer: Key, subject: str, name: str, kind: str, claims: Mapping[str, Any], now: int) -> str:
+def _signed(issuer: NatsKey, subject: str, name: str, kind: str, claims: Mapping[str, Any], now: int) -> str:
     body: dict[str, Any] = {
         "iat": now,
         "iss": issuer.public,

@@ -11,7 +11,7 @@ from cdm.errors import UsageError
 from cdm.secure.accounts import Account, AccountLimits, User
 from cdm.secure.configuration import ACCOUNTS_HEAD, rendered
 from cdm.secure.issuing import issued, preload
-from cdm.secure.jwts import SYSTEM, Key, credentials, new_key, operator_token, system_token, user_token
+from cdm.secure.jwts import SYSTEM, NatsKey, credentials, new_key, operator_token, system_token, user_token
 from cdm.secure.keys import Pair, write_private
 
 ISSUERS = "issuers"
@@ -115,15 +115,15 @@ class ByTokens:
             f"system_account: {system.public}\n{preload(tokens)}"
         )
 
-    def _own(self, account: str) -> Key:
+    def _own(self, account: str) -> NatsKey:
         """The account's own key, made where there is none yet."""
         if not self._file(account).exists():
             write_private(self._file(account), f"{new_key('account').seed}\n".encode())
         return self._key(account)
 
-    def _key(self, name: str) -> Key:
+    def _key(self, name: str) -> NatsKey:
         try:
-            return Key(self._file(name).read_text(encoding="utf-8").strip())
+            return NatsKey(self._file(name).read_text(encoding="utf-8").strip())
         except FileNotFoundError:
             raise UsageError(
                 f"{self._file(name)} is missing: whoever changes accounts needs all of {ISSUERS}"

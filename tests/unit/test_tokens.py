@@ -12,7 +12,7 @@ import pytest
 from cdm.model.artifact import node_id
 from cdm.secure.accounts import Account
 from cdm.secure.issuing import issued
-from cdm.secure.jwts import Key, new_key, user_token
+from cdm.secure.jwts import NatsKey, new_key, user_token
 from cdm.secure.permissions import HUB, Members, accounts
 
 pytestmark = pytest.mark.quick
@@ -25,7 +25,7 @@ def _claims(token: str) -> Any:
     return json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
 
 
-def _issued(found: tuple[Account, ...]) -> tuple[Key, dict[str, Key], dict[str, str]]:
+def _issued(found: tuple[Account, ...]) -> tuple[NatsKey, dict[str, NatsKey], dict[str, str]]:
     operator, keys = new_key("operator"), {each.name: new_key("account") for each in found}
     signers = {user.name: new_key("account").public for each in found for user in each.users}
     tokens = issued(found, operator, keys, signers, 1)
@@ -66,5 +66,5 @@ def test_a_seed_is_never_shown() -> None:
     key = new_key("operator")
     assert key.seed not in repr(key)
     with pytest.raises(ValueError, match="damaged") as raised:
-        Key(key.seed[:-1])
+        NatsKey(key.seed[:-1])
     assert key.seed[:-1] not in str(raised.value)
