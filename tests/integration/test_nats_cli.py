@@ -488,6 +488,7 @@ async def test_nodes_that_servers_are_told_of(tmp_path: Path) -> None:
         # The one reads its new credentials when it connects again; the other's are no more.
         await eventually(lambda: "connected to NATS again" in node_log.read_text(encoding="utf-8"), PATIENCE, "let in")
         await eventually(lambda: "No such file" in other_log.read_text(encoding="utf-8"), PATIENCE, "refused")
+        assert "6 accounts" in await shell.good(inline("cdm secure --out site --push"))  # one is of no node any more
         (tmp_path / "old.creds").write_bytes(old)
         refused = await shell.type(adapted(node, {**address, "site/keys/node-1.creds": "old.creds"}))
         assert shell.code == Exit.DENIED, refused
