@@ -11,8 +11,9 @@ WIDTH = 120
 
 BATCHES = """\
 limits {
-  # A node that holds batches open keeps the leader's from being opened: there may be many, and none for long.
-  batch { max_inflight_per_stream: 1000, max_inflight_total: 5000, timeout: "2s" }
+  # Each open batch costs the server work. A node that holds as many open as there may be keeps the leader's from being
+  # opened: that goes on with single writes meanwhile, and does so for no longer than batches may last.
+  batch { max_inflight_per_stream: 50, max_inflight_total: 500, timeout: "2s" }
 }
 """
 """Limits of a server's JetStream."""

@@ -14,7 +14,7 @@ import secrets
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -32,7 +32,7 @@ from cdm.model.artifact import node_id
 from cdm.secure.example import example, variable
 from cdm.store.access import Access
 from tests.harness.paths import ROOT
-from tests.harness.servers import NatsServer, running_server
+from tests.harness.servers import NatsServer, free_port, temporary_folder
 from tests.harness.wire import ANSWER
 
 CONFIG = ROOT / "nats" / "secure.conf"
@@ -118,23 +118,26 @@ class Fortress:
             (folder / f"{name}.nk").write_text(pair.seed, encoding="utf-8")
         self.config = folder / "secure.conf"
         self.config.write_text(with_nodes(nodes) if before else self.text(), encoding="utf-8")
-        self.server: NatsServer | None = None
+        self.servers: list[NatsServer] = []
 
     def text(self) -> str:
         """The configuration that is shipped, for these nodes and managers."""
         return example([node_id(each) for each in self.nodes], [node_id(each) for each in self.managers])
 
     @property
-    def url(self) -> str:
-        """Where clients connect."""
-        assert self.server is not None
-        return self.server.url
+    def server(self) -> NatsServer:
+        """The server, or the first of several."""
+        return self.servers[0]
 
     @property
-    def env(self) -> dict[str, str]:
-        """What the configuration takes from the environment."""
+    def url(self) -> str:
+        """Where clients connect; of several servers separated by commas."""
+        return ",".join(server.url for server in self.servers)
+
+    def env(self, number: int = 0) -> dict[str, str]:
+        """What the configuration of a server takes from the environment."""
         return {
-            "NATS_STORE": str(self.folder / "store"),
+            "NATS_STORE": str(self.folder / f"store-{number}"),
             "NATS_TLS_CERT": str(self.tls.cert),
             "NATS_TLS_KEY": str(self.tls.key),
             "NATS_TLS_CA": str(self.tls.ca),
@@ -151,8 +154,8 @@ class Fortress:
         """How a user connects."""
         known: dict[str, Any] = {"ca": self.tls.ca, "inbox_prefix": f"_INBOX_{name}"}
         if name in self.passwords:
-            return Access((self.url,), user=name, password=self.passwords[name], **known)
-        return Access((self.url,), nkey=self.folder / f"{name}.nk", **known)
+            return Access(tuple(self.url.split(",")), user=name, password=self.passwords[name], **known)
+        return Access(tuple(self.url.split(",")), nkey=self.folder / f"{name}.nk", **known)
 
     def options(self, name: str, inbox: str = "") -> list[str]:
         """The same as options of the command line."""
@@ -173,7 +176,7 @@ class Fortress:
         who = {"user": name, "password": self.passwords[name]} if name in self.passwords else {}
         seed = {} if who else {"nkeys_seed": str(self.folder / f"{name}.nk")}
         client = await nats.connect(
-            self.url,
+            self.url.split(","),
             tls=context,
             error_cb=insider.on_error,
             inbox_prefix=f"_INBOX_{name}",
@@ -206,20 +209,21 @@ class Insider:
         """Send a message; returns whether the server took it."""
         before = len(self.refusals)
         await self.client.publish(subject, payload, reply=reply)
-        await self._settle()
+        await self.settle()
         return not any(f'publish to "{subject.lower()}"' in each for each in self.refusals[before:])
 
     async def may_subscribe(self, subject: str) -> bool:
         """Subscribe; returns whether the server agreed."""
         before = len(self.refusals)
         subscription = await self.client.subscribe(subject)
-        await self._settle()
+        await self.settle()
         refused = any(f'subscription to "{subject.lower()}"' in each for each in self.refusals[before:])
         if not refused:
             await subscription.unsubscribe()
         return not refused
 
-    async def _settle(self) -> None:
+    async def settle(self) -> None:
+        """Wait until the server has taken all that was sent."""
         # The client's first ping may go past what waits to be sent; its second one cannot.
         await self.client.flush()
         await self.client.flush()
@@ -243,22 +247,32 @@ def with_nodes(nodes: Sequence[str]) -> str:
 
 @asynccontextmanager
 async def fortress(
-    folder: Path, *nodes: str, managers: Sequence[str] = ("manager-1",), before: bool = False
+    folder: Path, *nodes: str, managers: Sequence[str] = ("manager-1",), before: bool = False, size: int = 1
 ) -> AsyncIterator[Fortress]:
-    """A server with the shipped configuration, for the time of the ``with`` block.
+    """Servers with the shipped configuration, for the time of the ``with`` block.
 
     Args:
         folder: where seeds and certificates go.
         nodes: nodes that only run slices.
         managers: nodes that manage.
         before: with the configuration that was shipped before, whose managers are one user, ``manager``.
+        size: how many servers.
     """
     made = Fortress(folder, nodes or ("node-1",), ("manager",) if before else managers, before=before)
     # As it is shipped where that is enough.
     shipped = not before and (*made.nodes, *made.managers) == ("node-1", "manager-1")
-    config = CONFIG if shipped else made.config
-    async with running_server(jetstream=False, arguments=["-c", str(config)], env=made.env) as server:
-        made.server = server
+    config = ["-c", str(CONFIG if shipped else made.config)]
+    with ExitStack() as stack:
+        routes = [free_port() for _ in range(size)]
+        urls = ",".join(f"nats://127.0.0.1:{route}" for route in routes)
+        for number, route in enumerate(routes):
+            cluster = ["-n", f"s{number}", "--cluster_name", "test", "--cluster", f"nats://127.0.0.1:{route}"]
+            arguments = [*config, *([*cluster, "--routes", urls] if size > 1 else ())]
+            own = stack.enter_context(temporary_folder())
+            server = NatsServer(own, jetstream=False, arguments=arguments, env=made.env(number))
+            stack.callback(server.kill)
+            made.servers.append(server)
+            await server.start()
         yield made
 
 

@@ -401,7 +401,6 @@ async def test_the_operator_reads_what_slices_write(tmp_path: Path) -> None:
 @pytest.mark.parametrize("follow", [(), ("-f",)])
 async def test_who_may_not_ask_a_node_for_its_logs_is_told_in_a_line(tmp_path: Path, follow: tuple[str, ...]) -> None:
     async with prepared(tmp_path) as found:
-        assert found.server is not None
         found.config.write_text(found.text().replace('            "cdm.logs.*"\n', ""), encoding="utf-8")
         await found.server.restart_with(["-c", str(found.config)])
         async with found.client("node-1") as node:
@@ -503,7 +502,6 @@ async def test_a_refusal_reaches_those_who_wait_for_it_and_nobody_else(tmp_path:
 
 async def test_a_permission_that_is_taken_away_is_complained_of_and_may_come_back(tmp_path: Path) -> None:
     async with prepared(tmp_path) as found, found.client("operator") as operator:
-        assert found.server is not None
         with running(found) as nodes:
             node = nodes.start("node-1", "--role", "agent", *found.who("node-1"))
             user = Raw(operator.client)

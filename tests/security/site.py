@@ -1,0 +1,128 @@
+"""A site that is attacked: servers with the shipped configuration, managers, and a node whose slice must not notice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nats.errors
+
+from tests.harness.processes import Processes, command_line
+from tests.harness.secure import Fortress, Insider, fortress
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, Rejection
+
+THIEF, VICTIM, MANAGER, OTHER_MANAGER = "node-1", "node-2", "manager-1", "manager-2"
+VICTIMS = "g/victim/1"
+"""The blueprint whose slice runs on the victim."""
+OWN = "g/one/1"
+"""The blueprint that an operator writes who attacks: the leader tells its status."""
+PROGRAM = """#!/usr/bin/env python3
+import time
+print("served", flush=True)
+time.sleep(3600)
+"""
+BUCKETS = ("blueprints", "slices", "nodes", "status")
+
+
+class Kept(NamedTuple):
+    """What a message in a bucket must stay."""
+
+    sequence: int
+    """0 where it is written again and again."""
+    value: str
+
+
+class Site:
+    """The site. Made by `site`."""
+
+    def __init__(self, found: Fortress, processes: Processes, operator: Insider) -> None:
+        self.found = found
+        self.processes = processes
+        self.user = Raw(operator.client)
+
+    def start(self, name: str) -> None:
+        """Start a manager, or a node that runs slices."""
+        if name in self.found.managers:
+            self.processes.start(name, "--role", "manager", "--no-create", *self.found.who(name))
+        else:
+            run = ("--role", "agent", "--runtime", "process", "--folder", str(self.found.folder / f"{name}.state"))
+            self.processes.start(name, *run, *self.found.who(name))
+
+    async def contents(self, attacker: str = THIEF) -> dict[str, Any]:
+        """All that is stored, but for the attacker's own keys: messages, and what the streams are."""
+        found: dict[str, Any] = {}
+        for bucket in BUCKETS:
+            for record in await self.user.records(bucket, "all"):
+                if not _owns(attacker, bucket, record.key):
+                    found[f"{bucket} {record.key} {record.sequence if bucket == 'blueprints' else ''}"] = _kept(
+                        bucket, record.key, record.sequence, record.data
+                    )
+        streams = await self.user.api("STREAM.LIST")
+        for stream in streams["streams"]:
+            name = stream["config"]["name"]
+            found[f"stream {name}"] = (stream["created"], stream["config"])
+            if name.startswith("OBJ_"):
+                found[f"messages {name}"] = (stream["state"]["messages"], stream["state"]["last_seq"])
+        return found
+
+    async def at_rest(self) -> bool:
+        """Whether the victim's slice runs, and all is told of it."""
+        try:
+            slices, status = await self.user.slices(), await self.user.status(VICTIMS)
+        except (Rejection, nats.errors.Error):
+            return False
+        return slices.get(f"{VICTIM}.{VICTIMS}") == "ACTIVE" and status.get("condition") == "Ready"
+
+
+def _owns(attacker: str, bucket: str, key: str) -> bool:
+    if attacker == "operator":
+        return bucket == "blueprints" or key.endswith(".intent") or key == OWN
+    own = {"slices": key.startswith(f"{attacker}."), "nodes": key in (attacker, f"{attacker}.seen")}
+    return own.get(bucket, False)
+
+
+def _kept(bucket: str, key: str, sequence: int, data: bytes) -> Kept:
+    """Leases and registrations are renewed, and tell of the machine's load."""
+    renewed = key == "_leader" or (bucket == "nodes" and "." not in key)
+    if not renewed:
+        return Kept(sequence, data.decode(errors="replace"))
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return Kept(0, data.decode(errors="replace"))
+    if isinstance(value, dict):
+        value.pop("load", None)
+    return Kept(0, json.dumps(value))
+
+
+@asynccontextmanager
+async def site(folder: Path, size: int) -> AsyncIterator[Site]:
+    """A site of so many servers, whose victim runs a slice; the thief has a key, and no process."""
+    managers = (MANAGER, OTHER_MANAGER)
+    async with fortress(folder, THIEF, VICTIM, managers=managers, size=size) as found:
+        replicas = ("--replicas", str(size))
+
+        async def made() -> bool:
+            return (await command_line("init", *replicas, *found.options("admin"))).returncode == 0
+
+        await eventually(made, 30, "the servers take the buckets", 0.2)
+        times = ("--lease-ttl", "10", "--node-ttl", "10", "--reconcile-interval", "1")
+        processes = Processes(found.url, folder, times)
+        try:
+            async with found.client("operator") as operator:
+                there = Site(found, processes, operator)
+                for name in (*managers, VICTIM):
+                    there.start(name)
+                script = folder / "program"
+                script.write_text(PROGRAM)
+                pushed = await command_line("artifact", "push", "g:victim:1", str(script), *found.options("operator"))
+                assert pushed.returncode == 0, pushed.stderr
+                await there.user.stubborn("blueprints", VICTIMS, 1)
+                await eventually(there.at_rest, 60, "the victim's slice runs")
+                yield there
+        finally:
+            processes.kill()
