@@ -39,10 +39,13 @@ class Kept(NamedTuple):
 class Site:
     """The site. Made by `site`."""
 
-    def __init__(self, found: Fortress, processes: Processes, operator: Insider) -> None:
+    def __init__(self, found: Fortress, processes: Processes, operator: Insider, manager: Insider) -> None:
         self.found = found
         self.processes = processes
         self.user = Raw(operator.client)
+        """Writes as an operator."""
+        self.audit = Raw(manager.client)
+        """Reads the buckets themselves: an operator reads copies."""
 
     def start(self, name: str) -> None:
         """Start a manager, or a node that runs slices."""
@@ -56,14 +59,14 @@ class Site:
         """All that is stored, but for the attacker's own keys: messages, and what the streams are."""
         found: dict[str, Any] = {}
         for bucket in BUCKETS:
-            for record in await self.user.records(bucket, "all"):
+            for record in await self.audit.records(bucket, "all"):
                 if not _owns(attacker, bucket, record.key):
                     found[f"{bucket} {record.key} {record.sequence if bucket == 'blueprints' else ''}"] = _kept(
                         bucket, record.key, record.sequence, record.data
                     )
-        streams = await self.user.api("STREAM.LIST")
-        for stream in streams["streams"]:
-            name = stream["config"]["name"]
+        found["streams"] = (await self.audit.api("INFO"))["streams"]
+        for name in (*(f"KV_{bucket}" for bucket in BUCKETS), "OBJ_artifacts"):
+            stream = await self.audit.api(f"STREAM.INFO.{name}")
             found[f"stream {name}"] = (stream["created"], stream["config"])
             if name.startswith("OBJ_"):
                 found[f"messages {name}"] = (stream["state"]["messages"], stream["state"]["last_seq"])
@@ -72,7 +75,7 @@ class Site:
     async def at_rest(self) -> bool:
         """Whether the victim's slice runs, and all is told of it."""
         try:
-            slices, status = await self.user.slices(), await self.user.status(VICTIMS)
+            slices, status = await self.audit.slices(), await self.audit.status(VICTIMS)
         except (Rejection, nats.errors.Error):
             return False
         return slices.get(f"{VICTIM}.{VICTIMS}") == "ACTIVE" and status.get("condition") == "Ready"
@@ -113,8 +116,8 @@ async def site(folder: Path, size: int) -> AsyncIterator[Site]:
         times = ("--lease-ttl", "10", "--node-ttl", "10", "--reconcile-interval", "1")
         processes = Processes(found.url, folder, times)
         try:
-            async with found.client("operator") as operator:
-                there = Site(found, processes, operator)
+            async with found.client("operator") as operator, found.client(MANAGER) as manager:
+                there = Site(found, processes, operator, manager)
                 for name in (*managers, VICTIM):
                     there.start(name)
                 script = folder / "program"

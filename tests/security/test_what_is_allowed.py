@@ -30,7 +30,7 @@ async def test_a_site_lives(attacked: Site) -> None:
     await user.stubborn("nodes", f"{VICTIM}.intent", {"schedule": "drain"})
     await eventually(lambda: _active(there, {THIEF: 2}), 30, "the node was drained")
 
-    lease = await user.lease()
+    lease = await there.audit.lease()
     there.processes.all[lease["node"]].send(signal.SIGKILL)
     await eventually(lambda: _led_by_another(there, lease["term"]), 30, "another manager leads")
     await there.found.servers[-1].restart()
@@ -52,7 +52,7 @@ async def test_a_site_lives(attacked: Site) -> None:
 async def _active(there: Site, wanted: dict[str, int]) -> bool:
     try:
         # What others' attacks left under their own keys is not looked at.
-        found = {key: state for key, state in (await there.user.slices()).items() if VICTIMS in key}
+        found = {key: state for key, state in (await there.audit.slices()).items() if VICTIMS in key}
     except (Rejection, nats.errors.Error):
         return False
     counts = {node: sum(key.startswith(f"{node}.") for key in found) for node in wanted}
@@ -60,10 +60,10 @@ async def _active(there: Site, wanted: dict[str, int]) -> bool:
 
 
 async def _registered(there: Site) -> bool:
-    found = (await there.user.registrations()).get(THIEF)
+    found = (await there.audit.registrations()).get(THIEF)
     return found is not None and found.value.get("runtime") == "process"
 
 
 async def _led_by_another(there: Site, term: int) -> bool:
-    lease = await there.user.lease()
+    lease = await there.audit.lease()
     return bool(lease) and lease["term"] > term
