@@ -31,6 +31,8 @@ from tests.unit.test_reconciliation_model import ARTIFACTS, NODES, ClusterModel,
 
 CORES = dict(zip(NODES, (1.0, 2.0, None, 1.5, 4.0), strict=True))
 """What each node has."""
+MEMORY = dict(zip(NODES, (4, 4, 2, None, 8), strict=True))
+"""The same, in GB."""
 MOST_MOVES = (1, 2, 4)
 """Moves of each instance at most, once nothing else happens: by what those before it in the alphabet may do."""
 zones = st.sampled_from(["a", "b"])
@@ -40,9 +42,16 @@ fields = st.fixed_dictionaries(
     {"min_healthy": st.sampled_from([0, 10])},
     optional={
         "require": st.sampled_from([["zone = a"], ["zone"], ["zone = b"]]),
-        "spread": st.just([{"by": "zone"}]),
+        "spread": st.sampled_from(
+            [
+                [{"by": "zone"}],
+                [{"by": "zone", "or": "wait"}],
+                [{"by": "zone", "weights": {"a": 2, "*": 1}, "max_skew": 2, "or": "wait"}],
+                [{"by": "node"}, {"by": "zone", "weights": {"b": 3, "c": 1}}],
+            ]
+        ),
         "prefer": st.just([{"if": "zone = b", "weight": 7}]),
-        "needs": st.sampled_from([{"cpu": 0.5}, {"cpu": 0.75}]),
+        "needs": st.sampled_from([{"cpu": 0.5}, {"cpu": 0.75}, {"memory": "1G"}, {"cpu": 0.25, "memory": "2G"}]),
         "max_per_node": st.integers(1, 3),
         "strategy": st.sampled_from(["pack", "round-robin"]),
         "on_violation": st.sampled_from(["move", "stay"]),
@@ -79,7 +88,10 @@ class PlacementModel(ClusterModel):
     rounds = 60
 
     def registration(self, node: NodeId, zone: str, capacity: int | None, incarnation: str) -> Registration:
-        return Registration(capacity=capacity, incarnation=incarnation, labels={"zone": zone}, cpu=CORES[node])
+        gigabytes = MEMORY[node]
+        memory = None if gigabytes is None else gigabytes * 10**9
+        labels = {"zone": zone}
+        return Registration(capacity=capacity, incarnation=incarnation, labels=labels, cpu=CORES[node], memory=memory)
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,7 +138,8 @@ class PlacementModel(ClusterModel):
             blueprint = {name: value for name, value in blueprint.items() if name not in _OF_NUMBERS}
         before = self.world.blueprints.get(artifact, (None, 0, None))[0]
         if before is not None and before.rules.needs is not None:
-            blueprint["needs"] = {"cpu": before.rules.needs.cpu}  # a rollout is another model's business
+            needs = before.rules.needs  # a rollout is another model's business
+            blueprint["needs"] = {"cpu": needs.cpu, "memory": needs.memory}
         elif before is not None or artifact in self.world.manager.cluster.groups:
             blueprint.pop("needs", None)
         self.world.apply(artifact, Blueprint.parse(msgspec.json.encode(blueprint)))
@@ -136,6 +149,7 @@ class PlacementModel(ClusterModel):
         for node, cores in CORES.items():
             needs = [put.value.needs for key, put in self.world.slices.items() if key.node == node]
             assert sum(millicores(each.cpu) for each in needs if each is not None) <= millicores(cores or 0.0)
+            assert sum(each.memory for each in needs if each is not None) <= (MEMORY[node] or 0) * 10**9
 
     @invariant()
     def nothing_is_placed_where_a_rule_forbids_it(self) -> None:
@@ -184,8 +198,12 @@ class PlacementModel(ClusterModel):
         if not self._is_allowed(node, blueprint):
             return False
         needs = blueprint.rules.needs
-        reserved = sum(millicores(value.needs.cpu) for value in on_it.values() if value.needs is not None)
-        return needs is None or reserved + millicores(needs.cpu) <= millicores(registration.cpu or 0.0)
+        if needs is None:
+            return True
+        held = [value.needs for value in on_it.values() if value.needs is not None]
+        return sum(millicores(each.cpu) for each in (*held, needs)) <= millicores(registration.cpu or 0.0) and (
+            sum(each.memory for each in (*held, needs)) <= (registration.memory or 0)
+        )
 
     def _check(self, artifact: Artifact) -> None:
         world = self.world
@@ -205,11 +223,12 @@ class PlacementModel(ClusterModel):
         assert valid.each or wanted == valid.instances
         assert len(serving - draining) <= wanted
         fitting = [node for node in world.nodes if self._fits(node, artifact, valid)]
+        waits = any(not each.anyway for each in valid.rules.spread)  # whose share that is, is another test's business
         if len(serving - draining) == wanted:
             assert serving == set(states)
             assert refused or status.condition is Condition.READY
         else:
-            assert not fitting, f"{status.reason}, though {fitting} would take one"
+            assert not fitting or waits, f"{status.reason}, though {fitting} would take one"
             trouble = Condition.UNSCHEDULABLE if world.nodes else Condition.DEGRADED
             assert refused or status.condition is trouble, f"{status}: {states}"
         if valid.each:
@@ -217,7 +236,7 @@ class PlacementModel(ClusterModel):
         forbidden = [key for key in serving - draining if not self._is_allowed(key.node, valid, key)]
         assert len(forbidden) == (status.violations or 0), f"{status}: {states}"
         if forbidden and len(serving - draining) == wanted and valid.on_violation is OnViolation.MOVE:
-            assert not fitting, f"{forbidden} could go to {fitting}"
+            assert not fitting or waits, f"{forbidden} could go to {fitting}"
 
     def _is_allowed(self, node: NodeId, blueprint: Blueprint, itself: SliceKey | None = None) -> bool:
         """Whether hard rules let an instance be there, whatever room there is; ``itself``: it is there."""
