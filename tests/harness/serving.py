@@ -54,6 +54,8 @@ class Yard:
         self.artifacts = artifacts
         self.user = user
         self.mark = f"YARD={secrets.token_hex(8)}"
+        self.inside = True
+        """Whether manifests are pushed as parts of contents, which nodes of earlier versions cannot read."""
 
     async def push(
         self, name: str, program: str = PORTS, manifest: Manifest = ANSWERING, *, force: bool = False
@@ -70,7 +72,7 @@ class Yard:
         variable, _, value = self.mark.partition("=")
         marked = msgspec.structs.replace(manifest, env={**manifest.env, variable: value})
         packed = pack(source, self.folder)
-        await self.artifacts.push(artifact, packed.path, packed.content(marked), force=force)
+        await self.artifacts.push(artifact, packed.path, packed.content(marked, inside=self.inside), force=force)
 
     @property
     def living(self) -> dict[str, list[int]]:

@@ -149,6 +149,7 @@ async def test_pushed_over_content_waits_too(server: NatsServer, tmp_path: Path,
 
 async def test_what_runs_is_not_rolled_by_the_upgrade(server: NatsServer, tmp_path: Path, older: Path) -> None:
     async with site(server, tmp_path, ("m2",), older=("m2", "a1", "a2"), library=older) as place:
+        place.ground.inside = False  # as `cdm artifact push` does where such nodes are registered
         await place.push("1")
         await put(place, "1", env={"LEVEL": "low"})
         await place.serves("1")
