@@ -79,6 +79,11 @@ class Agent:
         self._unattended: list[Worker] = []
         self._news = Wakeup()
 
+    @property
+    def slices(self) -> int:
+        """How many slices there are: those that have a key, and those that the runtime has."""
+        return len(self._workers)
+
     # What happens
 
     @receiver

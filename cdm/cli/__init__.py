@@ -57,7 +57,7 @@ app = App(
     help_epilogue=_EXITS,
 )
 app.command(
-    "cdm.cli.node:node",
+    "cdm.cli.node:app",
     name="node",
     help=(
         "Run this machine's node until SIGTERM or SIGINT.\n\n"

@@ -12,12 +12,13 @@ from msgspec import Struct
 
 from cdm.cli.changes import Action, Change, Looks, changes_of, document_of
 from cdm.cli.documents import Document
-from cdm.cli.editing import PAUSE, TRIES, Made, looked_at_all, put_blueprint
+from cdm.cli.editing import Made, looked_at_all, put_blueprint
 from cdm.cli.following import followed_all, shown_line, unsaid
 from cdm.cli.judging import Ended
 from cdm.cli.known import nearest, stored_artifacts
 from cdm.cli.log_setup import remark
 from cdm.cli.wording import brief
+from cdm.cli.writing import PAUSE, TRIES
 from cdm.errors import Conflict, StoreBusy, StoreError
 from cdm.model.artifact import Artifact
 from cdm.store.connection import Connection

@@ -85,6 +85,6 @@ async def _written(connection: Connection, nodes: Sequence[NodeId], intent: Inte
             remark(note)
     names = list(dict.fromkeys(nodes)) or sorted(known.intents)
     schedule = intent.schedule if intent is not None else Schedule.NORMAL
-    news = [node for node in names if known.intent(node) != intent]
-    await put_intents(connection, dict.fromkeys(news, intent))
-    return [IntentWritten(node, schedule, node in news) for node in names]
+    # Whatever is known: where the operator reads a copy of the bucket, what was written a moment ago may not show.
+    await put_intents(connection, dict.fromkeys(names, intent))
+    return [IntentWritten(node, schedule, known.intent(node) != intent) for node in names]

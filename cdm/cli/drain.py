@@ -101,7 +101,7 @@ def _ask(look: Onlooker) -> None:
     """Ask whether everything is to be stopped; raises `UsageError` where it is not, or nobody can be asked."""
     hosting = look.placement.nodes
     count = sum(len(look.cluster.on_node.get(node, ())) for node in hosting)
-    what = f"all {_slices(count)} on {len(hosting)} node{'' if len(hosting) == 1 else 's'}"
+    what = f"everything, {_slices(count)} on {len(hosting)} node{'' if len(hosting) == 1 else 's'}"
     if not (sys.stdin and sys.stdin.isatty()):
         raise UsageError(f"--all stops {what}, and there is no terminal to ask: say --yes")
     sys.stderr.write(f"This stops {what}, and replaces nothing.\nType yes to go on: ")
@@ -151,11 +151,17 @@ async def _begin(
 ) -> None:
     """Have it written what is wanted of the nodes; of those whose turn comes later, that they take nothing new.
 
-    All at once, so that nothing is moved to one of them. What is so already is not written: a deadline runs on.
+    None is emptied before all take nothing more, so that nothing is moved to one of them. Where it is so already a
+    deadline runs on.
     """
     cordoned = Intent(Schedule.CORDON, reason=intent.reason)
     now = intent if parallel is None else cordoned
-    news = {node: now for node in nodes if known.intent(node) not in (intent, now)}
+    news = {node: now for node in nodes if now.deadline is None or known.intent(node) != now}
+    if parallel is not None:
+        news = {node: each for node, each in news.items() if known.intent(node) != intent}
+    if parallel is None and len(news) > 1:
+        held = {node: cordoned for node in news if known.intent(node) is None}
+        await put_intents(connection, held)
     await put_intents(connection, news)
 
 

@@ -18,7 +18,8 @@ from cdm.cli.intending import put_intents
 from cdm.cli.node_tables import left_in_words
 from cdm.cli.wording import alike
 from cdm.dispatch.messages import Message
-from cdm.manager.emptying import Left, left_on
+from cdm.manager.emptying import left_on
+from cdm.manager.left import Left
 from cdm.manager.onlooker import Onlooker
 from cdm.model.artifact import NodeId
 from cdm.model.node import Intent
@@ -30,6 +31,8 @@ from cdm.wakeup import Wakeup
 
 SETTLED = 1.0
 """Seconds after the intent was stored before a node counts as empty: what was decided before may yet come."""
+BETWEEN = 0.2
+"""Seconds between two looks at least: in a large cluster something is new all the time."""
 LOOK_AGAIN = 5.0
 """Seconds after which it is looked again although nothing is new: what waits for a time tells another one."""
 REASONS = 3
@@ -171,7 +174,8 @@ class DrainFollower:
             if not self.under_way:
                 return
             rest = [self._due[node] - clock.now() for node in self.under_way if node in self._due]
-            with anyio.move_on_after(max(min((*rest, LOOK_AGAIN)), 0.05)):
+            await anyio.sleep(BETWEEN)
+            with anyio.move_on_after(max(min((*rest, LOOK_AGAIN)) - BETWEEN, 0.0)):
                 await self._live.news()
 
     async def _begin(self, look: Onlooker, node: NodeId) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import random
-import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
@@ -16,6 +14,7 @@ from msgspec.structs import replace
 from cdm.cli.known import meant
 from cdm.cli.plans import Edit
 from cdm.cli.service import ServiceLook, look_of
+from cdm.cli.writing import PAUSE, TRIES, typist
 from cdm.errors import Conflict, InvalidKey, ServiceMissing, StoreBusy, Uncertain
 from cdm.model.artifact import Artifact, Service
 from cdm.model.keys import BlueprintKey, LastValidKey, RolloutKey, decode_artifact, encode, encode_service
@@ -24,11 +23,6 @@ from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
 from cdm.store.revisions import OWNER, WRITER, Revision, revisions
 from cdm.store.snapshot import check_there
-
-TRIES = 5
-"""How often an edit is made anew where the blueprint was written meanwhile, or the server could not write."""
-PAUSE = 0.2
-"""Seconds between two tries, at most."""
 
 FEW = 3
 """Most services that are read one by one, and not together with all others."""
@@ -203,13 +197,3 @@ async def put_blueprint(
         if stored is not None and stored.payload == raw and stored.revision > expect:
             return stored.revision
         raise Conflict("it may be stored later") from None
-
-
-def typist() -> str:
-    """Who types, as told in a header: user and host, in printable ASCII."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # in a container the user may have no entry
-        user = "unknown"
-    text = f"{user}@{socket.gethostname()}"
-    return "".join(each if each.isascii() and each.isprintable() else "?" for each in text)[:100]

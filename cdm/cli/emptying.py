@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from math import inf
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from cdm.dispatch.messages import Message, ValuePut
-from cdm.manager.emptying import Left, left_on
-from cdm.manager.onlooker import Onlooker
+from cdm.manager.left import Left
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NodeKey, SeenKey, SliceKey
 from cdm.model.node import Intent, Registration, Schedule, Seen
+
+if TYPE_CHECKING:
+    from cdm.manager.onlooker import Onlooker
 
 
 class Emptied(Struct, frozen=True):
@@ -74,7 +77,9 @@ def emptied(
         writers: who wrote the nodes' intents, where that is known.
     """
     if not any(_drains(each) for each in messages):
-        return []  # what follows costs as much as to take over the leadership
+        return []
+    from cdm.manager.onlooker import Onlooker  # noqa: PLC0415  # slow to import, and rarely needed
+
     look = Onlooker(messages, now)
     registered = [node for node in look.topology.nodes if look.topology.schedule(node) is Schedule.DRAIN]
     away = [
@@ -87,6 +92,8 @@ def emptied(
 
 def emptied_of(look: Onlooker, node: NodeId, epoch: float, by: str = "") -> Emptied:
     """One node that is being drained; arguments as in `emptied`."""
+    from cdm.manager.emptying import left_on  # noqa: PLC0415  # slow to import, and rarely needed
+
     found = look.topology.intended(node)
     drained = found.intent.schedule is Schedule.DRAIN
     due = found.due

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import anyio
 from msgspec import Struct
 
-from cdm.cli.editing import PAUSE, TRIES, typist
 from cdm.cli.known import nearest
+from cdm.cli.writing import PAUSE, TRIES, typist
 from cdm.dispatch.messages import Message, ValuePut, ValueRejected
 from cdm.errors import EditRefused, NodeUnknown, StoreBusy
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, IntentKey, NodeKey, SeenKey, encode
 from cdm.model.node import DRAINS, UNREADABLE_INTENT, Intent, Registration, Seen
 from cdm.store.batch import MAX_BATCH, Write
-from cdm.store.bucket import buckets
+from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
 from cdm.store.revisions import WRITER, revisions
 from cdm.store.wire import DELETE, dump
@@ -111,14 +111,27 @@ async def put_intents(connection: Connection, intents: Mapping[NodeId, Intent | 
         StoreError: they are not stored, or nobody knows.
     """
     bucket, by = buckets(connection)["nodes"], {WRITER: typist()}
-    writes = [
-        Write(encode(IntentKey(node)), b"" if intent is None else dump(intent), by if intent else {**DELETE, **by})
-        for node, intent in intents.items()
-    ]
+    await _write(
+        bucket,
+        [
+            Write(encode(IntentKey(node)), b"" if intent is None else dump(intent), by if intent else {**DELETE, **by})
+            for node, intent in intents.items()
+        ],
+    )
+
+
+async def remove_nodes(connection: Connection, nodes: Iterable[NodeId]) -> None:
+    """Remove all that is remembered of nodes, and what is wanted of them. Errors as in `put_intents`."""
+    headers = {**DELETE, WRITER: typist()}
+    keys = [key for node in nodes for key in (SeenKey(node), IntentKey(node))]
+    await _write(buckets(connection)["nodes"], [Write(encode(key), b"", headers) for key in keys])
+
+
+async def _write(bucket: Bucket, writes: Sequence[Write]) -> None:
     for some in (writes[each : each + MAX_BATCH] for each in range(0, len(writes), MAX_BATCH)):
         for last in range(TRIES - 1, -1, -1):
             try:
-                await bucket.batch(some)
+                await bucket.batch([*some])
                 break
             except StoreBusy:
                 if not last:

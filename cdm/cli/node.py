@@ -12,12 +12,13 @@ from typing import Annotated, Literal
 
 import anyio
 import anyio.abc
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from cdm.artifacts.signing import TrustedKeys
 from cdm.cli.context import expanded
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import (
+    FLAG,
     REPLICAS,
     ConnectionOptions,
     Replicas,
@@ -48,7 +49,21 @@ from cdm.runtimes.run_as import SAME, RunAs, check, chosen, runs_python
 
 log = Log("cdm.node")
 
+app = App(name="node", help="Run this machine's node, or have one forgotten that is gone.")
+app.command(
+    "cdm.cli.forget:forget",
+    name="forget",
+    help=(
+        "Have nodes forgotten that are gone for good.\n\n"
+        "A node that is lost, or left, stays listed by `cdm nodes`, its labels count as domains of a spread, and what "
+        "is wanted of it is kept, until this is said. Exits with 4 for a node that is registered, that nobody has "
+        "given up yet, or of which slices are left; and with 1 where there is no such node.\n\n"
+        "Example: cdm node forget node-3"
+    ),
+)
 
+
+@app.default
 def node(
     connection: ConnectionOptions = HERE,
     *,
@@ -72,6 +87,8 @@ def node(
     reconcile_interval: Annotated[float, duration("CDM_RECONCILE_INTERVAL")] = 30.0,
     command_timeout: Annotated[float, duration("CDM_COMMAND_TIMEOUT")] = 60.0,
     settle: Annotated[float, duration("CDM_SETTLE")] = Policy().settle,
+    drain_on_stop: Annotated[bool, FLAG, Parameter(env_var="CDM_DRAIN_ON_STOP")] = False,
+    drain_deadline: Annotated[float, duration("CDM_DRAIN_DEADLINE")] = 60.0,
     address: Annotated[str | None, Parameter(env_var="CDM_ADDRESS")] = None,
     runtime: Annotated[str, Parameter(env_var="CDM_RUNTIME")] = PROCESS,
     folder: Annotated[Path | None, Parameter(env_var="CDM_FOLDER")] = None,
@@ -120,6 +137,10 @@ def node(
         How long a node may take to obey a command; a transition may take twice as long.
     settle
         Time after the first node's registration for which the leader of a new cluster waits for more of them.
+    drain_on_stop
+        When told to stop, have what runs here replaced elsewhere first.
+    drain_deadline
+        How long that is waited for at most; then what is left is stopped.
     address
         Where this node's slices are reached, a host name or IP address. [default: its own on its connection to NATS]
     runtime
@@ -152,6 +173,7 @@ def node(
         prefix=connection.prefix,
         create=create,
         replicas=replicas,
+        drain_for=drain_deadline if drain_on_stop else None,
         labels=node_labels(label),
         labels_from_metadata=label_from == "metadata",
         metadata_address=metadata_url.rstrip("/"),
@@ -219,6 +241,7 @@ OF_SLICES = {
     "folder": "--folder (CDM_FOLDER)",
     "cache_bytes": "--cache (CDM_CACHE)",
     "enforce_limits": "--no-enforce-limits (CDM_ENFORCE_LIMITS)",
+    "drain_for": "--drain-on-stop (CDM_DRAIN_ON_STOP)",
     "secrets": "--secrets (CDM_SECRETS)",
     "run_as": "--run-as or --run-as-range (CDM_RUN_AS, CDM_RUN_AS_RANGE)",
     "trust": "--trust (CDM_TRUST)",

@@ -14,14 +14,16 @@ from cdm.cli.emptying import Emptied, GoneNode
 from cdm.cli.report import ClusterReport, NodeReport
 from cdm.cli.screen import plain
 from cdm.cli.wording import ago, until
-from cdm.manager.emptying import Left
 from cdm.manager.endings import kind_of
+from cdm.manager.left import Left
 from cdm.model.node import Schedule
 from cdm.model.quantity import memory_shown
 from cdm.node.machine import USUAL_LABELS
 
 Amount = TypeVar("Amount", int, float)
 
+MOST_LEFT = 10
+"""Most lines about what is left on a node, where not all is asked for."""
 MOST_HAD = 3
 """Most artifacts that are named of what a node had that is gone."""
 
@@ -29,7 +31,7 @@ MOST_HAD = 3
 def node_parts(found: ClusterReport, *, everything: bool = False) -> list[Text | Table]:
     """All there is to say of nodes; ``everything``: also of those that left in good order."""
     lost = [each for each in found.gone if everything or each.lost]
-    return [*node_table(found), *draining_lines(found.draining), *gone_lines(lost)]
+    return [*node_table(found), *draining_lines(found.draining, whole=everything), *gone_lines(lost)]
 
 
 LEAST_WIDTH = 10
@@ -96,12 +98,16 @@ def _of(reserved: Amount, there: Amount | None, shown: Callable[[Amount], str]) 
     return f"{shown(reserved)} of {shown(there)}" if reserved else shown(there)
 
 
-def draining_lines(found: Iterable[Emptied]) -> list[Text]:
+def draining_lines(found: Iterable[Emptied], *, whole: bool) -> list[Text]:
     """For each node that drains a line of its own, and one for what is left and waits for the same."""
     lines: list[Text] = []
     for each in found:
         lines.append(Text.assemble(plain(each.node, "bold"), plain(f"  {drain_in_words(each)}")))
-        lines += [plain(f"    {line}") for line in left_in_words(each.left)]
+        left = left_in_words(each.left)
+        shown = left if whole else left[:MOST_LEFT]
+        lines += [plain(f"    {line}") for line in shown]
+        if more := len(left) - len(shown):
+            lines.append(plain(f"    and {more} more; `cdm nodes {each.node}` lists all", "dim"))
     return [Text("\ndraining", "bold"), *lines] if lines else []
 
 

@@ -12,8 +12,9 @@ from msgspec import Struct
 
 from cdm.cli.applying import Decided
 from cdm.cli.changes import Change
-from cdm.cli.editing import looked_at_all, typist
+from cdm.cli.editing import looked_at_all
 from cdm.cli.service import ServiceLook
+from cdm.cli.writing import typist
 from cdm.errors import Conflict, ModelError, UsageError
 from cdm.model.artifact import Artifact, Service
 from cdm.model.edit import checked

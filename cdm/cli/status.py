@@ -82,7 +82,7 @@ def render(found: ClusterReport, *, everything: bool = False) -> list[Text | Tab
         *_leader(found),
         *(plain(f"note: {each}", "yellow") for each in found.notes),
         *_blueprints(found, everything=everything),
-        *node_parts(found),
+        *node_parts(found, everything=everything),
         *_slices(found, everything=everything),
         _sum(found),
     ]

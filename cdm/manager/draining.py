@@ -66,16 +66,23 @@ class Drains:
         """The services that are to stop before the artifact's instances do, since they need its service.
 
         None where any node takes instances: there what is taken away is replaced. Those that need each other in a
-        circle do not wait for each other.
+        circle do not wait for each other. Just before the first deadline all that runs is to stop: of other nodes the
+        same may be about to be heard.
         """
-        if not self._due or any(node.open for node in fleet.nodes.values()):
+        first, until = min(self._due.values(), default=inf), now + TOGETHER
+        if first > until or any(node.open for node in fleet.nodes.values()):
             return ()
         service, dependencies = artifact.service, self._cluster.dependencies
-        until = now + TOGETHER
+        others = first if first > now else inf
         found = {
             each.service
             for each in dependencies.dependents(service)
-            if each.service != service and self._is_to_stop(each, until)
+            if each.service != service
+            and any(
+                self._due.get(key.node, others) <= until and put.value.state in MAY_RUN
+                for key, put in self._cluster.group(each).slices.items()
+                if key.node in fleet.nodes
+            )
         }
         # What the service needs itself, by whatever way, is in a circle with it.
         return tuple(sorted(each for each in found if not self._needs(service, each)))
@@ -89,8 +96,3 @@ class Drains:
     def _needs(self, service: Service, other: Service) -> bool:
         """Whether the service needs the other one, by whatever way."""
         return any(each.service == service for each in self._cluster.dependencies.downstream(other))
-
-    def _is_to_stop(self, artifact: Artifact, until: float) -> bool:
-        """Whether instances of the artifact may run on nodes that are to be empty by then."""
-        slices, due = self._cluster.group(artifact).slices, self._due
-        return any(due.get(key.node, inf) <= until and put.value.state in MAY_RUN for key, put in slices.items())

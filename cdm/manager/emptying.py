@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from math import inf
 
-from msgspec import Struct
-
 from cdm.manager.choosing import places, why_not
 from cdm.manager.group import SlicePut
+from cdm.manager.left import Left
 from cdm.manager.onlooker import Lookup, Onlooker
 from cdm.manager.situation import Situation
 from cdm.manager.standing import Standing, exclusive
@@ -19,18 +18,6 @@ from cdm.model.slice import SliceState
 
 _NOBODY_LEADS = "nobody leads: nothing is decided until somebody does"
 _OVER = (RolloutPhase.COMPLETE, RolloutPhase.REVERTED)
-
-
-class Left(Struct, frozen=True):
-    """A slice that is left on a node."""
-
-    key: str
-    """As in the bucket."""
-    artifact: str
-    ordinal: int
-    state: str
-    why: str
-    """Why it has not gone yet."""
 
 
 def left_on(look: Onlooker, node: NodeId) -> list[Left]:
@@ -107,10 +94,12 @@ def _replacement(at: Situation, told: str) -> str:
         more = f" (and {len(coming) - 1} more)" if len(coming) > 1 else ""
         waits = f": {told}" if not first.value.reason and "waiting for " in told else _because(first)
         return f"waits for its replacement on {first.key.node}{more}, which is {first.value.state}{waits}"
+    if len(live) < (at.wanted.instances or 0):
+        return _no_place(at)
     healthy_at, last = max(((put.at + at.wanted.min_healthy, put.key) for put in live), default=(-inf, None))
     if last is not None and healthy_at > at.now:
         return f"waits until its replacement on {last.node} is healthy, in {healthy_at - at.now:.0f} s"
-    return _no_place(at) if len(live) < (at.wanted.instances or 0) else "goes next"
+    return "goes next"
 
 
 def _no_place(at: Situation) -> str:

@@ -18,7 +18,7 @@ from cdm.manager.placement import Placement
 from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import situation_of
 from cdm.manager.situation import Situation
-from cdm.manager.topology import Topology
+from cdm.manager.topology import Registered, Topology
 from cdm.manager.wishes import Wishes
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import LeaseKey, encode_artifact
@@ -84,6 +84,10 @@ class Onlooker:
             self.route(message)
         self.placement.refresh()
         self.drains.look(now)
+
+    def registered(self, node: NodeId) -> bool:
+        """Whether the node's registration is in the bucket."""
+        return isinstance(self.topology.nodes.get(node), Registered)
 
     def held(self, artifact: Artifact) -> str:
         """Why a leader leaves the artifact as it is: a manager does not know what its blueprint says; empty: all do."""

@@ -133,6 +133,11 @@ class Managing(Part):
         settings = self._ground.settings
         await bucket.ensure(create=settings.create, replicas=settings.replicas)
 
+    @property
+    def slices(self) -> int:
+        """How many keys of slices of this node there are."""
+        return len(self.manager.cluster.on_node.get(self._ground.settings.node, ()))
+
     def wake(self) -> None:
         """Look at the clock."""
         self._due.set()

@@ -43,6 +43,10 @@ log = Log("cdm.node")
 
 P = TypeVar("P")
 
+DRAIN_PAUSE = 0.1
+"""Seconds between two looks whether slices are left."""
+DRAIN_TOLD = 10.0
+"""Seconds between two lines in the log that some are."""
 FAREWELL_PATIENCE = 2.0
 """Seconds that a node which stops takes to have it known that it takes no more slices."""
 
@@ -157,6 +161,8 @@ class Node:
                     tasks.start_soon(work)
             tasks.start_soon(self.connection.lost)
             await stop.wait()
+            if self.settings.drain_for is not None:
+                await self._drain(self.settings.drain_for)
             log.info("stopping")
             await self._take_no_more()
             # Slices may take their time to stop: this node leads on meanwhile.
@@ -170,14 +176,32 @@ class Node:
                     await part.give_back()
             tasks.cancel_scope.cancel()
 
-    async def _take_no_more(self) -> None:
+    async def _drain(self, within: float) -> None:
+        """Have this node's slices replaced elsewhere, and wait until they are gone, or for so many seconds."""
+        log.info("stopping; slices are to be replaced elsewhere first", slices=self._slices, within=within)
+        await self._take_no_more(leaving=True)
+        with anyio.move_on_after(within) as scope:
+            told = clock.now()
+            while self._slices:
+                await anyio.sleep(DRAIN_PAUSE)
+                if clock.now() >= told + DRAIN_TOLD:
+                    told = clock.now()
+                    log.info("slices are yet to be replaced elsewhere", slices=self._slices)
+        if scope.cancelled_caught:
+            log.warning("slices were not replaced elsewhere in time", slices=self._slices, within=within)
+
+    @property
+    def _slices(self) -> int:
+        return max((part.slices for part in self.parts), default=0)  # several parts may know of the same
+
+    async def _take_no_more(self, *, leaving: bool = False) -> None:
         """Have managers place nothing here any more: they would start anew what is about to be stopped.
 
         This node's own manager knows of it, too, before anything is stopped: it may lead to the end.
         """
         with anyio.move_on_after(FAREWELL_PATIENCE) as scope:
             try:
-                await self.presence.take_no_more()
+                await self.presence.take_no_more(leaving=leaving)
                 if self.connection.is_up and (nodes := self.watches.get("nodes")):
                     await nodes.caught_up()
             except StoreError as error:

@@ -68,6 +68,11 @@ class Part:
     async def provide(self, bucket: Bucket) -> None:
         """A bucket is missing while the node runs, or lacks settings that it needs."""
 
+    @property
+    def slices(self) -> int:
+        """How many slices of this node it knows of."""
+        return 0
+
     def heard(self, at: float) -> None:
         """NATS accepted a heartbeat of this node that was sent at this time, in seconds on `cdm.clock`."""
 

@@ -191,13 +191,13 @@ class Presence:
             if self._connection.is_up and not self._leaving:
                 await self._beat()
 
-    async def take_no_more(self) -> None:
+    async def take_no_more(self, *, leaving: bool = False) -> None:
         """Register a capacity of 0 from now on, and wait until that is stored; `run` does it, with its next heartbeat.
 
-        Managers of every version place nothing on such a node, and leave alone what it has. Does not wait where there
-        is no connection.
+        Managers of every version place nothing on such a node, and leave alone what it has; with ``leaving`` those that
+        know it have that replaced elsewhere. Does not wait where there is no connection.
         """
-        self._registration = replace(self._registration, capacity=0)
+        self._registration = replace(self._registration, capacity=0, leaving=leaving or self._registration.leaving)
         self._payload = dump(self._registration)
         if self._stored == self._payload:
             return

@@ -37,6 +37,11 @@ class Serving(Part):
         self._unreadable = (Unreadable(),) if ground.settings.role is Role.AGENT else ()
         self.receivers = (self.own, *self._unreadable)
 
+    @property
+    def slices(self) -> int:
+        """How many keys of slices there are."""
+        return len(self.own.slices)
+
 
 class Running(Serving):
     """The node's own slices, run by a runtime of ours."""
@@ -67,6 +72,11 @@ class Running(Serving):
         self.logs = LogService(ground.connection, settings.node, runtime if runtime.logs else None)
         self.receivers = (self.agent, *self._unreadable)
         self.work = (self.agent.run, self.logs.run, self._folder.watch)
+
+    @property
+    def slices(self) -> int:
+        """How many slices the agent has to do with."""
+        return self.agent.slices
 
     async def prepare(self) -> None:
         """Take the folder, and end what an earlier process of this node left running.

@@ -27,6 +27,8 @@ class NodeSettings(Struct, frozen=True):
     """Create buckets that are missing."""
     replicas: int = 1
     """Replicas of buckets that it creates."""
+    drain_for: float | None = None
+    """For how long a node that is to stop waits at most until its slices are replaced elsewhere; None: not at all."""
     labels: dict[str, str] = {}
     labels_from_metadata: bool = False
     """Ask the cloud that the node runs in for more labels; what is in ``labels`` counts more."""

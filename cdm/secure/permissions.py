@@ -261,9 +261,12 @@ def _node(site: Members, node: NodeId) -> Account:
 
 
 def _operator(site: Members) -> Account:
-    puts = (site.key("blueprints", ">"), site.key("nodes", "*.intent"))
+    puts = (site.key("blueprints", ">"), site.key("nodes", "*.intent"), site.key("nodes", "*.seen"))
     written = (
-        Grant("Blueprints and intents, as cdm puts them, and as clients of a bucket do that is a copy", puts),
+        Grant(
+            "Blueprints and intents, as cdm puts them, and as clients of a bucket do that is a copy; what is forgotten",
+            puts,
+        ),
         Grant("", tuple(f"{BUCKETS_API}.{subject}" for subject in puts)),
         Grant(
             "Artifacts: their parts and records, and the removal of parts that are no longer named",
@@ -295,7 +298,7 @@ def _operator(site: Members) -> Account:
     inbox = f"{inbox_of('operator')}.>"
     return Account(
         OPERATORS,
-        "Writes blueprints, intents and artifacts, and may see everything: `nats kv …`, `cdm status`.",
+        "Writes blueprints, intents and artifacts, forgets nodes, and may see everything: `nats kv …`, `cdm status`.",
         (
             User(
                 "operator",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 import signal
 import subprocess
@@ -16,7 +18,7 @@ from tests.cli.test_releases import Cluster, cluster
 from tests.docs.documents import commands
 from tests.harness.agents import agents
 from tests.harness.nodes import nodes_on
-from tests.harness.processes import environment
+from tests.harness.processes import command_line, environment
 from tests.harness.servers import NatsServer
 from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import artifact_of, on_nodes, raw
@@ -86,7 +88,7 @@ async def test_the_commands_of_the_documents(server: NatsServer) -> None:
         assert (await it.cdm(*uncordon_all)).count("takes slices again") == 2
 
         refused = await it.cdm(*everything, code=2)
-        assert "--all stops all 3 slices on 3 nodes, and there is no terminal to ask: say --yes" in refused
+        assert "--all stops everything, 3 slices on 3 nodes, and there is no terminal to ask: say --yes" in refused
         stopped = await it.json(*everything, "--yes", "--wait", "--timeout", "60s")
         assert {each["result"] for each in stopped["nodes"]} == {"drained"}
         assert await it.user.slices() == {}
@@ -204,3 +206,103 @@ async def test_nodes_that_are_drained_in_turn_take_nothing_from_each_other_and_a
             await anyio.sleep(1)
             await it.cdm("cordon", "n2")
         assert [each["result"] for each in waited[0]["nodes"]] == ["superseded", "drained"]
+
+
+async def test_a_lost_node_is_listed_with_what_it_had_until_it_is_forgotten(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server) as running, agents(server, "n1", "n2", "n3"):
+        await running.start("n1")
+        await running.leader()
+        await running.start("n2", "n3")
+        it = Cluster(server, user)
+        await user.put("blueprints", "acme/web/1", {**ONE, "instances": 3})
+        await settled(it, {"n1": 1, "n2": 1, "n3": 1})
+        assert "node n2 is registered: stop it first; nothing was forgotten" in await it.cdm(
+            "node", "forget", "n2", code=4
+        )
+        await it.cdm("cordon", "n2")
+        await running.all["n2"].crash()
+        await running.all["n3"].stop()
+        await settled(it, {"n1": 3})
+
+        async def lost() -> bool:
+            return (await user.contents("nodes"))["n2.seen"].value.get("gone") == "lost"
+
+        await eventually(lost, what="n2 is lost")
+        found = (await it.json("nodes"))["gone"]
+        assert {each["node"]: each["how"] for each in found} == {"n2": "lost", "n3": "left"}
+        assert found[0]["had"] == {"acme:web:1": 1}
+        assert found[0]["since"][:4].isdigit()
+        shown = await it.cdm("status")
+        assert "n2  lost " in shown
+        assert "ago; it had 1 of acme:web:1" in shown
+        assert "n3  left" not in shown
+        assert "n3  left" in await it.cdm("nodes")
+        assert "did you mean n2?" in await it.cdm("node", "forget", "n22", code=1)
+        forgotten = (await it.json("node", "forget", "n2", "n3"))["nodes"]
+        assert [(each["node"], each["how"]) for each in forgotten] == [("n2", "lost"), ("n3", "left")]
+        assert sorted(await user.contents("nodes")) == ["n1", "n1.seen"]
+        assert (await it.json("nodes"))["gone"] == []
+
+
+async def test_a_node_is_not_forgotten_while_what_must_not_run_twice_may_run_there(server: NatsServer) -> None:
+    async with raw(server) as user:
+        assert (await command_line("init", env={"NATS_URL": server.url})).returncode == 0
+        it = Cluster(server, user)
+        await user.put("slices", "_leader", {"node": "n1", "term": 3})
+        await user.put("nodes", "n1", {})
+        await user.put("nodes", "n2.seen", {"registration": {}})
+        assert "has not been given up yet" in await it.cdm("node", "forget", "n2", code=4)
+        await user.put("slices", "n2.acme/db/1", {"state": "ACTIVE", "overrides": {"stop_after": 600}})
+        await user.put("nodes", "n2.seen", {"registration": {}, "gone": "lost"})
+        refused = await it.cdm("node", "forget", "n2", code=4)
+        assert re.search(r"must not run twice \(stop_after\), and may run there for \d{3} s more", refused)
+        await user.delete("slices", "n2.acme/db/1")
+        assert "n2 (lost): forgotten" in await it.cdm("node", "forget", "n2")
+
+
+async def test_stopping_everything_is_asked_for_on_a_terminal(server: NatsServer) -> None:
+    async with cluster(server, "n1") as it:
+        await it.user.put("blueprints", "acme/web/1", ONE)
+        await settled(it, {"n1": 1})
+        for typed, code in (("no", 2), ("yes", 0)):
+            ours, theirs = os.openpty()
+            command = [sys.executable, "-m", "cdm", "drain", "--all", "--server", server.url]
+            async with await anyio.open_process(
+                command, stdin=theirs, env=environment(), stderr=subprocess.PIPE
+            ) as process:
+                assert process.stderr is not None
+                said = b""
+                with bounded(20):
+                    while not said.endswith(b"Type yes to go on: "):
+                        said += await process.stderr.receive()
+                    os.write(ours, f"{typed}\n".encode())
+                    assert await process.wait() == code
+            for each in (ours, theirs):
+                os.close(each)
+            assert said.startswith(b"This stops everything, 1 slice on 1 node, and replaces nothing.\n")
+            await settled(it, {"n1": 1} if code else {})
+
+
+async def test_what_an_earlier_manager_would_not_understand_is_not_written(server: NatsServer) -> None:
+    async with raw(server) as user:
+        assert (await command_line("init", env={"NATS_URL": server.url})).returncode == 0
+        it = Cluster(server, user)
+        await user.put("nodes", "n1", {"version": "0.1.0", "features": ["rollouts", "placement"]})
+        refused = await it.cdm("drain", "n1", "--deadline", "1h", code=1)
+        assert "manager n1 (cdm 0.1.0) does not know deadlines of drains; upgrade managers first" in refused
+        assert (await user.contents("nodes")).keys() == {"n1"}
+        assert "the reason is not stored" in await it.cdm("drain", "n1", "--reason", "kernel")
+        assert (await user.contents("nodes"))["n1.intent"].value == {"schedule": "drain"}
+        await user.put("nodes", "n1.intent", {"schedule": "drain", "deadline": 1, "force": True, "deadlien": "1h"})
+        await user.put("slices", "n1.acme/web/1", {"state": "ACTIVE"})
+        await user.put("slices", "_leader", {"node": "n1", "term": 1})
+        await user.put("blueprints", "acme/web/1", 1)
+
+        async def overdue() -> bool:
+            (told,) = (await it.json("nodes"))["draining"]
+            return bool(told["overdue"])
+
+        await eventually(overdue, what="its deadline is over")
+        shown = await it.cdm("status")
+        assert "nothing is forced: waiting for manager n1: its cdm 0.1.0 does not know deadlines of drains" in shown
+        assert "nodes/n1.intent: deadlien has no effect: there is no such field (did you mean deadline?)" in shown

@@ -26,7 +26,7 @@ from tests.harness.servers import NatsServer, free_port, running_cluster
 from tests.harness.terminal import terminal
 from tests.harness.waiting import eventually
 from tests.harness.wire import Rejection, raw
-from tests.integration import test_nats_cli
+from tests.integration import test_drain_on_stop, test_nats_cli
 
 pytestmark = pytest.mark.anyio
 
@@ -280,6 +280,9 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm status": test_a_node_is_operated,
     "cdm status --json": test_a_node_is_operated,
     "cdm nodes": test_drain.test_a_machine_is_taken_out_and_back,
+    "cdm node forget": test_drain.test_a_lost_node_is_listed_with_what_it_had_until_it_is_forgotten,
+    "cdm node forget node-3": test_drain.test_a_lost_node_is_listed_with_what_it_had_until_it_is_forgotten,
+    "cdm node --drain-on-stop": test_drain_on_stop.test_what_runs_is_replaced_before_the_node_stops_also_where_it_leads,
     "cdm drain": test_drain.test_a_machine_is_taken_out_and_back,
     "cdm drain --wait": test_drain.test_a_machine_is_taken_out_and_back,
     "cdm drain --all": test_drain.test_everything_is_stopped_what_needs_others_first,

@@ -125,7 +125,7 @@ COMMANDS = (
         "artifact ls",
         "artifact rm",
     ),
-    *("nodes", "cordon", "uncordon", "drain"),
+    *("nodes", "node forget", "cordon", "uncordon", "drain"),
     *("apply", "plan", "export", "deploy", "rollback", "scale", "restart", "rebalance", "history"),
     *(f"rollout {each}" for each in ("status", "pause", "resume", "approve", "abort", "retry")),
 )

@@ -203,7 +203,7 @@ async def command_line(
     *arguments: str, within: float = 20, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """Run ``cdm`` to its end."""
-    if arguments[0] == "node":
+    if arguments[0] == "node" and arguments[1:2] != ("forget",):
         arguments = ("node", *_outside(arguments), *arguments[1:])
     with bounded(within):
         return await anyio.run_process(

@@ -97,8 +97,14 @@ async def test_a_cluster_lives_on_what_each_may_do(tmp_path: Path, before: bool)
             ):
                 await user.put("blueprints", ONE, 4)
                 await eventually(lambda: _active(user, {"node-1": 2, "node-2": 2}))
-                await user.put("nodes", "node-1.intent", {"schedule": "drain"})
-                await eventually(lambda: _active(user, {"node-2": 4}))
+                for typed in (
+                    ("cordon", "node-1", "node-2"),
+                    ("uncordon", "node-1", "node-2"),
+                    ("drain", "node-1", "--wait"),
+                ):
+                    done = await command_line(*typed, *found.options("operator"), within=40)
+                    assert done.returncode == 0, done.stderr
+                assert await _active(user, {"node-2": 4})
                 lease = await user.lease()
                 nodes.all[lease["node"]].send(signal.SIGKILL)
                 await eventually(lambda: _term_above(user, lease["term"]))
@@ -210,7 +216,7 @@ REFUSED = {
 }
 ALLOWED = {
     "node-1": [f"$KV.slices.node-1.{ONE}", "$KV.nodes.node-1", "cdm.node.node-1"],
-    "operator": [f"$KV.blueprints.{ONE}", "$KV.nodes.node-1.intent", "cdm.logs.node-1"],
+    "operator": [f"$KV.blueprints.{ONE}", "$KV.nodes.node-1.intent", "$KV.nodes.node-1.seen", "cdm.logs.node-1"],
     "manager-1": [
         "$KV.slices._leader",
         "$KV.slices._term",
