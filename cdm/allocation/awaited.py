@@ -10,7 +10,6 @@ from cdm.allocation.shares import Balance
 from cdm.allocation.sites import Domain, holds
 from cdm.allocation.verdict import Verdict
 from cdm.model.artifact import NodeId
-from cdm.model.keys import SeenKey, encode
 
 SHOWN = 3
 """Most domains, and most nodes of each, that are told."""
@@ -58,8 +57,7 @@ def _for(case: Case, balance: Balance, domain: Domain, nodes: Sequence[NodeId]) 
     todo = ["take it out of weights"] if domain in balance.spread.weights else []
     if not gone:
         return f"{name}, where there is no node; to give that up {todo[0]}" if todo else name
-    key = encode(SeenKey(gone[0])) if len(gone) == 1 else "NODE.seen of each"
-    todo.insert(0, f"nats kv del nodes {key}")
+    todo.insert(0, f"cdm node forget {' '.join(gone) if len(gone) <= SHOWN else 'NODE…'}")
     return f"{name}, where all are gone: {_names(gone)}; to give that up {' and '.join(todo)}"
 
 

@@ -33,10 +33,10 @@ def test_a_domain_whose_nodes_are_gone_is_named_with_what_gives_its_share_up() -
     for node in (n(2), n(3)):
         it.expire(node, Cause.DELETED)
     it.run_down()
-    assert "1 is kept for zone b, where all are gone: n2, n3; to give that up nats kv del nodes NODE.seen" in reason(it)
+    assert "1 is kept for zone b, where all are gone: n2, n3; to give that up cdm node forget n2 n3" in reason(it)
     it.forget(n(2))
     it.run_down()
-    assert "1 is kept for zone b, where all are gone: n3; to give that up nats kv del nodes n3.seen" in reason(it)
+    assert "1 is kept for zone b, where all are gone: n3; to give that up cdm node forget n3" in reason(it)
     it.forget(n(3))
     it.run_down()
     assert live(it) == {"n1": 2}
@@ -49,7 +49,7 @@ def test_a_node_without_the_label_that_is_gone_is_waited_for_and_named() -> None
     it.apply(APP, typed(7, spread=[WAITS]))
     it.run_down()
     assert "1 of 7 instances cannot be placed" in reason(it)
-    assert "1 is kept for nodes without zone, where all are gone: bad; to give that up nats kv del nodes bad.seen" in (
+    assert "1 is kept for nodes without zone, where all are gone: bad; to give that up cdm node forget bad" in (
         reason(it)
     )
 
