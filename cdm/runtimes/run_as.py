@@ -222,12 +222,15 @@ def _tried(uid: int, gid: int, path: Path, access: int = os.X_OK) -> str | None:
                 if barred:
                     problem = f"{barred[0]} may not be entered by user {uid}"
             os.write(write, problem.encode())
-        finally:
             os._exit(0)
+        finally:
+            os._exit(1)
     os.close(write)
     with open(read, "rb") as told:  # noqa: PTH123  # a descriptor
         problem = told.read().decode()
-    os.waitpid(pid, 0)
+    _, status = os.waitpid(pid, 0)
+    if status and not problem:
+        problem = f"a process that was to become user {uid} ended with {os.waitstatus_to_exitcode(status)}"
     return problem or None
 
 

@@ -147,11 +147,10 @@ class SiteFolder:
         if jwt:
             ByTokens(self.path / ISSUERS, {}, ()).create()
             known = self._with_system(known)
-        written = self._write(known, changes, force=False)
         resolver = f"{store}/accounts" if jwt else ""
         text = server_file(ACCOUNTS, store=store, cert=tls.cert, key=tls.key, ca=tls.ca, resolver=resolver)
         (self.path / SERVER).write_text(text, encoding="utf-8")
-        return written
+        return self._write(known, changes, force=False)
 
     def _with_system(self, known: SiteRecord) -> SiteRecord:
         """Make the user who tells servers of accounts, or another one in its place."""
@@ -213,7 +212,8 @@ class SiteFolder:
         if isinstance(logins, ByTokens):
             after = replace(after, signers={name: logins.signers[name] for name in after.everybody})
         text = logins.text(found, after.everybody)
-        (self.path / ACCOUNTS).write_text(text, encoding="utf-8")
+        write_private(self.path / ACCOUNTS, text.encode())
+        (self.path / ACCOUNTS).chmod(0o644)  # there are public keys in it, and servers have users of their own
         site = msgspec.json.format(msgspec.json.encode(replace(after, accounts=_digest(text))), indent=2)
         write_private(self.path / SITE, site + b"\n")
         for name in changes.remove:

@@ -16,7 +16,7 @@ from cdm.secure.keys import Pair, write_private
 
 ISSUERS = "issuers"
 """The folder of the keys that sign: the operator's, and each account's."""
-_OPERATOR = "operator"
+_OPERATOR = "nats-operator"
 _SYSTEM_ACCOUNT = "SYS"
 _RETIRED = AccountLimits(connections=0, payload=0)
 

@@ -129,6 +129,7 @@ def _admin(site: Members) -> User:
             Grant("", site.api("STREAM.INFO", *every)),
             Grant("", site.api("STREAM.CREATE", *every)),
             Grant("", site.api("STREAM.UPDATE", *every)),
+            Grant("Removing what a node filled them with", site.api("STREAM.PURGE", *BUCKETS)),
             Grant(
                 "The copies that the operator reads",
                 (
@@ -326,7 +327,8 @@ def _put(subject: str) -> Import:
 def _copies(site: Members) -> Account:
     """Whoever reads makes consumers, which deliver wherever they are told to: here there is nobody to be harmed."""
     reading = _operator(site).imports
-    resets = tuple(f"{call}.{FOLLOWER}" for call in site.api("CONSUMER.RESET", *BUCKETS))
+    # A wildcard, so that a consumer of the operator that delivers there finds nobody who listens.
+    resets = site.api("CONSUMER.RESET", *BUCKETS, rest=".*")
     return Account(
         COPIES,
         "Copies of the buckets, for the operator to read; nobody connects here.",

@@ -15,6 +15,8 @@ log = Log("cdm.watch")
 
 FEW = 4
 """Up to so many keys are asked for one by one; of more the server is asked which ones there are."""
+LISTING_PAUSE = 0.25
+"""Seconds between two times that the server is asked for all keys, however many are due: it is dear."""
 PAUSE = 0.5
 """Seconds after which a server is asked again that did not answer."""
 
@@ -63,6 +65,8 @@ class Looks:
             same = [name for name, end in due.items() if mirror.lifetimes.ends.get(name) == end]
             mirror.ended([name for name in same if name not in there])
             mirror.lifetimes.still_there([name for name in same if name in there], clock.now())
+        if len(due) > FEW:
+            await anyio.sleep(LISTING_PAUSE)
 
     async def _there(self, due: dict[str, float]) -> set[str]:
         """Which of these keys the stream's leader has."""

@@ -249,7 +249,7 @@ class Mirror:
         self._marks.append(Mark(sequence, name, stored))
         cause = _cause(headers) if headers is not None else None
         if cause is not None:
-            self._markers[name] = stored
+            self._markers[name] = stored + int((ttl_of(headers or {}) or MARKER_TTL) * 1e9)
         elif self._markers:
             self._markers.pop(name, None)
         # Where older values are kept, one that expires uncovers them, or leaves a marker.
@@ -308,8 +308,8 @@ class Mirror:
             older = sum(known.revision < stream.first for name, known in self._known.items() if name not in over)
             if not older:
                 self._none_before = stream.first
-        expired = (stream.clock - MARKER_TTL + MARGIN) * 1e9
-        self._markers = {name: stored for name, stored in self._markers.items() if stored > expired}
+        soon = (stream.clock + MARGIN) * 1e9
+        self._markers = {name: end for name, end in self._markers.items() if end > soon}
         if len(self._known) + len(self._markers) - len(over) <= stream.keys:
             return older
         kept = sum(known.revision <= stream.last for name, known in self._known.items() if name not in over)

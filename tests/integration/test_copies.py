@@ -66,6 +66,8 @@ async def test_a_consumer_of_the_operator_delivers_to_nobody_else(tmp_path: Path
 
         await manager.client.subscribe("_INBOX_manager-1.x", cb=hear)
         await manager.client.flush()
+        # A consumer's delivery would be a question to the server: where the copies' consumers are to go on.
+        await Raw(operator.client).put("blueprints", "g/reset/1", {"seq": 99999999999999})
         before = await _state(manager)
         for number, target in enumerate(TARGETS):
             config = {"name": f"x{number}", "deliver_subject": target, "ack_policy": "none", "deliver_policy": "all"}
@@ -82,8 +84,9 @@ async def test_a_consumer_of_the_operator_delivers_to_nobody_else(tmp_path: Path
         await manager.client.flush()
         assert await _state(manager) == before
         assert not heard
-        assert (await Raw(manager.client).contents("blueprints")).keys() == {ONE}
+        assert (await Raw(manager.client).contents("blueprints")).keys() == {ONE, "g/reset/1"}
         # What he reads is whole, and goes on.
+        await eventually(lambda: _follows(operator, manager))
         await Raw(operator.client).put("blueprints", "g/two/1", 3)
         await eventually(lambda: _reads(operator, "g/two/1"))
 
@@ -107,7 +110,7 @@ async def test_a_bucket_that_is_made_anew_is_copied_anew(tmp_path: Path) -> None
         assert b"blueprints for operators: existed" in again.stdout, again.stderr
         assert found.server is not None
         found.server.stop()  # nobody may delete a bucket; who has the server's disk may
-        shutil.rmtree(found.folder / "store" / "jetstream" / "CDM" / "streams" / "KV_blueprints")
+        shutil.rmtree(found.folder / "store-0" / "jetstream" / "CDM" / "streams" / "KV_blueprints")
         await found.server.start()
         anew = await command_line("init", *found.options("admin"))
         assert b"blueprints: created" in anew.stdout, anew.stderr
@@ -115,6 +118,12 @@ async def test_a_bucket_that_is_made_anew_is_copied_anew(tmp_path: Path) -> None
         await user.put("blueprints", "g/two/1", 1)
         await eventually(lambda: _reads(operator, "g/two/1"))
         assert (await user.contents("blueprints")).keys() == {"g/two/1"}
+
+
+async def _follows(operator: Insider, manager: Insider) -> bool:
+    """Whether the copies still follow."""
+    await Raw(manager.client).put("slices", "node-1.g/probe/1", {"state": "LOAD"})
+    return "node-1.g/probe/1" in await Raw(operator.client).contents("slices")
 
 
 async def _reads(operator: Insider, key: str) -> bool:
