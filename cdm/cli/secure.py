@@ -170,7 +170,7 @@ def _show(
         console.print(f"The servers do not know of this yet: cdm secure --out {folder.path} --push", markup=False)
     elif any(each.what != "kept" for each in written):
         console.print(
-            f"Copy {folder.path / ACCOUNTS} to each server, and have it read anew: nats-server --signal reload"
+            f"Copy {folder.path / ACCOUNTS} to each server, and have it read anew, twice: nats-server --signal reload"
         )
     if clear:
         console.print("Without --cert and --key all traffic goes in the clear.")

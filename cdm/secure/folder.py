@@ -190,8 +190,6 @@ class SiteFolder:
         _check(known, changes)
         new = [name for name in self._wanted(changes) if name not in known.everybody]
         self._check_files(known, new, force=force)
-        if SYSTEM in changes.rotate:
-            known = self._with_system(known)
         pairs = {name: new_pair() for name in (*new, *changes.rotate)}
         managers = {encode_node(each) for each in changes.managers}
         after = replace(
@@ -287,6 +285,11 @@ def _check(known: SiteRecord, changes: Changes) -> None:
             if name not in known.everybody:
                 there = ", ".join(known.everybody) or "nobody"
                 raise UsageError(f"{option} {name}: there is no such user; there is: {there}")
+    if SYSTEM in changes.rotate:
+        raise UsageError(
+            f"--rotate {SYSTEM}: servers know this user by the account that they were set up with, and nobody could "
+            "tell them of another key; set up another site with `--jwt --out`"
+        )
     if both := sorted((set(changes.rotate) | nodes | managers) & set(changes.remove)):
         raise UsageError(f"--remove {both[0]}: the same command adds it, or gives it a new key")
     for name in changes.remove:
