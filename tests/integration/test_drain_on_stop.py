@@ -33,6 +33,10 @@ async def starting(server: NatsServer, folder: Path) -> AsyncIterator[Processes]
         running.kill()
 
 
+async def registered(user: Raw, *names: str) -> bool:
+    return {*names} <= (await user.registrations()).keys()
+
+
 async def active(user: Raw, wanted: dict[str, int]) -> bool:
     found = await user.slices()
     return on_nodes(found) == wanted and set(found.values()) <= {"ACTIVE"}
@@ -108,6 +112,7 @@ async def test_an_agent_waits_for_the_slices_that_it_runs_itself(server: NatsSer
         for name in ("a1", "a2"):
             options = ("--role", "agent", "--runtime", "process", "--folder", str(tmp_path / name), "--drain-on-stop")
             running.start(name, *options)
+        await eventually(lambda: registered(user, "a1", "a2"), 60)  # or one of them takes both
         await user.stubborn("blueprints", "acme/web/1", {**ONE, "instances": 2})
         await eventually(lambda: active(user, {"a1": 1, "a2": 1}), 60)
         first = running.all["a1"]

@@ -258,7 +258,7 @@ async def test_a_node_with_too_few_file_descriptors_says_how_many_it_needs(tmp_p
 @pytest.fixture
 def ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
     """A keeper in this process, with a run whose program ended."""
-    monkeypatch.setattr("cdm.runtimes.keeper.keeper.raise_open_files", lambda: (64, 64))
+    monkeypatch.setattr("cdm.runtimes.keeper.spawn.raise_open_files", lambda: (64, 64))
     node, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with node, there:
         keeper = Keeper(there, tmp_path, "token", None)

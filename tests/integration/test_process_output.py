@@ -208,7 +208,7 @@ def test_no_error_of_an_output_writer_ends_the_keeper(
 ) -> None:
     """Its output is lost, and told once."""
 
-    monkeypatch.setattr("cdm.runtimes.keeper.keeper.raise_open_files", lambda: (64, 64))
+    monkeypatch.setattr("cdm.runtimes.keeper.spawn.raise_open_files", lambda: (64, 64))
 
     class Broken:
         said, last, lost = False, (), 0

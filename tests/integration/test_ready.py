@@ -109,7 +109,9 @@ async def test_a_program_that_cannot_stay_up_is_never_ready_on_other_nodes_eithe
 
         async def states() -> Counter[str]:
             found = await ground.user.contents("slices")
-            return Counter(record.value["state"] for key, record in found.items() if key.endswith(name))
+            return Counter(
+                record.value["state"] for key, record in found.items() if key.endswith(f".{name}") and key[0] != "_"
+            )
 
         async def failed() -> bool:
             return "FAILED" in await states()

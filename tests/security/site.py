@@ -83,7 +83,7 @@ class Site:
 
 def _owns(attacker: str, bucket: str, key: str) -> bool:
     if attacker == "operator":
-        return bucket == "blueprints" or key.endswith(".intent") or key == OWN
+        return bucket == "blueprints" or key.endswith((".intent", ".seen")) or key == OWN
     own = {"slices": key.startswith(f"{attacker}."), "nodes": key in (attacker, f"{attacker}.seen")}
     return own.get(bucket, False)
 
