@@ -211,7 +211,6 @@ REFUSED = {
         f"$KV.blueprints.{ONE}",
         f"$KV.status.{ONE}",
         "$JS.API.STREAM.DELETE.KV_slices",
-        "$JS.API.STREAM.PURGE.KV_slices",
     ],
 }
 ALLOWED = {
