@@ -129,13 +129,9 @@ class History:
         self._entries = entries
         self._grace = grace
         self._patience = patience
-        self._nodes: defaultdict[str, Past] = defaultdict(Past)
         self._blueprints: defaultdict[str, Past] = defaultdict(Past)
         last = max((entry.time for several in entries.values() for entry in several), default=0.0)
-        for entry, following in _with_the_next(entries["nodes"]):
-            self._nodes[entry.key].add(entry.time, entry.value)
-            if entry.ends <= (following.time if following else last):
-                self._nodes[entry.key].add(entry.ends, None)
+        self._nodes = registrations(entries["nodes"], last)
         for entry in entries["blueprints"]:
             count = _instances(entry)
             if count is not None:
@@ -333,6 +329,21 @@ class _Terms:
         if holder and holder[0] != fields.get("leader"):
             self.found.append(f"{entry}: the lease of term {term} is {holder}'s")
         self._fence, self._number = term, entry.sequence
+
+
+def registrations(nodes: Sequence[Entry], last: float) -> defaultdict[str, Past]:
+    """What each key of ``nodes`` held: a value that is not renewed within its TTL ends, and leaves no trace.
+
+    Args:
+        nodes: everything that the stream of nodes stored, from its first message on.
+        last: until when is known what was stored, in seconds since 1970.
+    """
+    found: defaultdict[str, Past] = defaultdict(Past)
+    for entry, following in _with_the_next(nodes):
+        found[entry.key].add(entry.time, entry.value)
+        if entry.ends <= (following.time if following else last):
+            found[entry.key].add(entry.ends, None)
+    return found
 
 
 def _with_the_next(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry | None]]:

@@ -7,10 +7,10 @@ leader may write in which phase is written down here again.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tests.containers.auditor import Entry, Past, guard
+from tests.containers.auditor import Entry, guard, registrations
 from tests.containers.rollout_replay import Instance, Leg, Move, Service, batches, commanded
 
 AWAY = ("UNLOAD", "DEACTIVATE")
@@ -65,7 +65,7 @@ class Rollouts:
     def __init__(
         self,
         slices: Sequence[Entry],
-        nodes: Iterable[Entry],
+        nodes: Sequence[Entry],
         bounds: Bounds,
         grace: float = 1.0,
         blur: float = 0.25,
@@ -75,9 +75,7 @@ class Rollouts:
         self._service = Service(bounds.service)
         self._grace = grace
         self._blur = blur
-        self._nodes: dict[str, Past] = {}
-        for entry in nodes:
-            self._nodes.setdefault(entry.key, Past()).add(entry.time, entry.value)
+        self._nodes = registrations(nodes, max((entry.time for entry in (*slices, *nodes)), default=0.0))
 
     def violations(self) -> list[str]:
         """Everything that was promised and did not hold."""

@@ -103,7 +103,7 @@ async def test_without_room_elsewhere_it_goes_back_by_its_deadline(server: NatsS
             victim = await eventually(lambda: new_one(place), what="one is new")
             ways[victim].cut()
             await eventually(lambda: gone(place, victim), 20, "it is given up")
-            await eventually(lambda: says(place, "no room"), what="status says that there is no room")
+            await eventually(lambda: says(place, "1 has no place"), what="status says what has no place")
             reverted = await place.reaches("reverted")
             told = await condition(place, "2", "Reverted")
             assert await versions(place) == {"1": 2}, "all that there is room for"
@@ -115,7 +115,7 @@ async def test_without_room_elsewhere_it_goes_back_by_its_deadline(server: NatsS
         restarts = [record.value.get("restarts") for record in (await place.user.contents("slices")).values()]
         assert not any(restarts), "what is loaded anew has not been restarted"
         assert 10 <= reverted.entry.time - put < 10 + 5 + SLACK
-        assert told["reason"] == "no instance became healthy for 10 s"
+        assert told["reason"].startswith("no instance became healthy for 10 s: 1 has no place")
 
 
 async def test_the_leader_is_cut_off_and_what_it_sent_arrives_late(server: NatsServer, tmp_path: Path) -> None:

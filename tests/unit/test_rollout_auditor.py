@@ -200,6 +200,17 @@ def test_a_restart_makes_the_new_one_begin_anew() -> None:
     assert "leaves 2 healthy ones" in told(story)
 
 
+@pytest.mark.parametrize("over", [False, True])
+def test_what_is_on_a_node_that_was_not_heard_for_its_ttl_is_lost_and_not_taken(over: bool) -> None:
+    """Such a registration ends without a trace: nothing is stored of its end."""
+    story = begun().node("n1", "n2", "n3", ttl="10000ms").wait(2).node("n2", "n3", ttl="10000ms")
+    story.wait(4 if over else 1).together((story.key("n1", A), None))
+    if over:
+        assert story.judged() == []
+    else:
+        assert "leaves 2 healthy ones where 3 are to stay" in told(story)
+
+
 def test_a_new_one_on_a_node_that_is_gone_is_not_healthy() -> None:
     story = begun()
     story.say("rolling", story.order("n1/1", "LOAD", B)).serve("n1/1", B).expire("n1").wait().end("n2", A)
