@@ -60,7 +60,8 @@ async def content_for_nodes(connection: Connection, offer: Offer) -> Content:
     only = offer.key is not None or secrets_in(offer.manifest.env) or offer.manifest.override
     if only:
         raise Conflict(f"{old} cannot read artifacts that are signed, have secrets or `override`; upgrade it first")
-    remark(f"note: {old} needs the manifest beside the content, where whoever lists objects can read its env")
+    if offer.manifest.env:  # without it there is nothing that the note could be about
+        remark(f"note: {old} needs the manifest beside the content, where whoever lists objects can read its env")
     return offer.packed.content(offer.manifest, inside=False)
 
 

@@ -41,7 +41,8 @@ async def _has_loads(user: Raw, artifact: str, instances: int) -> bool:
         found = await user.slices()
     except (Rejection, nats.errors.Error):
         return False
-    return sum(artifact_of(key) == artifact for key in found) == instances
+    # Where nobody answers, what was told to go stays for a minute.
+    return sum(artifact_of(key) == artifact and state != "UNLOAD" for key, state in found.items()) == instances
 
 
 async def finish(user: Raw, nodes: Nodes) -> None:

@@ -154,6 +154,8 @@ async def test_older_nodes_are_pushed_what_they_can_read(server: NatsServer, tmp
         assert stored["manifest"]["env"] == {"QUIET": "private-of-the-manifest"}
         assert not stored.keys() & {"tail", "data", "signatures"}
         assert "override" not in stored["manifest"], "which they would refuse"
+        nothing_to_hide = artifact(server, "push", "org.example:plain:1", path)
+        assert (nothing_to_hide.returncode, nothing_to_hide.stderr) == (0, "")
         # Once it is upgraded the same push changes nothing, and by force it is stored as it should be.
         await user.put("nodes", "n1", {**old, "version": "0.2", "features": ["manifest-inside"]})
         assert "unchanged" in artifact(server, *push).stdout
