@@ -38,6 +38,13 @@ SETTLED = 0.2
 """Seconds after which what an attack sets off has happened."""
 
 
+OF_THE_THIEF = f"slices {THIEF}."
+
+
+def _removed(kept: object) -> bool:
+    return kept is None or getattr(kept, "value", None) == ""
+
+
 async def _harmless(there: Site, who: str, attack: Attack) -> None:
     await eventually(there.at_rest)
     before = await there.contents(who)
@@ -48,7 +55,9 @@ async def _harmless(there: Site, who: str, attack: Attack) -> None:
         assert insider.client.is_connected
     assert not heard or who == "operator"
     after = await there.contents(who)
-    assert {key: after.get(key) for key in {*before, *after} if before.get(key) != after.get(key)} == {}
+    changed = {key: after.get(key) for key in {*before, *after} if before.get(key) != after.get(key)}
+    # The leader may just be deleting what an attack before this one put under the thief's own keys.
+    assert {key: kept for key, kept in changed.items() if not (key.startswith(OF_THE_THIEF) and _removed(kept))} == {}
     assert await there.at_rest()
     there.processes.unharmed()
 
