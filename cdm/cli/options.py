@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from cdm.cli.context import access_of, expanded, selected_context, servers_of
 from cdm.errors import InvalidBlueprint, UsageError
+from cdm.model.condition import problem_with_label
 from cdm.model.quantity import check_cores, memory_of, memory_text
 from cdm.model.rules import NODE_LABEL
 from cdm.node.machine import Machine
@@ -173,6 +174,9 @@ def node_labels(pairs: Sequence[str]) -> dict[str, str]:
     """Read the labels of a node; raises `UsageError`."""
     option = "--label, CDM_LABEL"
     labels = pairs_of(pairs, "label", option)
+    for name in labels:
+        if problem := problem_with_label(name):
+            raise UsageError(f"label {problem} ({option})")
     if NODE_LABEL in labels:
         raise UsageError(f"label {NODE_LABEL!r} is always the node's id (--id, CDM_ID), and cannot be set ({option})")
     return labels

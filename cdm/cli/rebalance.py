@@ -37,7 +37,7 @@ from cdm.store.snapshot import snapshot
 
 NAMED = 3
 """Most instances that are named in one line."""
-COMPLETE, SUPERSEDED, TIMED_OUT = "complete", "superseded", "timed out"
+COMPLETE, INCOMPLETE, SUPERSEDED, TIMED_OUT = "complete", "incomplete", "superseded", "timed out"
 
 
 class PlannedMove(Struct, frozen=True):
@@ -69,7 +69,19 @@ class Rebalanced(Struct, frozen=True):
     stay: list[StayingSlice]
     """Instances that cannot be moved, though a hard rule forbids them to be where they are."""
     result: str | None = None
-    """How it ended: ``complete``, ``superseded``, or ``timed out``; None: that was not waited for."""
+    """How it ended: ``complete``, ``incomplete``, ``superseded``, or ``timed out``; None: that was not waited for."""
+    reason: str = ""
+    """Why it is incomplete, or was not over in time."""
+
+
+class _End(NamedTuple):
+    """How the wait for one version ended."""
+
+    result: str
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.result}: {self.reason}" if self.reason else self.result
 
 
 def rebalance(
@@ -90,7 +102,7 @@ def rebalance(
     max_moves
         Leave out the versions that would need more moves than this, together with those before them.
     wait
-        Wait until all is moved.
+        Wait until all is moved; exit code 3 where instances stay where a rule forbids them.
     """
     if plan and wait:
         raise UsageError("--plan moves nothing that --wait could wait for: choose one of them")
@@ -114,7 +126,7 @@ async def _run(
     with Patience(READING) as patience:
         found = _chosen(Onlooker(await snapshot(connection), clock.now()), artifacts, most, patience.say)
     say = unsaid if options.json else shown_line
-    ends: dict[str, str] = {}
+    ends: dict[str, _End] = {}
     if plan:
         if not options.json:
             for line in _lines(found):
@@ -125,11 +137,18 @@ async def _run(
         for each in asked if wait else ():
             ends[each.artifact] = await _ended(connection, each, until)
             say(f"{each.artifact}: {ends[each.artifact]}")
+        if wait:
+            # Of these nothing could be asked for; why they stay was said.
+            stays = {each.artifact: _End(INCOMPLETE, "; ".join(_staying(each))) for each in found if each.stay}
+            ends = {**stays, **ends}
     if options.json:
-        print_json({"artifacts": [replace(each, result=ends.get(each.artifact)) for each in found]})
-    if SUPERSEDED in ends.values():
+        nothing = _End("")
+        ended = [(each, ends.get(each.artifact, nothing)) for each in found]
+        print_json({"artifacts": [replace(each, result=e.result or None, reason=e.reason) for each, e in ended]})
+    results = {each.result for each in ends.values()}
+    if SUPERSEDED in results:
         return 4
-    return 3 if TIMED_OUT in ends.values() else 0
+    return 3 if results & {INCOMPLETE, TIMED_OUT} else 0
 
 
 def _chosen(
@@ -166,6 +185,8 @@ class _Asked(NamedTuple):
     """What its blueprint has in ``rebalanced`` now."""
     revision: int
     """Of that blueprint."""
+    patience: float
+    """Seconds without anything new about it after which it is not waited for any more."""
 
 
 async def _ask(connection: Connection, found: Sequence[Rebalanced], say: Callable[[str], None]) -> list[_Asked]:
@@ -176,7 +197,10 @@ async def _ask(connection: Connection, found: Sequence[Rebalanced], say: Callabl
             continue
         artifact = Artifact.parse(each.artifact)
         made = await edited(connection, artifact.service, partial(rebalancing, artifact=artifact, stamp=text))
-        asked.append(_Asked(each.artifact, text, made.revision))
+        blueprint = Blueprint.parse(made.edit.raw)
+        # A move may have nothing to tell for as long as the new instance has to be up, and to become so.
+        patience = blueprint.rollout.deadline_seconds + blueprint.min_healthy
+        asked.append(_Asked(each.artifact, text, made.revision, patience))
         say(f"{each.artifact}: {_count(each)}{f', once the leader may: {each.waits}' if each.waits else ''}")
     for each in found:
         if each.left_out:
@@ -188,32 +212,38 @@ async def _ask(connection: Connection, found: Sequence[Rebalanced], say: Callabl
     return asked
 
 
-async def _ended(connection: Connection, asked: _Asked, until: float) -> str:
+async def _ended(connection: Connection, asked: _Asked, until: float) -> _End:
     """Wait until the leader says that nothing of it is left to be moved; returns how that ended."""
     artifact = Artifact.parse(asked.artifact)
     follower = StatusFollower(connection, artifact.service)
-    end = TIMED_OUT
+    end: _End | None = None
     with anyio.move_on_after(None if until == math.inf else max(until - clock.now(), 0)):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(follower.run)
             await follower.listed()
             seen, looked_at = False, asked.revision
-            while True:
+            while end is None:
                 status = follower.statuses.get(artifact)
-                told = _told(status, asked.text, asked.revision, seen=seen)
-                if told is None and status is not None and status.observed_revision > looked_at:
+                end = _told(status, asked.text, asked.revision, seen=seen)
+                if end is None and status is not None and status.observed_revision > looked_at:
                     looked_at = status.observed_revision
-                    told = None if await _is_asked(connection, artifact, asked.text) else SUPERSEDED
-                if told is not None:
-                    break
+                    end = None if await _is_asked(connection, artifact, asked.text) else _End(SUPERSEDED)
                 seen = artifact in follower.statuses
-                await follower.news()
-            end = told
+                if end is None:
+                    with anyio.move_on_after(asked.patience) as silence:
+                        await follower.news()
+                    if silence.cancelled_caught:
+                        end = _End(INCOMPLETE, f"nothing new for {asked.patience:g} s{_last_said(follower, artifact)}")
             tasks.cancel_scope.cancel()
-    return end
+    return end or _End(TIMED_OUT, f"it goes on{_last_said(follower, artifact)}")
 
 
-def _told(status: Status | None, text: str, revision: int, *, seen: bool) -> str | None:
+def _last_said(follower: StatusFollower, artifact: Artifact) -> str:
+    status = follower.statuses.get(artifact)
+    return f"; {status.condition}: {status.reason}" if status is not None and status.reason else ""
+
+
+def _told(status: Status | None, text: str, revision: int, *, seen: bool) -> _End | None:
     """How it ended, according to the status; None: it goes on.
 
     Args:
@@ -223,12 +253,12 @@ def _told(status: Status | None, text: str, revision: int, *, seen: bool) -> str
         seen: whether there was a status before.
     """
     if status is None:
-        return SUPERSEDED if seen else None
+        return _End(SUPERSEDED) if seen else None
     if status.rebalanced == text:
-        return COMPLETE
+        return _End(INCOMPLETE, status.reason) if status.violations else _End(COMPLETE)
     if status.observed_revision < revision:
         return None
-    return SUPERSEDED if status.condition is Condition.SUPERSEDED else None
+    return _End(SUPERSEDED) if status.condition is Condition.SUPERSEDED else None
 
 
 async def _is_asked(connection: Connection, artifact: Artifact, text: str) -> bool:

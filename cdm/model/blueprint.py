@@ -245,7 +245,7 @@ def _made(typed: _Typed) -> Blueprint:
     overrides = Overrides(typed.env or {}, typed.args, typed.stop_after)
     each, rules = isinstance(typed.instances, str), typed.rules()
     if each:
-        check_for_each(typed)
+        check_for_each(typed, rules)
     return Blueprint(
         0 if isinstance(typed.instances, str) else typed.instances,
         None if overrides == Overrides() else overrides,

@@ -14,6 +14,8 @@ from cdm.model.problems import cut, shortened
 
 MAX_CONDITION = 1_000
 """Longest condition, in characters."""
+MAX_LABEL = 200
+"""Longest name of a label, in characters."""
 
 _FORMS = (
     'write "gpu", "!spot", "zone = a", "class != spot", "zone in (a, b)", "zone not in (c)" or "kernel >= 6.1", '
@@ -78,12 +80,12 @@ class LabelCondition(Struct, frozen=True, cache_hash=True):
             raise InvalidBlueprint("", f"is {len(text):,} characters long; at most {MAX_CONDITION:,} are read")
         stripped = text.strip()
         if found := _ALONE.fullmatch(stripped):
-            label, kind = _unquoted(found[2]), LabelOperator.ABSENT if found[1] else LabelOperator.PRESENT
+            label, kind = _label(found[2]), LabelOperator.ABSENT if found[1] else LabelOperator.PRESENT
             return cls(f"{found[1]}{_quoted(label)}", label, kind)
         if found := _COMPARED.fullmatch(stripped):
-            return cls._compared(_unquoted(found[1]), found[2], _unquoted(found[3]))
+            return cls._compared(_label(found[1]), found[2], _unquoted(found[3]))
         if found := _AMONG.fullmatch(stripped):
-            label, kind = _unquoted(found[1]), LabelOperator.NOT_IN if found[2] else LabelOperator.IN
+            label, kind = _label(found[1]), LabelOperator.NOT_IN if found[2] else LabelOperator.IN
             values = tuple(dict.fromkeys(map(_unquoted, _WORDS.findall(found[3]))))
             return cls(f"{_quoted(label)} {kind} ({', '.join(map(_quoted, values))})", label, kind, values)
         raise InvalidBlueprint("", cut(f'"{shortened(stripped)}" {_complaint(stripped)}'))
@@ -117,6 +119,13 @@ class LabelCondition(Struct, frozen=True, cache_hash=True):
         return self.text
 
 
+def problem_with_label(name: str) -> str:
+    """What keeps a text from being the name of a label, for people; empty: nothing."""
+    if re.search(r"[\s\0\ud800-\udfff]", name):
+        return f"{name[:40]!r} has a space in it, or another character that the name of a label cannot have"
+    return f"{name[:40]!r}… is longer than {MAX_LABEL} characters" if len(name) > MAX_LABEL else ""
+
+
 def _dotted(text: str) -> tuple[int, ...] | None:
     """The numbers of "6.1.0-25-amd64", without zeros at the end, so that 6.1 is 6.1.0; None: it does not begin so."""
     found = _NUMBER.fullmatch(text)
@@ -135,6 +144,16 @@ def _quoted(word: str) -> str:
 
 def _unquoted(word: str) -> str:
     return word[1:-1].replace("''", "'") if word.startswith("'") else word
+
+
+def _label(word: str) -> str:
+    """The name of a label, as it stands in a condition."""
+    name = _unquoted(word)
+    if not name:
+        raise InvalidBlueprint("", "asks for a label without a name")
+    if problem := problem_with_label(name):
+        raise InvalidBlueprint("", f"asks for a label whose name {problem}")
+    return name
 
 
 def _complaint(text: str) -> str:

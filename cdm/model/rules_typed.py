@@ -13,7 +13,7 @@ from msgspec import Meta, Struct, field
 
 from cdm.errors import InvalidArtifact, InvalidBlueprint
 from cdm.model.artifact import MAX_PART, Service
-from cdm.model.condition import LabelCondition
+from cdm.model.condition import MAX_LABEL, LabelCondition
 from cdm.model.problems import cut, shortened
 from cdm.model.quantity import Cores, Memory, check_cores, memory_of, memory_text
 from cdm.model.rules import (
@@ -42,7 +42,12 @@ _MOST_WEIGHT = 1_000_000
 _Text = Meta(pattern=r"^[^\0\ud800-\udfff]*\Z")
 _Condition = Annotated[str, _Text, Meta(description='a condition like "gpu", "!spot" or "zone in (a, b)"')]
 _Label = Annotated[
-    str, _Text, Meta(min_length=1, max_length=200, description="the name of a label (at most 200 characters)")
+    str,
+    Meta(
+        pattern=r"^[^\0\s\ud800-\udfff]+\Z",
+        max_length=MAX_LABEL,
+        description=f"the name of a label, without spaces (at most {MAX_LABEL} characters)",
+    ),
 ]
 _Domain = Annotated[str, _Text, Meta(max_length=200, description='a value of the label, or "*" for all others')]
 _Weight = Annotated[float, Meta(ge=0, le=_MOST_WEIGHT, description=f"a number from 0 to {_MOST_WEIGHT:,}")]
@@ -169,15 +174,27 @@ _NOT_FOR_EACH = {
 """Fields that say nothing of a blueprint that wants one instance on every node that fits, and why."""
 
 
-def check_for_each(typed: TypedRules) -> None:
+def check_for_each(typed: TypedRules, rules: Rules) -> None:
     """Check what is typed of a blueprint that wants one instance on every node that fits.
 
+    Args:
+        typed: as it is typed.
+        rules: what that says.
+
     Raises:
-        InvalidBlueprint: it says how many go where, or that any are to be moved.
+        InvalidBlueprint: it says how many go where, or where they had better go, or that any are to be moved.
     """
     for name, why in _NOT_FOR_EACH.items():
         if getattr(typed, name) != getattr(_NOTHING_TYPED, name):
             raise InvalidBlueprint(name, f'says nothing where "instances" is "{EACH}": {why}; leave it out')
+    for name, neighbours in (("near", rules.near), ("apart", rules.apart)):
+        for number, each in enumerate(neighbours):
+            if not each.hard:
+                raise InvalidBlueprint(
+                    f"{name}[{number}]",
+                    f'is a wish, which says nothing where "instances" is "{EACH}": one runs on every node that fits; '
+                    'leave it out, or write "hard": true',
+                )
 
 
 def check_for_service(rules: Rules, service: Service) -> None:

@@ -81,6 +81,7 @@ def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Com
         (["node", "--command-timeout", "0.0"], "--command-timeout: '0.0'"),
         (["node", "--lease-ttl", "soon"], "--lease-ttl: 'soon' is not a duration"),
         (["node", "--label", "x"], "label 'x'"),
+        (["node", "--label", "zo ne=a"], "label 'zo ne' has a space in it"),
         (["node", "--label", "x=1", "--label", "x=2"], "given twice"),
         (["node", "--id", "a b"], "'a b'"),
         (["node", "--prefix", "a.b"], "--prefix"),

@@ -59,7 +59,6 @@ async def test_a_wait_ends_where_another_rebalancing_is_asked_for_or_time_is_ove
         await user.put("status", "acme/web/1", {"condition": "Ready", "desired": 2})
         late = await command_line("rebalance", "--wait", "--timeout", "1s", env={"NATS_URL": server.url}, within=40)
         assert (late.returncode, b"acme:web:1: timed out" in late.stdout) == (3, True), late.stderr
-        known = (await user.contents("blueprints"))["acme/web/1"].sequence
 
         async def ask_for_another() -> None:
             async def asked() -> bool:
@@ -69,6 +68,21 @@ async def test_a_wait_ends_where_another_rebalancing_is_asked_for_or_time_is_ove
             revision = await user.put("blueprints", "acme/web/1", {"instances": 2, "rebalanced": "x"})
             await user.put("status", "acme/web/1", {"condition": "Ready", "observed_revision": revision})
 
+        async def stays_in_part() -> None:
+            async def asked() -> str:
+                return (await user.contents("blueprints"))["acme/web/1"].value.get("rebalanced") or ""
+
+            text = await eventually(asked, 30, "it is asked for")
+            status = {"condition": "Ready", "rebalanced": text, "violations": 1, "reason": "1 instance is …"}
+            await user.put("status", "acme/web/1", status)
+
+        await user.put("blueprints", "acme/web/1", {"instances": 2})
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stays_in_part)
+            part = await command_line("rebalance", "--wait", env={"NATS_URL": server.url}, within=40)
+        assert (part.returncode, "acme:web:1: incomplete: 1 instance is …" in part.stdout.decode()) == (3, True), part
+        await user.put("status", "acme/web/1", {"condition": "Ready", "desired": 2})
+        known = (await user.contents("blueprints"))["acme/web/1"].sequence
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask_for_another)
             other = await command_line("rebalance", "--wait", env={"NATS_URL": server.url}, within=40)
@@ -98,6 +112,7 @@ async def test_what_no_node_takes_although_a_rule_forbids_it_there_is_told(serve
         planned = await command_line("rebalance", "--plan", env=env, within=40)
         told = await command_line("rebalance", env=env, within=40)
         listed = await command_line("rebalance", "--plan", "--json", env=env, within=40)
+        waited = await command_line("rebalance", "--wait", "--json", env=env, within=40)
     stay = (
         "n1/acme:web:1, n1/acme:web:1#1, n1/acme:web:1#2 and 1 more stay where a rule forbids them (zone is not b): "
         "no other node takes one; cdm explain acme:web:1 says why"
@@ -108,3 +123,5 @@ async def test_what_no_node_takes_although_a_rule_forbids_it_there_is_told(serve
     assert last.endswith("  nothing is to be moved")
     (found,) = json.loads(listed.stdout)["artifacts"]
     assert found["stay"][1] == {"slice": "n1.acme/web/1/1", "why": "zone is not b"}
+    (found,) = json.loads(waited.stdout)["artifacts"]
+    assert (waited.returncode, found["result"], found["reason"]) == (3, "incomplete", stay)

@@ -24,7 +24,7 @@ from tests.harness.wire import Raw, on_nodes, raw
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 KEY = "org.example/one/1.0.0"
-REGIONS = {"east": ["e1", "e2"], "north": ["n1", "n2"], "west": ["w1", "w2"]}
+REGIONS = {region: [f"{region[0]}{number}" for number in (1, 2, 3)] for region in ("east", "north", "west")}
 NODES = [name for names in REGIONS.values() for name in names]
 WANTED = 8
 MIN_HEALTHY = 0.5

@@ -1,8 +1,9 @@
 """The model of `tests.unit.test_reconciliation_model`, with blueprints that say where their instances go.
 
 Besides what holds there: nothing is placed where a hard rule forbids it, no node ever reserves more than it has, and at
-rest what is missing fits nowhere. What is moved comes to an end: left alone, no instance is moved more than once for
-each time that what it is to be near to, or apart from, may have moved.
+rest what is missing fits nowhere. A spread that waits never gives a domain more than its share and the skew, and gives
+every domain its share where there is room. What is moved comes to an end: left alone, no instance is moved more than
+once for each time that what it is to be near to, or apart from, may have moved.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BlueprintKey, SliceKey, encode
 from cdm.model.node import Registration, Schedule
 from cdm.model.quantity import millicores
-from cdm.model.rules import Neighbour, OnViolation
+from cdm.model.rules import OTHERS, Neighbour, OnViolation, Spread
 from cdm.model.status import Condition
 from tests.harness.examples import examples
 from tests.unit.support import S
+from tests.unit.test_choice_properties import naive_shares
 from tests.unit.test_reconciliation_model import ARTIFACTS, NODES, ClusterModel, which_artifact, which_node
 
 CORES = dict(zip(NODES, (1.0, 2.0, None, 1.5, 4.0), strict=True))
@@ -65,20 +67,22 @@ each = st.booleans().map(lambda yes: {"instances": "each"} if yes else {})
 
 
 @st.composite
-def neighbours(draw: st.DrawFn, artifact: Artifact, *, moves: bool) -> dict[str, Any]:
+def neighbours(draw: st.DrawFn, artifact: Artifact, *, moves: bool, each: bool) -> dict[str, Any]:
     """What an artifact is to be near to, or apart from: itself, and others.
 
     What is moved off nodes that a rule forbids (``moves``) has rules about those alone that come before it in the
-    alphabet: two that each have a rule about the other may chase one another for ever, as they were told to.
+    alphabet: two that each have a rule about the other may chase one another for ever, as they were told to. Of what is
+    to be on ``each`` node nothing can be wished for.
     """
+    hard = st.just(True) if each else st.booleans()
     own = str(artifact.service)
     others = [str(each.service) for each in ARTIFACTS if each < artifact or (each != artifact and not moves)]
     found: dict[str, Any] = {}
     if apart := draw(st.lists(st.sampled_from([own, *others]), max_size=2, unique=True)):
-        found["apart"] = [{"from": each, "by": draw(by), "hard": draw(st.booleans())} for each in apart]
-    near = draw(st.sampled_from([None, *(each for each in (own, *others) if each not in apart)]))
-    if near is not None:
-        found["near"] = [{"with": near, "by": draw(by), "hard": near != own and draw(st.booleans())}]
+        found["apart"] = [{"from": one, "by": draw(by), "hard": draw(hard)} for one in apart]
+    near = draw(st.sampled_from([None, *(one for one in (own, *others) if one not in apart)]))
+    if near is not None and not (each and near == own):
+        found["near"] = [{"with": near, "by": draw(by), "hard": near != own and draw(hard)}]
     return found
 
 
@@ -95,7 +99,9 @@ class PlacementModel(ClusterModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world.watch = self.apart_is_what_must_be_apart
+        self.world.watch = self.an_order_is_decided_on
+        self.rolled: set[Artifact] = set()
+        """What had other needs while it ran: which of them are in force is the business of the model of rollouts."""
 
     @initialize(
         nodes=st.lists(a_node, max_size=4) | st.lists(a_node, min_size=4, max_size=5),
@@ -132,16 +138,19 @@ class PlacementModel(ClusterModel):
     def user_applies(
         self, artifact: Artifact, instances: int, typed: dict[str, Any], each: dict[str, Any], data: st.DataObject
     ) -> None:
-        near_and_apart = data.draw(neighbours(artifact, moves=typed.get("on_violation") == "move"))
+        near_and_apart = data.draw(neighbours(artifact, moves=typed.get("on_violation") == "move", each=bool(each)))
         blueprint = {"instances": instances, **typed, **near_and_apart, **each}
         if each:
             blueprint = {name: value for name, value in blueprint.items() if name not in _OF_NUMBERS}
         before = self.world.blueprints.get(artifact, (None, 0, None))[0]
-        if before is not None and before.rules.needs is not None:
-            needs = before.rules.needs  # a rollout is another model's business
-            blueprint["needs"] = {"cpu": needs.cpu, "memory": needs.memory}
-        elif before is not None or artifact in self.world.manager.cluster.groups:
-            blueprint.pop("needs", None)
+        if before is not None or artifact in self.world.manager.cluster.groups:
+            if data.draw(st.sampled_from([False, False, False, True]), label="other needs"):
+                self.rolled.add(artifact)
+            elif before is not None and before.rules.needs is not None:
+                needs = before.rules.needs
+                blueprint["needs"] = {"cpu": needs.cpu, "memory": needs.memory}
+            else:
+                blueprint.pop("needs", None)
         self.world.apply(artifact, Blueprint.parse(msgspec.json.encode(blueprint)))
 
     @invariant()
@@ -163,8 +172,53 @@ class PlacementModel(ClusterModel):
                     assert all(one.holds(presence.registration.labels) for one in desired.blueprint.rules.require)
                     assert world.topology.schedule(command.key.node) is Schedule.NORMAL
 
+    def an_order_is_decided_on(self, order: Order) -> None:
+        """Look at it, with all that the leader has seen and ordered so far."""
+        self.apart_is_what_must_be_apart(order)
+        self.no_domain_gets_more_than_its_share_where_others_wait(order)
+
+    def no_domain_gets_more_than_its_share_where_others_wait(self, order: Order) -> None:
+        """What is moved has its old place until the new one is healthy, and rollouts have more for a while."""
+        world, artifact = self.world, order.artifact
+        desired = world.manager.cluster.desired.get(artifact)
+        loads = {command.key for command in order.commands if command.state is S.LOAD}
+        if desired is None or desired.blueprint is None or not loads or artifact in self.rolled:
+            return
+        if any("moved" in command.reason for command in order.commands):
+            return
+        # Of those that are on their way some may be given up, so only these certainly count.
+        there = {
+            key
+            for key, put in world.manager.cluster.group(artifact).slices.items()
+            if put.value.state in (S.LOADED, S.ACTIVE) and self._counts(key.node)
+        }
+        for spread in desired.blueprint.rules.spread:
+            if not spread.anyway:
+                counts = Counter(self._labels(key.node).get(spread.by) for key in there | loads)
+                for key in loads:
+                    domain = self._labels(key.node).get(spread.by)
+                    most = max(self._shares(desired.blueprint, spread, domain)) + spread.max_skew - 1
+                    assert counts[domain] <= most, f"{counts[domain]} in {domain}, and not {most}: {order}"
+
+    def _counts(self, node: NodeId) -> bool:
+        presence = self.world.topology.nodes.get(node)
+        return isinstance(presence, Registered) and self.world.topology.schedule(node) is not Schedule.DRAIN
+
+    def _shares(self, blueprint: Blueprint, spread: Spread, domain: str | None) -> set[int]:
+        """What the domain's share may be, by largest remainder."""
+        topology, require = self.world.topology, blueprint.rules.require
+        domains = {each for each in spread.weights if each != OTHERS}
+        for node in {*topology.nodes, *topology.seen}:
+            presence, seen = topology.nodes.get(node), topology.seen.get(node)
+            known = presence.registration if isinstance(presence, Registered) else seen and seen.registration
+            labels = {**(known.labels if known else {}), "node": node}
+            if all(one.holds(labels) for one in require):
+                domains.add(labels.get(spread.by, ""))
+        weights = {each: spread.weight(each or None) for each in domains}
+        return {way[domain or ""] for way in naive_shares(blueprint.instances, weights)}
+
     def apart_is_what_must_be_apart(self, order: Order) -> None:
-        """Nothing is placed beside what it must be apart from, by all that the leader has seen and ordered so far."""
+        """Nothing is placed beside what it must be apart from."""
         world = self.world
         desired = world.manager.cluster.desired.get(order.artifact)
         if desired is None or desired.blueprint is None:
@@ -220,15 +274,18 @@ class PlacementModel(ClusterModel):
         serving = {key for key, state in states.items() if state is S.ACTIVE}
         draining = {key for key in states if world.intents.get(key.node) is Schedule.DRAIN}
         wanted = status.desired
+        if artifact in self.rolled:
+            assert len(serving - draining) <= wanted
+            return
         assert valid.each or wanted == valid.instances
         assert len(serving - draining) <= wanted
         fitting = [node for node in world.nodes if self._fits(node, artifact, valid)]
-        waits = any(not each.anyway for each in valid.rules.spread)  # whose share that is, is another test's business
+        short = [node for node in fitting if self._is_short(node, valid, serving - draining)]
         if len(serving - draining) == wanted:
             assert serving == set(states)
             assert refused or status.condition is Condition.READY
         else:
-            assert not fitting or waits, f"{status.reason}, though {fitting} would take one"
+            assert not short, f"{status.reason}, though {short} would take one"
             trouble = Condition.UNSCHEDULABLE if world.nodes else Condition.DEGRADED
             assert refused or status.condition is trouble, f"{status}: {states}"
         if valid.each:
@@ -236,7 +293,18 @@ class PlacementModel(ClusterModel):
         forbidden = [key for key in serving - draining if not self._is_allowed(key.node, valid, key)]
         assert len(forbidden) == (status.violations or 0), f"{status}: {states}"
         if forbidden and len(serving - draining) == wanted and valid.on_violation is OnViolation.MOVE:
+            waits = any(not each.anyway for each in valid.rules.spread)  # by what goes, others' shares are others
             assert not fitting or waits, f"{forbidden} could go to {fitting}"
+
+    def _is_short(self, node: NodeId, blueprint: Blueprint, placed: Collection[SliceKey]) -> bool:
+        """Whether the node's domains certainly have room for one more, by the spreads that wait."""
+        for spread in blueprint.rules.spread:
+            domain = self._labels(node).get(spread.by)
+            have = sum(self._labels(key.node).get(spread.by) == domain for key in placed)
+            least = min(self._shares(blueprint, spread, domain)) + spread.max_skew - 1
+            if not spread.anyway and have >= least:
+                return False
+        return True
 
     def _is_allowed(self, node: NodeId, blueprint: Blueprint, itself: SliceKey | None = None) -> bool:
         """Whether hard rules let an instance be there, whatever room there is; ``itself``: it is there."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cdm.errors import InvalidBlueprint
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint, Overrides
-from cdm.model.condition import LabelCondition
+from cdm.model.condition import LabelCondition, problem_with_label
 from cdm.model.node import Registration
 from cdm.model.rules import (
     NO_RULES,
@@ -32,6 +32,15 @@ from tests.unit.support import parts
 pytestmark = pytest.mark.quick
 
 NAME = 'the name of a strategy: lower-case letters, digits, ".", "-" and "_" (at most 63 characters)'
+LABEL = "the name of a label, without spaces (at most 200 characters)"
+SPACE = (
+    "require[0]: asks for a label whose name 'zo ne' has a space in it, or another character that the name of a label "
+    "cannot have"
+)
+WISH = (
+    'is a wish, which says nothing where "instances" is "each": one runs on every node that fits; leave it out, or '
+    'write "hard": true'
+)
 CPU = "a number of cores from 0 to 10,000, in steps of 0.001"
 MEMORY = 'an amount of memory: bytes, or a text like "256M", "1.5G" or "1Gi" (at most 2^60 bytes)'
 
@@ -119,7 +128,10 @@ def test_one_on_every_node() -> None:
         ),
         ({"prefer": [{"when": "gpu"}]}, "prefer[0].when: there is no such field (fields: if, weight)"),
         ({"spread": {"by": "zone"}}, "spread: must be a list of at most 10 spreads"),
-        ({"spread": [{"by": ""}]}, "spread[0].by: must be the name of a label (at most 200 characters)"),
+        ({"spread": [{"by": ""}]}, f"spread[0].by: must be {LABEL}"),
+        ({"spread": [{"by": "zo ne"}]}, f"spread[0].by: must be {LABEL}"),
+        ({"near": [{"with": "a:b", "by": "zo\u2003ne"}]}, f"near[0].by: must be {LABEL}"),
+        ({"require": ["'zo ne'"]}, SPACE),
         (
             {"spread": [{"by": "zone", "weights": {"a": 1, "b": "2"}}]},
             "spread[0].weights.b: must be a number from 0 to 1,000,000",
@@ -189,6 +201,16 @@ def test_one_on_every_node() -> None:
                 ("rebalanced", "none can be elsewhere", {"rebalanced": "now"}),
             )
         ),
+        *(
+            (
+                {"instances": "each", **field},
+                f"{place}: {WISH}",
+            )
+            for place, field in (
+                ("near[0]", {"near": ["a:b"]}),
+                ("apart[1]", {"apart": ["a:b", {"from": "a:c", "hard": False}]}),
+            )
+        ),
         ({"instances": "some"}, 'instances: must be a whole number from 0 to 100,000 or "each"'),
     ],
 )
@@ -209,20 +231,21 @@ def test_a_service_may_be_apart_from_itself_and_need_not_be_near_itself() -> Non
 
 
 _text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=6)
+_labels = _text.filter(lambda label: not problem_with_label(label))
 _conditions = st.one_of(
-    st.builds("{}'{}'".format, st.sampled_from(["", "!"]), _text.map(lambda each: each.replace("'", "''"))),
+    st.builds("{}'{}'".format, st.sampled_from(["", "!"]), _labels.map(lambda each: each.replace("'", "''"))),
     st.sampled_from(["zone = a", "class != spot", "zone in (a, b)", "zone not in (c, 'd e')", "kernel >= 6.1"]),
 ).map(LabelCondition.parse)
 _services = st.builds(lambda group, name: f"{group}:{name}", parts, parts)
 _weights = st.floats(0, 1_000_000) | st.integers(1, 9).map(float)
 _spreads = st.builds(
     Spread,
-    _text,
+    _labels,
     st.dictionaries(_text | st.just("*"), _weights, max_size=3).filter(lambda each: not each or any(each.values())),
     st.integers(1, 5),
     st.booleans(),
 )
-_neighbours = st.builds(Neighbour, _services, st.just("node") | _text, st.booleans())
+_neighbours = st.builds(Neighbour, _services, st.just("node") | _labels, st.booleans())
 _needs = st.builds(
     Needs, st.integers(0, 64_000).map(lambda milli: milli / 1000), st.integers(0, 2**40) | st.just(256_000_000)
 )
@@ -256,7 +279,8 @@ _blueprints = st.builds(
 @given(_blueprints, st.booleans())
 def test_what_is_written_is_read_as_it_was_meant(blueprint: Blueprint, each: bool) -> None:
     if each:
-        rules = Rules(blueprint.rules.require, near=blueprint.rules.near, needs=blueprint.rules.needs)
+        near = tuple(one for one in blueprint.rules.near if one.hard)
+        rules = Rules(blueprint.rules.require, near=near, needs=blueprint.rules.needs)
         rules = NO_RULES if rules == NO_RULES else rules
         blueprint = Blueprint(0, each=True, rules=rules)
     written = msgspec.json.encode({"instances": blueprint.instances, **blueprint.settings})
