@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.harness import forked
 from tests.harness.servers import NatsServer, running_server
 
 # Machines are slow at times: no example fails for the time that it takes.
@@ -31,6 +32,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose how many examples Hypothesis tries, unless the command line does (`tests.harness.examples`)."""
     if not config.getoption("--hypothesis-profile"):
         settings.load_profile("quick" if config.getoption("-m") == "quick" else "cdm")
+
+
+def pytest_sessionfinish() -> None:
+    """End what commands were forked from, before what was measured of coverage is put together."""
+    forked.close()
 
 
 @pytest.fixture

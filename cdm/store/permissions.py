@@ -21,6 +21,8 @@ COMPLAINT_INTERVAL = 30.0
 """Seconds between two log lines about the same missing permission."""
 COMPLAINTS = 100
 """How many missing permissions are remembered for that."""
+WITHDRAWN = 5.0
+"""Seconds for which it is remembered what was waited for, and is not any more: its refusal may be on the way."""
 
 
 class Permissions:
@@ -38,6 +40,8 @@ class Permissions:
         """Subscriptions that were refused on the connection that is up, by subject."""
         self._complained: dict[str, float] = {}
         """When each missing permission was last logged, or told to somebody, the longest ago first."""
+        self._withdrawn: dict[str, float] = {}
+        """Until when nobody wants to know that a subject was refused."""
 
     def denied(self, kind: str, subject: str) -> None:
         """The server refused a subject; ``kind`` is ``publish`` or ``subscription``."""
@@ -55,7 +59,7 @@ class Permissions:
                 told = True
         if told:
             self._is_news(error)  # the request may have been put twice: what was told need not be logged, too
-        elif what == "publish":
+        elif what == "publish" and clock.now() >= self._withdrawn.get(subject, float("-inf")):
             self.complain(error)
 
     @contextmanager
@@ -65,10 +69,19 @@ class Permissions:
         self._waiting[refusal] = subjects
         try:
             yield refusal
+        except (asyncio.CancelledError, AccessDenied):
+            self._withdraw(subjects)
+            raise
         finally:
             del self._waiting[refusal]
             if not refusal.cancel():
                 refusal.exception()  # whoever left for another reason did not look at it
+
+    def _withdraw(self, subjects: Collection[str]) -> None:
+        """Whoever waited was told of something else, or told to stop: that these are refused, too, is no news."""
+        now = clock.now()
+        self._withdrawn = {subject: until for subject, until in self._withdrawn.items() if until > now}
+        self._withdrawn |= dict.fromkeys(subjects, now + WITHDRAWN)
 
     def check_subscribed(self, subject: str) -> None:
         """Raise `AccessDenied` where the subscription was refused."""

@@ -22,6 +22,7 @@ from cdm.dispatch.messages import Message
 from cdm.errors import AccessDenied, BucketMissing, StoreError
 from cdm.log import Log
 from cdm.store.backpressure import Backpressure
+from cdm.store.barrier import Barrier
 from cdm.store.bucket import Bucket
 from cdm.store.consumer import Consumer, until_up
 from cdm.store.intake import FlowControl, Intake
@@ -43,8 +44,6 @@ CHECK_PATIENCE = 2.0
 """Seconds that a check of the stream waits for what is on its way."""
 TRUSTED_GAP = MARKER_TTL / 3
 """Longest silence, in seconds, after which the watch resumes behind its last sequence without listing."""
-BARRIER_PATIENCE = 0.05
-"""Seconds after which a barrier asks the consumer how far it is."""
 SESSION_PAUSE = 0.25
 """Seconds before another consumer is made where one could not be."""
 BEHIND_PATIENCE = 10.0
@@ -111,8 +110,7 @@ class Watch:
         self._consumer: Consumer | None = None
         self.epoch = time.time() - clock.now()
         """The server's clock less this node's, in seconds, as far as is known: what `ValuePut.at` was made with."""
-        self._progress: anyio.Event | None = None
-        """Set when more was emitted; there while a barrier waits."""
+        self._barrier = Barrier(self._mirror, lambda: self._consumer, self._end)
         self._told_live = False
         self._began = float("-inf")
         self._heard = float("-inf")
@@ -156,29 +154,8 @@ class Watch:
         # Where the stream is replaced meanwhile, sequences of the old one say nothing about the new one.
         while True:
             generation, target = self._mirror.generation, await self.bucket.state()
-            if await self._reach(generation, target) and not self._purged(target):
+            if await self._barrier.reach(generation, target) and not self._purged(target):
                 return
-
-    async def _reach(self, generation: int, target: StreamState) -> bool:
-        """Wait until all that the stream held is emitted; returns False where the stream was replaced meanwhile."""
-        mirror = self._mirror
-        while generation == mirror.generation:
-            same = mirror.created == target.created
-            if same and mirror.is_live and mirror.reached >= target.last:
-                return True
-            if not same and mirror.is_live:
-                self._end("the stream was created anew")
-            self._progress = self._progress or anyio.Event()
-            with anyio.move_on_after(BARRIER_PATIENCE):
-                await self._progress.wait()
-                continue
-            # Nothing more is delivered where the last messages were removed again: the consumer knows.
-            consumer = self._consumer
-            if same and mirror.is_live and consumer and await consumer.drained():
-                complete = await consumer.complete(target, listing=False)
-                if complete and consumer is self._consumer:
-                    mirror.skip(target.last)
-        return False
 
     async def check(self) -> None:
         """Look whether the stream is the one that is followed, holds what is known, and has the settings it needs.
@@ -201,7 +178,7 @@ class Watch:
         elif mirror.is_live and mirror.lost(stream, clock.now()):
             # Most often it is only that what was replaced meanwhile was not delivered so far.
             with anyio.move_on_after(CHECK_PATIENCE), suppress(StoreError):
-                if await self._reach(generation, stream):
+                if await self._barrier.reach(generation, stream):
                     self._purged(stream)
 
     def _purged(self, stream: StreamState) -> bool:
@@ -334,7 +311,7 @@ class Watch:
         except Gap as gap:
             self._end(str(gap))
         else:
-            self._tell_progress()
+            self._barrier.progress()
             self._tell_live(True)
             self._looks.wake()
 
@@ -351,11 +328,6 @@ class Watch:
             self._told_live = live
             if self._on_live is not None:
                 self._on_live(live)
-
-    def _tell_progress(self) -> None:
-        if self._progress is not None:
-            self._progress.set()
-            self._progress = None
 
     def _on_message(self, consumer: Consumer, subject: bytes, reply: bytes, data: bytes, block: bytes) -> None:
         if consumer.over.done():
@@ -389,8 +361,8 @@ class Watch:
         at = stored / 1e9 - consumer.offset
         consumer.delivered(subject, sequence)
         self._mirror.update(key, data, headers_of(block) if marked else None, sequence, stored, min(at, now))
-        if self._progress is not None:
-            self._tell_progress()
+        if self._barrier.awaited:
+            self._barrier.progress()
         if pending == b"0":  # nothing waits behind it, so it was stored just now
             if not self._mirror.is_live:
                 if consumer.surely_complete(consumer.stream):

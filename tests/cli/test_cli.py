@@ -17,6 +17,7 @@ import anyio.to_thread
 import pytest
 
 from cdm.cli.context import config_home
+from tests.harness import forked
 from tests.harness.processes import environment, processes
 from tests.harness.servers import NatsServer
 from tests.harness.waiting import eventually
@@ -25,14 +26,8 @@ from tests.harness.wire import Raw, raw
 
 def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "CDM_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "cdm", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**clean, "COLUMNS": "100", **(env or {})},
-        check=False,
-    )
+    done = forked.ran(*arguments, env={**clean, "COLUMNS": "100", **(env or {})})
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @pytest.mark.parametrize(

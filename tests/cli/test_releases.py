@@ -21,7 +21,7 @@ from cdm.errors import Conflict
 from cdm.model.artifact import Artifact
 from cdm.store.revisions import WRITER
 from tests.harness.agents import agents
-from tests.harness.nodes import nodes_on
+from tests.harness.nodes import Nodes, nodes_on
 from tests.harness.processes import command_line, environment
 from tests.harness.servers import NatsServer
 from tests.harness.store import connected
@@ -36,9 +36,15 @@ QUICK = {"instances": 2, "min_healthy": 0, "env": {"LEVEL": "info"}, "drain_dela
 class Cluster:
     """A cluster whose agents do as they are told, and somebody who types commands."""
 
-    def __init__(self, server: NatsServer, user: Raw) -> None:
+    def __init__(self, server: NatsServer, user: Raw, nodes: Nodes | None = None) -> None:
         self.server = server
         self.user = user
+        self._nodes = nodes
+
+    async def heard(self) -> None:
+        """Wait until whoever leads knows all that was written so far; see `Nodes.heard`."""
+        assert self._nodes is not None
+        await self._nodes.heard()
 
     async def cdm(self, *arguments: str, code: int = 0) -> str:
         """Type a command; returns what it said. On standard error there is a line at most."""
@@ -74,12 +80,15 @@ class Cluster:
         await eventually(settled, what=f"{version} is {condition}")
 
     async def phase(self, phase: str, step: int | None = None) -> None:
-        """Wait until the rollout is in this phase."""
+        """Wait until the rollout is in this phase, and the leader says so of its new version."""
 
         async def there() -> bool:
             record = (await self.user.contents("slices")).get("_rollout.acme/web")
             value = record.value if record else {}
-            return value.get("phase") == phase and step in (None, value.get("step", 0))
+            if value.get("phase") != phase or step not in (None, value.get("step", 0)):
+                return False
+            told = (await self.user.status(f"acme/web/{value['to']['version']}")).get("rollout") or {}
+            return told.get("phase") == phase and told.get("step") == value.get("step", 0) + 1
 
         await eventually(there, what=f"the rollout is {phase}")
 
@@ -90,7 +99,7 @@ async def cluster(server: NatsServer, *nodes: str) -> AsyncIterator[Cluster]:
         await running.start(*nodes)
         await running.leader()
         async with agents(server, *nodes):
-            yield Cluster(server, user)
+            yield Cluster(server, user, running)
         running.unharmed()
 
 

@@ -7,12 +7,12 @@ import os
 import re
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from cdm.cli import Exit
+from tests.harness import forked
 from tests.harness.processes import environment
 from tests.harness.servers import binary
 
@@ -21,10 +21,8 @@ pytestmark = pytest.mark.quick
 
 def secure(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run it in a folder."""
-    command = [sys.executable, "-m", "cdm", "secure", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, env={**environment(), "COLUMNS": "200"}, check=False
-    )
+    done = forked.ran("secure", *arguments, cwd=folder, env={**environment(), "COLUMNS": "200"})
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def made(folder: Path, *arguments: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from cdm.allocation import GROUP
 from cdm.allocation.strategy import SHIPPED
 from cdm.model.slice import TRANSITIONS, SliceState
 from tests.docs.documents import DOCUMENTS, adapted, blocks, example, inline, section
+from tests.harness import forked
 from tests.harness.paths import ROOT
 from tests.harness.servers import NatsServer
 from tests.harness.terminal import terminal
@@ -132,8 +134,7 @@ COMMANDS = (
 
 
 def _options(command: str) -> set[str]:
-    help_of = [sys.executable, "-m", "cdm", *command.split(), "--help"]
-    shown = subprocess.run(help_of, capture_output=True, text=True, check=True).stdout
+    shown = forked.ran(*command.split(), "--help", env=os.environ).stdout.decode()
     return set(re.findall(r"--[a-z][a-z-]*", shown)) - {"--help", "--version", "--create", "--enforce-limits"}
 
 
@@ -153,7 +154,7 @@ def test_every_option_of_the_reference_is_in_the_help_and_the_other_way_round(co
 
 
 def test_every_command_is_in_the_reference() -> None:
-    shown = subprocess.run([sys.executable, "-m", "cdm", "--help"], capture_output=True, text=True, check=True).stdout
+    shown = forked.ran("--help", env=os.environ).stdout.decode()
     listed = set(re.findall(r"^│ ([a-z]+) ", shown, re.MULTILINE))
     assert listed == {command.partition(" ")[0] for command in COMMANDS} | {"demo"}
 

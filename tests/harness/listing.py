@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.harness import forked
+from tests.harness.forked import Child
 from tests.harness.processes import environment
 from tests.harness.servers import Addressed
 from tests.harness.waiting import LEAST, eventually, in_time, patience
@@ -19,7 +19,7 @@ from tests.harness.waiting import LEAST, eventually, in_time, patience
 class Listing:
     """The command, running. Made by `listing`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+    def __init__(self, process: Child, folder: Path) -> None:
         self.process = process
         self._output = folder / "endpoints.out"
         self._remarks = folder / "endpoints.err"
@@ -63,15 +63,15 @@ class Listing:
         assert self.process.returncode == 0, self.remarks
 
 
-def _started(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+def _started(arguments: Sequence[str], folder: Path) -> Child:
     with (folder / "endpoints.out").open("wb") as out, (folder / "endpoints.err").open("wb") as err:
-        return subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=environment())
+        return forked.started(*arguments, env=environment(), stdout=out, stderr=err)
 
 
 @asynccontextmanager
 async def listing(server: Addressed, service: str, folder: Path, *options: str) -> AsyncIterator[Listing]:
     """Follow the endpoints of a service; the first list is there."""
-    command = [sys.executable, "-m", "cdm", "endpoints", service, "--watch", "--server", server.url]
+    command = ["endpoints", service, "--watch", "--server", server.url]
     process = _started([*command, *(options or ("--json",))], folder)
     try:
         found = Listing(process, folder)

@@ -90,7 +90,7 @@ class Nodes:
         self.all: dict[str, Running] = {}
 
     async def start(self, *names: str, **settings: Any) -> None:
-        """Start nodes and wait until they are registered."""
+        """Start nodes and wait until they are registered, and until whoever leads them knows it."""
         for name in names:
             access = Access(servers=(self._server.url,))
             options: dict[str, Any] = {
@@ -105,6 +105,7 @@ class Nodes:
             self.all[name] = running
             await self._tasks.start(running.run)
         await eventually(lambda: all(self.registered(name) for name in names), what=f"{names} are up")
+        await self.heard()
 
     def registered(self, name: str) -> bool:
         """Whether the node has registered; fails where it ended instead."""
@@ -127,6 +128,15 @@ class Nodes:
         found = await (eventually(one, within, what) if promised is None else in_time(one, promised, what))
         assert found is not None
         return found
+
+    async def heard(self) -> None:
+        """Wait until whoever leads knows all that was written so far: what comes later may go past it.
+
+        Each bucket is a stream of its own. A blueprint may be decided on before a cordon that was written earlier.
+        """
+        with bounded():
+            for running in self.active():
+                await running.managing._barrier()
 
     def unharmed(self) -> None:
         """No node ended that was not told to."""

@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-import anyio
 import nats.errors
 
 from cdm.model.node import EXTERNAL
+from tests.harness import forked
+from tests.harness.forked import Child
 from tests.harness.servers import Addressed, NatsServer
 from tests.harness.waiting import LEAST, bounded, eventually, patience
 from tests.harness.wire import Raw, Rejection
@@ -48,7 +49,7 @@ def _for(options: Sequence[str]) -> dict[str, str]:
 class Process:
     """A ``cdm node`` process. Made by `started_node`."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes] | Child, log: Path) -> None:
         self.name = name
         self._process = process
         self._log = log
@@ -90,7 +91,7 @@ class Process:
             self._process.wait(patience())
 
 
-def started_node(name: str, log: Path, *options: str, library: Path | None = None) -> Process:
+def started_node(name: str, log: Path, *options: str, library: Path | None = None, fresh: bool = False) -> Process:
     """Start ``cdm node`` with these options, beside its log.
 
     Args:
@@ -98,9 +99,13 @@ def started_node(name: str, log: Path, *options: str, library: Path | None = Non
         log: where its output goes.
         options: of the command.
         library: where ``cdm`` is imported from; None: what is tested.
+        fresh: whether it is a Python of its own, in whose environment others may look (`tests.harness.forked`).
     """
     with log.open("ab") as output:
-        process = subprocess.Popen(
+        if library is None and not fresh:
+            own = forked.started("node", *options, env=_for(options), cwd=log.parent, stdout=output, stderr=output)
+            return Process(name, own, log)
+        other = subprocess.Popen(
             [sys.executable, "-m", "cdm", "node", *options],
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -108,7 +113,7 @@ def started_node(name: str, log: Path, *options: str, library: Path | None = Non
             env=_for(options) if library is None else _other(library),
             cwd=log.parent,
         )
-    return Process(name, process, log)
+    return Process(name, other, log)
 
 
 class Processes:
@@ -122,7 +127,9 @@ class Processes:
         """The process that was started last under each name."""
         self._ever: list[Process] = []
 
-    def start(self, name: str, *options: str, library: Path | None = None, url: str = "") -> Process:
+    def start(
+        self, name: str, *options: str, library: Path | None = None, url: str = "", fresh: bool = False
+    ) -> Process:
         """Start a node.
 
         Args:
@@ -130,12 +137,24 @@ class Processes:
             options: of the command.
             library: where ``cdm`` is imported from instead of what is tested.
             url: where it finds the server, if not where all do.
+            fresh: whether it is a Python of its own, in whose environment others may look.
         """
         log = self._folder / f"{name}-{secrets.token_hex(2)}.log"
         options = ("--id", name, "--server", url or self._urls, "--log-level", "debug", *self._options, *options)
-        started = self.all[name] = started_node(name, log, *_outside(options), *options, library=library)
+        started = self.all[name] = started_node(name, log, *_outside(options), *options, library=library, fresh=fresh)
         self._ever.append(started)
         return started
+
+    async def heard(self, user: Raw) -> None:
+        """Wait until whoever leads knows all that was written of nodes so far: what comes later may go past it.
+
+        Each bucket is a stream of its own. A blueprint may be decided on before a cordon that was written earlier.
+        """
+        nobody = f"nobody-{secrets.token_hex(4)}"
+        await user.stubborn("nodes", f"{nobody}.intent", {"schedule": "cordon"})
+        leader = self.all[(await user.lease())["node"]]
+        await eventually(lambda: f"node={nobody} schedule=cordon" in leader.log, what=f"{leader.name} knows of it")
+        await user.stubborn("nodes", f"{nobody}.intent", b"", {"KV-Operation": "DEL"})
 
     def kill(self) -> None:
         """End all that were ever started."""
@@ -162,7 +181,7 @@ async def processes(
     lease_ttl: float = 2,
     node_ttl: float = 2,
 ) -> AsyncIterator[Processes]:
-    """``cdm node`` processes that are registered and have a leader; killed with the ``with`` block."""
+    """``cdm node`` processes that are registered, and have a leader who knows them; killed with the ``with`` block."""
     servers = [server] if isinstance(server, NatsServer) else server
     times = ("--lease-ttl", str(lease_ttl), "--node-ttl", str(node_ttl), "--reconcile-interval", "1")
     running = Processes(",".join(one.url for one in servers), folder, times)
@@ -179,6 +198,7 @@ async def processes(
             return set(names) <= set(registered) and bool(await user.lease())
 
         await eventually(up, 30, "all nodes are registered and one leads")
+        await running.heard(user)
         yield running
     except BaseException:
         if os.environ.get("CDM_TEST_LOGS"):
@@ -206,12 +226,7 @@ async def command_line(
     if arguments[0] == "node" and arguments[1:2] != ("forget",):
         arguments = ("node", *_outside(arguments), *arguments[1:])
     with bounded(within):
-        return await anyio.run_process(
-            [sys.executable, "-m", "cdm", *arguments],
-            check=False,
-            env={**environment(), "COLUMNS": "200", **(env or {})},
-            stdin=subprocess.DEVNULL,
-        )
+        return await forked.run(*arguments, env={**environment(), "COLUMNS": "200", **(env or {})})
 
 
 def _outside(options: Sequence[str]) -> tuple[str, ...]:

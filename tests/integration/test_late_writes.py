@@ -47,6 +47,7 @@ async def test_a_batch_that_hung_in_the_network_never_makes_two_live_of_one_want
         await proxy.break_connections()
         await eventually(lambda: _none(user), 20, "the leader is back, and has unloaded the slice")
         await user.put("nodes", f"{first.partition('.')[0]}.intent", {"schedule": "cordon"})
+        await managers.heard()
         await user.put("blueprints", KEY, 1)
         (second,) = await eventually(lambda: slices_of(user, "ACTIVE"), 20, "another node runs the slice")
         assert second != first

@@ -21,6 +21,8 @@ import pytest
 from nats.aio.msg import Msg
 
 from cdm.output.wire import WINDOW
+from tests.harness import forked
+from tests.harness.forked import Child
 from tests.harness.paths import ROOT
 from tests.harness.processes import Processes, command_line, environment, node_processes
 from tests.harness.servers import NatsServer
@@ -80,11 +82,10 @@ async def _ended(nodes: Processes) -> AsyncIterator[None]:
         nodes.kill()
 
 
-def begun(server: NatsServer, *options: str, output: Path) -> subprocess.Popen[bytes]:
+def begun(server: NatsServer, *options: str, output: Path) -> Child:
     """``cdm logs``, which writes to a file all that it says."""
     with output.open("wb") as file:
-        command = [sys.executable, "-m", "cdm", "logs", *options, "--server", server.url]
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment())
+        return forked.started("logs", *options, "--server", server.url, env=environment(), stdout=file, stderr=file)
 
 
 @asynccontextmanager
@@ -128,7 +129,7 @@ class Talkers:
     async def logs(self, *options: str) -> subprocess.CompletedProcess[bytes]:
         return await command_line("logs", *options, "--server", self.server.url)
 
-    def begin(self, *options: str, output: Path) -> subprocess.Popen[bytes]:
+    def begin(self, *options: str, output: Path) -> Child:
         return begun(self.server, *options, output=output)
 
     async def answers(self, **ask: Any) -> tuple[list[dict[str, Any]], str]:
@@ -380,10 +381,12 @@ async def test_nodes_that_come_later_or_again_are_followed(server: NatsServer, t
         await eventually(lambda: set(followed.ends) == {"n1", "n2"}, 20)
         talkers.start("n3")
         await eventually(lambda: talkers.registered("n3"), 20)
+        await talkers.nodes.heard(talkers.user)
         await talkers.user.put("blueprints", KEY, 3)
         await eventually(lambda: "n3" in followed.ends, 20)
         for other in ("n1", "n3"):
             await talkers.user.put("nodes", f"{other}.intent", {"schedule": "cordon"})
+        await talkers.nodes.heard(talkers.user)
         talkers.nodes.all["n2"].kill()
         talkers.start("n2")
         await talkers.user.put("blueprints", KEY, 4)

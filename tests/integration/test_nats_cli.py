@@ -11,7 +11,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from cdm.model.blueprint import Blueprint
 from cdm.model.rollout import RolloutKind
 from cdm.model.secret import SecretForm, secrets_in
 from tests.docs.documents import adapted, blocks, commands, inline
+from tests.harness import forked
 from tests.harness.agents import agents
 from tests.harness.paths import ROOT
 from tests.harness.processes import environment, processes
@@ -83,7 +83,8 @@ class Shell:
 
     async def cdm(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         """Run cdm to its end."""
-        return await self._run([sys.executable, "-m", "cdm", *arguments])
+        with bounded(PATIENCE):
+            return await forked.run(*arguments, env=self._env, cwd=self.folder)
 
     async def _run(self, command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
         with bounded(PATIENCE):

@@ -150,6 +150,7 @@ async def test_a_killed_leader(server: NatsServer, user: Raw, tmp_path: Path) ->
         # When it returns, nothing moves back, and it is used again.
         running.start(first.name)
         await eventually(lambda: _registered(user, first.name), 10)
+        await running.heard(user)
         await user.put("blueprints", KEY, 8)
         await eventually(lambda: settled(user, KEY, 8), 10)
         assert on_nodes(await states(user))[first.name] == 2
@@ -446,6 +447,7 @@ async def test_a_frozen_node_is_replaced_and_comes_back(server: NatsServer, user
         changed = [record for key, record in after.items() if key[0] != "_" and record != before.get(key)]
         assert not changed, "nothing moves back"
         assert {key for key in before if key[0] != "_"} == {key for key in after if key[0] != "_"}
+        await running.heard(user)
         await user.put("blueprints", KEY, 8)
         await eventually(lambda: settled(user, KEY, 8), 10)
         assert on_nodes(await states(user))[victim.name] == 2

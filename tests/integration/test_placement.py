@@ -43,13 +43,14 @@ async def shares(user: Raw) -> dict[str, int]:
 
 
 async def up(user: Raw, running: Processes, *names: str) -> None:
-    """Wait until these nodes, all that there are, are registered, and one leads."""
+    """Wait until these nodes, all that there are, are registered, and one leads who knows them."""
 
     async def all_up() -> bool:
         running.unharmed()
         return set(names) == set(await user.registrations()) and bool(await user.lease())
 
     await eventually(all_up, 30, "all nodes are registered, and one leads", pause=0.1)
+    await running.heard(user)
 
 
 async def told(user: Raw, condition: str, key: str = KEY) -> str:

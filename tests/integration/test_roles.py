@@ -212,6 +212,7 @@ async def test_processes_of_all_roles_together(server: NatsServer, tmp_path: Pat
         running.start("m", "--role", "manager")
         running.start("a", "--role", "agent")
         await eventually(lambda: _registered(user, "x", "m", "a"))
+        await running.heard(user)
         await user.put("blueprints", ONE, 2)
         await _settles(user, {"x": 1, "a": 1})
         running.unharmed()

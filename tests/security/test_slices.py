@@ -611,7 +611,7 @@ async def test_a_node_and_its_credentials_are_out_of_reach(
             return {each.name: each.lstat().st_uid for each in (folder / "runtime" / HOMES).iterdir()}
 
         with node_processes(server, top) as running:
-            node = running.start("n1", *options)
+            node = running.start("n1", *options, fresh=True)
             keys = [await up("victim")]
             (content,) = [each.name for each in (folder / "artifacts").iterdir() if each.is_dir()]
             keys.append(await up("thief", content, f"{content}.seal"))

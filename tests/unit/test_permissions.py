@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from cdm.errors import AccessDenied
 from cdm.store import permissions as module
 from cdm.store.access import Access
-from cdm.store.permissions import COMPLAINT_INTERVAL, COMPLAINTS, Permissions
+from cdm.store.permissions import COMPLAINT_INTERVAL, COMPLAINTS, WITHDRAWN, Permissions
 
 pytestmark = pytest.mark.anyio
 
@@ -69,6 +71,24 @@ async def test_a_refusal_reaches_those_whose_subject_it_names(complaints: Compla
     assert complaints.logged == []
     permissions.denied("publish", "nobody waits for this")
     assert len(complaints.logged) == 1
+
+
+@pytest.mark.parametrize("why", [asyncio.CancelledError, AccessDenied])
+async def test_what_nobody_waits_for_any_more_is_not_logged(complaints: Complaints, why: type[BaseException]) -> None:
+    """Of several requests that are made together the first one that is refused ends them all."""
+    permissions = Permissions(Access())
+    with pytest.raises(why), permissions.refusal({"a", "b"}):
+        raise why
+    with suppress(TimeoutError), permissions.refusal({"c"}):
+        raise TimeoutError
+    for subject in ("a", "b"):
+        permissions.denied("publish", subject)
+    assert complaints.logged == []
+    permissions.denied("publish", "c")
+    assert len(complaints.logged) == 1, "it was waited for until the time was over"
+    complaints.now += WITHDRAWN
+    permissions.denied("publish", "a")
+    assert len(complaints.logged) == 2
 
 
 async def test_a_request_that_was_put_twice_is_refused_twice_and_told_once(complaints: Complaints) -> None:
