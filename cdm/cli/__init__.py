@@ -13,9 +13,9 @@ from typing import Any
 
 from cyclopts import App, CycloptsError
 
+from cdm.cli.screen import complain
 from cdm.cli.streams import discard_output, open_missing
 from cdm.errors import AccessDenied, CdmError, Conflict, FolderTaken, ModelError, NodeIdTaken, UsageError
-from cdm.log import printable
 from cdm.version import VERSION
 
 
@@ -328,12 +328,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _failed(error: CdmError) -> int:
-    from rich.console import Console  # noqa: PLC0415  # slow to import, and needed here only
-    from rich.markup import escape  # noqa: PLC0415
-
-    text = escape(printable(str(error)))
-    # The ":b:" of an artifact a:b:1 must not become an emoji.
-    Console(stderr=True, soft_wrap=True, emoji=False).print(f"[bold red]cdm:[/] {text}", highlight=False)
+    complain(str(error))
     match error:
         case NodeIdTaken() | FolderTaken() | Conflict():
             return Exit.CONFLICT

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
-from rich.text import Text
 
 from cdm import clock
 from cdm.cli.applying import Decided, Wish, code_of, decided, not_stored, wait_for, write
@@ -21,7 +20,7 @@ from cdm.cli.judging import Ended
 from cdm.cli.log_setup import LogLevel, remark
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.parameters import HERE, WAIT, Json, WaitOptions, artifact_of, check_timeout
-from cdm.cli.screen import plain, print_json, wide_console
+from cdm.cli.screen import Text, plain, print_json, wide_console
 from cdm.errors import UsageError
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import MAX_INSTANCES
@@ -203,7 +202,7 @@ async def _plan(connection: Connection, wish: Wish, out: Path | None, *, json: b
         by_artifact.setdefault(each.artifact, []).append(plain(f"    {each.kind} {each.what}", _STYLES[each.kind]))
     console = wide_console()
     for line in _lines(found.changes, by_artifact):
-        console.print(line, soft_wrap=True)
+        console.print(line)
     if changes and seen.look.leader is None:
         remark("note: nobody leads at present; this happens once a node does")
     return bool(changes)
@@ -272,8 +271,7 @@ async def _apply(connection: Connection, decide: partial[Any], options: WaitOpti
             words = "".join(f": {each}" for each in news if each)
             mark = _MARKS[change.action]
             console.print(
-                plain(f"{change.artifact}: {_DONE[change.action]}{words}", _STYLES[mark] if mark == " " else ""),
-                soft_wrap=True,
+                plain(f"{change.artifact}: {_DONE[change.action]}{words}", _STYLES[mark] if mark == " " else "")
             )
         if not found.changes:
             console.print("nothing to do")

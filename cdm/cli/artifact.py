@@ -11,9 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 from cyclopts import App, Parameter
-from rich import box
 from rich.filesize import decimal
-from rich.table import Table
 
 from cdm.artifacts.entry import program_of
 from cdm.artifacts.kept import KeptContent
@@ -27,7 +25,7 @@ from cdm.cli.manifests import completed_manifest, manifest_of
 from cdm.cli.options import FLAG, REPLICAS, ConnectionOptions, Replicas
 from cdm.cli.parameters import HERE, ArtifactName, Json
 from cdm.cli.pushing import Offer, content_for_nodes, key_of
-from cdm.cli.screen import plain, print_json, wide_console
+from cdm.cli.screen import Table, plain, print_json, wide_console
 from cdm.cli.signing import sign as sign_stored
 from cdm.cli.signing import verify
 from cdm.cli.transfer_bar import TransferBar
@@ -131,11 +129,7 @@ def ls(
     if json:
         print_json({"artifacts": [_described(*each) for each in found], "kept": [_described(*each) for each in kept]})
         return 0
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("artifact", "size", "pushed", "sha256", "entry"):
-        table.add_column(
-            column, justify="right" if column == "size" else "left", no_wrap=column != "entry", overflow="fold"
-        )
+    table = Table("artifact", "size", "pushed", "sha256", "entry", right=("size",), folded=("entry",))
     for each, manifest in found:
         if isinstance(each, UnreadableArtifact):
             table.add_row(plain(each.name), "", "", "", plain(each.problem, "red"))

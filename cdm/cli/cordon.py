@@ -70,9 +70,9 @@ def _run(nodes: Sequence[NodeId], connection: ConnectionOptions, intent: Intent 
         return 0
     for each in done:
         what = "takes slices again" if each.schedule is Schedule.NORMAL else "cordoned: it keeps what it has"
-        wide_console().print(plain(f"{each.node}: {what}{'' if each.changed else ' (unchanged)'}"), soft_wrap=True)
+        wide_console().print(plain(f"{each.node}: {what}{'' if each.changed else ' (unchanged)'}"))
     if not done:
-        wide_console().print(plain("no node is cordoned or drained"), soft_wrap=True)
+        wide_console().print(plain("no node is cordoned or drained"))
     return 0
 
 

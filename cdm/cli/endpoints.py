@@ -15,15 +15,13 @@ import anyio.abc
 import anyio.to_thread
 import msgspec
 from msgspec import Struct
-from rich import box
-from rich.table import Table
 
 from cdm import clock
 from cdm.cli.known import known_services, nearest
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.parameters import HERE, ServiceName
-from cdm.cli.screen import plain, wide_console
+from cdm.cli.screen import Table, plain, wide_console
 from cdm.cli.signals import until_stopped
 from cdm.cli.streams import write_out
 from cdm.dispatch.messages import Message
@@ -231,16 +229,9 @@ def _as_json(service: Service, found: Sequence[Endpoint]) -> str:
 def _as_table(service: Service, found: Sequence[Endpoint], *, dated: bool) -> str:
     time = f"{datetime.now().astimezone():%H:%M:%S}  " if dated else ""
     console = wide_console()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="")
-    for column in _COLUMNS:
-        table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
+    table = Table(*_COLUMNS, right=_NUMBERS)
     for each in found:
         table.add_row(*map(plain, (each.address, str(each.port), f"{each.weight:g}", each.node, each.version)))
-    with console.capture() as capture:
-        if not found:
-            console.print(plain(f"{time}no instance of {service} can be sent requests"), soft_wrap=True)
-        else:
-            if dated:
-                console.print(plain(f"{time}{service}"), soft_wrap=True)
-            console.print(table)
-    return capture.get()
+    if not found:
+        return console.shown(plain(f"{time}no instance of {service} can be sent requests"))
+    return f"{console.shown(plain(f'{time}{service}')) if dated else ''}{console.shown(table)}"

@@ -12,9 +12,6 @@ from typing import Annotated, Any
 import anyio
 from cyclopts import Parameter, Token
 from msgspec.structs import replace
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from cdm import clock
 from cdm.allocation.verdict import Obstacle
@@ -24,7 +21,7 @@ from cdm.cli.log_setup import LogLevel
 from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, Json, artifact_of
 from cdm.cli.patience import READING, Patience
-from cdm.cli.screen import plain, print_json, wide_console
+from cdm.cli.screen import Table, Text, plain, print_json, wide_console
 from cdm.cli.wording import ago
 from cdm.errors import ModelError, ServiceMissing, SliceMissing, UsageError
 from cdm.manager.explanation import Explanation, NodeExplanation, SliceExplanation, explained, explained_slice
@@ -145,7 +142,7 @@ def _print(found: object, lines: Iterable[Text | Table], *, json: bool) -> None:
         return
     console = wide_console()
     for part in lines:
-        console.print(part, soft_wrap=isinstance(part, Text))
+        console.print(part)
 
 
 # Looking
@@ -229,14 +226,7 @@ def _lines(found: Explanation) -> list[Text | Table]:
 
 
 def _table(nodes: Iterable[NodeExplanation]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="")
-    for column in ("node", "has", "one more", "why"):
-        table.add_column(
-            column,
-            justify="right" if column == "has" else "left",
-            no_wrap=column != "why",
-            overflow="fold",
-        )
+    table = Table("node", "has", "one more", "why", right=("has",), folded=("why",))
     for each in nodes:
         fits = plain("yes", "green") if each.fits else plain("no", "yellow")
         table.add_row(plain(each.node), str(each.instances), fits, plain("; ".join(_told(each))))

@@ -192,7 +192,7 @@ def _progress(made: Made, status: Status | None, serving: Status | None, followe
 
 def shown_line(text: str) -> None:
     """Show a line with the time."""
-    wide_console().print(plain(f"{datetime.now().astimezone():%H:%M:%S}  {text}"), soft_wrap=True)
+    wide_console().print(plain(f"{datetime.now().astimezone():%H:%M:%S}  {text}"))
     sys.stdout.flush()
 
 

@@ -40,7 +40,7 @@ def forget(nodes: NodeNames, /, connection: ConnectionOptions = HERE, *, json: J
         return 0
     for each in done:
         how = f" ({each.how})" if each.how else ""
-        wide_console().print(plain(f"{each.node}{how}: forgotten"), soft_wrap=True)
+        wide_console().print(plain(f"{each.node}{how}: forgotten"))
     return 0
 
 

@@ -8,12 +8,11 @@ from typing import Annotated
 import anyio
 from cyclopts import Parameter
 from msgspec import Struct
-from rich.console import Console
 
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, Json
-from cdm.cli.screen import plain, print_json
+from cdm.cli.screen import plain, print_json, wide_console
 from cdm.errors import NoResponders, Uncertain
 from cdm.model.artifact import NodeId, node_id
 from cdm.node.registration import ASK_TIMEOUT, ask
@@ -48,7 +47,7 @@ def health(
         print_json(found)
     else:
         result = f"answers (incarnation {found.incarnation})" if found.healthy else f"is unhealthy: {found.reason}"
-        Console(highlight=False, soft_wrap=True).print(plain(f"{found.node} {result}"))
+        wide_console().print(plain(f"{found.node} {result}"))
     return 0 if found.healthy else 3
 
 

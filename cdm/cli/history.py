@@ -6,15 +6,13 @@ from datetime import UTC, datetime
 from functools import partial
 
 from msgspec import Struct
-from rich import box
-from rich.table import Table
 
 from cdm.cli.connected import run_connected
 from cdm.cli.editing import looked
 from cdm.cli.known import meant
 from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, Json, ServiceName
-from cdm.cli.screen import plain, print_json, wide_console
+from cdm.cli.screen import Table, plain, print_json, wide_console
 from cdm.cli.service import ServiceLook, VersionLook, parsed, refusal
 from cdm.cli.wording import brief
 from cdm.errors import ServiceMissing
@@ -53,14 +51,7 @@ def history(service: ServiceName, /, connection: ConnectionOptions = HERE, *, js
         print_json({"service": str(service), "revisions": found})
         return 0
     columns = ("revision", "time (UTC)", "version", "instances", "by", "what changed", "state")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="")
-    for column in columns:
-        table.add_column(
-            column,
-            justify="right" if column in ("revision", "instances") else "left",
-            no_wrap=column != "what changed",
-            overflow="fold",
-        )
+    table = Table(*columns, right=("revision", "instances"), folded=("what changed",))
     for row in found:
         instances = "" if row.instances is None else str(row.instances)
         at = row.at[:19].replace("T", " ")
@@ -72,7 +63,7 @@ def history(service: ServiceName, /, connection: ConnectionOptions = HERE, *, js
     for row in found:
         if row.reason:
             told = f"{row.revision} ({row.version}) {row.state}: {brief(row.reason)}"
-            console.print(plain(told), soft_wrap=True)
+            console.print(plain(told))
     return 0
 
 

@@ -6,19 +6,17 @@ from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from cdm.artifacts.repository import Artifacts
 from cdm.cli.connected import run_connected
 from cdm.cli.options import FLAG, REPLICAS, ConnectionOptions, Replicas
 from cdm.cli.parameters import HERE, Json
-from cdm.cli.screen import print_json
+from cdm.cli.screen import print_json, wide_console
 from cdm.dispatch.messages import Message, ValuePut
 from cdm.errors import Unsuitable
 from cdm.model.keys import NodeKey
-from cdm.model.node import EXPIRY_BY_CLOCK, managers_without
+from cdm.model.node import EXPIRY_BY_CLOCK, EXPIRY_IN_WORDS, managers_without
 from cdm.node.buckets import BUCKET_PATIENCE, ensure, patiently
-from cdm.node.changeover import WHAT
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
 from cdm.store.copies import Copy
@@ -47,9 +45,9 @@ def init(
     if json:
         print_json({"buckets": found})
         return 0
-    console = Console(highlight=False)
+    console = wide_console()
     for name, what in found.items():
-        console.print(f"{name}: {what}", markup=False)
+        console.print(f"{name}: {what}")
     return 0
 
 
@@ -85,6 +83,6 @@ async def _refuse_if_needed(nodes: Bucket) -> None:
         named = ", ".join(f"{node} (cdm {version})" for node, version in lacking)
         who, know = ("manager", "does") if len(lacking) == 1 else ("managers", "do")
         raise Unsuitable(
-            f"nothing was upgraded: {who} {named} {know} not know {WHAT}; upgrade managers first, or wait until they "
-            "are not registered any more"
+            f"nothing was upgraded: {who} {named} {know} not know {EXPIRY_IN_WORDS}; upgrade managers first, or wait "
+            "until they are not registered any more"
         )

@@ -6,13 +6,9 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TypeVar
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from cdm.cli.emptying import Emptied, GoneNode
 from cdm.cli.report import ClusterReport, NodeReport
-from cdm.cli.screen import plain
+from cdm.cli.screen import Table, Text, plain
 from cdm.cli.wording import ago, until
 from cdm.manager.endings import kind_of
 from cdm.manager.left import Left
@@ -40,25 +36,8 @@ LEAST_WIDTH = 10
 
 def table(title: str, *columns: str, right: tuple[str, ...] = (), least: int = 0) -> Table:
     """An empty table; names and labels may be folded, down to ``least`` characters."""
-    made = Table(
-        title=f"\n{title}",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        header_style="",
-    )
-    for column in columns:
-        whole = column not in ("node", "artifact", "labels")
-        made.add_column(
-            column,
-            justify="right" if column in right else "left",
-            overflow="fold",
-            no_wrap=whole,
-            min_width=None if whole else least,  # else a narrow screen has no room for it at all
-        )
-    return made
+    # Without a least width a narrow screen has no room for them at all.
+    return Table(*columns, title=title, right=right, folded=("node", "artifact", "labels"), least=least)
 
 
 def node_table(found: ClusterReport) -> list[Table]:

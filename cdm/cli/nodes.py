@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from msgspec.structs import replace
-from rich.text import Text
 
 from cdm.cli.connected import run_connected
 from cdm.cli.known import nearest
@@ -27,7 +26,7 @@ def nodes(names: NodeNames = (), /, connection: ConnectionOptions = HERE, *, jso
         return 0
     console = wide_console()
     for part in node_parts(found, everything=True):
-        console.print(part, soft_wrap=isinstance(part, Text))
+        console.print(part)
     if not (found.nodes or found.gone):
         console.print(plain("no node is registered"))
     return 0

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from threading import Lock, Timer
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self, TextIO
 
-from rich.console import Console
-from rich.status import Status
+from cdm.cli.screen import looked_at, plain
 
-from cdm.cli.screen import plain
+if TYPE_CHECKING:
+    from rich.status import Status
 
 PATIENCE = 1.0
 """Seconds after which people want to know what is done."""
@@ -22,24 +23,37 @@ class Patience:
     Args:
         what: what is done at first.
         after: seconds.
-        console: where; None: standard error.
+        stream: where; None: standard error.
     """
 
-    def __init__(self, what: str, after: float = PATIENCE, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
-        self._status = Status(plain(what), console=self._console)
+    def __init__(self, what: str, after: float = PATIENCE, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._what = what
+        self._status: Status | None = None
         self._timer = Timer(after, self._show)
         self._timer.daemon = True
         self._lock = Lock()
-        self._over = not self._console.is_terminal
+        self._over = not looked_at(self._stream)
 
     def say(self, what: str) -> None:
         """This is done from now on."""
-        self._status.update(plain(what))
+        with self._lock:
+            self._what = what
+            if self._status is not None:
+                from cdm.cli.terminal import renderable  # noqa: PLC0415  # imported already
+
+                self._status.update(renderable(plain(what)))
 
     def _show(self) -> None:
+        # Slow to import, and most commands are over by now.
+        from rich.console import Console  # noqa: PLC0415
+        from rich.status import Status  # noqa: PLC0415
+
+        from cdm.cli.terminal import renderable  # noqa: PLC0415
+
         with self._lock:
             if not self._over:
+                self._status = Status(renderable(plain(self._what)), console=Console(file=self._stream))
                 self._status.start()
 
     def __enter__(self) -> Self:
@@ -53,4 +67,5 @@ class Patience:
         self._timer.cancel()
         with self._lock:
             self._over = True
-            self._status.stop()
+            if self._status is not None:
+                self._status.stop()

@@ -11,7 +11,6 @@ import anyio
 from cyclopts import Parameter
 from msgspec import Struct
 from msgspec.structs import replace
-from rich.text import Text
 
 from cdm import clock
 from cdm.cli.connected import run_connected
@@ -23,7 +22,7 @@ from cdm.cli.options import FLAG, whole
 from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions, check_timeout
 from cdm.cli.patience import READING, Patience
 from cdm.cli.plans import rebalancing, stamp
-from cdm.cli.screen import plain, print_json, wide_console
+from cdm.cli.screen import Text, plain, print_json, wide_console
 from cdm.errors import EditRefused, InvalidBlueprint, ServiceMissing, UsageError
 from cdm.manager.onlooker import Onlooker
 from cdm.manager.rebalancing import balancing
@@ -130,7 +129,7 @@ async def _run(
     if plan:
         if not options.json:
             for line in _lines(found):
-                wide_console().print(line, soft_wrap=True)
+                wide_console().print(line)
     else:
         asked = await _ask(connection, found, say)
         until = math.inf if options.timeout is None else clock.now() + options.timeout

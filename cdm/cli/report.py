@@ -31,6 +31,7 @@ from cdm.model.keys import (
 )
 from cdm.model.node import (
     EXPIRY_BY_CLOCK,
+    EXPIRY_IN_WORDS,
     INTENT_FIELDS,
     NO_INTENT,
     UNREADABLE_INTENT,
@@ -45,7 +46,6 @@ from cdm.model.node import (
 from cdm.model.record import RolloutPhase
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, RolloutStatus
-from cdm.node.changeover import WHAT
 
 _OVER = (RolloutPhase.COMPLETE, RolloutPhase.REVERTED)
 
@@ -273,7 +273,7 @@ class _Reader:
         """What buckets that are as earlier versions need them wait for."""
         if buckets:
             known = ((node, put.value) for node, put in self.registrations.items())
-            waits = waits_for(managers_without(EXPIRY_BY_CLOCK, known), WHAT)
+            waits = waits_for(managers_without(EXPIRY_BY_CLOCK, known), EXPIRY_IN_WORDS)
             which = f"{', '.join(buckets)}: whoever may write one key can still have others removed (roll-ups)"
             yield f"{which}; {waits or 'the leader changes that, or else `cdm init --upgrade`'}"
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import anyio
 from cyclopts import App
-from rich.text import Text
 
 from cdm.cli.connected import run_connected
 from cdm.cli.editing import Plan, looked
@@ -17,7 +16,7 @@ from cdm.cli.known import meant
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.parameters import HERE, WATCH, ServiceName, WaitOptions, WatchOptions
 from cdm.cli.plans import stamp
-from cdm.cli.screen import plain, print_json, wide_console
+from cdm.cli.screen import Text, plain, print_json, wide_console
 from cdm.cli.service import ServiceLook, VersionLook
 from cdm.cli.wording import ago, brief, in_words, rollout_in_words
 from cdm.errors import ServiceMissing
@@ -136,7 +135,7 @@ def _show(look: ServiceLook, *, json: bool) -> None:
         return
     console = wide_console()
     for line in lines_of(look):
-        console.print(line, soft_wrap=True)
+        console.print(line)
 
 
 def lines_of(look: ServiceLook) -> list[Text]:

@@ -1,27 +1,66 @@
-"""What commands print on: a console for tables, and JSON."""
+"""What commands print on: standard output for people, remarks about errors, and JSON.
+
+Where nobody looks (a pipe, a file) everything comes in plain rows. ``LLMFORMAT=1`` has it so everywhere: for language
+models, which read no colours, and pay for every line that only decorates.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
+from typing import TextIO
 
 import msgspec
-from rich.console import Console
-from rich.text import Text
 
+from cdm.cli.drawing import Table, Text, in_plain_rows, plain
 from cdm.log import printable
 
+__all__ = ["Screen", "Table", "Text", "complain", "for_models", "looked_at", "plain", "print_json", "wide_console"]
 
-def wide_console() -> Console:
+
+def for_models() -> bool:
+    """Whether the output is for a language model."""
+    return os.environ.get("LLMFORMAT") == "1"
+
+
+def looked_at(stream: TextIO) -> bool:
+    """Whether somebody looks at a stream: it is a terminal, or is said to be shown on one."""
+    return not for_models() and (stream.isatty() or bool(os.environ.get("FORCE_COLOR")))
+
+
+class Screen:
+    """Standard output. Made by `wide_console`."""
+
+    def __init__(self) -> None:
+        # A width says how it is to be drawn, too.
+        self._drawn = looked_at(sys.stdout) or bool(os.environ.get("COLUMNS") and not for_models())
+
+    def shown(self, what: Text | Table | str) -> str:
+        """What is to be printed of it, line breaks and styles included."""
+        if not self._drawn:
+            return in_plain_rows(what)
+        from cdm.cli.terminal import drawn  # noqa: PLC0415  # slow to import
+
+        return drawn(what)
+
+    def print(self, what: Text | Table | str) -> None:
+        """Print it, with a line break at its end. Lines of text are not wrapped, so that they can be copied."""
+        sys.stdout.write(self.shown(what))
+
+
+def wide_console() -> Screen:
     """Standard output. In a file or a pipe lines are not wrapped, so that names can be copied from there."""
-    console = Console(highlight=False)
-    if console.is_terminal or os.environ.get("COLUMNS"):
-        return console
-    return Console(highlight=False, width=10_000)
+    return Screen()
 
 
-def plain(text: str, style: str = "") -> Text:
-    """Text shown as it is, whoever wrote it: neither markup nor control characters have an effect."""
-    return Text(printable(text), style)
+def complain(text: str) -> None:
+    """Print what went wrong on standard error."""
+    if looked_at(sys.stderr):
+        from cdm.cli.terminal import drawn_error  # noqa: PLC0415  # slow to import
+
+        sys.stderr.write(drawn_error(printable(text)))
+    else:
+        sys.stderr.write(f"cdm: {printable(text)}\n")
 
 
 def print_json(document: object) -> None:

@@ -8,14 +8,12 @@ from typing import Annotated
 
 import anyio
 from cyclopts import Parameter
-from rich import box
-from rich.table import Table
 
 from cdm.cli.connected import interruptible
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, check_prefix
 from cdm.cli.parameters import Json
-from cdm.cli.screen import plain, print_json, wide_console
+from cdm.cli.screen import Table, plain, print_json, wide_console
 from cdm.errors import UsageError
 from cdm.model.artifact import NodeId, node_id
 from cdm.secure.folder import ACCOUNTS, SERVER, Changes, SiteFolder, Tls, UserWritten
@@ -153,21 +151,19 @@ def _show(
     folder: SiteFolder, written: Sequence[UserWritten], *, new: bool, clear: bool, tokens: bool, told: int | None
 ) -> None:
     console = wide_console()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("user", "role", "", "key", "inbox prefix"):
-        table.add_column(column, overflow="fold")
+    table = Table("user", "role", "", "key", "inbox prefix")
     for each in written:
         gone = each.what == "removed"
         cells = (each.name, each.role, each.what, *(("", "") if gone else (each.key, each.inbox_prefix)))
         table.add_row(*map(plain, cells))
     console.print(table)
     if new:
-        console.print(f"server:   nats-server -c {folder.path / SERVER}", markup=False)
-        console.print(f"contexts: XDG_CONFIG_HOME={folder.path} cdm init --context admin", markup=False)
+        console.print(f"server:   nats-server -c {folder.path / SERVER}")
+        console.print(f"contexts: XDG_CONFIG_HOME={folder.path} cdm init --context admin")
     elif told is not None:
         console.print(f"The servers were told of {told} accounts.")
     elif tokens:
-        console.print(f"The servers do not know of this yet: cdm secure --out {folder.path} --push", markup=False)
+        console.print(f"The servers do not know of this yet: cdm secure --out {folder.path} --push")
     elif any(each.what != "kept" for each in written):
         console.print(
             f"Copy {folder.path / ACCOUNTS} to each server, and have it read anew, twice: nats-server --signal reload"

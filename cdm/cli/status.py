@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.table import Table
-from rich.text import Text
 
 from cdm.cli.connected import run_connected
 from cdm.cli.log_setup import LogLevel
@@ -18,14 +16,13 @@ from cdm.cli.node_tables import node_parts, table
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.parameters import HERE, Json
 from cdm.cli.report import BlueprintReport, ClusterReport, Trouble, troubles
-from cdm.cli.screen import plain, print_json, wide_console
+from cdm.cli.screen import Table, Text, plain, print_json, wide_console
 from cdm.cli.wording import CRASH_LOOP, rollout_in_words
 from cdm.manager.endings import LAST_OUTPUT, kind_of
-from cdm.manager.violations import FORBIDDEN
 from cdm.model.artifact import NodeId
 from cdm.model.node import Schedule
 from cdm.model.slice import SliceState
-from cdm.model.status import Condition
+from cdm.model.status import FORBIDDEN, Condition
 
 LISTED_SLICES = 30
 """Most slices that are listed for people; of more there are counts, and ``--all`` lists them all."""
@@ -71,8 +68,7 @@ def status(
     else:
         console = wide_console()
         for part in render(found, everything=everything):
-            # A line that is too long for the terminal is wrapped by it, and can be copied as a whole.
-            console.print(part, soft_wrap=isinstance(part, Text))
+            console.print(part)
     return 0 if found.healthy else 3
 
 

@@ -11,13 +11,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from math import inf
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cdm.manager.group import SlicePut
-from cdm.manager.standing import Fleet
 from cdm.model.artifact import Artifact, Service
 from cdm.model.blueprint import Blueprint
 from cdm.model.slice import SliceState
+
+if TYPE_CHECKING:  # what chooses nodes takes long to import, and is not needed to know which there are
+    from cdm.manager.standing import Fleet
 
 
 class Dependencies:

@@ -13,9 +13,8 @@ from cdm.manager.placement import Placement
 from cdm.manager.releases import Job
 from cdm.manager.situation import Situation
 from cdm.model.artifact import Artifact, NodeId, Service
+from cdm.model.status import FORBIDDEN
 
-FORBIDDEN = "where a rule forbids it"
-"""In the words that are told of them."""
 NAMED = 3
 """Most rules that are named."""
 

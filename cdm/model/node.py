@@ -37,6 +37,8 @@ DRAINS = "drains"
 one that does not takes such an intent for one that cannot be read, and so for cordon."""
 EXPIRY_BY_CLOCK = "expiry-by-clock"
 """The feature of managers that know by their clock when a lease or a registration expires, and need no marker of it."""
+EXPIRY_IN_WORDS = "that leases and registrations expire without a marker"
+"""What such a manager knows, for people."""
 FEATURES = (ROLLOUTS, PLACEMENT, SECRETS, DRAINS, EXPIRY_BY_CLOCK)
 """Every feature that all nodes of this version have."""
 MANIFEST_INSIDE = "manifest-inside"

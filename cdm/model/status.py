@@ -10,6 +10,9 @@ from msgspec.structs import replace
 
 from cdm.model.blueprint import Blueprint, Overrides
 
+FORBIDDEN = "where a rule forbids it"
+"""In the reason of a status, where that names the rules that instances violate."""
+
 
 @unique
 class Condition(StrEnum):

@@ -12,13 +12,11 @@ from cdm import clock
 from cdm.errors import AccessDenied, StoreError, Unsuitable
 from cdm.log import Log, Ration
 from cdm.manager.topology import Topology
-from cdm.model.node import EXPIRY_BY_CLOCK, managers_without, waits_for
+from cdm.model.node import EXPIRY_BY_CLOCK, EXPIRY_IN_WORDS, managers_without, waits_for
 from cdm.store.bucket import Bucket
 
 log = Log("cdm.node")
 
-WHAT = "that leases and registrations expire without a marker"
-"""What a manager must know before markers are no longer left, for people."""
 COMPLAINT_INTERVAL = 600.0
 """Seconds between two lines that say that this node may not change the buckets."""
 
@@ -42,7 +40,11 @@ class Changeover:
         """Change over the buckets that still are as earlier versions need them, unless somebody needs them so."""
         try:
             old = [bucket for bucket in self._buckets if (await bucket.state()).rolls_up]
-            waits = waits_for(managers_without(EXPIRY_BY_CLOCK, self._topology.registrations), WHAT) if old else ""
+            waits = (
+                waits_for(managers_without(EXPIRY_BY_CLOCK, self._topology.registrations), EXPIRY_IN_WORDS)
+                if old
+                else ""
+            )
             if waits != self._waits:
                 self._waits = waits
                 if waits:

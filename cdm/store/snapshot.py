@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import anyio
 
@@ -11,10 +12,19 @@ from cdm.errors import BucketMissing, Uncertain
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
 from cdm.store.watch import Watch
+from cdm.store.wire import StreamState
 
 
-async def snapshot(connection: Connection, timeout: float = 30.0, names: Collection[str] = ()) -> list[Message]:
-    """What the buckets of these names hold, as messages; without names, what all of them hold.
+class Look(NamedTuple):
+    """What buckets hold."""
+
+    messages: list[Message]
+    streams: dict[str, StreamState]
+    """By the bucket's name, with its prefix."""
+
+
+async def look(connection: Connection, timeout: float = 30.0, names: Collection[str] = ()) -> Look:
+    """Look at the buckets of these names, or at all of them.
 
     Raises:
         BucketMissing: the cluster was never initialised. It comes in an exception group, as does every error of a
@@ -23,28 +33,38 @@ async def snapshot(connection: Connection, timeout: float = 30.0, names: Collect
     """
     everything = [bucket for name, bucket in buckets(connection).items() if not names or name in names]
     found: dict[str, list[Message]] = {bucket.name: [] for bucket in everything}
+    streams: dict[str, StreamState] = {}
+
+    async def one(bucket: Bucket) -> None:
+        streams[bucket.name] = await listed(bucket, found[bucket.name].append)
+
     with anyio.move_on_after(timeout) as scope:
         async with anyio.create_task_group() as tasks:
             for bucket in everything:
-                tasks.start_soon(listed, bucket, found[bucket.name].append)
+                tasks.start_soon(one, bucket)
     if scope.cancelled_caught:
         raise Uncertain(f"the buckets could not be listed within {timeout:g} s")
-    return [message for messages in found.values() for message in messages]
+    return Look([message for messages in found.values() for message in messages], streams)
 
 
-async def check_there(bucket: Bucket) -> None:
-    """Raise `BucketMissing` where the bucket does not exist, with what to do about it."""
+async def snapshot(connection: Connection, timeout: float = 30.0, names: Collection[str] = ()) -> list[Message]:
+    """What the buckets of these names hold, as messages; errors as those of `look`."""
+    return (await look(connection, timeout, names)).messages
+
+
+async def check_there(bucket: Bucket) -> StreamState:
+    """The bucket's stream; raises `BucketMissing` where it does not exist, with what to do about it."""
     try:
-        await bucket.state()
+        return await bucket.state()
     except BucketMissing:
         raise BucketMissing(
             f"bucket {bucket.name} does not exist; run `cdm init`, or start a node (is --prefix right?)"
         ) from None
 
 
-async def listed(bucket: Bucket, emit: Callable[[Message], None]) -> None:
-    """Tell of all that a bucket holds, once; errors as those of `snapshot`."""
-    await check_there(bucket)
+async def listed(bucket: Bucket, emit: Callable[[Message], None]) -> StreamState:
+    """Tell of all that a bucket holds, once; returns its stream as it was before. Errors as those of `look`."""
+    stream = await check_there(bucket)
     complete = anyio.Event()
 
     def on_live(live: bool) -> None:
@@ -56,3 +76,4 @@ async def listed(bucket: Bucket, emit: Callable[[Message], None]) -> None:
         tasks.start_soon(watch.run)
         await complete.wait()
         tasks.cancel_scope.cancel()
+    return stream

@@ -7,11 +7,17 @@ from io import StringIO
 from time import monotonic, sleep
 
 import pytest
-from rich.console import Console
 
 from cdm.cli.patience import Patience
 
 pytestmark = pytest.mark.quick
+
+
+class Terminal(StringIO):
+    """Somebody looks at it."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def within(seconds: float, so: Callable[[], bool]) -> bool:
@@ -23,8 +29,8 @@ def within(seconds: float, so: Callable[[], bool]) -> bool:
 
 
 def test_after_a_while_what_is_done_is_shown_and_vanishes_at_the_end() -> None:
-    out = StringIO()
-    with Patience("reading", 0.0, Console(file=out, force_terminal=True)) as patience:
+    out = Terminal()
+    with Patience("reading", 0.0, out) as patience:
         assert within(30.0, lambda: "reading" in out.getvalue())
         patience.say("judging")
         assert within(30.0, lambda: "judging" in out.getvalue())
@@ -32,9 +38,9 @@ def test_after_a_while_what_is_done_is_shown_and_vanishes_at_the_end() -> None:
 
 
 def test_nothing_is_shown_before_or_where_nobody_looks() -> None:
-    soon, piped = StringIO(), StringIO()
-    with Patience("reading", 60.0, Console(file=soon, force_terminal=True)):
+    soon, piped = Terminal(), StringIO()
+    with Patience("reading", 60.0, soon):
         pass
-    with Patience("reading", 0.0, Console(file=piped)):
+    with Patience("reading", 0.0, piped):
         sleep(0.05)
     assert (soon.getvalue(), piped.getvalue()) == ("", "")
