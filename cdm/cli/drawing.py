@@ -45,15 +45,13 @@ class Text:
         else:
             self.pieces.append((part, "") if isinstance(part, str) else part)
 
-    @property
-    def plain(self) -> str:
-        """The text alone."""
+    def __str__(self) -> str:
         return "".join(text for text, _ in self.pieces)
 
     @property
     def cell_len(self) -> int:
         """How many columns of a screen it takes."""
-        return cells(self.plain)
+        return cells(str(self))
 
     def pad_right(self, count: int) -> None:
         """Add so many spaces, if any."""
@@ -102,8 +100,8 @@ def in_plain_rows(what: Text | Table | str) -> str:
     if isinstance(what, str):
         return f"{what}\n"
     if isinstance(what, Text):
-        return f"{what.plain}\n"
-    rows = [what.columns, *([cell.plain for cell in row] for row in what.rows)]
+        return f"{what}\n"
+    rows = [what.columns, *([*map(str, row)] for row in what.rows)]
     widths = [max(map(cells, column)) for column in zip(*rows, strict=True)]
     shown = ["", what.title] if what.title else []
     for row in rows:
