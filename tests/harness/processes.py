@@ -167,9 +167,30 @@ class Processes:
             if name not in but:
                 process.unharmed()
 
+    def know(self, schedule: str, *nodes: str, managers: Sequence[str] = ()) -> bool:
+        """Whether the managers that run know of an intent; a leader may see a blueprint that was written later first.
+
+        Args:
+            schedule: of the intent; ``normal`` where it was removed.
+            nodes: whose intent it is.
+            managers: who must know it; all processes where none are named.
+        """
+        return all(
+            _told_last(process.log, node, schedule)
+            for name, process in self.all.items()
+            for node in nodes
+            if process.code is None and name in (managers or self.all)
+        )
+
     def logs(self) -> str:
         """The last lines of every process."""
         return "\n".join(f"--- {name}\n{process.log[-60000:]}" for name, process in self.all.items())
+
+
+def _told_last(log: str, node: str, schedule: str) -> bool:
+    """Who came up late never hears of what was removed before."""
+    _, told, last = log.rpartition(f"node={node} schedule=")
+    return last.startswith(schedule) if told else schedule == "normal"
 
 
 @asynccontextmanager

@@ -457,7 +457,9 @@ async def test_a_frozen_node_is_replaced_and_comes_back(server: NatsServer, user
 async def test_cordon_and_drain(server: NatsServer, user: Raw, tmp_path: Path) -> None:
     names = ("n1", "n2", "n3")
     async with processes(server, user, tmp_path, *names) as running, agents(server, *names):
+        # Nodes and blueprints are streams of their own: a leader may see the later write first.
         await user.put("nodes", "n1.intent", {"schedule": "cordon"})
+        await eventually(lambda: running.know("cordon", "n1"), what="all know of the cordon")
         await user.put("blueprints", KEY, 4)
         await eventually(lambda: settled(user, KEY, 4), 10)
         assert on_nodes(await states(user)) == {"n2": 2, "n3": 2}
@@ -466,23 +468,11 @@ async def test_cordon_and_drain(server: NatsServer, user: Raw, tmp_path: Path) -
         assert on_nodes(await states(user)) == {"n3": 4}
         for name in ("n1", "n2"):
             await user.delete("nodes", f"{name}.intent")
-        # Nodes and blueprints are streams of their own: a leader may see the later write first.
-        await eventually(lambda: _freed(running, "n1", "n2"), 30, "everybody knows that the nodes may be used again")
+        await eventually(lambda: running.know("normal", "n1", "n2"), what="all know that the nodes may be used again")
         await user.put("blueprints", KEY, 10)
         await eventually(lambda: settled(user, KEY, 10), 10)
         assert on_nodes(await states(user)) == {"n1": 3, "n2": 3, "n3": 4}
         running.unharmed()
-
-
-def _freed(running: Processes, *names: str) -> bool:
-    """Whether no process takes them for cordoned or draining; one that came up late may never have heard of it."""
-    logs = [process.log for process in running.all.values()]
-    return all(
-        log.rpartition(f"node={name} schedule=")[2].startswith("normal")
-        for log in logs
-        for name in names
-        if f"node={name} schedule=" in log
-    )
 
 
 async def test_a_failing_slice_is_retried_elsewhere_and_told(server: NatsServer, user: Raw, tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ async def _live(there: Site) -> None:
     await eventually(lambda: _led_by_another(there, lease["term"]), 30, "another manager leads")
     await there.found.servers[-1].restart()
     await user.stubborn("nodes", f"{VICTIM}.intent", b"", {"KV-Operation": "DEL"})
+    freed = (lambda: there.processes.know("normal", VICTIM, managers=there.found.managers), 30)
+    await eventually(*freed, "the leader knows that the node may be used again")
     await user.stubborn("blueprints", VICTIMS, 4)
     await eventually(lambda: _active(there, {THIEF: 2, VICTIM: 2}), 60, "two on each node")
 
