@@ -183,6 +183,7 @@ class Mirror:
         """A consumer is about to deliver everything; the stream's last sequence is ``end``."""
         self._marks.clear()
         self._markers.clear()
+        self._none_before = end + 1
         kind = ListingHistory if self._layout.history > 1 else Listing
         self.phase = kind(end, self._replaced, self._known.copy())
 
@@ -260,6 +261,8 @@ class Mirror:
             self.lifetimes.forget(name)
         listing = isinstance(phase, Listing)
         if isinstance(phase, Listing):
+            if sequence < self._none_before:
+                self._none_before = sequence
             if isinstance(phase, ListingHistory):
                 history = phase.histories.get(name) or phase.histories.setdefault(name, History())
                 if cause is not None:
