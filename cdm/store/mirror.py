@@ -261,8 +261,7 @@ class Mirror:
             self.lifetimes.forget(name)
         listing = isinstance(phase, Listing)
         if isinstance(phase, Listing):
-            if sequence < self._none_before:
-                self._none_before = sequence
+            self._none_before = min(self._none_before, sequence)
             if isinstance(phase, ListingHistory):
                 history = phase.histories.get(name) or phase.histories.setdefault(name, History())
                 if cause is not None:
