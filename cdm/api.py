@@ -6,6 +6,7 @@ from cdm.dispatch.messages import (
     CheckResult,
     Connected,
     ContentsUnknown,
+    DeclaredPut,
     Disconnected,
     FenceRenewal,
     IntentChanged,
@@ -29,6 +30,7 @@ from cdm.dispatch.router import Router, receiver
 from cdm.errors import CdmError, InvalidArtifact, InvalidBlueprint, InvalidKey, InvalidNodeId, ModelError, WiringError
 from cdm.manager.active import Active
 from cdm.manager.dormant import Dormant
+from cdm.manager.journal import Journal, Note
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Order, Outbox
 from cdm.manager.plan import Command
@@ -40,6 +42,7 @@ from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.check import Check, CheckOutcome, CheckRun, HttpCheck, NatsCheck, PrometheusCheck
 from cdm.model.condition import LabelCondition, LabelOperator
 from cdm.model.content import Description
+from cdm.model.event import Event, EventData, EventKind
 from cdm.model.keys import (
     BlueprintKey,
     ContentKey,
@@ -84,9 +87,13 @@ __all__ = [
     "Connected",
     "ContentKey",
     "ContentsUnknown",
+    "DeclaredPut",
     "Description",
     "Disconnected",
     "Dormant",
+    "Event",
+    "EventData",
+    "EventKind",
     "Fence",
     "FenceKey",
     "FenceRenewal",
@@ -99,6 +106,7 @@ __all__ = [
     "InvalidBlueprint",
     "InvalidKey",
     "InvalidNodeId",
+    "Journal",
     "Key",
     "KeyRejected",
     "KeyedMessage",
@@ -121,6 +129,7 @@ __all__ = [
     "NodeKey",
     "NodeLeft",
     "NodeMissing",
+    "Note",
     "OnViolation",
     "Order",
     "Outbox",

@@ -21,8 +21,9 @@ from cdm.model.keys import BlueprintKey, LastValidKey, RolloutKey, decode_artifa
 from cdm.model.last_valid import LastValid
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
-from cdm.store.revisions import OWNER, WRITER, Revision, revisions
+from cdm.store.revisions import Revision, revisions
 from cdm.store.snapshot import check_there
+from cdm.store.wire import OWNER, WRITER
 
 FEW = 3
 """Most services that are read one by one, and not together with all others."""

@@ -13,13 +13,14 @@ from cdm.cli.options import FLAG, REPLICAS, ConnectionOptions, Replicas
 from cdm.cli.parameters import HERE, Json
 from cdm.cli.screen import print_json, wide_console
 from cdm.dispatch.messages import Message, ValuePut
-from cdm.errors import Unsuitable
+from cdm.errors import AccessDenied, RequestRefused, Unsuitable
 from cdm.model.keys import NodeKey
 from cdm.model.node import EXPIRY_BY_CLOCK, EXPIRY_IN_WORDS, managers_without
 from cdm.node.buckets import BUCKET_PATIENCE, ensure, patiently
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
 from cdm.store.copies import Copy
+from cdm.store.events import EventStream
 from cdm.store.snapshot import listed
 
 ROLLS_UP = "existed; takes roll-ups still: see --upgrade"
@@ -58,6 +59,12 @@ async def _init(connection: Connection, *, replicas: int | None, upgrade: bool) 
     for bucket in everything:
         new = await ensure(bucket, create=True, replicas=replicas or 1, change_replicas=replicas is not None)
         found[bucket.name] = "created" if new else "existed"
+    stream = EventStream(connection)
+    try:
+        new = await ensure(stream, create=True, replicas=replicas or 1, change_replicas=replicas is not None)
+        found[stream.name] = "created" if new else "existed"
+    except (AccessDenied, RequestRefused, Unsuitable) as error:
+        found[stream.name] = f"no events will be told: {error}"  # all else goes on
     old = [bucket for bucket in known.values() if (await bucket.state()).rolls_up]
     if old and upgrade:
         await _refuse_if_needed(known["nodes"])

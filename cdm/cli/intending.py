@@ -18,8 +18,8 @@ from cdm.model.node import DRAINS, UNREADABLE_INTENT, Intent, Registration, Seen
 from cdm.store.batch import MAX_BATCH, Write
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
-from cdm.store.revisions import WRITER, revisions
-from cdm.store.wire import DELETE, dump
+from cdm.store.revisions import revisions
+from cdm.store.wire import DELETE, WRITER, dump
 
 
 class KnownNodes(Struct, frozen=True):

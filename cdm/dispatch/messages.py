@@ -52,6 +52,13 @@ class ValuePut(KeyedMessage[K], Generic[K, V], frozen=True, gc=False):
     """When the server stored it, in seconds on this node's clock (`cdm.clock`)."""
 
 
+class DeclaredPut(ValuePut[K, V], Generic[K, V], frozen=True, gc=False):
+    """A key was given a value by somebody who said who that was: received as any other `ValuePut`."""
+
+    by: str = ""
+    """Who wrote it, as declared."""
+
+
 @unique
 class Cause(StrEnum):
     """Why a key is gone."""
@@ -72,6 +79,8 @@ class ValueRemove(KeyedMessage[K], Generic[K, V], frozen=True, gc=False):
     sequence known of the bucket."""
     cause: Cause = Cause.DELETED
     at: float = 0.0
+    by: str = ""
+    """Who deleted it, as declared; empty: nobody said."""
 
 
 class ValueRejected(KeyedMessage[K], Generic[K, V], frozen=True, gc=False):
@@ -82,6 +91,8 @@ class ValueRejected(KeyedMessage[K], Generic[K, V], frozen=True, gc=False):
     at: float = 0.0
     removed: int = 0
     """Revision at which the key was last deleted before this, where that is known; 0: it is not."""
+    by: str = ""
+    """Who wrote it, as declared; empty: nobody said."""
 
 
 class KeyRejected(Message, Generic[K], frozen=True, gc=False):

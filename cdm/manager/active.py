@@ -8,24 +8,23 @@ until then the artifact is held back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from cdm.log import Log, Ration
 from cdm.manager.agenda import Agenda
-from cdm.manager.cluster import Cluster, Desired
+from cdm.manager.cluster import Desired
 from cdm.manager.copies import Copies
 from cdm.manager.draining import Drains
 from cdm.manager.gates import Gates
 from cdm.manager.moves import Moves
-from cdm.manager.outbox import Order, Outbox, log_order
+from cdm.manager.outbox import Order, log_order
 from cdm.manager.placement import Placement
 from cdm.manager.plan import Command
 from cdm.manager.planning import Planning
-from cdm.manager.policy import Policy
 from cdm.manager.reconciliation import settled
 from cdm.manager.releases import Job, Release, Releases
 from cdm.manager.remembering import Remembering
@@ -33,10 +32,11 @@ from cdm.manager.settling import Settling
 from cdm.manager.status import refused_status, status_of, with_counts
 from cdm.manager.statuses import Statuses
 from cdm.manager.together import together
-from cdm.manager.topology import Registered, Topology
+from cdm.manager.topology import Registered
 from cdm.manager.undecided import LeftAlone, status_of_undecided
 from cdm.manager.wanted import Wanted
 from cdm.manager.wishes import Wishes
+from cdm.manager.workplace import Workplace
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, decode_artifact, encode_artifact
 from cdm.model.status import Condition, Status
@@ -47,23 +47,6 @@ WORK_BUDGET = 0.0025
 """Seconds of deciding after which other tasks get their turn: the server is idle until the next batch is sent."""
 LOGGED_A_SECOND = 20
 """Decisions and statuses that are logged at level info; of more, the rest is counted."""
-
-
-class Workplace(Struct, frozen=True):
-    """What a manager works with, whatever its state."""
-
-    cluster: Cluster
-    topology: Topology
-    outbox: Outbox
-    clock: Callable[[], float]
-    """Seconds on this node's clock."""
-    wake: Callable[[], None]
-    """Called when there is work; the answer is a `Tick`, soon."""
-    policy: Policy
-    reconcile_interval: float
-    """Seconds between two rounds over everything."""
-    epoch: Callable[[], float] = lambda: 0.0
-    """The server's clock less this node's, in seconds."""
 
 
 class Active:
@@ -81,6 +64,8 @@ class Active:
         self._cluster = at.cluster
         self._placement = Placement(at.cluster, at.topology)
         self._agenda = Agenda(at.wake)
+        self.orders: Mapping[Artifact, Order] = self._agenda.orders
+        """By artifact the order of which the mirror may not show everything yet."""
         self._gated: dict[Artifact, None] = {}
         """Artifacts whose rollout may not begin, or about which nothing is done, since a manager does not know how."""
         self._unwritten: dict[Artifact, str] = {}
@@ -333,7 +318,7 @@ class Active:
         self._placement.expect(order.commands)
         self._at.outbox.order(order)
         for artifact in artifacts:
-            self._agenda.put_off(artifact)
+            self._agenda.put_off(artifact, order)
         return self._unwritten.keys().isdisjoint(artifacts)
 
     def _decide_release(self, artifact: Artifact, now: float) -> None:

@@ -11,6 +11,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 
+from cdm.manager.outbox import Order
 from cdm.model.artifact import Artifact
 
 
@@ -28,6 +29,8 @@ class Agenda:
         """Artifacts to look at; True: look closely, whatever the counts say."""
         self._awaited: dict[Artifact, float] = {}
         """Artifacts with writes that the mirror does not show yet: the revision to wait for (inf: not yet acked)."""
+        self.orders: dict[Artifact, Order] = {}
+        """What was written of these artifacts."""
         self._held: dict[Artifact, bool] = {}
         """Artifacts that changed while they were awaited."""
         self._acked: deque[tuple[int, Artifact]] = deque()
@@ -78,9 +81,10 @@ class Agenda:
         """Whether the mirror has yet to show what was written of it."""
         return artifact in self._awaited
 
-    def put_off(self, artifact: Artifact) -> None:
+    def put_off(self, artifact: Artifact, order: Order) -> None:
         """The artifact is being written to."""
         self._awaited[artifact] = math.inf
+        self.orders[artifact] = order
 
     def written(self, artifact: Artifact, revision: int) -> bool:
         """It is stored, up to this revision, or will not be; returns whether that was waited for."""
@@ -96,6 +100,7 @@ class Agenda:
             awaited, artifact = self._acked.popleft()
             if self._awaited.get(artifact) == awaited:
                 del self._awaited[artifact]
+                self.orders.pop(artifact, None)
                 yield artifact
                 if artifact in self._held:
                     self.touch(artifact, self._held.pop(artifact))

@@ -205,26 +205,29 @@ class Cluster:
             group.assume(content=before)
         return digest != before
 
-    def put_slice(self, put: SlicePut) -> None:
-        """Record a slice's newest value."""
+    def put_slice(self, put: SlicePut) -> SlicePut | None:
+        """Record a slice's newest value; returns the one before, None for a slice that is new."""
         key = put.key
         group = self.groups.get(key.artifact)
         if group is None:
             group = self.groups[key.artifact] = Group()
             self._add_version(key.artifact)
-        if group.put(put):
+        old = group.put(put)
+        if old is None:
             on_node = self.on_node.get(key.node)
             if on_node is None:
                 on_node = self.on_node[key.node] = set()
             on_node.add(key)
         if put.value.needs is not None or not self.reserved.empty:
             self.reserved.note(key, group.slices[key].value.needs)
+        return old
 
-    def remove_slice(self, key: SliceKey) -> None:
-        """The slice's key is gone."""
+    def remove_slice(self, key: SliceKey) -> SlicePut | None:
+        """The slice's key is gone; returns its last value, None where it was not known."""
         group = self.groups.get(key.artifact)
-        if group is None or not group.drop(key):
-            return
+        old = group.drop(key) if group is not None else None
+        if group is None or old is None:
+            return None
         if not self.reserved.empty:
             self.reserved.note(key, None)
         desired = self.desired.get(key.artifact)
@@ -235,6 +238,7 @@ class Cluster:
         on_node.discard(key)
         if not on_node:
             del self.on_node[key.node]
+        return old
 
     def artifacts_on(self, node: NodeId) -> list[Artifact]:
         """The artifacts that have slices on the node, in order: every process looks at them in the same one."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from cdm.manager.outbox import Order
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.status import Status
@@ -9,6 +13,9 @@ from cdm.model.status import Status
 
 class Dormant:
     """Another node leads, or none does: nothing is decided here."""
+
+    orders: Mapping[Artifact, Order] = MappingProxyType({})
+    """Nothing is ordered."""
 
     def touch(self, artifact: Artifact, now_due: bool = False) -> None:
         """The artifact changed."""

@@ -122,8 +122,8 @@ class Group:
         part.youngest = self.youngest
         return part
 
-    def put(self, put: SlicePut) -> bool:
-        """Record a slice's newest value; returns whether the slice is a new one."""
+    def put(self, put: SlicePut) -> SlicePut | None:
+        """Record a slice's newest value; returns the one before, None for a slice that is new."""
         key = put.key
         old = self.slices.get(key)
         if old is not None:
@@ -151,7 +151,7 @@ class Group:
             self.owed.add(key)
         elif self.owed:
             self.owed.discard(key)
-        return old is None
+        return old
 
     def _count(self, value: SliceValue, old: SlicePut | None) -> None:
         self.counts[value.state] += 1
@@ -206,11 +206,11 @@ class Group:
         if self.endings:
             self.endings.follow(put, old, ended)
 
-    def drop(self, key: SliceKey) -> bool:
-        """Forget a slice; returns whether it was known."""
+    def drop(self, key: SliceKey) -> SlicePut | None:
+        """Forget a slice; returns its last value, None where it was not known."""
         old = self.slices.pop(key, None)
         if old is None:
-            return False
+            return None
         self.comings += 1
         self.counts[old.value.state] -= 1
         self._count_build(old.value, -1)
@@ -218,7 +218,7 @@ class Group:
         self.failed_unloading -= {key}
         if self.endings:
             self.endings.forget(key)
-        return True
+        return old
 
 
 EMPTY = Group()

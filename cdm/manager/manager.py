@@ -32,13 +32,15 @@ from cdm.dispatch.messages import (
 )
 from cdm.dispatch.router import receiver
 from cdm.log import Log
-from cdm.manager.active import Active, Workplace
+from cdm.manager.active import Active
 from cdm.manager.cluster import Cluster
 from cdm.manager.copies import recover
 from cdm.manager.dormant import Dormant
+from cdm.manager.journal import Journal
 from cdm.manager.outbox import Outbox
 from cdm.manager.policy import Policy
 from cdm.manager.topology import Registered, Topology
+from cdm.manager.workplace import Workplace
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.content import Description
@@ -46,6 +48,7 @@ from cdm.model.keys import (
     BlueprintKey,
     ContentKey,
     FenceKey,
+    IntentKey,
     LastValidKey,
     LeaseKey,
     NodeKey,
@@ -55,7 +58,7 @@ from cdm.model.keys import (
     StatusKey,
 )
 from cdm.model.last_valid import LastValid
-from cdm.model.node import ROLLOUTS, Registration, Seen
+from cdm.model.node import ROLLOUTS, Intent, Registration, Seen
 from cdm.model.record import Rollout
 from cdm.model.slice import SliceState, SliceValue
 from cdm.model.status import Status
@@ -80,6 +83,7 @@ class ClusterDeploymentManager:
         policy: deadlines and backoff.
         reconcile_interval: seconds between two rounds over everything.
         epoch: the server's clock less this node's: seconds since 1970 when this node's clock was at 0.
+        journal: takes what is to be told as events.
     """
 
     def __init__(
@@ -92,13 +96,18 @@ class ClusterDeploymentManager:
         policy: Policy | None = None,
         reconcile_interval: float = 30.0,
         epoch: Callable[[], float] = lambda: 0.0,
+        journal: Journal | None = None,
     ) -> None:
         self.node = node
+        self.journal = journal or Journal()
         self.topology = topology
         self.cluster = Cluster()
         self.state: Dormant | Active = Dormant()
         self._leader: NodeId | None = None
         """Which node leads, or led last; None: not known."""
+        self._intents: dict[NodeId, Intent] = {}
+        self._node_is_news = False
+        """Whether the topology found that the registration that is being received says something new."""
         self._at = Workplace(self.cluster, topology, outbox, clock, wake, policy or Policy(), reconcile_interval, epoch)
 
     def wake_at(self) -> float | None:
@@ -115,8 +124,12 @@ class ClusterDeploymentManager:
             log.info("active", term=change.term, blueprints=len(self.cluster.desired), nodes=len(self.topology.nodes))
             recover(self.cluster)
             self.state = Active(self._at, change.term, self._at.clock())
+            self.journal.lead(change, self._at.clock())
             self._at.wake()
-        elif isinstance(self.state, Active):
+            return
+        self.journal.note(change, None, self._at.clock())
+        self.journal.follow()
+        if isinstance(self.state, Active):
             log.info("dormant", term=self.state.term, leader=change.leader)
             self.state = Dormant()
             self._at.outbox.clear()
@@ -127,6 +140,7 @@ class ClusterDeploymentManager:
     def on_blueprint(self, put: ValuePut[BlueprintKey, Blueprint]) -> None:
         """A valid blueprint says how many instances are wanted."""
         artifact = put.key.artifact
+        self.journal.note(put, self.cluster.desired.get(artifact))
         self.cluster.accept_blueprint(artifact, put.value, put.revision, rolls=self._rolls)
         if log.tells("debug"):
             log.debug("blueprint", artifact=str(artifact), instances=put.value.instances, revision=put.revision)
@@ -138,6 +152,7 @@ class ClusterDeploymentManager:
     def on_blueprint_removed(self, remove: ValueRemove[BlueprintKey, Blueprint]) -> None:
         """A blueprint was deleted: no instances are wanted any more."""
         artifact = remove.key.artifact
+        self.journal.note(remove, self.cluster.desired.get(artifact))
         self.cluster.remove_blueprint(artifact, remove.revision)
         log.debug("blueprint removed", artifact=str(artifact), revision=remove.revision)
         self._touch(artifact)
@@ -147,6 +162,7 @@ class ClusterDeploymentManager:
         """A blueprint is refused."""
         artifact = rejected.key.artifact
         log.warning("blueprint refused", artifact=str(artifact), reason=rejected.reason, revision=rejected.revision)
+        self.journal.note(rejected, self.cluster.desired.get(artifact))
         self.cluster.refuse_blueprint(artifact, rejected.reason, rejected.revision, rejected.removed)
         self.state.touch(artifact)
 
@@ -154,7 +170,7 @@ class ClusterDeploymentManager:
     def on_slice(self, put: ValuePut[SliceKey, SliceValue]) -> None:
         """A slice has a new value."""
         key = put.key
-        self.cluster.put_slice(put)
+        self.journal.note(put, self.cluster.put_slice(put), self.state.orders.get(key.artifact))
         self.state.seen(key)
         # The counts do not show that its node is dead, or was never known.
         self.state.touch(key.artifact, now_due=key.node not in self.topology.nodes)
@@ -169,7 +185,7 @@ class ClusterDeploymentManager:
     def on_slice_removed(self, remove: ValueRemove[SliceKey, SliceValue]) -> None:
         """A slice is gone."""
         key = remove.key
-        self.cluster.remove_slice(key)
+        self.journal.note(remove, self.cluster.remove_slice(key), self.state.orders.get(key.artifact))
         self.state.seen(key, gone=True)
         self.state.touch(key.artifact)
         self._touch_neighbours(key)
@@ -208,6 +224,9 @@ class ClusterDeploymentManager:
         """The ``status`` bucket holds another value."""
         name = message.key.name
         if isinstance(message, ValuePut):
+            before = self.cluster.statuses.get(name)
+            if before is None or before.condition is not message.value.condition:
+                self.journal.note(message, before)
             self.cluster.statuses[name] = message.value
             self.state.shown(name, message.value)
             return
@@ -223,6 +242,7 @@ class ClusterDeploymentManager:
         """The record of a service's rollout."""
         service = message.key.service
         if isinstance(message, ValuePut):
+            self.journal.note(message, self.cluster.rollouts.get(service))
             self.cluster.rollouts[service] = message
         elif isinstance(message, ValueRemove):
             self.cluster.rollouts.pop(service, None)
@@ -282,6 +302,10 @@ class ClusterDeploymentManager:
     @receiver
     def on_node(self, change: NodeJoined | NodeLeft | NodeMissing | NodeDied | IntentChanged) -> None:
         """The set of usable nodes changed."""
+        if isinstance(change, NodeJoined):
+            self._node_is_news = True  # the registration itself comes next
+        elif isinstance(change, NodeLeft | NodeDied):
+            self.journal.note_gone(change, self._at.clock())
         if isinstance(self.state, Active):
             self.state.node_changed(change.node)
             self._at.wake()
@@ -289,14 +313,28 @@ class ClusterDeploymentManager:
     @receiver
     def on_node_forgotten(self, remove: ValueRemove[SeenKey, Seen]) -> None:
         """What was remembered of a node is gone: what waits for its share of a spread may wait no more."""
+        self.journal.note(remove)
         if isinstance(self.state, Active):
             self.state.node_changed(remove.key.node)
             self._at.wake()
 
     @receiver
     def on_heartbeat(self, put: ValuePut[NodeKey, Registration]) -> None:
-        """A node's heart beat tells how busy it is; all else that follows, the topology tells."""
+        """A node's heart beat tells how busy it is; all else that follows, the topology has told."""
+        if self._node_is_news:
+            self._node_is_news = False
+            self.journal.note_node(put)
         self.state.heard(put.key.node)
+
+    @receiver
+    def on_intent(
+        self,
+        message: ValuePut[IntentKey, Intent] | ValueRemove[IntentKey, Intent] | ValueRejected[IntentKey, Intent],
+    ) -> None:
+        """What an operator wants of a node: what follows from it, the topology tells."""
+        self.journal.note(message, self._intents.pop(message.key.node, None))
+        if isinstance(message, ValuePut):
+            self._intents[message.key.node] = message.value
 
     @receiver
     def on_tick(self, tick: Tick) -> None:

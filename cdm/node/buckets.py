@@ -14,6 +14,7 @@ from cdm.artifacts.repository import Artifacts
 from cdm.errors import AccessDenied, BucketMissing, StoreError, Unsuitable
 from cdm.log import Log
 from cdm.store.bucket import Bucket
+from cdm.store.events import EventStream
 
 log = Log("cdm.node")
 
@@ -48,7 +49,9 @@ async def patiently(work: Callable[[], Awaitable[T]], what: str, patience: float
         await anyio.sleep(JETSTREAM_PAUSE)
 
 
-async def ensure(bucket: Bucket | Artifacts, *, create: bool, replicas: int, change_replicas: bool = False) -> bool:
+async def ensure(
+    bucket: Bucket | Artifacts | EventStream, *, create: bool, replicas: int, change_replicas: bool = False
+) -> bool:
     """`Bucket.ensure`, patient with a JetStream that is still coming up."""
     return await patiently(
         partial(bucket.ensure, create=create, replicas=replicas, change_replicas=change_replicas),

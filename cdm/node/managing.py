@@ -17,6 +17,7 @@ from cdm.checks.checker import Checker
 from cdm.dispatch.messages import MESSAGES, Tick
 from cdm.errors import AccessDenied, StoreError
 from cdm.leader.election import Election
+from cdm.leader.event_writer import EventWriter, Telling
 from cdm.leader.leadership import Leadership
 from cdm.leader.records import Timing
 from cdm.leader.seen_writer import SeenWriter
@@ -24,6 +25,7 @@ from cdm.leader.status_writer import StatusWriter
 from cdm.leader.writer import CommandWriter
 from cdm.log import Log
 from cdm.manager.active import Active
+from cdm.manager.journal import Journal
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Outbox
 from cdm.manager.pulse import PERIOD, Pulse
@@ -34,6 +36,7 @@ from cdm.node.contents import ContentsWatch
 from cdm.node.part import WHOLE, Ground, Part
 from cdm.store.batch import MAX_BATCH
 from cdm.store.bucket import Bucket
+from cdm.store.events import EventStream
 from cdm.store.intake import TURNS_OF_OTHERS
 from cdm.store.lending import Lender
 from cdm.store.watch import Watch
@@ -62,6 +65,7 @@ class Managing(Part):
         self._statuses = Wakeup()
         self._seen = Wakeup()
         self._checks = Wakeup()
+        self._events = Wakeup()
         self.election = Election(
             settings.node, ground.incarnation, Timing(ttl=settings.lease_ttl), random.SystemRandom().random
         )
@@ -75,7 +79,8 @@ class Managing(Part):
             self._due.set,
             settings.policy,
             settings.reconcile_interval,
-            lambda: ground.watches["slices"].epoch,
+            self._epoch,
+            Journal(self._events.set),
         )
         self._commands = CommandWriter(
             slices,
@@ -93,6 +98,22 @@ class Managing(Part):
         self._pulse = Pulse(clock.now())
         self._seen_writer = SeenWriter(ground.buckets["nodes"], self.outbox, self._seen, self.election)
         self._checker = Checker(self.outbox, self._checks, Asker(ground.connection), ground.route)
+        self._event_writer = EventWriter(
+            EventStream(ground.connection),
+            self.manager.journal,
+            self._events,
+            self.election,
+            self._has_to_do,
+            self._epoch,
+            Telling(
+                settings.node,
+                ground.incarnation,
+                settings.create,
+                settings.replicas,
+                settings.reconcile_interval,
+                self.manager.cluster.removed,
+            ),
+        )
         self.leadership = Leadership(
             slices,
             self.election,
@@ -109,7 +130,7 @@ class Managing(Part):
         self.receivers = (self.topology, self.leadership, self.manager)
         writers = (self._commands.run, self._status_writer.run, self._seen_writer.run, self._checker.run)
         looks = (self._check_buckets, self.contents.run, Lender(slices).run)
-        self.work = (*writers, self._tick, *looks, self._keep_pulse, self.leadership.run)
+        self.work = (*writers, self._tick, *looks, self._keep_pulse, self.leadership.run, self._event_writer.run)
 
     async def prepare(self) -> None:
         """Check the buckets, or make them; waits while JetStream itself is not ready.
@@ -188,6 +209,14 @@ class Managing(Part):
         """Whether a leader's own writes may come back to it later."""
         state = self.manager.state
         return isinstance(state, Active) and (self._commands.waiting > MAX_BATCH or state.backlog > LONG_BACKLOG)
+
+    def _has_to_do(self) -> bool:
+        """Whether anything is to be decided or written."""
+        state = self.manager.state
+        return self._commands.waiting > 0 or (isinstance(state, Active) and state.backlog > 0)
+
+    def _epoch(self) -> float:
+        return self._ground.watches["slices"].epoch
 
     def _wake_leadership(self) -> None:
         self.leadership.wake()

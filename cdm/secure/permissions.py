@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from cdm.model.artifact import NodeId
+from cdm.model.event import EVENTS
 from cdm.model.keys import LAYOUTS, encode_node
 from cdm.secure.accounts import Account, AccountLimits, Export, Grant, Import, User
 from cdm.store.wire import BUCKETS_API, COPIES_API, FOLLOWER
@@ -66,7 +67,9 @@ class Members(Struct, frozen=True):
         return tuple(f"$JS.API.{call}.{self.stream(name)}{rest}" for name in names)
 
     def stream(self, name: str) -> str:
-        """The stream of a bucket."""
+        """The stream of a bucket, or of events."""
+        if name == EVENTS:
+            return self.bucket(name)
         return f"{'OBJ' if name == ARTIFACTS else 'KV'}_{self.bucket(name)}"
 
 
@@ -102,7 +105,7 @@ def _hub(site: Members, others: tuple[Account, ...]) -> Account:
                 takers.setdefault((each.subject, each.stream), []).append(other.name)
     many = {
         *(site.core("cdm", "logs", encode_node(manager)) for manager in site.managers),
-        *site.api("DIRECT.GET", ARTIFACTS),
+        *site.api("DIRECT.GET", ARTIFACTS, EVENTS),
     }
     return Account(
         HUB,
@@ -120,7 +123,7 @@ def _hub(site: Members, others: tuple[Account, ...]) -> Account:
 
 
 def _admin(site: Members) -> User:
-    every = (*BUCKETS, ARTIFACTS)
+    every = (*BUCKETS, ARTIFACTS, EVENTS)
     return User(
         "admin",
         "Makes and changes the buckets: `cdm init`. Once they are there, nobody needs it before the next upgrade.",
@@ -193,6 +196,7 @@ def _manager(site: Members, manager: NodeId) -> User:
                 "Artifacts, for one that runs slices too (--role all)",
                 (*site.api("STREAM.MSG.GET", ARTIFACTS), *site.api("DIRECT.GET", ARTIFACTS)),
             ),
+            Grant("Telling events", (site.core("cdm", "event", ">"), *site.api("STREAM.INFO", EVENTS))),
             Grant(
                 "Whether a node, or a leader, is alive",
                 (site.core("cdm", "node", "*"), site.core("cdm", "leader", "*")),
@@ -296,6 +300,8 @@ def _operator(site: Members) -> Account:
         *(Import(account_of(node), site.core("cdm", "logs", encode_node(node))) for node in site.nodes),
         *(Import(HUB, site.core("cdm", "logs", encode_node(manager))) for manager in site.managers),
     )
+    events = Grant("Events: `cdm events`, and hints that there are more", site.api("DIRECT.GET", EVENTS))
+    hints = site.core("cdm", "event", ">")
     inbox = f"{inbox_of('operator')}.>"
     return Account(
         OPERATORS,
@@ -304,8 +310,8 @@ def _operator(site: Members) -> Account:
             User(
                 "operator",
                 "",
-                (*written, *read, Grant("What slices write: `cdm logs`", (site.core("cdm", "logs", "*"),))),
-                (inbox,),
+                (*written, *read, events, Grant("What slices write: `cdm logs`", (site.core("cdm", "logs", "*"),))),
+                (inbox, hints),
             ),
         ),
         (),
@@ -313,6 +319,8 @@ def _operator(site: Members) -> Account:
             *(_put(subject) for grant in written for subject in grant.subjects),
             *(Import(COPIES, subject) for grant in read for subject in grant.subjects),
             *logs,
+            *_services((events,)),
+            Import(HUB, hints, stream=True),
             Import(COPIES, inbox, stream=True),
         ),
         AccountLimits(OPERATOR_CONNECTIONS, OPERATOR_PAYLOAD),

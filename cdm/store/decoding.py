@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from cdm.dispatch.messages import KeyRejected, ValuePut, ValueRejected
+from cdm.dispatch.messages import DeclaredPut, KeyRejected, ValuePut, ValueRejected
 from cdm.errors import InvalidBlueprint, InvalidKey, InvalidValue
 from cdm.model.blueprint import Blueprint
 from cdm.model.content import Description
@@ -29,6 +30,15 @@ class Decoder:
         self.key = layout.decode
         """Reads a key; raises `InvalidKey`."""
         self._decoders = _decoders(layout)
+
+    def decode_declared(self, name: str, data: bytes, sequence: int, at: float, known: Known | None, by: str) -> Known:
+        """The same of a message whose writer said who that is; ``by`` may be empty."""
+        found = self.decode(name, data, sequence, at, known)
+        if not by:
+            return found
+        if isinstance(found, ValuePut):
+            return DeclaredPut(found.key, found.value, sequence, at, by)
+        return replace(found, by=by) if isinstance(found, ValueRejected) else found
 
     def decode(self, name: str, data: bytes, sequence: int, at: float, known: Known | None) -> Known:
         """What a message says; ``known`` is what was known of its key before."""

@@ -19,6 +19,7 @@ class Removal(Struct, frozen=True):
     sequence: int
     at: float
     cause: Cause
+    by: str = ""
 
 
 class History:
@@ -32,10 +33,10 @@ class History:
         self.updates: list[Known] = []
         self.removed: Removal | None = None
 
-    def remove(self, sequence: int, at: float, cause: Cause) -> None:
+    def remove(self, removal: Removal) -> None:
         """The key was removed: nothing before counts."""
         self.updates = []
-        self.removed = Removal(sequence, at, cause)
+        self.removed = removal
 
     def ends_before(self, known: Known) -> bool:
         """Whether the bucket holds something older than what is known: the bucket was set back."""

@@ -17,9 +17,9 @@ from cdm.dispatch.messages import Cause, KeyRejected, Message, RejectedKeyRemove
 from cdm.errors import InvalidKey
 from cdm.model.keys import NODES, Layout
 from cdm.store.decoding import Decoder
-from cdm.store.history import History, Known
+from cdm.store.history import History, Known, Removal
 from cdm.store.lifetimes import Lifetimes, ttl_of
-from cdm.store.wire import MARKER, MARKER_TTL, StreamState, is_removal
+from cdm.store.wire import MARKER, MARKER_TTL, WRITER, StreamState, is_removal
 
 MARKS = 256
 """How many messages are remembered, the newest ones, to know the stream again by."""
@@ -80,7 +80,7 @@ class Listing:
     replaced: bool
     unlisted: dict[str, Known]
     """Keys known before that were not delivered so far."""
-    older: dict[str, tuple[bytes, Cause | None, int, float]] = field(default_factory=dict)
+    older: dict[str, tuple[bytes, Cause | None, int, float, str]] = field(default_factory=dict)
     """What was delivered of keys of which something newer is known. A replica that is behind delivers it, and then what
     it lacks; where nothing follows, the stream was set back."""
 
@@ -143,7 +143,7 @@ class Mirror:
         self.lifetimes = Lifetimes(sooner)
         """The keys that have a TTL, and when they end."""
         self._decoder = Decoder(layout)
-        self._decode = self._decoder.decode
+        self._decode, self._decode_declared = self._decoder.decode, self._decoder.decode_declared
 
     @property
     def is_live(self) -> bool:
@@ -205,8 +205,8 @@ class Mirror:
                 if isinstance(listing, ListingHistory):
                     for name, history in listing.histories.items():
                         self._emit_history(listing, name, history)
-                for name, (data, cause, sequence, at) in listing.older.items():
-                    self._take(name, data, cause, sequence, at)
+                for name, message in listing.older.items():
+                    self._take(name, *message)
                 for name in listing.unlisted:
                     if known := self._known.get(name):
                         self._remove(name, known, end, Cause.MISSING, now)
@@ -248,7 +248,7 @@ class Mirror:
         if isinstance(phase, Resuming) and self._proves(phase, Mark(sequence, name, stored)):
             return
         self._marks.append(Mark(sequence, name, stored))
-        cause = _cause(headers) if headers is not None else None
+        cause, by = (_cause(headers), headers.get(WRITER, "")) if headers is not None else (None, "")
         if cause is not None:
             self._markers[name] = stored + int((ttl_of(headers or {}) or MARKER_TTL) * 1e9)
         elif self._markers:
@@ -265,29 +265,33 @@ class Mirror:
             if isinstance(phase, ListingHistory):
                 history = phase.histories.get(name) or phase.histories.setdefault(name, History())
                 if cause is not None:
-                    history.remove(sequence, at, cause)
+                    history.remove(Removal(sequence, at, cause, by))
                 else:
-                    history.add(self._decode(name, data, sequence, at, known))
+                    history.add(self._decode_declared(name, data, sequence, at, known, by))
                 return
             phase.unlisted.pop(name, None)
             phase.older.pop(name, None)
             if known is not None and sequence <= known.revision and not phase.replaced:
                 if sequence < known.revision:
-                    phase.older[name] = (data, cause, sequence, at)
+                    phase.older[name] = (data, cause, sequence, at, by)
                 return
-        self._take(name, data, cause, sequence, at)
+        self._take(name, data, cause, sequence, at, by)
         if not listing:
             self.reached = sequence
 
-    def _take(self, name: str, data: bytes, cause: Cause | None, sequence: int, at: float) -> None:
+    def _take(self, name: str, data: bytes, cause: Cause | None, sequence: int, at: float, by: str) -> None:
         """A key was given a value, or was removed."""
         known = self._known.get(name)
         if cause is None:
-            update = self._decode(name, data, sequence, at, known)
+            update = (
+                self._decode_declared(name, data, sequence, at, known, by)
+                if by
+                else self._decode(name, data, sequence, at, known)
+            )
             self._known[name] = update
             self._emit(update)
         elif known is not None:
-            self._remove(name, known, sequence, cause, at)
+            self._remove(name, known, sequence, cause, at, by)
         elif self._layout is NODES and (sequence > self.reached or not isinstance(self.phase, Listing)):
             self._tell_end(name, sequence, cause, at)
 
@@ -351,14 +355,14 @@ class Mirror:
     def _replaced(self) -> bool:
         return isinstance(self.phase, (Behind, Listing)) and self.phase.replaced
 
-    def _remove(self, name: str, known: Known, sequence: int, cause: Cause, at: float) -> None:
+    def _remove(self, name: str, known: Known, sequence: int, cause: Cause, at: float, by: str = "") -> None:
         del self._known[name]
         if self.lifetimes.ends:
             self.lifetimes.forget(name)
         if isinstance(known, KeyRejected):
             self._emit(RejectedKeyRemoved(known.kind, name))
         else:
-            self._emit(ValueRemove(known.key, sequence, cause, at))
+            self._emit(ValueRemove(known.key, sequence, cause, at, by))
 
     def _tell_end(self, name: str, sequence: int, cause: Cause, at: float) -> None:
         """All that is left of a node that went before it was known here is the marker, which tells how it went."""
@@ -374,7 +378,7 @@ class Mirror:
         if history.updates:
             listing.unlisted.pop(name, None)
         if known and removed and (listing.replaced or removed.sequence > known.revision):
-            self._remove(name, known, removed.sequence, removed.cause, removed.at)
+            self._remove(name, known, removed.sequence, removed.cause, removed.at, removed.by)
             known = None
         for update in history.updates:
             if known is None or listing.replaced or update.revision > known.revision or history.ends_before(known):

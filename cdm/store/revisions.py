@@ -10,16 +10,12 @@ from cdm.errors import Uncertain
 from cdm.store.bucket import Bucket
 from cdm.store.consumer import Consumer
 from cdm.store.source import OwnSource
-from cdm.store.wire import delivery_of, is_removal
+from cdm.store.wire import OWNER, WRITER, delivery_of, is_removal
 
 PATIENCE = 10.0
 """Seconds that reading may take."""
 HEARTBEAT = 1.0
 """Seconds between the server's heartbeats; after each silence it is asked whether that was all."""
-WRITER = "Cdm-By"
-"""Header in which a command says who typed it: declared, not proven."""
-OWNER = "Cdm-Owner"
-"""Header that says who looks after a blueprint: what `cdm apply --owner NAME --prune` may remove."""
 
 
 class Revision(Struct, frozen=True):

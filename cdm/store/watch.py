@@ -356,7 +356,9 @@ class Watch:
         consumer.expected += 1
         now = self._heard = clock.now()
         # Most messages have no headers, or only those of the batch that they were written in.
-        marked = block and (b"Nats-TTL" in block or b"KV-Operation" in block or b"Nats-Marker" in block)
+        marked = block and (
+            b"Nats-TTL" in block or b"KV-Operation" in block or b"Nats-Marker" in block or b"Cdm-By" in block
+        )
         key = subject[self._name_at :].decode("utf-8", "backslashreplace")
         at = stored / 1e9 - consumer.offset
         consumer.delivered(subject, sequence)

@@ -19,6 +19,11 @@ MARKER = "Nats-Marker-Reason"
 TTL = "Nats-TTL"
 ROLLUP = "Nats-Rollup"
 
+WRITER = "Cdm-By"
+"""In which a command says who typed it: declared, not proven."""
+OWNER = "Cdm-Owner"
+"""Says who looks after a blueprint: what `cdm apply --owner NAME --prune` may remove."""
+
 SILENT = 5_000_000_000
 """Nanoseconds after which a replica counts as cut off; replicas of a stream hear of each other every second."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import anyio.to_thread
 import pytest
 
-from cdm.store.revisions import WRITER
+from cdm.store.wire import WRITER
 from tests.cli.test_cli import run
 from tests.docs.documents import commands
 from tests.harness.servers import NatsServer

@@ -19,7 +19,7 @@ from cdm.cli import editing
 from cdm.cli.plans import scaling
 from cdm.errors import Conflict
 from cdm.model.artifact import Artifact
-from cdm.store.revisions import WRITER
+from cdm.store.wire import WRITER
 from tests.harness.agents import agents
 from tests.harness.nodes import Nodes, nodes_on
 from tests.harness.processes import command_line, environment

@@ -26,7 +26,7 @@ from tests.harness.servers import NatsServer, free_port, running_cluster
 from tests.harness.terminal import terminal
 from tests.harness.waiting import eventually
 from tests.harness.wire import Rejection, raw
-from tests.integration import test_drain_on_stop, test_nats_cli
+from tests.integration import test_drain_on_stop, test_events, test_nats_cli
 
 pytestmark = pytest.mark.anyio
 
@@ -223,6 +223,7 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "Why it is there, or not": test_explain.test_the_commands_of_the_documents,
     "From a file": test_apply.test_the_commands_of_the_documents,
     "Logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
+    "Events": test_events.test_events_are_heard_with_the_nats_tool,
     "Releasing by command": test_a_service_is_released_by_command,
     "What begins a rollout": test_nats_cli.test_a_release_of_the_documents,
     "What happens in the middle": test_nats_cli.test_a_release_of_the_documents,

@@ -10,7 +10,8 @@ from cdm.errors import BucketMissing
 from cdm.model.artifact import Artifact
 from cdm.model.keys import BLUEPRINTS, STATUS, BlueprintKey
 from cdm.store.bucket import Bucket
-from cdm.store.revisions import WRITER, revisions
+from cdm.store.revisions import revisions
+from cdm.store.wire import WRITER
 from tests.harness.servers import NatsServer
 from tests.harness.store import connected
 from tests.harness.wire import raw

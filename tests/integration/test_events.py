@@ -1,0 +1,221 @@
+"""What the leader tells of what happens: once, in order, and never in the way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from cdm.errors import StoreError
+from cdm.manager import journal
+from cdm.model.artifact import Artifact, NodeId
+from cdm.store.connection import Access, Connection, connect
+from cdm.store.events import EventReader, StoredEvent
+from cdm.store.wire import WRITER
+from cdm.version import VERSION
+from tests.docs.documents import adapted, commands
+from tests.harness.agents import agents
+from tests.harness.nodes import nodes_on
+from tests.harness.servers import NatsServer
+from tests.harness.terminal import terminal
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, raw
+from tests.integration.test_nats_cli import program
+
+pytestmark = pytest.mark.anyio
+
+ONE, ARTIFACT = "g/one/1", Artifact("g", "one", "1")
+
+
+@asynccontextmanager
+async def connected(server: NatsServer) -> AsyncIterator[Connection]:
+    async with connect(Access(servers=(server.url,)), name="test") as connection:
+        yield connection
+
+
+async def told(connection: Connection, **only: object) -> list[StoredEvent]:
+    """All events that are stored."""
+    try:
+        return [each async for page in EventReader(connection, **only).read() for each in page]  # type: ignore[arg-type]
+    except StoreError:
+        return []
+
+
+async def _all_on(user: Raw, node: str) -> bool:
+    return all(key.startswith(f"{node}.") for key in await user.slices())
+
+
+async def _settles(user: Raw, count: int) -> None:
+    async def settled() -> bool:
+        found = await user.slices()
+        return len(found) == count and set(found.values()) <= {"ACTIVE"}
+
+    await eventually(settled, 20, f"{count} are ACTIVE")
+
+
+@pytest.mark.quick
+async def test_what_happens_is_told(server: NatsServer) -> None:
+    async with (
+        raw(server) as user,
+        connected(server) as reader,
+        nodes_on(server) as nodes,
+        agents(server, "n1", "n2"),
+    ):
+        await nodes.start("n1", "n2")
+        created = await user.put("blueprints", ONE, 2, {WRITER: "alice@desk"})
+        await _settles(user, 2)
+        await user.put("nodes", "n2.intent", {"schedule": "drain", "reason": "disk"}, {WRITER: "bob@desk"})
+        await eventually(lambda: _all_on(user, "n1"), 20, "n2 is empty")
+        scaled = await user.put("blueprints", ONE, 1)
+        await _settles(user, 1)
+        refused = await user.put("blueprints", ONE, "nonsense")
+        await eventually(lambda: told(reader, kind="refused"), 20)
+        deleted = await user.delete("blueprints", ONE)
+        await eventually(lambda: _gone(reader, 3), 20)
+
+        life = [(each.event.kind, each.event.data.reason) for each in await told(reader, node=NodeId("n2"))]
+        assert life[0] == ("joined", f"cdm {VERSION}")
+        states = ["load", "loading", "loaded", "activate", "activating", "active"]
+        assert [kind for kind, _ in life[1:]] == [*states, "intent", "unload", "unloading", "gone"]
+        assert {("load", "instance missing"), ("intent", "disk"), ("unload", "node n2 is draining")} <= set(life)
+
+        about = [each.event.data for each in await told(reader, kind="blueprint", artifact=ARTIFACT)]
+        assert [(each.blueprint, each.by, each.source, each.to) for each in about] == [
+            (created, "alice@desk", "", "2"),
+            (scaled, "unknown", "2", "1"),
+            (deleted, "unknown", "1", ""),
+        ]
+        assert about[1].changes == ("instances 2 -> 1",)
+        (no,) = await told(reader, kind="refused")
+        assert (no.event.data.blueprint, no.event.subject) == (refused, f"blueprints/{ARTIFACT}")
+        causes = {each.event.data.cause for each in await told(reader, kind="unload")}
+        assert causes == {f"blueprints@{each}" for each in (created, scaled, deleted)}
+        (intent,) = await told(reader, kind="intent")
+        assert (intent.event.data.by, intent.event.data.source, intent.event.data.to) == ("bob@desk", "normal", "drain")
+        newest = await EventReader(reader, node=NodeId("n2"), artifact=ARTIFACT).latest()
+        assert [each.event.kind for each in newest] == [*states, "unload", "unloading", "gone"]
+
+        (stored,) = await told(reader, kind="leader")
+        event = stored.event
+        lead = await nodes.leader()
+        assert (event.specversion, event.source, event.type) == ("1.0", "/cdm", "cdm.leader")
+        assert (event.data.node, event.data.term) == (lead.settings.node, 1)
+        assert abs(datetime.fromisoformat(event.time).timestamp() - stored.at) < 5
+
+
+async def _gone(reader: Connection, count: int) -> bool:
+    return len(await told(reader, kind="gone")) == count
+
+
+@pytest.mark.quick
+async def test_a_new_leader_tells_what_is_left_and_nothing_twice(server: NatsServer) -> None:
+    """Killed in the middle of it, again and again: each write that is a transition is told, and once."""
+    async with (
+        raw(server) as user,
+        connected(server) as reader,
+        nodes_on(server) as nodes,
+        agents(server, "n1", "n2", "n3", "n4"),
+    ):
+        await user.record("slices")
+        await nodes.start("n1", "n2", "n3", "n4")
+        term = 0
+        for count in (40, 80):
+            await user.put("blueprints", ONE, count)
+            leader = await nodes.leader(above=term)
+            term = leader.active
+            await eventually(partial(_some, user, count // 2), 20)
+            await leader.crash()
+            del nodes.all[leader.settings.node]
+        await nodes.leader(above=term)
+
+        async def all_told() -> bool:
+            wanted = {
+                f"slices@{record.sequence}"
+                for record in await user.recorded("slices")
+                if record.key.count(".") == 1 and not record.key.startswith("_")
+            }
+            found = {each.event.id.partition(".")[0] for each in await told(reader)}
+            return wanted <= found
+
+        await eventually(lambda: _rests(user, 80), 60)
+        await eventually(lambda: _lost(reader, 2), 20)
+        await eventually(all_told, 30, "all is told")
+        events = [each.event for each in await told(reader)]
+        assert max(Counter(each.id for each in events).values()) == 1
+        assert len([each for each in events if each.kind == "leader"]) == 3
+        assert len([each for each in events if each.kind == "lost"]) == 2
+        # Why, nobody knows but who decided it, and those were killed at once.
+        assert all(each.data.reason for each in events if each.kind == "load" and each.data.term == 3)
+        assert not [each for each in events if each.kind == "dropped"]
+
+
+async def _lost(reader: Connection, count: int) -> bool:
+    return len({each.event.data.node for each in await told(reader, kind="lost")}) == count
+
+
+async def _some(user: Raw, count: int) -> bool:
+    return len(await user.slices()) >= count
+
+
+async def _rests(user: Raw, count: int) -> bool:
+    found = await user.slices()
+    return len(found) == count and set(found.values()) == {"ACTIVE"}
+
+
+async def test_a_stream_that_is_deleted_is_made_anew_also_where_others_listen(server: NatsServer) -> None:
+    async with raw(server) as user, connected(server) as reader, nodes_on(server) as nodes, agents(server, "n1"):
+        await nodes.start("n1")
+        await user.put("blueprints", ONE, 1)
+        await _settles(user, 1)
+        await eventually(lambda: told(reader, kind="active"))
+        heard = await user.overhear("cdm.event.>")
+        await user.api("STREAM.DELETE.cdm_events")
+        await user.put("blueprints", ONE, 2)
+        await _settles(user, 2)
+        await eventually(lambda: told(reader, kind="active"), 20, "events are told again")
+        assert heard
+        assert [each.event.data.to for each in await told(reader, kind="blueprint")] == ["2"]
+
+
+async def test_a_flood_is_dropped_and_counted_and_holds_nothing_up(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "MOST", 50)
+    async with raw(server) as user, connected(server) as reader, nodes_on(server) as nodes:
+        await nodes.start("n1")
+        await user.put("blueprints", ONE, 2_000)
+        await eventually(lambda: _some(user, 2_000), 30, "commands go on")
+
+        async def counted() -> bool:
+            events = [each.event for each in await told(reader)]
+            missing = sum(each.data.count for each in events if each.kind == "dropped")
+            return missing > 0 and missing + len([each for each in events if each.kind == "load"]) >= 2_000
+
+        await eventually(counted, 30, "what is missing is counted")
+
+
+async def test_events_are_heard_with_the_nats_tool(server: NatsServer, tmp_path: Path) -> None:
+    program()
+    async with raw(server) as user, nodes_on(server) as nodes, terminal(tmp_path, NATS_URL=server.url) as shell:
+        await nodes.start("node-1")
+        await nodes.leader()
+        lines = commands("Events")
+        for number, line in enumerate(lines):
+            await shell.start(adapted(line, {"nats sub": "nats sub --count 1"}), f"heard{number}")
+        logs, ordinals = [tmp_path / f"heard{number}.log" for number in range(len(lines))], count(1)
+
+        async def all_heard() -> bool:
+            """A node says that something failed, again and again until everybody listens."""
+            value = {"state": "FAILED", "reason": "no reason"}
+            await user.put("slices", f"node-1.org.example/slice/1.0.0/{next(ordinals)}", value)
+            return all('"reason":"no reason"' in log.read_text(encoding="utf-8") for log in logs[1:])
+
+        await eventually(all_heard, 20)
+        assert '"specversion":"1.0"' in logs[0].read_text(encoding="utf-8")
+        await shell.good("wait")
