@@ -30,7 +30,7 @@ from tests.security.attacks import (
     replies_of_ones_own,
     roll_ups,
 )
-from tests.security.site import MANAGER, THIEF, VICTIM, VICTIMS, Site
+from tests.security.site import MANAGER, THIEF, VICTIM, VICTIMS, Kept, Site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -38,26 +38,34 @@ SETTLED = 0.2
 """Seconds after which what an attack sets off has happened."""
 
 
-OF_THE_THIEF = f"slices {THIEF}."
+async def _contents(there: Site, who: str) -> dict[str, object]:
+    """What there is, but for the traces of what the leader deleted of the thief's."""
+    found = await there.contents(who)
+    return {key: kept for key, kept in found.items() if not (key.startswith(f"slices {THIEF}.") and _is_trace(kept))}
 
 
-def _removed(kept: object) -> bool:
-    return kept is None or getattr(kept, "value", None) == ""
+def _is_trace(kept: object) -> bool:
+    return isinstance(kept, Kept) and kept.value == ""
+
+
+async def _cleared(there: Site) -> bool:
+    """Whether the leader has deleted what an attack before left under the thief's own keys."""
+    return not [key for key in await _contents(there, "operator") if key.startswith(f"slices {THIEF}.")]
 
 
 async def _harmless(there: Site, who: str, attack: Attack) -> None:
     await eventually(there.at_rest)
-    before = await there.contents(who)
+    if who == "operator":
+        await eventually(lambda: _cleared(there), 30, "nothing is left of attacks before")
+    before = await _contents(there, who)
     heard = await there.user.overhear(LISTENED)
     async with there.found.client(who) as insider:
         await attack(insider)
         await anyio.sleep(SETTLED)
         assert insider.client.is_connected
     assert not heard or who == "operator"
-    after = await there.contents(who)
-    changed = {key: after.get(key) for key in {*before, *after} if before.get(key) != after.get(key)}
-    # The leader may just be deleting what an attack before this one put under the thief's own keys.
-    assert {key: kept for key, kept in changed.items() if not (key.startswith(OF_THE_THIEF) and _removed(kept))} == {}
+    after = await _contents(there, who)
+    assert {key: after.get(key) for key in {*before, *after} if before.get(key) != after.get(key)} == {}
     assert await there.at_rest()
     there.processes.unharmed()
 
