@@ -84,6 +84,11 @@ class Agent:
         """How many slices there are: those that have a key, and those that the runtime has."""
         return len(self._workers)
 
+    @property
+    def longest_grace(self) -> float:
+        """Seconds that the slowest of its slices has to stop."""
+        return max((worker.program.grace for worker in self._workers.values()), default=0.0)
+
     # What happens
 
     @receiver
@@ -145,7 +150,7 @@ class Agent:
     async def resign(self) -> None:
         """Begin nothing new from now on, and stop the slices that must not run twice."""
         self._shared.resigned = True
-        exclusive = [worker for worker in self._workers.values() if worker.exclusive]
+        exclusive = [worker for worker in self._workers.values() if worker.program.exclusive]
         with anyio.move_on_after(LONGEST_LAST_GRACE + RESIGN_MARGIN) as scope:
             for worker in exclusive:
                 worker.wake()

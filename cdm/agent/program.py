@@ -100,6 +100,11 @@ class Program:
         return self._shared.runtime.warning(self.key)
 
     @property
+    def grace(self) -> float:
+        """Seconds that it has to stop; 0: it is not loaded."""
+        return self._loaded.manifest.stop_grace if self._loaded is not None else 0.0
+
+    @property
     def exclusive(self) -> bool:
         """Whether what is loaded must not run twice."""
         overrides = self._loaded.overrides if self._loaded is not None else None

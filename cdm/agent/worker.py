@@ -61,7 +61,7 @@ class Worker:
         self.withdrawn = anyio.Event()
         """Set once the node leaves and there is no key that it may delete."""
         self._shared = shared
-        self._program = Program(shared, key, self._leaves_within)
+        self.program = Program(shared, key, self._leaves_within)
         self._lingering = Lingering()
         self._news = Wakeup()
         self._known: Current | Stale | Deleted | None = None
@@ -85,13 +85,13 @@ class Worker:
         """
         if not isinstance(self._known, (Current, Deleted)) or revision > self._known.revision:
             if value.state is not SliceState.ACTIVATING:  # which may be the echo of what follows a refused command
-                active = self._program.local_state is LocalState.ACTIVE
+                active = self.program.local_state is LocalState.ACTIVE
                 late = self._shared.listed and not active and is_late(self._known, value)
                 self._refusal = SliceFailed("a late ACTIVATE, which answers an earlier LOADED") if late else None
             if value.state is SliceState.LOAD:
-                self._program.count_anew()
+                self.program.count_anew()
             self._known = Current(revision, value)
-            self._program.cores = value.needs.cpu if value.needs else 0.0
+            self.program.cores = value.needs.cpu if value.needs else 0.0
             self._lingering.learn(value, at)
             self.wake()
 
@@ -112,17 +112,17 @@ class Worker:
     def crashed(self, failure: SliceFailed) -> None:
         """The slice that was active ended, and the runtime has given it up."""
         self._crash = failure
-        self._program.free_port()
+        self.program.free_port()
         self.wake()
 
     def restarting(self, reason: str, within: float) -> None:
         """The slice that was active ended, and the runtime starts it again."""
-        self._program.restarting(reason, within)
+        self.program.restarting(reason, within)
         self.wake()
 
     def restarted(self, port: int | None) -> None:
         """It is ready again."""
-        self._program.restarted(port)
+        self.program.restarted(port)
         self.wake()
 
     def wake(self) -> None:
@@ -136,17 +136,12 @@ class Worker:
     @property
     def is_finished(self) -> bool:
         """Whether there is no key, nothing runs under it, and nothing happened that was not looked at."""
-        return self._known is None and self._program.local_state is LocalState.NOTHING and not self._news.is_set
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether what is loaded must not run twice."""
-        return self._program.exclusive
+        return self._known is None and self.program.local_state is LocalState.NOTHING and not self._news.is_set
 
     @property
     def may_withdraw(self) -> bool:
         """Whether its key may be deleted when the node leaves: what has no key counts as stopped."""
-        return self.at_rest.is_set() or not self.exclusive
+        return self.at_rest.is_set() or not self.program.exclusive
 
     @property
     def _value(self) -> SliceValue | None:
@@ -178,8 +173,8 @@ class Worker:
             return False
         if value.state is SliceState.ACTIVE and self._shared.address() not in (None, value.address):
             return True
-        started = self._program.local_state in (LocalState.RESTARTING, LocalState.ACTIVE)
-        return started and value.restarts != self._program.restarts
+        started = self.program.local_state in (LocalState.RESTARTING, LocalState.ACTIVE)
+        return started and value.restarts != self.program.restarts
 
     # What it does
 
@@ -194,12 +189,12 @@ class Worker:
         elif self._crash is not None:
             await self._failed(self._crash, state)
             return
-        if self._shared.resigned and self.exclusive and not self.at_rest.is_set():
+        if self._shared.resigned and self.program.exclusive and not self.at_rest.is_set():
             if await self._is_stopped():
                 self.at_rest.set()
             return
         lingers = self._lingering.left(clock.now())
-        step = next_step(state, self._program.local_state, lingers=lingers > 0)
+        step = next_step(state, self.program.local_state, lingers=lingers > 0)
         if step is None and self._untold:
             await self._report(state)
         elif step is None:
@@ -217,7 +212,7 @@ class Worker:
 
     def finish(self) -> None:
         """Nothing is left to be done."""
-        self._program.release()
+        self.program.release()
         self.withdrawn.set()
 
     async def _withdraw(self) -> None:
@@ -236,7 +231,7 @@ class Worker:
             await self._news.wait()
             return
         failure: SliceFailed | None = None
-        if not self._program.is_loaded_with(*self._wanted):
+        if not self.program.is_loaded_with(*self._wanted):
             step = Do.LOAD
         with anyio.CancelScope() as scope:
             self._beginning = _Beginning(scope, state)
@@ -247,14 +242,14 @@ class Worker:
                     if not shared.may_begin() or not await self._counts_from_now(state):
                         return  # NATS was lost, or the leader wrote in between
                     if step is Do.LOAD:
-                        await self._program.load(*self._wanted)
+                        await self.program.load(*self._wanted)
                     else:
-                        await self._program.activate()
+                        await self.program.activate()
             except SliceFailed as error:
                 failure = error
             finally:
                 self._beginning = None
-                self._program.free_port()
+                self.program.free_port()
         if failure is not None:
             await self._failed(failure, state)
 
@@ -266,7 +261,7 @@ class Worker:
         Raises:
             SliceFailed: the other slice keeps it.
         """
-        port, taken, told = self._program.fixed_port, self._shared.ports, ""
+        port, taken, told = self.program.fixed_port, self._shared.ports, ""
         give_up_at = clock.now() + ports.PATIENCE
         while port is not None and (holder := taken.holder(port, self.key)) is not None:
             within, left = holder.leaves_within(), give_up_at - clock.now()
@@ -278,11 +273,11 @@ class Worker:
             reason = f"waits for port {port}, which {holder.key} {how}"
             if reason != told:
                 told = reason
-                own = self._program.deadline(SliceState.ACTIVATING) or 0.0
+                own = self.program.deadline(SliceState.ACTIVATING) or 0.0
                 if not await self._tell_on(state, HeldUp((within or 0.0) + ports.PATIENCE + own, reason)):
                     return False
             await taken.until_one_is_free(min(ports.INTERVAL, left) if within is None else ports.INTERVAL)
-        self._program.take_port()
+        self.program.take_port()
         return True
 
     @asynccontextmanager
@@ -306,7 +301,7 @@ class Worker:
         if not isinstance(known, Current) or state is None or self._state is not state:
             return False
         just_now = known.revision == self._told.revision and clock.now() - self._told.at < PROMPT
-        if just_now and known.value.deadline == self._program.deadline(state):
+        if just_now and known.value.deadline == self.program.deadline(state):
             return True
         return await self._tell_on(state)
 
@@ -315,15 +310,15 @@ class Worker:
             log.info("its key is gone: stopping", slice=str(self.key))
         try:
             if step is Do.DEACTIVATE:
-                await self._program.deactivate()
+                await self.program.deactivate()
             else:
-                await self._program.unload()
+                await self.program.unload()
         except SliceFailed as error:
             await self._failed(error, state)
 
     async def _failed(self, error: SliceFailed, state: SliceState | None) -> None:
         """Report what failed in this state where the key still has it and may say FAILED; else the step is retried."""
-        if self.exclusive and not await self._is_stopped():
+        if self.program.exclusive and not await self._is_stopped():
             return
         if self._state is not state:
             return  # that is answered next
@@ -335,10 +330,10 @@ class Worker:
 
     async def _is_stopped(self) -> bool:
         """Stop it, and tell whether nothing of it runs: others take what is FAILED for stopped."""
-        if self._program.local_state is LocalState.NOTHING:
+        if self.program.local_state is LocalState.NOTHING:
             return True
         try:
-            await self._program.deactivate()
+            await self.program.deactivate()
         except SliceFailed as error:
             log.warning("slice must not run twice, and is not stopped", slice=str(self.key), reason=str(error))
             await self._pause()
@@ -374,7 +369,7 @@ class Worker:
                 said = None
                 told: Current | Deleted = Deleted(await slices.delete(self.key, expect=known.revision))
             else:
-                said = report(known.value, state, self._program, error, wait)
+                said = report(known.value, state, self.program, error, wait)
                 told = Current(await slices.put(self.key, dump(said), expect=known.revision), said)
             self._told = _Told(told.revision, clock.now())
             # Where the mirror was faster it has told of this write, and maybe that the key is gone since.

@@ -156,6 +156,18 @@ app.command(
         "variables as `cdm node`. Exits with 3 where it does not answer, and with 1 where NATS cannot be reached."
     ),
 )
+app.command(
+    "cdm.cli.doctor:doctor",
+    name="doctor",
+    help=(
+        "Look the cluster over, and say how to mend what is not well.\n\n"
+        "Looks at the server, the buckets and what they hold, the nodes, their clocks and disks, and at what this "
+        "credential may do. Writes nothing without --fix. Exits with 3 where it finds a warning or worse; with "
+        "--format nagios with that format's own codes (0, 1, 2, 3), and with --format prometheus with 0, for what is "
+        "found is in the metrics."
+    ),
+    help_epilogue=_examples("cdm doctor", "cdm doctor --fix", "cdm doctor --format nagios"),
+)
 app.command("cdm.cli.artifact:app", name="artifact", help="Push programs to the cluster, list them, remove them.")
 app.command(
     "cdm.cli.deploy:deploy",

@@ -63,6 +63,27 @@ class Role(StrEnum):
     """Runs slices, and never leads."""
 
 
+class Vitals(Struct, frozen=True, omit_defaults=True):
+    """What a node tells with each heartbeat for those who look after it; nothing is decided by it.
+
+    What is None is not known.
+    """
+
+    clock: float | None = None
+    """The time of day by its clock when it sent this, in seconds since 1970."""
+    lease_ttl: float | None = None
+    """Of a manager: seconds that its lease would last."""
+    disk_free: int | None = None
+    """Bytes that are free where its folder is."""
+    disk_size: int | None = None
+    """Bytes that there are where its folder is."""
+    stop_limit: float | None = None
+    """Seconds after which systemd kills it when it is told to stop."""
+    stop_needs: float | None = None
+    """Seconds that it may take to stop now: the longest grace of its slices, and what it waits for them to be replaced
+    elsewhere."""
+
+
 class Registration(Struct, frozen=True, omit_defaults=True):
     """The value under ``nodes/{node}``, which the node puts again as its heartbeat.
 
@@ -97,6 +118,8 @@ class Registration(Struct, frozen=True, omit_defaults=True):
     """How busy its processors are, in coarse steps: 1.0 means that each has just enough to do. None: not given."""
     leaving: bool = False
     """It is about to stop, and waits for its slices to be moved elsewhere: to managers it is a node that drains."""
+    vitals: Vitals | None = None
+    """For `cdm doctor`; None: an earlier version."""
 
     def __post_init__(self) -> None:
         """Believe no number that no machine has: whatever a node says of itself, those that decide can reckon with."""
@@ -108,8 +131,8 @@ class Registration(Struct, frozen=True, omit_defaults=True):
             force_setattr(self, "ttl", None)
 
     def differs_from(self, other: Registration) -> bool:
-        """Whether it says another thing; how busy it is changes all the time, and does not count."""
-        return self != other and replace(self, load=other.load) != other
+        """Whether it says another thing; how busy and how well it is changes all the time, and does not count."""
+        return self != other and replace(self, load=other.load, vitals=other.vitals) != other
 
     def labels_on(self, node: NodeId) -> dict[str, str]:
         """Its labels as conditions see them: with the node's id as the label ``node``, whatever it says itself."""
@@ -117,8 +140,8 @@ class Registration(Struct, frozen=True, omit_defaults=True):
 
     @property
     def lasting(self) -> Registration:
-        """The same without how busy it is."""
-        return self if self.load is None else replace(self, load=None)
+        """The same without how busy and how well it is."""
+        return self if self.load is None and self.vitals is None else replace(self, load=None, vitals=None)
 
     @property
     def hosts(self) -> bool:

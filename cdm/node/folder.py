@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -45,6 +46,13 @@ def chosen_folder(chosen: Path | None, prefix: str, node: NodeId) -> Path:
     return (chosen or state_folder(prefix, node)).expanduser().absolute()
 
 
+class Space(NamedTuple):
+    """What a file system has for its user, in bytes; None: not known."""
+
+    free: int | None
+    size: int | None
+
+
 class Folder:
     """A folder that this process has to itself from `take` until `free`.
 
@@ -64,6 +72,8 @@ class Folder:
         self._shared = shared
         self._file: int | None = None
         self._name: socket.socket | None = None
+        self.space = Space(None, None)
+        """What there is where it is; it is looked at again and again while `watch` runs."""
 
     def take(self) -> None:
         """Lock the folder, and make it where it is missing.
@@ -77,6 +87,7 @@ class Folder:
         try:
             self._name = _bound(_name_of(self.path)) if sys.platform == "linux" else None
             self._close()
+            self.space = self._space()
         except OSError as error:
             self.free()
             raise self._taken() if error.errno == errno.EADDRINUSE else error from None
@@ -97,6 +108,7 @@ class Folder:
         while True:
             await anyio.sleep(CHECK_INTERVAL)
             if await anyio.to_thread.run_sync(self._is_there):
+                self.space = await anyio.to_thread.run_sync(self._space)
                 continue
             log.error(
                 "the node's folder was deleted while the node runs: what its slices wrote is lost, and artifacts are"
@@ -153,6 +165,15 @@ class Folder:
             return self._file is not None and os.path.samestat(os.fstat(self._file), (self.path / "lock").stat())
         except OSError:
             return False
+
+    def _space(self) -> Space:
+        try:
+            found = os.statvfs(self.path)
+        except OSError:
+            return Space(None, None)
+        # What is kept back for root is no use to a node that is not root, and counts neither as free nor as taken.
+        used = found.f_blocks - found.f_bfree
+        return Space(found.f_bavail * found.f_frsize, (used + found.f_bavail) * found.f_frsize)
 
     def _taken(self) -> FolderTaken:
         return FolderTaken(

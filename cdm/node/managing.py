@@ -9,6 +9,7 @@ import asyncio
 import random
 
 import anyio
+from msgspec.structs import replace
 
 from cdm import clock
 from cdm.artifacts.repository import Artifacts
@@ -30,6 +31,7 @@ from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Outbox
 from cdm.manager.pulse import PERIOD, Pulse
 from cdm.manager.topology import Registered, Topology
+from cdm.model.node import Vitals
 from cdm.node.buckets import ensure
 from cdm.node.changeover import Changeover
 from cdm.node.contents import ContentsWatch
@@ -158,6 +160,10 @@ class Managing(Part):
     def slices(self) -> int:
         """How many keys of slices of this node there are."""
         return len(self.manager.cluster.on_node.get(self._ground.settings.node, ()))
+
+    def vitals(self, of_node: Vitals) -> Vitals:
+        """Add how long its lease would last."""
+        return replace(of_node, lease_ttl=self._ground.settings.lease_ttl)
 
     def wake(self) -> None:
         """Look at the clock."""

@@ -6,6 +6,7 @@ node: the supervisor is the task group.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from cdm.dispatch.router import Router
 from cdm.errors import StoreError
 from cdm.log import Log
 from cdm.model.keys import SLICES
-from cdm.model.node import EXTERNAL, FEATURES, NO_RUNTIME, Registration, Role
+from cdm.model.node import EXTERNAL, FEATURES, NO_RUNTIME, Registration, Role, Vitals
 from cdm.node.buckets import ensure, patiently
 from cdm.node.machine import Load, Machine, detected, usual_labels
 from cdm.node.managing import Managing
@@ -31,6 +32,7 @@ from cdm.node.part import WHOLE, Ground, Part
 from cdm.node.registration import Presence
 from cdm.node.serving import Running, Serving
 from cdm.node.settings import NodeSettings
+from cdm.node.supervisor import stop_limit
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection, connect
 from cdm.store.lending import Lent
@@ -101,6 +103,7 @@ class Node:
             self._on_beat,
             self.ground.address,
             Load() if settings.role is not Role.MANAGER else None,
+            self._vitals,
         )
         self.router = Router(
             (receiver for part in self.parts for receiver in part.receivers),
@@ -271,6 +274,13 @@ class Node:
         for part in self.parts:
             part.reset(reason)
 
+    def _vitals(self) -> Vitals:
+        settings = self.settings
+        told = Vitals(round(time.time(), 3), stop_limit=settings.stop_limit, stop_needs=settings.drain_for)
+        for part in self.parts:
+            told = part.vitals(told)
+        return told
+
     def _registration(self) -> Registration:
         settings = self.settings
         found = detected()
@@ -321,6 +331,7 @@ async def node(settings: NodeSettings) -> AsyncIterator[Node]:
     if settings.labels_from_metadata:
         found = await metadata_labels(settings.metadata_address)
         settings = replace(settings, labels={**found, **settings.labels})
+    settings = replace(settings, stop_limit=await stop_limit())
     async with connect(
         settings.access, name=f"cdm node {settings.node}", prefix=settings.prefix, timeout=None
     ) as connection:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cdm.dispatch.messages import Message
+from cdm.model.node import Vitals
 from cdm.node.address import OwnAddress
 from cdm.node.settings import NodeSettings
 from cdm.store.backpressure import Backpressure
@@ -72,6 +73,10 @@ class Part:
     def slices(self) -> int:
         """How many slices of this node it knows of."""
         return 0
+
+    def vitals(self, of_node: Vitals) -> Vitals:
+        """How the node is, with what the part knows of it."""
+        return of_node
 
     def heard(self, at: float) -> None:
         """NATS accepted a heartbeat of this node that was sent at this time, in seconds on `cdm.clock`."""

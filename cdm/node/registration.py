@@ -18,7 +18,7 @@ from cdm.errors import AccessDenied, Conflict, NodeIdTaken, NoResponders, StoreB
 from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NodeKey, encode
-from cdm.model.node import Registration
+from cdm.model.node import Registration, Vitals
 from cdm.model.problems import UNREADABLE
 from cdm.store.bucket import Bucket, Stored
 from cdm.store.connection import Connection
@@ -112,6 +112,7 @@ class Presence:
         on_beat: told of every accepted heartbeat when it had been sent, in seconds on `cdm.clock`.
         address: tells where its slices are reached, which may be another after a reconnect.
         load: tells how busy the machine is; None: nobody does.
+        vitals: tells how the node is; None: nobody does.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Presence:
         on_beat: Callable[[float], None] | None = None,
         address: Callable[[], str | None] = lambda: None,
         load: Callable[[], float | None] | None = None,
+        vitals: Callable[[], Vitals] | None = None,
     ) -> None:
         if registration.ttl is None:
             raise ValueError("a registration that is kept alive must have a TTL")
@@ -134,6 +136,7 @@ class Presence:
         self._payload = dump(registration)
         self._address = address
         self._load = load
+        self._vitals = vitals
         self._ttl = registration.ttl
         self._on_beat = on_beat
         self._accepting = Acceptance(DEAF_AFTER * self._ttl, on_accepting)
@@ -307,6 +310,8 @@ class Presence:
             described = replace(described, address=address)
         if self._load and (load := self._load()) != described.load:
             described = replace(described, load=load)
+        if self._vitals:
+            described = replace(described, vitals=self._vitals())
         if described is not self._registration:
             self._registration = described
             self._payload = dump(described)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from msgspec.structs import replace
+
 from cdm.agent.agent import Agent
 from cdm.agent.own_slices import SENT, OwnSlices, Unreadable
 from cdm.agent.terms import Terms
@@ -15,7 +17,7 @@ from cdm.artifacts.cache import Cache
 from cdm.artifacts.repository import Artifacts
 from cdm.errors import UsageError
 from cdm.model.keys import encode_node
-from cdm.model.node import GIVES_SECRETS, MANIFEST_INSIDE, Role
+from cdm.model.node import GIVES_SECRETS, MANIFEST_INSIDE, Role, Vitals
 from cdm.node.folder import ARTIFACTS, RUNTIME, Folder, chosen_folder
 from cdm.node.part import Ground, Part
 from cdm.output.service import LogService
@@ -77,6 +79,12 @@ class Running(Serving):
     def slices(self) -> int:
         """How many slices the agent has to do with."""
         return self.agent.slices
+
+    def vitals(self, of_node: Vitals) -> Vitals:
+        """Add what room there is for the folder, and how long the slices may take to stop."""
+        free, size = self._folder.space
+        needs = (of_node.stop_needs or 0.0) + self.agent.longest_grace
+        return replace(of_node, disk_free=free, disk_size=size, stop_needs=needs)
 
     async def prepare(self) -> None:
         """Take the folder, and end what an earlier process of this node left running.

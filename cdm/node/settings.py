@@ -29,6 +29,8 @@ class NodeSettings(Struct, frozen=True):
     """Replicas of buckets that it creates."""
     drain_for: float | None = None
     """For how long a node that is to stop waits at most until its slices are replaced elsewhere; None: not at all."""
+    stop_limit: float | None = None
+    """Seconds after which a supervisor kills a node that is to stop; None: that is not known."""
     labels: dict[str, str] = {}
     labels_from_metadata: bool = False
     """Ask the cloud that the node runs in for more labels; what is in ``labels`` counts more."""

@@ -67,6 +67,16 @@ class Connection(Link):
         """Longest message that the server takes, in bytes."""
         return self._client.max_payload
 
+    @property
+    def server_version(self) -> str:
+        """The server's version, as it says."""
+        return str(self._client.server_info.get("version", "0"))
+
+    @property
+    def known_servers(self) -> int:
+        """How many servers that clients may go to this one knows, itself included."""
+        return max(len(self._client.server_info.get("connect_urls") or ()), 1)
+
     async def check_server(self) -> None:
         """Ask whether the server can do what the protocol needs.
 
@@ -75,7 +85,7 @@ class Connection(Link):
             StoreBusy: JetStream is not ready; a cluster needs most of its servers.
             Uncertain: JetStream does not answer.
         """
-        version = str(self._client.server_info.get("version", "0"))
+        version = self.server_version
         if problem := problem_with_version(version):
             raise Unsuitable(f"nats-server {version} at {self.access.shown} {problem}")
         # A server that runs no JetStream itself may be a leaf, or a cluster member whose peers run it: the API tells.

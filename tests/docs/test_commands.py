@@ -17,7 +17,16 @@ import pytest
 
 from cdm.cli import Exit
 from cdm.cli.logs import FOLLOWED_FROM
-from tests.cli import test_apply, test_demo, test_drain, test_endpoints, test_explain, test_rebalance, test_releases
+from tests.cli import (
+    test_apply,
+    test_demo,
+    test_doctor,
+    test_drain,
+    test_endpoints,
+    test_explain,
+    test_rebalance,
+    test_releases,
+)
 from tests.containers import test_compose
 from tests.docs import test_documents, test_first_steps, test_placement
 from tests.docs.documents import BLOCKS, INLINE, adapted, blocks, commands, inline
@@ -220,6 +229,7 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "Signatures": test_nats_cli.test_the_signatures_of_the_documents,
     "The manifest": test_first_steps.test_the_manifest_of_the_documents_is_one,
     "Draining": test_drain.test_the_commands_of_the_documents,
+    "Looking the cluster over": test_doctor.test_a_cluster_is_looked_over_and_mended,
     "Why it is there, or not": test_explain.test_the_commands_of_the_documents,
     "From a file": test_apply.test_the_commands_of_the_documents,
     "Logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
@@ -276,6 +286,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm rebalance": test_rebalance.test_what_is_on_one_node_is_spread_by_one_command,
     "cdm history": test_a_service_is_released_by_command,
     "cdm init": test_a_server_of_ones_own,
+    "cdm init --replicas 3": test_a_node_is_operated,
     "cdm init --upgrade": test_buckets_of_an_earlier_version_are_changed_over,
     "cdm node": test_a_node_is_operated,
     "cdm status": test_a_node_is_operated,
@@ -290,6 +301,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm cordon": test_drain.test_a_machine_is_taken_out_and_back,
     "cdm uncordon": test_drain.test_a_machine_is_taken_out_and_back,
     "cdm uncordon --all": test_drain.test_the_commands_of_the_documents,
+    **dict.fromkeys(("cdm doctor", "cdm doctor --format nagios"), test_doctor.test_a_cluster_is_looked_over_and_mended),
     "cdm explain": test_explain.test_every_node_says_what_keeps_an_instance_out,
     "cdm health": test_a_node_is_operated,
     "cdm logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,

@@ -123,6 +123,7 @@ COMMANDS = (
         "logs",
         "endpoints",
         "health",
+        "doctor",
         "artifact push",
         "artifact ls",
         "artifact rm",

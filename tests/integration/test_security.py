@@ -105,6 +105,8 @@ async def test_a_cluster_lives_on_what_each_may_do(tmp_path: Path, before: bool)
                     done = await command_line(*typed, *found.options("operator"), within=40)
                     assert done.returncode == 0, done.stderr
                 assert await _active(user, {"node-2": 4})
+                if not before:
+                    await _looked_over(found)
                 lease = await user.lease()
                 nodes.all[lease["node"]].send(signal.SIGKILL)
                 await eventually(lambda: _term_above(user, lease["term"]))
@@ -125,6 +127,22 @@ async def test_a_cluster_lives_on_what_each_may_do(tmp_path: Path, before: bool)
             shown = await command_line("status", *found.options("operator"))
             assert shown.returncode == Exit.UNHEALTHY, shown.stderr
         assert not operator.refusals
+
+
+async def _looked_over(found: Fortress) -> None:
+    """The doctor knows what each may do, and finds nothing else to tell; also by what operators read."""
+    for who, may in {
+        "operator": "may write blueprints, cordon and drain nodes, push artifacts and read logs; may not manage (write "
+        "slices) or change buckets",
+        "m1": "may manage (write slices); may not write blueprints, cordon and drain nodes, push artifacts, read logs "
+        "or change buckets",
+    }.items():
+        done = await command_line("doctor", "--json", *found.options(who), within=40)
+        told = {(each["kind"], each["severity"], each["what"]) for each in json.loads(done.stdout)["findings"]}
+        assert ("permissions", "ok", may) in told, told
+        assert {each[:2] for each in told if each[1] != "ok"} <= {("buckets", "note")}, told
+        assert done.returncode == Exit.OK, done.stderr
+        silent(found, done.stdout.decode() + done.stderr.decode())
 
 
 def _agent(insider: Insider, before: bool) -> Raw:
