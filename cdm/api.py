@@ -59,7 +59,7 @@ from cdm.model.keys import (
     encode,
 )
 from cdm.model.last_valid import LastValid
-from cdm.model.node import Fence, Intent, Lease, Registration, Role, Schedule, Seen
+from cdm.model.node import Fence, Intent, Lease, Registration, Role, Schedule, Seen, Vitals
 from cdm.model.record import Rollout, RolloutPhase, Side, Weights
 from cdm.model.rollout import RolloutKind, RolloutSettings, RolloutStep
 from cdm.model.rules import Needs, Neighbour, OnViolation, Preference, Rebalance, Rules, Spread
@@ -170,6 +170,7 @@ __all__ = [
     "ValuePut",
     "ValueRejected",
     "ValueRemove",
+    "Vitals",
     "Weights",
     "WiringError",
     "WriteFailed",

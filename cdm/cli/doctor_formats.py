@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from cdm.doctor.finding import Finding, Kind, Severity, worst
+from cdm.doctor.finding import Finding, FindingKind, Severity, worst
 from cdm.doctor.picture import Picture
 from cdm.log import printable
 
@@ -39,7 +39,7 @@ def nagios_failed(problem: str, *, reachable: bool) -> tuple[str, int]:
 
 def prometheus(findings: Sequence[Finding], picture: Picture) -> str:
     """Metrics in the text format, for the node exporter's textfile collector."""
-    kinds = {kind: [each for each in findings if each.kind is kind] for kind in Kind}
+    kinds = {kind: [each for each in findings if each.kind is kind] for kind in FindingKind}
     count = Counter(each.severity for each in findings)
     same = Counter((each.kind, each.severity, each.where) for each in findings if each.severity is not Severity.OK)
     nodes = sorted(picture.nodes.items())

@@ -28,7 +28,7 @@ class Severity(StrEnum):
 
 
 @unique
-class Kind(StrEnum):
+class FindingKind(StrEnum):
     """What is looked at, in the order in which it is shown."""
 
     SERVER = "server"
@@ -69,7 +69,7 @@ class Finding(Struct, frozen=True):
     """One thing that was found."""
 
     severity: Severity
-    kind: Kind
+    kind: FindingKind
     where: str
     """The bucket, node or key that it is about; empty: the cluster."""
     what: str
@@ -86,5 +86,5 @@ def worst(findings: Iterable[Finding]) -> Severity:
 
 def ordered(findings: Iterable[Finding]) -> list[Finding]:
     """The worst first, and otherwise by kind and place."""
-    kinds = list(Kind)
+    kinds = list(FindingKind)
     return sorted(findings, key=lambda each: (-each.severity.rank, kinds.index(each.kind), each.where))

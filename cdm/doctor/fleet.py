@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from math import ceil
 from shlex import quote
 
-from cdm.doctor.finding import Finding, Kind, Severity
+from cdm.doctor.finding import Finding, FindingKind, Severity
 from cdm.doctor.picture import Picture
 from cdm.model.artifact import NodeId
 from cdm.model.node import DRAINS, EXPIRY_BY_CLOCK, LOST, PLACEMENT, ROLLOUTS, SECRETS, managers_without
@@ -48,7 +48,7 @@ def leader(picture: Picture) -> Iterator[Finding]:
         able = bool(_managers(picture))
         yield Finding(
             Severity.CRITICAL,
-            Kind.LEADER,
+            FindingKind.LEADER,
             "",
             "nobody leads: what runs goes on running, and nothing changes"
             + ("" if able else "; no node is registered that could lead"),
@@ -57,13 +57,13 @@ def leader(picture: Picture) -> Iterator[Finding]:
     elif lease.node not in picture.nodes:
         yield Finding(
             Severity.WARNING,
-            Kind.LEADER,
+            FindingKind.LEADER,
             lease.node,
             "leads and is not registered: it has just died, or its heartbeats are not accepted",
             "look at its log; another node takes over when the lease has expired",
         )
     else:
-        yield Finding(Severity.OK, Kind.LEADER, lease.node, f"leads, in term {lease.term}")
+        yield Finding(Severity.OK, FindingKind.LEADER, lease.node, f"leads, in term {lease.term}")
 
 
 def managers(picture: Picture) -> Iterator[Finding]:
@@ -73,7 +73,7 @@ def managers(picture: Picture) -> Iterator[Finding]:
     if len(able) == 1 and len(picture.nodes) > 1:
         yield Finding(
             Severity.WARNING,
-            Kind.MANAGERS,
+            FindingKind.MANAGERS,
             able[0],
             "is the only node that can lead; when it is lost nothing is replaced",
             "start cdm node, of role all or manager, on two more machines",
@@ -81,13 +81,13 @@ def managers(picture: Picture) -> Iterator[Finding]:
     elif len(able) > CROWD:
         yield Finding(
             Severity.NOTE,
-            Kind.MANAGERS,
+            FindingKind.MANAGERS,
             "",
             f"{count}, and each of them keeps all buckets in memory; three to five are enough",
             "run the others with cdm node --role agent",
         )
     elif able:
-        yield Finding(Severity.OK, Kind.MANAGERS, "", count)
+        yield Finding(Severity.OK, FindingKind.MANAGERS, "", count)
 
 
 def versions(picture: Picture) -> Iterator[Finding]:
@@ -99,7 +99,7 @@ def versions(picture: Picture) -> Iterator[Finding]:
     if old:
         yield Finding(
             Severity.WARNING,
-            Kind.VERSIONS,
+            FindingKind.VERSIONS,
             _named(old),
             f"can lead with cdm {of[old[0]]}, and other nodes have cdm {known[-1]}",
             "upgrade managers first, one after another: stop the node, install, start it",
@@ -108,7 +108,7 @@ def versions(picture: Picture) -> Iterator[Finding]:
         behind = [node for node in sorted(of) if of[node] != known[-1]]
         yield Finding(
             Severity.NOTE,
-            Kind.VERSIONS,
+            FindingKind.VERSIONS,
             _named(behind),
             f"have not the newest version, cdm {known[-1]}",
             "upgrade them",
@@ -116,7 +116,7 @@ def versions(picture: Picture) -> Iterator[Finding]:
     if known and picture.version not in known:
         yield Finding(
             Severity.NOTE,
-            Kind.VERSIONS,
+            FindingKind.VERSIONS,
             "",
             f"this is cdm {picture.version}, and the nodes have cdm {', '.join(known)}; the two may judge differently",
         )
@@ -125,19 +125,19 @@ def versions(picture: Picture) -> Iterator[Finding]:
     if unknown := [words for words, lack in lacking.items() if lack]:
         lack = sorted({node for each in lacking.values() for node, _ in each})
         what = f"does not know {', '.join(unknown)}; whatever needs that waits"
-        yield Finding(Severity.WARNING, Kind.VERSIONS, _named(lack), what, "upgrade managers first")
+        yield Finding(Severity.WARNING, FindingKind.VERSIONS, _named(lack), what, "upgrade managers first")
 
 
 def nodes(picture: Picture) -> Iterator[Finding]:
     """Those that were there are there, and are heard in time."""
     if not picture.nodes:
-        yield Finding(Severity.WARNING, Kind.NODES, "", "no node is registered", "run cdm node on every machine")
+        yield Finding(Severity.WARNING, FindingKind.NODES, "", "no node is registered", "run cdm node on every machine")
     for node, each in sorted(picture.nodes.items()):
         ttl = each.registration.ttl
         if ttl is not None and each.heard > LATE * ttl:
             yield Finding(
                 Severity.WARNING,
-                Kind.NODES,
+                FindingKind.NODES,
                 node,
                 f"was last heard {each.heard:.1f} s ago, of {ttl:g} s after which it is given up",
                 "look at its log, and at what else its machine does",
@@ -146,7 +146,7 @@ def nodes(picture: Picture) -> Iterator[Finding]:
         if node not in picture.nodes and seen.gone == LOST:
             yield Finding(
                 Severity.WARNING,
-                Kind.NODES,
+                FindingKind.NODES,
                 node,
                 f"is lost; it had {sum(seen.had.values())} slices",
                 f"start cdm node there, or, where it is not to come back: cdm node forget {node}",
@@ -155,7 +155,7 @@ def nodes(picture: Picture) -> Iterator[Finding]:
         if node not in picture.nodes and node not in picture.seen:
             yield Finding(
                 Severity.NOTE,
-                Kind.NODES,
+                FindingKind.NODES,
                 node,
                 f"is to be {intent.schedule}ed, and there is no such node",
                 f"cdm uncordon {node}",
@@ -174,7 +174,7 @@ def ttls(picture: Picture) -> Iterator[Finding]:
             told = "; ".join(f"{ttl:g} s: {_named(where)}" for ttl, where in sorted(found.items()))
             yield Finding(
                 Severity.WARNING,
-                Kind.TTL,
+                FindingKind.TTL,
                 "",
                 f"nodes have different {option} ({told}); how long an outage lasts depends on who leads",
                 f"start all nodes with the same {option}",
@@ -184,7 +184,7 @@ def ttls(picture: Picture) -> Iterator[Finding]:
     if shortest and lease > shortest:
         yield Finding(
             Severity.NOTE,
-            Kind.TTL,
+            FindingKind.TTL,
             "",
             f"the lease lasts {lease:g} s, longer than registrations ({shortest:g} s): where the leader hangs, "
             "its slices are replaced only after that",
@@ -195,7 +195,7 @@ def ttls(picture: Picture) -> Iterator[Finding]:
         if replicated and 0 < ttl < ELECTION:
             yield Finding(
                 Severity.WARNING,
-                Kind.TTL,
+                FindingKind.TTL,
                 "",
                 f"{option} is {ttl:g} s, and while NATS elects a stream's leader it may accept nothing for "
                 f"{ELECTION:g} s",
@@ -205,7 +205,7 @@ def ttls(picture: Picture) -> Iterator[Finding]:
     if beats > MANY_BEATS:
         yield Finding(
             Severity.NOTE,
-            Kind.TTL,
+            FindingKind.TTL,
             "",
             f"{len(picture.nodes)} nodes send {beats:.0f} heartbeats a second",
             f"start nodes with --node-ttl {ceil(4 * len(picture.nodes) / MANY_BEATS)}s, or more",
@@ -218,13 +218,13 @@ def clocks(picture: Picture) -> Iterator[Finding]:
     told = "run NTP there (chrony, systemd-timesyncd)"
     if here.ahead is not None and abs(here.ahead) > CLOCK_OFF + here.within:
         yield Finding(
-            Severity.WARNING, Kind.CLOCK, "", f"this machine's clock is {_off(here.ahead)} the server's", told
+            Severity.WARNING, FindingKind.CLOCK, "", f"this machine's clock is {_off(here.ahead)} the server's", told
         )
     for node, each in sorted(picture.nodes.items()):
         if each.ahead is not None and abs(each.ahead) > CLOCK_OFF:
             late = "" if each.ahead > 0 else ", or its heartbeats take so long"
             yield Finding(
-                Severity.WARNING, Kind.CLOCK, node, f"its clock is {_off(each.ahead)} the server's{late}", told
+                Severity.WARNING, FindingKind.CLOCK, node, f"its clock is {_off(each.ahead)} the server's{late}", told
             )
 
 
@@ -238,7 +238,7 @@ def disks(picture: Picture) -> Iterator[Finding]:
         if share < LITTLE and vitals.disk_free < LEAST_FREE:
             yield Finding(
                 Severity.CRITICAL if share < NEXT_TO_NOTHING else Severity.WARNING,
-                Kind.DISK,
+                FindingKind.DISK,
                 node,
                 f"{memory_shown(vitals.disk_free)} of {memory_shown(vitals.disk_size)} are free where its folder is; "
                 "without room artifacts are not fetched, and output is lost",
@@ -256,7 +256,7 @@ def stopping(picture: Picture) -> Iterator[Finding]:
         if vitals.stop_limit < needs:
             yield Finding(
                 Severity.WARNING,
-                Kind.STOPPING,
+                FindingKind.STOPPING,
                 node,
                 f"systemd kills it {vitals.stop_limit:g} s after it is told to stop, and with what runs there it may "
                 f"take {needs:g} s",
@@ -270,7 +270,7 @@ def slices(picture: Picture) -> Iterator[Finding]:
         if node not in picture.nodes and node not in picture.seen:
             yield Finding(
                 Severity.WARNING,
-                Kind.SLICES,
+                FindingKind.SLICES,
                 node,
                 f"{count} slice{'' if count == 1 else 's'} of a node that nobody knows",
                 "a leader deletes their keys in its next round; where nobody leads, mend that first",
@@ -282,7 +282,7 @@ def keys(picture: Picture) -> Iterator[Finding]:
     for bucket, key, reason in picture.unreadable:
         yield Finding(
             Severity.WARNING,
-            Kind.KEYS,
+            FindingKind.KEYS,
             f"{bucket}/{key}",
             reason,
             f"correct it or, where it is not of a later version: nats kv del -f {bucket} {quote(key)}",

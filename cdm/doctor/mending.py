@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cdm.doctor.finding import Finding, Kind
+from cdm.doctor.finding import Finding, FindingKind
 from cdm.errors import StoreError
 from cdm.store.bucket import buckets
 from cdm.store.connection import Connection
@@ -23,7 +23,7 @@ async def mend(connection: Connection, findings: Iterable[Finding]) -> list[str]
         if not finding.fixable or bucket is None:
             continue
         try:
-            if finding.kind is Kind.CHANGEOVER:
+            if finding.kind is FindingKind.CHANGEOVER:
                 await bucket.change_over()
             else:
                 await bucket.ensure(create=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from cdm.doctor.finding import Finding, Kind, Severity
+from cdm.doctor.finding import Finding, FindingKind, Severity
 from cdm.doctor.picture import BucketPicture, Picture
 from cdm.model.keys import ARTIFACTS
 from cdm.model.node import EXPIRY_BY_CLOCK, managers_without, waits_for
@@ -27,20 +27,20 @@ def server(picture: Picture) -> Iterator[Finding]:
     if found.problem:
         yield Finding(
             Severity.CRITICAL,
-            Kind.SERVER,
+            FindingKind.SERVER,
             "",
             found.problem,
             "install nats-server 2.12 or later, and start it with JetStream (nats-server -js)",
         )
     elif found.version:
         known = f"{found.servers} servers are known" if found.servers > 1 else "one server"
-        yield Finding(Severity.OK, Kind.SERVER, "", f"nats-server {found.version} with JetStream; {known}")
+        yield Finding(Severity.OK, FindingKind.SERVER, "", f"nats-server {found.version} with JetStream; {known}")
     for room in found.storage:
         share = room.used / room.limit if room.limit > 0 else 0.0
         if share >= NEARLY_FULL:
             yield Finding(
                 Severity.CRITICAL if share >= FULL else Severity.WARNING,
-                Kind.SERVER,
+                FindingKind.SERVER,
                 "",
                 f"{share:.0%} of {room.what} is taken; once it is full nothing can be written",
                 "raise the limit in the server's configuration, or remove artifacts: cdm artifact ls",
@@ -53,7 +53,9 @@ def permissions(picture: Picture) -> Iterator[Finding]:
     not_ = [what for what, allowed in picture.may.items() if allowed is False]
     if picture.may:
         told = f"may {_listed(may) or 'nothing'}"
-        yield Finding(Severity.OK, Kind.PERMISSIONS, "", f"{told}; may not {_listed(not_, 'or')}" if not_ else told)
+        yield Finding(
+            Severity.OK, FindingKind.PERMISSIONS, "", f"{told}; may not {_listed(not_, 'or')}" if not_ else told
+        )
 
 
 def buckets(picture: Picture) -> Iterator[Finding]:
@@ -63,17 +65,19 @@ def buckets(picture: Picture) -> Iterator[Finding]:
             artifacts = bucket.name.endswith(ARTIFACTS.name)
             yield Finding(
                 Severity.NOTE if artifacts else Severity.CRITICAL,
-                Kind.BUCKETS,
+                FindingKind.BUCKETS,
                 bucket.name,
                 "does not exist" + (": nothing was ever pushed" if artifacts else ""),
                 "cdm init",
             )
         elif bucket.problem:
-            yield Finding(Severity.WARNING, Kind.BUCKETS, bucket.name, f"could not be looked at: {bucket.problem}")
+            yield Finding(
+                Severity.WARNING, FindingKind.BUCKETS, bucket.name, f"could not be looked at: {bucket.problem}"
+            )
         elif not bucket.led:
             yield Finding(
                 Severity.CRITICAL,
-                Kind.BUCKETS,
+                FindingKind.BUCKETS,
                 bucket.name,
                 "has no leader: most of the servers that hold it are away, or one is being elected",
                 "start those servers; nats stream info shows them",
@@ -82,7 +86,7 @@ def buckets(picture: Picture) -> Iterator[Finding]:
             changes = ", ".join(f"{name}={value}" for name, value in bucket.lacking.items())
             yield Finding(
                 Severity.CRITICAL,
-                Kind.BUCKETS,
+                FindingKind.BUCKETS,
                 bucket.name,
                 f"has other settings than cdm needs; to be changed: {changes}",
                 "cdm doctor --fix, or cdm init",
@@ -98,7 +102,7 @@ def replicas(picture: Picture) -> Iterator[Finding]:
         told = ", ".join(f"{bucket.name} {bucket.replicas}" for bucket in there)
         yield Finding(
             Severity.WARNING,
-            Kind.REPLICAS,
+            FindingKind.REPLICAS,
             "",
             f"buckets have different numbers of replicas ({told}); the cluster is lost with the least",
             f"cdm init --replicas {max(counts)}",
@@ -107,7 +111,7 @@ def replicas(picture: Picture) -> Iterator[Finding]:
         alone = "one server holds" if min(counts) == 1 else "two servers hold"
         yield Finding(
             Severity.WARNING,
-            Kind.REPLICAS,
+            FindingKind.REPLICAS,
             "",
             f"{alone} what {picture.server.servers} could; when one is lost, nothing can be written",
             f"cdm init --replicas {ENOUGH}",
@@ -117,7 +121,7 @@ def replicas(picture: Picture) -> Iterator[Finding]:
             if peer.lost or peer.lag > MUCH_LAG:
                 yield Finding(
                     Severity.WARNING,
-                    Kind.REPLICAS,
+                    FindingKind.REPLICAS,
                     bucket.name,
                     f"server {peer.name} " + ("is not heard" if peer.lost else f"is {peer.lag:,} writes behind"),
                     "start that server, or look at its log",
@@ -138,7 +142,7 @@ def copies(picture: Picture) -> Iterator[Finding]:
             continue
         yield Finding(
             Severity.WARNING,
-            Kind.COPIES,
+            FindingKind.COPIES,
             bucket.name,
             f"{told}; commands show what was",
             "cdm init, as the admin",
@@ -154,7 +158,7 @@ def changeover(picture: Picture) -> Iterator[Finding]:
         known = not (waits or picture.unseen)
         yield Finding(
             Severity.WARNING if known else Severity.NOTE,
-            Kind.CHANGEOVER,
+            FindingKind.CHANGEOVER,
             bucket.name,
             f"still takes roll-ups: whoever may write one key can have others removed{f'; {waits}' if waits else ''}",
             "cdm doctor --fix, or cdm init --upgrade" if known else "upgrade managers first",
@@ -163,7 +167,7 @@ def changeover(picture: Picture) -> Iterator[Finding]:
     if waits and not old and _whole(picture.buckets):
         yield Finding(
             Severity.CRITICAL,
-            Kind.CHANGEOVER,
+            FindingKind.CHANGEOVER,
             "",
             f"buckets take no roll-ups any more, and managers of an earlier version elect nobody on them; {waits}",
             "upgrade that manager",

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from cdm.cli.doctor_formats import nagios, nagios_failed, prometheus
 from cdm.doctor.examination import CHECKS, examine
-from cdm.doctor.finding import Finding, Kind, Severity, ordered, worst
+from cdm.doctor.finding import Finding, FindingKind, Severity, ordered, worst
 from cdm.doctor.picture import BucketPicture, NodePicture, Peer, Picture, ServerPicture, Storage
 from cdm.model.artifact import NodeId
 from cdm.model.node import FEATURES, LEFT, LOST, Intent, Lease, Registration, Schedule, Seen, Vitals
@@ -53,7 +53,7 @@ WELL = Picture(
 
 def test_where_all_is_well_each_kind_is_told_once() -> None:
     found = examine(WELL)
-    assert {each.kind for each in found} == set(Kind) == CHECKS.keys()
+    assert {each.kind for each in found} == set(FindingKind) == CHECKS.keys()
     assert worst(found) is Severity.OK
     assert not any(each.mend for each in found)
 
@@ -216,10 +216,10 @@ def test_what_is_well_is_not_complained_of(picture: Picture) -> None:
 
 TROUBLES = ordered(
     [
-        Finding(Severity.OK, Kind.SERVER, "", "well"),
-        Finding(Severity.NOTE, Kind.NODES, "y", "is not there"),
-        Finding(Severity.WARNING, Kind.KEYS, 'slices/a"b\\c', "what | is\nthat"),
-        Finding(Severity.CRITICAL, Kind.LEADER, "", "nobody leads"),
+        Finding(Severity.OK, FindingKind.SERVER, "", "well"),
+        Finding(Severity.NOTE, FindingKind.NODES, "y", "is not there"),
+        Finding(Severity.WARNING, FindingKind.KEYS, 'slices/a"b\\c', "what | is\nthat"),
+        Finding(Severity.CRITICAL, FindingKind.LEADER, "", "nobody leads"),
     ]
 )
 
