@@ -8,7 +8,6 @@ from typing import Annotated, NamedTuple
 import anyio
 from cyclopts import Parameter
 from msgspec import Struct
-from rich.text import Text
 
 from cdm.cli.connected import interruptible
 from cdm.cli.doctor_formats import nagios, nagios_failed, prometheus
@@ -16,7 +15,7 @@ from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.parameters import HERE, Json
 from cdm.cli.patience import Patience
-from cdm.cli.screen import plain, print_json, wide_console
+from cdm.cli.screen import Text, plain, print_json, wide_console
 from cdm.doctor.examination import examine
 from cdm.doctor.finding import Finding, Severity, worst
 from cdm.doctor.gathering import gather
@@ -129,8 +128,8 @@ def _show(found: _Look) -> None:
     wide = max(map(len, Severity))
     for each in found.findings:
         where = f" {each.where}" if each.where else ""
-        line = Text.assemble((f"{each.severity:<{wide}}", _SHOWN[each.severity]), "  ", (each.kind, "bold"))
-        console.print(line + plain(f"{where}: {each.what}"))
+        severity = Text(f"{each.severity:<{wide}}", _SHOWN[each.severity])
+        console.print(Text.assemble(severity, "  ", plain(each.kind, "bold"), plain(f"{where}: {each.what}")))
         if each.mend:
             console.print(plain(f"{'':{wide}}  -> {each.mend}"))
 
