@@ -80,7 +80,10 @@ class SigningKey:
             self._pair = nkeys.from_seed(bytearray(seed))
             self.public = bytes(self._pair.public_key).decode()
         except (ValueError, nkeys.NkeysError, IndexError):
-            raise UsageError(f"key {path} holds no seed; make one: nats auth nkey gen user --output {path}") from None
+            raise UsageError(
+                f"key {path} holds no seed (S…), which is what signs; one is made by `nats auth nkey gen user --output "
+                "FILE`"
+            ) from None
 
     def sign(self, signed: Signed) -> dict[str, str]:
         """A signature, by public key."""

@@ -229,10 +229,7 @@ async def _next(connection: Connection, name: Artifact) -> str:
             status = msgspec.json.decode(stored.payload, type=Status)
             if status.condition is Condition.REVERTED:
                 return f", but was taken back: `cdm rollout retry {name.service}` tries it once more"
-    return (
-        "; slices that failed without the artifact are tried again within 5 minutes, or at once when the blueprint is "
-        "put again"
-    )
+    return f"; slices that failed without it are tried again within 5 minutes, or at once: cdm restart {name}"
 
 
 _Listed = list[tuple[StoredArtifact | UnreadableArtifact, Manifest | None]]

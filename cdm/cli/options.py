@@ -228,7 +228,7 @@ class ConnectionOptions:
         access = access_of(context, identified=bool(self._given(*_WHO)))
         if server:
             access = replace(access, servers=servers_of(server))
-        _check(access.servers)
+        check_servers(access.servers)
         access = replace(access, **self._identity(access), **self._given("ca", "cert", "key", "inbox_prefix"))
         if not _SUBJECT.fullmatch(access.inbox_prefix):
             raise UsageError(f"--inbox-prefix {access.inbox_prefix!r} is not the beginning of a subject")
@@ -259,7 +259,8 @@ class ConnectionOptions:
         return {**cleared, **given, **password}
 
 
-def _check(servers: Sequence[str]) -> None:
+def check_servers(servers: Sequence[str]) -> None:
+    """Raise `UsageError` where these cannot be addresses of servers."""
     if not servers:
         raise UsageError("no NATS server is named (--server, NATS_URL, or the context)")
     for server in servers:

@@ -45,7 +45,15 @@ class Offer(NamedTuple):
 
 def key_of(path: Path | None) -> SigningKey | None:
     """The key that was asked for. Raises `UsageError`."""
-    return SigningKey(path) if path is not None else None
+    return None if path is None else signing_key(path)
+
+
+def signing_key(path: Path) -> SigningKey:
+    """Read a key that signs; tells where others can read it, too. Raises `UsageError`."""
+    key = SigningKey(path)
+    if path.stat().st_mode & 0o077:
+        remark(f"others may read {path}: chmod 600 {path}")
+    return key
 
 
 async def content_for_nodes(connection: Connection, offer: Offer) -> Content:

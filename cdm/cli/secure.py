@@ -10,14 +10,18 @@ import anyio
 from cyclopts import Parameter
 
 from cdm.cli.connected import interruptible
-from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
-from cdm.cli.options import FLAG, check_prefix
+from cdm.cli.context import servers_of
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
+from cdm.cli.options import FLAG, check_prefix, check_servers
 from cdm.cli.parameters import Json
 from cdm.cli.screen import Table, plain, print_json, wide_console
-from cdm.errors import UsageError
+from cdm.errors import AccessDenied, StoreError, Unreachable, UsageError
 from cdm.model.artifact import NodeId, node_id
-from cdm.secure.folder import ACCOUNTS, SERVER, Changes, SiteFolder, Tls, UserWritten
+from cdm.secure.folder import ACCOUNTS, SERVER, FolderWritten, SiteFolder, Tls, UserWritten
+from cdm.secure.operators import Authority, read_backup
+from cdm.secure.site import Changes, SiteRecord
 from cdm.secure.telling import tell
+from cdm.store.access import Access
 
 Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", metavar="NAME", show_default=False)]
 
@@ -26,6 +30,7 @@ def secure(
     *,
     nodes: Names = (),
     managers: Names = (),
+    readers: Names = (),
     out: Path = Path("cdm-secure"),
     rotate: Names = (),
     remove: Names = (),
@@ -36,6 +41,7 @@ def secure(
     store: str | None = None,
     prefix: str | None = None,
     jwt: Annotated[bool, FLAG] = False,
+    operator: Path | None = None,
     push: Annotated[bool, FLAG] = False,
     force: Annotated[bool, FLAG] = False,
     json: Json = False,
@@ -48,12 +54,14 @@ def secure(
         Ids of nodes that only run slices. Those that the folder knows keep their keys.
     managers
         Ids of nodes that manage; they may run slices too. No other node can become a manager.
+    readers
+        Users that only read, e.g. routers.
     out
         The folder.
     rotate
-        Users that get another key: nodes, managers, admin, operator.
+        Users that get another key: nodes, managers, readers, admin, operator; with --jwt system, too.
     remove
-        Nodes or managers that are to be no more.
+        Nodes, managers or readers that are to be no more.
     server
         Address of the server, for the contexts. [default: tls://127.0.0.1:4222]
     cert
@@ -69,56 +77,95 @@ def secure(
     jwt
         Of a new folder: users show JWTs, signed by an operator that is made, too. Servers need not be told of changes
         by their configuration: --push tells them.
+    operator
+        The same with the operator of NATS that the servers have: what `nats auth operator backup` wrote of it.
     push
         Tell the servers that run of all accounts. For a folder of --jwt.
     force
         Overwrite accounts.conf though it was changed by hand.
     """
     check_prefix(prefix or "")
+    if server is not None:
+        check_servers(servers_of(server))
     folder = SiteFolder(out.expanduser())
     known = folder.read()
     if push and not (known and known.system):
         raise UsageError("--push is for a folder of --jwt whose servers run")
-    changes = Changes(_ids(nodes), _ids(managers), _split(rotate), _split(remove))
+    changes = Changes(_ids(nodes), _ids(managers), _ids(readers), _ids(rotate), _ids(remove))
     if known is None:
         tls = _tls(cert, key, ca)
         url = server or f"{'tls' if cert else 'nats'}://127.0.0.1:4222"
         place = str(Path(store or "/var/lib/nats").absolute())
-        written = folder.create(changes, url=url, prefix=prefix or "", tls=tls, store=place, jwt=jwt)
+        written = folder.create(
+            changes,
+            url=url,
+            prefix=prefix or "",
+            tls=tls,
+            store=place,
+            jwt=jwt or operator is not None,
+            authority=_authority(operator),
+        )
     else:
-        first = {"--server": server, "--cert": cert, "--key": key, "--ca": ca}
-        _refuse_later(folder, {**first, "--store": store, "--prefix": prefix, "--jwt": jwt or None})
-        written = folder.change(known, changes, force=force)
+        _refuse_later(folder, {"--cert": cert, "--key": key, "--store": store}, f"edit {folder.path / SERVER}")
+        first = {"--prefix": prefix, "--jwt": jwt or None, "--operator": operator}
+        _refuse_later(folder, first, "for another site give another --out")
+        trusted = _tls(None, None, ca).ca if ca else None
+        written = folder.change(known, changes, force=force, url=server, ca=trusted)
     told = _push(folder) if push else None
     if json:
         print_json({**_told(folder, written), "pushed": told})
     else:
-        _show(
-            folder,
-            written,
-            new=known is None,
-            clear=known is None and cert is None,
-            tokens=bool(known and known.system),
-            told=told,
-        )
+        _show(folder, written, new=known is None, clear=known is None and not (cert or operator), told=told)
+    _warn(folder, (cert, key, ca))
     return 0
 
 
 def _push(folder: SiteFolder) -> int:
     """Tell the servers of all accounts; returns of how many."""
     configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
-    known = folder.read()
-    assert known is not None
-    access, tokens = folder.system(known), folder.tokens()
+    known = _known(folder)
 
     async def run() -> int:
-        return await tell(access, tokens)
+        told = await tell(folder.system(known), folder.tokens(known))
+        if not known.system_next:
+            return told
+        # Both are let in now. The one before is let in until a server is told that it is no more.
+        after = folder.succeed(known)
+        return await tell(folder.system(after), folder.tokens(after), patient=True)
 
-    return anyio.run(interruptible, run)
+    try:
+        return anyio.run(interruptible, run)
+    except StoreError as error:
+        raise type(error)(
+            f"{folder.path} is written, but the servers were not told: {_why(error, folder.system(known))}; tell them "
+            f"later: cdm secure --out {folder.path} --push"
+        ) from None
+
+
+def _why(error: StoreError, access: Access) -> str:
+    """Without hints at options that this command does not have."""
+    match error:
+        case Unreachable():
+            return f"no NATS server answered at {access.shown}"
+        case AccessDenied():
+            return f"{access.shown} refused {access.creds}"
+        case _:
+            return str(error)
+
+
+def _known(folder: SiteFolder) -> SiteRecord:
+    known = folder.read()
+    assert known is not None
+    return known
+
+
+def _authority(backup: Path | None) -> Authority | None:
+    """The operator of NATS that there is; None: one is made."""
+    return read_backup(backup.expanduser()) if backup else None
 
 
 def _ids(names: Sequence[str]) -> tuple[NodeId, ...]:
-    """Ids of nodes; raises `InvalidNodeId`."""
+    """Names of users, as ids of nodes; raises `InvalidNodeId`."""
     return tuple(dict.fromkeys(node_id(name) for name in _split(names)))
 
 
@@ -134,39 +181,66 @@ def _tls(cert: Path | None, key: Path | None, ca: Path | None) -> Tls:
     return Tls(*(str(path.expanduser().absolute()) if path else "" for path in (cert, key, ca)))
 
 
-def _refuse_later(folder: SiteFolder, given: Mapping[str, object]) -> None:
+def _refuse_later(folder: SiteFolder, given: Mapping[str, object], instead: str) -> None:
     """What is said once is not said again."""
     for option, value in given.items():
         if value is not None:
-            raise UsageError(f"{option} is only for a new folder: {folder.path} is there; edit {folder.path / SERVER}")
+            raise UsageError(f"{option} is only for a new folder: {folder.path} is there; {instead}")
 
 
-def _told(folder: SiteFolder, written: Sequence[UserWritten]) -> dict[str, object]:
+def _told(folder: SiteFolder, written: FolderWritten) -> dict[str, object]:
     """What is printed as JSON: no seeds."""
     files = {"folder": folder.path, "server": folder.path / SERVER, "accounts": folder.path / ACCOUNTS}
-    return {**{name: str(path) for name, path in files.items()}, "users": written}
+    return {**{name: str(path) for name, path in files.items()}, "users": written.users, "changed": written.changed}
 
 
-def _show(
-    folder: SiteFolder, written: Sequence[UserWritten], *, new: bool, clear: bool, tokens: bool, told: int | None
-) -> None:
+def _show(folder: SiteFolder, written: FolderWritten, *, new: bool, clear: bool, told: int | None) -> None:
     console = wide_console()
     table = Table("user", "role", "", "key", "inbox prefix")
-    for each in written:
+    for each in written.users:
         gone = each.what == "removed"
         cells = (each.name, each.role, each.what, *(("", "") if gone else (each.key, each.inbox_prefix)))
         table.add_row(*map(plain, cells))
     console.print(table)
+    known = _known(folder)
+    lines = []
+    if new and known.authority:
+        lines += [f"servers:  cdm secure --out {folder.path} --push; a new one: nats-server -c {folder.path / SERVER}"]
+    elif new:
+        lines += [f"server:   nats-server -c {folder.path / SERVER}"]
     if new:
-        console.print(f"server:   nats-server -c {folder.path / SERVER}")
-        console.print(f"contexts: XDG_CONFIG_HOME={folder.path} cdm init --context admin")
-    elif told is not None:
-        console.print(f"The servers were told of {told} accounts.")
-    elif tokens:
-        console.print(f"The servers do not know of this yet: cdm secure --out {folder.path} --push")
-    elif any(each.what != "kept" for each in written):
-        console.print(
-            f"Copy {folder.path / ACCOUNTS} to each server, and have it read anew, twice: nats-server --signal reload"
-        )
+        lines += [f"contexts: XDG_CONFIG_HOME={folder.path} cdm init --context admin"]
+    if told is not None:
+        lines += [f"The servers were told of {told} accounts."]
+    elif known.system and not new:
+        lines += [f"The servers that run do not know of this yet: cdm secure --out {folder.path} --push"]
+    elif not new and written.changed:
+        reload = "nats-server --signal reload && sleep 1 && nats-server --signal reload"
+        lines += [f"{ACCOUNTS} is another. Copy {folder.path / ACCOUNTS} to each server, and have it read anew, twice:"]
+        lines += [f"  {reload}"]
+    lines += _of_those_that_run(written.users)
     if clear:
-        console.print("Without --cert and --key all traffic goes in the clear.")
+        lines += ["Without --cert and --key the server offers no TLS: all traffic goes in the clear."]
+    for line in lines:
+        console.print(line)
+
+
+def _of_those_that_run(users: Sequence[UserWritten]) -> list[str]:
+    """What is left to do at nodes that have other keys, or none any more."""
+    lines = []
+    changed = [each for each in users if each.role in ("node", "manager")]
+    if rotated := [each.name for each in changed if each.what == "rotated"]:
+        lines += [f"Start {', '.join(rotated)} with the new key: within its TTL (--node-ttl) its slices stay."]
+    if removed := [each.name for each in changed if each.what == "removed"]:
+        names = " ".join(removed)
+        lines += [f"What still runs there goes on until its process is stopped. Afterwards: cdm node forget {names}"]
+    return lines
+
+
+def _warn(folder: SiteFolder, files: Sequence[Path | None]) -> None:
+    """Tell of what is not as it should be, and does no harm yet."""
+    for path in files:
+        if path is not None and not path.expanduser().exists():
+            remark(f"{path} is not there yet; the server needs it")
+    for path in folder.exposed():
+        remark(f"others may read {path}: chmod 600 {path}")

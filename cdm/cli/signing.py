@@ -12,6 +12,7 @@ from cdm.artifacts.stored import StoredArtifact
 from cdm.cli.connected import run_connected
 from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, ArtifactName, Json
+from cdm.cli.pushing import signing_key
 from cdm.cli.screen import print_json
 from cdm.cli.transfer_bar import TransferBar
 from cdm.errors import Conflict
@@ -44,7 +45,7 @@ def sign(
     sha256
         The digest that it must have, or how that begins. [default: whatever is stored is signed]
     """
-    signer = SigningKey(key)
+    signer = signing_key(key)
     look = run_connected(connection, "cdm artifact", partial(_sign, name=artifact, key=signer, sha256=sha256.lower()))
     digest = look.stored.content.sha256
     if json:

@@ -146,18 +146,19 @@ resolver {{
 """
 
 
-def server(*, store: str, cert: str, key: str, ca: str) -> str:
+def server(*, store: str, cert: str, key: str, ca: str, listen: str = "0.0.0.0:4222") -> str:
     """All of a server's configuration but its accounts; each argument as the configuration has it, or empty."""
-    text = f'listen: "0.0.0.0:4222"\n\njetstream {{\n  store_dir: {store}\n{_indented(BATCHES)}}}\n'
+    text = f'listen: "{listen}"\n\njetstream {{\n  store_dir: {store}\n{_indented(BATCHES)}}}\n'
     authority = f"  ca_file: {ca}\n" if ca else ""
     return text + (TLS.format(cert=cert, key=key, ca=authority) if cert else "")
 
 
-def server_file(accounts: str, *, store: str, cert: str, key: str, ca: str, resolver: str = "") -> str:
+def server_file(accounts: str, listen: str, *, store: str, cert: str, key: str, ca: str, resolver: str = "") -> str:
     """A server's own file, which includes that of the accounts.
 
     Args:
         accounts: name of that file.
+        listen: address and port.
         store: folder of JetStream.
         cert: the server's certificate, or empty.
         key: its key, or empty.
@@ -166,4 +167,6 @@ def server_file(accounts: str, *, store: str, cert: str, key: str, ca: str, reso
     """
     quoted = {name: f'"{path}"' if path else "" for name, path in {"cert": cert, "key": key, "ca": ca}.items()}
     told = RESOLVER.format(folder=resolver) if resolver else ""
-    return f'{SERVER_HEAD}{server(store=chr(34) + store + chr(34), **quoted)}{told}\ninclude "{accounts}"\n'
+    return (
+        f'{SERVER_HEAD}{server(store=chr(34) + store + chr(34), listen=listen, **quoted)}{told}\ninclude "{accounts}"\n'
+    )

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from cdm.model.artifact import NodeId, node_id
 from cdm.secure.accounts import User
 from cdm.secure.configuration import HEAD, rendered, server
-from cdm.secure.permissions import Members, accounts
+from cdm.secure.members import Members
+from cdm.secure.permissions import accounts
 
 
 def example(nodes: Sequence[NodeId], managers: Sequence[NodeId], prefix: str = "") -> str:

@@ -1,11 +1,13 @@
 """The folder of `cdm secure`: a server's configuration, the users' keys, and contexts for the `nats` tool.
 
-``site.json`` holds who there is, with public keys only: seeds may be taken away to where they are used.
+``site.json`` holds who there is, with public keys only: seeds may be taken away to where they are used. The same is in
+a line of ``accounts.conf``, which servers have copies of.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,15 +17,18 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from cdm.errors import Conflict, UsageError
-from cdm.model.artifact import NodeId, node_id
-from cdm.model.keys import decode_node, encode_node
+from cdm.model.keys import encode_node
 from cdm.model.problems import UNREADABLE
 from cdm.secure.configuration import server_file
-from cdm.secure.jwts import SYSTEM
+from cdm.secure.issuers import ISSUERS, Issuers
+from cdm.secure.jwts import SYSTEM, SYSTEM_NEXT
 from cdm.secure.keys import Pair, new_pair, write_private
-from cdm.secure.logins import ISSUERS, ByKeys, ByTokens, tokens_of
-from cdm.secure.permissions import Members, account_of, accounts, inbox_of
-from cdm.store.access import Access
+from cdm.secure.logins import ByKeys, ByTokens, Logins, shown_to, tokens_of
+from cdm.secure.members import inbox_of
+from cdm.secure.operators import Authority
+from cdm.secure.permissions import accounts
+from cdm.secure.site import RESERVED, Changes, Role, SiteRecord, called, check
+from cdm.store.access import Access, address_of
 
 ACCOUNTS = "accounts.conf"
 SERVER = "server.conf"
@@ -31,10 +36,9 @@ SITE = "site.json"
 KEYS = "keys"
 CONTEXTS = Path("nats") / "context"
 """Where the `nats` tool, and cdm, look for contexts beneath XDG_CONFIG_HOME."""
-RESERVED = ("admin", "operator")
-"""Users that every site has."""
+RECORD_HEAD = "# site: "
+_RECORD = re.compile(rf"^{RECORD_HEAD}(\{{.*\}})$", re.MULTILINE)
 
-Role = Literal["admin", "operator", "system", "manager", "node"]
 What = Literal["new", "rotated", "removed", "kept"]
 
 
@@ -44,42 +48,6 @@ class Tls(Struct, frozen=True, omit_defaults=True):
     cert: str = ""
     key: str = ""
     ca: str = ""
-
-
-class SiteRecord(Struct, frozen=True):
-    """What ``site.json`` holds."""
-
-    version: int
-    prefix: str
-    url: str
-    ca: str
-    users: dict[str, str]
-    """Public keys of the admin and the operator."""
-    managers: dict[str, str]
-    """By node, as in keys."""
-    nodes: dict[str, str]
-    accounts: str = ""
-    """Digest of ``accounts.conf`` as it was written."""
-    system: str = ""
-    """Where users show JWTs: public key of the user who tells servers of accounts."""
-    signers: dict[str, str] = {}
-    """The same: public keys that sign users, by user."""
-    retired: tuple[str, ...] = ()
-    """The same: accounts of nodes that are no more."""
-
-    @property
-    def everybody(self) -> dict[str, str]:
-        """All public keys, by user."""
-        system = {SYSTEM: self.system} if self.system else {}
-        return {**self.users, **system, **self.managers, **self.nodes}
-
-    def role(self, name: str) -> Role:
-        """What a user is."""
-        if name in self.users:
-            return "admin" if name == "admin" else "operator"
-        if name == SYSTEM and self.system:
-            return "system"
-        return "manager" if name in self.managers else "node"
 
 
 class UserWritten(Struct, frozen=True):
@@ -96,20 +64,12 @@ class UserWritten(Struct, frozen=True):
     """Path of the context."""
 
 
-class Changes(Struct, frozen=True):
-    """What is to be done to a folder.
+class FolderWritten(Struct, frozen=True):
+    """What was done to a folder."""
 
-    Args:
-        nodes: nodes that only run slices, to be added where they are not there yet.
-        managers: the same of nodes that manage.
-        rotate: users that get another key.
-        remove: users that are to be no more.
-    """
-
-    nodes: tuple[NodeId, ...] = ()
-    managers: tuple[NodeId, ...] = ()
-    rotate: tuple[str, ...] = ()
-    remove: tuple[str, ...] = ()
+    users: list[UserWritten]
+    changed: bool
+    """Whether ``accounts.conf`` is another than before: servers have to be told."""
 
 
 class SiteFolder:
@@ -119,7 +79,7 @@ class SiteFolder:
         self.path = path
 
     def read(self) -> SiteRecord | None:
-        """Who there is; None: nothing is there.
+        """Who there is; None: nothing is there. Where ``site.json`` is lost, ``accounts.conf`` tells.
 
         Raises:
             UsageError: what is there cannot be read.
@@ -128,105 +88,199 @@ class SiteFolder:
         try:
             return msgspec.json.decode((self.path / SITE).read_bytes(), type=SiteRecord)
         except FileNotFoundError:
+            if (found := self._told_by_accounts()) is not None:
+                return found
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-                raise Conflict(f"{self.path} has no {SITE}, and is not empty: choose another --out") from None
+                raise Conflict(
+                    f"{self.path} has no {SITE}, and is not empty: choose another --out, or put back {SITE}, or the "
+                    f"{ACCOUNTS} of a server, which it is made from"
+                ) from None
             return None
         except UNREADABLE as error:
-            raise UsageError(f"{self.path / SITE} is damaged: {error}") from None
+            raise UsageError(
+                f"{self.path / SITE} is damaged: {error}; move it away, and it is made anew from {ACCOUNTS}"
+            ) from None
+
+    def _told_by_accounts(self) -> SiteRecord | None:
+        try:
+            text = (self.path / ACCOUNTS).read_text(encoding="utf-8")
+            if (line := _RECORD.search(text)) is None:
+                return None
+            return replace(msgspec.json.decode(line[1], type=SiteRecord), accounts=_digest(text))
+        except (OSError, *UNREADABLE):
+            return None
 
     def create(
-        self, changes: Changes, *, url: str, prefix: str, tls: Tls, store: str, jwt: bool = False
-    ) -> list[UserWritten]:
-        """Make the folder, with all that it holds; ``jwt``: users show JWTs. Errors as of `change`."""
-        known = SiteRecord(1, prefix, url, tls.ca, {}, {}, {})
-        _check(known, changes)
+        self,
+        changes: Changes,
+        *,
+        url: str,
+        prefix: str,
+        tls: Tls,
+        store: str,
+        jwt: bool = False,
+        authority: Authority | None = None,
+    ) -> FolderWritten:
+        """Make the folder, with all that it holds. Errors as of `change`.
+
+        Args:
+            changes: who there is.
+            url: where clients find the server.
+            prefix: of the names of buckets and subjects.
+            tls: files of the server and of its clients.
+            store: the server's folder for JetStream.
+            jwt: whether users show JWTs.
+            authority: an operator of NATS that there is, which signs them; None: one is made.
+        """
+        known = SiteRecord(1, prefix, url, tls.ca, {}, {}, {}, authority=authority.name if authority else "")
+        check(known, changes)
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.chmod(0o700)
         for name in (KEYS, CONTEXTS.parent, CONTEXTS):
             (self.path / name).mkdir(mode=0o700, exist_ok=True)
         if jwt:
-            ByTokens(self.path / ISSUERS, {}, ()).create()
-            known = self._with_system(known)
+            self._issuers.create(authority)
+            known = self._with_system(known, authority)
         resolver = f"{store}/accounts" if jwt else ""
-        text = server_file(ACCOUNTS, store=store, cert=tls.cert, key=tls.key, ca=tls.ca, resolver=resolver)
+        listen = f"0.0.0.0:{_port(url)}"
+        text = server_file(ACCOUNTS, listen, store=store, cert=tls.cert, key=tls.key, ca=tls.ca, resolver=resolver)
         (self.path / SERVER).write_text(text, encoding="utf-8")
-        return self._write(known, changes, force=False)
+        return self.change(known, changes, force=False)
 
-    def _with_system(self, known: SiteRecord) -> SiteRecord:
-        """Make the user who tells servers of accounts, or another one in its place."""
-        logins, pair = ByTokens(self.path / ISSUERS, known.signers, known.retired), new_pair()
+    def _with_system(self, known: SiteRecord, authority: Authority | None) -> SiteRecord:
+        """Make the user who tells servers of accounts."""
+        pair = new_pair()
         known = replace(known, system=pair.public)
-        write_private(self._key(known, SYSTEM), logins.shown_by_system(pair))
-        write_private(self._context(SYSTEM), self._connection(known, SYSTEM))
+        if authority:
+            write_private(self._key(known, SYSTEM), shown_to(authority, pair))
+            return known
+        logins = ByTokens(self._issuers, known.signers, ())
+        write_private(self._key(known, SYSTEM), logins.shown_by_system(pair, SYSTEM))
         return replace(known, signers=logins.signers)
+
+    # Telling servers of accounts
 
     def system(self, known: SiteRecord) -> Access:
         """How to connect as the user who tells servers of accounts."""
         ca = Path(known.ca).expanduser() if known.ca else None
-        return Access((known.url,), creds=self._key(known, SYSTEM), ca=ca, inbox_prefix=inbox_of(SYSTEM))
+        return Access(tuple(known.url.split(",")), creds=self._key(known, SYSTEM), ca=ca, inbox_prefix=inbox_of(SYSTEM))
 
-    def tokens(self) -> list[str]:
+    def tokens(self, known: SiteRecord) -> list[str]:
         """The JWTs of all accounts, as they were written last; of those that give something to others first.
 
         A server looks once for the account that another imports from.
         """
-        return tokens_of((self.path / ACCOUNTS).read_text(encoding="utf-8"))[::-1]
+        tokens = tokens_of((self.path / ACCOUNTS).read_text(encoding="utf-8"))
+        if known.authority:
+            del tokens[self._issuers.system]  # not ours to tell of
+        return [*tokens.values()][::-1]
 
-    def _logins(self, known: SiteRecord) -> ByKeys | ByTokens:
-        if not known.system:
-            return ByKeys()
-        return ByTokens(self.path / ISSUERS, known.signers, known.retired)
+    def succeed(self, known: SiteRecord) -> SiteRecord:
+        """A server was told of the next user who tells servers of accounts: from now on it is this one.
 
-    def change(self, known: SiteRecord, changes: Changes, *, force: bool) -> list[UserWritten]:
+        Until another server was told of that, both are let in; so this may be interrupted, and done again.
+        """
+        if (path := self._next_system).exists():
+            path.replace(self._key(known, SYSTEM))
+        signers = {**known.signers}
+        signers[SYSTEM] = signers.pop(SYSTEM_NEXT)
+        after = replace(known, system=known.system_next, system_next="", signers=signers)
+        return self._store(after, self._logins(after))
+
+    # Changing it
+
+    def change(
+        self, known: SiteRecord, changes: Changes, *, force: bool, url: str | None = None, ca: str | None = None
+    ) -> FolderWritten:
         """Add, rotate and remove users; the keys of all others stay.
+
+        Args:
+            known: who there is.
+            changes: what is to be done.
+            force: whether ``accounts.conf`` is overwritten though it was changed by hand.
+            url: where clients find the server from now on.
+            ca: certificate of the authority that clients trust from now on.
 
         Raises:
             UsageError: the changes contradict each other or what is there.
             Conflict: a file would be overwritten that somebody else wrote.
         """
-        return self._write(known, changes, force=force)
-
-    def _write(self, known: SiteRecord, changes: Changes, *, force: bool) -> list[UserWritten]:
-        _check(known, changes)
-        new = [name for name in self._wanted(changes) if name not in known.everybody]
+        check(known, changes)
+        new = [name for name in changes.wanted if name not in known.everybody]
         self._check_files(known, new, force=force)
-        pairs = {name: new_pair() for name in (*new, *changes.rotate)}
-        managers = {encode_node(each) for each in changes.managers}
+        pairs = {name: new_pair() for name in (*new, *changes.rotated) if name != SYSTEM}
+        removed, moved = changes.removed, not (url is None and ca is None)
         after = replace(
             known,
-            users=_with(known.users, pairs, RESERVED, changes.remove),
-            managers=_with(known.managers, pairs, managers, changes.remove),
-            nodes=_with(known.nodes, pairs, {encode_node(each) for each in changes.nodes}, changes.remove),
-            retired=self._retired(known, changes),
+            url=known.url if url is None else url,
+            ca=known.ca if ca is None else ca,
+            users=_with(known.users, pairs, RESERVED, removed),
+            managers=_with(known.managers, pairs, map(encode_node, changes.managers), removed),
+            readers=_with(known.readers, pairs, map(encode_node, changes.readers), removed),
+            nodes=_with(known.nodes, pairs, map(encode_node, changes.nodes), removed),
         )
-        found = accounts(Members(_ids(after.nodes), _ids(after.managers), after.prefix))
+        before = {each.name for each in accounts(known.members)} if known.users else set()
+        found = accounts(after.members)
+        there = {each.name for each in found}
+        if known.system:
+            retired = tuple(
+                name for name in dict.fromkeys((*known.retired, *sorted(before - there))) if name not in there
+            )
+            after = replace(after, retired=retired)
+            self._issuers.check((*sorted(before), *known.retired))
+            self._issuers.add(sorted(there - before))
         logins = self._logins(after)
         # The keys first: a server that is told of a key that nobody has locks its user out.
         for account in found:
             for user in account.users:
                 if pair := pairs.get(user.name):
                     write_private(self._key(after, user.name), logins.shown_by(account, user, pair))
-                    write_private(self._context(user.name), self._connection(after, user.name))
         if isinstance(logins, ByTokens):
-            after = replace(after, signers={name: logins.signers[name] for name in after.everybody})
-        text = logins.text(found, after.everybody)
-        write_private(self.path / ACCOUNTS, text.encode())
-        (self.path / ACCOUNTS).chmod(0o644)  # there are public keys in it, and servers have users of their own
-        site = msgspec.json.format(msgspec.json.encode(replace(after, accounts=_digest(text))), indent=2)
-        write_private(self.path / SITE, site + b"\n")
-        for name in changes.remove:
+            if SYSTEM in changes.rotated:
+                pair = new_pair()
+                write_private(self._next_system, logins.shown_by_system(pair, SYSTEM_NEXT))
+                after = replace(after, system_next=pair.public)
+            here = {*after.everybody, *((SYSTEM_NEXT,) if after.system_next else ())}
+            after = replace(after, signers={name: key for name, key in logins.signers.items() if name in here})
+        after = self._store(after, logins)
+        for name in after.everybody:
+            if moved or not self._context(name).exists():
+                write_private(self._context(name), self._connection(after, name))
+        for name in removed:
             self._key(known, name).unlink(missing_ok=True)
             self._context(name).unlink(missing_ok=True)
         if not known.accounts:
             new = list(after.everybody)
-        what: dict[str, What] = {**dict.fromkeys(new, "new"), **dict.fromkeys(changes.rotate, "rotated")}
-        return [
+        what: dict[str, What] = {**dict.fromkeys(new, "new"), **dict.fromkeys(changes.rotated, "rotated")}
+        users = [
             *(self._written(after, name, what.get(name, "kept")) for name in after.everybody),
-            *(self._written(known, name, "removed") for name in changes.remove),
+            *(self._written(known, name, "removed") for name in removed),
         ]
+        return FolderWritten(users, after.accounts != known.accounts)
 
-    def _wanted(self, changes: Changes) -> list[str]:
-        return [*RESERVED, *map(encode_node, (*changes.managers, *changes.nodes))]
+    def _store(self, after: SiteRecord, logins: Logins) -> SiteRecord:
+        """Write what servers are told, and who there is; returns the record as it was written."""
+        record = msgspec.json.encode(replace(after, accounts="")).decode()
+        text = f"{RECORD_HEAD}{record}\n\n{logins.text(accounts(after.members), after.everybody)}"
+        write_private(self.path / ACCOUNTS, text.encode())
+        (self.path / ACCOUNTS).chmod(0o644)  # there are public keys in it, and servers have users of their own
+        after = replace(after, accounts=_digest(text))
+        write_private(self.path / SITE, msgspec.json.format(msgspec.json.encode(after), indent=2) + b"\n")
+        return after
+
+    def exposed(self) -> list[Path]:
+        """Files with something secret that others than their owner may read."""
+        files = (path for name in (KEYS, ISSUERS) for path in sorted((self.path / name).glob("*")))
+        return [path for path in files if path.stat().st_mode & 0o077]
+
+    @property
+    def _issuers(self) -> Issuers:
+        return Issuers(self.path / ISSUERS)
+
+    def _logins(self, known: SiteRecord) -> ByKeys | ByTokens:
+        if not known.system:
+            return ByKeys()
+        return ByTokens(self._issuers, known.signers, known.retired)
 
     def _check_files(self, known: SiteRecord, new: Iterable[str], *, force: bool) -> None:
         """Nothing that somebody else wrote is overwritten."""
@@ -240,18 +294,10 @@ class SiteFolder:
         if _digest(path.read_text(encoding="utf-8", errors="replace")) != known.accounts:
             raise Conflict(f"{path} was changed by hand: take what you added to {SERVER}, or overwrite it with --force")
 
-    def _retired(self, known: SiteRecord, changes: Changes) -> tuple[str, ...]:
-        """Accounts that servers may know, and that are no more."""
-        if not known.system:
-            return ()
-        here = {account_of(node) for node in changes.nodes}
-        gone = (account_of(node) for node in _ids(name for name in changes.remove if name in known.nodes))
-        return tuple(name for name in dict.fromkeys((*known.retired, *gone)) if name not in here)
-
     def _connection(self, known: SiteRecord, name: str) -> bytes:
         """A context of the `nats` tool."""
         context = {
-            "description": f"cdm: {known.role(name)} {name}",
+            "description": f"cdm: {known.role(name)} {called(name)}",
             "url": known.url,
             self._logins(known).context: str(self._key(known, name).absolute()),
             "ca": str(Path(known.ca).expanduser().absolute()) if known.ca else "",
@@ -260,53 +306,28 @@ class SiteFolder:
         return msgspec.json.format(msgspec.json.encode(context), indent=2) + b"\n"
 
     def _key(self, known: SiteRecord, name: str) -> Path:
-        return self.path / KEYS / f"{name}{self._logins(known).suffix}"
+        return self.path / KEYS / f"{called(name)}{self._logins(known).suffix}"
+
+    @property
+    def _next_system(self) -> Path:
+        return self.path / KEYS / f"{SYSTEM}.creds.next"
 
     def _context(self, name: str) -> Path:
-        return self.path / CONTEXTS / f"{name}.json"
+        return self.path / CONTEXTS / f"{called(name)}.json"
 
     def _written(self, known: SiteRecord, name: str, what: What) -> UserWritten:
         public, paths = known.everybody[name], (str(self._key(known, name)), str(self._context(name)))
-        return UserWritten(name, known.role(name), what, public, inbox_of(name), *paths)
-
-
-def _check(known: SiteRecord, changes: Changes) -> None:
-    """Refuse what contradicts itself, or what is there."""
-    nodes, managers = (set(map(encode_node, each)) for each in (changes.nodes, changes.managers))
-    for name in sorted((nodes | managers) & {*RESERVED, SYSTEM}):
-        raise UsageError(f"{name!r} is the name of a user that every site has: give the node another id")
-    for name in sorted((nodes & managers) | (nodes & known.managers.keys()) | (managers & known.nodes.keys())):
-        raise UsageError(
-            f"{name!r} cannot be both: a node of --managers manages, and may run slices too; one of --nodes only runs "
-            "slices"
-        )
-    for option, names in (("--rotate", changes.rotate), ("--remove", changes.remove)):
-        for name in names:
-            if name not in known.everybody:
-                there = ", ".join(known.everybody) or "nobody"
-                raise UsageError(f"{option} {name}: there is no such user; there is: {there}")
-    if SYSTEM in changes.rotate:
-        raise UsageError(
-            f"--rotate {SYSTEM}: servers know this user by the account that they were set up with, and nobody could "
-            "tell them of another key; set up another site with `--jwt --out`"
-        )
-    if both := sorted((set(changes.rotate) | nodes | managers) & set(changes.remove)):
-        raise UsageError(f"--remove {both[0]}: the same command adds it, or gives it a new key")
-    for name in changes.remove:
-        if name in (*RESERVED, SYSTEM):
-            raise UsageError(f"--remove {name}: every site has one; --rotate {name} gives it a new key")
-    if not (managers | known.managers.keys()) - set(changes.remove):
-        raise UsageError("without a manager nothing is managed: name at least one node with --managers")
+        return UserWritten(called(name), known.role(name), what, public, inbox_of(name), *paths)
 
 
 def _with(known: dict[str, str], pairs: Mapping[str, Pair], own: Iterable[str], less: Sequence[str]) -> dict[str, str]:
     """The public keys of a role, with the new ones."""
-    names = dict.fromkeys((*known, *sorted(own)))
+    names = dict.fromkeys((*known, *sorted(set(own))))
     return {name: pairs[name].public if name in pairs else known[name] for name in names if name not in less}
 
 
-def _ids(names: Iterable[str]) -> tuple[NodeId, ...]:
-    return tuple(node_id(decode_node(name)) for name in names)
+def _port(url: str) -> int:
+    return address_of(url.split(",", maxsplit=1)[0]).port or 4222
 
 
 def _digest(text: str) -> str:

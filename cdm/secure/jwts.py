@@ -11,13 +11,13 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import nkeys
 
 from cdm.secure.accounts import MOST_RESPONSES, RESPONSE_SECONDS, Account, Export, Grant, Import, User
-from cdm.secure.permissions import COPIES, HUB, inbox_of
+from cdm.secure.members import COPIES, HUB, inbox_of
 
 Kind = Literal["operator", "account", "user"]
 
@@ -28,8 +28,8 @@ _PREFIXES: dict[Kind, int] = {
 }
 CLAIMS_UPDATE = "$SYS.REQ.CLAIMS.UPDATE"
 """Where servers are told of an account."""
-SYSTEM = "system"
-"""The user who tells servers of accounts."""
+SYSTEM, SYSTEM_NEXT = "system", "system.next"
+"""The user who tells servers of accounts, and the one that takes its place; a dot is in no other user's name."""
 SYSTEM_USER = User(SYSTEM, "", (Grant("", (CLAIMS_UPDATE,)),), (f"{inbox_of(SYSTEM)}.>",))
 PRIVATE = (HUB, COPIES)
 """Accounts whose exports ask for an activation: it is for them to say who may have what.
@@ -83,11 +83,18 @@ def operator_token(operator: NatsKey, name: str, system: str, now: int) -> str:
     return _signed(operator, operator.public, name, "operator", {"system_account": system}, now)
 
 
-def system_token(operator: NatsKey, system: str, signer: str, now: int) -> str:
-    """The account of the servers themselves, over which they are told of accounts; ``signer`` signs its one user."""
+def system_token(operator: NatsKey, system: str, signers: Sequence[str], now: int) -> str:
+    """The account of the servers themselves, over which they are told of accounts.
+
+    Args:
+        operator: its key.
+        system: the account's public key.
+        signers: public keys, each of which signs a user who may tell servers of accounts.
+        now: seconds since 1970.
+    """
     limits = {"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "conn": -1}
-    scope = _scope(SYSTEM_USER, signer, Account("SYS", "", (SYSTEM_USER,)))
-    claims = {"limits": {**limits, "wildcards": True}, "signing_keys": [scope]}
+    scopes = [_scope(SYSTEM_USER, signer, Account("SYS", "", (SYSTEM_USER,))) for signer in signers]
+    claims = {"limits": {**limits, "wildcards": True}, "signing_keys": scopes}
     return _signed(operator, system, "SYS", "account", claims, now)
 
 
@@ -130,16 +137,21 @@ def account_token(
 
 
 def _scope(user: User, signer: str, account: Account) -> dict[str, Any]:
-    template: dict[str, Any] = {
+    template = _permissions(user, account.limits.subscriptions if account.limits else _UNLIMITED)
+    return {"kind": "user_scope", "key": signer, "role": user.name, "template": template}
+
+
+def _permissions(user: User, subscriptions: int) -> dict[str, Any]:
+    found: dict[str, Any] = {
         "pub": {"allow": [subject for grant in user.publish for subject in grant.subjects]},
         "sub": {"allow": list(user.subscribe)},
-        "subs": account.limits.subscriptions if account.limits else _UNLIMITED,
+        "subs": subscriptions,
         "data": _UNLIMITED,
         "payload": _UNLIMITED,
     }
     if user.responses:
-        template["resp"] = {"max": MOST_RESPONSES, "ttl": RESPONSE_SECONDS * 10**9}
-    return {"kind": "user_scope", "key": signer, "role": user.name, "template": template}
+        found["resp"] = {"max": MOST_RESPONSES, "ttl": RESPONSE_SECONDS * 10**9}
+    return found
 
 
 def user_token(signer: NatsKey, account: str, user: str, public: str, now: int) -> str:
@@ -153,6 +165,19 @@ def user_token(signer: NatsKey, account: str, user: str, public: str, now: int) 
         now: seconds since 1970.
     """
     return _signed(signer, public, user, "user", {"issuer_account": account}, now)
+
+
+def system_user_token(signer: NatsKey, account: str, public: str, now: int) -> str:
+    """The user who tells servers of accounts, of an account that is somebody else's: its permissions are its own.
+
+    Args:
+        signer: the account's own key, or a signing key of it that has no scope.
+        account: the account's public key.
+        public: the user's public key.
+        now: seconds since 1970.
+    """
+    issued_for = {} if signer.public == account else {"issuer_account": account}
+    return _signed(signer, public, SYSTEM, "user", {**_permissions(SYSTEM_USER, _UNLIMITED), **issued_for}, now)
 
 
 def credentials(token: str, seed: bytes) -> str:

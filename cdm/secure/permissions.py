@@ -10,22 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from msgspec import Struct
-
 from cdm.model.artifact import NodeId
 from cdm.model.event import EVENTS
-from cdm.model.keys import LAYOUTS, encode_node
+from cdm.model.keys import encode_node
 from cdm.secure.accounts import Account, AccountLimits, Export, Grant, Import, User
+from cdm.secure.members import ARTIFACTS, BUCKETS, COPIES, HUB, OPERATORS, READERS, Members, account_of, inbox_of
 from cdm.store.wire import BUCKETS_API, COPIES_API, FOLLOWER
-
-HUB = "CDM"
-"""The account of the buckets."""
-OPERATORS = "OPERATOR"
-"""The account of those who use the cluster."""
-COPIES = "COPIES"
-"""The account of the copies that the operators read; it has no users."""
-ARTIFACTS = "artifacts"
-"""The object store."""
 
 NODE_CONNECTIONS = 16
 OPERATOR_CONNECTIONS = 256
@@ -37,60 +27,12 @@ CONSUMERS = 1000
 CONSUMERS_PER_NODE = 4
 
 
-class Members(Struct, frozen=True):
-    """Who there is.
-
-    Args:
-        nodes: nodes that only run slices.
-        managers: nodes that manage, and may run slices, too.
-        prefix: of the names of subjects and buckets.
-    """
-
-    nodes: tuple[NodeId, ...]
-    managers: tuple[NodeId, ...]
-    prefix: str = ""
-
-    def core(self, *tokens: str) -> str:
-        """A core subject."""
-        return ".".join((self.prefix, *tokens) if self.prefix else tokens)
-
-    def bucket(self, name: str) -> str:
-        """A bucket's full name."""
-        return f"{self.prefix}_{name}" if self.prefix else name
-
-    def key(self, bucket: str, keys: str) -> str:
-        """The subject of keys."""
-        return f"$KV.{self.bucket(bucket)}.{keys}"
-
-    def api(self, call: str, *names: str, rest: str = "") -> tuple[str, ...]:
-        """A call of JetStream's API for the streams of these buckets."""
-        return tuple(f"$JS.API.{call}.{self.stream(name)}{rest}" for name in names)
-
-    def stream(self, name: str) -> str:
-        """The stream of a bucket, or of events."""
-        if name == EVENTS:
-            return self.bucket(name)
-        return f"{'OBJ' if name == ARTIFACTS else 'KV'}_{self.bucket(name)}"
-
-
-BUCKETS = tuple(layout.name for layout in LAYOUTS)
-
-
-def account_of(node: NodeId) -> str:
-    """The account of a node that only runs slices."""
-    return f"NODE_{encode_node(node)}"
-
-
-def inbox_of(user: str) -> str:
-    """The inbox prefix of a user: nobody hears another's answers."""
-    return f"_INBOX_{user}"
-
-
 def accounts(site: Members) -> tuple[Account, ...]:
-    """All accounts: that of the buckets, the operator's with that of its copies, and each node's."""
+    """All accounts: that of the buckets, the operator's, the readers', that of their copies, and each node's."""
     nodes = tuple(_node(site, node) for node in site.nodes)
-    operator, copies = _operator(site), _copies(site)
-    return (_hub(site, (operator, copies, *nodes)), operator, copies, *nodes)
+    who_reads = (_operator(site), *((_readers(site),) if site.readers else ()))
+    copies = _copies(site, who_reads)
+    return (_hub(site, (who_reads[0], copies, *nodes)), *who_reads, copies, *nodes)
 
 
 # The account of the buckets
@@ -284,18 +226,7 @@ def _operator(site: Members) -> Account:
             ),
         ),
     )
-    read = (
-        Grant(
-            "Reading, of copies: buckets, single keys, and consumers for listing and watching",
-            ("$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", *site.api("STREAM.INFO", *BUCKETS)),
-        ),
-        Grant("", site.api("STREAM.MSG.GET", *BUCKETS)),
-        Grant("", site.api("DIRECT.GET", *BUCKETS, rest=".>")),
-        Grant("", site.api("CONSUMER.CREATE", *BUCKETS, rest=".>")),
-        Grant("", site.api("CONSUMER.INFO", *BUCKETS, rest=".*")),
-        Grant("", site.api("CONSUMER.DELETE", *BUCKETS, rest=".*")),
-        Grant("", tuple(f"$JS.FC.{site.stream(name)}.>" for name in BUCKETS)),
-    )
+    read = _reading(site)
     logs = (
         *(Import(account_of(node), site.core("cdm", "logs", encode_node(node))) for node in site.nodes),
         *(Import(HUB, site.core("cdm", "logs", encode_node(manager))) for manager in site.managers),
@@ -327,14 +258,50 @@ def _operator(site: Members) -> Account:
     )
 
 
+def _readers(site: Members) -> Account:
+    read = _reading(site)
+    names = tuple(map(encode_node, site.readers))
+    return Account(
+        READERS,
+        "Read, and write nothing: routers that follow `cdm endpoints`, and whoever looks at `cdm status`.",
+        tuple(User(name, "", read, (f"{inbox_of(name)}.>",)) for name in names),
+        (),
+        (
+            *(Import(COPIES, subject) for grant in read for subject in grant.subjects),
+            *(Import(COPIES, f"{inbox_of(name)}.>", stream=True) for name in names),
+        ),
+        AccountLimits(OPERATOR_CONNECTIONS, OPERATOR_PAYLOAD),
+    )
+
+
+def _reading(site: Members) -> tuple[Grant, ...]:
+    """What is called by whoever reads copies."""
+    return (
+        Grant(
+            "Reading, of copies: buckets, single keys, and consumers for listing and watching",
+            ("$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", *site.api("STREAM.INFO", *BUCKETS)),
+        ),
+        Grant("", site.api("STREAM.MSG.GET", *BUCKETS)),
+        Grant("", site.api("DIRECT.GET", *BUCKETS, rest=".>")),
+        Grant("", site.api("CONSUMER.CREATE", *BUCKETS, rest=".>")),
+        Grant("", site.api("CONSUMER.INFO", *BUCKETS, rest=".*")),
+        Grant("", site.api("CONSUMER.DELETE", *BUCKETS, rest=".*")),
+        Grant("", tuple(f"$JS.FC.{site.stream(name)}.>" for name in BUCKETS)),
+    )
+
+
 def _put(subject: str) -> Import:
     plain = subject.removeprefix(f"{BUCKETS_API}.")
     return Import(HUB, plain, to=subject if plain != subject else "")
 
 
-def _copies(site: Members) -> Account:
+def _copies(site: Members, who_reads: tuple[Account, ...]) -> Account:
     """Whoever reads makes consumers, which deliver wherever they are told to: here there is nobody to be harmed."""
-    reading = _operator(site).imports
+    takers: dict[tuple[str, bool], list[str]] = {}
+    for each in who_reads:
+        for taken in each.imports:
+            if taken.account == COPIES:
+                takers.setdefault((taken.subject, taken.stream), []).append(each.name)
     # A wildcard, so that a consumer of the operator that delivers there finds nobody who listens.
     resets = site.api("CONSUMER.RESET", *BUCKETS, rest=".*")
     return Account(
@@ -343,9 +310,8 @@ def _copies(site: Members) -> Account:
         (),
         (
             *(
-                Export((OPERATORS,), each.subject, each.stream, many="DIRECT.GET" in each.subject)
-                for each in reading
-                if each.account == COPIES
+                Export(tuple(names), subject, stream, many="DIRECT.GET" in subject)
+                for (subject, stream), names in takers.items()
             ),
             *(Export((HUB,), call) for call in _making_of_copies(site)),
         ),

@@ -181,8 +181,9 @@ class Bucket:
     async def batch(self, writes: list[Write], timeout: float | None = None) -> int:
         """Write all or nothing; returns the last message's revision. Errors as in `prepare`, `stage` and `put`."""
         batch = self.prepare(writes)
-        await self.stage(batch)
-        return await self.commit(batch, timeout)
+        with self.connection.refusals({self._subjects + write.name for write in writes}):
+            await self.stage(batch)
+            return await self.commit(batch, timeout)
 
     async def write_all(self, writes: list[Write]) -> None:
         """Write all at once or, where the server takes no batch, one after the other. Errors as in `batch`."""

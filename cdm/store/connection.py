@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
 import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from cdm.errors import AccessDenied, NoResponders, RequestRefused, StoreBusy, Uncertain, Unsuitable
+from cdm.errors import AccessDenied, NoResponders, RequestRefused, StoreBusy, StoreError, Uncertain, Unsuitable
 from cdm.log import Log
 from cdm.store.access import Access
 from cdm.store.client import Deliver, dismiss, translated
@@ -94,7 +94,8 @@ class Connection(Link):
         except NoResponders:
             raise Unsuitable(
                 f"nats-server {version} at {self.access.shown} has no JetStream; start it with -js, "
-                "or enable JetStream for this account"
+                "or enable JetStream for this account (one that `cdm secure` added: have the server reload twice, or "
+                "--push)"
             ) from None
         except (StoreBusy, Uncertain) as error:
             raise type(error)(f"JetStream at {self.access.shown} is not ready: {error}") from None
@@ -123,6 +124,17 @@ class Connection(Link):
             await self.flush()  # it tells of refusals before this is over
             if refusal.done():
                 refusal.result()
+
+    @contextmanager
+    def refusals(self, subjects: Collection[str]) -> Iterator[None]:
+        """In the ``with`` block an error raises `AccessDenied` where one of these subjects was refused before it."""
+        with self._permissions.refusal(subjects) as refusal:
+            try:
+                yield
+            except StoreError:
+                if refusal.done():
+                    refusal.result()
+                raise
 
     async def request(
         self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, timeout: float | None = None

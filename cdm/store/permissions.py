@@ -46,7 +46,11 @@ class Permissions:
     def denied(self, kind: str, subject: str) -> None:
         """The server refused a subject; ``kind`` is ``publish`` or ``subscription``."""
         what = "publish" if kind == "publish" else "subscribe"
-        remedy = "grant it to this user, see nats/secure.conf"
+        remedy = "grant it to this user, see nats/secure.conf, or `cdm secure --out SITE` after an upgrade"
+        if subject.startswith(("$JS.API.STREAM.CREATE.", "$JS.API.STREAM.UPDATE.")):
+            remedy = f"have somebody who may do so run `cdm init`, or {remedy}"
+        elif subject.startswith("$JS.API.STREAM.INFO.KV_"):
+            remedy = f"a user of a node that only runs slices is for `cdm node --role agent`; else {remedy}"
         if what == "subscribe" and self._is_inbox(subject):
             remedy = f"choose another --inbox-prefix, or {remedy}"
         error = AccessDenied(f'permission denied: {what} "{subject}" ({self._access.who}); {remedy}')

@@ -57,9 +57,7 @@ async def check_there(bucket: Bucket) -> StreamState:
     try:
         return await bucket.state()
     except BucketMissing:
-        raise BucketMissing(
-            f"bucket {bucket.name} does not exist; run `cdm init`, or start a node (is --prefix right?)"
-        ) from None
+        raise BucketMissing(f"bucket {bucket.name} does not exist; run `cdm init` (is --prefix right?)") from None
 
 
 async def listed(bucket: Bucket, emit: Callable[[Message], None]) -> StreamState:

@@ -261,7 +261,7 @@ async def test_one_that_a_blueprint_waited_for_says_when_it_is_tried_again(serve
     first = artifact(server, "push", NAME, script)
     assert first.returncode == 0, first.stderr
     assert first.stderr.startswith(f"cdm: note: blueprint {NAME} asks for 2 instances of it; ")
-    assert "at once when the blueprint is put again" in first.stderr
+    assert f"at once: cdm restart {NAME}" in first.stderr
     for options in ((), ("--force",)):
         assert artifact(server, "push", NAME, script, *options).stderr == ""
     assert artifact(server, "rm", NAME, "--force").returncode == 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -12,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from cdm.cli import Exit
+from cdm.secure.logins import tokens_of
+from cdm.secure.operators import claims_of
 from tests.harness import forked
 from tests.harness.processes import environment
 from tests.harness.servers import binary
@@ -60,9 +64,16 @@ def test_nodes_are_added_and_all_other_keys_stay(tmp_path: Path) -> None:
     before = made(tmp_path, *NEW)
     server = (tmp_path / "site/server.conf").read_text(encoding="utf-8") + "# mine\n"
     (tmp_path / "site/server.conf").write_text(server, encoding="utf-8")
-    after = made(tmp_path, "--out", "site", "--nodes", "node-2", "web1.example.org")
-    assert after == {**before, "web1=2Eexample=2Eorg": after["web1=2Eexample=2Eorg"]}
-    assert "$KV.slices.web1=2Eexample=2Eorg.>" in (tmp_path / "site/accounts.conf").read_text(encoding="utf-8")
+    assert "READERS" not in (tmp_path / "site/accounts.conf").read_text(encoding="utf-8")
+    after = made(tmp_path, "--out", "site", "--nodes", "node-2", "web1.example.org", "--readers", "router")
+    assert after == {**before, **{name: after[name] for name in ("web1.example.org", "router")}}
+    text = (tmp_path / "site/accounts.conf").read_text(encoding="utf-8")
+    assert "$KV.slices.web1=2Eexample=2Eorg.>" in text
+    assert "READERS" in text
+    context = json.loads((tmp_path / "site/nats/context/web1.example.org.json").read_text(encoding="utf-8"))
+    assert context["inbox_prefix"] == "_INBOX_web1=2Eexample=2Eorg"
+    again = made(tmp_path, "--out", "site", "--rotate", "web1.example.org")
+    assert {name for name in again if again[name] != after[name]} == {"web1.example.org"}
     assert (tmp_path / "site/server.conf").read_text(encoding="utf-8") == server
     subprocess.run([binary(), "-t", "-c", str(tmp_path / "site/server.conf")], check=True, capture_output=True)
 
@@ -72,6 +83,11 @@ def test_a_key_is_rotated_and_a_user_removed(tmp_path: Path) -> None:
     after = made(tmp_path, "--out", "site", "--rotate", "node-1", "--remove", "node-2", "manager-2")
     assert after.keys() == before.keys() - {"node-2", "manager-2"}
     assert {name for name in after if after[name] != before[name]} == {"node-1"}
+    done = secure(tmp_path, "--out", "site", "--nodes", "node-3", "--remove", "manager-1", "--managers", "manager-3")
+    assert "cdm node forget manager-1" in done.stdout
+    assert "nats-server --signal reload && sleep 1 && nats-server --signal reload" in done.stdout
+    secure(tmp_path, "--out", "site", "--managers", "manager-1", "--remove", "manager-3", "node-3")
+    after = made(tmp_path, "--out", "site")
     text = (tmp_path / "site/accounts.conf").read_text(encoding="utf-8")
     assert "node-2" not in text
     again = made(tmp_path, "--out", "site")
@@ -84,6 +100,79 @@ def test_seeds_may_be_taken_away(tmp_path: Path) -> None:
     (tmp_path / "site/keys/node-1.nk").unlink()
     assert "node-1" not in made(tmp_path, "--out", "site", "--nodes", "node-3")
     assert "NODE_node-1" in (tmp_path / "site/accounts.conf").read_text(encoding="utf-8")
+
+
+def test_what_is_lost_is_made_again_where_it_can_be(tmp_path: Path) -> None:
+    before = made(tmp_path, *NEW, "--server", "nats://127.0.0.1:4522,nats://127.0.0.2:4522")
+    site = tmp_path / "site"
+    assert 'listen: "0.0.0.0:4522"' in (site / "server.conf").read_text(encoding="utf-8")
+    lost = [site / "site.json", site / "nats/context/node-1.json"]
+    contents = [path.read_bytes() for path in lost]
+    for path in lost:
+        path.unlink()
+    assert made(tmp_path, "--out", "site") == before
+    assert [path.read_bytes() for path in lost] == contents
+    # Somewhere else, and other authorities.
+    made(tmp_path, "--out", "site", "--server", "tls://nats.example.org", "--ca", "new.pem")
+    context = json.loads(lost[1].read_text(encoding="utf-8"))
+    assert (context["url"], context["ca"]) == ("tls://nats.example.org", str(tmp_path / "new.pem"))
+
+
+def test_servers_are_to_read_what_a_later_version_writes_otherwise(tmp_path: Path) -> None:
+    made(tmp_path, *NEW)
+    accounts, site = tmp_path / "site/accounts.conf", tmp_path / "site/site.json"
+    now = accounts.read_bytes()
+    accounts.write_bytes(now + b"# what an earlier version wrote\n")
+    told = json.loads(site.read_text(encoding="utf-8"))
+    told["accounts"] = hashlib.sha256(accounts.read_bytes()).hexdigest()
+    site.write_text(json.dumps(told), encoding="utf-8")
+    assert "Copy site/accounts.conf to each server" in secure(tmp_path, "--out", "site").stdout
+    assert accounts.read_bytes() == now
+    assert "Copy" not in secure(tmp_path, "--out", "site").stdout
+
+
+def test_what_others_may_read_or_is_not_there_is_told(tmp_path: Path) -> None:
+    files = ("--cert", "server.pem", "--key", "server.key")
+    assert "server.pem is not there yet" in secure(tmp_path, *NEW, *files).stderr
+    (tmp_path / "site/keys/node-1.nk").chmod(0o644)
+    assert "others may read site/keys/node-1.nk: chmod 600" in secure(tmp_path, "--out", "site").stderr
+
+
+SIGNED = ("--jwt", "--nodes", "node-1", "--managers", "m", "--out", "signed", "--server", "nats://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("lost", ["CDM.nk", "NODE_node-1.nk", "nats-operator.nk", ""])
+def test_no_key_that_signs_is_made_anew(tmp_path: Path, lost: str) -> None:
+    assert secure(tmp_path, *SIGNED).returncode == 0
+    path = tmp_path / "signed/issuers" / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = _contents(tmp_path)
+    done = secure(tmp_path, "--out", "signed", "--nodes", "node-2")
+    assert done.returncode == Exit.USAGE
+    assert f"signed/issuers/{lost or 'nats-operator.nk'} is missing: whoever changes accounts needs all" in done.stderr
+    assert _contents(tmp_path) == before
+
+
+def test_servers_that_are_away_are_told_later(tmp_path: Path) -> None:
+    assert secure(tmp_path, *SIGNED).returncode == 0
+    system = (tmp_path / "signed/keys/system.creds").read_bytes()
+    done = secure(tmp_path, "--out", "signed", "--nodes", "node-2", "--rotate", "system", "--push")
+    assert done.returncode == Exit.FAILED
+    assert done.stderr.startswith("cdm: signed is written, but the servers were not told: no NATS server answered at ")
+    assert "cdm secure --out signed --push" in done.stderr
+    assert (tmp_path / "signed/keys/node-2.creds").exists()
+    # The one that servers know is kept until they know another.
+    assert (tmp_path / "signed/keys/system.creds").read_bytes() == system
+
+
+def test_readers_that_are_gone_are_let_in_nowhere(tmp_path: Path) -> None:
+    """Servers remember an account that they were told of: it has to be told that it is of nobody."""
+    assert secure(tmp_path, *SIGNED, "--readers", "router").returncode == 0
+    assert secure(tmp_path, "--out", "signed", "--remove", "router").returncode == 0
+    tokens = tokens_of((tmp_path / "signed/accounts.conf").read_text(encoding="utf-8")).values()
+    (readers,) = (each for each in map(claims_of, tokens) if each.name == "READERS")
+    assert readers.nats["limits"]["conn"] == 0
+    assert not readers.nats["signing_keys"]
 
 
 def test_what_is_done_is_told_as_json(tmp_path: Path) -> None:
@@ -118,7 +207,13 @@ def test_what_is_done_is_told_as_json(tmp_path: Path) -> None:
         (("--out", "site", "--remove", "admin"), Exit.USAGE, "--remove admin: every site has one"),
         (("--out", "site", "--remove", "node-1", "--rotate", "node-1"), Exit.USAGE, "the same command"),
         (("--out", "site", "--remove", "manager-1", "manager-2"), Exit.USAGE, "without a manager"),
-        (("--out", "site", "--server", "tls://x"), Exit.USAGE, "--server is only for a new folder"),
+        (("--out", "site", "--cert", "x", "--key", "y"), Exit.USAGE, "edit site/server.conf"),
+        (("--out", "site", "--jwt"), Exit.USAGE, "--jwt is only for a new folder"),
+        (("--out", "site", "--push"), Exit.USAGE, "--push is for a folder of --jwt"),
+        (("--out", "site", "--server", "tls://x:y"), Exit.USAGE, "write host, host:port or nats://host:port"),
+        (("--out", "site", "--readers", "node-1"), Exit.USAGE, "'node-1' is a node: give the reader another name"),
+        (("--out", "new", "--managers", "m", "--operator", "none"), Exit.USAGE, "--operator none: No such file"),
+        (("--out", "new", "--managers", "m", "--operator", "damaged/site.json"), Exit.USAGE, "is no backup of an"),
         (("--out", "other", "--managers", "m"), Exit.CONFLICT, "other has no site.json, and is not empty"),
         (("--out", "stray", "--nodes", "node-3"), Exit.CONFLICT, "keys/node-3.nk is there"),
         (("--out", "edited", "--nodes", "node-3"), Exit.CONFLICT, "accounts.conf was changed by hand"),

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from cdm.cli import Exit
 from cdm.model.blueprint import Blueprint
 from cdm.model.rollout import RolloutKind
 from cdm.model.secret import SecretForm, secrets_in
+from cdm.secure.operators import claims_of
 from tests.docs.documents import adapted, blocks, commands, inline
 from tests.harness import forked
 from tests.harness.agents import agents
@@ -30,7 +32,7 @@ from tests.harness.paths import ROOT
 from tests.harness.processes import environment, processes
 from tests.harness.secure import Certificates, JwtFortress, fortress
 from tests.harness.servers import NatsServer, free_port, running_server
-from tests.harness.terminal import terminal
+from tests.harness.terminal import Terminal, terminal
 from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import Raw, raw
 
@@ -397,6 +399,7 @@ async def test_the_signatures_of_the_documents(server: NatsServer, tmp_path: Pat
         public = (await shell.good(f"{make} && {trust}")).split()[-1]
         assert await shell.good("cat trusted.keys") == f"{public}\n"
         await shell.good("cdm artifact push org.example:worker:1.0.0 worker.py")
+        assert stat.S_IMODE((tmp_path / "release.nk").stat().st_mode) == 0o600
         for command in (push, f"{inline('cdm artifact sign')} org.example:worker:1.0.0 --key release.nk", sign):
             await shell.good(command)
         told = await shell.good(verify)
@@ -407,7 +410,10 @@ async def test_the_signatures_of_the_documents(server: NatsServer, tmp_path: Pat
 async def test_the_security_of_the_documents(tmp_path: Path) -> None:
     """Keys, a server with its permissions, an admin, a manager, a node and an operator, all as they are typed."""
     program()
-    secure, server, contexts, init, manager, node, status, more, rotate, reload = commands("Users and permissions")
+    secure, server, contexts, init, manager, node, status, more, readers, rotate, reload, endpoints = commands(
+        "Users and permissions"
+    )
+    drain, remove, forget = commands("Taking a node away")
     Certificates(tmp_path)
     port = free_port()
     address = {"tls://nats.example.org": f"tls://127.0.0.1:{port}"}
@@ -433,8 +439,8 @@ async def test_the_security_of_the_documents(tmp_path: Path) -> None:
         except AssertionError:
             print(await shell.type(f"{status}; cat server.log manager.log node.log"))
             raise
-        written += await shell.good(more)
-        written += await shell.good(rotate)
+        for command in (more, readers, rotate):
+            written += await shell.good(command)
         # There may be other servers on this machine.
         await shell.good(adapted(reload, {"reload": "reload=$server"}))
         another = adapted(node, {**address, "node-1": "node-2"})
@@ -445,7 +451,21 @@ async def test_the_security_of_the_documents(tmp_path: Path) -> None:
         await shell.good("kill $node; wait $node")
         await shell.start(f"CDM_FOLDER=state {adapted(node, address)}", "node")
         await eventually(lambda: complete("node-1", "node-2"), 60, "it is let in with its new key")
-        await shell.good("kill $other; wait $other; kill $node; wait $node && kill $manager; wait $manager")
+        await shell.good("nats --context operator kv put blueprints org.example/web/1 1")
+        assert "no instance of org.example:web can be sent requests" in await shell.good(endpoints)
+        refused = await shell.type("cdm scale org.example:web:1 2 --context router")
+        assert shell.code == Exit.DENIED, refused
+        await shell.good(drain)
+        await shell.good("kill $other; wait $other")
+        assert "cdm node forget node-2" in await shell.good(remove)
+        await shell.good(adapted(reload, {"reload": "reload=$server"}))
+
+        async def forgotten() -> bool:
+            await shell.type(forget)
+            return shell.code == Exit.OK
+
+        await eventually(forgotten, 60, "the node is given up, and then forgotten")
+        await shell.good("kill $node; wait $node && kill $manager; wait $manager")
         await shell.type("kill $server; wait $server")
         told = written + await shell.good("cat *.log")
         for seed in seeds:
@@ -455,36 +475,36 @@ async def test_the_security_of_the_documents(tmp_path: Path) -> None:
 async def test_nodes_that_servers_are_told_of(tmp_path: Path) -> None:
     """A node is added, given another key, and taken away, all while the server runs."""
     program()
-    _, server, contexts, init, manager, node, status, *_ = commands("Users and permissions")
-    secure, more, rotate, remove = commands("Nodes that servers are told of")
+    *_, status, _, _, _, _, _ = commands("Users and permissions")
+    secure, server, contexts, init, manager, node, more, rotate, rotate_system, remove = commands(
+        "Nodes that servers are told of"
+    )
     Certificates(tmp_path)
     port = free_port()
-    place = {"tls://nats.example.org": f"tls://127.0.0.1:{port}"}
-    address = {**place, "--nkey": "--creds", ".nk ": ".creds "}
+    address = {"tls://nats.example.org": f"tls://127.0.0.1:{port}"}
     async with terminal(tmp_path) as shell:
-        written = await shell.good(adapted(secure, {**place, "/var/lib/nats": "store"}))
-        await shell.start(f"{server} -a 127.0.0.1 -p {port}", "server")
+        written = await shell.good(adapted(secure, {**address, "/var/lib/nats": "store"}))
+        await shell.start(f"{server} -a 127.0.0.1", "server")
         log = tmp_path / "server.log"
         await eventually(lambda: "Server is ready" in log.read_text(encoding="utf-8"), PATIENCE)
         await shell.good(contexts)
         await shell.good(init)
         await shell.start(manager, "manager")
         await shell.start(f"CDM_FOLDER=state {adapted(node, address)}", "node")
-
-        async def there(*names: str) -> bool:
-            rows = [line.split()[:2] for line in (await shell.type(status)).splitlines()]
-            return shell.code == Exit.OK and all([name, "agent"] in rows for name in names)
-
+        there = _present(shell, status)
         await eventually(lambda: there("node-1"), 60, "the first node is there")
         written += await shell.good(more)
         another = adapted(node, {**address, "node-1": "node-2"})
         await shell.start(f"CDM_FOLDER=other {another}", "other")
         await eventually(lambda: there("node-1", "node-2"), 60, "the node that was added is there")
-        old = (tmp_path / "site" / "keys" / "node-1.creds").read_bytes()
+        keys = tmp_path / "site" / "keys"
+        old, system = (keys / "node-1.creds").read_bytes(), (keys / "system.creds").read_bytes()
         written += await shell.good(rotate)
-        assert (tmp_path / "site" / "keys" / "node-1.creds").read_bytes() != old
+        assert (keys / "node-1.creds").read_bytes() != old
+        written += await shell.good(rotate_system)
+        assert {path.name for path in keys.iterdir() if "system" in path.name} == {"system.creds"}
         written += await shell.good(remove)
-        assert not (tmp_path / "site" / "keys" / "node-2.creds").exists()
+        assert not (keys / "node-2.creds").exists()
         node_log, other_log = tmp_path / "node.log", tmp_path / "other.log"
         # The one reads its new credentials when it connects again; the other's are no more.
         await eventually(lambda: "connected to NATS again" in node_log.read_text(encoding="utf-8"), PATIENCE, "let in")
@@ -493,8 +513,82 @@ async def test_nodes_that_servers_are_told_of(tmp_path: Path) -> None:
         (tmp_path / "old.creds").write_bytes(old)
         refused = await shell.type(adapted(node, {**address, "site/keys/node-1.creds": "old.creds"}))
         assert shell.code == Exit.DENIED, refused
+        new = (keys / "system.creds").read_bytes()
+        (keys / "system.creds").write_bytes(system)
+        refused = await shell.type(inline("cdm secure --out site --push"))
+        assert (shell.code, "refused site/keys/system.creds" in refused) == (Exit.DENIED, True), refused
+        (keys / "system.creds").write_bytes(new)
+        # What servers were told they remember, also when they start with what they were set up with.
+        await shell.good("kill $server; wait $server")
+        await shell.start(f"{server} -a 127.0.0.1", "server")
+        await eventually(lambda: there("node-1"), 60, "the node is there again")
         await shell.good("kill $node; wait $node && kill $manager; wait $manager")
         await shell.type("kill $other; wait $other; kill $server; wait $server")
         told = written + await shell.good("cat *.log")
-        for seed in re.findall(r"S[UAO][A-Z2-7]{56}", old.decode()):
+        for seed in re.findall(r"S[UAO][A-Z2-7]{56}", (old + system + new).decode()):
             assert seed not in told
+
+
+async def test_an_operator_that_there_is(tmp_path: Path) -> None:
+    """Its servers run, and go on; its other accounts stay what they are."""
+    program()
+    backup, secure, shred, push, contexts, init, manager, node, status = commands("An operator of NATS that there is")
+    add = inline("nats auth operator add")
+    Certificates(tmp_path)
+    port = free_port()
+    address = f"tls://127.0.0.1:{port}"
+    async with terminal(tmp_path, XDG_DATA_HOME=str(tmp_path / "data"), HOME=str(tmp_path)) as shell:
+        await shell.good(f"{add} ACME --signing-key && nats auth account add APP --defaults")
+        await shell.good("nats auth user add bob APP --defaults --credential bob.creds")
+        await shell.good(backup)
+        secrets = re.findall(r"S[UAO][A-Z2-7]{56}", (tmp_path / "acme.json").read_text(encoding="utf-8"))
+        _server_of(tmp_path, port)
+        await shell.start("nats-server -c acme.conf", "server")
+        log = tmp_path / "server.log"
+        await eventually(lambda: "Server is ready" in log.read_text(encoding="utf-8"), PATIENCE)
+        theirs = f"nats --server {address} --tlsca ca.pem --creds bob.creds"
+        await shell.good(f"nats --server {address} --tlsca ca.pem --creds bob.creds pub x y")
+        written = await shell.good(adapted(secure, {"tls://nats.example.org": address}))
+        for command in (shred, push, contexts, init):
+            written += await shell.good(command)
+        await shell.start(manager, "manager")
+        await shell.start(f"CDM_FOLDER=state {node}", "node")
+        there = _present(shell, status)
+        await eventually(lambda: there("node-1"), 60, "the node is there")
+        written += await shell.good("cdm secure --out site --nodes node-2 --push")
+        another = adapted(node, {"node-1": "node-2"})
+        await shell.start(f"CDM_FOLDER=other {another}", "other")
+        await eventually(lambda: there("node-1", "node-2"), 60, "the node that was added is there")
+        refused = await shell.type("cdm secure --out site --rotate system")
+        assert (shell.code, "belongs to the system account of operator ACME" in refused) == (Exit.USAGE, True), refused
+        await shell.good(f"{theirs} pub x y")
+        await shell.good("kill $other; wait $other; kill $node; wait $node && kill $manager; wait $manager")
+        await shell.type("kill $server; wait $server")
+        kept = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "site" / "issuers").iterdir())
+        assert sum(seed in kept for seed in secrets) == 1, "of all keys in the backup one is kept, which signs accounts"
+        told = written + await shell.good("cat *.log")
+        assert not [seed for seed in secrets if seed in told]
+
+
+def _server_of(folder: Path, port: int) -> None:
+    """A server's configuration with the operator in the backup."""
+    backup = json.loads((folder / "acme.json").read_text(encoding="utf-8"))
+    (system,) = (each for each in backup["accounts"] if each["name"] == "SYSTEM")
+    name = claims_of(system["token"]).sub
+    accounts = "".join(f"{claims_of(each['token']).sub}: {each['token']}\n" for each in backup["accounts"])
+    (folder / "acme.conf").write_text(
+        f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "acme" }}\noperator: {backup["token"]}\n'
+        f'system_account: {name}\nresolver {{ type: full, dir: "told" }}\nresolver_preload {{\n{accounts}}}\n'
+        'tls { cert_file: "server.pem", key_file: "server.key", ca_file: "ca.pem" }\n',
+        encoding="utf-8",
+    )
+
+
+def _present(shell: Terminal, status: str) -> Callable[..., Awaitable[bool]]:
+    """Whether the agents of these names are there."""
+
+    async def there(*names: str) -> bool:
+        rows = [line.split()[:2] for line in (await shell.type(status)).splitlines()]
+        return shell.code == Exit.OK and all([name, "agent"] in rows for name in names)
+
+    return there

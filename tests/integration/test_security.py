@@ -24,6 +24,8 @@ from cdm.node.managing import Managing
 from cdm.node.node import NodeSettings
 from cdm.node.node import node as node_of
 from cdm.store.access import Access
+from cdm.store.batch import Write
+from cdm.store.bucket import buckets
 from cdm.store.connection import connect
 from tests.harness.agents import agents_of
 from tests.harness.processes import Processes, command_line
@@ -496,6 +498,7 @@ async def test_managers_use_buckets_that_they_may_not_make(tmp_path: Path) -> No
         refused = await command_line("node", "--id", "manager-1", "--role", "manager", *found.options("manager-1"))
         assert refused.returncode == Exit.DENIED
         assert b'publish "$JS.API.STREAM.CREATE.KV_blueprints"' in refused.stderr
+        assert b"run `cdm init`" in refused.stderr
         assert (await command_line("init", *found.options("admin"))).returncode == 0
         with running(found) as nodes:
             nodes.start("manager-1", "--role", "manager", *found.who("manager-1"))
@@ -521,6 +524,12 @@ async def test_a_refusal_reaches_those_who_wait_for_it_and_nobody_else(tmp_path:
         told = [f'permission denied: publish "{subject}"' for subject in ("$KV.nodes.node-2", "$KV.slices._TERM")]
         assert sorted(error.partition(" (")[0] for error in refused) == told, "as it was written, not in lower case"
         assert connection.is_up
+        # Of several writes at once the server names one, and says of the last that something is missing.
+        async with connect(found.access("operator"), name="test") as operator:
+            with pytest.raises(AccessDenied, match=r'publish "\$KV\.nodes\.node-1"'):
+                await buckets(operator)["nodes"].batch(
+                    [Write(name, b"") for name in ("a.seen", "node-1", "node-1.intent")]
+                )
 
 
 async def test_a_permission_that_is_taken_away_is_complained_of_and_may_come_back(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from cdm.model.artifact import node_id
-from cdm.secure.permissions import Members, accounts
+from cdm.secure.members import Members
+from cdm.secure.permissions import accounts
 from tests.harness.secure import Insider
 from tests.security.site import MANAGER, OWN, THIEF, VICTIM
 

@@ -439,6 +439,27 @@ def test_no_two_nodes_give_the_same(top: Path) -> None:
     assert wards[0].lodge("c", content).user.uid in few, "what was taken of a folder that is gone is free"
 
 
+def test_a_number_that_a_directory_gave_to_somebody_is_left_out(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As SSSD does: no file names the user."""
+
+    def found(number: int) -> object:
+        if number != few.last:
+            return object()
+        raise KeyError
+
+    few = UserRange(1_950_000_000, 1_950_000_004)
+    monkeypatch.setattr("pwd.getpwuid", found)
+    claims = Claims(few, top / "users")
+    claims.open()
+    descriptor = os.open(top, os.O_RDONLY)
+    try:
+        assert claims.claim(top, descriptor) == few.last
+        with pytest.raises(SliceFailed, match="are taken"):
+            claims.claim(top / "other", descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def test_a_number_is_not_given_while_a_process_has_it(top: Path) -> None:
     one = UserRange(1_950_000_000, 1_950_000_000)
     claims = Claims(one, top / "users")

@@ -13,7 +13,8 @@ from cdm.model.artifact import node_id
 from cdm.secure.accounts import Account
 from cdm.secure.issuing import issued
 from cdm.secure.jwts import NatsKey, new_key, user_token
-from cdm.secure.permissions import HUB, Members, accounts
+from cdm.secure.members import HUB, Members
+from cdm.secure.permissions import accounts
 
 pytestmark = pytest.mark.quick
 

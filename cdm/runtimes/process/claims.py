@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import grp
 import os
+import pwd
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +65,8 @@ class Claims:
         for attempt in (1, 2):
             with self._locked():
                 for number in self._drawn():
+                    if _is_somebodys(number):
+                        continue
                     with contextlib.suppress(FileExistsError):
                         (self.registry / str(number)).symlink_to(folder)
                         # Before the lock is gone: who frees stale numbers must see that it is taken.
@@ -116,3 +120,12 @@ class Claims:
             yield
         finally:
             os.close(place)
+
+
+def _is_somebodys(number: int) -> bool:
+    """Whether a user or group has the number, also one that only a directory knows (LDAP, SSSD)."""
+    for find in (pwd.getpwuid, grp.getgrgid):
+        with contextlib.suppress(KeyError):
+            find(number)
+            return True
+    return False

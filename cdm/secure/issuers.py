@@ -1,0 +1,98 @@
+"""The keys that sign: the operator's, and each account's. Who has them can be anybody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from cdm.errors import UsageError
+from cdm.secure.jwts import NatsKey, new_key, operator_token, system_token
+from cdm.secure.keys import write_private
+from cdm.secure.operators import Authority, claims_of
+
+ISSUERS = "issuers"
+"""The folder's name."""
+_OPERATOR = "nats-operator"
+_SYSTEM_ACCOUNT = "SYS"
+
+
+class Issuers:
+    """The folder.
+
+    What is of an operator that there was before is kept as it was: its JWT, and that of the servers' own account.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def create(self, authority: Authority | None) -> None:
+        """Make the keys of the operator and of the servers' own account, or take those that there are."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        if authority is None:
+            self._write(_OPERATOR, new_key("operator"))
+            self._write(_SYSTEM_ACCOUNT, new_key("account"))
+            return
+        self._write(_OPERATOR, authority.signer)
+        write_private(self._token(_OPERATOR), f"{authority.token}\n".encode())
+        write_private(self._token(_SYSTEM_ACCOUNT), f"{authority.system_token}\n".encode())
+
+    def add(self, accounts: Iterable[str]) -> None:
+        """Make the keys of accounts that are not there yet; one that was given up goes on with its own."""
+        for name in accounts:
+            if not self._key(name).exists():
+                self._write(name, new_key("account"))
+
+    def check(self, accounts: Iterable[str]) -> None:
+        """See that the keys of accounts that servers know are there: with other keys they would be other accounts."""
+        for name in (_OPERATOR, *accounts):
+            self.account(name)
+
+    @property
+    def operator(self) -> NatsKey:
+        """Signs accounts. Raises `UsageError`, as all of these do: a file is missing, or damaged."""
+        return self.account(_OPERATOR)
+
+    def account(self, name: str) -> NatsKey:
+        """The key of one of this folder's own accounts."""
+        try:
+            return NatsKey(self._key(name).read_text(encoding="utf-8").strip())
+        except FileNotFoundError:
+            raise UsageError(
+                f"{self._key(name)} is missing: whoever changes accounts needs all of {ISSUERS}, as it was; take it "
+                "from a backup, or set up another site with another --out: then all keys are new"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{self._key(name)} is damaged: {error}") from None
+
+    @property
+    def operator_token(self) -> str:
+        """The operator's JWT."""
+        return self._kept(_OPERATOR) or operator_token(self.operator, "cdm", self.system, _now())
+
+    @property
+    def system(self) -> str:
+        """Public key of the servers' own account."""
+        kept = self._kept(_SYSTEM_ACCOUNT)
+        return claims_of(kept).sub if kept else self.account(_SYSTEM_ACCOUNT).public
+
+    def system_token(self, signers: Sequence[str]) -> str:
+        """The JWT of the servers' own account; ``signers``: public keys that sign users of it, where it is ours."""
+        return self._kept(_SYSTEM_ACCOUNT) or system_token(self.operator, self.system, signers, _now())
+
+    def _kept(self, name: str) -> str:
+        path = self._token(name)
+        return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+
+    def _write(self, name: str, key: NatsKey) -> None:
+        write_private(self._key(name), f"{key.seed}\n".encode())
+
+    def _key(self, name: str) -> Path:
+        return self._folder / f"{name}.nk"
+
+    def _token(self, name: str) -> Path:
+        return self._folder / f"{name}.jwt"
+
+
+def _now() -> int:
+    return int(time.time())
