@@ -230,7 +230,10 @@ def _tell(settings: NodeSettings) -> None:
         if path.stat().st_mode & 0o044:
             log.warning("slices may read this node's credentials: chmod 600", file=str(path))
     if not runs_python(settings.run_as):
-        log.warning("slices may not run this node's Python, so none whose entry ends in .py works", path=sys.executable)
+        log.warning(
+            "slices may not run this node's Python, so none whose entry ends in .py works",
+            path=str(Path(sys.executable).resolve()),
+        )
 
 
 OF_SLICES = {

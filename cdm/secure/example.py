@@ -12,11 +12,13 @@ from cdm.secure.members import Members
 from cdm.secure.permissions import accounts
 
 
-def example(nodes: Sequence[NodeId], managers: Sequence[NodeId], prefix: str = "") -> str:
+def example(
+    nodes: Sequence[NodeId], managers: Sequence[NodeId], prefix: str = "", readers: Sequence[NodeId] = ()
+) -> str:
     """A server's configuration with variables in the place of keys."""
     settings = {name: f"$NATS_{name.upper()}" for name in ("store",)}
     tls = {name: f"$NATS_TLS_{name.upper()}" for name in ("cert", "key", "ca")}
-    site = Members(tuple(nodes), tuple(managers), prefix)
+    site = Members(tuple(nodes), tuple(managers), prefix, tuple(readers))
     return f"{HEAD}\n{server(**settings, **tls)}\n{rendered(accounts(site), _login)}"
 
 

@@ -26,6 +26,7 @@ class Provider:
         self._bucket = bucket
         self._provide = provide
         self._complaints = Ration(1, COMPLAINT_INTERVAL)
+        self._complained = False
 
     async def provide(self, problem: str) -> None:
         """Have the bucket provided; where that fails for good, say what the problem is."""
@@ -42,5 +43,12 @@ class Provider:
 
     def complain(self, what: str, reason: str) -> None:
         """Log an error, but not each time: such a state may last."""
+        self._complained = True
         if self._complaints.take(clock.now()):
             log.error(what, bucket=self._bucket, reason=reason)
+
+    def mended(self) -> None:
+        """The bucket is followed, and nothing of it is missing: who read the complaint is told."""
+        if self._complained:
+            self._complained = False
+            log.info("updates come again", bucket=self._bucket)

@@ -326,6 +326,8 @@ class Watch:
     def _tell_live(self, live: bool) -> None:
         if live != self._told_live:
             self._told_live = live
+            if live:
+                self._provider.mended()
             if self._on_live is not None:
                 self._on_live(live)
 

@@ -105,12 +105,21 @@ class Pair:
 class Fortress:
     """The secrets of one server, and how each user gets in. Made by `fortress`."""
 
-    def __init__(self, folder: Path, nodes: Sequence[str], managers: Sequence[str], *, before: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        nodes: Sequence[str],
+        managers: Sequence[str],
+        readers: Sequence[str] = (),
+        *,
+        before: bool = False,
+    ) -> None:
         self.folder = folder
         self.nodes = nodes
         self.managers = managers
+        self.readers = readers
         self.tls = Certificates(folder / "tls")
-        who = (*managers, *nodes) if before else ("admin", "operator", *managers, *nodes)
+        who = (*managers, *nodes) if before else ("admin", "operator", *managers, *readers, *nodes)
         known = ("admin", "operator") if before else ()
         self.passwords = {name: f"pass-{secrets.token_hex(8)}" for name in known}
         self.pairs = {name: Pair(nkeys.PREFIX_BYTE_USER) for name in who}
@@ -122,7 +131,8 @@ class Fortress:
 
     def text(self) -> str:
         """The configuration that is shipped, for these nodes and managers."""
-        return example([node_id(each) for each in self.nodes], [node_id(each) for each in self.managers])
+        nodes, managers, readers = (list(map(node_id, each)) for each in (self.nodes, self.managers, self.readers))
+        return example(nodes, managers, readers=readers)
 
     @property
     def server(self) -> NatsServer:
@@ -247,7 +257,12 @@ def with_nodes(nodes: Sequence[str]) -> str:
 
 @asynccontextmanager
 async def fortress(
-    folder: Path, *nodes: str, managers: Sequence[str] = ("manager-1",), before: bool = False, size: int = 1
+    folder: Path,
+    *nodes: str,
+    managers: Sequence[str] = ("manager-1",),
+    readers: Sequence[str] = (),
+    before: bool = False,
+    size: int = 1,
 ) -> AsyncIterator[Fortress]:
     """Servers with the shipped configuration, for the time of the ``with`` block.
 
@@ -255,12 +270,13 @@ async def fortress(
         folder: where seeds and certificates go.
         nodes: nodes that only run slices.
         managers: nodes that manage.
+        readers: users that only read.
         before: with the configuration that was shipped before, whose managers are one user, ``manager``.
         size: how many servers.
     """
-    made = Fortress(folder, nodes or ("node-1",), ("manager",) if before else managers, before=before)
+    made = Fortress(folder, nodes or ("node-1",), ("manager",) if before else managers, readers, before=before)
     # As it is shipped where that is enough.
-    shipped = not before and (*made.nodes, *made.managers) == ("node-1", "manager-1")
+    shipped = not before and not readers and (*made.nodes, *made.managers) == ("node-1", "manager-1")
     config = ["-c", str(CONFIG if shipped else made.config)]
     with ExitStack() as stack:
         routes = [free_port() for _ in range(size)]

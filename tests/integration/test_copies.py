@@ -1,4 +1,4 @@
-"""What the operator reads: copies of the buckets, in an account where a consumer can do no harm."""
+"""What the operator and readers read: copies of the buckets, in an account where a consumer can do no harm."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ TARGETS = (
     "cdm.node.node-1",
     "_INBOX_manager-1.x",
 )
-"""Where an operator might have consumers deliver."""
+"""Where an operator, or a reader, might have consumers deliver."""
 
 
 @asynccontextmanager
 async def prepared(folder: Path) -> AsyncIterator[Fortress]:
-    async with fortress(folder) as found:
+    async with fortress(folder, readers=("router",)) as found:
         made = await command_line("init", *found.options("admin"))
         assert made.returncode == 0, made.stderr
         assert b"blueprints for operators: created" in made.stdout
@@ -51,10 +51,11 @@ async def _state(manager: Insider) -> dict[str, Any]:
     return {name: await user.contents(name) for name in ("slices", "nodes", "status")}
 
 
-async def test_a_consumer_of_the_operator_delivers_to_nobody_else(tmp_path: Path) -> None:
+async def test_a_consumer_of_whoever_reads_delivers_to_nobody_else(tmp_path: Path) -> None:
     async with (
         prepared(tmp_path) as found,
         found.client("operator") as operator,
+        found.client("router") as router,
         found.client("manager-1") as manager,
     ):
         await Raw(operator.client).put("blueprints", ONE, 3)
@@ -69,18 +70,13 @@ async def test_a_consumer_of_the_operator_delivers_to_nobody_else(tmp_path: Path
         # A consumer's delivery would be a question to the server: where the copies' consumers are to go on.
         await Raw(operator.client).put("blueprints", "g/reset/1", {"seq": 99999999999999})
         before = await _state(manager)
-        for number, target in enumerate(TARGETS):
-            config = {"name": f"x{number}", "deliver_subject": target, "ack_policy": "none", "deliver_policy": "all"}
-            await operator.ask(
-                f"$JS.API.CONSUMER.CREATE.KV_blueprints.x{number}", {"stream_name": "KV_blueprints", "config": config}
-            )
-        mine = operator.client.new_inbox()
-        last = await operator.client.subscribe(mine)
-        config = {"name": "y", "deliver_subject": mine, "ack_policy": "none", "deliver_policy": "all"}
-        await operator.ask(
-            "$JS.API.CONSUMER.CREATE.KV_blueprints.y", {"stream_name": "KV_blueprints", "config": config}
-        )
-        assert (await last.next_msg(timeout=10)).subject == f"$KV.blueprints.{ONE}"  # so the others had their turn
+        for who in (operator, router):
+            for number, target in enumerate(TARGETS):
+                await _deliver(who, f"{who.name}{number}", target)
+            mine = who.client.new_inbox()
+            last = await who.client.subscribe(mine)
+            await _deliver(who, f"{who.name}-own", mine)
+            assert (await last.next_msg(timeout=10)).subject == f"$KV.blueprints.{ONE}"  # so the others had their turn
         await manager.client.flush()
         assert await _state(manager) == before
         assert not heard
@@ -91,14 +87,37 @@ async def test_a_consumer_of_the_operator_delivers_to_nobody_else(tmp_path: Path
         await eventually(lambda: _reads(operator, "g/two/1"))
 
 
+async def _deliver(who: Insider, name: str, target: str) -> None:
+    config = {"name": name, "deliver_subject": target, "ack_policy": "none", "deliver_policy": "all"}
+    await who.ask(f"$JS.API.CONSUMER.CREATE.KV_blueprints.{name}", {"stream_name": "KV_blueprints", "config": config})
+
+
 async def test_nothing_but_copies_is_written_by_making_them(tmp_path: Path) -> None:
     """A copy takes no writes, and what the operator may not write does not get to the bucket by way of it."""
-    async with prepared(tmp_path) as found, found.client("operator") as operator:
-        assert not await operator.may_publish("$KV.slices._leader", b"{}")
-        assert not await operator.may_publish("$JS.cdm.API.$KV.slices._leader", b"{}")
-        assert not await operator.may_publish("$JS.cdm.API.CONSUMER.RESET.KV_slices.copies", b'{"seq":1}')
-        assert not await operator.may_publish("$JS.API.STREAM.UPDATE.KV_blueprints", b"{}")
-        assert not await operator.may_publish("$JS.API.STREAM.DELETE.KV_blueprints")
+    async with (
+        prepared(tmp_path) as found,
+        found.client("operator") as operator,
+        found.client("router") as router,
+    ):
+        for who in (operator, router):
+            assert not await who.may_publish("$KV.slices._leader", b"{}")
+            assert not await who.may_publish("$JS.cdm.API.$KV.slices._leader", b"{}")
+            assert not await who.may_publish("$JS.cdm.API.CONSUMER.RESET.KV_slices.copies", b'{"seq":1}')
+            assert not await who.may_publish("$JS.API.STREAM.UPDATE.KV_blueprints", b"{}")
+            assert not await who.may_publish("$JS.API.STREAM.DELETE.KV_blueprints")
+        for subject in (
+            "$KV.blueprints.g/one/1",
+            f"$JS.cdm.API.$KV.blueprints.{ONE}",
+            "$O.artifacts.M.x",
+            "cdm.logs.a",
+        ):
+            assert not await router.may_publish(subject, b"3")
+        # Not even by an answer that goes elsewhere.
+        await router.may_publish("$JS.API.INFO", reply=f"$KV.blueprints.{ONE}")
+        await router.may_publish("$JS.API.STREAM.INFO.KV_blueprints", reply="$JS.cdm.API.$KV.blueprints.g/two/1")
+        async with found.client("manager-1") as manager:
+            assert not await Raw(manager.client).contents("blueprints")
+        assert not await router.may_subscribe("_INBOX_operator.>")
 
 
 async def test_a_bucket_that_is_made_anew_is_copied_anew(tmp_path: Path) -> None:

@@ -410,14 +410,17 @@ async def test_the_signatures_of_the_documents(server: NatsServer, tmp_path: Pat
 async def test_the_security_of_the_documents(tmp_path: Path) -> None:
     """Keys, a server with its permissions, an admin, a manager, a node and an operator, all as they are typed."""
     program()
-    secure, server, contexts, init, manager, node, status, more, readers, rotate, reload, endpoints = commands(
+    secure, server, contexts, init, manager, node, status, deploy, more, readers, rotate, reload, endpoints = commands(
         "Users and permissions"
     )
+    certificates = commands("Certificates")
     drain, remove, forget = commands("Taking a node away")
-    Certificates(tmp_path)
     port = free_port()
     address = {"tls://nats.example.org": f"tls://127.0.0.1:{port}"}
+    (tmp_path / "web.py").write_text("import time\ntime.sleep(3600)\n")
     async with terminal(tmp_path) as shell:
+        for command in certificates:
+            await shell.good(command.replace("DNS:nats.example.org", "IP:127.0.0.1"))
         written = await shell.good(adapted(secure, {**address, "/var/lib/nats": "store"}))  # where the tests may write
         seeds = [path.read_text(encoding="utf-8").strip() for path in (tmp_path / "site" / "keys").iterdir()]
         assert len(seeds) == 4
@@ -439,6 +442,7 @@ async def test_the_security_of_the_documents(tmp_path: Path) -> None:
         except AssertionError:
             print(await shell.type(f"{status}; cat server.log manager.log node.log"))
             raise
+        await shell.good(adapted(deploy, {"web.py": "web.py --no-wait"}))
         for command in (more, readers, rotate):
             written += await shell.good(command)
         # There may be other servers on this machine.
@@ -451,7 +455,6 @@ async def test_the_security_of_the_documents(tmp_path: Path) -> None:
         await shell.good("kill $node; wait $node")
         await shell.start(f"CDM_FOLDER=state {adapted(node, address)}", "node")
         await eventually(lambda: complete("node-1", "node-2"), 60, "it is let in with its new key")
-        await shell.good("nats --context operator kv put blueprints org.example/web/1 1")
         assert "no instance of org.example:web can be sent requests" in await shell.good(endpoints)
         refused = await shell.type("cdm scale org.example:web:1 2 --context router")
         assert shell.code == Exit.DENIED, refused

@@ -103,6 +103,7 @@ async def test_a_mirror_that_gets_no_updates_any_more_is_not_live(
             tasks.cancel_scope.cancel()
     told = capfd.readouterr().out
     assert told.count("updates do not come") == told.count("[error") == 1
+    assert told.count("updates come again") == 1
 
 
 async def test_a_server_that_takes_fewer_connections_from_now_on_ends_nobody(tmp_path: Path) -> None:
