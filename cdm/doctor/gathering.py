@@ -27,6 +27,7 @@ from cdm.errors import (
     Unsuitable,
 )
 from cdm.model.artifact import NodeId
+from cdm.model.event import EVENTS
 from cdm.model.keys import (
     ARTIFACTS,
     LAYOUTS,
@@ -131,18 +132,25 @@ async def _buckets(connection: Connection) -> tuple[BucketPicture, ...]:
     async def look(layout: Layout, stream: str) -> None:
         name = connection.bucket(layout.name)
         found[layout.name] = await _bucket(connection, layout, name, stream)
-        if (copy := await _copy(connection, name, stream)) is not None:
+        if layout is not ARTIFACTS and (copy := await _copy(connection, name, stream)) is not None:
             found[f"{layout.name} for operators"] = copy
+
+    async def look_at_events() -> None:
+        name = connection.bucket(EVENTS)
+        picture = await _bucket(connection, None, name, name)
+        if not picture.problem:  # not everybody who reads events may look at the stream
+            found[EVENTS] = picture
 
     async with anyio.create_task_group() as tasks:
         for bucket in buckets(connection).values():
             tasks.start_soon(look, bucket.layout, bucket.stream)
         tasks.start_soon(look, ARTIFACTS, f"OBJ_{connection.bucket(ARTIFACTS.name)}")
-    order = [each.name for each in (*LAYOUTS, ARTIFACTS)]
+        tasks.start_soon(look_at_events)
+    order = [*(each.name for each in (*LAYOUTS, ARTIFACTS)), EVENTS]
     return tuple(found[each] for name in order for each in (name, f"{name} for operators") if each in found)
 
 
-async def _bucket(connection: Connection, layout: Layout, name: str, stream: str) -> BucketPicture:
+async def _bucket(connection: Connection, layout: Layout | None, name: str, stream: str) -> BucketPicture:
     try:
         info = await connection.api_retried(f"STREAM.INFO.{stream}")
     except BucketMissing:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from cdm.doctor.finding import Finding, FindingKind, Severity
 from cdm.doctor.picture import BucketPicture, Picture
+from cdm.model.event import EVENTS
 from cdm.model.keys import ARTIFACTS
 from cdm.model.node import EXPIRY_BY_CLOCK, managers_without, waits_for
 
@@ -17,6 +18,8 @@ LONG_SILENCE = 10.0
 """Seconds without a sign of life, which come every second, after which a copy counts as cut off."""
 WHAT_MANAGERS_KNOW = "that leases and registrations expire without a marker"
 """What a manager must know before buckets take no roll-ups, for people."""
+_DISPENSABLE = {ARTIFACTS.name: ": nothing was ever pushed", EVENTS: ": nobody is told what happens"}
+"""What there is beside the buckets, and what is missing where it is."""
 ENOUGH = 3
 """Servers from which on one of them can be lost."""
 
@@ -62,12 +65,12 @@ def buckets(picture: Picture) -> Iterator[Finding]:
     """They are there, are led, and have the settings that are needed."""
     for bucket in picture.buckets:
         if bucket.missing:
-            artifacts = bucket.name.endswith(ARTIFACTS.name)
+            lacks = next((told for name, told in _DISPENSABLE.items() if bucket.name.endswith(name)), "")
             yield Finding(
-                Severity.NOTE if artifacts else Severity.CRITICAL,
+                Severity.NOTE if lacks else Severity.CRITICAL,
                 FindingKind.BUCKETS,
                 bucket.name,
-                "does not exist" + (": nothing was ever pushed" if artifacts else ""),
+                "does not exist" + lacks,
                 "cdm init",
             )
         elif bucket.problem:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping
 
 import anyio
 from msgspec.structs import replace
@@ -131,7 +132,9 @@ class Managing(Part):
         # The topology first: what the manager makes of a message depends on it.
         self.receivers = (self.topology, self.leadership, self.manager)
         writers = (self._commands.run, self._status_writer.run, self._seen_writer.run, self._checker.run)
-        looks = (self._check_buckets, self.contents.run, Lender(slices).run)
+        lender = Lender(slices)
+        self.tallies = (lender.tally,)
+        looks = (self._check_buckets, self.contents.run, lender.run)
         self.work = (*writers, self._tick, *looks, self._keep_pulse, self.leadership.run, self._event_writer.run)
 
     async def prepare(self) -> None:
@@ -164,6 +167,14 @@ class Managing(Part):
     def vitals(self, of_node: Vitals) -> Vitals:
         """Add how long its lease would last."""
         return replace(of_node, lease_ttl=self._ground.settings.lease_ttl)
+
+    @property
+    def figures(self) -> Mapping[str, object]:
+        """Whether it leads, and what waits to be decided and to be written."""
+        state = self.manager.state
+        if not isinstance(state, Active):
+            return {"leads": False}
+        return {"leads": True, "term": state.term, "undecided": state.backlog, "unwritten": self._commands.waiting}
 
     def wake(self) -> None:
         """Look at the clock."""

@@ -32,6 +32,7 @@ from cdm.node.part import WHOLE, Ground, Part
 from cdm.node.registration import Presence
 from cdm.node.serving import Running, Serving
 from cdm.node.settings import NodeSettings
+from cdm.node.shown import Shown
 from cdm.node.supervisor import stop_limit
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection, connect
@@ -105,6 +106,9 @@ class Node:
             Load() if settings.role is not Role.MANAGER else None,
             self._vitals,
         )
+        self._routed = 0
+        """Messages, for those who want to know how much there was to do."""
+        self._shown = Shown(self.ground, self.parts, self.presence.tally, lambda: self._routed)
         self.router = Router(
             (receiver for part in self.parts for receiver in part.receivers),
             (message for part in self.parts for message in part.sends),
@@ -159,6 +163,7 @@ class Node:
             for watch in self.watches.values():
                 tasks.start_soon(watch.run)
             tasks.start_soon(self.presence.run)
+            tasks.start_soon(self._shown.run)
             for part in self.parts:
                 for work in part.work:
                     tasks.start_soon(work)
@@ -226,6 +231,7 @@ class Node:
         return not stop.is_set()
 
     def _route(self, message: Message) -> None:
+        self._routed += 1
         self.router.route(message)
 
     def _watch(self, bucket: Bucket, keys: str, *, hears: bool) -> Watch:

@@ -18,6 +18,7 @@ from cdm.node.settings import NodeSettings
 from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
+from cdm.store.micro import Tally
 from cdm.store.watch import Watch
 
 WHOLE = ">"
@@ -63,6 +64,9 @@ class Part:
     work: tuple[Work, ...] = ()
     """What runs for as long as the node does."""
 
+    tallies: tuple[Tally, ...] = ()
+    """Of the subjects at which it answers."""
+
     async def prepare(self) -> None:
         """See to it that what the part needs is there; called before anything else."""
 
@@ -77,6 +81,11 @@ class Part:
     def vitals(self, of_node: Vitals) -> Vitals:
         """How the node is, with what the part knows of it."""
         return of_node
+
+    @property
+    def figures(self) -> Mapping[str, object]:
+        """What it has to do just now, for people."""
+        return {}
 
     def heard(self, at: float) -> None:
         """NATS accepted a heartbeat of this node that was sent at this time, in seconds on `cdm.clock`."""

@@ -7,6 +7,7 @@ any other runtime `Running` has an agent of ours.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from msgspec.structs import replace
 
@@ -44,6 +45,11 @@ class Serving(Part):
         """How many keys of slices there are."""
         return len(self.own.slices)
 
+    @property
+    def figures(self) -> Mapping[str, object]:
+        """How many slices there are."""
+        return {"slices": self.slices}
+
 
 class Running(Serving):
     """The node's own slices, run by a runtime of ours."""
@@ -72,6 +78,7 @@ class Running(Serving):
         gives = runtime.gives_secrets and secrets.folder is not None
         self.features = (MANIFEST_INSIDE, *((GIVES_SECRETS,) if gives else ()))
         self.logs = LogService(ground.connection, settings.node, runtime if runtime.logs else None)
+        self.tallies = (self.logs.tally,)
         self.receivers = (self.agent, *self._unreadable)
         self.work = (self.agent.run, self.logs.run, self._folder.watch)
 

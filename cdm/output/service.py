@@ -27,6 +27,7 @@ from cdm.model.problems import UNREADABLE
 from cdm.output import Logging, OutputLine
 from cdm.output.wire import KEEPS_NONE, LEASE, QUIET, WINDOW, LogReply, LogRequest, WireLine, ripe
 from cdm.store.connection import Connection
+from cdm.store.micro import Tally
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.logs")
@@ -66,6 +67,8 @@ class LogService:
         self._connection = connection
         self._node = node
         self._runtime = runtime
+        self.tally = Tally("logs", connection.subject("cdm", "logs", encode_node(node)), about="what slices write")
+        """Sessions, from the first request to the end."""
         self._open: dict[str, Session | Refusal] = {}
         """What is being replied to, by the name of the session."""
         self._begun: deque[Session | Refusal] = deque()
@@ -81,7 +84,7 @@ class LogService:
                 await self._news.wait()
 
     async def _listen(self) -> None:
-        subject = self._connection.subject("cdm", "logs", encode_node(self._node))
+        subject = self.tally.subject
         while True:  # stamina was tried and left, see `cdm.store.objects`
             try:
                 await self._connection.subscribe_directly(subject, self._on_message)
@@ -127,23 +130,30 @@ class LogService:
 
     async def _serve(self, served: Session | Refusal) -> None:
         try:
-            match served:
-                case Session():
-                    await self._run_session(served)
-                case Refusal(_, to, artifact, reason):
-                    with suppress(StoreError):
-                        reply = LogReply(self._node, artifact, 0, end=True, error=reason)
-                        await self._connection.publish(to, _encode(reply))
+            with self.tally.timed():
+                await self._reply_to(served)
         finally:
             del self._open[served.name]
+
+    async def _reply_to(self, served: Session | Refusal) -> None:
+        match served:
+            case Session():
+                await self._run_session(served)
+            case Refusal(_, to, artifact, reason):
+                self.tally.failed(reason)
+                with suppress(StoreError):
+                    reply = LogReply(self._node, artifact, 0, end=True, error=reason)
+                    await self._connection.publish(to, _encode(reply))
 
     async def _run_session(self, session: Session) -> None:
         log.debug("log session begins", artifact=str(session.artifact), to=session.to)
         try:
             await session.run()
         except* StoreError as group:
+            self.tally.failed(str(_cause(group)))
             log.debug("log session broken off", reason=str(_cause(group)))
         except* Exception as group:  # whatever it is, the node lives on
+            self.tally.failed(repr(_cause(group)))
             log.exception("log session failed", artifact=str(session.artifact))
             await session.fail(f"answering failed: {_cause(group)!r:.500}")
         log.debug("log session ended", artifact=str(session.artifact), to=session.to)

@@ -25,6 +25,7 @@ from cdm.model.keys import decode_node, encode_node
 from cdm.model.problems import UNREADABLE
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
+from cdm.store.micro import Tally
 from cdm.store.source import Delivered, OwnSource
 from cdm.store.wire import StreamState
 
@@ -145,6 +146,9 @@ class Lender:
     def __init__(self, slices: Bucket) -> None:
         self._slices = slices
         self._connection = slices.connection
+        about = "consumers for nodes that may make none"
+        self.tally = Tally("watch", self._connection.subject("cdm", "watch", "*"), MANAGERS, about)
+        """What nodes asked of this manager."""
         self._served: set[NodeId] = set()
         """Nodes whose question is being answered."""
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -186,13 +190,16 @@ class Lender:
 
     async def _serve(self, node: NodeId, to: str, raw: bytes) -> None:
         try:
-            try:
-                answer = await self._look(node, msgspec.json.decode(raw, type=Question))
-            except UNREADABLE as error:
-                answer = LenderAnswer(error=f"the question is not understood: {error}")
-            except StoreError as error:
-                answer = LenderAnswer(error=str(error), missing=isinstance(error, BucketMissing))
-            await self._answer(to, answer)
+            with self.tally.timed():
+                try:
+                    answer = await self._look(node, msgspec.json.decode(raw, type=Question))
+                except UNREADABLE as error:
+                    answer = LenderAnswer(error=f"the question is not understood: {error}")
+                except StoreError as error:
+                    answer = LenderAnswer(error=str(error), missing=isinstance(error, BucketMissing))
+                await self._answer(to, answer)
+            if answer.error:
+                self.tally.failed(answer.error)
         finally:
             self._served.discard(node)
 

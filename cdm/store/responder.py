@@ -5,12 +5,15 @@ When the process dies the server tells whoever asks at once that nobody responds
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from cdm.store.connection import Connection
+from cdm.store.micro import Tally
 
 
 class Identity(Struct, frozen=True):
@@ -31,8 +34,10 @@ class Responder:
         self._subscription = subscription
 
     @classmethod
-    async def start(cls, connection: Connection, subject: str, identity: Identity) -> Responder:
-        """Begin to answer; when this returns, the server has the subscription.
+    async def start(
+        cls, connection: Connection, subject: str, identity: Identity, tally: Tally | None = None
+    ) -> Responder:
+        """Begin to answer; when this returns, the server has the subscription. What was asked is counted in ``tally``.
 
         Raises:
             AccessDenied: the server refused the subscription.
@@ -43,7 +48,8 @@ class Responder:
 
         async def respond(message: Msg) -> None:
             if connection.may_answer(message.reply) and message.data != own:
-                await connection.publish(message.reply, answer)
+                with tally.timed() if tally else nullcontext():
+                    await connection.publish(message.reply, answer)
 
         responder = cls(connection, await connection.subscribe(subject, respond))
         try:

@@ -309,6 +309,8 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm explain": test_explain.test_every_node_says_what_keeps_an_instance_out,
     "cdm health": test_a_node_is_operated,
     "cdm logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
+    "nats micro": test_nats_cli.test_every_nats_command_of_the_documents_does_what_they_say,
+    "nats micro ls": test_nats_cli.test_every_nats_command_of_the_documents_does_what_they_say,
     "nats kv put": test_nats_cli.test_every_nats_command_of_the_documents_does_what_they_say,
     "nats kv purge": test_buckets_of_an_earlier_version_are_changed_over,
     "nats kv del": test_nats_cli.test_every_nats_command_of_the_documents_does_what_they_say,

@@ -260,7 +260,7 @@ async def test_a_certificate_in_a_context(shell: Shell) -> None:
 
 # The documents
 
-SECTIONS = ("cdm", "Blueprints", "Nodes", "What must not run twice")
+SECTIONS = ("cdm", "Blueprints", "With the nats tool", "Nodes", "What must not run twice")
 """Where all commands are the tool's, and a server and nodes are enough for them."""
 
 
@@ -361,6 +361,14 @@ async def _nodes(shell: Shell, user: Raw, arguments: list[str]) -> None:
     assert sorted(key for key in keys if not key.endswith(".seen")) == ["node-1", "node-2"]
 
 
+async def _micro(shell: Shell, user: Raw, arguments: list[str]) -> None:
+    async def shown() -> bool:
+        told = await shell.good(*arguments)
+        return "node-1" in told and ("node-2" in told or "info" in arguments)
+
+    await eventually(shown, PATIENCE)
+
+
 async def _intent(shell: Shell, user: Raw, arguments: list[str]) -> None:
     await shell.good(*arguments)
     wanted = json.loads(arguments[-1])["schedule"] if "put" in arguments else "normal"
@@ -375,6 +383,7 @@ EFFECTS: list[tuple[str, Effect]] = [
     (r"nats kv history blueprints ", _history),
     (r"nats kv watch slices", _watch),
     (r"nats kv ls nodes", _nodes),
+    (r"nats micro ", _micro),
     (r"nats kv (put|del -f) nodes node-1.intent", _intent),
 ]
 """What each command of the documents must bring about."""
