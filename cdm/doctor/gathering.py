@@ -242,15 +242,17 @@ async def _may(connection: Connection, subject: str, body: bytes, headers: dict[
 async def _with_contents(connection: Connection, picture: Picture) -> Picture:
     messages: list[Message] = []
     ahead: dict[NodeId, float] = {}
-    problem = ""
+    problem, readable = "", None
     try:
         messages = await snapshot(connection)
-        ahead = await _ahead(connection)
+        ahead, readable = await _ahead(connection), True
     except* StoreError as group:
-        problem = str(_first(group))
+        cause = _first(group)
+        problem, readable = str(cause), False if isinstance(cause, AccessDenied) else None
     read = _reading(picture, messages, ahead, clock.now())
     unreadable = tuple((connection.bucket(bucket), key, reason) for bucket, key, reason in read.unreadable)
-    return replace(read, unreadable=unreadable, unseen=problem)
+    may = {"read the buckets": readable, **picture.may}
+    return replace(read, may=may, unreadable=unreadable, unseen=problem)
 
 
 async def _ahead(connection: Connection) -> dict[NodeId, float]:

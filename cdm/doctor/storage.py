@@ -33,7 +33,7 @@ def server(picture: Picture) -> Iterator[Finding]:
             FindingKind.SERVER,
             "",
             found.problem,
-            "install nats-server 2.12 or later, and start it with JetStream (nats-server -js)",
+            "nats-server 2.12 or later, with JetStream (nats-server -js); of a cluster most servers must run",
         )
     elif found.version:
         known = f"{found.servers} servers are known" if found.servers > 1 else "one server"

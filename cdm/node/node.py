@@ -32,7 +32,7 @@ from cdm.node.part import WHOLE, Ground, Part
 from cdm.node.registration import Presence
 from cdm.node.serving import Running, Serving
 from cdm.node.settings import NodeSettings
-from cdm.node.shown import Shown
+from cdm.node.shown import ShownNode
 from cdm.node.supervisor import stop_limit
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection, connect
@@ -108,7 +108,7 @@ class Node:
         )
         self._routed = 0
         """Messages, for those who want to know how much there was to do."""
-        self._shown = Shown(self.ground, self.parts, self.presence.tally, lambda: self._routed)
+        self._shown = ShownNode(self.ground, self.parts, self.presence.tally, lambda: self._routed)
         self.router = Router(
             (receiver for part in self.parts for receiver in part.receivers),
             (message for part in self.parts for message in part.sends),

@@ -18,7 +18,7 @@ from cdm.node.settings import NodeSettings
 from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
-from cdm.store.micro import Tally
+from cdm.store.micro import EndpointTally
 from cdm.store.watch import Watch
 
 WHOLE = ">"
@@ -64,7 +64,7 @@ class Part:
     work: tuple[Work, ...] = ()
     """What runs for as long as the node does."""
 
-    tallies: tuple[Tally, ...] = ()
+    tallies: tuple[EndpointTally, ...] = ()
     """Of the subjects at which it answers."""
 
     async def prepare(self) -> None:

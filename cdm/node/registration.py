@@ -22,7 +22,7 @@ from cdm.model.node import Registration, Vitals
 from cdm.model.problems import UNREADABLE
 from cdm.store.bucket import Bucket, Stored
 from cdm.store.connection import Connection
-from cdm.store.micro import Tally
+from cdm.store.micro import EndpointTally
 from cdm.store.responder import Identity, Responder
 from cdm.store.wire import dump
 from cdm.wakeup import Wakeup
@@ -150,7 +150,7 @@ class Presence:
         self._stored_anew = anyio.Event()
         """Set when what the registration is to say is stored."""
         self._responder: Responder | None = None
-        self.tally = Tally("node", answers_on(nodes.connection, node), about="which process has this id")
+        self.tally = EndpointTally("node", answers_on(nodes.connection, node), about="which process has this id")
         """Who asked whether this node is there."""
         self._due = Wakeup()
         """A heartbeat is due at once."""

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 
 from cdm.model.keys import encode_node
 from cdm.node.part import Ground, Part
-from cdm.store.micro import MicroService, ServiceIdentity, Tally
+from cdm.store.micro import EndpointTally, MicroService, ServiceIdentity
 from cdm.version import VERSION
 
 SERVICE = "cdm"
 """The name of all nodes of a cluster, behind the prefix where there is one."""
 
 
-class Shown:
+class ShownNode:
     """A node as a service.
 
     Args:
@@ -23,7 +23,7 @@ class Shown:
         routed: how many messages were routed.
     """
 
-    def __init__(self, ground: Ground, parts: Sequence[Part], asked: Tally, routed: Callable[[], int]) -> None:
+    def __init__(self, ground: Ground, parts: Sequence[Part], asked: EndpointTally, routed: Callable[[], int]) -> None:
         settings = ground.settings
         identity = ServiceIdentity(
             ground.connection.bucket(SERVICE),
@@ -40,11 +40,11 @@ class Shown:
         self._parts = parts
         self._routed = routed
         about = "messages that were routed, most of them updates of buckets; nobody answers there"
-        self._messages = Tally("messages", ground.buckets["slices"].all_subjects, about=about)
+        self._messages = EndpointTally("messages", ground.buckets["slices"].all_subjects, about=about)
         self._tallies = (asked, *(tally for part in parts for tally in part.tallies), self._messages)
         self.run = MicroService(ground.connection, identity, self._counted, self._figures).run
 
-    def _counted(self) -> Sequence[Tally]:
+    def _counted(self) -> Sequence[EndpointTally]:
         self._messages.requests = self._routed()
         return self._tallies
 

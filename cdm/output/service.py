@@ -27,7 +27,7 @@ from cdm.model.problems import UNREADABLE
 from cdm.output import Logging, OutputLine
 from cdm.output.wire import KEEPS_NONE, LEASE, QUIET, WINDOW, LogReply, LogRequest, WireLine, ripe
 from cdm.store.connection import Connection
-from cdm.store.micro import Tally
+from cdm.store.micro import EndpointTally
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.logs")
@@ -67,7 +67,9 @@ class LogService:
         self._connection = connection
         self._node = node
         self._runtime = runtime
-        self.tally = Tally("logs", connection.subject("cdm", "logs", encode_node(node)), about="what slices write")
+        self.tally = EndpointTally(
+            "logs", connection.subject("cdm", "logs", encode_node(node)), about="what slices write"
+        )
         """Sessions, from the first request to the end."""
         self._open: dict[str, Session | Refusal] = {}
         """What is being replied to, by the name of the session."""

@@ -25,7 +25,7 @@ from cdm.model.keys import decode_node, encode_node
 from cdm.model.problems import UNREADABLE
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
-from cdm.store.micro import Tally
+from cdm.store.micro import EndpointTally
 from cdm.store.source import Delivered, OwnSource
 from cdm.store.wire import StreamState
 
@@ -147,7 +147,7 @@ class Lender:
         self._slices = slices
         self._connection = slices.connection
         about = "consumers for nodes that may make none"
-        self.tally = Tally("watch", self._connection.subject("cdm", "watch", "*"), MANAGERS, about)
+        self.tally = EndpointTally("watch", self._connection.subject("cdm", "watch", "*"), MANAGERS, about)
         """What nodes asked of this manager."""
         self._served: set[NodeId] = set()
         """Nodes whose question is being answered."""

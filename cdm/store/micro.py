@@ -30,7 +30,7 @@ _ROOT = "$SRV"
 _TYPE = "io.nats.micro.v1.{}_response"
 
 
-class Tally:
+class EndpointTally:
     """What is told of one subject at which a process answers: how often it was asked, how long that took, what failed.
 
     Args:
@@ -91,7 +91,7 @@ class MicroService:
         self,
         connection: Connection,
         identity: ServiceIdentity,
-        tallies: Callable[[], Sequence[Tally]],
+        tallies: Callable[[], Sequence[EndpointTally]],
         data: Callable[[], Mapping[str, object]],
     ) -> None:
         self._connection = connection
@@ -165,5 +165,5 @@ class MicroService:
         }
 
 
-def _endpoint(tally: Tally) -> dict[str, object]:
+def _endpoint(tally: EndpointTally) -> dict[str, object]:
     return {"name": tally.name, "subject": tally.subject, "queue_group": tally.queue}

@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from cdm.store.connection import Connection
-from cdm.store.micro import Tally
+from cdm.store.micro import EndpointTally
 
 
 class Identity(Struct, frozen=True):
@@ -35,7 +35,7 @@ class Responder:
 
     @classmethod
     async def start(
-        cls, connection: Connection, subject: str, identity: Identity, tally: Tally | None = None
+        cls, connection: Connection, subject: str, identity: Identity, tally: EndpointTally | None = None
     ) -> Responder:
         """Begin to answer; when this returns, the server has the subscription. What was asked is counted in ``tally``.
 

@@ -39,6 +39,8 @@ from tests.integration import test_drain_on_stop, test_events, test_nats_cli
 
 pytestmark = pytest.mark.anyio
 
+GRACE = 10
+"""Seconds that a slice has to stop, where its manifest says nothing else."""
 SERVE = """#!/bin/sh
 echo "level $LEVEL"
 while sleep 0.1; do echo tick; done
@@ -161,6 +163,14 @@ async def test_artifacts_are_pushed_and_run_and_what_they_write_is_shown(server:
             return {f"{first}level info", f"{second}level info"} <= {*shown.splitlines()}
 
         await eventually(both, 20, "both slices have written")
+
+        async def told() -> bool:
+            vitals = (await user.contents("nodes"))["node-1"].value["vitals"]
+            return bool(vitals["stop_needs"] == GRACE and 0 < vitals["disk_free"] < vitals["disk_size"])
+
+        await eventually(
+            told, 20, "a heartbeat tells how long these slices may take to stop, and how much room there is"
+        )
         await shell.start(follow, "follow")
         log = tmp_path / "follow.log"
         await eventually(lambda: log.read_text(encoding="utf-8").count(" | tick\n") > 2 * FOLLOWED_FROM, 20)

@@ -134,10 +134,10 @@ async def test_a_cluster_lives_on_what_each_may_do(tmp_path: Path, before: bool)
 async def _looked_over(found: Fortress) -> None:
     """The doctor knows what each may do, and finds nothing else to tell; also by what operators read."""
     for who, may in {
-        "operator": "may write blueprints, cordon and drain nodes, push artifacts and read logs; may not manage (write "
-        "slices) or change buckets",
-        "m1": "may manage (write slices); may not write blueprints, cordon and drain nodes, push artifacts, read logs "
-        "or change buckets",
+        "operator": "may read the buckets, write blueprints, cordon and drain nodes, push artifacts and read logs; may "
+        "not manage (write slices) or change buckets",
+        "m1": "may read the buckets and manage (write slices); may not write blueprints, cordon and drain nodes, push "
+        "artifacts, read logs or change buckets",
     }.items():
         done = await command_line("doctor", "--json", *found.options(who), within=40)
         told = {(each["kind"], each["severity"], each["what"]) for each in json.loads(done.stdout)["findings"]}

@@ -62,7 +62,7 @@ OLD = replace(node().registration, features=("rollouts",), version="1.1.0")
 OTHER = NodeId("x")
 CASES: dict[str, tuple[Picture, str, str, str]] = {
     "an old server": (
-        Picture(VERSION, ServerPicture("2.9.0", "2.9.0 is too old")), "server critical", "too old", "install",
+        Picture(VERSION, ServerPicture("2.9.0", "2.9.0 is too old")), "server critical", "too old", "-js",
     ),
     "nearly full": (
         replace(WELL, server=replace(WELL.server, storage=(Storage("JetStream's storage", 85, 100),))),
