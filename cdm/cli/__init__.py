@@ -89,9 +89,19 @@ app.command(
     "cdm.cli.status:status",
     name="status",
     help=(
-        "Show leader, blueprints, nodes and slices.\n\n"
-        "What is wrong comes first. Versions that were replaced or taken back are counted, and so are slices, where "
-        "there are many that have nothing to tell; --all lists them. Exits with 3 where nobody leads."
+        "Show what is wrong, and blueprints, nodes and slices.\n\n"
+        "What is wrong comes first. Versions that were replaced or taken back are counted, and so are nodes and "
+        "slices, where there are many that have nothing to tell; --all lists them. A version, a service or a node "
+        "shows only what concerns it.\n\n"
+        "All is well where somebody leads, every blueprint is Ready or was replaced, no node is lost, and every key "
+        "can be read. Exits with 3 where nobody leads; with --check and --wait, where not all is well."
+    ),
+    help_epilogue=_examples(
+        "cdm status",
+        "cdm status org.example:slice --watch",
+        "cdm status --node node-2 --state FAILED",
+        "cdm status --wait --timeout 5m",
+        "cdm status --check || mail -s trouble ops@example.org",
     ),
 )
 app.command(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping, Sized
 from datetime import UTC, datetime
 from math import inf
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from cdm.dispatch.messages import Message, ValuePut
+from cdm.dispatch.messages import ValuePut
 from cdm.manager.left import Left
 from cdm.model.artifact import NodeId
-from cdm.model.keys import NodeKey, SeenKey, SliceKey
-from cdm.model.node import Intent, Registration, Schedule, Seen
+from cdm.model.keys import SeenKey
+from cdm.model.node import Schedule, Seen
 
 if TYPE_CHECKING:
     from cdm.manager.onlooker import Onlooker
@@ -65,29 +65,21 @@ class GoneNode(Struct, frozen=True):
         return self.how != "left"
 
 
-def emptied(
-    messages: list[Message], now: float, epoch: float, writers: Mapping[NodeId, str] | None = None
-) -> list[Emptied]:
+def emptied(look: Onlooker, epoch: float, writers: Mapping[NodeId, str]) -> list[Emptied]:
     """The nodes that are being drained.
 
     Args:
-        messages: what the buckets hold.
-        now: the time of that, on this process's clock, as the messages are timed.
-        epoch: the time of day less that, in seconds.
+        look: at the buckets.
+        epoch: the time of day less that on this process's clock, in seconds.
         writers: who wrote the nodes' intents, where that is known.
     """
-    if not any(_drains(each) for each in messages):
-        return []
-    from cdm.manager.onlooker import Onlooker  # noqa: PLC0415  # slow to import, and rarely needed
-
-    look = Onlooker(messages, now)
     registered = [node for node in look.topology.nodes if look.topology.schedule(node) is Schedule.DRAIN]
     away = [
         node
         for node, each in look.topology.intents.items()
         if each.intent.schedule is Schedule.DRAIN and look.cluster.on_node.get(node)
     ]
-    return [emptied_of(look, node, epoch, (writers or {}).get(node, "")) for node in sorted({*registered, *away})]
+    return [emptied_of(look, node, epoch, writers.get(node, "")) for node in sorted({*registered, *away})]
 
 
 def emptied_of(look: Onlooker, node: NodeId, epoch: float, by: str = "") -> Emptied:
@@ -112,25 +104,27 @@ def emptied_of(look: Onlooker, node: NodeId, epoch: float, by: str = "") -> Empt
     )
 
 
-def gone(messages: Iterable[Message], epoch: float) -> list[GoneNode]:
-    """The nodes that are gone, and not forgotten; arguments as in `emptied`."""
-    registered, seen = set[NodeId](), dict[NodeId, ValuePut[SeenKey, Seen]]()
-    slices: dict[NodeId, int] = {}
-    for message in messages:
-        match message:
-            case ValuePut(key=NodeKey(node)):
-                registered.add(node)
-            case ValuePut(key=SeenKey(node)):
-                seen[node] = message
-            case ValuePut(key=SliceKey(node)):
-                slices[node] = slices.get(node, 0) + 1
+def gone(
+    seen: Mapping[NodeId, ValuePut[SeenKey, Seen]],
+    registered: Container[NodeId],
+    slices: Mapping[NodeId, Sized],
+    epoch: float,
+) -> list[GoneNode]:
+    """The nodes that are gone, and not forgotten.
+
+    Args:
+        seen: what is remembered of nodes.
+        registered: those that are not gone.
+        slices: what is on each node.
+        epoch: as in `emptied`.
+    """
     return [
         GoneNode(
             node,
             put.value.gone or "missing",
             _time(put.at + epoch),
             put.value.had,
-            slices.get(node, 0),
+            len(slices.get(node, ())),
             put.value.registration.labels,
             put.value.registration.role,
             put.value.registration.version,
@@ -138,13 +132,6 @@ def gone(messages: Iterable[Message], epoch: float) -> list[GoneNode]:
         for node, put in sorted(seen.items())
         if node not in registered
     ]
-
-
-def _drains(message: Message) -> bool:
-    value = getattr(message, "value", None)
-    return (isinstance(value, Intent) and value.schedule is Schedule.DRAIN) or (
-        isinstance(value, Registration) and value.leaving
-    )
 
 
 def _time(at: float) -> str:

@@ -74,9 +74,9 @@ def known_nodes(messages: Iterable[Message]) -> KnownNodes:
     return KnownNodes(registered, seen, intents)
 
 
-async def intent_writers(connection: Connection, messages: Iterable[Message]) -> dict[NodeId, str]:
-    """Who wrote the intents that there are, as declared; nobody is asked where there are none."""
-    if not known_nodes(messages).intents:
+async def intent_writers(connection: Connection, *, there: bool) -> dict[NodeId, str]:
+    """Who wrote the intents that there are, as declared; ``there``: whether there are any, else nobody is asked."""
+    if not there:
         return {}
     found: dict[NodeId, str] = {}
     for each in await revisions(buckets(connection)["nodes"], "*.intent"):

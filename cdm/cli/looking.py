@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from cdm import clock
+from cdm.cli.gathering import Gathered
 from cdm.cli.intending import intent_writers
-from cdm.cli.report import ClusterReport, report
+from cdm.cli.report import ClusterReport
 from cdm.store.connection import Connection
 from cdm.store.snapshot import look
 
 
 async def look_at_cluster(connection: Connection) -> ClusterReport:
     """The whole cluster as it is now; errors as those of `look`."""
+    gathered = Gathered()
     (messages, streams), now = await look(connection), clock.now()
+    for message in messages:
+        gathered.take(message)
     old = [name for name, stream in streams.items() if stream.rolls_up]
-    return report(messages, now, await intent_writers(connection, messages), old)
+    return gathered.report(now, await intent_writers(connection, there=bool(gathered.intents)), old)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TypeVar
 
+from cdm.cli.concerns import had_in_words
 from cdm.cli.emptying import Emptied, GoneNode
 from cdm.cli.report import ClusterReport, NodeReport
-from cdm.cli.screen import Table, Text, plain
+from cdm.cli.rows import Column, Paint, Sheet, table
 from cdm.cli.wording import ago, until
 from cdm.manager.endings import kind_of
 from cdm.manager.left import Left
@@ -18,29 +19,27 @@ from cdm.node.machine import USUAL_LABELS
 
 Amount = TypeVar("Amount", int, float)
 
+MOST_NODES = 20
+"""Most nodes that are listed, where not all are asked for: of more only those with something to tell."""
 MOST_LEFT = 10
 """Most lines about what is left on a node, where not all is asked for."""
-MOST_HAD = 3
-"""Most artifacts that are named of what a node had that is gone."""
-
-
-def node_parts(found: ClusterReport, *, everything: bool = False) -> list[Text | Table]:
-    """All there is to say of nodes; ``everything``: also of those that left in good order."""
-    lost = [each for each in found.gone if everything or each.lost]
-    return [*node_table(found), *draining_lines(found.draining, whole=everything), *gone_lines(lost)]
-
-
 LEAST_WIDTH = 10
 """Characters of a name or of labels that a line has at least; what is longer is folded."""
+OVERDUE = 5.0
+"""Seconds without a heartbeat after which a node has something to tell: it is due every third of a TTL."""
 
 
-def table(title: str, *columns: str, right: tuple[str, ...] = (), least: int = 0) -> Table:
-    """An empty table; names and labels may be folded, down to ``least`` characters."""
-    # Without a least width a narrow screen has no room for them at all.
-    return Table(*columns, title=title, right=right, folded=("node", "artifact", "labels"), least=least)
+def node_parts(found: ClusterReport, on: Sheet, *, everything: bool = False) -> list[str]:
+    """All there is to say of nodes; ``everything``: also of those that left in good order, and that only serve."""
+    lost = [each for each in found.gone if everything or each.lost]
+    return [
+        *gone_lines(lost, on.paint),
+        *draining_lines(found.draining, on.paint, whole=everything),
+        *node_table(found, on, everything=everything),
+    ]
 
 
-def node_table(found: ClusterReport) -> list[Table]:
+def node_table(found: ClusterReport, on: Sheet, *, everything: bool = True) -> list[str]:
     """The nodes that are registered, those first that take nothing."""
     # The screen is narrow: what no node limits, and what all have in common of themselves, goes without saying.
     usual = {label for label in USUAL_LABELS if len({node.labels.get(label) for node in found.nodes}) == 1}
@@ -55,13 +54,38 @@ def node_table(found: ClusterReport) -> list[Table]:
         "runtime": lambda node: node.runtime,
         "labels": lambda node: " ".join(f"{name}={value}" for name, value in node.labels.items() if name not in usual),
     }
-    columns = [name for name, shown in told.items() if any(map(shown, found.nodes))]
+    nodes = sorted(found.nodes, key=lambda node: not _tells(node))
+    if len(nodes) > MOST_NODES and not everything:
+        nodes = [node for node in nodes if _tells(node)]
+    columns = [name for name, shown in told.items() if any(map(shown, nodes))]
     numbers = ("heard", "slices", "capacity", "cpu", "memory")
-    least = min(LEAST_WIDTH, max((len(node.node) for node in found.nodes), default=0))
-    shown = table("nodes", "node", *columns, right=numbers, least=least)
-    for node in sorted(found.nodes, key=lambda node: node.schedule is Schedule.NORMAL):
-        shown.add_row(*map(plain, (node.node, *(told[name](node) for name in columns))))
-    return [shown] if found.nodes else []
+    head, rows = table(
+        [
+            Column("nodes", [node.node for node in nodes], least=LEAST_WIDTH),
+            *(
+                Column(
+                    name,
+                    [told[name](node) for node in nodes],
+                    ["yellow" if name == "schedule" else ""] * len(nodes),
+                    right=name in numbers,
+                    least=LEAST_WIDTH if name == "labels" else 0,
+                )
+                for name in columns
+            ),
+        ],
+        on,
+    )
+    lines = ["", head, *(line for row in rows for line in row)] if nodes else []
+    if more := len(found.nodes) - len(nodes):
+        plural = "" if more == 1 else "s"
+        lines += [] if nodes else [""]
+        lines.append(on.paint(f"{more} node{plural} with nothing to tell not listed here; --all lists all", "dim"))
+    return lines
+
+
+def _tells(node: NodeReport) -> bool:
+    """Whether there is more to tell of a node than that it is there."""
+    return node.schedule is not Schedule.NORMAL or node.heard > OVERDUE
 
 
 def _schedule(node: NodeReport) -> str:
@@ -77,17 +101,17 @@ def _of(reserved: Amount, there: Amount | None, shown: Callable[[Amount], str]) 
     return f"{shown(reserved)} of {shown(there)}" if reserved else shown(there)
 
 
-def draining_lines(found: Iterable[Emptied], *, whole: bool) -> list[Text]:
+def draining_lines(found: Iterable[Emptied], paint: Paint, *, whole: bool) -> list[str]:
     """For each node that drains a line of its own, and one for what is left and waits for the same."""
-    lines: list[Text] = []
+    lines: list[str] = []
     for each in found:
-        lines.append(Text.assemble(plain(each.node, "bold"), plain(f"  {drain_in_words(each)}")))
+        lines.append(f"{paint(each.node, 'bold')}  {paint(drain_in_words(each))}")
         left = left_in_words(each.left)
         shown = left if whole else left[:MOST_LEFT]
-        lines += [plain(f"    {line}") for line in shown]
+        lines += [paint(f"    {line}") for line in shown]
         if more := len(left) - len(shown):
-            lines.append(plain(f"    and {more} more; `cdm nodes {each.node}` lists all", "dim"))
-    return [Text("\ndraining", "bold"), *lines] if lines else []
+            lines.append(paint(f"    and {more} more; `cdm nodes {each.node}` lists all", "dim"))
+    return ["", paint("draining", "bold"), *lines] if lines else []
 
 
 def drain_in_words(each: Emptied) -> str:
@@ -121,25 +145,14 @@ def left_in_words(left: Iterable[Left]) -> list[str]:
     ]
 
 
-def gone_lines(found: Iterable[GoneNode]) -> list[Text]:
+def gone_lines(found: Iterable[GoneNode], paint: Paint) -> list[str]:
     """A line for each node that is gone."""
-    lines = [
-        Text.assemble(
-            plain(each.node, "bold"),
-            plain(f"  {each.how} {ago(datetime.fromisoformat(each.since).timestamp())} ago", _GONE.get(each.how, "")),
-            plain(_had_in_words(each)),
-        )
-        for each in found
-    ]
-    return [Text("\ngone", "bold"), *lines] if lines else []
+    lines = []
+    for each in found:
+        since = ago(datetime.fromisoformat(each.since).timestamp())
+        how = paint(f"{each.how} {since} ago", _GONE.get(each.how, ""))
+        lines.append(f"{paint(each.node, 'bold')}  {how}{paint(had_in_words(each))}")
+    return ["", paint("gone", "bold"), *lines] if lines else []
 
 
 _GONE = {"lost": "red", "missing": "yellow", "left": "dim"}
-
-
-def _had_in_words(each: GoneNode) -> str:
-    named = [f"{count} of {artifact}" for artifact, count in each.had.items()]
-    more = f" and of {len(named) - MOST_HAD} more" if len(named) > MOST_HAD else ""
-    had = f"; it had {', '.join(named[:MOST_HAD])}{more}" if named else ""
-    still = f"; {each.slices} of its slices are still there" if each.slices else ""
-    return f"{had}{still}"

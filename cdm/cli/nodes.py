@@ -12,7 +12,8 @@ from cdm.cli.node_tables import node_parts
 from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, Json, NodeNames
 from cdm.cli.report import ClusterReport
-from cdm.cli.screen import plain, print_json, wide_console
+from cdm.cli.rows import sheet, show
+from cdm.cli.screen import print_json
 from cdm.errors import NodeUnknown
 
 
@@ -24,11 +25,8 @@ def nodes(names: NodeNames = (), /, connection: ConnectionOptions = HERE, *, jso
     if json:
         print_json({"nodes": found.nodes, "draining": found.draining, "gone": found.gone})
         return 0
-    console = wide_console()
-    for part in node_parts(found, everything=True):
-        console.print(part)
-    if not (found.nodes or found.gone):
-        console.print(plain("no node is registered"))
+    lines = node_parts(found, sheet(), everything=True)
+    show(lines[1:] if lines else ["no node is registered"])  # the first one is empty
     return 0
 
 

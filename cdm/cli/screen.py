@@ -63,6 +63,11 @@ def complain(text: str) -> None:
         sys.stderr.write(f"cdm: {printable(text)}\n")
 
 
+def as_json(document: object) -> str:
+    """A document as JSON, on one line."""
+    return msgspec.json.encode(document).decode()
+
+
 def print_json(document: object) -> None:
     """Print a document as JSON on one line of its own, at once."""
-    print(msgspec.json.encode(document).decode(), flush=True)
+    print(as_json(document), flush=True)

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
 from collections import Counter
+from contextlib import suppress
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
+import msgspec
 import pytest
 
+from cdm.cli.report import ClusterReport
 from tests.cli.test_cli import run
+from tests.docs.documents import adapted, commands
+from tests.harness.processes import environment
 from tests.harness.servers import NatsServer
-from tests.harness.wire import raw
+from tests.harness.terminal import terminal
+from tests.harness.waiting import eventually
+from tests.harness.wire import Raw, raw
 
 pytestmark = pytest.mark.anyio
 
@@ -47,11 +64,13 @@ async def test_seventeen_failed_slices_of_five_hundred_are_found_at_a_glance(ser
     shown = await anyio.to_thread.run_sync(lambda: run("status", "--server", server.url))
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
+    assert lines[0] == "leader n1   term 3   not well: 2 of 2 blueprints"
     assert lines[-1] == "5 nodes, 2 blueprints (2 Degraded), 500 slices (17 FAILED, 483 ACTIVE)"
-    crashed, *others = [line for line in lines if "FAILED" in line][:-1]
+    crashed, *others = [line for line in lines if " FAILED on " in line]
     assert crashed == f"    12 FAILED on n3 (12): {CRASHED}"
     assert others == [f"    4 FAILED on n3 (4): {REFUSED}", f"    1 FAILED on n3#80: {REFUSED}"]
-    assert len(lines) < 25, "it fits on a screen"
+    assert len([line for line in lines if re.search(r"  n3  +FAILED  ", line)]) == 17
+    assert len(lines) < 45, "it fits on a screen"
     assert "483 slices not listed here; --all lists all" in lines
     assert "…" not in shown.stdout, "nothing is cut"
     assert not any("_" in line for line in lines)
@@ -137,23 +156,24 @@ async def test_few_slices_are_all_listed_and_reasons_that_repeat_the_numbers_are
         await user.put("status", "g/c/1", {"condition": "Ready"})
     shown = await anyio.to_thread.run_sync(lambda: run("status", "--server", server.url))
     blueprints = "3 blueprints (1 Unschedulable, 1 Progressing, 1 Ready)"
-    assert [line.rstrip() for line in shown.stdout.splitlines()] == [
-        "leader n1   term 3",
+    assert [re.sub(r" +\d+ s( |$)", r" AGE\1", line) for line in shown.stdout.splitlines()] == [
+        "leader n1   term 3   not well: 3 of 3 blueprints, 1 slice",
         "",
-        "blueprints                 desired   active  pending   failed",
-        "g:b:1       Unschedulable        1        0        0        0",
+        "blueprints                 active  healthy  up to date  failed  restarts  age",
+        "g:b:1       Unschedulable     0/1        -           -       0         0 AGE",
         "    no node takes new slices",
-        "g:a:1       Progressing          2        1        1        0",
-        "g:c:1       Ready                0        0        0        0",
+        "g:a:1       Progressing       1/2        -           -       0         2 AGE",
+        "g:c:1       Ready             0/0        -           -       0         0 AGE",
         "g:old:1     no blueprint",
         "    2 ACTIVATING on n2 (2), 6 restarts: exit status 1",
         "    1 FAILED on n1: cannot be unloaded",
         "",
-        "slices",
-        "node   artifact   state     restarts   term   port",
-        "──────────────────────────────────────────────────",
-        "n1     g:a:1#1    LOADING          0      0",
-        "n1     g:a:1      ACTIVE           2      0   4711",
+        "slices     node  state       restarts  age  port",
+        "g:old:1    n1    FAILED             0 AGE",
+        "g:old:1    n2    ACTIVATING         3 AGE",
+        "g:old:1#1  n2    ACTIVATING         3 AGE",
+        "g:a:1#1    n1    LOADING            0 AGE",
+        "g:a:1      n1    ACTIVE             2 AGE  4711",
         "",
         f"0 nodes, {blueprints}, 5 slices (1 FAILED, 1 LOADING, 2 ACTIVATING, 1 ACTIVE)",
     ]
@@ -190,18 +210,18 @@ async def test_a_crash_loop_and_a_warning_are_told_once_and_what_warns_is_listed
             await user.put("blueprints", f"g/{name}/1", 1)
             await user.put("status", f"g/{name}/1", {"condition": condition, "reason": reason})
     shown = await anyio.to_thread.run_sync(lambda: run("status", "--server", server.url))
-    words = [line.split() for line in shown.stdout.splitlines()[3:-1] if line.strip()]
-    assert words == [
-        ["g:loop:1", "Degraded", "1", "0", "2", "0"],
+    lines = [re.sub(r" +\d+ s( |$)", r"\1", line) for line in shown.stdout.splitlines()]
+    assert [line.split() for line in lines[3:-1] if line.strip()] == [
+        ["g:loop:1", "Degraded", "0/1", "-", "-", "0", "6"],
         ["crash", "loop:", "2", "of", "2", "instances"],
         f"2 ACTIVATING on n1, n2, 6 restarts: {ended}".split(),
-        ["g:warned:1", "Ready", "1", "1", "0", "0"],
+        ["g:warned:1", "Ready", "1/1", "-", "-", "0", "0"],
         ["1", "ACTIVE", "on", "n1:", "no", "cgroups"],
-        ["g:well:1", "Ready", "1", "0", "0", "0"],
-        ["slices"],
-        ["node", "artifact", "state", "restarts", "term", "port"],
-        words[-2],
-        ["n1", "g:warned:1", "ACTIVE", "0", "0", "4711"],
+        ["g:well:1", "Ready", "0/1", "-", "-", "0", "0"],
+        ["slices", "node", "state", "restarts", "age", "port"],
+        ["g:loop:1", "n1", "ACTIVATING", "3"],
+        ["g:loop:1", "n2", "ACTIVATING", "3"],
+        ["g:warned:1", "n1", "ACTIVE", "0", "4711"],
     ]
 
 
@@ -239,18 +259,18 @@ async def test_a_rollout_is_told_in_a_line_and_what_was_replaced_is_no_trouble(s
             await user.put("status", f"g/{name}", {"condition": condition, **status})
     shown = await anyio.to_thread.run_sync(lambda: run("status", "--server", server.url))
     assert shown.returncode == 0
-    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    lines = [re.sub(r"^(g:.*) \d+ s$", r"\1", " ".join(line.split())) for line in shown.stdout.splitlines()]
     assert lines[3:-2] == [
-        "g:bad:5 Degraded 4 0 0 0",
+        "g:bad:5 Degraded 0/4 - - 0 0",
         "failed 1 -> 5, step 1 of 3: no instance became healthy for 600 s",
-        "g:web:2 Progressing 4 0 0 0",
+        "g:web:2 Progressing 0/4 1 - 0 0",
         f"rolling 1 -> 2, step 1 of 3: {why}",
-        "g:api:1 Ready 4 0 0 0",
-        "g:cut:2 Ready 4 0 0 0",
-        "g:cut:10 Ready 3 0 0 0",
-        "g:api:8 Reverted 0 0 0 0",
+        "g:api:1 Ready 0/4 - - 0 0",
+        "g:cut:2 Ready 0/4 - - 0 0",
+        "g:cut:10 Ready 0/3 - - 0 0",
+        "g:api:8 Reverted 0/0 - - 0 0",
         "boom",
-        "g:web:1 Superseded 0 0 0 0",
+        "g:web:1 Superseded 0/0 - - 0 0",
         "replaced by 2",
     ]
     assert "7 blueprints (1 Degraded, 1 Reverted, 1 Progressing, 3 Ready, 1 Superseded)" in lines[-1]
@@ -273,13 +293,13 @@ async def test_violations_and_what_is_reserved_of_each_node_are_told(server: Nat
             await user.put("blueprints", f"g/{name}/1", 2)
             await user.put("status", f"g/{name}/1", {"condition": "Ready", "desired": 2, **violations})
     shown = await anyio.to_thread.run_sync(lambda: run("status", "--server", server.url))
-    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    lines = [re.sub(r"^(g:.*) \d+ s$", r"\1", " ".join(line.split())) for line in shown.stdout.splitlines()]
     assert lines[3:8] == [
-        "g:b:1 Ready 2 2 0 0",
+        "g:b:1 Ready 2/2 - - 0 0",
         "violations: 2 instances are on nodes that a rule forbids by now",
-        "g:c:1 Ready 2 0 0 0",
+        "g:c:1 Ready 0/2 - - 0 0",
         "violations: 1 instance is on a node that a rule forbids by now",
-        "g:a:1 Ready 2 0 0 0",
+        "g:a:1 Ready 0/2 - - 0 0",
     ]
     first, second = (line for line in lines if line.startswith(("n1 all", "n2 all")))
     assert "2 1.4 of 4 512Mi of 8Gi process" in first
@@ -287,3 +307,111 @@ async def test_violations_and_what_is_reserved_of_each_node_are_told(server: Nat
     found = json.loads((await anyio.to_thread.run_sync(lambda: run("status", "--json", "--server", server.url))).stdout)
     assert [each["violations"] for each in found["blueprints"]] == [0, 2, 1]
     assert [(each["reserved_cpu"], each["reserved_memory"]) for each in found["nodes"]] == [(1.4, 2**29), (0.0, 0)]
+
+
+async def fill(user: Raw) -> int:
+    """A cluster in which one of two instances failed; returns the blueprint's revision."""
+    await user.put("slices", "_leader", {"node": "node-1", "term": 3})
+    for node in ("node-1", "node-2"):
+        await user.put("nodes", node, {"runtime": "process"})
+    revision = await user.put("blueprints", "org.example/slice/1.0.0", 2)
+    await user.put("slices", "node-1.org.example/slice/1.0.0", {"state": "ACTIVE", "restarts": 2})
+    failed = {"state": "FAILED", "reason": "exit status 1 after 0.3 s; last output: Traceback: | boom"}
+    await user.put("slices", "node-2.org.example/slice/1.0.0", failed)
+    await user.put("slices", "node-2.acme/db/1", {"state": "ACTIVE"})
+    await told(user, revision, "Degraded", f"1 failed: {failed['reason']}")
+    return revision
+
+
+async def told(user: Raw, revision: int, condition: str, reason: str = "") -> None:
+    status = {"condition": condition, "reason": reason, "desired": 2, "healthy": 1, "observed_revision": revision}
+    await user.put("status", "org.example/slice/1.0.0", status)
+
+
+async def test_the_commands_of_the_documents(server: NatsServer, tmp_path: Path) -> None:
+    whole, service, filtered, watch, wait, check = commands("Looking at it")
+    assert run("init", "--server", server.url).returncode == 0
+    async with raw(server) as user, terminal(tmp_path, NATS_URL=server.url, COLUMNS="200") as shell:
+        revision = await fill(user)
+        assert "not well: 1 of 1 blueprint\n" in await shell.good(whole)
+        shown = await shell.good(service)
+        assert "acme" not in shown
+        assert re.search(r"^org.example:slice:1.0.0  node-2  FAILED", shown, re.MULTILINE)
+        shown = await shell.good(filtered)
+        assert ("1 node," in shown, "1 slice (1 FAILED)" in shown) == (True, True)
+
+        trouble = "org.example:slice:1.0.0: Degraded: 1 failed: exit status 1 after 0.3 s; last output: boom"
+        assert (await shell.type(check), shell.code) == (f"{trouble}\n", 3)
+        assert "node-1" not in await shell.good(f"{check} acme:db")
+        shown = await shell.type(adapted(wait, {"5m": "500ms"}))
+        assert shell.code == 3
+        assert [line[10:] for line in shown.splitlines()[:2]] == [trouble, "not well within 0.5 s:"]
+        document = (await shell.good(f"{whole} --json")).encode().strip()
+        found = msgspec.json.decode(document, type=ClusterReport)
+        assert msgspec.json.encode(found) == document, "it is what its type, and so its schema, says"
+        assert (found.version, found.well, [each.what for each in found.troubles]) == (1, False, ["Degraded"])
+
+        await shell.start(watch, "watch")
+        log = tmp_path / "watch.log"
+        failed = "blueprint org.example:slice:1.0.0: Degraded, 1 of 2 active, 1 healthy: "
+        await eventually(lambda: failed in log.read_text("utf-8"), 20, "what there is")
+        seen = len(log.read_text("utf-8").splitlines())
+        await user.put("slices", "node-2.org.example/slice/1.0.0", {"state": "ACTIVE"})
+        await told(user, revision, "Ready")
+        ready = "blueprint org.example:slice:1.0.0: Ready, 2 of 2 active, 1 healthy"
+        await eventually(lambda: ready in log.read_text("utf-8"), 20, "what is new")
+        new = [line[10:] for line in log.read_text("utf-8").splitlines()[seen:]]
+        assert "slice node-2/org.example:slice:1.0.0: ACTIVE" in new
+        assert not any("node-1" in line or "acme" in line for line in new), "what is as it was is not told again"
+        await shell.good("kill $watch; wait $watch")
+
+        assert (await shell.good(check)) == ""
+        assert "all is well: 2 nodes, 1 blueprint (1 Ready), 3 slices (3 ACTIVE)" in await shell.good(wait)
+        await user.put("blueprints", "org.example/slice/1.0.0", 3)
+        assert "Unknown: the leader has not read revision" in await shell.type(check), "a status of before says nothing"
+
+
+async def test_a_terminal_that_shows_it_is_redrawn_when_resized_and_given_back(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    async with raw(server) as user:
+        await fill(user)
+        for number in range(20):
+            await user.put("nodes", f"node-{number:02}", {"runtime": "process"})
+            await user.put("nodes", f"node-{number:02}.intent", {"schedule": "cordon"})
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 100, 0, 0))
+        before = termios.tcgetattr(theirs)
+        command = [sys.executable, "-m", "cdm", "status", "--watch", "--server", server.url]
+        shown = bytearray()
+
+        def read() -> bytearray:
+            with suppress(BlockingIOError):
+                shown.extend(os.read(ours, 65_536))
+            return shown
+
+        os.set_blocking(ours, False)
+        env = {**environment(), "TERM": "xterm"}
+        with subprocess.Popen(  # noqa: ASYNC220  # what it writes to is not a pipe
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True
+        ) as it:
+            try:
+                await eventually(lambda: b"more lines; `cdm status` shows all" in read(), 20, "as much as fits")
+                assert shown.startswith(b"\x1b[?1049h")
+                assert b"\x1b[20;1H" in shown
+                assert b"\x1b[21;1H" not in shown
+                quiet = len(shown)
+                await user.put("nodes", "node-1.intent", {"schedule": "cordon"})
+                await eventually(lambda: b"(21 cordon)" in read()[quiet:], 20, "what is new")
+                assert b"blueprints" not in shown[quiet:], "a line that is as it was is not written again"
+                fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 60, 0, 0))
+                it.send_signal(signal.SIGWINCH)
+                await eventually(lambda: b"\x1b[40;1H" in read(), 20, "more of it")
+                it.send_signal(signal.SIGINT)
+                assert await eventually(lambda: it.poll() is not None and read() is not None, 20)
+                assert it.returncode == 0
+                assert read().endswith(b"\x1b[?7h\x1b[?25h\x1b[?1049l")
+                assert termios.tcgetattr(theirs) == before
+            finally:
+                it.kill()
+        os.close(ours)
+        os.close(theirs)

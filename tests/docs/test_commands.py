@@ -26,6 +26,7 @@ from tests.cli import (
     test_explain,
     test_rebalance,
     test_releases,
+    test_status,
 )
 from tests.containers import test_compose
 from tests.docs import test_documents, test_first_steps, test_placement
@@ -242,6 +243,7 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "Looking the cluster over": test_doctor.test_a_cluster_is_looked_over_and_mended,
     "Why it is there, or not": test_explain.test_the_commands_of_the_documents,
     "From a file": test_apply.test_the_commands_of_the_documents,
+    "Looking at it": test_status.test_the_commands_of_the_documents,
     "Logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "Events": test_events.test_events_are_heard_with_the_nats_tool,
     "Releasing by command": test_a_service_is_released_by_command,
@@ -305,6 +307,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm node": test_a_node_is_operated,
     "cdm status": test_a_node_is_operated,
     "cdm status --json": test_a_node_is_operated,
+    "cdm status ARTIFACT|SERVICE|NODE": test_status.test_the_commands_of_the_documents,
     "cdm nodes": test_drain.test_a_machine_is_taken_out_and_back,
     "cdm node forget": test_drain.test_a_lost_node_is_listed_with_what_it_had_until_it_is_forgotten,
     "cdm node forget node-3": test_drain.test_a_lost_node_is_listed_with_what_it_had_until_it_is_forgotten,

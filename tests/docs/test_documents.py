@@ -18,6 +18,7 @@ from cdm.allocation import GROUP
 from cdm.allocation.strategy import SHIPPED
 from cdm.model.slice import TRANSITIONS, SliceState
 from tests.docs.documents import DOCUMENTS, adapted, blocks, example, inline, section
+from tests.docs.schema import schema
 from tests.harness import forked
 from tests.harness.paths import ROOT
 from tests.harness.servers import NatsServer
@@ -96,6 +97,12 @@ print(choose(case, 8).counts)
 def test_the_table_of_strategies_names_those_that_there_are() -> None:
     table = section("docs/strategies.md", "The strategies of cdm")
     assert re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)[1:] == list(SHIPPED)
+
+
+def test_the_schema_is_that_of_what_status_prints() -> None:
+    assert (ROOT / "docs" / "status.schema.json").read_text("utf-8") == schema(), (
+        "python -m tests.docs.schema writes it"
+    )
 
 
 def test_the_state_table_is_the_one_in_force() -> None:

@@ -10,7 +10,7 @@ import nats.errors
 import pytest
 
 from cdm import clock
-from cdm.cli.report import report
+from cdm.cli.gathering import report
 from cdm.errors import Uncertain, Unreachable
 from cdm.leader.election import HIGHEST_CREDIBLE
 from cdm.store import connection as connection_module

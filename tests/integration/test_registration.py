@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from cdm import clock
-from cdm.cli.report import report
+from cdm.cli.gathering import report
 from cdm.errors import NodeIdTaken
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey

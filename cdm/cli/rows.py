@@ -1,0 +1,162 @@
+"""Rows of text in columns, with colours where somebody looks; without a drawing library, which takes long to import."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from cdm.cli.drawing import cells as width_of
+from cdm.cli.screen import for_models, looked_at
+from cdm.log import printable
+
+APART = "  "
+"""What is between two columns."""
+ENDLESS = 10_000
+"""Characters of a line in a file or a pipe: nothing is folded there, so that names can be copied."""
+_PART = re.compile(r"\x1b\[\d*m| +|[^ \x1b]+")
+"""A colour, spaces, or a word of a line."""
+_RESET = "\x1b[0m"
+_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+
+class Paint:
+    """Puts text into a colour, or leaves it as it is; control characters in it never have an effect.
+
+    Args:
+        coloured: whether colours are shown.
+    """
+
+    def __init__(self, *, coloured: bool) -> None:
+        self._coloured = coloured
+
+    def __call__(self, text: str, style: str = "") -> str:
+        """The text as it is to be written; ``style``: one of bold, dim, red, green, yellow, cyan, or nothing."""
+        shown = text if text.isprintable() else printable(text)
+        return f"\x1b[{_CODES[style]}m{shown}{_RESET}" if style and shown and self._coloured else shown
+
+
+PLAIN = Paint(coloured=False)
+
+
+class Sheet(NamedTuple):
+    """What is written on: standard output."""
+
+    paint: Paint
+    width: int
+    """Characters of a line."""
+
+
+def sheet() -> Sheet:
+    """Standard output as it is now."""
+    seen = looked_at(sys.stdout)
+    coloured = seen and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    known = seen or (os.environ.get("COLUMNS") and not for_models())
+    return Sheet(Paint(coloured=coloured), shutil.get_terminal_size().columns if known else ENDLESS)
+
+
+def show(lines: Iterable[str]) -> None:
+    """Write lines to standard output, at once."""
+    text = "".join(f"{line}\n" for line in lines)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text if text.isascii() else text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
+
+
+class Column(NamedTuple):
+    """One column of a table."""
+
+    title: str
+    cells: Sequence[str]
+    style: Sequence[str] = ()
+    """The colour of each cell; empty: none has any."""
+    right: bool = False
+    """Whether it is aligned to the right, as numbers are."""
+    least: int = 0
+    """Characters down to which cells may be folded where the line is too narrow; 0: they never are."""
+    dull: bool = False
+    """Whether it says nothing new: it is left out where the line is too narrow."""
+
+
+def table(columns: Sequence[Column], on: Sheet) -> tuple[str, list[list[str]]]:
+    """The line of titles, and the lines of each row: several where cells had to be folded."""
+    columns = [each for each in columns if each.cells]
+    if not columns:
+        return "", []
+    if _wide([_width(each) for each in columns]) > on.width:
+        columns = [each for each in columns if not each.dull]
+    widths = [_width(each) for each in columns]
+    for at in range(len(columns) - 1, -1, -1):
+        if columns[at].least and (over := _wide(widths) - on.width) > 0:
+            widths[at] = max(widths[at] - over, min(columns[at].least, widths[at]))
+    plainly = [
+        (each, width, not each.least or max(map(len, each.cells)) <= width)
+        for each, width in zip(columns, widths, strict=True)
+    ]
+    head = APART.join(_aligned(on.paint(each.title, "bold"), each.title, w, each.right) for each, w, _ in plainly)
+    rows = []
+    for at in range(len(columns[0].cells)):
+        cells = [
+            (each, width, [each.cells[at]] if whole else _folded(each.cells[at], width))
+            for each, width, whole in plainly
+        ]
+        rows.append(_row(cells, at, on.paint))
+    return head.rstrip(), rows
+
+
+def _wide(widths: Sequence[int]) -> int:
+    return sum(widths) + len(APART) * (len(widths) - 1)
+
+
+def _width(column: Column) -> int:
+    return max(map(width_of, (column.title, *column.cells)))
+
+
+def _row(cells: Sequence[tuple[Column, int, list[str]]], at: int, paint: Paint) -> list[str]:
+    lines = []
+    for number in range(max(len(parts) for _, _, parts in cells)):
+        line = APART.join(
+            _aligned(paint(text, column.style[at] if column.style else ""), text, width, column.right)
+            for column, width, parts in cells
+            for text in [parts[number] if number < len(parts) else ""]
+        )
+        lines.append(line.rstrip())
+    return lines
+
+
+def _aligned(painted: str, text: str, width: int, right: bool) -> str:
+    gap = " " * (width - width_of(text))
+    return f"{gap}{painted}" if right else f"{painted}{gap}"
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """The text in lines of so many characters, at spaces where it has some."""
+    lines: list[str] = []
+    while len(text) > width:
+        at = text.rfind(" ", 1, width + 1)
+        lines.append(text[: at if at > 0 else width])
+        text = text[at + 1 if at > 0 else width :]
+    return [*lines, text]
+
+
+def wrapped(line: str, width: int) -> list[str]:
+    """A line, colours in it included, in as many as it takes on a screen; the further ones are indented."""
+    if width_of(line) <= width:
+        return [line]
+    indent = " " * min(len(line) - len(line.lstrip()) + 2, width // 2)
+    lines, now, used, style = list[str](), "", 0, ""
+    for part in _PART.findall(line):
+        if part.startswith("\x1b"):
+            style = "" if part == _RESET else part
+            now += part
+            continue
+        word = part
+        while used + width_of(word) > width:
+            room = 0 if used > len(indent) else width - used  # a word that is longer than a line is cut
+            lines.append(f"{now}{word[:room]}{_RESET if style else ''}".rstrip(" "))
+            word, now, used = word[room:].lstrip(" "), indent + style, len(indent)
+        now, used = now + word, used + width_of(word)
+    return [*lines, now]
