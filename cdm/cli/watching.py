@@ -53,7 +53,7 @@ async def watch(connection: Connection, to: Selection, *, everything: bool = Fal
         if json:
             await _follow(live, to, _Documents().show)
         elif not sys.stdout.isatty():
-            await _follow(live, to, Changes().show)
+            await _follow(live, to, ChangedLines().show)
         else:
             with FullScreen() as screen:
                 tasks.start_soon(_redraw_when_resized, live)
@@ -123,7 +123,7 @@ class _Documents:
             write_out(as_json(found).encode() + b"\n")
 
 
-class Changes:
+class ChangedLines:
     """Lines, of what is new only: one for each thing that is another."""
 
     def __init__(self) -> None:
