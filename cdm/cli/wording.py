@@ -17,7 +17,7 @@ CRASH_LOOP = re.compile(
     r"(?P<what>.*\bcrash loop: (?P<instances>\d+) of (?P<wanted>\d+) instances): (?P<reasons>.*)", re.DOTALL
 )
 """What a status says of a crash loop, and its reasons."""
-LONGEST = 200
+LONGEST = 1_000
 """Most characters of a reason in a line that tells how far it is."""
 
 

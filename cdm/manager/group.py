@@ -57,6 +57,7 @@ class Group:
         "owed",
         "slices",
         "unanswered",
+        "why_failed",
         "youngest",
     )
 
@@ -78,6 +79,8 @@ class Group:
         """Which instances ended; None: none did."""
         self.most_failures = 0
         """No slice that was seen here told of more failures than this."""
+        self.why_failed = ""
+        """Why a slice FAILED last; empty: none did, or it did not say."""
         self.youngest = -inf
         """No ACTIVE slice became so later than this."""
 
@@ -119,7 +122,7 @@ class Group:
             part._count_build(put.value, 1)
         part.counts = _NO_COUNTS | Counter(put.value.state for put in kept.values())
         part.failed_on, part.failed_unloading, part.endings = self.failed_on, self.failed_unloading, self.endings
-        part.youngest = self.youngest
+        part.youngest, part.why_failed = self.youngest, self.why_failed
         return part
 
     def put(self, put: SlicePut) -> SlicePut | None:
@@ -137,6 +140,7 @@ class Group:
                 self.failed_on.pop(key.node, None)
         elif state is _FAILED:
             self.failed_on[key.node] = put.at
+            self.why_failed = value.reason or ""
             if old is not None and old.value.state in (SliceState.UNLOADING, SliceState.UNLOAD):
                 self.failed_unloading |= {key}
         ended = value.restarts or value.failures or state is _FAILED or (old and old.value.state is _ACTIVE)

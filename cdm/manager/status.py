@@ -159,7 +159,8 @@ def _awaited(desired: Desired, group: Group, plan: Plan, now: float, wanted: int
     if plan.moving:
         return f"an instance is being {plan.moving}", None
     if not group.active == group.live == wanted:
-        return _progress(wanted, group.active, group.live - group.active) + _unanswered(group), None
+        told = _unanswered(group) or _failed_before(group)
+        return _progress(wanted, group.active, group.live - group.active) + told, None
     min_healthy = desired.blueprint.min_healthy if desired.blueprint else 0.0
     if group.youngest + min_healthy > now and (healthy_at := _last_up(group) + min_healthy) > now:
         return f"{wanted} of {wanted} active, but not all of them for {min_healthy:g} s yet", healthy_at
@@ -198,6 +199,16 @@ def _unanswered(group: Group) -> str:
     state, within = group.unanswered[silent[0]]
     more = f" (and {len(silent) - 1} more)" if len(silent) > 1 else ""
     return f"; {state} was not answered within {within:.0f} s on {silent[0]}{more}; does its agent run?"
+
+
+def _failed_before(group: Group) -> str:
+    """Why instances failed that are tried again now: while they are, nothing else tells of it."""
+    if not group.why_failed:
+        return ""
+    coming = (put.value for put in group.slices.values() if put.value.state is not SliceState.ACTIVE)
+    count = max((value.failures or 0 for value in coming if value.state.live), default=0)
+    times = "once" if count == 1 else f"{count} times"
+    return f"; failed {times} before: {_cut(group.why_failed, REASONS)}" if count else ""
 
 
 def refused_status(problem: str, revision: int, term: int) -> Status:

@@ -1144,12 +1144,14 @@ def failed_once(each: World) -> SliceKey:
     return key
 
 
-def test_a_failed_slice_is_degraded_until_it_is_replaced() -> None:
+def test_a_failed_slice_is_degraded_until_it_is_replaced_and_why_is_told_meanwhile() -> None:
     each = running(1)
     failed_once(each)
     assert each.statuses[NAME].condition is Condition.DEGRADED
     assert "it broke" in each.statuses[NAME].reason
     each.tick(1.0)
+    each.settle()
+    assert condition(each) == (Condition.PROGRESSING, "0 of 1 active; failed once before: it broke")
     each.run_down()
     assert each.statuses[NAME].condition is Condition.READY
 
