@@ -31,6 +31,8 @@ PROGRAMS = {
     "ready": (SLEEP, 'port = "auto"\nreadiness = {{ check = {{ kind = "http", path = "/ready" }}, timeout = 1 }}\n'),
 }
 """What is pushed: programs and their manifests."""
+RULES: dict[str, dict[str, object]] = {"room": {"needs": {"memory": "64Gi"}}, "label": {"require": ["gpu"]}}
+"""What blueprints say besides."""
 CAUSES = {
     "entry": ["pyhton3"],
     "port": ["Address already in use"],
@@ -58,11 +60,11 @@ async def test_one_command_tells_the_cause_of_each_of_eight_failures(server: Nat
                 folder = tmp_path / name
                 folder.mkdir()
                 (folder / "main.py").write_text(text, encoding="utf-8")
-                told = tmp_path / f"{name}.toml"
+                toml = tmp_path / f"{name}.toml"
                 head = "" if "entry" in manifest else 'entry = "main.py"\n'
                 port = str(taken.getsockname()[1])
-                told.write_text(head + manifest.replace("{port}", port).replace("{{", "{").replace("}}", "}"), "utf-8")
-                push = ("artifact", "push", f"acme:{name}:1", str(folder), "--manifest", str(told))
+                toml.write_text(head + manifest.replace("{port}", port).replace("{{", "{").replace("}}", "}"), "utf-8")
+                push = ("artifact", "push", f"acme:{name}:1", str(folder), "--manifest", str(toml))
                 pushed = await command_line(*push, env={"NATS_URL": server.url, "PATH": path})
                 assert pushed.returncode == 0, pushed.stderr
 
@@ -72,8 +74,7 @@ async def test_one_command_tells_the_cause_of_each_of_eight_failures(server: Nat
 
             await eventually(leads, 30, "n1 leads")
             for name in CAUSES:
-                rules = {"room": {"needs": {"memory": "64Gi"}}, "label": {"require": ["gpu"]}}.get(name, {})
-                await user.put("blueprints", f"acme/{name}/1", {"instances": 1, **rules})
+                await user.put("blueprints", f"acme/{name}/1", {"instances": 1, **RULES.get(name, {})})
 
             async def known() -> bool:
                 told = [each.value for each in (await user.contents("status")).values()]
