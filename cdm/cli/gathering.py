@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, UnsetType
@@ -260,7 +261,12 @@ class Gathered:
 
 def time_of(at: float) -> str:
     """A time in seconds since 1970 as RFC 3339 has it."""
-    return datetime.fromtimestamp(max(at, 0.0), UTC).isoformat(timespec="seconds")
+    return _second(int(max(at, 0.0)))
+
+
+@lru_cache(1_024)
+def _second(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
 
 
 def _bucket(kind: type[Any]) -> str:
