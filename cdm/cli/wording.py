@@ -17,8 +17,8 @@ CRASH_LOOP = re.compile(
     r"(?P<what>.*\bcrash loop: (?P<instances>\d+) of (?P<wanted>\d+) instances): (?P<reasons>.*)", re.DOTALL
 )
 """What a status says of a crash loop, and its reasons."""
-LONGEST = 1_000
-"""Most characters of a reason in a line that tells how far it is."""
+LONGEST = 500
+"""Most characters of a reason in a line that tells how far it is: more than the reasons of a status have."""
 
 
 def in_words(status: Status | None, revision: int, versions: Mapping[Artifact, Status] | None = None) -> str:
