@@ -280,9 +280,24 @@ app.command(
     "cdm.cli.history:history",
     name="history",
     help=(
-        "Show what was written of a service's blueprints: when, by whom, what changed, and what is in force.\n\n"
+        "Show what was written of a service's blueprints: when, by whom, what changed, what it led to, and what is in "
+        "force.\n\n"
         "NATS keeps the last ten revisions of each version's blueprint. By whom is what cdm's commands declare; who "
         "writes without them is unknown."
+    ),
+)
+app.command(
+    "cdm.cli.events:events",
+    name="events",
+    help=(
+        "Show what happened: what the leader commanded and why, what became of it, and who wrote what.\n\n"
+        "Shows what is kept, seven days at most, and ends; with --follow it goes on. By whom is what cdm's commands "
+        "declare; who writes without them is unknown. Exits with 1 where no events are kept."
+    ),
+    help_epilogue=_examples(
+        "cdm events --kind blueprint --since 1h",
+        "cdm events --artifact org.example:slice:1.0.0 --since 10m",
+        "cdm events -f --node node-1",
     ),
 )
 app.command(

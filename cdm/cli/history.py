@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 from functools import partial
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cdm.cli.connected import run_connected
 from cdm.cli.editing import looked
 from cdm.cli.known import meant
+from cdm.cli.led_to import Consequence, consequences
 from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, Json, ServiceName
 from cdm.cli.screen import Table, plain, print_json, wide_console
@@ -18,12 +20,10 @@ from cdm.cli.wording import brief
 from cdm.errors import ServiceMissing
 from cdm.model.artifact import Service
 from cdm.model.edit import changes_between
+from cdm.model.event import UNKNOWN
 from cdm.model.keys import BLUEPRINTS
 from cdm.model.record import RolloutPhase
 from cdm.store.connection import Connection
-
-UNKNOWN = "unknown"
-"""Who wrote a revision, where nobody said."""
 
 
 class HistoryRow(Struct, frozen=True):
@@ -42,20 +42,24 @@ class HistoryRow(Struct, frozen=True):
     place."""
     reason: str = ""
     """Why it was taken back, or is being taken back, or is refused, where that is known."""
+    led_to: Consequence | None = None
+    """What became of it, as far as events tell."""
 
 
 def history(service: ServiceName, /, connection: ConnectionOptions = HERE, *, json: Json = False) -> int:
     """Show what was written of the blueprints of all a service's versions."""
-    found = rows(run_connected(connection, "cdm history", partial(_look, service=service)))
+    look, led_to = run_connected(connection, "cdm history", partial(_look, service=service))
+    found = [replace(row, led_to=led_to.get(row.revision)) for row in rows(look)]
     if json:
         print_json({"service": str(service), "revisions": found})
         return 0
-    columns = ("revision", "time (UTC)", "version", "instances", "by", "what changed", "state")
-    table = Table(*columns, right=("revision", "instances"), folded=("what changed",))
+    columns = ("revision", "time (UTC)", "version", "instances", "by", "what changed", "led to", "state")
+    table = Table(*columns, right=("revision", "instances"), folded=("what changed", "led to"))
     for row in found:
         instances = "" if row.instances is None else str(row.instances)
         at = row.at[:19].replace("T", " ")
-        cells = (str(row.revision), at, row.version, instances, row.by, "; ".join(row.changes), row.state)
+        led = row.led_to.shown if row.led_to is not None else ""
+        cells = (str(row.revision), at, row.version, instances, row.by, "; ".join(row.changes), led, row.state)
         table.add_row(*map(plain, cells))
     console = wide_console()
     console.print(table)
@@ -67,11 +71,12 @@ def history(service: ServiceName, /, connection: ConnectionOptions = HERE, *, js
     return 0
 
 
-async def _look(connection: Connection, service: Service) -> ServiceLook:
+async def _look(connection: Connection, service: Service) -> tuple[ServiceLook, dict[int, Consequence]]:
     look = await looked(connection, service)
     if not any(each.revisions for each in look.versions.values()):
         raise ServiceMissing(f"there is no blueprint of {service}, and none is kept{await meant(connection, service)}")
-    return look
+    kept = {each.artifact: each.revisions[0].at for each in look.versions.values() if each.revisions}
+    return look, await consequences(connection, kept)
 
 
 def rows(look: ServiceLook) -> list[HistoryRow]:

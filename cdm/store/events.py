@@ -8,7 +8,8 @@ something to read, and no more than that: it may be a repetition, or not be stor
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,13 +17,15 @@ import anyio
 import msgspec
 from msgspec import Struct
 
-from cdm.errors import BucketMissing, RequestRefused, Uncertain, Unsuitable
+from cdm import clock
+from cdm.errors import BucketMissing, RequestRefused, StoreError, Uncertain, Unsuitable
 from cdm.log import Log
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.event import EVENTS, Event, event_filter
 from cdm.store.connection import Connection
 from cdm.store.jetstream import checked, of_leader
 from cdm.store.wire import headers_of, seconds
+from cdm.wakeup import Wakeup
 
 log = Log("cdm.store")
 
@@ -38,6 +41,10 @@ PAGE = 256
 """Events that are read at once."""
 PATIENCE = 5.0
 """Seconds without any answer after which reading is given up."""
+LOOK, LOOK_UNTOLD = 0.1, 5.0
+"""Seconds between two looks for more while there is a hint that there is more, and otherwise: hints may be lost."""
+AWAKE = 1.0
+"""Seconds for which a hint holds: what it tells of may not be stored yet, or not on every server."""
 MESSAGE_ID = "Nats-Msg-Id"
 
 _decoder = msgspec.json.Decoder(Event)
@@ -112,6 +119,8 @@ class EventStream:
             "max_bytes": MAX_BYTES,
             "duplicate_window": DUPLICATE_WINDOW * 10**9,
             "allow_direct": True,
+            # Readers go on behind the last sequence that they saw, also in a stream that was created anew.
+            "first_seq": time.time_ns() // 1_000_000,
         }
 
     # Written
@@ -192,6 +201,34 @@ class EventReader:
             if not more:
                 return
             start = {"seq": self.after + 1}
+
+    async def follow(self, since: float | None, complain: Callable[[str], None]) -> AsyncIterator[list[StoredEvent]]:
+        """All events as `read` gives them, and then those that come, for ever.
+
+        Args:
+            since: as for `read`.
+            complain: is told, once each time, why nothing comes.
+        """
+        hint, problem, awake = Wakeup(), "", clock.now() + AWAKE
+        subscription = await self._connection.subscribe_directly(self.subjects, lambda *_: hint.set())
+        try:
+            while True:
+                try:
+                    async for page in self.read(since):
+                        awake = clock.now() + AWAKE
+                        yield page
+                    problem = ""
+                except StoreError as error:
+                    if not problem and self._connection.is_up:
+                        complain(f"{error}; trying again")
+                    problem = str(error)
+                with anyio.move_on_after(LOOK if clock.now() < awake else LOOK_UNTOLD) as quiet:
+                    await hint.wait()
+                if not quiet.cancelled_caught:
+                    awake = clock.now() + AWAKE
+                    await anyio.sleep(LOOK)  # others come with it
+        finally:
+            await self._connection.unsubscribe(subscription)
 
     async def latest(self) -> list[StoredEvent]:
         """The newest event of each subject, the oldest first: of a slice, the last time of each of its states.

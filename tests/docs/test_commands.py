@@ -115,7 +115,7 @@ async def test_a_node_is_operated(tmp_path: Path) -> None:
         async with terminal(tmp_path, NATS_URL=urls, CDM_FOLDER=str(tmp_path / "state")) as shell:
             await shell.good(init)
             made = (await user.api("STREAM.NAMES"))["streams"]
-            assert len(made) == 5
+            assert len(made) == 6
             for stream in made:
                 assert (await user.api(f"STREAM.INFO.{stream}"))["config"]["num_replicas"] == 3
             await shell.start(node, "node")
@@ -245,7 +245,7 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "From a file": test_apply.test_the_commands_of_the_documents,
     "Looking at it": test_status.test_the_commands_of_the_documents,
     "Logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
-    "Events": test_events.test_events_are_heard_with_the_nats_tool,
+    "Events": test_events.test_the_commands_of_the_documents,
     "Releasing by command": test_a_service_is_released_by_command,
     "What begins a rollout": test_nats_cli.test_a_release_of_the_documents,
     "What happens in the middle": test_nats_cli.test_a_release_of_the_documents,
@@ -301,6 +301,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm rebalance": test_rebalance.test_what_is_on_one_node_is_spread_by_one_command,
     "cdm rebalance --wait": test_rebalance.test_what_is_on_one_node_is_spread_by_one_command,
     "cdm history": test_a_service_is_released_by_command,
+    "cdm events": test_events.test_the_commands_of_the_documents,
     "cdm init": test_a_server_of_ones_own,
     "cdm init --replicas 3": test_a_node_is_operated,
     "cdm init --upgrade": test_buckets_of_an_earlier_version_are_changed_over,

@@ -136,7 +136,7 @@ COMMANDS = (
         "artifact rm",
     ),
     *("nodes", "node forget", "cordon", "uncordon", "drain"),
-    *("apply", "plan", "export", "deploy", "rollback", "scale", "restart", "rebalance", "history"),
+    *("apply", "plan", "export", "deploy", "rollback", "scale", "restart", "rebalance", "history", "events"),
     *(f"rollout {each}" for each in ("status", "pause", "resume", "approve", "abort", "retry")),
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cdm.cli import Exit
 from cdm.errors import StoreError
 from cdm.manager import journal
 from cdm.model.artifact import Artifact, NodeId
@@ -200,22 +203,52 @@ async def test_a_flood_is_dropped_and_counted_and_holds_nothing_up(
         await eventually(counted, 30, "what is missing is counted")
 
 
-async def test_events_are_heard_with_the_nats_tool(server: NatsServer, tmp_path: Path) -> None:
+async def test_the_commands_of_the_documents(server: NatsServer, tmp_path: Path) -> None:
     program()
-    async with raw(server) as user, nodes_on(server) as nodes, terminal(tmp_path, NATS_URL=server.url) as shell:
+    async with (
+        raw(server) as user,
+        connected(server) as reader,
+        nodes_on(server) as nodes,
+        terminal(tmp_path, NATS_URL=server.url) as shell,
+    ):
         await nodes.start("node-1")
         await nodes.leader()
-        lines = commands("Events")
-        for number, line in enumerate(lines):
+        who, artifact, bad, intents, follow, *heard = commands("Events")
+        await shell.start(follow, "followed")
+        for number, line in enumerate(heard):
             await shell.start(adapted(line, {"nats sub": "nats sub --count 1"}), f"heard{number}")
-        logs, ordinals = [tmp_path / f"heard{number}.log" for number in range(len(lines))], count(1)
+        logs = [tmp_path / f"{name}.log" for name in ("followed", *(f"heard{each}" for each in range(len(heard))))]
+        ordinals = count(1)
 
         async def all_heard() -> bool:
             """A node says that something failed, again and again until everybody listens."""
             value = {"state": "FAILED", "reason": "no reason"}
             await user.put("slices", f"node-1.org.example/slice/1.0.0/{next(ordinals)}", value)
-            return all('"reason":"no reason"' in log.read_text(encoding="utf-8") for log in logs[1:])
+            followed, anything, *rest = (log.read_text(encoding="utf-8") for log in logs)
+            return '"specversion":"1.0"' in anything and all("no reason" in each for each in (followed, *rest))
 
-        await eventually(all_heard, 20)
-        assert '"specversion":"1.0"' in logs[0].read_text(encoding="utf-8")
-        await shell.good("wait")
+        await eventually(all_heard, 30)
+        await user.put("nodes", "node-1.intent", {"schedule": "cordon"}, {WRITER: "bob@desk"})
+        await user.put("blueprints", "org.example/slice/1.0.0", 3, {WRITER: "alice@desk"})
+        await user.put("blueprints", "org.example/slice/1.0.0", 2)
+        await eventually(lambda: told(reader, kind="intent"))
+        await eventually(lambda: _told_twice(reader), 20)
+
+        made, scaled = (await shell.good(who)).splitlines()
+        assert made.endswith("org.example:slice:1.0.0           created, instances 3, by alice@desk")
+        assert scaled.endswith("org.example:slice:1.0.0           instances 3 -> 2, by unknown")
+        shown = await shell.good(artifact)
+        assert "instances 3 -> 2" in shown
+        assert " failed " in shown
+        assert set(re.findall(r"^\S+ \S+  (\w+)", await shell.good(bad), re.MULTILINE)) == {"failed"}
+        (line,) = (await shell.good(intents)).splitlines()
+        assert json.loads(line)["data"] == {"node": "node-1", "from": "normal", "to": "cordon", "by": "bob@desk"}
+        assert await shell.good("cdm events --node nowhere") == "cdm: there are no such events\n"
+        assert "did you mean load?" in await shell.type("cdm events --kind loda")
+        assert shell.code == Exit.USAGE
+        await shell.good("kill -INT $followed; wait")
+        assert "instances 3 -> 2, by unknown" in logs[0].read_text(encoding="utf-8")
+
+
+async def _told_twice(reader: Connection) -> bool:
+    return len(await told(reader, kind="blueprint")) == 2
