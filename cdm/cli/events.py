@@ -93,11 +93,11 @@ def events(
         since = FOLLOWED_FROM
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     form: Form = _as_json if json else partial(_as_text, coloured=coloured)
-    only = Wanted(artifact, None if node is None else node_id(node), kind)
+    only = EventChoice(artifact, None if node is None else node_id(node), kind)
     return anyio.run(_run, connection.access(), connection.prefix, only, since, follow, form)
 
 
-class Wanted(Struct, frozen=True):
+class EventChoice(Struct, frozen=True):
     """Which events are shown."""
 
     artifact: Artifact | Service | None
@@ -112,7 +112,7 @@ class Wanted(Struct, frozen=True):
         return not self.kinds or event.kind in self.kinds
 
 
-async def _run(access: Access, prefix: str, only: Wanted, since: float | None, follow: bool, form: Form) -> int:
+async def _run(access: Access, prefix: str, only: EventChoice, since: float | None, follow: bool, form: Form) -> int:
     found = 0
 
     async def show(page: Sequence[StoredEvent]) -> None:
