@@ -17,7 +17,7 @@ from cdm.cli.parameters import Json
 from cdm.cli.screen import Table, plain, print_json, wide_console
 from cdm.errors import AccessDenied, StoreError, Unreachable, UsageError
 from cdm.model.artifact import NodeId, node_id
-from cdm.secure.folder import ACCOUNTS, SERVER, FolderWritten, SiteFolder, Tls, UserWritten
+from cdm.secure.folder import ACCOUNTS, SERVER, SITE, FolderWritten, SiteFolder, Tls, UserWritten
 from cdm.secure.operators import Authority, read_backup
 from cdm.secure.site import Changes, SiteRecord
 from cdm.secure.telling import tell
@@ -89,6 +89,8 @@ def secure(
         check_servers(servers_of(server))
     folder = SiteFolder(out.expanduser())
     known = folder.read()
+    if known and not (folder.path / SITE).exists():
+        remark(f"{folder.path / SITE} is lost, and made anew from {ACCOUNTS}")
     if push and not (known and known.system):
         raise UsageError("--push is for a folder of --jwt whose servers run")
     changes = Changes(_ids(nodes), _ids(managers), _ids(readers), _ids(rotate), _ids(remove))
@@ -220,7 +222,9 @@ def _show(folder: SiteFolder, written: FolderWritten, *, new: bool, clear: bool,
         lines += [f"  {reload}"]
     lines += _of_those_that_run(written.users)
     if clear:
-        lines += ["Without --cert and --key the server offers no TLS: all traffic goes in the clear."]
+        tls = known.url.startswith("tls")
+        so = "and the contexts ask for it: nobody gets in" if tls else "and all traffic goes in the clear"
+        lines += [f"Without --cert and --key the server offers no TLS, {so}."]
     for line in lines:
         console.print(line)
 

@@ -271,7 +271,7 @@ class SiteFolder:
     def exposed(self) -> list[Path]:
         """Files with something secret that others than their owner may read."""
         files = (path for name in (KEYS, ISSUERS) for path in sorted((self.path / name).glob("*")))
-        return [path for path in files if path.stat().st_mode & 0o077]
+        return [path for path in files if path.is_file() and path.stat().st_mode & 0o077]
 
     @property
     def _issuers(self) -> Issuers:

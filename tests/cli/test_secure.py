@@ -110,6 +110,7 @@ def test_what_is_lost_is_made_again_where_it_can_be(tmp_path: Path) -> None:
     contents = [path.read_bytes() for path in lost]
     for path in lost:
         path.unlink()
+    assert "site/site.json is lost, and made anew from accounts.conf" in secure(tmp_path, "--out", "site").stderr
     assert made(tmp_path, "--out", "site") == before
     assert [path.read_bytes() for path in lost] == contents
     # Somewhere else, and other authorities.
@@ -132,6 +133,8 @@ def test_servers_are_to_read_what_a_later_version_writes_otherwise(tmp_path: Pat
 
 
 def test_what_others_may_read_or_is_not_there_is_told(tmp_path: Path) -> None:
+    clear = secure(tmp_path, *NEW[:-1], "clear", "--server", "tls://nats.example.org").stdout
+    assert "the server offers no TLS, and the contexts ask for it" in clear
     files = ("--cert", "server.pem", "--key", "server.key")
     assert "server.pem is not there yet" in secure(tmp_path, *NEW, *files).stderr
     (tmp_path / "site/keys/node-1.nk").chmod(0o644)

@@ -550,7 +550,8 @@ async def test_an_operator_that_there_is(tmp_path: Path) -> None:
     port = free_port()
     address = f"tls://127.0.0.1:{port}"
     async with terminal(tmp_path, XDG_DATA_HOME=str(tmp_path / "data"), HOME=str(tmp_path)) as shell:
-        await shell.good(f"{add} ACME --signing-key && nats auth account add APP --defaults")
+        limits = "--jetstream --js-disk=1GB --js-memory=1GB"
+        await shell.good(f"{add} ACME --signing-key && nats auth account add APP {limits} --defaults")
         await shell.good("nats auth user add bob APP --defaults --credential bob.creds")
         await shell.good(backup)
         secrets = re.findall(r"S[UAO][A-Z2-7]{56}", (tmp_path / "acme.json").read_text(encoding="utf-8"))
@@ -574,6 +575,8 @@ async def test_an_operator_that_there_is(tmp_path: Path) -> None:
         refused = await shell.type("cdm secure --out site --rotate system")
         assert (shell.code, "belongs to the system account of operator ACME" in refused) == (Exit.USAGE, True), refused
         await shell.good(f"{theirs} pub x y")
+        # An account of theirs will do for a cluster, too.
+        assert "created" in await shell.good(f"cdm init --server {address} --tlsca ca.pem --creds bob.creds")
         await shell.good("kill $other; wait $other; kill $node; wait $node && kill $manager; wait $manager")
         await shell.type("kill $server; wait $server")
         kept = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "site" / "issuers").iterdir())

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import nkeys
 import pytest
 
+from cdm.errors import UsageError
 from cdm.model.artifact import node_id
 from cdm.secure.accounts import Account
 from cdm.secure.issuing import issued
-from cdm.secure.jwts import NatsKey, new_key, user_token
+from cdm.secure.jwts import NatsKey, new_key, operator_token, system_token, user_token
 from cdm.secure.members import HUB, Members
+from cdm.secure.operators import read_backup
 from cdm.secure.permissions import accounts
 
 pytestmark = pytest.mark.quick
@@ -61,6 +64,46 @@ def test_nothing_of_the_buckets_is_had_without_their_leave() -> None:
                 leave = _claims(each["token"])
                 assert (leave["iss"], leave["sub"]) == (keys[HUB].public, keys[account.name].public)
                 assert leave["nats"]["subject"] == each["subject"]
+
+
+def _backup(path: Path, **other: Any) -> tuple[NatsKey, NatsKey]:
+    """What `nats auth operator backup` writes of an operator without signing keys; returns its key and its system's."""
+    operator, system = new_key("operator"), new_key("account")
+    account = {"name": "SYS", "key": {"key": system.seed}, "token": system_token(operator, system.public, (), 1)}
+    told = {
+        "name": "ACME",
+        "key": {"key": operator.seed},
+        "token": operator_token(operator, "ACME", system.public, 1),
+        "signingKeys": None,
+        "accounts": [account | other.pop("account", {})],
+        **other,
+    }
+    path.write_text(json.dumps(told), encoding="utf-8")
+    return operator, system
+
+
+def test_an_operator_signs_itself_where_it_has_no_signing_key(tmp_path: Path) -> None:
+    operator, system = _backup(tmp_path / "acme.json")
+    found = read_backup(tmp_path / "acme.json")
+    assert (found.signer.public, found.system_signer.public) == (operator.public, system.public)
+    assert operator.seed not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"key": {"key": ""}}, "has no key that signs accounts"),
+        ({"key": {"key": new_key("operator").seed}}, "has no key that signs accounts"),
+        ({"key": {"key": "SOA"}}, "is no backup of an operator"),
+        ({"accounts": None}, "has no system account"),
+        ({"account": {"key": {"key": ""}}}, "has no key of its system account"),
+        ({"token": "x.y.z"}, "is no backup of an operator"),
+    ],
+)
+def test_a_backup_that_is_not_whole_is_told(tmp_path: Path, other: dict[str, Any], told: str) -> None:
+    _backup(tmp_path / "acme.json", **other)
+    with pytest.raises(UsageError, match=told):
+        read_backup(tmp_path / "acme.json")
 
 
 def test_a_seed_is_never_shown() -> None:
