@@ -18,6 +18,7 @@ from cdm.artifacts.kept import KeptContent
 from cdm.artifacts.packing import pack, problem_with_program
 from cdm.artifacts.repository import Artifacts
 from cdm.artifacts.stored import Pushed, StoredArtifact, UnreadableArtifact
+from cdm.cli.commands.described import examples
 from cdm.cli.connected import run_connected
 from cdm.cli.known import nearest, stored_artifacts
 from cdm.cli.log_setup import LogLevel
@@ -46,7 +47,11 @@ from cdm.model.status import Condition, Status
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
 
-app = App(name="artifact", help="Push programs to the cluster, list them, remove them; sign them, verify signatures.")
+app = App(
+    name="artifact",
+    help="Push programs to the cluster, list them, remove them; sign them, verify signatures.",
+    help_epilogue=examples("cdm artifact push org.example:slice:1.0.0 ./slice", "cdm artifact ls"),
+)
 
 
 @app.command(
@@ -55,7 +60,11 @@ app = App(name="artifact", help="Push programs to the cluster, list them, remove
         "What is stored is not changed: other content or another manifest needs another version, or --force. Pushing "
         "the same again does nothing. Exits with 2 where the path or the manifest cannot be used, and with 4 where "
         "the name has other content or another manifest."
-    )
+    ),
+    help_epilogue=examples(
+        "cdm artifact push org.example:slice:1.0.0 ./slice",
+        "cdm artifact push org.example:worker:1.0.0 worker.py --manifest worker.toml",
+    ),
 )
 def push(
     artifact: ArtifactName,
@@ -118,7 +127,7 @@ def push(
     return 0
 
 
-@app.command
+@app.command(help_epilogue=examples("cdm artifact ls"))
 def ls(
     connection: ConnectionOptions = HERE,
     *,
@@ -151,7 +160,8 @@ def ls(
         "What runs on nodes already goes on running; a content that slices or rollouts name stays in the store for as "
         "long as they do. Exits with 1 where there is no such artifact, and with 4 where a "
         "blueprint needs it."
-    )
+    ),
+    help_epilogue=examples("cdm artifact rm org.example:slice:1.0.0"),
 )
 def rm(
     artifact: ArtifactName,
@@ -176,8 +186,10 @@ def rm(
     return 0
 
 
-app.command(sign_stored, name="sign")
-app.command(verify)
+app.command(
+    sign_stored, name="sign", help_epilogue=examples("cdm artifact sign org.example:slice:1.0.0 --key release.seed")
+)
+app.command(verify, help_epilogue=examples("cdm artifact verify org.example:slice:1.0.0 --trust trust.txt"))
 
 
 # What is shown

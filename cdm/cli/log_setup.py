@@ -9,6 +9,7 @@ from contextlib import suppress
 from enum import StrEnum, unique
 from typing import Any, TextIO
 
+from cdm.cli.screen import coloured
 from cdm.log import on_first_line, printable
 
 
@@ -56,7 +57,10 @@ def _configure(form: LogFormat, threshold: int, bound: dict[str, Any], stream: T
     if form is LogFormat.JSON:
         finish = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     else:
-        finish = [_printable, structlog.dev.ConsoleRenderer(**plain, colors=stream.isatty(), pad_event_to=24)]
+        finish = [
+            _printable,
+            structlog.dev.ConsoleRenderer(**plain, colors=coloured(stream), pad_event_to=24),
+        ]
     structlog.configure(
         processors=[
             lambda _logger, _method, event: {**event, **bound},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import partial
 from typing import Annotated
@@ -16,6 +15,7 @@ from cdm.cli.known import known_artifacts, nearest
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
 from cdm.cli.options import FLAG, ConnectionOptions, duration, whole
 from cdm.cli.parameters import HERE, ArtifactName
+from cdm.cli.screen import coloured
 from cdm.cli.signals import until_stopped
 from cdm.cli.streams import discard_output, write_out
 from cdm.dispatch.messages import ValuePut
@@ -69,8 +69,7 @@ def logs(
         lines = FOLLOWED_FROM
     request = LogRequest(artifact=str(artifact), ordinal=ordinal, since=since, lines=lines, follow=follow)
     terminal = sys.stdout.isatty()
-    coloured = terminal and not os.environ.get("NO_COLOR")
-    show: Show = AsJson(artifact) if json else AsText(artifact, terminal=terminal, coloured=coloured)
+    show: Show = AsJson(artifact) if json else AsText(artifact, terminal=terminal, coloured=coloured(sys.stdout))
     only = None if node is None else node_id(node)
     return anyio.run(_run, connection.access(), connection.prefix, request, artifact, only, show)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ import anyio.abc
 from cyclopts import App, Parameter
 
 from cdm.artifacts.signing import TrustedKeys
+from cdm.cli.commands.described import examples
 from cdm.cli.context import expanded
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import (
@@ -49,7 +49,11 @@ from cdm.runtimes.run_as import SAME, RunAs, check, chosen, runs_python
 
 log = Log("cdm.node")
 
-app = App(name="node", help="Run this machine's node, or have one forgotten that is gone.")
+app = App(
+    name="node",
+    help="Run this machine's node, or have one forgotten that is gone.",
+    help_epilogue=examples("cdm node", "cdm node --id node-1 --label zone=a --reserve memory=1Gi"),
+)
 app.command(
     "cdm.cli.forget:forget",
     name="forget",
@@ -57,9 +61,9 @@ app.command(
         "Have nodes forgotten that are gone for good.\n\n"
         "A node that is lost, or left, stays listed by `cdm nodes`, its labels count as domains of a spread, and what "
         "is wanted of it is kept, until this is said. Exits with 4 for a node that is registered, that nobody has "
-        "given up yet, or of which slices are left; and with 1 where there is no such node.\n\n"
-        "Example: cdm node forget node-3"
+        "given up yet, or of which slices are left; and with 1 where there is no such node."
     ),
+    help_epilogue=examples("cdm node forget node-3"),
 )
 
 
@@ -263,13 +267,7 @@ def refuse_contradictions(settings: NodeSettings) -> None:
             raise UsageError(f"{option} contradicts --role manager (CDM_ROLE), which runs no slices")
 
 
-GC_THRESHOLD = 20_000
-"""New objects after which Python's garbage collector looks at them, instead of 700. Most of what a mirror takes in is
-kept for long, without reference cycles: looking for them took a twentieth of a manager's time."""
-
-
 async def _run(settings: NodeSettings) -> None:
-    gc.set_threshold(GC_THRESHOLD)
     stop, at_once = anyio.Event(), anyio.Event()
     async with anyio.create_task_group() as tasks:
         with anyio.CancelScope() as starting:

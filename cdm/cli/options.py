@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from cyclopts import Parameter, Token
+from cyclopts import Group, Parameter, Token
 from cyclopts.validators import Number
 from msgspec.structs import replace
 
@@ -182,7 +182,11 @@ def node_labels(pairs: Sequence[str]) -> dict[str, str]:
     return labels
 
 
-@Parameter(name="*", group="Connection")
+CONNECTION_GROUP = Group("Connection", show=False)
+"""Left out of the commands' helps, for it is the same everywhere: `cdm help connection` shows it."""
+
+
+@Parameter(name="*", group=CONNECTION_GROUP)
 @dataclass(frozen=True, kw_only=True)
 class ConnectionOptions:
     """Where NATS is, and which credentials to use."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import anyio
 from cyclopts import App
 
+from cdm.cli.commands.described import examples
 from cdm.cli.connected import run_connected
 from cdm.cli.editing import Plan, looked
 from cdm.cli.following import StatusFollower, described_status, run_edit
@@ -28,14 +29,19 @@ from cdm.store.connection import Connection
 _OVER = (RolloutPhase.COMPLETE, RolloutPhase.REVERTED, RolloutPhase.FAILED)
 _BAD = (RolloutPhase.REVERTED, RolloutPhase.FAILED)
 
-app = App(name="rollout", help="Look at a service's rollout, stop it, let it go on, take it back.")
+app = App(
+    name="rollout",
+    help="Look at a service's rollout, stop it, let it go on, take it back.",
+    help_epilogue=examples("cdm rollout status org.example:slice", "cdm rollout abort org.example:slice"),
+)
 
 
 @app.command(
     help=(
         "Show how far a service's rollout is: its phase and step, what it waits for, and its versions.\n\n"
         "Exits with 3 where the last rollout was taken back, or failed."
-    )
+    ),
+    help_epilogue=examples("cdm rollout status org.example:slice"),
 )
 def status(
     service: ServiceName,
@@ -57,31 +63,31 @@ def status(
     return run_connected(connection, "cdm rollout", partial(_status, service=service, watch=watch, json=json))
 
 
-@app.command
+@app.command(help_epilogue=examples("cdm rollout pause org.example:slice"))
 def pause(service: ServiceName, /, options: WatchOptions = WATCH) -> int:
     """Stop a rollout where it is; what is lost meanwhile is made up for."""
     return _edit(options, service, partial(pausing, on=True))
 
 
-@app.command
+@app.command(help_epilogue=examples("cdm rollout resume org.example:slice --watch"))
 def resume(service: ServiceName, /, options: WatchOptions = WATCH) -> int:
     """Let a rollout go on that was stopped by hand."""
     return _edit(options, service, partial(pausing, on=False))
 
 
-@app.command
+@app.command(help_epilogue=examples("cdm rollout approve org.example:slice --watch"))
 def approve(service: ServiceName, /, options: WatchOptions = WATCH) -> int:
     """Let a rollout go on that waits for an approval; exits with 1 where it does not."""
     return _edit(options, service, approving)
 
 
-@app.command
+@app.command(help_epilogue=examples("cdm rollout abort org.example:slice --watch"))
 def abort(service: ServiceName, /, options: WatchOptions = WATCH) -> int:
     """Take a rollout back, also one that is complete."""
     return _edit(options, service, aborting)
 
 
-@app.command
+@app.command(help_epilogue=examples("cdm rollout retry org.example:slice --watch"))
 def retry(service: ServiceName, /, options: WatchOptions = WATCH) -> int:
     """Roll out once more what was taken back, or failed."""
     return _edit(options, service, partial(retrying, stamp=stamp()))

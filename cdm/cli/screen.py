@@ -15,7 +15,18 @@ import msgspec
 from cdm.cli.drawing import Table, Text, in_plain_rows, plain
 from cdm.log import printable
 
-__all__ = ["Screen", "Table", "Text", "complain", "for_models", "looked_at", "plain", "print_json", "wide_console"]
+__all__ = [
+    "Screen",
+    "Table",
+    "Text",
+    "coloured",
+    "complain",
+    "for_models",
+    "looked_at",
+    "plain",
+    "print_json",
+    "wide_console",
+]
 
 
 def for_models() -> bool:
@@ -26,6 +37,11 @@ def for_models() -> bool:
 def looked_at(stream: TextIO) -> bool:
     """Whether somebody looks at a stream: it is a terminal, or is said to be shown on one."""
     return not for_models() and (stream.isatty() or bool(os.environ.get("FORCE_COLOR")))
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether what is written there has colours."""
+    return looked_at(stream) and not os.environ.get("NO_COLOR")
 
 
 class Screen:

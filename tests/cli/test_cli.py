@@ -362,7 +362,7 @@ def test_every_command_has_a_help_text(command: str) -> None:
 def test_the_help_of_an_option_is_wrapped_at_the_terminals_width_alone(command: str) -> None:
     shown = run(*command.split(), "--help", env={"COLUMNS": "400"}).stdout
     rows = [line for line in shown.splitlines() if line.startswith("│")]
-    assert len(rows) > 10
+    assert rows
     assert all(re.match(r"│ (\*  |   )?(--)?[a-zA-Z]", row) for row in rows), shown
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 import tomllib
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from tests.cli import (
     test_drain,
     test_endpoints,
     test_explain,
+    test_help,
     test_rebalance,
     test_releases,
     test_status,
@@ -228,6 +230,19 @@ async def test_the_example_of_permissions_is_printed(tmp_path: Path) -> None:
         assert printed == (ROOT / "nats" / "secure.conf").read_text(encoding="utf-8")
 
 
+async def test_shells_complete_and_man_shows_what_there_is(tmp_path: Path) -> None:
+    home, completion, (pages, man) = tmp_path / "home", commands("Completion"), commands("Man pages")
+    for folder in (".local/share/bash-completion/completions", ".zfunc", ".config/fish/completions"):
+        (home / folder).mkdir(parents=True)
+    async with terminal(tmp_path, HOME=str(home)) as shell:
+        for command in completion:
+            await shell.good(command)
+        assert sum("cdm" in path.read_text("utf-8") for path in home.rglob("*cdm*")) == len(completion)
+        assert "cdm-drain.1" in await shell.good(pages)
+        if shutil.which("man") is not None:
+            assert "--on-deadline" in await shell.good(f"export MANPATH={home}/.local/share/man; {man} | col -b")
+
+
 Test = Callable[..., object]
 
 BLOCKS_ARE_IN: dict[str, Test] = {
@@ -264,6 +279,9 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "A runtime in forty lines": test_first_steps.test_the_runtime_example_serves_a_site,
     "Writing an agent": test_documents.test_the_agent_example_serves_a_blueprint,
     "Using cdm as a library": test_documents.test_the_library_example_runs,
+    "Completion": test_shells_complete_and_man_shows_what_there_is,
+    "Man pages": test_shells_complete_and_man_shows_what_there_is,
+    "As a part of the nats tool": test_nats_cli.test_cdm_is_a_command_of_the_tool,
     "Running the checks": test_the_scripts_for_those_who_change_cdm,
 }
 """By heading, a test that takes all blocks below it, and fails when there is a line more or less."""
@@ -302,6 +320,14 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm rebalance --wait": test_rebalance.test_what_is_on_one_node_is_spread_by_one_command,
     "cdm history": test_a_service_is_released_by_command,
     "cdm events": test_events.test_the_commands_of_the_documents,
+    "cdm help connection": test_help.test_options_of_the_connection_are_shown_once_and_taken_everywhere,
+    "cdm help COMMAND": test_help.test_help_on_a_command_is_its_help_and_words_about_others_are_those_about_any,
+    "cdm help --man": test_help.test_man_pages_of_all_commands_are_written,
+    "cdm help --man FOLDER": test_help.test_man_pages_of_all_commands_are_written,
+    "cdm help": test_help.test_help_on_a_command_is_its_help_and_words_about_others_are_those_about_any,
+    "cdm completion": test_help.test_bash_completes,
+    "nats cdm": test_nats_cli.test_cdm_is_a_command_of_the_tool,
+    "nats cdm status": test_nats_cli.test_cdm_is_a_command_of_the_tool,
     "cdm init": test_a_server_of_ones_own,
     "cdm init --replicas 3": test_a_node_is_operated,
     "cdm init --upgrade": test_buckets_of_an_earlier_version_are_changed_over,

@@ -607,3 +607,19 @@ def _present(shell: Terminal, status: str) -> Callable[..., Awaitable[bool]]:
         return shell.code == Exit.OK and all([name, "agent"] in rows for name in names)
 
     return there
+
+
+async def test_cdm_is_a_command_of_the_tool(server: NatsServer, tmp_path: Path) -> None:
+    program()
+    register, status = commands("As a part of the nats tool")
+    home = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path / "data")}
+    async with terminal(tmp_path, **home) as shell:
+        assert "was added" in await shell.good(register)
+        await shell.good(f"cdm init --server {server.url}")
+        # The tool hands the connection's options on, and fails where the command does: nobody leads.
+        url = server.url
+        for line in (f"{status} -s {url}", f"NATS_URL={url} {status}", f"nats -s {url} cdm status"):
+            assert "leader none" in await shell.type(line)
+            assert shell.code == Exit.FAILED
+        assert '"buckets"' in await shell.good(f"nats cdm init --json --server {server.url}")
+        assert "there is no node n1" in await shell.type(f"nats cdm drain n1 n2 --timeout 9s --wait -s {server.url}")
