@@ -8,7 +8,7 @@ from pathlib import Path
 from cdm.cli.commands.described import EXITS
 from cdm.cli.help import connection_help
 from cdm.cli.options import CONNECTION_GROUP
-from cdm.cli.pages import CommandPage, Given, page
+from cdm.cli.pages import CommandPage, Typed, page
 from cdm.version import VERSION
 
 
@@ -70,7 +70,7 @@ def _synopsis(of: CommandPage) -> Iterator[str]:
         yield from (*([".br"] if of.runs else []), f"{command} \\fICOMMAND\\fR")
 
 
-def _described(given: Sequence[Given]) -> Iterator[str]:
+def _described(given: Sequence[Typed]) -> Iterator[str]:
     for each in given:
         names = ", ".join(f"\\fB{_text(name)}\\fR" for name in each.names)
         yield from (".TP", f"{names} \\fI{_text(each.value)}\\fR" if each.value and each.names[0][0] == "-" else names)

@@ -12,7 +12,7 @@ from cdm.cli.commands import app
 from cdm.cli.commands.described import examples_in
 
 
-class Given(NamedTuple):
+class Typed(NamedTuple):
     """An argument or an option."""
 
     names: tuple[str, ...]
@@ -38,8 +38,8 @@ class CommandPage(NamedTuple):
     title: str
     text: tuple[str, ...]
     """Paragraphs, after the title."""
-    arguments: tuple[Given, ...]
-    options: tuple[Given, ...]
+    arguments: tuple[Typed, ...]
+    options: tuple[Typed, ...]
     examples: tuple[str, ...]
     commands: tuple[CommandPage, ...]
     runs: bool
@@ -73,14 +73,14 @@ def page(of: App = app, path: tuple[str, ...] = ()) -> CommandPage:
     )
 
 
-def _given(of: App) -> Iterator[Given]:
+def _given(of: App) -> Iterator[Typed]:
     found = of.assemble_argument_collection(parse_docstring=True)
     for group in found.groups:
         shown = found.filter_by(group=group, show=True)
         # The library makes of types what stands for values.
         entries = create_parameter_help_panel(group, shown, "plaintext").entries
         for argument, entry in zip(shown, entries, strict=True):
-            yield Given(
+            yield Typed(
                 (*entry.positive_names, *entry.positive_shorts) or (entry.positional_label or argument.name,),
                 entry.metavar or "",
                 " ".join((argument.parameter.help or "").split()),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cdm.cli.pages import CommandPage, Given, page
+from cdm.cli.pages import CommandPage, Typed, page
 from cdm.cli.screen import print_json
 from cdm.version import VERSION
 
@@ -39,11 +39,11 @@ def _command(of: CommandPage) -> dict[str, Any]:
     }
 
 
-def _argument(given: Given) -> dict[str, Any]:
+def _argument(given: Typed) -> dict[str, Any]:
     return {"name": given.names[0].lower(), "help": given.help, "required": given.required, "cumulative": given.several}
 
 
-def _flag(given: Given) -> dict[str, Any]:
+def _flag(given: Typed) -> dict[str, Any]:
     long = next(name for name in given.names if name.startswith("--"))
     short = next((name[1:] for name in given.names if not name.startswith("--")), "")
     return {
