@@ -63,7 +63,7 @@ def test_options_of_the_connection_are_shown_once_and_taken_everywhere() -> None
 
 def test_help_on_a_command_is_its_help_and_words_about_others_are_those_about_any() -> None:
     assert ran("help", "rollout", "abort") == ran("rollout", "abort", "--help")
-    for words in (("stauts",), ("rollout", "abrot"), ("status", "x")):
+    for words in (("stauts",), ("rollout", "abrot"), ("init", "x")):
         refused = [forked.ran(*each, env=environment()) for each in (words, ("help", *words))]
         assert refused[0].returncode == refused[1].returncode == Exit.USAGE
         assert refused[0].stderr == refused[1].stderr
