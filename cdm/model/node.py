@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum, unique
 from math import inf
 
@@ -49,6 +49,24 @@ GIVES_SECRETS = "gives-secrets"
 
 _MOST = {"capacity": 2**53, "cpu": MOST_CPU, "memory": MOST_MEMORY, "load": 1_000.0, "ttl": 365 * 86_400.0}
 """The most of each that is believed of a node; below 0 is 0."""
+_YEAR = 365 * 86_400.0
+_MOST_VITALS = {
+    "clock": 1e11,
+    "lease_ttl": _YEAR,
+    "disk_free": 2**63,
+    "disk_size": 2**63,
+    "stop_limit": _YEAR,
+    "stop_needs": _YEAR,
+}
+"""The same of its vitals."""
+
+
+def _bound(told: Struct, most_of: Mapping[str, float]) -> None:
+    """Make numbers that are out of bounds the nearest within them."""
+    for name, most in most_of.items():
+        said = getattr(told, name)
+        if said is not None and not 0 <= said <= most:
+            force_setattr(told, name, min(max(said, type(most)(0)), most))
 
 
 @unique
@@ -82,6 +100,10 @@ class Vitals(Struct, frozen=True, omit_defaults=True):
     stop_needs: float | None = None
     """Seconds that it may take to stop now: the longest grace of its slices, and what it waits for them to be replaced
     elsewhere."""
+
+    def __post_init__(self) -> None:
+        """Believe no number that no machine has."""
+        _bound(self, _MOST_VITALS)
 
 
 class Registration(Struct, frozen=True, omit_defaults=True):
@@ -123,10 +145,7 @@ class Registration(Struct, frozen=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         """Believe no number that no machine has: whatever a node says of itself, those that decide can reckon with."""
-        for name, most in _MOST.items():
-            said = getattr(self, name)
-            if said is not None and not 0 <= said <= most:
-                force_setattr(self, name, min(max(said, type(most)(0)), most))
+        _bound(self, _MOST)
         if self.ttl == 0:
             force_setattr(self, "ttl", None)
 

@@ -296,3 +296,6 @@ def test_how_a_node_is_changes_nothing_that_is_decided() -> None:
     assert not one.differs_from(other)
     assert one.differs_from(replace(other, address="elsewhere"))
     assert one.lasting.vitals is None
+    raw = b'{"vitals": {"clock": 1e300, "lease_ttl": -1, "disk_free": 9999999999999999999999, "stop_needs": 1e300}}'
+    vitals = Registration.parse(raw).vitals
+    assert vitals == Vitals(1e11, 0.0, 2**63, stop_needs=365 * 86_400.0), "numbers that no machine has"
