@@ -65,7 +65,11 @@ async def _init(connection: Connection, *, replicas: int | None, upgrade: bool) 
         found[stream.name] = "created" if new else "existed"
     except (AccessDenied, RequestRefused, Unsuitable) as error:
         found[stream.name] = f"no events will be told: {error}"  # all else goes on
-    old = [bucket for bucket in known.values() if (await bucket.state()).rolls_up]
+    # Where another number of replicas was just asked for, the streams have no leaders for a moment.
+    states = {
+        name: await patiently(bucket.state, f"bucket {bucket.name}", BUCKET_PATIENCE) for name, bucket in known.items()
+    }
+    old = [bucket for name, bucket in known.items() if states[name].rolls_up]
     if old and upgrade:
         await _refuse_if_needed(known["nodes"])
     for bucket in old:

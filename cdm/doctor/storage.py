@@ -119,16 +119,20 @@ def replicas(picture: Picture) -> Iterator[Finding]:
             f"{alone} what {picture.server.servers} could; when one is lost, nothing can be written",
             f"cdm init --replicas {ENOUGH}",
         )
+    lost: dict[str, list[str]] = {}
+    behind: dict[str, int] = {}
     for bucket in there:
         for peer in bucket.peers:
-            if peer.lost or peer.lag > MUCH_LAG:
-                yield Finding(
-                    Severity.WARNING,
-                    FindingKind.REPLICAS,
-                    bucket.name,
-                    f"server {peer.name} " + ("is not heard" if peer.lost else f"is {peer.lag:,} writes behind"),
-                    "start that server, or look at its log",
-                )
+            if peer.lost:
+                lost.setdefault(peer.name, []).append(bucket.name)
+            elif peer.lag > MUCH_LAG:
+                behind[peer.name] = max(peer.lag, behind.get(peer.name, 0))
+    states = {name: f"is {lag:,} writes behind" for name, lag in behind.items()}
+    states |= {name: f"is not heard, and is to hold {', '.join(held)}" for name, held in lost.items()}
+    for name, what in sorted(states.items()):
+        yield Finding(
+            Severity.WARNING, FindingKind.REPLICAS, name, f"server {what}", "start that server, or look at its log"
+        )
 
 
 def copies(picture: Picture) -> Iterator[Finding]:

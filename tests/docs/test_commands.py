@@ -115,6 +115,7 @@ async def test_a_node_is_operated(tmp_path: Path) -> None:
         urls = ",".join(server.url for server in servers)
         # Not into the folder of whoever runs the tests.
         async with terminal(tmp_path, NATS_URL=urls, CDM_FOLDER=str(tmp_path / "state")) as shell:
+            await shell.good("cdm init")  # also where there are buckets that get more replicas now
             await shell.good(init)
             made = (await user.api("STREAM.NAMES"))["streams"]
             assert len(made) == 6

@@ -93,7 +93,7 @@ CASES: dict[str, tuple[Picture, str, str, str]] = {
         replace(WELL, buckets=buckets(replicas=3)), "replicas warning", "blueprints 3, slices 1", "--replicas 3",
     ),
     "a replica that is lost": (
-        replace(WELL, buckets=buckets(peers=(Peer("n2", lost=True),))), "replicas warning", "n2 is not heard", "start",
+        replace(WELL, buckets=buckets(peers=(Peer("n2", lost=True),))), "replicas warning", "hold blueprints", "start",
     ),
     "a replica that is behind": (
         replace(WELL, buckets=buckets(peers=(Peer("n2", 5000),))), "replicas warning", "5,000 writes behind", "log",
