@@ -17,6 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
+from cdm.manager.active import Active
 from cdm.manager.outbox import Order
 from cdm.manager.topology import Registered
 from cdm.model.artifact import Artifact, NodeId
@@ -182,9 +183,9 @@ class PlacementModel(ClusterModel):
         world, artifact = self.world, order.artifact
         desired = world.manager.cluster.desired.get(artifact)
         loads = {command.key for command in order.commands if command.state is S.LOAD}
-        if desired is None or desired.blueprint is None or not loads or artifact in self.rolled:
-            return
-        if any("moved" in command.reason for command in order.commands):
+        state = world.manager.state
+        moving = isinstance(state, Active) and state._moves.under_way(artifact)
+        if desired is None or desired.blueprint is None or not loads or moving or artifact in self.rolled:
             return
         # Of those that are on their way some may be given up, so only these certainly count.
         there = {
