@@ -22,10 +22,10 @@ from cdm.manager.outbox import Order
 from cdm.manager.topology import Registered
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
-from cdm.model.keys import BlueprintKey, SliceKey, encode
+from cdm.model.keys import BlueprintKey, RolloutKey, SliceKey, encode
 from cdm.model.node import Registration, Schedule
 from cdm.model.quantity import millicores
-from cdm.model.rules import OTHERS, Neighbour, OnViolation, Spread
+from cdm.model.rules import OTHERS, Needs, Neighbour, OnViolation, Spread
 from cdm.model.status import Condition
 from tests.harness.examples import examples
 from tests.unit.support import S
@@ -101,8 +101,8 @@ class PlacementModel(ClusterModel):
     def __init__(self) -> None:
         super().__init__()
         self.world.watch = self.an_order_is_decided_on
-        self.rolled: set[Artifact] = set()
-        """What had other needs while it ran: which of them are in force is the business of the model of rollouts."""
+        self.needs: dict[Artifact, set[Needs | None]] = {}
+        """What each needed since there was nothing of it."""
 
     @initialize(
         nodes=st.lists(a_node, max_size=4) | st.lists(a_node, min_size=4, max_size=5),
@@ -143,16 +143,28 @@ class PlacementModel(ClusterModel):
         blueprint = {"instances": instances, **typed, **near_and_apart, **each}
         if each:
             blueprint = {name: value for name, value in blueprint.items() if name not in _OF_NUMBERS}
-        before = self.world.blueprints.get(artifact, (None, 0, None))[0]
-        if before is not None or artifact in self.world.manager.cluster.groups:
-            if data.draw(st.sampled_from([False, False, False, True]), label="other needs"):
-                self.rolled.add(artifact)
-            elif before is not None and before.rules.needs is not None:
+        world, before = self.world, self.world.blueprints.get(artifact, (None, 0, None))[0]
+        if before is None and not self._is_anything_of(artifact):
+            self.needs.pop(artifact, None)
+        elif not data.draw(st.sampled_from([False, False, False, True]), label="other needs"):
+            blueprint.pop("needs", None)
+            if before is not None and before.rules.needs is not None:
                 needs = before.rules.needs
                 blueprint["needs"] = {"cpu": needs.cpu, "memory": needs.memory}
-            else:
-                blueprint.pop("needs", None)
-        self.world.apply(artifact, Blueprint.parse(msgspec.json.encode(blueprint)))
+        made = Blueprint.parse(msgspec.json.encode(blueprint))
+        self.needs.setdefault(artifact, set()).add(made.rules.needs)
+        world.apply(artifact, made)
+
+    def _is_anything_of(self, artifact: Artifact) -> bool:
+        """Whether there are slices of it, or some are about to be, or a rollout is known."""
+        world = self.world
+        orders = any(order.artifact == artifact for order in world.outbox.orders)
+        there = any(key.artifact == artifact for key in world.slices) or artifact in world.manager.cluster.groups
+        return orders or there or RolloutKey(artifact.service) in world.records
+
+    def _rolled(self, artifact: Artifact) -> bool:
+        """Whether it had other needs while it ran: which are in force is the business of the model of rollouts."""
+        return len(self.needs.get(artifact, ())) > 1
 
     @invariant()
     def no_node_reserves_more_than_it_has(self) -> None:
@@ -185,7 +197,7 @@ class PlacementModel(ClusterModel):
         loads = {command.key for command in order.commands if command.state is S.LOAD}
         state = world.manager.state
         moving = isinstance(state, Active) and state._moves.under_way(artifact)
-        if desired is None or desired.blueprint is None or not loads or moving or artifact in self.rolled:
+        if desired is None or desired.blueprint is None or not loads or moving or self._rolled(artifact):
             return
         # Of those that are on their way some may be given up, so only these certainly count.
         there = {
@@ -275,7 +287,7 @@ class PlacementModel(ClusterModel):
         serving = {key for key, state in states.items() if state is S.ACTIVE}
         draining = {key for key in states if world.intents.get(key.node) is Schedule.DRAIN}
         wanted = status.desired
-        if artifact in self.rolled:
+        if self._rolled(artifact):
             assert len(serving - draining) <= wanted
             return
         assert valid.each or wanted == valid.instances
