@@ -22,6 +22,7 @@ from cdm.dispatch.messages import ValuePut
 from cdm.errors import OutputMissing, UsageError
 from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.keys import NodeKey
+from cdm.model.node import RUN_MARKS
 from cdm.output.client import Reader
 from cdm.output.lines import AsJson, AsText, Show
 from cdm.output.source import Registered, Shown, keeps_output
@@ -43,6 +44,8 @@ def logs(
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="", show_default=False)] = False,
     since: Annotated[float | None, duration()] = None,
     lines: Annotated[int | None, whole()] = None,
+    previous: Annotated[bool, FLAG] = False,
+    timestamps: Annotated[bool, Parameter(name=["--timestamps", "-t"], negative="", show_default=False)] = False,
     json: Annotated[bool, FLAG] = False,
 ) -> int:
     """Show what an artifact's slices write and wrote, from all nodes, in the order of time.
@@ -59,17 +62,26 @@ def logs(
         Nothing older than this: 90s, 10m, 1h30m, 2d.
     lines
         Only the last so many lines of each slice. [default: all; with --follow and without --since, 10]
+    previous
+        Of each slice only what the program wrote in the run that ended last.
+    timestamps
+        Begin each line with the time when it was written, UTC.
     json
         Print each line as a JSON object.
     """
     configure_logs(LogFormat.CONSOLE, LogLevel.INFO)  # both that the connection is lost and that it is back
     if lines is not None and lines > MAX_LINES:
         raise UsageError(f"--lines: at most {MAX_LINES}; leave it out for all lines")
+    if follow and previous:
+        raise UsageError("--previous shows a run that is over: there is nothing to --follow")
     if follow and lines is None and since is None:
         lines = FOLLOWED_FROM
-    request = LogRequest(artifact=str(artifact), ordinal=ordinal, since=since, lines=lines, follow=follow)
-    terminal = sys.stdout.isatty()
-    show: Show = AsJson(artifact) if json else AsText(artifact, terminal=terminal, coloured=coloured(sys.stdout))
+    request = LogRequest(
+        artifact=str(artifact), ordinal=ordinal, since=since, lines=lines, previous=previous, follow=follow
+    )
+    out = sys.stdout
+    as_text = AsText(artifact, terminal=out.isatty(), coloured=coloured(out), timed=timestamps)
+    show: Show = AsJson(artifact) if json else as_text
     only = None if node is None else node_id(node)
     return anyio.run(_run, connection.access(), connection.prefix, request, artifact, only, show)
 
@@ -90,6 +102,8 @@ async def _run(
         nonlocal complete
         async with connect(access, name="cdm logs", prefix=prefix) as connection:
             hosts = await _hosts(connection, only)
+            if request.previous:
+                hosts = _knowing(hosts)
             missing = partial(_no_such_artifact, connection, artifact)
             complete = await Reader(connection, request, only, write, remark, missing).run(hosts)
 
@@ -101,6 +115,17 @@ async def _run(
     if stopped:
         return 0 if request.follow else 128 + stopped
     return 0 if complete else 1
+
+
+def _knowing(hosts: list[Registered]) -> list[Registered]:
+    """Those that tell the runs of a slice apart; of the others the user is told."""
+    knowing = [each for each in hosts if RUN_MARKS in each.value.features]
+    if hosts and not knowing:
+        raise OutputMissing("no node knows --previous: all run an earlier version of cdm")
+    for each in hosts:
+        if RUN_MARKS not in each.value.features:
+            remark(f"warning: node {each.key.node!r}: its cdm {each.value.version} does not know --previous")
+    return knowing
 
 
 async def _no_such_artifact(connection: Connection, artifact: Artifact) -> str:

@@ -39,7 +39,9 @@ EXPIRY_BY_CLOCK = "expiry-by-clock"
 """The feature of managers that know by their clock when a lease or a registration expires, and need no marker of it."""
 EXPIRY_IN_WORDS = "that leases and registrations expire without a marker"
 """What such a manager knows, for people."""
-FEATURES = (ROLLOUTS, PLACEMENT, SECRETS, DRAINS, EXPIRY_BY_CLOCK)
+RUN_MARKS = "run-marks"
+"""The feature of nodes that mark in slices' output where a run ends and another one begins."""
+FEATURES = (RUN_MARKS, ROLLOUTS, PLACEMENT, SECRETS, DRAINS, EXPIRY_BY_CLOCK)
 """Every feature that all nodes of this version have."""
 MANIFEST_INSIDE = "manifest-inside"
 """The feature of nodes that read artifacts with the manifest at the end of their bytes."""

@@ -26,6 +26,9 @@ LAST_LENGTH = 300
 """How much of each line is quoted, in bytes."""
 MIN_BYTES = 4096
 """Smallest size at which a file is put aside, in bytes: smaller files would be too many."""
+BEGAN_AGAIN = "begins again"
+ENDED = "ended: "
+"""Remarks between the runs of a slice: what an `OutputWriter` marks their beginnings and ends with."""
 _NAME = re.compile(r"(0[0-9]{7}|[1-9][0-9]{7,})\.log", re.ASCII)
 
 
@@ -126,6 +129,7 @@ class OutputWriter:
         self._last: dict[str, deque[bytes]] = {stream: deque(maxlen=LAST_LINES) for stream in self._splitters}
         self.said = False
         """Whether the program wrote the line that is waited for."""
+        self._begun = False
 
     @property
     def last(self) -> tuple[str, ...]:
@@ -133,8 +137,16 @@ class OutputWriter:
         lines = (line for stream in self._last.values() for line in stream)
         return tuple(_cut(line).decode(errors="replace").rstrip() for line in lines)
 
+    def begin(self) -> None:
+        """The program runs, or does so already: where another one ran before, a mark tells the two apart."""
+        if not self._begun:
+            self._begun = True
+            if numbers(self._folder):
+                self.remark(BEGAN_AGAIN)
+
     def feed(self, stream: str, data: bytes) -> None:
         """Keep what the program wrote."""
+        self.begin()
         self._take(stream, self._splitters[stream].feed(data))
 
     def end(self, stream: str) -> None:
@@ -145,10 +157,12 @@ class OutputWriter:
         """Add a remark of cdm's."""
         self._store(self._render("cdm", [text.encode()]))
 
-    def close(self) -> None:
-        """Write the unfinished lines, and close the file."""
+    def close(self, ended: str = "") -> None:
+        """Write the unfinished lines, and how the program ended, where it ever ran; and close the file."""
         for stream in self._splitters:
             self.end(stream)
+        if ended and self._begun:
+            self.remark(f"{ENDED}{ended}")
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

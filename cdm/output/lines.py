@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
+from datetime import UTC
 from typing import Protocol
 
 import msgspec
@@ -68,12 +69,14 @@ class AsText:
         artifact: whose lines these are.
         terminal: whether they go to one: then control characters in them are escaped, except for colours.
         coloured: whether each slice's name has a colour.
+        timed: whether each line begins with its time.
     """
 
-    def __init__(self, artifact: Artifact, *, terminal: bool, coloured: bool) -> None:
+    def __init__(self, artifact: Artifact, *, terminal: bool, coloured: bool, timed: bool = False) -> None:
         self._artifact = artifact
         self._terminal = terminal
         self._coloured = coloured
+        self._timed = timed
         self._labels: dict[tuple[str, int], str] = {}
         self._unfinished: tuple[str, int, str] | None = None
         """Node, ordinal and stream of the line whose first parts are written."""
@@ -91,7 +94,8 @@ class AsText:
 
     def _line(self, node: str, line: WireLine) -> str:
         origin = (node, line.ordinal, line.stream)
-        begun = "" if origin == self._unfinished else f"{self.end()}{self._label(node, line.ordinal)} "
+        time = f"{line.time.astimezone(UTC).isoformat(timespec='milliseconds')[:-6]}Z " if self._timed else ""
+        begun = "" if origin == self._unfinished else f"{self.end()}{time}{self._label(node, line.ordinal)} "
         self._unfinished = origin if line.partial else None
         return f"{begun}{self._text(line)}{'' if line.partial else chr(10)}"
 

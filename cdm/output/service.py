@@ -25,6 +25,7 @@ from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, encode_node
 from cdm.model.problems import UNREADABLE
 from cdm.output import Logging, OutputLine
+from cdm.output.runs import previous_run
 from cdm.output.wire import KEEPS_NONE, LEASE, QUIET, WINDOW, LogReply, LogRequest, WireLine, ripe
 from cdm.store.connection import Connection
 from cdm.store.micro import EndpointTally
@@ -265,6 +266,8 @@ class Session:
 
     def _read(self, key: SliceKey, lines: int | None, since: datetime | None) -> AsyncIterator[Sequence[OutputLine]]:
         after = self._request.after.get(key.ordinal, since)
+        if self._request.previous:
+            return previous_run(self._runtime.read(key, since=after), lines)
         return self._runtime.read(key, lines=lines, since=after, follow=self._request.follow)
 
     # Sending

@@ -45,6 +45,8 @@ class LogRequest(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Of each slice only the last so many of what is there now."""
     after: dict[int, Annotated[datetime, Meta(tz=True)]] = {}
     """By ordinal: nothing older than this, whatever `since` says. By the node's clock, as the times of lines are."""
+    previous: bool = False
+    """Of each slice only the run of its program that ended last. Nodes without the feature `RUN_MARKS` show all."""
     follow: bool = False
     """Go on with lines that are yet to be written."""
     seen: int = 0

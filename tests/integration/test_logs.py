@@ -20,6 +20,7 @@ import anyio
 import pytest
 from nats.aio.msg import Msg
 
+from cdm.output.files import BEGAN_AGAIN, ENDED
 from cdm.output.wire import WINDOW
 from tests.harness import forked
 from tests.harness.forked import Child
@@ -204,6 +205,41 @@ async def test_two_nodes_are_merged_and_what_is_not_there_is_told(server: NatsSe
         assert partly.returncode == 1
         assert b"'n2': did not answer within 2 s" in partly.stderr or b"'n2'" not in partly.stdout
         assert b"n1/" in partly.stdout
+
+
+async def test_ends_and_beginnings_are_marked_and_the_run_before_can_be_shown(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    once = tmp_path / "once"
+    program = (
+        "import pathlib, sys, time\n"
+        f"once = pathlib.Path({str(once)!r})\n"
+        "if not once.exists():\n    once.touch()\n    print('first', flush=True)\n    sys.exit(3)\n"
+        "print('second', flush=True)\ntime.sleep(600)"
+    )
+    async with cluster(server, tmp_path, program, 1, restart={"delay": 0.1}) as talkers:
+
+        async def again() -> list[str] | None:
+            shown = (await talkers.logs(NAME)).stdout.decode().splitlines()
+            return shown if len(shown) == 4 else None
+
+        label = "n[12]/g:talker:1 \\| "
+        told = [
+            f"{label}first",
+            f"{label}\\[cdm: ended: exit status 3\\]",
+            f"{label}\\[cdm: begins again\\]",
+            f"{label}second",
+        ]
+        shown = await eventually(again, 20)
+        assert shown is not None
+        assert all(map(re.fullmatch, told, shown)), shown
+        before = await talkers.logs(NAME, "--previous", "--timestamps", "--lines", "5")
+        assert before.returncode == 0, before.stderr
+        stamp = "\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z "
+        lines = before.stdout.decode().splitlines()
+        assert all(re.fullmatch(f"{stamp}{each}", line) for each, line in zip(told[:2], lines, strict=True)), lines
+        refused = await talkers.logs(NAME, "--previous", "-f")
+        assert refused.returncode == 2
 
 
 async def test_a_line_of_any_length_is_one_line(server: NatsServer, tmp_path: Path) -> None:
@@ -408,6 +444,8 @@ class Followed:
         for line in self._output.read_text().split("\n")[:-1]:
             if line.startswith("{"):
                 shown = json.loads(line)
+                if shown["text"] == BEGAN_AGAIN or shown["text"].startswith(ENDED):
+                    continue
                 assert shown["stream"] == "out", "a remark that lines are missing"
                 pid, number = shown["text"].split()
                 if shown["node"] == node:

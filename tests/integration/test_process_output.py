@@ -114,6 +114,7 @@ async def test_output_stays_after_unload_and_a_new_start_of_the_node(tmp_path: P
         assert await stage.text(key) == ["first", "READY=1"]
         await stage.up("print('second')\nprint('READY=1')\ntime.sleep(600)", Manifest(readiness=READY))
         assert await stage.text(key) == ["first", "READY=1", "second", "READY=1"]
+        assert await stage.text(key, "cdm") == ["ended: killed by SIGTERM", "begins again"]
 
 
 async def test_output_of_old_slices_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,8 @@ from cdm.model.keys import SliceKey
 from cdm.model.manifest import Logs
 from cdm.output.files import LAST_LENGTH, MAX_LINE, MIN_BYTES, LineSplitter, OutputWriter, numbers, path_of
 from cdm.output.lines import AsJson, AsText
-from cdm.output.reading import folder_name, parse, prune, tail
+from cdm.output.reading import batches, folder_name, parse, prune, tail
+from cdm.output.runs import previous_run
 from cdm.output.source import Shown
 from cdm.output.wire import WireLine
 from cdm.runtimes import OutputLine
@@ -201,7 +202,7 @@ async def test_goes_on_where_a_killed_writer_stopped(tmp_path: Path) -> None:
     second.feed("out", b"two\n")
     second.close()
     first.close()
-    assert [line.text for line in await everything(tmp_path)] == ["one", "tor", "two"]
+    assert [line.text for line in await everything(tmp_path)] == ["one", "tor", "begins again", "two"]
 
 
 async def test_a_full_disk_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,3 +341,26 @@ def test_pruning_keeps_what_is_loaded_and_the_newest(tmp_path: Path) -> None:
     prune(tmp_path, {"s0"}, 2)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["s0", "s4", "s5"]
     prune(tmp_path / "nothing", set(), 2)
+
+
+async def test_the_run_that_ended_last_is_told_from_the_others(tmp_path: Path) -> None:
+    async def previous(lines: int | None = None) -> list[str]:
+        return [line.text async for batch in previous_run(batches(tmp_path), lines) for line in batch]
+
+    first = a_writer(tmp_path)
+    first.feed("out", b"one\ntwo\nthree")
+    assert await previous() == []
+    first.close("exit status 1")
+    assert await previous() == ["one", "two", "three", "ended: exit status 1"]
+    second = a_writer(tmp_path)
+    second.feed("err", b"four\n")
+    assert await previous(2) == ["two", "three", "ended: exit status 1"]
+    # Its end was never written: the machine was switched off.
+    third = a_writer(tmp_path)
+    third.begin()
+    third.feed("out", b"five\n")
+    assert await previous() == ["begins again", "four"]
+    third.close()
+    # What never ran leaves no mark.
+    a_writer(tmp_path).close("exit status 127")
+    assert (await everything(tmp_path))[-1].text == "five"

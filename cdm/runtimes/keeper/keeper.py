@@ -208,6 +208,8 @@ class Keeper:
         self._unwatch(exec_pipe)
         run.exec_pipe = None
         if not data:
+            with self._losing_output():
+                run.output.begin()
             self._tell(Started(run.name, run.pid))
             return
         problem = problem_of(data)
@@ -287,7 +289,9 @@ class Keeper:
             run.reaped = True
             if run.exec_pipe is not None:
                 self._on_exec(run, run.exec_pipe)
-            self._tell(Exited(run.name, os.waitstatus_to_exitcode(status)))
+            exited = Exited(run.name, os.waitstatus_to_exitcode(status))
+            run.ended = exited.words
+            self._tell(exited)
 
     def _lapse(self) -> None:
         """Stop runs with ``stop_after`` whose node is cut off: others may start the same slice elsewhere."""
@@ -365,7 +369,7 @@ class Keeper:
 
     def _put_away(self, run: Run) -> None:
         with self._losing_output():
-            run.output.close()
+            run.output.close(run.ended)
         with contextlib.suppress(OSError):
             (self._records / run.name).unlink()
 

@@ -77,6 +77,8 @@ class Run:
         """When it was last reported that its output is being lost, on the monotonic clock."""
         self.reaped = False
         """Whether the program itself was; until then its pid, and its group's and session's number, are its own."""
+        self.ended = "with its node"
+        """How the program ended; its node's keeper is the last to know of those that it ends itself."""
         self.stopping: Stopping | None = None
 
     def send(self, living: Iterable[Process], number: int) -> None:

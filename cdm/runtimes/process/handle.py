@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
@@ -114,10 +113,5 @@ class RunHandle:
                 return LOST
             case SpawnRefused(_, problem):
                 return problem
-            case Exited(_, status) if status >= 0:
-                return f"exit status {status}"
-            case Exited(_, status):
-                try:
-                    return f"killed by {signal.Signals(-status).name}"
-                except ValueError:
-                    return f"killed by signal {-status}"
+            case Exited() as exited:
+                return exited.words
