@@ -142,7 +142,7 @@ async def test_a_node_is_operated(tmp_path: Path) -> None:
 
 async def test_artifacts_are_pushed_and_run_and_what_they_write_is_shown(server: NatsServer, tmp_path: Path) -> None:
     push_service, push_worker, listing, remove = commands("Artifacts")
-    everything, follow, some, last = commands("Logs")
+    everything, follow, some, last, previous = commands("Logs")
     program = tmp_path / "service" / "bin" / "serve"
     program.parent.mkdir(parents=True)
     program.write_text(SERVE, encoding="utf-8")
@@ -183,6 +183,7 @@ async def test_artifacts_are_pushed_and_run_and_what_they_write_is_shown(server:
         assert f"{first}level info" in shown
         assert second not in shown
         assert {json.loads(line)["ordinal"] for line in (await shell.good(last)).splitlines()} == {0, 1}
+        assert await shell.good(previous) == ""  # none has ended
         await shell.good("kill $node; wait $node")
 
 

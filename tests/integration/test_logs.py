@@ -214,10 +214,10 @@ async def test_ends_and_beginnings_are_marked_and_the_run_before_can_be_shown(
     program = (
         "import pathlib, sys, time\n"
         f"once = pathlib.Path({str(once)!r})\n"
-        "if not once.exists():\n    once.touch()\n    print('first', flush=True)\n    sys.exit(3)\n"
+        "if not once.exists():\n    once.touch()\n    print('first', flush=True)\n    time.sleep(1)\n    sys.exit(3)\n"
         "print('second', flush=True)\ntime.sleep(600)"
     )
-    async with cluster(server, tmp_path, program, 1, restart={"delay": 0.1}) as talkers:
+    async with cluster(server, tmp_path, program, 1, restart={"backoff": 0.1}) as talkers:
 
         async def again() -> list[str] | None:
             shown = (await talkers.logs(NAME)).stdout.decode().splitlines()

@@ -134,12 +134,12 @@ async def test_followed_while_it_runs_and_over_a_restart(stage: Stage) -> None:
             async def follow() -> None:
                 async for line in stage.runtime.output(key, follow=True):
                     found.append(line.text)
-                    if len(found) == 2:
+                    if len(found) == 4:
                         return
 
             tasks.start_soon(follow)
             await stage.runtime.activate(key)
-    assert found == ["hello", "hello"]
+    assert found == ["hello", "ended: exit status 1", "begins again", "hello"]
 
 
 async def test_a_disk_that_cannot_be_written_to(stage: Stage) -> None:
