@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -12,6 +13,9 @@ from hypothesis import HealthCheck, settings
 from tests.harness import forked
 from tests.harness.servers import NatsServer, running_server
 
+HERE = Path(__file__).parent
+FOLDERS = ("containers", "security", "docs", "integration", "cli", "bench", "unit")
+"""In the order in which their tests are run."""
 # Machines are slow at times: no example fails for the time that it takes.
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 # The same examples each time, so that what fails does so because of a change. CDM_TEST_RANDOM=1 searches elsewhere, and
@@ -32,6 +36,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Choose how many examples Hypothesis tries, unless the command line does (`tests.harness.examples`)."""
     if not config.getoption("--hypothesis-profile"):
         settings.load_profile("quick" if config.getoption("-m") == "quick" else "cdm")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits longest comes first, so that no worker has it left when the others are done."""
+    items.sort(key=lambda item: FOLDERS.index(item.path.relative_to(HERE).parts[0]))
 
 
 def pytest_sessionfinish() -> None:

@@ -107,13 +107,20 @@ class _Nursery:
     def start(self, request: bytes, descriptors: list[int]) -> None:
         """Have a command started."""
         with self._starting:  # tests do it from threads, too
-            if self._control is None:
-                self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                with theirs:
-                    number = theirs.fileno()
-                    command = [sys.executable, "-m", "tests.harness.nursery", str(number)]
-                    self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[number])
-            socket.send_fds(self._control, [request], descriptors)
+            try:
+                socket.send_fds(self._begun(), [request], descriptors)
+            except BrokenPipeError:  # a keeper that is tried in this process has ended all children that it has
+                self.close()
+                socket.send_fds(self._begun(), [request], descriptors)
+
+    def _begun(self) -> socket.socket:
+        if self._control is None:
+            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                number = theirs.fileno()
+                command = [sys.executable, "-m", "tests.harness.nursery", str(number)]
+                self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[number])
+        return self._control
 
     def close(self) -> None:
         """End it; it writes down what it has measured of coverage."""
