@@ -6,11 +6,13 @@ import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.harness import forked
+from tests.harness.scheduling import OneByOne
 from tests.harness.servers import NatsServer, running_server
 
 HERE = Path(__file__).parent
@@ -41,6 +43,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What waits longest comes first, so that no worker has it left when the others are done."""
     items.sort(key=lambda item: FOLDERS.index(item.path.relative_to(HERE).parts[0]))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneByOne:
+    """Have each worker take one test after the other."""
+    return OneByOne(config, log)
 
 
 def pytest_sessionfinish() -> None:

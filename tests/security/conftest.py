@@ -1,4 +1,4 @@
-"""The sites, which all tests of one worker share; and one worker has all tests of a site."""
+"""The sites, which all tests of one worker share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def three(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]
         yield made
 
 
-@pytest.fixture(params=[pytest.param(each, marks=pytest.mark.xdist_group(each)) for each in ("alone", "three")])
+@pytest.fixture(params=["alone", "three"])
 def attacked(request: pytest.FixtureRequest) -> Site:
     """Each site."""
     found: Site = request.getfixturevalue(request.param)

@@ -89,7 +89,7 @@ def _owns(attacker: str, bucket: str, key: str) -> bool:
 
 
 def _kept(bucket: str, key: str, sequence: int, data: bytes) -> Kept:
-    """Leases and registrations are renewed, and tell of the machine's load."""
+    """Leases and registrations are renewed, and tell how the machine is."""
     renewed = key == "_leader" or (bucket == "nodes" and "." not in key)
     if not renewed:
         return Kept(sequence, data.decode(errors="replace"))
@@ -98,7 +98,8 @@ def _kept(bucket: str, key: str, sequence: int, data: bytes) -> Kept:
     except ValueError:
         return Kept(0, data.decode(errors="replace"))
     if isinstance(value, dict):
-        value.pop("load", None)
+        for each in ("load", "vitals"):
+            value.pop(each, None)
     return Kept(0, json.dumps(value))
 
 

@@ -180,7 +180,6 @@ async def test_a_node_reads_nothing_of_others(attacked: Site) -> None:
 # Being somebody else
 
 
-@pytest.mark.xdist_group("alone")
 @pytest.mark.parametrize("name", ["alone"])
 @pytest.mark.parametrize(
     ("options", "denied"),
@@ -200,7 +199,6 @@ async def test_a_node_is_nobody_else(
     assert denied.encode() in refused.stderr
 
 
-@pytest.mark.xdist_group("alone")
 async def test_a_manager_registers_as_no_other_node(alone: Site) -> None:
     async with alone.found.client(MANAGER) as insider:
         assert await insider.may_publish(f"$KV.nodes.{THIEF}", b"{}") is False

@@ -37,9 +37,6 @@ except InvalidContent as error:
 """
 
 
-pytestmark = pytest.mark.xdist_group("locale")
-
-
 @pytest.fixture(scope="module")
 def latin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a process in such a locale."""
