@@ -302,9 +302,13 @@ async def test_a_release_of_the_documents(server: NatsServer, shell: Shell) -> N
             done = await shell.nats(*record)
             return done.returncode == 0 and json.loads(done.stdout)["phase"] == "rolling"
 
+        async def told() -> bool:
+            """The status follows the record."""
+            done = await shell.nats(*status)
+            return done.returncode == 0 and json.loads(done.stdout)["rollout"]["from"] == "1.0.0"
+
         await eventually(begun, PATIENCE)
-        told = json.loads(await shell.good(*status))
-        assert told["rollout"]["from"] == "1.0.0"
+        await eventually(told, PATIENCE)
         listed = await shell.cdm(*endpoints)
         assert listed.returncode == Exit.OK, listed.stderr
         running.unharmed()
