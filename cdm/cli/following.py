@@ -19,7 +19,7 @@ from cdm.cli.editing import Made, Plan, edited, keys_of
 from cdm.cli.judging import End, Ended, Failures, gone_back_to, judged, under_way
 from cdm.cli.parameters import WaitOptions, check_timeout
 from cdm.cli.plans import Goal
-from cdm.cli.screen import plain, wide_console
+from cdm.cli.rows import PLAIN, sheet, show, wrapped
 from cdm.cli.wording import alike, brief, in_words, serves_in_words
 from cdm.dispatch.messages import Message, ValuePut, ValueRemove
 from cdm.errors import InvalidKey
@@ -191,9 +191,8 @@ def _progress(made: Made, status: Status | None, serving: Status | None, followe
 
 
 def shown_line(text: str) -> None:
-    """Show a line with the time."""
-    wide_console().print(plain(f"{datetime.now().astimezone():%H:%M:%S}  {text}"))
-    sys.stdout.flush()
+    """Show a line with the time; on a terminal in several, broken between words, where it is too long."""
+    show(wrapped(PLAIN(f"{datetime.now().astimezone():%H:%M:%S}  {text}"), sheet().width, indent=10))
 
 
 def unsaid(_text: str) -> None:

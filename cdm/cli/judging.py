@@ -40,7 +40,8 @@ class Ended(Struct, frozen=True):
     @property
     def of_instances(self) -> bool:
         """Whether instances failed, so that their output may tell why."""
-        return self.end in (End.FAILED, End.REVERTED) and _INSTANCES.search(self.reason) is not None
+        none = "cannot be placed" in self.reason
+        return self.end in (End.FAILED, End.REVERTED) and _INSTANCES.search(self.reason) is not None and not none
 
     def code(self, goal: Goal) -> int:
         """The exit code of the command that waited for it."""

@@ -19,6 +19,7 @@ ENDLESS = 10_000
 """Characters of a line in a file or a pipe: nothing is folded there, so that names can be copied."""
 _PART = re.compile(r"\x1b\[\d*m| +|[^ \x1b]+")
 """A colour, spaces, or a word of a line."""
+_COLOUR = re.compile(r"\x1b\[\d*m")
 _RESET = "\x1b[0m"
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
@@ -142,11 +143,18 @@ def _folded(text: str, width: int) -> list[str]:
     return [*lines, text]
 
 
-def wrapped(line: str, width: int) -> list[str]:
-    """A line, colours in it included, in as many as it takes on a screen; the further ones are indented."""
-    if width_of(line) <= width:
+def wrapped(line: str, width: int, *, indent: int | None = None) -> list[str]:
+    """A line, colours in it included, in as many as it takes on a screen.
+
+    Args:
+        line: which.
+        width: characters that fit.
+        indent: spaces before the further ones; None: two more than before the first.
+    """
+    if width_of(line) <= width or width_of(_COLOUR.sub("", line)) <= width:
         return [line]
-    indent = " " * min(len(line) - len(line.lstrip()) + 2, width // 2)
+    room = len(line) - len(line.lstrip()) + 2 if indent is None else indent
+    margin = " " * min(room, width // 2)
     lines, now, used, style = list[str](), "", 0, ""
     for part in _PART.findall(line):
         if part.startswith("\x1b"):
@@ -155,8 +163,8 @@ def wrapped(line: str, width: int) -> list[str]:
             continue
         word = part
         while used + width_of(word) > width:
-            room = 0 if used > len(indent) else width - used  # a word that is longer than a line is cut
-            lines.append(f"{now}{word[:room]}{_RESET if style else ''}".rstrip(" "))
-            word, now, used = word[room:].lstrip(" "), indent + style, len(indent)
+            room = 0 if used > len(margin) else width - used  # a word that is longer than a line is cut
+            lines.append(f"{now}{word[:room]}".rstrip(" ") + (_RESET if style else ""))
+            word, now, used = word[room:].lstrip(" "), margin + style, len(margin)
         now, used = now + word, used + width_of(word)
     return [*lines, now]

@@ -137,8 +137,10 @@ class ChangedLines:
 
     def new(self, found: ClusterReport | str) -> list[str]:
         """What is new since this was last asked."""
-        told = {"": found} if isinstance(found, str) else dict(_facts(found))
-        before = self._told
+        if isinstance(found, str):
+            again, self._told = self._told == {"": found}, {"": found}
+            return [] if again else [found]
+        told, before = dict(_facts(found)), self._told
         self._told = told
         if before is None:
             return [line for name, line in told.items() if not name.startswith("slice ") or ": ACTIVE" not in line]
