@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from cdm import clock
 from cdm.allocation.verdict import Obstacle
 from cdm.cli.connected import run_connected
+from cdm.cli.happened import with_history, with_past
 from cdm.cli.known import nearest
 from cdm.cli.log_setup import LogLevel
 from cdm.cli.options import ConnectionOptions
@@ -24,7 +25,14 @@ from cdm.cli.patience import READING, Patience
 from cdm.cli.screen import Table, Text, plain, print_json, wide_console
 from cdm.cli.wording import ago
 from cdm.errors import ModelError, ServiceMissing, SliceMissing, UsageError
-from cdm.manager.explanation import Explanation, NodeExplanation, SliceExplanation, explained, explained_slice
+from cdm.manager.explanation import (
+    Explanation,
+    Happening,
+    NodeExplanation,
+    SliceExplanation,
+    explained,
+    explained_slice,
+)
 from cdm.manager.onlooker import Onlooker
 from cdm.manager.standing import Standing
 from cdm.model.artifact import Artifact, node_id
@@ -155,7 +163,7 @@ async def _look(connection: Connection, artifact: Artifact, node: str | None) ->
         if artifact not in known:
             raise ServiceMissing(f"there is no blueprint of {artifact}, and no slice{nearest(str(artifact), known)}")
         patience.say(f"judging {len(look.placement.nodes):,} nodes")
-        found = explained(look, artifact)
+        found = await with_history(connection, explained(look, artifact), artifact)
     desired = look.cluster.desired.get(artifact)
     if node is None and (desired is None or desired.blueprint is None):
         # How nodes are judged would mean something only if one more were wanted.
@@ -170,10 +178,11 @@ async def _look(connection: Connection, artifact: Artifact, node: str | None) ->
 
 async def _look_at_slice(connection: Connection, keys: tuple[SliceKey, ...]) -> SliceExplanation:
     with Patience(READING):
-        look = Onlooker(await snapshot(connection), clock.now())
+        messages = await snapshot(connection)
+        look = Onlooker(messages, clock.now())
         for key in keys:
             if (found := explained_slice(look, key)) is not None:
-                return await _dated(connection, key, found)
+                return await with_past(connection, key, await _dated(connection, key, found), messages)
     known = {str(each).removeprefix("slices/") for slices in look.cluster.on_node.values() for each in slices}
     asked = str(keys[0]).removeprefix("slices/")
     raise SliceMissing(f"there is no slice {asked}{nearest(asked, known)}")
@@ -220,9 +229,22 @@ def _lines(found: Explanation) -> list[Text | Table]:
     lines += [plain(f"rule: {each}") for each in found.rules]
     lines.append(plain(f"one more: {found.summary}"))
     lines += [plain(f"    {each}") for each in (*found.awaited, *found.nearest)]
+    if found.history:
+        lines += [plain("what happened (UTC):", "bold"), *_history_lines(found.history, "")]
     if found.nodes:
         lines.append(_table(found.nodes))
     return lines
+
+
+def _history_lines(history: Sequence[Happening], about: str) -> list[Text]:
+    """What happened, the latest last; ``about``: the key that goes without saying."""
+    return [
+        plain(
+            f"    {each.at[:19].replace('T', ' ')}  {each.kind:<12} "
+            f"{'' if each.subject == about else each.subject.partition('/')[2]}  {each.told}".rstrip()
+        )
+        for each in history
+    ]
 
 
 def _table(nodes: Iterable[NodeExplanation]) -> Table:
@@ -271,6 +293,10 @@ def _slice_lines(found: SliceExplanation) -> list[Text]:
     if found.score:
         preferred = f" ({', '.join(found.preferred)})" if found.preferred else ""
         lines.append(plain(f"    score: {found.score}{preferred}"))
+    if found.history:
+        lines += [plain("what happened (UTC):", "bold"), *_history_lines(found.history, f"slices/{name}")]
+    if found.output:
+        lines += [plain("its last output:", "bold"), *(plain(f"    {each.text}") for each in found.output)]
     if found.better:
         lines.append(plain(f"    better placed on {found.better}", "yellow"))
     return lines

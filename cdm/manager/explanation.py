@@ -48,6 +48,29 @@ class NodeExplanation(Struct, frozen=True):
     """Why it failed there, where it did; empty: it did not, or serves there again."""
 
 
+class Happening(Struct, frozen=True):
+    """Something that led to what is explained."""
+
+    at: str
+    """When, RFC 3339."""
+    kind: str
+    """Of the event that tells of it."""
+    subject: str
+    """The key that it happened to."""
+    told: str
+    """What happened, in words."""
+    by: str = ""
+    """Who did it, as declared; empty: nobody is told."""
+
+
+class OutputLine(Struct, frozen=True):
+    """A line that a program wrote."""
+
+    at: str
+    """When, RFC 3339."""
+    text: str
+
+
 class Explanation(Struct, frozen=True):
     """Why an artifact's instances are placed, or are not."""
 
@@ -73,6 +96,8 @@ class Explanation(Struct, frozen=True):
     """Nodes that a single rule keeps out."""
     nodes: list[NodeExplanation]
     """All that are known, in name order."""
+    history: list[Happening] = []
+    """What was done with it last, and when it failed last, as far as that is kept."""
 
 
 class HeldRule(Struct, frozen=True):
@@ -122,6 +147,10 @@ class SliceExplanation(Struct, frozen=True):
     """When the blueprint that it serves was written; empty: that revision is not kept any more."""
     blueprint_by: str = ""
     """Who wrote that, as declared; empty: nobody said."""
+    history: list[Happening] = []
+    """Its last states, and what was done with its blueprint and its node, as far as that is kept."""
+    output: list[OutputLine] = []
+    """What its program wrote last, where it ended."""
 
 
 def explained(look: Onlooker, artifact: Artifact) -> Explanation:

@@ -95,3 +95,15 @@ async def test_one_command_tells_the_cause_of_each_of_eight_failures(server: Nat
             for name in ("loop", "room", "label", "ready"):
                 explained = await it.cdm("explain", f"acme:{name}:1")
                 assert all(cause in explained for cause in CAUSES[name]), explained
+
+            # How a slice came to be in its state: its last states with times, how it ended, and what it wrote.
+            explained = await it.cdm("explain", "n1/acme:loop:1")
+            time = r"^    \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
+            assert re.search(f"{time}blueprint .*by unknown$", explained, re.MULTILINE), explained
+            assert re.search(f"{time}load ", explained, re.MULTILINE), explained
+            assert re.search(f"{time}activating .*RuntimeError: no database$", explained, re.MULTILINE), explained
+            assert "    RuntimeError: no database\n" in explained.partition("its last output:\n")[2], explained
+            found = await it.json("explain", "n1/acme:loop:1")
+            assert [each["kind"] for each in found["history"]][:2] == ["blueprint", "load"]
+            assert any("no database" in each["text"] for each in found["output"])
+            assert " failed " in await it.cdm("explain", "acme:entry:1")

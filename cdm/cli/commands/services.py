@@ -119,8 +119,8 @@ SHOWING = (
         "Show why instances are where they are, and why others are nowhere.\n\n"
         "Of a version it shows for every node whether it takes one more instance, or all that keeps it out: rules, "
         "capacity, cordon, drain, silence; and which nodes a single thing keeps out. Of a slice it shows since when "
-        "it is what it is, by which blueprint, and which rules hold. Exits with 1 where there is no such version or "
-        "slice.",
+        "it is what it is, by which blueprint, which rules hold, what happened to it before, and what its program "
+        "wrote last, if it ended. Exits with 1 where there is no such version or slice.",
         ("cdm explain org.example:slice:1.0.0", "cdm explain node-1/org.example:slice:1.0.0"),
     ),
     Described(
