@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from cdm.cli.events import in_words
 from cdm.dispatch.messages import Message, ValuePut
 from cdm.errors import CdmError
-from cdm.manager.explanation import Explanation, Happening, OutputLine, SliceExplanation
+from cdm.manager.explanation import Explanation, Happening, SliceExplanation, WrittenLine
 from cdm.model.artifact import Artifact
 from cdm.model.event import Event, EventKind
 from cdm.model.keys import NodeKey, SliceKey
@@ -51,7 +51,7 @@ async def with_past(
 ) -> SliceExplanation:
     """The explanation of a slice with its last states, who did what, and what its program wrote last, if it ended."""
     told: list[StoredEvent] = []
-    lines: list[OutputLine] = []
+    lines: list[WrittenLine] = []
 
     async def states() -> None:
         told.extend(each for each in await _lately(connection, key) if each.event.data.ordinal == key.ordinal)
@@ -105,7 +105,7 @@ def _happening(event: Event) -> Happening:
     return Happening(event.time, event.kind, event.subject, in_words(event), event.data.by)
 
 
-async def _last_lines(connection: Connection, key: SliceKey, messages: Iterable[Message]) -> list[OutputLine]:
+async def _last_lines(connection: Connection, key: SliceKey, messages: Iterable[Message]) -> list[WrittenLine]:
     """The last lines of output that the slice's node keeps of it; none: it does not answer, or keeps none."""
     hosts: list[Registered] = [
         each
@@ -114,10 +114,10 @@ async def _last_lines(connection: Connection, key: SliceKey, messages: Iterable[
     ]
     if not hosts or not keeps_output(hosts[0].value):
         return []
-    found: list[OutputLine] = []
+    found: list[WrittenLine] = []
 
     async def write(lines: list[Shown]) -> None:
-        found.extend(OutputLine(each.line.time.isoformat(), each.line.text) for each in lines)
+        found.extend(WrittenLine(each.line.time.isoformat(), each.line.text) for each in lines)
 
     async def nothing() -> str:
         return ""

@@ -63,7 +63,7 @@ class Happening(Struct, frozen=True):
     """Who did it, as declared; empty: nobody is told."""
 
 
-class OutputLine(Struct, frozen=True):
+class WrittenLine(Struct, frozen=True):
     """A line that a program wrote."""
 
     at: str
@@ -149,7 +149,7 @@ class SliceExplanation(Struct, frozen=True):
     """Who wrote that, as declared; empty: nobody said."""
     history: list[Happening] = []
     """Its last states, and what was done with its blueprint and its node, as far as that is kept."""
-    output: list[OutputLine] = []
+    output: list[WrittenLine] = []
     """What its program wrote last, where it ended."""
 
 
