@@ -26,6 +26,8 @@ PAUSE = 0.05
 """Seconds between two writes."""
 TURNS = 20
 """Such pauses for which events let commands go first, each time."""
+LAST_TURNS = 10
+"""Such pauses for which a leader that stops, and has no successor, tells what happened last."""
 RETRY = 1.0
 """Seconds after which what was not answered is written again."""
 DROPS_INTERVAL = 10.0
@@ -83,6 +85,8 @@ class EventWriter:
         self._epoch = epoch
         self._how = how
         self._teller = Teller(stream.source, how.removed)
+        self._writing = False
+        """Whether something that was taken from the journal may not be stored yet."""
         self._missing = 0
         """Events that were dropped, and of which that was not told so far."""
         self._drops = 0
@@ -101,7 +105,16 @@ class EventWriter:
                     notes = self._journal.take(BATCH)
                     if not (notes or self._missing):
                         break
+                    self._writing = True
                     await self._tell(notes)
+                    self._writing = False
+
+    async def all_told(self) -> None:
+        """Wait until all that was noted is told, while this process leads, but not for long."""
+        for _ in range(LAST_TURNS):
+            if not (self._journal.leads and (self._journal.waiting or self._writing)):
+                return
+            await anyio.sleep(PAUSE)
 
     async def _let_commands_go_first(self) -> None:
         for _ in range(TURNS):

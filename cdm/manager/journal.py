@@ -93,6 +93,11 @@ class Journal:
         """Another process tells."""
         self._wanted = self.leads = False
 
+    @property
+    def waiting(self) -> int:
+        """How many notes wait to be told."""
+        return len(self._notes)
+
     def take(self, limit: int) -> list[Note]:
         """Up to ``limit`` notes, the oldest first; where there are none, the next one wakes."""
         notes = self._notes

@@ -80,7 +80,7 @@ class EventData(Struct, frozen=True, omit_defaults=True):
     term: int = 0
     """The leadership in which it was decided, or commanded."""
     by: str = ""
-    """Who wrote it, as declared in the header ``Cdm-By``; `UNKNOWN` where nobody said."""
+    """Who wrote it, as declared in the header ``Cdm-By``; ``unknown`` where nobody said."""
     cause: str = ""
     """The write that led to it, ``bucket@revision``."""
     blueprint: int = 0
@@ -98,7 +98,7 @@ class Event(Struct, frozen=True):
     id: str
     """Derived from the write that it tells of: two leaders that tell of the same write tell it once."""
     type: str
-    """`TYPE` and the kind."""
+    """``cdm.`` and the kind."""
     subject: str
     """The key that it is about."""
     time: str

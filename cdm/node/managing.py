@@ -201,6 +201,7 @@ class Managing(Part):
                     await self._tell_the_end()
         except StoreError as error:
             log.debug("not told that nothing runs any more", reason=str(error))
+        await self._event_writer.all_told()
         await self.leadership.resign()
         await self.leadership.give_back()
 

@@ -1,6 +1,7 @@
-"""The schema of what ``cdm status --json`` prints, made of the types and what is said of their fields.
+"""The schemas of what ``cdm status --json`` prints, and of events, made of the types and what is said of their fields.
 
-``python -m tests.docs.schema > docs/status.schema.json`` writes it.
+``python -m tests.docs.schema > docs/status.schema.json`` and ``python -m tests.docs.schema event >
+docs/event.schema.json`` write them.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import sys
 import textwrap
 from itertools import pairwise
 from typing import Any
@@ -16,14 +18,16 @@ import msgspec
 
 from cdm.cli import emptying, report
 from cdm.manager import left
-from cdm.model import status
+from cdm.model import event, status
 
-_TYPES = {name: each for module in (report, emptying, left, status) for name, each in vars(module).items()}
+SCHEMAS = {"status": report.ClusterReport, "event": event.Event}
+"""By the name of its file the type of the document."""
+_TYPES = {name: each for module in (report, emptying, left, status, event) for name, each in vars(module).items()}
 
 
-def schema() -> str:
+def schema(name: str) -> str:
     """The text of the file."""
-    found = msgspec.json.schema(report.ClusterReport)
+    found = msgspec.json.schema(SCHEMAS[name])
     for name, each in found["$defs"].items():
         for field, told in _fields(_TYPES[name]).items():
             encoded = {one.name: one.encode_name for one in msgspec.structs.fields(_TYPES[name])}[field]
@@ -47,4 +51,4 @@ def _fields(of: type[Any]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print(schema(), end="")
+    print(schema((*sys.argv[1:], "status")[0]), end="")

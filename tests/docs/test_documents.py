@@ -18,7 +18,7 @@ from cdm.allocation import GROUP
 from cdm.allocation.strategy import SHIPPED
 from cdm.model.slice import TRANSITIONS, SliceState
 from tests.docs.documents import DOCUMENTS, adapted, blocks, example, inline, section
-from tests.docs.schema import schema
+from tests.docs.schema import SCHEMAS, schema
 from tests.harness import forked
 from tests.harness.paths import ROOT
 from tests.harness.servers import NatsServer
@@ -99,9 +99,10 @@ def test_the_table_of_strategies_names_those_that_there_are() -> None:
     assert re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)[1:] == list(SHIPPED)
 
 
-def test_the_schema_is_that_of_what_status_prints() -> None:
-    assert (ROOT / "docs" / "status.schema.json").read_text("utf-8") == schema(), (
-        "python -m tests.docs.schema writes it"
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_the_schema_is_that_of_what_is_printed(name: str) -> None:
+    assert (ROOT / "docs" / f"{name}.schema.json").read_text("utf-8") == schema(name), (
+        f"python -m tests.docs.schema {name} writes it"
     )
 
 

@@ -184,6 +184,8 @@ async def test_a_stream_that_is_deleted_is_made_anew_also_where_others_listen(se
         await eventually(lambda: told(reader, kind="active"), 20, "events are told again")
         assert heard
         assert [each.event.data.to for each in await told(reader, kind="blueprint")] == ["2"]
+        await nodes.all["n1"].stop()
+        assert await told(reader, kind="left"), "the last node tells that it leaves"
 
 
 async def test_a_flood_is_dropped_and_counted_and_holds_nothing_up(

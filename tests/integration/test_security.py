@@ -130,6 +130,9 @@ async def test_a_cluster_lives_on_what_each_may_do(tmp_path: Path, before: bool)
                 silent(found, process.log)
             shown = await command_line("status", *found.options("operator"))
             assert shown.returncode == Exit.UNHEALTHY, shown.stderr
+            told = await command_line("events", "--kind", "leader,intent", *found.options("operator"))
+            assert told.returncode == (Exit.DENIED if before else Exit.OK), told.stderr
+            assert told.stdout.count(b"leads, term") == (0 if before else 2)
         assert not operator.refusals
 
 
@@ -200,6 +203,8 @@ REFUSED = {
         "cdm.node.node-2",
         "cdm.leader.1",
         "cdm.logs.node-2",
+        "cdm.event.leader.node-1._",
+        "$JS.API.DIRECT.GET.cdm_events",
         "_INBOX_manager-1.x",
         "_INBOX_operator.x",
     ],
@@ -214,9 +219,12 @@ REFUSED = {
         "$JS.API.STREAM.PURGE.KV_slices",
         "$JS.API.STREAM.DELETE.KV_slices",
         "cdm.node.node-1",
+        "cdm.event.leader.node-1._",
+        "$JS.API.STREAM.PURGE.cdm_events",
         "_INBOX_manager-1.x",
     ],
     "manager-1": [
+        "$JS.API.STREAM.DELETE.cdm_events",
         f"$KV.blueprints.{ONE}",
         "$KV.nodes.node-1.intent",
         "$JS.API.STREAM.CREATE.KV_slices",
@@ -247,6 +255,7 @@ ALLOWED = {
         f"$KV.status.{ONE}",
         "cdm.leader.1",
         "cdm.node.node-1",
+        "cdm.event.leader.manager-1._",
     ],
     "admin": ["$JS.API.STREAM.CREATE.KV_slices", "$JS.API.STREAM.UPDATE.KV_status"],
 }
@@ -259,6 +268,7 @@ UNHEARD = {
         "cdm.node.node-2",
         "cdm.leader.1",
         "cdm.logs.node-2",
+        "cdm.event.>",
         "_INBOX.>",
         "_INBOX_manager-1.>",
     ],
