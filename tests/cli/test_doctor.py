@@ -23,7 +23,8 @@ async def test_a_cluster_is_looked_over_and_mended(server: NatsServer) -> None:
     async with raw(server) as user:
         it = Cluster(server, user)
         assert "blueprints: does not exist\n          -> cdm init" in await it.cdm(*text, code=Exit.UNHEALTHY)
-        async with nodes_on(server, lease_ttl=4.0, node_ttl=4.0) as running:
+        # Nodes mend the same in their rounds.
+        async with nodes_on(server, lease_ttl=4.0, node_ttl=4.0, reconcile_interval=3600.0) as running:
             await running.start("n1")
             await running.leader()
             shown = await it.cdm(*text)
@@ -36,9 +37,13 @@ async def test_a_cluster_is_looked_over_and_mended(server: NatsServer) -> None:
             await user.put("slices", "rubbish", 1)
             config = (await user.api("STREAM.INFO.KV_blueprints"))["config"]
             await user.api("STREAM.UPDATE.KV_blueprints", {**config, "max_age": 86_400 * 10**9})
+            config = (await user.api("STREAM.INFO.KV_status"))["config"]
+            before = {"allow_rollup_hdrs": True, "subject_delete_marker_ttl": 900 * 10**9}
+            await user.api("STREAM.UPDATE.KV_status", {**config, **before})
             found = await _findings(it, *as_json)
             assert {(each["kind"], each["severity"], each["where"]) for each in found} == {
                 ("buckets", "critical", "blueprints"),
+                ("changeover", "warning", "status"),
                 ("ttl", "warning", ""),
                 ("keys", "warning", "slices/rubbish"),
             }
@@ -47,7 +52,9 @@ async def test_a_cluster_is_looked_over_and_mended(server: NatsServer) -> None:
 
             mended = await it.cdm(*fix, code=Exit.UNHEALTHY)
             assert mended.startswith("blueprints: mended: has other settings than cdm needs; to be changed: max_age=0")
+            assert "status: mended: still takes roll-ups" in mended
             assert (await user.api("STREAM.INFO.KV_blueprints"))["config"]["max_age"] == 0
+            assert not (await user.api("STREAM.INFO.KV_status"))["config"]["allow_rollup_hdrs"]
             assert {each["kind"] for each in await _findings(it, *as_json)} == {"ttl", "keys"}, (
                 "nothing else is touched"
             )
