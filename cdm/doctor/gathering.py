@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from cdm import clock
 from cdm.dispatch.messages import KeyRejected, Message, ValuePut, ValueRejected
-from cdm.doctor.picture import BucketPicture, NodePicture, Peer, Picture, ServerPicture, Storage
+from cdm.doctor.picture import READ, BucketPicture, NodePicture, Peer, Picture, ServerPicture, Storage
 from cdm.errors import (
     AccessDenied,
     BucketMissing,
@@ -251,7 +251,7 @@ async def _with_contents(connection: Connection, picture: Picture) -> Picture:
         problem, readable = str(cause), False if isinstance(cause, AccessDenied) else None
     read = _reading(picture, messages, ahead, clock.now())
     unreadable = tuple((connection.bucket(bucket), key, reason) for bucket, key, reason in read.unreadable)
-    may = {"read the buckets": readable, **picture.may}
+    may = {READ: readable, **picture.may}
     return replace(read, may=may, unreadable=unreadable, unseen=problem)
 
 

@@ -10,6 +10,9 @@ from msgspec import Struct
 from cdm.model.artifact import NodeId
 from cdm.model.node import Intent, Lease, Registration, Seen
 
+READ = "read the buckets"
+"""What a credential may do that sees what is stored."""
+
 
 class Peer(Struct, frozen=True):
     """A server that holds a replica of a bucket, as the one that leads it sees it."""

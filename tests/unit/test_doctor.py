@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from cdm.cli.doctor_formats import nagios, nagios_failed, prometheus
 from cdm.doctor.examination import CHECKS, examine
 from cdm.doctor.finding import Finding, FindingKind, Severity, ordered, worst
-from cdm.doctor.picture import BucketPicture, NodePicture, Peer, Picture, ServerPicture, Storage
+from cdm.doctor.picture import READ, BucketPicture, NodePicture, Peer, Picture, ServerPicture, Storage
 from cdm.model.artifact import NodeId
 from cdm.model.node import FEATURES, LEFT, LOST, Intent, Lease, Registration, Schedule, Seen, Vitals
 from cdm.node.supervisor import seconds_of, stop_limit, unit_of
@@ -73,9 +73,10 @@ CASES: dict[str, tuple[Picture, str, str, str]] = {
         "buckets critical", "does not exist", "cdm init",
     ),
     "not to be read": (
-        replace(WELL, buckets=buckets(problem="permission denied"), unseen="permission denied"),
-        "keys critical", "nothing is known", "permissions",
+        replace(WELL, may={READ: False}, unseen="permission denied"),
+        "permissions warning", "nobody has looked", "operator",
     ),
+    "an outage": (replace(WELL, unseen="no answer"), "buckets critical", "nothing is known of", "start the servers"),
     "nothing pushed yet": (
         replace(WELL, buckets=(*WELL.buckets[:-1], BucketPicture("artifacts", missing=True))),
         "buckets note", "nothing was ever pushed", "cdm init",
