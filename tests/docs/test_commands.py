@@ -331,7 +331,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "nats cdm": test_nats_cli.test_cdm_is_a_command_of_the_tool,
     "nats cdm status": test_nats_cli.test_cdm_is_a_command_of_the_tool,
     "cdm init": test_a_server_of_ones_own,
-    "cdm init --replicas 3": test_a_node_is_operated,
+    **dict.fromkeys(("cdm init --replicas", "cdm init --replicas 3"), test_a_node_is_operated),
     "cdm init --upgrade": test_buckets_of_an_earlier_version_are_changed_over,
     "cdm node": test_a_node_is_operated,
     "cdm status": test_a_node_is_operated,
