@@ -6,6 +6,7 @@ from cdm import clock
 from cdm.cli.gathering import Gathered
 from cdm.cli.intending import intent_writers
 from cdm.cli.report import ClusterReport
+from cdm.store.bucket import buckets
 from cdm.store.connection import Connection
 from cdm.store.snapshot import look
 
@@ -16,5 +17,6 @@ async def look_at_cluster(connection: Connection) -> ClusterReport:
     (messages, streams), now = await look(connection), clock.now()
     for message in messages:
         gathered.take(message)
-    old = [name for name, stream in streams.items() if stream.rolls_up]
+    # In the order in which all buckets are told, whichever answered first.
+    old = [bucket.name for bucket in buckets(connection).values() if streams[bucket.name].rolls_up]
     return gathered.report(now, await intent_writers(connection, there=bool(gathered.intents)), old)
