@@ -16,6 +16,7 @@ import pytest
 
 from cdm.cli import Exit
 from cdm.errors import StoreError
+from cdm.leader import event_writer
 from cdm.manager import journal
 from cdm.model.artifact import Artifact, NodeId
 from cdm.store.connection import Access, Connection, connect
@@ -192,6 +193,7 @@ async def test_a_flood_is_dropped_and_counted_and_holds_nothing_up(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal, "MOST", 50)
+    monkeypatch.setattr(event_writer, "DROPS_INTERVAL", 0.5)
     async with raw(server) as user, connected(server) as reader, nodes_on(server) as nodes:
         await nodes.start("n1")
         await user.put("blueprints", ONE, 2_000)
