@@ -10,17 +10,19 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 from cyclopts import Parameter
+from msgspec.structs import replace
 
 from cdm.cli.known import known_artifacts, nearest
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
 from cdm.cli.options import FLAG, ConnectionOptions, duration, whole
-from cdm.cli.parameters import HERE, ArtifactName
+from cdm.cli.parameters import HERE, ServiceOrArtifact
 from cdm.cli.screen import coloured
+from cdm.cli.service_logs import ServiceReader
 from cdm.cli.signals import until_stopped
 from cdm.cli.streams import discard_output, write_out
 from cdm.dispatch.messages import ValuePut
 from cdm.errors import OutputMissing, UsageError
-from cdm.model.artifact import Artifact, NodeId, node_id
+from cdm.model.artifact import Artifact, NodeId, Service, node_id
 from cdm.model.keys import NodeKey
 from cdm.model.node import RUN_MARKS
 from cdm.output.client import Reader
@@ -35,7 +37,7 @@ FOLLOWED_FROM = 10
 
 
 def logs(
-    artifact: ArtifactName,
+    name: ServiceOrArtifact,
     /,
     connection: ConnectionOptions = HERE,
     *,
@@ -48,7 +50,7 @@ def logs(
     timestamps: Annotated[bool, Parameter(name=["--timestamps", "-t"], negative="", show_default=False)] = False,
     json: Annotated[bool, FLAG] = False,
 ) -> int:
-    """Show what an artifact's slices write and wrote, from all nodes, in the order of time.
+    """Show what the slices of an artifact, or of all versions of a service, write and wrote, in the order of time.
 
     Parameters
     ----------
@@ -76,18 +78,15 @@ def logs(
         raise UsageError("--previous shows a run that is over: there is nothing to --follow")
     if follow and lines is None and since is None:
         lines = FOLLOWED_FROM
-    request = LogRequest(
-        artifact=str(artifact), ordinal=ordinal, since=since, lines=lines, previous=previous, follow=follow
-    )
+    request = LogRequest(ordinal=ordinal, since=since, lines=lines, previous=previous, follow=follow)
     out = sys.stdout
-    as_text = AsText(artifact, terminal=out.isatty(), coloured=coloured(out), timed=timestamps)
-    show: Show = AsJson(artifact) if json else as_text
+    show: Show = AsJson() if json else AsText(terminal=out.isatty(), coloured=coloured(out), timed=timestamps)
     only = None if node is None else node_id(node)
-    return anyio.run(_run, connection.access(), connection.prefix, request, artifact, only, show)
+    return anyio.run(_run, connection.access(), connection.prefix, request, name, only, show)
 
 
 async def _run(
-    access: Access, prefix: str, request: LogRequest, artifact: Artifact, only: NodeId | None, show: Show
+    access: Access, prefix: str, request: LogRequest, name: Artifact | Service, only: NodeId | None, show: Show
 ) -> int:
     """Ask until the end, or until told to stop."""
 
@@ -104,8 +103,12 @@ async def _run(
             hosts = await _hosts(connection, only)
             if request.previous:
                 hosts = _knowing(hosts)
-            missing = partial(_no_such_artifact, connection, artifact)
-            complete = await Reader(connection, request, only, write, remark, missing).run(hosts)
+            if isinstance(name, Service):
+                complete = await ServiceReader(connection, request, only, write, remark).run(name, hosts)
+            else:
+                missing = partial(_no_such_artifact, connection, name)
+                asked = replace(request, artifact=str(name))
+                complete = await Reader(connection, asked, only, write, remark, missing).run(hosts)
 
     stopped = await until_stopped(work)
     try:

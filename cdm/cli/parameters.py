@@ -34,15 +34,34 @@ def artifact_of(text: str) -> Artifact:
     return Artifact.parse(text)
 
 
+def service_or_artifact(text: str) -> Artifact | Service:
+    """Read ``group:name:version`` or ``group:name``; raises `InvalidArtifact` for anything else."""
+    return Service.parse(text) if text.count(":") == 1 else Artifact.parse(text)
+
+
 def _name(read: Callable[[str], object], told: str) -> Parameter:
+    return Parameter(converter=_read(read), n_tokens=1, accepts_keys=False, help=told)
+
+
+def _read(read: Callable[[str], object]) -> Callable[[Any, Sequence[Token]], object]:
     def convert(_type: Any, tokens: Sequence[Token]) -> object:
         return read(tokens[0].value)
 
-    return Parameter(converter=convert, n_tokens=1, accepts_keys=False, help=told)
+    return convert
 
 
 ServiceName = Annotated[Service, _name(service_of, "The name, group:name.")]
 ArtifactName = Annotated[Artifact, _name(artifact_of, "The name, group:name:version.")]
+ServiceOrArtifact = Annotated[
+    Artifact | Service,
+    Parameter(
+        name="NAME",
+        converter=_read(service_or_artifact),
+        n_tokens=1,
+        accepts_keys=False,
+        help="The name, group:name:version; of a service, group:name, all versions.",
+    ),
+]
 NodeNames = Annotated[
     tuple[Annotated[NodeId, _name(node_id, "")], ...],
     Parameter(negative="", show_default=False, help="Their names."),

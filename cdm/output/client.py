@@ -118,7 +118,7 @@ class Reader:
         node = registered.key.node
         before = self._sources.get(node)
         if before is None:
-            received = Received(node)
+            received = Received(node, self._request.artifact)
         else:
             received = before.received
             received.go_back()

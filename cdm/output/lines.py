@@ -11,7 +11,6 @@ from typing import Protocol
 import msgspec
 
 from cdm.log import printable
-from cdm.model.artifact import Artifact
 from cdm.output.source import Shown
 from cdm.output.wire import WireLine
 
@@ -31,14 +30,7 @@ class Show(Protocol):
 
 
 class AsJson:
-    """One JSON object a line, and for each part of a line that was too long to be kept whole.
-
-    Args:
-        artifact: whose lines these are.
-    """
-
-    def __init__(self, artifact: Artifact) -> None:
-        self._artifact = str(artifact)
+    """One JSON object a line, and for each part of a line that was too long to be kept whole."""
 
     def lines(self, lines: Sequence[Shown]) -> str:
         """What is written for the lines that come next."""
@@ -53,7 +45,7 @@ class AsJson:
         fields = {
             "time": line.time,
             "node": shown.node,
-            "artifact": self._artifact,
+            "artifact": shown.artifact,
             "ordinal": line.ordinal,
             "stream": line.stream,
             "text": line.text,
@@ -66,24 +58,22 @@ class AsText:
     """Each line after the name of its slice; the parts of a long line are put together where nothing comes between.
 
     Args:
-        artifact: whose lines these are.
         terminal: whether they go to one: then control characters in them are escaped, except for colours.
         coloured: whether each slice's name has a colour.
         timed: whether each line begins with its time.
     """
 
-    def __init__(self, artifact: Artifact, *, terminal: bool, coloured: bool, timed: bool = False) -> None:
-        self._artifact = artifact
+    def __init__(self, *, terminal: bool, coloured: bool, timed: bool = False) -> None:
         self._terminal = terminal
         self._coloured = coloured
         self._timed = timed
-        self._labels: dict[tuple[str, int], str] = {}
-        self._unfinished: tuple[str, int, str] | None = None
-        """Node, ordinal and stream of the line whose first parts are written."""
+        self._labels: dict[tuple[str, str, int], str] = {}
+        self._unfinished: tuple[str, str, int, str] | None = None
+        """Artifact, node, ordinal and stream of the line whose first parts are written."""
 
     def lines(self, lines: Sequence[Shown]) -> str:
         """What is written for the lines that come next."""
-        return "".join(self._line(node, line) for node, line in lines)
+        return "".join(map(self._line, lines))
 
     def end(self) -> str:
         """The end of a line that goes on: more of it was not asked for, or is not written yet."""
@@ -92,21 +82,22 @@ class AsText:
         self._unfinished = None
         return f"{self._remark('goes on')}\n"
 
-    def _line(self, node: str, line: WireLine) -> str:
-        origin = (node, line.ordinal, line.stream)
+    def _line(self, shown: Shown) -> str:
+        artifact, node, line = shown
+        origin = (artifact, node, line.ordinal, line.stream)
         time = f"{line.time.astimezone(UTC).isoformat(timespec='milliseconds')[:-6]}Z " if self._timed else ""
-        begun = "" if origin == self._unfinished else f"{self.end()}{time}{self._label(node, line.ordinal)} "
+        begun = "" if origin == self._unfinished else f"{self.end()}{time}{self._label(artifact, node, line.ordinal)} "
         self._unfinished = origin if line.partial else None
         return f"{begun}{self._text(line)}{'' if line.partial else chr(10)}"
 
-    def _label(self, node: str, ordinal: int) -> str:
-        found = self._labels.get((node, ordinal))
+    def _label(self, artifact: str, node: str, ordinal: int) -> str:
+        found = self._labels.get((artifact, node, ordinal))
         if found is None:
-            found = f"{node}/{self._artifact}#{ordinal} |" if ordinal else f"{node}/{self._artifact} |"
+            found = f"{node}/{artifact}#{ordinal} |" if ordinal else f"{node}/{artifact} |"
             if self._coloured:
                 colour = _COLOURS[zlib.crc32(found.encode()) % len(_COLOURS)]
                 found = f"\x1b[{colour}m{found}\x1b[0m"
-            self._labels[node, ordinal] = found
+            self._labels[artifact, node, ordinal] = found
         return found
 
     def _text(self, line: WireLine) -> str:

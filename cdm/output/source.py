@@ -25,6 +25,7 @@ def keeps_output(registration: Registration) -> bool:
 class Shown(NamedTuple):
     """A line, and where it comes from."""
 
+    artifact: str
     node: str
     line: WireLine
 
@@ -39,10 +40,12 @@ class Received:
 
     Args:
         node: its name.
+        artifact: whose lines they are.
     """
 
-    def __init__(self, node: NodeId) -> None:
+    def __init__(self, node: NodeId, artifact: str) -> None:
         self.node = node
+        self._artifact = artifact
         self.lines: deque[Shown] = deque()
         """Lines that are not shown yet."""
         self.positions: defaultdict[int, Position] = defaultdict(Position)
@@ -62,11 +65,13 @@ class Received:
 
     def take(self, lines: list[WireLine]) -> None:
         """Keep the lines that are new."""
-        self.lines.extend(Shown(self.node, new) for line in lines for new in self.positions[line.ordinal].new(line))
+        self.lines.extend(
+            Shown(self._artifact, self.node, new) for line in lines for new in self.positions[line.ordinal].new(line)
+        )
 
     def remark(self, text: str) -> None:
         """Put a line of cdm's own between them."""
-        self.lines.append(Shown(self.node, WireLine(datetime.now(UTC), "cdm", 0, text)))
+        self.lines.append(Shown(self._artifact, self.node, WireLine(datetime.now(UTC), "cdm", 0, text)))
 
 
 class SourcePhase(Enum):

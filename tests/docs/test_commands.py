@@ -142,7 +142,7 @@ async def test_a_node_is_operated(tmp_path: Path) -> None:
 
 async def test_artifacts_are_pushed_and_run_and_what_they_write_is_shown(server: NatsServer, tmp_path: Path) -> None:
     push_service, push_worker, listing, remove = commands("Artifacts")
-    everything, follow, some, last, previous = commands("Logs")
+    everything, follow, some, last, previous, service_logs = commands("Logs")
     program = tmp_path / "service" / "bin" / "serve"
     program.parent.mkdir(parents=True)
     program.write_text(SERVE, encoding="utf-8")
@@ -184,6 +184,12 @@ async def test_artifacts_are_pushed_and_run_and_what_they_write_is_shown(server:
         assert second not in shown
         assert {json.loads(line)["ordinal"] for line in (await shell.good(last)).splitlines()} == {0, 1}
         assert await shell.good(previous) == ""  # none has ended
+        await shell.start(service_logs, "all")
+        of_all = tmp_path / "all.log"
+        await eventually(lambda: {first, second} <= {*re.findall(r"^.*? \| ", of_all.read_text(), re.MULTILINE)}, 20)
+        await shell.good("kill $all; wait $all")
+        whole = await shell.good(service_logs.removesuffix(" -f"))
+        assert {f"{first}level info", f"{second}level info"} <= {*whole.splitlines()}
         await shell.good("kill $node; wait $node")
 
 
@@ -350,6 +356,7 @@ INLINE_IS_IN: dict[str, Test] = {
     **dict.fromkeys(("cdm doctor", "cdm doctor --format nagios"), test_doctor.test_a_cluster_is_looked_over_and_mended),
     "cdm explain": test_explain.test_every_node_says_what_keeps_an_instance_out,
     "cdm health": test_a_node_is_operated,
+    "cdm logs GROUP:NAME": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "cdm logs": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "nats micro": test_nats_cli.test_every_nats_command_of_the_documents_does_what_they_say,
     "nats micro ls": test_nats_cli.test_every_nats_command_of_the_documents_does_what_they_say,

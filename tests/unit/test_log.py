@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 import pytest
 
 from cdm.log import Ration
-from cdm.model.artifact import Artifact
 from cdm.output.lines import AsJson, AsText
 from cdm.output.source import Shown
 from cdm.output.wire import WireLine
@@ -100,10 +99,8 @@ def test_what_somebody_else_said_does_nothing_to_a_terminal() -> None:
 
 def test_lines_of_programs_choose_colours_on_a_terminal_and_nothing_else() -> None:
     said = "\x1b[1;31mred\x1b[0m\t\x1b[2Jone\rtwo\x1b]0;pwn\x07\r"
-    lines = [Shown("n1", WireLine(datetime.now(UTC), stream, 0, said)) for stream in ("out", "cdm")]
-    on_terminal, piped = (
-        AsText(Artifact("g", "n", "1"), terminal=terminal, coloured=False).lines(lines) for terminal in (True, False)
-    )
+    lines = [Shown("g:n:1", "n1", WireLine(datetime.now(UTC), stream, 0, said)) for stream in ("out", "cdm")]
+    on_terminal, piped = (AsText(terminal=terminal, coloured=False).lines(lines) for terminal in (True, False))
     shown = "\x1b[1;31mred\x1b[0m\t" + r"\x1b[2Jone\rtwo\x1b]0;pwn\x07" + "\r"
     assert on_terminal == f"n1/g:n:1 | {shown}\nn1/g:n:1 | [cdm: {shown}]\n"
     assert piped == f"n1/g:n:1 | {said}\nn1/g:n:1 | [cdm: {said}]\n"
@@ -111,18 +108,18 @@ def test_lines_of_programs_choose_colours_on_a_terminal_and_nothing_else() -> No
 
 def test_the_parts_of_a_long_line_are_put_together_unless_another_slices_line_comes_between() -> None:
     now = datetime.now(UTC)
-    artifact = Artifact("g", "n", "1")
     first, second, last = (WireLine(now, "out", 0, text, text != "c") for text in "abc")
-    other = Shown("n2", WireLine(now, "out", 1, "x"))
-    show = AsText(artifact, terminal=False, coloured=False)
-    assert show.lines([Shown("n1", first), Shown("n1", second)]) == "n1/g:n:1 | ab"
-    assert show.lines([Shown("n1", last)]) == "c\n"
+    other = Shown("g:n:1", "n2", WireLine(now, "out", 1, "x"))
+    show = AsText(terminal=False, coloured=False)
+    assert show.lines([Shown("g:n:1", "n1", first), Shown("g:n:1", "n1", second)]) == "n1/g:n:1 | ab"
+    assert show.lines([Shown("g:n:1", "n1", last)]) == "c\n"
     assert show.end() == ""
-    between = show.lines([Shown("n1", first), other, Shown("n1", last)])
+    between = show.lines([Shown("g:n:1", "n1", first), other, Shown("g:n:1", "n1", last)])
     assert between == "n1/g:n:1 | a[cdm: goes on]\nn2/g:n:1#1 | x\nn1/g:n:1 | c\n"
-    assert show.lines([Shown("n1", first)]) + show.end() == "n1/g:n:1 | a[cdm: goes on]\n"
+    assert show.lines([Shown("g:n:1", "n1", first)]) + show.end() == "n1/g:n:1 | a[cdm: goes on]\n"
     assert show.end() == ""
-    parts = [json.loads(line) for line in AsJson(artifact).lines([Shown("n1", first), Shown("n1", last)]).splitlines()]
+    shown = AsJson().lines([Shown("g:n:1", "n1", first), Shown("g:n:1", "n1", last)])
+    parts = [json.loads(line) for line in shown.splitlines()]
     assert [(part["text"], part.get("partial")) for part in parts] == [("a", True), ("c", None)]
 
 

@@ -103,14 +103,13 @@ async def test_a_long_line_is_kept_in_parts_that_say_so(tmp_path: Path) -> None:
 
 
 def test_parts_are_shown_as_such() -> None:
-    artifact = Artifact("org.example", "slice", "1.0.0")
     shown = [
-        Shown("n1", WireLine(AT, "out", 0, "beginning", partial=True)),
-        Shown("n1", WireLine(AT, "out", 0, "end")),
+        Shown("g:n:1", "n1", WireLine(AT, "out", 0, "beginning", partial=True)),
+        Shown("g:n:1", "n1", WireLine(AT, "out", 0, "end")),
     ]
-    (whole,) = AsText(artifact, terminal=True, coloured=False).lines(shown).splitlines()
+    (whole,) = AsText(terminal=True, coloured=False).lines(shown).splitlines()
     assert whole.endswith("| beginningend")
-    told = [json.loads(line) for line in AsJson(artifact).lines(shown).splitlines()]
+    told = [json.loads(line) for line in AsJson().lines(shown).splitlines()]
     assert [line.get("partial", False) for line in told] == [True, False]
     old = msgspec.json.decode(msgspec.json.encode((AT, "out", 0, "a line of an older node")), type=WireLine)
     assert not old.partial

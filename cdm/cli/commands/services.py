@@ -147,12 +147,13 @@ SHOWING = (
     Described(
         "logs",
         "cdm.cli.logs:logs",
-        "Show what an artifact's slices write, from all nodes.\n\n"
+        "Show what the slices of an artifact or a service write, from all nodes.\n\n"
         "Lines come in the order of time. Where a program ended, and where it began again, a line says so. Exits with "
         "1 where there is no such output or node, or where a node did not answer.",
         (
             "cdm logs org.example:slice:1.0.0 -f",
             "cdm logs org.example:slice:1.0.0 --previous -t",
+            "cdm logs org.example:slice",
             "cdm logs org.example:slice:1.0.0 --since 10m --node node-1",
         ),
     ),
