@@ -224,6 +224,7 @@ async def test_the_scripts_for_those_who_change_cdm(tmp_path: Path) -> None:
         collected = await shell.good(f"{quick} --collect-only -q -n 0 | tail -1")
         assert re.search(r"\d+/\d+ tests collected", collected), collected
         assert everything == "pytest"
+        assert re.search(r"^ +--cov=", await shell.good(f"{inline('pytest --cov')} --help"), re.MULTILINE)
         for check in static.split(" && "):
             assert check in _of_the_checks(".ci/run").splitlines()
         assert "--quick" in await shell.good(adapted(bench, {"--quick": "--help"}))
@@ -373,6 +374,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "python -m cdm.secure.example": test_the_example_of_permissions_is_printed,
     "cdm node --runtime sites": test_first_steps.test_the_runtime_example_serves_a_site,
     "cdm node --runtime external": test_documents.test_the_agent_example_serves_a_blueprint,
+    "pytest --cov": test_the_scripts_for_those_who_change_cdm,
     "bash .ci/run": test_the_scripts_for_those_who_change_cdm,
     "python -m tests.containers.measure --rounds 10": test_the_scripts_for_those_who_change_cdm,
 }
