@@ -117,10 +117,13 @@ async def test_a_slice_whose_node_is_to_be_emptied_or_gone_says_so(server: NatsS
     assert run("init", "--server", server.url).returncode == 0
     async with raw(server) as user:
         await fill(user)
+        await user.put("nodes", "n7", {"runtime": "process"})  # it does not answer who asks for output
+        await user.put("slices", "n7.acme/old/1", {"state": "FAILED", "reason": "boom"})
         await user.put("slices", "n4.acme/web/1", {"state": "ACTIVE"})
         await user.put("slices", "n6.acme/web/1", {"state": "ACTIVE"})
         await user.put("slices", "n5.acme/web/1", {"state": "FAILED", "reason": "boom"})
         await user.put("slices", "n3.acme/old/1", {"state": "UNLOAD"})
+    assert "boom" in await lines_of(server, "n7/acme:old:1")
     assert "its node is to be emptied" in (await lines_of(server, "n4/acme:web:1"))[1]
     gone = await lines_of(server, "n6/acme:web:1")
     assert gone[1] == "its node is gone, and it with it"
