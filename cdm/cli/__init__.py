@@ -54,7 +54,9 @@ def run(arguments: Sequence[str]) -> int:
         return _failed(usage_error(error))
     except KeyboardInterrupt:
         return 130
-    except (BrokenPipeError, SystemExit):  # the latter comes of the former where help is printed
+    except SystemExit as end:  # of the library: after Ctrl-C, and where nobody reads the help that is printed
+        return 130 if end.code == 130 else _unread()
+    except BrokenPipeError:
         return _unread()
     except OSError as problem:
         return _failed(CdmError(str(problem)))

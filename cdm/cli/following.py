@@ -192,7 +192,8 @@ def _progress(made: Made, status: Status | None, serving: Status | None, followe
 
 def shown_line(text: str) -> None:
     """Show a line with the time; on a terminal in several, broken between words, where it is too long."""
-    show(wrapped(PLAIN(f"{datetime.now().astimezone():%H:%M:%S}  {text}"), sheet().width, indent=10))
+    line = PLAIN(f"{datetime.now().astimezone():%H:%M:%S}  {text}")
+    show(wrapped(line, sheet().width, indent=10) if sys.stdout.isatty() else [line])
 
 
 def unsaid(_text: str) -> None:
