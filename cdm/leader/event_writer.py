@@ -30,6 +30,8 @@ LAST_TURNS = 10
 """Such pauses for which a leader that stops, and has no successor, tells what happened last."""
 RETRY = 1.0
 """Seconds after which what was not answered is written again."""
+LONGEST_ERROR = 500
+"""Most characters of an error that are logged."""
 DROPS_INTERVAL = 10.0
 """Seconds between two times that it is told how many events are missing."""
 
@@ -126,10 +128,19 @@ class EventWriter:
         epoch, now = self._epoch(), clock.now()
         fresh = [note for note in notes if note.at > now - TELLABLE]
         self._missing += len(notes) - len(fresh) + self._journal.dropped()
-        told = (self._teller.tell(note, epoch) for note in fresh)
+        told = (self._told(note, epoch) for note in fresh)
         events = [*self._drop(now, epoch), *(each for each in told if each is not None)]
-        if events:
-            await self._write(events, min((note.at for note in fresh), default=now) + TELLABLE)
+        until = min((note.at for note in fresh), default=now) + TELLABLE
+        if events and not await self._write(events, until) and self._journal.leads:
+            await anyio.sleep(self._how.retry)  # nothing else would be stored now, either
+
+    def _told(self, note: Note, epoch: float) -> Event | None:
+        try:
+            return self._teller.tell(note, epoch)
+        except Exception as error:  # noqa: BLE001  # the node goes on, and so do all other events
+            log.error("what happened cannot be told", error=repr(error)[:LONGEST_ERROR])
+            self._missing += 1
+            return None
 
     def _drop(self, now: float, epoch: float) -> list[Event]:
         """The event that others are missing, where that is so."""
@@ -141,13 +152,23 @@ class EventWriter:
         about = f"{self._how.node}.{self._how.incarnation}.{self._drops}"
         return [self._teller.tell_dropped(count, self._how.node, about, now + epoch)]
 
-    async def _write(self, events: list[Event], until: float) -> None:
-        """Write them, again and again where need be; after ``until`` that could repeat what another leader told."""
+    async def _write(self, events: list[Event], until: float) -> bool:
+        """Write them, again and again where need be; after ``until`` that could repeat what another leader told.
+
+        Returns whether any are stored.
+        """
         while self._journal.leads:
             try:
                 await self._stream.publish(events)
-            except (AccessDenied, RequestRefused) as error:
-                await self._complain(error)
+            except RequestRefused as error:
+                if len(events) > 1:  # it may be about one of them
+                    return any([await self._write([each], until) for each in events])
+                self._missing += 1
+                self._complain(error)
+                return False
+            except AccessDenied as error:
+                self._complain(error)
+                await anyio.sleep(self._how.retry)
             except StoreError as error:
                 # Where others listen to the events' subjects, only silence tells that there is no stream.
                 log.debug("events are not stored", reason=str(error))
@@ -157,26 +178,27 @@ class EventWriter:
                 if self._problem is not None:
                     self._problem = None
                     log.info("events are told")
-                return
+                return True
             if clock.now() > until:
                 self._missing += len(events)
-                return
+                break
+        return False
 
     async def _make(self) -> bool:
         """Make sure that there is a stream; returns whether there is."""
         try:
             await self._stream.ensure(create=self._how.create, replicas=self._how.replicas)
         except (AccessDenied, BucketMissing, RequestRefused, Unsuitable) as error:
-            await self._complain(error)
+            self._complain(error)
+            await anyio.sleep(self._how.retry)
             return False
         except StoreError as error:
             log.debug("no stream of events", reason=str(error))
             return False
         return True
 
-    async def _complain(self, error: StoreError) -> None:
-        """Say once that there will be no events, and wait for better times."""
+    def _complain(self, error: StoreError) -> None:
+        """Say once that there will be no events."""
         if type(error) is not self._problem:
             self._problem = type(error)
             log.warning("events are not told; all else goes on", reason=str(error))
-        await anyio.sleep(self._how.retry)

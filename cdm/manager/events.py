@@ -5,6 +5,8 @@ An event's id is derived from the write that it tells of, never from who tells i
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -50,6 +52,10 @@ from cdm.model.status import Status
 
 MOST_CHANGES = 20
 """Most changes of one blueprint, or node, that are told."""
+LONGEST_WORDS = 200
+"""Most characters of a change, and of a name that somebody gave, that are told."""
+_PLAIN_ID = re.compile(r"[!-~]{1,200}")
+"""Ids that are told as they are: they are headers, and nodes choose what some are derived from."""
 _KIND = dict(zip(SliceState, SLICE_KINDS, strict=True))
 
 
@@ -94,7 +100,7 @@ class Teller:
 
     def _event(self, told: Tidings, at: float) -> Event:
         time = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return Event(f"{told.about}.{told.kind}", TYPE + told.kind, told.subject, time, told.data, self._source)
+        return Event(_id(f"{told.about}.{told.kind}"), TYPE + told.kind, told.subject, time, told.data, self._source)
 
     def _told(self, note: Note, epoch: float) -> Tidings | None:
         message, before = note.message, note.before
@@ -224,7 +230,7 @@ def _condition(put: ValuePut[StatusKey, Status], before: Status | None) -> Tidin
     try:
         artifact = str(decode_artifact(name))
     except InvalidKey:
-        artifact = name
+        artifact = ""  # whatever it is called, it is no artifact
     data = EventData(
         artifact=artifact,
         source=before.condition if before is not None else "",
@@ -234,7 +240,7 @@ def _condition(put: ValuePut[StatusKey, Status], before: Status | None) -> Tidin
         cause=f"blueprints@{status.observed_revision}",
         blueprint=status.observed_revision,
     )
-    return Tidings(_about(put), EventKind.CONDITION, f"status/{artifact}", data)
+    return Tidings(_about(put), EventKind.CONDITION, f"status/{artifact or name}", data)
 
 
 def _rollout(put: ValuePut[RolloutKey, Rollout], before: ValuePut[RolloutKey, Rollout] | None) -> Tidings | None:
@@ -292,7 +298,12 @@ def _node(
         changes = _changes(to_builtins(before.value.lasting), to_builtins(new.lasting))
         return Tidings(_about(put), EventKind.CHANGED, str(put.key), EventData(node, changes=changes))
     about = _about(put) if before is None and known else f"nodes.{encode(put.key)}.{new.incarnation}"
-    return Tidings(about, EventKind.JOINED, str(put.key), EventData(node, to=new.role, reason=f"cdm {new.version}"))
+    return Tidings(
+        about,
+        EventKind.JOINED,
+        str(put.key),
+        EventData(node, to=_cut(new.role, LONGEST_WORDS), reason=_cut(f"cdm {new.version}")),
+    )
 
 
 def _age(registration: Registration, now: float) -> float:
@@ -309,7 +320,7 @@ def _node_gone(change: NodeLeft | NodeDied, before: ValuePut[NodeKey, Registrati
 
 
 def _changes(old: Fields, new: Fields) -> tuple[str, ...]:
-    return tuple(each.shown() for each in differences(old, new)[:MOST_CHANGES])
+    return tuple(_cut(each.shown(), LONGEST_WORDS) for each in differences(old, new)[:MOST_CHANGES])
 
 
 def _about(message: ValuePut[Key, Any] | ValueRemove[Key, Any] | ValueRejected[Key, Any]) -> str:
@@ -322,9 +333,13 @@ def _about(message: ValuePut[Key, Any] | ValueRemove[Key, Any] | ValueRejected[K
 
 def _by(message: ValuePut[Key, Any] | ValueRemove[Key, Any] | ValueRejected[Key, Any]) -> str:
     if isinstance(message, ValuePut):
-        return message.by if isinstance(message, DeclaredPut) else UNKNOWN
-    return message.by or UNKNOWN
+        return _cut(message.by, LONGEST_WORDS) if isinstance(message, DeclaredPut) else UNKNOWN
+    return _cut(message.by, LONGEST_WORDS) or UNKNOWN
 
 
-def _cut(reason: str) -> str:
-    return reason if len(reason) <= LONGEST_REASON else f"{reason[: LONGEST_REASON - 1]}…"
+def _cut(words: str, longest: int = LONGEST_REASON) -> str:
+    return words if len(words) <= longest else f"{words[: longest - 1]}…"
+
+
+def _id(about: str) -> str:
+    return about if _PLAIN_ID.fullmatch(about) else hashlib.sha256(about.encode(errors="surrogatepass")).hexdigest()

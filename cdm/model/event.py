@@ -6,10 +6,12 @@ to hear of one node, one artifact or one kind asks for no more than that.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from enum import StrEnum, unique
 
 from msgspec import Struct, field
 
+from cdm.errors import InvalidArtifact
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import encode_artifact, encode_node
 from cdm.model.slice import SliceState
@@ -118,7 +120,7 @@ class Event(Struct, frozen=True):
     def tokens(self) -> tuple[str, ...]:
         """The subject that it is told under, without prefix."""
         artifact, node = NONE, self.data.node
-        if self.data.artifact.count(":") == 2:
+        with suppress(InvalidArtifact):
             artifact = encode_artifact(Artifact.parse(self.data.artifact))
         return ("cdm", "event", self.kind, encode_node(NodeId(node)) if node else NONE, artifact)
 

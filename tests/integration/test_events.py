@@ -207,6 +207,37 @@ async def test_a_flood_is_dropped_and_counted_and_holds_nothing_up(
         await eventually(counted, 30, "what is missing is counted")
 
 
+async def test_nothing_that_anybody_writes_ends_a_node_or_reaches_headers(server: NatsServer) -> None:
+    """Keys that are no artifact's; and a node that says of itself what would be headers, or too long for one."""
+    async with raw(server) as user, connected(server) as reader, nodes_on(server) as nodes:
+        await nodes.start("n1")
+        await eventually(lambda: told(reader, kind="leader"))
+        heard = await user.overhear("evil")
+        for name in ("q::r", "::", "a/b:c:d"):
+            await user.put("blueprints", name, 3)
+        await eventually(lambda: _conditions(reader, 3), what="they are told")
+        for attempt in range(3):
+            for number in range(8):
+                header = f"{attempt}.{number}\r\nNats-Trace-Dest: evil\r\nX: y"
+                incarnation = header if number else "x" * 100_000
+                told_of = {"incarnation": incarnation, "version": header, "started": "now", "role": "x" * 300}
+                await user.put("nodes", "n9", told_of)
+            await eventually(partial(_joined, reader, 7 * (attempt + 1)), what="it is told each time")
+        await user.put("blueprints", ONE, 1)
+        await eventually(lambda: told(reader, kind="load"), what="all else is told")
+        assert not heard
+        assert not [each for each in await told(reader) if each.event.kind == "dropped"]
+        await nodes.all["n1"].stop()
+
+
+async def _conditions(reader: Connection, count: int) -> bool:
+    return len(await told(reader, kind="condition")) >= count
+
+
+async def _joined(reader: Connection, count: int) -> bool:
+    return len(await told(reader, kind="joined", node=NodeId("n9"))) >= count
+
+
 async def test_the_commands_of_the_documents(server: NatsServer, tmp_path: Path) -> None:
     program()
     async with (

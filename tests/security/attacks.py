@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+import anyio
 import nats.errors
 from nats.aio.msg import Msg
 
@@ -23,6 +24,8 @@ NOWHERE = b'{"capacity":0}'
 COMMAND = b'{"state":"LOAD","term":1}'
 LISTENED = "_INBOX_operator.evil"
 """An inbox that its owner listens to under this very name: the server delivers nowhere else."""
+LATER = 0.5
+"""Seconds after which managers have told what they heard of a node."""
 TARGETS: Mapping[str, bytes] = {
     f"$KV.blueprints.{EVIL}": b"3",
     "$KV.slices._leader": b'{"node":"node-1","term":99,"incarnation":"evil"}',
@@ -165,6 +168,16 @@ async def schedules(insider: Insider) -> None:
         await _with_headers(insider, at)
 
 
+async def headers_by_hearsay(insider: Insider) -> None:
+    """Say of oneself what somebody else, who may write elsewhere, could put into headers of messages of their own."""
+    for attempt in range(3):
+        for target in targets_of(insider):
+            header = f"{attempt} {target}\r\nNats-Trace-Dest: {target}\r\nX: y"
+            registration = {"role": "agent", "capacity": 0, "started": "now", "incarnation": header, "version": header}
+            await insider.ask(f"$KV.nodes.{THIEF}", registration)
+        await anyio.sleep(LATER)
+
+
 async def roll_ups(insider: Insider) -> None:
     """Have a message take the place of all others."""
     for scope in ("all", "sub"):
@@ -203,4 +216,10 @@ async def batches(insider: Insider) -> None:
 
 Attack = Callable[[Insider], Awaitable[None]]
 BY_ANYBODY: tuple[Attack, ...] = (answers_of_the_server, deliveries, traces, schedules, all_that_is_others)
-BY_A_NODE: tuple[Attack, ...] = (replies_of_ones_own, deliveries_by_managers, batches, *BY_ANYBODY)
+BY_A_NODE: tuple[Attack, ...] = (
+    replies_of_ones_own,
+    deliveries_by_managers,
+    headers_by_hearsay,
+    batches,
+    *BY_ANYBODY,
+)
