@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -29,7 +30,7 @@ class _Loaded(NamedTuple):
     overrides: Overrides | None
     content: str
     """Digest of the artifact's content."""
-    may_start: Callable[[], None]
+    may_start: Callable[[], Awaitable[None]]
     """Raises `SliceFailed` where the node does not trust it any more."""
 
 
@@ -183,7 +184,7 @@ class Program:
         if stop_after is not None:
             self._check_can_stop_after(stop_after)
         fetched = await shared.cache.get(self.key.artifact, content)
-        may_start = shared.trust.judge(fetched, overrides)
+        may_start = shared.trust.judge(fetched, overrides, partial(shared.cache.signed, self.key.artifact, fetched))
         try:
             manifest = _overridden(fetched.manifest, overrides)
         except InvalidManifest as error:
@@ -205,7 +206,7 @@ class Program:
         self._interruption = None
         self._starts += 1
         if self._loaded is not None:
-            self._loaded.may_start()
+            await self._loaded.may_start()
         self.port = await self._shared.runtime.activate(self.key)
         if self.port is not None:
             self._shared.ports.take(self.port, self._holder)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from cdm.artifacts.cache import Fetched
 from cdm.artifacts.signing import Signed, TrustedKeys
-from cdm.errors import SliceFailed, UsageError
+from cdm.errors import CdmError, SliceFailed, UsageError
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Overrides
 from cdm.model.manifest import Manifest
-
-
-def _anything() -> None:
-    """Nothing is refused."""
+from cdm.runtimes import freely
 
 
 class Trust:
     """Judges artifacts, and what blueprints change about them.
+
+    No refusal is fatal: another node may trust somebody else, or run anything.
 
     Args:
         node: the node, for people.
@@ -29,28 +28,47 @@ class Trust:
         self.node = node
         self._path = path
 
-    def judge(self, fetched: Fetched, overrides: Overrides | None) -> Callable[[], None]:
-        """Judge what is to be loaded; returns what judges it again before each start. Both raise `SliceFailed`."""
+    def judge(
+        self, fetched: Fetched, overrides: Overrides | None, anew: Callable[[], Awaitable[Signed]]
+    ) -> Callable[[], Awaitable[None]]:
+        """Judge what is to be loaded; returns what judges it again before each start. Both raise `SliceFailed`.
+
+        Args:
+            fetched: what was fetched for it just now.
+            overrides: what its blueprint changes.
+            anew: reads what of it is signed by now; asked before a start is refused, since it may have been signed with
+                another key since it was loaded.
+        """
         if self._path is None:
-            return _anything
+            return freely
+        signed = fetched.signed
 
-        def still() -> None:
-            self._judge(fetched.signed)
+        async def still() -> None:
+            nonlocal signed
+            problem = self._problem_with(signed)
+            if problem:
+                try:
+                    signed = await anew()
+                except CdmError as error:
+                    raise SliceFailed(f"{problem}; who has signed it by now cannot be read: {error}") from None
+                problem = self._problem_with(signed)
+            if problem:
+                raise SliceFailed(problem)
 
-        still()
-        if problem := problem_with(overrides, fetched.manifest):
-            raise SliceFailed(f"{problem}: node {self.node} runs what is signed as it is signed", fatal=True)
+        problem = self._problem_with(signed)
+        if not problem and (changed := problem_with(overrides, fetched.manifest)):
+            problem = f"{changed}: node {self.node} runs what is signed as it is signed"
+        if problem:
+            raise SliceFailed(problem)
         return still
 
-    def _judge(self, signed: Signed) -> None:
+    def _problem_with(self, signed: Signed) -> str:
         assert self._path is not None
         try:
             problem = TrustedKeys.read(self._path).problem_with(signed)
         except UsageError as error:
-            raise SliceFailed(f"node {self.node} trusts nobody: {error}") from None
-        if problem:
-            told = f"node {self.node} runs only artifacts that are signed by a key in {self._path}: {problem}"
-            raise SliceFailed(told, fatal=True)
+            return f"node {self.node} trusts nobody: {error}"
+        return problem and f"node {self.node} runs only artifacts that are signed by a key in {self._path}: {problem}"
 
 
 def problem_with(overrides: Overrides | None, manifest: Manifest) -> str:

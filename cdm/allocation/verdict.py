@@ -19,7 +19,7 @@ from cdm.allocation.sites import Domain
 from cdm.model.artifact import NodeId
 from cdm.model.condition import LabelCondition, LabelOperator
 from cdm.model.quantity import memory_shown, millicores
-from cdm.model.rules import GIVES_SECRETS, Needs
+from cdm.model.rules import GIVES_SECRETS, TRUST_LABEL, Needs
 
 SHOWN = 3
 """Most near misses that are told."""
@@ -187,6 +187,8 @@ def _unfulfilled(condition: LabelCondition, site: Site) -> Obstacle:
     if condition.operator is LabelOperator.PRESENT:
         return Obstacle(label, f"without {label}")
     if condition.operator is LabelOperator.ABSENT:
+        if label == TRUST_LABEL:
+            return Obstacle("trust", "running only what is signed")
         return Obstacle(label, f"with {label}")
     if condition.operator is LabelOperator.NOT_IN:
         return Obstacle(label, f"{label} is {value}")

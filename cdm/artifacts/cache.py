@@ -18,6 +18,7 @@ from pathlib import Path
 
 import anyio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cdm.artifacts.entry import completed
 from cdm.artifacts.folder import (
@@ -192,6 +193,11 @@ class Cache:
                     f"; this node may have {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} open files, see ulimit -n"
                 )
             raise SliceFailed(told) from error
+
+    async def signed(self, artifact: Artifact, fetched: Fetched) -> Signed:
+        """What is signed of what was fetched, and by whom by now. Errors are those of `Artifacts.describe`."""
+        content = (await self.artifacts.describe(artifact, fetched.content)).content
+        return replace(fetched.signed, signatures=content.signatures if content.tail else {})
 
     async def _fetched(self, stored: StoredArtifact) -> Fetched:
         digest, artifact = stored.content.identity, stored.artifact

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 from cyclopts import App, Parameter
 from rich.filesize import decimal
 
@@ -25,7 +24,7 @@ from cdm.cli.log_setup import LogLevel
 from cdm.cli.manifests import completed_manifest, manifest_of
 from cdm.cli.options import FLAG, REPLICAS, ConnectionOptions, Replicas
 from cdm.cli.parameters import HERE, ArtifactName, Json
-from cdm.cli.pushing import Offer, content_for_nodes, key_of
+from cdm.cli.pushing import Offer, content_for_nodes, key_of, tried_again, what_comes_of
 from cdm.cli.screen import Table, plain, print_json, wide_console
 from cdm.cli.signing import sign as sign_stored
 from cdm.cli.signing import verify
@@ -41,9 +40,8 @@ from cdm.errors import (
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint
 from cdm.model.content import Content
-from cdm.model.keys import BLUEPRINTS, STATUS, BlueprintKey, StatusKey, encode_artifact
+from cdm.model.keys import BLUEPRINTS, BlueprintKey
 from cdm.model.manifest import Manifest
-from cdm.model.status import Condition, Status
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
 
@@ -106,9 +104,9 @@ def push(
         problem = problem_with_program(packed, run_as)
         offer = Offer(artifact, packed, run_as, key)
         pushing = partial(_push, offer=offer, force=force, replicas=replicas)
-        content, result, waiting = run_connected(connection, "cdm artifact", pushing)
-    if waiting:
-        print(f"cdm: note: blueprint {artifact} asks for {waiting}", file=sys.stderr)
+        content, result, note = run_connected(connection, "cdm artifact", pushing)
+    if note:
+        print(f"cdm: note: {note}", file=sys.stderr)
     if problem:
         print(f"cdm: warning: no node can run this as a program: {problem}", file=sys.stderr)
     if json:
@@ -219,29 +217,21 @@ def _described(each: StoredArtifact | UnreadableArtifact | KeptContent, manifest
 
 
 async def _push(connection: Connection, offer: Offer, *, force: bool, replicas: int) -> tuple[Content, Pushed, str]:
-    """Store it; returns what and the result, and what a blueprint that was put before asks for, and comes of it."""
+    """Store it; returns what and the result, and what is to be noted about slices that were to run before."""
     artifacts, name = Artifacts(connection), offer.artifact
     content = await content_for_nodes(connection, offer)
     await artifacts.ensure(create=True, replicas=replicas)
     with TransferBar(f"pushing {name}") as shown:
         result = await artifacts.push(name, offer.packed.path, content, force=force, progress=shown)
-    waiting = ""
+    note = ""
     if result is Pushed.STORED:
         with suppress(StoreError):  # whoever may push need not have the right to read blueprints
-            if waiting := await _wanted(connection, name):
-                waiting += await _next(connection, name)
-    return content, result, waiting
-
-
-async def _next(connection: Connection, name: Artifact) -> str:
-    """What has a blueprint come up that did not without its artifact."""
-    with suppress(StoreError, msgspec.MsgspecError):
-        stored = await Bucket(connection, STATUS).read_near(StatusKey(encode_artifact(name)))
-        if stored is not None and stored.payload is not None:
-            status = msgspec.json.decode(stored.payload, type=Status)
-            if status.condition is Condition.REVERTED:
-                return f", but was taken back: `cdm rollout retry {name.service}` tries it once more"
-    return f"; slices that failed without it are tried again within 5 minutes, or at once: cdm restart {name}"
+            if wanted := await _wanted(connection, name):
+                then = await what_comes_of(connection, name) or f"slices that failed without it are {tried_again(name)}"
+                note = f"blueprint {name} asks for {wanted}; {then}"
+    elif result is not Pushed.UNCHANGED:
+        note = await what_comes_of(connection, name)
+    return content, result, note
 
 
 _Listed = list[tuple[StoredArtifact | UnreadableArtifact, Manifest | None]]

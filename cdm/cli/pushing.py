@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 from msgspec.structs import replace
 
 from cdm.artifacts.packing import Packed
@@ -14,10 +16,12 @@ from cdm.dispatch.messages import ValuePut
 from cdm.errors import Conflict, StoreError
 from cdm.model.artifact import Artifact
 from cdm.model.content import Content
-from cdm.model.keys import NodeKey
+from cdm.model.keys import STATUS, NodeKey, StatusKey, encode_artifact
 from cdm.model.manifest import Manifest
 from cdm.model.node import EXTERNAL, MANIFEST_INSIDE, Registration
 from cdm.model.secret import secrets_in
+from cdm.model.status import Condition, Status
+from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
 from cdm.store.snapshot import snapshot
 
@@ -71,6 +75,27 @@ async def content_for_nodes(connection: Connection, offer: Offer) -> Content:
     if offer.manifest.env:  # without it there is nothing that the note could be about
         remark(f"note: {old} needs the manifest beside the content, where whoever lists objects can read its env")
     return offer.packed.content(offer.manifest, inside=False)
+
+
+def tried_again(name: Artifact) -> str:
+    """When what failed is started once more."""
+    return f"tried again within 5 minutes, or at once: cdm restart {name}"
+
+
+async def what_comes_of(connection: Connection, name: Artifact) -> str:
+    """What follows for what failed, or was taken back, of an artifact of which something else is stored now.
+
+    For people; empty: nothing failed, as far as can be seen.
+    """
+    with suppress(StoreError, msgspec.MsgspecError):  # whoever may push need not have the right to read status
+        stored = await Bucket(connection, STATUS).read_near(StatusKey(encode_artifact(name)))
+        if stored is not None and stored.payload is not None:
+            status = msgspec.json.decode(stored.payload, type=Status)
+            if status.condition is Condition.REVERTED:
+                return f"it was taken back: `cdm rollout retry {name.service}` tries it once more"
+            if status.failed:
+                return f"slices of {name} that failed are {tried_again(name)}"
+    return ""
 
 
 async def _too_old(connection: Connection) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from cdm.artifacts.stored import StoredArtifact
 from cdm.cli.connected import run_connected
 from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, ArtifactName, Json
-from cdm.cli.pushing import signing_key
+from cdm.cli.pushing import signing_key, what_comes_of
 from cdm.cli.screen import print_json
 from cdm.cli.transfer_bar import TransferBar
 from cdm.errors import Conflict
@@ -46,7 +47,10 @@ def sign(
         The digest that it must have, or how that begins. [default: whatever is stored is signed]
     """
     signer = signing_key(key)
-    look = run_connected(connection, "cdm artifact", partial(_sign, name=artifact, key=signer, sha256=sha256.lower()))
+    signing = partial(_sign, name=artifact, key=signer, sha256=sha256.lower())
+    look, note = run_connected(connection, "cdm artifact", signing)
+    if note:
+        print(f"cdm: note: {note}", file=sys.stderr)
     digest = look.stored.content.sha256
     if json:
         print_json({"artifact": str(artifact), "sha256": digest, "signed_by": signer.public})
@@ -104,7 +108,8 @@ async def _read(connection: Connection, name: Artifact) -> _Look:
     return _Look(stored, Signed.of(name, stored.content, manifest))
 
 
-async def _sign(connection: Connection, name: Artifact, key: SigningKey, sha256: str) -> _Look:
+async def _sign(connection: Connection, name: Artifact, key: SigningKey, sha256: str) -> tuple[_Look, str]:
+    """Sign it; returns what, and what is to be noted about slices that were to run before."""
     look = await _read(connection, name)
     content = look.stored.content
     if not content.sha256.startswith(sha256):
@@ -112,4 +117,4 @@ async def _sign(connection: Connection, name: Artifact, key: SigningKey, sha256:
     if not content.tail:
         raise Conflict(f"{name} is stored as earlier versions did, which cannot be signed; push it again with --force")
     await Artifacts(connection).sign(look.stored, key.sign(look.signed))
-    return look
+    return look, await what_comes_of(connection, name)

@@ -13,8 +13,8 @@ from cdm.manager.standing import LiveNode
 from cdm.manager.topology import Registered, Topology
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.keys import SliceKey
-from cdm.model.node import GIVES_SECRETS, Registration
-from cdm.model.rules import NODE_LABEL, SECRETS_LABEL, Rules
+from cdm.model.node import GIVES_SECRETS, RUNS_SIGNED, Registration
+from cdm.model.rules import NODE_LABEL, SECRETS_LABEL, TRUST_LABEL, Rules
 from cdm.model.slice import SliceState
 
 _LEAVING = (SliceState.UNLOAD, SliceState.UNLOADING)
@@ -137,9 +137,10 @@ class Siting:
 
 def _labels(node: NodeId, registration: Registration) -> Mapping[str, str]:
     labels = {**registration.labels, NODE_LABEL: node}
-    labels.pop(SECRETS_LABEL, None)
-    if GIVES_SECRETS in registration.features:
-        labels[SECRETS_LABEL] = ""
+    for label, feature in ((SECRETS_LABEL, GIVES_SECRETS), (TRUST_LABEL, RUNS_SIGNED)):
+        labels.pop(label, None)
+        if feature in registration.features:
+            labels[label] = ""
     return labels
 
 

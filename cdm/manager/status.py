@@ -23,6 +23,8 @@ from cdm.model.status import Condition, Status
 REASONS = 480
 """Most characters of the reasons why slices failed that a status has."""
 NO_REASON = "no reason given"
+LATER = "; tried again within 5 minutes, or at once by `cdm restart`"
+"""Of what failed in a way that trying again soon does not mend (`Policy.retry_limit`)."""
 
 
 Judgement = tuple[Condition, str, float | None]
@@ -139,7 +141,10 @@ def _judge_in_force(desired: Desired, group: Group, plan: Plan, now: float, want
         what = plan.why or "no node takes new slices"
         return Condition.UNSCHEDULABLE, f"{_unplaced(plan.unplaced, wanted, group.live)}: {what}", None
     if group.failed:
-        return Condition.DEGRADED, f"{group.failed} failed: {_reasons(_why_failed(group))}", None
+        failed = [put.value for key in group.owed if (put := group.slices[key]).value.state is SliceState.FAILED]
+        reasons = _reasons({value.reason or NO_REASON for value in failed})
+        later = LATER if any(value.fatal for value in failed) else ""
+        return Condition.DEGRADED, f"{group.failed} failed: {reasons}{later}", None
     if group.endings and (loop := group.endings.crash_loop(group.slices, now)):
         reason = f"crash loop: {loop.instances} of {wanted} instances: {_reasons(loop.reasons)}"
         return Condition.DEGRADED, reason, loop.until
@@ -214,11 +219,6 @@ def _failed_before(group: Group) -> str:
 def refused_status(problem: str, revision: int, term: int) -> Status:
     """The status of a blueprint whose key does not parse."""
     return Status(Condition.INVALID, problem, observed_revision=revision, term=term)
-
-
-def _why_failed(group: Group) -> set[str]:
-    failed = (group.slices[key].value for key in group.owed if group.slices[key].value.state is SliceState.FAILED)
-    return {value.reason or NO_REASON for value in failed}
 
 
 def _reasons(found: Collection[str]) -> str:

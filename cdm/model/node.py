@@ -47,6 +47,8 @@ MANIFEST_INSIDE = "manifest-inside"
 """The feature of nodes that read artifacts with the manifest at the end of their bytes."""
 GIVES_SECRETS = "gives-secrets"
 """The feature of nodes that have secrets, and a runtime that gives them to slices."""
+RUNS_SIGNED = "runs-signed"
+"""The feature of nodes that run only what is signed by a key that they trust."""
 
 
 _MOST = {"capacity": 2**53, "cpu": MOST_CPU, "memory": MOST_MEMORY, "load": 1_000.0, "ttl": 365 * 86_400.0}

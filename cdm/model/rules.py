@@ -22,6 +22,8 @@ NODE_LABEL = "node"
 """The label that every node has: its id."""
 SECRETS_LABEL = "cdm.secrets"
 """The label, as conditions see it, of nodes that give slices secrets; whatever a node says of it itself."""
+TRUST_LABEL = "cdm.trust"
+"""The label, as conditions see it, of nodes that run only what is signed (``--trust``); likewise."""
 OTHERS = "*"
 """In the weights of a spread: every value that is not named."""
 

@@ -18,7 +18,7 @@ from cdm.artifacts.cache import Cache
 from cdm.artifacts.repository import Artifacts
 from cdm.errors import UsageError
 from cdm.model.keys import encode_node
-from cdm.model.node import GIVES_SECRETS, MANIFEST_INSIDE, Role, Vitals
+from cdm.model.node import GIVES_SECRETS, MANIFEST_INSIDE, RUNS_SIGNED, Role, Vitals
 from cdm.node.folder import ARTIFACTS, RUNTIME, Folder, chosen_folder
 from cdm.node.part import Ground, Part
 from cdm.output.service import LogService
@@ -76,7 +76,8 @@ class Running(Serving):
         )
         self._runtime = runtime = self.agent.runtime
         gives = runtime.gives_secrets and secrets.folder is not None
-        self.features = (MANIFEST_INSIDE, *((GIVES_SECRETS,) if gives else ()))
+        optional = ((GIVES_SECRETS, gives), (RUNS_SIGNED, trust is not None))
+        self.features = (MANIFEST_INSIDE, *(feature for feature, there in optional if there))
         self.logs = LogService(ground.connection, settings.node, runtime if runtime.logs else None)
         self.tallies = (self.logs.tally,)
         self.receivers = (self.agent, *self._unreadable)

@@ -9,7 +9,7 @@ why both accept a slice in any state, and one that they do not know.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -47,6 +47,10 @@ def _ignored(*_: Any) -> None:
     """Stands for a callback that is not there."""
 
 
+async def freely() -> None:
+    """Lets everything start."""
+
+
 class Work(Struct, frozen=True):
     """What a slice is to run."""
 
@@ -60,9 +64,9 @@ class Work(Struct, frozen=True):
     secrets: Mapping[str, SecretRef] = {}
     """Variables, beside the manifest's, that are secrets: to be read from `Surroundings.secrets` whenever the slice
     starts, and told to nobody else; only where a runtime `gives_secrets`."""
-    may_start: Callable[[], None] = _ignored
-    """To be called before each start that the runtime makes by itself; raises `SliceFailed` where the slice must not be
-    started any more, since whoever signed it is not trusted now."""
+    may_start: Callable[[], Awaitable[None]] = freely
+    """To be awaited before each start that the runtime makes by itself; raises `SliceFailed` where the slice must not
+    be started any more, since whoever signed it is not trusted now."""
     cores: float = 0.0
     """How many it reserves on the node (``needs.cpu``), so that processors can be shared accordingly; 0: none."""
 

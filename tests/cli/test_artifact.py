@@ -269,7 +269,7 @@ async def test_one_that_a_blueprint_waited_for_says_when_it_is_tried_again(serve
         await user.put("status", KEY, {"condition": "Reverted"})
     told = artifact(server, "push", NAME, script).stderr
     service = NAME.rpartition(":")[0]
-    assert told.endswith(f", but was taken back: `cdm rollout retry {service}` tries it once more\n"), told
+    assert told.endswith(f"; it was taken back: `cdm rollout retry {service}` tries it once more\n"), told
 
 
 async def test_one_that_a_blueprint_wants_is_removed_with_force_only(server: NatsServer, script: Path) -> None:

@@ -163,8 +163,13 @@ async def test_older_nodes_are_pushed_what_they_can_read(server: NatsServer, tmp
         assert unsigned.returncode == 4
         assert "is stored as earlier versions did, which cannot be signed; replace it: --force" in unsigned.stderr
         assert artifact(server, "sign", NAME, "--key", tmp_path / "mine").returncode == 4
-        assert "replaced" in artifact(server, *push, "--sign", tmp_path / "mine", "--force").stdout
+        replaced = artifact(server, *push, "--sign", tmp_path / "mine", "--force")
+        assert ("replaced" in replaced.stdout, "note" in replaced.stderr) == (True, False)
         assert artifact(server, "verify", NAME).returncode == 0
+        # What is FAILED does not hear of it: when it is tried again is told.
+        await user.put("status", KEY, {"condition": "Degraded", "failed": 1})
+        for then in (("sign", NAME, "--key", tmp_path / "mine"), (*push, "--sign", tmp_path / "mine", "--force")):
+            assert artifact(server, *then).stderr.endswith(f"within 5 minutes, or at once: cdm restart {NAME}\n")
 
 
 async def test_a_node_that_trusts_somebody_runs_nothing_else(server: NatsServer, tmp_path: Path) -> None:
@@ -205,16 +210,33 @@ async def test_a_node_that_trusts_somebody_runs_nothing_else(server: NatsServer,
                 await told(user, "Reverted", f"{what} of the blueprint is not in `override` of the signed manifest")
             await user.put("blueprints", KEY, {**allowed, "restarted": "3"})
             await told(user, "Ready")
+            # Another key takes over while it runs: when its program ends it is started again.
+            assert artifact(server, "sign", NAME, "--key", tmp_path / "other").returncode == 0
+            trust.write_text(other)
+            before = said.read_text().splitlines()
+            os.kill(int(before[-1].split()[0]), signal.SIGKILL)
+            await eventually(lambda: len(said.read_text().splitlines()) > len(before), 30)
+            await eventually(lambda: _restarted(user), 30)
             # A key that is taken out, without a restart of the node: what runs goes on, what starts is refused.
             started = said.read_text().splitlines()
-            trust.write_text(f"{other[:-1]}\n")
+            trust.write_text(f"{mine[:-1]}\n")
             await anyio.sleep(1)
             assert (await user.status(KEY))["condition"] == "Ready"
-            trust.write_text(f"# {mine}\n")
+            trust.write_text(f"# {other}\n")
             os.kill(int(started[-1].split()[0]), signal.SIGKILL)
             await told(user, "Degraded", "who is not trusted")
             assert said.read_text().splitlines() == started
+            # A node that runs anything takes what this one refuses, as soon as there is one.
+            running.start("n2", "--runtime", "process", "--folder", str(tmp_path / "n2"))
+            await told(user, "Ready")
+            assert len(said.read_text().splitlines()) == len(started) + 1
             running.unharmed()
+
+
+async def _restarted(user: Raw) -> bool:
+    (value,) = [each.value for key, each in (await user.contents("slices")).items() if key.startswith("n1.")]
+    assert (value["state"], value.get("failures") or 0) in (("ACTIVE", 0), ("ACTIVATING", 0)), value
+    return value["state"] == "ACTIVE" and value.get("restarts") == 1
 
 
 async def _registered(user: Raw) -> bool:

@@ -16,7 +16,7 @@ from cdm.manager.planning import ROOM_PAUSE, TOLD_FOR
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import encode_artifact
-from cdm.model.node import FEATURES, GIVES_SECRETS, PLACEMENT, SECRETS, Registration, Schedule
+from cdm.model.node import FEATURES, GIVES_SECRETS, PLACEMENT, RUNS_SIGNED, SECRETS, Registration, Schedule
 from cdm.model.rules import NO_RULES, Rules, Spread
 from cdm.model.status import Condition, Status
 from tests.unit.support import APP, OTHER, S, n
@@ -829,6 +829,17 @@ def test_secrets_wait_until_every_manager_knows_them_and_go_where_they_are_given
     it.tick(60.0)
     it.run_down()
     assert set(live(it)) == {"n1", "n2"}
+
+
+def test_conditions_know_the_nodes_that_run_only_what_is_signed() -> None:
+    it = world(n1=Registration(version="0.9", features=(*FEATURES, RUNS_SIGNED)))
+    it.apply(APP, typed(2, require=["!cdm.trust"]))
+    it.run_down()
+    assert "0 of 1 node takes it: 1 running only what is signed" in status(it).reason
+    it.join(n(2), Registration(version="0.9", features=FEATURES, labels={"cdm.trust": "yes"}))
+    it.apply(OTHER, typed(2, require=["cdm.trust"]))
+    it.run_down()
+    assert (live(it), live(it, OTHER)) == ({"n2": 2}, {"n1": 2})
 
 
 def test_how_busy_a_node_is_is_no_news_of_the_node() -> None:

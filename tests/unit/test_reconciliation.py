@@ -624,6 +624,13 @@ def test_a_failure_of_which_nothing_is_owed_is_told_without_its_reason() -> None
     assert status_of(wanted(1), group, WHOLE, 1, NOW)[0].reason == "1 failed: no reason given"
 
 
+def test_of_a_failure_that_is_not_tried_again_soon_it_is_told_when_it_is() -> None:
+    group = group_of(put(n(1), S.FAILED, reason="boom", fatal=True))
+    reason = status_of(wanted(1), group, WHOLE, 1, NOW)[0].reason
+    assert reason == "1 failed: boom; tried again within 5 minutes, or at once by `cdm restart`"
+    assert Policy().retry_limit == 300.0
+
+
 def test_a_refused_blueprint_does_not_hide_what_troubles_the_one_in_force() -> None:
     failed, loading = put(n(1), S.FAILED, reason="boom"), put(n(1), S.LOADING)
     refused = Desired(Blueprint(1), 3, 9, "foo: there is no such field")

@@ -181,7 +181,7 @@ class Slice:
     async def _spawn(self) -> RunHandle:
         if self._cut_off:
             raise SliceFailed(CUT_OFF)
-        self.work.may_start()
+        await self.work.may_start()
         keeping = self._host.supervisor
         await keeping.ready()
         await self._wait_for_ports()
