@@ -259,12 +259,14 @@ def _with_value(fields: edit.Fields, typed: str) -> edit.Fields:
 
 
 def _values(path: str, text: str) -> Collection[Any]:
-    if path.startswith("env."):
-        return (text,)
     try:
-        return (json.loads(text), text)
+        value = json.loads(text)
     except ValueError:
         return (text,)
+    if not path.startswith("env."):
+        return (value, text)
+    # Variables are text, whatever it looks like; only a secret is named by an object.
+    return (value,) if isinstance(value, dict) and value.keys() == {"secret"} else (text,)
 
 
 def _put(fields: edit.Fields, path: Sequence[str], value: Any) -> edit.Fields:

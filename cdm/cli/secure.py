@@ -8,6 +8,7 @@ from typing import Annotated
 
 import anyio
 from cyclopts import Parameter
+from msgspec.structs import replace
 
 from cdm.cli.connected import interruptible
 from cdm.cli.context import servers_of
@@ -15,13 +16,13 @@ from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
 from cdm.cli.options import FLAG, check_prefix, check_servers
 from cdm.cli.parameters import Json
 from cdm.cli.screen import Table, plain, print_json, wide_console
-from cdm.errors import AccessDenied, StoreError, Unreachable, UsageError
+from cdm.errors import AccessDenied, NoResponders, StoreError, Unreachable, UsageError
 from cdm.model.artifact import NodeId, node_id
 from cdm.secure.folder import ACCOUNTS, SERVER, SITE, FolderWritten, SiteFolder, Tls, UserWritten
+from cdm.secure.jwts import SYSTEM
 from cdm.secure.operators import Authority, read_backup
 from cdm.secure.site import Changes, SiteRecord
 from cdm.secure.telling import tell
-from cdm.store.access import Access
 
 Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", metavar="NAME", show_default=False)]
 
@@ -94,10 +95,11 @@ def secure(
     if push and not (known and known.system):
         raise UsageError("--push is for a folder of --jwt whose servers run")
     changes = Changes(_ids(nodes), _ids(managers), _ids(readers), _ids(rotate), _ids(remove))
+    place = str(Path(store or "/var/lib/nats").absolute())
+    fresh = known is None and not (cert or operator)
     if known is None:
         tls = _tls(cert, key, ca)
         url = server or f"{'tls' if cert else 'nats'}://127.0.0.1:4222"
-        place = str(Path(store or "/var/lib/nats").absolute())
         written = folder.create(
             changes,
             url=url,
@@ -108,16 +110,27 @@ def secure(
             authority=_authority(operator),
         )
     else:
-        _refuse_later(folder, {"--cert": cert, "--key": key, "--store": store}, f"edit {folder.path / SERVER}")
+        lost = not (folder.path / SERVER).exists()
+        if not lost:
+            _refuse_later(folder, {"--cert": cert, "--key": key, "--store": store}, f"edit {folder.path / SERVER}")
+        elif cert and not store:
+            raise UsageError(f"{folder.path / SERVER} is not there: give --store as it was, too, and it is made anew")
         first = {"--prefix": prefix, "--jwt": jwt or None, "--operator": operator}
         _refuse_later(folder, first, "for another site give another --out")
-        trusted = _tls(None, None, ca).ca if ca else None
-        written = folder.change(known, changes, force=force, url=server, ca=trusted)
+        tls = _tls(cert, key, ca)
+        written = folder.change(known, changes, force=force, url=server, ca=tls.ca or None)
+        if lost and store:
+            after = _known(folder)
+            folder.write_server(after, replace(tls, ca=after.ca), place)
+            fresh = not cert
+            remark(f"{folder.path / SERVER} is made anew; what was changed in it by hand is not in it")
+        elif lost:
+            remark(f"{folder.path / SERVER} is not there; --store, with --cert and --key, as they were, make it anew")
     told = _push(folder) if push else None
     if json:
         print_json({**_told(folder, written), "pushed": told})
     else:
-        _show(folder, written, new=known is None, clear=known is None and not (cert or operator), told=told)
+        _show(folder, written, new=known is None, clear=fresh, told=told)
     _warn(folder, (cert, key, ca))
     return 0
 
@@ -139,20 +152,34 @@ def _push(folder: SiteFolder) -> int:
         return anyio.run(interruptible, run)
     except StoreError as error:
         raise type(error)(
-            f"{folder.path} is written, but the servers were not told: {_why(error, folder.system(known))}; tell them "
-            f"later: cdm secure --out {folder.path} --push"
+            f"{folder.path} is written, but the servers were not told: {_why(error, folder, known)}; tell them later: "
+            f"cdm secure --out {folder.path} --push"
         ) from None
 
 
-def _why(error: StoreError, access: Access) -> str:
-    """Without hints at options that this command does not have."""
+def _why(error: StoreError, folder: SiteFolder, known: SiteRecord) -> str:
+    """With what is to be done before they can be told, and without hints at options that this command does not have."""
+    access = folder.system(known)
     match error:
         case Unreachable():
             return f"no NATS server answered at {access.shown}"
+        case AccessDenied() if not (access.creds and access.creds.exists()) and known.authority:
+            return (
+                f"{access.creds} is missing: put the credentials of a user of the system account of operator "
+                f"{known.authority} there"
+            )
+        case AccessDenied() if not (access.creds and access.creds.exists()):
+            return f"{access.creds} is missing: --rotate {SYSTEM} makes another, {_restart(folder)}"
         case AccessDenied():
-            return f"{access.shown} refused {access.creds}"
+            return f"{access.shown} refused {access.creds}: where it was lost and is another now, {_restart(folder)}"
+        case NoResponders():
+            return "they take no accounts: their configuration needs a resolver of the type full"
         case _:
             return str(error)
+
+
+def _restart(folder: SiteFolder) -> str:
+    return f"which servers know once they have {folder.path / ACCOUNTS} and are restarted"
 
 
 def _known(folder: SiteFolder) -> SiteRecord:
@@ -201,26 +228,17 @@ def _show(folder: SiteFolder, written: FolderWritten, *, new: bool, clear: bool,
     table = Table("user", "role", "", "key", "inbox prefix")
     for each in written.users:
         gone = each.what == "removed"
-        cells = (each.name, each.role, each.what, *(("", "") if gone else (each.key, each.inbox_prefix)))
+        key = each.key if Path(each.key).exists() else f"{each.key} (not there)"
+        cells = (each.name, each.role, each.what, *(("", "") if gone else (key, each.inbox_prefix)))
         table.add_row(*map(plain, cells))
     console.print(table)
     known = _known(folder)
     lines = []
-    if new and known.authority:
-        lines += [f"servers:  cdm secure --out {folder.path} --push; a new one: nats-server -c {folder.path / SERVER}"]
-    elif new:
-        lines += [f"server:   nats-server -c {folder.path / SERVER}"]
-    if new:
-        lines += [f"contexts: XDG_CONFIG_HOME={folder.path} cdm init --context admin"]
-    if told is not None:
-        lines += [f"The servers were told of {told} accounts."]
-    elif known.system and not new:
-        lines += [f"The servers that run do not know of this yet: cdm secure --out {folder.path} --push"]
-    elif not new and written.changed:
-        reload = "nats-server --signal reload && sleep 1 && nats-server --signal reload"
-        lines += [f"{ACCOUNTS} is another. Copy {folder.path / ACCOUNTS} to each server, and have it read anew, twice:"]
-        lines += [f"  {reload}"]
-    lines += _of_those_that_run(written.users)
+    if not all(Path(each.key).exists() for each in written.users if each.what != "removed"):
+        lines += ["Where a key that is not there was not moved, but is lost: --rotate makes another."]
+    lines += _of_a_new_folder(folder, known) if new else []
+    lines += _of_servers(folder, known, written, new=new, told=told)
+    lines += _of_those_that_run(written.users, jwt=bool(known.system))
     if clear:
         tls = known.url.startswith("tls")
         so = "and the contexts ask for it: nobody gets in" if tls else "and all traffic goes in the clear"
@@ -229,12 +247,51 @@ def _show(folder: SiteFolder, written: FolderWritten, *, new: bool, clear: bool,
         console.print(line)
 
 
-def _of_those_that_run(users: Sequence[UserWritten]) -> list[str]:
+def _of_a_new_folder(folder: SiteFolder, known: SiteRecord) -> list[str]:
+    """How its server and its contexts are used."""
+    if known.authority:
+        lines = [f"servers:  cdm secure --out {folder.path} --push; a new one: nats-server -c {folder.path / SERVER}"]
+    else:
+        lines = [f"server:   nats-server -c {folder.path / SERVER}"]
+    prefix = f" --prefix {known.prefix}" if known.prefix else ""
+    lines += [f"contexts: XDG_CONFIG_HOME={folder.path} cdm init --context admin{prefix}"]
+    if prefix:
+        lines += ["Contexts hold no prefix: give it to each command, as --prefix or CDM_PREFIX."]
+    return lines
+
+
+def _of_servers(
+    folder: SiteFolder, known: SiteRecord, written: FolderWritten, *, new: bool, told: int | None
+) -> list[str]:
+    """What those that run were told, or are to be told."""
+    lines = []
+    if told is not None:
+        gone = f", of which nobody has {len(known.retired)} any more" if known.retired else ""
+        lines += [f"The servers were told of {told} accounts{gone}."]
+    elif any(each.name == SYSTEM and each.what == "rotated" for each in written.users) and not known.system_next:
+        lines += [f"{folder.system(known).creds} was not there: it is another, {_restart(folder)}. Afterwards:"]
+        lines += [f"  cdm secure --out {folder.path} --push"]
+    elif known.system and not new:
+        lines += [f"The servers that run do not know of this yet: cdm secure --out {folder.path} --push"]
+    elif not new and written.changed:
+        reload = "nats-server --signal reload && sleep 1 && nats-server --signal reload"
+        lines += [f"{ACCOUNTS} is another. Copy {folder.path / ACCOUNTS} to each server, and have it read anew, twice:"]
+        lines += [f"  {reload}", "Where several servers run on a machine: --signal reload=PID, for each."]
+    return lines
+
+
+def _of_those_that_run(users: Sequence[UserWritten], *, jwt: bool) -> list[str]:
     """What is left to do at nodes that have other keys, or none any more."""
     lines = []
     changed = [each for each in users if each.role in ("node", "manager")]
     if rotated := [each.name for each in changed if each.what == "rotated"]:
-        lines += [f"Start {', '.join(rotated)} with the new key: within its TTL (--node-ttl) its slices stay."]
+        names = ", ".join(rotated)
+        if jwt:
+            lines += [f"Where {names} runs with a copy of its credentials, put the new ones in its place."]
+            lines += ["They are read when it connects again, and its slices go on."]
+        else:
+            lines += [f"Once the servers have read it, stop {names}, and start it with the new key within its TTL"]
+            lines += ["(--node-ttl): its slices start anew there. Drain it before to have them replaced first."]
     if removed := [each.name for each in changed if each.what == "removed"]:
         names = " ".join(removed)
         lines += [f"What still runs there goes on until its process is stopped. Afterwards: cdm node forget {names}"]

@@ -136,16 +136,23 @@ class SiteFolder:
         check(known, changes)
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path.chmod(0o700)
-        for name in (KEYS, CONTEXTS.parent, CONTEXTS):
-            (self.path / name).mkdir(mode=0o700, exist_ok=True)
+        self._make_folders()
         if jwt:
             self._issuers.create(authority)
             known = self._with_system(known, authority)
-        resolver = f"{store}/accounts" if jwt else ""
-        listen = f"0.0.0.0:{_port(url)}"
+        self.write_server(known, tls, store)
+        return self.change(known, changes, force=False)
+
+    def write_server(self, known: SiteRecord, tls: Tls, store: str) -> None:
+        """Write the server's own file; arguments as of `create`. What is there is overwritten."""
+        resolver = f"{store}/accounts" if known.system else ""
+        listen = f"0.0.0.0:{_port(known.url)}"
         text = server_file(ACCOUNTS, listen, store=store, cert=tls.cert, key=tls.key, ca=tls.ca, resolver=resolver)
         (self.path / SERVER).write_text(text, encoding="utf-8")
-        return self.change(known, changes, force=False)
+
+    def _make_folders(self) -> None:
+        for name in (KEYS, CONTEXTS.parent, CONTEXTS):
+            (self.path / name).mkdir(mode=0o700, exist_ok=True)
 
     def _with_system(self, known: SiteRecord, authority: Authority | None) -> SiteRecord:
         """Make the user who tells servers of accounts."""
@@ -230,6 +237,7 @@ class SiteFolder:
             self._issuers.check((*sorted(before), *known.retired))
             self._issuers.add(sorted(there - before))
         logins = self._logins(after)
+        self._make_folders()  # somebody may have removed one
         # The keys first: a server that is told of a key that nobody has locks its user out.
         for account in found:
             for user in account.users:
@@ -237,9 +245,7 @@ class SiteFolder:
                     write_private(self._key(after, user.name), logins.shown_by(account, user, pair))
         if isinstance(logins, ByTokens):
             if SYSTEM in changes.rotated:
-                pair = new_pair()
-                write_private(self._next_system, logins.shown_by_system(pair, SYSTEM_NEXT))
-                after = replace(after, system_next=pair.public)
+                after = self._rotate_system(after, logins)
             here = {*after.everybody, *((SYSTEM_NEXT,) if after.system_next else ())}
             after = replace(after, signers={name: key for name, key in logins.signers.items() if name in here})
         after = self._store(after, logins)
@@ -257,6 +263,18 @@ class SiteFolder:
             *(self._written(known, name, "removed") for name in removed),
         ]
         return FolderWritten(users, after.accounts != known.accounts)
+
+    def _rotate_system(self, known: SiteRecord, logins: ByTokens) -> SiteRecord:
+        """Make another user who tells servers of accounts."""
+        pair = new_pair()
+        if self._key(known, SYSTEM).exists():
+            write_private(self._next_system, logins.shown_by_system(pair, SYSTEM_NEXT))
+            return replace(known, system_next=pair.public)
+        # Nobody can tell servers of another one: they learn of it when they start.
+        self._next_system.unlink(missing_ok=True)
+        logins.signers.pop(SYSTEM_NEXT, None)
+        write_private(self._key(known, SYSTEM), logins.shown_by_system(pair, SYSTEM))
+        return replace(known, system=pair.public, system_next="")
 
     def _store(self, after: SiteRecord, logins: Logins) -> SiteRecord:
         """Write what servers are told, and who there is; returns the record as it was written."""

@@ -60,7 +60,7 @@ def read_backup(path: Path) -> Authority:
         raise UsageError(f"--operator {path}: {error.strerror}") from None
     except (*UNREADABLE, KeyError, TypeError):
         raise UsageError(
-            f"--operator {path} is no backup of an operator; write one: nats auth operator backup NAME {path} "
+            f"--operator {path} is no backup of an operator; write one: nats auth operator backup NAME backup.json "
             "(one that is encrypted must be opened first: nats auth nkey unseal)"
         ) from None
 

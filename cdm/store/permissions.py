@@ -50,7 +50,10 @@ class Permissions:
         if subject.startswith(("$JS.API.STREAM.CREATE.", "$JS.API.STREAM.UPDATE.")):
             remedy = f"have somebody who may do so run `cdm init`, or {remedy}"
         elif subject.startswith("$JS.API.STREAM.INFO.KV_"):
-            remedy = f"a user of a node that only runs slices is for `cdm node --role agent`; else {remedy}"
+            remedy = (
+                "is --prefix right? A user of a node that only runs slices is for `cdm node --role agent`; "
+                f"else {remedy}"
+            )
         if what == "subscribe" and self._is_inbox(subject):
             remedy = f"choose another --inbox-prefix, or {remedy}"
         error = AccessDenied(f'permission denied: {what} "{subject}" ({self._access.who}); {remedy}')

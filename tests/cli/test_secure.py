@@ -106,13 +106,23 @@ def test_what_is_lost_is_made_again_where_it_can_be(tmp_path: Path) -> None:
     before = made(tmp_path, *NEW, "--server", "nats://127.0.0.1:4522,nats://127.0.0.2:4522")
     site = tmp_path / "site"
     assert 'listen: "0.0.0.0:4522"' in (site / "server.conf").read_text(encoding="utf-8")
-    lost = [site / "site.json", site / "nats/context/node-1.json"]
+    lost = [site / "site.json", site / "nats/context/node-1.json", site / "server.conf"]
     contents = [path.read_bytes() for path in lost]
-    for path in lost:
+    shutil.rmtree(site / "nats")
+    for path in (lost[0], lost[2]):
         path.unlink()
-    assert "site/site.json is lost, and made anew from accounts.conf" in secure(tmp_path, "--out", "site").stderr
-    assert made(tmp_path, "--out", "site") == before
+    told = secure(tmp_path, "--out", "site").stderr
+    assert "site/site.json is lost, and made anew from accounts.conf" in told
+    assert "site/server.conf is not there; --store, with --cert and --key, as they were, make it anew" in told
+    without = secure(tmp_path, "--out", "site", "--cert", "c", "--key", "k")
+    assert (without.returncode, "give --store as it was, too" in without.stderr) == (Exit.USAGE, True)
+    assert made(tmp_path, "--out", "site", "--store", "/var/lib/nats") == before
     assert [path.read_bytes() for path in lost] == contents
+    (site / "keys/node-1.nk").unlink()
+    shown = secure(tmp_path, "--out", "site").stdout
+    assert "site/keys/node-1.nk (not there)" in shown
+    assert "--rotate makes another" in shown
+    assert "not there" not in secure(tmp_path, "--out", "site", "--rotate", "node-1").stdout
     # Somewhere else, and other authorities.
     made(tmp_path, "--out", "site", "--server", "tls://nats.example.org", "--ca", "new.pem")
     context = json.loads(lost[1].read_text(encoding="utf-8"))
@@ -168,6 +178,26 @@ def test_servers_that_are_away_are_told_later(tmp_path: Path) -> None:
     assert (tmp_path / "signed/keys/system.creds").read_bytes() == system
 
 
+def test_who_tells_servers_and_is_lost_is_made_again(tmp_path: Path) -> None:
+    """No server knows the new one, until it is started with it: there is no next one to wait for."""
+    assert secure(tmp_path, *SIGNED, "--prefix", "shop").stdout.count("--context admin --prefix shop") == 1
+    assert secure(tmp_path, "--out", "signed", "--rotate", "system").returncode == 0  # servers were not told of it
+    keys = tmp_path / "signed/keys"
+    (keys / "system.creds").unlink()
+    done = secure(tmp_path, "--out", "signed", "--push")
+    assert done.returncode == Exit.DENIED
+    assert "signed/keys/system.creds is missing: --rotate system makes another, which servers know once" in done.stderr
+    shown = secure(tmp_path, "--out", "signed", "--rotate", "system", "node-1").stdout
+    assert "it is another, which servers know once they have signed/accounts.conf and are restarted" in shown
+    assert "They are read when it connects again" in shown
+    assert [path.name for path in keys.iterdir() if "system" in path.name] == ["system.creds"]
+    known = json.loads((tmp_path / "signed/site.json").read_text(encoding="utf-8"))
+    tokens = map(claims_of, tokens_of((tmp_path / "signed/accounts.conf").read_text(encoding="utf-8")).values())
+    (system,) = (each for each in tokens if each.name == "SYS")
+    signing = [each["key"] for each in system.nats["signing_keys"]]
+    assert (known["system_next"], signing) == ("", [known["signers"]["system"]])
+
+
 def test_readers_that_are_gone_are_let_in_nowhere(tmp_path: Path) -> None:
     """Servers remember an account that they were told of: it has to be told that it is of nobody."""
     assert secure(tmp_path, *SIGNED, "--readers", "router").returncode == 0
@@ -216,7 +246,7 @@ def test_what_is_done_is_told_as_json(tmp_path: Path) -> None:
         (("--out", "site", "--server", "tls://x:y"), Exit.USAGE, "write host, host:port or nats://host:port"),
         (("--out", "site", "--readers", "node-1"), Exit.USAGE, "'node-1' is a node: give the reader another name"),
         (("--out", "new", "--managers", "m", "--operator", "none"), Exit.USAGE, "--operator none: No such file"),
-        (("--out", "new", "--managers", "m", "--operator", "damaged/site.json"), Exit.USAGE, "is no backup of an"),
+        (("--out", "new", "--managers", "m", "--operator", "damaged/site.json"), Exit.USAGE, "NAME backup.json"),
         (("--out", "other", "--managers", "m"), Exit.CONFLICT, "other has no site.json, and is not empty"),
         (("--out", "stray", "--nodes", "node-3"), Exit.CONFLICT, "keys/node-3.nk is there"),
         (("--out", "edited", "--nodes", "node-3"), Exit.CONFLICT, "accounts.conf was changed by hand"),

@@ -371,6 +371,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "nats auth operator add": test_nats_cli.test_an_operator_that_there_is,
     "cdm secure --jwt": test_nats_cli.test_nodes_that_servers_are_told_of,
     "cdm secure --out site --push": test_nats_cli.test_nodes_that_servers_are_told_of,
+    "cdm secure --out site --rotate system": test_nats_cli.test_nodes_that_servers_are_told_of,
     "python -m cdm.secure.example": test_the_example_of_permissions_is_printed,
     "cdm node --runtime sites": test_first_steps.test_the_runtime_example_serves_a_site,
     "cdm node --runtime external": test_documents.test_the_agent_example_serves_a_blueprint,

@@ -534,11 +534,13 @@ async def test_nodes_that_servers_are_told_of(tmp_path: Path) -> None:
         (keys / "system.creds").write_bytes(system)
         refused = await shell.type(inline("cdm secure --out site --push"))
         assert (shell.code, "refused site/keys/system.creds" in refused) == (Exit.DENIED, True), refused
-        (keys / "system.creds").write_bytes(new)
+        (keys / "system.creds").unlink()
+        written += await shell.good(inline("cdm secure --out site --rotate system"))
         # What servers were told they remember, also when they start with what they were set up with.
         await shell.good("kill $server; wait $server")
         await shell.start(f"{server} -a 127.0.0.1", "server")
         await eventually(lambda: there("node-1"), 60, "the node is there again")
+        written += await shell.good(inline("cdm secure --out site --push"))
         await shell.good("kill $node; wait $node && kill $manager; wait $manager")
         await shell.type("kill $other; wait $other; kill $server; wait $server")
         told = written + await shell.good("cat *.log")

@@ -165,6 +165,8 @@ def test_options_change_what_stands_there_and_nothing_else() -> None:
         return document_of(WEB.version(version), look, instances, sets).fields
 
     assert made("env.B=5", "env.C=", "env.D=a=b") == {**_stored(look), "env": {"A": "x", "B": "5", "C": "", "D": "a=b"}}
+    secret, like_one = '{"secret": "db"}', '{"secret": "db", "x": 1}'
+    assert made(f"env.A={secret}", f"env.B={like_one}")["env"] == {"A": {"secret": "db"}, "B": like_one}
     assert made("rollout.max_surge=50%", "min_healthy=2")["rollout"] == {"max_surge": "50%"}
     assert made('require=["zone = a"]', instances=7) == {**_stored(look), "instances": 7, "require": ["zone = a"]}
     assert made("restarted=5")["restarted"] == "5"

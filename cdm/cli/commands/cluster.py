@@ -26,8 +26,8 @@ SETTING_UP = (
         "Write a configuration of nats-server in which everybody may do what is theirs, and a key for everybody.\n\n"
         "Each node has an account of its own: whoever holds its key can do no more than lie about that node. On a "
         "folder that is there it adds the nodes that are new, gives --rotate another key and takes --remove away, and "
-        "leaves all other keys as they are. Connects to nothing, prints no seed, and overwrites nothing that it did "
-        "not write. Exits with 4 where something else is in its way.",
+        "leaves all other keys as they are. Connects to nothing but for --push, prints no seed, and overwrites nothing "
+        "that it did not write. Exits with 4 where something else is in its way.",
         ("cdm secure --out site --nodes node-1,node-2,node-3", "cdm secure --out site --nodes node-4 --push"),
     ),
     Described(
