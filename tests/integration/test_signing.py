@@ -211,8 +211,9 @@ async def test_a_node_that_trusts_somebody_runs_nothing_else(server: NatsServer,
             await user.put("blueprints", KEY, {**allowed, "restarted": "3"})
             await told(user, "Ready")
             # Another key takes over while it runs: when its program ends it is started again.
-            assert artifact(server, "sign", NAME, "--key", tmp_path / "other").returncode == 0
-            trust.write_text(other)
+            new = key(tmp_path / "new")
+            assert artifact(server, "sign", NAME, "--key", tmp_path / "new").returncode == 0
+            trust.write_text(new)
             before = said.read_text().splitlines()
             os.kill(int(before[-1].split()[0]), signal.SIGKILL)
             await eventually(lambda: len(said.read_text().splitlines()) > len(before), 30)
@@ -222,7 +223,7 @@ async def test_a_node_that_trusts_somebody_runs_nothing_else(server: NatsServer,
             trust.write_text(f"{mine[:-1]}\n")
             await anyio.sleep(1)
             assert (await user.status(KEY))["condition"] == "Ready"
-            trust.write_text(f"# {other}\n")
+            trust.write_text(f"# {new}\n")
             os.kill(int(started[-1].split()[0]), signal.SIGKILL)
             await told(user, "Degraded", "who is not trusted")
             assert said.read_text().splitlines() == started
