@@ -20,7 +20,16 @@ _LEVELS = {
 }
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Also what turns the direction of writing: it would have text read otherwise than it is."""
+
+
+_CONTROL_IN_JSON = re.compile(r"[\x7f-\x9f]")
+
+
+def printable_json(document: str) -> str:
+    """The same for JSON, which lets some control characters pass: they are written as escapes, and mean the same."""
+    return _CONTROL_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
 
 
 def printable(text: str) -> str:

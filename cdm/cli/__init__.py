@@ -59,18 +59,18 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return _unread()
     except OSError as problem:
-        return _failed(CdmError(str(problem)))
+        return _failed(problem)
     except BaseExceptionGroup as group:
         first = _first(group)
         if first is None:
             raise
-        return _failed(first) if isinstance(first, CdmError) else _unread()
+        return _unread() if isinstance(first, BrokenPipeError) else _failed(first)
     except CdmError as error:
         return _failed(error)
     return result if isinstance(result, int) else Exit.OK
 
 
-def _failed(error: CdmError) -> int:
+def _failed(error: CdmError | OSError) -> int:
     complain(str(error))
     match error:
         case NodeIdTaken() | FolderTaken() | Conflict():
@@ -89,10 +89,10 @@ def _unread() -> int:
     return 128 + signal.SIGPIPE
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> CdmError | BrokenPipeError | None:
-    """The first error in a group of them, if all are cdm's own, or tell that nobody reads the output any more."""
-    known, others = group.split((CdmError, BrokenPipeError))
+def _first(group: BaseExceptionGroup[BaseException]) -> CdmError | OSError | None:
+    """The first error in a group of them, if all are cdm's own, or the system's."""
+    known, others = group.split((CdmError, OSError))
     error: BaseException | None = known if others is None else None
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return error if isinstance(error, (CdmError, BrokenPipeError)) else None
+    return error if isinstance(error, (CdmError, OSError)) else None

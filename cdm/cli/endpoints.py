@@ -13,7 +13,6 @@ from typing import Annotated, NoReturn
 import anyio
 import anyio.abc
 import anyio.to_thread
-import msgspec
 from msgspec import Struct
 
 from cdm import clock
@@ -21,7 +20,7 @@ from cdm.cli.known import known_services, nearest
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.parameters import HERE, ServiceName
-from cdm.cli.screen import Table, plain, wide_console
+from cdm.cli.screen import Table, as_json, plain, wide_console
 from cdm.cli.signals import until_stopped
 from cdm.cli.streams import write_out
 from cdm.dispatch.messages import Message
@@ -223,7 +222,7 @@ def keys_of(service: Service) -> str:
 
 
 def _as_json(service: Service, found: Sequence[Endpoint]) -> str:
-    return msgspec.json.encode(EndpointList(str(service), found)).decode() + "\n"
+    return as_json(EndpointList(str(service), found)) + "\n"
 
 
 def _as_table(service: Service, found: Sequence[Endpoint], *, dated: bool) -> str:

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import anyio
 import anyio.abc
 import anyio.to_thread
-import msgspec
 from cyclopts import Parameter, Token
 from msgspec import Struct
 
@@ -20,6 +19,7 @@ from cdm.cli.known import nearest
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
 from cdm.cli.options import FLAG, ConnectionOptions, duration
 from cdm.cli.parameters import HERE
+from cdm.cli.screen import as_json
 from cdm.cli.signals import until_stopped
 from cdm.cli.streams import write_out
 from cdm.cli.wording import brief
@@ -147,7 +147,7 @@ async def _run(access: Access, prefix: str, only: EventChoice, since: float | No
 
 
 def _as_json(stored: StoredEvent) -> str:
-    return f"{msgspec.json.encode(stored.event).decode()}\n"
+    return f"{as_json(stored.event)}\n"
 
 
 def _as_text(stored: StoredEvent, *, coloured: bool) -> str:

@@ -10,7 +10,6 @@ from math import inf
 from typing import Any
 
 import anyio
-import msgspec
 from msgspec import to_builtins
 
 from cdm import clock
@@ -20,6 +19,7 @@ from cdm.cli.judging import End, Ended, Failures, gone_back_to, judged, under_wa
 from cdm.cli.parameters import WaitOptions, check_timeout
 from cdm.cli.plans import Goal
 from cdm.cli.rows import PLAIN, sheet, show, wrapped
+from cdm.cli.screen import as_json
 from cdm.cli.wording import alike, brief, in_words, serves_in_words
 from cdm.dispatch.messages import Message, ValuePut, ValueRemove
 from cdm.errors import InvalidKey
@@ -214,7 +214,7 @@ async def finished(
         print(f"cdm: no longer waited for, but it goes on; see `cdm rollout status {service}`", file=sys.stderr)
         raise
     if json:
-        print(msgspec.json.encode({**described(made, ended), **more}).decode())
+        print(as_json({**described(made, ended), **more}))
     elif ended is not None:
         say(f"{edit.version.artifact}: {ended.end}{f': {brief(ended.reason)}' if ended.reason else ''}")
         if ended.end is End.REVERTED and edit.goal is Goal.FORWARD:

@@ -13,7 +13,7 @@ from typing import TextIO
 import msgspec
 
 from cdm.cli.drawing import Table, Text, in_plain_rows, plain
-from cdm.log import printable
+from cdm.log import printable, printable_json
 
 __all__ = [
     "Screen",
@@ -80,8 +80,8 @@ def complain(text: str) -> None:
 
 
 def as_json(document: object) -> str:
-    """A document as JSON, on one line."""
-    return msgspec.json.encode(document).decode()
+    """A document as JSON, on one line, without what does anything to a terminal."""
+    return printable_json(msgspec.json.encode(document).decode())
 
 
 def print_json(document: object) -> None:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from cdm.log import printable
+from cdm.log import printable, printable_json
 from cdm.output.source import Shown
 from cdm.output.wire import WireLine
 
@@ -51,7 +51,7 @@ class AsJson:
             "text": line.text,
             **({"partial": True} if line.partial else {}),
         }
-        return f"{msgspec.json.encode(fields).decode()}\n"
+        return f"{printable_json(msgspec.json.encode(fields).decode())}\n"
 
 
 class AsText:

@@ -278,10 +278,17 @@ class EventReader:
             sequence, at = int(headers["Nats-Sequence"]), seconds(headers["Nats-Time-Stamp"])
             self.after = max(self.after, sequence)
             try:
-                found.append(StoredEvent(sequence, at, _decoder.decode(data)))
-            except msgspec.MsgspecError as error:
+                found.append(StoredEvent(sequence, at, _read(data)))
+            except (msgspec.MsgspecError, ValueError) as error:
                 log.debug("unreadable event is left out", sequence=sequence, reason=str(error))
         return found
+
+
+def _read(data: bytes) -> Event:
+    event = _decoder.decode(data)
+    if datetime.fromisoformat(event.time).tzinfo is None:
+        raise ValueError("its time names no time zone")
+    return event
 
 
 def _status(block: bytes) -> str:

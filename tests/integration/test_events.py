@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,8 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+import anyio
+import msgspec
 import pytest
 
 from cdm.cli import Exit
@@ -226,7 +229,18 @@ async def test_nothing_that_anybody_writes_ends_a_node_or_reaches_headers(server
         await user.put("blueprints", ONE, 1)
         await eventually(lambda: told(reader, kind="load"), what="all else is told")
         assert not heard
-        assert not [each for each in await told(reader) if each.event.kind == "dropped"]
+        found = await told(reader)
+        assert not [each for each in found if each.event.kind == "dropped"]
+        for time in ("yesterday", "2026-11-28T12:00:00"):
+            forged = {**msgspec.to_builtins(found[-1].event), "time": time}
+            await user.client.publish("cdm.event.load.n1.g/one/1", json.dumps(forged).encode())
+        await user.client.flush()
+        assert await told(reader) == found, "what tells no time is no event"
+        command = f"{sys.executable} -m cdm events --server {server.url} >/dev/full"
+        unwritten = await anyio.run_process(command, check=False)
+        assert unwritten.returncode == Exit.FAILED
+        assert b"No space left" in unwritten.stderr
+        assert b"Traceback" not in unwritten.stderr
         await nodes.all["n1"].stop()
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cdm.log import Ration
+from cdm.log import Ration, printable, printable_json
 from cdm.output.lines import AsJson, AsText
 from cdm.output.source import Shown
 from cdm.output.wire import WireLine
@@ -132,3 +132,11 @@ def test_a_line_that_cannot_be_written_is_lost_and_nothing_else(form: str) -> No
         done = subprocess.run(command, stderr=stream, stdout=subprocess.PIPE, text=True, check=False)
         os.close(stream)
         assert (done.returncode, done.stdout) == (0, "True\n")
+
+
+@pytest.mark.parametrize("harm", ["\x1b]0;t\x07", "\x9b2J", "a\u202eb", "\u2066", "\x7f"])
+def test_what_would_do_something_to_a_terminal_is_shown(harm: str) -> None:
+    assert printable(harm).isprintable()
+    document = printable_json(json.dumps({"reason": harm}, ensure_ascii=False))
+    assert not [each for each in document if ord(each) < 32 or 0x7F <= ord(each) < 0xA0]
+    assert json.loads(document) == {"reason": harm}
