@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ settings.register_profile("quick", settings.get_profile("cdm"), max_examples=10)
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose how many examples Hypothesis tries, unless the command line does (`tests.harness.examples`)."""
+    # What is started in the background does not hear Ctrl-C, nor does what it starts: tests send it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not config.getoption("--hypothesis-profile"):
         settings.load_profile("quick" if config.getoption("-m") == "quick" else "cdm")
 

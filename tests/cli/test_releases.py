@@ -159,7 +159,7 @@ async def test_a_canary_is_paused_resumed_and_approved(server: NatsServer) -> No
         assert "waiting for an approval: cdm rollout approve acme:web" in shown
         status = await it.cdm("status")
         assert status.count("paused 1 -> 2, step 2 of 5") == 1
-        assert re.search(r"acme:web:1 +Superseded +0 +3", status)
+        assert re.search(r"acme:web:1 +Superseded +3/0 +3", status)
         refused = await it.cdm("rollout", "resume", "acme:web", code=1)
         assert "waits for approval 1: `cdm rollout approve acme:web`" in refused
         assert "is being replaced (in force: 2)" in await it.cdm("scale", "acme:web:1", "9", code=1)

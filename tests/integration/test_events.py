@@ -276,7 +276,7 @@ async def test_the_commands_of_the_documents(server: NatsServer, tmp_path: Path)
             followed, anything, *rest = (log.read_text(encoding="utf-8") for log in logs)
             return '"specversion":"1.0"' in anything and all("no reason" in each for each in (followed, *rest))
 
-        await eventually(all_heard, 30)
+        await eventually(all_heard, 30, pause=0.3)
         await user.put("nodes", "node-1.intent", {"schedule": "cordon"}, {WRITER: "bob@desk"})
         await user.put("blueprints", "org.example/slice/1.0.0", 3, {WRITER: "alice@desk"})
         await user.put("blueprints", "org.example/slice/1.0.0", 2)
