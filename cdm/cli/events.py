@@ -153,7 +153,7 @@ def _as_json(stored: StoredEvent) -> str:
 def _as_text(stored: StoredEvent, *, coloured: bool) -> str:
     event = stored.event
     at = event.time.replace("T", " ")
-    about = event.subject.partition("/")[2].removesuffix(".intent").removeprefix("_rollout.")
+    about = event.subject.partition("/")[2].removesuffix(".intent").removesuffix(".seen").removeprefix("_rollout.")
     line = printable(f"{at}  {event.kind:<12}  {about:<32}  {in_words(event)}").rstrip()
     return f"\x1b[31m{line}\x1b[0m\n" if coloured and event.kind in _BAD else f"{line}\n"
 
@@ -166,11 +166,15 @@ def in_words(event: Event) -> str:
     if event.kind == EventKind.LEADER:
         return f"leads, term {data.term}"
     if event.kind in (EventKind.CONDITION, EventKind.INTENT, EventKind.ROLLOUT):
-        parts.append(f"{data.source} -> {data.to}" if data.source else data.to)
+        parts.append(f"{data.source} -> {data.to}" if data.source not in ("", data.to) else data.to)
     elif event.kind in SLICE_KINDS and data.source and _USUAL.get(event.kind) != data.source:
         parts.append(f"was {data.source}")
-    if data.changes:
-        parts.append("; ".join(data.changes))
+    if event.kind == EventKind.FORGOTTEN:
+        parts.append("is not remembered any more")
+    # What became of a node's schedule is said already.
+    said = [each for each in data.changes if event.kind == EventKind.INTENT and each.startswith("schedule ")]
+    if changes := [each for each in data.changes if each not in said]:
+        parts.append("; ".join(changes))
     if event.kind == EventKind.BLUEPRINT and not data.source and data.to:
         parts.append(f"instances {data.to}")
     text = ", ".join(parts)

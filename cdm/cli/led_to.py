@@ -1,4 +1,7 @@
-"""What revisions of blueprints led to, as far as events tell: how many instances came, went and failed, and the end."""
+"""What revisions of blueprints led to, as far as events tell: how many instances came, went and failed, and the end.
+
+The end is that all is Ready for the first time. What happens later, to a node for example, a revision did not lead to.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from msgspec import Struct
 from cdm.errors import StoreError
 from cdm.model.artifact import Artifact
 from cdm.model.event import Event, EventKind
+from cdm.model.status import Condition
 from cdm.store.connection import Connection
 from cdm.store.events import EventReader
 
@@ -35,7 +39,7 @@ class Consequence(Struct, frozen=True, omit_defaults=True):
     rollout: str = ""
     """The last phase of its rollout."""
     condition: str = ""
-    """The blueprint's last condition."""
+    """The blueprint's last condition, or that it was Ready once."""
     after: float | None = None
     """Seconds after the first of these events at which it had that condition."""
 
@@ -77,6 +81,9 @@ def joined(events: Iterable[Event]) -> dict[int, Consequence]:
 def _consequence(events: list[Event]) -> Consequence:
     kinds = [each.kind for each in events]
     last = {each.kind: each for each in events if each.kind in ENDS}
+    ready = next((number for number, each in enumerate(events) if _is_ready(each)), None)
+    if ready is not None:
+        kinds, last[EventKind.CONDITION] = kinds[: ready + 1], events[ready]
     condition, rollout = last.get(EventKind.CONDITION), last.get(EventKind.ROLLOUT)
     after = None
     if condition is not None and condition is not events[0]:
@@ -89,6 +96,10 @@ def _consequence(events: list[Event]) -> Consequence:
         condition=condition.data.to if condition else "",
         after=after,
     )
+
+
+def _is_ready(event: Event) -> bool:
+    return event.kind == EventKind.CONDITION and event.data.to == Condition.READY
 
 
 def _moment(event: Event) -> datetime:

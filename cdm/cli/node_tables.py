@@ -31,12 +31,13 @@ OVERDUE = 5.0
 
 def node_parts(found: ClusterReport, on: Sheet, *, everything: bool = False) -> list[str]:
     """All there is to say of nodes; ``everything``: also of those that left in good order, and that only serve."""
+    return [*departing_lines(found, on, everything=everything), *node_table(found, on, everything=everything)]
+
+
+def departing_lines(found: ClusterReport, on: Sheet, *, everything: bool = False) -> list[str]:
+    """Which nodes are gone, and which are about to be."""
     lost = [each for each in found.gone if everything or each.lost]
-    return [
-        *gone_lines(lost, on.paint),
-        *draining_lines(found.draining, on.paint, whole=everything),
-        *node_table(found, on, everything=everything),
-    ]
+    return [*gone_lines(lost, on.paint), *draining_lines(found.draining, on.paint, whole=everything)]
 
 
 def node_table(found: ClusterReport, on: Sheet, *, everything: bool = True) -> list[str]:

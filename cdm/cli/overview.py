@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from cdm.cli.node_tables import LEAST_WIDTH, node_parts
+from cdm.cli.node_tables import LEAST_WIDTH, departing_lines, node_table
 from cdm.cli.report import BlueprintReport, ClusterReport, SliceReport, Trouble, troubled_slices
 from cdm.cli.rows import Column, Paint, Sheet, table
 from cdm.cli.wording import CRASH_LOOP, ago, rollout_in_words
@@ -19,6 +19,8 @@ from cdm.model.status import FORBIDDEN, Condition
 
 LISTED_SLICES = 30
 """Most slices that are listed for people; of more there are counts, and ``--all`` lists them all."""
+LISTED_BLUEPRINTS = 30
+"""Most blueprints that are listed where the last ones are Ready, and have nothing to tell."""
 NAMED_NODES = 20
 """Most nodes that are named in one line."""
 
@@ -61,8 +63,9 @@ def details(found: ClusterReport, on: Sheet, *, everything: bool = False, whole:
     """What there is to tell of blueprints, nodes and slices; arguments as in `overview`."""
     return [
         *(on.paint(f"note: {each}", "yellow") for each in found.notes),
+        *departing_lines(found, on, everything=everything),
         *_blueprints(found, on, everything=everything or whole),
-        *node_parts(found, on, everything=everything),
+        *node_table(found, on, everything=everything),
         *_slices(found, on, len(found.slices) if everything or whole else LISTED_SLICES),
     ]
 
@@ -117,6 +120,9 @@ def _blueprints(found: ClusterReport, on: Sheet, *, everything: bool) -> list[st
     paint, wrong = on.paint, troubled_slices(found.slices)
     listed = [each for each in found.blueprints if everything or each.artifact in wrong or not each.past]
     listed.sort(key=lambda each: _badness(each, wrong.get(each.artifact, [])))
+    loud = sum(not _is_quiet(each, wrong) for each in listed)
+    most = len(listed) if everything else max(loud, LISTED_BLUEPRINTS)
+    listed, quiet = listed[:most], listed[most:]
     unknown = sorted(wrong.keys() - {each.artifact for each in found.blueprints})
     head, rows = table(_columns(listed, unknown), on)
     lines = ["", head] if rows else []
@@ -130,7 +136,9 @@ def _blueprints(found: ClusterReport, on: Sheet, *, everything: bool) -> list[st
             lines.append(paint(f"    violations: {each.violations} {are} that a rule forbids by now", "yellow"))
     for artifact, row in zip(unknown, rows[len(listed) :], strict=True):
         lines += [*row, *(_trouble(each, paint) for each in wrong[artifact])]
-    shown = {each.artifact for each in listed}
+    if quiet:
+        lines.append(paint(f"{len(quiet)} more that are Ready; --all lists all", "dim"))
+    shown = {each.artifact for each in (*listed, *quiet)}
     if past := [each.condition for each in found.blueprints if each.artifact not in shown]:
         told = _count(len(past), "version", _sums(past, _ORDER))
         lines.append(paint(f"{told} not in force and not listed here; --all lists all", "dim"))
@@ -171,6 +179,12 @@ def _badness(blueprint: BlueprintReport, wrong: Sequence[Trouble]) -> tuple[bool
     known = blueprint.condition in _ORDER  # a condition of a later version is taken for Progressing
     worst = _ORDER.index(blueprint.condition if known else Condition.PROGRESSING)
     return blueprint.replaced, worst, -blueprint.failed, not (wrong or blueprint.violations)
+
+
+def _is_quiet(blueprint: BlueprintReport, wrong: Mapping[str, Sequence[Trouble]]) -> bool:
+    """Whether there is nothing to tell but that all is as it should be."""
+    has_told = blueprint.artifact in wrong or blueprint.violations or blueprint.told_rollout is not None
+    return blueprint.condition == Condition.READY and not has_told and not blueprint.replaced
 
 
 def _reasons(blueprint: BlueprintReport, wrong: Sequence[Trouble], paint: Paint) -> list[str]:

@@ -139,6 +139,19 @@ def test_what_is_too_much_is_counted_and_a_new_leader_tells_what_is_young(monkey
     assert not journal.leads
 
 
+def test_what_became_of_a_node_is_said_once() -> None:
+    def event(kind: str, **data: Any) -> Event:
+        return Event("1", f"cdm.{kind}", "nodes/n1", "2023-11-14T22:13:20Z", EventData("n1", by="ann", **data))
+
+    assert in_words(event("intent", source="cordon", to="drain", changes=("schedule cordon -> drain",))) == (
+        "cordon -> drain, by ann"
+    )
+    assert (
+        in_words(event("intent", source="drain", to="drain", changes=("deadline 1h",))) == "drain, deadline 1h, by ann"
+    )
+    assert in_words(event("forgotten")) == "is not remembered any more, by ann"
+
+
 def test_a_revision_is_joined_with_what_it_led_to() -> None:
     def event(kind: str, second: int, blueprint: int = 7, to: str = "") -> Event:
         return Event(
@@ -146,7 +159,13 @@ def test_a_revision_is_joined_with_what_it_led_to() -> None:
         )
 
     events = [event("condition", 20, to="Ready"), event("load", 10), event("failed", 12), event("load", 11)]
-    found = joined([*events, event("unload", 30, 8), event("lost", 1, 0)])
+    later = [
+        event("unload", 40),
+        event("load", 41),
+        event("condition", 42, to="Progressing"),
+        event("condition", 50, to="Ready"),
+    ]
+    found = joined([*events, event("unload", 30, 8), event("lost", 1, 0), *later])
     assert found[7].shown == "2 load, 1 failed, Ready after 10 s"
     assert found[8].shown == "1 unload"
     assert len(found) == 2

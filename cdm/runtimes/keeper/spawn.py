@@ -226,7 +226,7 @@ def _leave_pids(room: int | None) -> None:
 def _why_not(program: str, number: int, user: RunUser | None) -> str | None:
     """A clearer text for errors of exec whose own text misleads."""
     if number == errno.EACCES and user is not None:
-        return f"user {user.uid}, which this slice runs as, may not run it or enter a folder above it (see --run-as)"
+        return f"user {user.uid}, which this slice runs as, may not run it or enter a folder above it; see --run-as"
     if number == errno.EAGAIN and user is not None:
         return f"user {user.uid}, which this slice runs as, may have no more processes (limits.processes)"
     if number == errno.ENOEXEC:

@@ -1,0 +1,44 @@
+"""What people see first of a cluster in trouble."""
+
+from __future__ import annotations
+
+import pytest
+
+from cdm.cli.emptying import GoneNode
+from cdm.cli.overview import LISTED_BLUEPRINTS, details
+from cdm.cli.report import BlueprintReport, ClusterReport
+from cdm.cli.rows import PLAIN, Sheet
+from cdm.model.artifact import NodeId
+
+pytestmark = pytest.mark.quick
+
+COUNT = LISTED_BLUEPRINTS + 5
+
+
+def cluster(*conditions: str) -> ClusterReport:
+    blueprints = [
+        BlueprintReport(f"g:a{number:02}:1", condition, "", 1, 1, 0, 0, 1, 1)
+        for number, condition in enumerate(conditions)
+    ]
+    gone = GoneNode(NodeId("n9"), "lost", "2023-11-14T22:13:20+00:00", {}, 0, {}, "all", "1")
+    return ClusterReport(leader=NodeId("m"), term=1, blueprints=blueprints, nodes=[], slices=[], gone=[gone], notes=[])
+
+
+def shown(found: ClusterReport, *, everything: bool = False) -> list[str]:
+    return details(found, Sheet(PLAIN, 100), everything=everything)
+
+
+def test_a_lost_node_comes_before_blueprints_and_those_that_are_ready_are_counted_where_there_are_many() -> None:
+    lines = shown(cluster(*["Ready"] * COUNT, "Degraded"))
+    places = {what: next(at for at, line in enumerate(lines) if what in line) for what in ("n9", "Degraded", "Ready")}
+    assert sorted(places, key=places.__getitem__) == ["n9", "Degraded", "Ready"]
+    assert lines[-1] == "6 more that are Ready; --all lists all"
+    assert sum("g:a" in line for line in lines) == LISTED_BLUEPRINTS
+
+
+def test_all_are_listed_that_have_something_to_tell_or_that_are_asked_for() -> None:
+    troubled = shown(cluster(*["Degraded"] * COUNT, "Ready"))
+    assert sum("Degraded" in line for line in troubled) == COUNT
+    assert troubled[-1] == "1 more that are Ready; --all lists all"
+    whole = shown(cluster(*["Ready"] * COUNT), everything=True)
+    assert sum("g:a" in line for line in whole) == COUNT
