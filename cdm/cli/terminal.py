@@ -6,8 +6,12 @@ import rich.table
 import rich.text
 from rich import box
 from rich.console import Console, RenderableType
+from rich.measure import Measurement
 
 from cdm.cli.drawing import Table, Text
+
+ENDLESS = 100_000
+"""Characters of a line that holds everything."""
 
 
 def drawn(what: Text | Table | str) -> str:
@@ -15,7 +19,7 @@ def drawn(what: Text | Table | str) -> str:
     console = Console(highlight=False)
     with console.capture() as capture:
         # The terminal wraps a line that is too long for it, which can be copied as a whole.
-        console.print(renderable(what), soft_wrap=not isinstance(what, Table))
+        console.print(_fitted(what, console), soft_wrap=not isinstance(what, Table))
     return capture.get()
 
 
@@ -25,6 +29,15 @@ def drawn_error(text: str) -> str:
     with console.capture() as capture:
         console.print(rich.text.Text.assemble(("cdm:", "bold red"), f" {text}"), soft_wrap=True)
     return capture.get()
+
+
+def _fitted(what: Text | Table | str, console: Console) -> RenderableType:
+    """The same; where a table does not fit, all of its columns are folded, for the library would cut them off."""
+    if not isinstance(what, Table):
+        return renderable(what)
+    made = _table(what)
+    least = Measurement.get(console, console.options.update(max_width=ENDLESS), made).minimum
+    return made if least <= console.width else _table(what, fold_all=True)
 
 
 def renderable(what: Text | Table | str) -> RenderableType:
@@ -38,7 +51,7 @@ def _text(line: Text) -> rich.text.Text:
     return rich.text.Text.assemble(*line.pieces)
 
 
-def _table(table: Table) -> rich.table.Table:
+def _table(table: Table, *, fold_all: bool = False) -> rich.table.Table:
     made = rich.table.Table(
         title=f"\n{table.title}" if table.title else None,
         title_justify="left",
@@ -54,7 +67,7 @@ def _table(table: Table) -> rich.table.Table:
             column,
             justify="right" if column in table.right else "left",
             overflow="fold",
-            no_wrap=not folded,
+            no_wrap=not (folded or fold_all),
             min_width=table.least if folded and table.least else None,
         )
     for row in table.rows:

@@ -48,6 +48,22 @@ def test_somebody_who_looks_has_colours_and_a_line_below_the_head(monkeypatch: p
     assert "\x1b[31m" not in wide_console().shown(example())
 
 
+@pytest.mark.parametrize("folded", [(), ("entry",)])
+def test_nothing_is_cut_off_where_a_table_does_not_fit(
+    folded: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LLMFORMAT", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "60"}.items():
+        monkeypatch.setenv(name, value)
+    table = Table("artifact", "sha256", "entry", folded=folded)
+    table.add_row("a" * 50, "b" * 64, "c" * 20)
+    shown = wide_console().shown(table)
+    assert all(len(line) <= 60 for line in shown.splitlines())
+    # The heads have some of these letters, too.
+    assert [shown.partition("─")[2].count(letter) for letter in "abc"] == [50, 64, 20]
+
+
 def test_a_command_imports_what_it_needs_and_no_more() -> None:
     code = """
 import sys
