@@ -195,7 +195,7 @@ async def test_nodes_that_are_drained_in_turn_take_nothing_from_each_other_and_a
             "cdm: no longer waited for; n2 goes on being drained (`cdm nodes n2` shows how far); n3 is cordoned and "
             "was not begun: `cdm drain n3` does it, `cdm uncordon n3` uses them again\n"
         )
-        assert on_nodes(await it.user.slices()) == {"n2": 1, "n3": 1, "n4": 3}
+        await settled(it, {"n2": 1, "n3": 1, "n4": 3})
 
         async def drained() -> None:
             waited.append(await it.json("drain", "n2", "n3", "--wait", "--timeout", "60s", code=4))

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
@@ -27,6 +28,11 @@ import anyio
 from tests.harness.nursery import TOLD
 from tests.harness.paths import ROOT
 from tests.harness.waiting import patience
+
+UNTOLD = -1_000
+"""Stands for an exit code that nobody can tell any more."""
+PAUSE = 0.01
+"""Seconds between two looks at a command whose end nobody will tell."""
 
 
 class Child:
@@ -53,9 +59,13 @@ class Child:
         self._told = self._descriptor = -1
 
     def _end(self) -> None:
-        told = os.read(self._told, TOLD.size)
-        assert told, "the process that forks commands has ended"
-        (self.returncode,) = TOLD.unpack(told)
+        """Take what is told of its end; where the process that forked it is gone, nobody can tell more than that."""
+        if told := os.read(self._told, TOLD.size):
+            (self.returncode,) = TOLD.unpack(told)
+        else:
+            if self._descriptor >= 0 and not select.select([self._descriptor], [], [], 0)[0]:
+                return
+            self.returncode = UNTOLD
         self._close()
 
     def poll(self) -> int | None:
@@ -63,11 +73,17 @@ class Child:
         return self._look(0)
 
     def _look(self, seconds: float | None) -> int | None:
-        if self.returncode is None:
+        over = None if seconds is None else time.monotonic() + seconds
+        while self.returncode is None:
             look = select.poll()
             look.register(self._told, select.POLLIN)
-            if look.poll(None if seconds is None else seconds * 1000):
+            left = None if over is None else over - time.monotonic()
+            if look.poll(None if left is None else max(left, 0.0) * 1000):
                 self._end()
+            if left is not None and left <= 0:
+                break
+            if self.returncode is None:
+                time.sleep(PAUSE)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -78,8 +94,9 @@ class Child:
 
     async def ended(self) -> int:
         """Wait for its end; returns the exit code."""
-        if self.returncode is None:
+        while self.poll() is None:
             await anyio.wait_readable(self._told)
+            await anyio.sleep(PAUSE if self.poll() is None else 0)
         return self.wait()
 
     def send_signal(self, number: int) -> None:
