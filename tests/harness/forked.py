@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import IO
@@ -102,7 +103,8 @@ class Child:
     def send_signal(self, number: int) -> None:
         """Send it a signal, if it runs."""
         if self.poll() is None:
-            signal.pidfd_send_signal(self._descriptor, signal.Signals(number))
+            with suppress(ProcessLookupError):  # it has ended, and that is about to be told
+                signal.pidfd_send_signal(self._descriptor, signal.Signals(number))
 
     def terminate(self) -> None:
         """Ask it to end."""
