@@ -163,7 +163,7 @@ async def test_a_server_that_knows_of_no_leader_is_not_believed() -> None:
         async with connect(Access(urls), name="init") as connection, raw(servers) as user:
             bucket = Bucket(connection, BLUEPRINTS)
             await bucket.ensure(create=True, replicas=3)
-            await user.put(BLUEPRINTS.name, "g/a/1", 1)
+            await user.stubborn(BLUEPRINTS.name, "g/a/1", 1)
             info = await user.api(f"STREAM.INFO.{bucket.stream}")
         *others, alone = sorted(servers, key=lambda each: each.folder.name != info["cluster"]["leader"])
         alone.pause()
