@@ -20,11 +20,13 @@ _LEVELS = {
 }
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Also what turns the direction of writing: it would have text read otherwise than it is."""
+HARMFUL = r"\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+"""Characters beyond the first 32 that do something to a terminal, or turn the direction of writing: text would be read
+otherwise than it is. Part of a class of a regular expression."""
+_CONTROL = re.compile(rf"[\x00-\x1f{HARMFUL}]")
 
 
-_CONTROL_IN_JSON = re.compile(r"[\x7f-\x9f]")
+_CONTROL_IN_JSON = re.compile(rf"[{HARMFUL}]")
 
 
 def printable_json(document: str) -> str:

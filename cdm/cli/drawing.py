@@ -48,16 +48,6 @@ class Text:
     def __str__(self) -> str:
         return "".join(text for text, _ in self.pieces)
 
-    @property
-    def cell_len(self) -> int:
-        """How many columns of a screen it takes."""
-        return cells(str(self))
-
-    def pad_right(self, count: int) -> None:
-        """Add so many spaces, if any."""
-        if count > 0:
-            self.pieces.append((" " * count, ""))
-
 
 def plain(text: str, style: str = "") -> Text:
     """Text shown as it is, whoever wrote it: control characters have no effect."""
@@ -72,7 +62,6 @@ class Table:
         title: what stands above it, below an empty line.
         right: the columns whose cells are aligned to the right.
         folded: those whose cells may be folded where the screen is narrow; None: all of them.
-        least: how narrow those may become, in characters.
     """
 
     def __init__(
@@ -81,13 +70,11 @@ class Table:
         title: str = "",
         right: Collection[str] = (),
         folded: Collection[str] | None = None,
-        least: int = 0,
     ) -> None:
         self.columns = columns
         self.title = title
         self.right = right
         self.folded = columns if folded is None else folded
-        self.least = least
         self.rows: list[Sequence[Text]] = []
 
     def add_row(self, *row: Text | str) -> None:

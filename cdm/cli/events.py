@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +17,8 @@ from msgspec import Struct
 from cdm.cli.known import nearest
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
 from cdm.cli.options import FLAG, ConnectionOptions, duration
-from cdm.cli.parameters import HERE
-from cdm.cli.screen import as_json
+from cdm.cli.parameters import HERE, service_or_artifact
+from cdm.cli.screen import as_json, coloured
 from cdm.cli.signals import until_stopped
 from cdm.cli.streams import write_out
 from cdm.cli.wording import brief
@@ -55,8 +54,7 @@ def _kind(_type: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
 
 
 def _artifact(_type: Any, tokens: Sequence[Token]) -> Artifact | Service:
-    text = tokens[0].value
-    return Service.parse(text) if text.count(":") == 1 else Artifact.parse(text)
+    return service_or_artifact(tokens[0].value)
 
 
 def events(
@@ -91,8 +89,7 @@ def events(
     configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
     if follow and since is None:
         since = FOLLOWED_FROM
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    form: Form = _as_json if json else partial(_as_text, coloured=coloured)
+    form: Form = _as_json if json else partial(_as_text, coloured=coloured(sys.stdout))
     only = EventChoice(artifact, None if node is None else node_id(node), kind)
     return anyio.run(_run, connection.access(), connection.prefix, only, since, follow, form)
 

@@ -292,6 +292,7 @@ def _node(put: ValuePut[NodeKey, Registration], intent: Intent, cluster: Cluster
         cluster.reserved.cpu(node),
         cluster.reserved.memory(node),
         registration.leaving,
+        registration.ttl,
     )
 
 

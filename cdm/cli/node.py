@@ -265,6 +265,11 @@ def refuse_contradictions(settings: NodeSettings) -> None:
     for field, option in OF_SLICES.items():
         if settings.role is Role.MANAGER and getattr(settings, field) != getattr(usual, field):
             raise UsageError(f"{option} contradicts --role manager (CDM_ROLE), which runs no slices")
+    for field in ("trust", "secrets") if settings.runtime == EXTERNAL else ():
+        if getattr(settings, field) != getattr(usual, field):
+            raise UsageError(
+                f"{OF_SLICES[field]} contradicts --runtime external: there your own agent decides what runs"
+            )
 
 
 async def _run(settings: NodeSettings) -> None:

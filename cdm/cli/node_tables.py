@@ -13,7 +13,7 @@ from cdm.cli.rows import Column, Paint, Sheet, table
 from cdm.cli.wording import ago, until
 from cdm.manager.endings import kind_of
 from cdm.manager.left import Left
-from cdm.model.node import Schedule
+from cdm.model.node import LATE, Schedule
 from cdm.model.quantity import memory_shown
 from cdm.node.machine import USUAL_LABELS
 
@@ -26,7 +26,7 @@ MOST_LEFT = 10
 LEAST_WIDTH = 10
 """Characters of a name or of labels that a line has at least; what is longer is folded."""
 OVERDUE = 5.0
-"""Seconds without a heartbeat after which a node has something to tell: it is due every third of a TTL."""
+"""Seconds without a heartbeat after which a node has something to tell that does not say how long it may be silent."""
 
 
 def node_parts(found: ClusterReport, on: Sheet, *, everything: bool = False) -> list[str]:
@@ -86,7 +86,8 @@ def node_table(found: ClusterReport, on: Sheet, *, everything: bool = True) -> l
 
 def _tells(node: NodeReport) -> bool:
     """Whether there is more to tell of a node than that it is there."""
-    return node.schedule is not Schedule.NORMAL or node.heard > OVERDUE
+    late = OVERDUE if node.ttl is None else LATE * node.ttl
+    return node.schedule is not Schedule.NORMAL or node.heard > late
 
 
 def _schedule(node: NodeReport) -> str:

@@ -45,6 +45,8 @@ class NodeReport(Struct, frozen=True):
     """Bytes that its slices reserve."""
     leaving: bool = False
     """Whether it is about to stop, and waits for its slices to be moved elsewhere."""
+    ttl: float | None = None
+    """Seconds after which it is given up unless it is heard; None: not given."""
 
 
 class BlueprintReport(Struct, frozen=True):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cdm.cli.drawing import cells as width_of
-from cdm.cli.screen import for_models, looked_at
+from cdm.cli.screen import coloured, for_models, looked_at
 from cdm.log import printable
 
 APART = "  "
@@ -54,9 +54,8 @@ class Sheet(NamedTuple):
 def sheet() -> Sheet:
     """Standard output as it is now."""
     seen = looked_at(sys.stdout)
-    coloured = seen and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     known = seen or (os.environ.get("COLUMNS") and not for_models())
-    return Sheet(Paint(coloured=coloured), shutil.get_terminal_size().columns if known else ENDLESS)
+    return Sheet(Paint(coloured=coloured(sys.stdout)), shutil.get_terminal_size().columns if known else ENDLESS)
 
 
 def show(lines: Iterable[str]) -> None:
@@ -94,7 +93,7 @@ def table(columns: Sequence[Column], on: Sheet) -> tuple[str, list[list[str]]]:
         if columns[at].least and (over := _wide(widths) - on.width) > 0:
             widths[at] = max(widths[at] - over, min(columns[at].least, widths[at]))
     plainly = [
-        (each, width, not each.least or max(map(len, each.cells)) <= width)
+        (each, width, not each.least or max(map(width_of, each.cells)) <= width)
         for each, width in zip(columns, widths, strict=True)
     ]
     head = APART.join(_aligned(on.paint(each.title, "bold"), each.title, w, each.right) for each, w, _ in plainly)
@@ -134,13 +133,20 @@ def _aligned(painted: str, text: str, width: int, right: bool) -> str:
 
 
 def _folded(text: str, width: int) -> list[str]:
-    """The text in lines of so many characters, at spaces where it has some."""
+    """The text in lines of so many columns of a screen, at spaces where it has some."""
     lines: list[str] = []
-    while len(text) > width:
-        at = text.rfind(" ", 1, width + 1)
-        lines.append(text[: at if at > 0 else width])
-        text = text[at + 1 if at > 0 else width :]
+    while width_of(text) > width:
+        room = _fitting(text, width)
+        at = text.rfind(" ", 1, room + 1)
+        lines.append(text[: at if at > 0 else room])
+        text = text[at + 1 if at > 0 else room :]
     return [*lines, text]
+
+
+def _fitting(text: str, width: int) -> int:
+    """How many characters of it, one at least, take so many columns of a screen at most."""
+    fitting = (at for at in range(1, len(text) + 1) if width_of(text[:at]) > width)
+    return max(next(fitting, len(text) + 1) - 1, 1)
 
 
 def wrapped(line: str, width: int, *, indent: int | None = None) -> list[str]:
@@ -163,7 +169,7 @@ def wrapped(line: str, width: int, *, indent: int | None = None) -> list[str]:
             continue
         word = part
         while used + width_of(word) > width:
-            room = 0 if used > len(margin) else width - used  # a word that is longer than a line is cut
+            room = 0 if used > len(margin) else _fitting(word, width - used)  # a word longer than a line is cut
             lines.append(f"{now}{word[:room]}".rstrip(" ") + (_RESET if style else ""))
             word, now, used = word[room:].lstrip(" "), margin + style, len(margin)
         now, used = now + word, used + width_of(word)

@@ -41,7 +41,7 @@ def looked_at(stream: TextIO) -> bool:
 
 def coloured(stream: TextIO) -> bool:
     """Whether what is written there has colours."""
-    return looked_at(stream) and not os.environ.get("NO_COLOR")
+    return looked_at(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 class Screen:

@@ -68,7 +68,6 @@ def _table(table: Table, *, fold_all: bool = False) -> rich.table.Table:
             justify="right" if column in table.right else "left",
             overflow="fold",
             no_wrap=not (folded or fold_all),
-            min_width=table.least if folded and table.least else None,
         )
     for row in table.rows:
         made.add_row(*map(_text, row))

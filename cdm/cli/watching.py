@@ -19,7 +19,7 @@ from cdm.cli.live import LiveReport
 from cdm.cli.overview import details, sums, verdict
 from cdm.cli.report import ClusterReport
 from cdm.cli.rows import Sheet, sheet
-from cdm.cli.screen import as_json
+from cdm.cli.screen import as_json, for_models
 from cdm.cli.selecting import Selection, narrowed
 from cdm.cli.streams import write_out
 from cdm.cli.wording import brief
@@ -52,7 +52,7 @@ async def watch(connection: Connection, to: Selection, *, everything: bool = Fal
         narrowed(await live.now(), to)
         if json:
             await _follow(live, to, _Documents().show)
-        elif not sys.stdout.isatty():
+        elif for_models() or not sys.stdout.isatty():
             await _follow(live, to, ChangedLines().show)
         else:
             with FullScreen() as screen:
@@ -68,8 +68,9 @@ async def _follow(live: LiveReport, to: Selection, show: Show) -> None:
             found = narrowed(await live.now(), to)
         except (ServiceMissing, NodeUnknown) as error:
             found = str(error)
-        # In a thread: a reader that takes its time must not keep the server from hearing of this command.
-        await anyio.to_thread.run_sync(show, found)
+        # In a thread: a reader that takes its time must not keep the server from hearing of this command, nor this from
+        # ending.
+        await anyio.to_thread.run_sync(show, found, abandon_on_cancel=True)
         await anyio.sleep(max(BETWEEN, SHARE * (clock.now() - began)))
         with anyio.move_on_after(TICK):
             await live.news()

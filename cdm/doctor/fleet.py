@@ -10,15 +10,13 @@ from shlex import quote
 from cdm.doctor.finding import Finding, FindingKind, Severity
 from cdm.doctor.picture import Picture
 from cdm.model.artifact import NodeId
-from cdm.model.node import DRAINS, EXPIRY_BY_CLOCK, LOST, PLACEMENT, ROLLOUTS, SECRETS, managers_without
+from cdm.model.node import DRAINS, EXPIRY_BY_CLOCK, LATE, LOST, PLACEMENT, ROLLOUTS, SECRETS, managers_without
 from cdm.model.quantity import memory_shown
 
 ELECTION = 9.0
 """Seconds for which NATS may accept nothing while it elects a stream's leader."""
 MANY_BEATS = 500.0
 """Heartbeats a second, of all nodes, from which on longer TTLs are worth it."""
-LATE = 0.6
-"""Share of its TTL after which a node is late with a heartbeat; they come four a TTL."""
 CLOCK_OFF = 1.0
 """Seconds by which a clock may be wrong; more puts lines of logs and times of changes out of order."""
 LITTLE, NEXT_TO_NOTHING = 0.1, 0.02

@@ -242,14 +242,15 @@ async def _may(connection: Connection, subject: str, body: bytes, headers: dict[
 async def _with_contents(connection: Connection, picture: Picture) -> Picture:
     messages: list[Message] = []
     ahead: dict[NodeId, float] = {}
-    problem, readable = "", None
+    problem, readable, now = "", None, clock.now()
     try:
-        messages = await snapshot(connection)
-        ahead, readable = await _ahead(connection), True
+        messages, now, readable = await snapshot(connection), clock.now(), True
     except* StoreError as group:
         cause = _first(group)
         problem, readable = str(cause), False if isinstance(cause, AccessDenied) else None
-    read = _reading(picture, messages, ahead, clock.now())
+    with suppress(StoreError):  # of their clocks alone nothing is known then
+        ahead = await _ahead(connection)
+    read = _reading(picture, messages, ahead, now)
     unreadable = tuple((connection.bucket(bucket), key, reason) for bucket, key, reason in read.unreadable)
     may = {READ: readable, **picture.may}
     return replace(read, may=may, unreadable=unreadable, unseen=problem)

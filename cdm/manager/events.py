@@ -296,6 +296,8 @@ def _node(
         return None  # it joined long ago: only this process hears of it for the first time
     if before is not None and before.value.incarnation == new.incarnation:
         changes = _changes(to_builtins(before.value.lasting), to_builtins(new.lasting))
+        if not changes:
+            return None  # it was not heard for a while
         return Tidings(_about(put), EventKind.CHANGED, str(put.key), EventData(node, changes=changes))
     about = _about(put) if before is None and known else f"nodes.{encode(put.key)}.{new.incarnation}"
     return Tidings(
@@ -315,7 +317,8 @@ def _age(registration: Registration, now: float) -> float:
 
 def _node_gone(change: NodeLeft | NodeDied, before: ValuePut[NodeKey, Registration] | None) -> Tidings:
     kind = EventKind.LEFT if isinstance(change, NodeLeft) else EventKind.LOST
-    about = _about(before) if before is not None else f"nodes.{change.node}"
+    # Who tells it may have heard of the node at any of its heartbeats.
+    about = f"nodes.{encode(before.key)}.{before.value.incarnation}" if before is not None else f"nodes.{change.node}"
     return Tidings(about, kind, f"nodes/{change.node}", EventData(change.node))
 
 

@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from cdm.dispatch.messages import LeaderChange, Message, NodeDied, NodeLeft, ValuePut
+from cdm.dispatch.messages import LeaderChange, Message, NodeDied, NodeLeft, ValuePut, ValueRemove
 from cdm.model.artifact import NodeId
-from cdm.model.keys import NodeKey
-from cdm.model.node import Registration
+from cdm.model.keys import NodeKey, SeenKey
+from cdm.model.node import Registration, Seen
 
 MOST = 8_192
 """Most notes that wait to be told; where more come, the oldest are dropped and counted."""
@@ -79,6 +79,12 @@ class Journal:
         """Keep that a node is gone."""
         self.note(change, self._nodes.get(change.node), at)
         self._nodes[change.node] = None
+
+    def note_forgotten(self, remove: ValueRemove[SeenKey, Seen]) -> None:
+        """Keep that what was remembered of a node is gone; here, too, where the node is."""
+        self.note(remove)
+        if self._nodes.get(remove.key.node) is None:
+            self._nodes.pop(remove.key.node, None)
 
     def lead(self, change: LeaderChange, at: float) -> None:
         """This process tells from now on, also what happened lately."""

@@ -313,7 +313,7 @@ class ClusterDeploymentManager:
     @receiver
     def on_node_forgotten(self, remove: ValueRemove[SeenKey, Seen]) -> None:
         """What was remembered of a node is gone: what waits for its share of a spread may wait no more."""
-        self.journal.note(remove)
+        self.journal.note_forgotten(remove)
         if isinstance(self.state, Active):
             self.state.node_changed(remove.key.node)
             self._at.wake()

@@ -30,7 +30,7 @@ TYPE = "cdm."
 
 @unique
 class EventKind(StrEnum):
-    """What happened. The states of slices are kinds, too: `kind_of_state`."""
+    """What happened. The states of slices are kinds, too: `SLICE_KINDS`."""
 
     GONE = "gone"
     """A slice's key was deleted: the instance is no more."""

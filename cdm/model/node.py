@@ -73,6 +73,10 @@ def _bound(told: Struct, most_of: Mapping[str, float]) -> None:
             force_setattr(told, name, min(max(said, type(most)(0)), most))
 
 
+LATE = 0.6
+"""Share of its TTL after which a node is late with a heartbeat; they come four a TTL."""
+
+
 @unique
 class Role(StrEnum):
     """What a process is for."""

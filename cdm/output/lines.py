@@ -10,11 +10,11 @@ from typing import Protocol
 
 import msgspec
 
-from cdm.log import printable, printable_json
+from cdm.log import HARMFUL, printable, printable_json
 from cdm.output.source import Shown
 from cdm.output.wire import WireLine
 
-_HARMFUL = re.compile(r"(\x1b\[[0-9;:]*m|\t|\r\Z)|[\x00-\x1f\x7f-\x9f]")
+_HARMFUL = re.compile(rf"(\x1b\[[0-9;:]*m|\t|\r\Z)|[\x00-\x1f{HARMFUL}]")
 """Control characters; in the group those that may pass: colours, tabs, and what many programs end lines with."""
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 

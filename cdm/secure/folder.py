@@ -138,7 +138,7 @@ class SiteFolder:
         self.path.chmod(0o700)
         self._make_folders()
         if jwt:
-            self._issuers.create(authority)
+            self._issuers(known).create(authority)
             known = self._with_system(known, authority)
         self.write_server(known, tls, store)
         return self.change(known, changes, force=False)
@@ -161,7 +161,7 @@ class SiteFolder:
         if authority:
             write_private(self._key(known, SYSTEM), shown_to(authority, pair))
             return known
-        logins = ByTokens(self._issuers, known.signers, ())
+        logins = ByTokens(self._issuers(known), known.signers, ())
         write_private(self._key(known, SYSTEM), logins.shown_by_system(pair, SYSTEM))
         return replace(known, signers=logins.signers)
 
@@ -179,7 +179,7 @@ class SiteFolder:
         """
         tokens = tokens_of((self.path / ACCOUNTS).read_text(encoding="utf-8"))
         if known.authority:
-            del tokens[self._issuers.system]  # not ours to tell of
+            del tokens[self._issuers(known).system]  # not ours to tell of
         return [*tokens.values()][::-1]
 
     def succeed(self, known: SiteRecord) -> SiteRecord:
@@ -234,8 +234,9 @@ class SiteFolder:
                 name for name in dict.fromkeys((*known.retired, *sorted(before - there))) if name not in there
             )
             after = replace(after, retired=retired)
-            self._issuers.check((*sorted(before), *known.retired))
-            self._issuers.add(sorted(there - before))
+            issuers = self._issuers(known)
+            issuers.check((*sorted(before), *known.retired))
+            issuers.add(sorted(there - before))
         logins = self._logins(after)
         self._make_folders()  # somebody may have removed one
         # The keys first: a server that is told of a key that nobody has locks its user out.
@@ -291,14 +292,13 @@ class SiteFolder:
         files = (path for name in (KEYS, ISSUERS) for path in sorted((self.path / name).glob("*")))
         return [path for path in files if path.is_file() and path.stat().st_mode & 0o077]
 
-    @property
-    def _issuers(self) -> Issuers:
-        return Issuers(self.path / ISSUERS)
+    def _issuers(self, known: SiteRecord) -> Issuers:
+        return Issuers(self.path / ISSUERS, foreign=bool(known.authority))
 
     def _logins(self, known: SiteRecord) -> ByKeys | ByTokens:
         if not known.system:
             return ByKeys()
-        return ByTokens(self._issuers, known.signers, known.retired)
+        return ByTokens(self._issuers(known), known.signers, known.retired)
 
     def _check_files(self, known: SiteRecord, new: Iterable[str], *, force: bool) -> None:
         """Nothing that somebody else wrote is overwritten."""

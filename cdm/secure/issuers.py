@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from msgspec import DecodeError
+
 from cdm.errors import UsageError
 from cdm.secure.jwts import NatsKey, new_key, operator_token, system_token
 from cdm.secure.keys import write_private
@@ -21,10 +23,15 @@ class Issuers:
     """The folder.
 
     What is of an operator that there was before is kept as it was: its JWT, and that of the servers' own account.
+
+    Args:
+        folder: where they are.
+        foreign: whether the operator was there before.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, foreign: bool) -> None:
         self._folder = folder
+        self._foreign = foreign
 
     def create(self, authority: Authority | None) -> None:
         """Make the keys of the operator and of the servers' own account, or take those that there are."""
@@ -47,6 +54,8 @@ class Issuers:
         """See that the keys of accounts that servers know are there: with other keys they would be other accounts."""
         for name in (_OPERATOR, *accounts):
             self.account(name)
+        self._kept(_OPERATOR)
+        self._kept(_SYSTEM_ACCOUNT)
 
     @property
     def operator(self) -> NatsKey:
@@ -55,15 +64,11 @@ class Issuers:
 
     def account(self, name: str) -> NatsKey:
         """The key of one of this folder's own accounts."""
+        path = self._key(name)
         try:
-            return NatsKey(self._key(name).read_text(encoding="utf-8").strip())
-        except FileNotFoundError:
-            raise UsageError(
-                f"{self._key(name)} is missing: whoever changes accounts needs all of {ISSUERS}, as it was; take it "
-                "from a backup, or set up another site with another --out: then all keys are new"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{self._key(name)} is damaged: {error}") from None
+            return NatsKey(_text(path))
+        except ValueError as error:
+            raise UsageError(f"{path} is damaged: {error}") from None
 
     @property
     def operator_token(self) -> str:
@@ -81,8 +86,15 @@ class Issuers:
         return self._kept(_SYSTEM_ACCOUNT) or system_token(self.operator, self.system, signers, _now())
 
     def _kept(self, name: str) -> str:
+        """The JWT of an operator that was there before, or of its system account; empty: they are ours."""
+        if not self._foreign:
+            return ""
         path = self._token(name)
-        return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+        try:
+            claims_of(token := _text(path))
+        except (ValueError, DecodeError) as error:
+            raise UsageError(f"{path} is damaged: {error}") from None
+        return token
 
     def _write(self, name: str, key: NatsKey) -> None:
         write_private(self._key(name), f"{key.seed}\n".encode())
@@ -92,6 +104,18 @@ class Issuers:
 
     def _token(self, name: str) -> Path:
         return self._folder / f"{name}.jwt"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        raise UsageError(
+            f"{path} is missing: whoever changes accounts needs all of {ISSUERS}, as it was; take it from a backup, or "
+            "set up another site with another --out: then all keys are new"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{path} is damaged: {error}") from None
 
 
 def _now() -> int:

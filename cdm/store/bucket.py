@@ -14,7 +14,7 @@ from cdm.model.keys import LAYOUTS, Key, Layout, encode
 from cdm.store.batch import Batch, Write, prepared, problem_with
 from cdm.store.configuration import created, lacking, outdated
 from cdm.store.connection import Connection
-from cdm.store.jetstream import checked, no_message, of_leader
+from cdm.store.jetstream import NAME_IN_USE, acknowledged, no_message, of_leader
 from cdm.store.wire import (
     DELETE,
     EXPECT,
@@ -27,9 +27,6 @@ from cdm.store.wire import (
 )
 
 log = Log("cdm.store")
-
-_NAME_IN_USE = 10058
-"""The server's code for a stream of that name whose configuration is not quite the same."""
 
 
 class Stored(Struct, frozen=True):
@@ -226,7 +223,7 @@ class Bucket:
         except NoResponders:
             # JetStream is not up, or the bucket is gone: either way nothing was stored.
             raise StoreBusy(f"bucket {self.name} does not answer") from None
-        return int(checked(answer)["seq"])
+        return acknowledged(answer)[0]
 
     async def change_over(self) -> bool:
         """Take from an existing bucket what only managers of an earlier version need of it.
@@ -261,7 +258,7 @@ class Bucket:
                     f"STREAM.CREATE.{self.stream}", created(self.layout, self.stream, self.all_subjects, replicas)
                 )
             except RequestRefused as error:
-                if error.code != _NAME_IN_USE:
+                if error.code != NAME_IN_USE:
                     raise
                 info = await self._info_of_new()  # another node was faster, or the answer to this one was lost
             else:

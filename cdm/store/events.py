@@ -23,7 +23,7 @@ from cdm.log import Log
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.event import EVENTS, Event, event_filter
 from cdm.store.connection import Connection
-from cdm.store.jetstream import checked, of_leader
+from cdm.store.jetstream import NAME_IN_USE, acknowledged, of_leader
 from cdm.store.wire import headers_of, seconds
 from cdm.wakeup import Wakeup
 
@@ -90,7 +90,12 @@ class EventStream:
         except BucketMissing:
             if not create:
                 raise BucketMissing(f"stream {self.name} does not exist; run `cdm init`") from None
-            await self.connection.api(f"STREAM.CREATE.{self.name}", self._config(replicas))
+            try:
+                await self.connection.api(f"STREAM.CREATE.{self.name}", self._config(replicas))
+            except RequestRefused as error:
+                if error.code != NAME_IN_USE:
+                    raise
+                return False  # somebody else was faster, or the answer to this one was lost
             log.info("stream created", stream=self.name, replicas=replicas)
             return True
         subjects = self._config(replicas)["subjects"]
@@ -145,8 +150,9 @@ class EventStream:
 
     async def _store(self, event: Event) -> None:
         subject, payload = self.subject(*event.tokens), _encoder.encode(event)
-        answer = checked(await self.connection.request(subject, payload, {MESSAGE_ID: event.id}, TIMEOUT))
-        self._last = 0 if answer.get("duplicate") else int(answer["seq"])
+        answer = await self.connection.request(subject, payload, {MESSAGE_ID: event.id}, TIMEOUT)
+        sequence, is_repeated = acknowledged(answer)
+        self._last = 0 if is_repeated else sequence
 
     def _frame(self, event: Event) -> bytes:
         """The message as a command of the client, which would take three times as long."""
@@ -221,7 +227,7 @@ class EventReader:
                 except StoreError as error:
                     if not problem and self._connection.is_up:
                         complain(f"{error}; trying again")
-                    problem = str(error)
+                        problem = str(error)
                 with anyio.move_on_after(LOOK if clock.now() < awake else LOOK_UNTOLD) as quiet:
                     await hint.wait()
                 if not quiet.cancelled_caught:

@@ -22,16 +22,34 @@ _TOO_FEW_SERVERS = 10074
 _JETSTREAM_OFF = (10039, 10076)
 
 
+NAME_IN_USE = 10058
+"""The server's code for a stream of that name whose configuration is not quite the same."""
+
+
 def checked(answer: bytes) -> Any:
     """Decode an answer; raises the `StoreError` that its error means."""
     try:
         body = json.loads(answer)
     except ValueError:
         raise RequestRefused(f"the server's answer is not JSON: {answer[:80]!r}") from None
+    if not isinstance(body, dict):
+        raise RequestRefused(f"the server's answer is not what was asked for: {answer[:80]!r}")
     error = body.get("error")
     if not error:
         return body
     raise error_of(int(error.get("err_code", 0)), str(error.get("description", error)))
+
+
+def acknowledged(answer: bytes) -> tuple[int, bool]:
+    """What a stream says of a message: its sequence, and whether it was there before. Errors as of `checked`.
+
+    Whoever may listen to the subject may answer as well, and say anything.
+    """
+    body = checked(answer)
+    sequence = body.get("seq")
+    if not isinstance(sequence, int):
+        raise RequestRefused(f"no stream says that it stored the message: {answer[:80]!r}")
+    return sequence, bool(body.get("duplicate"))
 
 
 def error_of(code: int, text: str) -> StoreError:

@@ -17,6 +17,7 @@ import anyio
 import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from cdm.errors import AccessDenied, StoreError
 from cdm.log import Log
@@ -110,6 +111,7 @@ class MicroService:
 
     async def _listen(self, subject: str) -> bool:
         while True:  # stamina was tried and left, see `cdm.store.objects`
+            subscription = None
             try:
                 subscription = await self._connection.subscribe(subject, self._on_message)
                 await self._connection.flush()
@@ -117,11 +119,17 @@ class MicroService:
                 return True
             except AccessDenied:
                 log.debug("nats micro does not show this process: it may not subscribe there", subject=subject)
-                await self._connection.unsubscribe(subscription)  # or it is refused after each reconnect, too
+                await self._withdraw(subscription)
                 return False
             except StoreError as error:
                 log.debug("not listening for nats micro yet", reason=str(error))
+                await self._withdraw(subscription)
                 await anyio.sleep(SUBSCRIBE_PAUSE)
+
+    async def _withdraw(self, subscription: Subscription | None) -> None:
+        """Take it back: it would be made again, or be refused, after each reconnect."""
+        if subscription is not None:
+            await self._connection.unsubscribe(subscription)
 
     async def _on_message(self, message: Msg) -> None:
         answer = self._answers.get(message.subject.split(".")[1])

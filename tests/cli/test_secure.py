@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from cdm.cli import Exit
+from cdm.errors import UsageError
+from cdm.secure.issuers import Issuers
 from cdm.secure.logins import tokens_of
 from cdm.secure.operators import claims_of
 from tests.harness import forked
@@ -281,3 +283,18 @@ def test_what_was_changed_by_hand_is_overwritten_with_force(tmp_path: Path) -> N
 
 def _contents(folder: Path) -> dict[str, bytes]:
     return {os.path.relpath(path, folder): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+def test_what_an_operator_of_before_needs_is_missed_and_never_made_up(tmp_path: Path) -> None:
+    issuers = Issuers(tmp_path / "issuers", foreign=False)
+    issuers.create(None)
+    assert issuers.operator_token.count(".") == 2, "its own it signs"
+    foreign = Issuers(tmp_path / "issuers", foreign=True)
+    with pytest.raises(UsageError, match=r"nats-operator\.jwt is missing"):
+        foreign.check(())
+    (tmp_path / "issuers" / "nats-operator.jwt").write_text(issuers.operator_token)
+    with pytest.raises(UsageError, match=r"SYS\.jwt is missing"):
+        _ = foreign.system
+    (tmp_path / "issuers" / "SYS.jwt").write_text("nonsense")
+    with pytest.raises(UsageError, match=r"SYS\.jwt is damaged"):
+        _ = foreign.system

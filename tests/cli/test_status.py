@@ -371,6 +371,34 @@ async def test_the_commands_of_the_documents(server: NatsServer, tmp_path: Path)
         assert "Unknown: the leader has not read revision" in await shell.type(check), "a status of before says nothing"
 
 
+async def test_a_watch_whose_reader_takes_nothing_ends_when_it_is_told_to(server: NatsServer) -> None:
+    assert run("init", "--server", server.url).returncode == 0
+    async with raw(server) as user:
+        for number in range(50):  # more than fits into the pipe
+            await user.put("nodes", f"node-{number:02}", {"runtime": "process"})
+        unread, out = os.pipe()
+        size = fcntl.fcntl(out, fcntl.F_SETPIPE_SZ, 4_096)
+
+        def full() -> bool:
+            (waiting,) = struct.unpack("i", fcntl.ioctl(unread, termios.FIONREAD, b"\0" * 4))
+            return bool(waiting == size)
+
+        command = [sys.executable, "-m", "cdm", "status", "--watch", "--json", "--server", server.url]
+        with subprocess.Popen(command, stdout=out, env=environment(), start_new_session=True) as it:  # noqa: ASYNC220  # what it writes to is a pipe of its own
+            try:
+                await eventually(full, 20, "it cannot write any more")
+
+                def ended() -> bool:
+                    it.send_signal(signal.SIGINT)
+                    return it.poll() is not None
+
+                await eventually(ended, 20, "it ends", pause=0.5)
+            finally:
+                it.kill()
+                os.close(unread)
+                os.close(out)
+
+
 async def test_a_terminal_that_shows_it_is_redrawn_when_resized_and_given_back(server: NatsServer) -> None:
     assert run("init", "--server", server.url).returncode == 0
     async with raw(server) as user:

@@ -231,11 +231,12 @@ async def test_nothing_that_anybody_writes_ends_a_node_or_reaches_headers(server
         assert not heard
         found = await told(reader)
         assert not [each for each in found if each.event.kind == "dropped"]
-        for time in ("yesterday", "2026-11-28T12:00:00"):
+        timeless = ("yesterday", "2026-11-28T12:00:00")
+        for time in timeless:
             forged = {**msgspec.to_builtins(found[-1].event), "time": time}
             await user.client.publish("cdm.event.load.n1.g/one/1", json.dumps(forged).encode())
         await user.client.flush()
-        assert await told(reader) == found, "what tells no time is no event"
+        assert not [each for each in await told(reader) if each.event.time in timeless], "that is no event"
         command = f"{sys.executable} -m cdm events --server {server.url} >/dev/full"
         unwritten = await anyio.run_process(command, check=False)
         assert unwritten.returncode == Exit.FAILED
@@ -273,8 +274,9 @@ async def test_the_commands_of_the_documents(server: NatsServer, tmp_path: Path)
             """A node says that something failed, again and again until everybody listens."""
             value = {"state": "FAILED", "reason": "no reason"}
             await user.put("slices", f"node-1.org.example/slice/1.0.0/{next(ordinals)}", value)
-            followed, anything, *rest = (log.read_text(encoding="utf-8") for log in logs)
-            return '"specversion":"1.0"' in anything and all("no reason" in each for each in (followed, *rest))
+            followed, *rest = (log.read_text(encoding="utf-8") for log in logs)
+            # What is heard first under a subject may be that it was unloaded again.
+            return "no reason" in followed and all('"specversion":"1.0"' in each for each in rest)
 
         await eventually(all_heard, 30, pause=0.3)
         await user.put("nodes", "node-1.intent", {"schedule": "cordon"}, {WRITER: "bob@desk"})

@@ -55,7 +55,7 @@ async def test_a_program_that_crashes_again_and_again_is_never_ready_in_between(
     server: NatsServer, tmp_path: Path
 ) -> None:
     async with raw(server) as user, processes(server, user, tmp_path, "a"):
-        await user.put("blueprints", NAME, {"instances": 1, "min_healthy": 1})
+        await user.put("blueprints", NAME, {"instances": 1, "min_healthy": 2.5})
         await _activate(user)
         sampled: Counter[str] = Counter()
         for restarts in range(1, 6):
@@ -82,7 +82,7 @@ async def test_a_program_that_cannot_stay_up_is_never_ready(server: NatsServer, 
     async with yard(server, tmp_path) as ground, nodes_on(server, reconcile_interval=0.5) as nodes:
         await nodes.start("a", runtime="process", folder=tmp_path / "a")
         name = await ground.push("one", "import sys, time\ntime.sleep(0.3)\nsys.exit(1)", PLAIN)
-        await ground.user.put("blueprints", name, {"instances": 1, "min_healthy": 1})
+        await ground.user.put("blueprints", name, {"instances": 1, "min_healthy": 2.5})
         sampled: Counter[str] = Counter()
         for _ in range(28):
             await anyio.sleep(0.25)

@@ -26,7 +26,7 @@ from cdm.manager.outbox import Order
 from cdm.manager.plan import Command
 from cdm.model.blueprint import Blueprint
 from cdm.model.event import KINDS, Event, EventData, event_filter
-from cdm.model.keys import BlueprintKey, IntentKey, NodeKey, SliceKey, StatusKey
+from cdm.model.keys import BlueprintKey, IntentKey, NodeKey, SeenKey, SliceKey, StatusKey
 from cdm.model.node import Intent, Registration, Schedule
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
@@ -112,7 +112,12 @@ def test_a_node_joins_when_it_started_and_not_when_it_is_first_heard_of() -> Non
     assert sure(registered("a", 0.0), None, True).kind == "joined", "it was gone"
     changed = sure(registered("a", 0.0, labels={"zone": "a"}, load=1.0), old, True)
     assert (changed.kind, changed.data.changes) == ("changed", ("labels.zone a",))
+    assert tell(old, old, True) is None, "it was not heard for a while"
+    later = ValuePut(old.key, old.value, 9, 310.0)
     assert sure(NodeDied(n(1)), old, 3.0).kind == "lost"
+    assert sure(NodeDied(n(1)), old, 3.0).id == sure(NodeDied(n(1)), later, 3.0).id, (
+        "whichever heartbeat was noted first"
+    )
     assert sure(NodeLeft(n(1)), None, 3.0).kind == "left"
     assert sure(LEADS, None, 1.0).id == "term@1.leader"
     assert tell(LeaderChange(None, 1, local_node_is_leader=False), None, 1.0) is None
@@ -169,6 +174,15 @@ def test_a_revision_is_joined_with_what_it_led_to() -> None:
     assert found[7].shown == "2 load, 1 failed, Ready after 10 s"
     assert found[8].shown == "1 unload"
     assert len(found) == 2
+
+
+def test_of_nodes_that_are_forgotten_nothing_is_kept() -> None:
+    journal, registration = Journal(), Registration(incarnation="a")
+    for number in range(3):
+        journal.note_node(ValuePut(NodeKey(n(number)), registration, 1, 1.0))
+        journal.note_gone(NodeLeft(n(number)), 2.0)
+        journal.note_forgotten(ValueRemove(SeenKey(n(number)), 3))
+    assert journal._nodes == {}
 
 
 def test_every_state_of_slices_has_a_kind_of_its_own() -> None:

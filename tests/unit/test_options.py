@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 from cyclopts import App, CoercionError
 
+from cdm.cli.node import refuse_contradictions
 from cdm.cli.options import duration
+from cdm.errors import UsageError
+from cdm.model.artifact import NodeId
+from cdm.model.node import Role
+from cdm.node.settings import NodeSettings
 
 
 def some_time(time: Annotated[float, duration()], /) -> float:
@@ -68,3 +74,17 @@ def test_a_ttl_is_a_second_at_least(text: str) -> None:
     assert read("1s", some_ttl) == 1
     with pytest.raises(CoercionError, match=f"'{text}' is too short: must be at least one second"):
         read(text, some_ttl)
+
+
+@pytest.mark.parametrize(
+    ("settings", "option"),
+    [
+        ({"runtime": "external", "trust": Path("keys")}, "--trust"),
+        ({"runtime": "external", "secrets": Path("here")}, "--secrets"),
+        ({"role": Role.MANAGER, "trust": Path("keys")}, "--trust"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(settings: dict[str, Any], option: str) -> None:
+    with pytest.raises(UsageError, match=rf"{option} \(CDM_\w+\) contradicts --"):
+        refuse_contradictions(NodeSettings(NodeId("n1"), **settings))
+    refuse_contradictions(NodeSettings(NodeId("n1"), runtime="process", trust=Path("keys"), secrets=Path("here")))

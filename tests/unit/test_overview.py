@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from cdm.cli.emptying import GoneNode
+from cdm.cli.node_tables import MOST_NODES
 from cdm.cli.overview import LISTED_BLUEPRINTS, details
-from cdm.cli.report import BlueprintReport, ClusterReport
+from cdm.cli.report import BlueprintReport, ClusterReport, NodeReport
 from cdm.cli.rows import PLAIN, Sheet
 from cdm.model.artifact import NodeId
+from cdm.model.node import Schedule
 
 pytestmark = pytest.mark.quick
 
@@ -34,6 +37,17 @@ def test_a_lost_node_comes_before_blueprints_and_those_that_are_ready_are_counte
     assert sorted(places, key=places.__getitem__) == ["n9", "Degraded", "Ready"]
     assert lines[-1] == "6 more that are Ready; --all lists all"
     assert sum("g:a" in line for line in lines) == LISTED_BLUEPRINTS
+
+
+@pytest.mark.parametrize(("ttl", "heard", "told"), [(40, 9, 0), (40, 25, 1), (10, 7, 1), (None, 4, 0), (None, 6, 1)])
+def test_a_node_has_something_to_tell_once_its_heartbeat_is_late(ttl: float | None, heard: float, told: int) -> None:
+    def node(number: int, heard: float) -> NodeReport:
+        name = NodeId(f"n{number:02}")
+        return NodeReport(name, "all", Schedule.NORMAL, "process", None, {}, "1", "", 0, heard, ttl=ttl)
+
+    nodes = [node(0, heard), *(node(number, 0.0) for number in range(1, MOST_NODES + 1))]
+    lines = shown(replace(cluster(), nodes=nodes))
+    assert sum("process" in line for line in lines) == told
 
 
 def test_all_are_listed_that_have_something_to_tell_or_that_are_asked_for() -> None:

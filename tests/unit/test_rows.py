@@ -21,6 +21,7 @@ def test_a_line_is_broken_between_words_and_keeps_its_colours() -> None:
     assert wrapped(red, 5) == ["\x1b[31mone\x1b[0m", "  \x1b[31mtwo\x1b[0m"]
     assert wrapped(red, 7) == [red], "colours take no room"
     assert wrapped("目目目 目", 7, indent=0) == ["目目目", "目"]
+    assert wrapped("目" * 5, 4, indent=0) == ["目目", "目目", "目"]
 
 
 def test_what_is_too_wide_loses_what_says_nothing_new_and_is_folded_then() -> None:
@@ -43,6 +44,8 @@ def test_what_is_too_wide_loses_what_says_nothing_new_and_is_folded_then() -> No
         "ame:1.0",
         "b         FAILED  10",
     ]
+    head, rows = table([Column("", ["目" * 5], least=4)], Sheet(PLAIN, 4))
+    assert rows[0] == ["目目", "目目", "目"]
     assert table([Column("none", [])], Sheet(PLAIN, 9)) == ("", [])
 
 
