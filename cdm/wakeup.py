@@ -23,4 +23,8 @@ class Wakeup:
     async def wait(self) -> None:
         """Wait to be woken, and forget it."""
         await self._event.wait()
+        self.forget()
+
+    def forget(self) -> None:
+        """Be as if nobody had called."""
         self._event = anyio.Event()

@@ -69,6 +69,8 @@ class Drains:
         circle do not wait for each other. Just before the first deadline all that runs is to stop: of other nodes the
         same may be about to be heard.
         """
+        if not self._due:
+            return ()
         first, until = min(self._due.values(), default=inf), now + TOGETHER
         if first > until or any(node.open for node in fleet.nodes.values()):
             return ()

@@ -236,7 +236,6 @@ class Placement:
 
     def seen(self, key: SliceKey) -> None:
         """The mirror shows the slice, or shows it no more."""
-        self._changed(key.node)
         if self._stopping:
             self._stopping.get(key.artifact, set()).discard(key)
         expected = self._expected.get(key.artifact)
@@ -244,8 +243,12 @@ class Placement:
             expected.remove(key)
             self._extra[key.node] -= 1
             self._coming.note(key, None)
+            if key in self._cluster.on_node.get(key.node, ()):
+                self._siting.changed(key.node)  # it was counted when it was commanded: the ranking stays as it is
+                return
         elif self._anew and (needs := self._anew.get(key.artifact, {}).get(key)):
             self._reserve_anew(key, needs)
+        self._changed(key.node)
 
     def expected(self, artifact: Artifact) -> frozenset[SliceKey]:
         """Slices of the artifact that were commanded to be loaded, new or again, and that the mirror may not show."""

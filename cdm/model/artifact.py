@@ -93,7 +93,7 @@ class Artifact(Struct, frozen=True, order=True, cache_hash=True, gc=False):
         return f"{self.group}:{self.name}:{self.version}"
 
 
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=65_536)
 def _service(group: str, name: str) -> Service:
     """The service; checking its parts, which are an artifact's, would take most of the time."""
     return Service(group, name)

@@ -282,10 +282,13 @@ class Managing(Part):
     async def _tick(self) -> None:
         """Route a `Tick` whenever there is work or something is due."""
         while True:
-            due = [at for at in (self.manager.wake_at(), self.topology.wake_at()) if at is not None]
-            pause = max(min(due) - clock.now(), 0) if due else None
-            with anyio.move_on_after(pause):
-                await self._due.wait()
+            if self._due.is_set:  # others have their turns below
+                self._due.forget()
+            else:
+                due = [at for at in (self.manager.wake_at(), self.topology.wake_at()) if at is not None]
+                pause = max(min(due) - clock.now(), 0) if due else None
+                with anyio.move_on_after(pause):
+                    await self._due.wait()
             self._ground.route(Tick(self._beat()))
             for _ in range(TURNS_OF_OTHERS):
                 await asyncio.sleep(0)
