@@ -17,9 +17,9 @@ from cdm.cli.following import followed_all, shown_line, unsaid
 from cdm.cli.judging import Ended
 from cdm.cli.known import nearest, stored_artifacts
 from cdm.cli.log_setup import remark
-from cdm.cli.wording import brief
 from cdm.cli.writing import PAUSE, TRIES
 from cdm.errors import Conflict, StoreBusy, StoreError
+from cdm.explain.words import brief
 from cdm.model.artifact import Artifact
 from cdm.store.connection import Connection
 

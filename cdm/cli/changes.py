@@ -12,8 +12,8 @@ from msgspec import Struct
 from cdm.cli.documents import Document, checked_fields, told
 from cdm.cli.plans import Edit, Goal, instances_in, text_of
 from cdm.cli.service import ServiceLook, VersionLook
-from cdm.cli.wording import brief
 from cdm.errors import InvalidBlueprint, UsageError
+from cdm.explain.words import brief
 from cdm.model import edit
 from cdm.model.artifact import Artifact, Service
 from cdm.model.blueprint import Blueprint

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from cdm.cli.emptying import GoneNode
 from cdm.cli.report import BlueprintReport, ClusterReport, Concern
-from cdm.cli.wording import ago, brief
+from cdm.cli.wording import ago
+from cdm.explain.words import brief
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition
 

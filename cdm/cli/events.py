@@ -21,26 +21,16 @@ from cdm.cli.parameters import HERE, service_or_artifact
 from cdm.cli.screen import as_json, coloured
 from cdm.cli.signals import until_stopped
 from cdm.cli.streams import write_out
-from cdm.cli.wording import brief
 from cdm.errors import UsageError
+from cdm.explain.words import BAD, event_in_words
 from cdm.log import printable
 from cdm.model.artifact import Artifact, NodeId, Service, node_id
-from cdm.model.event import KINDS, SLICE_KINDS, Event, EventKind
+from cdm.model.event import KINDS, Event
 from cdm.store.connection import Access, connect
 from cdm.store.events import EventReader, StoredEvent
 
 FOLLOWED_FROM = 600.0
 """Seconds before now with which ``--follow`` begins, unless told otherwise."""
-_USUAL = {
-    "loading": "LOAD",
-    "loaded": "LOADING",
-    "activate": "LOADED",
-    "activating": "ACTIVATE",
-    "active": "ACTIVATING",
-    "unloading": "UNLOAD",
-}
-"""What a slice usually was before, which goes without saying."""
-_BAD = frozenset({"failed", EventKind.LOST, EventKind.REFUSED, EventKind.DROPPED})
 
 Form = Callable[[StoredEvent], str]
 
@@ -151,30 +141,5 @@ def _as_text(stored: StoredEvent, *, coloured: bool) -> str:
     event = stored.event
     at = event.time.replace("T", " ")
     about = event.subject.partition("/")[2].removesuffix(".intent").removesuffix(".seen").removeprefix("_rollout.")
-    line = printable(f"{at}  {event.kind:<12}  {about:<32}  {in_words(event)}").rstrip()
-    return f"\x1b[31m{line}\x1b[0m\n" if coloured and event.kind in _BAD else f"{line}\n"
-
-
-def in_words(event: Event) -> str:
-    """What happened, in a line, without what it happened to."""
-    data, parts = event.data, []
-    if event.kind == EventKind.DROPPED:
-        return f"{data.count:,} events are missing: more happened than could be told"
-    if event.kind == EventKind.LEADER:
-        return f"leads, term {data.term}"
-    if event.kind in (EventKind.CONDITION, EventKind.INTENT, EventKind.ROLLOUT):
-        parts.append(f"{data.source} -> {data.to}" if data.source not in ("", data.to) else data.to)
-    elif event.kind in SLICE_KINDS and data.source and _USUAL.get(event.kind) != data.source:
-        parts.append(f"was {data.source}")
-    if event.kind == EventKind.FORGOTTEN:
-        parts.append("is not remembered any more")
-    # What became of a node's schedule is said already.
-    said = [each for each in data.changes if event.kind == EventKind.INTENT and each.startswith("schedule ")]
-    if changes := [each for each in data.changes if each not in said]:
-        parts.append("; ".join(changes))
-    if event.kind == EventKind.BLUEPRINT and not data.source and data.to:
-        parts.append(f"instances {data.to}")
-    text = ", ".join(parts)
-    if data.reason:
-        text = f"{text}: {brief(data.reason)}" if text else brief(data.reason)
-    return f"{text}, by {data.by}" if data.by else text
+    line = printable(f"{at}  {event.kind:<12}  {about:<32}  {event_in_words(event)}").rstrip()
+    return f"\x1b[31m{line}\x1b[0m\n" if coloured and event.kind in BAD else f"{line}\n"

@@ -16,7 +16,6 @@ from msgspec.structs import replace
 from cdm import clock
 from cdm.allocation.verdict import Obstacle
 from cdm.cli.connected import run_connected
-from cdm.cli.happened import with_history, with_past
 from cdm.cli.known import nearest
 from cdm.cli.log_setup import LogLevel
 from cdm.cli.options import ConnectionOptions
@@ -25,7 +24,10 @@ from cdm.cli.patience import READING, Patience
 from cdm.cli.screen import Table, Text, plain, print_json, wide_console
 from cdm.cli.wording import ago
 from cdm.errors import ModelError, ServiceMissing, SliceMissing, UsageError
+from cdm.explain.past import with_history, with_past
 from cdm.manager.explanation import (
+    NOTHING_IN_FORCE,
+    STANDINGS,
     Explanation,
     Happening,
     NodeExplanation,
@@ -51,24 +53,6 @@ class SlicesNamed:
 
 
 _ORDINAL = re.compile(r"(?P<artifact>.+)[/#](?P<ordinal>[0-9]{1,6})")
-_STANDINGS = {
-    Standing.AWAITED: "its node is missing and may come back: it is not replaced yet",
-    Standing.DRAINING: "its node is to be emptied: it serves until another one is healthy in its place",
-    Standing.EVACUATED: "it is to be elsewhere and must not run twice: it stops first",
-    Standing.MISPLACED: "one is wanted on certain nodes, and this is on none of them, or beside another: it goes",
-    Standing.MOVING: "it serves until another one is healthy in its place",
-    Standing.STUCK: "it did not answer in time: it is unloaded, and replaced",
-    Standing.FAILED: "it failed, and is tried again, or replaced",
-    Standing.UNLOAD_FAILED: "it failed while it was being unloaded, and is unloaded again",
-    Standing.LEAVING: "it is being unloaded",
-    Standing.UNANSWERED: "its node does not answer the command to unload it",
-    Standing.UNHEARD: "its node is lost; it must not run twice, and may still run there: it is not replaced yet",
-    Standing.GONE: "its node is gone, and it with it",
-}
-"""What a slice means for its artifact, where it does not simply count."""
-
-
-NOTHING_IN_FORCE = "nothing is placed while no blueprint is in force"
 
 
 def subject_of(text: str) -> Artifact | SlicesNamed:
@@ -281,7 +265,7 @@ def _slice_lines(found: SliceExplanation) -> list[Text]:
     ]
     if found.reason:
         lines.append(plain(f"    {found.reason}"))
-    if (standing := _STANDINGS.get(Standing(found.standing))) is not None:
+    if (standing := STANDINGS.get(Standing(found.standing))) is not None:
         lines.append(plain(f"    {standing}", "yellow"))
     lines.append(plain(f"    {_why_here(found)}"))
     if found.failures or found.restarts:

@@ -20,9 +20,10 @@ from cdm.cli.parameters import WaitOptions, check_timeout
 from cdm.cli.plans import Goal
 from cdm.cli.rows import PLAIN, sheet, show, wrapped
 from cdm.cli.screen import as_json
-from cdm.cli.wording import alike, brief, in_words, serves_in_words
+from cdm.cli.wording import alike, in_words, serves_in_words
 from cdm.dispatch.messages import Message, ValuePut, ValueRemove
 from cdm.errors import InvalidKey
+from cdm.explain.words import brief
 from cdm.model.artifact import Artifact, Service
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import StatusKey, decode_artifact

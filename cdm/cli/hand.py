@@ -5,8 +5,8 @@ from __future__ import annotations
 from cdm.cli.known import nearest
 from cdm.cli.plans import Edit, Goal, in_force_shown, instances_in, text_of, versions_shown
 from cdm.cli.service import ServiceLook, VersionLook, parsed
-from cdm.cli.wording import brief
 from cdm.errors import EditRefused, ServiceMissing
+from cdm.explain.words import brief
 from cdm.manager.stages import stages_of
 from cdm.model import edit
 from cdm.model.blueprint import Blueprint

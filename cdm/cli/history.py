@@ -16,8 +16,8 @@ from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, Json, ServiceName
 from cdm.cli.screen import Table, plain, print_json, wide_console
 from cdm.cli.service import ServiceLook, VersionLook, parsed, refusal
-from cdm.cli.wording import brief
 from cdm.errors import ServiceMissing
+from cdm.explain.words import brief
 from cdm.model.artifact import Service
 from cdm.model.edit import changes_between
 from cdm.model.event import UNKNOWN

@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from cdm.cli.known import nearest
 from cdm.cli.service import ServiceLook, VersionLook
-from cdm.cli.wording import brief
 from cdm.errors import EditRefused, InvalidBlueprint, UsageError
+from cdm.explain.words import brief
 from cdm.model import edit
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint

@@ -19,8 +19,9 @@ from cdm.cli.parameters import HERE, WATCH, ServiceName, WaitOptions, WatchOptio
 from cdm.cli.plans import stamp
 from cdm.cli.screen import Text, plain, print_json, wide_console
 from cdm.cli.service import ServiceLook, VersionLook
-from cdm.cli.wording import ago, brief, in_words, rollout_in_words
+from cdm.cli.wording import ago, in_words, rollout_in_words
 from cdm.errors import ServiceMissing
+from cdm.explain.words import brief
 from cdm.model.artifact import Service
 from cdm.model.record import Rollout, RolloutPhase
 from cdm.model.status import Condition, Status

@@ -22,8 +22,8 @@ from cdm.cli.rows import Sheet, sheet
 from cdm.cli.screen import as_json, for_models
 from cdm.cli.selecting import Selection, narrowed
 from cdm.cli.streams import write_out
-from cdm.cli.wording import brief
 from cdm.errors import NodeUnknown, ServiceMissing
+from cdm.explain.words import brief
 from cdm.log import printable
 from cdm.manager.endings import kind_of
 from cdm.model.node import Schedule

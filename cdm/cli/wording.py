@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from msgspec import UNSET
 
-from cdm.manager.endings import LAST_OUTPUT, kind_of
+from cdm.explain.words import brief
+from cdm.manager.endings import kind_of
 from cdm.model.artifact import Artifact
 from cdm.model.record import RolloutPhase
 from cdm.model.status import Condition, RolloutStatus, Status
@@ -17,8 +18,6 @@ CRASH_LOOP = re.compile(
     r"(?P<what>.*\bcrash loop: (?P<instances>\d+) of (?P<wanted>\d+) instances): (?P<reasons>.*)", re.DOTALL
 )
 """What a status says of a crash loop, and its reasons."""
-LONGEST = 500
-"""Most characters of a reason in a line that tells how far it is: more than the reasons of a status have."""
 
 
 def in_words(status: Status | None, revision: int, versions: Mapping[Artifact, Status] | None = None) -> str:
@@ -41,14 +40,6 @@ def serves_in_words(status: Status) -> str:
     """How many instances serve of what was gone back to, and why not more, where that is not about the rollout."""
     why = f": {brief(status.reason)}" if status.reason and status.condition is not Condition.REVERTED else ""
     return f"{status.active} of {status.desired} instances active{why}"
-
-
-def brief(reason: str) -> str:
-    """A reason on one line: of the last lines of output only the very last, which says what went wrong."""
-    how, *outputs = reason.split(LAST_OUTPUT)
-    said = LAST_OUTPUT.join((how, *(each.rpartition(" | ")[2] for each in outputs)))
-    line = " ".join(said.split())
-    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]}…{line[-LONGEST // 2 :]}"
 
 
 def alike(line: str, other: str) -> bool:

@@ -26,6 +26,22 @@ from cdm.model.rules import NO_RULES, NODE_LABEL, ROUND_ROBIN, Neighbour, Rules,
 from cdm.model.slice import TRANSITIONS, Writer
 
 _PLACED = (Standing.LIVE, Standing.AWAITED)
+STANDINGS = {
+    Standing.AWAITED: "its node is missing and may come back: it is not replaced yet",
+    Standing.DRAINING: "its node is to be emptied: it serves until another one is healthy in its place",
+    Standing.EVACUATED: "it is to be elsewhere and must not run twice: it stops first",
+    Standing.MISPLACED: "one is wanted on certain nodes, and this is on none of them, or beside another: it goes",
+    Standing.MOVING: "it serves until another one is healthy in its place",
+    Standing.STUCK: "it did not answer in time: it is unloaded, and replaced",
+    Standing.FAILED: "it failed, and is tried again, or replaced",
+    Standing.UNLOAD_FAILED: "it failed while it was being unloaded, and is unloaded again",
+    Standing.LEAVING: "it is being unloaded",
+    Standing.UNANSWERED: "its node does not answer the command to unload it",
+    Standing.UNHEARD: "its node is lost; it must not run twice, and may still run there: it is not replaced yet",
+    Standing.GONE: "its node is gone, and it with it",
+}
+"""What a slice means for its artifact, where it does not simply count."""
+NOTHING_IN_FORCE = "nothing is placed while no blueprint is in force"
 
 
 class NodeExplanation(Struct, frozen=True):

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from cdm.cli.events import in_words
 from cdm.cli.led_to import joined
 from cdm.dispatch.messages import (
     Cause,
@@ -18,6 +17,7 @@ from cdm.dispatch.messages import (
     ValueRejected,
     ValueRemove,
 )
+from cdm.explain.words import event_in_words
 from cdm.manager import journal as module
 from cdm.manager.cluster import Desired
 from cdm.manager.events import Teller
@@ -68,7 +68,7 @@ def test_a_state_is_told_once_with_the_write_that_it_answers() -> None:
     assert tell(put(n(1), S.ACTIVE, revision=6), active) is None
     failed = sure(put(n(1), S.FAILED, revision=7, reason="exit\nstatus 1", fatal=True), active)
     assert (failed.data.source, failed.data.fatal) == ("ACTIVE", True)
-    assert in_words(failed) == "was ACTIVE: exit status 1"
+    assert event_in_words(failed) == "was ACTIVE: exit status 1"
     gone = sure(ValueRemove(KEY, 8, Cause.MISSING), put(n(1), S.UNLOADING))
     assert gone.id == "slices@8.n1.org.example/slice/1.0.0.gone", "other keys may be missing at the same revision"
     assert tell(ValueRemove(KEY, 8), None) is None
@@ -79,16 +79,16 @@ def test_who_wrote_a_blueprint_and_what_changed() -> None:
     before = Desired(Blueprint(2), 1, 1)
     scaled = sure(DeclaredPut(key, Blueprint(3), 2, 0.0, "alice"), before)
     assert (scaled.data.by, scaled.data.changes) == ("alice", ("instances 2 -> 3",))
-    assert in_words(scaled) == "instances 2 -> 3, by alice"
+    assert event_in_words(scaled) == "instances 2 -> 3, by alice"
     made = sure(ValuePut(key, Blueprint(3), 2))
-    assert in_words(made) == "created, instances 3, by unknown"
+    assert event_in_words(made) == "created, instances 3, by unknown"
     assert sure(ValuePut(key, Blueprint(2), 2), before).data.changes == ("the same again",)
     assert sure(ValuePut(key, Blueprint(2), 2), Desired(None, 0, 1, "no")).data.changes == ("mended",)
     refused = sure(ValueRejected(key, "instances: what?", 4, by="bob"), before)
     assert (refused.kind, refused.data.by, refused.data.reason) == ("refused", "bob", "instances: what?")
     assert sure(ValueRemove(key, 5, by="bob"), before).data.changes == ("deleted",)
     cordoned = sure(ValuePut(IntentKey(n(2)), Intent(Schedule.CORDON, reason="disk"), 3))
-    assert in_words(cordoned) == "normal -> cordon: disk, by unknown"
+    assert event_in_words(cordoned) == "normal -> cordon: disk, by unknown"
     assert sure(ValueRemove(IntentKey(n(2)), 4), Intent(Schedule.CORDON)).data.to == "normal"
 
 
@@ -148,13 +148,14 @@ def test_what_became_of_a_node_is_said_once() -> None:
     def event(kind: str, **data: Any) -> Event:
         return Event("1", f"cdm.{kind}", "nodes/n1", "2023-11-14T22:13:20Z", EventData("n1", by="ann", **data))
 
-    assert in_words(event("intent", source="cordon", to="drain", changes=("schedule cordon -> drain",))) == (
+    assert event_in_words(event("intent", source="cordon", to="drain", changes=("schedule cordon -> drain",))) == (
         "cordon -> drain, by ann"
     )
     assert (
-        in_words(event("intent", source="drain", to="drain", changes=("deadline 1h",))) == "drain, deadline 1h, by ann"
+        event_in_words(event("intent", source="drain", to="drain", changes=("deadline 1h",)))
+        == "drain, deadline 1h, by ann"
     )
-    assert in_words(event("forgotten")) == "is not remembered any more, by ann"
+    assert event_in_words(event("forgotten")) == "is not remembered any more, by ann"
 
 
 def test_a_revision_is_joined_with_what_it_led_to() -> None:

@@ -16,8 +16,9 @@ from cdm.cli.parameters import artifact_of, service_of
 from cdm.cli.plans import Edit, Goal, deploying, restarting, scaling
 from cdm.cli.rollout import lines_of, older
 from cdm.cli.service import ServiceLook, VersionLook, look_of
-from cdm.cli.wording import alike, brief, in_words, serves_in_words
+from cdm.cli.wording import alike, in_words, serves_in_words
 from cdm.errors import EditRefused, InvalidArtifact, InvalidBlueprint, ServiceMissing, UsageError
+from cdm.explain.words import brief
 from cdm.model.artifact import Artifact, Service
 from cdm.model.blueprint import Overrides
 from cdm.model.edit import canary_way, fields_of

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 import anyio
 from msgspec.structs import replace
 
-from cdm.cli.events import in_words
 from cdm.dispatch.messages import Message, ValuePut
 from cdm.errors import CdmError
+from cdm.explain.words import event_in_words
 from cdm.manager.explanation import Explanation, Happening, SliceExplanation, WrittenLine
 from cdm.model.artifact import Artifact
 from cdm.model.event import Event, EventKind
@@ -102,7 +102,7 @@ def _happenings(told: Sequence[StoredEvent]) -> list[Happening]:
 
 
 def _happening(event: Event) -> Happening:
-    return Happening(event.time, event.kind, event.subject, in_words(event), event.data.by)
+    return Happening(event.time, event.kind, event.subject, event_in_words(event), event.data.by)
 
 
 async def _last_lines(connection: Connection, key: SliceKey, messages: Iterable[Message]) -> list[WrittenLine]:
