@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shutil import which
 from typing import Literal
 
 import msgspec
@@ -16,7 +15,7 @@ def completed(manifest: Manifest, tree: Tree) -> Manifest:
     """The manifest with its entry filled in.
 
     Raises:
-        InvalidManifest: what it names is not in the content.
+        InvalidManifest: what it names is not in the content, and could not be on a node's PATH.
         InvalidContent: the only file cannot be named in a manifest.
     """
     if not tree.is_folder(manifest.directory):
@@ -29,17 +28,16 @@ def completed(manifest: Manifest, tree: Tree) -> Manifest:
         if only != readable(only):
             raise InvalidContent(f"{only!r}, the only file, has a name that is not UTF-8; rename it")
         return msgspec.structs.replace(manifest, entry=only)
-    if not tree.is_file(entry) and program_of(manifest, tree) is None:
+    if program_of(manifest, tree) is None:
         kind = "a folder" if tree.is_folder(entry) else "not in the content"
-        hint = "" if "/" in entry else ", and no program on this machine's PATH"
-        raise InvalidManifest(f"entry: {entry!r} is {kind}{hint}")
+        raise InvalidManifest(f"entry: {entry!r} is {kind}")
     return manifest
 
 
 def program_of(manifest: Manifest, tree: Tree) -> Literal["inside", "path"] | None:
-    """Where the manifest's entry is found: inside the artifact, on this machine's PATH, or nowhere."""
+    """Where the manifest's entry is found: inside the artifact, on the PATH of nodes if anywhere, or nowhere."""
     if tree.is_file(manifest.entry):
         return "inside"
-    if "/" in manifest.entry or "\0" in manifest.entry or tree.is_folder(manifest.entry):
+    if not manifest.entry or "/" in manifest.entry or "\0" in manifest.entry or tree.is_folder(manifest.entry):
         return None
-    return "path" if which(manifest.entry) else None
+    return "path"

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from rich.filesize import decimal
 
-from cdm.artifacts.entry import program_of
 from cdm.artifacts.kept import KeptContent
 from cdm.artifacts.packing import pack, problem_with_program
 from cdm.artifacts.repository import Artifacts
@@ -21,7 +20,7 @@ from cdm.cli.commands.described import examples
 from cdm.cli.connected import run_connected
 from cdm.cli.known import nearest, stored_artifacts
 from cdm.cli.log_setup import LogLevel
-from cdm.cli.manifests import completed_manifest, manifest_of
+from cdm.cli.manifests import completed_manifest, manifest_of, needed_on_nodes
 from cdm.cli.options import FLAG, REPLICAS, ConnectionOptions, Replicas
 from cdm.cli.parameters import HERE, ArtifactName, Json
 from cdm.cli.pushing import Offer, content_for_nodes, key_of, tried_again, what_comes_of
@@ -109,6 +108,8 @@ def push(
         print(f"cdm: note: {note}", file=sys.stderr)
     if problem:
         print(f"cdm: warning: no node can run this as a program: {problem}", file=sys.stderr)
+    if needed := needed_on_nodes(run_as, packed.tree):
+        print(f"cdm: warning: {needed}", file=sys.stderr)
     if json:
         print_json({"artifact": str(artifact), "result": result, **_fields(content, run_as)})
         return 0
@@ -120,8 +121,6 @@ def push(
         Pushed.REPAIRED: "repaired: some of its bytes were missing from the store, or altered there",
     }
     print(f"{artifact}: {said[result]} ({decimal(content.data_size)}, sha256 {content.sha256[:12]})")
-    if program_of(run_as, packed.tree) == "path":
-        print(f"cdm: note: {run_as.entry!r} is not in the content; nodes look for it on their PATH", file=sys.stderr)
     return 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from cyclopts import Parameter
+from msgspec.structs import replace
 
 from cdm.artifacts.packing import Packed, pack, problem_with_program
 from cdm.artifacts.repository import Artifacts
@@ -19,7 +20,7 @@ from cdm.cli.editing import edited, looked
 from cdm.cli.following import finished, shown_line, unsaid
 from cdm.cli.known import nearest, stored_artifacts
 from cdm.cli.log_setup import remark
-from cdm.cli.manifests import completed_manifest, inherited, manifest_of, missing_in, settings_in
+from cdm.cli.manifests import completed_manifest, inherited, manifest_of, missing_in, needed_on_nodes, settings_in
 from cdm.cli.options import FLAG, whole
 from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions, check_timeout
 from cdm.cli.plans import Edit, deploying, stamp
@@ -28,6 +29,7 @@ from cdm.cli.transfer_bar import TransferBar
 from cdm.errors import AccessDenied, ArtifactMissing, BucketMissing, Conflict, InvalidContent, UsageError
 from cdm.model import edit
 from cdm.model.artifact import Artifact
+from cdm.model.content import Form
 from cdm.model.manifest import Manifest
 from cdm.model.rules_typed import MOST_INSTANCES
 from cdm.store.connection import Connection
@@ -158,7 +160,11 @@ async def _manifest(connection: Connection, artifact: Artifact) -> Manifest | No
     """That of a version that is stored; None: it is not, or whoever deploys may not see it."""
     with suppress(ArtifactMissing, BucketMissing, AccessDenied, InvalidContent):
         artifacts = Artifacts(connection)
-        return await artifacts.manifest(await artifacts.describe(artifact))
+        stored = await artifacts.describe(artifact)
+        manifest = await artifacts.manifest(stored)
+        # Of one file its name says nothing about the next version's.
+        lone = stored.content.form is Form.FILE and manifest.entry == stored.content.file
+        return replace(manifest, entry="") if lone else manifest
     return None
 
 
@@ -171,6 +177,8 @@ def _run_as(program: _Program, before: Manifest | None) -> Manifest:
     manifest = completed_manifest(wanted, program.packed, program.file)
     if problem := problem_with_program(program.packed, manifest):
         raise UsageError(f"no node can run this as a program: {problem}")
+    if needed := needed_on_nodes(manifest, program.packed.tree):
+        remark(f"warning: {needed}")
     return manifest
 
 

@@ -53,7 +53,7 @@ async def _forget(connection: Connection, nodes: Sequence[NodeId]) -> list[Forgo
     for node in names:
         if problem := _problem(look, node):
             raise Conflict(f"node {node} {problem}; nothing was forgotten")
-    await remove_nodes(connection, names)
+    await remove_nodes(connection, names, known)
     seen = known.seen
     return [
         Forgotten(node, (seen[node].gone or "") if node in seen else "", seen[node].had if node in seen else {})

@@ -120,10 +120,11 @@ async def put_intents(connection: Connection, intents: Mapping[NodeId, Intent | 
     )
 
 
-async def remove_nodes(connection: Connection, nodes: Iterable[NodeId]) -> None:
+async def remove_nodes(connection: Connection, nodes: Iterable[NodeId], known: KnownNodes) -> None:
     """Remove all that is remembered of nodes, and what is wanted of them. Errors as in `put_intents`."""
     headers = {**DELETE, WRITER: typist()}
-    keys = [key for node in nodes for key in (SeenKey(node), IntentKey(node))]
+    # Removing an intent that is not there would be told as one more event.
+    keys = [key for node in nodes for key in (SeenKey(node), *([IntentKey(node)] if node in known.intents else []))]
     await _write(buckets(connection)["nodes"], [Write(encode(key), b"", headers) for key in keys])
 
 

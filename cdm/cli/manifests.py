@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from cdm.artifacts.entry import completed, program_of
 from cdm.artifacts.packing import Packed
 from cdm.artifacts.tree import Tree
+from cdm.cli.known import nearest
 from cdm.cli.options import pairs_of
 from cdm.errors import InvalidManifest, UsageError
 from cdm.model.manifest import Manifest
@@ -58,6 +59,16 @@ def inherited(before: Manifest, tree: Tree, entry: str | None = None) -> Manifes
     if entry is None:
         entry = before.entry if program_of(before, tree) is not None else ""
     return replace(before, entry=entry)
+
+
+def needed_on_nodes(manifest: Manifest, tree: Tree) -> str:
+    """Which program nodes need beside the content, for people; empty: none, as far as can be known."""
+    entry = manifest.entry
+    if program_of(manifest, tree) != "path":
+        return ""
+    below = [each for each in tree.files if each.endswith(f"/{entry}")]
+    close = nearest(entry, below or [each for each in tree.files if "/" not in each])
+    return f"nodes need {entry!r} on their PATH: it is not in the content{close}"
 
 
 def settings_in(manifest: Manifest) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from itertools import pairwise
 from typing import Any, get_args
 
 from cyclopts import (
@@ -32,16 +33,20 @@ def usage_error(error: CycloptsError) -> UsageError:
     match error:
         case UnknownCommandError():
             what, *_ = error.unused_tokens or ("",)
-            return UsageError(
-                f"there is no command {what!r}{nearest(what, _commands(error.app))}; see `{chain} --help`"
-            )
+            why = f"there is no command {what!r}{nearest(what, _commands(error.app))}"
+            if what.startswith("-"):
+                why = f"{what.partition('=')[0]} goes behind the command, as in `{_put_right(error, chain)}`"
+            return UsageError(f"{why}; see `{chain} --help`")
         case UnknownOptionError():
             what = error.token.keyword or error.token.value
             names = [name for each in error.argument_collection for name in each.names if name.startswith("--")]
             return UsageError(f"there is no option {what}{nearest(what, names)}; see `{chain} --help`")
         case UnusedCliTokensError():
             what, *_ = error.unused_tokens or ("",)
-            return UsageError(f"{what!r} is one argument too many; see `{chain} --help`")
+            why = f"{what!r} is one argument too many"
+            if what in _commands(error.app):
+                why, chain = f"options go behind the command, `{chain} {what}`", f"{chain} {what}"
+            return UsageError(f"{why}; see `{chain} --help`")
         case MissingArgumentError():
             what = error.keyword or _name(error)
             return UsageError(
@@ -63,6 +68,16 @@ def usage_error(error: CycloptsError) -> UsageError:
 
 def _commands(app: App | None) -> list[str]:
     return [] if app is None else [name for name in app if not name.startswith("-")]
+
+
+def _put_right(error: UnknownCommandError, chain: str) -> str:
+    """What was meant where an option stands before the command: what is typed behind it may be a secret."""
+    tokens, commands = [*(error.unused_tokens or ())], _commands(error.app)
+    found = [(last, each) for last, each in pairwise(tokens) if each in commands]
+    # The value of an option may be called like a command.
+    command = next((each for last, each in found if not last.startswith("-")), found[0][1] if found else "COMMAND")
+    option = tokens[0].partition("=")[0]
+    return " ".join((chain, command, option, *(["URL"] if option in ("-s", "--server") else [])))
 
 
 def _unreadable(error: CoercionError) -> str:

@@ -270,8 +270,20 @@ def _flat(fields: Fields, above: str = "") -> Fields:
 
 
 def _shown(value: object, longest: int) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(_plainly(value), ensure_ascii=False)
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _plainly(value: object) -> object:
+    """The same with numbers as somebody would type them: 3, where 3.0 was read."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list() | tuple():
+            return [_plainly(each) for each in value]
+        case dict():
+            return {name: _plainly(each) for name, each in value.items()}
+    return value
 
 
 def checked(raw: bytes, artifact: Artifact) -> bytes:

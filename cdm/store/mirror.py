@@ -293,7 +293,7 @@ class Mirror:
         elif known is not None:
             self._remove(name, known, sequence, cause, at, by)
         elif self._layout is NODES and (sequence > self.reached or not isinstance(self.phase, Listing)):
-            self._tell_end(name, sequence, cause, at)
+            self._tell_end(name, sequence, cause, at, by)
 
     def ended(self, names: Iterable[str]) -> None:
         """These keys' TTL is over, and they are gone."""
@@ -364,13 +364,13 @@ class Mirror:
         else:
             self._emit(ValueRemove(known.key, sequence, cause, at, by))
 
-    def _tell_end(self, name: str, sequence: int, cause: Cause, at: float) -> None:
+    def _tell_end(self, name: str, sequence: int, cause: Cause, at: float, by: str) -> None:
         """All that is left of a node that went before it was known here is the marker, which tells how it went."""
         try:
             key = self._decoder.key(name)
         except InvalidKey:
             return
-        self._emit(ValueRemove(key, sequence, cause, at))
+        self._emit(ValueRemove(key, sequence, cause, at, by))
 
     def _emit_history(self, listing: Listing, name: str, history: History) -> None:
         """Emit what a key's history comes to: no value that was deleted or replaced since."""

@@ -35,6 +35,11 @@ def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Com
     [
         (["stauts"], "there is no command 'stauts' (did you mean status?); see `cdm --help`"),
         (["rollout", "stauts"], "there is no command 'stauts' (did you mean status?); see `cdm rollout --help`"),
+        (["-s", "nats://h", "status"], "-s goes behind the command, as in `cdm status -s URL`; see `cdm --help`"),
+        (["--context", "status", "rollout", "status"], "as in `cdm rollout --context`; see `cdm --help`"),
+        (["artifact", "--json", "ls"], "as in `cdm artifact ls --json`; see `cdm artifact --help`"),
+        (["--password=hush"], "--password goes behind the command, as in `cdm COMMAND --password`; see `cdm --help`"),
+        (["node", "-s", "h", "forget", "n1"], "options go behind the command, `cdm node forget`; see"),
         (["node", "--bogus"], "there is no option --bogus"),
         (["status", "--jsn"], "there is no option --jsn (did you mean --json?); see `cdm status --help`"),
         (["status", "n1", "extra"], "'extra' is one argument too many; see `cdm status --help`"),

@@ -268,13 +268,16 @@ def test_any_bytes_are_unpacked_or_refused_and_nothing_else(
         ("bin", False),
         ("bin/", False),
         ("bin/no", False),
-        ("no.py", False),
-        ("no-such-program", False),
+        ("no-such-program", True),
+        ("bin/no-such-program", False),
+        ("a\0b", False),
         ("", False),
         ("empty", False),
     ],
 )
-def test_the_entry_is_a_file_of_the_content_or_a_program_on_the_path(tmp_path: Path, entry: str, good: bool) -> None:
+def test_the_entry_is_a_file_of_the_content_or_a_program_that_nodes_may_have(
+    tmp_path: Path, entry: str, good: bool
+) -> None:
     tree = pack(folder_of(tmp_path / "source"), tmp_path).tree
     if good:
         assert completed(Manifest(entry=entry), tree).entry == entry

@@ -205,6 +205,11 @@ def test_steps_of_a_canary_are_typed_as_shares_pauses_and_approvals() -> None:
         (b"3", b'{"instances": 3}', ["the same again"]),
         (b"3", b"5", ["instances 3 -> 5"]),
         (
+            b'{"instances": 3, "min_healthy": 1.0, "needs": {"cpu": 0.5}}',
+            b'{"instances": 3, "min_healthy": 3.0, "needs": {"cpu": 2.0}}',
+            ["min_healthy 1 -> 3", "needs.cpu 0.5 -> 2"],
+        ),
+        (
             b'{"instances": 1, "env": {"A": "x", "B": "y"}}',
             b'{"instances": 1, "env": {"A": "z", "C": ""}}',
             ["env.A changed", "env.C set", "env.B removed"],

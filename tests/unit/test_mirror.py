@@ -13,7 +13,7 @@ from msgspec import Struct
 from cdm.dispatch.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.model.keys import BLUEPRINTS, NODES, SLICES, Layout, encode
 from cdm.store.mirror import MARGIN, MARKS, Behind, Gap, Listing, ListingHistory, Live, Mirror, Resuming, SetBack
-from cdm.store.wire import MARKER_TTL, StreamState
+from cdm.store.wire import MARKER_TTL, WRITER, StreamState
 
 LAYOUTS = {"blueprints": BLUEPRINTS, "slices": SLICES, "nodes": NODES}
 KEYS = {
@@ -580,6 +580,9 @@ def test_how_a_node_went_that_was_never_known_is_told() -> None:
         ("n2", Cause.EXPIRED, 2, 2.0),
     ]
     assert len(heard) == 2
+    it.update("n3.intent", b"", {"KV-Operation": "DEL", WRITER: "ann"}, 4, 4, 4.0)
+    assert isinstance(heard[-1], ValueRemove)
+    assert heard[-1].by == "ann"
 
 
 def stream(last: int, *, first: int = 1, keys: int = 0, clock: float = 0.0) -> StreamState:
