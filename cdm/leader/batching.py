@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
+from operator import attrgetter
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -13,8 +15,11 @@ from cdm.model.artifact import Artifact
 from cdm.model.keys import LastValidKey, RolloutKey, encode
 from cdm.model.last_valid import LastValid
 from cdm.model.record import Rollout
+from cdm.model.slice import SliceState
 from cdm.store.batch import MAX_BATCH, Write
 from cdm.store.wire import DELETE, dump
+
+_state_of = attrgetter("state")
 
 
 class BatchPart(Struct, frozen=True):
@@ -26,6 +31,8 @@ class BatchPart(Struct, frozen=True):
     """Artifacts whose orders it completes."""
     touched: list[Artifact]
     """All artifacts that it is about."""
+    kinds: Counter[SliceState | None]
+    """How many commands of each kind there are in it; None: deletes of slices' keys."""
 
 
 class Cutter:
@@ -46,7 +53,7 @@ class Cutter:
 
         Orders of other terms are dropped.
         """
-        part = BatchPart(term, [], [], [])
+        part = BatchPart(term, [], [], [], Counter())
         while (room := MAX_BATCH - len(part.writes)) and (order := self._take()):
             if order.term != term:
                 continue
@@ -59,7 +66,9 @@ class Cutter:
                 break
             part.writes.extend(ahead)
             room -= len(ahead)
-            part.writes.extend(_write(command, term) for command in order.commands[:room])
+            commands = order.commands[:room]
+            part.writes.extend(_write(command, term) for command in commands)
+            part.kinds.update(map(_state_of, commands))
             part.touched.extend((order.artifact, *order.also))
             if len(order.commands) > room:
                 self._rest = replace(order, commands=order.commands[room:], records={}, copies={})

@@ -60,6 +60,10 @@ class Election:
         self._connected_since: float | None = None
         self.withdrawn = False
         """Whether this process is no candidate any more."""
+        self.won_terms = 0
+        """How many terms this process has led."""
+        self.lost_terms = 0
+        """How many of them the server ended: it refused a write, or lease or fence were another's, or gone."""
         self._fence_known = False
         """Whether there was a fence when it was last heard of: that there is none now is a loss."""
         self._highest = 0
@@ -246,6 +250,7 @@ class Election:
         """This process leads no more: the server rejected a write of its term, or its lease or fence is gone."""
         if isinstance(self._phase, Leading):
             self._phase = Deposed(self._phase.tenure, reason)
+            self.lost_terms += 1
 
     def stepped_down(self) -> None:
         """Leadership was given up, and everybody told."""
@@ -321,6 +326,7 @@ class Election:
     def _lead(self, term: int, lease_revision: int, fence_revision: int, sent: float) -> None:
         tenure = Tenure(term=term, lease_revision=lease_revision, fence_revision=fence_revision, renewed=sent)
         self._phase = Leading(tenure, sent + self.timing.renew_every)
+        self.won_terms += 1
         self._fence_known = True
         self._highest = max(self._highest, term)
 

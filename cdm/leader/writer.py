@@ -15,7 +15,7 @@ whoever has seen the fence's new revision has seen all that was stored before.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 import anyio
@@ -31,6 +31,7 @@ from cdm.leader.records import Tenure
 from cdm.log import Log
 from cdm.manager.outbox import Outbox
 from cdm.model.keys import FENCE, encode
+from cdm.model.slice import SliceState
 from cdm.store.backpressure import Backpressure
 from cdm.store.batch import MAX_BATCH, Batch, Write
 from cdm.store.bucket import Bucket
@@ -45,6 +46,9 @@ SINGLY_FOR = 1.0
 """Seconds for which messages go one by one, once the server has refused a batch."""
 REFUSAL_PAUSE = 0.25
 """Seconds of patience with a server that refuses commands."""
+STORED, REFUSED, UNKNOWN, DROPPED = OUTCOMES = ("stored", "refused", "unknown", "dropped")
+"""What may become of commands. Those that the server refused, or whose outcome is unknown, are decided anew; those of
+a term that is over are dropped."""
 REFUSAL_LOG_INTERVAL = 10.0
 """Seconds between two lines that say that commands are refused."""
 
@@ -96,6 +100,8 @@ class CommandWriter:
         self._idle = anyio.Event()
         self._one_order = False
         """Whether the server refused a batch. What is small may still fit: orders go one by one until one is stored."""
+        self.outcomes: Counter[tuple[SliceState | None, str]] = Counter()
+        """How many commands of each kind (None: deletes of keys) came to what: one of `OUTCOMES`."""
         self._singly_until = float("-inf")
         self._logged_at = float("-inf")
 
@@ -160,28 +166,37 @@ class CommandWriter:
                 batches.popleft()
             except Conflict as error:
                 self._on_conflict(part.term, error)
+                self._count(part, DROPPED)
                 return
             except StoreBusy as error:
                 await self._again(prepared, error)
             except RequestRefused as error:
                 # A full store, most likely.
                 self._one_order = True
+                self._count(part, REFUSED)
                 self._log_refusal("the server refuses commands", error, part)
                 await anyio.sleep(REFUSAL_PAUSE)
                 await self._failed(part, str(error))
                 return
             except StoreError as error:
+                self._count(part, UNKNOWN)
                 log.warning("unknown whether commands were stored", reason=str(error), commands=len(part.writes))
                 if isinstance(error, AccessDenied):
                     await anyio.sleep(REFUSAL_PAUSE)  # it is decided anew, and would be refused anew at once
                 await self._settle(prepared, str(error))
                 return
         if batches:
+            self._count(part, DROPPED)
             self._give_up(part, 0, "the term is over")
             return
+        self._count(part, STORED)
         self._one_order = False
         for artifact in part.finished:
             self._route(Written(artifact, part.term, revision))
+
+    def _count(self, part: BatchPart, outcome: str) -> None:
+        for kind, count in part.kinds.items():
+            self.outcomes[kind, outcome] += count
 
     async def _send(self, batch: Batch) -> int:
         await self._slices.stage(batch)

@@ -206,10 +206,11 @@ class Active:
             self.touch(artifact, now_due=True)
         if now >= self._next_round:
             self._next_round = now + at.reconcile_interval
+            at.pace.begin(now)
             self._begin_round()
         agenda = self._agenda
         agenda.ring(now)
-        stop = at.clock() + WORK_BUDGET
+        began = at.clock()
         while not agenda.empty and not at.outbox.full:
             artifact, closely = agenda.take()
             try:
@@ -218,12 +219,13 @@ class Active:
                 self._leave(artifact, error, now)
             else:
                 self._undecided.forget(artifact)
-            if at.clock() >= stop:
+            if at.clock() >= began + WORK_BUDGET:
                 break
         if missed := self._ration.missed(now):
             log.info("and more", lines=missed, level_of_these="debug")
         # With a full outbox the next `Written` message brings the next turn.
         self._unfinished = not agenda.empty and not at.outbox.full
+        at.pace.worked(began, at.clock(), done=agenda.empty)
 
     def _begin_round(self) -> None:
         self._placement.refresh()

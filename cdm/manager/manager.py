@@ -38,6 +38,7 @@ from cdm.manager.copies import recover
 from cdm.manager.dormant import Dormant
 from cdm.manager.journal import Journal
 from cdm.manager.outbox import Outbox
+from cdm.manager.pace import Pace
 from cdm.manager.policy import Policy
 from cdm.manager.topology import Registered, Topology
 from cdm.manager.workplace import Workplace
@@ -108,7 +109,10 @@ class ClusterDeploymentManager:
         self._intents: dict[NodeId, Intent] = {}
         self._node_is_news = False
         """Whether the topology found that the registration that is being received says something new."""
-        self._at = Workplace(self.cluster, topology, outbox, clock, wake, policy or Policy(), reconcile_interval, epoch)
+        self.pace = Pace()
+        self._at = Workplace(
+            self.cluster, topology, outbox, clock, wake, policy or Policy(), reconcile_interval, epoch, self.pace
+        )
 
     def wake_at(self) -> float | None:
         """When it needs its next `Tick`, in seconds on this node's clock; None: only when something happens."""
@@ -132,6 +136,7 @@ class ClusterDeploymentManager:
         if isinstance(self.state, Active):
             log.info("dormant", term=self.state.term, leader=change.leader)
             self.state = Dormant()
+            self.pace.break_off()
             self._at.outbox.clear()
 
     # The buckets

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from cdm.manager.cluster import Cluster
 from cdm.manager.outbox import Outbox
+from cdm.manager.pace import Pace
 from cdm.manager.policy import Policy
 from cdm.manager.topology import Topology
 
@@ -27,3 +28,5 @@ class Workplace(Struct, frozen=True):
     """Seconds between two rounds over everything."""
     epoch: Callable[[], float] = lambda: 0.0
     """The server's clock less this node's, in seconds."""
+    pace: Pace = field(default_factory=Pace)
+    """How often it goes over everything, and how long that takes."""

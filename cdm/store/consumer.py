@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 
 import anyio
@@ -61,9 +62,11 @@ class Consumer:
         "name",
         "offset",
         "over",
+        "pending",
         "reached",
         "stream",
         "token",
+        "waiting",
     )
 
     def __init__(self, bucket: Bucket, subjects: str, source: ConsumerSource, stream: StreamState) -> None:
@@ -75,6 +78,10 @@ class Consumer:
         """The subject that it delivers to."""
         self.token = source.stored_as(self.name).encode()
         """The same, as it stands in the subjects of deliveries."""
+        self.pending = b"0"
+        """How many messages it had yet to deliver when it delivered the last one, as the server says it."""
+        self.waiting: Callable[[], int] = lambda: 0
+        """How many of its deliveries are still to be taken in."""
         self.expected = 1
         """Number of its next delivery."""
         self.made = clock.now()

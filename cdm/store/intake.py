@@ -63,6 +63,10 @@ class Intake:
         while self._size > MOST_WAITING:
             self._take_one()
 
+    def length(self) -> int:
+        """How many deliveries wait."""
+        return len(self._waiting)
+
     def close(self) -> None:
         """Take in nothing more."""
         if self._next is not None:

@@ -151,6 +151,11 @@ class Mirror:
         return isinstance(self.phase, Live)
 
     @property
+    def stored(self) -> int:
+        """When the newest message was stored, in nanoseconds since 1970, by the server's clock; 0: there was none."""
+        return self._marks[-1].stored if self._marks else 0
+
+    @property
     def may_resume(self) -> bool:
         """Whether a session need not list everything."""
         return self.listed_at > float("-inf") and bool(self._marks)

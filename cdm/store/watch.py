@@ -12,7 +12,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from enum import Enum, auto
 from functools import partial
 
 import anyio
@@ -28,9 +27,12 @@ from cdm.store.consumer import Consumer, until_up
 from cdm.store.intake import FlowControl, Intake
 from cdm.store.looks import Looks
 from cdm.store.mirror import Behind, Gap, Listing, Live, Mirror, SetBack
+from cdm.store.progress import Lag, Phase, lag
 from cdm.store.provider import Provider
 from cdm.store.source import ConsumerSource, OwnSource, first_of
 from cdm.store.wire import MARKER_TTL, StreamState, delivery_of, headers_of
+
+__all__ = ["RELIST_INTERVAL", "Phase", "Watch"]
 
 log = Log("cdm.watch")
 
@@ -53,17 +55,6 @@ DRIFT = 5.0
 consumer was made: servers take turns in leading a stream, and a clock may be set."""
 DRIFT_INTERVAL = 30.0
 """Seconds for which a consumer is kept even so: to a receiver that is late itself every message looks old."""
-
-
-class Phase(Enum):
-    """What a watch is doing."""
-
-    SEEKING = auto()
-    """There is no consumer."""
-    LISTING = auto()
-    """The consumer delivers what the bucket held when it was made."""
-    LIVE = auto()
-    """All of that was delivered; updates follow."""
 
 
 class Watch:
@@ -112,7 +103,9 @@ class Watch:
         """The server's clock less this node's, in seconds, as far as is known: what `ValuePut.at` was made with."""
         self._barrier = Barrier(self._mirror, lambda: self._consumer, self._end)
         self._told_live = False
-        self._began = float("-inf")
+        self.resumes = self.listings = 0
+        """How many consumers began behind the last message known, and how many with all that the bucket held."""
+        self._began = self._complete = float("-inf")
         self._heard = float("-inf")
         """When the server was last heard of, by whichever consumer."""
 
@@ -131,6 +124,15 @@ class Watch:
     def reached(self) -> int:
         """Everything up to this sequence of the stream was emitted."""
         return self._mirror.reached
+
+    @property
+    def lag(self) -> Lag:
+        """How far the mirror is behind the bucket."""
+        mirror, consumer, heard = self._mirror, self._consumer, max(self._heard, self._began)
+        messages = None if consumer is None else max(int(consumer.pending), consumer.waiting())
+        taken, complete, now = mirror.stored / 1e9 - self.epoch, max(self._complete, self._began), clock.now()
+        silence = 1.5 * HEARTBEAT
+        return lag(mirror.is_live, messages, taken=taken, heard=heard, complete=complete, silence=silence, now=now)
 
     async def run(self) -> None:
         """Follow the bucket until cancelled; ends only with an exception of a receiver.
@@ -234,6 +236,7 @@ class Watch:
         self._consumer, self.epoch = consumer, consumer.offset
         connection.listen(self._on_connection)
         intake = Intake(partial(self._on_message, consumer), self._may_wait)
+        consumer.waiting = intake.length
         subscription = await connection.subscribe_directly(consumer.inbox, intake.put)
         try:
             drained = await consumer.create(after, HEARTBEAT)
@@ -244,6 +247,7 @@ class Watch:
         finally:
             self._consumer = None
             intake.close()
+            self._complete = self._heard if self._mirror.is_live else self._complete
             self._mirror.leave()
             connection.unlisten(self._on_connection)
             await connection.unsubscribe(subscription)
@@ -268,7 +272,9 @@ class Watch:
         """Returns the sequence behind which the consumer is to begin; None: it is to list everything."""
         mirror, now = self._mirror, clock.now()
         if mirror.may_resume and now < self._heard + TRUSTED_GAP and now < mirror.listed_at + self._relist_interval:
+            self.resumes += 1
             return mirror.resume(stream.last)
+        self.listings += 1
         mirror.list(stream.last)
         return None
 
@@ -356,6 +362,7 @@ class Watch:
                 consumer.end(f"delivery {number} came instead of {consumer.expected}")
             return
         consumer.expected += 1
+        consumer.pending = pending
         now = self._heard = clock.now()
         # Most messages have no headers, or only those of the batch that they were written in.
         marked = block and (

@@ -18,7 +18,7 @@ from cdm.leader.batching import Cutter
 from cdm.leader.election import Election
 from cdm.leader.records import NO_FENCE, Records, Taken, Tenure, Timing, Vacant
 from cdm.leader.status_writer import StatusWriter
-from cdm.leader.writer import CommandWriter
+from cdm.leader.writer import DROPPED, REFUSED, STORED, UNKNOWN, CommandWriter
 from cdm.manager.outbox import Order, Outbox
 from cdm.manager.plan import Command
 from cdm.model.artifact import Artifact
@@ -36,6 +36,7 @@ from tests.unit.support import n
 
 pytestmark = pytest.mark.anyio
 
+LOAD = SliceState.LOAD
 BIG, SMALL = Artifact("g", "big", "1"), Artifact("g", "small", "1")
 
 
@@ -144,6 +145,7 @@ async def test_what_was_made_ready_behind_a_refused_batch_is_not_sent(server: Na
         await eventually(lambda: len(each.said) == 3, 10)
         assert isinstance(each.said[-1], Written)
         assert await each.stored() == MAX_BATCH + 5
+        assert each.writer.outcomes == {(LOAD, STORED): MAX_BATCH + 5, (LOAD, REFUSED): MAX_BATCH}
 
 
 async def test_what_was_made_ready_in_a_term_that_is_over_is_not_sent(server: NatsServer) -> None:
@@ -158,6 +160,8 @@ async def test_what_was_made_ready_in_a_term_that_is_over_is_not_sent(server: Na
         await anyio.sleep(0.3)
         assert await each.stored() == stored
         assert not any(isinstance(said, Written) for said in each.said)
+        assert each.writer.outcomes[LOAD, DROPPED] >= MAX_BATCH
+        assert (each.election.won_terms, each.election.lost_terms) == (1, 1)
 
 
 async def test_after_an_unknown_outcome_the_fence_keeps_out_what_was_under_way(server: NatsServer) -> None:
@@ -193,6 +197,7 @@ async def test_after_an_unknown_outcome_the_fence_keeps_out_what_was_under_way(s
         each.order(BIG, 3)
         await eventually(lambda: len(each.said) == 5, 10)
         assert isinstance(each.said[-1], Written)
+        assert each.writer.outcomes == {(LOAD, UNKNOWN): 3, (LOAD, STORED): 3}
 
 
 async def test_a_fence_whose_answers_are_lost_is_written_until_one_is_answered(server: NatsServer) -> None:
