@@ -45,6 +45,8 @@ log = Log("cdm.manager")
 
 WORK_BUDGET = 0.0025
 """Seconds of deciding after which other tasks get their turn: the server is idle until the next batch is sent."""
+HEALTHY_PAUSE = 1.0
+"""Seconds at least between two looks at an artifact only because more of its instances are healthy."""
 LOGGED_A_SECOND = 20
 """Decisions and statuses that are logged at level info; of more, the rest is counted."""
 
@@ -372,7 +374,8 @@ class Active:
             self._agenda.look_at(artifact, until)
         status = self._copies.without_copy(artifact, status)
         if desired.blueprint is not None:
-            status = with_counts(status, group, wanted, now)
+            status, healthy_at = with_counts(status, group, wanted, now)
+            self._agenda.look_at(artifact, max(healthy_at, now + HEALTHY_PAUSE))
             if artifact in self._cluster.ruled.artifacts:
                 violations, rebalanced = self._planning.forbidden(job, now).number, self._planning.rebalanced(artifact)
                 status = replace(status, violations=violations or UNSET, rebalanced=rebalanced or UNSET)

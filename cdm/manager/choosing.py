@@ -55,7 +55,7 @@ def case_of(at: Situation, due: Sequence[SlicePut] = (), cursor: NodeId | None =
         of_service={service: fleet.of_service(Service.parse(service)) for service in services},
         leaving={service: fleet.leaving(Service.parse(service)) for service in apart},
         cursor=cursor,
-        shun={**shun, **group.failed_on},
+        shun={**shun, **{node: failed.at for node, failed in group.failed_on.items()}},
         runs_elsewhere=bool(group.active),
         retried=_held(due),
         strategy=_strategy(rules.strategy),

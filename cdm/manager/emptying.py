@@ -52,8 +52,6 @@ def _why(look: Onlooker, at: Situation, put: SlicePut, standing: Standing) -> st
             return (
                 f"could not be stopped: {value.reason or 'no reason given'}; tried again{_in(at.retry_at(put) - now)}"
             )
-        case _, Standing.FAILED:
-            return f"has failed, and is tried elsewhere{_in(at.retry_at(put) - now)}{_because(put)}"
         case _, Standing.AWAITED | Standing.UNHEARD | Standing.GONE:
             return "its node is not heard"
         case _, Standing.EVACUATED | Standing.MISPLACED | Standing.STUCK:

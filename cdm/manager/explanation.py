@@ -29,7 +29,7 @@ _PLACED = (Standing.LIVE, Standing.AWAITED)
 STANDINGS = {
     Standing.AWAITED: "its node is missing and may come back: it is not replaced yet",
     Standing.DRAINING: "its node is to be emptied: it serves until another one is healthy in its place",
-    Standing.EVACUATED: "it is to be elsewhere and must not run twice: it stops first",
+    Standing.EVACUATED: "it is to be elsewhere, and goes before another one comes",
     Standing.MISPLACED: "one is wanted on certain nodes, and this is on none of them, or beside another: it goes",
     Standing.MOVING: "it serves until another one is healthy in its place",
     Standing.STUCK: "it did not answer in time: it is unloaded, and replaced",

@@ -37,6 +37,15 @@ class Unanswered(NamedTuple):
     """Seconds."""
 
 
+class FailedThere(NamedTuple):
+    """How an artifact failed on a node last."""
+
+    at: float
+    """When, in seconds on this node's clock."""
+    why: str
+    """Empty: the node did not say."""
+
+
 _KIND = {state: (state.live, state is _FAILED) for state in SliceState}
 """Whether a slice counts, or failed, or is on its way out."""
 
@@ -57,7 +66,6 @@ class Group:
         "owed",
         "slices",
         "unanswered",
-        "why_failed",
         "youngest",
     )
 
@@ -69,8 +77,8 @@ class Group:
         self.builds: dict[tuple[str | None, str | None], int] = {}
         """How many slices were started with each template and content (their digests)."""
         self.owed: set[SliceKey] = set()
-        self.failed_on: dict[NodeId, float] = {}
-        """Nodes on which the artifact failed and was not ACTIVE since, and when."""
+        self.failed_on: dict[NodeId, FailedThere] = {}
+        """Nodes on which the artifact failed and was not ACTIVE since."""
         self.unanswered: dict[NodeId, Unanswered] = {}
         """Nodes that did not answer a command in time, and did not say anything of the artifact since."""
         self.failed_unloading: frozenset[SliceKey] = frozenset()
@@ -79,8 +87,6 @@ class Group:
         """Which instances ended; None: none did."""
         self.most_failures = 0
         """No slice that was seen here told of more failures than this."""
-        self.why_failed = ""
-        """Why a slice FAILED last; empty: none did, or it did not say."""
         self.youngest = -inf
         """No ACTIVE slice became so later than this."""
 
@@ -122,7 +128,7 @@ class Group:
             part._count_build(put.value, 1)
         part.counts = _NO_COUNTS | Counter(put.value.state for put in kept.values())
         part.failed_on, part.failed_unloading, part.endings = self.failed_on, self.failed_unloading, self.endings
-        part.youngest, part.why_failed = self.youngest, self.why_failed
+        part.youngest = self.youngest
         return part
 
     def put(self, put: SlicePut) -> SlicePut | None:
@@ -139,8 +145,7 @@ class Group:
             if self.failed_on:
                 self.failed_on.pop(key.node, None)
         elif state is _FAILED:
-            self.failed_on[key.node] = put.at
-            self.why_failed = value.reason or ""
+            self.failed_on[key.node] = FailedThere(put.at, value.reason or "")
             if old is not None and old.value.state in (SliceState.UNLOADING, SliceState.UNLOAD):
                 self.failed_unloading |= {key}
         ended = value.restarts or value.failures or state is _FAILED or (old and old.value.state is _ACTIVE)

@@ -17,6 +17,7 @@ from cdm.manager.standing import Standing, exclusive
 from cdm.model.artifact import NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.rules import NO_RULES, Rules
+from cdm.model.slice import SliceState
 
 _NONE: Mapping[NodeId, int] = {}
 
@@ -88,10 +89,10 @@ def _place(
     if case.wanted.rules is not NO_RULES:
         chosen = place(case, count, due, cursor)
         return chosen.counts, chosen.last or cursor
-    standings, fleet, failed_on = case.standings, case.fleet, case.group.failed_on
-    shun = {*failed_on}
-    for put in (*standings[_FAILED], *standings[_STUCK]):
-        shun.add(put.key.node)
+    standings, fleet = case.standings, case.fleet
+    shun = {put.key.node: 0.0 for put in (*standings[_FAILED], *standings[_STUCK])}
+    for node, failed in case.group.failed_on.items():
+        shun[node] = failed.at
     live = standings[_LIVE]
     mine: Mapping[NodeId, int] = Counter([put.key.node for put in live]) if live else _NONE
     picked = None if fleet.ranking is None else fleet.ranking.pick(count, mine, cursor, shun)
@@ -101,7 +102,7 @@ def _place(
     hosts = _hosts(case, mine, Counter(put.key.node for put in due), cursor)
     if case.group.active:
         # It runs elsewhere, so what failed is the node: better all others are full than one is missing.
-        shunned = sorted((host for host in hosts if host.node in shun), key=lambda host: failed_on.get(host.node, 0.0))
+        shunned = sorted((host for host in hosts if host.node in shun), key=lambda host: shun[host.node])
         classes = [[host for host in hosts if host.node not in shun], shunned]
     else:
         # Nothing says whose fault it is. A failure weighs as much as an instance: where there are other nodes it is
@@ -150,7 +151,9 @@ def _load(case: Situation, nodes: Mapping[NodeId, int], due: Sequence[SlicePut])
         else:
             elsewhere.append(put)
     elsewhere = elsewhere[: sum(left.values())]
-    history = sorted(case.failures(put) + 1 for put in (*elsewhere, *case.standings[Standing.STUCK]))
+    # Those that failed on a node that is drained are taken away, too, and what comes instead has failed as often.
+    drained = (put for put in case.standings[Standing.EVACUATED] if put.value.state is SliceState.FAILED)
+    history = sorted(case.failures(put) + 1 for put in (*elsewhere, *drained, *case.standings[Standing.STUCK]))
     used: dict[NodeId, list[int]] = {}
     for key in case.taken:
         if key.node in left:

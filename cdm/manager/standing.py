@@ -94,8 +94,8 @@ class Standing(StrEnum):
     DRAINING = "draining"
     """It serves until its replacement is healthy: its node is to be emptied."""
     EVACUATED = "evacuated"
-    """It goes before another one comes: it must not run twice, and there is a place for its replacement; or its node is
-    to be empty by now, be there a replacement or not."""
+    """It goes before another one comes: it must not run twice, and there is a place for its replacement; or it has
+    failed on a node that is to be emptied; or its node is to be empty by now, be there a replacement or not."""
     MISPLACED = "misplaced"
     """One is wanted on each of certain nodes, and this is on none of them, or beside another: it goes."""
     MOVING = "moving"
@@ -164,7 +164,7 @@ def standing_of(
     if state is _FAILED:
         if key in failed_unloading:
             return Standing.UNLOAD_FAILED
-        return Standing.EVACUATED if node.forced else Standing.FAILED
+        return Standing.EVACUATED if node.draining else Standing.FAILED  # nothing of it serves: it is in nobody's way
     deadline = policy.deadline(put)
     overdue = deadline is not None and deadline <= now
     if not state.live:

@@ -85,8 +85,8 @@ def _settings(blueprint: Blueprint | None, wanted: int) -> dict[str, Any]:
     return {**blueprint.settings, "instances": blueprint.instances}
 
 
-def with_counts(status: Status, group: Group, wanted: Wanted, now: float) -> Status:
-    """The status with how many instances are up to date, and healthy.
+def with_counts(status: Status, group: Group, wanted: Wanted, now: float) -> tuple[Status, float]:
+    """The status with how many instances are up to date, and healthy; and when one more will be healthy (inf: none).
 
     Args:
         status: without them.
@@ -94,14 +94,16 @@ def with_counts(status: Status, group: Group, wanted: Wanted, now: float) -> Sta
         wanted: what instances are to be started with.
         now: seconds on the clock that the slices' ``at`` are on.
     """
-    outdated, healthy = 0, group.active
+    outdated, healthy, next_at = 0, group.active, inf
     if is_outdated(group, wanted):
         live = (put.value for put in group.slices.values() if put.value.state.live)
         outdated = sum(is_other(value.template, value.content, wanted) for value in live)
     if group.youngest + wanted.min_healthy > now:
         active = (put for put in group.slices.values() if put.value.state is SliceState.ACTIVE)
-        healthy = sum(put.at + wanted.min_healthy <= now for put in active)
-    return replace(status, up_to_date=group.live - outdated, healthy=healthy, outdated=outdated)
+        to_come = [at for put in active if (at := put.at + wanted.min_healthy) > now]
+        healthy -= len(to_come)
+        next_at = min(to_come, default=inf)
+    return replace(status, up_to_date=group.live - outdated, healthy=healthy, outdated=outdated), next_at
 
 
 def _judge(desired: Desired, group: Group, plan: Plan, now: float, wanted: int, told: Told) -> Judgement:
@@ -208,12 +210,13 @@ def _unanswered(group: Group) -> str:
 
 def _failed_before(group: Group) -> str:
     """Why instances failed that are tried again now: while they are, nothing else tells of it."""
-    if not group.why_failed:
+    why = max(group.failed_on.values(), default=None)
+    if why is None or not why.why:
         return ""
     coming = (put.value for put in group.slices.values() if put.value.state is not SliceState.ACTIVE)
     count = max((value.failures or 0 for value in coming if value.state.live), default=0)
     times = "once" if count == 1 else f"{count} times"
-    return f"; failed {times} before: {_cut(group.why_failed, REASONS)}" if count else ""
+    return f"; failed {times} before: {_cut(why.why, REASONS)}" if count else ""
 
 
 def refused_status(problem: str, revision: int, term: int) -> Status:

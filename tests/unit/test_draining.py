@@ -112,6 +112,24 @@ def test_what_failed_and_what_has_no_valid_blueprint_goes_too() -> None:
     assert it.slices == {}
 
 
+@pytest.mark.parametrize(("more", "instead"), [({}, [n(2)]), ({"rules": ON_N1}, [])])
+def test_what_failed_keeps_no_node_from_being_empty(more: dict[str, Any], instead: list[NodeId]) -> None:
+    """It goes at once, whenever its next try is due; what comes instead has failed as often, and waits as long."""
+    it = world(1, 2)
+    it.intend(n(2), Schedule.CORDON)
+    it.apply(APP, Blueprint(1, **more))
+    it.run_down()
+    (key,) = it.states(APP)
+    it.report(key, S.FAILED, fatal=True, failures=7)
+    it.intend(n(2), Schedule.NORMAL)
+    it.run_down()
+    assert it.states(APP) == {key: S.FAILED}, "its next try is not due"
+    it.intend(n(1), Schedule.DRAIN)
+    it.run_down()
+    assert running(it) == instead
+    assert all(each.value.failures == 8 for each in it.slices.values())
+
+
 def test_nothing_is_forced_while_a_manager_does_not_know_deadlines() -> None:
     it = world(1, 2)
     it.join(n(3), Registration(version="1", features=("rollouts", "placement"), capacity=0))
@@ -242,9 +260,7 @@ def test_why_a_healthy_slice_is_left_is_told(messages: tuple[Message, ...], said
 def test_why_other_slices_are_left_is_told() -> None:
     once = Overrides(stop_after=5.0)
     assert why(put(n(1), S.ACTIVE), wants(), leader=False) == ["nobody leads: nothing is decided until somebody does"]
-    assert why(put(n(1), S.FAILED, at=99, failures=2, reason="boom"), wants()) == [
-        "has failed, and is tried elsewhere in 3 s: boom"
-    ]
+    assert why(put(n(1), S.FAILED, at=99, failures=2, reason="boom"), wants()) == ["goes next"]
     (stops,) = why(put(n(1), S.UNLOADING, value=SliceValue(S.UNLOADING, after=5.0), at=97), wants())
     assert stops == "serves for 2 s more, and is stopped then"
     (stops,) = why(put(n(1), S.UNLOADING, value=SliceValue(S.UNLOADING, after=5.0), at=90), wants())

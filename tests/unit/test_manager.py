@@ -1289,6 +1289,22 @@ def test_ready_means_that_all_instances_have_been_active_for_long_enough() -> No
     assert condition(each) == (Condition.READY, "")
 
 
+def test_instances_are_counted_as_healthy_once_they_are_whatever_else_is_wrong() -> None:
+    each = World(interval=1e6)
+    each.join(n(1), Registration(version="1", features=FEATURES, capacity=2))
+    each.lead()
+    each.want(APP, 3, min_healthy=10.0)
+    each.run_down()
+    slept(each, 9.9)
+    told = each.statuses[NAME]
+    assert (told.condition, told.active, told.healthy) == (Condition.UNSCHEDULABLE, 2, 0)
+    slept(each, 0.1)
+    assert each.statuses[NAME].healthy == 2
+    due = each.manager.wake_at()
+    assert due is not None
+    assert due > each.now + 1, "there is nothing to look for any more"
+
+
 def test_a_young_instance_that_is_removed_does_not_hold_up_the_others() -> None:
     each = running(1, 1)
     each.want(APP, 1, min_healthy=100.0)
@@ -1300,6 +1316,21 @@ def test_a_young_instance_that_is_removed_does_not_hold_up_the_others() -> None:
     each.want(APP, 1, min_healthy=100.0)
     each.run_down()
     assert condition(each)[0] is Condition.READY
+
+
+def test_why_an_instance_failed_is_told_until_it_runs_there() -> None:
+    each = running(1, 1)
+    key = failed_once(each)
+    each.tick(1.0)
+    each.run_down()
+    assert each.states(APP) == {key: S.ACTIVE}
+    each.want(APP, 2)
+    each.settle()
+    (other,) = each.states(APP).keys() - {key}
+    each.report(other, S.LOADING)
+    each.settle()
+    slept(each, 120.0)
+    assert "before" not in condition(each)[1], "that it did not answer in time has nothing to do with it"
 
 
 @pytest.mark.parametrize("fresh", [True, False])
