@@ -18,7 +18,7 @@ from cdm.node.managing import Managing
 from cdm.node.node import Node, NodeSettings
 from cdm.store.connection import Access
 from tests.harness.servers import Addressed
-from tests.harness.waiting import LEAST, bounded, eventually, in_time
+from tests.harness.waiting import LEAST, bounded, eventually, in_time, patience
 
 
 class Running:
@@ -76,7 +76,7 @@ class Running:
     async def crash(self) -> None:
         """End it without a farewell: its connection closes, nothing else."""
         self._scope.cancel()
-        with anyio.fail_after(10, shield=True):
+        with anyio.fail_after(patience(), shield=True):
             await self.ended.wait()
 
 

@@ -3,7 +3,8 @@
 ``python tests/harness/prober.py --rate 50 -- COMMAND…``: each line of the command's output is a JSON object whose
 ``endpoints`` are all that may be sent to from now on, each with ``address``, ``port``, ``weight``, ``node`` and
 ``version``. Requests go out at the rate, one try each, on a new connection each. It writes READY once there is somebody
-to ask, and on SIGTERM, when the last ones are answered, a summary as one line of JSON.
+to ask, from then on with each list and each request how many of both there were, and on SIGTERM, when the last ones are
+answered, a summary as one line of JSON.
 
 It is a process of its own, and takes nothing from cdm.
 """
@@ -87,6 +88,11 @@ class Prober:
         if self._endpoints and not self._known.is_set():
             self._known.set()
             print("READY", flush=True)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._known.is_set():
+            print(self._lists, self._requests, flush=True)
 
     async def ask(self) -> None:
         """Send requests at the rate, from the moment on that there is somebody to ask, until it is told to stop."""
@@ -105,6 +111,7 @@ class Prober:
 
     async def _one(self) -> None:
         self._requests += 1
+        self._tell()
         able = [each for each in self._endpoints if each.weight > 0]
         if not able:
             self._fail("nobody", "there is no endpoint to ask")

@@ -54,8 +54,26 @@ class Probing:
         assert self._process.poll() is None, f"the prober has ended: {self._output.read_text()}"
         return self._output.read_text().startswith("READY")
 
-    async def stop(self) -> Probed:
-        """Have it end, and tell."""
+    @property
+    def told(self) -> tuple[int, int]:
+        """How many lists it has heard, and how many requests it has sent."""
+        assert self.ready
+        (*_, last), _, _ = (part.split("\n") for part in self._output.read_text().rpartition("\n"))
+        lists, _, requests = last.partition(" ")
+        return (int(lists), int(requests)) if requests else (0, 0)
+
+    async def heard(self, lists: int) -> None:
+        """Wait until it has heard so many lists."""
+        await eventually(lambda: self.told[0] >= lists, 20, f"the prober has heard {lists} lists")
+
+    async def sent(self, requests: int) -> None:
+        """Wait until it has sent so many more requests."""
+        wanted = self.told[1] + requests
+        await eventually(lambda: self.told[1] >= wanted, 20, f"the prober has sent {requests} requests more")
+
+    async def stop(self, least: int = 0) -> Probed:
+        """Have it end once it has sent so many requests in all, and tell."""
+        await eventually(lambda: self.told[1] >= least, 20, f"the prober has sent {least} requests")
         self._process.send_signal(signal.SIGTERM)
         await eventually(lambda: self._process.poll() is not None, 20, "the prober ends")
         text = self._output.read_text()

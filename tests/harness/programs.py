@@ -28,6 +28,9 @@ from pathlib import Path
 def note(pid=None):
     with open(os.environ["PIDS"], "a") as file:
         file.write(f"{pid or os.getpid()}\\n")
+def noted(count):
+    while len(Path(os.environ["PIDS"]).read_text().splitlines()) < count:
+        time.sleep(0.01)
 def fork(run, *, leave=False, scrub=False):
     pid = os.fork()
     if pid:

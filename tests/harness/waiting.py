@@ -1,7 +1,8 @@
 """Waiting for what must become true: the one way in which tests wait.
 
 Times are those of an idle machine. A machine that is slower, or busy with something else, may take `SLOWNESS` times as
-long for anything that is not promised; only what is promised is held against the clock, with `in_time`.
+long for anything that is not promised; only what is promised is held against the clock, with `in_time` and `Stopwatch`,
+and only for as long as the machine lets this process run when it wants to.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import anyio
 
-SLOWNESS = 4
+SLOWNESS = 8
 """How many times slower a machine may be."""
 LEAST = 10.0
 """Seconds that an idle machine is given at least."""
@@ -50,7 +52,7 @@ async def eventually(predicate: Callable[[], Any], within: float = LEAST, what: 
         what: what is waited for, for the one who reads of a failure.
         pause: seconds between two looks.
     """
-    return await _wait(predicate, patience(within), what, pause)
+    return await _wait(predicate, lambda: patience(within), what, pause)
 
 
 @overload
@@ -58,19 +60,52 @@ async def in_time(predicate: Callable[[], Awaitable[T]], promised: float, what: 
 @overload
 async def in_time(predicate: Callable[[], T], promised: float, what: str = ..., slack: float = ...) -> T: ...
 async def in_time(predicate: Callable[[], Any], promised: float, what: str = "", slack: float = SLACK) -> Any:
-    """The same for what is promised within so many seconds; a noisy machine is given some more."""
-    return await _wait(predicate, promised + slack, what, PAUSE)
+    """The same for what is promised within so many seconds; a noisy or busy machine is given some more."""
+    watch = Stopwatch()
+    return await _wait(predicate, lambda: watch.bound(promised, slack), what, PAUSE)
 
 
-async def _wait(predicate: Callable[[], Any], seconds: float, what: str, pause: float) -> Any:
-    deadline = time.monotonic() + seconds
+class Stopwatch:
+    """Holds how long something takes against what is promised.
+
+    Each second for which this process had to wait for its turn, since others had the processors, stands for `SLOWNESS`
+    seconds that a promise may take longer: those had to wait, too, who keep it. On a machine with nothing else to do it
+    is none.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._waited = _waited()
+
+    @property
+    def took(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._began
+
+    def bound(self, promised: float, slack: float = SLACK) -> float:
+        """Seconds that what is promised within so many may have taken by now."""
+        busy = SLOWNESS * (_waited() - self._waited)
+        return min(promised + slack + busy, max(promised + slack, patience(promised)))
+
+
+def _waited() -> float:
+    """Seconds for which this thread was ready to run and did not; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
+async def _wait(predicate: Callable[[], Any], seconds: Callable[[], float], what: str, pause: float) -> Any:
+    began = time.monotonic()
     while True:
+        looked = time.monotonic()
         value = predicate()
         if isinstance(value, Awaitable):
             value = await value
         if value:
             return value
-        if time.monotonic() >= deadline:
+        if looked - began >= (bound := seconds()):
             # No pytest.fail: its exception is no Exception, and task groups bundle those badly.
-            raise AssertionError(f"not within {seconds:g} s: {what or 'the condition'} (last value: {value!r})")
+            raise AssertionError(f"not within {bound:g} s: {what or 'the condition'} (last value: {value!r})")
         await anyio.sleep(pause)

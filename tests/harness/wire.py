@@ -135,7 +135,7 @@ class Raw:
                 # The last ones may have been overwritten: then no message tells that it is the last.
                 if silent and await self._progress(bucket, name) == (0, len(found)):
                     break
-                if silent == 30:
+                if silent == 100:
                     raise Rejection(0, "the list broke off: its consumer was lost")
             await self._remove(bucket, name)
         finally:

@@ -34,7 +34,7 @@ from tests.harness.processes import Processes, command_line, environment, node_p
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, SLEEP, Hand, Yard, agent_alone, ask, made, yard
 from tests.harness.store import connected
-from tests.harness.waiting import SLACK, bounded, eventually, in_time, patience
+from tests.harness.waiting import bounded, eventually, in_time, patience
 from tests.harness.wire import Rejection, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -72,12 +72,10 @@ async def test_after_a_sigkill_the_same_slices_serve_again_once(server: NatsServ
         await hand.reaches(rests, "LOADED")
 
         running.all["n1"].kill()
-        killed = time.monotonic()
         await ground.user.delete("slices", goes)
         await hand.put(ends, "UNLOAD")
         await hand.put(late, "LOAD")
         await ground.nothing_left(ORPHAN_BOUND)
-        assert time.monotonic() - killed < ORPHAN_BOUND + SLACK
 
         start(running, tmp_path)
         await hand.reaches(ends, None)

@@ -130,15 +130,15 @@ async def test_a_ttl_ends_without_a_trace(server: NatsServer) -> None:
     async with connected(server) as connection:
         bucket, key = Bucket(connection, NODES), NodeKey(N1)
         await bucket.ensure(create=True)
-        revision = await bucket.put(key, b"{}", ttl=1.0)
-        for _ in range(2):  # kept alive
-            await anyio.sleep(0.7)
-            revision = await bucket.put(key, b"{}", expect=revision, ttl=1.0)
+        revision = await bucket.put(key, b"{}", ttl=2.0)
+        revision = await bucket.put(key, b"{}", expect=revision, ttl=60.0)
+        await anyio.sleep(2.2)  # longer than the first one
+        began = time.monotonic()
+        revision = await bucket.put(key, b"{}", expect=revision, ttl=1.0)
 
         async def expired() -> bool:
             return await bucket.read(key) is None
 
-        began = time.monotonic()
         await eventually(expired, 20)
         assert time.monotonic() - began > 0.5
         with pytest.raises(Conflict):
@@ -157,17 +157,17 @@ async def test_a_ttl_ends_in_a_marker_in_a_bucket_of_an_earlier_version(server: 
         bucket, key = Bucket(connection, NODES), NodeKey(N1)
         await bucket.ensure(create=False)
         assert await user.takes_roll_ups("nodes"), "it is changed over only when no manager needs it any more"
-        revision = await bucket.put(key, b"{}", ttl=1.0)
-        for _ in range(2):  # kept alive
-            await anyio.sleep(0.7)
-            revision = await bucket.put(key, b"{}", expect=revision, ttl=1.0)
+        revision = await bucket.put(key, b"{}", ttl=2.0)
+        revision = await bucket.put(key, b"{}", expect=revision, ttl=60.0)
+        await anyio.sleep(2.2)  # longer than the first one
+        began = time.monotonic()
+        revision = await bucket.put(key, b"{}", expect=revision, ttl=1.0)
 
         async def expired() -> int:
             stored = await bucket.read(key)
             assert stored is not None
             return stored.revision if stored.payload is None else 0
 
-        began = time.monotonic()
         marker = await eventually(expired, 20)
         assert time.monotonic() - began > 0.5
         assert marker > revision

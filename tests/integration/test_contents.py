@@ -30,7 +30,7 @@ from cdm.store.watch import Watch
 from tests.harness.nodes import Nodes, Running, nodes_on
 from tests.harness.servers import FORGIVEN, NatsServer, running_server
 from tests.harness.store import Mirror, connected
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import Raw, patiently, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -129,7 +129,7 @@ async def test_parts_that_are_being_pushed_hold_up_no_barrier(server: NatsServer
             await eventually(lambda: mirror.values)
             for _ in range(3):
                 await user.client.request("$O.artifacts.C.parts", b"x")
-                with anyio.fail_after(5):
+                with bounded():
                     await watch.caught_up()
             await watch.check()
             tasks.cancel_scope.cancel()
@@ -227,7 +227,7 @@ async def test_a_barrier_that_takes_too_long_is_left(
         await knows(first, {ONE: one})
         with monkeypatch.context() as patch:
             patch.setattr(Watch, "caught_up", never)
-            with anyio.fail_after(5):
+            with bounded():
                 await first.managing.contents.caught_up()
             assert first.managing.manager.cluster.contents == {}
         await knows(first, {ONE: one})

@@ -112,7 +112,9 @@ async def test_an_agent_waits_for_the_slices_that_it_runs_itself(server: NatsSer
         for name in ("a1", "a2"):
             options = ("--role", "agent", "--runtime", "process", "--folder", str(tmp_path / name), "--drain-on-stop")
             running.start(name, *options)
-        await eventually(lambda: registered(user, "a1", "a2"), 60)  # or one of them takes both
+        await eventually(lambda: registered(user, "m", "a1", "a2"), 60)
+        await eventually(user.lease)
+        await running.heard(user)  # or one of them takes both
         await user.stubborn("blueprints", "acme/web/1", {**ONE, "instances": 2})
         await eventually(lambda: active(user, {"a1": 1, "a2": 1}), 60)
         first = running.all["a1"]

@@ -31,7 +31,7 @@ from tests.harness.agents import agents
 from tests.harness.nodes import nodes_on
 from tests.harness.servers import NatsServer
 from tests.harness.terminal import terminal
-from tests.harness.waiting import eventually
+from tests.harness.waiting import eventually, patience
 from tests.harness.wire import Raw, raw
 from tests.integration.test_nats_cli import program
 
@@ -77,6 +77,7 @@ async def test_what_happens_is_told(server: NatsServer) -> None:
         await nodes.start("n1", "n2")
         created = await user.put("blueprints", ONE, 2, {WRITER: "alice@desk"})
         await _settles(user, 2)
+        await nodes.heard()  # that they are ACTIVE, and not of the drain before
         await user.put("nodes", "n2.intent", {"schedule": "drain", "reason": "disk"}, {WRITER: "bob@desk"})
         await eventually(lambda: _all_on(user, "n1"), 20, "n2 is empty")
         scaled = await user.put("blueprints", ONE, 1)
@@ -113,7 +114,7 @@ async def test_what_happens_is_told(server: NatsServer) -> None:
         lead = await nodes.leader()
         assert (event.specversion, event.source, event.type) == ("1.0", "/cdm", "cdm.leader")
         assert (event.data.node, event.data.term) == (lead.settings.node, 1)
-        assert abs(datetime.fromisoformat(event.time).timestamp() - stored.at) < 5
+        assert abs(datetime.fromisoformat(event.time).timestamp() - stored.at) < patience()
 
 
 async def _gone(reader: Connection, count: int) -> bool:
@@ -297,8 +298,8 @@ async def test_the_commands_of_the_documents(server: NatsServer, tmp_path: Path)
         assert await shell.good("cdm events --node nowhere") == "cdm: there are no such events\n"
         assert "did you mean load?" in await shell.type("cdm events --kind loda")
         assert shell.code == Exit.USAGE
+        await eventually(lambda: "instances 3 -> 2, by unknown" in logs[0].read_text(encoding="utf-8"))
         await shell.good("kill -INT $followed; wait")
-        assert "instances 3 -> 2, by unknown" in logs[0].read_text(encoding="utf-8")
 
 
 async def _told_twice(reader: Connection) -> bool:

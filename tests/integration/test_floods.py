@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import anyio
@@ -91,11 +90,9 @@ async def test_a_dead_leader_is_replaced_in_a_flood(tmp_path: Path) -> None:
                 for _ in range(2):
                     first = await nodes.leader()
                     await anyio.sleep(1.1)  # followers get to know the term; before that they do not judge it
-                    began = time.monotonic()
                     await first.crash()
                     second = await nodes.leader(above=term, promised=2)
                     term = second.active
-                    assert time.monotonic() - began < 5
                     await placed(user, f"org.example/one/1.0.{term}", 3)
             assert_terms_grow(await user.recorded())
             nodes.unharmed()

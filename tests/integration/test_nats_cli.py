@@ -164,7 +164,8 @@ async def test_blueprints_as_users_type_them(server: NatsServer, shell: Shell) -
         assert re.search(r'PUT.*\{"instances":5\}', history)
         assert re.search(r"DEL", history)
         await eventually(lambda: watched().count('"LOAD"') >= 5, PATIENCE)
-        assert all(state in watched() for state in ("LOADING", "ACTIVATE", "ACTIVE", "UNLOAD"))
+        states = ("LOADING", "ACTIVATE", "ACTIVE", "UNLOAD")
+        await eventually(lambda: all(f'"{state}"' in watched() for state in states), PATIENCE)
         running.unharmed()
 
 

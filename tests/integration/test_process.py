@@ -32,7 +32,7 @@ from cdm.runtimes import Runtime, Work
 from tests.harness.proc import children, exists, read
 from tests.harness.programs import STUBBORN, Stage, key_of, staged
 from tests.harness.servers import free_port
-from tests.harness.waiting import eventually
+from tests.harness.waiting import Stopwatch, bounded, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -182,7 +182,7 @@ class TestPrograms:
         self, stage: Stage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("cdm.runtimes.process.slice.PORT_PATIENCE", 0.2)
-        auto = Manifest(port="auto", readiness=Readiness(check=Tcp(), timeout=10))
+        auto = Manifest(port="auto", readiness=Readiness(check=Tcp()))
         ports = set()
         for number in range(5):
             key = await stage.load(LISTEN + "time.sleep(600)", auto, key_of(ordinal=number))
@@ -201,7 +201,7 @@ class TestPrograms:
     ) -> None:
         """Also while that is being stopped, which takes all of its grace."""
         port = free_port()
-        manifest = Manifest(port=port, readiness=Readiness(check=Tcp(), interval=0.05), stop_grace=1)
+        manifest = Manifest(port=port, readiness=Readiness(check=Tcp(), interval=0.05), stop_grace=2)
         program = LISTEN + "time.sleep(600)"
         old = await stage.up(STUBBORN + program if stubborn else program, manifest)
         new = await stage.load(program, manifest, key_of("new"))
@@ -213,8 +213,8 @@ class TestPrograms:
             await anyio.sleep(0.3)
             assert len(stage.pids) == 1
             await stage.runtime.unload(old)
-            freed = time.monotonic()
-        assert time.monotonic() - freed < 3
+            freed = Stopwatch()
+        assert freed.took < freed.bound(0.5)
         assert stage.runtime.slices == {new: True}
 
     async def test_a_port_of_a_stranger_is_not_taken_for_ours(self, stage: Stage) -> None:
@@ -292,7 +292,7 @@ class TestWhoListens:
         daemon = "import socket, time\nserver = socket.create_server(('127.0.0.1', PORT))\ntime.sleep(600)"
         listen = f"{daemon!r}.replace('PORT', os.environ['CDM_PORT'])"
         program = f"fork({listen}, leave=True, scrub={scrub})\ntime.sleep(600)"
-        manifest = Manifest(port="auto", readiness=Readiness(check=Tcp(), interval=0.05, timeout=10))
+        manifest = Manifest(port="auto", readiness=Readiness(check=Tcp(), interval=0.05))
         async with staged(tmp_path, cgroups=cgroups) as stage:
             key = await stage.load(program, manifest)
             assert await stage.runtime.activate(key)
@@ -342,9 +342,9 @@ class TestReadiness:
         good = Manifest(port="auto", readiness=Readiness(check=Http("/ready?a=1"), interval=0.05))
         key = await stage.load(program, good)
         await stage.runtime.activate(key)
-        bad = Manifest(port="auto", readiness=Readiness(check=Http("/other"), interval=0.05, timeout=3))
+        bad = Manifest(port="auto", readiness=Readiness(check=Http("/other"), interval=0.05, timeout=5))
         other = await stage.load(program, bad, key_of("other"))
-        with pytest.raises(SliceFailed, match=r"not ready within 3 s \(GET /other on port \d+: status 503\)"):
+        with pytest.raises(SliceFailed, match=r"not ready within 5 s \(GET /other on port \d+: status 503\)"):
             await stage.runtime.activate(other)
 
     async def test_line(self, stage: Stage) -> None:
@@ -510,7 +510,7 @@ class TestRestart:
     async def test_it_listens_where_it_did_before(self, stage: Stage) -> None:
         key = await stage.load(
             LISTEN + "time.sleep(600)",
-            Manifest(port="auto", readiness=Readiness(check=Tcp(), timeout=10), restart=Restart(backoff=0.1)),
+            Manifest(port="auto", readiness=Readiness(check=Tcp()), restart=Restart(backoff=0.1)),
         )
         port = await stage.runtime.activate(key)
         assert port is not None
@@ -523,6 +523,7 @@ class TestRestart:
         program = """
             fork(SLEEP)
             if len(Path(os.environ["PIDS"]).read_text().split()) < 3:
+                noted(2)
                 time.sleep(0.3)
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(600)
@@ -533,11 +534,11 @@ class TestRestart:
         assert stage.living == stage.pids[2:]
 
     async def test_stopped_while_it_waits_to_be_started_again(self, stage: Stage) -> None:
-        key = await stage.up("sys.exit(1)", Manifest(restart=Restart(backoff=30)))
+        key = await stage.up("sys.exit(1)", Manifest(restart=Restart(backoff=300)))
         await stage.noted(1)
         await eventually(lambda: not stage.living)
         await anyio.sleep(0.1)
-        with anyio.fail_after(10):  # not the pause before it is started again
+        with bounded():  # not the pause before it is started again
             await stage.runtime.deactivate(key)
         assert stage.runtime.slices == {key: False}
         assert stage.crashes == []
@@ -555,10 +556,19 @@ class TestRestart:
             """
         readiness = Readiness(check=Line(), timeout=40)
         restart = Restart(attempts=2, backoff=0.5)
+        started: list[int] = []
+
+        class Told(list[tuple[object, ...]]):
+            """What the agent was told, beside how often the program had been started by then."""
+
+            def append(self, told: tuple[object, ...]) -> None:
+                started.append(len(stage.pids))
+                super().append(told)
+
+        stage.restarts = Told()
         key = await stage.up(program, Manifest(port="auto", readiness=readiness, restart=restart, stop_grace=3))
-        await eventually(lambda: len(stage.restarts) == 1)
-        assert len(stage.pids) == 1  # it is not started yet
         await eventually(lambda: len(stage.restarts) == 3)
+        assert started == [1, 2, 3]
         first, second, third = stage.restarts
         assert first[0] == key
         assert re.fullmatch(r"exit status 3 after \d+\.\d s; last output: READY=1", str(first[1]))
@@ -568,7 +578,7 @@ class TestRestart:
         assert stage.crashes == []
 
     async def test_one_that_was_stable_is_started_again_at_once(self, stage: Stage) -> None:
-        work = stage.work("", Manifest(entry="sleep", args=("600",), restart=Restart(stable=0.3, backoff=30)))
+        work = stage.work("", Manifest(entry="sleep", args=("600",), restart=Restart(stable=0.3, backoff=300)))
         await stage.runtime.load(work)
         await stage.runtime.activate(work.key)
         keeper = stage.runtime.keeper
@@ -577,12 +587,12 @@ class TestRestart:
             (pid,) = children(keeper)
             await anyio.sleep(0.4)
             os.kill(pid, signal.SIGKILL)
-            await eventually(partial(_others, keeper, pid), within=2)
+            await eventually(partial(_others, keeper, pid))
 
     async def test_how_long_it_is_up_counts_from_when_it_is_ready(self, stage: Stage) -> None:
         """One that takes long to start, and then ends at once, is not stable."""
-        manifest = Manifest(readiness=Readiness(check=Line()), restart=Restart(stable=1.0, attempts=1, backoff=0.05))
-        await stage.up("time.sleep(1.2); print('READY=1', flush=True); time.sleep(0.2); sys.exit(1)", manifest)
+        manifest = Manifest(readiness=Readiness(check=Line()), restart=Restart(stable=2.0, attempts=1, backoff=0.05))
+        await stage.up("time.sleep(2.2); print('READY=1', flush=True); time.sleep(0.2); sys.exit(1)", manifest)
         await eventually(lambda: stage.crashes)
         assert len(stage.pids) == 2
 

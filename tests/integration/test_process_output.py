@@ -84,6 +84,7 @@ async def test_one_that_closes_its_output_runs_on(stage: Stage) -> None:
         "print('still here', file=sys.stderr)\nos.close(2)\ntime.sleep(600)",
         Manifest(readiness=READY),
     )
+    await eventually(partial(_wrote, stage, key, "still here", "err"))
     await anyio.sleep(0.3)
     assert len(stage.living) == 1
     assert stage.crashes == []
@@ -187,8 +188,8 @@ async def test_output_that_is_lost_is_warned_of_while_it_is_lost(
     assert not warned() or len(told) == 1
 
 
-async def _wrote(stage: Stage, key: SliceKey, line: str) -> bool:
-    return line in await stage.text(key)
+async def _wrote(stage: Stage, key: SliceKey, line: str, stream: str = "out") -> bool:
+    return line in await stage.text(key, stream)
 
 
 async def test_a_stray_file_beside_the_output(stage: Stage) -> None:

@@ -16,7 +16,7 @@ from cdm.errors import SliceFailed
 from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
 from tests.harness.proc import children, descriptors, resident, stranger
 from tests.harness.programs import NODE, READY, SHORT, STUBBORN, Stage, key_of, staged
-from tests.harness.waiting import bounded, eventually
+from tests.harness.waiting import Stopwatch, bounded, eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -71,7 +71,7 @@ async def test_children_that_ignore_the_signal(stage: Stage, leave: bool, progra
     end = READY if program == "stays" else "\nprint('READY=1')\nsys.exit(0)"
     child = STUBBORN + "import subprocess\nsubprocess.Popen([sys.executable, '-c', SLEEP])\n" + "exec(SLEEP)"
     manifest = Manifest(stop_grace=0.5, readiness=Readiness(check=Line()), restart=Restart(policy=RestartPolicy.NEVER))
-    key = await stage.load(f"fork({child!r}, leave={leave})\nwait = time.sleep(1)" + end, manifest)
+    key = await stage.load(f"fork({child!r}, leave={leave})\nnoted(3)" + end, manifest)
     if program == "stays":
         await stage.runtime.activate(key)
         assert len(await stage.noted(3)) == 3
@@ -89,16 +89,16 @@ async def test_children_that_ignore_the_signal(stage: Stage, leave: bool, progra
 
 
 async def test_a_daemon_while_other_slices_run(stage: Stage) -> None:
-    key = await stage.up("fork(SLEEP, leave=True)\ntime.sleep(0.5)" + READY, SHORT)
+    key = await stage.up("fork(SLEEP, leave=True)" + READY, SHORT)
     await stage.noted(2)
-    await stage.up("fork(SLEEP, leave=True)\ntime.sleep(0.5)" + READY, SHORT, key_of("other"))
+    await stage.up("fork(SLEEP, leave=True)" + READY, SHORT, key_of("other"))
     await stage.noted(4)
     await stage.runtime.deactivate(key)
     assert stage.living == stage.pids[2:]
 
 
 async def test_a_daemon_without_its_environment(stage: Stage) -> None:
-    key = await stage.up("fork(SLEEP, leave=True, scrub=True)\ntime.sleep(0.5)" + READY, SHORT)
+    key = await stage.up("fork(SLEEP, leave=True, scrub=True)" + READY, SHORT)
     other = await stage.up(READY, SHORT, key_of("other"))
     await stage.noted(3)
     await stage.runtime.deactivate(key)
@@ -107,7 +107,7 @@ async def test_a_daemon_without_its_environment(stage: Stage) -> None:
 
 
 async def test_a_scrubbed_child_in_the_session(stage: Stage) -> None:
-    key = await stage.up("fork(SLEEP, scrub=True)\ntime.sleep(0.5)" + READY, SHORT)
+    key = await stage.up("fork(SLEEP, scrub=True)" + READY, SHORT)
     await stage.noted(2)
     await stage.up(READY, SHORT, key_of("other"))
     await stage.runtime.deactivate(key)
@@ -165,7 +165,7 @@ async def test_others_are_left_alone(stage: Stage) -> None:
 
 
 async def test_stopping_is_not_lost_when_it_is_cancelled(stage: Stage) -> None:
-    key = await stage.up(STUBBORN + READY, SHORT)
+    key = await stage.up(STUBBORN + READY, msgspec.structs.replace(SHORT, stop_grace=2))
     with anyio.move_on_after(0.05):
         await stage.runtime.deactivate(key)
     assert stage.living
@@ -207,18 +207,19 @@ async def test_close_stops_all_of_them_at_once(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         for number in range(5):
             await stage.up(STUBBORN + READY, msgspec.structs.replace(SHORT, stop_grace=2), key_of(ordinal=number))
-        began = time.monotonic()
+        watch = Stopwatch()
         await stage.runtime.close()
-        assert time.monotonic() - began < 5 * 2, "one after the other"
+        assert watch.took < watch.bound(2), "one after the other"
         assert stage.living == []
         assert not any(stage.runtime.slices.values())
 
 
 async def test_200_slices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rounds = []
+    patient = Manifest(stop_grace=0.5, readiness=Readiness(check=Line(), timeout=600))
     async with staged(tmp_path) as stage:
         for number in range(200):
-            await stage.load("print('READY=1', flush=True)\ntime.sleep(600)", SHORT, key_of(ordinal=number))
+            await stage.load("print('READY=1', flush=True)\ntime.sleep(600)", patient, key_of(ordinal=number))
         keeper = stage.runtime.keeper
         assert keeper is not None
         for _ in range(3):

@@ -137,7 +137,7 @@ async def test_a_living_process_keeps_its_id(server: NatsServer) -> None:
         began = time.monotonic()
         with pytest.raises(AssertionError, match="NodeIdTaken"):
             await others.start("n1")
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 28, "the TTL was not waited for"
         error = others.all["n1"].error
         assert isinstance(error, NodeIdTaken)
         assert "n1" in str(error)
@@ -179,7 +179,7 @@ async def test_the_id_of_a_process_that_died_is_free_at_once(server: NatsServer)
         assert await registration(user), "it did not sign off"
         began = time.monotonic()
         await nodes.start("n1")
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 28, "the TTL was not waited for"
         assert (await registration(user))["incarnation"] == nodes.all["n1"].node.incarnation
         assert first.node.incarnation != nodes.all["n1"].node.incarnation
 
@@ -224,17 +224,19 @@ async def test_an_unreadable_registration_of_nobody_is_replaced(server: NatsServ
 async def test_heartbeats_keep_it(server: NatsServer) -> None:
     async with raw(server) as user, connected(server) as connection:
         await Bucket(connection, NODES).ensure(create=True)
-        one = presence(connection, "a", ttl=1.0)
+        one = presence(connection, "a", ttl=2.0)
         await one.register()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.run)
-            until = time.monotonic() + 2
-            revisions = set()
-            while time.monotonic() < until:
+            began, revisions = time.monotonic(), set()
+
+            async def beaten() -> bool:
                 assert await registration(user)
                 revisions.add(await revision(user))
-                await anyio.sleep(0.02)
-            assert 5 <= len(revisions) <= 11, "four heartbeats a TTL"
+                return len(revisions) > 5
+
+            await eventually(beaten)
+            assert time.monotonic() - began > 1.8, "four heartbeats a TTL, and no more"
             tasks.cancel_scope.cancel()
         await eventually(lambda: _gone(user), 20, "without heartbeats it expires")
         await one.register()
@@ -251,7 +253,7 @@ async def _gone(user: Raw) -> bool:
 async def test_heartbeats_keep_what_a_node_that_leaves_says(server: NatsServer, on_its_way: bool) -> None:
     async with raw(server) as user, connected(server) as connection:
         await Bucket(connection, NODES).ensure(create=True)
-        one = presence(connection, "a", ttl=1.0)
+        one = presence(connection, "a", ttl=2.0)
         await one.register()
         before = await registration(user)
         async with anyio.create_task_group() as tasks:
@@ -262,10 +264,14 @@ async def test_heartbeats_keep_what_a_node_that_leaves_says(server: NatsServer, 
                     await anyio.lowlevel.checkpoint()
             with bounded():
                 await one.take_no_more()
-            until = time.monotonic() + 1.5
-            while time.monotonic() < until:
+            revisions = set()
+
+            async def beaten() -> bool:
                 assert await registration(user) == {**before, "capacity": 0}
-                await anyio.sleep(0.02)
+                revisions.add(await revision(user))
+                return len(revisions) > 3
+
+            await eventually(beaten, what="heartbeats say it, too")
             await one.leave()
             assert not await registration(user)
             tasks.cancel_scope.cancel()
@@ -459,11 +465,9 @@ async def test_a_node_that_dies_is_told_within_its_ttl(server: NatsServer, slip:
         victim = await _one_of_three(user, nodes)
         name = str(victim.settings.node)
         await victim.crash()
-        began = time.monotonic()
         if slip:
             await user.put("nodes", name, {"schedule": "drain"})
         await in_time(lambda: _moved(user, name), 3)
-        assert time.monotonic() - began < 3 + SLACK
         nodes.unharmed()
 
 
@@ -499,9 +503,9 @@ async def test_most_nodes_gone_at_once_are_given_up_one_by_one(server: NatsServe
         await user.put("blueprints", "g/n/1", 4)
         await eventually(lambda: _count(user, 4))
         others = [running for running in nodes.all.values() if running is not leader]
+        began = time.monotonic()
         for running in others:
             await running.crash()
-        began = time.monotonic()
         died: list[float] = []
 
         async def evicted() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -196,12 +197,17 @@ async def test_an_agent_waits_for_buckets_says_so_and_makes_none(
 ) -> None:
     monkeypatch.setattr(registration, "WARNING_INTERVAL", 0.5)
     async with raw(server) as user, nodes_on(server) as nodes:
-        with anyio.move_on_after(1.5):
-            await nodes.start("a1", role=Role.AGENT)
-        assert "not registered yet; trying again" in capsys.readouterr().out
-        assert (await user.api("STREAM.NAMES"))["streams"] is None
-        await nodes.start("m", role=Role.MANAGER)
-        await eventually(lambda: nodes.registered("a1"))
+        said: list[str] = []
+
+        def told() -> bool:
+            said.append(capsys.readouterr().out)
+            return "not registered yet; trying again" in "".join(said)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(nodes.start, "a1", role=Role.AGENT))
+            await eventually(told)
+            assert (await user.api("STREAM.NAMES"))["streams"] is None
+            await nodes.start("m", role=Role.MANAGER)
         own = nodes.all["a1"].node.part(Serving).own
         await eventually(lambda: own.complete)
         nodes.unharmed()

@@ -66,7 +66,7 @@ async def test_a_changed_variable_reaches_every_instance(server: NatsServer, tmp
             await place.reaches("complete")
             await place.serves("1")
             assert await levels(place) == {"high"}
-            found = await prober.stop()
+            found = await prober.stop(100)
         found.flawless(100)
         judge = await place.judged()
         assert [leg.phase for leg in judge.legs][-1] == "complete"
@@ -90,7 +90,7 @@ async def test_a_new_version_takes_over_one_by_one(server: NatsServer, tmp_path:
             await place.reaches("complete")
             await place.serves("2")
             await condition(place, "1", "Superseded")
-            found = await prober.stop()
+            found = await prober.stop(100)
         found.flawless(100)
         assert found.answers["2"] > 0
         assert (await place.judged()).most() == 4
@@ -118,7 +118,7 @@ async def test_a_canary_waits_to_be_approved_at_each_pause(server: NatsServer, t
                 await place.put("2", rollout={**settings, "approved": approved + 1})
             await place.reaches("complete")
             await place.serves("2")
-            found = await prober.stop()
+            found = await prober.stop(100)
         found.flawless(100)
         await place.judged(canary=(34, None, 67, None))
 
@@ -137,7 +137,7 @@ async def test_blue_green_switches_once_all_new_ones_are_healthy(server: NatsSer
             assert await versions(place) == {"1": 3, "2": 3}
             complete = await place.reaches("complete")
             await place.serves("2")
-            found = await prober.stop()
+            found = await prober.stop(100)
         found.flawless(100)
         await place.judged(max_surge=3)
         assert complete.entry.time - switched.entry.time >= 3.5
@@ -172,8 +172,8 @@ async def test_an_abort_in_each_step_and_after_promotion(server: NatsServer, tmp
             await place.reaches("reverted")
             await place.serves("1")
             await condition(place, "2", "Reverted")
-            found = await prober.stop()
-        found.flawless(10 if stage == "rolling" else 20)  # which is aborted as soon as it has begun
+            found = await prober.stop(20)
+        found.flawless(20)
         await place.judged(canary=(34, None, 67, None))
 
 
@@ -196,7 +196,7 @@ async def test_a_bad_version_is_taken_back_by_itself(server: NatsServer, tmp_pat
             reverted = await place.reaches("reverted")
             await place.serves("1")
             told = await condition(place, "2", "Reverted")
-            found = await prober.stop()
+            found = await prober.stop(20)
         place.flawless(found)
         judge = await place.judged(max_surge=3 if kind == "blue-green" else 1)
         failed = judge.first_failure("2", put)
@@ -222,7 +222,7 @@ async def test_a_bad_variable_is_taken_back_and_another_one_is_tried(server: Nat
             await place.reaches("complete", after=reverted.entry.time)
             await place.serves("1")
             assert await levels(place) == {"good"}
-            found = await prober.stop()
+            found = await prober.stop(20)
         place.flawless(found)
         await place.judged()
 

@@ -142,7 +142,7 @@ async def test_a_canary_is_held_promoted_or_taken_back_as_its_checks_say(
             await place.reaches("reverted")
             await place.serves("2")
             assert oracle.bad in (await condition(place, "3", "Reverted"))["reason"]
-            place.flawless(await prober.stop(), 100)
+            place.flawless(await prober.stop(100), 100)
         await place.judged(canary=WEIGHTS)
 
 

@@ -87,7 +87,7 @@ async def test_the_node_of_the_new_instance_is_cut_off_and_the_release_goes_on(
             await place.put("2", rollout={**CANARY, "approved": 1})
             await place.reaches("complete")
             await nothing_doubles(place, "2")
-            place.flawless(await prober.stop(), 100)
+            place.flawless(await prober.stop(100), 100)
         judge = await place.judged(canary=WEIGHTS)
         assert judge.most() <= 3 + 1, "keys of a node that is given up are deleted as others are written"
 
@@ -109,7 +109,7 @@ async def test_without_room_elsewhere_it_goes_back_by_its_deadline(server: NatsS
             assert await versions(place) == {"1": 2}, "all that there is room for"
             ways[victim].mend()
             await nothing_doubles(place, "1")
-            place.flawless(await prober.stop(), 100)
+            place.flawless(await prober.stop(100), 100)
         # Where there is no room, one goes without a new one beside it.
         await place.judged(canary=WEIGHTS, max_unavailable=1)
         restarts = [record.value.get("restarts") for record in (await place.user.contents("slices")).values()]
@@ -134,7 +134,7 @@ async def test_the_leader_is_cut_off_and_what_it_sent_arrives_late(server: NatsS
             await place.reaches("complete")
             await nothing_doubles(place, "2")
             await eventually(lambda: back(place, before["node"]), 20, "it is back")
-            place.flawless(await prober.stop(), 100)
+            place.flawless(await prober.stop(100), 100)
         judge = await place.judged(canary=WEIGHTS)
         assert judge.most() <= 3 + 1
         assert (await place.user.lease())["term"] == after["term"], "who comes back takes nothing"

@@ -32,7 +32,7 @@ async def in_a_canary(server: NatsServer, folder: Path) -> AsyncIterator[tuple[S
             await place.reaches("paused")
             await eventually(lambda: shared(place, 1), what="one is new")
             yield place, prober
-            place.flawless(await prober.stop())
+            place.flawless(await prober.stop(20))
 
 
 async def test_the_replaced_version_is_put_again(server: NatsServer, tmp_path: Path) -> None:
@@ -151,16 +151,21 @@ async def test_a_paused_rollout_stands_and_goes_on(server: NatsServer, tmp_path:
             await place.reaches("rolling")
             await place.put("2", rollout={"from": "1", "paused": True})
             await eventually(lambda: holds(place), what="it says that it stands")
-            await anyio.sleep(2)
+            await anyio.sleep(1)
+            await eventually(lambda: rests(place), 20, "what had begun is done")
             before = (await place.judged()).commands()
             await anyio.sleep(4)
             assert (await place.judged()).commands() == before
             await place.put("2", rollout={"from": "1", "paused": False})
             await place.reaches("complete")
             await place.serves("2")
-            found = await prober.stop()
+            found = await prober.stop(100)
         found.flawless(100)
         await place.judged()
+
+
+async def rests(place: Site) -> bool:
+    return set((await place.user.slices()).values()) == {"ACTIVE"}
 
 
 async def holds(place: Site) -> bool:
@@ -201,6 +206,6 @@ async def test_other_content_and_a_restart_replace_every_instance(server: NatsSe
             await place.reaches("complete", after=first.entry.time + 0.1)
             await place.serves("1")
             assert await levels(place) == {"two"}
-            found = await prober.stop()
+            found = await prober.stop(100)
         found.flawless(100)
         await place.judged()

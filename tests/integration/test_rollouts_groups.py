@@ -32,8 +32,8 @@ async def test_two_services_go_to_each_step_and_back_together(server: NatsServer
         async with web.probing() as of_web, api.probing() as of_api:
             await advance(web, api)
             await go_back(web, api)
-            web.flawless(await of_web.stop(), 100)
-            api.flawless(await of_api.stop(), 100)
+            web.flawless(await of_web.stop(100), 100)
+            api.flawless(await of_api.stop(100), 100)
         for place in (web, api):
             await place.judged(canary=WEIGHTS)
 

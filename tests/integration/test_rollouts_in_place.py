@@ -41,7 +41,7 @@ async def test_what_must_not_run_twice_goes_one_after_another(server: NatsServer
             await place.put("1", args=["--safe"], stop_after=10)
             await place.reaches("complete")
             await place.serves("1")
-            found = await prober.stop()
+            found = await prober.stop(50)
         found.flawless(50)
         assert {arguments(pid) for pids in place.ground.living.values() for pid in pids} == {("--safe",)}
         assert (await place.judged(max_surge=0, max_unavailable=1)).most() == 3

@@ -71,7 +71,7 @@ async def test_what_cannot_be_placed_fails_by_its_deadline(server: NatsServer, t
             await eventually(lambda: holds(place), what="status says why it holds")
             reverted = await place.reaches("reverted")
             await condition(place, "2", "Reverted")
-            found = await prober.stop()
+            found = await prober.stop(100)
         found.flawless(100)
         await place.judged(canary=(34, None) if kind == "canary" else ())
         assert 5 <= reverted.entry.time - put < 5 + 5 + SLACK
@@ -104,7 +104,7 @@ async def test_without_room_one_goes_first_and_status_says_so(server: NatsServer
             await eventually(lambda: says(place, "no room for a new one beside the old ones"), what="status says so")
             await place.reaches("complete")
             await place.serves("2")
-            found = await prober.stop()
+            found = await prober.stop(100)
         found.flawless(100)
         assert (await place.judged(max_unavailable=1)).most() == 3
 
@@ -120,7 +120,7 @@ async def test_what_does_not_start_fails_by_its_deadline(server: NatsServer, tmp
             reverted = await place.reaches("reverted")
             await place.serves("1")
             told = await condition(place, "2", "Reverted")
-            found = await prober.stop()
+            found = await prober.stop(100)
         found.flawless(100)
         await place.judged(canary=(34, None) if kind == "canary" else (), max_surge=3 if kind == "blue-green" else 1)
         assert 5 <= reverted.entry.time - put < 5 + 5 + SLACK

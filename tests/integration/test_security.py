@@ -107,7 +107,7 @@ async def test_a_cluster_lives_on_what_each_may_do(tmp_path: Path, before: bool)
                 ):
                     done = await command_line(*typed, *found.options("operator"), within=40)
                     assert done.returncode == 0, done.stderr
-                assert await _active(user, {"node-2": 4})
+                await eventually(lambda: _active(user, {"node-2": 4}))
                 if not before:
                     await _looked_over(found)
                 lease = await user.lease()
@@ -722,7 +722,7 @@ async def test_credentials_that_expire_end_nobody_and_are_read_again(tmp_path: P
     jwts = JwtFortress(tmp_path)
     async with (
         running_server(jetstream=False, arguments=["-c", str(jwts.config)]) as server,
-        connect(Access((server.url,), creds=jwts.creds("mine", {}, expires=4)), name="test") as connection,
+        connect(Access((server.url,), creds=jwts.creds("mine", {}, expires=6)), name="test") as connection,
     ):
         await eventually(lambda: not connection.is_up, 15, "they expired")
         await anyio.sleep(1)

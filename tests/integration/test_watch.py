@@ -604,18 +604,24 @@ async def test_a_stream_purged_while_it_is_listed(server: NatsServer) -> None:
         bucket, mirror = Bucket(connection, STATUS), Mirror()
         await bucket.ensure(create=True)
         await _fill(user, 30_000)
-        watch = Watch(bucket, mirror)
-        purged = False
+        begun = anyio.Event()
+
+        def hear(message: Message) -> None:
+            mirror(message)
+            if len(mirror.heard) == 500:
+                begun.set()
+
+        watch = Watch(bucket, hear)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch.run)
-            await eventually(lambda: len(mirror.heard) > 500)
-            if watch.phase is Phase.LISTING:
-                purged = True
-                await user.api("STREAM.PURGE.KV_status", {})
+            with bounded():
+                await begun.wait()
+            phases = [watch.phase]
+            assert phases == [Phase.LISTING], "the list was too fast for this test"
+            await user.api("STREAM.PURGE.KV_status", {})
             await eventually(lambda: watch.phase is Phase.LIVE, 15, "the list is complete")
             tasks.cancel_scope.cancel()
-        assert purged, "the list was too fast for this test"
 
 
 async def _fill(user: Raw, count: int) -> None:
@@ -899,5 +905,5 @@ async def test_a_clock_that_is_another_one_is_noticed(server: NatsServer, monkey
             await found.watch.caught_up()
             last = found.mirror.heard[-1]
             assert isinstance(last, ValuePut)
-            assert -2 < last.at - clock.now() <= 0
+            assert -30 < last.at - clock.now() <= 0
         assert all(put.at <= clock.now() for put in found.mirror.heard if isinstance(put, ValuePut))
