@@ -29,6 +29,7 @@
     │   └── RequestRefused
     ├── NodeIdTaken
     ├── FolderTaken
+    ├── AddressTaken
     ├── OutputMissing
     ├── ServiceMissing
     ├── SliceMissing
@@ -159,6 +160,10 @@ class NodeIdTaken(CdmError):
 
 class FolderTaken(CdmError):
     """Raised when another living process uses this folder for its node."""
+
+
+class AddressTaken(CdmError):
+    """Raised when another process listens at the address at which this one is to."""
 
 
 class OutputMissing(CdmError):

@@ -11,7 +11,7 @@ from typing import Any
 
 from cdm.cli.screen import complain
 from cdm.cli.streams import discard_output, open_missing
-from cdm.errors import AccessDenied, CdmError, Conflict, FolderTaken, ModelError, NodeIdTaken, UsageError
+from cdm.errors import AccessDenied, AddressTaken, CdmError, Conflict, FolderTaken, ModelError, NodeIdTaken, UsageError
 
 GARBAGE_THRESHOLD = 20_000
 """New objects after which Python's garbage collector looks at them, instead of 700. Most of what a command imports, and
@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
 def _failed(error: CdmError | OSError) -> int:
     complain(str(error))
     match error:
-        case NodeIdTaken() | FolderTaken() | Conflict():
+        case NodeIdTaken() | FolderTaken() | AddressTaken() | Conflict():
             return Exit.CONFLICT
         case UsageError() | ModelError():
             return Exit.USAGE

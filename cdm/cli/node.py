@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import anyio
 import anyio.abc
@@ -46,6 +46,9 @@ from cdm.node.node import node as make_node
 from cdm.runtimes import Secrets, runtime_named
 from cdm.runtimes.keeper.identity import hide
 from cdm.runtimes.run_as import SAME, RunAs, check, chosen, runs_python
+
+if TYPE_CHECKING:
+    from cdm.http.server import HttpServer
 
 log = Log("cdm.node")
 
@@ -102,6 +105,7 @@ def node(
     run_as: Annotated[str | None, Parameter(env_var="CDM_RUN_AS")] = None,
     run_as_range: Annotated[str | None, Parameter(env_var="CDM_RUN_AS_RANGE")] = None,
     trust: Annotated[Path | None, Parameter(env_var="CDM_TRUST")] = None,
+    http: Annotated[str | None, Parameter(env_var="CDM_HTTP")] = None,
     log_format: Annotated[LogFormat, Parameter(env_var="CDM_LOG_FORMAT")] = LogFormat.CONSOLE,
     log_level: Annotated[LogLevel, Parameter(env_var="CDM_LOG_LEVEL")] = LogLevel.INFO,
 ) -> int:
@@ -163,6 +167,8 @@ def node(
         Users FIRST-LAST, one for each slice. [default for root: 1900000000-1900065535; for others: none]
     trust
         File with public keys, one a line: only artifacts that one of them has signed are run. [default: anything is]
+    http
+        Serve HTTP beside it, as `cdm serve` does: HOST:PORT, or :PORT for all addresses of this machine. [default: not]
     log_format
         Format of log lines.
     log_level
@@ -205,11 +211,21 @@ def node(
         TrustedKeys.read(settings.trust)
     if runtime != EXTERNAL:
         runtime_named(runtime)
+    server = _http_server(http)
     configure_logs(log_format, log_level, id=name)
     if role is not Role.MANAGER and runtime == PROCESS:
         _tell(settings)
-    anyio.run(_run, settings)
+    anyio.run(_run, settings, server)
     return 0
+
+
+def _http_server(address: str | None) -> HttpServer | None:
+    """What serves HTTP there; None: nothing is to. Raises as `cdm.cli.serve.http_server`."""
+    if not address:
+        return None
+    from cdm.cli.serve import http_server  # noqa: PLC0415  # optional
+
+    return http_server(address)
 
 
 def _as_whom(role: Role, runtime: str, user: str | None, users: str | None) -> RunAs:
@@ -272,13 +288,17 @@ def refuse_contradictions(settings: NodeSettings) -> None:
             )
 
 
-async def _run(settings: NodeSettings) -> None:
+async def _run(settings: NodeSettings, server: HttpServer | None) -> None:
     stop, at_once = anyio.Event(), anyio.Event()
     async with anyio.create_task_group() as tasks:
+        if server is not None:
+            tasks.start_soon(server.run_beside)
         with anyio.CancelScope() as starting:
             await tasks.start(_stop_on_signal, stop, at_once, starting)
             async with make_node(settings) as node:
                 tasks.start_soon(_hurry, node, at_once)
+                if server is not None:
+                    tasks.start_soon(server.follow_node, node)
                 starting.shield = True
                 await node.run(stop)
         tasks.cancel_scope.cancel()

@@ -28,6 +28,7 @@ from tests.cli import (
     test_help,
     test_rebalance,
     test_releases,
+    test_serve,
     test_status,
 )
 from tests.containers import test_compose
@@ -338,6 +339,8 @@ INLINE_IS_IN: dict[str, Test] = {
     "nats cdm": test_nats_cli.test_cdm_is_a_command_of_the_tool,
     "nats cdm status": test_nats_cli.test_cdm_is_a_command_of_the_tool,
     "cdm init": test_a_server_of_ones_own,
+    "cdm serve": test_serve.test_it_is_served_also_while_nats_is_not_there_and_ends_with_sigterm,
+    "cdm node --http": test_serve.test_a_node_serves_it_too,
     **dict.fromkeys(("cdm init --replicas", "cdm init --replicas 3"), test_a_node_is_operated),
     "cdm init --upgrade": test_buckets_of_an_earlier_version_are_changed_over,
     "cdm node": test_a_node_is_operated,

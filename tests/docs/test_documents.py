@@ -125,6 +125,7 @@ COMMANDS = (
     *(
         "init",
         "secure",
+        "serve",
         "node",
         "status",
         "explain",

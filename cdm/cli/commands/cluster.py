@@ -21,6 +21,15 @@ SETTING_UP = (
         "leader serves the blueprints. A second signal stops at once.",
     ),
     Described(
+        "serve",
+        "cdm.cli.serve:serve",
+        "Tell over HTTP how the cluster is, until SIGTERM or SIGINT.\n\n"
+        "A process of its own that only reads: endpoints for proxies and monitoring. `cdm node --http` serves the same "
+        "beside a node. Needs the extra http. While NATS is away the last answer stands. Exits with 4 where another "
+        "process listens at the address.",
+        ("cdm serve", "cdm serve --http 10.0.0.5:8280 --context router"),
+    ),
+    Described(
         "secure",
         "cdm.cli.secure:secure",
         "Write a configuration of nats-server in which everybody may do what is theirs, and a key for everybody.\n\n"

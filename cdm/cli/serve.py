@@ -1,0 +1,81 @@
+"""``cdm serve``, and what ``cdm node --http`` has in common with it: what cdm tells over HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import anyio
+import anyio.abc
+from cyclopts import Parameter
+
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
+from cdm.cli.options import ConnectionOptions
+from cdm.cli.parameters import HERE
+from cdm.cli.signals import until_stopped
+from cdm.errors import UsageError
+from cdm.store.connection import Access, connect
+
+if TYPE_CHECKING:
+    from cdm.http.server import HttpServer
+
+DEFAULT = "127.0.0.1:8280"
+"""Where HTTP is served if nothing else is said."""
+_BROUGHT = frozenset({"prometheus_client", "starlette", "uvicorn"})
+"""What the extra brings."""
+
+
+def serve(
+    connection: ConnectionOptions = HERE,
+    *,
+    http: Annotated[str, Parameter(env_var="CDM_HTTP")] = DEFAULT,
+    log_format: Annotated[LogFormat, Parameter(env_var="CDM_LOG_FORMAT")] = LogFormat.CONSOLE,
+    log_level: Annotated[LogLevel, Parameter(env_var="CDM_LOG_LEVEL")] = LogLevel.INFO,
+) -> int:
+    """Tell over HTTP how the cluster is, until SIGTERM or SIGINT; a process of its own that only reads.
+
+    Parameters
+    ----------
+    http
+        Where to listen: HOST:PORT, or :PORT for all addresses of this machine.
+    log_format
+        Format of log lines.
+    log_level
+        The least severe level that is logged.
+    """
+    access = connection.access()
+    server = http_server(http)
+    configure_logs(log_format, log_level)
+    anyio.run(_run, server, access, connection.prefix)
+    return 0
+
+
+def http_server(address: str) -> HttpServer:
+    """What serves HTTP at this address; it listens.
+
+    Raises:
+        UsageError: the extra is not installed, or this machine cannot listen there.
+        AddressTaken: another process listens there.
+    """
+    from cdm.http.address import http_address, listening  # noqa: PLC0415  # optional
+
+    where = http_address(address)
+    try:
+        from cdm.http.server import HttpServer  # noqa: PLC0415  # optional, and slow to import
+    except ModuleNotFoundError as missing:
+        if missing.name not in _BROUGHT:
+            raise
+        raise UsageError(
+            f"HTTP (--http, CDM_HTTP) needs {missing.name}, which is not installed: pip install 'cdm[http]'"
+        ) from None
+    return HttpServer(listening(where))
+
+
+async def _run(server: HttpServer, access: Access, prefix: str) -> None:
+    async def work(tasks: anyio.abc.TaskGroup) -> None:
+        tasks.start_soon(server.run)
+        async with connect(access, name="cdm serve", prefix=prefix, timeout=None) as connection:
+            await connection.check_server()
+            tasks.start_soon(connection.lost)
+            await server.follow(connection)
+
+    await until_stopped(work)
