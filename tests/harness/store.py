@@ -13,12 +13,12 @@ from cdm.model.keys import IntentKey, Layout, NodeKey, SeenKey, encode
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.watch import Phase, Watch
-from tests.harness.servers import NatsServer
+from tests.harness.servers import Addressed, NatsServer
 from tests.harness.waiting import eventually
 from tests.harness.wire import Raw
 
 
-def connected(server: NatsServer, prefix: str = "") -> Any:
+def connected(server: Addressed, prefix: str = "") -> Any:
     """A connection of cdm's own."""
     return connect(Access(servers=(server.url,)), name="test", prefix=prefix)
 

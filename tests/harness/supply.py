@@ -16,7 +16,7 @@ from cdm.artifacts.stored import Pushed
 from cdm.errors import SliceFailed
 from cdm.model.artifact import Artifact
 from cdm.model.manifest import Manifest
-from tests.harness.servers import NatsServer
+from tests.harness.servers import Addressed
 from tests.harness.store import connected
 
 PLAIN = Manifest()
@@ -66,7 +66,7 @@ class Supply:
 
 
 @asynccontextmanager
-async def supply(server: NatsServer, folder: Path) -> AsyncIterator[Supply]:
+async def supply(server: Addressed, folder: Path) -> AsyncIterator[Supply]:
     async with connected(server) as connection:
         artifacts = Artifacts(connection)
         await artifacts.ensure(create=True)

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FO
 KEYS = 50
 LONG = b" " * 500_000
 """So it takes a moment to catch up, and what is there already is delivered faster than more comes."""
-ROUNDS = 5
+ROUNDS = 20
 """How often it is tried at most until a consumer is made while its server is behind."""
 NAMES = {BLUEPRINTS: "g/a/{}", SLICES: "n1.g/a/1/{}"}
 VALUES = {BLUEPRINTS: b"3", SLICES: b'{"state":"LOAD","term":1}'}

@@ -28,6 +28,7 @@ from cdm.errors import SliceFailed
 from cdm.model.artifact import Artifact
 from cdm.model.content import Form
 from cdm.model.manifest import Manifest
+from tests.harness.proxy import proxied
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.store import connected
 from tests.harness.supply import ONE, THREE, TWO, Supply, refused, supply
@@ -149,7 +150,7 @@ async def test_gets_at_once_share_one_download(server: NatsServer, tmp_path: Pat
 
 
 async def test_who_waits_goes_on_when_the_first_is_cancelled(server: NatsServer, tmp_path: Path) -> None:
-    async with supply(server, tmp_path) as at:
+    async with proxied(server) as way, supply(way, tmp_path) as at:
         await at.push(ONE, at.file(20_000_000))
         cache = at.cache()
         found: list[Fetched] = []
@@ -164,10 +165,12 @@ async def test_who_waits_goes_on_when_the_first_is_cancelled(server: NatsServer,
         async with anyio.create_task_group() as tasks:
             scope = anyio.CancelScope()
             tasks.start_soon(first, scope)
-            await eventually(lambda: (tmp_path / "cache").exists() and at.contents)
+            await eventually(lambda: (tmp_path / "cache").exists() and at.contents, pause=0.0)
+            way.cut()  # before all of it is there
             tasks.start_soon(second)
             await anyio.sleep(0.02)
             scope.cancel()
+            way.mend()
         assert scope.cancelled_caught
         assert at.contents == [found[0].digest]
 
@@ -312,8 +315,8 @@ async def test_without_a_connection_it_is_not_fatal(
 async def test_one_that_is_replaced_while_it_is_downloaded_is_downloaded_anew(
     server: NatsServer, tmp_path: Path
 ) -> None:
-    async with supply(server, tmp_path) as at, connected(server) as connection:
-        await at.push(ONE, at.file(40_000_000))
+    async with proxied(server) as way, supply(way, tmp_path) as at, connected(server) as connection:
+        await at.push(ONE, at.file(20_000_000))
         before = await at.artifacts.describe(ONE)
         new = at.file(1_000_000, "new")
         found: list[Fetched] = []
@@ -323,11 +326,13 @@ async def test_one_that_is_replaced_while_it_is_downloaded_is_downloaded_anew(
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(get)
-            await eventually(lambda: any((tmp_path / "cache").glob("tmp-*/packed")))
+            await eventually(lambda: any((tmp_path / "cache").glob("tmp-*/packed")), pause=0.0)
+            way.cut()
             packed = pack(new, tmp_path)
             other = Artifacts(connection)
             assert await other.push(ONE, new, packed.content(Manifest()), force=True) is Pushed.REPLACED
             assert not found, "the download was over before it was disturbed"
+            way.mend()
         assert found[0].digest != before.content.identity
         assert at.contents == [found[0].digest]
         assert (found[0].folder / "new").read_bytes() == new.read_bytes()

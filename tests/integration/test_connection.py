@@ -33,7 +33,7 @@ from cdm.store.connection import Access, Connection, connect
 from cdm.store.responder import Identity, Responder
 from tests.harness.servers import FORGIVEN, NatsServer, free_port, running_cluster, running_server
 from tests.harness.store import connected
-from tests.harness.waiting import bounded, eventually
+from tests.harness.waiting import Stopwatch, bounded, eventually
 from tests.harness.wire import ANSWER, Raw, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -46,10 +46,10 @@ SECRET = "s3cr3t"
 @pytest.mark.quick
 async def test_a_server_without_jetstream_is_refused(tmp_path: Any) -> None:
     async with running_server(jetstream=False) as plain, connected(plain) as connection:
-        began = time.monotonic()
+        watch = Stopwatch()
         with pytest.raises(Unsuitable) as refused:
             await connection.check_server()
-        assert time.monotonic() - began < 2
+        assert watch.took < watch.bound(1), "the time-out of a request was not waited for"
         text = str(refused.value)
         assert "\n" not in text
         assert "JetStream" in text
@@ -79,11 +79,11 @@ async def test_an_old_server_is_refused(server: NatsServer, monkeypatch: pytest.
 @pytest.mark.quick
 async def test_nobody_listens() -> None:
     url = f"nats://me:{SECRET}@127.0.0.1:{free_port()}"
-    began = time.monotonic()
+    watch = Stopwatch()
     with pytest.raises(Unreachable) as refused:
         async with connect(Access(servers=(url,)), name="test", timeout=0.7):
             pass
-    assert 0.5 < time.monotonic() - began < 3
+    assert 0.5 < watch.took < watch.bound(0.7)
     text = str(refused.value)
     assert "127.0.0.1" in text
     assert "0.7 s" in text
@@ -218,12 +218,12 @@ async def test_nothing_is_kept_for_later(server: NatsServer) -> None:
         await bucket.ensure(create=True)
         server.kill()
         await eventually(lambda: not connection.is_up)
-        began = time.monotonic()
+        watch = Stopwatch()
         with pytest.raises(Unreachable):
             await bucket.put(SliceKey(N1, ONE), b"{}")
         with pytest.raises(Unreachable):
             await connection.publish("x")
-        assert time.monotonic() - began < 2
+        assert watch.took < watch.bound(0)
         await server.start()
         await eventually(lambda: connection.is_up)
         assert await bucket.read(SliceKey(N1, ONE)) is None
@@ -234,10 +234,10 @@ async def test_a_request_that_hangs_is_uncertain(server: NatsServer) -> None:
         bucket = Bucket(connection, SLICES)
         await bucket.ensure(create=True)
         server.pause()
-        began = time.monotonic()
+        watch = Stopwatch()
         with pytest.raises(Uncertain):
             await bucket.put(SliceKey(N1, ONE), b"{}", timeout=0.4)
-        assert time.monotonic() - began < 2
+        assert watch.took < watch.bound(0.4)
         server.resume()
 
 
@@ -258,10 +258,10 @@ async def test_a_request_ends_with_its_connection(server: NatsServer) -> None:
                 server.kill()
 
             tasks.start_soon(soon)
-            began = time.monotonic()
+            watch = Stopwatch()
             with pytest.raises((Uncertain, Unreachable)):
-                await connection.request("black.hole", timeout=10)
-            assert time.monotonic() - began < 9
+                await connection.request("black.hole", timeout=600)
+            assert watch.took < watch.bound(2)
 
 
 async def test_a_connection_is_closed_while_it_is_being_lost(server: NatsServer) -> None:
@@ -299,9 +299,9 @@ async def test_what_nobody_heard_is_asked_again_soon(server: NatsServer) -> None
         await user.client.subscribe("$JS.API.CDM.TEST", cb=drop_the_first_two)
         for _ in range(2):  # the client's first ping may overtake the subscription
             await user.client.flush()
-        began = time.monotonic()
+        watch = Stopwatch()
         assert await connection.api_retried("CDM.TEST") == {"late": True}
-        assert time.monotonic() - began < 4.5  # the time-out of one request is 5 s
+        assert watch.took < watch.bound(1.5)  # the time-out of one request is 5 s
         asked = -100
         with pytest.raises(Uncertain):
             await connection.api_retried("CDM.TEST")
@@ -342,7 +342,7 @@ async def test_a_pong_that_nobody_waits_for_any_more_ends_nothing(server: NatsSe
 async def test_waiting_for_the_server_ends_with_the_connection(server: NatsServer) -> None:
     async with connected(server) as connection:
         server.pause()
-        began = time.monotonic()
+        watch = Stopwatch()
         async with anyio.create_task_group() as tasks:
 
             async def soon() -> None:
@@ -352,7 +352,7 @@ async def test_waiting_for_the_server_ends_with_the_connection(server: NatsServe
             tasks.start_soon(soon)
             with pytest.raises((Uncertain, Unreachable)):
                 await connection.flush()
-        assert time.monotonic() - began < 4
+        assert watch.took < watch.bound(1)
         with pytest.raises(Unreachable):
             await connection.flush()
 
@@ -384,10 +384,10 @@ async def _answers(connection: Connection) -> bool:
 
 async def test_no_responders_are_told_at_once(server: NatsServer) -> None:
     async with connected(server) as connection:
-        began = time.monotonic()
+        watch = Stopwatch()
         with pytest.raises(NoResponders):
-            await connection.request("nobody.there", timeout=60)
-        assert time.monotonic() - began < 10
+            await connection.request("nobody.there", timeout=600)
+        assert watch.took < watch.bound(0)
 
 
 async def test_a_closed_connection_is_closed_even_when_cancelled(server: NatsServer) -> None:

@@ -11,20 +11,21 @@ from nats.aio.client import Client
 
 from tests.harness.nodes import nodes_on
 from tests.harness.servers import NatsServer, raw_client
-from tests.harness.waiting import eventually
+from tests.harness.waiting import eventually, patience
 from tests.harness.wire import raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.quick]
 
 
-async def told(client: Client, subject: str) -> list[dict[str, Any]]:
-    """What all services answer, until there was nothing for a second."""
+async def told(client: Client, subject: str, count: int) -> list[dict[str, Any]]:
+    """What services answer, of whom so many should; and who does within half a second after that."""
     inbox = client.new_inbox()
     found: list[dict[str, Any]] = []
     subscription = await client.subscribe(inbox)
     await client.publish(subject, reply=inbox)
     with suppress(TimeoutError):
-        while data := (await subscription.next_msg(1)).data:  # nothing where there is no service
+        # Nothing where there is no service.
+        while data := (await subscription.next_msg(patience() if len(found) < count else 0.5)).data:
             found.append(json.loads(data))
     await subscription.unsubscribe()
     return found
@@ -36,18 +37,18 @@ async def test_nodes_are_shown_with_what_they_have_done(server: NatsServer) -> N
         leader = (await running.leader()).settings.node
 
         async def both() -> bool:
-            return {(each["name"], each["id"]) for each in await told(client, "$SRV.PING")} == {
+            return {(each["name"], each["id"]) for each in await told(client, "$SRV.PING", 0)} == {
                 ("cdm", "n1"),
                 ("cdm", "n=2E2"),
             }
 
         await eventually(both)
-        await client.request("cdm.node.n1", timeout=10)
-        (info,) = await told(client, "$SRV.INFO.cdm.n1")
+        await client.request("cdm.node.n1", timeout=patience())
+        (info,) = await told(client, "$SRV.INFO.cdm.n1", 1)
         assert (info["type"], info["metadata"]["node"]) == ("io.nats.micro.v1.info_response", "n1")
         asked = {each["name"]: each["subject"] for each in info["endpoints"]}
         assert asked == {"node": "cdm.node.n1", "watch": "cdm.watch.*", "messages": "$KV.slices.>"}
-        stats = {each["id"]: each for each in await told(client, "$SRV.STATS.cdm")}
+        stats = {each["id"]: each for each in await told(client, "$SRV.STATS.cdm", 2)}
         assert stats["n1"]["started"].endswith("Z")
         node, watch, messages = stats["n1"]["endpoints"]
         assert (node["num_requests"], node["num_errors"], watch["num_requests"]) == (1, 0, 0)
@@ -59,8 +60,8 @@ async def test_nodes_are_shown_with_what_they_have_done(server: NatsServer) -> N
         before = await user.contents("slices")
         for reply in ("$KV.slices.n1.g/a/1", "cdm.node.n1"):
             await client.publish("$SRV.PING", reply=reply)
-        assert await told(client, "$SRV.NONSENSE") == []
-        assert len(await told(client, "$SRV.PING.cdm")) == 2
+        assert await told(client, "$SRV.NONSENSE", 0) == []
+        assert len(await told(client, "$SRV.PING.cdm", 2)) == 2
         assert set(await user.contents("slices")) == {*before}
         running.unharmed()
 
@@ -70,7 +71,7 @@ async def test_clusters_on_one_server_have_names_of_their_own(server: NatsServer
         await running.start("n1")
 
         async def there() -> bool:
-            return [each["id"] for each in await told(client, "$SRV.PING.P_cdm")] == ["n1"]
+            return [each["id"] for each in await told(client, "$SRV.PING.P_cdm", 0)] == ["n1"]
 
         await eventually(there)
-        assert await told(client, "$SRV.PING.cdm") == []
+        assert await told(client, "$SRV.PING.cdm", 0) == []

@@ -19,7 +19,7 @@ import pytest
 from cdm.model.manifest import Restart, RestartPolicy
 from tests.harness.releases import MIN_HEALTHY, Site, site
 from tests.harness.servers import FORGIVEN, NatsServer
-from tests.harness.waiting import SLACK, eventually, patience
+from tests.harness.waiting import Stopwatch, eventually, patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -191,7 +191,7 @@ async def test_a_bad_version_is_taken_back_by_itself(server: NatsServer, tmp_pat
         await place.release("1")
         async with place.probing() as prober:
             await place.push("2", BAD[bad], restart=NO_TRY if bad == "it does not start" else None, patience=3)
-            put = time.time()
+            put, watch = time.time(), Stopwatch()
             await place.put("2", rollout={"from": "1", "kind": kind})
             reverted = await place.reaches("reverted")
             await place.serves("1")
@@ -203,7 +203,7 @@ async def test_a_bad_version_is_taken_back_by_itself(server: NatsServer, tmp_pat
         assert failed is not None
         took = reverted.entry.time - failed
         print(f"{bad}, {kind}: reverted {took:.1f} s after the first failure; {found.requests} requests")
-        assert took < MIN_HEALTHY + 5 + SLACK
+        assert took < watch.bound(MIN_HEALTHY + 5)
         assert told["reason"]
         # It is not tried again by itself.
         await place.stays("reverted", 3)

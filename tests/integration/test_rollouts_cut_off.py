@@ -16,7 +16,7 @@ import pytest
 from tests.harness.proxy import Proxy, proxied
 from tests.harness.releases import Site, site
 from tests.harness.servers import FORGIVEN, NatsServer
-from tests.harness.waiting import SLACK, eventually
+from tests.harness.waiting import Stopwatch, eventually
 from tests.integration.test_rollouts import condition, versions
 from tests.integration.test_rollouts_lost import TTL, back, canary_stands, gone, says
 
@@ -98,7 +98,7 @@ async def test_without_room_elsewhere_it_goes_back_by_its_deadline(server: NatsS
         # Longer than a node may be silent: what comes up there is never taken for healthy.
         slowly = {"min_healthy": 2 * TTL, "rollout": {**CANARY, "deadline": "10s"}}
         async with place.probing() as prober:
-            put = time.time()
+            put, watch = time.time(), Stopwatch()
             await place.put("2", **slowly)
             victim = await eventually(lambda: new_one(place), what="one is new")
             ways[victim].cut()
@@ -114,7 +114,7 @@ async def test_without_room_elsewhere_it_goes_back_by_its_deadline(server: NatsS
         await place.judged(canary=WEIGHTS, max_unavailable=1)
         restarts = [record.value.get("restarts") for record in (await place.user.contents("slices")).values()]
         assert not any(restarts), "what is loaded anew has not been restarted"
-        assert 10 <= reverted.entry.time - put < 10 + 5 + SLACK
+        assert 10 <= reverted.entry.time - put < watch.bound(10 + 5)
         assert told["reason"].startswith("no instance became healthy for 10 s: 1 has no place")
 
 

@@ -171,7 +171,7 @@ async def test_another_process_waits_for_what_is_left_of_what_runs_still() -> No
     """A runtime may take over what runs; that of processes ends it."""
     made = World()
     made.states[KEY] = True
-    made.say(S.UNLOADING, at=clock.now() - 10, after=10.4)
+    made.say(S.UNLOADING, at=clock.now() - 10, after=11.5)
     async with world(made) as it:
         await anyio.sleep(0.1)
         assert it.states[KEY]
