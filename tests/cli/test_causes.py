@@ -22,7 +22,7 @@ SLEEP = "import time\ntime.sleep(600)\n"
 BIND = "import os, socket\nsocket.create_server(('127.0.0.1', int(os.environ['CDM_PORT'])))\n" + SLEEP
 LOOP = "import time\nprint('READY=1', flush=True)\ntime.sleep(0.3)\nraise RuntimeError('no database')\n"
 LINE = 'readiness = { check = { kind = "line" } }\nrestart = { backoff = 0.1, attempts = 9 }\n'
-HUNGRY = "hoard = bytearray(2**30)\n" + SLEEP
+HUNGRY = "import os\ntry:\n    hoard = bytearray(2**30)\nexcept MemoryError:\n    os._exit(1)\n" + SLEEP
 PROGRAMS = {
     "entry": (SLEEP, 'entry = "pyhton3"\nargs = ["main.py"]\n'),
     "port": (BIND, "port = {port}\n"),
@@ -38,7 +38,7 @@ CAUSES = {
     "port": ["Address already in use"],
     "loop": ["RuntimeError: no database"],
     "missing": ["acme:missing:1"],
-    "memory": ["MemoryError"],
+    "memory": ["exit status 1 (its memory limit is 100M)"],
     "ready": ["not ready within 1 s"],
     "room": ["64Gi needed, 8Gi there"],
     "label": ["without gpu"],
@@ -92,7 +92,7 @@ async def test_one_command_tells_the_cause_of_each_of_eight_failures(server: Nat
                 for cause in causes:
                     assert cause in blueprints[name], shown
                     assert cause in told[name], told
-            for name in ("loop", "room", "label", "ready"):
+            for name in ("loop", "memory", "room", "label", "ready"):
                 explained = await it.cdm("explain", f"acme:{name}:1")
                 assert all(cause in explained for cause in CAUSES[name]), explained
 

@@ -9,6 +9,7 @@ import pytest
 from cdm.model.manifest import Limits
 from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.cgroup import Cgroups, own_group
+from cdm.runtimes.keeper.ending import told_of_ending
 from cdm.runtimes.keeper.spawn import rlimits
 
 UNIFIED = "35 24 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -74,3 +75,36 @@ def test_members_of_groups_below_are_members(tmp_path: Path) -> None:
     (tmp_path / "cgroup.procs").write_text("1\n2\n")
     (tmp_path / "below" / "cgroup.procs").write_text("3\n")
     assert cgroup.members(tmp_path) == {1, 2, 3}
+
+
+ITS_OWN, OF_OTHERS, NONE = "max 4\noom 1\noom_kill 2\n", "max 0\noom 0\noom_kill 1\n", "max 9\noom 0\noom_kill 0\n"
+MACHINE = "the machine, or all that the node may use of it, was out of memory"
+
+
+@pytest.mark.parametrize(
+    ("status", "events", "said"),
+    [
+        (-9, ITS_OWN, "killed: over its memory limit of 64Mi"),
+        (1, ITS_OWN, "exit status 1 (a process of it was killed: over its memory limit of 64Mi)"),
+        (-9, OF_OTHERS, f"killed: {MACHINE}"),
+        (-9, NONE, "killed by SIGKILL (its memory limit is 64Mi)"),
+        (-6, None, "killed by SIGABRT (its memory limit is 64Mi)"),
+        (1, None, "exit status 1 (its memory limit is 64Mi)"),
+        (0, ITS_OWN, "exit status 0"),
+        (-15, NONE, "killed by SIGTERM"),
+        (-24, NONE, "killed by SIGXCPU (its limit is 7 s of CPU time)"),
+        (-25, NONE, "killed by SIGXFSZ (the largest file that it may write has 1,000 bytes)"),
+        (-63, NONE, "killed by signal 63"),
+    ],
+)
+def test_the_limit_that_ended_a_program_is_named(tmp_path: Path, status: int, events: str | None, said: str) -> None:
+    limits = Limits(memory=64 * 2**20, cpu_seconds=7, file_size=1000)
+    if events is not None:
+        (tmp_path / "memory.events").write_text(f"low 0\nhigh 0\n{events}oom_group_kill 0\n")
+    assert told_of_ending(status, limits, tmp_path) == said
+    plain = said.partition(" (")[0]
+    if not said.startswith("killed: "):
+        assert told_of_ending(status, limits, tmp_path, asked=True) == plain, "it was stopped: no limit was in the way"
+    if events is None:
+        assert told_of_ending(status, limits, None) == said
+        assert told_of_ending(status, Limits(), None) == plain

@@ -162,6 +162,18 @@ def members(group: Path) -> set[int]:
     return found
 
 
+def out_of_memory(group: Path) -> bool | None:
+    """Whether a process in the group was killed for the group's own limit of memory; None: none for any memory.
+
+    False: what ran out was the memory of the machine, or of a group above.
+    """
+    try:
+        events = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
+        return int(events["oom"]) > 0 if int(events["oom_kill"]) else None
+    except (OSError, ValueError, KeyError):  # the group does not look after memory
+        return None
+
+
 def remove(group: Path) -> None:
     """Remove the group and those below it, except where processes live."""
     for folder, _, _ in os.walk(group, topdown=False):

@@ -32,7 +32,6 @@ from cdm.runtimes.keeper.protocol import (
     MAX_PACKET,
     RECORDS,
     Event,
-    Exited,
     Gone,
     Heard,
     Hello,
@@ -289,9 +288,7 @@ class Keeper:
             run.reaped = True
             if run.exec_pipe is not None:
                 self._on_exec(run, run.exec_pipe)
-            exited = Exited(run.name, os.waitstatus_to_exitcode(status))
-            run.ended = exited.words
-            self._tell(exited)
+            self._tell(run.exited(os.waitstatus_to_exitcode(status)))
 
     def _lapse(self) -> None:
         """Stop runs with ``stop_after`` whose node is cut off: others may start the same slice elsewhere."""

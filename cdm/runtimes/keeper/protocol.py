@@ -5,8 +5,6 @@ The node sends commands, the keeper events. A run is one start of one slice's pr
 
 from __future__ import annotations
 
-import signal
-
 import msgspec
 from msgspec import Struct
 
@@ -141,16 +139,8 @@ class Exited(Struct, frozen=True, tag=True):
     run: str
     status: int
     """Exit status, or minus the number of the signal that ended it."""
-
-    @property
-    def words(self) -> str:
-        """How it ended, for people."""
-        if self.status >= 0:
-            return f"exit status {self.status}"
-        try:
-            return f"killed by {signal.Signals(-self.status).name}"
-        except ValueError:
-            return f"killed by signal {-self.status}"
+    words: str
+    """How it ended, for people."""
 
 
 class Lapsed(Struct, frozen=True, tag=True):

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper import cgroup
+from cdm.runtimes.keeper.ending import told_of_ending
 from cdm.runtimes.keeper.processes import Process, census, descendants, listening, look, mark, send, sockets
 from cdm.runtimes.keeper.processes import owner as owner_of
-from cdm.runtimes.keeper.protocol import MARK, Spawn
+from cdm.runtimes.keeper.protocol import MARK, Exited, Spawn
 
 KILL_INTERVAL = 0.05
 """Seconds between SIGKILLs to what is still there: something may have been forked meanwhile."""
@@ -63,6 +64,7 @@ class Run:
     ) -> None:
         self.name = spawn.run
         self.lapse = spawn.lapse
+        self._limits = spawn.limits
         self.own_uid = spawn.user.uid if spawn.user is not None and spawn.user.own else None
         """The user that nothing else has; None: there is none."""
         self.pid = pid
@@ -91,6 +93,11 @@ class Run:
             if self.reaped or process.group != self.pid:
                 send(process, number)
                 send(process, signal.SIGCONT)
+
+    def exited(self, status: int) -> Exited:
+        """The program ended with this exit status, or by minus this signal."""
+        self.ended = told_of_ending(status, self._limits, self.group, asked=self.stopping is not None)
+        return Exited(self.name, status, self.ended)
 
     def kill(self, living: Iterable[Process]) -> None:
         """SIGKILL to all processes of the run."""
