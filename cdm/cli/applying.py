@@ -162,8 +162,8 @@ def _say_of(artifact: Artifact, text: str) -> None:
 def _say_ended(artifact: Artifact, ended: Ended) -> None:
     """Show how it ended."""
     shown_line(f"{artifact}: {ended.end}{f': {brief(ended.reason)}' if ended.reason else ''}")
-    if ended.of_instances:
-        shown_line(f"`cdm logs {artifact}` shows what its instances wrote")
+    if hint := ended.hint(artifact):
+        shown_line(hint)
 
 
 def code_of(changes: Sequence[Change], ends: dict[Artifact, Ended]) -> int:

@@ -13,6 +13,7 @@ import anyio
 from msgspec import to_builtins
 
 from cdm import clock
+from cdm.cli.awaiting import Awaited
 from cdm.cli.connected import run_connected
 from cdm.cli.editing import Made, Plan, edited, keys_of
 from cdm.cli.judging import End, Ended, Failures, gone_back_to, judged, under_way
@@ -45,14 +46,16 @@ class StatusFollower:
     Args:
         connection: to NATS.
         services: which ones; at least one.
+        others: whether the statuses of all other services are to be known, too.
     """
 
-    def __init__(self, connection: Connection, *services: Service) -> None:
+    def __init__(self, connection: Connection, *services: Service, others: bool = False) -> None:
         self.statuses: dict[Artifact, Status] = {}
-        self._services = frozenset(services)
+        self.services = set(services)
+        """Those whose news wake whoever waits."""
         self._waiting: list[Wakeup] = []
         self._news = self.wakeup()
-        keys = keys_of(services[0]) if len(services) == 1 else ">"
+        keys = keys_of(services[0]) if len(services) == 1 and not others else ">"
         self._watch = Watch(buckets(connection)["status"], self._take, keys=keys, on_live=self._on_live)
         self._live = anyio.Event()
 
@@ -83,19 +86,20 @@ class StatusFollower:
             return
         with suppress(InvalidKey):
             artifact = decode_artifact(key.name)
-            if artifact.service in self._services:
-                if isinstance(message, ValuePut):
-                    self.statuses[artifact] = message.value
-                else:
-                    self.statuses.pop(artifact, None)
-                self._tell()
+            if isinstance(message, ValuePut):
+                self.statuses[artifact] = message.value
+            else:
+                self.statuses.pop(artifact, None)
+            if artifact.service in self.services:
+                self.tell()
 
     def _on_live(self, live: bool) -> None:
         if live:
             self._live.set()
-        self._tell()
+        self.tell()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Wake whoever waits: something is new."""
         for each in self._waiting:
             each.set()
 
@@ -130,28 +134,34 @@ async def followed_all(
         timeout: as in `followed`.
         on_end: told how each ended, once it has; not of what has not ended in time.
     """
-    follower = StatusFollower(connection, *{made.edit.version.artifact.service for made, _ in edits})
+    blueprints = [Blueprint.parse(made.edit.raw) for made, _ in edits]
+    services = {made.edit.version.artifact.service for made, _ in edits}
+    follower = StatusFollower(connection, *services, others=any(each.after for each in blueprints))
     ends = [Ended(End.TIMED_OUT, f"not over within {timeout or 0:g} s; it goes on")] * len(edits)
 
-    async def follow(number: int, made: Made, say: Say) -> None:
-        ends[number] = await _until_over(follower, made, say)
+    async def follow(number: int, made: Made, say: Say, awaited: Awaited) -> None:
+        # A rollout has its own deadline, which the leader watches; without one, nobody else ends the wait.
+        deadline = blueprints[number].rollout.deadline_seconds
+        ends[number] = await _until_over(follower, awaited, made, say, deadline)
+        awaited.ends[made.edit.version.artifact] = ends[number]
+        follower.tell()  # others may wait for it
         on_end(made, ends[number])
 
     with anyio.move_on_after(timeout):
         async with anyio.create_task_group() as watching:
             watching.start_soon(follower.run)
             await follower.listed()
+            revisions = {made.edit.version.artifact: made.revision for made, _ in edits}
+            awaited = Awaited(follower.statuses, follower.services, revisions)
             async with anyio.create_task_group() as tasks:
                 for number, (made, say) in enumerate(edits):
-                    tasks.start_soon(follow, number, made, say)
+                    tasks.start_soon(follow, number, made, say, awaited)
             watching.cancel_scope.cancel()
     return ends
 
 
-async def _until_over(follower: StatusFollower, made: Made, say: Say) -> Ended:
+async def _until_over(follower: StatusFollower, awaited: Awaited, made: Made, say: Say, deadline: float) -> Ended:
     artifact, goal = made.edit.version.artifact, made.edit.goal
-    # A rollout has its own deadline, which the leader watches; without one, nobody else ends the wait.
-    deadline = Blueprint.parse(made.edit.raw).rollout.deadline_seconds
     failures, news = Failures(made.edit.version.status), follower.wakeup()
     line, shown, taken_up, idle, due = "", "", False, clock.now(), 0.0
     while True:
@@ -165,6 +175,8 @@ async def _until_over(follower: StatusFollower, made: Made, say: Say) -> Ended:
         if ended := judged(made.revision, status, goal, hopeless=hopeless, serving=serving):
             return ended
         rolling, now = taken_up and status is not None and under_way(status), clock.now()
+        if taken_up and status is not None and not rolling and (ended := awaited.judged(artifact, status, now)):
+            return ended
         if taken_up:
             line = _progress(made, status, serving, follower)
         fresh = not alike(line, shown)
@@ -174,7 +186,7 @@ async def _until_over(follower: StatusFollower, made: Made, say: Say) -> Ended:
         idle = now if rolling else idle
         if now >= idle + deadline:
             return Ended(End.FAILED, f"not Ready within {deadline:g} s: {shown}")
-        patience = inf if rolling else idle + deadline - now
+        patience = inf if rolling else min(idle + deadline, awaited.due(artifact)) - now
         patience = min(patience, due - now if fresh else inf, NOBODY if not taken_up and not shown else inf)
         with anyio.move_on_after(None if patience == inf else patience) as silence:
             await news.wait()
@@ -220,8 +232,8 @@ async def finished(
         say(f"{edit.version.artifact}: {ended.end}{f': {brief(ended.reason)}' if ended.reason else ''}")
         if ended.end is End.REVERTED and edit.goal is Goal.FORWARD:
             say(f"`cdm rollout retry {edit.version.artifact.service}` tries {edit.version.artifact.version} once more")
-        if ended.of_instances:
-            say(f"`cdm logs {edit.version.artifact}` shows what its instances wrote")
+        if hint := ended.hint(edit.version.artifact):
+            say(hint)
     return ended.code(edit.goal) if ended is not None else 0
 
 

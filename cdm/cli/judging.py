@@ -9,13 +9,15 @@ from msgspec import UNSET, Struct
 
 from cdm.cli.plans import Goal
 from cdm.cli.wording import CRASH_LOOP
+from cdm.model.artifact import Artifact
 from cdm.model.record import RolloutPhase
 from cdm.model.status import Condition, RolloutStatus, Status
 
-_INSTANCES = re.compile(
-    r"\bcrash loop\b|\bfailed or restarted\b|\b\d+ failed: |\bbecame healthy\b|\bnot Ready within\b"
+_RAN = re.compile(
+    r"\bcrash loop\b|\bexit status \d|\bkilled(?: by|:)|\bnot ready within\b|\bnot alive \(|; last output: "
 )
-"""What the leader's reasons are like where instances did not come up."""
+
+"""What the leader's reasons are like where programs ran and did not come up."""
 
 
 @unique
@@ -36,12 +38,17 @@ class Ended(Struct, frozen=True):
 
     end: End
     reason: str = ""
+    culprit: Artifact | None = None
+    """What the reason is about, where that is another artifact."""
 
-    @property
-    def of_instances(self) -> bool:
-        """Whether instances failed, so that their output may tell why."""
-        none = "cannot be placed" in self.reason
-        return self.end in (End.FAILED, End.REVERTED) and _INSTANCES.search(self.reason) is not None and not none
+    def hint(self, artifact: Artifact) -> str:
+        """Which command tells more of why it failed; empty: none does."""
+        if self.end not in (End.FAILED, End.REVERTED):
+            return ""
+        culprit = self.culprit or artifact
+        if _RAN.search(self.reason):
+            return f"`cdm logs {culprit}` shows what its instances wrote"
+        return f"`cdm explain {culprit}` tells more"
 
     def code(self, goal: Goal) -> int:
         """The exit code of the command that waited for it."""
@@ -80,14 +87,14 @@ def judged(
     if (end := _end(status, goal, hopeless=hopeless)) is None:
         return None
     if end is End.REVERTED and goal is Goal.BACK:
-        return _back(status, serving if _elsewhere(rollout) else status)
+        return _back(status, serving if elsewhere(rollout) else status)
     return Ended(end, "" if end is End.COMPLETE else status.reason)
 
 
 def gone_back_to(status: Status | None) -> str | None:
     """The version that serves instead, once a rollout was taken back; None: none does, or it is the same version."""
     rollout = status.rollout or None if status is not None else None
-    back = rollout is not None and rollout.phase == RolloutPhase.REVERTED and _elsewhere(rollout)
+    back = rollout is not None and rollout.phase == RolloutPhase.REVERTED and elsewhere(rollout)
     return rollout.source if rollout is not None and back else None
 
 
@@ -111,7 +118,7 @@ def _end(status: Status, goal: Goal, *, hopeless: bool) -> End | None:
             return End.REFUSED
         case Condition.SUPERSEDED:
             return End.SUPERSEDED
-        case Condition.REVERTED if goal is not Goal.COUNT or _elsewhere(status.rollout or None):
+        case Condition.REVERTED if goal is not Goal.COUNT or elsewhere(status.rollout or None):
             return End.REVERTED
         case Condition.REVERTED if all_serve(status):
             return End.COMPLETE
@@ -125,7 +132,7 @@ def _end(status: Status, goal: Goal, *, hopeless: bool) -> End | None:
             return None
 
 
-def _elsewhere(rollout: RolloutStatus | None) -> bool:
+def elsewhere(rollout: RolloutStatus | None) -> bool:
     """Whether another version serves after a rollout was taken back."""
     return rollout is not None and rollout.source != rollout.target
 

@@ -7,6 +7,7 @@ Services that wait for each other in a circle would wait for ever, so that is to
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
@@ -20,6 +21,10 @@ from cdm.model.slice import SliceState
 
 if TYPE_CHECKING:  # what chooses nodes takes long to import, and is not needed to know which there are
     from cdm.manager.standing import Fleet
+
+
+_CIRCLE = "services wait for each other, and none would ever start"
+_WAITING = re.compile(r"\bwaiting for (?P<services>(?:[^ ,]+:[^ ,]+(?:, | and )?)+) to have a healthy instance")
 
 
 class Dependencies:
@@ -153,7 +158,12 @@ def told_of_circle(circle: Iterable[Service]) -> str:
     if not names:
         return ""
     way = " after ".join(names)
-    return f"services wait for each other, and none would ever start: {way}; take one out of its blueprint's after"
+    return f"{_CIRCLE}: {way}; take one out of its blueprint's after"
+
+
+def in_circle(reason: str) -> bool:
+    """Whether a status says (`told_of_circle`) that its service waits for itself."""
+    return reason.startswith(_CIRCLE)
 
 
 def told_of_waiting(services: Iterable[str]) -> str:
@@ -161,3 +171,9 @@ def told_of_waiting(services: Iterable[str]) -> str:
     names = list(services)
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     return f"waiting for {listed} to have a healthy instance"
+
+
+def waited_for(reason: str) -> tuple[Service, ...]:
+    """The services that a status says are waited for (`told_of_waiting`)."""
+    told = _WAITING.search(reason)
+    return tuple(map(Service.parse, re.split(", | and ", told["services"]))) if told is not None else ()

@@ -117,6 +117,11 @@ class Group:
         """Slices that are being unloaded."""
         return self.counts[SliceState.UNLOAD] + self.counts[SliceState.UNLOADING]
 
+    @property
+    def why_failed(self) -> str:
+        """Why it failed last where it has not run since; empty: it did not fail, or nobody said why."""
+        return max(self.failed_on.values()).why if self.failed_on else ""
+
     def only(self, counts: Callable[[SlicePut], bool]) -> Group:
         """The same with those slices alone that count; a view for one decision, or this group where all of them do."""
         kept = {key: put for key, put in self.slices.items() if counts(put)}

@@ -210,13 +210,13 @@ def _unanswered(group: Group) -> str:
 
 def _failed_before(group: Group) -> str:
     """Why instances failed that are tried again now: while they are, nothing else tells of it."""
-    why = max(group.failed_on.values(), default=None)
-    if why is None or not why.why:
+    why = group.why_failed
+    if not why:
         return ""
     coming = (put.value for put in group.slices.values() if put.value.state is not SliceState.ACTIVE)
     count = max((value.failures or 0 for value in coming if value.state.live), default=0)
     times = "once" if count == 1 else f"{count} times"
-    return f"; failed {times} before: {_cut(why.why, REASONS)}" if count else ""
+    return f"; failed {times} before: {_cut(why, REASONS)}" if count else ""
 
 
 def refused_status(problem: str, revision: int, term: int) -> Status:

@@ -22,6 +22,14 @@ def connect():
 print("starting")
 connect()
 """
+SHOP = """
+artifact: shop:web:1
+instances: 1
+after: [shop:db]
+---
+artifact: shop:db:1
+instances: 1
+"""
 GOOD = "import time\ntime.sleep(600)\n"
 
 
@@ -62,6 +70,17 @@ async def test_what_does_not_come_up_is_told_at_once_in_lines_that_can_be_read(
             assert told["stuck"]
             assert "1 old instance failed or restarted" in told["why"]
             assert [key for key in await user.slices() if "acme/web/2" in key], "what serves stays"
+
+            # What waits for something that does not come up is not waited for any longer than that.
+            shop = tmp_path / "shop.yaml"
+            shop.write_text(SHOP, encoding="utf-8")
+            await it.cdm("artifact", "push", "shop:web:1", str(good))
+            lines = (await it.cdm("apply", "-f", str(shop), "--wait", code=3)).splitlines()
+            told = dict(line[10:].split(": failed: ", 1) for line in lines if ": failed: " in line)
+            assert "there is no artifact shop:db:1" in told["shop:db:1"], lines
+            assert told["shop:web:1"].startswith("waiting for shop:db, which does not come up: "), lines
+            assert sum("`cdm explain shop:db:1` tells more" in line for line in lines) == 2, lines
+            assert not any("cdm logs" in line for line in lines), "none of it was ever started"
 
             for shown in (await it.cdm("rollout", "status", "acme:web"), await it.cdm("history", "acme:web")):
                 assert "raise RuntimeError" not in shown

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from cdm.manager.cluster import Desired
+from cdm.manager.group import Group
+from cdm.manager.progress import Progress
+from cdm.manager.service import Facts, Version
+from cdm.manager.standing import Fleet, LiveNode
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import SliceKey
 from cdm.model.node import Schedule
+from cdm.model.record import Rollout, RolloutPhase, Side
 from cdm.model.status import Condition
 from tests.unit.support import APP, S, n
+from tests.unit.support import put as slice_put
 from tests.unit.test_manager import condition, running, slept
 from tests.unit.world import World
 
@@ -247,3 +254,14 @@ def test_what_was_started_with_something_else_has_nothing_to_do_with_a_crash_loo
         each.end(new)
         each.run_down()
     assert condition(each) == LOOP, "it is judged by its own ends"
+
+
+def test_why_instances_fail_is_told_also_while_they_are_tried_again() -> None:
+    group = Group()
+    group.put(slice_put(n(1), S.FAILED, reason="no database", failures=1))
+    group.put(slice_put(n(1), S.LOAD, failures=2))
+    record = Rollout(Side(APP.version, 1), Side("2.0.0", 2), RolloutPhase.REVERTING)
+    version = Version(APP, Desired(Blueprint(1), 1, 1), None, group)
+    fleet = Fleet({n(1): LiveNode(n(1), open=True, draining=False)}, lambda _: 1)
+    progress = Progress(Facts(APP.service, record, {APP.version: version}, fleet, 100.0), record)
+    assert (progress.stable.troubled, progress.stable.reason) == (1, "no database")

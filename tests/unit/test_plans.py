@@ -788,7 +788,6 @@ def test_going_back_to_what_does_not_come_up_ends_the_wait() -> None:
     ended = judged(7, reverting(stuck, stuck=True), Goal.BACK)
     assert ended == Ended(End.FAILED, stuck)
     assert ended.code(Goal.BACK) == 3
-    assert ended.of_instances
 
 
 def test_it_is_gone_back_only_when_what_was_gone_back_to_serves() -> None:
