@@ -10,7 +10,17 @@ from shlex import quote
 from cdm.doctor.finding import Finding, FindingKind, Severity
 from cdm.doctor.picture import Picture
 from cdm.model.artifact import NodeId
-from cdm.model.node import DRAINS, EXPIRY_BY_CLOCK, LATE, LOST, PLACEMENT, ROLLOUTS, SECRETS, managers_without
+from cdm.model.node import (
+    DRAINS,
+    EXPIRY_BY_CLOCK,
+    HEARTBEATS_PER_TTL,
+    LATE,
+    LOST,
+    PLACEMENT,
+    ROLLOUTS,
+    SECRETS,
+    managers_without,
+)
 from cdm.model.quantity import memory_shown
 
 ELECTION = 9.0
@@ -199,14 +209,14 @@ def ttls(picture: Picture) -> Iterator[Finding]:
                 f"{ELECTION:g} s",
                 f"start all nodes with {option} 10s, or more",
             )
-    beats = sum(4 * len(where) / ttl for ttl, where in of_nodes.items())
+    beats = sum(HEARTBEATS_PER_TTL * len(where) / ttl for ttl, where in of_nodes.items())
     if beats > MANY_BEATS:
         yield Finding(
             Severity.NOTE,
             FindingKind.TTL,
             "",
             f"{len(picture.nodes)} nodes send {beats:.0f} heartbeats a second",
-            f"start nodes with --node-ttl {ceil(4 * len(picture.nodes) / MANY_BEATS)}s, or more",
+            f"start nodes with --node-ttl {ceil(HEARTBEATS_PER_TTL * len(picture.nodes) / MANY_BEATS)}s, or more",
         )
 
 

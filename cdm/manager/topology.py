@@ -47,7 +47,7 @@ MASS_LOSS_PACE = 0.5
 """Pause between two evictions while most nodes are missing, as a fraction of the heartbeat TTL."""
 
 SILENT_AFTER = 0.5
-"""Fraction of its TTL after which a node without a heartbeat counts as silent; heartbeats come twice as often."""
+"""Fraction of its TTL after which a node without a heartbeat counts as silent; three of them come in a TTL."""
 
 LOST_FOR = 2 * 86_400.0
 """Seconds for which it is remembered when a dead node was heard last: longer than anything may run unheard of."""

@@ -73,8 +73,10 @@ def _bound(told: Struct, most_of: Mapping[str, float]) -> None:
             force_setattr(told, name, min(max(said, type(most)(0)), most))
 
 
+HEARTBEATS_PER_TTL = 3
+"""A registration survives the loss of this many heartbeats less one."""
 LATE = 0.6
-"""Share of its TTL after which a node is late with a heartbeat; they come four a TTL."""
+"""Share of its TTL after which a node is late with a heartbeat."""
 
 
 @unique

@@ -7,6 +7,7 @@ another process in the place of its own registration asks there too, and ends on
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import anyio
@@ -18,8 +19,9 @@ from cdm.errors import AccessDenied, Conflict, NodeIdTaken, NoResponders, StoreB
 from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NodeKey, encode
-from cdm.model.node import Registration, Vitals
+from cdm.model.node import HEARTBEATS_PER_TTL, Registration, Vitals
 from cdm.model.problems import UNREADABLE
+from cdm.node.beats import Beats
 from cdm.store.bucket import Bucket, Stored
 from cdm.store.connection import Connection
 from cdm.store.micro import EndpointTally
@@ -40,8 +42,6 @@ WARNING_INTERVAL = 5.0
 """Seconds between two warnings of a node that cannot register."""
 CATCH_UP_PAUSE = 0.05
 """Seconds given to a replica that is behind."""
-HEARTBEATS_PER_TTL = 4
-"""A registration survives the loss of this many heartbeats less one."""
 DEAF_AFTER = 0.5
 """Fraction of the TTL after which a bucket that accepts no heartbeats of this node counts as accepting nobody's."""
 
@@ -139,6 +139,7 @@ class Presence:
         self._load = load
         self._vitals = vitals
         self._ttl = registration.ttl
+        self._beats = Beats(self._ttl, random.SystemRandom().random)
         self._on_beat = on_beat
         self._accepting = Acceptance(DEAF_AFTER * self._ttl, on_accepting)
         self._left_server_at = float("-inf")
@@ -152,8 +153,8 @@ class Presence:
         self._responder: Responder | None = None
         self.tally = EndpointTally("node", answers_on(nodes.connection, node), about="which process has this id")
         """Who asked whether this node is there."""
-        self._due = Wakeup()
-        """A heartbeat is due at once."""
+        self._sooner = Wakeup()
+        """A heartbeat may be due sooner than it was."""
         self._connection = nodes.connection
         self._connection.listen(self._on_connection)
 
@@ -191,9 +192,12 @@ class Presence:
         Raises:
             NodeIdTaken: another process took the id while this one could not be heard.
         """
+        self._beats.begin(clock.now())
         while True:
-            with anyio.move_on_after(self._ttl / HEARTBEATS_PER_TTL):
-                await self._due.wait()
+            while (pause := self._beats.due - clock.now()) > 0:
+                with anyio.move_on_after(pause):
+                    await self._sooner.wait()
+            self._beats.beat(clock.now())
             if self._connection.is_up and not self._leaving:
                 await self._beat()
 
@@ -208,7 +212,7 @@ class Presence:
         if self._stored == self._payload:
             return
         self._stored_anew = anyio.Event()
-        self._due.set()
+        self._beat_at_once()
         if self._connection.is_up:
             await self._stored_anew.wait()
 
@@ -293,13 +297,18 @@ class Presence:
             self._left_server_at = clock.now()
             await self._connection.leave_server()
         await anyio.sleep(HEARTBEAT_RETRY_PAUSE)
-        self._due.set()
+        self._beat_at_once()
+
+    def _beat_at_once(self) -> None:
+        self._beats.at_once(clock.now())
+        self._sooner.set()
 
     async def _put(self, expect: int) -> None:
         self._describe()
         sent, payload = clock.now(), self._payload
         self._revision = await self._nodes.put(self._key, payload, expect=expect, ttl=self._ttl, timeout=self._patience)
         self._stored = payload
+        self._beats.accepted(sent)
         if payload == self._payload:
             self._stored_anew.set()
         if self._on_beat:
@@ -356,9 +365,9 @@ class Presence:
             self._responder = None
 
     def _on_connection(self, up: bool) -> None:
-        # TTLs ran on while the connection was down: be heard at once.
         if up:
-            self._due.set()
+            self._beats.connected(clock.now())
+            self._sooner.set()
 
 
 def _identity(raw: bytes) -> Identity:

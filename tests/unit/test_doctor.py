@@ -165,7 +165,7 @@ CASES: dict[str, tuple[Picture, str, str, str]] = {
     ),
     "many heartbeats": (
         replace(WELL, nodes=nodes(**{f"n{number}": node(1.0, lease_ttl=1.0) for number in range(200)})),
-        "ttl note", "800 heartbeats a second", "--node-ttl 2s",
+        "ttl note", "600 heartbeats a second", "--node-ttl 2s",
     ),
     "this machine's clock": (
         replace(WELL, server=replace(WELL.server, ahead=-3.0)), "clock warning", "3.0 s behind", "NTP",
