@@ -32,6 +32,7 @@ from cdm.cli.options import (
     whole,
 )
 from cdm.cli.parameters import HERE
+from cdm.cli.serve import WHOEVER, HttpOptions, http_server
 from cdm.cli.signals import open_signals
 from cdm.errors import UsageError
 from cdm.log import Log
@@ -106,6 +107,7 @@ def node(
     run_as_range: Annotated[str | None, Parameter(env_var="CDM_RUN_AS_RANGE")] = None,
     trust: Annotated[Path | None, Parameter(env_var="CDM_TRUST")] = None,
     http: Annotated[str | None, Parameter(env_var="CDM_HTTP")] = None,
+    who: HttpOptions = WHOEVER,
     log_format: Annotated[LogFormat, Parameter(env_var="CDM_LOG_FORMAT")] = LogFormat.CONSOLE,
     log_level: Annotated[LogLevel, Parameter(env_var="CDM_LOG_LEVEL")] = LogLevel.INFO,
 ) -> int:
@@ -211,7 +213,7 @@ def node(
         TrustedKeys.read(settings.trust)
     if runtime != EXTERNAL:
         runtime_named(runtime)
-    server = _http_server(http)
+    server = _http_server(http, who)
     configure_logs(log_format, log_level, id=name)
     if role is not Role.MANAGER and runtime == PROCESS:
         _tell(settings)
@@ -219,13 +221,11 @@ def node(
     return 0
 
 
-def _http_server(address: str | None) -> HttpServer | None:
+def _http_server(address: str | None, who: HttpOptions) -> HttpServer | None:
     """What serves HTTP there; None: nothing is to. Raises as `cdm.cli.serve.http_server`."""
     if not address:
         return None
-    from cdm.cli.serve import http_server  # noqa: PLC0415  # optional
-
-    return http_server(address)
+    return http_server(address, who)
 
 
 def _as_whom(role: Role, runtime: str, user: str | None, users: str | None) -> RunAs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import anyio
@@ -24,10 +26,30 @@ _BROUGHT = frozenset({"prometheus_client", "starlette", "uvicorn"})
 """What the extra brings."""
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class HttpOptions:
+    """Who is answered over HTTP."""
+
+    token: Annotated[Path | None, Parameter(name="--http-token", env_var="CDM_HTTP_TOKEN")] = None
+    """File with a token that must be shown, as a bearer's or as a password. [default: none is needed]"""
+    cert: Annotated[Path | None, Parameter(name="--http-cert", env_var="CDM_HTTP_CERT")] = None
+    """File with the server's certificate: HTTPS is served. [default: HTTP is]"""
+    key: Annotated[Path | None, Parameter(name="--http-key", env_var="CDM_HTTP_KEY")] = None
+    """File with its key. [default: the certificate's]"""
+    ca: Annotated[Path | None, Parameter(name="--http-ca", env_var="CDM_HTTP_CA")] = None
+    """File with authorities' certificates: clients must show one that they have signed. [default: none is needed]"""
+
+
+WHOEVER = HttpOptions()
+"""Whoever asks is answered, if no option says otherwise."""
+
+
 def serve(
     connection: ConnectionOptions = HERE,
     *,
     http: Annotated[str, Parameter(env_var="CDM_HTTP")] = DEFAULT,
+    who: HttpOptions = WHOEVER,
     log_format: Annotated[LogFormat, Parameter(env_var="CDM_LOG_FORMAT")] = LogFormat.CONSOLE,
     log_level: Annotated[LogLevel, Parameter(env_var="CDM_LOG_LEVEL")] = LogLevel.INFO,
 ) -> int:
@@ -43,23 +65,24 @@ def serve(
         The least severe level that is logged.
     """
     access = connection.access()
-    server = http_server(http)
+    server = http_server(http, who)
     configure_logs(log_format, log_level)
     anyio.run(_run, server, access, connection.prefix)
     return 0
 
 
-def http_server(address: str) -> HttpServer:
+def http_server(address: str, who: HttpOptions = WHOEVER) -> HttpServer:
     """What serves HTTP at this address; it listens.
 
     Raises:
-        UsageError: the extra is not installed, or this machine cannot listen there.
+        UsageError: the extra is not installed, a file cannot be used, or this machine cannot listen there.
         AddressTaken: another process listens there.
     """
     from cdm.http.address import http_address, listening  # noqa: PLC0415  # optional
 
     where = http_address(address)
     try:
+        from cdm.http.admission import Admission, token_of  # noqa: PLC0415  # optional
         from cdm.http.server import HttpServer  # noqa: PLC0415  # optional, and slow to import
     except ModuleNotFoundError as missing:
         if missing.name not in _BROUGHT:
@@ -67,7 +90,9 @@ def http_server(address: str) -> HttpServer:
         raise UsageError(
             f"HTTP (--http, CDM_HTTP) needs {missing.name}, which is not installed: pip install 'cdm[http]'"
         ) from None
-    return HttpServer(listening(where))
+    token = None if who.token is None else token_of(who.token)
+    admission = Admission(token, who.cert, who.key, who.ca)
+    return HttpServer(listening(where), admission)
 
 
 async def _run(server: HttpServer, access: Access, prefix: str) -> None:

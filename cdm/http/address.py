@@ -87,9 +87,10 @@ def _listening(family: int, kind: int, protocol: int, where: tuple[object, ...])
     return made
 
 
-def shown(sockets: list[socket.socket]) -> str:
-    """Where they listen, as URLs."""
-    return ", ".join(f"http://{HttpAddress(*each.getsockname()[:2])}" for each in sockets)
+def shown(sockets: list[socket.socket], *, secure: bool = False) -> str:
+    """Where they listen, as URLs; ``secure``: with TLS."""
+    scheme = "https" if secure else "http"
+    return ", ".join(f"{scheme}://{HttpAddress(*each.getsockname()[:2])}" for each in sockets)
 
 
 def _why(error: Exception) -> str:

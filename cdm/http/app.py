@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cdm.http import discovery, metrics, page
+from cdm.http.admission import Admission, Admitting
 from cdm.http.desk import Desk, Section
 from cdm.log import Log
 
@@ -24,10 +25,11 @@ def sections(desk: Desk) -> list[Section]:
     return [part(desk) for part in PARTS]
 
 
-def application(parts: Sequence[Section]) -> ASGIApp:
-    """The application with the routes of these parts."""
+def application(parts: Sequence[Section], admission: Admission) -> ASGIApp:
+    """The application with the routes of these parts, for whoever is admitted."""
     routes = [route for part in parts for route in part.routes]
-    return _Guarded(Starlette(routes=routes, exception_handlers={Exception: _on_error, 404: _on_missing}))
+    app = Starlette(routes=routes, exception_handlers={Exception: _on_error, 404: _on_missing})
+    return _Guarded(Admitting(app, admission))
 
 
 class _Guarded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 import socket
+import ssl
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ import uvicorn
 from cdm.dispatch.messages import Message
 from cdm.errors import StoreError
 from cdm.http.address import BACKLOG, shown
+from cdm.http.admission import Admission
 from cdm.http.app import application, sections
 from cdm.http.connections import Bounded
 from cdm.http.desk import Desk
@@ -40,20 +42,27 @@ class HttpServer:
 
     Args:
         sockets: they listen.
+        admission: who is answered; None: whoever asks.
     """
 
-    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, sockets: Sequence[socket.socket], admission: Admission | None = None) -> None:
         self.desk = Desk()
         self._sockets = list(sockets)
+        self._admission = admission or Admission()
         self._sections = sections(self.desk)
         self._takers = [taker for part in self._sections for taker in part.takers]
+
+    @property
+    def urls(self) -> str:
+        """Where it is served."""
+        return shown(self._sockets, secure=self._admission.certificate is not None)
 
     async def run(self) -> None:
         """Serve until cancelled."""
         async with anyio.create_task_group() as tasks:
             for work in (work for part in self._sections for work in part.work):
                 tasks.start_soon(_guarded, work)
-            log.info("serving HTTP", at=shown(self._sockets))
+            log.info("serving HTTP", at=self.urls)
             await self._serve()
 
     async def run_beside(self) -> None:
@@ -110,9 +119,14 @@ class HttpServer:
 
     async def _serve(self) -> None:
         _quieten()
+        authority = self._admission.authority
         server = _Server(
             uvicorn.Config(
-                application(self._sections),
+                application(self._sections, self._admission),
+                ssl_certfile=self._admission.certificate,
+                ssl_keyfile=self._admission.key,
+                ssl_ca_certs=None if authority is None else str(authority),
+                ssl_cert_reqs=ssl.CERT_NONE if authority is None else ssl.CERT_REQUIRED,
                 loop="none",
                 http=Bounded.of(_most_connections()),
                 ws="none",

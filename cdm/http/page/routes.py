@@ -21,6 +21,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from cdm.errors import CdmError, ModelError, ServiceMissing, SliceMissing, UsageError
+from cdm.http.admission import ADMITTED
 from cdm.http.page.asking import Asking
 from cdm.http.page.feed import Feed
 from cdm.log import printable
@@ -119,10 +120,10 @@ def _wrong_host(request: Request) -> str | None:
     """Why a request is refused because of the name that it was sent to; None: it is not.
 
     A page of somebody else's in the same browser can have a name of its own lead here (DNS rebinding), and read then
-    what this server tells. A server that asks for a token tells it nothing. Neither addresses nor `localhost` are names
-    that others can give.
+    what this server tells. Where a token is needed, or TLS is spoken, it is told nothing. Neither addresses nor
+    `localhost` are names that others can give.
     """
-    if request.scope.get("cdm.admitted"):
+    if request.scope.get(ADMITTED):
         return None
     host = request.url.hostname or ""
     if host == "localhost" or host.endswith(".localhost") or host in _own_names():
@@ -130,7 +131,7 @@ def _wrong_host(request: Request) -> str | None:
     try:
         ip_address(host)
     except ValueError:
-        return "the page is shown under an address, localhost or this machine's name; other names need --http-token\n"
+        return "the page is shown under an address, localhost or this machine's name; others need --http-token or TLS\n"
     return None
 
 
