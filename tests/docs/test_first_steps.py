@@ -73,6 +73,7 @@ async def test_the_first_steps(server: NatsServer, tmp_path: Path) -> None:
             return {node["node"] for node in nodes} == {"node-1", "node-2", "node-3"}
 
         await eventually(complete, 30, "three nodes")
+        await _heard(user, tmp_path)
         assert "org.example:slice:1.0.0: pushed" in await shell.type(publish)
         first = await eventually(lambda: answers(user, 3), 20, "three answer")
         shown = await shell.type(ask)
@@ -115,6 +116,18 @@ async def test_the_first_steps(server: NatsServer, tmp_path: Path) -> None:
         assert "removed" in await shell.type(remove)
         await shell.type("wait $node_2 $node_3")
         assert "FAILED" not in await shell.type("cat node-*.log")
+
+
+async def _heard(user: Raw, folder: Path) -> None:
+    """Wait until whoever leads knows of all nodes: a blueprint that is written later may be known earlier."""
+    await user.put("nodes", "nobody.intent", {"schedule": "cordon"})
+
+    async def known() -> bool:
+        leader = (await user.lease()).get("node")
+        return bool(leader) and "node=nobody schedule=cordon" in (folder / f"{leader}.log").read_text("utf-8")
+
+    await eventually(known, what="whoever leads knows of it")
+    await user.delete("nodes", "nobody.intent")
 
 
 async def _nothing(user: Raw) -> bool:

@@ -152,8 +152,12 @@ class Processes:
         """
         nobody = f"nobody-{secrets.token_hex(4)}"
         await user.stubborn("nodes", f"{nobody}.intent", {"schedule": "cordon"})
-        leader = self.all[(await user.lease())["node"]]
-        await eventually(lambda: f"node={nobody} schedule=cordon" in leader.log, what=f"{leader.name} knows of it")
+
+        async def known() -> bool:
+            leader = self.all.get((await user.lease()).get("node", ""))
+            return leader is not None and f"node={nobody} schedule=cordon" in leader.log
+
+        await eventually(known, what="whoever leads knows of it")
         await user.stubborn("nodes", f"{nobody}.intent", b"", {"KV-Operation": "DEL"})
 
     def kill(self) -> None:

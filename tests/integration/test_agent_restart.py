@@ -123,6 +123,7 @@ async def test_sigterm_leaves_no_process_and_the_slices_run_elsewhere(server: Na
             for name in ("n1", "n2"):
                 start(running, tmp_path, name, "all")
             await eventually(lambda: _registered(ground, 2), 15)
+            await running.heard(ground.user)
             one = await ground.push("one")
             await ground.user.put("blueprints", one, 4)
             keys = await ground.settles(4)

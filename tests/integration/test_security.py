@@ -92,6 +92,7 @@ async def test_a_cluster_lives_on_what_each_may_do(tmp_path: Path, before: bool)
             for name in ("node-1", "node-2"):
                 nodes.start(name, "--role", "agent", *found.who(name))
             await eventually(lambda: _registered(user, 4))
+            await nodes.heard(user)
             async with (
                 found.client("node-1") as one,
                 found.client("node-2") as two,
