@@ -25,7 +25,7 @@ from cdm.model.content import Content, Form, problem_with_name
 from cdm.model.manifest import Manifest
 from cdm.runtimes.process.command import PYTHON_SUFFIXES
 
-SUFFIXES = (".tar.gz", ".tgz")
+SUFFIXES = (".tar.gz", ".tgz", ".tar")
 """Files of these names are archives, and unpacked on the nodes."""
 PROGRAMS = (b"#!", b"\x7fELF")
 """How a file begins that Linux runs by itself, as scripts and programs do."""

@@ -199,6 +199,7 @@ class Artifacts:
         *,
         force: bool = False,
         progress: Progress | None = None,
+        tail: bytes = b"",
     ) -> Pushed:
         """Store an artifact. Until all of it is there, and after any failure, whatever was there before stays.
 
@@ -212,6 +213,7 @@ class Artifacts:
             content: what describes them.
             force: replace another content, or another manifest, of that name; write also what is there already.
             progress: called after each part.
+            tail: the manifest at the end of the bytes, where it is to be the very one that was stored elsewhere.
 
         Raises:
             Conflict: another content, or another manifest, has that name. Nothing was changed.
@@ -238,7 +240,7 @@ class Artifacts:
         nuid, named, kept, old = secrets.token_hex(11), False, False, before.live
         info = self._info(name, nuid, content)
         try:
-            info.chunks = await upload(self._objects, nuid, source, content, progress)
+            info.chunks = await upload(self._objects, nuid, source, content, progress, tail)
             while True:
                 try:
                     kept = digest_of(before) != content.sha256 and await self._kept.keep(name, before)
@@ -265,20 +267,17 @@ class Artifacts:
         return Pushed.REPAIRED if damaged and old.nuid == damaged else Pushed.REPLACED
 
     def _same(self, artifact: Artifact, found: Found, content: Content) -> StoredArtifact | None:
-        """The artifact, where this very content is there; raises `Conflict` where another is.
-
-        Permissions of a lone file make no difference: nodes make it executable.
-        """
+        """The artifact, where this very content is there; raises `Conflict` where another is."""
         if found.live is None:
             return None
         try:
             stored = stored_under(artifact, self.name, found)
         except InvalidContent as error:
             raise Conflict(f"{artifact} is there already, and cannot be read ({error}); --force replaces it") from None
-        there = msgspec.structs.replace(stored.content, mode=content.mode)
-        if there.bare == content.bare:
+        there, asked = stored.content.bare, content.bare
+        if there == asked:
             return stored
-        same = (there.form, there.file, there.data_sha256) == (content.form, content.file, content.data_sha256)
+        same = (there.form, there.file, there.data_sha256) == (asked.form, asked.file, asked.data_sha256)
         if same and not there.tail and there.manifest == content.manifest:
             if not content.signatures:
                 return stored  # pushed by an earlier version; it stays what it is

@@ -26,8 +26,23 @@ PART_POLL_INTERVAL = 0.25
 _BUFFER = 1024 * 1024
 
 
-async def upload(objects: Objects, nuid: str, source: Path, content: Content, progress: Progress | None = None) -> int:
+async def upload(
+    objects: Objects,
+    nuid: str,
+    source: Path,
+    content: Content,
+    progress: Progress | None = None,
+    tail: bytes = b"",
+) -> int:
     """Store a file's bytes, and the manifest, under a new name of parts; returns how many parts there are.
+
+    Args:
+        objects: the bucket.
+        nuid: name of the parts.
+        source: the file.
+        content: what describes it.
+        progress: called after each part.
+        tail: the manifest as it was stored elsewhere; empty: as this version stores it.
 
     Raises:
         InvalidContent: the file has other bytes than the content says.
@@ -50,8 +65,7 @@ async def upload(objects: Objects, nuid: str, source: Path, content: Content, pr
         with anyio.CancelScope(shield=True):
             await cleaned_up(file.close)
     if content.tail:
-        assert content.manifest is not None
-        tail = content.manifest.stored
+        tail = tail or (content.manifest.stored if content.manifest is not None else b"")
         digest.update(tail)
     if digest.hexdigest() != content.sha256:
         raise InvalidContent(f"{source} was changed while it was pushed")

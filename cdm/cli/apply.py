@@ -20,7 +20,8 @@ from cdm.cli.judging import Ended
 from cdm.cli.log_setup import LogLevel, remark
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.parameters import HERE, WAIT, Json, WaitOptions, artifact_of, check_timeout
-from cdm.cli.screen import Text, plain, print_json, wide_console
+from cdm.cli.rows import Paint, sheet, show
+from cdm.cli.screen import print_json
 from cdm.errors import UsageError
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import MAX_INSTANCES
@@ -197,37 +198,36 @@ async def _plan(connection: Connection, wish: Wish, out: Path | None, *, json: b
             }
         )
         return bool(changes)
-    by_artifact: dict[str, list[Text]] = {}
+    by_artifact, paint = dict[str, list[str]](), sheet().paint
     for each in shortened(effects):
-        by_artifact.setdefault(each.artifact, []).append(plain(f"    {each.kind} {each.what}", _STYLES[each.kind]))
-    console = wide_console()
-    for line in _lines(found.changes, by_artifact):
-        console.print(line)
+        by_artifact.setdefault(each.artifact, []).append(paint(f"    {each.kind} {each.what}", _STYLES[each.kind]))
+    show(_lines(found.changes, by_artifact, paint))
     if changes and seen.look.leader is None:
         remark("note: nobody leads at present; this happens once a node does")
     return bool(changes)
 
 
-def _lines(changes: Sequence[Change], effects: dict[str, list[Text]]) -> Iterator[Text]:
+def _lines(changes: Sequence[Change], effects: dict[str, list[str]], paint: Paint) -> Iterator[str]:
     for change in changes:
         if change.note:
-            yield Text.assemble("  ", (str(change.artifact), "bold"), plain(f"  {change.action}  ({change.place})"))
-            yield plain(f"    ! {change.note}", _STYLES["!"])
+            yield f"  {paint(str(change.artifact), 'bold')}{paint(f'  {change.action}  ({change.place})')}"
+            yield paint(f"    ! {change.note}", _STYLES["!"])
         elif change.action is not Action.NOTHING:
-            yield from _change_lines(change)
+            yield from _change_lines(change, paint)
             yield from effects.pop(str(change.artifact), [])
     for artifact, lines in effects.items():
-        yield plain(f"  {artifact}  (its blueprint stays as it is)", "dim")
+        yield paint(f"  {artifact}  (its blueprint stays as it is)", "dim")
         yield from lines
-    yield plain(_sum(changes))
+    yield paint(_sum(changes))
 
 
-def _change_lines(change: Change) -> Iterator[Text]:
+def _change_lines(change: Change, paint: Paint) -> Iterator[str]:
     mark = _MARKS[change.action]
     place = f"  ({change.place})" if change.place else ""
-    yield Text.assemble((f"{mark} ", _STYLES[mark]), (str(change.artifact), "bold"), plain(f"  {change.action}{place}"))
+    name = paint(str(change.artifact), "bold")
+    yield f"{paint(f'{mark} ', _STYLES[mark])}{name}{paint(f'  {change.action}{place}')}"
     for each in change.words:
-        yield plain(f"    {each}")
+        yield paint(f"    {each}")
 
 
 def _sum(changes: Sequence[Change]) -> str:
@@ -265,16 +265,14 @@ async def _apply(connection: Connection, decide: partial[Any], options: WaitOpti
     lacking = await not_stored(connection, found.changes)
     revisions = await write(connection, found.changes)
     if not options.json:
-        console = wide_console()
+        paint, lines = sheet().paint, []
         for change in found.changes:
             news = [] if change.action in (Action.CREATE, Action.REMOVE) else [change.note or "; ".join(change.words)]
             words = "".join(f": {each}" for each in news if each)
             mark = _MARKS[change.action]
-            console.print(
-                plain(f"{change.artifact}: {_DONE[change.action]}{words}", _STYLES[mark] if mark == " " else "")
-            )
-        if not found.changes:
-            console.print("nothing to do")
+            style = _STYLES[mark] if mark == " " else ""
+            lines.append(paint(f"{change.artifact}: {_DONE[change.action]}{words}", style))
+        show(lines or ["nothing to do"])
     if lacking:
         named = ", ".join(f"{artifact}{meant}" for artifact, meant in lacking.items())
         remark(f"note: not in the store, so only agents that bring it themselves can run it: {named}")

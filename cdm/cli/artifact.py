@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
-from rich.filesize import decimal
 
 from cdm.artifacts.kept import KeptContent
 from cdm.artifacts.packing import pack, problem_with_program
@@ -18,16 +17,19 @@ from cdm.artifacts.repository import Artifacts
 from cdm.artifacts.stored import Pushed, StoredArtifact, UnreadableArtifact
 from cdm.cli.commands.described import examples
 from cdm.cli.connected import run_connected
+from cdm.cli.copying import copy, get
 from cdm.cli.known import nearest, stored_artifacts
 from cdm.cli.log_setup import LogLevel
 from cdm.cli.manifests import completed_manifest, manifest_of, needed_on_nodes
 from cdm.cli.options import FLAG, REPLICAS, ConnectionOptions, Replicas
 from cdm.cli.parameters import HERE, ArtifactName, Json
 from cdm.cli.pushing import Offer, content_for_nodes, key_of, tried_again, what_comes_of
-from cdm.cli.screen import Table, plain, print_json, wide_console
+from cdm.cli.rows import LEAST_WIDTH, Column, listing, sheet, show
+from cdm.cli.screen import print_json
 from cdm.cli.signing import sign as sign_stored
 from cdm.cli.signing import verify
 from cdm.cli.transfer_bar import TransferBar
+from cdm.cli.wording import bytes_shown
 from cdm.errors import (
     ArtifactMissing,
     BucketMissing,
@@ -44,9 +46,11 @@ from cdm.model.manifest import Manifest
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
 
+_Listed = list[tuple[StoredArtifact | UnreadableArtifact, Manifest | None]]
+
 app = App(
     name="artifact",
-    help="Push programs to the cluster, list them, remove them; sign them, verify signatures.",
+    help="Push programs to the cluster, list, get, copy and remove them; sign them, verify signatures.",
     help_epilogue=examples("cdm artifact push org.example:slice:1.0.0 ./slice", "cdm artifact ls"),
 )
 
@@ -120,7 +124,7 @@ def push(
         Pushed.SIGNED: "signed: this content and manifest are stored already",
         Pushed.REPAIRED: "repaired: some of its bytes were missing from the store, or altered there",
     }
-    print(f"{artifact}: {said[result]} ({decimal(content.data_size)}, sha256 {content.sha256[:12]})")
+    print(f"{artifact}: {said[result]} ({bytes_shown(content.data_size)}, sha256 {content.sha256[:12]})")
     return 0
 
 
@@ -135,17 +139,9 @@ def ls(
     if json:
         print_json({"artifacts": [_described(*each) for each in found], "kept": [_described(*each) for each in kept]})
         return 0
-    table = Table("artifact", "size", "pushed", "sha256", "entry", right=("size",), folded=("entry",))
-    for each, manifest in found:
-        if isinstance(each, UnreadableArtifact):
-            table.add_row(plain(each.name), "", "", "", plain(each.problem, "red"))
-        elif manifest is not None:
-            content, pushed = each.content, each.pushed[:19].replace("T", " ")
-            cells = (str(each.artifact), decimal(content.data_size), pushed, content.sha256[:12])
-            table.add_row(*map(plain, (*cells, manifest.entry)))
-    wide_console().print(table if found else "there are no artifacts")
+    show(_table(found) or ["there are no artifacts"])
     if kept:
-        size = decimal(sum(each.content.data_size for each, _ in kept))
+        size = bytes_shown(sum(each.content.data_size for each, _ in kept))
         several = f"{len(kept)} contents" if len(kept) > 1 else "1 content"
         print(f"and {several} ({size}) of earlier pushes, kept for slices and rollouts that name them")
     return 0
@@ -184,6 +180,30 @@ def rm(
 
 
 app.command(
+    get,
+    help=(
+        "Write what is stored of an artifact to a file: the program, or the archive of a folder.\n\n"
+        "What is written was compared with its digest. Pushed again with the same manifest it is the same artifact. "
+        "Exits with 4 where the file is there already."
+    ),
+    help_epilogue=examples(
+        "cdm artifact get org.example:slice:1.0.0",
+        "cdm artifact get org.example:slice:1.0.0 slice.tar --manifest slice.json",
+        "cdm artifact get org.example:slice:1.0.0 - | tar -t",
+    ),
+)
+app.command(
+    copy,
+    help=(
+        "Copy artifacts into the store of another cluster, as they are: same digests, manifests and signatures.\n\n"
+        "What is there already is not copied again. Where the other cluster has another content under one of the names "
+        "nothing is copied, and the exit code is 4."
+    ),
+    help_epilogue=examples(
+        "cdm artifact copy org.example:slice:1.0.0 --to production", "cdm artifact copy --all --context old --to new"
+    ),
+)
+app.command(
     sign_stored, name="sign", help_epilogue=examples("cdm artifact sign org.example:slice:1.0.0 --key release.seed")
 )
 app.command(verify, help_epilogue=examples("cdm artifact verify org.example:slice:1.0.0 --trust trust.txt"))
@@ -202,6 +222,26 @@ def _fields(content: Content, manifest: Manifest | None) -> dict[str, Any]:
         "manifest": manifest,
         "signed_by": sorted(content.signatures),
     }
+
+
+def _table(found: _Listed) -> list[str]:
+    rows = []
+    for each, manifest in found:
+        if isinstance(each, UnreadableArtifact):
+            rows.append((each.name, "", "", "", each.problem))
+        elif manifest is not None:
+            content, pushed = each.content, each.pushed[:19].replace("T", " ")
+            size = bytes_shown(content.data_size)
+            rows.append((str(each.artifact), size, pushed, content.sha256[:12], manifest.entry))
+    names, sizes, pushed_at, digests, entries = [*zip(*rows, strict=True)] or [()] * 5
+    columns = [
+        Column("artifact", names, least=LEAST_WIDTH),
+        Column("size", sizes, right=True),
+        Column("pushed", pushed_at),
+        Column("sha256", digests),
+        Column("entry", entries, ["" if digest else "red" for digest in digests], least=2 * LEAST_WIDTH),
+    ]
+    return listing(columns, sheet())
 
 
 def _described(each: StoredArtifact | UnreadableArtifact | KeptContent, manifest: Manifest | None) -> dict[str, Any]:
@@ -231,9 +271,6 @@ async def _push(connection: Connection, offer: Offer, *, force: bool, replicas: 
     elif result is not Pushed.UNCHANGED:
         note = await what_comes_of(connection, name)
     return content, result, note
-
-
-_Listed = list[tuple[StoredArtifact | UnreadableArtifact, Manifest | None]]
 
 
 async def _list(connection: Connection) -> tuple[_Listed, list[tuple[KeptContent, Manifest | None]]]:

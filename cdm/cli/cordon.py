@@ -14,7 +14,8 @@ from cdm.cli.intending import known_nodes, put_intents, understood
 from cdm.cli.log_setup import LogLevel, remark
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.parameters import HERE, Json, NodeNames, Reason
-from cdm.cli.screen import plain, print_json, wide_console
+from cdm.cli.rows import PLAIN, show
+from cdm.cli.screen import print_json
 from cdm.errors import UsageError
 from cdm.model.artifact import NodeId
 from cdm.model.node import Intent, Schedule
@@ -68,11 +69,11 @@ def _run(nodes: Sequence[NodeId], connection: ConnectionOptions, intent: Intent 
     if json:
         print_json({"nodes": done})
         return 0
+    lines = []
     for each in done:
         what = "takes slices again" if each.schedule is Schedule.NORMAL else "cordoned: it keeps what it has"
-        wide_console().print(plain(f"{each.node}: {what}{'' if each.changed else ' (unchanged)'}"))
-    if not done:
-        wide_console().print(plain("no node is cordoned or drained"))
+        lines.append(PLAIN(f"{each.node}: {what}{'' if each.changed else ' (unchanged)'}"))
+    show(lines or ["no node is cordoned or drained"])
     return 0
 
 

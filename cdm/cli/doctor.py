@@ -15,7 +15,8 @@ from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.parameters import HERE, Json
 from cdm.cli.patience import Patience
-from cdm.cli.screen import Text, plain, print_json, wide_console
+from cdm.cli.rows import folded, sheet, show
+from cdm.cli.screen import print_json
 from cdm.doctor.examination import examine
 from cdm.doctor.finding import Finding, Severity, worst
 from cdm.doctor.gathering import gather
@@ -122,16 +123,16 @@ def _print(found: _Look, form: DoctorFormat) -> int:
 
 
 def _show(found: _Look) -> None:
-    console = wide_console()
-    for told in found.mended:
-        console.print(plain(told))
-    wide = max(map(len, Severity))
+    paint, wide = sheet().paint, max(map(len, Severity))
+    lines = [paint(told) for told in found.mended]
     for each in found.findings:
         where = f" {each.where}" if each.where else ""
-        severity = Text(f"{each.severity:<{wide}}", _SHOWN[each.severity])
-        console.print(Text.assemble(severity, "  ", plain(each.kind, "bold"), plain(f"{where}: {each.what}")))
+        severity = paint(f"{each.severity:<{wide}}", _SHOWN[each.severity])
+        line = f"{severity}  {paint(each.kind, 'bold')}{paint(f'{where}: {each.what}')}"
+        lines += folded(line, indent=wide + 2)
         if each.mend:
-            console.print(plain(f"{'':{wide}}  -> {each.mend}"))
+            lines += folded(paint(f"{'':{wide}}  -> {each.mend}"), indent=wide + 5)
+    show(lines)
 
 
 def _first(error: BaseException) -> CdmError | None:

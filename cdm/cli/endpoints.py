@@ -20,7 +20,8 @@ from cdm.cli.known import known_services, nearest
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.parameters import HERE, ServiceName
-from cdm.cli.screen import Table, as_json, plain, wide_console
+from cdm.cli.rows import LEAST_WIDTH, Column, folded, listing, sheet
+from cdm.cli.screen import as_json
 from cdm.cli.signals import until_stopped
 from cdm.cli.streams import write_out
 from cdm.dispatch.messages import Message
@@ -36,8 +37,6 @@ from cdm.wakeup import Wakeup
 
 LISTING_PATIENCE = 30.0
 """Seconds that the first listing of the buckets may take."""
-_COLUMNS = ("address", "port", "weight", "node", "version")
-_NUMBERS = ("port", "weight")
 
 Form = Callable[[Sequence[Endpoint]], str]
 """Puts a list of endpoints into words, or JSON."""
@@ -226,11 +225,16 @@ def _as_json(service: Service, found: Sequence[Endpoint]) -> str:
 
 
 def _as_table(service: Service, found: Sequence[Endpoint], *, dated: bool) -> str:
+    on = sheet()
     time = f"{datetime.now().astimezone():%H:%M:%S}  " if dated else ""
-    console = wide_console()
-    table = Table(*_COLUMNS, right=_NUMBERS)
-    for each in found:
-        table.add_row(*map(plain, (each.address, str(each.port), f"{each.weight:g}", each.node, each.version)))
+    lines = [on.paint(f"{time}{service}")] if dated else []
     if not found:
-        return console.shown(plain(f"{time}no instance of {service} can be sent requests"))
-    return f"{console.shown(plain(f'{time}{service}')) if dated else ''}{console.shown(table)}"
+        lines = [on.paint(f"{time}no instance of {service} can be sent requests")]
+    columns = [
+        Column("address", [each.address for each in found], least=LEAST_WIDTH),
+        Column("port", [str(each.port) for each in found], right=True),
+        Column("weight", [f"{each.weight:g}" for each in found], right=True),
+        Column("node", [each.node for each in found], least=LEAST_WIDTH),
+        Column("version", [each.version for each in found], least=LEAST_WIDTH),
+    ]
+    return "".join(f"{part}\n" for line in (*lines, *listing(columns, on)) for part in folded(line))

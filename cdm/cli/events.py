@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,12 +17,12 @@ from cdm.cli.known import nearest
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
 from cdm.cli.options import FLAG, ConnectionOptions, duration
 from cdm.cli.parameters import HERE, service_or_artifact
-from cdm.cli.screen import as_json, coloured
+from cdm.cli.rows import Paint, folded, sheet
+from cdm.cli.screen import as_json
 from cdm.cli.signals import until_stopped
 from cdm.cli.streams import write_out
 from cdm.errors import UsageError
 from cdm.explain.words import BAD, event_in_words
-from cdm.log import printable
 from cdm.model.artifact import Artifact, NodeId, Service, node_id
 from cdm.model.event import KINDS, Event
 from cdm.store.connection import Access, connect
@@ -31,7 +30,6 @@ from cdm.store.events import EventReader, StoredEvent
 
 FOLLOWED_FROM = 600.0
 """Seconds before now with which ``--follow`` begins, unless told otherwise."""
-
 Form = Callable[[StoredEvent], str]
 
 
@@ -79,7 +77,7 @@ def events(
     configure_logs(LogFormat.CONSOLE, LogLevel.WARNING)
     if follow and since is None:
         since = FOLLOWED_FROM
-    form: Form = _as_json if json else partial(_as_text, coloured=coloured(sys.stdout))
+    form: Form = _as_json if json else partial(_as_text, paint=sheet().paint)
     only = EventChoice(artifact, None if node is None else node_id(node), kind)
     return anyio.run(_run, connection.access(), connection.prefix, only, since, follow, form)
 
@@ -137,9 +135,13 @@ def _as_json(stored: StoredEvent) -> str:
     return f"{as_json(stored.event)}\n"
 
 
-def _as_text(stored: StoredEvent, *, coloured: bool) -> str:
+def _as_text(stored: StoredEvent, *, paint: Paint) -> str:
     event = stored.event
-    at = event.time.replace("T", " ")
     about = event.subject.partition("/")[2].removesuffix(".intent").removesuffix(".seen").removeprefix("_rollout.")
-    line = printable(f"{at}  {event.kind:<12}  {about:<32}  {event_in_words(event)}").rstrip()
-    return f"\x1b[31m{line}\x1b[0m\n" if coloured and event.kind in BAD else f"{line}\n"
+    when = event.time.replace("T", " ")
+    to_kind, to_words = f"{when}  ", f"{when}  {event.kind:<12}  {about:<32}  "
+    line = paint(f"{to_words}{event_in_words(event)}".rstrip(), "red" if event.kind in BAD else "")
+    # Below the words, where these have half of the line.
+    indent = len(to_words if 2 * len(to_words) <= sheet().width else to_kind)
+    parts = folded(line, indent)
+    return "".join(f"{part}\n" for part in parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,7 +21,8 @@ from cdm.cli.log_setup import LogLevel
 from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, Json, artifact_of
 from cdm.cli.patience import READING, Patience
-from cdm.cli.screen import Table, Text, plain, print_json, wide_console
+from cdm.cli.rows import LEAST_WIDTH, Column, Paint, Sheet, folded, listing, sheet, show
+from cdm.cli.screen import print_json
 from cdm.cli.wording import ago
 from cdm.errors import ModelError, ServiceMissing, SliceMissing, UsageError
 from cdm.explain.past import with_history, with_past
@@ -121,20 +122,18 @@ def explain(
             raise UsageError("--node: a slice is on one node alone; give the artifact instead")
         look = partial(_look_at_slice, keys=subject.keys)
         told = run_connected(connection, "cdm explain", look, level=LogLevel.ERROR)
-        _print(told, _slice_lines(told), json=json)
+        _print(told, _slice_lines(told, sheet().paint), json=json)
         return 0
     found = run_connected(connection, "cdm explain", partial(_look, artifact=subject, node=node), level=LogLevel.ERROR)
-    _print(found, _lines(found), json=json)
+    _print(found, _lines(found, sheet()), json=json)
     return 0
 
 
-def _print(found: object, lines: Iterable[Text | Table], *, json: bool) -> None:
+def _print(found: object, lines: Iterable[str], *, json: bool) -> None:
     if json:
         print_json(found)
-        return
-    console = wide_console()
-    for part in lines:
-        console.print(part)
+    else:
+        show(lines)
 
 
 # Looking
@@ -199,44 +198,44 @@ def _time(at: float) -> str:
 # Words
 
 
-def _lines(found: Explanation) -> list[Text | Table]:
+def _lines(found: Explanation, on: Sheet) -> list[str]:
+    paint = on.paint
     wanted = "an unknown number" if found.desired is None else f"{found.desired} wanted"
     others = "".join(f", {count} {what}" for what, count in found.others.items())
-    lines: list[Text | Table] = [
-        Text.assemble((found.artifact, "bold"), f"  {found.condition}  {wanted}, {found.placed} placed{others}")
-    ]
+    head = f"  {found.condition}  {wanted}, {found.placed} placed{others}"
+    lines = [f"{paint(found.artifact, 'bold')}{paint(head)}"]
     if found.leader is None:
-        lines.append(plain("nobody leads: nothing is placed until somebody does", "red"))
+        lines.append(paint("nobody leads: nothing is placed until somebody does", "red"))
     # A status of instances without room says the same as what follows.
     if found.reason and found.summary not in found.reason:
-        lines.append(plain(f"    {found.reason}"))
-    lines += [plain(f"rule: {each}") for each in found.rules]
-    lines.append(plain(f"one more: {found.summary}"))
-    lines += [plain(f"    {each}") for each in (*found.awaited, *found.nearest)]
+        lines.append(paint(f"    {found.reason}"))
+    lines += [paint(f"rule: {each}") for each in found.rules]
+    lines.append(paint(f"one more: {found.summary}"))
+    lines += [paint(f"    {each}") for each in (*found.awaited, *found.nearest)]
     if found.history:
-        lines += [plain("what happened (UTC):", "bold"), *_history_lines(found.history, "")]
+        lines += [paint("what happened (UTC):", "bold"), *_history_lines(found.history, "", paint)]
     if found.nodes:
-        lines.append(_table(found.nodes))
+        lines += _table(found.nodes, on)
     return lines
 
 
-def _history_lines(history: Sequence[Happening], about: str) -> list[Text]:
+def _history_lines(history: Sequence[Happening], about: str, paint: Paint) -> Iterator[str]:
     """What happened, the latest last; ``about``: the key that goes without saying."""
-    return [
-        plain(
-            f"    {each.at[:19].replace('T', ' ')}  {each.kind:<12} "
-            f"{'' if each.subject == about else each.subject.partition('/')[2]}  {each.told}".rstrip()
-        )
-        for each in history
+    for each in history:
+        at = f"    {each.at[:19].replace('T', ' ')}  "
+        subject = "" if each.subject == about else each.subject.partition("/")[2]
+        yield from folded(paint(f"{at}{each.kind:<12} {subject}  {each.told}".rstrip()), indent=len(at))
+
+
+def _table(nodes: Sequence[NodeExplanation], on: Sheet) -> list[str]:
+    fits = [("yes", "green") if each.fits else ("no", "yellow") for each in nodes]
+    columns = [
+        Column("node", [each.node for each in nodes], least=LEAST_WIDTH),
+        Column("has", [str(each.instances) for each in nodes], right=True),
+        Column("one more", [said for said, _ in fits], [style for _, style in fits]),
+        Column("why", ["; ".join(_told(each)) for each in nodes], least=3 * LEAST_WIDTH),
     ]
-
-
-def _table(nodes: Iterable[NodeExplanation]) -> Table:
-    table = Table("node", "has", "one more", "why", right=("has",), folded=("why",))
-    for each in nodes:
-        fits = plain("yes", "green") if each.fits else plain("no", "yellow")
-        table.add_row(plain(each.node), str(each.instances), fits, plain("; ".join(_told(each))))
-    return table
+    return listing(columns, on)
 
 
 def _told(each: NodeExplanation) -> list[str]:
@@ -256,33 +255,33 @@ def _obstacle(each: Obstacle) -> str:
     return f"{each.why}{numbers}{f': {each.miss}' if each.miss not in ('', each.numbers) else ''}"
 
 
-def _slice_lines(found: SliceExplanation) -> list[Text]:
+def _slice_lines(found: SliceExplanation, paint: Paint) -> list[str]:
     name = f"{found.node}/{found.artifact}{f'#{found.ordinal}' if found.ordinal else ''}"
     since = f" since {found.since[:19].replace('T', ' ')} UTC ({_ago(found.since)})" if found.since else ""
     who = "commanded by the leader" if found.said_by == "leader" else f"told by node {found.node}"
-    lines = [
-        Text.assemble((name, "bold"), f"  {found.state}{since}, {who}, term {found.term}, revision {found.revision}")
-    ]
+    head = f"  {found.state}{since}, {who}, term {found.term}, revision {found.revision}"
+    lines = [f"{paint(name, 'bold')}{paint(head)}"]
     if found.reason:
-        lines.append(plain(f"    {found.reason}"))
+        lines.append(paint(f"    {found.reason}"))
     if (standing := STANDINGS.get(Standing(found.standing))) is not None:
-        lines.append(plain(f"    {standing}", "yellow"))
-    lines.append(plain(f"    {_why_here(found)}"))
+        lines.append(paint(f"    {standing}", "yellow"))
+    lines.append(paint(f"    {_why_here(found)}"))
     if found.failures or found.restarts:
-        lines.append(plain(f"    failures before: {found.failures}, restarts of its program: {found.restarts}"))
+        lines.append(paint(f"    failures before: {found.failures}, restarts of its program: {found.restarts}"))
     for each in found.rules:
-        holds = plain("holds:  ", "green") if each.holds else plain("broken: ", "red")
-        lines.append(Text.assemble("    ", holds, plain(f"{each.rule}{f' ({each.why})' if each.why else ''}")))
-    lines += [plain(f"    spread: {each}") for each in found.domains]
+        holds = paint("holds:  ", "green") if each.holds else paint("broken: ", "red")
+        why = f" ({each.why})" if each.why else ""
+        lines.append(f"    {holds}{paint(f'{each.rule}{why}')}")
+    lines += [paint(f"    spread: {each}") for each in found.domains]
     if found.score:
         preferred = f" ({', '.join(found.preferred)})" if found.preferred else ""
-        lines.append(plain(f"    score: {found.score}{preferred}"))
+        lines.append(paint(f"    score: {found.score}{preferred}"))
     if found.history:
-        lines += [plain("what happened (UTC):", "bold"), *_history_lines(found.history, f"slices/{name}")]
+        lines += [paint("what happened (UTC):", "bold"), *_history_lines(found.history, f"slices/{name}", paint)]
     if found.output:
-        lines += [plain("its last output:", "bold"), *(plain(f"    {each.text}") for each in found.output)]
+        lines += [paint("its last output:", "bold"), *(paint(f"    {each.text}") for each in found.output)]
     if found.better:
-        lines.append(plain(f"    better placed on {found.better}", "yellow"))
+        lines.append(paint(f"    better placed on {found.better}", "yellow"))
     return lines
 
 

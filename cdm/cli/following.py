@@ -19,7 +19,7 @@ from cdm.cli.editing import Made, Plan, edited, keys_of
 from cdm.cli.judging import End, Ended, Failures, gone_back_to, judged, under_way
 from cdm.cli.parameters import WaitOptions, check_timeout
 from cdm.cli.plans import Goal
-from cdm.cli.rows import PLAIN, sheet, show, wrapped
+from cdm.cli.rows import PLAIN, folded, show
 from cdm.cli.screen import as_json
 from cdm.cli.wording import alike, in_words, serves_in_words
 from cdm.dispatch.messages import Message, ValuePut, ValueRemove
@@ -206,7 +206,7 @@ def _progress(made: Made, status: Status | None, serving: Status | None, followe
 def shown_line(text: str) -> None:
     """Show a line with the time; on a terminal in several, broken between words, where it is too long."""
     line = PLAIN(f"{datetime.now().astimezone():%H:%M:%S}  {text}")
-    show(wrapped(line, sheet().width, indent=10) if sys.stdout.isatty() else [line])
+    show(folded(line, indent=10))
 
 
 def unsaid(_text: str) -> None:

@@ -13,7 +13,8 @@ from cdm.cli.intending import known_nodes, remove_nodes
 from cdm.cli.log_setup import LogLevel
 from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, Json, NodeNames
-from cdm.cli.screen import plain, print_json, wide_console
+from cdm.cli.rows import PLAIN, show
+from cdm.cli.screen import print_json
 from cdm.errors import Conflict
 from cdm.manager.onlooker import Onlooker
 from cdm.manager.standing import gone_at
@@ -40,7 +41,7 @@ def forget(nodes: NodeNames, /, connection: ConnectionOptions = HERE, *, json: J
         return 0
     for each in done:
         how = f" ({each.how})" if each.how else ""
-        wide_console().print(plain(f"{each.node}{how}: forgotten"))
+        show([PLAIN(f"{each.node}{how}: forgotten")])
     return 0
 
 

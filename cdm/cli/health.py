@@ -12,7 +12,8 @@ from msgspec import Struct
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, Json
-from cdm.cli.screen import plain, print_json, wide_console
+from cdm.cli.rows import PLAIN, show
+from cdm.cli.screen import print_json
 from cdm.errors import NoResponders, Uncertain
 from cdm.model.artifact import NodeId, node_id
 from cdm.node.registration import ASK_TIMEOUT, ask
@@ -47,7 +48,7 @@ def health(
         print_json(found)
     else:
         result = f"answers (incarnation {found.incarnation})" if found.healthy else f"is unhealthy: {found.reason}"
-        wide_console().print(plain(f"{found.node} {result}"))
+        show([PLAIN(f"{found.node} {result}")])
     return 0 if found.healthy else 3
 
 

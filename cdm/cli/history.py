@@ -14,7 +14,8 @@ from cdm.cli.known import meant
 from cdm.cli.led_to import Consequence, consequences
 from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE, Json, ServiceName
-from cdm.cli.screen import Table, plain, print_json, wide_console
+from cdm.cli.rows import PLAIN, Column, listing, sheet, show
+from cdm.cli.screen import print_json
 from cdm.cli.service import ServiceLook, VersionLook, parsed, refusal
 from cdm.errors import ServiceMissing
 from cdm.explain.words import brief
@@ -53,21 +54,19 @@ def history(service: ServiceName, /, connection: ConnectionOptions = HERE, *, js
     if json:
         print_json({"service": str(service), "revisions": found})
         return 0
-    columns = ("revision", "time (UTC)", "version", "instances", "by", "what changed", "led to", "state")
-    table = Table(*columns, right=("revision", "instances"), folded=("what changed", "led to"))
-    for row in found:
-        instances = "" if row.instances is None else str(row.instances)
-        at = row.at[:19].replace("T", " ")
-        led = row.led_to.shown if row.led_to is not None else ""
-        cells = (str(row.revision), at, row.version, instances, row.by, "; ".join(row.changes), led, row.state)
-        table.add_row(*map(plain, cells))
-    console = wide_console()
-    console.print(table)
+    columns = [
+        Column("revision", [str(row.revision) for row in found], right=True),
+        Column("time (UTC)", [row.at[:19].replace("T", " ") for row in found]),
+        Column("version", [row.version for row in found]),
+        Column("instances", ["" if row.instances is None else str(row.instances) for row in found], right=True),
+        Column("by", [row.by for row in found], below=True),
+        Column("what changed", ["; ".join(row.changes) for row in found], below=True),
+        Column("led to", ["" if row.led_to is None else row.led_to.shown for row in found], below=True),
+        Column("state", [row.state for row in found]),
+    ]
     # Below it: in the table the longest reason would make every line as long.
-    for row in found:
-        if row.reason:
-            told = f"{row.revision} ({row.version}) {row.state}: {brief(row.reason)}"
-            console.print(plain(told))
+    reasons = [f"{row.revision} ({row.version}) {row.state}: {brief(row.reason)}" for row in found if row.reason]
+    show([*listing(columns, sheet()), *map(PLAIN, reasons)])
     return 0
 
 

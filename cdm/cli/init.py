@@ -11,7 +11,8 @@ from cdm.artifacts.repository import Artifacts
 from cdm.cli.connected import run_connected
 from cdm.cli.options import FLAG, REPLICAS, ConnectionOptions, Replicas
 from cdm.cli.parameters import HERE, Json
-from cdm.cli.screen import print_json, wide_console
+from cdm.cli.rows import PLAIN, show
+from cdm.cli.screen import print_json
 from cdm.dispatch.messages import Message, ValuePut
 from cdm.errors import AccessDenied, RequestRefused, Unsuitable
 from cdm.model.keys import NodeKey
@@ -46,9 +47,7 @@ def init(
     if json:
         print_json({"buckets": found})
         return 0
-    console = wide_console()
-    for name, what in found.items():
-        console.print(f"{name}: {what}")
+    show(PLAIN(f"{name}: {what}") for name, what in found.items())
     return 0
 
 

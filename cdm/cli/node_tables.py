@@ -9,7 +9,7 @@ from typing import TypeVar
 from cdm.cli.concerns import had_in_words
 from cdm.cli.emptying import Emptied, GoneNode
 from cdm.cli.report import ClusterReport, NodeReport
-from cdm.cli.rows import Column, Paint, Sheet, table
+from cdm.cli.rows import LEAST_WIDTH, Column, Paint, Sheet, listing
 from cdm.cli.wording import ago, until
 from cdm.manager.endings import kind_of
 from cdm.manager.left import Left
@@ -23,8 +23,6 @@ MOST_NODES = 20
 """Most nodes that are listed, where not all are asked for: of more only those with something to tell."""
 MOST_LEFT = 10
 """Most lines about what is left on a node, where not all is asked for."""
-LEAST_WIDTH = 10
-"""Characters of a name or of labels that a line has at least; what is longer is folded."""
 OVERDUE = 5.0
 """Seconds without a heartbeat after which a node has something to tell that does not say how long it may be silent."""
 
@@ -60,7 +58,7 @@ def node_table(found: ClusterReport, on: Sheet, *, everything: bool = True) -> l
         nodes = [node for node in nodes if _tells(node)]
     columns = [name for name, shown in told.items() if any(map(shown, nodes))]
     numbers = ("heard", "slices", "capacity", "cpu", "memory")
-    head, rows = table(
+    shown = listing(
         [
             Column("nodes", [node.node for node in nodes], least=LEAST_WIDTH),
             *(
@@ -76,7 +74,7 @@ def node_table(found: ClusterReport, on: Sheet, *, everything: bool = True) -> l
         ],
         on,
     )
-    lines = ["", head, *(line for row in rows for line in row)] if nodes else []
+    lines = ["", *shown] if nodes else []
     if more := len(found.nodes) - len(nodes):
         plural = "" if more == 1 else "s"
         lines += [] if nodes else [""]

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from cdm.cli.node_tables import LEAST_WIDTH, departing_lines, node_table
+from cdm.cli.node_tables import departing_lines, node_table
 from cdm.cli.report import BlueprintReport, ClusterReport, SliceReport, Trouble, troubled_slices
-from cdm.cli.rows import Column, Paint, Sheet, table
+from cdm.cli.rows import LEAST_WIDTH, Column, Paint, Sheet, listing, table
 from cdm.cli.wording import CRASH_LOOP, ago, rollout_in_words
 from cdm.manager.endings import LAST_OUTPUT, kind_of
 from cdm.model.artifact import NodeId
@@ -236,7 +236,7 @@ def _slices(found: ClusterReport, on: Sheet, most: int) -> list[str]:
     listed = sorted(found.slices, key=_rank)
     if len(listed) > most:
         listed = [each for each in listed if _tells(each)][:most]
-    head, rows = table(
+    shown = listing(
         [
             Column("slices", [_name(each) for each in listed], least=LEAST_WIDTH),
             Column("node", [each.node for each in listed], least=LEAST_WIDTH),
@@ -256,7 +256,7 @@ def _slices(found: ClusterReport, on: Sheet, most: int) -> list[str]:
         ],
         on,
     )
-    lines = ["", head, *(line for row in rows for line in row)] if listed else [""] if found.slices else []
+    lines = ["", *shown] if listed else [""] if found.slices else []
     if more := len(found.slices) - len(listed):
         lines.append(on.paint(f"{_count(more, 'slice', '')} not listed here; --all lists all", "dim"))
     return lines

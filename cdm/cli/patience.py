@@ -7,10 +7,12 @@ from threading import Lock, Timer
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from cdm.cli.screen import looked_at, plain
+from cdm.cli.screen import looked_at
+from cdm.log import printable
 
 if TYPE_CHECKING:
     from rich.status import Status
+    from rich.text import Text
 
 PATIENCE = 1.0
 """Seconds after which people want to know what is done."""
@@ -40,20 +42,16 @@ class Patience:
         with self._lock:
             self._what = what
             if self._status is not None:
-                from cdm.cli.terminal import renderable  # noqa: PLC0415  # imported already
-
-                self._status.update(renderable(plain(what)))
+                self._status.update(_shown(what))
 
     def _show(self) -> None:
         # Slow to import, and most commands are over by now.
         from rich.console import Console  # noqa: PLC0415
         from rich.status import Status  # noqa: PLC0415
 
-        from cdm.cli.terminal import renderable  # noqa: PLC0415
-
         with self._lock:
             if not self._over:
-                self._status = Status(renderable(plain(self._what)), console=Console(file=self._stream))
+                self._status = Status(_shown(self._what), console=Console(file=self._stream))
                 self._status.start()
 
     def __enter__(self) -> Self:
@@ -69,3 +67,9 @@ class Patience:
             self._over = True
             if self._status is not None:
                 self._status.stop()
+
+
+def _shown(what: str) -> Text:
+    from rich.text import Text  # noqa: PLC0415
+
+    return Text(printable(what))

@@ -66,7 +66,7 @@ async def content_for_nodes(connection: Connection, offer: Offer) -> Content:
     Raises:
         Conflict: not all of them can read what is asked for.
     """
-    old = await _too_old(connection)
+    old = await too_old(connection)
     if not old:
         return offer.content
     only = offer.key is not None or secrets_in(offer.manifest.env) or offer.manifest.override
@@ -98,7 +98,7 @@ async def what_comes_of(connection: Connection, name: Artifact) -> str:
     return ""
 
 
-async def _too_old(connection: Connection) -> str:
+async def too_old(connection: Connection) -> str:
     """A node that cannot read a manifest inside the content, for people; empty: none, as far as can be seen."""
     old: list[tuple[str, str]] = []
     try:

@@ -22,7 +22,8 @@ from cdm.cli.options import FLAG, whole
 from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions, check_timeout
 from cdm.cli.patience import READING, Patience
 from cdm.cli.plans import rebalancing, stamp
-from cdm.cli.screen import Text, plain, print_json, wide_console
+from cdm.cli.rows import PLAIN, show
+from cdm.cli.screen import print_json
 from cdm.errors import EditRefused, InvalidBlueprint, ServiceMissing, UsageError
 from cdm.manager.onlooker import Onlooker
 from cdm.manager.rebalancing import balancing
@@ -128,8 +129,7 @@ async def _run(
     ends: dict[str, _End] = {}
     if plan:
         if not options.json:
-            for line in _lines(found):
-                wide_console().print(line)
+            show(_lines(found))
     else:
         asked = await _ask(connection, found, say)
         until = math.inf if options.timeout is None else clock.now() + options.timeout
@@ -274,15 +274,15 @@ async def _is_asked(connection: Connection, artifact: Artifact, text: str) -> bo
 # Words
 
 
-def _lines(found: Sequence[Rebalanced]) -> list[Text]:
-    lines = []
+def _lines(found: Sequence[Rebalanced]) -> list[str]:
+    lines: list[str] = []
     for each in found:
         left_out = ", left out (--max-moves)" if each.left_out else ""
         waits = f"; waits: {each.waits}" if each.waits else ""
-        lines.append(plain(f"{each.artifact}: {_count(each)}{left_out}{waits}"))
-        lines += [plain(f"    {_named(move.slice)} -> {move.to}, for {move.why}") for move in each.moves]
-        lines += [plain(f"    {line}") for line in _staying(each)]
-    return lines or [plain("nothing is to be moved")]
+        lines.append(PLAIN(f"{each.artifact}: {_count(each)}{left_out}{waits}"))
+        lines += [PLAIN(f"    {_named(move.slice)} -> {move.to}, for {move.why}") for move in each.moves]
+        lines += [PLAIN(f"    {line}") for line in _staying(each)]
+    return lines or [PLAIN("nothing is to be moved")]
 
 
 def _staying(each: Rebalanced) -> list[str]:

@@ -17,7 +17,8 @@ from cdm.cli.known import meant
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.parameters import HERE, WATCH, ServiceName, WaitOptions, WatchOptions
 from cdm.cli.plans import stamp
-from cdm.cli.screen import Text, plain, print_json, wide_console
+from cdm.cli.rows import Paint, sheet, show
+from cdm.cli.screen import print_json
 from cdm.cli.service import ServiceLook, VersionLook
 from cdm.cli.wording import ago, in_words, rollout_in_words
 from cdm.errors import ServiceMissing
@@ -140,26 +141,24 @@ def _show(look: ServiceLook, *, json: bool) -> None:
     if json:
         print_json(_document(look))
         return
-    console = wide_console()
-    for line in lines_of(look):
-        console.print(line)
+    show(lines_of(look, sheet().paint))
 
 
-def lines_of(look: ServiceLook) -> list[Text]:
+def lines_of(look: ServiceLook, paint: Paint) -> list[str]:
     """How a service's rollout is, and its versions, for people."""
     record = look.record
-    lines = [Text.assemble((str(look.service), "bold"), plain(f"  {_headline(look)}"))]
+    lines = [f"{paint(str(look.service), 'bold')}{paint(f'  {_headline(look)}')}"]
     if record is not None and record.phase not in _OVER:
-        lines.append(plain(f"    in this step for {ago(record.since)}"))
+        lines.append(paint(f"    in this step for {ago(record.since)}"))
     there = [each for each in look.versions.values() if each.raw is not None or each.status is not None]
     living = [each for each in there if not _is_past(look, each)]
     width = max((len(each.version) for each in living), default=0)
-    lines += [plain(f"    {each.version:<{width}}  {_version_line(each)}") for each in living]
+    lines += [paint(f"    {each.version:<{width}}  {_version_line(each)}") for each in living]
     if past := len(there) - len(living):
         what = "versions that were" if past > 1 else "version that was"
-        lines.append(plain(f"    and {past} {what} replaced or taken back before: `cdm history {look.service}`"))
+        lines.append(paint(f"    and {past} {what} replaced or taken back before: `cdm history {look.service}`"))
     if (again := taken_back_last(look)) and again.raw is not None:
-        lines.append(plain(f"    `cdm rollout retry {look.service}` tries {again.version} once more"))
+        lines.append(paint(f"    `cdm rollout retry {look.service}` tries {again.version} once more"))
     return lines
 
 

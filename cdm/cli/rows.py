@@ -1,4 +1,7 @@
-"""Rows of text in columns, with colours where somebody looks; without a drawing library, which takes long to import."""
+"""What commands show people: lines of text and tables, with colours where somebody looks.
+
+A drawing library would take long to import.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+from unicodedata import combining, east_asian_width
 
-from cdm.cli.drawing import cells as width_of
 from cdm.cli.screen import coloured, for_models, looked_at
 from cdm.log import printable
 
@@ -17,11 +20,20 @@ APART = "  "
 """What is between two columns."""
 ENDLESS = 10_000
 """Characters of a line in a file or a pipe: nothing is folded there, so that names can be copied."""
-_PART = re.compile(r"\x1b\[\d*m| +|[^ \x1b]+")
+LEAST_WIDTH = 10
+"""Characters of a name or of labels that a line of a table has at least; what is longer is folded."""
+_PART = re.compile(r"\x1b\[[\d;]*m| +|[^ \x1b]+")
 """A colour, spaces, or a word of a line."""
-_COLOUR = re.compile(r"\x1b\[\d*m")
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _RESET = "\x1b[0m"
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+
+def width_of(text: str) -> int:
+    """How many columns of a screen a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(each) else 1 + (east_asian_width(each) in "WF") for each in text)
 
 
 class Paint:
@@ -35,9 +47,11 @@ class Paint:
         self._coloured = coloured
 
     def __call__(self, text: str, style: str = "") -> str:
-        """The text as it is to be written; ``style``: one of bold, dim, red, green, yellow, cyan, or nothing."""
+        """The text as it is to be written; ``style``: some of bold, dim, red, green, yellow, cyan, or nothing."""
         shown = text if text.isprintable() else printable(text)
-        return f"\x1b[{_CODES[style]}m{shown}{_RESET}" if style and shown and self._coloured else shown
+        if not (style and shown and self._coloured):
+            return shown
+        return f"\x1b[{';'.join(map(_CODES.__getitem__, style.split()))}m{shown}{_RESET}"
 
 
 PLAIN = Paint(coloured=False)
@@ -48,7 +62,7 @@ class Sheet(NamedTuple):
 
     paint: Paint
     width: int
-    """Characters of a line."""
+    """Characters of a table's line."""
 
 
 def sheet() -> Sheet:
@@ -59,11 +73,16 @@ def sheet() -> Sheet:
 
 
 def show(lines: Iterable[str]) -> None:
-    """Write lines to standard output, at once."""
-    text = "".join(f"{line}\n" for line in lines)
+    """Write lines to standard output, at once; on a terminal each in as many as it takes there."""
+    text = "".join(f"{part}\n" for line in lines for part in folded(line))
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text if text.isascii() else text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()
+
+
+def folded(line: str, indent: int | None = None) -> list[str]:
+    """A line as standard output is given it: elsewhere than on a terminal whole. Arguments are those of `wrapped`."""
+    return wrapped(line, shutil.get_terminal_size().columns, indent=indent) if looked_at(sys.stdout) else [line]
 
 
 class Column(NamedTuple):
@@ -79,6 +98,14 @@ class Column(NamedTuple):
     """Characters down to which cells may be folded where the line is too narrow; 0: they never are."""
     dull: bool = False
     """Whether it says nothing new: it is left out where the line is too narrow."""
+    below: bool = False
+    """Whether its cells are told below their rows where the line is too narrow."""
+
+
+def listing(columns: Sequence[Column], on: Sheet) -> list[str]:
+    """The lines of a table."""
+    head, rows = table(columns, on)
+    return [head, *(line for row in rows for line in row)] if rows else []
 
 
 def table(columns: Sequence[Column], on: Sheet) -> tuple[str, list[list[str]]]:
@@ -88,6 +115,10 @@ def table(columns: Sequence[Column], on: Sheet) -> tuple[str, list[list[str]]]:
         return "", []
     if _wide([_width(each) for each in columns]) > on.width:
         columns = [each for each in columns if not each.dull]
+    below: list[Column] = []
+    if _wide([_width(each) for each in columns]) > on.width:
+        below = [each for each in columns if each.below]
+        columns = [each for each in columns if not each.below]
     widths = [_width(each) for each in columns]
     for at in range(len(columns) - 1, -1, -1):
         if columns[at].least and (over := _wide(widths) - on.width) > 0:
@@ -100,10 +131,11 @@ def table(columns: Sequence[Column], on: Sheet) -> tuple[str, list[list[str]]]:
     rows = []
     for at in range(len(columns[0].cells)):
         cells = [
-            (each, width, [each.cells[at]] if whole else _folded(each.cells[at], width))
+            (each, width, [each.cells[at]] if whole else _in_lines(each.cells[at], width))
             for each, width, whole in plainly
         ]
-        rows.append(_row(cells, at, on.paint))
+        told = [on.paint(f"    {each.title}: {each.cells[at]}") for each in below if each.cells[at]]
+        rows.append([*_row(cells, at, on.paint), *(part for line in told for part in wrapped(line, on.width))])
     return head.rstrip(), rows
 
 
@@ -132,7 +164,7 @@ def _aligned(painted: str, text: str, width: int, right: bool) -> str:
     return f"{gap}{painted}" if right else f"{painted}{gap}"
 
 
-def _folded(text: str, width: int) -> list[str]:
+def _in_lines(text: str, width: int) -> list[str]:
     """The text in lines of so many columns of a screen, at spaces where it has some."""
     lines: list[str] = []
     while width_of(text) > width:

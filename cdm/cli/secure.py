@@ -15,7 +15,8 @@ from cdm.cli.context import servers_of
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
 from cdm.cli.options import FLAG, check_prefix, check_servers
 from cdm.cli.parameters import Json
-from cdm.cli.screen import Table, plain, print_json, wide_console
+from cdm.cli.rows import LEAST_WIDTH, Column, listing, sheet, show
+from cdm.cli.screen import print_json
 from cdm.errors import AccessDenied, NoResponders, StoreError, Unreachable, UsageError
 from cdm.model.artifact import NodeId, node_id
 from cdm.secure.folder import ACCOUNTS, SERVER, SITE, FolderWritten, SiteFolder, Tls, UserWritten
@@ -224,14 +225,14 @@ def _told(folder: SiteFolder, written: FolderWritten) -> dict[str, object]:
 
 
 def _show(folder: SiteFolder, written: FolderWritten, *, new: bool, clear: bool, told: int | None) -> None:
-    console = wide_console()
-    table = Table("user", "role", "", "key", "inbox prefix")
+    rows = []
     for each in written.users:
         gone = each.what == "removed"
         key = each.key if Path(each.key).exists() else f"{each.key} (not there)"
-        cells = (each.name, each.role, each.what, *(("", "") if gone else (key, each.inbox_prefix)))
-        table.add_row(*map(plain, cells))
-    console.print(table)
+        rows.append((each.name, each.role, each.what, *(("", "") if gone else (key, each.inbox_prefix))))
+    titles = ("user", "role", "", "key", "inbox prefix")
+    columns = zip(titles, zip(*rows, strict=True), strict=True)
+    show(listing([Column(title, cells, least=LEAST_WIDTH) for title, cells in columns], sheet()))
     known = _known(folder)
     lines = []
     if not all(Path(each.key).exists() for each in written.users if each.what != "removed"):
@@ -243,8 +244,7 @@ def _show(folder: SiteFolder, written: FolderWritten, *, new: bool, clear: bool,
         tls = known.url.startswith("tls")
         so = "and the contexts ask for it: nobody gets in" if tls else "and all traffic goes in the clear"
         lines += [f"Without --cert and --key the server offers no TLS, {so}."]
-    for line in lines:
-        console.print(line)
+    print(*lines, sep="\n")  # not broken: there are commands in them
 
 
 def _of_a_new_folder(folder: SiteFolder, known: SiteRecord) -> list[str]:

@@ -101,3 +101,11 @@ def span(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds // size:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
+
+
+def bytes_shown(count: int) -> str:
+    """A number of bytes for people."""
+    if count < 1000:
+        return f"{count} byte{'' if count == 1 else 's'}"
+    power = min((len(str(count)) - 1) // 3, 4)
+    return f"{count / 1000**power:,.1f} {'kMGT'[power - 1]}B"

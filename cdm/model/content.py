@@ -97,8 +97,13 @@ class Content(Struct, frozen=True, omit_defaults=True):
 
     @property
     def bare(self) -> Content:
-        """The same without what may be another in two pushes of the same: signatures, and a manifest at its end."""
-        return replace(self, signatures={}, manifest=None if self.tail else self.manifest)
+        """The same without what may be another in two pushes of the same.
+
+        That are signatures, a manifest at its end, permissions of a lone file, which nodes make executable, and what a
+        folder or an archive was called.
+        """
+        file = self.file if self.form is Form.FILE else ""
+        return replace(self, signatures={}, manifest=None if self.tail else self.manifest, mode=0, file=file)
 
     @property
     def record(self) -> str:

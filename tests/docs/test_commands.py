@@ -20,6 +20,7 @@ from cdm.cli import Exit
 from cdm.cli.logs import FOLLOWED_FROM
 from tests.cli import (
     test_apply,
+    test_copying,
     test_demo,
     test_doctor,
     test_drain,
@@ -262,6 +263,8 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "Installation": test_a_node_is_operated,
     "Containers": test_compose.test_up_used_and_down,
     "Artifacts": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
+    "Getting programs out": test_copying.test_the_commands_of_the_documents,
+    "Backup, and another cluster": test_copying.test_the_commands_of_the_documents,
     "Signatures": test_nats_cli.test_the_signatures_of_the_documents,
     "The manifest": test_first_steps.test_the_manifest_of_the_documents_is_one,
     "Draining": test_drain.test_the_commands_of_the_documents,
@@ -304,6 +307,8 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm demo": test_demo.test_the_demo_plays_through_and_leaves_nothing_behind,
     "cdm endpoints": test_endpoints.test_the_list_is_shown_once,
     "cdm artifact push": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
+    "cdm artifact get": test_copying.test_the_commands_of_the_documents,
+    "cdm artifact copy": test_copying.test_the_commands_of_the_documents,
     "cdm artifact sign": test_nats_cli.test_the_signatures_of_the_documents,
     "cdm artifact verify": test_nats_cli.test_the_signatures_of_the_documents,
     "cdm artifact ls": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,

@@ -15,6 +15,7 @@ from cdm.cli.judging import End, Ended, Failures, gone_back_to, judged
 from cdm.cli.parameters import artifact_of, service_of
 from cdm.cli.plans import Edit, Goal, deploying, restarting, scaling
 from cdm.cli.rollout import lines_of, older
+from cdm.cli.rows import PLAIN
 from cdm.cli.service import ServiceLook, VersionLook, look_of
 from cdm.cli.wording import alike, in_words, serves_in_words
 from cdm.errors import EditRefused, InvalidArtifact, InvalidBlueprint, ServiceMissing, UsageError
@@ -620,7 +621,7 @@ def test_versions_of_earlier_rollouts_are_counted_unless_they_have_instances(two
     two.status("1", Condition.READY, desired=3)
     two.status("2", Condition.SUPERSEDED)
     two.status("5", Condition.REVERTED, reason="bang")
-    head, *versions = map(str, lines_of(two.look))
+    head, *versions = lines_of(two.look, PLAIN)
     assert "1 -> 5 reverted" in head
     assert [each.split()[0] for each in versions[:3]] == ["1", "4", "5"]
     assert [each.strip() for each in versions[3:]] == [

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
+from cdm.cli.events import _as_text
 from cdm.cli.report import ClusterReport, SliceReport
-from cdm.cli.rows import PLAIN, Column, Paint, Sheet, table, wrapped
+from cdm.cli.rows import PLAIN, Column, Paint, Sheet, listing, sheet, show, table, wrapped
 from cdm.cli.watching import ChangedLines
 from cdm.model.artifact import NodeId
+from cdm.model.event import Event, EventData
+from cdm.store.events import StoredEvent
 
 pytestmark = pytest.mark.quick
 
@@ -47,6 +53,99 @@ def test_what_is_too_wide_loses_what_says_nothing_new_and_is_folded_then() -> No
     head, rows = table([Column("", ["目" * 5], least=4)], Sheet(PLAIN, 4))
     assert rows[0] == ["目目", "目目", "目"]
     assert table([Column("none", [])], Sheet(PLAIN, 9)) == ("", [])
+
+
+def test_what_is_told_below_its_row_where_the_line_is_too_narrow() -> None:
+    columns = [
+        Column("number", ["7"], right=True),
+        Column("what changed", ["instances 5 -> 4; env.LEVEL set"], below=True),
+        Column("by", [""], below=True),
+        Column("state", ["in force"]),
+    ]
+    wide = "     7  instances 5 -> 4; env.LEVEL set      in force"
+    assert listing(columns, Sheet(PLAIN, 60)) == ["number  what changed                     by  state", wide]
+    assert listing(columns, Sheet(PLAIN, 30)) == [
+        "number  state",
+        "     7  in force",
+        "    what changed: instances 5",
+        "      -> 4; env.LEVEL set",
+    ]
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Somebody looks at standard output, on a screen of 70 columns."""
+    for name in ("LLMFORMAT", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "70"}.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def told_of(name: str) -> StoredEvent:
+    words = "2 of 2 instances cannot be placed: 0 of 3 nodes take it: 3 gpu is not l4; only gpu keeps node-1 out"
+    data = EventData(artifact=name, source="Ready", to="Unschedulable", reason=words)
+    return StoredEvent(1, 0.0, Event("1", "cdm.condition", f"status/{name}", "2026-11-28T23:40:31.770Z", data))
+
+
+def test_lines_are_broken_between_words_where_somebody_looks_and_whole_elsewhere(
+    looked_at: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = "  one: " + "word " * 20 + "目" * 10
+    show([line])
+    shown = capsys.readouterr().out.splitlines()
+    assert [len(each) for each in shown] == [66, 54]
+    assert "\n".join(shown).replace("\n    ", " ") == line
+    paint = sheet().paint
+    event = _as_text(told_of("org.example.payments:reconciliation-worker:2026.11.3-rc1"), paint=paint)
+    assert event.splitlines() == [
+        "2026-11-28 23:40:31.770Z  condition",
+        "                          org.example.payments:reconciliation-worker:2",
+        "                          026.11.3-rc1  Ready -> Unschedulable: 2 of 2",
+        "                          instances cannot be placed: 0 of 3 nodes",
+        "                          take it: 3 gpu is not l4; only gpu keeps",
+        "                          node-1 out",
+    ]
+    looked_at.setenv("COLUMNS", "150")
+    first, *others = _as_text(told_of("g:a:1"), paint=paint).splitlines()
+    assert "g:a:1" in first
+    assert {each[:74].strip() for each in others} == {""}, "below the words"
+    looked_at.delenv("FORCE_COLOR")
+    show([line])
+    assert capsys.readouterr().out == f"{line}\n"
+    assert len(_as_text(told_of("g:a:1"), paint=paint).splitlines()) == 1
+
+
+@pytest.mark.parametrize("least", [0, 10])
+def test_nothing_is_cut_off_where_a_table_does_not_fit(
+    least: int, looked_at: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = {"artifact": "a" * 50, "sha256": "b" * 64, "entry": "c" * 20}
+    show(listing([Column(name, [cell], least=least) for name, cell in cells.items()], sheet()))
+    shown = capsys.readouterr().out
+    assert "\x1b[1martifact\x1b[0m" in shown
+    lines = shown.replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines()
+    assert all(len(line) <= 70 for line in lines)
+    heads = "".join(cells)
+    assert ["".join(lines).count(letter) - heads.count(letter) for letter in "abc"] == [50, 64, 20]
+    looked_at.setenv("LLMFORMAT", "1")
+    show(listing([Column(name, [cell], least=least) for name, cell in cells.items()], sheet()))
+    assert len(capsys.readouterr().out.splitlines()) == 2, "not for models"
+
+
+def test_a_command_imports_what_it_needs_and_no_more() -> None:
+    code = """
+import sys
+import cdm.cli, cdm.cli.status
+from cdm.cli.rows import show
+show(["shown"])
+unwanted = ("rich", "structlog", "ruamel", "nkeys", "cdm.allocation", "cdm.runtimes", "cdm.agent", "cdm.artifacts")
+print([name for name in sys.modules if name.startswith(unwanted)])
+from cdm.cli import apply, artifact, cordon, doctor, endpoints, events, explain, history, rebalance, rollout, secure
+print([name for name in sys.modules if name.startswith("rich")])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
+    assert ran.stdout == "shown\n[]\n[]\n"
 
 
 def test_of_what_changes_only_what_is_new_is_told() -> None:
