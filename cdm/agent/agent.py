@@ -71,7 +71,7 @@ class Agent:
     ) -> None:
         self.node = node
         secrets, happens = terms.secrets or Secrets(node), (self.crashed, self.restarting, self.restarted)
-        told = Surroundings(node, folder, *happens, terms.enforce_limits, secrets, terms.run_as)
+        told = Surroundings(node, folder, *happens, terms.enforce_limits, secrets, terms.run_as, terms.outlive)
         self.runtime = adapted(make_runtime(told))
         self._shared = Shared(slices, self.runtime, cache, least_stop_after, address, Trust(node, terms.trust))
         self._workers: dict[SliceKey, Worker] = {}
@@ -108,6 +108,7 @@ class Agent:
         """Commands can be heard, or not."""
         self._shared.hearing = isinstance(change, Connected)
         if self._shared.hearing and not self._shared.listed:
+            self._attend_found()
             self.runtime.listed(list(self._workers))
         self._shared.listed = self._shared.listed or self._shared.hearing
         self.wake()
@@ -140,6 +141,7 @@ class Agent:
 
     async def run(self) -> None:
         """Work until cancelled. The runtime must be started."""
+        self._attend_found()
         async with anyio.create_task_group() as tasks:
             while True:
                 for worker in self._unattended:
@@ -150,6 +152,7 @@ class Agent:
     async def resign(self) -> None:
         """Begin nothing new from now on, and stop the slices that must not run twice."""
         self._shared.resigned = True
+        self._attend_found()
         exclusive = [worker for worker in self._workers.values() if worker.program.exclusive]
         with anyio.move_on_after(LONGEST_LAST_GRACE + RESIGN_MARGIN) as scope:
             for worker in exclusive:
@@ -172,6 +175,11 @@ class Agent:
         if scope.cancelled_caught:
             left = [str(worker.key) for worker in workers if not worker.withdrawn.is_set()]
             log.warning("keys of slices are not deleted", slices=left)
+
+    def _attend_found(self) -> None:
+        """Have a worker for all that an earlier process of the node left: what has no key is to be stopped."""
+        for key in self.runtime.found:
+            self._worker(key)
 
     async def _attend(self, worker: Worker) -> None:
         while not worker.is_finished:

@@ -8,7 +8,8 @@ LONGEST = 86_400.0
 """Most seconds that a slice goes on serving, whatever it is told."""
 GOING = frozenset({SliceState.DEACTIVATE, SliceState.DEACTIVATING, SliceState.UNLOAD, SliceState.UNLOADING})
 """States of a slice that is told to stop."""
-_COMMANDS = frozenset({SliceState.DEACTIVATE, SliceState.UNLOAD})
+COMMANDS_TO_GO = frozenset({SliceState.DEACTIVATE, SliceState.UNLOAD})
+"""Those that the node has not answered yet."""
 _NEVER = float("-inf")
 
 
@@ -38,7 +39,7 @@ class Lingering:
         after = min(told, LONGEST) if told > 0 else 0.0
         if self._since is None:
             self._since, self._until = at, at + after
-        elif value.state in _COMMANDS:
+        elif value.state in COMMANDS_TO_GO:
             self._until = min(self._until, self._since + after)
 
     def left(self, now: float) -> float:

@@ -66,6 +66,8 @@ class Program:
         """Since it was loaded."""
         self._content: str | None = None
         """The digest of the content that is held for it."""
+        if (folder := shared.runtime.found.get(key)) is not None:
+            self._hold(folder.name)  # it is in use, and must stay as it is
 
     # How it stands
 
@@ -83,6 +85,16 @@ class Program:
         if not active:
             return LocalState.LOADED
         return LocalState.ACTIVE if self._interruption is None else LocalState.RESTARTING
+
+    @property
+    def found(self) -> bool:
+        """Whether something of it runs since an earlier process of the node, and nothing was done about that yet."""
+        return self.key in self._shared.runtime.found
+
+    @property
+    def serves(self) -> bool:
+        """Whether it may serve just now."""
+        return self.local_state is LocalState.ACTIVE or self.found
 
     @property
     def fixed_port(self) -> int | None:
@@ -107,7 +119,9 @@ class Program:
 
     @property
     def exclusive(self) -> bool:
-        """Whether what is loaded must not run twice."""
+        """Whether what is loaded must not run twice; what was found counts as that."""
+        if self.found:
+            return True
         overrides = self._loaded.overrides if self._loaded is not None else None
         return overrides is not None and overrides.stop_after is not None
 
@@ -141,7 +155,7 @@ class Program:
         if state is SliceState.ACTIVATING:
             return manifest.readiness.timeout + manifest.stop_grace + DEADLINE_MARGIN
         if state in (SliceState.DEACTIVATING, SliceState.UNLOADING):
-            serves_on = self.leaves_within() if self.local_state is LocalState.ACTIVE else None
+            serves_on = self.leaves_within() if self.serves else None
             return (serves_on or 0.0) + manifest.stop_grace + DEADLINE_MARGIN
         return None
 
@@ -179,6 +193,28 @@ class Program:
             overrides: where it differs from the manifest.
             content: digest of the content that it is to be; None: the one that the artifact has at present.
         """
+        work, loaded, digest = await self._prepare(overrides, content)
+        self._hold(digest)
+        await self._shared.runtime.load(work)
+        self._loaded, self._starts = loaded, 0
+
+    async def adopt(self, overrides: Overrides | None, content: str | None, restarts: int | None) -> None:
+        """Go on with what was found of it. Where this fails, and nothing is `found` any more, it was stopped.
+
+        Args:
+            overrides: as for `load`.
+            content: likewise.
+            restarts: as its key tells them.
+        """
+        work, loaded, digest = await self._prepare(overrides, content)
+        self._hold(digest)
+        self.port = await self._shared.runtime.adopt(work)
+        self._loaded, self._starts = loaded, (restarts or 0) + 1
+        if self.port is not None:
+            self._shared.ports.take(self.port, self._holder)
+
+    async def _prepare(self, overrides: Overrides | None, content: str | None) -> tuple[Work, _Loaded, str]:
+        """Fetch its content; returns what is to run, what is remembered of it, and the content's name in the cache."""
         shared = self._shared
         stop_after = overrides.stop_after if overrides else None
         if stop_after is not None:
@@ -192,14 +228,10 @@ class Program:
         secrets = secrets_in(manifest.env)
         if secrets and not shared.runtime.gives_secrets:
             raise SliceFailed("secrets: this node's runtime gives slices none", fatal=True)
-        shared.cache.hold(fetched.digest)
-        self.release()
-        self._content = fetched.digest
         plain = {name: value for name, value in manifest.env.items() if name not in secrets}
         plainly = replace(manifest, env=plain)
         work = Work(self.key, fetched.folder, plainly, stop_after, secrets, may_start, self.cores)
-        await shared.runtime.load(work)
-        self._loaded, self._starts = _Loaded(manifest, overrides, fetched.content, may_start), 0
+        return work, _Loaded(manifest, overrides, fetched.content, may_start), fetched.digest
 
     async def activate(self) -> None:
         """Start it, and wait until it is ready."""
@@ -221,6 +253,11 @@ class Program:
         await self._shared.runtime.unload(self.key)
         self.free_port()
         self.release()
+
+    def _hold(self, digest: str) -> None:
+        self._shared.cache.hold(digest)
+        self.release()
+        self._content = digest
 
     def release(self) -> None:
         """Hold no content any more."""

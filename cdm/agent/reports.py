@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from cdm.agent.lingering import GOING
 from cdm.agent.program import Program
-from cdm.agent.steps import LocalState
 from cdm.errors import SliceFailed
 from cdm.model.slice import Kind, SliceState, SliceValue
 
@@ -45,7 +44,7 @@ def report(
         reason = program.interruption.reason
     elif reason is None and state.kind is Kind.REST:
         reason = program.warning
-    serves_on = program.leaves_within() if program.local_state is LocalState.ACTIVE else None
+    serves_on = program.leaves_within() if program.serves else None
     return replace(
         value,
         state=state,

@@ -21,3 +21,5 @@ class Terms(Struct, frozen=True):
     """The node's; None: it has none."""
     trust: Path | None = None
     """File with the keys whose artifacts are run; None: anything is."""
+    outlive: float | None = None
+    """See `cdm.runtimes.Surroundings`."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NamedTuple
 
 import anyio
 
 from cdm import clock
-from cdm.agent import ports
+from cdm.agent.due_port import has_its_port
 from cdm.agent.known import Current, Deleted, Stale, is_late
-from cdm.agent.lingering import GOING, Lingering
+from cdm.agent.lingering import COMMANDS_TO_GO, GOING, Lingering
 from cdm.agent.program import Program
 from cdm.agent.reports import HeldUp, report
 from cdm.agent.shared import Shared
@@ -136,12 +137,16 @@ class Worker:
     @property
     def is_finished(self) -> bool:
         """Whether there is no key, nothing runs under it, and nothing happened that was not looked at."""
-        return self._known is None and self.program.local_state is LocalState.NOTHING and not self._news.is_set
+        return self._known is None and self._nothing_runs and not self._news.is_set
 
     @property
     def may_withdraw(self) -> bool:
         """Whether its key may be deleted when the node leaves: what has no key counts as stopped."""
         return self.at_rest.is_set() or not self.program.exclusive
+
+    @property
+    def _nothing_runs(self) -> bool:
+        return self.program.local_state is LocalState.NOTHING and not self.program.found
 
     @property
     def _value(self) -> SliceValue | None:
@@ -193,6 +198,12 @@ class Worker:
             if await self._is_stopped():
                 self.at_rest.set()
             return
+        if self.program.found and state not in COMMANDS_TO_GO:  # which are answered first
+            await self._see_to_found(state)
+        else:
+            await self._take_next(state)
+
+    async def _take_next(self, state: SliceState | None) -> None:
         lingers = self._lingering.left(clock.now())
         step = next_step(state, self.program.local_state, lingers=lingers > 0)
         if step is None and self._untold:
@@ -222,6 +233,30 @@ class Worker:
             self.withdrawn.set()
             await self._news.wait()
 
+    async def _see_to_found(self, state: SliceState | None) -> None:
+        """Go on with what an earlier process of the node left, where the key says that it runs; else stop it."""
+        shared, lingers = self._shared, self._lingering.left(clock.now())
+        if not shared.listed or (state in _UP and not shared.may_begin()):
+            await self._news.wait()
+            return
+        if lingers:
+            with anyio.move_on_after(lingers):
+                await self._news.wait()
+            return
+        if state in _UP:
+            try:
+                async with shared.turns[Do.LOAD]:
+                    if (value := self._value) is not None and value.state is state:
+                        await self.program.adopt(*self._wanted, value.restarts)
+                        log.info("goes on since an earlier process of the node", slice=str(self.key))
+                return
+            except SliceFailed as error:
+                log.warning("does not go on", slice=str(self.key), reason=str(error))
+                if self.program.found and not error.fatal:  # NATS was away just now
+                    await self._pause()
+                    return
+        await self._end(Do.UNLOAD, state)
+
     async def _begin(self, step: Do, state: SliceState | None) -> None:
         shared = self._shared
         if self._refusal is not None:
@@ -236,7 +271,9 @@ class Worker:
         with anyio.CancelScope() as scope:
             self._beginning = _Beginning(scope, state)
             try:
-                if step is Do.ACTIVATE and not await self._has_its_port(state):
+                if step is Do.ACTIVATE and not await has_its_port(
+                    self.program, shared.ports, partial(self._tell_on, state)
+                ):
                     return
                 async with self._turn(step, state):
                     if not shared.may_begin() or not await self._counts_from_now(state):
@@ -252,33 +289,6 @@ class Worker:
                 self.program.free_port()
         if failure is not None:
             await self._failed(failure, state)
-
-    async def _has_its_port(self, state: SliceState | None) -> bool:
-        """Wait until no other slice of this node has the port that this one demands, and tell what it waits for.
-
-        Returns whether it can begin now.
-
-        Raises:
-            SliceFailed: the other slice keeps it.
-        """
-        port, taken, told = self.program.fixed_port, self._shared.ports, ""
-        give_up_at = clock.now() + ports.PATIENCE
-        while port is not None and (holder := taken.holder(port, self.key)) is not None:
-            within, left = holder.leaves_within(), give_up_at - clock.now()
-            if within is not None:
-                give_up_at = clock.now() + ports.PATIENCE
-            elif left <= 0:
-                raise SliceFailed(f"port {port} is in use by another slice on this node: {holder.key}")
-            how = "still has" if within is None else "has until it is stopped"
-            reason = f"waits for port {port}, which {holder.key} {how}"
-            if reason != told:
-                told = reason
-                own = self.program.deadline(SliceState.ACTIVATING) or 0.0
-                if not await self._tell_on(state, HeldUp((within or 0.0) + ports.PATIENCE + own, reason)):
-                    return False
-            await taken.until_one_is_free(min(ports.INTERVAL, left) if within is None else ports.INTERVAL)
-        self.program.take_port()
-        return True
 
     @asynccontextmanager
     async def _turn(self, step: Do, state: SliceState | None) -> AsyncIterator[None]:
@@ -330,7 +340,7 @@ class Worker:
 
     async def _is_stopped(self) -> bool:
         """Stop it, and tell whether nothing of it runs: others take what is FAILED for stopped."""
-        if self.program.local_state is LocalState.NOTHING:
+        if self._nothing_runs:
             return True
         try:
             await self.program.deactivate()

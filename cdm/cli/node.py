@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from enum import StrEnum, unique
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -71,6 +72,15 @@ app.command(
 )
 
 
+@unique
+class OnStop(StrEnum):
+    """What a node does when it is told to stop."""
+
+    LEAVE = "leave"
+    DRAIN = "drain"
+    KEEP = "keep"
+
+
 @app.default
 def node(
     connection: ConnectionOptions = HERE,
@@ -95,6 +105,7 @@ def node(
     reconcile_interval: Annotated[float, duration("CDM_RECONCILE_INTERVAL")] = 30.0,
     command_timeout: Annotated[float, duration("CDM_COMMAND_TIMEOUT")] = 60.0,
     settle: Annotated[float, duration("CDM_SETTLE")] = Policy().settle,
+    on_stop: Annotated[OnStop | None, Parameter(env_var="CDM_ON_STOP")] = None,
     drain_on_stop: Annotated[bool, FLAG, Parameter(env_var="CDM_DRAIN_ON_STOP")] = False,
     drain_deadline: Annotated[float, duration("CDM_DRAIN_DEADLINE")] = 60.0,
     address: Annotated[str | None, Parameter(env_var="CDM_ADDRESS")] = None,
@@ -147,8 +158,11 @@ def node(
         How long a node may take to obey a command; a transition may take twice as long.
     settle
         Time after the first node's registration for which the leader of a new cluster waits for more of them.
+    on_stop
+        When told to stop: "leave": stop all slices, "drain": have them replaced elsewhere first, "keep": have them run
+        on, for a new process of this node to take over within its TTL, also where this one crashes. [default: leave]
     drain_on_stop
-        When told to stop, have what runs here replaced elsewhere first.
+        The same as --on-stop drain.
     drain_deadline
         How long that is waited for at most; then what is left is stopped.
     address
@@ -177,6 +191,7 @@ def node(
         The least severe level that is logged.
     """
     check_url(metadata_url)
+    stops = _what_stopping_means(on_stop, drain=drain_on_stop)
     name = node_id(id or socket.gethostname())
     settings = NodeSettings(
         node=name,
@@ -185,7 +200,8 @@ def node(
         prefix=connection.prefix,
         create=create,
         replicas=replicas,
-        drain_for=drain_deadline if drain_on_stop else None,
+        drain_for=drain_deadline if stops is OnStop.DRAIN else None,
+        keep=stops is OnStop.KEEP,
         labels=node_labels(label),
         labels_from_metadata=label_from == "metadata",
         metadata_address=metadata_url.rstrip("/"),
@@ -228,6 +244,12 @@ def _http_server(address: str | None, who: HttpOptions) -> HttpServer | None:
     return http_server(address, who)
 
 
+def _what_stopping_means(chosen: OnStop | None, *, drain: bool) -> OnStop:
+    if drain and chosen not in (None, OnStop.DRAIN):
+        raise UsageError(f"--drain-on-stop (CDM_DRAIN_ON_STOP) contradicts --on-stop {chosen} (CDM_ON_STOP)")
+    return OnStop.DRAIN if drain else chosen or OnStop.LEAVE
+
+
 def _as_whom(role: Role, runtime: str, user: str | None, users: str | None) -> RunAs:
     """As whom slices run. Raises `UsageError`."""
     if runtime != PROCESS and (users or user not in (None, "", "same")):
@@ -264,7 +286,8 @@ OF_SLICES = {
     "folder": "--folder (CDM_FOLDER)",
     "cache_bytes": "--cache (CDM_CACHE)",
     "enforce_limits": "--no-enforce-limits (CDM_ENFORCE_LIMITS)",
-    "drain_for": "--drain-on-stop (CDM_DRAIN_ON_STOP)",
+    "drain_for": "--on-stop drain (CDM_ON_STOP) or --drain-on-stop (CDM_DRAIN_ON_STOP)",
+    "keep": "--on-stop keep (CDM_ON_STOP)",
     "secrets": "--secrets (CDM_SECRETS)",
     "run_as": "--run-as or --run-as-range (CDM_RUN_AS, CDM_RUN_AS_RANGE)",
     "trust": "--trust (CDM_TRUST)",
@@ -281,6 +304,8 @@ def refuse_contradictions(settings: NodeSettings) -> None:
     for field, option in OF_SLICES.items():
         if settings.role is Role.MANAGER and getattr(settings, field) != getattr(usual, field):
             raise UsageError(f"{option} contradicts --role manager (CDM_ROLE), which runs no slices")
+    if settings.keep and settings.runtime == EXTERNAL:
+        raise UsageError("--on-stop keep (CDM_ON_STOP) contradicts --runtime external: your own agent keeps its slices")
     for field in ("trust", "secrets") if settings.runtime == EXTERNAL else ():
         if getattr(settings, field) != getattr(usual, field):
             raise UsageError(

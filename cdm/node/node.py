@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from cdm import clock
 from cdm.dispatch.messages import Connected, Disconnected, Message
 from cdm.dispatch.router import Router
-from cdm.errors import StoreError
+from cdm.errors import NodeIdTaken, StoreError
 from cdm.log import Log
 from cdm.model.keys import SLICES
 from cdm.model.node import EXTERNAL, FEATURES, NO_RUNTIME, Registration, Role, Vitals
@@ -87,6 +87,8 @@ class Node:
         self._accepting = True
         self._hearing = False
         self._hurried = False
+        self._leaves = not settings.keep
+        """Whether what runs ends with this process."""
         self._closing = anyio.CancelScope()
         role = ROLES[settings.role]
         self._behind = set(role.hears_by)
@@ -133,17 +135,22 @@ class Node:
             await part.prepare()
 
     async def run(self, stop: anyio.Event) -> None:
-        """Run until ``stop`` is set, then leave in good order.
+        """Run until ``stop`` is set, then leave in good order, or leave what runs to the next process of this node.
 
         Raises:
             NodeIdTaken: the id belongs to a living process.
             Unreachable: the connection is lost for good.
         """
-        if not await self._enter(stop):
-            return
-        role, servers = str(self.settings.role), self.connection.access.shown
-        log.info("node is up", role=role, servers=servers, incarnation=self.incarnation)
-        await self._serve(stop)
+        try:
+            if not await self._enter(stop):
+                return
+            role, servers = str(self.settings.role), self.connection.access.shown
+            log.info("node is up", role=role, servers=servers, incarnation=self.incarnation)
+            await self._serve(stop)
+        except (NodeIdTaken, BaseExceptionGroup) as error:
+            told = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
+            self._leaves |= told.subgroup(NodeIdTaken) is not None  # what runs is another process's to start
+            raise
 
     async def close(self) -> None:
         """End what the parts still run, whatever ended the node."""
@@ -151,7 +158,7 @@ class Node:
             with anyio.CancelScope(shield=True) as self._closing:
                 if self._hurried:
                     self._closing.cancel()
-                await part.close()
+                await (part.close() if self._leaves else part.detach())
 
     def hurry(self) -> None:
         """Give slices no grace: `close` ends them at once, also when it has already begun."""
@@ -169,20 +176,31 @@ class Node:
                     tasks.start_soon(work)
             tasks.start_soon(self.connection.lost)
             await stop.wait()
-            if self.settings.drain_for is not None:
-                await self._drain(self.settings.drain_for)
-            log.info("stopping")
-            await self._take_no_more()
-            # Slices may take their time to stop: this node leads on meanwhile.
-            for part in reversed(self.parts):
-                await part.resign()
-            if self.connection.is_up:
-                for part in self.parts:
-                    await part.withdraw()
-                await self.presence.leave()
+            await (self._leave() if self._leaves else self._pause())
+            tasks.cancel_scope.cancel()
+
+    async def _leave(self) -> None:
+        if self.settings.drain_for is not None:
+            await self._drain(self.settings.drain_for)
+        log.info("stopping")
+        await self._take_no_more()
+        # Slices may take their time to stop: this node leads on meanwhile.
+        for part in reversed(self.parts):
+            await part.resign()
+        if self.connection.is_up:
+            for part in self.parts:
+                await part.withdraw()
+            await self.presence.leave()
+            for part in self.parts:
+                await part.give_back()
+
+    async def _pause(self) -> None:
+        """Lead no more; all else is as if this process had been killed."""
+        log.info("stopping; slices run on, for the next process of this node", within=self.settings.node_ttl)
+        if self.connection.is_up:
+            with anyio.move_on_after(FAREWELL_PATIENCE):
                 for part in self.parts:
                     await part.give_back()
-            tasks.cancel_scope.cancel()
 
     async def _drain(self, within: float) -> None:
         """Have this node's slices replaced elsewhere, and wait until they are gone, or for so many seconds."""

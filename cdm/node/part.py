@@ -105,7 +105,13 @@ class Part:
         """
 
     async def give_back(self) -> None:
-        """The node stops, and is no longer registered. Called only while there is a connection."""
+        """The node stops, and is no longer registered; or is, for the next process of it. Called only while there is a
+        connection.
+        """
 
     async def close(self) -> None:
         """The node ends, whatever the cause. Cancelled: without grace for what still runs."""
+
+    async def detach(self) -> None:
+        """The node's process ends, and what runs is to be there for the next one: instead of `close`."""
+        await self.close()

@@ -21,9 +21,13 @@ from cdm.model.keys import encode_node
 from cdm.model.node import GIVES_SECRETS, MANIFEST_INSIDE, RUNS_SIGNED, Role, Vitals
 from cdm.node.folder import ARTIFACTS, RUNTIME, Folder, chosen_folder
 from cdm.node.part import Ground, Part
+from cdm.node.settings import NodeSettings
 from cdm.output.service import LogService
 from cdm.runtimes import Secrets, runtime_named
 from cdm.runtimes.run_as import Same
+
+KEPT_LESS = 1.0
+"""Seconds before the end of the node's TTL at which slices are stopped that it has left."""
 
 
 class Serving(Part):
@@ -72,7 +76,7 @@ class Running(Serving):
             cache,
             settings.node_ttl,
             address=ground.address,
-            terms=Terms(settings.enforce_limits, settings.run_as, secrets, trust),
+            terms=Terms(settings.enforce_limits, settings.run_as, secrets, trust, _outlive(settings)),
         )
         self._runtime = runtime = self.agent.runtime
         gives = runtime.gives_secrets and secrets.folder is not None
@@ -134,3 +138,18 @@ class Running(Serving):
             await self._runtime.close()
         finally:
             self._folder.free()
+
+    async def detach(self) -> None:
+        """Leave everything running, and free the folder."""
+        try:
+            await self._runtime.detach()
+        finally:
+            self._folder.free()
+
+
+def _outlive(settings: NodeSettings) -> float | None:
+    """Seconds without an accepted heartbeat that slices have without a process of the node.
+
+    They are stopped a little before others may start them, and within their grace.
+    """
+    return max(settings.node_ttl - KEPT_LESS, settings.node_ttl / 2) if settings.keep else None

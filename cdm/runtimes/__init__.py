@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from cdm.errors import UsageError
+from cdm.errors import SliceFailed, UsageError
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
@@ -94,6 +94,10 @@ class Surroundings(Struct, frozen=True):
     """The node's."""
     run_as: RunAs = SAME
     """As whom slices are to run, where the runtime can choose that."""
+    outlive: float | None = None
+    """For how many seconds slices go on when the node's process ends without `Runtime.close`, counted since the last
+    heartbeat was sent that NATS accepted (`Runtime.heard`); None: they end with it. Those with ``stop_after`` have that
+    time instead."""
 
 
 class Runtime(ABC):
@@ -136,10 +140,29 @@ class Runtime(ABC):
     def listed(self, keys: Collection[SliceKey]) -> None:
         """All slices that the node has are known, for the first time: these. What is left of others may go."""
 
+    @property
+    def found(self) -> Mapping[SliceKey, Path | None]:
+        """Slices of which something runs since an earlier process of the node, and of which nothing was asked yet, each
+        with the folder of its artifact, as far as that is known. They are not among `slices`. `adopt` goes on with one;
+        any other call ends it first.
+        """
+        return {}
+
+    async def adopt(self, work: Work) -> int | None:
+        """Go on with a slice that was `found`, as if it had been loaded and activated; it may have ended meanwhile.
+        Returns its port, as `activate` does. Where it is not what this work asks for it is stopped, and this fails.
+        """
+        await self.unload(work.key)
+        raise SliceFailed("this runtime cannot go on with what an earlier process of the node began")
+
     async def close(self) -> None:
         """Stop everything: the node ends. Where this is cancelled, at once and without grace."""
         for key in list(self.slices):
             await self.unload(key)
+
+    async def detach(self) -> None:
+        """The node's process ends, and the next one is to find what runs: see `Surroundings.outlive`."""
+        await self.close()
 
     def heard(self, at: float) -> None:
         """NATS accepted a heartbeat of this node that was sent at this time: see `Lapsing`."""
@@ -153,6 +176,11 @@ class Runtime(ABC):
     ) -> AsyncIterator[Sequence[OutputLine]]:
         """A slice's output: see `Logging`."""
         return _nothing()
+
+    @property
+    def outlives(self) -> bool:
+        """Whether its slices can outlive the node's process: it overrides `detach`."""
+        return _overridden(self.detach, Runtime.detach)
 
     @property
     def lapses(self) -> bool:
@@ -184,9 +212,21 @@ def adapted(made: Any) -> Runtime:
 class _Adapted(Runtime):
     def __init__(self, made: Any) -> None:
         self._made = made
-        for optional in ("gives_secrets", "start", "listed", "close", "heard", "warning", "written", "read"):
-            if hasattr(made, optional):
-                setattr(self, optional, getattr(made, optional))
+        optional = (
+            "gives_secrets",
+            "start",
+            "listed",
+            "close",
+            "detach",
+            "adopt",
+            "heard",
+            "warning",
+            "written",
+            "read",
+        )
+        for name in optional:
+            if hasattr(made, name):
+                setattr(self, name, getattr(made, name))
 
     async def load(self, work: Work) -> None:
         await self._made.load(work)
@@ -204,6 +244,11 @@ class _Adapted(Runtime):
     @property
     def slices(self) -> Mapping[SliceKey, bool]:
         found: Mapping[SliceKey, bool] = self._made.slices
+        return found
+
+    @property
+    def found(self) -> Mapping[SliceKey, Path | None]:
+        found: Mapping[SliceKey, Path | None] = getattr(self._made, "found", {})
         return found
 
 

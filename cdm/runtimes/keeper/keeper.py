@@ -1,11 +1,11 @@
 """The keeper: a small process beside the node that starts, reads, stops and reaps the programs of its slices.
 
-It exists so that no program outlives its node. A program lives only while the keeper does (PR_SET_PDEATHSIG), and the
-keeper only while the node does: when the node's end of their socket closes, for whatever reason, it sends SIGKILL to
-all of its descendants, and ends. It is the parent of every program, and of every orphan that a program leaves
-(PR_SET_CHILD_SUBREAPER), so that it sees every process and leaves no zombie. It has one thread, so that forking is
-safe, and keeps the work of reading output away from the node's event loop. `cdm.runtimes.keeper.runs` says which
-processes belong to a run.
+It exists so that no program outlives its node for longer than is wanted. A program lives only while the keeper does
+(PR_SET_PDEATHSIG), and the keeper only while `NodeTie` says so: unless runs are to outlive their node's process, it
+sends SIGKILL to all of its descendants when the node's end of their socket closes, for whatever reason, and ends. It
+is the parent of every program, and of every orphan that a program leaves (PR_SET_CHILD_SUBREAPER), so that it sees
+every process and leaves no zombie. It has one thread, so that forking is safe, and keeps the work of reading output
+away from the node's event loop. `cdm.runtimes.keeper.runs` says which processes belong to a run.
 """
 
 from __future__ import annotations
@@ -21,48 +21,43 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from cdm import clock
 from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.cgroup import Cgroups
-from cdm.runtimes.keeper.packets import PacketQueue
 from cdm.runtimes.keeper.processes import RunRecord, boot, census, childless, descendants, send
 from cdm.runtimes.keeper.protocol import (
     KILL_PATIENCE,
-    MAX_PACKET,
+    PROTOCOL,
     RECORDS,
+    Command,
     Event,
     Gone,
-    Heard,
     Hello,
     Lapsed,
     Listener,
     Losing,
+    Note,
     Said,
     Spawn,
     SpawnRefused,
     Started,
     Stop,
     WhoListens,
-    decode_command,
-    encode,
 )
 from cdm.runtimes.keeper.runs import KILL_INTERVAL, Run, Runs, Stopping
 from cdm.runtimes.keeper.spawn import RunBounds, launch, limits_processes, problem_of, reserve, shortage
+from cdm.runtimes.keeper.tie import NEVER, NodeTie
 
 CHUNK = 64 * 1024
 """Bytes read from one pipe before the others have their turn."""
 DRAIN = 16
 """Chunks that are read from a pipe once nobody is left to write to it: it holds fewer."""
-BURST = 64
-"""Commands that are read at once."""
 LOSS_INTERVAL = 60.0
 """Seconds after which it is said again that a run's output is being lost."""
 MAX_LEFT = 100
 """Processes that cannot be ended that are named."""
 LAPSE_INTERVAL = 1.0
 """Seconds between two checks whether a run has lapsed: no timer wakes us when the machine was suspended."""
-NEVER = float("inf")
 
 
 class Keeper:
@@ -76,45 +71,44 @@ class Keeper:
     """
 
     def __init__(self, node: socket.socket, folder: Path, token: str, cgroups: Cgroups | None) -> None:
-        self._node = node
-        self._packets = PacketQueue(node)
+        self._first = node
         self._records = folder / RECORDS
         self._cgroups = cgroups
         self._boot = boot()
         self._bounds = RunBounds.found(cgroups)
         self._runs = Runs(token)
         self._selector = selectors.DefaultSelector()
-        self._watch(node.fileno(), self._on_node)
+        self._node = NodeTie(self._selector, folder, self._obey, self._greeting)
+        self._tell = self._node.tell
+        self._limits_processes = False
         self._child_ended = False
         """Whether a child ended since the last look at which processes live."""
         self._next_look = NEVER
         """When to look again though no child ended, on the monotonic clock."""
-        self._heard = -NEVER
-        """When the last heartbeat was sent that NATS accepted."""
         self._complained = False
         """Whether an error that cost output was printed: one trace is enough."""
-        self._node_gone = False
 
     def run(self) -> None:
-        """Serve the node until it is gone, then end everything."""
+        """Serve the node until it is gone for good, then end everything."""
         read, write = os.pipe()
         os.set_blocking(read, False)
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._watch(read, lambda: self._on_child(read))
-        with contextlib.suppress(OSError):
-            self._watch(os.pidfd_open(os.getppid()), self._on_node_dead)
-        self._tell(Hello("pids" in self._bounds.controllers or limits_processes()))
+        self._limits_processes = "pids" in self._bounds.controllers or limits_processes()
+        self._node.take(self._first, os.getppid())
         try:
-            while not self._node_gone:
+            while not self._node.over:
                 for key, _ in self._selector.select(self._timeout()):
                     if key.fd in self._selector.get_map():  # the call before may have closed it
                         key.data()
                 self._reap()
                 self._lapse()
                 self._stop()
+                self._node.look(len(self._runs))
         finally:
+            self._node.close()
             self._end()
 
     def _watch(self, descriptor: int, call: Callable[[], object]) -> None:
@@ -127,47 +121,29 @@ class Keeper:
     def _timeout(self) -> float | None:
         due = min((run.stopping.deadline for run in self._runs if run.stopping), default=NEVER)
         timeout = min(due, self._next_look) - time.monotonic()
-        if lapses := [run.lapse.after for run in self._runs if run.lapse is not None and not run.stopping]:
-            timeout = min(timeout, self._heard + min(lapses) - clock.now(), LAPSE_INTERVAL)
+        lapses = [lapse.after for run in self._runs if not run.stopping and (lapse := self._node.lapse(run))]
+        if lapses:
+            timeout = min(timeout, min(lapses) - self._node.silent, LAPSE_INTERVAL)
+        if self._node.alone:
+            timeout = min(timeout, LAPSE_INTERVAL)
         return None if timeout == NEVER else max(timeout, 0)
 
     # The node
 
-    def _tell(self, event: Event) -> None:
-        """Never waits: a node that is halted must not keep the keeper from stopping runs."""
-        self._packets.send(encode(event))
-        self._watch_node()
+    def _greeting(self, heard: float) -> list[Event]:
+        return [Hello(self._limits_processes, PROTOCOL, len(self._runs), heard), *(run.told for run in self._runs)]
 
-    def _watch_node(self) -> None:
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._packets.waiting else 0)
-        if self._selector.get_key(self._node).events != events:
-            self._selector.modify(self._node, events, self._on_node)
-
-    def _on_node_dead(self) -> None:
-        self._node_gone = True
-
-    def _on_node(self) -> None:
-        self._packets.flush()
-        self._watch_node()
-        for _ in range(BURST):
-            try:
-                packet = self._node.recv(MAX_PACKET)
-            except BlockingIOError:
-                return
-            except ConnectionError:  # it closed the socket with events unread
-                packet = b""
-            if not packet:
-                self._node_gone = True
-                return
-            match decode_command(packet):
-                case Spawn() as command:
-                    self._spawn(command)
-                case Stop(name, number, grace):
-                    self._begin_stop(name, number, grace)
-                case Heard(at):
-                    self._heard = max(self._heard, at)
-                case WhoListens(name, port):
-                    self._tell_listener(name, port)
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Spawn():
+                self._spawn(command)
+            case Stop(name, number, grace):
+                self._begin_stop(name, number, grace)
+            case WhoListens(name, port):
+                self._tell_listener(name, port)
+            case Note(name, text):
+                if run := self._runs.named(name):
+                    run.note = text
 
     # Starting
 
@@ -291,11 +267,14 @@ class Keeper:
             self._tell(run.exited(os.waitstatus_to_exitcode(status)))
 
     def _lapse(self) -> None:
-        """Stop runs with ``stop_after`` whose node is cut off: others may start the same slice elsewhere."""
-        silent = clock.now() - self._heard
+        """Stop runs with ``stop_after`` whose node is cut off, and those that their node left for too long.
+
+        Others may start the same slices elsewhere.
+        """
         for run in self._runs:
-            if run.lapse is not None and not run.stopping and silent >= run.lapse.after:
-                self._begin_stop(run.name, run.lapse.signal, run.lapse.grace)
+            lapse = self._node.lapse(run)
+            if lapse is not None and not run.stopping and self._node.silent >= lapse.after:
+                self._begin_stop(run.name, lapse.signal, lapse.grace)
                 self._tell(Lapsed(run.name))
 
     def _begin_stop(self, name: str, number: int, grace: float) -> None:
@@ -380,7 +359,7 @@ class Keeper:
             send(process, signal.SIGKILL)
 
     def _end(self) -> None:
-        """The node is gone: end everything at once."""
+        """The node is gone for good: end everything at once."""
         limit = time.monotonic() + KILL_PATIENCE
         with reserve():
             # Without children there are no descendants, for every orphan becomes a child of ours.

@@ -1,15 +1,23 @@
 """What the node and its keeper say to each other: one message a packet, as MessagePack.
 
 The node sends commands, the keeper events. A run is one start of one slice's program, with a name of its own.
+
+A keeper may outlive its node's process, and meet one of another version of cdm: see `PROTOCOL`.
 """
 
 from __future__ import annotations
+
+import signal
 
 import msgspec
 from msgspec import Struct
 
 from cdm.model.manifest import Limits, Logs
 
+PROTOCOL = 1
+"""The version of all this, which the keeper tells first. A node sends only commands that this version knows, and ends
+a keeper whose version it does not know itself. What is added needs a default; another number is needed only where an
+older keeper must not be sent it. `Hello` and `Running` stay readable for ever."""
 MARK = "CDM_RUN"
 """The environment variable by which processes of a slice are known, wherever they went: ``{token}.{run}``."""
 MAX_PACKET = 1 << 17
@@ -59,6 +67,9 @@ class Spawn(Struct, frozen=True, tag=True):
     """None: the node's own."""
     cores: float = 0.0
     """How many it reserves; 0: it does not say."""
+    signal: int = signal.SIGTERM
+    grace: float = 0.0
+    """How it is stopped where its node is gone: seconds from the signal to SIGKILL."""
 
 
 class Stop(Struct, frozen=True, tag=True):
@@ -84,14 +95,45 @@ class WhoListens(Struct, frozen=True, tag=True):
     port: int
 
 
-Command = Spawn | Stop | Heard | WhoListens
+class Note(Struct, frozen=True, tag=True):
+    """Keep what the node wants to know of a run when it comes back; the last one counts."""
+
+    run: str
+    text: bytes
+
+
+class Outlive(Struct, frozen=True, tag=True):
+    """Let runs outlive the node's process; refused with `NotKept`."""
+
+    seconds: float | None
+    """How long, since the last heartbeat was sent that NATS accepted; None: not at all, as before the first of these.
+    Runs with a `Lapse` have until that."""
+
+
+class End(Struct, frozen=True, tag=True):
+    """End all runs at once, and be over, whatever outlives what."""
+
+
+Command = Spawn | Stop | Heard | WhoListens | Note | Outlive | End
 
 
 class Hello(Struct, frozen=True, tag=True):
-    """The keeper is up."""
+    """The keeper is up; a `Running` for each run follows."""
 
     limits_processes: bool
     """Whether it can enforce `Limits.processes`."""
+    protocol: int = 0
+    """Its `PROTOCOL`."""
+    running: int = 0
+    """How many runs there are."""
+    heard: float = float("-inf")
+    """When the last heartbeat was sent that NATS accepted, as far as it was told."""
+
+
+class NotKept(Struct, frozen=True, tag=True):
+    """Runs will end with the node's process, although it wanted otherwise."""
+
+    reason: str
 
 
 class Started(Struct, frozen=True, tag=True):
@@ -143,6 +185,23 @@ class Exited(Struct, frozen=True, tag=True):
     """How it ended, for people."""
 
 
+class Running(Struct, frozen=True, tag=True):
+    """A run that an earlier process of the node began, and of which something may live."""
+
+    run: str
+    note: bytes
+    ended: Exited | None
+    """How its program ended; None: it has not."""
+    whole: bool
+    """Whether exec has succeeded, and it is not being stopped."""
+    said: bool
+    """Whether the line was written that is waited for."""
+    signal: int
+    grace: float
+    """How it is stopped."""
+    user: RunUser | None = None
+
+
 class Lapsed(Struct, frozen=True, tag=True):
     """The run is being stopped: NATS accepted no heartbeat for too long."""
 
@@ -160,7 +219,7 @@ class Gone(Struct, frozen=True, tag=True):
 
 
 RunEvent = Started | SpawnRefused | Said | Listener | Losing | Exited | Lapsed | Gone
-Event = Hello | RunEvent
+Event = Hello | Running | NotKept | RunEvent
 
 encode = msgspec.msgpack.Encoder().encode
 decode_command = msgspec.msgpack.Decoder(Command).decode

@@ -20,7 +20,7 @@ from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.ending import told_of_ending
 from cdm.runtimes.keeper.processes import Process, census, descendants, listening, look, mark, send, sockets
 from cdm.runtimes.keeper.processes import owner as owner_of
-from cdm.runtimes.keeper.protocol import MARK, Exited, Spawn
+from cdm.runtimes.keeper.protocol import MARK, Exited, Running, Spawn
 
 KILL_INTERVAL = 0.05
 """Seconds between SIGKILLs to what is still there: something may have been forked meanwhile."""
@@ -65,6 +65,9 @@ class Run:
         self.name = spawn.run
         self.lapse = spawn.lapse
         self._limits = spawn.limits
+        self.signal, self.grace = spawn.signal, spawn.grace
+        """How it is stopped where its node does not say."""
+        self.user = spawn.user
         self.own_uid = spawn.user.uid if spawn.user is not None and spawn.user.own else None
         """The user that nothing else has; None: there is none."""
         self.pid = pid
@@ -79,9 +82,19 @@ class Run:
         """When it was last reported that its output is being lost, on the monotonic clock."""
         self.reaped = False
         """Whether the program itself was; until then its pid, and its group's and session's number, are its own."""
+        self.note = b""
+        """What its node wants to know of it when it comes back."""
+        self.told_end: Exited | None = None
+        """None: the program was not reaped."""
         self.ended = "with its node"
         """How the program ended; its node's keeper is the last to know of those that it ends itself."""
         self.stopping: Stopping | None = None
+
+    @property
+    def told(self) -> Running:
+        """What the next process of the node is told of it."""
+        whole = self.exec_pipe is None and self.stopping is None
+        return Running(self.name, self.note, self.told_end, whole, self.said, self.signal, self.grace, self.user)
 
     def send(self, living: Iterable[Process], number: int) -> None:
         """Signal all processes of the run."""
@@ -97,7 +110,8 @@ class Run:
     def exited(self, status: int) -> Exited:
         """The program ended with this exit status, or by minus this signal."""
         self.ended = told_of_ending(status, self._limits, self.group, asked=self.stopping is not None)
-        return Exited(self.name, status, self.ended)
+        self.told_end = Exited(self.name, status, self.ended)
+        return self.told_end
 
     def kill(self, living: Iterable[Process]) -> None:
         """SIGKILL to all processes of the run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,6 +51,8 @@ class Given:
         """Variables that hold a secret itself: everybody on the machine can read a program's arguments."""
         self._folder = folder
         self._files: dict[str, bytes] = {}
+        self._written = False
+        """Whether the folder is there."""
         self._hidden: dict[str, str] = {}
         """What is not to be told of, and what is told instead."""
         for variable, ref in wanted.items():
@@ -65,10 +67,21 @@ class Given:
                 if len(line.strip()) >= _LEAST_HIDDEN:
                     self._hidden[line.strip()] = f"[secret {ref.name}]"
 
+    @classmethod
+    def again(cls, folder: Path, wanted: Mapping[str, SecretRef], secrets: Secrets) -> Given:
+        """Those that a run was given by an earlier process of the node, as far as they still are what they were."""
+        try:
+            found = cls(folder, wanted, secrets)
+        except SliceFailed:  # one of them is gone by now
+            found = cls(folder, {}, secrets)
+        found._written = folder.exists()
+        return found
+
     def write(self, owner: RunUser | None = None) -> None:
         """Make the files, if there are any, for this user. Raises `SliceFailed`."""
         if not self._files:
             return
+        self._written = True
         try:
             make_passage(self._folder.parent)
             self._folder.mkdir(mode=0o700)
@@ -81,7 +94,7 @@ class Given:
 
     def remove(self) -> None:
         """Remove the files: nothing runs any more that has a use for them."""
-        if self._files:
+        if self._written:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def hide(self, text: str) -> str:
@@ -95,10 +108,18 @@ NO_SECRETS = Given(Path(), {}, Secrets(NodeId("")))
 """Those of a slice that wants none."""
 
 
-def remove_all(folder: Path) -> None:
-    """Remove what an earlier process of this node left; ``folder`` is the runtime's own."""
+def remove_all(folder: Path, but: Collection[str] = ()) -> None:
+    """Remove what an earlier process of this node left; ``folder`` is the runtime's own.
+
+    Args:
+        folder: the runtime's own.
+        but: runs that go on.
+    """
+    top = folder / SECRETS
     with suppress(OSError):
-        shutil.rmtree(folder / SECRETS)
+        for each in list(top.iterdir()) if but else [top]:
+            if each.name not in but:
+                shutil.rmtree(each)
 
 
 def _as_variable(value: bytes, name: str, secrets: Secrets) -> str:

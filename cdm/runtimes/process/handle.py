@@ -19,12 +19,18 @@ CUT_OFF = "stopped: NATS accepted no heartbeat of this node for too long (stop_a
 
 
 class RunHandle:
-    """What is known of one run."""
+    """What is known of one run.
 
-    def __init__(self, name: str, key: SliceKey) -> None:
+    Args:
+        name: its name.
+        key: the slice's; None: it is not known.
+        begun: when it was started, in seconds on `cdm.clock`; None: now.
+    """
+
+    def __init__(self, name: str, key: SliceKey | None, begun: float | None = None) -> None:
         self.name = name
         self.key = key
-        self.begun = clock.now()
+        self.begun = clock.now() if begun is None else begun
         self.ended: Exited | SpawnRefused | None = None
         """How the program itself ended; None: it has not, or its keeper died first."""
         self.excused = False

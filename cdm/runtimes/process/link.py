@@ -1,28 +1,148 @@
-"""The connection to one keeper: its process, and the node's end of their socket."""
+"""The connection to one keeper: its process, and the node's end of their socket.
+
+The keeper was started by this process, or by an earlier one of the node, and outlived it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
+import msgspec
 
+from cdm.log import Log
+from cdm.runtimes.keeper.door import knock, peer
 from cdm.runtimes.keeper.packets import PacketQueue
 from cdm.runtimes.keeper.processes import KEEPER
-from cdm.runtimes.keeper.protocol import MARK, MAX_PACKET, Command, Event, decode_event, encode
+from cdm.runtimes.keeper.protocol import (
+    MARK,
+    MAX_PACKET,
+    PROTOCOL,
+    Command,
+    Event,
+    Hello,
+    Running,
+    decode_event,
+    encode,
+)
+
+log = Log("cdm.process")
 
 BURST = 64
 """Events that are read at once, before others on the loop have their turn."""
+PATIENCE = 10.0
+"""Seconds that a keeper which outlived an earlier process of the node has to say what runs."""
+
+
+class KeeperProcess:
+    """The keeper's process.
+
+    Args:
+        pid: its.
+        child: where this process started it.
+    """
+
+    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
+        self.pid = pid
+        self._child = child
+        self._handle = None if child is not None else os.pidfd_open(pid)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._child is not None:
+            self._child.kill()
+        elif self._handle is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+
+    def handle(self) -> int | None:
+        """A descriptor that can be read from once it has ended, for the caller to close; None: it was reaped."""
+        try:
+            return os.pidfd_open(self.pid) if self._handle is None else os.dup(self._handle)
+        except ProcessLookupError:
+            return None
+
+    def reap(self) -> None:
+        """It has ended."""
+        if self._child is not None:
+            self._child.wait()
+        self._let_go()
+
+    def leave(self) -> None:
+        """It goes on without this process."""
+        if self._child is not None:
+            self._child.returncode = 0  # nobody is to wait for it
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+class Met(NamedTuple):
+    """A keeper that outlived an earlier process of the node."""
+
+    process: KeeperProcess
+    end: socket.socket
+    hello: Hello
+    running: tuple[Running, ...]
+
+
+async def meet(folder: Path) -> Met | None:
+    """Reach the keeper that an earlier process of the node left, and have it tell what runs.
+
+    None: there is none, or none that can be used; what there is of it is then ended by whoever calls (`sweep`).
+
+    Args:
+        folder: the runtime's own; the node has it to itself.
+    """
+    end = knock(folder)
+    if end is None:
+        return None
+    try:
+        process = KeeperProcess(peer(end)[0])
+    except OSError:  # it has ended
+        end.close()
+        return None
+    met: Met | None = None
+    try:
+        with anyio.fail_after(PATIENCE):
+            hello = await _next(end)
+            if isinstance(hello, Hello) and 1 <= hello.protocol <= PROTOCOL:
+                running = [await _next(end) for _ in range(hello.running)]
+                met = Met(process, end, hello, tuple(each for each in running if isinstance(each, Running)))
+            else:
+                log.warning("the keeper of an earlier process speaks another language: its slices end", said=hello)
+    except (OSError, TimeoutError, msgspec.DecodeError) as error:
+        log.warning("the keeper of an earlier process cannot be taken over: its slices end", reason=repr(error))
+    finally:
+        if met is None:
+            end.close()
+            process.leave()
+    return met
+
+
+async def _next(end: socket.socket) -> Event:
+    packet: bytes = await asyncio.get_running_loop().sock_recv(end, MAX_PACKET)
+    if not packet:
+        raise ConnectionError("it closed the socket")
+    event: Event = decode_event(packet)
+    return event
 
 
 class KeeperLink:
-    """A keeper that was started.
+    """A keeper that runs.
 
     Args:
         process: the keeper.
@@ -33,7 +153,7 @@ class KeeperLink:
 
     def __init__(
         self,
-        process: subprocess.Popen[bytes],
+        process: KeeperProcess,
         end: socket.socket,
         on_event: Callable[[Event], None],
         on_lost: Callable[[], None],
@@ -76,7 +196,7 @@ class KeeperLink:
             raise
         finally:
             there.close()
-        return cls(process, here, on_event, on_lost)
+        return cls(KeeperProcess(process.pid, process), here, on_event, on_lost)
 
     @property
     def pid(self) -> int:
@@ -98,19 +218,23 @@ class KeeperLink:
         self._process.kill()
 
     def disconnect(self) -> None:
-        """Close the socket: the keeper ends all programs, and itself."""
+        """Close the socket: the keeper ends all programs, and itself, unless they are to outlive this process."""
         if self._connected:
             self._connected = False
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket.close()
 
+    def leave(self) -> None:
+        """Close the socket, and have no more to do with the keeper, which outlives this process."""
+        self.disconnect()
+        self._process.leave()
+
     async def wait(self, timeout: float | None) -> None:
         """Wait for the keeper's end; kill it after so many seconds."""
-        try:
-            handle = os.pidfd_open(self._process.pid)
-        except ProcessLookupError:  # reaped by somebody else
-            self._process.poll()
+        handle = self._process.handle()
+        if handle is None:  # reaped by somebody else
+            self._process.reap()
             return
         ended = asyncio.Event()
         self._loop.add_reader(handle, ended.set)
@@ -123,7 +247,7 @@ class KeeperLink:
         finally:
             self._loop.remove_reader(handle)
             os.close(handle)
-        self._process.wait()
+        self._process.reap()
 
     def _on_writable(self) -> None:
         self._packets.flush()

@@ -4,15 +4,17 @@ Every program is started, read, stopped and reaped by the *keeper*, one small pr
 `cdm.runtimes.keeper.keeper`). What is promised:
 
 - `deactivate` and `unload` return when no process of the slice lives any more, or raise `SliceFailed`.
-- After `close` no process of any slice lives. After the node was killed, none does `ORPHAN_BOUND` seconds later.
+- After `close` no process of any slice lives. After the node was killed, none does `ORPHAN_BOUND` seconds later; or,
+  where slices outlive it (`Surroundings.outlive`), as many after that time, and their grace. `detach` leaves them so.
+- What the keeper kept until then is found by `start`, for `adopt` to go on with, or to be stopped by any other call.
 - What outlived even that (node and keeper killed at once, and a program with children of its own) is ended by `start`,
   before anything is started. A pid is never trusted alone: a mark in the environment, or pid, start time and boot.
 - When the keeper is killed, so is every slice; both are started again. That does not count as failures of the slices.
 
 The folder holds ``logs/`` (one folder a slice; it stays after `unload` for the `KEPT` slices that wrote last),
 ``running/`` (records of what runs), ``secrets/`` (one folder a run), ``slices/`` (what slices that run as others have
-of their own) and ``token``. No other living process may use it: its slices would be ended. The node sees to that (see
-`cdm.node.folder`).
+of their own), ``token``, and ``keeper`` (the socket of a keeper that outlives its node). No other living process may
+use it: its slices would be ended. The node sees to that (see `cdm.node.folder`).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import asyncio
 import contextlib
 import resource
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -37,8 +40,9 @@ from cdm.runtimes import OutputLine, Runtime, Surroundings, Work
 from cdm.runtimes.keeper.protocol import RECORDS
 from cdm.runtimes.process.given import SECRETS, remove_all
 from cdm.runtimes.process.life import SlicePhase
+from cdm.runtimes.process.notes import folder_of
 from cdm.runtimes.process.slice import Slice
-from cdm.runtimes.process.supervisor import Supervisor
+from cdm.runtimes.process.supervisor import FoundRun, Supervisor
 from cdm.runtimes.process.users import Lodging, Users
 
 log = Log("cdm.process")
@@ -75,6 +79,8 @@ class ProcessRuntime(Runtime):
         self._folder = surroundings.folder
         self._cgroups = cgroups
         self._slices: dict[SliceKey, Slice] = {}
+        self._found: dict[SliceKey, FoundRun] = {}
+        """What an earlier process of this node began, and nothing was done about yet."""
         self._supervisor: Supervisor | None = None
         self._heard = float("-inf")
 
@@ -82,6 +88,11 @@ class ProcessRuntime(Runtime):
     def slices(self) -> Mapping[SliceKey, bool]:
         """All slices that are loaded; True: it is active, also while it is being started again after a crash."""
         return {key: each.active for key, each in self._slices.items()}
+
+    @property
+    def found(self) -> Mapping[SliceKey, Path | None]:
+        """What an earlier process of this node left, and nothing was done about yet; with the artifact's folder."""
+        return {key: folder_of(found.note) for key, found in self._found.items()}
 
     def warning(self, key: SliceKey) -> str | None:
         """Which limit of a slice is not enforced."""
@@ -95,7 +106,7 @@ class ProcessRuntime(Runtime):
         return None if self._supervisor is None else self._supervisor.pid
 
     async def start(self) -> None:
-        """End what an earlier process of this node left running.
+        """End what an earlier process of this node left running, or find it, where a keeper kept it.
 
         Raises:
             SliceFailed: a process cannot be ended.
@@ -109,9 +120,10 @@ class ProcessRuntime(Runtime):
         self._folder.mkdir(parents=True, exist_ok=True)
         await self._in_thread(self._users.start, (LOGS, RECORDS), (SECRETS,))
         self._supervisor = await Supervisor.start(
-            self._folder, self._read_token(), self._users.taken, grouped=self._cgroups
+            self._folder, self._read_token(), self._users.taken, self.surroundings.outlive, grouped=self._cgroups
         )
-        remove_all(self._folder)  # of slices that do not run any more
+        self._found = {found.note.slice: found for found in self._supervisor.found}
+        remove_all(self._folder, {found.run.name for found in self._found.values()})
         self.heard(self._heard)
 
     def heard(self, at: float) -> None:
@@ -134,6 +146,27 @@ class ProcessRuntime(Runtime):
                 raise SliceFailed(UNLIMITED, fatal=True)
         self._slices[work.key] = Slice(work, self, await self._lodge(work) if self._users.others else None)
 
+    async def adopt(self, work: Work) -> int | None:
+        """Go on with what was found of it, as if it had been activated. Returns its port, if it has one.
+
+        Raises:
+            SliceFailed: it was not ready, or is not what this work asks for; nothing of it runs any more.
+        """
+        found = self._found.get(work.key)
+        try:
+            if found is not None and found.serves and found.note.fits(work):
+                lodging: Lodging | None = None
+                if self._users.others:
+                    lodging = await self._in_thread(self._users.lodge, folder_name(work.key), work.folder)
+                if found.told.user == (lodging.user if lodging else None):
+                    del self._found[work.key]
+                    each = self._slices[work.key] = Slice(work, self, lodging)
+                    each.go_on(found.run, found.note)
+                    return each.port
+        finally:
+            await self._end_found(work.key)  # where that did not come about
+        raise SliceFailed("what ran of it when the node was started is not what is to run")
+
     async def activate(self, key: SliceKey) -> int | None:
         """Start it, and wait until it is ready. Returns its port, if it has one.
 
@@ -153,6 +186,7 @@ class ProcessRuntime(Runtime):
         Raises:
             SliceFailed: a process of it cannot be ended.
         """
+        await self._end_found(key)
         if each := self._slices.get(key):
             await each.deactivate()
 
@@ -182,8 +216,8 @@ class ProcessRuntime(Runtime):
         """Stop all slices at once, each in its own way, and then the keeper, which leaves nothing running."""
         try:
             async with anyio.create_task_group() as tasks:
-                for each in self._slices.values():
-                    tasks.start_soon(self._close, each)
+                for key in {*self._slices, *self._found}:
+                    tasks.start_soon(self._close, key)
         finally:
             keeping, self._supervisor = self._supervisor, None
             if keeping is not None:
@@ -193,6 +227,13 @@ class ProcessRuntime(Runtime):
                         if each.phase is SlicePhase.LOADED:
                             await self._clear(key)
                 remove_all(self._folder)
+
+    async def detach(self) -> None:
+        """End all work, and leave what runs to the next process of the node."""
+        keeping, self._supervisor = self._supervisor, None
+        if keeping is not None:
+            with anyio.CancelScope(shield=True):
+                await keeping.detach()
 
     def output(
         self, key: SliceKey, *, lines: int | None = None, since: datetime | None = None, follow: bool = False
@@ -228,13 +269,22 @@ class ProcessRuntime(Runtime):
 
     def ports(self, but: Slice) -> set[int]:
         """The ports that other slices have."""
-        return {each.port for each in self._slices.values() if each.port is not None and each is not but}
+        ports = {each.port for each in self._slices.values() if each is not but}
+        ports |= {found.note.port for found in self._found.values()}
+        return {port for port in ports if port is not None}
 
-    async def _close(self, each: Slice) -> None:
+    async def _close(self, key: SliceKey) -> None:
         try:
-            await each.deactivate()
+            await self.deactivate(key)
         except SliceFailed as error:
-            log.error("slice is not stopped", slice=str(each.key), reason=str(error))
+            log.error("slice is not stopped", slice=str(key), reason=str(error))
+
+    async def _end_found(self, key: SliceKey) -> None:
+        """Stop what an earlier process of this node left of it. Raises `SliceFailed`; then it stays found."""
+        if (found := self._found.get(key)) is not None:
+            await self.supervisor.stop(found.run, found.told.signal, found.told.grace)
+            self._found.pop(key, None)
+            shutil.rmtree(self.secrets_folder(found.run.name), ignore_errors=True)
 
     @property
     def _limits_processes(self) -> bool:

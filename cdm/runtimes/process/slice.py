@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import anyio
+from msgspec.structs import replace
 
 from cdm import clock
 from cdm.errors import SliceFailed
@@ -23,6 +24,7 @@ from cdm.runtimes.process.command import fixed_ports, prepare
 from cdm.runtimes.process.given import NO_SECRETS, Given
 from cdm.runtimes.process.handle import CUT_OFF, RunHandle
 from cdm.runtimes.process.life import Life, SlicePhase
+from cdm.runtimes.process.notes import RunNote
 from cdm.runtimes.process.restart import Again, GiveUp, decide
 from cdm.runtimes.process.supervisor import Supervisor
 from cdm.runtimes.process.users import Lodging
@@ -81,6 +83,8 @@ class Slice:
         """What may have living processes."""
         self._given = NO_SECRETS
         """The secrets of that run."""
+        self._note: RunNote | None = None
+        """What the next process of the node is to know of that run."""
         self._life = Life()
         """The present one, or the last."""
 
@@ -106,6 +110,14 @@ class Slice:
             raise life.failure
         return self.port
 
+    def go_on(self, run: RunHandle, note: RunNote) -> None:
+        """Go on with a run that was ready, and that an earlier process of this node began."""
+        self._run, self.port, self._note = run, note.port, note
+        self._given = Given.again(
+            self._host.secrets_folder(run.name), self.work.secrets, self._host.surroundings.secrets
+        )
+        self._begin_life(SlicePhase.ACTIVE, self._live)
+
     async def deactivate(self) -> None:
         """Stop it. The stop goes on where the caller is cancelled. Raises `SliceFailed` where something lives on."""
         if self.phase is SlicePhase.LOADED:
@@ -129,10 +141,13 @@ class Slice:
         given_up: tuple[str, bool] | None = None
         try:
             with life.scope:
-                run = await self._begin()
+                goes_on = self._run if self.phase is SlicePhase.ACTIVE else None
+                run = goes_on or await self._begin()
                 self.phase = SlicePhase.ACTIVE
                 life.failure = None
                 life.settled.set()
+                if goes_on is None:
+                    self._is_ready(None)
                 given_up = await self._until_hopeless(run)
         except Exception as error:  # an error of ours must not look like a slice that runs
             if not isinstance(error, SliceFailed):
@@ -198,7 +213,7 @@ class Slice:
         check = manifest.readiness.check
         stop_after = self.work.stop_after
         lapse = None if stop_after is None else Lapse(stop_after, self._stop_signal, manifest.stop_grace)
-        return keeping.spawn(
+        run = keeping.spawn(
             Spawn(
                 name,
                 program.path,
@@ -212,9 +227,21 @@ class Slice:
                 lapse,
                 lodging.user if lodging else None,
                 self.work.cores,
+                self._stop_signal,
+                manifest.stop_grace,
             ),
             self.key,
         )
+        self._note = RunNote.first(self.work, run.begun, self.port)
+        keeping.note(run, self._note)
+        return run
+
+    def _is_ready(self, before: Again | None) -> None:
+        """Note that the run is ready, and what was decided before it was started."""
+        if self._run is not None and self._note is not None:
+            failures, delay = (before.failures, before.delay) if before else (0, 0.0)
+            self._note = replace(self._note, ready=clock.now(), failures=failures, delay=delay)
+            self._host.supervisor.note(self._run, self._note)
 
     async def _wait_for_ports(self) -> None:
         """Wait a while for fixed ports that another slice of this node has: it may be about to stop."""
@@ -296,10 +323,11 @@ class Slice:
     async def _until_hopeless(self, run: RunHandle) -> tuple[str, bool]:
         """Start the slice again whenever it ends; returns why that is no use any more, and whether it is fatal."""
         manifest, tell = self.work.manifest, self._host.surroundings
-        before: Again | None = None
+        noted = self._note
+        before = noted.before if noted else None
+        ready = (noted.ready if noted else None) or clock.now()
         verdict: Again | GiveUp
         while True:
-            ready = clock.now()
             problem = await self._until_over(run)
             self.phase = SlicePhase.RESTARTING
             now = clock.now()
@@ -330,8 +358,9 @@ class Slice:
                     verdict = decide(manifest.restart, verdict, 0.0, clean=False)
                 else:
                     self.phase = SlicePhase.ACTIVE
+                    ready, before = clock.now(), verdict
+                    self._is_ready(before)
                     tell.restarted(self.key, self.port)
-                    before = verdict
                     break
             else:
                 return f"{reason}; {verdict.why}", False

@@ -1,15 +1,17 @@
 """Supervises the keeper: commands go through it, and a keeper that died is replaced.
 
 A keeper that dies takes all programs with it: what it leaves is killed, every run is over, and a new one is started.
+One that outlived an earlier process of the node is taken over, with its runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import secrets
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 import anyio.abc
@@ -24,18 +26,25 @@ from cdm.runtimes.keeper.protocol import (
     KILL_PATIENCE,
     MARK,
     RECORDS,
+    Command,
+    End,
     Event,
     Gone,
     Heard,
     Hello,
     Losing,
+    Note,
+    NotKept,
+    Outlive,
+    Running,
     Spawn,
     Stop,
     WhoListens,
 )
 from cdm.runtimes.process.background import Background
 from cdm.runtimes.process.handle import LOST, RunHandle
-from cdm.runtimes.process.link import KeeperLink
+from cdm.runtimes.process.link import KeeperLink, Met, meet
+from cdm.runtimes.process.notes import RunNote
 
 log = Log("cdm.process")
 
@@ -52,6 +61,19 @@ STABLE = 60.0
 """Seconds after which a keeper's death is not counted as a consequence of the last one."""
 
 
+class FoundRun(NamedTuple):
+    """A run that an earlier process of the node began."""
+
+    run: RunHandle
+    note: RunNote
+    told: Running
+
+    @property
+    def serves(self) -> bool:
+        """Whether it was ready, and is not being stopped: it can be gone on with. Its program may have ended."""
+        return self.told.whole and self.note.ready is not None
+
+
 class Supervisor:
     """The keepers of one runtime, one at a time; made by `start`.
 
@@ -60,17 +82,29 @@ class Supervisor:
         token: marks this runtime's runs.
         background: where dead keepers are replaced, and slices live.
         users: tells the users that only slices of this runtime have.
+        outlive: for how many seconds runs outlive this process, since the last accepted heartbeat; None: not at all.
         grouped: whether to use cgroups where they are available.
     """
 
     def __init__(
-        self, folder: Path, token: str, background: Background, users: Callable[[], Collection[int]], *, grouped: bool
+        self,
+        folder: Path,
+        token: str,
+        background: Background,
+        users: Callable[[], Collection[int]],
+        outlive: float | None,
+        *,
+        grouped: bool,
     ) -> None:
         self._folder = folder
         self._users = users
         self._token = token
         self._background = background
+        self._outlive = Outlive(outlive)
         self._grouped = grouped
+        self._series = secrets.token_hex(4)
+        self.found: list[FoundRun] = []
+        """What an earlier process of the node began, for the runtime to go on with, or to stop."""
         self._runs: dict[str, RunHandle] = {}
         self._count = 0
         self._link: KeeperLink | None = None
@@ -87,14 +121,28 @@ class Supervisor:
 
     @classmethod
     async def start(
-        cls, folder: Path, token: str, users: Callable[[], Collection[int]], *, grouped: bool
+        cls,
+        folder: Path,
+        token: str,
+        users: Callable[[], Collection[int]],
+        outlive: float | None = None,
+        *,
+        grouped: bool,
     ) -> Supervisor:
-        """End what a predecessor left, and start the keeper. Raises `SliceFailed` where something cannot be ended."""
-        if left := await sweep(folder / RECORDS, token, users()):
+        """Take over what a predecessor left, where that can be; else end it, and start the keeper.
+
+        Raises:
+            SliceFailed: something cannot be ended.
+        """
+        met = await meet(folder)
+        if met is None and (left := await sweep(folder / RECORDS, token, users())):
             raise SliceFailed(f"processes of an earlier run of this node cannot be ended: {_pids(left)}")
-        keeping = cls(folder, token, await Background.open(), users, grouped=grouped)
+        keeping = cls(folder, token, await Background.open(), users, outlive, grouped=grouped)
         try:
-            keeping._launch()
+            if met is None:
+                keeping._launch()
+            else:
+                await keeping._take_over(met)
         except BaseException:
             await keeping.close()
             raise
@@ -124,9 +172,12 @@ class Supervisor:
 
     def heard(self, at: float) -> None:
         """NATS accepted a heartbeat that was sent at this time, in seconds on `cdm.clock`."""
-        self._heard = Heard(at)
-        if self._link is not None and self._ready.is_set():
-            self._link.send(self._heard)
+        self._heard = Heard(max(at, self._heard.at))
+        self._say(self._heard)
+
+    def note(self, run: RunHandle, note: RunNote) -> None:
+        """Have it noted what the next process of the node is to know of a run."""
+        self._say(Note(run.name, note.write()))
 
     def silent_for(self) -> float:
         """Seconds since the last accepted heartbeat was sent."""
@@ -135,7 +186,7 @@ class Supervisor:
     def name(self) -> str:
         """A name for one more run."""
         self._count += 1
-        return f"{os.getpid()}-{self._count}"
+        return f"{self._series}-{self._count}"
 
     def mark(self, run: str) -> dict[str, str]:
         """The variable that all processes of a run have."""
@@ -182,11 +233,10 @@ class Supervisor:
     async def close(self) -> None:
         """Cancel all tasks, and end the keeper, which leaves nothing running."""
         self._ready.clear()
-        if self._link is not None:
-            self._link.disconnect()
+        self._dismiss()
         await self._background.close()
         if self._link is not None:  # perhaps a new one, started in the last moment
-            self._link.disconnect()
+            self._dismiss()
             await self._link.wait(KILL_PATIENCE + 5.0)
             self._link = None
         try:
@@ -198,6 +248,57 @@ class Supervisor:
             run.end()
         self._runs.clear()
 
+    async def detach(self) -> None:
+        """Cancel all tasks, and leave the keeper and what runs to the next process of the node."""
+        self._ready.clear()
+        self._let_go()
+        await self._background.close()
+        self._let_go()  # of a new one, started in the last moment, which has no runs
+
+    async def _take_over(self, met: Met) -> None:
+        self._link = KeeperLink(met.process, met.end, self._on_event, self._on_lost)
+        self._launched = clock.now()
+        self._heard = Heard(met.hello.heard)
+        self._on_event(met.hello)
+        found: dict[SliceKey, FoundRun] = {}
+        nameless: list[Running] = []
+        for told in met.running:
+            note = RunNote.read(told.note)
+            if note is None or note.slice in found:
+                nameless.append(told)
+                continue
+            found[note.slice] = FoundRun(self._found(told, note), note, told)
+        self.found = list(found.values())
+        log.info("the keeper of an earlier process is taken over", pid=self.pid, runs=len(met.running))
+        for told in nameless:  # nobody could say later what they are
+            run = self._runs[told.run] = RunHandle(told.run, None)
+            await self.stop(run, told.signal, told.grace)
+
+    def _found(self, told: Running, note: RunNote) -> RunHandle:
+        run = self._runs[told.run] = RunHandle(told.run, note.slice, note.begun)
+        run.started.set()
+        if told.said:
+            run.said.set()
+        if told.ended is not None:
+            run.on_event(told.ended)
+        return run
+
+    def _say(self, command: Command) -> None:
+        if self._link is not None and self._ready.is_set():
+            with contextlib.suppress(OSError):
+                self._link.send(command)
+
+    def _dismiss(self) -> None:
+        if self._link is not None:
+            with contextlib.suppress(OSError):
+                self._link.send(End())
+            self._link.disconnect()
+
+    def _let_go(self) -> None:
+        if self._link is not None:
+            self._link.leave()
+            self._link = None
+
     def _launch(self) -> None:
         self._link = KeeperLink.open(self._folder, self._token, self._on_event, self._on_lost, grouped=self._grouped)
         self._launched = clock.now()
@@ -206,7 +307,13 @@ class Supervisor:
         if isinstance(event, Hello):
             self.limits_processes = event.limits_processes
             self._ready.set()
-            self.heard(self._heard.at)
+            self._say(self._heard)
+            self._say(self._outlive)
+            return
+        if isinstance(event, NotKept):
+            log.warning("slices end with this process: its keeper cannot wait for the next one", reason=event.reason)
+            return
+        if isinstance(event, Running):  # which `meet` has read
             return
         run = self._runs.get(event.run)
         if run is not None:
