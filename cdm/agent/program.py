@@ -92,6 +92,11 @@ class Program:
         return self.key in self._shared.runtime.found
 
     @property
+    def nothing_runs(self) -> bool:
+        """Whether the runtime has nothing of it."""
+        return self.local_state is LocalState.NOTHING and not self.found
+
+    @property
     def serves(self) -> bool:
         """Whether it may serve just now."""
         return self.local_state is LocalState.ACTIVE or self.found

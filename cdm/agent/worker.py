@@ -137,16 +137,12 @@ class Worker:
     @property
     def is_finished(self) -> bool:
         """Whether there is no key, nothing runs under it, and nothing happened that was not looked at."""
-        return self._known is None and self._nothing_runs and not self._news.is_set
+        return self._known is None and self.program.nothing_runs and not self._news.is_set
 
     @property
     def may_withdraw(self) -> bool:
         """Whether its key may be deleted when the node leaves: what has no key counts as stopped."""
         return self.at_rest.is_set() or not self.program.exclusive
-
-    @property
-    def _nothing_runs(self) -> bool:
-        return self.program.local_state is LocalState.NOTHING and not self.program.found
 
     @property
     def _value(self) -> SliceValue | None:
@@ -236,11 +232,9 @@ class Worker:
     async def _see_to_found(self, state: SliceState | None) -> None:
         """Go on with what an earlier process of the node left, where the key says that it runs; else stop it."""
         shared, lingers = self._shared, self._lingering.left(clock.now())
-        if not shared.listed or (state in _UP and not shared.may_begin()):
-            await self._news.wait()
-            return
-        if lingers:
-            with anyio.move_on_after(lingers):
+        held_up = not shared.listed or (state in _UP and not shared.may_begin())
+        if held_up or lingers:
+            with anyio.move_on_after(None if held_up else lingers):
                 await self._news.wait()
             return
         if state in _UP:
@@ -340,7 +334,7 @@ class Worker:
 
     async def _is_stopped(self) -> bool:
         """Stop it, and tell whether nothing of it runs: others take what is FAILED for stopped."""
-        if self._nothing_runs:
+        if self.program.nothing_runs:
             return True
         try:
             await self.program.deactivate()

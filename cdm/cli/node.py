@@ -159,8 +159,8 @@ def node(
     settle
         Time after the first node's registration for which the leader of a new cluster waits for more of them.
     on_stop
-        When told to stop: "leave": stop all slices, "drain": have them replaced elsewhere first, "keep": have them run
-        on, for a new process of this node to take over within its TTL, also where this one crashes. [default: leave]
+        When told to stop: "leave": stop what runs here; "drain": have it replaced elsewhere first; "keep": let it run
+        on for the next process of this node, until the TTL is nearly over, also after a crash. [default: leave]
     drain_on_stop
         The same as --on-stop drain.
     drain_deadline

@@ -40,7 +40,7 @@ from tests.harness.servers import NatsServer, free_port, running_cluster
 from tests.harness.terminal import terminal
 from tests.harness.waiting import eventually
 from tests.harness.wire import Rejection, raw
-from tests.integration import test_drain_on_stop, test_events, test_nats_cli
+from tests.integration import test_drain_on_stop, test_events, test_nats_cli, test_outliving
 
 pytestmark = pytest.mark.anyio
 
@@ -267,6 +267,7 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "Backup, and another cluster": test_copying.test_the_commands_of_the_documents,
     "Signatures": test_nats_cli.test_the_signatures_of_the_documents,
     "The manifest": test_first_steps.test_the_manifest_of_the_documents_is_one,
+    "A node's process may come and go": test_outliving.test_the_next_process_goes_on_with_what_runs,
     "Draining": test_drain.test_the_commands_of_the_documents,
     "Looking the cluster over": test_doctor.test_a_cluster_is_looked_over_and_mended,
     "Why it is there, or not": test_explain.test_the_commands_of_the_documents,

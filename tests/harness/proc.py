@@ -59,7 +59,9 @@ def children(pid: int) -> list[int]:
 
 def keepers(parent: int | None = None) -> list[int]:
     """Keepers that a process has started; None: this one."""
-    return [pid for pid in children(os.getpid() if parent is None else parent) if b"keeper" in _command(pid)]
+    return [
+        pid for pid in children(os.getpid() if parent is None else parent) if b"cdm.runtimes.keeper" in _command(pid)
+    ]
 
 
 def _command(pid: int) -> bytes:

@@ -8,22 +8,34 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from cdm.model.manifest import Manifest, Restart
+from cdm.model.manifest import Line, Manifest, Readiness, Restart
+from tests.harness.judging import assert_legal
+from tests.harness.proc import all_pids, read
 from tests.harness.processes import Process, Processes, node_processes
-from tests.harness.proc import all_pids, exists, read
 from tests.harness.servers import FORGIVEN, NatsServer
-from tests.harness.serving import ANSWERING, PLAIN, PORTS, SLEEP, Hand, Yard, ask, made, yard
+from tests.harness.serving import PLAIN, PORTS, SLEEP, Hand, Yard, ask, made, shown, yard
 from tests.harness.waiting import eventually, in_time
-from tests.harness.wire import raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
+COUNTS = """
+import threading, time
+def count():
+    number = 0
+    while True:
+        print(number)
+        number += 1
+        time.sleep(0.01)
+threading.Thread(target=count).start()
+"""
 TTL = 60.0
 """Long enough for a process to start on a machine that has much else to do."""
 
@@ -54,13 +66,17 @@ def left_keepers(folder: Path) -> list[int]:
     return found
 
 
-def start(running: Processes, folder: Path, *options: str, name: str = "n1", role: str = "agent") -> Process:
+def start(running: Processes, folder: Path, name: str = "n1", role: str = "agent", on_stop: str = "keep") -> Process:
     where = ("--runtime", "process", "--folder", str(folder / name))
-    return running.start(name, "--role", role, "--on-stop", "keep", *where, *options)
+    return running.start(name, "--role", role, "--on-stop", on_stop, *where)
 
 
 async def up(process: Process) -> None:
     await eventually(lambda: "node is up" in process.log, 30, "it is registered")
+
+
+def _both_go_on(process: Process) -> bool:
+    return process.log.count("goes on since") == 2
 
 
 @pytest.mark.quick
@@ -68,8 +84,7 @@ async def test_the_next_process_goes_on_with_what_runs(server: NatsServer, tmp_p
     """However the one before ended: nobody who asks a slice notices, and nothing is written but a registration."""
     async with kept(server, tmp_path) as (ground, hand, running):
         await up(start(running, tmp_path))
-        talks = f"import threading, time\nthreading.Thread(target=lambda: [print(i) or time.sleep(0.01) for i in range(9999)]).start()\n"
-        one = await ground.push("one", talks + PORTS.replace("\n    ", "\n"))
+        one = await ground.push("one", COUNTS + PORTS.replace("\n    ", "\n"))
         keys = [hand.key(one, ordinal) for ordinal in range(2)]
         port = (await hand.up(keys[0]))["port"]
         await hand.up(keys[1])
@@ -94,12 +109,143 @@ async def test_the_next_process_goes_on_with_what_runs(server: NatsServer, tmp_p
                 await last.ends()
                 again = start(running, tmp_path)
                 await up(again)
-                await eventually(lambda again=again: again.log.count("goes on since") == 2, 30, "both go on")
+                await eventually(partial(_both_go_on, again), 30, "both go on")
             tasks.cancel_scope.cancel()
         assert asked
         assert not failed
         assert ground.living == before
         assert {key: (await ground.user.contents("slices"))[key].sequence for key in keys} == stored
+        for folder in (tmp_path / "n1" / "runtime" / "logs").iterdir():
+            counted = [int(line.split()[2]) for line in (folder / "00000001.log").read_text().splitlines()]
+            assert counted == list(range(len(counted))), "nothing of the output is missing"
+            assert len(counted) > 100
         for key in keys:
             await hand.unload(key)
         assert not ground.living
+
+
+async def test_what_is_not_to_run_as_it_does_is_dealt_with_first(server: NatsServer, tmp_path: Path) -> None:
+    """The leader took slices away, or wants another thing of them; programs ended; one was still starting."""
+    async with kept(server, tmp_path) as (ground, hand, running):
+        process = start(running, tmp_path)
+        await up(process)
+        one = await ground.push("one", SLEEP, PLAIN)
+        once = await ground.push("once", SLEEP, Manifest(stop_grace=2, restart=Restart(backoff=0.1, attempts=1)))
+        late = await ground.push("late", SLEEP, Manifest(stop_grace=2, readiness=Readiness(Line("never"), timeout=60)))
+        stays, gone, goes, other = (hand.key(one, ordinal) for ordinal in range(4))
+        ended, starting = hand.key(once), hand.key(late)
+        for key in (stays, gone, goes, other, ended):
+            await hand.up(key)
+        (first,) = ground.living[shown(ended)]
+        os.kill(first, signal.SIGKILL)
+        assert (await _again(hand, ended))["restarts"] == 1
+        await hand.put(starting, "LOAD")
+        await hand.reaches(starting, "LOADED")
+        await hand.put(starting, "ACTIVATE")
+        await eventually(lambda: shown(starting) in ground.living, what="it starts")
+        before = ground.living
+
+        process.kill()
+        await ground.user.delete("slices", gone)
+        await hand.put(goes, "UNLOAD")
+        await hand.put(other, "ACTIVE", overrides={"env": {"LEVEL": "2"}})
+        (second,) = before[shown(ended)]
+        os.kill(second, signal.SIGKILL)
+        assert ground.living[shown(stays)] == before[shown(stays)]
+        start(running, tmp_path)
+
+        await hand.reaches(goes, None, 30)
+        value = await hand.reaches(ended, "FAILED", 30)
+        assert "it was started again once" in value["reason"], "its restarts are counted on"
+
+        def settled() -> bool:
+            living = ground.living
+            return {*living} == {shown(stays), shown(other), shown(starting)} and not any(
+                set(living[shown(key)]) & set(before[shown(key)]) for key in (other, starting)
+            )
+
+        await eventually(settled, 30, "what could not go on was started anew")
+        assert ground.living[shown(stays)] == before[shown(stays)]
+        for key in (stays, other, starting, ended):
+            await hand.unload(key)
+        assert_legal(await ground.user.recorded(), deleted=True)
+
+
+async def _again(hand: Hand, key: str) -> dict[str, Any]:
+    """Wait until it was started again, and is ready."""
+
+    async def told() -> bool:
+        return bool((await hand.reaches(key, "ACTIVE")).get("restarts"))
+
+    await eventually(told, 30, "it was started again")
+    return await hand.reaches(key, "ACTIVE")
+
+
+async def test_without_a_next_process_all_ends_with_the_ttl(server: NatsServer, tmp_path: Path) -> None:
+    """Also while NATS is away: the keeper has the clock. What has stop_after has until then."""
+    ttl, stop_after = 3.0, 6.0
+    async with kept(server, tmp_path, ttl) as (ground, hand, running):
+        process = start(running, tmp_path)
+        await up(process)
+        one = await ground.push("one", SLEEP, PLAIN)
+        plain, alone = hand.key(one), hand.key(one, 1)
+        await hand.up(plain)
+        await hand.up(alone, overrides={"stop_after": stop_after})
+        server.pause()
+        try:
+            process.kill()
+            killed = time.monotonic()
+            await anyio.sleep(0.5)
+            assert len(ground.living) == 2
+            await in_time(lambda: shown(plain) not in ground.living, ttl - 0.5, "it ends before the TTL is over")
+            assert time.monotonic() - killed > ttl - 1 - ttl / 4 - 0.2, "not before the last heartbeat's TTL"
+            assert shown(alone) in ground.living
+            await in_time(lambda: not ground.living, stop_after - ttl + 0.5, "and the other one when that says so")
+            assert time.monotonic() - killed > stop_after - ttl / 4 - 0.2
+            await eventually(lambda: not left_keepers(tmp_path), what="the keeper has nothing to wait for")
+        finally:
+            server.resume()
+        start(running, tmp_path)
+        await eventually(ground.exact, 30, "both run again")
+        for key in (plain, alone):
+            await hand.unload(key)
+
+
+async def test_a_keeper_that_is_killed_alone_leaves_nothing_for_the_next_process(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    async with kept(server, tmp_path) as (ground, hand, running):
+        process = start(running, tmp_path)
+        await up(process)
+        key = hand.key(await ground.push("one", SLEEP, PLAIN))
+        await hand.up(key)
+        before = ground.living
+        process.kill()
+        (keeper,) = left_keepers(tmp_path)
+        os.kill(keeper, signal.SIGKILL)
+        await ground.nothing_left(2)
+        start(running, tmp_path)
+        await eventually(lambda: ground.living and ground.living != before, 30, "it was started again")
+        (keeper,) = left_keepers(tmp_path)
+        os.kill(keeper, signal.SIGSTOP)  # one that hangs is ended with all that it has
+        before = ground.living
+        running.all["n1"].kill()
+        start(running, tmp_path)
+        await eventually(lambda: ground.living and ground.living != before, 40, "it was started again")
+        assert all(len(pids) == 1 for pids in ground.living.values())
+        await hand.reaches(key, "ACTIVE")
+        await hand.unload(key)
+
+
+async def test_a_node_that_leaves_stops_also_what_it_has_not_taken_over(server: NatsServer, tmp_path: Path) -> None:
+    async with kept(server, tmp_path) as (ground, hand, running):
+        await up(start(running, tmp_path))
+        key = hand.key(await ground.push("one", SLEEP, PLAIN))
+        await hand.up(key, overrides={"stop_after": 2 * TTL})
+        running.all["n1"].kill()
+        again = start(running, tmp_path, on_stop="leave")
+        await eventually(lambda: "is taken over" in again.log, 30, "the keeper is taken over")
+        again.send(signal.SIGTERM)
+        assert await again.ends(30) == 0
+        assert not ground.living
+        assert not left_keepers(tmp_path)

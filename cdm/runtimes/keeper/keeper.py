@@ -124,8 +124,6 @@ class Keeper:
         lapses = [lapse.after for run in self._runs if not run.stopping and (lapse := self._node.lapse(run))]
         if lapses:
             timeout = min(timeout, min(lapses) - self._node.silent, LAPSE_INTERVAL)
-        if self._node.alone:
-            timeout = min(timeout, LAPSE_INTERVAL)
         return None if timeout == NEVER else max(timeout, 0)
 
     # The node

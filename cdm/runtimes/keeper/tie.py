@@ -104,11 +104,6 @@ class NodeTie:
         if self._node is None and not self.over:
             self.over = not runs or self._door is None or not self._door.stands
 
-    @property
-    def alone(self) -> bool:
-        """Whether there is no node just now."""
-        return self._node is None
-
     def close(self) -> None:
         """Nobody is waited for any more."""
         if self._door is not None:
