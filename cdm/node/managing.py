@@ -85,7 +85,7 @@ class Managing(Part):
             self._epoch,
             Journal(self._events.set),
         )
-        self._commands = CommandWriter(
+        self.writer = CommandWriter(
             slices,
             self.outbox,
             self._orders,
@@ -122,7 +122,7 @@ class Managing(Part):
             self.election,
             barrier=self._barrier,
             route=ground.route,
-            drained=self._commands.drained,
+            drained=self.writer.drained,
             on_fence_lost=self._list_anew,
             candidates=lambda: self.topology.candidates,
         )
@@ -131,7 +131,7 @@ class Managing(Part):
         self._changeover = Changeover(ground.buckets.values(), self.topology)
         # The topology first: what the manager makes of a message depends on it.
         self.receivers = (self.topology, self.leadership, self.manager)
-        writers = (self._commands.run, self._status_writer.run, self._seen_writer.run, self._checker.run)
+        writers = (self.writer.run, self._status_writer.run, self._seen_writer.run, self._checker.run)
         lender = Lender(slices)
         self.tallies = (lender.tally,)
         looks = (self._check_buckets, self.contents.run, lender.run)
@@ -174,7 +174,7 @@ class Managing(Part):
         state = self.manager.state
         if not isinstance(state, Active):
             return {"leads": False}
-        return {"leads": True, "term": state.term, "undecided": state.backlog, "unwritten": self._commands.waiting}
+        return {"leads": True, "term": state.term, "undecided": state.backlog, "unwritten": self.writer.waiting}
 
     def wake(self) -> None:
         """Look at the clock."""
@@ -226,12 +226,12 @@ class Managing(Part):
     def _is_busy(self) -> bool:
         """Whether a leader's own writes may come back to it later."""
         state = self.manager.state
-        return isinstance(state, Active) and (self._commands.waiting > MAX_BATCH or state.backlog > LONG_BACKLOG)
+        return isinstance(state, Active) and (self.writer.waiting > MAX_BATCH or state.backlog > LONG_BACKLOG)
 
     def _has_to_do(self) -> bool:
         """Whether anything is to be decided or written."""
         state = self.manager.state
-        return self._commands.waiting > 0 or (isinstance(state, Active) and state.backlog > 0)
+        return self.writer.waiting > 0 or (isinstance(state, Active) and state.backlog > 0)
 
     def _epoch(self) -> float:
         return self._ground.watches["slices"].epoch

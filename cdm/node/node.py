@@ -108,9 +108,9 @@ class Node:
             Load() if settings.role is not Role.MANAGER else None,
             self._vitals,
         )
-        self._routed = 0
+        self.routed = 0
         """Messages, for those who want to know how much there was to do."""
-        self._shown = ShownNode(self.ground, self.parts, self.presence.tally, lambda: self._routed)
+        self._shown = ShownNode(self.ground, self.parts, self.presence.tally, lambda: self.routed)
         self.router = Router(
             (receiver for part in self.parts for receiver in part.receivers),
             (message for part in self.parts for message in part.sends),
@@ -249,7 +249,7 @@ class Node:
         return not stop.is_set()
 
     def _route(self, message: Message) -> None:
-        self._routed += 1
+        self.routed += 1
         self.router.route(message)
 
     def _watch(self, bucket: Bucket, keys: str, *, hears: bool) -> Watch:

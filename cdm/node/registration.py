@@ -158,6 +158,11 @@ class Presence:
         self._connection = nodes.connection
         self._connection.listen(self._on_connection)
 
+    @property
+    def is_registered(self) -> bool:
+        """Whether this process has registered, whatever became of that since."""
+        return self._revision > 0
+
     async def register(self) -> None:
         """Enter the node.
 

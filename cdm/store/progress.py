@@ -25,7 +25,7 @@ class Lag(NamedTuple):
     messages: int | None
     """How many messages it has yet to take in, at least; None: there is no consumer that could tell."""
     seconds: float
-    """How old what it shows may be; 0: it shows what there is."""
+    """How old what it shows may be; 0: it shows what there is; inf: it never did."""
 
 
 def lag(
@@ -38,7 +38,7 @@ def lag(
         messages: how many it has yet to take in; None: there is no consumer.
         taken: when the message was stored that it took in last.
         heard: when the server was heard of last.
-        complete: until when the mirror was complete before, where it is not now.
+        complete: until when the mirror was complete before, where it is not now; -inf: it never was.
         silence: seconds of silence that are usual.
         now: the time.
     """

@@ -130,7 +130,7 @@ class Watch:
         """How far the mirror is behind the bucket."""
         mirror, consumer, heard = self._mirror, self._consumer, max(self._heard, self._began)
         messages = None if consumer is None else max(int(consumer.pending), consumer.waiting())
-        taken, complete, now = mirror.stored / 1e9 - self.epoch, max(self._complete, self._began), clock.now()
+        taken, complete, now = mirror.stored / 1e9 - self.epoch, self._complete, clock.now()
         silence = 1.5 * HEARTBEAT
         return lag(mirror.is_live, messages, taken=taken, heard=heard, complete=complete, silence=silence, now=now)
 

@@ -40,7 +40,7 @@ from tests.harness.servers import NatsServer, free_port, running_cluster
 from tests.harness.terminal import terminal
 from tests.harness.waiting import eventually
 from tests.harness.wire import Rejection, raw
-from tests.integration import test_drain_on_stop, test_events, test_nats_cli, test_outliving
+from tests.integration import test_drain_on_stop, test_events, test_monitoring, test_nats_cli, test_outliving
 
 pytestmark = pytest.mark.anyio
 
@@ -258,6 +258,7 @@ Test = Callable[..., object]
 
 BLOCKS_ARE_IN: dict[str, Test] = {
     **dict.fromkeys(test_nats_cli.SECTIONS, test_nats_cli.test_every_nats_command_of_the_documents_does_what_they_say),
+    "Prometheus": test_monitoring.test_a_prometheus_finds_data_for_every_query_of_dashboard_and_alerts,
     "Try it": test_demo.test_the_demo_plays_through_and_leaves_nothing_behind,
     "First steps": test_first_steps.test_the_first_steps,
     "Installation": test_a_node_is_operated,
