@@ -10,21 +10,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.docs.documents import commands
 from tests.harness.processes import environment
+from tests.harness.web import ask
 
 STEPS = 12
 
 
 @contextmanager
-def playing(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def playing(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """The demo, started as the documents say, with all its files in this folder."""
     _install, demo = commands("Try it")[0].split(" && ")
     process = subprocess.Popen(
-        [sys.executable, "-m", *demo.split()],
+        [sys.executable, "-m", *demo.split(), *options],
         # By the PATH all that it starts is known: even slices and their keepers have it.
         env={**environment(), "COLUMNS": "200", "TMPDIR": str(folder), "PATH": f"{os.environ['PATH']}:{folder}"},
         stdout=subprocess.PIPE,
@@ -86,7 +88,6 @@ def test_the_demo_plays_through_and_leaves_nothing_behind(tmp_path: Path) -> Non
     [
         (signal.SIGINT, "elected"),
         (signal.SIGTERM, r"cdm scale \S+ 3"),
-        (signal.SIGTERM, "kill -9 the leading node"),
     ],
 )
 def test_the_demo_that_is_interrupted_leaves_nothing_behind(number: int, after: str, tmp_path: Path) -> None:
@@ -97,6 +98,20 @@ def test_the_demo_that_is_interrupted_leaves_nothing_behind(number: int, after: 
         rest = rest_of(demo)
         assert demo.wait(30) == 130, rest
     assert "Traceback" not in rest
+    assert nothing_is_left(tmp_path)
+
+
+def test_the_demo_can_be_looked_at_and_stays_to_be_played_with(tmp_path: Path) -> None:
+    with playing(tmp_path, "--page", "--stay") as demo:
+        url = urlsplit(read_until(demo, r"^The page: (\S+)$")[1])
+        assert url.netloc
+        # As the last hint says.
+        os.kill(int(read_until(demo, r"kill -9 (\d+) +# node-3")[1]), signal.SIGKILL)
+        assert b"page/main.js" in ask(url.netloc, url.path).body
+        demo.send_signal(signal.SIGINT)
+        rest = rest_of(demo)
+        assert demo.wait(30) == 0, rest
+    assert rest == "Nothing is left behind.\n"
     assert nothing_is_left(tmp_path)
 
 

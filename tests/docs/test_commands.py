@@ -307,6 +307,10 @@ INLINE_IS_IN: dict[str, Test] = {
     "python -m pip install .": test_the_checks_install_cdm_as_the_documents_say,
     WHEELS: test_the_checks_install_cdm_as_the_documents_say,
     "cdm demo": test_demo.test_the_demo_plays_through_and_leaves_nothing_behind,
+    **dict.fromkeys(
+        ("cdm demo --page", "cdm demo --page --stay"),
+        test_demo.test_the_demo_can_be_looked_at_and_stays_to_be_played_with,
+    ),
     "cdm endpoints": test_endpoints.test_the_list_is_shown_once,
     "cdm artifact push": test_artifacts_are_pushed_and_run_and_what_they_write_is_shown,
     "cdm artifact get": test_copying.test_the_commands_of_the_documents,

@@ -46,8 +46,9 @@ SETTING_UP = (
         "Starts an embedded nats-server in a temporary folder and three real nodes, which run a small web service; "
         "scales it, has a new version take over, and a bad one come to nothing, kills a slice and the leader, and "
         "corrects drift. Every step is checked, also by asking the service, which answers all through scaling and "
-        "releases; exits with 1 if one fails. Nothing is left behind.",
-        ("cdm demo",),
+        "releases; exits with 1 if one fails. Nothing is left behind. With --page a browser shows it; with --stay the "
+        "cluster goes on after that, to be played with.",
+        ("cdm demo", "cdm demo --page --stay"),
     ),
 )
 

@@ -77,7 +77,7 @@ class Playground:
         """Every record of a rollout that was seen, in order."""
         self.caller = Caller(service)
         self.on_change: Callable[[], None] = lambda: None
-        self._folder = folder
+        self.folder = folder
         self._nodes: dict[NodeId, subprocess.Popen[bytes]] = {}
         self._changed = Wakeup()
 
@@ -131,7 +131,7 @@ class Playground:
 
     def _processes(self) -> list[tuple[Process, str]]:
         """All live processes that nodes started, also nodes that are gone, each with the name of its run."""
-        tokens = {path.read_text().strip() for path in self._folder.glob("*/runtime/token")}
+        tokens = {path.read_text().strip() for path in self.folder.glob("*/runtime/token")}
         marks = ((process, mark(process.pid, MARK.encode()) or "") for process in census().values())
         return [(process, run.partition(".")[2]) for process, run in marks if run.partition(".")[0] in tokens]
 
@@ -144,7 +144,7 @@ class Playground:
             "--node-ttl": TTL,
             "--reconcile-interval": 2,
             "--settle": "100ms",
-            "--folder": self._folder / node,
+            "--folder": self.folder / node,
             "--log-format": "json",
             "--run-as": "same",  # its folder is nobody else's
         }
@@ -172,7 +172,7 @@ class Playground:
                 [sys.executable, "-m", "cdm", *arguments],
                 stderr=subprocess.STDOUT,
                 check=False,
-                cwd=self._folder,
+                cwd=self.folder,
                 env={**self._environment, "NATS_URL": self.connection.access.servers[0]},
                 start_new_session=True,
             )
@@ -190,13 +190,17 @@ class Playground:
 
     def log_of(self, node: NodeId) -> Path:
         """Where a node's log goes."""
-        return self._folder / f"{node}.log"
+        return self.folder / f"{node}.log"
 
     def kill_node(self, node: NodeId) -> None:
         """Kill a node with SIGKILL."""
         process = self._nodes.pop(node)
         process.kill()
         process.wait()
+
+    def pid_of(self, node: NodeId) -> int:
+        """The pid of a node that was started."""
+        return self._nodes[node].pid
 
     def stop_nodes(self) -> None:
         """Stop all nodes in good order, and kill those that do not stop."""

@@ -61,6 +61,16 @@ class Script:
             (STOP, self.stop),
         ]
 
+    @property
+    def steps_to_stay(self) -> list[tuple[str, Callable[[], Awaitable[str]]]]:
+        """Those after which something still runs."""
+        return self.steps[:-1]
+
+    def bring_back(self) -> None:
+        """Start the node that was killed once more."""
+        if self.dead is not None:
+            self.ground.start_node(self.dead)
+
     async def elect(self) -> str:
         """Three nodes register, and one of them leads."""
         ground = self.ground
