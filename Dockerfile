@@ -21,7 +21,7 @@ COPY LICENSE README.md pyproject.toml constraints.txt ./
 COPY LICENSE wheelhous[e] wheelhouse/
 COPY cdm cdm
 # What only installs things does not belong into what runs.
-RUN /opt/cdm/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt . \
+RUN /opt/cdm/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[http]' \
     && /opt/cdm/bin/pip uninstall --yes --quiet setuptools pip
 
 FROM ${PYTHON_IMAGE}

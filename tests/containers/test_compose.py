@@ -13,7 +13,7 @@ import docker
 import pytest
 from anyio.to_thread import run_sync
 
-from tests.docs.documents import commands, example
+from tests.docs.documents import commands, example, inline
 from tests.harness.engine import Images, without
 from tests.harness.paths import ROOT
 from tests.harness.processes import command_line
@@ -29,6 +29,7 @@ pytestmark = [
 ]
 SERVICES = ["nats-1", "nats-2", "nats-3", "node-1", "node-2", "node-3"]
 NODES = ("node-1", "node-2", "node-3")
+MONITORING = {"prometheus", "grafana"}
 
 
 class Compose:
@@ -86,11 +87,19 @@ def test_it_is_accepted_without_any_variable(engine: Images) -> None:
     made = Compose(_command(), {})
     for name in ("NATS_IMAGE", "CDM_IMAGE", "PYTHON_IMAGE", "NATS_PORT"):
         made._environment.pop(name, None)
-    assert sorted(made.run("config", "--services").split()) == SERVICES
+    # An older docker-compose also names those of profiles that are not chosen.
+    assert sorted({*made.run("config", "--services").split()} - MONITORING) == SERVICES
     config = made.run("config")
     base = (ROOT / "Dockerfile").read_text(encoding="utf-8").partition("ARG PYTHON_IMAGE=")[2].partition("\n")[0]
     assert base in config, "both files have the same default"
     assert "nats:2" in config
+
+
+def test_monitoring_is_a_profile(engine: Images) -> None:
+    profile = inline("docker compose --profile monitoring up --detach").split()[2:4]
+    config = Compose(_command(), {}).run(*profile, "config")
+    assert "image: prom/prometheus:" in config
+    assert "image: grafana/grafana:" in config
 
 
 def shown() -> list[list[str]]:

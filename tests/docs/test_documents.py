@@ -178,6 +178,8 @@ def test_every_variable_and_default_of_the_compose_file_is_in_the_documents_and_
     used = set(re.findall(r"\$\{(\w+):-([^}]+)\}", compose))
     rows = re.findall(r"^\| `(\w+)` \| `?([^`|]+?)`? \|", section("docs/operations.md", "Containers"), re.MULTILINE)
     assert set(rows) == used
+    mounted = re.findall(r"(\./\S+?):/", compose)
+    assert [path for path in mounted if not (ROOT / path).exists()] == []
 
 
 def _anchors(text: str) -> set[str]:
