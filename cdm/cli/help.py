@@ -1,8 +1,7 @@
-"""``cdm help``: what a command does, the options of the connection, and man pages."""
+"""``cdm help``: what a command does, and the options of the connection."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -18,8 +17,6 @@ from cdm.errors import UsageError
 def help_on(
     words: Annotated[tuple[str, ...], Parameter(name="COMMAND", negative="", show_default=False)] = (),
     /,
-    *,
-    man: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
 ) -> int:
     """Show what a command does.
 
@@ -27,17 +24,8 @@ def help_on(
     ----------
     words
         A command, as `rollout abort`; or `connection`: the options that each command takes which connects.
-    man
-        Write a man page for each command into this folder, which is made where it is missing.
     """
-    if man is not None:
-        from cdm.cli.manual import write_pages  # noqa: PLC0415  # rarely needed
-
-        if words:
-            raise UsageError("--man writes the pages of all commands: leave COMMAND out")
-        for path in write_pages(man):
-            print(path)
-    elif words == (CONNECTION,):
+    if words == (CONNECTION,):
         connection_help().help_print([])
     else:
         chain, _, rest = app.parse_commands(words)

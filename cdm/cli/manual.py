@@ -1,7 +1,9 @@
-"""Man pages, a page for each command."""
+"""``cdm man``: a page for each command, where `man` finds it."""
 
 from __future__ import annotations
 
+import shutil
+import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +12,27 @@ from cdm.cli.help import connection_help
 from cdm.cli.options import CONNECTION_GROUP
 from cdm.cli.pages import CommandPage, Typed, page
 from cdm.version import VERSION
+
+
+def man(folder: Path | None = None, /) -> int:
+    """Have `man` show a page for each command.
+
+    Parameters
+    ----------
+    folder
+        Where to, which is made where it is missing. [default: share/man/man1 beside the bin where cdm is on PATH]
+    """
+    folder = folder or _beside()
+    written = write_pages(folder)
+    print(f"{len(written)} pages in {folder}; `man cdm-status` shows one of them")
+    return 0
+
+
+def _beside() -> Path:
+    """The folder in which `man` looks for pages of what is where cdm is."""
+    found = shutil.which("cdm")
+    scripts = Path(sysconfig.get_path("scripts")) if found is None else Path(found).absolute().parent
+    return scripts.parent / "share" / "man" / "man1"
 
 
 def write_pages(folder: Path) -> list[Path]:

@@ -57,7 +57,7 @@ def test_options_of_the_connection_are_shown_once_and_taken_everywhere() -> None
         assert (
             {"--server", "--creds"} <= known
             or not each.runs
-            or each.path[0] in ("secure", "demo", "help", "completion")
+            or each.path[0] in ("secure", "demo", "help", "man", "completion")
         ), each.path
 
 
@@ -83,8 +83,10 @@ def test_help_for_models_has_no_boxes() -> None:
 
 
 def test_man_pages_of_all_commands_are_written(tmp_path: Path) -> None:
-    written = ran("help", "--man", str(tmp_path / "man1")).splitlines()
+    shown = ran("man", str(tmp_path / "man1"))
+    written = [str(each) for each in (tmp_path / "man1").iterdir()]
     assert {Path(each).name for each in written} == {f"{'-'.join(('cdm', *each.path))}.1" for each in PAGES}
+    assert shown.startswith(f"{len(written)} pages in {tmp_path / 'man1'}; ")
     text = (tmp_path / "man1" / "cdm-drain.1").read_text("ascii")
     assert "\\fB\\-\\-on\\-deadline\\fR \\fICHOICE\\fR" in text
     assert "\\-\\-inbox\\-prefix" in (tmp_path / "man1" / "cdm.1").read_text("ascii")

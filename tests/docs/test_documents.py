@@ -140,7 +140,7 @@ COMMANDS = (
     *("nodes", "node forget", "cordon", "uncordon", "drain"),
     *("apply", "plan", "export", "deploy", "rollback", "scale", "restart", "rebalance", "history", "events"),
     *(f"rollout {each}" for each in ("status", "pause", "resume", "approve", "abort", "retry")),
-    *("help", "completion"),
+    *("help", "man", "completion"),
 )
 
 

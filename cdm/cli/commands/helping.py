@@ -8,10 +8,16 @@ HELPING = (
     Described(
         "help",
         "cdm.cli.help:help_on",
-        "Show what a command does, or the options of the connection, or write man pages.\n\n"
-        "`cdm help connection` shows the options that every command that connects takes, and their variables. --man "
-        "writes a page for each command, from the same texts, into a folder for `man`.",
-        ("cdm help rollout abort", "cdm help connection", "cdm help --man ~/.local/share/man/man1"),
+        "Show what a command does, or the options of the connection.\n\n"
+        "`cdm help connection` shows the options that every command that connects takes, and their variables.",
+        ("cdm help rollout abort", "cdm help connection"),
+    ),
+    Described(
+        "man",
+        "cdm.cli.manual:man",
+        "Have `man` show a page for each command, as `man cdm-status`.\n\n"
+        "The pages are of this version: have them written anew after an upgrade.",
+        ("cdm man", "sudo cdm man /usr/local/share/man/man1"),
     ),
     Described(
         "completion",
