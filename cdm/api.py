@@ -55,11 +55,12 @@ from cdm.model.keys import (
     RolloutKey,
     SeenKey,
     SliceKey,
+    SlotKey,
     StatusKey,
     encode,
 )
 from cdm.model.last_valid import LastValid
-from cdm.model.node import Fence, Intent, Lease, Registration, Role, Schedule, Seen, Vitals
+from cdm.model.node import Fence, Intent, Lease, Registration, Role, Schedule, Seen, Slot, Vitals
 from cdm.model.record import Rollout, RolloutPhase, Side, Weights
 from cdm.model.rollout import RolloutKind, RolloutSettings, RolloutStep
 from cdm.model.rules import Needs, Neighbour, OnViolation, Preference, Rebalance, Rules, Spread
@@ -161,6 +162,8 @@ __all__ = [
     "SliceKey",
     "SliceState",
     "SliceValue",
+    "Slot",
+    "SlotKey",
     "Spread",
     "Status",
     "StatusKey",

@@ -39,6 +39,7 @@ from cdm.errors import UsageError
 from cdm.log import Log
 from cdm.manager.policy import Policy
 from cdm.model.artifact import node_id
+from cdm.model.keys import MOST_SLOTS
 from cdm.model.node import EXTERNAL, PROCESS, Role
 from cdm.node.folder import chosen_folder
 from cdm.node.machine import Machine
@@ -87,6 +88,7 @@ def node(
     *,
     id: Annotated[str | None, Parameter(name="--id", env_var="CDM_ID")] = None,  # noqa: A002
     role: Annotated[Role, Parameter(env_var="CDM_ROLE")] = Role.ALL,
+    managers: Annotated[int, whole("CDM_MANAGERS", least=1, most=MOST_SLOTS)] = 5,
     replicas: Annotated[Replicas, REPLICAS] = 1,
     create: Annotated[bool, Parameter(env_var="CDM_CREATE")] = True,
     label: Annotated[
@@ -129,7 +131,10 @@ def node(
     id
         The node's name. [default: the host name]
     role
-        "manager": takes part in elections, runs no slices; "agent": runs slices, never leads; "all": does both.
+        "manager": takes part in elections, runs no slices; "agent": runs slices, never leads; "all": does both; "auto":
+        runs slices, and takes part in elections as long as fewer nodes than --managers do.
+    managers
+        How many nodes of role auto take part in elections.
     replicas
         Replicas of the buckets that this node creates.
     create
@@ -196,6 +201,7 @@ def node(
     settings = NodeSettings(
         node=name,
         role=role,
+        managers=managers,
         access=connection.access(),
         prefix=connection.prefix,
         create=create,

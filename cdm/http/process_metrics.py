@@ -56,12 +56,12 @@ def _mirrors(desk: Desk) -> Iterator[Metric]:
 
 def _node(node: Node) -> Iterator[Metric]:
     yield counter("messages_total", "Messages that were routed, most of them updates of buckets.", node.routed)
-    tallies = [node.presence.tally, *(tally for part in node.parts for tally in part.tallies)]
+    tallies = [node.presence.tally, *(tally for part in node.everything for tally in part.tallies)]
     about = "Requests over NATS that were answered, by what was asked."
     yield counters("requests_total", about, ("endpoint",), (((each.name,), each.requests) for each in tallies))
     about = "Those that failed."
     yield counters("request_errors_total", about, ("endpoint",), (((each.name,), each.errors) for each in tallies))
-    if managing := next((part for part in node.parts if isinstance(part, Managing)), None):
+    if managing := next((part for part in node.everything if isinstance(part, Managing)), None):
         yield from _managing(managing)
 
 

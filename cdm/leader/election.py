@@ -60,6 +60,8 @@ class Election:
         self._connected_since: float | None = None
         self.withdrawn = False
         """Whether this process is no candidate any more."""
+        self.until = float("inf")
+        """When this process ceases to be a candidate, or to lead; in the past where it is none."""
         self.won_terms = 0
         """How many terms this process has led."""
         self.lost_terms = 0
@@ -108,7 +110,7 @@ class Election:
 
     def valid(self, now: float) -> bool:
         """Whether this process leads and its lease cannot have ended."""
-        return isinstance(self._phase, Leading) and now < self.timing.deadline(self._phase.tenure)
+        return isinstance(self._phase, Leading) and now < min(self.timing.deadline(self._phase.tenure), self.until)
 
     # Facts: the connection
 
@@ -285,7 +287,7 @@ class Election:
             return Wait(None)
         if isinstance(self._knowledge, Doubtful):
             return Read()
-        if self.withdrawn or self.exhausted:
+        if self.withdrawn or self.exhausted or now >= self.until:
             return Wait(None)
         records = self._knowledge.records
         holder = records.lease.holder
@@ -303,6 +305,9 @@ class Election:
         deadline = self.timing.deadline(leading.tenure)
         if now >= deadline:
             return StepDown(leading.tenure.term, "the lease could not be renewed in time")
+        if now >= self.until:
+            return StepDown(leading.tenure.term, "this node holds no manager's slot any more")
+        deadline = min(deadline, self.until)
         if self._connected_since is None:
             return Wait(deadline)
         if isinstance(self._knowledge, Doubtful):
@@ -313,7 +318,7 @@ class Election:
 
     def confirmed(self, now: float) -> TakeOver | None:
         """Nobody answered a second time: take the lease before it expires, if nothing else was heard meanwhile."""
-        following = isinstance(self._phase, Following) and not self.withdrawn and now >= self._turn_at
+        following = isinstance(self._phase, Following) and not self.withdrawn and self._turn_at <= now < self.until
         if following and isinstance(self._knowledge, Known) and self.detector.confirms(now):
             return self._take_over(self._knowledge.records)
         return None

@@ -179,11 +179,14 @@ class Leadership:
         Raises:
             AccessDenied: this user may not take part.
         """
-        async with anyio.create_task_group() as tasks:
-            while not self._resigned.is_set():
-                await self._step()
-                await self._match_tenure(tasks)
-            tasks.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as tasks:
+                while not self._resigned.is_set():
+                    await self._step()
+                    await self._match_tenure(tasks)
+                tasks.cancel_scope.cancel()
+        finally:
+            self._connection.unlisten(self._on_connection)
 
     async def resign(self) -> None:
         """Be no candidate any more; where this process leads, stop writing and say so. The lease is kept for now."""

@@ -38,8 +38,8 @@ from cdm.dispatch.router import receiver
 from cdm.log import Log
 from cdm.manager.schedules import Intents
 from cdm.model.artifact import NodeId
-from cdm.model.keys import NodeKey, SeenKey
-from cdm.model.node import LEFT, Registration, Schedule, Seen
+from cdm.model.keys import NodeKey, SeenKey, SlotKey
+from cdm.model.node import LEFT, Registration, Schedule, Seen, Slot
 
 log = Log("cdm.topology")
 
@@ -257,6 +257,12 @@ class Topology(Intents):
     def on_rejected_key_removed(self, removed: RejectedKeyRemoved[NodeKey]) -> None:
         """It had no effect, so there is nothing to undo."""
         log.info("unreadable key is gone", bucket="nodes", key=removed.name)
+
+    @receiver
+    def on_slot(
+        self, message: ValuePut[SlotKey, Slot] | ValueRemove[SlotKey, Slot] | ValueRejected[SlotKey, Slot]
+    ) -> None:
+        """Of a manager's slot: nothing follows from it here, for nodes register what they are."""
 
     def was_stopped(self, until: float) -> None:
         """This process did not run until now, so it has heard nobody: what is told late is no silence of others."""

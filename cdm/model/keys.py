@@ -20,10 +20,13 @@ from cdm.model.artifact import Artifact, NodeId, Service, node_id
 from cdm.model.blueprint import Blueprint
 from cdm.model.content import Description
 from cdm.model.last_valid import LastValid
-from cdm.model.node import Fence, Intent, Lease, Registration, Seen
+from cdm.model.node import Fence, Intent, Lease, Registration, Seen, Slot
 from cdm.model.record import Rollout
 from cdm.model.slice import SliceValue
 from cdm.model.status import Status
+
+MOST_SLOTS = 10
+"""Slots of managers that there can be."""
 
 
 class Key(Struct, frozen=True, order=True, cache_hash=True, gc=False):
@@ -124,6 +127,16 @@ class SeenKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
         return f"nodes/{self.node}.seen"
 
 
+class SlotKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
+    """``nodes/_manager.{number}``: a manager's slot."""
+
+    value_type = Slot
+    number: int
+
+    def __str__(self) -> str:
+        return f"nodes/{slots_of(self.number)}"
+
+
 class StatusKey(Key, frozen=True, order=True, cache_hash=True, gc=False):
     """``status/{name}``, where ``name`` is exactly a key string of ``blueprints``.
 
@@ -166,6 +179,7 @@ _LEASE_NAME = "_leader"
 _FENCE_NAME = "_term"
 _ROLLOUT = "_rollout"
 _BLUEPRINT = "_blueprint"
+_SLOT = "_manager."
 _INTENT_SUFFIX = ".intent"
 _SEEN_SUFFIX = ".seen"
 _SUFFIXES: dict[type[Key], str] = {NodeKey: "", IntentKey: _INTENT_SUFFIX, SeenKey: _SEEN_SUFFIX}
@@ -285,7 +299,17 @@ def _decode_slice(name: str) -> Key:
     return SliceKey(decode_node(token), *_decode_instance(path))
 
 
+def slots_of(number: int | str) -> str:
+    """The key string of a manager's slot; with ``*``, a pattern for those of all."""
+    return f"{_SLOT}{number}"
+
+
 def _decode_node(name: str) -> Key:
+    if name.startswith(_SLOT):
+        number = name.removeprefix(_SLOT)
+        if not (number.isascii() and number.isdigit()) or len(number) > 1:
+            raise InvalidKey(f"{name!r} is not that of a manager's slot ({_SLOT}0 to {_SLOT}{MOST_SLOTS - 1})")
+        return SlotKey(int(number))
     if name.endswith(_SEEN_SUFFIX):
         kind: type[SeenKey | IntentKey | NodeKey] = SeenKey
     else:
@@ -312,6 +336,8 @@ def encode(key: Key) -> str:
             return f"{_ROLLOUT}.{encode_service(service)}"
         case LastValidKey(artifact):
             return f"{_BLUEPRINT}.{encode_artifact(artifact)}"
+        case SlotKey(number):
+            return slots_of(number)
         case LeaseKey() | FenceKey():
             return _LEASE_NAME if key == LEASE else _FENCE_NAME
     raise TypeError(f"no bucket holds {type(key).__name__}")
@@ -335,7 +361,7 @@ class Layout(NamedTuple):
 
 BLUEPRINTS = Layout("blueprints", (BlueprintKey,), _decode_blueprint, history=10, rolls_up=True)
 SLICES = Layout("slices", (SliceKey, LeaseKey, FenceKey, RolloutKey, LastValidKey), _decode_slice, expires=True)
-NODES = Layout("nodes", (NodeKey, IntentKey, SeenKey), _decode_node, expires=True)
+NODES = Layout("nodes", (NodeKey, IntentKey, SeenKey, SlotKey), _decode_node, expires=True)
 STATUS = Layout("status", (StatusKey,), StatusKey)
 LAYOUTS = (BLUEPRINTS, SLICES, NODES, STATUS)
 """The buckets that cdm keeps its values in."""

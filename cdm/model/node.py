@@ -41,7 +41,9 @@ EXPIRY_IN_WORDS = "that leases and registrations expire without a marker"
 """What such a manager knows, for people."""
 RUN_MARKS = "run-marks"
 """The feature of nodes that mark in slices' output where a run ends and another one begins."""
-FEATURES = (RUN_MARKS, ROLLOUTS, PLACEMENT, SECRETS, DRAINS, EXPIRY_BY_CLOCK)
+SLOTS = "slots"
+"""The feature of managers that know the keys of managers' slots; to one that does not they are keys out of order."""
+FEATURES = (RUN_MARKS, ROLLOUTS, PLACEMENT, SECRETS, DRAINS, EXPIRY_BY_CLOCK, SLOTS)
 """Every feature that all nodes of this version have."""
 MANIFEST_INSIDE = "manifest-inside"
 """The feature of nodes that read artifacts with the manifest at the end of their bytes."""
@@ -89,6 +91,8 @@ class Role(StrEnum):
     """Takes part in elections, and runs no slices."""
     AGENT = "agent"
     """Runs slices, and never leads."""
+    AUTO = "auto"
+    """Runs slices, and takes part in elections while it holds a manager's slot. It registers as `ALL` or `AGENT`."""
 
 
 class Vitals(Struct, frozen=True, omit_defaults=True):
@@ -150,6 +154,8 @@ class Registration(Struct, frozen=True, omit_defaults=True):
     """How busy its processors are, in coarse steps: 1.0 means that each has just enough to do. None: not given."""
     leaving: bool = False
     """It is about to stop, and waits for its slices to be moved elsewhere: to managers it is a node that drains."""
+    auto: bool = False
+    """Its role changes: it takes part in elections while it holds a manager's slot, and takes a free one."""
     vitals: Vitals | None = None
     """For `cdm doctor`; None: an earlier version."""
 
@@ -182,6 +188,11 @@ class Registration(Struct, frozen=True, omit_defaults=True):
         """Whether it takes part in elections."""
         return self.role != Role.AGENT
 
+    @property
+    def may_lead(self) -> bool:
+        """Whether it takes part in elections, or may do so any time."""
+        return self.leads or self.auto
+
     @classmethod
     def parse(cls, raw: bytes) -> Registration:
         """Read JSON. Unknown fields are ignored, with one exception.
@@ -203,7 +214,7 @@ _DECODER = msgspec.json.Decoder(Registration)
 def managers_without(feature: str, nodes: Iterable[tuple[NodeId, Registration]]) -> list[tuple[NodeId, str]]:
     """The managers among these nodes that do not have a feature, and their version of cdm."""
     return sorted(
-        (node, each.version) for node, each in nodes if each.leads and each.version and feature not in each.features
+        (node, each.version) for node, each in nodes if each.may_lead and each.version and feature not in each.features
     )
 
 
@@ -289,6 +300,13 @@ class Seen(Struct, frozen=True, omit_defaults=True):
     """`LEFT` or `LOST`, since this was written; None: the node is there, or was when last heard of."""
     had: dict[str, int] = field(default_factory=dict)
     """Of one that is gone: how many slices of which artifacts it had at that time, `HAD` artifacts at most."""
+
+
+class Slot(Struct, frozen=True):
+    """The value under ``nodes/_manager.{number}``: which node manages. It expires unless it is renewed."""
+
+    node: NodeId
+    incarnation: str = ""
 
 
 class Lease(Struct, frozen=True):

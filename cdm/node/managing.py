@@ -55,6 +55,24 @@ LAST_WORD_PAUSE = 0.02
 """Seconds between two looks at whether it is told."""
 
 
+async def provide_buckets(ground: Ground) -> None:
+    """Check the buckets, or make them; waits while JetStream itself is not ready.
+
+    Raises:
+        Unsuitable: a bucket cannot do what is needed.
+        BucketMissing: a bucket is not there and may not be created.
+    """
+    settings = ground.settings
+    for bucket in ground.buckets.values():
+        await ensure(bucket, create=settings.create, replicas=settings.replicas)
+    if settings.create:
+        try:
+            await ensure(Artifacts(ground.connection), create=True, replicas=settings.replicas)
+        except AccessDenied as error:
+            # A cluster whose agents are the user's own does without; whoever pushes an artifact is told.
+            log.warning("no bucket for artifacts", reason=str(error))
+
+
 class Managing(Part):
     """Topology, election, manager and writers."""
 
@@ -120,7 +138,7 @@ class Managing(Part):
         self.leadership = Leadership(
             slices,
             self.election,
-            barrier=self._barrier,
+            barrier=self.caught_up,
             route=ground.route,
             drained=self.writer.drained,
             on_fence_lost=self._list_anew,
@@ -138,21 +156,8 @@ class Managing(Part):
         self.work = (*writers, self._tick, *looks, self._keep_pulse, self.leadership.run, self._event_writer.run)
 
     async def prepare(self) -> None:
-        """Check the buckets, or make them; waits while JetStream itself is not ready.
-
-        Raises:
-            Unsuitable: a bucket cannot do what is needed.
-            BucketMissing: a bucket is not there and may not be created.
-        """
-        settings = self._ground.settings
-        for bucket in self._ground.buckets.values():
-            await ensure(bucket, create=settings.create, replicas=settings.replicas)
-        if settings.create:
-            try:
-                await ensure(Artifacts(self._ground.connection), create=True, replicas=settings.replicas)
-            except AccessDenied as error:
-                # A cluster whose agents are the user's own does without; whoever pushes an artifact is told.
-                log.warning("no bucket for artifacts", reason=str(error))
+        """Check the buckets, or make them. Raises as `provide_buckets`."""
+        await provide_buckets(self._ground)
 
     async def provide(self, bucket: Bucket) -> None:
         """Create it, where nodes may create buckets; adapt one that somebody else created."""
@@ -189,6 +194,23 @@ class Managing(Part):
         if self.topology.candidates - {self._ground.settings.node}:
             await self.leadership.resign()
 
+    async def caught_up(self) -> None:
+        """Wait until it knows all that the buckets hold at the time of the call; raises a `StoreError`."""
+        failed: Exception | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                for watch in self._followed:
+                    tasks.start_soon(watch.caught_up)
+        except* StoreError as errors:
+            failed = errors.exceptions[0]
+        # Not from within: early releases of Python 3.11 make a group of what is raised there.
+        if failed is not None:
+            raise failed
+
+    async def know_nodes(self) -> None:
+        """As far as its mirror goes."""
+        await self._ground.watches["nodes"].caught_up()
+
     async def give_back(self) -> None:
         """Let a successor begin at once; the last node of all first tells that nothing runs any more.
 
@@ -196,7 +218,7 @@ class Managing(Part):
         """
         try:
             with anyio.move_on_after(LAST_WORD_PATIENCE):
-                await self._ground.watches["nodes"].caught_up()
+                await self.know_nodes()
                 if not any(isinstance(each, Registered) for each in self.topology.nodes.values()):
                     await self._tell_the_end()
         except StoreError as error:
@@ -209,7 +231,7 @@ class Managing(Part):
         """Lead until statuses say what is left, which is nothing."""
         if self.election.withdrawn:  # in favour of nodes that have left since
             self.leadership.stand_again()
-        await self._barrier()
+        await self.caught_up()
         while True:
             if isinstance(self.manager.state, Active) and self.manager.state.at_rest:
                 return
@@ -253,18 +275,6 @@ class Managing(Part):
                     await watch.check()
             if isinstance(self.manager.state, Active):  # what it knows of managers is complete
                 await self._changeover.look()
-
-    async def _barrier(self) -> None:
-        failed: Exception | None = None
-        try:
-            async with anyio.create_task_group() as tasks:
-                for watch in self._followed:
-                    tasks.start_soon(watch.caught_up)
-        except* StoreError as errors:
-            failed = errors.exceptions[0]
-        # Not from within: early releases of Python 3.11 make a group of what is raised there.
-        if failed is not None:
-            raise failed
 
     async def _keep_pulse(self) -> None:
         while True:

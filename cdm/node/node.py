@@ -7,36 +7,32 @@ node: the supervisor is the task group.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 import anyio
 import anyio.abc
 from msgspec.structs import replace
 
 from cdm import clock
-from cdm.dispatch.messages import Connected, Disconnected, Message
-from cdm.dispatch.router import Router
 from cdm.errors import NodeIdTaken, StoreError
 from cdm.log import Log
-from cdm.model.keys import SLICES
 from cdm.model.node import EXTERNAL, FEATURES, NO_RUNTIME, Registration, Role, Vitals
 from cdm.node.buckets import ensure, patiently
+from cdm.node.candidacy import Candidacy
 from cdm.node.machine import Load, Machine, detected, usual_labels
 from cdm.node.managing import Managing
 from cdm.node.metadata import metadata_labels
-from cdm.node.part import WHOLE, Ground, Part
+from cdm.node.part import Ground, Part
 from cdm.node.registration import Presence
 from cdm.node.serving import Running, Serving
 from cdm.node.settings import NodeSettings
 from cdm.node.shown import ShownNode
 from cdm.node.supervisor import stop_limit
-from cdm.store.bucket import Bucket
+from cdm.node.wiring import Composition, Wiring
 from cdm.store.connection import Connection, connect
-from cdm.store.lending import Lent
 from cdm.store.watch import Watch
 from cdm.version import VERSION
 
@@ -54,23 +50,16 @@ FAREWELL_PATIENCE = 2.0
 """Seconds that a node which stops takes to have it known that it takes no more slices."""
 
 
-class Composition(NamedTuple):
-    """What a role is made of."""
-
-    parts: tuple[Callable[[Ground], Part], ...]
-    hears_by: tuple[str, ...]
-    """The buckets whose mirrors tell whether the node can hear: `Connected` and `Disconnected` are about them."""
-    says: Mapping[str, Any] = {}
-    """Fields of the registration that the role decides."""
-
-
 ROLES = {
     # A node that could not hear obeys nothing that it knew before: its slices may have been replaced elsewhere.
-    Role.ALL: Composition((Managing,), hears_by=("nodes", "slices")),
+    Role.ALL: Composition((Managing,), hears_by=("nodes", "slices"), says={"role": Role.ALL}),
     Role.MANAGER: Composition(
-        (Managing,), hears_by=("nodes",), says={"capacity": 0, "runtime": NO_RUNTIME, "cpu": None, "memory": None}
+        (Managing,),
+        hears_by=("nodes",),
+        says={"role": Role.MANAGER, "capacity": 0, "runtime": NO_RUNTIME, "cpu": None, "memory": None},
     ),
-    Role.AGENT: Composition((), hears_by=("slices",)),
+    Role.AGENT: Composition((), hears_by=("slices",), says={"role": Role.AGENT}, borrows=True),
+    Role.AUTO: Composition((Candidacy,), hears_by=("slices",), borrows=True),
 }
 
 
@@ -80,45 +69,51 @@ class Node:
     def __init__(self, settings: NodeSettings, connection: Connection) -> None:
         self.settings = settings
         self.connection = connection
-        self.ground = Ground(settings, connection, self._route)
+        role = ROLES[settings.role]
+        self._wiring = Wiring(settings, connection, role._replace(parts=(*role.parts, *_serving_parts(settings))))
+        self.ground, self.parts = self._wiring.ground, self._wiring.parts
         self.incarnation = self.ground.incarnation
         self.buckets = self.ground.buckets
-        self.watches = self.ground.watches
-        self._accepting = True
-        self._hearing = False
+        self.router = self._wiring.router
         self._hurried = False
         self._leaves = not settings.keep
         """Whether what runs ends with this process."""
         self._closing = anyio.CancelScope()
-        role = ROLES[settings.role]
-        self._behind = set(role.hears_by)
-        self.parts = tuple(make(self.ground) for make in (*role.parts, *_serving_parts(settings)))
-        self.watches.update(
-            (name, self._watch(self.buckets[name], keys, hears=name in role.hears_by))
-            for name, keys in _widest(self.parts).items()
-        )
-        judges = "nodes" in role.hears_by
         self.presence = Presence(
             self.buckets["nodes"],
             settings.node,
             self._registration(),
-            self._on_accepting if judges else None,
+            self._on_accepting,
             self._on_beat,
             self.ground.address,
+            self._says,
             Load() if settings.role is not Role.MANAGER else None,
             self._vitals,
         )
-        self.routed = 0
-        """Messages, for those who want to know how much there was to do."""
-        self._shown = ShownNode(self.ground, self.parts, self.presence.tally, lambda: self.routed)
-        self.router = Router(
-            (receiver for part in self.parts for receiver in part.receivers),
-            (message for part in self.parts for message in part.sends),
-        )
+        self.ground.describe_anew = self.presence.beat_at_once
+        self._shown = ShownNode(self.ground, lambda: self.everything, self.presence.tally, lambda: self.routed)
+
+    @property
+    def routed(self) -> int:
+        """Messages so far, for those who want to know how much there was to do."""
+        return self._wiring.routed + sum(part.routed for part in self.parts)
+
+    @property
+    def watches(self) -> dict[str, Watch]:
+        """Its mirrors by bucket: of those that there are, the one that has most."""
+        found = dict(self.ground.watches)
+        for part in self.parts:
+            found.update(part.watches)
+        return found
+
+    @property
+    def everything(self) -> tuple[Part, ...]:
+        """Its parts, and those that these have at present."""
+        return tuple(each for part in self.parts for each in (part, *part.within))
 
     def part(self, kind: type[P]) -> P:
         """The part of this kind. Raises `LookupError` where the node's role has none."""
-        for part in self.parts:
+        for part in self.everything:
             if isinstance(part, kind):
                 return part
         raise LookupError(f"a node of role {self.settings.role} has no {kind.__name__}")
@@ -167,13 +162,10 @@ class Node:
 
     async def _serve(self, stop: anyio.Event) -> None:
         async with anyio.create_task_group() as tasks:
-            for watch in self.watches.values():
-                tasks.start_soon(watch.run)
             tasks.start_soon(self.presence.run)
             tasks.start_soon(self._shown.run)
-            for part in self.parts:
-                for work in part.work:
-                    tasks.start_soon(work)
+            for work in self._wiring.work:
+                tasks.start_soon(work)
             tasks.start_soon(self.connection.lost)
             await stop.wait()
             await (self._leave() if self._leaves else self._pause())
@@ -228,8 +220,8 @@ class Node:
         with anyio.move_on_after(FAREWELL_PATIENCE) as scope:
             try:
                 await self.presence.take_no_more(leaving=leaving)
-                if self.connection.is_up and (nodes := self.watches.get("nodes")):
-                    await nodes.caught_up()
+                for part in self.everything if self.connection.is_up else ():
+                    await part.know_nodes()
             except StoreError as error:
                 log.debug("nobody may know that this node takes no more slices", reason=str(error))
         if scope.cancelled_caught:
@@ -248,55 +240,18 @@ class Node:
             tasks.cancel_scope.cancel()
         return not stop.is_set()
 
-    def _route(self, message: Message) -> None:
-        self.routed += 1
-        self.router.route(message)
-
-    def _watch(self, bucket: Bucket, keys: str, *, hears: bool) -> Watch:
-        name = bucket.layout.name
-        return Watch(
-            bucket,
-            self._route,
-            keys=keys,
-            on_live=partial(self._on_live, name) if hears else None,
-            on_reset=self._on_reset if bucket.layout is SLICES else None,
-            provide=partial(self._provide, bucket),
-            relist_interval=self.settings.relist_interval,
-            backpressure=self.ground.backpressure if bucket.layout is SLICES else None,
-            lent=Lent(self.connection, self.settings.node) if self.settings.role is Role.AGENT else None,
-        )
-
-    async def _provide(self, bucket: Bucket) -> None:
-        for part in self.parts:
-            await part.provide(bucket)
-
-    def _on_live(self, name: str, live: bool) -> None:
-        if live:
-            self._behind.discard(name)
-        else:
-            self._behind.add(name)
-        self._tell_hearing()
-
     def _on_beat(self, sent: float) -> None:
         for part in self.parts:
             part.heard(sent)
 
     def _on_accepting(self, accepting: bool) -> None:
-        self._accepting = accepting
-        self._tell_hearing()
-
-    def _tell_hearing(self) -> None:
-        """Nodes are heard where their bucket is watched and accepts heartbeats."""
-        hearing = not self._behind and self._accepting
-        if hearing is not self._hearing:
-            self._hearing = hearing
-            self._route(Connected(clock.now()) if hearing else Disconnected(clock.now()))
-            for part in self.parts:
-                part.wake()
-
-    def _on_reset(self, reason: str) -> None:
+        if ROLES[self.settings.role].judges:
+            self._wiring.on_accepting(accepting)
         for part in self.parts:
-            part.reset(reason)
+            part.accepting(accepting)
+
+    def _says(self) -> dict[str, object]:
+        return {name: value for part in self.parts for name, value in part.says.items()}
 
     def _vitals(self) -> Vitals:
         settings = self.settings
@@ -317,7 +272,6 @@ class Node:
             has, kept_back = getattr(machine, what), getattr(settings.reserved, what)
             log.warning(f"no {what} is left that slices could reserve", has=has, kept_back=kept_back)
         described = Registration(
-            role=settings.role,
             labels={**usual_labels(), **settings.labels},
             capacity=settings.capacity,
             runtime=settings.runtime,
@@ -338,15 +292,6 @@ def _serving_parts(settings: NodeSettings) -> tuple[Callable[[Ground], Part], ..
     if settings.role is Role.MANAGER or (settings.role is Role.ALL and settings.runtime == EXTERNAL):
         return ()
     return (Serving,) if settings.runtime == EXTERNAL else (Running,)
-
-
-def _widest(parts: tuple[Part, ...]) -> dict[str, str]:
-    """Which keys of which buckets are mirrored, so that every part has what it needs."""
-    found: dict[str, str] = {}
-    for part in parts:
-        for bucket, keys in part.mirrors.items():
-            found[bucket] = keys if found.get(bucket, keys) == keys else WHOLE
-    return found
 
 
 @asynccontextmanager

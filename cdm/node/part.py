@@ -34,13 +34,20 @@ class Ground:
         settings: the node's.
         connection: the node's.
         route: gives a message to the receivers of all parts.
+        incarnation: of the node's process; None: a new one.
     """
 
-    def __init__(self, settings: NodeSettings, connection: Connection, route: Callable[[Message], None]) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        connection: Connection,
+        route: Callable[[Message], None],
+        incarnation: str | None = None,
+    ) -> None:
         self.settings = settings
         self.connection = connection
         self.route = route
-        self.incarnation = secrets.token_hex(8)
+        self.incarnation = incarnation or secrets.token_hex(8)
         self.address = OwnAddress(settings.address, lambda: connection.own_address)
         """Where this node's slices are reached."""
         self.buckets: dict[str, Bucket] = buckets(connection)
@@ -48,6 +55,8 @@ class Ground:
         """The mirrors of all parts, by bucket; there once the parts are made."""
         self.backpressure = Backpressure()
         """On the mirror of ``slices``."""
+        self.describe_anew: Callable[[], None] = lambda: None
+        """Has the node register at once what its parts say by now; there once the node is made."""
 
 
 class Part:
@@ -74,6 +83,26 @@ class Part:
         """A bucket is missing while the node runs, or lacks settings that it needs."""
 
     @property
+    def within(self) -> tuple[Part, ...]:
+        """Parts that it has in turn, at present."""
+        return ()
+
+    @property
+    def watches(self) -> Mapping[str, Watch]:
+        """The mirrors of parts that it has in turn, by bucket."""
+        return {}
+
+    @property
+    def routed(self) -> int:
+        """How many messages it routed to parts that it has in turn."""
+        return 0
+
+    @property
+    def says(self) -> Mapping[str, object]:
+        """Fields of the registration that it decides, as of now."""
+        return {}
+
+    @property
     def slices(self) -> int:
         """How many slices of this node it knows of."""
         return 0
@@ -89,6 +118,12 @@ class Part:
 
     def heard(self, at: float) -> None:
         """NATS accepted a heartbeat of this node that was sent at this time, in seconds on `cdm.clock`."""
+
+    def accepting(self, accepting: bool) -> None:
+        """NATS accepts the node's heartbeats, or does not."""
+
+    async def know_nodes(self) -> None:
+        """Wait until it knows what all nodes say of themselves at the time of the call; raises a `StoreError`."""
 
     def wake(self) -> None:
         """The connection came or went: something may be due."""

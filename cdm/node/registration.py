@@ -8,7 +8,7 @@ another process in the place of its own registration asks there too, and ends on
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import anyio
 import msgspec
@@ -112,6 +112,7 @@ class Presence:
             the connection may be up, and a cluster of servers be electing.
         on_beat: told of every accepted heartbeat when it had been sent, in seconds on `cdm.clock`.
         address: tells where its slices are reached, which may be another after a reconnect.
+        says: tells fields of the registration that may be others at each heartbeat.
         load: tells how busy the machine is; None: nobody does.
         vitals: tells how the node is; None: nobody does.
     """
@@ -124,6 +125,7 @@ class Presence:
         on_accepting: Callable[[bool], None] | None = None,
         on_beat: Callable[[float], None] | None = None,
         address: Callable[[], str | None] = lambda: None,
+        says: Callable[[], Mapping[str, object]] = dict,
         load: Callable[[], float | None] | None = None,
         vitals: Callable[[], Vitals] | None = None,
     ) -> None:
@@ -136,6 +138,7 @@ class Presence:
         self._registration = registration
         self._payload = dump(registration)
         self._address = address
+        self._says = says
         self._load = load
         self._vitals = vitals
         self._ttl = registration.ttl
@@ -206,6 +209,11 @@ class Presence:
             if self._connection.is_up and not self._leaving:
                 await self._beat()
 
+    def beat_at_once(self) -> None:
+        """Something else is to be said than before."""
+        self._beats.at_once(clock.now())
+        self._sooner.set()
+
     async def take_no_more(self, *, leaving: bool = False) -> None:
         """Register a capacity of 0 from now on, and wait until that is stored; `run` does it, with its next heartbeat.
 
@@ -217,7 +225,7 @@ class Presence:
         if self._stored == self._payload:
             return
         self._stored_anew = anyio.Event()
-        self._beat_at_once()
+        self.beat_at_once()
         if self._connection.is_up:
             await self._stored_anew.wait()
 
@@ -302,11 +310,7 @@ class Presence:
             self._left_server_at = clock.now()
             await self._connection.leave_server()
         await anyio.sleep(HEARTBEAT_RETRY_PAUSE)
-        self._beat_at_once()
-
-    def _beat_at_once(self) -> None:
-        self._beats.at_once(clock.now())
-        self._sooner.set()
+        self.beat_at_once()
 
     async def _put(self, expect: int) -> None:
         self._describe()
@@ -323,6 +327,8 @@ class Presence:
     def _describe(self) -> None:
         """Say what may be another at each heartbeat."""
         described = self._registration
+        if (said := replace(described, **self._says())) != described:
+            described = said
         if (address := self._address()) not in (None, described.address):
             described = replace(described, address=address)
         if self._load and (load := self._load()) != described.load:

@@ -40,8 +40,8 @@ class Serving(Part):
         self.own = OwnSlices(node)
         # This node's keys and no others: a permission can be written for them.
         self.mirrors = {"slices": f"{encode_node(node)}.>"}
-        # A node that manages too tells of them there.
-        self._unreadable = (Unreadable(),) if ground.settings.role is Role.AGENT else ()
+        # Where one router serves the manager too, that tells of them.
+        self._unreadable = (Unreadable(),) if ground.settings.role is not Role.ALL else ()
         self.receivers = (self.own, *self._unreadable)
 
     @property

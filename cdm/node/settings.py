@@ -22,6 +22,8 @@ class NodeSettings(Struct, frozen=True):
     node: NodeId
     access: Access = Access()
     role: Role = Role.ALL
+    managers: int = 5
+    """Of role `Role.AUTO`: most nodes of that role that manage."""
     prefix: str = ""
     create: bool = True
     """Create buckets that are missing."""

@@ -18,12 +18,14 @@ class ShownNode:
 
     Args:
         ground: the node's.
-        parts: the node's.
+        parts: tells the node's, which may be others at another time.
         asked: who asked whether the node is there.
         routed: how many messages were routed.
     """
 
-    def __init__(self, ground: Ground, parts: Sequence[Part], asked: EndpointTally, routed: Callable[[], int]) -> None:
+    def __init__(
+        self, ground: Ground, parts: Callable[[], Sequence[Part]], asked: EndpointTally, routed: Callable[[], int]
+    ) -> None:
         settings = ground.settings
         identity = ServiceIdentity(
             ground.connection.bucket(SERVICE),
@@ -41,12 +43,12 @@ class ShownNode:
         self._routed = routed
         about = "messages that were routed, most of them updates of buckets; nobody answers there"
         self._messages = EndpointTally("messages", ground.buckets["slices"].all_subjects, about=about)
-        self._tallies = (asked, *(tally for part in parts for tally in part.tallies), self._messages)
+        self._asked = asked
         self.run = MicroService(ground.connection, identity, self._counted, self._figures).run
 
     def _counted(self) -> Sequence[EndpointTally]:
         self._messages.requests = self._routed()
-        return self._tallies
+        return (self._asked, *(tally for part in self._parts() for tally in part.tallies), self._messages)
 
     def _figures(self) -> dict[str, object]:
-        return {name: figure for part in self._parts for name, figure in part.figures.items()}
+        return {name: figure for part in self._parts() for name, figure in part.figures.items()}

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from cdm.model.artifact import NodeId
 from cdm.model.event import EVENTS
-from cdm.model.keys import encode_node
+from cdm.model.keys import encode_node, slots_of
 from cdm.secure.accounts import Account, AccountLimits, Export, Grant, Import, User
 from cdm.secure.members import ARTIFACTS, BUCKETS, COPIES, HUB, OPERATORS, READERS, Members, account_of, inbox_of
 from cdm.store.wire import BUCKETS_API, COPIES_API, FOLLOWER
@@ -101,12 +101,16 @@ def _manager(site: Members, manager: NodeId) -> User:
     own = encode_node(manager)
     return User(
         own,
-        f"Takes part in elections and manages: cdm node --id {manager}, of role manager or all.",
+        f"Takes part in elections and manages: cdm node --id {manager}, of role manager, all or auto.",
         (
             Grant(
-                "Commands, the lease (_leader) and the fence (_term); its own registration, and what is remembered "
-                "of nodes; statuses",
-                (site.key("slices", ">"), site.key("nodes", own), site.key("nodes", "*.seen"), site.key("status", ">")),
+                "Commands, the lease (_leader) and the fence (_term); its own registration, what is remembered of "
+                "nodes, and a manager's slot (_manager), for one of role auto; statuses",
+                (
+                    site.key("slices", ">"),
+                    *(site.key("nodes", key) for key in (own, "*.seen", slots_of("*"))),
+                    site.key("status", ">"),
+                ),
             ),
             Grant(
                 "Reading: the buckets' state, lease and fence, its own registration, and mirrors of all buckets",
@@ -135,7 +139,7 @@ def _manager(site: Members, manager: NodeId) -> User:
                 ),
             ),
             Grant(
-                "Artifacts, for one that runs slices too (--role all)",
+                "Artifacts, for one that runs slices too (--role all or auto)",
                 (*site.api("STREAM.MSG.GET", ARTIFACTS), *site.api("DIRECT.GET", ARTIFACTS)),
             ),
             Grant("Telling events", (site.core("cdm", "event", ">"), *site.api("STREAM.INFO", EVENTS))),

@@ -168,9 +168,15 @@ class Bucket:
         expect: int | None = None,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        marked_for: float | None = None,
     ) -> int:
-        """Delete one key; arguments and errors as in `put`."""
+        """Delete one key; arguments and errors as in `put`.
+
+        Its marker is kept for so many seconds, or as long as others are.
+        """
         sent = {**(headers or {}), **DELETE}
+        if marked_for is not None:
+            sent[TTL] = ttl_header(marked_for)
         if expect is not None:
             sent[EXPECT] = str(expect)
         return await self._publish(self.subject(encode(key)), b"", sent, timeout)

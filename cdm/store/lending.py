@@ -9,7 +9,8 @@ of an agent which is not cdm's.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Literal
 
 import anyio
@@ -157,16 +158,15 @@ class Lender:
         """LenderAnswer until cancelled."""
         async with anyio.create_task_group() as self._tasks:
             await self._listen()
-            await anyio.sleep_forever()
 
     async def _listen(self) -> None:
         subject = self._connection.subject("cdm", "watch", "*")
         while True:
             try:
-                await self._connection.subscribe(subject, self._on_question, MANAGERS)
-                await self._connection.flush()
-                self._connection.check_subscribed(subject)
-                return
+                async with self._subscribed(subject):
+                    await self._connection.flush()
+                    self._connection.check_subscribed(subject)
+                    await anyio.sleep_forever()
             except AccessDenied as error:
                 # With permissions of earlier versions nodes have no accounts of their own, and ask nobody.
                 log.info("nodes in accounts of their own are not served", reason=str(error))
@@ -174,6 +174,16 @@ class Lender:
             except StoreError as error:
                 log.debug("not listening for nodes yet", reason=str(error))
                 await anyio.sleep(SUBSCRIBE_PAUSE)
+
+    @asynccontextmanager
+    async def _subscribed(self, subject: str) -> AsyncIterator[None]:
+        subscription = await self._connection.subscribe(subject, self._on_question, MANAGERS)
+        try:
+            yield
+        finally:
+            # Whoever asks and is heard by nobody waits.
+            with anyio.CancelScope(shield=True):
+                await self._connection.unsubscribe(subscription)
 
     async def _on_question(self, message: Msg) -> None:
         if self._tasks is None or not self._connection.may_answer(message.reply):

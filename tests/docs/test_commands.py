@@ -40,7 +40,7 @@ from tests.harness.servers import NatsServer, free_port, running_cluster
 from tests.harness.terminal import terminal
 from tests.harness.waiting import eventually
 from tests.harness.wire import Rejection, raw
-from tests.integration import test_drain_on_stop, test_events, test_monitoring, test_nats_cli, test_outliving
+from tests.integration import test_auto, test_drain_on_stop, test_events, test_monitoring, test_nats_cli, test_outliving
 
 pytestmark = pytest.mark.anyio
 
@@ -366,6 +366,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm nodes": test_drain.test_a_machine_is_taken_out_and_back,
     "cdm node forget": test_drain.test_a_lost_node_is_listed_with_what_it_had_until_it_is_forgotten,
     "cdm node forget node-3": test_drain.test_a_lost_node_is_listed_with_what_it_had_until_it_is_forgotten,
+    "cdm node --role auto": test_auto.test_three_nodes_all_manage_at_once,
     "cdm node --drain-on-stop": test_drain_on_stop.test_what_runs_is_replaced_before_the_node_stops_also_where_it_leads,
     "cdm node --on-stop keep": test_outliving.test_the_next_process_goes_on_with_what_runs,
     "cdm drain": test_drain.test_a_machine_is_taken_out_and_back,

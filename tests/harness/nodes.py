@@ -12,7 +12,7 @@ import anyio.abc
 from cdm.manager.active import Active
 from cdm.manager.policy import Policy
 from cdm.model.artifact import NodeId
-from cdm.model.node import EXTERNAL, Role
+from cdm.model.node import EXTERNAL
 from cdm.node import node as runtime
 from cdm.node.managing import Managing
 from cdm.node.node import Node, NodeSettings
@@ -44,9 +44,14 @@ class Running:
         return self.node.part(Managing)
 
     @property
+    def manages(self) -> bool:
+        """Whether the node has a manager."""
+        return any(isinstance(part, Managing) for part in self.node.everything)
+
+    @property
     def active(self) -> int:
         """The term in which its manager is Active; 0 where it is not."""
-        if self._node is None or self.ended.is_set() or self.settings.role is Role.AGENT:
+        if self._node is None or self.ended.is_set() or not self.manages:
             return 0
         state = self.managing.manager.state
         return state.term if isinstance(state, Active) else 0
@@ -136,7 +141,7 @@ class Nodes:
         """
         with bounded():
             for running in self.active():
-                await running.managing._barrier()
+                await running.managing.caught_up()
 
     def unharmed(self) -> None:
         """No node ended that was not told to."""

@@ -259,7 +259,7 @@ async def test_heartbeats_keep_what_a_node_that_leaves_says(server: NatsServer, 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.run)
             if on_its_way:
-                one._beat_at_once()
+                one.beat_at_once()
                 for _ in range(3):
                     await anyio.lowlevel.checkpoint()
             with bounded():
@@ -301,7 +301,7 @@ async def test_leaving_is_not_spoilt_by_a_heartbeat_on_its_way(server: NatsServe
             await one.register()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(one.run)
-                one._beat_at_once()
+                one.beat_at_once()
                 for _ in range(number):
                     await anyio.lowlevel.checkpoint()
                 await one.leave()

@@ -29,11 +29,12 @@ from cdm.model.keys import (
     RolloutKey,
     SeenKey,
     SliceKey,
+    SlotKey,
     StatusKey,
     encode,
 )
 from cdm.model.last_valid import LastValid
-from cdm.model.node import Fence, Intent, Lease, Registration, Seen
+from cdm.model.node import Fence, Intent, Lease, Registration, Seen, Slot
 from cdm.model.record import Rollout
 from cdm.model.slice import SliceValue
 from cdm.model.status import Status
@@ -215,6 +216,7 @@ def test_each_kind_of_key_names_its_values_type() -> None:
         NodeKey: Registration,
         IntentKey: Intent,
         SeenKey: Seen,
+        SlotKey: Slot,
         StatusKey: Status,
     }
 

@@ -29,12 +29,12 @@ from cdm.dispatch.messages import (
 from cdm.dispatch.router import Router
 from cdm.manager.topology import MASS_LOSS_PACE, REMEMBERED, Missing, Registered, Topology
 from cdm.model.artifact import NodeId
-from cdm.model.keys import IntentKey, NodeKey, SeenKey
+from cdm.model.keys import NODES, IntentKey, NodeKey, SeenKey
 from cdm.model.node import LEFT, LOST, NO_INTENT, Intent, Registration, Role, Schedule, Seen
 from tests.unit.support import n
 
 TTL = 10.0
-SENT = (*about(NodeKey, IntentKey, SeenKey), *about_rejected(NodeKey), Connected, Disconnected, Tick)
+SENT = (*about(*NODES.kinds), *about_rejected(NodeKey), Connected, Disconnected, Tick)
 
 
 class World:
