@@ -20,6 +20,7 @@ from cdm.node.managing import provide_buckets
 from cdm.node.office import Office
 from cdm.node.part import Ground, Part
 from cdm.store.bucket import Bucket
+from cdm.store.watch import Watch
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.node")
@@ -78,6 +79,11 @@ class Candidacy(Part):
     def within(self) -> tuple[Part, ...]:
         """The manager, while there is one."""
         return () if self.office is None else (self.office.managing,)
+
+    @property
+    def watches(self) -> Mapping[str, Watch]:
+        """Those of the manager, while there is one."""
+        return {} if self.office is None else self.office.wiring.ground.watches
 
     @property
     def routed(self) -> int:
