@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from cdm.cli.demo.script import NEW
 from tests.docs.documents import commands
 from tests.harness.processes import environment
 from tests.harness.web import ask
@@ -108,6 +109,9 @@ def test_the_demo_can_be_looked_at_and_stays_to_be_played_with(tmp_path: Path) -
         # As the last hint says.
         os.kill(int(read_until(demo, r"kill -9 (\d+) +# node-3")[1]), signal.SIGKILL)
         assert b"page/main.js" in ask(url.netloc, url.path).body
+        about = f"kind=version&name={NEW}"
+        assert ask(url.netloc, f"/page/explain?{about}").json["history"]
+        assert ask(url.netloc, f"/page/logs?{about}").json["lines"]
         demo.send_signal(signal.SIGINT)
         rest = rest_of(demo)
         assert demo.wait(30) == 0, rest
