@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -82,8 +83,8 @@ async def test_a_prometheus_finds_data_for_every_query_of_dashboard_and_alerts(
                     raise AssertionError(wanted) from None
                 rules = (await watching.data("rules"))["groups"]
                 assert [rule["name"] for group in rules for rule in group["rules"] if rule["health"] != "ok"] == []
-                assert await watching.found("count(up{job='cdm'} == 1) == 3")
-                assert await watching.found("sum(cdm_leads) == 1")
+                for query in ("count(up{job='cdm'} == 1) == 3", "sum(cdm_leads) == 1"):
+                    await eventually(partial(watching.found, query), what=query)
             # Those that follow all say the same of the cluster; a node says besides how it fares itself.
             said = {at: (await asked(at, "/metrics")).body for at in (one, two, only)}
             assert b"cdm_leads " in said[two]

@@ -22,7 +22,7 @@ from tests.harness.proc import all_pids, read
 from tests.harness.processes import Process, Processes, node_processes
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, PORTS, SLEEP, Hand, Yard, ask, made, shown, yard
-from tests.harness.waiting import eventually, in_time
+from tests.harness.waiting import eventually, in_time, patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -96,7 +96,7 @@ async def test_the_next_process_goes_on_with_what_runs(server: NatsServer, tmp_p
         async def keep_asking() -> None:
             nonlocal asked
             while True:
-                if not await anyio.to_thread.run_sync(ask, port):
+                if not await anyio.to_thread.run_sync(ask, port, patience()):
                     failed.append(time.monotonic())
                 asked += 1
                 await anyio.sleep(0.02)
@@ -116,12 +116,17 @@ async def test_the_next_process_goes_on_with_what_runs(server: NatsServer, tmp_p
         assert ground.living == before
         assert {key: (await ground.user.contents("slices"))[key].sequence for key in keys} == stored
         for folder in (tmp_path / "n1" / "runtime" / "logs").iterdir():
-            counted = [int(line.split()[2]) for line in (folder / "00000001.log").read_text().splitlines()]
+            counted = await eventually(partial(_counted, folder, 100), 20, "much is written")
             assert counted == list(range(len(counted))), "nothing of the output is missing"
-            assert len(counted) > 100
         for key in keys:
             await hand.unload(key)
         assert not ground.living
+
+
+def _counted(folder: Path, least: int) -> list[int]:
+    """What `COUNTS` has written, up to the last whole line; nothing where there are fewer."""
+    lines = (folder / "00000001.log").read_text().rpartition("\n")[0].splitlines()
+    return [int(line.split()[2]) for line in lines] if len(lines) > least else []
 
 
 async def test_what_is_not_to_run_as_it_does_is_dealt_with_first(server: NatsServer, tmp_path: Path) -> None:
@@ -191,17 +196,17 @@ async def test_without_a_next_process_all_ends_with_the_ttl(server: NatsServer, 
         plain, alone = hand.key(one), hand.key(one, 1)
         await hand.up(plain)
         await hand.up(alone, overrides={"stop_after": stop_after})
+        killed = time.monotonic()
         server.pause()
         try:
             process.kill()
-            killed = time.monotonic()
             await anyio.sleep(0.5)
             assert len(ground.living) == 2
             await in_time(lambda: shown(plain) not in ground.living, ttl - 0.5, "it ends before the TTL is over")
-            assert time.monotonic() - killed > ttl - 1 - ttl / 4 - 0.2, "not before the last heartbeat's TTL"
+            assert time.monotonic() - killed > ttl - 1 - ttl / 3 - 0.2, "not before the last heartbeat's TTL"
             assert shown(alone) in ground.living
             await in_time(lambda: not ground.living, stop_after - ttl + 0.5, "and the other one when that says so")
-            assert time.monotonic() - killed > stop_after - ttl / 4 - 0.2
+            assert time.monotonic() - killed > stop_after - ttl / 3 - 0.2
             await eventually(lambda: not left_keepers(tmp_path), what="the keeper has nothing to wait for")
         finally:
             server.resume()
