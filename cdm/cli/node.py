@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from enum import StrEnum, unique
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -54,6 +56,9 @@ if TYPE_CHECKING:
     from cdm.http.server import HttpServer
 
 log = Log("cdm.node")
+
+Tracing = Callable[[Node], AbstractAsyncContextManager[None]]
+"""Sends traces of a node for the time of a block."""
 
 app = App(
     name="node",
@@ -121,6 +126,7 @@ def node(
     trust: Annotated[Path | None, Parameter(env_var="CDM_TRUST")] = None,
     http: Annotated[str | None, Parameter(env_var="CDM_HTTP")] = None,
     who: HttpOptions = WHOEVER,
+    traces: Annotated[str | None, Parameter(env_var="CDM_TRACES")] = None,
     log_format: Annotated[LogFormat, Parameter(env_var="CDM_LOG_FORMAT")] = LogFormat.CONSOLE,
     log_level: Annotated[LogLevel, Parameter(env_var="CDM_LOG_LEVEL")] = LogLevel.INFO,
 ) -> int:
@@ -190,6 +196,8 @@ def node(
         File with public keys, one a line: only artifacts that one of them has signed are run. [default: anything is]
     http
         Serve HTTP beside it, as `cdm serve` does: HOST:PORT, or :PORT for all addresses of this machine. [default: not]
+    traces
+        Where traces of what is deployed are sent by OTLP over HTTP while this node leads, a URL. [default: nowhere]
     log_format
         Format of log lines.
     log_level
@@ -235,11 +243,11 @@ def node(
         TrustedKeys.read(settings.trust)
     if runtime != EXTERNAL:
         runtime_named(runtime)
-    server = _http_server(http, who)
+    server, tracing = _http_server(http, who), _tracing(traces)
     configure_logs(log_format, log_level, id=name)
     if role is not Role.MANAGER and runtime == PROCESS:
         _tell(settings)
-    anyio.run(_run, settings, server)
+    anyio.run(_run, settings, server, tracing)
     return 0
 
 
@@ -319,14 +327,30 @@ def refuse_contradictions(settings: NodeSettings) -> None:
             )
 
 
-async def _run(settings: NodeSettings, server: HttpServer | None) -> None:
+def _tracing(url: str | None) -> Tracing:
+    """What sends traces of a node there. Raises `UsageError`."""
+    if not url:
+        return lambda _node: nullcontext()
+    check_url(url, "--traces, CDM_TRACES")
+    try:
+        from cdm.traces.sending import traced  # noqa: PLC0415  # optional, and slow to import
+    except ModuleNotFoundError as missing:
+        if not (missing.name or "").startswith("opentelemetry"):
+            raise
+        raise UsageError(
+            f"--traces (CDM_TRACES) needs {missing.name}, which is not installed: pip install 'cdm[otel]'"
+        ) from None
+    return lambda node: traced(node, url.rstrip("/"))
+
+
+async def _run(settings: NodeSettings, server: HttpServer | None, tracing: Tracing) -> None:
     stop, at_once = anyio.Event(), anyio.Event()
     async with anyio.create_task_group() as tasks:
         if server is not None:
             tasks.start_soon(server.run_beside)
         with anyio.CancelScope() as starting:
             await tasks.start(_stop_on_signal, stop, at_once, starting)
-            async with make_node(settings) as node:
+            async with make_node(settings) as node, tracing(node):
                 tasks.start_soon(_hurry, node, at_once)
                 if server is not None:
                     tasks.start_soon(server.follow_node, node)

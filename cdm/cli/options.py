@@ -296,17 +296,15 @@ def address_of_slices(text: str) -> str:
     return address
 
 
-def check_url(text: str) -> None:
-    """Check where a cloud is asked for metadata: the beginning of a URL; raises `UsageError`."""
+def check_url(text: str, option: str = "--metadata-url, CDM_METADATA_URL") -> None:
+    """Check what an option says, which is the beginning of a URL; raises `UsageError`."""
     try:
         url = urlsplit(text)
         usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:
         usable = False
     if not usable or url.query or url.fragment:
-        raise UsageError(
-            f"{text!r} is not the beginning of a URL: write http://HOST[:PORT] (--metadata-url, CDM_METADATA_URL)"
-        )
+        raise UsageError(f"{text!r} is not the beginning of a URL: write http://HOST[:PORT] ({option})")
 
 
 def pairs_of(pairs: Sequence[str], what: str, option: str) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""How blueprints came to be served, as traces of OpenTelemetry. Optional (extra ``otel``)."""
