@@ -8,35 +8,32 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Annotated, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 from msgspec import Struct
 
-from cdm import clock
+from cdm.cli.context import expanded
 from cdm.cli.known import known_services, nearest
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs, remark
 from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.cli.parameters import HERE, ServiceName
+from cdm.cli.router import Follower
 from cdm.cli.rows import LEAST_WIDTH, Column, folded, listing, sheet
 from cdm.cli.screen import as_json
 from cdm.cli.signals import until_stopped
 from cdm.cli.streams import write_out
-from cdm.dispatch.messages import Message
-from cdm.errors import ServiceMissing, Uncertain
-from cdm.manager.endpoints import Endpoint, ServiceView
+from cdm.errors import ServiceMissing, UsageError
+from cdm.manager.endpoints import Endpoint
 from cdm.model.artifact import Service
-from cdm.model.keys import encode_service
-from cdm.store.bucket import buckets
 from cdm.store.connection import Access, Connection, connect
-from cdm.store.snapshot import check_there
-from cdm.store.watch import Watch
-from cdm.wakeup import Wakeup
 
-LISTING_PATIENCE = 30.0
-"""Seconds that the first listing of the buckets may take."""
+if TYPE_CHECKING:
+    from cdm.cli.feeding import Proxy
+
 
 Form = Callable[[Sequence[Endpoint]], str]
 """Puts a list of endpoints into words, or JSON."""
@@ -55,6 +52,10 @@ def endpoints(
     connection: ConnectionOptions = HERE,
     *,
     watch: Annotated[bool, FLAG] = False,
+    template: Path | None = None,
+    out: Path | None = None,
+    exec: str | None = None,  # noqa: A002
+    caddy: str | None = None,
     json: Annotated[bool, FLAG] = False,
 ) -> int:
     """Show where a service can be sent requests: address, port, weight, node and version of each instance.
@@ -63,41 +64,101 @@ def endpoints(
     ----------
     watch
         Print the list at once and whenever it changes, until Ctrl-C or SIGTERM; while NATS is away the last one stands.
+    template
+        Write a file from this one, for a proxy that reads its configuration from files, now and at each change.
+    out
+        With --template: the file that is written.
+    exec
+        With --template: what a shell runs once the file is written, so that the proxy reads it.
+    caddy
+        Tell Caddy, now and at each change: http://127.0.0.1:2019/id/ID, where a handler reverse_proxy has that @id.
     json
         Print each list as a JSON object on a line of its own.
     """
     configure_logs(LogFormat.CONSOLE, LogLevel.ERROR)
+    proxy = _proxy(service, template, out, exec, caddy)
+    if proxy is not None and (watch or json):
+        raise UsageError(
+            "--watch and --json are about a list that is printed: leave them out with --template or --caddy"
+        )
     form: Form = partial(_as_json, service) if json else partial(_as_table, service, dated=watch)
-    return anyio.run(_run, connection.access(), connection.prefix, service, form, watch)
+    return anyio.run(_run, connection.access(), connection.prefix, service, proxy or form, watch)
 
 
-async def _run(access: Access, prefix: str, service: Service, form: Form, watch: bool) -> int:
-    """Show the list, and with ``watch`` follow it until told to stop."""
+def _proxy(
+    service: Service, template: Path | None, out: Path | None, command: str | None, caddy: str | None
+) -> Proxy | None:
+    """What is to be told of the endpoints; None: nobody, they are printed. Raises `UsageError`."""
+    if caddy is not None:
+        if template or out or command:
+            raise UsageError("--caddy, and --template with --out and --exec: choose one of them")
+        from cdm.cli.caddy import CaddyProxy  # noqa: PLC0415  # not needed for a list
+
+        return CaddyProxy(caddy)
+    if template is None:
+        if out or command:
+            raise UsageError("--out and --exec are about the file that is made from --template FILE")
+        return None
+    if out is None:
+        raise UsageError("--template needs --out FILE: the file that is written")
+    source, target = expanded(template), expanded(out)
+    if target.resolve() == source.resolve():
+        raise UsageError("--out is the template itself")
+    from cdm.cli.feeding import FileProxy  # noqa: PLC0415  # not needed for a list
+    from cdm.cli.filling import Template  # noqa: PLC0415  # likewise
+
+    return FileProxy(service, Template(source), target, command or "")
+
+
+async def _run(access: Access, prefix: str, service: Service, to: Form | Proxy, watch: bool) -> int:
+    """Show the list, and with ``watch`` follow it until told to stop; or tell a proxy until then."""
+    proxy = None if callable(to) else to
 
     async def work(tasks: anyio.abc.TaskGroup) -> None:
         if watch:
             tasks.start_soon(_until_nobody_reads)
         async with connect(access, name="cdm endpoints", prefix=prefix) as connection:
             await connection.check_server()
-            await _show(Follower(connection, service), connection, service, form, watch)
+            await _show(Follower(connection, service, pools=proxy is not None), connection, service, to, watch)
 
     stopped = await until_stopped(work)
-    return 128 + stopped if stopped and not watch else 0
+    return 128 + stopped if stopped and not watch and proxy is None else 0
 
 
-async def _show(follower: Follower, connection: Connection, service: Service, form: Form, watch: bool) -> None:
+async def _show(follower: Follower, connection: Connection, service: Service, to: Form | Proxy, watch: bool) -> None:
     async with anyio.create_task_group() as tasks:
         await follower.start(tasks)
         known = follower.view.is_known
-        if watch:
+        if watch or not callable(to):
             tasks.start_soon(connection.lost)
             if not known:
                 tasks.start_soon(_tell_if_missing, connection, service)
-            await follower.follow(form)
+            await (_follow(follower, to) if callable(to) else _feed(follower, service, to))
         elif not known and (problem := await _no_such_service(connection, service)):
             raise ServiceMissing(problem)
-        await follower.show(form)
+        await _write(to(follower.endpoints()))
         tasks.cancel_scope.cancel()
+
+
+async def _follow(follower: Follower, form: Form) -> NoReturn:
+    """Show the list now, and whenever it is another one, until cancelled."""
+    shown: list[Endpoint] | None = None
+    while True:
+        if not follower.is_behind and (found := follower.endpoints()) != shown:
+            shown = found
+            await _write(form(found))
+        await follower.news()
+
+
+async def _feed(follower: Follower, service: Service, proxy: Proxy) -> NoReturn:
+    from cdm.cli.feeding import feed  # noqa: PLC0415  # not needed for a list
+
+    await feed(follower, service, proxy)
+
+
+async def _write(text: str) -> None:
+    # In a thread: a reader that takes its time must not keep the server from hearing of this command.
+    await anyio.to_thread.run_sync(write_out, text.encode(), abandon_on_cancel=True)
 
 
 async def _tell_if_missing(connection: Connection, service: Service) -> None:
@@ -124,97 +185,6 @@ async def _until_nobody_reads() -> None:
         return
     await anyio.wait_readable(out)  # the end that is written to becomes so when the other one is closed
     raise BrokenPipeError
-
-
-class Follower:
-    """Follows what concerns one service, with one consumer for each of the two buckets.
-
-    Args:
-        connection: to NATS.
-        service: which service.
-    """
-
-    def __init__(self, connection: Connection, service: Service) -> None:
-        self.view = ServiceView(service)
-        there = buckets(connection)
-        # Neither the lease nor the fence, which are written all the time; neither intents nor what is remembered.
-        self._watches = {
-            name: Watch(there[name], self._on_message, keys=keys, on_live=partial(self._on_live, name))
-            for name, keys in {"slices": keys_of(service), "nodes": "*"}.items()
-        }
-        self._behind = set(self._watches)
-        self._listed = anyio.Event()
-        self._news = Wakeup()
-        self._shown: list[Endpoint] | None = None
-        self._silent = 0
-        """Instances without an address that the user was told of."""
-
-    async def start(self, tasks: anyio.abc.TaskGroup) -> None:
-        """Follow, in tasks of this group, and wait until everything is listed.
-
-        Raises:
-            BucketMissing: the cluster was never initialised.
-            Uncertain: the buckets could not be listed in time.
-            AccessDenied: a permission is missing.
-        """
-        with anyio.move_on_after(LISTING_PATIENCE) as scope:
-            for watch in self._watches.values():
-                await check_there(watch.bucket)
-                tasks.start_soon(watch.run)
-            await self._listed.wait()
-        if scope.cancelled_caught:
-            raise Uncertain(f"the buckets could not be listed within {LISTING_PATIENCE:g} s")
-
-    async def follow(self, form: Form) -> NoReturn:
-        """Show the list now, and whenever it is another one, until cancelled."""
-        while True:
-            if not self._behind:
-                await self.show(form)
-            due = self.view.wake_at()
-            with anyio.move_on_after(None if due is None else max(due - clock.now(), 0)):
-                await self._news.wait()
-
-    async def show(self, form: Form) -> None:
-        """Show the list, unless it was shown last."""
-        self.view.tick(clock.now())
-        found = self.view.endpoints()
-        if self._silent < (silent := self.view.without_address):
-            left_out = f"{silent} instances are" if silent > 1 else "an instance is"
-            remark(f"{left_out} left out: no node says at which address; those of an earlier cdm do not")
-        self._silent = silent
-        if found != self._shown:
-            self._shown = found
-            # In a thread: a reader that takes its time must not keep the server from hearing of this command.
-            await anyio.to_thread.run_sync(write_out, form(found).encode(), abandon_on_cancel=True)
-
-    def _on_message(self, message: Message) -> None:
-        if self.view.take(message):
-            self._news.set()
-
-    def _on_live(self, name: str, live: bool) -> None:
-        before = bool(self._behind)
-        if live:
-            self._behind.discard(name)
-        else:
-            self._behind.add(name)
-        behind = bool(self._behind)
-        if behind and not before:
-            self.view.disconnected()
-            remark("NATS is away; the last list stays in force")
-        elif before and not behind:
-            self.view.connected(clock.now())
-            if self._listed.is_set():
-                remark("NATS is back")
-            self._listed.set()
-        self._news.set()
-
-
-def keys_of(service: Service) -> str:
-    """A pattern of the keys in ``slices`` that covers the service's slices and its rollout's record, and little else.
-
-    A dot in a name ends a token of the subject; what stands before the last one is the same in all its keys.
-    """
-    return ".".join(("*", *encode_service(service).split(".")[:-1], ">"))
 
 
 # What is shown

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ from msgspec.structs import replace
 from cdm.cli.context import access_of, expanded, selected_context, servers_of
 from cdm.errors import InvalidBlueprint, UsageError
 from cdm.model.condition import problem_with_label
+from cdm.model.host import is_host
 from cdm.model.quantity import check_cores, memory_of, memory_text
 from cdm.model.rules import NODE_LABEL
 from cdm.node.machine import Machine
@@ -33,8 +33,6 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _WHO = ("creds", "nkey", "user", "token")
 _SCHEMES = ("nats", "tls", "ws", "wss")
 _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
-_HOST = re.compile(r"(?!-)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
-_LONGEST_HOST = 253
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
@@ -286,13 +284,10 @@ def check_servers(servers: Sequence[str]) -> None:
 def address_of_slices(text: str) -> str:
     """Check where a node's slices are said to be reached: a host name, or an IP address; raises `UsageError`."""
     address = text.strip()
-    try:
-        ip_address(address)
-    except ValueError:
-        if len(address) > _LONGEST_HOST or not _HOST.fullmatch(address):
-            raise UsageError(
-                f"address {text!r} (--address, CDM_ADDRESS): write a host name or an IP address, without a port"
-            ) from None
+    if not is_host(address):
+        raise UsageError(
+            f"address {text!r} (--address, CDM_ADDRESS): write a host name or an IP address, without a port"
+        )
     return address
 
 

@@ -8,8 +8,8 @@ import anyio
 import anyio.abc
 from msgspec.structs import replace
 
-from cdm.cli.endpoints import keys_of
 from cdm.cli.known import known_artifacts, nearest
+from cdm.cli.router import keys_of
 from cdm.cli.wording import natural
 from cdm.dispatch.messages import Message, ValuePut
 from cdm.errors import OutputMissing

@@ -98,7 +98,7 @@ class Sight:
                 self.unreadable[key] = reason
                 if isinstance(key, BlueprintKey):
                     self.cluster.refuse_blueprint(key.artifact, reason, revision, message.removed)
-                else:
+                elif not isinstance(key, RolloutKey):  # the leader goes on with the one that it knows
                     self._removed(key, revision)
             case KeyRejected(kind=kind, name=name, reason=reason):
                 self.unreadable[kind, name] = reason

@@ -22,6 +22,7 @@ from tests.cli import (
     test_apply,
     test_copying,
     test_demo,
+    test_discovery,
     test_doctor,
     test_drain,
     test_endpoints,
@@ -41,6 +42,7 @@ from tests.harness.terminal import terminal
 from tests.harness.waiting import eventually
 from tests.harness.wire import Rejection, raw
 from tests.integration import test_auto, test_drain_on_stop, test_events, test_monitoring, test_nats_cli, test_outliving
+from tests.proxies import test_configurations, test_proxies
 
 pytestmark = pytest.mark.anyio
 
@@ -297,6 +299,14 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "A runtime in forty lines": test_first_steps.test_the_runtime_example_serves_a_site,
     "Writing an agent": test_documents.test_the_agent_example_serves_a_blueprint,
     "Using cdm as a library": test_documents.test_the_library_example_runs,
+    "Serving": test_discovery.test_the_commands_of_the_documents,
+    "A catalogue": test_discovery.test_the_commands_of_the_documents,
+    "Envoy": test_configurations.test_envoy,
+    "Traefik": test_configurations.test_traefik,
+    "Caddy": test_configurations.test_caddy,
+    "nginx": test_configurations.test_nginx_also_where_there_is_no_instance,
+    "HAProxy": test_configurations.test_haproxy_also_where_there_is_no_instance,
+    "Instances for Prometheus": test_configurations.test_prometheus,
     "Completion": test_shells_complete_and_man_shows_what_there_is,
     "Man pages": test_shells_complete_and_man_shows_what_there_is,
     "As a part of the nats tool": test_nats_cli.test_cdm_is_a_command_of_the_tool,
@@ -355,6 +365,13 @@ INLINE_IS_IN: dict[str, Test] = {
     "nats cdm status": test_nats_cli.test_cdm_is_a_command_of_the_tool,
     "docker compose --profile monitoring up --detach": test_compose.test_monitoring_is_a_profile,
     "cdm init": test_a_server_of_ones_own,
+    "pytest -m proxies -n 0": test_proxies.test_a_canary_gets_its_share_and_a_release_fails_no_request,
+    "cdm endpoints --json": test_endpoints.test_the_list_is_shown_once,
+    "cdm endpoints --caddy": test_discovery.test_options_that_make_no_sense_together_are_refused,
+    **dict.fromkeys(
+        ("cdm endpoints --template", "cdm endpoints --template FILE --out FILE --exec COMMAND"),
+        test_discovery.test_a_file_is_written_at_each_change_and_a_command_that_fails_is_tried_again,
+    ),
     "cdm serve": test_serve.test_it_is_served_also_while_nats_is_not_there_and_ends_with_sigterm,
     "cdm node --http": test_serve.test_a_node_serves_it_too,
     **dict.fromkeys(("cdm init --replicas", "cdm init --replicas 3"), test_a_node_is_operated),

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdm.cli.endpoints import keys_of
+from cdm.cli.router import keys_of
 from cdm.dispatch.messages import Cause, Message, ValuePut, ValueRejected, ValueRemove
-from cdm.manager.endpoints import EXPIRY_GRACE, Endpoint, ServiceView, endpoints, without_address
+from cdm.manager.endpoints import Endpoint, endpoints, without_address
+from cdm.manager.heard import EXPIRY_GRACE
+from cdm.manager.service_view import ServiceView
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.blueprint import Overrides
 from cdm.model.keys import FENCE, LEASE, NodeKey, RolloutKey, SliceKey, encode

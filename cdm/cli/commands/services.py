@@ -162,8 +162,12 @@ SHOWING = (
         "cdm.cli.endpoints:endpoints",
         "Show where a service can be sent requests: address, port, weight, node and version.\n\n"
         "Those are the ACTIVE instances of all versions of the service, with the weights of a rollout that goes on. "
-        "With --watch a router can follow it: the list is printed at once, and whenever it changes. Exits with 1 "
-        "where there is no such service.",
-        ("cdm endpoints org.example:slice", "cdm endpoints org.example:slice --watch --json"),
+        "With --watch a router can follow it: the list is printed at once, and whenever it changes. With --template or "
+        "--caddy a proxy is told of it instead. Exits with 1 where there is no such service.",
+        (
+            "cdm endpoints org.example:slice",
+            "cdm endpoints org.example:slice --watch --json",
+            "cdm endpoints org.example:slice --template web.tmpl --out web.conf --exec 'nginx -s reload'",
+        ),
     ),
 )

@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from cdm import clock
 from cdm.errors import CdmError
-from cdm.manager.endpoints import ServiceView
+from cdm.manager.service_view import ServiceView
 from cdm.model.artifact import Service
 
 RATE = 50.0
