@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import nullcontext
 from enum import StrEnum, unique
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,6 +18,7 @@ from cdm.artifacts.signing import TrustedKeys
 from cdm.cli.commands.described import examples
 from cdm.cli.context import expanded
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
+from cdm.cli.node_process import Tracing, run, take_our_place
 from cdm.cli.options import (
     FLAG,
     REPLICAS,
@@ -36,7 +35,6 @@ from cdm.cli.options import (
 )
 from cdm.cli.parameters import HERE
 from cdm.cli.serve import WHOEVER, HttpOptions, http_server
-from cdm.cli.signals import open_signals
 from cdm.errors import UsageError
 from cdm.log import Log
 from cdm.manager.policy import Policy
@@ -46,8 +44,7 @@ from cdm.model.node import EXTERNAL, PROCESS, Role
 from cdm.node.folder import chosen_folder
 from cdm.node.machine import Machine
 from cdm.node.metadata import ADDRESS
-from cdm.node.node import Node, NodeSettings
-from cdm.node.node import node as make_node
+from cdm.node.node import NodeSettings
 from cdm.runtimes import Secrets, runtime_named
 from cdm.runtimes.keeper.identity import hide
 from cdm.runtimes.run_as import SAME, RunAs, check, chosen, runs_python
@@ -57,8 +54,6 @@ if TYPE_CHECKING:
 
 log = Log("cdm.node")
 
-Tracing = Callable[[Node], AbstractAsyncContextManager[None]]
-"""Sends traces of a node for the time of a block."""
 
 app = App(
     name="node",
@@ -75,6 +70,18 @@ app.command(
         "given up yet, or of which slices are left; and with 1 where there is no such node."
     ),
     help_epilogue=examples("cdm node forget node-3"),
+)
+
+
+app.command(
+    "cdm.cli.leaving:leave",
+    name="leave",
+    help=(
+        "Have this machine's node leave for good.\n\n"
+        "Whatever its --on-stop says, its slices are stopped and its registration is taken back; the command waits for "
+        "that. Where no process of it runs, what one left is stopped. Exits with 1 where there is neither."
+    ),
+    help_epilogue=examples("cdm node leave", "cdm node leave --id node-1"),
 )
 
 
@@ -130,7 +137,7 @@ def node(
     log_format: Annotated[LogFormat, Parameter(env_var="CDM_LOG_FORMAT")] = LogFormat.CONSOLE,
     log_level: Annotated[LogLevel, Parameter(env_var="CDM_LOG_LEVEL")] = LogLevel.INFO,
 ) -> int:
-    """Run this machine's node until SIGTERM or SIGINT.
+    """Run this machine's node until SIGTERM or SIGINT; with --on-stop keep, SIGHUP starts it anew.
 
     Parameters
     ----------
@@ -247,7 +254,8 @@ def node(
     configure_logs(log_format, log_level, id=name)
     if role is not Role.MANAGER and runtime == PROCESS:
         _tell(settings)
-    anyio.run(_run, settings, server, tracing)
+    if anyio.run(run, settings, server, tracing):
+        take_our_place()
     return 0
 
 
@@ -341,45 +349,3 @@ def _tracing(url: str | None) -> Tracing:
             f"--traces (CDM_TRACES) needs {missing.name}, which is not installed: pip install 'cdm[otel]'"
         ) from None
     return lambda node: traced(node, url.rstrip("/"))
-
-
-async def _run(settings: NodeSettings, server: HttpServer | None, tracing: Tracing) -> None:
-    stop, at_once = anyio.Event(), anyio.Event()
-    async with anyio.create_task_group() as tasks:
-        if server is not None:
-            tasks.start_soon(server.run_beside)
-        with anyio.CancelScope() as starting:
-            await tasks.start(_stop_on_signal, stop, at_once, starting)
-            async with make_node(settings) as node, tracing(node):
-                tasks.start_soon(_hurry, node, at_once)
-                if server is not None:
-                    tasks.start_soon(server.follow_node, node)
-                starting.shield = True
-                await node.run(stop)
-        tasks.cancel_scope.cancel()
-
-
-async def _hurry(node: Node, at_once: anyio.Event) -> None:
-    await at_once.wait()
-    node.hurry()
-
-
-async def _stop_on_signal(
-    stop: anyio.Event,
-    at_once: anyio.Event,
-    starting: anyio.CancelScope,
-    *,
-    task_status: anyio.abc.TaskStatus[None],
-) -> None:
-    """Stop a running node in good order, or at once at the second signal; one that still waits for NATS just ends."""
-    with open_signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        task_status.started()
-        async for number in signals:
-            if stop.is_set():
-                log.warning("stopping at once", signal=signal.Signals(number).name)
-                at_once.set()
-                starting.shield = False
-                starting.cancel()
-            stop.set()
-            if not starting.shield:
-                starting.cancel()

@@ -27,6 +27,9 @@ log = Log("cdm.node")
 ARTIFACTS, RUNTIME = "artifacts", "runtime"
 """What is in it, besides a lock: what was fetched, and the runtime's own."""
 
+LOCK = "lock"
+"""The file that is locked."""
+
 CHECK_INTERVAL = 2.0
 """Seconds between two looks whether the folder is still there."""
 BACKLOG = 4096
@@ -126,7 +129,7 @@ class Folder:
 
     def _lock(self) -> int:
         make_passage(self.path)
-        file = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        file = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -162,7 +165,7 @@ class Folder:
     def _is_there(self) -> bool:
         """Whether the file that is locked is still the one in the folder."""
         try:
-            return self._file is not None and os.path.samestat(os.fstat(self._file), (self.path / "lock").stat())
+            return self._file is not None and os.path.samestat(os.fstat(self._file), (self.path / LOCK).stat())
         except OSError:
             return False
 
@@ -216,18 +219,26 @@ def _bound(name: bytes) -> socket.socket | None:
         return bound
     except OSError:
         bound.close()
-        if _holder(name) in (0, os.geteuid()):
+        if _holder(name)[1] in (0, os.geteuid()):
             raise
         return None
 
 
-def _holder(name: bytes) -> int:
-    """The user who has a name."""
+def holder(folder: Path) -> int | None:
+    """The process that has the folder to itself; None: none of this user or root, or it cannot be told."""
+    if sys.platform != "linux" or not folder.exists():
+        return None
+    pid, user = _holder(_name_of(folder))
+    return pid if pid > 0 and user in (0, os.geteuid()) else None
+
+
+def _holder(name: bytes) -> tuple[int, int]:
+    """The process that has a name, and its user."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.setblocking(False)
         try:
             asking.connect(name)
         except OSError:
-            return NOBODY  # it does not listen, or its backlog is full
-        _, user, _ = _CREDENTIALS.unpack(asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return int(user)
+            return NOBODY, NOBODY  # it does not listen, or its backlog is full
+        pid, user, _ = _CREDENTIALS.unpack(asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(pid), int(user)

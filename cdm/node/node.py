@@ -25,6 +25,7 @@ from cdm.node.candidacy import Candidacy
 from cdm.node.machine import Load, Machine, detected, usual_labels
 from cdm.node.managing import Managing
 from cdm.node.metadata import metadata_labels
+from cdm.node.notify import READY, STOPPING, keep_alive, notify
 from cdm.node.part import Ground, Part
 from cdm.node.registration import Presence
 from cdm.node.serving import Running, Serving
@@ -141,6 +142,7 @@ class Node:
                 return
             role, servers = str(self.settings.role), self.connection.access.shown
             log.info("node is up", role=role, servers=servers, incarnation=self.incarnation)
+            notify(READY)
             await self._serve(stop)
         except (NodeIdTaken, BaseExceptionGroup) as error:
             told = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
@@ -155,6 +157,10 @@ class Node:
                     self._closing.cancel()
                 await (part.close() if self._leaves else part.detach())
 
+    def leave(self) -> None:
+        """What runs ends with this process, whatever the settings say: to be called before it is told to stop."""
+        self._leaves = True
+
     def hurry(self) -> None:
         """Give slices no grace: `close` ends them at once, also when it has already begun."""
         self._hurried = True
@@ -164,6 +170,7 @@ class Node:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.presence.run)
             tasks.start_soon(self._shown.run)
+            tasks.start_soon(keep_alive)
             for work in self._wiring.work:
                 tasks.start_soon(work)
             tasks.start_soon(self.connection.lost)
@@ -172,6 +179,7 @@ class Node:
             tasks.cancel_scope.cancel()
 
     async def _leave(self) -> None:
+        notify(STOPPING)
         if self.settings.drain_for is not None:
             await self._drain(self.settings.drain_for)
         log.info("stopping")

@@ -385,6 +385,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm node forget node-3": test_drain.test_a_lost_node_is_listed_with_what_it_had_until_it_is_forgotten,
     "cdm node --role auto": test_auto.test_three_nodes_all_manage_at_once,
     "cdm node --drain-on-stop": test_drain_on_stop.test_what_runs_is_replaced_before_the_node_stops_also_where_it_leads,
+    "cdm node leave": test_outliving.test_leaving_stops_what_a_dead_process_left,
     "cdm node --on-stop keep": test_outliving.test_the_next_process_goes_on_with_what_runs,
     "cdm drain": test_drain.test_a_machine_is_taken_out_and_back,
     "cdm drain --wait": test_drain.test_a_machine_is_taken_out_and_back,

@@ -137,7 +137,7 @@ COMMANDS = (
         "artifact ls",
         "artifact rm",
     ),
-    *("nodes", "node forget", "cordon", "uncordon", "drain"),
+    *("nodes", "node forget", "node leave", "cordon", "uncordon", "drain"),
     *("apply", "plan", "export", "deploy", "rollback", "scale", "restart", "rebalance", "history", "events"),
     *(f"rollout {each}" for each in ("status", "pause", "resume", "approve", "abort", "retry")),
     *("help", "man", "completion"),

@@ -248,7 +248,7 @@ async def command_line(
     *arguments: str, within: float = 20, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """Run ``cdm`` to its end."""
-    if arguments[0] == "node" and arguments[1:2] != ("forget",):
+    if arguments[0] == "node" and arguments[1:2] not in (("forget",), ("leave",)):
         arguments = ("node", *_outside(arguments), *arguments[1:])
     with bounded(within):
         return await forked.run(*arguments, env={**environment(), "COLUMNS": "200", **(env or {})})

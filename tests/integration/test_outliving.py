@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ import pytest
 from cdm.model.manifest import Line, Manifest, Readiness, Restart
 from tests.harness.judging import assert_legal
 from tests.harness.proc import all_pids, read
-from tests.harness.processes import Process, Processes, node_processes
+from tests.harness.processes import Process, Processes, command_line, node_processes
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, PORTS, SLEEP, Hand, Yard, ask, made, shown, yard
 from tests.harness.waiting import eventually, in_time, patience
@@ -51,8 +52,7 @@ async def kept(server: NatsServer, folder: Path, ttl: float = TTL) -> AsyncItera
             await ground.nothing_left(min(ttl, 10))
             await eventually(lambda: not left_keepers(folder), what="no keeper is left")
         finally:
-            for pid in left_keepers(folder):
-                os.kill(pid, signal.SIGKILL)
+            end_keepers(folder)
 
 
 def left_keepers(folder: Path) -> list[int]:
@@ -66,9 +66,24 @@ def left_keepers(folder: Path) -> list[int]:
     return found
 
 
-def start(running: Processes, folder: Path, name: str = "n1", role: str = "agent", on_stop: str = "keep") -> Process:
+def end_keepers(folder: Path) -> None:
+    """Kill these keepers, and all that they keep."""
+    for pid in left_keepers(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def start(
+    running: Processes,
+    folder: Path,
+    name: str = "n1",
+    role: str = "agent",
+    on_stop: str = "keep",
+    *,
+    fresh: bool = False,
+) -> Process:
     where = ("--runtime", "process", "--folder", str(folder / name))
-    return running.start(name, "--role", role, "--on-stop", on_stop, *where)
+    return running.start(name, "--role", role, "--on-stop", on_stop, *where, fresh=fresh)
 
 
 async def up(process: Process) -> None:
@@ -252,5 +267,61 @@ async def test_a_node_that_leaves_stops_also_what_it_has_not_taken_over(server: 
         await eventually(lambda: "is taken over" in again.log, 30, "the keeper is taken over")
         again.send(signal.SIGTERM)
         assert await again.ends(30) == 0
+        assert not ground.living
+        assert not left_keepers(tmp_path)
+
+
+async def test_a_process_of_systemd_makes_way_for_the_next_version_and_leaves_when_told(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGHUP: another process with the same pid. `cdm node leave`: for good, however it stops else."""
+    told = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        monkeypatch.chdir(tmp_path)  # addresses of sockets must be short
+        systemd.bind("notify")
+        systemd.settimeout(120)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(told))
+        monkeypatch.setenv("WATCHDOG_USEC", "20000000")
+        async with kept(server, tmp_path) as (ground, hand, running):
+            process = start(running, tmp_path, fresh=True)
+            await anyio.to_thread.run_sync(_hears, systemd, "READY=1", "WATCHDOG=1")
+            key = hand.key(await ground.push("one", SLEEP, PLAIN))
+            await hand.up(key)
+            before = ground.living
+            process.send(signal.SIGHUP)
+            await anyio.to_thread.run_sync(_hears, systemd, "RELOADING=1", "READY=1", "WATCHDOG=1")
+            await eventually(lambda: "goes on since" in process.log, 30, "it goes on")
+            process.unharmed()
+            assert ground.living == before
+            left = await command_line("node", "leave", "--id", "n1", "--folder", str(tmp_path / "n1"), within=60)
+            assert (left.returncode, left.stdout) == (0, b"n1 has left\n"), left
+            assert await process.ends() == 0
+            assert not ground.living
+            assert not await ground.user.slices()
+            assert not await ground.user.registrations()
+            _hears(systemd, "STOPPING=1")
+            nothing = await command_line("node", "leave", "--id", "n1", "--folder", str(tmp_path / "n1"))
+            assert nothing.returncode == 1
+            assert b"no process of node n1 runs here, and no slice of it" in nothing.stderr
+
+
+def _hears(systemd: socket.socket, *wanted: str) -> None:
+    """These come, in this order, and others between them."""
+    waits = list(wanted)
+    while waits:
+        if systemd.recv(1000).decode().partition("\n")[0] == waits[0]:
+            del waits[0]
+
+
+async def test_leaving_stops_what_a_dead_process_left(server: NatsServer, tmp_path: Path) -> None:
+    async with kept(server, tmp_path) as (ground, hand, running):
+        await up(start(running, tmp_path))
+        one = await ground.push("one", SLEEP, PLAIN)
+        await hand.up(hand.key(one))
+        await hand.up(hand.key(one, 1), overrides={"stop_after": 2 * TTL})
+        running.all["n1"].kill()
+        left = await command_line("node", "leave", "--id", "n1", "--folder", str(tmp_path / "n1"), within=60)
+        assert left.returncode == 0
+        assert b"n1: no process of it runs here; 2 of its slices did, and are stopped" in left.stdout
         assert not ground.living
         assert not left_keepers(tmp_path)

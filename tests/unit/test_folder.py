@@ -70,7 +70,7 @@ def test_a_stranger_who_has_its_name_keeps_no_node_from_its_folder(
     first, second = Folder(tmp_path / "a"), Folder(tmp_path / "a")
     first.take()
     shutil.rmtree(tmp_path / "a")
-    monkeypatch.setattr(folder_module, "_holder", lambda _: 65_534)
+    monkeypatch.setattr(folder_module, "_holder", lambda _: (1, 65_534))
     second.take()
     first.free()
     second.free()

@@ -1,0 +1,100 @@
+"""The process of ``cdm node``: what signals tell it, and the process that takes its place."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, NoReturn
+
+import anyio
+import anyio.abc
+
+from cdm.cli.signals import open_signals
+from cdm.log import Log
+from cdm.node.node import Node, NodeSettings
+from cdm.node.node import node as make_node
+from cdm.node.notify import notify, reloading
+
+if TYPE_CHECKING:
+    from cdm.http.server import HttpServer
+
+log = Log("cdm.node")
+
+Tracing = Callable[[Node], AbstractAsyncContextManager[None]]
+"""Sends traces of a node for the time of a block."""
+LEAVE, ANEW = signal.SIGUSR1, signal.SIGHUP
+"""Signals that tell a node whose slices outlive its process to leave all the same, and to start anew."""
+
+
+class _Told:
+    """What a node's process was told by signals."""
+
+    def __init__(self) -> None:
+        self.stop = anyio.Event()
+        self.at_once = anyio.Event()
+        self.first: signal.Signals | None = None
+        self.node: Node | None = None
+        """None: there is none yet."""
+
+    def stops(self, number: signal.Signals) -> None:
+        """The first signal counts."""
+        self.first = number
+        if number is LEAVE and self.node is not None:
+            self.node.leave()
+        self.stop.set()
+
+
+async def run(settings: NodeSettings, server: HttpServer | None, tracing: Tracing) -> bool:
+    """Run the node; returns whether another process is to take this one's place.
+
+    Args:
+        settings: the node's.
+        server: what tells of it over HTTP.
+        tracing: what sends its traces.
+    """
+    told = _Told()
+    async with anyio.create_task_group() as tasks:
+        if server is not None:
+            tasks.start_soon(server.run_beside)
+        with anyio.CancelScope() as starting:
+            await tasks.start(_stop_on_signal, told, starting)
+            async with make_node(settings) as node, tracing(node):
+                told.node = node
+                tasks.start_soon(_hurry, node, told.at_once)
+                if server is not None:
+                    tasks.start_soon(server.follow_node, node)
+                starting.shield = True
+                await node.run(told.stop)
+        tasks.cancel_scope.cancel()
+    return settings.keep and told.first is ANEW
+
+
+async def _hurry(node: Node, at_once: anyio.Event) -> None:
+    await at_once.wait()
+    node.hurry()
+
+
+async def _stop_on_signal(told: _Told, starting: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    """Stop a running node in good order, or at once at the second signal; one that still waits for NATS just ends."""
+    with open_signals(signal.SIGTERM, signal.SIGINT, LEAVE, ANEW) as signals:
+        task_status.started()
+        async for number in signals:
+            if told.stop.is_set():
+                log.warning("stopping at once", signal=signal.Signals(number).name)
+                told.at_once.set()
+                starting.shield = False
+                starting.cancel()
+            else:
+                told.stops(number)
+            if not starting.shield:
+                starting.cancel()
+
+
+def take_our_place() -> NoReturn:
+    """Become another process of this node, of the version that is installed by now, with the pid of this one."""
+    notify(reloading())
+    log.info("starting anew")
+    os.execv(sys.executable, sys.orig_argv)  # noqa: S606  # no shell
