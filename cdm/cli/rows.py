@@ -20,6 +20,8 @@ APART = "  "
 """What is between two columns."""
 ENDLESS = 10_000
 """Characters of a line in a file or a pipe: nothing is folded there, so that names can be copied."""
+LEAST_INDENT = 2
+"""Spaces before what goes on in another line, at least: a name that leaves no room for them is cut."""
 LEAST_WIDTH = 10
 """Characters of a name or of labels that a line of a table has at least; what is longer is folded."""
 _PART = re.compile(r"\x1b\[[\d;]*m| +|[^ \x1b]+")
@@ -187,12 +189,13 @@ def wrapped(line: str, width: int, *, indent: int | None = None) -> list[str]:
     Args:
         line: which.
         width: characters that fit.
-        indent: spaces before the further ones; None: two more than before the first.
+        indent: spaces before the further ones; None: two more than before the first. Fewer where a word would not fit.
     """
-    if width_of(line) <= width or width_of(_COLOUR.sub("", line)) <= width:
+    if width_of(line) <= width or width_of(plain := _COLOUR.sub("", line)) <= width:
         return [line]
-    room = len(line) - len(line.lstrip()) + 2 if indent is None else indent
-    margin = " " * min(room, width // 2)
+    room = len(plain) - len(plain.lstrip()) + 2 if indent is None else indent
+    left = width - max(map(width_of, plain.split()), default=0)
+    margin = " " * min(room, width // 2, left if left >= LEAST_INDENT else width)
     lines, now, used, style = list[str](), "", 0, ""
     for part in _PART.findall(line):
         if part.startswith("\x1b"):

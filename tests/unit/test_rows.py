@@ -23,6 +23,10 @@ def test_a_line_is_broken_between_words_and_keeps_its_colours() -> None:
     assert wrapped("  one two three", 9) == ["  one two", "    three"]
     assert wrapped("one two", 5, indent=1) == ["one", " two"]
     assert wrapped("abcdefghij", 4, indent=0) == ["abcd", "efgh", "ij"]
+    assert wrapped("one six long-name", 11, indent=5) == ["one six", "  long-name"], "names stay whole"
+    assert wrapped("one six long-name", 8, indent=3) == ["one six", "   long-", "   name"], "if that is possible"
+    red = Paint(coloured=True)("  one two", "red")
+    assert wrapped(red, 7) == ["\x1b[31m  one\x1b[0m", "   \x1b[31mtwo\x1b[0m"]
     red = Paint(coloured=True)("one two", "red")
     assert wrapped(red, 5) == ["\x1b[31mone\x1b[0m", "  \x1b[31mtwo\x1b[0m"]
     assert wrapped(red, 7) == [red], "colours take no room"
@@ -100,11 +104,10 @@ def test_lines_are_broken_between_words_where_somebody_looks_and_whole_elsewhere
     event = _as_text(told_of("org.example.payments:reconciliation-worker:2026.11.3-rc1"), paint=paint)
     assert event.splitlines() == [
         "2026-11-28 23:40:31.770Z  condition",
-        "                          org.example.payments:reconciliation-worker:2",
-        "                          026.11.3-rc1  Ready -> Unschedulable: 2 of 2",
-        "                          instances cannot be placed: 0 of 3 nodes",
-        "                          take it: 3 gpu is not l4; only gpu keeps",
-        "                          node-1 out",
+        "              org.example.payments:reconciliation-worker:2026.11.3-rc1",
+        "              Ready -> Unschedulable: 2 of 2 instances cannot be",
+        "              placed: 0 of 3 nodes take it: 3 gpu is not l4; only gpu",
+        "              keeps node-1 out",
     ]
     looked_at.setenv("COLUMNS", "150")
     first, *others = _as_text(told_of("g:a:1"), paint=paint).splitlines()
