@@ -176,7 +176,7 @@ def _run_as(program: _Program, before: Manifest | None) -> Manifest:
         wanted = inherited(before, program.packed.tree, program.entry)
     manifest = completed_manifest(wanted, program.packed, program.file)
     if problem := problem_with_program(program.packed, manifest):
-        raise UsageError(f"no node can run this as a program: {problem}")
+        remark(f"warning: no node can run this as a program: {problem}")  # but a runtime of somebody's own may
     if needed := needed_on_nodes(manifest, program.packed.tree):
         remark(f"warning: {needed}")
     return manifest

@@ -14,6 +14,8 @@ from pathlib import Path
 import anyio
 import pytest
 
+from cdm.artifacts.packing import pack
+from cdm.cli.deploy import _Program, _run_as
 from tests.cli.test_cli import run
 from tests.harness.processes import environment
 from tests.harness.servers import NatsServer
@@ -227,6 +229,16 @@ async def test_what_cannot_be_pushed_is_told_in_a_line_and_exits_with_2(
     assert refused.returncode == 2, refused.stderr
     assert told in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
+
+
+@pytest.mark.quick
+def test_what_only_another_runtime_can_run_is_deployed_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plain").write_text("echo")
+    program = _Program(pack(tmp_path / "plain", tmp_path), None, None, False, None)
+    assert _run_as(program, None).entry == "plain"
+    assert capsys.readouterr().err.startswith("cdm: warning: no node can run this as a program: ")
 
 
 async def test_a_file_that_no_node_can_run_is_pointed_out(server: NatsServer, tmp_path: Path) -> None:
