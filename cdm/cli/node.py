@@ -177,8 +177,7 @@ def node(
     settle
         Time after the first node's registration for which the leader of a new cluster waits for more of them.
     on_stop
-        When told to stop: "leave": stop what runs here; "drain": have it replaced elsewhere first; "keep": let it run
-        on for the next process of this node, until the TTL is nearly over, also after a crash. [default: leave]
+        "leave": what runs here stops, too; "drain": it is replaced first; "keep": it runs on for now. [default: leave]
     drain_on_stop
         The same as --on-stop drain.
     drain_deadline
