@@ -6,7 +6,9 @@ import { nodeInWords } from "./map.js";
 import { inWords, rolloutInWords } from "./model.js";
 
 const MOST_ROWS = 60;
+const MOST_EVENTS = 15;
 const LINES = 200;
+const BETWEEN = 2000; // ms between two questions about the same thing
 
 export class Details {
   /** @param open - called with what is to be explained instead; null closes */
@@ -29,29 +31,56 @@ export class Details {
     panel.hidden = !what;
     document.body.classList.toggle("explaining", Boolean(what));
     if (!what) return;
+    this.basis = basisOf(what, model);
     this.show(model);
     panel.scrollTop = 0;
     panel.focus({ preventScroll: true });
-    try {
-      const found = await ask(`page/explain?kind=${what.kind}&name=${encodeURIComponent(what.name)}`);
-      if (number === this.asked) this.found = found;
-    } catch (error) {
-      if (number === this.asked) this.error = error.message;
-    }
-    if (number === this.asked) this.show(model);
+    await this.#ask(number, model);
   }
 
-  /** Shows what is known now; the explanation stays as it was asked for. */
+  async #ask(number, model) {
+    const { what } = this;
+    let found = null, problem = "";
+    try {
+      found = await ask(`page/explain?kind=${what.kind}&name=${encodeURIComponent(what.name)}`);
+    } catch (error) {
+      problem = error.message;
+    }
+    if (number !== this.asked) return;
+    [this.found, this.error] = [found, problem];
+    this.show(model);
+  }
+
+  /** Asks again, once in a while, where what was explained is another by now. */
+  #renew(model) {
+    const basis = basisOf(this.what, model);
+    if (basis === this.basis || this.renewing) return;
+    this.renewing = true;
+    setTimeout(() => {
+      this.renewing = false;
+      if (!this.what) return;
+      this.basis = basisOf(this.what, model);
+      this.#ask(this.asked, model);
+    }, BETWEEN);
+  }
+
+  /** Shows what is known now. */
   show(model) {
     const { what } = this;
     if (!what) return;
+    this.#renew(model);
     const body = { slice: () => this.#slice(model), version: () => this.#version(model), node: () => this.#node(model) }[what.kind]();
     const stamp = [...body].map((each) => each?.outerHTML ?? "").join();
-    if (stamp === this.stamp) return;
+    const old = $("details-body"), chosen = getSelection();
+    // What somebody is about to copy stays as it is, and what was scrolled to.
+    if (stamp === this.stamp || (chosen.type === "Range" && old.contains(chosen.anchorNode) && what === this.showing)) return;
     this.stamp = stamp;
     const held = document.activeElement?.dataset?.again;
-    $("details-body").replaceChildren(...body.filter(Boolean));
-    if (held) $("details-body").querySelector(`[data-again="${held}"]`)?.focus();
+    const scrolled = what === this.showing ? [...old.querySelectorAll("pre, .reason")].map((each) => each.scrollTop) : [];
+    this.showing = what;
+    old.replaceChildren(...body.filter(Boolean));
+    old.querySelectorAll("pre, .reason").forEach((each, number) => { each.scrollTop = scrolled[number] ?? 0; });
+    if (held) old.querySelector(`[data-again="${held}"]`)?.focus();
   }
 
   #title(kind, text) {
@@ -66,9 +95,8 @@ export class Details {
     const cell = model.cells.get(`s/${this.what.name}`), found = this.found;
     const artifact = cell?.artifact ?? found?.artifact, node = cell?.node ?? found?.node;
     this.#title("slice", cell?.label ?? this.what.name);
-    const gone = !cell && h("p", { class: "note" }, "It is there no more.");
+    if (!cell) return [h("p", { class: "note" }, "It is there no more."), this.#events(model, (each) => each.key === this.what.name), this.#logs()];
     return [
-      gone,
       cell && h("p", { class: "state" }, sign(cell.kind), h("b", null, inWords(cell)), ` for ${ago(cell.at).replace(" ago", "")}`,
         cell.port > 0 && `, port ${cell.port}`, cell.restarts > 0 && `, ${many(cell.restarts, "restart")}`),
       (cell?.reason || found?.reason) && h("p", { class: "reason" }, cell?.reason || found.reason),
@@ -141,7 +169,6 @@ export class Details {
       ["memory", about.memory && `${bytes(found?.reserved_memory ?? 0)} of ${bytes(about.memory)} reserved`],
       ...labels,
     ].filter(([, value]) => value !== null && value !== undefined && value !== "");
-    const events = model.events.filter((each) => each.node === name).slice(0, 15);
     return [
       h("p", { class: "state" }, h("b", null, nodeInWords(node))),
       node.lost && h("p", { class: "note" }, "It is not registered any more. What it ran is replaced where there is room."),
@@ -154,8 +181,13 @@ export class Details {
       node.sorted.length > 0 && section(many(node.sorted.length, "slice"), h("ul", { class: "cells whole" }, node.sorted.slice(0, MOST_ROWS).map((cell) =>
         h("li", null, this.#link("slice", cell.key, sign(cell.kind), `${cell.artifact}${cell.ordinal ? ` #${cell.ordinal}` : ""}`),
           cell.kind !== "active" && ` ${inWords(cell)}`))), rest(node.sorted.length)),
-      events.length > 0 && section("Events", h("ol", { class: "events" }, events.map((each) => eventRow(each, (it) => this.open(aboutOf(it)))))),
+      this.#events(model, (each) => each.node === name),
     ];
+  }
+
+  #events(model, which) {
+    const found = model.events.filter(which).slice(0, MOST_EVENTS);
+    return found.length > 0 && section("Events", h("ol", { class: "events" }, found.map((each) => eventRow(each, (it) => this.open(aboutOf(it))))));
   }
 
   #told(parts) {
@@ -205,6 +237,13 @@ async function ask(path) {
   const found = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(found.error ?? `The server answered ${answer.status}.`);
   return found;
+}
+
+/** What an explanation depends on, as far as the page knows it. */
+function basisOf(what, model) {
+  if (what.kind === "slice") return JSON.stringify(model.facts.get(`s/${what.name}`) ?? null);
+  if (what.kind === "version") return JSON.stringify([model.facts.get(`b/${what.name}`), model.facts.get(`t/${what.name}`)]);
+  return JSON.stringify([model.facts.get(`i/${what.name}`), model.nodes.get(what.name)?.slices.size]);
 }
 
 const section = (title, ...children) => h("section", null, h("h3", null, title), ...children);

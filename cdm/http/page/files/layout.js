@@ -7,8 +7,10 @@ const DENSE = [16, 12, 9, 7].map((size) => ({
 const LEVELS = [ROWS, ...DENSE];
 const HEADING = 30;
 const LEAST_ZONE = 150; // what its name needs
+const APART = 10; // between zones that stand beside each other, besides what is between columns
 const EDGE = 3; // room for the frame around what is chosen
 const SCROLL = 1.6; // heights of the window: this much scrolling is better than smaller cells
+const LEAST_WIDE = 5; // px that a cell is wide at least
 const MOST_WIDE = 12; // cells side by side in a column
 
 /**
@@ -30,7 +32,7 @@ export function laidOut(zones, width, height, before) {
 function onLevel(level, zones, width) {
   width -= 2 * EDGE;
   const largest = Math.max(1, ...zones.map(([, nodes]) => nodes.length));
-  const form = level === ROWS ? rowsForm(width, largest) : denseForm(level, width, largest);
+  const form = level === ROWS ? rowsForm(width, largest, zones) : denseForm(level, width, largest);
   const columns = [], headings = [], bands = [];
   const named = zones.length > 1 || zones[0]?.[0];
   const between = form.between ?? 12;
@@ -60,15 +62,19 @@ function onLevel(level, zones, width) {
       y = band.bottom + between;
     }
     bottom = Math.max(bottom, y + 6);
-    left += nodes.length > form.perRow ? width : across + (level === ROWS ? 8 : 12);
+    left += nodes.length > form.perRow ? width : across + APART;
   }
   return { ...form, level: level.name, head: level.head, gap: level.gap, columns, headings, bands, height: bottom, rows: level === ROWS };
 }
 
-function rowsForm(width, largest) {
-  const perRow = Math.max(1, Math.min(largest, Math.floor((width + ROWS.between) / (ROWS.least + ROWS.between))));
-  const w = Math.min(ROWS.most, Math.floor((width + ROWS.between) / perRow) - ROWS.between);
-  return { perRow, w, h: ROWS.height, wide: 1, column: w, slot: w + ROWS.between, between: ROWS.between };
+function rowsForm(width, largest, zones) {
+  const { least, most, between, height } = ROWS;
+  const all = zones.reduce((sum, [, nodes]) => sum + nodes.length, 0);
+  const apart = (zones.length - 1) * APART;
+  const beside = all * (least + between) - between + apart <= width; // all zones, on one shelf
+  const perRow = Math.max(1, Math.min(beside ? all : largest, Math.floor((width + between) / (least + between))));
+  const w = Math.min(most, Math.floor((width - (beside ? apart : 0) + between) / perRow) - between);
+  return { perRow, w, h: height, wide: 1, column: w, slot: w + between, between };
 }
 
 function denseForm({ size, gap }, width, largest) {
@@ -77,10 +83,13 @@ function denseForm({ size, gap }, width, largest) {
   const wide = Math.max(1, Math.min(MOST_WIDE, Math.floor((share + gap) / (size + gap))));
   // One cell more than its neighbour needs a gap that is seen.
   const apart = wide > 1 ? Math.max(between, 6) : between;
-  const w = wide > 1 ? size : Math.max(size, Math.min(share, Math.round(size * 1.5)));
+  // A little narrower, or wider, where all of the largest zone then is one row.
+  const w = wide > 1 || share < LEAST_WIDE ? size : Math.min(share, Math.round(size * 1.5));
   const column = wide * (w + gap) - gap;
   const slot = column + apart;
-  return { perRow: Math.max(1, Math.floor((width + apart) / slot)), w, h: size, wide, column, slot };
+  const most = Math.max(1, Math.floor((width + apart) / slot));
+  const perRow = Math.ceil(largest / Math.ceil(largest / most)); // rows of the same length
+  return { perRow, w, h: size, wide, column, slot };
 }
 
 /** The place of a column's cell. */

@@ -46,7 +46,10 @@ function refresh() {
 }
 
 function show() {
-  if (!ready) return;
+  if (!ready) {
+    showBanner(model, stream.lost);
+    return;
+  }
   const began = performance.now();
   const matches = matching();
   showTop(model);

@@ -154,7 +154,8 @@ export class FleetMap {
       context.font = `${node.leads ? 700 : 400} 11px ${FONT}`;
       context.fillStyle = sign ? (node.leads && !node.lost ? colours.text : colour) : colours.dim;
       const text = !sign ? (named ? name : "") : context.measureText(both).width <= laid.slot - 1 ? both : sign;
-      if (text) context.fillText(text, x, bottom - 8);
+      const end = x + context.measureText(text).width;
+      if (end <= this.canvas.offsetWidth) context.fillText(text, x, bottom - 8);
     }
     context.globalAlpha = 1;
   }
