@@ -144,10 +144,9 @@ def node(
     id
         The node's name. [default: the host name]
     role
-        "manager": takes part in elections, runs no slices; "agent": runs slices, never leads; "all": does both; "auto":
-        runs slices, and takes part in elections as long as fewer nodes than --managers do.
+        "manager": takes part in elections; "agent": runs slices; "all": does both; "auto": both, or as an agent.
     managers
-        How many nodes of role auto take part in elections.
+        How many nodes of role auto take part in elections; the others are agents until one of these is gone.
     replicas
         Replicas of the buckets that this node creates.
     create
