@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from cdm import clock
 from cdm.cli import Exit
 from cdm.errors import SliceFailed
 from cdm.model.artifact import Artifact
@@ -28,6 +29,7 @@ from cdm.model.secret import SecretForm, SecretRef
 from cdm.output.reading import folder_name
 from cdm.runtimes import Secrets, Surroundings, Work
 from cdm.runtimes.process.claims import Claims
+from cdm.runtimes.process.given import SECRETS
 from cdm.runtimes.process.runtime import ProcessRuntime
 from cdm.runtimes.process.users import HOMES, Users
 from cdm.runtimes.run_as import OneUser, RunAs, UserRange, runs_python
@@ -110,7 +112,7 @@ class Ward:
             each.mkdir(exist_ok=True)
             each.chmod(0o711)
         claims = Claims(chosen, self.registry) if isinstance(chosen, UserRange) else None
-        told = Surroundings(NODE, runtime, lambda *_: None, secrets=Secrets(NODE, self.top / "secrets"))
+        told = Surroundings(NODE, runtime, lambda *_: None, secrets=Secrets(NODE, self.top / "secrets"), outlive=600.0)
         return ProcessRuntime(told, users=Users(runtime, chosen, claims), cgroups=cgroups)
 
     def content(self, program: str, name: str = "one") -> Path:
@@ -258,6 +260,50 @@ say(
     assert exists(pid)
     assert ward.uid(twin) != ward.uid(key)
     assert ward.home(twin).stat().st_gid == ward.home(key).stat().st_gid, "they share their artifact"
+
+
+async def test_the_next_process_of_the_node_goes_on_with_it_as_the_same_user(ward: Ward) -> None:
+    """Its files, and those with its secrets, stay; as another user it does not go on."""
+    folder = ward.top / "secrets"
+    folder.mkdir(mode=0o700)
+    (folder / "password").write_text("open sesame")
+    says = "say(pid=os.getpid())\nprint('up', flush=True)\ntime.sleep(600)"
+    secret = {"PASSWORD": SecretRef("password", SecretForm.FILE)}
+    works = [replace(ward.work(says, "one", ordinal), secrets=secret) for ordinal in range(2)]
+    for work in works:
+        await ward.runtime.load(work)
+        await ward.runtime.activate(work.key)
+        (ward.home(work.key) / "file").write_text("")
+    pids = [(await ward.said(work.key))["pid"] for work in works]
+    users = [ward.uid(work.key) for work in works]
+    first, second = works
+    ward.runtime.heard(clock.now())
+
+    await ward.runtime.detach()
+    ward.runtime = ward.another()
+    await ward.runtime.start()
+    ward.runtime.listed([work.key for work in works])
+    assert dict(ward.runtime.found) == {work.key: work.folder for work in works}
+    assert ward.runtime.slices == {}
+    await ward.runtime.adopt(first)
+    with pytest.raises(SliceFailed, match="is not what is to run"):
+        await ward.runtime.adopt(replace(second, cores=2.0))
+    assert [exists(pid) for pid in pids] == [True, False]
+    assert ward.runtime.slices == {first.key: True}
+    assert ward.runtime.found == {}
+    assert ward.uid(first.key) == users[0]
+    assert (ward.home(first.key) / "file").exists()
+    given = ward.folder / "runtime" / SECRETS
+    (run,) = given.iterdir()
+    assert (run / "password").read_text() == "open sesame"
+
+    await ward.runtime.detach()
+    ward.runtime = ward.another(OneUser(1_950_001_000, 1_950_001_000))
+    await ward.runtime.start()
+    with pytest.raises(SliceFailed, match="is not what is to run"):
+        await ward.runtime.adopt(first)
+    assert not exists(pids[0])
+    assert not list(given.iterdir())
 
 
 async def test_files_of_its_secrets_are_for_it_alone(ward: Ward) -> None:
