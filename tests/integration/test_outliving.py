@@ -23,7 +23,8 @@ from tests.harness.proc import all_pids, read
 from tests.harness.processes import Process, Processes, command_line, node_processes
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, PORTS, SLEEP, Hand, Yard, ask, made, shown, yard
-from tests.harness.waiting import eventually, in_time, patience
+from tests.harness.versions import library
+from tests.harness.waiting import eventually, in_time
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -80,18 +81,19 @@ def start(
     role: str = "agent",
     on_stop: str = "keep",
     *,
+    of: Path | None = None,
     fresh: bool = False,
 ) -> Process:
     where = ("--runtime", "process", "--folder", str(folder / name))
-    return running.start(name, "--role", role, "--on-stop", on_stop, *where, fresh=fresh)
+    return running.start(name, "--role", role, "--on-stop", on_stop, *where, library=of, fresh=fresh)
 
 
 async def up(process: Process) -> None:
     await eventually(lambda: "node is up" in process.log, 30, "it is registered")
 
 
-def _both_go_on(process: Process) -> bool:
-    return process.log.count("goes on since") == 2
+def _goes_on(process: Process, slices: int) -> bool:
+    return process.log.count("goes on since") == slices
 
 
 @pytest.mark.quick
@@ -105,29 +107,15 @@ async def test_the_next_process_goes_on_with_what_runs(server: NatsServer, tmp_p
         await hand.up(keys[1])
         before = ground.living
         stored = {key: (await ground.user.contents("slices"))[key].sequence for key in keys}
-        failed: list[float] = []
-        asked = 0
-
-        async def keep_asking() -> None:
-            nonlocal asked
-            while True:
-                if not await anyio.to_thread.run_sync(ask, port, patience()):
-                    failed.append(time.monotonic())
-                asked += 1
-                await anyio.sleep(0.02)
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(keep_asking)
+        async with asked(port) as failed:
             for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
                 last = running.all["n1"]
                 last.send(number)
                 await last.ends()
                 again = start(running, tmp_path)
                 await up(again)
-                await eventually(partial(_both_go_on, again), 30, "both go on")
-            tasks.cancel_scope.cancel()
-        assert asked
-        assert not failed
+                await eventually(partial(_goes_on, again, 2), 30, "both go on")
+        assert failed == []
         assert ground.living == before
         assert {key: (await ground.user.contents("slices"))[key].sequence for key in keys} == stored
         for folder in (tmp_path / "n1" / "runtime" / "logs").iterdir():
@@ -325,3 +313,67 @@ async def test_leaving_stops_what_a_dead_process_left(server: NatsServer, tmp_pa
         assert b"n1: no process of it runs here; 2 of its slices did, and are stopped" in left.stdout
         assert not ground.living
         assert not left_keepers(tmp_path)
+
+
+BEFORE = "3db8f7d"
+"""A version whose keepers this one is to understand."""
+
+
+@pytest.mark.parametrize("version", ["", pytest.param(BEFORE, marks=pytest.mark.slow)])
+async def test_nodes_are_upgraded_one_by_one_and_nobody_who_asks_notices(
+    server: NatsServer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, version: str
+) -> None:
+    """From this version, or an earlier one: no process is another, no request fails, one change of leader a node."""
+    own, old = tmp_path_factory.getbasetemp(), None
+    if version:
+        cache = own.parent if own.name.startswith("popen-") else own
+        old = await anyio.to_thread.run_sync(library, version, cache)
+    async with kept(server, tmp_path) as (ground, _, running):
+        names = ("n1", "n2", "n3")
+        for name in names:
+            start(running, tmp_path, name, "all", of=old)
+
+        async def all_there() -> bool:
+            return len(await ground.user.registrations()) == len(names) and bool(await ground.user.lease())
+
+        await eventually(all_there, 60, "all are registered")
+        one = await ground.push("one")
+        await ground.user.put("blueprints", one, 6)
+        keys = await ground.settles(6, 60)
+        before, term = ground.living, (await ground.user.lease())["term"]
+        async with asked(*(record.value["port"] for record in keys.values())) as failed:
+            for name in names:
+                last = running.all[name]
+                last.send(signal.SIGTERM)
+                assert await last.ends(60) == 0
+                await up(start(running, tmp_path, name, "all"))
+                await eventually(partial(_goes_on, running.all[name], 2), 60, "its slices go on")
+        assert failed == []
+        assert ground.living == before
+        assert (await ground.user.lease())["term"] <= term + len(names)
+        assert await ground.settles(6, 60) == keys, "nothing was written"
+        await ground.user.put("blueprints", one, 0)
+        await eventually(lambda: not ground.living, 60, "nothing is to run")
+
+
+@asynccontextmanager
+async def asked(*ports: int) -> AsyncIterator[list[int]]:
+    """Ask slices about fifty times a second; what is given is filled with the ports of requests that failed."""
+    failed: list[int] = []
+    answered = 0
+
+    async def keep_asking(port: int) -> None:
+        nonlocal answered
+        while True:
+            if await anyio.to_thread.run_sync(ask, port):
+                answered += 1
+            else:
+                failed.append(port)
+            await anyio.sleep(0.02 * len(ports))
+
+    async with anyio.create_task_group() as tasks:
+        for port in ports:
+            tasks.start_soon(keep_asking, port)
+        yield failed
+        tasks.cancel_scope.cancel()
+    assert answered
