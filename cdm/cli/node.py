@@ -336,7 +336,7 @@ def refuse_contradictions(settings: NodeSettings) -> None:
 def _tracing(url: str | None) -> Tracing:
     """What sends traces of a node there. Raises `UsageError`."""
     if not url:
-        return lambda _node: nullcontext()
+        return nullcontext
     check_url(url, "--traces, CDM_TRACES")
     try:
         from cdm.traces.sending import traced  # noqa: PLC0415  # optional, and slow to import
@@ -346,4 +346,4 @@ def _tracing(url: str | None) -> Tracing:
         raise UsageError(
             f"--traces (CDM_TRACES) needs {missing.name}, which is not installed: pip install 'cdm[otel]'"
         ) from None
-    return lambda node: traced(node, url.rstrip("/"))
+    return lambda settings: traced(settings, url.rstrip("/"))

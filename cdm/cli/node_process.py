@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 log = Log("cdm.node")
 
-Tracing = Callable[[Node], AbstractAsyncContextManager[None]]
-"""Sends traces of a node for the time of a block."""
+Tracing = Callable[[NodeSettings], AbstractAsyncContextManager[NodeSettings]]
+"""Sends traces of a node that has the settings of a block, for its time."""
 LEAVE, ANEW = signal.SIGUSR1, signal.SIGHUP
 """Signals that tell a node whose slices outlive its process to leave all the same, and to start anew."""
 
@@ -61,7 +61,7 @@ async def run(settings: NodeSettings, server: HttpServer | None, tracing: Tracin
             tasks.start_soon(server.run_beside)
         with anyio.CancelScope() as starting:
             await tasks.start(_stop_on_signal, told, starting)
-            async with make_node(settings) as node, tracing(node):
+            async with tracing(settings) as watched, make_node(watched) as node:
                 told.node = node
                 tasks.start_soon(_hurry, node, told.at_once)
                 if server is not None:

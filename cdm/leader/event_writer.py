@@ -46,6 +46,7 @@ class Telling(Struct, frozen=True):
         replicas: of a new stream.
         retry: seconds after which a stream is tried again that is missing, or may not be written.
         removed: revisions at which artifacts' blueprints were removed.
+        told: told too what is told as events: takes each note, and the server's clock less that of the note.
     """
 
     node: str
@@ -54,6 +55,7 @@ class Telling(Struct, frozen=True):
     replicas: int = 1
     retry: float = 30.0
     removed: Mapping[Artifact, int] = {}
+    told: Callable[[Note, float], None] | None = None
 
 
 class EventWriter:
@@ -94,8 +96,6 @@ class EventWriter:
         self._drops = 0
         """How often it was told that events are missing."""
         self._drops_told_at = float("-inf")
-        self.tap: Callable[[Note, float], None] | None = None
-        """Told too what is told as events: takes each note, and the server's clock less that of the note."""
         self._problem: type[StoreError] | None = None
         """Of which kind of problem was told last, where it lasts."""
 
@@ -138,8 +138,8 @@ class EventWriter:
 
     def _told(self, note: Note, epoch: float) -> Event | None:
         try:
-            if self.tap is not None:
-                self.tap(note, epoch)
+            if self._how.told is not None:
+                self._how.told(note, epoch)
             return self._teller.tell(note, epoch)
         except Exception as error:  # noqa: BLE001  # the node goes on, and so do all other events
             log.error("what happened cannot be told", error=repr(error)[:LONGEST_ERROR])

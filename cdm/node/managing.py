@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import anyio
 from msgspec.structs import replace
@@ -27,7 +27,7 @@ from cdm.leader.status_writer import StatusWriter
 from cdm.leader.writer import CommandWriter
 from cdm.log import Log
 from cdm.manager.active import Active
-from cdm.manager.journal import Journal, Note
+from cdm.manager.journal import Journal
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Outbox
 from cdm.manager.pulse import PERIOD, Pulse
@@ -133,6 +133,7 @@ class Managing(Part):
                 settings.replicas,
                 settings.reconcile_interval,
                 self.manager.cluster.removed,
+                settings.told,
             ),
         )
         self.leadership = Leadership(
@@ -158,10 +159,6 @@ class Managing(Part):
     async def prepare(self) -> None:
         """Check the buckets, or make them. Raises as `provide_buckets`."""
         await provide_buckets(self._ground)
-
-    def tell_also(self, tap: Callable[[Note, float], None]) -> None:
-        """Have `EventWriter.tap` told what happens while this node leads."""
-        self._event_writer.tap = tap
 
     async def provide(self, bucket: Bucket) -> None:
         """Create it, where nodes may create buckets; adapt one that somebody else created."""

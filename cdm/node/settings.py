@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import Struct
 
+from cdm.manager.journal import Note
 from cdm.manager.policy import Policy
 from cdm.model.artifact import NodeId
 from cdm.model.node import PROCESS, Role
@@ -67,3 +69,5 @@ class NodeSettings(Struct, frozen=True):
     reconcile_interval: float = 30.0
     relist_interval: float = RELIST_INTERVAL
     policy: Policy = Policy()
+    told: Callable[[Note, float], None] | None = None
+    """Told too what a leader tells as events: each note, and the server's clock less that of the note; None: nobody."""

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from hashlib import blake2b
 
 from anyio import CancelScope, to_thread
+from msgspec.structs import replace
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -20,29 +21,25 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, Status, StatusCod
 from cdm import clock
 from cdm.log import Log, Ration
 from cdm.manager.journal import Note
-from cdm.node.managing import Managing
-from cdm.node.node import Node
+from cdm.node.settings import NodeSettings
 from cdm.traces.journeys import Journeys, JourneySpan
 from cdm.version import VERSION
 
 log = Log("cdm.traces")
 
-PATIENCE = 5.0
+PATIENCE = 2.0
 """Seconds that whoever collects spans has to answer."""
 COMPLAINT_INTERVAL = 60.0
 """Seconds between two lines that say that nobody takes spans."""
 
 
 @asynccontextmanager
-async def traced(node: Node, url: str) -> AsyncIterator[None]:
-    """Send what this node sees while it leads, for the time of the ``with`` block. An agent sees nothing of it."""
+async def traced(settings: NodeSettings, url: str) -> AsyncIterator[NodeSettings]:
+    """Settings of a node that has what it sees while it leads sent there, for the time of the ``with`` block."""
     exporter = OTLPSpanExporter(f"{url}/v1/traces", timeout=PATIENCE)
-    sender = SpanSender(exporter, node.settings.node, node.connection.bucket("cdm"))
-    for part in node.parts:
-        if isinstance(part, Managing):
-            part.tell_also(sender.take)
+    sender = SpanSender(exporter, settings.node, f"{settings.prefix}_cdm" if settings.prefix else "cdm")
     try:
-        yield
+        yield replace(settings, told=sender.take)
     finally:
         with CancelScope(shield=True):
             await to_thread.run_sync(sender.close)

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from cdm.model.artifact import NodeId
+from cdm.model.node import Role
 from cdm.model.status import Condition
+from cdm.node.settings import NodeSettings
 from tests.harness.agents import agents
 from tests.harness.nodes import nodes_on
 from tests.harness.servers import NatsServer
@@ -58,21 +61,25 @@ def receiver() -> Iterator[tuple[str, list[Any]]]:
 
 async def test_a_blueprint_is_followed_from_its_put_until_it_is_served(server: NatsServer) -> None:
     with receiver() as (url, spans):
-        async with raw(server) as user, nodes_on(server) as nodes, agents(server, "n1"):
-            await nodes.start("n1")
-            async with traced(nodes.all["n1"].node, url):
-                headers = {"Cdm-By": "alice"}
-                revision = await user.put("blueprints", "g/web/1", {"instances": 2, "min_healthy": 0}, headers)
+        async with (
+            raw(server) as user,
+            nodes_on(server) as nodes,
+            agents(server, "n1"),
+            traced(NodeSettings(NodeId("n1")), url) as settings,
+        ):
+            await nodes.start("n1", told=settings.told, role=Role.AUTO)
+            headers = {"Cdm-By": "alice"}
+            revision = await user.put("blueprints", "g/web/1", {"instances": 2, "min_healthy": 0}, headers)
 
-                managing = nodes.all["n1"].managing
+            managing = nodes.all["n1"].managing
 
-                def told() -> bool:
-                    """Whether the leader has seen that it is served, and has told all that it noted."""
-                    status = managing.manager.cluster.statuses.get("g/web/1")
-                    ready = status is not None and status.condition is Condition.READY
-                    return ready and not managing.manager.journal.waiting and not managing._event_writer._writing
+            def told() -> bool:
+                """Whether the leader has seen that it is served, and has told all that it noted."""
+                status = managing.manager.cluster.statuses.get("g/web/1")
+                ready = status is not None and status.condition is Condition.READY
+                return ready and not managing.manager.journal.waiting and not managing._event_writer._writing
 
-                await eventually(told, what="all is told")
+            await eventually(told, what="all is told")
     by_name: dict[str, list[Any]] = defaultdict(list)
     for span in spans:
         by_name[span.name].append(span)
