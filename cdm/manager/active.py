@@ -233,15 +233,16 @@ class Active:
         self._placement.refresh()
         for node in {**self._at.topology.nodes, **self._at.topology.seen}:
             self._remembering.note(node)
-        for artifact in self._cluster.artifacts():
-            # A deadline may have passed while this node did not lead.
-            self.touch(artifact, now_due=self._cluster.group(artifact).moving)
         # A node may have left or died while this one was dormant; the counts do not show whose slices are whose.
         live = self._placement.nodes
         for node in self._cluster.on_node:
             if node not in live:
                 for artifact in self._cluster.artifacts_on(node):
                     self.touch(artifact, now_due=True)
+        # Where something is likely to be done comes before what is only looked at, of which there may be much.
+        for artifact in sorted(self._cluster.artifacts(), key=self._cluster.looks_settled):
+            # A deadline may have passed while this node did not lead.
+            self.touch(artifact, now_due=self._cluster.group(artifact).moving)
         # What somebody else wrote to `status`, or left behind there, is found out here.
         self._statuses.begin_round()
         for name in self._cluster.statuses:

@@ -99,6 +99,12 @@ class Cluster:
             if artifact not in self.desired and artifact not in self.groups:
                 yield artifact
 
+    def looks_settled(self, artifact: Artifact) -> bool:
+        """Whether nothing is to be done about the artifact, as far as counts show at a glance."""
+        group, desired = self.group(artifact), self.desired.get(artifact)
+        instances = desired.instances if desired is not None else 0
+        return not group.owed and not group.moving and group.live == instances
+
     def group(self, artifact: Artifact) -> Group:
         """The artifact's slices; an empty group where there are none."""
         return self.groups.get(artifact, EMPTY)

@@ -20,7 +20,7 @@ from cdm.dispatch.messages import (
     WriteFailed,
     Written,
 )
-from cdm.manager.active import Active
+from cdm.manager.active import WORK_BUDGET, Active
 from cdm.manager.dormant import Dormant
 from cdm.manager.outbox import HIGH_WATER, Order, Outbox
 from cdm.manager.plan import Command
@@ -1132,6 +1132,25 @@ def test_a_fail_over_in_a_running_cluster_never_waits(fresh: bool) -> None:
     each.want(APP, 9)
     each.run_down()
     assert states(each) == {"ACTIVE": 9}
+
+
+def test_a_new_leader_begins_where_something_is_to_be_done() -> None:
+    each = world()
+    artifacts = [Artifact("org.example", name, "1") for name in "abcdefgh"]
+    for artifact in artifacts:
+        each.want(artifact, 3)
+    each.run_down()
+    each.step_down()
+    missing = artifacts[4]
+    each.store(next(key for key in each.slices if key.artifact == missing), None)
+    each.lead()
+    each.decided.clear()
+    turn = iter(range(1_000_000))
+    each.clock = lambda: each.now + next(turn) * WORK_BUDGET  # one artifact has its turn before others have theirs
+    each.now += 1
+    each.tick()
+    assert [order.artifact for order in each.decided] == [missing]
+    assert each.active
 
 
 # Failures and deadlines
