@@ -30,6 +30,8 @@ from cdm.store.connection import Connection
 
 WOULD_CHANGE = 10
 """Exit code of ``cdm plan --detailed-exitcode`` where anything would be changed."""
+NAMED = 5
+"""Artifacts of which no program is stored that are named."""
 _LONGEST_OWNER = 64
 _MARKS = {Action.CREATE: "+", Action.CHANGE: "~", Action.OWN: "~", Action.REMOVE: "-", Action.NOTHING: " "}
 _STYLES = {"+": "green", "~": "yellow", "-": "red", "!": "bold red", " ": "dim"}
@@ -274,7 +276,8 @@ async def _apply(connection: Connection, decide: partial[Any], options: WaitOpti
             lines.append(paint(f"{change.artifact}: {_DONE[change.action]}{words}", style))
         show(lines or ["nothing to do"])
     if lacking:
-        named = ", ".join(f"{artifact}{meant}" for artifact, meant in lacking.items())
+        names = [f"{artifact}{lacking[artifact]}" for artifact in sorted(lacking, key=lambda each: not lacking[each])]
+        named = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
         remark(f"note: not in the store, so only agents that bring it themselves can run it: {named}")
     ends: dict[Artifact, Ended] = {}
     if wait:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from cdm.cli.changes import Action, Change, Looks, changes_of, document_of
 from cdm.cli.documents import Document
 from cdm.cli.editing import Made, looked_at_all, put_blueprint
 from cdm.cli.following import followed_all, shown_line, unsaid
-from cdm.cli.judging import Ended
+from cdm.cli.judging import End, Ended
 from cdm.cli.known import nearest, stored_artifacts
 from cdm.cli.log_setup import remark
 from cdm.cli.writing import PAUSE, TRIES
@@ -152,6 +152,8 @@ async def wait_for(
         raise
     for (made, _), ended in zip(edits, ends, strict=True):
         on_end(made, ended)  # of what has not ended in time
+    if len(ends) > 1 and not json:
+        shown_line(_summed({made.edit.version.artifact: ended for (made, _), ended in zip(edits, ends, strict=True)}))
     return {made.edit.version.artifact: ended for (made, _), ended in zip(edits, ends, strict=True)}
 
 
@@ -164,6 +166,15 @@ def _say_ended(artifact: Artifact, ended: Ended) -> None:
     shown_line(f"{artifact}: {ended.end}{f': {brief(ended.reason)}' if ended.reason else ''}")
     if hint := ended.hint(artifact):
         shown_line(hint)
+
+
+def _summed(ends: Mapping[Artifact, Ended]) -> str:
+    """How many are complete, and which are not."""
+    by_end: dict[End, list[str]] = {}
+    for artifact, ended in ends.items():
+        by_end.setdefault(ended.end, []).append(str(artifact))
+    complete = f"{len(by_end.pop(End.COMPLETE, ()))} of {len(ends)} complete"
+    return "; ".join((complete, *(f"{end}: {', '.join(found)}" for end, found in by_end.items())))
 
 
 def code_of(changes: Sequence[Change], ends: dict[Artifact, Ended]) -> int:

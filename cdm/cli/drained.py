@@ -15,7 +15,7 @@ from cdm import clock
 from cdm.cli.emptying import emptied_of
 from cdm.cli.following import APART, Say
 from cdm.cli.intending import put_intents
-from cdm.cli.node_tables import left_in_words
+from cdm.cli.node_tables import left_in_short
 from cdm.cli.wording import alike
 from cdm.dispatch.messages import Message
 from cdm.manager.emptying import left_on
@@ -201,7 +201,7 @@ class DrainFollower:
                 self._due[node] = ripe
             return
         told = emptied_of(look, node, time.time() - now)
-        lines = left_in_words(told.left)
+        lines = left_in_short(told.left)
         more = f"; and {len(lines) - REASONS} more" if len(lines) > REASONS else ""
         over = f"its deadline is over, and nothing is forced: {told.waits}; " if told.waits else ""
         count = len(told.left)

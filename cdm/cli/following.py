@@ -37,7 +37,9 @@ from cdm.wakeup import Wakeup
 NOBODY = 5.0
 """Seconds without any status after which it is said that no leader has taken the blueprint up."""
 APART = 1.0
-"""Least seconds between two lines."""
+"""Least seconds between two lines about the same."""
+A_SECOND = 10
+"""Lines a second at most, where many edits are followed together, so that they can be read."""
 
 
 class StatusFollower:
@@ -142,7 +144,8 @@ async def followed_all(
     async def follow(number: int, made: Made, say: Say, awaited: Awaited) -> None:
         # A rollout has its own deadline, which the leader watches; without one, nobody else ends the wait.
         deadline = blueprints[number].rollout.deadline_seconds
-        ends[number] = await _until_over(follower, awaited, made, say, deadline)
+        apart = max(APART, len(edits) / A_SECOND)
+        ends[number] = await _until_over(follower, awaited, made, say, deadline, apart)
         awaited.ends[made.edit.version.artifact] = ends[number]
         follower.tell()  # others may wait for it
         on_end(made, ends[number])
@@ -160,7 +163,9 @@ async def followed_all(
     return ends
 
 
-async def _until_over(follower: StatusFollower, awaited: Awaited, made: Made, say: Say, deadline: float) -> Ended:
+async def _until_over(
+    follower: StatusFollower, awaited: Awaited, made: Made, say: Say, deadline: float, apart: float
+) -> Ended:
     artifact, goal = made.edit.version.artifact, made.edit.goal
     failures, news = Failures(made.edit.version.status), follower.wakeup()
     line, shown, taken_up, idle, due = "", "", False, clock.now(), 0.0
@@ -181,7 +186,7 @@ async def _until_over(follower: StatusFollower, awaited: Awaited, made: Made, sa
             line = _progress(made, status, serving, follower)
         fresh = not alike(line, shown)
         if fresh and now >= due:
-            shown, fresh, due = line, False, now + APART
+            shown, fresh, due = line, False, now + apart
             say(line)
         idle = now if rolling else idle
         if now >= idle + deadline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TypeVar
@@ -143,6 +144,21 @@ def left_in_words(left: Iterable[Left]) -> list[str]:
         f"{f'{len(some)} of ' if len(some) > 1 else ''}{artifact}  {state}: {some[0].why}"
         for (artifact, state, _), some in alike.items()
     ]
+
+
+def left_in_short(left: Iterable[Left]) -> list[str]:
+    """The same in a line for each state and reason, whichever nodes are waited for: one artifact stands for all."""
+    alike: dict[tuple[str, tuple[str, str]], list[Left]] = {}
+    for each in left:
+        alike.setdefault((each.state, kind_of(_WHERE.sub("", each.why))), []).append(each)
+    return [
+        f"{some[0].artifact}{f' and {len(some) - 1} more' if len(some) > 1 else ''}  {state}: {some[0].why}"
+        for (state, _), some in alike.items()
+    ]
+
+
+_WHERE = re.compile(r" on [^\s,]+(?: \(and \d+ more\))?|, which is [A-Z]+\b")
+"""What differs where the same is waited for elsewhere."""
 
 
 def gone_lines(found: Iterable[GoneNode], paint: Paint) -> list[str]:

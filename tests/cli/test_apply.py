@@ -54,6 +54,7 @@ async def test_the_commands_of_the_documents(server: NatsServer, tmp_path: Path)
         assert await _blueprints(it.user) == {}
         shown = await shell.good(apply)
         assert "acme:api:1: created" in shown
+        assert shown.splitlines()[-1][10:] == "2 of 2 complete"
         assert {"acme:web:1: complete", "acme:api:1: complete"} <= {line[10:] for line in shown.splitlines()}
         first = await _blueprints(it.user)
         assert first["acme:web:1"] == {"instances": 3, "min_healthy": 1, "env": {"LEVEL": "info"}}

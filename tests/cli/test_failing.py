@@ -80,6 +80,7 @@ async def test_what_does_not_come_up_is_told_at_once_in_lines_that_can_be_read(
             assert "there is no artifact shop:db:1" in told["shop:db:1"], lines
             assert told["shop:web:1"].startswith("waiting for shop:db, which does not come up: "), lines
             assert sum("`cdm explain shop:db:1` tells more" in line for line in lines) == 2, lines
+            assert any(line.endswith("0 of 2 complete; failed: shop:web:1, shop:db:1") for line in lines), lines
             assert not any("cdm logs" in line for line in lines), "none of it was ever started"
 
             for shown in (await it.cdm("rollout", "status", "acme:web"), await it.cdm("history", "acme:web")):

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from cdm.cli.node_tables import left_in_short
 from cdm.dispatch.messages import Cause, Message, ValuePut, ValueRejected, ValueRemove
 from cdm.manager.emptying import left_on
+from cdm.manager.left import Left
 from cdm.manager.onlooker import Onlooker
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.blueprint import Blueprint, Overrides
@@ -15,7 +17,7 @@ from cdm.model.condition import LabelCondition
 from cdm.model.keys import BlueprintKey, IntentKey, LeaseKey, NodeKey, SliceKey
 from cdm.model.node import FEATURES, LOST, Intent, Lease, Registration, Schedule
 from cdm.model.rules import Rules
-from cdm.model.slice import SliceValue
+from cdm.model.slice import SliceState, SliceValue
 from tests.unit.support import APP, OTHER, S, n, put
 from tests.unit.world import ME, World
 
@@ -283,3 +285,24 @@ def test_a_look_is_kept_up_message_by_message() -> None:
     removed: ValueRemove[SliceKey, SliceValue] = ValueRemove(SliceKey(n(1), APP), 10)
     it.look_again([removed], 105.0)
     assert left_on(it, n(1)) == []
+
+
+def test_what_is_left_is_told_in_short_whichever_nodes_are_waited_for() -> None:
+    def left(name: str, state: SliceState, why: str) -> Left:
+        return Left(f"n1.g/{name}/1", f"g:{name}:1", 0, state, why)
+
+    found = [
+        left("a", S.ACTIVE, "waits for its replacement on n2 (and 2 more), which is LOAD"),
+        left("b", S.ACTIVE, "waits for its replacement on n3, which is LOADING"),
+        left("c", S.ACTIVE, "waits until its replacement on n4 is healthy, in 4 s"),
+        left("d", S.ACTIVE, "no other node takes it: 0 of 2 nodes take it: 2 without gpu"),
+        left("e", S.UNLOAD, "is told to stop"),
+        left("f", S.ACTIVE, "waits until its replacement on n5 is healthy, in 2 s"),
+        left("g", S.ACTIVE, "waits until its replacement on n4 is healthy, in 1 s"),
+    ]
+    assert left_in_short(found) == [
+        "g:a:1 and 1 more  ACTIVE: waits for its replacement on n2 (and 2 more), which is LOAD",
+        "g:c:1 and 2 more  ACTIVE: waits until its replacement on n4 is healthy, in 4 s",
+        "g:d:1  ACTIVE: no other node takes it: 0 of 2 nodes take it: 2 without gpu",
+        "g:e:1  UNLOAD: is told to stop",
+    ]
