@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +25,7 @@ from cdm.model.manifest import Line, Manifest, Readiness, Restart
 from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper import processes as census
 from cdm.runtimes.keeper.keeper import Keeper
-from cdm.runtimes.keeper.protocol import Heard, Lapse, Spawn, encode
+from cdm.runtimes.keeper.protocol import End, Heard, Lapse, Outlive, Spawn, encode
 from cdm.runtimes.keeper.runs import Run, Stopping
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from tests.harness.proc import descriptors, exists, stranger
@@ -176,6 +177,40 @@ class TestKeeper:
         await anyio.sleep(0.3)
         assert stage.runtime.keeper == keeper
         assert len(stage.living) == 1
+
+
+@pytest.mark.parametrize(
+    "reason", ["its folder is deleted", "it is told to end", "it was not heard of", "nobody comes"]
+)
+def test_one_that_is_left_alone_ends_when_nobody_can_or_will_come(tmp_path: Path, reason: str) -> None:
+    folder = tmp_path / "runtime"
+    folder.mkdir()
+    node, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with node:
+        with there:
+            keeper = subprocess.Popen(
+                [sys.executable, "-m", "cdm.runtimes.keeper", str(there.fileno()), str(folder), "token", "no"],
+                pass_fds=[there.fileno()],
+            )
+        node.send(encode(Outlive(2.0 if reason == "nobody comes" else 600.0)))
+        heard = clock.now()
+        if reason != "it was not heard of":
+            node.send(encode(Heard(heard)))
+        pids = tmp_path / "pids"
+        program = ("sh", "-c", f"echo $$ > {pids}; exec sleep 600")
+        node.send(encode(Spawn("run", "/bin/sh", program, dict(os.environ), "/", str(folder / "logs"))))
+        assert wait_for(lambda: pids.exists() and pids.read_text())
+        living = int(pids.read_text())
+        if reason == "it is told to end":
+            node.send(encode(End()))
+    if reason == "the folder is deleted":
+        time.sleep(0.2)
+        assert exists(living), "it outlives its node"
+        shutil.rmtree(folder)
+    assert keeper.wait(patience()) == 0
+    assert not exists(living)
+    assert reason != "nobody comes" or clock.now() - heard >= 2
+    assert not (folder / "keeper").exists()
 
 
 def test_a_node_that_hears_nothing_keeps_nothing_from_being_stopped(tmp_path: Path) -> None:
