@@ -128,7 +128,8 @@ class _Nursery:
         with self._starting:  # tests do it from threads, too
             try:
                 socket.send_fds(self._begun(), [request], descriptors)
-            except BrokenPipeError:  # a keeper that is tried in this process has ended all children that it has
+            # A keeper that is tried in this process has ended all children that it has.
+            except (BrokenPipeError, ConnectionResetError):
                 self.close()
                 socket.send_fds(self._begun(), [request], descriptors)
 
