@@ -234,9 +234,9 @@ async def processes(
 
 
 @contextmanager
-def node_processes(server: Addressed, folder: Path, node_ttl: float = 2) -> Iterator[Processes]:
+def node_processes(server: Addressed, folder: Path, node_ttl: float = 2, lease_ttl: float = 2) -> Iterator[Processes]:
     """Room for ``cdm node`` processes; killed with the ``with`` block."""
-    times = ("--lease-ttl", "2", "--node-ttl", str(node_ttl), "--reconcile-interval", "1")
+    times = ("--lease-ttl", str(lease_ttl), "--node-ttl", str(node_ttl), "--reconcile-interval", "1")
     running = Processes(server.url, folder, times)
     try:
         yield running

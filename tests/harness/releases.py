@@ -34,7 +34,9 @@ from tests.harness.wire import Raw, artifact_of
 SERVICE = "g/web"
 """As in keys."""
 MIN_HEALTHY = 1.0
-DRAIN_DELAY = 1.0
+DRAIN_DELAY = 2.0
+LEASE_TTL = 5.0
+"""A leader that is killed is replaced before that; one that waits for its turn is not."""
 TOLD = 0.5 + SLACK
 """Seconds within which a node tells of a crash; on a noisy machine it may take some more."""
 LISTED = 0.5
@@ -312,7 +314,7 @@ async def site(
             for bucket in buckets(connection).values():
                 await bucket.ensure(create=True)
         recorder = await stack.enter_async_context(recording(ground.user, [server.url]))
-        nodes = stack.enter_context(node_processes(server, folder, node_ttl=node_ttl))
+        nodes = stack.enter_context(node_processes(server, folder, node_ttl, LEASE_TTL))
         made = Site(server, ground, recorder, nodes, folder)
         made.older, made.library, made.ways = set(older), library, dict(ways)
         for name in (*managers, *agents):

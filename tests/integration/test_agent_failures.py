@@ -185,5 +185,6 @@ async def test_two_hundred_slices_start_and_stop_without_a_trace(server: NatsSer
         first = await cycle()
         second = await cycle()
         print("descriptors, children, kB", first, second)
-        assert second[:2] == first[:2]
+        # What tests before this one have left may be collected late.
+        assert all(later <= before for before, later in zip(first[:2], second[:2], strict=True))
         assert second[2] < first[2] + 8_000

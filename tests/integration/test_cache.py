@@ -259,7 +259,7 @@ async def test_a_damaged_artifact_does_not_hinder_another_with_the_same_content(
 
 async def test_a_harmful_archive_is_never_there(server: NatsServer, tmp_path: Path) -> None:
     async with supply(server, tmp_path) as at:
-        bad = tmp_path / "bad.tar"
+        bad = tmp_path / "bad"  # a suffix would have it refused as it is packed
         with tarfile.open(bad, "w") as made:
             made.addfile(tarfile.TarInfo("../../escaped"))
         content = replace(pack(bad, tmp_path).content(Manifest()), form=Form.TREE)

@@ -178,10 +178,15 @@ async def test_a_frozen_leader(server: NatsServer, user: Raw, tmp_path: Path) ->
         finally:
             first.send(signal.SIGCONT)
         await eventually(lambda: settled(user, KEY, 5, "LOAD"), 10)
+        await eventually(lambda: _are(user, 200 * 2 + 5), 10, "all are served")
         await anyio.sleep(1)  # whatever it had in mind, it had the time
         assert_terms_grow(await user.recorded())
-        assert len(await user.slices()) == 200 * 2 + 5
+        assert await _are(user, 200 * 2 + 5)
         running.unharmed()
+
+
+async def _are(user: Raw, count: int) -> bool:
+    return len(await user.slices()) == count
 
 
 async def test_a_stopped_leader(server: NatsServer, user: Raw, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ async def test_a_changed_variable_reaches_every_instance(server: NatsServer, tmp
         assert len(templates) == 1
         # The same once more is no rollout.
         before = judge.commands()
-        await place.put("1", env={"LEVEL": "high"}, drain_delay=2)
+        await place.put("1", env={"LEVEL": "high"}, drain_delay=3)
         await anyio.sleep(2)
         assert (await place.judged()).commands() == before
 
