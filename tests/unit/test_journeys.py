@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
+from cdm.cli.node import _tracing
 from cdm.dispatch.messages import DeclaredPut, ValuePut
+from cdm.errors import UsageError
 from cdm.manager.journal import Note
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import BlueprintKey, StatusKey, encode_artifact
@@ -76,3 +79,12 @@ def test_what_fails_says_why_and_what_is_given_up_says_nothing() -> None:
     assert not seen.slice(S.UNLOAD, 4.0)
     assert not seen.slice(S.ACTIVE, 5.0)
     assert not seen.slice(S.ACTIVE, 6.0), "it was there before"
+
+
+def test_where_traces_cannot_be_sent_to_is_said_before_the_node_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="CDM_TRACES"):
+        _tracing("collector:4318")
+    monkeypatch.delitem(sys.modules, "cdm.traces.sending", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    with pytest.raises(UsageError, match=r"pip install 'cdm\[otel\]'"):
+        _tracing("http://127.0.0.1:4318")
