@@ -23,11 +23,13 @@ BIND = "import os, socket\nsocket.create_server(('127.0.0.1', int(os.environ['CD
 LOOP = "import time\nprint('READY=1', flush=True)\ntime.sleep(0.3)\nraise RuntimeError('no database')\n"
 LINE = 'readiness = { check = { kind = "line" } }\nrestart = { backoff = 0.1, attempts = 9 }\n'
 HUNGRY = "import os\ntry:\n    hoard = bytearray(2**30)\nexcept MemoryError:\n    os._exit(1)\n" + SLEEP
+NEVER_UP = 'readiness = {{ check = {{ kind = "line" }} }}\n'
+"""What ends at once counts as up for a moment, where nothing says when it is."""
 PROGRAMS = {
     "entry": (SLEEP, 'entry = "pyhton3"\nargs = ["main.py"]\n'),
-    "port": (BIND, "port = {port}\n"),
+    "port": (BIND, f"port = {{port}}\n{NEVER_UP}"),
     "loop": (LOOP, LINE),
-    "memory": (HUNGRY, "limits = {{ memory = 100_000_000 }}\n"),
+    "memory": (HUNGRY, f"limits = {{{{ memory = 100_000_000 }}}}\n{NEVER_UP}"),
     "ready": (SLEEP, 'port = "auto"\nreadiness = {{ check = {{ kind = "http", path = "/ready" }}, timeout = 1 }}\n'),
 }
 """What is pushed: programs and their manifests."""

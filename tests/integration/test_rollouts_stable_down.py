@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -59,13 +60,13 @@ async def test_a_good_version_goes_straight_on_but_each_step_waits_until_it_is_h
 async def test_a_bad_version_is_not_promoted_all_the_same(server: NatsServer, tmp_path: Path) -> None:
     async with whose_program_ends(server, tmp_path) as place:
         await place.push("2", {"FAIL": "hang"}, patience=60)
-        watch = Stopwatch()
+        put, watch = time.time(), Stopwatch()
         await place.put("2", rollout={**CANARY, "deadline": "5s"})
         await place.reaches("reverted")
         assert {leg.step for leg in place.legs} == {0}
         times = {leg.phase: leg.entry.time for leg in reversed(place.legs)}
-        took = times["reverting"] - times["rolling"]
-        assert 4.9 <= took < watch.bound(5), "to the millisecond two clocks tell it"
+        # What begins is decided on after that, and may be stored late.
+        assert 5 <= times["reverting"] - put < watch.bound(5)
         assert (await condition(place, "2", "Reverted"))["reason"] == "no instance became healthy for 5 s"
 
 
