@@ -16,7 +16,7 @@ from tests.cli.test_cli import run
 from tests.harness import forked
 from tests.harness.processes import environment
 from tests.harness.servers import NatsServer, free_port
-from tests.harness.waiting import SLOWNESS, eventually, patience
+from tests.harness.waiting import eventually, patience
 from tests.harness.web import asked
 from tests.harness.wire import Raw, raw
 
@@ -25,8 +25,10 @@ pytestmark = pytest.mark.anyio
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = "<img src=x onerror=alert(1)>\u202e</script><script>alert(2)</script>"
 NODES, SLICES = 300, 10_000
-FIRST, NEXT = 2.0, 0.1
-"""Seconds within which a large cluster is drawn, and a change of it."""
+WORK = ("show", "paint")
+"""What the page measures of its own work: the lists, and the map."""
+NEXT = 0.1
+"""Seconds within which a change of a large cluster is drawn."""
 
 
 def is_complaint(said: ConsoleMessage) -> bool:
@@ -170,12 +172,13 @@ async def test_a_large_cluster_is_one_look(server: NatsServer, tmp_path: Path) -
         await page.goto(f"http://{at}/")
         await says(page, "#sums", "10,000 slices")
         await says(page, "#legend", "20 failed")
-        drawn = "performance.getEntriesByName('paint').map((each) => each.startTime + each.duration)"
-        shown = "performance.getEntriesByName('show').concat(performance.getEntriesByName('paint'))"
-        assert (await page.evaluate(drawn))[0] < FIRST * 1000 * SLOWNESS
         await page.evaluate("performance.clearMeasures()")
-        await user.put("slices", "node-1.g/service-0/1/1", {"state": "FAILED", "term": 1})
-        await says(page, "#legend", "21 failed")
-        took = await page.evaluate(f"{shown}.map((each) => each.duration)")
-        assert max(took) < NEXT * 1000 * SLOWNESS
+        for number in (1, 2, 3):
+            await user.put("slices", f"node-{number}.g/service-0/1/1", {"state": "FAILED", "term": 1})
+            await says(page, "#legend", f"{20 + number} failed")
+        took = [
+            await page.evaluate(f"performance.getEntriesByName('{each}').map((it) => it.duration)") for each in WORK
+        ]
+        # The quickest of several: what else the machine does must not count.
+        assert sum(map(min, took)) < NEXT * 1000
         assert await page.evaluate("document.querySelectorAll('*').length") < 1_000

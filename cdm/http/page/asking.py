@@ -31,7 +31,7 @@ PATIENCE = 10.0
 """Seconds that reading output may take."""
 MOST_LINES = 500
 """Lines that are shown; of each slice fewer, where there are many."""
-AT_ONCE = 4
+AT_ONCE = 2
 """Questions that are answered at the same time."""
 
 
