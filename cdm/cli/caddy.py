@@ -17,8 +17,6 @@ from cdm.manager.pools import whole_weights
 
 EVERY = 5.0
 """Seconds between two looks at what Caddy has: started anew it has what its own configuration says."""
-PAUSE = 1.0
-"""Seconds between two changes at least: a request that Caddy reads in the moment of one is dropped unanswered."""
 PATIENCE = 10.0
 """Seconds that it has to answer."""
 TRIES = 3
@@ -40,7 +38,6 @@ class CaddyProxy:
     """
 
     every = EVERY
-    pause = PAUSE
 
     def __init__(self, url: str) -> None:
         try:

@@ -28,6 +28,9 @@ from cdm.model.artifact import Service
 FIRST_PAUSE = 1.0
 """Seconds before a proxy that did not take them is told again; then twice as long each time."""
 LONGEST_PAUSE = 30.0
+BETWEEN = 1.0
+"""Seconds between two times that it is told at least. Each costs a proxy something, and Caddy drops a request that it
+reads in that moment: few are better."""
 PATIENCE = 60.0
 """Seconds that a command may take."""
 MOST_TOLD = 2_000
@@ -43,8 +46,6 @@ class Proxy(Protocol):
 
     every: float
     """Seconds after which it is told again although nothing is new; inf: it forgets nothing."""
-    pause: float
-    """Seconds between two times that it is told at least."""
 
     async def tell(self, found: Sequence[Endpoint]) -> bool:
         """Tell it; returns whether anything was new to it. Raises `NotTaken`."""
@@ -73,7 +74,7 @@ async def feed(follower: Follower, service: Service, proxy: Proxy) -> NoReturn:
             except NotTaken as error:
                 remark(f"{error}; trying again in {pause:g} s")
                 due, pause, failed = clock.now() + pause, min(2 * pause, LONGEST_PAUSE), True
-            await anyio.sleep(proxy.pause)
+            await anyio.sleep(BETWEEN)
         await follower.news(None if due == math.inf else max(due - clock.now(), 0))
 
 
@@ -94,7 +95,6 @@ class FileProxy:
     """
 
     every = math.inf
-    pause = 0.2
 
     def __init__(self, service: Service, template: Template, path: Path, command: str) -> None:
         self._service = service

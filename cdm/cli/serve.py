@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE
 from cdm.cli.signals import until_stopped
 from cdm.errors import UsageError
+from cdm.node.buckets import patiently
 from cdm.store.connection import Access, connect
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 DEFAULT = "127.0.0.1:8280"
 """Where HTTP is served if nothing else is said."""
+MOST_FILES = 16_384
+"""Files that are asked of the system; half of them are for connections."""
 _BROUGHT = frozenset({"prometheus_client", "starlette", "uvicorn"})
 """What the extra brings."""
 
@@ -65,10 +69,19 @@ def serve(
         The least severe level that is logged.
     """
     access = connection.access()
+    _allow_many()
     server = http_server(http, who)
     configure_logs(log_format, log_level)
     anyio.run(_run, server, access, connection.prefix)
     return 0
+
+
+def _allow_many() -> None:
+    """Have as many connections as this process may have: nothing else here needs files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def http_server(address: str, who: HttpOptions = WHOEVER) -> HttpServer:
@@ -99,7 +112,7 @@ async def _run(server: HttpServer, access: Access, prefix: str) -> None:
     async def work(tasks: anyio.abc.TaskGroup) -> None:
         tasks.start_soon(server.run)
         async with connect(access, name="cdm serve", prefix=prefix, timeout=None) as connection:
-            await connection.check_server()
+            await patiently(connection.check_server, "the server")
             tasks.start_soon(connection.lost)
             await server.follow(connection)
 

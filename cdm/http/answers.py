@@ -6,7 +6,7 @@ Every answer is made once for each change, and each service's part of it once fo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -28,11 +28,12 @@ REFRESH = "1s"
 """How often Envoy asks for the endpoints of each service; it adds a random time of up to the same."""
 PATIENCE = "5s"
 """How long it waits for an answer."""
-MOST_KEPT = 256
-"""Answers to questions about some services only that are kept."""
+MOST_KEPT = 64
+"""Answers to questions that are kept."""
 
-Services = Collection[str]
+Services = frozenset[str]
 """The services that are asked for, by name; empty: all."""
+ALL: Services = frozenset()
 
 
 class Answer(NamedTuple):
@@ -52,25 +53,27 @@ class Answers:
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
         self._made_at = -1
-        self._kept: dict[tuple[str, Services], Answer] = {}
+        self._names: Services = ALL
+        self._kept: dict[tuple[str, Services | None], Answer] = {}
+        """By what is answered, and of which services; None: of all."""
 
-    def clusters(self, services: Services = ()) -> Answer:
+    def clusters(self, services: Services = ALL) -> Answer:
         """Envoy's clusters: one for each service."""
         return self._answer("clusters", services, _clusters)
 
-    def assignments(self, services: Services = ()) -> Answer:
+    def assignments(self, services: Services = ALL) -> Answer:
         """Envoy's endpoints of clusters."""
         return self._answer("endpoints", services, _assignments)
 
-    def traefik(self, services: Services = ()) -> Answer:
+    def traefik(self, services: Services = ALL) -> Answer:
         """Traefik's services."""
         return self._answer("traefik", services, _traefik)
 
-    def catalogue(self, services: Services = ()) -> Answer:
+    def catalogue(self, services: Services = ALL) -> Answer:
         """The services with their endpoints, as ``cdm endpoints --json`` tells of each."""
         return self._answer("services", services, _catalogue)
 
-    def targets(self, services: Services = ()) -> Answer:
+    def targets(self, services: Services = ALL) -> Answer:
         """What Prometheus is to scrape: all instances that serve, also those that are sent nothing at present."""
 
         def body(_pools: Mapping[Service, Pool]) -> bytes:
@@ -84,8 +87,11 @@ class Answers:
     def _answer(self, kind: str, services: Services, body: Callable[[Mapping[Service, Pool]], bytes]) -> Answer:
         if self._made_at != self._pools.revision or len(self._kept) > MOST_KEPT:
             self._made_at = self._pools.revision
+            self._names = frozenset(map(str, self._pools.pools))
             self._kept.clear()
-        found = self._kept.get((kind, services))
+        # Whatever else is asked for makes no other answer.
+        which = services & self._names if services else None
+        found = self._kept.get((kind, which))
         if found is None:
             pools = {each: pool for each, pool in self._pools.pools.items() if _asked(services, each)}
             stale = {each: pool.since for each, pool in pools.items() if pool.since is not None}

@@ -33,6 +33,7 @@ GRACE = 1
 """Seconds that requests under way have to end when the process stops."""
 KEEP_ALIVE = 75
 """Seconds that a connection without a request is kept."""
+MOST_CONNECTIONS = 8_192
 LONGEST_HEAD = 64 * 1024
 """Most bytes of a request's line and headers together."""
 
@@ -115,7 +116,7 @@ class HttpServer:
                 log.exception("a message could not be taken in", reason=repr(error))
 
     def _on_live(self, name: str, live: bool) -> None:
-        self.desk.sight.heard(name, live=live)
+        self.desk.sight.heard(name, live=live, late=0.0 if live else self.desk.watches[name].lag.seconds)
 
     async def _serve(self) -> None:
         _quieten()
@@ -175,4 +176,5 @@ def _quieten() -> None:
 
 def _most_connections() -> int:
     """As many as leave half of the files that this process may open to everything else."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST_CONNECTIONS if files == resource.RLIM_INFINITY else min(files // 2, MOST_CONNECTIONS)

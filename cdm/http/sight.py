@@ -6,6 +6,7 @@ belongs together.
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 import anyio
@@ -106,8 +107,8 @@ class Sight:
                 self.unreadable.pop((kind, name), None)
         self.tell()
 
-    def heard(self, bucket: str, *, live: bool) -> None:
-        """The mirror of this bucket is complete, or may fall behind."""
+    def heard(self, bucket: str, *, live: bool, late: float = 0.0) -> None:
+        """The mirror of this bucket is complete, or may fall behind, and has for so many seconds."""
         if live:
             self._behind.discard(bucket)
         else:
@@ -115,7 +116,7 @@ class Sight:
         if not self._behind:
             self.listed, self.problem, self._away_since = True, "", None
         elif self._away_since is None:
-            self._away_since = clock.now()
+            self._away_since = clock.now() - (late if isfinite(late) else 0.0)
         self.tell()
 
     def close(self) -> None:

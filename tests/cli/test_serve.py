@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from cdm.cli import Exit
 from cdm.cli.serve import DEFAULT, http_server
+from cdm.dispatch.messages import ValuePut
 from cdm.errors import UsageError
-from cdm.http import address
+from cdm.http import address, app, connections
+from cdm.http import server as http_server_module
+from cdm.http.desk import Desk, Section
+from cdm.http.sending import Whole
+from cdm.http.server import HttpServer
+from cdm.model.artifact import NodeId
+from cdm.model.keys import LEASE
+from cdm.model.node import Lease
 from tests.cli.test_cli import run
 from tests.harness import forked
 from tests.harness.processes import environment
 from tests.harness.servers import NatsServer, free_port
-from tests.harness.waiting import eventually, patience
+from tests.harness.waiting import bounded, eventually, patience
 from tests.harness.web import asked
 
 pytestmark = pytest.mark.anyio
@@ -92,3 +106,72 @@ async def test_a_node_serves_it_too(server: NatsServer, tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait(patience())
+
+
+async def silent(port: int, sent: bytes) -> bytes:
+    """What comes to somebody who sends this and then nothing, until the connection is closed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(sent)
+        with bounded(), suppress(ConnectionError):
+            return await reader.read()
+        return b""
+    finally:
+        writer.close()
+
+
+@pytest.mark.quick
+async def test_clients_that_hold_connections_up_are_hung_up_on_and_handlers_that_fail_harm_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "PATIENCE", 0.2)
+    monkeypatch.setattr(connections, "READING_PATIENCE", 0.2)
+    monkeypatch.setattr(http_server_module, "_most_connections", lambda: 3)
+
+    def fail(_request: Request) -> Response:
+        raise RuntimeError("a bug")
+
+    async def much(_request: Request) -> Response:
+        return Whole(bytes(50_000_000), "text/plain", {})
+
+    def faulty(_desk: Desk) -> Section:
+        async def ends() -> None:
+            raise RuntimeError("another bug")
+
+        return Section([Route("/fail", fail), Route("/much", much)], (fail,), (ends,))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(app, "PARTS", (faulty,))
+    sockets = address.listening(address.http_address("127.0.0.1:0"))
+    port = sockets[0].getsockname()[1]
+    async with anyio.create_task_group() as tasks:
+        made = HttpServer(sockets)
+        tasks.start_soon(made.run)
+        for sent in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nX: y\r\n"):
+            assert await silent(port, sent) == b""
+        assert (await asked(f"127.0.0.1:{port}", "/fail")).status == 500
+        # Of an answer that nobody reads, no more than fits into buffers is handed over.
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n")
+        await anyio.sleep(1)
+        taken = 0
+        with suppress(ConnectionError):
+            while part := await reader.read(1_000_000):
+                taken += len(part)
+        assert taken < 20_000_000
+        writer.close()
+
+        many = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        assert await silent(port, b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n") == b""
+        for _, each in many:
+            each.close()
+        await eventually(lambda: no_trouble(port), what="there is room again")
+        made._take(ValuePut(LEASE, Lease(NodeId("n1"), 1, "x"), 1))
+        assert made.desk.sight.lease is not None, "what one part makes of a message concerns no other"
+        tasks.cancel_scope.cancel()
+
+
+async def no_trouble(port: int) -> bool:
+    try:
+        return (await asked(f"127.0.0.1:{port}", "/nothing")).status == 404
+    except OSError:
+        return False

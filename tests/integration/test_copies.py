@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.harness.processes import command_line
+from cdm.cli import Exit
+from tests.harness import forked
+from tests.harness.processes import command_line, environment
 from tests.harness.secure import Fortress, Insider, fortress
-from tests.harness.servers import FORGIVEN
-from tests.harness.waiting import eventually
+from tests.harness.servers import FORGIVEN, free_port
+from tests.harness.waiting import eventually, patience
+from tests.harness.web import asked
 from tests.harness.wire import Raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -147,3 +150,32 @@ async def _follows(operator: Insider, manager: Insider) -> bool:
 
 async def _reads(operator: Insider, key: str) -> bool:
     return key in await Raw(operator.client).contents("blueprints")
+
+
+async def test_a_reader_may_serve_what_there_is_and_a_node_may_not(tmp_path: Path) -> None:
+    async with prepared(tmp_path) as found:
+        async with found.client("manager-1") as manager:
+            user = Raw(manager.client)
+            await user.put("nodes", "manager-1", {"address": "10.0.0.1"})
+            await user.put("slices", "manager-1.g/one/1", {"state": "ACTIVE", "port": 8001})
+        log = tmp_path / "serve.log"
+        at = f"127.0.0.1:{free_port()}"
+        with log.open("wb") as told:
+            process = forked.started(
+                "serve", "--http", at, *found.options("router"), env=environment(), stdout=told, stderr=told
+            )
+        try:
+            await eventually(lambda: "serving HTTP" in log.read_text(), 30)
+
+            async def served() -> bool:
+                answer = await asked(at, "/v1/services")
+                return answer.status == 200 and b'"port":8001' in answer.body
+
+            await eventually(served, 30, "the reader's copies are served")
+            assert "denied" not in log.read_text()
+        finally:
+            process.kill()
+            process.wait(patience())
+        refused = await command_line("serve", "--http", at, *found.options("node-1"))
+        assert refused.returncode == Exit.DENIED, refused.stderr
+        assert b"Traceback" not in refused.stderr

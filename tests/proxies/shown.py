@@ -93,7 +93,9 @@ class Shown:
     def haproxy(self) -> tuple[str, str]:
         """The same."""
         template, around = blocks("HAProxy", "haproxy")
+        (script,) = blocks("HAProxy", "sh")
         tell, run = commands("HAProxy")
         self._write("slice.cfg.tmpl", template)
+        self._write("reload-haproxy", script)
         self._write("haproxy.cfg", adapted(around, {":8080": f"127.0.0.1:{self._port('haproxy')}"}))
         return adapted(run, {"haproxy -W": f"{program('haproxy')} -W"}), self._shown(tell, {})

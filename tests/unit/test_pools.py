@@ -191,6 +191,15 @@ def test_each_proxy_is_answered_in_its_own_words(world: World) -> None:
     }
 
 
+def test_what_nobody_knows_makes_no_other_answer(world: World) -> None:
+    """Or whoever asks for other names all the time would have all that is made for them kept."""
+    world.of(WEB)
+    first = world.answers.catalogue(frozenset({"acme:web"}))
+    for number in range(300):
+        assert world.answers.catalogue(frozenset({"acme:web", f"x:{number}"})) is first
+    assert world.answers.catalogue(frozenset({"x:1"})).body == b"[]"
+
+
 def test_a_service_behind_names_is_a_cluster_that_looks_them_up(world: World) -> None:
     world.serve(WEB, 0, 8000, address="a.example")
     world.of(WEB)
