@@ -99,7 +99,7 @@ def node(
     connection: ConnectionOptions = HERE,
     *,
     id: Annotated[str | None, Parameter(name="--id", env_var="CDM_ID")] = None,  # noqa: A002
-    role: Annotated[Role, Parameter(env_var="CDM_ROLE")] = Role.ALL,
+    role: Annotated[Role, Parameter(env_var="CDM_ROLE")] = Role.AUTO,
     managers: Annotated[int, whole("CDM_MANAGERS", least=1, most=MOST_SLOTS)] = 5,
     replicas: Annotated[Replicas, REPLICAS] = 1,
     create: Annotated[bool, Parameter(env_var="CDM_CREATE")] = True,

@@ -60,7 +60,7 @@ def leader(picture: Picture) -> Iterator[Finding]:
             "",
             "nobody leads: what runs goes on running, and nothing changes"
             + ("" if able else "; no node is registered that could lead"),
-            "wait ten seconds, and then read the managers' logs" if able else "start cdm node, of role all or manager",
+            "wait ten seconds, and then read the managers' logs" if able else "start cdm node, of role auto or manager",
         )
     elif lease.node not in picture.nodes:
         yield Finding(
@@ -77,14 +77,19 @@ def leader(picture: Picture) -> Iterator[Finding]:
 def managers(picture: Picture) -> Iterator[Finding]:
     """One that is lost is replaced by another."""
     able = _managers(picture)
+    spare = sorted(node for node, each in picture.nodes.items() if each.registration.auto and node not in able)
     count = f"{len(able)} node{'' if len(able) == 1 else 's'} can lead"
-    if len(able) == 1 and len(picture.nodes) > 1:
+    if spare:
+        count += (
+            f", and {len(spare)} more stand{'s' if len(spare) == 1 else ''} by to take the place of one that is lost"
+        )
+    if len(able) == 1 and len(picture.nodes) > 1 and not spare:
         yield Finding(
             Severity.WARNING,
             FindingKind.MANAGERS,
             able[0],
             "is the only node that can lead; when it is lost nothing is replaced",
-            "start cdm node, of role all or manager, on two more machines",
+            "start cdm node, of role auto or manager, on two more machines",
         )
     elif len(able) > CROWD:
         yield Finding(
@@ -92,7 +97,7 @@ def managers(picture: Picture) -> Iterator[Finding]:
             FindingKind.MANAGERS,
             "",
             f"{count}, and each of them keeps all buckets in memory; three to five are enough",
-            "run the others with cdm node --role agent",
+            "run the others with cdm node --role auto, or agent",
         )
     elif able:
         yield Finding(Severity.OK, FindingKind.MANAGERS, "", count)

@@ -17,7 +17,7 @@ import anyio
 from nats.aio.msg import Msg
 
 from cdm.model.artifact import NodeId
-from cdm.model.node import EXTERNAL
+from cdm.model.node import EXTERNAL, Role
 from cdm.node.node import NodeSettings
 from cdm.node.node import node as running_node
 from cdm.store.connection import Access
@@ -83,7 +83,7 @@ async def _running(on: Playground, names: list[NodeId]) -> AsyncIterator[None]:
     stop = anyio.Event()
 
     async def run(name: NodeId) -> None:
-        async with running_node(NodeSettings(name, Access((on.urls,)), runtime=EXTERNAL)) as node:
+        async with running_node(NodeSettings(name, Access((on.urls,)), Role.AUTO, runtime=EXTERNAL)) as node:
             await node.run(stop)
 
     async with anyio.create_task_group() as tasks:
@@ -97,9 +97,10 @@ async def _ready(on: Playground, nodes: int, blueprints_: int) -> bool:
     """Whether all nodes are there, with warm mirrors, and the leader has told how every blueprint fares."""
     if await on.messages("nodes") < nodes or await on.messages("status") < blueprints_:
         return False
-    for bucket in ("slices", "status"):
+    managers = min(nodes, 5)
+    for bucket, mirrors in (("slices", nodes + managers), ("status", managers)):
         found = (await on.connection.api(f"CONSUMER.LIST.KV_{bucket}")).get("consumers") or []
-        if len(found) < min(nodes, 100) or any(each["num_pending"] for each in found):
+        if len(found) < min(mirrors, 100) or any(each["num_pending"] for each in found):
             return False
     return True
 
@@ -139,6 +140,7 @@ def _kind(message: Msg) -> str:
         ("$KV.slices._leader", "renewals"),
         ("$KV.", "other writes"),
         ("cdm.leader.", "probes"),
+        ("$JS.API.STREAM.INFO.KV_nodes", "looks for a slot" if message.data else "look-ups"),
         ("$JS.API.", "look-ups"),
         ("$JS.FC.", "flow control"),
     ):

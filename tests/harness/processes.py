@@ -205,11 +205,12 @@ async def processes(
     *names: str,
     lease_ttl: float = 2,
     node_ttl: float = 2,
+    options: Sequence[str] = (),
 ) -> AsyncIterator[Processes]:
     """``cdm node`` processes that are registered, and have a leader who knows them; killed with the ``with`` block."""
     servers = [server] if isinstance(server, NatsServer) else server
     times = ("--lease-ttl", str(lease_ttl), "--node-ttl", str(node_ttl), "--reconcile-interval", "1")
-    running = Processes(",".join(one.url for one in servers), folder, times)
+    running = Processes(",".join(one.url for one in servers), folder, (*times, *options))
     try:
         for name in names:
             running.start(name)

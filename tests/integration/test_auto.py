@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+from pathlib import Path
+
 import pytest
 
 from cdm.model.node import Role
 from tests.harness.nodes import Nodes, nodes_on
-from tests.harness.servers import NatsServer
+from tests.harness.processes import processes
+from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.waiting import eventually
 from tests.harness.wire import Raw, raw
 
@@ -65,3 +69,47 @@ async def test_of_seven_five_manage_and_another_one_steps_in(server: NatsServer)
             await nodes.all[name].stop()
         await nodes.leader(above=second.active)
         nodes.unharmed()
+
+
+@pytest.mark.usefixtures("sockets_forgiven")
+@FORGIVEN
+async def test_a_manager_that_was_frozen_resigns_first_and_one_that_is_killed_is_replaced(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    names = ("n1", "n2", "n3")
+    async with (
+        raw(server) as user,
+        processes(server, user, tmp_path, *names, options=("--managers", "2", "--runtime", "external")) as running,
+    ):
+
+        async def managers() -> set[str]:
+            return set((await _seats(user)).values())
+
+        async def replaced(by: str, beside: str) -> bool:
+            said = {key: record.value.get("role", "all") for key, record in (await user.registrations()).items()}
+            return await managers() == {by, beside} and said.get(by) == "all"
+
+        frozen = (await user.lease())["node"]
+        (agent,) = set(names) - await managers()
+        (other,) = set(names) - {frozen, agent}
+        running.all[frozen].send(signal.SIGSTOP)
+        await eventually(lambda: replaced(agent, other), what="the agent manages in its place")
+        await eventually(lambda: _leads(user, agent, other), what="one of the two leads")
+        running.all[frozen].send(signal.SIGCONT)
+        await eventually(lambda: "manages no more" in running.all[frozen].log, what="it resigns")
+        assert await managers() == {agent, other}
+        assert (await user.contents("slices"))["_term"].value["leader"] in (agent, other), "it took no term"
+        await eventually(lambda: _role(user, frozen, "agent"))
+        running.all[other].kill()
+        await eventually(lambda: replaced(frozen, agent), what="the one that was frozen manages again")
+        await eventually(lambda: _leads(user, agent, frozen))
+        running.unharmed(other)
+
+
+async def _leads(user: Raw, *nodes: str) -> bool:
+    return (await user.lease()).get("node") in nodes
+
+
+async def _role(user: Raw, node: str, role: str) -> bool:
+    found = (await user.registrations()).get(node)
+    return found is not None and found.value.get("role", "all") == role

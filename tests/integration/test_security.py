@@ -358,6 +358,33 @@ async def test_the_operator_releases_by_command(tmp_path: Path) -> None:
         assert (await Raw(operator.client).contents("blueprints"))["acme/web/2"].value["instances"] == 3
 
 
+async def test_of_nodes_whose_role_changes_only_those_manage_whose_credentials_let_them(tmp_path: Path) -> None:
+    async with prepared(tmp_path, "node-1", managers=("m1",)) as found, found.client("operator") as operator:
+        user = Raw(operator.client)
+        with running(found) as nodes:
+            for name in ("node-1", "m1"):
+                nodes.start(name, "--role", "auto", "--runtime", "external", *found.who(name))
+            await eventually(lambda: _roles(user, {"m1": "all", "node-1": "agent"}))
+            await eventually(lambda: _led(user, "m1"))
+            nodes.all["m1"].kill()
+            await eventually(lambda: _roles(user, {"node-1": "agent"}))
+            log = nodes.all["node-1"].log
+            assert "never manages" in log
+            for word in ("[error", "[warning", "violation"):
+                assert word not in log.lower().replace("connection to nats lost", ""), log
+
+
+async def _roles(user: Raw, wanted: dict[str, str]) -> bool:
+    found = {key: record.value for key, record in (await user.registrations()).items()}
+    slots = [key for key in await user.contents("nodes") if key.startswith("_manager.")]
+    told = {node: value.get("role", "all") for node, value in found.items()}
+    return told == wanted and len(slots) == list(wanted.values()).count("all")
+
+
+async def _led(user: Raw, node: str) -> bool:
+    return (await user.lease()).get("node") == node
+
+
 async def test_what_slices_name_is_kept_by_the_operator_and_managers_know_what_is_pushed(tmp_path: Path) -> None:
     script = tmp_path / "hello.py"
     artifact = Artifact("g", "one", "1")

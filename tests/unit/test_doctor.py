@@ -127,7 +127,7 @@ CASES: dict[str, tuple[Picture, str, str, str]] = {
     ),
     "a crowd of managers": (
         replace(WELL, nodes=nodes(a=node(), **{f"m{number}": node() for number in range(20)})),
-        "managers note", "21 nodes can lead", "--role agent",
+        "managers note", "21 nodes can lead", "--role auto",
     ),
     "an old manager": (
         replace(WELL, nodes=nodes(a=node(version="1.1.9"), b=node())), "versions warning", "cdm 1.1.9", "first",
