@@ -65,8 +65,8 @@ class SlotStore:
         """Write a slot where there is none; returns its revision."""
         return await self._put(number, 0, PATIENCE)
 
-    async def renew(self, number: int, revision: int, within: float) -> int:
-        """Write it again; returns its new revision."""
+    async def renew(self, number: int, revision: int, within: float = PATIENCE) -> int:
+        """Write it again, within so many seconds; returns its new revision."""
         return await self._put(number, revision, min(PATIENCE, max(within, 0.01)))
 
     async def read(self, number: int) -> tuple[Slot | None, int]:

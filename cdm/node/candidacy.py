@@ -125,6 +125,7 @@ class Candidacy(Part):
         """Seek, hold and lose slots until cancelled, and have a manager meanwhile."""
         if not self._able:
             return
+        await self._inherit()
         async with anyio.create_task_group() as tasks:
             while True:
                 await self._match(tasks)
@@ -135,6 +136,20 @@ class Candidacy(Part):
                     case _ if not self._ground.connection.is_up or not await self._step():
                         with anyio.move_on_after(AGAIN_AFTER):
                             await self._news.wait()
+
+    async def _inherit(self) -> None:
+        """Where no slot was free, one of this node's process before is this one's: the node is registered by now."""
+        if self.claim.seat is not None:
+            return
+        try:
+            for number in sorted((await self._store.look()).held):
+                stored, revision = await self._store.read(number)
+                if stored is not None and stored.node == self.claim.holder.node:
+                    sent = clock.now()
+                    self.claim.taken(number, await self._store.renew(number, revision), sent)
+                    return
+        except StoreError as error:
+            log.debug("no slot inherited", reason=str(error))
 
     async def _match(self, tasks: anyio.abc.TaskGroup) -> None:
         """Have a manager where a slot is held, and none where there is none to be had."""

@@ -71,6 +71,20 @@ async def test_of_seven_five_manage_and_another_one_steps_in(server: NatsServer)
         nodes.unharmed()
 
 
+async def test_a_node_that_comes_back_has_its_slot_again(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server, role=Role.AUTO, managers=1, node_ttl=60.0) as nodes:
+        await nodes.start("n1", "n2")
+        assert _managers(nodes) == {"n1"}
+        await nodes.all["n1"].crash()
+        await nodes.start("n1")
+        await eventually(lambda: _managers(nodes) == {"n1"}, what="it does not wait for the end of its slot")
+        await nodes.leader()
+        await nodes.all["n1"].stop()
+        await eventually(lambda: _managers(nodes) == {"n2"}, what="a slot that is given back is taken")
+        assert set((await _seats(user)).values()) == {"n2"}
+        nodes.unharmed()
+
+
 @pytest.mark.usefixtures("sockets_forgiven")
 @FORGIVEN
 async def test_a_manager_that_was_frozen_resigns_first_and_one_that_is_killed_is_replaced(
