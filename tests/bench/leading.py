@@ -54,7 +54,8 @@ class Candidates:
             for process in self._all.values():
                 process.unharmed()
             found = (await self._on.connection.api("CONSUMER.LIST.KV_slices")).get("consumers") or []
-            bound = [each for each in found if each.get("push_bound")]
+            whole = [each for each in found if each["config"]["filter_subject"] == self._on.slices.all_subjects]
+            bound = [each for each in whole if each.get("push_bound")]
             return len(bound) == len(self._all) and all(each["num_pending"] == 0 for each in bound)
 
         async def led() -> bool:

@@ -85,6 +85,31 @@ async def test_a_node_that_comes_back_has_its_slot_again(server: NatsServer) -> 
         nodes.unharmed()
 
 
+async def test_beside_managers_that_know_of_no_slots_all_manage_without(
+    server: NatsServer,
+) -> None:
+    async with raw(server) as user, nodes_on(server, role=Role.AUTO, managers=1) as nodes:
+        await nodes.start("n1")
+        old = {"role": "manager", "capacity": 0, "version": "0.1.0", "incarnation": "x", "features": [], "ttl": 600}
+        await user.put("nodes", "old", old)
+        await nodes.start("n2")
+        await eventually(lambda: _managers(nodes) == {"n1", "n2"}, what="a slot that is not renewed is taken")
+        await eventually(lambda: _nobody_sits(user), what="nor is that one")
+        await nodes.leader()
+        await user.delete("nodes", "old")
+        await eventually(lambda: _one_sits(user, nodes), what="once all know of slots, the slots decide")
+        nodes.unharmed()
+
+
+async def _nobody_sits(user: Raw) -> bool:
+    return not await _seats(user)
+
+
+async def _one_sits(user: Raw, nodes: Nodes) -> bool:
+    seats = set((await _seats(user)).values())
+    return len(seats) == 1 and seats == _managers(nodes)
+
+
 @pytest.mark.usefixtures("sockets_forgiven")
 @FORGIVEN
 async def test_a_manager_that_was_frozen_resigns_first_and_one_that_is_killed_is_replaced(
