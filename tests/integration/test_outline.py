@@ -530,8 +530,8 @@ async def test_status_and_init(server: NatsServer, tmp_path: Path) -> None:
         report = json.loads(shown.stdout)
         assert "n1" in json.dumps(report)
         assert "org.example" in json.dumps(report)
-        # The two nodes have one each; the agents' own listings come and go.
-        await eventually(lambda: _consumers_of_cdm(user, 2), 5, "a look leaves no consumer behind")
+        # The two nodes have two each, for their manager and for their own slices; the agents' own listings come and go.
+        await eventually(lambda: _consumers_of_cdm(user, 4), 5, "a look leaves no consumer behind")
         await user.put("blueprints", KEY, b"x")
         await eventually(lambda: _status(user, condition="Invalid"), 5)
         shown = await command_line("status", "--json", "--server", server.url)
