@@ -180,7 +180,7 @@ class TestKeeper:
 
 
 @pytest.mark.parametrize(
-    "reason", ["its folder is deleted", "it is told to end", "it was not heard of", "nobody comes"]
+    "reason", ["the folder is deleted", "it is told to end", "it was not heard of", "nobody comes"]
 )
 def test_one_that_is_left_alone_ends_when_nobody_can_or_will_come(tmp_path: Path, reason: str) -> None:
     folder = tmp_path / "runtime"

@@ -133,8 +133,8 @@ class NodeTie:
                 packet = self._node.recv(MAX_PACKET)
             except BlockingIOError:
                 return False
-            except ConnectionError:  # it closed the socket with events unread
-                packet = b""
+            except ConnectionError:  # it closed the socket with events unread; what it sent before comes after this
+                continue
             if not packet:
                 self._lose()
                 return False
