@@ -338,6 +338,7 @@ INLINE_IS_IN: dict[str, Test] = {
         test_apply.test_the_commands_of_the_documents,
     ),
     "cdm apply --json": test_apply.test_a_version_takes_over_from_a_file_as_foreseen,
+    "cdm apply --wait": test_apply.test_a_version_takes_over_from_a_file_as_foreseen,
     "cdm plan --detailed-exitcode": test_apply.test_a_version_takes_over_from_a_file_as_foreseen,
     "cdm deploy": test_a_service_is_released_by_command,
     "cdm rollout status": test_a_service_is_released_by_command,
