@@ -105,9 +105,9 @@ def _proxy(
     if target.resolve() == source.resolve():
         raise UsageError("--out is the template itself")
     from cdm.cli.feeding import FileProxy  # noqa: PLC0415  # not needed for a list
-    from cdm.cli.filling import Template  # noqa: PLC0415  # likewise
+    from cdm.cli.filling import FileTemplate  # noqa: PLC0415  # likewise
 
-    return FileProxy(service, Template(source), target, command or "")
+    return FileProxy(service, FileTemplate(source), target, command or "")
 
 
 async def _run(access: Access, prefix: str, service: Service, to: Form | Proxy, watch: bool) -> int:

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from cdm import clock
-from cdm.cli.filling import Template, write_whole
+from cdm.cli.filling import FileTemplate, write_whole
 from cdm.cli.log_setup import remark
 from cdm.cli.router import Follower
 from cdm.cli.streams import write_out
@@ -96,7 +96,7 @@ class FileProxy:
 
     every = math.inf
 
-    def __init__(self, service: Service, template: Template, path: Path, command: str) -> None:
+    def __init__(self, service: Service, template: FileTemplate, path: Path, command: str) -> None:
         self._service = service
         self._template = template
         self._path = path

@@ -27,7 +27,7 @@ OF_ALL = frozenset({"service", "count", NONE})
 OF_ONE = frozenset({"address", "port", "endpoint", "weight", "node", "version", "number"})
 
 
-class Template:
+class FileTemplate:
     """A template, as it was read.
 
     Args:

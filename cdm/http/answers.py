@@ -36,7 +36,7 @@ Services = frozenset[str]
 ALL: Services = frozenset()
 
 
-class Answer(NamedTuple):
+class AnswerBody(NamedTuple):
     """A document, and what tells it from others."""
 
     body: bytes
@@ -54,26 +54,26 @@ class Answers:
         self._pools = pools
         self._made_at = -1
         self._names: Services = ALL
-        self._kept: dict[tuple[str, Services | None], Answer] = {}
+        self._kept: dict[tuple[str, Services | None], AnswerBody] = {}
         """By what is answered, and of which services; None: of all."""
 
-    def clusters(self, services: Services = ALL) -> Answer:
+    def clusters(self, services: Services = ALL) -> AnswerBody:
         """Envoy's clusters: one for each service."""
         return self._answer("clusters", services, _clusters)
 
-    def assignments(self, services: Services = ALL) -> Answer:
+    def assignments(self, services: Services = ALL) -> AnswerBody:
         """Envoy's endpoints of clusters."""
         return self._answer("endpoints", services, _assignments)
 
-    def traefik(self, services: Services = ALL) -> Answer:
+    def traefik(self, services: Services = ALL) -> AnswerBody:
         """Traefik's services."""
         return self._answer("traefik", services, _traefik)
 
-    def catalogue(self, services: Services = ALL) -> Answer:
+    def catalogue(self, services: Services = ALL) -> AnswerBody:
         """The services with their endpoints, as ``cdm endpoints --json`` tells of each."""
         return self._answer("services", services, _catalogue)
 
-    def targets(self, services: Services = ALL) -> Answer:
+    def targets(self, services: Services = ALL) -> AnswerBody:
         """What Prometheus is to scrape: all instances that serve, also those that are sent nothing at present."""
 
         def body(_pools: Mapping[Service, Pool]) -> bytes:
@@ -84,7 +84,7 @@ class Answers:
         # Nobody is to be told that what is gone is still there to be scraped.
         return self._answer("targets", services, body)._replace(since=None, stale="")
 
-    def _answer(self, kind: str, services: Services, body: Callable[[Mapping[Service, Pool]], bytes]) -> Answer:
+    def _answer(self, kind: str, services: Services, body: Callable[[Mapping[Service, Pool]], bytes]) -> AnswerBody:
         if self._made_at != self._pools.revision or len(self._kept) > MOST_KEPT:
             self._made_at = self._pools.revision
             self._names = frozenset(map(str, self._pools.pools))
@@ -97,7 +97,7 @@ class Answers:
             stale = {each: pool.since for each, pool in pools.items() if pool.since is not None}
             made = body(pools)
             digest = hashlib.blake2b(made, digest_size=12).hexdigest()
-            found = Answer(
+            found = AnswerBody(
                 made, digest, min(stale.values(), default=None), ", ".join(quote(str(each), safe=":") for each in stale)
             )
             self._kept[kind, services] = found
@@ -111,7 +111,7 @@ def _asked(services: Services, service: Service) -> bool:
 # Envoy
 
 
-def discovery(answer: Answer, kind: str) -> bytes:
+def discovery(answer: AnswerBody, kind: str) -> bytes:
     """A response of Envoy's discovery: its version is the document's digest."""
     return b'{"version_info":"%s","resources":%s,"type_url":"%s"}' % (
         answer.digest.encode(),

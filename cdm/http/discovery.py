@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from cdm import clock
 from cdm.dispatch.messages import Message
-from cdm.http.answers import ASSIGNMENT, CLUSTER, Answer, Answers, Services, discovery
+from cdm.http.answers import ASSIGNMENT, CLUSTER, AnswerBody, Answers, Services, discovery
 from cdm.http.desk import Desk, Section
 from cdm.http.sending import Whole
 from cdm.manager.pools import Pools
@@ -51,7 +51,7 @@ class Refused(Exception):
         self.status = status
 
 
-class Question(Struct, frozen=True):
+class EnvoyRequest(Struct, frozen=True):
     """What Envoy asks, as far as it matters."""
 
     version_info: str = ""
@@ -75,7 +75,7 @@ class Board:
 
     def routes(self) -> list[Route]:
         """Where it answers."""
-        gets: dict[str, Callable[[Services], Answer]] = {
+        gets: dict[str, Callable[[Services], AnswerBody]] = {
             "/v1/traefik": self._answers.traefik,
             "/v1/sd/prometheus": self._answers.targets,
         }
@@ -125,12 +125,12 @@ class Board:
             raise Refused(503, self._sight.problem or "the cluster is not known yet: NATS was not heard so far")
         self._refresh()
 
-    def _age(self, answer: Answer) -> int:
+    def _age(self, answer: AnswerBody) -> int:
         """For how many seconds the answer may have been another one."""
         now = clock.now()
         return int(max(self._sight.age(now), 0.0 if answer.since is None else now - answer.since))
 
-    def _response(self, request: Request, answer: Answer, body: bytes | None = None) -> Response:
+    def _response(self, request: Request, answer: AnswerBody, body: bytes | None = None) -> Response:
         tag = f'"{answer.digest}"'
         headers = {"ETag": tag, "Age": str(self._age(answer)), "Cache-Control": "no-cache"}
         if answer.stale:
@@ -139,7 +139,7 @@ class Board:
             return Response(status_code=304, headers=headers)
         return Whole(answer.body if body is None else body, "application/json", headers)
 
-    async def _get(self, made: Callable[[Services], Answer], request: Request) -> Response:
+    async def _get(self, made: Callable[[Services], AnswerBody], request: Request) -> Response:
         self._now()
         return self._response(request, made(_services(request)))
 
@@ -157,10 +157,10 @@ class Board:
         body = b'{"index":"%s","services":%s}\n' % (answer.digest.encode(), answer.body)
         return self._response(request, answer, body)
 
-    def _envoy(self, made: Callable[[Services], Answer], kind: str) -> Handler:
+    def _envoy(self, made: Callable[[Services], AnswerBody], kind: str) -> Handler:
         async def handle(request: Request) -> Response:
             try:
-                asked = json.decode(await _body(request) or b"{}", type=Question)
+                asked = json.decode(await _body(request) or b"{}", type=EnvoyRequest)
             except (DecodeError, ValidationError) as error:
                 raise Refused(400, f"this is no request for discovery: {error}") from None
             self._now()

@@ -25,7 +25,7 @@ from cdm.model.manifest import Line, Manifest, Readiness, Restart
 from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper import processes as census
 from cdm.runtimes.keeper.keeper import Keeper
-from cdm.runtimes.keeper.protocol import End, Heard, Lapse, Outlive, Spawn, encode
+from cdm.runtimes.keeper.protocol import EndAll, Heard, Lapse, Outlive, Spawn, encode
 from cdm.runtimes.keeper.runs import Run, Stopping
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from tests.harness.proc import descriptors, exists, stranger
@@ -202,7 +202,7 @@ def test_one_that_is_left_alone_ends_when_nobody_can_or_will_come(tmp_path: Path
         assert wait_for(lambda: pids.exists() and pids.read_text())
         living = int(pids.read_text())
         if reason == "it is told to end":
-            node.send(encode(End()))
+            node.send(encode(EndAll()))
     if reason == "the folder is deleted":
         time.sleep(0.2)
         assert exists(living), "it outlives its node"

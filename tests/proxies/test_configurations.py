@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from cdm.cli.filling import Template
+from cdm.cli.filling import FileTemplate
 from cdm.manager.endpoints import Endpoint
 from cdm.model.artifact import NodeId, Service
 from tests.docs.documents import blocks
@@ -47,7 +47,7 @@ def test_caddy(tmp_path: Path) -> None:
 def test_nginx_also_where_there_is_no_instance(tmp_path: Path) -> None:
     run, _ = shown(tmp_path).nginx()
     for found in (FOUND, []):
-        made = Template(tmp_path / "slice.conf.tmpl").filled(Service("g", "web"), found)
+        made = FileTemplate(tmp_path / "slice.conf.tmpl").filled(Service("g", "web"), found)
         (tmp_path / "slice.conf").write_text(made, encoding="utf-8")
         taken(tmp_path, f"{run} -t")
 
@@ -55,7 +55,7 @@ def test_nginx_also_where_there_is_no_instance(tmp_path: Path) -> None:
 def test_haproxy_also_where_there_is_no_instance(tmp_path: Path) -> None:
     run, _ = shown(tmp_path).haproxy()
     for found in (FOUND, []):
-        made = Template(tmp_path / "slice.cfg.tmpl").filled(Service("g", "web"), found)
+        made = FileTemplate(tmp_path / "slice.cfg.tmpl").filled(Service("g", "web"), found)
         (tmp_path / "slice.cfg").write_text(made, encoding="utf-8")
         taken(tmp_path, f"{run} -c")
 

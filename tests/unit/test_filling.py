@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cdm.cli.caddy import with_upstreams
-from cdm.cli.filling import Template, write_whole
+from cdm.cli.filling import FileTemplate, write_whole
 from cdm.manager.endpoints import Endpoint
 from cdm.model.artifact import NodeId, Service
 
@@ -18,7 +18,7 @@ ONE, TWO = (Endpoint(f"10.0.0.{each}", 8000 + each, 50.0, NodeId(f"n{each}"), "1
 
 def filled(folder: Path, text: str, *found: Endpoint, service: Service = WEB) -> str:
     (folder / "template").write_text(text, encoding="utf-8")
-    return Template(folder / "template").filled(service, found)
+    return FileTemplate(folder / "template").filled(service, found)
 
 
 def test_a_line_about_an_instance_is_written_for_each(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from cdm import clock
 from cdm.dispatch.messages import KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.http.address import HttpAddress, listening
 from cdm.http.page import facts, happenings
-from cdm.http.page.facts import Facts, told
+from cdm.http.page.facts import PageFacts, told
 from cdm.http.page.routes import POLICY, page_files
 from cdm.http.server import HttpServer
 from cdm.model.artifact import NodeId
@@ -53,7 +53,7 @@ HOSTILE = '<img src=x onerror=alert(1)>"\u202e'
 
 
 def facts_of(*messages: Message) -> dict[str, Any]:
-    found = Facts()
+    found = PageFacts()
     for message in messages:
         for name, value in told(message, 1_000.0):
             found.note(name, value)
@@ -118,7 +118,7 @@ def test_what_cannot_be_read_is_told_until_it_can() -> None:
 
 def test_whoever_comes_back_is_told_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "MOST_GONE", 2)
-    known = Facts()
+    known = PageFacts()
     assert known.note("a", 1)
     assert known.note("b", 1)
     first = known.since()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cdm.http.desk import Desk, Section
-from cdm.http.page.asking import Asking
+from cdm.http.page.asking import Inquiries
 from cdm.http.page.feed import Feed
 from cdm.http.page.happenings import Happenings
 from cdm.http.page.routes import routes
@@ -13,4 +13,4 @@ def section(desk: Desk) -> Section:
     """What it adds."""
     happenings = Happenings(desk)
     feed = Feed(desk, happenings)
-    return Section(routes(feed, Asking(desk, feed)), (feed.take,), (happenings.run,))
+    return Section(routes(feed, Inquiries(desk, feed)), (feed.take,), (happenings.run,))

@@ -36,7 +36,7 @@ AT_ONCE = 2
 
 
 @dataclass
-class Asking:
+class Inquiries:
     """Answers what the page asks.
 
     Args:

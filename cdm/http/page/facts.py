@@ -178,7 +178,7 @@ def _bucket(kind: type[Key]) -> str:
     return next((layout.name for layout in LAYOUTS if kind in layout.kinds), kind.__name__)
 
 
-class Changes(NamedTuple):
+class FactChanges(NamedTuple):
     """What changed, for somebody who knew the facts up to a number."""
 
     number: int
@@ -189,7 +189,7 @@ class Changes(NamedTuple):
     """By name; None: no more."""
 
 
-class Facts:
+class PageFacts:
     """All facts as they are now; each knows the number of its last change: who comes back is told what is new."""
 
     def __init__(self) -> None:
@@ -222,16 +222,16 @@ class Facts:
         """A fact as it is now; None: there is none."""
         return self._facts.get(name, (0, None))[1]
 
-    def since(self, number: int | None = None) -> Changes:
+    def since(self, number: int | None = None) -> FactChanges:
         """What has changed since a number; everything, where that is None or too long ago."""
         if number is None or not self._forgotten <= number <= self.number:
-            return Changes(self.number, True, {name: it for name, (_, it) in self._facts.items() if it is not None})
+            return FactChanges(self.number, True, {name: it for name, (_, it) in self._facts.items() if it is not None})
         news: dict[str, Value] = {}
         for name, (changed, value) in reversed(self._facts.items()):
             if changed <= number:
                 break
             news[name] = value
-        return Changes(self.number, False, news)
+        return FactChanges(self.number, False, news)
 
     def _forget(self) -> None:
         self._forgotten = self.number

@@ -13,7 +13,7 @@ import msgspec
 from cdm import clock
 from cdm.dispatch.messages import KeyRejected, Message, RejectedKeyRemoved, ValueRemove
 from cdm.http.desk import Desk
-from cdm.http.page.facts import Changes, Facts, told
+from cdm.http.page.facts import FactChanges, PageFacts, told
 from cdm.http.page.happenings import Happenings
 
 BETWEEN = 0.2
@@ -33,7 +33,7 @@ class Feed:
     """
 
     def __init__(self, desk: Desk, happenings: Happenings) -> None:
-        self.facts = Facts()
+        self.facts = PageFacts()
         self.current: dict[object, Message] = {}
         """The message about each key that counts, for who explains."""
         self._desk = desk
@@ -107,7 +107,7 @@ class Feed:
     def _id(self, number: int, happened: int | None) -> str:
         return f"{self._run}-{number}-{happened or 0}"
 
-    def _encoded(self, changes: Changes, happened: int | None) -> bytes:
+    def _encoded(self, changes: FactChanges, happened: int | None) -> bytes:
         name = self._id(changes.number, happened)
         if not changes.whole:
             return _event("facts", name, {"whole": False, "facts": changes.facts})

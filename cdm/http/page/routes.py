@@ -22,7 +22,7 @@ from starlette.routing import BaseRoute, Route
 
 from cdm.errors import CdmError, ModelError, ServiceMissing, SliceMissing, UsageError
 from cdm.http.admission import ADMITTED
-from cdm.http.page.asking import Asking
+from cdm.http.page.asking import Inquiries
 from cdm.http.page.feed import Feed
 from cdm.log import printable
 
@@ -68,7 +68,7 @@ def page_files() -> dict[str, PageFile]:
     return found
 
 
-def routes(feed: Feed, asking: Asking) -> list[BaseRoute]:
+def routes(feed: Feed, asking: Inquiries) -> list[BaseRoute]:
     """The page's routes."""
 
     async def stream(request: Request) -> Response:

@@ -36,7 +36,7 @@ from cdm.runtimes.keeper.protocol import (
     Lapsed,
     Listener,
     Losing,
-    Note,
+    Remember,
     Said,
     Spawn,
     SpawnRefused,
@@ -139,7 +139,7 @@ class Keeper:
                 self._begin_stop(name, number, grace)
             case WhoListens(name, port):
                 self._tell_listener(name, port)
-            case Note(name, text):
+            case Remember(name, text):
                 if run := self._runs.named(name):
                     run.note = text
 

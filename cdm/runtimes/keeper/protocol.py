@@ -17,7 +17,7 @@ from cdm.model.manifest import Limits, Logs
 PROTOCOL = 1
 """The version of all this, which the keeper tells first. A node sends only commands that this version knows, and ends
 a keeper whose version it does not know itself. What is added needs a default; another number is needed only where an
-older keeper must not be sent it. `Hello` and `Running` stay readable for ever."""
+older keeper must not be sent it. `Hello` and `Survivor` stay readable for ever."""
 MARK = "CDM_RUN"
 """The environment variable by which processes of a slice are known, wherever they went: ``{token}.{run}``."""
 MAX_PACKET = 1 << 17
@@ -95,7 +95,7 @@ class WhoListens(Struct, frozen=True, tag=True):
     port: int
 
 
-class Note(Struct, frozen=True, tag=True):
+class Remember(Struct, frozen=True, tag=True):
     """Keep what the node wants to know of a run when it comes back; the last one counts."""
 
     run: str
@@ -110,15 +110,15 @@ class Outlive(Struct, frozen=True, tag=True):
     Runs with a `Lapse` have until that."""
 
 
-class End(Struct, frozen=True, tag=True):
+class EndAll(Struct, frozen=True, tag=True):
     """End all runs at once, and be over, whatever outlives what."""
 
 
-Command = Spawn | Stop | Heard | WhoListens | Note | Outlive | End
+Command = Spawn | Stop | Heard | WhoListens | Remember | Outlive | EndAll
 
 
 class Hello(Struct, frozen=True, tag=True):
-    """The keeper is up; a `Running` for each run follows."""
+    """The keeper is up; a `Survivor` for each run follows."""
 
     limits_processes: bool
     """Whether it can enforce `Limits.processes`."""
@@ -185,7 +185,7 @@ class Exited(Struct, frozen=True, tag=True):
     """How it ended, for people."""
 
 
-class Running(Struct, frozen=True, tag=True):
+class Survivor(Struct, frozen=True, tag=True):
     """A run that an earlier process of the node began, and of which something may live."""
 
     run: str
@@ -219,7 +219,7 @@ class Gone(Struct, frozen=True, tag=True):
 
 
 RunEvent = Started | SpawnRefused | Said | Listener | Losing | Exited | Lapsed | Gone
-Event = Hello | Running | NotKept | RunEvent
+Event = Hello | Survivor | NotKept | RunEvent
 
 encode = msgspec.msgpack.Encoder().encode
 decode_command = msgspec.msgpack.Decoder(Command).decode

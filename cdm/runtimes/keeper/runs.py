@@ -20,7 +20,7 @@ from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.ending import told_of_ending
 from cdm.runtimes.keeper.processes import Process, census, descendants, listening, look, mark, send, sockets
 from cdm.runtimes.keeper.processes import owner as owner_of
-from cdm.runtimes.keeper.protocol import MARK, Exited, Running, Spawn
+from cdm.runtimes.keeper.protocol import MARK, Exited, Spawn, Survivor
 
 KILL_INTERVAL = 0.05
 """Seconds between SIGKILLs to what is still there: something may have been forked meanwhile."""
@@ -91,10 +91,10 @@ class Run:
         self.stopping: Stopping | None = None
 
     @property
-    def told(self) -> Running:
+    def told(self) -> Survivor:
         """What the next process of the node is told of it."""
         whole = self.exec_pipe is None and self.stopping is None
-        return Running(self.name, self.note, self.told_end, whole, self.said, self.signal, self.grace, self.user)
+        return Survivor(self.name, self.note, self.told_end, whole, self.said, self.signal, self.grace, self.user)
 
     def send(self, living: Iterable[Process], number: int) -> None:
         """Signal all processes of the run."""

@@ -19,7 +19,7 @@ from cdm.runtimes.keeper.packets import PacketQueue
 from cdm.runtimes.keeper.protocol import (
     MAX_PACKET,
     Command,
-    End,
+    EndAll,
     Event,
     Heard,
     Lapse,
@@ -143,7 +143,7 @@ class NodeTie:
                     self._heard = max(self._heard, at)
                 case Outlive(seconds):
                     self._outlive(seconds)
-                case End():
+                case EndAll():
                     self.over = True
                 case command:
                     self._obey(command)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anyio
 
-from cdm.runtimes.keeper.protocol import KILL_PATIENCE, End, Event, Gone, Stop
+from cdm.runtimes.keeper.protocol import KILL_PATIENCE, EndAll, Event, Gone, Stop
 from cdm.runtimes.process.link import KeeperLink, meet
 
 
@@ -36,7 +36,7 @@ async def end_kept(folder: Path) -> int | None:
     if left:
         with anyio.move_on_after(longest + KILL_PATIENCE):
             await over.wait()
-    link.send(End())
+    link.send(EndAll())
     link.disconnect()
     await link.wait(KILL_PATIENCE)
     return len(met.running)

@@ -31,7 +31,7 @@ from cdm.runtimes.keeper.protocol import (
     Command,
     Event,
     Hello,
-    Running,
+    Survivor,
     decode_event,
     encode,
 )
@@ -96,7 +96,7 @@ class Met(NamedTuple):
     process: KeeperProcess
     end: socket.socket
     hello: Hello
-    running: tuple[Running, ...]
+    running: tuple[Survivor, ...]
 
 
 async def meet(folder: Path) -> Met | None:
@@ -121,7 +121,7 @@ async def meet(folder: Path) -> Met | None:
             hello = await _next(end)
             if isinstance(hello, Hello) and 1 <= hello.protocol <= PROTOCOL:
                 running = [await _next(end) for _ in range(hello.running)]
-                met = Met(process, end, hello, tuple(each for each in running if isinstance(each, Running)))
+                met = Met(process, end, hello, tuple(each for each in running if isinstance(each, Survivor)))
             else:
                 log.warning("the keeper of an earlier process speaks another language: its slices end", said=hello)
     except (OSError, TimeoutError, msgspec.DecodeError) as error:

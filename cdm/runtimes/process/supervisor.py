@@ -27,18 +27,18 @@ from cdm.runtimes.keeper.protocol import (
     MARK,
     RECORDS,
     Command,
-    End,
+    EndAll,
     Event,
     Gone,
     Heard,
     Hello,
     Losing,
-    Note,
     NotKept,
     Outlive,
-    Running,
+    Remember,
     Spawn,
     Stop,
+    Survivor,
     WhoListens,
 )
 from cdm.runtimes.process.background import Background
@@ -66,7 +66,7 @@ class FoundRun(NamedTuple):
 
     run: RunHandle
     note: RunNote
-    told: Running
+    told: Survivor
 
     @property
     def serves(self) -> bool:
@@ -177,7 +177,7 @@ class Supervisor:
 
     def note(self, run: RunHandle, note: RunNote) -> None:
         """Have it noted what the next process of the node is to know of a run."""
-        self._say(Note(run.name, note.write()))
+        self._say(Remember(run.name, note.write()))
 
     def silent_for(self) -> float:
         """Seconds since the last accepted heartbeat was sent."""
@@ -261,7 +261,7 @@ class Supervisor:
         self._heard = Heard(met.hello.heard)
         self._on_event(met.hello)
         found: dict[SliceKey, FoundRun] = {}
-        nameless: list[Running] = []
+        nameless: list[Survivor] = []
         for told in met.running:
             note = RunNote.read(told.note)
             if note is None or note.slice in found:
@@ -274,7 +274,7 @@ class Supervisor:
             run = self._runs[told.run] = RunHandle(told.run, None)
             await self.stop(run, told.signal, told.grace)
 
-    def _found(self, told: Running, note: RunNote) -> RunHandle:
+    def _found(self, told: Survivor, note: RunNote) -> RunHandle:
         run = self._runs[told.run] = RunHandle(told.run, note.slice, note.begun)
         run.started.set()
         if told.said:
@@ -291,7 +291,7 @@ class Supervisor:
     def _dismiss(self) -> None:
         if self._link is not None:
             with contextlib.suppress(OSError):
-                self._link.send(End())
+                self._link.send(EndAll())
             self._link.disconnect()
 
     def _let_go(self) -> None:
@@ -313,7 +313,7 @@ class Supervisor:
         if isinstance(event, NotKept):
             log.warning("slices end with this process: its keeper cannot wait for the next one", reason=event.reason)
             return
-        if isinstance(event, Running):  # which `meet` has read
+        if isinstance(event, Survivor):  # which `meet` has read
             return
         run = self._runs.get(event.run)
         if run is not None:
