@@ -23,7 +23,7 @@ from cdm.artifacts import unpacking
 from cdm.artifacts.cache import Cache, Fetched
 from cdm.artifacts.packing import pack
 from cdm.artifacts.repository import Artifacts
-from cdm.artifacts.stored import Pushed
+from cdm.artifacts.stored import Pushed, StoredArtifact
 from cdm.errors import SliceFailed
 from cdm.model.artifact import Artifact
 from cdm.model.content import Form
@@ -242,17 +242,23 @@ async def test_a_damaged_artifact_is_never_there(server: NatsServer, tmp_path: P
 
 
 async def test_a_damaged_artifact_does_not_hinder_another_with_the_same_content(
-    server: NatsServer, tmp_path: Path
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with supply(server, tmp_path) as at, raw(server) as user:
         path = at.file(300_000)
         await at.push(ONE, path)
         await at.push(TWO, path)
         await break_part(user, at, ONE)
-        cache = at.cache()
+        cache, begun, fetch = at.cache(), anyio.Event(), Artifacts.fetch
+
+        async def fetched(self: Artifacts, stored: StoredArtifact, into: Path) -> bytes:
+            begun.set()
+            return await fetch(self, stored, into)
+
+        monkeypatch.setattr(Artifacts, "fetch", fetched)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(refused, cache, ONE, fatal=False))
-            await anyio.lowlevel.checkpoint()
+            await begun.wait()  # else that of the other may be there before
             tasks.start_soon(cache.get, TWO)
         assert len(at.contents) == 1
 

@@ -275,7 +275,7 @@ class TestWhoListens:
 
     @pytest.mark.parametrize("check", [Tcp(), Http()])
     async def test_somebody_else(self, stage: Stage, check: Tcp | Http) -> None:
-        program = "Path(os.environ['PIDS'] + '.port').write_text(os.environ['CDM_PORT'])\ntime.sleep(600)"
+        program = "print(os.environ['CDM_PORT'], file=open(os.environ['PIDS'] + '.port', 'a'))\ntime.sleep(600)"
         key = await stage.load(program, Manifest(port="auto", readiness=Readiness(check=check, interval=0.05)))
         told = Path(f"{stage.pids_file}.port")
         async with anyio.create_task_group() as tasks:
@@ -284,7 +284,25 @@ class TestWhoListens:
                 await stage.runtime.activate(key)
             tasks.cancel_scope.cancel()
         assert not caught.value.fatal
+        assert len(set(_ports_in(told))) == 3
         assert stage.living == []
+
+    async def test_somebody_else_once(self, stage: Stage) -> None:
+        program = (
+            "told = Path(os.environ['PIDS'] + '.port')\n"
+            "if told.exists():\n"
+            "    import socket\n"
+            "    server = socket.create_server(('127.0.0.1', int(os.environ['CDM_PORT'])))\n"
+            "else:\n"
+            "    told.write_text(os.environ['CDM_PORT'] + '\\n')\n"
+            "time.sleep(600)"
+        )
+        key = await stage.load(program, Manifest(port="auto", readiness=Readiness(check=Tcp(), interval=0.05)))
+        told = Path(f"{stage.pids_file}.port")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_answer_on, told)
+            assert await stage.runtime.activate(key) not in [None, *_ports_in(told)]
+            tasks.cancel_scope.cancel()
 
     @pytest.mark.parametrize("cgroups", [True, False])
     @pytest.mark.parametrize("scrub", [True, False])
@@ -299,9 +317,21 @@ class TestWhoListens:
 
 
 async def _answer_on(told: Path) -> None:
-    """Listen on the port whose number is in a file, as soon as it is there, and answer as a web server does."""
-    await eventually(lambda: told.exists() and told.read_text())
-    port = int(told.read_text())  # noqa: ASYNC240
+    """Listen on each port whose number is in a file, as soon as it is there, and answer as a web server does."""
+    known: list[int] = []
+    async with anyio.create_task_group() as tasks:
+        while True:
+            new = await eventually(lambda: _ports_in(told)[len(known) :])
+            known.extend(new)
+            for port in new:
+                tasks.start_soon(_answer, port)
+
+
+def _ports_in(told: Path) -> list[int]:
+    return [int(line) for line in told.read_text().split("\n")[:-1]] if told.exists() else []
+
+
+async def _answer(port: int) -> None:
     async with await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port) as listener:
 
         async def answer(stream: anyio.abc.SocketStream) -> None:

@@ -39,6 +39,8 @@ on another node."""
 PORT_INTERVAL = 0.05
 STRANGERS = 2
 """Checks answered by another process after which the program is not waited for any longer."""
+OTHER_PORTS = 2
+"""Times that another port is chosen where somebody else was faster."""
 
 
 class SliceHost(Protocol):
@@ -77,6 +79,8 @@ class Slice:
         self._lodging = lodging
         self.phase = SlicePhase.LOADED
         self.port: int | None = None
+        self._robbed = False
+        """Whether somebody else has the port that was free when it was chosen."""
         """The port that it was given; it keeps it when it is started again by itself, for others know it."""
         self._host = host
         self._run: RunHandle | None = None
@@ -179,9 +183,18 @@ class Slice:
     async def _begin(self) -> RunHandle:
         """Start a run, and wait until it is ready. Raises `SliceFailed` once it is stopped, if it can be."""
         readiness = self.work.manifest.readiness
+        chooses = self.port is None
         with anyio.move_on_after(readiness.timeout) as scope:
             self._run = await self._spawn()
             hopeless = await self._until_ready(self._run)
+            for _ in range(OTHER_PORTS):
+                if not (chooses and self._robbed):
+                    break
+                log.info("another port is chosen", slice=str(self.key), reason=hopeless)
+                await self._stop()
+                self.port = None
+                self._run = await self._spawn()
+                hopeless = await self._until_ready(self._run)
         run = self._run
         if scope.cancelled_caught:
             lacking = run.lacking if run else ""
@@ -202,6 +215,7 @@ class Slice:
         await self._wait_for_ports()
         name = keeping.name()
         self._given.remove()
+        self._robbed = False
         folder, secrets = self._host.secrets_folder(name), self._host.surroundings.secrets
         given = self._given = Given(folder, self.work.secrets, secrets)
         lodging, outside = self._lodging, dict(os.environ)
@@ -285,6 +299,7 @@ class Slice:
                     return None
                 strangers += 1
                 if strangers == STRANGERS:
+                    self._robbed = True
                     return problem
             run.lacking = problem
             await anyio.sleep(interval)
