@@ -142,18 +142,26 @@ async def test_a_new_leader_tells_what_is_left_and_nothing_twice(server: NatsSer
             del nodes.all[leader.settings.node]
         await nodes.leader(above=term)
 
-        async def all_told() -> bool:
-            wanted = {
-                f"slices@{record.sequence}"
-                for record in await user.recorded("slices")
-                if record.key.count(".") == 1 and not record.key.startswith("_")
-            }
+        async def missing() -> dict[str, object]:
+            wanted, states = {}, dict[str, object]()
+            for record in await user.recorded("slices"):
+                if record.key.count(".") == 1 and not record.key.startswith("_"):
+                    before, state = states.get(record.key), None if record.gone else record.value["state"]
+                    states[record.key] = state
+                    if state != before:
+                        wanted[f"slices@{record.sequence}"] = (record.key, before, state)
             found = {each.event.id.partition(".")[0] for each in await told(reader)}
-            return wanted <= found
+            return {about: what for about, what in wanted.items() if about not in found}
+
+        async def all_told() -> bool:
+            return not await missing()
 
         await eventually(lambda: _rests(user, 80), 60)
         await eventually(lambda: _lost(reader, 2), 20)
-        await eventually(all_told, 30, "all is told")
+        try:
+            await eventually(all_told, 30, "all is told")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {await missing()}") from None
         events = [each.event for each in await told(reader)]
         assert max(Counter(each.id for each in events).values()) == 1
         assert len([each for each in events if each.kind == "leader"]) == 3
