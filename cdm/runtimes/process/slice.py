@@ -183,18 +183,15 @@ class Slice:
     async def _begin(self) -> RunHandle:
         """Start a run, and wait until it is ready. Raises `SliceFailed` once it is stopped, if it can be."""
         readiness = self.work.manifest.readiness
-        chooses = self.port is None
+        others = OTHER_PORTS if self.port is None else 0
         with anyio.move_on_after(readiness.timeout) as scope:
             self._run = await self._spawn()
-            hopeless = await self._until_ready(self._run)
-            for _ in range(OTHER_PORTS):
-                if not (chooses and self._robbed):
-                    break
+            while (hopeless := await self._until_ready(self._run)) and self._robbed and others:
+                others -= 1
                 log.info("another port is chosen", slice=str(self.key), reason=hopeless)
                 await self._stop()
                 self.port = None
                 self._run = await self._spawn()
-                hopeless = await self._until_ready(self._run)
         run = self._run
         if scope.cancelled_caught:
             lacking = run.lacking if run else ""
