@@ -10,11 +10,12 @@ from msgspec import Struct
 
 from cdm.cli.known import nearest
 from cdm.cli.writing import PAUSE, TRIES, typist
-from cdm.dispatch.messages import Message, ValuePut, ValueRejected
+from cdm.dispatch.messages import Message
 from cdm.errors import EditRefused, NodeUnknown, StoreBusy
+from cdm.manager.cluster_view import ClusterView
 from cdm.model.artifact import NodeId
-from cdm.model.keys import NODES, IntentKey, NodeKey, SeenKey, encode
-from cdm.model.node import DRAINS, UNREADABLE_INTENT, Intent, Registration, Seen
+from cdm.model.keys import NODES, IntentKey, SeenKey, encode
+from cdm.model.node import DRAINS, Intent, Registration, Seen
 from cdm.store.batch import MAX_BATCH, Write
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
@@ -28,7 +29,7 @@ class KnownNodes(Struct, frozen=True):
     registered: Mapping[NodeId, Registration]
     seen: Mapping[NodeId, Seen]
     intents: Mapping[NodeId, Intent]
-    """`UNREADABLE_INTENT` for one that cannot be read."""
+    """One that cannot be read counts as cordon."""
 
     def intent(self, node: NodeId) -> Intent | None:
         """What is wanted of a node; None: nothing, nor is anything stored."""
@@ -58,20 +59,12 @@ class KnownNodes(Struct, frozen=True):
 
 def known_nodes(messages: Iterable[Message]) -> KnownNodes:
     """The nodes in a look at the bucket."""
-    registered: dict[NodeId, Registration] = {}
-    seen: dict[NodeId, Seen] = {}
-    intents: dict[NodeId, Intent] = {}
-    for message in messages:
-        match message:
-            case ValuePut(key=NodeKey(node), value=value):
-                registered[node] = value
-            case ValuePut(key=SeenKey(node), value=value):
-                seen[node] = value
-            case ValuePut(key=IntentKey(node), value=value):
-                intents[node] = value
-            case ValueRejected(key=IntentKey(node)):
-                intents[node] = UNREADABLE_INTENT
-    return KnownNodes(registered, seen, intents)
+    view = ClusterView.of(messages)
+    return KnownNodes(
+        {node: put.value for node, put in view.nodes.items()},
+        {node: put.value for node, put in view.seen.items()},
+        {node: view.intent(node) for node in view.intents},
+    )
 
 
 async def intent_writers(connection: Connection, *, there: bool) -> dict[NodeId, str]:

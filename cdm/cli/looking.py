@@ -13,10 +13,8 @@ from cdm.store.snapshot import look
 
 async def look_at_cluster(connection: Connection) -> ClusterReport:
     """The whole cluster as it is now; errors as those of `look`."""
-    gathered = Gathered()
     (messages, streams), now = await look(connection), clock.now()
-    for message in messages:
-        gathered.take(message)
+    gathered = Gathered.of(messages)
     # In the order in which all buckets are told, whichever answered first.
     old = [bucket.name for bucket in buckets(connection).values() if streams[bucket.name].rolls_up]
     return gathered.report(now, await intent_writers(connection, there=bool(gathered.intents)), old)

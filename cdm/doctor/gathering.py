@@ -14,7 +14,7 @@ import anyio
 from msgspec.structs import replace
 
 from cdm import clock
-from cdm.dispatch.messages import KeyRejected, Message, ValuePut, ValueRejected
+from cdm.dispatch.messages import Message
 from cdm.doctor.picture import READ, BucketPicture, NodePicture, Peer, Picture, ServerPicture, Storage
 from cdm.errors import (
     AccessDenied,
@@ -26,22 +26,18 @@ from cdm.errors import (
     Uncertain,
     Unsuitable,
 )
+from cdm.manager.cluster_view import ClusterView
 from cdm.model.artifact import NodeId
 from cdm.model.event import EVENTS
 from cdm.model.keys import (
     ARTIFACTS,
     LAYOUTS,
     NODES,
-    IntentKey,
-    Key,
     Layout,
-    LeaseKey,
     NodeKey,
-    SeenKey,
-    SliceKey,
-    encode,
+    place,
 )
-from cdm.model.node import Intent, Lease, Registration, Seen
+from cdm.model.node import Registration
 from cdm.model.problems import UNREADABLE
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.configuration import lacking, outdated
@@ -270,38 +266,23 @@ async def _ahead(connection: Connection) -> dict[NodeId, float]:
 
 
 def _reading(picture: Picture, messages: Iterable[Message], ahead: Mapping[NodeId, float], now: float) -> Picture:
-    nodes: dict[NodeId, NodePicture] = {}
-    seen: dict[NodeId, Seen] = {}
-    intents: dict[NodeId, Intent] = {}
-    slices: dict[NodeId, int] = {}
-    lease: Lease | None = None
-    unreadable: list[tuple[str, str, str]] = []
-    for message in messages:
-        match message:
-            case ValuePut(key=NodeKey(node), value=Registration() as value):
-                nodes[node] = NodePicture(value, max(now - message.at, 0.0), ahead.get(node))
-            case ValuePut(key=SeenKey(node), value=Seen() as value):
-                seen[node] = value
-            case ValuePut(key=IntentKey(node) as key, value=Intent() as value):
-                intents[node] = value
-                unreadable.extend(
-                    ("nodes", encode(key), f"{field} has no effect: there is no such field") for field in value.unknown
-                )
-            case ValuePut(key=SliceKey(node)):
-                slices[node] = slices.get(node, 0) + 1
-            case ValuePut(key=LeaseKey(), value=Lease() as value):
-                lease = value
-            case ValueRejected(key=key, reason=reason):
-                unreadable.append((_bucket_of(type(key)), encode(key), reason))
-            case KeyRejected(kind=kind, name=name, reason=reason):
-                unreadable.append((_bucket_of(kind), name, reason))
+    view = ClusterView.of(messages)
+    unreadable = [(*place(which), reason) for which, reason in view.unreadable.items()]
+    for put in filter(None, view.intents.values()):
+        unreadable.extend(
+            (*place(put.key), f"{field} has no effect: there is no such field") for field in put.value.unknown
+        )
     return replace(
-        picture, nodes=nodes, seen=seen, intents=intents, slices=slices, lease=lease, unreadable=tuple(unreadable)
+        picture,
+        nodes={
+            node: NodePicture(put.value, max(now - put.at, 0.0), ahead.get(node)) for node, put in view.nodes.items()
+        },
+        seen={node: put.value for node, put in view.seen.items()},
+        intents={node: view.intent(node) for node in view.intents},
+        slices={node: len(keys) for node, keys in view.cluster.on_node.items()},
+        lease=view.lease,
+        unreadable=tuple(unreadable),
     )
-
-
-def _bucket_of(kind: type[Key]) -> str:
-    return next((layout.name for layout in LAYOUTS if kind in layout.kinds), kind.__name__)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

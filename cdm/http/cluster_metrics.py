@@ -11,9 +11,8 @@ from cdm.http.families import Labelled, counter, counters, gauge, gauges, histog
 from cdm.http.lives import Lives
 from cdm.http.sight import Sight
 from cdm.http.unplaced import Unplaced, unplaced
-from cdm.model.artifact import NodeId
 from cdm.model.keys import decode_artifact
-from cdm.model.node import LOST, Registration, Schedule
+from cdm.model.node import LOST, Schedule
 from cdm.model.slice import SliceState
 from cdm.model.status import RolloutStatus, Status
 
@@ -43,11 +42,10 @@ def _artifact(name: str) -> str:
 
 def _leadership(sight: Sight, lives: Lives) -> Iterator[Metric]:
     lease = sight.lease
-    term = max(sight.fence.term, lease.term if lease else 0)
     yield gauges(
         "leader", "1 for the node that leads; nothing where nobody does.", _NODE, ones({(lease.node,)} if lease else ())
     )
-    yield gauge("term", "Number of the present leadership, or the latest.", term)
+    yield gauge("term", "Number of the present leadership, or the latest.", sight.term)
     yield counter("leader_changes_total", "How often another leadership began.", lives.leader_changes)
 
 
@@ -90,7 +88,7 @@ def _nodes(sight: Sight, now: float) -> Iterator[Metric]:
         (one.disk_size if one else None for one in vitals),
     )
     yield each("disk_free_bytes", "What is free of it.", (one.disk_free if one else None for one in vitals))
-    closed = (_schedule(sight, node, registration) is not Schedule.NORMAL for node, registration, _ in nodes)
+    closed = (sight.schedule(node) is not Schedule.NORMAL for node, _, _ in nodes)
     yield each("closed", "1 where nothing new is placed, since it is cordoned or drained.", closed)
     yield gauges(
         "node_drain_remaining_slices",
@@ -102,17 +100,9 @@ def _nodes(sight: Sight, now: float) -> Iterator[Metric]:
     yield gauges("node_lost", "1 for each node that is lost, and not forgotten.", _NODE, ones(lost))
 
 
-def _schedule(sight: Sight, node: NodeId, registration: Registration | None) -> Schedule:
-    if registration is not None and registration.leaving:
-        return Schedule.DRAIN
-    intent = sight.intents.get(node)
-    return intent.value.schedule if intent is not None else Schedule.NORMAL
-
-
 def _draining(sight: Sight) -> Labelled:
     for node in {**sight.nodes, **sight.cluster.on_node}:
-        put = sight.nodes.get(node)
-        if _schedule(sight, node, put.value if put is not None else None) is Schedule.DRAIN:
+        if sight.schedule(node) is Schedule.DRAIN:
             yield (node,), len(sight.cluster.on_node.get(node, ()))
 
 

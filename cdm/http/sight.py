@@ -7,46 +7,20 @@ belongs together.
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any
 
 import anyio
 
 from cdm import clock
-from cdm.dispatch.messages import KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
-from cdm.manager.cluster import Cluster
-from cdm.model.artifact import NodeId
-from cdm.model.keys import (
-    LAYOUTS,
-    BlueprintKey,
-    FenceKey,
-    IntentKey,
-    Key,
-    LeaseKey,
-    NodeKey,
-    RolloutKey,
-    SeenKey,
-    SliceKey,
-    StatusKey,
-)
-from cdm.model.node import Fence, Intent, Lease, Registration, Seen
+from cdm.dispatch.messages import Message
+from cdm.manager.cluster_view import ClusterView
+from cdm.model.keys import LAYOUTS
 
 
-class Sight:
+class Sight(ClusterView):
     """The cluster as this process's mirrors have it."""
 
     def __init__(self) -> None:
-        self.cluster = Cluster()
-        """Blueprints, slices by artifact and by node, the records of rollouts, statuses."""
-        self.nodes: dict[NodeId, ValuePut[NodeKey, Registration]] = {}
-        """The registered nodes."""
-        self.intents: dict[NodeId, ValuePut[IntentKey, Intent]] = {}
-        self.seen: dict[NodeId, ValuePut[SeenKey, Seen]] = {}
-        """What the leader remembers of nodes, also of those that are gone."""
-        self.lease: Lease | None = None
-        """Who leads; None: nobody does."""
-        self.fence = Fence(0)
-        self.unreadable: dict[object, str] = {}
-        """Keys and values that cannot be read: why, by the key, or by its kind and name."""
+        super().__init__()
         self.changes = 0
         """Grows with every message, and where NATS comes or goes."""
         self.listed = False
@@ -87,24 +61,7 @@ class Sight:
 
     def take(self, message: Message) -> None:
         """Take in one message."""
-        match message:
-            case ValuePut(key=key):
-                if self.unreadable:
-                    self.unreadable.pop(key, None)
-                self._put(message)
-            case ValueRemove(key=key, revision=revision):
-                self.unreadable.pop(key, None)
-                self._removed(key, revision)
-            case ValueRejected(key=key, reason=reason, revision=revision):
-                self.unreadable[key] = reason
-                if isinstance(key, BlueprintKey):
-                    self.cluster.refuse_blueprint(key.artifact, reason, revision, message.removed)
-                elif not isinstance(key, RolloutKey):  # the leader goes on with the one that it knows
-                    self._removed(key, revision)
-            case KeyRejected(kind=kind, name=name, reason=reason):
-                self.unreadable[kind, name] = reason
-            case RejectedKeyRemoved(kind=kind, name=name):
-                self.unreadable.pop((kind, name), None)
+        super().take(message)
         self.tell()
 
     def heard(self, bucket: str, *, live: bool, late: float = 0.0) -> None:
@@ -130,43 +87,3 @@ class Sight:
         if self._waiting is not None:
             self._waiting.set()
             self._waiting = None
-
-    def _put(self, put: ValuePut[Any, Any]) -> None:
-        match put.key:
-            case SliceKey():
-                self.cluster.put_slice(put)
-            case BlueprintKey(artifact):
-                self.cluster.accept_blueprint(artifact, put.value, put.revision)
-            case StatusKey(name):
-                self.cluster.statuses[name] = put.value
-            case RolloutKey(service):
-                self.cluster.rollouts[service] = put
-            case NodeKey(node):
-                self.nodes[node] = put
-            case SeenKey(node):
-                self.seen[node] = put
-            case IntentKey(node):
-                self.intents[node] = put
-            case LeaseKey():
-                self.lease = put.value
-            case FenceKey():
-                self.fence = put.value
-
-    def _removed(self, key: Key, revision: int) -> None:
-        match key:
-            case SliceKey():
-                self.cluster.remove_slice(key)
-            case BlueprintKey(artifact):
-                self.cluster.remove_blueprint(artifact, revision)
-            case StatusKey(name):
-                self.cluster.statuses.pop(name, None)
-            case RolloutKey(service):
-                self.cluster.rollouts.pop(service, None)
-            case NodeKey(node):
-                self.nodes.pop(node, None)
-            case SeenKey(node):
-                self.seen.pop(node, None)
-            case IntentKey(node):
-                self.intents.pop(node, None)
-            case LeaseKey():
-                self.lease = None

@@ -365,5 +365,18 @@ NODES = Layout("nodes", (NodeKey, IntentKey, SeenKey, SlotKey), _decode_node, ex
 STATUS = Layout("status", (StatusKey,), StatusKey)
 LAYOUTS = (BLUEPRINTS, SLICES, NODES, STATUS)
 """The buckets that cdm keeps its values in."""
+
+
+def bucket_of(kind: type[Key]) -> str:
+    """The bucket, without prefix, that holds keys of this kind."""
+    return next(layout.name for layout in LAYOUTS if kind in layout.kinds)
+
+
+def place(which: Key | tuple[type[Key], str]) -> tuple[str, str]:
+    """The bucket, without prefix, and the name in it of a key, or of one that cannot be read and its kind."""
+    kind, name = which if isinstance(which, tuple) else (type(which), encode(which))
+    return bucket_of(kind), name
+
+
 ARTIFACTS = Layout("artifacts", (ContentKey,), ContentKey)
 """A bucket of the object store; its keys are what describes the objects."""

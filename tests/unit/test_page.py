@@ -32,12 +32,14 @@ from cdm.model.keys import (
     BlueprintKey,
     IntentKey,
     NodeKey,
+    RolloutKey,
     SeenKey,
     SliceKey,
     StatusKey,
     encode_artifact,
 )
 from cdm.model.node import Fence, Intent, Lease, Registration, Schedule, Seen
+from cdm.model.record import Rollout
 from cdm.model.slice import SliceState, SliceValue
 from cdm.model.status import Condition, RolloutStatus, Status
 from cdm.store.events import StoredEvent
@@ -100,20 +102,23 @@ def test_what_cannot_be_read_is_told_until_it_can() -> None:
     odd = KeyRejected(SliceKey, "a b", "has a space", 4)
     bad_slice = ValueRejected[SliceKey, SliceValue](SLICE, "no JSON", 5)
     bad_intent = ValueRejected[IntentKey, Intent](IntentKey(NODE), "no JSON", 6)
+    bad_record = ValueRejected[RolloutKey, Rollout](RolloutKey(APP.service), "no JSON", 7)
     before = ValuePut(SLICE, SliceValue(SliceState.ACTIVE, 7), 2)
-    assert facts_of(before, refused, odd, bad_slice, bad_intent) == {
+    assert facts_of(before, refused, odd, bad_slice, bad_intent, bad_record) == {
         f"b/{APP}": {"revision": 3, "at": 1000, "refused": "no number"},
         "x/slices/a b": "has a space",
         "x/slices/n=2E1.org.example/slice/1.0.0/1": "no JSON",
         "i/n.1": {"schedule": "cordon", "reason": "no JSON", "at": 1000},
         "x/nodes/n=2E1.intent": "no JSON",
+        "x/slices/_rollout.org.example/slice": "no JSON",
     }
     gone: tuple[Message, ...] = (
         ValueRemove(SLICE, 7),
         ValueRemove(IntentKey(NODE), 8),
         RejectedKeyRemoved(SliceKey, "a b"),
+        ValueRemove(RolloutKey(APP.service), 9),
     )
-    assert [*facts_of(refused, odd, bad_slice, bad_intent, *gone)] == [f"b/{APP}"]
+    assert [*facts_of(refused, odd, bad_slice, bad_intent, bad_record, *gone)] == [f"b/{APP}"]
 
 
 def test_whoever_comes_back_is_told_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:

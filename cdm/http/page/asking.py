@@ -95,9 +95,7 @@ class Inquiries:
     async def _node(self, node: NodeId) -> dict[str, Any]:
         reserved = self.desk.sight.cluster.reserved
         told = {"reserved_cpu": reserved.cpu(node), "reserved_memory": reserved.memory(node)}
-        put, registered = self.desk.sight.intents.get(node), self.desk.sight.nodes.get(node)
-        drains = put is not None and put.value.schedule is Schedule.DRAIN
-        if not drains and not (registered is not None and registered.value.leaving):
+        if self.desk.sight.schedule(node) is not Schedule.DRAIN:
             return told
         look = await self._look()
         return {**told, "left": to_builtins(await anyio.to_thread.run_sync(left_on, look, node))}

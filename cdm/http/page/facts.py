@@ -27,7 +27,6 @@ from cdm.dispatch.messages import KeyRejected, Message, RejectedKeyRemoved, Valu
 from cdm.errors import ModelError
 from cdm.model.blueprint import Blueprint
 from cdm.model.keys import (
-    LAYOUTS,
     BlueprintKey,
     FenceKey,
     IntentKey,
@@ -39,6 +38,7 @@ from cdm.model.keys import (
     StatusKey,
     decode_artifact,
     encode,
+    place,
 )
 from cdm.model.node import UNREADABLE_INTENT, Intent, Lease, Registration, Seen
 from cdm.model.slice import SliceValue
@@ -64,19 +64,19 @@ def told(message: Message, epoch: float) -> Iterator[Fact]:
         case ValuePut(key=Key() as key):
             if (name := _name(key)) is not None:
                 yield name, _value(message, epoch)
-                yield _unreadable(key), None
+            yield _unreadable(key), None
         case ValueRemove(key=Key() as key):
             if (name := _name(key)) is not None:
                 yield name, None
-                yield _unreadable(key), None
+            yield _unreadable(key), None
         case ValueRejected(key=Key() as key, reason=reason):
             if (name := _name(key)) is not None:
                 yield name, _refused(key, reason, message.revision, _at(message.at, epoch))
             yield _unreadable(key), None if isinstance(key, BlueprintKey) else reason
         case KeyRejected(kind=kind, name=name, reason=reason):
-            yield f"x/{_bucket(kind)}/{name}", reason
+            yield _unreadable((kind, name)), reason
         case RejectedKeyRemoved(kind=kind, name=name):
-            yield f"x/{_bucket(kind)}/{name}", None
+            yield _unreadable((kind, name)), None
 
 
 def _name(key: Key) -> str | None:
@@ -170,12 +170,8 @@ def _at(at: float, epoch: float) -> int:
     return int(max(at + epoch, 0))
 
 
-def _unreadable(key: Key) -> str:
-    return f"x/{_bucket(type(key))}/{encode(key)}"
-
-
-def _bucket(kind: type[Key]) -> str:
-    return next((layout.name for layout in LAYOUTS if kind in layout.kinds), kind.__name__)
+def _unreadable(which: Key | tuple[type[Key], str]) -> str:
+    return "x/{}/{}".format(*place(which))
 
 
 class FactChanges(NamedTuple):
