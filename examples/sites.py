@@ -24,7 +24,7 @@ class Sites:
         if key not in self.servers:
             handler = partial(SimpleHTTPRequestHandler, directory=str(self.loaded[key].folder))
             self.servers[key] = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-            Thread(target=self.servers[key].serve_forever, daemon=True).start()
+            Thread(target=self.servers[key].serve_forever, args=(0.05,), daemon=True).start()
         return self.servers[key].server_port
 
     async def deactivate(self, key: SliceKey) -> None:

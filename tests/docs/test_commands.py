@@ -297,6 +297,7 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "An operator of NATS that there is": test_nats_cli.test_an_operator_that_there_is,
     "Roll-ups are taken from the buckets": test_buckets_of_an_earlier_version_are_changed_over,
     "A runtime in forty lines": test_first_steps.test_the_runtime_example_serves_a_site,
+    "Testing a runtime": test_documents.test_the_documents_print_the_examples,
     "Writing an agent": test_documents.test_the_agent_example_serves_a_blueprint,
     "Using cdm as a library": test_documents.test_the_library_example_runs,
     "Serving": test_discovery.test_the_commands_of_the_documents,

@@ -32,6 +32,7 @@ EXAMPLES = {
     "agent.py": "Writing an agent",
     "listener.py": "Using cdm as a library",
     "sites.py": "A runtime in forty lines",
+    "test_sites.py": "Testing a runtime",
     "weighted.py": "A strategy in ten lines",
 }
 """The examples that are printed in the documents, and below which heading."""
