@@ -37,9 +37,9 @@ __all__ = ["RELIST_INTERVAL", "Phase", "Watch"]
 log = Log("cdm.watch")
 
 HEARTBEAT = 2.0
-"""Seconds between the server's heartbeats on a silent consumer."""
-OVERDUE = 2.5
-"""Heartbeats after which a silent consumer counts as lost."""
+"""Seconds between the server's heartbeats on a silent consumer, unless another number is asked for."""
+OVERDUE = 1.5
+"""Such heartbeats by which the next one, however far apart they are, may be late before the consumer counts as lost."""
 RELIST_INTERVAL = 300.0
 """Seconds between two full comparisons with the bucket."""
 CHECK_PATIENCE = 2.0
@@ -70,6 +70,8 @@ class Watch:
         relist_interval: seconds between two full comparisons with the bucket.
         backpressure: holds updates back while a leader's commands are being written.
         lent: managers that make the consumer where this user may make none; None: there is no other way.
+        heartbeat: seconds between the server's heartbeats on a silent consumer; None: `HEARTBEAT`. The loss of one that
+            nothing else shows is found so much later.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Watch:
         relist_interval: float = RELIST_INTERVAL,
         backpressure: Backpressure | None = None,
         lent: ConsumerSource | None = None,
+        heartbeat: float | None = None,
     ) -> None:
         self.bucket = bucket
         self._filter = bucket.subject(keys)
@@ -96,6 +99,7 @@ class Watch:
         self._on_reset = on_reset
         self._provider = Provider(bucket.name, provide)
         self._relist_interval = relist_interval
+        self._heartbeat = HEARTBEAT if heartbeat is None else heartbeat
         self._backpressure = backpressure
         self._flow_control = FlowControl(bucket.connection)
         self._consumer: Consumer | None = None
@@ -131,7 +135,7 @@ class Watch:
         mirror, consumer, heard = self._mirror, self._consumer, max(self._heard, self._began)
         messages = None if consumer is None else max(int(consumer.pending), consumer.waiting())
         taken, complete, now = mirror.stored / 1e9 - self.epoch, self._complete, clock.now()
-        silence = 1.5 * HEARTBEAT
+        silence = self._heartbeat + HEARTBEAT / 2
         return lag(mirror.is_live, messages, taken=taken, heard=heard, complete=complete, silence=silence, now=now)
 
     async def run(self) -> None:
@@ -239,7 +243,7 @@ class Watch:
         consumer.waiting = intake.length
         subscription = await connection.subscribe_directly(consumer.inbox, intake.put)
         try:
-            drained = await consumer.create(after, HEARTBEAT)
+            drained = await consumer.create(after, self._heartbeat)
             self._heard = consumer.made
             if drained:
                 await self._finish_if_complete(consumer)
@@ -301,7 +305,7 @@ class Watch:
     @property
     def _overdue(self) -> float:
         """When the consumer counts as lost, unless it is heard of before."""
-        return max(self._heard, self._began) + HEARTBEAT * OVERDUE
+        return max(self._heard, self._began) + self._heartbeat + HEARTBEAT * OVERDUE
 
     async def _finish_if_complete(self, consumer: Consumer) -> None:
         """It has nothing more to deliver: that is all that there is, or the server that it is on is behind."""

@@ -64,6 +64,25 @@ async def _vacant(user: Raw) -> bool:
     return not await user.lease()
 
 
+async def test_who_hears_its_own_slices_alone_costs_the_server_little(server: NatsServer) -> None:
+    """Each node has such a consumer; heartbeats of a manager's are frequent, for what it misses everybody misses."""
+    async with raw(server) as user, nodes_on(server) as nodes:
+        await nodes.start("m", role=Role.MANAGER)
+        await nodes.start("a", role=Role.AGENT)
+
+        async def found() -> dict[str, float]:
+            listed = (await user.api("CONSUMER.LIST.KV_slices"))["consumers"]
+            configs = [each["config"] for each in listed or ()]
+            return {each["filter_subject"]: each["idle_heartbeat"] / 1e9 for each in configs}
+
+        expected = {"$KV.slices.>": 2.0, "$KV.slices.a.>": 10.0}
+
+        async def as_expected() -> bool:
+            return await found() == expected
+
+        await eventually(as_expected)
+
+
 async def test_what_each_role_says_of_itself(server: NatsServer) -> None:
     async with raw(server) as user, nodes_on(server) as nodes:
         await nodes.start("x")

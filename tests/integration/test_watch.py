@@ -239,6 +239,25 @@ async def test_a_lost_consumer_is_replaced(server: NatsServer) -> None:
         assert watched.mirror.names(ValuePut) == [f"n1.{KEY}", f"n2.{KEY}"], "nothing is told twice"
 
 
+@pytest.mark.usefixtures("quick_heartbeats")
+async def test_a_consumer_with_rare_heartbeats_is_missed_when_one_is_late_and_at_once_with_its_connection(
+    server: NatsServer,
+) -> None:
+    async with (
+        raw(server) as user,
+        watching(server, SLICES, keys="n1.>", heartbeat=1.0) as soon,
+        watching(server, SLICES, keys="n1.>", heartbeat=600.0) as late,
+    ):
+        for each in (soon, late):
+            await user.api(f"CONSUMER.DELETE.KV_slices.{consumer_of(each.watch)}")
+        await user.put("slices", f"n1.{KEY}", slice_value())
+        await eventually(lambda: set(soon.mirror.values) == {f"n1.{KEY}"})
+        assert late.watch.phase is Phase.LIVE
+        assert not late.mirror.values, "nothing has shown it that its consumer is gone"
+        late.connection._client._transport.close()  # type: ignore[union-attr]
+        await eventually(lambda: set(late.mirror.values) == {f"n1.{KEY}"})
+
+
 async def test_consumers_do_not_pile_up(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, SLICES) as watched:
         seen = set()
