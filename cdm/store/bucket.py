@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
 
-from cdm.errors import BatchRefused, BucketMissing, NoResponders, RequestRefused, StoreBusy, Unsuitable
+from cdm.errors import AccessDenied, BatchRefused, BucketMissing, NoResponders, RequestRefused, StoreBusy, Unsuitable
 from cdm.log import Log
 from cdm.model.keys import LAYOUTS, Key, Layout, encode
 from cdm.store.batch import Batch, Write, prepared, problem_with
-from cdm.store.configuration import created, lacking, outdated
+from cdm.store.configuration import created, crowded, lacking, outdated
 from cdm.store.connection import Connection
 from cdm.store.jetstream import NAME_IN_USE, acknowledged, no_message, of_leader
 from cdm.store.wire import (
@@ -259,10 +260,9 @@ class Bucket:
         except BucketMissing:
             if not create:
                 raise BucketMissing(f"bucket {self.name} does not exist; run `cdm init` first") from None
+            config = created(self.layout, self.stream, self.all_subjects, replicas)
             try:
-                await self.connection.api(
-                    f"STREAM.CREATE.{self.stream}", created(self.layout, self.stream, self.all_subjects, replicas)
-                )
+                await self.connection.api(f"STREAM.CREATE.{self.stream}", config | await self._crowded(config))
             except RequestRefused as error:
                 if error.code != NAME_IN_USE:
                     raise
@@ -292,6 +292,15 @@ class Bucket:
         if replicas is not None and config.get("num_replicas") != replicas:
             missing["num_replicas"] = replicas
         await self._change(config, missing)
+        if crowd := await self._crowded(config):
+            with suppress(RequestRefused, AccessDenied):
+                await self.connection.api(f"STREAM.UPDATE.{self.stream}", {**config, **missing, **crowd})
+                log.info("bucket adapted", bucket=self.name, changed=", ".join(crowd))
+
+    async def _crowded(self, config: dict[str, Any]) -> dict[str, Any]:
+        """What lets the stream have enough consumers; nothing where the account has a limit of its own."""
+        crowd = crowded(self.layout, config)
+        return crowd if crowd and await self.connection.consumers_unlimited() else {}
 
     async def _change(self, config: dict[str, Any], changes: dict[str, Any]) -> None:
         if not changes:

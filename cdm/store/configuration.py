@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from cdm.model.keys import Layout
+from cdm.model.keys import SLICES, Layout
 from cdm.store.wire import MARKER_TTL
 
 # Every bucket allows TTLs: cdm's own deletes leave markers that expire. Nodes read their own keys directly.
@@ -17,6 +17,9 @@ _FEATURES = {
 # Where the server marks what expires, it lets clients roll keys up: whoever may write one could remove all others.
 _MARKED = {"subject_delete_marker_ttl": MARKER_TTL * 10**9, "allow_rollup_hdrs": True}
 _UNMARKED = {"subject_delete_marker_ttl": 0, "allow_rollup_hdrs": False}
+MOST_CONSUMERS = 1_000_000
+"""Consumers that ``slices`` may have: each node that hears its own keys alone has one. Where neither the stream nor the
+account has a limit, a server from 2.15 on makes no more than a thousand."""
 _NO_LIMITS = {"max_age": 0, "max_msgs": -1, "max_bytes": -1, "sealed": False}
 
 
@@ -51,6 +54,15 @@ def lacking(layout: Layout, config: dict[str, Any]) -> dict[str, Any]:
         missing["max_msgs_per_subject"] = layout.history
     # No limit may make values vanish: a blueprint is in force, and the fence holds, until somebody removes it.
     return missing | {name: none for name, none in _NO_LIMITS.items() if config.get(name, none) != none}
+
+
+def crowded(layout: Layout, config: dict[str, Any]) -> dict[str, Any]:
+    """What lets a stream have as many consumers as there may be nodes, in an account that does not limit them itself.
+
+    Nothing may be refused for want of it: a server before 2.12 cannot change it, and has no limit of its own.
+    """
+    limited = layout is not SLICES or config.get("mirror") or config.get("max_consumers", -1) > 0
+    return {} if limited else {"max_consumers": MOST_CONSUMERS}
 
 
 def outdated(layout: Layout, config: dict[str, Any]) -> dict[str, Any]:

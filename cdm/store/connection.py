@@ -100,6 +100,12 @@ class Connection(Link):
         except (StoreBusy, Uncertain) as error:
             raise type(error)(f"JetStream at {self.access.shown} is not ready: {error}") from None
 
+    async def consumers_unlimited(self) -> bool:
+        """Whether the account says nothing of how many consumers a stream may have; errors as of `api`."""
+        account = await self.api("INFO")
+        tiers = (account, *(account.get("tiers") or {}).values())
+        return all((each.get("limits") or {}).get("max_consumers", -1) <= 0 for each in tiers)
+
     # Talk
 
     async def publish(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import AsyncExitStack
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -39,9 +41,10 @@ from cdm.node.node import NodeSettings, ensure
 from cdm.node.node import node as make_node
 from cdm.store.batch import MAX_BATCH, Write
 from cdm.store.bucket import Bucket
+from cdm.store.configuration import MOST_CONSUMERS
 from cdm.store.connection import Access, Connection
 from cdm.store.wire import dump
-from tests.harness.servers import FORGIVEN, NatsServer
+from tests.harness.servers import FORGIVEN, NatsServer, running_server
 from tests.harness.store import connected
 from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import EXPECT, EXPECT_SUBJECT, Raw, Rejection, raw
@@ -278,6 +281,33 @@ async def test_a_bucket_that_a_plain_client_made_is_upgraded(server: NatsServer,
         before = await _config(user, layout.name)
         assert await bucket.ensure(create=False) is False
         assert await _config(user, layout.name) == before
+
+
+async def test_each_of_many_nodes_may_have_a_consumer_of_slices(server: NatsServer) -> None:
+    """Servers from 2.15 on make a thousand for a stream that says nothing of it."""
+    async with connected(server) as connection, raw(server) as user:
+        for layout in LAYOUTS:
+            await Bucket(connection, layout).ensure(create=True)
+            assert (await _config(user, layout.name))["max_consumers"] == (MOST_CONSUMERS if layout is SLICES else -1)
+        config = await _config(user, "slices")
+        for others, then in ((-1, MOST_CONSUMERS), (70, 70)):
+            await user.api("STREAM.UPDATE.KV_slices", {**config, "max_consumers": others})
+            await Bucket(connection, SLICES).ensure(create=False)
+            assert (await _config(user, "slices"))["max_consumers"] == then
+
+
+async def test_the_consumers_of_an_account_are_its_owners_to_limit(tmp_path: Path) -> None:
+    config = tmp_path / "limited.conf"
+    account = {"jetstream": {"max_consumers": 70}, "users": [{"user": "u", "password": "p"}]}
+    config.write_text(json.dumps({"accounts": {"A": account}, "no_auth_user": "u"}), encoding="utf-8")
+    async with (
+        running_server(arguments=["-c", str(config)]) as server,
+        connected(server) as connection,
+        raw(server) as user,
+    ):
+        for created in (True, False):
+            assert await Bucket(connection, SLICES).ensure(create=True) is created
+            assert (await _config(user, "slices"))["max_consumers"] == -1
 
 
 @pytest.mark.parametrize("layout", [SLICES, NODES], ids=lambda layout: layout.name)
