@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from cyclopts import App, Parameter
@@ -13,8 +13,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cdm.model.duration import seconds
+from tests.bench.many import Size
 from tests.bench.measure import Figure
-from tests.bench.run import BENCHMARKS, results
+from tests.bench.run import BENCHMARKS, results, simulated
 from tests.bench.write_up import COLUMNS, cells, write_up
 
 app = App(name="python -m tests.bench", help_format="plaintext")
@@ -70,6 +72,54 @@ def bench(
     if write:
         write_up(found)
     return 1 if broken else 0
+
+
+@app.command
+def many(
+    *,
+    nodes: int = 1_000,
+    servers: Literal[1, 3] = 1,
+    managers: int = 3,
+    node_ttl: str = "10s",
+    slices: int = 10,
+    window: str = "60s",
+    failovers: int = 10,
+    json: bool = False,
+    write: bool = False,
+) -> int:
+    """Simulate many nodes, on real servers and with real managers, and measure what they cost and how they fare.
+
+    Parameters
+    ----------
+    nodes
+        How many.
+    servers
+        Of NATS.
+    managers
+        Processes of the role manager; with one no fail-over is measured.
+    node_ttl
+        How long a node may be silent.
+    slices
+        Of each node.
+    window
+        For how long is counted what happens at rest.
+    failovers
+        How often the leader is killed.
+    json
+        Print a line of JSON for each figure.
+    write
+        Put the figures into the README.md beside this file.
+    """
+    found = simulated(Size(nodes, servers, managers, seconds(node_ttl), slices, seconds(window), failovers))
+    if json:
+        for figure in found:
+            print(msgspec.json.encode(_line(figure)).decode())
+    else:
+        console = Console()
+        (console if console.is_terminal else Console(width=220)).print(_table(found))
+    if write:
+        write_up(found)
+    return 0
 
 
 def _line(figure: Figure) -> dict[str, object]:

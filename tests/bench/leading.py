@@ -240,7 +240,7 @@ async def failovers(number: signal.Signals, repetitions: int) -> tuple[list[floa
                 async with anyio.create_task_group() as tasks:
                     # One would not do: a leader that stops in good order may serve it still.
                     demanded: list[str] = []
-                    tasks.start_soon(_demand, on, f"org.example/app{repetition}", demanded)
+                    tasks.start_soon(demand, on, f"org.example/app{repetition}", demanded)
                     values.append((await seen.arrive(on) - before) * 1000)
                     tasks.cancel_scope.cancel()
                 # The next leader to go shall have no slices that are to be moved.
@@ -250,7 +250,7 @@ async def failovers(number: signal.Signals, repetitions: int) -> tuple[list[floa
             return values, all_.peak
 
 
-async def _demand(on: Playground, name: str, demanded: list[str]) -> None:
+async def demand(on: Playground, name: str, demanded: list[str]) -> None:
     """Put a new blueprint every few milliseconds."""
     for number in itertools.count():
         demanded.append(f"$KV.blueprints.{name}-{number}/1.0.0")

@@ -118,15 +118,15 @@ def seconds(work: Callable[[], object]) -> float:
 async def at_rest(pid: int, within: float = 60.0) -> None:
     """Wait until a process uses hardly any processor time."""
     deadline = time.monotonic() + within
-    used = _processor_time(pid)
+    used = processor_time(pid)
     while True:
         await anyio.sleep(REST)
-        before, used = used, _processor_time(pid)
+        before, used = used, processor_time(pid)
         if used - before < BUSY * REST or time.monotonic() > deadline:
             return
 
 
-def _processor_time(pid: int) -> float:
+def processor_time(pid: int) -> float:
     """Seconds that a process was computing for, on its own behalf and in the kernel."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

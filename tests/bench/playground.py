@@ -121,7 +121,7 @@ async def playground(*, servers: int = 1, monitoring: bool = False) -> AsyncIter
         async with running_server(arguments=arguments) as server, _on([server], replicas) as found:
             yield found
     else:
-        async with running_cluster(servers) as cluster, _on(cluster, replicas) as found:
+        async with running_cluster(servers, more=arguments) as cluster, _on(cluster, replicas) as found:
             yield found
 
 

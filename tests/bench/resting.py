@@ -25,6 +25,7 @@ from tests.bench.leading import INSTANCES, candidates
 from tests.bench.measure import Figure, Goal, figure
 from tests.bench.playground import Playground, active_slices, blueprints, nodes_named, playground
 from tests.harness.processes import environment
+from tests.harness.servers import NatsServer
 from tests.harness.waiting import eventually
 
 HOUR = 3600.0
@@ -70,10 +71,10 @@ async def at_rest(nodes: int, slices: int, window: float) -> Traffic:
         async with _running(on, names):
             await eventually(lambda: _ready(on, nodes, slices // INSTANCES), 240, pause=0.5)
             await anyio.sleep(window / 6)
-            before, began = await _counters(on), time.monotonic()
+            before, began = await counters(on), time.monotonic()
             await anyio.sleep(window)
-            after, took = await _counters(on), time.monotonic() - began
-            kinds = await _kinds(on, min(window, 20.0))
+            after, took = await counters(on), time.monotonic() - began
+            kinds = await kinds_of(on, min(window, 20.0))
     messages, volume = ((late - early) / took for early, late in zip(before, after, strict=True))
     return Traffic(messages, volume, kinds)
 
@@ -105,20 +106,24 @@ async def _ready(on: Playground, nodes: int, blueprints_: int) -> bool:
     return True
 
 
-async def _counters(on: Playground) -> tuple[float, float]:
-    ports: dict[str, Any] = json.loads(next((on.servers[0].folder / "ports").glob("*.ports")).read_text())
-    url = ports["monitoring"][0] + "/varz"
-
-    def ask() -> dict[str, Any]:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
-
-    found = await anyio.to_thread.run_sync(ask)
-    return found["in_msgs"] + found["out_msgs"], found["in_bytes"] + found["out_bytes"]
+async def counters(on: Playground) -> tuple[float, float]:
+    """Messages into and out of all servers so far, those between servers included, and their bytes."""
+    messages = volume = 0.0
+    for server in on.servers:
+        found = await anyio.to_thread.run_sync(_varz, server)
+        messages += found["in_msgs"] + found["out_msgs"]
+        volume += found["in_bytes"] + found["out_bytes"]
+    return messages, volume
 
 
-async def _kinds(on: Playground, window: float) -> Counter[str]:
+def _varz(server: NatsServer) -> dict[str, Any]:
+    ports: dict[str, Any] = json.loads(next((server.folder / "ports").glob("*.ports")).read_text())
+    with urllib.request.urlopen(ports["monitoring"][0] + "/varz", timeout=5) as answer:
+        found: dict[str, Any] = json.load(answer)
+        return found
+
+
+async def kinds_of(on: Playground, window: float) -> Counter[str]:
     """Messages a second, by what they are for, as one more subscriber of everything sees them."""
     found: Counter[str] = Counter()
 

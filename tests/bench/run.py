@@ -15,6 +15,7 @@ from typing import Any
 
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from tests.bench import deciding, growth, leading, placing, reading, releasing, resting, writing
+from tests.bench.many import Size, many
 from tests.bench.measure import Figure
 
 Benchmark = Callable[[bool], list[Figure] | Coroutine[Any, Any, list[Figure]]]
@@ -48,6 +49,17 @@ def results(name: str, quick: bool) -> list[Figure]:
         return pool.submit(measure, name, quick).result()
 
 
+def simulated(size: Size) -> list[Figure]:
+    """Simulate many nodes in a process of its own, and give the figures."""
+    with ProcessPoolExecutor(1, _processes()) as pool:
+        return pool.submit(_simulate, size).result()
+
+
+def _simulate(size: Size) -> list[Figure]:
+    _log_nowhere()
+    return asyncio.run(many(size))
+
+
 @cache
 def _processes() -> ForkServerContext:
     """Processes that begin with everything imported and nothing else."""
@@ -58,9 +70,12 @@ def _processes() -> ForkServerContext:
 
 def measure(name: str, quick: bool) -> list[Figure]:
     """Run one benchmark in this process."""
-    # Logs are made as they are by default, and thrown away.
-    with Path(os.devnull).open("w") as nowhere:
-        with redirect_stderr(nowhere):
-            configure_logs(LogFormat.CONSOLE, LogLevel.INFO)
-        found = BENCHMARKS[name](quick)
-        return found if isinstance(found, list) else asyncio.run(found)
+    _log_nowhere()
+    found = BENCHMARKS[name](quick)
+    return found if isinstance(found, list) else asyncio.run(found)
+
+
+def _log_nowhere() -> None:
+    """Make logs as they are by default, and throw them away."""
+    with redirect_stderr(Path(os.devnull).open("w")):  # for as long as the process lasts
+        configure_logs(LogFormat.CONSOLE, LogLevel.INFO)

@@ -90,6 +90,12 @@ class NatsServer:
         return f"nats://127.0.0.1:{self._port}"
 
     @property
+    def pid(self) -> int:
+        """Its process, which runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """What it wrote."""
         return (self.folder / "log").read_text(errors="replace")
@@ -196,8 +202,16 @@ async def running_server(
 
 
 @asynccontextmanager
-async def running_cluster(size: int = 3, login: tuple[str, str] | None = None) -> AsyncIterator[list[NatsServer]]:
-    """Several servers as one JetStream cluster, for the time of the ``with`` block; all clients have the same login."""
+async def running_cluster(
+    size: int = 3, login: tuple[str, str] | None = None, more: Sequence[str] = ()
+) -> AsyncIterator[list[NatsServer]]:
+    """Several servers as one JetStream cluster, for the time of the ``with`` block; all clients have the same login.
+
+    Args:
+        size: how many.
+        login: of all clients; None: they have none.
+        more: of each one's command line.
+    """
     options = dict(zip(("user", "password"), login or (), strict=False))
     with temporary_folder() as folder, ExitStack() as stack:
         routes = [free_port() for _ in range(size)]
@@ -208,7 +222,7 @@ async def running_cluster(size: int = 3, login: tuple[str, str] | None = None) -
             own.mkdir()
             arguments = ["-n", f"s{number}", "--cluster_name", "test", "--cluster", f"nats://127.0.0.1:{route}"]
             arguments += ["--user", login[0], "--pass", login[1]] if login else []
-            server = NatsServer(own, arguments=[*arguments, "--routes", urls])
+            server = NatsServer(own, arguments=[*arguments, "--routes", urls, *more])
             stack.callback(server.kill)
             servers.append(server)
             await server.start()
