@@ -13,19 +13,17 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from cdm.errors import UsageError
-from cdm.store.access import Access
+from cdm.store.access import Access, api_of
 
 _FILES = ("creds", "nkey", "ca", "cert", "key")
 _CREDS = "use creds instead, a file with a JWT and its seed (in the context, or by --creds, NATS_CREDS)"
-_API = "use servers, or an account, whose JetStream answers at $JS.API"
 _UNSUPPORTED = {
     "user_jwt": _CREDS,
     "user_seed": _CREDS,
     "nsc": _CREDS,
-    "jetstream_domain": _API,
-    "jetstream_api_prefix": _API,
 }
-"""Fields that say who to be or where, which cdm does not support, and what to do instead."""
+"""Fields that say who to be, which cdm does not support, and what to do instead."""
+_SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 _LISTED = re.compile(r",(?=\s*(?:nats|tls|wss?)://)")
 
 
@@ -100,16 +98,38 @@ def access_of(context: str | None, *, identified: bool = False) -> Access:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"nats context {context!r} in {path} is damaged: {error}") from None
     for field, instead in _UNSUPPORTED.items():
-        if getattr(loaded, field) and not (identified and instead is _CREDS):
+        if getattr(loaded, field) and not identified:
             raise UsageError(f"nats context {context!r} in {path}: cdm does not support its {field}; {instead}")
     return replace(
         Access(),
         **({"servers": servers_of(loaded.url)} if loaded.url else {}),
         **({"inbox_prefix": loaded.inbox_prefix} if loaded.inbox_prefix else {}),
+        **({"api": api} if (api := api_named(loaded.jetstream_domain, loaded.jetstream_api_prefix)) else {}),
         tls_first=loaded.tls_first,
         **{name: getattr(loaded, name) or None for name in ("user", "password", "token")},
         **{name: expanded(Path(path)) for name in _FILES if (path := getattr(loaded, name))},
     )
+
+
+def api_named(domain: str | None, prefix: str | None) -> str:
+    """What the subjects of JetStream's API begin with; empty: nothing is said. Of both the domain counts, as to `nats`.
+
+    Raises:
+        UsageError: it cannot be the name of a domain, or the beginning of a subject.
+    """
+    if domain:
+        if not is_subject(domain) or "." in domain:
+            raise UsageError(f"JetStream domain {domain!r} (--js-domain, CDM_JS_DOMAIN) is not one word of a subject")
+        return api_of(domain)
+    api = (prefix or "").removesuffix(".")
+    if api and not is_subject(api):
+        raise UsageError(f"--js-api-prefix {api!r} (CDM_JS_API_PREFIX) is not the beginning of a subject")
+    return api
+
+
+def is_subject(text: str) -> bool:
+    """Whether it is a subject, or the beginning of one, without wildcards."""
+    return _SUBJECT.fullmatch(text) is not None
 
 
 def servers_of(text: str) -> tuple[str, ...]:

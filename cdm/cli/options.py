@@ -14,7 +14,7 @@ from cyclopts import Group, Parameter, Token
 from cyclopts.validators import Number
 from msgspec.structs import replace
 
-from cdm.cli.context import access_of, expanded, selected_context, servers_of
+from cdm.cli.context import access_of, api_named, expanded, is_subject, selected_context, servers_of
 from cdm.errors import InvalidBlueprint, UsageError
 from cdm.model.condition import problem_with_label
 from cdm.model.host import is_host
@@ -32,7 +32,6 @@ _LONGEST = 365 * 86_400.0
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _WHO = ("creds", "nkey", "user", "token")
 _SCHEMES = ("nats", "tls", "ws", "wss")
-_SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
@@ -213,6 +212,10 @@ class ConnectionOptions:
     """File with the client certificate's key."""
     inbox_prefix: Annotated[str | None, Parameter(name="--inbox-prefix", env_var="CDM_INBOX_PREFIX")] = None
     """Prefix of reply subjects, where permissions require one. [default: the context's, else _INBOX]"""
+    js_domain: Annotated[str | None, Parameter(name="--js-domain", env_var="CDM_JS_DOMAIN")] = None
+    """JetStream domain to work in. [default: the context's, else that of the server]"""
+    js_api_prefix: Annotated[str | None, Parameter(name="--js-api-prefix", env_var="CDM_JS_API_PREFIX")] = None
+    """What the JetStream API's subjects begin with, where it is imported. [default: the context's, else $JS.API]"""
     prefix: Annotated[str, Parameter(name="--prefix", env_var="CDM_PREFIX", show_default=False)] = ""
     """Prefix of buckets (PREFIX_blueprints) and subjects (PREFIX.cdm…), for several clusters on one NATS."""
 
@@ -232,7 +235,11 @@ class ConnectionOptions:
             access = replace(access, servers=servers_of(server))
         check_servers(access.servers)
         access = replace(access, **self._identity(access), **self._given("ca", "cert", "key", "inbox_prefix"))
-        if not _SUBJECT.fullmatch(access.inbox_prefix):
+        if self.js_domain and self.js_api_prefix:
+            raise UsageError("--js-domain (CDM_JS_DOMAIN) and --js-api-prefix (CDM_JS_API_PREFIX): choose one")
+        if api := api_named(self.js_domain, self.js_api_prefix):
+            access = replace(access, api=api)
+        if not is_subject(access.inbox_prefix):
             raise UsageError(f"--inbox-prefix {access.inbox_prefix!r} is not the beginning of a subject")
         if access.key and not access.cert:
             raise UsageError("--tlskey (NATS_KEY) without --tlscert (NATS_CERT)")

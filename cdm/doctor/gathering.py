@@ -195,12 +195,12 @@ def _of(name: str, info: Mapping[str, Any], layout: Layout | None) -> BucketPict
 async def _abilities(connection: Connection, missing: Iterable[str]) -> dict[str, bool | None]:
     """Whether the server takes messages at which subjects: each is one that comes to nothing."""
     gone = set(missing)
-    elsewhere = {_EXPECTED_STREAM: NOBODY}
+    elsewhere, keys = {_EXPECTED_STREAM: NOBODY}, f"{connection.key_prefix}$KV."
     tried = {
-        "write blueprints": ("blueprints", f"$KV.{connection.bucket('blueprints')}.{NOBODY}"),
-        "cordon and drain nodes": ("nodes", f"$KV.{connection.bucket('nodes')}.{NOBODY}.intent"),
+        "write blueprints": ("blueprints", f"{keys}{connection.bucket('blueprints')}.{NOBODY}"),
+        "cordon and drain nodes": ("nodes", f"{keys}{connection.bucket('nodes')}.{NOBODY}.intent"),
         "push artifacts": (ARTIFACTS.name, f"$O.{connection.bucket(ARTIFACTS.name)}.M.{NOBODY}"),
-        "manage (write slices)": ("slices", f"$KV.{connection.bucket('slices')}.{NOBODY}"),
+        "manage (write slices)": ("slices", f"{keys}{connection.bucket('slices')}.{NOBODY}"),
     }
     found: dict[str, bool | None] = dict.fromkeys((*tried, "read logs", "change buckets"))
 
@@ -214,9 +214,8 @@ async def _abilities(connection: Connection, missing: Iterable[str]) -> dict[str
         tasks.start_soon(attempt, "read logs", connection.subject("cdm", "logs", NOBODY))
         stream = Bucket(connection, NODES).stream
         # A configuration of another stream.
-        tasks.start_soon(
-            attempt, "change buckets", f"$JS.API.STREAM.UPDATE.{stream}", b'{"name": "%b"}' % NOBODY.encode()
-        )
+        change = connection.api_subject(f"STREAM.UPDATE.{stream}")
+        tasks.start_soon(attempt, "change buckets", change, b'{"name": "%b"}' % NOBODY.encode())
     return found
 
 

@@ -14,6 +14,9 @@ from msgspec import Struct
 
 from cdm.errors import AccessDenied
 
+API = "$JS.API"
+"""What the subjects of JetStream's API begin with, where nothing else is said."""
+
 _JWT = re.compile(rb"BEGIN NATS USER JWT-+\s+(\S+)")
 _SEED = re.compile(rb"BEGIN USER NKEY SEED-+\s+(\S+)")
 _SCHEME = re.compile(r"[A-Za-z]+://")
@@ -68,6 +71,8 @@ class Access(Struct, frozen=True):
     """Begin with the handshake; the server must be set up for it."""
     inbox_prefix: str = "_INBOX"
     """First tokens of the subjects that answers come to."""
+    api: str = API
+    """What the subjects of JetStream's API begin with: of another domain, ``$JS.{domain}.API``."""
 
     def __repr__(self) -> str:
         return f"Access({self.shown})"
@@ -100,6 +105,11 @@ class Access(Struct, frozen=True):
         """Whether TLS is required."""
         schemes = {server.partition("://")[0] for server in self.servers if "://" in server}
         return bool(self.ca or self.cert or self.tls_first or schemes & {"tls", "wss"})
+
+
+def api_of(domain: str) -> str:
+    """What the subjects of JetStream's API begin with in a domain."""
+    return f"$JS.{domain}.API"
 
 
 def credentials_of(access: Access) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class Bucket:
         self.name = connection.bucket(layout.name)
         self.stream = f"KV_{self.name}"
         self._subjects = f"$KV.{self.name}."
+        self._written = connection.key_prefix + self._subjects
+        """What the subjects begin with at which keys are written."""
 
     @property
     def all_subjects(self) -> str:
@@ -121,7 +123,9 @@ class Bucket:
         """
         subject = self.subject(encode(key))
         try:
-            payload, headers = await self.connection.ask(f"$JS.API.DIRECT.GET.{self.stream}.{subject}", timeout=timeout)
+            payload, headers = await self.connection.ask(
+                self.connection.api_subject(f"DIRECT.GET.{self.stream}.{subject}"), timeout=timeout
+            )
         except NoResponders:
             raise StoreBusy(f"bucket {self.name} does not answer; run `cdm init` if it was never created") from None
         if status := headers.get("Status"):
@@ -160,7 +164,7 @@ class Bucket:
             sent[EXPECT] = str(expect)
         if ttl is not None:
             sent[TTL] = ttl_header(ttl)
-        return await self._publish(self.subject(encode(key)), payload, sent, timeout)
+        return await self._publish(encode(key), payload, sent, timeout)
 
     async def delete(
         self,
@@ -180,12 +184,12 @@ class Bucket:
             sent[TTL] = ttl_header(marked_for)
         if expect is not None:
             sent[EXPECT] = str(expect)
-        return await self._publish(self.subject(encode(key)), b"", sent, timeout)
+        return await self._publish(encode(key), b"", sent, timeout)
 
     async def batch(self, writes: list[Write], timeout: float | None = None) -> int:
         """Write all or nothing; returns the last message's revision. Errors as in `prepare`, `stage` and `put`."""
         batch = self.prepare(writes)
-        with self.connection.refusals({self._subjects + write.name for write in writes}):
+        with self.connection.refusals({self._written + write.name for write in writes}):
             await self.stage(batch)
             return await self.commit(batch, timeout)
 
@@ -200,7 +204,7 @@ class Bucket:
 
     def prepare(self, writes: Sequence[Write]) -> Batch:
         """Encode a batch for `stage` and `commit`. Raises `ValueError`: there are no writes, or too many."""
-        return prepared(writes, self._subjects, self.connection.max_payload)
+        return prepared(writes, self._written, self.connection.max_payload)
 
     def problem_with(self, write: Write) -> str:
         """Why the server would end the connection over a message instead of storing it; empty: it would store it."""
@@ -222,11 +226,11 @@ class Bucket:
 
         Errors as in `put`.
         """
-        return await self._publish(self.subject(batch.last.name), batch.last.payload, batch.last.headers, timeout)
+        return await self._publish(batch.last.name, batch.last.payload, batch.last.headers, timeout)
 
-    async def _publish(self, subject: str, payload: bytes, headers: dict[str, str], timeout: float | None) -> int:
+    async def _publish(self, name: str, payload: bytes, headers: dict[str, str], timeout: float | None) -> int:
         try:
-            answer = await self.connection.request(subject, payload, headers or None, timeout)
+            answer = await self.connection.request(self._written + name, payload, headers or None, timeout)
         except NoResponders:
             # JetStream is not up, or the bucket is gone: either way nothing was stored.
             raise StoreBusy(f"bucket {self.name} does not answer") from None

@@ -18,7 +18,7 @@ from nats.aio.subscription import Subscription
 
 from cdm.errors import AccessDenied, NoResponders, RequestRefused, StoreBusy, StoreError, Uncertain, Unsuitable
 from cdm.log import Log
-from cdm.store.access import Access
+from cdm.store.access import API, Access
 from cdm.store.client import Deliver, dismiss, translated
 from cdm.store.jetstream import checked, problem_with_version
 from cdm.store.link import Link
@@ -60,6 +60,15 @@ class Connection(Link):
         """A bucket's full name."""
         return f"{self.prefix}_{name}" if self.prefix else name
 
+    def api_subject(self, call: str) -> str:
+        """Where JetStream is called, e.g. ``STREAM.INFO.KV_slices``."""
+        return f"{self.access.api}.{call}"
+
+    @property
+    def key_prefix(self) -> str:
+        """What a key's subject is put behind when it is written: clients of KV buckets do so beyond a domain."""
+        return "" if self.access.api == API else f"{self.access.api}."
+
     # What the server is
 
     @property
@@ -82,7 +91,7 @@ class Connection(Link):
 
         Raises:
             Unsuitable: says in one line why not.
-            StoreBusy: JetStream is not ready; a cluster needs most of its servers.
+            StoreBusy: JetStream is not ready, as a cluster needs most of its servers; or another domain is away.
             Uncertain: JetStream does not answer.
         """
         version = self.server_version
@@ -92,6 +101,11 @@ class Connection(Link):
         try:
             await self.api("INFO")
         except NoResponders:
+            if self.access.api != API:
+                raise StoreBusy(
+                    f"nobody answers at {self.access.api} of nats-server {version} at {self.access.shown}: is the "
+                    "domain (--js-domain, the context's) or API prefix right, and is it connected?"
+                ) from None
             raise Unsuitable(
                 f"nats-server {version} at {self.access.shown} has no JetStream; start it with -js, "
                 "or enable JetStream for this account (one that `cdm secure` added: have the server reload twice, or "
@@ -177,7 +191,8 @@ class Connection(Link):
         Raises:
             StoreError: the error of the answer, or that there was none.
         """
-        answer = await self.request(f"$JS.API.{call}", json.dumps(body).encode() if body else b"", timeout=timeout)
+        payload = json.dumps(body).encode() if body else b""
+        answer = await self.request(self.api_subject(call), payload, timeout=timeout)
         return checked(answer)
 
     async def api_retried(self, call: str, body: Mapping[str, Any] | None = None) -> Any:

@@ -256,7 +256,7 @@ class EventReader:
         subscription = await self._connection.subscribe_directly(inbox, take)
         try:
             payload = json.dumps(request).encode()
-            async with self._connection.accepted({subject := f"$JS.API.DIRECT.GET.{self._name}"}):
+            async with self._connection.accepted({subject := self._connection.api_subject(f"DIRECT.GET.{self._name}")}):
                 await self._connection.publish(subject, payload, reply=inbox)
             self._connection.check_subscribed(inbox)
             while not (answers and answers[-1][2]):

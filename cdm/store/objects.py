@@ -217,7 +217,7 @@ class Objects:
 
     async def _part(self, request: bytes) -> tuple[bytes, int] | None:
         payload, headers = await self._retried(
-            partial(self.connection.ask, f"$JS.API.DIRECT.GET.{self.stream}", request)
+            partial(self.connection.ask, self.connection.api_subject(f"DIRECT.GET.{self.stream}"), request)
         )
         match headers.get("Status"):
             case None | "":

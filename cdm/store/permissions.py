@@ -47,9 +47,10 @@ class Permissions:
         """The server refused a subject; ``kind`` is ``publish`` or ``subscription``."""
         what = "publish" if kind == "publish" else "subscribe"
         remedy = "grant it to this user, see nats/secure.conf, or `cdm secure --out SITE` after an upgrade"
-        if subject.startswith(("$JS.API.STREAM.CREATE.", "$JS.API.STREAM.UPDATE.")):
+        call = subject.removeprefix(self._access.api)
+        if call.startswith((".STREAM.CREATE.", ".STREAM.UPDATE.")):
             remedy = f"have somebody who may do so run `cdm init`, or {remedy}"
-        elif subject.startswith("$JS.API.STREAM.INFO.KV_"):
+        elif call.startswith(".STREAM.INFO.KV_"):
             remedy = (
                 "is --prefix right? A user of a node that only runs slices is for `cdm node --role agent`; "
                 f"else {remedy}"

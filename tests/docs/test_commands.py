@@ -41,7 +41,15 @@ from tests.harness.servers import NatsServer, free_port, running_cluster
 from tests.harness.terminal import terminal
 from tests.harness.waiting import eventually
 from tests.harness.wire import Rejection, raw
-from tests.integration import test_auto, test_drain_on_stop, test_events, test_monitoring, test_nats_cli, test_outliving
+from tests.integration import (
+    test_auto,
+    test_drain_on_stop,
+    test_events,
+    test_monitoring,
+    test_nats_cli,
+    test_outliving,
+    test_regions,
+)
 from tests.proxies import test_configurations, test_proxies
 
 pytestmark = pytest.mark.anyio
@@ -295,6 +303,7 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "Taking a node away": test_nats_cli.test_the_security_of_the_documents,
     "Nodes that servers are told of": test_nats_cli.test_nodes_that_servers_are_told_of,
     "An operator of NATS that there is": test_nats_cli.test_an_operator_that_there_is,
+    "Working regions": test_regions.test_two_domains_are_worked_through_one_hub,
     "Roll-ups are taken from the buckets": test_buckets_of_an_earlier_version_are_changed_over,
     "A runtime in forty lines": test_first_steps.test_the_runtime_example_serves_a_site,
     "Testing a runtime": test_documents.test_the_documents_print_the_examples,

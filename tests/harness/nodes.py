@@ -16,7 +16,7 @@ from cdm.model.node import EXTERNAL
 from cdm.node import node as runtime
 from cdm.node.managing import Managing
 from cdm.node.node import Node, NodeSettings
-from cdm.store.connection import Access
+from cdm.store.access import API, Access
 from tests.harness.servers import Addressed
 from tests.harness.waiting import LEAST, bounded, eventually, in_time, patience
 
@@ -88,8 +88,9 @@ class Running:
 class Nodes:
     """Nodes that run in this process. Made by `nodes_on`."""
 
-    def __init__(self, server: Addressed, tasks: anyio.abc.TaskGroup, defaults: dict[str, Any]) -> None:
+    def __init__(self, server: Addressed, tasks: anyio.abc.TaskGroup, api: str, defaults: dict[str, Any]) -> None:
         self._server = server
+        self._api = api
         self._tasks = tasks
         self._defaults = defaults
         self.all: dict[str, Running] = {}
@@ -97,7 +98,7 @@ class Nodes:
     async def start(self, *names: str, **settings: Any) -> None:
         """Start nodes and wait until they are registered, and until whoever leads them knows it."""
         for name in names:
-            access = Access(servers=(self._server.url,))
+            access = Access(servers=(self._server.url,), api=self._api)
             options: dict[str, Any] = {
                 "lease_ttl": 2.0,
                 "node_ttl": 2.0,
@@ -150,10 +151,10 @@ class Nodes:
 
 
 @asynccontextmanager
-async def nodes_on(server: Addressed, **settings: Any) -> AsyncIterator[Nodes]:
-    """Nodes in this process, ended with the ``with`` block."""
+async def nodes_on(server: Addressed, api: str = API, **settings: Any) -> AsyncIterator[Nodes]:
+    """Nodes in this process, ended with the ``with`` block; ``api`` is where they call JetStream."""
     async with anyio.create_task_group() as tasks:
-        nodes = Nodes(server, tasks, settings)
+        nodes = Nodes(server, tasks, api, settings)
         try:
             yield nodes
         finally:

@@ -854,6 +854,11 @@ def test_the_context_says_who_one_is_unless_an_option_does(tmp_path: Path, monke
     other = ConnectionOptions(context="here", nkey=tmp_path / "b.nk", inbox_prefix="_INBOX_y").access()
     assert (other.creds, other.nkey, other.ca) == (None, tmp_path / "b.nk", tmp_path / "ca.pem")
     assert other.inbox_prefix == "_INBOX_y"
+    assert (plain.api, ConnectionOptions(js_domain="east").access().api) == ("$JS.API", "$JS.east.API")
+    context |= {"jetstream_domain": "east", "jetstream_api_prefix": "JS.west."}
+    (folder / "there.json").write_text(json.dumps(context), encoding="utf-8")
+    assert ConnectionOptions(context="there").access().api == "$JS.east.API", "of both the domain counts, as to nats"
+    assert ConnectionOptions(context="there", js_api_prefix="JS.west.").access().api == "JS.west"
     user = ConnectionOptions(context="here", user="me", password="p").access()
     assert (user.creds, user.user, user.password) == (None, "me", "p")
     assert "'p'" not in repr(ConnectionOptions(user="me", password="p", token="p"))

@@ -1,0 +1,77 @@
+"""A cdm in each of two JetStream domains, worked from one hub of NATS by domain."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cdm.cli import Exit
+from cdm.store.access import api_of
+from tests.docs.documents import commands
+from tests.harness import forked
+from tests.harness.nodes import nodes_on
+from tests.harness.processes import environment
+from tests.harness.regions import add_context, running_regions
+from tests.harness.waiting import eventually
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_two_domains_are_worked_through_one_hub(tmp_path: Path) -> None:
+    env = {**environment(), "XDG_CONFIG_HOME": str(tmp_path), "COLUMNS": "200"}
+
+    async def cdm(*arguments: str, code: int = Exit.OK) -> str:
+        done = await forked.run(*arguments, env=env, cwd=tmp_path)
+        assert done.returncode == code, (arguments, done.stdout, done.stderr)
+        return (done.stdout + done.stderr).decode()
+
+    *contexts, push, apply, status, logs = commands("Working regions")
+    (tmp_path / "web").write_text("#!/bin/sh\necho it speaks\nexec sleep 1000\n", encoding="utf-8")
+    (tmp_path / "shop.yaml").write_text("artifact: acme:web:1\ninstances: 4\nmin_healthy: 0\n", encoding="utf-8")
+    async with running_regions("east", "west") as regions:
+
+        def typed(line: str) -> list[str]:
+            return shlex.split(line.replace("nats://hub.example.org", regions.hub.url))[1:]
+
+        for line in contexts:
+            _, _, name, _, url, _, domain = typed(line)
+            add_context(tmp_path, name, url=url, jetstream_domain=domain)
+        async with (
+            nodes_on(regions.leaves["east"], prefix="east", runtime="process") as near,
+            nodes_on(regions.hub, api_of("east"), prefix="east", runtime="process") as far,
+            nodes_on(regions.leaves["west"], prefix="west") as other,
+        ):
+            # One of the same id is another one elsewhere; and one that reaches its domain through the hub is as good.
+            await near.start("n1", folder=tmp_path / "n1")
+            await far.start("n2", folder=tmp_path / "n2")
+            await other.start("n1")
+
+            await cdm(*typed(push))
+            await cdm(*typed(apply))
+            east = ("--context", "east", "--prefix", "east")
+            shown = json.loads(await cdm("status", "--json", *east))
+            assert sorted(each["node"] for each in shown["slices"]) == ["n1", "n1", "n2", "n2"]
+
+            async def speaks() -> bool:
+                return (await cdm(*typed(logs))).count("it speaks") == 4
+
+            await eventually(speaks, what="all output is read through the hub")
+            await cdm("cordon", "n2", *east)
+            assert "cordon" in await cdm("events", *east)
+            assert "write blueprints" in await cdm("doctor", *east), "it may ask everything"
+
+            west = ("--server", regions.hub.url, "--js-api-prefix", api_of("west"), "--prefix", "west")
+            shown = json.loads(await cdm(*typed(status), "--json"))
+            assert ([each["node"] for each in shown["nodes"]], shown["slices"], shown["blueprints"]) == (["n1"], [], [])
+            assert "no artifact" in await cdm("artifact", "ls", *west)
+            assert "cordon" not in await cdm("events", *west)
+
+            # Whoever may lead leads, also from afar.
+            await near.all["n1"].stop()
+            await eventually(lambda: [each for each in far.active() if each.active > 1], what="n2 leads")
+            regions.leaves["west"].kill()
+            assert "nobody answers at $JS.west.API" in await cdm(*typed(status), code=Exit.FAILED)
+            far.unharmed()
