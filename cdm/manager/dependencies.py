@@ -55,6 +55,10 @@ class Dependencies:
         """The services that the artifact's blueprint names."""
         return self._after.get(artifact, ())
 
+    def __bool__(self) -> bool:
+        """Whether any blueprint waits for a service."""
+        return bool(self._dependents)
+
     def dependents(self, service: Service) -> AbstractSet[Artifact]:
         """The artifacts whose blueprints name the service."""
         return self._dependents.get(service, frozenset())

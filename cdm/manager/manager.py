@@ -181,8 +181,8 @@ class ClusterDeploymentManager:
         self.state.touch(key.artifact, now_due=key.node not in self.topology.nodes)
         if put.value.state in _COMES_OR_GOES:
             self._touch_neighbours(key)
-        if put.value.state is _ACTIVE:
-            for each in sorted(self.cluster.dependencies.dependents(key.artifact.service)):
+        if put.value.state is _ACTIVE and (dependencies := self.cluster.dependencies):
+            for each in sorted(dependencies.dependents(key.artifact.service)):
                 self.state.touch(each)
         self._reached(put.revision)
 

@@ -211,7 +211,8 @@ class Mirror:
                     for name, history in listing.histories.items():
                         self._emit_history(listing, name, history)
                 for name, message in listing.older.items():
-                    self._take(name, *message)
+                    data, *rest = message
+                    self._take(name, data, self._known.get(name), *rest)
                 for name in listing.unlisted:
                     if known := self._known.get(name):
                         self._remove(name, known, end, Cause.MISSING, now)
@@ -266,7 +267,8 @@ class Mirror:
             self.lifetimes.forget(name)
         listing = isinstance(phase, Listing)
         if isinstance(phase, Listing):
-            self._none_before = min(self._none_before, sequence)
+            if sequence < self._none_before:  # which is faster than `min`
+                self._none_before = sequence
             if isinstance(phase, ListingHistory):
                 history = phase.histories.get(name) or phase.histories.setdefault(name, History())
                 if cause is not None:
@@ -274,19 +276,22 @@ class Mirror:
                 else:
                     history.add(self._decode_declared(name, data, sequence, at, known, by))
                 return
-            phase.unlisted.pop(name, None)
-            phase.older.pop(name, None)
+            if phase.unlisted:
+                phase.unlisted.pop(name, None)
+            if phase.older:
+                phase.older.pop(name, None)
             if known is not None and sequence <= known.revision and not phase.replaced:
                 if sequence < known.revision:
                     phase.older[name] = (data, cause, sequence, at, by)
                 return
-        self._take(name, data, cause, sequence, at, by)
+        self._take(name, data, known, cause, sequence, at, by)
         if not listing:
             self.reached = sequence
 
-    def _take(self, name: str, data: bytes, cause: Cause | None, sequence: int, at: float, by: str) -> None:
-        """A key was given a value, or was removed."""
-        known = self._known.get(name)
+    def _take(
+        self, name: str, data: bytes, known: Known | None, cause: Cause | None, sequence: int, at: float, by: str
+    ) -> None:
+        """A key, of which this was known, was given a value, or was removed."""
         if cause is None:
             update = (
                 self._decode_declared(name, data, sequence, at, known, by)

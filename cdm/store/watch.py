@@ -30,7 +30,7 @@ from cdm.store.mirror import Behind, Gap, Listing, Live, Mirror, SetBack
 from cdm.store.progress import Lag, Phase, lag
 from cdm.store.provider import Provider
 from cdm.store.source import ConsumerSource, OwnSource, first_of
-from cdm.store.wire import MARKER_TTL, StreamState, delivery_of, headers_of
+from cdm.store.wire import MARKER_TTL, StreamState, delivery_of, headers_of, matters
 
 __all__ = ["RELIST_INTERVAL", "Phase", "Watch"]
 
@@ -369,13 +369,11 @@ class Watch:
         consumer.pending = pending
         now = self._heard = clock.now()
         # Most messages have no headers, or only those of the batch that they were written in.
-        marked = block and (
-            b"Nats-TTL" in block or b"KV-Operation" in block or b"Nats-Marker" in block or b"Cdm-By" in block
-        )
+        marked = block and matters(block)
         key = subject[self._name_at :].decode("utf-8", "backslashreplace")
         at = stored / 1e9 - consumer.offset
         consumer.delivered(subject, sequence)
-        self._mirror.update(key, data, headers_of(block) if marked else None, sequence, stored, min(at, now))
+        self._mirror.update(key, data, headers_of(block) if marked else None, sequence, stored, at if at < now else now)
         if self._barrier.awaited:
             self._barrier.progress()
         if pending == b"0":  # nothing waits behind it, so it was stored just now

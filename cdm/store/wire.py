@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -57,6 +58,10 @@ def headers_of(block: bytes) -> dict[str, str]:
     """Parse a header block: ``NATS/1.0``, then one ``name: value`` a line."""
     pairs = (line.partition(":") for line in block.decode("utf-8", "replace").split("\r\n")[1:])
     return {name.strip(): value.strip() for name, colon, value in pairs if colon}
+
+
+matters = re.compile(rb"\n(?:Nats-TTL|KV-Operation|Nats-Marker|Cdm-By)").search
+"""Whether any header in a block changes what its message says. One search takes a third of four look-ups' time."""
 
 
 def is_removal(headers: Mapping[str, str]) -> bool:
