@@ -210,9 +210,8 @@ class Mirror:
                 if isinstance(listing, ListingHistory):
                     for name, history in listing.histories.items():
                         self._emit_history(listing, name, history)
-                for name, message in listing.older.items():
-                    data, *rest = message
-                    self._take(name, data, self._known.get(name), *rest)
+                for name, (data, cause, sequence, at, by) in listing.older.items():
+                    self._take(name, data, self._known.get(name), cause, sequence, at, by)
                 for name in listing.unlisted:
                     if known := self._known.get(name):
                         self._remove(name, known, end, Cause.MISSING, now)
@@ -254,21 +253,14 @@ class Mirror:
         if isinstance(phase, Resuming) and self._proves(phase, Mark(sequence, name, stored)):
             return
         self._marks.append(Mark(sequence, name, stored))
-        cause, by = (_cause(headers), headers.get(WRITER, "")) if headers is not None else (None, "")
-        if cause is not None:
-            self._markers[name] = stored + int((ttl_of(headers or {}) or MARKER_TTL) * 1e9)
-        elif self._markers:
-            self._markers.pop(name, None)
-        # Where older values are kept, one that expires uncovers them, or leaves a marker.
-        ttl = ttl_of(headers) if headers is not None and cause is None and self._layout.history == 1 else None
-        if ttl is not None:
-            self.lifetimes.begin(name, at + ttl)
-        elif self.lifetimes.ends:
-            self.lifetimes.forget(name)
+        if headers is not None:
+            cause, by = self._note_headers(name, headers, stored, at)
+        else:
+            cause, by = None, ""
+            self._forget_end(name)
         listing = isinstance(phase, Listing)
         if isinstance(phase, Listing):
-            if sequence < self._none_before:  # which is faster than `min`
-                self._none_before = sequence
+            self._none_before = min(self._none_before, sequence)
             if isinstance(phase, ListingHistory):
                 history = phase.histories.get(name) or phase.histories.setdefault(name, History())
                 if cause is not None:
@@ -276,10 +268,8 @@ class Mirror:
                 else:
                     history.add(self._decode_declared(name, data, sequence, at, known, by))
                 return
-            if phase.unlisted:
-                phase.unlisted.pop(name, None)
-            if phase.older:
-                phase.older.pop(name, None)
+            phase.unlisted.pop(name, None)
+            phase.older.pop(name, None)
             if known is not None and sequence <= known.revision and not phase.replaced:
                 if sequence < known.revision:
                     phase.older[name] = (data, cause, sequence, at, by)
@@ -287,6 +277,24 @@ class Mirror:
         self._take(name, data, known, cause, sequence, at, by)
         if not listing:
             self.reached = sequence
+
+    def _note_headers(self, name: str, headers: dict[str, str], stored: int, at: float) -> tuple[Cause | None, str]:
+        """Note when the value, or the marker, ends; returns why the key is gone, if it is, and who says so."""
+        cause = _cause(headers)
+        # Where older values are kept, one that expires uncovers them, or leaves a marker.
+        ttl = ttl_of(headers) if cause is None and self._layout.history == 1 else None
+        self._forget_end(name)
+        if cause is not None:
+            self._markers[name] = stored + int((ttl_of(headers) or MARKER_TTL) * 1e9)
+        elif ttl is not None:
+            self.lifetimes.begin(name, at + ttl)
+        return cause, headers.get(WRITER, "")
+
+    def _forget_end(self, name: str) -> None:
+        if self._markers:
+            self._markers.pop(name, None)
+        if self.lifetimes.ends:
+            self.lifetimes.forget(name)
 
     def _take(
         self, name: str, data: bytes, known: Known | None, cause: Cause | None, sequence: int, at: float, by: str

@@ -373,7 +373,7 @@ class Watch:
         key = subject[self._name_at :].decode("utf-8", "backslashreplace")
         at = stored / 1e9 - consumer.offset
         consumer.delivered(subject, sequence)
-        self._mirror.update(key, data, headers_of(block) if marked else None, sequence, stored, at if at < now else now)
+        self._mirror.update(key, data, headers_of(block) if marked else None, sequence, stored, min(at, now))
         if self._barrier.awaited:
             self._barrier.progress()
         if pending == b"0":  # nothing waits behind it, so it was stored just now
