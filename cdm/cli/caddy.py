@@ -1,16 +1,22 @@
-"""Tells Caddy of a service's endpoints, over its admin API: upstreams and weights in one change."""
+"""Tells Caddy of a service's endpoints: over its admin API, upstreams and weights in one change, or by files.
+
+A change of its configuration has Caddy start its servers anew, and a request that one of those before reads at that
+moment is dropped. A change of what files say is none of its configuration, and nothing is dropped.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import anyio.to_thread
 
 from cdm.cli.feeding import NotTaken
+from cdm.cli.turns import TurnFiles
 from cdm.errors import UsageError
 from cdm.manager.endpoints import Endpoint
 from cdm.manager.pools import whole_weights
@@ -32,14 +38,17 @@ class CaddyProxy:
     Args:
         url: where it is in the admin API: ``http://127.0.0.1:2019/id/web`` where it has ``"@id": "web"``, or a path
             below ``/config/``.
+        files: what says whose turn it is; None: the configuration does.
 
     Raises:
-        UsageError: that is no such address.
+        UsageError: that is no such address, or no such folder.
     """
 
     every = EVERY
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, files: TurnFiles | None = None) -> None:
+        if files is not None:
+            _check(files.folder)
         try:
             parts = urlsplit(url)
             usable = parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
@@ -54,12 +63,23 @@ class CaddyProxy:
         self._at = parts.netloc.rpartition("@")[2]
         self._path = path
         self._shown = url
+        self._files = files
 
     async def tell(self, found: Sequence[Endpoint]) -> bool:
         """Have the handler send to these, and to no others."""
         return await anyio.to_thread.run_sync(self._tell, found, abandon_on_cancel=True)
 
     def _tell(self, found: Sequence[Endpoint]) -> bool:
+        if self._files is None:
+            return self._configure(found, None)
+        try:
+            files, changed = self._files.give(found)
+        except OSError as error:
+            raise NotTaken(f"{self._files.folder} cannot be written to: {error.strerror or error}") from None
+        return self._configure(found, [f"{{file.{each}}}" for each in files]) or changed
+
+    def _configure(self, found: Sequence[Endpoint], places: Sequence[str] | None) -> bool:
+        """Have the configuration name these, or the places where they are read from; returns whether it did not."""
         for _ in range(TRIES):
             status, tag, body = self._ask("GET")
             if status != http.client.OK:
@@ -70,7 +90,7 @@ class CaddyProxy:
                 handler = None
             if not isinstance(handler, dict) or handler.get("handler") != "reverse_proxy":
                 raise NotTaken(f"{self._shown} is no handler reverse_proxy")
-            wanted = with_upstreams(handler, found)
+            wanted = with_upstreams(handler, found) if places is None else with_places(handler, places)
             if wanted == handler:
                 return False
             status, _, body = self._ask("PATCH", json.dumps(wanted).encode(), tag)
@@ -100,16 +120,31 @@ def with_upstreams(handler: dict[str, Any], found: Sequence[Endpoint]) -> dict[s
     A policy of the user's own stays while all are to get the same.
     """
     weights = whole_weights(found)
+    changed = with_places(handler, [each.authority for each in found])
+    if len(set(weights)) > 1:
+        changed["load_balancing"]["selection_policy"] = {"policy": WEIGHTED, "weights": weights}
+    return changed
+
+
+def with_places(handler: dict[str, Any], places: Sequence[str]) -> dict[str, Any]:
+    """The handler with upstreams at these places, all of which get the same."""
     known = {each.get("dial"): each for each in handler.get("upstreams") or () if isinstance(each, dict)}
-    upstreams = [{**known.get(each.authority, {}), "dial": each.authority} for each in found]
-    changed = {**handler, "upstreams": upstreams}
     balancing = dict(handler.get("load_balancing") or {})
     policy = dict(balancing.get("selection_policy") or {})
-    if len(set(weights)) > 1:
-        balancing["selection_policy"] = {"policy": WEIGHTED, "weights": weights}
-    elif policy.get("policy", WEIGHTED) == WEIGHTED:
+    if policy.get("policy", WEIGHTED) == WEIGHTED:
         balancing["selection_policy"] = {"policy": "round_robin"}
-    return {**changed, "load_balancing": balancing}
+    upstreams = [{**known.get(each, {}), "dial": each} for each in places]
+    return {**handler, "upstreams": upstreams, "load_balancing": balancing}
+
+
+def _check(folder: Path) -> None:
+    """Raise `UsageError` where there can be no folder for files that Caddy reads."""
+    if {"{", "}"} & set(str(folder)):
+        raise UsageError(f"--files {folder}: its name must not have braces, which mean something to Caddy")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--files {folder}: {error.strerror or error}") from None
 
 
 def _reason(body: bytes) -> str:

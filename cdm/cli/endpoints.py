@@ -56,6 +56,7 @@ def endpoints(
     out: Path | None = None,
     exec: str | None = None,  # noqa: A002
     caddy: str | None = None,
+    files: Path | None = None,
     json: Annotated[bool, FLAG] = False,
 ) -> int:
     """Show where a service can be sent requests: address, port, weight, node and version of each instance.
@@ -72,11 +73,13 @@ def endpoints(
         With --template: what a shell runs once the file is written, so that the proxy reads it.
     caddy
         Tell Caddy, now and at each change: http://127.0.0.1:2019/id/ID, where a handler reverse_proxy has that @id.
+    files
+        With --caddy: a folder for addresses, which Caddy reads at each request; a change is no other configuration.
     json
         Print each list as a JSON object on a line of its own.
     """
     configure_logs(LogFormat.CONSOLE, LogLevel.ERROR)
-    proxy = _proxy(service, template, out, exec, caddy)
+    proxy = _proxy(service, template, out, exec, caddy, files)
     if proxy is not None and (watch or json):
         raise UsageError(
             "--watch and --json are about a list that is printed: leave them out with --template or --caddy"
@@ -86,15 +89,23 @@ def endpoints(
 
 
 def _proxy(
-    service: Service, template: Path | None, out: Path | None, command: str | None, caddy: str | None
+    service: Service,
+    template: Path | None,
+    out: Path | None,
+    command: str | None,
+    caddy: str | None,
+    files: Path | None,
 ) -> Proxy | None:
     """What is to be told of the endpoints; None: nobody, they are printed. Raises `UsageError`."""
     if caddy is not None:
         if template or out or command:
             raise UsageError("--caddy, and --template with --out and --exec: choose one of them")
         from cdm.cli.caddy import CaddyProxy  # noqa: PLC0415  # not needed for a list
+        from cdm.cli.turns import TurnFiles  # noqa: PLC0415  # likewise
 
-        return CaddyProxy(caddy)
+        return CaddyProxy(caddy, None if files is None else TurnFiles(expanded(files).absolute()))
+    if files is not None:
+        raise UsageError("--files is about what Caddy is told: it needs --caddy URL")
     if template is None:
         if out or command:
             raise UsageError("--out and --exec are about the file that is made from --template FILE")

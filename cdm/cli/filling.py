@@ -94,8 +94,14 @@ def _put(line: str, fields: Mapping[str, str]) -> str:
     return _PLACE.sub(lambda place: fields.get(place[1], ""), line)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Have the file hold this text, at once and as a whole, with the mode that it has; raises `OSError`."""
+def write_whole(path: Path, text: str, *, lasting: bool = True) -> None:
+    """Have the file hold this text, at once and as a whole, with the mode that it has; raises `OSError`.
+
+    Args:
+        path: of the file.
+        text: what it is to hold.
+        lasting: also where the machine loses its power in the next moment.
+    """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
@@ -104,7 +110,8 @@ def write_whole(path: Path, text: str) -> None:
                 os.fchmod(file.fileno(), path.stat().st_mode & 0o7777)
             file.write(text.encode())
             file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)

@@ -278,6 +278,9 @@ def test_options_that_make_no_sense_together_are_refused(tmp_path: Path) -> None
         ("--template", str(bad), "--out", "x"): "line 2: there is no {{enpoint}} (did you mean endpoint?)",
         ("--template", str(good), "--out", "x", "--watch"): "leave them out with --template or --caddy",
         ("--caddy", "http://127.0.0.1:2019/id/x", "--exec", "true"): "choose one of them",
+        ("--files", "x"): "--files is about what Caddy is told",
+        ("--caddy", "http://127.0.0.1:2019/id/x", "--files", "{x}"): "its name must not have braces",
+        ("--caddy", "http://127.0.0.1:2019/id/x", "--files", str(good)): "File exists",
         **{
             ("--caddy", url): "is no handler in Caddy's admin API"
             for url in ("x", "https://h/id/x", "http://h", "http://h/load", "http://h:0/id/x", "http://h/id/x?y")

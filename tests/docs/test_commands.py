@@ -50,7 +50,7 @@ from tests.integration import (
     test_outliving,
     test_regions,
 )
-from tests.proxies import test_configurations, test_proxies
+from tests.proxies import test_caddy, test_configurations, test_proxies
 
 pytestmark = pytest.mark.anyio
 
@@ -378,7 +378,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm init": test_a_server_of_ones_own,
     "pytest -m proxies -n 0": test_proxies.test_a_canary_gets_its_share_and_a_release_fails_no_request,
     "cdm endpoints --json": test_endpoints.test_the_list_is_shown_once,
-    "cdm endpoints --caddy": test_discovery.test_options_that_make_no_sense_together_are_refused,
+    "cdm endpoints --caddy": test_caddy.test_it_follows_files_without_another_configuration,
     **dict.fromkeys(
         ("cdm endpoints --template", "cdm endpoints --template FILE --out FILE --exec COMMAND"),
         test_discovery.test_a_file_is_written_at_each_change_and_a_command_that_fails_is_tried_again,

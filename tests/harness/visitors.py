@@ -28,8 +28,9 @@ class Visitor:
     def __init__(self, port: int, *, again: bool = False) -> None:
         self._port = port
         self._again = again
+        self.asked = 0
         self.dropped = 0
-        """How often that happened."""
+        """How often it was asked once more."""
         self.answers: Counter[str] = Counter()
         """Good answers, by version."""
         self.failures: list[str] = []
@@ -54,6 +55,7 @@ class Visitor:
 
     async def ask(self) -> None:
         """Ask, and count."""
+        self.asked += 1
         answer = await self.once()
         if self._again and answer in UNANSWERED:
             self.dropped += 1

@@ -73,11 +73,19 @@ class Shown:
 
     def caddy(self) -> tuple[str, str]:
         """Write its configuration; returns its command line, and that of what tells it."""
+        return self._caddy("caddy", {})
+
+    def caddy_anew(self) -> tuple[str, str]:
+        """The same of another one, which is told of each change by its configuration."""
+        return self._caddy("caddy-anew", {" --files turns": ""})
+
+    def _caddy(self, name: str, own: Mapping[str, str]) -> tuple[str, str]:
         (config,) = blocks("Caddy", "json")
         run, tell = commands("Caddy")
         admin = str(free_port())
-        self._write("caddy.json", self._shown(config, {"2019": admin, ":8080": f":{self._port('caddy')}"}))
-        return adapted(run, {"caddy run": f"{program('caddy')} run"}), self._shown(tell, {"2019": admin})
+        self._write(f"{name}.json", self._shown(config, {"2019": admin, ":8080": f":{self._port(name)}"}))
+        run = adapted(run, {"caddy run": f"{program('caddy')} run", "caddy.json": f"{name}.json"})
+        return run, self._shown(tell, {"2019": admin, **own})
 
     def nginx(self) -> tuple[str, str]:
         """Write its configuration and the template; the same."""

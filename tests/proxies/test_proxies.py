@@ -45,13 +45,14 @@ class Proxies:
         shown = Shown(self._folder, self._place.service.replace("/", ":"), serves)
         lines = {"serve": f"{commands('Serving')[1]} --http {serves}", "envoy": shown.envoy()}
         lines["caddy"], lines["caddy-told"] = shown.caddy()
+        lines["caddy-anew"], lines["caddy-anew-told"] = shown.caddy_anew()
         lines["nginx"], lines["nginx-told"] = shown.nginx()
         lines["haproxy"], lines["haproxy-told"] = shown.haproxy()
         # These want the file that is made for them.
         for name, file in (("nginx", "slice.conf"), ("haproxy", "slice.cfg")):
             lines[name] = f'/bin/sh -c "while [ ! -s {file} ]; do sleep 0.1; done; exec {lines[name]}"'
-        # An empty answer is Caddy's own, as the documents say.
-        self.visitors = {name: Visitor(port, again=name == "caddy") for name, port in shown.ports.items()}
+        # Where its configuration is changed, Caddy drops what it reads at that moment, as the documents say.
+        self.visitors = {name: Visitor(port, again=name == "caddy-anew") for name, port in shown.ports.items()}
         for name, line in lines.items():
             self._start(name, line)
 
@@ -140,5 +141,6 @@ async def test_a_canary_gets_its_share_and_a_release_fails_no_request(server: Na
             await made.all_are_answered("2", 5)
             failed = {name: visitor.failures[:5] for name, visitor in made.visitors.items() if visitor.failures}
             assert not failed, "\n".join([made.logs(), *place.story()])
-            print({name: visitor.dropped for name, visitor in made.visitors.items()})
+            asked = {name: f"{visitor.asked}, {visitor.dropped} again" for name, visitor in made.visitors.items()}
+            print(f"requests: {asked}; failed: none")
             assert all(set(visitor.answers) == {"2"} for visitor in made.visitors.values())

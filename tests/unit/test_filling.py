@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cdm.cli.caddy import with_upstreams
+from cdm.cli.caddy import with_places, with_upstreams
 from cdm.cli.filling import FileTemplate, write_whole
 from cdm.manager.endpoints import Endpoint
 from cdm.model.artifact import NodeId, Service
@@ -74,3 +74,13 @@ def test_caddys_handler_keeps_what_is_its_users() -> None:
     assert with_upstreams(own, uneven)["load_balancing"] == weighted
     even = with_upstreams({**own, "load_balancing": weighted}, ())
     assert (even["upstreams"], even["load_balancing"]["selection_policy"]) == ([], {"policy": "round_robin"})
+
+
+def test_caddys_turns_are_all_alike_whatever_the_weights() -> None:
+    places = ["{file./turns/0}", "{file./turns/1}"]
+    weighted = {"retries": 2, "selection_policy": {"policy": "weighted_round_robin", "weights": [100, 50]}}
+    told = with_places({"handler": "reverse_proxy", "load_balancing": weighted}, places)
+    assert told["upstreams"] == [{"dial": each} for each in places]
+    assert told["load_balancing"] == {"retries": 2, "selection_policy": {"policy": "round_robin"}}
+    own = {"handler": "reverse_proxy", "load_balancing": {"selection_policy": {"policy": "least_conn"}}}
+    assert with_places(own, places)["load_balancing"] == own["load_balancing"]
