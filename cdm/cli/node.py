@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import anyio
 import anyio.abc
 from cyclopts import App, Parameter
+from msgspec.structs import replace
 
 from cdm.artifacts.signing import TrustedKeys
 from cdm.cli.commands.described import examples
@@ -249,6 +250,8 @@ def node(
     if runtime != EXTERNAL:
         runtime_named(runtime)
     server, tracing = _http_server(http, who), _tracing(traces)
+    if server is not None:
+        settings = replace(settings, http=server.at)
     configure_logs(log_format, log_level, id=name)
     if role is not Role.MANAGER and runtime == PROCESS:
         _tell(settings)

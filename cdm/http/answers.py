@@ -12,12 +12,13 @@ from urllib.parse import quote
 
 from msgspec import json
 
+from cdm.manager.cluster_view import ClusterView
 from cdm.manager.endpoints import Endpoint
 from cdm.manager.pools import Pools, whole_weights
 from cdm.manager.service_view import Pool
 from cdm.model.artifact import NodeId, Service
-from cdm.model.host import is_ip
-from cdm.model.node import Registration
+from cdm.model.host import is_host, is_ip, is_loopback, with_port
+from cdm.model.node import LOST, Registration
 
 TYPES = "type.googleapis.com/envoy.config"
 ASSIGNMENT = f"{TYPES}.endpoint.v3.ClusterLoadAssignment"
@@ -195,6 +196,38 @@ def _catalogue(pools: Mapping[Service, Pool]) -> bytes:
             for service, pool in pools.items()
         ]
     )
+
+
+def scraped(view: ClusterView) -> AnswerBody:
+    """What Prometheus is to scrape of the nodes themselves: those that serve HTTP where others reach it.
+
+    Nodes that are lost are told of until they are forgotten, so that monitoring sees that they do not answer.
+    """
+    lost = {node: put.value.registration for node, put in view.seen.items() if put.value.gone == LOST}
+    known = {**lost, **{node: put.value for node, put in view.nodes.items()}}
+    found = [(node, each, at) for node, each in sorted(known.items()) if (at := _authority(each)) is not None]
+    return _whole(json.encode([_node_target(*each) for each in found]))
+
+
+def _authority(node: Registration) -> str | None:
+    """Where others reach the node's HTTP; None: nowhere, or what it says is no address."""
+    at = node.http
+    address = at and (at.address or node.address)
+    if at is None or not address or not is_host(address) or not 0 < at.port < 2**16:
+        return None
+    if is_loopback(address) and not is_loopback(node.address or ""):
+        return None  # only its own machine reaches it
+    return with_port(address, at.port)
+
+
+def _node_target(node: NodeId, said: Registration, authority: str) -> dict[str, Any]:
+    secure = {"__scheme__": "https"} if said.http and said.http.tls else {}
+    labels = {"__meta_cdm_node": node, "__meta_cdm_role": said.role, **secure, **dict(_labels(said.labels))}
+    return {"targets": [authority], "labels": labels}
+
+
+def _whole(body: bytes) -> AnswerBody:
+    return AnswerBody(body, hashlib.blake2b(body, digest_size=12).hexdigest(), None, "")
 
 
 def _target(service: Service, at: Endpoint, nodes: Mapping[NodeId, Registration]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from cdm import clock
 from cdm.dispatch.messages import Message
-from cdm.http.answers import ASSIGNMENT, CLUSTER, AnswerBody, Answers, Services, discovery
+from cdm.http.answers import ASSIGNMENT, CLUSTER, AnswerBody, Answers, Services, discovery, scraped
 from cdm.http.desk import Desk, Section
 from cdm.http.sending import Whole
 from cdm.manager.pools import Pools
@@ -81,6 +81,7 @@ class Board:
         }
         return [
             *(Route(path, _refusing(partial(self._get, made))) for path, made in gets.items()),
+            Route("/v1/sd/prometheus/nodes", _refusing(self._nodes)),
             Route("/v1/services", _refusing(self._catalogue)),
             Route("/v3/discovery:endpoints", self._envoy(self._answers.assignments, ASSIGNMENT), methods=["POST"]),
             Route("/v3/discovery:clusters", self._envoy(self._answers.clusters, CLUSTER), methods=["POST"]),
@@ -142,6 +143,10 @@ class Board:
     async def _get(self, made: Callable[[Services], AnswerBody], request: Request) -> Response:
         self._now()
         return self._response(request, made(_services(request)))
+
+    async def _nodes(self, request: Request) -> Response:
+        self._now()
+        return self._response(request, scraped(self._sight))
 
     async def _catalogue(self, request: Request) -> Response:
         services, index = _services(request), request.query_params.get("index", "")

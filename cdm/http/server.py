@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
 import anyio
@@ -22,6 +23,7 @@ from cdm.http.app import application, sections
 from cdm.http.connections import Bounded
 from cdm.http.desk import Desk
 from cdm.log import Log
+from cdm.model.node import HttpAt
 from cdm.node.node import Node
 from cdm.store.bucket import buckets
 from cdm.store.connection import Connection
@@ -57,6 +59,13 @@ class HttpServer:
     def urls(self) -> str:
         """Where it is served."""
         return shown(self._sockets, secure=self._admission.certificate is not None)
+
+    @property
+    def at(self) -> HttpAt:
+        """The same as a node registers it."""
+        address, port = self._sockets[0].getsockname()[:2]
+        anywhere = ip_address(address.partition("%")[0]).is_unspecified
+        return HttpAt(port, None if anywhere else address, self._admission.certificate is not None)
 
     async def run(self) -> None:
         """Serve until cancelled."""

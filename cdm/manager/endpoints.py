@@ -13,7 +13,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from cdm.model.artifact import NodeId
-from cdm.model.host import is_host
+from cdm.model.host import is_host, with_port
 from cdm.model.keys import SliceKey
 from cdm.model.node import Registration
 from cdm.model.record import Rollout, Side
@@ -36,7 +36,7 @@ class Endpoint(Struct, frozen=True):
     @property
     def authority(self) -> str:
         """``address:port``, with brackets around an IPv6 address."""
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return with_port(self.address, self.port)
 
 
 class _Instance(NamedTuple):

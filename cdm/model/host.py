@@ -19,6 +19,16 @@ def is_ip(text: str) -> bool:
     return True
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only a machine itself is reached there."""
+    return host.rstrip(".").lower() == "localhost" or (is_ip(host) and ip_address(host).is_loopback)
+
+
+def with_port(host: str, port: int) -> str:
+    """``host:port``, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 @lru_cache(4096)
 def is_host(text: str) -> bool:
     """Whether it is a host name or an IP address: nothing that means more in a URL or a configuration."""

@@ -120,6 +120,15 @@ class Vitals(Struct, frozen=True, omit_defaults=True):
         _bound(self, _MOST_VITALS)
 
 
+class HttpAt(Struct, frozen=True, omit_defaults=True):
+    """Where a node serves HTTP."""
+
+    port: int
+    address: str | None = None
+    """None: at the node's own address."""
+    tls: bool = False
+
+
 class Registration(Struct, frozen=True, omit_defaults=True):
     """The value under ``nodes/{node}``, which the node puts again as its heartbeat.
 
@@ -158,6 +167,8 @@ class Registration(Struct, frozen=True, omit_defaults=True):
     """Its role changes: it takes part in elections while it holds a manager's slot, and takes a free one."""
     vitals: Vitals | None = None
     """For `cdm doctor`; None: an earlier version."""
+    http: HttpAt | None = None
+    """Where it serves HTTP, and can be asked for metrics; None: it does not."""
 
     def __post_init__(self) -> None:
         """Believe no number that no machine has: whatever a node says of itself, those that decide can reckon with."""

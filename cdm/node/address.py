@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import ip_address
 
+from cdm.model.host import is_loopback
+
 
 class OwnAddress:
     """The address that was chosen, or else this machine's own on its connection to NATS.
@@ -38,8 +40,3 @@ def _plain(address: str) -> str:
     """An address of IPv4 as such, though the socket is one of IPv6."""
     mapped = getattr(ip_address(address), "ipv4_mapped", None)
     return address if mapped is None else str(mapped)
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine itself is reached at the address."""
-    return ip_address(address).is_loopback

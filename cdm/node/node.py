@@ -291,6 +291,7 @@ class Node:
             features=(*FEATURES, *(each for part in self.parts for each in part.features)),
             cpu=left.cpu,
             memory=left.memory,
+            http=settings.http,
         )
         return replace(described, **ROLES[settings.role].says)
 

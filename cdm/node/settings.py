@@ -10,7 +10,7 @@ from msgspec import Struct
 from cdm.manager.journal import Note
 from cdm.manager.policy import Policy
 from cdm.model.artifact import NodeId
-from cdm.model.node import PROCESS, Role
+from cdm.model.node import PROCESS, HttpAt, Role
 from cdm.node.machine import Machine
 from cdm.node.metadata import ADDRESS
 from cdm.runtimes.run_as import SAME, RunAs
@@ -51,6 +51,8 @@ class NodeSettings(Struct, frozen=True):
     """What is kept back of that."""
     address: str | None = None
     """Where its slices are reached; None: at the node's own address on its connection to NATS."""
+    http: HttpAt | None = None
+    """Where HTTP is served beside it; None: nowhere."""
     runtime: str = PROCESS
     folder: Path | None = None
     """Where the node keeps artifacts and what its slices write; None: `cdm.node.folder.state_folder`."""

@@ -8,6 +8,7 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -100,12 +101,22 @@ async def test_a_node_serves_it_too(server: NatsServer, tmp_path: Path) -> None:
     try:
         await eventually(lambda: "node is up" in errors.read_text(), 30)
         assert (await asked(at, "/nothing")).status == 404
+
+        async def found() -> bool:
+            told = await asked(at, "/v1/sd/prometheus/nodes")
+            return told.status == 200 and [(each["targets"], node_of(each)) for each in told.json] == [([at], "n1")]
+
+        await eventually(found, what="monitoring is told of it")
         process.send_signal(signal.SIGTERM)
         assert await anyio.to_thread.run_sync(process.wait, patience()) == 0
         assert "Traceback" not in errors.read_text()
     finally:
         process.kill()
         process.wait(patience())
+
+
+def node_of(target: dict[str, Any]) -> Any:
+    return target["labels"]["__meta_cdm_node"]
 
 
 async def silent(port: int, sent: bytes) -> bytes:

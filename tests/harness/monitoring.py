@@ -60,8 +60,9 @@ def alert_metrics() -> set[str]:
 
 @asynccontextmanager
 async def http_of(of: Node | Connection) -> AsyncIterator[str]:
-    """HTTP beside a node, or as `cdm serve` has it on a connection; tells where."""
-    sockets = listening(HttpAddress("127.0.0.1", 0))
+    """HTTP beside a node, where it says that it is, or as `cdm serve` has it on a connection; tells where."""
+    known = of.settings.http if isinstance(of, Node) else None
+    sockets = listening(HttpAddress("127.0.0.1", known.port if known else 0))
     server = HttpServer(sockets)
     at = "{}:{}".format(*sockets[0].getsockname()[:2])
     async with anyio.create_task_group() as tasks:

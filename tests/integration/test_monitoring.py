@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cdm.model.node import HttpAt
 from tests.docs.documents import adapted, blocks, section
 from tests.harness.agents import agents
 from tests.harness.monitoring import (
@@ -24,7 +25,7 @@ from tests.harness.monitoring import (
     promtool,
 )
 from tests.harness.nodes import nodes_on
-from tests.harness.servers import FORGIVEN, NatsServer
+from tests.harness.servers import FORGIVEN, NatsServer, free_port
 from tests.harness.store import connected
 from tests.harness.waiting import eventually
 from tests.harness.web import asked
@@ -53,13 +54,14 @@ async def test_a_prometheus_finds_data_for_every_query_of_dashboard_and_alerts(
         agents(server, "n1", "n2"),
         connected(server) as connection,
     ):
-        await nodes.start("n1", "n2", "n3")
+        for name in ("n1", "n2", "n3"):
+            await nodes.start(name, http=HttpAt(free_port()))
         async with (
             http_of(nodes.all["n1"].node) as one,
             http_of(nodes.all["n2"].node) as two,
             http_of(connection) as only,
         ):
-            told = {"node-1:8280": one, "node-2:8280": two, "node-3:8280": only, "cdm.rules.yml": str(RULES)}
+            told = {"10.0.0.9:8280": only, "30s": "1s", "cdm.rules.yml": str(RULES)}
             async with prometheus(tmp_path, adapted(shown, told)) as watching:
                 await nodes.all["n3"].crash()
                 vitals = {"disk_size": 100, "disk_free": 50}  # which only a node with a folder tells
@@ -83,8 +85,10 @@ async def test_a_prometheus_finds_data_for_every_query_of_dashboard_and_alerts(
                     raise AssertionError(wanted) from None
                 rules = (await watching.data("rules"))["groups"]
                 assert [rule["name"] for group in rules for rule in group["rules"] if rule["health"] != "ok"] == []
-                for query in ("count(up{job='cdm'} == 1) == 3", "sum(cdm_leads) == 1"):
-                    await eventually(partial(watching.found, query), what=query)
+                # A node that is lost is asked until it is forgotten.
+                ups = ("count(up{job='cdm'} == 1) == 3", "up{instance='n1'} == 1", "up{instance='n3'} == 0")
+                for query in (*ups, "sum(cdm_leads) == 1", "cdm_node_lost{node='n3'} == 1"):
+                    await eventually(partial(watching.found, query), 30, query)
             # Those that follow all say the same of the cluster; a node says besides how it fares itself.
             said = {at: (await asked(at, "/metrics")).body for at in (one, two, only)}
             assert b"cdm_leads " in said[two]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from math import inf
 from typing import Any
 
@@ -9,12 +10,15 @@ import pytest
 
 from cdm.allocation.verdict import summary, verdicts
 from cdm.dispatch.messages import Message, ValuePut, ValueRemove
+from cdm.http.answers import scraped
 from cdm.http.beat import Standstill
 from cdm.http.lives import Lives
 from cdm.http.readiness import problems
 from cdm.http.unplaced import REASONS, Unplaced, unplaced
-from cdm.model.keys import LeaseKey, SliceKey
-from cdm.model.node import Lease
+from cdm.manager.cluster_view import ClusterView
+from cdm.model.artifact import NodeId
+from cdm.model.keys import LeaseKey, NodeKey, SeenKey, SliceKey
+from cdm.model.node import HttpAt, Lease, Registration, Role, Seen
 from cdm.model.rules import GIVES_SECRETS, Needs, Neighbour, Rules
 from cdm.model.slice import SliceValue
 from cdm.store.progress import Lag
@@ -67,6 +71,34 @@ def test_what_keeps_nodes_out_is_one_reason_of_a_few(reason: str) -> None:
 def test_reasons_of_statuses(told: str, found: Unplaced) -> None:
     assert unplaced(told) == found
     assert found.reason in REASONS
+
+
+def test_nodes_are_scraped_where_others_reach_them_and_until_they_are_forgotten() -> None:
+    said = {
+        "n1": Registration(address="10.0.0.1", labels={"zone-1": "a"}, http=HttpAt(8280)),
+        "n2": Registration(address="10.0.0.2", role=Role.MANAGER, http=HttpAt(8281, "fd00::2", tls=True)),
+        "here": Registration(address="10.0.0.3", http=HttpAt(8280, "127.0.0.1")),
+        "silent": Registration(address="10.0.0.4"),
+        "unknown": Registration(http=HttpAt(8280)),
+        "hostile": Registration(address="10.0.0.5/x?", http=HttpAt(8280)),
+        "odd": Registration(address="10.0.0.6", http=HttpAt(0)),
+    }
+    view = ClusterView.of([ValuePut(NodeKey(NodeId(node)), each, 1) for node, each in said.items()])
+    for gone in ("lost", "left", None):
+        seen = Seen(Registration(address="10.0.0.7", http=HttpAt(8280)), gone)
+        view.take(ValuePut(SeenKey(NodeId(f"was {gone}")), seen, 2))
+    told = {each["labels"].pop("__meta_cdm_node"): each for each in json.loads(scraped(view).body)}
+    assert told == {
+        "n1": {
+            "targets": ["10.0.0.1:8280"],
+            "labels": {"__meta_cdm_role": "all", "__meta_cdm_node_label_zone_1": "a"},
+        },
+        "n2": {"targets": ["[fd00::2]:8281"], "labels": {"__meta_cdm_role": "manager", "__scheme__": "https"}},
+        "was lost": {"targets": ["10.0.0.7:8280"], "labels": {"__meta_cdm_role": "all"}},
+    }
+    alone = Registration(address="127.0.0.1", http=HttpAt(8280, "127.0.0.1"))
+    (told_here,) = json.loads(scraped(ClusterView.of([ValuePut(NodeKey(NodeId("n")), alone, 1)])).body)
+    assert told_here["targets"] == ["127.0.0.1:8280"]
 
 
 def test_what_was_there_before_is_where_it_begins_to_count() -> None:
