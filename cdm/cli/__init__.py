@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as problem:
         return _failed(problem)
     except BaseExceptionGroup as group:
-        first = _first(group)
+        first = first_error(group)
         if first is None:
             raise
         return _unread() if isinstance(first, BrokenPipeError) else _failed(first)
@@ -72,6 +72,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def _failed(error: CdmError | OSError) -> int:
     complain(str(error))
+    return exit_code(error)
+
+
+def exit_code(error: CdmError | OSError) -> Exit:
+    """The exit code of a command that fails with this error."""
     match error:
         case NodeIdTaken() | FolderTaken() | AddressTaken() | Conflict():
             return Exit.CONFLICT
@@ -89,7 +94,7 @@ def _unread() -> int:
     return 128 + signal.SIGPIPE
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> CdmError | OSError | None:
+def first_error(group: BaseExceptionGroup[BaseException]) -> CdmError | OSError | None:
     """The first error in a group of them, if all are cdm's own, or the system's."""
     known, others = group.split((CdmError, OSError))
     error: BaseException | None = known if others is None else None

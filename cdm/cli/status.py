@@ -46,6 +46,8 @@ def status(
     wait: Annotated[bool, FLAG] = False,
     timeout: Annotated[float | None, duration()] = None,
     check: Annotated[bool, FLAG] = False,
+    all_regions: Annotated[bool, FLAG] = False,
+    region: Annotated[Sequence[str], Parameter(name="--region", negative="", show_default=False)] = (),
     json: Json = False,
 ) -> int:
     """Show what is wrong, blueprints, nodes and slices; the exit code is 3 where nobody leads.
@@ -66,13 +68,22 @@ def status(
         With --wait: wait no longer than this.
     check
         Print nothing but a line for each thing that is not well; the exit code is 3 where there is any.
+    all_regions
+        Read the cluster of each region that CDM_REGIONS names, as for --region, separated by spaces.
+    region
+        Read the cluster of this region, a context of the nats tool, CONTEXT or CONTEXT=PREFIX; may be repeated.
     """
     to = selection_of(subject, node, state)
     chosen = [name for name, given in (("--watch", watch), ("--wait", wait), ("--check", check)) if given]
     if len(chosen) > 1:
         raise UsageError(f"{' and '.join(chosen)}: choose one of them")
+    several = all_regions or bool(region)
+    if several and (watch or wait):
+        raise UsageError(f"{chosen[0]}: not with several regions; choose one by --context")
     if timeout is not None and not wait:
         raise UsageError("--timeout: nothing is waited for; leave it out, or --wait until all is well")
+    if several:
+        return _regions(region, connection, to, everything=everything, check=check, json=json)
     if watch:
         configure_logs(LogFormat.CONSOLE, LogLevel.ERROR)
         anyio.run(_watch, connection.access(), connection.prefix, to, everything, json)
@@ -87,6 +98,21 @@ def status(
     else:
         show(overview(found, sheet(), everything=everything, whole=bool(to)))
     return 0 if (found.well if check else found.healthy) else 3
+
+
+def _regions(
+    typed: Sequence[str], options: ConnectionOptions, to: Selection, *, everything: bool, check: bool, json: bool
+) -> int:
+    from cdm.cli import regions  # noqa: PLC0415  # rarely needed
+
+    found = regions.look_at_regions(regions.regions_of(typed, options), to)
+    if json:
+        print_json(regions.document(found))
+    elif check:
+        show(regions.troubles(found))
+    else:
+        show(regions.lines_of(found, sheet(), everything=everything, whole=bool(to)))
+    return regions.code_of(found, check=check)
 
 
 async def _watch(access: Access, prefix: str, to: Selection, everything: bool, json: bool) -> None:

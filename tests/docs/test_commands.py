@@ -391,6 +391,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm status": test_a_node_is_operated,
     "cdm status --json": test_a_node_is_operated,
     "cdm status ARTIFACT|SERVICE|NODE": test_status.test_the_commands_of_the_documents,
+    "cdm status --region CONTEXT=PREFIX": test_regions.test_two_domains_are_worked_through_one_hub,
     "cdm nodes": test_drain.test_a_machine_is_taken_out_and_back,
     "cdm node forget": test_drain.test_a_lost_node_is_listed_with_what_it_had_until_it_is_forgotten,
     "cdm node forget node-3": test_drain.test_a_lost_node_is_listed_with_what_it_had_until_it_is_forgotten,

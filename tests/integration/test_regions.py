@@ -28,7 +28,7 @@ async def test_two_domains_are_worked_through_one_hub(tmp_path: Path) -> None:
         assert done.returncode == code, (arguments, done.stdout, done.stderr)
         return (done.stdout + done.stderr).decode()
 
-    *contexts, push, apply, status, logs = commands("Working regions")
+    *contexts, push, apply, status, logs, each_named, with_variable = commands("Working regions")
     (tmp_path / "web").write_text("#!/bin/sh\necho it speaks\nexec sleep 1000\n", encoding="utf-8")
     (tmp_path / "shop.yaml").write_text("artifact: acme:web:1\ninstances: 4\nmin_healthy: 0\n", encoding="utf-8")
     async with running_regions("east", "west") as regions:
@@ -72,6 +72,21 @@ async def test_two_domains_are_worked_through_one_hub(tmp_path: Path) -> None:
             # Whoever may lead leads, also from afar.
             await near.all["n1"].stop()
             await eventually(lambda: [each for each in far.active() if each.active > 1], what="n2 leads")
+            shown = (await cdm(*typed(each_named))).splitlines()
+            assert [line for line in shown if line.startswith("region ")] == ["region east", "region west"]
+            assert [line.split()[:2] for line in shown if line.startswith("leader ")] == [
+                ["leader", "n2"],
+                ["leader", "n1"],
+            ]
             regions.leaves["west"].kill()
             assert "nobody answers at $JS.west.API" in await cdm(*typed(status), code=Exit.FAILED)
+            variable, *words = shlex.split(with_variable)
+            name, _, value = variable.partition("=")
+            env[name] = value
+            done = await forked.run(*words[1:], env=env, cwd=tmp_path)
+            found = json.loads(done.stdout)
+            assert (done.returncode, done.stderr, found["east"]["leader"]) == (Exit.FAILED, b"", "n2")
+            assert "nobody answers at $JS.west.API" in found["west"]["error"]
+            told = (await cdm("status", "--all-regions", "--check", code=Exit.FAILED)).splitlines()
+            assert any(line.startswith("west: nobody answers") for line in told)
             far.unharmed()

@@ -104,13 +104,15 @@ SHOWING = (
         "slices, where there are many that have nothing to tell; --all lists them. A version, a service or a node "
         "shows only what concerns it.\n\n"
         "All is well where somebody leads, every blueprint is Ready or was replaced, no node is lost, and every key "
-        "can be read. Exits with 3 where nobody leads; with --check and --wait, where not all is well.",
+        "can be read. Exits with 3 where nobody leads; with --check and --wait, where not all is well. With several "
+        "regions each is shown, also where another cannot be read; then the code is 1, or 5 where it is denied.",
         (
             "cdm status",
             "cdm status org.example:slice --watch",
             "cdm status --node node-2 --state FAILED",
             "cdm status --wait --timeout 5m",
             "cdm status --check || mail -s trouble ops@example.org",
+            "cdm status --region east --region west",
         ),
     ),
     Described(
