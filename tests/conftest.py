@@ -17,7 +17,7 @@ from tests.harness.scheduling import OneByOne
 from tests.harness.servers import NatsServer, running_server
 
 HERE = Path(__file__).parent
-FOLDERS = ("containers", "proxies", "security", "docs", "integration", "cli", "bench", "unit")
+FOLDERS = ("containers", "systemd", "proxies", "security", "docs", "integration", "cli", "bench", "unit")
 """In the order in which their tests are run."""
 # Machines are slow at times: no example fails for the time that it takes.
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]

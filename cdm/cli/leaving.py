@@ -18,9 +18,10 @@ from cdm.cli.node_process import LEAVE
 from cdm.cli.options import check_prefix
 from cdm.cli.rows import PLAIN, show
 from cdm.errors import FolderTaken, NodeUnknown, UsageError
-from cdm.model.artifact import node_id
+from cdm.model.artifact import NodeId, node_id
 from cdm.node.folder import LOCK, RUNTIME, chosen_folder, holder
 from cdm.runtimes.process.kept import end_kept
+from cdm.runtimes.systemd import end_units
 
 
 def leave(
@@ -48,7 +49,7 @@ def leave(
         _tell(pid)
         show([PLAIN(f"{name} has left")])
         return 0
-    count = _end_kept(path)
+    count = _end_kept(path, name)
     if count is None:
         raise NodeUnknown(f"no process of node {name} runs here, and no slice of it ({path}); see --id and --folder")
     show([PLAIN(f"{name}: no process of it runs here; {count} of its slices did, and are stopped")])
@@ -70,7 +71,7 @@ def _tell(pid: int) -> None:
         os.close(handle)
 
 
-def _end_kept(path: Path) -> int | None:
+def _end_kept(path: Path, name: NodeId) -> int | None:
     try:
         lock = os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -79,7 +80,8 @@ def _end_kept(path: Path) -> int | None:
         raise UsageError(f"folder {path} cannot be used: {error.strerror}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return anyio.run(end_kept, path / RUNTIME)
+        kept = anyio.run(end_kept, path / RUNTIME)
+        return anyio.run(end_units, name, path / RUNTIME) if kept is None else kept
     except BlockingIOError:
         raise FolderTaken(f"a process of the node has just begun to use {path}") from None
     finally:

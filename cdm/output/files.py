@@ -144,6 +144,10 @@ class OutputWriter:
             if numbers(self._folder):
                 self.remark(BEGAN_AGAIN)
 
+    def go_on(self) -> None:
+        """The program ran before: what it writes now needs no mark."""
+        self._begun = True
+
     def feed(self, stream: str, data: bytes) -> None:
         """Keep what the program wrote."""
         self.begin()

@@ -51,6 +51,7 @@ from tests.integration import (
     test_regions,
 )
 from tests.proxies import test_caddy, test_configurations, test_proxies
+from tests.systemd import test_systemd
 
 pytestmark = pytest.mark.anyio
 
@@ -282,6 +283,7 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "Signatures": test_nats_cli.test_the_signatures_of_the_documents,
     "The manifest": test_first_steps.test_the_manifest_of_the_documents_is_one,
     "A node's process may come and go": test_outliving.test_the_next_process_goes_on_with_what_runs,
+    "Slices as units of systemd": test_systemd.test_within_a_machine_that_systemd_runs,
     "Draining": test_drain.test_the_commands_of_the_documents,
     "Looking the cluster over": test_doctor.test_a_cluster_is_looked_over_and_mended,
     "Why it is there, or not": test_explain.test_the_commands_of_the_documents,
@@ -427,6 +429,8 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm node --runtime sites": test_first_steps.test_the_runtime_example_serves_a_site,
     "cdm node --runtime external": test_documents.test_the_agent_example_serves_a_blueprint,
     "pytest --cov": test_the_scripts_for_those_who_change_cdm,
+    "cdm node --runtime systemd": test_systemd.test_within_a_machine_that_systemd_runs,
+    "systemctl show": test_systemd.test_within_a_machine_that_systemd_runs,
     "bash .ci/run": test_the_scripts_for_those_who_change_cdm,
     "python -m tests.containers.measure --rounds 10": test_the_scripts_for_those_who_change_cdm,
 }

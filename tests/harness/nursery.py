@@ -93,7 +93,11 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
 def _import_all() -> None:
     for module in pkgutil.walk_packages(cdm.__path__, "cdm."):
         if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+            try:
+                importlib.import_module(module.name)
+            except ModuleNotFoundError as missing:  # an extra that is not installed
+                if (missing.name or "").startswith("cdm"):
+                    raise
     for name in _LATER:
         importlib.import_module(name)
 

@@ -28,6 +28,7 @@ from cdm.runtimes.keeper.keeper import Keeper
 from cdm.runtimes.keeper.protocol import EndAll, Heard, Lapse, Outlive, Spawn, encode
 from cdm.runtimes.keeper.runs import Run, Stopping
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
+from cdm.runtimes.process.supervisor import Supervisor
 from tests.harness.proc import descriptors, exists, stranger
 from tests.harness.programs import READY, SHORT, STUBBORN, Stage, key_of, staged
 from tests.harness.waiting import bounded, eventually, in_time, patience
@@ -124,7 +125,9 @@ class TestKeeper:
     async def test_the_next_one_is_not_asked_for_what_could_not_be_ended_before(self, stage: Stage) -> None:
         """It knows nothing of it, and would be killed for not answering."""
         key = await stage.up(READY, SHORT)
-        for run in stage.runtime.supervisor._runs.values():
+        keeping = stage.runtime.supervisor
+        assert isinstance(keeping, Supervisor)
+        for run in keeping._runs.values():
             run.left = (1,)
         await kill_keeper(stage)
         await stage.runtime.supervisor.ready()
@@ -255,12 +258,13 @@ def wait_for(holds: Callable[[], object], within: float = patience()) -> bool:
 
 async def kill_keeper(stage: Stage, before: Callable[[], object] = lambda: None) -> None:
     """Kill it, after something else; returns when that was noticed."""
-    keeper = stage.runtime.keeper
+    keeper, keeping = stage.runtime.keeper, stage.runtime.supervisor
     assert keeper is not None
+    assert isinstance(keeping, Supervisor)
     before()
     os.kill(keeper, signal.SIGKILL)
     await eventually(lambda: not exists(keeper))
-    await eventually(lambda: stage.runtime.keeper != keeper or not stage.runtime.supervisor._ready.is_set())
+    await eventually(lambda: stage.runtime.keeper != keeper or not keeping._ready.is_set())
 
 
 async def test_one_program_more_than_there_are_file_descriptors_for(stage: Stage) -> None:

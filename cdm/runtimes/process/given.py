@@ -39,12 +39,15 @@ class Given:
         folder: where the run's files are to be; made when it has any.
         wanted: the secrets, by variable.
         secrets: the node's.
+        seen: where the program finds them; None: in that very folder.
 
     Raises:
         SliceFailed: one of them is missing, or cannot be given in this way.
     """
 
-    def __init__(self, folder: Path, wanted: Mapping[str, SecretRef], secrets: Secrets) -> None:
+    def __init__(
+        self, folder: Path, wanted: Mapping[str, SecretRef], secrets: Secrets, seen: Path | None = None
+    ) -> None:
         self.environment: dict[str, str] = {}
         """The variables: secrets, and paths of files with secrets."""
         self.unfit_for_arguments: set[str] = set()
@@ -59,7 +62,7 @@ class Given:
             value = secrets.read(ref.name)
             if ref.form is SecretForm.FILE:
                 self._files[ref.name] = value
-                self.environment[variable] = str(folder / ref.name)
+                self.environment[variable] = str((seen or folder) / ref.name)
             else:
                 self.environment[variable] = _as_variable(value, ref.name, secrets)
                 self.unfit_for_arguments.add(variable)

@@ -35,6 +35,7 @@ from cdm.errors import SliceFailed, UsageError
 from cdm.log import Log
 from cdm.model.artifact import Artifact
 from cdm.model.keys import SliceKey
+from cdm.model.manifest import Limits
 from cdm.output.reading import batches, folder_name, keys, prune, tail
 from cdm.runtimes import OutputLine, Runtime, Surroundings, Work
 from cdm.runtimes.keeper.protocol import RECORDS
@@ -42,8 +43,9 @@ from cdm.runtimes.process.given import SECRETS, remove_all
 from cdm.runtimes.process.life import SlicePhase
 from cdm.runtimes.process.notes import folder_of
 from cdm.runtimes.process.slice import Slice
+from cdm.runtimes.process.supervising import Place, Supervising
 from cdm.runtimes.process.supervisor import FoundRun, Supervisor
-from cdm.runtimes.process.users import Lodging, Users
+from cdm.runtimes.process.users import Users
 
 log = Log("cdm.process")
 
@@ -81,7 +83,7 @@ class ProcessRuntime(Runtime):
         self._slices: dict[SliceKey, Slice] = {}
         self._found: dict[SliceKey, FoundRun] = {}
         """What an earlier process of this node began, and nothing was done about yet."""
-        self._supervisor: Supervisor | None = None
+        self._supervisor: Supervising | None = None
         self._heard = float("-inf")
 
     @property
@@ -96,9 +98,12 @@ class ProcessRuntime(Runtime):
 
     def warning(self, key: SliceKey) -> str | None:
         """Which limit of a slice is not enforced."""
-        each, keeping = self._slices.get(key), self._supervisor
-        limited = each is not None and each.work.manifest.limits.processes is not None
-        return UNLIMITED if limited and keeping is not None and not self._limits_processes else None
+        each = self._slices.get(key)
+        return None if each is None or self._supervisor is None else self.unenforced(each.work.manifest.limits)
+
+    def unenforced(self, limits: Limits) -> str | None:
+        """Which limit cannot be enforced on this node, once the supervisor is `ready`; None: all can."""
+        return UNLIMITED if limits.processes is not None and not self._limits_processes else None
 
     @property
     def keeper(self) -> int | None:
@@ -119,9 +124,7 @@ class ProcessRuntime(Runtime):
             )
         self._folder.mkdir(parents=True, exist_ok=True)
         await self._in_thread(self._users.start, (LOGS, RECORDS), (SECRETS,))
-        self._supervisor = await Supervisor.start(
-            self._folder, self._read_token(), self._users.taken, self.surroundings.outlive, grouped=self._cgroups
-        )
+        self._supervisor = await self._supervise(self._read_token())
         self._found = {found.note.slice: found for found in self._supervisor.found}
         remove_all(self._folder, {found.run.name for found in self._found.values()})
         self.heard(self._heard)
@@ -140,11 +143,11 @@ class ProcessRuntime(Runtime):
                 user for it.
         """
         await self._drop(work.key)
-        if work.manifest.limits.processes is not None and self.surroundings.enforce_limits:
+        if work.manifest.limits != Limits() and self.surroundings.enforce_limits:
             await self.supervisor.ready()
-            if not self._limits_processes:
-                raise SliceFailed(UNLIMITED, fatal=True)
-        self._slices[work.key] = Slice(work, self, await self._lodge(work) if self._users.others else None)
+            if problem := self.unenforced(work.manifest.limits):
+                raise SliceFailed(problem, fatal=True)
+        self._slices[work.key] = Slice(work, self, await self._lodge(work))
 
     async def adopt(self, work: Work) -> int | None:
         """Go on with what was found of it, as if it had been activated. Returns its port, if it has one.
@@ -155,9 +158,7 @@ class ProcessRuntime(Runtime):
         found = self._found.get(work.key)
         try:
             if found is not None and found.serves and found.note.fits(work):
-                lodging: Lodging | None = None
-                if self._users.others:
-                    lodging = await self._in_thread(self._users.lodge, folder_name(work.key), work.folder)
+                lodging = await self.lodging(work)
                 if found.told.user == (lodging.user if lodging else None):
                     del self._found[work.key]
                     each = self._slices[work.key] = Slice(work, self, lodging)
@@ -260,8 +261,12 @@ class ProcessRuntime(Runtime):
         """Where the files with a run's secrets are."""
         return self._folder / SECRETS / run
 
+    def secrets_seen(self, run: str) -> Path:
+        """Where its program finds them."""
+        return self.secrets_folder(run)
+
     @property
-    def supervisor(self) -> Supervisor:
+    def supervisor(self) -> Supervising:
         """Starts and stops programs. Raises `SliceFailed` before `start` and after `close`."""
         if self._supervisor is None:
             raise SliceFailed("the runtime is not started")
@@ -290,10 +295,20 @@ class ProcessRuntime(Runtime):
     def _limits_processes(self) -> bool:
         return self._users.others or self.supervisor.limits_processes
 
-    async def _lodge(self, work: Work) -> Lodging:
-        name = folder_name(work.key)
+    async def _supervise(self, token: str) -> Supervising:
+        """Begin to keep programs, the runtime's own marked by this token."""
+        taken, outlive = self._users.taken, self.surroundings.outlive
+        return await Supervisor.start(self._folder, token, taken, outlive, grouped=self._cgroups)
+
+    async def lodging(self, work: Work) -> Place | None:
+        """Give a slice what it has of its own, or what it had before; None: nothing. Raises `SliceFailed`."""
+        if not self._users.others:
+            return None
+        return await self._in_thread(self._users.lodge, folder_name(work.key), work.folder)
+
+    async def _lodge(self, work: Work) -> Place | None:
         try:
-            return await self._in_thread(self._users.lodge, name, work.folder)
+            return await self.lodging(work)
         except BaseException:  # where it is cancelled, the thread goes on
             with anyio.CancelScope(shield=True):
                 await self._clear(work.key)

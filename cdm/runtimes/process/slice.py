@@ -26,8 +26,7 @@ from cdm.runtimes.process.handle import CUT_OFF, RunHandle
 from cdm.runtimes.process.life import Life, SlicePhase
 from cdm.runtimes.process.notes import RunNote
 from cdm.runtimes.process.restart import Again, GiveUp, decide
-from cdm.runtimes.process.supervisor import Supervisor
-from cdm.runtimes.process.users import Lodging
+from cdm.runtimes.process.supervising import Place, Supervising
 
 log = Log("cdm.process")
 
@@ -47,7 +46,7 @@ class SliceHost(Protocol):
     """What a slice needs of its runtime."""
 
     @property
-    def supervisor(self) -> Supervisor:
+    def supervisor(self) -> Supervising:
         """Starts and stops programs. Raises `SliceFailed` while the runtime is not started."""
 
     def ports(self, but: Slice) -> Collection[int]:
@@ -58,6 +57,9 @@ class SliceHost(Protocol):
 
     def secrets_folder(self, run: str) -> Path:
         """Where the files with a run's secrets go."""
+
+    def secrets_seen(self, run: str) -> Path:
+        """Where its program finds them."""
 
     @property
     def surroundings(self) -> Surroundings:
@@ -73,7 +75,7 @@ class Slice:
         lodging: what it has of its own; None: it runs as the node itself.
     """
 
-    def __init__(self, work: Work, host: SliceHost, lodging: Lodging | None = None) -> None:
+    def __init__(self, work: Work, host: SliceHost, lodging: Place | None = None) -> None:
         self.key = work.key
         self.work = work
         self._lodging = lodging
@@ -214,7 +216,7 @@ class Slice:
         self._given.remove()
         self._robbed = False
         folder, secrets = self._host.secrets_folder(name), self._host.surroundings.secrets
-        given = self._given = Given(folder, self.work.secrets, secrets)
+        given = self._given = Given(folder, self.work.secrets, secrets, self._host.secrets_seen(name))
         lodging, outside = self._lodging, dict(os.environ)
         outside |= lodging.environment if lodging else {}
         program = prepare(self.work, keeping.mark(name), outside, self._host.ports(self), self.port, given)
