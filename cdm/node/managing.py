@@ -301,5 +301,6 @@ class Managing(Part):
                 with anyio.move_on_after(pause):
                     await self._due.wait()
             self._ground.route(Tick(self._beat()))
-            for _ in range(TURNS_OF_OTHERS):
-                await asyncio.sleep(0)
+            if self._due.is_set:
+                for _ in range(TURNS_OF_OTHERS):
+                    await asyncio.sleep(0)

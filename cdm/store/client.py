@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,17 +18,20 @@ import nats.errors
 from nats.aio.client import PING_PROTO, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.errors import ProtocolError
-from nats.protocol.parser import PERMISSIONS_ERR, Parser
+from nats.protocol.parser import PERMISSIONS_ERR
 
 from cdm.errors import AccessDenied, NoResponders, RequestRefused, Uncertain, Unreachable
 from cdm.store.access import Address
+from cdm.store.parsing import MessageParser
 
 Deliver = Callable[[bytes, bytes, bytes, bytes], None]
 """Takes subject, reply, payload and header block of a message as they came."""
 
 _VIOLATION = re.compile(r"Permissions Violation for (Publish|Subscription) to \"([^\"]*)\"", re.IGNORECASE)
-_END = b"\r\n"
+BURST = 0.002
+"""Seconds between two writes below which what is to be sent is gathered."""
+AT_ONCE = 16 * 1024
+"""Bytes that are written at once, at most."""
 _REFUSED = (
     nats.errors.BadHeaderError,
     nats.errors.BadSubjectError,
@@ -105,72 +109,6 @@ def _place(server: Srv) -> str:
     return server.uri.netloc.rpartition("@")[2]
 
 
-class _Parser(Parser):
-    """Takes the messages out of what was read; everything else is left to the client's own parser.
-
-    Upstream a subject ends at any white space that Python knows. The server disagrees: a vertical tab in one stored key
-    would end every connection that watches it, again and again. Upstream also takes each message out of a buffer of its
-    own; one pass over all that was read takes half the time.
-    """
-
-    def __init__(self, client: Client) -> None:
-        super().__init__(client)
-        self._client = client
-
-    def reset(self) -> None:
-        """Forget what was begun: there is another connection."""
-        super().reset()
-        self._wanted = 0
-        """Length at which what is in the buffer can be whole."""
-
-    async def parse(self, data: bytes = b"") -> None:
-        """Hand over every message that is complete, and keep the rest.
-
-        Raises:
-            ProtocolError: this is not what a server says, or it could not be taken. The client reconnects; any other
-                error would end its reading, and nobody would be told.
-            OSError: the connection is lost.
-        """
-        try:
-            await self._parse(data)
-        except (ProtocolError, OSError):
-            raise
-        except Exception as error:
-            await self._client.tell(error)
-            raise ProtocolError from error
-
-    async def _parse(self, data: bytes) -> None:
-        self.buf.extend(data)
-        if len(self.buf) < self._wanted:
-            return
-        data, start = bytes(self.buf), 0
-        self.buf.clear()
-        self._wanted = 0
-        while (end := data.find(_END, start)) >= 0:
-            words = data[start:end].split(b" ")
-            head = end + 2
-            try:
-                if words[0] == b"MSG":
-                    _, subject, sid, *reply, size = words
-                    body = head
-                elif words[0] == b"HMSG":
-                    _, subject, sid, *reply, header_size, size = words
-                    body = head + int(header_size)
-                else:
-                    await super().parse(data[start:head])
-                    start = head
-                    continue
-                number, end = int(sid), head + int(size)
-            except ValueError:
-                raise ProtocolError from None
-            if len(data) < end + 2:
-                self._wanted = end + 2 - start
-                break
-            await self._client.take(number, subject, reply[0] if reply else b"", data[body:end], data[head:body])
-            start = end + 2
-        self.buf.extend(data[start:])
-
-
 class Client(nats.aio.client.Client):
     """The client, mended where it must be, and with a short way for the many messages of a watch.
 
@@ -183,8 +121,12 @@ class Client(nats.aio.client.Client):
 
     def __init__(self, on_denied: Callable[[str, str], None]) -> None:
         super().__init__()
-        self._ps = _Parser(self)
+        self._ps = MessageParser(self)
         self._direct: dict[int, Deliver] = {}
+        self._answers = 0
+        """Number of the subscription that answers come to."""
+        self._written_at = float("-inf")
+        """When something was last written at once."""
         self.insist_on_tls = False
         self.check_credentials: Callable[[], object] = lambda: None
         """Raises `AccessDenied` where a file with credentials cannot be used."""
@@ -224,6 +166,29 @@ class Client(nats.aio.client.Client):
         await self._send_command(frames)
         await self._flush_pending()
 
+    def send_soon(self, frames: bytes) -> None:
+        """The same for what may get lost: without a connection it is."""
+        if self.is_connected:
+            self._pending.append(frames)
+            self._pending_data_size += len(frames)
+            if not self._write_at_once() and self._flush_queue is not None and self._flush_queue.empty():
+                self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    async def ask(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> asyncio.Future[Msg]:
+        """Send a request; the future is done when the answer comes. Whoever waits no longer has to cancel it."""
+        if not self._resp_sub_prefix:
+            await self._init_request_sub()
+        inbox = f"{bytes(self._resp_sub_prefix or b'').decode()}{(token := self._nuid.next().decode())}"
+        answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._resp_map[token] = answer
+        answer.add_done_callback(lambda _: self._resp_map.pop(token, None))
+        try:
+            await self.publish(subject, payload, reply=inbox, headers=headers)
+        except BaseException:
+            answer.cancel()
+            raise
+        return answer
+
     async def subscribe_directly(self, subject: str, deliver: Deliver) -> Subscription:
         """Have each message handed over as it is read; see the class."""
         subscription = await self.subscribe(subject)
@@ -239,6 +204,33 @@ class Client(nats.aio.client.Client):
         """Tell whoever made this client of an error."""
         await self._error_cb(error)
 
+    # Mended, what is sent, and answered
+
+    async def _init_request_sub(self) -> None:
+        self._answers = self._sid + 1
+        await super()._init_request_sub()
+
+    def _write_at_once(self) -> bool:
+        """Write what is to be sent, where that is little and nothing was written just now."""
+        writer, now = getattr(self._transport, "_io_writer", None), time.monotonic()
+        if writer is None or now < self._written_at + BURST or self._pending_data_size > AT_ONCE:
+            return False
+        if writer.transport.get_write_buffer_size():
+            return False
+        self._written_at = now
+        writer.writelines(self._pending)
+        self._pending = []
+        self._pending_data_size = 0
+        return True
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        # Upstream a task of its own writes everything: two turns of the event loop for each message.
+        if not force_flush and self.is_connected and self._pending_data_size and self._write_at_once():
+            done = asyncio.get_running_loop().create_future()
+            done.set_result(None)
+            return done
+        return await super()._flush_pending(force_flush)
+
     # Mended, what the server says
 
     async def take(self, sid: int, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
@@ -247,7 +239,13 @@ class Client(nats.aio.client.Client):
         # messages: a connection that is well used is ended as stale.
         self._pings_outstanding = 0
         deliver = self._direct.get(sid)
-        if deliver is None:
+        if sid == self._answers:
+            # Upstream a queue and a task of its own are between an answer and whoever waits for it.
+            token = subject[len(self._resp_sub_prefix or b"") :].decode("utf-8", "backslashreplace")
+            if (waiting := self._resp_map.get(token)) is not None and not waiting.done():
+                found = await self._process_headers(headers) if headers else None
+                waiting.set_result(self._build_message(sid, subject, reply, payload, found))
+        elif deliver is None:
             await self._process_msg(sid, subject, reply, payload, headers or None)  # type: ignore[arg-type]
         else:
             try:

@@ -33,6 +33,10 @@ REQUEST_TIMEOUT = 5.0
 RETRY_AFTER = (0.5, 1.0, 1.5)
 """Seconds that `Connection.api_retried` waits for an answer to its first calls; for the last one it waits the rest."""
 
+NO_ANSWER = "no answer in time"
+NOBODY_LISTENS = "503"
+"""The server's status instead of an answer."""
+
 Handler = Callable[[Msg], Awaitable[None]]
 T = TypeVar("T")
 
@@ -178,12 +182,25 @@ class Connection(Link):
         self._permissions.check_inbox()
         if len(payload) > self.max_payload:
             raise RequestRefused(f"{len(payload):,} bytes are too long: NATS takes {self.max_payload:,}")
-        with self._permissions.refusal((subject,)) as refusal:
-            request = self._client.request(
-                subject, payload, timeout=REQUEST_TIMEOUT if timeout is None else timeout, headers=headers
-            )
-            answer = await self._while_up(up, request, refusal)
-            return answer.data, answer.headers or {}
+        with self._permissions.refusal((subject,)) as refusal, translated():
+            answer = await self._client.ask(subject, payload, headers)
+            try:
+                await asyncio.wait(
+                    (answer, up.over, refusal),
+                    timeout=REQUEST_TIMEOUT if timeout is None else timeout,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if refusal.done():
+                    refusal.result()
+                if not answer.done():
+                    raise Uncertain("the connection was lost before the answer came" if up.over.done() else NO_ANSWER)
+                found = answer.result()
+            finally:
+                answer.cancel()
+        told = found.headers or {}
+        if told.get("Status") == NOBODY_LISTENS:
+            raise NoResponders("nobody listens there")
+        return found.data, told
 
     async def api(self, call: str, body: Mapping[str, Any] | None = None, timeout: float | None = None) -> Any:
         """Call the JetStream API, e.g. ``STREAM.INFO.KV_slices``, and return its decoded answer.
@@ -207,6 +224,10 @@ class Connection(Link):
             with suppress(Uncertain):
                 return await self.api(call, body, timeout)
         return await self.api(call, body, REQUEST_TIMEOUT - sum(RETRY_AFTER))
+
+    def answer(self, to: str, payload: bytes) -> None:
+        """Answer a request, unless there is no connection."""
+        self._client.send_soon(b"PUB %b %d\r\n%b\r\n" % (to.encode(), len(payload), payload))
 
     async def send_frames(self, frames: bytes) -> None:
         """Send messages that are already in the form of the wire. Raises `Unreachable` while disconnected."""
@@ -259,20 +280,14 @@ class Connection(Link):
         """A subject of one's own."""
         return self._client.new_inbox()
 
-    async def _while_up(
-        self, up: LinkUp, talk: Coroutine[Any, Any, T], refusal: asyncio.Future[None] | None = None
-    ) -> T:
-        """The result of a talk with the server, which ends when it is refused or the connection is lost.
+    async def _while_up(self, up: LinkUp, talk: Coroutine[Any, Any, T]) -> T:
+        """The result of a talk with the server, which ends when the connection is lost.
 
         The client would wait for the time-out, but an answer can only come on this connection.
         """
         task = asyncio.create_task(talk)
         try:
-            await asyncio.wait(
-                (task, up.over) if refusal is None else (task, up.over, refusal), return_when=asyncio.FIRST_COMPLETED
-            )
-            if refusal is not None and refusal.done():
-                refusal.result()
+            await asyncio.wait((task, up.over), return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 raise Uncertain("the connection was lost before the answer came")
             with translated():

@@ -50,6 +50,8 @@ class Intake:
         """The next turn."""
         self._rest = 0
         """How many turns others still have before it."""
+        self._took_until = float("-inf")
+        """When the last turn was over."""
         self._held_since: float | None = None
         self._due = 0
         """How many deliveries have waited for long enough."""
@@ -59,6 +61,8 @@ class Intake:
         self._waiting.append((subject, reply, data, block))
         self._size += len(data) + len(block)
         if self._next is None:
+            if time.monotonic() > self._took_until + TURN:  # others have had their turns
+                self._rest = 0
             self._next = self._loop.call_soon(self._turn)
         while self._size > MOST_WAITING:
             self._take_one()
@@ -84,7 +88,7 @@ class Intake:
         else:
             while self._waiting and time.monotonic() < now + TURN:
                 self._take_one()
-            self._rest = TURNS_OF_OTHERS
+            self._rest, self._took_until = TURNS_OF_OTHERS, time.monotonic()
         self._next = self._loop.call_soon(self._turn) if self._waiting else None
 
     def _waits(self, now: float) -> bool:

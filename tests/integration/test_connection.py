@@ -30,6 +30,7 @@ from cdm.model.keys import (
 from cdm.node.node import NodeSettings
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
+from cdm.store.phases import LinkUp
 from cdm.store.responder import Identity, Responder
 from tests.harness.servers import FORGIVEN, NatsServer, free_port, running_cluster, running_server
 from tests.harness.store import connected
@@ -482,18 +483,18 @@ async def test_a_connection_that_is_closed_in_the_moment_of_the_answer_ends(turn
         assert not connection._client.is_connected
 
 
-async def _refuse_as_it_fails(connection: Connection) -> None:
-    refusal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+async def _lose_as_it_fails(connection: Connection) -> None:
+    up = LinkUp(0.0, asyncio.get_running_loop().create_future())
 
     async def talk() -> None:
-        refusal.set_exception(AccessDenied("no"))
+        up.over.set_result(None)
         try:
             await anyio.sleep_forever()
         except asyncio.CancelledError:
             raise nats.errors.TimeoutError from None
 
-    with pytest.raises(AccessDenied):
-        await connection._while_up(connection.check_up(), talk(), refusal)
+    with pytest.raises(Uncertain):
+        await connection._while_up(up, talk())
 
 
 async def test_what_fails_as_it_is_cancelled_prints_no_traceback(server: NatsServer) -> None:
@@ -503,7 +504,7 @@ async def test_what_fails_as_it_is_cancelled_prints_no_traceback(server: NatsSer
     loop.set_exception_handler(lambda _, context: complaints.append(context["message"]))
     try:
         async with connected(server) as connection:
-            await _refuse_as_it_fails(connection)
+            await _lose_as_it_fails(connection)
             await anyio.wait_all_tasks_blocked()
             gc.collect()
     finally:

@@ -13,7 +13,8 @@ from nats.errors import BadSubjectError, ConnectionClosedError, Error, MaxPayloa
 
 import cdm
 from cdm.errors import NoResponders, RequestRefused, StoreError, Uncertain, Unreachable
-from cdm.store.client import Client, _Parser, translated
+from cdm.store.client import Client, translated
+from cdm.store.parsing import MessageParser
 
 pytestmark = pytest.mark.anyio
 
@@ -45,6 +46,9 @@ class Listener:
     async def take(self, *message: Any) -> None:
         self.told.append(Taken(*message))
 
+    async def tell(self, error: Exception) -> None:
+        raise error
+
     async def _process_ping(self) -> None:
         self.told.append("ping")
 
@@ -57,7 +61,7 @@ class Listener:
 
 async def parsed(*pieces: bytes) -> list[Any]:
     listener = Listener()
-    parser = _Parser(listener)  # type: ignore[arg-type]  # as much of a client as the parser uses
+    parser = MessageParser(listener)
     for piece in pieces:
         await parser.parse(piece)
     assert not parser.buf, "everything was whole"
@@ -108,7 +112,7 @@ async def test_a_long_message_is_put_together_once() -> None:
 
 
 def test_the_client_uses_it() -> None:
-    assert isinstance(Client(lambda kind, subject: None)._ps, _Parser)
+    assert isinstance(Client(lambda kind, subject: None)._ps, MessageParser)
 
 
 def test_no_other_file_touches_private_names() -> None:
