@@ -60,7 +60,7 @@ from cdm.model.keys import (
     encode,
 )
 from cdm.model.last_valid import LastValid
-from cdm.model.node import Fence, Intent, Lease, Registration, Role, Schedule, Seen, Slot, Vitals
+from cdm.model.node import Fence, HttpAt, Intent, Lease, Registration, Role, Schedule, Seen, Slot, Vitals
 from cdm.model.record import Rollout, RolloutPhase, Side, Weights
 from cdm.model.rollout import RolloutKind, RolloutSettings, RolloutStep
 from cdm.model.rules import Needs, Neighbour, OnViolation, Preference, Rebalance, Rules, Spread
@@ -98,6 +98,7 @@ __all__ = [
     "Fence",
     "FenceKey",
     "FenceRenewal",
+    "HttpAt",
     "HttpCheck",
     "Intended",
     "Intent",

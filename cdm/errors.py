@@ -196,3 +196,10 @@ class SliceFailed(CdmError):
     def __init__(self, reason: str, *, fatal: bool = False) -> None:
         super().__init__(reason)
         self.fatal = fatal
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The error itself, or of a group, as tasks raise them, the first one in it, however deep."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

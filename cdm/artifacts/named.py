@@ -13,7 +13,7 @@ import anyio
 import msgspec
 
 from cdm.dispatch.messages import Message, ValuePut
-from cdm.errors import BucketMissing, StoreError, Uncertain
+from cdm.errors import BucketMissing, StoreError, Uncertain, innermost
 from cdm.model.keys import SLICES, Key
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
@@ -63,8 +63,6 @@ async def named_contents(connection: Connection) -> frozenset[str]:
 
 
 def _first(group: BaseExceptionGroup[StoreError]) -> StoreError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = innermost(group)
     assert isinstance(error, StoreError)
     return error

@@ -11,7 +11,17 @@ from typing import Any
 
 from cdm.cli.screen import complain
 from cdm.cli.streams import discard_output, open_missing
-from cdm.errors import AccessDenied, AddressTaken, CdmError, Conflict, FolderTaken, ModelError, NodeIdTaken, UsageError
+from cdm.errors import (
+    AccessDenied,
+    AddressTaken,
+    CdmError,
+    Conflict,
+    FolderTaken,
+    ModelError,
+    NodeIdTaken,
+    UsageError,
+    innermost,
+)
 
 GARBAGE_THRESHOLD = 20_000
 """New objects after which Python's garbage collector looks at them, instead of 700. Most of what a command imports, and
@@ -97,7 +107,5 @@ def _unread() -> int:
 def first_error(group: BaseExceptionGroup[BaseException]) -> CdmError | OSError | None:
     """The first error in a group of them, if all are cdm's own, or the system's."""
     known, others = group.split((CdmError, OSError))
-    error: BaseException | None = known if others is None else None
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = innermost(known) if known is not None and others is None else None
     return error if isinstance(error, (CdmError, OSError)) else None

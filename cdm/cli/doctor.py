@@ -22,7 +22,7 @@ from cdm.doctor.finding import Finding, Severity, worst
 from cdm.doctor.gathering import gather
 from cdm.doctor.mending import mend
 from cdm.doctor.picture import Picture
-from cdm.errors import CdmError, Uncertain, Unreachable, UsageError
+from cdm.errors import CdmError, Uncertain, Unreachable, UsageError, innermost
 from cdm.store.connection import Access, connect
 
 UNHEALTHY = 3
@@ -137,6 +137,5 @@ def _show(found: _Look) -> None:
 
 def _first(error: BaseException) -> CdmError | None:
     """The first error in a group of them; None: it is not cdm's own."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error if isinstance(error, CdmError) else None
+    found = innermost(error)
+    return found if isinstance(found, CdmError) else None

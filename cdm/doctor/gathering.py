@@ -25,6 +25,7 @@ from cdm.errors import (
     StoreError,
     Uncertain,
     Unsuitable,
+    innermost,
 )
 from cdm.manager.cluster_view import ClusterView
 from cdm.model.artifact import NodeId
@@ -241,7 +242,7 @@ async def _with_contents(connection: Connection, picture: Picture) -> Picture:
     try:
         messages, now, readable = await snapshot(connection), clock.now(), True
     except* StoreError as group:
-        cause = _first(group)
+        cause = innermost(group)
         problem, readable = str(cause), False if isinstance(cause, AccessDenied) else None
     with suppress(StoreError):  # of their clocks alone nothing is known then
         ahead = await _ahead(connection)
@@ -282,10 +283,3 @@ def _reading(picture: Picture, messages: Iterable[Message], ahead: Mapping[NodeI
         lease=view.lease,
         unreadable=tuple(unreadable),
     )
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import NamedTuple
 
 import anyio
 
 from cdm import clock
 from cdm.durations import Durations
+from cdm.wakeup import Wakeup
 
 PERIOD = 0.25
 """Seconds between two beats."""
@@ -30,15 +32,23 @@ class Beat:
 
     def __init__(self) -> None:
         self.late = Durations(_BOUNDS)
-        self.standstill: Standstill | None = None
-        """The latest one; None: there was none."""
+        self.stood_still = Wakeup()
+        """Tells one task of each standstill."""
+        self._latest: Standstill | None = None
+        self._due = inf
+
+    def standstill(self, now: float) -> Standstill | None:
+        """The latest one, also one of which only whoever asks now is aware; None: there was none."""
+        late = now - self._due
+        return Standstill(now, late) if late >= STOOD_STILL else self._latest
 
     async def run(self) -> None:
         """Measure until cancelled."""
         while True:
-            due = clock.now() + PERIOD
+            self._due = clock.now() + PERIOD
             await anyio.sleep(PERIOD)
             now = clock.now()
-            self.late.take(now - due)
-            if now - due >= STOOD_STILL:
-                self.standstill = Standstill(now, now - due)
+            self.late.take(now - self._due)
+            if now - self._due >= STOOD_STILL:
+                self._latest = Standstill(now, now - self._due)
+                self.stood_still.set()

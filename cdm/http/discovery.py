@@ -123,7 +123,8 @@ class Board:
     def _now(self) -> None:
         """Be up to date; raises `Refused` while nothing is known."""
         if not self._sight.listed:
-            raise Refused(503, self._sight.problem or "the cluster is not known yet: NATS was not heard so far")
+            why = self._sight.problem or "NATS was not heard so far"
+            raise Refused(503, f"the cluster is not known{'' if self._sight.problem else ' yet'}: {why}")
         self._refresh()
 
     def _age(self, answer: AnswerBody) -> int:

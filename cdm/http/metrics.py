@@ -21,6 +21,9 @@ from cdm.http.families import gauge
 from cdm.http.lives import Lives
 from cdm.http.process_metrics import process_families
 from cdm.http.readiness import problems
+from cdm.http.recovery import Recovery
+from cdm.store.progress import Lag
+from cdm.store.watch import Watch
 
 LONGEST_AGE = 30.0
 """Seconds without news after which a process tells nothing of the cluster."""
@@ -34,7 +37,7 @@ def section(desk: Desk) -> Section:
         Route("/livez", monitoring.livez),
         Route("/readyz", monitoring.readyz),
     ]
-    return Section(routes, (monitoring.lives.take,), (monitoring.beat.run,))
+    return Section(routes, (monitoring.lives.take,), (monitoring.beat.run, monitoring.recovery.run))
 
 
 class Monitoring:
@@ -43,6 +46,7 @@ class Monitoring:
     def __init__(self, desk: Desk) -> None:
         self.lives = Lives()
         self.beat = Beat()
+        self.recovery = Recovery(self.beat, lambda: (watch for _, watch in self._watches()))
         self._desk = desk
         self._process = ProcessCollector(namespace="cdm", registry=None)
 
@@ -61,20 +65,31 @@ class Monitoring:
     async def readyz(self, _request: Request) -> Response:
         """Whether this process knows the newest of what it tells, and acts on."""
         desk, node = self._desk, self._desk.node
-        connection = desk.connection
-        watches = desk.watches if node is None else node.watches
+        connection, now = desk.connection, clock.now()
+        mirrors: dict[str, Lag] = {}
+        for name, watch in self._watches():
+            mirrors[name] = max(mirrors.get(name, watch.lag), watch.lag, key=lambda lag: lag.seconds)
+        still = self.beat.standstill(now)
         found = list(
             problems(
                 connected=None if connection is None else connection.is_up,
                 registered=node is None or node.presence.is_registered,
-                mirrors={name: watch.lag for name, watch in watches.items()},
-                still=self.beat.standstill,
-                now=clock.now(),
+                mirrors=mirrors,
+                still=still,
+                recovered=still is None or self.recovery.is_from(still),
+                now=now,
             )
         )
         if found:
             return PlainTextResponse("".join(f"not ready: {each}\n" for each in found), 503)
         return PlainTextResponse("ready\n")
+
+    def _watches(self) -> Iterator[tuple[str, Watch]]:
+        """Those that this process acts by, and those that it tells from; a bucket may have one of each."""
+        if self._desk.node is not None:
+            yield from self._desk.node.watches.items()
+        if not self._desk.sight.problem:
+            yield from self._desk.watches.items()
 
     def _families(self) -> Iterator[Metric]:
         desk = self._desk

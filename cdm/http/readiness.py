@@ -11,11 +11,17 @@ from cdm.store.progress import Lag
 LONGEST_LAG = 5.0
 """Seconds by which a mirror may be behind its bucket."""
 SHADOW = 5.0
-"""Seconds for which a process is not ready after its event loop stood still: it has yet to hear what happened."""
+"""Seconds for which a process is not ready at least after its event loop stood still."""
 
 
 def problems(
-    *, connected: bool | None, registered: bool, mirrors: Mapping[str, Lag], still: Standstill | None, now: float
+    *,
+    connected: bool | None,
+    registered: bool,
+    mirrors: Mapping[str, Lag],
+    still: Standstill | None,
+    recovered: bool,
+    now: float,
 ) -> Iterator[str]:
     """Why this process is not ready; nothing: it is.
 
@@ -24,6 +30,7 @@ def problems(
         registered: whether its node has registered, where it has one.
         mirrors: how far each bucket's mirror is behind.
         still: when the event loop last stood still.
+        recovered: whether everything that happened meanwhile is known.
         now: seconds on this node's clock.
     """
     if connected is None:
@@ -35,7 +42,9 @@ def problems(
     if connected is not None and not mirrors:
         yield "no bucket is followed"
     yield from _behind(mirrors.items())
-    if still is not None and now < still.until + SHADOW:
+    if still is not None and not recovered:
+        yield f"the event loop stood still for {still.seconds:.1f} s, and what happened meanwhile is not known yet"
+    elif still is not None and now < still.until + SHADOW:
         yield f"the event loop stood still for {still.seconds:.1f} s, until {now - still.until:.1f} s ago"
 
 

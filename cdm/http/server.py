@@ -16,7 +16,7 @@ import anyio
 import uvicorn
 
 from cdm.dispatch.messages import Message
-from cdm.errors import StoreError
+from cdm.errors import StoreError, innermost
 from cdm.http.address import BACKLOG, shown
 from cdm.http.admission import Admission
 from cdm.http.app import application, sections
@@ -38,6 +38,9 @@ KEEP_ALIVE = 75
 MOST_CONNECTIONS = 8_192
 LONGEST_HEAD = 64 * 1024
 """Most bytes of a request's line and headers together."""
+
+NOT_ALLOWED = "this node may not read all of it; `cdm serve` can, with the credentials of a reader"
+"""What whoever asks is told; what is missing, and whose credentials these are, only the log says."""
 
 
 class HttpServer:
@@ -107,12 +110,8 @@ class HttpServer:
         try:
             await self.follow(node.connection)
         except* StoreError as errors:
-            self.desk.sight.problem = str(errors.exceptions[0])
-            log.warning(
-                "HTTP cannot tell of the cluster: this node may not read all of it; `cdm serve` can, with the "
-                "credentials of a reader",
-                reason=self.desk.sight.problem,
-            )
+            self.desk.sight.problem = NOT_ALLOWED
+            log.warning(f"HTTP cannot tell of the cluster: {NOT_ALLOWED}", reason=str(innermost(errors)))
         except* Exception as errors:  # whatever it is
             self.desk.sight.problem = "following the buckets failed"
             log.exception("HTTP does not tell of changes any more; the node goes on", reason=repr(errors))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import anyio
 
 from cdm.dispatch.messages import ContentsUnknown
-from cdm.errors import AccessDenied, BucketMissing, StoreBusy, StoreError, Uncertain, Unreachable
+from cdm.errors import AccessDenied, BucketMissing, StoreBusy, StoreError, Uncertain, Unreachable, innermost
 from cdm.log import Log
 from cdm.node.part import Ground
 from cdm.store.descriptions import Descriptions
@@ -50,7 +50,7 @@ class ContentsWatch:
                 try:
                     await self._watch.run()
                 except* AccessDenied as errors:
-                    denied = str(_first(errors))
+                    denied = str(innermost(errors))
             if denied:
                 self._give_up(denied)
             self._watch = self._new()
@@ -117,10 +117,3 @@ class ContentsWatch:
         if live and self._problem:
             self._problem = ""
             log.info("what artifacts consist of is known")
-
-
-def _first(group: BaseExceptionGroup[AccessDenied]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -17,7 +17,7 @@ from cdm.artifacts.repository import Artifacts
 from cdm.checks.asking import Asker
 from cdm.checks.checker import Checker
 from cdm.dispatch.messages import MESSAGES, Tick
-from cdm.errors import AccessDenied, StoreError
+from cdm.errors import AccessDenied, StoreError, innermost
 from cdm.leader.election import Election
 from cdm.leader.event_writer import EventWriter, Telling
 from cdm.leader.leadership import Leadership
@@ -197,13 +197,13 @@ class Managing(Part):
 
     async def caught_up(self) -> None:
         """Wait until it knows all that the buckets hold at the time of the call; raises a `StoreError`."""
-        failed: Exception | None = None
+        failed: BaseException | None = None
         try:
             async with anyio.create_task_group() as tasks:
                 for watch in self._followed:
                     tasks.start_soon(watch.caught_up)
         except* StoreError as errors:
-            failed = errors.exceptions[0]
+            failed = innermost(errors)
         # Not from within: early releases of Python 3.11 make a group of what is raised there.
         if failed is not None:
             raise failed

@@ -19,7 +19,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from msgspec.structs import replace
 
 from cdm import clock
-from cdm.errors import AccessDenied, StoreError
+from cdm.errors import AccessDenied, StoreError, innermost
 from cdm.log import Log
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey, encode_node
@@ -153,12 +153,12 @@ class LogService:
         try:
             await session.run()
         except* StoreError as group:
-            self.tally.failed(str(_cause(group)))
-            log.debug("log session broken off", reason=str(_cause(group)))
+            self.tally.failed(str(innermost(group)))
+            log.debug("log session broken off", reason=str(innermost(group)))
         except* Exception as group:  # whatever it is, the node lives on
-            self.tally.failed(repr(_cause(group)))
+            self.tally.failed(repr(innermost(group)))
             log.exception("log session failed", artifact=str(session.artifact))
-            await session.fail(f"answering failed: {_cause(group)!r:.500}")
+            await session.fail(f"answering failed: {innermost(group)!r:.500}")
         log.debug("log session ended", artifact=str(session.artifact), to=session.to)
 
 
@@ -325,13 +325,6 @@ class Session:
     ) -> None:
         reply = LogReply(self._node, str(self.artifact), self._sent, lines or [], slices, end, error)
         await self._connection.publish(self.to, _encode(reply))
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The first error in a task group's bundle."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _on_wire(key: SliceKey, line: OutputLine) -> WireLine:

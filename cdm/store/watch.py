@@ -159,7 +159,8 @@ class Watch:
         """
         # Where the stream is replaced meanwhile, sequences of the old one say nothing about the new one.
         while True:
-            generation, target = self._mirror.generation, await self.bucket.state()
+            generation = self._mirror.generation
+            _, target = await first_of(self._own, self._lent)
             if await self._barrier.reach(generation, target) and not self._purged(target):
                 return
 

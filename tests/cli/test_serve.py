@@ -25,13 +25,14 @@ from cdm.http import address, app, connections
 from cdm.http import server as http_server_module
 from cdm.http.desk import Desk, Section
 from cdm.http.sending import Whole
-from cdm.http.server import HttpServer
+from cdm.http.server import NOT_ALLOWED, HttpServer
 from cdm.model.artifact import NodeId
 from cdm.model.keys import LEASE
 from cdm.model.node import Lease
 from tests.cli.test_cli import run
 from tests.harness import forked
-from tests.harness.processes import environment
+from tests.harness.processes import Processes, command_line, environment
+from tests.harness.secure import fortress
 from tests.harness.servers import NatsServer, free_port
 from tests.harness.waiting import bounded, eventually, patience
 from tests.harness.web import asked
@@ -186,3 +187,37 @@ async def no_trouble(port: int) -> bool:
         return (await asked(f"127.0.0.1:{port}", "/nothing")).status == 404
     except OSError:
         return False
+
+
+async def test_a_node_that_may_not_read_everything_says_so_and_tells_of_itself(tmp_path: Path) -> None:
+    """With the credentials of a node that only runs slices, as the secure configuration has them."""
+    at = f"127.0.0.1:{free_port()}"
+    async with fortress(tmp_path) as found:
+        made = await command_line("init", *found.options("admin"))
+        assert made.returncode == 0, made.stderr
+        nodes = Processes(found.url, tmp_path, ())
+        try:
+            nodes.start("manager-1", "--role", "manager", *found.who("manager-1"))
+            node = nodes.start("node-1", "--role", "agent", *found.who("node-1"), "--http", at)
+
+            async def ready() -> bool:
+                with suppress(OSError):
+                    return (await asked(at, "/readyz")).status == 200
+                return False
+
+            await eventually(ready, 30, "it is ready as a node, which knows its own slices")
+            for path in ("/v1/services", "/v1/traefik", "/v1/sd/prometheus", "/v1/sd/prometheus/nodes"):
+                answer = await asked(at, path)
+                assert answer.status == 503
+                assert answer.body.decode() == f"the cluster is not known: {NOT_ALLOWED}\n"
+            measured = (await asked(at, "/metrics")).body.decode()
+            assert "\ncdm_cluster_known 0.0\n" in measured
+            assert "\ncdm_nats_connected 1.0\n" in measured
+            assert 'cdm_mirror_live{bucket="slices"} 1.0' in measured
+            assert "cdm_node_info" not in measured, "it tells nothing of others"
+            said = [line for line in node.log.splitlines() if NOT_ALLOWED in line]
+            assert len(said) == 1
+            assert 'permission denied: publish "$JS.API.STREAM.INFO.KV_' in said[0], "the log says what is missing"
+            assert node.code is None, "the node goes on"
+        finally:
+            nodes.kill()

@@ -28,7 +28,7 @@ from tests.harness.nodes import nodes_on
 from tests.harness.servers import FORGIVEN, NatsServer, free_port
 from tests.harness.store import connected
 from tests.harness.waiting import eventually
-from tests.harness.web import asked
+from tests.harness.web import WebAnswer, ask, asked
 from tests.harness.wire import raw
 
 pytestmark = pytest.mark.anyio
@@ -109,6 +109,11 @@ async def test_a_prometheus_finds_data_for_every_query_of_dashboard_and_alerts(
             assert kind["content-type"].startswith("application/openmetrics-text; version=1.0.0")
 
 
+def _asked_in(seconds: float, at: str, path: str) -> WebAnswer:
+    time.sleep(seconds)
+    return ask(at, path)
+
+
 def _hangs(at: str) -> bool:
     connection = http.client.HTTPConnection(at, timeout=0.3)
     try:
@@ -140,9 +145,20 @@ async def test_a_process_is_ready_while_nats_answers_and_its_event_loop_gets_rou
             assert b"\ncdm_nats_connected 0.0\n" in (await asked(alone, "/metrics")).body
             server.resume()
             await eventually(lambda: says(200, "ready"), 30, "both are ready again")
-            # While it hangs nobody is answered, which is the truth; afterwards it is yet to hear what happened.
+            # While it hangs nobody is answered, which is the truth; whoever asked meanwhile hears that it is not ready.
+            asked_meanwhile = [
+                asyncio.get_running_loop().run_in_executor(None, _asked_in, 0.5, at, "/readyz") for at in (node, alone)
+            ]
             hung = asyncio.get_running_loop().run_in_executor(None, _hangs, node)
-            time.sleep(1.5)  # noqa: ASYNC251  # this is what is tested
+            time.sleep(2.5)  # noqa: ASYNC251  # this is what is tested
             assert await hung
-            await eventually(lambda: says(503, "the event loop stood still for 1."), what="both say that they hung")
+            for each in asked_meanwhile:
+                answer = await each
+                assert answer.status == 503, "the first answer after it already says so"
+                assert b"the event loop stood still for 2." in answer.body
+            # What happened meanwhile it says it does not know, for as long as the server does not tell.
+            server.pause()
+            time.sleep(1.5)  # noqa: ASYNC251
+            await eventually(lambda: says(503, "what happened meanwhile is not known yet"), what="both know little")
+            server.resume()
             await eventually(lambda: says(200, "ready"), 30, "both are ready again")

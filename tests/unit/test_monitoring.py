@@ -132,7 +132,14 @@ def test_what_was_there_before_is_where_it_begins_to_count() -> None:
     assert lives.leader_changes == 1
 
 
-FINE = {"connected": True, "registered": True, "mirrors": {"slices": Lag(True, 0, 0.0)}, "still": None, "now": 100.0}
+FINE = {
+    "connected": True,
+    "registered": True,
+    "mirrors": {"slices": Lag(True, 0, 0.0)},
+    "still": None,
+    "recovered": True,
+    "now": 100.0,
+}
 
 
 @pytest.mark.parametrize(
@@ -148,6 +155,10 @@ FINE = {"connected": True, "registered": True, "mirrors": {"slices": Lag(True, 0
         ({"mirrors": {"slices": Lag(True, 70, 6.0)}}, "what is known of slices is 6 s old"),
         ({"mirrors": {"slices": Lag(False, 3, inf)}}, "slices has not been read yet"),
         ({"still": Standstill(99.0, 3.0)}, "the event loop stood still for 3.0 s, until 1.0 s ago"),
+        (
+            {"still": Standstill(80.0, 3.0), "recovered": False},
+            "the event loop stood still for 3.0 s, and what happened meanwhile is not known yet",
+        ),
     ],
 )
 def test_a_process_is_ready_that_knows_the_newest(but: dict[str, Any], problem: str | None) -> None:

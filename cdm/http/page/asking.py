@@ -11,7 +11,7 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from cdm import clock
-from cdm.errors import CdmError, OutputMissing, ServiceMissing, SliceMissing, UsageError
+from cdm.errors import CdmError, OutputMissing, ServiceMissing, SliceMissing, UsageError, innermost
 from cdm.explain.past import with_history, with_past
 from cdm.http.desk import Desk
 from cdm.http.page.feed import Feed
@@ -147,7 +147,7 @@ class Inquiries:
             except* OutputMissing:
                 said.append("there is no output so far")
             except* CdmError as errors:
-                said.append(str(errors.exceptions[0]))
+                said.append(str(innermost(errors)))
         if scope.cancelled_caught:
             said.append(f"not all of it came within {PATIENCE:g} s")
         return {"lines": found[-MOST_LINES:], "why": "; ".join(dict.fromkeys(said))}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from cdm.errors import CdmError, InvalidArtifact
+from cdm.errors import CdmError, InvalidArtifact, innermost
 from cdm.explain.words import BAD, event_in_words
 from cdm.http.desk import Desk
 from cdm.log import Log
@@ -76,7 +76,7 @@ class Happenings:
                     tasks.start_soon(self._stop_when_alone, tasks.cancel_scope)
                     await self._follow(connection)
             except* CdmError as errors:
-                self._complain(f"events cannot be read: {errors.exceptions[0]}")
+                self._complain(f"events cannot be read: {innermost(errors)}")
                 await anyio.sleep(AGAIN)
 
     async def _stop_when_alone(self, scope: anyio.CancelScope) -> None:
