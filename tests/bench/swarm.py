@@ -127,6 +127,8 @@ class Obedience(Part):
 
     async def _take_step(self, key: SliceKey) -> bool:
         """Take one step; returns whether there may be another."""
+        if key not in self._known:
+            return False
         revision, value = self._known[key]
         local = self._local.get(key, LocalState.NOTHING)
         match next_step(value.state if value else None, local):
