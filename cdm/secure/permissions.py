@@ -128,6 +128,7 @@ def _manager(site: Members, manager: NodeId) -> User:
             ),
             Grant("", site.api("CONSUMER.INFO", *BUCKETS, rest=".*")),
             Grant("", site.api("CONSUMER.DELETE", *BUCKETS, rest=".*")),
+            Grant("", site.api("CONSUMER.MSG.NEXT", *BUCKETS, rest=".*")),
             Grant("", tuple(f"$JS.FC.{site.stream(name)}.>" for name in BUCKETS)),
             Grant(
                 "Which content each artifact has: what is pushed over another one is rolled out",

@@ -100,9 +100,12 @@ class Bucket:
 
     async def read(self, key: Key, timeout: float | None = None) -> Stored | None:
         """What the stream's leader holds under the key; None where nothing was written, or all trace of it expired."""
+        return await self._read(encode(key), timeout)
+
+    async def _read(self, name: str, timeout: float | None) -> Stored | None:
         try:
             answer = await self.connection.api(
-                f"STREAM.MSG.GET.{self.stream}", {"last_by_subj": self.subject(encode(key))}, timeout=timeout
+                f"STREAM.MSG.GET.{self.stream}", {"last_by_subj": self.subject(name)}, timeout=timeout
             )
         except RequestRefused as error:
             if no_message(error):
@@ -115,6 +118,14 @@ class Bucket:
             else base64.b64decode(message.get("data", ""))
         )
         return Stored(payload, message["seq"])
+
+    async def revision_of(self, name: str) -> int:
+        """Revision of the value that the stream's leader holds under a key string; 0: it holds none.
+
+        Errors as in `read`.
+        """
+        stored = await self._read(name, None)
+        return 0 if stored is None or stored.payload is None else stored.revision
 
     async def read_near(self, key: Key, timeout: float | None = None) -> Stored | None:
         """What any replica holds under the key; it may be behind the stream's leader, never ahead of it.

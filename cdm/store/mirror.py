@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-
-from msgspec import Struct
 
 from cdm.dispatch.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValueRemove
 from cdm.errors import InvalidKey
@@ -19,7 +16,8 @@ from cdm.model.keys import NODES, Layout
 from cdm.store.decoding import Decoder
 from cdm.store.history import History, Known, Removal
 from cdm.store.lifetimes import Lifetimes, ttl_of
-from cdm.store.wire import MARKER, MARKER_TTL, WRITER, StreamState, is_removal
+from cdm.store.session import Behind, Listing, ListingHistory, Live, Mark, MirrorPhase, Resuming
+from cdm.store.wire import MARKER_TTL, WRITER, StreamState, cause_of
 
 MARKS = 256
 """How many messages are remembered, the newest ones, to know the stream again by."""
@@ -34,70 +32,6 @@ class Gap(Exception):
 
 class SetBack(Gap):
     """The stream was set back to an older state, and may have been written to since."""
-
-
-class Mark(Struct, frozen=True, gc=False):
-    """A message that was delivered."""
-
-    sequence: int
-    key: str
-    stored: int
-    """When it was stored, in nanoseconds since 1970, by the server's clock."""
-
-
-@dataclass(frozen=True, slots=True)
-class Behind:
-    """There is no consumer: changes may be missed."""
-
-    replaced: bool = False
-    """Whether the stream is another one than that which the known keys are from: revisions cannot be compared."""
-
-
-@dataclass(slots=True)
-class Resuming:
-    """A consumer delivers the last messages that are known, so far as they are there still, and what was stored since.
-
-    The first ones prove that the stream is the one that it was.
-    """
-
-    end: int
-    """The stream's last sequence when the consumer was made."""
-    known_to: int
-    """Everything up to this sequence was emitted in sessions before."""
-    marks: dict[int, Mark]
-    """What may be delivered again, by sequence."""
-    missing: dict[str, Mark]
-    """The newest message of each of these keys, while neither it nor a newer one was delivered."""
-    proven: bool = False
-    """Whether a message was delivered that is known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """A consumer delivers the newest message of each key."""
-
-    end: int
-    replaced: bool
-    unlisted: dict[str, Known]
-    """Keys known before that were not delivered so far."""
-    older: dict[str, tuple[bytes, Cause | None, int, float, str]] = field(default_factory=dict)
-    """What was delivered of keys of which something newer is known. A replica that is behind delivers it, and then what
-    it lacks; where nothing follows, the stream was set back."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListingHistory(Listing):
-    """A consumer delivers everything that the bucket keeps of each key."""
-
-    histories: dict[str, History] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Live:
-    """Everything that the bucket held was delivered; a consumer delivers what follows."""
-
-
-MirrorPhase = Behind | Resuming | Listing | ListingHistory | Live
 
 
 class Mirror:
@@ -133,7 +67,8 @@ class Mirror:
         """When everything was last compared with the bucket."""
         self._layout = layout
         self._emit = emit
-        self._known: dict[str, Known] = {}
+        self.known: dict[str, Known] = {}
+        """What is known of each key."""
         self._markers: dict[str, int] = {}
         """Keys that the stream holds a marker of, and when that was stored, in nanoseconds since 1970."""
         self._none_before = 0
@@ -154,6 +89,11 @@ class Mirror:
     def stored(self) -> int:
         """When the newest message was stored, in nanoseconds since 1970, by the server's clock; 0: there was none."""
         return self._marks[-1].stored if self._marks else 0
+
+    def reread(self, now: float) -> None:
+        """Everything was held against the bucket beside the present session, and is right."""
+        if self.listed_at > float("-inf"):
+            self.listed_at = now
 
     @property
     def may_resume(self) -> bool:
@@ -190,7 +130,7 @@ class Mirror:
         self._markers.clear()
         self._none_before = end + 1
         kind = ListingHistory if self._layout.history > 1 else Listing
-        self.phase = kind(end, self._replaced, self._known.copy())
+        self.phase = kind(end, self._replaced, self.known.copy())
 
     def finish(self, now: float) -> None:
         """Everything was delivered that the bucket held when the session began; what was not there is gone.
@@ -211,9 +151,9 @@ class Mirror:
                     for name, history in listing.histories.items():
                         self._emit_history(listing, name, history)
                 for name, (data, cause, sequence, at, by) in listing.older.items():
-                    self._take(name, data, self._known.get(name), cause, sequence, at, by)
+                    self._take(name, data, self.known.get(name), cause, sequence, at, by)
                 for name in listing.unlisted:
-                    if known := self._known.get(name):
+                    if known := self.known.get(name):
                         self._remove(name, known, end, Cause.MISSING, now)
                 self.listed_at = now
         # What was stored while the listing went on may be newer than its end.
@@ -249,7 +189,7 @@ class Mirror:
             Gap: nothing shows that it is.
         """
         phase = self.phase
-        known = self._known.get(name)
+        known = self.known.get(name)
         if isinstance(phase, Resuming) and self._proves(phase, Mark(sequence, name, stored)):
             return
         self._marks.append(Mark(sequence, name, stored))
@@ -280,7 +220,7 @@ class Mirror:
 
     def _note_headers(self, name: str, headers: dict[str, str], stored: int, at: float) -> tuple[Cause | None, str]:
         """Note when the value, or the marker, ends; returns why the key is gone, if it is, and who says so."""
-        cause = _cause(headers)
+        cause = cause_of(headers)
         # Where older values are kept, one that expires uncovers them, or leaves a marker.
         ttl = ttl_of(headers) if cause is None and self._layout.history == 1 else None
         self._forget_end(name)
@@ -306,7 +246,7 @@ class Mirror:
                 if by
                 else self._decode(name, data, sequence, at, known)
             )
-            self._known[name] = update
+            self.known[name] = update
             self._emit(update)
         elif known is not None:
             self._remove(name, known, sequence, cause, at, by)
@@ -318,7 +258,7 @@ class Mirror:
         for name in names:
             end = self.lifetimes.ends.get(name, 0.0)
             self.lifetimes.forget(name)
-            if known := self._known.get(name):
+            if known := self.known.get(name):
                 self._remove(name, known, known.revision, Cause.EXPIRED, end)
 
     def lost(self, stream: StreamState, now: float) -> int:
@@ -329,14 +269,14 @@ class Mirror:
         """
         older, over = 0, self.lifetimes.over(now)
         if stream.first > self._none_before:
-            older = sum(known.revision < stream.first for name, known in self._known.items() if name not in over)
+            older = sum(known.revision < stream.first for name, known in self.known.items() if name not in over)
             if not older:
                 self._none_before = stream.first
         soon = (stream.clock + MARGIN) * 1e9
         self._markers = {name: end for name, end in self._markers.items() if end > soon}
-        if len(self._known) + len(self._markers) - len(over) <= stream.keys:
+        if len(self.known) + len(self._markers) - len(over) <= stream.keys:
             return older
-        kept = sum(known.revision <= stream.last for name, known in self._known.items() if name not in over)
+        kept = sum(known.revision <= stream.last for name, known in self.known.items() if name not in over)
         return max(older, kept + len(self._markers) - stream.keys)
 
     def skip(self, end: int) -> None:
@@ -374,7 +314,7 @@ class Mirror:
         return isinstance(self.phase, (Behind, Listing)) and self.phase.replaced
 
     def _remove(self, name: str, known: Known, sequence: int, cause: Cause, at: float, by: str = "") -> None:
-        del self._known[name]
+        del self.known[name]
         if self.lifetimes.ends:
             self.lifetimes.forget(name)
         if isinstance(known, KeyRejected):
@@ -392,7 +332,7 @@ class Mirror:
 
     def _emit_history(self, listing: Listing, name: str, history: History) -> None:
         """Emit what a key's history comes to: no value that was deleted or replaced since."""
-        known, removed = self._known.get(name), history.removed
+        known, removed = self.known.get(name), history.removed
         if history.updates:
             listing.unlisted.pop(name, None)
         if known and removed and (listing.replaced or removed.sequence > known.revision):
@@ -400,12 +340,5 @@ class Mirror:
             known = None
         for update in history.updates:
             if known is None or listing.replaced or update.revision > known.revision or history.ends_before(known):
-                self._known[name] = update
+                self.known[name] = update
                 self._emit(update)
-
-
-def _cause(headers: dict[str, str]) -> Cause | None:
-    """How a message with these headers ended its key; None: it gave it a value."""
-    if not is_removal(headers):
-        return None
-    return Cause.EXPIRED if headers.get(MARKER) == "MaxAge" else Cause.DELETED

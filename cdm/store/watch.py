@@ -26,9 +26,11 @@ from cdm.store.bucket import Bucket
 from cdm.store.consumer import Consumer, until_up
 from cdm.store.intake import FlowControl, Intake
 from cdm.store.looks import Looks
-from cdm.store.mirror import Behind, Gap, Listing, Live, Mirror, SetBack
+from cdm.store.mirror import Gap, Mirror, SetBack
 from cdm.store.progress import Lag, Phase, lag
 from cdm.store.provider import Provider
+from cdm.store.rereader import Rereader
+from cdm.store.session import Behind, Listing, Live
 from cdm.store.source import ConsumerSource, OwnSource, first_of
 from cdm.store.wire import MARKER_TTL, StreamState, delivery_of, headers_of, matters
 
@@ -91,6 +93,7 @@ class Watch:
         self.bucket = bucket
         self._filter = bucket.subject(keys)
         self._looks = Looks(bucket, self._filter)
+        self._rereader = Rereader(bucket, self._filter, relist_interval, self.check, self.caught_up, self.relist)
         self._mirror = Mirror(bucket.layout, emit, self._looks.wake)
         self._own = OwnSource(bucket, self._filter)
         self._lent = lent
@@ -149,6 +152,7 @@ class Watch:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._flow_control.run)
             tasks.start_soon(self._looks.run, self._mirror)
+            tasks.start_soon(self._rereader.run, self._mirror)
             await self._follow()
 
     async def caught_up(self) -> None:
@@ -234,7 +238,8 @@ class Watch:
             await until_up(connection)
         source, stream = await first_of(self._own, self._lent)
         consumer = Consumer(self.bucket, self._filter, source, stream)
-        self._compare(stream)
+        if reason := self._mirror.other_stream(stream):
+            self._reset(reason)
         if stream.lacks:
             await self._provider.provide(f"it lacks {stream.lacks}")
         after = self._begin(stream)
@@ -259,11 +264,6 @@ class Watch:
             if clock.now() < self._overdue:  # else it is lost, and whoever could delete it may be too
                 await consumer.delete()
 
-    def _compare(self, stream: StreamState) -> None:
-        """Compare the stream with the one seen before."""
-        if reason := self._mirror.other_stream(stream):
-            self._reset(reason)
-
     def _reset(self, reason: str) -> None:
         log.warning("stream is not the one that it was", bucket=self.bucket.name, reason=reason)
         self._tell_live(False)
@@ -276,7 +276,7 @@ class Watch:
     def _begin(self, stream: StreamState) -> int | None:
         """Returns the sequence behind which the consumer is to begin; None: it is to list everything."""
         mirror, now = self._mirror, clock.now()
-        if mirror.may_resume and now < self._heard + TRUSTED_GAP and now < mirror.listed_at + self._relist_interval:
+        if mirror.may_resume and now < self._heard + TRUSTED_GAP and now < self._relist_due:
             self.resumes += 1
             return mirror.resume(stream.last)
         self.listings += 1
@@ -286,8 +286,7 @@ class Watch:
     async def _until_over(self, consumer: Consumer) -> str:
         """Wait for the session to end; returns why."""
         while not consumer.over.done():
-            now, overdue = clock.now(), self._overdue
-            relist = self._mirror.listed_at + self._relist_interval
+            now, overdue, relist = clock.now(), self._overdue, self._relist_due
             if now >= overdue:
                 self._tell_live(False)
                 return "the consumer is silent"
@@ -302,6 +301,11 @@ class Watch:
             else:
                 await asyncio.wait((consumer.over,), timeout=min(overdue, relist) - now)
         return consumer.over.result()
+
+    @property
+    def _relist_due(self) -> float:
+        """When everything is to be listed, unless it was held against the bucket before."""
+        return self._mirror.listed_at + (1 + self._rereader.serves(self._mirror)) * self._relist_interval
 
     @property
     def _overdue(self) -> float:
@@ -325,6 +329,7 @@ class Watch:
             self._barrier.progress()
             self._tell_live(True)
             self._looks.wake()
+            self._rereader.wake()
 
     def _end(self, reason: str) -> None:
         if self._consumer is not None:

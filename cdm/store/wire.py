@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from cdm.dispatch.messages import Cause
+
 MARKER_TTL = 900
 """Seconds that the markers of keys that cdm deletes, and where the server marks them, of expired keys, are kept."""
 
@@ -67,6 +69,13 @@ matters = re.compile(rb"\n(?:Nats-TTL|KV-Operation|Nats-Marker|Cdm-By)").search
 def is_removal(headers: Mapping[str, str]) -> bool:
     """Whether a message with these headers ends its key instead of giving it a value."""
     return MARKER in headers or headers.get(OPERATION) in ("DEL", "PURGE")
+
+
+def cause_of(headers: Mapping[str, str]) -> Cause | None:
+    """How a message with these headers ended its key; None: it gave it a value."""
+    if not is_removal(headers):
+        return None
+    return Cause.EXPIRED if headers.get(MARKER) == "MaxAge" else Cause.DELETED
 
 
 def delivery_of(reply: bytes) -> tuple[bytes, int, int, int, bytes] | None:

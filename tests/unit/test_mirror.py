@@ -12,7 +12,8 @@ from msgspec import Struct
 
 from cdm.dispatch.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
 from cdm.model.keys import BLUEPRINTS, NODES, SLICES, Layout, encode
-from cdm.store.mirror import MARGIN, MARKS, Behind, Gap, Listing, ListingHistory, Live, Mirror, Resuming, SetBack
+from cdm.store.mirror import MARGIN, MARKS, Gap, Mirror, SetBack
+from cdm.store.session import Behind, Listing, ListingHistory, Live, Resuming
 from cdm.store.wire import MARKER_TTL, WRITER, StreamState
 
 LAYOUTS = {"blueprints": BLUEPRINTS, "slices": SLICES, "nodes": NODES}

@@ -1,0 +1,239 @@
+"""Holds a large bucket against its mirror all the time, a small part at a time, instead of listing it whole.
+
+A listing takes as long as there are keys, and the mirror follows nothing meanwhile. A pass over the bucket goes on
+beside it: a few thousand messages, without their values, then a pause, so that all were held against the mirror in the
+time between two listings. Whatever differs, and still does when the stream's leader is asked, has everything listed.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import anyio
+import anyio.lowlevel
+
+from cdm import clock
+from cdm.errors import AccessDenied, StoreError, Uncertain
+from cdm.log import Log
+from cdm.store.bucket import Bucket
+from cdm.store.mirror import Mirror
+from cdm.store.rereading import Rereading
+from cdm.store.wire import StreamState, delivery_of
+from cdm.wakeup import Wakeup
+
+log = Log("cdm.watch")
+
+LARGE = 20_000
+"""Keys from which on a bucket is held against its mirror in parts: fewer are listed in a fraction of a second."""
+AT_ONCE = 5_000
+"""Messages that are asked for at a time: taken in within some ten milliseconds."""
+PART = 500_000
+"""Messages after which it is looked for keys that should have been among them: that goes over all that are known."""
+TURN = 10_000
+"""Keys after which others have their turn."""
+PACE = 0.9
+"""Share of the time between two listings in which a pass is over."""
+MOST_ASKED = 100
+"""Keys that the stream's leader is asked about at a time; where more differ a pass has come to nothing."""
+TRIES = 3
+"""How often a key is asked about that is being changed meanwhile."""
+PATIENCE = 5.0
+"""Seconds for which messages, or the mirror, are waited for."""
+KEPT = 60.0
+"""Seconds beyond a pause after which the server deletes a consumer of which nobody asks for more."""
+
+
+class Differs(Exception):
+    """The mirror does not say what the bucket holds."""
+
+
+class Rereader:
+    """Rereads one bucket for as long as it is large.
+
+    Args:
+        bucket: the bucket.
+        subjects: which of its subjects the mirror holds; one that does not hold all is never large.
+        interval: seconds in which everything is to be held against the mirror once.
+        check: looks whether the stream is the one that is followed; see `Watch.check`.
+        caught_up: waits until the mirror holds what the bucket does; see `Watch.caught_up`.
+        relist: has everything listed.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        subjects: str,
+        interval: float,
+        check: Callable[[], Awaitable[None]],
+        caught_up: Callable[[], Awaitable[None]],
+        relist: Callable[[], None],
+    ) -> None:
+        self._bucket = bucket
+        self._interval = interval
+        self._check = check
+        self._caught_up = caught_up
+        self._relist = relist
+        self._able = subjects == bucket.all_subjects and bucket.layout.history == 1
+        self._news = Wakeup()
+        self.passes = 0
+        """How many have come to their end."""
+
+    def serves(self, mirror: Mirror) -> bool:
+        """Whether a mirror of this size is held against its bucket here."""
+        return self._able and len(mirror.known) >= LARGE
+
+    def wake(self) -> None:
+        """The mirror is complete (again)."""
+        self._news.set()
+
+    async def run(self, mirror: Mirror) -> None:
+        """Make one pass after the other until cancelled; never raises a `StoreError`."""
+        while True:
+            if not mirror.is_live or not self.serves(mirror):
+                await self._news.wait()
+                continue
+            try:
+                await self._pass(mirror)
+            except Differs as error:
+                log.warning("the copy differs; everything is listed", bucket=self._bucket.name, key=str(error))
+                self._relist()
+                await self._news.wait()
+            except AccessDenied as error:
+                # Users made by an earlier version may not ask for a consumer's messages.
+                log.info("listed whole now and then", bucket=self._bucket.name, reason=str(error))
+                self._able = False
+            except StoreError as error:
+                log.debug("bucket not reread", bucket=self._bucket.name, reason=str(error))
+                await anyio.sleep(self._interval / 30)
+
+    async def _pass(self, mirror: Mirror) -> None:
+        await self._check()
+        began, generation = clock.now(), mirror.generation
+        stream = await self._bucket.state()
+        found = Rereading(mirror.known)
+        async with self._reading(found, self._pause_of(stream)) as ask:
+            taken = 0
+            while True:
+                more = await ask()
+                taken += more
+                if not more:
+                    found.finish(stream.last)
+                if not more or found.seen >= PART:
+                    await _look_for_missing(found)
+                if generation != mirror.generation or not mirror.is_live:
+                    raise Uncertain("the mirror does not follow at present")
+                await self._judge(found, mirror)
+                if not more:
+                    break
+                plan = began + PACE * self._interval * min(taken / max(stream.keys, 1), 1.0)
+                await anyio.sleep(max(plan - clock.now(), 0))
+        self.passes += 1
+        mirror.reread(clock.now())
+
+    def _pause_of(self, stream: StreamState) -> float:
+        return self._interval * AT_ONCE / max(stream.keys, AT_ONCE)
+
+    @asynccontextmanager
+    async def _reading(self, found: Rereading, pause: float) -> AsyncIterator[Callable[[], Awaitable[int]]]:
+        """Read the bucket from its beginning in the ``with`` block.
+
+        What it gives asks for some more messages, and returns how many came; 0: there are no more.
+        """
+        connection, stream = self._bucket.connection, self._bucket.stream
+        name, inbox = f"cdm-{secrets.token_hex(8)}", connection.new_inbox()
+        part = _Messages(found, len(self._bucket.subject("")))
+        subscription = await connection.subscribe_directly(inbox, part.take)
+        more = connection.api_subject(f"CONSUMER.MSG.NEXT.{stream}.{name}")
+
+        async def ask() -> int:
+            part.begin()
+            async with connection.accepted((more,)):
+                await connection.publish(more, b'{"batch":%d,"no_wait":true}' % AT_ONCE, reply=inbox)
+            with anyio.move_on_after(PATIENCE) as scope:
+                await part.over.wait()
+            if scope.cancelled_caught or not part.whole():
+                raise Uncertain("not all that was asked for came")
+            return part.count
+
+        config = {
+            "name": name,
+            "deliver_policy": "all",
+            "filter_subject": self._bucket.all_subjects,
+            "ack_policy": "none",
+            "headers_only": True,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": int((KEPT + pause) * 1e9),
+        }
+        try:
+            call = f"CONSUMER.CREATE.{stream}.{name}.{self._bucket.all_subjects}"
+            await connection.api_retried(call, {"stream_name": stream, "config": config})
+            yield ask
+        finally:
+            await connection.unsubscribe(subscription)
+            with anyio.CancelScope(shield=True), anyio.move_on_after(PATIENCE / 10), suppress(StoreError):
+                await connection.api(f"CONSUMER.DELETE.{stream}.{name}")
+
+    async def _judge(self, found: Rereading, mirror: Mirror) -> None:
+        """Ask about what is suspicious. Raises `Differs` where it is for good reason."""
+        for name in [*found.suspects][:MOST_ASKED]:
+            for _ in range(TRIES):
+                held = await self._bucket.revision_of(name)
+                with anyio.move_on_after(PATIENCE) as scope:
+                    await self._caught_up()
+                if scope.cancelled_caught:
+                    raise Uncertain("the mirror is behind")
+                known = mirror.known.get(name)
+                if (known.revision if known else 0) == held:
+                    break
+            else:
+                raise Differs(name)
+        if len(found.suspects) > MOST_ASKED:
+            raise Uncertain(f"{len(found.suspects)} keys were changed meanwhile")
+        found.suspects.clear()
+
+
+class _Messages:
+    """What came of what was asked for."""
+
+    def __init__(self, found: Rereading, name_at: int) -> None:
+        self._found = found
+        self._name_at = name_at
+        self._taken = 0
+        self._last = b""
+        self.begin()
+
+    def begin(self) -> None:
+        """More is asked for."""
+        self.count = 0
+        self.over = anyio.Event()
+        """Set when no more is to come."""
+
+    def take(self, subject: bytes, reply: bytes, data: bytes, block: bytes) -> None:
+        """A message, or that there is none."""
+        if not reply:
+            self.over.set()
+            return
+        tokens = reply.split(b".")  # as `delivery_of` has it
+        sequence = int(tokens[5] if len(tokens) == 9 else tokens[7])
+        self._found.take(subject[self._name_at :].decode("utf-8", "backslashreplace"), sequence, block)
+        self._last = reply
+        self.count += 1
+        if self.count == AT_ONCE:
+            self.over.set()
+
+    def whole(self) -> bool:
+        """Whether none of what came was lost on its way."""
+        self._taken += self.count
+        last = delivery_of(self._last)
+        return not self._taken or (last is not None and last[2] == self._taken)
+
+
+async def _look_for_missing(found: Rereading) -> None:
+    names = found.names()
+    for first in range(0, len(names), TURN):
+        found.look_for(names[first : first + TURN])
+        await anyio.lowlevel.checkpoint()
+    found.next_part()
