@@ -33,8 +33,8 @@ PART = 500_000
 """Messages after which it is looked for keys that should have been among them: that goes over all that are known."""
 TURN = 10_000
 """Keys after which others have their turn."""
-PACE = 0.9
-"""Share of the time between two listings in which a pass is over."""
+PACE = 1.0
+"""How long a pass takes, in terms of the time between two listings."""
 MOST_ASKED = 100
 """Keys that the stream's leader is asked about at a time; where more differ a pass has come to nothing."""
 TRIES = 3
