@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,16 +42,8 @@ class Listener:
 
     def __init__(self) -> None:
         self.told: list[Any] = []
-        self.direct = {sid: partial(self._note, sid) for sid in range(0, 100, 2)}
 
     async def take(self, *message: Any) -> None:
-        assert message[0] not in self.direct
-        self._note(*message)
-
-    def alive(self) -> None:
-        """Whoever reads is told so, and the rest is its business."""
-
-    def _note(self, *message: Any) -> None:
         self.told.append(Taken(*message))
 
     async def tell(self, error: Exception) -> None:

@@ -36,7 +36,13 @@ def test_all_that_differs_is_suspected_and_nothing_else(
     newest = dict(sorted({name: revision for revision, (name, _) in sorted(held.items())}.items()))
     stored = {revision: held[revision] for revision in sorted(newest.values())}
     alive = {name: revision for revision, (name, headers) in stored.items() if headers not in (DELETED, EXPIRED)}
-    if not other:
+    if other:  # a value and a marker are never one message
+        known = {
+            name: revision
+            for name, revision in known.items()
+            if stored.get(revision, ("",))[0] != name or name in alive
+        }
+    else:
         known = dict(alive)
     mirror = {name: update(name, revision) for name, revision in known.items()}
     found = Rereading(mirror)
