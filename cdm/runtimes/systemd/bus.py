@@ -79,6 +79,8 @@ class SystemdBus:
         bus.add_message_handler(self._on_message)
         self._bus = bus
         await self._manager("Subscribe")
+        if not (await self.properties())["ServiceWatchdogs"]:  # slices would not be stopped in time
+            raise RefusedBySystemd("", "systemd's watchdogs are off: systemctl service-watchdogs yes")
 
     def disconnect(self) -> None:
         """End the connection."""
@@ -106,12 +108,12 @@ class SystemdBus:
             if error.name in GONE:
                 return None
             raise
-        if of_unit["LoadState"] == "not-found":
-            return None
         code, status = found["ExecMainCode"], found["ExecMainStatus"]
         ended = (status if code == EXITED else -status) if code and not found["MainPID"] else None
         ran = bool(of_unit["ActiveEnterTimestampMonotonic"])
         active = of_unit["ActiveState"]
+        if of_unit["LoadState"] == "not-found" and active == "inactive":  # else it runs, and its description is lost
+            return None
         if active == "inactive" and of_unit["Job"][0]:  # it has not begun with it
             active = "activating"
         return UnitState(active, ran, found["MainPID"], found["Result"], ended)

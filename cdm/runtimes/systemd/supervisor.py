@@ -55,7 +55,7 @@ class SystemdSupervisor:
 
     Args:
         folder: the runtime's own.
-        token: marks this runtime's units.
+        token: marks its units.
         background: where units are followed, and slices live.
         outlive: for how many seconds slices outlive the node's process; None: not at all.
         content_of: tells the folder of a slice's artifact.
@@ -173,8 +173,7 @@ class SystemdSupervisor:
         if found is None:
             return None
         try:
-            ours = await self._bus.processes(found.unit)
-            return await asyncio.to_thread(stranger, port, ours)
+            return await asyncio.to_thread(stranger, port, await self._bus.processes(found.unit))
         except (RefusedBySystemd, OSError, RuntimeError):
             return None
 

@@ -273,6 +273,25 @@ async def test_units_that_nobody_knows_are_ended(units: Units) -> None:
     assert not (records / "never.env").exists()
 
 
+@pytest.mark.parametrize("what", ["the bus", "systemd"])
+async def test_systemd_and_its_bus_may_start_anew(units: Units, what: str) -> None:
+    """Nothing that runs notices; and the node goes on with it."""
+    work = replace(units.work("echo READY=1; trap 'exit 3' USR1; while :; do sleep 0.1; done"), stop_after=600.0)
+    key = await units.up(work)
+    pid = int(shown("MainPID")["MainPID"])
+    if what == "the bus":
+        await anyio.run_process(["systemctl", "kill", "--signal=SIGKILL", "dbus.service"])
+    else:
+        await anyio.run_process(["systemctl", "daemon-reexec"])
+    assert lives(pid)
+    os.kill(pid, signal.SIGUSR1)
+    await units.until(lambda: units.told)
+    _, (_, reason, _) = units.told[0]
+    assert "exit status 3" in str(reason)
+    await units.up(units.work(STAY))
+    assert units.runtime.slices == {key: True}
+
+
 NODE_PROCESS = """
 import asyncio, sys
 from pathlib import Path
