@@ -45,9 +45,10 @@ def promtool(*arguments: str, given: bytes = b"") -> str:
 
 
 def dashboard_queries() -> list[str]:
-    """What the panels of the dashboard and its annotations ask for, with an interval of a test's."""
+    """What the panels of the dashboard ask for, and its annotations without their bounds; the interval is a test's."""
     document = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     asked_for = [target["expr"] for panel in document["panels"] for target in panel.get("targets", ())]
+    asked_for += [each["expr"].removesuffix(" > 0") for each in document["annotations"]["list"]]
     return [expression.replace("$__rate_interval", "30s") for expression in asked_for]
 
 

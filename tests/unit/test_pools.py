@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -189,6 +190,25 @@ def test_each_proxy_is_answered_in_its_own_words(world: World) -> None:
     assert json.loads(world.answers.traefik(frozenset({"org.example:api"})).body) == {
         "http": {"services": {"org.example:api": {"loadBalancer": {"servers": [{"url": "http://[::1]:9000"}]}}}}
     }
+    assert traefik_takes(json.loads(world.answers.traefik().body))
+
+
+def traefik_takes(document: dict[str, Any]) -> bool:
+    """Whether it is as Traefik's documents of the HTTP provider and of services have it, and no mapping is empty.
+
+    It calls an empty mapping one that "cannot be a standalone element", and then takes nothing of the whole document.
+    """
+    services = document["http"]["services"]
+    assert document == {"http": {"services": services}}
+    assert services
+    for name, service in services.items():
+        assert re.fullmatch(r"[^@\s]+", name), "what follows @ is the provider's name"
+        assert service == {"loadBalancer": {"servers": service["loadBalancer"]["servers"]}}
+        for each in service["loadBalancer"]["servers"]:
+            assert set(each) <= {"url", "weight"}
+            assert re.fullmatch(r"http://(\[[0-9a-f:]+\]|[\w.-]+):\d+", each["url"])
+            assert isinstance(each.get("weight", 1), int)
+    return True
 
 
 def test_what_nobody_knows_makes_no_other_answer(world: World) -> None:
