@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
-from tests.bench import deciding, growth, leading, placing, reading, releasing, resting, writing
+from tests.bench import deciding, growth, leading, losing, placing, reading, releasing, resting, writing
 from tests.bench.many import Size, many
 from tests.bench.measure import Figure
 
@@ -33,6 +33,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "activation": leading.activation,
     "failover": leading.failover,
     "node-death": leading.node_death,
+    "server-loss": losing.server_loss,
     "rollout": releasing.rollout,
     "memory": reading.memory_of_slices,
     "rest": resting.rest,
