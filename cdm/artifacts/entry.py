@@ -12,12 +12,14 @@ from cdm.model.manifest import Manifest
 
 
 def completed(manifest: Manifest, tree: Tree) -> Manifest:
-    """The manifest with its entry filled in.
+    """The manifest with its entry filled in, where it runs a program.
 
     Raises:
         InvalidManifest: what it names is not in the content, and could not be on a node's PATH.
         InvalidContent: the only file cannot be named in a manifest.
     """
+    if manifest.container is not None:
+        return manifest
     if not tree.is_folder(manifest.directory):
         raise InvalidManifest(f"directory: there is no folder {manifest.directory!r} in the content")
     entry = manifest.entry

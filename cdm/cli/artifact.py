@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
+from msgspec.structs import replace
 
 from cdm.artifacts.kept import KeptContent
 from cdm.artifacts.packing import pack, problem_with_program
@@ -37,12 +38,13 @@ from cdm.errors import (
     InvalidBlueprint,
     InvalidContent,
     StoreError,
+    UsageError,
 )
 from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint
 from cdm.model.content import Content
 from cdm.model.keys import BLUEPRINTS, BlueprintKey
-from cdm.model.manifest import Manifest
+from cdm.model.manifest import Container, Manifest
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
 
@@ -65,14 +67,16 @@ app = App(
     help_epilogue=examples(
         "cdm artifact push org.example:slice:1.0.0 ./slice",
         "cdm artifact push org.example:worker:1.0.0 worker.py --manifest worker.toml",
+        "cdm artifact push org.example:web:1.0.0 --image web:1.0.0 --manifest web.toml",
     ),
 )
 def push(
     artifact: ArtifactName,
-    path: Path,
+    path: Path | None = None,
     /,
     connection: ConnectionOptions = HERE,
     *,
+    image: str | None = None,
     entry: str | None = None,
     env: Annotated[tuple[str, ...], Parameter(name="--env", negative="", show_default=False)] = (),
     manifest: Path | None = None,
@@ -87,6 +91,9 @@ def push(
     ----------
     path
         A program, a script, a folder, or a .tar.gz, which the nodes unpack.
+    image
+        Instead of a path: an image that the container engine of this machine has, for nodes whose runtime is
+        "container". No registry is needed.
     entry
         The program to run, relative to the folder or archive; not needed where there is only one file.
     env
@@ -102,7 +109,9 @@ def push(
     """
     wanted, key = manifest_of(manifest, entry, env), key_of(sign)
     with tempfile.TemporaryDirectory(prefix="cdm-push-") as folder:
-        packed = pack(path, Path(folder))
+        if image is not None:
+            wanted = replace(wanted, container=wanted.container or Container())
+        packed = pack(_source(path, image, Path(folder)), Path(folder))
         run_as = completed_manifest(wanted, packed, manifest)
         problem = problem_with_program(packed, run_as)
         offer = Offer(artifact, packed, run_as, key)
@@ -209,6 +218,17 @@ app.command(
 app.command(verify, help_epilogue=examples("cdm artifact verify org.example:slice:1.0.0 --trust trust.txt"))
 
 
+def _source(path: Path | None, image: str | None, folder: Path) -> Path:
+    """What is to be pushed; an image is written to the folder. Raises `UsageError`."""
+    if image is not None and path is None:
+        from cdm.cli.saving import save_image  # noqa: PLC0415  # few push images, and its library takes its time
+
+        return save_image(image, folder / "image.tar")
+    if path is None or image is not None:
+        raise UsageError("name a path, or an image with --image REF")
+    return path
+
+
 # What is shown
 
 
@@ -232,7 +252,7 @@ def _table(found: _Listed) -> list[str]:
         elif manifest is not None:
             content, pushed = each.content, each.pushed[:19].replace("T", " ")
             size = bytes_shown(content.data_size)
-            rows.append((str(each.artifact), size, pushed, content.sha256[:12], manifest.entry))
+            rows.append((str(each.artifact), size, pushed, content.sha256[:12], _entry(manifest)))
     names, sizes, pushed_at, digests, entries = [*zip(*rows, strict=True)] or [()] * 5
     columns = [
         Column("artifact", names, least=LEAST_WIDTH),
@@ -242,6 +262,10 @@ def _table(found: _Listed) -> list[str]:
         Column("entry", entries, ["" if digest else "red" for digest in digests], least=2 * LEAST_WIDTH),
     ]
     return listing(columns, sheet())
+
+
+def _entry(manifest: Manifest) -> str:
+    return manifest.entry if manifest.container is None else "(container)"
 
 
 def _described(each: StoredArtifact | UnreadableArtifact | KeptContent, manifest: Manifest | None) -> dict[str, Any]:

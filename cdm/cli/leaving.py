@@ -20,6 +20,7 @@ from cdm.cli.rows import PLAIN, show
 from cdm.errors import FolderTaken, NodeUnknown, UsageError
 from cdm.model.artifact import NodeId, node_id
 from cdm.node.folder import LOCK, RUNTIME, chosen_folder, holder
+from cdm.runtimes.container import end_containers
 from cdm.runtimes.process.kept import end_kept
 from cdm.runtimes.systemd import end_units
 
@@ -80,8 +81,13 @@ def _end_kept(path: Path, name: NodeId) -> int | None:
         raise UsageError(f"folder {path} cannot be used: {error.strerror}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        kept = anyio.run(end_kept, path / RUNTIME)
-        return anyio.run(end_units, name, path / RUNTIME) if kept is None else kept
+        counts = [
+            anyio.run(end_kept, path / RUNTIME),
+            anyio.run(end_units, name, path / RUNTIME),
+            anyio.run(end_containers, name, path / RUNTIME),
+        ]
+        found = [count for count in counts if count is not None]
+        return sum(found) if found else None
     except BlockingIOError:
         raise FolderTaken(f"a process of the node has just begun to use {path}") from None
     finally:

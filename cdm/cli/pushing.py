@@ -69,9 +69,10 @@ async def content_for_nodes(connection: Connection, offer: Offer) -> Content:
     old = await too_old(connection)
     if not old:
         return offer.content
-    only = offer.key is not None or secrets_in(offer.manifest.env) or offer.manifest.override
-    if only:
-        raise Conflict(f"{old} cannot read artifacts that are signed, have secrets or `override`; upgrade it first")
+    manifest = offer.manifest
+    if offer.key is not None or secrets_in(manifest.env) or manifest.override or manifest.container is not None:
+        told = "are signed, are containers, have secrets or `override`"
+        raise Conflict(f"{old} cannot read artifacts that {told}; upgrade it first")
     if offer.manifest.env:  # without it there is nothing that the note could be about
         remark(f"note: {old} needs the manifest beside the content, where whoever lists objects can read its env")
     return offer.packed.content(offer.manifest, inside=False)

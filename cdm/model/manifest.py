@@ -111,6 +111,15 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     file_size: Bytes | None = None
 
 
+class Container(Struct, frozen=True, forbid_unknown_fields=True):
+    """The artifact is the image of a container: its content is an archive as `docker save` writes it, unpacked."""
+
+    port: Port | None = None
+    """The port inside that the slice's port leads to; None: the same, which the program reads from `CDM_PORT`."""
+    cpu: Annotated[float, Meta(gt=0, le=4096)] | None = None
+    """Most processors that it may use at a time. None: no limit."""
+
+
 class Logs(Struct, frozen=True, forbid_unknown_fields=True):
     """How much of a slice's output is kept on the node's disk."""
 
@@ -142,6 +151,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds from the stop signal to SIGKILL."""
     limits: Limits = Limits()
     logs: Logs = Logs()
+    container: Container | None = None
+    """None: the artifact holds a program."""
     override: tuple[Overridable, ...] = ()
     """What blueprints may set where nodes run only what is signed: ``args``, ``env.NAME``, or ``env`` for any."""
 
@@ -158,6 +169,9 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
             if "\0" in text:
                 raise InvalidManifest(f"{field}: contains a NUL character")
         checks = (self.readiness.check, self.liveness.check if self.liveness else None)
+        for field, path in (("entry", self.entry), ("directory", self.directory.removeprefix("."))):
+            if self.container is not None and path:
+                raise InvalidManifest(f"{field}: goes with programs; what a container runs says its image, and args")
         if self.port is None and any(isinstance(check, (Tcp, Http)) and check.port is None for check in checks):
             raise InvalidManifest('port: is required by the check; write a number or "auto"')
 
@@ -165,8 +179,9 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     def stored(self) -> bytes:
         """As it is stored: JSON that is the same for the same manifest, without what earlier versions do not know."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
-        if not self.override:
-            del fields["override"]
+        for field in ("override", "container"):
+            if fields[field] in ([], (), None):
+                del fields[field]
         return msgspec.json.encode(fields, order="deterministic")
 
     @classmethod

@@ -20,11 +20,9 @@ from cdm import clock
 from cdm.dispatch.messages import Message
 from cdm.errors import AccessDenied, BucketMissing, StoreError
 from cdm.log import Log
-from cdm.model.keys import NODES
 from cdm.store.backpressure import Backpressure
 from cdm.store.barrier import Barrier
 from cdm.store.bucket import Bucket
-from cdm.store.client import Deliver
 from cdm.store.consumer import Consumer, until_up
 from cdm.store.intake import FlowControl, Intake
 from cdm.store.looks import Looks
@@ -34,7 +32,6 @@ from cdm.store.provider import Provider
 from cdm.store.rereader import Rereader
 from cdm.store.session import Behind, Listing, Live
 from cdm.store.source import ConsumerSource, OwnSource, first_of
-from cdm.store.whole import WholeBatches
 from cdm.store.wire import MARKER_TTL, StreamState, delivery_of, headers_of, matters
 
 __all__ = ["RELIST_INTERVAL", "Phase", "Watch"]
@@ -248,10 +245,7 @@ class Watch:
         after = self._begin(stream)
         self._consumer, self.epoch = consumer, consumer.offset
         connection.listen(self._on_connection)
-        take: Deliver = partial(self._on_message, consumer)
-        if self.bucket.layout is NODES and self._filter == self.bucket.all_subjects:
-            take = WholeBatches(take, lambda: self._mirror.is_live)
-        intake = Intake(take, self._may_wait)
+        intake = Intake(partial(self._on_message, consumer), self._may_wait)
         consumer.waiting = intake.length
         subscription = await connection.subscribe_directly(consumer.inbox, intake.put)
         try:

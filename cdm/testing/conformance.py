@@ -22,8 +22,6 @@ from cdm.runtimes import Surroundings, Work
 from cdm.testing.deeds import FIRST_WORDS, LAST_WORDS, STATUS, Deed, script
 from cdm.testing.trial import SERVING, Trial, ask, slice_processes
 
-CUTS = 6
-"""Moments of a call at which it is cancelled."""
 NEVER = Restart(policy=RestartPolicy.NEVER)
 HASTY = replace(SERVING, readiness=Readiness(check=Tcp(), interval=0.02, timeout=0.5))
 """Of what never is ready."""
@@ -40,6 +38,8 @@ class RuntimeConformance(ABC):
 
     patience = 120.0
     """Seconds to wait at most for anything."""
+    cuts = 6
+    """Moments of each call at which it is cancelled; fewer where a start takes long."""
 
     @abstractmethod
     def make_runtime(self, surroundings: Surroundings) -> Any:
@@ -154,8 +154,8 @@ class RuntimeConformance(ABC):
         await trial.activate(key)
         took = now() - began
         await trial.runtime.deactivate(key)
-        for cut in range(CUTS):
-            with anyio.move_on_after(took * cut / (CUTS - 1)):
+        for cut in range(self.cuts):
+            with anyio.move_on_after(took * cut / self.cuts):
                 await trial.runtime.activate(key)
             await trial.runtime.deactivate(key)
             await self._stopped(trial)
@@ -174,11 +174,11 @@ class RuntimeConformance(ABC):
             "load": lambda: trial.runtime.load(work),
         }[call]
         took = 0.0
-        for cut in range(-1, CUTS // 2):
+        for cut in range(-1, self.cuts // 2):
             await trial.runtime.load(work)
             await trial.activate(key)
             began = now()
-            with anyio.move_on_after(None if cut < 0 else took * cut / (CUTS // 2)):
+            with anyio.move_on_after(None if cut < 0 else took * cut / (self.cuts // 2)):
                 await stop()
             took = took or now() - began
             await trial.runtime.unload(key)
@@ -355,9 +355,9 @@ class RuntimeConformance(ABC):
 
     async def test_the_next_process_goes_on_with_what_runs(self, trial: Trial) -> None:
         """`detach`, `found` and `adopt`, of runtimes whose slices can outlive the node's process."""
-        work, before, port = await self._left(trial, 0)
+        work, port = await self._left(trial)
         assert trial.runtime.slices == {}, "what was found is not loaded"
-        assert sorted(await self._run(trial)) == before, "what was found is not what ran before"
+        before = sorted(await self._run(trial))
         assert await trial.runtime.adopt(work) == port
         assert trial.runtime.found == {}
         assert trial.runtime.slices == {work.key: True}
@@ -369,9 +369,21 @@ class RuntimeConformance(ABC):
         assert await ask(await trial.activate(work.key)) is not None, "what was adopted cannot be activated again"
         assert not trial.told
 
+    async def test_output_goes_on_without_a_gap(self, trial: Trial) -> None:
+        """Also with what was written while the node had no process; nothing is there twice."""
+        if not trial.runtime.logs:
+            pytest.skip("the runtime keeps no output")
+        work, port = await self._left_behind(trial, Deed.OBEY, lambda port: ask(port, "say before"))
+        await ask(port, "say between")
+        await self._next_process(trial, work)
+        await trial.runtime.adopt(work)
+        await ask(port, "say after")
+        words = [FIRST_WORDS, "before", "between", "after"]
+        await self._reads(trial, work.key, [("out", word) for word in words])
+
     async def test_the_end_of_what_was_adopted_is_told(self, trial: Trial) -> None:
         """Its restart policy holds as before."""
-        work, _, port = await self._left(trial, 0, Deed.OBEY)
+        work, port = await self._left(trial, Deed.OBEY)
         await trial.runtime.adopt(work)
         await ask(port, "end")
         reason, _ = (await trial.end_of(work.key)).more
@@ -380,7 +392,7 @@ class RuntimeConformance(ABC):
 
     async def test_what_is_not_to_run_any_more_is_not_adopted(self, trial: Trial) -> None:
         """It is stopped, and that is said."""
-        work, _, port = await self._left(trial, 0)
+        work, port = await self._left(trial)
         changed = replace(work, manifest=replace(work.manifest, env={"NEW": "1"}))
         with pytest.raises(SliceFailed) as caught:
             await trial.runtime.adopt(changed)
@@ -392,7 +404,7 @@ class RuntimeConformance(ABC):
     @pytest.mark.parametrize("call", ["load", "deactivate", "unload", "close"])
     async def test_what_was_found_is_stopped_by_any_other_call(self, trial: Trial, call: str) -> None:
         """Nothing runs beside it."""
-        work, _, port = await self._left(trial, 0)
+        work, port = await self._left(trial)
         if call == "close":
             await trial.runtime.close()
         elif call == "load":
@@ -405,20 +417,34 @@ class RuntimeConformance(ABC):
         if call != "close":
             assert trial.runtime.found == {}
 
-    async def _left(self, trial: Trial, ordinal: int, deed: Deed = Deed.SERVE) -> tuple[Work, list[str], int]:
-        """A slice that an earlier process of the node left; what ran of it, and its port."""
+    async def _left(self, trial: Trial, deed: Deed = Deed.SERVE) -> tuple[Work, int]:
+        """A slice that an earlier process of the node left, which the next one has found; and its port."""
+        work, port = await self._left_behind(trial, deed)
+        await self._next_process(trial, work)
+        return work, port
+
+    async def _left_behind(
+        self, trial: Trial, deed: Deed, before: Callable[[int], Awaitable[object]] | None = None
+    ) -> tuple[Work, int]:
+        """A slice whose node has no process any more; and its port."""
         if not trial.runtime.outlives:
             pytest.skip("no slice of the runtime outlives the node's process")
-        work = trial.work(deed, replace(SERVING, restart=NEVER), ordinal)
+        work = trial.work(deed, replace(SERVING, restart=NEVER))
         await trial.runtime.load(work)
         port = await trial.activate(work.key)
-        before = sorted(await self._run(trial))
+        if before is not None:
+            await before(port)
+        runs = sorted(await self._run(trial))
         await trial.runtime.detach()
-        assert sorted(await self._run(trial)) == before, "it did not outlive the node's process"
+        assert sorted(await self._run(trial)) == runs, "it did not outlive the node's process"
+        return work, port
+
+    async def _next_process(self, trial: Trial, work: Work) -> None:
+        runs = sorted(await self._run(trial))
         trial.another()
         await trial.start()
         assert trial.runtime.found == {work.key: work.folder}
-        return work, before, port
+        assert sorted(await self._run(trial)) == runs, "what was found is not what ran before"
 
 
 async def _read(trial: Trial, key: SliceKey) -> list[tuple[str, str]]:

@@ -27,7 +27,7 @@ class Deed(StrEnum):
     """It accepts connections on its port until it is stopped."""
     OBEY = "obey"
     """It writes `FIRST_WORDS`, and serves. A connection may send a line: `tell NAME` is answered with the value of this
-    variable; after `end` it writes `LAST_WORDS`, and ends with `STATUS`."""
+    variable, `say WORD` writes the word; after `end` it writes `LAST_WORDS`, and ends with `STATUS`."""
     LINGER = "linger"
     """It serves, and ignores the stop signal."""
     DALLY = "dally"
@@ -38,7 +38,7 @@ class Deed(StrEnum):
     """It cannot even be started; trying again is no use."""
 
 
-_SCRIPT = f"""
+SCRIPT = f"""
 import os, signal, socket, sys, time
 
 deed = sys.argv[1]
@@ -57,6 +57,8 @@ while True:
             words = connection.makefile().readline().split()
             if words[:1] == ["tell"]:
                 connection.sendall(os.environ.get(words[1], "").encode())
+            elif words[:1] == ["say"]:
+                print(words[1], flush=True)
             elif words == ["end"]:
                 print({LAST_WORDS!r}, file=sys.stderr, flush=True)
                 os._exit({STATUS})
@@ -78,6 +80,6 @@ def script(folder: Path, deed: Deed, key: SliceKey, manifest: Manifest, **fields
     content = folder / "content"
     if not content.exists():
         content.mkdir(mode=0o755)
-        (content / "main.py").write_text(_SCRIPT, encoding="utf-8")
+        (content / "main.py").write_text(SCRIPT, encoding="utf-8")
     entry = "nothing" if deed is Deed.FAIL else "main.py"
     return Work(key, content, replace(manifest, entry=entry, args=(deed,)), **fields)  # type: ignore[arg-type]

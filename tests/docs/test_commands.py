@@ -33,7 +33,7 @@ from tests.cli import (
     test_serve,
     test_status,
 )
-from tests.containers import test_compose
+from tests.containers import test_compose, test_container_runtime
 from tests.docs import test_documents, test_first_steps, test_placement
 from tests.docs.documents import BLOCKS, INLINE, adapted, blocks, commands, inline
 from tests.harness.paths import ROOT
@@ -284,6 +284,7 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "The manifest": test_first_steps.test_the_manifest_of_the_documents_is_one,
     "A node's process may come and go": test_outliving.test_the_next_process_goes_on_with_what_runs,
     "Slices as units of systemd": test_systemd.test_within_a_machine_that_systemd_runs,
+    "Slices as containers": test_container_runtime.test_an_image_is_pushed_and_run_and_goes_on_when_the_node_is_killed,
     "Draining": test_drain.test_the_commands_of_the_documents,
     "Looking the cluster over": test_doctor.test_a_cluster_is_looked_over_and_mended,
     "Why it is there, or not": test_explain.test_the_commands_of_the_documents,
@@ -427,6 +428,9 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm secure --out site --rotate system": test_nats_cli.test_nodes_that_servers_are_told_of,
     "python -m cdm.secure.example": test_the_example_of_permissions_is_printed,
     "cdm node --runtime sites": test_first_steps.test_the_runtime_example_serves_a_site,
+    "cdm node --runtime container": (
+        test_container_runtime.test_an_image_is_pushed_and_run_and_goes_on_when_the_node_is_killed
+    ),
     "cdm node --runtime external": test_documents.test_the_agent_example_serves_a_blueprint,
     "pytest --cov": test_the_scripts_for_those_who_change_cdm,
     "cdm node --runtime systemd": test_systemd.test_within_a_machine_that_systemd_runs,

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from msgspec import NODEFAULT, UNSET, Struct
 
-from cdm.model.manifest import Liveness, Manifest
+from cdm.model.manifest import Container, Liveness, Manifest
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from tests.docs.documents import adapted, blocks, example, inline, section
 from tests.harness.servers import NatsServer
@@ -184,8 +184,8 @@ def _fields(kind: type[Struct], prefix: str = "") -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for field in msgspec.structs.fields(kind):
         name = prefix + field.name
-        if field.name == "liveness":
-            found += _fields(Liveness, f"{name}.")
+        if field.name in ("liveness", "container"):
+            found += _fields(Liveness if field.name == "liveness" else Container, f"{name}.")
             continue
         default: Any = field.default
         if field.default_factory is not NODEFAULT:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from xdist.scheduler import LoadScopeScheduling
 
-TOGETHER = ("tests/security/test_attacks.py", "tests/unit/test_locale.py")
+TOGETHER = (
+    "tests/containers/test_container_runtime.py",
+    "tests/security/test_attacks.py",
+    "tests/unit/test_locale.py",
+)
 """Files whose tests share what takes long to make: one worker runs all of them, or all on the site of three servers."""
 
 

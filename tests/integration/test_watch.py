@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import nats.errors
 import pytest
 
@@ -24,13 +23,11 @@ from cdm.dispatch.messages import (
     ValueRemove,
 )
 from cdm.errors import StoreError
-from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Blueprint
-from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS, IntentKey, Layout, encode
+from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS, Layout, encode
 from cdm.store import intake as intake_module
 from cdm.store import watch as watch_module
 from cdm.store.backpressure import Backpressure
-from cdm.store.batch import Write
 from cdm.store.bucket import Bucket
 from cdm.store.configuration import created
 from cdm.store.watch import Phase, Watch
@@ -69,24 +66,6 @@ async def listed_again(watch: Watch) -> None:
     before = consumer_of(watch)
     watch.relist()
     await renewed(watch, before)
-
-
-async def test_what_was_written_of_nodes_in_a_batch_is_told_at_one_go(server: NatsServer) -> None:
-    async with watching(server, NODES) as watched:
-        writes = [Write(encode(IntentKey(NodeId(f"n{number}"))), b"cordon") for number in range(1_000)]
-        seen: set[int] = set()
-
-        async def look() -> None:
-            while True:
-                seen.add(len(watched.mirror.heard))
-                await anyio.lowlevel.checkpoint()
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(look)
-            await watched.bucket.batch(writes)
-            await watched.watch.caught_up()
-            tasks.cancel_scope.cancel()
-        assert seen <= {0, 1_000}
 
 
 @pytest.mark.quick

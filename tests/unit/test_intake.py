@@ -12,7 +12,6 @@ import pytest
 
 from cdm.store import intake as intake_module
 from cdm.store.intake import Intake
-from cdm.store.whole import WholeBatches
 from tests.harness.waiting import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.quick]
@@ -115,24 +114,3 @@ async def test_nothing_is_taken_in_after_the_end() -> None:
         taken.put(*range(10))
     await turns(3)
     assert not taken.numbers
-
-
-async def test_a_batch_without_its_last_message_is_handed_on_with_whatever_comes_next() -> None:
-    taken: list[bytes] = []
-    live = True
-    whole = WholeBatches(lambda subject, *_: taken.append(subject), lambda: live)
-    part, last = (
-        b"NATS/1.0\r\nNats-Batch-Id: 1\r\n\r\n",
-        b"NATS/1.0\r\nNats-Batch-Id: 1\r\nNats-Batch-Commit: 1\r\n\r\n",
-    )
-    whole(b"1", b"", b"", part)
-    whole(b"2", b"", b"", part)
-    assert taken == []
-    whole(b"3", b"", b"", last)
-    assert taken == [b"1", b"2", b"3"]
-    whole(b"4", b"", b"", part)  # its last key was written again before this came
-    whole(b"5", b"", b"", b"")
-    assert taken[3:] == [b"4", b"5"]
-    live = False
-    whole(b"6", b"", b"", part)
-    assert taken[5:] == [b"6"], "a listing is complete with its last message"

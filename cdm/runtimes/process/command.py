@@ -59,7 +59,7 @@ def prepare(
         SliceFailed: it cannot be run; fatal unless only the port is not free.
     """
     manifest = work.manifest
-    port = _port(manifest, taken, port)
+    port = chosen_port(manifest, taken, port)
     environment = _environment(work, port, outside) | (given.environment if given else {}) | mark
     path = _locate(work, environment.get("PATH"))
     name = work.manifest.entry or path
@@ -70,7 +70,7 @@ def prepare(
     else:
         arguments = [name if "/" not in name else path]
     secret = given.unfit_for_arguments if given else ()
-    arguments += [_expand(argument, environment, secret) for argument in manifest.args]
+    arguments += [expanded(argument, environment, secret) for argument in manifest.args]
     directory = work.folder / manifest.directory
     if not directory.is_dir():
         raise SliceFailed(f"directory {manifest.directory!r} does not exist", fatal=True)
@@ -113,7 +113,9 @@ def _locate(work: Work, search: str | None) -> str:
     return str(path)
 
 
-def _expand(argument: str, environment: Mapping[str, str], secret: Collection[str]) -> str:
+def expanded(argument: str, environment: Mapping[str, str], secret: Collection[str]) -> str:
+    """An argument with the variables that it names, but for secret ones. Raises `SliceFailed`, fatal."""
+
     def value(match: re.Match[str]) -> str:
         name = match[1]
         if name not in environment:
@@ -136,7 +138,8 @@ def fixed_ports(manifest: Manifest, before: int | None) -> set[int]:
     return {port for port in ports if isinstance(port, int)}
 
 
-def _port(manifest: Manifest, taken: Collection[int], before: int | None) -> int | None:
+def chosen_port(manifest: Manifest, taken: Collection[int], before: int | None) -> int | None:
+    """The port that a slice is started with, which is free; ``before`` is the one that it had. Raises `SliceFailed`."""
     wanted = manifest.port if before is None else before
     if wanted == "auto":
         for _ in range(PORT_ATTEMPTS):

@@ -143,6 +143,8 @@ class ProcessRuntime(Runtime):
                 user for it.
         """
         await self._drop(work.key)
+        if work.manifest.container is not None:
+            raise SliceFailed("the artifact is the image of a container; run it with --runtime container", fatal=True)
         if work.manifest.limits != Limits() and self.surroundings.enforce_limits:
             await self.supervisor.ready()
             if problem := self.unenforced(work.manifest.limits):

@@ -1,0 +1,238 @@
+"""The runtime whose slices are containers, with a real engine: what every runtime must do, and what it alone does."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import secrets
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import docker
+import docker.errors
+import pytest
+from msgspec.structs import replace
+
+from cdm.errors import SliceFailed
+from cdm.model.artifact import NodeId
+from cdm.model.keys import SliceKey
+from cdm.model.manifest import Container, Manifest, Readiness, Restart, Tcp
+from cdm.model.secret import SecretForm, SecretRef
+from cdm.runtimes import Surroundings, Work
+from cdm.runtimes.container.engine import Engine
+from cdm.runtimes.container.images import Images
+from cdm.runtimes.container.runtime import ContainerRuntime
+from cdm.testing import Deed, RuntimeConformance, Trial
+from cdm.testing.deeds import SCRIPT
+from cdm.testing.trial import SERVING
+from tests.docs.documents import adapted, blocks
+from tests.harness.engine import alone, images
+from tests.harness.processes import command_line, node_processes
+from tests.harness.servers import FORGIVEN, NatsServer
+from tests.harness.waiting import eventually
+from tests.harness.wire import raw
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.timeout(900, func_only=True),
+    pytest.mark.usefixtures("sockets_forgiven"),
+    FORGIVEN,
+]
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    with alone():
+        images()
+        made = docker.from_env()
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.fixture(scope="module")
+def image(client: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An artifact's folder, with an image that has Python: that of cdm, which then only runs what it is told to."""
+    folder = tmp_path_factory.mktemp("artifacts") / f"python-{secrets.token_hex(4)}"
+    folder.mkdir()
+    plain = f"FROM {images().cdm}\nENTRYPOINT []\nHEALTHCHECK NONE\n"
+    made, _ = client.images.build(fileobj=io.BytesIO(plain.encode()), tag=f"cdm-test/{folder.name}", rm=True)
+    archive = folder.parent / "saved.tar"
+    with archive.open("wb") as file:
+        file.writelines(made.save())
+    subprocess.run(["tar", "--extract", "--file", archive, "--directory", folder], check=True)
+    archive.unlink()
+    yield folder
+    shutil.rmtree(folder)
+    for name in (f"cdm.local/artifact:{folder.name}", f"cdm-test/{folder.name}"):
+        with contextlib.suppress(docker.errors.ImageNotFound):  # where no test had it
+            client.images.remove(name)
+
+
+class TestContainers(RuntimeConformance):
+    cuts = 3
+
+    @pytest.fixture(autouse=True)
+    def ground(self, client: Any, image: Path) -> None:
+        self.client, self.image = client, image
+
+    def make_runtime(self, surroundings: Surroundings) -> ContainerRuntime:
+        return ContainerRuntime(surroundings)
+
+    def work(self, folder: Path, deed: Deed, key: SliceKey, manifest: Manifest) -> Work:
+        program = ("/nothing",) if deed is Deed.FAIL else ("python3", "-c", SCRIPT, deed)
+        env = {**manifest.env, "CDM_HOST": "0.0.0.0"}
+        return Work(key, self.image, replace(manifest, args=program, env=env, container=Container()))
+
+    async def running(self, node: NodeId) -> Collection[str]:
+        def look() -> list[str]:
+            found = self.client.containers.list(all=True, ignore_removed=True, filters={"label": f"cdm.node={node}"})
+            return [each.id for each in found]
+
+        return await anyio.to_thread.run_sync(look)
+
+    async def test_it_ends_where_the_node_is_not_heard_of(self, trial: Trial) -> None:
+        """Nobody could see to that: the agent keeps what asks for it off these nodes."""
+        assert not trial.runtime.lapses
+
+    async def test_what_somebody_removes_is_started_again(self, trial: Trial) -> None:
+        key, port = await trial.up(Deed.SERVE, replace(SERVING, restart=Restart(backoff=0.05)))
+        (name,) = await self.running(trial.node)
+        await anyio.to_thread.run_sync(lambda: self.client.containers.get(name).remove(force=True))
+        await trial.eventually(lambda: trial.told[1:], "it is ready again")
+        assert [each.what for each in trial.told] == ["restarting", "restarted"]
+        assert trial.told[1].more == (port,)
+        assert trial.runtime.slices == {key: True}
+
+    async def test_what_it_cannot_run_is_refused(self, trial: Trial) -> None:
+        """Whatever it is: the reason says what to do."""
+        work = trial.work(Deed.SERVE)
+        secret = {"KEY": SecretRef("key", SecretForm.FILE)}
+        checked = replace(work.manifest, readiness=Readiness(check=Tcp(port=80)))
+        for wrong, reason in (
+            (replace(work, manifest=replace(work.manifest, container=None)), "--runtime process"),
+            (replace(work, secrets=secret), "variables alone"),
+            (replace(work, manifest=checked), "own port"),
+        ):
+            with pytest.raises(SliceFailed, match=reason) as caught:
+                await trial.runtime.load(wrong)
+            assert caught.value.fatal
+        assert trial.runtime.slices == {}
+
+
+HEADING = "Slices as containers"
+ADAPTED = {
+    '"--listen", "0.0.0.0:${CDM_PORT}"': '"--port", "${CDM_PORT}", "--name", "${CDM_SLICE}"',
+    'kind = "http", path = "/ready"': 'kind = "tcp"',
+}
+"""Of the documents' manifest: what there is to be run here is a NATS server."""
+
+
+def greeting(port: int) -> str:
+    """The name that a NATS server tells who connects."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 5) as connection:
+            return str(json.loads(connection.recv(4096).removeprefix(b"INFO ").splitlines()[0])["server_name"])
+    except (OSError, IndexError):
+        return ""
+
+
+async def test_an_image_is_pushed_and_run_and_goes_on_when_the_node_is_killed(
+    client: Any, server: NatsServer, tmp_path: Path
+) -> None:
+    """Without a registry; and in the end nothing is left: no container, and no image."""
+    (shown,) = blocks(HEADING, "toml")
+    (tmp_path / "web.toml").write_text(adapted(shown, ADAPTED))
+    shown_push, node = (shlex.split(line)[1:] for line in "".join(blocks(HEADING)).splitlines())
+    words = {"web:1.0.0": images().nats, "web.toml": str(tmp_path / "web.toml")}
+    push = [words.get(each, each) for each in shown_push]
+    at = ("--server", server.url)
+    assert (await command_line("init", *at)).returncode == 0
+    pushed = await command_line(*push, *at)
+    assert pushed.returncode == 0, pushed.stderr
+    again = await command_line(*push, *at)
+    assert b"unchanged" in again.stdout, again.stderr
+    for wrong in (("--image", "nobody/has:this"), ("web.toml", "--image", "web"), ()):
+        refused = await command_line("artifact", "push", "g:other:1", *wrong, *at)
+        assert refused.returncode == 2, refused.stderr
+    options = (*node[1:], "--folder", str(tmp_path / "n1"))
+
+    def containers() -> list[Any]:
+        token = (tmp_path / "n1" / "runtime" / "token").read_text()
+        found: list[Any] = client.containers.list(
+            all=True, ignore_removed=True, filters={"label": f"cdm.runtime={token}"}
+        )
+        return found
+
+    try:
+        ports = await _killed_and_gone_on_with(server, tmp_path, options, containers)
+    finally:
+        for each in containers():
+            each.remove(force=True)
+    assert {greeting(port) for port in ports.values()} == {""}
+    (content,) = [path for path in (tmp_path / "n1" / "artifacts").iterdir() if path.is_dir()]
+    engine = Engine.of_machine()
+    try:
+        name = f"cdm.local/artifact:{content.name}"
+        cache = Images(engine)
+        assert await cache.has(content) == name
+        await cache.prune([])
+        assert client.images.get(name), "it goes with the artifact, and not before"
+        content.rename(tmp_path / content.name)
+        await cache.prune([])
+        assert not client.images.list(name)
+        assert client.images.get(images().nats), "what it is called otherwise stays"
+        (tmp_path / content.name / "manifest.json").unlink()
+        with pytest.raises(SliceFailed, match="no container image") as caught:
+            await cache.has(tmp_path / content.name)
+        assert caught.value.fatal
+    finally:
+        await engine.close()
+
+
+async def _killed_and_gone_on_with(
+    server: NatsServer, folder: Path, options: Sequence[str], containers: Callable[[], list[Any]]
+) -> dict[str, int]:
+    """Three slices outlive their node's process, but one whose container is killed meanwhile; returns their ports."""
+    at = ("--server", server.url)
+    with node_processes(server, folder, node_ttl=60) as nodes:
+        async with raw(server) as user:
+
+            async def active(count: int) -> dict[str, int]:
+                nodes.unharmed()
+                found = {key: json.loads(each.data) for key, each in (await user.contents("slices")).items()}
+                ports = {key: each["port"] for key, each in found.items() if each.get("state") == "ACTIVE"}
+                return ports if len(ports) == count else {}
+
+            first = nodes.start("n1", *options)
+            await user.put("blueprints", "org.example/web/1.0.0", 3)
+            ports = await eventually(lambda: active(3), 60, "three are active")
+            names = {f"n1/org.example:web:1.0.0{mark}" for mark in ("", "#1", "#2")}
+            assert {greeting(port) for port in ports.values()} == names
+            facts = containers()[0].attrs["HostConfig"]
+            assert (facts["Memory"], facts["PidsLimit"], facts["NanoCpus"]) == (268_435_456, 100, 500_000_000)
+            before = {each.id for each in containers()}
+            first.kill()
+            assert {each.id for each in containers()} == before
+            containers()[0].kill()
+            second = nodes.start("n1", *options)
+            await eventually(lambda: second.log.count("goes on since") == 3, 60, "it goes on with them")
+            await eventually(lambda: {greeting(port) for port in ports.values()} == names, 30, "all serve")
+            assert await eventually(lambda: active(3), 30, "all are active") == ports
+            assert len({each.id for each in containers()} & before) == 2
+            written = await command_line("logs", "org.example:web:1.0.0", *at)
+            assert written.stdout.count(b"Server is ready") == 4, written.stdout
+            await user.delete("blueprints", "org.example/web/1.0.0")
+            await eventually(lambda: not containers(), 30, "no container is left")
+            second.send(signal.SIGTERM)
+            assert await second.ends(30) == 0
+    return ports

@@ -1,0 +1,112 @@
+"""What a container engine is asked for, and how its answers are read. With an engine: `tests.containers`."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from cdm.errors import InvalidManifest, SliceFailed, UsageError
+from cdm.model.artifact import Artifact, NodeId
+from cdm.model.keys import SliceKey
+from cdm.model.manifest import Container, Limits, Manifest
+from cdm.runtimes import Work
+from cdm.runtimes.container.configuration import Asked, configuration, unenforced
+from cdm.runtimes.container.engine import Engine, EngineFailed, engine_address
+from cdm.runtimes.container.run import _frames, _milliseconds
+
+KEY = SliceKey(NodeId("n1"), Artifact("g", "web", "1.0.0"), 2)
+PORTED = Manifest(port="auto", container=Container(port=80, cpu=0.5))
+ASKED = Asked("cdm.local/artifact:abc", "token", 31000, {"PASSWORD": "secret"})
+
+
+def work(manifest: Manifest = PORTED, cores: float = 0.0) -> Work:
+    return Work(KEY, Path("/cache/abc"), manifest, cores=cores)
+
+
+def test_the_slices_port_leads_to_the_one_inside() -> None:
+    body = configuration(work(), ASKED)
+    assert body["HostConfig"]["PortBindings"] == {"80/tcp": [{"HostPort": "31000"}]}
+    assert body["ExposedPorts"] == {"80/tcp": {}}
+    assert "CDM_PORT=80" in body["Env"]
+    same = configuration(work(replace(PORTED, container=Container())), ASKED)
+    assert same["HostConfig"]["PortBindings"] == {"31000/tcp": [{"HostPort": "31000"}]}
+    assert "CDM_PORT=31000" in same["Env"]
+    none = configuration(work(Manifest(container=Container())), ASKED._replace(port=None))
+    assert none["HostConfig"]["PortBindings"] == {}
+    assert "Cmd" not in none, "what the image runs"
+
+
+def test_it_is_found_again_by_its_labels() -> None:
+    labels = configuration(work(), ASKED)["Labels"]
+    assert labels == {
+        "cdm.runtime": "token",
+        "cdm.key": "n1.g/web/1.0.0/2",
+        "cdm.node": "n1",
+        "cdm.slice": "n1/g:web:1.0.0#2",
+    }
+
+
+def test_variables_arguments_and_secrets() -> None:
+    manifest = replace(PORTED, env={"LEVEL": "info"}, args=("--listen", ":${CDM_PORT}", "${LEVEL}"))
+    body = configuration(work(manifest), ASKED)
+    assert {"LEVEL=info", "PASSWORD=secret", "CDM_NODE=n1", "CDM_SLICE=n1/g:web:1.0.0#2"} <= set(body["Env"])
+    assert body["Cmd"] == ["--listen", ":80", "info"]
+    with pytest.raises(SliceFailed, match="is a secret"):
+        configuration(work(replace(manifest, args=("${PASSWORD}",))), ASKED)
+
+
+def test_limits() -> None:
+    limits = Limits(memory=1_000_000, processes=7, open_files=64, cpu_seconds=5, file_size=9)
+    host = configuration(work(replace(PORTED, limits=limits), cores=1.5), ASKED)["HostConfig"]
+    assert (host["Memory"], host["MemorySwap"], host["PidsLimit"]) == (1_000_000, 1_000_000, 7)
+    assert (host["NanoCpus"], host["CpuShares"]) == (500_000_000, 1536)
+    assert {(each["Name"], each["Hard"]) for each in host["Ulimits"]} == {("nofile", 64), ("cpu", 5), ("fsize", 9)}
+    unlimited = configuration(work(Manifest(container=Container())), ASKED)["HostConfig"]
+    assert not {"Memory", "PidsLimit", "NanoCpus"} & {*unlimited}
+    able = {"MemoryLimit": True, "PidsLimit": False, "CpuCfsQuota": True}
+    assert (unenforced(work(replace(PORTED, limits=limits)), able) or "").startswith("limits.processes cannot")
+    assert unenforced(work(), able) is None
+
+
+def test_manifests_of_programs_are_stored_as_before() -> None:
+    assert b"container" not in Manifest(entry="main.py").stored
+    assert Manifest.restore(PORTED.stored) == PORTED
+    assert Manifest.restore(replace(PORTED, container=Container()).stored).container == Container()
+
+
+@pytest.mark.parametrize("field", ["entry", "directory"])
+def test_what_goes_with_programs_is_refused(field: str) -> None:
+    with pytest.raises(InvalidManifest, match=f"{field}: goes with programs"):
+        Manifest.parse(f'container = {{}}\n{field} = "bin"'.encode())
+
+
+def test_where_the_engine_is(tmp_path: Path) -> None:
+    assert engine_address({"DOCKER_HOST": "unix:///here"}) == "unix:///here"
+    with pytest.raises(UsageError, match="unix://PATH or tcp://HOST:PORT"):
+        Engine("/here")
+
+
+@pytest.mark.anyio
+async def test_no_engine_is_told_in_one_line(tmp_path: Path) -> None:
+    engine = Engine(f"unix://{tmp_path}/none")
+    with pytest.raises(EngineFailed, match=r"the container engine at .*/none does not answer") as caught:
+        await engine.ask("GET", "/info")
+    assert not caught.value.is_missing
+    await engine.close()
+
+
+@pytest.mark.anyio
+async def test_lines_of_both_streams_however_they_come() -> None:
+    text = b"2026-11-29T04:23:20.123456789Z words"
+    data = struct.pack(">BxxxL", 1, len(text)) + text + struct.pack(">BxxxL", 2, 3) + b"err"
+
+    async def bit_by_bit() -> AsyncIterator[bytes]:
+        for at in range(0, len(data), 5):
+            yield data[at : at + 5]
+
+    assert [each async for each in _frames(bit_by_bit())] == [("out", text), ("err", b"err")]
+    assert _milliseconds(text.split()[0]) == _milliseconds(b"2026-11-29T06:23:20.123+02:00")
