@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 import anyio
@@ -28,6 +29,7 @@ from cdm.output import Logging, OutputLine
 from cdm.output.runs import previous_run
 from cdm.output.wire import KEEPS_NONE, LEASE, QUIET, WINDOW, LogReply, LogRequest, WireLine, ripe
 from cdm.store.connection import Connection
+from cdm.store.listening import subscribed_in_time
 from cdm.store.micro import EndpointTally
 from cdm.wakeup import Wakeup
 
@@ -39,8 +41,6 @@ BATCH = 64 * 1024
 """Bytes of lines in one reply; it may exceed this by one line."""
 RESCAN = 1.0
 """Seconds between two looks for new slices to follow."""
-SUBSCRIBE_PAUSE = 1.0
-"""Seconds after which a subscription that failed is tried again."""
 LONGEST = timedelta(days=36_525)
 """The most that `LogRequest.since` goes back: times begin with the year 1."""
 _encode = msgspec.json.encode
@@ -87,19 +87,12 @@ class LogService:
                 await self._news.wait()
 
     async def _listen(self) -> None:
-        subject = self.tally.subject
-        while True:  # stamina was tried and left, see `cdm.store.objects`
-            try:
-                await self._connection.subscribe_directly(subject, self._on_message)
-                await self._connection.flush()
-                self._connection.check_subscribed(subject)
-                return
-            except AccessDenied as error:
-                self._connection.complain(error)  # the node can do without
-                return
-            except StoreError as error:
-                log.debug("not listening for log requests yet", reason=str(error))
-                await anyio.sleep(SUBSCRIBE_PAUSE)
+        connection, subject = self._connection, self.tally.subject
+        subscribe = partial(connection.subscribe_directly, subject, self._on_message)
+        try:
+            await subscribed_in_time(connection, subject, subscribe)
+        except AccessDenied as error:
+            connection.complain(error)  # the node can do without
 
     def _on_message(self, _subject: bytes, reply: bytes, data: bytes, _headers: bytes) -> None:
         to = reply.decode("utf-8", "replace")

@@ -9,8 +9,8 @@ of an agent which is not cdm's.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
+from functools import partial
 from typing import Annotated, Literal
 
 import anyio
@@ -26,6 +26,7 @@ from cdm.model.keys import decode_node, encode_node
 from cdm.model.problems import UNREADABLE
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
+from cdm.store.listening import subscribed_in_time
 from cdm.store.micro import EndpointTally
 from cdm.store.source import Delivered, OwnSource
 from cdm.store.wire import StreamState
@@ -36,8 +37,6 @@ PATIENCE = 2.0
 """Seconds that a manager has to answer."""
 AT_ONCE = 64
 """Nodes that one manager serves at the same time, each with one question."""
-SUBSCRIBE_PAUSE = 1.0
-"""Seconds after which a subscription that failed is tried again."""
 MANAGERS = "cdm-managers"
 """The queue in which managers take turns."""
 
@@ -160,30 +159,20 @@ class Lender:
             await self._listen()
 
     async def _listen(self) -> None:
-        subject = self._connection.subject("cdm", "watch", "*")
-        while True:
-            try:
-                async with self._subscribed(subject):
-                    await self._connection.flush()
-                    self._connection.check_subscribed(subject)
-                    await anyio.sleep_forever()
-            except AccessDenied as error:
-                # With permissions of earlier versions nodes have no accounts of their own, and ask nobody.
-                log.info("nodes in accounts of their own are not served", reason=str(error))
-                return
-            except StoreError as error:
-                log.debug("not listening for nodes yet", reason=str(error))
-                await anyio.sleep(SUBSCRIBE_PAUSE)
-
-    @asynccontextmanager
-    async def _subscribed(self, subject: str) -> AsyncIterator[None]:
-        subscription = await self._connection.subscribe(subject, self._on_question, MANAGERS)
+        connection, subject = self._connection, self.tally.subject
+        subscribe = partial(connection.subscribe, subject, self._on_question, MANAGERS)
         try:
-            yield
+            subscription = await subscribed_in_time(connection, subject, subscribe)
+        except AccessDenied as error:
+            # With permissions of earlier versions nodes have no accounts of their own, and ask nobody.
+            log.info("nodes in accounts of their own are not served", reason=str(error))
+            return
+        try:
+            await anyio.sleep_forever()
         finally:
             # Whoever asks and is heard by nobody waits.
             with anyio.CancelScope(shield=True):
-                await self._connection.unsubscribe(subscription)
+                await connection.unsubscribe(subscription)
 
     async def _on_question(self, message: Msg) -> None:
         if self._tasks is None or not self._connection.may_answer(message.reply):

@@ -12,21 +12,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 
-import anyio
 import msgspec
 from msgspec import Struct
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from cdm.errors import AccessDenied, StoreError
 from cdm.log import Log
 from cdm.store.connection import Connection
+from cdm.store.listening import subscribed_in_time
 
 log = Log("cdm.nats")
 
-SUBSCRIBE_PAUSE = 1.0
-"""Seconds after which a subscription that failed is tried again."""
 _ROOT = "$SRV"
 _TYPE = "io.nats.micro.v1.{}_response"
 
@@ -106,30 +104,12 @@ class MicroService:
         """Begin to answer; where this user may not, nobody is told of the process."""
         name, own = self._identity.name, self._identity.id
         for subject in (f"{_ROOT}.*", f"{_ROOT}.*.{name}", f"{_ROOT}.*.{name}.{own}"):
-            if not await self._listen(subject):
-                return
-
-    async def _listen(self, subject: str) -> bool:
-        while True:  # stamina was tried and left, see `cdm.store.objects`
-            subscription = None
+            subscribe = partial(self._connection.subscribe, subject, self._on_message)
             try:
-                subscription = await self._connection.subscribe(subject, self._on_message)
-                await self._connection.flush()
-                self._connection.check_subscribed(subject)
-                return True
+                await subscribed_in_time(self._connection, subject, subscribe)
             except AccessDenied:
                 log.debug("nats micro does not show this process: it may not subscribe there", subject=subject)
-                await self._withdraw(subscription)
-                return False
-            except StoreError as error:
-                log.debug("not listening for nats micro yet", reason=str(error))
-                await self._withdraw(subscription)
-                await anyio.sleep(SUBSCRIBE_PAUSE)
-
-    async def _withdraw(self, subscription: Subscription | None) -> None:
-        """Take it back: it would be made again, or be refused, after each reconnect."""
-        if subscription is not None:
-            await self._connection.unsubscribe(subscription)
+                return
 
     async def _on_message(self, message: Msg) -> None:
         answer = self._answers.get(message.subject.split(".")[1])

@@ -6,12 +6,14 @@ When the process dies the server tells whoever asks at once that nobody responds
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 
 import msgspec
 from msgspec import Struct
 from nats.aio.subscription import Subscription
 
 from cdm.store.connection import Connection
+from cdm.store.listening import subscribed
 from cdm.store.micro import EndpointTally
 
 
@@ -38,10 +40,7 @@ class Responder:
     ) -> Responder:
         """Begin to answer; when this returns, the server has the subscription. What was asked is counted in ``tally``.
 
-        Raises:
-            AccessDenied: the server refused the subscription.
-            Unreachable: there is no connection.
-            Uncertain: the server says nothing.
+        Errors are those of `subscribed`.
         """
         answer, own = msgspec.json.encode(identity), identity.incarnation.encode()
 
@@ -52,14 +51,8 @@ class Responder:
                 with tally.timed() if tally else nullcontext():
                     connection.answer(to, answer)
 
-        responder = cls(connection, await connection.subscribe_directly(subject, respond))
-        try:
-            await connection.flush()
-            connection.check_subscribed(subject)
-        except BaseException:
-            await responder.stop()
-            raise
-        return responder
+        subscribe = partial(connection.subscribe_directly, subject, respond)
+        return cls(connection, await subscribed(connection, subject, subscribe))
 
     async def stop(self) -> None:
         """Answer no more; never raises."""

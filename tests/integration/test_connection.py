@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -28,6 +29,7 @@ from cdm.model.keys import (
     SliceKey,
 )
 from cdm.node.node import NodeSettings
+from cdm.store import listening
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.phases import LinkUp
@@ -510,3 +512,26 @@ async def test_what_fails_as_it_is_cancelled_prints_no_traceback(server: NatsSer
     finally:
         loop.set_exception_handler(handler)
     assert complaints == []
+
+
+async def test_a_subscription_that_is_not_confirmed_is_taken_back_and_made_again(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "PAUSE", 0.01)
+    heard: list[bytes] = []
+    async with connected(server) as connection:
+        flush, failures = connection.flush, [Uncertain("the server says nothing")]
+
+        async def flush_at_last() -> None:
+            await flush()
+            if failures:
+                raise failures.pop()
+
+        monkeypatch.setattr(connection, "flush", flush_at_last)
+        hear = partial(connection.subscribe_directly, "here", lambda *message: heard.append(message[2]))
+        await listening.subscribed_in_time(connection, "here", hear)
+        assert not failures
+        await connection.publish("here", b"once")
+        await connection.publish("here", b"and again")
+        await eventually(lambda: b"and again" in heard)
+        assert heard == [b"once", b"and again"]
