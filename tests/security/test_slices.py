@@ -5,6 +5,7 @@ Slices are given users of their own only by root, and so these tests need root.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -489,6 +490,9 @@ def test_a_number_that_a_directory_gave_to_somebody_is_left_out(top: Path, monke
     """As SSSD does: no file names the user."""
 
     def found(number: int) -> object:
+        place = os.open(top / "users", os.O_RDONLY)
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)  # while the directory is asked nobody else waits
+        os.close(place)
         if number != few.last:
             return object()
         raise KeyError

@@ -63,15 +63,14 @@ class Claims:
             OSError: the file system refuses.
         """
         for attempt in (1, 2):
-            with self._locked():
-                for number in self._drawn():
-                    if _is_somebodys(number):
-                        continue
-                    with contextlib.suppress(FileExistsError):
-                        (self.registry / str(number)).symlink_to(folder)
-                        # Before the lock is gone: who frees stale numbers must see that it is taken.
-                        os.chown(descriptor, -1, number)
-                        return number
+            for number in self._drawn():
+                if _is_somebodys(number):  # a directory may take its time: nobody else waits for its answer
+                    continue
+                with self._locked(), contextlib.suppress(FileExistsError):
+                    (self.registry / str(number)).symlink_to(folder)
+                    # Before the lock is gone: who frees stale numbers must see that it is taken.
+                    os.chown(descriptor, -1, number)
+                    return number
             if attempt == 1:
                 self._free_stale()
         raise SliceFailed(f"all users of --run-as-range {self.users} are taken; name a larger one")
