@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-NEEDED = ("unshare", "nsenter", "dbus-daemon", "systemctl")
+NEEDED = ("unshare", "nsenter", "setpriv", "dbus-daemon", "systemctl")
 GROUPS = Path("/sys/fs/cgroup")
 UP_WITHIN = 60.0
 """Seconds that it may take to come up."""
@@ -65,7 +65,7 @@ def machine() -> Iterator[Machine]:
         raise CannotBoot(f"{', '.join(missing)}: not installed")
     group = f"cdm-tests-{os.getpid()}"
     boot = subprocess.Popen(
-        ["bash", HERE / "boot", HERE / "units", group],
+        ["setpriv", "--pdeathsig", "KILL", "bash", HERE / "boot", HERE / "units", group],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -82,7 +82,7 @@ def machine() -> Iterator[Machine]:
 def _up(boot: subprocess.Popen[str]) -> Machine:
     until = time.monotonic() + UP_WITHIN
     while time.monotonic() < until and boot.poll() is None:
-        with contextlib.suppress(OSError, ValueError, IndexError):
+        with contextlib.suppress(OSError, ValueError, IndexError, subprocess.TimeoutExpired):
             pid = int(Path(f"/proc/{boot.pid}/task/{boot.pid}/children").read_text().split()[0])
             if Path(f"/proc/{pid}/comm").read_text().strip() == "systemd":
                 found = Machine(pid)

@@ -1,0 +1,89 @@
+"""What systemd is asked for, and told; what it does is in tests/systemd."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from cdm.errors import SliceFailed
+from cdm.model.manifest import Limits, Logs
+from cdm.output.files import MAX_LINE
+from cdm.output.reading import parse
+from cdm.runtimes.systemd.output import FREED, RawOutput
+from cdm.runtimes.systemd.unit import environment_file, unenforced
+from cdm.runtimes.systemd.watchdog import ALONE, remaining
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.mark.parametrize(
+    ("after", "outlive", "silent", "seconds"),
+    [
+        (30.0, None, 10.0, 20.0),
+        (30.0, 600.0, 10.0, 20.0),
+        (30.0, 600.0, 31.0, 0.0),
+        (30.0, None, math.inf, 0.0),
+        (None, None, 0.0, ALONE),
+        (None, None, math.inf, ALONE),
+        (None, 59.0, 10.0, 49.0),
+        (None, 59.0, 58.0, ALONE),
+    ],
+)
+def test_what_must_not_run_twice_has_what_is_left_since_the_last_heartbeat(
+    after: float | None, outlive: float | None, silent: float, seconds: float
+) -> None:
+    assert remaining(after, outlive, silent) == seconds
+
+
+def test_variables_are_quoted_and_those_that_systemd_would_drop_are_refused() -> None:
+    assert (
+        environment_file({"A": 'a "b" $c `d` \\', "B": "1\n2\t3"}) == 'A="a \\"b\\" \\$c \\`d\\` \\\\"\nB="1\n2\t3"\n'
+    )
+    for value in ("\a", "\x1b[1m", "\x7f", "\r"):
+        with pytest.raises(SliceFailed, match="variable A has a control character"):
+            environment_file({"A": value})
+
+
+def test_a_limit_without_its_controller_is_none() -> None:
+    everything = frozenset({"memory", "pids", "cpu"})
+    assert unenforced(Limits(memory=1, processes=1, open_files=1, cpu_seconds=1), everything) is None
+    assert "limits.memory" in (unenforced(Limits(memory=1), frozenset({"pids"})) or "")
+    assert "limits.processes" in (unenforced(Limits(processes=1), frozenset({"memory"})) or "")
+    assert "limits.file_size" in (unenforced(Limits(file_size=1), everything) or "")
+
+
+def test_output_is_taken_once_whoever_takes_it(tmp_path: Path) -> None:
+    """Whole lines first; what was taken takes no room; and the files go when the program has ended."""
+    path, folder = tmp_path / "run", tmp_path / "output"
+    first = RawOutput(path, folder, Logs())
+    block = b"x" * 100_000 + b"\n"
+    with first.out.open("ab", buffering=0) as out, first.err.open("ab", buffering=0) as err:
+        out.write(b"one\ntw")
+        err.write(b"fault\n")
+        assert first.more
+        assert first.take()
+        assert not first.take(), "a line that has no end yet waits"
+        first.writer.close()
+        first.close()
+        again = RawOutput(path, folder, Logs())
+        again.writer.go_on()
+        out.write(b"o\n" + block * (FREED // len(block) + 1))
+        while again.take():
+            pass
+        assert not again.more
+        assert again.out.stat().st_size > FREED > 512 * again.out.stat().st_blocks
+        out.write(b"unfinished")
+        again.end("exit status 0")
+    assert [each.name for each in tmp_path.iterdir()] == ["output"]
+    lines = [parse(line) for each in sorted(folder.iterdir()) for line in each.read_bytes().splitlines()]
+    told = [(line.stream, line.text) for line in lines if line is not None and len(line.text) < MAX_LINE // 2]
+    short = [each for each in told if not each[1].startswith("x")]
+    assert short == [
+        ("out", "one"),
+        ("err", "fault"),
+        ("out", "two"),
+        ("out", "unfinished"),
+        ("cdm", "ended: exit status 0"),
+    ]
