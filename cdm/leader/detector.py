@@ -14,6 +14,10 @@ from cdm.leader.records import Held, Timing, Vacant
 
 PROBE_JITTER = 0.2
 """How much the pause between two probes varies, as a fraction of it; enough to break up a common rhythm."""
+RARELY = 10
+"""How many times longer that pause is where followers are told when a leader's connection ends."""
+TOLD_JITTER = 0.05
+"""Seconds over which followers spread their probes when they are told so."""
 LOOK_AFTER = 0.1
 """Seconds after its TTL at which a lease is looked for that was not seen to be renewed."""
 LOOK_PAUSE = 0.1
@@ -38,6 +42,9 @@ class Detector:
         self._look_at = 0.0
         self._term_since = 0.0
         self._next_probe = 0.0
+        self._probed_at = 0.0
+        self._told = False
+        """Whether this follower is told when the leader's connection ends, as the leader said last."""
         self._silent_since: float | None = None
         self._presumed_dead: dict[str, bool] = {}
         """Incarnations that nobody answered for; True: they led again afterwards, so they were alive."""
@@ -57,6 +64,7 @@ class Detector:
             self._presumed_dead[lease.holder.incarnation] = True
         self._term_since = now
         self._silent_since = None
+        self._told = False
         # Every follower learns of a term at the same moment; from here on their probes are out of step.
         self._next_probe = now + self._timing.acquaintance + self._random() * self._pause
 
@@ -70,8 +78,10 @@ class Detector:
         self._lease = None
 
     def forget_silence(self) -> None:
-        """The connection came or went: whoever was not heard before may be heard now."""
+        """The connection came or went: whoever was not heard before may be heard now, and nothing may be told."""
         self._silent_since = None
+        self._told = False
+        self._next_probe = min(self._next_probe, self._probed_at + self._pause)
 
     def next_probe(self, connected_since: float, now: float) -> float:
         """When the leader is to be probed next; not in the future: now."""
@@ -82,8 +92,15 @@ class Detector:
             return self._silent_since + self._timing.confirm_after
         return self._next_probe
 
-    def answered(self, now: float) -> None:
-        """The leader answered a probe."""
+    def ended(self, now: float) -> None:
+        """The leader's connection ended, as is told: it is asked soon, and then as often as ever until it answers."""
+        self._told = False
+        soon = max(now + self._random() * TOLD_JITTER, self._probed_at + self._timing.probe_pause)
+        self._next_probe = min(self._next_probe, soon)
+
+    def answered(self, now: float, *, told: bool = False) -> None:
+        """The leader answered a probe; ``told``: this follower will be told when the leader's connection ends."""
+        self._told = told
         if self._lease is not None and self._lease.holder:
             self._presumed_dead.pop(self._lease.holder.incarnation, None)
         self.timed_out(now)
@@ -91,6 +108,7 @@ class Detector:
     def timed_out(self, now: float) -> None:
         """A probe was not answered in time, which proves nothing."""
         self._silent_since = None
+        self._probed_at = now
         self._next_probe = now + self._pause * (1 + PROBE_JITTER * (2 * self._random() - 1))
 
     def no_responders(self, term: int, now: float) -> None:
@@ -119,4 +137,4 @@ class Detector:
     @property
     def _pause(self) -> float:
         """Mean pause between two probes of this follower."""
-        return self._timing.probe_pause * self.followers
+        return self._timing.probe_pause * self.followers * (RARELY if self._told else 1)

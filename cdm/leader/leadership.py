@@ -32,8 +32,9 @@ from cdm.log import Log, Ration
 from cdm.model.artifact import NodeId
 from cdm.model.keys import FenceKey, LeaseKey
 from cdm.model.node import Fence, Lease
+from cdm.store.beacon import Beacon
 from cdm.store.bucket import Bucket
-from cdm.store.responder import Identity, Responder
+from cdm.store.responder import Identity, Responder, identity_of
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.lease")
@@ -96,6 +97,7 @@ class Leadership:
         self._activation: Activation | None = None
         """This process's latest term."""
         self._voice: Responder | None = None
+        self._beacon = Beacon(slices, self._on_beacon_out)
         self._may_read = False
         """Whether the records were ever read."""
         self._reported_gone = 0
@@ -115,6 +117,10 @@ class Leadership:
     def reset(self, reason: str) -> None:
         """The stream of ``slices`` is another one than before."""
         self._election.reset(reason)
+        self._news.set()
+
+    def _on_beacon_out(self) -> None:
+        self._election.detector.ended(clock.now())
         self._news.set()
 
     def _on_connection(self, up: bool) -> None:
@@ -181,6 +187,7 @@ class Leadership:
         """
         try:
             async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._beacon.run)
                 while not self._resigned.is_set():
                     await self._step()
                     await self._match_tenure(tasks)
@@ -214,6 +221,8 @@ class Leadership:
 
     async def _step(self) -> None:
         self._tell_leader()
+        tenure, lease = self._election.tenure, self._election.leader
+        self._beacon.follow(tenure.term if tenure else lease.term if lease else 0, own=tenure is not None)
         match self._election.next(clock.now()):
             case Wait(until):
                 with anyio.move_on_after(None if until is None else max(until - clock.now(), 0)):
@@ -336,7 +345,9 @@ class Leadership:
     async def _probe(self, term: int) -> None:
         election, detector = self._election, self._election.detector
         try:
-            await self._connection.request(self._connection.subject("cdm", "leader", term), timeout=PROBE_TIMEOUT)
+            answer = await self._connection.request(
+                self._connection.subject("cdm", "leader", term), b"", None, PROBE_TIMEOUT
+            )
         except NoResponders:
             now = clock.now()
             if (attempt := election.confirmed(now)) is None:
@@ -349,13 +360,14 @@ class Leadership:
         except StoreError:
             detector.timed_out(clock.now())
         else:
-            detector.answered(clock.now())
+            detector.answered(clock.now(), told=self._beacon.hears and identity_of(answer).tells)
 
     async def _start_responder(self, term: int) -> None:
         """Answer for this term from before it begins, or followers would take its leader for dead."""
         await self._drop_voice()
         identity = Identity(self._election.node, self._election.incarnation)
-        self._voice = await Responder.start(self._connection, self._connection.subject("cdm", "leader", term), identity)
+        subject = self._connection.subject("cdm", "leader", term)
+        self._voice = await Responder.start(self._connection, subject, identity, tells=lambda: self._beacon.burns)
 
     async def _drop_voice(self) -> None:
         if self._voice is not None:

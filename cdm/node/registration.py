@@ -11,7 +11,6 @@ import random
 from collections.abc import Callable, Mapping
 
 import anyio
-import msgspec
 from msgspec.structs import replace
 
 from cdm import clock
@@ -20,12 +19,11 @@ from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NodeKey, encode
 from cdm.model.node import HEARTBEATS_PER_TTL, Registration, Vitals
-from cdm.model.problems import UNREADABLE
 from cdm.node.beats import Beats
 from cdm.store.bucket import Bucket, Stored
 from cdm.store.connection import Connection
 from cdm.store.micro import EndpointTally
-from cdm.store.responder import Identity, Responder
+from cdm.store.responder import Identity, Responder, identity_of
 from cdm.store.wire import dump
 from cdm.wakeup import Wakeup
 
@@ -63,7 +61,7 @@ async def ask(connection: Connection, node: NodeId, asker: str = "") -> Identity
         NoResponders: no process of that id is connected.
         Uncertain: it is connected and gave no answer, or the connection was lost.
     """
-    return _identity(await connection.request(answers_on(connection, node), asker.encode(), timeout=ASK_TIMEOUT))
+    return identity_of(await connection.request(answers_on(connection, node), asker.encode(), timeout=ASK_TIMEOUT))
 
 
 class Acceptance:
@@ -269,7 +267,7 @@ class Presence:
             if self._leaving:
                 return
             # A value that names no process was put there by mistake, and is written over.
-            holder = _identity(stored.payload).incarnation if stored and stored.payload else ""
+            holder = identity_of(stored.payload).incarnation if stored and stored.payload else ""
             if holder in ("", self._incarnation):
                 await self._put(stored.revision if stored else 0)
                 return
@@ -345,7 +343,7 @@ class Presence:
         return max(self._ttl / HEARTBEATS_PER_TTL, 0.5)
 
     def _is_ours(self, stored: Stored) -> bool:
-        return stored.payload is not None and _identity(stored.payload).incarnation == self._incarnation
+        return stored.payload is not None and identity_of(stored.payload).incarnation == self._incarnation
 
     async def _refuse_if_alive(self, payload: bytes) -> None:
         try:
@@ -360,7 +358,7 @@ class Presence:
             ) from None
         raise NodeIdTaken(
             f"node id {self._node!r} is taken by a living process "
-            f"(incarnation {answer.incarnation or _identity(payload).incarnation or 'unknown'}); choose another --id"
+            f"(incarnation {answer.incarnation or identity_of(payload).incarnation or 'unknown'}); choose another --id"
         )
 
     async def _start_answering(self) -> None:
@@ -379,11 +377,3 @@ class Presence:
         if up:
             self._beats.connected(clock.now())
             self._sooner.set()
-
-
-def _identity(raw: bytes) -> Identity:
-    """Which process a registration or an answer is of; empty where it does not say."""
-    try:
-        return msgspec.json.decode(raw, type=Identity)
-    except UNREADABLE:
-        return Identity()

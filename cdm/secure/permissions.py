@@ -156,6 +156,7 @@ def _manager(site: Members, manager: NodeId) -> User:
             site.core("cdm", "leader", "*"),
             site.core("cdm", "logs", own),
             site.core("cdm", "watch", "*"),
+            f"$JS.EVENT.ADVISORY.CONSUMER.DELETED.{site.stream('slices')}.*",
         ),
         "To those who ask; cdm logs allows some more with every message.",
     )

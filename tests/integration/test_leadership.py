@@ -8,10 +8,12 @@ from typing import Any
 import anyio
 import nats.errors
 import pytest
+from nats.aio.msg import Msg
 
 from cdm import clock
 from cdm.cli.gathering import report
 from cdm.errors import Uncertain, Unreachable
+from cdm.leader import detector
 from cdm.leader.election import HIGHEST_CREDIBLE
 from cdm.store import connection as connection_module
 from cdm.store import watch as watch_module
@@ -131,6 +133,47 @@ async def test_a_dead_leader_is_replaced_before_its_lease_ends(server: NatsServe
             assert watch.took < watch.bound(1)
             await serves(user)
             await finish(user, nodes)
+
+
+async def _asks(user: Raw, term: int, within: float) -> int:
+    """How often the leader of this term is asked in so many seconds."""
+    found = 0
+
+    async def count(_message: Msg) -> None:
+        nonlocal found
+        found += 1
+
+    subscription = await user.client.subscribe(f"cdm.leader.{term}", cb=count)
+    await anyio.sleep(within)
+    await subscription.unsubscribe()
+    return found
+
+
+async def test_a_leader_whose_end_the_server_tells_is_asked_rarely(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detector, "RARELY", 10_000)
+    async with raw(server) as user, nodes_on(server, lease_ttl=60.0, node_ttl=60.0) as nodes:
+        await nodes.start("n1", "n2", "n3")
+        beacons = [running.managing.leadership._beacon for running in nodes.all.values()]
+        detectors = [running.managing.election.detector for running in nodes.all.values()]
+
+        def told() -> int:
+            return [each._told for each in detectors].count(True)
+
+        for restarts in (True, False):
+            first = await nodes.leader()
+            await eventually(lambda: [each.burns for each in beacons].count(True) == 1)
+            await eventually(lambda: [each.hears for each in beacons].count(True) == 2)
+            await eventually(lambda: told() == 2)
+            if restarts:  # what is told meanwhile is heard by nobody
+                await server.restart()
+                await eventually(lambda: not told())
+        assert not await _asks(user, first.active, 0.5)
+        term = first.active
+        await first.crash()
+        await nodes.leader(above=term)
+        assert not any(each.error for each in nodes.all.values())
 
 
 async def test_a_silent_leader_is_replaced_when_its_lease_ends(server: NatsServer) -> None:

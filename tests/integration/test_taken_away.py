@@ -16,12 +16,13 @@ import pytest
 from cdm.errors import AccessDenied
 from cdm.model.keys import SLICES
 from cdm.store import watch as watch_module
+from cdm.store.beacon import Beacon
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.watch import Phase, Watch
 from tests.harness.servers import FORGIVEN, NatsServer, running_server
 from tests.harness.store import Mirror
-from tests.harness.waiting import eventually
+from tests.harness.waiting import bounded, eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -79,6 +80,19 @@ async def test_answers_that_are_not_delivered_any_more_are_named_also_after_a_re
         await connection._client.force_reconnect()
         await eventually(lambda: connection.up_since not in (None, before))
         await connection.api("INFO")
+
+
+async def test_who_may_not_hear_of_a_leaders_end_does_not_rely_on_it(tmp_path: Path) -> None:
+    """As a user of a site that was made by an earlier version."""
+    async with guarded(tmp_path) as (server, connection):
+        await server.change({"subscribe": {"deny": ["$JS.EVENT.ADVISORY.>"]}})
+        slices = Bucket(connection, SLICES)
+        await slices.ensure(create=True)
+        beacon = Beacon(slices, lambda: None)
+        beacon.follow(1, own=True)
+        with bounded():
+            await beacon.run()
+        assert not beacon.burns
 
 
 async def test_a_mirror_that_gets_no_updates_any_more_is_not_live(

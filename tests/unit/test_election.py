@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm.leader.actions import Action, Probe, Read, Renew, StepDown, TakeOver, Wait
-from cdm.leader.detector import LOOK_AFTER
+from cdm.leader.detector import LOOK_AFTER, RARELY, TOLD_JITTER
 from cdm.leader.election import HIGHEST, HIGHEST_CREDIBLE, MIDWAY, TURN, Election
 from cdm.leader.records import Held, Records, StoredFence, Taken, Tenure, Timing, Vacant
 from cdm.model.artifact import NodeId
@@ -548,6 +548,45 @@ def test_an_answer_or_a_time_out_between_proves_that_nothing_is_proved(ending: s
     getattr(each.detector, ending)(5.05)
     assert each.confirmed(5.2) is None
     assert isinstance(each.next(5.05), Wait)
+
+
+def _asked_at(each: Election, now: float) -> float:
+    """When the leader is asked next."""
+    action = each.next(now)
+    assert isinstance(action, Wait)
+    assert action.until is not None
+    return action.until
+
+
+def test_who_is_told_of_a_leaders_end_asks_rarely_until_it_is_told() -> None:
+    each = follower(0.0)
+    each.detector.answered(5.0, told=True)
+    assert _asked_at(each, 5.0) == 5.0 + RARELY * TIMING.probe_pause
+    each.detector.ended(5.05)
+    assert _asked_at(each, 5.05) == 5.0 + TIMING.probe_pause, "never more often than ever, whoever tells what"
+    each.detector.answered(5.1, told=True)
+    each.detector.ended(5.5)
+    assert 5.5 <= _asked_at(each, 5.5) <= 5.5 + TOLD_JITTER
+    each.detector.timed_out(5.6)  # it was being asked when its connection ended
+    assert _asked_at(each, 5.6) == pytest.approx(5.6 + TIMING.probe_pause)
+
+
+@pytest.mark.parametrize("change", ["another term", "another connection", "told no more"])
+def test_what_is_told_of_one_leader_on_one_connection_is_told_of_no_other(change: str) -> None:
+    each = follower(0.0)
+    each.detector.answered(5.0, told=True)
+    match change:
+        case "another term":
+            each.watched_lease(held(n(3), 8, 200), 5.1)
+        case "another connection":
+            each.disconnected()
+            each.connected(5.1)
+            read(each, records(held(), 90, 7), 5.1)
+            assert _asked_at(each, 5.2) == pytest.approx(5.1 + TIMING.acquaintance)
+        case _:
+            each.detector.answered(5.1)
+    each.detector.timed_out(6.2)
+    assert _asked_at(each, 6.2) == pytest.approx(6.2 + TIMING.probe_pause)
 
 
 @pytest.mark.parametrize("many", range(20))
