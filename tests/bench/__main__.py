@@ -81,7 +81,7 @@ def many(
     servers: Literal[1, 3] = 1,
     managers: int = 3,
     node_ttl: str = "10s",
-    slices: int = 10,
+    slices: float = 10,
     window: str = "60s",
     failovers: int = 10,
     json: bool = False,
@@ -100,7 +100,7 @@ def many(
     node_ttl
         How long a node may be silent.
     slices
-        Of each node.
+        Of each node; may be less than one.
     window
         For how long is counted what happens at rest.
     failovers

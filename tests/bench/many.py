@@ -33,6 +33,8 @@ PROBE_PAUSE = 0.1
 """Seconds between two of them."""
 DOOMED = 0.1
 """Share of the nodes that die at once."""
+SETTLING = 3.0
+"""Seconds that a manager is given to come to rest; with very many nodes it has always something to do."""
 QUIET = 3.0
 """Seconds beyond a TTL after which an eviction that was to come has come."""
 
@@ -45,7 +47,7 @@ class Size(Struct, frozen=True):
         servers: of NATS, 1 or 3.
         managers: processes of the role manager.
         ttl: of nodes, in seconds.
-        slices: instances a node.
+        slices: instances a node; may be less than one.
         window: seconds for which is counted what happens at rest.
         failovers: how often the leader is killed.
     """
@@ -54,7 +56,7 @@ class Size(Struct, frozen=True):
     servers: int
     managers: int
     ttl: float
-    slices: int
+    slices: float
     window: float
     failovers: int
 
@@ -114,7 +116,7 @@ class Field:
         """Wait until nobody has anything to do."""
         for process in self.managers.values():
             process.unharmed()
-            await at_rest(process.pid, 20)
+            await at_rest(process.pid, SETTLING)
 
     def figure(
         self, what: str, unit: str, values: list[float], *goals: Goal, note: str = "", peak: float = 0
@@ -132,8 +134,10 @@ async def many(size: Size) -> list[Figure]:
     async with _field(size) as field:
         for step in (_placing, _rest, _load, _death, _mass_death, _restart, _failover):
             before = time.monotonic()
-            found += await step(field)
-            print(f"{size.name}{step.__name__} took {time.monotonic() - before:.0f} s", file=sys.stderr, flush=True)
+            figures = await step(field)
+            found += figures
+            told = ", ".join(f"{each.name.removeprefix(size.name)} {each.value:.3g} {each.unit}" for each in figures)
+            print(f"{size.name}:{told} ({time.monotonic() - before:.0f} s)", file=sys.stderr, flush=True)
     return found
 
 
@@ -160,7 +164,7 @@ async def _field(size: Size) -> AsyncIterator[Field]:
 async def _placing(field: Field) -> list[Figure]:
     """From the puts of the blueprints to all LOADs stored, and to all slices ACTIVE."""
     size, on = field.size, field.on
-    wanted = size.nodes * size.slices
+    wanted = int(size.nodes * size.slices)
     each = min(A_BLUEPRINT, wanted)
     before = time.perf_counter()
     await on.raw_puts("blueprints", [(encode_artifact(artifact(n)), b"%d" % each) for n in range(wanted // each)])
@@ -238,7 +242,7 @@ async def _death(field: Field) -> list[Figure]:
     """One node dies: its registration's end to its first slice's replacement sent, and the last one."""
     first, last = await _killed(field, 1)
     goal = Goal(1 if field.size.nodes > 1_000 else 0.5, "value<=")
-    note = f"after the TTL; the last of its {field.size.slices} replacements after {last:.2f} s"
+    note = f"after the TTL; the last of its replacements after {last:.2f} s"
     return [field.figure("death seen", "s", [first], goal, note=note)]
 
 
@@ -253,7 +257,8 @@ async def _killed(field: Field, count: int) -> tuple[float, float]:
     """Seconds from the last TTL's end to the first and to the last replacement; they are ACTIVE when this returns."""
     swarm, slices = field.swarm, field.swarm.active
     field.loads.begin()
-    ended = swarm.crash(swarm.nodes[:: max(len(swarm.nodes) // count, 1)][:count]) + field.size.ttl
+    chosen = sorted(swarm.nodes, key=lambda each: not each.obedience.serves)[:: max(len(swarm.nodes) // count, 1)]
+    ended = swarm.crash(chosen[:count]) + field.size.ttl
     lost = slices - swarm.active
     await eventually(lambda: swarm.active >= slices, 60 + field.size.ttl + lost / 200, pause=0.05)
     assert field.loads.count >= lost

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from nats.aio.msg import Msg
 
 from cdm.model.artifact import NodeId
 from cdm.model.node import EXTERNAL, Role
@@ -127,33 +126,30 @@ async def kinds_of(on: Playground, window: float) -> Counter[str]:
     """Messages a second, by what they are for, as one more subscriber of everything sees them."""
     found: Counter[str] = Counter()
 
-    async def see(message: Msg) -> None:
-        found[_kind(message)] += 1
+    def see(subject: bytes, reply: bytes, payload: bytes, block: bytes) -> None:
+        found[_kind(subject, reply, payload, block)] += 1
 
-    subscription = await on.client.subscribe(">", cb=see)
+    subscription = await on.connection.subscribe_directly(">", see)
     await anyio.sleep(window)
-    await subscription.unsubscribe()
+    await on.connection.unsubscribe(subscription)
     return Counter({kind: count / window for kind, count in found.items()})
 
 
-def _kind(message: Msg) -> str:
-    subject = message.subject
-    if message.reply.startswith("$JS.ACK."):
+def _kind(subject: bytes, reply: bytes, payload: bytes, block: bytes) -> str:
+    if reply.startswith(b"$JS.ACK."):
         return "deliveries to mirrors"
     for start, kind in (
-        ("$KV.nodes.", "heartbeats"),
-        ("$KV.slices._leader", "renewals"),
-        ("$KV.", "other writes"),
-        ("cdm.leader.", "probes"),
-        ("$JS.API.STREAM.INFO.KV_nodes", "looks for a slot" if message.data else "look-ups"),
-        ("$JS.API.", "look-ups"),
-        ("$JS.FC.", "flow control"),
+        (b"$KV.nodes.", "heartbeats"),
+        (b"$KV.slices._leader", "renewals"),
+        (b"$KV.", "other writes"),
+        (b"cdm.leader.", "probes"),
+        (b"$JS.API.STREAM.INFO.KV_nodes", "looks for a slot" if payload else "look-ups"),
+        (b"$JS.API.", "look-ups"),
+        (b"$JS.FC.", "flow control"),
     ):
         if subject.startswith(start):
             return kind
-    if message.headers and message.headers.get("Status") == "100":
-        return "idle heartbeats of consumers"
-    return "answers"
+    return "idle heartbeats of consumers" if block.startswith(b"NATS/1.0 100") else "answers"
 
 
 async def agents(quick: bool) -> list[Figure]:

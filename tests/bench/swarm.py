@@ -100,6 +100,11 @@ class Obedience(Part):
         """Commands can be heard, or not."""
         self.hearing = isinstance(change, Connected)
 
+    @property
+    def serves(self) -> bool:
+        """Whether any of its slices is ACTIVE."""
+        return LocalState.ACTIVE in self._local.values()
+
     def crash(self) -> None:
         """The node is dead: nothing of it runs."""
         self._account.active -= sum(state is LocalState.ACTIVE for state in self._local.values())
