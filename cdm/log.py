@@ -23,20 +23,20 @@ _LEVELS = {
 HARMFUL = r"\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 """Characters beyond the first 32 that do something to a terminal, or turn the direction of writing: text would be read
 otherwise than it is. Part of a class of a regular expression."""
-_CONTROL = re.compile(rf"[\x00-\x1f{HARMFUL}]")
+_CONTROL = rf"[\x00-\x1f{HARMFUL}]"
 
 
-_CONTROL_IN_JSON = re.compile(rf"[{HARMFUL}]")
+_CONTROL_IN_JSON = rf"[{HARMFUL}]"
 
 
 def printable_json(document: str) -> str:
     """The same for JSON, which lets some control characters pass: they are written as escapes, and mean the same."""
-    return _CONTROL_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
+    return re.sub(_CONTROL_IN_JSON, lambda found: f"\\u{ord(found[0]):04x}", document)
 
 
 def printable(text: str) -> str:
     r"""The text without control characters: these are shown as e.g. ``\x1b``, so that they do nothing to a terminal."""
-    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+    return re.sub(_CONTROL, lambda found: repr(found[0])[1:-1], text)
 
 
 class _Setup:

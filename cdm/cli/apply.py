@@ -17,9 +17,10 @@ from cdm.cli.changes import Action, Change
 from cdm.cli.connected import run_connected
 from cdm.cli.documents import ENDINGS, read_all
 from cdm.cli.judging import Ended
+from cdm.cli.lasting import WAIT, WaitOptions, check_timeout
 from cdm.cli.log_setup import LogLevel, remark
 from cdm.cli.options import FLAG, ConnectionOptions
-from cdm.cli.parameters import HERE, WAIT, Json, WaitOptions, artifact_of, check_timeout
+from cdm.cli.parameters import HERE, Json, artifact_of
 from cdm.cli.rows import Paint, sheet, show
 from cdm.cli.screen import print_json
 from cdm.errors import UsageError

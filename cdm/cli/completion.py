@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cdm.cli.commands import app
+from cdm.cli.commands import whole_app
 
 _ZSH = """
 if [ "$funcstack[1]" = "_cdm" ]; then
@@ -24,5 +24,5 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
     shell
         Which shell.
     """
-    print(f"{app.generate_completion(shell=shell)}{_ZSH if shell == 'zsh' else ''}", end="")
+    print(f"{whole_app().generate_completion(shell=shell)}{_ZSH if shell == 'zsh' else ''}", end="")
     return 0

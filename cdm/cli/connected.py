@@ -6,12 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-import anyio
-
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import ConnectionOptions
-from cdm.store.client import ended
 from cdm.store.connection import Connection, connect
+from cdm.store.tasks import ended
 
 Result = TypeVar("Result")
 
@@ -43,7 +41,7 @@ def run_connected(
             await connection.check_server()
             return await use(connection)
 
-    return anyio.run(interruptible, run)
+    return asyncio.run(interruptible(run))
 
 
 async def interruptible(run: Callable[[], Coroutine[Any, Any, Result]]) -> Result:

@@ -23,8 +23,8 @@ _UNSUPPORTED = {
     "nsc": _CREDS,
 }
 """Fields that say who to be, which cdm does not support, and what to do instead."""
-_SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
-_LISTED = re.compile(r",(?=\s*(?:nats|tls|wss?)://)")
+_SUBJECT = r"[^\s.*>]+(\.[^\s.*>]+)*"
+_LISTED = r",(?=\s*(?:nats|tls|wss?)://)"
 
 
 class NatsContext(Struct, frozen=True):
@@ -129,7 +129,7 @@ def api_named(domain: str | None, prefix: str | None) -> str:
 
 def is_subject(text: str) -> bool:
     """Whether it is a subject, or the beginning of one, without wildcards."""
-    return _SUBJECT.fullmatch(text) is not None
+    return re.fullmatch(_SUBJECT, text) is not None
 
 
 def servers_of(text: str) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ def servers_of(text: str) -> tuple[str, ...]:
     A comma before an ``@`` may belong to a password: it stays, so that no part of a password is taken for a server.
     """
     found: list[str] = []
-    for group in _LISTED.split(text):
+    for group in re.split(_LISTED, text):
         who, at, hosts = group.rpartition("@")
         first, *others = hosts.split(",")
         found += [f"{who}{at}{first}", *others]

@@ -19,10 +19,11 @@ from cdm.cli.connected import run_connected
 from cdm.cli.editing import edited, looked
 from cdm.cli.following import finished, shown_line, unsaid
 from cdm.cli.known import nearest, stored_artifacts
+from cdm.cli.lasting import WAIT, WaitOptions, check_timeout
 from cdm.cli.log_setup import remark
 from cdm.cli.manifests import completed_manifest, inherited, manifest_of, missing_in, needed_on_nodes, settings_in
 from cdm.cli.options import FLAG, whole
-from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions, check_timeout
+from cdm.cli.parameters import ArtifactName
 from cdm.cli.plans import Edit, deploying, stamp
 from cdm.cli.pushing import Offer, content_for_nodes, key_of
 from cdm.cli.transfer_bar import TransferBar

@@ -16,9 +16,10 @@ from cdm.cli.connected import run_connected
 from cdm.cli.drained import Drained, DrainFollower, Result
 from cdm.cli.following import Say, shown_line, unsaid
 from cdm.cli.intending import KnownNodes, known_nodes, put_intents, understood
+from cdm.cli.lasting import WAIT, WaitOptions, check_timeout
 from cdm.cli.log_setup import LogLevel, remark
 from cdm.cli.options import FLAG, duration, whole
-from cdm.cli.parameters import WAIT, NodeNames, Reason, WaitOptions, check_timeout
+from cdm.cli.parameters import NodeNames, Reason
 from cdm.cli.screen import print_json
 from cdm.errors import UsageError
 from cdm.manager.onlooker import Onlooker

@@ -17,7 +17,7 @@ from cdm.cli.awaiting import Awaited
 from cdm.cli.connected import run_connected
 from cdm.cli.editing import Made, Plan, edited, keys_of
 from cdm.cli.judging import End, Ended, Failures, gone_back_to, judged, under_way
-from cdm.cli.parameters import WaitOptions, check_timeout
+from cdm.cli.lasting import WaitOptions, check_timeout
 from cdm.cli.plans import Goal
 from cdm.cli.rows import PLAIN, folded, show
 from cdm.cli.screen import as_json

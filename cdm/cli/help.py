@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from cdm.cli.commands import app
+from cdm.cli.commands import whole_app
 from cdm.cli.commands.described import CONNECTION, examples
 from cdm.cli.options import ConnectionOptions
 from cdm.cli.parameters import HERE
@@ -28,6 +28,7 @@ def help_on(
     if words == (CONNECTION,):
         connection_help().help_print([])
     else:
+        app = whole_app()
         chain, _, rest = app.parse_commands(words)
         if rest:
             # As if it had been typed so, for the same words about it.

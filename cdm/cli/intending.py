@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
-import anyio
 from msgspec import Struct
 
 from cdm.cli.known import nearest
@@ -130,4 +130,4 @@ async def _write(bucket: Bucket, writes: Sequence[Write]) -> None:
             except StoreBusy:
                 if not last:
                     raise
-            await anyio.sleep(random.uniform(PAUSE / 4, PAUSE))
+            await asyncio.sleep(random.uniform(PAUSE / 4, PAUSE))

@@ -164,7 +164,7 @@ class Failures:
 
 
 def _in_crash_loop(status: Status) -> bool:
-    loop = CRASH_LOOP.match(status.reason)
+    loop = re.match(CRASH_LOOP, status.reason)
     return loop is not None and loop["instances"] == loop["wanted"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from cdm.log import Log
 from cdm.node.node import Node, NodeSettings
 from cdm.node.node import node as make_node
 from cdm.node.notify import notify, reloading
+from cdm.store import load_client
 
 if TYPE_CHECKING:
     from cdm.http.server import HttpServer
@@ -25,6 +27,9 @@ log = Log("cdm.node")
 
 Tracing = Callable[[NodeSettings], AbstractAsyncContextManager[NodeSettings]]
 """Sends traces of a node that has the settings of a block, for its time."""
+GARBAGE_THRESHOLD = 20_000
+"""New objects after which a node's process looks for garbage: less often than Python, for most of what a mirror takes
+in is kept; more often than a command that ends, for it has others wait meanwhile."""
 LEAVE, ANEW = signal.SIGUSR1, signal.SIGHUP
 """Signals that tell a node whose slices outlive its process to leave all the same, and to start anew."""
 
@@ -55,6 +60,8 @@ async def run(settings: NodeSettings, server: HttpServer | None, tracing: Tracin
         server: what tells of it over HTTP.
         tracing: what sends its traces.
     """
+    gc.set_threshold(GARBAGE_THRESHOLD)
+    load_client()
     told = _Told()
     async with anyio.create_task_group() as tasks:
         if server is not None:

@@ -150,14 +150,14 @@ def left_in_short(left: Iterable[Left]) -> list[str]:
     """The same in a line for each state and reason, whichever nodes are waited for: one artifact stands for all."""
     alike: dict[tuple[str, tuple[str, str]], list[Left]] = {}
     for each in left:
-        alike.setdefault((each.state, kind_of(_WHERE.sub("", each.why))), []).append(each)
+        alike.setdefault((each.state, kind_of(re.sub(_WHERE, "", each.why))), []).append(each)
     return [
         f"{some[0].artifact}{f' and {len(some) - 1} more' if len(some) > 1 else ''}  {state}: {some[0].why}"
         for (state, _), some in alike.items()
     ]
 
 
-_WHERE = re.compile(r" on [^\s,]+(?: \(and \d+ more\))?|, which is [A-Z]+\b")
+_WHERE = r" on [^\s,]+(?: \(and \d+ more\))?|, which is [A-Z]+\b"
 """What differs where the same is waited for elsewhere."""
 
 

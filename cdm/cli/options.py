@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from cyclopts import Group, Parameter, Token
-from cyclopts.validators import Number
 from msgspec.structs import replace
 
 from cdm.cli.context import access_of, api_named, expanded, is_subject, selected_context, servers_of
@@ -25,14 +24,13 @@ from cdm.store.access import Access, address_of, without_secrets
 
 _UNITS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
-_SECONDS = re.compile(_NUMBER)
-_DURATION = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit in _UNITS))
+_DURATION = "".join(f"(?:{_NUMBER}{unit})?" for unit in _UNITS)
 _LONGEST = 365 * 86_400.0
 """Seconds; longer ones are taken for typing errors, and NATS limits TTLs."""
-_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_WHOLE = r"[+-]?[0-9]{1,18}"
 _WHO = ("creds", "nkey", "user", "token")
 _SCHEMES = ("nats", "tls", "ws", "wss")
-_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_PREFIX = r"[A-Za-z0-9_-]{1,32}"
 
 
 def _duration(text: str, *, ttl: bool) -> float:
@@ -41,7 +39,7 @@ def _duration(text: str, *, ttl: bool) -> float:
     # nor ms, and shows what is out of range as the parsed value ("-1 day, 23:59:55") and not as it was typed.
     typed = text.strip()
     shown = repr(typed[:20])
-    match = _DURATION.fullmatch(f"{typed}s" if _SECONDS.fullmatch(typed) else typed)
+    match = re.fullmatch(_DURATION, f"{typed}s" if re.fullmatch(_NUMBER, typed) else typed)
     if match is None or not typed:
         raise ValueError(f"{shown} is not a duration: write seconds, or 500ms, 10s, 2m, 1h30m, 2d")
     numbers = (float(number or 0) for number in match.groups())
@@ -57,7 +55,7 @@ def _duration(text: str, *, ttl: bool) -> float:
 
 def check_prefix(prefix: str) -> None:
     """Raise `UsageError` where it cannot be a prefix of buckets and subjects."""
-    if prefix and not _PREFIX.fullmatch(prefix):
+    if prefix and not re.fullmatch(_PREFIX, prefix):
         raise UsageError(f"--prefix {prefix!r}: use letters, digits, '-' and '_', at most 32")
 
 
@@ -87,7 +85,7 @@ def duration(env: str | None = None, *, ttl: bool = False) -> Parameter:
 
 def _whole(_type: Any, tokens: Sequence[Token]) -> int:
     # Cyclopts rounds 1.5, and reads 0x2 and 1_0.
-    if not _WHOLE.fullmatch(typed := tokens[0].value.strip()):
+    if not re.fullmatch(_WHOLE, typed := tokens[0].value.strip()):
         raise ValueError
     return int(typed)
 
@@ -100,7 +98,13 @@ def whole(env: str | None = None, *, least: int = 0, most: int | None = None) ->
         least: the least that it may be.
         most: the most; None: there is no limit.
     """
-    return Parameter(env_var=env, converter=_whole, n_tokens=1, validator=Number(gte=least, lte=most))
+
+    def validate(kind: Any, value: Any) -> None:
+        from cyclopts.validators import Number  # noqa: PLC0415  # few commands need it
+
+        Number(gte=least, lte=most)(kind, value)
+
+    return Parameter(env_var=env, converter=_whole, n_tokens=1, validator=validate)
 
 
 def _replicas(_type: Any, tokens: Sequence[Token]) -> int:
@@ -135,7 +139,7 @@ def size(env: str, *, show_default: bool = True) -> Parameter:
 def _cores(text: str) -> float:
     """Read a number of cores; raises `ValueError`, which shows it as it was typed."""
     problem = ValueError(f"{text[:20]!r} is not a number of cores: write 4, or 0.5")
-    if not _SECONDS.fullmatch(text.strip()):
+    if not re.fullmatch(_NUMBER, text.strip()):
         raise problem
     cores = float(text)
     try:

@@ -36,7 +36,7 @@ _CONDITIONS = {
 }
 """Conditions, the worst first, and their colours."""
 _ORDER = [str(condition) for condition in _CONDITIONS]
-_FAILURES = re.compile(r"(?:(.*); in force: )?\d+ failed: ", re.DOTALL)
+_FAILURES = r"(?s)(?:(.*); in force: )?\d+ failed: "
 """Beginning of a status's summary of failed slices, after why a newer blueprint is refused."""
 _STATE_STYLE = {SliceState.ACTIVE: "green", SliceState.FAILED: "red", SliceState.UNLOAD: "dim"}
 _STATES = (SliceState.FAILED, *(each for each in SliceState if each not in (SliceState.FAILED, SliceState.ACTIVE)))
@@ -190,14 +190,14 @@ def _is_quiet(blueprint: BlueprintReport, wrong: Mapping[str, Sequence[Trouble]]
 def _reasons(blueprint: BlueprintReport, wrong: Sequence[Trouble], paint: Paint) -> list[str]:
     reason = blueprint.reason
     # The lines about failed slices say more than the leader's summary of them, and the columns have the counts.
-    if wrong and (failures := _FAILURES.match(reason)):
+    if wrong and (failures := re.match(_FAILURES, reason)):
         reason = failures[1] or ""
     elif reason == f"{blueprint.active} of {blueprint.desired} active":
         reason = ""
     else:
         reason = _untold(blueprint, reason)
     # One reason that is told below is not repeated; the status may have it shorter, or of another instance.
-    loop = CRASH_LOOP.match(reason)
+    loop = re.match(CRASH_LOOP, reason)
     why = loop["reasons"] if loop else ""
     if loop and why.count(LAST_OUTPUT) <= 1 and kind_of(why) in {kind_of(trouble.reason) for trouble in wrong}:
         reason = loop["what"]

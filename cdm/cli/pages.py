@@ -8,7 +8,7 @@ from typing import NamedTuple
 from cyclopts import App, Argument
 from cyclopts.help import create_parameter_help_panel
 
-from cdm.cli.commands import app
+from cdm.cli.commands import whole_app
 from cdm.cli.commands.described import examples_in
 
 
@@ -52,8 +52,9 @@ class CommandPage(NamedTuple):
             yield from each.walk()
 
 
-def page(of: App = app, path: tuple[str, ...] = ()) -> CommandPage:
+def page(of: App | None = None, path: tuple[str, ...] = ()) -> CommandPage:
     """The page of a command, which is typed like this; that of ``cdm`` itself has all others below it."""
+    of = of or whole_app()
     title, *text = of.help.split("\n\n")
     given = [*_given(of)] if of.default_command is not None else []
     below = [

@@ -1,14 +1,13 @@
-"""Parameters that several commands have: names, and options about what is printed and waited for."""
+"""Parameters that several commands have: names, and what is printed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cyclopts import Parameter, Token
 
-from cdm.cli.options import FLAG, ConnectionOptions, duration
+from cdm.cli.options import FLAG, ConnectionOptions
 from cdm.errors import UsageError
 from cdm.model.artifact import Artifact, NodeId, Service, node_id
 
@@ -66,35 +65,3 @@ NodeNames = Annotated[
     tuple[Annotated[NodeId, _name(node_id, "")], ...],
     Parameter(negative="", show_default=False, help="Their names."),
 ]
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class WatchOptions:
-    """Options of a command whose rollout may be followed afterwards."""
-
-    connection: ConnectionOptions = HERE
-    watch: Annotated[bool, FLAG] = False
-    """Follow the rollout until it is over."""
-    json: Json = False
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class WaitOptions:
-    """Options of a command that may be waited for."""
-
-    connection: ConnectionOptions = HERE
-    timeout: Annotated[float | None, duration()] = None
-    """Wait no longer than this; what was begun goes on."""
-    json: Json = False
-
-
-def check_timeout(options: WaitOptions, *, wait: bool) -> None:
-    """Refuse ``--timeout`` where nothing is waited for; raises `UsageError`."""
-    if options.timeout is not None and not wait:
-        raise UsageError("--timeout: nothing is waited for; leave it out, or --wait for the end")
-
-
-WATCH, WAIT = WatchOptions(), WaitOptions()
-"""Neither option given."""

@@ -17,9 +17,10 @@ from cdm.cli.connected import run_connected
 from cdm.cli.editing import edited
 from cdm.cli.following import StatusFollower, shown_line, unsaid
 from cdm.cli.known import nearest
+from cdm.cli.lasting import WAIT, WaitOptions, check_timeout
 from cdm.cli.log_setup import LogLevel
 from cdm.cli.options import FLAG, whole
-from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions, check_timeout
+from cdm.cli.parameters import ArtifactName
 from cdm.cli.patience import READING, Patience
 from cdm.cli.plans import rebalancing, stamp
 from cdm.cli.rows import PLAIN, show

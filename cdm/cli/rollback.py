@@ -6,7 +6,8 @@ from functools import partial
 
 from cdm.cli.following import run_edit
 from cdm.cli.hand import rolling_back
-from cdm.cli.parameters import WAIT, ServiceName, WaitOptions
+from cdm.cli.lasting import WAIT, WaitOptions
+from cdm.cli.parameters import ServiceName
 from cdm.cli.plans import stamp
 
 

@@ -14,8 +14,9 @@ from cdm.cli.editing import Plan, looked
 from cdm.cli.following import StatusFollower, described_status, run_edit
 from cdm.cli.hand import aborting, approving, awaited, check_known, pausing, retrying, taken_back_last
 from cdm.cli.known import meant
+from cdm.cli.lasting import WATCH, WaitOptions, WatchOptions
 from cdm.cli.options import FLAG, ConnectionOptions
-from cdm.cli.parameters import HERE, WATCH, ServiceName, WaitOptions, WatchOptions
+from cdm.cli.parameters import HERE, ServiceName
 from cdm.cli.plans import stamp
 from cdm.cli.rows import Paint, sheet, show
 from cdm.cli.screen import print_json

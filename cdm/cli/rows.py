@@ -24,9 +24,9 @@ LEAST_INDENT = 2
 """Spaces before what goes on in another line, at least: a name that leaves no room for them is cut."""
 LEAST_WIDTH = 10
 """Characters of a name or of labels that a line of a table has at least; what is longer is folded."""
-_PART = re.compile(r"\x1b\[[\d;]*m| +|[^ \x1b]+")
+_PART = r"\x1b\[[\d;]*m| +|[^ \x1b]+"
 """A colour, spaces, or a word of a line."""
-_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+_COLOUR = r"\x1b\[[\d;]*m"
 _RESET = "\x1b[0m"
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
@@ -191,13 +191,13 @@ def wrapped(line: str, width: int, *, indent: int | None = None) -> list[str]:
         width: characters that fit.
         indent: spaces before the further ones; None: two more than before the first. Fewer where a word would not fit.
     """
-    if width_of(line) <= width or width_of(plain := _COLOUR.sub("", line)) <= width:
+    if width_of(line) <= width or width_of(plain := re.sub(_COLOUR, "", line)) <= width:
         return [line]
     room = len(plain) - len(plain.lstrip()) + 2 if indent is None else indent
     left = width - max(map(width_of, plain.split()), default=0)
     margin = " " * min(room, width // 2, left if left >= LEAST_INDENT else width)
     lines, now, used, style = list[str](), "", 0, ""
-    for part in _PART.findall(line):
+    for part in re.findall(_PART, line):
         if part.startswith("\x1b"):
             style = "" if part == _RESET else part
             now += part

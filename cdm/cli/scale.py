@@ -6,8 +6,9 @@ from functools import partial
 from typing import Annotated
 
 from cdm.cli.following import run_edit
+from cdm.cli.lasting import WAIT, WaitOptions
 from cdm.cli.options import FLAG, whole
-from cdm.cli.parameters import WAIT, ArtifactName, WaitOptions
+from cdm.cli.parameters import ArtifactName
 from cdm.cli.plans import restarting, scaling, stamp
 from cdm.model.rules_typed import MOST_INSTANCES
 

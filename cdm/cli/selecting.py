@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from cdm.cli.concerns import concerns
@@ -15,8 +15,7 @@ from cdm.model.artifact import Artifact, NodeId, Service, node_id
 from cdm.model.slice import SliceState
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(Struct, frozen=True):
     """What is to be shown."""
 
     name: Artifact | Service | None = None

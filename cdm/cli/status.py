@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Annotated
 
-import anyio
-import anyio.abc
 from cyclopts import Parameter
 
 from cdm.cli.concerns import in_line
@@ -20,7 +19,6 @@ from cdm.cli.report import ClusterReport
 from cdm.cli.rows import PLAIN, sheet, show
 from cdm.cli.screen import print_json
 from cdm.cli.selecting import Selection, narrowed, selection_of
-from cdm.cli.signals import until_stopped
 from cdm.errors import UsageError
 from cdm.store.connection import Access, Connection, connect
 
@@ -86,7 +84,7 @@ def status(
         return _regions(region, connection, to, everything=everything, check=check, json=json)
     if watch:
         configure_logs(LogFormat.CONSOLE, LogLevel.ERROR)
-        anyio.run(_watch, connection.access(), connection.prefix, to, everything, json)
+        asyncio.run(_watch(connection.access(), connection.prefix, to, everything, json))
         return 0
     if wait:
         return _wait(connection, to, timeout, json=json)
@@ -116,9 +114,10 @@ def _regions(
 
 
 async def _watch(access: Access, prefix: str, to: Selection, everything: bool, json: bool) -> None:
+    from cdm.cli.signals import until_stopped  # noqa: PLC0415  # rarely needed
     from cdm.cli.watching import watch  # noqa: PLC0415  # rarely needed
 
-    async def work(_tasks: anyio.abc.TaskGroup) -> None:
+    async def work(_tasks: object) -> None:
         async with connect(access, name="cdm status", prefix=prefix) as connection:
             await connection.check_server()
             await watch(connection, to, everything=everything, json=json)

@@ -14,9 +14,7 @@ from cdm.model.artifact import Artifact
 from cdm.model.record import RolloutPhase
 from cdm.model.status import Condition, RolloutStatus, Status
 
-CRASH_LOOP = re.compile(
-    r"(?P<what>.*\bcrash loop: (?P<instances>\d+) of (?P<wanted>\d+) instances): (?P<reasons>.*)", re.DOTALL
-)
+CRASH_LOOP = r"(?s)(?P<what>.*\bcrash loop: (?P<instances>\d+) of (?P<wanted>\d+) instances): (?P<reasons>.*)"
 """What a status says of a crash loop, and its reasons."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import socket
 
 TRIES = 5
@@ -13,6 +12,8 @@ PAUSE = 0.2
 
 def typist() -> str:
     """Who types, as told in a header: user and host, in printable ASCII."""
+    import getpass  # noqa: PLC0415  # many commands write nothing
+
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # in a container the user may have no entry

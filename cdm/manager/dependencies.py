@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # what chooses nodes takes long to import, and is not needed 
 
 
 _CIRCLE = "services wait for each other, and none would ever start"
-_WAITING = re.compile(r"\bwaiting for (?P<services>(?:[^ ,]+:[^ ,]+(?:, | and )?)+) to have a healthy instance")
+_WAITING = r"\bwaiting for (?P<services>(?:[^ ,]+:[^ ,]+(?:, | and )?)+) to have a healthy instance"
 
 
 class Dependencies:
@@ -179,5 +179,5 @@ def told_of_waiting(services: Iterable[str]) -> str:
 
 def waited_for(reason: str) -> tuple[Service, ...]:
     """The services that a status says are waited for (`told_of_waiting`)."""
-    told = _WAITING.search(reason)
+    told = re.search(_WAITING, reason)
     return tuple(map(Service.parse, re.split(", | and ", told["services"]))) if told is not None else ()

@@ -33,14 +33,14 @@ _RUNNING = frozenset({_ACTIVE, _ACTIVATING})
 
 LAST_OUTPUT = "; last output: "
 """What runtimes put between how a program ended and the last lines of its output, which " | " separates."""
-_VARYING = re.compile(r"\b\d+(?:\.\d+)? ?(?:ms|s|min|h)\b|\bline \d+|/(?:[^\s/'\"]+/)+")
+_VARYING = r"\b\d+(?:\.\d+)? ?(?:ms|s|min|h)\b|\bline \d+|/(?:[^\s/'\"]+/)+"
 """What differs between ends of the same kind: durations, numbers of lines, and folders."""
 
 
 def kind_of(reason: str) -> tuple[str, str]:
     """What reasons have in common that need not be told twice: how it ended, and the last line of its output."""
     how, _, output = reason.partition(LAST_OUTPUT)
-    return _VARYING.sub("", how), _VARYING.sub("", output.rpartition(" | ")[2])
+    return re.sub(_VARYING, "", how), re.sub(_VARYING, "", output.rpartition(" | ")[2])
 
 
 Build = tuple[str | None, str | None]

@@ -26,10 +26,10 @@ TIMEOUT_RANGE = (0.1, 60.0)
 """Least and most seconds that a check waits for its answer."""
 _SHOWN = 80
 """Most characters of an address, subject or query that are shown."""
-_HOST = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,252}|[0-9A-Fa-f:.]{2,45}")
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_HOST = r"[0-9A-Za-z][0-9A-Za-z.-]{0,252}|[0-9A-Fa-f:.]{2,45}"
+_PLACEHOLDER = r"\{([^{}]*)\}"
 _NUMBER = r"-?(?:[0-9]{1,30}(?:\.[0-9]{1,30})?|\.[0-9]{1,30})(?:[eE][+-]?[0-9]{1,3})?"
-_COMPARISON = re.compile(rf"\s*(<=|>=|==|!=|<|>)\s*({_NUMBER}|true|false)\s*")
+_COMPARISON = rf"\s*(<=|>=|==|!=|<|>)\s*({_NUMBER}|true|false)\s*"
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -57,7 +57,7 @@ JsonPath = Annotated[
 Wanted = Annotated[
     str,
     Meta(
-        pattern=rf"^{_COMPARISON.pattern}\Z",
+        pattern=rf"^{_COMPARISON}\Z",
         description='a comparison like "< 0.01", ">= 99" or "== 1" (<, <=, >, >=, ==, != and a number, true or false)',
     ),
 ]
@@ -216,7 +216,7 @@ class Comparison(Struct, frozen=True):
     @classmethod
     def parse(cls, text: str) -> Comparison:
         """Read a text that `Check` has accepted."""
-        found = _COMPARISON.fullmatch(text)
+        found = re.fullmatch(_COMPARISON, text)
         assert found is not None
         number = {"true": 1.0, "false": 0.0}.get(found[2])
         return cls(found[1], float(found[2]) if number is None else number)
@@ -258,7 +258,7 @@ class CheckRun(Struct, frozen=True):
         for offset in range(len(self.instances)):
             address, port = self.instances[(turn + offset) % len(self.instances)]
             # Nodes say themselves where their instances are. What is no host must not become a path, or a login.
-            if _HOST.fullmatch(address) and 0 < port < 2**16:
+            if re.fullmatch(_HOST, address) and 0 < port < 2**16:
                 told["instance"] = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
                 break
         return told
@@ -301,7 +301,7 @@ def reserved(subject: str) -> bool:
 
 
 def _filled(text: str, values: Mapping[str, str]) -> str:
-    return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), text)
+    return re.sub(_PLACEHOLDER, lambda found: values.get(found[1], found[0]), text)
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -309,11 +309,11 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def _check_placeholders(field: str, text: str, known: tuple[str, ...] = PLACEHOLDERS) -> None:
-    for name in _PLACEHOLDER.findall(text):
+    for name in re.findall(_PLACEHOLDER, text):
         if name not in known:
             there_are = ", ".join(f"{{{each}}}" for each in known)
             raise InvalidBlueprint(field, f"{{{_shortened(name)}}} stands for nothing here (there are: {there_are})")
-    if "{" in (rest := _PLACEHOLDER.sub("", text)) or "}" in rest:
+    if "{" in (rest := re.sub(_PLACEHOLDER, "", text)) or "}" in rest:
         raise InvalidBlueprint(field, "has a brace too many")
 
 

@@ -25,10 +25,9 @@ _PLAIN = r"[^\s=!<>(),']"
 _BARE = rf"(?!(?:not|in|and|or)(?!{_PLAIN})){_PLAIN}+"
 """A word that needs no quotes."""
 _WORD = rf"(?:{_BARE}|'(?:[^']|'')*')"
-_ALONE = re.compile(rf"(!?)\s*({_WORD})")
-_COMPARED = re.compile(rf"({_WORD})\s*(<=|>=|!=|=|<|>)\s*({_WORD})")
-_AMONG = re.compile(rf"({_WORD})\s+(not\s+)?in\s*\(\s*({_WORD}(?:\s*,\s*{_WORD})*)\s*\)")
-_WORDS = re.compile(_WORD)
+_ALONE = rf"(!?)\s*({_WORD})"
+_COMPARED = rf"({_WORD})\s*(<=|>=|!=|=|<|>)\s*({_WORD})"
+_AMONG = rf"({_WORD})\s+(not\s+)?in\s*\(\s*({_WORD}(?:\s*,\s*{_WORD})*)\s*\)"
 _NUMBER = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})*)(?:[-+~_].*)?", re.DOTALL)
 
 
@@ -79,14 +78,14 @@ class LabelCondition(Struct, frozen=True, cache_hash=True):
         if len(text) > MAX_CONDITION:
             raise InvalidBlueprint("", f"is {len(text):,} characters long; at most {MAX_CONDITION:,} are read")
         stripped = text.strip()
-        if found := _ALONE.fullmatch(stripped):
+        if found := re.fullmatch(_ALONE, stripped):
             label, kind = _label(found[2]), LabelOperator.ABSENT if found[1] else LabelOperator.PRESENT
             return cls(f"{found[1]}{_quoted(label)}", label, kind)
-        if found := _COMPARED.fullmatch(stripped):
+        if found := re.fullmatch(_COMPARED, stripped):
             return cls._compared(_label(found[1]), found[2], _unquoted(found[3]))
-        if found := _AMONG.fullmatch(stripped):
+        if found := re.fullmatch(_AMONG, stripped):
             label, kind = _label(found[1]), LabelOperator.NOT_IN if found[2] else LabelOperator.IN
-            values = tuple(dict.fromkeys(map(_unquoted, _WORDS.findall(found[3]))))
+            values = tuple(dict.fromkeys(map(_unquoted, re.findall(_WORD, found[3]))))
             return cls(f"{_quoted(label)} {kind} ({', '.join(map(_quoted, values))})", label, kind, values)
         raise InvalidBlueprint("", cut(f'"{shortened(stripped)}" {_complaint(stripped)}'))
 

@@ -17,7 +17,7 @@ from cdm.model.problems import UNREADABLE
 
 METADATA = "cdm"
 """Where an object's metadata has the record of its content."""
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA256 = r"[0-9a-f]{64}"
 
 
 @unique
@@ -162,7 +162,7 @@ class Description(Struct, frozen=True):
 
 def is_digest(text: str) -> bool:
     """Whether this is a SHA-256 digest in hexadecimal."""
-    return _SHA256.fullmatch(text) is not None
+    return re.fullmatch(_SHA256, text) is not None
 
 
 def problem_with_name(name: str) -> str:

@@ -12,7 +12,7 @@ from cdm.errors import InvalidBlueprint
 LONGEST = 30 * 86_400.0
 """Longest duration that is accepted, in seconds."""
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_PART = r"(\d+(?:\.\d+)?)(ms|s|m|h|d)"
 _DESCRIPTION = 'a duration: seconds, or a text like "30s", "5m" or "1h30m" (at most 30 days)'
 
 PATTERN = r"(?=\d)" + "".join(rf"(?:\d{{1,9}}(?:\.\d{{1,9}})?{unit})?" for unit in ("d", "h", "m", "s", "ms"))
@@ -26,7 +26,7 @@ Duration = (
 def seconds(duration: float | str) -> float:
     """A duration in seconds."""
     if isinstance(duration, str):
-        return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(duration))
+        return sum(float(number) * _UNITS[unit] for number, unit in re.findall(_PART, duration))
     return duration
 
 

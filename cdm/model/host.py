@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from ipaddress import ip_address
 
-_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+_NAME = r"(?!-)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?"
 _LONGEST = 253
 
 
@@ -32,4 +32,4 @@ def with_port(host: str, port: int) -> str:
 @lru_cache(4096)
 def is_host(text: str) -> bool:
     """Whether it is a host name or an IP address: nothing that means more in a URL or a configuration."""
-    return (len(text) <= _LONGEST and _NAME.fullmatch(text) is not None) or ("%" not in text and is_ip(text))
+    return (len(text) <= _LONGEST and re.fullmatch(_NAME, text) is not None) or ("%" not in text and is_ip(text))

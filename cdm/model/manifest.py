@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import tomllib
 from contextlib import suppress
 from enum import StrEnum, unique
 from typing import Annotated, Any, Literal
@@ -208,16 +207,22 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         try:
             if language == "JSON":
                 return msgspec.json.decode(raw, type=cls)
-            return msgspec.convert(tomllib.loads(raw.decode()), cls)
+            return msgspec.convert(_toml(raw), cls)
         except msgspec.ValidationError as error:
             if isinstance(error.__cause__, InvalidManifest):
                 raise error.__cause__ from None
             value: object = None
             with suppress(*UNREADABLE):  # msgspec stops at the first error, and there may be another behind it
-                value = msgspec.json.decode(raw) if language == "JSON" else tomllib.loads(raw.decode())
+                value = msgspec.json.decode(raw) if language == "JSON" else _toml(raw)
             raise InvalidManifest(str(explain(error, cls, value))) from None
         except RecursionError:
             raise InvalidManifest("is nested too deeply") from None
         except ValueError as error:  # of msgspec, tomllib and UTF-8
             problem = str(error).removeprefix("JSON is malformed: ")
             raise InvalidManifest(f"is not {language}: {problem}") from None
+
+
+def _toml(raw: bytes) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415  # slow to import, and most commands read no manifest
+
+    return tomllib.loads(raw.decode())

@@ -16,9 +16,9 @@ from cdm.errors import InvalidBlueprint
 UNREADABLE = (ValueError, RecursionError)
 """What msgspec raises for bytes that are not JSON, not UTF-8, nested too deeply, or of another type than expected."""
 
-_ERROR = re.compile(r"(.*?)(?: - at (`key` in )?`\$\.?(.*?)`)?", re.DOTALL)
-_FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
-_STEP = re.compile(r"\[[^]]*\]|[^.\[]+")
+_ERROR = r"(?s)(.*?)(?: - at (`key` in )?`\$\.?(.*?)`)?"
+_FIELD = r"(?s)Object (contains unknown|missing required) field `(.*)`"
+_STEP = r"\[[^]]*\]|[^.\[]+"
 _NAMES: dict[type[inspect.Type], str] = {inspect.StrType: "a string", inspect.BoolType: "true or false"}
 _LONGEST = 240
 """Most characters of what is said of a value."""
@@ -45,18 +45,18 @@ def explain(error: msgspec.ValidationError, expected: Any, value: object = None)
         expected: the type.
         value: what was read, as plain objects, if it is at hand: names the wrong one of a mapping's values.
     """
-    found = _ERROR.fullmatch(str(error))
+    found = re.fullmatch(_ERROR, str(error))
     assert found is not None
     problem, of_key, path = found[1], found[2], found[3] or ""
     if isinstance(cause := error.__cause__, InvalidBlueprint):  # a part of it has found fault with itself
         return Problem(".".join(filter(None, (path, cause.field))), cause.problem)
     kind = inspect.type_info(expected)
-    steps = _STEP.findall(path)
+    steps = re.findall(_STEP, path)
     for number, step in enumerate(steps):
         kind = _inside(kind, step)
         if step == "[...]" and (name := _culprit(kind, _mapping(value, steps[:number]))) is not None:
             path = path.replace("[...]", f".{name}", 1)
-    if field := _FIELD.fullmatch(problem):
+    if field := re.fullmatch(_FIELD, problem):
         name = shortened(field[2])
         what = "is required" if "missing" in field[1] else f"there is no such field{_fields(kind)}"
         return Problem(f"{path}.{name}" if path else name, what)

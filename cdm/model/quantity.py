@@ -27,7 +27,6 @@ UNITS = {
 """Bytes of each unit: M is a million, Mi is 1,048,576."""
 
 _PATTERN = r"(\d{1,19}(?:\.\d{1,9})?)([KMGT]i?)?"
-_TEXT = re.compile(_PATTERN)
 _MEMORY = 'an amount of memory: bytes, or a text like "256M", "1.5G" or "1Gi" (at most 2^60 bytes)'
 _CPU = f"a number of cores from 0 to {MOST_CPU:,.0f}, in steps of 0.001"
 Memory = (
@@ -45,7 +44,7 @@ def memory_of(typed: int | str) -> int:
     """
     if isinstance(typed, int):
         amount = typed
-    elif found := _TEXT.fullmatch(typed):
+    elif found := re.fullmatch(_PATTERN, typed):
         whole, _, fraction = found[1].partition(".")
         amount = -(-int(whole + fraction) * UNITS[found[2] or ""] // 10 ** len(fraction))
     else:

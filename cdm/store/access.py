@@ -17,9 +17,9 @@ from cdm.errors import AccessDenied
 API = "$JS.API"
 """What the subjects of JetStream's API begin with, where nothing else is said."""
 
-_JWT = re.compile(rb"BEGIN NATS USER JWT-+\s+(\S+)")
-_SEED = re.compile(rb"BEGIN USER NKEY SEED-+\s+(\S+)")
-_SCHEME = re.compile(r"[A-Za-z]+://")
+_JWT = rb"BEGIN NATS USER JWT-+\s+(\S+)"
+_SEED = rb"BEGIN USER NKEY SEED-+\s+(\S+)"
+_SCHEME = r"[A-Za-z]+://"
 
 
 class Address(ParseResult):
@@ -120,8 +120,8 @@ def credentials_of(access: Access) -> dict[str, Any]:
     """
     if access.creds:
         content = _content(access.creds)
-        seed = _SEED.search(content)
-        if not (_JWT.search(content) and seed):
+        seed = re.search(_SEED, content)
+        if not (re.search(_JWT, content) and seed):
             raise AccessDenied(f"{access.creds} cannot be used: there is no JWT with its seed in it")
         _check_seed(access.creds, seed[1])
         return {"user_credentials": str(access.creds)}
@@ -153,5 +153,5 @@ def _check_seed(file: Path, seed: bytes) -> None:
 
 def without_secrets(url: str) -> str:
     """A server's address without user and password: everything before the last ``@`` is left out, except the scheme."""
-    scheme = _SCHEME.match(url)
+    scheme = re.match(_SCHEME, url)
     return f"{scheme[0] if scheme else 'nats://'}{url[scheme.end() if scheme else 0 :].rpartition('@')[2]}"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-
-import anyio
 
 
 class Backpressure:
@@ -15,7 +14,7 @@ class Backpressure:
     """
 
     def __init__(self) -> None:
-        self._released = anyio.Event()
+        self._released = asyncio.Event()
         self._released.set()
         self.much: Callable[[], bool] = lambda: False
         """Whether so much is to be decided or written that deliveries may wait."""
@@ -23,7 +22,7 @@ class Backpressure:
     def hold(self) -> None:
         """Commands wait to be written."""
         if self._released.is_set():
-            self._released = anyio.Event()
+            self._released = asyncio.Event()
 
     def release(self) -> None:
         """All commands are written."""

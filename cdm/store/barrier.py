@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-
-import anyio
+from contextlib import suppress
 
 from cdm.store.consumer import Consumer
 from cdm.store.mirror import Mirror
@@ -27,7 +27,7 @@ class Barrier:
         self._mirror = mirror
         self._consumer = consumer
         self._end = end
-        self._progress: anyio.Event | None = None
+        self._progress: asyncio.Event | None = None
 
     @property
     def awaited(self) -> bool:
@@ -54,9 +54,10 @@ class Barrier:
                 return True
             if not same and mirror.is_live:
                 self._end("the stream was created anew")
-            self._progress = self._progress or anyio.Event()
-            with anyio.move_on_after(PATIENCE):
-                await self._progress.wait()
+            self._progress = self._progress or asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    await self._progress.wait()
                 continue
             # Nothing more is delivered where the last messages were removed again: the consumer knows.
             consumer = self._consumer()

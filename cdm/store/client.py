@@ -23,11 +23,12 @@ from nats.protocol.parser import PERMISSIONS_ERR
 from cdm.errors import AccessDenied, NoResponders, RequestRefused, Uncertain, Unreachable
 from cdm.store.access import Address
 from cdm.store.parsing import MessageParser
+from cdm.store.tasks import ended
 
 Deliver = Callable[[bytes, bytes, bytes, bytes], None]
 """Takes subject, reply, payload and header block of a message as they came."""
 
-_VIOLATION = re.compile(r"Permissions Violation for (Publish|Subscription) to \"([^\"]*)\"", re.IGNORECASE)
+_VIOLATION = r"(?i)Permissions Violation for (Publish|Subscription) to \"([^\"]*)\""
 BURST = 0.002
 """Seconds between two writes below which what is to be sent is gathered."""
 AT_ONCE = 16 * 1024
@@ -66,22 +67,6 @@ def translated() -> Iterator[None]:
         raise Unreachable(str(error) or type(error).__name__) from error
 
 
-CANCELLED_ANEW = 0.05
-"""Seconds after which a task that goes on though it was cancelled is cancelled again."""
-
-
-async def ended(task: asyncio.Task[Any]) -> None:
-    """Cancel a task until it has ended; how it ended is nobody's business any more.
-
-    Once is not always enough: before Python 3.12 `asyncio.wait_for`, of which the client makes much use, swallows a
-    cancellation that comes in the moment in which what it waits for is there.
-    """
-    while not task.done():
-        task.cancel()
-        await asyncio.wait((task,), timeout=CANCELLED_ANEW)
-    _heard(task)
-
-
 async def end_attempt(client: nats.aio.client.Client) -> None:
     """End the client's attempt to connect again, where it makes one; it is about to be closed.
 
@@ -91,17 +76,6 @@ async def end_attempt(client: nats.aio.client.Client) -> None:
     attempt = client._reconnection_task
     if attempt is not None and attempt is not asyncio.current_task():
         await ended(attempt)
-
-
-def dismiss(task: asyncio.Task[Any]) -> None:
-    """Cancel a task that nobody waits for any more; should it fail instead, asyncio prints no traceback of it."""
-    task.cancel()
-    task.add_done_callback(_heard)
-
-
-def _heard(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()
 
 
 def _place(server: Srv) -> str:
@@ -269,7 +243,7 @@ class Client(nats.aio.client.Client):
     async def _process_err(self, err_msg: str) -> None:
         # Upstream makes refused subjects lower case: issue 595. The parser has the line still as it came.
         line = bytes(self._ps.buf).partition(b"\r\n")[0].decode("utf-8", "replace")
-        if denied := _VIOLATION.search(line):
+        if denied := re.search(_VIOLATION, line):
             self._on_denied(denied[1].lower(), denied[2])
         elif PERMISSIONS_ERR in err_msg:
             await super()._process_err(err_msg)

@@ -19,10 +19,11 @@ from nats.aio.subscription import Subscription
 from cdm.errors import AccessDenied, NoResponders, RequestRefused, StoreBusy, StoreError, Uncertain, Unsuitable
 from cdm.log import Log
 from cdm.store.access import API, Access
-from cdm.store.client import Deliver, dismiss, translated
+from cdm.store.client import Deliver, translated
 from cdm.store.jetstream import checked, problem_with_version
 from cdm.store.link import Link
 from cdm.store.phases import LinkUp
+from cdm.store.tasks import dismiss
 
 __all__ = ["Access", "Connection", "connect"]
 

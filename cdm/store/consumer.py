@@ -7,8 +7,6 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 
-import anyio
-
 from cdm import clock
 from cdm.errors import AccessDenied, StoreBusy, StoreError, Uncertain, Unreachable
 from cdm.log import Log
@@ -26,7 +24,7 @@ DELETE_TIMEOUT = 0.5
 
 async def until_up(connection: Connection) -> None:
     """Wait until there is a connection."""
-    up = anyio.Event()
+    up = asyncio.Event()
 
     def listener(is_up: bool) -> None:
         if is_up:
@@ -153,10 +151,12 @@ class Consumer:
             return progress.pending == 0 and progress.delivered == self.expected - 1
         return False
 
-    async def delete(self) -> None:
-        """Delete it, also when cancelled; without this the server would keep it for some time. Never raises."""
-        with anyio.CancelScope(shield=True), anyio.move_on_after(DELETE_TIMEOUT):
-            try:
-                await self._source.delete(self.name, DELETE_TIMEOUT)
-            except StoreError as error:
-                log.debug("consumer not deleted", bucket=self._bucket.name, reason=str(error))
+    def delete(self) -> None:
+        """Have it deleted, which nobody waits for; without this the server would keep it for some time."""
+        self._bucket.connection.see_to(self._delete())
+
+    async def _delete(self) -> None:
+        try:
+            await self._source.delete(self.name, DELETE_TIMEOUT)
+        except StoreError as error:
+            log.debug("consumer not deleted", bucket=self._bucket.name, reason=str(error))

@@ -29,7 +29,8 @@ class Decoder:
         self._layout = layout
         self.key = layout.decode
         """Reads a key; raises `InvalidKey`."""
-        self._decoders = _decoders(layout)
+        self._decoders: dict[type[Key], Callable[[bytes], Any]] = {}
+        """What reads the values of each kind of key that was met: making them takes time."""
 
     def decode_declared(self, name: str, data: bytes, sequence: int, at: float, known: Known | None, by: str) -> Known:
         """The same of a message whose writer said who that is; ``by`` may be empty."""
@@ -50,7 +51,8 @@ class Decoder:
             except InvalidKey as error:
                 return KeyRejected(self._layout.kinds[0], name, str(error), sequence)
         try:
-            value = self._decoders[type(key)](data)
+            decoder = self._decoders.get(type(key)) or self._decoder(type(key))
+            value = decoder(data)
             if isinstance(key, BlueprintKey):
                 value.check_for(key.artifact)
             return ValuePut(key, value, sequence, at)
@@ -64,10 +66,8 @@ class Decoder:
             reason = "is nested too deeply"
         return ValueRejected(key, reason, sequence, at)
 
-
-def _decoders(layout: Layout) -> dict[type[Key], Callable[[bytes], Any]]:
-    judged = (Blueprint, Intent, Registration, Description)
-    return {
-        kind: kind.value_type.parse if kind.value_type in judged else msgspec.json.Decoder(kind.value_type).decode
-        for kind in layout.kinds
-    }
+    def _decoder(self, kind: type[Key]) -> Callable[[bytes], Any]:
+        judged = (Blueprint, Intent, Registration, Description)
+        made = kind.value_type.parse if kind.value_type in judged else msgspec.json.Decoder(kind.value_type).decode
+        self._decoders[kind] = made
+        return made

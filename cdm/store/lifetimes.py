@@ -22,7 +22,7 @@ LONGEST_PAUSE = 60.0
 EARLY = 1.0
 """Seconds by which the server may have removed a key earlier than this node's clock says."""
 
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_DURATION = r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)"
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -31,7 +31,7 @@ def ttl_of(headers: Mapping[str, str]) -> float | None:
     text = headers.get(TTL, "")
     if text.isdecimal():
         return float(text)
-    parts = _DURATION.findall(text)
+    parts = re.findall(_DURATION, text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return None  # "never", or what the server does not store
     return sum(float(number) * _UNITS[unit] for number, unit in parts)

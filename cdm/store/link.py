@@ -6,20 +6,20 @@ The client reconnects for ever.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import anyio
 import nats.errors
 
 from cdm import clock
 from cdm.errors import Unreachable
 from cdm.log import Log
 from cdm.store.access import Access, credentials_of, without_secrets
-from cdm.store.client import Client, ended, translated
+from cdm.store.client import Client, translated
 from cdm.store.permissions import Permissions
 from cdm.store.phases import Closed, Down, LinkPhase, LinkUp, Opening
+from cdm.store.tasks import ended, finish
 from cdm.store.trust import tls_of
 
 log = Log("cdm.nats")
@@ -50,7 +50,8 @@ class Link:
         self._attempt: asyncio.Task[None] | None = None
         """Seeks the first connection, until there is one or `close` is called."""
         self._listeners: list[Callable[[bool], None]] = []
-        self._lost = anyio.Event()
+        self._left_to_do: set[asyncio.Task[None]] = set()
+        self._lost = asyncio.Event()
         self._problem = "no answer"
         """The last one that the client told of."""
         self._logged_at = float("-inf")
@@ -101,15 +102,25 @@ class Link:
 
     async def close(self) -> None:
         """Close the connection; never raises."""
-        self._enter(Closed())
         # Also when cancelled: a client left half open goes on answering for a process that has left.
-        with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_TIMEOUT):
-            try:
-                if self._attempt is not None:
-                    await ended(self._attempt)
-                await self._client.close()
-            except Exception as error:  # noqa: BLE001  # it may be half connected; there is nothing left to save
-                log.debug("closing failed", error=str(error))
+        await finish(self._close(), CLOSE_TIMEOUT)
+
+    async def _close(self) -> None:
+        if self._left_to_do:
+            await asyncio.wait(self._left_to_do, timeout=CLOSE_TIMEOUT / 2)
+        self._enter(Closed())
+        try:
+            if self._attempt is not None:
+                await ended(self._attempt)
+            await self._client.close()
+        except Exception as error:  # noqa: BLE001  # it may be half connected; there is nothing left to save
+            log.debug("closing failed", error=str(error))
+
+    def see_to(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that nobody waits for; `close` gives it a little time to end. It must not raise."""
+        task = asyncio.create_task(work)
+        self._left_to_do.add(task)
+        task.add_done_callback(self._left_to_do.discard)
 
     async def lost(self) -> NoReturn:
         """Wait until the connection is lost for good. Raises `Unreachable`: the client gave up, as it never should."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import anyio
+import asyncio
+from contextlib import suppress
 
 from cdm import clock
 from cdm.errors import StoreError
@@ -44,8 +45,9 @@ class Looks:
             # A mirror that is not complete is about to hear what is there.
             pause = max(mirror.lifetimes.look_at - clock.now(), 0) if mirror.is_live else None
             if pause is None or pause > 0:
-                with anyio.move_on_after(pause if pause != float("inf") else None):
-                    await self._news.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause if pause != float("inf") else None):
+                        await self._news.wait()
                 continue
             due = {name: mirror.lifetimes.ends[name] for name in mirror.lifetimes.due(clock.now())}
             if due:
@@ -58,7 +60,7 @@ class Looks:
         except StoreError as error:
             log.debug("not known whether keys have expired", bucket=self._bucket.name, reason=str(error))
             mirror.lifetimes.still_there(due, clock.now())
-            await anyio.sleep(PAUSE)
+            await asyncio.sleep(PAUSE)
             return
         if generation == mirror.generation and mirror.is_live:
             # What was given another value meanwhile ends later.
@@ -66,7 +68,7 @@ class Looks:
             mirror.ended([name for name in same if name not in there])
             mirror.lifetimes.still_there([name for name in same if name in there], clock.now())
         if len(due) > FEW:
-            await anyio.sleep(LISTING_PAUSE)
+            await asyncio.sleep(LISTING_PAUSE)
 
     async def _there(self, due: dict[str, float]) -> set[str]:
         """Which of these keys the stream's leader has."""

@@ -7,12 +7,10 @@ time between two listings. Whatever differs, and still does when the stream's le
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-
-import anyio
-import anyio.lowlevel
 
 from cdm import clock
 from cdm.errors import AccessDenied, StoreError, Uncertain
@@ -106,7 +104,7 @@ class Rereader:
                 self._able = False
             except StoreError as error:
                 log.debug("bucket not reread", bucket=self._bucket.name, reason=str(error))
-                await anyio.sleep(self._interval / 30)
+                await asyncio.sleep(self._interval / 30)
 
     async def _pass(self, mirror: Mirror) -> None:
         await self._check()
@@ -128,7 +126,7 @@ class Rereader:
                 if not more:
                     break
                 plan = began + PACE * self._interval * min(taken / max(stream.keys, 1), 1.0)
-                await anyio.sleep(max(plan - clock.now(), 0))
+                await asyncio.sleep(max(plan - clock.now(), 0))
         self.passes += 1
         mirror.reread(clock.now())
 
@@ -151,9 +149,10 @@ class Rereader:
             part.begin()
             async with connection.accepted((more,)):
                 await connection.publish(more, b'{"batch":%d,"no_wait":true}' % AT_ONCE, reply=inbox)
-            with anyio.move_on_after(PATIENCE) as scope:
-                await part.over.wait()
-            if scope.cancelled_caught or not part.whole():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    await part.over.wait()
+            if not part.over.is_set() or not part.whole():
                 raise Uncertain("not all that was asked for came")
             return part.count
 
@@ -173,18 +172,22 @@ class Rereader:
             yield ask
         finally:
             await connection.unsubscribe(subscription)
-            with anyio.CancelScope(shield=True), anyio.move_on_after(PATIENCE / 10), suppress(StoreError):
-                await connection.api(f"CONSUMER.DELETE.{stream}.{name}")
+            connection.see_to(self._delete(name))
+
+    async def _delete(self, name: str) -> None:
+        with suppress(StoreError):
+            await self._bucket.connection.api(f"CONSUMER.DELETE.{self._bucket.stream}.{name}", timeout=PATIENCE / 10)
 
     async def _judge(self, found: Rereading, mirror: Mirror) -> None:
         """Ask about what is suspicious. Raises `Differs` where it is for good reason."""
         for name in [*found.suspects][:MOST_ASKED]:
             for _ in range(TRIES):
                 held = await self._bucket.revision_of(name)
-                with anyio.move_on_after(PATIENCE) as scope:
-                    await self._caught_up()
-                if scope.cancelled_caught:
-                    raise Uncertain("the mirror is behind")
+                try:
+                    async with asyncio.timeout(PATIENCE):
+                        await self._caught_up()
+                except TimeoutError:
+                    raise Uncertain("the mirror is behind") from None
                 known = mirror.known.get(name)
                 if (known.revision if known else 0) == held:
                     break
@@ -208,7 +211,7 @@ class _Messages:
     def begin(self) -> None:
         """More is asked for."""
         self.count = 0
-        self.over = anyio.Event()
+        self.over = asyncio.Event()
         """Set when no more is to come."""
 
     def take(self, subject: bytes, reply: bytes, data: bytes, block: bytes) -> None:
@@ -235,5 +238,5 @@ async def _look_for_missing(found: Rereading) -> None:
     names = found.names()
     for first in range(0, len(names), TURN):
         found.look_for(names[first : first + TURN])
-        await anyio.lowlevel.checkpoint()
+        await asyncio.sleep(0)
     found.next_part()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import anyio
+import asyncio
+from contextlib import suppress
+
 from msgspec import Struct
 from nats.aio.msg import Msg
 
@@ -41,9 +43,11 @@ async def revisions(bucket: Bucket, keys: str = ">") -> list[Revision]:
         BucketMissing: there is no such bucket.
         Uncertain: they could not all be read in time.
     """
-    with anyio.move_on_after(PATIENCE):
-        return await _Reading(bucket, keys).run()
-    raise Uncertain(f"bucket {bucket.name} could not be read within {PATIENCE:g} s")
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await _Reading(bucket, keys).run()
+    except TimeoutError:
+        raise Uncertain(f"bucket {bucket.name} could not be read within {PATIENCE:g} s") from None
 
 
 class _Reading:
@@ -53,7 +57,7 @@ class _Reading:
         self._bucket = bucket
         self._subjects = bucket.subject(keys)
         self._found: dict[int, Revision] = {}
-        self._drained = anyio.Event()
+        self._drained = asyncio.Event()
         """Set when nothing waited behind what was delivered."""
         self._consumer: Consumer | None = None
 
@@ -66,14 +70,15 @@ class _Reading:
         try:
             drained = await consumer.create(None, HEARTBEAT)
             while not (drained and await consumer.complete(stream, listing=True)):
-                with anyio.move_on_after(HEARTBEAT):
-                    await self._drained.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(HEARTBEAT):
+                        await self._drained.wait()
                 # What was still to be delivered may have been replaced meanwhile: then nothing was the last one.
                 drained = self._drained.is_set() or await consumer.drained()
-                self._drained = anyio.Event()
+                self._drained = asyncio.Event()
         finally:
             await connection.unsubscribe(subscription)
-            await consumer.delete()
+            consumer.delete()
         return [self._found[number] for number in sorted(self._found)]
 
     async def _take(self, message: Msg) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from msgspec import Struct
+from msgspec import Struct, field
 
 from cdm.dispatch.messages import Cause
 from cdm.store.history import History, Known
@@ -19,16 +17,14 @@ class Mark(Struct, frozen=True, gc=False):
     """When it was stored, in nanoseconds since 1970, by the server's clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class Behind:
+class Behind(Struct, frozen=True):
     """There is no consumer: changes may be missed."""
 
     replaced: bool = False
     """Whether the stream is another one than that which the known keys are from: revisions cannot be compared."""
 
 
-@dataclass(slots=True)
-class Resuming:
+class Resuming(Struct):
     """A consumer delivers the last messages that are known, so far as they are there still, and what was stored since.
 
     The first ones prove that the stream is the one that it was.
@@ -46,8 +42,7 @@ class Resuming:
     """Whether a message was delivered that is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """A consumer delivers the newest message of each key."""
 
     end: int
@@ -59,15 +54,13 @@ class Listing:
     it lacks; where nothing follows, the stream was set back."""
 
 
-@dataclass(frozen=True, slots=True)
-class ListingHistory(Listing):
+class ListingHistory(Listing, frozen=True):
     """A consumer delivers everything that the bucket keeps of each key."""
 
     histories: dict[str, History] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
+class Live(Struct, frozen=True):
     """Everything that the bucket held was delivered; a consumer delivers what follows."""
 
 

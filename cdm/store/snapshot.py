@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 from typing import NamedTuple
-
-import anyio
 
 from cdm.dispatch.messages import Message
 from cdm.errors import BucketMissing, Uncertain
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
+from cdm.store.tasks import ended, together
 from cdm.store.watch import Watch
 from cdm.store.wire import StreamState
 
@@ -38,12 +38,11 @@ async def look(connection: Connection, timeout: float = 30.0, names: Collection[
     async def one(bucket: Bucket) -> None:
         streams[bucket.name] = await listed(bucket, found[bucket.name].append)
 
-    with anyio.move_on_after(timeout) as scope:
-        async with anyio.create_task_group() as tasks:
-            for bucket in everything:
-                tasks.start_soon(one, bucket)
-    if scope.cancelled_caught:
-        raise Uncertain(f"the buckets could not be listed within {timeout:g} s")
+    try:
+        async with asyncio.timeout(timeout):
+            await together(*map(one, everything))
+    except TimeoutError:
+        raise Uncertain(f"the buckets could not be listed within {timeout:g} s") from None
     return Look([message for messages in found.values() for message in messages], streams)
 
 
@@ -63,15 +62,17 @@ async def check_there(bucket: Bucket) -> StreamState:
 async def listed(bucket: Bucket, emit: Callable[[Message], None]) -> StreamState:
     """Tell of all that a bucket holds, once; returns its stream as it was before. Errors as those of `look`."""
     stream = await check_there(bucket)
-    complete = anyio.Event()
+    complete = asyncio.get_running_loop().create_future()
 
     def on_live(live: bool) -> None:
-        if live:
-            complete.set()
+        if live and not complete.done():
+            complete.set_result(None)
 
-    watch = Watch(bucket, emit, on_live=on_live)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(watch.run)
-        await complete.wait()
-        tasks.cancel_scope.cancel()
+    following = asyncio.create_task(Watch(bucket, emit, on_live=on_live).run())
+    try:
+        await asyncio.wait((following, complete), return_when=asyncio.FIRST_COMPLETED)
+        if not complete.done():
+            following.result()  # it has failed
+    finally:
+        await ended(following)
     return stream

@@ -14,8 +14,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
-import anyio
-
 from cdm import clock
 from cdm.dispatch.messages import Message
 from cdm.errors import AccessDenied, BucketMissing, StoreError
@@ -32,6 +30,7 @@ from cdm.store.provider import Provider
 from cdm.store.rereader import Rereader
 from cdm.store.session import Behind, Listing, Live
 from cdm.store.source import ConsumerSource, OwnSource, first_of
+from cdm.store.tasks import together
 from cdm.store.wire import MARKER_TTL, StreamState, delivery_of, headers_of, matters
 
 __all__ = ["RELIST_INTERVAL", "Phase", "Watch"]
@@ -149,11 +148,8 @@ class Watch:
                 granted again.
         """
         self._began = clock.now()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._flow_control.run)
-            tasks.start_soon(self._looks.run, self._mirror)
-            tasks.start_soon(self._rereader.run, self._mirror)
-            await self._follow()
+        looks, reread = self._looks.run(self._mirror), self._rereader.run(self._mirror)
+        await together(self._flow_control.run(), looks, reread, self._follow())
 
     async def caught_up(self) -> None:
         """Wait until everything that the bucket holds at the time of the call has been emitted (read barrier).
@@ -188,9 +184,10 @@ class Watch:
             self._end("the stream is another one")
         elif mirror.is_live and mirror.lost(stream, clock.now()):
             # Most often it is only that what was replaced meanwhile was not delivered so far.
-            with anyio.move_on_after(CHECK_PATIENCE), suppress(StoreError):
-                if await self._barrier.reach(generation, stream):
-                    self._purged(stream)
+            with suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(CHECK_PATIENCE):
+                    if await self._barrier.reach(generation, stream):
+                        self._purged(stream)
 
     def _purged(self, stream: StreamState) -> bool:
         """Whether known keys are gone from the stream, which was reached; then everything is listed."""
@@ -216,7 +213,7 @@ class Watch:
                 if isinstance(error, AccessDenied) and not self.reached:
                     raise
                 self._miss(error)
-            await anyio.sleep(SESSION_PAUSE)
+            await asyncio.sleep(SESSION_PAUSE)
 
     def _miss(self, error: StoreError) -> None:
         """There is no consumer, and none could be made: after a while the mirror cannot be trusted."""
@@ -262,7 +259,7 @@ class Watch:
             connection.unlisten(self._on_connection)
             await connection.unsubscribe(subscription)
             if clock.now() < self._overdue:  # else it is lost, and whoever could delete it may be too
-                await consumer.delete()
+                consumer.delete()
 
     def _reset(self, reason: str) -> None:
         log.warning("stream is not the one that it was", bucket=self.bucket.name, reason=reason)

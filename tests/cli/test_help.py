@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cdm.cli import Exit
-from cdm.cli.commands import app
+from cdm.cli.commands import whole_app
 from cdm.cli.pages import CommandPage, page
 from tests.harness import forked
 from tests.harness.processes import environment
@@ -43,7 +43,7 @@ def test_every_help_has_an_example_and_what_it_shows_can_be_typed(
         for line in re.split(r" (?:\|\|?|>) ", example):
             words = shlex.split(line)
             if words[0] == "cdm":
-                app.parse_args(words[1:], exit_on_error=False, print_error=False)
+                whole_app().parse_args(words[1:], exit_on_error=False, print_error=False)
     own = [each for each in shown.examples if shlex.split(each)[1 : 1 + len(shown.path)] == list(shown.path)]
     assert own or not shown.runs
 

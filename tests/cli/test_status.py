@@ -35,6 +35,11 @@ pytestmark = pytest.mark.anyio
 CRASHED = (
     f"exit status 1; last lines: Traceback (most recent call last) | {'File main.py, line 12 | ' * 6}KeyError: 'DB'"
 )
+SLOW = {
+    *("anyio", "nats.js.api", "rich", "structlog", "tomllib", "getpass", "cyclopts.validators"),
+    *("cdm.api", "cdm.cli.watching", "cdm.manager.manager", "cdm.manager.onlooker"),
+}
+"""What takes long to import, and no single look needs."""
 REFUSED = "not ready within 60 s: GET /ready: connection refused"
 
 
@@ -75,10 +80,13 @@ async def test_seventeen_failed_slices_of_five_hundred_are_found_at_a_glance(ser
     assert "…" not in shown.stdout, "nothing is cut"
     assert not any("_" in line for line in lines)
 
-    everything = json.loads(
-        (await anyio.to_thread.run_sync(lambda: run("status", "--json", "--server", server.url))).stdout
-    )
-    assert len(everything["slices"]) == 500
+    measured = {name: value for name, value in environment().items() if not name.startswith("COV")}
+    timed = [sys.executable, "-X", "importtime", "-m", "cdm", "status", "--json", "--server", server.url]
+    everything = await anyio.run_process(timed, env=measured)
+    assert len(json.loads(everything.stdout)["slices"]) == 500
+    imported = set(re.findall(r"\|\s+([\w.]+)$", everything.stderr.decode(), re.MULTILINE))
+    assert "nats.aio.client" in imported
+    assert imported & SLOW == set(), "it waits for nothing that it does not use"
 
 
 async def test_what_is_in_force_comes_first_and_what_was_replaced_long_ago_is_counted(server: NatsServer) -> None:

@@ -14,6 +14,7 @@ from cdm.store.revisions import revisions
 from cdm.store.wire import WRITER
 from tests.harness.servers import NatsServer
 from tests.harness.store import connected
+from tests.harness.waiting import eventually
 from tests.harness.wire import raw
 
 pytestmark = pytest.mark.anyio
@@ -42,7 +43,11 @@ async def test_revisions_are_read_with_who_wrote_them_and_when(server: NatsServe
         assert all(began - 1 < each.at < time.time() + 1 for each in found)
         assert [each.number for each in await revisions(bucket, "g.>")] == [first, second, third]
         assert await revisions(bucket, "nowhere.>") == []
-        assert await user.consumers("blueprints") == 0
+
+        async def none_left() -> bool:
+            return await user.consumers("blueprints") == 0
+
+        await eventually(none_left, 30)
 
 
 async def test_however_many_there_are_all_are_read(server: NatsServer) -> None:

@@ -5,6 +5,9 @@ They are registered by name, so that each one's imports are paid for only when i
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cache
+
 from cyclopts import App, Group
 
 from cdm.cli.commands.cluster import NODES, SETTING_UP
@@ -24,7 +27,25 @@ GROUPS = {
 """What there is, in the order of the help."""
 
 
-def _app() -> App:
+def app_of(words: Sequence[str]) -> App:
+    """The command line, so far as it takes to read these words: where they begin with a command, that one alone.
+
+    To look through all others takes longer than many a command.
+    """
+    name = words[0] if words else ""
+    found = {title: [each for each in commands if each.name == name] for title, commands in GROUPS.items()}
+    return _app(found) if any(found.values()) else whole_app()
+
+
+@cache
+def whole_app() -> App:
+    """The command line with all commands."""
+    made = _app(GROUPS)
+    _add(made, INTROSPECTING, Group("Unseen", show=False))
+    return made
+
+
+def _app(groups: Mapping[str, Sequence[Described]]) -> App:
     made = App(
         name="cdm",
         help=(
@@ -41,18 +62,14 @@ def _app() -> App:
         help_epilogue=examples("cdm init", "cdm node", "cdm status", "cdm help connection"),
     )
     group = Group("")
-    for number, (title, commands) in enumerate(GROUPS.items(), 1):
+    for number, (title, commands) in enumerate(groups.items(), 1):
         group = Group(title, sort_key=number)
         for each in commands:
             _add(made, each, group)
     made["--help"].group = made["--version"].group = group
-    _add(made, INTROSPECTING, Group("Unseen", show=False))
     return made
 
 
 def _add(made: App, command: Described, group: Group) -> None:
     epilogue = {"help_epilogue": examples(*command.examples)} if command.examples else {}
     made.command(command.where, name=command.name, help=command.help, group=group, **epilogue)
-
-
-app = _app()
