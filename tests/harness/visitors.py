@@ -13,8 +13,8 @@ import anyio
 
 from tests.harness.waiting import patience
 
-UNANSWERED = ("(b'')", "(ConnectionResetError(104, 'Connection reset by peer'))")
-"""A connection that ended without an answer."""
+UNANSWERED = ("(b'')", "(ConnectionResetError(104, ")
+"""How it is told that a connection ended without an answer, be it before a request could be sent."""
 
 
 class Visitor:
@@ -57,7 +57,7 @@ class Visitor:
         """Ask, and count."""
         self.asked += 1
         answer = await self.once()
-        if self._again and answer in UNANSWERED:
+        if self._again and answer.startswith(UNANSWERED):
             self.dropped += 1
             answer = await self.once()
         if answer.startswith("("):
