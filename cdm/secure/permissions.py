@@ -40,11 +40,6 @@ def accounts(site: Members) -> tuple[Account, ...]:
 
 def _hub(site: Members, others: tuple[Account, ...]) -> Account:
     """It exports exactly what the others import."""
-    takers: dict[tuple[str, bool], list[str]] = {}
-    for other in others:
-        for each in other.imports:
-            if each.account == HUB:
-                takers.setdefault((each.subject, each.stream), []).append(other.name)
     many = {
         *(site.core("cdm", "logs", encode_node(manager)) for manager in site.managers),
         *site.api("DIRECT.GET", ARTIFACTS, EVENTS),
@@ -54,7 +49,8 @@ def _hub(site: Members, others: tuple[Account, ...]) -> Account:
         "The buckets, and those who make and manage them.",
         (_admin(site), *(_manager(site, manager) for manager in site.managers)),
         tuple(
-            Export(tuple(names), subject, stream, many=subject in many) for (subject, stream), names in takers.items()
+            Export(tuple(names), subject, stream, many=subject in many)
+            for (subject, stream), names in _takers(HUB, others).items()
         ),
         (
             *(Import(account_of(node), site.core("cdm", "node", encode_node(node))) for node in site.nodes),
@@ -62,6 +58,16 @@ def _hub(site: Members, others: tuple[Account, ...]) -> Account:
         ),
         consumers=CONSUMERS + CONSUMERS_PER_NODE * len(site.nodes),
     )
+
+
+def _takers(account: str, others: Iterable[Account]) -> dict[tuple[str, bool], list[str]]:
+    """Who imports what of an account: names of accounts, by subject and whether it is a stream."""
+    found: dict[tuple[str, bool], list[str]] = {}
+    for other in others:
+        for each in other.imports:
+            if each.account == account:
+                found.setdefault((each.subject, each.stream), []).append(other.name)
+    return found
 
 
 def _admin(site: Members) -> User:
@@ -303,11 +309,6 @@ def _put(subject: str) -> Import:
 
 def _copies(site: Members, who_reads: tuple[Account, ...]) -> Account:
     """Whoever reads makes consumers, which deliver wherever they are told to: here there is nobody to be harmed."""
-    takers: dict[tuple[str, bool], list[str]] = {}
-    for each in who_reads:
-        for taken in each.imports:
-            if taken.account == COPIES:
-                takers.setdefault((taken.subject, taken.stream), []).append(each.name)
     # A wildcard, so that a consumer of the operator that delivers there finds nobody who listens.
     resets = site.api("CONSUMER.RESET", *BUCKETS, rest=".*")
     return Account(
@@ -317,7 +318,7 @@ def _copies(site: Members, who_reads: tuple[Account, ...]) -> Account:
         (
             *(
                 Export(tuple(names), subject, stream, many="DIRECT.GET" in subject)
-                for (subject, stream), names in takers.items()
+                for (subject, stream), names in _takers(COPIES, who_reads).items()
             ),
             *(Export((HUB,), call) for call in _making_of_copies(site)),
         ),
