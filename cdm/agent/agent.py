@@ -85,9 +85,13 @@ class Agent:
         return len(self._workers)
 
     @property
-    def longest_grace(self) -> float:
-        """Seconds that the slowest of its slices has to stop."""
-        return max((worker.program.grace for worker in self._workers.values()), default=0.0)
+    def stopping_takes(self) -> float:
+        """Seconds that its slices have to stop: first those that must not run twice (`resign`), then all others."""
+        graces = {True: 0.0, False: 0.0}
+        for worker in self._workers.values():
+            exclusive = worker.program.exclusive
+            graces[exclusive] = max(graces[exclusive], worker.program.grace)
+        return sum(graces.values())
 
     # What happens
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
@@ -17,12 +16,10 @@ from cdm.cli.context import expanded
 from cdm.cli.node_process import LEAVE
 from cdm.cli.options import check_prefix
 from cdm.cli.rows import PLAIN, show
-from cdm.errors import FolderTaken, NodeUnknown, UsageError
-from cdm.model.artifact import NodeId, node_id
-from cdm.node.folder import LOCK, RUNTIME, chosen_folder, holder
-from cdm.runtimes.container import end_containers
-from cdm.runtimes.process.kept import end_kept
-from cdm.runtimes.systemd import end_units
+from cdm.errors import NodeUnknown, UsageError
+from cdm.model.artifact import node_id
+from cdm.node.folder import chosen_folder, holder
+from cdm.node.kept import end_left
 
 
 def leave(
@@ -50,7 +47,7 @@ def leave(
         _tell(pid)
         show([PLAIN(f"{name} has left")])
         return 0
-    count = _end_kept(path, name)
+    count = anyio.run(end_left, path, name)
     if count is None:
         raise NodeUnknown(f"no process of node {name} runs here, and no slice of it ({path}); see --id and --folder")
     show([PLAIN(f"{name}: no process of it runs here; {count} of its slices did, and are stopped")])
@@ -70,25 +67,3 @@ def _tell(pid: int) -> None:
         raise UsageError(f"the node's process (pid {pid}) is another user's") from None
     finally:
         os.close(handle)
-
-
-def _end_kept(path: Path, name: NodeId) -> int | None:
-    try:
-        lock = os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UsageError(f"folder {path} cannot be used: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        counts = [
-            anyio.run(end_kept, path / RUNTIME),
-            anyio.run(end_units, name, path / RUNTIME),
-            anyio.run(end_containers, name, path / RUNTIME),
-        ]
-        found = [count for count in counts if count is not None]
-        return sum(found) if found else None
-    except BlockingIOError:
-        raise FolderTaken(f"a process of the node has just begun to use {path}") from None
-    finally:
-        os.close(lock)

@@ -14,7 +14,10 @@ import anyio
 import anyio.abc
 
 from cdm.cli.signals import open_signals
+from cdm.errors import CdmError
 from cdm.log import Log
+from cdm.node.folder import chosen_folder
+from cdm.node.kept import end_left
 from cdm.node.node import Node, NodeSettings
 from cdm.node.node import node as make_node
 from cdm.node.notify import notify, reloading
@@ -31,7 +34,7 @@ GARBAGE_THRESHOLD = 20_000
 """New objects after which a node's process looks for garbage: less often than Python, for most of what a mirror takes
 in is kept; more often than a command that ends, for it has others wait meanwhile."""
 LEAVE, ANEW = signal.SIGUSR1, signal.SIGHUP
-"""Signals that tell a node whose slices outlive its process to leave all the same, and to start anew."""
+"""Signals that tell a node to leave, although its slices are to outlive its process, and to start anew."""
 
 
 class _Told:
@@ -50,6 +53,10 @@ class _Told:
         if number is LEAVE and self.node is not None:
             self.node.leave()
         self.stop.set()
+
+    def leaves(self, settings: NodeSettings) -> bool:
+        """Whether that was to leave, so that nothing of the node is to run on."""
+        return self.first is LEAVE or (self.first is not None and not settings.keep)
 
 
 async def run(settings: NodeSettings, server: HttpServer | None, tracing: Tracing) -> bool:
@@ -75,8 +82,28 @@ async def run(settings: NodeSettings, server: HttpServer | None, tracing: Tracin
                     tasks.start_soon(server.follow_node, node)
                 starting.shield = True
                 await node.run(told.stop)
+        if told.leaves(settings):
+            with anyio.CancelScope() as ending:
+                tasks.start_soon(_cancel, ending, told.at_once)
+                await _end_left(settings)
         tasks.cancel_scope.cancel()
     return settings.keep and told.first is ANEW
+
+
+async def _end_left(settings: NodeSettings) -> None:
+    """Stop what an earlier process left; there is nothing of it unless this one was told to leave while it started."""
+    try:
+        count = await end_left(chosen_folder(settings.folder, settings.prefix, settings.node), settings.node)
+    except CdmError as error:
+        log.debug("nothing is stopped that an earlier process left", reason=str(error))
+    else:
+        if count:
+            log.info("what an earlier process left is stopped", slices=count)
+
+
+async def _cancel(scope: anyio.CancelScope, at_once: anyio.Event) -> None:
+    await at_once.wait()
+    scope.cancel()
 
 
 async def _hurry(node: Node, at_once: anyio.Event) -> None:

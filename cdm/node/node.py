@@ -77,8 +77,8 @@ class Node:
         self.buckets = self.ground.buckets
         self.router = self._wiring.router
         self._hurried = False
-        self._leaves = not settings.keep
-        """Whether what runs ends with this process."""
+        self._leaves = False
+        """Whether what runs ends with this process, which was told to leave; else it is there for the next one."""
         self._closing = anyio.CancelScope()
         self.presence = Presence(
             self.buckets["nodes"],
@@ -133,12 +133,16 @@ class Node:
     async def run(self, stop: anyio.Event) -> None:
         """Run until ``stop`` is set, then leave in good order, or leave what runs to the next process of this node.
 
+        What runs is left to that process, too, where an error ends this one, or a cancellation, before it was told to
+        stop; but not where the error is that another process has this node's id.
+
         Raises:
             NodeIdTaken: the id belongs to a living process.
             Unreachable: the connection is lost for good.
         """
         try:
             if not await self._enter(stop):
+                self._leaves |= not self.settings.keep
                 return
             role, servers = str(self.settings.role), self.connection.access.shown
             log.info("node is up", role=role, servers=servers, incarnation=self.incarnation)
@@ -175,6 +179,7 @@ class Node:
                 tasks.start_soon(work)
             tasks.start_soon(self.connection.lost)
             await stop.wait()
+            self._leaves |= not self.settings.keep
             await (self._leave() if self._leaves else self._pause())
             tasks.cancel_scope.cancel()
 
@@ -305,7 +310,10 @@ def _serving_parts(settings: NodeSettings) -> tuple[Callable[[Ground], Part], ..
 
 @asynccontextmanager
 async def node(settings: NodeSettings) -> AsyncIterator[Node]:
-    """Connect, however long it takes, and make a node that is ready to run; what it runs ends with the block."""
+    """Connect, however long it takes, and make a node that is ready to run; it is closed with the block.
+
+    What it runs then ends, or is left to the next process of the node: see `Node.run`.
+    """
     if settings.labels_from_metadata:
         found = await metadata_labels(settings.metadata_address)
         settings = replace(settings, labels={**found, **settings.labels})

@@ -21,7 +21,6 @@ from cdm.model.keys import encode_node
 from cdm.model.node import GIVES_SECRETS, MANIFEST_INSIDE, RUNS_SIGNED, Role, Vitals
 from cdm.node.folder import ARTIFACTS, RUNTIME, Folder, chosen_folder
 from cdm.node.part import Ground, Part
-from cdm.node.settings import NodeSettings
 from cdm.output.service import LogService
 from cdm.runtimes import Secrets, runtime_named
 from cdm.runtimes.run_as import Same
@@ -61,6 +60,7 @@ class Running(Serving):
     def __init__(self, ground: Ground) -> None:
         super().__init__(ground)
         settings = ground.settings
+        self._keeps = settings.keep
         folder = chosen_folder(settings.folder, settings.prefix, settings.node)
         self._folder = Folder(folder, shared=not isinstance(settings.run_as, Same))
         artifacts = Artifacts(ground.connection)
@@ -76,7 +76,7 @@ class Running(Serving):
             cache,
             settings.node_ttl,
             address=ground.address,
-            terms=Terms(settings.enforce_limits, settings.run_as, secrets, trust, _outlive(settings)),
+            terms=Terms(settings.enforce_limits, settings.run_as, secrets, trust, _outlive(settings.node_ttl)),
         )
         self._runtime = runtime = self.agent.runtime
         gives = runtime.gives_secrets and secrets.folder is not None
@@ -95,7 +95,7 @@ class Running(Serving):
     def vitals(self, of_node: Vitals) -> Vitals:
         """Add what room there is for the folder, and how long the slices may take to stop."""
         free, size = self._folder.space
-        needs = (of_node.stop_needs or 0.0) + self.agent.longest_grace
+        needs = 0.0 if self._keeps else (of_node.stop_needs or 0.0) + self.agent.stopping_takes
         return replace(of_node, disk_free=free, disk_size=size, stop_needs=needs)
 
     async def prepare(self) -> None:
@@ -125,7 +125,11 @@ class Running(Serving):
         self.agent.forget()
 
     async def resign(self) -> None:
-        """Stop the slices that must not run twice: once the registration is gone they are started elsewhere."""
+        """Stop the slices that must not run twice: once the registration is gone they are started elsewhere.
+
+        From now on all end with the process, also where it is killed before they are stopped.
+        """
+        self._runtime.end_with_node()
         await self.agent.resign()
 
     async def withdraw(self) -> None:
@@ -147,9 +151,12 @@ class Running(Serving):
             self._folder.free()
 
 
-def _outlive(settings: NodeSettings) -> float | None:
+def _outlive(ttl: float) -> float:
     """Seconds without an accepted heartbeat that slices have without a process of the node.
 
     They are stopped a little before others may start them, and within their grace.
+
+    Args:
+        ttl: the node's.
     """
-    return max(settings.node_ttl - KEPT_LESS, settings.node_ttl / 2) if settings.keep else None
+    return max(ttl - KEPT_LESS, ttl / 2)

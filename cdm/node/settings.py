@@ -34,8 +34,8 @@ class NodeSettings(Struct, frozen=True):
     drain_for: float | None = None
     """For how long a node that is to stop waits at most until its slices are replaced elsewhere; None: not at all."""
     keep: bool = False
-    """Whether slices outlive the node's process, however it ends, but for `leave`: until a new one has taken them over,
-    or the node's TTL is nearly over."""
+    """Whether slices outlive the node's process also where it is told to stop: until a new one has taken them over, or
+    the node's TTL is nearly over. They always do where it ends by itself, or is killed."""
     stop_limit: float | None = None
     """Seconds after which a supervisor kills a node that is to stop; None: that is not known."""
     labels: dict[str, str] = {}

@@ -96,8 +96,8 @@ class Surroundings(Struct, frozen=True):
     """As whom slices are to run, where the runtime can choose that."""
     outlive: float | None = None
     """For how many seconds slices go on when the node's process ends without `Runtime.close`, counted since the last
-    heartbeat was sent that NATS accepted (`Runtime.heard`); None: they end with it. Those with ``stop_after`` have that
-    time instead."""
+    heartbeat was sent that NATS accepted (`Runtime.heard`); None: they end with it, as after `Runtime.end_with_node`.
+    Those with ``stop_after`` have that time instead."""
 
 
 class Runtime(ABC):
@@ -164,6 +164,11 @@ class Runtime(ABC):
         """The node's process ends, and the next one is to find what runs: see `Surroundings.outlive`."""
         await self.close()
 
+    def end_with_node(self) -> None:
+        """The node leaves, and `close` follows: where its process is killed before that, slices are to end with it,
+        whatever `Surroundings.outlive` says.
+        """
+
     def heard(self, at: float) -> None:
         """NATS accepted a heartbeat of this node that was sent at this time: see `Lapsing`."""
 
@@ -218,6 +223,7 @@ class _Adapted(Runtime):
             "listed",
             "close",
             "detach",
+            "end_with_node",
             "adopt",
             "heard",
             "warning",

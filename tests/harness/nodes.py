@@ -12,11 +12,12 @@ import anyio.abc
 from cdm.manager.active import Active
 from cdm.manager.policy import Policy
 from cdm.model.artifact import NodeId
-from cdm.model.node import EXTERNAL
+from cdm.model.node import EXTERNAL, PROCESS
 from cdm.node import node as runtime
 from cdm.node.managing import Managing
 from cdm.node.node import Node, NodeSettings
 from cdm.store.access import API, Access
+from tests.harness.proc import end_keepers, left_keepers
 from tests.harness.servers import Addressed
 from tests.harness.waiting import LEAST, bounded, eventually, in_time, patience
 
@@ -79,7 +80,9 @@ class Running:
         assert self.error is None, repr(self.error)
 
     async def crash(self) -> None:
-        """End it without a farewell: its connection closes, nothing else."""
+        """End it without a farewell: its connection closes, and what it runs ends, as with its machine."""
+        if self._node is not None:
+            self._node.leave()
         self._scope.cancel()
         with anyio.fail_after(patience(), shield=True):
             await self.ended.wait()
@@ -160,4 +163,6 @@ async def nodes_on(server: Addressed, api: str = API, **settings: Any) -> AsyncI
         finally:
             for running in nodes.all.values():
                 await running.crash()
+                if running.settings.runtime == PROCESS and running.settings.folder is not None:
+                    end_keepers(*left_keepers(running.settings.folder))  # where an error ended it
         tasks.cancel_scope.cancel()

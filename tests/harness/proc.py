@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+
+from cdm.runtimes.keeper.processes import census, descendants
 
 
 def exists(pid: int) -> bool:
@@ -62,6 +65,29 @@ def keepers(parent: int | None = None) -> list[int]:
     return [
         pid for pid in children(os.getpid() if parent is None else parent) if b"cdm.runtimes.keeper" in _command(pid)
     ]
+
+
+def left_keepers(folder: Path) -> list[int]:
+    """Keepers of nodes with this folder, or with folders in it, whoever their parents are.
+
+    What a keeper has just forked looks like it for a moment.
+    """
+    inside, found = os.fsencode(folder) + b"/", []
+    for name in all_pids():
+        command = _command(int(name))
+        if b"cdm.runtimes.keeper" in command and inside in command:
+            found.append(int(name))
+    return found
+
+
+def end_keepers(*pids: int) -> None:
+    """Kill these keepers, and all that they keep."""
+    living = census()
+    for pid in pids:
+        # A child of a program outlives the keeper's death, which ends the program.
+        for each in (pid, *(process.pid for process in descendants(living, pid))):
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
 
 
 def _command(pid: int) -> bytes:

@@ -16,6 +16,7 @@ import nats.errors
 from cdm.model.node import EXTERNAL
 from tests.harness import forked
 from tests.harness.forked import Child
+from tests.harness.proc import end_keepers, left_keepers
 from tests.harness.servers import Addressed, NatsServer
 from tests.harness.waiting import LEAST, bounded, eventually, patience
 from tests.harness.wire import Raw, Rejection
@@ -49,10 +50,11 @@ def _for(options: Sequence[str]) -> dict[str, str]:
 class Process:
     """A ``cdm node`` process. Made by `started_node`."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes] | Child, log: Path) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes] | Child, log: Path, folder: Path | None) -> None:
         self.name = name
         self._process = process
         self._log = log
+        self._folder = folder
 
     @property
     def pid(self) -> int:
@@ -84,7 +86,17 @@ class Process:
         return self.code
 
     def kill(self) -> None:
-        """End it, if it runs, as a power cut would."""
+        """End it, if it runs, as a power cut would: with its keeper, and all that this keeps."""
+        keepers = self.keepers()
+        self.crash()
+        end_keepers(*keepers)
+
+    def keepers(self) -> list[int]:
+        """Its keeper, also where an earlier process of the node started it, and is gone."""
+        return left_keepers(self._folder) if self._folder is not None else []
+
+    def crash(self) -> None:
+        """End its process alone, if it runs: what its slices run is left to the next one, for a while."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.send_signal(signal.SIGCONT)
@@ -104,7 +116,7 @@ def started_node(name: str, log: Path, *options: str, library: Path | None = Non
     with log.open("ab") as output:
         if library is None and not fresh:
             own = forked.started("node", *options, env=_for(options), cwd=log.parent, stdout=output, stderr=output)
-            return Process(name, own, log)
+            return Process(name, own, log, _folder_of(options, log.parent))
         other = subprocess.Popen(
             [sys.executable, "-m", "cdm", "node", *options],
             stdout=output,
@@ -113,7 +125,14 @@ def started_node(name: str, log: Path, *options: str, library: Path | None = Non
             env=_for(options) if library is None else _other(library),
             cwd=log.parent,
         )
-    return Process(name, other, log)
+    return Process(name, other, log, _folder_of(options, log.parent))
+
+
+def _folder_of(options: Sequence[str], where: Path) -> Path | None:
+    """The folder of a node, by which its keeper is found; None: it has none, or keeps nothing."""
+    if {EXTERNAL, "manager"} & {*options} or "--folder" not in options:
+        return None
+    return where / options[options.index("--folder") + 1]
 
 
 class Processes:
@@ -161,9 +180,11 @@ class Processes:
         await user.stubborn("nodes", f"{nobody}.intent", b"", {"KV-Operation": "DEL"})
 
     def kill(self) -> None:
-        """End all that were ever started."""
+        """End all that were ever started, with all that they run."""
+        left = [pid for process in self._ever for pid in process.keepers()]
         for process in self._ever:
-            process.kill()
+            process.crash()
+        end_keepers(*left, *(pid for process in self._ever for pid in process.keepers()))
 
     def unharmed(self, *but: str) -> None:
         """Every process runs still, except these."""

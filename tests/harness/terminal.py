@@ -17,6 +17,7 @@ import anyio.abc
 from anyio.streams.text import TextReceiveStream
 
 from tests.harness.paths import ROOT
+from tests.harness.proc import end_keepers, left_keepers
 from tests.harness.processes import environment
 from tests.harness.servers import binary
 from tests.harness.waiting import bounded
@@ -102,6 +103,7 @@ async def terminal(folder: Path, **variables: str) -> AsyncIterator[Terminal]:
             yield Terminal(process)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
+            end_keepers(*left_keepers(folder))
 
 
 def program(path: Path, line: str) -> None:

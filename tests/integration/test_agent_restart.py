@@ -1,4 +1,7 @@
-"""Nodes and servers die and come back: what runs is what the keys say, once, and nothing outlives its node."""
+"""Machines and servers die and come back: what runs is what the keys say, once, and nothing outlives its node.
+
+Where the node's process alone dies: `test_outliving`.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ from cdm.store.bucket import buckets
 from cdm.store.watch import Phase
 from tests.harness.judging import assert_legal
 from tests.harness.nodes import nodes_on
+from tests.harness.proc import end_keepers, left_keepers
 from tests.harness.processes import Processes, command_line, environment, node_processes
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, SLEEP, Hand, Yard, agent_alone, ask, made, yard
@@ -93,7 +97,7 @@ async def _answers(hand: Hand, key: str) -> bool:
 
 
 async def test_a_node_that_starts_at_once_again_doubles_nothing(server: NatsServer, tmp_path: Path) -> None:
-    """Also while what the dead one left is still alive."""
+    """Also while what the dead one, and its keeper, left is still alive."""
     async with one_process(server, tmp_path) as (ground, hand, running):
         start(running, tmp_path)
         stubborn = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n{SLEEP}"
@@ -103,7 +107,10 @@ async def test_a_node_that_starts_at_once_again_doubles_nothing(server: NatsServ
             await hand.up(key)
         for _ in range(3):
             before = {pid for pids in ground.living.values() for pid in pids}
-            running.all["n1"].kill()
+            keepers = running.all["n1"].keepers()
+            running.all["n1"].crash()
+            for pid in keepers:
+                os.kill(pid, signal.SIGKILL)
             start(running, tmp_path)
 
             def renewed(before: set[int] = before) -> bool:
@@ -380,6 +387,7 @@ async def test_a_node_that_is_started_without_standard_streams_runs(
         finally:
             process.kill()
             process.wait()
+            end_keepers(*left_keepers(tmp_path))
 
 
 async def test_a_second_signal_lets_no_slice_have_its_grace(server: NatsServer, tmp_path: Path) -> None:

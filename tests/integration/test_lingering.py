@@ -130,27 +130,37 @@ def start(running: Processes, folder: Path) -> None:
     running.start("n1", "--role", "agent", "--runtime", "process", "--folder", str(folder / "n1"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "told to stop"])
-async def test_a_node_that_ends_meanwhile_leaves_nothing(
-    server: NatsServer, tmp_path: Path, number: signal.Signals
-) -> None:
-    """What runs ends with the node's process; one that is started again finds nothing that it could wait for."""
+@pytest.mark.parametrize("how", ["dies", "is told to stop", "crashes"])
+async def test_its_node_ends_meanwhile(server: NatsServer, tmp_path: Path, how: str) -> None:
+    """What runs ends with the node; where only its process dies, the next one lets it serve for as long as is left."""
     async with yard(server, tmp_path) as ground:
         await made(server, ground.user)
         hand = Hand(ground.user)
-        with node_processes(server, tmp_path) as running:
+        with node_processes(server, tmp_path, 60) as running:
             start(running, tmp_path)
             key = hand.key(await push_web(ground))
-            await hand.up(key)
+            port = (await hand.up(key))["port"]
             await hand.put(key, "UNLOAD", after=3600)
             await hand.reaches(key, "UNLOADING")
-            running.all["n1"].send(number)
-            await running.all["n1"].ends()
-            await ground.nothing_left(ORPHAN_BOUND)
-            if number == signal.SIGKILL:
+            node = running.all["n1"]
+            match how:
+                case "dies":
+                    node.kill()
+                    await ground.nothing_left(ORPHAN_BOUND)
+                case "is told to stop":
+                    node.send(signal.SIGTERM)
+                case _:
+                    node.crash()
+            await node.ends()
+            if how != "is told to stop":
                 assert await ground.user.slices() == {key: "UNLOADING"}
                 start(running, tmp_path)
+            if how == "crashes":
+                await eventually(lambda: "node is up" in running.all["n1"].log, 30, "the next process is up")
+                assert await answers(port)
+                await hand.put(key, "UNLOAD", after=0.5)
             await hand.reaches(key, None)
+            await ground.nothing_left(ORPHAN_BOUND)
             assert_legal(await ground.user.recorded())
 
 

@@ -1,4 +1,7 @@
-"""Slices outlive their node's process: the next one goes on with them, and without one they end with the node's TTL."""
+"""Slices outlive a node's process that was not told to leave: the next one goes on with them.
+
+Without one they end with the node's TTL.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ import pytest
 
 from cdm.model.manifest import Line, Manifest, Readiness, Restart
 from tests.harness.judging import assert_legal
-from tests.harness.proc import all_pids, read
+from tests.harness.proc import end_keepers, left_keepers
 from tests.harness.processes import Process, Processes, command_line, node_processes
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, PORTS, SLEEP, Hand, Yard, ask, made, shown, yard
@@ -53,18 +56,7 @@ async def kept(server: NatsServer, folder: Path, ttl: float = TTL) -> AsyncItera
             await ground.nothing_left(min(ttl, 10))
             await eventually(lambda: not left_keepers(folder), what="no keeper is left")
         finally:
-            end_keepers(folder)
-
-
-def left_keepers(folder: Path) -> list[int]:
-    """Keepers of nodes with folders in this one, whoever their parents are."""
-    found = []
-    for name in all_pids():
-        with contextlib.suppress(OSError):
-            command = read(f"/proc/{name}/cmdline")
-            if b"cdm.runtimes.keeper" in command and os.fsencode(folder) in command:
-                found.append(int(name))
-    return found
+            end_keepers(*left_keepers(folder))
 
 
 async def the_keeper(folder: Path) -> int:
@@ -77,8 +69,8 @@ async def the_keeper(folder: Path) -> int:
     return await eventually(only, 30, "there is one keeper")
 
 
-def end_keepers(folder: Path) -> None:
-    """Kill these keepers, and all that they keep."""
+def kill_keepers(folder: Path) -> None:
+    """Kill these keepers, with which the programs end."""
     for pid in left_keepers(folder):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -89,13 +81,15 @@ def start(
     folder: Path,
     name: str = "n1",
     role: str = "agent",
-    on_stop: str = "keep",
+    on_stop: str = "",
     *,
     of: Path | None = None,
     fresh: bool = False,
 ) -> Process:
+    """Start a node, which stops as nodes do that are not told otherwise, or ``on_stop``."""
     where = ("--runtime", "process", "--folder", str(folder / name))
-    return running.start(name, "--role", role, "--on-stop", on_stop, *where, library=of, fresh=fresh)
+    stops = ("--on-stop", on_stop) if on_stop else ()
+    return running.start(name, "--role", role, *stops, *where, library=of, fresh=fresh)
 
 
 async def up(process: Process) -> None:
@@ -108,7 +102,10 @@ def _goes_on(process: Process, slices: int) -> bool:
 
 @pytest.mark.quick
 async def test_the_next_process_goes_on_with_what_runs(server: NatsServer, tmp_path: Path) -> None:
-    """However the one before ended: nobody who asks a slice notices, and nothing is written but a registration."""
+    """However the one before ended, and whatever stopping means: nobody who asks a slice notices.
+
+    Nothing is written but registrations.
+    """
     async with kept(server, tmp_path) as (ground, hand, running):
         await up(start(running, tmp_path))
         one = await ground.push("one", COUNTS + PORTS.replace("\n    ", "\n"))
@@ -118,11 +115,11 @@ async def test_the_next_process_goes_on_with_what_runs(server: NatsServer, tmp_p
         before = ground.living
         stored = {key: (await ground.user.contents("slices"))[key].sequence for key in keys}
         async with asked(port) as failed:
-            for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+            for number, on_stop in ((signal.SIGKILL, "keep"), (signal.SIGTERM, "drain"), (signal.SIGKILL, "leave")):
                 last = running.all["n1"]
                 last.send(number)
                 await last.ends()
-                again = start(running, tmp_path)
+                again = start(running, tmp_path, on_stop=on_stop)
                 await up(again)
                 await eventually(partial(_goes_on, again, 2), 30, "both go on")
         assert failed == []
@@ -163,7 +160,7 @@ async def test_what_is_not_to_run_as_it_does_is_dealt_with_first(server: NatsSer
         await eventually(lambda: shown(starting) in ground.living, what="it starts")
         before = ground.living
 
-        process.kill()
+        process.crash()
         await ground.user.delete("slices", gone)
         await hand.put(goes, "UNLOAD")
         await hand.put(other, "ACTIVE", overrides={"env": {"LEVEL": "2"}})
@@ -212,7 +209,7 @@ async def test_without_a_next_process_all_ends_with_the_ttl(server: NatsServer, 
         killed = time.monotonic()
         server.pause()
         try:
-            process.kill()
+            process.crash()
             await anyio.sleep(0.5)
             assert len(ground.living) == 2
             await in_time(lambda: shown(plain) not in ground.living, ttl - 0.5, "it ends before the TTL is over")
@@ -238,7 +235,7 @@ async def test_a_keeper_that_is_killed_alone_leaves_nothing_for_the_next_process
         key = hand.key(await ground.push("one", SLEEP, PLAIN))
         await hand.up(key)
         before = ground.living
-        process.kill()
+        process.crash()
         keeper = await the_keeper(tmp_path)
         os.kill(keeper, signal.SIGKILL)
         await ground.nothing_left(2)
@@ -247,7 +244,7 @@ async def test_a_keeper_that_is_killed_alone_leaves_nothing_for_the_next_process
         keeper = await the_keeper(tmp_path)
         os.kill(keeper, signal.SIGSTOP)  # one that hangs is ended with all that it has
         before = ground.living
-        running.all["n1"].kill()
+        running.all["n1"].crash()
         start(running, tmp_path)
         await eventually(lambda: ground.living and ground.living != before, 40, "it was started again")
         assert all(len(pids) == 1 for pids in ground.living.values())
@@ -260,7 +257,7 @@ async def test_a_node_that_leaves_stops_also_what_it_has_not_taken_over(server: 
         await up(start(running, tmp_path))
         key = hand.key(await ground.push("one", SLEEP, PLAIN))
         await hand.up(key, overrides={"stop_after": 2 * TTL})
-        running.all["n1"].kill()
+        running.all["n1"].crash()
         again = start(running, tmp_path, on_stop="leave")
         await eventually(lambda: "is taken over" in again.log, 30, "the keeper is taken over")
         again.send(signal.SIGTERM)
@@ -281,7 +278,7 @@ async def test_a_process_of_systemd_makes_way_for_the_next_version_and_leaves_wh
         monkeypatch.setenv("NOTIFY_SOCKET", str(told))
         monkeypatch.setenv("WATCHDOG_USEC", "20000000")
         async with kept(server, tmp_path) as (ground, hand, running):
-            process = start(running, tmp_path, fresh=True)
+            process = start(running, tmp_path, on_stop="keep", fresh=True)
             await anyio.to_thread.run_sync(_hears, systemd, "READY=1", "WATCHDOG=1")
             key = hand.key(await ground.push("one", SLEEP, PLAIN))
             await hand.up(key)
@@ -317,7 +314,7 @@ async def test_leaving_stops_what_a_dead_process_left(server: NatsServer, tmp_pa
         one = await ground.push("one", SLEEP, PLAIN)
         await hand.up(hand.key(one))
         await hand.up(hand.key(one, 1), overrides={"stop_after": 2 * TTL})
-        running.all["n1"].kill()
+        running.all["n1"].crash()
         left = await command_line("node", "leave", "--id", "n1", "--folder", str(tmp_path / "n1"), within=60)
         assert left.returncode == 0
         assert b"n1: no process of it runs here; 2 of its slices did, and are stopped" in left.stdout
@@ -341,7 +338,7 @@ async def test_nodes_are_upgraded_one_by_one_and_nobody_who_asks_notices(
     async with kept(server, tmp_path) as (ground, _, running):
         names = ("n1", "n2", "n3")
         for name in names:
-            start(running, tmp_path, name, "all", of=old)
+            start(running, tmp_path, name, "all", "keep", of=old)
 
         async def all_there() -> bool:
             return len(await ground.user.registrations()) == len(names) and bool(await ground.user.lease())
@@ -356,7 +353,7 @@ async def test_nodes_are_upgraded_one_by_one_and_nobody_who_asks_notices(
                 last = running.all[name]
                 last.send(signal.SIGTERM)
                 assert await last.ends(60) == 0
-                await up(start(running, tmp_path, name, "all"))
+                await up(start(running, tmp_path, name, "all", "keep"))
                 await eventually(partial(_goes_on, running.all[name], 2), 60, "its slices go on")
         assert failed == []
         assert ground.living == before

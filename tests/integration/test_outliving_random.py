@@ -15,11 +15,12 @@ import anyio
 import pytest
 
 from cdm.model.manifest import Manifest
+from tests.harness.proc import left_keepers
 from tests.harness.processes import Processes, node_processes
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import Yard, made, yard
 from tests.harness.waiting import eventually, in_time
-from tests.integration.test_outliving import end_keepers, left_keepers, start
+from tests.integration.test_outliving import kill_keepers, start
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -54,6 +55,7 @@ class Ground(NamedTuple):
     running: Processes
     folder: Path
     chance: random.Random
+    on_stop: str
 
     async def all_there(self) -> bool:
         return len(await self.yard.user.registrations()) == len(NODES)
@@ -70,12 +72,12 @@ class Ground(NamedTuple):
         if what == "cut off":
             self.server.pause()
         if what in ("keeper", "both"):
-            end_keepers(folder)
+            kill_keepers(folder)
         if what == "stop":
             process.send(signal.SIGTERM)
             await process.ends(30)
         elif what != "keeper":
-            process.kill()
+            process.crash()
         if what == "both":
             await in_time(partial(_idle, self.yard, name), 2, "all ended with the keeper")
         if what == "cut off":
@@ -86,7 +88,7 @@ class Ground(NamedTuple):
             await in_time(partial(_unkept, folder), 1, "and so is the keeper")
         await anyio.sleep(self.chance.random())
         if what != "keeper":
-            start(self.running, self.folder, name, "all")
+            start(self.running, self.folder, name, "all", self.on_stop)
 
     async def go(self, kills: int) -> Counter[str]:
         """Kill so often; returns what became of what ran there."""
@@ -104,17 +106,22 @@ class Ground(NamedTuple):
         return done
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)])
-async def test_nothing_runs_twice_and_nothing_is_left(server: NatsServer, tmp_path: Path, kills: int) -> None:
+MANY = [pytest.param(200, on_stop, marks=pytest.mark.slow) for on_stop in ("leave", "keep")]
+
+
+@pytest.mark.parametrize(("kills", "on_stop"), [(4, "leave"), *MANY])
+async def test_nothing_runs_twice_and_nothing_is_left(
+    server: NatsServer, tmp_path: Path, kills: int, on_stop: str
+) -> None:
     seed = int(os.environ.get("CDM_SEED") or random.randrange(10**6))
     print("seed", seed)
     async with yard(server, tmp_path) as ground:
         await made(server, ground.user)
         with node_processes(server, tmp_path, TTL) as running:
-            nodes = Ground(server, ground, running, tmp_path, random.Random(seed))
+            nodes = Ground(server, ground, running, tmp_path, random.Random(seed), on_stop)
             try:
                 for name in NODES:
-                    start(running, tmp_path, name, "all")
+                    start(running, tmp_path, name, "all", on_stop)
                 plain = LOCKED.format(name='os.environ["CDM_SLICE"]', folder=str(tmp_path))
                 alone = LOCKED.format(name='"alone"', folder=str(tmp_path))
                 one = await ground.push("one", plain, Manifest(stop_grace=GRACE))
@@ -129,7 +136,6 @@ async def test_nothing_runs_twice_and_nothing_is_left(server: NatsServer, tmp_pa
                 await eventually(lambda: not ground.living, 60, "nothing is to run")
             finally:
                 running.kill()
-                end_keepers(tmp_path)
 
 
 def _idle(ground: Yard, node: str) -> bool:

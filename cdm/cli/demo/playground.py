@@ -48,7 +48,8 @@ POLL = 0.05
 """Seconds between two looks at what no bucket shows."""
 TTL = 3.0
 """Lease and heartbeat TTL of the demo's nodes, in seconds: shorter than the default, to keep the demo short."""
-
+KEEPER = "keeper"
+"""What stands for the name of a run in the mark of a node's keeper."""
 MANIFEST = """\
 port = "auto"
 readiness = { check = { kind = "http" }, interval = 0.05 }
@@ -127,11 +128,14 @@ class Playground:
 
     def programs(self) -> set[int]:
         """The pids of what the nodes' slices run, whatever the buckets say."""
-        return {process.pid for process, run in self._processes() if run != "keeper"}
+        return {process.pid for process, run in self._processes() if run != KEEPER}
 
     def _processes(self) -> list[tuple[Process, str]]:
         """All live processes that nodes started, also nodes that are gone, each with the name of its run."""
-        tokens = {path.read_text().strip() for path in self.folder.glob("*/runtime/token")}
+        return self._processes_of("*")
+
+    def _processes_of(self, nodes: str) -> list[tuple[Process, str]]:
+        tokens = {path.read_text().strip() for path in self.folder.glob(f"{nodes}/runtime/token")}
         marks = ((process, mark(process.pid, MARK.encode()) or "") for process in census().values())
         return [(process, run.partition(".")[2]) for process, run in marks if run.partition(".")[0] in tokens]
 
@@ -193,17 +197,23 @@ class Playground:
         return self.folder / f"{node}.log"
 
     def kill_node(self, node: NodeId) -> None:
-        """Kill a node with SIGKILL."""
+        """Kill a node's process and its keeper with SIGKILL, as when the machine dies: what they run ends with them."""
         process = self._nodes.pop(node)
         process.kill()
+        self._kill_keepers(node)
         process.wait()
 
-    def pid_of(self, node: NodeId) -> int:
-        """The pid of a node that was started."""
-        return self._nodes[node].pid
+    def pids_of(self, node: NodeId) -> tuple[int, ...]:
+        """The pids of a node that was started, and of its keeper, as soon as there is one."""
+        return self._nodes[node].pid, *(process.pid for process, run in self._processes_of(node) if run == KEEPER)
+
+    def _kill_keepers(self, nodes: str) -> None:
+        for process, run in self._processes_of(nodes):
+            if run == KEEPER:
+                send(process, signal.SIGKILL)
 
     def stop_nodes(self) -> None:
-        """Stop all nodes in good order, and kill those that do not stop."""
+        """Stop all nodes in good order, and kill those that do not stop, with all that they run."""
         for process in self._nodes.values():
             process.send_signal(signal.SIGTERM)
         for process in self._nodes.values():
@@ -213,8 +223,9 @@ class Playground:
                 process.kill()
                 process.wait()
         self._nodes.clear()
+        self._kill_keepers("*")  # of nodes that were killed: theirs would wait for another process
         deadline = clock.now() + ORPHAN_BOUND
-        while (left := self._processes()) and clock.now() < deadline:  # of a node that was killed just now
+        while (left := self._processes()) and clock.now() < deadline:
             time.sleep(POLL)
         for relic, _ in left:
             send(relic, signal.SIGKILL)

@@ -55,7 +55,7 @@ class Script:
             (RELEASE, self.release),
             (RELEASE_BAD, self.release_bad),
             ("kill -9 one slice's process", self.kill_slice),
-            ("kill -9 the leading node", self.kill_leader),
+            ("kill -9 the leading node and its keeper, as when a machine dies", self.kill_leader),
             ("What ran on the dead node runs elsewhere", self.replace_dead),
             ("Delete one slice's key by hand, and add another", self.correct_drift),
             (STOP, self.stop),
@@ -164,7 +164,7 @@ class Script:
         return f"{old.slice} is restarted, pid {old.pid} → {new.pid}"
 
     async def kill_leader(self) -> str:
-        """Another node leads a higher term, long before the lease ends; no program outlives its node."""
+        """Another node leads a higher term, long before the lease ends; no program outlives its keeper."""
         ground, old = self.ground, self.ground.lease
         if old is None:
             raise CdmError("nobody leads")

@@ -54,7 +54,10 @@ def hints(ground: Playground) -> list[tuple[str, str]]:
         (f"cdm deploy {_NEXT} web.py --manifest web.toml --canary 33", "another version takes over"),
         (f"cdm logs {SERVICE} --follow", "what all of them write"),
         (f"cdm drain {NODES[0]}", f"its slices move; `cdm uncordon {NODES[0]}` takes it back"),
-        (f"kill -9 {ground.pid_of(victim)}", f"{victim} dies; what it ran moves within seconds"),
+        (
+            f"kill -9 {' '.join(map(str, ground.pids_of(victim)))}",
+            f"{victim} and its keeper die, as with their machine; what ran there moves within seconds",
+        ),
     ]
 
 

@@ -5,7 +5,8 @@ Every program is started, read, stopped and reaped by the *keeper*, one small pr
 
 - `deactivate` and `unload` return when no process of the slice lives any more, or raise `SliceFailed`.
 - After `close` no process of any slice lives. After the node was killed, none does `ORPHAN_BOUND` seconds later; or,
-  where slices outlive it (`Surroundings.outlive`), as many after that time, and their grace. `detach` leaves them so.
+  where slices outlive it (`Surroundings.outlive`, until `end_with_node`), as many after that time, and their grace.
+  `detach` leaves them so.
 - What the keeper kept until then is found by `start`, for `adopt` to go on with, or to be stopped by any other call.
 - What outlived even that (node and keeper killed at once, and a program with children of its own) is ended by `start`,
   before anything is started. A pid is never trusted alone: a mark in the environment, or pid, start time and boot.
@@ -52,7 +53,8 @@ log = Log("cdm.process")
 T = TypeVar("T")
 
 ORPHAN_BOUND = 2.0
-"""Seconds after the node's death, however it died, when no process of its slices lives any more."""
+"""Seconds after the death of the keeper, or of a node whose slices do not outlive it, when none of their processes
+lives any more."""
 MIN_FILES = 64
 """File descriptors that node and keeper each need before there is a slice."""
 LOGS = "logs"
@@ -230,6 +232,11 @@ class ProcessRuntime(Runtime):
                         if each.phase is SlicePhase.LOADED:
                             await self._clear(key)
                 remove_all(self._folder)
+
+    def end_with_node(self) -> None:
+        """What runs does not outlive this process any more."""
+        if self._supervisor is not None:
+            self._supervisor.outlive(None)
 
     async def detach(self) -> None:
         """End all work, and leave what runs to the next process of the node."""

@@ -70,6 +70,9 @@ class Supervising(Protocol):
     def silent_for(self) -> float:
         """Seconds since the last accepted heartbeat was sent."""
 
+    def outlive(self, seconds: float | None) -> None:
+        """What runs outlives this process for so long since the last accepted heartbeat; None: not at all."""
+
     async def close(self) -> None:
         """Cancel all tasks, and leave nothing running."""
 

@@ -175,6 +175,11 @@ class Supervisor:
         self._heard = Heard(max(at, self._heard.at))
         self._say(self._heard)
 
+    def outlive(self, seconds: float | None) -> None:
+        """From now on runs outlive this process for so long, since the last accepted heartbeat; None: not at all."""
+        self._outlive = Outlive(seconds)
+        self._say(self._outlive)
+
     def note(self, run: RunHandle, note: RunNote) -> None:
         """Have it noted what the next process of the node is to know of a run."""
         self._say(Remember(run.name, note.write()))

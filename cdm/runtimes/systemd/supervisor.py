@@ -223,6 +223,10 @@ class SystemdSupervisor:
                 return
         raise SliceFailed(f"cannot be stopped: {problem}")
 
+    def outlive(self, seconds: float | None) -> None:
+        """See `cdm.runtimes.process.supervising`; no sooner than systemd's watchdog ends what has no node."""
+        self._outlive = seconds
+
     async def close(self) -> None:
         """Cancel all tasks, and leave nothing running."""
         async with anyio.create_task_group() as tasks:
