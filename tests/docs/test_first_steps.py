@@ -15,11 +15,10 @@ import pytest
 from msgspec import NODEFAULT, UNSET, Struct
 
 from cdm.model.manifest import Container, Liveness, Manifest
-from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from tests.docs.documents import adapted, blocks, example, inline, section
 from tests.harness.servers import NatsServer
 from tests.harness.terminal import terminal
-from tests.harness.waiting import eventually, in_time
+from tests.harness.waiting import eventually
 from tests.harness.wire import Raw, raw
 
 MANIFEST = section("docs/artifacts.md", "The manifest")
@@ -92,13 +91,13 @@ async def test_the_first_steps(server: NatsServer, tmp_path: Path) -> None:
         assert {each for each in second if second[each] != first[each]} == {key}
         await shell.type(kill_node)
         lost = second["node-1.org.example/slice/1.0.0"]
-        await in_time(lambda: not living(lost), ORPHAN_BOUND, "nothing of the dead node's slice lives")
 
         async def moved() -> dict[str, str]:
             found = await answers(user, 3)
             return {} if any(each.startswith("node-1.") for each in found) else found
 
         third = await eventually(moved, 10 + 10, "it runs elsewhere")
+        await eventually(lambda: not living(lost), 20, "nothing of the dead node's slice lives")
         await shell.type(update)
         fifth = await eventually(lambda: answers(user, 5), 20, "five answer")
         assert all(fifth[each].startswith("good morning from ") for each in fifth.keys() - third.keys())
