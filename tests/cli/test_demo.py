@@ -107,7 +107,8 @@ def test_the_demo_can_be_looked_at_and_stays_to_be_played_with(tmp_path: Path) -
         url = urlsplit(read_until(demo, r"^The page: (\S+)$")[1])
         assert url.netloc
         # As the last hint says.
-        os.kill(int(read_until(demo, r"kill -9 (\d+) +# node-3")[1]), signal.SIGKILL)
+        for pid in read_until(demo, r"kill -9 (\d+) (\d+) +# node-3").groups():
+            os.kill(int(pid), signal.SIGKILL)
         assert b"page/main.js" in ask(url.netloc, url.path).body
         about = f"kind=version&name={NEW}"
         assert ask(url.netloc, f"/page/explain?{about}").json["history"]
