@@ -48,6 +48,7 @@ from tests.integration import (
     test_monitoring,
     test_nats_cli,
     test_outliving,
+    test_outliving_random,
     test_regions,
 )
 from tests.proxies import test_caddy, test_configurations, test_proxies
@@ -401,7 +402,6 @@ INLINE_IS_IN: dict[str, Test] = {
     "cdm node --role auto": test_auto.test_three_nodes_all_manage_at_once,
     "cdm node --drain-on-stop": test_drain_on_stop.test_what_runs_is_replaced_before_the_node_stops_also_where_it_leads,
     "cdm node leave": test_outliving.test_leaving_stops_what_a_dead_process_left,
-    "cdm node --on-stop keep": test_outliving.test_the_next_process_goes_on_with_what_runs,
     "cdm drain": test_drain.test_a_machine_is_taken_out_and_back,
     "cdm drain --wait": test_drain.test_a_machine_is_taken_out_and_back,
     "cdm drain --all": test_drain.test_everything_is_stopped_what_needs_others_first,
@@ -432,6 +432,9 @@ INLINE_IS_IN: dict[str, Test] = {
         test_container_runtime.test_an_image_is_pushed_and_run_and_goes_on_when_the_node_is_killed
     ),
     "cdm node --runtime external": test_documents.test_the_agent_example_serves_a_blueprint,
+    "pytest -m slow -n 2 --timeout 5000 tests/integration/test_outliving_random.py": (
+        test_outliving_random.test_nothing_runs_twice_and_nothing_is_left
+    ),
     "pytest --cov": test_the_scripts_for_those_who_change_cdm,
     "cdm node --runtime systemd": test_systemd.test_within_a_machine_that_systemd_runs,
     "systemctl show": test_systemd.test_within_a_machine_that_systemd_runs,
