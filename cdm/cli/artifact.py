@@ -92,8 +92,7 @@ def push(
     path
         A program, a script, a folder, or a .tar.gz, which the nodes unpack.
     image
-        Instead of a path: an image that the container engine of this machine has, for nodes whose runtime is
-        "container". No registry is needed.
+        Instead of a path: an image of this machine's container engine, for nodes whose runtime is "container".
     entry
         The program to run, relative to the folder or archive; not needed where there is only one file.
     env

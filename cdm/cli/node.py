@@ -185,8 +185,7 @@ def node(
     address
         Where this node's slices are reached, a host name or IP address. [default: its own on its connection to NATS]
     runtime
-        What runs the slices: "process" (as processes), "systemd" (as its units), "container" (of Docker or Podman),
-        "external" (an agent of your own), or one that is installed.
+        What runs the slices: "process", "systemd", "container" (Docker, Podman), "external" (your agent), or a plugin.
     folder
         Where artifacts and output are kept. [default: /var/lib/cdm/… for root, else ~/.local/state/cdm/…]
     cache

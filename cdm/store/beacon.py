@@ -78,7 +78,7 @@ class Beacon:
 
     async def _is_told(self) -> bool:
         """Whether a beacon's end is heard here: permissions, another account, or a domain may be in between."""
-        name, heard = f"cdm-leader-{secrets.token_hex(8)}", anyio.Event()
+        name, heard = f"leader-{secrets.token_hex(8)}", anyio.Event()
         while True:
             try:
                 if (await self._slices.state()).replicas > 1:
@@ -95,7 +95,7 @@ class Beacon:
                 await anyio.sleep(AGAIN_AFTER)
 
     async def _hear(self, term: int) -> None:
-        async with self._listening(f"cdm-leader-{term}", self._on_out):
+        async with self._listening(f"leader-{term}", self._on_out):
             self.hears = self._term == term and not self._own
             try:
                 await self._news.wait()
@@ -105,7 +105,7 @@ class Beacon:
 
     async def _keep(self, term: int) -> None:
         """Have a beacon for as long as the term is this process's."""
-        out, name, inbox = Wakeup(), f"cdm-leader-{term}", self._connection.new_inbox()
+        out, name, inbox = Wakeup(), f"leader-{term}", self._connection.new_inbox()
 
         def went_out() -> None:
             self.burns = False

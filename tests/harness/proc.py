@@ -68,16 +68,14 @@ def keepers(parent: int | None = None) -> list[int]:
 
 
 def left_keepers(folder: Path) -> list[int]:
-    """Keepers of nodes with this folder, or with folders in it, whoever their parents are.
-
-    What a keeper has just forked looks like it for a moment.
-    """
+    """Keepers of nodes with this folder, or with folders in it, whoever their parents are."""
     inside, found = os.fsencode(folder) + b"/", []
     for name in all_pids():
         command = _command(int(name))
         if b"cdm.runtimes.keeper" in command and inside in command:
             found.append(int(name))
-    return found
+    forked = {each for pid in found for each in children(pid)}  # which looks like its keeper for a moment
+    return [pid for pid in found if pid not in forked]
 
 
 def end_keepers(*pids: int) -> None:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from functools import partial
 
 import anyio
 import pytest
@@ -27,7 +28,7 @@ from msgspec.structs import replace
 from cdm.model.manifest import Restart
 from cdm.model.slice import SliceState, legal
 from tests.harness.judging import assert_legal
-from tests.harness.proc import children, keepers
+from tests.harness.proc import children
 from tests.harness.processes import Process, node_processes
 from tests.harness.servers import NatsServer, running_server, temporary_folder
 from tests.harness.serving import ANSWERING, PLAIN, PORTS, SLEEP, Hand, made, yard
@@ -167,13 +168,14 @@ class NodeMachine(RuleBasedStateMachine):
 
     @rule(orders=orders)
     def keeper_is_killed(self, orders: Sequence[Order]) -> None:
-        for pid in keepers(self.node.pid):
+        for pid in self.node.keepers():
             os.kill(pid, signal.SIGKILL)
             self._note("keeper killed")
         self.leader_commands(orders)
 
     @rule(orders=orders, number=st.sampled_from([signal.SIGKILL, signal.SIGTERM]), awaited=st.booleans())
     def node_ends_and_starts_again(self, orders: Sequence[Order], number: signal.Signals, awaited: bool) -> None:
+        before = self.portal.call(self._incarnation)
         self.node.send(number)
         self._note(f"node {number.name}")
         self.leader_commands(orders)
@@ -181,7 +183,15 @@ class NodeMachine(RuleBasedStateMachine):
         assert self.portal.call(self.node.ends, 30) in (0, -number)
         start(self.running, self.folder)
         if awaited:
-            self.portal.call(eventually, lambda: keepers(self.node.pid), 30, "the node is up")
+            self.portal.call(eventually, partial(self._registered, before), 30, "the node is up")
+
+    async def _incarnation(self) -> str:
+        """The node's, as it is registered; empty: it is not."""
+        found = (await self.ground.user.registrations()).get("n1")
+        return str(found.value["incarnation"]) if found is not None else ""
+
+    async def _registered(self, before: str) -> bool:
+        return await self._incarnation() not in ("", before)
 
     @rule(orders=orders)
     def node_freezes(self, orders: Sequence[Order]) -> None:
@@ -235,10 +245,10 @@ class NodeMachine(RuleBasedStateMachine):
 
     async def _exact(self) -> bool:
         """Whether what lives is what the keys say, and nobody has a child besides, not even a zombie."""
-        kept = keepers(self.node.pid)
+        kept = self.node.keepers()
         living = [pid for pids in self.ground.living.values() for pid in pids]
-        alone = children(self.node.pid) == kept and [sorted(children(pid)) for pid in kept] == [sorted(living)]
-        return alone and await self.ground.exact()
+        alone = set(children(self.node.pid)) <= set(kept)
+        return alone and [sorted(children(pid)) for pid in kept] == [sorted(living)] and await self.ground.exact()
 
 
 def _state_of(record: Record | None) -> SliceState | None:
