@@ -78,6 +78,22 @@ def image(client: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
             client.images.remove(name)
 
 
+@pytest.fixture(scope="module")
+def nats(client: Any) -> str:
+    """The name of an image with a NATS server."""
+    return images().nats
+
+
+def labelled(client: Any, label: str) -> list[Any]:
+    """The containers that have it."""
+    while True:
+        try:
+            return client.containers.list(all=True, ignore_removed=True, filters={"label": label})  # type: ignore[no-any-return]
+        except docker.errors.APIError as error:
+            if "no such container" not in str(error):  # as Podman, not Docker, tells of one that is just removed
+                raise
+
+
 class TestContainers(RuntimeConformance):
     cuts = 3
 
@@ -95,8 +111,7 @@ class TestContainers(RuntimeConformance):
 
     async def running(self, node: NodeId) -> Collection[str]:
         def look() -> list[str]:
-            found = self.client.containers.list(all=True, ignore_removed=True, filters={"label": f"cdm.node={node}"})
-            return [each.id for each in found]
+            return [each.id for each in labelled(self.client, f"cdm.node={node}")]
 
         return await anyio.to_thread.run_sync(look)
 
@@ -147,13 +162,13 @@ def greeting(port: int) -> str:
 
 
 async def test_an_image_is_pushed_and_run_and_goes_on_when_the_node_is_killed(
-    client: Any, server: NatsServer, tmp_path: Path
+    client: Any, nats: str, server: NatsServer, tmp_path: Path
 ) -> None:
     """Without a registry; and in the end nothing is left: no container, and no image."""
     (shown,) = blocks(HEADING, "toml")
     (tmp_path / "web.toml").write_text(adapted(shown, ADAPTED))
     shown_push, node = (shlex.split(line)[1:] for line in "".join(blocks(HEADING)).splitlines())
-    words = {"web:1.0.0": images().nats, "web.toml": str(tmp_path / "web.toml")}
+    words = {"web:1.0.0": nats, "web.toml": str(tmp_path / "web.toml")}
     push = [words.get(each, each) for each in shown_push]
     at = ("--server", server.url)
     assert (await command_line("init", *at)).returncode == 0
@@ -168,10 +183,7 @@ async def test_an_image_is_pushed_and_run_and_goes_on_when_the_node_is_killed(
 
     def containers() -> list[Any]:
         token = (tmp_path / "n1" / "runtime" / "token").read_text()
-        found: list[Any] = client.containers.list(
-            all=True, ignore_removed=True, filters={"label": f"cdm.runtime={token}"}
-        )
-        return found
+        return labelled(client, f"cdm.runtime={token}")
 
     try:
         ports = await _killed_and_gone_on_with(server, tmp_path, options, containers)
@@ -190,7 +202,7 @@ async def test_an_image_is_pushed_and_run_and_goes_on_when_the_node_is_killed(
         content.rename(tmp_path / content.name)
         await cache.prune([])
         assert not client.images.list(name)
-        assert client.images.get(images().nats), "what it is called otherwise stays"
+        assert client.images.get(nats), "what it is called otherwise stays"
         (tmp_path / content.name / "manifest.json").unlink()
         with pytest.raises(SliceFailed, match="no container image") as caught:
             await cache.has(tmp_path / content.name)

@@ -33,7 +33,7 @@ from tests.cli import (
     test_serve,
     test_status,
 )
-from tests.containers import test_compose, test_container_runtime
+from tests.containers import test_compose, test_container_runtime, test_podman
 from tests.docs import test_documents, test_first_steps, test_placement
 from tests.docs.documents import BLOCKS, INLINE, adapted, blocks, commands, inline
 from tests.harness.paths import ROOT
@@ -380,6 +380,7 @@ INLINE_IS_IN: dict[str, Test] = {
     "nats cdm status": test_nats_cli.test_cdm_is_a_command_of_the_tool,
     "docker compose --profile monitoring up --detach": test_compose.test_monitoring_is_a_profile,
     "cdm init": test_a_server_of_ones_own,
+    "pytest -m podman -n 0": test_podman.test_names_of_archives_are_not_names_here,
     "pytest -m proxies -n 0": test_proxies.test_a_canary_gets_its_share_and_a_release_fails_no_request,
     "cdm endpoints --json": test_endpoints.test_the_list_is_shown_once,
     "cdm endpoints --caddy": test_caddy.test_it_follows_files_without_another_configuration,

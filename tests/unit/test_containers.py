@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import struct
+import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,7 +18,8 @@ from cdm.model.keys import SliceKey
 from cdm.model.manifest import Container, Limits, Manifest
 from cdm.runtimes import Work
 from cdm.runtimes.container.configuration import Asked, configuration, unenforced
-from cdm.runtimes.container.engine import Engine, EngineFailed, engine_address
+from cdm.runtimes.container.engine import Engine, EngineFailed, _refusal, engine_address
+from cdm.runtimes.container.images import _nameless, _pieces
 from cdm.runtimes.container.run import _frames, _milliseconds
 
 KEY = SliceKey(NodeId("n1"), Artifact("g", "web", "1.0.0"), 2)
@@ -99,6 +103,14 @@ async def test_no_engine_is_told_in_one_line(tmp_path: Path) -> None:
     await engine.close()
 
 
+def test_what_vanishes_while_it_is_asked_for_is_missing() -> None:
+    """Podman has a fault then, by the status of its answer; Docker has not."""
+    gone = b'{"cause": "no such container", "message": "container abc does not exist in database: no such container"}'
+    assert _refusal(gone, 500).is_missing
+    assert _refusal(b'{"message": "No such container: abc"}', 404).is_missing
+    assert not _refusal(b'{"message": "conmon failed"}', 500).is_missing
+
+
 @pytest.mark.anyio
 async def test_lines_of_both_streams_however_they_come() -> None:
     text = b"2026-11-29T04:23:20.123456789Z words"
@@ -110,3 +122,36 @@ async def test_lines_of_both_streams_however_they_come() -> None:
 
     assert [each async for each in _frames(bit_by_bit())] == [("out", text), ("err", b"err")]
     assert _milliseconds(text.split()[0]) == _milliseconds(b"2026-11-29T06:23:20.123+02:00")
+
+
+def test_an_engine_is_told_no_names_of_an_archive(tmp_path: Path) -> None:
+    """Not as Docker lists them, nor as OCI does; all else is sent as it is."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "layer").write_bytes(b"layer" * 1000)
+    name = {"org.opencontainers.image.ref.name": "1", "io.containerd.image.name": "web:1"}
+    index = {"schemaVersion": 2, "manifests": [{"digest": "sha256:abc", "annotations": {**name, "else": "stays"}}]}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    (tmp_path / "manifest.json").write_text(json.dumps([{"Config": "abc.json", "RepoTags": ["web:1"]}]))
+    sent = b"".join(_pieces(tmp_path, _nameless(tmp_path)))
+    with tarfile.open(fileobj=io.BytesIO(sent)) as archive:
+        found = {each.name: archive.extractfile(each).read() for each in archive if each.isfile()}  # type: ignore[union-attr]
+    assert found.pop("blobs/layer") == b"layer" * 1000
+    assert {path: json.loads(content) for path, content in found.items()} == {
+        "index.json": {
+            "schemaVersion": 2,
+            "manifests": [{"digest": "sha256:abc", "annotations": {"else": "stays"}}],
+        },
+        "manifest.json": [{"Config": "abc.json", "RepoTags": []}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("listed", "reason"),
+    [(None, "no container image"), ("[{}, {}]", "has 2 container images"), ("{", "cannot be read")],
+)
+def test_what_is_no_image_is_refused(tmp_path: Path, listed: str | None, reason: str) -> None:
+    if listed is not None:
+        (tmp_path / "manifest.json").write_text(listed)
+    with pytest.raises(SliceFailed, match=reason) as caught:
+        _nameless(tmp_path)
+    assert caught.value.fatal

@@ -29,6 +29,9 @@ OWN_SOCKETS = ("docker.sock", "podman/podman.sock")
 """Where the engine of a user listens, in `XDG_RUNTIME_DIR`."""
 _ERRORS = (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException, OSError)
 
+_VANISHED = "no such container"
+"""Podman's last words about one that is removed while it is asked for it, with HTTP's status of its own faults."""
+
 
 class EngineFailed(SliceFailed):
     """The engine refused something, or does not answer; ``status``: of its answer, 0 where there was none."""
@@ -153,4 +156,6 @@ def _refusal(body: bytes, status: int) -> EngineFailed:
         told = msgspec.json.decode(body)["message"]
     except (msgspec.DecodeError, KeyError, TypeError):
         told = body.decode(errors="replace")
+    if status == 500 and str(told).endswith(_VANISHED):
+        status = 404
     return EngineFailed(f"the container engine: {str(told)[:1000]}", status)

@@ -1,17 +1,19 @@
 """Brings images to the engine, out of artifacts, and removes those whose artifacts the node's cache has no more.
 
 An artifact is an image where its content is an unpacked archive of it, as `docker save` and `podman save` write it. The
-engine is given it under a name of cdm's, by the digest of the content, so that it is found again; names that the
-archive has for it stay what they were on this machine.
+engine is given it under a name of cdm's, by the digest of the content, so that it is found again. Names that
+the archive has for it are left out of what the engine is sent, so they stay what they were on this machine.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import tarfile
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -27,6 +29,10 @@ REPOSITORY = "cdm.local/artifact"
 """Images of artifacts, each with the name of its folder in the node's cache as its tag."""
 LISTS = ("manifest.json", "index.json")
 """What one of is in every archive of images."""
+_NAMING = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
+"""Annotations that name an image."""
+_UNREADABLE = "does not match any of the supported image formats"
+"""What Podman says of no image: with HTTP's status of what may go well the next time."""
 _PIECE = 1024 * 1024
 _BLOCK = 512
 _LOADED = re.compile(r"Loaded image(?:\(s\)| ID)?: (\S+)")
@@ -75,11 +81,15 @@ class Images:
             log.debug("an image is not removed", reason=str(error))
 
     async def _load(self, folder: Path, name: str) -> None:
-        names = await anyio.to_thread.run_sync(_names, folder)
-        before = {each: await self._id_of(each) for each in names}
+        lists = await anyio.to_thread.run_sync(_nameless, folder)
         loaded = ""
-        async with self._engine.stream("POST", "/images/load", _archive(folder), {"quiet": 1}) as parts:
-            told = b"".join([part async for part in parts]).decode(errors="replace")
+        try:
+            async with self._engine.stream("POST", "/images/load", _archive(folder, lists), {"quiet": 1}) as parts:
+                told = b"".join([part async for part in parts]).decode(errors="replace")
+        except EngineFailed as error:
+            if _UNREADABLE not in str(error):
+                raise
+            raise SliceFailed(f"the container engine does not take the image: {error}", fatal=True) from None
         for line in told.splitlines():
             answer = msgspec.json.decode(line) if line.startswith("{") else {}
             if problem := answer.get("error"):
@@ -88,21 +98,9 @@ class Images:
                 loaded = found[1]
         if not loaded:
             raise SliceFailed(f"the container engine does not tell which image it has taken: {told[:300]!r}")
-        with anyio.CancelScope(shield=True):  # it takes no time
-            await self._tag(loaded, name)
-            await self._restore(before, await self._id_of(name))
-
-    async def _restore(self, before: dict[str, str | None], ours: str | None) -> None:
-        """Have the names that the archive gave to its image stand for what they stood for."""
-        for name, image in before.items():
-            if image is None:
-                await self._engine.ask("DELETE", f"/images/{name}")
-            elif image != ours:
-                await self._tag(image, name)
-
-    async def _tag(self, image: str, name: str) -> None:
         repository, _, tag = name.rpartition(":")
-        await self._engine.ask("POST", f"/images/{image}/tag", repo=repository, tag=tag)
+        with anyio.CancelScope(shield=True):  # it takes no time
+            await self._engine.ask("POST", f"/images/{loaded}/tag", repo=repository, tag=tag)
 
     async def _id_of(self, name: str) -> str | None:
         try:
@@ -114,33 +112,43 @@ class Images:
         return str(found["Id"])
 
 
-def _names(folder: Path) -> list[str]:
-    """The names that the archive of an image has for it. Raises `SliceFailed`: it is none, or has several."""
-    if not any((folder / each).is_file() for each in LISTS):
+def _nameless(folder: Path) -> dict[str, bytes]:
+    """The lists of an archive without names for its image. Raises `SliceFailed`: it has none, or several images."""
+    found: dict[str, bytes] = {}
+    for name in LISTS:
+        try:
+            listed = msgspec.json.decode((folder / name).read_bytes())
+            images: list[dict[str, Any]] = listed if name == LISTS[0] else listed["manifests"]
+            for each in images:
+                if "RepoTags" in each:
+                    each["RepoTags"] = []
+                for annotation in _NAMING:
+                    (each.get("annotations") or {}).pop(annotation, None)
+        except FileNotFoundError:
+            continue
+        except (OSError, msgspec.DecodeError, AttributeError, KeyError, TypeError) as error:
+            raise SliceFailed(f"the container image's {name} cannot be read: {error}", fatal=True) from None
+        if name == LISTS[0] and len(images) != 1:
+            raise SliceFailed(f"the artifact has {len(images)} container images, and must have one", fatal=True)
+        found[name] = msgspec.json.encode(listed)
+    if not found:
         raise SliceFailed(
             f"the artifact is no container image: it has neither {' nor '.join(LISTS)}; push what `docker save` writes",
             fatal=True,
         )
-    try:
-        listed = msgspec.json.decode((folder / LISTS[0]).read_bytes())
-        if len(listed) == 1:
-            return list(listed[0].get("RepoTags") or ())
-    except FileNotFoundError:
-        return []
-    except (OSError, msgspec.DecodeError, AttributeError, TypeError) as error:
-        raise SliceFailed(f"the container image's {LISTS[0]} cannot be read: {error}", fatal=True) from None
-    raise SliceFailed(f"the artifact has {len(listed)} container images, and must have one", fatal=True)
+    return found
 
 
-async def _archive(folder: Path) -> AsyncIterator[bytes]:
-    """A tar archive of a folder, bit by bit."""
-    pieces = _pieces(folder)
+async def _archive(folder: Path, instead: Mapping[str, bytes]) -> AsyncIterator[bytes]:
+    """A tar archive of a folder, bit by bit; ``instead``: of files of the folder, by name."""
+    pieces = _pieces(folder, instead)
     while piece := await anyio.to_thread.run_sync(next, pieces, b""):
         yield piece
 
 
-def _pieces(folder: Path) -> Iterator[bytes]:
+def _pieces(folder: Path, instead: Mapping[str, bytes]) -> Iterator[bytes]:
     for path in sorted(folder.rglob("*")):
+        content = instead.get(path.relative_to(folder).as_posix())
         member = tarfile.TarInfo(path.relative_to(folder).as_posix())
         member.mode = 0o644
         if path.is_symlink():
@@ -148,10 +156,10 @@ def _pieces(folder: Path) -> Iterator[bytes]:
         elif path.is_dir():
             member.type, member.mode = tarfile.DIRTYPE, 0o755
         else:
-            member.size = path.stat().st_size
+            member.size = path.stat().st_size if content is None else len(content)
         yield member.tobuf()
         if member.isreg():
-            with path.open("rb") as file:
+            with path.open("rb") if content is None else io.BytesIO(content) as file:
                 while piece := file.read(_PIECE):
                     yield piece
             if rest := member.size % _BLOCK:
