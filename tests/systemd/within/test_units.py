@@ -216,8 +216,13 @@ async def test_limits_hold_for_all_processes_of_a_slice(units: Units) -> None:
         "LimitCPU": "1000",
     }
     await units.runtime.unload(key)
-    greedy = "echo READY=1; exec /usr/bin/python3 -c 'x = list(range(10**9))'"
-    key = await units.up(units.work(greedy, replace(READY, limits=replace(limits, processes=None))))
+    wait = 'until [ -e "${0%/*}/go" ]; do sleep 0.05; done'
+    greedy = units.work(
+        f"echo READY=1; {wait}; exec /usr/bin/python3 -c 'x = list(range(10**9))'",
+        replace(READY, limits=replace(limits, processes=None)),
+    )
+    await units.up(greedy)
+    (greedy.folder / "go").touch()
     await units.until(lambda: units.told)
     _, (_, reason, fatal) = units.told[0]
     assert "memory limit" in str(reason)
