@@ -62,7 +62,15 @@ async def test_what_does_not_come_up_is_told_at_once_in_lines_that_can_be_read(
             assert nothing["result"] == "failed", "it is taken back, and what it went back to never came up"
             assert "no database" in nothing["reason"]
 
-            await user.put("blueprints", "acme/web/1", {"instances": 1, "min_healthy": 3, "drain_delay": 0})
+            # What is put beside a version that is taken back is in force beside it, once the leader knows of it.
+            await user.delete("blueprints", "acme/web/1.1")
+            put = await user.put("blueprints", "acme/web/1", {"instances": 1, "min_healthy": 3, "drain_delay": 0})
+
+            async def seen() -> bool:
+                known = (await user.status("acme/web/1")).get("observed_revision", 0) >= put
+                return known and not await user.status("acme/web/1.1")
+
+            await eventually(seen, what="the leader knows it")
             assert (await it.json("deploy", "acme:web:2", str(good)))["result"] == "complete"
             back = (await it.cdm("rollback", "acme:web", code=3)).splitlines()
             assert "acme:web:2: failed: going back to 1: " in back[-2]

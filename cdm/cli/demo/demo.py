@@ -103,7 +103,7 @@ async def _demo(console: Console, server: HttpServer | None, played: anyio.Event
         held = _conclusion(ground, len(done), clock.now() - started)
         if played is not None:
             console.print(held)
-            script.bring_back()
+            await script.bring_back()
             show_hints(ground, console)
             played.set()
             await anyio.sleep_forever()

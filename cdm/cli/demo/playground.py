@@ -204,7 +204,7 @@ class Playground:
         process.wait()
 
     def pids_of(self, node: NodeId) -> tuple[int, ...]:
-        """The pids of a node that was started, and of its keeper, as soon as there is one."""
+        """The pids of a node that was started, and of its keeper, once there is one."""
         return self._nodes[node].pid, *(process.pid for process, run in self._processes_of(node) if run == KEEPER)
 
     def _kill_keepers(self, nodes: str) -> None:

@@ -66,10 +66,16 @@ class Script:
         """Those after which something still runs."""
         return self.steps[:-1]
 
-    def bring_back(self) -> None:
-        """Start the node that was killed once more."""
-        if self.dead is not None:
-            self.ground.start_node(self.dead)
+    async def bring_back(self) -> None:
+        """Start the node that was killed once more, and wait until it is there, with its keeper."""
+        if (node := self.dead) is not None:
+            ground = self.ground
+            ground.start_node(node)
+
+            def is_there() -> bool:
+                return self._complete() and len(ground.pids_of(node)) > 1
+
+            await ground.until(f"{node} has not come back", is_there, PATIENCE)
 
     async def elect(self) -> str:
         """Three nodes register, and one of them leads."""

@@ -112,11 +112,13 @@ class UnitRun:
             return Exited(self.name, 0, CLEAN)
         if state.ran and state.status is None:
             return Exited(self.name, 0, CLEAN) if state.over else None
-        if state.ran:
+        problem = refused(state.status or 0)
+        # One that ends at once may have done so between two looks, before systemd said that exec had succeeded.
+        if state.ran or (state.status is not None and not problem):
             return Exited(self.name, state.status or 0, self._words(state))
         if state.status is None and not state.over:
             return None
-        problem = refused(state.status or 0) or f"systemd could not start it ({state.result})"
+        problem = problem or f"systemd could not start it ({state.result})"
         return SpawnRefused(self.name, problem, fatal=state.status == CANNOT_EXECUTE)
 
     def _words(self, state: UnitState) -> str:
