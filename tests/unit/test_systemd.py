@@ -11,7 +11,11 @@ from cdm.errors import SliceFailed
 from cdm.model.manifest import Limits, Logs
 from cdm.output.files import MAX_LINE
 from cdm.output.reading import parse
+from cdm.runtimes.keeper.protocol import Exited, SpawnRefused
+from cdm.runtimes.process.handle import RunHandle
+from cdm.runtimes.systemd.bus import UnitState
 from cdm.runtimes.systemd.output import FREED, RawOutput
+from cdm.runtimes.systemd.runs import UnitRun
 from cdm.runtimes.systemd.unit import environment_file, unenforced
 from cdm.runtimes.systemd.watchdog import ALONE, remaining
 
@@ -87,3 +91,13 @@ def test_output_is_taken_once_whoever_takes_it(tmp_path: Path) -> None:
         ("out", "unfinished"),
         ("cdm", "ended: exit status 0"),
     ]
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_what_ends_at_once_is_told_with_its_exit_status_whichever_look_saw_it_run(ran: bool) -> None:
+    run = UnitRun("r", "cdm-r.service", RunHandle("r", None, 0.0), None)
+    told = run.ended(UnitState("failed", ran=ran, pid=0, result="exit-code", status=47))
+    assert isinstance(told, Exited)
+    assert (told.status, told.words) == (47, "exit status 47")
+    assert isinstance(run.ended(UnitState("failed", ran=False, pid=0, result="exit-code", status=203)), SpawnRefused)
+    assert run.ended(UnitState("activating", ran=False, pid=0, result="success", status=None)) is None
