@@ -613,11 +613,12 @@ class TestRestart:
         await stage.runtime.activate(work.key)
         keeper = stage.runtime.keeper
         assert keeper is not None
-        for _ in range(3):
+        for times in range(1, 4):
             (pid,) = children(keeper)
-            await anyio.sleep(0.4)
+            await anyio.sleep(0.4)  # longer than it must have been up, counted from when it is told to be
             os.kill(pid, signal.SIGKILL)
             await eventually(partial(_others, keeper, pid))
+            await stage.up_again(times)
 
     async def test_how_long_it_is_up_counts_from_when_it_is_ready(self, stage: Stage) -> None:
         """One that takes long to start, and then ends at once, is not stable."""
