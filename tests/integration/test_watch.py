@@ -886,7 +886,7 @@ async def test_a_barrier_holds_no_new_stream_to_a_sequence_of_the_one_before(ser
         await eventually(lambda: watch.phase is Phase.SEEKING)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch.caught_up)
-            await anyio.sleep(0.1)  # the barrier has its target
+            await eventually(lambda: watch._barrier.awaited, what="the barrier has its target")
             await user.api("STREAM.DELETE.KV_slices")
             await user.api(
                 "STREAM.CREATE.KV_slices", {**created(SLICES, "KV_slices", "$KV.slices.>", 1), "first_seq": 1}

@@ -249,10 +249,10 @@ async def test_follow_through_rotation(tmp_path: Path) -> None:
     writer.feed("out", b"-1\n")
 
     def caught_up(number: int) -> bool:
-        return len(found) >= number
+        return len(found) > number
 
     async def read() -> None:
-        async for line in tail(tmp_path, lines=0, follow=True):
+        async for line in tail(tmp_path, lines=1, follow=True):
             found.append(line.text)
             if line.text == "499":
                 return
@@ -260,12 +260,12 @@ async def test_follow_through_rotation(tmp_path: Path) -> None:
     with bounded(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
-            await anyio.sleep(0.2)
+            await eventually(lambda: found, what="it follows")
             for number in range(500):
                 writer.feed("out", b"%d\n" % number)
                 if number % 40 == 0:  # else it could be rotated away unread
                     await eventually(partial(caught_up, number))
-    assert found == [str(number) for number in range(500)]
+    assert found == [str(number) for number in range(-1, 500)]
     writer.close()
 
 
