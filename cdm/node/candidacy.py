@@ -58,7 +58,9 @@ class Candidacy(Part):
         try:
             await patiently(self._ground.buckets["blueprints"].state, "bucket blueprints")
         except AccessDenied as error:
-            log.info("this node runs slices and never manages: its credentials are for that", reason=str(error))
+            # Nothing is missing: so it is no line of a refusal.
+            log.info("this node runs slices and never manages: its credentials are for that")
+            log.debug("it may not manage", reason=str(error))
             return
         except BucketMissing:
             pass

@@ -52,8 +52,8 @@ class Permissions:
             remedy = f"have somebody who may do so run `cdm init`, or {remedy}"
         elif call.startswith(".STREAM.INFO.KV_"):
             remedy = (
-                "is --prefix right? A user of a node that only runs slices is for `cdm node --role agent`; "
-                f"else {remedy}"
+                "is --prefix right? A user of a node that only runs slices is for `cdm node` without --role, or with "
+                f"--role agent; else {remedy}"
             )
         if what == "subscribe" and self._is_inbox(subject):
             remedy = f"choose another --inbox-prefix, or {remedy}"

@@ -15,13 +15,16 @@ from nats.aio.msg import Msg
 from cdm.model.artifact import node_id
 from cdm.secure.members import Members
 from cdm.secure.permissions import accounts
+from cdm.store.wire import BUCKETS_API
 from tests.harness.secure import Insider
-from tests.security.site import MANAGER, OWN, THIEF, VICTIM
+from tests.security.site import MANAGER, OWN, SLOTS, THIEF, VICTIM
 
 EVIL = "g/evil/1"
 NOWHERE = b'{"capacity":0}'
 """A registration of a node that takes nothing."""
 COMMAND = b'{"state":"LOAD","term":1}'
+HELD = b'{"node":"node-1","incarnation":"evil"}'
+"""A manager's slot that is the thief's."""
 LISTENED = "_INBOX_operator.evil"
 """An inbox that its owner listens to under this very name: the server delivers nowhere else."""
 LATER = 0.5
@@ -34,6 +37,8 @@ TARGETS: Mapping[str, bytes] = {
     f"$KV.nodes.{VICTIM}": b"{}",
     f"$KV.nodes.{VICTIM}.intent": b'{"schedule":"drain"}',
     f"$KV.nodes.{THIEF}.intent": b'{"schedule":"drain"}',
+    f"$KV.nodes.{MANAGER}": b'{"role":"agent","incarnation":"evil"}',
+    f"$KV.nodes.{SLOTS[0]}": HELD,
     f"$KV.status.{EVIL}": b"{}",
     "$O.artifacts.M.ZXZpbA==": b"{}",
     "$JS.API.STREAM.PURGE.KV_blueprints": b"",
@@ -214,8 +219,42 @@ async def batches(insider: Insider) -> None:
     await insider.settle()
 
 
+async def offices(insider: Insider) -> None:
+    """Say that one manages, take managers' slots, free those that others hold, and beat in the name of managers."""
+    for registration in ({"role": "all"}, {"role": "manager", "capacity": 0}, {"role": "agent", "auto": True}):
+        own = {"capacity": 0, "started": "now", "incarnation": "evil", **registration}
+        await insider.client.publish(f"$KV.nodes.{THIEF}", json.dumps(own).encode())
+    conditions: tuple[dict[str, str], ...] = ({}, {"Nats-TTL": "10s"}, {"Nats-Expected-Last-Subject-Sequence": "0"})
+    ends = ({"KV-Operation": "DEL"}, {"KV-Operation": "PURGE"}, {"KV-Operation": "PURGE", "Nats-TTL": "1s"})
+    for key in (*SLOTS, MANAGER, f"{MANAGER}.seen"):
+        # Clients of a bucket that is a copy put to the second one.
+        for subject in (f"$KV.nodes.{key}", f"{BUCKETS_API}.$KV.nodes.{key}"):
+            for headers in conditions:
+                await insider.client.publish(subject, HELD, headers=dict(headers))
+            for headers in ends:
+                await insider.client.publish(subject, b"", headers=dict(headers))
+        purged = json.dumps({"filter": f"$KV.nodes.{key}"}).encode()
+        await insider.client.publish("$JS.API.STREAM.PURGE.KV_nodes", purged)
+    for number in range(1, 50):
+        await insider.client.publish("$JS.API.STREAM.MSG.DELETE.KV_nodes", json.dumps({"seq": number}).encode())
+    name = secrets.token_hex(8)
+    for number, subject in enumerate((f"$KV.nodes.{THIEF}", *(f"$KV.nodes.{slot}" for slot in SLOTS)), 1):
+        headers = {"Nats-Batch-Id": name, "Nats-Batch-Sequence": str(number)}
+        if number > len(SLOTS):
+            headers["Nats-Batch-Commit"] = "1"
+        await insider.client.publish(subject, HELD, headers=headers)
+    await insider.settle()
+
+
 Attack = Callable[[Insider], Awaitable[None]]
-BY_ANYBODY: tuple[Attack, ...] = (answers_of_the_server, deliveries, traces, schedules, all_that_is_others)
+BY_ANYBODY: tuple[Attack, ...] = (
+    answers_of_the_server,
+    deliveries,
+    traces,
+    schedules,
+    all_that_is_others,
+    offices,
+)
 BY_A_NODE: tuple[Attack, ...] = (
     replies_of_ones_own,
     deliveries_by_managers,

@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 
 import nats.errors
 
-from tests.harness.processes import Processes, command_line
+from cdm.model.artifact import node_id
+from cdm.model.keys import slots_of
+from cdm.node.node import NodeSettings
+from tests.harness.processes import Process, Processes, command_line
 from tests.harness.secure import Fortress, Insider, fortress
 from tests.harness.waiting import eventually
 from tests.harness.wire import Raw, Rejection
@@ -25,6 +28,8 @@ import time
 print("served", flush=True)
 time.sleep(3600)
 """
+SLOTS = tuple(map(slots_of, range(NodeSettings(node_id(MANAGER)).managers)))
+"""Keys of managers' slots; which of them are held is a matter of luck."""
 BUCKETS = ("blueprints", "slices", "nodes", "status")
 
 
@@ -39,21 +44,30 @@ class Kept(NamedTuple):
 class Site:
     """The site. Made by `site`."""
 
-    def __init__(self, found: Fortress, processes: Processes, operator: Insider, manager: Insider) -> None:
+    def __init__(
+        self, found: Fortress, processes: Processes, operator: Insider, manager: Insider, *, told: bool = False
+    ) -> None:
         self.found = found
         self.processes = processes
+        self.told = told
+        """Whether nodes are told their role; else they find out what they may be."""
         self.user = Raw(operator.client)
         """Writes as an operator."""
         self.audit = Raw(manager.client)
         """Reads the buckets themselves: an operator reads copies."""
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, *options: str) -> Process:
         """Start a manager, or a node that runs slices."""
-        if name in self.found.managers:
-            self.processes.start(name, "--role", "manager", "--no-create", *self.found.who(name))
+        manages = name in self.found.managers
+        if self.told and manages:
+            options = ("--role", "manager", "--no-create", *options)
         else:
-            run = ("--role", "agent", "--runtime", "process", "--folder", str(self.found.folder / f"{name}.state"))
-            self.processes.start(name, *run, *self.found.who(name))
+            role = ("--role", "agent") if self.told else ()
+            # What runs is to run where it is looked for.
+            none = ("--capacity", "0") if manages else ()
+            run = ("--runtime", "process", "--folder", str(self.found.folder / f"{name}.state"))
+            options = (*role, *none, *run, *options)
+        return self.processes.start(name, *self.found.who(name), *options)
 
     async def contents(self, attacker: str = THIEF) -> dict[str, Any]:
         """All that is stored, but for the attacker's own keys: messages, and what the streams are."""
@@ -104,8 +118,14 @@ def _kept(bucket: str, key: str, sequence: int, data: bytes) -> Kept:
 
 
 @asynccontextmanager
-async def site(folder: Path, size: int) -> AsyncIterator[Site]:
-    """A site of so many servers, whose victim runs a slice; the thief has a key, and no process."""
+async def site(folder: Path, size: int, *, told: bool = False) -> AsyncIterator[Site]:
+    """A site of so many servers, whose victim runs a slice; the thief has a key, and no process.
+
+    Args:
+        folder: where all is that it writes.
+        size: how many servers.
+        told: whether nodes are told their role.
+    """
     managers = (MANAGER, OTHER_MANAGER)
     async with fortress(folder, THIEF, VICTIM, managers=managers, size=size) as found:
         replicas = ("--replicas", str(size))
@@ -118,7 +138,7 @@ async def site(folder: Path, size: int) -> AsyncIterator[Site]:
         processes = Processes(found.url, folder, times)
         try:
             async with found.client("operator") as operator, found.client(MANAGER) as manager:
-                there = Site(found, processes, operator, manager)
+                there = Site(found, processes, operator, manager, told=told)
                 for name in (*managers, VICTIM):
                     there.start(name)
                 script = folder / "program"

@@ -16,7 +16,7 @@ from cdm.cli import Exit
 from tests.harness.processes import Processes, command_line
 from tests.harness.secure import fortress
 from tests.harness.servers import FORGIVEN
-from tests.harness.waiting import eventually
+from tests.harness.waiting import eventually, in_time
 from tests.harness.wire import Rejection, Tenant
 from tests.security.attacks import (
     BY_A_NODE,
@@ -123,7 +123,7 @@ async def test_commands_come_through_while_a_node_holds_batches_open(attacked: S
 
         tasks.start_soon(flood)
         await attacked.user.put("blueprints", artifact, 1)
-        await eventually(lambda: _commanded(attacked, artifact))
+        await in_time(lambda: _commanded(attacked, artifact), 1, "the command is given")
         tasks.cancel_scope.cancel()
     await attacked.user.delete("blueprints", artifact)
     await eventually(lambda: _gone(attacked, artifact))
@@ -186,6 +186,8 @@ async def test_a_node_reads_nothing_of_others(attacked: Site) -> None:
     [
         (("--id", VICTIM, "--role", "agent"), f'publish "$JS.API.DIRECT.GET.KV_nodes.$KV.nodes.{VICTIM}"'),
         (("--id", THIEF, "--role", "manager"), 'publish "$JS.API.STREAM.INFO.KV_blueprints"'),
+        (("--id", VICTIM), f'publish "$JS.API.DIRECT.GET.KV_nodes.$KV.nodes.{VICTIM}"'),
+        (("--id", MANAGER), f'publish "$JS.API.DIRECT.GET.KV_nodes.$KV.nodes.{MANAGER}"'),
         (("--id", THIEF, "--role", "all"), 'publish "$JS.API.STREAM.INFO.KV_blueprints"'),
         (("--id", MANAGER, "--role", "manager"), 'publish "$JS.API.STREAM.INFO.KV_blueprints"'),
     ],

@@ -12,16 +12,26 @@ from tests.harness.processes import command_line
 from tests.harness.servers import FORGIVEN
 from tests.harness.waiting import eventually
 from tests.harness.wire import Rejection
-from tests.security.site import THIEF, VICTIM, VICTIMS, Site, site
+from tests.security.attacks import offices
+from tests.security.site import SLOTS, THIEF, VICTIM, VICTIMS, Site, site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 
-@pytest.mark.parametrize("size", [1, 3])
-async def test_a_site_lives(tmp_path: Path, size: int) -> None:
-    """Slices run, move and are replaced; their output is read; a leader dies, and a server."""
-    async with site(tmp_path, size) as there:
+@pytest.mark.parametrize(("size", "told"), [(1, True), (3, False)])
+async def test_a_site_lives(tmp_path: Path, size: int, told: bool) -> None:
+    """Slices run, move and are replaced; their output is read; a leader dies, and a server.
+
+    With roles that are told on one server; on three each node finds out what it may be.
+    """
+    async with site(tmp_path, size, told=told) as there:
         await _live(there)
+        if not told:
+            await _without_managers(there)
+        for process in there.processes.all.values():
+            said = "\n".join(line for line in process.log.splitlines() if "[debug" not in line)
+            assert "denied" not in said
+            assert "violation" not in said.lower()
 
 
 async def _live(there: Site) -> None:
@@ -51,9 +61,45 @@ async def _live(there: Site) -> None:
     thief.send(signal.SIGTERM)
     assert await thief.ends() == 0, thief.log
     await eventually(lambda: _active(there, {VICTIM: 4}), 60, "what was on the other node is here")
-    for process in there.processes.all.values():
-        assert "denied" not in process.log
-        assert "violation" not in process.log.lower()
+
+
+async def _without_managers(there: Site) -> None:
+    """Who was made a manager becomes one, and nobody else does, be there managers or not."""
+    names, nodes = there.found.managers, (THIEF, VICTIM)
+    (dead,) = (name for name in names if there.processes.all[name].code is not None)
+    there.start(dead)
+    await eventually(lambda: _managed_by(there, *names), 60, "who was made a manager takes a slot when it starts")
+    for name in names:
+        there.processes.all[name].kill()
+    thief = there.start(THIEF)
+    await eventually(lambda: _managed_by(there), 60, "slots and the lease expire")
+    await eventually(lambda: "never manages" in thief.log, 30, "it is told what the node is")
+    async with there.found.client(THIEF) as insider:
+        await offices(insider)
+    assert await _managed_by(there)
+    there.processes.unharmed(*names)
+    await eventually(lambda: _registered(there), 30, "the node says of itself again what it is")
+    for name in names:
+        there.start(name)
+    await eventually(lambda: _managed_by(there, *names), 60, "managers are back")
+    await there.user.stubborn("blueprints", VICTIMS, 6)
+    await eventually(lambda: _active(there, {VICTIM: 4, THIEF: 2}), 60, "nodes are told what to run, both")
+    registered = (await there.audit.registrations()).items()
+    roles = {node: (record.value.get("role", "all"), record.value.get("auto", False)) for node, record in registered}
+    assert roles == {**dict.fromkeys(names, ("all", True)), **dict.fromkeys(nodes, ("agent", False))}
+
+
+async def _managed_by(there: Site, *names: str) -> bool:
+    """Whether processes of these hold slots, and say so; nobody else does, and one of them leads."""
+    try:
+        nodes, lease = await there.audit.contents("nodes"), await there.audit.lease()
+    except (Rejection, nats.errors.Error):
+        return False
+    held = {(slot["node"], slot["incarnation"]) for slot in (nodes[key].value for key in SLOTS if key in nodes)}
+    told = {(name, nodes[name].value["incarnation"]) for name in names if name in nodes}
+    if len(told) < len(names) or held != told:
+        return False
+    return lease.get("node") in names if names else not lease
 
 
 async def _active(there: Site, wanted: dict[str, int]) -> bool:
