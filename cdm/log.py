@@ -116,5 +116,63 @@ class Ration:
         return self._told_at + self._seconds if self._missed else float("inf")
 
 
+class Lasting:
+    """Something that lasts while one tries again and again: told when it begins, then ever more seldom, and at its end.
+
+    Each line after the first tells for how many ``seconds`` it has lasted. What is left out is told at the level debug.
+
+    Args:
+        log: where it is told.
+        end: the line that tells its end, at the level info.
+        level: that of the other lines.
+        again: seconds from the first line to the second; doubled from each to the next.
+        longest: seconds between two lines, at most.
+    """
+
+    def __init__(
+        self, log: Log, end: str, *, level: str = "warning", again: float = 10.0, longest: float = 300.0
+    ) -> None:
+        self._log = log
+        self._end = end
+        self._level = level
+        self._again = again
+        self._longest = longest
+        self._began: float | None = None
+        """When it began; None: it is not so."""
+        self._due = float("-inf")
+        self._pause = again
+
+    def goes_on(self, now: float, line: str, /, **about: Any) -> None:
+        """It is so at this time, in seconds on any clock: tell it, if that is due.
+
+        Args:
+            now: the time.
+            line: what is told.
+            about: what goes with it.
+        """
+        if self._began is None:
+            self._began, self._pause, self._due = now, self._again, now
+        if now < self._due:
+            self._log.debug(line, **about)
+            return
+        getattr(self._log, self._level)(line, **about, **_for(now - self._began))
+        self._due = now + self._pause
+        self._pause = min(2 * self._pause, self._longest)
+
+    def over(self, now: float, /, **about: Any) -> None:
+        """It is not so, or no more: tell that it has ended, if it was so."""
+        if self._began is not None:
+            self._log.info(self._end, **about, **_for(now - self._began))
+            self.drop()
+
+    def drop(self) -> None:
+        """Nobody tries any more: its end is not told."""
+        self._began = None
+
+
+def _for(seconds: float) -> dict[str, float]:
+    return {"seconds": round(seconds, 1)} if seconds else {}
+
+
 def _nothing(*_: Any, **__: Any) -> None:
     pass

@@ -28,7 +28,7 @@ from cdm.leader.actions import Probe, Read, Renew, StepDown, TakeOver, Wait
 from cdm.leader.election import Election
 from cdm.leader.lease import PATIENCE, UNREADABLE_HOLDER, LeaseStore
 from cdm.leader.records import NO_FENCE, Held, StoredFence, Tenure, Vacant
-from cdm.log import Log, Ration
+from cdm.log import Lasting, Log, Ration
 from cdm.model.artifact import NodeId
 from cdm.model.keys import FenceKey, LeaseKey
 from cdm.model.node import Fence, Lease
@@ -96,6 +96,7 @@ class Leadership:
         """What everybody was told last."""
         self._activation: Activation | None = None
         """This process's latest term."""
+        self._unrenewed = Lasting(log, "lease renewed again", again=COMPLAINT_INTERVAL)
         self._voice: Responder | None = None
         self._beacon = Beacon(slices, self._on_beacon_out)
         self._may_read = False
@@ -315,14 +316,16 @@ class Leadership:
 
     async def _activate(self, term: int, scope: anyio.CancelScope) -> None:
         """Wait for the read barrier, then tell the manager. `_deactivate` cancels the scope."""
+        waits = Lasting(log, "read barrier reached")
         with scope:
             while True:
                 try:
                     await self._barrier()
                     break
                 except StoreError as error:
-                    log.warning("read barrier waits", reason=str(error))
+                    waits.goes_on(clock.now(), "read barrier waits", reason=str(error))
                     await anyio.sleep(READ_AGAIN_AFTER)
+            waits.over(clock.now())
             if self._election.tenure is not None and self._election.tenure.term == term:
                 self._tell(LeaderChange(self._election.node, term, local_node_is_leader=True))
 
@@ -335,12 +338,13 @@ class Leadership:
         except (Conflict, StoreBusy):
             election.doubt()
         except StoreError as error:
-            log.warning("lease not renewed; trying again", reason=str(error))
+            self._unrenewed.goes_on(clock.now(), "lease not renewed; trying again", reason=str(error))
             election.renewal_unknown(sent)
             if not isinstance(error, Uncertain):
                 await anyio.sleep(READ_AGAIN_AFTER)
         else:
             election.renewed(revision, sent)
+            self._unrenewed.over(clock.now())
 
     async def _probe(self, term: int) -> None:
         election, detector = self._election, self._election.detector
@@ -377,6 +381,7 @@ class Leadership:
     def _deactivate(self, reason: str) -> None:
         if self._activation is not None:
             self._activation.scope.cancel()
+        self._unrenewed.drop()
         tenure = self._election.tenure
         say = log.info if reason == RESIGNED else log.warning
         say("leadership is over", term=tenure.term if tenure else None, reason=reason)

@@ -28,7 +28,7 @@ from cdm.leader.batching import BatchPart, Cutter
 from cdm.leader.election import Election
 from cdm.leader.lease import LeaseStore
 from cdm.leader.records import Tenure
-from cdm.log import Log
+from cdm.log import Lasting, Log, Ration
 from cdm.manager.outbox import Outbox
 from cdm.model.keys import FENCE, encode
 from cdm.model.slice import SliceState
@@ -103,7 +103,8 @@ class CommandWriter:
         self.outcomes: Counter[tuple[SliceState | None, str]] = Counter()
         """How many commands of each kind (None: deletes of keys) came to what: one of `OUTCOMES`."""
         self._singly_until = float("-inf")
-        self._logged_at = float("-inf")
+        self._refusals = Ration(1, REFUSAL_LOG_INTERVAL)
+        self._unknown = Lasting(log, "commands are stored again")
 
     async def run(self) -> None:
         """Write orders until cancelled."""
@@ -156,6 +157,7 @@ class CommandWriter:
             if self._election.valid(clock.now()):
                 return tenure
             await anyio.sleep(BUSY_PAUSE)
+        self._unknown.drop()
         return None
 
     async def _write(self, prepared: Prepared) -> None:
@@ -180,7 +182,9 @@ class CommandWriter:
                 return
             except StoreError as error:
                 self._count(part, UNKNOWN)
-                log.warning("unknown whether commands were stored", reason=str(error), commands=len(part.writes))
+                self._unknown.goes_on(
+                    clock.now(), "unknown whether commands were stored", reason=str(error), commands=len(part.writes)
+                )
                 if isinstance(error, AccessDenied):
                     await anyio.sleep(REFUSAL_PAUSE)  # it is decided anew, and would be refused anew at once
                 await self._settle(prepared, str(error))
@@ -190,6 +194,7 @@ class CommandWriter:
             self._give_up(part, 0, "the term is over")
             return
         self._count(part, STORED)
+        self._unknown.over(clock.now())
         self._one_order = False
         for artifact in part.finished:
             self._route(Written(artifact, part.term, revision))
@@ -219,13 +224,13 @@ class CommandWriter:
         await anyio.sleep(BUSY_PAUSE)
 
     def _log_refusal(self, what: str, error: StoreError, part: BatchPart) -> None:
-        if clock.now() >= self._logged_at + REFUSAL_LOG_INTERVAL:
-            self._logged_at = clock.now()
+        if self._refusals.take(clock.now()):
             log.warning(what, reason=str(error), commands=len(part.writes))
 
     def _on_conflict(self, term: int, error: Conflict) -> None:
         log.warning("fenced: another term began", term=term, server=str(error))
         self._ahead = None
+        self._unknown.drop()
         if self._election.valid(clock.now()):
             self._election.fenced("the server refused a write of this term")
             self._on_fenced()
@@ -236,7 +241,7 @@ class CommandWriter:
         self._route(FenceRenewal(term, None))
         while tenure := await self._tenure(term):
             if tenure.fence_revision > prepared.fence_revision:
-                log.info("fence renewed", term=term, revision=tenure.fence_revision)
+                log.debug("fence renewed", term=term, revision=tenure.fence_revision)
                 self._route(FenceRenewal(term, tenure.fence_revision))
                 self._give_up(prepared.part, tenure.fence_revision, reason, with_all_orders=True)
                 return

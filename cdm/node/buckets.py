@@ -12,7 +12,7 @@ import anyio
 from cdm import clock
 from cdm.artifacts.repository import Artifacts
 from cdm.errors import AccessDenied, BucketMissing, StoreError, Unsuitable
-from cdm.log import Log
+from cdm.log import Lasting, Log
 from cdm.store.bucket import Bucket
 from cdm.store.events import EventStream
 
@@ -38,14 +38,18 @@ async def patiently(work: Callable[[], Awaitable[T]], what: str, patience: float
         StoreError: one that waiting does not mend, at once; any other when ``patience`` is over.
     """
     deadline = clock.now() + patience
+    waits = Lasting(log, "JetStream is ready", level="info")
     # stamina was tried, see `cdm.store.objects`; its own line at each retry would not say what is waited for.
     while True:
         try:
-            return await work()
+            done = await work()
         except StoreError as error:
             if clock.now() >= deadline or isinstance(error, (Unsuitable, BucketMissing, AccessDenied)):
                 raise
-            log.info("waiting for JetStream", what=what, reason=str(error))
+            waits.goes_on(clock.now(), "waiting for JetStream", what=what, reason=str(error))
+        else:
+            waits.over(clock.now(), what=what)
+            return done
         await anyio.sleep(JETSTREAM_PAUSE)
 
 

@@ -14,7 +14,7 @@ import nats.errors
 
 from cdm import clock
 from cdm.errors import Unreachable
-from cdm.log import Log
+from cdm.log import Lasting, Log, Ration
 from cdm.store.access import Access, credentials_of, without_secrets
 from cdm.store.client import Client, translated
 from cdm.store.permissions import Permissions
@@ -30,7 +30,7 @@ RECONNECT_PAUSE = 0.2
 """Seconds between two attempts at the same server."""
 CLOSE_TIMEOUT = 2.0
 PROBLEM_INTERVAL = 5.0
-"""Seconds between two log lines about problems with the connection."""
+"""Seconds between two log lines about problems with the connection, and to the second one while there is none."""
 
 
 class Link:
@@ -54,7 +54,8 @@ class Link:
         self._lost = asyncio.Event()
         self._problem = "no answer"
         """The last one that the client told of."""
-        self._logged_at = float("-inf")
+        self._problems = Ration(1, PROBLEM_INTERVAL)
+        self._apart = Lasting(log, "connected to NATS", again=PROBLEM_INTERVAL)
 
     async def open(self, name: str) -> None:
         """Connect, and show this name to the server. `close` is to follow, also where this raises.
@@ -74,6 +75,8 @@ class Link:
         if opening.hopeless.done():
             raise opening.hopeless.result()
         await attempt
+        self._apart.over(clock.now(), servers=self.access.shown)
+        self._apart = Lasting(log, "connected to NATS again", again=PROBLEM_INTERVAL)
         self._client.keep_order()
         self._enter(self._now_up() if self._client.is_connected else Down())
 
@@ -167,12 +170,12 @@ class Link:
 
     async def _on_disconnected(self) -> None:
         if isinstance(self._phase, LinkUp):
-            log.warning("connection to NATS lost; reconnecting", servers=self.access.shown)
+            self._apart.goes_on(clock.now(), "connection to NATS lost; reconnecting", servers=self.access.shown)
             self._enter(Down())
 
     async def _on_reconnected(self) -> None:
         if isinstance(self._phase, Down):
-            log.info("connected to NATS again", servers=self.access.shown)
+            self._apart.over(clock.now(), servers=self.access.shown)
             self._enter(self._now_up())
 
     async def _on_closed(self) -> None:
@@ -191,10 +194,12 @@ class Link:
                 return
         if isinstance(error, nats.errors.SlowConsumerError):
             log.debug("slow consumer")  # the watch notices the gap and lists again
-        elif clock.now() - self._logged_at >= PROBLEM_INTERVAL and not isinstance(self._phase, Closed):
-            self._logged_at = clock.now()
-            what = "NATS reports a problem" if self.is_up else "cannot connect to NATS; trying again"
-            log.warning(what, servers=self.access.shown, problem=self._problem)
+        elif isinstance(self._phase, LinkUp):
+            if self._problems.take(clock.now()):
+                log.warning("NATS reports a problem", servers=self.access.shown, problem=self._problem)
+        elif not isinstance(self._phase, Closed):
+            told = {"servers": self.access.shown, "problem": self._problem}
+            self._apart.goes_on(clock.now(), "cannot connect to NATS; trying again", **told)
 
     def _on_denied(self, kind: str, subject: str) -> None:
         if not isinstance(self._phase, Closed):  # nobody waits for anything any more

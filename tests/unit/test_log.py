@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
-from cdm.log import Ration, printable, printable_json
+from cdm.log import Lasting, Log, Ration, printable, printable_json
 from cdm.output.lines import AsJson, AsText
 from cdm.output.source import Shown
 from cdm.output.wire import WireLine
@@ -43,6 +44,38 @@ def test_a_ration_fills_up_with_time(later: float, more: int) -> None:
     while ration.take(5.0):
         pass
     assert sum(ration.take(5.0 + later) for _ in range(50)) == more
+
+
+class Heard(Log):
+    """A log whose lines a test reads."""
+
+    def __init__(self) -> None:
+        super().__init__("cdm.test")
+        self.lines: list[tuple[str, str, dict[str, Any]]] = []
+
+    def __getattr__(self, level: str) -> Any:
+        return lambda event, **about: self.lines.append((level, event, about))
+
+
+def test_what_lasts_is_told_when_it_begins_then_ever_more_seldom_and_at_its_end() -> None:
+    log = Heard()
+    lasting = Lasting(log, "they come", again=10.0, longest=60.0)
+    lasting.over(0.0)
+    assert log.lines == [], "what never was has no end"
+    for half_seconds in range(2 * 240):
+        lasting.goes_on(100.0 + half_seconds / 2, "waiting", who="them")
+    lasting.over(340.0, who="them")
+    told = [line for line in log.lines if line[0] != "debug"]
+    assert told == [
+        ("warning", "waiting", {"who": "them"}),
+        *(("warning", "waiting", {"who": "them", "seconds": each}) for each in (10.0, 30.0, 70.0, 130.0, 190.0)),
+        ("info", "they come", {"who": "them", "seconds": 240.0}),
+    ]
+    assert len(log.lines) == 2 * 240 + 1, "each try is there for whoever looks closely"
+    lasting.over(341.0)
+    assert len(log.lines) == 2 * 240 + 1, "an end is told once"
+    lasting.goes_on(400.0, "waiting")
+    assert log.lines[-1] == ("warning", "waiting", {}), "it begins anew"
 
 
 def _program(form: str, level: str, line: str) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import anyio
 
-from cdm.log import Log
+from cdm import clock
+from cdm.log import Lasting, Log
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Line, Manifest
 from cdm.model.quantity import memory_shown
@@ -97,7 +98,7 @@ class ContainerRun(RunHandle):
 
     async def _until_ended(self) -> Exited:
         """Wait for its end. While the engine is away, and while it cannot be known, it counts as running."""
-        told = False
+        silent = Lasting(log, "the container engine tells of the slice again")
         while True:
             try:
                 answer = await self._engine.ask(
@@ -107,11 +108,11 @@ class ContainerRun(RunHandle):
             except EngineFailed as error:
                 if error.is_missing:
                     return Exited(self.name, -9, REMOVED)
-                if not told:
-                    log.warning("the container engine tells nothing of a slice", slice=str(self.key), reason=str(error))
-                told = True
+                about = {"slice": str(self.key), "reason": str(error)}
+                silent.goes_on(clock.now(), "the container engine tells nothing of a slice", **about)
                 await anyio.sleep(PAUSE)
                 continue
+            silent.over(clock.now(), slice=str(self.key))
             return Exited(self.name, answer["StatusCode"], self._words(answer["StatusCode"], facts["State"]))
 
     def _words(self, status: int, state: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ import anyio.abc
 
 from cdm import clock
 from cdm.errors import SliceFailed
-from cdm.log import Log
+from cdm.log import Lasting, Log
 from cdm.model.keys import SliceKey
 from cdm.runtimes.keeper.leftovers import PATIENCE, sweep
 from cdm.runtimes.keeper.processes import Process
@@ -336,17 +336,19 @@ class Supervisor:
     async def _replace(self) -> None:
         """Try until there is a keeper again, whatever is in the way: without one nothing of this node runs."""
         pause = 0.0 if clock.now() - self._launched >= STABLE else self._pause
+        fails = Lasting(log, "the keeper of processes is started again", level="exception")
         while True:
             self._pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
             try:
                 await self._bury(excused=pause < SICK)
                 await anyio.sleep(pause)
                 self._launch()
-            except Exception as error:  # another error of ours is no reason to give up
-                log.exception("the keeper of processes cannot be started again", reason=str(error))
+            except Exception as error:  # noqa: BLE001  # another error of ours is no reason to give up
+                fails.goes_on(clock.now(), "the keeper of processes cannot be started again", reason=str(error))
                 await anyio.sleep(FIRST_PAUSE)  # the error may have come before the pause
                 pause = self._pause
             else:
+                fails.over(clock.now())
                 return
 
     async def _bury(self, *, excused: bool) -> None:
@@ -356,8 +358,10 @@ class Supervisor:
             self._link.kill()
             await self._link.wait(None)
             self._link = None
+        stays = Lasting(log, "no process is left", level="error")
         while left := await sweep(self._folder / RECORDS, self._token, self._users()):
-            log.error("processes cannot be ended", pids=_pids(left))
+            stays.goes_on(clock.now(), "processes cannot be ended", pids=_pids(left))
+        stays.over(clock.now())
         lost, self._runs = self._runs, {}
         for run in lost.values():
             run.excused = excused and not run.over.is_set()

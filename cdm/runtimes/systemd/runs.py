@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from cdm.errors import InvalidManifest
-from cdm.log import Log
+from cdm.log import Lasting, Log
 from cdm.model.manifest import Manifest
 from cdm.model.quantity import memory_shown
 from cdm.runtimes.keeper.ending import told_of_ending
@@ -52,6 +52,8 @@ class UnitRun:
         self.stopped = False
         """Whether it is being stopped because that was asked for."""
         self.pid = 0
+        self.unwatched = Lasting(log, "systemd is told again that the node lives", level="error")
+        """systemd cannot be told."""
         self._reading = asyncio.Lock()
         self._losing = False
 

@@ -18,7 +18,7 @@ import anyio.abc
 
 from cdm import clock
 from cdm.errors import SliceFailed
-from cdm.log import Log
+from cdm.log import Lasting, Log
 from cdm.model.keys import SliceKey, encode
 from cdm.model.manifest import Manifest
 from cdm.output.reading import folder_name
@@ -321,6 +321,7 @@ class SystemdSupervisor:
 
     async def _follow(self, run: UnitRun) -> None:
         """Tell the slice what becomes of a unit, until nothing of it runs."""
+        unseen = Lasting(log, "the unit can be looked at again", level="error")
         while True:
             run.changed.clear()
             try:
@@ -328,9 +329,10 @@ class SystemdSupervisor:
                 left = await self._bus.processes(run.unit) if state is not None and state.over else []
             except RefusedBySystemd as error:
                 if error.name:
-                    log.error("a unit cannot be looked at", unit=run.unit, reason=str(error))
+                    unseen.goes_on(clock.now(), "a unit cannot be looked at", unit=run.unit, reason=str(error))
                 await anyio.sleep(PAUSE)
                 continue
+            unseen.over(clock.now(), unit=run.unit)
             self._see(run, state)
             if state is None or state.over:
                 if not left:
@@ -367,18 +369,22 @@ class SystemdSupervisor:
     # What goes on all the time
 
     async def _stay_connected(self) -> None:
+        away = Lasting(log, "connected to systemd again")
         while True:
             await self._bus.lost()
             self._reached.clear()
-            log.warning("the connection to systemd is lost")
+            away.goes_on(clock.now(), "the connection to systemd is lost")
             while not self._reached.is_set():
                 await anyio.sleep(PAUSE)
-                with contextlib.suppress(RefusedBySystemd):
+                try:
                     await self._bus.connect()
                     for run in list(self._runs.values()):
                         await self._bus.follow(run.unit, on=True)
                         run.changed.set()
                     self._reached.set()
+                except RefusedBySystemd as error:
+                    away.goes_on(clock.now(), "systemd cannot be reached", reason=str(error))
+            away.over(clock.now())
 
     async def _read(self) -> None:
         """Take what programs wrote."""
@@ -400,4 +406,7 @@ class SystemdSupervisor:
                 self._watchdog.allow(run.pid, remaining(run.stop_after, self._outlive, self.silent_for()))
             except OSError as error:
                 if not isinstance(error, (BlockingIOError, ProcessLookupError)):
-                    log.error("systemd cannot be told that the node lives", unit=run.unit, reason=str(error))
+                    told = {"unit": run.unit, "reason": str(error)}
+                    run.unwatched.goes_on(clock.now(), "systemd cannot be told that the node lives", **told)
+            else:
+                run.unwatched.over(clock.now(), unit=run.unit)
