@@ -27,6 +27,7 @@ from cdm.model.keys import SliceKey
 from cdm.model.manifest import Container, Manifest, Readiness, Restart, Tcp
 from cdm.model.secret import SecretForm, SecretRef
 from cdm.runtimes import Surroundings, Work
+from cdm.runtimes.container import end_containers
 from cdm.runtimes.container.engine import Engine
 from cdm.runtimes.container.images import Images
 from cdm.runtimes.container.runtime import ContainerRuntime
@@ -118,6 +119,13 @@ class TestContainers(RuntimeConformance):
     async def test_it_ends_where_the_node_is_not_heard_of(self, trial: Trial) -> None:
         """Nobody could see to that: the agent keeps what asks for it off these nodes."""
         assert not trial.runtime.lapses
+
+    async def test_what_is_left_of_a_node_is_ended(self, trial: Trial, folder: Path) -> None:
+        assert await end_containers(trial.node, folder / "other") is None
+        _, port = await self._left_behind(trial, Deed.SERVE)
+        assert await end_containers(trial.node, folder / "runtime") == 1
+        await self._stopped(trial, port)
+        assert await end_containers(trial.node, folder / "runtime") == 0
 
     async def test_what_somebody_removes_is_started_again(self, trial: Trial) -> None:
         key, port = await trial.up(Deed.SERVE, replace(SERVING, restart=Restart(backoff=0.05)))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cdm.model.artifact import NodeId
 from cdm.runtimes import Runtime, Surroundings
+from cdm.runtimes.abandoned import end_abandoned
 
 NOTES = "containers"
 """The folder, inside the runtime's own, with a note on each container."""
@@ -30,10 +31,4 @@ async def end_containers(node: NodeId, folder: Path) -> int | None:
         node: the node.
         folder: the runtime's own; the caller has locked the node's.
     """
-    if not (folder / NOTES).exists():
-        return None
-    runtime = made(Surroundings(node, folder, lambda *_: None))
-    await runtime.start()
-    count = len(runtime.found)
-    await runtime.close()
-    return count
+    return await end_abandoned(made, node, folder) if (folder / NOTES).exists() else None

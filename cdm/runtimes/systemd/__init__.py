@@ -13,6 +13,7 @@ from pathlib import Path
 from cdm.errors import UsageError
 from cdm.model.artifact import NodeId
 from cdm.runtimes import Runtime, Surroundings
+from cdm.runtimes.abandoned import end_abandoned
 
 HEARD = "heard"
 """The file, inside the runtime's own folder, with the time of the last heartbeat that NATS accepted."""
@@ -36,10 +37,4 @@ async def end_units(node: NodeId, folder: Path) -> int | None:
         node: the node.
         folder: the runtime's own; the caller has locked the node's.
     """
-    if not (folder / HEARD).exists():
-        return None
-    runtime = made(Surroundings(node, folder, lambda *_: None))
-    await runtime.start()
-    count = len(runtime.found)
-    await runtime.close()
-    return count
+    return await end_abandoned(made, node, folder) if (folder / HEARD).exists() else None
