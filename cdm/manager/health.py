@@ -43,12 +43,6 @@ class SideHealth(NamedTuple):
     """Why one of the troubled ones failed."""
 
 
-def is_healthy(put: SlicePut, min_healthy: float, fleet: Fleet, now: float) -> bool:
-    """Whether an instance serves, and has done so for ``min_healthy`` seconds since its last start."""
-    node = fleet.nodes.get(put.key.node)
-    return put.value.state is _ACTIVE and node is not None and node.registered and put.at + min_healthy <= now
-
-
 def health_of(
     puts: Iterable[SlicePut], min_healthy: float, fleet: Fleet, now: float, *, one_by_one: bool = False
 ) -> SideHealth:

@@ -136,6 +136,7 @@ class Siting:
 
 
 def _labels(node: NodeId, registration: Registration) -> Mapping[str, str]:
+    """A node's labels as conditions see them: what cdm says by a label holds, whatever the node says."""
     labels = {**registration.labels, NODE_LABEL: node}
     for label, feature in ((SECRETS_LABEL, GIVES_SECRETS), (TRUST_LABEL, RUNS_SIGNED)):
         labels.pop(label, None)

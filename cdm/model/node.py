@@ -15,7 +15,6 @@ from cdm.model.artifact import NodeId
 from cdm.model.duration import Duration, check_duration, seconds
 from cdm.model.problems import problem_with_encoding, without_mark
 from cdm.model.quantity import MOST_CPU, MOST_MEMORY
-from cdm.model.rules import NODE_LABEL
 from cdm.model.slice import Term
 
 EXTERNAL = "external"
@@ -179,10 +178,6 @@ class Registration(Struct, frozen=True, omit_defaults=True):
     def differs_from(self, other: Registration) -> bool:
         """Whether it says another thing; how busy and how well it is changes all the time, and does not count."""
         return self != other and replace(self, load=other.load, vitals=other.vitals) != other
-
-    def labels_on(self, node: NodeId) -> dict[str, str]:
-        """Its labels as conditions see them: with the node's id as the label ``node``, whatever it says itself."""
-        return {**self.labels, NODE_LABEL: node}
 
     @property
     def lasting(self) -> Registration:

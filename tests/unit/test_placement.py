@@ -181,6 +181,13 @@ def test_a_condition_keeps_nodes_out_and_the_status_says_which() -> None:
     )
 
 
+def test_the_label_node_is_the_nodes_id_whatever_a_node_says() -> None:
+    it = world(n1=Registration(labels={"node": "n2"}), n2=Registration(labels={"node": "n1"}), n3=Registration())
+    it.apply(APP, typed(2, require=["node = n1"]))
+    it.settle()
+    assert live(it) == {"n1": 2}
+
+
 def test_labels_that_change_are_violations_and_nothing_moves_unless_it_is_to() -> None:
     it = world(**in_zones("a", "a", "b"))
     it.apply(APP, typed(2, require=["zone = a"]))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm.errors import InvalidBlueprint
-from cdm.model.artifact import Artifact, NodeId
+from cdm.model.artifact import Artifact
 from cdm.model.blueprint import Blueprint, Overrides
 from cdm.model.condition import LabelCondition, problem_with_label
 from cdm.model.node import Registration
@@ -342,11 +342,6 @@ def test_load_alone_makes_no_other_registration() -> None:
     assert not one.differs_from(one)
     assert one.differs_from(msgspec.structs.replace(one, load=0.5, cpu=2))
     assert one.differs_from(Registration())
-
-
-def test_the_label_node_is_the_nodes_id_whatever_a_node_says() -> None:
-    registration = Registration(labels={"zone": "a", "node": "another"})
-    assert registration.labels_on(NodeId("n1")) == {"zone": "a", "node": "n1"}
 
 
 def test_overrides_of_a_status_are_as_before() -> None:
