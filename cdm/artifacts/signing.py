@@ -3,6 +3,8 @@
 What is signed is a short text in JSON: the artifact's name, what its bytes are, and the digests of these bytes and of
 the manifest at their end. (Permissions are not: an archive's are among the bytes, and a lone file is run anyway.) A
 signature is Ed25519's, by a key as NATS has them: `nats auth nkey gen user` makes one.
+
+The libraries that make and verify signatures are imported by the first one: most nodes run anything, and never do.
 """
 
 from __future__ import annotations
@@ -10,13 +12,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from binascii import Error
+from binascii import Error, crc_hqx
 from pathlib import Path
 
-import nkeys
 from msgspec import Struct
-from nacl.exceptions import BadSignatureError
-from nacl.signing import VerifyKey
 
 from cdm.errors import UsageError
 from cdm.model.artifact import Artifact
@@ -59,6 +58,9 @@ class Signed(Struct, frozen=True):
         return [key for key, signature in sorted(self.signatures.items()) if self._is_valid(key, signature)]
 
     def _is_valid(self, key: str, signature: str) -> bool:
+        from nacl.exceptions import BadSignatureError  # noqa: PLC0415  # see the module's docstring
+        from nacl.signing import VerifyKey  # noqa: PLC0415  # likewise
+
         try:
             VerifyKey(_bytes_of(key)).verify(self.text, base64.b64decode(signature, validate=True))
         except (ValueError, BadSignatureError):  # also what nacl raises for bytes of another length
@@ -70,6 +72,8 @@ class SigningKey:
     """A private key, read from a file with its seed."""
 
     def __init__(self, path: Path) -> None:
+        import nkeys  # noqa: PLC0415  # see the module's docstring
+
         try:
             lines = [line.strip() for line in path.read_bytes().splitlines()]
         except OSError as error:
@@ -139,6 +143,6 @@ def _bytes_of(key: str) -> bytes:
         raw = base64.b32decode(key + "=" * (-len(key) % 8))
     except Error as error:
         raise ValueError(str(error)) from None
-    if len(raw) != 35 or key[0] not in _PREFIXES or int.from_bytes(raw[33:], "little") != nkeys.crc16(raw[:33]):
+    if len(raw) != 35 or key[0] not in _PREFIXES or int.from_bytes(raw[33:], "little") != crc_hqx(raw[:33], 0):
         raise ValueError("not a public key")
     return raw[1:33]

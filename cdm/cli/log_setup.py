@@ -7,6 +7,7 @@ import os
 import sys
 from contextlib import suppress
 from enum import StrEnum, unique
+from types import ModuleType
 from typing import Any, TextIO
 
 from cdm.cli.screen import coloured
@@ -49,8 +50,7 @@ def configure_logs(form: LogFormat, level: LogLevel, **bound: Any) -> None:
 
 
 def _configure(form: LogFormat, threshold: int, bound: dict[str, Any], stream: TextIO) -> None:
-    import structlog  # noqa: PLC0415  # slow to import, and not needed by a process that logs nothing
-
+    structlog = _structlog()
     # The prettier formatter prints local variables, too: secrets may be among them.
     plain: dict[str, Any] = {"exception_formatter": structlog.dev.plain_traceback}
     finish: list[Any]
@@ -70,9 +70,22 @@ def _configure(form: LogFormat, threshold: int, bound: dict[str, Any], stream: T
             *finish,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=lambda *_: structlog.WriteLogger(_StreamThatMayBreak(stream)),  # type: ignore[arg-type]  # it only writes
+        logger_factory=lambda *_: structlog.WriteLogger(_StreamThatMayBreak(stream)),
         cache_logger_on_first_use=True,
     )
+
+
+def _structlog() -> ModuleType:
+    """The library, without rich, with which it would draw traces: larger than all the rest of it, and not used here."""
+    hidden = "rich" not in sys.modules
+    if hidden:
+        sys.modules["rich"] = None  # type: ignore[assignment]  # importing it fails, as where it is not installed
+    try:
+        import structlog  # noqa: PLC0415  # slow to import, and not needed by a process that logs nothing
+    finally:
+        if hidden:
+            del sys.modules["rich"]
+    return structlog
 
 
 class _StreamThatMayBreak:

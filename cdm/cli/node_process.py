@@ -21,7 +21,6 @@ from cdm.node.kept import end_left
 from cdm.node.node import Node, NodeSettings
 from cdm.node.node import node as make_node
 from cdm.node.notify import notify, reloading
-from cdm.store import load_client
 
 if TYPE_CHECKING:
     from cdm.http.server import HttpServer
@@ -68,7 +67,6 @@ async def run(settings: NodeSettings, server: HttpServer | None, tracing: Tracin
         tracing: what sends its traces.
     """
     gc.set_threshold(GARBAGE_THRESHOLD)
-    load_client()
     told = _Told()
     async with anyio.create_task_group() as tasks:
         if server is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
@@ -15,6 +15,9 @@ from cdm.errors import AccessDenied, BucketMissing, StoreError, Unsuitable
 from cdm.log import Lasting, Log
 from cdm.store.bucket import Bucket
 from cdm.store.events import EventStream
+
+if TYPE_CHECKING:
+    from cdm.node.part import Ground
 
 log = Log("cdm.node")
 
@@ -62,3 +65,21 @@ async def ensure(
         f"bucket {bucket.name}",
         BUCKET_PATIENCE,
     )
+
+
+async def provide_buckets(ground: Ground) -> None:
+    """Check the buckets that managers need, or make them; waits while JetStream itself is not ready.
+
+    Raises:
+        Unsuitable: a bucket cannot do what is needed.
+        BucketMissing: a bucket is not there and may not be created.
+    """
+    settings = ground.settings
+    for bucket in ground.buckets.values():
+        await ensure(bucket, create=settings.create, replicas=settings.replicas)
+    if settings.create:
+        try:
+            await ensure(Artifacts(ground.connection), create=True, replicas=settings.replicas)
+        except AccessDenied as error:
+            # A cluster whose agents are the user's own does without; whoever pushes an artifact is told.
+            log.warning("no bucket for artifacts", reason=str(error))

@@ -15,8 +15,8 @@ from cdm.leader.slot import LookForSlots, ReadSlot, RenewSlot, SlotClaim, TakeSl
 from cdm.leader.slot_store import SlotStore
 from cdm.log import Log
 from cdm.model.node import Role, Slot, Vitals
-from cdm.node.buckets import patiently
-from cdm.node.managing import provide_buckets
+from cdm.node.buckets import patiently, provide_buckets
+from cdm.node.manager import imported, is_at_hand
 from cdm.node.office import Office
 from cdm.node.part import Ground, Part
 from cdm.store.bucket import Bucket
@@ -167,8 +167,9 @@ class Candidacy(Part):
             await office.close()
             self._ground.describe_anew()
         elif until > clock.now():
+            await imported()
             self.office = Office(self._ground, accepting=self._accepting)
-            self.office.allow(until)
+            self.office.allow(claim.held_until)
             tasks.start_soon(self._manage, self.office)
         else:
             self._began_seated = False
@@ -192,6 +193,9 @@ class Candidacy(Part):
                     found = await store.look()
                     claim.looked(found.held, found.keys, clock.now())
                 case TakeSlot(number):
+                    if not is_at_hand():
+                        self._put_off()
+                        return True
                     try:
                         claim.taken(number, await store.take(number), sent)
                     except Uncertain:
@@ -217,6 +221,12 @@ class Candidacy(Part):
 
     def _on_connection(self, up: bool) -> None:
         self._news.set()
+
+    def _put_off(self) -> None:
+        self.claim.denied(clock.now())
+        if not self._complained:
+            self._complained = True
+            log.warning("this node manages nothing until it is started anew: another version is installed by now")
 
     def _deny(self, error: AccessDenied) -> None:
         self.claim.denied(clock.now())

@@ -13,11 +13,10 @@ import anyio
 from msgspec.structs import replace
 
 from cdm import clock
-from cdm.artifacts.repository import Artifacts
 from cdm.checks.asking import Asker
 from cdm.checks.checker import Checker
 from cdm.dispatch.messages import MESSAGES, Tick
-from cdm.errors import AccessDenied, StoreError, innermost
+from cdm.errors import StoreError, innermost
 from cdm.leader.election import Election
 from cdm.leader.event_writer import EventWriter, Telling
 from cdm.leader.leadership import Leadership
@@ -33,7 +32,7 @@ from cdm.manager.outbox import Outbox
 from cdm.manager.pulse import PERIOD, Pulse
 from cdm.manager.topology import Registered, Topology
 from cdm.model.node import Vitals
-from cdm.node.buckets import ensure
+from cdm.node.buckets import provide_buckets
 from cdm.node.changeover import Changeover
 from cdm.node.contents import ContentsWatch
 from cdm.node.part import WHOLE, Ground, Part
@@ -53,24 +52,6 @@ LAST_WORD_PATIENCE = 3.0
 """Seconds that the last node takes to tell that nothing runs any more."""
 LAST_WORD_PAUSE = 0.02
 """Seconds between two looks at whether it is told."""
-
-
-async def provide_buckets(ground: Ground) -> None:
-    """Check the buckets, or make them; waits while JetStream itself is not ready.
-
-    Raises:
-        Unsuitable: a bucket cannot do what is needed.
-        BucketMissing: a bucket is not there and may not be created.
-    """
-    settings = ground.settings
-    for bucket in ground.buckets.values():
-        await ensure(bucket, create=settings.create, replicas=settings.replicas)
-    if settings.create:
-        try:
-            await ensure(Artifacts(ground.connection), create=True, replicas=settings.replicas)
-        except AccessDenied as error:
-            # A cluster whose agents are the user's own does without; whoever pushes an artifact is told.
-            log.warning("no bucket for artifacts", reason=str(error))
 
 
 class Managing(Part):

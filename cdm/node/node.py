@@ -23,7 +23,7 @@ from cdm.model.node import EXTERNAL, FEATURES, NO_RUNTIME, Registration, Role, V
 from cdm.node.buckets import ensure, patiently
 from cdm.node.candidacy import Candidacy
 from cdm.node.machine import Load, Machine, detected, usual_labels
-from cdm.node.managing import Managing
+from cdm.node.manager import manager
 from cdm.node.metadata import metadata_labels
 from cdm.node.notify import READY, STOPPING, keep_alive, notify
 from cdm.node.part import Ground, Part
@@ -53,9 +53,9 @@ FAREWELL_PATIENCE = 2.0
 
 ROLES = {
     # A node that could not hear obeys nothing that it knew before: its slices may have been replaced elsewhere.
-    Role.ALL: Composition((Managing,), hears_by=("nodes", "slices"), says={"role": Role.ALL}),
+    Role.ALL: Composition((manager,), hears_by=("nodes", "slices"), says={"role": Role.ALL}),
     Role.MANAGER: Composition(
-        (Managing,),
+        (manager,),
         hears_by=("nodes",),
         says={"role": Role.MANAGER, "capacity": 0, "runtime": NO_RUNTIME, "cpu": None, "memory": None},
     ),

@@ -10,13 +10,12 @@ import anyio
 from cdm.errors import StoreError
 from cdm.log import Log
 from cdm.model.node import SLOTS, managers_without
-from cdm.node.managing import Managing
-from cdm.node.part import Ground
+from cdm.node.manager import manager
+from cdm.node.part import Ground, Part
 from cdm.node.wiring import Composition, Wiring
 
 log = Log("cdm.node")
 
-COMPOSITION = Composition((Managing,), hears_by=("nodes",))
 AGAIN_AFTER = 0.1
 """Seconds after which it is asked again how far the buckets are."""
 
@@ -30,17 +29,19 @@ class Office:
     """
 
     def __init__(self, ground: Ground, *, accepting: bool) -> None:
-        self.wiring = Wiring(ground.settings, ground.connection, COMPOSITION, ground.incarnation)
-        (managing,) = self.wiring.parts
-        assert isinstance(managing, Managing)
-        self.managing = managing
+        composition = Composition((self._make,), hears_by=("nodes",))
+        self.wiring = Wiring(ground.settings, ground.connection, composition, ground.incarnation)
         self.warm = anyio.Event()
         """Set once its mirrors were complete."""
         self._connection = ground.connection
         self._until = float("-inf")
-        managing.election.until = self._until
+        self.managing.election.until = self._until
         self._scope = anyio.CancelScope()
         self.wiring.on_accepting(accepting)
+
+    def _make(self, ground: Ground) -> Part:
+        self.managing = manager(ground)
+        return self.managing
 
     def allow(self, until: float) -> None:
         """It may manage until then, in seconds on `cdm.clock`; in the past: it may not."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
-from cdm.model.artifact import Artifact
-from cdm.model.keys import SliceKey
+if TYPE_CHECKING:  # a keeper, which needs what is written alone, does without all values of the cluster
+    from cdm.model.artifact import Artifact
+    from cdm.model.keys import SliceKey
 
 
 class OutputLine(NamedTuple):

@@ -32,13 +32,6 @@ class _Later:
         return spec
 
 
-# The client imports its own way to talk to JetStream, whose types take a tenth of the time of a short command. Of that
-# cdm uses what tells that nobody listens.
+# The client imports its own way to talk to JetStream, whose types take a tenth of the time of a short command. cdm uses
+# nothing of that.
 sys.meta_path.insert(0, _Later("nats.js"))
-
-
-def load_client() -> None:
-    """Load now what would be when it is first used: for a process that must not wait then."""
-    import nats.js  # noqa: PLC0415  # see above
-
-    _ = nats.js.api

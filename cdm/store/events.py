@@ -24,7 +24,7 @@ from cdm.model.artifact import Artifact, NodeId
 from cdm.model.event import EVENTS, Event, event_filter
 from cdm.store.connection import Connection
 from cdm.store.jetstream import NAME_IN_USE, acknowledged, of_leader
-from cdm.store.wire import headers_of, seconds
+from cdm.store.wire import seconds, told_in
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.store")
@@ -250,7 +250,8 @@ class EventReader:
         inbox = self._connection.new_inbox()
 
         def take(_subject: bytes, _reply: bytes, data: bytes, block: bytes) -> None:
-            answers.append((headers_of(block), data, _status(block)))
+            told = told_in(block)
+            answers.append((told, data, told.get("Status", "")))
             news.set()
 
         subscription = await self._connection.subscribe_directly(inbox, take)
@@ -295,8 +296,3 @@ def _read(data: bytes) -> Event:
     if datetime.fromisoformat(event.time).tzinfo is None:
         raise ValueError("its time names no time zone")
     return event
-
-
-def _status(block: bytes) -> str:
-    """The status of a message, where it has one."""
-    return block[9:12].decode() if block[8:9] == b" " else ""

@@ -43,6 +43,8 @@ COPIES_API = f"$JS.{FOLLOWER}.API"
 DELETE = {OPERATION: "DEL", TTL: str(MARKER_TTL)}
 """Headers of a delete."""
 
+_FIRST = b"NATS/1.0"
+"""How a header block begins."""
 _encoder = msgspec.json.Encoder()
 
 
@@ -60,6 +62,17 @@ def headers_of(block: bytes) -> dict[str, str]:
     """Parse a header block: ``NATS/1.0``, then one ``name: value`` a line."""
     pairs = (line.partition(":") for line in block.decode("utf-8", "replace").split("\r\n")[1:])
     return {name.strip(): value.strip() for name, colon, value in pairs if colon}
+
+
+def told_in(block: bytes) -> dict[str, str]:
+    """The same, with what a server that answers itself says in the first line: ``Status``, and ``Description``."""
+    status, _, why = block[len(_FIRST) : block.find(b"\r\n")].decode("utf-8", "replace").strip().partition(" ")
+    found = headers_of(block)
+    if status.isdecimal():
+        found["Status"] = status
+        if why:
+            found["Description"] = why
+    return found
 
 
 matters = re.compile(rb"\n(?:Nats-TTL|KV-Operation|Nats-Marker|Cdm-By)").search

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
+import cdm
 from cdm.model.node import Role
 from tests.harness.nodes import Nodes, nodes_on
 from tests.harness.processes import processes
@@ -83,6 +85,35 @@ async def test_a_node_that_comes_back_has_its_slot_again(server: NatsServer) -> 
         await eventually(lambda: _managers(nodes) == {"n2"}, what="a slot that is given back is taken")
         assert set((await _seats(user)).values()) == {"n2"}
         nodes.unharmed()
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["", "unless another version is installed meanwhile"])
+async def test_an_agent_imports_what_manages_when_it_is_promoted(
+    server: NatsServer, tmp_path: Path, replaced: bool
+) -> None:
+    library = tmp_path / "library"
+    shutil.copytree(Path(cdm.__file__).parent, library / "cdm")
+    one = ("--managers", "1")
+    async with raw(server) as user, processes(server, user, tmp_path, "n1", options=one) as nodes:
+        agent = nodes.start("n2", library=library)
+        await eventually(lambda: "node is up" in agent.log, 30)
+        successor = "n2"
+        if replaced:
+            (library / "cdm" / "version.py").write_text('VERSION = "another"\n')
+            (library / "cdm" / "node" / "managing.py").unlink()
+            successor = "n3"
+        nodes.all["n1"].send(signal.SIGTERM)
+        if replaced:
+            told = "this node manages nothing until it is started anew"
+            await eventually(lambda: told in agent.log, 30)
+            nodes.start(successor)
+
+        async def succeeded() -> bool:
+            nodes.unharmed("n1")
+            leads = (await user.lease()).get("node")
+            return leads == successor and set((await _seats(user)).values()) == {successor}
+
+        await eventually(succeeded, 30)
 
 
 async def test_beside_managers_that_know_of_no_slots_all_manage_without(

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nats.aio.client
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,6 +110,25 @@ async def test_a_long_message_is_put_together_once() -> None:
     message = Taken(1, b"a", b"", b"x" * 100_000, b"")
     wire = message.wire
     assert await parsed(*(wire[at : at + 1_000] for at in range(0, len(wire), 1_000))) == [message]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"NATS/1.0\r\nNats-Sequence: 7\r\nNats-Subject: $KV.a.b\r\n\r\n",
+        b"NATS/1.0 503\r\n\r\n",
+        b"NATS/1.0 404 Message Not Found\r\n\r\n",
+        b"NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: 1016\r\nNats-Last-Stream: 1024\r\n\r\n",
+        b"NATS/1.0 204 EOB\r\nNats-Num-Pending: 0\r\nNats-Last-Sequence: 3\r\n\r\n",
+        b"NATS/1.0\r\nName:  \xc3\xa9: \xff \r\nNoColon\r\n\r\n",
+        b"NATS/1.0\r\n\r\n",
+        b"",
+    ],
+)
+async def test_headers_are_read_as_upstream_does(block: bytes) -> None:
+    client = Client(lambda kind, subject: None)
+    theirs = await nats.aio.client.Client._process_headers(client, block)
+    assert await client._process_headers(block) == theirs
 
 
 def test_the_client_uses_it() -> None:

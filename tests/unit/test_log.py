@@ -102,6 +102,14 @@ def test_what_is_below_the_threshold_costs_no_import() -> None:
     assert _logged("console", "warning", "log.info('nothing')") == ("", False)
 
 
+def test_what_would_draw_traces_is_not_imported_and_can_be_afterwards() -> None:
+    """rich is larger than all the rest of the library."""
+    line = "log.info('told'); assert not [name for name in sys.modules if name.startswith('rich')]; import rich.console"
+    told, imported = _logged("console", "info", line)
+    assert imported
+    assert told.count("\n") == 1
+
+
 def test_every_line_names_the_node_even_when_the_first_was_logged_in_a_task() -> None:
     told, imported = _logged(
         "json",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from cdm.cli.events import _as_text
@@ -134,21 +131,6 @@ def test_nothing_is_cut_off_where_a_table_does_not_fit(
     looked_at.setenv("LLMFORMAT", "1")
     show(listing([Column(name, [cell], least=least) for name, cell in cells.items()], sheet()))
     assert len(capsys.readouterr().out.splitlines()) == 2, "not for models"
-
-
-def test_a_command_imports_what_it_needs_and_no_more() -> None:
-    code = """
-import sys
-import cdm.cli, cdm.cli.status
-from cdm.cli.rows import show
-show(["shown"])
-unwanted = ("rich", "structlog", "ruamel", "nkeys", "cdm.allocation", "cdm.runtimes", "cdm.agent", "cdm.artifacts")
-print([name for name in sys.modules if name.startswith(unwanted)])
-from cdm.cli import apply, artifact, cordon, doctor, endpoints, events, explain, history, rebalance, rollout, secure
-print([name for name in sys.modules if name.startswith("rich")])
-"""
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
-    assert ran.stdout == "shown\n[]\n[]\n"
 
 
 def test_of_what_changes_only_what_is_new_is_told() -> None:

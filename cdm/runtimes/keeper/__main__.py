@@ -7,9 +7,12 @@ import socket
 import sys
 from pathlib import Path
 
-from cdm.runtimes.keeper.cgroup import Cgroups
-from cdm.runtimes.keeper.identity import adopt_orphans, hide
-from cdm.runtimes.keeper.keeper import Keeper
+# A megabyte, an eighth of this process, in which msgspec looks first for what the standard library has, too.
+sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # as if it were not installed
+
+from cdm.runtimes.keeper.cgroup import Cgroups  # noqa: E402
+from cdm.runtimes.keeper.identity import adopt_orphans, hide  # noqa: E402
+from cdm.runtimes.keeper.keeper import Keeper  # noqa: E402
 
 
 def main(descriptor: int, folder: str, token: str, grouped: bool) -> None:

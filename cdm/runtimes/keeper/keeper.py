@@ -16,7 +16,6 @@ import selectors
 import signal
 import socket
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -231,6 +230,8 @@ class Keeper:
         except Exception:  # noqa: BLE001  # see above
             if not self._complained:
                 self._complained = True
+                import traceback  # noqa: PLC0415  # half a megabyte that is hardly ever needed
+
                 with contextlib.suppress(OSError, ValueError):
                     traceback.print_exc()
 

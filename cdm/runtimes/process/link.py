@@ -40,6 +40,8 @@ log = Log("cdm.process")
 
 BURST = 64
 """Events that are read at once, before others on the loop have their turn."""
+OURS = str(Path(__file__).parents[3])
+"""Where cdm is imported from, which may be known to a hook alone."""
 PATIENCE = 10.0
 """Seconds that a keeper which outlived an earlier process of the node has to say what runs."""
 
@@ -174,11 +176,11 @@ class KeeperLink:
         """Start a keeper. Raises `OSError`."""
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [
-            *(sys.executable, "-P", "-m", KEEPER),
+            *(sys.executable, "-P", "-S", "-m", KEEPER),  # what is installed beside cdm may hook in (site): not here
             *(str(there.fileno()), str(folder), token, "yes" if grouped else "no"),
         ]
         # Programs can read their parent's environment: the node's, which holds credentials, is not passed on.
-        environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), MARK: f"{token}.keeper"}
+        environment = {"PYTHONPATH": os.pathsep.join(filter(None, (*sys.path, OURS))), MARK: f"{token}.keeper"}
         if "PATH" in os.environ:
             environment["PATH"] = os.environ["PATH"]
         try:

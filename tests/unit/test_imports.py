@@ -1,0 +1,55 @@
+"""What commands and processes import: it takes time at each start, and memory for as long as they run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cdm
+
+pytestmark = pytest.mark.quick
+
+
+def test_a_command_imports_what_it_needs_and_no_more() -> None:
+    code = """
+import sys
+import cdm.cli, cdm.cli.status
+from cdm.cli.rows import show
+show(["shown"])
+unwanted = ("rich", "structlog", "ruamel", "nkeys", "cdm.allocation", "cdm.runtimes", "cdm.agent", "cdm.artifacts")
+print([name for name in sys.modules if name.startswith(unwanted)])
+from cdm.cli import apply, artifact, cordon, doctor, endpoints, events, explain, history, rebalance, rollout, secure
+print([name for name in sys.modules if name.startswith("rich")])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
+    assert ran.stdout == "shown\n[]\n[]\n"
+
+
+def test_a_node_that_only_runs_slices_imports_no_more_than_it_needs() -> None:
+    """It does so at each start, and has it in memory for as long as it runs."""
+    code = """
+import sys
+import cdm.cli.node, cdm.runtimes.process.runtime
+unwanted = ("rich", "structlog", "nkeys", "nacl", "nats.js.", "httpcore2", "cdm.allocation", "cdm.manager.active")
+print([name for name in sys.modules if name.startswith((*unwanted, "cdm.checks", "cdm.http", "cdm.leader.election"))])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
+    assert ran.stdout == "[]\n"
+
+
+def test_a_keeper_imports_no_more_than_it_needs() -> None:
+    code = """
+import sys
+import cdm.runtimes.keeper.keeper
+unwanted = ("asyncio", "anyio", "nats", "logging", "ssl", "traceback", "cdm.model.keys", "cdm.store")
+print([name for name in sys.modules if name.startswith(unwanted)])
+"""
+    environment = {"PYTHONPATH": os.pathsep.join((*sys.path, str(Path(cdm.__file__).parents[1])))}
+    ran = subprocess.run(
+        [sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert ran.stdout == "[]\n"
