@@ -1,30 +1,25 @@
-"""``rest``, ``agents`` and ``start``: what a cluster costs that has nothing to do, and what a command costs."""
+"""``rest`` and ``agents``: what a cluster costs that has nothing to do."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import anyio
 
 from cdm.model.artifact import NodeId
-from cdm.model.keys import encode_artifact
 from cdm.model.node import EXTERNAL, Role
 from cdm.node.node import NodeSettings
 from cdm.node.node import node as running_node
 from cdm.store.connection import Access
-from tests.bench.leading import INSTANCES, candidates
+from tests.bench.leading import INSTANCES
 from tests.bench.measure import Figure, Goal, figure
-from tests.bench.playground import Playground, active_slices, artifact, blueprints, nodes_named, playground
-from tests.harness.processes import environment
+from tests.bench.playground import Playground, active_slices, blueprints, nodes_named, playground
 from tests.harness.servers import NatsServer
 from tests.harness.waiting import eventually
 
@@ -180,90 +175,3 @@ async def agents(quick: bool) -> list[Figure]:
     others = [float(each) for each in received[1:]]
     note = f"{count:,} agents; the one whose node changed received all {received[0]:,}"
     return [figure("agents", "messages", others, (), Goal(0, "value<="), Goal(0, "max<="), note=note)]
-
-
-async def start(quick: bool) -> list[Figure]:
-    """Wall time of commands against that of an interpreter that does nothing."""
-    repetitions = 3 if quick else 21
-    cdm = str(Path(sys.executable).with_name("cdm"))
-    bare = [sys.executable, "-c", "pass"]
-    async with playground() as on, candidates(on, "n1") as all_:
-        await all_.leader()
-        times = await _in_turns(
-            repetitions,
-            {
-                "bare": bare,
-                "cdm --help": [cdm, "--help"],
-                "cdm --version": [cdm, "--version"],
-                "cdm status": [cdm, "status", "--server", on.urls],
-                "libraries": [sys.executable, "-c", _LIBRARIES, on.urls],
-            },
-        )
-    nothing, libraries = times.pop("bare"), times.pop("libraries")
-    return [
-        *(
-            figure(f"start {name}", "ms", values, nothing, Goal(8, "ratio<="), peak=0.0)
-            for name, values in times.items()
-        ),
-        figure(
-            "start libraries", "ms", libraries, nothing, peak=0.0, note="the same libraries imported, nats-py connected"
-        ),
-        *await _start_on_much(repetitions, 1_000 if quick else 10_000, 30 if quick else 300, cdm, bare),
-    ]
-
-
-async def _start_on_much(repetitions: int, slices: int, nodes: int, cdm: str, bare: list[str]) -> list[Figure]:
-    """The same of commands that show many slices."""
-    names, instances = nodes_named(nodes), 100
-    told = {"condition": "Ready", "desired": instances, "active": instances, "term": 3}
-    async with playground() as on:
-        await on.fill(on.buckets["slices"], active_slices(slices, names, instances))
-        await on.raw_puts("slices", [("_leader", b'{"node":"n0","term":3}')])
-        await on.register(names, b'{"runtime":"process","labels":{"zone":"a"},"cpu":8,"memory":16e9}')
-        count = slices // instances
-        await on.fill(on.buckets["blueprints"], blueprints(count, instances))
-        statuses = [(encode_artifact(artifact(number)), json.dumps(told).encode()) for number in range(count)]
-        await on.raw_puts("status", statuses)
-        connected = ["--server", on.urls]
-        sides = {"": ["status"], " --all": ["status", "--all"], " --json": ["status", "--json"]}
-        times = await _in_turns(
-            repetitions, {"bare": bare, **{name: [cdm, *words, *connected] for name, words in sides.items()}}
-        )
-    nothing, note = times.pop("bare"), f"{slices:,} slices on {nodes} nodes"
-    return [
-        figure(f"start cdm status{name}, much", "ms", values, nothing, Goal(2000, "value<="), peak=0.0, note=note)
-        for name, values in times.items()
-    ]
-
-
-async def _in_turns(repetitions: int, sides: Mapping[str, list[str]]) -> dict[str, list[float]]:
-    """How long each command takes each time, in milliseconds; the first time, which compiles what it imports, is not
-    counted.
-    """
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repetitions + 1):
-        for name, command in sides.items():
-            times[name].append(await _wall(command))
-    return {name: each[1:] for name, each in times.items()}
-
-
-_LIBRARIES = """
-import asyncio, sys
-import cyclopts, nats, rich.console, rich.table
-import anyio._backends._asyncio
-async def main():
-    client = await nats.connect(sys.argv[1])
-    await client.close()
-asyncio.run(main())
-"""
-"""What `cdm status` cannot do without, and nothing of cdm."""
-
-
-async def _wall(command: list[str]) -> float:
-    # With what Python keeps of compiled modules, as where cdm is installed.
-    env = {**environment(), "PYTHONDONTWRITEBYTECODE": ""}
-    nowhere = subprocess.DEVNULL
-    before = time.perf_counter()
-    with anyio.fail_after(30):
-        await anyio.run_process(command, env=env, stdin=nowhere, stdout=nowhere, stderr=nowhere)
-    return (time.perf_counter() - before) * 1000

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
-from tests.bench import deciding, growth, leading, losing, placing, reading, releasing, resting, writing
+from tests.bench import deciding, growth, leading, losing, placing, reading, releasing, resting, starting, writing
 from tests.bench.many import Size, many
 from tests.bench.measure import Figure
 
@@ -38,7 +38,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "memory": reading.memory_of_slices,
     "rest": resting.rest,
     "agents": resting.agents,
-    "start": resting.start,
+    "start": starting.start,
+    "node-start": starting.node_start,
+    "node-memory": starting.node_memory,
     "growth": growth.growth,
 }
 """By name; each takes whether to be quick."""
