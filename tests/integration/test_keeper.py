@@ -491,3 +491,28 @@ class TestPredecessor:
             assert census.send(now, signal.SIGKILL)
             someone.wait()
             assert not census.send(now, signal.SIGKILL)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_the_first_start_in_a_folder_looks_for_what_is_left_where_anything_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: bool
+) -> None:
+    """To look over all processes of the machine, three times, is a tenth of the time in which a node starts."""
+    looks = 0
+
+    def counted() -> dict[int, census.Process]:
+        nonlocal looks
+        looks += 1
+        return census.census()
+
+    monkeypatch.setattr("cdm.runtimes.keeper.leftovers.census", counted)
+    if recorded:  # and the token was lost
+        (tmp_path / "runtime" / "running").mkdir(parents=True)
+        (tmp_path / "runtime" / "running" / "run").write_text("no-boot 1 1")
+    async with staged(tmp_path) as stage:
+        assert bool(looks) is recorded
+        again, before = stage.another(), looks
+        await again.start()
+        assert looks > before, "what the first one has is marked by now"
+        await again.close()

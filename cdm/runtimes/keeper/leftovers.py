@@ -68,6 +68,11 @@ async def sweep(folder: Path, token: str, users: Collection[int] = ()) -> list[P
     return left
 
 
+def recorded(folder: Path) -> bool:
+    """Whether there is anything in the folder with the `RunRecord` files."""
+    return bool(_records(folder))
+
+
 def _records(folder: Path) -> dict[Path, RunRecord | None]:
     folder.mkdir(parents=True, exist_ok=True)
     return {path: RunRecord.read(path) for path in folder.iterdir()}

@@ -126,7 +126,7 @@ class ProcessRuntime(Runtime):
             )
         self._folder.mkdir(parents=True, exist_ok=True)
         await self._in_thread(self._users.start, (LOGS, RECORDS), (SECRETS,))
-        self._supervisor = await self._supervise(self._read_token())
+        self._supervisor = await self._supervise(*self._read_token())
         self._found = {found.note.slice: found for found in self._supervisor.found}
         remove_all(self._folder, {found.run.name for found in self._found.values()})
         self.heard(self._heard)
@@ -304,10 +304,10 @@ class ProcessRuntime(Runtime):
     def _limits_processes(self) -> bool:
         return self._users.others or self.supervisor.limits_processes
 
-    async def _supervise(self, token: str) -> Supervising:
-        """Begin to keep programs, the runtime's own marked by this token."""
+    async def _supervise(self, token: str, is_new: bool) -> Supervising:
+        """Begin to keep programs, the runtime's own marked by this token; nothing is yet where it is new."""
         taken, outlive = self._users.taken, self.surroundings.outlive
-        return await Supervisor.start(self._folder, token, taken, outlive, grouped=self._cgroups)
+        return await Supervisor.start(self._folder, token, taken, outlive, grouped=self._cgroups, is_new=is_new)
 
     async def lodging(self, work: Work) -> Place | None:
         """Give a slice what it has of its own, or what it had before; None: nothing. Raises `SliceFailed`."""
@@ -335,14 +335,15 @@ class ProcessRuntime(Runtime):
                 raise
             return call(*args)  # none can be started now
 
-    def _read_token(self) -> str:
+    def _read_token(self) -> tuple[str, bool]:
+        """The token, and whether it was made just now."""
         path = self._folder / "token"
         with contextlib.suppress(OSError, ValueError):
             token = path.read_text().strip()
             if len(bytes.fromhex(token)) == 8:
-                return token
+                return token, False
         token = secrets.token_hex(8)
         draft = path.with_suffix(".new")
         draft.write_text(token)
         draft.replace(path)
-        return token
+        return token, True

@@ -20,7 +20,7 @@ from cdm import clock
 from cdm.errors import SliceFailed
 from cdm.log import Lasting, Log
 from cdm.model.keys import SliceKey
-from cdm.runtimes.keeper.leftovers import PATIENCE, sweep
+from cdm.runtimes.keeper.leftovers import PATIENCE, recorded, sweep
 from cdm.runtimes.keeper.processes import Process
 from cdm.runtimes.keeper.protocol import (
     KILL_PATIENCE,
@@ -128,14 +128,24 @@ class Supervisor:
         outlive: float | None = None,
         *,
         grouped: bool,
+        is_new: bool = False,
     ) -> Supervisor:
         """Take over what a predecessor left, where that can be; else end it, and start the keeper.
+
+        Args:
+            folder: the runtime's own.
+            token: what its runs are marked with.
+            users: tells those that only its slices have.
+            outlive: for how many seconds runs outlive this process; None: not at all.
+            grouped: whether runs are put into cgroups.
+            is_new: whether the token is: nothing is marked with it; what can be left is recorded, or has such a user.
 
         Raises:
             SliceFailed: something cannot be ended.
         """
         met = await meet(folder)
-        if met is None and (left := await sweep(folder / RECORDS, token, users())):
+        nothing = is_new and not users() and not recorded(folder / RECORDS)
+        if met is None and not nothing and (left := await sweep(folder / RECORDS, token, users())):
             raise SliceFailed(f"processes of an earlier run of this node cannot be ended: {_pids(left)}")
         keeping = cls(folder, token, await Background.open(), users, outlive, grouped=grouped)
         try:

@@ -86,7 +86,7 @@ class SystemdRuntime(ProcessRuntime):
             raise SliceFailed(f"{work.folder} cannot be opened to it: {error.strerror}") from None
         return UnitPlace(state_of(self._token, folder_name(work.key)))
 
-    async def _supervise(self, token: str) -> Supervising:
+    async def _supervise(self, token: str, is_new: bool) -> Supervising:
         self._token = token
         if os.geteuid() != 0 or not await self._in_thread(BOOTED.exists):
             raise UsageError(
