@@ -19,6 +19,14 @@ from tests.harness.servers import NatsServer, running_server
 HERE = Path(__file__).parent
 FOLDERS = ("containers", "systemd", "proxies", "security", "docs", "integration", "cli", "bench", "unit")
 """In the order in which their tests are run."""
+LONGEST = (
+    "test_placement_model.py",
+    "test_reconciliation_model.py",
+    "test_rollouts_at_once.py",
+    "test_rollouts_model.py",
+    "test_source.py",
+)
+"""The files whose tests come first in their folder: each of these tests takes half a minute by itself."""
 # Machines are slow at times: no example fails for the time that it takes.
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 # The same examples each time, so that what fails does so because of a change. CDM_TEST_RANDOM=1 searches elsewhere, and
@@ -46,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What waits longest comes first, so that no worker has it left when the others are done."""
-    items.sort(key=lambda item: FOLDERS.index(item.path.relative_to(HERE).parts[0]))
+    items.sort(key=lambda item: (FOLDERS.index(item.path.relative_to(HERE).parts[0]), item.path.name not in LONGEST))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneByOne:

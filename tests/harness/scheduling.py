@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from xdist.scheduler import LoadScopeScheduling
 
-TOGETHER = (
-    "tests/containers/test_container_runtime.py",
-    "tests/security/test_attacks.py",
-    "tests/unit/test_locale.py",
-)
+TOGETHER = ("tests/security/test_attacks.py", "tests/unit/test_locale.py")
 """Files whose tests share what takes long to make: one worker runs all of them, or all on the site of three servers."""
+CONTAINERS = "tests/containers/"
+"""Of those who play with containers one at a time may: one worker runs all of them, and no other one waits for it."""
 
 
 class OneByOne(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
@@ -17,6 +15,8 @@ class OneByOne(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
 
     def _split_scope(self, nodeid: str) -> str:
         path, _, name = nodeid.partition("::")
+        if path.startswith(CONTAINERS):
+            return CONTAINERS
         if path not in TOGETHER:
             return nodeid
         return f"{path} on three" if "[three" in name else path
