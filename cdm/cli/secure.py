@@ -19,7 +19,8 @@ from cdm.cli.rows import LEAST_WIDTH, Column, listing, sheet, show
 from cdm.cli.screen import print_json
 from cdm.errors import AccessDenied, NoResponders, StoreError, Unreachable, UsageError
 from cdm.model.artifact import NodeId, node_id
-from cdm.secure.folder import ACCOUNTS, SERVER, SITE, FolderWritten, SiteFolder, Tls, UserWritten
+from cdm.secure.files import ACCOUNTS, Tls
+from cdm.secure.folder import FolderWritten, SiteFolder, UserWritten
 from cdm.secure.jwts import SYSTEM
 from cdm.secure.operators import Authority, read_backup
 from cdm.secure.site import Changes, SiteRecord
@@ -90,9 +91,9 @@ def secure(
     if server is not None:
         check_servers(servers_of(server))
     folder = SiteFolder(out.expanduser())
-    known = folder.read()
-    if known and not (folder.path / SITE).exists():
-        remark(f"{folder.path / SITE} is lost, and made anew from {ACCOUNTS}")
+    known = folder.files.read()
+    if known and not folder.files.site.exists():
+        remark(f"{folder.files.site} is lost, and made anew from {ACCOUNTS}")
     if push and not (known and known.system):
         raise UsageError("--push is for a folder of --jwt whose servers run")
     changes = Changes(_ids(nodes), _ids(managers), _ids(readers), _ids(rotate), _ids(remove))
@@ -111,22 +112,22 @@ def secure(
             authority=_authority(operator),
         )
     else:
-        lost = not (folder.path / SERVER).exists()
+        lost = not folder.files.server.exists()
         if not lost:
-            _refuse_later(folder, {"--cert": cert, "--key": key, "--store": store}, f"edit {folder.path / SERVER}")
+            _refuse_later(folder, {"--cert": cert, "--key": key, "--store": store}, f"edit {folder.files.server}")
         elif cert and not store:
-            raise UsageError(f"{folder.path / SERVER} is not there: give --store as it was, too, and it is made anew")
+            raise UsageError(f"{folder.files.server} is not there: give --store as it was, too, and it is made anew")
         first = {"--prefix": prefix, "--jwt": jwt or None, "--operator": operator}
         _refuse_later(folder, first, "for another site give another --out")
         tls = _tls(cert, key, ca)
         written = folder.change(known, changes, force=force, url=server, ca=tls.ca or None)
         if lost and store:
             after = _known(folder)
-            folder.write_server(after, replace(tls, ca=after.ca), place)
+            folder.files.write_server(after, replace(tls, ca=after.ca), place)
             fresh = not cert
-            remark(f"{folder.path / SERVER} is made anew; what was changed in it by hand is not in it")
+            remark(f"{folder.files.server} is made anew; what was changed in it by hand is not in it")
         elif lost:
-            remark(f"{folder.path / SERVER} is not there; --store, with --cert and --key, as they were, make it anew")
+            remark(f"{folder.files.server} is not there; --store, with --cert and --key, as they were, make it anew")
     told = _push(folder) if push else None
     if json:
         print_json({**_told(folder, written), "pushed": told})
@@ -153,8 +154,8 @@ def _push(folder: SiteFolder) -> int:
         return anyio.run(interruptible, run)
     except StoreError as error:
         raise type(error)(
-            f"{folder.path} is written, but the servers were not told: {_why(error, folder, known)}; tell them later: "
-            f"cdm secure --out {folder.path} --push"
+            f"{folder.files.path} is written, but the servers were not told: {_why(error, folder, known)}; tell them "
+            f"later: cdm secure --out {folder.files.path} --push"
         ) from None
 
 
@@ -180,11 +181,11 @@ def _why(error: StoreError, folder: SiteFolder, known: SiteRecord) -> str:
 
 
 def _restart(folder: SiteFolder) -> str:
-    return f"which servers know once they have {folder.path / ACCOUNTS} and are restarted"
+    return f"which servers know once they have {folder.files.accounts} and are restarted"
 
 
 def _known(folder: SiteFolder) -> SiteRecord:
-    known = folder.read()
+    known = folder.files.read()
     assert known is not None
     return known
 
@@ -215,12 +216,12 @@ def _refuse_later(folder: SiteFolder, given: Mapping[str, object], instead: str)
     """What is said once is not said again."""
     for option, value in given.items():
         if value is not None:
-            raise UsageError(f"{option} is only for a new folder: {folder.path} is there; {instead}")
+            raise UsageError(f"{option} is only for a new folder: {folder.files.path} is there; {instead}")
 
 
 def _told(folder: SiteFolder, written: FolderWritten) -> dict[str, object]:
     """What is printed as JSON: no seeds."""
-    files = {"folder": folder.path, "server": folder.path / SERVER, "accounts": folder.path / ACCOUNTS}
+    files = {"folder": folder.files.path, "server": folder.files.server, "accounts": folder.files.accounts}
     return {**{name: str(path) for name, path in files.items()}, "users": written.users, "changed": written.changed}
 
 
@@ -250,11 +251,12 @@ def _show(folder: SiteFolder, written: FolderWritten, *, new: bool, clear: bool,
 def _of_a_new_folder(folder: SiteFolder, known: SiteRecord) -> list[str]:
     """How its server and its contexts are used."""
     if known.authority:
-        lines = [f"servers:  cdm secure --out {folder.path} --push; a new one: nats-server -c {folder.path / SERVER}"]
+        push = f"cdm secure --out {folder.files.path} --push"
+        lines = [f"servers:  {push}; a new one: nats-server -c {folder.files.server}"]
     else:
-        lines = [f"server:   nats-server -c {folder.path / SERVER}"]
+        lines = [f"server:   nats-server -c {folder.files.server}"]
     prefix = f" --prefix {known.prefix}" if known.prefix else ""
-    lines += [f"contexts: XDG_CONFIG_HOME={folder.path} cdm init --context admin{prefix}"]
+    lines += [f"contexts: XDG_CONFIG_HOME={folder.files.path} cdm init --context admin{prefix}"]
     if prefix:
         lines += ["Contexts hold no prefix: give it to each command, as --prefix or CDM_PREFIX."]
     return lines
@@ -270,12 +272,12 @@ def _of_servers(
         lines += [f"The servers were told of {told} accounts{gone}."]
     elif any(each.name == SYSTEM and each.what == "rotated" for each in written.users) and not known.system_next:
         lines += [f"{folder.system(known).creds} was not there: it is another, {_restart(folder)}. Afterwards:"]
-        lines += [f"  cdm secure --out {folder.path} --push"]
+        lines += [f"  cdm secure --out {folder.files.path} --push"]
     elif known.system and not new:
-        lines += [f"The servers that run do not know of this yet: cdm secure --out {folder.path} --push"]
+        lines += [f"The servers that run do not know of this yet: cdm secure --out {folder.files.path} --push"]
     elif not new and written.changed:
         reload = "nats-server --signal reload && sleep 1 && nats-server --signal reload"
-        lines += [f"{ACCOUNTS} is another. Copy {folder.path / ACCOUNTS} to each server, and have it read anew, twice:"]
+        lines += [f"{ACCOUNTS} is another. Copy {folder.files.accounts} to each server, and have it read anew, twice:"]
         lines += [f"  {reload}", "Where several servers run on a machine: --signal reload=PID, for each."]
     return lines
 
@@ -303,5 +305,5 @@ def _warn(folder: SiteFolder, files: Sequence[Path | None]) -> None:
     for path in files:
         if path is not None and not path.expanduser().exists():
             remark(f"{path} is not there yet; the server needs it")
-    for path in folder.exposed():
+    for path in folder.files.exposed():
         remark(f"others may read {path}: chmod 600 {path}")
