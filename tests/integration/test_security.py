@@ -374,6 +374,24 @@ async def test_of_nodes_whose_role_changes_only_those_manage_whose_credentials_l
                 assert word not in log.lower().replace("connection to nats lost", ""), log
 
 
+async def test_a_manager_that_may_hold_no_slot_says_so_and_is_an_agent(tmp_path: Path) -> None:
+    """As at a site whose accounts an earlier version wrote, which knew of no slots."""
+    slot = ' "$KV.nodes._manager.*",'
+    async with prepared(tmp_path, "node-1", managers=("m1",)) as found, found.client("operator") as operator:
+        assert slot in found.text()
+        found.config.write_text(found.text().replace(slot, ""), encoding="utf-8")
+        await found.server.restart_with(["-c", str(found.config)])
+        user = Raw(operator.client)
+        with running(found) as nodes:
+            manager = nodes.start("m1", "--runtime", "external", *found.who("m1"))
+            await eventually(lambda: _roles(user, {"m1": "agent"}))
+            assert manager.log.count("this node manages nothing: its credentials let it hold no manager's slot") == 1
+            manager.send(signal.SIGTERM)
+            assert await manager.ends() == 0, manager.log
+            nodes.start("m1", "--role", "manager", *found.who("m1"))
+            await eventually(lambda: _led(user, "m1"))
+
+
 async def _roles(user: Raw, wanted: dict[str, str]) -> bool:
     found = {key: record.value for key, record in (await user.registrations()).items()}
     slots = [key for key in await user.contents("nodes") if key.startswith("_manager.")]
