@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import cdm
+from cdm.errors import UsageError
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
-from cdm.runtimes import OutputLine, Runtime, Work, adapted
+from cdm.runtimes import OutputLine, Runtime, Work, adapted, runtime_named
+from cdm.runtimes.interface import GROUP, OURS
+from cdm.runtimes.process.runtime import ProcessRuntime
 
 pytestmark = pytest.mark.anyio
 
@@ -111,3 +116,13 @@ async def test_what_a_runtime_has_is_used(kind: type[PlainWithAll]) -> None:
 def test_a_runtime_that_inherits_is_itself() -> None:
     runtime = Inheriting()
     assert adapted(runtime) is runtime
+
+
+def test_cdms_own_runtimes_are_those_of_its_entry_points() -> None:
+    project = tomllib.loads((Path(cdm.__file__).parents[1] / "pyproject.toml").read_text())
+    assert project["project"]["entry-points"][GROUP] == OURS
+    assert runtime_named("process") is ProcessRuntime
+    for name in OURS:
+        runtime_named(name)
+    with pytest.raises(UsageError, match=r"no runtime 'procces' .*container, external, process, systemd"):
+        runtime_named("procces")
