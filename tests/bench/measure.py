@@ -132,6 +132,12 @@ def processor_time(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def wakings(pid: int) -> int:
+    """How often threads of a process went to sleep, to be woken later."""
+    found = (each.joinpath("status").read_text() for each in Path(f"/proc/{pid}/task").iterdir())
+    return sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in found)
+
+
 def peak_memory(pid: int | None = None) -> float:
     """The most bytes that a process ever had resident: this one, or another one that still runs."""
     return _status(pid, "VmHWM")

@@ -14,7 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
-from tests.bench import deciding, growth, leading, losing, placing, reading, releasing, resting, starting, writing
+from tests.bench import (
+    deciding,
+    growth,
+    leading,
+    losing,
+    placing,
+    reading,
+    releasing,
+    resting,
+    small,
+    starting,
+    writing,
+)
 from tests.bench.many import Size, many
 from tests.bench.measure import Figure
 
@@ -37,6 +49,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "rollout": releasing.rollout,
     "memory": reading.memory_of_slices,
     "rest": resting.rest,
+    "rest-small": small.rest_small,
+    "processes": small.processes,
     "agents": resting.agents,
     "start": starting.start,
     "node-start": starting.node_start,
