@@ -20,6 +20,7 @@ import anyio
 from msgspec import Struct
 from msgspec.structs import replace
 
+from cdm.artifacts.describing import Describer
 from cdm.artifacts.entry import completed
 from cdm.artifacts.folder import (
     TEMPORARY,
@@ -86,6 +87,8 @@ class _Kept:
         self.checking = anyio.Lock()
         self.checked = 0
         """When the last check began that found it whole."""
+        self.entry: str | None = None
+        """What was made to be run then."""
 
 
 class _Download:
@@ -113,6 +116,7 @@ class Cache:
     def __init__(self, folder: Path, artifacts: Artifacts, max_bytes: int = MAX_BYTES) -> None:
         self.folder = folder
         self.artifacts = artifacts
+        self._describer = Describer(artifacts)
         self.max_bytes = max_bytes
         self._kept: dict[str, _Kept] = {}
         self._holds = Counter[str]()
@@ -170,7 +174,7 @@ class Cache:
             await self.start()
             for _ in range(ATTEMPTS):
                 try:
-                    stored = await self.artifacts.describe(artifact, content)
+                    stored = await self._describer.describe(artifact, content)
                     needs = _needs(stored.content)
                     return await self._fetched(stored)
                 except (Conflict, FileNotFoundError) as error:
@@ -216,13 +220,12 @@ class Cache:
         self._getting[digest] += 1
         try:
             async with kept.checking:
-                if kept.checked < asked:  # nobody else had it checked meanwhile
+                if kept.checked < asked or kept.entry != manifest.entry:  # nobody else had it checked meanwhile
                     began = self._tick()
                     # What slices wrote to the folder, although it is shared, is left while there are any.
                     alone = self._holds[digest] == self._getting[digest]
-                    others = await in_thread(check, folder, seal, alone)
-                    kept.checked = began
-                await in_thread(make_runnable, folder, manifest, seal)
+                    others = await in_thread(_made_ready, folder, manifest, seal, alone)
+                    kept.checked, kept.entry = began, manifest.entry
         except (Altered, FileNotFoundError):
             # Those who hold it have what comes in its place.
             kept.seal = None
@@ -322,6 +325,12 @@ class Cache:
     def _tick(self) -> int:
         self._clock += 1
         return self._clock
+
+
+def _made_ready(folder: Path, manifest: Manifest, seal: Seal, alone: bool) -> list[str]:
+    others = check(folder, seal, alone)
+    make_runnable(folder, manifest, seal)
+    return others
 
 
 def _needs(content: Content) -> str:

@@ -35,6 +35,7 @@ from cdm.runtimes.container.containers import Containers, FoundContainer
 from cdm.runtimes.container.engine import Engine
 from cdm.runtimes.container.images import Images
 from cdm.runtimes.container.slice import ContainerSlice
+from cdm.runtimes.loaded import LoadedSlices
 from cdm.runtimes.process.background import Background
 from cdm.runtimes.process.notes import folder_of
 from cdm.runtimes.process.slice import Slice
@@ -74,7 +75,7 @@ class ContainerRuntime(Runtime):
     @property
     def slices(self) -> Mapping[SliceKey, bool]:
         """All slices that are loaded; True: it is active, also while it is being started again."""
-        return {key: each.active for key, each in self._slices.items()}
+        return LoadedSlices(self._slices)
 
     @property
     def found(self) -> Mapping[SliceKey, Path | None]:

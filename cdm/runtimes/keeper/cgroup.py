@@ -142,9 +142,18 @@ class Cgroups:
         return group
 
 
-def enter(group: Path) -> None:
-    """Move the calling process into the group."""
-    (group / "cgroup.procs").write_text("0")
+def entrance(group: Path) -> str:
+    """The file by which processes `enter` the group."""
+    return f"{group}/cgroup.procs"
+
+
+def enter(entrance: str) -> None:
+    """Move the calling process into a group; it has just been forked, and does as little as can be."""
+    file = os.open(entrance, os.O_WRONLY)
+    try:
+        os.write(file, b"0")
+    finally:
+        os.close(file)
 
 
 def kill(group: Path) -> None:

@@ -197,10 +197,12 @@ class RunRecord(NamedTuple):
     start: int
 
     def write(self, path: Path) -> None:
-        """Store it; a reader sees all of it or nothing."""
-        draft = path.with_suffix(".new")
-        draft.write_text(" ".join(map(str, self)))
-        draft.replace(path)
+        """Store it, with one write: a reader sees all of it or nothing."""
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            os.write(file, " ".join(map(str, self)).encode())
+        finally:
+            os.close(file)
 
     @classmethod
     def read(cls, path: Path) -> RunRecord | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import resource
 import signal
@@ -54,12 +55,15 @@ class RunBounds(NamedTuple):
     """Most processes of a user that only one slice has, unless its limits say otherwise."""
     controllers: frozenset[str]
     """Those of the runs' cgroups."""
+    ignored: tuple[int, ...] = ()
+    """Signals that this process ignores, and programs are not to. (Those that it handles exec resets.)"""
 
     @classmethod
     def found(cls, cgroups: Cgroups | None) -> RunBounds:
         """What holds on this machine. The keeper's own limit of open files is raised."""
         controllers = frozenset[str]() if cgroups is None else cgroups.controllers
-        return cls(raise_open_files(), cgroup.most_processes(), controllers)
+        ignored = (each for each in signal.valid_signals() if signal.getsignal(each) == signal.SIG_IGN)
+        return cls(raise_open_files(), cgroup.most_processes(), controllers, tuple(map(int, ignored)))
 
 
 class Launched(NamedTuple):
@@ -139,7 +143,8 @@ def launch(spawn: Spawn, out: int, err: int, bounds: RunBounds, group: Path | No
         bind()
         for descriptor in (out, err):  # programs open /dev/stdout anew, as a file of theirs
             os.fchown(descriptor, spawn.user.uid, spawn.user.gid)
-    keeper = os.getpid()
+    keeper, limits = os.getpid(), [*_limits(spawn, bounds)]
+    entrance = None if group is None else cgroup.entrance(group)
     read, write = os.pipe()
     try:
         pid = os.fork()
@@ -148,36 +153,54 @@ def launch(spawn: Spawn, out: int, err: int, bounds: RunBounds, group: Path | No
         os.close(write)
         raise
     if pid == 0:
-        _turn_into(spawn, (out, err), bounds, group, write, keeper)
+        _turn_into(spawn, (out, err), limits, bounds.ignored, entrance, write, keeper)
     os.close(write)
     return Launched(pid, read)
 
 
+def _limits(spawn: Spawn, bounds: RunBounds) -> Iterator[tuple[int, tuple[int, int]]]:
+    """What is limited, and to how much, in this order."""
+    yield resource.RLIMIT_NOFILE, bounds.files
+    hard = {resource.RLIMIT_NOFILE: bounds.files[1]}
+    alone = spawn.user is not None and spawn.user.own
+    if (most := _most_pids(bounds.processes if alone else None)) is not None:
+        hard[resource.RLIMIT_NPROC] = most
+        yield resource.RLIMIT_NPROC, (most, most)
+    for what, value in rlimits(spawn.limits, grouped=bounds.controllers).items():
+        limit = hard[what] if what in hard else resource.getrlimit(what)[1]
+        most = value if limit == resource.RLIM_INFINITY else min(value, limit)
+        # The CPU's soft limit is SIGXCPU, and the hard one, a second later, SIGKILL.
+        yield what, (most, most + 1 if what == resource.RLIMIT_CPU and most != limit else most)
+
+
 def _turn_into(
-    spawn: Spawn, output: tuple[int, int], bounds: RunBounds, group: Path | None, problem: int, keeper: int
+    spawn: Spawn,
+    output: tuple[int, int],
+    limits: list[tuple[int, tuple[int, int]]],
+    ignored: tuple[int, ...],
+    entrance: str | None,
+    problem: int,
+    keeper: int,
 ) -> NoReturn:
+    """Be the program. Each page of memory that is written to here is copied, so what could be worked out before was."""
     step = "session"
     try:
+        gc.disable()
         signal.set_wakeup_fd(-1)
         os.setsid()
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # until exec closes what is the keeper's
-        if group is not None:
+        if entrance is not None:
             step = "cgroup"
-            cgroup.enter(group)
+            cgroup.enter(entrance)
         step = "output"
         null = os.open(os.devnull, os.O_RDONLY)
         for number, descriptor in enumerate((null, *output)):
             os.dup2(descriptor, number)
         step = "limits"
         _prefer_for_oom_kill()
-        resource.setrlimit(resource.RLIMIT_NOFILE, bounds.files)
-        _leave_pids(bounds.processes if spawn.user is not None and spawn.user.own else None)
-        for what, value in rlimits(spawn.limits, grouped=bounds.controllers).items():
-            hard = resource.getrlimit(what)[1]
-            most = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            # The CPU's soft limit is SIGXCPU, and the hard one, a second later, SIGKILL.
-            resource.setrlimit(what, (most, most + 1 if what == resource.RLIMIT_CPU and most != hard else most))
+        for what, most in limits:
+            resource.setrlimit(what, most)
         if spawn.user is not None:
             step = f"user {spawn.user.uid}"
             become(spawn.user.uid, spawn.user.gid)
@@ -185,9 +208,8 @@ def _turn_into(
         step = spawn.directory
         os.chdir(spawn.directory)
         step = "signals"
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-            if signal.getsignal(number) != signal.SIG_DFL:
-                signal.signal(number, signal.SIG_DFL)
+        for number in ignored:
+            signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         die_with_parent(signal.SIGKILL)
         if os.getppid() != keeper:  # it died before that
@@ -206,21 +228,24 @@ def _turn_into(
 
 
 def _prefer_for_oom_kill() -> None:
-    path = Path("/proc/self/oom_score_adj")
     # Root may write there although it is hidden.
     with contextlib.suppress(OSError, ValueError), contextlib.nullcontext() if os.geteuid() == 0 else shown():
-        path.write_text(str(min(int(path.read_text()) + OOM_SCORE, 1000)))
+        file = os.open("/proc/self/oom_score_adj", os.O_RDWR)
+        try:
+            os.pwrite(file, b"%d" % min(int(os.read(file, 16)) + OOM_SCORE, 1000), 0)
+        finally:
+            os.close(file)
 
 
-def _leave_pids(room: int | None) -> None:
-    """Keep the program from using up the processes of its user, or, where that is no other's, those of the machine."""
+def _most_pids(room: int | None) -> int | None:
+    """What keeps a program from using up the processes of its user, or, where that is no other's, of the machine."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
     limits = [] if room is None else [room]
     if soft != resource.RLIM_INFINITY:
         limits.append(max(soft - cgroup.PIDS_RESERVE, soft // 2))
-    if limits:
-        most = min(limits) if hard == resource.RLIM_INFINITY else min(*limits, hard)
-        resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+    if not limits:
+        return None
+    return min(limits) if hard == resource.RLIM_INFINITY else min(*limits, hard)
 
 
 def _why_not(program: str, number: int, user: RunUser | None) -> str | None:

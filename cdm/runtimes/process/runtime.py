@@ -40,6 +40,7 @@ from cdm.model.manifest import Limits
 from cdm.output.reading import batches, folder_name, keys, prune, tail
 from cdm.runtimes import OutputLine, Runtime, Surroundings, Work
 from cdm.runtimes.keeper.protocol import RECORDS
+from cdm.runtimes.loaded import LoadedSlices
 from cdm.runtimes.process.given import SECRETS, remove_all
 from cdm.runtimes.process.life import SlicePhase
 from cdm.runtimes.process.notes import folder_of
@@ -91,7 +92,7 @@ class ProcessRuntime(Runtime):
     @property
     def slices(self) -> Mapping[SliceKey, bool]:
         """All slices that are loaded; True: it is active, also while it is being started again after a crash."""
-        return {key: each.active for key, each in self._slices.items()}
+        return LoadedSlices(self._slices)
 
     @property
     def found(self) -> Mapping[SliceKey, Path | None]:
