@@ -11,9 +11,9 @@ import anyio
 from cdm.dispatch.messages import ContentsUnknown
 from cdm.errors import AccessDenied, BucketMissing, StoreBusy, StoreError, Uncertain, Unreachable, innermost
 from cdm.log import Log
-from cdm.node.part import Ground
+from cdm.node.part import QUIET, Ground
 from cdm.store.descriptions import Descriptions
-from cdm.store.watch import Watch
+from cdm.store.watch import Heartbeats, Watch
 
 log = Log("cdm.node")
 
@@ -86,6 +86,7 @@ class ContentsWatch:
             on_live=self._on_live,
             provide=self._provide,
             relist_interval=self._ground.settings.relist_interval,
+            heartbeats=Heartbeats(alone=QUIET),
         )
 
     async def _provide(self) -> None:

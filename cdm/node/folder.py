@@ -30,7 +30,7 @@ ARTIFACTS, RUNTIME = "artifacts", "runtime"
 LOCK = "lock"
 """The file that is locked."""
 
-CHECK_INTERVAL = 2.0
+CHECK_INTERVAL = 5.0
 """Seconds between two looks whether the folder is still there."""
 BACKLOG = 4096
 """How many others may ask who has a name: they are never accepted."""
@@ -110,8 +110,7 @@ class Folder:
         """Tell when somebody deletes the folder, and lock what is made in its place; until cancelled."""
         while True:
             await anyio.sleep(CHECK_INTERVAL)
-            if await anyio.to_thread.run_sync(self._is_there):
-                self.space = await anyio.to_thread.run_sync(self._space)
+            if await anyio.to_thread.run_sync(self._look):
                 continue
             log.error(
                 "the node's folder was deleted while the node runs: what its slices wrote is lost, and artifacts are"
@@ -161,6 +160,13 @@ class Folder:
                     os.close(inner)
         finally:
             os.close(top)
+
+    def _look(self) -> bool:
+        """Whether the folder is still there, and what space there is."""
+        there = self._is_there()
+        if there:
+            self.space = self._space()
+        return there
 
     def _is_there(self) -> bool:
         """Whether the file that is locked is still the one in the folder."""

@@ -23,6 +23,9 @@ from cdm.store.watch import Watch
 
 WHOLE = ">"
 """All keys of a bucket."""
+QUIET = 10.0
+"""Seconds between the heartbeats of a consumer that seldom has anything to deliver. Its loss shows at once where the
+connection breaks too, and else within 13 s, well before a command's deadline (60 s)."""
 
 Work = Callable[[], Coroutine[Any, Any, object]]
 

@@ -10,16 +10,18 @@ from cdm import clock
 from cdm.dispatch.messages import Connected, Disconnected, Message
 from cdm.dispatch.router import Router
 from cdm.model.keys import SLICES
-from cdm.node.part import WHOLE, Ground, Part, Work
+from cdm.node.part import QUIET, WHOLE, Ground, Part, Work
 from cdm.node.settings import NodeSettings
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
 from cdm.store.lending import Lent
-from cdm.store.watch import Watch
+from cdm.store.watch import Heartbeats, Watch
 
-AGENTS_HEARTBEAT = 10.0
-"""Seconds between the heartbeats of a consumer that brings one node's keys. Every node has one, so they are rare. Its
-loss shows at once where the connection breaks too, and else within 13 s, well before a command's deadline (60 s)."""
+_EACH_NODES = Heartbeats(QUIET, QUIET)
+"""Of the consumers of agents: every node has one."""
+_QUIET = dict.fromkeys(("blueprints", "status"), Heartbeats(alone=QUIET))
+"""Of those of managers whose buckets change seldom. Silence in ``nodes`` must not be taken for that of nodes, nor in
+``slices`` for that of the leader."""
 
 
 class Composition(NamedTuple):
@@ -101,7 +103,7 @@ class Wiring:
             relist_interval=settings.relist_interval,
             backpressure=self.ground.backpressure if bucket.layout is SLICES else None,
             lent=Lent(self.ground.connection, settings.node) if self.composition.borrows else None,
-            heartbeat=None if keys == WHOLE else AGENTS_HEARTBEAT,
+            heartbeats=_QUIET.get(name) if keys == WHOLE else _EACH_NODES,
         )
 
     async def _provide(self, bucket: Bucket) -> None:

@@ -75,6 +75,7 @@ class Bucket:
             state.get("num_subjects", 0),
             sent["config"].get("num_replicas", 1),
             bool(outdated(self.layout, sent["config"])),
+            alone=not (sent.get("cluster") or {}).get("name"),
         )
 
     async def newest(self) -> int:

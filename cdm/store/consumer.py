@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 from cdm import clock
 from cdm.errors import AccessDenied, StoreBusy, StoreError, Uncertain, Unreachable
@@ -36,6 +37,18 @@ async def until_up(connection: Connection) -> None:
             await up.wait()
     finally:
         connection.unlisten(listener)
+
+
+class Heartbeats(NamedTuple):
+    """Seconds between the server's heartbeats on a silent consumer; None: as many as usual.
+
+    The loss of a consumer that nothing else shows is found so much later.
+    """
+
+    clustered: float | None = None
+    """Where the stream is on a server of a cluster: the one that has the consumer may end, and the connection stay."""
+    alone: float | None = None
+    """Where its server is in none: then a consumer is hardly ever lost without the connection."""
 
 
 class Consumer:

@@ -24,8 +24,8 @@ from cdm.store.trust import tls_of
 
 log = Log("cdm.nats")
 
-PING_INTERVAL = 1
-"""Seconds between pings; two without an answer end the connection, so that a hung server is left."""
+PING_INTERVAL = 2
+"""Seconds between pings; one without an answer until the next ends the connection, so that a hung server is left."""
 RECONNECT_PAUSE = 0.2
 """Seconds between two attempts at the same server."""
 CLOSE_TIMEOUT = 2.0
@@ -96,7 +96,7 @@ class Link:
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=RECONNECT_PAUSE,  # type: ignore[arg-type]  # seconds; fractions are fine
                 ping_interval=PING_INTERVAL,
-                max_outstanding_pings=2,
+                max_outstanding_pings=1,
                 error_cb=self._on_error,
                 disconnected_cb=self._on_disconnected,
                 reconnected_cb=self._on_reconnected,

@@ -21,7 +21,7 @@ from cdm.log import Log
 from cdm.store.backpressure import Backpressure
 from cdm.store.barrier import Barrier
 from cdm.store.bucket import Bucket
-from cdm.store.consumer import Consumer, until_up
+from cdm.store.consumer import Consumer, Heartbeats, until_up
 from cdm.store.intake import FlowControl, Intake
 from cdm.store.looks import Looks
 from cdm.store.mirror import Gap, Mirror, SetBack
@@ -33,13 +33,14 @@ from cdm.store.source import ConsumerSource, OwnSource, first_of
 from cdm.store.tasks import together
 from cdm.store.wire import MARKER_TTL, StreamState, delivery_of, headers_of, matters
 
-__all__ = ["RELIST_INTERVAL", "Phase", "Watch"]
+__all__ = ["RELIST_INTERVAL", "Heartbeats", "Phase", "Watch"]
 
 log = Log("cdm.watch")
 
-HEARTBEAT = 2.0
-"""Seconds between the server's heartbeats on a silent consumer, unless another number is asked for."""
-OVERDUE = 1.5
+HEARTBEAT = 2.5
+"""Seconds between the server's heartbeats on a silent consumer, unless others are asked for. A lease is renewed
+more often, by default, so that a mirror of ``slices`` hardly gets any."""
+OVERDUE = 1.2
 """Such heartbeats by which the next one, however far apart they are, may be late before the consumer counts as lost."""
 RELIST_INTERVAL = 300.0
 """Seconds between two full comparisons with the bucket."""
@@ -71,8 +72,7 @@ class Watch:
         relist_interval: seconds between two full comparisons with the bucket.
         backpressure: holds updates back while a leader's commands are being written.
         lent: managers that make the consumer where this user may make none; None: there is no other way.
-        heartbeat: seconds between the server's heartbeats on a silent consumer; None: `HEARTBEAT`. The loss of one that
-            nothing else shows is found so much later.
+        heartbeats: how often the server is heard of on a silent consumer; None: every `HEARTBEAT` seconds.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Watch:
         relist_interval: float = RELIST_INTERVAL,
         backpressure: Backpressure | None = None,
         lent: ConsumerSource | None = None,
-        heartbeat: float | None = None,
+        heartbeats: Heartbeats | None = None,
     ) -> None:
         self.bucket = bucket
         self._filter = bucket.subject(keys)
@@ -101,7 +101,9 @@ class Watch:
         self._on_reset = on_reset
         self._provider = Provider(bucket.name, provide)
         self._relist_interval = relist_interval
-        self._heartbeat = HEARTBEAT if heartbeat is None else heartbeat
+        self._heartbeats = heartbeats or Heartbeats()
+        self._heartbeat = self._heartbeats.clustered or HEARTBEAT
+        """The present consumer's, or the last one's."""
         self._backpressure = backpressure
         self._flow_control = FlowControl(bucket.connection)
         self._consumer: Consumer | None = None
@@ -240,6 +242,8 @@ class Watch:
         if stream.lacks:
             await self._provider.provide(f"it lacks {stream.lacks}")
         after = self._begin(stream)
+        chosen = self._heartbeats
+        self._heartbeat = (chosen.alone if stream.alone else chosen.clustered) or HEARTBEAT
         self._consumer, self.epoch = consumer, consumer.offset
         connection.listen(self._on_connection)
         intake = Intake(partial(self._on_message, consumer), self._may_wait)

@@ -124,6 +124,8 @@ class StreamState(Struct, frozen=True):
     """On how many servers it is kept."""
     rolls_up: bool = False
     """Whether it takes roll-ups, and marks what expires, for managers of an earlier version."""
+    alone: bool = False
+    """Whether its server is in no cluster: then nothing of it is lost without the way to that server."""
 
 
 def is_leaders(info: Mapping[str, Any]) -> bool:

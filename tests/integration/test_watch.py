@@ -30,8 +30,8 @@ from cdm.store import watch as watch_module
 from cdm.store.backpressure import Backpressure
 from cdm.store.bucket import Bucket
 from cdm.store.configuration import created
-from cdm.store.watch import Phase, Watch
-from tests.harness.servers import FORGIVEN, NatsServer
+from cdm.store.watch import Heartbeats, Phase, Watch
+from tests.harness.servers import FORGIVEN, NatsServer, running_cluster
 from tests.harness.store import Mirror, Watching, connected, watching
 from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import Raw, Rejection, raw
@@ -245,8 +245,8 @@ async def test_a_consumer_with_rare_heartbeats_is_missed_when_one_is_late_and_at
 ) -> None:
     async with (
         raw(server) as user,
-        watching(server, SLICES, keys="n1.>", heartbeat=1.0) as soon,
-        watching(server, SLICES, keys="n1.>", heartbeat=600.0) as late,
+        watching(server, SLICES, keys="n1.>", heartbeats=Heartbeats(1.0, 1.0)) as soon,
+        watching(server, SLICES, keys="n1.>", heartbeats=Heartbeats(600.0, 600.0)) as late,
     ):
         for each in (soon, late):
             await user.api(f"CONSUMER.DELETE.KV_slices.{consumer_of(each.watch)}")
@@ -256,6 +256,24 @@ async def test_a_consumer_with_rare_heartbeats_is_missed_when_one_is_late_and_at
         assert not late.mirror.values, "nothing has shown it that its consumer is gone"
         late.connection._client._transport.close()  # type: ignore[union-attr]
         await eventually(lambda: set(late.mirror.values) == {f"n1.{KEY}"})
+
+
+async def test_heartbeats_may_be_rare_where_a_consumer_is_lost_with_the_connection_only(server: NatsServer) -> None:
+    heartbeats = Heartbeats(clustered=4.0, alone=9.0)
+    async with raw(server) as user, watching(server, SLICES, heartbeats=heartbeats) as watched:
+        assert await _heartbeat(user, watched.watch) == 9.0
+    async with (
+        running_cluster() as servers,
+        raw(servers) as user,
+        watching(servers[0], SLICES, heartbeats=heartbeats) as watched,
+    ):
+        assert await _heartbeat(user, watched.watch) == 4.0
+
+
+async def _heartbeat(user: Raw, watch: Watch) -> float:
+    """Seconds of silence after which the watch's consumer sends one."""
+    info = await user.api(f"CONSUMER.INFO.KV_slices.{consumer_of(watch)}")
+    return float(info["config"]["idle_heartbeat"] / 1e9)
 
 
 async def test_consumers_do_not_pile_up(server: NatsServer) -> None:
