@@ -295,7 +295,7 @@ def _node(
     if before is None and not known and _age(new, put.at + epoch) > TELLABLE:
         return None  # it joined long ago: only this process hears of it for the first time
     if before is not None and before.value.incarnation == new.incarnation:
-        changes = _changes(to_builtins(before.value.lasting), to_builtins(new.lasting))
+        changes = _changes(_said(before.value), _said(new))
         if not changes:
             return None  # it was not heard for a while
         return Tidings(_about(put), EventKind.CHANGED, str(put.key), EventData(node, changes=changes))
@@ -306,6 +306,12 @@ def _node(
         str(put.key),
         EventData(node, to=_cut(new.role, LONGEST_WORDS), reason=_cut(f"cdm {new.version}")),
     )
+
+
+def _said(registration: Registration) -> Fields:
+    """What a node says of itself, with what is left out of a registration because most nodes say it."""
+    fields: Fields = to_builtins(registration.lasting)
+    return {"role": str(registration.role), "runtime": registration.runtime, **fields}
 
 
 def _age(registration: Registration, now: float) -> float:

@@ -27,7 +27,7 @@ from cdm.manager.plan import Command
 from cdm.model.blueprint import Blueprint
 from cdm.model.event import KINDS, Event, EventData, event_filter
 from cdm.model.keys import BlueprintKey, IntentKey, NodeKey, SeenKey, SliceKey, StatusKey
-from cdm.model.node import Intent, Registration, Schedule
+from cdm.model.node import Intent, Registration, Role, Schedule
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
 from tests.unit.support import APP, S, n, put
@@ -112,6 +112,9 @@ def test_a_node_joins_when_it_started_and_not_when_it_is_first_heard_of() -> Non
     assert sure(registered("a", 0.0), None, True).kind == "joined", "it was gone"
     changed = sure(registered("a", 0.0, labels={"zone": "a"}, load=1.0), old, True)
     assert (changed.kind, changed.data.changes) == ("changed", ("labels.zone a",))
+    for one, other in ((Role.AGENT, Role.ALL), (Role.ALL, Role.AGENT)):
+        role = sure(registered("a", 0.0, role=other), registered("a", 0.0, role=one), True)
+        assert role.data.changes == (f"role {one} -> {other}",)
     assert tell(old, old, True) is None, "it was not heard for a while"
     later = ValuePut(old.key, old.value, 9, 310.0)
     assert sure(NodeDied(n(1)), old, 3.0).kind == "lost"
