@@ -652,7 +652,7 @@ async def test_the_leader_makes_the_checks_and_a_new_one_begins_anew(server: Nat
         state.gates.begin(SHOP, wanted)
 
     settled = "check 2, NATS request shop.lag: nobody answers at shop.lag; 0 of 3 passes"
-    async with nodes_on(server) as nodes:
+    async with nodes_on(server, lease_ttl=20.0, node_ttl=20.0) as nodes:  # who leads loses it by dying alone
         await nodes.start("n1", "n2")
         first = await nodes.leader()
         begin(first)
