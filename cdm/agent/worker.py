@@ -11,8 +11,9 @@ import anyio
 
 from cdm import clock
 from cdm.agent.due_port import has_its_port
-from cdm.agent.known import Current, Deleted, Stale, is_late
+from cdm.agent.known import Current, Stale, is_late
 from cdm.agent.lingering import COMMANDS_TO_GO, GOING, Lingering
+from cdm.agent.own_key import OwnKey
 from cdm.agent.program import Program
 from cdm.agent.reports import HeldUp, report
 from cdm.agent.shared import Shared
@@ -22,7 +23,6 @@ from cdm.log import Log
 from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.slice import SliceState, SliceValue
-from cdm.store.wire import dump
 from cdm.wakeup import Wakeup
 
 log = Log("cdm.agent")
@@ -35,14 +35,6 @@ PROMPT = 1.0
 """Seconds after which a deadline that was told before the work began is told again: it counts from when it is told."""
 TURN_DEADLINE = 86_400.0
 """Seconds that are told of a slice that waits for its turn: the most that a leader believes."""
-
-
-class _Told(NamedTuple):
-    """What this agent wrote last."""
-
-    revision: int
-    at: float
-    """When, in seconds on `cdm.clock`."""
 
 
 class _Beginning(NamedTuple):
@@ -65,14 +57,12 @@ class Worker:
         self.program = Program(shared, key, self._leaves_within)
         self._lingering = Lingering()
         self._news = Wakeup()
-        self._known: Current | Stale | Deleted | None = None
-        """What is known of the key; None: there is none."""
+        self._key = OwnKey(shared.slices, key)
         self._crash: SliceFailed | None = None
         """Why the slice that was active is not any more, until that is reported."""
         self._refusal: SliceFailed | None = None
         """Why the last command that came is not obeyed, until that is reported."""
         self._beginning: _Beginning | None = None
-        self._told = _Told(0, float("-inf"))
 
     # What it is told
 
@@ -84,30 +74,26 @@ class Worker:
             value: what it holds.
             at: when that was stored, in seconds on `cdm.clock`.
         """
-        if not isinstance(self._known, (Current, Deleted)) or revision > self._known.revision:
+        if self._key.is_news(revision):
             if value.state is not SliceState.ACTIVATING:  # which may be the echo of what follows a refused command
                 active = self.program.local_state is LocalState.ACTIVE
-                late = self._shared.listed and not active and is_late(self._known, value)
+                late = self._shared.listed and not active and is_late(self._key.known, value)
                 self._refusal = SliceFailed("a late ACTIVATE, which answers an earlier LOADED") if late else None
             if value.state is SliceState.LOAD:
                 self.program.count_anew()
-            self._known = Current(revision, value)
+            self._key.known = Current(revision, value)
             self.program.cores = value.needs.cpu if value.needs else 0.0
             self._lingering.learn(value, at)
             self.wake()
 
     def removed(self, revision: int) -> None:
         """The key is gone, since this revision."""
-        if self._known is not None and (isinstance(self._known, Stale) or revision >= self._known.revision):
-            self._known = None
+        if self._key.removed(revision):
             self.wake()
 
     def forget(self) -> None:
         """The stream of ``slices`` is another one than before: its revisions say nothing about the old ones."""
-        if isinstance(self._known, Current):
-            self._known = Stale(self._known.value)
-        elif isinstance(self._known, Deleted):
-            self._known = None
+        if self._key.forget():
             self.wake()
 
     def crashed(self, failure: SliceFailed) -> None:
@@ -128,7 +114,7 @@ class Worker:
 
     def wake(self) -> None:
         """The key or the connection has changed: what was begun for another state is cancelled."""
-        if self._beginning is not None and (self._shared.resigned or self._state is not self._beginning.state):
+        if self._beginning is not None and (self._shared.resigned or self._key.state is not self._beginning.state):
             self._beginning.scope.cancel()
         self._news.set()
 
@@ -137,7 +123,7 @@ class Worker:
     @property
     def is_finished(self) -> bool:
         """Whether there is no key, nothing runs under it, and nothing happened that was not looked at."""
-        return self._known is None and self.program.nothing_runs and not self._news.is_set
+        return self._key.known is None and self.program.nothing_runs and not self._news.is_set
 
     @property
     def may_withdraw(self) -> bool:
@@ -145,23 +131,14 @@ class Worker:
         return self.at_rest.is_set() or not self.program.exclusive
 
     @property
-    def _value(self) -> SliceValue | None:
-        return None if self._known is None or isinstance(self._known, Deleted) else self._known.value
-
-    @property
-    def _state(self) -> SliceState | None:
-        value = self._value
-        return value.state if value is not None else None
-
-    @property
     def _wanted(self) -> tuple[Overrides | None, str | None]:
         """What it is to be loaded with: overrides, and the digest of its content."""
-        value = self._value
+        value = self._key.value
         return (value.overrides, value.content) if value is not None else (None, None)
 
     def _leaves_within(self) -> float | None:
         """Seconds that it goes on serving; None: it is not told to go."""
-        state = self._state
+        state = self._key.state
         if state is None:
             return 0.0
         return self._lingering.left(clock.now()) if state in GOING else None
@@ -169,7 +146,7 @@ class Worker:
     @property
     def _untold(self) -> bool:
         """Whether the key tells of another start than the last one, or of an address that this node had before."""
-        value = self._value
+        value = self._key.value
         if value is None or value.state not in _UP:
             return False
         if value.state is SliceState.ACTIVE and self._shared.address() not in (None, value.address):
@@ -184,7 +161,7 @@ class Worker:
         if self._shared.leaving:
             await self._withdraw()
             return
-        state = self._state
+        state = self._key.state
         if state not in _UP:
             self._crash = None
         elif self._crash is not None:
@@ -223,7 +200,7 @@ class Worker:
         self.withdrawn.set()
 
     async def _withdraw(self) -> None:
-        if isinstance(self._known, Current) and self.may_withdraw:
+        if isinstance(self._key.known, Current) and self.may_withdraw:
             await self._report(None)
         else:
             self.withdrawn.set()
@@ -240,7 +217,7 @@ class Worker:
         if state in _UP:
             try:
                 async with shared.turns[Do.LOAD]:
-                    if (value := self._value) is not None and value.state is state:
+                    if (value := self._key.value) is not None and value.state is state:
                         await self.program.adopt(*self._wanted, value.restarts)
                         log.info("goes on since an earlier process of the node", slice=str(self.key))
                 return
@@ -291,7 +268,7 @@ class Worker:
         with anyio.move_on_after(PROMPT / 2) as moment:
             await turns.acquire()
         if moment.cancelled_caught:
-            if self._value is not None and self._value.deadline != TURN_DEADLINE:
+            if self._key.value is not None and self._key.value.deadline != TURN_DEADLINE:
                 await self._tell_on(state, HeldUp(TURN_DEADLINE))
             await turns.acquire()
         try:
@@ -301,16 +278,16 @@ class Worker:
 
     async def _counts_from_now(self, state: SliceState | None) -> bool:
         """Tell the deadline, unless it was told just now. Returns whether that holds."""
-        known = self._known
-        if not isinstance(known, Current) or state is None or self._state is not state:
+        known = self._key.known
+        if not isinstance(known, Current) or state is None or self._key.state is not state:
             return False
-        just_now = known.revision == self._told.revision and clock.now() - self._told.at < PROMPT
+        just_now = self._key.is_told and clock.now() - self._key.told.at < PROMPT
         if just_now and known.value.deadline == self.program.deadline(state):
             return True
         return await self._tell_on(state)
 
     async def _end(self, step: Do, state: SliceState | None) -> None:
-        if self._state is None:
+        if self._key.state is None:
             log.info("its key is gone: stopping", slice=str(self.key))
         try:
             if step is Do.DEACTIVATE:
@@ -324,7 +301,7 @@ class Worker:
         """Report what failed in this state where the key still has it and may say FAILED; else the step is retried."""
         if self.program.exclusive and not await self._is_stopped():
             return
-        if self._state is not state:
+        if self._key.state is not state:
             return  # that is answered next
         if may_fail(state):
             await self._report(SliceState.FAILED, error)
@@ -350,7 +327,7 @@ class Worker:
         A command that came meanwhile cancels that work, but a task that was about to go on does go on until it waits:
         without the look at the key it would answer the command with a state that nobody asked for any more.
         """
-        return self._state is state and await self._report(state, wait=wait)
+        return self._key.state is state and await self._report(state, wait=wait)
 
     async def _report(
         self, state: SliceState | None, error: SliceFailed | None = None, *, wait: HeldUp | None = None
@@ -362,27 +339,18 @@ class Worker:
             error: why it is FAILED.
             wait: what it waits for.
         """
-        known = self._known
+        known = self._key.known
         if isinstance(known, Stale):
             await self._pause()  # the mirror tells first whether there is such a key
         if not isinstance(known, Current):
             return False
-        slices = self._shared.slices
+        said = None if state is None else report(known.value, state, self.program, error, wait)
         try:
-            if state is None:
-                said = None
-                told: Current | Deleted = Deleted(await slices.delete(self.key, expect=known.revision))
-            else:
-                said = report(known.value, state, self.program, error, wait)
-                told = Current(await slices.put(self.key, dump(said), expect=known.revision), said)
-            self._told = _Told(told.revision, clock.now())
-            # Where the mirror was faster it has told of this write, and maybe that the key is gone since.
-            if self._known is known:
-                self._known = told
+            if await self._key.write(known, said):
                 self.wake()
         except Conflict:
             # The leader wrote in between: the mirror tells of it, if it has not yet.
-            if self._known is known:
+            if self._key.known is known:
                 await self._pause()
         except StoreError as problem:
             log.debug("not reported yet", slice=str(self.key), reason=str(problem))

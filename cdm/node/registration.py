@@ -19,6 +19,7 @@ from cdm.log import Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NodeKey, encode
 from cdm.model.node import HEARTBEATS_PER_TTL, Registration, Vitals
+from cdm.node.acceptance import Acceptance
 from cdm.node.beats import Beats
 from cdm.store.bucket import Bucket, Stored
 from cdm.store.connection import Connection
@@ -62,41 +63,6 @@ async def ask(connection: Connection, node: NodeId, asker: str = "") -> Identity
         Uncertain: it is connected and gave no answer, or the connection was lost.
     """
     return identity_of(await connection.request(answers_on(connection, node), asker.encode(), timeout=ASK_TIMEOUT))
-
-
-class Acceptance:
-    """Whether the bucket accepts heartbeats. Where it does not, others cannot be heard either.
-
-    Args:
-        patience: seconds without an accepted heartbeat after which it counts as accepting none.
-        on_change: told when that changes.
-    """
-
-    def __init__(self, patience: float, on_change: Callable[[bool], None] | None) -> None:
-        self._patience = patience
-        self._on_change = on_change
-        self._accepting = True
-        self._last = clock.now()
-
-    def __bool__(self) -> bool:
-        return self._accepting
-
-    def confirm(self) -> None:
-        """A heartbeat was accepted."""
-        self._last = clock.now()
-        self._set(accepting=True)
-
-    def judge(self) -> None:
-        """A heartbeat was not accepted, or nobody knows."""
-        if self._accepting and clock.now() - self._last >= self._patience:
-            log.warning("heartbeats are not being accepted; evictions paused")
-            self._set(accepting=False)
-
-    def _set(self, *, accepting: bool) -> None:
-        if accepting is not self._accepting:
-            self._accepting = accepting
-            if self._on_change:
-                self._on_change(accepting)
 
 
 class Presence:
