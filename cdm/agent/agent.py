@@ -85,6 +85,11 @@ class Agent:
         return len(self._workers)
 
     @property
+    def leaves_doubt(self) -> bool:
+        """Whether a slice that must not run twice may still run where an earlier process of the node began it."""
+        return any(worker.may_run_elsewhere for worker in self._workers.values())
+
+    @property
     def stopping_takes(self) -> float:
         """Seconds that its slices have to stop: first those that must not run twice (`resign`), then all others."""
         graces = {True: 0.0, False: 0.0}
@@ -129,6 +134,22 @@ class Agent:
     def restarted(self, key: SliceKey, port: int | None) -> None:
         """It is ready again."""
         self._worker(key).restarted(port)
+
+    def lives_in(self, folder: str) -> None:
+        """This tells the node's folder from all others: to be told before `run`."""
+        self._shared.own = self._shared.own._replace(folder=folder)
+
+    def succeeds(self, until: float) -> None:
+        """This process took the node's id over; NATS may have heard others that had it until then (`cdm.clock`)."""
+        self._shared.own = self._shared.own._replace(others_until=until)
+
+    def heard(self, at: float) -> None:
+        """NATS took a heartbeat of the node that was sent then (`cdm.clock`)."""
+        self.runtime.heard(at)
+        doubtful = [worker for worker in self._workers.values() if worker.may_run_elsewhere]
+        self._shared.own = self._shared.own._replace(heard=at)
+        for worker in doubtful:
+            worker.wake()
 
     def forget(self) -> None:
         """The stream of ``slices`` is another one than before."""

@@ -34,6 +34,8 @@ class OwnKey:
         self.known: Current | Stale | Deleted | None = None
         """What it holds; None: there is no such key."""
         self.told = LastWrite(0, float("-inf"))
+        self.learned = float("-inf")
+        """When the mirror told of it last, in seconds on `cdm.clock`."""
 
     @property
     def value(self) -> SliceValue | None:
@@ -54,6 +56,10 @@ class OwnKey:
     def is_news(self, revision: int) -> bool:
         """Whether this revision is later than what is known."""
         return not isinstance(self.known, (Current, Deleted)) or revision > self.known.revision
+
+    def learn(self, current: Current) -> None:
+        """The mirror told of this."""
+        self.known, self.learned = current, clock.now()
 
     def removed(self, revision: int) -> bool:
         """It is gone, since this revision. Returns whether that is news."""

@@ -27,7 +27,12 @@ class HeldUp(NamedTuple):
 
 
 def report(
-    value: SliceValue, state: SliceState, program: Program, error: SliceFailed | None, wait: HeldUp | None
+    value: SliceValue,
+    state: SliceState,
+    program: Program,
+    folder: str | None,
+    error: SliceFailed | None,
+    wait: HeldUp | None,
 ) -> SliceValue:
     """The value that tells of a state; what the command said stays in it.
 
@@ -35,6 +40,7 @@ def report(
         value: what the key holds.
         state: which state.
         program: what the runtime has of the slice.
+        folder: in which something of it may run, of one that must not run twice.
         error: why it is FAILED.
         wait: what it waits for.
     """
@@ -58,4 +64,5 @@ def report(
         content=value.content or (program.content if state in RUNS_LOADED else None),
         deadline=wait.deadline if wait else program.deadline(state),
         after=(serves_on or None) if state in GOING else None,
+        folder=folder,
     )

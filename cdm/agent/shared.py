@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import anyio
 
+from cdm.agent.elsewhere import Own
 from cdm.agent.ports import Ports
 from cdm.agent.steps import Do
 from cdm.agent.trust import Trust
@@ -46,6 +47,8 @@ class Shared:
         self.least_stop_after = least_stop_after
         self.address = address
         self.trust = trust
+        self.own = Own()
+        """What is known of this process, and of others that had the node's id."""
         self.hearing = False
         """Whether the mirror is up to date: without NATS it is not."""
         self.listed = False

@@ -11,6 +11,8 @@ import anyio
 
 from cdm import clock
 from cdm.agent.due_port import has_its_port
+from cdm.agent.elsewhere import Doubt, folder_told
+from cdm.agent.holding import Holding
 from cdm.agent.known import Current, Stale, is_late
 from cdm.agent.lingering import COMMANDS_TO_GO, GOING, Lingering
 from cdm.agent.own_key import OwnKey
@@ -58,6 +60,7 @@ class Worker:
         self._lingering = Lingering()
         self._news = Wakeup()
         self._key = OwnKey(shared.slices, key)
+        self._holding = Holding(shared, self._key, self.program)
         self._crash: SliceFailed | None = None
         """Why the slice that was active is not any more, until that is reported."""
         self._refusal: SliceFailed | None = None
@@ -81,7 +84,7 @@ class Worker:
                 self._refusal = SliceFailed("a late ACTIVATE, which answers an earlier LOADED") if late else None
             if value.state is SliceState.LOAD:
                 self.program.count_anew()
-            self._key.known = Current(revision, value)
+            self._key.learn(Current(revision, value))
             self.program.cores = value.needs.cpu if value.needs else 0.0
             self._lingering.learn(value, at)
             self.wake()
@@ -114,8 +117,9 @@ class Worker:
 
     def wake(self) -> None:
         """The key or the connection has changed: what was begun for another state is cancelled."""
-        if self._beginning is not None and (self._shared.resigned or self._key.state is not self._beginning.state):
-            self._beginning.scope.cancel()
+        begun = self._beginning
+        if begun and (self._shared.resigned or self._key.state is not begun.state or self.may_run_elsewhere):
+            begun.scope.cancel()
         self._news.set()
 
     # What it knows
@@ -128,7 +132,12 @@ class Worker:
     @property
     def may_withdraw(self) -> bool:
         """Whether its key may be deleted when the node leaves: what has no key counts as stopped."""
-        return self.at_rest.is_set() or not self.program.exclusive
+        return (self.at_rest.is_set() or not self.program.exclusive) and not self.may_run_elsewhere
+
+    @property
+    def may_run_elsewhere(self) -> bool:
+        """Whether another process of this node may still run it, and it must not run twice."""
+        return self._holding.doubt is not None
 
     @property
     def _wanted(self) -> tuple[Overrides | None, str | None]:
@@ -162,6 +171,9 @@ class Worker:
             await self._withdraw()
             return
         state = self._key.state
+        if state is not None and (doubtful := self._holding.doubt) is not None:
+            await self._hold_back(state, doubtful)
+            return
         if state not in _UP:
             self._crash = None
         elif self._crash is not None:
@@ -175,6 +187,23 @@ class Worker:
             await self._see_to_found(state)
         else:
             await self._take_next(state)
+
+    async def _hold_back(self, state: SliceState, doubtful: Doubt) -> None:
+        """Neither begin it nor say that it is stopped, until nothing of it can run elsewhere."""
+        if not self.program.nothing_runs:  # somebody else has begun it since
+            try:
+                await self.program.unload()
+            except SliceFailed as error:
+                log.error("slice may run elsewhere, and is not stopped", slice=str(self.key), reason=str(error))
+                await self._pause()
+            return
+        if (untold := self._holding.untold(state, doubtful)) is not None:
+            if await self._report(untold[0], wait=untold[1]):
+                self._holding.told(doubtful)
+            return
+        within = doubtful.until - clock.now()
+        with anyio.move_on_after(within if within > 0 else None):  # else for a heartbeat that NATS takes
+            await self._news.wait()
 
     async def _take_next(self, state: SliceState | None) -> None:
         lingers = self._lingering.left(clock.now())
@@ -282,7 +311,8 @@ class Worker:
         if not isinstance(known, Current) or state is None or self._key.state is not state:
             return False
         just_now = self._key.is_told and clock.now() - self._key.told.at < PROMPT
-        if just_now and known.value.deadline == self.program.deadline(state):
+        named = known.value.folder == folder_told(known.value, state, False, self._shared.own)
+        if just_now and named and known.value.deadline == self.program.deadline(state):
             return True
         return await self._tell_on(state)
 
@@ -327,7 +357,7 @@ class Worker:
         A command that came meanwhile cancels that work, but a task that was about to go on does go on until it waits:
         without the look at the key it would answer the command with a state that nobody asked for any more.
         """
-        return self._key.state is state and await self._report(state, wait=wait)
+        return self._key.state is state and not self.may_run_elsewhere and await self._report(state, wait=wait)
 
     async def _report(
         self, state: SliceState | None, error: SliceFailed | None = None, *, wait: HeldUp | None = None
@@ -344,7 +374,10 @@ class Worker:
             await self._pause()  # the mirror tells first whether there is such a key
         if not isinstance(known, Current):
             return False
-        said = None if state is None else report(known.value, state, self.program, error, wait)
+        said = None
+        if state is not None:
+            folder = folder_told(known.value, state, self.may_run_elsewhere, self._shared.own)
+            said = report(known.value, state, self.program, folder, error, wait)
         try:
             if await self._key.write(known, said):
                 self.wake()

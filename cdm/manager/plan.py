@@ -30,6 +30,8 @@ class Command(Struct, frozen=True):
     """Of an UNLOAD: seconds for which the slice goes on serving."""
     needs: Needs | None = None
     """What the slice reserves on its node."""
+    folder: str | None = None
+    """Of an UNLOAD: the folder in which its node began the slice, as that told."""
 
     def value(self, term: int) -> SliceValue:
         """What is written; the command must not be one that deletes the key."""
@@ -45,6 +47,7 @@ class Command(Struct, frozen=True):
             content=self.content,
             after=self.after,
             needs=self.needs,
+            folder=self.folder,
         )
 
 

@@ -96,6 +96,7 @@ class Situation(NamedTuple):
             content=value.content,
             after=after,
             needs=value.needs,
+            folder=value.folder,
         )
 
     def retire(self, put: SlicePut, reason: str) -> Command:

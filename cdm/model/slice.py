@@ -142,3 +142,6 @@ class SliceValue(Struct, frozen=True, omit_defaults=True, gc=False):
     """Where an ACTIVE slice is reached, with its port."""
     needs: Needs | None = None
     """What it reserves on its node; agents copy it from the command."""
+    folder: str | None = None
+    """Of one with ``stop_after`` that may run: which folder its node had that began it. UNLOAD and DEACTIVATE copy it.
+    None: an earlier version wrote it, or an agent that is not ours."""

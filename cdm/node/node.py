@@ -90,6 +90,7 @@ class Node:
             self._says,
             Load() if settings.role is not Role.MANAGER else None,
             self._vitals,
+            self._on_succession,
         )
         self.ground.describe_anew = self.presence.beat_at_once
         self._shown = ShownNode(self.ground, lambda: self.everything, self.presence.tally, lambda: self.routed)
@@ -195,9 +196,17 @@ class Node:
         if self.connection.is_up:
             for part in self.parts:
                 await part.withdraw()
-            await self.presence.leave()
+            await self._deregister()
             for part in self.parts:
                 await part.give_back()
+
+    async def _deregister(self) -> None:
+        """Take the registration back; but where something may still run that others would start then, let it expire."""
+        if any(part.leaves_doubt for part in self.parts):
+            log.warning("the registration is left to expire: slices with stop_after may run where they were begun")
+            await self.presence.lapse()
+        else:
+            await self.presence.leave()
 
     async def _pause(self) -> None:
         """Lead no more; all else is as if this process had been killed."""
@@ -256,6 +265,10 @@ class Node:
     def _on_beat(self, sent: float) -> None:
         for part in self.parts:
             part.heard(sent)
+
+    def _on_succession(self, until: float) -> None:
+        for part in self.parts:
+            part.succeeds(until)
 
     def _on_accepting(self, accepting: bool) -> None:
         if ROLES[self.settings.role].judges:

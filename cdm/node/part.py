@@ -122,6 +122,14 @@ class Part:
     def heard(self, at: float) -> None:
         """NATS accepted a heartbeat of this node that was sent at this time, in seconds on `cdm.clock`."""
 
+    def succeeds(self, until: float) -> None:
+        """This process took the node's id over; NATS may have heard others that had it until then (`cdm.clock`)."""
+
+    @property
+    def leaves_doubt(self) -> bool:
+        """Whether something that must not run twice may still run where an earlier process of the node began it."""
+        return False
+
     def accepting(self, accepting: bool) -> None:
         """NATS accepts the node's heartbeats, or does not."""
 

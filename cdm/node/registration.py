@@ -7,6 +7,7 @@ another process in the place of its own registration asks there too, and ends on
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Mapping
 
@@ -79,6 +80,8 @@ class Presence:
         says: tells fields of the registration that may be others at each heartbeat.
         load: tells how busy the machine is; None: nobody does.
         vitals: tells how the node is; None: nobody does.
+        on_succession: told, before any heartbeat that follows, that this process is registered where others may have
+            been, and until when NATS may have heard one of these, in seconds on `cdm.clock`. What is told last holds.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Presence:
         says: Callable[[], Mapping[str, object]] = dict,
         load: Callable[[], float | None] | None = None,
         vitals: Callable[[], Vitals] | None = None,
+        on_succession: Callable[[float], None] = lambda _: None,
     ) -> None:
         if registration.ttl is None:
             raise ValueError("a registration that is kept alive must have a TTL")
@@ -108,6 +112,7 @@ class Presence:
         self._ttl = registration.ttl
         self._beats = Beats(self._ttl, random.SystemRandom().random)
         self._on_beat = on_beat
+        self._on_succession = on_succession
         self._accepting = Acceptance(DEAF_AFTER * self._ttl, on_accepting)
         self._left_server_at = float("-inf")
         self._revision = 0
@@ -138,13 +143,17 @@ class Presence:
             AccessDenied: this user may not register it.
         """
         warn_at = clock.now() + WARNING_INTERVAL
+        before: Stored | None = None
         while True:
             try:
                 stored = await self._nodes.read_near(self._key)
-                if stored is not None and stored.payload is not None and not self._is_ours(stored):
-                    await self._refuse_if_alive(stored.payload)
+                if stored is None or not self._is_ours(stored):  # else an acknowledgement was lost
+                    before = stored
+                    if stored is not None and stored.payload is not None:
+                        await self._refuse_if_alive(stored.payload)
                 await self._start_answering()
-                await self._put(stored.revision if stored else 0)
+                await self._put(stored.revision if stored else 0, succeeds=True)
+                await self._tell_of(before)
                 return
             except Conflict:
                 # Somebody registered in between: find out who, without hearing one's own answer.
@@ -202,6 +211,11 @@ class Presence:
             log.warning("registration not taken back; it expires", reason=str(error))
         await self._stop_answering()
 
+    async def lapse(self) -> None:
+        """Beat no more, and let the registration expire."""
+        self._leaving = True
+        await self._stop_answering()
+
     async def _take_back(self) -> None:
         for _ in range(LEAVE_ATTEMPTS):
             try:
@@ -235,13 +249,13 @@ class Presence:
             # A value that names no process was put there by mistake, and is written over.
             holder = identity_of(stored.payload).incarnation if stored and stored.payload else ""
             if holder in ("", self._incarnation):
-                await self._put(stored.revision if stored else 0)
+                await self._put(stored.revision if stored else 0, succeeds=holder == "")
                 return
             if stored is not None and stored.revision < self._revision:
                 raise StoreBusy("a replica that is behind shows who was registered before")
             if not await self._is_answered():
                 log.warning("registration was overwritten, and nobody answers; registering anew", incarnation=holder)
-                await self._put(stored.revision if stored else 0)
+                await self._put(stored.revision if stored else 0, succeeds=True)
                 return
         except StoreError as error:
             await self._again_soon(error)
@@ -276,12 +290,27 @@ class Presence:
         await anyio.sleep(HEARTBEAT_RETRY_PAUSE)
         self.beat_at_once()
 
-    async def _put(self, expect: int) -> None:
+    async def _tell_of(self, before: Stored | None) -> None:
+        """Tell when the process was heard last that was registered before, where that can be known.
+
+        Its registration and this one were stored by the same clock: so much earlier than this one it was heard.
+        """
+        now = clock.now()
+        if before is None or before.payload is None:
+            return
+        with contextlib.suppress(StoreError):
+            own = await self._nodes.read_near(self._key, timeout=self._patience)
+            if own is not None and own.revision == self._revision:
+                self._on_succession(now - max(own.at - before.at, 0.0))
+
+    async def _put(self, expect: int, *, succeeds: bool = False) -> None:
         self._describe()
         sent, payload = clock.now(), self._payload
         self._revision = await self._nodes.put(self._key, payload, expect=expect, ttl=self._ttl, timeout=self._patience)
         self._stored = payload
         self._beats.accepted(sent)
+        if succeeds:
+            self._on_succession(clock.now())
         if payload == self._payload:
             self._stored_anew.set()
         if self._on_beat:

@@ -20,6 +20,7 @@ from cdm.errors import UsageError
 from cdm.model.keys import encode_node
 from cdm.model.node import GIVES_SECRETS, MANIFEST_INSIDE, RUNS_SIGNED, Role, Vitals
 from cdm.node.folder import ARTIFACTS, RUNTIME, Folder, chosen_folder
+from cdm.node.identity import identity_of
 from cdm.node.part import Ground, Part
 from cdm.output.service import LogService
 from cdm.runtimes import Secrets, runtime_named
@@ -108,6 +109,7 @@ class Running(Serving):
         try:
             # First: what another node downloads and runs would be mistaken for a dead one's.
             self._folder.take()
+            self.agent.lives_in(identity_of(self._folder.path))
             await self._cache.start()
             await self._runtime.start()
         except OSError as error:
@@ -118,7 +120,16 @@ class Running(Serving):
 
     def heard(self, at: float) -> None:
         """Slices that must not run twice may go on."""
-        self._runtime.heard(at)
+        self.agent.heard(at)
+
+    def succeeds(self, until: float) -> None:
+        """Slices that must not run twice may run where those processes began them."""
+        self.agent.succeeds(until)
+
+    @property
+    def leaves_doubt(self) -> bool:
+        """Whether one of those may still run there."""
+        return self.agent.leaves_doubt
 
     def reset(self, reason: str) -> None:
         """The revisions that the agent knows are void."""

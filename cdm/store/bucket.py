@@ -35,6 +35,8 @@ class Stored(Struct, frozen=True):
 
     payload: bytes | None
     revision: int
+    at: float
+    """When it was stored, by the server's clock, in seconds since 1970."""
 
 
 class Bucket:
@@ -118,7 +120,7 @@ class Bucket:
             if is_removal(headers_of(base64.b64decode(message.get("hdrs", ""))))
             else base64.b64decode(message.get("data", ""))
         )
-        return Stored(payload, message["seq"])
+        return Stored(payload, message["seq"], seconds(message["time"]))
 
     async def revision_of(self, name: str) -> int:
         """Revision of the value that the stream's leader holds under a key string; 0: it holds none.
@@ -144,7 +146,8 @@ class Bucket:
             if status == "404":
                 return None
             raise RequestRefused(headers.get("Description", "no reason given"), int(status))
-        return Stored(None if is_removal(headers) else payload, int(headers["Nats-Sequence"]))
+        value, stored_at = None if is_removal(headers) else payload, seconds(headers["Nats-Time-Stamp"])
+        return Stored(value, int(headers["Nats-Sequence"]), stored_at)
 
     async def put(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,9 +32,15 @@ from tests.harness.wire import ANSWER, Raw, raw
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 
-def presence(connection: Connection, incarnation: str, ttl: float = 2.0, node: str = "n1") -> Presence:
+def presence(
+    connection: Connection,
+    incarnation: str,
+    ttl: float = 2.0,
+    node: str = "n1",
+    on_succession: Callable[[float], None] = lambda _: None,
+) -> Presence:
     registration = Registration(labels={"zone": "a"}, capacity=4, incarnation=incarnation, ttl=ttl)
-    return Presence(Bucket(connection, NODES), NodeId(node), registration)
+    return Presence(Bucket(connection, NODES), NodeId(node), registration, on_succession=on_succession)
 
 
 async def registration(user: Raw, node: str = "n1") -> dict[str, Any]:
@@ -182,6 +189,50 @@ async def test_the_id_of_a_process_that_died_is_free_at_once(server: NatsServer)
         assert time.monotonic() - began < 28, "the TTL was not waited for"
         assert (await registration(user))["incarnation"] == nodes.all["n1"].node.incarnation
         assert first.node.incarnation != nodes.all["n1"].node.incarnation
+
+
+async def test_who_takes_the_place_of_a_process_knows_when_that_was_heard_last(server: NatsServer) -> None:
+    """Where nobody is registered, that may have been until now."""
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, NODES).ensure(create=True)
+        until: list[float] = []
+        for value in (None, {"incarnation": "dead", "ttl": 60}):
+            if value is not None:
+                await user.put("nodes", "n1", value)
+            stored = clock.now()
+            await anyio.sleep(1.5)
+            began = clock.now()
+            new = presence(connection, "new", on_succession=until.append)
+            await new.register()
+            now = clock.now()
+            assert began <= until[0] <= now, "the careful guess comes first"
+            if value is None:
+                assert until == until[:1]
+            else:
+                assert stored - 0.5 <= until[-1] <= now - 1.4
+            until.clear()
+            await new.leave()
+
+
+async def test_who_finds_his_registration_gone_may_have_been_replaced_meanwhile(server: NatsServer) -> None:
+    async with raw(server) as user, connected(server) as connection:
+        await Bucket(connection, NODES).ensure(create=True)
+        until: list[float] = []
+        one = presence(connection, "one", on_succession=until.append)
+        await one.register()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.run)
+            for replaced in (True, False):
+                until.clear()
+                began = clock.now()
+                if replaced:
+                    await user.put("nodes", "n1", {"incarnation": "other", "ttl": 60})
+                else:
+                    await user.delete("nodes", "n1")
+                await eventually(partial(_tells, user, incarnation="one"))
+                await eventually(lambda: until)
+                assert began <= until[-1] <= clock.now()
+            tasks.cancel_scope.cancel()
 
 
 async def test_a_frozen_holder_keeps_its_id(server: NatsServer) -> None:

@@ -125,6 +125,13 @@ def test_scaling_down_says_how_many_there_are(count: int, told: str) -> None:
     assert {command.reason for command in found.commands} == {told}
 
 
+def test_what_is_told_to_go_keeps_the_folder_in_which_it_runs() -> None:
+    (each,) = active(1)
+    named = replace(each, value=replace(each.value, folder="a1"))
+    (command,) = plan(wanted(0), named).commands
+    assert command.value(7).folder == "a1"
+
+
 def test_scaling_down_takes_not_yet_active_ones_first() -> None:
     found = plan(wanted(2), *active(1, 2), put(n(3), S.LOADING, at=NOW), put(n(3), S.LOADED, 1))
     assert shown(found.commands) == {("n3", 0, S.UNLOAD), ("n3", 1, S.UNLOAD)}

@@ -89,6 +89,7 @@ values = st.builds(
     restarts=st.none() | st.integers(0, 2**53),
     stable=st.none() | st.floats(0, 1e6),
     deadline=st.none() | st.floats(0, 1e6),
+    folder=st.none() | st.text(),
 )
 
 
