@@ -48,7 +48,7 @@ def leave(
         show([PLAIN(f"{name} has left")])
         return 0
     count = anyio.run(end_left, path, name)
-    if count is None:
+    if not count:
         raise NodeUnknown(f"no process of node {name} runs here, and no slice of it ({path}); see --id and --folder")
     show([PLAIN(f"{name}: no process of it runs here; {count} of its slices did, and are stopped")])
     return 0

@@ -14,8 +14,8 @@ from cdm.runtimes.process.kept import end_kept
 from cdm.runtimes.systemd import end_units
 
 
-async def end_left(folder: Path, node: NodeId) -> int | None:
-    """Stop all slices, each in its own way; returns how many there were. None: nobody keeps any.
+async def end_left(folder: Path, node: NodeId) -> int:
+    """Stop all slices, each in its own way; returns how many there were.
 
     Args:
         folder: the node's.
@@ -28,15 +28,13 @@ async def end_left(folder: Path, node: NodeId) -> int | None:
     try:
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        return None
+        return 0
     except OSError as error:
         raise UsageError(f"folder {folder} cannot be used: {error.strerror}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         runtime = folder / RUNTIME
-        counts = (await end_kept(runtime), await end_units(node, runtime), await end_containers(node, runtime))
-        found = [count for count in counts if count is not None]
-        return sum(found) if found else None
+        return await end_kept(runtime) + await end_units(node, runtime) + await end_containers(node, runtime)
     except BlockingIOError:
         raise FolderTaken(f"a process of the node has just begun to use {folder}") from None
     finally:

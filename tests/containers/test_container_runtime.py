@@ -256,3 +256,52 @@ async def _killed_and_gone_on_with(
             second.send(signal.SIGTERM)
             assert await second.ends(30) == 0
     return ports
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["its process runs", "its process is dead"])
+async def test_a_node_that_leaves_takes_its_containers_along(
+    client: Any, nats: str, server: NatsServer, tmp_path: Path, alive: bool
+) -> None:
+    """For good, although its containers outlive its process otherwise."""
+    at, folder = ("--server", server.url), tmp_path / "n1"
+    assert (await command_line("init", *at)).returncode == 0
+    (tmp_path / "web.toml").write_text('container = {}\nargs = ["--name", "${CDM_SLICE}"]\n')
+    manifest = ("--manifest", str(tmp_path / "web.toml"))
+    pushed = await command_line("artifact", "push", "g:web:1", "--image", nats, *manifest, *at)
+    assert pushed.returncode == 0, pushed.stderr
+
+    def containers() -> list[Any]:
+        return labelled(client, f"cdm.runtime={(folder / 'runtime' / 'token').read_text()}")
+
+    with node_processes(server, tmp_path, node_ttl=60) as nodes:
+        try:
+            async with raw(server) as user:
+                options = ("--runtime", "container", "--on-stop", "keep", "--folder", str(folder))
+                process = nodes.start("n1", *options)
+                await user.put("blueprints", "g/web/1", 2)
+
+                async def active() -> bool:
+                    nodes.unharmed()
+                    return list((await user.slices()).values()) == ["ACTIVE"] * 2
+
+                await eventually(active, 60, "both are active")
+                assert len(containers()) == 2
+                if not alive:
+                    process.kill()
+                    assert len(containers()) == 2
+                left = await command_line("node", "leave", "--id", "n1", "--folder", str(folder), within=120)
+                assert left.returncode == 0, left.stderr
+                assert not containers()
+                if alive:
+                    assert left.stdout == b"n1 has left\n"
+                    assert await process.ends(30) == 0
+                    assert not await user.slices()
+                    assert not await user.registrations()
+                else:
+                    assert b"n1: no process of it runs here; 2 of its slices did, and are stopped" in left.stdout
+                again = await command_line("node", "leave", "--id", "n1", "--folder", str(folder))
+                assert again.returncode == 1
+                assert b"no process of node n1 runs here, and no slice of it" in again.stderr
+        finally:
+            for each in containers():
+                each.remove(force=True)

@@ -24,11 +24,11 @@ def made(surroundings: Surroundings) -> Runtime:
     return ContainerRuntime(surroundings)
 
 
-async def end_containers(node: NodeId, folder: Path) -> int | None:
-    """Stop what is left of a node that has no process; returns how many slices there were. None: it had no containers.
+async def end_containers(node: NodeId, folder: Path) -> int:
+    """Stop what is left of a node that has no process; returns how many slices there were.
 
     Args:
         node: the node.
         folder: the runtime's own; the caller has locked the node's.
     """
-    return await end_abandoned(made, node, folder) if (folder / NOTES).exists() else None
+    return await end_abandoned(made, node, folder) if (folder / NOTES).exists() else 0

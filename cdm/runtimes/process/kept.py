@@ -11,15 +11,15 @@ from cdm.runtimes.keeper.protocol import KILL_PATIENCE, EndAll, Event, Gone, Sto
 from cdm.runtimes.process.link import KeeperLink, meet
 
 
-async def end_kept(folder: Path) -> int | None:
-    """Stop all runs, each in its own way, and the keeper; returns how many there were. None: there is no keeper.
+async def end_kept(folder: Path) -> int:
+    """Stop all runs, each in its own way, and the keeper, if there is one; returns how many there were.
 
     Args:
         folder: the runtime's own; the caller has locked the node's.
     """
     met = await meet(folder)
     if met is None:
-        return None
+        return 0
     left = {told.run for told in met.running}
     over = asyncio.Event()
 

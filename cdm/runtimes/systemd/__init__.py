@@ -30,11 +30,11 @@ def made(surroundings: Surroundings) -> Runtime:
     return SystemdRuntime(surroundings)
 
 
-async def end_units(node: NodeId, folder: Path) -> int | None:
-    """Stop what is left of a node that has no process; returns how many slices there were. None: it had no units.
+async def end_units(node: NodeId, folder: Path) -> int:
+    """Stop what is left of a node that has no process; returns how many slices there were.
 
     Args:
         node: the node.
         folder: the runtime's own; the caller has locked the node's.
     """
-    return await end_abandoned(made, node, folder) if (folder / HEARD).exists() else None
+    return await end_abandoned(made, node, folder) if (folder / HEARD).exists() else 0
