@@ -102,12 +102,16 @@ class Ranking:
         before = self._total.get(node)
         if before == total:
             return
+        levels = self._levels
         if before is not None:
-            self._take_out(node, before)
+            left = levels[before]  # as `_take_out` does, which would be called for each new slice
+            del left[bisect_left(left, node)]
+            if not left:
+                del levels[before]
         self._total[node] = total
-        level = self._levels.get(total)
+        level = levels.get(total)
         if level is None:
-            self._levels[total] = [node]
+            levels[total] = [node]
         else:
             insort(level, node)
 

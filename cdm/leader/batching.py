@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from operator import attrgetter
 
 from msgspec import Struct
@@ -19,7 +19,8 @@ from cdm.model.slice import SliceState
 from cdm.store.batch import MAX_BATCH, Write
 from cdm.store.wire import DELETE, dump
 
-_state_of = attrgetter("state")
+_says = attrgetter(*(field for field in Command.__struct_fields__ if field not in ("key", "reason")))
+"""All that is written of a command under its key."""
 
 
 class BatchPart(Struct, frozen=True):
@@ -67,8 +68,9 @@ class Cutter:
             part.writes.extend(ahead)
             room -= len(ahead)
             commands = order.commands[:room]
-            part.writes.extend(_write(command, term) for command in commands)
-            part.kinds.update(map(_state_of, commands))
+            part.writes.extend(_writes(commands, term))
+            for command in commands:
+                part.kinds[command.state] += 1
             part.touched.extend((order.artifact, *order.also))
             if len(order.commands) > room:
                 self._rest = replace(order, commands=order.commands[room:], records={}, copies={})
@@ -99,8 +101,15 @@ def _write_beside(key: RolloutKey | LastValidKey, value: Rollout | LastValid | N
     return Write(encode(key), b"", DELETE) if value is None else Write(encode(key), dump(value))
 
 
-def _write(command: Command, term: int) -> Write:
-    name = encode(command.key)
-    if command.state is None:
-        return Write(name, b"", DELETE)
-    return Write(name, dump(command.value(term)))
+def _writes(commands: Iterable[Command], term: int) -> Iterator[Write]:
+    """Commands as writes; what several in a row say alike, as the LOADs of one blueprint do, is encoded once."""
+    said: tuple[object, ...] = ()
+    payload = b""
+    for command in commands:
+        if command.state is None:
+            yield Write(encode(command.key), b"", DELETE)
+            continue
+        says = _says(command)
+        if says != said:
+            said, payload = says, dump(command.value(term))
+        yield Write(encode(command.key), payload)

@@ -26,7 +26,7 @@ from cdm.model.status import Status
 from cdm.model.template import PLAIN, Template, template_of
 
 
-class Desired(Struct, frozen=True):
+class Desired(Struct, frozen=True, gc=False):
     """What is known of one artifact's blueprint.
 
     ``problem`` is None where the newest revision is valid; else that revision is refused for this reason, and

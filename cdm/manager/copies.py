@@ -48,6 +48,8 @@ class Copies:
 
     def added_to(self, order: Order) -> Order:
         """The order, with the copies of its artifacts that are due."""
+        if not order.also and not self.is_due(order.artifact):
+            return order
         artifacts = (order.artifact, *order.also)
         due = {artifact: self._of(artifact) for artifact in artifacts if self.is_due(artifact)}
         return replace(order, copies=due) if due else order

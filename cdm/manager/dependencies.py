@@ -41,7 +41,9 @@ class Dependencies:
         before = self._after.pop(artifact, ())
         for service in before:
             _discard(self._dependents, service, artifact)
-        after = tuple(Service.parse(each) for each in blueprint.after) if blueprint is not None else ()
+        after: tuple[Service, ...] = ()
+        if blueprint is not None and blueprint.after:
+            after = tuple(map(Service.parse, blueprint.after))
         if not after:
             if before:
                 _discard(self._versions, artifact.service, artifact)

@@ -46,6 +46,8 @@ class Growth(NamedTuple):
 
 def grow(case: Situation, missing: int, cursor: NodeId | None, *, tells: bool = True) -> Growth:
     """Retry the failed slices that are due, and place what they do not cover; ``tells``: and say why some is not."""
+    if (first := _first(case, missing, cursor)) is not None:
+        return first
     # What has to go first, and has no place to go to, is not placed beside it.
     draining = case.standings[_DRAINING]
     waiting = min(sum(map(exclusive, draining)), missing) if draining else 0
@@ -68,6 +70,23 @@ def grow(case: Situation, missing: int, cursor: NodeId | None, *, tells: bool = 
     unplaced = waiting + (count - placed if placed < at_once else 0)
     why = why_not(case, due, nodes) if unplaced and tells else ""
     return Growth(commands + _load(case, nodes, due), retries, unplaced, why=why, cursor=cursor)
+
+
+def _first(case: Situation, count: int, cursor: NodeId | None) -> Growth | None:
+    """The first instances of an artifact without rules, where nothing is in their way; None: something may be.
+
+    It says what the long way would, which looks for what there cannot be here: a whole cluster comes in like this.
+    """
+    group, fleet, wanted = case.group, case.fleet, case.wanted
+    if group.slices or case.taken or group.failed_on or wanted.rules is not NO_RULES or wanted.moving is not None:
+        return None
+    if fleet.settling or fleet.ranking is None:
+        return None
+    picked = fleet.ranking.pick(count, _NONE, cursor)
+    if not picked:
+        return None
+    artifact, load = case.artifact, case.load
+    return Growth([load(SliceKey(node, artifact), "instance missing", 0) for node in sorted(picked)], cursor=picked[-1])
 
 
 def most_at_once(rules: Rules, nodes: int) -> int:

@@ -389,8 +389,9 @@ class ClusterDeploymentManager:
     def _touch(self, artifact: Artifact) -> None:
         """The artifact's blueprint changed: that concerns all that wait for its service, too."""
         self.state.touch(artifact)
-        for each in sorted(self.cluster.dependencies.downstream(artifact.service)):
-            self.state.touch(each)
+        if dependencies := self.cluster.dependencies:
+            for each in sorted(dependencies.downstream(artifact.service)):
+                self.state.touch(each)
 
     def _reached(self, revision: int) -> None:
         self.cluster.revision = revision

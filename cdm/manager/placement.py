@@ -56,6 +56,8 @@ class Placement:
         self._stopping: dict[Artifact, set[SliceKey]] = {}
         """Slices that must not run twice, and were commanded to be unloaded; the mirror does not show that yet."""
         self._siting = Siting(cluster, topology, self.total, self._coming, self.expected)
+        self._fleet: Fleet | None = None
+        """What the latest decision was made with."""
         self._moved = False
         """Whether nodes are others, or other ones, than when sites were last asked for."""
 
@@ -81,19 +83,22 @@ class Placement:
 
     def fleet(self, *, settling: bool) -> Fleet:
         """The nodes as they are now, for one decision; ``settling``: which is to place nothing yet."""
-        topology = self._topology
-        return Fleet(
-            self.nodes,
-            self.total,
-            topology.lost,
-            self.ranking(),
-            settling,
-            self.sites,
-            self.of_service,
-            self.leaving,
-            self.others_of,
-            self.promised,
-        )
+        nodes, ranking, fleet = self.nodes, self.ranking(), self._fleet
+        lost = self._topology.lost
+        if fleet is None or fleet.nodes is not nodes or fleet.lost is not lost or fleet.settling is not settling:
+            fleet = self._fleet = Fleet(
+                nodes,
+                self.total,
+                lost,
+                ranking,
+                settling,
+                self.sites,
+                self.of_service,
+                self.leaving,
+                self.others_of,
+                self.promised,
+            )
+        return fleet
 
     def sites(self) -> Sites:
         """The same nodes as rules see them."""
@@ -143,9 +148,10 @@ class Placement:
 
     def ranking(self) -> Ranking:
         """The open nodes that have room, in order."""
-        nodes, ranking, total_of = self.nodes, self._ranking, self.total
+        nodes = self.nodes
+        ranking, on_node, extra = self._ranking, self._cluster.on_node, self._extra
         for node in self._recount:
-            live, total = nodes.get(node), total_of(node)
+            live, total = nodes.get(node), len(on_node.get(node, ())) + extra[node]  # as `total` has it
             if live is not None and live.open and (live.capacity is None or total < live.capacity):
                 ranking.put(node, total)
             else:
@@ -193,7 +199,8 @@ class Placement:
     def expect(self, commands: Iterable[Command]) -> None:
         """These are commanded, or are about to be: until the mirror shows what is new it is counted here."""
         artifact: Artifact | None = None
-        extra, coming = self._extra, self._coming
+        extra, coming, new = self._extra, self._coming, []
+        reserves = not coming.empty
         for command in commands:
             if command.state is not _LOAD:
                 if command.state is _UNLOAD and command.overrides is not None and command.overrides.gone_after:
@@ -215,9 +222,10 @@ class Placement:
             node = key.node
             expected.add(key)
             extra[node] += 1
-            if command.needs is not None or not coming.empty:
+            if reserves or command.needs is not None:
                 coming.note(key, command.needs)
-            self._changed(node)
+            new.append(node)
+        self._changed_all(new)
 
     @property
     def expecting(self) -> list[Artifact]:
@@ -244,7 +252,7 @@ class Placement:
             self._extra[key.node] -= 1
             self._coming.note(key, None)
             if key in self._cluster.on_node.get(key.node, ()):
-                self._siting.changed(key.node)  # it was counted when it was commanded: the ranking stays as it is
+                self._siting.changed((key.node,))  # it was counted when it was commanded: the ranking stays as it is
                 return
         elif self._anew and (needs := self._anew.get(key.artifact, {}).get(key)):
             self._reserve_anew(key, needs)
@@ -256,8 +264,12 @@ class Placement:
 
     def _changed(self, node: NodeId) -> None:
         """There are more slices on the node than before, or fewer, or they reserve something else."""
-        self._recount.add(node)
-        self._siting.changed(node)
+        self._changed_all((node,))
+
+    def _changed_all(self, nodes: Iterable[NodeId]) -> None:
+        """The same of several nodes."""
+        self._recount.update(nodes)
+        self._siting.changed(nodes)
 
     def release(self, artifact: Artifact) -> None:
         """The mirror shows all that was commanded of the artifact."""

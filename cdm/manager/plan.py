@@ -11,7 +11,7 @@ from cdm.model.rules import Needs
 from cdm.model.slice import SliceState, SliceValue
 
 
-class Command(Struct, frozen=True):
+class Command(Struct, frozen=True, gc=False):
     """One write to a slice key. ``state`` None deletes the key."""
 
     key: SliceKey

@@ -51,10 +51,10 @@ class Siting:
         """Nodes that the sites have, be they there or gone."""
         self._stale: set[NodeId] = set()
 
-    def changed(self, node: NodeId) -> None:
-        """What is on the node, or how busy it is, is another thing."""
+    def changed(self, nodes: Iterable[NodeId]) -> None:
+        """What is on these nodes, or how busy they are, is another thing."""
         if self._sites is not None:
-            self._stale.add(node)
+            self._stale.update(nodes)
 
     def heard(self, node: NodeId) -> None:
         """The node's heart beat."""

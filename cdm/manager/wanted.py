@@ -96,6 +96,8 @@ def wanted_of(desired: Desired | None, content: str | None = None, *, drain_dela
 
 def rules_of(blueprint: Blueprint) -> Rules:
     """Where the instances of a blueprint go, all told."""
+    if blueprint.rules is NO_RULES and blueprint.overrides is None and not blueprint.each:
+        return NO_RULES  # as of most blueprints
     rules = _with_secrets(blueprint.rules, blueprint.overrides)
     return replace(rules, max_per_node=1) if blueprint.each else rules
 
@@ -155,4 +157,6 @@ def is_other(template: str | None, content: str | None, wanted: Wanted) -> bool:
 
 def is_outdated(group: Group, wanted: Wanted) -> bool:
     """Whether any slice is known to have been started with something else."""
+    if not group.builds:
+        return False  # there are none: nothing is gone through
     return any(is_other(template, content, wanted) for template, content in group.builds)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from msgspec import Struct
 
@@ -15,13 +16,16 @@ LONGEST_KEY = 3_500
 """Bytes of a key for which there is room in a line of the protocol, which has 4,096."""
 
 
-class Write(Struct, frozen=True):
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class Write(Struct, frozen=True, gc=False):
     """One message of a batch. ``headers`` carry what it expects of its key, its TTL, or that it is a delete."""
 
     name: str
     """The key's string."""
     payload: bytes
-    headers: dict[str, str] = {}
+    headers: Mapping[str, str] = _NO_HEADERS
 
 
 class Batch(Struct, frozen=True):

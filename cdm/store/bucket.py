@@ -241,7 +241,7 @@ class Bucket:
 
         Errors as in `put`.
         """
-        return await self._publish(batch.last.name, batch.last.payload, batch.last.headers, timeout)
+        return await self._publish(batch.last.name, batch.last.payload, dict(batch.last.headers), timeout)
 
     async def _publish(self, name: str, payload: bytes, headers: dict[str, str], timeout: float | None) -> int:
         try:
