@@ -67,7 +67,7 @@ def had_in_words(each: GoneNode) -> str:
     named = [f"{count} of {artifact}" for artifact, count in each.had.items()]
     more = f" and of {len(named) - MOST_HAD} more" if len(named) > MOST_HAD else ""
     had = f"; it had {', '.join(named[:MOST_HAD])}{more}" if named else ""
-    still = f"; {each.slices} of its slices are still there" if each.slices else ""
+    still = f"; {each.slices} of its slices {'is' if each.slices == 1 else 'are'} still there" if each.slices else ""
     return f"{had}{still}"
 
 

@@ -75,6 +75,8 @@ def status(
     chosen = [name for name, given in (("--watch", watch), ("--wait", wait), ("--check", check)) if given]
     if len(chosen) > 1:
         raise UsageError(f"{' and '.join(chosen)}: choose one of them")
+    if all_regions and region:
+        raise UsageError("--all-regions and --region: choose one of them")
     several = all_regions or bool(region)
     if several and (watch or wait):
         raise UsageError(f"{chosen[0]}: not with several regions; choose one by --context")

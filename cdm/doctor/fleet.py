@@ -83,7 +83,8 @@ def managers(picture: Picture) -> Iterator[Finding]:
         count += (
             f", and {len(spare)} more stand{'s' if len(spare) == 1 else ''} by to take the place of one that is lost"
         )
-    if len(able) == 1 and len(picture.nodes) > 1 and not spare:
+    lost = any(seen.gone == LOST and node not in picture.nodes for node, seen in picture.seen.items())
+    if len(able) == 1 and (len(picture.nodes) > 1 or lost) and not spare:
         yield Finding(
             Severity.WARNING,
             FindingKind.MANAGERS,
@@ -157,11 +158,12 @@ def nodes(picture: Picture) -> Iterator[Finding]:
             )
     for node, seen in sorted(picture.seen.items()):
         if node not in picture.nodes and seen.gone == LOST:
+            had = sum(seen.had.values())
             yield Finding(
                 Severity.WARNING,
                 FindingKind.NODES,
                 node,
-                f"is lost; it had {sum(seen.had.values())} slices",
+                f"is lost; it had {had} slice{'' if had == 1 else 's'}",
                 f"start cdm node there, or, where it is not to come back: cdm node forget {node}",
             )
     for node, intent in sorted(picture.intents.items()):

@@ -50,6 +50,7 @@ def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Com
         (["status", "--timeout", "9s"], "--timeout: nothing is waited for"),
         (["status", "--json", "--json"], "--json is given twice"),
         (["status", "--all-regions"], "--all-regions: CDM_REGIONS names none; give it, or --region"),
+        (["status", "--all-regions", "--region", "a"], "--all-regions and --region: choose one of them"),
         (["status", "--region", "a", "--region", "a=b"], "region 'a=b' is named twice"),
         (["status", "--region", "a", "--context", "b"], "--context: that is told by the context of each region"),
         (["status", "--region", "a", "--wait"], "--wait: not with several regions"),

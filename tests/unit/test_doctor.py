@@ -125,6 +125,9 @@ CASES: dict[str, tuple[Picture, str, str, str]] = {
     "one manager": (
         replace(WELL, nodes=nodes(a=node(), b=node(role="agent"))), "managers warning", "only node", "two more",
     ),
+    "the manager that is left": (
+        replace(WELL, seen={OTHER: Seen(Registration(), LOST, {})}), "managers warning", "only node", "two more",
+    ),
     "a crowd of managers": (
         replace(WELL, nodes=nodes(a=node(), **{f"m{number}": node() for number in range(20)})),
         "managers note", "21 nodes can lead", "--role auto",
@@ -145,7 +148,7 @@ CASES: dict[str, tuple[Picture, str, str, str]] = {
         replace(WELL, nodes=nodes(a=node(heard=7.0))), "nodes warning", "7.0 s ago", "log",
     ),
     "a lost node": (
-        replace(WELL, seen={OTHER: Seen(Registration(), LOST, {"g:a:1": 4})}), "nodes warning", "4 slices", "forget x",
+        replace(WELL, seen={OTHER: Seen(Registration(), LOST, {"g:a:1": 1})}), "nodes warning", "1 slice", "forget x",
     ),
     "an intent for nobody": (
         replace(WELL, intents={OTHER: Intent(Schedule.CORDON)}), "nodes note", "no such node", "cdm uncordon x",
