@@ -126,7 +126,8 @@ CASES: dict[str, tuple[Picture, str, str, str]] = {
         replace(WELL, nodes=nodes(a=node(), b=node(role="agent"))), "managers warning", "only node", "two more",
     ),
     "the manager that is left": (
-        replace(WELL, seen={OTHER: Seen(Registration(), LOST, {})}), "managers warning", "only node", "two more",
+        replace(WELL, nodes=nodes(a=node()), seen={OTHER: Seen(Registration(), LOST, {})}),
+        "managers warning", "only node", "two more",
     ),
     "a crowd of managers": (
         replace(WELL, nodes=nodes(a=node(), **{f"m{number}": node() for number in range(20)})),
