@@ -119,7 +119,7 @@ async def test_output_stays_after_unload_and_a_new_start_of_the_node(tmp_path: P
 
 
 async def test_output_of_old_slices_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdm.runtimes.process.runtime.KEPT", 2)
+    monkeypatch.setattr("cdm.runtimes.process.slice_runtime.KEPT", 2)
     for number in range(5):
         key = await stage.up("print('READY=1')\ntime.sleep(600)", Manifest(readiness=READY), key_of(ordinal=number))
         await stage.runtime.unload(key)

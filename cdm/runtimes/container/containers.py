@@ -176,11 +176,6 @@ class Containers:
         await self._background.close()
         await self._engine.close()
 
-    # What slices ask of the process runtime's supervisor
-
-    async def ready(self) -> None:
-        """It always is."""
-
     def silent_for(self) -> float:
         """No slice here is stopped since the node is cut off: those are refused."""
         return 0.0

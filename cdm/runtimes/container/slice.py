@@ -11,7 +11,7 @@ import anyio.abc
 
 from cdm.errors import SliceFailed
 from cdm.log import Log
-from cdm.model.manifest import Http, Liveness, Tcp
+from cdm.model.manifest import Http, Tcp
 from cdm.runtimes import Work
 from cdm.runtimes.container.configuration import Asked, configuration, port_inside
 from cdm.runtimes.container.containers import Containers
@@ -23,7 +23,7 @@ from cdm.runtimes.process.command import chosen_port
 from cdm.runtimes.process.given import Given
 from cdm.runtimes.process.handle import RunHandle
 from cdm.runtimes.process.notes import RunNote
-from cdm.runtimes.process.slice import OTHER_PORTS, PROBE_TIMEOUT, Slice, SliceHost
+from cdm.runtimes.process.slice import OTHER_PORTS, Slice, SliceHost
 
 log = Log("cdm.container")
 
@@ -92,23 +92,7 @@ class ContainerSlice(Slice):
         self._address = None
         return run
 
-    async def _until_answered(self, run: RunHandle, check: Tcp | Http, interval: float) -> str | None:
-        while (problem := await self._problem(run, check, PROBE_TIMEOUT)) is not None:
-            run.lacking = problem
-            await anyio.sleep(interval)
-        return None
-
-    async def _until_dead(self, liveness: Liveness) -> str:
-        failed = 0
-        while True:
-            await anyio.sleep(liveness.interval)
-            assert self._run is not None
-            problem = await self._problem(self._run, liveness.check, liveness.timeout)
-            failed = failed + 1 if problem else 0
-            if failed >= liveness.failures:
-                return f"not alive ({problem}, {failed} times in a row)"
-
-    async def _problem(self, run: RunHandle, check: Tcp | Http, timeout: float) -> str | None:
+    async def _ask(self, run: RunHandle, check: Tcp | Http, timeout: float) -> str | None:
         """What is wrong when it is asked once; None: nothing."""
         port = self.port or 0
         if isinstance(check, Http):

@@ -9,6 +9,7 @@ from typing import TypeVar
 import anyio
 
 from cdm import clock
+from cdm.errors import SliceFailed
 from cdm.model.keys import SliceKey
 from cdm.runtimes.keeper.protocol import Exited, Gone, Lapsed, Listener, Losing, RunEvent, Said, SpawnRefused, Started
 
@@ -98,6 +99,21 @@ class RunHandle:
             result = await wait()
             tasks.cancel_scope.cancel()
         return result
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing of it runs any more."""
+        return self.gone.is_set() and not self.left
+
+    def expect_end(self) -> None:
+        """It is about to be stopped, maybe once more: what came of that before does not count."""
+        self.gone.clear()
+        self.left = ()
+
+    def check_stopped(self) -> None:
+        """Raise `SliceFailed` where SIGKILL did not end all of it."""
+        if self.left:
+            raise SliceFailed(f"cannot be stopped: SIGKILL does not end pid {', '.join(map(str, self.left))}")
 
     @property
     def clean(self) -> bool:

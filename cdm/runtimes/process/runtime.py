@@ -12,44 +12,35 @@ Every program is started, read, stopped and reaped by the *keeper*, one small pr
   before anything is started. A pid is never trusted alone: a mark in the environment, or pid, start time and boot.
 - When the keeper is killed, so is every slice; both are started again. That does not count as failures of the slices.
 
-The folder holds ``logs/`` (one folder a slice; it stays after `unload` for the `KEPT` slices that wrote last),
-``running/`` (records of what runs), ``secrets/`` (one folder a run), ``slices/`` (what slices that run as others have
-of their own), ``token``, and ``keeper`` (the socket of a keeper that outlives its node). No other living process may
-use it: its slices would be ended. The node sees to that (see `cdm.node.folder`).
+The folder holds what `SliceRuntime` says, ``running/`` (records of what runs), ``secrets/`` (one folder a run),
+``slices/`` (what slices that run as others have of their own), and ``keeper`` (the socket of a keeper that outlives its
+node). No other living process may use it: its slices would be ended. The node sees to that (see `cdm.node.folder`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import resource
-import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
 import anyio
 
 from cdm.errors import SliceFailed, UsageError
-from cdm.log import Log
-from cdm.model.artifact import Artifact
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Limits
-from cdm.output.reading import batches, folder_name, keys, prune, tail
-from cdm.runtimes import OutputLine, Runtime, Surroundings, Work
+from cdm.output.reading import folder_name
+from cdm.runtimes import Surroundings, Work
 from cdm.runtimes.keeper.protocol import RECORDS
-from cdm.runtimes.loaded import LoadedSlices
 from cdm.runtimes.process.given import SECRETS, remove_all
 from cdm.runtimes.process.life import SlicePhase
-from cdm.runtimes.process.notes import folder_of
-from cdm.runtimes.process.slice import Slice
-from cdm.runtimes.process.supervising import Place, Supervising
-from cdm.runtimes.process.supervisor import FoundRun, Supervisor
+from cdm.runtimes.process.process_slice import ProcessSlice
+from cdm.runtimes.process.slice_runtime import LOGS, SliceRuntime
+from cdm.runtimes.process.supervising import FoundRun, Place, Supervising
+from cdm.runtimes.process.supervisor import Supervisor
 from cdm.runtimes.process.users import Users
-
-log = Log("cdm.process")
 
 T = TypeVar("T")
 
@@ -58,16 +49,13 @@ ORPHAN_BOUND = 2.0
 lives any more."""
 MIN_FILES = 64
 """File descriptors that node and keeper each need before there is a slice."""
-LOGS = "logs"
-KEPT = 20
-"""How many unloaded slices' output is kept."""
 UNLIMITED = (
     "limits.processes cannot be enforced on this node: it runs as root, for whom RLIMIT_NPROC does not hold, and has no"
     " cgroup with the controller pids"
 )
 
 
-class ProcessRuntime(Runtime):
+class ProcessRuntime(SliceRuntime[ProcessSlice, FoundRun]):
     """Runs slices as processes. All methods are called from one event loop.
 
     Args:
@@ -76,28 +64,12 @@ class ProcessRuntime(Runtime):
         users: as whom slices run; None: as the surroundings say.
     """
 
-    gives_secrets = True
-
     def __init__(self, surroundings: Surroundings, *, cgroups: bool = True, users: Users | None = None) -> None:
-        self.surroundings = surroundings
+        super().__init__(surroundings)
         self._users = users or Users.of(surroundings.folder, surroundings.run_as)
-        self._folder = surroundings.folder
         self._cgroups = cgroups
-        self._slices: dict[SliceKey, Slice] = {}
-        self._found: dict[SliceKey, FoundRun] = {}
-        """What an earlier process of this node began, and nothing was done about yet."""
         self._supervisor: Supervising | None = None
         self._heard = float("-inf")
-
-    @property
-    def slices(self) -> Mapping[SliceKey, bool]:
-        """All slices that are loaded; True: it is active, also while it is being started again after a crash."""
-        return LoadedSlices(self._slices)
-
-    @property
-    def found(self) -> Mapping[SliceKey, Path | None]:
-        """What an earlier process of this node left, and nothing was done about yet; with the artifact's folder."""
-        return {key: folder_of(found.note) for key, found in self._found.items()}
 
     def warning(self, key: SliceKey) -> str | None:
         """Which limit of a slice is not enforced."""
@@ -152,7 +124,7 @@ class ProcessRuntime(Runtime):
             await self.supervisor.ready()
             if problem := self.unenforced(work.manifest.limits):
                 raise SliceFailed(problem, fatal=True)
-        self._slices[work.key] = Slice(work, self, await self._lodge(work))
+        self._slices[work.key] = ProcessSlice(work, self, await self._lodge(work))
 
     async def adopt(self, work: Work) -> int | None:
         """Go on with what was found of it, as if it had been activated. Returns its port, if it has one.
@@ -166,35 +138,12 @@ class ProcessRuntime(Runtime):
                 lodging = await self.lodging(work)
                 if found.told.user == (lodging.user if lodging else None):
                     del self._found[work.key]
-                    each = self._slices[work.key] = Slice(work, self, lodging)
+                    each = self._slices[work.key] = ProcessSlice(work, self, lodging)
                     each.go_on(found.run, found.note)
                     return each.port
         finally:
             await self._end_found(work.key)  # where that did not come about
         raise SliceFailed("what ran of it when the node was started is not what is to run")
-
-    async def activate(self, key: SliceKey) -> int | None:
-        """Start it, and wait until it is ready. Returns its port, if it has one.
-
-        Cancelled, or failed, it leaves nothing running.
-
-        Raises:
-            SliceFailed: it is not loaded, ended, or was not ready in time; fatal where it cannot be run at all.
-        """
-        each = self._slices.get(key)
-        if each is None:
-            raise SliceFailed(f"{key} is not loaded")
-        return await each.activate()
-
-    async def deactivate(self, key: SliceKey) -> None:
-        """Stop it; returns when no process of it lives any more.
-
-        Raises:
-            SliceFailed: a process of it cannot be ended.
-        """
-        await self._end_found(key)
-        if each := self._slices.get(key):
-            await each.deactivate()
 
     async def unload(self, key: SliceKey) -> None:
         """Stop it, and forget it; its output stays for a while.
@@ -205,14 +154,6 @@ class ProcessRuntime(Runtime):
         await self._drop(key)
         await self._clear(key)  # also of what an earlier process of the node had
 
-    async def _drop(self, key: SliceKey) -> None:
-        await self.deactivate(key)
-        if self._slices.pop(key, None) is not None:
-            await self._clear(key)
-            names = {folder_name(each) for each in self._slices}
-            with contextlib.suppress(RuntimeError):  # no thread can be started now: the next time
-                await asyncio.to_thread(prune, self._folder / LOGS, names, KEPT)
-
     def listed(self, keys: Collection[SliceKey]) -> None:
         """These are all slices of the node; what others had of their own goes."""
         if self._users.others:
@@ -221,9 +162,7 @@ class ProcessRuntime(Runtime):
     async def close(self) -> None:
         """Stop all slices at once, each in its own way, and then the keeper, which leaves nothing running."""
         try:
-            async with anyio.create_task_group() as tasks:
-                for key in {*self._slices, *self._found}:
-                    tasks.start_soon(self._close, key)
+            await self._stop_all()
         finally:
             keeping, self._supervisor = self._supervisor, None
             if keeping is not None:
@@ -246,33 +185,8 @@ class ProcessRuntime(Runtime):
             with anyio.CancelScope(shield=True):
                 await keeping.detach()
 
-    def output(
-        self, key: SliceKey, *, lines: int | None = None, since: datetime | None = None, follow: bool = False
-    ) -> AsyncIterator[OutputLine]:
-        """What the slice wrote, also in earlier runs: see `cdm.output.reading.tail`."""
-        return tail(self.output_folder(key), lines=lines, since=since, follow=follow)
-
-    def written(self, artifact: Artifact) -> Sequence[SliceKey]:
-        """This node's slices of the artifact that are loaded, or that there is output of."""
-        found = set(keys(self._folder / LOGS, artifact)).union(key for key in self._slices if key.artifact == artifact)
-        return sorted(key for key in found if key.node == self.surroundings.node)
-
-    def read(
-        self, key: SliceKey, *, lines: int | None = None, since: datetime | None = None, follow: bool = False
-    ) -> AsyncIterator[Sequence[OutputLine]]:
-        """The same as `output`, a little at a time: see `cdm.output.reading.batches`."""
-        return batches(self.output_folder(key), lines=lines, since=since, follow=follow)
-
-    def output_folder(self, key: SliceKey) -> Path:
-        """Where the slice's output is."""
-        return self._folder / LOGS / folder_name(key)
-
-    def secrets_folder(self, run: str) -> Path:
-        """Where the files with a run's secrets are."""
-        return self._folder / SECRETS / run
-
     def secrets_seen(self, run: str) -> Path:
-        """Where its program finds them."""
+        """Where a run's program finds the files with its secrets."""
         return self.secrets_folder(run)
 
     @property
@@ -281,18 +195,6 @@ class ProcessRuntime(Runtime):
         if self._supervisor is None:
             raise SliceFailed("the runtime is not started")
         return self._supervisor
-
-    def ports(self, but: Slice) -> set[int]:
-        """The ports that other slices have."""
-        ports = {each.port for each in self._slices.values() if each is not but}
-        ports |= {found.note.port for found in self._found.values()}
-        return {port for port in ports if port is not None}
-
-    async def _close(self, key: SliceKey) -> None:
-        try:
-            await self.deactivate(key)
-        except SliceFailed as error:
-            log.error("slice is not stopped", slice=str(key), reason=str(error))
 
     async def _end_found(self, key: SliceKey) -> None:
         """Stop what an earlier process of this node left of it. Raises `SliceFailed`; then it stays found."""
@@ -335,16 +237,3 @@ class ProcessRuntime(Runtime):
             if "start new thread" not in str(error):
                 raise
             return call(*args)  # none can be started now
-
-    def _read_token(self) -> tuple[str, bool]:
-        """The token, and whether it was made just now."""
-        path = self._folder / "token"
-        with contextlib.suppress(OSError, ValueError):
-            token = path.read_text().strip()
-            if len(bytes.fromhex(token)) == 8:
-                return token, False
-        token = secrets.token_hex(8)
-        draft = path.with_suffix(".new")
-        draft.write_text(token)
-        draft.replace(path)
-        return token, True

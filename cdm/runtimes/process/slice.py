@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Coroutine
 from functools import partial
 from pathlib import Path
@@ -16,17 +16,17 @@ from cdm import clock
 from cdm.errors import SliceFailed
 from cdm.log import Log
 from cdm.model.keys import SliceKey
-from cdm.model.manifest import Http, Line, Liveness, Tcp, Up
+from cdm.model.manifest import Http, Line, Tcp, Up
 from cdm.runtimes import Surroundings, Work
-from cdm.runtimes.keeper.protocol import Lapse, Spawn
 from cdm.runtimes.process.checks import probe
-from cdm.runtimes.process.command import fixed_ports, prepare
+from cdm.runtimes.process.command import fixed_ports
 from cdm.runtimes.process.given import NO_SECRETS, Given
-from cdm.runtimes.process.handle import CUT_OFF, RunHandle
+from cdm.runtimes.process.handle import RunHandle
 from cdm.runtimes.process.life import Life, SlicePhase
+from cdm.runtimes.process.liveness import until_dead
 from cdm.runtimes.process.notes import RunNote
 from cdm.runtimes.process.restart import Again, GiveUp, decide
-from cdm.runtimes.process.supervising import Place, Supervising
+from cdm.runtimes.process.supervising import Keeping
 
 log = Log("cdm.process")
 
@@ -46,8 +46,8 @@ class SliceHost(Protocol):
     """What a slice needs of its runtime."""
 
     @property
-    def supervisor(self) -> Supervising:
-        """Starts and stops programs. Raises `SliceFailed` while the runtime is not started."""
+    def supervisor(self) -> Keeping:
+        """Keeps what runs. Raises `SliceFailed` while the runtime is not started."""
 
     def ports(self, but: Slice) -> Collection[int]:
         """The ports that other slices have."""
@@ -58,32 +58,27 @@ class SliceHost(Protocol):
     def secrets_folder(self, run: str) -> Path:
         """Where the files with a run's secrets go."""
 
-    def secrets_seen(self, run: str) -> Path:
-        """Where its program finds them."""
-
     @property
     def surroundings(self) -> Surroundings:
         """Whom it tells how slices fare."""
 
 
-class Slice:
+class Slice(ABC):
     """One slice that is loaded.
 
     Args:
         work: what it runs.
         host: its runtime.
-        lodging: what it has of its own; None: it runs as the node itself.
     """
 
-    def __init__(self, work: Work, host: SliceHost, lodging: Place | None = None) -> None:
+    def __init__(self, work: Work, host: SliceHost) -> None:
         self.key = work.key
         self.work = work
-        self._lodging = lodging
         self.phase = SlicePhase.LOADED
         self.port: int | None = None
+        """The port that it was given; it keeps it when it is started again by itself, for others know it."""
         self._robbed = False
         """Whether somebody else has the port that was free when it was chosen."""
-        """The port that it was given; it keeps it when it is started again by itself, for others know it."""
         self._host = host
         self._run: RunHandle | None = None
         """What may have living processes."""
@@ -205,49 +200,9 @@ class Slice:
             problem = hopeless or run.ending
         raise SliceFailed(_reason(problem, await self._clear_up()), fatal=run is not None and run.unfit)
 
+    @abstractmethod
     async def _spawn(self) -> RunHandle:
-        if self._cut_off:
-            raise SliceFailed(CUT_OFF)
-        await self.work.may_start()
-        keeping = self._host.supervisor
-        await keeping.ready()
-        await self._wait_for_ports()
-        name = keeping.name()
-        self._given.remove()
-        self._robbed = False
-        folder, secrets = self._host.secrets_folder(name), self._host.surroundings.secrets
-        given = self._given = Given(folder, self.work.secrets, secrets, self._host.secrets_seen(name))
-        lodging, outside = self._lodging, dict(os.environ)
-        outside |= lodging.environment if lodging else {}
-        program = prepare(self.work, keeping.mark(name), outside, self._host.ports(self), self.port, given)
-        given.write(lodging.user if lodging else None)
-        self.port = program.port
-        manifest = self.work.manifest
-        check = manifest.readiness.check
-        stop_after = self.work.stop_after
-        lapse = None if stop_after is None else Lapse(stop_after, self._stop_signal, manifest.stop_grace)
-        run = keeping.spawn(
-            Spawn(
-                name,
-                program.path,
-                program.arguments,
-                program.environment,
-                program.directory,
-                str(self._host.output_folder(self.key)),
-                manifest.limits,
-                manifest.logs,
-                check.text if isinstance(check, Line) else None,
-                lapse,
-                lodging.user if lodging else None,
-                self.work.cores,
-                self._stop_signal,
-                manifest.stop_grace,
-            ),
-            self.key,
-        )
-        self._note = RunNote.first(self.work, run.begun, self.port)
-        keeping.note(run, self._note)
-        return run
+        """Start a run, and have it noted. Raises `SliceFailed`: it cannot be started."""
 
     def _is_ready(self, before: Again | None) -> None:
         """Note that the run is ready, and what was decided before it was started."""
@@ -291,7 +246,7 @@ class Slice:
     async def _until_answered(self, run: RunHandle, check: Tcp | Http, interval: float) -> str | None:
         strangers = 0
         while True:
-            problem = await probe(check, self.port or 0, PROBE_TIMEOUT)
+            problem = await self._ask(run, check, PROBE_TIMEOUT)
             if problem is None:
                 problem = await self._answered_by_a_stranger(run, check)
                 if problem is None:
@@ -303,13 +258,13 @@ class Slice:
             run.lacking = problem
             await anyio.sleep(interval)
 
+    async def _ask(self, run: RunHandle, check: Tcp | Http, timeout: float) -> str | None:
+        """What is wrong when a check is made once; None: nothing."""
+        return await probe(check, self.port or 0, timeout)
+
     async def _answered_by_a_stranger(self, run: RunHandle, check: Tcp | Http) -> str | None:
-        """Somebody else may have bound a port that was free when it was chosen, and answer in the program's place."""
-        port = self.port
-        if self.work.manifest.port != "auto" or port is None or check.port not in (None, port):
-            return None
-        stranger = await self._host.supervisor.stranger(run, port)
-        return None if stranger is None else f"port {port}: another process listens there (pid {stranger})"
+        """What is wrong where somebody else answers in the program's place; None: nobody does, as far as is known."""
+        return None
 
     # Stopping
 
@@ -389,16 +344,7 @@ class Slice:
         if liveness is None:
             await run.over.wait()
             return None
-        return await run.unless_over(partial(self._until_dead, liveness))
-
-    async def _until_dead(self, liveness: Liveness) -> str:
-        failed = 0
-        while True:
-            await anyio.sleep(liveness.interval)
-            problem = await probe(liveness.check, self.port or 0, liveness.timeout)
-            failed = failed + 1 if problem else 0
-            if failed >= liveness.failures:
-                return f"not alive ({problem}, {failed} times in a row)"
+        return await run.unless_over(partial(until_dead, liveness, partial(self._ask, run, liveness.check)))
 
 
 def _reason(problem: str, last: tuple[str, ...]) -> str:

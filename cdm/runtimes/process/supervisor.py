@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import anyio
-import anyio.abc
 
 from cdm import clock
 from cdm.errors import SliceFailed
@@ -45,6 +42,7 @@ from cdm.runtimes.process.background import Background
 from cdm.runtimes.process.handle import LOST, RunHandle
 from cdm.runtimes.process.link import KeeperLink, Met, meet
 from cdm.runtimes.process.notes import RunNote
+from cdm.runtimes.process.supervising import FoundRun, Supervising
 
 log = Log("cdm.process")
 
@@ -61,20 +59,7 @@ STABLE = 60.0
 """Seconds after which a keeper's death is not counted as a consequence of the last one."""
 
 
-class FoundRun(NamedTuple):
-    """A run that an earlier process of the node began."""
-
-    run: RunHandle
-    note: RunNote
-    told: Survivor
-
-    @property
-    def serves(self) -> bool:
-        """Whether it was ready, and is not being stopped: it can be gone on with. Its program may have ended."""
-        return self.told.whole and self.note.ready is not None
-
-
-class Supervisor:
+class Supervisor(Supervising):
     """The keepers of one runtime, one at a time; made by `start`.
 
     Args:
@@ -96,28 +81,21 @@ class Supervisor:
         *,
         grouped: bool,
     ) -> None:
+        super().__init__(background)
         self._folder = folder
         self._users = users
         self._token = token
-        self._background = background
         self._outlive = Outlive(outlive)
         self._grouped = grouped
-        self._series = secrets.token_hex(4)
-        self.found: list[FoundRun] = []
-        """What an earlier process of the node began, for the runtime to go on with, or to stop."""
         self._runs: dict[str, RunHandle] = {}
-        self._count = 0
         self._link: KeeperLink | None = None
         """To the present keeper, or to one that died and whose programs may live."""
         self._ready = asyncio.Event()
         """Set from the present keeper's `Hello` until its death."""
-        self.limits_processes = False
-        """Whether the keeper can enforce `Limits.processes`; it is known once there is one."""
         self._launched = float("-inf")
         """When the present keeper was started."""
         self._pause = 0.0
         """Seconds to wait before the next one is."""
-        self._heard = Heard(float("-inf"))
 
     @classmethod
     async def start(
@@ -159,11 +137,6 @@ class Supervisor:
         return keeping
 
     @property
-    def tasks(self) -> anyio.abc.TaskGroup:
-        """What runs in it is cancelled by `close`."""
-        return self._background.tasks
-
-    @property
     def pid(self) -> int | None:
         """The keeper's pid; None: there is none now."""
         return None if self._link is None else self._link.pid
@@ -182,8 +155,8 @@ class Supervisor:
 
     def heard(self, at: float) -> None:
         """NATS accepted a heartbeat that was sent at this time, in seconds on `cdm.clock`."""
-        self._heard = Heard(max(at, self._heard.at))
-        self._say(self._heard)
+        super().heard(at)
+        self._say(Heard(self._heard))
 
     def outlive(self, seconds: float | None) -> None:
         """From now on runs outlive this process for so long, since the last accepted heartbeat; None: not at all."""
@@ -193,15 +166,6 @@ class Supervisor:
     def note(self, run: RunHandle, note: RunNote) -> None:
         """Have it noted what the next process of the node is to know of a run."""
         self._say(Remember(run.name, note.write()))
-
-    def silent_for(self) -> float:
-        """Seconds since the last accepted heartbeat was sent."""
-        return clock.now() - self._heard.at
-
-    def name(self) -> str:
-        """A name for one more run."""
-        self._count += 1
-        return f"{self._series}-{self._count}"
 
     def mark(self, run: str) -> dict[str, str]:
         """The variable that all processes of a run have."""
@@ -225,10 +189,9 @@ class Supervisor:
         Raises:
             SliceFailed: a process cannot be ended, not even by SIGKILL.
         """
-        if run.gone.is_set() and not run.left:
+        if run.stopped:
             return
-        run.gone.clear()
-        run.left = ()
+        run.expect_end()
         if self._link is not None and self._ready.is_set():
             with contextlib.suppress(OSError):
                 self._link.send(Stop(run.name, number, grace))
@@ -242,8 +205,7 @@ class Supervisor:
                 await run.gone.wait()
             if scope.cancelled_caught:
                 raise SliceFailed("cannot be stopped: its keeper is gone, and what it left cannot be ended")
-        if run.left:
-            raise SliceFailed(f"cannot be stopped: SIGKILL does not end {_pids(run.left)}")
+        run.check_stopped()
 
     async def close(self) -> None:
         """Cancel all tasks, and end the keeper, which leaves nothing running."""
@@ -273,7 +235,7 @@ class Supervisor:
     async def _take_over(self, met: Met) -> None:
         self._link = KeeperLink(met.process, met.end, self._on_event, self._on_lost)
         self._launched = clock.now()
-        self._heard = Heard(met.hello.heard)
+        self._heard = met.hello.heard
         self._on_event(met.hello)
         found: dict[SliceKey, FoundRun] = {}
         nameless: list[Survivor] = []
@@ -322,7 +284,7 @@ class Supervisor:
         if isinstance(event, Hello):
             self.limits_processes = event.limits_processes
             self._ready.set()
-            self._say(self._heard)
+            self._say(Heard(self._heard))
             self._say(self._outlive)
             return
         if isinstance(event, NotKept):
@@ -379,5 +341,5 @@ class Supervisor:
             run.end()
 
 
-def _pids(processes: Iterable[Process | int]) -> str:
-    return "pid " + ", ".join(str(each if isinstance(each, int) else each.pid) for each in processes)
+def _pids(processes: Iterable[Process]) -> str:
+    return "pid " + ", ".join(str(each.pid) for each in processes)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from signal import SIGKILL, Signals
 
 import anyio
-import anyio.abc
 
 from cdm import clock
 from cdm.errors import SliceFailed
@@ -27,8 +25,8 @@ from cdm.runtimes.process.background import Background
 from cdm.runtimes.process.given import SECRETS
 from cdm.runtimes.process.handle import RunHandle
 from cdm.runtimes.process.notes import RunNote
-from cdm.runtimes.process.runtime import LOGS
-from cdm.runtimes.process.supervisor import FoundRun
+from cdm.runtimes.process.slice_runtime import LOGS
+from cdm.runtimes.process.supervising import FoundRun, Supervising
 from cdm.runtimes.systemd import HEARD
 from cdm.runtimes.systemd.bus import RefusedBySystemd, SystemdBus, UnitState, path_of
 from cdm.runtimes.systemd.output import RawOutput
@@ -50,7 +48,7 @@ SLOW = 10.0
 """Seconds that systemd may take to end what it was told to kill, until that counts as impossible."""
 
 
-class SystemdSupervisor:
+class SystemdSupervisor(Supervising):
     """The units of one runtime; made by `start`.
 
     Args:
@@ -61,6 +59,8 @@ class SystemdSupervisor:
         content_of: tells the folder of a slice's artifact.
     """
 
+    limits_processes = True  # the runtime asks systemd's control groups
+
     def __init__(
         self,
         folder: Path,
@@ -69,24 +69,19 @@ class SystemdSupervisor:
         outlive: float | None,
         content_of: Callable[[SliceKey], Path],
     ) -> None:
+        super().__init__(background)
         self._folder = folder
         self._records = folder / UNITS
         self._heard_file = folder / HEARD
         self._token = token
-        self._background = background
         self._outlive = outlive
         self._content_of = content_of
         self._left = False
         """Whether what runs is the next process's."""
-        self._series = secrets.token_hex(4)
-        self._count = 0
         self._runs: dict[str, UnitRun] = {}
-        self._heard = float("-inf")
         self._watchdog = Watchdog()
         self._bus = SystemdBus(self._on_changed)
         self._reached = asyncio.Event()
-        self.found: list[FoundRun] = []
-        """What an earlier process of the node began, for the runtime to go on with, or to stop."""
 
     @classmethod
     async def start(
@@ -111,28 +106,13 @@ class SystemdSupervisor:
         return keeping
 
     @property
-    def tasks(self) -> anyio.abc.TaskGroup:
-        """What runs in it is cancelled by `close` and `detach`."""
-        return self._background.tasks
-
-    @property
     def pid(self) -> int | None:
         """That of systemd."""
         return 1
 
-    @property
-    def limits_processes(self) -> bool:
-        """The runtime asks systemd's control groups."""
-        return True
-
     async def ready(self) -> None:
         """Wait until systemd can be asked."""
         await self._reached.wait()
-
-    def name(self) -> str:
-        """A name for one more run."""
-        self._count += 1
-        return f"{self._series}-{self._count}"
 
     def mark(self, run: str) -> dict[str, str]:
         """None is needed: a unit's processes are known by its control group."""
@@ -180,15 +160,11 @@ class SystemdSupervisor:
     def heard(self, at: float) -> None:
         """NATS accepted a heartbeat that was sent at this time, in seconds on `cdm.clock`."""
         if at > self._heard:
-            self._heard = at
+            super().heard(at)
             with contextlib.suppress(OSError):  # then slices are started anew when this node is
                 self._heard_file.write_text(repr(at))
         for run in self._runs.values():
             self._allow(run)
-
-    def silent_for(self) -> float:
-        """Seconds since the last accepted heartbeat was sent."""
-        return clock.now() - self._heard
 
     async def stop(self, run: RunHandle, number: int, grace: float) -> None:
         """Stop all processes of a run: as its unit says, or at once where there is no grace.
@@ -197,12 +173,11 @@ class SystemdSupervisor:
             SliceFailed: a process cannot be ended, or systemd cannot be asked.
         """
         found = self._runs.get(run.name)
-        if found is None or (run.gone.is_set() and not run.left):
+        if found is None or run.stopped:
             return
         if self._left:
             raise SliceFailed("it is left to the next process of this node")
-        run.gone.clear()
-        run.left = ()
+        run.expect_end()
         found.stopped = found.stopped or not run.over.is_set()
         problem = "SIGKILL does not end it"
         for patience, at_once in ((grace + KILL_PATIENCE, not grace), (SLOW, True)):
@@ -218,8 +193,7 @@ class SystemdSupervisor:
                     continue
                 found.changed.set()
                 await run.gone.wait()
-                if run.left:
-                    raise SliceFailed(f"cannot be stopped: SIGKILL does not end pid {', '.join(map(str, run.left))}")
+                run.check_stopped()
                 return
         raise SliceFailed(f"cannot be stopped: {problem}")
 
