@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import anyio
 import anyio.abc
 
 from cdm import clock
 from cdm.cli.log_setup import remark
+from cdm.cli.watches import Watches
 from cdm.dispatch.messages import Message
-from cdm.errors import Uncertain
 from cdm.manager.endpoints import Endpoint
 from cdm.manager.service_view import Pool, ServiceView
 from cdm.model.artifact import Service
 from cdm.model.keys import encode_service
 from cdm.store.bucket import buckets
 from cdm.store.connection import Connection
-from cdm.store.snapshot import check_there
-from cdm.store.watch import Watch
 from cdm.wakeup import Wakeup
-
-LISTING_PATIENCE = 30.0
-"""Seconds that the first listing of the buckets may take."""
 
 
 class Follower:
@@ -41,12 +34,11 @@ class Follower:
         keys = {"slices": keys_of(service), "nodes": "*"}
         if pools:
             keys |= dict.fromkeys(("blueprints", "status"), keys_of(service).removeprefix("*."))
-        self._watches = {
-            name: Watch(there[name], self._on_message, keys=pattern, on_live=partial(self._on_live, name))
-            for name, pattern in keys.items()
-        }
-        self._behind = set(self._watches)
-        self._listed = anyio.Event()
+        self._watches = Watches(self._on_change)
+        for name, pattern in keys.items():
+            self._watches.add(there[name], self._on_message, keys=pattern)
+        self._away = True
+        """Whether NATS was away when that was looked at last; at the beginning nothing is known, either."""
         self._news = Wakeup()
         self._silent = 0
         """Instances without an address that the user was told of."""
@@ -54,23 +46,11 @@ class Follower:
     @property
     def is_behind(self) -> bool:
         """Whether NATS is away: what is known stays in force."""
-        return bool(self._behind)
+        return self._watches.is_behind
 
     async def start(self, tasks: anyio.abc.TaskGroup) -> None:
-        """Follow, in tasks of this group, and wait until everything is listed.
-
-        Raises:
-            BucketMissing: the cluster was never initialised.
-            Uncertain: the buckets could not be listed in time.
-            AccessDenied: a permission is missing.
-        """
-        with anyio.move_on_after(LISTING_PATIENCE) as scope:
-            for watch in self._watches.values():
-                await check_there(watch.bucket)
-                tasks.start_soon(watch.run)
-            await self._listed.wait()
-        if scope.cancelled_caught:
-            raise Uncertain(f"the buckets could not be listed within {LISTING_PATIENCE:g} s")
+        """Follow, in tasks of this group, and wait until everything is listed. Errors as of `Watches.start`."""
+        await self._watches.start(tasks)
 
     async def news(self, within: float | None = None) -> None:
         """Wait until anything may be new, or for so many seconds at most; for one task."""
@@ -98,21 +78,15 @@ class Follower:
         if self.view.take(message):
             self._news.set()
 
-    def _on_live(self, name: str, live: bool) -> None:
-        before = bool(self._behind)
-        if live:
-            self._behind.discard(name)
-        else:
-            self._behind.add(name)
-        behind = bool(self._behind)
-        if behind and not before:
+    def _on_change(self) -> None:
+        before, self._away = self._away, self.is_behind
+        if self._away and not before:
             self.view.disconnected()
             remark("NATS is away; the last list stays in force")
-        elif before and not behind:
+        elif before and not self._away:
             self.view.connected(clock.now())
-            if self._listed.is_set():
+            if self._watches.is_listed:
                 remark("NATS is back")
-            self._listed.set()
         self._news.set()
 
 
