@@ -10,7 +10,6 @@ import shlex
 import shutil
 import signal
 import socket
-import subprocess
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from cdm.testing import Deed, RuntimeConformance, Trial
 from cdm.testing.deeds import SCRIPT
 from cdm.testing.trial import SERVING
 from tests.docs.documents import adapted, blocks
-from tests.harness.engine import alone, images
+from tests.harness.engine import alone, images, unpacked
 from tests.harness.processes import command_line, node_processes
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.waiting import eventually
@@ -67,11 +66,7 @@ def image(client: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     folder.mkdir()
     plain = f"FROM {images().cdm}\nENTRYPOINT []\nHEALTHCHECK NONE\n"
     made, _ = client.images.build(fileobj=io.BytesIO(plain.encode()), tag=f"cdm-test/{folder.name}", rm=True)
-    archive = folder.parent / "saved.tar"
-    with archive.open("wb") as file:
-        file.writelines(made.save())
-    subprocess.run(["tar", "--extract", "--file", archive, "--directory", folder], check=True)
-    archive.unlink()
+    unpacked(made, folder)
     yield folder
     shutil.rmtree(folder)
     for name in (f"cdm.local/artifact:{folder.name}", f"cdm-test/{folder.name}"):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from cdm.testing import Deed
 from cdm.testing.deeds import FIRST_WORDS, LAST_WORDS, STATUS
 from cdm.testing.trial import SERVING, Trial, ask
 from tests.containers import test_container_runtime as common
-from tests.harness.engine import alone
+from tests.harness.engine import alone, unpacked
 from tests.harness.podman import NATS, PYTHON, Service, service
 
 pytestmark = [*common.pytestmark, pytest.mark.podman]
@@ -53,10 +52,7 @@ def image(client: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact's folder, with an image that has Python."""
     folder = tmp_path_factory.mktemp("artifacts") / f"python-{secrets.token_hex(4)}"
     folder.mkdir()
-    archive = folder.parent / "saved.tar"
-    with archive.open("wb") as file:
-        file.writelines(client.images.get(PYTHON).save())
-    subprocess.run(["tar", "--extract", "--file", archive, "--directory", folder], check=True)
+    unpacked(client.images.get(PYTHON), folder)
     return folder
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,15 @@ def images() -> Images:
     except docker.errors.DockerException as error:
         without(f"no container engine, or no image: {error}")
     return Images(os.environ.get("NATS_IMAGE") or "nats:2.15.1", cdm)
+
+
+def unpacked(image: Any, folder: Path) -> None:
+    """Have an artifact's folder hold an image of the engine."""
+    archive = folder.parent / "saved.tar"
+    with archive.open("wb") as file:
+        file.writelines(image.save())
+    subprocess.run(["tar", "--extract", "--file", archive, "--directory", folder], check=True)
+    archive.unlink()
 
 
 def without(reason: str) -> NoReturn:
