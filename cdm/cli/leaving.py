@@ -11,22 +11,50 @@ from typing import Annotated
 
 import anyio
 from cyclopts import Parameter
+from msgspec import Struct
+from msgspec.structs import replace
 
 from cdm.cli.context import expanded
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.node_process import LEAVE
-from cdm.cli.options import check_prefix
+from cdm.cli.options import ConnectionOptions, check_prefix
+from cdm.cli.parameters import HERE, Json
 from cdm.cli.rows import PLAIN, show
-from cdm.errors import NodeUnknown, UsageError
-from cdm.model.artifact import node_id
+from cdm.cli.screen import print_json
+from cdm.errors import NodeUnknown, StoreError, UsageError, innermost
+from cdm.model.artifact import NodeId, node_id
+from cdm.node.farewell import take_back
 from cdm.node.folder import chosen_folder, holder
+from cdm.node.holders import holders_of
 from cdm.node.kept import end_left
+from cdm.store.access import Access
+from cdm.store.connection import connect
+
+
+class Left(Struct, frozen=True):
+    """How a node was given up."""
+
+    node: NodeId
+    process: bool
+    """Whether a process of it ran here: it has left in good order, and the rest says nothing."""
+    slices: int = 0
+    """How many slices a dead process had left, which are stopped."""
+    registration: bool = False
+    """Whether that process's registration was taken back."""
+    keys: int | None = 0
+    """How many keys of its slices were; None: the leader removes them."""
+    problem: str = ""
+    """Why the registration could not be taken back, if there is one."""
+    ttl: float | None = None
+    """Seconds since its last heartbeat for which it then stands; None: not known."""
 
 
 def leave(
+    connection: ConnectionOptions = HERE,
     *,
     id: Annotated[str | None, Parameter(name="--id", env_var="CDM_ID")] = None,  # noqa: A002
-    prefix: Annotated[str, Parameter(env_var="CDM_PREFIX", show_default=False)] = "",
     folder: Annotated[Path | None, Parameter(env_var="CDM_FOLDER")] = None,
+    json: Json = False,
 ) -> int:
     """Have this machine's node leave for good.
 
@@ -34,24 +62,64 @@ def leave(
     ----------
     id
         The node's name. [default: the host name]
-    prefix
-        The node's prefix of buckets and subjects.
     folder
         The node's folder. [default: /var/lib/cdm/… for root, else ~/.local/state/cdm/…]
     """
-    check_prefix(prefix)
+    check_prefix(connection.prefix)
+    configure_logs(LogFormat.CONSOLE, LogLevel.ERROR)
     name = node_id(id or socket.gethostname())
-    path = chosen_folder(folder and expanded(folder), prefix, name)
+    path = chosen_folder(folder and expanded(folder), connection.prefix, name)
     pid = holder(path)
-    if pid is not None:
+    if pid is None:
+        left = anyio.run(_give_up, path, name, connection.access(), connection.prefix)
+    else:
         _tell(pid)
-        show([PLAIN(f"{name} has left")])
-        return 0
-    count = anyio.run(end_left, path, name)
-    if not count:
-        raise NodeUnknown(f"no process of node {name} runs here, and no slice of it ({path}); see --id and --folder")
-    show([PLAIN(f"{name}: no process of it runs here; {count} of its slices did, and are stopped")])
+        left = Left(name, process=True)
+    if json:
+        print_json(left)
+    else:
+        show([PLAIN(_in_words(left))])
     return 0
+
+
+async def _give_up(path: Path, node: NodeId, access: Access, prefix: str) -> Left:
+    """Stop what a dead process left, and take back what it had written. Raises `NodeUnknown`: there is nothing."""
+    holders = holders_of(path)
+    left = Left(node, process=False, ttl=holders.ttl)
+
+    async def take_back_all() -> None:
+        nonlocal left
+        if not holders.incarnations:
+            left = replace(left, problem="an earlier version of cdm ran it, whose registration nobody can tell")
+            return
+        try:
+            async with connect(access, name="cdm node leave", prefix=prefix) as connection:
+                left = replace(left, **(await take_back(connection, node, holders.incarnations))._asdict())
+        except (StoreError, BaseExceptionGroup) as error:
+            if not isinstance(problem := innermost(error), StoreError):
+                raise
+            left = replace(left, problem=str(problem))
+
+    count = await end_left(path, node, take_back_all)
+    if not count and not left.registration and not (left.problem and holders.incarnations):
+        raise NodeUnknown(f"no process of node {node} runs here, and no slice of it ({path}); see --id and --folder")
+    return replace(left, slices=count)
+
+
+def _in_words(left: Left) -> str:
+    if left.process:
+        return f"{left.node} has left"
+    slices = f"; {left.slices} of its slices did, and are stopped" if left.slices else ", and no slice of it"
+    words = f"{left.node}: no process of it runs here{slices}"
+    if left.registration:
+        return f"{words}; its registration is taken back"
+    if not left.problem:
+        return f"{words}; its registration is gone, or another process's"
+    until = "its --node-ttl" if left.ttl is None else f"{left.ttl:g} s"
+    return (
+        f"{words}; its registration is not taken back ({left.problem}): the cluster takes it, and its slices, for"
+        f" alive until {until} after its last heartbeat"
+    )
 
 
 def _tell(pid: int) -> None:

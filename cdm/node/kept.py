@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from cdm.errors import FolderTaken, UsageError
@@ -14,12 +15,17 @@ from cdm.runtimes.process.kept import end_kept
 from cdm.runtimes.systemd import end_units
 
 
-async def end_left(folder: Path, node: NodeId) -> int:
+async def nothing_else() -> None:
+    """Do no more."""
+
+
+async def end_left(folder: Path, node: NodeId, afterwards: Callable[[], Awaitable[None]] = nothing_else) -> int:
     """Stop all slices, each in its own way; returns how many there were.
 
     Args:
         folder: the node's.
         node: the node.
+        afterwards: what is to be done when they are stopped, before another process of the node can use the folder.
 
     Raises:
         FolderTaken: a process of the node uses it.
@@ -34,7 +40,9 @@ async def end_left(folder: Path, node: NodeId) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         runtime = folder / RUNTIME
-        return await end_kept(runtime) + await end_units(node, runtime) + await end_containers(node, runtime)
+        count = await end_kept(runtime) + await end_units(node, runtime) + await end_containers(node, runtime)
+        await afterwards()
+        return count
     except BlockingIOError:
         raise FolderTaken(f"a process of the node has just begun to use {folder}") from None
     finally:

@@ -20,6 +20,7 @@ from cdm.errors import UsageError
 from cdm.model.keys import encode_node
 from cdm.model.node import GIVES_SECRETS, MANIFEST_INSIDE, RUNS_SIGNED, Role, Vitals
 from cdm.node.folder import ARTIFACTS, RUNTIME, Folder, chosen_folder
+from cdm.node.holders import note_holder
 from cdm.node.identity import identity_of
 from cdm.node.part import Ground, Part
 from cdm.output.service import LogService
@@ -62,6 +63,7 @@ class Running(Serving):
         super().__init__(ground)
         settings = ground.settings
         self._keeps = settings.keep
+        self._incarnation, self._ttl = ground.incarnation, settings.node_ttl
         folder = chosen_folder(settings.folder, settings.prefix, settings.node)
         self._folder = Folder(folder, shared=not isinstance(settings.run_as, Same))
         artifacts = Artifacts(ground.connection)
@@ -110,6 +112,7 @@ class Running(Serving):
             # First: what another node downloads and runs would be mistaken for a dead one's.
             self._folder.take()
             self.agent.lives_in(identity_of(self._folder.path))
+            note_holder(self._folder.path, self._incarnation, self._ttl)
             await self._cache.start()
             await self._runtime.start()
         except OSError as error:

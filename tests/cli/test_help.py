@@ -58,7 +58,6 @@ def test_options_of_the_connection_are_shown_once_and_taken_everywhere() -> None
             {"--server", "--creds"} <= known
             or not each.runs
             or each.path[0] in ("secure", "demo", "help", "man", "completion")
-            or each.path == ("node", "leave")  # of this machine
         ), each.path
 
 

@@ -6,6 +6,7 @@ Without one they end with the node's TTL.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import anyio
@@ -309,17 +311,57 @@ def _hears(systemd: socket.socket, *wanted: str) -> None:
 
 
 async def test_leaving_stops_what_a_dead_process_left(server: NatsServer, tmp_path: Path) -> None:
+    """And the cluster does not take it for alive any more, well before the TTL is over."""
     async with kept(server, tmp_path) as (ground, hand, running):
         await up(start(running, tmp_path))
         one = await ground.push("one", SLEEP, PLAIN)
         await hand.up(hand.key(one))
         await hand.up(hand.key(one, 1), overrides={"stop_after": 2 * TTL})
+        await ground.user.put("slices", "n2.org.example/one/1.0.0", {"state": "ACTIVE"})
         running.all["n1"].crash()
-        left = await command_line("node", "leave", "--id", "n1", "--folder", str(tmp_path / "n1"), within=60)
-        assert left.returncode == 0
-        assert b"n1: no process of it runs here; 2 of its slices did, and are stopped" in left.stdout
+        left = await leave(tmp_path, server.url)
+        assert left.returncode == 0, left
+        assert left.stdout == (
+            b"n1: no process of it runs here; 2 of its slices did, and are stopped; its registration is taken back\n"
+        )
         assert not ground.living
         assert not left_keepers(tmp_path)
+        assert not await ground.user.registrations()
+        assert [*await ground.user.slices()] == ["n2.org.example/one/1.0.0"]
+        assert (await leave(tmp_path, server.url)).returncode == 1
+
+
+async def test_leaving_takes_back_what_its_own_processes_wrote_and_nothing_else(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    """A process on another machine may have the id by now; and NATS may be away."""
+    async with kept(server, tmp_path) as (ground, _hand, running):
+        await up(start(running, tmp_path))
+        running.all["n1"].crash()
+        (own,) = (await ground.user.registrations()).values()
+        others = {**own.value, "incarnation": "another"}
+        await ground.user.put("nodes", "n1", others)
+        assert (await leave(tmp_path, server.url)).returncode == 1, "there is nothing of its own"
+        assert [each.value for each in (await ground.user.registrations()).values()] == [others]
+
+        await ground.user.put("nodes", "n1", own.value)
+        await up(start(running, tmp_path))
+        running.all["n1"].crash()
+        nowhere = await leave(tmp_path, "nats://127.0.0.1:1", "--json")
+        assert nowhere.returncode == 0, nowhere
+        told = json.loads(nowhere.stdout)
+        assert (told["node"], told["process"], told["registration"], told["ttl"]) == ("n1", False, False, TTL)
+        assert told["problem"]
+        assert await ground.user.registrations()
+        left = await leave(tmp_path, server.url, "--json")
+        assert json.loads(left.stdout)["registration"] is True, left
+        assert not await ground.user.registrations()
+
+
+async def leave(folder: Path, server: str, *more: str) -> CompletedProcess[bytes]:
+    """Give n1 up."""
+    where = ("--id", "n1", "--folder", str(folder / "n1"), "--server", server)
+    return await command_line("node", "leave", *where, *more, within=60)
 
 
 BEFORE = "3db8f7d"
