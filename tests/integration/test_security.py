@@ -392,6 +392,26 @@ async def test_a_manager_that_may_hold_no_slot_says_so_and_is_an_agent(tmp_path:
             await eventually(lambda: _led(user, "m1"))
 
 
+async def test_a_dead_node_is_given_up_with_its_own_credentials(tmp_path: Path) -> None:
+    async with prepared(tmp_path, "node-1", managers=("m1",)) as found, found.client("operator") as operator:
+        user, folder = Raw(operator.client), str(tmp_path / "given-up")
+        processes = Processes(found.url, found.folder, ("--node-ttl", "60"))
+        try:
+            processes.start("m1", "--role", "manager", *found.who("m1"))
+            where = ("--runtime", "process", "--folder", folder)
+            node = processes.start("node-1", "--role", "agent", *where, *found.who("node-1"))
+            await eventually(lambda: _registered(user, 2))
+            node.send(signal.SIGKILL)
+            await node.ends()
+            mine = ("--id", "node-1", "--folder", folder)
+            left = await command_line("node", "leave", *mine, *found.options("node-1"), within=40)
+            assert (left.returncode, left.stderr) == (0, b""), left
+            assert b"its registration is taken back" in left.stdout
+            assert [*await user.registrations()] == ["m1"]
+        finally:
+            processes.kill()
+
+
 async def _roles(user: Raw, wanted: dict[str, str]) -> bool:
     found = {key: record.value for key, record in (await user.registrations()).items()}
     slots = [key for key in await user.contents("nodes") if key.startswith("_manager.")]
