@@ -90,6 +90,11 @@ class Agent:
         return any(worker.may_run_elsewhere for worker in self._workers.values())
 
     @property
+    def is_settled(self) -> bool:
+        """Whether it knows all its slices, and that none of them may run there."""
+        return self._shared.listed and not self.leaves_doubt
+
+    @property
     def stopping_takes(self) -> float:
         """Seconds that its slices have to stop: first those that must not run twice (`resign`), then all others."""
         graces = {True: 0.0, False: 0.0}

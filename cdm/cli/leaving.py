@@ -25,7 +25,7 @@ from cdm.errors import NodeUnknown, StoreError, UsageError, innermost
 from cdm.model.artifact import NodeId, node_id
 from cdm.node.farewell import take_back
 from cdm.node.folder import chosen_folder, holder
-from cdm.node.holders import holders_of
+from cdm.node.holders import forget_holders, holders_of
 from cdm.node.kept import end_left
 from cdm.store.access import Access
 from cdm.store.connection import connect
@@ -92,6 +92,10 @@ async def _give_up(path: Path, node: NodeId, access: Access, prefix: str) -> Lef
         if not holders.incarnations:
             left = replace(left, problem="an earlier version of cdm ran it, whose registration nobody can tell")
             return
+        if not holders.settled:
+            why = "what must not run twice (stop_after) may run where a process with another folder began it"
+            left = replace(left, problem=why)
+            return
         try:
             async with connect(access, name="cdm node leave", prefix=prefix) as connection:
                 left = replace(left, **(await take_back(connection, node, holders.incarnations))._asdict())
@@ -99,6 +103,8 @@ async def _give_up(path: Path, node: NodeId, access: Access, prefix: str) -> Lef
             if not isinstance(problem := innermost(error), StoreError):
                 raise
             left = replace(left, problem=str(problem))
+        else:
+            forget_holders(path)
 
     count = await end_left(path, node, take_back_all)
     if not count and not left.registration and not (left.problem and holders.incarnations):

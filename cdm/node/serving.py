@@ -16,16 +16,21 @@ from cdm.agent.own_slices import SENT, OwnSlices, Unreadable
 from cdm.agent.terms import Terms
 from cdm.artifacts.cache import Cache
 from cdm.artifacts.repository import Artifacts
+from cdm.dispatch.messages import Connected, Disconnected
+from cdm.dispatch.router import receiver
 from cdm.errors import UsageError
+from cdm.log import Log
 from cdm.model.keys import encode_node
 from cdm.model.node import GIVES_SECRETS, MANIFEST_INSIDE, RUNS_SIGNED, Role, Vitals
 from cdm.node.folder import ARTIFACTS, RUNTIME, Folder, chosen_folder
-from cdm.node.holders import note_holder
+from cdm.node.holders import forget_holders, note_holder
 from cdm.node.identity import identity_of
 from cdm.node.part import Ground, Part
 from cdm.output.service import LogService
 from cdm.runtimes import Secrets, runtime_named
 from cdm.runtimes.run_as import Same
+
+log = Log("cdm.node")
 
 KEPT_LESS = 1.0
 """Seconds before the end of the node's TTL at which slices are stopped that it has left."""
@@ -64,6 +69,7 @@ class Running(Serving):
         settings = ground.settings
         self._keeps = settings.keep
         self._incarnation, self._ttl = ground.incarnation, settings.node_ttl
+        self._settled = False
         folder = chosen_folder(settings.folder, settings.prefix, settings.node)
         self._folder = Folder(folder, shared=not isinstance(settings.run_as, Same))
         artifacts = Artifacts(ground.connection)
@@ -87,7 +93,7 @@ class Running(Serving):
         self.features = (MANIFEST_INSIDE, *(feature for feature, there in optional if there))
         self.logs = LogService(ground.connection, settings.node, runtime if runtime.logs else None)
         self.tallies = (self.logs.tally,)
-        self.receivers = (self.agent, *self._unreadable)
+        self.receivers = (self.agent, self, *self._unreadable)
         self.work = (self.agent.run, self.logs.run, self._folder.watch)
 
     @property
@@ -124,6 +130,22 @@ class Running(Serving):
     def heard(self, at: float) -> None:
         """Slices that must not run twice may go on."""
         self.agent.heard(at)
+        self._note_settled()
+
+    @receiver
+    def on_connection(self, _change: Connected | Disconnected) -> None:
+        """The agent may know all its slices by now."""
+        self._note_settled()
+
+    def _note_settled(self) -> None:
+        """Have it known in the folder whether the node may be given up before its TTL is over, should it die."""
+        if (settled := self.agent.is_settled) is self._settled:
+            return
+        self._settled = settled
+        try:
+            note_holder(self._folder.path, self._incarnation, self._ttl, settled=settled)
+        except OSError as error:
+            log.debug("what the node's folder knows of its process is old", reason=str(error))
 
     def succeeds(self, until: float) -> None:
         """Slices that must not run twice may run where those processes began them."""
@@ -149,6 +171,7 @@ class Running(Serving):
     async def withdraw(self) -> None:
         """Tell that the slices are gone: where this is the last node, nobody else does."""
         await self.agent.withdraw()
+        forget_holders(self._folder.path)
 
     async def close(self) -> None:
         """Stop everything, and then free the folder."""

@@ -23,6 +23,7 @@ import anyio.to_thread
 import pytest
 
 from cdm.model.manifest import Line, Manifest, Readiness, Restart
+from cdm.node.holders import holders_of, note_holder
 from tests.harness.judging import assert_legal
 from tests.harness.proc import end_keepers, left_keepers
 from tests.harness.processes import Process, Processes, command_line, node_processes
@@ -337,6 +338,7 @@ async def test_leaving_takes_back_what_its_own_processes_wrote_and_nothing_else(
     """A process on another machine may have the id by now; and NATS may be away."""
     async with kept(server, tmp_path) as (ground, _hand, running):
         await up(start(running, tmp_path))
+        await eventually(lambda: holders_of(tmp_path / "n1").settled, what="it knows its slices")
         running.all["n1"].crash()
         (own,) = (await ground.user.registrations()).values()
         others = {**own.value, "incarnation": "another"}
@@ -346,6 +348,7 @@ async def test_leaving_takes_back_what_its_own_processes_wrote_and_nothing_else(
 
         await ground.user.put("nodes", "n1", own.value)
         await up(start(running, tmp_path))
+        await eventually(lambda: holders_of(tmp_path / "n1").settled, what="it knows its slices")
         running.all["n1"].crash()
         nowhere = await leave(tmp_path, "nats://127.0.0.1:1", "--json")
         assert nowhere.returncode == 0, nowhere
@@ -353,6 +356,12 @@ async def test_leaving_takes_back_what_its_own_processes_wrote_and_nothing_else(
         assert (told["node"], told["process"], told["registration"], told["ttl"]) == ("n1", False, False, TTL)
         assert told["problem"]
         assert await ground.user.registrations()
+        noted = holders_of(tmp_path / "n1")
+        note_holder(tmp_path / "n1", noted.incarnations[-1], TTL)
+        doubtful = await leave(tmp_path, server.url, "--json")
+        assert "must not run twice" in json.loads(doubtful.stdout)["problem"]
+        assert await ground.user.registrations(), "as if it had come after one with another folder"
+        note_holder(tmp_path / "n1", noted.incarnations[-1], TTL, settled=True)
         left = await leave(tmp_path, server.url, "--json")
         assert json.loads(left.stdout)["registration"] is True, left
         assert not await ground.user.registrations()

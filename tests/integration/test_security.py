@@ -21,6 +21,7 @@ from cdm.cli import Exit
 from cdm.errors import AccessDenied, Unreachable, Untrusted
 from cdm.model.artifact import Artifact, node_id
 from cdm.model.node import Role
+from cdm.node.holders import holders_of
 from cdm.node.managing import Managing
 from cdm.node.node import NodeSettings
 from cdm.node.node import node as node_of
@@ -401,6 +402,7 @@ async def test_a_dead_node_is_given_up_with_its_own_credentials(tmp_path: Path) 
             where = ("--runtime", "process", "--folder", folder)
             node = processes.start("node-1", "--role", "agent", *where, *found.who("node-1"))
             await eventually(lambda: _registered(user, 2))
+            await eventually(lambda: holders_of(Path(folder)).settled)
             node.send(signal.SIGKILL)
             await node.ends()
             mine = ("--id", "node-1", "--folder", folder)
