@@ -31,7 +31,7 @@ from cdm.store.access import Access
 from cdm.store.connection import connect
 
 
-class Left(Struct, frozen=True):
+class GivenUp(Struct, frozen=True):
     """How a node was given up."""
 
     node: NodeId
@@ -74,7 +74,7 @@ def leave(
         left = anyio.run(_give_up, path, name, connection.access(), connection.prefix)
     else:
         _tell(pid)
-        left = Left(name, process=True)
+        left = GivenUp(name, process=True)
     if json:
         print_json(left)
     else:
@@ -82,10 +82,10 @@ def leave(
     return 0
 
 
-async def _give_up(path: Path, node: NodeId, access: Access, prefix: str) -> Left:
+async def _give_up(path: Path, node: NodeId, access: Access, prefix: str) -> GivenUp:
     """Stop what a dead process left, and take back what it had written. Raises `NodeUnknown`: there is nothing."""
     holders = holders_of(path)
-    left = Left(node, process=False, ttl=holders.ttl)
+    left = GivenUp(node, process=False, ttl=holders.ttl)
 
     async def take_back_all() -> None:
         nonlocal left
@@ -112,7 +112,7 @@ async def _give_up(path: Path, node: NodeId, access: Access, prefix: str) -> Lef
     return replace(left, slices=count)
 
 
-def _in_words(left: Left) -> str:
+def _in_words(left: GivenUp) -> str:
     if left.process:
         return f"{left.node} has left"
     slices = f"; {left.slices} of its slices did, and are stopped" if left.slices else ", and no slice of it"
