@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 
 from msgspec.structs import replace
 
 from cdm.cli.emptying import GoneNode
 from cdm.cli.report import BlueprintReport, ClusterReport, Concern
-from cdm.cli.wording import ago
 from cdm.explain.words import brief
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition
@@ -58,8 +56,7 @@ def _serves(each: BlueprintReport) -> bool:
 def _nodes(found: ClusterReport) -> Iterator[Concern]:
     for each in found.gone:
         if each.lost:
-            since = ago(datetime.fromisoformat(each.since).timestamp())
-            yield Concern("node", each.node, each.how, f"{since} ago{had_in_words(each)}")
+            yield Concern("node", each.node, each.how, f"{each.in_words}{had_in_words(each)}".removeprefix("; "))
 
 
 def had_in_words(each: GoneNode) -> str:

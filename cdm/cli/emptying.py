@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sized
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from math import inf
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from cdm.dispatch.messages import ValuePut
+from cdm.cli.wording import ago
+from cdm.dispatch.messages import Cause, ValuePut, ValueRemove
+from cdm.manager.cluster_view import ClusterView
 from cdm.manager.left import Left
 from cdm.model.artifact import NodeId
-from cdm.model.keys import SeenKey
-from cdm.model.node import Schedule, Seen
+from cdm.model.keys import NodeKey, SeenKey
+from cdm.model.node import LEFT, Registration, Schedule, Seen
 
 if TYPE_CHECKING:
     from cdm.manager.onlooker import Onlooker
+
+MISSING = "missing"
+"""How a node is gone that nobody has given up yet."""
 
 
 class Emptied(Struct, frozen=True):
@@ -47,12 +52,12 @@ class GoneNode(Struct, frozen=True):
 
     node: NodeId
     how: str
-    """``lost``: it was not heard of any more; ``left``: it took its registration back; ``missing``: nobody has given
-    it up yet."""
+    """``lost``: it was not heard of any more, and the leader gave it up; ``left``: it took its registration back;
+    ``missing``: it is not heard of any more, and nobody has given it up yet."""
     since: str
-    """When that was found out, RFC 3339."""
+    """When the leader found that out; where none has, when the registration ended. RFC 3339; empty: not known."""
     had: dict[str, int]
-    """How many slices of which artifacts it had then."""
+    """How many slices of which artifacts it had, where the leader found it out."""
     slices: int
     """How many of its slices are still there."""
     labels: dict[str, str]
@@ -62,7 +67,12 @@ class GoneNode(Struct, frozen=True):
     @property
     def lost(self) -> bool:
         """Whether it went without a word."""
-        return self.how != "left"
+        return self.how != LEFT
+
+    @property
+    def in_words(self) -> str:
+        """How long it has been gone; empty: not known."""
+        return f"{ago(datetime.fromisoformat(self.since).timestamp())} ago" if self.since else ""
 
 
 def emptied(look: Onlooker, epoch: float, writers: Mapping[NodeId, str]) -> list[Emptied]:
@@ -104,34 +114,35 @@ def emptied_of(look: Onlooker, node: NodeId, epoch: float, by: str = "") -> Empt
     )
 
 
-def gone(
-    seen: Mapping[NodeId, ValuePut[SeenKey, Seen]],
-    registered: Container[NodeId],
-    slices: Mapping[NodeId, Sized],
-    epoch: float,
-) -> list[GoneNode]:
+def gone(view: ClusterView, epoch: float) -> list[GoneNode]:
     """The nodes that are gone, and not forgotten.
 
     Args:
-        seen: what is remembered of nodes.
-        registered: those that are not gone.
-        slices: what is on each node.
+        view: the cluster.
         epoch: as in `emptied`.
     """
     return [
         GoneNode(
             node,
-            put.value.gone or "missing",
-            _time(put.at + epoch),
+            *_how(put, view.ends.get(node), epoch),
             put.value.had,
-            len(slices.get(node, ())),
+            len(view.cluster.on_node.get(node, ())),
             put.value.registration.labels,
             put.value.registration.role,
             put.value.registration.version,
         )
-        for node, put in sorted(seen.items())
-        if node not in registered
+        for node, put in sorted(view.seen.items())
+        if node not in view.nodes
     ]
+
+
+def _how(put: ValuePut[SeenKey, Seen], end: ValueRemove[NodeKey, Registration] | None, epoch: float) -> tuple[str, str]:
+    """How a node is gone, and since when: that it was there is remembered for long, and says nothing of its end."""
+    if put.value.gone is not None:
+        return put.value.gone, _time(put.at + epoch)
+    if end is None:
+        return MISSING, ""
+    return LEFT if end.cause is Cause.DELETED else MISSING, _time(end.at + epoch)
 
 
 def _time(at: float) -> str:

@@ -95,7 +95,7 @@ class Gathered(ClusterView):
             blueprints=list(self._blueprints(epoch)),
             slices=_slices(cluster, epoch),
             draining=self._emptied(now, epoch, writers),
-            gone=gone(self.seen, self.nodes, cluster.on_node, epoch),
+            gone=gone(self, epoch),
             notes=[*unreadable, *orphans, *self._old(old)],
         )
         return concerns(found, unreadable)

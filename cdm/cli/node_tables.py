@@ -165,8 +165,7 @@ def gone_lines(found: Iterable[GoneNode], paint: Paint) -> list[str]:
     """A line for each node that is gone."""
     lines = []
     for each in found:
-        since = ago(datetime.fromisoformat(each.since).timestamp())
-        how = paint(f"{each.how} {since} ago", _GONE.get(each.how, ""))
+        how = paint(f"{each.how} {each.in_words}".rstrip(), _GONE.get(each.how, ""))
         lines.append(f"{paint(each.node, 'bold')}  {how}{paint(had_in_words(each))}")
     return ["", paint("gone", "bold"), *lines] if lines else []
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Self
 
-from cdm.dispatch.messages import KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
+from cdm.dispatch.messages import (
+    Cause,
+    KeyRejected,
+    Message,
+    RejectedKeyRemoved,
+    ValuePut,
+    ValueRejected,
+    ValueRemove,
+)
 from cdm.manager.cluster import Cluster
 from cdm.model.artifact import NodeId
 from cdm.model.keys import (
@@ -39,6 +47,8 @@ class ClusterView:
         """What operators want of nodes; None: something that cannot be read."""
         self.seen: dict[NodeId, ValuePut[SeenKey, Seen]] = {}
         """What the leader remembers of nodes, also of those that are gone."""
+        self.ends: dict[NodeId, ValueRemove[NodeKey, Registration]] = {}
+        """How and when registrations ended that nobody has made since, for as long as the server knows it."""
         self.lease: Lease | None = None
         """Who leads; None: nobody does."""
         self.fence = Fence(0)
@@ -80,6 +90,8 @@ class ClusterView:
             case ValueRemove(key=key, revision=revision):
                 self.unreadable.pop(key, None)
                 self._removed(key, revision)
+                if isinstance(key, NodeKey) and message.cause is not Cause.MISSING:
+                    self.ends[key.node] = message
             case ValueRejected(key=key):
                 self.unreadable[key] = message.reason
                 self._rejected(message)
@@ -100,6 +112,7 @@ class ClusterView:
                 self.cluster.rollouts[service] = put
             case NodeKey(node):
                 self.nodes[node] = put
+                self.ends.pop(node, None)
             case SeenKey(node):
                 self.seen[node] = put
             case IntentKey(node):
@@ -134,6 +147,7 @@ class ClusterView:
                 self.nodes.pop(node, None)
             case SeenKey(node):
                 self.seen.pop(node, None)
+                self.ends.pop(node, None)
             case IntentKey(node):
                 self.intents.pop(node, None)
             case LeaseKey():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ import anyio.lowlevel
 import pytest
 
 from cdm import clock
-from cdm.cli.gathering import report
+from cdm.cli.gathering import Gathered, report
 from cdm.errors import NodeIdTaken
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey
@@ -22,6 +23,7 @@ from cdm.node.registration import Presence
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.snapshot import snapshot
+from cdm.store.watch import Watch
 from tests.harness.agents import agents
 from tests.harness.nodes import Nodes, Running, nodes_on
 from tests.harness.servers import FORGIVEN, NatsServer, running_server
@@ -30,6 +32,9 @@ from tests.harness.waiting import SLACK, bounded, eventually, in_time
 from tests.harness.wire import ANSWER, Raw, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
+
+TTL = 2.0
+"""Of registrations, in seconds, where a test waits for their end."""
 
 
 def presence(
@@ -417,6 +422,44 @@ async def test_an_intent_whose_suffix_was_forgotten_makes_no_node(server: NatsSe
         await eventually(lambda: _names_a_process(user), what="a node's own is written over it")
         assert await _count(user, 3)
         nodes.unharmed()
+
+
+async def test_a_node_that_nobody_gave_up_is_gone_since_its_registration_ended(server: NatsServer) -> None:
+    """Without a leader only who was following then knows when: what is remembered of a node is as old as the node."""
+    async with raw(server) as user, connected(server) as connection, nodes_on(server, node_ttl=TTL) as nodes:
+        await nodes.start("n1")
+        await eventually(lambda: _is_remembered(user))
+        followed = Gathered()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Watch(Bucket(connection, NODES), followed.take).run)
+            await eventually(lambda: bool(followed.seen))
+            crashed = time.time()
+            await nodes.all["n1"].crash()
+            await eventually(lambda: not followed.nodes, TTL + SLACK)
+            tasks.cancel_scope.cancel()
+        (gone,) = followed.report(clock.now(), {}, []).gone
+        assert gone.how == "missing"
+        assert datetime.fromisoformat(gone.since).timestamp() > crashed, "it was heard less than a TTL before"
+        (looked,) = report(await snapshot(connection), clock.now()).gone
+        assert (looked.how, looked.since) == ("missing", "")
+
+
+async def test_a_node_that_took_its_registration_back_has_left_though_no_leader_wrote_it_down(
+    server: NatsServer,
+) -> None:
+    async with raw(server) as user, connected(server) as connection:
+        bucket = Bucket(connection, NODES)
+        await bucket.ensure(create=True)
+        one = presence(connection, "a")
+        await one.register()
+        await user.put("nodes", "n1.seen", {"registration": {}})
+        await one.leave()
+        (gone,) = report(await snapshot(connection, names=["nodes"]), clock.now()).gone
+        assert (gone.how, bool(gone.since)) == ("left", True)
+
+
+async def _is_remembered(user: Raw) -> bool:
+    return "n1.seen" in await user.contents("nodes")
 
 
 async def _names_a_process(user: Raw) -> bool:

@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from cdm.dispatch.messages import KeyRejected, Message, RejectedKeyRemoved, ValuePut, ValueRejected, ValueRemove
+from cdm.dispatch.messages import (
+    Cause,
+    KeyRejected,
+    Message,
+    RejectedKeyRemoved,
+    ValuePut,
+    ValueRejected,
+    ValueRemove,
+)
 from cdm.http.cluster_metrics import cluster_families
 from cdm.http.lives import Lives
 from cdm.http.sight import Sight
@@ -65,6 +74,15 @@ def test_a_key_that_is_gone_leaves_nothing_and_what_cannot_be_read_as_much_as_a_
     assert followed.unreadable == {key: "no JSON"}
     followed.take(put)
     assert told(followed) == told(ClusterView.of([put]))
+
+
+def test_how_a_registration_ended_is_known_until_there_is_another_one_or_the_node_is_forgotten() -> None:
+    put, seen = PUTS[4], PUTS[6]
+    end = ValueRemove[Any, Any](put.key, 9, Cause.EXPIRED, 5.0)
+    assert ClusterView.of([put, seen, end]).ends == {NODE: end}
+    assert not ClusterView.of([end, put]).ends
+    assert not ClusterView.of([seen, end, ValueRemove[Any, Any](seen.key, 10)]).ends
+    assert not ClusterView.of([put, replace(end, cause=Cause.MISSING)]).ends, "when that was nobody knows"
 
 
 def test_the_term_is_the_highest_known() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from cdm.cli.concerns import concerns, in_line
 from cdm.cli.emptying import GoneNode
 from cdm.cli.node_tables import MOST_NODES
 from cdm.cli.overview import LISTED_BLUEPRINTS, details
@@ -37,6 +38,13 @@ def test_a_lost_node_comes_before_blueprints_and_those_that_are_ready_are_counte
     assert sorted(places, key=places.__getitem__) == ["n9", "Degraded", "Ready"]
     assert lines[-1] == "6 more that are Ready; --all lists all"
     assert sum("g:a" in line for line in lines) == LISTED_BLUEPRINTS
+
+
+def test_of_a_node_that_is_missing_nobody_knows_since_when_it_is_not_said_since_when() -> None:
+    missing = GoneNode(NodeId("n9"), "missing", "", {}, 2, {}, "all", "1")
+    found = concerns(replace(cluster(), gone=[missing]), [])
+    assert "n9  missing; 2 of its slices are still there" in shown(found)
+    assert [in_line(each) for each in found.troubles] == ["n9: missing: 2 of its slices are still there"]
 
 
 @pytest.mark.parametrize(("ttl", "heard", "told"), [(40, 9, 0), (40, 25, 1), (10, 7, 1), (None, 4, 0), (None, 6, 1)])
