@@ -191,11 +191,15 @@ class UsageError(CdmError):
 
 
 class SliceFailed(CdmError):
-    """Raised when a slice cannot be loaded, started or stopped; ``fatal``: trying again soon does not help."""
+    """Raised when a slice cannot be loaded, started or stopped.
 
-    def __init__(self, reason: str, *, fatal: bool = False) -> None:
+    ``fatal``: trying again soon does not help; ``lapsed``: since NATS heard nothing of the node for ``stop_after``.
+    """
+
+    def __init__(self, reason: str, *, fatal: bool = False, lapsed: bool = False) -> None:
         super().__init__(reason)
         self.fatal = fatal
+        self.lapsed = lapsed
 
 
 def innermost(error: BaseException) -> BaseException:

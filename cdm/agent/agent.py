@@ -71,7 +71,9 @@ class Agent:
     ) -> None:
         self.node = node
         secrets, happens = terms.secrets or Secrets(node), (self.crashed, self.restarting, self.restarted)
-        told = Surroundings(node, folder, *happens, terms.enforce_limits, secrets, terms.run_as, terms.outlive)
+        told = Surroundings(
+            node, folder, *happens, terms.enforce_limits, secrets, terms.run_as, terms.outlive, self.lapsed
+        )
         self.runtime = adapted(make_runtime(told))
         self._shared = Shared(slices, self.runtime, cache, least_stop_after, address, Trust(node, terms.trust))
         self._workers: dict[SliceKey, Worker] = {}
@@ -131,6 +133,11 @@ class Agent:
         """A slice that was active ended, and the runtime has given it up."""
         log.warning("slice ended", slice=str(key), reason=reason, fatal=fatal or None)
         self._worker(key).crashed(SliceFailed(reason, fatal=fatal))
+
+    def lapsed(self, key: SliceKey, reason: str) -> None:
+        """A slice that was active is stopped on purpose: see `Surroundings.lapsed`."""
+        log.warning("slice is stopped: its node is cut off", slice=str(key), reason=reason)
+        self._worker(key).crashed(SliceFailed(reason, lapsed=True))
 
     def restarting(self, key: SliceKey, reason: str, within: float) -> None:
         """A slice that was active ended, and the runtime starts it again: see `Surroundings.restarting`."""

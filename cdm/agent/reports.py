@@ -56,6 +56,7 @@ def report(
         state=state,
         reason=reason,
         fatal=error.fatal if error else False,
+        lapsed=error.lapsed if error else False,
         port=program.port if active else program.fixed_port if state in KEEPS_PORT else None,
         address=program.address if active else None,
         restarts=program.restarts,

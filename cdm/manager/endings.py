@@ -74,7 +74,9 @@ class CrashLoop(NamedTuple):
 
 
 def ends_between(old: SliceValue, new: SliceValue) -> int:
-    """How often the program of a slice ended between two of its values."""
+    """How often the program of a slice ended by itself between two of its values."""
+    if new.state is _FAILED and new.lapsed:
+        return 0
     if new.state is _FAILED:
         return 1 if old.state is _ACTIVE or (old.state is _ACTIVATING and old.restarts) else 0
     if new.state not in _RUNNING or old.state not in _RUNNING:
@@ -85,7 +87,7 @@ def ends_between(old: SliceValue, new: SliceValue) -> int:
 
 def failures_of(value: SliceValue) -> int:
     """How often an instance has failed as far as a value tells, wherever it ran."""
-    return (value.failures or 0) + (value.state is _FAILED)
+    return (value.failures or 0) + (value.state is _FAILED and not value.lapsed)
 
 
 def stable_at(put: _Put, otherwise: float = STABLE) -> float:

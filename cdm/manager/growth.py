@@ -166,13 +166,13 @@ def _load(case: Situation, nodes: Mapping[NodeId, int], due: Sequence[SlicePut])
     for put in due:
         if left.get(put.key.node):
             left[put.key.node] -= 1
-            commands.append(case.load(put.key, "retry", case.failures(put) + 1))
+            commands.append(case.load(put.key, "retry", case.failures_by_now(put)))
         else:
             elsewhere.append(put)
     elsewhere = elsewhere[: sum(left.values())]
     # Those that failed on a node that is drained are taken away, too, and what comes instead has failed as often.
     drained = (put for put in case.standings[Standing.EVACUATED] if put.value.state is SliceState.FAILED)
-    history = sorted(case.failures(put) + 1 for put in (*elsewhere, *drained, *case.standings[Standing.STUCK]))
+    history = sorted(case.failures_by_now(put) for put in (*elsewhere, *drained, *case.standings[Standing.STUCK]))
     used: dict[NodeId, list[int]] = {}
     for key in case.taken:
         if key.node in left:

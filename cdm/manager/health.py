@@ -73,7 +73,7 @@ def health_of(
             last = max(last, put.at + min_healthy)
         elif up:
             following = min(following, put.at + min_healthy)
-        ends = (value.failures or 0) + (value.restarts or 0) + (state is _FAILED)
+        ends = (value.failures or 0) + (value.restarts or 0) + (state is _FAILED and not value.lapsed)
         if ends and not well and (state.live or state is _FAILED) and node is not None:
             troubled, troubles, since = troubled + 1, troubles + ends, min(since, put.at)
             fatal = fatal or (state is _FAILED and value.fatal)

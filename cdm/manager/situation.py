@@ -39,6 +39,10 @@ class Situation(NamedTuple):
         """How often the instance failed before; what a node says of it is believed up to a bound."""
         return min(put.value.failures or 0, MOST_FAILURES)
 
+    def failures_by_now(self, put: SlicePut) -> int:
+        """The same with this time; that it was stopped on purpose is no failure."""
+        return self.failures(put) + (not put.value.lapsed)
+
     def retry_at(self, put: SlicePut) -> float:
         """When a failed slice is due to be tried again, or to be unloaded again."""
         # Whoever puts the blueprint again expects it to be tried again.

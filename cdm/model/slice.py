@@ -142,6 +142,9 @@ class SliceValue(Struct, frozen=True, omit_defaults=True, gc=False):
     """Where an ACTIVE slice is reached, with its port."""
     needs: Needs | None = None
     """What it reserves on its node; agents copy it from the command."""
+    lapsed: bool = False
+    """Whether it FAILED because its agent stopped it on purpose, or did not start it: NATS heard nothing of the node
+    for ``stop_after``. Then its program did not end by itself."""
     folder: str | None = None
     """Of one with ``stop_after`` that may run: which folder its node had that began it. UNLOAD and DEACTIVATE copy it.
     None: an earlier version wrote it, or an agent that is not ours."""

@@ -106,6 +106,9 @@ class Surroundings(Struct, frozen=True):
     """For how many seconds slices go on when the node's process ends without `Runtime.close`, counted since the last
     heartbeat was sent that NATS accepted (`Runtime.heard`); None: they end with it, as after `Runtime.end_with_node`.
     Those with ``stop_after`` have that time instead."""
+    lapsed: Callable[[SliceKey, str], None] = _ignored
+    """To be called from the event loop, in place of `crashed`, when a slice was stopped since its node is cut off
+    (`Work.stop_after`): which, and why. That does not count as an end of its program."""
 
 
 class Runtime(ABC):

@@ -32,7 +32,7 @@ class Notice(NamedTuple):
     """What a runtime told of a slice that ended."""
 
     what: str
-    """``crashed``, ``restarting`` or ``restarted``."""
+    """``crashed``, ``lapsed``, ``restarting`` or ``restarted``."""
     key: SliceKey
     more: tuple[Any, ...]
 
@@ -77,6 +77,7 @@ class Trial:
                 restarted=lambda key, *more: self.told.append(Notice("restarted", key, more)),
                 secrets=Secrets(self.node, secret),
                 outlive=600.0,
+                lapsed=lambda key, *more: self.told.append(Notice("lapsed", key, more)),
             )
         )
         self.runtime = adapted(made)
@@ -135,7 +136,8 @@ class Trial:
     async def end_of(self, key: SliceKey) -> Notice:
         """Wait until the runtime told that the slice has ended for good; returns that."""
         ends = await self.eventually(
-            lambda: [each for each in self.told if each.what == "crashed" and each.key == key], f"{key} has ended"
+            lambda: [each for each in self.told if each.what in ("crashed", "lapsed") and each.key == key],
+            f"{key} has ended",
         )
         (end,) = ends
         assert isinstance(end, Notice)

@@ -124,6 +124,9 @@ async def test_without_nats_it_stops_and_what_may_run_twice_runs_on(server: Nats
             server.resume()
         await eventually(lambda: len(found.ground.living) == 2, 40, "it runs again")
         assert before in found.ground.living.values()
+        failed = [each.value for each in await found.ground.user.recorded() if each.value.get("state") == "FAILED"]
+        # There is none where the node was given up first.
+        assert all(value.get("lapsed") for value in failed), f"it did not end by itself: {failed}"
 
 
 async def test_a_node_that_leaves_stops_it_before_it_says_so(server: NatsServer, tmp_path: Path) -> None:

@@ -265,3 +265,24 @@ def test_why_instances_fail_is_told_also_while_they_are_tried_again() -> None:
     fleet = Fleet({n(1): LiveNode(n(1), open=True, draining=False)}, lambda _: 1)
     progress = Progress(Facts(APP.service, record, {APP.version: version}, fleet, 100.0), record)
     assert (progress.stable.troubled, progress.stable.reason) == (1, "no database")
+
+
+def test_what_was_stopped_on_purpose_did_not_end() -> None:
+    """A node that was cut off stopped it (`stop_after`): its first end after that is the first one."""
+    for new_leader in (False, True):
+        each = running(1, 2)
+        each.report(only(each), S.FAILED, reason="stopped", lapsed=True)
+        if new_leader:
+            each.boot()
+            each.lead()
+        each.settle()
+        assert served(each, 20.0) is Condition.READY
+        assert not each.slices[only(each)].value.failures
+        each.end(only(each))
+        each.run_down()
+        slept(each, 12.0)
+        assert condition(each) == (Condition.READY, "")
+        each.end(only(each))
+        each.run_down()
+        slept(each, 12.0)
+        assert condition(each) == LOOP

@@ -90,6 +90,7 @@ values = st.builds(
     stable=st.none() | st.floats(0, 1e6),
     deadline=st.none() | st.floats(0, 1e6),
     folder=st.none() | st.text(),
+    lapsed=st.booleans(),
 )
 
 

@@ -45,7 +45,7 @@ class ProcessSlice(Slice):
 
     async def _spawn(self) -> RunHandle:
         if self._cut_off:
-            raise SliceFailed(CUT_OFF)
+            raise SliceFailed(CUT_OFF, lapsed=True)
         await self.work.may_start()
         runtime = self._runtime
         keeping = runtime.supervisor

@@ -139,7 +139,7 @@ class Slice(ABC):
 
     async def _live(self, life: Life) -> None:
         """Start it, keep it going until that is no use or it is to be stopped, and stop it."""
-        given_up: tuple[str, bool] | None = None
+        given_up: SliceFailed | None = None
         try:
             with life.scope:
                 goes_on = self._run if self.phase is SlicePhase.ACTIVE else None
@@ -154,13 +154,17 @@ class Slice(ABC):
             if not isinstance(error, SliceFailed):
                 log.exception("running a slice failed", slice=str(self.key))
             if life.settled.is_set():
-                given_up = f"{type(error).__name__}: {error}", False
+                given_up = SliceFailed(f"{type(error).__name__}: {error}")
             else:
                 life.failure = error
         finally:
             await self._finish(life)
         if given_up is not None and not life.scope.cancel_called:
-            self._host.surroundings.crashed(self.key, *given_up)
+            tell = self._host.surroundings
+            if given_up.lapsed:
+                tell.lapsed(self.key, str(given_up))
+            else:
+                tell.crashed(self.key, str(given_up), given_up.fatal)
 
     async def _finish(self, life: Life) -> None:
         self.phase = SlicePhase.STOPPING
@@ -198,7 +202,8 @@ class Slice(ABC):
             if not run.over.is_set() and hopeless is None:
                 return run
             problem = hopeless or run.ending
-        raise SliceFailed(_reason(problem, await self._clear_up()), fatal=run is not None and run.unfit)
+        lapsed = run is not None and run.lapsed
+        raise SliceFailed(_reason(problem, await self._clear_up()), fatal=run is not None and run.unfit, lapsed=lapsed)
 
     @abstractmethod
     async def _spawn(self) -> RunHandle:
@@ -289,8 +294,8 @@ class Slice(ABC):
 
     # Keeping it running
 
-    async def _until_hopeless(self, run: RunHandle) -> tuple[str, bool]:
-        """Start the slice again whenever it ends; returns why that is no use any more, and whether it is fatal."""
+    async def _until_hopeless(self, run: RunHandle) -> SliceFailed:
+        """Start the slice again whenever it ends; returns why that is no use any more."""
         manifest, tell = self.work.manifest, self._host.surroundings
         noted = self._note
         before = noted.before if noted else None
@@ -309,9 +314,9 @@ class Slice(ABC):
                 tell.restarting(self.key, reason, manifest.stop_grace + self._longest_start(verdict))
             reason = _reason(reason, await self._clear_up())
             if self._run is not None:  # never two of them
-                return f"{reason}; it cannot be stopped", False
+                return SliceFailed(f"{reason}; it cannot be stopped")
             if run.lapsed:
-                return reason, False
+                return SliceFailed(reason, lapsed=True)
             told = problem is not None
             while isinstance(verdict, Again):
                 if not told:
@@ -323,7 +328,7 @@ class Slice(ABC):
                 except SliceFailed as error:
                     reason, told = str(error), False
                     if error.fatal or self._run is not None or self._cut_off:
-                        return reason, error.fatal
+                        return SliceFailed(reason, fatal=error.fatal, lapsed=error.lapsed or self._cut_off)
                     verdict = decide(manifest.restart, verdict, 0.0, clean=False)
                 else:
                     self.phase = SlicePhase.ACTIVE
@@ -332,7 +337,7 @@ class Slice(ABC):
                     tell.restarted(self.key, self.port)
                     break
             else:
-                return f"{reason}; {verdict.why}", False
+                return SliceFailed(f"{reason}; {verdict.why}")
 
     def _longest_start(self, verdict: Again) -> float:
         """Seconds that it may take until it is ready, or a failed start is stopped."""
