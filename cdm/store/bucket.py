@@ -67,7 +67,7 @@ class Bucket:
             StoreBusy: whoever answers may not lead the stream (any more): what it holds may be old.
         """
         sent = of_leader(await self.connection.api_retried(f"STREAM.INFO.{self.stream}"), self.name)
-        state = sent["state"]
+        state, cluster = sent["state"], sent.get("cluster") or {}
         return StreamState(
             sent["created"],
             state["last_seq"],
@@ -77,7 +77,7 @@ class Bucket:
             state.get("num_subjects", 0),
             sent["config"].get("num_replicas", 1),
             bool(outdated(self.layout, sent["config"])),
-            alone=not (sent.get("cluster") or {}).get("name"),
+            alone=not cluster.get("name") and cluster.get("leader") == self.connection.server_name,
         )
 
     async def newest(self) -> int:

@@ -87,6 +87,11 @@ class Connection(Link):
         return str(self._client.server_info.get("version", "0"))
 
     @property
+    def server_name(self) -> str:
+        """The server's name, as it says."""
+        return str(self._client.server_info.get("server_name", ""))
+
+    @property
     def known_servers(self) -> int:
         """How many servers that clients may go to this one knows, itself included."""
         return max(len(self._client.server_info.get("connect_urls") or ()), 1)

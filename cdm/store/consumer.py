@@ -46,9 +46,9 @@ class Heartbeats(NamedTuple):
     """
 
     clustered: float | None = None
-    """Where the stream is on a server of a cluster: the one that has the consumer may end, and the connection stay."""
+    """Where the server that has the consumer may end, and the connection stay: in a cluster, and behind a leaf node."""
     alone: float | None = None
-    """Where its server is in none: then a consumer is hardly ever lost without the connection."""
+    """Where that server is in no cluster, and is connected to: then one is hardly ever lost without the connection."""
 
 
 class Consumer:

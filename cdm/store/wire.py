@@ -65,9 +65,15 @@ def headers_of(block: bytes) -> dict[str, str]:
 
 
 def told_in(block: bytes) -> dict[str, str]:
-    """The same, with what a server that answers itself says in the first line: ``Status``, and ``Description``."""
+    """The same, with what a server that answers itself says in the first line: ``Status``, and ``Description``.
+
+    Where it says nothing there, these are not in what is returned: headers of a stored message, which anybody may have
+    given such names, are no answer of the server.
+    """
     status, _, why = block[len(_FIRST) : block.find(b"\r\n")].decode("utf-8", "replace").strip().partition(" ")
     found = headers_of(block)
+    for name in ("Status", "Description"):
+        found.pop(name, None)
     if status.isdecimal():
         found["Status"] = status
         if why:
@@ -125,7 +131,8 @@ class StreamState(Struct, frozen=True):
     rolls_up: bool = False
     """Whether it takes roll-ups, and marks what expires, for managers of an earlier version."""
     alone: bool = False
-    """Whether its server is in no cluster: then nothing of it is lost without the way to that server."""
+    """Whether its server is in no cluster, and the one that this client is connected to: then nothing of it is lost
+    without the connection. Behind a leaf node it is."""
 
 
 def is_leaders(info: Mapping[str, Any]) -> bool:

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from cdm.cli import Exit
-from cdm.store.access import api_of
+from cdm.model.keys import SLICES
+from cdm.store.access import API, Access, api_of
+from cdm.store.bucket import Bucket
+from cdm.store.connection import connect
 from tests.docs.documents import commands
 from tests.harness import forked
 from tests.harness.nodes import nodes_on
@@ -90,3 +93,12 @@ async def test_two_domains_are_worked_through_one_hub(tmp_path: Path) -> None:
             told = (await cdm("status", "--all-regions", "--check", code=Exit.FAILED)).splitlines()
             assert any(line.startswith("west: nobody answers") for line in told)
             far.unharmed()
+
+
+async def test_who_reaches_a_server_through_another_one_is_not_told_of_its_restart_by_the_connection() -> None:
+    async with running_regions("east") as regions:
+        for server, api, alone in ((regions.hub, API, True), (regions.leaves["east"], api_of("hub"), False)):
+            async with connect(Access(servers=(server.url,), api=api), name="test", prefix="x") as connection:
+                bucket = Bucket(connection, SLICES)
+                await bucket.ensure(create=True)
+                assert (await bucket.state()).alone is alone

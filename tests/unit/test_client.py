@@ -131,6 +131,17 @@ async def test_headers_are_read_as_upstream_does(block: bytes) -> None:
     assert await client._process_headers(block) == theirs
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"NATS/1.0\r\nStatus: 404\r\nDescription: no\r\nNats-Sequence: 7\r\n\r\n",
+        b"NATS/1.0\r\nStatus: what you like\r\nNats-Sequence: 7\r\n\r\n",
+    ],
+)
+async def test_a_header_of_a_stored_message_is_no_answer_of_the_server(block: bytes) -> None:
+    assert await Client(lambda kind, subject: None)._process_headers(block) == {"Nats-Sequence": "7"}
+
+
 def test_the_client_uses_it() -> None:
     assert isinstance(Client(lambda kind, subject: None)._ps, MessageParser)
 
