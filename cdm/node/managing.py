@@ -35,6 +35,7 @@ from cdm.model.node import Vitals
 from cdm.node.buckets import provide_buckets
 from cdm.node.changeover import Changeover
 from cdm.node.contents import ContentsWatch
+from cdm.node.last_word import LastWord
 from cdm.node.part import WHOLE, Ground, Part
 from cdm.store.batch import MAX_BATCH
 from cdm.store.bucket import Bucket
@@ -48,8 +49,6 @@ log = Log("cdm.node")
 
 LONG_BACKLOG = 500
 """Artifacts to decide about, above which slices are not taken in for a while: the last ones of them could wait, too."""
-LAST_WORD_PATIENCE = 3.0
-"""Seconds that the last node takes to tell that nothing runs any more."""
 LAST_WORD_PAUSE = 0.02
 """Seconds between two looks at whether it is told."""
 
@@ -198,25 +197,35 @@ class Managing(Part):
 
         Of nodes that leave at the same time, whichever is the last one in the bucket is sure to find no other.
         """
+        word = LastWord(clock.now())
         try:
-            with anyio.move_on_after(LAST_WORD_PATIENCE):
+            with anyio.move_on_after(word.until - clock.now()) as scope:
                 await self.know_nodes()
-                if not any(isinstance(each, Registered) for each in self.topology.nodes.values()):
-                    await self._tell_the_end()
+                if self._is_last:
+                    await self._tell_the_end(word, scope)
+            if scope.cancelled_caught and self._is_last:
+                log.warning("statuses may tell of what runs no more", reason="the server, or this process, is too slow")
         except StoreError as error:
             log.debug("not told that nothing runs any more", reason=str(error))
         await self._event_writer.all_told()
         await self.leadership.resign()
         await self.leadership.give_back()
 
-    async def _tell_the_end(self) -> None:
-        """Lead until statuses say what is left, which is nothing."""
+    @property
+    def _is_last(self) -> bool:
+        return not any(isinstance(each, Registered) for each in self.topology.nodes.values())
+
+    async def _tell_the_end(self, word: LastWord, scope: anyio.CancelScope) -> None:
+        """Lead until statuses say what is left, which is nothing; ``scope`` is given the time that there is for it."""
         if self.election.withdrawn:  # in favour of nodes that have left since
             self.leadership.stand_again()
         await self.caught_up()
         while True:
-            if isinstance(self.manager.state, Active) and self.manager.state.at_rest:
-                return
+            if isinstance(self.manager.state, Active):
+                if self.manager.state.at_rest:
+                    return
+                word.leads(self.manager.state.term, clock.now())
+                scope.deadline = anyio.current_time() + word.until - clock.now()
             await anyio.sleep(LAST_WORD_PAUSE)
 
     @property
