@@ -10,7 +10,7 @@ from cdm.runtimes import Runtime, Surroundings
 
 
 async def end_abandoned(make: Callable[[Surroundings], Runtime], node: NodeId, folder: Path) -> int:
-    """Stop all slices that such a runtime finds, each in its own way; returns how many there were.
+    """Stop all slices that such a runtime finds, each in its own way; returns how many there were. The node has left.
 
     Args:
         make: makes the runtime.
@@ -24,5 +24,6 @@ async def end_abandoned(make: Callable[[Surroundings], Runtime], node: NodeId, f
     runtime = make(Surroundings(node, folder, lambda *_: None))
     await runtime.start()
     count = len(runtime.found)
+    runtime.end_with_node()
     await runtime.close()
     return count

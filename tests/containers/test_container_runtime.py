@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import secrets
@@ -69,9 +68,9 @@ def image(client: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     unpacked(made, folder)
     yield folder
     shutil.rmtree(folder)
-    for name in (f"cdm.local/artifact:{folder.name}", f"cdm-test/{folder.name}"):
-        with contextlib.suppress(docker.errors.ImageNotFound):  # where no test had it
-            client.images.remove(name)
+    ours = [name for each in client.images.list() for name in each.tags if name.endswith(f":{folder.name}")]
+    for name in (*ours, f"cdm-test/{folder.name}"):
+        client.images.remove(name)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +120,27 @@ class TestContainers(RuntimeConformance):
         assert await end_containers(trial.node, folder / "runtime") == 1
         await self._stopped(trial, port)
         assert await end_containers(trial.node, folder / "runtime") == 0
+        token = (folder / "runtime" / "token").read_text()
+        assert not self.client.images.list(f"cdm.local/{token}"), "an image is left"
+
+    async def test_a_node_that_leaves_leaves_no_image(self, trial: Trial, folder: Path) -> None:
+        """One that only ends does, for the next process of the node; and what other nodes have is theirs."""
+        work, _ = await self._left_behind(trial, Deed.SERVE)
+        token = (folder / "runtime" / "token").read_text()
+        assert self.client.images.list(f"cdm.local/{token}")
+        await self._next_process(trial, work)
+        engine = Engine.of_machine()
+        try:
+            other = Images(engine, f"{token}-other")
+            name = await other.has(work.folder)
+            trial.runtime.end_with_node()
+            await trial.runtime.close()
+            assert not self.client.images.list(f"cdm.local/{token}")
+            assert self.client.images.get(name)
+            await other.leave()
+            assert not self.client.images.list(f"cdm.local/{token}-other")
+        finally:
+            await engine.close()
 
     async def test_what_somebody_removes_is_started_again(self, trial: Trial) -> None:
         key, port = await trial.up(Deed.SERVE, replace(SERVING, restart=Restart(backoff=0.05)))
@@ -197,16 +217,29 @@ async def test_an_image_is_pushed_and_run_and_goes_on_when_the_node_is_killed(
     (content,) = [path for path in (tmp_path / "n1" / "artifacts").iterdir() if path.is_dir()]
     engine = Engine.of_machine()
     try:
-        name = f"cdm.local/artifact:{content.name}"
-        cache = Images(engine)
+        token = (tmp_path / "n1" / "runtime" / "token").read_text()
+        name = f"cdm.local/{token}:{content.name}"
+        assert client.images.get(name), "the next process of the node is to find it"
+        client.images.get(name).tag("cdm.local/artifact", content.name)  # as earlier versions named it
+        left = await command_line("node", "leave", "--id", "n1", "--folder", str(tmp_path / "n1"))
+        assert left.returncode == 0, left.stderr
+        assert not client.images.list(name)
+        assert not client.images.list(f"cdm.local/artifact:{content.name}")
+        cache, other = Images(engine, token), Images(engine, f"{token}-other")
         assert await cache.has(content) == name
         await cache.prune([])
         assert client.images.get(name), "it goes with the artifact, and not before"
+        others = await other.has(content)
         content.rename(tmp_path / content.name)
         await cache.prune([])
         assert not client.images.list(name)
+        assert client.images.get(others), "it is another node's"
         assert client.images.get(nats), "what it is called otherwise stays"
         (tmp_path / content.name / "manifest.json").unlink()
+        assert await cache.has(tmp_path / content.name), "what another node has is not sent again"
+        await other.leave()
+        assert client.images.get(name), "it is still there for this one"
+        await cache.leave()
         with pytest.raises(SliceFailed, match="no container image") as caught:
             await cache.has(tmp_path / content.name)
         assert caught.value.fatal

@@ -93,12 +93,12 @@ async def test_names_of_archives_are_not_names_here(client: Any, image: Path, tm
     before = names()
     engine = Engine.of_machine()
     try:
-        name = await Images(engine).has(cached)
+        name = await Images(engine, "node").has(cached)
         assert names() == {**before, name: client.images.get(PYTHON).id}
         client.images.remove(name)
         lists.write_text(json.dumps([{**listed, "Config": "nothing.json"}]))
         with pytest.raises(SliceFailed, match="does not take the image") as caught:
-            await Images(engine).has(cached)
+            await Images(engine, "node").has(cached)
         assert caught.value.fatal
     finally:
         client.images.remove("docker.io/library/web:1")

@@ -24,7 +24,7 @@ from cdm.runtimes.container.run import _frames, _milliseconds
 
 KEY = SliceKey(NodeId("n1"), Artifact("g", "web", "1.0.0"), 2)
 PORTED = Manifest(port="auto", container=Container(port=80, cpu=0.5))
-ASKED = Asked("cdm.local/artifact:abc", "token", 31000, {"PASSWORD": "secret"})
+ASKED = Asked("cdm.local/token:abc", "cdm-token-1", "token", 31000, {"PASSWORD": "secret"})
 
 
 def work(manifest: Manifest = PORTED, cores: float = 0.0) -> Work:
@@ -58,6 +58,7 @@ def test_variables_arguments_and_secrets() -> None:
     manifest = replace(PORTED, env={"LEVEL": "info"}, args=("--listen", ":${CDM_PORT}", "${LEVEL}"))
     body = configuration(work(manifest), ASKED)
     assert {"LEVEL=info", "PASSWORD=secret", "CDM_NODE=n1", "CDM_SLICE=n1/g:web:1.0.0#2"} <= set(body["Env"])
+    assert "CDM_RUN=cdm-token-1" in body["Env"], "as everywhere"
     assert body["Cmd"] == ["--listen", ":80", "info"]
     with pytest.raises(SliceFailed, match="is a secret"):
         configuration(work(replace(manifest, args=("${PASSWORD}",))), ASKED)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from cdm.model.keys import encode
 from cdm.model.manifest import Limits
 from cdm.runtimes import Work
+from cdm.runtimes.keeper.protocol import MARK
 from cdm.runtimes.process.command import expanded
 
 OWNER = "cdm.runtime"
@@ -23,6 +24,8 @@ class Asked(NamedTuple):
     """What a container is made of, beside its work."""
 
     image: str
+    run: str
+    """The container's name."""
     owner: str
     """The runtime's token."""
     port: int | None
@@ -51,6 +54,7 @@ def configuration(work: Work, asked: Asked) -> dict[str, Any]:
         "CDM_ORDINAL": str(key.ordinal),
         "CDM_SLICE": str(key).removeprefix("slices/"),
         **({"CDM_PORT": str(inside)} if inside is not None else {}),
+        MARK: asked.run,
         **{name: value for name, value in manifest.env.items() if isinstance(value, str)},
         **asked.secrets,
     }

@@ -164,17 +164,13 @@ class Containers:
 
     async def close(self) -> None:
         """Remove all that are left, and end all work."""
-        try:
-            await self._background.close()
-            for found in (await self.find()).values():
-                await self.remove(found.name)
-        finally:
-            await self._engine.close()
+        await self._background.close()
+        for found in (await self.find()).values():
+            await self.remove(found.name)
 
     async def detach(self) -> None:
         """End all work, and leave what runs to the next process of the node."""
         await self._background.close()
-        await self._engine.close()
 
     def silent_for(self) -> float:
         """No slice here is stopped since the node is cut off: those are refused."""

@@ -1,8 +1,10 @@
 """Brings images to the engine, out of artifacts, and removes those whose artifacts the node's cache has no more.
 
 An artifact is an image where its content is an unpacked archive of it, as `docker save` and `podman save` write it. The
-engine is given it under a name of cdm's, by the digest of the content, so that it is found again. Names that
-the archive has for it are left out of what the engine is sent, so they stay what they were on this machine.
+engine is given it under a name of this node's, by the digest of the content, so that it is found again. Each node of an
+engine has names of its own, also where the image is the same: the engine keeps an image while any name is left, so no
+node can take it from another one. Names that the archive has for it are left out of what the engine is sent, so they
+stay what they were on this machine.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import re
 import tarfile
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,10 @@ from cdm.runtimes.container.engine import Engine, EngineFailed
 
 log = Log("cdm.container")
 
-REPOSITORY = "cdm.local/artifact"
-"""Images of artifacts, each with the name of its folder in the node's cache as its tag."""
+REGISTRY = "cdm.local/"
+"""What names of cdm's images begin with. Their tag is the name of the artifact's folder in the cache."""
+SHARED = "artifact"
+"""The repository that all nodes of earlier versions have in common."""
 LISTS = ("manifest.json", "index.json")
 """What one of is in every archive of images."""
 _NAMING = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
@@ -43,10 +48,12 @@ class Images:
 
     Args:
         engine: where they are to be.
+        owner: the node's repository: nobody else's on this engine.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, owner: str) -> None:
         self._engine = engine
+        self._repository = f"{REGISTRY}{owner}"
         self._turn = anyio.Lock()
         self._cache: Path | None = None
         """Where the node's artifacts are; None: it is not known yet."""
@@ -58,29 +65,62 @@ class Images:
             SliceFailed: it is none, or the engine does not take it.
         """
         self._cache = folder.parent
-        name = f"{REPOSITORY}:{folder.name}"
+        name = f"{self._repository}:{folder.name}"
         async with self._turn:  # images are large: one after the other
-            if await self._id_of(name) is None:
-                await self._load(folder, name)
+            if not await self._is_there(name) and not await self._named_as_others(folder.name):
+                await self._load(folder)
         return name
 
     async def prune(self, used: Collection[Path]) -> None:
         """Remove the images whose artifacts are neither used nor in the cache any more."""
-        if self._cache is None:
-            return
-        wanted = {each.name for each in used}
-        filters = msgspec.json.encode({"reference": [REPOSITORY]}).decode()
-        try:
-            for each in await self._engine.ask("GET", "/images/json", filters=filters):
-                for name in each["RepoTags"] or ():
-                    tag = name.rpartition(":")[2]
-                    if name.startswith(f"{REPOSITORY}:") and tag not in wanted and not (self._cache / tag).exists():
-                        await self._engine.ask("DELETE", f"/images/{name}")
-                        log.info("an image is removed", image=name)
-        except EngineFailed as error:  # a container may use it still: the next time
-            log.debug("an image is not removed", reason=str(error))
+        if self._cache is not None:
+            await self._remove({each.name for each in used}, self._cache)
 
-    async def _load(self, folder: Path, name: str) -> None:
+    async def leave(self) -> None:
+        """Remove all of this node's: it is to leave nothing."""
+        await self._remove(set(), None)
+
+    async def _remove(self, but: Collection[str], cache: Path | None) -> None:
+        """Take back this node's names, and those of earlier versions, of images that no container has.
+
+        Args:
+            but: tags that stay.
+            cache: what is in it stays as well; None: whatever there is.
+        """
+        ours = (self._repository, f"{REGISTRY}{SHARED}")
+        try:
+            names = await self._names()
+        except EngineFailed as error:
+            log.debug("images are not removed", reason=str(error))
+            return
+        for name in names:
+            repository, _, tag = name.rpartition(":")
+            if repository not in ours or tag in but or (cache is not None and (cache / tag).exists()):
+                continue
+            try:
+                await self._engine.ask("DELETE", f"/images/{name}")
+                log.info("an image is removed", image=name)
+            except EngineFailed as error:  # a container may use it still: the next time
+                log.debug("an image is not removed", image=name, reason=str(error))
+
+    async def _names(self) -> list[str]:
+        """Names of cdm's images, also those of other nodes."""
+        found = await self._engine.ask("GET", "/images/json")
+        return [name for each in found for name in each["RepoTags"] or () if name.startswith(REGISTRY)]
+
+    async def _named_as_others(self, tag: str) -> bool:
+        """Give what another node of this engine has of the same content a name of this one's; False: none has it."""
+        for name in await self._names():
+            if name.endswith(f":{tag}"):
+                with suppress(EngineFailed):  # it was removed just now
+                    await self._name(name, tag)
+                    return True
+        return False
+
+    async def _name(self, image: str, tag: str) -> None:
+        await self._engine.ask("POST", f"/images/{image}/tag", repo=self._repository, tag=tag)
+
+    async def _load(self, folder: Path) -> None:
         lists = await anyio.to_thread.run_sync(_nameless, folder)
         loaded = ""
         try:
@@ -98,18 +138,17 @@ class Images:
                 loaded = found[1]
         if not loaded:
             raise SliceFailed(f"the container engine does not tell which image it has taken: {told[:300]!r}")
-        repository, _, tag = name.rpartition(":")
         with anyio.CancelScope(shield=True):  # it takes no time
-            await self._engine.ask("POST", f"/images/{loaded}/tag", repo=repository, tag=tag)
+            await self._name(loaded, folder.name)
 
-    async def _id_of(self, name: str) -> str | None:
+    async def _is_there(self, name: str) -> bool:
         try:
-            found = await self._engine.ask("GET", f"/images/{name}/json")
+            await self._engine.ask("GET", f"/images/{name}/json")
         except EngineFailed as error:
             if error.is_missing:
-                return None
+                return False
             raise
-        return str(found["Id"])
+        return True
 
 
 def _nameless(folder: Path) -> dict[str, bytes]:

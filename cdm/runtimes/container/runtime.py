@@ -44,10 +44,12 @@ class ContainerRuntime(SliceRuntime[ContainerSlice, FoundContainer]):
     def __init__(self, surroundings: Surroundings) -> None:
         super().__init__(surroundings)
         self.engine = Engine.of_machine()
-        self.images = Images(self.engine)
         self.token = ""
         self.rootless = False
         self._containers: Containers | None = None
+        self._images: Images | None = None
+        self._leaves = False
+        """Whether the node leaves, so that nothing of it is to be left here."""
         self._able: Mapping[str, Any] = {}
         """What the engine tells of itself."""
 
@@ -57,6 +59,13 @@ class ContainerRuntime(SliceRuntime[ContainerSlice, FoundContainer]):
         if self._containers is None:
             raise SliceFailed("the runtime is not started")
         return self._containers
+
+    @property
+    def images(self) -> Images:
+        """Brings images to the engine. Raises `SliceFailed` before `start`."""
+        if self._images is None:
+            raise SliceFailed("the runtime is not started")
+        return self._images
 
     @property
     def supervisor(self) -> Containers:
@@ -76,6 +85,7 @@ class ContainerRuntime(SliceRuntime[ContainerSlice, FoundContainer]):
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         self.token, _ = self._read_token()
+        self._images = Images(self.engine, self.token)
         self._able = await self.engine.ask("GET", "/info")
         self.rootless = any("rootless" in each for each in self._able.get("SecurityOptions") or ())
         background = await Background.open()
@@ -127,6 +137,10 @@ class ContainerRuntime(SliceRuntime[ContainerSlice, FoundContainer]):
         used |= {folder for folder in self.found.values() if folder is not None}
         self.containers.tasks.start_soon(self.images.prune, used)
 
+    def end_with_node(self) -> None:
+        """The node leaves: `close` leaves no image either."""
+        self._leaves = True
+
     async def close(self) -> None:
         """Stop all slices at once, each in its own way; leave no container."""
         try:
@@ -135,7 +149,12 @@ class ContainerRuntime(SliceRuntime[ContainerSlice, FoundContainer]):
             containers, self._containers = self._containers, None
             if containers is not None:
                 with anyio.CancelScope(shield=True):
-                    await containers.close()
+                    try:
+                        await containers.close()
+                        if self._leaves:
+                            await self.images.leave()
+                    finally:
+                        await self.engine.close()
 
     async def detach(self) -> None:
         """End all work, and leave what runs to the next process of the node."""
@@ -143,6 +162,7 @@ class ContainerRuntime(SliceRuntime[ContainerSlice, FoundContainer]):
         if containers is not None:
             with anyio.CancelScope(shield=True):
                 await containers.detach()
+                await self.engine.close()
 
 
 def _unfit(work: Work) -> str | None:

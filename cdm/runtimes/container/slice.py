@@ -37,10 +37,13 @@ class ContainerHost(SliceHost, Protocol):
     """What a slice needs of its runtime."""
 
     engine: Engine
-    images: Images
     token: str
     rootless: bool
     """Whether addresses of containers cannot be reached from this machine."""
+
+    @property
+    def images(self) -> Images:
+        """Brings images to the engine. Raises `SliceFailed` while the runtime is not started."""
 
     @property
     def containers(self) -> Containers:
@@ -76,7 +79,7 @@ class ContainerSlice(Slice):
             self.port = chosen_port(self.work.manifest, runtime.ports(self), self.port)
             image = await runtime.images.has(self.work.folder)
             run = self.run_of(runtime.containers.name())
-            body = configuration(self.work, Asked(image, runtime.token, self.port, given.environment))
+            body = configuration(self.work, Asked(image, run.name, runtime.token, self.port, given.environment))
             try:
                 await runtime.containers.launch(run, body)
                 break
