@@ -21,6 +21,12 @@ from cdm.runtimes import Work
 
 DEADLINE_MARGIN = 60.0
 """Seconds for the node itself, beside what a slice's manifest lets it take."""
+LOADS_WITHIN = 120.0
+"""Seconds that loading may take which says nothing: what managers allow it."""
+LARGE = 16 * 1024 * 1024
+"""Bytes from which on loading says how long it may take."""
+SLOWEST = 1024 * 1024
+"""Bytes a second that are fetched, unpacked, and handed on to the runtime, where the machine is busy."""
 
 
 class _Loaded(NamedTuple):
@@ -64,6 +70,8 @@ class Program:
         self._loaded: _Loaded | None = None
         self._starts = 0
         """Since it was loaded."""
+        self._loads_within: float | None = None
+        """Seconds that what is being loaded may take for its size; None: nothing is, or it is small."""
         self._content: str | None = None
         """The digest of the content that is held for it."""
         if (folder := shared.runtime.found.get(key)) is not None:
@@ -154,6 +162,8 @@ class Program:
         """Seconds that the state may take as far as is known of the slice; None: as long as any other."""
         if state is SliceState.ACTIVATING and self.interruption is not None:
             return self.interruption.within + DEADLINE_MARGIN
+        if self._loads_within is not None:
+            return self._loads_within
         if self._loaded is None:
             return None
         manifest = self._loaded.manifest
@@ -191,16 +201,32 @@ class Program:
 
     # What is done with it
 
-    async def load(self, overrides: Overrides | None, content: str | None = None) -> None:
+    async def load(
+        self,
+        overrides: Overrides | None,
+        content: str | None = None,
+        takes_long: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         """Fetch its content and load it.
 
         Args:
             overrides: where it differs from the manifest.
             content: digest of the content that it is to be; None: the one that the artifact has at present.
+            takes_long: awaited before that begins where it is so large that `deadline` says more than before.
         """
-        work, loaded, digest = await self._prepare(overrides, content)
-        self._hold(digest)
-        await self._shared.runtime.load(work)
+
+        async def sized(size: int) -> None:
+            if size >= LARGE:
+                self._loads_within = LOADS_WITHIN + size / SLOWEST
+                if takes_long is not None:
+                    await takes_long()
+
+        try:
+            work, loaded, digest = await self._prepare(overrides, content, sized)
+            self._hold(digest)
+            await self._shared.runtime.load(work)
+        finally:
+            self._loads_within = None
         self._loaded, self._starts = loaded, 0
 
     async def adopt(self, overrides: Overrides | None, content: str | None, restarts: int | None) -> None:
@@ -218,13 +244,18 @@ class Program:
         if self.port is not None:
             self._shared.ports.take(self.port, self._holder)
 
-    async def _prepare(self, overrides: Overrides | None, content: str | None) -> tuple[Work, _Loaded, str]:
+    async def _prepare(
+        self,
+        overrides: Overrides | None,
+        content: str | None,
+        sized: Callable[[int], Awaitable[object]] | None = None,
+    ) -> tuple[Work, _Loaded, str]:
         """Fetch its content; returns what is to run, what is remembered of it, and the content's name in the cache."""
         shared = self._shared
         stop_after = overrides.stop_after if overrides else None
         if stop_after is not None:
             self._check_can_stop_after(stop_after)
-        fetched = await shared.cache.get(self.key.artifact, content)
+        fetched = await shared.cache.get(self.key.artifact, content, sized)
         may_start = shared.trust.judge(fetched, overrides, partial(shared.cache.signed, self.key.artifact, fetched))
         try:
             manifest = _overridden(fetched.manifest, overrides)

@@ -279,7 +279,7 @@ class Worker:
                     if not shared.may_begin() or not await self._counts_from_now(state):
                         return  # NATS was lost, or the leader wrote in between
                     if step is Do.LOAD:
-                        await self.program.load(*self._wanted)
+                        await self.program.load(*self._wanted, partial(self._counts_from_now, state))
                     else:
                         await self.program.activate()
             except SliceFailed as error:

@@ -12,6 +12,7 @@ import errno
 import resource
 import secrets
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -159,12 +160,15 @@ class Cache:
         if not self._holds[digest]:
             del self._holds[digest]
 
-    async def get(self, artifact: Artifact, content: str | None = None) -> Fetched:
+    async def get(
+        self, artifact: Artifact, content: str | None = None, sized: Callable[[int], Awaitable[object]] | None = None
+    ) -> Fetched:
         """An artifact that is ready to be run, downloaded where its content is not there yet.
 
         Args:
             artifact: its name.
             content: digest of the content that it is to be; None: the one that it has at present.
+            sized: awaited before that begins, with the bytes that may have to be read and written for it.
 
         Raises:
             SliceFailed: says why not, and what to do; fatal where an operator has to do it.
@@ -176,6 +180,8 @@ class Cache:
                 try:
                     stored = await self._describer.describe(artifact, content)
                     needs = _needs(stored.content)
+                    if sized is not None:
+                        await sized(stored.content.size + stored.content.unpacked)
                     return await self._fetched(stored)
                 except (Conflict, FileNotFoundError) as error:
                     problem = str(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -49,6 +49,8 @@ class World:
         self.port = 1000
         self.holds = 0
         self.manifest = Manifest()
+        self.size = 0
+        """Bytes that the artifact has."""
         self.current = OLD
         """The content that the artifact has at present."""
         self.fetched: list[str | None] = []
@@ -130,7 +132,11 @@ class World:
 
     # The content
 
-    async def get(self, artifact: Artifact, content: str | None = None) -> Fetched:
+    async def get(
+        self, artifact: Artifact, content: str | None = None, sized: Callable[[int], Awaitable[object]] | None = None
+    ) -> Fetched:
+        if sized is not None:
+            await sized(self.size)
         self.fetched.append(content)
         return Fetched(Path(), self.manifest, "d", content or self.current, Signed(b"", {}))
 
@@ -339,6 +345,23 @@ async def test_a_command_that_comes_in_the_moment_that_work_begins_is_not_answer
         it.say(S.UNLOAD)
         await it.reaches(None)
         assert it.written == [S.LOADING, S.LOADING, S.UNLOADING, None]
+
+
+async def test_loading_what_is_large_tells_how_long_that_may_take() -> None:
+    """An image of 176 MB took longer than what a leader allows that is told nothing: it was taken for stuck."""
+    async with world() as it:
+        it.size, it.may_load = 500 * 1024**2, anyio.Event()
+        it.say(S.LOAD)
+        await eventually(lambda: it.values and it.values[-1].deadline == 120 + 500, what="it tells a deadline")
+        assert it.written == [S.LOADING, S.LOADING]
+        it.may_load.set()
+        await it.reaches(S.LOADED)
+        it.say(S.UNLOAD)
+        await it.reaches(None)
+        assert [each.deadline for each in it.values[-2:]] == [None, Manifest().stop_grace + DEADLINE_MARGIN], "as ever"
+        it.size, it.written = 1024**2, []
+        await it.loaded()
+        assert it.written == [S.LOADING, S.LOADED], "what is small tells nothing more"
 
 
 @pytest.mark.parametrize("command", [S.UNLOAD, S.LOAD])
