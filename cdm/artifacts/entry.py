@@ -8,7 +8,7 @@ import msgspec
 
 from cdm.artifacts.tree import Tree, readable
 from cdm.errors import InvalidContent, InvalidManifest
-from cdm.model.manifest import Manifest
+from cdm.model.manifest import IMAGE_LISTS, Manifest
 
 
 def completed(manifest: Manifest, tree: Tree) -> Manifest:
@@ -25,7 +25,10 @@ def completed(manifest: Manifest, tree: Tree) -> Manifest:
     entry = manifest.entry
     if not entry:
         if len(tree.files) != 1:
-            raise InvalidManifest(f"entry: is empty, and the content has {len(tree.files):,} files; name one of them")
+            told = f"entry: is empty, and the content has {len(tree.files):,} files; name one of them"
+            if any(tree.is_file(each) for each in IMAGE_LISTS):
+                told += ", or, where it is the image of a container, write container = {} into the manifest"
+            raise InvalidManifest(told)
         (only,) = tree.files
         if only != readable(only):
             raise InvalidContent(f"{only!r}, the only file, has a name that is not UTF-8; rename it")

@@ -206,6 +206,7 @@ def _node(put: ValuePut[NodeKey, Registration], schedule: Schedule, cluster: Clu
         cluster.reserved.memory(node),
         registration.leaving,
         registration.ttl,
+        registration.auto,
     )
 
 

@@ -298,7 +298,8 @@ def _tell(settings: NodeSettings) -> None:
             log.warning("slices may read this node's credentials: chmod 600", file=str(path))
     if not runs_python(settings.run_as):
         log.warning(
-            "slices may not run this node's Python, so none whose entry ends in .py works",
+            "slices may not run this node's Python, so none whose entry ends in .py works: install cdm with a"
+            " Python that all users may run, or have slices run as this node's own user (--run-as same)",
             path=str(Path(sys.executable).resolve()),
         )
 

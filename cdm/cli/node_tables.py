@@ -44,7 +44,7 @@ def node_table(found: ClusterReport, on: Sheet, *, everything: bool = True) -> l
     # The screen is narrow: what no node limits, and what all have in common of themselves, goes without saying.
     usual = {label for label in USUAL_LABELS if len({node.labels.get(label) for node in found.nodes}) == 1}
     told: dict[str, Callable[[NodeReport], str]] = {
-        "role": lambda node: node.role,
+        "role": lambda node: f"{node.role} (auto)" if node.auto else node.role,
         "schedule": _schedule,
         "heard": lambda node: f"{node.heard:.0f} s ago",
         "slices": lambda node: str(node.slices),

@@ -47,6 +47,8 @@ class NodeReport(Struct, frozen=True):
     """Whether it is about to stop, and waits for its slices to be moved elsewhere."""
     ttl: float | None = None
     """Seconds after which it is given up unless it is heard; None: not given."""
+    auto: bool = False
+    """Whether its role changes: it was started with the role ``auto``, and ``role`` is the one that it has now."""
 
 
 class BlueprintReport(Struct, frozen=True):

@@ -82,7 +82,7 @@ class ServiceReader:
         try:
             self._complete &= await self._reader(version, merging.of(number)).run(hosts)
             self._found = True
-        except OutputMissing:
+        except* OutputMissing:
             pass  # another version may have some
         finally:
             merging.over(number)

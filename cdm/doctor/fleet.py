@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import ceil
 from shlex import quote
 
@@ -102,6 +102,18 @@ def managers(picture: Picture) -> Iterator[Finding]:
         )
     elif able:
         yield Finding(Severity.OK, FindingKind.MANAGERS, "", count)
+    wanted = _by_value(
+        {node: vitals.managers for node, each in picture.nodes.items() if (vitals := each.registration.vitals)}
+    )
+    if len(wanted) > 1:
+        told = "; ".join(f"{most:g}: {_named(where)}" for most, where in sorted(wanted.items()))
+        yield Finding(
+            Severity.WARNING,
+            FindingKind.MANAGERS,
+            "",
+            f"nodes have different --managers ({told}); how many can lead depends on who comes first",
+            "start all nodes with the same --managers",
+        )
 
 
 def versions(picture: Picture) -> Iterator[Finding]:
@@ -318,7 +330,7 @@ def _named(found: list[NodeId]) -> str:
     return f"{', '.join(found[:NAMED])}{more}"
 
 
-def _by_value(of: dict[NodeId, float | None]) -> dict[float, list[NodeId]]:
+def _by_value(of: Mapping[NodeId, float | None]) -> dict[float, list[NodeId]]:
     found: dict[float, list[NodeId]] = {}
     for node, value in sorted(of.items()):
         if value is not None:

@@ -20,6 +20,9 @@ MAX_BYTES = 64 * 1024
 MAX_STORED = 1024 * 1024
 """Longest manifest as it is stored."""
 
+IMAGE_LISTS = ("manifest.json", "index.json")
+"""What one of is in every archive of images of containers."""
+
 Seconds = Annotated[float, Meta(gt=0, le=86_400, description="seconds (more than 0, at most 86,400)")]
 Bytes = Annotated[int, Meta(gt=0, le=2**60, description="a whole number of bytes (more than 0, at most 2^60)")]
 Amount = Annotated[int, Meta(ge=0, le=1_000_000)]

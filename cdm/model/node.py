@@ -62,6 +62,7 @@ _MOST_VITALS = {
     "disk_size": 2**63,
     "stop_limit": _YEAR,
     "stop_needs": _YEAR,
+    "managers": 1_000,
 }
 """The same of its vitals."""
 
@@ -113,6 +114,8 @@ class Vitals(Struct, frozen=True, omit_defaults=True):
     stop_needs: float | None = None
     """Seconds that it may take to stop now: the longest grace of its slices, and what it waits for them to be replaced
     elsewhere."""
+    managers: int | None = None
+    """Of role `Role.AUTO`: how many nodes of that role are to manage, as far as it was told."""
 
     def __post_init__(self) -> None:
         """Believe no number that no machine has."""

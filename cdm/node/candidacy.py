@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import anyio
 import anyio.abc
+from msgspec.structs import replace
 
 from cdm import clock
 from cdm.errors import AccessDenied, BucketMissing, Conflict, StoreError, Uncertain
@@ -101,8 +102,9 @@ class Candidacy(Part):
         return {"role": Role.ALL if manages else Role.AGENT, "auto": self._able}
 
     def vitals(self, of_node: Vitals) -> Vitals:
-        """With what the manager knows."""
-        return of_node if self.office is None else self.office.managing.vitals(of_node)
+        """With how many are to manage, and what the manager knows."""
+        told = replace(of_node, managers=self._ground.settings.managers)
+        return told if self.office is None else self.office.managing.vitals(told)
 
     def accepting(self, accepting: bool) -> None:
         """Whether others can be heard."""

@@ -208,11 +208,16 @@ async def test_two_nodes_are_merged_and_what_is_not_there_is_told(server: NatsSe
             assert everything.returncode == 0, everything.stderr
             assert everything.stdout.splitlines()[0].endswith(b" tick 0")
 
-        await talkers.user.put("blueprints", "g/never/1", 0)  # known, though it was never pushed
+        for known in ("never/1", "never/2", "talker/9"):  # though they were never pushed
+            await talkers.user.put("blueprints", f"g/{known}", 0)
+        some = await talkers.logs("g:talker", "--lines", "1")
+        assert some.returncode == 0, some.stderr
+        assert some.stdout
         for options, complaint in (
             (("g:nothing:1",), "there is no artifact g:nothing:1\n"),
             (("g:tlaker:1",), f"there is no artifact g:tlaker:1 (did you mean {NAME}?)\n"),
             (("g:never:1",), "there is no output of g:never:1 (asked: n1, n2)\n"),
+            (("g:never",), "there is no output of any version of g:never\n"),
             ((NAME, "--ordinal", "7"), f"there is no output of {NAME}#7"),
             ((NAME, "--node", "n9"), "there is no node 'n9' (see `cdm status`)"),
         ):

@@ -23,7 +23,7 @@ from cdm.artifacts.tree import scan
 from cdm.artifacts.unpacking import unpack
 from cdm.errors import InvalidContent, InvalidManifest
 from cdm.model.content import Content, Form
-from cdm.model.manifest import Manifest
+from cdm.model.manifest import Container, Manifest
 from tests.harness.examples import examples
 
 HASH = "0" * 64
@@ -293,6 +293,16 @@ def test_the_only_file_is_the_entry_and_the_directory_must_be_there(tmp_path: Pa
     assert completed(Manifest(), packed.tree).entry == "one.py"
     with pytest.raises(InvalidManifest, match=r"^directory: "):
         completed(Manifest(directory="data"), packed.tree)
+
+
+def test_of_the_image_of_a_container_it_is_said_how_to_tell_so(tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    for name in ("manifest.json", "layer.tar"):
+        (tmp_path / "saved" / name).write_text("[]")
+    tree = pack(tmp_path / "saved", tmp_path).tree
+    with pytest.raises(InvalidManifest, match=r"^entry: .*write container = \{\} into the manifest"):
+        completed(Manifest(), tree)
+    assert completed(Manifest(container=Container()), tree).entry == ""
 
 
 def test_links_in_a_circle_lead_nowhere(tmp_path: Path) -> None:

@@ -129,6 +129,10 @@ CASES: dict[str, tuple[Picture, str, str, str]] = {
         replace(WELL, nodes=nodes(a=node()), seen={OTHER: Seen(Registration(), LOST, {})}),
         "managers warning", "only node", "two more",
     ),
+    "different numbers of managers": (
+        replace(WELL, nodes=nodes(a=node(vitals={"managers": 5}), b=node(vitals={"managers": 3}), c=node())),
+        "managers warning", "(3: b; 5: a)", "same --managers",
+    ),
     "a crowd of managers": (
         replace(WELL, nodes=nodes(a=node(), **{f"m{number}": node() for number in range(20)})),
         "managers note", "21 nodes can lead", "--role auto",

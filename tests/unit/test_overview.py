@@ -58,6 +58,16 @@ def test_a_node_has_something_to_tell_once_its_heartbeat_is_late(ttl: float | No
     assert sum("process" in line for line in lines) == told
 
 
+def test_a_role_that_changes_is_told_as_what_it_is_now_and_that_it_changes() -> None:
+    """`nats micro` tells with which role a node was started."""
+    plain = NodeReport(NodeId("n1"), "agent", Schedule.NORMAL, "process", None, {}, "1", "", 0, 0.0)
+    lines = shown(
+        replace(cluster(), nodes=[plain, replace(plain, node=NodeId("n2"), role="all", auto=True)]), everything=True
+    )
+    told = [" ".join(line.split()[:3]) for line in lines if line.startswith(("n1", "n2"))]
+    assert told == ["n1 agent 0", "n2 all (auto)"]
+
+
 def test_all_are_listed_that_have_something_to_tell_or_that_are_asked_for() -> None:
     troubled = shown(cluster(*["Degraded"] * COUNT, "Ready"))
     assert sum("Degraded" in line for line in troubled) == COUNT

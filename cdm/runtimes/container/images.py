@@ -24,6 +24,7 @@ import msgspec
 
 from cdm.errors import SliceFailed
 from cdm.log import Log
+from cdm.model.manifest import IMAGE_LISTS
 from cdm.runtimes.container.engine import Engine, EngineFailed
 
 log = Log("cdm.container")
@@ -32,8 +33,6 @@ REGISTRY = "cdm.local/"
 """What names of cdm's images begin with. Their tag is the name of the artifact's folder in the cache."""
 SHARED = "artifact"
 """The repository that all nodes of earlier versions have in common."""
-LISTS = ("manifest.json", "index.json")
-"""What one of is in every archive of images."""
 _NAMING = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
 """Annotations that name an image."""
 _UNREADABLE = "does not match any of the supported image formats"
@@ -154,10 +153,10 @@ class Images:
 def _nameless(folder: Path) -> dict[str, bytes]:
     """The lists of an archive without names for its image. Raises `SliceFailed`: it has none, or several images."""
     found: dict[str, bytes] = {}
-    for name in LISTS:
+    for name in IMAGE_LISTS:
         try:
             listed = msgspec.json.decode((folder / name).read_bytes())
-            images: list[dict[str, Any]] = listed if name == LISTS[0] else listed["manifests"]
+            images: list[dict[str, Any]] = listed if name == IMAGE_LISTS[0] else listed["manifests"]
             for each in images:
                 if "RepoTags" in each:
                     each["RepoTags"] = []
@@ -167,12 +166,13 @@ def _nameless(folder: Path) -> dict[str, bytes]:
             continue
         except (OSError, msgspec.DecodeError, AttributeError, KeyError, TypeError) as error:
             raise SliceFailed(f"the container image's {name} cannot be read: {error}", fatal=True) from None
-        if name == LISTS[0] and len(images) != 1:
+        if name == IMAGE_LISTS[0] and len(images) != 1:
             raise SliceFailed(f"the artifact has {len(images)} container images, and must have one", fatal=True)
         found[name] = msgspec.json.encode(listed)
     if not found:
         raise SliceFailed(
-            f"the artifact is no container image: it has neither {' nor '.join(LISTS)}; push what `docker save` writes",
+            f"the artifact is no container image: it has neither {' nor '.join(IMAGE_LISTS)};"
+            " push what `docker save` writes",
             fatal=True,
         )
     return found
