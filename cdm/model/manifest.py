@@ -146,13 +146,19 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     port: Port | Literal["auto"] | None = None
     """A TCP port, given to the program as `CDM_PORT`; "auto": a free one, kept while the slice is ACTIVE."""
     readiness: Readiness = Readiness()
+    """When it counts as ACTIVE."""
     liveness: Liveness | None = None
+    """How it is looked at while it is ACTIVE; None: it is not."""
     restart: Restart = Restart()
+    """What is done on the node when it ended by itself."""
     stop_signal: str = "SIGTERM"
+    """How it is asked to stop."""
     stop_grace: Seconds = 10.0
     """Seconds from the stop signal to SIGKILL."""
     limits: Limits = Limits()
+    """What it may use."""
     logs: Logs = Logs()
+    """How much of its output is kept."""
     container: Container | None = None
     """None: the artifact holds a program."""
     override: tuple[Overridable, ...] = ()

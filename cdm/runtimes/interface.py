@@ -60,12 +60,14 @@ async def freely() -> None:
 
 
 class Work(Struct, frozen=True):
-    """What a slice is to run."""
+    """What a slice is to run. docs/runtimes.md has a list of the fields."""
 
     key: SliceKey
+    """The slice: its node, its artifact, and its ordinal among those of the artifact on this node."""
     folder: Path
     """The artifact's content, verified, shared by all slices of it on the node: not to be written to."""
     manifest: Manifest
+    """How it is run, with what the blueprint says instead; its ``env`` has no secrets."""
     stop_after: float | None = None
     """Seconds without an accepted heartbeat after which it must be stopped; only where a runtime is `Lapsing`. It then
     gets no more than the manifest's ``stop_grace``."""
@@ -80,9 +82,10 @@ class Work(Struct, frozen=True):
 
 
 class Surroundings(Struct, frozen=True):
-    """What a runtime is given when it is made."""
+    """What a runtime is given when it is made. docs/runtimes.md has a list of the fields."""
 
     node: NodeId
+    """The node whose slices it runs."""
     folder: Path
     """A folder of the runtime's own; it is kept when the node is started again."""
     crashed: Callable[[SliceKey, str, bool], None]

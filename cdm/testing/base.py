@@ -25,8 +25,8 @@ class RuntimeTests(ABC):
 
     pytestmark = pytest.mark.anyio
 
-    patience = 120.0
-    """Seconds to wait at most for anything."""
+    patience = 30.0
+    """Seconds to wait at most for what a runtime tells, and for lines that it keeps."""
     cuts = 6
     """Moments of each call at which it is cancelled; fewer where a start takes long."""
 
@@ -81,6 +81,10 @@ class RuntimeTests(ABC):
         assert not await self._run(trial), "it was to be stopped, and something of it runs"
         if port is not None:
             assert await ask(port) is None, f"it was to be stopped, and something listens on its port {port}"
+
+    async def _serves(self, port: int, but: str = "the slice is active") -> None:
+        if await ask(port) is None:  # in words alone: what pytest adds to an assert says nothing here
+            raise AssertionError(f"{but}, and nothing accepts connections on its port {port}")
 
     async def _reads(self, trial: Trial, key: SliceKey, wanted: list[tuple[str, str]]) -> None:
         assert list(trial.runtime.written(key.artifact)) == [key]

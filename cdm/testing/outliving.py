@@ -26,11 +26,11 @@ class OutlivingTests(RuntimeTests):
         assert trial.runtime.found == {}
         assert trial.runtime.slices == {work.key: True}
         assert sorted(await self._run(trial)) == before, "it was started anew"
-        assert await ask(port) is not None
+        await self._serves(port, "it was adopted")
         assert await trial.runtime.activate(work.key) == port
         await trial.runtime.deactivate(work.key)
         await self._stopped(trial, port)
-        assert await ask(await trial.activate(work.key)) is not None, "what was adopted cannot be activated again"
+        await self._serves(await trial.activate(work.key), "what was adopted, and stopped, is activated again")
         assert not trial.told
 
     async def test_output_goes_on_without_a_gap(self, trial: Trial) -> None:

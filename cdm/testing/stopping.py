@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from cdm.clock import now
 from cdm.testing.base import RuntimeTests
 from cdm.testing.deeds import Deed
-from cdm.testing.trial import SERVING, Trial, ask
+from cdm.testing.trial import SERVING, Trial
 
 
 class StoppingTests(RuntimeTests):
@@ -24,7 +24,7 @@ class StoppingTests(RuntimeTests):
         await self._stopped(trial)
         port = await trial.activate(key)
         assert trial.runtime.slices == {key: True}
-        assert await ask(port) is not None
+        await self._serves(port)
         runs = await self._run(trial)
         assert runs, "a slice is active, and `running` tells of nothing"
         assert await trial.runtime.activate(key) == port, "activated again, it has another port"
@@ -34,7 +34,7 @@ class StoppingTests(RuntimeTests):
         assert trial.runtime.slices == {key: False}
         await trial.runtime.deactivate(key)
         again = await trial.activate(key)
-        assert await ask(again) is not None, "what was deactivated cannot be activated again"
+        await self._serves(again, "what was deactivated is activated again")
         await trial.runtime.unload(key)
         await self._stopped(trial, again)
         assert trial.runtime.slices == {}
@@ -80,7 +80,7 @@ class StoppingTests(RuntimeTests):
             await trial.runtime.deactivate(key)
             await self._stopped(trial)
             assert trial.runtime.slices == {key: False}
-        assert await ask(await trial.activate(key)) is not None, "it cannot be activated any more"
+        await self._serves(await trial.activate(key), "what was cancelled and stopped is activated again")
         assert not trial.told
 
     @pytest.mark.parametrize("call", ["deactivate", "unload", "load"])

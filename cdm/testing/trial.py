@@ -24,6 +24,8 @@ from cdm.testing.deeds import Deed
 
 PAUSE = 0.02
 """Seconds between two looks."""
+ANSWER = 60.0
+"""Seconds for a slice to answer a line, and to end the connection."""
 SERVING = Manifest(port="auto", readiness=Readiness(check=Tcp(), interval=0.02), stop_grace=20)
 """Of most slices in these tests."""
 
@@ -149,7 +151,7 @@ async def ask(port: int, line: str = "") -> str | None:
 
     def asked() -> str | None:
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            with socket.create_connection(("127.0.0.1", port), timeout=ANSWER) as connection:
                 if connection.getsockname() == connection.getpeername():
                     return None  # a connection to a port that is free may be given this very port, and meet itself
                 connection.sendall(f"{line}\n".encode())
@@ -157,6 +159,8 @@ async def ask(port: int, line: str = "") -> str | None:
                 return b"".join(iter(lambda: connection.recv(4096), b"")).decode()
         except ConnectionRefusedError:
             return None
+        except TimeoutError:
+            raise AssertionError(f"port {port} took a connection, and did not end it within {ANSWER:g} s") from None
         except ConnectionError:
             return ""  # it was reset: somebody was there
 

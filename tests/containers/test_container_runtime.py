@@ -90,6 +90,7 @@ def labelled(client: Any, label: str) -> list[Any]:
 
 
 class TestContainers(RuntimeConformance):
+    patience = 120.0
     cuts = 3
 
     @pytest.fixture(autouse=True)
@@ -222,7 +223,7 @@ async def test_an_image_is_pushed_and_run_and_goes_on_when_the_node_is_killed(
         assert client.images.get(name), "the next process of the node is to find it"
         client.images.get(name).tag("cdm.local/artifact", content.name)  # as earlier versions named it
         left = await command_line("node", "leave", "--id", "n1", "--folder", str(tmp_path / "n1"))
-        assert left.returncode == 0, left.stderr
+        assert left.returncode == 1, "no slice of it was left"
         assert not client.images.list(name)
         assert not client.images.list(f"cdm.local/artifact:{content.name}")
         cache, other = Images(engine, token), Images(engine, f"{token}-other")

@@ -15,6 +15,8 @@ pytestmark = pytest.mark.quick
 
 
 class TestProcess(RuntimeConformance):
+    patience = 120.0
+
     def make_runtime(self, surroundings: Surroundings) -> ProcessRuntime:
         return ProcessRuntime(surroundings)
 

@@ -15,6 +15,8 @@ from cdm.testing import Deed, Manifest, RuntimeConformance, script
 class TestSystemd(RuntimeConformance):
     """Slices as units."""
 
+    patience = 120.0
+
     def make_runtime(self, surroundings: Surroundings) -> Runtime:
         """What the entry point does."""
         return made(surroundings)
