@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from contextlib import nullcontext
@@ -19,7 +20,7 @@ from cdm.artifacts.signing import TrustedKeys
 from cdm.cli.commands.described import examples
 from cdm.cli.context import expanded
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
-from cdm.cli.node_process import Tracing, run, take_our_place
+from cdm.cli.node_process import ANEW, Tracing, run, take_our_place
 from cdm.cli.options import (
     FLAG,
     REPLICAS,
@@ -211,6 +212,7 @@ def node(
     log_level
         The least severe level that is logged.
     """
+    signal.signal(ANEW, signal.SIG_IGN)  # it is starting: a reload says nothing new to it, and must not end it
     check_url(metadata_url)
     stops = _what_stopping_means(on_stop, drain=drain_on_stop)
     name = node_id(id or socket.gethostname())

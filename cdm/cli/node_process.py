@@ -129,4 +129,5 @@ def take_our_place() -> NoReturn:
     """Become another process of this node, of the version that is installed by now, with the pid of this one."""
     notify(reloading())
     log.info("starting anew")
+    signal.signal(ANEW, signal.SIG_IGN)  # which the next process inherits, until it can obey
     os.execv(sys.executable, sys.orig_argv)  # noqa: S606  # no shell

@@ -28,7 +28,7 @@ from cdm.node.metadata import metadata_labels
 from cdm.node.notify import READY, STOPPING, keep_alive, notify
 from cdm.node.part import Ground, Part
 from cdm.node.registration import Presence
-from cdm.node.serving import Running, Serving
+from cdm.node.serving import Running, Serving, outlive
 from cdm.node.settings import NodeSettings
 from cdm.node.shown import ShownNode
 from cdm.node.supervisor import stop_limit
@@ -77,6 +77,8 @@ class Node:
         self.buckets = self.ground.buckets
         self.router = self._wiring.router
         self._hurried = False
+        self._heard = clock.now()
+        """When the last heartbeat was sent that NATS took, in seconds on `cdm.clock`."""
         self._leaves = False
         """Whether what runs ends with this process, which was told to leave; else it is there for the next one."""
         self._closing = anyio.CancelScope()
@@ -210,7 +212,8 @@ class Node:
 
     async def _pause(self) -> None:
         """Lead no more; all else is as if this process had been killed."""
-        log.info("stopping; slices run on, for the next process of this node", within=self.settings.node_ttl)
+        left = max(self._heard + outlive(self.settings.node_ttl) - clock.now(), 0.0)
+        log.info("stopping; slices run on, for the next process of this node", within=round(left, 1))
         if self.connection.is_up:
             with anyio.move_on_after(FAREWELL_PATIENCE):
                 for part in self.parts:
@@ -263,6 +266,7 @@ class Node:
         return not stop.is_set()
 
     def _on_beat(self, sent: float) -> None:
+        self._heard = sent
         for part in self.parts:
             part.heard(sent)
 

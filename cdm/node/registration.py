@@ -344,7 +344,7 @@ class Presence:
         try:
             answer = await ask(self._connection, self._node)
         except NoResponders:
-            log.info("taking the place of a process that died", node=self._node)
+            log.info("taking the place of a process that has ended", node=self._node)
             return
         except Uncertain:
             raise NodeIdTaken(

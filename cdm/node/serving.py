@@ -85,7 +85,7 @@ class Running(Serving):
             cache,
             settings.node_ttl,
             address=ground.address,
-            terms=Terms(settings.enforce_limits, settings.run_as, secrets, trust, _outlive(settings.node_ttl)),
+            terms=Terms(settings.enforce_limits, settings.run_as, secrets, trust, outlive(settings.node_ttl)),
         )
         self._runtime = runtime = self.agent.runtime
         gives = runtime.gives_secrets and secrets.folder is not None
@@ -188,7 +188,7 @@ class Running(Serving):
             self._folder.free()
 
 
-def _outlive(ttl: float) -> float:
+def outlive(ttl: float) -> float:
     """Seconds without an accepted heartbeat that slices have without a process of the node.
 
     They are stopped a little before others may start them, and within their grace.

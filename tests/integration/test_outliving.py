@@ -287,7 +287,11 @@ async def test_a_process_of_systemd_makes_way_for_the_next_version_and_leaves_wh
             await hand.up(key)
             before = ground.living
             process.send(signal.SIGHUP)
-            await anyio.to_thread.run_sync(_hears, systemd, "RELOADING=1", "READY=1", "WATCHDOG=1")
+            await anyio.to_thread.run_sync(_hears, systemd, "RELOADING=1")
+            for _ in range(30):  # while it is another program, and starts
+                process.send(signal.SIGHUP)
+                await anyio.sleep(0.01)
+            await anyio.to_thread.run_sync(_hears, systemd, "READY=1", "WATCHDOG=1")
             await eventually(lambda: "goes on since" in process.log, 30, "it goes on")
             process.unharmed()
             assert ground.living == before
