@@ -24,7 +24,7 @@ LOOK_PACE = 0.5
 LONGEST_LOOK_PAUSE = 30.0
 """Mean seconds between two looks of one node, at most: there may be fewer that seek than it seems."""
 DENIED_PAUSE = 60.0
-"""Seconds after which a node that may not take a slot tries again: permissions are granted, too."""
+"""Seconds after which a node that may not take a slot tries again, where it is connected meanwhile."""
 
 
 class LookForSlots(Struct, frozen=True):
@@ -58,6 +58,8 @@ class Seeking(Struct, frozen=True):
     """No slot is held; free ones are looked for then."""
 
     at: float
+    denied: bool = False
+    """Whether that is so late because this process might not take one."""
 
 
 class FreeSlot(Struct, frozen=True):
@@ -161,7 +163,13 @@ class SlotClaim:
 
     def denied(self, now: float) -> None:
         """This process may not take one."""
-        self._seek(now + DENIED_PAUSE)
+        self.returning = False
+        self._phase = Seeking(now + DENIED_PAUSE, denied=True)
+
+    def connected(self, now: float) -> None:
+        """There is another connection than before: it may be one that may do more, as where permissions are granted."""
+        if isinstance(self._phase, Seeking) and self._phase.denied:
+            self._phase = Seeking(now)
 
     def renewed(self, revision: int, sent: float) -> None:
         """The renewal that was sent then is stored."""

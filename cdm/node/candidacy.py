@@ -222,6 +222,8 @@ class Candidacy(Part):
         return True
 
     def _on_connection(self, up: bool) -> None:
+        if up:
+            self.claim.connected(clock.now())
         self._news.set()
 
     def _put_off(self) -> None:

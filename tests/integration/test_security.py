@@ -15,10 +15,12 @@ import nats.errors
 import pytest
 from msgspec.structs import replace
 
+from cdm import clock
 from cdm.artifacts.cache import Cache
 from cdm.artifacts.repository import Artifacts
 from cdm.cli import Exit
 from cdm.errors import AccessDenied, Unreachable, Untrusted
+from cdm.leader.slot import DENIED_PAUSE
 from cdm.model.artifact import Artifact, node_id
 from cdm.model.node import Role
 from cdm.node.holders import holders_of
@@ -391,6 +393,22 @@ async def test_a_manager_that_may_hold_no_slot_says_so_and_is_an_agent(tmp_path:
             assert await manager.ends() == 0, manager.log
             nodes.start("m1", "--role", "manager", *found.who("m1"))
             await eventually(lambda: _led(user, "m1"))
+
+
+async def test_a_manager_that_is_granted_slots_manages_once_it_has_connected_again(tmp_path: Path) -> None:
+    slot = ' "$KV.nodes._manager.*",'
+    async with prepared(tmp_path, "node-1", managers=("m1",)) as found, found.client("operator") as operator:
+        granted, began = found.text(), clock.now()
+        found.config.write_text(granted.replace(slot, ""), encoding="utf-8")
+        await found.server.restart_with(["-c", str(found.config)])
+        user = Raw(operator.client)
+        with running(found) as nodes:
+            manager = nodes.start("m1", "--runtime", "external", *found.who("m1"))
+            await eventually(lambda: "this node manages nothing" in manager.log)
+            found.config.write_text(granted, encoding="utf-8")
+            await found.server.restart_with(["-c", str(found.config)])
+            await eventually(lambda: _roles(user, {"m1": "all"}), DENIED_PAUSE)
+            assert clock.now() < began + DENIED_PAUSE, "it has not waited for its next try"
 
 
 async def test_a_dead_node_is_given_up_with_its_own_credentials(tmp_path: Path) -> None:

@@ -129,6 +129,18 @@ def test_one_that_may_not_is_patient() -> None:
     assert (claim.next(200.0), claim.returning) == (Wait(200 + DENIED_PAUSE), False)
 
 
+def test_one_that_may_not_asks_again_on_another_connection_and_nobody_else_does() -> None:
+    claim = _claim()
+    claim.next(0.0)
+    claim.denied(0.0)
+    claim.connected(10.0)
+    assert claim.next(10.0) == LookForSlots()
+    claim.looked(set(range(SLOTS)), SLOTS + 2000, 10.0)
+    later = claim.next(10.0)
+    claim.connected(10.1)
+    assert claim.next(10.1) == later != LookForSlots(), "all of them at once would be too many"
+
+
 @given(nodes=st.integers(6, 20_000), seed=st.integers(0, 99))
 def test_all_that_seek_together_look_no_more_often_than_is_good(nodes: int, seed: int) -> None:
     claim = _claim(Random(seed).random)
