@@ -85,7 +85,15 @@ async def test_a_sparse_file_takes_no_more_room_than_it_did(server: NatsServer, 
         if image.stat().st_blocks * 512 > 1_000_000:
             pytest.skip("no sparse files here")
         await at.push(ONE, image)
-        kept = (await at.cache().get(ONE)).folder / "program"
+        told: list[tuple[int, list[str]]] = []
+
+        async def sized(size: int) -> None:
+            told.append((size, at.contents))
+
+        kept = (await at.cache().get(ONE, sized=sized)).folder / "program"
+        ((size, there),) = told
+        assert size > 50_000_000
+        assert there == [], "it is told before it is fetched"
         assert kept.stat().st_size == 50_000_000
         assert kept.stat().st_blocks * 512 < 1_000_000
 
