@@ -182,6 +182,8 @@ class Candidacy(Part):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(office.run)
             await office.warm.wait()
+            if self.claim.leaving:  # told so while it was imported, or knew of nobody who could lead instead
+                await office.managing.resign()
             if not self._began_seated:
                 self._ground.describe_anew()
 

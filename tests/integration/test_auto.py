@@ -6,10 +6,14 @@ import shutil
 import signal
 from pathlib import Path
 
+import anyio
 import pytest
 
 import cdm
 from cdm.model.node import Role
+from cdm.node import candidacy
+from cdm.node.candidacy import Candidacy
+from cdm.node.manager import imported
 from tests.harness.nodes import Nodes, nodes_on
 from tests.harness.processes import processes
 from tests.harness.servers import FORGIVEN, NatsServer
@@ -183,3 +187,25 @@ async def _leads(user: Raw, *nodes: str) -> bool:
 async def _role(user: Raw, node: str, role: str) -> bool:
     found = (await user.registrations()).get(node)
     return found is not None and found.value.get("role", "all") == role
+
+
+async def test_a_node_that_leaves_while_what_manages_is_imported_is_no_candidate(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end = anyio.Event(), anyio.Event()
+
+    async def slowly() -> None:
+        begun.set()
+        await may_end.wait()
+        await imported()
+
+    async with nodes_on(server, role=Role.AUTO) as nodes:
+        await nodes.start("n1")
+        await nodes.leader()
+        monkeypatch.setattr(candidacy, "imported", slowly)
+        await nodes.start("n2")
+        await begun.wait()
+        part = nodes.all["n2"].node.part(Candidacy)
+        await part.resign()
+        may_end.set()
+        await eventually(lambda: part.office is not None and part.office.managing.election.withdrawn)
