@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
 from cdm.errors import Conflict, InvalidKey, NoResponders, StoreBusy, StoreError, Uncertain
 from cdm.log import Log
 from cdm.model.artifact import NodeId
-from cdm.model.keys import NodeKey, encode_node
+from cdm.model.keys import Key, NodeKey, encode_node
 from cdm.node.registration import ask
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
@@ -44,11 +44,17 @@ async def take_back(connection: Connection, node: NodeId, incarnations: Collecti
         StoreError: it could not be done, and what is left expires.
     """
     there = buckets(connection)
+    # Looked at before: keys of a process that registers in between, elsewhere, are its own.
+    keys: Mapping[Key, int] | None = None
+    try:
+        keys = await _keys(there["slices"], node)
+    except StoreError as error:
+        log.debug("the keys of the node's slices are not shown", reason=str(error))
     if not await _deregister(there["nodes"], node, incarnations):
         return TakenBack(registration=False, keys=0)
     # Where somebody leads, that removes these keys too, since the node has left.
     try:
-        return TakenBack(registration=True, keys=await _remove_keys(there["slices"], node))
+        return TakenBack(registration=True, keys=None if keys is None else await _remove(there["slices"], keys))
     except StoreError as error:
         log.debug("the leader removes the keys of the node's slices", reason=str(error))
         return TakenBack(registration=True, keys=None)
@@ -76,13 +82,22 @@ async def _deregister(nodes: Bucket, node: NodeId, incarnations: Collection[str]
     raise StoreBusy(f"the registration of node {node} was written again and again meanwhile")
 
 
-async def _remove_keys(slices: Bucket, node: NodeId) -> int:
-    removed = 0
+async def _keys(slices: Bucket, node: NodeId) -> dict[Key, int]:
+    """The keys of a node's slices and their revisions; those that do not parse are left out."""
+    found: dict[Key, int] = {}
     before = slices.subject("")
     for subject in await slices.subjects(slices.subject(f"{encode_node(node)}.>")):
-        with suppress(InvalidKey, Conflict):  # those that do not parse are left alone; or the leader was faster
+        with suppress(InvalidKey):
             stored = await slices.read(key := slices.layout.decode(subject.removeprefix(before)))
             if stored is not None and stored.payload is not None:
-                await slices.delete(key, expect=stored.revision)
-                removed += 1
+                found[key] = stored.revision
+    return found
+
+
+async def _remove(slices: Bucket, keys: Mapping[Key, int]) -> int:
+    removed = 0
+    for key, revision in keys.items():
+        with suppress(Conflict):  # the leader was faster, or another process of the node has it now
+            await slices.delete(key, expect=revision)
+            removed += 1
     return removed
