@@ -220,7 +220,7 @@ async def test_nodes_that_are_drained_in_turn_take_nothing_from_each_other_and_a
 
 
 async def test_a_lost_node_is_listed_with_what_it_had_until_it_is_forgotten(server: NatsServer) -> None:
-    async with raw(server) as user, nodes_on(server) as running, agents(server, "n1", "n2", "n3"):
+    async with raw(server) as user, nodes_on(server, node_ttl=2.0) as running, agents(server, "n1", "n2", "n3"):
         await running.start("n1")
         await running.leader()
         await running.start("n2", "n3")

@@ -19,7 +19,7 @@ from cdm.node.node import Node, NodeSettings
 from cdm.store.access import API, Access
 from tests.harness.proc import end_keepers, left_keepers
 from tests.harness.servers import Addressed
-from tests.harness.waiting import LEAST, bounded, eventually, in_time, patience
+from tests.harness.waiting import LEAST, TTL, bounded, eventually, in_time, patience
 
 
 class Running:
@@ -103,8 +103,8 @@ class Nodes:
         for name in names:
             access = Access(servers=(self._server.url,), api=self._api)
             options: dict[str, Any] = {
-                "lease_ttl": 2.0,
-                "node_ttl": 2.0,
+                "lease_ttl": TTL,
+                "node_ttl": TTL,
                 "runtime": EXTERNAL,
                 "policy": Policy(settle=0.0),
                 **self._defaults,

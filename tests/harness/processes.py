@@ -18,7 +18,7 @@ from tests.harness import forked
 from tests.harness.forked import Child
 from tests.harness.proc import end_keepers, left_keepers
 from tests.harness.servers import Addressed, NatsServer
-from tests.harness.waiting import LEAST, bounded, eventually, patience
+from tests.harness.waiting import LEAST, TTL, bounded, eventually, patience
 from tests.harness.wire import Raw, Rejection
 
 
@@ -224,8 +224,8 @@ async def processes(
     user: Raw,
     folder: Path,
     *names: str,
-    lease_ttl: float = 2,
-    node_ttl: float = 2,
+    lease_ttl: float = TTL,
+    node_ttl: float = TTL,
     options: Sequence[str] = (),
 ) -> AsyncIterator[Processes]:
     """``cdm node`` processes that are registered, and have a leader who knows them; killed with the ``with`` block."""
@@ -256,7 +256,9 @@ async def processes(
 
 
 @contextmanager
-def node_processes(server: Addressed, folder: Path, node_ttl: float = 2, lease_ttl: float = 2) -> Iterator[Processes]:
+def node_processes(
+    server: Addressed, folder: Path, node_ttl: float = TTL, lease_ttl: float = TTL
+) -> Iterator[Processes]:
     """Room for ``cdm node`` processes; killed with the ``with`` block."""
     times = ("--lease-ttl", str(lease_ttl), "--node-ttl", str(node_ttl), "--reconcile-interval", "1")
     running = Processes(server.url, folder, times)

@@ -21,6 +21,9 @@ LEAST = 10.0
 """Seconds that an idle machine is given at least."""
 SLACK = 3.0
 """Seconds that a noisy machine may add to what is promised."""
+TTL = 20.0
+"""Seconds of leases and registrations, unless a test says otherwise: none ends by itself, and on a busy machine none is
+renewed too late. Tests of what comes after the end of one say how soon that is."""
 PAUSE = 0.02
 """Seconds between two looks."""
 

@@ -153,7 +153,7 @@ async def _registered(ground: Yard, count: int) -> bool:
 async def test_a_killed_node_is_replaced_and_unloads_when_it_returns(server: NatsServer, tmp_path: Path) -> None:
     """A dead node's slices are replaced elsewhere; when it returns, it unloads what is not its own any more."""
     async with yard(server, tmp_path) as ground:
-        with node_processes(server, tmp_path) as running:
+        with node_processes(server, tmp_path, node_ttl=2) as running:
             running.start("m1", "--role", "manager")
             for name in ("n1", "n2"):
                 start(running, tmp_path, name)
@@ -178,7 +178,10 @@ async def test_a_killed_node_is_replaced_and_unloads_when_it_returns(server: Nat
 
 
 async def test_without_nats_all_runs_on_and_nothing_begins(server: NatsServer, tmp_path: Path) -> None:
-    async with yard(server, tmp_path) as ground, nodes_on(server, reconcile_interval=1) as nodes:
+    async with (
+        yard(server, tmp_path) as ground,
+        nodes_on(server, reconcile_interval=1, lease_ttl=2.0, node_ttl=2.0) as nodes,
+    ):
         for name in ("n1", "n2"):
             await nodes.start(name, runtime="process", folder=tmp_path / name)
         one = await ground.push("one")

@@ -43,7 +43,7 @@ async def _placed(user: Raw, count: int) -> bool:
 async def test_three_nodes_all_manage_at_once(server: NatsServer) -> None:
     async with raw(server) as user, nodes_on(server, role=Role.AUTO) as nodes:
         await nodes.start("n1", "n2", "n3")
-        assert _managers(nodes) == {"n1", "n2", "n3"}
+        await eventually(lambda: _managers(nodes) == {"n1", "n2", "n3"}, what="there is a slot for each")
         await nodes.leader()
         said = {key: record.value for key, record in (await user.registrations()).items()}
         assert {name: (each.get("role", "all"), each["auto"]) for name, each in said.items()} == dict.fromkeys(
@@ -54,9 +54,9 @@ async def test_three_nodes_all_manage_at_once(server: NatsServer) -> None:
 
 async def test_of_seven_five_manage_and_another_one_steps_in(server: NatsServer) -> None:
     names = [f"n{number}" for number in range(1, 8)]
-    async with raw(server) as user, nodes_on(server, role=Role.AUTO) as nodes:
+    async with raw(server) as user, nodes_on(server, role=Role.AUTO, node_ttl=2.0) as nodes:
         await nodes.start(*names)
-        assert len(_managers(nodes)) == 5
+        await eventually(lambda: len(_managers(nodes)) == 5, what="there is a slot for so many")
         assert set((await _seats(user)).values()) == _managers(nodes)
         agents = set(names) - _managers(nodes)
         assert await user.consumers("nodes") == await user.consumers("status") == 5, "an agent mirrors its own slices"
@@ -123,7 +123,7 @@ async def test_an_agent_imports_what_manages_when_it_is_promoted(
 async def test_beside_managers_that_know_of_no_slots_all_manage_without(
     server: NatsServer,
 ) -> None:
-    async with raw(server) as user, nodes_on(server, role=Role.AUTO, managers=1) as nodes:
+    async with raw(server) as user, nodes_on(server, role=Role.AUTO, managers=1, node_ttl=2.0) as nodes:
         await nodes.start("n1")
         old = {"role": "manager", "capacity": 0, "version": "0.1.0", "incarnation": "x", "features": [], "ttl": 600}
         await user.put("nodes", "old", old)
@@ -153,7 +153,15 @@ async def test_a_manager_that_was_frozen_resigns_first_and_one_that_is_killed_is
     names = ("n1", "n2", "n3")
     async with (
         raw(server) as user,
-        processes(server, user, tmp_path, *names, options=("--managers", "2", "--runtime", "external")) as running,
+        processes(
+            server,
+            user,
+            tmp_path,
+            *names,
+            lease_ttl=2,
+            node_ttl=2,
+            options=("--managers", "2", "--runtime", "external"),
+        ) as running,
     ):
 
         async def managers() -> set[str]:

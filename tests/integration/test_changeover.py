@@ -143,7 +143,7 @@ async def test_the_version_before_runs_beside_this_one_until_it_is_upgraded(
         for name in ("blueprints", "nodes", "status"):
             await user.make(name, before=True)
         await user.record(before=True)
-        with node_processes(server, tmp_path) as nodes:
+        with node_processes(server, tmp_path, lease_ttl=2) as nodes:
             for name in ("m1", "m2"):
                 nodes.start(name, *manager, library=older)
             nodes.start("m3", *manager)

@@ -26,7 +26,7 @@ async def starting(server: NatsServer, folder: Path) -> AsyncIterator[Processes]
     """Processes that are yet to be started, on buckets that are there."""
     made = await command_line("init", env={"NATS_URL": server.url})
     assert made.returncode == 0, made.stderr
-    running = Processes(server.url, folder, ("--lease-ttl", "2", "--node-ttl", "2", "--reconcile-interval", "1"))
+    running = Processes(server.url, folder, ("--lease-ttl", "20", "--node-ttl", "20", "--reconcile-interval", "1"))
     try:
         yield running
     finally:

@@ -28,8 +28,6 @@ async def told(user: Raw) -> tuple[Any, ...]:
 
 
 NOTHING = ("Degraded", "no nodes", 3, 0, 0)
-TTL = 20.0
-"""Of leases and registrations, in seconds: none ends here, and on a busy machine none is renewed too late."""
 
 
 async def loaded(user: Raw, instances: int) -> bool:
@@ -39,7 +37,7 @@ async def loaded(user: Raw, instances: int) -> bool:
 @pytest.mark.parametrize("nodes", [1, 3])
 async def test_the_last_nodes_tell_that_nothing_runs_any_more(server: NatsServer, nodes: int) -> None:
     """One after another, the leader first."""
-    async with raw(server) as user, nodes_on(server, lease_ttl=TTL, node_ttl=TTL) as running:
+    async with raw(server) as user, nodes_on(server) as running:
         await running.start(*(f"n{number}" for number in range(nodes)))
         await running.leader()
         await user.put("blueprints", KEY, 3)
@@ -54,7 +52,7 @@ async def test_the_last_nodes_tell_that_nothing_runs_any_more(server: NatsServer
 
 @pytest.mark.parametrize("attempt", range(3))
 async def test_nodes_that_stop_at_the_same_time_tell_it_too(server: NatsServer, attempt: int) -> None:
-    async with raw(server) as user, nodes_on(server, lease_ttl=TTL, node_ttl=TTL) as running:
+    async with raw(server) as user, nodes_on(server) as running:
         await running.start("n1", "n2", "n3")
         await running.leader()
         await user.put("blueprints", KEY, 3)
@@ -74,7 +72,7 @@ async def test_processes_that_are_terminated_together_leave_no_slice_and_no_read
 ) -> None:
     async with (
         raw(server) as user,
-        processes(server, user, tmp_path, "n1", "n2", "n3", lease_ttl=TTL, node_ttl=TTL) as running,
+        processes(server, user, tmp_path, "n1", "n2", "n3") as running,
     ):
         await user.put("blueprints", KEY, 3)
         await eventually(lambda: loaded(user, 3))

@@ -56,7 +56,7 @@ async def finish(user: Raw, nodes: Nodes) -> None:
 async def test_there_is_one_leader(server: NatsServer) -> None:
     async with raw(server) as user:
         await user.record()
-        async with nodes_on(server) as nodes:
+        async with nodes_on(server, lease_ttl=2.0) as nodes:
             await nodes.start("n1", "n2", "n3", "n4", "n5")
             leader = await nodes.leader()
             until = time.monotonic() + 2.2  # a lease and more
@@ -180,7 +180,7 @@ async def test_a_silent_leader_is_replaced_when_its_lease_ends(server: NatsServe
     """It answers probes and renews nothing: then the TTL decides."""
     async with raw(server) as user:
         await user.record()
-        async with nodes_on(server) as nodes:
+        async with nodes_on(server, lease_ttl=2.0) as nodes:
             await nodes.start("n1")
             first = await nodes.leader()
             await nodes.start("n2", "n3")
@@ -200,7 +200,7 @@ async def test_a_silent_leader_is_replaced_when_its_lease_ends(server: NatsServe
 
 async def test_nobody_looks_for_what_is_renewed(server: NatsServer) -> None:
     """What expires is known by the clock, and looked for when it is due: at rest nothing is asked."""
-    async with raw(server) as user, nodes_on(server) as nodes:
+    async with raw(server) as user, nodes_on(server, lease_ttl=2.0, node_ttl=2.0) as nodes:
         await nodes.start("n1", "n2", "n3")
         await nodes.leader()
         await serves(user)
@@ -319,7 +319,7 @@ async def test_vandalism_is_survived(server: NatsServer, what: str) -> None:
 @pytest.mark.parametrize("key", ["_term", "_leader"])
 async def test_an_absurd_term_costs_one_term(server: NatsServer, key: str, absurd: int) -> None:
     """The terms after it could be read by nobody: then nobody would ever lead for longer than a second."""
-    async with raw(server) as user, connected(server) as connection, nodes_on(server) as nodes:
+    async with raw(server) as user, connected(server) as connection, nodes_on(server, lease_ttl=2.0) as nodes:
         await nodes.start("n1", "n2")
         await nodes.leader()
         await user.put("slices", key, {"node": "nobody", "term": absurd})
@@ -363,7 +363,7 @@ async def test_terms_go_on_above_a_term_that_somebody_wrote_by_hand(server: Nats
 
 async def test_vandalism_again_and_again(server: NatsServer) -> None:
     """Everything at once, in quick succession: terms only grow, and in the end somebody serves."""
-    async with raw(server) as user, nodes_on(server) as nodes:
+    async with raw(server) as user, nodes_on(server, lease_ttl=2.0) as nodes:
         await nodes.start("n1", "n2", "n3")
         await nodes.leader()
         terms = [1]
@@ -419,7 +419,7 @@ async def test_slices_purged(server: NatsServer) -> None:
 @pytest.mark.usefixtures("quick_heartbeats")
 @pytest.mark.parametrize("bucket", ["blueprints", "nodes", "status"])
 async def test_another_bucket_deleted(server: NatsServer, bucket: str) -> None:
-    async with raw(server) as user, nodes_on(server) as nodes:
+    async with raw(server) as user, nodes_on(server, node_ttl=2.0) as nodes:
         await nodes.start("n1", "n2")
         await nodes.leader()
         await serves(user)
@@ -448,7 +448,7 @@ async def _registered(user: Raw, *names: str) -> bool:
 async def test_a_server_that_is_killed_and_restarted(server: NatsServer) -> None:
     async with raw(server) as user:
         await user.record()
-        async with nodes_on(server) as nodes:
+        async with nodes_on(server, lease_ttl=2.0, node_ttl=2.0) as nodes:
             await nodes.start("n1", "n2", "n3")
             await nodes.leader()
             await serves(user, instances=3)
@@ -474,7 +474,7 @@ async def test_a_server_that_hangs_around_the_leases_end(server: NatsServer, pau
     up: somebody must lead afterwards, and not only hold the lease."""
     async with raw(server) as user:
         await user.record()
-        async with nodes_on(server) as nodes:
+        async with nodes_on(server, lease_ttl=2.0, node_ttl=2.0) as nodes:
             await nodes.start("n1")
             await nodes.leader()
             server.pause()
@@ -680,7 +680,7 @@ async def test_connections_that_break_again_and_again(server: NatsServer) -> Non
     """Everybody's connection breaks at times, the leader's too: never two leaders, and nothing is lost."""
     async with raw(server) as user:
         await user.record()
-        async with nodes_on(server) as nodes:
+        async with nodes_on(server, lease_ttl=2.0, node_ttl=2.0) as nodes:
             await nodes.start("n1", "n2", "n3")
             await nodes.leader()
             for number in range(9):
@@ -770,7 +770,7 @@ async def test_prefixes_keep_clusters_apart(server: NatsServer) -> None:
 
 async def test_a_node_at_rest_is_quiet(server: NatsServer) -> None:
     """What a cluster at rest costs the server: heartbeats, renewals and probes, and nothing in a tight loop."""
-    async with raw(server) as user, nodes_on(server) as nodes:
+    async with raw(server) as user, nodes_on(server, lease_ttl=2.0, node_ttl=2.0) as nodes:
         await nodes.start("n1", "n2", "n3")
         await nodes.leader()
         await serves(user)
@@ -789,7 +789,7 @@ async def test_a_node_at_rest_is_quiet(server: NatsServer) -> None:
 
 @pytest.mark.parametrize("bucket", ["nodes", "slices"])
 async def test_a_missing_bucket_is_not_asked_for_in_a_tight_loop(server: NatsServer, bucket: str) -> None:
-    async with raw(server) as user, nodes_on(server) as nodes:
+    async with raw(server) as user, nodes_on(server, lease_ttl=2.0, node_ttl=2.0) as nodes:
         await nodes.start("n1")
         await nodes.all["n1"].stop()
         await nodes.start("n1", "n2", "n3", create=False)  # nobody makes it again

@@ -45,7 +45,7 @@ FLOOD = "import os\nblock = b'x' * 80 + b'\\n'\nwhile True:\n    os.write(1, blo
 
 @asynccontextmanager
 async def cluster(
-    server: NatsServer, folder: Path, program: str, count: int, node_ttl: int = 2, **more: Any
+    server: NatsServer, folder: Path, program: str, count: int, node_ttl: int = 20, **more: Any
 ) -> AsyncIterator[Talkers]:
     """Two nodes, and so many slices of a program that are ACTIVE."""
     script = folder / "program.py"
@@ -54,7 +54,7 @@ async def cluster(
     manifest.write_text(json.dumps({"readiness": {"check": {"kind": "up", "seconds": 0.1}}, **more}) if more else "{}")
     made = await command_line("init", "--server", server.url)
     assert made.returncode == 0, made.stderr
-    times = ("--lease-ttl", "2", "--node-ttl", str(node_ttl), "--reconcile-interval", "1")
+    times = ("--lease-ttl", "20", "--node-ttl", str(node_ttl), "--reconcile-interval", "1")
     nodes = Processes(server.url, folder, times)
     async with raw(server) as user, _ended(nodes):
         talkers = Talkers(server, user, nodes, folder)

@@ -50,7 +50,7 @@ async def test_a_prometheus_finds_data_for_every_query_of_dashboard_and_alerts(
     assert len(wanted) > 50, DASHBOARD
     async with (
         raw(server) as user,
-        nodes_on(server, capacity=10) as nodes,
+        nodes_on(server, capacity=10, node_ttl=2.0) as nodes,
         agents(server, "n1", "n2"),
         connected(server) as connection,
     ):

@@ -129,7 +129,7 @@ async def _no_status(user: Raw) -> bool:
 @pytest.mark.quick
 async def test_a_killed_leader(server: NatsServer, user: Raw, tmp_path: Path) -> None:
     names = ("n1", "n2", "n3")
-    async with processes(server, user, tmp_path, *names) as running, agents(server, *names):
+    async with processes(server, user, tmp_path, *names, node_ttl=2) as running, agents(server, *names):
         await user.put("blueprints", KEY, 6)
         await eventually(lambda: settled(user, KEY, 6), 10)
         await anyio.sleep(1.2)  # followers get to know the leader
@@ -218,7 +218,7 @@ async def _spread(user: Raw, nodes: int) -> bool:
 
 async def test_a_node_that_dies(server: NatsServer, user: Raw, tmp_path: Path) -> None:
     names = ("n1", "n2", "n3", "n4")
-    async with processes(server, user, tmp_path, *names) as running, agents(server, *names):
+    async with processes(server, user, tmp_path, *names, node_ttl=2) as running, agents(server, *names):
         for number in range(4):
             await user.put("blueprints", f"g/n/{number}", 4)
         for number in range(4):
@@ -286,7 +286,7 @@ MALFORMED: list[bytes] = [
 
 async def test_malformed_blueprints_between_good_ones(server: NatsServer, user: Raw, tmp_path: Path) -> None:
     assert len(MALFORMED) == 40
-    async with processes(server, user, tmp_path, "n1", "n2") as running:
+    async with processes(server, user, tmp_path, "n1", "n2", node_ttl=2) as running:
         await user.put("blueprints", "g/unborn/1", b"oops")
         for number, text in enumerate(MALFORMED):
             await user.put("blueprints", f"g/n/{number}", 1 + number % 3)
@@ -330,7 +330,7 @@ async def _statuses(user: Raw, count: int, invalid: int) -> dict[str, dict[str, 
 
 async def test_a_server_killed_during_edits(server: NatsServer, user: Raw, tmp_path: Path) -> None:
     names = ("n1", "n2", "n3")
-    async with processes(server, user, tmp_path, *names) as running, agents(server, *names):
+    async with processes(server, user, tmp_path, *names, lease_ttl=2, node_ttl=2) as running, agents(server, *names):
         wanted: dict[str, int] = {}
 
         async def edit() -> None:
@@ -376,7 +376,7 @@ async def _lease(user: Raw) -> dict[str, Any]:
 
 async def test_at_rest_nothing_moves_but_the_lease(server: NatsServer, user: Raw, tmp_path: Path) -> None:
     names = ("n1", "n2", "n3")
-    async with processes(server, user, tmp_path, *names) as running, agents(server, *names):
+    async with processes(server, user, tmp_path, *names, lease_ttl=2) as running, agents(server, *names):
         for number in range(10):
             await user.put("blueprints", f"g/n/{number}", {"instances": 4, "min_healthy": 0})
         await user.put("blueprints", "g/bad/1", b"x")
@@ -405,7 +405,7 @@ async def _told(user: Raw, **counts: int) -> bool:
 
 async def test_a_big_order_whose_leader_is_killed(server: NatsServer, user: Raw, tmp_path: Path) -> None:
     """More than one atomic batch holds; whatever was stored of it, the successor completes it exactly."""
-    async with processes(server, user, tmp_path, "n1", "n2", "n3") as running:
+    async with processes(server, user, tmp_path, "n1", "n2", "n3", node_ttl=2) as running:
         first, term = await leader(user, running)
         await user.put("blueprints", KEY, 3500)
         await eventually(lambda: _stored(user, 500), 10, "some of it is stored")
@@ -427,7 +427,7 @@ async def _halves(user: Raw, count: int) -> bool:
 
 async def test_a_frozen_node_is_replaced_and_comes_back(server: NatsServer, user: Raw, tmp_path: Path) -> None:
     names = ("n1", "n2", "n3")
-    async with processes(server, user, tmp_path, *names) as running, agents(server, *names):
+    async with processes(server, user, tmp_path, *names, node_ttl=2) as running, agents(server, *names):
         await user.put("blueprints", KEY, 6)
         await eventually(lambda: settled(user, KEY, 6), 10)
         first, _ = await leader(user, running)
@@ -522,7 +522,11 @@ async def test_status_and_init(server: NatsServer, tmp_path: Path) -> None:
     for _ in range(2):
         init = await command_line("init", "--server", server.url)
         assert init.returncode == 0, init.stderr
-    async with raw(server) as user, processes(server, user, tmp_path, "n1", "n2"), agents(server, "n1", "n2"):
+    async with (
+        raw(server) as user,
+        processes(server, user, tmp_path, "n1", "n2", lease_ttl=2),
+        agents(server, "n1", "n2"),
+    ):
         await user.put("blueprints", KEY, 2)
         await eventually(lambda: settled(user, KEY, 2), 10)
         await eventually(lambda: _status(user, active=2), 5)

@@ -63,9 +63,9 @@ async def prepared(
 
 
 @contextmanager
-def running(found: Fortress) -> Iterator[Processes]:
+def running(found: Fortress, node_ttl: float = 20) -> Iterator[Processes]:
     """Processes on a fortress."""
-    times = ("--lease-ttl", "2", "--node-ttl", "2", "--reconcile-interval", "1")
+    times = ("--lease-ttl", "20", "--node-ttl", str(node_ttl), "--reconcile-interval", "1")
     processes = Processes(found.url, found.folder, times)
     try:
         yield processes
@@ -364,7 +364,7 @@ async def test_the_operator_releases_by_command(tmp_path: Path) -> None:
 async def test_of_nodes_whose_role_changes_only_those_manage_whose_credentials_let_them(tmp_path: Path) -> None:
     async with prepared(tmp_path, "node-1", managers=("m1",)) as found, found.client("operator") as operator:
         user = Raw(operator.client)
-        with running(found) as nodes:
+        with running(found, node_ttl=2) as nodes:
             for name in ("node-1", "m1"):
                 nodes.start(name, "--role", "auto", "--runtime", "external", *found.who(name))
             await eventually(lambda: _roles(user, {"m1": "all", "node-1": "agent"}))
@@ -641,7 +641,7 @@ async def test_a_refusal_reaches_those_who_wait_for_it_and_nobody_else(tmp_path:
 
 async def test_a_permission_that_is_taken_away_is_complained_of_and_may_come_back(tmp_path: Path) -> None:
     async with prepared(tmp_path) as found, found.client("operator") as operator:
-        with running(found) as nodes:
+        with running(found, node_ttl=2) as nodes:
             node = nodes.start("node-1", "--role", "agent", *found.who("node-1"))
             user = Raw(operator.client)
             await eventually(lambda: _registered(user, 1))

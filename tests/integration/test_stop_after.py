@@ -77,7 +77,7 @@ class Alone:
 async def alone(server: NatsServer, folder: Path, *, stops_in: float = 0.3) -> AsyncIterator[Alone]:
     async with yard(server, folder) as ground:
         await made(server, ground.user)
-        with node_processes(server, folder) as running:
+        with node_processes(server, folder, node_ttl=2) as running:
             for name in ("n1", "n2"):
                 start(running, folder, name, role="all")
             program = PROGRAM.format(lock=str(folder / "lock"), twice=str(folder / "twice"), seconds=stops_in)
@@ -142,7 +142,7 @@ async def test_a_leader_that_stops_leads_on_while_its_slices_take_their_time(
 ) -> None:
     async with yard(server, tmp_path) as ground:
         await made(server, ground.user)
-        with node_processes(server, tmp_path) as running:
+        with node_processes(server, tmp_path, node_ttl=2) as running:
             start(running, tmp_path, "n1", role="all")
             await eventually(lambda: _registered(ground, 1), 20, "the leader")
             deaf = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\n{SLEEP}"
