@@ -366,7 +366,7 @@ async def test_leaving_is_not_spoilt_by_a_heartbeat_on_its_way(server: NatsServe
 
 
 async def test_one_that_expired_while_the_server_was_down_is_made_again(server: NatsServer) -> None:
-    async with raw(server) as user, nodes_on(server, node_ttl=2.0) as nodes:
+    async with raw(server) as user, nodes_on(server, node_ttl=TTL) as nodes:
         await nodes.start("n1", "n2")
         server.kill()
         await anyio.sleep(2.5)
@@ -377,7 +377,7 @@ async def test_one_that_expired_while_the_server_was_down_is_made_again(server: 
 
 
 async def test_one_that_an_operator_deleted_comes_back(server: NatsServer) -> None:
-    async with raw(server) as user, nodes_on(server, node_ttl=2.0) as nodes:
+    async with raw(server) as user, nodes_on(server, node_ttl=TTL) as nodes:
         await nodes.start("n1")
         await nodes.leader()
         await user.put("blueprints", "g/n/1", 2)
@@ -396,7 +396,7 @@ async def _same(user: Raw, before: dict[str, str]) -> bool:
 
 async def test_one_overwritten_with_rubbish_is_mended_or_given_up(server: NatsServer) -> None:
     """Rubbish under a node's key names no other process: the node must not end for it."""
-    async with raw(server) as user, nodes_on(server, node_ttl=2.0) as nodes:
+    async with raw(server) as user, nodes_on(server, node_ttl=TTL) as nodes:
         await nodes.start("n1")
         await user.put("nodes", "n1", b"rubbish")
         await anyio.sleep(1.5)
@@ -406,7 +406,7 @@ async def test_one_overwritten_with_rubbish_is_mended_or_given_up(server: NatsSe
 
 async def test_an_intent_whose_suffix_was_forgotten_makes_no_node(server: NatsServer) -> None:
     """Without a TTL it would be a node for ever, and take slices that nobody runs."""
-    async with raw(server) as user, connected(server) as connection, nodes_on(server, node_ttl=2.0) as nodes:
+    async with raw(server) as user, connected(server) as connection, nodes_on(server, node_ttl=TTL) as nodes:
         await nodes.start("n1")
         await nodes.leader()
         await user.put("nodes", "n9", {"schedule": "drain"})
@@ -469,7 +469,7 @@ async def _names_a_process(user: Raw) -> bool:
 @pytest.mark.parametrize("headers", [{"Nats-TTL": "60s"}, None], ids=["with a TTL", "without a TTL"])
 async def test_a_registration_of_nobody_ends_no_node(server: NatsServer, headers: dict[str, str] | None) -> None:
     """The process that it names does not answer: the node registers anew, and its slices stay."""
-    async with raw(server) as user, nodes_on(server, node_ttl=2.0) as nodes:
+    async with raw(server) as user, nodes_on(server, node_ttl=TTL) as nodes:
         await nodes.start("n1")
         await nodes.leader()
         await user.put("blueprints", "g/n/1", 2)
@@ -489,7 +489,7 @@ async def _registered_as(user: Raw, incarnation: str) -> bool:
 
 
 async def test_a_dead_nodes_registration_without_a_ttl_expires(server: NatsServer) -> None:
-    async with raw(server) as user, nodes_on(server, node_ttl=2.0) as nodes:
+    async with raw(server) as user, nodes_on(server, node_ttl=TTL) as nodes:
         victim = await _one_of_three(user, nodes)
         name = str(victim.settings.node)
         await victim.crash()
@@ -500,7 +500,7 @@ async def test_a_dead_nodes_registration_without_a_ttl_expires(server: NatsServe
 
 async def test_a_process_that_lost_its_id_ends(server: NatsServer) -> None:
     """Another process took the id while this one was not heard (its registration expired meanwhile)."""
-    async with raw(server) as user, nodes_on(server, node_ttl=2.0) as nodes:
+    async with raw(server) as user, nodes_on(server, node_ttl=TTL) as nodes:
         await nodes.start("n1")
 
         async def other(message: Any) -> None:
@@ -555,7 +555,7 @@ async def _beyond(user: Raw, before: int) -> bool:
 
 @pytest.mark.parametrize("slip", [False, True], ids=["alone", "an intent in the place of its registration"])
 async def test_a_node_that_dies_is_told_within_its_ttl(server: NatsServer, slip: bool) -> None:
-    async with raw(server) as user, nodes_on(server, node_ttl=2.0) as nodes:
+    async with raw(server) as user, nodes_on(server, node_ttl=TTL) as nodes:
         victim = await _one_of_three(user, nodes)
         name = str(victim.settings.node)
         await victim.crash()
@@ -591,7 +591,7 @@ async def test_a_clean_leave_frees_its_slices_at_once(server: NatsServer) -> Non
 
 
 async def test_most_nodes_gone_at_once_are_given_up_one_by_one(server: NatsServer) -> None:
-    async with raw(server) as user, nodes_on(server, node_ttl=2.0) as nodes:
+    async with raw(server) as user, nodes_on(server, node_ttl=TTL) as nodes:
         await nodes.start("n1", "n2", "n3", "n4")
         leader = await nodes.leader()
         await user.put("blueprints", "g/n/1", 4)
@@ -617,7 +617,7 @@ async def test_most_nodes_gone_at_once_are_given_up_one_by_one(server: NatsServe
 async def test_a_bucket_that_takes_no_heartbeats_evicts_nobody(server: NatsServer) -> None:
     """The connection is up, and every registration expires: so it is when NATS elects for long."""
     names = ("n1", "n2", "n3")
-    async with raw(server) as user, nodes_on(server, node_ttl=2.0) as nodes, agents(server, *names):
+    async with raw(server) as user, nodes_on(server, node_ttl=TTL) as nodes, agents(server, *names):
         await nodes.start(*names)
         await user.put("blueprints", "g/n/1", 3)
         await eventually(lambda: _active(user, 3))

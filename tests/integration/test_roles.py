@@ -19,6 +19,7 @@ from cdm.model.slice import SliceState, SliceValue
 from cdm.node import registration
 from cdm.node.managing import Managing
 from cdm.node.serving import Serving
+from cdm.store.watch import HEARTBEAT
 from tests.harness.agents import agents
 from tests.harness.nodes import nodes_on
 from tests.harness.processes import command_line, processes
@@ -78,7 +79,7 @@ async def test_who_hears_its_own_slices_alone_costs_the_server_little(server: Na
                 each["filter_subject"]: each["idle_heartbeat"] / 1e9 for each in configs if "idle_heartbeat" in each
             }
 
-        expected = {"$KV.slices.>": 2.0, "$KV.slices.a.>": 10.0}
+        expected = {"$KV.slices.>": HEARTBEAT, "$KV.slices.a.>": 10.0}
 
         async def as_expected() -> bool:
             return await found() == expected

@@ -119,6 +119,8 @@ async def test_a_cluster_lives_on_what_each_may_do(tmp_path: Path, before: bool)
                 await eventually(lambda: _term_above(user, lease["term"]))
                 await user.delete("blueprints", ONE)
                 await eventually(lambda: _active(user, {}))
+                if not before:  # a leader that stops does not wait for long until all is told
+                    await eventually(lambda: _second_is_told_of(found), pause=0.5)
                 assert not one.refusals
                 assert not two.refusals
             for process in nodes.all.values():
@@ -138,6 +140,11 @@ async def test_a_cluster_lives_on_what_each_may_do(tmp_path: Path, before: bool)
             assert told.returncode == (Exit.DENIED if before else Exit.OK), told.stderr
             assert told.stdout.count(b"leads, term") == (0 if before else 2)
         assert not operator.refusals
+
+
+async def _second_is_told_of(found: Fortress) -> bool:
+    told = await command_line("events", "--kind", "leader", *found.options("operator"))
+    return told.stdout.count(b"leads, term") == 2
 
 
 async def _looked_over(found: Fortress) -> None:
