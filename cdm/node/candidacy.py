@@ -17,7 +17,7 @@ from cdm.leader.slot_store import SlotStore
 from cdm.log import Log
 from cdm.model.node import Role, Slot, Vitals
 from cdm.node.buckets import patiently, provide_buckets
-from cdm.node.manager import imported, is_at_hand
+from cdm.node.manager import imported
 from cdm.node.office import Office
 from cdm.node.part import Ground, Part
 from cdm.store.bucket import Bucket
@@ -129,6 +129,9 @@ class Candidacy(Part):
         """Seek, hold and lose slots until cancelled, and have a manager meanwhile."""
         if not self._able:
             return
+        # Not only when it is needed: by then another version may be installed.
+        await imported()
+        log.debug("this node can manage")
         await self._inherit()
         async with anyio.create_task_group() as tasks:
             while True:
@@ -169,7 +172,6 @@ class Candidacy(Part):
             await office.close()
             self._ground.describe_anew()
         elif until > clock.now():
-            await imported()
             self.office = Office(self._ground, accepting=self._accepting)
             self.office.allow(claim.held_until)
             tasks.start_soon(self._manage, self.office)
@@ -197,9 +199,6 @@ class Candidacy(Part):
                     found = await store.look()
                     claim.looked(found.held, found.keys, clock.now())
                 case TakeSlot(number):
-                    if not is_at_hand():
-                        self._put_off()
-                        return True
                     try:
                         claim.taken(number, await store.take(number), sent)
                     except Uncertain:
@@ -227,12 +226,6 @@ class Candidacy(Part):
         if up:
             self.claim.connected(clock.now())
         self._news.set()
-
-    def _put_off(self) -> None:
-        self.claim.denied(clock.now())
-        if not self._complained:
-            self._complained = True
-            log.warning("this node manages nothing until it is started anew: another version is installed by now")
 
     def _deny(self, error: AccessDenied) -> None:
         self.claim.denied(clock.now())

@@ -1,18 +1,14 @@
-"""The part that manages, imported when a node is to have it: agents do without, and have a tenth more memory to spare.
+"""The part that manages, imported where a node may come to have it: agents do without.
 
-Most nodes of role auto are agents, too. One that is promoted imports it then, unless what is installed by then is not
-of the version that runs.
+A node of role auto that starts without a manager's slot is registered first, and imports it then.
 """
 
 from __future__ import annotations
 
-import runpy
-import sys
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from cdm import version
 from cdm.node.part import Ground
 
 if TYPE_CHECKING:
@@ -33,13 +29,3 @@ async def imported() -> None:
 
 def _import() -> None:
     import cdm.node.managing  # noqa: F401, PLC0415  # likewise
-
-
-def is_at_hand() -> bool:
-    """Whether it is imported, or what would be is of the version that runs."""
-    if "cdm.node.managing" in sys.modules:
-        return True
-    try:
-        return bool(runpy.run_path(version.__file__)["VERSION"] == version.VERSION)
-    except Exception:  # noqa: BLE001  # there is anything, or nothing, by now
-        return False
