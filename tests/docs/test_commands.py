@@ -34,7 +34,7 @@ from tests.cli import (
     test_status,
 )
 from tests.containers import test_compose, test_container_runtime, test_podman
-from tests.docs import test_documents, test_first_steps, test_placement
+from tests.docs import test_documents, test_first_steps, test_placement, test_runtimes
 from tests.docs.documents import BLOCKS, INLINE, adapted, blocks, commands, inline
 from tests.harness.paths import ROOT
 from tests.harness.servers import NatsServer, free_port, running_cluster
@@ -310,6 +310,7 @@ BLOCKS_ARE_IN: dict[str, Test] = {
     "Working regions": test_regions.test_two_domains_are_worked_through_one_hub,
     "Roll-ups are taken from the buckets": test_buckets_of_an_earlier_version_are_changed_over,
     "A runtime in forty lines": test_first_steps.test_the_runtime_example_serves_a_site,
+    "What may be added": test_runtimes.test_every_method_of_a_runtime_is_named,
     "Testing a runtime": test_documents.test_the_documents_print_the_examples,
     "Writing an agent": test_documents.test_the_agent_example_serves_a_blueprint,
     "Using cdm as a library": test_documents.test_the_library_example_runs,
