@@ -80,7 +80,7 @@ async def test_of_seven_five_manage_and_another_one_steps_in(server: NatsServer)
 async def test_a_node_that_comes_back_has_its_slot_again(server: NatsServer) -> None:
     async with raw(server) as user, nodes_on(server, role=Role.AUTO, managers=1, node_ttl=60.0) as nodes:
         await nodes.start("n1", "n2")
-        assert _managers(nodes) == {"n1"}
+        await eventually(lambda: _managers(nodes) == {"n1"}, what="there is a slot for one")
         await nodes.all["n1"].crash()
         await nodes.start("n1")
         await eventually(lambda: _managers(nodes) == {"n1"}, what="it does not wait for the end of its slot")

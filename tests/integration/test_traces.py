@@ -71,7 +71,7 @@ async def test_a_blueprint_is_followed_from_its_put_until_it_is_served(server: N
             headers = {"Cdm-By": "alice"}
             revision = await user.put("blueprints", "g/web/1", {"instances": 2, "min_healthy": 0}, headers)
 
-            managing = nodes.all["n1"].managing
+            managing = (await nodes.leader()).managing  # which a node of role auto has a moment after its registration
 
             def told() -> bool:
                 """Whether the leader has seen that it is served, and has told all that it noted."""
