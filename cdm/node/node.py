@@ -123,12 +123,16 @@ class Node:
         raise LookupError(f"a node of role {self.settings.role} has no {kind.__name__}")
 
     async def prepare(self) -> None:
-        """Check the server and what the parts need there; waits while JetStream itself is not ready.
+        """Check the machine, the server, and what the parts need there; waits while JetStream itself is not ready.
 
         Raises:
+            UsageError: slices cannot be run on this machine; nothing is made then, here or there.
+            SliceFailed: something that they need there does not answer; likewise.
             Unsuitable: the server or a bucket cannot do what is needed.
             BucketMissing: a bucket is not there and may not be created.
         """
+        for part in self.parts:
+            await part.check()
         await patiently(self.connection.check_server, "the server")
         for part in self.parts:
             await part.prepare()

@@ -79,8 +79,11 @@ class Part:
     tallies: tuple[EndpointTally, ...] = ()
     """Of the subjects at which it answers."""
 
+    async def check(self) -> None:
+        """Whether the part can do on this machine what it is for: called first of all, and makes nothing."""
+
     async def prepare(self) -> None:
-        """See to it that what the part needs is there; called before anything else."""
+        """See to it that what the part needs is there; called before anything is done."""
 
     async def provide(self, bucket: Bucket) -> None:
         """A bucket is missing while the node runs, or lacks settings that it needs."""

@@ -107,6 +107,10 @@ class Running(Serving):
         needs = 0.0 if self._keeps else (of_node.stop_needs or 0.0) + self.agent.stopping_takes
         return replace(of_node, disk_free=free, disk_size=size, stop_needs=needs)
 
+    async def check(self) -> None:
+        """Whether the runtime can run slices on this machine. Raises as `Runtime.check_machine`."""
+        await self._runtime.check_machine()
+
     async def prepare(self) -> None:
         """Take the folder, and end what an earlier process of this node left running.
 

@@ -123,8 +123,17 @@ class Runtime(ABC):
     gives_secrets = False
     """Whether it heeds `Work.secrets`; slices that have any are kept off nodes whose runtime does not."""
 
+    async def check_machine(self) -> None:
+        """Whether slices can be run on this machine, as it is now. It makes nothing, and no method but `close` or
+        `detach` may follow: the node calls it first of all, and ends where this fails.
+
+        Raises:
+            UsageError: they cannot.
+            SliceFailed: something that they need does not answer.
+        """
+
     async def start(self) -> None:
-        """Before anything else: stop, or adopt, what an earlier process of this node left running."""
+        """Before all but `check_machine`: stop, or adopt, what an earlier process of this node left running."""
 
     @abstractmethod
     async def load(self, work: Work) -> None:
@@ -233,6 +242,7 @@ class _Adapted(Runtime):
         self._made = made
         optional = (
             "gives_secrets",
+            "check_machine",
             "start",
             "listed",
             "close",

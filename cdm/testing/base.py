@@ -65,13 +65,16 @@ class RuntimeTests(ABC):
     @pytest.fixture
     async def trial(self, folder: Path) -> AsyncIterator[Trial]:
         """A started runtime; nothing is left of it after the test."""
-        made = Trial(folder, self.make_runtime, lambda *of: self.work(folder, *of), self.patience)
+        made = self._trial(folder)
         await made.start()
         try:
             yield made
         finally:
             await made.runtime.close()
             assert not await self._run(made), "close leaves something running"
+
+    def _trial(self, folder: Path) -> Trial:
+        return Trial(folder, self.make_runtime, lambda *of: self.work(folder, *of), self.patience)
 
     async def _run(self, trial: Trial) -> Collection[str]:
         found = self.running(trial.node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import anyio
 import pytest
@@ -16,6 +17,15 @@ from cdm.testing.trial import SERVING, Trial
 
 class StoppingTests(RuntimeTests):
     """Starting and stopping, also where a call is cancelled."""
+
+    async def test_a_look_at_the_machine_makes_nothing(self, folder: Path) -> None:
+        """`check_machine` comes before anything else, of nodes that then end, too. `close` may follow at once."""
+        trial = self._trial(folder)
+        before = _within(folder)
+        await trial.runtime.check_machine()
+        await trial.runtime.close()
+        assert _within(folder) == before
+        assert not await self._run(trial), "it was only to look"
 
     async def test_stop_means_stopped(self, trial: Trial) -> None:
         """`deactivate` and `unload` return when nothing of the slice runs; calls that ask for nothing do nothing."""
@@ -105,3 +115,7 @@ class StoppingTests(RuntimeTests):
             await self._stopped(trial)
             assert trial.runtime.slices == {}
         assert not trial.told
+
+
+def _within(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))

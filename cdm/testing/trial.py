@@ -87,6 +87,7 @@ class Trial:
 
     async def start(self) -> None:
         """As the node does it, whose heartbeats NATS takes."""
+        await self.runtime.check_machine()
         await self.runtime.start()
         self.runtime.heard(now())
 

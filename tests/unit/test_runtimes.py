@@ -60,6 +60,9 @@ class PlainWithAll(Plain):
         super().__init__()
         self.calls: list[Any] = []
 
+    async def check_machine(self) -> None:
+        self.calls.append("check_machine")
+
     async def start(self) -> None:
         self.calls.append("start")
 
@@ -84,6 +87,7 @@ class InheritingWithAll(PlainWithAll, Runtime):
 async def test_what_a_runtime_lacks_is_a_default(kind: type[Plain]) -> None:
     made = kind()
     runtime = adapted(made)
+    await runtime.check_machine()
     await runtime.start()
     runtime.heard(1.0)
     await runtime.load(WORK)
@@ -103,10 +107,11 @@ async def test_what_a_runtime_lacks_is_a_default(kind: type[Plain]) -> None:
 async def test_what_a_runtime_has_is_used(kind: type[PlainWithAll]) -> None:
     made = kind()
     runtime = adapted(made)
+    await runtime.check_machine()
     await runtime.start()
     runtime.heard(1.0)
     await runtime.close()
-    assert made.calls == ["start", 1.0, "close"]
+    assert made.calls == ["check_machine", "start", 1.0, "close"]
     assert runtime.lapses
     assert runtime.logs
     assert list(runtime.written(ARTIFACT)) == [KEY]

@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 from cdm.errors import SliceFailed
+from cdm.model.artifact import NodeId
 from cdm.model.manifest import Limits, Logs
 from cdm.output.files import MAX_LINE
 from cdm.output.reading import parse
+from cdm.runtimes import Surroundings
 from cdm.runtimes.keeper.protocol import Exited, SpawnRefused
 from cdm.runtimes.process.handle import RunHandle
 from cdm.runtimes.systemd.bus import UnitState
 from cdm.runtimes.systemd.output import FREED, RawOutput
 from cdm.runtimes.systemd.runs import UnitRun
-from cdm.runtimes.systemd.unit import environment_file, unenforced
+from cdm.runtimes.systemd.unit import STATE, environment_file, unenforced
 from cdm.runtimes.systemd.watchdog import ALONE, remaining
 
 pytestmark = pytest.mark.quick
@@ -39,6 +41,20 @@ def test_what_must_not_run_twice_has_what_is_left_since_the_last_heartbeat(
     after: float | None, outlive: float | None, silent: float, seconds: float
 ) -> None:
     assert remaining(after, outlive, silent) == seconds
+
+
+@pytest.mark.anyio
+async def test_one_that_was_never_started_clears_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What slices of other nodes have on this machine is beside what its own would have."""
+    pytest.importorskip("dbus_fast", reason="the extra systemd is not installed")
+    from cdm.runtimes.systemd import runtime  # noqa: PLC0415  # it needs that
+
+    monkeypatch.setattr(runtime, "PRIVATE", tmp_path)
+    monkeypatch.setattr(runtime, "LINKS", tmp_path)
+    of_another = tmp_path / STATE / "0123456789abcdef" / "g=2Fone=2F1"
+    of_another.mkdir(parents=True)
+    await runtime.SystemdRuntime(Surroundings(NodeId("n1"), tmp_path / "runtime", lambda *_: None)).close()
+    assert of_another.exists()
 
 
 def test_variables_are_quoted_and_those_that_systemd_would_drop_are_refused() -> None:

@@ -77,17 +77,21 @@ class ContainerRuntime(SliceRuntime[ContainerSlice, FoundContainer]):
         each = self._slices.get(key)
         return None if each is None else unenforced(each.work, self._able)
 
+    async def check_machine(self) -> None:
+        """Raises `SliceFailed`: the engine does not answer."""
+        self._able = await self.engine.ask("GET", "/info")
+        self.rootless = any("rootless" in each for each in self._able.get("SecurityOptions") or ())
+
     async def start(self) -> None:
         """Find what an earlier process of this node left running.
 
         Raises:
             SliceFailed: the engine does not answer, or a container cannot be removed.
         """
+        await self.check_machine()
         self._folder.mkdir(parents=True, exist_ok=True)
         self.token, _ = self._read_token()
         self._images = Images(self.engine, self.token)
-        self._able = await self.engine.ask("GET", "/info")
-        self.rootless = any("rootless" in each for each in self._able.get("SecurityOptions") or ())
         background = await Background.open()
         self._containers = Containers(self.engine, self.token, self._folder / NOTES, background)
         self._found = await self._containers.find()
@@ -147,22 +151,22 @@ class ContainerRuntime(SliceRuntime[ContainerSlice, FoundContainer]):
             await self._stop_all()
         finally:
             containers, self._containers = self._containers, None
-            if containers is not None:
-                with anyio.CancelScope(shield=True):
-                    try:
+            with anyio.CancelScope(shield=True):
+                try:
+                    if containers is not None:
                         await containers.close()
                         if self._leaves:
                             await self.images.leave()
-                    finally:
-                        await self.engine.close()
+                finally:
+                    await self.engine.close()
 
     async def detach(self) -> None:
         """End all work, and leave what runs to the next process of the node."""
         containers, self._containers = self._containers, None
-        if containers is not None:
-            with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True):
+            if containers is not None:
                 await containers.detach()
-                await self.engine.close()
+            await self.engine.close()
 
 
 def _unfit(work: Work) -> str | None:

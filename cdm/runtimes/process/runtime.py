@@ -85,18 +85,22 @@ class ProcessRuntime(SliceRuntime[ProcessSlice, FoundRun]):
         """The keeper's pid; None: there is none."""
         return None if self._supervisor is None else self._supervisor.pid
 
-    async def start(self) -> None:
-        """End what an earlier process of this node left running, or find it, where a keeper kept it.
-
-        Raises:
-            SliceFailed: a process cannot be ended.
-            UsageError: too few files may be open.
-        """
+    async def check_machine(self) -> None:
+        """Raises `UsageError`: too few files may be open."""
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if files != resource.RLIM_INFINITY and files < MIN_FILES:
             raise UsageError(
                 f"only {files} files may be open (ulimit -n); a node needs {MIN_FILES}, and about 3 more for each slice"
             )
+
+    async def start(self) -> None:
+        """End what an earlier process of this node left running, or find it, where a keeper kept it.
+
+        Raises:
+            SliceFailed: a process cannot be ended.
+            UsageError: see `check_machine`.
+        """
+        await self.check_machine()
         self._folder.mkdir(parents=True, exist_ok=True)
         await self._in_thread(self._users.start, (LOGS, RECORDS), (SECRETS,))
         self._supervisor = await self._supervise(*self._read_token())

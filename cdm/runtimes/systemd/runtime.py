@@ -27,7 +27,7 @@ from cdm.runtimes import Surroundings, Work
 from cdm.runtimes.process.files import open_folder, remove
 from cdm.runtimes.process.runtime import ProcessRuntime
 from cdm.runtimes.process.supervising import Place, Supervising
-from cdm.runtimes.systemd.bus import RefusedBySystemd
+from cdm.runtimes.systemd.bus import RefusedBySystemd, SystemdBus
 from cdm.runtimes.systemd.supervisor import SystemdSupervisor
 from cdm.runtimes.systemd.unit import (
     CREDENTIALS,
@@ -55,6 +55,22 @@ class SystemdRuntime(ProcessRuntime):
     def __init__(self, surroundings: Surroundings) -> None:
         super().__init__(surroundings, cgroups=False)
         self._token = ""
+        """Empty: it is not started."""
+
+    async def check_machine(self) -> None:
+        """Raises `UsageError`: systemd does not run this machine, or does not do what this user asks for."""
+        await super().check_machine()
+        if os.geteuid() != 0 or not await self._in_thread(BOOTED.exists):
+            raise UsageError(
+                "--runtime systemd (CDM_RUNTIME) needs root, and systemd as this machine's init; choose another runtime"
+            )
+        bus = SystemdBus(lambda _: None)
+        try:
+            await bus.connect()
+        except RefusedBySystemd as error:
+            raise _refused(error) from None
+        finally:
+            bus.disconnect()
 
     def unenforced(self, limits: Limits) -> str | None:
         """Which limit cannot be enforced on this node; None: all can."""
@@ -74,8 +90,9 @@ class SystemdRuntime(ProcessRuntime):
         try:
             await super().close()
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._in_thread(self._clear_all_but, ())
+            if self._token:  # else it was never started, and the folder above is all nodes'
+                with anyio.CancelScope(shield=True):
+                    await self._in_thread(self._clear_all_but, ())
 
     async def lodging(self, work: Work) -> Place | None:
         """What a slice has of its own, which systemd makes; its artifact is opened to it. Raises `SliceFailed`."""
@@ -88,10 +105,6 @@ class SystemdRuntime(ProcessRuntime):
 
     async def _supervise(self, token: str, is_new: bool) -> Supervising:
         self._token = token
-        if os.geteuid() != 0 or not await self._in_thread(BOOTED.exists):
-            raise UsageError(
-                "--runtime systemd (CDM_RUNTIME) needs root, and systemd as this machine's init; choose another runtime"
-            )
 
         def content_of(key: SliceKey) -> Path:
             return self._slices[key].work.folder
@@ -99,7 +112,7 @@ class SystemdRuntime(ProcessRuntime):
         try:
             return await SystemdSupervisor.start(self._folder, token, self.surroundings.outlive, content_of)
         except RefusedBySystemd as error:
-            raise UsageError(f"--runtime systemd (CDM_RUNTIME): {error}") from None
+            raise _refused(error) from None
 
     async def _clear(self, key: SliceKey) -> None:
         await self._in_thread(self._clear_state, folder_name(key))
@@ -123,3 +136,7 @@ class SystemdRuntime(ProcessRuntime):
                     os.close(opened)
                 parent.rmdir()  # the last one is gone
                 parent.parent.rmdir()
+
+
+def _refused(error: RefusedBySystemd) -> UsageError:
+    return UsageError(f"--runtime systemd (CDM_RUNTIME): {error}")
