@@ -24,11 +24,15 @@ LAST_LINES = 5
 """Lines of each stream that are quoted in reasons; of each, so that much output does not hide an error message."""
 LAST_LENGTH = 300
 """How much of each line is quoted, in bytes."""
+LONGEST_REMARK = 4096
+"""Bytes of a remark of cdm's, at most."""
 MIN_BYTES = 4096
 """Smallest size at which a file is put aside, in bytes: smaller files would be too many."""
 BEGAN_AGAIN = "begins again"
 ENDED = "ended: "
 """Remarks between the runs of a slice: what an `OutputWriter` marks their beginnings and ends with."""
+UNNOTED = "nobody noted how"
+"""Of a run whose end was not written before the next one began: the machine was switched off, for example."""
 _NAME = re.compile(r"(0[0-9]{7}|[1-9][0-9]{7,})\.log", re.ASCII)
 
 
@@ -138,10 +142,12 @@ class OutputWriter:
         return tuple(_cut(line).decode(errors="replace").rstrip() for line in lines)
 
     def begin(self) -> None:
-        """The program runs, or does so already: where another one ran before, a mark tells the two apart."""
+        """The program runs, or does so already: where another one ran before, marks tell the two apart."""
         if not self._begun:
             self._begun = True
             if numbers(self._folder):
+                if not _is_ended(self._folder):
+                    self.remark(f"{ENDED}{UNNOTED}")
                 self.remark(BEGAN_AGAIN)
 
     def go_on(self) -> None:
@@ -170,6 +176,17 @@ class OutputWriter:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def end_for_another(self, ended: str, *, ran: bool) -> None:
+        """Write how a run ended whose own writer died before it could; nothing, where that was written.
+
+        Args:
+            ended: how.
+            ran: whether the program is known to have run.
+        """
+        if not _is_ended(self._folder) if numbers(self._folder) else ran:
+            self._begun = True
+            self.close(ended)
 
     def _take(self, stream: str, found: list[Lines]) -> None:
         data = b""
@@ -238,6 +255,17 @@ class OutputWriter:
             if number <= self._number - self._files:
                 with contextlib.suppress(OSError):
                     path_of(self._folder, number).unlink()
+
+
+def _is_ended(folder: Path) -> bool:
+    """Whether the end of the last run is written: nothing comes after it."""
+    try:
+        with path_of(folder, numbers(folder)[-1]).open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - LONGEST_REMARK, 0))
+            last = file.read().rpartition(b"\n")[0].rpartition(b"\n")[2]
+    except (OSError, IndexError):
+        return False
+    return last.partition(b" ")[2].startswith(f"cdm {ENDED}".encode())
 
 
 def _cut(line: bytes) -> bytes:

@@ -53,6 +53,17 @@ class TestKeeper:
         assert stage.runtime.slices == {key: True}
         assert stage.crashes == []
 
+    async def test_its_death_is_told_in_the_output_of_its_slices(self, stage: Stage) -> None:
+        """How the run ended, once, and that another one began: also where nothing was ever written."""
+        quiet = Manifest(restart=Restart(attempts=1, backoff=5))
+        keys = [await stage.up(READY, SHORT), await stage.up("time.sleep(600)", quiet, key_of("quiet"))]
+        for times in (1, 2):
+            await kill_keeper(stage)
+            await stage.up_again(2 * times)
+            for key in keys:
+                assert await stage.text(key, "cdm") == ["ended: its keeper died", "begins again"] * times
+        assert await stage.text(keys[0]) == ["READY=1"] * 3
+
     async def test_while_a_slice_starts(self, stage: Stage) -> None:
         key = await stage.load("time.sleep(600)", Manifest(readiness=Readiness(check=Line())))
         async with anyio.create_task_group() as tasks:

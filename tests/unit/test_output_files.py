@@ -201,7 +201,13 @@ async def test_goes_on_where_a_killed_writer_stopped(tmp_path: Path) -> None:
     second.feed("out", b"two\n")
     second.close()
     first.close()
-    assert [line.text for line in await everything(tmp_path)] == ["one", "tor", "begins again", "two"]
+    assert [line.text for line in await everything(tmp_path)] == [
+        "one",
+        "tor",
+        "ended: nobody noted how",
+        "begins again",
+        "two",
+    ]
 
 
 async def test_a_full_disk_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,8 +364,19 @@ async def test_the_run_that_ended_last_is_told_from_the_others(tmp_path: Path) -
     third = a_writer(tmp_path)
     third.begin()
     third.feed("out", b"five\n")
-    assert await previous() == ["begins again", "four"]
+    assert await previous() == ["begins again", "four", "ended: nobody noted how"]
     third.close()
+    # Nor was that of this one, and somebody else tells it, once.
+    for _ in range(2):
+        a_writer(tmp_path).end_for_another("its keeper died", ran=True)
+        assert await previous() == ["begins again", "five", "ended: its keeper died"]
     # What never ran leaves no mark.
     a_writer(tmp_path).close("exit status 127")
-    assert (await everything(tmp_path))[-1].text == "five"
+    assert (await everything(tmp_path))[-1].text == "ended: its keeper died"
+
+
+@pytest.mark.parametrize("ran", [True, False])
+async def test_the_end_of_a_run_that_wrote_nothing_is_told_by_another(tmp_path: Path, ran: bool) -> None:
+    """Where it ran, which there being no file does not tell."""
+    a_writer(tmp_path).end_for_another("its keeper died", ran=ran)
+    assert [line.text for line in await everything(tmp_path)] == ["ended: its keeper died"] * ran

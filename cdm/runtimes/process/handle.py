@@ -11,11 +11,14 @@ import anyio
 from cdm import clock
 from cdm.errors import SliceFailed
 from cdm.model.keys import SliceKey
+from cdm.model.manifest import Logs
 from cdm.runtimes.keeper.protocol import Exited, Gone, Lapsed, Listener, Losing, RunEvent, Said, SpawnRefused, Started
 
 T = TypeVar("T")
 
 LOST = "the process that keeps this node's slices died"
+LOST_HERE = "its keeper died"
+"""The same, in the slice's own output."""
 CUT_OFF = "stopped: NATS accepted no heartbeat of this node for too long (stop_after)"
 
 
@@ -36,6 +39,8 @@ class RunHandle:
         """How the program itself ended; None: it has not, or its keeper died first."""
         self.excused = False
         """Whether it ended because its keeper died, which does not count as its failure."""
+        self.logs = Logs()
+        """How much of its output is kept."""
         self.lapsed = False
         """Whether it was stopped because no heartbeat was accepted for too long."""
         self.lacking = ""

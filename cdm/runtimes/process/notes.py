@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -102,3 +103,11 @@ class RunNote(Struct, frozen=True, omit_defaults=True):
 def folder_of(note: RunNote | None) -> Path | None:
     """The folder of the artifact that a run uses, as far as that is known."""
     return Path(note.work.folder) if note is not None and note.work is not None else None
+
+
+def manifest_of(note: RunNote | None) -> Manifest | None:
+    """What a run was started with; None: it is not known."""
+    if note is not None and note.work is not None:
+        with suppress(InvalidManifest):
+            return Manifest.restore(bytes(note.work.manifest))
+    return None

@@ -17,6 +17,9 @@ from cdm import clock
 from cdm.errors import SliceFailed
 from cdm.log import Lasting, Log
 from cdm.model.keys import SliceKey
+from cdm.model.manifest import Manifest
+from cdm.output.files import OutputWriter
+from cdm.output.reading import folder_name
 from cdm.runtimes.keeper.leftovers import PATIENCE, recorded, sweep
 from cdm.runtimes.keeper.processes import Process
 from cdm.runtimes.keeper.protocol import (
@@ -34,14 +37,16 @@ from cdm.runtimes.keeper.protocol import (
     Outlive,
     Remember,
     Spawn,
+    SpawnRefused,
     Stop,
     Survivor,
     WhoListens,
 )
 from cdm.runtimes.process.background import Background
-from cdm.runtimes.process.handle import LOST, RunHandle
+from cdm.runtimes.process.handle import LOST, LOST_HERE, RunHandle
 from cdm.runtimes.process.link import KeeperLink, Met, meet
-from cdm.runtimes.process.notes import RunNote
+from cdm.runtimes.process.notes import RunNote, manifest_of
+from cdm.runtimes.process.slice_runtime import LOGS
 from cdm.runtimes.process.supervising import FoundRun, Supervising
 
 log = Log("cdm.process")
@@ -146,6 +151,7 @@ class Supervisor(Supervising):
         if self._link is None or not self._ready.is_set():
             raise SliceFailed(LOST)
         run = RunHandle(spawn.run, key)
+        run.logs = spawn.logs
         try:
             self._link.send(spawn)
         except OSError as error:
@@ -253,6 +259,7 @@ class Supervisor(Supervising):
 
     def _found(self, told: Survivor, note: RunNote) -> RunHandle:
         run = self._runs[told.run] = RunHandle(told.run, note.slice, note.begun)
+        run.logs = (manifest_of(note) or Manifest()).logs
         run.started.set()
         if told.said:
             run.said.set()
@@ -334,11 +341,21 @@ class Supervisor(Supervising):
         while left := await sweep(self._folder / RECORDS, self._token, self._users()):
             stays.goes_on(clock.now(), "processes cannot be ended", pids=_pids(left))
         stays.over(clock.now())
+        with contextlib.suppress(RuntimeError):  # no thread can be started now: the next run's writer notes it
+            await asyncio.to_thread(self._note_ends, list(self._runs.values()))
         lost, self._runs = self._runs, {}
         for run in lost.values():
             run.excused = excused and not run.over.is_set()
             run.left = ()  # none lives: the next keeper, which does not know the run, must not be asked for it
             run.end()
+
+    def _note_ends(self, lost: Iterable[RunHandle]) -> None:
+        """Tell in their output how runs ended whose keeper did not live to do it."""
+        for run in lost:
+            if run.key is not None:
+                writer = OutputWriter(self._folder / LOGS / folder_name(run.key), run.logs)
+                ran = run.started.is_set() and not isinstance(run.ended, SpawnRefused)
+                writer.end_for_another(LOST_HERE if run.ended is None else run.ending, ran=ran)
 
 
 def _pids(processes: Iterable[Process]) -> str:

@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import Collection
 from pathlib import Path
 
-from cdm.errors import InvalidManifest
 from cdm.log import Lasting, Log
 from cdm.model.manifest import Manifest
 from cdm.model.quantity import memory_shown
@@ -15,7 +14,7 @@ from cdm.runtimes.keeper.ending import told_of_ending
 from cdm.runtimes.keeper.processes import census, listening, sockets
 from cdm.runtimes.keeper.protocol import Exited, SpawnRefused
 from cdm.runtimes.process.handle import RunHandle
-from cdm.runtimes.process.notes import RunNote
+from cdm.runtimes.process.notes import RunNote, manifest_of
 from cdm.runtimes.systemd.bus import UnitState
 from cdm.runtimes.systemd.output import RawOutput
 from cdm.runtimes.systemd.unit import CANNOT_EXECUTE, refused
@@ -133,14 +132,6 @@ class UnitRun:
                 memory = f"over its memory limit of {memory_shown(limits.memory)}"
             return f"killed: {memory}"
         return told_of_ending(state.status or 0, limits, None, asked=self.stopped)
-
-
-def manifest_of(note: RunNote | None) -> Manifest | None:
-    """What a run was started with; None: it is not known."""
-    if note is not None and note.work is not None:
-        with contextlib.suppress(InvalidManifest):
-            return Manifest.restore(bytes(note.work.manifest))
-    return None
 
 
 def write_note(path: Path, note: RunNote) -> None:

@@ -24,13 +24,13 @@ from cdm.runtimes.keeper.protocol import KILL_PATIENCE, Gone, Spawn, SpawnRefuse
 from cdm.runtimes.process.background import Background
 from cdm.runtimes.process.given import SECRETS
 from cdm.runtimes.process.handle import RunHandle
-from cdm.runtimes.process.notes import RunNote
+from cdm.runtimes.process.notes import RunNote, manifest_of
 from cdm.runtimes.process.slice_runtime import LOGS
 from cdm.runtimes.process.supervising import FoundRun, Supervising
 from cdm.runtimes.systemd import HEARD
 from cdm.runtimes.systemd.bus import RefusedBySystemd, SystemdBus, UnitState, path_of
 from cdm.runtimes.systemd.output import RawOutput
-from cdm.runtimes.systemd.runs import UnitRun, manifest_of, stranger, write_note
+from cdm.runtimes.systemd.runs import UnitRun, stranger, write_note
 from cdm.runtimes.systemd.unit import UnitFiles, environment_file, state_of, unit_name, unit_properties
 from cdm.runtimes.systemd.watchdog import TICK, Watchdog, remaining
 
