@@ -264,9 +264,10 @@ class Program:
         secrets = secrets_in(manifest.env)
         if secrets and not shared.runtime.gives_secrets:
             raise SliceFailed("secrets: this node's runtime gives slices none", fatal=True)
-        plain = {name: value for name, value in manifest.env.items() if name not in secrets}
-        plainly = replace(manifest, env=plain)
-        work = Work(self.key, fetched.folder, plainly, stop_after, secrets, may_start, self.cores)
+        plain = manifest
+        if secrets:
+            plain = replace(manifest, env={name: value for name, value in manifest.env.items() if name not in secrets})
+        work = Work(self.key, fetched.folder, plain, stop_after, secrets, may_start, self.cores)
         return work, _Loaded(manifest, overrides, fetched.content, may_start), fetched.digest
 
     async def activate(self) -> None:

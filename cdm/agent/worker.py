@@ -25,7 +25,7 @@ from cdm.log import Log
 from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey
 from cdm.model.slice import SliceState, SliceValue
-from cdm.wakeup import Wakeup
+from cdm.wakeup import Moment, Wakeup
 
 log = Log("cdm.agent")
 
@@ -51,9 +51,9 @@ class Worker:
 
     def __init__(self, shared: Shared, key: SliceKey) -> None:
         self.key = key
-        self.at_rest = anyio.Event()
+        self.at_rest = Moment()
         """Set once the node stops and nothing of the slice runs."""
-        self.withdrawn = anyio.Event()
+        self.withdrawn = Moment()
         """Set once the node leaves and there is no key that it may delete."""
         self._shared = shared
         self.program = Program(shared, key, self._leaves_within)
@@ -210,9 +210,11 @@ class Worker:
         step = next_step(state, self.program.local_state, lingers=lingers > 0)
         if step is None and self._untold:
             await self._report(state)
-        elif step is None:
-            with anyio.move_on_after(lingers or None):
+        elif step is None and lingers:
+            with anyio.move_on_after(lingers):
                 await self._news.wait()
+        elif step is None:
+            await self._news.wait()
         elif isinstance(step, StateReport):
             if self._shared.resigned and step.begins:
                 await self._news.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
@@ -13,6 +12,7 @@ from cdm.errors import SliceFailed
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Logs
 from cdm.runtimes.keeper.protocol import Exited, Gone, Lapsed, Listener, Losing, RunEvent, Said, SpawnRefused, Started
+from cdm.wakeup import Moment
 
 T = TypeVar("T")
 
@@ -51,14 +51,14 @@ class RunHandle:
         """Processes that could not be stopped."""
         self.stranger: int | None = None
         """A process of somebody else's that listens on its port, as its keeper told last."""
-        self.listener_told = asyncio.Event()
-        self.started = asyncio.Event()
+        self.listener_told = Moment()
+        self.started = Moment()
         """The program runs, or never will."""
-        self.said = asyncio.Event()
+        self.said = Moment()
         """The program wrote the line that is waited for."""
-        self.over = asyncio.Event()
+        self.over = Moment()
         """The program itself ended, or never was."""
-        self.gone = asyncio.Event()
+        self.gone = Moment()
         """No process of it lives; or, where some are `left`, SIGKILL did not end them."""
 
     def on_event(self, event: RunEvent) -> None:

@@ -7,6 +7,7 @@ from enum import Enum, auto
 import anyio
 
 from cdm.errors import SliceFailed
+from cdm.wakeup import Moment
 
 
 class SlicePhase(Enum):
@@ -40,9 +41,9 @@ class Life:
     def __init__(self) -> None:
         self.scope = anyio.CancelScope()
         """Cancelled to stop it."""
-        self.settled = anyio.Event()
+        self.settled = Moment()
         """It became active, or never will."""
-        self.over = anyio.Event()
+        self.over = Moment()
         """The slice is LOADED or STUCK."""
         self.failure: Exception | None = SliceFailed("was stopped before it was ready")
         """Why it did not become active; None: it did."""

@@ -11,7 +11,7 @@ from cdm.model.manifest import Http, Line, Tcp
 from cdm.runtimes import Work
 from cdm.runtimes.keeper.protocol import Lapse, Spawn
 from cdm.runtimes.process.command import prepare
-from cdm.runtimes.process.given import Given
+from cdm.runtimes.process.given import NO_SECRETS, Given
 from cdm.runtimes.process.handle import CUT_OFF, RunHandle
 from cdm.runtimes.process.notes import RunNote
 from cdm.runtimes.process.slice import Slice, SliceHost
@@ -54,8 +54,11 @@ class ProcessSlice(Slice):
         name = keeping.name()
         self._given.remove()
         self._robbed = False
-        folder, secrets = runtime.secrets_folder(name), runtime.surroundings.secrets
-        given = self._given = Given(folder, self.work.secrets, secrets, runtime.secrets_seen(name))
+        given = NO_SECRETS
+        if wanted := self.work.secrets:
+            folder, secrets = runtime.secrets_folder(name), runtime.surroundings.secrets
+            given = Given(folder, wanted, secrets, runtime.secrets_seen(name))
+        self._given = given
         lodging, outside = self._lodging, dict(os.environ)
         outside |= lodging.environment if lodging else {}
         program = prepare(self.work, keeping.mark(name), outside, runtime.ports(self), self.port, given)
