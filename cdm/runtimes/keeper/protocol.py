@@ -17,7 +17,8 @@ from cdm.model.manifest import Limits, Logs
 PROTOCOL = 1
 """The version of all this, which the keeper tells first. A node sends only commands that this version knows, and ends
 a keeper whose version it does not know itself. What is added needs a default; another number is needed only where an
-older keeper must not be sent it. `Hello` and `Survivor` stay readable for ever."""
+older keeper must not be sent it, as a field of `Limits` or `Logs`, which refuse what they do not know. The names of the
+messages are said, too: `Hello` and `Survivor` stay readable for ever."""
 MARK = "CDM_RUN"
 """The environment variable by which processes of a slice are known, wherever they went: ``{token}.{run}``."""
 MAX_PACKET = 1 << 17
