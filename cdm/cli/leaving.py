@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from msgspec import Struct
 from msgspec.structs import replace
 
+from cdm.cli import Exit
 from cdm.cli.context import expanded
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.node_process import LEAVE
@@ -27,6 +28,7 @@ from cdm.node.farewell import take_back
 from cdm.node.folder import chosen_folder, holder
 from cdm.node.holders import forget_holders, holders_of
 from cdm.node.kept import end_left
+from cdm.runtimes.abandoned import Abandoned
 from cdm.store.access import Access
 from cdm.store.connection import connect
 
@@ -38,7 +40,9 @@ class GivenUp(Struct, frozen=True):
     process: bool
     """Whether a process of it ran here: it has left in good order, and the rest says nothing."""
     slices: int = 0
-    """How many slices a dead process had left, which are stopped."""
+    """How many slices a dead process had left, which are stopped, but for what is `alive`."""
+    alive: tuple[str, ...] = ()
+    """What cannot be stopped of them, and why."""
     registration: bool = False
     """Whether that process's registration was taken back."""
     keys: int | None = 0
@@ -79,7 +83,7 @@ def leave(
         print_json(left)
     else:
         show([PLAIN(_in_words(left))])
-    return 0
+    return Exit.FAILED if left.alive else Exit.OK
 
 
 async def _give_up(path: Path, node: NodeId, access: Access, prefix: str) -> GivenUp:
@@ -87,8 +91,12 @@ async def _give_up(path: Path, node: NodeId, access: Access, prefix: str) -> Giv
     holders = holders_of(path)
     left = GivenUp(node, process=False, ttl=holders.ttl)
 
-    async def take_back_all() -> None:
+    async def take_back_all(ended: Abandoned) -> None:
         nonlocal left
+        left = replace(left, slices=ended.slices, alive=ended.problems)
+        if ended.problems:
+            left = replace(left, problem="what runs on of its slices would run twice")
+            return
         if not holders.incarnations:
             left = replace(left, problem="an earlier version of cdm ran it, whose registration nobody can tell")
             return
@@ -106,16 +114,18 @@ async def _give_up(path: Path, node: NodeId, access: Access, prefix: str) -> Giv
         else:
             forget_holders(path)
 
-    count = await end_left(path, node, take_back_all)
-    if not count and not left.registration and not (left.problem and holders.incarnations):
+    await end_left(path, node, take_back_all)
+    if not left.slices and not left.alive and not left.registration and not (left.problem and holders.incarnations):
         raise NodeUnknown(f"no process of node {node} runs here, and no slice of it ({path}); see --id and --folder")
-    return replace(left, slices=count)
+    return left
 
 
 def _in_words(left: GivenUp) -> str:
     if left.process:
         return f"{left.node} has left"
     slices = f"; {left.slices} of its slices did, and are stopped" if left.slices else ", and no slice of it"
+    if left.alive:
+        slices = f"; of its slices ({left.slices}) not all are stopped: {'; '.join(left.alive)}"
     words = f"{left.node}: no process of it runs here{slices}"
     if left.registration:
         return f"{words}; its registration is taken back"

@@ -83,7 +83,7 @@ app.command(
         "Whatever its --on-stop says, its slices are stopped and its registration is taken back; the command waits for "
         "that. Where no process of it runs, what one left is stopped, and its registration taken back over NATS (`cdm "
         "help connection`); where NATS is not reached, that stands until its --node-ttl is over. Exits with 1 where "
-        "there is nothing to stop or to take back."
+        "there is nothing to stop or to take back, and where something cannot be stopped."
     ),
     help_epilogue=examples("cdm node leave", "cdm node leave --id node-1"),
 )

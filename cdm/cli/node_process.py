@@ -91,12 +91,14 @@ async def run(settings: NodeSettings, server: HttpServer | None, tracing: Tracin
 async def _end_left(settings: NodeSettings) -> None:
     """Stop what an earlier process left; there is nothing of it unless this one was told to leave while it started."""
     try:
-        count = await end_left(chosen_folder(settings.folder, settings.prefix, settings.node), settings.node)
+        ended = await end_left(chosen_folder(settings.folder, settings.prefix, settings.node), settings.node)
     except CdmError as error:
         log.debug("nothing is stopped that an earlier process left", reason=str(error))
     else:
-        if count:
-            log.info("what an earlier process left is stopped", slices=count)
+        for problem in ended.problems:
+            log.error("what an earlier process left is not all stopped", reason=problem)
+        if ended.slices and not ended.problems:
+            log.info("what an earlier process left is stopped", slices=ended.slices)
 
 
 async def _cancel(scope: anyio.CancelScope, at_once: anyio.Event) -> None:

@@ -10,40 +10,51 @@ from pathlib import Path
 from cdm.errors import FolderTaken, UsageError
 from cdm.model.artifact import NodeId
 from cdm.node.folder import LOCK, RUNTIME
+from cdm.runtimes.abandoned import Abandoned
 from cdm.runtimes.container import end_containers
 from cdm.runtimes.process.kept import end_kept
 from cdm.runtimes.systemd import end_units
 
 
-async def nothing_else() -> None:
+async def nothing_else(_ended: Abandoned) -> None:
     """Do no more."""
 
 
-async def end_left(folder: Path, node: NodeId, afterwards: Callable[[], Awaitable[None]] = nothing_else) -> int:
-    """Stop all slices, each in its own way; returns how many there were.
+async def end_left(
+    folder: Path, node: NodeId, afterwards: Callable[[Abandoned], Awaitable[None]] = nothing_else
+) -> Abandoned:
+    """Stop all slices, each in its own way.
 
     Args:
         folder: the node's.
         node: the node.
-        afterwards: what is to be done when they are stopped, before another process of the node can use the folder.
+        afterwards: what is to be done about what came of it, before another process of the node can use the folder.
 
     Raises:
         FolderTaken: a process of the node uses it.
         UsageError: it cannot be used.
+        SliceFailed: what there is cannot be told.
     """
     try:
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        return 0
+        return Abandoned()
     except OSError as error:
-        raise UsageError(f"folder {folder} cannot be used: {error.strerror}") from None
+        raise _unusable(folder, error) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         runtime = folder / RUNTIME
-        count = await end_kept(runtime) + await end_units(node, runtime) + await end_containers(node, runtime)
-        await afterwards()
-        return count
+        each = (await end_kept(runtime), await end_units(node, runtime), await end_containers(node, runtime))
+        ended = Abandoned(sum(one.slices for one in each), tuple(problem for one in each for problem in one.problems))
+        await afterwards(ended)
+        return ended
     except BlockingIOError:
         raise FolderTaken(f"a process of the node has just begun to use {folder}") from None
+    except OSError as error:
+        raise _unusable(folder, error) from None
     finally:
         os.close(lock)
+
+
+def _unusable(folder: Path, error: OSError) -> UsageError:
+    return UsageError(f"folder {folder} cannot be used: {error.strerror or error}")

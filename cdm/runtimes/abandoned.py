@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import anyio
+
+from cdm.errors import SliceFailed
 from cdm.model.artifact import NodeId
+from cdm.model.keys import SliceKey
 from cdm.runtimes import Runtime, Surroundings
 
 
-async def end_abandoned(make: Callable[[Surroundings], Runtime], node: NodeId, folder: Path) -> int:
-    """Stop all slices that such a runtime finds, each in its own way; returns how many there were. The node has left.
+class Abandoned(NamedTuple):
+    """What such a node left."""
+
+    slices: int = 0
+    """How many slices there were."""
+    problems: tuple[str, ...] = ()
+    """What of them may run on, and why, in words; none: all are stopped."""
+
+
+async def end_abandoned(make: Callable[[Surroundings], Runtime], node: NodeId, folder: Path) -> Abandoned:
+    """Stop all slices that such a runtime finds, each in its own way. The node has left.
 
     Args:
         make: makes the runtime.
@@ -19,11 +33,27 @@ async def end_abandoned(make: Callable[[Surroundings], Runtime], node: NodeId, f
 
     Raises:
         UsageError: the runtime cannot be had on this machine.
-        SliceFailed: a slice cannot be stopped.
+        SliceFailed: what there is cannot be told.
     """
     runtime = make(Surroundings(node, folder, lambda *_: None))
     await runtime.start()
-    count = len(runtime.found)
+    found = list(runtime.found)
     runtime.end_with_node()
-    await runtime.close()
-    return count
+    problems: list[str] = []
+
+    async def end(key: SliceKey) -> None:
+        try:
+            await runtime.unload(key)
+        except SliceFailed as error:
+            problems.append(f"{key}: {error}")
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for key in found:
+                tasks.start_soon(end, key)
+    finally:
+        try:
+            await runtime.close()
+        except SliceFailed as error:
+            problems.append(str(error))
+    return Abandoned(len(found), tuple(sorted(problems)))

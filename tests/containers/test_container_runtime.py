@@ -25,6 +25,7 @@ from cdm.model.keys import SliceKey
 from cdm.model.manifest import Container, Manifest, Readiness, Restart, Tcp
 from cdm.model.secret import SecretForm, SecretRef
 from cdm.runtimes import Surroundings, Work
+from cdm.runtimes.abandoned import Abandoned
 from cdm.runtimes.container import end_containers
 from cdm.runtimes.container.engine import Engine
 from cdm.runtimes.container.images import Images
@@ -116,11 +117,11 @@ class TestContainers(RuntimeConformance):
         assert not trial.runtime.lapses
 
     async def test_what_is_left_of_a_node_is_ended(self, trial: Trial, folder: Path) -> None:
-        assert await end_containers(trial.node, folder / "other") == 0
+        assert await end_containers(trial.node, folder / "other") == Abandoned()
         _, port = await self._left_behind(trial, Deed.SERVE)
-        assert await end_containers(trial.node, folder / "runtime") == 1
+        assert await end_containers(trial.node, folder / "runtime") == Abandoned(1)
         await self._stopped(trial, port)
-        assert await end_containers(trial.node, folder / "runtime") == 0
+        assert await end_containers(trial.node, folder / "runtime") == Abandoned()
         token = (folder / "runtime" / "token").read_text()
         assert not self.client.images.list(f"cdm.local/{token}"), "an image is left"
 

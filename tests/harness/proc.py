@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from cdm.runtimes.keeper.processes import census, descendants
+
+PTRACE_DETACH, PTRACE_SEIZE, PTRACE_O_TRACEEXIT = 17, 0x4206, 0x40
 
 
 def exists(pid: int) -> bool:
@@ -27,6 +30,24 @@ def exists(pid: int) -> bool:
 def all_pids() -> list[str]:
     """Of all processes."""
     return [each.name for each in Path("/proc").iterdir() if each.name.isdigit()]
+
+
+@contextmanager
+def unkillable(pid: int) -> Iterator[None]:
+    """SIGKILL does not end this process, of the test's own user, within the block; at its end it takes effect.
+
+    As with one that waits for a disk which does not answer. It is traced by this thread, and halted where it exits.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+    if libc.ptrace(PTRACE_SEIZE, pid, 0, PTRACE_O_TRACEEXIT):
+        pytest.skip(f"no process may be traced here: {os.strerror(ctypes.get_errno())}")
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)  # else it is not halted, and cannot be let go
+        os.waitpid(pid, 0)
+        libc.ptrace(PTRACE_DETACH, pid, 0, 0)
 
 
 def read(path: str) -> bytes:

@@ -25,7 +25,7 @@ import pytest
 from cdm.model.manifest import Line, Manifest, Readiness, Restart
 from cdm.node.holders import holders_of, note_holder
 from tests.harness.judging import assert_legal
-from tests.harness.proc import end_keepers, left_keepers
+from tests.harness.proc import end_keepers, left_keepers, unkillable
 from tests.harness.processes import Process, Processes, command_line, node_processes
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, PORTS, SLEEP, Hand, Yard, ask, made, shown, yard
@@ -334,6 +334,27 @@ async def test_leaving_stops_what_a_dead_process_left(server: NatsServer, tmp_pa
         assert not await ground.user.registrations()
         assert [*await ground.user.slices()] == ["n2.org.example/one/1.0.0"]
         assert (await leave(tmp_path, server.url)).returncode == 1
+
+
+async def test_leaving_tells_what_cannot_be_stopped(server: NatsServer, tmp_path: Path) -> None:
+    """Its registration stands then, for its slice is not to run twice."""
+    async with kept(server, tmp_path) as (ground, hand, running):
+        await up(start(running, tmp_path))
+        await hand.up(hand.key(await ground.push("one", SLEEP, PLAIN)))
+        running.all["n1"].crash()
+        ((pid,),) = ground.living.values()
+        with unkillable(pid):
+            left = await leave(tmp_path, server.url)
+            told = left.stdout.decode()
+            assert left.returncode == 1, left
+            assert f"of its slices (1) not all are stopped: SIGKILL does not end pid {pid};" in told
+            assert "its registration is not taken back (what runs on of its slices would run twice)" in told
+            assert await ground.user.registrations()
+            again = json.loads((await leave(tmp_path, server.url, "--json")).stdout)
+            assert (again["slices"], again["alive"]) == (0, [f"SIGKILL does not end pid {pid}"])
+        await ground.nothing_left(10)
+        assert (await leave(tmp_path, server.url)).returncode == 0
+        assert not await ground.user.registrations()
 
 
 async def test_leaving_takes_back_what_its_own_processes_wrote_and_nothing_else(

@@ -14,9 +14,10 @@ from cdm.errors import UsageError
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Manifest
-from cdm.runtimes import OutputLine, Runtime, Work, adapted, runtime_named
+from cdm.runtimes import OutputLine, Runtime, Surroundings, Work, adapted, runtime_named
 from cdm.runtimes.interface import GROUP, OURS
 from cdm.runtimes.process.runtime import ProcessRuntime
+from cdm.runtimes.process.token import new_token, token_of
 
 pytestmark = pytest.mark.anyio
 
@@ -116,6 +117,22 @@ async def test_what_a_runtime_has_is_used(kind: type[PlainWithAll]) -> None:
     assert runtime.logs
     assert list(runtime.written(ARTIFACT)) == [KEY]
     assert [each async for each in runtime.read(KEY)] == [[]]
+
+
+@pytest.mark.parametrize("damage", ["", "0123", "\udcff"])
+async def test_a_token_is_made_anew_where_there_is_none(tmp_path: Path, damage: str) -> None:
+    if damage:
+        (tmp_path / "token").write_text(damage, errors="surrogateescape")
+    assert token_of(tmp_path) is None
+    assert new_token(tmp_path) == token_of(tmp_path)
+
+
+async def test_a_token_that_cannot_be_read_is_told_and_stays(tmp_path: Path) -> None:
+    """What runs would not be known any more by another one, and would be begun a second time."""
+    (tmp_path / "token").symlink_to("token")
+    with pytest.raises(OSError, match="symbolic links"):
+        await ProcessRuntime(Surroundings(KEY.node, tmp_path, lambda *_: None)).start()
+    assert (tmp_path / "token").is_symlink()
 
 
 def test_a_runtime_that_inherits_is_itself() -> None:

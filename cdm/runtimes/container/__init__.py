@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cdm.model.artifact import NodeId
 from cdm.runtimes import Runtime, Surroundings
-from cdm.runtimes.abandoned import end_abandoned
+from cdm.runtimes.abandoned import Abandoned, end_abandoned
 
 NOTES = "containers"
 """The folder, inside the runtime's own, with a note on each container."""
@@ -24,11 +24,11 @@ def made(surroundings: Surroundings) -> Runtime:
     return ContainerRuntime(surroundings)
 
 
-async def end_containers(node: NodeId, folder: Path) -> int:
-    """Stop what is left of a node that has no process; returns how many slices there were.
+async def end_containers(node: NodeId, folder: Path) -> Abandoned:
+    """Stop what is left of a node that has no process. Raises as `end_abandoned`.
 
     Args:
         node: the node.
         folder: the runtime's own; the caller has locked the node's.
     """
-    return await end_abandoned(made, node, folder) if (folder / NOTES).exists() else 0
+    return await end_abandoned(made, node, folder) if (folder / NOTES).exists() else Abandoned()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
@@ -23,6 +22,7 @@ from cdm.runtimes.loaded import LoadedSlices
 from cdm.runtimes.process.given import SECRETS
 from cdm.runtimes.process.notes import RunNote, folder_of
 from cdm.runtimes.process.slice import Slice
+from cdm.runtimes.process.token import new_token, token_of
 
 log = Log("cdm.process")
 
@@ -161,13 +161,5 @@ class SliceRuntime(Runtime, Generic[S, F]):
 
     def _read_token(self) -> tuple[str, bool]:
         """What marks all that is this runtime's, and whether it was made just now, for there was none."""
-        path = self._folder / "token"
-        with contextlib.suppress(OSError, ValueError):
-            token = path.read_text().strip()
-            if len(bytes.fromhex(token)) == 8:
-                return token, False
-        token = secrets.token_hex(8)
-        draft = path.with_suffix(".new")
-        draft.write_text(token)
-        draft.replace(path)
-        return token, True
+        found = token_of(self._folder)
+        return (new_token(self._folder), True) if found is None else (found, False)

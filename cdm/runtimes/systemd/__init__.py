@@ -13,7 +13,7 @@ from pathlib import Path
 from cdm.errors import UsageError
 from cdm.model.artifact import NodeId
 from cdm.runtimes import Runtime, Surroundings
-from cdm.runtimes.abandoned import end_abandoned
+from cdm.runtimes.abandoned import Abandoned, end_abandoned
 
 HEARD = "heard"
 """The file, inside the runtime's own folder, with the time of the last heartbeat that NATS accepted."""
@@ -30,11 +30,11 @@ def made(surroundings: Surroundings) -> Runtime:
     return SystemdRuntime(surroundings)
 
 
-async def end_units(node: NodeId, folder: Path) -> int:
-    """Stop what is left of a node that has no process; returns how many slices there were.
+async def end_units(node: NodeId, folder: Path) -> Abandoned:
+    """Stop what is left of a node that has no process. Raises as `end_abandoned`.
 
     Args:
         node: the node.
         folder: the runtime's own; the caller has locked the node's.
     """
-    return await end_abandoned(made, node, folder) if (folder / HEARD).exists() else 0
+    return await end_abandoned(made, node, folder) if (folder / HEARD).exists() else Abandoned()
