@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING
 
+from cdm.cli import aside
 from cdm.cli.screen import complain
 from cdm.cli.streams import discard_output, open_missing
 from cdm.errors import (
@@ -22,6 +23,9 @@ from cdm.errors import (
     UsageError,
     innermost,
 )
+
+if TYPE_CHECKING:
+    from cdm.cli.chosen import Chosen
 
 GARBAGE_THRESHOLD = 100_000
 """New objects after which Python's garbage collector looks at them, instead of 700. What a command imports is kept, and
@@ -43,25 +47,77 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     open_missing()
     gc.set_threshold(GARBAGE_THRESHOLD)
-    code = run(sys.argv[1:] if arguments is None else arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    code = _run_node(words) if aside.runs_a_node(words) else run(words)
     # The process ends: looking through all that was imported once more takes longer than many a command.
     gc.freeze()
     sys.exit(code)
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run the command line; returns the exit code."""
+def _run_node(words: Sequence[str]) -> int:
+    """Run a node, whose options another process reads; returns the exit code, in each of the two processes."""
+    signal.signal(aside.ANEW, signal.SIG_IGN)  # it is starting: a reload says nothing new to it, and must not end it
+    import cdm.cli.chosen  # noqa: F401, PLC0415  # both need it: it is imported once
+
+    try:
+        part = aside.parted()
+    except OSError:  # there may be no more processes: it reads them itself
+        return run(words)
+    if isinstance(part, aside.OptionsReader):
+        return run(words, part.tell)
+    return _code_of(lambda: _start_as_heard(part))
+
+
+def _start_as_heard(part: aside.NodeRunner) -> int:
+    from cdm.cli.node_start import start  # noqa: PLC0415  # while the other process reads the options
+
+    heard = part.hear()
+    return heard if isinstance(heard, int) else start(heard)
+
+
+def _start(chosen: Chosen) -> int:
+    from cdm.cli.node_start import start  # noqa: PLC0415  # slow to import
+
+    return start(chosen)
+
+
+def run(arguments: Sequence[str], start: Callable[[Chosen], int] = _start) -> int:
+    """Run the command line; returns the exit code.
+
+    Args:
+        arguments: what stands behind the command's name.
+        start: what is done where a node is to run.
+    """
+    return _code_of(lambda: _obey(arguments, start))
+
+
+def _obey(arguments: Sequence[str], start: Callable[[Chosen], int]) -> int:
     from cyclopts import CycloptsError  # noqa: PLC0415  # slow to import
 
     from cdm.cli.commands import app_of  # noqa: PLC0415  # likewise
 
     try:
-        result: Any = app_of(arguments)(arguments, exit_on_error=False, print_error=False, result_action="return_value")
-        sys.stdout.flush()
+        result: int | Chosen | None = app_of(arguments)(
+            arguments, exit_on_error=False, print_error=False, result_action="return_value"
+        )
     except CycloptsError as error:
         from cdm.cli.usage import usage_error  # noqa: PLC0415  # rarely needed
 
-        return _failed(usage_error(error))
+        raise usage_error(error) from None
+    match result:
+        case None:
+            return Exit.OK
+        case int():
+            return result
+        case _:
+            return start(result)
+
+
+def _code_of(work: Callable[[], int]) -> int:
+    """Do something; returns its exit code, also where it fails, which is told."""
+    try:
+        code = work()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except SystemExit as end:  # of the library: after Ctrl-C, and where nobody reads the help that is printed
@@ -77,7 +133,7 @@ def run(arguments: Sequence[str]) -> int:
         return _unread() if isinstance(first, BrokenPipeError) else _failed(first)
     except CdmError as error:
         return _failed(error)
-    return result if isinstance(result, int) else Exit.OK
+    return code
 
 
 def _failed(error: CdmError | OSError) -> int:

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import sys
-from contextlib import nullcontext
 from enum import StrEnum, unique
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
-import anyio
-import anyio.abc
 from cyclopts import App, Parameter
-from msgspec.structs import replace
 
-from cdm.artifacts.signing import TrustedKeys
+from cdm.cli.chosen import Chosen
 from cdm.cli.commands.described import examples
 from cdm.cli.context import expanded
-from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
-from cdm.cli.node_process import ANEW, Tracing, run, take_our_place
+from cdm.cli.log_setup import LogFormat, LogLevel
 from cdm.cli.options import (
     FLAG,
     REPLICAS,
+    WHOEVER,
     ConnectionOptions,
+    HttpOptions,
     Replicas,
     address_of_slices,
     check_url,
@@ -36,26 +30,15 @@ from cdm.cli.options import (
     whole,
 )
 from cdm.cli.parameters import HERE
-from cdm.cli.serve import WHOEVER, HttpOptions, http_server
 from cdm.errors import UsageError
-from cdm.log import Log
 from cdm.manager.policy import Policy
 from cdm.model.artifact import node_id
 from cdm.model.keys import MOST_SLOTS
 from cdm.model.node import EXTERNAL, PROCESS, Role
-from cdm.node.folder import chosen_folder
 from cdm.node.machine import Machine
 from cdm.node.metadata import ADDRESS
-from cdm.node.node import NodeSettings
-from cdm.runtimes import Secrets, runtime_named
-from cdm.runtimes.keeper.identity import hide
-from cdm.runtimes.run_as import SAME, RunAs, check, chosen, runs_python
-
-if TYPE_CHECKING:
-    from cdm.http.server import HttpServer
-
-log = Log("cdm.node")
-
+from cdm.node.settings import NodeSettings
+from cdm.runtimes.run_as import SAME, RunAs, chosen
 
 app = App(
     name="node",
@@ -140,7 +123,7 @@ def node(
     traces: Annotated[str | None, Parameter(env_var="CDM_TRACES")] = None,
     log_format: Annotated[LogFormat, Parameter(env_var="CDM_LOG_FORMAT")] = LogFormat.CONSOLE,
     log_level: Annotated[LogLevel, Parameter(env_var="CDM_LOG_LEVEL")] = LogLevel.INFO,
-) -> int:
+) -> Chosen:
     """Run this machine's node until SIGTERM or SIGINT; with --on-stop keep, SIGHUP starts it anew.
 
     Parameters
@@ -212,7 +195,6 @@ def node(
     log_level
         The least severe level that is logged.
     """
-    signal.signal(ANEW, signal.SIG_IGN)  # it is starting: a reload says nothing new to it, and must not end it
     check_url(metadata_url)
     stops = _what_stopping_means(on_stop, drain=drain_on_stop)
     name = node_id(id or socket.gethostname())
@@ -246,29 +228,9 @@ def node(
         policy=Policy(command_timeout=command_timeout, transition_timeout=2 * command_timeout, settle=settle),
     )
     refuse_contradictions(settings)
-    Secrets.of(name, settings.secrets, os.environ).check()
-    check(settings.run_as, chosen_folder(settings.folder, settings.prefix, name))
-    hide()
-    if settings.trust is not None:
-        TrustedKeys.read(settings.trust)
-    if runtime != EXTERNAL:
-        runtime_named(runtime)
-    server, tracing = _http_server(http, who), _tracing(traces)
-    if server is not None:
-        settings = replace(settings, http=server.at)
-    configure_logs(log_format, log_level, id=name)
-    if role is not Role.MANAGER and runtime == PROCESS:
-        _tell(settings)
-    if anyio.run(run, settings, server, tracing):
-        take_our_place()
-    return 0
-
-
-def _http_server(address: str | None, who: HttpOptions) -> HttpServer | None:
-    """What serves HTTP there; None: nothing is to. Raises as `cdm.cli.serve.http_server`."""
-    if not address:
-        return None
-    return http_server(address, who)
+    if traces:
+        check_url(traces, "--traces, CDM_TRACES")
+    return Chosen(settings, http or None, who.files(), (traces or "").rstrip("/") or None, log_format, log_level)
 
 
 def _what_stopping_means(chosen: OnStop | None, *, drain: bool) -> OnStop:
@@ -284,26 +246,6 @@ def _as_whom(role: Role, runtime: str, user: str | None, users: str | None) -> R
             f"--run-as and --run-as-range (CDM_RUN_AS, CDM_RUN_AS_RANGE) are for --runtime {PROCESS}, not {runtime}"
         )
     return SAME if runtime != PROCESS or (role is Role.MANAGER and not (user or users)) else chosen(user, users)
-
-
-def _tell(settings: NodeSettings) -> None:
-    """Say once what slices can reach."""
-    if settings.run_as == SAME:
-        log.info(
-            "slices run as this node's own user: they can read each other's files, and the node's with its credentials"
-            + ("" if os.geteuid() == 0 else "; only root can give them users of their own (--run-as-range)"),
-            uid=os.geteuid(),
-        )
-        return
-    for path in settings.access.files:
-        if path.stat().st_mode & 0o044:
-            log.warning("slices may read this node's credentials: chmod 600", file=str(path))
-    if not runs_python(settings.run_as):
-        log.warning(
-            "slices may not run this node's Python, so none whose entry ends in .py works: install cdm with a"
-            " Python that all users may run, or have slices run as this node's own user (--run-as same)",
-            path=str(Path(sys.executable).resolve()),
-        )
 
 
 OF_SLICES = {
@@ -339,19 +281,3 @@ def refuse_contradictions(settings: NodeSettings) -> None:
             raise UsageError(
                 f"{OF_SLICES[field]} contradicts --runtime external: there your own agent decides what runs"
             )
-
-
-def _tracing(url: str | None) -> Tracing:
-    """What sends traces of a node there. Raises `UsageError`."""
-    if not url:
-        return nullcontext
-    check_url(url, "--traces, CDM_TRACES")
-    try:
-        from cdm.traces.sending import traced  # noqa: PLC0415  # optional, and slow to import
-    except ModuleNotFoundError as missing:
-        if not (missing.name or "").startswith("opentelemetry"):
-            raise
-        raise UsageError(
-            f"--traces (CDM_TRACES) needs {missing.name}, which is not installed: pip install 'cdm[otel]'"
-        ) from None
-    return lambda settings: traced(settings, url.rstrip("/"))

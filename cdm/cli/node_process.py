@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import anyio
 import anyio.abc
 
+from cdm.cli.aside import ANEW
 from cdm.cli.signals import open_signals
 from cdm.errors import CdmError
 from cdm.log import Log
@@ -32,8 +33,8 @@ Tracing = Callable[[NodeSettings], AbstractAsyncContextManager[NodeSettings]]
 GARBAGE_THRESHOLD = 20_000
 """New objects after which a node's process looks for garbage: less often than Python, for most of what a mirror takes
 in is kept; more often than a command that ends, for it has others wait meanwhile."""
-LEAVE, ANEW = signal.SIGUSR1, signal.SIGHUP
-"""Signals that tell a node to leave, although its slices are to outlive its process, and to start anew."""
+LEAVE = signal.SIGUSR1
+"""Tells a node to leave, although its slices are to outlive its process."""
 
 
 class _Told:

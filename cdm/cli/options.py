@@ -14,6 +14,7 @@ from cyclopts import Group, Parameter, Token
 from msgspec.structs import replace
 
 from cdm.cli.context import access_of, api_named, expanded, is_subject, selected_context, servers_of
+from cdm.cli.http_server import HttpFiles
 from cdm.errors import InvalidBlueprint, UsageError
 from cdm.model.condition import problem_with_label
 from cdm.model.host import is_host
@@ -270,6 +271,29 @@ class ConnectionOptions:
             raise UsageError("--password (NATS_PASSWORD) without --user (NATS_USER)")
         cleared = dict.fromkeys(("creds", "nkey", "user", "password", "token")) if given else {}
         return {**cleared, **given, **password}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class HttpOptions:
+    """Who is answered over HTTP."""
+
+    token: Annotated[Path | None, Parameter(name="--http-token", env_var="CDM_HTTP_TOKEN")] = None
+    """File with a token that must be shown, as a bearer's or as a password. [default: none is needed]"""
+    cert: Annotated[Path | None, Parameter(name="--http-cert", env_var="CDM_HTTP_CERT")] = None
+    """File with the server's certificate: HTTPS is served. [default: HTTP is]"""
+    key: Annotated[Path | None, Parameter(name="--http-key", env_var="CDM_HTTP_KEY")] = None
+    """File with its key. [default: the certificate's]"""
+    ca: Annotated[Path | None, Parameter(name="--http-ca", env_var="CDM_HTTP_CA")] = None
+    """File with authorities' certificates: clients must show one that they have signed. [default: none is needed]"""
+
+    def files(self) -> HttpFiles:
+        """The same without what reads options."""
+        return HttpFiles(self.token, self.cert, self.key, self.ca)
+
+
+WHOEVER = HttpOptions()
+"""Whoever asks is answered, if no option says otherwise."""
 
 
 def check_servers(servers: Sequence[str]) -> None:

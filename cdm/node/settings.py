@@ -14,8 +14,8 @@ from cdm.model.node import PROCESS, HttpAt, Role
 from cdm.node.machine import Machine
 from cdm.node.metadata import ADDRESS
 from cdm.runtimes.run_as import SAME, RunAs
-from cdm.store.connection import Access
-from cdm.store.watch import RELIST_INTERVAL
+from cdm.store.access import Access
+from cdm.store.rereading import RELIST_INTERVAL
 
 
 class NodeSettings(Struct, frozen=True):

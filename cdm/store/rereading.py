@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping
 
 from cdm.store.history import Known
 
+RELIST_INTERVAL = 300.0
+"""Seconds between two full comparisons with the bucket."""
+
 
 class Rereading:
     """Takes the bucket's messages in the order of the stream; for buckets that keep one message of each key.

@@ -28,12 +28,13 @@ from cdm.store.mirror import Gap, Mirror, SetBack
 from cdm.store.progress import Lag, Phase, lag
 from cdm.store.provider import Provider
 from cdm.store.rereader import Rereader
+from cdm.store.rereading import RELIST_INTERVAL
 from cdm.store.session import Behind, Listing, Live
 from cdm.store.source import ConsumerSource, OwnSource, first_of
 from cdm.store.tasks import together
 from cdm.store.wire import MARKER_TTL, StreamState, delivery_of, headers_of, matters
 
-__all__ = ["RELIST_INTERVAL", "Heartbeats", "Phase", "Watch"]
+__all__ = ["Heartbeats", "Phase", "Watch"]
 
 log = Log("cdm.watch")
 
@@ -42,8 +43,6 @@ HEARTBEAT = 2.5
 more often, by default, so that a mirror of ``slices`` hardly gets any."""
 OVERDUE = 1.2
 """Such heartbeats by which the next one, however far apart they are, may be late before the consumer counts as lost."""
-RELIST_INTERVAL = 300.0
-"""Seconds between two full comparisons with the bucket."""
 CHECK_PATIENCE = 2.0
 """Seconds that a check of the stream waits for what is on its way."""
 TRUSTED_GAP = MARKER_TTL / 3

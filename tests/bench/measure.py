@@ -126,10 +126,15 @@ async def at_rest(pid: int, within: float = 60.0) -> None:
             return
 
 
-def processor_time(pid: int) -> float:
-    """Seconds that a process was computing for, on its own behalf and in the kernel."""
+def processor_time(pid: int, *, ended: bool = False) -> float:
+    """Seconds that a process was computing for, on its own behalf and in the kernel.
+
+    Args:
+        pid: the process.
+        ended: whether those of its children count, too, that have ended.
+    """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, fields[11 : 15 if ended else 13])) / os.sysconf("SC_CLK_TCK")
 
 
 def wakings(pid: int) -> int:

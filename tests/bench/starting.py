@@ -126,7 +126,7 @@ async def node_start(quick: bool) -> list[Figure]:
             before = time.time()
             async with _node(on, name) as process:
                 await eventually(lambda: _is_registered(on, name), 60, pause=0.005)
-                busy.append(processor_time(process.pid))
+                busy.append(processor_time(process.pid, ended=True))
                 took = await stored_at(on, f"$KV.nodes.{name}") - before
             return took * 1000
 
@@ -141,7 +141,10 @@ async def node_start(quick: bool) -> list[Figure]:
         busy.clear()
         times, nothing, imported = await in_turns(repetitions, *sides)
     note = "role auto, on a cluster that is there; from the start to its registration stored"
-    beside = "its processor time until then, without its keeper's; beside that of its libraries, imported and connected"
+    beside = (
+        "its processor time until then, with what reads its options, without its keeper's; beside that of its"
+        " libraries, imported and connected"
+    )
     return [
         figure("node-start", "ms", times, nothing, Goal(400, "value<="), peak=0.0, note=note),
         figure("node-start CPU", "ms", [each * 1000 for each in busy], imported, peak=0.0, note=beside),

@@ -18,7 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cdm.cli import Exit
-from cdm.cli.serve import DEFAULT, http_server
+from cdm.cli.http_server import http_server
+from cdm.cli.serve import DEFAULT
 from cdm.dispatch.messages import ValuePut
 from cdm.errors import UsageError
 from cdm.http import address, app, connections

@@ -33,9 +33,22 @@ def test_a_node_that_only_runs_slices_imports_no_more_than_it_needs() -> None:
     """It does so at each start, and has it in memory for as long as it runs."""
     code = """
 import sys
-import cdm.cli.node, cdm.runtimes.process.runtime
-unwanted = ("rich", "structlog", "nkeys", "nacl", "nats.js.", "httpcore2", "cdm.allocation", "cdm.manager.active")
-print([name for name in sys.modules if name.startswith((*unwanted, "cdm.checks", "cdm.http", "cdm.leader.election"))])
+import cdm.cli.node_start, cdm.runtimes.process.runtime
+unwanted = ("cyclopts", "rich", "structlog", "nkeys", "nacl", "nats.js.", "httpcore2", "cdm.allocation")
+managing = ("cdm.manager.active", "cdm.checks", "cdm.http", "cdm.leader.election")
+print([name for name in sys.modules if name.startswith((*unwanted, *managing))])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
+    assert ran.stdout == "[]\n"
+
+
+def test_what_reads_the_options_of_a_node_imports_nothing_of_what_runs_it() -> None:
+    """Another process does, meanwhile."""
+    code = """
+import sys
+import cdm.cli.node
+unwanted = ("asyncio", "ssl", "nats", "email", "cdm.agent", "cdm.artifacts", "cdm.leader", "cdm.node.node")
+print([name for name in sys.modules if name.startswith(unwanted)])
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
     assert ran.stdout == "[]\n"

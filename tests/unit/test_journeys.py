@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cdm.cli.node import _tracing
+from cdm.cli.node import node
+from cdm.cli.node_start import tracing_to
 from cdm.dispatch.messages import DeclaredPut, ValuePut
 from cdm.errors import UsageError
 from cdm.manager.journal import Note
@@ -83,8 +84,8 @@ def test_what_fails_says_why_and_what_is_given_up_says_nothing() -> None:
 
 def test_where_traces_cannot_be_sent_to_is_said_before_the_node_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="CDM_TRACES"):
-        _tracing("collector:4318")
+        node(traces="collector:4318")
     monkeypatch.delitem(sys.modules, "cdm.traces.sending", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(UsageError, match=r"pip install 'cdm\[otel\]'"):
-        _tracing("http://127.0.0.1:4318")
+        tracing_to("http://127.0.0.1:4318")

@@ -17,9 +17,9 @@ from cdm import clock
 from cdm.cli.demo.playground import Playground, playground
 from cdm.cli.demo.script import NODES, SERVICE, Script
 from cdm.cli.demo.staying import ANYWHERE, page_shown, show_hints
+from cdm.cli.http_server import http_server
 from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
 from cdm.cli.options import FLAG
-from cdm.cli.serve import http_server
 from cdm.cli.signals import open_signals
 from cdm.errors import CdmError
 from cdm.model.slice import SliceState
