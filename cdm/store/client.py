@@ -139,7 +139,9 @@ class Client(nats.aio.client.Client):
     async def send_frames(self, frames: bytes) -> None:
         """Send commands that are already in the form of the wire; upstream can only build them one by one."""
         await self._send_command(frames)
-        await self._flush_pending()
+        # Upstream they are written when the event loop has gone round, after all that is computed until then.
+        if not (self.is_connected and self._write_pending()):
+            await self._flush_pending()
 
     def send_soon(self, frames: bytes) -> None:
         """The same for what may get lost: without a connection it is."""
@@ -187,12 +189,17 @@ class Client(nats.aio.client.Client):
 
     def _write_at_once(self) -> bool:
         """Write what is to be sent, where that is little and nothing was written just now."""
-        writer, now = getattr(self._transport, "_io_writer", None), time.monotonic()
-        if writer is None or now < self._written_at + BURST or self._pending_data_size > AT_ONCE:
-            return False
-        if writer.transport.get_write_buffer_size():
+        now = time.monotonic()
+        if now < self._written_at + BURST or self._pending_data_size > AT_ONCE or not self._write_pending():
             return False
         self._written_at = now
+        return True
+
+    def _write_pending(self) -> bool:
+        """Write what is to be sent, where nothing waits to be written before it."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is None or writer.transport.get_write_buffer_size():
+            return False
         writer.writelines(self._pending)
         self._pending = []
         self._pending_data_size = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -308,6 +309,20 @@ async def test_what_nobody_heard_is_asked_again_soon(server: NatsServer) -> None
         asked = -100
         with pytest.raises(Uncertain):
             await connection.api_retried("CDM.TEST")
+
+
+async def test_a_batch_is_on_its_way_before_the_next_one_is_worked_out(server: NatsServer) -> None:
+    """The event loop may not go round for a while: whoever has sent one makes the next one ready."""
+    port = int(server.url.rpartition(":")[2])
+    async with connect(Access((server.url,)), name="test") as connection:
+        with socket.create_connection(("127.0.0.1", port)) as listener:
+            listener.settimeout(ANSWER)
+            heard = listener.makefile("rb")
+            listener.sendall(b"CONNECT {}\r\nSUB there 1\r\nPING\r\n")
+            while b"PONG" not in heard.readline():
+                pass
+            await connection.send_frames(b"PUB there 1000000\r\n" + b"x" * 1_000_000 + b"\r\n")
+            assert b"MSG there 1" in heard.readline()
 
 
 async def test_a_hung_server_is_left_though_much_was_to_be_sent_to_it() -> None:
