@@ -20,6 +20,7 @@ from cdm.agent.program import Program
 from cdm.agent.reports import HeldUp, report
 from cdm.agent.shared import Shared
 from cdm.agent.steps import Do, LocalState, StateReport, may_fail, next_step
+from cdm.agent.undone import Undone
 from cdm.errors import Conflict, SliceFailed, StoreError
 from cdm.log import Log
 from cdm.model.blueprint import Overrides
@@ -66,6 +67,7 @@ class Worker:
         self._refusal: SliceFailed | None = None
         """Why the last command that came is not obeyed, until that is reported."""
         self._beginning: _Beginning | None = None
+        self._undone = Undone(key)
 
     # What it is told
 
@@ -194,8 +196,10 @@ class Worker:
             try:
                 await self.program.unload()
             except SliceFailed as error:
-                log.error("slice may run elsewhere, and is not stopped", slice=str(self.key), reason=str(error))
+                self._undone.tell("slice may run elsewhere, and is not stopped", error)
                 await self._pause()
+            else:
+                self._undone.over()
             return
         if (untold := self._holding.untold(state, doubtful)) is not None:
             if await self._report(untold[0], wait=untold[1]):
@@ -328,6 +332,8 @@ class Worker:
                 await self.program.unload()
         except SliceFailed as error:
             await self._failed(error, state)
+        else:
+            self._undone.over()
 
     async def _failed(self, error: SliceFailed, state: SliceState | None) -> None:
         """Report what failed in this state where the key still has it and may say FAILED; else the step is retried."""
@@ -338,7 +344,7 @@ class Worker:
         if may_fail(state):
             await self._report(SliceState.FAILED, error)
         else:
-            log.warning("slice fails", slice=str(self.key), reason=str(error))
+            self._undone.tell("slice fails", error)
             await self._pause()
 
     async def _is_stopped(self) -> bool:
@@ -348,9 +354,10 @@ class Worker:
         try:
             await self.program.deactivate()
         except SliceFailed as error:
-            log.warning("slice must not run twice, and is not stopped", slice=str(self.key), reason=str(error))
+            self._undone.tell("slice must not run twice, and is not stopped", error)
             await self._pause()
             return False
+        self._undone.over()
         return True
 
     async def _tell_on(self, state: SliceState | None, wait: HeldUp | None = None) -> bool:

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import anyio
 import anyio.to_thread
 
+from cdm import clock
 from cdm.errors import FolderTaken, UsageError
-from cdm.log import Log
+from cdm.log import Lasting, Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import encode_node
 from cdm.runtimes.process.files import PASSAGE, make_passage, open_folder, own_folder
@@ -108,20 +109,27 @@ class Folder:
 
     async def watch(self) -> None:
         """Tell when somebody deletes the folder, and lock what is made in its place; until cancelled."""
+        is_gone = False
+        lacks = Lasting(log, "the node's folder is there again", level="error")
         while True:
             await anyio.sleep(CHECK_INTERVAL)
             if await anyio.to_thread.run_sync(self._look):
+                is_gone = False
+                lacks.over(clock.now(), folder=str(self.path))
                 continue
-            log.error(
-                "the node's folder was deleted while the node runs: what its slices wrote is lost, and artifacts are"
-                " fetched again; restart the node",
-                folder=str(self.path),
-            )
+            if not is_gone:
+                is_gone = True
+                log.error(
+                    "the node's folder was deleted while the node runs: what its slices wrote is lost, and artifacts"
+                    " are fetched again; restart the node",
+                    folder=str(self.path),
+                )
             try:
                 old, self._file = self._file, await anyio.to_thread.run_sync(self._lock)
                 await anyio.to_thread.run_sync(self._close)
             except (FolderTaken, OSError, UsageError) as error:
-                log.error("the node's folder cannot be made anew", folder=str(self.path), reason=str(error))
+                told = {"folder": str(self.path), "reason": str(error)}
+                lacks.goes_on(clock.now(), "the node's folder cannot be made anew", **told)
             else:
                 if old is not None:
                     os.close(old)

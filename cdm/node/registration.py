@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from cdm import clock
 from cdm.errors import AccessDenied, Conflict, NodeIdTaken, NoResponders, StoreBusy, StoreError, Uncertain
-from cdm.log import Log
+from cdm.log import Lasting, Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NodeKey, encode
 from cdm.model.node import HEARTBEATS_PER_TTL, Registration, Vitals
@@ -38,8 +38,8 @@ ASK_ATTEMPTS = 2
 LEAVE_ATTEMPTS = 3
 HEARTBEAT_RETRY_PAUSE = 0.2
 """Seconds after which a registration or a heartbeat that was not accepted is sent again."""
-WARNING_INTERVAL = 5.0
-"""Seconds between two warnings of a node that cannot register."""
+UNTOLD = 5.0
+"""Seconds for which a node tries to register before it warns that it cannot."""
 CATCH_UP_PAUSE = 0.05
 """Seconds given to a replica that is behind."""
 DEAF_AFTER = 0.5
@@ -142,7 +142,8 @@ class Presence:
             NodeIdTaken: a living process is registered under this id.
             AccessDenied: this user may not register it.
         """
-        warn_at = clock.now() + WARNING_INTERVAL
+        warn_at = clock.now() + UNTOLD
+        waits = Lasting(log, "registered at last")
         before: Stored | None = None
         while True:
             try:
@@ -154,6 +155,7 @@ class Presence:
                 await self._start_answering()
                 await self._put(stored.revision if stored else 0, succeeds=True)
                 await self._tell_of(before)
+                waits.over(clock.now())
                 return
             except Conflict:
                 # Somebody registered in between: find out who, without hearing one's own answer.
@@ -161,10 +163,8 @@ class Presence:
             except AccessDenied:
                 raise
             except StoreError as error:
-                say = log.debug
-                if clock.now() >= warn_at:
-                    warn_at, say = clock.now() + WARNING_INTERVAL, log.warning
-                say("not registered yet; trying again", reason=str(error))
+                if (now := clock.now()) >= warn_at:
+                    waits.goes_on(now, "not registered yet; trying again", reason=str(error))
                 await anyio.sleep(HEARTBEAT_RETRY_PAUSE)
 
     async def run(self) -> None:

@@ -218,19 +218,20 @@ async def _moved(user: Raw) -> bool:
 async def test_an_agent_waits_for_buckets_says_so_and_makes_none(
     server: NatsServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(registration, "WARNING_INTERVAL", 0.5)
+    monkeypatch.setattr(registration, "UNTOLD", 0.5)
     async with raw(server) as user, nodes_on(server) as nodes:
         said: list[str] = []
 
-        def told() -> bool:
+        def told(line: str = "not registered yet; trying again") -> bool:
             said.append(capsys.readouterr().out)
-            return "not registered yet; trying again" in "".join(said)
+            return line in "".join(said)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(partial(nodes.start, "a1", role=Role.AGENT))
             await eventually(told)
             assert (await user.api("STREAM.NAMES"))["streams"] is None
             await nodes.start("m", role=Role.MANAGER)
+        await eventually(lambda: told("registered at last"))
         own = nodes.all["a1"].node.part(Serving).own
         await eventually(lambda: own.complete)
         nodes.unharmed()

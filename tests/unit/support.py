@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import strategies as st
 
 from cdm.dispatch.messages import ValuePut
+from cdm.log import Log
 from cdm.manager.cluster import Cluster, Desired
 from cdm.manager.group import Group, SlicePut
 from cdm.model.artifact import Artifact, NodeId
@@ -67,3 +70,14 @@ parts = st.text(st.sampled_from(".=+-_%*>$aZ09é") | _character, min_size=1, max
 """Every valid part of an artifact, odd ones more often."""
 artifacts = st.builds(Artifact, parts, parts, parts)
 node_ids = parts.filter(lambda text: not text.startswith("_")).map(NodeId)
+
+
+class Heard(Log):
+    """A log whose lines a test reads."""
+
+    def __init__(self) -> None:
+        super().__init__("cdm.test")
+        self.lines: list[tuple[str, str, dict[str, Any]]] = []
+
+    def __getattr__(self, level: str) -> Any:
+        return lambda event, **about: self.lines.append((level, event, about))

@@ -28,6 +28,7 @@ from cdm.model.slice import SliceState, SliceValue
 from cdm.runtimes import Work
 from cdm.store.bucket import Bucket
 from tests.harness.waiting import eventually
+from tests.unit.support import Heard
 
 pytestmark = pytest.mark.anyio
 
@@ -66,6 +67,10 @@ class World:
         self.busy = 0
         self.refuses: SliceFailed | None = None
         """Why nothing can be activated."""
+        self.stuck: SliceFailed | None = None
+        """Why nothing can be stopped."""
+        self.tried = 0
+        """How often that was tried."""
         self.down = False
         self.deaf_to: SliceState | None = None
         """The state whose acknowledgements are lost."""
@@ -178,9 +183,16 @@ class World:
 
     async def deactivate(self, key: SliceKey) -> None:
         await self.may_deactivate.wait()
+        self._try_to_stop()
         self.states[key] = False
 
+    def _try_to_stop(self) -> None:
+        self.tried += 1
+        if self.stuck is not None:
+            raise self.stuck
+
     async def unload(self, key: SliceKey) -> None:
+        self._try_to_stop()
         self.states.pop(key, None)
         self.busy += 1
         try:
@@ -618,3 +630,24 @@ async def test_a_node_that_leaves_does_not_wait_for_a_start() -> None:
         await it.agent.resign()
         assert not it.busy
         assert it.states == {KEY: False}
+
+
+@pytest.mark.parametrize(
+    ("exclusive", "line"), [(False, "slice fails"), (True, "slice must not run twice, and is not stopped")]
+)
+async def test_what_is_tried_again_is_told_once_and_when_it_is_done(
+    monkeypatch: pytest.MonkeyPatch, exclusive: bool, line: str
+) -> None:
+    """Half a second lies between two tries: a line for each would hide all others."""
+    log = Heard()
+    monkeypatch.setattr("cdm.agent.undone.log", log)
+    monkeypatch.setattr("cdm.agent.worker.STEP_RETRY_PAUSE", 0.01)
+    async with world(Lapses()) as it:
+        await it.up(overrides=Overrides(stop_after=4.0) if exclusive else Overrides())
+        it.stuck, before = SliceFailed("SIGKILL does not end it"), it.tried
+        it.remove()
+        await eventually(lambda: it.tried >= before + 5)
+        it.stuck = None
+        await eventually(lambda: not it.states)
+    told = [(level, event) for level, event, _ in log.lines if level != "debug"]
+    assert told == [("error", line), ("info", "what failed of the slice is done")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -9,11 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import anyio
 import pytest
 
 from cdm.errors import FolderTaken, UsageError
 from cdm.node import folder as folder_module
 from cdm.node.folder import Folder
+from tests.harness.waiting import eventually
+from tests.unit.support import Heard
 
 
 def test_a_folder_is_taken_by_one_and_free_afterwards(tmp_path: Path) -> None:
@@ -42,6 +46,39 @@ def test_a_folder_that_was_deleted_and_made_anew_is_still_taken(tmp_path: Path) 
     first.free()
     second.take()
     second.free()
+
+
+@pytest.mark.anyio
+async def test_that_it_cannot_be_made_anew_is_told_once_and_when_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, tries = Heard(), 0
+    monkeypatch.setattr(folder_module, "log", log)
+    monkeypatch.setattr(folder_module, "CHECK_INTERVAL", 0.01)
+    folder = Folder(tmp_path / "a")
+    folder.take()
+    lock = folder._lock
+
+    def refused() -> int:
+        nonlocal tries
+        tries += 1
+        if tries < 5:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return lock()
+
+    monkeypatch.setattr(folder, "_lock", refused)
+    shutil.rmtree(tmp_path / "a")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(folder.watch)
+        await eventually(lambda: "there again" in str(log.lines))
+        tasks.cancel_scope.cancel()
+    folder.free()
+    told = [(level, event) for level, event, _ in log.lines if level != "debug"]
+    assert [(level, event[:40]) for level, event in told] == [
+        ("error", "the node's folder was deleted while the "),
+        ("error", "the node's folder cannot be made anew"),
+        ("info", "the node's folder is there again"),
+    ]
 
 
 def test_a_process_that_is_killed_has_nothing_any_more(tmp_path: Path) -> None:

@@ -7,14 +7,14 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
-from cdm.log import Lasting, Log, Ration, printable, printable_json
+from cdm.log import Lasting, Ration, printable, printable_json
 from cdm.output.lines import AsJson, AsText
 from cdm.output.source import Shown
 from cdm.output.wire import WireLine
+from tests.unit.support import Heard
 
 
 def test_a_ration_lets_a_burst_through_and_counts_the_rest() -> None:
@@ -44,17 +44,6 @@ def test_a_ration_fills_up_with_time(later: float, more: int) -> None:
     while ration.take(5.0):
         pass
     assert sum(ration.take(5.0 + later) for _ in range(50)) == more
-
-
-class Heard(Log):
-    """A log whose lines a test reads."""
-
-    def __init__(self) -> None:
-        super().__init__("cdm.test")
-        self.lines: list[tuple[str, str, dict[str, Any]]] = []
-
-    def __getattr__(self, level: str) -> Any:
-        return lambda event, **about: self.lines.append((level, event, about))
 
 
 def test_what_lasts_is_told_when_it_begins_then_ever_more_seldom_and_at_its_end() -> None:
