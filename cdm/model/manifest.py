@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from cdm.errors import InvalidManifest
+from cdm.model.limits import Amount, Limits, Logs
 from cdm.model.problems import UNREADABLE, explain, problem_with_encoding, without_mark
 from cdm.model.secret import SecretRef
 
@@ -24,8 +25,6 @@ IMAGE_LISTS = ("manifest.json", "index.json")
 """What one of is in every archive of images of containers."""
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400, description="seconds (more than 0, at most 86,400)")]
-Bytes = Annotated[int, Meta(gt=0, le=2**60, description="a whole number of bytes (more than 0, at most 2^60)")]
-Amount = Annotated[int, Meta(ge=0, le=1_000_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the name of a variable")]
 
@@ -103,16 +102,6 @@ class Restart(Struct, frozen=True, forbid_unknown_fields=True):
     stable: Seconds = 60.0
 
 
-class Limits(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a slice may use: rlimits for each process, and a cgroup for all where there is one. None: no limit."""
-
-    memory: Bytes | None = None
-    cpu_seconds: Amount | None = None
-    open_files: Amount | None = None
-    processes: Amount | None = None
-    file_size: Bytes | None = None
-
-
 class Container(Struct, frozen=True, forbid_unknown_fields=True):
     """The artifact is the image of a container: its content is an archive as `docker save` writes it, unpacked."""
 
@@ -120,15 +109,6 @@ class Container(Struct, frozen=True, forbid_unknown_fields=True):
     """The port inside that the slice's port leads to; None: the same, which the program reads from `CDM_PORT`."""
     cpu: Annotated[float, Meta(gt=0, le=4096)] | None = None
     """Most processors that it may use at a time. None: no limit."""
-
-
-class Logs(Struct, frozen=True, forbid_unknown_fields=True):
-    """How much of a slice's output is kept on the node's disk."""
-
-    max_bytes: Bytes = 10 * 1024 * 1024
-    """Size at which a new file is begun."""
-    files: Annotated[int, Meta(ge=1, le=100)] = 3
-    """Files that are kept, including the newest."""
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):

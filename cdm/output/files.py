@@ -11,12 +11,10 @@ import contextlib
 import os
 import re
 import time
-from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
-from cdm.model.manifest import Logs
+from cdm.model.limits import Logs
 
 MAX_LINE = 16 * 1024
 """Longest line that is kept whole, in bytes; a longer one is kept in parts, which readers can put together."""
@@ -87,18 +85,18 @@ def _in_parts(line: bytes) -> tuple[list[bytes], bytes]:
     return parts, line[start:]
 
 
-def numbers(folder: Path) -> list[int]:
+def numbers(folder: str | os.PathLike[str]) -> list[int]:
     """Numbers of the files of a slice's output, oldest first. Other files in the folder are passed over."""
     try:
-        names = os.listdir(folder)  # noqa: PTH208  # only names are needed
+        names = os.listdir(folder)
     except OSError:
         return []
     return sorted(int(found[1]) for found in map(_NAME.fullmatch, names) if found)
 
 
-def path_of(folder: Path, number: int) -> Path:
-    """The file with this number."""
-    return folder / f"{number:08}.log"
+def file_name(number: int) -> str:
+    """The name of the file with this number."""
+    return f"{number:08}.log"
 
 
 class OutputWriter:
@@ -113,8 +111,14 @@ class OutputWriter:
         now: seconds since the epoch.
     """
 
-    def __init__(self, folder: Path, logs: Logs, line: str | None = None, now: Callable[[], float] = time.time) -> None:
-        self._folder = folder
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        logs: Logs,
+        line: str | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder = os.fspath(folder)
         self._files = logs.files
         self._room = max(logs.max_bytes, MIN_BYTES)
         self._line = None if line is None else line.encode()
@@ -130,7 +134,7 @@ class OutputWriter:
         """Why not."""
         self._continues = dict.fromkeys(self._splitters, False)
         """By stream: whether the next part belongs to the same line as the last one."""
-        self._last: dict[str, deque[bytes]] = {stream: deque(maxlen=LAST_LINES) for stream in self._splitters}
+        self._last: dict[str, tuple[bytes, ...]] = dict.fromkeys(self._splitters, ())
         self.said = False
         """Whether the program wrote the line that is waited for."""
         self._begun = False
@@ -195,7 +199,7 @@ class OutputWriter:
             if self._continues[stream]:
                 begun = begun[1:]
             self._continues[stream] = partial
-            self._last[stream].extend(begun[-LAST_LINES:])
+            self._last[stream] = (*self._last[stream], *begun[-LAST_LINES:])[-LAST_LINES:]
             if self._line is not None and stream == "out" and not partial:
                 self.said = self._line in begun or self._line + b"\r" in begun
                 self._line = None if self.said else self._line
@@ -237,30 +241,32 @@ class OutputWriter:
             data = data[written:]
 
     def _open(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        os.makedirs(self._folder, exist_ok=True)
         self._number = (numbers(self._folder) or [1])[-1]
-        self._file = os.open(path_of(self._folder, self._number), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o640)
+        self._file = os.open(self._path(self._number), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o640)
         self._size = os.fstat(self._file).st_size
         # A writer that was killed may have left half a line.
         self._torn = self._size > 0 and os.pread(self._file, 1, self._size - 1) != b"\n"
 
     def _rotate(self) -> None:
-        following = os.open(
-            path_of(self._folder, self._number + 1), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o640
-        )
+        path = self._path(self._number + 1)
+        following = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC, 0o640)
         os.close(self._file)
         self._file, self._size, self._torn = following, 0, False
         self._number += 1
         for number in numbers(self._folder):
             if number <= self._number - self._files:
                 with contextlib.suppress(OSError):
-                    path_of(self._folder, number).unlink()
+                    os.unlink(self._path(number))
+
+    def _path(self, number: int) -> str:
+        return os.path.join(self._folder, file_name(number))
 
 
-def _is_ended(folder: Path) -> bool:
+def _is_ended(folder: str) -> bool:
     """Whether the end of the last run is written: nothing comes after it."""
     try:
-        with path_of(folder, numbers(folder)[-1]).open("rb") as file:
+        with open(os.path.join(folder, file_name(numbers(folder)[-1])), "rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - LONGEST_REMARK, 0))
             last = file.read().rpartition(b"\n")[0].rpartition(b"\n")[2]
     except (OSError, IndexError):

@@ -18,7 +18,7 @@ from cdm.errors import InvalidKey
 from cdm.model.artifact import Artifact
 from cdm.model.keys import SLICES, SliceKey, encode
 from cdm.output import OutputLine
-from cdm.output.files import numbers, path_of
+from cdm.output.files import file_name, numbers
 
 CHUNK = 256 * 1024
 POLL = 0.1
@@ -106,7 +106,7 @@ def _end(folder: Path) -> tuple[int, int]:
     """Where the output ends now: the newest file's number, and its size in bytes."""
     with contextlib.suppress(IndexError, OSError):
         number = numbers(folder)[-1]
-        return number, path_of(folder, number).stat().st_size
+        return number, (folder / file_name(number)).stat().st_size
     return 0, 0
 
 
@@ -150,7 +150,7 @@ class _Reader:
         """Lines of the present file; None: it is at its end."""
         assert self._number is not None
         try:
-            with path_of(self._folder, self._number).open("rb") as file:
+            with (self._folder / file_name(self._number)).open("rb") as file:
                 file.seek(self._offset)
                 data = file.read(CHUNK)
         except FileNotFoundError:
@@ -173,4 +173,4 @@ def prune(parent: Path, loaded: Collection[str], kept: int) -> None:
 
 def _written(folder: Path) -> float:
     """When a slice wrote last. The folder's own time tells only when its newest file was begun."""
-    return max((path_of(folder, number).stat().st_mtime for number in numbers(folder)[-1:]), default=0.0)
+    return max(((folder / file_name(number)).stat().st_mtime for number in numbers(folder)[-1:]), default=0.0)

@@ -322,7 +322,7 @@ def ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
     monkeypatch.setattr("cdm.runtimes.keeper.runs.DOUBT", 0.0)  # tests beside this one have children that end, too
     node, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with node, there:
-        keeper = Keeper(there, tmp_path, "token", None)
+        keeper = Keeper(there, str(tmp_path), "token", None)
         spawn = Spawn("r", "", (), {}, "/", str(tmp_path))
         run = Run(spawn, NOBODY, 0, {}, OutputWriter(tmp_path, spawn.logs), None)
         run.exec_pipe, run.reaped, run.stopping = None, True, Stopping(None, float("inf"))

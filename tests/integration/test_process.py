@@ -16,9 +16,9 @@ import anyio
 import pytest
 
 from cdm.errors import SliceFailed
+from cdm.model.limits import Limits
 from cdm.model.manifest import (
     Http,
-    Limits,
     Line,
     Liveness,
     Manifest,

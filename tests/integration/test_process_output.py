@@ -15,7 +15,8 @@ import anyio
 import pytest
 
 from cdm.model.keys import SliceKey
-from cdm.model.manifest import Line, Logs, Manifest, Readiness, Restart, RestartPolicy
+from cdm.model.limits import Logs
+from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
 from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper.keeper import Keeper
 from cdm.runtimes.keeper.protocol import Spawn
@@ -223,7 +224,7 @@ def test_no_error_of_an_output_writer_ends_the_keeper(
 
     node, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with node, other:
-        keeper = Keeper(node, tmp_path, "token", None)
+        keeper = Keeper(node, str(tmp_path), "token", None)
         run = Run(Spawn("r", "", (), {}, "", ""), 0, 0, {}, cast("OutputWriter", Broken()), None)
         for data in (b"one\n", b"two\n", b""):
             read, write = os.pipe()

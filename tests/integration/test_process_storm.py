@@ -14,7 +14,8 @@ import pytest
 
 from cdm.errors import SliceFailed
 from cdm.model.artifact import NodeId
-from cdm.model.manifest import Limits, Manifest
+from cdm.model.limits import Limits
+from cdm.model.manifest import Manifest
 from cdm.runtimes import Surroundings
 from cdm.runtimes.keeper.cgroup import room
 from cdm.runtimes.process.runtime import ProcessRuntime
@@ -122,12 +123,12 @@ def test_one_that_uses_up_all_processes(tmp_path: Path, bounds: list[Path]) -> N
 def test_some_processes_are_left_for_the_node(tmp_path: Path) -> None:
     outer, inner = tmp_path, tmp_path / "inner"
     inner.mkdir()
-    assert room(inner, [30_000, 40_000]) == 30_000 - 64
+    assert room(str(inner), [30_000, 40_000]) == 30_000 - 64
     (inner / "pids.max").write_text("max\n")
     (outer / "pids.max").write_text("1000\n")
-    assert room(inner, [30_000]) == 1000 - 64
+    assert room(str(inner), [30_000]) == 1000 - 64
     (inner / "pids.max").write_text("20\n")
-    assert room(inner, [30_000]) == 10
+    assert room(str(inner), [30_000]) == 10
 
 
 LIMITED = Manifest(limits=Limits(processes=50))

@@ -25,7 +25,8 @@ from cdm.cli import Exit
 from cdm.errors import SliceFailed
 from cdm.model.artifact import Artifact
 from cdm.model.keys import SliceKey
-from cdm.model.manifest import Limits, Line, Manifest, Readiness, Tcp
+from cdm.model.limits import Limits
+from cdm.model.manifest import Line, Manifest, Readiness, Tcp
 from cdm.model.secret import SecretForm, SecretRef
 from cdm.output.reading import folder_name
 from cdm.runtimes import Secrets, Surroundings, Work

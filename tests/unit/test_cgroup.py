@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cdm.model.manifest import Limits
+from cdm.model.limits import Limits
 from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.cgroup import Cgroups, own_group
 from cdm.runtimes.keeper.ending import told_of_ending
@@ -33,26 +33,26 @@ NAMESPACED = "35 24 0:30 /docker/abc /sys/fs/cgroup rw - cgroup2 cgroup rw\n"
     ],
 )
 def test_the_own_group(mounts: str, groups: str, path: str | None) -> None:
-    assert own_group(mounts, groups) == (None if path is None else Path(path))
+    assert own_group(mounts, groups) == path
 
 
 def test_limits_go_where_there_is_a_controller(tmp_path: Path) -> None:
     limits = Limits(memory=1000, processes=7)
-    both = Cgroups(tmp_path, frozenset({"memory", "pids"})).add("both", limits)
-    assert {each.name: each.read_text() for each in both.iterdir()} == {
+    both = Cgroups(str(tmp_path), frozenset({"memory", "pids"})).add("both", limits)
+    assert {each.name: each.read_text() for each in Path(both).iterdir()} == {
         "memory.max": "1000",
         "memory.oom.group": "1",
         "pids.max": "7",
     }
-    assert list(Cgroups(tmp_path, frozenset()).add("none", limits, 0.5).iterdir()) == []
-    assert list(Cgroups(tmp_path, frozenset({"memory", "pids"})).add("unlimited", Limits()).iterdir()) == []
+    assert not any(Path(Cgroups(str(tmp_path), frozenset()).add("none", limits, 0.5)).iterdir())
+    assert not any(Path(Cgroups(str(tmp_path), frozenset({"memory", "pids"})).add("unlimited", Limits())).iterdir())
 
 
 @pytest.mark.parametrize(("cores", "weight"), [(0.5, "50"), (0.001, "1"), (2, "200"), (1000, "10000")])
 def test_processors_are_shared_by_what_is_reserved(tmp_path: Path, cores: float, weight: str) -> None:
-    group = Cgroups(tmp_path, frozenset({"cpu"})).add("one", Limits(memory=1000, processes=7), cores)
-    assert {each.name: each.read_text() for each in group.iterdir()} == {"cpu.weight": weight}
-    assert list(Cgroups(tmp_path, frozenset({"cpu"})).add("other", Limits()).iterdir()) == []
+    group = Cgroups(str(tmp_path), frozenset({"cpu"})).add("one", Limits(memory=1000, processes=7), cores)
+    assert {each.name: each.read_text() for each in Path(group).iterdir()} == {"cpu.weight": weight}
+    assert not any(Path(Cgroups(str(tmp_path), frozenset({"cpu"})).add("other", Limits())).iterdir())
 
 
 def test_processes_are_limited_by_one_of_them() -> None:
@@ -64,7 +64,7 @@ def test_processes_are_limited_by_one_of_them() -> None:
 
 
 def test_a_group_that_is_not_there_holds_nobody(tmp_path: Path) -> None:
-    nowhere = tmp_path / "nowhere"
+    nowhere = str(tmp_path / "nowhere")
     assert cgroup.members(nowhere) == set()
     cgroup.kill(nowhere)
     cgroup.remove(nowhere)
@@ -74,7 +74,7 @@ def test_members_of_groups_below_are_members(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "cgroup.procs").write_text("1\n2\n")
     (tmp_path / "below" / "cgroup.procs").write_text("3\n")
-    assert cgroup.members(tmp_path) == {1, 2, 3}
+    assert cgroup.members(str(tmp_path)) == {1, 2, 3}
 
 
 ITS_OWN, OF_OTHERS, NONE = "max 4\noom 1\noom_kill 2\n", "max 0\noom 0\noom_kill 1\n", "max 9\noom 0\noom_kill 0\n"
@@ -101,10 +101,12 @@ def test_the_limit_that_ended_a_program_is_named(tmp_path: Path, status: int, ev
     limits = Limits(memory=64 * 2**20, cpu_seconds=7, file_size=1000)
     if events is not None:
         (tmp_path / "memory.events").write_text(f"low 0\nhigh 0\n{events}oom_group_kill 0\n")
-    assert told_of_ending(status, limits, tmp_path) == said
+    assert told_of_ending(status, limits, str(tmp_path)) == said
     plain = said.partition(" (")[0]
     if not said.startswith("killed: "):
-        assert told_of_ending(status, limits, tmp_path, asked=True) == plain, "it was stopped: no limit was in the way"
+        assert told_of_ending(status, limits, str(tmp_path), asked=True) == plain, (
+            "it was stopped: no limit was in the way"
+        )
     if events is None:
         assert told_of_ending(status, limits, None) == said
         assert told_of_ending(status, Limits(), None) == plain

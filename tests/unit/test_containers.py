@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from cdm.errors import InvalidManifest, SliceFailed, UsageError
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
-from cdm.model.manifest import Container, Limits, Manifest
+from cdm.model.limits import Limits
+from cdm.model.manifest import Container, Manifest
 from cdm.runtimes import Work
 from cdm.runtimes.container.configuration import Asked, configuration, unenforced
 from cdm.runtimes.container.engine import Engine, EngineFailed, _refusal, engine_address

@@ -58,8 +58,8 @@ def test_a_keeper_imports_no_more_than_it_needs() -> None:
     code = """
 import sys
 import cdm.runtimes.keeper.keeper
-unwanted = ("asyncio", "anyio", "nats", "logging", "ssl", "traceback", "cdm.model.keys", "cdm.store")
-print([name for name in sys.modules if name.startswith(unwanted)])
+unwanted = ("asyncio", "anyio", "nats", "logging", "ssl", "traceback", "pathlib", "json", "cdm.store")
+print([name for name in sys.modules if name.startswith((*unwanted, "cdm.model.keys", "cdm.model.manifest"))])
 """
     environment = {"PYTHONPATH": os.pathsep.join((*sys.path, str(Path(cdm.__file__).parents[1])))}
     ran = subprocess.run(

@@ -8,13 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm.errors import InvalidManifest
+from cdm.model.limits import Limits, Logs
 from cdm.model.manifest import (
     MAX_BYTES,
     Http,
-    Limits,
     Line,
     Liveness,
-    Logs,
     Manifest,
     Readiness,
     Restart,

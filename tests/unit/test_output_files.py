@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
-from cdm.model.manifest import Logs
-from cdm.output.files import LAST_LENGTH, MAX_LINE, MIN_BYTES, LineSplitter, OutputWriter, numbers, path_of
+from cdm.model.limits import Logs
+from cdm.output.files import LAST_LENGTH, MAX_LINE, MIN_BYTES, LineSplitter, OutputWriter, file_name, numbers
 from cdm.output.lines import AsJson, AsText
 from cdm.output.reading import batches, folder_name, parse, prune, tail
 from cdm.output.runs import previous_run
@@ -154,13 +154,13 @@ async def test_size_is_bounded_and_the_newest_stays(tmp_path: Path, size: int, f
         writer.feed("out", lines)
         kept = numbers(tmp_path)
         assert len(kept) <= files
-        assert all(path_of(tmp_path, each).stat().st_size <= max(size, MIN_BYTES) + longest for each in kept)
+        assert all((tmp_path / file_name(each)).stat().st_size <= max(size, MIN_BYTES) + longest for each in kept)
     writer.close()
     texts = [line.text for line in await everything(tmp_path)]
     assert texts[-1].startswith("299 ")
     found = [int(text.split()[0]) for text in texts]
     assert found == sorted(found)
-    total = sum(path_of(tmp_path, each).stat().st_size for each in numbers(tmp_path))
+    total = sum((tmp_path / file_name(each)).stat().st_size for each in numbers(tmp_path))
     assert total >= (files - 1) * (size - 100)
 
 
@@ -187,15 +187,15 @@ async def test_files_of_others_are_none_of_its_own(tmp_path: Path) -> None:
     assert numbers(tmp_path) == [1]
     assert [line.text for line in await everything(tmp_path)] == ["one"]
     assert numbers(tmp_path / "nothing") == []
-    assert path_of(tmp_path, 123_456_789).name == "123456789.log"
-    path_of(tmp_path, 123_456_789).touch()
+    assert file_name(123_456_789) == "123456789.log"
+    (tmp_path / file_name(123_456_789)).touch()
     assert numbers(tmp_path) == [1, 123_456_789]
 
 
 async def test_goes_on_where_a_killed_writer_stopped(tmp_path: Path) -> None:
     first = a_writer(tmp_path)
     first.feed("out", b"one\n")
-    with path_of(tmp_path, 1).open("ab") as file:
+    with (tmp_path / file_name(1)).open("ab") as file:
         file.write(b"2026-11-24T00:00:00.000Z out tor")
     second = a_writer(tmp_path)
     second.feed("out", b"two\n")

@@ -9,7 +9,7 @@ import pytest
 
 from cdm.errors import SliceFailed
 from cdm.model.artifact import NodeId
-from cdm.model.manifest import Limits, Logs
+from cdm.model.limits import Limits, Logs
 from cdm.output.files import MAX_LINE
 from cdm.output.reading import parse
 from cdm.runtimes import Surroundings

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cdm.model.keys import encode
-from cdm.model.manifest import Limits
+from cdm.model.limits import Limits
 from cdm.runtimes import Work
 from cdm.runtimes.keeper.protocol import MARK
 from cdm.runtimes.process.command import expanded

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import sys
-from pathlib import Path
 
 # A megabyte, an eighth of this process, in which msgspec looks first for what the standard library has, too.
 sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # as if it were not installed
@@ -24,7 +23,7 @@ def main(descriptor: int, folder: str, token: str, grouped: bool) -> None:
     adopt_orphans()
     node = socket.socket(fileno=descriptor)
     node.set_inheritable(False)
-    Keeper(node, Path(folder), token, Cgroups.make(token) if grouped else None).run()
+    Keeper(node, folder, token, Cgroups.make(token) if grouped else None).run()
 
 
 main(int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4] == "yes")

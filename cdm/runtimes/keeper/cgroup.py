@@ -12,9 +12,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
-from cdm.model.manifest import Limits
+from cdm.model.limits import Limits
 
 CONTROLLERS = ("memory", "pids", "cpu")
 WEIGHT_OF_A_CORE, MOST_WEIGHT = 100, 10_000
@@ -23,44 +22,54 @@ PIDS_RESERVE = 64
 """Processes and threads that all runs together cannot use up: node and keeper need some."""
 
 
-def own_group(mounts: str, groups: str) -> Path | None:
+def own_group(mounts: str, groups: str) -> str | None:
     """The node's own cgroup, from the text of /proc/self/mountinfo and /proc/self/cgroup. None: no cgroup v2."""
     path = next((line[3:] for line in groups.splitlines() if line.startswith("0::")), None)
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
         if path is not None and after.startswith("cgroup2 "):
             root, point = before.split()[3:5]
-            return Path(point) / os.path.relpath(path, root)
+            return os.path.normpath(os.path.join(point, os.path.relpath(path, root)))
     return None
 
 
-def _own() -> Path | None:
+def _read(folder: str, name: str) -> str:
+    with open(os.path.join(folder, name)) as file:
+        return file.read()
+
+
+def _write(folder: str, name: str, text: str) -> None:
+    with open(os.path.join(folder, name), "w") as file:
+        file.write(text)
+
+
+def _own() -> str | None:
     try:
-        mounts, groups = Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text()
+        mounts, groups = _read("/proc/self", "mountinfo"), _read("/proc/self", "cgroup")
     except OSError:
         return None
     return own_group(mounts, groups)
 
 
-def _delegated(group: Path) -> bool:
+def _delegated(group: str) -> bool:
     try:
         return os.getxattr(group, "user.delegate") == b"1"
     except OSError:
         return False
 
 
-def _enable(group: Path) -> frozenset[str]:
+def _enable(group: str) -> frozenset[str]:
     """Turn the controllers on for the group's children; returns those that are on."""
     for controller in CONTROLLERS:
         with contextlib.suppress(OSError):
-            (group / "cgroup.subtree_control").write_text(f"+{controller}")
+            _write(group, "cgroup.subtree_control", f"+{controller}")
     try:
-        return frozenset((group / "cgroup.subtree_control").read_text().split())
+        return frozenset(_read(group, "cgroup.subtree_control").split())
     except OSError:
         return frozenset()
 
 
-def room(group: Path, machine: Iterable[int]) -> int:
+def room(group: str, machine: Iterable[int]) -> int:
     """How many processes and threads may be in a group that is made below this one, with some left for the node.
 
     Args:
@@ -68,9 +77,11 @@ def room(group: Path, machine: Iterable[int]) -> int:
         machine: the machine's own limits.
     """
     limits = list(machine)
-    for each in (group, *group.parents):
+    each, below = group, ""
+    while each != below:
         with contextlib.suppress(OSError, ValueError):  # "max", or no file at the root
-            limits.append(int((each / "pids.max").read_text()))
+            limits.append(int(_read(each, "pids.max")))
+        each, below = os.path.dirname(each), each
     most = min(limits)
     return max(most - PIDS_RESERVE, most // 2)
 
@@ -78,11 +89,11 @@ def room(group: Path, machine: Iterable[int]) -> int:
 def most_processes() -> int:
     """How many processes and threads one slice may have where nothing else limits them."""
     own = _own()
-    return room(own, _machine()) if own is not None else room(Path("/"), _machine())
+    return room(own, _machine()) if own is not None else room("/", _machine())
 
 
 def _machine() -> list[int]:
-    return [int(Path("/proc/sys/kernel", name).read_text()) for name in ("pid_max", "threads-max")]
+    return [int(_read("/proc/sys/kernel", name)) for name in ("pid_max", "threads-max")]
 
 
 class Cgroups:
@@ -93,35 +104,43 @@ class Cgroups:
         controllers: which limits they can enforce.
     """
 
-    def __init__(self, base: Path, controllers: frozenset[str]) -> None:
+    def __init__(self, base: str, controllers: frozenset[str]) -> None:
         self.base = base
         self.controllers = controllers
 
     @classmethod
-    def candidates(cls, token: str) -> list[Path]:
+    def candidates(cls, token: str) -> list[str]:
         """Where the runtime with this token may have its groups, best first."""
         own = _own()
         if own is None:
             return []
-        places = [own.parent, own] if _delegated(own.parent) else [own]
-        return [place / f"cdm-{token}" for place in places]
+        above = os.path.dirname(own)
+        places = [above, own] if _delegated(above) else [own]
+        return [os.path.join(place, f"cdm-{token}") for place in places]
+
+    @classmethod
+    def made(cls, token: str) -> list[str]:
+        """Where such a runtime has had its groups, and did not remove them."""
+        return [place for place in cls.candidates(token) if os.path.exists(place)]
 
     @classmethod
     def make(cls, token: str) -> Cgroups | None:
         """Make the group that holds them all; None: cgroups cannot be used here."""
         for base in cls.candidates(token):
             try:
-                base.mkdir(exist_ok=True)
-                if (base / "cgroup.kill").exists():
-                    if "pids" in _enable(base.parent):
-                        (base / "pids.max").write_text(str(room(base.parent, _machine())))
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(base)
+                if os.path.exists(os.path.join(base, "cgroup.kill")):
+                    above = os.path.dirname(base)
+                    if "pids" in _enable(above):
+                        _write(base, "pids.max", str(room(above, _machine())))
                     return cls(base, _enable(base))
-                base.rmdir()  # Linux before 5.14
+                os.rmdir(base)  # Linux before 5.14
             except OSError:
                 continue
         return None
 
-    def add(self, run: str, limits: Limits, cores: float = 0.0) -> Path:
+    def add(self, run: str, limits: Limits, cores: float = 0.0) -> str:
         """Make a run's group. Raises `OSError`.
 
         Args:
@@ -129,20 +148,20 @@ class Cgroups:
             limits: the manifest's.
             cores: how many it reserves; 0: it does not say, and counts like one that reserves one.
         """
-        group = self.base / run
-        group.mkdir(parents=True, exist_ok=True)
+        group = os.path.join(self.base, run)
+        os.makedirs(group, exist_ok=True)
         if limits.memory is not None and "memory" in self.controllers:
-            (group / "memory.max").write_text(str(limits.memory))
-            (group / "memory.oom.group").write_text("1")
+            _write(group, "memory.max", str(limits.memory))
+            _write(group, "memory.oom.group", "1")
         if limits.processes is not None and "pids" in self.controllers:
-            (group / "pids.max").write_text(str(limits.processes))
+            _write(group, "pids.max", str(limits.processes))
         if cores and "cpu" in self.controllers:
             weight = round(cores * WEIGHT_OF_A_CORE)
-            (group / "cpu.weight").write_text(str(min(max(weight, 1), MOST_WEIGHT)))
+            _write(group, "cpu.weight", str(min(max(weight, 1), MOST_WEIGHT)))
         return group
 
 
-def entrance(group: Path) -> str:
+def entrance(group: str) -> str:
     """The file by which processes `enter` the group."""
     return f"{group}/cgroup.procs"
 
@@ -156,35 +175,35 @@ def enter(entrance: str) -> None:
         os.close(file)
 
 
-def kill(group: Path) -> None:
+def kill(group: str) -> None:
     """SIGKILL to all processes in the group and below it."""
     with contextlib.suppress(OSError):
-        (group / "cgroup.kill").write_text("1")
+        _write(group, "cgroup.kill", "1")
 
 
-def members(group: Path) -> set[int]:
+def members(group: str) -> set[int]:
     """Pids in the group and below it, without zombies, which "populated" in cgroup.events may count."""
     found: set[int] = set()
     for folder, _, _ in os.walk(group):
         with contextlib.suppress(OSError, ValueError):
-            found.update(map(int, Path(folder, "cgroup.procs").read_text().split()))
+            found.update(map(int, _read(folder, "cgroup.procs").split()))
     return found
 
 
-def out_of_memory(group: Path) -> bool | None:
+def out_of_memory(group: str) -> bool | None:
     """Whether a process in the group was killed for the group's own limit of memory; None: none for any memory.
 
     False: what ran out was the memory of the machine, or of a group above.
     """
     try:
-        events = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
+        events = dict(line.split() for line in _read(group, "memory.events").splitlines())
         return int(events["oom"]) > 0 if int(events["oom_kill"]) else None
     except (OSError, ValueError, KeyError):  # the group does not look after memory
         return None
 
 
-def remove(group: Path) -> None:
+def remove(group: str) -> None:
     """Remove the group and those below it, except where processes live."""
     for folder, _, _ in os.walk(group, topdown=False):
         with contextlib.suppress(OSError):
-            Path(folder).rmdir()
+            os.rmdir(folder)

@@ -11,7 +11,6 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 SOCKET = "keeper"
 """The socket's name, inside the runtime's own folder."""
@@ -20,7 +19,7 @@ _PRIVATE = 0o177
 
 
 @contextlib.contextmanager
-def _short(folder: Path) -> Iterator[str]:
+def _short(folder: str) -> Iterator[str]:
     """The socket's address; not its path, for addresses of sockets must be short."""
     opened = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -35,7 +34,7 @@ def peer(connection: socket.socket) -> tuple[int, int]:
     return int(pid), int(uid)
 
 
-def knock(folder: Path) -> socket.socket | None:
+def knock(folder: str) -> socket.socket | None:
     """Connect to the keeper that is there, without waiting for it. None: there is none of this user, or of root.
 
     Args:
@@ -63,16 +62,17 @@ class Door:
         OSError: there can be no socket.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / SOCKET
-        self._path.unlink(missing_ok=True)  # a dead keeper's: of two that live one is no longer reached, and ends
+    def __init__(self, folder: str) -> None:
+        self._path = os.path.join(folder, SOCKET)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)  # a dead keeper's: of two that live one is no longer reached, and ends
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         before = os.umask(_PRIVATE)
         try:
             with _short(folder) as address:
                 self.socket.bind(address)
             self.socket.listen()
-            self._made = self._path.stat()
+            self._made = os.stat(self._path)
         except BaseException:
             self.socket.close()
             raise
@@ -83,7 +83,7 @@ class Door:
     def stands(self) -> bool:
         """Whether the next process can find it: somebody may have deleted the folder."""
         try:
-            return os.path.samestat(self._made, self._path.stat())
+            return os.path.samestat(self._made, os.stat(self._path))
         except OSError:
             return False
 
@@ -102,5 +102,5 @@ class Door:
         """Let nobody in any more."""
         if self.stands:
             with contextlib.suppress(OSError):
-                self._path.unlink()
+                os.unlink(self._path)
         self.socket.close()

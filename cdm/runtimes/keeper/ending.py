@@ -6,9 +6,8 @@ A program that gets no more memory often says nothing of it, and what the kernel
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 
-from cdm.model.manifest import Limits
+from cdm.model.limits import Limits
 from cdm.model.quantity import memory_shown
 from cdm.runtimes.keeper.cgroup import out_of_memory
 
@@ -18,7 +17,7 @@ _SHORT_OF_MEMORY = frozenset(
 """What ends programs that cannot have the memory that they ask for, beside their own exit status."""
 
 
-def told_of_ending(status: int, limits: Limits, group: Path | None, *, asked: bool = False) -> str:
+def told_of_ending(status: int, limits: Limits, group: str | None, *, asked: bool = False) -> str:
     """How a program ended, for people.
 
     Args:

@@ -18,7 +18,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper import cgroup
@@ -69,9 +68,9 @@ class Keeper:
         cgroups: where runs are put; None: nowhere.
     """
 
-    def __init__(self, node: socket.socket, folder: Path, token: str, cgroups: Cgroups | None) -> None:
+    def __init__(self, node: socket.socket, folder: str, token: str, cgroups: Cgroups | None) -> None:
         self._first = node
-        self._records = folder / RECORDS
+        self._records = os.path.join(folder, RECORDS)
         self._cgroups = cgroups
         self._boot = boot()
         self._bounds = RunBounds.found(cgroups)
@@ -146,13 +145,13 @@ class Keeper:
 
     def _spawn(self, spawn: Spawn) -> None:
         pipes: list[int] = []
-        group: Path | None = None
+        group: str | None = None
         try:
             for _ in range(2):
                 pipes += os.pipe()
             if self._cgroups is not None:
                 group = self._cgroups.add(spawn.run, spawn.limits, spawn.cores)
-            output = OutputWriter(Path(spawn.output), spawn.logs, spawn.line)
+            output = OutputWriter(spawn.output, spawn.logs, spawn.line)
             pid, exec_pipe = launch(spawn, pipes[1], pipes[3], self._bounds, group)
         except OSError as error:  # no process, no file descriptor, no disk
             for descriptor in pipes:
@@ -172,7 +171,7 @@ class Keeper:
         # A full disk is no reason not to run a program: without its record it is still known by its mark.
         with contextlib.suppress(OSError), reserve():
             if process := self._runs.program(run):
-                RunRecord(self._boot, pid, process.start).write(self._records / run.name)
+                RunRecord(self._boot, pid, process.start).write(os.path.join(self._records, run.name))
 
     def _on_exec(self, run: Run, exec_pipe: int) -> None:
         """The program runs, or could not be run."""
@@ -346,7 +345,7 @@ class Keeper:
         with self._losing_output():
             run.output.close(run.ended)
         with contextlib.suppress(OSError):
-            (self._records / run.name).unlink()
+            os.unlink(os.path.join(self._records, run.name))
 
     # The end of all
 

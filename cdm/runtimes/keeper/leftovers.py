@@ -37,7 +37,7 @@ async def sweep(folder: Path, token: str, users: Collection[int] = ()) -> list[P
     """
     records = _records(folder)
     known = [record for record in records.values() if record is not None]
-    groups = [group for group in Cgroups.candidates(token) if group.exists()]
+    groups = Cgroups.made(token)
     limit = clock.now() + PATIENCE
     found: dict[tuple[int, int], Process] = {}
     empty = 0
@@ -64,7 +64,7 @@ async def sweep(folder: Path, token: str, users: Collection[int] = ()) -> list[P
     if not left:
         for path in records:
             with contextlib.suppress(OSError):  # a folder, for instance, that somebody put there
-                path.unlink()
+                os.unlink(path)
     return left
 
 
@@ -73,9 +73,9 @@ def recorded(folder: Path) -> bool:
     return bool(_records(folder))
 
 
-def _records(folder: Path) -> dict[Path, RunRecord | None]:
+def _records(folder: Path) -> dict[str, RunRecord | None]:
     folder.mkdir(parents=True, exist_ok=True)
-    return {path: RunRecord.read(path) for path in folder.iterdir()}
+    return {path: RunRecord.read(path) for path in map(str, folder.iterdir())}
 
 
 def _reap(process: Process) -> bool:

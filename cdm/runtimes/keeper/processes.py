@@ -15,10 +15,9 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
-PROC = Path("/proc")
+PROC = "/proc"
 _LISTENING = "0A"
 KEEPER = "cdm.runtimes.keeper"
 """What a keeper is started as."""
@@ -38,13 +37,14 @@ class Process(NamedTuple):
 
 def boot() -> str:
     """The id of this boot of the machine: pids and start times mean nothing in the next one."""
-    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    with open(f"{PROC}/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
 
 
 def _read(pid: int, name: str) -> bytes:
     """A file of a process in /proc; empty if the process is gone or may not be looked at."""
     try:
-        with open(f"/proc/{pid}/{name}", "rb") as file:  # noqa: PTH123  # read by hundreds: a Path doubles the time
+        with open(f"/proc/{pid}/{name}", "rb") as file:
             return file.read()
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # which says nothing about the process
@@ -66,7 +66,7 @@ def census() -> dict[int, Process]:
     Raises:
         OSError: no file descriptor or no memory is left to look with, so no process can be said to be gone.
     """
-    found = (look(int(name)) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208  # see `_read`
+    found = (look(int(name)) for name in os.listdir("/proc") if name.isdigit())
     return {process.pid: process for process in found if process is not None}
 
 
@@ -125,7 +125,7 @@ def owner(pid: int) -> Owner | None:
 
 def all_users() -> set[int]:
     """The users of all processes. Raises `OSError` as `census` does."""
-    found = (owner(int(name)) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208  # see `_read`
+    found = (owner(int(name)) for name in os.listdir("/proc") if name.isdigit())
     return {each.uid for each in found if each is not None}
 
 
@@ -134,7 +134,8 @@ def listening(port: int) -> dict[int, int]:
     found = {}
     for table in ("tcp", "tcp6"):
         try:
-            rows = (PROC / "self/net" / table).read_text().splitlines()[1:]
+            with open(f"{PROC}/self/net/{table}") as file:
+                rows = file.read().splitlines()[1:]
         except OSError:
             continue
         for row in rows:
@@ -148,9 +149,9 @@ def sockets(pid: int) -> set[int] | None:
     """The inodes of a process's sockets; None: they may not be looked at."""
     found = set()
     try:
-        for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208  # see `_read`
+        for name in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(FileNotFoundError):
-                target = os.readlink(f"/proc/{pid}/fd/{name}")  # noqa: PTH115
+                target = os.readlink(f"/proc/{pid}/fd/{name}")
                 if target.startswith("socket:["):
                     found.add(int(target[8:-1]))
     except (FileNotFoundError, ProcessLookupError):
@@ -196,7 +197,7 @@ class RunRecord(NamedTuple):
     pid: int
     start: int
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | os.PathLike[str]) -> None:
         """Store it, with one write: a reader sees all of it or nothing."""
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
@@ -205,10 +206,11 @@ class RunRecord(NamedTuple):
             os.close(file)
 
     @classmethod
-    def read(cls, path: Path) -> RunRecord | None:
+    def read(cls, path: str | os.PathLike[str]) -> RunRecord | None:
         """None: the file is missing or is not a record."""
         try:
-            name, pid, start = path.read_text().split()
+            with open(path) as file:
+                name, pid, start = file.read().split()
             return cls(name, int(pid), int(start))
         except (OSError, ValueError):
             return None

@@ -12,7 +12,7 @@ import signal
 import msgspec
 from msgspec import Struct
 
-from cdm.model.manifest import Limits, Logs
+from cdm.model.limits import Limits, Logs
 
 PROTOCOL = 1
 """The version of all this, which the keeper tells first. A node sends only commands that this version knows, and ends

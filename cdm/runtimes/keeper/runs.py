@@ -13,7 +13,6 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper import cgroup
@@ -60,7 +59,7 @@ class Run:
     """
 
     def __init__(
-        self, spawn: Spawn, pid: int, exec_pipe: int, streams: dict[int, str], output: OutputWriter, group: Path | None
+        self, spawn: Spawn, pid: int, exec_pipe: int, streams: dict[int, str], output: OutputWriter, group: str | None
     ) -> None:
         self.name = spawn.run
         self.lapse = spawn.lapse

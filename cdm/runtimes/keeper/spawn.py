@@ -9,12 +9,11 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import msgspec
 
-from cdm.model.manifest import Limits
+from cdm.model.limits import Limits
 from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.cgroup import Cgroups
 from cdm.runtimes.keeper.identity import become, bind, die_with_parent, shown
@@ -130,7 +129,7 @@ def rlimits(limits: Limits, *, grouped: frozenset[str] = frozenset()) -> dict[in
     return {what: value for what, value in wanted.items() if value is not None}
 
 
-def launch(spawn: Spawn, out: int, err: int, bounds: RunBounds, group: Path | None) -> Launched:
+def launch(spawn: Spawn, out: int, err: int, bounds: RunBounds, group: str | None) -> Launched:
     """Fork, and exec in the child.
 
     Args:
@@ -257,7 +256,7 @@ def _why_not(program: str, number: int, user: RunUser | None) -> str | None:
     if number == errno.ENOEXEC:
         return "is neither a program for this machine nor a script that begins with #!"
     if number == errno.ENOENT:
-        with contextlib.suppress(OSError), Path(program).open("rb") as file:
+        with contextlib.suppress(OSError), open(program, "rb") as file:
             first = file.readline(256).decode(errors="replace")
             if first.startswith("#!"):
                 return f"its interpreter is missing: {first.removesuffix(chr(10))!r}"

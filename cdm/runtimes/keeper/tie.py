@@ -11,7 +11,6 @@ import os
 import selectors
 import socket
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from cdm import clock
 from cdm.runtimes.keeper.door import Door, peer
@@ -48,7 +47,7 @@ class NodeTie:
     def __init__(
         self,
         selector: selectors.BaseSelector,
-        folder: Path,
+        folder: str,
         obey: Callable[[Command], None],
         greet: Callable[[float], Iterable[Event]],
     ) -> None:

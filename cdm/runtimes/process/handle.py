@@ -10,7 +10,7 @@ import anyio
 from cdm import clock
 from cdm.errors import SliceFailed
 from cdm.model.keys import SliceKey
-from cdm.model.manifest import Logs
+from cdm.model.limits import Logs
 from cdm.runtimes.keeper.protocol import Exited, Gone, Lapsed, Listener, Losing, RunEvent, Said, SpawnRefused, Started
 from cdm.wakeup import Moment
 

@@ -109,7 +109,7 @@ async def meet(folder: Path) -> Met | None:
     Args:
         folder: the runtime's own; the node has it to itself.
     """
-    end = knock(folder)
+    end = knock(str(folder))
     if end is None:
         return None
     try:

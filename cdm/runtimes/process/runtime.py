@@ -30,7 +30,7 @@ import anyio
 
 from cdm.errors import SliceFailed, UsageError
 from cdm.model.keys import SliceKey
-from cdm.model.manifest import Limits
+from cdm.model.limits import Limits
 from cdm.output.reading import folder_name
 from cdm.runtimes import Surroundings, Work
 from cdm.runtimes.keeper.protocol import RECORDS

@@ -11,7 +11,7 @@ import os
 import struct
 from pathlib import Path
 
-from cdm.model.manifest import Logs
+from cdm.model.limits import Logs
 from cdm.output.files import MAX_LINE, OutputWriter
 
 CHUNK = 256 * 1024

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 
 from cdm.errors import SliceFailed
-from cdm.model.manifest import Limits
+from cdm.model.limits import Limits
 from cdm.runtimes.keeper.cgroup import MOST_WEIGHT, WEIGHT_OF_A_CORE
 from cdm.runtimes.keeper.protocol import Spawn
 

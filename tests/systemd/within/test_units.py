@@ -18,7 +18,8 @@ from cdm.clock import now
 from cdm.errors import SliceFailed
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
-from cdm.model.manifest import Limits, Line, Manifest, Readiness, Restart, RestartPolicy
+from cdm.model.limits import Limits
+from cdm.model.manifest import Line, Manifest, Readiness, Restart, RestartPolicy
 from cdm.model.secret import SecretForm, SecretRef
 from cdm.runtimes import Surroundings, Work
 from cdm.runtimes.process.runtime import ProcessRuntime
