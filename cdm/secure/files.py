@@ -119,6 +119,18 @@ class SiteFiles:
         write_private(self.site, msgspec.json.format(msgspec.json.encode(known), indent=2) + b"\n")
         return known
 
+    def told(self) -> str | None:
+        """What ``accounts.conf`` tells: all of it but comments for people. None: it is not there."""
+        try:
+            text = self.accounts.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
+        return "".join(
+            line
+            for line in text.splitlines(keepends=True)
+            if line.startswith(RECORD_HEAD) or not line.lstrip().startswith("#")
+        )
+
     def write_server(self, known: SiteRecord, tls: Tls, store: str) -> None:
         """Write the server's own file; what is there is overwritten.
 

@@ -46,7 +46,7 @@ class FolderWritten(Struct, frozen=True):
 
     users: list[UserWritten]
     changed: bool
-    """Whether ``accounts.conf`` is another than before: servers have to be told."""
+    """Whether ``accounts.conf`` tells something else than before, so that servers have to read it."""
 
 
 class SiteFolder:
@@ -182,6 +182,7 @@ class SiteFolder:
                 after = self._rotate_system(after, logins)
             here = {*after.everybody, *((SYSTEM_NEXT,) if after.system_next else ())}
             after = replace(after, signers={name: key for name, key in logins.signers.items() if name in here})
+        told = self.files.told()
         after = self._store(after, logins)
         for name in after.everybody:
             if moved or not self.files.context(name).exists():
@@ -195,7 +196,7 @@ class SiteFolder:
             *(self._written(after, name, what.get(name, "kept")) for name in after.everybody),
             *(self._written(known, name, "removed") for name in removed),
         ]
-        return FolderWritten(users, after.accounts != known.accounts)
+        return FolderWritten(users, after.accounts != known.accounts and self.files.told() != told)
 
     def _rotate_system(self, known: SiteRecord, logins: ByTokens) -> SiteRecord:
         """Make another user who tells servers of accounts."""

@@ -203,7 +203,7 @@ def _node(site: Members, node: NodeId) -> Account:
     )
     return Account(
         account_of(node),
-        f"Runs slices, and can do no more than lie about itself: cdm node --role agent --id {node}.",
+        f"Runs slices, and can do no more than lie about itself: cdm node --id {node}, of role agent or auto.",
         (
             User(
                 own,

@@ -131,15 +131,19 @@ def test_what_is_lost_is_made_again_where_it_can_be(tmp_path: Path) -> None:
     assert (context["url"], context["ca"]) == ("tls://nats.example.org", str(tmp_path / "new.pem"))
 
 
-def test_servers_are_to_read_what_a_later_version_writes_otherwise(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("then", "read"), [("", False), ("# A comment of an earlier version\n", False), ("no_auth_user: nobody\n", True)]
+)
+def test_servers_are_to_read_what_a_later_version_writes_otherwise(tmp_path: Path, then: str, read: bool) -> None:
+    """Not where it is no more than a comment: what they have is as good."""
     made(tmp_path, *NEW)
     accounts, site = tmp_path / "site/accounts.conf", tmp_path / "site/site.json"
     now = accounts.read_bytes()
-    accounts.write_bytes(now + b"# what an earlier version wrote\n")
+    accounts.write_bytes(now + then.encode())
     told = json.loads(site.read_text(encoding="utf-8"))
     told["accounts"] = hashlib.sha256(accounts.read_bytes()).hexdigest()
     site.write_text(json.dumps(told), encoding="utf-8")
-    assert "Copy site/accounts.conf to each server" in secure(tmp_path, "--out", "site").stdout
+    assert ("Copy site/accounts.conf to each server" in secure(tmp_path, "--out", "site").stdout) is read
     assert accounts.read_bytes() == now
     assert "Copy" not in secure(tmp_path, "--out", "site").stdout
 
