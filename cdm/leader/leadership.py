@@ -1,4 +1,7 @@
-"""Carries out what `cdm.leader.election` asks for: readings, take-overs, renewals, probes, a leader's read barrier."""
+"""Carries out what `cdm.leader.election` asks for: readings, take-overs, renewals, probes, a leader's read barrier.
+
+What mirrors tell the election is in `cdm.leader.hearsay`.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +13,15 @@ import anyio.abc
 from msgspec import Struct
 
 from cdm import clock
-from cdm.dispatch.messages import (
-    Cause,
-    LeaderChange,
-    Message,
-    NodeDied,
-    NodeJoined,
-    NodeLeft,
-    NodeMissing,
-    ValuePut,
-    ValueRejected,
-    ValueRemove,
-)
-from cdm.dispatch.router import receiver
+from cdm.dispatch.messages import LeaderChange, Message
 from cdm.errors import AccessDenied, Conflict, NoResponders, StoreBusy, StoreError, Uncertain
 from cdm.leader.actions import Probe, Read, Renew, StepDown, TakeOver, Wait
 from cdm.leader.election import Election
-from cdm.leader.lease import PATIENCE, UNREADABLE_HOLDER, LeaseStore
-from cdm.leader.records import NO_FENCE, Held, StoredFence, Tenure, Vacant
+from cdm.leader.hearsay import Hearsay
+from cdm.leader.lease import PATIENCE, LeaseStore
+from cdm.leader.records import Tenure
 from cdm.log import Lasting, Log, Ration
 from cdm.model.artifact import NodeId
-from cdm.model.keys import FenceKey, LeaseKey
-from cdm.model.node import Fence, Lease
 from cdm.store.beacon import Beacon
 from cdm.store.bucket import Bucket
 from cdm.store.responder import Identity, Responder, identity_of
@@ -90,8 +80,9 @@ class Leadership:
         self._route = route
         self._drained = drained
         self._on_fence_lost = on_fence_lost
-        self._candidates = candidates
         self._news = Wakeup()
+        self.hearsay = Hearsay(election, self._news, candidates)
+        """Receives what the mirrors tell."""
         self._told = LeaderChange(None, 0, local_node_is_leader=False)
         """What everybody was told last."""
         self._activation: Activation | None = None
@@ -109,7 +100,7 @@ class Leadership:
         if self._connection.up_since is not None:
             election.connected(self._connection.up_since)
 
-    # Facts come in
+    # Facts come in, beside those of `hearsay`
 
     def wake(self) -> None:
         """Something that the election knows of has changed."""
@@ -130,53 +121,6 @@ class Leadership:
         else:
             self._election.disconnected()
         self._news.set()
-
-    @receiver
-    def on_lease(self, put: ValuePut[LeaseKey, Lease]) -> None:
-        """Somebody took or renewed the lease."""
-        self._watched(Held(put.value, put.revision))
-
-    @receiver
-    def on_lease_gone(self, remove: ValueRemove[LeaseKey, Lease]) -> None:
-        """The lease expired or was given back."""
-        if remove.cause is Cause.DELETED:
-            self._watched(Vacant(remove.revision))
-        else:
-            self._election.lease_expired(remove.revision, clock.now())
-            self._news.set()
-
-    @receiver
-    def on_lease_rejected(self, rejected: ValueRejected[LeaseKey, Lease]) -> None:
-        """Somebody overwrote the lease with what cannot be read."""
-        log.error("unreadable lease", reason=rejected.reason)
-        self._watched(Held(UNREADABLE_HOLDER, rejected.revision))
-
-    @receiver
-    def on_fence(self, put: ValuePut[FenceKey, Fence]) -> None:
-        """A new term began, or a leader wrote its fence anew."""
-        fence = StoredFence(revision=put.revision, term=put.value.term, incarnation=put.value.incarnation)
-        self._election.watched_fence(fence, clock.now())
-        self._news.set()
-
-    @receiver
-    def on_fence_lost(self, message: ValueRemove[FenceKey, Fence] | ValueRejected[FenceKey, Fence]) -> None:
-        """The fence was deleted or overwritten: the term that it guarded is over."""
-        log.error("the fence was tampered with", key=str(message.key))
-        rejected = isinstance(message, ValueRejected)
-        fence = StoredFence(revision=message.revision, term=0) if rejected else NO_FENCE
-        self._election.watched_fence(fence, clock.now())
-        self._news.set()
-
-    @receiver
-    def on_nodes(self, change: NodeJoined | NodeLeft | NodeDied | NodeMissing) -> None:
-        """Other nodes than before take part."""
-        self._election.candidates = self._candidates()
-
-    def _watched(self, lease: Held | Vacant) -> None:
-        before = self._election.leader
-        self._election.watched_lease(lease, clock.now())
-        if self._election.leader != before or isinstance(lease, Vacant):
-            self._news.set()
 
     # Actions go out
 

@@ -129,7 +129,7 @@ class Managing(Part):
         self.contents = ContentsWatch(ground)
         self._changeover = Changeover(ground.buckets.values(), self.topology)
         # The topology first: what the manager makes of a message depends on it.
-        self.receivers = (self.topology, self.leadership, self.manager)
+        self.receivers = (self.topology, self.leadership.hearsay, self.manager)
         writers = (self.writer.run, self._status_writer.run, self._seen_writer.run, self._checker.run)
         lender = Lender(slices)
         self.tallies = (lender.tally,)

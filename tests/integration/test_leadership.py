@@ -254,7 +254,7 @@ async def test_a_fenced_leader_steps_down_by_its_first_write(server: NatsServer)
 
             renew = leadership._renew
             leadership._renew = nothing  # type: ignore[assignment,method-assign]
-            leadership._watched = lambda lease: None  # type: ignore[method-assign]
+            leadership.hearsay._watched = lambda lease: None  # type: ignore[method-assign]
             first.managing.election.watched_fence = lambda *_: None  # type: ignore[method-assign]
             lease, fence = (await user.contents("slices"))["_leader"], (await user.contents("slices"))["_term"]
             head = {"Nats-Batch-Id": "coup", "Nats-Batch-Sequence": "1", EXPECT: str(lease.sequence)}
