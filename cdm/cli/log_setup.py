@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from cdm.cli.screen import coloured
 from cdm.log import on_first_line, printable
+from cdm.sparing import without
 
 
 @unique
@@ -76,15 +77,11 @@ def _configure(form: LogFormat, threshold: int, bound: dict[str, Any], stream: T
 
 
 def _structlog() -> ModuleType:
-    """The library, without rich, with which it would draw traces: larger than all the rest of it, and not used here."""
-    hidden = "rich" not in sys.modules
-    if hidden:
-        sys.modules["rich"] = None  # type: ignore[assignment]  # importing it fails, as where it is not installed
-    try:
+    """The library, without two that are not needed here: rich, with which it would draw traces, larger than all the
+    rest of it, and greenlet, which brings the library of C++ along.
+    """
+    with without("rich", "greenlet"):
         import structlog  # noqa: PLC0415  # slow to import, and not needed by a process that logs nothing
-    finally:
-        if hidden:
-            del sys.modules["rich"]
     return structlog
 
 

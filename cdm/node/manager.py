@@ -1,4 +1,4 @@
-"""The part that manages, imported where a node may come to have it: agents do without.
+"""The part that manages, and that of a node which may come to it, imported where a node has them: agents do without.
 
 A node of role auto that starts without a manager's slot is registered first, and imports it then.
 """
@@ -12,6 +12,7 @@ import anyio.to_thread
 from cdm.node.part import Ground
 
 if TYPE_CHECKING:
+    from cdm.node.candidacy import Candidacy
     from cdm.node.managing import Managing
 
 
@@ -20,6 +21,13 @@ def manager(ground: Ground) -> Managing:
     from cdm.node.managing import Managing  # noqa: PLC0415  # see the module's docstring
 
     return Managing(ground)
+
+
+def candidacy(ground: Ground) -> Candidacy:
+    """Make the part of a node that manages while it has a manager's slot."""
+    from cdm.node.candidacy import Candidacy  # noqa: PLC0415  # see the module's docstring
+
+    return Candidacy(ground)
 
 
 async def imported() -> None:

@@ -21,9 +21,8 @@ from cdm.errors import NodeIdTaken, StoreError
 from cdm.log import Log
 from cdm.model.node import EXTERNAL, FEATURES, NO_RUNTIME, Registration, Role, Vitals
 from cdm.node.buckets import ensure, patiently
-from cdm.node.candidacy import Candidacy
 from cdm.node.machine import Load, Machine, detected, usual_labels
-from cdm.node.manager import manager
+from cdm.node.manager import candidacy, manager
 from cdm.node.metadata import metadata_labels
 from cdm.node.notify import READY, STOPPING, keep_alive, notify
 from cdm.node.part import Ground, Part
@@ -60,7 +59,7 @@ ROLES = {
         says={"role": Role.MANAGER, "capacity": 0, "runtime": NO_RUNTIME, "cpu": None, "memory": None},
     ),
     Role.AGENT: Composition((), hears_by=("slices",), says={"role": Role.AGENT}, borrows=True),
-    Role.AUTO: Composition((Candidacy,), hears_by=("slices",), borrows=True),
+    Role.AUTO: Composition((candidacy,), hears_by=("slices",), borrows=True),
 }
 
 

@@ -13,15 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import nats.aio.client
-import nats.errors
-from nats.aio.client import PING_PROTO, Srv
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
-from nats.protocol.parser import PERMISSIONS_ERR
-
 from cdm.errors import AccessDenied, NoResponders, RequestRefused, Uncertain, Unreachable
 from cdm.store.access import Address
+from cdm.store.library import PERMISSIONS_ERR, PING_PROTO, Msg, Srv, Subscription, nats
 from cdm.store.parsing import MessageParser
 from cdm.store.tasks import ended
 from cdm.store.wire import told_in

@@ -12,15 +12,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coro
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
-import nats.errors
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
-
 from cdm.errors import AccessDenied, NoResponders, RequestRefused, StoreBusy, StoreError, Uncertain, Unsuitable
 from cdm.log import Log
 from cdm.store.access import API, Access
 from cdm.store.client import Deliver, translated
 from cdm.store.jetstream import checked, problem_with_version
+from cdm.store.library import Msg, Subscription, nats
 from cdm.store.link import Link
 from cdm.store.phases import LinkUp
 from cdm.store.tasks import dismiss

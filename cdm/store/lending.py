@@ -17,7 +17,6 @@ import anyio
 import anyio.abc
 import msgspec
 from msgspec import Meta, Struct
-from nats.aio.msg import Msg
 
 from cdm.errors import AccessDenied, BucketMissing, InvalidKey, NoResponders, RequestRefused, StoreBusy, StoreError
 from cdm.log import Log
@@ -26,6 +25,7 @@ from cdm.model.keys import decode_node, encode_node
 from cdm.model.problems import UNREADABLE
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
+from cdm.store.library import Msg
 from cdm.store.listening import subscribed_in_time
 from cdm.store.micro import EndpointTally
 from cdm.store.source import Delivered, OwnSource

@@ -10,13 +10,12 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, NoReturn
 
-import nats.errors
-
 from cdm import clock
 from cdm.errors import Unreachable
 from cdm.log import Lasting, Log, Ration
 from cdm.store.access import Access, credentials_of, without_secrets
 from cdm.store.client import Client, translated
+from cdm.store.library import nats
 from cdm.store.permissions import Permissions
 from cdm.store.phases import Closed, Down, LinkPhase, LinkUp, Opening
 from cdm.store.tasks import ended, finish

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import anyio
-from nats.aio.subscription import Subscription
 
 from cdm.errors import AccessDenied, StoreError
 from cdm.log import Log
 from cdm.store.connection import Connection
+from cdm.store.library import Subscription
 
 log = Log("cdm.nats")
 

@@ -16,11 +16,11 @@ from functools import partial
 
 import msgspec
 from msgspec import Struct
-from nats.aio.msg import Msg
 
 from cdm.errors import AccessDenied, StoreError
 from cdm.log import Log
 from cdm.store.connection import Connection
+from cdm.store.library import Msg
 from cdm.store.listening import subscribed_in_time
 
 log = Log("cdm.nats")

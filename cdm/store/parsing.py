@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from nats.errors import ProtocolError
-from nats.protocol.parser import Parser
+from cdm.store.library import Parser, ProtocolError
 
 _END = b"\r\n"
 

@@ -12,10 +12,10 @@ from functools import partial
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
-from nats.aio.subscription import Subscription
 
 from cdm.model.problems import UNREADABLE
 from cdm.store.connection import Connection
+from cdm.store.library import Subscription
 from cdm.store.listening import subscribed
 from cdm.store.micro import EndpointTally
 

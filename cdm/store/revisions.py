@@ -6,11 +6,11 @@ import asyncio
 from contextlib import suppress
 
 from msgspec import Struct
-from nats.aio.msg import Msg
 
 from cdm.errors import Uncertain
 from cdm.store.bucket import Bucket
 from cdm.store.consumer import Consumer
+from cdm.store.library import Msg
 from cdm.store.source import OwnSource
 from cdm.store.wire import OWNER, WRITER, delivery_of, is_removal
 

@@ -35,8 +35,9 @@ def test_a_node_that_only_runs_slices_imports_no_more_than_it_needs() -> None:
 import sys
 import cdm.cli.node_start, cdm.runtimes.process.runtime
 unwanted = ("cyclopts", "rich", "structlog", "nkeys", "nacl", "nats.js.", "httpcore2", "cdm.allocation")
-managing = ("cdm.manager.active", "cdm.checks", "cdm.http", "cdm.leader.election")
-print([name for name in sys.modules if name.startswith((*unwanted, *managing))])
+managing = ("cdm.manager.active", "cdm.checks", "cdm.http", "cdm.leader", "cdm.node.candidacy")
+brought = ("importlib.metadata", "email", "zipfile", "tarfile", "csv")
+print([name for name in sys.modules if name.startswith((*unwanted, *managing, *brought))])
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
     assert ran.stdout == "[]\n"
@@ -49,6 +50,32 @@ import sys
 import cdm.cli.node
 unwanted = ("asyncio", "ssl", "nats", "email", "cdm.agent", "cdm.artifacts", "cdm.leader", "cdm.node.node")
 print([name for name in sys.modules if name.startswith(unwanted)])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
+    assert ran.stdout == "[]\n"
+
+
+def test_the_client_knows_its_version_without_what_it_asks_for_it() -> None:
+    code = """
+import sys
+import cdm.store.connection, nats.aio.client
+print("importlib.metadata" in sys.modules, "rich" in sys.modules)
+import importlib.metadata
+print(nats.aio.client.__version__ == importlib.metadata.version("nats-py"))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
+    assert ran.stdout == "False False\nTrue\n"
+
+
+def test_what_is_left_out_of_a_library_can_be_imported_afterwards() -> None:
+    code = """
+import sys
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
+from cdm.log import Log
+configure_logs(LogFormat.JSON, LogLevel.INFO)
+Log("x").info("said")
+print([name for name in sys.modules if name.startswith(("rich", "greenlet"))])
+import rich
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
     assert ran.stdout == "[]\n"
