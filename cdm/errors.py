@@ -41,9 +41,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 
 class CdmError(Exception):
     """Base of all errors that cdm raises on purpose."""
+
+
+Raised = TypeVar("Raised", bound=CdmError)
 
 
 class ModelError(CdmError, ValueError):
@@ -200,6 +205,16 @@ class SliceFailed(CdmError):
         super().__init__(reason)
         self.fatal = fatal
         self.lapsed = lapsed
+
+
+def afresh(error: Raised) -> Raised:
+    """Another error that says the same, to be raised where one is kept that is raised again and again, or by several.
+
+    It alone gathers where it was raised: an error that is kept would gather all of it, with what the frames hold.
+    """
+    made = type(error).__new__(type(error), *error.args)
+    made.__dict__.update(error.__dict__)
+    return made
 
 
 def innermost(error: BaseException) -> BaseException:

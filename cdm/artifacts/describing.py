@@ -12,7 +12,7 @@ import anyio
 
 from cdm.artifacts.repository import Artifacts
 from cdm.artifacts.stored import StoredArtifact
-from cdm.errors import CdmError
+from cdm.errors import CdmError, afresh
 from cdm.model.artifact import Artifact
 
 
@@ -55,7 +55,7 @@ class Describer:
                     look.found = await _outcome(self._artifacts.describe, artifact, digest)
                     look.began = began
                 if isinstance(look.found, CdmError):
-                    raise look.found
+                    raise afresh(look.found)
                 assert look.found is not None
                 return look.found
         finally:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from cdm import clock
-from cdm.errors import AccessDenied
+from cdm.errors import AccessDenied, afresh
 from cdm.log import Log
 from cdm.store.access import Access
 
@@ -94,13 +94,13 @@ class Permissions:
     def check_subscribed(self, subject: str) -> None:
         """Raise `AccessDenied` where the subscription was refused."""
         if subject in self._unheard:
-            raise self._unheard[subject]
+            raise afresh(self._unheard[subject])
 
     def check_inbox(self) -> None:
         """Raise `AccessDenied` where answers are not delivered."""
         for subject, error in self._unheard.items():
             if self._is_inbox(subject):
-                raise error
+                raise afresh(error)
 
     def reconnecting(self) -> None:
         """Subscriptions are about to be made anew, and may be refused or not."""

@@ -50,6 +50,7 @@ class Crowd:
     def __init__(self, store: Store, tasks: anyio.abc.TaskGroup) -> None:
         self.describer = Describer(cast("Artifacts", store))
         self.found: list[object] = []
+        self.errors: list[CdmError] = []
         self._tasks = tasks
 
     async def ask(self, count: int, artifact: Artifact = ONE) -> None:
@@ -63,6 +64,7 @@ class Crowd:
             self.found.append(await self.describer.describe(artifact, None))
         except CdmError as error:
             self.found.append(type(error))
+            self.errors.append(error)
 
 
 async def test_those_who_ask_while_one_is_answered_share_the_next_answer_which_is_no_older_than_their_question() -> (
@@ -109,6 +111,8 @@ async def test_a_failure_is_everybodys_and_not_waited_for_by_one_after_the_other
                 store.answer()
                 await anyio.wait_all_tasks_blocked()
             assert crowd.found == [Uncertain] * 21
+            assert {str(error) for error in crowd.errors} == {"no answer in time"}
+            assert len({id(error) for error in crowd.errors}) == 21, "what each raises tells of its own way alone"
 
 
 async def test_where_the_one_who_asks_is_cancelled_the_next_one_asks() -> None:

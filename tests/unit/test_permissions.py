@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -101,3 +102,17 @@ async def test_a_request_that_was_put_twice_is_refused_twice_and_told_once(compl
     complaints.now += COMPLAINT_INTERVAL
     permissions.denied("publish", "a")
     assert len(complaints.logged) == 1
+
+
+def test_a_refusal_that_is_told_again_and_again_gathers_nothing(complaints: Complaints) -> None:
+    """It is kept for as long as the connection is up, and would keep each place where it was raised."""
+    permissions = Permissions(Access(inbox_prefix="_INBOX_me"))
+    permissions.denied("subscription", "_INBOX_me.>")
+    permissions.denied("subscription", "cdm.node.n1")
+    lengths = set()
+    for _ in range(3):
+        for check in (permissions.check_inbox, partial(permissions.check_subscribed, "cdm.node.n1")):
+            with pytest.raises(AccessDenied, match="permission denied: subscribe") as caught:
+                check()
+            lengths.add(len(caught.traceback))
+    assert lengths == {2}

@@ -191,11 +191,13 @@ def childless() -> bool:
 
 
 class RunRecord(NamedTuple):
-    """Identifies a run's program, stored so that a later process of the node can recognise it."""
+    """What a run's program is known by, in a file, to whoever sweeps after its keeper: another process of the node."""
 
     boot: str
+    """Of the machine, as the system names it: pids and times are those of one boot."""
     pid: int
     start: int
+    """When it was started, in the system's ticks since that boot: another process that has the pid has another one."""
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Store it, with one write: a reader sees all of it or nothing."""
@@ -207,7 +209,7 @@ class RunRecord(NamedTuple):
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> RunRecord | None:
-        """None: the file is missing or is not a record."""
+        """None: the file is missing, cannot be read, or is no record."""
         try:
             with open(path) as file:
                 name, pid, start = file.read().split()
