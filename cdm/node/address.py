@@ -22,15 +22,17 @@ class OwnAddress:
     def __init__(self, chosen: str | None, connected: Callable[[], str | None]) -> None:
         self._chosen = chosen
         self._connected = connected
+        self._told: str | None = None
+        """What the connection told last: every step of every slice asks."""
         self._found: str | None = None
 
     def __call__(self) -> str | None:
         """The address; None: there was no connection yet that has one."""
         if self._chosen is not None:
             return self._chosen
-        found = self._connected()
-        if found is not None:
-            found = _plain(found)
+        told = self._connected()
+        if told is not None and told != self._told:
+            self._told, found = told, _plain(told)
             if self._found is None or not is_loopback(found):
                 self._found = found
         return self._found

@@ -325,8 +325,9 @@ def ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
         keeper = Keeper(there, str(tmp_path), "token", None)
         spawn = Spawn("r", "", (), {}, "/", str(tmp_path))
         run = Run(spawn, NOBODY, 0, {}, OutputWriter(tmp_path, spawn.logs), None)
-        run.exec_pipe, run.reaped, run.stopping = None, True, Stopping(None, float("inf"))
+        run.exec_pipe, run.reaped = None, True
         keeper._runs.add(run)
+        keeper._runs.begin_stop(run, Stopping(None, float("inf")))
         keeper._child_ended = True
         yield keeper
 

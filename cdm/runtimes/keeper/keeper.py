@@ -31,6 +31,7 @@ from cdm.runtimes.keeper.protocol import (
     Event,
     Gone,
     Hello,
+    Lapse,
     Lapsed,
     Listener,
     Losing,
@@ -117,12 +118,16 @@ class Keeper:
         os.close(descriptor)
 
     def _timeout(self) -> float | None:
-        due = min((run.stopping.deadline for run in self._runs if run.stopping), default=NEVER)
+        due = min((state.deadline for _, state in self._runs.stopping), default=NEVER)
         timeout = min(due, self._next_look) - time.monotonic()
-        lapses = [lapse.after for run in self._runs if not run.stopping and (lapse := self._node.lapse(run))]
-        if lapses:
+        if lapses := [lapse.after for _, lapse in self._lapses()]:
             timeout = min(timeout, min(lapses) - self._node.silent, LAPSE_INTERVAL)
         return None if timeout == NEVER else max(timeout, 0)
+
+    def _lapses(self) -> list[tuple[Run, Lapse]]:
+        """The runs that run on, and are to be stopped by this process itself: when, and how."""
+        runs = self._runs if self._node.is_alone else self._runs.lapsing
+        return [(run, lapse) for run in runs if not run.stopping and (lapse := self._node.lapse(run))]
 
     # The node
 
@@ -186,7 +191,7 @@ class Keeper:
         problem = problem_of(data)
         self._tell(SpawnRefused(run.name, problem.text, problem.fatal))
         # The child is ending by itself: once it is reaped, nothing is left.
-        run.stopping = Stopping(None, time.monotonic())
+        self._runs.begin_stop(run, Stopping(None, time.monotonic()))
 
     def _tell_listener(self, name: str, port: int) -> None:
         run = self._runs.named(name)
@@ -269,9 +274,8 @@ class Keeper:
 
         Others may start the same slices elsewhere.
         """
-        for run in self._runs:
-            lapse = self._node.lapse(run)
-            if lapse is not None and not run.stopping and self._node.silent >= lapse.after:
+        for run, lapse in self._lapses():
+            if self._node.silent >= lapse.after:
                 self._begin_stop(run.name, lapse.signal, lapse.grace)
                 self._tell(Lapsed(run.name))
 
@@ -280,11 +284,10 @@ class Keeper:
         if run is None:
             self._tell(Gone(name))
             return
-        if run.stopping is None:
-            run.stopping = Stopping(number, NEVER)
+        stopping = run.stopping or self._runs.begin_stop(run, Stopping(number, NEVER))
         if run.exec_pipe is not None:  # it is not the program yet, and would ignore a stop signal as we do
             grace = 0
-        run.stopping.deadline = min(run.stopping.deadline, time.monotonic() + grace)
+        stopping.deadline = min(stopping.deadline, time.monotonic() + grace)
         self._child_ended = True  # it may have ended by itself
 
     def _stop(self) -> None:
@@ -292,7 +295,7 @@ class Keeper:
         now = time.monotonic()
         if self._next_look <= now:
             self._next_look, self._child_ended = NEVER, True
-        stopping = [(run, run.stopping) for run in self._runs if run.stopping]
+        stopping = self._runs.stopping
         # While its program lives a run is not gone: then there is no need to look.
         if any(state.is_due(now) or (run.reaped and self._child_ended) for run, state in stopping):
             with reserve():
@@ -319,7 +322,7 @@ class Keeper:
             if run.reaped and seen is None:
                 self._finish(run)
             elif state.killed is not None and now - state.killed > KILL_PATIENCE:
-                run.stopping = None
+                self._runs.give_up(run)
                 left = tuple(process.pid for process in (seen or ())[:MAX_LEFT])
                 self._tell(Gone(run.name, run.output.last, left or (run.pid,)))
             elif run.reaped and not seen:

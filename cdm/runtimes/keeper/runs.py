@@ -133,6 +133,9 @@ class Runs:
         """By the pid of the program, which is the number of its session too."""
         self._by_uid: dict[int, Run] = {}
         """Those with a user of their own: a slice has one run at a time."""
+        self._stopping: dict[str, Run] = {}
+        self._lapsing: dict[str, Run] = {}
+        """Those with a `Lapse`. The keeper looks at these and the stopping ones whenever it wakes, and at no others."""
         self._known: dict[tuple[int, int], str] = {}
         """Processes, by pid and start time, that were seen to belong to a run: some empty their environment later."""
         self._missed: dict[str, float] = {}
@@ -157,14 +160,39 @@ class Runs:
         self._runs[run.name] = self._by_pid[run.pid] = run
         if run.own_uid is not None:
             self._by_uid[run.own_uid] = run
+        if run.lapse is not None:
+            self._lapsing[run.name] = run
 
     def remove(self, run: Run) -> None:
         """Nothing of the run lives."""
         del self._runs[run.name]
+        self._stopping.pop(run.name, None)
+        self._lapsing.pop(run.name, None)
         if self._by_pid.get(run.pid) is run:  # else the pid is another program's by now
             del self._by_pid[run.pid]
         if run.own_uid is not None and self._by_uid.get(run.own_uid) is run:
             del self._by_uid[run.own_uid]
+
+    def begin_stop(self, run: Run, stopping: Stopping) -> Stopping:
+        """It is being stopped, in this way; returns that."""
+        self._stopping[run.name] = run
+        run.stopping = stopping
+        return stopping
+
+    def give_up(self, run: Run) -> None:
+        """It cannot be stopped, and is being stopped no more."""
+        del self._stopping[run.name]
+        run.stopping = None
+
+    @property
+    def stopping(self) -> list[tuple[Run, Stopping]]:
+        """Those that are being stopped, and how."""
+        return [(run, run.stopping) for run in self._stopping.values() if run.stopping]
+
+    @property
+    def lapsing(self) -> list[Run]:
+        """Those with a `Lapse` of their own."""
+        return list(self._lapsing.values())
 
     def program(self, run: Run) -> Process | None:
         """The program just started, known from now on. Raises `OSError` where it cannot be looked at."""

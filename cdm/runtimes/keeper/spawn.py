@@ -54,6 +54,8 @@ class RunBounds(NamedTuple):
     """Most processes of a user that only one slice has, unless its limits say otherwise."""
     controllers: frozenset[str]
     """Those of the runs' cgroups."""
+    oom_score: bytes = b""
+    """How soon the kernel ends a program when memory is short: see `OOM_SCORE`. Empty: as soon as the keeper."""
     ignored: tuple[int, ...] = ()
     """Signals that this process ignores, and programs are not to. (Those that it handles exec resets.)"""
 
@@ -62,7 +64,8 @@ class RunBounds(NamedTuple):
         """What holds on this machine. The keeper's own limit of open files is raised."""
         controllers = frozenset[str]() if cgroups is None else cgroups.controllers
         ignored = (each for each in signal.valid_signals() if signal.getsignal(each) == signal.SIG_IGN)
-        return cls(raise_open_files(), cgroup.most_processes(), controllers, tuple(map(int, ignored)))
+        most = cgroup.most_processes()
+        return cls(raise_open_files(), most, controllers, _oom_score(), tuple(map(int, ignored)))
 
 
 class Launched(NamedTuple):
@@ -152,7 +155,7 @@ def launch(spawn: Spawn, out: int, err: int, bounds: RunBounds, group: str | Non
         os.close(write)
         raise
     if pid == 0:
-        _turn_into(spawn, (out, err), limits, bounds.ignored, entrance, write, keeper)
+        _turn_into(spawn, (out, err), limits, bounds, entrance, write, keeper)
     os.close(write)
     return Launched(pid, read)
 
@@ -176,7 +179,7 @@ def _turn_into(
     spawn: Spawn,
     output: tuple[int, int],
     limits: list[tuple[int, tuple[int, int]]],
-    ignored: tuple[int, ...],
+    bounds: RunBounds,
     entrance: str | None,
     problem: int,
     keeper: int,
@@ -197,7 +200,7 @@ def _turn_into(
         for number, descriptor in enumerate((null, *output)):
             os.dup2(descriptor, number)
         step = "limits"
-        _prefer_for_oom_kill()
+        _prefer_for_oom_kill(bounds.oom_score)
         for what, most in limits:
             resource.setrlimit(what, most)
         if spawn.user is not None:
@@ -207,7 +210,7 @@ def _turn_into(
         step = spawn.directory
         os.chdir(spawn.directory)
         step = "signals"
-        for number in ignored:
+        for number in bounds.ignored:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         die_with_parent(signal.SIGKILL)
@@ -226,14 +229,26 @@ def _turn_into(
         os._exit(127)
 
 
-def _prefer_for_oom_kill() -> None:
-    # Root may write there although it is hidden.
-    with contextlib.suppress(OSError, ValueError), contextlib.nullcontext() if os.geteuid() == 0 else shown():
-        file = os.open("/proc/self/oom_score_adj", os.O_RDWR)
-        try:
-            os.pwrite(file, b"%d" % min(int(os.read(file, 16)) + OOM_SCORE, 1000), 0)
-        finally:
-            os.close(file)
+def _oom_score() -> bytes:
+    """What programs have: what this process has, and `OOM_SCORE` more."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/oom_score_adj") as file:
+        return b"%d" % min(int(file.read()) + OOM_SCORE, 1000)
+    return b""
+
+
+def _prefer_for_oom_kill(score: bytes) -> None:
+    try:
+        if os.geteuid() == 0:  # who may write there although it is hidden
+            _write_oom_score(score)
+        else:
+            with shown():
+                _write_oom_score(score)
+    except OSError:  # `suppress` would have more of the keeper's memory copied
+        pass
+
+
+def _write_oom_score(score: bytes) -> None:
+    os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY), score)  # exec closes it
 
 
 def _most_pids(room: int | None) -> int | None:

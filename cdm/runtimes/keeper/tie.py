@@ -90,6 +90,11 @@ class NodeTie:
         return run.lapse
 
     @property
+    def is_alone(self) -> bool:
+        """Whether there is no node at present, so that every run has a time by which it is to be stopped."""
+        return self._node is None
+
+    @property
     def silent(self) -> float:
         """Seconds since the last heartbeat was sent that NATS accepted."""
         return clock.now() - self._heard
