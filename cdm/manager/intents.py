@@ -180,7 +180,7 @@ def _outdated(record: Rollout | None, version: Version, wanted: Side) -> Side | 
         return known
     (digest, content), _ = Counter((put.value.template, put.value.content) for put in old).most_common(1)[0]
     one = next(put for put in old if (put.value.template, put.value.content) == (digest, content))
-    template = Template(one.value.overrides or Overrides())
+    template = Template(one.value.overrides or Overrides(), needs=one.value.needs)
     return Side(wanted.version, one.value.blueprint or 0, template, content, digest or "")
 
 

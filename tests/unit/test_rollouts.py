@@ -21,6 +21,7 @@ from cdm.model.keys import ContentKey, RolloutKey, encode_artifact
 from cdm.model.node import FEATURES, Registration, Role
 from cdm.model.record import Rollout, RolloutPhase, Side
 from cdm.model.rollout import RolloutKind, RolloutSettings, RolloutStep
+from cdm.model.rules import Needs, Rules
 from cdm.model.slice import SliceState
 from cdm.model.status import Condition, Status
 from tests.unit.support import APP, S, n
@@ -236,6 +237,49 @@ def test_what_changes_back_in_the_middle_goes_back() -> None:
     assert env_of(each) == [{}] * 3
     later(each, MIN_HEALTHY)
     assert condition(each) == (Condition.READY, "")
+
+
+def needing(cpu: float | None, **given: Any) -> Blueprint:
+    """A blueprint whose instances reserve so many cores."""
+    return replace(blueprint(**given), rules=Rules(needs=None if cpu is None else Needs(cpu)))
+
+
+def reserving(cpu: float) -> World:
+    """A world in which `APP` runs, and reserves so much, and no rollout was before."""
+    each = World()
+    for number in (1, 2, 3):
+        each.join(n(number), Registration(cpu=4.0))
+    each.lead()
+    each.apply(APP, needing(cpu))
+    each.run_down()
+    later(each, MIN_HEALTHY)
+    return each
+
+
+@pytest.mark.parametrize("then", [0.5, 0.25, None])
+def test_what_old_instances_reserve_is_theirs_when_one_is_made_up_for_and_when_they_come_back(
+    then: float | None,
+) -> None:
+    each = reserving(0.5)
+    each.apply(APP, needing(then, LEVEL="debug"))
+    later(each, MIN_HEALTHY)
+    each.store(next(key for key, put in each.slices.items() if put.value.overrides is None), None)
+    later(each, 0.0)
+    assert {put.value.needs for put in each.slices.values() if put.value.overrides is None} == {Needs(0.5)}
+    each.apply(APP, needing(then, LEVEL="debug", rollout=RolloutSettings(abort=True)))
+    finish(each)
+    later(each, MIN_HEALTHY)
+    assert phase(each) is RolloutPhase.REVERTED
+    assert [(put.value.needs, put.value.overrides) for put in each.slices.values()] == [(Needs(0.5), None)] * 3
+
+
+def test_a_restart_of_what_reserves_something_is_only_a_restart() -> None:
+    each = reserving(0.5)
+    each.apply(APP, replace(needing(0.5), restarted="now"))
+    finish(each)
+    known = record(each)
+    assert known is not None
+    assert known.only_restarts
 
 
 # Another version
