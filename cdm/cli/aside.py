@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from cdm.errors import CdmError
 
@@ -27,10 +27,11 @@ def runs_a_node(words: Sequence[str]) -> bool:
     return words[:1] == ["node"] and all(word.startswith("-") for word in words[1:2]) and _SHOWN.isdisjoint(words)
 
 
-class OptionsReader(NamedTuple):
+class OptionsReader:
     """In the process that reads the options: the way to the other."""
 
-    pipe: int
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
 
     def tell(self, chosen: Chosen) -> int:
         """Hand over what they come to; returns the exit code.
@@ -40,16 +41,17 @@ class OptionsReader(NamedTuple):
         """
         import pickle  # noqa: PLC0415  # other commands do without
 
-        with os.fdopen(self.pipe, "wb") as pipe:
+        with os.fdopen(self._pipe, "wb") as pipe:
             pickle.dump(chosen, pipe)
         return 0
 
 
-class NodeRunner(NamedTuple):
+class NodeRunner:
     """In the process that is to run the node: what comes from the other."""
 
-    pid: int
-    pipe: int
+    def __init__(self, reader: int, pipe: int) -> None:
+        self._reader = reader
+        self._pipe = pipe
 
     def hear(self) -> Chosen | int:
         """Wait for the end of the other process; returns what the options come to, or the code to end with.
@@ -57,9 +59,9 @@ class NodeRunner(NamedTuple):
         Raises:
             CdmError: a signal ended it.
         """
-        with os.fdopen(self.pipe, "rb") as pipe:
+        with os.fdopen(self._pipe, "rb") as pipe:
             told = pipe.read()
-        _, status = os.waitpid(self.pid, 0)
+        _, status = os.waitpid(self._reader, 0)
         code = os.waitstatus_to_exitcode(status)
         if code < 0:
             raise CdmError(f"the options were not read: {signal.Signals(-code).name} ended the process that does that")
