@@ -11,8 +11,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -299,7 +299,8 @@ def runtime_named(name: str) -> Callable[[Surroundings], Any]:
     """
     make: Callable[[Surroundings], Any]
     if name in OURS:
-        make = resolve_name(OURS[name])
+        module, _, what = OURS[name].partition(":")
+        make = getattr(import_module(module), what)
         return make
     from importlib.metadata import entry_points  # noqa: PLC0415  # see `OURS`
 
