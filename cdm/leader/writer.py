@@ -1,7 +1,8 @@
 """Carries orders to ``slices`` in batches that are guarded by the fence.
 
 One batch is in flight at a time and the next gathers meanwhile (group commit); where a whole one waits already, it is
-made ready while the server stores the one before. The first message of every batch expects the revision of ``_term``
+made ready while the server stores the one before, and all of it is sent but the last message, without which nothing of
+it is stored. The first message of every batch expects the revision of ``_term``
 that this leadership wrote, so the server refuses it whole once another term began, however late it arrives. Being
 refused so is loss of leadership at once.
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import anyio
 from msgspec import Struct
@@ -96,6 +98,8 @@ class CommandWriter:
         self._route = route
         self._ahead: Prepared | None = None
         """What is sent after the batch in flight, where it was made ready already."""
+        self._staged: Batch | None = None
+        """The batch that the server has, but for its last message."""
         self._in_flight = False
         self._idle = anyio.Event()
         self._one_order = False
@@ -204,10 +208,22 @@ class CommandWriter:
             self.outcomes[kind, outcome] += count
 
     async def _send(self, batch: Batch) -> int:
-        await self._slices.stage(batch)
-        if self._ahead is None and self._cutter.waiting >= MAX_BATCH:
-            self._ahead = self._prepare()
-        return await self._slices.commit(batch)
+        if batch is self._staged:
+            self._staged = None
+        else:
+            await self._slices.stage(batch)
+        return await self._slices.commit(batch, meanwhile=self._get_ahead)
+
+    async def _get_ahead(self) -> None:
+        """Make the next batch ready, where a whole one waits, and let the server have all of it but its last message.
+
+        Without that the server stores nothing of it. Where it has forgotten the others by then, it takes no batch.
+        """
+        if self._ahead is None and self._cutter.waiting >= MAX_BATCH and (ahead := self._prepare()):
+            self._ahead = ahead
+            with suppress(StoreError):
+                await self._slices.stage(ahead.batches[0])
+                self._staged = ahead.batches[0]
 
     async def _again(self, prepared: Prepared, error: StoreBusy) -> None:
         """What was sent last was not stored: make it ready to be sent again, as far as it takes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -236,16 +236,26 @@ class Bucket:
         if batch.frames:
             await self.connection.send_frames(batch.frames)
 
-    async def commit(self, batch: Batch, timeout: float | None = None) -> int:
+    async def commit(
+        self, batch: Batch, timeout: float | None = None, meanwhile: Callable[[], Awaitable[None]] | None = None
+    ) -> int:
         """Send a batch's last message, and wait for the answer about all of it; returns the last revision.
 
-        Errors as in `put`.
+        ``meanwhile`` is called when the message is on its way. Errors as in `put`.
         """
-        return await self._publish(batch.last.name, batch.last.payload, dict(batch.last.headers), timeout)
+        last = batch.last
+        return await self._publish(last.name, last.payload, dict(last.headers), timeout, meanwhile)
 
-    async def _publish(self, name: str, payload: bytes, headers: dict[str, str], timeout: float | None) -> int:
+    async def _publish(
+        self,
+        name: str,
+        payload: bytes,
+        headers: dict[str, str],
+        timeout: float | None,
+        meanwhile: Callable[[], Awaitable[None]] | None = None,
+    ) -> int:
         try:
-            answer = await self.connection.request(self._written + name, payload, headers or None, timeout)
+            answer = await self.connection.request(self._written + name, payload, headers or None, timeout, meanwhile)
         except NoResponders:
             # JetStream is not up, or the bucket is gone: either way nothing was stored.
             raise StoreBusy(f"bucket {self.name} does not answer") from None

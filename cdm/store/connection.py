@@ -164,15 +164,32 @@ class Connection(Link):
                 raise
 
     async def request(
-        self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, timeout: float | None = None
+        self,
+        subject: str,
+        payload: bytes = b"",
+        headers: dict[str, str] | None = None,
+        timeout: float | None = None,
+        meanwhile: Callable[[], Awaitable[None]] | None = None,
     ) -> bytes:
         """Send a message and wait for the answer; see `ask`."""
-        return (await self.ask(subject, payload, headers, timeout))[0]
+        return (await self.ask(subject, payload, headers, timeout, meanwhile))[0]
 
     async def ask(
-        self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, timeout: float | None = None
+        self,
+        subject: str,
+        payload: bytes = b"",
+        headers: dict[str, str] | None = None,
+        timeout: float | None = None,
+        meanwhile: Callable[[], Awaitable[None]] | None = None,
     ) -> tuple[bytes, Mapping[str, str]]:
         """Send a message and wait for the answer; returns its payload and headers.
+
+        Args:
+            subject: where to.
+            payload: what.
+            headers: with these.
+            timeout: seconds to wait for the answer, once ``meanwhile`` is over.
+            meanwhile: called when the message is on its way.
 
         Raises:
             Unreachable: there is no connection; nothing was sent.
@@ -188,6 +205,8 @@ class Connection(Link):
         with self._permissions.refusal((subject,)) as refusal, translated():
             answer = await self._client.ask(subject, payload, headers)
             try:
+                if meanwhile is not None:
+                    await meanwhile()
                 await asyncio.wait(
                     (answer, up.over, refusal),
                     timeout=REQUEST_TIMEOUT if timeout is None else timeout,

@@ -12,7 +12,7 @@ import pytest
 
 from cdm import clock
 from cdm.dispatch.messages import FenceRenewal, Message, WriteFailed, Written
-from cdm.errors import AccessDenied, Conflict, Uncertain
+from cdm.errors import AccessDenied, Conflict, StoreBusy, Uncertain, Unreachable
 from cdm.leader.actions import TakeOver
 from cdm.leader.batching import Cutter
 from cdm.leader.election import Election
@@ -148,13 +148,75 @@ async def test_what_was_made_ready_behind_a_refused_batch_is_not_sent(server: Na
         assert each.writer.outcomes == {(LOAD, STORED): MAX_BATCH + 5, (LOAD, REFUSED): MAX_BATCH}
 
 
+async def test_the_server_has_the_next_batch_but_for_its_last_message_before_it_answers(server: NatsServer) -> None:
+    async with desk(server) as each:
+        stage, commit = each.bucket.stage, each.bucket.commit
+        done: list[tuple[str, str]] = []
+
+        async def staged(batch: Batch) -> None:
+            await stage(batch)
+            done.append(("staged", batch.last.name))
+
+        async def committed(batch: Batch, *more: Any, **options: Any) -> int:
+            done.append(("committed", batch.last.name))
+            revision = await commit(batch, *more, **options)
+            done.append(("stored", batch.last.name))
+            return revision
+
+        each.bucket.stage, each.bucket.commit = staged, committed  # type: ignore[method-assign]
+        each.order(BIG, 3 * MAX_BATCH)
+        await eventually(lambda: len(each.said) == 1, 10)
+        first, second, third = (f"n1.g/big/1/{number * MAX_BATCH - 1}" for number in (1, 2, 3))
+        assert done == [
+            ("staged", first),
+            ("committed", first),
+            ("staged", second),
+            ("stored", first),
+            ("committed", second),
+            ("staged", third),
+            ("stored", second),
+            ("committed", third),
+            ("stored", third),
+        ]
+        assert await each.stored() == 3 * MAX_BATCH
+
+
+@pytest.mark.parametrize("lost", ["nothing was sent", "the server forgot it", "the one before had to be sent again"])
+async def test_what_was_sent_ahead_and_is_lost_is_stored_all_the_same(server: NatsServer, lost: str) -> None:
+    async with desk(server) as each:
+        stage, commit = each.bucket.stage, each.bucket.commit
+        staged: list[Batch] = []
+        commits: list[Batch] = []
+
+        async def lose(batch: Batch) -> None:
+            staged.append(batch)
+            if len(staged) == 2 and lost == "nothing was sent":
+                raise Unreachable("not connected to NATS")
+            if len(staged) != 2 or lost != "the server forgot it":
+                await stage(batch)
+
+        async def busy(batch: Batch, timeout: float | None = None, meanwhile: Any = None) -> int:
+            commits.append(batch)
+            if len(commits) == 1 and lost == "the one before had to be sent again":
+                await meanwhile()
+                raise StoreBusy("no time")
+            return await commit(batch, timeout, meanwhile)
+
+        each.bucket.stage, each.bucket.commit = lose, busy  # type: ignore[method-assign]
+        each.order(BIG, 3 * MAX_BATCH)
+        await eventually(lambda: len(each.said) == 1, 60)
+        assert each.said == [Written(BIG, 1, each.tenure.fence_revision + 3 * MAX_BATCH)]
+        assert await each.stored() == 3 * MAX_BATCH
+        assert each.writer.outcomes == {(LOAD, STORED): 3 * MAX_BATCH}
+
+
 async def test_what_was_made_ready_in_a_term_that_is_over_is_not_sent(server: NatsServer) -> None:
     async with desk(server) as each:
         commit = each.bucket.commit
 
-        async def overtaken(batch: Batch, timeout: float | None = None) -> int:
+        async def overtaken(batch: Batch, timeout: float | None = None, meanwhile: Any = None) -> int:
             """The term is over when the first one is stored, and before anybody hears of it."""
-            revision = await commit(batch, timeout)
+            revision = await commit(batch, timeout, meanwhile)
             await each.bucket.put(FENCE, b'{"term":2}')
             return revision
 
@@ -176,12 +238,12 @@ async def test_after_an_unknown_outcome_the_fence_keeps_out_what_was_under_way(s
         commit = each.bucket.commit
         held: list[Batch] = []
 
-        async def hold_back(batch: Batch, timeout: float | None = None) -> int:
+        async def hold_back(batch: Batch, timeout: float | None = None, meanwhile: Any = None) -> int:
             if not held:
                 held.append(batch)
                 each.order(SMALL, 5)
                 raise Uncertain("no answer in time")
-            return await commit(batch, timeout)
+            return await commit(batch, timeout, meanwhile)
 
         each.bucket.commit = hold_back  # type: ignore[method-assign]
         before = each.tenure.fence_revision
@@ -233,7 +295,7 @@ async def test_a_missing_permission_to_write_commands_is_no_tight_loop(server: N
     async with desk(server) as each:
         tries: list[float] = []
 
-        async def deny(batch: Batch, timeout: float | None = None) -> int:
+        async def deny(*_: Any, **__: Any) -> int:
             tries.append(clock.now())
             raise AccessDenied("permission denied")
 
@@ -248,7 +310,7 @@ async def test_a_missing_permission_to_write_commands_is_no_tight_loop(server: N
 async def test_a_leader_whose_fence_is_anothers_when_it_writes_it_anew_is_fenced(server: NatsServer) -> None:
     async with desk(server) as each:
 
-        async def lose(batch: Batch, timeout: float | None = None) -> int:
+        async def lose(*_: Any, **__: Any) -> int:
             await each.bucket.put(FENCE, b'{"term":2,"leader":"n2","incarnation":"it"}')
             raise Uncertain("no answer in time")
 
