@@ -28,15 +28,13 @@ from tests.harness.processes import Process, Processes, node_processes
 from tests.harness.servers import Addressed, NatsServer
 from tests.harness.serving import Yard, yard
 from tests.harness.store import connected
-from tests.harness.waiting import SLACK, eventually
+from tests.harness.waiting import SLACK, TTL, eventually
 from tests.harness.wire import Raw, artifact_of
 
 SERVICE = "g/web"
 """As in keys."""
 MIN_HEALTHY = 1.0
 DRAIN_DELAY = 2.0
-LEASE_TTL = 5.0
-"""A leader that is killed is replaced before that; one that waits for its turn is not."""
 TOLD = 0.5 + SLACK
 """Seconds within which a node tells of a crash; on a noisy machine it may take some more."""
 LISTED = 0.5
@@ -292,6 +290,7 @@ async def site(
     agents: Sequence[str] = ("a1", "a2"),
     *,
     node_ttl: float = 10,
+    lease_ttl: float = TTL,
     older: Sequence[str] = (),
     library: Path | None = None,
     ways: Mapping[str, str] = MappingProxyType({}),
@@ -304,6 +303,7 @@ async def site(
         managers: their names.
         agents: their names.
         node_ttl: seconds.
+        lease_ttl: likewise; a leader that is killed is replaced before that, one that waits for its turn is not.
         older: the nodes that are of an older version.
         library: where that can be imported from.
         ways: where nodes find the server that do not find it where all do.
@@ -314,7 +314,7 @@ async def site(
             for bucket in buckets(connection).values():
                 await bucket.ensure(create=True)
         recorder = await stack.enter_async_context(recording(ground.user, [server.url]))
-        nodes = stack.enter_context(node_processes(server, folder, node_ttl, LEASE_TTL))
+        nodes = stack.enter_context(node_processes(server, folder, node_ttl, lease_ttl))
         made = Site(server, ground, recorder, nodes, folder)
         made.older, made.library, made.ways = set(older), library, dict(ways)
         for name in (*managers, *agents):

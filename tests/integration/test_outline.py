@@ -376,7 +376,7 @@ async def _lease(user: Raw) -> dict[str, Any]:
 
 async def test_at_rest_nothing_moves_but_the_lease(server: NatsServer, user: Raw, tmp_path: Path) -> None:
     names = ("n1", "n2", "n3")
-    async with processes(server, user, tmp_path, *names, lease_ttl=2) as running, agents(server, *names):
+    async with processes(server, user, tmp_path, *names, lease_ttl=6) as running, agents(server, *names):
         for number in range(10):
             await user.put("blueprints", f"g/n/{number}", {"instances": 4, "min_healthy": 0})
         await user.put("blueprints", "g/bad/1", b"x")
@@ -524,7 +524,7 @@ async def test_status_and_init(server: NatsServer, tmp_path: Path) -> None:
         assert init.returncode == 0, init.stderr
     async with (
         raw(server) as user,
-        processes(server, user, tmp_path, "n1", "n2", lease_ttl=2),
+        processes(server, user, tmp_path, "n1", "n2", lease_ttl=6),
         agents(server, "n1", "n2"),
     ):
         await user.put("blueprints", KEY, 2)

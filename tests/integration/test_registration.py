@@ -24,6 +24,7 @@ from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.snapshot import snapshot
 from cdm.store.watch import Watch
+from tests.harness import waiting
 from tests.harness.agents import agents
 from tests.harness.nodes import Nodes, Running, nodes_on
 from tests.harness.servers import FORGIVEN, NatsServer, running_server
@@ -40,7 +41,7 @@ TTL = 2.0
 def presence(
     connection: Connection,
     incarnation: str,
-    ttl: float = 2.0,
+    ttl: float = waiting.TTL,
     node: str = "n1",
     on_succession: Callable[[float], None] = lambda _: None,
 ) -> Presence:
@@ -70,7 +71,7 @@ async def test_another_load_is_told_with_the_next_heartbeat(server: NatsServer) 
         loads = [0.25]
         bucket = Bucket(connection, NODES)
         await bucket.ensure(create=True)
-        one = Presence(bucket, NodeId("n1"), Registration(incarnation="a", ttl=2.0), load=lambda: loads[-1])
+        one = Presence(bucket, NodeId("n1"), Registration(incarnation="a", ttl=6.0), load=lambda: loads[-1])
         await one.register()
         assert (await registration(user))["load"] == 0.25
         async with anyio.create_task_group() as tasks:
@@ -111,7 +112,7 @@ async def test_another_address_is_told_with_the_next_heartbeat(server: NatsServe
         addresses = ["10.0.0.1"]
         bucket = Bucket(connection, NODES)
         await bucket.ensure(create=True)
-        one = Presence(bucket, NodeId("n1"), Registration(incarnation="a", ttl=2.0), address=lambda: addresses[-1])
+        one = Presence(bucket, NodeId("n1"), Registration(incarnation="a", ttl=6.0), address=lambda: addresses[-1])
         await one.register()
         assert (await registration(user))["address"] == "10.0.0.1"
         async with anyio.create_task_group() as tasks:
@@ -223,7 +224,7 @@ async def test_who_finds_his_registration_gone_may_have_been_replaced_meanwhile(
     async with raw(server) as user, connected(server) as connection:
         await Bucket(connection, NODES).ensure(create=True)
         until: list[float] = []
-        one = presence(connection, "one", on_succession=until.append)
+        one = presence(connection, "one", TTL, on_succession=until.append)
         await one.register()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.run)
@@ -280,7 +281,7 @@ async def test_an_unreadable_registration_of_nobody_is_replaced(server: NatsServ
 async def test_heartbeats_keep_it(server: NatsServer) -> None:
     async with raw(server) as user, connected(server) as connection:
         await Bucket(connection, NODES).ensure(create=True)
-        one = presence(connection, "a", ttl=2.0)
+        one = presence(connection, "a", ttl=TTL)
         await one.register()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.run)
@@ -309,7 +310,7 @@ async def _gone(user: Raw) -> bool:
 async def test_heartbeats_keep_what_a_node_that_leaves_says(server: NatsServer, on_its_way: bool) -> None:
     async with raw(server) as user, connected(server) as connection:
         await Bucket(connection, NODES).ensure(create=True)
-        one = presence(connection, "a", ttl=2.0)
+        one = presence(connection, "a", ttl=TTL)
         await one.register()
         before = await registration(user)
         async with anyio.create_task_group() as tasks:

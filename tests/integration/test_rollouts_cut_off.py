@@ -27,6 +27,10 @@ CANARY = {"from": "1", "kind": "canary", "steps": [{"weight": 34}, {"pause": "ap
 AGENTS = ("a1", "a2", "a3")
 
 
+LEASE_TTL = 5.0
+"""Seconds: who leads may be cut off, which nobody can tell from a leader that is slow."""
+
+
 @asynccontextmanager
 async def reached_by_ways(
     server: NatsServer, folder: Path, names: Sequence[str], capacity: str = ""
@@ -43,7 +47,9 @@ async def reached_by_ways(
         ways = {name: await stack.enter_async_context(proxied(server)) for name in names}
         urls = {name: way.url for name, way in ways.items()}
         agents = () if capacity else AGENTS
-        place = await stack.enter_async_context(site(server, folder, agents=agents, node_ttl=TTL, ways=urls))
+        place = await stack.enter_async_context(
+            site(server, folder, agents=agents, node_ttl=TTL, lease_ttl=LEASE_TTL, ways=urls)
+        )
         if capacity:
             for name in names:
                 place.start(name, "--capacity", capacity)

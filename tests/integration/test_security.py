@@ -648,7 +648,7 @@ async def test_a_refusal_reaches_those_who_wait_for_it_and_nobody_else(tmp_path:
 
 async def test_a_permission_that_is_taken_away_is_complained_of_and_may_come_back(tmp_path: Path) -> None:
     async with prepared(tmp_path) as found, found.client("operator") as operator:
-        with running(found, node_ttl=2) as nodes:
+        with running(found, node_ttl=6) as nodes:
             node = nodes.start("node-1", "--role", "agent", *found.who("node-1"))
             user = Raw(operator.client)
             await eventually(lambda: _registered(user, 1))

@@ -19,7 +19,7 @@ from cdm.runtimes.process.supervisor import Supervisor
 from tests.harness.processes import Processes, node_processes
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, SLEEP, Yard, agent_alone, made, yard
-from tests.harness.waiting import eventually, in_time
+from tests.harness.waiting import TTL, eventually, in_time
 from tests.integration.test_agent_restart import start
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -142,13 +142,13 @@ async def test_a_leader_that_stops_leads_on_while_its_slices_take_their_time(
 ) -> None:
     async with yard(server, tmp_path) as ground:
         await made(server, ground.user)
-        with node_processes(server, tmp_path, node_ttl=2) as running:
+        with node_processes(server, tmp_path) as running:
             start(running, tmp_path, "n1", role="all")
             await eventually(lambda: _registered(ground, 1), 20, "the leader")
             deaf = f"import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\n{SLEEP}"
             manifest = Manifest(readiness=Readiness(check=Line("deaf")), stop_grace=LONGEST_LAST_GRACE)
             slow, other = await ground.push("slow", deaf, manifest), await ground.push("other", SLEEP, PLAIN)
-            await ground.user.put("blueprints", slow, {"instances": 1, "stop_after": STOP_AFTER})
+            await ground.user.put("blueprints", slow, {"instances": 1, "stop_after": 2 * TTL})
             await ground.settles(1)
             start(running, tmp_path, "n2", role="all")
             await eventually(lambda: _registered(ground, 2), 20, "a follower")
@@ -176,7 +176,7 @@ async def test_what_cannot_be_stopped_is_not_said_to_be(
     server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     """Others take what is FAILED, and what is on a node that left, for stopped."""
-    async with agent_alone(server, tmp_path, node_ttl=2) as (ground, hand, nodes):
+    async with agent_alone(server, tmp_path) as (ground, hand, nodes):
         artifact = await ground.push("alone", "import time\ntime.sleep(600)", NO_RESTART)
         key = hand.key(artifact)
         await hand.up(key, overrides={"stop_after": 60})
