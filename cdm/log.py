@@ -36,6 +36,8 @@ def printable_json(document: str) -> str:
 
 def printable(text: str) -> str:
     r"""The text without control characters: these are shown as e.g. ``\x1b``, so that they do nothing to a terminal."""
+    if text.isprintable():  # as nearly all is that is logged: so much is seen at once
+        return text
     return re.sub(_CONTROL, lambda found: repr(found[0])[1:-1], text)
 
 

@@ -26,7 +26,7 @@ from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper import processes as census
 from cdm.runtimes.keeper.keeper import Keeper
 from cdm.runtimes.keeper.protocol import EndAll, Heard, Lapse, Outlive, Spawn, encode
-from cdm.runtimes.keeper.runs import Run, Stopping
+from cdm.runtimes.keeper.runs import Run, Runs, Stopping
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from cdm.runtimes.process.supervisor import Supervisor
 from tests.harness.proc import descriptors, exists, stranger
@@ -362,6 +362,18 @@ def test_a_look_that_may_have_missed_somebody_is_no_proof(ending: Keeper, monkey
     stop_again(ending)
     assert not ending._runs
     assert ending._timeout() is None
+
+
+def test_a_keeper_that_wakes_looks_at_no_run_that_runs_on(ending: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It wakes for each event of each run: were all looked at, a thousand runs would be a million looks."""
+    ending._node.take(ending._first, os.getpid())
+    ending._child_ended = False
+    with monkeypatch.context() as patch:
+        patch.setattr(Runs, "__iter__", lambda _: pytest.fail("all runs are looked at"))
+        assert ending._timeout() is None
+        ending._lapse()
+        ending._stop()
+    assert [run.name for run in ending._runs] == ["r"]
 
 
 @contextmanager
