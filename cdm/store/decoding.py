@@ -71,3 +71,19 @@ class Decoder:
         made = kind.value_type.parse if kind.value_type in judged else msgspec.json.Decoder(kind.value_type).decode
         self._decoders[kind] = made
         return made
+
+
+def lasting(update: Known, at: float, end: float | None) -> Known:
+    """A registration that does not say how long it holds without a heartbeat holds as long as its message does.
+
+    Args:
+        update: what a message of the bucket ``nodes`` says.
+        at: when it was stored.
+        end: when its TTL is over, on the same clock; None: it has none.
+    """
+    if end is None or not isinstance(update, ValuePut):
+        return update
+    said = update.value
+    if not isinstance(said, Registration) or said.ttl is not None:
+        return update
+    return replace(update, value=replace(said, ttl=end - at))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from cdm.dispatch.messages import Cause, KeyRejected, Message, RejectedKeyRemoved, ValueRemove
 from cdm.errors import InvalidKey
 from cdm.model.keys import NODES, Layout
-from cdm.store.decoding import Decoder
+from cdm.store.decoding import Decoder, lasting
 from cdm.store.history import History, Known, Removal
 from cdm.store.lifetimes import Lifetimes, ttl_of
 from cdm.store.session import Behind, Listing, ListingHistory, Live, Mark, MirrorPhase, Resuming
@@ -246,6 +246,8 @@ class Mirror:
                 if by
                 else self._decode(name, data, sequence, at, known)
             )
+            if self._layout is NODES:
+                update = lasting(update, at, self.lifetimes.ends.get(name))
             self.known[name] = update
             self._emit(update)
         elif known is not None:

@@ -123,6 +123,21 @@ def test_a_key_that_ended_is_told_to_have_expired() -> None:
     assert sum(isinstance(each, ValuePut) for each in world.told) == 3
 
 
+@pytest.mark.parametrize(
+    ("said", "ttl", "holds"), [(b"{}", 90.0, 90.0), (b'{"ttl":10.0}', 90.0, 10.0), (b"{}", None, None)]
+)
+def test_a_registration_that_says_no_ttl_holds_as_long_as_its_message(
+    said: bytes, ttl: float | None, holds: float | None
+) -> None:
+    world = World()
+    headers = {"Cdm-By": "somebody"} | ({} if ttl is None else {"Nats-TTL": ttl_header(ttl)})
+    for by in (headers, {name: headers[name] for name in headers if name != "Cdm-By"}):
+        world.mirror.update("n1", said, by, world.mirror.reached + 1, 1, 1.0)
+        put = world.told[-1]
+        assert isinstance(put, ValuePut)
+        assert put.value.ttl == holds
+
+
 def test_a_value_without_a_ttl_takes_the_place_of_one_with() -> None:
     world = World()
     world.put("n1", 1, 1.0, 10.0)
