@@ -90,6 +90,8 @@ class _Kept:
         """When the last check began that found it whole."""
         self.entry: str | None = None
         """What was made to be run then."""
+        self.manifest: Manifest | None = None
+        """How it is run, as its seal tells, once that was read: all slices of it share that."""
 
 
 class _Download:
@@ -215,7 +217,10 @@ class Cache:
         asked = kept.used = self._tick()
         folder = self.folder / digest
         try:
-            manifest = completed(stored.content.manifest or Manifest.restore(seal.manifest), seal.tree)
+            if (told := stored.content.manifest) is not None:
+                manifest = completed(told, seal.tree)
+            else:
+                manifest = kept.manifest = kept.manifest or completed(Manifest.restore(seal.manifest), seal.tree)
         except InvalidManifest as error:
             raise InvalidManifest(
                 f"manifest of {artifact}: {error}; push it again with another: "
