@@ -22,7 +22,7 @@ from cdm.cli.options import ConnectionOptions, check_prefix
 from cdm.cli.parameters import HERE, Json
 from cdm.cli.rows import PLAIN, show
 from cdm.cli.screen import print_json
-from cdm.errors import NodeUnknown, StoreError, UsageError, innermost
+from cdm.errors import FolderTaken, NodeUnknown, SliceFailed, StoreError, UsageError, innermost
 from cdm.model.artifact import NodeId, node_id
 from cdm.node.farewell import take_back
 from cdm.node.folder import chosen_folder, holder
@@ -38,7 +38,7 @@ class GivenUp(Struct, frozen=True):
 
     node: NodeId
     process: bool
-    """Whether a process of it ran here: it has left in good order, and the rest says nothing."""
+    """Whether a process of it ran here: it has left in good order, and of the rest `alive` alone says something."""
     slices: int = 0
     """How many slices a dead process had left, which are stopped, but for what is `alive`."""
     alive: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ def leave(
         left = anyio.run(_give_up, path, name, connection.access(), connection.prefix)
     else:
         _tell(pid)
-        left = GivenUp(name, process=True)
+        left = GivenUp(name, process=True, alive=anyio.run(_alive, path, name))
     if json:
         print_json(left)
     else:
@@ -120,9 +120,20 @@ async def _give_up(path: Path, node: NodeId, access: Access, prefix: str) -> Giv
     return left
 
 
+async def _alive(path: Path, node: NodeId) -> tuple[str, ...]:
+    """What a process that has left could not stop."""
+    try:
+        return (await end_left(path, node)).problems
+    except FolderTaken:  # there is another process of it already
+        return ()
+    except (SliceFailed, UsageError) as error:
+        return (str(error),)
+
+
 def _in_words(left: GivenUp) -> str:
     if left.process:
-        return f"{left.node} has left"
+        alive = f"; not all of its slices are stopped: {'; '.join(left.alive)}" if left.alive else ""
+        return f"{left.node} has left{alive}"
     slices = f"; {left.slices} of its slices did, and are stopped" if left.slices else ", and no slice of it"
     if left.alive:
         slices = f"; of its slices ({left.slices}) not all are stopped: {'; '.join(left.alive)}"

@@ -357,6 +357,20 @@ async def test_leaving_tells_what_cannot_be_stopped(server: NatsServer, tmp_path
         assert not await ground.user.registrations()
 
 
+@pytest.mark.slow
+async def test_leaving_tells_what_a_living_process_could_not_stop(server: NatsServer, tmp_path: Path) -> None:
+    async with kept(server, tmp_path) as (ground, hand, running):
+        await up(start(running, tmp_path))
+        await hand.up(hand.key(await ground.push("one", SLEEP, PLAIN)))
+        ((pid,),) = ground.living.values()
+        with unkillable(pid):
+            left = await leave(tmp_path, server.url)
+            assert left.returncode == 1, left
+            told = f"n1 has left; not all of its slices are stopped: SIGKILL does not end pid {pid}\n"
+            assert left.stdout.decode() == told
+        await ground.nothing_left(10)
+
+
 async def test_leaving_takes_back_what_its_own_processes_wrote_and_nothing_else(
     server: NatsServer, tmp_path: Path
 ) -> None:
