@@ -22,8 +22,8 @@ LEAST_DEADLINE = 0.1
 """Seconds; before this nothing can have become healthy."""
 
 _PERCENTAGE = r"(?:100|\d{1,2})%"
-_BOUND = 'a whole number, or a percentage like "25%"'
-_BOUND_OR_AUTO = 'a whole number, a percentage like "25%", or "auto"'
+_BOUND = 'a whole number, or a percentage like "25%" (at most 100%)'
+_BOUND_OR_AUTO = 'a whole number, a percentage like "25%" (at most 100%), or "auto"'
 _PAUSE = 'a duration (seconds, or a text like "5m"), or "approve"'
 _Number = Meta(ge=0, le=100_000)
 Surge = (

@@ -56,8 +56,11 @@ def _parse(**fields: object) -> Blueprint:
             {"max_surge": "0%", "max_unavailable": 0},
             "max_surge: is 0, and so is max_unavailable: then nothing could ever be replaced",
         ),
-        ({"max_surge": "110%"}, 'max_surge: must be a whole number, or a percentage like "25%"'),
-        ({"max_unavailable": []}, 'max_unavailable: must be a whole number, a percentage like "25%", or "auto"'),
+        ({"max_surge": "110%"}, 'max_surge: must be a whole number, or a percentage like "25%" (at most 100%)'),
+        (
+            {"max_unavailable": []},
+            'max_unavailable: must be a whole number, a percentage like "25%" (at most 100%), or "auto"',
+        ),
         ({"kind": "bluegreen"}, 'kind: must be "rolling", "canary" or "blue-green"'),
         ({"deadline": "31d"}, "deadline: must be at most 30 days"),
         ({"deadline": 0}, "deadline: must be at least 0.1 s"),
