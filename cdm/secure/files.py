@@ -119,17 +119,13 @@ class SiteFiles:
         write_private(self.site, msgspec.json.format(msgspec.json.encode(known), indent=2) + b"\n")
         return known
 
-    def told(self) -> str | None:
-        """What ``accounts.conf`` tells: all of it but comments for people. None: it is not there."""
+    @property
+    def accounts_text(self) -> str:
+        """What is in ``accounts.conf``; empty: it is not there."""
         try:
-            text = self.accounts.read_text(encoding="utf-8", errors="replace")
+            return self.accounts.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
-            return None
-        return "".join(
-            line
-            for line in text.splitlines(keepends=True)
-            if line.startswith(RECORD_HEAD) or not line.lstrip().startswith("#")
-        )
+            return ""
 
     def write_server(self, known: SiteRecord, tls: Tls, store: str) -> None:
         """Write the server's own file; what is there is overwritten.
@@ -184,6 +180,15 @@ class SiteFiles:
         """Files with something secret that others than their owner may read."""
         files = (path for name in (KEYS, ISSUERS) for path in sorted((self.path / name).glob("*")))
         return [path for path in files if path.is_file() and path.stat().st_mode & 0o077]
+
+
+def told(text: str) -> str:
+    """What a text of ``accounts.conf`` tells: all of it but comments for people."""
+    return "".join(
+        line
+        for line in text.splitlines(keepends=True)
+        if line.startswith(RECORD_HEAD) or not line.lstrip().startswith("#")
+    )
 
 
 def _way(known: SiteRecord) -> type[ByKeys | ByTokens]:

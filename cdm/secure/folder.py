@@ -5,6 +5,7 @@ What lies there is in `cdm.secure.files`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,11 +14,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from cdm.model.keys import encode_node
-from cdm.secure.files import SiteFiles, Tls
+from cdm.secure.files import SiteFiles, Tls, told
 from cdm.secure.issuers import Issuers
 from cdm.secure.jwts import SYSTEM, SYSTEM_NEXT
 from cdm.secure.keys import Pair, new_pair, write_private
-from cdm.secure.logins import ByKeys, ByTokens, Logins, shown_to, tokens_of
+from cdm.secure.logins import ByKeys, ByTokens, Logins, issued_at, shown_to, tokens_of
 from cdm.secure.members import inbox_of
 from cdm.secure.operators import Authority
 from cdm.secure.permissions import accounts
@@ -182,7 +183,7 @@ class SiteFolder:
                 after = self._rotate_system(after, logins)
             here = {*after.everybody, *((SYSTEM_NEXT,) if after.system_next else ())}
             after = replace(after, signers={name: key for name, key in logins.signers.items() if name in here})
-        told = self.files.told()
+        earlier = self.files.accounts_text
         after = self._store(after, logins)
         for name in after.everybody:
             if moved or not self.files.context(name).exists():
@@ -196,7 +197,8 @@ class SiteFolder:
             *(self._written(after, name, what.get(name, "kept")) for name in after.everybody),
             *(self._written(known, name, "removed") for name in removed),
         ]
-        return FolderWritten(users, after.accounts != known.accounts and self.files.told() != told)
+        changed = after.accounts != known.accounts and told(self.files.accounts_text) != told(earlier)
+        return FolderWritten(users, changed)
 
     def _rotate_system(self, known: SiteRecord, logins: ByTokens) -> SiteRecord:
         """Make another user who tells servers of accounts."""
@@ -211,8 +213,17 @@ class SiteFolder:
         return replace(known, system=pair.public, system_next="")
 
     def _store(self, after: SiteRecord, logins: Logins) -> SiteRecord:
-        """Write what servers are told, and who there is; returns the record as it was written."""
-        return self.files.write(after, logins.text(accounts(after.members), after.everybody))
+        """Write what servers are told, and who there is; returns the record as it was written.
+
+        JWTs that would say nothing new stay as they were issued, so that servers need not be told of them.
+        """
+        found, before = accounts(after.members), self.files.accounts_text
+        text = logins.text(found, after.everybody, int(time.time()))
+        if (at := issued_at(before)) is not None:
+            again = logins.text(found, after.everybody, at)
+            if told(before).endswith(told(again)):
+                text = again
+        return self.files.write(after, text)
 
     def _issuers(self, known: SiteRecord) -> Issuers:
         return Issuers(self.files.issuers, foreign=bool(known.authority))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -70,10 +69,9 @@ class Issuers:
         except ValueError as error:
             raise UsageError(f"{path} is damaged: {error}") from None
 
-    @property
-    def operator_token(self) -> str:
-        """The operator's JWT."""
-        return self._kept(_OPERATOR) or operator_token(self.operator, "cdm", self.system, _now())
+    def operator_token(self, now: int) -> str:
+        """The operator's JWT; one of ours is issued now, in seconds since 1970."""
+        return self._kept(_OPERATOR) or operator_token(self.operator, "cdm", self.system, now)
 
     @property
     def system(self) -> str:
@@ -81,9 +79,9 @@ class Issuers:
         kept = self._kept(_SYSTEM_ACCOUNT)
         return claims_of(kept).sub if kept else self.account(_SYSTEM_ACCOUNT).public
 
-    def system_token(self, signers: Sequence[str]) -> str:
+    def system_token(self, signers: Sequence[str], now: int) -> str:
         """The JWT of the servers' own account; ``signers``: public keys that sign users of it, where it is ours."""
-        return self._kept(_SYSTEM_ACCOUNT) or system_token(self.operator, self.system, signers, _now())
+        return self._kept(_SYSTEM_ACCOUNT) or system_token(self.operator, self.system, signers, now)
 
     def _kept(self, name: str) -> str:
         """The JWT of an operator that was there before, or of its system account; empty: they are ours."""
@@ -116,7 +114,3 @@ def _text(path: Path) -> str:
         ) from None
     except OSError as error:
         raise UsageError(f"{path} is damaged: {error}") from None
-
-
-def _now() -> int:
-    return int(time.time())

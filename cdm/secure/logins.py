@@ -6,13 +6,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from msgspec import DecodeError
+
 from cdm.secure.accounts import Account, AccountLimits, User
 from cdm.secure.configuration import ACCOUNTS_HEAD, rendered
 from cdm.secure.issuers import Issuers
 from cdm.secure.issuing import issued, preload
 from cdm.secure.jwts import SYSTEM, SYSTEM_NEXT, credentials, new_key, system_user_token, user_token
 from cdm.secure.keys import Pair
-from cdm.secure.operators import Authority
+from cdm.secure.operators import Authority, claims_of
 
 _RETIRED = AccountLimits(connections=0, payload=0)
 
@@ -36,12 +38,13 @@ class Logins(Protocol):
     def shown_by(self, account: Account, user: User, pair: Pair) -> bytes:
         """What the user's file holds: what it shows to servers."""
 
-    def text(self, accounts: Sequence[Account], publics: Mapping[str, str]) -> str:
+    def text(self, accounts: Sequence[Account], publics: Mapping[str, str], now: int) -> str:
         """The file that servers include.
 
         Args:
             accounts: all of them.
             publics: the users' public keys, by their names.
+            now: when JWTs are issued, in seconds since 1970. At the same time the same is issued again, to the letter.
         """
 
 
@@ -55,7 +58,7 @@ class ByKeys:
         """The seed."""
         return pair.seed + b"\n"
 
-    def text(self, accounts: Sequence[Account], publics: Mapping[str, str]) -> str:
+    def text(self, accounts: Sequence[Account], publics: Mapping[str, str], now: int) -> str:
         """All accounts, in words of the server's configuration."""
 
         def login(user: User) -> str:
@@ -94,17 +97,17 @@ class ByTokens:
         self.signers[user] = signer.public
         return credentials(user_token(signer, account, user, pair.public, _now()), pair.seed).encode()
 
-    def text(self, accounts: Sequence[Account], publics: Mapping[str, str]) -> str:
+    def text(self, accounts: Sequence[Account], publics: Mapping[str, str], now: int) -> str:
         """The operator, the servers' own account, and the accounts' JWTs for a server that knows none yet."""
         everything = (*accounts, *(Account(name, "", (), limits=_RETIRED) for name in self._retired))
         keys = {each.name: self._issuers.account(each.name) for each in everything}
         system = self._issuers.system
         users = [self.signers[name] for name in (SYSTEM, SYSTEM_NEXT) if name in self.signers]
         tokens = {
-            **issued(everything, self._issuers.operator, keys, self.signers, _now()),
-            system: self._issuers.system_token(users),
+            **issued(everything, self._issuers.operator, keys, self.signers, now),
+            system: self._issuers.system_token(users, now),
         }
-        return f"{JWT_HEAD}operator: {self._issuers.operator_token}\nsystem_account: {system}\n{preload(tokens)}"
+        return f"{JWT_HEAD}operator: {self._issuers.operator_token(now)}\nsystem_account: {system}\n{preload(tokens)}"
 
 
 def shown_to(authority: Authority, pair: Pair) -> bytes:
@@ -118,6 +121,14 @@ def tokens_of(text: str) -> dict[str, str]:
     _, _, block = text.partition("resolver_preload {\n")
     lines = (line.split(": ", 1) for line in block.splitlines() if ": " in line)
     return {public.strip(): token for public, token in lines}
+
+
+def issued_at(text: str) -> int | None:
+    """When the accounts' JWTs in a file were issued last, in seconds since 1970; None: there are none."""
+    try:
+        return max((claims_of(token).iat for token in tokens_of(text).values()), default=None)
+    except (ValueError, DecodeError):  # damaged by hand
+        return None
 
 
 def _now() -> int:

@@ -71,6 +71,8 @@ class TokenClaims(Struct):
     sub: str
     name: str
     nats: dict[str, Any]
+    iat: int = 0
+    """When it was issued, in seconds since 1970."""
 
 
 def _authority(backup: _Backup, path: Path) -> Authority:

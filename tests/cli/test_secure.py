@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from cdm.cli import Exit
 from cdm.errors import UsageError
 from cdm.secure.issuers import Issuers
-from cdm.secure.logins import tokens_of
+from cdm.secure.logins import issued_at, tokens_of
 from cdm.secure.operators import claims_of
 from tests.harness import forked
 from tests.harness.processes import environment
@@ -204,6 +205,19 @@ def test_who_tells_servers_and_is_lost_is_made_again(tmp_path: Path) -> None:
     assert (known["system_next"], signing) == ("", [known["signers"]["system"]])
 
 
+def test_jwts_that_say_nothing_new_are_not_issued_again(tmp_path: Path) -> None:
+    assert secure(tmp_path, *SIGNED).returncode == 0
+    accounts = tmp_path / "signed/accounts.conf"
+    before, issued = accounts.read_bytes(), issued_at(accounts.read_text(encoding="utf-8"))
+    while int(time.time()) == issued:
+        time.sleep(0.1)
+    told = json.loads(secure(tmp_path, "--out", "signed", "--json").stdout)
+    assert (told["changed"], accounts.read_bytes()) == (False, before)
+    told = json.loads(secure(tmp_path, "--out", "signed", "--nodes", "node-9", "--json").stdout)
+    assert told["changed"] is True
+    assert (issued_at(accounts.read_text(encoding="utf-8")) or 0) > (issued or 0)
+
+
 def test_readers_that_are_gone_are_let_in_nowhere(tmp_path: Path) -> None:
     """Servers remember an account that they were told of: it has to be told that it is of nobody."""
     assert secure(tmp_path, *SIGNED, "--readers", "router").returncode == 0
@@ -292,11 +306,11 @@ def _contents(folder: Path) -> dict[str, bytes]:
 def test_what_an_operator_of_before_needs_is_missed_and_never_made_up(tmp_path: Path) -> None:
     issuers = Issuers(tmp_path / "issuers", foreign=False)
     issuers.create(None)
-    assert issuers.operator_token.count(".") == 2, "its own it signs"
+    assert issuers.operator_token(1).count(".") == 2, "its own it signs"
     foreign = Issuers(tmp_path / "issuers", foreign=True)
     with pytest.raises(UsageError, match=r"nats-operator\.jwt is missing"):
         foreign.check(())
-    (tmp_path / "issuers" / "nats-operator.jwt").write_text(issuers.operator_token)
+    (tmp_path / "issuers" / "nats-operator.jwt").write_text(issuers.operator_token(1))
     with pytest.raises(UsageError, match=r"SYS\.jwt is missing"):
         _ = foreign.system
     (tmp_path / "issuers" / "SYS.jwt").write_text("nonsense")
