@@ -6,8 +6,12 @@ it is stored. The first message of every batch expects the revision of ``_term``
 that this leadership wrote, so the server refuses it whole once another term began, however late it arrives. Being
 refused so is loss of leadership at once.
 
-Where the server takes no batch, because others hold theirs open, the same messages go one by one for a while, each with
-the guard, the next one when the one before is stored.
+A batch that was sent ahead may be lost: a server forgets it when another one leads the stream, and after ten seconds.
+Then it takes no last message, and the batch is sent again, whole. One that is dropped stays open there for these ten
+seconds, and takes one of the places for batches that all share: until they are over none is sent ahead.
+
+Where the server takes no batch that it was sent in one go, because others hold theirs open, the same messages go one by
+one for a while, each with the guard, the next one when the one before is stored.
 
 Where a batch is not answered, it may be stored, or still be under way for a long time, and its term is still the right
 one. Then nothing is sent until the fence is stored anew: the server refuses from there on what was under way, and
@@ -46,6 +50,8 @@ BUSY_PAUSE = 0.02
 """Seconds after which a server is asked again that had no time."""
 SINGLY_FOR = 1.0
 """Seconds for which messages go one by one, once the server has refused a batch."""
+FORGOTTEN_AFTER = 10.0
+"""Seconds after which a server forgets a batch whose last message does not come."""
 REFUSAL_PAUSE = 0.25
 """Seconds of patience with a server that refuses commands."""
 STORED, REFUSED, UNKNOWN, DROPPED = OUTCOMES = ("stored", "refused", "unknown", "dropped")
@@ -55,7 +61,7 @@ REFUSAL_LOG_INTERVAL = 10.0
 """Seconds between two lines that say that commands are refused."""
 
 
-class Prepared(Struct, frozen=True):
+class Prepared(Struct):
     """A part, and what it is sent as: one batch, or one message after the other."""
 
     part: BatchPart
@@ -63,6 +69,8 @@ class Prepared(Struct, frozen=True):
     """What is still to be sent of it; each can be sent once."""
     fence_revision: int
     """The revision of the fence that guards it."""
+    sent_ahead: Batch | None = None
+    """The one of these batches that the server was sent, but for its last message, before it was its turn."""
 
 
 class CommandWriter:
@@ -98,8 +106,8 @@ class CommandWriter:
         self._route = route
         self._ahead: Prepared | None = None
         """What is sent after the batch in flight, where it was made ready already."""
-        self._staged: Batch | None = None
-        """The batch that the server has, but for its last message."""
+        self._none_ahead_until = float("-inf")
+        """When the server has forgotten the last one that was sent ahead and dropped."""
         self._in_flight = False
         self._idle = anyio.Event()
         self._one_order = False
@@ -168,7 +176,7 @@ class CommandWriter:
         part, batches, revision = prepared.part, prepared.batches, 0
         while batches and await self._tenure(part.term):
             try:
-                revision = await self._send(batches[0])
+                revision = await self._send(prepared)
                 batches.popleft()
             except Conflict as error:
                 self._on_conflict(part.term, error)
@@ -207,30 +215,42 @@ class CommandWriter:
         for kind, count in part.kinds.items():
             self.outcomes[kind, outcome] += count
 
-    async def _send(self, batch: Batch) -> int:
-        if batch is self._staged:
-            self._staged = None
-        else:
+    async def _send(self, prepared: Prepared) -> int:
+        batch = prepared.batches[0]
+        if batch is not prepared.sent_ahead:
             await self._slices.stage(batch)
         return await self._slices.commit(batch, meanwhile=self._get_ahead)
 
     async def _get_ahead(self) -> None:
         """Make the next batch ready, where a whole one waits, and let the server have all of it but its last message.
 
-        Without that the server stores nothing of it. Where it has forgotten the others by then, it takes no batch.
+        Without that the server stores nothing of it. What may well be dropped is not sent: it would stay open there.
         """
-        if self._ahead is None and self._cutter.waiting >= MAX_BATCH and (ahead := self._prepare()):
-            self._ahead = ahead
-            with suppress(StoreError):
-                await self._slices.stage(ahead.batches[0])
-                self._staged = ahead.batches[0]
+        if self._ahead is not None or self._cutter.waiting < MAX_BATCH or not (ahead := self._prepare()):
+            return
+        self._ahead = ahead
+        if self._one_order or clock.now() < self._none_ahead_until:
+            return
+        with suppress(StoreError):
+            await self._slices.stage(ahead.batches[0])
+            ahead.sent_ahead = ahead.batches[0]
+
+    def _drop_ahead(self) -> Prepared | None:
+        """What was made ready, and is not sent after all."""
+        ahead, self._ahead = self._ahead, None
+        if ahead and ahead.sent_ahead:
+            self._none_ahead_until = clock.now() + FORGOTTEN_AFTER
+        return ahead
 
     async def _again(self, prepared: Prepared, error: StoreBusy) -> None:
         """What was sent last was not stored: make it ready to be sent again, as far as it takes."""
         part, batches = prepared.part, prepared.batches
         if isinstance(error, BatchRefused):
-            self._log_refusal("commands go one by one, for the server takes no batch", error, part)
-            self._singly_until = clock.now() + SINGLY_FOR
+            if batches[0] is prepared.sent_ahead:
+                log.debug("a batch that was sent ahead is sent again", reason=str(error))
+            else:
+                self._log_refusal("commands go one by one, for the server takes no batch", error, part)
+                self._singly_until = clock.now() + SINGLY_FOR
             batches.clear()
             batches.extend(self._encoded(part.writes, prepared.fence_revision))
             return
@@ -245,7 +265,7 @@ class CommandWriter:
 
     def _on_conflict(self, term: int, error: Conflict) -> None:
         log.warning("fenced: another term began", term=term, server=str(error))
-        self._ahead = None
+        self._drop_ahead()
         self._unknown.drop()
         if self._election.valid(clock.now()):
             self._election.fenced("the server refused a write of this term")
@@ -295,7 +315,7 @@ class CommandWriter:
 
     def _give_up(self, part: BatchPart, revision: int, reason: str, *, with_all_orders: bool = False) -> None:
         """Drop what is left of its orders, too, or everything that waits: it is decided anew."""
-        ahead, self._ahead = self._ahead, None
+        ahead = self._drop_ahead()
         touched = dict.fromkeys([*part.touched, *(ahead.part.touched if ahead else ())])
         if with_all_orders:
             touched |= dict.fromkeys(self._cutter.drop_all())

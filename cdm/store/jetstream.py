@@ -14,7 +14,8 @@ MINIMUM_SERVER = (2, 12, 0)
 _WRONG_LAST_SEQUENCE = 10071
 _GUARDED_WRITE_IN_FLIGHT = 10164
 _NO_ROOM_FOR_BATCH = (10210, 10176)
-"""Too many batches are open; and that of a batch only the last message came to a place of its own, which follows."""
+"""Too many batches are open; and that the server does not have all of a batch before its last message, which follows
+from that, or from its having forgotten them: another server leads the stream now, or ten seconds have passed."""
 _CLUSTER_UNAVAILABLE = (10008, 10009)
 _NO_STREAM = 10059
 _NO_MESSAGE = 10037

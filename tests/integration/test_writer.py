@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -84,6 +85,18 @@ class Desk:
     async def limit(self, **limits: int) -> None:
         config: dict[str, Any] = (await self.bucket.connection.api(f"STREAM.INFO.{self.bucket.stream}"))["config"]
         await self.bucket.connection.api(f"STREAM.UPDATE.{self.bucket.stream}", {**config, **limits})
+
+    def count(self, kind: type[Message]) -> int:
+        """How many messages of a kind it said."""
+        return sum(isinstance(said, kind) for said in self.said)
+
+    async def room(self) -> int:
+        """How many batches somebody else can open in the bucket; they are left open."""
+        for number in range(100):
+            head = {"Nats-Batch-Id": secrets.token_hex(11), "Nats-Batch-Sequence": "1"}
+            if await self.bucket.connection.request(self.bucket.subject("n9.g/other/1"), b"{}", head):
+                return number  # what is taken is answered with nothing
+        raise AssertionError("the server takes any number of batches")
 
     async def stored(self) -> int:
         info = await self.bucket.connection.api(f"STREAM.INFO.{self.bucket.stream}")
@@ -208,6 +221,32 @@ async def test_what_was_sent_ahead_and_is_lost_is_stored_all_the_same(server: Na
         assert each.said == [Written(BIG, 1, each.tenure.fence_revision + 3 * MAX_BATCH)]
         assert await each.stored() == 3 * MAX_BATCH
         assert each.writer.outcomes == {(LOAD, STORED): 3 * MAX_BATCH}
+        assert len(commits) <= 4, "whole, and not one message after the other"
+
+
+@pytest.mark.parametrize("outcome", ["refused", "refused, and others stored in between", "unknown"])
+async def test_what_is_sent_ahead_and_dropped_leaves_others_room_for_their_batches(
+    server: NatsServer, outcome: str
+) -> None:
+    """The server keeps fifty open, each for ten seconds: no more than one at a time is such a one."""
+    async with desk(server) as each:
+        commit = each.bucket.commit
+
+        async def lose(batch: Batch, timeout: float | None = None, meanwhile: Any = None) -> int:
+            await commit(batch, timeout, meanwhile)
+            raise Uncertain("no answer in time")
+
+        if outcome == "unknown":
+            each.bucket.commit = lose  # type: ignore[method-assign]
+        else:
+            await each.limit(max_msgs=2 + 10)
+        for number in range(1, 6):
+            each.order(BIG, 3 * MAX_BATCH)
+            await eventually(lambda number=number: each.count(WriteFailed) == number, 10)  # type: ignore[misc]
+            if "between" in outcome:
+                each.order(SMALL, 5)
+                await eventually(lambda number=number: each.count(Written) == number, 10)  # type: ignore[misc]
+        assert await each.room() >= 49
 
 
 async def test_what_was_made_ready_in_a_term_that_is_over_is_not_sent(server: NatsServer) -> None:
