@@ -41,6 +41,8 @@ class GivenUp(Struct, frozen=True):
     """Whether a process of it ran here: it has left in good order, and of the rest `alive` alone says something."""
     slices: int = 0
     """How many slices a dead process had left, which are stopped, but for what is `alive`."""
+    strays: int = 0
+    """How many processes were ended besides, that no keeper kept any more."""
     alive: tuple[str, ...] = ()
     """What cannot be stopped of them, and why."""
     registration: bool = False
@@ -93,7 +95,7 @@ async def _give_up(path: Path, node: NodeId, access: Access, prefix: str) -> Giv
 
     async def take_back_all(ended: Abandoned) -> None:
         nonlocal left
-        left = replace(left, slices=ended.slices, alive=ended.problems)
+        left = replace(left, slices=ended.slices, strays=ended.strays, alive=ended.problems)
         if ended.problems:
             left = replace(left, problem="what runs on of its slices would run twice")
             return
@@ -115,7 +117,8 @@ async def _give_up(path: Path, node: NodeId, access: Access, prefix: str) -> Giv
             forget_holders(path)
 
     await end_left(path, node, take_back_all)
-    if not left.slices and not left.alive and not left.registration and not (left.problem and holders.incarnations):
+    found = left.slices or left.strays or left.alive or left.registration
+    if not found and not (left.problem and holders.incarnations):
         raise NodeUnknown(f"no process of node {node} runs here, and no slice of it ({path}); see --id and --folder")
     return left
 
@@ -123,7 +126,7 @@ async def _give_up(path: Path, node: NodeId, access: Access, prefix: str) -> Giv
 async def _alive(path: Path, node: NodeId) -> tuple[str, ...]:
     """What a process that has left could not stop."""
     try:
-        return (await end_left(path, node)).problems
+        return (await end_left(path, node, orderly=True)).problems
     except FolderTaken:  # there is another process of it already
         return ()
     except (SliceFailed, UsageError) as error:
@@ -135,6 +138,9 @@ def _in_words(left: GivenUp) -> str:
         alive = f"; not all of its slices are stopped: {'; '.join(left.alive)}" if left.alive else ""
         return f"{left.node} has left{alive}"
     slices = f"; {left.slices} of its slices did, and are stopped" if left.slices else ", and no slice of it"
+    if left.strays:
+        some, ended = ("1 process", "is ended") if left.strays == 1 else (f"{left.strays} processes", "are ended")
+        slices = f"{slices}, and {some} more {ended}" if left.slices else f"; {some} of its slices did, and {ended}"
     if left.alive:
         slices = f"; of its slices ({left.slices}) not all are stopped: {'; '.join(left.alive)}"
     words = f"{left.node}: no process of it runs here{slices}"

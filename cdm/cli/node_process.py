@@ -98,8 +98,8 @@ async def _end_left(settings: NodeSettings) -> None:
     else:
         for problem in ended.problems:
             log.error("what an earlier process left is not all stopped", reason=problem)
-        if ended.slices and not ended.problems:
-            log.info("what an earlier process left is stopped", slices=ended.slices)
+        if (ended.slices or ended.strays) and not ended.problems:
+            log.info("what an earlier process left is stopped", slices=ended.slices, strays=ended.strays)
 
 
 async def _cancel(scope: anyio.CancelScope, at_once: anyio.Event) -> None:

@@ -21,7 +21,11 @@ async def nothing_else(_ended: Abandoned) -> None:
 
 
 async def end_left(
-    folder: Path, node: NodeId, afterwards: Callable[[Abandoned], Awaitable[None]] = nothing_else
+    folder: Path,
+    node: NodeId,
+    afterwards: Callable[[Abandoned], Awaitable[None]] = nothing_else,
+    *,
+    orderly: bool = False,
 ) -> Abandoned:
     """Stop all slices, each in its own way.
 
@@ -29,6 +33,8 @@ async def end_left(
         folder: the node's.
         node: the node.
         afterwards: what is to be done about what came of it, before another process of the node can use the folder.
+        orderly: whether the last process has left in good order. Then nothing is asked without need that it may have
+            asked elsewhere, as another container engine than this process's.
 
     Raises:
         FolderTaken: a process of the node uses it.
@@ -44,8 +50,16 @@ async def end_left(
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         runtime = folder / RUNTIME
-        each = (await end_kept(runtime), await end_units(node, runtime), await end_containers(node, runtime))
-        ended = Abandoned(sum(one.slices for one in each), tuple(problem for one in each for problem in one.problems))
+        each = (
+            await end_kept(runtime),
+            await end_units(node, runtime, orderly=orderly),
+            await end_containers(node, runtime, orderly=orderly),
+        )
+        ended = Abandoned(
+            sum(one.slices for one in each),
+            sum(one.strays for one in each),
+            tuple(problem for one in each for problem in one.problems),
+        )
         await afterwards(ended)
         return ended
     except BlockingIOError:

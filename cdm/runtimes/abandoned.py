@@ -19,6 +19,8 @@ class Abandoned(NamedTuple):
 
     slices: int = 0
     """How many slices there were."""
+    strays: int = 0
+    """How many processes were ended besides, that no keeper kept any more."""
     problems: tuple[str, ...] = ()
     """What of them may run on, and why, in words; none: all are stopped."""
 
@@ -56,4 +58,9 @@ async def end_abandoned(make: Callable[[Surroundings], Runtime], node: NodeId, f
             await runtime.close()
         except SliceFailed as error:
             problems.append(str(error))
-    return Abandoned(len(found), tuple(sorted(problems)))
+    return Abandoned(len(found), problems=tuple(sorted(problems)))
+
+
+def is_noted(notes: Path) -> bool:
+    """Whether a node noted there anything that it has not stopped. Raises `OSError`."""
+    return notes.is_dir() and any(notes.iterdir())

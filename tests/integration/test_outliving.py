@@ -44,6 +44,12 @@ def count():
         time.sleep(0.01)
 threading.Thread(target=count).start()
 """
+STRAY = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+time.sleep(600)
+"""
+"""Its child does not end with its keeper."""
 TTL = 60.0
 """Long enough for a process to start on a machine that has much else to do."""
 
@@ -369,6 +375,50 @@ async def test_leaving_tells_what_a_living_process_could_not_stop(server: NatsSe
             told = f"n1 has left; not all of its slices are stopped: SIGKILL does not end pid {pid}\n"
             assert left.stdout.decode() == told
         await ground.nothing_left(10)
+
+
+async def test_leaving_in_good_order_asks_nothing_of_what_was_never_needed(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine, for instance, that only the node's own process reaches; unless something was not stopped there."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nowhere")
+    async with kept(server, tmp_path) as (_, _, running):
+        await up(start(running, tmp_path))
+        runtime = tmp_path / "n1" / "runtime"
+        for each in ("containers", "units"):  # as other runtimes leave them there
+            (runtime / each).mkdir()
+        (runtime / "heard").write_text("1.0")
+        left = await leave(tmp_path, server.url)
+        assert (left.returncode, left.stdout) == (0, b"n1 has left\n"), left
+        await up(start(running, tmp_path))
+        (runtime / "containers" / "cdm-0-0").touch()
+        left = await leave(tmp_path, server.url)
+        assert left.returncode == 1, left
+        assert b"n1 has left; not all of its slices are stopped: the container engine" in left.stdout
+
+
+async def test_leaving_tells_what_it_ends_that_a_killed_keeper_left(server: NatsServer, tmp_path: Path) -> None:
+    """Also where the cluster knows nothing of the node any more."""
+    async with kept(server, tmp_path) as (ground, hand, running):
+        await up(start(running, tmp_path))
+        await hand.up(hand.key(await ground.push("one", STRAY, PLAIN)))
+
+        def living() -> int:
+            return sum(map(len, ground.living.values()))
+
+        await eventually(lambda: living() == 2, what="there is a child")
+        running.all["n1"].crash()
+        kill_keepers(tmp_path)
+        await eventually(lambda: living() == 1, what="the child alone is left")
+        await ground.user.delete("nodes", "n1")
+        left = await leave(tmp_path, server.url)
+        assert left.stdout.decode() == (
+            "n1: no process of it runs here; 1 process of its slices did, and is ended; its registration is gone, or"
+            " another process's\n"
+        )
+        assert left.returncode == 0
+        assert not ground.living
+        assert (await leave(tmp_path, server.url)).returncode == 1, "there is nothing"
 
 
 async def test_leaving_takes_back_what_its_own_processes_wrote_and_nothing_else(

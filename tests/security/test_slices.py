@@ -32,6 +32,7 @@ from cdm.output.reading import folder_name
 from cdm.runtimes import Secrets, Surroundings, Work
 from cdm.runtimes.process.claims import Claims
 from cdm.runtimes.process.given import SECRETS
+from cdm.runtimes.process.kept import end_kept
 from cdm.runtimes.process.runtime import ProcessRuntime
 from cdm.runtimes.process.users import HOMES, Users
 from cdm.runtimes.run_as import OneUser, RunAs, UserRange, runs_python
@@ -370,9 +371,13 @@ escape()
 """Leaves a process that is nobody's child, in no session of the slice, and has nothing in its environment."""
 
 
-async def escaped(ward: Ward, key: SliceKey) -> int:
-    """The pid of what `ESCAPE` left, once it sleeps."""
-    file = ward.home(key) / "pid"
+async def escaped(home: Path) -> int:
+    """The pid of what `ESCAPE` left, once it sleeps.
+
+    Args:
+        home: what the slice has of its own.
+    """
+    file = home / "pid"
     await eventually(lambda: file.exists() and file.read_text() != "")
     pid = int(file.read_text())
     await eventually(lambda: Path(f"/proc/{pid}/environ").read_bytes() == b"")
@@ -387,7 +392,7 @@ async def test_no_process_of_it_outlives_it(top: Path, cgroups: bool) -> None:
     try:
         other = await ward.up("", "other")
         key = await ward.up(ESCAPE)
-        pid = await escaped(ward, key)
+        pid = await escaped(ward.home(key))
         home = ward.home(key)
         await ward.runtime.unload(key)
         assert not exists(pid)
@@ -399,12 +404,30 @@ async def test_no_process_of_it_outlives_it(top: Path, cgroups: bool) -> None:
 
 async def test_everything_of_it_dies_with_its_keeper_and_is_ended_after_that(ward: Ward) -> None:
     key = await ward.up(ESCAPE + "say(pid=os.getpid())")
-    pids = [await escaped(ward, key), (await ward.said(key))["pid"]]
+    pids = [await escaped(ward.home(key)), (await ward.said(key))["pid"]]
     keeper = ward.runtime.keeper
     assert keeper is not None
     os.kill(keeper, signal.SIGKILL)
     await eventually(lambda: not any(map(exists, pids)), what="the parent-death signal, and the sweep")
     await eventually(lambda: ward.runtime.keeper not in (None, keeper))
+
+
+async def test_what_is_known_by_its_user_alone_ends_where_its_node_is_given_up(top: Path) -> None:
+    """With its keeper dead, and whatever range the node was given."""
+    ward = Ward(top)
+    ward.runtime = ward.another(cgroups=False)
+    await ward.runtime.start()
+    key = await ward.up(ESCAPE)
+    pid, keeper = await escaped(ward.home(key)), ward.runtime.keeper
+    assert keeper is not None
+    await ward.runtime.detach()
+    os.kill(keeper, signal.SIGKILL)
+    ended = await end_kept(ward.folder / "runtime", ward.registry)
+    if lives := exists(pid):
+        os.kill(pid, signal.SIGKILL)
+    assert not lives
+    assert ended.strays >= 1
+    assert (ended.slices, ended.problems) == (0, ())
 
 
 async def test_its_files_go_and_lead_nowhere(ward: Ward) -> None:

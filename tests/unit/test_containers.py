@@ -18,10 +18,13 @@ from cdm.model.keys import SliceKey
 from cdm.model.limits import Limits
 from cdm.model.manifest import Container, Manifest
 from cdm.runtimes import Work
+from cdm.runtimes.abandoned import is_noted
+from cdm.runtimes.container import containers
 from cdm.runtimes.container.configuration import Asked, configuration, unenforced
 from cdm.runtimes.container.engine import Engine, EngineFailed, _refusal, engine_address
 from cdm.runtimes.container.images import _nameless, _pieces
-from cdm.runtimes.container.run import _frames, _milliseconds
+from cdm.runtimes.container.run import ContainerRun, _frames, _milliseconds
+from cdm.runtimes.process.background import Background
 
 KEY = SliceKey(NodeId("n1"), Artifact("g", "web", "1.0.0"), 2)
 PORTED = Manifest(port="auto", container=Container(port=80, cpu=0.5))
@@ -157,3 +160,21 @@ def test_what_is_no_image_is_refused(tmp_path: Path, listed: str | None, reason:
     with pytest.raises(SliceFailed, match=reason) as caught:
         _nameless(tmp_path)
     assert caught.value.fatal
+
+
+@pytest.mark.anyio
+async def test_what_may_have_been_created_is_noted_until_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "KILL_PATIENCE", 0.1)
+    engine, background = Engine(f"unix://{tmp_path}/none"), await Background.open()
+    notes = tmp_path / "containers"
+    notes.mkdir()
+    kept = containers.Containers(engine, "token", notes, background)
+    try:
+        with pytest.raises(SliceFailed, match="cannot be removed"):
+            await kept.launch(ContainerRun(engine, "cdm-token-1", KEY, Manifest(), tmp_path / "output"), {})
+        assert is_noted(notes)
+    finally:
+        await background.close()
+        await engine.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cdm.model.artifact import NodeId
 from cdm.runtimes import Runtime, Surroundings
-from cdm.runtimes.abandoned import Abandoned, end_abandoned
+from cdm.runtimes.abandoned import Abandoned, end_abandoned, is_noted
 
 NOTES = "containers"
 """The folder, inside the runtime's own, with a note on each container."""
@@ -24,11 +24,14 @@ def made(surroundings: Surroundings) -> Runtime:
     return ContainerRuntime(surroundings)
 
 
-async def end_containers(node: NodeId, folder: Path) -> Abandoned:
+async def end_containers(node: NodeId, folder: Path, *, orderly: bool = False) -> Abandoned:
     """Stop what is left of a node that has no process. Raises as `end_abandoned`.
 
     Args:
         node: the node.
         folder: the runtime's own; the caller has locked the node's.
+        orderly: whether the node has left in good order: only about what it could not stop is the engine asked.
     """
-    return await end_abandoned(made, node, folder) if (folder / NOTES).exists() else Abandoned()
+    notes = folder / NOTES
+    there = is_noted(notes) if orderly else notes.exists()
+    return await end_abandoned(made, node, folder) if there else Abandoned()

@@ -91,6 +91,7 @@ class Containers:
             EngineFailed: it cannot be started.
         """
         try:
+            (self._folder / run.name).touch()  # from before it is there until it is removed
             with anyio.CancelScope(shield=True):  # it takes no time, and who is gone cannot tell what came of it
                 await self._engine.ask("POST", "/containers/create", body, name=run.name)
                 await self._engine.ask("POST", f"/containers/{run.name}/start")

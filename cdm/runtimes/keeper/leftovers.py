@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 
@@ -24,8 +25,17 @@ PATIENCE = 10.0
 """Seconds after which the processes that still live are reported."""
 
 
-async def sweep(folder: Path, token: str, users: Collection[int] = ()) -> list[Process]:
-    """Send SIGKILL to every process that is marked or recorded as ours; returns those that live on after `PATIENCE`.
+class Swept(NamedTuple):
+    """What was found of a dead keeper's."""
+
+    ended: int
+    """How many processes were ended."""
+    left: tuple[Process, ...]
+    """Those that live on after `PATIENCE`."""
+
+
+async def sweep(folder: Path, token: str, users: Collection[int] = ()) -> Swept:
+    """Send SIGKILL to every process that is marked or recorded as ours.
 
     Args:
         folder: the `RunRecord` files, which are deleted when none of the processes is left.
@@ -40,9 +50,11 @@ async def sweep(folder: Path, token: str, users: Collection[int] = ()) -> list[P
     groups = Cgroups.made(token)
     limit = clock.now() + PATIENCE
     found: dict[tuple[int, int], Process] = {}
+    seen: set[int] = set()
     empty = 0
     while True:
         for group in groups:
+            seen |= cgroup.members(group)
             cgroup.kill(group)
         processes = census()
         # All processes of a recorded session are ours; they stay known when its first process is gone.
@@ -53,6 +65,7 @@ async def sweep(folder: Path, token: str, users: Collection[int] = ()) -> list[P
         new = [each for each in ours if (each.pid, each.start) not in found]
         found.update(((each.pid, each.start), each) for each in new)
         left += new
+        seen |= {each.pid for each in new if not each.zombie}
         empty = 0 if left or any(map(cgroup.members, groups)) else empty + 1
         if empty == LOOKS or clock.now() > limit:
             break
@@ -65,7 +78,7 @@ async def sweep(folder: Path, token: str, users: Collection[int] = ()) -> list[P
         for path in records:
             with contextlib.suppress(OSError):  # a folder, for instance, that somebody put there
                 os.unlink(path)
-    return left
+    return Swept(len(seen - {each.pid for each in left}), tuple(left))
 
 
 def recorded(folder: Path) -> bool:

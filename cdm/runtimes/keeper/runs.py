@@ -135,7 +135,7 @@ class Runs:
         """Those with a user of their own: a slice has one run at a time."""
         self._stopping: dict[str, Run] = {}
         self._lapsing: dict[str, Run] = {}
-        """Those with a `Lapse`. The keeper looks at these and the stopping ones whenever it wakes, and at no others."""
+        """Those with a `Lapse`. While it has a node, the keeper looks only at these and the stopping ones."""
         self._known: dict[tuple[int, int], str] = {}
         """Processes, by pid and start time, that were seen to belong to a run: some empty their environment later."""
         self._missed: dict[str, float] = {}

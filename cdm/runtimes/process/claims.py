@@ -22,6 +22,8 @@ from cdm.runtimes.run_as import UserRange
 
 REGISTRY = Path("/var/lib/cdm/.users")
 """No node's folder is here by default: prefixes have no dots."""
+ALL = UserRange(1, 2**32 - 2)
+"""Whoever a slice can be for itself, for those who only look whose a number is."""
 _TRIES = 64
 """Numbers that are drawn before all are looked at one by one."""
 

@@ -11,18 +11,21 @@ from cdm.runtimes.abandoned import Abandoned
 from cdm.runtimes.keeper.leftovers import sweep
 from cdm.runtimes.keeper.processes import look
 from cdm.runtimes.keeper.protocol import KILL_PATIENCE, RECORDS, EndAll, Event, Gone, Stop
+from cdm.runtimes.process.claims import REGISTRY
 from cdm.runtimes.process.link import KeeperLink, Met, meet
 from cdm.runtimes.process.token import token_of
+from cdm.runtimes.process.users import taken_in
 
 ANSWER = 2.0
 """Seconds for a keeper to tell what it could not end."""
 
 
-async def end_kept(folder: Path) -> Abandoned:
+async def end_kept(folder: Path, registry: Path = REGISTRY) -> Abandoned:
     """Stop all runs, each in its own way, and the keeper, if there is one, and then whatever is left of them.
 
     Args:
         folder: the runtime's own; the caller has locked the node's.
+        registry: where it is noted which slice has which user.
 
     Raises:
         OSError: it cannot be told what is left.
@@ -34,9 +37,10 @@ async def end_kept(folder: Path) -> Abandoned:
     stubborn = set() if met is None else await _end(met)
     # The mark of such a process may be gone, which its keeper did not need.
     alive = {pid for pid in stubborn if (found := look(pid)) is not None and not found.zombie}
-    alive |= {process.pid for process in await sweep(folder / RECORDS, token)}
+    swept = await sweep(folder / RECORDS, token, taken_in(folder, registry))
+    alive |= {process.pid for process in swept.left}
     problems = (f"SIGKILL does not end pid {', '.join(map(str, sorted(alive)))}",) if alive else ()
-    return Abandoned(0 if met is None else len(met.running), problems)
+    return Abandoned(0 if met is None else len(met.running), swept.ended, problems)
 
 
 async def _end(met: Met) -> set[int]:

@@ -128,7 +128,7 @@ class Supervisor(Supervising):
         """
         met = await meet(folder)
         nothing = is_new and not users() and not recorded(folder / RECORDS)
-        if met is None and not nothing and (left := await sweep(folder / RECORDS, token, users())):
+        if met is None and not nothing and (left := (await sweep(folder / RECORDS, token, users())).left):
             raise SliceFailed(f"processes of an earlier run of this node cannot be ended: {_pids(left)}")
         keeping = cls(folder, token, await Background.open(), users, outlive, grouped=grouped)
         try:
@@ -223,7 +223,7 @@ class Supervisor(Supervising):
             await self._link.wait(KILL_PATIENCE + 5.0)
             self._link = None
         try:
-            if left := await sweep(self._folder / RECORDS, self._token, self._users()):
+            if left := (await sweep(self._folder / RECORDS, self._token, self._users())).left:
                 log.error("processes cannot be ended", pids=_pids(left))
         except OSError as error:
             log.error("cannot look for processes that are left", reason=str(error))
@@ -338,7 +338,7 @@ class Supervisor(Supervising):
             await self._link.wait(None)
             self._link = None
         stays = Lasting(log, "no process is left", level="error")
-        while left := await sweep(self._folder / RECORDS, self._token, self._users()):
+        while left := (await sweep(self._folder / RECORDS, self._token, self._users())).left:
             stays.goes_on(clock.now(), "processes cannot be ended", pids=_pids(left))
         stays.over(clock.now())
         with contextlib.suppress(RuntimeError):  # no thread can be started now: the next run's writer notes it

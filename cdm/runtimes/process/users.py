@@ -19,7 +19,7 @@ from msgspec import Struct
 from cdm.errors import SliceFailed
 from cdm.log import Log
 from cdm.runtimes.keeper.protocol import RunUser
-from cdm.runtimes.process.claims import Claims
+from cdm.runtimes.process.claims import ALL, Claims
 from cdm.runtimes.process.files import PASSAGE, hand_over, open_folder, own_folder, remove
 from cdm.runtimes.run_as import OneUser, RunAs, Same, UserRange
 
@@ -41,6 +41,16 @@ class Lodging(Struct, frozen=True):
     def environment(self) -> dict[str, str]:
         """Variables that tell the slice where it may write."""
         return {"HOME": str(self.home), "TMPDIR": str(self.home / TEMPORARY)}
+
+
+def taken_in(folder: Path, registry: Path) -> set[int]:
+    """The users that slices of a runtime have, and nobody else, whatever range the runtime was given.
+
+    Args:
+        folder: the runtime's own.
+        registry: where the claims are.
+    """
+    return Users(folder, ALL, Claims(ALL, registry)).taken()
 
 
 class Users:

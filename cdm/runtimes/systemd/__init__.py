@@ -13,10 +13,12 @@ from pathlib import Path
 from cdm.errors import UsageError
 from cdm.model.artifact import NodeId
 from cdm.runtimes import Runtime, Surroundings
-from cdm.runtimes.abandoned import Abandoned, end_abandoned
+from cdm.runtimes.abandoned import Abandoned, end_abandoned, is_noted
 
 HEARD = "heard"
 """The file, inside the runtime's own folder, with the time of the last heartbeat that NATS accepted."""
+UNITS = "units"
+"""The folder, beside it, with what each unit is given, writes, and is known by."""
 
 
 def made(surroundings: Surroundings) -> Runtime:
@@ -30,11 +32,13 @@ def made(surroundings: Surroundings) -> Runtime:
     return SystemdRuntime(surroundings)
 
 
-async def end_units(node: NodeId, folder: Path) -> Abandoned:
+async def end_units(node: NodeId, folder: Path, *, orderly: bool = False) -> Abandoned:
     """Stop what is left of a node that has no process. Raises as `end_abandoned`.
 
     Args:
         node: the node.
         folder: the runtime's own; the caller has locked the node's.
+        orderly: whether the node has left in good order: only about what it could not stop is systemd asked.
     """
-    return await end_abandoned(made, node, folder) if (folder / HEARD).exists() else Abandoned()
+    there = is_noted(folder / UNITS) if orderly else (folder / HEARD).exists()
+    return await end_abandoned(made, node, folder) if there else Abandoned()

@@ -27,7 +27,7 @@ from cdm.runtimes.process.handle import RunHandle
 from cdm.runtimes.process.notes import RunNote, manifest_of
 from cdm.runtimes.process.slice_runtime import LOGS
 from cdm.runtimes.process.supervising import FoundRun, Supervising
-from cdm.runtimes.systemd import HEARD
+from cdm.runtimes.systemd import HEARD, UNITS
 from cdm.runtimes.systemd.bus import RefusedBySystemd, SystemdBus, UnitState, path_of
 from cdm.runtimes.systemd.output import RawOutput
 from cdm.runtimes.systemd.runs import UnitRun, stranger, write_note
@@ -36,8 +36,6 @@ from cdm.runtimes.systemd.watchdog import TICK, Watchdog, remaining
 
 log = Log("cdm.systemd")
 
-UNITS = "units"
-"""The folder, inside the runtime's own, that holds the files of units."""
 POLL = 0.1
 """Seconds between two looks for output."""
 LOOK = 5.0

@@ -24,8 +24,7 @@ from cdm.model.secret import SecretForm, SecretRef
 from cdm.runtimes import Surroundings, Work
 from cdm.runtimes.process.runtime import ProcessRuntime
 from cdm.runtimes.secrets import Secrets
-from cdm.runtimes.systemd import made
-from cdm.runtimes.systemd.supervisor import UNITS
+from cdm.runtimes.systemd import UNITS, made
 from cdm.runtimes.systemd.watchdog import ALONE
 
 pytestmark = pytest.mark.anyio
