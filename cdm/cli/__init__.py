@@ -46,29 +46,39 @@ class Exit(IntEnum):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     open_missing()
+    _hear_of_children()
     gc.set_threshold(GARBAGE_THRESHOLD)
     words = sys.argv[1:] if arguments is None else arguments
-    code = _run_node(words) if aside.runs_a_node(words) else run(words)
+    code = _code_of(lambda: _run_node(words)) if aside.runs_a_node(words) else run(words)
     # The process ends: looking through all that was imported once more takes longer than many a command.
     gc.freeze()
     sys.exit(code)
 
 
+def _hear_of_children() -> None:
+    """Have the system keep how a process ends that this one starts, until it is asked for.
+
+    Where SIGCHLD is ignored, it forgets that; and a program is born with what its parent ignores.
+    """
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 def _run_node(words: Sequence[str]) -> int:
-    """Run a node, whose options another process reads; returns the exit code, in each of the two processes."""
+    """Run a node, whose options another process reads; returns the exit code, in each of the two processes.
+
+    Raises:
+        CdmError: it cannot run as it is to.
+    """
     signal.signal(aside.ANEW, signal.SIG_IGN)  # it is starting: a reload says nothing new to it, and must not end it
     import cdm.cli.chosen  # noqa: F401, PLC0415  # both need it: it is imported once
 
     try:
         part = aside.parted()
     except OSError:  # there may be no more processes: it reads them itself
-        return run(words)
+        return _obey(words, _start)
     if isinstance(part, aside.OptionsReader):
-        return run(words, part.tell)
-    return _code_of(lambda: _start_as_heard(part))
-
-
-def _start_as_heard(part: aside.NodeRunner) -> int:
+        return _obey(words, part.tell)
     from cdm.cli.node_start import start  # noqa: PLC0415  # while the other process reads the options
 
     heard = part.hear()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cdm.errors import CdmError
@@ -78,13 +79,29 @@ def parted() -> OptionsReader | NodeRunner:
 
     Raises:
         OSError: there may be no more processes.
+        KeyboardInterrupt: Ctrl-C came meanwhile.
     """
     ours, theirs = os.pipe()
     try:
-        pid = os.fork()
+        with _interrupts_held_back():
+            pid = os.fork()
     except OSError:
         os.close(ours)
         os.close(theirs)
         raise
     os.close(ours if pid == 0 else theirs)
     return OptionsReader(theirs) if pid == 0 else NodeRunner(pid, ours)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Have Ctrl-C wait for the end of the block, in both processes where it forks.
+
+    What libraries have Python do at a fork (logging has it see to its locks) loses any exception.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

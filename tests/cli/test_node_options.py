@@ -160,10 +160,44 @@ def test_what_is_wrong_is_told_once_in_a_line_and_with_its_code(words: list[str]
     assert ran.stderr.startswith(told)
 
 
-def test_a_help_is_printed_once() -> None:
-    ran = _ran("node", "--id", "n1", "--help")
+def test_a_help_is_printed_by_one_process() -> None:
+    code = """
+import os
+from cdm.cli import main
+os.register_at_fork(before=lambda: os.write(1, b"forked\\n"))
+main()
+"""
+    ran = _ran("node", "--id", "n1", "--help", code=code)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.count("Usage:") == 1
+    assert "forked" not in ran.stdout
+    assert _ran("node", "--bogus", code=code).stdout == "forked\n", "and this is how one would know"
+
+
+@pytest.mark.parametrize("interrupted", ["after_in_parent", "after_in_child"])
+def test_ctrl_c_at_the_fork_is_not_lost(interrupted: str) -> None:
+    """Libraries have Python do something at each fork; an exception there is printed, and that is all."""
+    code = f"""
+import os, signal
+from cdm.cli import main
+os.register_at_fork({interrupted}=lambda: os.kill(os.getpid(), signal.SIGINT))
+main()
+"""
+    ran = _ran("node", "--bogus", code=code)
+    assert ran.returncode == 130
+    assert "KeyboardInterrupt" not in ran.stderr
+
+
+def test_what_is_wrong_has_its_code_where_the_end_of_children_is_ignored() -> None:
+    """Whatever a process ignores, the programs that it becomes or starts ignore, too."""
+    code = """
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+os.execv(sys.executable, [sys.executable, "-m", "cdm", *sys.argv[1:]])
+"""
+    ran = _ran("node", "--bogus", code=code)
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (Exit.USAGE, "", 1)
+    assert ran.stderr.startswith("cdm: there is no option --bogus")
 
 
 @pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "2>&-", "<&-", ">&-"])
