@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import get_ident
+
+
+class _Hiding:
+    """Finds in one thread that there are no such modules, and says nothing to others, which import what they need."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._thread = get_ident()
+
+    def find_spec(self, name: str, _path: object, _target: object = None) -> None:
+        """What Python asks each finder."""
+        if name in self._names and get_ident() == self._thread:
+            raise ModuleNotFoundError(f"no module named {name!r} is to be imported here", name=name)
 
 
 @contextmanager
 def without(*names: str) -> Iterator[None]:
     """In this block importing these modules fails, as where they are not installed, unless they are imported already.
 
+    In other threads it does not fail meanwhile.
+
     Args:
         names: modules that what is imported in the block can do without.
     """
-    hidden = [name for name in names if name not in sys.modules]
-    for name in hidden:
-        sys.modules[name] = None  # type: ignore[assignment]  # Python's own way to say that there is none
+    hiding = _Hiding(names)
+    # Lists of its own: another thread may be going through the one that there is, and would miss the one after it.
+    sys.meta_path = [hiding, *sys.meta_path]
     try:
         yield
     finally:
-        for name in hidden:
-            del sys.modules[name]
+        sys.meta_path = [finder for finder in sys.meta_path if finder is not hiding]

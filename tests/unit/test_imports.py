@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -43,16 +44,24 @@ print([name for name in sys.modules if name.startswith((*unwanted, *managing, *b
     assert ran.stdout == "[]\n"
 
 
-def test_what_reads_the_options_of_a_node_imports_nothing_of_what_runs_it() -> None:
-    """Another process does, meanwhile."""
+def test_what_reads_the_options_of_a_node_imports_nothing_of_what_runs_it(tmp_path: Path) -> None:
+    """Another process does, meanwhile. This does what it does, from the fork to the end of it."""
     code = """
-import sys
-import cdm.cli.node
+import os, sys
+import cdm.cli.chosen
+from cdm.cli import aside, run
+theirs, ours = os.pipe()
+words = "node --id n1 --role agent --context site --label zone=a --reserve cpu=1 --cache 1Gi --run-as same".split()
+print(run(words, aside.OptionsReader(ours).tell), len(os.read(theirs, 65536)) > 0)
 unwanted = ("asyncio", "ssl", "nats", "email", "cdm.agent", "cdm.artifacts", "cdm.leader", "cdm.node.node")
 print([name for name in sys.modules if name.startswith(unwanted)])
 """
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
-    assert ran.stdout == "[]\n"
+    context = tmp_path / "nats" / "context" / "site.json"
+    context.parent.mkdir(parents=True)
+    context.write_text(json.dumps({"url": "tls://nats:4222", "user": "u", "password": "p"}))
+    env = {"XDG_CONFIG_HOME": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert ran.stdout == "0 True\n[]\n"
 
 
 def test_the_client_knows_its_version_without_what_it_asks_for_it() -> None:
@@ -79,6 +88,29 @@ import rich
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
     assert ran.stdout == "[]\n"
+
+
+def test_what_is_left_out_of_a_library_can_be_imported_by_others_meanwhile() -> None:
+    """A plugin's thread that tries it once would stay without it."""
+    code = """
+import importlib, sys, threading
+from cdm.cli.log_setup import LogFormat, LogLevel, configure_logs
+from cdm.log import Log
+class Meanwhile:
+    def find_spec(self, name, path, target=None):
+        if name == "structlog":
+            other = threading.Thread(target=importlib.import_module, args=("rich",))
+            other.start()
+            other.join()
+sys.meta_path.insert(0, Meanwhile())
+finders = len(sys.meta_path)
+configure_logs(LogFormat.JSON, LogLevel.INFO)
+Log("x").info("said")
+print("rich" in sys.modules, len(sys.meta_path) - finders)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={})
+    assert ran.stdout == "True 0\n"
+    assert ran.stderr.count("\n") == 1, "nothing but the line"
 
 
 def test_a_keeper_imports_no_more_than_it_needs() -> None:
