@@ -71,9 +71,9 @@ class Log:
     def __getattr__(self, level: str) -> Any:
         if not self.tells(level):
             return _nothing
-        if _Setup.configure is not None:
-            configure, _Setup.configure = _Setup.configure, None
-            configure()
+        if (configure := _Setup.configure) is not None:
+            configure()  # twice where another thread logs meanwhile, whose line would else go anywhere
+            _Setup.configure = None
         if self._logger is None:
             import structlog  # noqa: PLC0415  # see the module's docstring
 

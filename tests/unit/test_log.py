@@ -99,6 +99,27 @@ def test_what_would_draw_traces_is_not_imported_and_can_be_afterwards() -> None:
     assert told.count("\n") == 1
 
 
+def test_another_thread_that_logs_while_logs_are_set_up_waits_for_that() -> None:
+    told, _ = _logged(
+        "console",
+        "info",
+        """
+import threading, structlog
+from cdm.log import _Setup
+configure, others = _Setup.configure, []
+def slow():
+    if not others:
+        others.append(threading.Thread(target=lambda: log.info("meanwhile")))
+        others[0].start()
+        others[0].join()
+    configure()
+_Setup.configure = slow
+log.info("first")
+""",
+    )
+    assert [line.split()[3] for line in told.splitlines()] == ["meanwhile", "first"]
+
+
 def test_every_line_names_the_node_even_when_the_first_was_logged_in_a_task() -> None:
     told, imported = _logged(
         "json",
