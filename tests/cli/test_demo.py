@@ -14,12 +14,22 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from cdm.cli.demo.playground import commanded
 from cdm.cli.demo.script import NEW
+from cdm.model.slice import SliceState
 from tests.docs.documents import commands
 from tests.harness.processes import environment
 from tests.harness.web import ask
 
 STEPS = 12
+
+
+def test_a_command_that_was_written_over_is_known_by_its_answer() -> None:
+    states = [SliceState(name) for name in ("LOADING", "LOADED", "ACTIVATE", "ACTIVE", "UNLOADING", "LOAD", "UNLOAD")]
+    load, unload = SliceState.LOAD, SliceState.UNLOAD
+    assert [commanded(None, now) for now in states] == [load, load, None, None, unload, load, unload]
+    assert [commanded(load, now) for now in states] == [None, None, None, None, unload, load, unload]
+    assert commanded(unload, SliceState.UNLOADING) is None
 
 
 @contextmanager

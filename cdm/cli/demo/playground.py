@@ -19,6 +19,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
+from msgspec.structs import replace
 
 from cdm import clock
 from cdm.cli.demo import web
@@ -34,7 +35,7 @@ from cdm.model.record import Rollout
 from cdm.model.slice import SliceState
 from cdm.node.node import ensure
 from cdm.runtimes.keeper.processes import Process, census, look, mark, send
-from cdm.runtimes.keeper.protocol import MARK
+from cdm.runtimes.keeper.protocol import MARK, OF_KEEPER
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Access, Connection, connect
@@ -48,8 +49,6 @@ POLL = 0.05
 """Seconds between two looks at what no bucket shows."""
 TTL = 3.0
 """Lease and heartbeat TTL of the demo's nodes, in seconds: shorter than the default, to keep the demo short."""
-KEEPER = "keeper"
-"""What stands for the name of a run in the mark of a node's keeper."""
 MANIFEST = """\
 port = "auto"
 readiness = { check = { kind = "http" }, interval = 0.05 }
@@ -73,7 +72,7 @@ class Playground:
         self.lease: Lease | None = None
         self.registered: set[NodeId] = set()
         self.commands: list[SlicePut] = []
-        """Every LOAD and UNLOAD that was seen, in order."""
+        """Every LOAD and UNLOAD that was seen, itself or by its answer, in order."""
         self.rollouts: list[ValuePut[RolloutKey, Rollout]] = []
         """Every record of a rollout that was seen, in order."""
         self.caller = Caller(service)
@@ -128,7 +127,7 @@ class Playground:
 
     def programs(self) -> set[int]:
         """The pids of what the nodes' slices run, whatever the buckets say."""
-        return {process.pid for process, run in self._processes() if run != KEEPER}
+        return {process.pid for process, run in self._processes() if run != OF_KEEPER}
 
     def _processes(self) -> list[tuple[Process, str]]:
         """All live processes that nodes started, also nodes that are gone, each with the name of its run."""
@@ -205,11 +204,11 @@ class Playground:
 
     def pids_of(self, node: NodeId) -> tuple[int, ...]:
         """The pids of a node that was started, and of its keeper, once there is one."""
-        return self._nodes[node].pid, *(process.pid for process, run in self._processes_of(node) if run == KEEPER)
+        return self._nodes[node].pid, *(process.pid for process, run in self._processes_of(node) if run == OF_KEEPER)
 
     def _kill_keepers(self, nodes: str) -> None:
         for process, run in self._processes_of(nodes):
-            if run == KEEPER:
+            if run == OF_KEEPER:
                 send(process, signal.SIGKILL)
 
     def stop_nodes(self) -> None:
@@ -235,9 +234,9 @@ class Playground:
         self.caller.view.take(message)
         match message:
             case ValuePut(key=SliceKey()):
-                self.cluster.put_slice(message)
-                if message.value.state in (SliceState.LOAD, SliceState.UNLOAD):
-                    self.commands.append(message)
+                before = self.cluster.put_slice(message)
+                if command := commanded(before.value.state if before else None, message.value.state):
+                    self.commands.append(replace(message, value=replace(message.value, state=command)))
             case ValueRemove(key=SliceKey() as key):
                 self.cluster.remove_slice(key)
             case ValuePut(key=RolloutKey(), value=Rollout()):
@@ -252,6 +251,24 @@ class Playground:
                 self.registered.discard(node)
         self._changed.set()
         self.on_change()
+
+
+def commanded(before: SliceState | None, now: SliceState) -> SliceState | None:
+    """The LOAD or UNLOAD that a value is, or answers where that was not seen; None: it is another.
+
+    The bucket keeps one value of a key, so a command may be written over by its answer before it is delivered.
+
+    Args:
+        before: what the key said when it was seen last; None: there was none.
+        now: what it says.
+    """
+    if now in (SliceState.LOAD, SliceState.UNLOAD):
+        return now
+    if now in (SliceState.LOADING, SliceState.LOADED) and before is None:
+        return SliceState.LOAD
+    if now is SliceState.UNLOADING and before not in (SliceState.UNLOAD, SliceState.UNLOADING):
+        return SliceState.UNLOAD
+    return None
 
 
 def lives(pid: int) -> bool:

@@ -14,8 +14,8 @@ import anyio
 from cdm import clock
 from cdm.runtimes.keeper import cgroup
 from cdm.runtimes.keeper.cgroup import Cgroups
-from cdm.runtimes.keeper.processes import Process, RunRecord, census, left_behind, send
-from cdm.runtimes.keeper.protocol import MARK
+from cdm.runtimes.keeper.processes import Process, RunRecord, census, left_behind, mark, send
+from cdm.runtimes.keeper.protocol import MARK, OF_KEEPER
 
 INTERVAL = 0.02
 """Seconds between two looks."""
@@ -29,7 +29,7 @@ class Swept(NamedTuple):
     """What was found of a dead keeper's."""
 
     ended: int
-    """How many processes were ended."""
+    """How many processes of runs were ended; a keeper that was just ending is none."""
     left: tuple[Process, ...]
     """Those that live on after `PATIENCE`."""
 
@@ -51,6 +51,7 @@ async def sweep(folder: Path, token: str, users: Collection[int] = ()) -> Swept:
     limit = clock.now() + PATIENCE
     found: dict[tuple[int, int], Process] = {}
     seen: set[int] = set()
+    keeper = f"{token}.{OF_KEEPER}"
     empty = 0
     while True:
         for group in groups:
@@ -65,7 +66,7 @@ async def sweep(folder: Path, token: str, users: Collection[int] = ()) -> Swept:
         new = [each for each in ours if (each.pid, each.start) not in found]
         found.update(((each.pid, each.start), each) for each in new)
         left += new
-        seen |= {each.pid for each in new if not each.zombie}
+        seen |= {each.pid for each in new if not each.zombie and mark(each.pid, MARK.encode()) != keeper}
         empty = 0 if left or any(map(cgroup.members, groups)) else empty + 1
         if empty == LOOKS or clock.now() > limit:
             break

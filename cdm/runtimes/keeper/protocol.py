@@ -21,6 +21,8 @@ older keeper must not be sent it, as a field of `Limits` or `Logs`, which refuse
 messages are said, too: `Hello` and `Survivor` stay readable for ever."""
 MARK = "CDM_RUN"
 """The environment variable by which processes of a slice are known, wherever they went: ``{token}.{run}``."""
+OF_KEEPER = "keeper"
+"""What the keeper itself is marked with, in the place of a run."""
 MAX_PACKET = 1 << 17
 """Longest message, in bytes; the kernel's default for a socket buffer allows little more."""
 KILL_PATIENCE = 5.0

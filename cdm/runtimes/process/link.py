@@ -27,6 +27,7 @@ from cdm.runtimes.keeper.processes import KEEPER
 from cdm.runtimes.keeper.protocol import (
     MARK,
     MAX_PACKET,
+    OF_KEEPER,
     PROTOCOL,
     Command,
     Event,
@@ -180,7 +181,7 @@ class KeeperLink:
             *(str(there.fileno()), str(folder), token, "yes" if grouped else "no"),
         ]
         # Programs can read their parent's environment: the node's, which holds credentials, is not passed on.
-        environment = {"PYTHONPATH": os.pathsep.join(filter(None, (*sys.path, OURS))), MARK: f"{token}.keeper"}
+        environment = {"PYTHONPATH": os.pathsep.join(filter(None, (*sys.path, OURS))), MARK: f"{token}.{OF_KEEPER}"}
         if "PATH" in os.environ:
             environment["PATH"] = os.environ["PATH"]
         try:
