@@ -52,7 +52,8 @@ async def test_a_machine_is_taken_out_and_back(server: NatsServer) -> None:
     async with cluster(server, "n1", "n2") as it:
         await it.cdm("cordon", "n2")
         await it.heard()
-        await it.user.put("blueprints", "acme/web/1", {**ONE, "min_healthy": 1})
+        # Long enough that its replacement is told: a line of a node follows the one before a second later at most.
+        await it.user.put("blueprints", "acme/web/1", {**ONE, "min_healthy": 4})
         await settled(it, {"n1": 1})
         assert "n2: takes slices again" in await it.cdm("uncordon", "n2")
 
