@@ -11,17 +11,18 @@ import anyio
 
 from cdm import clock
 from cdm.agent.due_port import has_its_port
-from cdm.agent.elsewhere import Doubt, folder_told
+from cdm.agent.elsewhere import Doubt
 from cdm.agent.holding import Holding
-from cdm.agent.known import Current, Stale, is_late
+from cdm.agent.known import Current, is_late
 from cdm.agent.lingering import COMMANDS_TO_GO, GOING, Lingering
 from cdm.agent.own_key import OwnKey
 from cdm.agent.program import Program
-from cdm.agent.reports import HeldUp, report
+from cdm.agent.reporter import PROMPT, Reporter
+from cdm.agent.reports import HeldUp
 from cdm.agent.shared import Shared
 from cdm.agent.steps import Do, LocalState, StateReport, may_fail, next_step
 from cdm.agent.undone import Undone
-from cdm.errors import Conflict, SliceFailed, StoreError
+from cdm.errors import SliceFailed
 from cdm.log import Log
 from cdm.model.blueprint import Overrides
 from cdm.model.keys import SliceKey
@@ -30,12 +31,8 @@ from cdm.wakeup import Moment, Wakeup
 
 log = Log("cdm.agent")
 
-STEP_RETRY_PAUSE = 0.5
-"""Seconds after which a write that was not stored, or a stop that failed, is tried again."""
 _UP = (SliceState.ACTIVATING, SliceState.ACTIVE)
 
-PROMPT = 1.0
-"""Seconds after which a deadline that was told before the work began is told again: it counts from when it is told."""
 TURN_DEADLINE = 86_400.0
 """Seconds that are told of a slice that waits for its turn: the most that a leader believes."""
 
@@ -68,6 +65,7 @@ class Worker:
         """Why the last command that came is not obeyed, until that is reported."""
         self._beginning: _Beginning | None = None
         self._undone = Undone(key)
+        self._reporter = Reporter(shared, self._key, self.program, self._holding, self._news, self.wake)
 
     # What it is told
 
@@ -197,12 +195,12 @@ class Worker:
                 await self.program.unload()
             except SliceFailed as error:
                 self._undone.tell("slice may run elsewhere, and is not stopped", error)
-                await self._pause()
+                await self._reporter.pause()
             else:
                 self._undone.over()
             return
         if (untold := self._holding.untold(state, doubtful)) is not None:
-            if await self._report(untold[0], wait=untold[1]):
+            if await self._reporter.report(untold[0], wait=untold[1]):
                 self._holding.told(doubtful)
             return
         within = doubtful.until - clock.now()
@@ -213,7 +211,7 @@ class Worker:
         lingers = self._lingering.left(clock.now())
         step = next_step(state, self.program.local_state, lingers=lingers > 0)
         if step is None and self._untold:
-            await self._report(state)
+            await self._reporter.report(state)
         elif step is None and lingers:
             with anyio.move_on_after(lingers):
                 await self._news.wait()
@@ -223,7 +221,7 @@ class Worker:
             if self._shared.resigned and step.begins:
                 await self._news.wait()
             else:
-                await self._report(step.state)
+                await self._reporter.report(step.state)
         elif step.begins:
             await self._begin(step, state)
         else:
@@ -236,7 +234,7 @@ class Worker:
 
     async def _withdraw(self) -> None:
         if isinstance(self._key.known, Current) and self.may_withdraw:
-            await self._report(None)
+            await self._reporter.report(None)
         else:
             self.withdrawn.set()
             await self._news.wait()
@@ -259,7 +257,7 @@ class Worker:
             except SliceFailed as error:
                 log.warning("does not go on", slice=str(self.key), reason=str(error))
                 if self.program.found and not error.fatal:  # NATS was away just now
-                    await self._pause()
+                    await self._reporter.pause()
                     return
         await self._end(Do.UNLOAD, state)
 
@@ -278,14 +276,14 @@ class Worker:
             self._beginning = _Beginning(scope, state)
             try:
                 if step is Do.ACTIVATE and not await has_its_port(
-                    self.program, shared.ports, partial(self._tell_on, state)
+                    self.program, shared.ports, partial(self._reporter.tell_on, state)
                 ):
                     return
                 async with self._turn(step, state):
-                    if not shared.may_begin() or not await self._counts_from_now(state):
+                    if not shared.may_begin() or not await self._reporter.counts_from_now(state):
                         return  # NATS was lost, or the leader wrote in between
                     if step is Do.LOAD:
-                        await self.program.load(*self._wanted, partial(self._counts_from_now, state))
+                        await self.program.load(*self._wanted, partial(self._reporter.counts_from_now, state))
                     else:
                         await self.program.activate()
             except SliceFailed as error:
@@ -304,23 +302,12 @@ class Worker:
             await turns.acquire()
         if moment.cancelled_caught:
             if self._key.value is not None and self._key.value.deadline != TURN_DEADLINE:
-                await self._tell_on(state, HeldUp(TURN_DEADLINE))
+                await self._reporter.tell_on(state, HeldUp(TURN_DEADLINE))
             await turns.acquire()
         try:
             yield
         finally:
             turns.release()
-
-    async def _counts_from_now(self, state: SliceState | None) -> bool:
-        """Tell the deadline, unless it was told just now. Returns whether that holds."""
-        known = self._key.known
-        if not isinstance(known, Current) or state is None or self._key.state is not state:
-            return False
-        just_now = self._key.is_told and clock.now() - self._key.told.at < PROMPT
-        named = known.value.folder == folder_told(known.value, state, False, self._shared.own)
-        if just_now and named and known.value.deadline == self.program.deadline(state):
-            return True
-        return await self._tell_on(state)
 
     async def _end(self, step: Do, state: SliceState | None) -> None:
         if self._key.state is None:
@@ -342,10 +329,10 @@ class Worker:
         if self._key.state is not state:
             return  # that is answered next
         if may_fail(state):
-            await self._report(SliceState.FAILED, error)
+            await self._reporter.report(SliceState.FAILED, error)
         else:
             self._undone.tell("slice fails", error)
-            await self._pause()
+            await self._reporter.pause()
 
     async def _is_stopped(self) -> bool:
         """Stop it, and tell whether nothing of it runs: others take what is FAILED for stopped."""
@@ -355,55 +342,7 @@ class Worker:
             await self.program.deactivate()
         except SliceFailed as error:
             self._undone.tell("slice must not run twice, and is not stopped", error)
-            await self._pause()
+            await self._reporter.pause()
             return False
         self._undone.over()
         return True
-
-    async def _tell_on(self, state: SliceState | None, wait: HeldUp | None = None) -> bool:
-        """Report again the state that work was begun for. Returns whether it was stored.
-
-        A command that came meanwhile cancels that work, but a task that was about to go on does go on until it waits:
-        without the look at the key it would answer the command with a state that nobody asked for any more.
-        """
-        return self._key.state is state and not self.may_run_elsewhere and await self._report(state, wait=wait)
-
-    async def _report(
-        self, state: SliceState | None, error: SliceFailed | None = None, *, wait: HeldUp | None = None
-    ) -> bool:
-        """Write a state, by compare-and-set on the revision that it answers. Returns whether it was stored.
-
-        Args:
-            state: which; None: delete the key.
-            error: why it is FAILED.
-            wait: what it waits for.
-        """
-        known = self._key.known
-        if isinstance(known, Stale):
-            await self._pause()  # the mirror tells first whether there is such a key
-        if not isinstance(known, Current):
-            return False
-        said = None
-        if state is not None:
-            folder = folder_told(known.value, state, self.may_run_elsewhere, self._shared.own)
-            said = report(known.value, state, self.program, folder, error, wait)
-        try:
-            if await self._key.write(known, said):
-                self.wake()
-        except Conflict:
-            # The leader wrote in between: the mirror tells of it, if it has not yet.
-            if self._key.known is known:
-                await self._pause()
-        except StoreError as problem:
-            log.debug("not reported yet", slice=str(self.key), reason=str(problem))
-            await self._pause()
-        else:
-            say = log.warning if error else log.info
-            say(str(state or "unloaded"), slice=str(self.key), reason=said.reason if said else None)
-            return True
-        return False
-
-    async def _pause(self) -> None:
-        """Wait for news, but not for ever."""
-        with anyio.move_on_after(STEP_RETRY_PAUSE):
-            await self._news.wait()

@@ -641,7 +641,7 @@ async def test_what_is_tried_again_is_told_once_and_when_it_is_done(
     """Half a second lies between two tries: a line for each would hide all others."""
     log = Heard()
     monkeypatch.setattr("cdm.agent.undone.log", log)
-    monkeypatch.setattr("cdm.agent.worker.STEP_RETRY_PAUSE", 0.01)
+    monkeypatch.setattr("cdm.agent.reporter.RETRY_PAUSE", 0.01)
     async with world(Lapses()) as it:
         await it.up(overrides=Overrides(stop_after=4.0) if exclusive else Overrides())
         it.stuck, before = SliceFailed("SIGKILL does not end it"), it.tried
