@@ -10,9 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 
 from cdm.cli import Exit
 from cdm.cli.commands import whole_app
@@ -22,7 +25,21 @@ from tests.harness.processes import environment
 
 pytestmark = pytest.mark.quick
 
-PAGES = list(page().walk())
+
+def _paths(of: App, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """All commands, as `page` finds them, but in no time: each process of a run of the tests collects them."""
+    yield path
+    for name, each in sorted(of.resolved_commands().items()):
+        if not name.startswith("-") and each.show:
+            yield from _paths(each, (*path, name))
+
+
+@cache
+def pages() -> dict[tuple[str, ...], CommandPage]:
+    return {each.path: each for each in page().walk()}
+
+
+PATHS = tuple(_paths(whole_app()))
 
 
 def ran(*arguments: str, **variables: str) -> str:
@@ -31,10 +48,15 @@ def ran(*arguments: str, **variables: str) -> str:
     return done.stdout.decode()
 
 
-@pytest.mark.parametrize("shown", PAGES, ids=lambda each: " ".join(("cdm", *each.path)))
+def test_every_command_has_a_page() -> None:
+    assert tuple(pages()) == PATHS
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: " ".join(("cdm", *path)))
 def test_every_help_has_an_example_and_what_it_shows_can_be_typed(
-    shown: CommandPage, monkeypatch: pytest.MonkeyPatch
+    path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shown = pages()[path]
     for name in environment().keys() ^ os.environ.keys():
         monkeypatch.delenv(name, raising=False)
     assert shown.examples
@@ -52,7 +74,7 @@ def test_options_of_the_connection_are_shown_once_and_taken_everywhere() -> None
     assert "--creds" not in ran("status", "--help")
     assert "cdm help connection" in ran("status", "--help")
     assert "--creds" in ran("help", "connection")
-    for each in PAGES:
+    for each in pages().values():
         known = {name for option in each.options for name in option.names}
         assert (
             {"--server", "--creds"} <= known
@@ -85,7 +107,7 @@ def test_help_for_models_has_no_boxes() -> None:
 def test_man_pages_of_all_commands_are_written(tmp_path: Path) -> None:
     shown = ran("man", str(tmp_path / "man1"))
     written = [str(each) for each in (tmp_path / "man1").iterdir()]
-    assert {Path(each).name for each in written} == {f"{'-'.join(('cdm', *each.path))}.1" for each in PAGES}
+    assert {Path(each).name for each in written} == {f"{'-'.join(('cdm', *each.path))}.1" for each in pages().values()}
     assert shown.startswith(f"{len(written)} pages in {tmp_path / 'man1'}; ")
     text = (tmp_path / "man1" / "cdm-drain.1").read_text("ascii")
     assert "\\fB\\-\\-on\\-deadline\\fR \\fICHOICE\\fR" in text
