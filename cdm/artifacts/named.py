@@ -9,18 +9,18 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-import anyio
 import msgspec
 
 from cdm.dispatch.messages import Message, ValuePut
-from cdm.errors import BucketMissing, StoreError, Uncertain, innermost
+from cdm.errors import BucketMissing, StoreError, innermost
 from cdm.model.keys import SLICES, Key
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Connection
 from cdm.store.snapshot import listed
+from cdm.store.stalls import while_it_comes
 
 PATIENCE = 30.0
-"""Seconds that the bucket may take to be read."""
+"""Seconds without anything that comes after which reading is given up."""
 _DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
 
@@ -43,22 +43,21 @@ async def named_contents(connection: Connection) -> frozenset[str]:
     named: set[str] = set()
 
     def take(message: Message) -> None:
+        came()
         if isinstance(message, ValuePut):
             named.update(digest.decode() for digest in _DIGEST.findall(bytes(message.value)))
 
     bucket, failed = Bucket(connection, _RAW), None
-    with anyio.move_on_after(PATIENCE) as scope:
-        try:
+    try:
+        async with while_it_comes(f"bucket {bucket.name}", PATIENCE) as came:
             await listed(bucket, take)
-        except* StoreError as errors:
-            failed = _first(errors)
+    except* StoreError as errors:
+        failed = _first(errors)
     # Not from within: early releases of Python 3.11 make a group of what is raised there.
     if isinstance(failed, BucketMissing):
         return frozenset()
     if failed is not None:
         raise failed
-    if scope.cancelled_caught:
-        raise Uncertain(f"bucket {bucket.name} could not be read within {PATIENCE:g} s")
     return frozenset(named)
 
 

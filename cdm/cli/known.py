@@ -12,7 +12,7 @@ from cdm.store.connection import Connection
 from cdm.store.snapshot import snapshot
 
 PATIENCE = 5.0
-"""Seconds that looking for names may take."""
+"""Seconds without anything that comes after which looking for names is given up."""
 
 
 async def known_artifacts(connection: Connection) -> set[Artifact] | None:

@@ -26,7 +26,7 @@ from cdm.store.connection import Connection
 from cdm.store.snapshot import snapshot
 
 PATIENCE = 5.0
-"""Seconds that looking at the nodes may take."""
+"""Seconds without anything that comes after which looking at the nodes is given up."""
 
 
 class Offer(NamedTuple):

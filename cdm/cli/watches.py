@@ -9,13 +9,17 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from cdm.errors import Uncertain
 from cdm.store.bucket import Bucket
 from cdm.store.snapshot import check_there
+from cdm.store.stalls import while_it_comes
 from cdm.store.watch import Watch
 
 LISTING_PATIENCE = 30.0
-"""Seconds that the first listing of the buckets may take."""
+"""Seconds without anything that comes after which the first listing of the buckets is given up."""
+
+
+def _nobody_waits() -> None:
+    pass
 
 
 class Watches:
@@ -30,13 +34,20 @@ class Watches:
         self._watches: list[Watch] = []
         self._behind: set[str] = set()
         self._listed = anyio.Event()
+        self._came: Callable[[], None] = _nobody_waits
+        """Told of all that comes."""
         self.rolling_up: list[str] = []
         """Buckets that were still as managers of an earlier version need them, when this was started."""
 
     def add(self, bucket: Bucket, take: Callable[[Any], None], *, keys: str = ">") -> None:
         """Follow the keys of this bucket, too, from `start` on; each message is handed to ``take``."""
         self._behind.add(bucket.name)
-        self._watches.append(Watch(bucket, take, keys=keys, on_live=partial(self._on_live, bucket.name)))
+
+        def heard(message: Any) -> None:
+            self._came()
+            take(message)
+
+        self._watches.append(Watch(bucket, heard, keys=keys, on_live=partial(self._on_live, bucket.name)))
 
     @property
     def is_behind(self) -> bool:
@@ -53,17 +64,16 @@ class Watches:
 
         Raises:
             BucketMissing: the cluster was never initialised.
-            Uncertain: the buckets could not be listed in time.
+            Uncertain: nothing came for some time, and there is more.
             AccessDenied: a permission is missing.
         """
-        with anyio.move_on_after(LISTING_PATIENCE) as scope:
+        async with while_it_comes("what the buckets hold", LISTING_PATIENCE) as self._came:
             for watch in self._watches:
                 if (await check_there(watch.bucket)).rolls_up:
                     self.rolling_up.append(watch.bucket.name)
                 tasks.start_soon(watch.run)
             await self._listed.wait()
-        if scope.cancelled_caught:
-            raise Uncertain(f"the buckets could not be listed within {LISTING_PATIENCE:g} s")
+        self._came = _nobody_waits
 
     def _on_live(self, name: str, live: bool) -> None:
         if live:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 from msgspec import Struct
 
-from cdm.errors import Uncertain
 from cdm.store.bucket import Bucket
 from cdm.store.consumer import Consumer
 from cdm.store.library import Msg
 from cdm.store.source import OwnSource
+from cdm.store.stalls import while_it_comes
 from cdm.store.wire import OWNER, WRITER, delivery_of, is_removal
 
 PATIENCE = 10.0
-"""Seconds that reading may take."""
+"""Seconds without anything that comes after which reading is given up."""
 HEARTBEAT = 1.0
 """Seconds between the server's heartbeats; after each silence it is asked whether that was all."""
 
@@ -41,20 +42,18 @@ async def revisions(bucket: Bucket, keys: str = ">") -> list[Revision]:
 
     Raises:
         BucketMissing: there is no such bucket.
-        Uncertain: they could not all be read in time.
+        Uncertain: nothing came for some time, and there is more.
     """
-    try:
-        async with asyncio.timeout(PATIENCE):
-            return await _Reading(bucket, keys).run()
-    except TimeoutError:
-        raise Uncertain(f"bucket {bucket.name} could not be read within {PATIENCE:g} s") from None
+    async with while_it_comes(f"bucket {bucket.name}", PATIENCE) as came:
+        return await _Reading(bucket, keys, came).run()
 
 
 class _Reading:
     """Reads with a consumer of its own, whose deliveries the server numbers."""
 
-    def __init__(self, bucket: Bucket, keys: str) -> None:
+    def __init__(self, bucket: Bucket, keys: str, came: Callable[[], None]) -> None:
         self._bucket = bucket
+        self._came = came
         self._subjects = bucket.subject(keys)
         self._found: dict[int, Revision] = {}
         self._drained = asyncio.Event()
@@ -90,6 +89,7 @@ class _Reading:
         delivery = delivery_of(message.reply.encode())
         if consumer is None or delivery is None or delivery[0] != consumer.token:
             return
+        self._came()
         _, sequence, _, stored, pending = delivery
         consumer.expected += 1
         consumer.delivered(message.subject.encode(), sequence)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from cdm.dispatch.messages import Message
-from cdm.errors import BucketMissing, Uncertain
+from cdm.errors import BucketMissing
 from cdm.store.bucket import Bucket, buckets
 from cdm.store.connection import Connection
+from cdm.store.stalls import while_it_comes
 from cdm.store.tasks import ended, together
 from cdm.store.watch import Watch
 from cdm.store.wire import StreamState
@@ -23,32 +24,33 @@ class Look(NamedTuple):
     """By the bucket's name, with its prefix."""
 
 
-async def look(connection: Connection, timeout: float = 30.0, names: Collection[str] = ()) -> Look:
+async def look(connection: Connection, patience: float = 30.0, names: Collection[str] = ()) -> Look:
     """Look at the buckets of these names, or at all of them.
 
     Raises:
         BucketMissing: the cluster was never initialised. It comes in an exception group, as does every error of a
             single bucket.
-        Uncertain: the buckets could not be listed within ``timeout`` seconds.
+        Uncertain: nothing came for ``patience`` seconds, and there is more.
     """
     everything = [bucket for name, bucket in buckets(connection).items() if not names or name in names]
     found: dict[str, list[Message]] = {bucket.name: [] for bucket in everything}
     streams: dict[str, StreamState] = {}
 
     async def one(bucket: Bucket) -> None:
-        streams[bucket.name] = await listed(bucket, found[bucket.name].append)
+        def take(message: Message) -> None:
+            came()
+            found[bucket.name].append(message)
 
-    try:
-        async with asyncio.timeout(timeout):
-            await together(*map(one, everything))
-    except TimeoutError:
-        raise Uncertain(f"the buckets could not be listed within {timeout:g} s") from None
+        streams[bucket.name] = await listed(bucket, take)
+
+    async with while_it_comes("what the buckets hold", patience) as came:
+        await together(*map(one, everything))
     return Look([message for messages in found.values() for message in messages], streams)
 
 
-async def snapshot(connection: Connection, timeout: float = 30.0, names: Collection[str] = ()) -> list[Message]:
+async def snapshot(connection: Connection, patience: float = 30.0, names: Collection[str] = ()) -> list[Message]:
     """What the buckets of these names hold, as messages; errors as those of `look`."""
-    return (await look(connection, timeout, names)).messages
+    return (await look(connection, patience, names)).messages
 
 
 async def check_there(bucket: Bucket) -> StreamState:

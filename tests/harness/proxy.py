@@ -21,6 +21,8 @@ class Proxy:
         """Set once something is held back."""
         self.shut = False
         """Whether there is no way to the server: clients that connect are turned away at once."""
+        self.delay = 0.0
+        """Seconds that each piece, of at most 64 KiB, takes to the client: a slow line."""
         self._server = server
         self._port = port
         self._pattern: bytes | None = None
@@ -95,6 +97,7 @@ class Proxy:
             while True:
                 data = await source.receive()
                 await self._whole.wait()
+                await anyio.sleep(self.delay)
                 await target.send(data)
 
 

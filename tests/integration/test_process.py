@@ -623,7 +623,7 @@ class TestRestart:
     async def test_how_long_it_is_up_counts_from_when_it_is_ready(self, stage: Stage) -> None:
         """One that takes long to start, and then ends at once, is not stable."""
         manifest = Manifest(readiness=Readiness(check=Line()), restart=Restart(stable=2.0, attempts=1, backoff=0.05))
-        await stage.up("time.sleep(2.2); print('READY=1', flush=True); time.sleep(0.2); sys.exit(1)", manifest)
+        await stage.up("time.sleep(2.2); print('READY=1', flush=True); time.sleep(1); sys.exit(1)", manifest)
         await eventually(lambda: stage.crashes)
         assert len(stage.pids) == 2
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 
+import anyio
 import pytest
 
-from cdm.errors import BucketMissing
+import cdm.store.revisions as revisions_module
+from cdm.errors import BucketMissing, Uncertain
 from cdm.model.artifact import Artifact
 from cdm.model.keys import BLUEPRINTS, STATUS, BlueprintKey
 from cdm.store.bucket import Bucket
 from cdm.store.revisions import revisions
+from cdm.store.snapshot import look
 from cdm.store.wire import WRITER
+from tests.harness.proxy import Proxy, proxied
 from tests.harness.servers import NatsServer
 from tests.harness.store import connected
 from tests.harness.waiting import eventually
-from tests.harness.wire import raw
+from tests.harness.wire import Raw, raw
 
 pytestmark = pytest.mark.anyio
+
+PATIENCE = 2.0
+"""Seconds without anything that comes."""
 
 
 @pytest.mark.quick
@@ -50,14 +58,41 @@ async def test_revisions_are_read_with_who_wrote_them_and_when(server: NatsServe
         await eventually(none_left, 30)
 
 
+async def _fill(user: Raw, bucket: Bucket) -> None:
+    """More than the server sends without asking whether to go on: 12 MB."""
+    await bucket.ensure(create=True)
+    for number in range(3_000):
+        await user.client.publish(f"$KV.status.g/a/{number}", b"x" * 4_000)
+    await user.put("status", "g/last/1", b"y")
+
+
+@pytest.mark.parametrize("reads", [revisions, lambda bucket: look(bucket.connection, PATIENCE, ("status",))])
+async def test_a_slow_line_is_waited_for_and_one_that_is_cut_is_not(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch, reads: Callable[[Bucket], Awaitable[object]]
+) -> None:
+    """However long all of it takes: what counts is that something comes."""
+    monkeypatch.setattr(revisions_module, "PATIENCE", PATIENCE)
+    async with raw(server) as user, proxied(server) as way, connected(way) as connection:
+        bucket = Bucket(connection, STATUS)
+        await _fill(user, bucket)
+        way.delay, began = 0.03, time.monotonic()
+        await reads(bucket)
+        assert time.monotonic() > began + 1.5 * PATIENCE, "the line is not slow enough to show anything"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_cut_soon, way)
+            with pytest.raises(Uncertain, match="nothing more came for 2 s"):
+                await reads(bucket)
+
+
+async def _cut_soon(way: Proxy) -> None:
+    await anyio.sleep(0.3)
+    way.cut()
+
+
 async def test_however_many_there_are_all_are_read(server: NatsServer) -> None:
     async with connected(server) as connection, raw(server) as user:
         bucket = Bucket(connection, STATUS)
-        await bucket.ensure(create=True)
-        value = b"x" * 4_000  # more than the server sends without asking whether to go on
-        for number in range(3_000):
-            await user.client.publish(f"$KV.status.g/a/{number}", value)
-        await user.put("status", "g/last/1", b"y")
+        await _fill(user, bucket)
         found = await revisions(bucket)
         assert len(found) == 3_001
         assert found[-1].payload == b"y"
