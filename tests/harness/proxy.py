@@ -68,7 +68,7 @@ class Proxy:
         self._clients.add(client)
         await self._whole.wait()
         host, _, port = self._server.url.removeprefix("nats://").partition(":")
-        async with await anyio.connect_tcp(host, int(port)) as server, anyio.create_task_group() as tasks:
+        async with client, await anyio.connect_tcp(host, int(port)) as server, anyio.create_task_group() as tasks:
             tasks.start_soon(self._pass_on, server, client)
             if held := await self._pass_on_until_held(client, server):
                 await self._released.wait()
