@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import socket
 import struct
 import tarfile
 from collections.abc import AsyncIterator
@@ -105,6 +107,52 @@ async def test_no_engine_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(EngineFailed, match=r"the container engine at .*/none does not answer") as caught:
         await engine.ask("GET", "/info")
     assert not caught.value.is_missing
+    await engine.close()
+
+
+@pytest.mark.anyio
+async def test_being_cancelled_in_the_moment_of_an_answer_is_no_error(tmp_path: Path) -> None:
+    """It was logged as one: the loop told an answer to somebody who did not wait for it any more."""
+    errors: list[dict[str, object]] = []
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    engine = Engine(f"unix://{tmp_path}/engine")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/engine")
+        listener.listen()
+        listener.setblocking(False)
+        asking = asyncio.create_task(engine.ask("GET", "/info"))
+        there, _ = await loop.sock_accept(listener)
+        with there:
+            await loop.sock_recv(there, 1)  # it was asked, and waits
+            for _ in range(10):
+                await asyncio.sleep(0)
+            there.send(b"HTTP/1.1 200 OK\r\n")
+            await asyncio.sleep(0)
+            asking.cancel()  # the loop has seen that there is an answer, and tells of it next
+            await asyncio.wait((asking,))
+    await engine.close()
+    loop.set_exception_handler(before)
+    assert asking.cancelled()
+    assert not errors
+
+
+@pytest.mark.anyio
+async def test_many_who_connect_at_the_same_time_wait_for_each_other(tmp_path: Path) -> None:
+    engine = Engine(f"unix://{tmp_path}/engine")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/engine")
+        listener.listen(0)
+        asking = [asyncio.create_task(engine.ask("GET", "/info")) for _ in range(5)]
+        await asyncio.sleep(0.1)
+        listener.setblocking(False)
+        for _ in asking:
+            there, _ = await asyncio.get_running_loop().sock_accept(listener)
+            with there:
+                await asyncio.get_running_loop().sock_recv(there, 2**16)
+                there.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n[]")
+    assert await asyncio.gather(*asking) == [[]] * 5
     await engine.close()
 
 

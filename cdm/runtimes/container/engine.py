@@ -20,6 +20,7 @@ import httpcore2
 import msgspec
 
 from cdm.errors import SliceFailed, UsageError
+from cdm.runtimes.container.sockets import SocketBackend
 
 PATIENCE = 60.0
 """Seconds for the engine to answer what it can answer at once."""
@@ -86,7 +87,7 @@ class Engine:
         self._host = "http://engine" if kind == "unix" else f"http://{rest.rstrip('/')}"
         # Two connections stay open for each container, for as long as it runs.
         self._pool = httpcore2.AsyncConnectionPool(
-            uds=rest if kind == "unix" else None, max_connections=None, network_backend=httpcore2.AnyIOBackend()
+            uds=rest if kind == "unix" else None, max_connections=None, network_backend=SocketBackend()
         )
 
     @classmethod
