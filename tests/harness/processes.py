@@ -213,8 +213,8 @@ class Processes:
 
 
 def _told_last(log: str, node: str, schedule: str) -> bool:
-    """Who came up late never hears of what was removed before."""
-    _, told, last = log.rpartition(f"node={node} schedule=")
+    """Who came up late, or manages anew, never hears of what was removed before."""
+    _, told, last = log.rpartition("this node is going to manage")[2].rpartition(f"node={node} schedule=")
     return last.startswith(schedule) if told else schedule == "normal"
 
 
