@@ -35,7 +35,7 @@ class Watches:
         self._behind: set[str] = set()
         self._listed = anyio.Event()
         self._came: Callable[[], None] = _nobody_waits
-        """Told of all that comes."""
+        """Told of all that comes of a bucket that is not listed yet."""
         self.rolling_up: list[str] = []
         """Buckets that were still as managers of an earlier version need them, when this was started."""
 
@@ -44,7 +44,8 @@ class Watches:
         self._behind.add(bucket.name)
 
         def heard(message: Any) -> None:
-            self._came()
+            if bucket.name in self._behind:  # others are heard for ever, and say nothing of those that are not listed
+                self._came()
             take(message)
 
         self._watches.append(Watch(bucket, heard, keys=keys, on_live=partial(self._on_live, bucket.name)))
@@ -73,7 +74,6 @@ class Watches:
                     self.rolling_up.append(watch.bucket.name)
                 tasks.start_soon(watch.run)
             await self._listed.wait()
-        self._came = _nobody_waits
 
     def _on_live(self, name: str, live: bool) -> None:
         if live:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import anyio
 import pytest
 
+import cdm.cli.watches as watches_module
 import cdm.store.revisions as revisions_module
+from cdm.cli.watches import Watches
 from cdm.errors import BucketMissing, Uncertain
 from cdm.model.artifact import Artifact
-from cdm.model.keys import BLUEPRINTS, STATUS, BlueprintKey
+from cdm.model.keys import BLUEPRINTS, NODES, SLICES, STATUS, BlueprintKey
 from cdm.store.bucket import Bucket
 from cdm.store.revisions import revisions
 from cdm.store.snapshot import look
@@ -82,6 +85,34 @@ async def test_a_slow_line_is_waited_for_and_one_that_is_cut_is_not(
             tasks.start_soon(_cut_soon, way)
             with pytest.raises(Uncertain, match="nothing more came for 2 s"):
                 await reads(bucket)
+
+
+async def test_what_is_listed_already_is_no_news_of_what_is_not(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heartbeats come for ever; the bucket that does not answer is given up all the same."""
+    monkeypatch.setattr(watches_module, "LISTING_PATIENCE", PATIENCE)
+    async with raw(server) as user, proxied(server) as way, connected(way) as connection:
+        nodes, slices = Bucket(connection, NODES), Bucket(connection, SLICES)
+        for bucket in (nodes, slices):
+            await bucket.ensure(create=True)
+        way.hold(b"CONSUMER.CREATE.KV_slices")
+        watches = Watches(lambda: None)
+        heard: list[Any] = []
+        watches.add(nodes, heard.append)
+        watches.add(slices, heard.append)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_beat, user)
+            with anyio.fail_after(5 * PATIENCE), pytest.raises(Uncertain, match="nothing more came for 2 s"):
+                await watches.start(tasks)
+            tasks.cancel_scope.cancel()
+        assert len(heard) > 3
+
+
+async def _beat(user: Raw) -> None:
+    while True:
+        await user.put("nodes", "n1", {})
+        await anyio.sleep(0.2)
 
 
 async def _cut_soon(way: Proxy) -> None:

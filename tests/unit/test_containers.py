@@ -26,6 +26,7 @@ from cdm.runtimes.container.configuration import Asked, configuration, unenforce
 from cdm.runtimes.container.engine import Engine, EngineFailed, _refusal, engine_address
 from cdm.runtimes.container.images import _nameless, _pieces
 from cdm.runtimes.container.run import ContainerRun, _frames, _milliseconds
+from cdm.runtimes.container.sockets import SocketBackend
 from cdm.runtimes.process.background import Background
 
 KEY = SliceKey(NodeId("n1"), Artifact("g", "web", "1.0.0"), 2)
@@ -136,6 +137,21 @@ async def test_being_cancelled_in_the_moment_of_an_answer_is_no_error(tmp_path: 
     loop.set_exception_handler(before)
     assert asking.cancelled()
     assert not errors
+
+
+@pytest.mark.anyio
+async def test_a_connection_that_is_closed_says_that_it_is_over(tmp_path: Path) -> None:
+    """Whoever keeps it for later asks that, and takes another one then."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/engine")
+        listener.listen()
+        stream = await SocketBackend().connect_unix_socket(f"{tmp_path}/engine")
+        there, _ = listener.accept()
+        assert not stream.get_extra_info("is_readable")
+        there.close()
+        assert stream.get_extra_info("is_readable")
+        await stream.aclose()
+        assert stream.get_extra_info("is_readable")
 
 
 @pytest.mark.anyio

@@ -76,8 +76,11 @@ class _Stream(httpcore2.AsyncNetworkStream):
         """Whether there is something to read, or the end: whoever keeps a connection for later asks for that."""
         if info != "is_readable":
             return None
+        own = self._stream.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610  # of anyio
+        if own.fileno() < 0:
+            return True  # it is closed
         poll = select.poll()
-        poll.register(self._stream.extra(anyio.abc.SocketAttribute.raw_socket), select.POLLIN)  # noqa: S610  # of anyio
+        poll.register(own, select.POLLIN)
         return bool(poll.poll(0))
 
 
