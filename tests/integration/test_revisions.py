@@ -92,8 +92,13 @@ async def test_what_is_listed_already_is_no_news_of_what_is_not(
 ) -> None:
     """Heartbeats come for ever; the bucket that does not answer is given up all the same."""
     monkeypatch.setattr(watches_module, "LISTING_PATIENCE", PATIENCE)
-    async with raw(server) as user, proxied(server) as way, connected(way) as connection:
-        nodes, slices = Bucket(connection, NODES), Bucket(connection, SLICES)
+    async with (
+        raw(server) as user,
+        proxied(server) as way,
+        connected(server) as connection,
+        connected(way) as held_back,
+    ):
+        nodes, slices = Bucket(connection, NODES), Bucket(held_back, SLICES)
         for bucket in (nodes, slices):
             await bucket.ensure(create=True)
         way.hold(b"CONSUMER.CREATE.KV_slices")
