@@ -1,9 +1,9 @@
 """A node's artifacts on its disk: each content is kept once, verified and complete.
 
-A content is downloaded and unpacked under a temporary name in the same folder, brought to the disk, and renamed to its
-digest. So what has a digest for its name is whole, whatever happens to the process or the machine. Beside it lies its
-seal (`cdm.artifacts.seal`), which tells before each use whether it still is: what somebody altered in the folder, or
-removed from it, is never run, and downloaded again when it is needed.
+A content is downloaded and unpacked under a temporary name in the same folder, and renamed to its digest. So what has
+a digest for its name is whole, whatever happens to the process. Beside it lies its seal (`cdm.artifacts.seal`), which
+tells before each use whether it still is: what somebody altered in the folder or removed from it, or a power cut left
+half written, is never run, and downloaded again when it is needed.
 """
 
 from __future__ import annotations

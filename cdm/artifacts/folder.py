@@ -12,7 +12,7 @@ from anyio import from_thread
 
 from cdm.artifacts.seal import Seal
 from cdm.artifacts.tree import runnable, scan
-from cdm.artifacts.unpacking import sync, unpack
+from cdm.artifacts.unpacking import unpack
 from cdm.model.content import Content
 from cdm.model.manifest import Manifest
 
@@ -65,7 +65,6 @@ def install(temporary: Path, target: Path) -> None:
         target.rename(temporary / "before")
     (temporary / "content").rename(target)
     (temporary / "seal").rename(seal_of(target.parent, target.name))
-    sync(target.parent)
 
 
 def check(folder: Path, seal: Seal, remove_others: bool) -> list[str]:

@@ -2,7 +2,8 @@
 
 A seal says of every file its digest, size and permissions. It is kept in a file beside the content. What the file
 system says of a file that is known to be whole (size, times, inode) is remembered only while the process lives: where
-it says the same again, the file is not read again.
+it says the same again, the file is not read again. So nothing of it waits for the disk: what a power cut left half
+written is not what the seal says, and a seal that is half written itself is none.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cdm.artifacts.tree import Tree, runnable, shared
 
@@ -44,6 +46,12 @@ class _Stored(Struct, array_like=True):
     folders: list[bytes]
     links: dict[bytes, bytes]
     manifest: bytes = b""
+    sha256: bytes = b""
+    """Of the same without it; empty: earlier versions had none, and waited for the disk."""
+
+    def digest(self) -> bytes:
+        """What `sha256` is to be."""
+        return hashlib.sha256(msgspec.msgpack.encode(replace(self, sha256=b""))).digest()
 
 
 _Stamp = tuple[int, int, int, int, int]
@@ -71,7 +79,7 @@ class Seal:
         """Files that this process knows to be whole."""
 
     def save(self, path: Path) -> None:
-        """Write the seal to a new file, and bring it to the disk."""
+        """Write the seal to a new file."""
         stored = _Stored(
             {os.fsencode(name): found for name, found in self._sums.items()},
             [os.fsencode(name) for name in self.tree.folders],
@@ -79,16 +87,16 @@ class Seal:
             self.manifest,
         )
         with path.open("xb") as file:
-            file.write(msgspec.msgpack.encode(stored))
-            file.flush()
-            os.fsync(file.fileno())
+            file.write(msgspec.msgpack.encode(replace(stored, sha256=stored.digest())))
 
     @classmethod
     def load(cls, path: Path) -> Seal | None:
-        """Read a seal; None: there is none, or it cannot be read."""
+        """Read a seal; None: there is none, or not all of it."""
         try:
             stored = msgspec.msgpack.decode(path.read_bytes(), type=_Stored)
         except (OSError, msgspec.MsgspecError):
+            return None
+        if stored.sha256 and stored.sha256 != stored.digest():
             return None
         sums = {os.fsdecode(name): found for name, found in stored.files.items()}
         tree = Tree()

@@ -21,8 +21,6 @@ from cdm.model.content import Content, Form
 _PIECE = 1024 * 1024
 _FOLDER = 0o755
 """Permissions of folders, whatever the umask: slices may be other users than the node."""
-_LONE_SYNCS = 200
-"""Files up to which each is brought to the disk by itself; for more of them all that the machine has yet to write."""
 
 Check = Callable[[], None]
 """Called between two pieces of a long work; what it raises ends the work."""
@@ -33,7 +31,7 @@ def _go_on() -> None:
 
 
 def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) -> Seal:
-    """Bring an artifact's files into a new folder; all is on the disk when this returns. Returns what there is.
+    """Bring an artifact's files into a new folder. Returns what there is.
 
     Args:
         packed: the stored bytes, verified. A file is moved.
@@ -53,7 +51,6 @@ def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) ->
         packed.rename(target)
         mode = runnable(shared(content.mode))  # whatever runs it: where it was pushed from it need not have been
         target.chmod(mode)
-        sync(target)
         tree.add_file(content.file, content.data_size)
         sums[content.file] = Sum(content.data_size, mode, bytes.fromhex(content.data_sha256))
     else:
@@ -80,14 +77,6 @@ def unpack(packed: Path, content: Content, into: Path, check: Check = _go_on) ->
             (into / name).parent.mkdir(parents=True, exist_ok=True)
             _check_locale(target_name)
             (into / name).symlink_to(target_name)
-        if len(tree) > _LONE_SYNCS:
-            os.sync()
-        else:
-            for name in tree.files:
-                sync(into / name)
-            for name in tree.folders:
-                sync(into / name)
-    sync(into)
     return Seal(tree, sums)
 
 
@@ -110,12 +99,3 @@ def _check_locale(name: str) -> None:
             f"{name!r} cannot be written in this node's locale ({sys.getfilesystemencoding()}); "
             "start the node with LC_ALL=C.UTF-8"
         )
-
-
-def sync(path: Path) -> None:
-    """Bring a file, or a folder's names, to the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -19,10 +19,10 @@ import pytest
 from anyio import to_thread
 from msgspec.structs import replace
 
-from cdm.artifacts import unpacking
 from cdm.artifacts.cache import Cache, Fetched
 from cdm.artifacts.packing import pack
 from cdm.artifacts.repository import Artifacts
+from cdm.artifacts.sparse import SparseFile
 from cdm.artifacts.stored import Pushed, StoredArtifact
 from cdm.errors import SliceFailed
 from cdm.model.artifact import Artifact
@@ -301,11 +301,11 @@ async def test_a_full_disk_is_told_and_leaves_nothing(
         await at.push(ONE, at.tree(), Manifest(entry="link"))
         cache = at.cache()
 
-        def full(path: Path) -> None:
+        def full(file: SparseFile, piece: bytes) -> None:
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patched:
-            patched.setattr(unpacking, "sync", full)
+            patched.setattr(SparseFile, "write", full)
             told = await refused(cache, fatal=False)
             assert "No space left" in told
             assert "for what it unpacks to" in told

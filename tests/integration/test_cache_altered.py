@@ -37,6 +37,15 @@ def _other_bytes_at_the_same_time(folder: Path) -> None:
     os.utime(program, ns=(known.st_atime_ns, known.st_mtime_ns))
 
 
+def _zeros(folder: Path) -> None:
+    """As a power cut leaves what was not brought to the disk."""
+    program = folder / "bin" / "b.sh"
+    mode, size = stat.S_IMODE(program.stat().st_mode), program.stat().st_size
+    program.chmod(0o755)
+    program.write_bytes(bytes(size))
+    program.chmod(mode)
+
+
 def _another_file(folder: Path) -> None:
     program = folder / "bin" / "a.sh"
     known = program.stat()
@@ -92,7 +101,7 @@ def _file_for_folder(folder: Path) -> None:
 
 
 ALTERATIONS = [
-    *(_appended, _other_bytes_at_the_same_time, _another_file),
+    *(_appended, _other_bytes_at_the_same_time, _zeros, _another_file),
     *(_link_for_file, _link_elsewhere, _link_for_folder, _link_for_all, _link_to_nothing, _file_for_all),
     *(_one_more, _file_for_folder),
 ]

@@ -96,15 +96,6 @@ def test_the_same_folder_has_the_same_digest_whenever_and_by_whomever_it_was_mad
     assert pack(other, tmp_path).sha256 != one.sha256
 
 
-def test_more_files_than_are_synced_one_by_one(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    for number in range(250):
-        (source / f"{number}").write_text("x")
-    packed = pack(source, tmp_path)
-    assert len(unpack(packed.path, packed.content(Manifest()), tmp_path / "target").tree.files) == 250
-
-
 @pytest.mark.parametrize("target", ["/etc/passwd", "../a", "../../a", "bin/../../a", "bin/../a.txt", "..", "x/" * 600])
 def test_a_link_that_leads_outside_is_refused_in_a_folder(tmp_path: Path, target: str) -> None:
     source = folder_of(tmp_path / "source")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cdm.artifacts.packing import pack
@@ -39,6 +40,36 @@ def test_a_seal_is_the_same_when_it_is_read_again(tmp_path: Path) -> None:
         assert each.tree.size == 3_000_001
         assert each.check(folder, _go_on, remove_others=True) == []
     assert Seal.load(tmp_path / "none") is None
+
+
+def test_a_seal_that_is_half_written_is_none(tmp_path: Path) -> None:
+    """A power cut may leave any of it as zeros, and what is written after that as it was."""
+    _, seal = unpacked(tmp_path)
+    seal.manifest = b'{"entry": "sub/a"}'
+    seal.save(tmp_path / "seal")
+    whole = (tmp_path / "seal").read_bytes()
+    for at in range(len(whole)):
+        (tmp_path / "seal").write_bytes(whole[:at])
+        assert Seal.load(tmp_path / "seal") is None, f"cut off after {at} bytes"
+        for wrong in (b"\0", bytes([whole[at] ^ 1])):
+            if wrong != whole[at : at + 1]:
+                (tmp_path / "seal").write_bytes(whole[:at] + wrong + whole[at + 1 :])
+                assert Seal.load(tmp_path / "seal") is None, f"{wrong!r} at {at}"
+
+
+def test_a_seal_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """It had no digest of its own, or no manifest either; and earlier versions read those of this one."""
+    folder, seal = unpacked(tmp_path)
+    seal.manifest = b"{}"
+    seal.save(tmp_path / "seal")
+    stored = msgspec.msgpack.decode((tmp_path / "seal").read_bytes())
+    assert len(stored) == 5
+    for fields in (3, 4):
+        (tmp_path / "seal").write_bytes(msgspec.msgpack.encode(stored[:fields]))
+        read = Seal.load(tmp_path / "seal")
+        assert read is not None
+        assert read.manifest == (b"{}" if fields == 4 else b"")
+        assert read.check(folder, _go_on, remove_others=True) == []
 
 
 def test_a_file_is_read_again_only_where_the_file_system_says_something_else(
