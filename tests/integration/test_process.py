@@ -287,6 +287,25 @@ class TestWhoListens:
         assert len(set(_ports_in(told))) == 3
         assert stage.living == []
 
+    @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 503 Away\r\n\r\n"], ids=["nothing", "503"])
+    async def test_somebody_else_who_gives_no_right_answer(self, stage: Stage, answer: bytes) -> None:
+        """The program goes without the port, and would be waited for in vain, as one that is slow to begin."""
+        program = (
+            "told = Path(os.environ['PIDS'] + '.port')\n"
+            "if told.exists():\n"
+            "    import http.server as web\n"
+            "    where = ('127.0.0.1', int(os.environ['CDM_PORT']))\n"
+            "    web.HTTPServer(where, web.SimpleHTTPRequestHandler).serve_forever()\n"
+            "told.write_text(os.environ['CDM_PORT'] + '\\n')\n"
+            "time.sleep(600)"
+        )
+        key = await stage.load(program, Manifest(port="auto", readiness=Readiness(check=Http(), timeout=40)))
+        told = Path(f"{stage.pids_file}.port")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_answer_on, told, answer)
+            assert await stage.runtime.activate(key) not in [None, *_ports_in(told)]
+            tasks.cancel_scope.cancel()
+
     async def test_somebody_else_once(self, stage: Stage) -> None:
         program = (
             "told = Path(os.environ['PIDS'] + '.port')\n"
@@ -316,27 +335,32 @@ class TestWhoListens:
             assert await stage.runtime.activate(key)
 
 
-async def _answer_on(told: Path) -> None:
-    """Listen on each port whose number is in a file, as soon as it is there, and answer as a web server does."""
+async def _answer_on(told: Path, answer: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> None:
+    """Listen on each port whose number is in a file, as soon as it is there, and answer as a web server does.
+
+    Args:
+        told: the file.
+        answer: what is answered; if nothing is, the connection stays.
+    """
     known: list[int] = []
     async with anyio.create_task_group() as tasks:
         while True:
             new = await eventually(lambda: _ports_in(told)[len(known) :])
             known.extend(new)
             for port in new:
-                tasks.start_soon(_answer, port)
+                tasks.start_soon(_answer, port, answer)
 
 
 def _ports_in(told: Path) -> list[int]:
     return [int(line) for line in told.read_text().split("\n")[:-1]] if told.exists() else []
 
 
-async def _answer(port: int) -> None:
+async def _answer(port: int, told: bytes) -> None:
     async with await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port) as listener:
 
         async def answer(stream: anyio.abc.SocketStream) -> None:
             async with stream:
-                await stream.send(b"HTTP/1.1 200 OK\r\n\r\n")
+                await stream.send(told) if told else await anyio.sleep_forever()
 
         await listener.serve(answer)
 

@@ -242,6 +242,8 @@ class Runs:
             OSError: it cannot be told.
         """
         wanted = listening(port)
+        if not wanted:
+            return None
         if run.own_uid is not None and run.own_uid in wanted.values():
             return None
         owner = {process.pid: name for name, found in self.living().items() for process in found}

@@ -36,8 +36,10 @@ PORT_PATIENCE = 10.0
 """Seconds that a port which another slice of this node has is waited for. Longer would keep a slice from being started
 on another node."""
 PORT_INTERVAL = 0.05
+FIRST_LOOK = 5.0
+"""Seconds without the right answer after which it is looked who listens; then after twice as long each time."""
 STRANGERS = 2
-"""Checks answered by another process after which the program is not waited for any longer."""
+"""Times in a row that another process was found to listen, after which the program is not waited for any longer."""
 OTHER_PORTS = 2
 """Times that another port is chosen where somebody else was faster."""
 
@@ -249,17 +251,23 @@ class Slice(ABC):
         return None
 
     async def _until_answered(self, run: RunHandle, check: Tcp | Http, interval: float) -> str | None:
-        strangers = 0
+        began, look_after, strangers = clock.now(), FIRST_LOOK, 0
         while True:
             problem = await self._ask(run, check, PROBE_TIMEOUT)
-            if problem is None:
-                problem = await self._answered_by_a_stranger(run, check)
-                if problem is None:
+            # A wrong answer, or none, may be somebody else's, too. To find out costs more than to ask.
+            waited = clock.now() - began
+            if problem is None or waited >= look_after:
+                look_after = max(FIRST_LOOK, 2 * waited)
+                robbed = await self._answered_by_a_stranger(run, check)
+                if robbed is not None:
+                    problem, strangers = robbed, strangers + 1
+                    if strangers == STRANGERS:
+                        self._robbed = True
+                        return problem
+                elif problem is None:
                     return None
-                strangers += 1
-                if strangers == STRANGERS:
-                    self._robbed = True
-                    return problem
+                else:
+                    strangers = 0
             run.lacking = problem
             await anyio.sleep(interval)
 
@@ -268,7 +276,7 @@ class Slice(ABC):
         return await probe(check, self.port or 0, timeout)
 
     async def _answered_by_a_stranger(self, run: RunHandle, check: Tcp | Http) -> str | None:
-        """What is wrong where somebody else answers in the program's place; None: nobody does, as far as is known."""
+        """What is wrong where somebody else listens in the program's place; None: nobody does, as far as is known."""
         return None
 
     # Stopping
