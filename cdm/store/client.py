@@ -28,6 +28,8 @@ BURST = 0.002
 """Seconds between two writes below which what is to be sent is gathered."""
 AT_ONCE = 16 * 1024
 """Bytes that are written at once, at most."""
+SILENCE = 0.9
+"""Part of the time between pings in which nothing was heard, after which one is sent: the last answer took a moment."""
 _REFUSED = (
     nats.errors.BadHeaderError,
     nats.errors.BadSubjectError,
@@ -96,6 +98,8 @@ class Client(nats.aio.client.Client):
         """Number of the subscription that answers come to."""
         self._written_at = float("-inf")
         """When something was last written at once."""
+        self._heard_at = float("-inf")
+        """When something was last read."""
         self.insist_on_tls = False
         self.check_credentials: Callable[[], object] = lambda: None
         """Raises `AccessDenied` where a file with credentials cannot be used."""
@@ -209,11 +213,15 @@ class Client(nats.aio.client.Client):
 
     # Mended, what the server says
 
-    async def take(self, sid: int, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
-        """Take a message from the parser."""
+    def heard(self) -> None:
+        """Note that the server says something, from the parser."""
         # It shows that the connection is alive. Upstream only a pong does, which may wait behind megabytes of
         # messages: a connection that is well used is ended as stale.
         self._pings_outstanding = 0
+        self._heard_at = time.monotonic()
+
+    async def take(self, sid: int, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
+        """Take a message from the parser."""
         deliver = self._direct.get(sid)
         if sid == self._answers:
             # Upstream a queue and a task of its own are between an answer and whoever waits for it.
@@ -276,9 +284,25 @@ class Client(nats.aio.client.Client):
 
     # Mended, pings
 
+    async def _ping_interval(self) -> None:
+        # Upstream pings also a server that was heard just now, which wakes both for nothing.
+        interval = self.options["ping_interval"]
+        self.heard()
+        pinged = self._heard_at
+        while True:
+            silent = time.monotonic() - max(self._heard_at, pinged)
+            if silent < SILENCE * interval or not self.is_connected:
+                await asyncio.sleep(interval - silent if silent < interval else interval)
+            elif self._pings_outstanding >= self.options["max_outstanding_pings"]:
+                await self._process_op_err(nats.errors.StaleConnectionError())
+                return
+            else:
+                self._pings_outstanding += 1
+                pinged = time.monotonic()
+                await self._send_ping()
+
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
         # Upstream a ping goes past what waits to be sent: `flush` after `subscribe` returns before the server knows.
-        #
         self._pongs.append(future or asyncio.get_running_loop().create_future())
         await self._send_command(PING_PROTO)
         await self._flush_pending()

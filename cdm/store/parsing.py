@@ -12,6 +12,9 @@ _END = b"\r\n"
 class Receiving(Protocol):
     """The client that messages are for."""
 
+    def heard(self) -> None:
+        """Something was read, be it a part of a message."""
+
     async def take(self, sid: int, subject: bytes, reply: bytes, payload: bytes, headers: bytes) -> None:
         """Take a message of this subscription."""
 
@@ -45,6 +48,7 @@ class MessageParser(Parser):
                 error would end its reading, and nobody would be told.
             OSError: the connection is lost.
         """
+        self._client.heard()
         try:
             await self._parse(data)
         except (ProtocolError, OSError):

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -33,8 +34,10 @@ from cdm.node.node import NodeSettings
 from cdm.store import listening
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
+from cdm.store.link import PING_INTERVAL
 from cdm.store.phases import LinkUp
 from cdm.store.responder import Identity, Responder
+from tests.harness.proxy import proxied
 from tests.harness.servers import FORGIVEN, NatsServer, free_port, running_cluster, running_server
 from tests.harness.store import connected
 from tests.harness.waiting import Stopwatch, bounded, eventually
@@ -266,6 +269,29 @@ async def test_a_request_ends_with_its_connection(server: NatsServer) -> None:
             with pytest.raises((Uncertain, Unreachable)):
                 await connection.request("black.hole", timeout=600)
             assert watch.took < watch.bound(2)
+
+
+async def test_a_server_is_pinged_only_once_it_is_silent_and_left_where_it_does_not_answer(
+    server: NatsServer,
+) -> None:
+    async with proxied(server) as way, connected(way) as connection, raw(server) as user:
+        heard: list[float] = []
+        lost = anyio.Event()
+        connection.listen(lambda up: None if up else lost.set())
+        await connection.subscribe_directly("news", lambda *_: heard.append(time.monotonic()))
+        while not heard:
+            await user.client.publish("news")
+            await anyio.sleep(0.1)
+        way.hold(b"PING\r\n")
+        until = time.monotonic() + 2.5 * PING_INTERVAL
+        while time.monotonic() < until:
+            await user.client.publish("news")
+            await anyio.sleep(0.1)
+        longest = max(later - sooner for sooner, later in pairwise(heard))
+        assert not way.holding.is_set() or longest > PING_INTERVAL / 2, "it was pinged although it was heard"
+        with bounded(4 * PING_INTERVAL):
+            await way.holding.wait()
+            await lost.wait()
 
 
 async def test_a_connection_is_closed_while_it_is_being_lost(server: NatsServer) -> None:

@@ -43,6 +43,10 @@ class Listener:
 
     def __init__(self) -> None:
         self.told: list[Any] = []
+        self.reads = 0
+
+    def heard(self) -> None:
+        self.reads += 1
 
     async def take(self, *message: Any) -> None:
         self.told.append(Taken(*message))
