@@ -142,6 +142,13 @@ class Endings:
         heir_of = next((key for key, ending in self._left.items() if _alike(ending.build, build)), None)
         return self._left.pop(heir_of) if heir_of is not None else None
 
+    @property
+    def last_reason(self) -> str:
+        """Why the one that ended last did; empty: nobody said why."""
+        endings = (*self._by_key.values(), *self._left.values())
+        reason = max(endings, key=lambda ending: ending.last).reason if endings else ""
+        return "" if reason in (NO_REASON, EARLIER) else reason
+
     def crash_loop(self, slices: Mapping[SliceKey, _Put], now: float) -> CrashLoop | None:
         """The instances that ended twice within `WINDOW` and have not been up for long enough since."""
         reasons: list[str] = []

@@ -122,6 +122,11 @@ class Group:
         """Why it failed last where it has not run since; empty: it did not fail, or nobody said why."""
         return max(self.failed_on.values()).why if self.failed_on else ""
 
+    @property
+    def why_troubled(self) -> str:
+        """The same, or else why its program ended last."""
+        return self.why_failed or (self.endings.last_reason if self.endings else "")
+
     def only(self, counts: Callable[[SlicePut], bool]) -> Group:
         """The same with those slices alone that count; a view for one decision, or this group where all of them do."""
         kept = {key: put for key, put in self.slices.items() if counts(put)}

@@ -86,8 +86,8 @@ class Progress:
         puts = [put for group in groups for put in group.slices.values()]
         facts = self.facts
         health = health_of(puts, self.min_healthy, facts.fleet, facts.now, one_by_one=self.exclusive)
-        if health.troubled and not health.reason:  # those that failed are tried again just now
-            health = health._replace(reason=next((group.why_failed for group in groups if group.why_failed), ""))
+        if health.troubled and not health.reason:  # those that failed are tried again just now, or up again
+            health = health._replace(reason=next((why for group in groups if (why := group.why_troubled)), ""))
         # Where no node takes another one, what is on those that are being emptied stays: nothing replaces it.
         return health if not health.draining or facts.fleet.has_room() else health._replace(draining=0)
 

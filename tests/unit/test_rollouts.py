@@ -805,6 +805,18 @@ def test_how_often_instances_failed_is_told(troubled: int, troubles: int, told: 
     assert (verdict.gate, verdict.reason) == (Gate.FAIL, told)
 
 
+def test_why_the_program_ended_is_told_also_of_an_instance_that_is_up_again() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    each.run_down()
+    key = next(key for key, put in each.slices.items() if key.artifact == NEXT_VERSION and put.value.state is S.ACTIVE)
+    for reason in ("it broke 1", "it broke 2"):
+        each.end(key, reason)
+        each.report(key, S.ACTIVE)
+    each.settle()
+    assert condition(each, NEXT_VERSION)[1] == "1 new instance failed or restarted twice: it broke 2"
+
+
 def test_a_version_that_fails_twice_is_taken_back_once() -> None:
     each = running()
     each.apply(NEXT_VERSION, blueprint(rollout=FROM))
