@@ -14,7 +14,7 @@ from cdm.leader.records import Held, Timing, Vacant
 
 PROBE_JITTER = 0.2
 """How much the pause between two probes varies, as a fraction of it; enough to break up a common rhythm."""
-RARELY = 10
+RARELY = 25
 """How many times longer that pause is where followers are told when a leader's connection ends."""
 TOLD_JITTER = 0.05
 """Seconds over which followers spread their probes when they are told so."""
