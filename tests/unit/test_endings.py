@@ -14,9 +14,9 @@ from cdm.model.keys import SliceKey
 from cdm.model.node import Schedule
 from cdm.model.record import Rollout, RolloutPhase, Side
 from cdm.model.status import Condition
+from tests.unit.leading import condition, running, slept
 from tests.unit.support import APP, S, n
 from tests.unit.support import put as slice_put
-from tests.unit.test_manager import condition, running, slept
 from tests.unit.world import World
 
 LOOP = (Condition.DEGRADED, "crash loop: 1 of 1 instances: exit status 1")
