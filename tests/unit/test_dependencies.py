@@ -17,8 +17,8 @@ from cdm.model.node import Registration
 from cdm.model.record import RolloutPhase
 from cdm.model.rollout import RolloutSettings
 from cdm.model.status import Condition
+from tests.unit.rollout_world import finish, phase
 from tests.unit.support import S, n
-from tests.unit.test_rollouts import finish, phase
 from tests.unit.world import World
 
 pytestmark = pytest.mark.quick

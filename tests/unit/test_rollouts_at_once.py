@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from cdm.model.artifact import Artifact
 from cdm.model.node import Schedule
 from cdm.model.rollout import RolloutKind, RolloutSettings
+from tests.unit.rollout_world import NEXT_VERSION, blueprint, count, finish, later, running
 from tests.unit.support import APP, S
-from tests.unit.test_rollouts import NEXT_VERSION, blueprint, count, finish, later, running
 from tests.unit.world import World
 
 pytestmark = pytest.mark.quick

@@ -13,8 +13,7 @@ from cdm.model.node import Schedule
 from cdm.model.record import Rollout, RolloutPhase, Weights
 from cdm.model.rollout import RolloutKind, RolloutSettings, RolloutStep
 from cdm.model.status import Condition
-from tests.unit.support import APP, S, n
-from tests.unit.test_rollouts import (
+from tests.unit.rollout_world import (
     FROM,
     MIN_HEALTHY,
     NEXT_VERSION,
@@ -30,6 +29,7 @@ from tests.unit.test_rollouts import (
     running,
     status,
 )
+from tests.unit.support import APP, S, n
 
 pytestmark = pytest.mark.quick
 

@@ -13,8 +13,7 @@ from cdm.model.keys import SliceKey
 from cdm.model.record import Rollout, RolloutPhase, Weights
 from cdm.model.rollout import RolloutKind, RolloutSettings
 from cdm.model.status import Condition
-from tests.unit.support import APP, S, n
-from tests.unit.test_rollouts import (
+from tests.unit.rollout_world import (
     FROM,
     MIN_HEALTHY,
     NEXT_VERSION,
@@ -32,6 +31,7 @@ from tests.unit.test_rollouts import (
     status,
     steps,
 )
+from tests.unit.support import APP, S, n
 from tests.unit.world import World
 
 pytestmark = pytest.mark.quick

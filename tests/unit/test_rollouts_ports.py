@@ -11,8 +11,8 @@ from cdm.model.artifact import Artifact
 from cdm.model.record import RolloutPhase
 from cdm.model.rollout import RolloutKind, RolloutSettings
 from cdm.model.status import Condition
+from tests.unit.rollout_world import FROM, MIN_HEALTHY, NEXT_VERSION, blueprint, condition, count, env_of, phase
 from tests.unit.support import APP, S, n
-from tests.unit.test_rollouts import FROM, MIN_HEALTHY, NEXT_VERSION, blueprint, condition, count, env_of, phase
 from tests.unit.world import NEXT, World
 
 pytestmark = pytest.mark.quick
