@@ -23,9 +23,9 @@ from cdm.model.quantity import MOST_CPU, MOST_MEMORY
 from cdm.model.rules import Needs
 from cdm.model.slice import SliceState, SliceValue
 from cdm.model.status import Condition
+from tests.unit.placement_world import live, status, typed, world
 from tests.unit.placing import site
 from tests.unit.support import APP, OTHER, S, n
-from tests.unit.test_placement import live, status, typed, world
 
 pytestmark = pytest.mark.quick
 

@@ -16,8 +16,8 @@ from cdm.model.artifact import Artifact
 from cdm.model.keys import SliceKey
 from cdm.model.node import Registration, Schedule
 from tests.harness.examples import examples
+from tests.unit.placement_world import in_zones, live, status, typed, world
 from tests.unit.support import APP, OTHER, S, n
-from tests.unit.test_placement import in_zones, live, status, typed, world
 from tests.unit.world import NEXT, World
 
 pytestmark = pytest.mark.quick

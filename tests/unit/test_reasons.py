@@ -10,8 +10,8 @@ from cdm.dispatch.messages import Cause
 from cdm.model.artifact import NodeId
 from cdm.model.node import Registration, Schedule
 from cdm.model.status import Condition
+from tests.unit.placement_world import in_zones, live, status, typed, world
 from tests.unit.support import APP, OTHER, S, n
-from tests.unit.test_placement import in_zones, live, status, typed, world
 from tests.unit.world import World
 
 pytestmark = pytest.mark.quick

@@ -13,8 +13,8 @@ from cdm.manager.releases import Job
 from cdm.manager.violations import Violations
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.node import Registration, Schedule
+from tests.unit.placement_world import in_zones, typed, world
 from tests.unit.support import APP, OTHER, S, n
-from tests.unit.test_placement import in_zones, typed, world
 from tests.unit.world import World
 
 pytestmark = pytest.mark.quick
