@@ -113,23 +113,6 @@ def test_of_both_blueprints_written_in_the_middle_the_later_one_decides() -> Non
     assert condition(each, NEXT_VERSION) == (Condition.REVERTED, "1.0.0 was put again")
 
 
-@pytest.mark.parametrize("order", ["2+2+1+++212+", "12+1+++2+++2+2"])
-def test_blueprints_that_replace_each_other_in_turn_leave_one_version_that_serves(order: str) -> None:
-    each = running()
-    for what in order:
-        if what == "+":
-            later(each, MIN_HEALTHY)
-        elif what == "1":
-            each.apply(APP, blueprint(rollout=RolloutSettings(source="1.1.0")))
-        else:
-            each.apply(NEXT_VERSION, blueprint(rollout=FROM))
-    finish(each)
-    there = {artifact: count(each, artifact) for artifact in (APP, NEXT_VERSION)}
-    assert sorted(there.values()) == [0, 3]
-    (serves,) = (artifact for artifact, instances in there.items() if instances)
-    assert condition(each, serves) == (Condition.READY, "")
-
-
 def test_the_new_blueprint_deleted_in_the_middle_is_an_abort() -> None:
     each = running()
     each.apply(NEXT_VERSION, blueprint(rollout=FROM))
