@@ -6,11 +6,10 @@ took two thirds of a TTL, for heartbeats come a third of it apart. So what is lo
 
 from __future__ import annotations
 
-LEAST_GAP = 1.0
-"""Seconds that are no stop, however short TTLs are: a busy process may be late by some of it."""
-PERIOD = 0.4
-"""Time between two beats of a process that runs, as a share of the longest gap: each wakes it; a busy one may be late
-by the rest of the gap."""
+LATE = 0.6
+"""Seconds by which a beat of a busy process may be late."""
+LEAST_GAP = LATE + 0.4
+"""Seconds that are no stop, however short TTLs are: each beat wakes the process."""
 
 
 class Pulse:
@@ -31,7 +30,7 @@ class Pulse:
             ttl: the shortest TTL of any node's heartbeats, in seconds.
         """
         self._longest_gap = max(LEAST_GAP, ttl / 3)
-        return PERIOD * self._longest_gap
+        return self._longest_gap - LATE
 
     def beat(self, now: float) -> float:
         """The process runs; returns for how many seconds it may have been stopped before, 0 where it was not.
