@@ -16,6 +16,8 @@ PROBE_JITTER = 0.2
 """How much the pause between two probes varies, as a fraction of it; enough to break up a common rhythm."""
 RARELY = 25
 """How many times longer that pause is where followers are told when a leader's connection ends."""
+RAREST = 0.5
+"""The longest it is then, as a part of the lease's TTL: what is told may get lost."""
 TOLD_JITTER = 0.05
 """Seconds over which followers spread their probes when they are told so."""
 LOOK_AFTER = 0.1
@@ -137,4 +139,5 @@ class Detector:
     @property
     def _pause(self) -> float:
         """Mean pause between two probes of this follower."""
-        return self._timing.probe_pause * self.followers * (RARELY if self._told else 1)
+        pause = self._timing.probe_pause * self.followers
+        return max(pause, min(RARELY * pause, RAREST * self._timing.ttl)) if self._told else pause

@@ -142,12 +142,10 @@ class Endings:
         heir_of = next((key for key, ending in self._left.items() if _alike(ending.build, build)), None)
         return self._left.pop(heir_of) if heir_of is not None else None
 
-    @property
-    def last_reason(self) -> str:
-        """Why the one that ended last did; empty: nobody said why."""
-        endings = (*self._by_key.values(), *self._left.values())
-        reason = max(endings, key=lambda ending: ending.last).reason if endings else ""
-        return "" if reason in (NO_REASON, EARLIER) else reason
+    def reason_of(self, key: SliceKey) -> str:
+        """Why a live slice, or what it replaces, ended last; empty: it did not, or nobody said why."""
+        ending = self._by_key.get(key)
+        return "" if ending is None or ending.reason in (NO_REASON, EARLIER) else ending.reason
 
     def crash_loop(self, slices: Mapping[SliceKey, _Put], now: float) -> CrashLoop | None:
         """The instances that ended twice within `WINDOW` and have not been up for long enough since."""

@@ -122,10 +122,9 @@ class Group:
         """Why it failed last where it has not run since; empty: it did not fail, or nobody said why."""
         return max(self.failed_on.values()).why if self.failed_on else ""
 
-    @property
-    def why_troubled(self) -> str:
-        """The same, or else why its program ended last."""
-        return self.why_failed or (self.endings.last_reason if self.endings else "")
+    def why_ended(self, key: SliceKey) -> str:
+        """Why the program of a slice ended last; empty: it did not, or nobody said why."""
+        return self.endings.reason_of(key) if self.endings and key in self.slices else ""
 
     def only(self, counts: Callable[[SlicePut], bool]) -> Group:
         """The same with those slices alone that count; a view for one decision, or this group where all of them do."""

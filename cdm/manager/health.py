@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import NamedTuple
 
 from cdm.manager.gates import Gate, GateVerdict
 from cdm.manager.group import SlicePut
 from cdm.manager.standing import MAY_RUN, Fleet, exclusive
+from cdm.model.keys import SliceKey
 from cdm.model.slice import SliceState
 
 _ACTIVE, _FAILED = SliceState.ACTIVE, SliceState.FAILED
@@ -44,7 +45,13 @@ class SideHealth(NamedTuple):
 
 
 def health_of(
-    puts: Iterable[SlicePut], min_healthy: float, fleet: Fleet, now: float, *, one_by_one: bool = False
+    puts: Iterable[SlicePut],
+    min_healthy: float,
+    fleet: Fleet,
+    now: float,
+    why: Callable[[SliceKey], str],
+    *,
+    one_by_one: bool = False,
 ) -> SideHealth:
     """Count.
 
@@ -53,6 +60,7 @@ def health_of(
         min_healthy: seconds.
         fleet: the nodes.
         now: seconds on this node's clock.
+        why: why a slice that is up again ended last.
         one_by_one: whether nothing may come up before what is to stop has stopped, whatever that was started with.
     """
     live = active = healthy = troubled = troubles = lingering = draining = 0
@@ -77,7 +85,7 @@ def health_of(
         if ends and not well and (state.live or state is _FAILED) and node is not None:
             troubled, troubles, since = troubled + 1, troubles + ends, min(since, put.at)
             fatal = fatal or (state is _FAILED and value.fatal)
-            reason = reason or value.reason or ""
+            reason = reason or value.reason or why(put.key)
     counts = SideHealth(live, active, healthy, troubled, troubles, since, fatal, lingering, last, following)
     return counts._replace(draining=draining, reason=reason)
 

@@ -11,6 +11,7 @@ from cdm.manager.service import Facts, governing, is_new, of_side, series_of
 from cdm.manager.shares import Bounds, Share, targets
 from cdm.manager.stages import Stage, StageKind, new_instances, stages_of
 from cdm.model.artifact import Artifact
+from cdm.model.keys import SliceKey
 from cdm.model.record import Rollout, RolloutPhase, Side
 from cdm.model.rollout import RolloutSettings
 from cdm.model.slice import SliceState
@@ -85,9 +86,13 @@ class Progress:
     def _health(self, *groups: Group) -> SideHealth:
         puts = [put for group in groups for put in group.slices.values()]
         facts = self.facts
-        health = health_of(puts, self.min_healthy, facts.fleet, facts.now, one_by_one=self.exclusive)
-        if health.troubled and not health.reason:  # those that failed are tried again just now, or up again
-            health = health._replace(reason=next((why for group in groups if (why := group.why_troubled)), ""))
+
+        def why(key: SliceKey) -> str:
+            return next((told for group in groups if (told := group.why_ended(key))), "")
+
+        health = health_of(puts, self.min_healthy, facts.fleet, facts.now, why, one_by_one=self.exclusive)
+        if health.troubled and not health.reason:  # those that failed are tried again just now
+            health = health._replace(reason=next((group.why_failed for group in groups if group.why_failed), ""))
         # Where no node takes another one, what is on those that are being emptied stays: nothing replaces it.
         return health if not health.draining or facts.fleet.has_room() else health._replace(draining=0)
 

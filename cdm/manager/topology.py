@@ -100,8 +100,6 @@ class Topology(Intents):
     def __init__(self, emit: Callable[[Message], None], node_ttl: float) -> None:
         super().__init__(emit)
         self.node_ttl = node_ttl
-        self.shortest_ttl = node_ttl
-        """The shortest heartbeat TTL that any node ever had, in seconds."""
         self.hosting_since: float | None = None
         """Since when there has been a node that runs slices, in seconds on this node's clock; None: there is none."""
         self._nodes: dict[NodeId, Registered | Missing] = {}
@@ -171,7 +169,6 @@ class Topology(Intents):
         if put.at >= self._look_at:
             self._look_for_silent(put.at)
         old = self._nodes.get(node)
-        self.shortest_ttl = min(self.shortest_ttl, new.ttl or self.node_ttl)
         if self.hosting_since is None and new.hosts:
             self.hosting_since = put.at
         same = isinstance(old, Registered) and old.registration.incarnation == new.incarnation

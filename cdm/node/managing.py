@@ -29,7 +29,7 @@ from cdm.manager.active import Active
 from cdm.manager.journal import Journal
 from cdm.manager.manager import ClusterDeploymentManager
 from cdm.manager.outbox import Outbox
-from cdm.manager.pulse import Pulse
+from cdm.manager.pulse import PERIOD, Pulse
 from cdm.manager.topology import Registered, Topology
 from cdm.model.node import Vitals
 from cdm.node.buckets import provide_buckets
@@ -269,7 +269,7 @@ class Managing(Part):
 
     async def _keep_pulse(self) -> None:
         while True:
-            await anyio.sleep(self._pulse.pause(self.topology.shortest_ttl))
+            await anyio.sleep(PERIOD)
             self._beat()
 
     def _beat(self) -> float:

@@ -211,6 +211,12 @@ class Client(nats.aio.client.Client):
             return done
         return await super()._flush_pending(force_flush)
 
+    @property
+    def _unsent(self) -> int:
+        """Bytes that wait to be written."""
+        writer = getattr(self._transport, "_io_writer", None)
+        return self._pending_data_size + (writer.transport.get_write_buffer_size() if writer is not None else 0)
+
     # Mended, what the server says
 
     def heard(self) -> None:
@@ -285,21 +291,26 @@ class Client(nats.aio.client.Client):
     # Mended, pings
 
     async def _ping_interval(self) -> None:
-        # Upstream pings also a server that was heard just now, which wakes both for nothing.
+        # Upstream pings also a server that was heard just now, which wakes both for nothing. It also waits for a ping
+        # to be written, without end where the server takes nothing more; and a cancellation that comes while it does
+        # is lost, so that it goes on beside the next connection's.
         interval = self.options["ping_interval"]
         self.heard()
-        pinged = self._heard_at
-        while True:
+        pinged, unsent = self._heard_at, 0
+        while self._ping_interval_task is asyncio.current_task():
             silent = time.monotonic() - max(self._heard_at, pinged)
             if silent < SILENCE * interval or not self.is_connected:
                 await asyncio.sleep(interval - silent if silent < interval else interval)
+            elif self._pings_outstanding and self._unsent < unsent:  # the line is slow, and the ping behind all that
+                pinged, unsent = time.monotonic(), self._unsent
             elif self._pings_outstanding >= self.options["max_outstanding_pings"]:
                 await self._process_op_err(nats.errors.StaleConnectionError())
                 return
             else:
                 self._pings_outstanding += 1
-                pinged = time.monotonic()
-                await self._send_ping()
+                pinged, unsent = time.monotonic(), self._unsent
+                self._pongs.append(asyncio.get_running_loop().create_future())
+                self.send_soon(PING_PROTO)
 
     async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
         # Upstream a ping goes past what waits to be sent: `flush` after `subscribe` returns before the server knows.

@@ -24,7 +24,7 @@ from cdm.store.trust import tls_of
 log = Log("cdm.nats")
 
 PING_INTERVAL = 2
-"""Seconds between pings; one without an answer until the next ends the connection, so that a hung server is left."""
+"""Seconds of silence after which the server is pinged. As many more without a word end the connection: it hangs."""
 RECONNECT_PAUSE = 0.2
 """Seconds between two attempts at the same server."""
 CLOSE_TIMEOUT = 2.0

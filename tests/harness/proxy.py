@@ -23,6 +23,8 @@ class Proxy:
         """Whether there is no way to the server: clients that connect are turned away at once."""
         self.delay = 0.0
         """Seconds that each piece, of at most 64 KiB, takes to the client: a slow line."""
+        self.delay_up = 0.0
+        """The same to the server."""
         self._server = server
         self._port = port
         self._pattern: bytes | None = None
@@ -89,6 +91,7 @@ class Proxy:
                     self.holding.set()
                 else:
                     await self._whole.wait()
+                    await anyio.sleep(self.delay_up)
                     await server.send(data)
         return held
 

@@ -294,6 +294,49 @@ async def test_a_server_is_pinged_only_once_it_is_silent_and_left_where_it_does_
             await lost.wait()
 
 
+def _pinging() -> int:
+    """How many tasks ping."""
+    return sum(getattr(each.get_coro(), "__name__", "") == "_ping_interval" for each in asyncio.all_tasks())
+
+
+async def test_a_hung_server_is_left_also_while_much_is_to_be_sent_to_it(server: NatsServer) -> None:
+    """A ping that waited until all was written waited for ever, and went on beside the next connection's."""
+    async with connected(server) as connection:
+        lost = anyio.Event()
+        connection.listen(lambda up: None if up else lost.set())
+
+        async def send() -> None:
+            while not lost.is_set():
+                with suppress(nats.errors.Error):
+                    await connection._client.publish("news", bytes(100_000))
+                await anyio.lowlevel.checkpoint()
+
+        server.pause()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send)
+            with bounded(4 * PING_INTERVAL):
+                await lost.wait()
+            server.resume()
+            await eventually(lambda: connection.is_up)
+            tasks.cancel_scope.cancel()
+        assert _pinging() == 1
+    assert _pinging() == 0
+
+
+async def test_a_slow_line_is_no_hung_server(server: NatsServer) -> None:
+    async with proxied(server) as way, connected(way) as connection:
+        lost = anyio.Event()
+        connection.listen(lambda up: None if up else lost.set())
+        carrier = connection._client._transport._io_writer.get_extra_info("socket")
+        carrier.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+        way.delay_up = 0.1
+        async with anyio.create_task_group() as tasks:
+            for _ in range(60):
+                tasks.start_soon(connection.publish, "news", bytes(100_000))
+        await connection._client.flush(60)
+        assert not lost.is_set()
+
+
 async def test_a_connection_is_closed_while_it_is_being_lost(server: NatsServer) -> None:
     """Closing it is over soon and cancels nobody, wherever the client is in losing it."""
     async with AsyncExitStack() as closing:

@@ -299,7 +299,7 @@ class TestWhoListens:
             "told.write_text(os.environ['CDM_PORT'] + '\\n')\n"
             "time.sleep(600)"
         )
-        key = await stage.load(program, Manifest(port="auto", readiness=Readiness(check=Http(), timeout=40)))
+        key = await stage.load(program, Manifest(port="auto", readiness=Readiness(check=Http(), timeout=20)))
         told = Path(f"{stage.pids_file}.port")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_answer_on, told, answer)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm.leader.actions import Action, Probe, Read, Renew, StepDown, TakeOver, Wait
-from cdm.leader.detector import LOOK_AFTER, RARELY, TOLD_JITTER
+from cdm.leader.detector import LOOK_AFTER, RARELY, RAREST, TOLD_JITTER
 from cdm.leader.election import HIGHEST, HIGHEST_CREDIBLE, MIDWAY, TURN, Election
 from cdm.leader.records import Held, Records, StoredFence, Taken, Tenure, Timing, Vacant
 from cdm.model.artifact import NodeId
@@ -562,6 +562,11 @@ def test_who_is_told_of_a_leaders_end_asks_rarely_until_it_is_told() -> None:
     each = follower(0.0)
     each.detector.answered(5.0, told=True)
     assert _asked_at(each, 5.0) == 5.0 + RARELY * TIMING.probe_pause
+    each.detector.followers = 4
+    each.detector.answered(5.0, told=True)
+    assert _asked_at(each, 5.0) == 5.0 + RAREST * TIMING.ttl, "but still before its lease would end"
+    each.detector.followers = 1
+    each.detector.answered(5.0, told=True)
     each.detector.ended(5.05)
     assert _asked_at(each, 5.05) == 5.0 + TIMING.probe_pause, "never more often than ever, whoever tells what"
     each.detector.answered(5.1, told=True)

@@ -4,36 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdm.manager.pulse import LATE, LEAST_GAP, Pulse
-
-TTLS = st.floats(0.1, 1000.0)
+from cdm.manager.pulse import LONGEST_GAP, PERIOD, Pulse
 
 
-@given(
-    st.floats(0.0, 1e6),
-    st.lists(st.tuples(TTLS, st.floats(0.0, LATE - 1e-6), st.booleans()), max_size=20),
-    TTLS,
-    st.floats(0.0, 1e6),
-)
-def test_every_long_stop_is_noticed_and_a_busy_process_is_not_taken_for_stopped(
-    now: float, before: list[tuple[float, float, bool]], ttl: float, stopped: float
+@given(st.floats(0.0, 1e9), st.lists(st.floats(0.0, LONGEST_GAP - PERIOD - 1e-6), max_size=20), st.floats(0.0, 1e6))
+def test_every_stop_of_a_second_is_noticed_and_a_busy_process_is_not_taken_for_stopped(
+    start: float, delays: list[float], stopped: float
 ) -> None:
-    """Also where nodes with other TTLs join, and where something else has it beat in between."""
-    pulse = Pulse(now)
-    for other, late, between in before:
-        pause = pulse.pause(other)
-        if between:
-            assert pulse.beat(now + pause / 2) == 0.0
-        now += pause + late
+    pulse, now = Pulse(start), start
+    for delay in delays:
+        now += PERIOD + delay
         assert pulse.beat(now) == 0.0
-    gap = pulse.pause(ttl) + LATE
-    now += gap + stopped + 1e-6
-    assert pulse.beat(now) == pytest.approx(gap + stopped, abs=1e-3)
-    assert pulse.beat(now + pulse.pause(ttl)) == 0.0
-
-
-@given(TTLS)
-def test_no_registration_expires_in_a_stop_that_is_not_noticed(ttl: float) -> None:
-    """Where it was put a third of a TTL before, and a sixth of one is needed for the next."""
-    gap = Pulse(0.0).pause(ttl) + LATE
-    assert gap == pytest.approx(LEAST_GAP) or ttl / 3 + gap + ttl / 6 < ttl
+    noticed = pulse.beat(now + LONGEST_GAP + stopped + 1e-6)
+    assert noticed == pytest.approx(LONGEST_GAP + stopped, abs=1e-3)
+    assert pulse.beat(now + LONGEST_GAP + stopped + 1e-6 + PERIOD) == 0.0

@@ -71,6 +71,25 @@ def test_how_often_instances_failed_is_told(troubled: int, troubles: int, told: 
     assert (verdict.gate, verdict.reason) == (Gate.FAIL, told)
 
 
+def test_a_version_is_not_told_to_have_failed_for_what_ended_the_other_one() -> None:
+    """Also where both are the same version, started with other settings."""
+    each = running()
+    each.apply(APP, blueprint(LEVEL="debug"))
+    each.run_down()
+    old, new = sorted(
+        (key for key, put in each.slices.items() if put.value.state is S.ACTIVE),
+        key=lambda key: each.slices[key].at,
+    )[:: len(each.slices) - 1]
+    for reason in ("new 1", "new 2"):
+        each.end(new, reason)
+        each.report(new, S.ACTIVE)
+    each.end(old, "old")
+    each.report(old, S.ACTIVE)
+    each.settle()
+    told = condition(each)[1]
+    assert "1 new instance failed or restarted twice: new 2" in told, told
+
+
 def test_why_the_program_ended_is_told_also_of_an_instance_that_is_up_again() -> None:
     each = running()
     each.apply(NEXT_VERSION, blueprint(rollout=FROM))

@@ -91,7 +91,7 @@ class ProcessSlice(Slice):
         keeping.note(run, self._note)
         return run
 
-    async def _answered_by_a_stranger(self, run: RunHandle, check: Tcp | Http) -> str | None:
+    async def _taken_by_a_stranger(self, run: RunHandle, check: Tcp | Http) -> str | None:
         """Somebody else may have bound a port that was free when it was chosen, and listen in the program's place."""
         port = self.port
         if self.work.manifest.port != "auto" or port is None or check.port not in (None, port):

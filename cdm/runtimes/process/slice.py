@@ -16,7 +16,7 @@ from cdm import clock
 from cdm.errors import SliceFailed
 from cdm.log import Log
 from cdm.model.keys import SliceKey
-from cdm.model.manifest import Http, Line, Tcp, Up
+from cdm.model.manifest import Http, Line, Readiness, Tcp, Up
 from cdm.runtimes import Surroundings, Work
 from cdm.runtimes.process.checks import probe
 from cdm.runtimes.process.command import fixed_ports
@@ -37,7 +37,8 @@ PORT_PATIENCE = 10.0
 on another node."""
 PORT_INTERVAL = 0.05
 FIRST_LOOK = 5.0
-"""Seconds without the right answer after which it is looked who listens; then after twice as long each time."""
+"""Seconds without the right answer after which it is looked who listens, at most; then after twice as long each time.
+"""
 STRANGERS = 2
 """Times in a row that another process was found to listen, after which the program is not waited for any longer."""
 OTHER_PORTS = 2
@@ -247,35 +248,33 @@ class Slice(ABC):
                 run.lacking = f"the line {text!r} was not written"
                 await run.unless_over(run.said.wait)
             case Tcp() | Http() as check:
-                return await run.unless_over(partial(self._until_answered, run, check, readiness.interval))
+                return await run.unless_over(partial(self._until_answered, run, check, readiness))
         return None
 
-    async def _until_answered(self, run: RunHandle, check: Tcp | Http, interval: float) -> str | None:
-        began, look_after, strangers = clock.now(), FIRST_LOOK, 0
+    async def _until_answered(self, run: RunHandle, check: Tcp | Http, readiness: Readiness) -> str | None:
+        began, look_after, strangers = clock.now(), min(FIRST_LOOK, readiness.timeout / 4), 0
         while True:
             problem = await self._ask(run, check, PROBE_TIMEOUT)
             # A wrong answer, or none, may be somebody else's, too. To find out costs more than to ask.
             waited = clock.now() - began
-            if problem is None or waited >= look_after:
-                look_after = max(FIRST_LOOK, 2 * waited)
-                robbed = await self._answered_by_a_stranger(run, check)
-                if robbed is not None:
-                    problem, strangers = robbed, strangers + 1
-                    if strangers == STRANGERS:
-                        self._robbed = True
-                        return problem
-                elif problem is None:
+            if problem is None or strangers or waited >= look_after:
+                look_after = 2 * waited
+                stranger = await self._taken_by_a_stranger(run, check)
+                if problem is None and stranger is None:
                     return None
-                else:
-                    strangers = 0
-            run.lacking = problem
-            await anyio.sleep(interval)
+                strangers = strangers + 1 if stranger else 0
+                problem = stranger or problem
+                if strangers == STRANGERS:
+                    self._robbed = True
+                    return problem
+            run.lacking = problem or ""
+            await anyio.sleep(readiness.interval)
 
     async def _ask(self, run: RunHandle, check: Tcp | Http, timeout: float) -> str | None:
         """What is wrong when a check is made once; None: nothing."""
         return await probe(check, self.port or 0, timeout)
 
-    async def _answered_by_a_stranger(self, run: RunHandle, check: Tcp | Http) -> str | None:
+    async def _taken_by_a_stranger(self, run: RunHandle, check: Tcp | Http) -> str | None:
         """What is wrong where somebody else listens in the program's place; None: nobody does, as far as is known."""
         return None
 
