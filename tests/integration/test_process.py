@@ -323,6 +323,46 @@ class TestWhoListens:
             assert await stage.runtime.activate(key) not in [None, *_ports_in(told)]
             tasks.cancel_scope.cancel()
 
+    @pytest.mark.parametrize("times", [1, 3])
+    async def test_somebody_else_whom_the_program_ends_of(self, stage: Stage, times: int) -> None:
+        """It is not to blame, and is started on another port; after three it is given up as any other."""
+        program = (
+            "import socket\n"
+            "told, port = Path(os.environ['PIDS'] + '.port'), int(os.environ['CDM_PORT'])\n"
+            f"if not told.exists() or told.read_text().count('\\n') < {times}:\n"
+            "    print(port, file=told.open('a'))\n"
+            "    while not Path(f'{told}.{port}').exists(): time.sleep(0.01)\n"
+            "server = socket.create_server(('127.0.0.1', port))\n"
+            "time.sleep(600)"
+        )
+        key = await stage.load(program, Manifest(port="auto", readiness=Readiness(check=Tcp(), interval=0.05)))
+        told = Path(f"{stage.pids_file}.port")
+        robbed = []
+
+        async def rob() -> None:
+            for number in range(times):
+                port = (await eventually(partial(_ports_in, told, number)))[0]
+                robbed.append(socket.create_server(("127.0.0.1", port)))
+                await anyio.Path(f"{told}.{port}").touch()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(rob)
+            if times == 1:
+                assert await stage.runtime.activate(key) not in [None, *_ports_in(told)]
+            else:
+                with pytest.raises(SliceFailed, match=r"exit status 1; last output: .*Address already in use"):
+                    await stage.runtime.activate(key)
+        for each in robbed:
+            each.close()
+        assert len(set(_ports_in(told))) == times
+
+    async def test_a_program_that_ends_with_its_port_free_is_not_started_again(self, stage: Stage) -> None:
+        program = "print('x', file=open(os.environ['PIDS'] + '.runs', 'a'))\nraise SystemExit('no database')"
+        key = await stage.load(program, Manifest(port="auto", readiness=Readiness(check=Tcp())))
+        with pytest.raises(SliceFailed, match=r"exit status 1; last output: no database"):
+            await stage.runtime.activate(key)
+        assert await anyio.Path(f"{stage.pids_file}.runs").read_text() == "x\n"
+
     @pytest.mark.parametrize("cgroups", [True, False])
     @pytest.mark.parametrize("scrub", [True, False])
     async def test_a_daemon_that_the_program_left(self, tmp_path: Path, cgroups: bool, scrub: bool) -> None:
@@ -345,14 +385,15 @@ async def _answer_on(told: Path, answer: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> 
     known: list[int] = []
     async with anyio.create_task_group() as tasks:
         while True:
-            new = await eventually(lambda: _ports_in(told)[len(known) :])
+            new = await eventually(partial(_ports_in, told, len(known)))
             known.extend(new)
             for port in new:
                 tasks.start_soon(_answer, port, answer)
 
 
-def _ports_in(told: Path) -> list[int]:
-    return [int(line) for line in told.read_text().split("\n")[:-1]] if told.exists() else []
+def _ports_in(told: Path, after: int = 0) -> list[int]:
+    """The ports that programs told, but for the first ones."""
+    return [int(line) for line in told.read_text().split("\n")[after:-1]] if told.exists() else []
 
 
 async def _answer(port: int, told: bytes) -> None:

@@ -19,10 +19,10 @@ from cdm.runtimes.container.engine import Engine, EngineFailed
 from cdm.runtimes.container.images import Images
 from cdm.runtimes.container.run import ContainerRun
 from cdm.runtimes.process.checks import probe
-from cdm.runtimes.process.command import chosen_port
 from cdm.runtimes.process.given import Given
 from cdm.runtimes.process.handle import RunHandle
 from cdm.runtimes.process.notes import RunNote
+from cdm.runtimes.process.ports import chosen_port
 from cdm.runtimes.process.slice import OTHER_PORTS, Slice, SliceHost
 
 log = Log("cdm.container")

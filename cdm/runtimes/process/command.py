@@ -5,24 +5,21 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from cdm.errors import SliceFailed
-from cdm.model.manifest import Http, Manifest, Tcp
 from cdm.runtimes import Work
 from cdm.runtimes.process.given import Given
+from cdm.runtimes.process.ports import chosen_port
 
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR")
 """What a slice gets of the node's environment; the rest may hold the node's credentials."""
 PYTHON = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 """For .py and .pyz: output is not held back, and nothing is written to the artifact's folder."""
 PYTHON_SUFFIXES = (".py", ".pyz")
-PORT_ATTEMPTS = 100
-"""How many free ports are looked at, until one is no other slice's."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -129,37 +126,3 @@ def expanded(argument: str, environment: Mapping[str, str], secret: Collection[s
         return environment[name]
 
     return _VARIABLE.sub(value, argument)
-
-
-def fixed_ports(manifest: Manifest, before: int | None) -> set[int]:
-    """The ports that must be free when the slice is started; ``before`` is the one that it had, and keeps."""
-    checks = (manifest.readiness.check, manifest.liveness.check if manifest.liveness else None)
-    ports = {check.port for check in checks if isinstance(check, (Tcp, Http))} | {before or manifest.port}
-    return {port for port in ports if isinstance(port, int)}
-
-
-def chosen_port(manifest: Manifest, taken: Collection[int], before: int | None) -> int | None:
-    """The port that a slice is started with, which is free; ``before`` is the one that it had. Raises `SliceFailed`."""
-    wanted = manifest.port if before is None else before
-    if wanted == "auto":
-        for _ in range(PORT_ATTEMPTS):
-            port = _bound(0)
-            if port not in taken:
-                return port
-        raise SliceFailed("no TCP port is free")
-    for port in sorted(fixed_ports(manifest, before)):
-        # A check could not tell another program that listens there from ours.
-        if port in taken:
-            raise SliceFailed(f"port {port} is in use by another slice on this node")
-        _bound(port)
-    return wanted
-
-
-def _bound(port: int) -> int:
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1 if port else 0)
-        try:
-            sock.bind(("", port))
-        except OSError as error:
-            raise SliceFailed(f"port {port}: {error.strerror}") from None
-        return int(sock.getsockname()[1])

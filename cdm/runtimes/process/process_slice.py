@@ -14,6 +14,7 @@ from cdm.runtimes.process.command import prepare
 from cdm.runtimes.process.given import NO_SECRETS, Given
 from cdm.runtimes.process.handle import CUT_OFF, RunHandle
 from cdm.runtimes.process.notes import RunNote
+from cdm.runtimes.process.ports import why_not_free
 from cdm.runtimes.process.slice import Slice, SliceHost
 from cdm.runtimes.process.supervising import Place, Supervising
 
@@ -98,3 +99,8 @@ class ProcessSlice(Slice):
             return None
         stranger = await self._runtime.supervisor.stranger(run, port)
         return None if stranger is None else f"port {port}: another process listens there (pid {stranger})"
+
+    def _port_lost(self) -> str | None:
+        """A program that ends since somebody else has bound its port meanwhile, as most do, is not to blame."""
+        reason = None if self.port is None else why_not_free(self.port)
+        return None if reason is None else f"port {self.port}: {reason}"

@@ -19,12 +19,12 @@ from cdm.model.keys import SliceKey
 from cdm.model.manifest import Http, Line, Readiness, Tcp, Up
 from cdm.runtimes import Surroundings, Work
 from cdm.runtimes.process.checks import probe
-from cdm.runtimes.process.command import fixed_ports
 from cdm.runtimes.process.given import NO_SECRETS, Given
 from cdm.runtimes.process.handle import RunHandle
 from cdm.runtimes.process.life import Life, SlicePhase
 from cdm.runtimes.process.liveness import until_dead
 from cdm.runtimes.process.notes import RunNote
+from cdm.runtimes.process.ports import fixed_ports
 from cdm.runtimes.process.restart import Again, GiveUp, decide
 from cdm.runtimes.process.supervising import Keeping
 
@@ -187,16 +187,22 @@ class Slice(ABC):
     async def _begin(self) -> RunHandle:
         """Start a run, and wait until it is ready. Raises `SliceFailed` once it is stopped, if it can be."""
         readiness = self.work.manifest.readiness
-        others = OTHER_PORTS if self.port is None else 0
+        others = OTHER_PORTS if self.port is None and self.work.manifest.port == "auto" else 0
+        run: RunHandle | None = None
+        hopeless: str | None = None
         with anyio.move_on_after(readiness.timeout) as scope:
-            self._run = await self._spawn()
-            while (hopeless := await self._until_ready(self._run)) and self._robbed and others:
+            while True:
+                run = self._run = await self._spawn()
+                hopeless = await self._until_ready(run)
+                if not others or (hopeless is None and not run.over.is_set()):
+                    break
+                await self._clear_up(run)
+                lost = hopeless if self._robbed else self._port_lost()
+                if lost is None or not run.stopped:
+                    break
                 others -= 1
-                log.info("another port is chosen", slice=str(self.key), reason=hopeless)
-                await self._stop()
+                log.info("another port is chosen", slice=str(self.key), reason=lost)
                 self.port = None
-                self._run = await self._spawn()
-        run = self._run
         if scope.cancelled_caught:
             lacking = run.lacking if run else ""
             problem = f"not ready within {readiness.timeout:g} s" + (f" ({lacking})" if lacking else "")
@@ -206,7 +212,8 @@ class Slice(ABC):
                 return run
             problem = hopeless or run.ending
         lapsed = run is not None and run.lapsed
-        raise SliceFailed(_reason(problem, await self._clear_up()), fatal=run is not None and run.unfit, lapsed=lapsed)
+        last = await self._clear_up(run)
+        raise SliceFailed(_reason(problem, last), fatal=run is not None and run.unfit, lapsed=lapsed)
 
     @abstractmethod
     async def _spawn(self) -> RunHandle:
@@ -278,6 +285,10 @@ class Slice(ABC):
         """What is wrong where somebody else listens in the program's place; None: nobody does, as far as is known."""
         return None
 
+    def _port_lost(self) -> str | None:
+        """What is wrong where somebody else has the port of a program that ended; None: nobody, as far as is known."""
+        return None
+
     # Stopping
 
     async def _stop(self) -> None:
@@ -290,9 +301,9 @@ class Slice(ABC):
             self._run = None
         self._given.remove()
 
-    async def _clear_up(self) -> tuple[str, ...]:
-        """Stop the run; returns its last lines, without secrets."""
-        run, given = self._run, self._given
+    async def _clear_up(self, run: RunHandle | None) -> tuple[str, ...]:
+        """Stop a run, unless that is done; returns its last lines, without secrets."""
+        given = self._given
         try:
             await self._stop()
         except SliceFailed as error:
@@ -319,7 +330,7 @@ class Slice(ABC):
                 verdict = decide(manifest.restart, before, now - ready, clean=run.clean and problem is None)
             if problem is not None and isinstance(verdict, Again):  # stopping it may take a while
                 tell.restarting(self.key, reason, manifest.stop_grace + self._longest_start(verdict))
-            reason = _reason(reason, await self._clear_up())
+            reason = _reason(reason, await self._clear_up(run))
             if self._run is not None:  # never two of them
                 return SliceFailed(f"{reason}; it cannot be stopped")
             if run.lapsed:

@@ -1,0 +1,90 @@
+"""The TCP ports of slices: which must be free, which is chosen where any will do, and whether one is free."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from cdm.errors import SliceFailed
+from cdm.model.manifest import Http, Manifest, Tcp
+
+AUTO_PORTS = range(20_000, 30_000)
+"""What is chosen from where a manifest says ``"auto"``. Most systems give connections ports from 32,768 on, and
+Kubernetes gives those from 30,000 on away without listening on them."""
+FEWEST = 1000
+"""If connections leave fewer of them, all are chosen from."""
+PORT_ATTEMPTS = 100
+"""How many ports are looked at until one is free."""
+
+_LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def auto_ports(local: str) -> Sequence[int]:
+    """The ports that are chosen from.
+
+    A port that the system also gives to connections may be gone again by the time the program binds it.
+
+    Args:
+        local: the first and the last port that the system gives to connections, as Linux tells them; empty: unknown.
+    """
+    match local.split():
+        case [first, last] if first.isdecimal() and last.isdecimal():
+            given = range(int(first), int(last) + 1)
+            left = [port for port in AUTO_PORTS if port not in given]
+            return left if len(left) >= FEWEST else AUTO_PORTS
+        case _:
+            return AUTO_PORTS
+
+
+def fixed_ports(manifest: Manifest, before: int | None) -> set[int]:
+    """The ports that must be free when the slice is started; ``before`` is the one that it had, and keeps."""
+    checks = (manifest.readiness.check, manifest.liveness.check if manifest.liveness else None)
+    ports = {check.port for check in checks if isinstance(check, (Tcp, Http))} | {before or manifest.port}
+    return {port for port in ports if isinstance(port, int)}
+
+
+def chosen_port(manifest: Manifest, taken: Collection[int], before: int | None) -> int | None:
+    """The port that a slice is started with, which is free.
+
+    Args:
+        manifest: the slice's.
+        taken: ports of this node's other slices.
+        before: the port that the slice had before, and keeps; None: it had none.
+
+    Raises:
+        SliceFailed: it is not free.
+    """
+    wanted = manifest.port if before is None else before
+    if wanted == "auto":
+        ports = auto_ports(_local_ports())
+        for port in random.sample(ports, PORT_ATTEMPTS):
+            if port not in taken and why_not_free(port) is None:
+                return port
+        raise SliceFailed(f"no TCP port is free: {PORT_ATTEMPTS} of {ports[0]} to {ports[-1]} were tried")
+    for port in sorted(fixed_ports(manifest, before)):
+        # A check could not tell another program that listens there from ours.
+        if port in taken:
+            raise SliceFailed(f"port {port} is in use by another slice on this node")
+        if reason := why_not_free(port):
+            raise SliceFailed(f"port {port}: {reason}")
+    return wanted
+
+
+def why_not_free(port: int) -> str | None:
+    """Why a program could not listen on a port now; None: it could."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("", port))
+        except OSError as error:
+            return error.strerror
+    return None
+
+
+def _local_ports() -> str:
+    try:
+        return _LOCAL_PORTS.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,72 @@
+"""Which ports are chosen from, and when one is free."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from cdm.errors import SliceFailed
+from cdm.model.manifest import Manifest, Readiness, Tcp
+from cdm.runtimes.process.ports import AUTO_PORTS, FEWEST, auto_ports, chosen_port, why_not_free
+
+
+@pytest.mark.parametrize(
+    ("local", "first", "last", "count"),
+    [
+        pytest.param("32768\t60999\n", 20_000, 29_999, 10_000, id="as most systems have it"),
+        pytest.param("49152\t65535\n", 20_000, 29_999, 10_000, id="above"),
+        pytest.param("1024\t19999\n", 20_000, 29_999, 10_000, id="below"),
+        pytest.param("25000\t65535\n", 20_000, 24_999, 5_000, id="the upper half is given away"),
+        pytest.param("1024\t24999\n", 25_000, 29_999, 5_000, id="the lower half is given away"),
+        pytest.param("1024\t65535\n", 20_000, 29_999, 10_000, id="everything is given away"),
+        pytest.param(f"{20_000 + FEWEST - 1}\t65535\n", 20_000, 29_999, 10_000, id="too few are left"),
+        pytest.param("", 20_000, 29_999, 10_000, id="unknown"),
+        pytest.param("none at all\n", 20_000, 29_999, 10_000, id="no numbers"),
+        pytest.param("some -1\n", 20_000, 29_999, 10_000, id="no number, either"),
+    ],
+)
+def test_ports_that_connections_get_are_not_chosen_from(local: str, first: int, last: int, count: int) -> None:
+    ports = auto_ports(local)
+    assert (ports[0], ports[-1], len(ports)) == (first, last, count)
+
+
+class TestAuto:
+    manifest = Manifest(port="auto", readiness=Readiness(check=Tcp()))
+
+    def test_a_port_of_the_range_that_no_other_slice_has(self) -> None:
+        only = AUTO_PORTS[-2000:]
+        chosen = {chosen_port(self.manifest, AUTO_PORTS[:-2000], None) for _ in range(5)}
+        assert len(chosen) > 1
+        assert chosen <= set(only)
+
+    def test_one_that_it_had_is_kept(self) -> None:
+        port = chosen_port(self.manifest, (), None)
+        assert chosen_port(self.manifest, (), port) == port
+
+    def test_none_is_free(self) -> None:
+        with pytest.raises(SliceFailed, match=r"no TCP port is free: 100 of 2\d+ to 29999 were tried") as caught:
+            chosen_port(self.manifest, AUTO_PORTS, None)
+        assert not caught.value.fatal
+
+
+class TestFree:
+    def test_a_port_on_which_somebody_listens_is_not(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            assert why_not_free(server.getsockname()[1]) == "Address already in use"
+
+    def test_a_port_of_a_connection_is_not(self) -> None:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname()) as connection,
+        ):
+            assert why_not_free(connection.getsockname()[1]) == "Address already in use"
+
+    def test_a_port_whose_server_closed_its_connections_a_moment_ago_is(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                accepted, _ = server.accept()
+                accepted.close()
+                assert connection.recv(1) == b""
+        assert why_not_free(port) is None
