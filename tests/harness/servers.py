@@ -39,9 +39,9 @@ def binary() -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment, and that the system gives to nobody who asks for any."""
+    """A port that nobody listens on at this moment, and that neither the system gives to anybody nor cdm to slices."""
     while True:
-        port = random.randint(10_000, 30_000)
+        port = random.randint(10_000, 19_999)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -324,8 +325,8 @@ class TestWhoListens:
             tasks.cancel_scope.cancel()
 
     @pytest.mark.parametrize("times", [1, 3])
-    async def test_somebody_else_whom_the_program_ends_of(self, stage: Stage, times: int) -> None:
-        """It is not to blame, and is started on another port; after three it is given up as any other."""
+    async def test_somebody_else_of_whom_the_program_ends(self, stage: Stage, times: int) -> None:
+        """It is not to blame, and is started on another port; the third time it is given up as any other."""
         program = (
             "import socket\n"
             "told, port = Path(os.environ['PIDS'] + '.port'), int(os.environ['CDM_PORT'])\n"
@@ -333,28 +334,45 @@ class TestWhoListens:
             "    print(port, file=told.open('a'))\n"
             "    while not Path(f'{told}.{port}').exists(): time.sleep(0.01)\n"
             "server = socket.create_server(('127.0.0.1', port))\n"
+            "print('listening')\n"
             "time.sleep(600)"
         )
-        key = await stage.load(program, Manifest(port="auto", readiness=Readiness(check=Tcp(), interval=0.05)))
+        key = await stage.load(program, Manifest(port="auto", readiness=Readiness(check=Line("listening"))))
         told = Path(f"{stage.pids_file}.port")
-        robbed = []
+        with ExitStack() as robbed:
 
-        async def rob() -> None:
-            for number in range(times):
-                port = (await eventually(partial(_ports_in, told, number)))[0]
-                robbed.append(socket.create_server(("127.0.0.1", port)))
-                await anyio.Path(f"{told}.{port}").touch()
+            async def rob() -> None:
+                for number in range(times):
+                    port = (await eventually(partial(_ports_in, told, number)))[0]
+                    robbed.enter_context(socket.create_server(("127.0.0.1", port)))
+                    await anyio.Path(f"{told}.{port}").touch()
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(rob)
-            if times == 1:
-                assert await stage.runtime.activate(key) not in [None, *_ports_in(told)]
-            else:
-                with pytest.raises(SliceFailed, match=r"exit status 1; last output: .*Address already in use"):
-                    await stage.runtime.activate(key)
-        for each in robbed:
-            each.close()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(rob)
+                if times == 1:
+                    assert await stage.runtime.activate(key) not in [None, *_ports_in(told)]
+                else:
+                    with pytest.raises(SliceFailed, match=r"exit status 1; last output: .*Address already in use"):
+                        await stage.runtime.activate(key)
         assert len(set(_ports_in(told))) == times
+
+    async def test_somebody_else_after_the_program_ended(self, stage: Stage) -> None:
+        """Where it is started again, others know its port; but it cannot have that any more."""
+        program = (
+            "import socket\n"
+            "server = socket.create_server(('127.0.0.1', int(os.environ['CDM_PORT'])))\n"
+            "print('listening')\n"
+            "time.sleep(600)"
+        )
+        readiness = Readiness(check=Line("listening"))
+        key = await stage.load(program, Manifest(port="auto", readiness=readiness, stop_grace=0.2))
+        port = await stage.runtime.activate(key)
+        (pid,) = stage.living
+        os.kill(pid, signal.SIGKILL)
+        with ExitStack() as robbed:  # the first restart comes after half a second
+            robbed.enter_context((await eventually(lambda: _server(port)))[0])
+            await eventually(lambda: stage.restarts)
+        assert [each for each in stage.restarts if each[1] in (None, port)] == []
 
     async def test_a_program_that_ends_with_its_port_free_is_not_started_again(self, stage: Stage) -> None:
         program = "print('x', file=open(os.environ['PIDS'] + '.runs', 'a'))\nraise SystemExit('no database')"
@@ -394,6 +412,12 @@ async def _answer_on(told: Path, answer: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> 
 def _ports_in(told: Path, after: int = 0) -> list[int]:
     """The ports that programs told, but for the first ones."""
     return [int(line) for line in told.read_text().split("\n")[after:-1]] if told.exists() else []
+
+
+def _server(port: int | None) -> list[socket.socket]:
+    with suppress(OSError):
+        return [socket.create_server(("127.0.0.1", port or 0))]
+    return []
 
 
 async def _answer(port: int, told: bytes) -> None:

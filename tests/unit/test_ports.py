@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import pytest
 
 from cdm.errors import SliceFailed
 from cdm.model.manifest import Manifest, Readiness, Tcp
-from cdm.runtimes.process.ports import AUTO_PORTS, FEWEST, auto_ports, chosen_port, why_not_free
+from cdm.runtimes.process import ports
+from cdm.runtimes.process.ports import AUTO_PORTS, FEWEST, auto_ports, chosen_port, refusal
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,24 @@ def test_ports_that_connections_get_are_not_chosen_from(local: str, first: int, 
     assert (ports[0], ports[-1], len(ports)) == (first, last, count)
 
 
+@pytest.mark.parametrize(
+    ("reserved", "missing"),
+    [
+        pytest.param("\n", [], id="none"),
+        pytest.param("27017\n", [27_017], id="one"),
+        pytest.param("8080,20001-20003,25672\n", [20_001, 20_002, 20_003, 25_672], id="several"),
+        pytest.param("20000-29999\n", [], id="all, as if there were none"),
+    ],
+)
+def test_reserved_ports_are_not_chosen(reserved: str, missing: list[int]) -> None:
+    assert sorted(set(AUTO_PORTS) - set(auto_ports(reserved=reserved))) == missing
+
+
 class TestAuto:
+    @pytest.fixture(autouse=True)
+    def usual(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ports, "_told", lambda name: "32768 60999" if name == "ip_local_port_range" else "")
+
     manifest = Manifest(port="auto", readiness=Readiness(check=Tcp()))
 
     def test_a_port_of_the_range_that_no_other_slice_has(self) -> None:
@@ -53,14 +72,14 @@ class TestAuto:
 class TestFree:
     def test_a_port_on_which_somebody_listens_is_not(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
-            assert why_not_free(server.getsockname()[1]) == "Address already in use"
+            assert _told(server.getsockname()[1]) == "Address already in use"
 
     def test_a_port_of_a_connection_is_not(self) -> None:
         with (
             socket.create_server(("127.0.0.1", 0)) as server,
             socket.create_connection(server.getsockname()) as connection,
         ):
-            assert why_not_free(connection.getsockname()[1]) == "Address already in use"
+            assert _told(connection.getsockname()[1]) == "Address already in use"
 
     def test_a_port_whose_server_closed_its_connections_a_moment_ago_is(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -69,4 +88,18 @@ class TestFree:
                 accepted, _ = server.accept()
                 accepted.close()
                 assert connection.recv(1) == b""
-        assert why_not_free(port) is None
+        assert refusal(port) is None
+        assert refusal(port, reuse=False) is not None
+
+    def test_there_is_no_descriptor_to_find_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def none_left() -> socket.socket:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(socket, "socket", none_left)
+        with pytest.raises(SliceFailed, match="port 20000: Too many open files"):
+            chosen_port(Manifest(port=20_000), (), None)
+
+
+def _told(port: int) -> str | None:
+    error = refusal(port)
+    return error.strerror if error else None

@@ -14,28 +14,33 @@ AUTO_PORTS = range(20_000, 30_000)
 """What is chosen from where a manifest says ``"auto"``. Most systems give connections ports from 32,768 on, and
 Kubernetes gives those from 30,000 on away without listening on them."""
 FEWEST = 1000
-"""If connections leave fewer of them, all are chosen from."""
+"""If fewer of them are left, all are chosen from."""
 PORT_ATTEMPTS = 100
 """How many ports are looked at until one is free."""
 
-_LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_SYSTEM = Path("/proc/sys/net/ipv4")
 
 
-def auto_ports(local: str) -> Sequence[int]:
+def auto_ports(local: str = "", reserved: str = "") -> Sequence[int]:
     """The ports that are chosen from.
 
-    A port that the system also gives to connections may be gone again by the time the program binds it.
+    A port that the system also gives to connections may be gone again by the time the program binds it, and one that
+    its administrator reserved has another use.
 
     Args:
-        local: the first and the last port that the system gives to connections, as Linux tells them; empty: unknown.
+        local: the first and the last port that connections get, as ``ip_local_port_range`` of Linux has them; empty:
+            unknown.
+        reserved: ports and ranges of ports, as ``ip_local_reserved_ports`` has them.
     """
-    match local.split():
-        case [first, last] if first.isdecimal() and last.isdecimal():
-            given = range(int(first), int(last) + 1)
-            left = [port for port in AUTO_PORTS if port not in given]
-            return left if len(left) >= FEWEST else AUTO_PORTS
-        case _:
-            return AUTO_PORTS
+    given = [_range(*local.split())] + [_range(*each.split("-")) for each in reserved.strip().split(",")]
+    left = [port for port in AUTO_PORTS if not any(port in ports for ports in given)]
+    return left if len(left) >= FEWEST else AUTO_PORTS
+
+
+def _range(first: str = "", last: str | None = None, *_: str) -> range:
+    """These ports; none where they cannot be read."""
+    last = first if last is None else last
+    return range(int(first), int(last) + 1) if first.isdecimal() and last.isdecimal() else range(0)
 
 
 def fixed_ports(manifest: Manifest, before: int | None) -> set[int]:
@@ -58,33 +63,39 @@ def chosen_port(manifest: Manifest, taken: Collection[int], before: int | None) 
     """
     wanted = manifest.port if before is None else before
     if wanted == "auto":
-        ports = auto_ports(_local_ports())
+        ports = auto_ports(_told("ip_local_port_range"), _told("ip_local_reserved_ports"))
         for port in random.sample(ports, PORT_ATTEMPTS):
-            if port not in taken and why_not_free(port) is None:
+            # Not every program takes a port whose connections were closed a moment ago.
+            if port not in taken and refusal(port, reuse=False) is None:
                 return port
         raise SliceFailed(f"no TCP port is free: {PORT_ATTEMPTS} of {ports[0]} to {ports[-1]} were tried")
     for port in sorted(fixed_ports(manifest, before)):
         # A check could not tell another program that listens there from ours.
         if port in taken:
             raise SliceFailed(f"port {port} is in use by another slice on this node")
-        if reason := why_not_free(port):
-            raise SliceFailed(f"port {port}: {reason}")
+        if error := refusal(port):
+            raise SliceFailed(f"port {port}: {error.strerror}")
     return wanted
 
 
-def why_not_free(port: int) -> str | None:
-    """Why a program could not listen on a port now; None: it could."""
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+def refusal(port: int, *, reuse: bool = True) -> OSError | None:
+    """How the system refuses to let a program listen on a port now; None: it does not.
+
+    Args:
+        port: the port.
+        reuse: whether the program takes a port whose connections were closed a moment ago (``SO_REUSEADDR``).
+    """
+    try:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
             sock.bind(("", port))
-        except OSError as error:
-            return error.strerror
+    except OSError as error:
+        return error
     return None
 
 
-def _local_ports() -> str:
+def _told(name: str) -> str:
     try:
-        return _LOCAL_PORTS.read_text()
+        return (_SYSTEM / name).read_text()
     except OSError:
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +15,7 @@ from cdm.runtimes.process.command import prepare
 from cdm.runtimes.process.given import NO_SECRETS, Given
 from cdm.runtimes.process.handle import CUT_OFF, RunHandle
 from cdm.runtimes.process.notes import RunNote
-from cdm.runtimes.process.ports import why_not_free
+from cdm.runtimes.process.ports import refusal
 from cdm.runtimes.process.slice import Slice, SliceHost
 from cdm.runtimes.process.supervising import Place, Supervising
 
@@ -54,7 +55,6 @@ class ProcessSlice(Slice):
         await self._wait_for_ports()
         name = keeping.name()
         self._given.remove()
-        self._robbed = False
         given = NO_SECRETS
         if wanted := self.work.secrets:
             folder, secrets = runtime.secrets_folder(name), runtime.surroundings.secrets
@@ -100,7 +100,9 @@ class ProcessSlice(Slice):
         stranger = await self._runtime.supervisor.stranger(run, port)
         return None if stranger is None else f"port {port}: another process listens there (pid {stranger})"
 
-    def _port_lost(self) -> str | None:
-        """A program that ends since somebody else has bound its port meanwhile, as most do, is not to blame."""
-        reason = None if self.port is None else why_not_free(self.port)
-        return None if reason is None else f"port {self.port}: {reason}"
+    def _lost_its_port(self) -> bool:
+        """Most programs end if somebody else has bound their port meanwhile."""
+        if self.work.manifest.port != "auto" or self.port is None:
+            return False
+        error = refusal(self.port)
+        return error is not None and error.errno == errno.EADDRINUSE

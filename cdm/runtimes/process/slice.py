@@ -79,7 +79,8 @@ class Slice(ABC):
         self.work = work
         self.phase = SlicePhase.LOADED
         self.port: int | None = None
-        """The port that it was given; it keeps it when it is started again by itself, for others know it."""
+        """The port that it was given. It keeps it when it is started again by itself, for others know it, unless
+        somebody else has it by then."""
         self._robbed = False
         """Whether somebody else has the port that was free when it was chosen."""
         self._host = host
@@ -186,23 +187,28 @@ class Slice(ABC):
 
     async def _begin(self) -> RunHandle:
         """Start a run, and wait until it is ready. Raises `SliceFailed` once it is stopped, if it can be."""
-        readiness = self.work.manifest.readiness
-        others = OTHER_PORTS if self.port is None and self.work.manifest.port == "auto" else 0
-        run: RunHandle | None = None
-        hopeless: str | None = None
-        with anyio.move_on_after(readiness.timeout) as scope:
-            while True:
-                run = self._run = await self._spawn()
-                hopeless = await self._until_ready(run)
-                if not others or (hopeless is None and not run.over.is_set()):
-                    break
-                await self._clear_up(run)
-                lost = hopeless if self._robbed else self._port_lost()
-                if lost is None or not run.stopped:
-                    break
+        until = anyio.current_time() + self.work.manifest.readiness.timeout
+        if self._lost_its_port():
+            self._give_up_port("somebody else has it by now")
+        others = OTHER_PORTS if self.port is None else 0
+        while True:
+            try:
+                return await self._begin_once(until)
+            except SliceFailed as error:
+                in_vain = error.fatal or error.lapsed or self._run is not None or anyio.current_time() >= until
+                if in_vain or not others or not (self._robbed or self._lost_its_port()):
+                    raise
+                self._give_up_port(str(error))
                 others -= 1
-                log.info("another port is chosen", slice=str(self.key), reason=lost)
-                self.port = None
+
+    async def _begin_once(self, until: float) -> RunHandle:
+        readiness = self.work.manifest.readiness
+        self._robbed = False
+        hopeless: str | None = None
+        with anyio.CancelScope(deadline=until) as scope:
+            self._run = await self._spawn()
+            hopeless = await self._until_ready(self._run)
+        run = self._run
         if scope.cancelled_caught:
             lacking = run.lacking if run else ""
             problem = f"not ready within {readiness.timeout:g} s" + (f" ({lacking})" if lacking else "")
@@ -212,8 +218,11 @@ class Slice(ABC):
                 return run
             problem = hopeless or run.ending
         lapsed = run is not None and run.lapsed
-        last = await self._clear_up(run)
-        raise SliceFailed(_reason(problem, last), fatal=run is not None and run.unfit, lapsed=lapsed)
+        raise SliceFailed(_reason(problem, await self._clear_up()), fatal=run is not None and run.unfit, lapsed=lapsed)
+
+    def _give_up_port(self, reason: str) -> None:
+        log.info("another port is chosen", slice=str(self.key), port=self.port, reason=reason)
+        self.port = None
 
     @abstractmethod
     async def _spawn(self) -> RunHandle:
@@ -285,9 +294,9 @@ class Slice(ABC):
         """What is wrong where somebody else listens in the program's place; None: nobody does, as far as is known."""
         return None
 
-    def _port_lost(self) -> str | None:
-        """What is wrong where somebody else has the port of a program that ended; None: nobody, as far as is known."""
-        return None
+    def _lost_its_port(self) -> bool:
+        """Whether somebody else has the port that was chosen for it, now that it is stopped; as far as is known."""
+        return False
 
     # Stopping
 
@@ -301,9 +310,9 @@ class Slice(ABC):
             self._run = None
         self._given.remove()
 
-    async def _clear_up(self, run: RunHandle | None) -> tuple[str, ...]:
-        """Stop a run, unless that is done; returns its last lines, without secrets."""
-        given = self._given
+    async def _clear_up(self) -> tuple[str, ...]:
+        """Stop the run; returns its last lines, without secrets."""
+        run, given = self._run, self._given
         try:
             await self._stop()
         except SliceFailed as error:
@@ -330,7 +339,7 @@ class Slice(ABC):
                 verdict = decide(manifest.restart, before, now - ready, clean=run.clean and problem is None)
             if problem is not None and isinstance(verdict, Again):  # stopping it may take a while
                 tell.restarting(self.key, reason, manifest.stop_grace + self._longest_start(verdict))
-            reason = _reason(reason, await self._clear_up(run))
+            reason = _reason(reason, await self._clear_up())
             if self._run is not None:  # never two of them
                 return SliceFailed(f"{reason}; it cannot be stopped")
             if run.lapsed:
