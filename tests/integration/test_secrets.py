@@ -151,6 +151,8 @@ async def test_what_a_program_says_of_its_secret_is_not_told_with_its_end(server
         name = await ground.push("one", program, manifest)
         async with processes(server, user, tmp_path, "m1") as running:
             start(running, "n1", tmp_path, "--secrets", str(hidden))
+            await user.put("nodes", "m1.intent", {"schedule": "cordon"})  # it runs nothing
+            await eventually(lambda: running.know("cordon", "m1", managers=["m1"]), what="the leader knows of it")
             await user.put("blueprints", name, 1)
             why = await reason(user, name, "Degraded", "last output: ")
             assert "no such user: [secret db-password] [secret db-password]" in why
