@@ -149,7 +149,7 @@ async def test_a_version_takes_over_from_a_file_as_foreseen(server: NatsServer, 
         assert [each["action"] for each in planned["changes"]] == ["create", "create"]
         assert planned["leader"] in ("n1", "n2")
 
-        shown = await it.cdm("apply", "-f", path, "--owner", "web", "--prune", "--wait", "--timeout", "5s", code=3)
+        shown = await it.cdm("apply", "-f", path, "--owner", "web", "--prune", "--wait", "--timeout", "20s", code=3)
         assert "acme:web:2: complete" in shown
         assert "acme:api:1: timed out" in shown
         assert loads <= (await it.user.slices()).keys()
@@ -218,7 +218,7 @@ async def test_whoever_waits_hears_of_what_stood_there_already(server: NatsServe
         documents = [Document(Artifact("acme", name, "1"), {"instances": 1}, "") for name in ("a", "b")]
         found: Decided = await decided(connection, Wish(documents))
         with bounded(30):
-            ends = await wait_for(connection, found, await write(connection, found.changes), timeout=1.0, json=True)
+            ends = await wait_for(connection, found, await write(connection, found.changes), timeout=5.0, json=True)
     assert {artifact.name: str(ended.end) for artifact, ended in ends.items()} == {"a": "complete", "b": "timed out"}
 
 

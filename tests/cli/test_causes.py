@@ -6,6 +6,7 @@ import os
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,13 +100,22 @@ async def test_one_command_tells_the_cause_of_each_of_eight_failures(server: Nat
                 assert all(cause in explained for cause in CAUSES[name]), explained
 
             # How a slice came to be in its state: its last states with times, how it ended, and what it wrote.
-            explained = await it.cdm("explain", "n1/acme:loop:1")
+            # Within the time that its node has for what it wrote.
+            async def told_whole() -> str:
+                text = await it.cdm("explain", "n1/acme:loop:1")
+                return text if "its last output:\n" in text else ""
+
+            async def found_whole() -> dict[str, Any]:
+                answer = await it.json("explain", "n1/acme:loop:1")
+                return answer if answer["output"] else {}
+
+            explained = await eventually(told_whole, what="its node answers in time")
             time = r"^    \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
             assert re.search(f"{time}blueprint .*by unknown$", explained, re.MULTILINE), explained
             assert re.search(f"{time}load ", explained, re.MULTILINE), explained
             assert re.search(f"{time}activating .*RuntimeError: no database$", explained, re.MULTILINE), explained
             assert "    RuntimeError: no database\n" in explained.partition("its last output:\n")[2], explained
-            found = await it.json("explain", "n1/acme:loop:1")
+            found = await eventually(found_whole, what="its node answers in time")
             assert [each["kind"] for each in found["history"]][:2] == ["blueprint", "load"]
             assert any("no database" in each["text"] for each in found["output"])
             assert " failed " in await it.cdm("explain", "acme:entry:1")

@@ -20,7 +20,7 @@ from cdm.cli.context import config_home
 from tests.harness import forked
 from tests.harness.processes import command_line, environment, processes
 from tests.harness.servers import NatsServer
-from tests.harness.waiting import eventually
+from tests.harness.waiting import eventually, patience
 from tests.harness.wire import Raw, raw
 
 
@@ -292,11 +292,16 @@ async def test_health_is_what_the_nodes_own_process_says(server: NatsServer, tmp
     assert missing.returncode == 3
     assert json.loads(missing.stdout)["healthy"] is False
     async with raw(server) as user, processes(server, user, tmp_path, "n1") as running:
-        lives = run("health", "--json", env={"NATS_URL": server.url, "CDM_ID": "n1"})
-        assert lives.returncode == 0, lives.stdout + lives.stderr
         registered = (await user.registrations())["n1"].value
-        assert json.loads(lives.stdout)["incarnation"] == registered["incarnation"]
-        assert "n1 answers" in run("health", "--id", "n1", "--server", server.url).stdout
+
+        def answers() -> bool:
+            """Within its second, which a process that does not get its turn may miss."""
+            lives = run("health", "--json", env={"NATS_URL": server.url, "CDM_ID": "n1"})
+            assert lives.returncode in (0, 3), lives.stdout + lives.stderr
+            return bool(json.loads(lives.stdout).get("incarnation") == registered["incarnation"])
+
+        await eventually(answers)
+        await eventually(lambda: "n1 answers" in run("health", "--id", "n1", "--server", server.url).stdout)
         running.all["n1"].send(signal.SIGSTOP)  # registered and connected, and does nothing
         hangs = run("health", "--id", "n1", "--server", server.url)
         assert hangs.returncode == 3
@@ -332,7 +337,7 @@ async def test_a_node_whose_log_has_no_reader_any_more_lives_on(server: NatsServ
                 assert "n1" in await user.registrations()
                 assert (await user.contents("slices"))["n1.g/n/1"] == before
             node.terminate()
-            assert await anyio.to_thread.run_sync(node.wait, 20) == 0
+            assert await anyio.to_thread.run_sync(node.wait, patience()) == 0
         finally:
             node.kill()
 

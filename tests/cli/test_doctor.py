@@ -12,6 +12,7 @@ from tests.docs.documents import commands
 from tests.harness.nodes import nodes_on
 from tests.harness.processes import command_line
 from tests.harness.servers import NatsServer, free_port
+from tests.harness.waiting import TTL
 from tests.harness.wire import raw
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +25,7 @@ async def test_a_cluster_is_looked_over_and_mended(server: NatsServer) -> None:
         it = Cluster(server, user)
         assert "blueprints: does not exist\n          -> cdm init" in await it.cdm(*text, code=Exit.UNHEALTHY)
         # Nodes mend the same in their rounds.
-        async with nodes_on(server, lease_ttl=4.0, node_ttl=4.0, reconcile_interval=3600.0) as running:
+        async with nodes_on(server, reconcile_interval=3600.0) as running:
             await running.start("n1")
             await running.leader()
             shown = await it.cdm(*text)
@@ -33,7 +34,7 @@ async def test_a_cluster_is_looked_over_and_mended(server: NatsServer) -> None:
             assert "leader n1: leads, in term 1" in shown
             assert "disk: there is room" in shown
 
-            await running.start("n2", node_ttl=8.0)
+            await running.start("n2", node_ttl=2 * TTL)
             await user.put("slices", "rubbish", 1)
             config = (await user.api("STREAM.INFO.KV_blueprints"))["config"]
             await user.api("STREAM.UPDATE.KV_blueprints", {**config, "max_age": 86_400 * 10**9})

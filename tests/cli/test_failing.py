@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_releases import Cluster
-from tests.harness.processes import node_processes
+from tests.harness.processes import command_line, node_processes
 from tests.harness.servers import NatsServer
 from tests.harness.waiting import eventually
 from tests.harness.wire import raw
@@ -55,7 +55,12 @@ async def test_what_does_not_come_up_is_told_at_once_in_lines_that_can_be_read(
             assert not any("Traceback" in line or "raise RuntimeError" in line for line in failed)
             assert re.search(r"acme:web:1: failed: .*; last output: RuntimeError: no database$", failed[-2])
             assert failed[-1].endswith("`cdm logs acme:web:1` shows what its instances wrote")
-            assert "no database" in await it.cdm("logs", "acme:web:1")
+
+            async def logged() -> bool:
+                done = await command_line("logs", "acme:web:1", env={"NATS_URL": server.url}, within=40)
+                return done.returncode == 0 and b"no database" in done.stdout
+
+            await eventually(logged, what="its node answers in time")
 
             await it.cdm("deploy", "acme:web:1.1", str(good), "--canary", "50,approve", "--no-wait")
             nothing = await it.json("rollback", "acme:web", code=3)

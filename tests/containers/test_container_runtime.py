@@ -279,8 +279,12 @@ async def _killed_and_gone_on_with(
             await eventually(lambda: {greeting(port) for port in ports.values()} == names, 30, "all serve")
             assert await eventually(lambda: active(3), 30, "all are active") == ports
             assert len({each.id for each in containers()} & before) == 2
-            written = await command_line("logs", "org.example:web:1.0.0", *at)
-            assert written.stdout.count(b"Server is ready") == 4, written.stdout
+
+            async def all_told() -> bool:
+                told = await command_line("logs", "org.example:web:1.0.0", *at)
+                return told.returncode == 0 and told.stdout.count(b"Server is ready") == 4
+
+            await eventually(all_told, what="the node answers in time, with all four starts")
             await user.delete("blueprints", "org.example/web/1.0.0")
             await eventually(lambda: not containers(), 30, "no container is left")
             second.send(signal.SIGTERM)

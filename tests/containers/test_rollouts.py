@@ -45,7 +45,8 @@ class Servers(NamedTuple):
 @asynccontextmanager
 async def releasing(engine: Images, folder: Path) -> AsyncIterator[tuple[Cluster, Site]]:
     """A cluster of two managers and three agents."""
-    async with running(engine, managers=("m-1", "m-2")) as cluster:
+    # No registration ends while the servers elect.
+    async with running(engine, managers=("m-1", "m-2"), CDM_NODE_TTL="30") as cluster:
         urls = [server.url for server in cluster.servers.values()]
         async with connect(Access(servers=tuple(urls)), name="test") as connection:
             ground = Yard(folder, Artifacts(connection), cluster.user)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -18,8 +18,9 @@ from tests.harness.wire import CONFLICT, EXPECT, Raw, Record, Rejection, raw
 class Agents:
     """Moves the slices of some nodes as a node's agent does, with nothing but a NATS client. Made by `agents`."""
 
-    def __init__(self, user: Raw, nodes: set[str]) -> None:
+    def __init__(self, user: Raw, nodes: set[str], seen: Callable[[], Awaitable[object]] | None = None) -> None:
         self.nodes = nodes
+        self._seen = seen
         self.written: Counter[str] = Counter()
         """Counts by state of what was written."""
         self._user = user
@@ -68,6 +69,8 @@ class Agents:
             if state is before:
                 continue
             assert legal(before, state)
+            if self._seen is not None:  # else what is there may be replaced before it is delivered
+                await self._seen()
             headers = {EXPECT: str(revision)}
             if state is None:
                 headers["KV-Operation"] = "DEL"
@@ -80,17 +83,21 @@ class Agents:
 
 
 @asynccontextmanager
-async def agents(server: NatsServer | Sequence[NatsServer], *nodes: str) -> AsyncIterator[Agents]:
+async def agents(
+    server: NatsServer | Sequence[NatsServer], *nodes: str, seen: Callable[[], Awaitable[object]] | None = None
+) -> AsyncIterator[Agents]:
     """Agents for these nodes, on a connection of their own."""
-    async with raw(server) as user, agents_of(user, *nodes) as running:
+    async with raw(server) as user, agents_of(user, *nodes, seen=seen) as running:
         yield running
 
 
 @asynccontextmanager
-async def agents_of(user: Raw, *nodes: str) -> AsyncIterator[Agents]:
+async def agents_of(
+    user: Raw, *nodes: str, seen: Callable[[], Awaitable[object]] | None = None
+) -> AsyncIterator[Agents]:
     """Agents for these nodes, on somebody's connection."""
     async with anyio.create_task_group() as tasks:
-        running = Agents(user, set(nodes))
+        running = Agents(user, set(nodes), seen)
         tasks.start_soon(running.run)
         yield running
         tasks.cancel_scope.cancel()

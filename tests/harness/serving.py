@@ -125,7 +125,7 @@ def shown(name: str) -> str:
     return str(SLICES.decode(name)).removeprefix("slices/")
 
 
-def ask(port: int, within: float = 2.0) -> str:
+def ask(port: int, within: float = 10.0) -> str:
     """What a slice says on its port; empty where nobody answers within so many seconds."""
     try:
         with socket.create_connection(("127.0.0.1", port), within) as connection:

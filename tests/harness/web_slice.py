@@ -80,7 +80,7 @@ async def serve() -> None:
         await asyncio.sleep(0.05)
     await stopped.wait()
     server.close()
-    if answering:
+    while answering:
         await asyncio.wait(answering)
 
 

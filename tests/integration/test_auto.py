@@ -52,14 +52,18 @@ async def test_three_nodes_all_manage_at_once(server: NatsServer) -> None:
         assert set((await _seats(user)).values()) == {"n1", "n2", "n3"}
 
 
+async def _mirrored(user: Raw, count: int) -> bool:
+    return await user.consumers("nodes") == await user.consumers("status") == count
+
+
 async def test_of_seven_five_manage_and_another_one_steps_in(server: NatsServer) -> None:
     names = [f"n{number}" for number in range(1, 8)]
-    async with raw(server) as user, nodes_on(server, role=Role.AUTO, node_ttl=2.0) as nodes:
+    async with raw(server) as user, nodes_on(server, role=Role.AUTO, node_ttl=10.0) as nodes:
         await nodes.start(*names)
         await eventually(lambda: len(_managers(nodes)) == 5, what="there is a slot for so many")
         assert set((await _seats(user)).values()) == _managers(nodes)
         agents = set(names) - _managers(nodes)
-        assert await user.consumers("nodes") == await user.consumers("status") == 5, "an agent mirrors its own slices"
+        await eventually(lambda: _mirrored(user, 5), what="an agent mirrors its own slices")
         await user.put("blueprints", ONE, 7)
         await eventually(lambda: _placed(user, 7))
         leader = await nodes.leader()
@@ -149,8 +153,8 @@ async def test_a_manager_that_was_frozen_resigns_first_and_one_that_is_killed_is
             user,
             tmp_path,
             *names,
-            lease_ttl=2,
-            node_ttl=2,
+            lease_ttl=5,
+            node_ttl=5,
             options=("--managers", "2", "--runtime", "external"),
         ) as running,
     ):
@@ -162,6 +166,10 @@ async def test_a_manager_that_was_frozen_resigns_first_and_one_that_is_killed_is
             said = {key: record.value.get("role", "all") for key, record in (await user.registrations()).items()}
             return await managers() == {by, beside} and said.get(by) == "all"
 
+        async def two_manage() -> bool:
+            return len(await managers()) == 2
+
+        await eventually(two_manage)
         frozen = (await user.lease())["node"]
         (agent,) = set(names) - await managers()
         (other,) = set(names) - {frozen, agent}

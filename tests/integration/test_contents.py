@@ -163,6 +163,7 @@ async def test_a_new_leader_knows_what_was_pushed_before(
 ) -> None:
     known: list[dict[Artifact, str]] = []
     real = Watch.run
+    monkeypatch.setattr("cdm.node.contents.BARRIER_PATIENCE", 60.0)  # that it waits is the subject, not how long
 
     async def late(self: Watch) -> None:
         if self.bucket.layout is ARTIFACTS:

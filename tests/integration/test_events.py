@@ -72,7 +72,7 @@ async def test_what_happens_is_told(server: NatsServer) -> None:
         raw(server) as user,
         connected(server) as reader,
         nodes_on(server) as nodes,
-        agents(server, "n1", "n2"),
+        agents(server, "n1", "n2", seen=nodes.heard),
     ):
         await nodes.start("n1", "n2")
         created = await user.put("blueprints", ONE, 2, {WRITER: "alice@desk"})

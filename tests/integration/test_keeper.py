@@ -241,7 +241,7 @@ def test_a_node_that_hears_nothing_keeps_nothing_from_being_stopped(tmp_path: Pa
         node.send(encode(Heard(clock.now())))
         for number in range(20):
             program = ("sh", "-c", f"echo $$ >> {pids}; exec sleep 600")
-            lapse = Lapse(1.0, signal.SIGTERM, 0.0)
+            lapse = Lapse(4.0, signal.SIGTERM, 0.0)  # a busy machine takes a while to start all of them
             node.send(encode(Spawn(str(number), "/bin/sh", program, dict(os.environ), "/", str(tmp_path), lapse=lapse)))
 
         def all_started() -> bool:

@@ -49,6 +49,11 @@ async def answers(port: int) -> bool:
     return await anyio.to_thread.run_sync(get)
 
 
+async def stands_silent(port: int) -> bool:
+    """Whether no HTTP server answers there."""
+    return not await answers(port)
+
+
 def at_of(records: list[Record], key: str) -> dict[str, int]:
     """At which sequence a key had each state."""
     return {record.value.get("state", "gone"): record.sequence for record in records if record.key == key}
@@ -168,11 +173,11 @@ async def test_the_server_is_away_meanwhile(server: NatsServer, tmp_path: Path) 
     async with agent_alone(server, tmp_path) as (ground, hand, _):
         key = hand.key(await push_web(ground))
         port = (await hand.up(key))["port"]
-        await hand.put(key, "UNLOAD", after=2)
+        await hand.put(key, "UNLOAD", after=6)
         await hand.reaches(key, "UNLOADING")
         server.kill()
         assert await answers(port)
-        await eventually(lambda: not ask(port), what="it is stopped when its time is over")
+        await eventually(lambda: stands_silent(port), what="it is stopped when its time is over")
         await server.restart()
         await hand.reaches(key, None)
 
@@ -180,14 +185,14 @@ async def test_the_server_is_away_meanwhile(server: NatsServer, tmp_path: Path) 
 async def test_what_must_not_run_twice_does_not_serve_on_when_its_node_is_cut_off(
     server: NatsServer, tmp_path: Path
 ) -> None:
-    async with agent_alone(server, tmp_path, node_ttl=2.0) as (ground, hand, _):
+    async with agent_alone(server, tmp_path, node_ttl=4.0) as (ground, hand, _):
         key = hand.key(await push_web(ground, replace(HTTP, stop_grace=1)))
-        told: dict[str, Any] = {"overrides": {"stop_after": 2.0}}
+        told: dict[str, Any] = {"overrides": {"stop_after": 4.0}}
         port = (await hand.up(key, **told))["port"]
         await hand.put(key, "UNLOAD", after=3600, **told)
         await hand.reaches(key, "UNLOADING")
         server.kill()
-        await in_time(lambda: not ask(port), 4, "it is stopped")
+        await in_time(lambda: stands_silent(port), 6, "it is stopped")
         await server.restart()
         await hand.reaches(key, None)
 

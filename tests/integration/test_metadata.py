@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 
@@ -125,7 +126,10 @@ async def test_who_does_not_answer_in_time_is_not_waited_for() -> None:
         assert clock.now() - began < 30
 
 
-async def test_a_node_registers_them_and_what_its_operator_says_counts_more(server: NatsServer) -> None:
+async def test_a_node_registers_them_and_what_its_operator_says_counts_more(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdm.node.node.metadata_labels", partial(metadata_labels, patience=5 * SLACK))
     with site() as cloud:
         is_gcp(cloud)
         async with raw(server) as user, nodes_on(server) as nodes:

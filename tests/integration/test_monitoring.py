@@ -155,7 +155,7 @@ async def test_a_process_is_ready_while_nats_answers_and_its_event_loop_gets_rou
             for each in asked_meanwhile:
                 answer = await each
                 assert answer.status == 503, "the first answer after it already says so"
-                assert b"the event loop stood still for 2." in answer.body
+                assert re.search(rb"the event loop stood still for [2-9]\.", answer.body)
             # What happened meanwhile it says it does not know, for as long as the server does not tell.
             server.pause()
             time.sleep(1.5)  # noqa: ASYNC251

@@ -145,6 +145,7 @@ async def test_blueprints_as_users_type_them(server: NatsServer, shell: Shell) -
         agents(server, "node-1", "node-2"),
         shell.running("kv", "watch", "slices") as watched,
     ):
+        await eventually(lambda: "_leader" in watched(), PATIENCE, "it follows the bucket")
         assert set((await shell.good("kv", "ls", "nodes")).split()) >= {"node-1", "node-2"}
         await shell.good("kv", "put", "blueprints", ONE, "3")
         await eventually(_are(user, 3), PATIENCE)

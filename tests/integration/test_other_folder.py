@@ -20,7 +20,7 @@ from tests.harness.processes import Process, Processes
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, SLEEP, Yard, shown
 from tests.harness.waiting import eventually
-from tests.integration.test_outliving import kept
+from tests.integration.test_outliving import beats, kept
 from tests.integration.test_stop_after import PROGRAM
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -74,8 +74,9 @@ async def test_it_is_held_back_until_a_leader_could_place_it_elsewhere(server: N
             await hand.up(key, **ALONE)
         await hand.up(plain)
         before = ground.living
-        first.crash()
+        await beats(ground)
         killed = time.monotonic()
+        first.crash()
         second = start(running, tmp_path, "two")
         await held_back(ground, stays, "ACTIVATING")
         await hand.put(goes, "UNLOAD", **ALONE)

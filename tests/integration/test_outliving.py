@@ -30,7 +30,7 @@ from tests.harness.processes import Process, Processes, command_line, node_proce
 from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, PORTS, SLEEP, Hand, Yard, ask, made, shown, yard
 from tests.harness.versions import library
-from tests.harness.waiting import eventually, in_time
+from tests.harness.waiting import eventually, in_time, patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -205,9 +205,24 @@ async def _again(hand: Hand, key: str) -> dict[str, Any]:
     return await hand.reaches(key, "ACTIVE")
 
 
+async def beats(ground: Yard, node: str = "n1") -> None:
+    """Wait for the node's next heartbeat: times are counted from its last one."""
+
+    async def revision() -> int:
+        record = (await ground.user.registrations()).get(node)
+        return record.sequence if record else 0
+
+    before = await revision()
+
+    async def newer() -> bool:
+        return await revision() > before
+
+    await eventually(newer, what="a heartbeat")
+
+
 async def test_without_a_next_process_all_ends_with_the_ttl(server: NatsServer, tmp_path: Path) -> None:
     """Also while NATS is away: the keeper has the clock. What has stop_after has until then."""
-    ttl, stop_after = 3.0, 6.0
+    ttl, stop_after = 6.0, 10.0
     async with kept(server, tmp_path, ttl) as (ground, hand, running):
         process = start(running, tmp_path)
         await up(process)
@@ -215,6 +230,7 @@ async def test_without_a_next_process_all_ends_with_the_ttl(server: NatsServer, 
         plain, alone = hand.key(one), hand.key(one, 1)
         await hand.up(plain)
         await hand.up(alone, overrides={"stop_after": stop_after})
+        await beats(ground)
         killed = time.monotonic()
         server.pause()
         try:
@@ -512,7 +528,7 @@ async def asked(*ports: int) -> AsyncIterator[list[int]]:
     async def keep_asking(port: int) -> None:
         nonlocal answered
         while True:
-            if await anyio.to_thread.run_sync(ask, port):
+            if await anyio.to_thread.run_sync(ask, port, patience()):
                 answered += 1
             else:
                 failed.append(port)

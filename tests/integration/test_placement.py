@@ -87,7 +87,7 @@ async def test_a_region_is_lost_with_its_leader_and_comes_back(server: NatsServe
         for bucket in buckets(connection).values():
             await bucket.ensure(create=True)
         async with recording(user, [server.url]) as recorder, agents_of(user, *NODES):
-            with node_processes(server, tmp_path, node_ttl=2) as running:
+            with node_processes(server, tmp_path, node_ttl=6) as running:
                 for name in NODES:
                     running.start(name, "--label", f"region={region_of(name)}")
                 await up(user, running, *NODES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -74,7 +75,8 @@ class Player:
                     assert what == "deactivate" or key not in self.runtime.slices
             case ("kill", SliceKey() as key):
                 for pid in self.of(key)[:1]:
-                    os.kill(pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError):  # it may end by itself
+                        os.kill(pid, signal.SIGKILL)
             case ("kill keeper",):
                 if self.runtime.keeper is not None:
                     os.kill(self.runtime.keeper, signal.SIGKILL)

@@ -63,7 +63,11 @@ async def test_two_domains_are_worked_through_one_hub(tmp_path: Path) -> None:
 
             await eventually(speaks, what="all output is read through the hub")
             await cdm("cordon", "n2", *east)
-            assert "cordon" in await cdm("events", *east)
+
+            async def happened() -> bool:
+                return "cordon" in await cdm("events", *east)
+
+            await eventually(happened, what="it is an event")
             assert "write blueprints" in await cdm("doctor", *east), "it may ask everything"
 
             west = ("--server", regions.hub.url, "--js-api-prefix", api_of("west"), "--prefix", "west")

@@ -203,9 +203,9 @@ async def test_who_takes_the_place_of_a_process_knows_when_that_was_heard_last(s
         await Bucket(connection, NODES).ensure(create=True)
         until: list[float] = []
         for value in (None, {"incarnation": "dead", "ttl": 60}):
+            stored = clock.now()
             if value is not None:
                 await user.put("nodes", "n1", value)
-            stored = clock.now()
             await anyio.sleep(1.5)
             began = clock.now()
             new = presence(connection, "new", on_succession=until.append)
@@ -215,7 +215,7 @@ async def test_who_takes_the_place_of_a_process_knows_when_that_was_heard_last(s
             if value is None:
                 assert until == until[:1]
             else:
-                assert stored - 0.5 <= until[-1] <= now - 1.4
+                assert stored <= until[-1] <= now - 1.4
             until.clear()
             await new.leave()
 
@@ -281,7 +281,7 @@ async def test_an_unreadable_registration_of_nobody_is_replaced(server: NatsServ
 async def test_heartbeats_keep_it(server: NatsServer) -> None:
     async with raw(server) as user, connected(server) as connection:
         await Bucket(connection, NODES).ensure(create=True)
-        one = presence(connection, "a", ttl=TTL)
+        one = presence(connection, "a", ttl=2 * TTL)
         await one.register()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.run)
@@ -293,7 +293,7 @@ async def test_heartbeats_keep_it(server: NatsServer) -> None:
                 return len(revisions) > 5
 
             await eventually(beaten)
-            assert time.monotonic() - began > 2.5, "three heartbeats a TTL, and no more"
+            assert time.monotonic() - began > 5, "three heartbeats a TTL, and no more"
             tasks.cancel_scope.cancel()
         await eventually(lambda: _gone(user), 20, "without heartbeats it expires")
         await one.register()
@@ -310,7 +310,7 @@ async def _gone(user: Raw) -> bool:
 async def test_heartbeats_keep_what_a_node_that_leaves_says(server: NatsServer, on_its_way: bool) -> None:
     async with raw(server) as user, connected(server) as connection:
         await Bucket(connection, NODES).ensure(create=True)
-        one = presence(connection, "a", ttl=TTL)
+        one = presence(connection, "a", ttl=2 * TTL)
         await one.register()
         before = await registration(user)
         async with anyio.create_task_group() as tasks:

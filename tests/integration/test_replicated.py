@@ -34,7 +34,7 @@ async def test_the_stream_leaders_server_dies(tmp_path: Path) -> None:
             pass  # it makes the buckets
         names = ("n1", "n2", "n3")
         # These say nothing of replicas: what is there is left as it is.
-        async with processes(servers, user, tmp_path, *names, node_ttl=2) as running, agents(servers, *names):
+        async with processes(servers, user, tmp_path, *names, node_ttl=4) as running, agents(servers, *names):
             for bucket in ("blueprints", "slices", "nodes", "status"):
                 info = await user.api(f"STREAM.INFO.KV_{bucket}")
                 assert info["config"]["num_replicas"] == 3, f"{bucket} has lost its replicas"

@@ -117,7 +117,7 @@ async def test_what_is_listed_already_is_no_news_of_what_is_not(
 async def _beat(user: Raw) -> None:
     while True:
         await user.put("nodes", "n1", {})
-        await anyio.sleep(0.2)
+        await anyio.sleep(0.05)
 
 
 async def _cut_soon(way: Proxy) -> None:

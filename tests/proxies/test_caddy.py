@@ -110,4 +110,5 @@ async def test_it_follows_files_without_another_configuration(tmp_path: Path) ->
         assert (await asked(admin, f"/{path}")).body == before
         assert not await proxy.tell(now)
         assert await proxy.tell([])
+        await eventually(lambda: listeners(port) == 1, what="one server listens")
         assert " 503 " in await visitor.once()

@@ -49,7 +49,9 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root gives slices users of their own"),
 ]
 
-RANGE = UserRange(1_950_000_000, 1_950_000_999)
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Registries are each test's own here: what runs beside it must not be given the same numbers."""
+RANGE = UserRange(1_950_000_000 + 10_000 * WORKER, 1_950_000_999 + 10_000 * WORKER)
 """Nobody's, and not the one that nodes of this machine take."""
 
 TRY = """\
