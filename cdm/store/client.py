@@ -7,10 +7,13 @@ override says what goes wrong upstream without it, and names the upstream issue 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import re
+import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from cdm.errors import AccessDenied, NoResponders, RequestRefused, Uncertain, Unreachable
@@ -73,6 +76,14 @@ async def end_attempt(client: nats.aio.client.Client) -> None:
     attempt = client._reconnection_task
     if attempt is not None and attempt is not asyncio.current_task():
         await ended(attempt)
+
+
+def _untaken(line: Any) -> int:
+    """Bytes that the system holds for the other side, which it has not acknowledged; 0 where that is not told."""
+    room = bytearray(4)
+    with suppress(OSError, ValueError):  # closed, or a kind of socket that does not tell
+        fcntl.ioctl(line.fileno(), termios.TIOCOUTQ, room)
+    return int.from_bytes(room, sys.byteorder)
 
 
 def _place(server: Srv) -> str:
@@ -213,9 +224,12 @@ class Client(nats.aio.client.Client):
 
     @property
     def _unsent(self) -> int:
-        """Bytes that wait to be written."""
+        """Bytes that wait to be written, or to be taken by the other side, as far as the system tells."""
         writer = getattr(self._transport, "_io_writer", None)
-        return self._pending_data_size + (writer.transport.get_write_buffer_size() if writer is not None else 0)
+        if writer is None:
+            return self._pending_data_size
+        waiting = self._pending_data_size + int(writer.transport.get_write_buffer_size())
+        return waiting + _untaken(writer.get_extra_info("socket"))
 
     # Mended, what the server says
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -105,12 +106,19 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxied(server: NatsServer) -> AsyncIterator[Proxy]:
-    """A way to the server, for the time of the ``with`` block."""
+async def proxied(server: NatsServer, room: int | None = None) -> AsyncIterator[Proxy]:
+    """A way to the server, for the time of the ``with`` block.
+
+    Args:
+        server: where it leads.
+        room: bytes that it takes of what it has not passed on yet, about; None: as the system has it.
+    """
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
         anyio.create_task_group() as tasks,
     ):
+        if room is not None:
+            listener.extra(SocketAttribute.raw_socket).setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
         proxy = Proxy(server, listener.extra(SocketAttribute.local_port))
         tasks.start_soon(listener.serve, proxy.serve)
         yield proxy

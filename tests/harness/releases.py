@@ -34,7 +34,7 @@ from tests.harness.wire import Raw, artifact_of
 SERVICE = "g/web"
 """As in keys."""
 MIN_HEALTHY = 1.0
-DRAIN_DELAY = 2.0
+DRAIN_DELAY = 5.0
 TOLD = 0.5 + SLACK
 """Seconds within which a node tells of a crash; on a noisy machine it may take some more."""
 LISTED = 0.5

@@ -40,7 +40,7 @@ from cdm.store.responder import Identity, Responder
 from tests.harness.proxy import proxied
 from tests.harness.servers import FORGIVEN, NatsServer, free_port, running_cluster, running_server
 from tests.harness.store import connected
-from tests.harness.waiting import Stopwatch, bounded, eventually
+from tests.harness.waiting import Stopwatch, bounded, eventually, patience
 from tests.harness.wire import ANSWER, Raw, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -323,17 +323,24 @@ async def test_a_hung_server_is_left_also_while_much_is_to_be_sent_to_it(server:
     assert _pinging() == 0
 
 
-async def test_a_slow_line_is_no_hung_server(server: NatsServer) -> None:
-    async with proxied(server) as way, connected(way) as connection:
+@pytest.mark.parametrize(
+    ("kept", "messages", "delay"),
+    [pytest.param(64 * 1024, 20, 0.1, id="in the process"), pytest.param(4_000_000, 5, 0.3, id="in the system")],
+)
+async def test_a_slow_line_is_no_hung_server(server: NatsServer, kept: int, messages: int, delay: float) -> None:
+    """Wherever what it has not taken yet waits, the ping is behind it."""
+    async with proxied(server, room=8 * 1024) as way, connected(way) as connection:
         lost = anyio.Event()
         connection.listen(lambda up: None if up else lost.set())
         carrier = connection._client._transport._io_writer.get_extra_info("socket")
-        carrier.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
-        way.delay_up = 0.1
+        carrier.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, kept)
+        way.delay_up = delay
         async with anyio.create_task_group() as tasks:
-            for _ in range(60):
-                tasks.start_soon(connection.publish, "news", bytes(100_000))
-        await connection._client.flush(60)
+            for _ in range(messages):
+                tasks.start_soon(connection.publish, "news", bytes(80_000))
+        watch = Stopwatch()
+        await connection._client.flush(int(patience(60)))
+        assert watch.took > 2 * PING_INTERVAL, "else it proves nothing"
         assert not lost.is_set()
 
 

@@ -106,8 +106,7 @@ async def test_a_canary_waits_to_be_approved_at_each_pause(server: NatsServer, t
             for approved, new in enumerate((1, 2)):
                 leg = await place.reaches("paused", step=2 * approved + 1)
                 await eventually(lambda new=new: shared(place, new), what=f"{new} are new")  # type: ignore[misc]
-                status = await place.status("2")
-                assert status["rollout"]["phase"] == "paused"
+                status = await eventually(lambda step=leg.step: paused(place, step), what="status says so")  # type: ignore[misc]
                 share = CANARY[leg.step - 1]["weight"]
                 assert leg.entry.fields["weights"] == {"from": 100 - share, "to": share}, "for routers"
                 assert status["rollout"]["share"] == round(100 * new / 3, 1), "the real one"
@@ -121,6 +120,13 @@ async def test_a_canary_waits_to_be_approved_at_each_pause(server: NatsServer, t
             found = await prober.stop(100)
         found.flawless(100)
         await place.judged(canary=(34, None, 67, None))
+
+
+async def paused(place: Site, step: int) -> dict[str, Any]:
+    """The status, once it says that the rollout pauses in this step: it follows the record."""
+    status = await place.status("2")
+    rollout = status.get("rollout") or {}
+    return status if (rollout.get("phase"), rollout.get("step")) == ("paused", step + 1) else {}
 
 
 async def shared(place: Site, new: int) -> bool:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,12 @@ async def reached_by_ways(
         await place.release("1")
         await place.push("2")
         yield place, ways
+
+
+async def led_anew(place: Site, term: int) -> dict[str, Any]:
+    """The lease of a later term; empty: there is none."""
+    lease = await place.user.lease()
+    return lease if lease.get("term", 0) > term else {}
 
 
 async def new_one(place: Site) -> str:
@@ -132,7 +139,7 @@ async def test_the_leader_is_cut_off_and_what_it_sent_arrives_late(server: NatsS
             before = await place.user.lease()
             ways[before["node"]].cut()
             await place.reaches("paused")
-            after = await place.user.lease()
+            after = await eventually(lambda: led_anew(place, before["term"]), what="another one leads")
             assert after["node"] != before["node"]
             await place.put("2", rollout={**CANARY, "approved": 1})
             await place.reaches("rolling", step=2)

@@ -21,7 +21,7 @@ async def test_on_a_fixed_port_the_old_one_goes_first_both_ways(server: NatsServ
             await place.push(version, port=port)
         await place.put("1")
         await place.serves("1")
-        await place.put("2", rollout={"from": "1"}, drain_delay=2)  # so there is time to read why
+        await place.put("2", rollout={"from": "1"}, drain_delay=8)  # so there is time to read why
         await eventually(lambda: waits_for(place, f"port {port}"), 30, "status says why the old one goes first")
         await place.reaches("complete")
         await place.serves("2")

@@ -116,7 +116,8 @@ async def test_slices_are_given_secrets_and_nobody_else_hears_of_them(server: Na
             await user.put("blueprints", name, {"instances": 1, "env": BOTH, "min_healthy": 0, "restarted": "1"})
             assert (await told(out))["password"] == "another-hush"
             await reason(user, name, "Ready", "")
-            assert not await anyio.Path(given["path"]).exists()
+            # It is Ready as soon as the old one is told to go.
+            await eventually(lambda: not Path(given["path"]).exists(), what="what the old one was given is gone")
             # One that is missing.
             await user.put("blueprints", name, 0)
             await ground.settles(0)

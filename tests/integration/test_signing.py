@@ -197,6 +197,7 @@ async def test_a_node_that_trusts_somebody_runs_nothing_else(server: NatsServer,
             await user.put("blueprints", KEY, plain)
             await told(user, "Ready")
             # What the manifest lets blueprints set, and what it does not.
+            await eventually(said.is_file, what="the first one has begun")
             allowed = {**plain, "env": {"LEVEL": "debug"}}
             await user.put("blueprints", KEY, allowed)
             await eventually(lambda: said.read_text().split()[-1] == "debug", 30)
@@ -218,6 +219,7 @@ async def test_a_node_that_trusts_somebody_runs_nothing_else(server: NatsServer,
             os.kill(int(before[-1].split()[0]), signal.SIGKILL)
             await eventually(lambda: len(said.read_text().splitlines()) > len(before), 30)
             await eventually(lambda: _restarted(user), 30)
+            await told(user, "Ready")
             # A key that is taken out, without a restart of the node: what runs goes on, what starts is refused.
             started = said.read_text().splitlines()
             trust.write_text(f"{mine[:-1]}\n")
@@ -230,12 +232,16 @@ async def test_a_node_that_trusts_somebody_runs_nothing_else(server: NatsServer,
             # A node that runs anything takes what this one refuses, as soon as there is one.
             running.start("n2", "--runtime", "process", "--folder", str(tmp_path / "n2"))
             await told(user, "Ready")
+            await eventually(lambda: len(said.read_text().splitlines()) > len(started), what="it has begun there")
             assert len(said.read_text().splitlines()) == len(started) + 1
             running.unharmed()
 
 
 async def _restarted(user: Raw) -> bool:
-    (value,) = [each.value for key, each in (await user.contents("slices")).items() if key.startswith("n1.")]
+    values = [each.value for key, each in (await user.contents("slices")).items() if key.startswith("n1.")]
+    if len(values) != 1:  # one that was replaced is still going
+        return False
+    (value,) = values
     assert (value["state"], value.get("failures") or 0) in (("ACTIVE", 0), ("ACTIVATING", 0)), value
     return value["state"] == "ACTIVE" and value.get("restarts") == 1
 

@@ -95,7 +95,7 @@ async def test_an_empty_bucket_is_complete_at_once(server: NatsServer) -> None:
         assert watched.watch.phase is Phase.LIVE
         assert watched.mirror.live == [True]
         assert not watched.mirror.heard
-        with anyio.fail_after(5):  # nothing comes that could be waited for
+        with bounded(5):  # nothing comes that could be waited for
             await watched.watch.caught_up()
 
 
@@ -179,7 +179,7 @@ async def test_a_session_that_ends_while_it_catches_up_tells_nothing_twice(serve
 @pytest.mark.quick
 async def test_expiry_is_told_as_such(server: NatsServer) -> None:
     async with raw(server) as user, watching(server, NODES) as watched:
-        await user.put("nodes", "n1", {"ttl": 1}, {"Nats-TTL": "1s"})
+        await user.put("nodes", "n1", {"ttl": 4}, {"Nats-TTL": "4s"})
         await eventually(lambda: "n1" in watched.mirror.values)
         await eventually(lambda: "n1" not in watched.mirror.values, 20)
         last = watched.mirror.heard[-1]

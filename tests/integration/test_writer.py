@@ -48,7 +48,7 @@ class Desk:
         self.bucket = bucket
         self.said: list[Message] = []
         self.fenced = False
-        self.election = Election(n(1), "me", Timing(), lambda: 0.5)
+        self.election = Election(n(1), "me", Timing(ttl=600.0), lambda: 0.5)  # nobody renews it
         self.backpressure = Backpressure()
         self._ready = Wakeup()
         self.outbox = Outbox(self._on_orders, lambda: None)
@@ -364,7 +364,10 @@ async def test_a_leader_whose_fence_is_anothers_when_it_writes_it_anew_is_fenced
 
 
 @pytest.mark.parametrize("ends", [True, False])
-async def test_statuses_let_commands_go_first_but_not_for_ever(server: NatsServer, ends: bool) -> None:
+async def test_statuses_let_commands_go_first_but_not_for_ever(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    monkeypatch.setattr("cdm.leader.status_writer.PATIENCE", 600.0 if ends else 5.0)  # both looks take less
     async with desk(server) as each, anyio.create_task_group() as tasks:
         bucket, ready, commands = Bucket(each.bucket.connection, STATUS), Wakeup(), Backpressure()
         commands.hold()
