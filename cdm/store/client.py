@@ -79,7 +79,7 @@ async def end_attempt(client: nats.aio.client.Client) -> None:
 
 
 def _untaken(line: Any) -> int:
-    """Bytes that the system holds for the other side, which it has not acknowledged; 0 where that is not told."""
+    """Bytes that the system still holds, since the other side has not acknowledged them; 0 where that is not told."""
     room = bytearray(4)
     with suppress(OSError, ValueError):  # closed, or a kind of socket that does not tell
         fcntl.ioctl(line.fileno(), termios.TIOCOUTQ, room)
@@ -225,11 +225,15 @@ class Client(nats.aio.client.Client):
     @property
     def _unsent(self) -> int:
         """Bytes that wait to be written, or to be taken by the other side, as far as the system tells."""
-        writer = getattr(self._transport, "_io_writer", None)
+        line: Any = self._transport
+        writer = getattr(line, "_io_writer", None)
         if writer is None:
             return self._pending_data_size
         waiting = self._pending_data_size + int(writer.transport.get_write_buffer_size())
-        return waiting + _untaken(writer.get_extra_info("socket"))
+        bare = line._bare_io_writer
+        if bare is not writer:  # with TLS what is encrypted waits in the transport below
+            waiting += int(bare.transport.get_write_buffer_size())
+        return waiting + _untaken(bare.get_extra_info("socket"))
 
     # Mended, what the server says
 

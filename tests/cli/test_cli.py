@@ -298,7 +298,9 @@ async def test_health_is_what_the_nodes_own_process_says(server: NatsServer, tmp
             """Within its second, which a process that does not get its turn may miss."""
             lives = run("health", "--json", env={"NATS_URL": server.url, "CDM_ID": "n1"})
             assert lives.returncode in (0, 3), lives.stdout + lives.stderr
-            return bool(json.loads(lives.stdout).get("incarnation") == registered["incarnation"])
+            said = json.loads(lives.stdout)
+            assert said["healthy"] == (lives.returncode == 0), lives.stdout
+            return bool(lives.returncode == 0 and said["incarnation"] == registered["incarnation"])
 
         await eventually(answers)
         await eventually(lambda: "n1 answers" in run("health", "--id", "n1", "--server", server.url).stdout)

@@ -81,9 +81,10 @@ async def test_the_leader_is_cut_off_and_comes_back(cluster: Cluster) -> None:
     async with leader_cut_off(cluster) as struck:
         watch = Stopwatch()
         took = await fail_over(cluster, struck, "g/new/1")
+        bound = watch.bound(LEASE_TTL, slack=0)
         assert took < watch.bound(LEASE_TTL)
         await cluster.exact()
-        await stepped_down_in_time(cluster, struck, watch)
+        await stepped_down_in_time(cluster, struck, bound)
         await eventually(lambda: patiently(lambda: gave_up(cluster, struck.node)), 30, "it is given up")
     await eventually(lambda: patiently(lambda: registered(cluster, struck.node)), 30, "it is back")
     await eventually(lambda: patiently(lambda: met(cluster, struck)), 30, "who leads knows that")
@@ -105,7 +106,7 @@ async def test_a_server_is_cut_off_with_the_leader_on_its_side(cluster: Cluster)
     await judge(cluster, struck.beside)
 
 
-async def stepped_down_in_time(cluster: Cluster, struck: Struck, watch: Stopwatch) -> None:
+async def stepped_down_in_time(cluster: Cluster, struck: Struck, bound: float) -> None:
     """A leader that reaches nobody pauses its writes before its lease can end, by its own clock."""
     node = cluster.nodes[struck.node]
 
@@ -114,7 +115,7 @@ async def stepped_down_in_time(cluster: Cluster, struck: Struck, watch: Stopwatc
 
     at = (await in_time(over, LEASE_TTL, "it steps down"))[-1]
     last = cluster.recorder.history.last_renewal(struck.term)
-    assert struck.time < at < last + watch.bound(LEASE_TTL, slack=0)
+    assert struck.time < at < last + bound
 
 
 async def gave_up(cluster: Cluster, node: str) -> bool:

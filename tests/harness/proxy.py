@@ -111,7 +111,7 @@ async def proxied(server: NatsServer, room: int | None = None) -> AsyncIterator[
 
     Args:
         server: where it leads.
-        room: bytes that it takes of what it has not passed on yet, about; None: as the system has it.
+        room: about how many bytes it takes in that it has not passed on yet; None: as the system has it.
     """
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -38,6 +39,7 @@ from cdm.store.link import PING_INTERVAL
 from cdm.store.phases import LinkUp
 from cdm.store.responder import Identity, Responder
 from tests.harness.proxy import proxied
+from tests.harness.secure import Certificates
 from tests.harness.servers import FORGIVEN, NatsServer, free_port, running_cluster, running_server
 from tests.harness.store import connected
 from tests.harness.waiting import Stopwatch, bounded, eventually, patience
@@ -327,13 +329,22 @@ async def test_a_hung_server_is_left_also_while_much_is_to_be_sent_to_it(server:
     ("kept", "messages", "delay"),
     [pytest.param(64 * 1024, 20, 0.1, id="in the process"), pytest.param(4_000_000, 5, 0.3, id="in the system")],
 )
-async def test_a_slow_line_is_no_hung_server(server: NatsServer, kept: int, messages: int, delay: float) -> None:
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+async def test_a_slow_line_is_no_hung_server(
+    tmp_path: Path, kept: int, messages: int, delay: float, secure: bool
+) -> None:
     """Wherever what it has not taken yet waits, the ping is behind it."""
-    async with proxied(server, room=8 * 1024) as way, connected(way) as connection:
+    tls = Certificates(tmp_path)
+    arguments = ["--tls", "--tlscert", str(tls.cert), "--tlskey", str(tls.key)] if secure else []
+    async with (
+        running_server(jetstream=False, arguments=arguments) as server,
+        proxied(server, room=8 * 1024) as way,
+        connect(Access((way.url,), ca=tls.ca if secure else None), name="test") as connection,
+    ):
         lost = anyio.Event()
         connection.listen(lambda up: None if up else lost.set())
-        carrier = connection._client._transport._io_writer.get_extra_info("socket")
-        carrier.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, kept)
+        line: Any = connection._client._transport
+        line._io_writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, kept)
         way.delay_up = delay
         async with anyio.create_task_group() as tasks:
             for _ in range(messages):

@@ -202,21 +202,14 @@ async def test_a_silent_leader_is_replaced_when_its_lease_ends(server: NatsServe
 
 async def test_nobody_looks_for_what_is_renewed(server: NatsServer) -> None:
     """What expires is known by the clock, and looked for when it is due: at rest nothing is asked."""
-    async with raw(server) as user, nodes_on(server, lease_ttl=2.0, node_ttl=2.0) as nodes:
+    async with raw(server) as user, nodes_on(server, lease_ttl=8.0, node_ttl=8.0) as nodes:
         await nodes.start("n1", "n2", "n3")
         await nodes.leader()
         await serves(user)
         await anyio.sleep(1)
         asked = [await user.overhear(f"$JS.API.{call}.>") for call in ("STREAM.INFO", "STREAM.MSG", "DIRECT")]
-
-        async def nothing_is_asked() -> bool:
-            """In two TTLs of the lease and of registrations; what a stalled machine renews too late is looked for."""
-            for each in asked:
-                each.clear()
-            await anyio.sleep(4)
-            return not any(asked)
-
-        await eventually(nothing_is_asked, what="nothing is asked in two TTLs")
+        await anyio.sleep(16)  # two TTLs of the lease and of registrations, which a busy machine renews in time
+        assert [message.subject for each in asked for message in each] == []
         await nodes.all["n3"].crash()
         await eventually(lambda: any(message.subject.endswith("KV_nodes") for message in asked[0]), 10, "it is due")
 

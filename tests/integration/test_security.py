@@ -371,7 +371,7 @@ async def test_the_operator_releases_by_command(tmp_path: Path) -> None:
 async def test_of_nodes_whose_role_changes_only_those_manage_whose_credentials_let_them(tmp_path: Path) -> None:
     async with prepared(tmp_path, "node-1", managers=("m1",)) as found, found.client("operator") as operator:
         user = Raw(operator.client)
-        with running(found, node_ttl=8) as nodes:  # with less one late answer to a heartbeat is warned of
+        with running(found, node_ttl=8) as nodes:  # with less, one late answer to a heartbeat is warned of
             for name in ("node-1", "m1"):
                 nodes.start(name, "--role", "auto", "--runtime", "external", *found.who(name))
             await eventually(lambda: _roles(user, {"m1": "all", "node-1": "agent"}))

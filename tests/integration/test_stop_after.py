@@ -21,11 +21,12 @@ from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, SLEEP, Yard, agent_alone, made, yard
 from tests.harness.waiting import TTL, eventually, in_time
 from tests.integration.test_agent_restart import start
+from tests.integration.test_outliving import beats
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 NO_RESTART = Manifest(restart=Restart(policy=RestartPolicy.NEVER))
-STOP_AFTER = 5.0
+NODE_TTL = STOP_AFTER = 5.0
 GRACE = 1.0
 PROGRAM = """
 import fcntl, signal, sys, time
@@ -77,7 +78,7 @@ class Alone:
 async def alone(server: NatsServer, folder: Path, *, stops_in: float = 0.3) -> AsyncIterator[Alone]:
     async with yard(server, folder) as ground:
         await made(server, ground.user)
-        with node_processes(server, folder, node_ttl=STOP_AFTER) as running:
+        with node_processes(server, folder, node_ttl=NODE_TTL) as running:
             for name in ("n1", "n2"):
                 start(running, folder, name, role="all")
             program = PROGRAM.format(lock=str(folder / "lock"), twice=str(folder / "twice"), seconds=stops_in)
@@ -97,13 +98,14 @@ async def _registered(ground: Yard, count: int) -> bool:
 async def test_a_frozen_nodes_slice_is_stopped_and_replaced_no_earlier(server: NatsServer, tmp_path: Path) -> None:
     async with alone(server, tmp_path) as found:
         host = await found.host()
+        await beats(found.ground, host)
         frozen = time.monotonic()
         found.running.all[host].send(signal.SIGSTOP)
         await found.ground.nothing_left(STOP_AFTER + GRACE + 5)
         limit = STOP_AFTER + LONGEST_LAST_GRACE + LAST_MARGIN
         await found.moves_from(host, limit + 10)
         # The last heartbeat may have been taken a third of the TTL before.
-        assert time.monotonic() - frozen > limit - STOP_AFTER / 3 - 0.1
+        assert time.monotonic() - frozen > limit - NODE_TTL / 3 - 0.1
         found.running.all[host].send(signal.SIGCONT)
         await eventually(lambda: _registered(found.ground, 2), 20, "it is back")
         await found.moves_from(host, 10)

@@ -70,11 +70,11 @@ async def _logs(there: Site) -> bytes:
 
 def _met(there: Site, node: str) -> bool:
     """Whether the managers that run have heard of a node."""
-    running = [there.processes.all[name] for name in there.found.managers]
-    return all(
+    managers = [there.processes.all[name] for name in there.found.managers]
+    running = [process for process in managers if process.code is None]
+    return bool(running) and all(
         any("node joined" in line and f" node={node} " in line for line in process.log.splitlines())
         for process in running
-        if process.code is None
     )
 
 

@@ -101,8 +101,9 @@ async def test_it_serves_on_and_then_stops(
     await it.reaches(doing)
     assert it.states[KEY]
     said = it.values[-1]
-    assert said.after == pytest.approx(2.0, abs=1.5)
-    assert said.deadline == pytest.approx(2.0 + 10 + DEADLINE_MARGIN, abs=1.5)
+    assert said.after is not None
+    assert 0 < said.after <= 2.0
+    assert said.deadline == pytest.approx(said.after + 10 + DEADLINE_MARGIN, abs=0.2)
     assert (said.port, said.address) == (None, None), "nobody is to be sent there any more"
     await it.reaches(rest)
     assert clock.now() - begun >= 2.0

@@ -33,6 +33,10 @@ def test_ports_that_connections_get_are_not_chosen_from(local: str, first: int, 
     assert (ports[0], ports[-1], len(ports)) == (first, last, count)
 
 
+def test_reserved_ports_are_not_chosen_either_where_connections_get_all() -> None:
+    assert set(AUTO_PORTS) - set(auto_ports("1024 65535", "27017")) == {27_017}
+
+
 @pytest.mark.parametrize(
     ("reserved", "missing"),
     [
@@ -98,6 +102,8 @@ class TestFree:
         monkeypatch.setattr(socket, "socket", none_left)
         with pytest.raises(SliceFailed, match="port 20000: Too many open files"):
             chosen_port(Manifest(port=20_000), (), None)
+        with pytest.raises(SliceFailed, match=r"port 2\d+: Too many open files"):
+            chosen_port(Manifest(port="auto"), (), None)
 
 
 def _told(port: int) -> str | None:

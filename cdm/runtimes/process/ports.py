@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 from collections.abc import Collection, Sequence
@@ -14,7 +15,7 @@ AUTO_PORTS = range(20_000, 30_000)
 """What is chosen from where a manifest says ``"auto"``. Most systems give connections ports from 32,768 on, and
 Kubernetes gives those from 30,000 on away without listening on them."""
 FEWEST = 1000
-"""If fewer of them are left, all are chosen from."""
+"""If fewer of them are left, those that connections get are chosen from, too; and then the reserved ones."""
 PORT_ATTEMPTS = 100
 """How many ports are looked at until one is free."""
 
@@ -32,9 +33,11 @@ def auto_ports(local: str = "", reserved: str = "") -> Sequence[int]:
             unknown.
         reserved: ports and ranges of ports, as ``ip_local_reserved_ports`` has them.
     """
-    given = [_range(*local.split())] + [_range(*each.split("-")) for each in reserved.strip().split(",")]
-    left = [port for port in AUTO_PORTS if not any(port in ports for ports in given)]
-    return left if len(left) >= FEWEST else AUTO_PORTS
+    allowed = set(AUTO_PORTS).difference(*(_range(*each.split("-")) for each in reserved.strip().split(",")))
+    for left in (allowed.difference(_range(*local.split())), allowed):
+        if len(left) >= FEWEST:
+            return sorted(left)
+    return AUTO_PORTS
 
 
 def _range(first: str = "", last: str | None = None, *_: str) -> range:
@@ -65,9 +68,14 @@ def chosen_port(manifest: Manifest, taken: Collection[int], before: int | None) 
     if wanted == "auto":
         ports = auto_ports(_told("ip_local_port_range"), _told("ip_local_reserved_ports"))
         for port in random.sample(ports, PORT_ATTEMPTS):
+            if port in taken:
+                continue
             # Not every program takes a port whose connections were closed a moment ago.
-            if port not in taken and refusal(port, reuse=False) is None:
+            error = refusal(port, reuse=False)
+            if error is None:
                 return port
+            if error.errno != errno.EADDRINUSE:
+                raise SliceFailed(f"port {port}: {error.strerror}")
         raise SliceFailed(f"no TCP port is free: {PORT_ATTEMPTS} of {ports[0]} to {ports[-1]} were tried")
     for port in sorted(fixed_ports(manifest, before)):
         # A check could not tell another program that listens there from ours.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +14,6 @@ from cdm.runtimes.process.command import prepare
 from cdm.runtimes.process.given import NO_SECRETS, Given
 from cdm.runtimes.process.handle import CUT_OFF, RunHandle
 from cdm.runtimes.process.notes import RunNote
-from cdm.runtimes.process.ports import refusal
 from cdm.runtimes.process.slice import Slice, SliceHost
 from cdm.runtimes.process.supervising import Place, Supervising
 
@@ -99,10 +97,3 @@ class ProcessSlice(Slice):
             return None
         stranger = await self._runtime.supervisor.stranger(run, port)
         return None if stranger is None else f"port {port}: another process listens there (pid {stranger})"
-
-    def _lost_its_port(self) -> bool:
-        """Most programs end if somebody else has bound their port meanwhile."""
-        if self.work.manifest.port != "auto" or self.port is None:
-            return False
-        error = refusal(self.port)
-        return error is not None and error.errno == errno.EADDRINUSE

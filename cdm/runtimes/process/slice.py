@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Coroutine
@@ -24,7 +25,7 @@ from cdm.runtimes.process.handle import RunHandle
 from cdm.runtimes.process.life import Life, SlicePhase
 from cdm.runtimes.process.liveness import until_dead
 from cdm.runtimes.process.notes import RunNote
-from cdm.runtimes.process.ports import fixed_ports
+from cdm.runtimes.process.ports import fixed_ports, refusal
 from cdm.runtimes.process.restart import Again, GiveUp, decide
 from cdm.runtimes.process.supervising import Keeping
 
@@ -189,7 +190,7 @@ class Slice(ABC):
         """Start a run, and wait until it is ready. Raises `SliceFailed` once it is stopped, if it can be."""
         until = anyio.current_time() + self.work.manifest.readiness.timeout
         if self._lost_its_port():
-            self._give_up_port("somebody else has it by now")
+            self._give_up_port("it is in use by now")
         others = OTHER_PORTS if self.port is None else 0
         while True:
             try:
@@ -295,8 +296,11 @@ class Slice(ABC):
         return None
 
     def _lost_its_port(self) -> bool:
-        """Whether somebody else has the port that was chosen for it, now that it is stopped; as far as is known."""
-        return False
+        """Whether somebody else has the port that was chosen for it, now that it is stopped: most programs end then."""
+        if self.work.manifest.port != "auto" or self.port is None:
+            return False
+        error = refusal(self.port)
+        return error is not None and error.errno == errno.EADDRINUSE
 
     # Stopping
 
