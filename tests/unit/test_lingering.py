@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from cdm import clock
-from cdm.agent import ports
 from cdm.agent.lingering import GOING, LONGEST, Lingering
 from cdm.agent.program import DEADLINE_MARGIN
 from cdm.model.keys import SliceKey
@@ -152,7 +151,7 @@ async def test_it_is_not_waited_for_while_the_runtime_starts_it_again(it: World)
 
 
 async def test_the_time_is_over_at_the_right_moment_without_nats(it: World) -> None:
-    it.say(S.UNLOAD, after=0.4)
+    it.say(S.UNLOAD, after=2.0)
     await it.reaches(S.UNLOADING)
     it.down = True
     await eventually(lambda: not it.states)
@@ -228,7 +227,7 @@ async def test_who_waits_for_a_port_says_so_and_begins_when_it_is_free() -> None
 
 
 async def test_a_port_that_another_slice_keeps_is_not_waited_for_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports, "PATIENCE", 0.3)
+    monkeypatch.setattr("cdm.agent.due_port.PATIENCE", 0.3)
     made = World()
     made.manifest = Manifest(port=8080)
     async with world(made) as it:

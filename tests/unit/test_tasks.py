@@ -34,7 +34,10 @@ async def test_what_fails_ends_the_others_and_whoever_waited_goes_on_in_a_scope_
     assert scope.cancelled_caught
 
 
-async def test_whoever_is_cancelled_again_and_again_waits_until_all_have_ended() -> None:
+async def test_whoever_is_cancelled_again_and_again_waits_until_all_have_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cdm.store.tasks.CANCELLED_ANEW", 60.0)  # who waits is cancelled each turn, these are once
     ended = []
 
     async def slow(name: str) -> None:
