@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from itertools import chain
 
 import pytest
 
@@ -29,12 +30,12 @@ from cdm.runtimes.process.ports import AUTO_PORTS, FEWEST, auto_ports, chosen_po
     ],
 )
 def test_ports_that_connections_get_are_not_chosen_from(local: str, first: int, last: int, count: int) -> None:
-    ports = auto_ports(local)
+    ports = [*chain(*auto_ports(local))]
     assert (ports[0], ports[-1], len(ports)) == (first, last, count)
 
 
 def test_reserved_ports_are_not_chosen_either_where_connections_get_all() -> None:
-    assert set(AUTO_PORTS) - set(auto_ports("1024 65535", "27017")) == {27_017}
+    assert set(AUTO_PORTS) - set(chain(*auto_ports("1024 65535", "27017"))) == {27_017}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_reserved_ports_are_not_chosen_either_where_connections_get_all() -> Non
     ],
 )
 def test_reserved_ports_are_not_chosen(reserved: str, missing: list[int]) -> None:
-    assert sorted(set(AUTO_PORTS) - set(auto_ports(reserved=reserved))) == missing
+    assert sorted(set(AUTO_PORTS) - set(chain(*auto_ports(reserved=reserved)))) == missing
 
 
 class TestAuto:
@@ -62,6 +63,16 @@ class TestAuto:
         chosen = {chosen_port(self.manifest, AUTO_PORTS[:-2000], None) for _ in range(5)}
         assert len(chosen) > 1
         assert chosen <= set(only)
+
+    def test_every_port_that_is_left_may_be_chosen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        told = {"ip_local_port_range": "21000 29000", "ip_local_reserved_ports": "20500"}
+        monkeypatch.setattr(ports, "_told", told.get)
+        left = {*range(20_000, 21_000), *range(29_001, 30_000)} - {20_500}
+        assert {*chain(*auto_ports("21000 29000", "20500"))} == left
+        chosen = {chosen_port(self.manifest, (), None) for _ in range(60)}
+        assert chosen <= left
+        parts = (range(20_000, 20_500), range(20_501, 21_000), range(29_001, 30_000))
+        assert all(chosen & {*part} for part in parts)
 
     def test_one_that_it_had_is_kept(self) -> None:
         port = chosen_port(self.manifest, (), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from cdm.errors import SliceFailed
@@ -22,8 +22,8 @@ PORT_ATTEMPTS = 100
 _SYSTEM = Path("/proc/sys/net/ipv4")
 
 
-def auto_ports(local: str = "", reserved: str = "") -> Sequence[int]:
-    """The ports that are chosen from.
+def auto_ports(local: str = "", reserved: str = "") -> list[range]:
+    """The ports that are chosen from, in order.
 
     A port that the system also gives to connections may be gone again by the time the program binds it, and one that
     its administrator reserved has another use.
@@ -33,17 +33,36 @@ def auto_ports(local: str = "", reserved: str = "") -> Sequence[int]:
             unknown.
         reserved: ports and ranges of ports, as ``ip_local_reserved_ports`` has them.
     """
-    allowed = set(AUTO_PORTS).difference(*(_range(*each.split("-")) for each in reserved.strip().split(",")))
-    for left in (allowed.difference(_range(*local.split())), allowed):
-        if len(left) >= FEWEST:
-            return sorted(left)
-    return AUTO_PORTS
+    allowed = [AUTO_PORTS]
+    for each in reserved.strip().split(","):
+        allowed = _without(allowed, _range(*each.split("-")))
+    for left in (_without(allowed, _range(*local.split())), allowed):
+        if sum(map(len, left)) >= FEWEST:
+            return left
+    return [AUTO_PORTS]
 
 
 def _range(first: str = "", last: str | None = None, *_: str) -> range:
     """These ports; none where they cannot be read."""
     last = first if last is None else last
     return range(int(first), int(last) + 1) if first.isdecimal() and last.isdecimal() else range(0)
+
+
+def _without(ports: list[range], others: range) -> list[range]:
+    parts = []
+    for each in ports:
+        parts += [range(each.start, min(each.stop, others.start)), range(max(each.start, others.stop), each.stop)]
+    return [each for each in parts if each]
+
+
+def _any(ports: list[range]) -> int:
+    """One of them, by chance."""
+    place = random.randrange(sum(map(len, ports)))
+    for each in ports[:-1]:
+        if place < len(each):
+            return each[place]
+        place -= len(each)
+    return ports[-1][place]
 
 
 def fixed_ports(manifest: Manifest, before: int | None) -> set[int]:
@@ -67,7 +86,8 @@ def chosen_port(manifest: Manifest, taken: Collection[int], before: int | None) 
     wanted = manifest.port if before is None else before
     if wanted == "auto":
         ports = auto_ports(_told("ip_local_port_range"), _told("ip_local_reserved_ports"))
-        for port in random.sample(ports, PORT_ATTEMPTS):
+        for _ in range(PORT_ATTEMPTS):
+            port = _any(ports)
             if port in taken:
                 continue
             # Not every program takes a port whose connections were closed a moment ago.
@@ -76,7 +96,7 @@ def chosen_port(manifest: Manifest, taken: Collection[int], before: int | None) 
                 return port
             if error.errno != errno.EADDRINUSE:
                 raise SliceFailed(f"port {port}: {error.strerror}")
-        raise SliceFailed(f"no TCP port is free: {PORT_ATTEMPTS} of {ports[0]} to {ports[-1]} were tried")
+        raise SliceFailed(f"no TCP port is free: {PORT_ATTEMPTS} of {ports[0][0]} to {ports[-1][-1]} were tried")
     for port in sorted(fixed_ports(manifest, before)):
         # A check could not tell another program that listens there from ours.
         if port in taken:
