@@ -7,19 +7,17 @@ override says what goes wrong upstream without it, and names the upstream issue 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import re
-import sys
-import termios
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from cdm.errors import AccessDenied, NoResponders, RequestRefused, Uncertain, Unreachable
 from cdm.store.access import Address
 from cdm.store.library import PERMISSIONS_ERR, PING_PROTO, Msg, Srv, Subscription, nats
 from cdm.store.parsing import MessageParser
+from cdm.store.sockets import untaken
 from cdm.store.tasks import ended
 from cdm.store.wire import told_in
 
@@ -76,14 +74,6 @@ async def end_attempt(client: nats.aio.client.Client) -> None:
     attempt = client._reconnection_task
     if attempt is not None and attempt is not asyncio.current_task():
         await ended(attempt)
-
-
-def _untaken(line: Any) -> int:
-    """Bytes that the system still holds, since the other side has not acknowledged them; 0 where that is not told."""
-    room = bytearray(4)
-    with suppress(OSError, ValueError):  # closed, or a kind of socket that does not tell
-        fcntl.ioctl(line.fileno(), termios.TIOCOUTQ, room)
-    return int.from_bytes(room, sys.byteorder)
 
 
 def _place(server: Srv) -> str:
@@ -233,7 +223,7 @@ class Client(nats.aio.client.Client):
         bare = line._bare_io_writer
         if bare is not writer:  # with TLS what is encrypted waits in the transport below
             waiting += int(bare.transport.get_write_buffer_size())
-        return waiting + _untaken(bare.get_extra_info("socket"))
+        return waiting + untaken(bare.get_extra_info("socket"))
 
     # Mended, what the server says
 
