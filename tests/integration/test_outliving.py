@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -503,6 +504,8 @@ async def test_nodes_are_upgraded_one_by_one_and_nobody_who_asks_notices(
         one = await ground.push("one")
         await ground.user.put("blueprints", one, 6)
         keys = await ground.settles(6, 60)
+        # Not 2 each, where one began elsewhere: an earlier version gives up a slice whose port another one took.
+        held = Counter(key.partition(".")[0] for key in keys)
         before, term = ground.living, (await ground.user.lease())["term"]
         async with asked(*(record.value["port"] for record in keys.values())) as failed:
             for name in names:
@@ -510,7 +513,7 @@ async def test_nodes_are_upgraded_one_by_one_and_nobody_who_asks_notices(
                 last.send(signal.SIGTERM)
                 assert await last.ends(60) == 0
                 await up(start(running, tmp_path, name, "all", "keep"))
-                await eventually(partial(_goes_on, running.all[name], 2), 60, "its slices go on")
+                await eventually(partial(_goes_on, running.all[name], held[name]), 60, "its slices go on")
         assert failed == []
         assert ground.living == before
         assert (await ground.user.lease())["term"] <= term + len(names)
