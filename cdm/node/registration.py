@@ -34,7 +34,7 @@ log = Log("cdm.registration")
 ASK_TIMEOUT = 1.0
 """Seconds that a node has to answer."""
 ASK_ATTEMPTS = 2
-"""How often a process that is registered in this one's place is asked before it counts as dead."""
+"""How often a process is asked before it counts as one that gives no answer."""
 LEAVE_ATTEMPTS = 3
 HEARTBEAT_RETRY_PAUSE = 0.2
 """Seconds after which a registration or a heartbeat that was not accepted is sent again."""
@@ -61,9 +61,19 @@ async def ask(connection: Connection, node: NodeId, asker: str = "") -> Identity
 
     Raises:
         NoResponders: no process of that id is connected.
-        Uncertain: it is connected and gave no answer, or the connection was lost.
+        Uncertain: it is connected, was asked `ASK_ATTEMPTS` times, and gave no answer.
+        Unreachable: the connection was lost.
     """
-    return identity_of(await connection.request(answers_on(connection, node), asker.encode(), timeout=ASK_TIMEOUT))
+    left = ASK_ATTEMPTS
+    while True:
+        left -= 1
+        try:
+            answer = await connection.request(answers_on(connection, node), asker.encode(), timeout=ASK_TIMEOUT)
+            return identity_of(answer)
+        except Uncertain:
+            connection.check_up()  # or it may be the server that gave none
+            if not left:
+                raise
 
 
 class Presence:
@@ -264,15 +274,11 @@ class Presence:
 
     async def _is_answered(self) -> bool:
         """Whether another process answers as this node; raises a `StoreError` where nobody can tell."""
-        for _ in range(ASK_ATTEMPTS):
-            try:
-                await ask(self._connection, self._node, self._incarnation)
-                return True
-            except NoResponders:
-                return False
-            except Uncertain:
-                self._connection.check_up()
-        return False
+        try:
+            await ask(self._connection, self._node, self._incarnation)
+        except (NoResponders, Uncertain):
+            return False
+        return True
 
     async def _again_soon(self, error: StoreError) -> None:
         if isinstance(error, AccessDenied):

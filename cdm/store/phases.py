@@ -47,7 +47,8 @@ class Opening:
             problem: the same in words.
             server: its address, without secrets.
         """
-        if re.search("authorization|authentication", problem, re.IGNORECASE):
+        # A timeout refuses nothing: who stood still for some seconds told its credentials too late.
+        if re.search("authorization|authentication(?! timeout)", problem, re.IGNORECASE):
             self._give_up(
                 AccessDenied(
                     f"{self._access.shown} refused the credentials ({problem}; {self._access.who}); "

@@ -162,6 +162,29 @@ async def test_wrong_credentials_are_refused_at_once(timeout: float | None) -> N
             assert "127.0.0.1" in str(refused.value)
 
 
+async def test_credentials_that_come_late_are_not_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A process that stood still as it connected hears of an authentication timeout, and tries again."""
+    configuration = tmp_path / "nats.conf"
+    configuration.write_text(f"authorization {{ user: me, password: {SECRET}, timeout: 0.2 }}\n", encoding="utf-8")
+    async with running_server(arguments=["-c", str(configuration)]) as server, proxied(server) as proxy:
+        proxy.delay_up = 1.0
+        access = Access((proxy.url,), user="me", password=SECRET)
+        async with anyio.create_task_group() as tasks:
+            done = anyio.Event()
+
+            async def late() -> None:
+                async with connect(access, name="test", timeout=None) as connection:
+                    await connection.check_server()
+                    done.set()
+
+            tasks.start_soon(late)
+            await eventually(lambda: "'Authentication Timeout'" in capsys.readouterr().out)
+            assert not done.is_set()
+            proxy.delay_up = 0.0
+            with bounded():
+                await done.wait()
+
+
 AWKWARD = "pa/s#w?o,r[d]%41@:ü"
 ENCODED = "pa%2Fs%23w%3Fo%2Cr%5Bd%5D%2541%40%3A%C3%BC"
 

@@ -19,7 +19,7 @@ from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey
 from cdm.model.node import FEATURES, Registration, Role
 from cdm.node.machine import LOAD_STEP, Machine, detected, usual_labels
-from cdm.node.registration import Presence
+from cdm.node.registration import ASK_TIMEOUT, Presence
 from cdm.store.bucket import Bucket
 from cdm.store.connection import Access, Connection, connect
 from cdm.store.snapshot import snapshot
@@ -30,7 +30,7 @@ from tests.harness.nodes import Nodes, Running, nodes_on
 from tests.harness.servers import FORGIVEN, NatsServer, running_server
 from tests.harness.store import connected
 from tests.harness.waiting import SLACK, bounded, eventually, in_time
-from tests.harness.wire import ANSWER, Raw, raw
+from tests.harness.wire import ANSWER, Raw, patiently, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -256,6 +256,36 @@ async def test_a_frozen_holder_keeps_its_id(server: NatsServer) -> None:
         assert (await registration(user))["incarnation"] == "frozen"
 
 
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "killed"])
+async def test_a_server_that_fails_as_the_holder_is_asked_makes_it_no_living_one(
+    server: NatsServer, frozen: bool
+) -> None:
+    async with raw(server) as user, connected(server) as connection, anyio.create_task_group() as tasks:
+        await Bucket(connection, NODES).ensure(create=True)
+        asked = anyio.Event()
+
+        async def silent(message: Any) -> None:
+            asked.set()
+
+        dead = await user.client.subscribe("cdm.node.n1", cb=silent)
+        await user.put("nodes", "n1", {"incarnation": "dead", "ttl": 30})
+        tasks.start_soon(presence(connection, "new").register)
+        with bounded():
+            await asked.wait()
+        await dead.unsubscribe()
+        await user.client.flush()
+        if frozen:
+            server.pause()
+        else:
+            server.kill()
+        await anyio.sleep(ASK_TIMEOUT + 0.2)
+        if frozen:
+            server.resume()
+        else:
+            await server.start()
+        await eventually(lambda: patiently(partial(_tells, user, incarnation="new")))
+
+
 async def test_an_answer_writes_no_key(server: NatsServer) -> None:
     """Who may ask whether a node lives must not have it write for him."""
     async with raw(server) as user, connected(server) as connection:
@@ -281,7 +311,7 @@ async def test_an_unreadable_registration_of_nobody_is_replaced(server: NatsServ
 async def test_heartbeats_keep_it(server: NatsServer) -> None:
     async with raw(server) as user, connected(server) as connection:
         await Bucket(connection, NODES).ensure(create=True)
-        one = presence(connection, "a", ttl=2 * TTL)
+        one = presence(connection, "a", ttl=3 * TTL)
         await one.register()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.run)
@@ -293,7 +323,7 @@ async def test_heartbeats_keep_it(server: NatsServer) -> None:
                 return len(revisions) > 5
 
             await eventually(beaten)
-            assert time.monotonic() - began > 5, "three heartbeats a TTL, and no more"
+            assert time.monotonic() - began > 6, "three heartbeats a TTL, and no more"
             tasks.cancel_scope.cancel()
         await eventually(lambda: _gone(user), 20, "without heartbeats it expires")
         await one.register()
