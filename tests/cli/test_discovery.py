@@ -20,13 +20,13 @@ from tests.harness import forked
 from tests.harness.forked import Child
 from tests.harness.paths import ROOT
 from tests.harness.processes import environment
-from tests.harness.servers import NatsServer, free_port
+from tests.harness.servers import FORGIVEN, NatsServer, free_port
 from tests.harness.terminal import terminal
 from tests.harness.waiting import bounded, eventually, patience
 from tests.harness.web import WebAnswer, asked
 from tests.harness.wire import Raw, raw
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ import pytest
 from tests.cli.test_cli import run
 from tests.harness.listing import listing
 from tests.harness.processes import environment
-from tests.harness.servers import NatsServer, raw_client, running_server
+from tests.harness.servers import FORGIVEN, NatsServer, raw_client, running_server
 from tests.harness.waiting import bounded, eventually, in_time
 from tests.harness.wire import Raw, raw
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 
 @pytest.fixture

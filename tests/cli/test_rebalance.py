@@ -42,7 +42,11 @@ async def test_what_is_on_one_node_is_spread_by_one_command(server: NatsServer) 
 
         done = (await cluster.json(*waited, "--timeout", "60s"))["artifacts"]
         assert [each["result"] for each in done] == ["complete"]
-        assert on_nodes(await user.slices()) == {"n1": 2, "n2": 2}
+
+        async def spread() -> bool:
+            return on_nodes(await user.slices()) == {"n1": 2, "n2": 2}
+
+        await eventually(spread, what="those that were moved are gone")
         assert "nothing is to be moved" in await cluster.cdm("rebalance")
         missing = await cluster.cdm("rebalance", "org.example:slcie:1.0.0", code=1)
         assert "there is no blueprint of org.example:slcie:1.0.0 (did you mean org.example:slice:1.0.0?)" in missing

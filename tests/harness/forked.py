@@ -20,11 +20,13 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import IO
 
 import anyio
+import anyio.to_thread
 
 from tests.harness.nursery import TOLD
 from tests.harness.paths import ROOT
@@ -186,18 +188,16 @@ def started(
     return Child(ours)
 
 
-def ran(
-    *arguments: str, env: Mapping[str, str], cwd: Path | None = None, timeout: float = 60
-) -> subprocess.CompletedProcess[bytes]:
+def ran(*arguments: str, env: Mapping[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
     """Run ``cdm`` to its end.
 
     Raises:
-        subprocess.TimeoutExpired: it takes longer than so many seconds.
+        subprocess.TimeoutExpired: it takes longer than anything may.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = started(*arguments, env=env, cwd=cwd, stdout=out, stderr=err)
         try:
-            child.wait(timeout)
+            child.wait(patience())
         finally:
             child.kill()
         return _completed(arguments, child, out, err)
@@ -206,7 +206,9 @@ def ran(
 async def run(*arguments: str, env: Mapping[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
     """Run ``cdm`` to its end; it is killed where this is cancelled."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        child = started(*arguments, env=env, cwd=cwd, stdout=out, stderr=err)
+        # In a thread: the first one waits until all of cdm is imported, and nodes of this process run meanwhile.
+        begin = partial(started, *arguments, env=env, cwd=cwd, stdout=out, stderr=err)
+        child = await anyio.to_thread.run_sync(begin)
         try:
             await child.ended()
         finally:

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import anyio.abc
 
+from cdm.errors import StoreError
 from cdm.manager.active import Active
 from cdm.manager.policy import Policy
 from cdm.model.artifact import NodeId
@@ -143,9 +144,16 @@ class Nodes:
 
         Each bucket is a stream of its own. A blueprint may be decided on before a cordon that was written earlier.
         """
-        with bounded():
-            for running in self.active():
-                await running.managing.caught_up()
+
+        async def known() -> bool:
+            try:
+                for running in self.active():
+                    await running.managing.caught_up()
+            except StoreError:
+                return False  # its server stood still, and it connects anew
+            return True
+
+        await eventually(known, what="whoever leads knows all")
 
     def unharmed(self) -> None:
         """No node ended that was not told to."""

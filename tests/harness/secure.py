@@ -212,8 +212,9 @@ class Insider:
         self.refusals: list[str] = []
 
     async def on_error(self, error: Exception) -> None:
-        """Take note of what the server says."""
-        self.refusals.append(str(error))
+        """Take note of what the server refuses."""
+        if "permissions violation" in str(error).lower():
+            self.refusals.append(str(error))
 
     async def may_publish(self, subject: str, payload: bytes = b"", reply: str = "") -> bool:
         """Send a message; returns whether the server took it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import itertools
 import os
 import random
 import shutil
@@ -38,10 +38,23 @@ def binary() -> str:
     return found
 
 
+def _ports_of_this_worker() -> Iterator[int]:
+    """Those for it to give, in no order, round and round."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8
+    ports = range(10_000 + number * 1_250, 11_250 + number * 1_250)
+    return itertools.cycle(random.sample(ports, len(ports)))
+
+
+_PORTS = _ports_of_this_worker()
+
+
 def free_port() -> int:
-    """A port that nobody listens on at this moment, and that neither the system gives to anybody nor cdm to slices."""
+    """A port that nobody listens on at this moment, and that neither the system gives to anybody nor cdm to slices.
+
+    Nor does another worker of the same run, or this one soon: who is down for a while finds it free again.
+    """
     while True:
-        port = random.randint(10_000, 19_999)
+        port = next(_PORTS)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
@@ -103,28 +116,18 @@ class NatsServer:
     async def start(self) -> None:
         """Start, on the same port as before where there was one, and wait until clients are answered."""
         assert self._process is None
-        ports = self.folder / "ports"
-        shutil.rmtree(ports, ignore_errors=True)
-        ports.mkdir(parents=True)
-        port = -1 if self._port is None else self._port
-        command = [binary(), "-a", "127.0.0.1", "-p", str(port), "--ports_file_dir", str(ports), *self._arguments]
+        if self._port is None:
+            self._port = free_port()
+        command = [binary(), "-a", "127.0.0.1", "-p", str(self._port), *self._arguments]
         with (self.folder / "log").open("ab") as log:
             self._process = _spawn(command, log, self._env)
         deadline = time.monotonic() + patience()
-        while not self._up(ports):
+        while not self._listens():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"nats-server did not start:\n{self.log[-3000:]}")
             await anyio.sleep(0.01)
 
-    def _up(self, ports: Path) -> bool:
-        if self._port is None:
-            for file in ports.glob("*.ports"):
-                try:
-                    self._port = int(json.loads(file.read_text())["nats"][0].rpartition(":")[2])
-                except (ValueError, LookupError):
-                    return False  # half written
-        if self._port is None:
-            return False
+    def _listens(self) -> bool:
         with socket.socket() as probe:
             probe.settimeout(0.5)
             return probe.connect_ex(("127.0.0.1", self._port)) == 0
@@ -252,6 +255,8 @@ async def raw_client(*urls: str, **options: Any) -> AsyncIterator[Client]:
         max_reconnect_attempts=-1,
         reconnect_time_wait=0.1,
         ping_interval=1,
+        # A server may stand still for some seconds, and who connects anew misses what is told meanwhile.
+        max_outstanding_pings=5,
         **options,
     )
     flush = client.flush

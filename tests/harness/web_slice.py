@@ -79,6 +79,7 @@ async def serve() -> None:
         end_where_it_is(Path(DETAIL))
         await asyncio.sleep(0.05)
     await stopped.wait()
+    await asyncio.sleep(0.1)  # who was accepted as the signal came is among those who are answered
     server.close()
     while answering:
         await asyncio.wait(answering)

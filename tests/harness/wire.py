@@ -96,11 +96,12 @@ class Raw:
         return await self.put(bucket, key, b"", {"KV-Operation": "DEL"}, timeout)
 
     async def stubborn(self, bucket: str, key: str, value: object, headers: dict[str, str] | None = None) -> int:
-        """Put a key, again and again until it is acknowledged."""
+        """Put a key, again and again until it is acknowledged; it is stored once."""
+        once = {"Nats-Msg-Id": secrets.token_hex(8), **(headers or {})}
         with bounded(30):
             while True:
                 try:
-                    return await self.put(bucket, key, value, headers, timeout=1)
+                    return await self.put(bucket, key, value, once, timeout=1)
                 except (nats.errors.Error, OSError, Rejection):
                     await anyio.sleep(0.05)
 

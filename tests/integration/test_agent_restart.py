@@ -153,7 +153,7 @@ async def _registered(ground: Yard, count: int) -> bool:
 async def test_a_killed_node_is_replaced_and_unloads_when_it_returns(server: NatsServer, tmp_path: Path) -> None:
     """A dead node's slices are replaced elsewhere; when it returns, it unloads what is not its own any more."""
     async with yard(server, tmp_path) as ground:
-        with node_processes(server, tmp_path, node_ttl=2) as running:
+        with node_processes(server, tmp_path, node_ttl=5) as running:
             running.start("m1", "--role", "manager")
             for name in ("n1", "n2"):
                 start(running, tmp_path, name)
@@ -168,7 +168,7 @@ async def test_a_killed_node_is_replaced_and_unloads_when_it_returns(server: Nat
                 found = await ground.user.slices()
                 return sum(key.startswith("n2.") and state == "ACTIVE" for key, state in found.items()) == 2
 
-            await in_time(moved, 2 + 1, "both run on n2")
+            await in_time(moved, 5 + 1, "both run on n2")
             print(f"replaced after {time.monotonic() - killed:.1f} s")
             start(running, tmp_path)
             await eventually(lambda: _registered(ground, 3), 15)

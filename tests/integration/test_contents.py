@@ -102,7 +102,11 @@ async def test_what_is_pushed_replaced_and_removed_is_known(server: NatsServer, 
         assert (await user.api("STREAM.INFO.OBJ_artifacts"))["state"]["consumer_count"] == 1
         assert isinstance((await at.artifacts.listing())[0], UnreadableArtifact)
         await first.stop()
-        assert (await user.api("STREAM.INFO.OBJ_artifacts"))["state"]["consumer_count"] == 0
+
+        async def nobody_reads() -> bool:
+            return bool((await user.api("STREAM.INFO.OBJ_artifacts"))["state"]["consumer_count"] == 0)
+
+        await eventually(nobody_reads)
 
 
 async def test_it_is_known_whatever_becomes_of_the_server(server: NatsServer, tmp_path: Path) -> None:

@@ -73,8 +73,9 @@ async def test_a_node_waits_no_longer_than_it_was_told_and_not_at_all_after_a_se
     server: NatsServer, tmp_path: Path
 ) -> None:
     async with raw(server) as user, starting(server, tmp_path) as running, agents(server, "n1"):
-        for deadline in ("2s", "10m"):
+        for deadline in ("6s", "10m"):
             only = running.start("n1", "--drain-on-stop", "--drain-deadline", deadline)
+            await eventually(lambda: "node is up" in only.log, 30)  # noqa: B023
             await user.stubborn("blueprints", "acme/web/1", ONE)
             await eventually(lambda: active(user, {"n1": 1}), 30)
             before = time.monotonic()
@@ -91,8 +92,8 @@ async def test_a_node_waits_no_longer_than_it_was_told_and_not_at_all_after_a_se
                 assert b"n1  it is about to stop; 1 slice left" in shown.stdout
                 only.send(signal.SIGTERM)
             assert await only.ends(30) == 0
-            assert deadline == "10m" or time.monotonic() - before > 2
-            assert ("were not replaced elsewhere in time" in only.log) == (deadline == "2s")
+            assert deadline == "10m" or time.monotonic() - before > 6
+            assert ("were not replaced elsewhere in time" in only.log) == (deadline == "6s")
 
 
 async def test_a_manager_has_nothing_to_drain(server: NatsServer) -> None:

@@ -243,6 +243,8 @@ async def test_nothing_that_anybody_writes_ends_a_node_or_reaches_headers(server
                 await user.put("nodes", "n9", told_of)
                 if attempt or number:  # whom a leader finds at first has been there before, for all that it knows
                     await eventually(partial(_joined, reader, before), what="it is told each time")
+                else:
+                    await nodes.heard()
         await user.put("blueprints", ONE, 1)
         await eventually(lambda: told(reader, kind="load"), what="all else is told")
         assert not heard

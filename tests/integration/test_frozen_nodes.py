@@ -17,8 +17,8 @@ from tests.harness.wire import Raw, raw
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 KEY = "org.example/one/1.0.0"
-TTL = 3.0
-ROUNDS = 10
+TTL = 5.0
+ROUNDS = 6
 
 
 async def test_nodes_that_were_stopped_together_for_less_than_their_ttl_keep_their_slices(

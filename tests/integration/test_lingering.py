@@ -20,12 +20,12 @@ from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from tests.harness.judging import assert_legal
 from tests.harness.listing import listing
 from tests.harness.processes import Processes, node_processes
-from tests.harness.servers import NatsServer, free_port
+from tests.harness.servers import FORGIVEN, NatsServer, free_port
 from tests.harness.serving import ANSWERING, Hand, Yard, agent_alone, ask, made, yard
 from tests.harness.waiting import eventually, in_time
 from tests.harness.wire import Record
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 WEB = Path(__file__).parents[1] / "harness" / "web_slice.py"
 HTTP = Manifest(port="auto", readiness=Readiness(check=Http(), interval=0.05, timeout=20), stop_grace=5)
@@ -185,14 +185,14 @@ async def test_the_server_is_away_meanwhile(server: NatsServer, tmp_path: Path) 
 async def test_what_must_not_run_twice_does_not_serve_on_when_its_node_is_cut_off(
     server: NatsServer, tmp_path: Path
 ) -> None:
-    async with agent_alone(server, tmp_path, node_ttl=4.0) as (ground, hand, _):
+    async with agent_alone(server, tmp_path, node_ttl=6.0) as (ground, hand, _):
         key = hand.key(await push_web(ground, replace(HTTP, stop_grace=1)))
-        told: dict[str, Any] = {"overrides": {"stop_after": 4.0}}
+        told: dict[str, Any] = {"overrides": {"stop_after": 6.0}}
         port = (await hand.up(key, **told))["port"]
         await hand.put(key, "UNLOAD", after=3600, **told)
         await hand.reaches(key, "UNLOADING")
         server.kill()
-        await in_time(lambda: stands_silent(port), 6, "it is stopped")
+        await in_time(lambda: stands_silent(port), 8, "it is stopped")
         await server.restart()
         await hand.reaches(key, None)
 

@@ -27,11 +27,11 @@ from tests.harness import forked
 from tests.harness.forked import Child
 from tests.harness.paths import ROOT
 from tests.harness.processes import Processes, command_line, environment, node_processes
-from tests.harness.servers import NatsServer
+from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.waiting import bounded, eventually, patience
 from tests.harness.wire import ANSWER, Raw, raw
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 NAME = "g:talker:1"
 KEY = "g/talker/1"
@@ -238,14 +238,17 @@ async def test_two_nodes_are_merged_and_what_is_not_there_is_told(server: NatsSe
 async def test_ends_and_beginnings_are_marked_and_the_run_before_can_be_shown(
     server: NatsServer, tmp_path: Path
 ) -> None:
-    once = tmp_path / "once"
+    once, go = tmp_path / "once", tmp_path / "go"
     program = (
         "import pathlib, sys, time\n"
         f"once = pathlib.Path({str(once)!r})\n"
-        "if not once.exists():\n    once.touch()\n    print('first', flush=True)\n    time.sleep(1)\n    sys.exit(3)\n"
+        "if not once.exists():\n    once.touch()\n    print('first', flush=True)\n"
+        f"    while not pathlib.Path({str(go)!r}).exists():\n        time.sleep(0.05)\n"
+        "    sys.exit(3)\n"
         "print('second', flush=True)\ntime.sleep(600)"
     )
     async with cluster(server, tmp_path, program, 1, restart={"backoff": 0.1}) as talkers:
+        go.touch()
 
         async def again() -> list[str] | None:
             shown = (await talkers.logs(NAME)).stdout.decode().splitlines()
@@ -531,12 +534,12 @@ async def test_a_flood_keeps_no_node_from_its_heartbeat_and_a_slow_reader_is_tol
     server: NatsServer, tmp_path: Path
 ) -> None:
     logs = {"max_bytes": 200_000, "files": 2}
-    async with cluster(server, tmp_path, FLOOD, 2, node_ttl=5, logs=logs) as talkers:
+    async with cluster(server, tmp_path, FLOOD, 2, node_ttl=9, logs=logs) as talkers:
         found, inbox = await talkers.answers(follow=True, lines=1)
         output = tmp_path / "followed"
         asker = talkers.begin(NAME, "-f", output=output)
         try:
-            ends = time.monotonic() + 12  # more than twice the nodes' TTL
+            ends = time.monotonic() + 20  # more than twice the nodes' TTL
             registered = 0
             with bounded(60):
                 while time.monotonic() < ends or output.stat().st_size < 100_000:

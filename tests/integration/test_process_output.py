@@ -128,7 +128,7 @@ async def test_output_of_old_slices_is_bounded(stage: Stage, monkeypatch: pytest
 
 
 async def test_followed_while_it_runs_and_over_a_restart(stage: Stage) -> None:
-    key = await stage.load("print('hello', flush=True)\ntime.sleep(0.2)\nsys.exit(1)")
+    key = await stage.load("print('hello', flush=True)\ntime.sleep(1)\nsys.exit(1)")
     found: list[str] = []
     with bounded(20):
         async with anyio.create_task_group() as tasks:

@@ -23,11 +23,11 @@ from cdm.store.watch import HEARTBEAT
 from tests.harness.agents import agents
 from tests.harness.nodes import nodes_on
 from tests.harness.processes import command_line, processes
-from tests.harness.servers import NatsServer
+from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.waiting import eventually, in_time
 from tests.harness.wire import Raw, raw
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 ONE = "g/one/1"
 
@@ -149,8 +149,9 @@ async def test_an_agents_mirror_survives_its_server(server: NatsServer) -> None:
         await nodes.start("a1", role=Role.AGENT)
         own = nodes.all["a1"].node.part(Serving).own
         await eventually(lambda: own.complete)
-        await server.restart()
+        server.kill()
         await eventually(lambda: not own.complete)
+        await server.start()
         await user.stubborn("blueprints", ONE, 1)
         await eventually(lambda: own.complete and len(own.slices) == 1, 15)
         nodes.unharmed()

@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from tests.harness.secure import (
 )
 from tests.harness.servers import FORGIVEN, free_port, running_server
 from tests.harness.waiting import bounded, eventually
-from tests.harness.wire import Raw, Rejection, Tenant
+from tests.harness.wire import ANSWER, Raw, Rejection, Tenant
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -155,12 +156,17 @@ async def _looked_over(found: Fortress) -> None:
         "m1": "may read the buckets and manage (write slices); may not write blueprints, cordon and drain nodes, push "
         "artifacts, read logs or change buckets",
     }.items():
-        done = await command_line("doctor", "--json", *found.options(who), within=40)
-        told = {(each["kind"], each["severity"], each["what"]) for each in json.loads(done.stdout)["findings"]}
-        assert ("permissions", "ok", may) in told, told
-        assert {each[:2] for each in told if each[1] != "ok"} <= {("buckets", "note")}, told
-        assert done.returncode == Exit.OK, done.stderr
-        silent(found, done.stdout.decode() + done.stderr.decode())
+        # A heartbeat that took long is told of until the next one.
+        await eventually(partial(_nothing_else, found, who, may), 30, f"{who}: nothing else is told", pause=1)
+
+
+async def _nothing_else(found: Fortress, who: str, may: str) -> bool:
+    done = await command_line("doctor", "--json", *found.options(who), within=40)
+    silent(found, done.stdout.decode() + done.stderr.decode())
+    told = {(each["kind"], each["severity"], each["what"]) for each in json.loads(done.stdout)["findings"]}
+    print(who, sorted(told))
+    rest = {each[:2] for each in told if each[1] != "ok"}
+    return done.returncode == Exit.OK and ("permissions", "ok", may) in told and rest <= {("buckets", "note")}
 
 
 def _agent(insider: Insider, before: bool) -> Raw:
@@ -328,7 +334,7 @@ async def test_the_operator_pushes_artifacts_and_nodes_fetch_them(tmp_path: Path
         assert b"unchanged" in again.stdout, again.stderr
         replaced = await command_line("artifact", "push", "g:one:1", str(script), "--force", *options)
         assert b"replaced" in replaced.stdout
-        await operator.client.request("$KV.blueprints.g/one/1", b"3")
+        await operator.client.request("$KV.blueprints.g/one/1", b"3", timeout=ANSWER)
         for who in ("node-1", "manager-1"):
             async with connect(found.access(who), name="test") as connection:
                 cache = Cache(tmp_path / who, Artifacts(connection))
@@ -464,7 +470,14 @@ async def test_what_slices_name_is_kept_by_the_operator_and_managers_know_what_i
             assert not pushed.stderr
             digests.append(json.loads(pushed.stdout)["sha256"])
             async with found.client("node-1") as node:
-                await node.client.request(f"$KV.slices.node-1.{ONE}", json.dumps({"content": digests[0]}).encode())
+                value = json.dumps({"content": digests[0]}).encode()
+                await node.client.request(f"$KV.slices.node-1.{ONE}", value, timeout=ANSWER)
+
+            async def copied() -> bool:
+                held = (await Raw(operator.client).contents("slices")).get(f"node-1.{ONE}")
+                return held is not None and held.value.get("content") == digests[0]
+
+            await eventually(copied, what="the operator's copy has it, too")
         async with connect(found.access("node-1"), name="test") as connection:
             cache = Cache(tmp_path / "node-1", Artifacts(connection))
             for digest in digests:
@@ -671,7 +684,7 @@ async def test_a_permission_that_is_taken_away_is_complained_of_and_may_come_bac
 async def _again(user: Raw) -> bool:
     try:
         return await _registered(user, 1)
-    except nats.errors.Error:
+    except (Rejection, nats.errors.Error):
         return False
 
 

@@ -60,7 +60,7 @@ async def test_slices_of_nodes_that_never_registered_are_deleted_and_stop_no_ins
 ) -> None:
     async with (
         raw(server) as user,
-        processes(server, user, tmp_path, *REAL, node_ttl=4),
+        processes(server, user, tmp_path, *REAL, node_ttl=8),
         agents(server, *REAL),
     ):
         await user.put("blueprints", NAME, {"instances": 12, "min_healthy": 0})

@@ -99,6 +99,7 @@ async def test_nothing_begins_before_all_managers_are_upgraded(server: NatsServe
         await start(place, "m2")
         before = await identities(place)
         # Another variable.
+        await place.nodes.heard(place.user)
         await place.put("1", env={"LEVEL": "high"})
         await waits(place, "1")
         # What is lost is made up for by what runs.
@@ -136,6 +137,7 @@ async def test_pushed_over_content_waits_too(server: NatsServer, tmp_path: Path,
         await place.release("1")
         await start(place, "m2")
         before = await identities(place)
+        await place.nodes.heard(place.user)
         await place.push("1", remark="another", force=True)
         await waits(place, "1")
         await anyio.sleep(2)

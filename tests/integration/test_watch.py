@@ -709,7 +709,11 @@ async def test_a_held_watch_lets_the_server_stop_and_catches_up_when_let_go(
 ) -> None:
     monkeypatch.setattr(intake_module, "LONGEST_HOLD", 60.0)
     backpressure, count = Backpressure(), 20_000
-    async with raw(server) as user, watching(server, STATUS, backpressure=backpressure) as watched:
+    async with (
+        raw(server) as user,
+        watching(server, STATUS, backpressure=backpressure, heartbeats=Heartbeats(600.0, 600.0)) as watched,
+    ):
+        # Heartbeats are held with the rest.
         backpressure.much = lambda: True
         await _fill_on(user, 0, count)
         consumer = watched.watch._consumer

@@ -35,7 +35,7 @@ async def three(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]
 @asynccontextmanager
 async def _shared(folder: Path, size: int) -> AsyncIterator[Site]:
     """What its clients left open is collected while those are still forgiven who used it (`FORGIVEN`)."""
-    async with site(folder, size) as made:
+    async with site(folder, size, node_ttl=30, lease_ttl=30) as made:
         yield made
     gc.collect()
 

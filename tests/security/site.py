@@ -118,7 +118,9 @@ def _kept(bucket: str, key: str, sequence: int, data: bytes) -> Kept:
 
 
 @asynccontextmanager
-async def site(folder: Path, size: int, *, told: bool = False, node_ttl: int = 10) -> AsyncIterator[Site]:
+async def site(
+    folder: Path, size: int, *, told: bool = False, node_ttl: int = 10, lease_ttl: int = 10
+) -> AsyncIterator[Site]:
     """A site of so many servers, whose victim runs a slice; the thief has a key, and no process.
 
     Args:
@@ -126,6 +128,7 @@ async def site(folder: Path, size: int, *, told: bool = False, node_ttl: int = 1
         size: how many servers.
         told: whether nodes are told their role.
         node_ttl: seconds after which a registration ends that is not renewed.
+        lease_ttl: the same of leadership.
     """
     managers = (MANAGER, OTHER_MANAGER)
     async with fortress(folder, THIEF, VICTIM, managers=managers, size=size) as found:
@@ -135,7 +138,7 @@ async def site(folder: Path, size: int, *, told: bool = False, node_ttl: int = 1
             return (await command_line("init", *replicas, *found.options("admin"))).returncode == 0
 
         await eventually(made, 30, "the servers take the buckets", 0.2)
-        times = ("--lease-ttl", "10", "--node-ttl", str(node_ttl), "--reconcile-interval", "1")
+        times = ("--lease-ttl", str(lease_ttl), "--node-ttl", str(node_ttl), "--reconcile-interval", "1")
         processes = Processes(found.url, folder, times)
         try:
             async with found.client("operator") as operator, found.client(MANAGER) as manager:

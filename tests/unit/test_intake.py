@@ -73,7 +73,8 @@ async def test_others_have_many_turns_in_between() -> None:
         assert all(seen.count(number) >= intake_module.TURNS_OF_OTHERS for number in (1, 2))
 
 
-async def test_it_waits_while_there_is_much_to_do_and_goes_on_afterwards() -> None:
+async def test_it_waits_while_there_is_much_to_do_and_goes_on_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake_module, "LONGEST_HOLD", 60.0)
     async with taking() as taken:
         taken.much = True
         taken.put(*range(10))
