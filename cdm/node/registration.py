@@ -15,7 +15,7 @@ import anyio
 from msgspec.structs import replace
 
 from cdm import clock
-from cdm.errors import AccessDenied, Conflict, NodeIdTaken, NoResponders, StoreBusy, StoreError, Uncertain
+from cdm.errors import AccessDenied, Conflict, NodeIdTaken, NoResponders, StoreBusy, StoreError, Uncertain, Unreachable
 from cdm.log import Lasting, Log
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NodeKey, encode
@@ -62,7 +62,7 @@ async def ask(connection: Connection, node: NodeId, asker: str = "") -> Identity
     Raises:
         NoResponders: no process of that id is connected.
         Uncertain: it is connected, was asked `ASK_ATTEMPTS` times, and gave no answer.
-        Unreachable: the connection was lost.
+        Unreachable: the connection was lost, or the server itself says nothing.
     """
     left = ASK_ATTEMPTS
     while True:
@@ -71,7 +71,10 @@ async def ask(connection: Connection, node: NodeId, asker: str = "") -> Identity
             answer = await connection.request(answers_on(connection, node), asker.encode(), timeout=ASK_TIMEOUT)
             return identity_of(answer)
         except Uncertain:
-            connection.check_up()  # or it may be the server that gave none
+            try:
+                await connection.flush()
+            except Uncertain:
+                raise Unreachable("the NATS server says nothing") from None
             if not left:
                 raise
 
@@ -161,6 +164,7 @@ class Presence:
                 if stored is None or not self._is_ours(stored):  # else an acknowledgement was lost
                     before = stored
                     if stored is not None and stored.payload is not None:
+                        await self._stop_answering()  # an earlier try may have failed: one's own answer is nobody's
                         await self._refuse_if_alive(stored.payload)
                 await self._start_answering()
                 await self._put(stored.revision if stored else 0, succeeds=True)
@@ -168,8 +172,7 @@ class Presence:
                 waits.over(clock.now())
                 return
             except Conflict:
-                # Somebody registered in between: find out who, without hearing one's own answer.
-                await self._stop_answering()
+                pass  # somebody registered in between
             except AccessDenied:
                 raise
             except StoreError as error:

@@ -256,9 +256,11 @@ async def test_a_frozen_holder_keeps_its_id(server: NatsServer) -> None:
         assert (await registration(user))["incarnation"] == "frozen"
 
 
-@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "killed"])
+@pytest.mark.parametrize(
+    "frozen", [0.0, ASK_TIMEOUT + 0.2, 2 * ASK_TIMEOUT + 0.5], ids=["killed", "frozen", "frozen for both"]
+)
 async def test_a_server_that_fails_as_the_holder_is_asked_makes_it_no_living_one(
-    server: NatsServer, frozen: bool
+    server: NatsServer, frozen: float
 ) -> None:
     async with raw(server) as user, connected(server) as connection, anyio.create_task_group() as tasks:
         await Bucket(connection, NODES).ensure(create=True)
@@ -278,12 +280,28 @@ async def test_a_server_that_fails_as_the_holder_is_asked_makes_it_no_living_one
             server.pause()
         else:
             server.kill()
-        await anyio.sleep(ASK_TIMEOUT + 0.2)
+        await anyio.sleep(frozen or ASK_TIMEOUT)
         if frozen:
             server.resume()
         else:
             await server.start()
         await eventually(lambda: patiently(partial(_tells, user, incarnation="new")))
+
+
+async def test_who_could_not_register_at_once_takes_its_own_answer_for_nobody_else(server: NatsServer) -> None:
+    async with raw(server) as user, connected(server) as connection, anyio.create_task_group() as tasks:
+        await Bucket(connection, NODES).ensure(create=True)
+        await user.put("nodes", "n1", {"incarnation": "dead", "ttl": 60})
+        config = (await user.api("STREAM.INFO.KV_nodes"))["config"]
+        # Too small for a registration: the bucket answers, and takes none.
+        await user.api("STREAM.UPDATE.KV_nodes", {**config, "max_msg_size": 50})
+        one = presence(connection, "new")
+        tasks.start_soon(one.register)
+        await eventually(lambda: one._responder is not None, what="the dead one did not answer, and it tried")
+        await anyio.sleep(2)  # it tries again and again
+        assert not one.is_registered
+        await user.api("STREAM.UPDATE.KV_nodes", config)
+        await eventually(partial(_tells, user, incarnation="new"))
 
 
 async def test_an_answer_writes_no_key(server: NatsServer) -> None:
