@@ -122,7 +122,7 @@ class Running(Serving):
             # First: what another node downloads and runs would be mistaken for a dead one's.
             self._folder.take()
             self.agent.lives_in(identity_of(self._folder.path))
-            note_holder(self._folder.path, self._incarnation, self._ttl)
+            self._note()
             await self._cache.start()
             await self._runtime.start()
         except OSError as error:
@@ -146,10 +146,14 @@ class Running(Serving):
         if (settled := self.agent.is_settled) is self._settled:
             return
         self._settled = settled
+        self._note()
+
+    def _note(self) -> None:
+        """Have the folder know of this process: also a full disk is no reason not to run."""
         try:
-            note_holder(self._folder.path, self._incarnation, self._ttl, settled=settled)
+            note_holder(self._folder.path, self._incarnation, self._ttl, settled=self._settled)
         except OSError as error:
-            log.debug("what the node's folder knows of its process is old", reason=str(error))
+            log.warning("cdm node leave will not know of this process", reason=str(error))
 
     def succeeds(self, until: float) -> None:
         """Slices that must not run twice may run where those processes began them."""

@@ -6,9 +6,7 @@ import json
 import os
 import shutil
 import stat
-import subprocess
 import tarfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -394,18 +392,6 @@ async def test_what_can_never_fit_is_fatal(server: NatsServer, tmp_path: Path) -
     async with supply(server, tmp_path) as at:
         await at.push(ONE, at.file(2000))
         assert "enlarge" in await refused(at.cache(1000), fatal=True)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=False, capture_output=True)
-    if made.returncode:
-        pytest.skip("no file system can be mounted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 async def test_what_has_no_room_on_the_disk_says_what_it_needs(

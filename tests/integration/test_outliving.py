@@ -438,6 +438,27 @@ async def test_leaving_tells_what_it_ends_that_a_killed_keeper_left(server: Nats
         assert (await leave(tmp_path, server.url)).returncode == 1, "there is nothing"
 
 
+async def test_the_next_process_goes_on_though_the_disk_is_full(
+    server: NatsServer, tmp_path: Path, small_disk: Path
+) -> None:
+    async with kept(server, tmp_path) as (ground, hand, running):
+        await up(start(running, small_disk))
+        key = hand.key(await ground.push("one"))
+        await hand.up(key)
+        before = ground.living
+        running.all["n1"].crash()
+        with contextlib.suppress(OSError), (small_disk / "full").open("wb", buffering=0) as full:
+            while True:
+                full.write(bytes(4096))
+        again = start(running, small_disk)
+        await up(again)
+        await eventually(partial(_goes_on, again, 1), 30, "it goes on")
+        assert ground.living == before
+        assert "cdm node leave will not know of this process" in again.log
+        (small_disk / "full").unlink()
+        await hand.unload(key)
+
+
 async def test_leaving_takes_back_what_its_own_processes_wrote_and_nothing_else(
     server: NatsServer, tmp_path: Path
 ) -> None:
