@@ -79,6 +79,7 @@ async def write(connection: Connection, changes: Sequence[Change]) -> list[int]:
 
     Raises:
         Conflict: one was written by others meanwhile; those before it are written, and that is told.
+        Uncertain: no answer came about one, which may be stored, or be stored later; likewise.
         StoreError: the server does not let it be written; likewise.
     """
     revisions: list[int] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import NamedTuple
 
 import anyio
 import msgspec
@@ -13,13 +14,13 @@ from msgspec.structs import replace
 
 from cdm.cli.known import meant
 from cdm.cli.plans import Edit
-from cdm.cli.service import ServiceLook, look_of
+from cdm.cli.service import ServiceLook, VersionLook, look_of
 from cdm.cli.writing import PAUSE, TRIES, typist
-from cdm.errors import Conflict, InvalidKey, ServiceMissing, StoreBusy, Uncertain
+from cdm.errors import Conflict, InvalidKey, ServiceMissing, StoreBusy, StoreError, Uncertain, innermost
 from cdm.model.artifact import Artifact, Service
 from cdm.model.keys import BlueprintKey, LastValidKey, RolloutKey, decode_artifact, encode, encode_service
 from cdm.model.last_valid import LastValid
-from cdm.store.bucket import Bucket, buckets
+from cdm.store.bucket import Bucket, Stored, buckets
 from cdm.store.connection import Connection
 from cdm.store.revisions import Revision, revisions
 from cdm.store.snapshot import check_there
@@ -41,6 +42,14 @@ class Made(Struct, frozen=True):
     """Of the blueprint; where nothing was to be changed, that which it had."""
     look: ServiceLook
     """How the service stood before."""
+
+
+class _Unsure(NamedTuple):
+    """An edit that was sent, and of which no answer came: it may yet be stored."""
+
+    made: Made
+    """As if it were; its revision is not known."""
+    error: Uncertain
 
 
 def keys_of(service: Service) -> str:
@@ -140,10 +149,16 @@ async def edited(connection: Connection, service: Service, plan: Plan) -> Made:
         ServiceMissing: nothing is known of the service.
         Conflict: it was written by others again and again.
         StoreBusy: the server cannot write.
+        Uncertain: no answer came; it may be stored, or be stored later.
     """
     busy: StoreBusy | None = None
+    unsure: _Unsure | None = None
     for _ in range(TRIES):
-        look = await looked(connection, service)
+        look = await _looked_after(connection, service, unsure)
+        if unsure is not None and (now := _written_since(unsure.made, look)) is not None:
+            if now.raw == unsure.made.edit.raw:
+                return replace(unsure.made, revision=now.revision)
+            unsure = None  # others have written since: it comes no more
         try:
             edit = plan(look)
         except ServiceMissing as error:
@@ -156,7 +171,11 @@ async def edited(connection: Connection, service: Service, plan: Plan) -> Made:
             busy = None
         except StoreBusy as error:
             busy = error
+        except Uncertain as error:
+            busy, unsure = None, _Unsure(Made(edit, 0, look), error)
         await anyio.sleep(random.uniform(PAUSE / 4, PAUSE))
+    if unsure is not None:
+        raise unsure.error
     if busy is not None:
         raise busy
     raise Conflict(
@@ -165,8 +184,25 @@ async def edited(connection: Connection, service: Service, plan: Plan) -> Made:
     )
 
 
+async def _looked_after(connection: Connection, service: Service, unsure: _Unsure | None) -> ServiceLook:
+    """How a service stands; where that cannot be seen after an edit without an answer, that one's error is raised."""
+    try:
+        return await looked(connection, service)
+    except (StoreError, ExceptionGroup) as error:
+        if unsure is None or not isinstance(innermost(error), StoreError):
+            raise
+        raise unsure.error from None
+
+
+def _written_since(made: Made, look: ServiceLook) -> VersionLook | None:
+    """The version that an edit is of, if its blueprint was written after the edit looked at it."""
+    before = made.edit.version
+    now = look.versions.get(before.version)
+    return now if now is not None and now.revision > before.revision else None
+
+
 async def _put(connection: Connection, edit: Edit) -> int:
-    """Write it; raises `Conflict` and `StoreBusy`, after which nothing of it is stored."""
+    """Write it; raises `Conflict` and `StoreBusy`, after which nothing of it is stored, and `Uncertain`."""
     version = edit.version
     return await put_blueprint(connection, version.artifact, edit.raw, version.revision, version.owner)
 
@@ -184,8 +220,9 @@ async def put_blueprint(
         owner: who is to look after it; empty: nobody in particular.
 
     Raises:
-        Conflict: it has another revision. Nothing of this is stored, or it cannot be told.
+        Conflict: it has another revision: nothing of this is stored, or it was written over.
         StoreBusy: the server cannot write at present; nothing is stored.
+        Uncertain: no answer came; it may be stored, or be stored later.
     """
     bucket, key = buckets(connection)["blueprints"], BlueprintKey(artifact)
     headers = {WRITER: typist(), **({OWNER: owner} if owner and raw is not None else {})}
@@ -194,7 +231,15 @@ async def put_blueprint(
             return await bucket.delete(key, expect=expect, headers=headers)
         return await bucket.put(key, raw, expect=expect, headers=headers)
     except Uncertain:
-        stored = await bucket.read_near(key)
-        if stored is not None and stored.payload == raw and stored.revision > expect:
-            return stored.revision
-        raise Conflict("it may be stored later") from None
+        stored: Stored | None = None
+        with suppress(StoreError):
+            stored = await bucket.read_near(key)
+        if stored is not None and stored.revision > expect:
+            if stored.payload == raw:
+                return stored.revision
+            raise Conflict("others have written it since") from None
+        # A replica that is behind, or has no leader, shows what was there before: that tells nothing.
+        raise Uncertain(
+            f"no answer came: blueprint {artifact} may be stored, or be stored later; "
+            f"look (`cdm history {artifact.service}`), and try again"
+        ) from None

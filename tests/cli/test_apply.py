@@ -7,19 +7,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from cdm.cli.applying import Decided, Wish, decided, wait_for, write
 from cdm.cli.documents import Document, read_all
-from cdm.errors import Conflict
+from cdm.errors import Conflict, Uncertain
 from cdm.model.artifact import Artifact
+from cdm.store.connection import Access, connect
 from tests.cli.test_cli import run
 from tests.cli.test_releases import cluster
 from tests.docs.documents import blocks, commands
-from tests.harness.servers import NatsServer
+from tests.harness.servers import NatsServer, running_cluster
 from tests.harness.store import connected
 from tests.harness.terminal import terminal
-from tests.harness.waiting import bounded
+from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import Raw, raw
 
 pytestmark = pytest.mark.anyio
@@ -205,6 +207,45 @@ async def test_what_others_wrote_meanwhile_stays_and_what_was_written_before_is_
             await write(connection, found.changes)
         assert await _blueprints(user) == {"acme:a:1": 2, "acme:b:1": 7}
         assert capsys.readouterr().err == "cdm: written before that: acme:a:1\n"
+
+
+async def test_an_acknowledgement_that_is_lost_is_no_write_of_others(capsys: pytest.CaptureFixture[str]) -> None:
+    documents = [Document(Artifact("acme", name, "1"), {"instances": 2}, "") for name in ("a", "b")]
+    async with running_cluster() as servers:
+        every = ",".join(server.url for server in servers)
+        assert run("init", "--replicas", "3", "--server", every).returncode == 0
+        async with raw(servers) as user:
+            written = [await user.stubborn("blueprints", f"acme/{name}/1", 1) for name in ("a", "b")]
+            leader = (await user.api("STREAM.INFO.KV_blueprints"))["cluster"]["leader"]
+        # One that follows is left: it takes what is written for the leader, and answers from its replica.
+        *others, alone = sorted(servers, key=lambda each: each.folder.name != leader)
+        async with connect(Access((alone.url,)), name="test") as connection:
+
+            async def all_is_there() -> Decided | None:
+                look = await decided(connection, Wish(documents))
+                return look if [change.version.revision for change in look.changes] == written else None
+
+            found = await eventually(all_is_there)
+            assert found is not None
+            for server in others:
+                server.pause()
+            told: list[str] = []
+
+            async def write_it() -> None:
+                with pytest.raises(Uncertain) as raised:
+                    await write(connection, found.changes)
+                told.append(str(raised.value))
+
+            try:
+                with bounded(30):
+                    async with anyio.create_task_group() as tasks:
+                        for _ in range(10):  # whether the replica answers that is left is a matter of luck
+                            tasks.start_soon(write_it)
+            finally:
+                for server in others:
+                    server.resume()
+    assert all(each.startswith("no answer came: blueprint acme:a:1 may be stored, or be stored later") for each in told)
+    assert capsys.readouterr().err == ""
 
 
 async def test_whoever_waits_hears_of_what_stood_there_already(server: NatsServer) -> None:

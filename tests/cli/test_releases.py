@@ -17,7 +17,8 @@ import anyio
 import pytest
 
 from cdm.cli import editing
-from cdm.cli.plans import scaling
+from cdm.cli.plans import Edit, scaling
+from cdm.cli.service import ServiceLook
 from cdm.errors import Conflict
 from cdm.model.artifact import Artifact
 from cdm.store.wire import WRITER
@@ -417,3 +418,38 @@ async def test_what_others_write_meanwhile_is_kept_and_after_a_few_tries_it_is_a
             meddling = 100
             with pytest.raises(Conflict, match="cdm history acme:web"):
                 await editing.edited(connection, web.service, lambda look: scaling(look, web, 9))
+
+
+async def test_an_edit_without_an_answer_is_not_made_twice(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stored after all: whoever looks again finds it, and does not take it for what others wrote."""
+    async with raw(server) as user:
+        assert (await command_line("init", env={"NATS_URL": server.url})).returncode == 0
+        await user.put("blueprints", "acme/web/1", {"instances": 1})
+        web, looks = Artifact("acme", "web", "1"), 0
+
+        async with connected(server) as connection:
+            looked = editing.looked
+
+            async def disturbed(*arguments: Any) -> Any:
+                nonlocal looks
+                looks += 1
+                if looks > 1:
+                    server.resume()
+                    await eventually(lambda: connection.is_up)
+                found = await looked(*arguments)
+                if looks == 1:
+                    server.pause()
+                return found
+
+            def one_more(look: ServiceLook) -> Edit:
+                return scaling(look, web, int(look.versions["1"].instances) + 1)
+
+            monkeypatch.setattr(editing, "looked", disturbed)
+            try:
+                with bounded(30):
+                    made = await editing.edited(connection, web.service, one_more)
+            finally:
+                server.resume()
+            assert looks > 1
+            stored = (await user.contents("blueprints"))["acme/web/1"]
+            assert (stored.value, stored.sequence) == ({"instances": 2}, made.revision)
