@@ -31,6 +31,7 @@
     ├── FolderTaken
     ├── AddressTaken
     ├── OutputMissing
+    │   └── OutputUnknown
     ├── ServiceMissing
     ├── SliceMissing
     ├── NodeUnknown
@@ -172,7 +173,11 @@ class AddressTaken(CdmError):
 
 
 class OutputMissing(CdmError):
-    """Raised when no node that was asked has output of an artifact, or none answered."""
+    """Raised when no node that was asked has output of an artifact."""
+
+
+class OutputUnknown(OutputMissing):
+    """Raised when no node that answered has output of an artifact, or none answered: those that did not may have."""
 
 
 class ServiceMissing(CdmError):

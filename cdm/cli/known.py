@@ -15,14 +15,23 @@ PATIENCE = 5.0
 """Seconds without anything that comes after which looking for names is given up."""
 
 
-async def known_artifacts(connection: Connection) -> set[Artifact] | None:
-    """Every artifact that is stored, has a blueprint, or has a slice; None: not all of that can be read."""
+async def all_artifacts(connection: Connection) -> set[Artifact]:
+    """Every artifact that is stored, has a blueprint, or has a slice.
+
+    Raises:
+        StoreError: not all of that can be read; it may be in an exception group.
+    """
     known: set[Artifact] = set()
+    for message in await snapshot(connection, PATIENCE, ("blueprints", "slices")):
+        if isinstance(key := getattr(message, "key", None), (BlueprintKey, SliceKey)):
+            known.add(key.artifact)
+    return known | await stored_artifacts(connection)
+
+
+async def known_artifacts(connection: Connection) -> set[Artifact] | None:
+    """The same; None: not all of that can be read."""
     try:
-        for message in await snapshot(connection, PATIENCE, ("blueprints", "slices")):
-            if isinstance(key := getattr(message, "key", None), (BlueprintKey, SliceKey)):
-                known.add(key.artifact)
-        return known | await stored_artifacts(connection)
+        return await all_artifacts(connection)
     except* StoreError:
         pass
     return None

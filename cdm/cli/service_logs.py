@@ -8,11 +8,11 @@ import anyio
 import anyio.abc
 from msgspec.structs import replace
 
-from cdm.cli.known import known_artifacts, nearest
+from cdm.cli.known import all_artifacts, nearest
 from cdm.cli.router import keys_of
 from cdm.cli.wording import natural
 from cdm.dispatch.messages import Message, ValuePut
-from cdm.errors import OutputMissing
+from cdm.errors import OutputMissing, OutputUnknown, innermost
 from cdm.model.artifact import Artifact, NodeId, Service
 from cdm.model.keys import SLICES, SliceKey
 from cdm.output.client import Reader
@@ -56,13 +56,20 @@ class ServiceReader:
         self._complete = True
         self._found = False
         """Whether any version has output."""
+        self._unknown = ""
+        """Why it is not known whether a version has some; empty: it is known of all."""
 
     async def run(self, service: Service, hosts: Sequence[Registered]) -> bool:
-        """Hand on what there is; returns whether nothing was missing. Errors as those of `Reader.run`."""
+        """Hand on what there is; returns whether nothing was missing.
+
+        Raises:
+            StoreError: which versions there are cannot be read; it may be in an exception group.
+            OutputMissing, OutputUnknown, AccessDenied: as in `Reader.run`.
+        """
         if self._request.follow:
             await self._follow(service, hosts)
             return self._complete
-        known = await known_artifacts(self._connection) or set()
+        known = await all_artifacts(self._connection)
         versions = sorted((each for each in known if each.service == service), key=lambda each: natural(each.version))
         if not versions:
             meant = nearest(str(service), {each.service for each in known})
@@ -74,6 +81,8 @@ class ServiceReader:
             for number, version in enumerate(versions[-MOST_VERSIONS:]):
                 tasks.start_soon(self._read_once, version, hosts, merging, number)
             await merging.run()
+        if not self._found and self._unknown:
+            raise OutputUnknown(f"no output of any version of {service} was found: {self._unknown}")
         if not self._found:
             raise OutputMissing(f"there is no output of any version of {service}")
         return self._complete
@@ -82,6 +91,9 @@ class ServiceReader:
         try:
             self._complete &= await self._reader(version, merging.of(number)).run(hosts)
             self._found = True
+        except* OutputUnknown as errors:
+            self._complete = False
+            self._unknown = str(innermost(errors))
         except* OutputMissing:
             pass  # another version may have some
         finally:

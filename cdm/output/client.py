@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from cdm import clock
 from cdm.dispatch.messages import Cause, Message, ValuePut, ValueRemove
-from cdm.errors import OutputMissing, StoreError
+from cdm.errors import OutputMissing, OutputUnknown, StoreError
 from cdm.model.artifact import NodeId
 from cdm.model.keys import NODES, NodeKey, encode_node
 from cdm.model.node import Registration
@@ -86,7 +86,8 @@ class Reader:
         """Hand on everything that these nodes, and later ones, have; returns whether nothing was missing.
 
         Raises:
-            OutputMissing: there is none, and none that comes is waited for; or no node answered.
+            OutputMissing: there is none, and none that comes is waited for.
+            OutputUnknown: the same, but not all nodes answered; or none did.
             AccessDenied: a node may not be asked, or may not reply here.
         """
         subject = f"{self._inbox}.*.*"
@@ -264,7 +265,7 @@ class Reader:
             if source.node in self._without:
                 self._give_up(source, KEEPS_NONE, SourcePhase.REFUSED)
         if self._sources and not answered:
-            raise OutputMissing(f"no node {'that keeps output ' if self._without else ''}answered")
+            raise OutputUnknown(f"no node {'that keeps output ' if self._without else ''}answered")
         if not any(source.slices for source in answered):
             yet = " yet" if self._request.follow else ""
             await self._nothing_yet(f"there is no output of {{}}{yet}", answered)
@@ -277,7 +278,8 @@ class Reader:
         looked = f"asked: {names}" if names else "no node is registered, see `cdm status`"
         reason = await self._missing() or f"{finding.format(what)} ({looked})"
         if not self._request.follow:
-            raise OutputMissing(reason)
+            heard = all(each.slices is not None or each.node in self._without for each in self._sources.values())
+            raise OutputMissing(reason) if heard else OutputUnknown(reason)
         self._remark(f"note: {reason}; waiting")
 
     async def _go_on(self) -> None:

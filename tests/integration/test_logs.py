@@ -27,8 +27,9 @@ from tests.harness import forked
 from tests.harness.forked import Child
 from tests.harness.paths import ROOT
 from tests.harness.processes import Processes, command_line, environment, node_processes
-from tests.harness.servers import FORGIVEN, NatsServer
+from tests.harness.servers import FORGIVEN, NatsServer, free_port
 from tests.harness.waiting import bounded, eventually, patience
+from tests.harness.web import asked
 from tests.harness.wire import ANSWER, Raw, raw
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
@@ -301,6 +302,53 @@ async def test_a_node_that_died_is_told_as_one_that_does_not_answer(server: Nats
         assert re.fullmatch(
             r"cdm: warning: node 'n0': does not answer \(registered, last heard of \d+ s ago\)\n", told
         ), told
+
+
+async def test_that_no_node_answers_does_not_mean_that_there_is_no_output(server: NatsServer, tmp_path: Path) -> None:
+    async with cluster(server, tmp_path, SLOW, 1, node_ttl=120) as talkers:  # frozen ones stay registered
+        at, served = f"127.0.0.1:{free_port()}", tmp_path / "served"
+        with served.open("wb") as told:
+            page = forked.started(
+                "serve", "--http", at, "--server", server.url, env=environment(), stdout=told, stderr=told
+            )
+        try:
+
+            async def shown() -> bool:
+                found = await asked(at, f"/page/logs?kind=version&name={NAME}")
+                return found.status == 200 and bool(found.json["lines"])
+
+            await eventually(lambda: "serving HTTP" in served.read_text(), 30)
+            await eventually(shown, 20)
+            for node in talkers.nodes.all.values():
+                node.send(signal.SIGSTOP)
+            try:
+                of_all = await command_line("logs", "g:talker", "--server", server.url)
+                with bounded(20):
+                    on_page = await asked(at, f"/page/logs?kind=version&name={NAME}")
+            finally:
+                for node in talkers.nodes.all.values():
+                    node.send(signal.SIGCONT)
+            assert of_all.returncode == 1
+            said = of_all.stderr.decode()
+            assert "cdm: no output of any version of g:talker was found: no node answered\n" in said
+            assert "no node answered" in on_page.json["why"]
+            assert "no output so far" not in on_page.json["why"]
+        finally:
+            page.kill()
+            page.wait(patience())
+
+
+@pytest.mark.quick
+async def test_versions_that_cannot_be_read_are_not_taken_for_none(server: NatsServer) -> None:
+    made = await command_line("init", "--server", server.url)
+    assert made.returncode == 0, made.stderr
+    async with raw(server) as user:
+        await user.put("slices", f"n1.{KEY}", {"state": "ACTIVE"})
+        await user.api("STREAM.DELETE.KV_blueprints")
+    failed = await command_line("logs", "g:talker", "--server", server.url)
+    assert failed.returncode != 0
+    assert "nothing is known" not in failed.stderr.decode()
+    assert "bucket blueprints does not exist" in failed.stderr.decode()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -11,7 +11,7 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from cdm import clock
-from cdm.errors import CdmError, OutputMissing, ServiceMissing, SliceMissing, UsageError, innermost
+from cdm.errors import CdmError, OutputMissing, OutputUnknown, ServiceMissing, SliceMissing, UsageError, innermost
 from cdm.explain.past import with_history, with_past
 from cdm.http.desk import Desk
 from cdm.http.page.feed import Feed
@@ -144,6 +144,8 @@ class Inquiries:
         with anyio.move_on_after(PATIENCE) as scope:
             try:
                 await Reader(connection, request, only, write, said.append, _nothing).run(hosts)
+            except* OutputUnknown as errors:
+                said.append(str(innermost(errors)))
             except* OutputMissing:
                 said.append("there is no output so far")
             except* CdmError as errors:
