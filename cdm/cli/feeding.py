@@ -113,7 +113,10 @@ class FileProxy:
         except OSError as error:
             raise NotTaken(f"{self._path} cannot be written: {error.strerror or error}") from None
         if self._command:
-            await _run(self._command)
+            try:
+                await _run(self._command)
+            except OSError as error:  # the machine may have no room for it, or for its output, at the moment
+                raise NotTaken(f"--exec cannot be run: {error.strerror or error}") from None
         self._taken = text
         return True
 

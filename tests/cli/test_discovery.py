@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+import sys
 import tomllib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +264,31 @@ async def test_a_file_is_written_at_each_change_and_a_command_that_fails_is_trie
         process.send_signal(signal.SIGTERM)
         await eventually(lambda: process.poll() is not None, what="it ends")
         assert process.returncode == 0
+
+
+async def test_a_command_that_cannot_be_run_is_tried_again(server: NatsServer, user: Raw, tmp_path: Path) -> None:
+    template, made, runs, scratch = (tmp_path / name for name in ("web.tmpl", "web.conf", "runs", "scratch"))
+    template.write_text("server {{endpoint}};\n")
+    scratch.mkdir()
+    command = [sys.executable, "-m", "cdm", "endpoints", "acme:web", "--server", server.url]
+    command += ["--template", str(template), "--out", str(made), "--exec", f"echo told >> {runs}"]
+    output, env = tmp_path / "output", {**environment(), "TMPDIR": str(scratch)}
+    with output.open("wb") as told:
+        process = await anyio.open_process(command, stdin=subprocess.DEVNULL, stdout=told, stderr=told, env=env)
+    try:
+        await eventually(lambda: "acme:web: 2 instances" in output.read_text(), 20)
+        scratch.rename(tmp_path / "away")
+        await serve(user, "n2.acme/web/1/1", 8003)
+        await eventually(lambda: "trying again in" in output.read_text() or process.returncode is not None, 20)
+        assert "cdm: --exec cannot be run: No such file or directory; trying again in 1 s\n" in output.read_text()
+        (tmp_path / "away").rename(scratch)
+        await eventually(lambda: "acme:web: 3 instances" in output.read_text(), 40)
+        assert runs.read_text().splitlines() == ["told"] * 2
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        with anyio.CancelScope(shield=True):
+            await process.wait()
 
 
 @pytest.mark.quick
