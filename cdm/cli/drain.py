@@ -198,7 +198,7 @@ def _slices(count: int) -> str:
 async def _waited(follower: DrainFollower, options: WaitOptions) -> list[Drained]:
     try:
         found = await follower.run(options.timeout)
-    except anyio.get_cancelled_exc_class():  # Ctrl-C
+    except (Exception, anyio.get_cancelled_exc_class()):  # Ctrl-C; or NATS refuses something
         print(f"cdm: {_what_goes_on(follower)}", file=sys.stderr)
         raise
     if any(each.result in (Result.TIMED_OUT, Result.NOT_BEGUN) for each in found):

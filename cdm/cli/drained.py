@@ -18,6 +18,7 @@ from cdm.cli.intending import put_intents
 from cdm.cli.node_tables import left_in_short
 from cdm.cli.wording import alike
 from cdm.dispatch.messages import Message
+from cdm.errors import StoreBusy, Uncertain, Unreachable
 from cdm.manager.emptying import left_on
 from cdm.manager.left import Left
 from cdm.manager.onlooker import Onlooker
@@ -169,21 +170,27 @@ class DrainFollower:
             look = self._live.now()
             for node in list(self.under_way):
                 self._judge(look, node)
-            while self.waiting and len(self.under_way) < self._most:
-                await self._begin(look, self.waiting[0])
-            if not self.under_way:
+            while self.waiting and len(self.under_way) < self._most and await self._begin(look, self.waiting[0]):
+                pass
+            if not self.under_way and not self.waiting:
                 return
             rest = [self._due[node] - clock.now() for node in self.under_way if node in self._due]
             await anyio.sleep(BETWEEN)
             with anyio.move_on_after(max(min((*rest, LOOK_AGAIN)) - BETWEEN, 0.0)):
                 await self._live.news()
 
-    async def _begin(self, look: Onlooker, node: NodeId) -> None:
-        await put_intents(self._connection, {node: self._intent})
+    async def _begin(self, look: Onlooker, node: NodeId) -> bool:
+        """Begin a drain; returns whether it is stored. While NATS is away it is not, and its turn comes again."""
+        try:
+            await put_intents(self._connection, {node: self._intent})
+        except (Unreachable, StoreBusy, Uncertain) as error:
+            self._tell(node, f"not begun so far, and tried again: {error}", clock.now())
+            return False
         self.waiting.remove(node)
         self.under_way[node] = False
         count = len(look.cluster.on_node.get(node, ()))
         self._say(f"{node}: drain begun, {count} slice{'' if count == 1 else 's'}")
+        return True
 
     def _judge(self, look: Onlooker, node: NodeId) -> None:
         found, now = look.topology.intended(node), look.now

@@ -16,12 +16,16 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
+from cdm.cli.drained import DrainFollower, Result
+from cdm.model.artifact import NodeId
+from cdm.model.node import Intent, Schedule
 from tests.cli.test_releases import Cluster, cluster
 from tests.docs.documents import commands
 from tests.harness.agents import agents
 from tests.harness.nodes import nodes_on
 from tests.harness.processes import command_line, environment
 from tests.harness.servers import NatsServer
+from tests.harness.store import connected
 from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import artifact_of, on_nodes, raw
 
@@ -224,6 +228,32 @@ async def test_nodes_that_are_drained_in_turn_take_nothing_from_each_other_and_a
         assert b"n2: superseded" in said
         again = await it.json("drain", "n3", "--wait", "--timeout", "60s")
         assert [each["result"] for each in again["nodes"]] == ["drained"]
+
+
+async def test_the_turn_of_a_node_comes_again_where_nats_does_not_answer(server: NatsServer) -> None:
+    async with raw(server) as user, connected(server) as connection:
+        assert (await command_line("init", env={"NATS_URL": server.url})).returncode == 0
+        names = [NodeId("n1"), NodeId("n2")]
+        for name in names:
+            await user.put("nodes", name, {"runtime": "process"})
+            await user.put("nodes", f"{name}.intent", {"schedule": "cordon"})
+        said: list[str] = []
+
+        def say(line: str) -> None:
+            said.append(line)
+            if line == "n1: drained":
+                server.pause()  # in the moment in which n2 is to be begun
+            if line.startswith("n2: not begun so far"):
+                server.resume()
+
+        try:
+            with bounded(60):
+                found = await DrainFollower(connection, names, Intent(Schedule.DRAIN), 1, say).run(None)
+        finally:
+            server.resume()
+        assert [each.result for each in found] == [Result.DRAINED] * 2, said
+        assert any(line.startswith("n2: not begun so far, and tried again: ") for line in said), said
+        assert (await user.contents("nodes"))["n2.intent"].value["schedule"] == "drain"
 
 
 async def test_a_lost_node_is_listed_with_what_it_had_until_it_is_forgotten(server: NatsServer) -> None:
