@@ -59,7 +59,9 @@ class StatusFollower:
         self._news = self.wakeup()
         keys = keys_of(services[0]) if len(services) == 1 and not others else ">"
         self._watch = Watch(buckets(connection)["status"], self._take, keys=keys, on_live=self._on_live)
-        self._live = anyio.Event()
+        self._listed = anyio.Event()
+        self.is_live = False
+        """Whether the statuses are those of now. Where NATS is away, or nobody leads the bucket, they may be old."""
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -67,7 +69,7 @@ class StatusFollower:
 
     async def listed(self) -> None:
         """Wait until all that is there is known."""
-        await self._live.wait()
+        await self._listed.wait()
 
     async def news(self) -> None:
         """Wait until something is new since this was last waited for; for one task."""
@@ -96,8 +98,9 @@ class StatusFollower:
                 self.tell()
 
     def _on_live(self, live: bool) -> None:
+        self.is_live = live
         if live:
-            self._live.set()
+            self._listed.set()
         self.tell()
 
     def tell(self) -> None:
@@ -168,7 +171,7 @@ async def _until_over(
 ) -> Ended:
     artifact, goal = made.edit.version.artifact, made.edit.goal
     failures, news = Failures(made.edit.version.status), follower.wakeup()
-    line, shown, taken_up, idle, due = "", "", False, clock.now(), 0.0
+    line, shown, taken_up, held, idle, due = "", "", False, False, clock.now(), 0.0
     while True:
         status = follower.statuses.get(artifact)
         if status is None and taken_up:
@@ -180,7 +183,9 @@ async def _until_over(
         if ended := judged(made.revision, status, goal, hopeless=hopeless, serving=serving):
             return ended
         rolling, now = taken_up and status is not None and under_way(status), clock.now()
-        if taken_up and status is not None and not rolling and (ended := awaited.judged(artifact, status, now)):
+        # While NATS is away nothing is heard of what becomes of it, nor does any leader do something for it.
+        held, was_held = rolling or not follower.is_live, held
+        if taken_up and status is not None and not held and (ended := awaited.judged(artifact, status, now)):
             return ended
         if taken_up:
             line = _progress(made, status, serving, follower)
@@ -188,14 +193,14 @@ async def _until_over(
         if fresh and now >= due:
             shown, fresh, due = line, False, now + apart
             say(line)
-        idle = now if rolling else idle
+        idle = now if held or was_held else idle
         if now >= idle + deadline:
             return Ended(End.FAILED, f"not Ready within {deadline:g} s: {shown}")
-        patience = inf if rolling else min(idle + deadline, awaited.due(artifact)) - now
-        patience = min(patience, due - now if fresh else inf, NOBODY if not taken_up and not shown else inf)
+        patience = inf if held else min(idle + deadline, awaited.due(artifact)) - now
+        patience = min(patience, due - now if fresh else inf, NOBODY if not (taken_up or shown or held) else inf)
         with anyio.move_on_after(None if patience == inf else patience) as silence:
             await news.wait()
-        if silence.cancelled_caught and not taken_up and not shown:
+        if silence.cancelled_caught and follower.is_live and not taken_up and not shown:
             line = shown = "no leader has taken it up so far; is a node running? (`cdm status`)"
             say(shown)
 

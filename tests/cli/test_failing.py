@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import anyio
 import pytest
 
+from cdm.cli.editing import edited
+from cdm.cli.following import followed
+from cdm.cli.judging import End, Ended
+from cdm.cli.plans import scaling
+from cdm.model.artifact import Artifact
 from tests.cli.test_releases import Cluster
 from tests.harness.processes import command_line, node_processes
 from tests.harness.servers import NatsServer
-from tests.harness.waiting import eventually
+from tests.harness.store import connected
+from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import raw
 
 pytestmark = pytest.mark.anyio
@@ -98,3 +105,29 @@ async def test_what_does_not_come_up_is_told_at_once_in_lines_that_can_be_read(
 
             for shown in (await it.cdm("rollout", "status", "acme:web"), await it.cdm("history", "acme:web")):
                 assert "raise RuntimeError" not in shown
+
+
+async def test_the_time_for_which_nats_is_away_does_not_count(server: NatsServer) -> None:
+    web, deadline = Artifact("acme", "web", "1"), 10.0
+    async with raw(server) as user, connected(server) as connection:
+        assert (await command_line("init", env={"NATS_URL": server.url})).returncode == 0
+        await user.put("blueprints", "acme/web/1", {"instances": 1, "rollout": {"deadline": f"{deadline:g}s"}})
+        made = await edited(connection, web.service, lambda look: scaling(look, web, 2))
+        told = {"observed_revision": made.revision, "desired": 2, "reason": "starting"}
+        await user.put("status", "acme/web/1", {"condition": "Progressing", **told})
+        said: list[str] = []
+        ends: list[Ended] = []
+
+        async def follow() -> None:
+            ends.append(await followed(connection, made, said.append))
+
+        with bounded(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(follow)
+                await eventually(lambda: said, what="it is followed")
+                server.kill()
+                await anyio.sleep(deadline + 2)
+                assert not ends
+                await server.restart()
+                await user.stubborn("status", "acme/web/1", {"condition": "Ready", **told, "active": 2, "healthy": 2})
+    assert [each.end for each in ends] == [End.COMPLETE], ends
