@@ -16,7 +16,7 @@ from cdm.cli.rows import PLAIN, show
 from cdm.cli.screen import print_json
 from cdm.errors import NoResponders, Uncertain
 from cdm.model.artifact import NodeId, node_id
-from cdm.node.registration import ASK_TIMEOUT, ask
+from cdm.node.registration import ASK_ATTEMPTS, ASK_TIMEOUT, ask
 from cdm.store.connection import Access, connect
 
 
@@ -59,5 +59,7 @@ async def _ask(access: Access, prefix: str, node: NodeId) -> Health:
         except NoResponders:
             return Health(node, False, "", "no process with this id is connected to NATS")
         except Uncertain:
-            return Health(node, False, "", f"it is connected to NATS but gave no answer within {ASK_TIMEOUT:g} s")
+            # Not that it is connected: a server that stands still gives no answer, either.
+            asked = f"asked {ASK_ATTEMPTS} times, with {ASK_TIMEOUT:g} s to answer each time"
+            return Health(node, False, "", f"a process may have this id, but gave no answer ({asked})")
         return Health(node, True, identity.incarnation, "")

@@ -307,7 +307,8 @@ async def test_health_is_what_the_nodes_own_process_says(server: NatsServer, tmp
         running.all["n1"].send(signal.SIGSTOP)  # registered and connected, and does nothing
         hangs = run("health", "--id", "n1", "--server", server.url)
         assert hangs.returncode == 3
-        assert "gave no answer" in hangs.stdout
+        assert "gave no answer (asked 2 times, with 1 s to answer each time)" in hangs.stdout
+        assert "connected" not in hangs.stdout, "a server that stands still gives no answer, either"
         running.all["n1"].kill()
         dead = run("health", "--id", "n1", "--server", server.url)
         assert dead.returncode == 3
