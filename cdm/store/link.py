@@ -62,7 +62,7 @@ class Link:
         Raises:
             Unreachable: no server answered in time.
             Untrusted: none of the servers that answered has a certificate to trust.
-            AccessDenied: a server refused the credentials.
+            AccessDenied: every server refused the credentials, or all that answered in time.
         """
         opening = self._opening
         attempt = self._attempt = asyncio.create_task(self._connect(name))
@@ -188,7 +188,9 @@ class Link:
         if isinstance(self._phase, Opening):
             server = self._client.server_at_hand
             shown = self.access.shown if server is None else without_secrets(server)
-            self._phase.failed(error, self._problem, shown)
+            told_of = self._client.discovered_servers
+            named = {without_secrets(each.geturl()) for each in self._client.servers if each not in told_of}
+            self._phase.failed(error, self._problem, shown, named)
             if self._phase.hopeless.done() or self._phase.timeout is not None:
                 return
         if isinstance(error, nats.errors.SlowConsumerError):

@@ -40,7 +40,7 @@ from cdm.store.phases import LinkUp
 from cdm.store.responder import Identity, Responder
 from tests.harness.proxy import proxied
 from tests.harness.secure import Certificates
-from tests.harness.servers import FORGIVEN, NatsServer, free_port, running_cluster, running_server
+from tests.harness.servers import FORGIVEN, NatsServer, free_port, running_cluster, running_server, temporary_folder
 from tests.harness.store import connected
 from tests.harness.waiting import Stopwatch, bounded, eventually, patience
 from tests.harness.wire import ANSWER, Raw, raw
@@ -183,6 +183,54 @@ async def test_credentials_that_come_late_are_not_refused(tmp_path: Path, capsys
             proxy.delay_up = 0.0
             with bounded():
                 await done.wait()
+
+
+async def test_a_server_that_does_not_know_the_credentials_yet_is_passed_over() -> None:
+    """They reach the servers one by one. Which of them is asked first is random."""
+    async with (
+        running_server(arguments=["--user", "me", "--pass", SECRET]) as ready,
+        running_server(arguments=["--user", "me", "--pass", "before"]) as lagging,
+        running_server(arguments=["--user", "me", "--pass", "before"]) as other,
+    ):
+        access = Access((ready.url, lagging.url), user="me", password=SECRET)
+        for timeout in (patience(), None) * 6:
+            with bounded():
+                async with connect(access, name="test", timeout=timeout) as connection:
+                    assert connection.is_up
+        access = Access((lagging.url, other.url), user="me", password=SECRET)
+        for timeout in (patience(), None):
+            with pytest.raises(AccessDenied) as refused, bounded():
+                async with connect(access, name="test", timeout=timeout):
+                    pass
+            assert lagging.url in str(refused.value)
+            assert other.url in str(refused.value)
+
+
+async def test_a_node_waits_for_a_server_that_may_know_the_credentials(capsys: pytest.CaptureFixture[str]) -> None:
+    """One refused them, and the other is down: a command ends in time and tells of the refusal, a node goes on."""
+    async with running_server(arguments=["--user", "me", "--pass", "before"]) as lagging:
+        with temporary_folder() as folder:
+            down = NatsServer(folder, arguments=["--user", "me", "--pass", SECRET], port=free_port())
+            access = Access((lagging.url, down.url), user="me", password=SECRET)
+            with pytest.raises(AccessDenied, match=f"^{lagging.url} refused the credentials"), bounded():
+                async with connect(access, name="test", timeout=2):
+                    pass
+            async with anyio.create_task_group() as tasks:
+                done = anyio.Event()
+
+                async def patient() -> None:
+                    async with connect(access, name="test", timeout=None):
+                        done.set()
+
+                tasks.start_soon(patient)
+                await eventually(lambda: "a NATS server refused the credentials" in capsys.readouterr().out)
+                assert not done.is_set()
+                try:
+                    await down.start()
+                    with bounded():
+                        await done.wait()
+                finally:
+                    down.kill()
 
 
 AWKWARD = "pa/s#w?o,r[d]%41@:ü"
