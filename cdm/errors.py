@@ -17,6 +17,7 @@
     │   ├── Untrusted
     │   ├── AccessDenied
     │   ├── Unsuitable
+    │   │   └── JetStreamAway
     │   ├── BucketMissing
     │   ├── ArtifactMissing
     │   ├── ContentMissing
@@ -114,6 +115,10 @@ class AccessDenied(StoreError):
 
 class Unsuitable(StoreError):
     """Raised when the server cannot do what the protocol needs: it is too old, or has no JetStream."""
+
+
+class JetStreamAway(Unsuitable):
+    """Raised when the server has no JetStream; it may be that of others, who are not connected yet, or about to end."""
 
 
 class BucketMissing(StoreError):

@@ -11,7 +11,7 @@ import anyio
 
 from cdm import clock
 from cdm.artifacts.repository import Artifacts
-from cdm.errors import AccessDenied, BucketMissing, StoreError, Unsuitable
+from cdm.errors import AccessDenied, BucketMissing, JetStreamAway, StoreError, Unsuitable
 from cdm.log import Lasting, Log
 from cdm.store.bucket import Bucket
 from cdm.store.events import EventStream
@@ -24,7 +24,8 @@ log = Log("cdm.node")
 T = TypeVar("T")
 
 BUCKET_PATIENCE = 60.0
-"""Seconds that a starting node waits for JetStream to make its buckets (a cluster may be electing)."""
+"""Seconds that a starting node waits for JetStream to make its buckets (a cluster may be electing), and for a server
+that has none: its cluster, or the hub of which it is a leaf, may be coming up, or it may be about to end."""
 JETSTREAM_PAUSE = 0.5
 """Seconds between two attempts."""
 
@@ -38,20 +39,32 @@ async def patiently(work: Callable[[], Awaitable[T]], what: str, patience: float
         patience: seconds after which its error is raised.
 
     Raises:
-        StoreError: one that waiting does not mend, at once; any other when ``patience`` is over.
+        StoreError: one that waiting does not mend, at once; that there is no JetStream, when there was none for
+            `BUCKET_PATIENCE`; any other when ``patience`` is over.
     """
     deadline = clock.now() + patience
     waits = Lasting(log, "JetStream is ready", level="info")
+    lacks = Lasting(log, "JetStream is ready")
+    until = deadline
     # stamina was tried, see `cdm.store.objects`; its own line at each retry would not say what is waited for.
     while True:
         try:
             done = await work()
         except StoreError as error:
-            if clock.now() >= deadline or isinstance(error, (Unsuitable, BucketMissing, AccessDenied)):
+            now, told = clock.now(), waits
+            if isinstance(error, JetStreamAway):
+                # It may also be a setting, which looks the same: so this ends.
+                until, told = min(until, now + BUCKET_PATIENCE), lacks
+            elif isinstance(error, (Unsuitable, BucketMissing, AccessDenied)):
                 raise
-            waits.goes_on(clock.now(), "waiting for JetStream", what=what, reason=str(error))
+            else:
+                until = deadline
+            if now >= until:
+                raise
+            told.goes_on(now, "waiting for JetStream", what=what, reason=str(error))
         else:
-            waits.over(clock.now(), what=what)
+            for told in (waits, lacks):
+                told.over(clock.now(), what=what)
             return done
         await anyio.sleep(JETSTREAM_PAUSE)
 

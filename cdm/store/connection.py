@@ -12,7 +12,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coro
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
-from cdm.errors import AccessDenied, NoResponders, RequestRefused, StoreBusy, StoreError, Uncertain, Unsuitable
+from cdm.errors import (
+    AccessDenied,
+    JetStreamAway,
+    NoResponders,
+    RequestRefused,
+    StoreBusy,
+    StoreError,
+    Uncertain,
+    Unsuitable,
+)
 from cdm.log import Log
 from cdm.store.access import API, Access
 from cdm.store.client import Deliver, translated
@@ -98,6 +107,7 @@ class Connection(Link):
 
         Raises:
             Unsuitable: says in one line why not.
+            JetStreamAway: likewise, of what may be so for a moment only.
             StoreBusy: JetStream is not ready, as a cluster needs most of its servers; or another domain is away.
             Uncertain: JetStream does not answer.
         """
@@ -113,7 +123,7 @@ class Connection(Link):
                     f"nobody answers at {self.access.api} of nats-server {version} at {self.access.shown}: is the "
                     "domain (--js-domain, the context's) or API prefix right, and is it connected?"
                 ) from None
-            raise Unsuitable(
+            raise JetStreamAway(
                 f"nats-server {version} at {self.access.shown} has no JetStream; start it with -js, "
                 "or enable JetStream for this account (one that `cdm secure` added: have the server reload twice, or "
                 "--push)"

@@ -6,7 +6,16 @@ import json
 import re
 from typing import Any
 
-from cdm.errors import BatchRefused, BucketMissing, Conflict, RequestRefused, StoreBusy, StoreError, Unsuitable
+from cdm.errors import (
+    BatchRefused,
+    BucketMissing,
+    Conflict,
+    JetStreamAway,
+    RequestRefused,
+    StoreBusy,
+    StoreError,
+    Unsuitable,
+)
 from cdm.store.wire import is_leaders
 
 MINIMUM_SERVER = (2, 12, 0)
@@ -66,7 +75,7 @@ def error_of(code: int, text: str) -> StoreError:
     if code == _TOO_FEW_SERVERS:
         return Unsuitable(f"the NATS server cannot keep so many replicas; see --replicas ({text})")
     if code in _JETSTREAM_OFF:
-        return Unsuitable(f"JetStream: {text}")
+        return JetStreamAway(f"JetStream: {text}")
     return RequestRefused(text, code)
 
 

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from cdm.errors import JetStreamAway
 from cdm.model.node import EXTERNAL
+from cdm.node import buckets
 from tests.harness.processes import Process, started_node
-from tests.harness.servers import FORGIVEN, NatsServer
-from tests.harness.waiting import eventually
+from tests.harness.servers import FORGIVEN, NatsServer, free_port, running_server
+from tests.harness.store import connected
+from tests.harness.waiting import bounded, eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
@@ -70,6 +73,65 @@ async def test_a_node_that_waits_for_jetstream_tells_so_once(tmp_path: Path) -> 
             node.kill()
     finally:
         server.kill()
+
+
+async def test_a_node_waits_for_jetstream_of_which_its_server_has_none_itself(tmp_path: Path) -> None:
+    """Its peers have it, and come up later."""
+    routes = [free_port() for _ in range(3)]
+    urls = ",".join(f"nats://127.0.0.1:{route}" for route in routes)
+    servers = []
+    for number, route in enumerate(routes):
+        own = tmp_path / f"s{number}"
+        own.mkdir()
+        cluster = ["--cluster_name", "test", "--cluster", f"nats://127.0.0.1:{route}", "--routes", urls]
+        servers.append(NatsServer(own, jetstream=number > 0, arguments=["-n", own.name, *cluster]))
+    try:
+        await servers[0].start()
+        node = _node(servers[0], tmp_path)
+        try:
+            (first, *_) = await eventually(lambda: _lines(node, "waiting for JetStream"), 20, "it waits")
+            assert (first["level"], "has no JetStream" in first["reason"]) == ("warning", True)
+            for server in servers[1:]:
+                await server.start()
+            await eventually(lambda: _lines(node, "node is up"), 40, "it is up")
+            assert _lines(node, "JetStream is ready")
+        finally:
+            node.kill()
+    finally:
+        for server in servers:
+            server.kill()
+
+
+async def test_a_node_waits_for_the_jetstream_of_its_account(tmp_path: Path) -> None:
+    """A server that is about to end says that the account has none, too, before it closes connections."""
+    configuration = tmp_path / "server.conf"
+
+    def have(**jetstream: str) -> None:
+        account = {"users": [{"user": "me", "password": "mine"}], **jetstream}
+        told = {"accounts": {"A": account}, "jetstream": {"store_dir": str(tmp_path / "store")}}
+        configuration.write_text(json.dumps(told), encoding="utf-8")
+
+    have()
+    async with running_server(jetstream=False, arguments=["-c", str(configuration)]) as server:
+        node = _node(server, tmp_path, "--user", "me", "--password", "mine")
+        try:
+            (first, *_) = await eventually(lambda: _lines(node, "waiting for JetStream"), 20, "it waits")
+            assert (first["level"], "JetStream not enabled for account" in first["reason"]) == ("warning", True)
+            have(jetstream="enabled")
+            os.kill(server.pid, signal.SIGHUP)
+            await eventually(lambda: _lines(node, "node is up"), 20, "it is up")
+        finally:
+            node.kill()
+
+
+async def test_a_node_does_not_wait_for_jetstream_for_ever_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be how the server is set up."""
+    monkeypatch.setattr(buckets, "BUCKET_PATIENCE", 1.0)
+    async with running_server(jetstream=False) as plain, connected(plain) as connection:
+        with pytest.raises(JetStreamAway, match="has no JetStream"), bounded():
+            await buckets.patiently(connection.check_server, "the server")
 
 
 async def test_a_node_whose_server_is_away_tells_so_once(server: NatsServer, tmp_path: Path) -> None:

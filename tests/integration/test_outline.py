@@ -513,7 +513,7 @@ async def test_the_exit_codes_of_a_node(server: NatsServer, user: Raw, tmp_path:
     bad = await command_line("node", "--id", "a/b", "--server", server.url)
     assert bad.returncode == 2
     async with running_server(jetstream=False) as plain:
-        refused = await command_line("node", "--id", "n1", "--server", plain.url)
+        refused = await command_line("init", "--server", plain.url)
         assert refused.returncode == 1
         assert b"JetStream" in refused.stderr
         assert b"Traceback" not in refused.stderr
