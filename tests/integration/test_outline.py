@@ -512,11 +512,6 @@ async def test_the_exit_codes_of_a_node(server: NatsServer, user: Raw, tmp_path:
     assert wrong.returncode == 2
     bad = await command_line("node", "--id", "a/b", "--server", server.url)
     assert bad.returncode == 2
-    async with running_server(jetstream=False) as plain:
-        refused = await command_line("init", "--server", plain.url)
-        assert refused.returncode == 1
-        assert b"JetStream" in refused.stderr
-        assert b"Traceback" not in refused.stderr
 
 
 async def test_status_and_init(server: NatsServer, tmp_path: Path) -> None:
@@ -526,6 +521,11 @@ async def test_status_and_init(server: NatsServer, tmp_path: Path) -> None:
     for _ in range(2):
         init = await command_line("init", "--server", server.url)
         assert init.returncode == 0, init.stderr
+    async with running_server(jetstream=False) as plain:
+        refused = await command_line("init", "--server", plain.url)
+        assert refused.returncode == 1
+        assert b"JetStream" in refused.stderr
+        assert b"Traceback" not in refused.stderr
     async with (
         raw(server) as user,
         processes(server, user, tmp_path, "n1", "n2", lease_ttl=6),

@@ -42,6 +42,7 @@ def test_the_unit_leaves_the_keeper_alone() -> None:
     unit.read_string((ROOT / "deploy/systemd/cdm-node.service").read_text(encoding="utf-8"))
     service = unit["Service"]
     assert (service["Type"], service["KillMode"], service["Restart"]) == ("notify", "process", "on-failure")
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0", "it is never given up for good"
     assert service["ExecStart"].endswith("/cdm node")
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
     variable, value = service["Environment"].split("=")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -109,11 +110,38 @@ class Ground:
         return [line.split()[-1] for line in lines if " out up " in line]
 
 
+def _remove_unit() -> None:
+    shutil.rmtree(UNITS / f"{UNIT}.d")
+    (UNITS / UNIT).unlink()
+
+
 def alive(pid: str | int) -> bool:
     try:
         return b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+async def test_a_node_that_could_not_start_for_a_while_starts_in_the_end(server: NatsServer, tmp_path: Path) -> None:
+    """By default systemd gives up after five attempts in ten seconds."""
+    ground = Ground(tmp_path, server, "process")
+    (tmp_path / "n1").touch()  # where its folder is to be
+    await ground.install(NEVER)
+    await systemctl("start", "--no-block", UNIT)
+    try:
+        await eventually(partial(_restarted, 7), PATIENCE)
+        assert "node is up" not in ground.said
+        (tmp_path / "n1").unlink()
+        await eventually(lambda: "node is up" in ground.said, PATIENCE)
+    finally:
+        await systemctl("stop", UNIT)
+        _remove_unit()
+        await systemctl("daemon-reload")
+
+
+async def _restarted(times: int) -> bool:
+    assert await systemctl("show", UNIT, "--property=ActiveState", "--value") != "failed", "systemd gave it up"
+    return int(await systemctl("show", UNIT, "--property=NRestarts", "--value")) >= times
 
 
 @pytest.mark.parametrize("runtime", ["process", "systemd"])
@@ -165,6 +193,5 @@ async def test_slices_outlive_every_process_of_their_node(server: NatsServer, tm
         await systemctl("kill", "--signal=SIGKILL", UNIT) if await main_pid() else None
         await anyio.run_process([str(CDM), "node", "leave"], env={**os.environ, **ground.environment}, check=False)
         await systemctl("stop", UNIT)
-        shutil.rmtree(UNITS / f"{UNIT}.d")
-        (UNITS / UNIT).unlink()
+        _remove_unit()
         await systemctl("daemon-reload")
