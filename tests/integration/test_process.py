@@ -15,6 +15,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from cdm.errors import SliceFailed
 from cdm.model.limits import Limits
@@ -544,6 +545,32 @@ class TestLiveness:
         assert exists(second)
         assert stage.crashes == []
         assert "asked" in await stage.text(key)
+
+    async def test_what_the_node_lacks_itself_is_no_answer(self, stage: Stage) -> None:
+        """Without descriptors it cannot ask: as if it had not, and nothing else becomes of it."""
+        import resource  # noqa: PLC0415
+
+        manifest = Manifest(
+            port="auto",
+            readiness=Readiness(check=Tcp(), interval=0.05),
+            liveness=Liveness(Tcp(), interval=0.05, timeout=60, failures=3),
+            restart=NEVER,
+        )
+        await stage.up(LISTEN + "time.sleep(600)", manifest)
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with capture_logs() as told:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+            try:
+                await eventually(lambda: told or stage.crashes)
+                await anyio.sleep(1)  # for many checks
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            await eventually(lambda: len([line for line in told if line["log_level"] != "debug"]) > 1)
+        assert (stage.crashes, stage.restarts, stage.living) == ([], [], stage.pids)
+        assert [(line["event"], line.get("reason")) for line in told if line["log_level"] != "debug"] == [
+            ("it cannot be told whether the slice is alive", "this node cannot ask: Too many open files"),
+            ("the slice is asked again whether it is alive", None),
+        ]
 
     async def test_what_is_not_alive_is_told_before_it_is_stopped(self, stage: Stage) -> None:
         manifest = Manifest(

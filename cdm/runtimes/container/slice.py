@@ -18,7 +18,7 @@ from cdm.runtimes.container.containers import Containers
 from cdm.runtimes.container.engine import Engine, EngineFailed
 from cdm.runtimes.container.images import Images
 from cdm.runtimes.container.run import ContainerRun
-from cdm.runtimes.process.checks import probe
+from cdm.runtimes.process.checks import check_asked, probe
 from cdm.runtimes.process.given import Given
 from cdm.runtimes.process.handle import RunHandle
 from cdm.runtimes.process.notes import RunNote
@@ -96,7 +96,7 @@ class ContainerSlice(Slice):
         return run
 
     async def _ask(self, run: RunHandle, check: Tcp | Http, timeout: float) -> str | None:
-        """What is wrong when it is asked once; None: nothing."""
+        """What is wrong when it is asked once; None: nothing. Raises `CannotAsk`."""
         port = self.port or 0
         if isinstance(check, Http):
             return await probe(check, port, timeout)
@@ -142,5 +142,7 @@ async def _holds(port: int) -> str | None:
 
 
 def _words(error: OSError) -> str:
+    """What is wrong with a program that cannot be connected to. Raises `CannotAsk`: nothing, as far as is known."""
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    check_asked(cause)
     return cause.strerror or str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from urllib.parse import quote
 
@@ -13,15 +14,31 @@ from cdm.model.manifest import Http, Tcp
 
 HOSTS = ("127.0.0.1", "::1")
 MAX_STATUS_LINE = 1024
+_LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL)
+"""No descriptors, no memory, no ports of our own to connect from."""
+
+
+class CannotAsk(Exception):
+    """Raised where the node itself lacks what it takes to ask, which says nothing about the program."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"this node cannot ask: {error.strerror or error}")
+
+
+def check_asked(error: OSError) -> None:
+    """Raises `CannotAsk` if this is no answer, but something that the node itself lacks."""
+    if error.errno in _LACKING:
+        raise CannotAsk(error) from None
 
 
 async def probe(check: Tcp | Http, port: int, timeout: float) -> str | None:
-    """Check once; returns None if it passed, else what is wrong."""
+    """Check once; returns None if it passed, else what is wrong. Raises `CannotAsk`."""
     port = check.port or port
     with anyio.move_on_after(timeout):
         try:
             stream = await _connect(port)
         except OSError as error:
+            check_asked(error)
             reason = error.strerror or str(error)
             return f"port {port}: {reason}"
         async with stream:
@@ -32,7 +49,12 @@ async def probe(check: Tcp | Http, port: int, timeout: float) -> str | None:
 async def _connect(port: int) -> anyio.abc.SocketStream:
     problem = OSError(f"nothing listens on port {port}")
     for host in HOSTS:
-        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        except OSError as error:
+            if host == HOSTS[0] or error.errno in _LACKING:
+                problem = error
+            continue
         sock.setblocking(False)
         try:
             await asyncio.get_running_loop().sock_connect(sock, (host, port))

@@ -19,7 +19,7 @@ from cdm.log import Log
 from cdm.model.keys import SliceKey
 from cdm.model.manifest import Http, Line, Readiness, Tcp, Up
 from cdm.runtimes import Surroundings, Work
-from cdm.runtimes.process.checks import probe
+from cdm.runtimes.process.checks import CannotAsk, probe
 from cdm.runtimes.process.given import NO_SECRETS, Given
 from cdm.runtimes.process.handle import RunHandle
 from cdm.runtimes.process.life import Life, SlicePhase
@@ -271,7 +271,12 @@ class Slice(ABC):
     async def _until_answered(self, run: RunHandle, check: Tcp | Http, readiness: Readiness) -> str | None:
         began, look_after, strangers = clock.now(), min(FIRST_LOOK, readiness.timeout / 4), 0
         while True:
-            problem = await self._ask(run, check, PROBE_TIMEOUT)
+            try:
+                problem = await self._ask(run, check, PROBE_TIMEOUT)
+            except CannotAsk as error:
+                run.lacking = str(error)
+                await anyio.sleep(readiness.interval)
+                continue
             # A wrong answer, or none, may be somebody else's, too. To find out costs more than to ask.
             waited = clock.now() - began
             if problem is None or strangers or waited >= look_after:
@@ -288,7 +293,7 @@ class Slice(ABC):
             await anyio.sleep(readiness.interval)
 
     async def _ask(self, run: RunHandle, check: Tcp | Http, timeout: float) -> str | None:
-        """What is wrong when a check is made once; None: nothing."""
+        """What is wrong when a check is made once; None: nothing. Raises `CannotAsk`."""
         return await probe(check, self.port or 0, timeout)
 
     async def _taken_by_a_stranger(self, run: RunHandle, check: Tcp | Http) -> str | None:
@@ -380,7 +385,8 @@ class Slice(ABC):
         if liveness is None:
             await run.over.wait()
             return None
-        return await run.unless_over(partial(until_dead, liveness, partial(self._ask, run, liveness.check)))
+        ask = partial(self._ask, run, liveness.check)
+        return await run.unless_over(partial(until_dead, self.key, liveness, ask))
 
 
 def _reason(problem: str, last: tuple[str, ...]) -> str:
