@@ -18,14 +18,27 @@ from pathlib import Path
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from cdm import clock
 from cdm.errors import SliceFailed, UsageError
 from cdm.model.manifest import Line, Manifest, Readiness, Restart
 from cdm.output.files import OutputWriter
 from cdm.runtimes.keeper import processes as census
+from cdm.runtimes.keeper.door import knock
 from cdm.runtimes.keeper.keeper import Keeper
-from cdm.runtimes.keeper.protocol import EndAll, Heard, Lapse, Outlive, Spawn, encode
+from cdm.runtimes.keeper.protocol import (
+    EndAll,
+    Heard,
+    Hello,
+    Lapse,
+    Outlive,
+    Spawn,
+    Started,
+    Survivor,
+    decode_event,
+    encode,
+)
 from cdm.runtimes.keeper.runs import Run, Runs, Stopping
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from cdm.runtimes.process.supervisor import Supervisor
@@ -191,6 +204,91 @@ class TestKeeper:
         await anyio.sleep(0.3)
         assert stage.runtime.keeper == keeper
         assert len(stage.living) == 1
+
+    async def test_one_that_stood_still_hears_first_what_it_missed(self, stage: Stage) -> None:
+        """Heartbeats were accepted all the time: what must not run without them runs on."""
+        keeper, keeping, stop_after = stage.runtime.keeper, stage.runtime.supervisor, 4.0
+        assert keeper is not None
+        assert isinstance(keeping, Supervisor)
+
+        async def beat() -> None:
+            while True:
+                stage.runtime.heard(clock.now())
+                await anyio.sleep(0.2)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(beat)
+            work = stage.work(READY, SHORT)
+            await stage.runtime.load(replace(work, stop_after=stop_after))
+            await stage.runtime.activate(work.key)
+            before = stage.pids
+            with halted(keeper):
+                await anyio.sleep(stop_after + 1)
+            other = await stage.up(READY, SHORT, key_of("other"))  # so the keeper has judged by now
+            assert not [run.name for run in keeping._runs.values() if run.lapsed]
+            assert stage.living[:1] == before
+            assert stage.runtime.slices == {work.key: True, other: True}
+            assert (stage.runtime.keeper, stage.crashes) == (keeper, [])
+            tasks.cancel_scope.cancel()
+        await in_time(lambda: len(stage.living) == 1, stop_after + SHORT.stop_grace, "without any it is stopped")
+
+
+@contextmanager
+def halted(pid: int) -> Iterator[None]:
+    """The process stands still meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert wait_for(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket, int]]:
+    """A keeper of its own, the node's end of their socket, and the program that it keeps; ended in the end."""
+    runtime, pids = folder / "runtime", folder / "pids"
+    runtime.mkdir()
+    node, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with node:
+        with there:
+            keeper = subprocess.Popen(
+                [sys.executable, "-m", "cdm.runtimes.keeper", str(there.fileno()), str(runtime), "token", "no"],
+                pass_fds=[there.fileno()],
+            )
+        try:
+            node.send(encode(Outlive(600.0)))
+            node.send(encode(Heard(clock.now())))
+            program = ("sh", "-c", f"echo $$ > {pids}; exec sleep 600")
+            node.send(encode(Spawn("run", "/bin/sh", program, dict(os.environ), "/", str(runtime / "logs"))))
+            node.settimeout(patience())
+            while not isinstance(decode_event(node.recv(1000)), Started):
+                pass
+            assert wait_for(lambda: pids.exists() and pids.read_text())
+            yield keeper, node, int(pids.read_text())
+        finally:
+            keeper.kill()
+            keeper.wait()
+
+
+def test_one_that_stood_still_lets_in_who_came_before_it_judges(tmp_path: Path) -> None:
+    """The node's next process came in time: what the keeper has is not left alone."""
+    with alone(tmp_path) as (keeper, node, living):
+        with halted(keeper.pid):
+            heard = clock.now()
+            node.send(encode(Outlive(1.0)))
+            node.send(encode(Heard(heard)))
+            came = knock(str(tmp_path / "runtime"))
+            assert came is not None
+            node.close()
+            assert wait_for(lambda: clock.now() > heard + 1)
+        with came:
+            came.settimeout(patience())
+            hello, run = (decode_event(came.recv(1000)) for _ in range(2))
+            assert isinstance(hello, Hello)
+            assert isinstance(run, Survivor)
+            assert (hello.heard, run.whole, run.ended) == (heard, True, None)
+            assert exists(living)
 
 
 @pytest.mark.parametrize(

@@ -274,10 +274,17 @@ class Keeper:
 
         Others may start the same slices elsewhere.
         """
-        for run, lapse in self._lapses():
-            if self._node.silent >= lapse.after:
-                self._begin_stop(run.name, lapse.signal, lapse.grace)
-                self._tell(Lapsed(run.name))
+        if not self._lapsed():
+            return
+        # Where this process stood still, that heartbeats were accepted, or that another process came, is still unread.
+        self._node.catch_up()
+        for run, lapse in self._lapsed():
+            self._begin_stop(run.name, lapse.signal, lapse.grace)
+            self._tell(Lapsed(run.name))
+
+    def _lapsed(self) -> list[tuple[Run, Lapse]]:
+        """Those whose time is over, as far as was heard."""
+        return [(run, lapse) for run, lapse in self._lapses() if self._node.silent >= lapse.after]
 
     def _begin_stop(self, name: str, number: int, grace: float) -> None:
         run = self._runs.named(name)

@@ -108,6 +108,13 @@ class NodeTie:
         if self._node is None and not self.over:
             self.over = not runs or self._door is None or not self._door.stands
 
+    def catch_up(self) -> None:
+        """Hear all that was said by now, also by another process that waits at the door: we may have stood still."""
+        while self._on_readable():
+            pass
+        if self._node is None and not self.over:
+            self._on_knock()
+
     def close(self) -> None:
         """Nobody is waited for any more."""
         if self._door is not None:
