@@ -19,6 +19,7 @@ from pathlib import Path
 import anyio
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from cdm import clock
 from cdm.errors import SliceFailed, UsageError
@@ -40,6 +41,7 @@ from cdm.runtimes.keeper.protocol import (
     encode,
 )
 from cdm.runtimes.keeper.runs import Run, Runs, Stopping
+from cdm.runtimes.process.link import Met, meet
 from cdm.runtimes.process.runtime import ORPHAN_BOUND
 from cdm.runtimes.process.supervisor import Supervisor
 from tests.harness.proc import descriptors, exists, stranger
@@ -289,6 +291,80 @@ def test_one_that_stood_still_lets_in_who_came_before_it_judges(tmp_path: Path) 
             assert isinstance(run, Survivor)
             assert (hello.heard, run.whole, run.ended) == (heard, True, None)
             assert exists(living)
+
+
+class TestMeeting:
+    """The next process looks for the keeper of the one before: what only hinders that is no reason to end all."""
+
+    async def test_one_that_does_not_answer_for_a_while(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is waited for as long as what it has may run without a node."""
+        monkeypatch.setattr("cdm.runtimes.process.link.PATIENCE", 0.1)
+        found: list[Supervisor] = []
+        with alone(tmp_path) as (keeper, node, living), bounded():
+            with capture_logs() as told:
+                async with anyio.create_task_group() as tasks:
+
+                    async def come() -> None:
+                        start = Supervisor.start(tmp_path / "runtime", "token", set, 600.0, grouped=False)
+                        found.append(await start)
+
+                    with halted(keeper.pid):
+                        node.close()
+                        tasks.start_soon(come)
+                        await eventually(lambda: found or told)
+                        assert not found
+                        assert exists(living)
+            assert [(line["event"], line["pid"]) for line in told] == [
+                ("the keeper of an earlier process does not answer yet", keeper.pid),
+                ("the keeper of an earlier process is taken over", keeper.pid),
+            ]
+            await found[0].close()
+            assert not exists(living)
+
+    async def test_without_descriptors_for_a_moment(self, tmp_path: Path) -> None:
+        found: list[Met | None] = []
+        with alone(tmp_path) as (_, node, living), bounded():
+            node.close()
+            with capture_logs() as told:
+                async with anyio.create_task_group() as tasks:
+
+                    async def come() -> None:
+                        found.append(await meet(tmp_path / "runtime"))
+
+                    with few_descriptors():
+                        tasks.start_soon(come)
+                        await eventually(lambda: found or told)
+                        assert not found
+            assert [line["event"] for line in told] == [
+                "it cannot be told yet whether a keeper of an earlier process runs",
+                "it can be told again whether a keeper of an earlier process runs",
+            ]
+            assert exists(living)
+            leave(found[0])
+
+    async def test_without_descriptors_for_longer(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The node does not start, and what runs goes on."""
+        monkeypatch.setattr("cdm.runtimes.process.link.PATIENCE", 0.1)
+        with alone(tmp_path) as (keeper, node, living), bounded():
+            node.close()
+            with few_descriptors(), pytest.raises(SliceFailed, match="it cannot be told whether a keeper"):
+                await Supervisor.start(tmp_path / "runtime", "token", set, 600.0, grouped=False)
+            assert exists(living)
+            assert keeper.poll() is None
+
+    async def test_one_that_never_answers_is_given_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("cdm.runtimes.process.link.PATIENCE", 0.1)
+        with alone(tmp_path) as (keeper, node, _), bounded(), halted(keeper.pid):
+            node.close()
+            assert await meet(tmp_path / "runtime", 0.5) is None
+
+
+def leave(met: Met | None) -> None:
+    """It was met, with its run; have no more to do with it."""
+    assert met is not None
+    met.end.close()
+    met.process.leave()
+    assert [(run.run, run.whole) for run in met.running] == [("run", True)]
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ async def test_without_a_next_process_all_ends_with_the_ttl(server: NatsServer, 
 async def test_a_keeper_that_is_killed_alone_leaves_nothing_for_the_next_process(
     server: NatsServer, tmp_path: Path
 ) -> None:
-    async with kept(server, tmp_path) as (ground, hand, running):
+    async with kept(server, tmp_path, 20.0) as (ground, hand, running):
         process = start(running, tmp_path)
         await up(process)
         key = hand.key(await ground.push("one", SLEEP, PLAIN))
@@ -268,7 +268,7 @@ async def test_a_keeper_that_is_killed_alone_leaves_nothing_for_the_next_process
         start(running, tmp_path)
         await eventually(lambda: ground.living and ground.living != before, 30, "it was started again")
         keeper = await the_keeper(tmp_path)
-        os.kill(keeper, signal.SIGSTOP)  # one that hangs is ended with all that it has
+        os.kill(keeper, signal.SIGSTOP)  # one that hangs is ended with all that it has, once the TTL is over
         before = ground.living
         running.all["n1"].crash()
         start(running, tmp_path)

@@ -7,6 +7,7 @@ is locked by one process at a time, and a keeper has one node at a time.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -16,6 +17,8 @@ SOCKET = "keeper"
 """The socket's name, inside the runtime's own folder."""
 _CREDENTIALS = struct.Struct("3i")
 _PRIVATE = 0o177
+_NOBODY = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)
+"""Nobody listens, or nobody that this user may talk to. Whatever else is in the way says nothing about that."""
 
 
 @contextlib.contextmanager
@@ -39,6 +42,9 @@ def knock(folder: str) -> socket.socket | None:
 
     Args:
         folder: the runtime's own.
+
+    Raises:
+        OSError: it cannot be told now: there are no descriptors, for instance, or too many wait there.
     """
     here = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     try:
@@ -46,8 +52,11 @@ def knock(folder: str) -> socket.socket | None:
             here.connect(address)
         if peer(here)[1] in (0, os.geteuid()):
             return here
-    except OSError:
-        pass
+    except OSError as error:
+        here.close()
+        if error.errno in _NOBODY:
+            return None
+        raise
     here.close()
     return None
 

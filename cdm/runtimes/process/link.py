@@ -14,13 +14,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import anyio
 import msgspec
 
-from cdm.log import Log
+from cdm import clock
+from cdm.log import Lasting, Log
 from cdm.runtimes.keeper.door import knock, peer
 from cdm.runtimes.keeper.packets import PacketQueue
 from cdm.runtimes.keeper.processes import KEEPER
@@ -44,7 +46,10 @@ BURST = 64
 OURS = str(Path(__file__).parents[3])
 """Where cdm is imported from, which may be known to a hook alone."""
 PATIENCE = 10.0
-"""Seconds that a keeper which outlived an earlier process of the node has to say what runs."""
+"""Seconds that a keeper which outlived an earlier process of the node has to say what runs, at least; and that is tried
+to reach it."""
+PAUSE = 0.1
+"""Seconds until it is tried again."""
 
 
 class KeeperProcess:
@@ -102,38 +107,73 @@ class Met(NamedTuple):
     running: tuple[Survivor, ...]
 
 
-async def meet(folder: Path) -> Met | None:
+async def meet(folder: Path, patience: float = 0.0) -> Met | None:
     """Reach the keeper that an earlier process of the node left, and have it tell what runs.
 
     None: there is none, or none that can be used; what there is of it is then ended by whoever calls (`sweep`).
 
     Args:
         folder: the runtime's own; the node has it to itself.
+        patience: seconds for which what the keeper keeps may run on without a node: it may have been stopped, or wait
+            for a disk, and is not given up before.
+
+    Raises:
+        OSError: it cannot be told whether there is one.
     """
-    end = knock(str(folder))
-    if end is None:
+    reached = await _reach(folder)
+    if reached is None:
         return None
-    try:
-        process = KeeperProcess(peer(end)[0])
-    except OSError:  # it has ended
-        end.close()
-        return None
+    process, end = reached
     met: Met | None = None
+    silent = asyncio.get_running_loop().call_later(
+        PATIENCE, partial(log.warning, "the keeper of an earlier process does not answer yet", pid=process.pid)
+    )
     try:
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(max(PATIENCE, patience)):
             hello = await _next(end)
             if isinstance(hello, Hello) and 1 <= hello.protocol <= PROTOCOL:
                 running = [await _next(end) for _ in range(hello.running)]
                 met = Met(process, end, hello, tuple(each for each in running if isinstance(each, Survivor)))
             else:
                 log.warning("the keeper of an earlier process speaks another language: its slices end", said=hello)
-    except (OSError, TimeoutError, msgspec.DecodeError) as error:
+    except (ConnectionError, TimeoutError, msgspec.DecodeError) as error:
         log.warning("the keeper of an earlier process cannot be taken over: its slices end", reason=repr(error))
     finally:
+        silent.cancel()
         if met is None:
             end.close()
             process.leave()
     return met
+
+
+async def _reach(folder: Path) -> tuple[KeeperProcess, socket.socket] | None:
+    """Its process, and our end of a connection to it; None: there is none. Raises `OSError`: that cannot be told."""
+    hindered = Lasting(log, "it can be told again whether a keeper of an earlier process runs")
+    limit = clock.now() + PATIENCE
+    while True:
+        try:
+            end = knock(str(folder))
+            found = None if end is None else _found(end)
+        except OSError as error:
+            if clock.now() >= limit:
+                raise
+            what = "it cannot be told yet whether a keeper of an earlier process runs"
+            hindered.goes_on(clock.now(), what, reason=error.strerror)
+            await anyio.sleep(PAUSE)
+        else:
+            hindered.over(clock.now())
+            return found
+
+
+def _found(end: socket.socket) -> tuple[KeeperProcess, socket.socket] | None:
+    """Who is at the other end; None: it has ended. Raises `OSError`: that cannot be told."""
+    try:
+        return KeeperProcess(peer(end)[0]), end
+    except OSError as error:
+        end.close()
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # which says nothing about the process
+            raise
+        return None
 
 
 async def _next(end: socket.socket) -> Event:

@@ -124,9 +124,13 @@ class Supervisor(Supervising):
             is_new: whether the token is: nothing is marked with it; what can be left is recorded, or has such a user.
 
         Raises:
-            SliceFailed: something cannot be ended.
+            SliceFailed: something cannot be ended, or it cannot be told whether a keeper is there.
         """
-        met = await meet(folder)
+        try:
+            met = await meet(folder, outlive or 0.0)
+        except OSError as error:  # what it keeps may go on, once it is reached
+            problem = error.strerror or error
+            raise SliceFailed(f"it cannot be told whether a keeper of an earlier process runs: {problem}") from None
         nothing = is_new and not users() and not recorded(folder / RECORDS)
         if met is None and not nothing and (left := (await sweep(folder / RECORDS, token, users())).left):
             raise SliceFailed(f"processes of an earlier run of this node cannot be ended: {_pids(left)}")
