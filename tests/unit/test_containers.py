@@ -9,6 +9,7 @@ import socket
 import struct
 import tarfile
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,69 @@ from cdm.runtimes.container.engine import Engine, EngineFailed, _refusal, engine
 from cdm.runtimes.container.images import _nameless, _pieces
 from cdm.runtimes.container.run import ContainerRun, _frames, _milliseconds
 from cdm.runtimes.container.sockets import SocketBackend
+from cdm.runtimes.keeper.protocol import Exited
 from cdm.runtimes.process.background import Background
+from tests.harness.waiting import bounded
 
 KEY = SliceKey(NodeId("n1"), Artifact("g", "web", "1.0.0"), 2)
 PORTED = Manifest(port="auto", container=Container(port=80, cpu=0.5))
 ASKED = Asked("cdm.local/token:abc", "cdm-token-1", "token", 31000, {"PASSWORD": "secret"})
+
+STAMP = b"2026-11-29T04:23:20.123456789Z "
+DAMAGED = b"Error grabbing logs: invalid character '\\x00' looking for beginning of value\n"
+
+
+def frame(number: int, text: bytes) -> bytes:
+    return struct.pack(">BxxxL", number, len(text)) + text
+
+
+class FakeEngine:
+    """Answers as it is told, by the last part of the path; to all else as to a container that is not there."""
+
+    def __init__(self, address: str) -> None:
+        self.engine = Engine(address)
+        self.answers: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        self.may_end = asyncio.Event()
+        """Whether containers end: until then nobody is told that they have."""
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        method, target, _ = head.split(" ", 2)
+        path = target.partition("?")[0]
+        more = "chunked" in head.lower()
+        while more:
+            more = (size := int(await reader.readline(), 16)) > 0
+            await reader.readexactly(size + 2)
+        self.asked.append(f"{method} {path}")
+        if path.endswith("/wait"):
+            await self.may_end.wait()
+        body = self.answers.get(path.rpartition("/")[2])
+        status = b"404 Not Found" if body is None else b"200 OK"
+        writer.write(b"HTTP/1.1 %s\r\nConnection: close\r\n\r\n%s" % (status, body or b"{}"))
+        await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def fake_engine(folder: Path) -> AsyncIterator[FakeEngine]:
+    fake = FakeEngine(f"unix://{folder}/engine")
+    server = await asyncio.start_unix_server(fake.answer, folder / "engine")
+    try:
+        yield fake
+    finally:
+        await fake.engine.close()
+        server.close()
+
+
+@asynccontextmanager
+async def kept_by(fake: FakeEngine, folder: Path) -> AsyncIterator[containers.Containers]:
+    background = await Background.open()
+    (folder / "containers").mkdir()
+    try:
+        yield containers.Containers(fake.engine, "token", folder / "containers", background)
+    finally:
+        await background.close()
 
 
 def work(manifest: Manifest = PORTED, cores: float = 0.0) -> Work:
@@ -242,3 +301,42 @@ async def test_what_may_have_been_created_is_noted_until_it_is_removed(
     finally:
         await background.close()
         await engine.close()
+
+
+@pytest.mark.anyio
+async def test_output_that_the_engine_cannot_read_ends_nothing(tmp_path: Path) -> None:
+    """Docker says so in the stream itself, without a time: where a disk was full, or power was cut."""
+    lines = frame(1, STAMP + b"one\n") + frame(3, DAMAGED) + frame(2, STAMP + b"two\n")
+    async with fake_engine(tmp_path) as fake, kept_by(fake, tmp_path) as kept:
+        fake.answers = {"logs": lines, "wait": b'{"StatusCode": 3}', "json": b'{"State": {}}'}
+        run = ContainerRun(fake.engine, "cdm-token-1", KEY, Manifest(), tmp_path / "output")
+        kept.follow(run)
+        with bounded():
+            while fake.asked.count("GET /containers/cdm-token-1/logs") < 2:  # noqa: ASYNC110  # it was read to its end
+                await asyncio.sleep(0.02)
+            assert not run.over.is_set()
+            fake.may_end.set()
+            await run.over.wait()
+        assert run.ending == "exit status 3"
+        assert run.last == ("one", "two")
+
+
+@pytest.mark.anyio
+async def test_an_error_of_ours_with_one_container_ends_no_other(tmp_path: Path) -> None:
+    """Here: an answer that nobody expects. It is no longer known whether that one runs, so it is stopped."""
+    async with fake_engine(tmp_path) as fake, kept_by(fake, tmp_path) as kept:
+        fake.answers = {"logs": b"", "wait": b"[]", "json": b'{"State": {}}'}
+        fake.may_end.set()
+        run = ContainerRun(fake.engine, "cdm-token-1", KEY, Manifest(), tmp_path / "output")
+        kept.follow(run)
+        with bounded():
+            await run.over.wait()
+        assert isinstance(run.ended, Exited)
+        assert not run.clean
+        assert "cannot be followed" in run.ending
+        fake.answers["wait"] = b'{"StatusCode": 3}'
+        other = ContainerRun(fake.engine, "cdm-token-2", KEY, Manifest(), tmp_path / "other")
+        kept.follow(other)
+        with bounded():
+            await other.over.wait()
+        assert other.ending == "exit status 3"

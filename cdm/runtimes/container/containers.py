@@ -11,12 +11,13 @@ import anyio
 import anyio.abc
 import msgspec
 
-from cdm.errors import SliceFailed
+from cdm.errors import SliceFailed, innermost
 from cdm.log import Log
 from cdm.model.keys import SliceKey
 from cdm.runtimes.container.configuration import OWNER
 from cdm.runtimes.container.engine import Engine, EngineFailed
 from cdm.runtimes.container.run import ContainerRun
+from cdm.runtimes.keeper.protocol import Exited
 from cdm.runtimes.process.background import Background
 from cdm.runtimes.process.handle import RunHandle
 from cdm.runtimes.process.notes import RunNote
@@ -104,7 +105,14 @@ class Containers:
 
     def follow(self, run: ContainerRun, *, goes_on: bool = False) -> None:
         """Keep what it writes, until it has ended."""
-        self.tasks.start_soon(lambda: run.follow(goes_on=goes_on), name=f"container {run.name}")
+        self.tasks.start_soon(self._follow, run, goes_on, name=f"container {run.name}")
+
+    async def _follow(self, run: ContainerRun, goes_on: bool) -> None:
+        try:
+            await run.follow(goes_on=goes_on)
+        except Exception as error:  # an error of ours with one must end neither the others nor the slices' lives
+            log.exception("following a container failed", slice=str(run.key))
+            run.on_event(Exited(run.name, -9, f"it cannot be followed ({innermost(error)!r})"))
 
     def note(self, run: RunHandle, note: RunNote) -> None:
         """Note what the next process of the node is to know of it."""

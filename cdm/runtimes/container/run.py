@@ -124,6 +124,7 @@ class ContainerRun(RunHandle):
     # Output
 
     async def _read(self, scope: anyio.CancelScope) -> None:
+        damaged = Lasting(log, "the container engine can read the slice's output again")
         while True:
             ended = self._status_known.is_set()
             seen = self._of_moment
@@ -136,9 +137,13 @@ class ContainerRun(RunHandle):
                     async for stream, line in _frames(parts):
                         stamp, _, text = line.partition(b" ")
                         moment = _milliseconds(stamp)
-                        if moment == since and seen:
+                        if moment is None:  # words of the engine's own: it cannot read all that it kept
+                            about = {"slice": str(self.key), "reason": line.decode(errors="replace").strip()}
+                            damaged.goes_on(clock.now(), "the container engine cannot read a slice's output", **about)
+                        elif moment == since and seen:
                             seen -= 1  # it was read before
                         else:
+                            damaged.over(clock.now(), slice=str(self.key))
                             self._take(stream, moment, text)
             except EngineFailed as error:
                 if error.is_missing:
@@ -184,5 +189,9 @@ async def _frames(parts: AsyncIterator[bytes]) -> AsyncIterator[tuple[str, bytes
             yield _STREAMS.get(number, "out"), line
 
 
-def _milliseconds(stamp: bytes) -> int:
-    return round(datetime.fromisoformat(stamp.decode()).timestamp() * 1_000_000) // 1000
+def _milliseconds(stamp: bytes) -> int | None:
+    """A time in milliseconds since the epoch; None: this is none."""
+    try:
+        return round(datetime.fromisoformat(stamp.decode()).timestamp() * 1_000_000) // 1000
+    except ValueError:
+        return None
