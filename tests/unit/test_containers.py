@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
+import os
 import socket
 import struct
 import tarfile
@@ -20,16 +22,19 @@ from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.limits import Limits
 from cdm.model.manifest import Container, Manifest
-from cdm.runtimes import Work
+from cdm.runtimes import Surroundings, Work
 from cdm.runtimes.abandoned import is_noted
 from cdm.runtimes.container import containers
 from cdm.runtimes.container.configuration import Asked, configuration, unenforced
 from cdm.runtimes.container.engine import Engine, EngineFailed, _refusal, engine_address
 from cdm.runtimes.container.images import _nameless, _pieces
 from cdm.runtimes.container.run import ContainerRun, _frames, _milliseconds
+from cdm.runtimes.container.runtime import ContainerRuntime
 from cdm.runtimes.container.sockets import SocketBackend
 from cdm.runtimes.keeper.protocol import Exited
 from cdm.runtimes.process.background import Background
+from cdm.runtimes.process.handle import RunHandle
+from cdm.runtimes.process.notes import RunNote
 from tests.harness.waiting import bounded
 
 KEY = SliceKey(NodeId("n1"), Artifact("g", "web", "1.0.0"), 2)
@@ -340,3 +345,48 @@ async def test_an_error_of_ours_with_one_container_ends_no_other(tmp_path: Path)
         with bounded():
             await other.over.wait()
         assert other.ending == "exit status 3"
+
+
+@pytest.mark.anyio
+async def test_a_full_disk_costs_a_container_its_note_and_no_more(tmp_path: Path) -> None:
+    """The next process of the node starts it anew; what was noted before is still there, and no draft."""
+    async with fake_engine(tmp_path) as fake, kept_by(fake, tmp_path) as kept:
+        run, note = RunHandle("cdm-token-1", KEY), RunNote.first(work(), 1.0, 31000)
+        kept.note(run, note)
+        (tmp_path / "containers" / "cdm-token-1.new").symlink_to("/dev/full")
+        kept.note(run, replace(note, ready=2.0))
+        (left,) = (tmp_path / "containers").iterdir()
+        assert RunNote.read(left.read_bytes()) == note
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_noted_is_not_created(tmp_path: Path) -> None:
+    async with fake_engine(tmp_path) as fake, kept_by(fake, tmp_path) as kept:
+        run = ContainerRun(fake.engine, "none/cdm-token-1", KEY, Manifest(), tmp_path / "output")
+        with pytest.raises(SliceFailed, match=os.strerror(errno.ENOENT)) as caught:
+            await kept.launch(run, {})
+        assert not caught.value.fatal
+        assert not fake.asked
+
+
+@pytest.mark.anyio
+async def test_whatever_goes_wrong_while_it_starts_is_the_slices_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever starts it knows no other: anything else ended the node."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/engine")
+
+    async def no_space() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with fake_engine(tmp_path) as fake:
+        fake.answers = {"info": b"{}", "json": b"[]"}
+        runtime = ContainerRuntime(Surroundings(KEY.node, tmp_path / "runtime", lambda *_: None))
+        await runtime.start()
+        try:
+            await runtime.load(replace(work(), may_start=no_space))
+            with pytest.raises(SliceFailed, match="No space left"):
+                await runtime.activate(KEY)
+            assert runtime.slices == {KEY: False}
+        finally:
+            await runtime.close()

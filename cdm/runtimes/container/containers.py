@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, NamedTuple
@@ -90,9 +91,13 @@ class Containers:
 
         Raises:
             EngineFailed: it cannot be started.
+            SliceFailed: nor can it be noted.
         """
         try:
             (self._folder / run.name).touch()  # from before it is there until it is removed
+        except OSError as error:
+            raise SliceFailed(f"cannot be started: {error.strerror}") from None
+        try:
             with anyio.CancelScope(shield=True):  # it takes no time, and who is gone cannot tell what came of it
                 await self._engine.ask("POST", "/containers/create", body, name=run.name)
                 await self._engine.ask("POST", f"/containers/{run.name}/start")
@@ -117,8 +122,13 @@ class Containers:
     def note(self, run: RunHandle, note: RunNote) -> None:
         """Note what the next process of the node is to know of it."""
         draft = self._folder / f"{run.name}.new"
-        draft.write_bytes(note.write())
-        draft.replace(self._folder / run.name)
+        try:
+            draft.write_bytes(note.write())
+            draft.replace(self._folder / run.name)
+        except OSError as error:
+            log.warning("a slice will be started anew when this node is", slice=note.key, reason=str(error))
+            with suppress(OSError):
+                draft.unlink()
 
     def _read(self, name: str) -> RunNote | None:
         try:

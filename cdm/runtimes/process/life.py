@@ -45,7 +45,7 @@ class Life:
         """It became active, or never will."""
         self.over = Moment()
         """The slice is LOADED or STUCK."""
-        self.failure: Exception | None = SliceFailed("was stopped before it was ready")
+        self.failure: SliceFailed | None = SliceFailed("was stopped before it was ready")
         """Why it did not become active; None: it did."""
         self.stuck: SliceFailed | None = None
         """Why it could not be stopped."""

@@ -156,12 +156,13 @@ class Slice(ABC):
                     self._is_ready(None)
                 given_up = await self._until_hopeless(run)
         except Exception as error:  # an error of ours must not look like a slice that runs
-            if not isinstance(error, SliceFailed):
+            failure = error if isinstance(error, SliceFailed) else SliceFailed(f"{type(error).__name__}: {error}")
+            if failure is not error:
                 log.exception("running a slice failed", slice=str(self.key))
             if life.settled.is_set():
-                given_up = SliceFailed(f"{type(error).__name__}: {error}")
+                given_up = failure
             else:
-                life.failure = error
+                life.failure = failure
         finally:
             await self._finish(life)
         if given_up is not None and not life.scope.cancel_called:
