@@ -27,7 +27,7 @@ from cdm.runtimes.abandoned import is_noted
 from cdm.runtimes.container import containers
 from cdm.runtimes.container.configuration import Asked, configuration, unenforced
 from cdm.runtimes.container.engine import Engine, EngineFailed, _refusal, engine_address
-from cdm.runtimes.container.images import _nameless, _pieces
+from cdm.runtimes.container.images import Images, _nameless, _pieces
 from cdm.runtimes.container.run import ContainerRun, _frames, _milliseconds
 from cdm.runtimes.container.runtime import ContainerRuntime
 from cdm.runtimes.container.sockets import SocketBackend
@@ -390,3 +390,32 @@ async def test_whatever_goes_wrong_while_it_starts_is_the_slices_failure(
             assert runtime.slices == {KEY: False}
         finally:
             await runtime.close()
+
+
+@pytest.mark.parametrize(
+    ("problem", "fatal"),
+    [
+        ("write /var/lib/docker/tmp/docker-import-1/layer.tar: no space left on device", False),
+        ("Error processing tar file(exit status 1): write /usr/lib/libc.so: no space left on device", False),
+        ("Error processing tar file(exit status 1): read /dev/stdin: input/output error", False),
+        ("context canceled", False),
+        ("Error processing tar file(exit status 1): unexpected EOF", True),
+        ("Error processing tar file(exit status 1): archive/tar: invalid tar header", True),
+        ('invalid diffID for layer 0: expected "sha256:0", got "sha256:1"', True),
+        ("open /var/lib/docker/tmp/docker-import-1/abc.json: no such file or directory", True),
+        ("unexpected end of JSON input", True),
+        ("invalid image JSON, no RootFS key", True),
+        ("cannot load windows image on linux", True),
+    ],
+)
+@pytest.mark.anyio
+async def test_only_a_broken_archive_is_of_no_use_later(tmp_path: Path, problem: str, fatal: bool) -> None:
+    """Docker reports all that goes wrong in the same way, with HTTP's status of success."""
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "manifest.json").write_text('[{"Config": "abc.json"}]')
+    async with fake_engine(tmp_path) as fake:
+        told = json.dumps({"errorDetail": {"message": problem}, "error": problem}).encode() + b"\r\n"
+        fake.answers = {"load": told}
+        with pytest.raises(SliceFailed, match="does not take the image") as caught:
+            await Images(fake.engine, "node")._load(tmp_path / "image")
+    assert caught.value.fatal == fatal

@@ -39,6 +39,13 @@ _UNREADABLE = "does not match any of the supported image formats"
 """What Podman says of no image: with HTTP's status of what may go well the next time."""
 _PIECE = 1024 * 1024
 _BLOCK = 512
+_BROKEN = re.compile(
+    r"invalid (?:manifest|diffID|image JSON|character)|unexpected (?:EOF|end of JSON|commit digest)"
+    r"|json: cannot unmarshal|docker-import-\S*: no such file|evalSymlinksInScope|cannot load \S+ image on"
+    r"|archive/tar: |gzip: |flate: corrupt|data is corrupt|magic number mismatch|bzip2 data invalid"
+    r"|content digest \S+: not found|wrong diff id|mismatched image rootfs"
+)
+"""What Docker says of archives that nothing can be made of. Of a full disk it tells with the same status of success."""
 _LOADED = re.compile(r"Loaded image(?:\(s\)| ID)?: (\S+)")
 
 
@@ -132,7 +139,8 @@ class Images:
         for line in told.splitlines():
             answer = msgspec.json.decode(line) if line.startswith("{") else {}
             if problem := answer.get("error"):
-                raise SliceFailed(f"the container engine does not take the image: {problem}", fatal=True)
+                broken = _BROKEN.search(problem) is not None
+                raise SliceFailed(f"the container engine does not take the image: {problem}", fatal=broken)
             if found := _LOADED.search(answer.get("stream", "")):
                 loaded = found[1]
         if not loaded:
