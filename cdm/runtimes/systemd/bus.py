@@ -18,7 +18,11 @@ Properties = Mapping[str, tuple[str, Any]]
 SYSTEMD, ROOT = "org.freedesktop.systemd1", "/org/freedesktop/systemd1"
 MANAGER, UNIT, SERVICE = f"{SYSTEMD}.Manager", f"{SYSTEMD}.Unit", f"{SYSTEMD}.Service"
 PROPERTIES = "org.freedesktop.DBus.Properties"
-GONE = (f"{SYSTEMD}.NoSuchUnit", "org.freedesktop.DBus.Error.UnknownObject")
+ERROR = "org.freedesktop.DBus.Error"
+GONE = (f"{SYSTEMD}.NoSuchUnit", f"{ERROR}.UnknownObject")
+_UNFIT = (f"{ERROR}.InvalidArgs", f"{ERROR}.PropertyReadOnly", f"{SYSTEMD}.BadUnitSetting")
+"""What systemd says of a unit's settings. All else may go well the next time: it does not reply while it is executed
+anew, for instance, or /run is full."""
 EXITED = 1
 """What ``ExecMainCode`` is for a program that was not killed (CLD_EXITED)."""
 
@@ -30,6 +34,11 @@ class RefusedBySystemd(CdmError):
         super().__init__(text)
         self.name = name
         """The error's name on the bus; empty: there was no answer."""
+
+    @property
+    def is_unfit(self) -> bool:
+        """Whether a unit cannot be what it was to be, so that nothing of it was begun."""
+        return self.name in _UNFIT
 
 
 class UnitState(Struct, frozen=True):

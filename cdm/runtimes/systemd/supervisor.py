@@ -187,6 +187,7 @@ class SystemdSupervisor(Supervising):
                     await self._bus.stop(found.unit)
                 except RefusedBySystemd as error:
                     problem = str(error)
+                    await anyio.sleep(PAUSE)  # else the second try is over before systemd has changed its mind
                     await self._reached.wait()
                     continue
                 found.changed.set()
@@ -234,8 +235,8 @@ class SystemdSupervisor(Supervising):
             await self._bus.begin(run.unit, unit_properties(spawn, shown, files, allowed, until))
         except RefusedBySystemd as error:
             # It may have begun all the same, where the answer was lost.
-            run.handle.on_event(SpawnRefused(run.name, str(error), bool(error.name)))
-            if error.name:
+            run.handle.on_event(SpawnRefused(run.name, str(error), error.is_unfit))
+            if error.is_unfit:
                 await self._bury(run, None)
                 return
         finally:

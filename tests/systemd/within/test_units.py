@@ -25,6 +25,7 @@ from cdm.runtimes import Surroundings, Work
 from cdm.runtimes.process.runtime import ProcessRuntime
 from cdm.runtimes.secrets import Secrets
 from cdm.runtimes.systemd import UNITS, made
+from cdm.runtimes.systemd.bus import Properties, RefusedBySystemd, SystemdBus
 from cdm.runtimes.systemd.watchdog import ALONE
 
 pytestmark = pytest.mark.anyio
@@ -34,6 +35,7 @@ READY = Manifest(
 )
 STAY = "echo READY=1; exec sleep 600"
 PATIENCE = 60.0
+NO_REPLY = "org.freedesktop.DBus.Error.NoReply"
 FORK = """
 import os, signal
 pids = []
@@ -238,6 +240,57 @@ async def test_what_cannot_be_run_is_refused(units: Units) -> None:
     with pytest.raises(SliceFailed, match="cannot be executed") as caught:
         await units.up(work)
     assert caught.value.fatal
+
+
+async def test_what_systemd_cannot_do_now_it_may_do_soon(units: Units) -> None:
+    """Where /run is full, for example: that is no fault of the slice."""
+    made_there = "/run/systemd/transient"
+    await anyio.run_process(["mkdir", "-p", made_there])
+    work = units.work(STAY)
+    await units.runtime.load(work)
+    await anyio.run_process(["mount", "-t", "tmpfs", "-o", "nr_inodes=1", "tmpfs", made_there])
+    try:
+        with pytest.raises(SliceFailed, match="No space left") as caught:
+            await units.runtime.activate(work.key)
+    finally:
+        await anyio.run_process(["umount", made_there])
+    assert not caught.value.fatal
+    await units.runtime.activate(work.key)
+    assert len(of_cdm()) == 1
+
+
+async def test_what_has_begun_although_nobody_said_so_is_ended(units: Units, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd answers nobody while it is executed anew."""
+    begin = SystemdBus.begin
+
+    async def begin_and_say_nothing(bus: SystemdBus, unit: str, properties: Properties) -> None:
+        await begin(bus, unit, properties)
+        raise RefusedBySystemd(NO_REPLY, "systemd refuses: it is executed anew")
+
+    monkeypatch.setattr(SystemdBus, "begin", begin_and_say_nothing)
+    with pytest.raises(SliceFailed, match="executed anew") as caught:
+        await units.up(units.work(STAY))
+    assert not caught.value.fatal
+    assert not of_cdm()
+
+
+async def test_a_stop_that_is_refused_is_tried_again_after_a_while(
+    units: Units, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await units.up(units.work(STAY))
+    stop = SystemdBus.stop
+    asked: list[float] = []
+
+    async def refuse_for_a_moment(bus: SystemdBus, unit: str) -> None:
+        asked.append(now())
+        if asked[-1] - asked[0] < 0.1:
+            raise RefusedBySystemd(NO_REPLY, "systemd refuses: it is executed anew")
+        await stop(bus, unit)
+
+    monkeypatch.setattr(SystemdBus, "stop", refuse_for_a_moment)
+    await units.runtime.deactivate(key)
+    assert units.runtime.slices == {key: False}
+    assert len(asked) == 2
 
 
 async def test_output_is_kept_while_the_node_is_away(units: Units) -> None:
