@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,22 @@ async def test_one_that_was_never_started_clears_nothing(tmp_path: Path, monkeyp
     of_another.mkdir(parents=True)
     await runtime.SystemdRuntime(Surroundings(NodeId("n1"), tmp_path / "runtime", lambda *_: None)).close()
     assert of_another.exists()
+
+
+@pytest.mark.anyio
+async def test_a_bus_that_is_away_is_no_mistake_of_whoever_chose_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the node ends with another exit code, and is started again."""
+    pytest.importorskip("dbus_fast", reason="the extra systemd is not installed")
+    from cdm.runtimes.systemd import runtime  # noqa: PLC0415  # it needs that
+
+    monkeypatch.setattr(runtime, "BOOTED", tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/none")
+    asked = runtime.SystemdRuntime(Surroundings(NodeId("n1"), tmp_path / "runtime", lambda *_: None))
+    with pytest.raises(SliceFailed, match="the machine's bus cannot be reached"):
+        await asked.check_machine()
 
 
 def test_variables_are_quoted_and_those_that_systemd_would_drop_are_refused() -> None:

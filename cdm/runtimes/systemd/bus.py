@@ -23,6 +23,10 @@ GONE = (f"{SYSTEMD}.NoSuchUnit", f"{ERROR}.UnknownObject")
 _UNFIT = (f"{ERROR}.InvalidArgs", f"{ERROR}.PropertyReadOnly", f"{SYSTEMD}.BadUnitSetting")
 """What systemd says of a unit's settings. All else may go well the next time: it does not reply while it is executed
 anew, for instance, or /run is full."""
+_AWAY = tuple(f"{ERROR}.{each}" for each in ("NoReply", "Timeout", "TimedOut", "NameHasNoOwner", "ServiceUnknown"))
+"""What the bus says in place of one that does not answer."""
+WATCHDOGS = "ServiceWatchdogs"
+"""The property that tells whether systemd stops what it hears nothing of."""
 EXITED = 1
 """What ``ExecMainCode`` is for a program that was not killed (CLD_EXITED)."""
 
@@ -33,12 +37,17 @@ class RefusedBySystemd(CdmError):
     def __init__(self, name: str, text: str) -> None:
         super().__init__(text)
         self.name = name
-        """The error's name on the bus; empty: there was no answer."""
+        """The error's name on the bus; empty: there was no answer; or that of the property which is wrong."""
 
     @property
     def is_unfit(self) -> bool:
         """Whether a unit cannot be what it was to be, so that nothing of it was begun."""
         return self.name in _UNFIT
+
+    @property
+    def is_away(self) -> bool:
+        """Whether systemd, or its bus, does not answer now."""
+        return not self.name or self.name in _AWAY
 
 
 class UnitState(Struct, frozen=True):
@@ -88,8 +97,8 @@ class SystemdBus:
         bus.add_message_handler(self._on_message)
         self._bus = bus
         await self._manager("Subscribe")
-        if not (await self.properties())["ServiceWatchdogs"]:  # slices would not be stopped in time
-            raise RefusedBySystemd("", "systemd's watchdogs are off: systemctl service-watchdogs yes")
+        if not (await self.properties())[WATCHDOGS]:  # slices would not be stopped in time
+            raise RefusedBySystemd(WATCHDOGS, "systemd's watchdogs are off: systemctl service-watchdogs yes")
 
     def disconnect(self) -> None:
         """End the connection."""

@@ -58,7 +58,14 @@ class SystemdRuntime(ProcessRuntime):
         """Empty: it is not started."""
 
     async def check_machine(self) -> None:
-        """Raises `UsageError`: systemd does not run this machine, or does not do what this user asks for."""
+        """Look whether units can be had here.
+
+        Raises:
+            UsageError: systemd does not run this machine, or does not do what this user asks for.
+
+        Raises:
+            SliceFailed: it does not answer now.
+        """
         await super().check_machine()
         if os.geteuid() != 0 or not await self._in_thread(BOOTED.exists):
             raise UsageError(
@@ -138,5 +145,6 @@ class SystemdRuntime(ProcessRuntime):
                 parent.parent.rmdir()
 
 
-def _refused(error: RefusedBySystemd) -> UsageError:
-    return UsageError(f"--runtime systemd (CDM_RUNTIME): {error}")
+def _refused(error: RefusedBySystemd) -> UsageError | SliceFailed:
+    """What ends the node: where systemd is merely away, whoever starts the node again is not told that it is no use."""
+    return (SliceFailed if error.is_away else UsageError)(f"--runtime systemd (CDM_RUNTIME): {error}")

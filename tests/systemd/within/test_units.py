@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from cdm.clock import now
-from cdm.errors import SliceFailed
+from cdm.errors import SliceFailed, UsageError
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
 from cdm.model.limits import Limits
@@ -291,6 +291,16 @@ async def test_a_stop_that_is_refused_is_tried_again_after_a_while(
     await units.runtime.deactivate(key)
     assert units.runtime.slices == {key: False}
     assert len(asked) == 2
+
+
+async def test_a_machine_without_watchdogs_is_no_use(units: Units) -> None:
+    """Slices would not be stopped in time; and that does not change by itself."""
+    await anyio.run_process(["systemctl", "service-watchdogs", "no"])
+    try:
+        with pytest.raises(UsageError, match="service-watchdogs yes"):
+            await units.runtime.check_machine()
+    finally:
+        await anyio.run_process(["systemctl", "service-watchdogs", "yes"])
 
 
 async def test_output_is_kept_while_the_node_is_away(units: Units) -> None:
