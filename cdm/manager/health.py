@@ -29,7 +29,8 @@ class SideHealth(NamedTuple):
     troubles: int = 0
     """How often that happened to them."""
     troubled_since: float = inf
-    """When the latest thing was heard of the one of them that has been silent for longest."""
+    """When the latest thing was heard of the one of them that has been silent for longest; what its node could not tell
+    is no silence."""
     fatal: bool = False
     """Whether one failed in a way that trying again soon cannot mend."""
     lingering: int = 0
@@ -83,7 +84,8 @@ def health_of(
             following = min(following, put.at + min_healthy)
         ends = (value.failures or 0) + (value.restarts or 0) + (state is _FAILED and not value.lapsed)
         if ends and not well and (state.live or state is _FAILED) and node is not None:
-            troubled, troubles, since = troubled + 1, troubles + ends, min(since, put.at)
+            troubled, troubles = troubled + 1, troubles + ends
+            since = min(since, max(put.at, fleet.silent_from(node) - min_healthy))
             fatal = fatal or (state is _FAILED and value.fatal)
             reason = reason or value.reason or why(put.key)
     counts = SideHealth(live, active, healthy, troubled, troubles, since, fatal, lingering, last, following)

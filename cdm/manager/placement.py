@@ -84,8 +84,9 @@ class Placement:
     def fleet(self, *, settling: bool) -> Fleet:
         """The nodes as they are now, for one decision; ``settling``: which is to place nothing yet."""
         nodes, ranking, fleet = self.nodes, self.ranking(), self._fleet
-        lost = self._topology.lost
-        if fleet is None or fleet.nodes is not nodes or fleet.lost is not lost or fleet.settling is not settling:
+        lost, connected_since = self._topology.lost, self._topology.connected_since
+        same = fleet is not None and fleet.nodes is nodes and fleet.lost is lost and fleet.settling is settling
+        if fleet is None or not same or fleet.connected_since != connected_since:
             fleet = self._fleet = Fleet(
                 nodes,
                 self.total,
@@ -97,6 +98,7 @@ class Placement:
                 self.leaving,
                 self.others_of,
                 self.promised,
+                connected_since,
             )
         return fleet
 
@@ -293,4 +295,5 @@ class Placement:
             draining,
             presence.registration.capacity,
             forced=draining and node in self.forced,
+            since=presence.since,
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from math import inf
 
 from cdm.allocation.evenly import choose_removals
 from cdm.manager.choosing import places, which_go
@@ -19,7 +20,7 @@ from cdm.manager.growth import Growth, grow
 from cdm.manager.plan import Command, Plan
 from cdm.manager.policy import Policy
 from cdm.manager.situation import Situation
-from cdm.manager.standing import Fleet, Standing, Standings, exclusive, gone_at, lingering, sort
+from cdm.manager.standing import Fleet, Standing, Standings, due_at, exclusive, gone_at, lingering, sort
 from cdm.manager.wanted import Wanted
 from cdm.model.artifact import Artifact, NodeId
 from cdm.model.keys import SliceKey
@@ -217,15 +218,16 @@ def _gone(case: Situation) -> list[float]:
 
 
 def _deadlines(case: Situation) -> list[float]:
-    """The deadlines that have yet to pass."""
+    """The deadlines that have yet to pass; of nodes that are missing none does."""
     if not case.group.moving:
         return []
+    fleet = case.fleet
     due = (
-        case.policy.deadline(put)
-        for standing in (Standing.LIVE, Standing.AWAITED, Standing.DRAINING, Standing.LEAVING)
+        due_at(put, fleet.nodes[put.key.node], fleet, case.policy)
+        for standing in (Standing.LIVE, Standing.DRAINING, Standing.LEAVING)
         for put in case.standings[standing]
     )
-    return [each for each in due if each is not None and each > case.now]
+    return [each for each in due if case.now < each < inf]
 
 
 def _unloads_to_come(case: Situation) -> list[float]:

@@ -190,7 +190,8 @@ def _passed(case: Progress) -> _Turn:
             if case.settings.approved - case.record.approved < stage.approval and not down:
                 return _Turn(why=f"waiting for an approval: cdm rollout approve {case.facts.service}")
     if case.new.healthy < case.goal:
-        began = max(case.since, case.new.last_healthy)
+        # In an outage no instance can tell that it is healthy: after it the time begins anew.
+        began = max(case.since, case.new.last_healthy, case.facts.fleet.connected_since)
         until = began + case.settings.deadline_seconds
         if until <= now and not stage.waits:
             held = _no_room(case, "new", "old").replace("; ", ": ", 1)

@@ -29,6 +29,10 @@ MAY_RUN = frozenset(
 )
 """States in which something of the slice may run on its node."""
 
+CATCH_UP = 10.0
+"""Seconds that a node has, once it can be heard, for telling what its slices did while it could not: only from then on
+does its silence about one say anything."""
+
 NEVER_RAN = frozenset({SliceState.LOAD, SliceState.LOADING, SliceState.LOADED})
 """States of slices that were never told to run."""
 
@@ -47,6 +51,8 @@ class LiveNode(Struct, frozen=True):
     """False: it is missing, and may come back."""
     forced: bool = False
     """Is to be emptied at once, be there replacements or not."""
+    since: float = -inf
+    """When its process was heard first, in seconds on this node's clock, of what was heard without a gap."""
 
 
 class Fleet(Struct, frozen=True):
@@ -74,6 +80,13 @@ class Fleet(Struct, frozen=True):
     promised: Callable[[Container[SliceKey]], int] = lambda _own: 0
     """How many places are meant for what is being stopped on draining nodes, since it must not run twice, but for
     these slices."""
+
+    connected_since: float = -inf
+    """Since when this node has had a connection, in seconds on its clock; inf: it has none, and hears nobody."""
+
+    def silent_from(self, node: LiveNode) -> float:
+        """From when on it says something that a node is silent about a slice; inf: it does not before it is back."""
+        return max(node.since, self.connected_since) + CATCH_UP if node.registered else inf
 
     def has_room(self) -> bool:
         """Whether any node takes one more slice now."""
@@ -145,6 +158,15 @@ def gone_at(put: SlicePut, fleet: Fleet) -> float:
     return heard + runs_unheard_for(put) if heard is not None and exclusive(put) else -inf
 
 
+def due_at(put: SlicePut, node: LiveNode, fleet: Fleet, policy: Policy) -> float:
+    """When a slice has missed its deadline, in seconds on this node's clock; inf: by waiting it will not have.
+
+    An outage may be longer than the deadline: what its node could not tell in time is not held against the slice.
+    """
+    deadline = policy.deadline(put)
+    return inf if deadline is None else max(deadline, fleet.silent_from(node))
+
+
 def standing_of(
     put: SlicePut, failed_unloading: Container[SliceKey], fleet: Fleet, policy: Policy, now: float
 ) -> Standing:
@@ -165,8 +187,7 @@ def standing_of(
         if key in failed_unloading:
             return Standing.UNLOAD_FAILED
         return Standing.EVACUATED if node.draining else Standing.FAILED  # nothing of it serves: it is in nobody's way
-    deadline = policy.deadline(put)
-    overdue = deadline is not None and deadline <= now
+    overdue = due_at(put, node, fleet, policy) <= now
     if not state.live:
         return Standing.UNANSWERED if overdue and not exclusive(put) else Standing.LEAVING
     if overdue:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from math import inf
 
 from msgspec import Struct
 
@@ -102,6 +103,8 @@ class Topology(Intents):
         self.node_ttl = node_ttl
         self.hosting_since: float | None = None
         """Since when there has been a node that runs slices, in seconds on this node's clock; None: there is none."""
+        self.connected_since = inf
+        """Since when there has been a connection, in seconds on this node's clock; inf: there is none."""
         self._nodes: dict[NodeId, Registered | Missing] = {}
         self._missing: dict[NodeId, Missing] = {}
         self._lost: dict[NodeId, float] = {}
@@ -272,12 +275,12 @@ class Topology(Intents):
     @receiver
     def on_connected(self, connected: Connected) -> None:
         """Nodes can be heard from now on."""
-        self._hearing_since = connected.at
+        self._hearing_since = self.connected_since = connected.at
 
     @receiver
     def on_disconnected(self, disconnected: Disconnected) -> None:
         """Silence means nothing until the connection is back; a node that left may have come back meanwhile."""
-        self._hearing_since = None
+        self._hearing_since, self.connected_since = None, inf
         self._departed.clear()
 
     @receiver

@@ -1,4 +1,4 @@
-"""What takes its time is not stuck: a slow start, and a slice that waits for its turn on a node with many.
+"""What takes its time is not stuck: a slow start, a slice that waits for its turn on a node with many, and an outage.
 
 The leader replaces what misses its deadline. `pytest -m slow` runs the same with the defaults: it takes minutes.
 """
@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 from msgspec.structs import replace
 
 from cdm.agent import shared
+from cdm.manager import standing
 from cdm.manager.policy import Policy
 from cdm.model.artifact import Artifact
 from cdm.model.manifest import Line, Readiness, Up
+from tests.harness.agents import agents
 from tests.harness.judging import assert_legal, histories, names
-from tests.harness.nodes import nodes_on
-from tests.harness.servers import NatsServer
+from tests.harness.nodes import Nodes, nodes_on
+from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.serving import PLAIN, SLEEP, Yard, yard
 from tests.harness.waiting import eventually
+from tests.harness.wire import EXPECT, Raw, patiently, raw
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 REPLACED = "UNLOAD"
 
@@ -86,6 +91,78 @@ async def test_waiting_for_a_turn_is_not_being_stuck(
 ) -> None:
     monkeypatch.setattr(shared, "ACTIVATIONS", 2)
     await _wait_for_turns(server, tmp_path, 24, 1.0, HASTY)
+
+
+SHORT_TTL = 4.0
+TTLS: dict[str, Any] = {"lease_ttl": SHORT_TTL, "node_ttl": SHORT_TTL}
+"""In seconds: all that is registered expires in an outage."""
+
+
+async def _outage(server: NatsServer, nodes: Nodes, seconds: float) -> None:
+    """The server is away for so long; then the node is back, and leads."""
+    term = (await nodes.leader()).active
+    server.kill()
+    await anyio.sleep(seconds)
+    await server.start()
+    await nodes.leader(above=term)
+
+
+async def _state(user: Raw, artifact: str, state: str) -> str | None:
+    """The key of the artifact's one slice that has this state."""
+    found = [key for key, each in (await user.slices()).items() if key.endswith(artifact) and each == state]
+    return found[0] if found else None
+
+
+async def _is_registered(user: Raw) -> bool:
+    return "n1" in await user.registrations()
+
+
+async def test_a_deadline_that_passes_in_an_outage_is_not_held_against_a_slice(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing, "CATCH_UP", 600.0)  # however slow the machine is
+    async with raw(server) as user, nodes_on(server, reconcile_interval=1, **TTLS) as nodes:
+        await user.record()
+        await nodes.start("n1")
+        await user.put("blueprints", "g/one/1", 1)
+        key = await eventually(lambda: _state(user, "g/one/1", "LOAD"))
+        assert key is not None
+        for state in ("LOADING", "LOADED"):
+            record = (await user.contents("slices"))[key]
+            await user.put("slices", key, {**record.value, "state": state}, {EXPECT: str(record.sequence)})
+        await eventually(lambda: _state(user, "g/one/1", "ACTIVATE"))
+        record = (await user.contents("slices"))[key]
+        activating = {**record.value, "state": "ACTIVATING", "deadline": 5.0}
+        revision = await user.put("slices", key, activating, {EXPECT: str(record.sequence)})
+        await _outage(server, nodes, 5.0 + SHORT_TTL)
+        await eventually(lambda: patiently(lambda: _is_registered(user)))
+        await anyio.sleep(1)
+        assert await user.slices() == {key: "ACTIVATING"}
+        await user.put("slices", key, {**record.value, "state": "ACTIVE"}, {EXPECT: str(revision)})
+        await anyio.sleep(3)
+        assert await user.slices() == {key: "ACTIVE"}
+        assert not [each for each in await user.recorded() if each.value.get("state") == REPLACED]
+        nodes.unharmed()
+
+
+async def test_the_deadline_of_a_rollout_does_not_run_in_an_outage(server: NatsServer) -> None:
+    async with raw(server) as user, nodes_on(server, reconcile_interval=1, **TTLS) as nodes:
+        await user.record()
+        await nodes.start("n1")
+        await user.put("blueprints", "g/one/1", 1)
+        async with agents(server, "n1"):
+            await eventually(lambda: _state(user, "g/one/1", "ACTIVE"))
+        rollout = {"from": "1", "deadline": "20s"}
+        await user.put("blueprints", "g/one/2", {"instances": 1, "rollout": rollout})
+        await eventually(lambda: _state(user, "g/one/2", "LOAD"))
+        await _outage(server, nodes, 21.0)
+        await eventually(lambda: patiently(lambda: _is_registered(user)))
+        async with agents(server, "n1"):
+            await eventually(lambda: _state(user, "g/one/2", "ACTIVE"), 20, "the new one is up")
+        phases = {each.value.get("phase") for each in await user.recorded() if each.key.startswith("_rollout.")}
+        assert "rolling" in phases
+        assert "reverting" not in phases
+        nodes.unharmed()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cdm.dispatch.messages import ValueRejected
+from cdm.manager.standing import CATCH_UP
 from cdm.model.node import Registration
 from cdm.model.status import Condition
 from tests.unit.leading import NAME, condition, failed_once, running, slept, states, world
@@ -18,6 +19,66 @@ def test_a_slice_that_got_stuck_while_nobody_led_is_replaced_at_once() -> None:
     each.lead()
     each.settle()
     assert states(each) == {"UNLOAD": 1, "LOAD": 1}
+
+
+def test_what_came_up_in_an_outage_stays_though_its_deadline_is_over() -> None:
+    each = world()
+    each.want(APP, 1)
+    each.settle()
+    (key,) = each.slices
+    for state in (S.LOADING, S.LOADED):
+        each.report(key, state)
+    each.settle()
+    each.report(key, S.ACTIVATING)
+    each.settle()
+    away = each.outage(500.0)
+    each.settle()
+    for node, registration in away.items():
+        each.join(node, registration)
+    slept(each, 1.0)
+    each.report(key, S.ACTIVE)
+    each.settle()
+    slept(each, 100.0)
+    assert states(each) == {"ACTIVE": 1}
+    assert (key, S.ACTIVE) in each.states(APP).items()
+    assert condition(each) == (Condition.READY, "")
+
+
+def test_what_says_nothing_after_an_outage_is_replaced_soon() -> None:
+    each = world()
+    each.want(APP, 1)
+    each.settle()
+    away = each.outage(500.0)
+    slept(each, 5.0)
+    for node, registration in away.items():
+        each.join(node, registration)
+    each.settle()
+    assert states(each) == {"LOAD": 1}
+    back = each.now
+    while states(each) == {"LOAD": 1}:
+        due = each.manager.wake_at()
+        assert due is not None
+        each.tick(max(due - each.now, 0.0))
+        each.settle()
+    assert each.now == back + CATCH_UP
+    assert states(each) == {"UNLOAD": 1, "LOAD": 1}
+
+
+def test_an_outage_does_not_cut_a_slice_short_that_is_being_unloaded() -> None:
+    each = running(1)
+    (key,) = each.slices
+    each.want(APP, 0)
+    each.settle()
+    each.report(key, S.UNLOADING)
+    each.settle()
+    away = each.outage(500.0)
+    each.settle()
+    for node, registration in away.items():
+        each.join(node, registration)
+    slept(each, 1.0)
+    assert states(each) == {"UNLOADING": 1}
+    slept(each, CATCH_UP)
+    assert states(each) == {}
 
 
 def test_a_node_without_an_agent_is_named_for_as_long_as_it_is_waited_for() -> None:

@@ -55,7 +55,7 @@ def test_every_plan_is_legal_exact_and_final(
     # The smallest change: exactly the difference.
     def overdue(each: SlicePut) -> bool:
         deadline = POLICY.deadline(each)
-        return deadline is not None and deadline <= NOW
+        return deadline is not None and deadline <= NOW and nodes[each.key.node].registered
 
     kept = [
         key

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from cdm.manager.group import SlicePut
 from cdm.manager.policy import Policy
-from cdm.manager.standing import Fleet, LiveNode, Standing, lingering, sort, standing_of
+from cdm.manager.standing import CATCH_UP, Fleet, LiveNode, Standing, lingering, sort, standing_of
 from cdm.model.artifact import NodeId
 from cdm.model.blueprint import Overrides
 from cdm.model.slice import Kind, SliceState
@@ -54,10 +54,26 @@ def test_on_a_node_that_takes_slices(state: SliceState, late: bool) -> None:
 
 
 @pytest.mark.parametrize("state", SliceState)
-def test_on_a_node_that_is_missing_what_is_live_is_awaited(state: SliceState) -> None:
-    found = judge(put(n(1), state, at=NOW), fleet(MISSING))
+@pytest.mark.parametrize("late", [False, True])
+def test_on_a_node_that_is_missing_what_is_live_is_awaited(state: SliceState, late: bool) -> None:
+    found = judge(put(n(1), state, at=NOW - LATE if late else NOW), fleet(MISSING))
     assert (found is Standing.AWAITED) == state.live
-    assert found is not Standing.GONE
+    assert found not in (Standing.GONE, Standing.UNANSWERED)
+
+
+@pytest.mark.parametrize("state", [each for each in SliceState if each.kind is not Kind.REST])
+@pytest.mark.parametrize("back", ["the node", "this process"])
+def test_what_could_not_be_told_in_time_has_some_time_once_it_can(state: SliceState, back: str) -> None:
+    def after(seconds: float) -> Standing:
+        since = NOW - seconds
+        if back == "the node":
+            return judge(late, fleet(replace(OPEN, since=since)))
+        return judge(late, replace(fleet(OPEN), connected_since=since))
+
+    late = put(n(1), state, at=NOW - LATE)
+    leaves = state in (S.UNLOAD, S.UNLOADING)
+    assert after(CATCH_UP - 1.0) is (Standing.LEAVING if leaves else Standing.LIVE)
+    assert after(CATCH_UP) is (Standing.UNANSWERED if leaves else Standing.STUCK)
 
 
 def test_what_failed_while_it_was_unloaded_is_told_apart() -> None:

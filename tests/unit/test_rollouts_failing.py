@@ -180,6 +180,50 @@ def test_the_deadline_counts_from_the_last_that_became_healthy() -> None:
     assert phase(each) is RolloutPhase.COMPLETE, "each took 40 s, and all of them much longer than the deadline"
 
 
+def test_a_deadline_does_not_run_in_an_outage() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", deadline=60.0)))
+    each.settle()
+    away = each.outage(500.0)
+    each.settle()
+    assert phase(each) is RolloutPhase.ROLLING
+    for node, registration in away.items():
+        each.join(node, registration)
+    finish(each)
+    assert phase(each) is RolloutPhase.COMPLETE
+
+
+def test_a_deadline_runs_anew_after_an_outage() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", deadline=60.0)))
+    each.settle()
+    for node, registration in each.outage(500.0).items():
+        each.join(node, registration)
+    each.settle()
+    each.tick(59.0)
+    each.settle()
+    assert phase(each) is RolloutPhase.ROLLING
+    each.tick(1.0)
+    each.settle()
+    assert phase(each) is RolloutPhase.REVERTED
+
+
+def test_an_instance_that_failed_once_is_not_judged_by_its_silence_in_an_outage() -> None:
+    each = running()
+    each.apply(NEXT_VERSION, blueprint(rollout=FROM))
+    each.run_down()
+    fail_new(each)
+    each.tick(1.0)
+    each.settle()
+    away = each.outage(500.0)
+    each.settle()
+    assert phase(each) is RolloutPhase.ROLLING
+    for node, registration in away.items():
+        each.join(node, registration)
+    finish(each)
+    assert phase(each) is RolloutPhase.COMPLETE
+
+
 def test_what_is_the_same_is_not_gone_back_to_and_that_is_said() -> None:
     side = Side("1.0.0", 1, digest="d")
     rolling = Rollout(side, replace(side, revision=2), RolloutPhase.ROLLING)

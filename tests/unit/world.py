@@ -14,6 +14,7 @@ from cdm.dispatch.messages import (
     MESSAGES,
     Cause,
     Connected,
+    Disconnected,
     LeaderChange,
     Message,
     Tick,
@@ -180,6 +181,21 @@ class World:
     def step_down(self) -> None:
         self.acks.clear()
         self.route(LeaderChange(None, self.term, local_node_is_leader=False))
+
+    def outage(self, seconds: float) -> dict[NodeId, Registration]:
+        """NATS is away for so long, and all registrations expire; returns those of the nodes, which are yet to be back.
+
+        This process is back first, and leads again.
+        """
+        self.step_down()
+        self.route(Disconnected(self.now))
+        self.now += seconds
+        away = {node: registration for node, (registration, _) in self.nodes.items()}
+        for node in away:
+            self.expire(node)
+        self.route(Connected(self.now))
+        self.lead()
+        return away
 
     def tick(self, seconds: float = 0.0) -> None:
         until = self.now + seconds
