@@ -6,6 +6,7 @@ node: the supervisor is the task group.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -32,7 +33,8 @@ from cdm.node.settings import NodeSettings
 from cdm.node.shown import ShownNode
 from cdm.node.supervisor import stop_limit
 from cdm.node.wiring import Composition, Wiring
-from cdm.store.connection import Connection, connect
+from cdm.store.connection import Connection
+from cdm.store.tasks import dismiss
 from cdm.store.watch import Watch
 from cdm.version import VERSION
 
@@ -122,16 +124,22 @@ class Node:
         raise LookupError(f"a node of role {self.settings.role} has no {kind.__name__}")
 
     async def prepare(self) -> None:
-        """Check the machine, the server, and what the parts need there; waits while JetStream itself is not ready.
+        """Check the machine, take over what runs there, connect, however long it takes, and check the server.
 
         Raises:
             UsageError: slices cannot be run on this machine; nothing is made then, here or there.
             SliceFailed: something that they need there does not answer; likewise.
+            FolderTaken: another living process uses the node's folder.
+            StoreError: as of `Connection.open`.
             Unsuitable: the server or a bucket cannot do what is needed.
             BucketMissing: a bucket is not there and may not be created.
         """
         for part in self.parts:
             await part.check()
+        # Before anything waits for NATS: slices whose node has no process end with its TTL, whoever is silent.
+        for part in self.parts:
+            await part.take_over()
+        await self.connection.open(f"cdm node {self.settings.node}")
         await patiently(self.connection.check_server, "the server")
         for part in self.parts:
             await part.prepare()
@@ -180,7 +188,6 @@ class Node:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.presence.run)
             tasks.start_soon(self._shown.run)
-            tasks.start_soon(keep_alive)
             for work in self._wiring.work:
                 tasks.start_soon(work)
             tasks.start_soon(self.connection.lost)
@@ -330,7 +337,7 @@ def _serving_parts(settings: NodeSettings) -> tuple[Callable[[Ground], Part], ..
 
 @asynccontextmanager
 async def node(settings: NodeSettings) -> AsyncIterator[Node]:
-    """Connect, however long it takes, and make a node that is ready to run; it is closed with the block.
+    """Make a node, and connect it, however long that takes, so that it is ready to run; it is closed with the block.
 
     What it runs then ends, or is left to the next process of the node: see `Node.run`.
     """
@@ -338,13 +345,17 @@ async def node(settings: NodeSettings) -> AsyncIterator[Node]:
         found = await metadata_labels(settings.metadata_address)
         settings = replace(settings, labels={**found, **settings.labels})
     settings = replace(settings, stop_limit=await stop_limit())
-    async with connect(
-        settings.access, name=f"cdm node {settings.node}", prefix=settings.prefix, timeout=None
-    ) as connection:
+    connection = Connection(settings.access, settings.prefix, timeout=None)
+    try:
         made = Node(settings, connection)
+        # Also while it waits for NATS: a process that was reloaded is waited for by the watchdog of the one before.
+        alive = asyncio.create_task(keep_alive())
         try:
             await made.prepare()
             yield made
         finally:
             await made.close()
+            dismiss(alive)
+    finally:
+        await connection.close()
     log.info("stopped")

@@ -82,8 +82,13 @@ class Part:
     async def check(self) -> None:
         """Whether the part can do on this machine what it is for: called first of all, and makes nothing."""
 
+    async def take_over(self) -> None:
+        """Take what an earlier process of the node left on this machine: called before there is a connection, for what
+        is not taken over in time ends.
+        """
+
     async def prepare(self) -> None:
-        """See to it that what the part needs is there; called before anything is done."""
+        """See to it that what the part needs is there; called once there is a connection, before anything is done."""
 
     async def provide(self, bucket: Bucket) -> None:
         """A bucket is missing while the node runs, or lacks settings that it needs."""

@@ -111,8 +111,10 @@ class Running(Serving):
         """Whether the runtime can run slices on this machine. Raises as `Runtime.check_machine`."""
         await self._runtime.check_machine()
 
-    async def prepare(self) -> None:
-        """Take the folder, and end what an earlier process of this node left running.
+    async def take_over(self) -> None:
+        """Take the folder, and find or end what an earlier process of this node left running.
+
+        What is found goes on for as long as NATS is away, as the slices of a process do that runs meanwhile.
 
         Raises:
             FolderTaken: another living process uses this node's folder.
@@ -122,7 +124,6 @@ class Running(Serving):
             # First: what another node downloads and runs would be mistaken for a dead one's.
             self._folder.take()
             self.agent.lives_in(identity_of(self._folder.path))
-            self._note()
             await self._cache.start()
             await self._runtime.start()
         except OSError as error:
@@ -130,6 +131,10 @@ class Running(Serving):
             raise UsageError(
                 f"folder {self._folder.path} cannot be used: {problem}; choose another --folder (CDM_FOLDER)"
             ) from None
+
+    async def prepare(self) -> None:
+        """Have the folder remember this process, which may register from now on."""
+        self._note()
 
     def heard(self, at: float) -> None:
         """Slices that must not run twice may go on."""

@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 class Connection(Link):
-    """A `Link`, and what is said over it. Made by `connect`.
+    """A `Link`, and what is said over it. `connect` makes it for those who do not open and close it themselves.
 
     Args:
         access: where, and who one is there.

@@ -252,6 +252,64 @@ async def test_without_a_next_process_all_ends_with_the_ttl(server: NatsServer, 
             await hand.unload(key)
 
 
+async def test_the_next_process_keeps_what_runs_also_where_it_finds_no_nats(server: NatsServer, tmp_path: Path) -> None:
+    """As the process before would have kept it: what has stop_after ends when that says so, and nothing else does."""
+    ttl, stop_after = 12.0, 16.0  # a process starts within the first on a slow machine
+    async with kept(server, tmp_path, ttl) as (ground, hand, running):
+        await up(start(running, tmp_path))
+        one = await ground.push("one", SLEEP, PLAIN)
+        plain, alone = hand.key(one), hand.key(one, 1)
+        await hand.up(plain)
+        await hand.up(alone, overrides={"stop_after": stop_after})
+        before = ground.living
+        await beats(ground)
+        began = time.monotonic()
+        server.pause()
+        try:
+            running.all["n1"].crash()
+            again = start(running, tmp_path)
+            await eventually(lambda: "is taken over" in again.log, what="the keeper is taken over")
+            assert ground.living == before
+            left = began + stop_after - time.monotonic()
+            await in_time(lambda: shown(alone) not in ground.living, max(left, 0), "it ends when stop_after says so")
+            assert time.monotonic() - began > stop_after - ttl / 3 - 0.2
+            await anyio.sleep(max(began + 2 * ttl - time.monotonic(), 0))
+            assert ground.living == {shown(plain): before[shown(plain)]}
+            assert "node is up" not in again.log
+        finally:
+            server.resume()
+        await up(again)
+        value = await hand.reaches(alone, "FAILED", 30)
+        assert "(stop_after)" in value["reason"]
+        await eventually(partial(_goes_on, again, 2), 30, "what ran was found, also what ended meanwhile")
+        assert ground.living == {shown(plain): before[shown(plain)]}
+        for key in (plain, alone):
+            await hand.unload(key)
+
+
+async def test_a_process_that_finds_no_nats_takes_its_node_along_when_it_is_told_to_leave(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    """And one whose folder another one has ends at once."""
+    async with kept(server, tmp_path) as (ground, hand, running):
+        await up(start(running, tmp_path))
+        await hand.up(hand.key(await ground.push("one", SLEEP, PLAIN)))
+        server.pause()
+        try:
+            running.all["n1"].crash()
+            again = start(running, tmp_path)
+            await eventually(lambda: "is taken over" in again.log, what="the keeper is taken over")
+            second = start(running, tmp_path)
+            assert await second.ends(30) == 4
+            assert "is used by another process" in second.log
+            again.send(signal.SIGTERM)
+            assert await again.ends(30) == 0
+            assert not ground.living
+            assert not left_keepers(tmp_path)
+        finally:
+            server.resume()
+
+
 async def test_a_keeper_that_is_killed_alone_leaves_nothing_for_the_next_process(
     server: NatsServer, tmp_path: Path
 ) -> None:
@@ -317,6 +375,19 @@ async def test_a_process_of_systemd_makes_way_for_the_next_version_and_leaves_wh
             await anyio.to_thread.run_sync(_hears, systemd, "READY=1", "WATCHDOG=1")
             await eventually(lambda: "goes on since" in process.log, 30, "it goes on")
             process.unharmed()
+            assert ground.living == before
+
+            server.pause()
+            try:
+                process.send(signal.SIGHUP)
+                # The watchdog of the process before goes on, and waits no longer for one that waits for NATS.
+                await anyio.to_thread.run_sync(_hears, systemd, "RELOADING=1", "WATCHDOG=1")
+                process.unharmed()
+                assert ground.living == before
+            finally:
+                server.resume()
+            await anyio.to_thread.run_sync(_hears, systemd, "READY=1", "WATCHDOG=1")
+            await eventually(lambda: process.log.count("goes on since") == 2, 30, "it goes on")
             assert ground.living == before
             left = await command_line("node", "leave", "--id", "n1", "--folder", str(tmp_path / "n1"), within=60)
             assert (left.returncode, left.stdout) == (0, b"n1 has left\n"), left
