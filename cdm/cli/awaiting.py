@@ -53,6 +53,10 @@ class Awaited:
             told, since = self._doubted[artifact] = doubt, now
         return Ended(End.FAILED, doubt) if now >= since + DOUBT else None
 
+    def forget(self) -> None:
+        """What was doubted is doubted anew: nobody could tell meanwhile."""
+        self._doubted.clear()
+
     def due(self, artifact: Artifact) -> float:
         """When it is to be judged again although nothing is new, in seconds on this process's clock; inf: never."""
         return self._doubted[artifact][1] + DOUBT if artifact in self._doubted else inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import Annotated, Literal
 
@@ -141,10 +141,15 @@ async def _run(
         found = await _waited(DrainFollower(connection, nodes, intent, parallel, say), options)
     if options.json:
         print_json({"nodes": found})
+    return exit_code(found)
+
+
+def exit_code(found: Collection[Drained]) -> int:
+    """The command's, by how each node ended."""
     results = {each.result for each in found}
     if Result.SUPERSEDED in results:
         return 4
-    return 3 if Result.TIMED_OUT in results else 0
+    return 3 if results & {Result.TIMED_OUT, Result.NOT_BEGUN} else 0
 
 
 async def _begin(

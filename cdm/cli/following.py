@@ -171,7 +171,8 @@ async def _until_over(
 ) -> Ended:
     artifact, goal = made.edit.version.artifact, made.edit.goal
     failures, news = Failures(made.edit.version.status), follower.wakeup()
-    line, shown, taken_up, held, idle, due = "", "", False, False, clock.now(), 0.0
+    line, shown, taken_up, away, due = "", "", False, False, 0.0
+    idle = looked = clock.now()
     while True:
         status = follower.statuses.get(artifact)
         if status is None and taken_up:
@@ -184,7 +185,10 @@ async def _until_over(
             return ended
         rolling, now = taken_up and status is not None and under_way(status), clock.now()
         # While NATS is away nothing is heard of what becomes of it, nor does any leader do something for it.
-        held, was_held = rolling or not follower.is_live, held
+        was_away, away = away, not follower.is_live
+        held = rolling or away
+        if away:
+            awaited.forget()
         if taken_up and status is not None and not held and (ended := awaited.judged(artifact, status, now)):
             return ended
         if taken_up:
@@ -193,7 +197,8 @@ async def _until_over(
         if fresh and now >= due:
             shown, fresh, due = line, False, now + apart
             say(line)
-        idle = now if held or was_held else idle
+        idle = now if rolling else idle + (now - looked if was_away else 0.0)
+        looked = now
         if now >= idle + deadline:
             return Ended(End.FAILED, f"not Ready within {deadline:g} s: {shown}")
         patience = inf if held else min(idle + deadline, awaited.due(artifact)) - now

@@ -230,7 +230,7 @@ async def _ended(connection: Connection, asked: _Asked, until: float) -> _End:
                     end = None if await _is_asked(connection, artifact, asked.text) else _End(SUPERSEDED)
                 seen = artifact in follower.statuses
                 if end is None:
-                    with anyio.move_on_after(asked.patience) as silence:
+                    with anyio.move_on_after(asked.patience if follower.is_live else None) as silence:
                         await follower.news()
                     if silence.cancelled_caught:
                         end = _End(INCOMPLETE, f"nothing new for {asked.patience:g} s{_last_said(follower, artifact)}")

@@ -89,7 +89,8 @@ class ServiceReader:
 
     async def _read_once(self, version: Artifact, hosts: Sequence[Registered], merging: Merging, number: int) -> None:
         try:
-            self._complete &= await self._reader(version, merging.of(number)).run(hosts)
+            complete = await self._reader(version, merging.of(number)).run(hosts)
+            self._complete &= complete  # as it is by now
             self._found = True
         except* OutputUnknown as errors:
             self._complete = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -52,6 +53,7 @@ class Onlooker:
     def __init__(self, messages: Iterable[Message], now: float, node_ttl: float = 10.0) -> None:
         self.now = now
         self.topology = Topology(self.route, node_ttl)
+        self.topology.connected_since = -inf  # one look tells nothing of outages
         self.outbox = Outbox(_nothing, _nothing)
         self.manager = ClusterDeploymentManager(
             NOBODY, self.topology, self.outbox, lambda: self.now, _nothing, Policy(settle=0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from math import inf
 
 from cdm.allocation.evenly import Ranking
 from cdm.allocation.sites import Sites
@@ -295,5 +296,5 @@ class Placement:
             draining,
             presence.registration.capacity,
             forced=draining and node in self.forced,
-            since=presence.since,
+            since=presence.back if self._topology.connected_since > -inf else -inf,
         )

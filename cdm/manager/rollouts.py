@@ -1,7 +1,7 @@
 """Decides how a service goes from one template or version to another: its record, and what each side is to have. Pure.
 
 `decide` is asked whenever something about the service changes. Its answer depends only on the record, the blueprints,
-the slices and the clock, so any leader gives the same and goes on where another left off:
+the slices, the clock, and what an outage kept the leader from hearing, so any leader goes on where another left off:
 
 1. what users wrote since changes the record (`cdm.manager.intents`): a rollout begins, is aborted, or leads elsewhere;
 2. what the instances do takes it to its next stage, or back;

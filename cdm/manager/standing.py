@@ -52,7 +52,7 @@ class LiveNode(Struct, frozen=True):
     forced: bool = False
     """Is to be emptied at once, be there replacements or not."""
     since: float = -inf
-    """When its process was heard first, in seconds on this node's clock, of what was heard without a gap."""
+    """When it was heard first, in seconds on this node's clock, of what was heard without a gap."""
 
 
 class Fleet(Struct, frozen=True):

@@ -71,6 +71,8 @@ class Registered(Struct, frozen=True):
     """When its last heartbeat was stored, in seconds on this node's clock."""
     since: float = NEVER
     """When its process was heard first, in seconds on this node's clock, of what was heard without a gap."""
+    back: float = NEVER
+    """When the node was heard first of what was heard without a gap, whichever process it was."""
 
 
 class Missing(Struct, frozen=True):
@@ -175,7 +177,8 @@ class Topology(Intents):
         if self.hosting_since is None and new.hosts:
             self.hosting_since = put.at
         same = isinstance(old, Registered) and old.registration.incarnation == new.incarnation
-        self._nodes[node] = Registered(new, put.at, old.since if same and isinstance(old, Registered) else put.at)
+        since, back = (old.since if same else put.at, old.back) if isinstance(old, Registered) else (put.at, put.at)
+        self._nodes[node] = Registered(new, put.at, since, back)
         self._lost.pop(node, None)
         self._departed.pop(node, None)
         if isinstance(old, Registered) and not new.differs_from(old.registration):

@@ -96,7 +96,7 @@ class Managing(Part):
             ground.buckets["status"], self.outbox, self._statuses, self.election, ground.backpressure
         )
         ground.backpressure.much = self._is_busy
-        self._pulse = Pulse(clock.now())
+        self._pulse: Pulse | None = None
         self._seen_writer = SeenWriter(ground.buckets["nodes"], self.outbox, self._seen, self.election)
         self._checker = Checker(self.outbox, self._checks, Asker(ground.connection), ground.route)
         self._event_writer = EventWriter(
@@ -275,6 +275,8 @@ class Managing(Part):
     def _beat(self) -> float:
         """Take note that this process runs; returns the time."""
         now = clock.now()
+        if self._pulse is None:
+            self._pulse = Pulse(now)
         if gap := self._pulse.beat(now):
             log.warning("this process was not running, and has heard nobody meanwhile", seconds=round(gap, 1))
             self.topology.was_stopped(now)

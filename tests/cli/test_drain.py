@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
+from cdm.cli.drain import exit_code
 from cdm.cli.drained import DrainFollower, Result
 from cdm.model.artifact import NodeId
 from cdm.model.node import Intent, Schedule
@@ -254,6 +255,27 @@ async def test_the_turn_of_a_node_comes_again_where_nats_does_not_answer(server:
         assert [each.result for each in found] == [Result.DRAINED] * 2, said
         assert any(line.startswith("n2: not begun so far, and tried again: ") for line in said), said
         assert (await user.contents("nodes"))["n2.intent"].value["schedule"] == "drain"
+
+
+async def test_what_was_not_begun_in_time_is_not_done(server: NatsServer) -> None:
+    async with raw(server) as user, connected(server) as connection:
+        assert (await command_line("init", env={"NATS_URL": server.url})).returncode == 0
+        names = [NodeId("n1"), NodeId("n2")]
+        for name in names:
+            await user.put("nodes", name, {"runtime": "process"})
+            await user.put("nodes", f"{name}.intent", {"schedule": "cordon"})
+
+        def say(line: str) -> None:
+            if line == "n1: drained":
+                server.pause()  # in the moment in which n2 is to be begun
+
+        try:
+            with bounded(60):
+                found = await DrainFollower(connection, names, Intent(Schedule.DRAIN), 1, say).run(8.0)
+        finally:
+            server.resume()
+        assert [each.result for each in found] == [Result.DRAINED, Result.NOT_BEGUN]
+        assert exit_code(found) == 3
 
 
 async def test_a_lost_node_is_listed_with_what_it_had_until_it_is_forgotten(server: NatsServer) -> None:

@@ -55,6 +55,15 @@ def judged(
     return found
 
 
+def test_what_was_doubted_before_an_outage_is_doubted_anew() -> None:
+    awaited = Awaited({}, set(), {WEB: 7})
+    alone = status(Condition.PROGRESSING, f"0 of 1 active; {told_of_waiting([str(DB.service)])}")
+    assert awaited.judged(WEB, alone, 100.0) is None
+    awaited.forget()
+    assert awaited.judged(WEB, alone, 100.0 + DOUBT) is None
+    assert awaited.judged(WEB, alone, 100.0 + 2 * DOUBT) is not None
+
+
 def test_what_is_waited_for_is_read_as_it_is_told() -> None:
     for services in ((WEB,), (WEB, API), (WEB, API, DB)):
         names = tuple(each.service for each in services)

@@ -11,6 +11,7 @@ from cdm.manager.choosing import violations
 from cdm.manager.explanation import Explanation, HeldRule, explained, explained_slice
 from cdm.manager.onlooker import Onlooker
 from cdm.manager.rebalancing import balancing
+from cdm.manager.standing import Standing
 from cdm.model.artifact import Artifact, NodeId, node_id
 from cdm.model.blueprint import Blueprint
 from cdm.model.condition import LabelCondition
@@ -179,3 +180,10 @@ def test_what_failed_beside_an_instance_makes_it_no_violation() -> None:
     assert found.rules == [HeldRule("at most 1 on a node", True)]
     assert found.better == ""
     assert not violations(onlooker.lookup(WEB).at)
+
+
+def test_what_is_overdue_is_so_in_one_look_too() -> None:
+    loading = (SliceKey(N1, WEB), SliceValue(SliceState.LOAD, 1))
+    heard = ValuePut(NodeKey(N1), Registration(), 2, 99.0)
+    standings = look(Blueprint(1), {}, [loading], [heard]).lookup(WEB).at.standings
+    assert [each.key for each in standings[Standing.STUCK]] == [SliceKey(N1, WEB)]

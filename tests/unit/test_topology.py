@@ -87,7 +87,7 @@ def test_a_first_registration_is_a_join() -> None:
     registration = Registration(labels={"zone": "a"}, capacity=3)
     world.beat(n(1), 1.0, registration)
     assert world.said == [NodeJoined(n(1), registration)]
-    assert world.topology.nodes == {n(1): Registered(registration, 1.0, 1.0)}
+    assert world.topology.nodes == {n(1): Registered(registration, 1.0, 1.0, 1.0)}
 
 
 def test_a_heartbeat_is_no_join() -> None:
@@ -102,7 +102,22 @@ def test_a_node_that_is_busier_than_before_is_no_join() -> None:
     for load in (None, 0.25, 1.5):
         world.beat(n(1), 1.0, Registration(load=load))
     assert world.said == [NodeJoined(n(1), Registration())]
-    assert world.topology.nodes == {n(1): Registered(Registration(load=1.5), 1.0, 1.0)}
+    assert world.topology.nodes == {n(1): Registered(Registration(load=1.5), 1.0, 1.0, 1.0)}
+
+
+def test_a_process_after_another_one_was_heard_since_the_node_was() -> None:
+    """Or one that dies again and again would always be given time to tell of its slices."""
+    world = World()
+    for number in range(3):
+        world.beat(n(1), 1.0 + number, Registration(incarnation=str(number)))
+    found = world.topology.nodes[n(1)]
+    assert isinstance(found, Registered)
+    assert (found.since, found.back) == (3.0, 1.0)
+    world.gone(n(1))
+    world.beat(n(1), 9.0, Registration(incarnation="3"))
+    found = world.topology.nodes[n(1)]
+    assert isinstance(found, Registered)
+    assert (found.since, found.back) == (9.0, 9.0)
 
 
 @pytest.mark.parametrize("other", [Registration(capacity=1), Registration(incarnation="b"), Registration(version="2")])

@@ -91,7 +91,7 @@ class Containers:
 
         Raises:
             EngineFailed: it cannot be started.
-            SliceFailed: nor can it be noted.
+            SliceFailed: it cannot be noted.
         """
         try:
             (self._folder / run.name).touch()  # from before it is there until it is removed

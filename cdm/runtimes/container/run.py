@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ DRAIN = 5.0
 """Seconds that the last lines of a container may take that has ended."""
 LOOKED_AT = 1000
 """Most lines of one moment that are known again."""
+DAMAGED = 10.0
+"""The same where what it kept of the output is damaged."""
 _STREAMS = {1: "out", 2: "err"}
 _HEADER = struct.Struct(">BxxxL")
 REMOVED = "somebody removed its container"
@@ -81,7 +84,8 @@ class ContainerRun(RunHandle):
         try:
             if goes_on:
                 self._writer.go_on()
-                await self._find_place()
+                with suppress(OSError, RuntimeError):  # a shortage; lines may be kept twice
+                    await self._find_place()
             else:
                 self._writer.begin()
             self.started.set()
@@ -127,7 +131,7 @@ class ContainerRun(RunHandle):
         damaged = Lasting(log, "the container engine can read the slice's output again")
         while True:
             ended = self._status_known.is_set()
-            seen = self._of_moment
+            seen, pause = self._of_moment, PAUSE
             query: dict[str, object] = {"follow": 1, "stdout": 1, "stderr": 1, "timestamps": 1}
             if self._moment:
                 query["since"] = f"{self._moment / 1000:.3f}"
@@ -140,6 +144,7 @@ class ContainerRun(RunHandle):
                         if moment is None:  # words of the engine's own: it cannot read all that it kept
                             about = {"slice": str(self.key), "reason": line.decode(errors="replace").strip()}
                             damaged.goes_on(clock.now(), "the container engine cannot read a slice's output", **about)
+                            pause = DAMAGED  # it may end there, and read all before that again each time
                         elif moment == since and seen:
                             seen -= 1  # it was read before
                         else:
@@ -151,7 +156,7 @@ class ContainerRun(RunHandle):
             if ended:
                 scope.cancel()
                 return
-            with anyio.move_on_after(PAUSE):
+            with anyio.move_on_after(pause):
                 await self._status_known.wait()
 
     def _take(self, stream: str, moment: int, text: bytes) -> None:

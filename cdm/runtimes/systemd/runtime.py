@@ -62,8 +62,6 @@ class SystemdRuntime(ProcessRuntime):
 
         Raises:
             UsageError: systemd does not run this machine, or does not do what this user asks for.
-
-        Raises:
             SliceFailed: it does not answer now.
         """
         await super().check_machine()

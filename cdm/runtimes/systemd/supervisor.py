@@ -32,7 +32,7 @@ from cdm.runtimes.systemd.bus import RefusedBySystemd, SystemdBus, UnitState, pa
 from cdm.runtimes.systemd.output import RawOutput
 from cdm.runtimes.systemd.runs import UnitRun, stranger, write_note
 from cdm.runtimes.systemd.unit import UnitFiles, environment_file, state_of, unit_name, unit_properties
-from cdm.runtimes.systemd.watchdog import TICK, Watchdog, remaining
+from cdm.runtimes.systemd.watchdog import ALONE, TICK, Watchdog, remaining
 
 log = Log("cdm.systemd")
 
@@ -74,6 +74,8 @@ class SystemdSupervisor(Supervising):
         self._token = token
         self._outlive = outlive
         self._content_of = content_of
+        self._late = False
+        """Whether the leader may have replaced what was found, as nothing of this node has been heard for so long."""
         self._left = False
         """Whether what runs is the next process's."""
         self._runs: dict[str, UnitRun] = {}
@@ -96,6 +98,7 @@ class SystemdSupervisor(Supervising):
             await keeping._bus.connect()
             keeping._reached.set()
             await keeping._find()
+            keeping._late = keeping.silent_for() >= max(outlive or 0.0, ALONE)
             for work in (keeping._stay_connected, keeping._read, keeping._tell):
                 keeping.tasks.start_soon(work)
         except BaseException:
@@ -159,6 +162,7 @@ class SystemdSupervisor(Supervising):
         """NATS accepted a heartbeat that was sent at this time, in seconds on `cdm.clock`."""
         if at > self._heard:
             super().heard(at)
+            self._late = False
             with contextlib.suppress(OSError):  # then slices are started anew when this node is
                 self._heard_file.write_text(repr(at))
         for run in self._runs.values():
@@ -374,6 +378,8 @@ class SystemdSupervisor(Supervising):
             await anyio.sleep(TICK)
 
     def _allow(self, run: UnitRun) -> None:
+        if self._late and run.stop_after is None:
+            return
         if run.pid and run.known and not run.handle.over.is_set():
             try:
                 self._watchdog.allow(run.pid, remaining(run.stop_after, self._outlive, self.silent_for()))

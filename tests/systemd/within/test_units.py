@@ -24,7 +24,7 @@ from cdm.model.secret import SecretForm, SecretRef
 from cdm.runtimes import Surroundings, Work
 from cdm.runtimes.process.runtime import ProcessRuntime
 from cdm.runtimes.secrets import Secrets
-from cdm.runtimes.systemd import UNITS, made
+from cdm.runtimes.systemd import HEARD, UNITS, made
 from cdm.runtimes.systemd.bus import Properties, RefusedBySystemd, SystemdBus
 from cdm.runtimes.systemd.watchdog import ALONE
 
@@ -415,6 +415,23 @@ async def test_what_must_not_run_twice_is_stopped_by_systemd(tmp_path: Path, num
     await again.runtime.close()
     assert not any(map(lives, pids.values()))
     assert not of_cdm()
+
+
+async def test_what_the_leader_may_have_replaced_is_not_kept_alive_by_who_is_not_heard(
+    tmp_path: Path,
+) -> None:
+    """One that is refused, and started again and again, takes over what runs each time."""
+    units = Units(tmp_path, outlive=5.0)
+    await units.start()
+    try:
+        await units.up(units.work(STAY))
+        pid = int(shown("MainPID")["MainPID"])
+        await units.runtime.detach()
+        (tmp_path / "node" / "runtime" / HEARD).write_text(repr(now() - 100))
+        await units.another().start()
+        await units.until(lambda: not lives(pid))
+    finally:
+        await units.runtime.close()
 
 
 def main_pid(unit: str) -> int:
