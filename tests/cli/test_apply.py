@@ -18,13 +18,13 @@ from cdm.store.connection import Access, connect
 from tests.cli.test_cli import run
 from tests.cli.test_releases import cluster
 from tests.docs.documents import blocks, commands
-from tests.harness.servers import NatsServer, running_cluster
+from tests.harness.servers import FORGIVEN, NatsServer, running_cluster
 from tests.harness.store import connected
 from tests.harness.terminal import terminal
 from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import Raw, raw
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 OWNER = "Cdm-Owner"
 QUICK = "min_healthy: 0\ndrain_delay: 0\n"

@@ -25,12 +25,12 @@ from tests.docs.documents import commands
 from tests.harness.agents import agents
 from tests.harness.nodes import nodes_on
 from tests.harness.processes import command_line, environment
-from tests.harness.servers import NatsServer
+from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.store import connected
 from tests.harness.waiting import bounded, eventually
-from tests.harness.wire import artifact_of, on_nodes, raw
+from tests.harness.wire import Raw, artifact_of, on_nodes, raw
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 ONE = {"instances": 1, "min_healthy": 0, "drain_delay": 0}
 
@@ -231,13 +231,19 @@ async def test_nodes_that_are_drained_in_turn_take_nothing_from_each_other_and_a
         assert [each["result"] for each in again["nodes"]] == ["drained"]
 
 
+async def cordoned(server: NatsServer, user: Raw) -> list[NodeId]:
+    """Two nodes that have nothing to drain."""
+    assert (await command_line("init", env={"NATS_URL": server.url})).returncode == 0
+    names = [NodeId("n1"), NodeId("n2")]
+    for name in names:
+        await user.put("nodes", name, {"runtime": "process"})
+        await user.put("nodes", f"{name}.intent", {"schedule": "cordon"})
+    return names
+
+
 async def test_the_turn_of_a_node_comes_again_where_nats_does_not_answer(server: NatsServer) -> None:
     async with raw(server) as user, connected(server) as connection:
-        assert (await command_line("init", env={"NATS_URL": server.url})).returncode == 0
-        names = [NodeId("n1"), NodeId("n2")]
-        for name in names:
-            await user.put("nodes", name, {"runtime": "process"})
-            await user.put("nodes", f"{name}.intent", {"schedule": "cordon"})
+        names = await cordoned(server, user)
         said: list[str] = []
 
         def say(line: str) -> None:
@@ -259,11 +265,7 @@ async def test_the_turn_of_a_node_comes_again_where_nats_does_not_answer(server:
 
 async def test_what_was_not_begun_in_time_is_not_done(server: NatsServer) -> None:
     async with raw(server) as user, connected(server) as connection:
-        assert (await command_line("init", env={"NATS_URL": server.url})).returncode == 0
-        names = [NodeId("n1"), NodeId("n2")]
-        for name in names:
-            await user.put("nodes", name, {"runtime": "process"})
-            await user.put("nodes", f"{name}.intent", {"schedule": "cordon"})
+        names = await cordoned(server, user)
 
         def say(line: str) -> None:
             if line == "n1: drained":
@@ -271,7 +273,7 @@ async def test_what_was_not_begun_in_time_is_not_done(server: NatsServer) -> Non
 
         try:
             with bounded(60):
-                found = await DrainFollower(connection, names, Intent(Schedule.DRAIN), 1, say).run(8.0)
+                found = await DrainFollower(connection, names, Intent(Schedule.DRAIN), 1, say).run(15.0)
         finally:
             server.resume()
         assert [each.result for each in found] == [Result.DRAINED, Result.NOT_BEGUN]

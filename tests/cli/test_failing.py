@@ -15,12 +15,12 @@ from cdm.cli.plans import scaling
 from cdm.model.artifact import Artifact
 from tests.cli.test_releases import Cluster
 from tests.harness.processes import command_line, node_processes
-from tests.harness.servers import NatsServer
+from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.store import connected
 from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import raw
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 BAD = """
 def connect():

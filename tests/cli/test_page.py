@@ -15,12 +15,12 @@ from playwright.async_api import ConsoleMessage, Page, async_playwright
 from tests.cli.test_cli import run
 from tests.harness import forked
 from tests.harness.processes import environment
-from tests.harness.servers import NatsServer, free_port
+from tests.harness.servers import FORGIVEN, NatsServer, free_port
 from tests.harness.waiting import eventually, patience
 from tests.harness.web import asked
 from tests.harness.wire import Raw, raw
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = "<img src=x onerror=alert(1)>\u202e</script><script>alert(2)</script>"

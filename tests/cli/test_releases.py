@@ -25,12 +25,12 @@ from cdm.store.wire import WRITER
 from tests.harness.agents import agents
 from tests.harness.nodes import Nodes, nodes_on
 from tests.harness.processes import command_line, environment
-from tests.harness.servers import NatsServer
+from tests.harness.servers import FORGIVEN, NatsServer
 from tests.harness.store import connected
 from tests.harness.waiting import bounded, eventually
 from tests.harness.wire import Raw, raw
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 QUICK = {"instances": 2, "min_healthy": 0, "env": {"LEVEL": "info"}, "drain_delay": 0}
 

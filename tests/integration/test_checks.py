@@ -38,12 +38,12 @@ from cdm.store.connection import connect
 from cdm.wakeup import Wakeup
 from tests.harness.nodes import Running, nodes_on
 from tests.harness.secure import Certificates, fortress
-from tests.harness.servers import NatsServer, free_port, raw_client
+from tests.harness.servers import FORGIVEN, NatsServer, free_port, raw_client
 from tests.harness.sites import Request, Site, raw_site, site
 from tests.harness.store import connected
 from tests.harness.waiting import SLOWNESS, bounded, eventually, in_time
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("sockets_forgiven"), FORGIVEN]
 
 SHOP = Service("org.example", "shop")
 P, F, E, N = CheckOutcome.PASS, CheckOutcome.FAIL, CheckOutcome.ERROR, CheckOutcome.NO_DATA
