@@ -33,8 +33,7 @@ def test_what_came_up_in_an_outage_stays_though_its_deadline_is_over() -> None:
     each.settle()
     away = each.outage(500.0)
     each.settle()
-    for node, registration in away.items():
-        each.join(node, registration)
+    each.back(away)
     slept(each, 1.0)
     each.report(key, S.ACTIVE)
     each.settle()
@@ -50,8 +49,7 @@ def test_what_says_nothing_after_an_outage_is_replaced_soon() -> None:
     each.settle()
     away = each.outage(500.0)
     slept(each, 5.0)
-    for node, registration in away.items():
-        each.join(node, registration)
+    each.back(away)
     each.settle()
     assert states(each) == {"LOAD": 1}
     back = each.now
@@ -73,8 +71,7 @@ def test_an_outage_does_not_cut_a_slice_short_that_is_being_unloaded() -> None:
     each.settle()
     away = each.outage(500.0)
     each.settle()
-    for node, registration in away.items():
-        each.join(node, registration)
+    each.back(away)
     slept(each, 1.0)
     assert states(each) == {"UNLOADING": 1}
     slept(each, CATCH_UP)

@@ -187,8 +187,7 @@ def test_a_deadline_does_not_run_in_an_outage() -> None:
     away = each.outage(500.0)
     each.settle()
     assert phase(each) is RolloutPhase.ROLLING
-    for node, registration in away.items():
-        each.join(node, registration)
+    each.back(away)
     finish(each)
     assert phase(each) is RolloutPhase.COMPLETE
 
@@ -197,8 +196,7 @@ def test_a_deadline_runs_anew_after_an_outage() -> None:
     each = running()
     each.apply(NEXT_VERSION, blueprint(rollout=RolloutSettings(source="1.0.0", deadline=60.0)))
     each.settle()
-    for node, registration in each.outage(500.0).items():
-        each.join(node, registration)
+    each.back(each.outage(500.0))
     each.settle()
     each.tick(59.0)
     each.settle()
@@ -218,8 +216,7 @@ def test_an_instance_that_failed_once_is_not_judged_by_its_silence_in_an_outage(
     away = each.outage(500.0)
     each.settle()
     assert phase(each) is RolloutPhase.ROLLING
-    for node, registration in away.items():
-        each.join(node, registration)
+    each.back(away)
     finish(each)
     assert phase(each) is RolloutPhase.COMPLETE
 

@@ -7,7 +7,7 @@ in part, or not at all.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cdm.dispatch.messages import (
@@ -196,6 +196,11 @@ class World:
         self.route(Connected(self.now))
         self.lead()
         return away
+
+    def back(self, away: Mapping[NodeId, Registration]) -> None:
+        """Nodes register again."""
+        for node, registration in away.items():
+            self.join(node, registration)
 
     def tick(self, seconds: float = 0.0) -> None:
         until = self.now + seconds
